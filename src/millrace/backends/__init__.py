@@ -1,0 +1,1 @@
+"""What a listener plays on: devices, files, nothing."""

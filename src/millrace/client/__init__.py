@@ -1,0 +1,1 @@
+"""The listener as a library."""

@@ -1,0 +1,1 @@
+"""Codecs: Opus through libopus, and PCM."""

@@ -1,0 +1,241 @@
+"""Opus through libopus by ctypes: every encoder control can be changed while it plays.
+
+PyAV's encoder can't change bitrate, FEC or DTX at run time, so the library is called
+directly (opus.h, opus_multistream.h, opus_defines.h of libopus 1.3 and later; RFC 6716).
+The library that PyAV's wheel brings is used where it is found, so that every host runs the same
+version; else the system's. `MILLRACE_LIBOPUS` names another. ctypes releases the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import os
+from collections.abc import Iterator
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_ubyte, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from millrace.codec.settings import CodecSettings
+from millrace.dsp.convert import Samples
+from millrace.errors import CodecError
+from millrace.units import Positions
+
+OPUS_RATE = 48_000
+RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+_PACKET_MAX = 1275 * 6 + 7
+
+# Request numbers of opus_defines.h.
+_SET_APPLICATION, _SET_BITRATE, _SET_VBR, _SET_BANDWIDTH = 4000, 4002, 4006, 4008
+_SET_COMPLEXITY, _SET_FEC, _SET_LOSS, _SET_DTX = 4010, 4012, 4014, 4016
+_GET_LOOKAHEAD, _GET_BITRATE = 4027, 4003
+_AUTO = -1000
+_BANDWIDTH = {"auto": _AUTO, "narrow": 1101, "medium": 1102, "wide": 1103, "superwide": 1104, "full": 1105}
+_APPLICATION = {"voip": 2048, "audio": 2049, "lowdelay": 2051}
+
+# Channel orders of mapping family 1 (RFC 7845, section 5.1.1.2: the Vorbis order).
+_FL, _FR, _FC, _LFE = "front-left", "front-right", "front-center", "lfe"
+_RL, _RR, _SL, _SR = "rear-left", "rear-right", "side-left", "side-right"
+_VORBIS_ORDER: dict[int, Positions] = {
+    3: (_FL, _FC, _FR),
+    4: (_FL, _FR, _RL, _RR),
+    5: (_FL, _FC, _FR, _RL, _RR),
+    6: (_FL, _FC, _FR, _RL, _RR, _LFE),
+    7: (_FL, _FC, _FR, _SL, _SR, "rear-center", _LFE),
+    8: (_FL, _FC, _FR, _SL, _SR, _RL, _RR, _LFE),
+}
+
+
+def _candidates() -> Iterator[str]:
+    if named := os.environ.get("MILLRACE_LIBOPUS"):
+        yield named
+    spec = importlib.util.find_spec("av")
+    if spec and spec.origin:
+        home = Path(spec.origin).parent
+        for folder in (home.parent / "av.libs", home / ".dylibs", home):
+            yield from sorted(str(p) for p in folder.glob("libopus[-.]*"))
+    if system := ctypes.util.find_library("opus"):
+        yield system
+    yield "libopus.so.0"
+
+
+@lru_cache(maxsize=1)
+def libopus() -> ctypes.CDLL:
+    """The loaded library, with the prototypes in use declared. CodecError where there is none."""
+    for name in _candidates():
+        try:
+            lib = ctypes.CDLL(name)
+        except OSError:
+            continue
+        _declare(lib)
+        return lib
+    raise CodecError("libopus was not found: install libopus0 or the Python package av")
+
+
+def _declare(lib: ctypes.CDLL) -> None:
+    err, mapping = POINTER(c_int), POINTER(c_ubyte)
+    handle = c_void_p
+    lib.opus_get_version_string.restype = c_char_p
+    lib.opus_strerror.restype = c_char_p
+    lib.opus_encoder_create.restype = handle
+    lib.opus_encoder_create.argtypes = [c_int32, c_int, c_int, err]
+    lib.opus_encode_float.argtypes = [handle, handle, c_int, handle, c_int32]
+    lib.opus_encoder_destroy.argtypes = [handle]
+    lib.opus_decoder_create.restype = handle
+    lib.opus_decoder_create.argtypes = [c_int32, c_int, err]
+    lib.opus_decode_float.argtypes = [handle, c_char_p, c_int32, handle, c_int, c_int]
+    lib.opus_decoder_destroy.argtypes = [handle]
+    surround = lib.opus_multistream_surround_encoder_create
+    surround.restype = handle
+    surround.argtypes = [c_int32, c_int, c_int, err, err, mapping, c_int, err]
+    lib.opus_multistream_encode_float.argtypes = [handle, handle, c_int, handle, c_int32]
+    lib.opus_multistream_encoder_destroy.argtypes = [handle]
+    lib.opus_multistream_decoder_create.restype = handle
+    lib.opus_multistream_decoder_create.argtypes = [c_int32, c_int, c_int, c_int, mapping, err]
+    lib.opus_multistream_decode_float.argtypes = [handle, c_char_p, c_int32, handle, c_int, c_int]
+    lib.opus_multistream_decoder_destroy.argtypes = [handle]
+
+
+def version() -> str:
+    """libopus's own version string."""
+    text: bytes = libopus().opus_get_version_string()
+    return text.decode()
+
+
+def _checked(code: int) -> int:
+    if code < 0:
+        raise CodecError(f"libopus: {libopus().opus_strerror(c_int(code)).decode()}")
+    return code
+
+
+def wire_order(positions: Positions) -> tuple[int, tuple[int, ...]]:
+    """(mapping family, order): channel `order[i]` of ours travels as channel i.
+
+    Family 0 is mono and stereo, 1 the surround layouts of Vorbis, 255 discrete channels.
+    """
+    channels = len(positions)
+    if channels <= 2:
+        return 0, tuple(range(channels))
+    vorbis = _VORBIS_ORDER.get(channels)
+    if vorbis is not None and set(vorbis) == set(positions):
+        return 1, tuple(positions.index(name) for name in vorbis)
+    return 255, tuple(range(channels))
+
+
+class OpusEncoder:
+    """One encoder state at 48 kHz. Channels come in wire order (see `wire_order`)."""
+
+    def __init__(self, channels: int, settings: CodecSettings, family: int = 0) -> None:
+        lib, error = libopus(), c_int()
+        self.channels, self.family = channels, family
+        self.streams, self.coupled, self.mapping = 1, channels - 1, tuple(range(channels))
+        application = _APPLICATION[settings.application]
+        if family == 0:
+            self._state = lib.opus_encoder_create(OPUS_RATE, channels, application, ctypes.byref(error))
+            self._encode, self._ctl = lib.opus_encode_float, lib.opus_encoder_ctl
+            self._destroy = lib.opus_encoder_destroy
+        else:
+            self._state = self._create_surround(lib, application, error)
+            self._encode, self._ctl = lib.opus_multistream_encode_float, lib.opus_multistream_encoder_ctl
+            self._destroy = lib.opus_multistream_encoder_destroy
+        _checked(error.value)
+        self._packet = ctypes.create_string_buffer(_PACKET_MAX * max(1, self.streams))
+        self._packet_at = ctypes.addressof(self._packet)
+        self._packet_view = memoryview(self._packet).cast("B")
+        self._settings: CodecSettings | None = None
+        self.configure(settings)
+
+    def _create_surround(self, lib: ctypes.CDLL, application: int, error: c_int) -> int:
+        streams, coupled, mapping = c_int(), c_int(), (c_ubyte * self.channels)()
+        state: int = lib.opus_multistream_surround_encoder_create(
+            OPUS_RATE, self.channels, self.family, ctypes.byref(streams), ctypes.byref(coupled), mapping,
+            application, ctypes.byref(error),
+        )  # fmt: skip
+        self.streams, self.coupled, self.mapping = streams.value, coupled.value, tuple(mapping)
+        return state
+
+    def configure(self, settings: CodecSettings) -> None:
+        """Apply `settings` from the next frame on, without resetting the encoder."""
+        old, self._settings = self._settings, settings
+        self._set(_SET_BITRATE, settings.bitrate)
+        self._set(_SET_VBR, int(settings.vbr))
+        self._set(_SET_COMPLEXITY, settings.complexity)
+        self._set(_SET_FEC, int(settings.fec))
+        self._set(_SET_LOSS, settings.loss)
+        self._set(_SET_DTX, int(settings.dtx))
+        self._set(_SET_BANDWIDTH, _BANDWIDTH[settings.bandwidth])
+        if old is not None and old.application != settings.application:
+            raise CodecError("application can't change in a running encoder; make a new one")
+
+    def _set(self, request: int, value: int) -> None:
+        _checked(self._ctl(c_void_p(self._state), c_int(request), c_int32(value)))
+
+    def _get(self, request: int) -> int:
+        value = c_int32()
+        _checked(self._ctl(c_void_p(self._state), c_int(request), ctypes.byref(value)))
+        return value.value
+
+    @property
+    def lookahead_frames(self) -> int:
+        """How many frames the codec itself delays the sound, at 48 kHz."""
+        return self._get(_GET_LOOKAHEAD)
+
+    @property
+    def bitrate(self) -> int:
+        """The target bitrate in force, bit/s."""
+        return self._get(_GET_BITRATE)
+
+    def encode(self, block: Samples) -> bytes:
+        """Encode (frames, channels) float32, C-contiguous, of one legal frame length."""
+        address = block.__array_interface__["data"][0]
+        size = self._encode(self._state, address, len(block), self._packet_at, len(self._packet_view))
+        return bytes(self._packet_view[: _checked(size)])
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None):
+            self._destroy(self._state)
+
+
+class OpusDecoder:
+    """One decoder state at 48 kHz; the multistream layout is that of the encoder."""
+
+    def __init__(self, channels: int, streams: int = 1, coupled: int = -1, mapping: tuple[int, ...] = ()) -> None:
+        lib, error = libopus(), c_int()
+        self.channels = channels
+        if channels <= 2:
+            self._state = lib.opus_decoder_create(OPUS_RATE, channels, ctypes.byref(error))
+            self._decode, self._destroy = lib.opus_decode_float, lib.opus_decoder_destroy
+        else:
+            table = (c_ubyte * channels)(*mapping)
+            self._state = lib.opus_multistream_decoder_create(
+                OPUS_RATE, channels, streams, coupled, table, ctypes.byref(error)
+            )
+            self._decode = lib.opus_multistream_decode_float
+            self._destroy = lib.opus_multistream_decoder_destroy
+        _checked(error.value)
+        self._out: Samples = np.empty((5760, channels), np.float32)
+        self._out_at = self._out.__array_interface__["data"][0]
+
+    def decode(self, packet: bytes) -> Samples:
+        """One packet to (frames, channels); CodecError for a damaged one."""
+        return self._run(packet, len(self._out), 0)
+
+    def conceal(self, frames: int) -> Samples:
+        """Packet-loss concealment for `frames` that never came (a multiple of 2.5 ms)."""
+        return self._run(None, frames, 0)
+
+    def recover(self, packet: bytes, frames: int) -> Samples:
+        """The `frames` lost before `packet`, from its in-band FEC, else concealed."""
+        return self._run(packet, frames, 1)
+
+    def _run(self, packet: bytes | None, frames: int, fec: int) -> Samples:
+        size = len(packet) if packet else 0
+        got = self._decode(self._state, packet or None, size, self._out_at, frames, fec)
+        return self._out[: _checked(got)].copy()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None):
+            self._destroy(self._state)

@@ -1,0 +1,1 @@
+"""Where guests come in: protocol events to graph verbs."""

@@ -1,0 +1,100 @@
+"""Buffer attributes: what a client asks for, made whole (pulsecore/protocol-native.c, fix_*_buffer_attr)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+from millrace.wire.pulse.constants import NO_INDEX
+
+MAXLENGTH_MAX = 4 * 1024 * 1024
+TLENGTH_DEFAULT_NS = 2_000 * NS_PER_MS
+MINREQ_DEFAULT_NS = 20 * NS_PER_MS
+FRAGSIZE_DEFAULT_NS = 2_000 * NS_PER_MS
+QUANTUM_MIN_NS = 2_500_000
+BULK_MAX_NS = 250 * NS_PER_MS
+
+
+@dataclass(slots=True)
+class PlaybackAttr:
+    """Bytes, all frame-aligned; `sink_ns` is the latency the stream asks of the graph."""
+
+    maxlength: int
+    tlength: int
+    prebuf: int
+    minreq: int
+    sink_ns: HostNs = 0
+    bulk_ns: HostNs = 0
+
+
+@dataclass(slots=True)
+class RecordAttr:
+    """Bytes, all frame-aligned."""
+
+    maxlength: int
+    fragsize: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Converts between bytes and time for one stream."""
+
+    frame_bytes: int
+    rate: int
+
+    def to_ns(self, size: int) -> HostNs:
+        """How long `size` bytes last."""
+        return size // self.frame_bytes * NS_PER_S // self.rate
+
+    def to_bytes(self, ns: HostNs) -> int:
+        """Whole frames' bytes in `ns`, rounded up."""
+        return -(-ns * self.rate // NS_PER_S) * self.frame_bytes
+
+    def aligned(self, size: int) -> int:
+        """`size` rounded down to whole frames, at least one."""
+        return max(self.frame_bytes, size // self.frame_bytes * self.frame_bytes)
+
+
+def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool) -> PlaybackAttr:
+    """The attributes in force for what was asked; 0xFFFFFFFF means 'default'."""
+    frame = layout.frame_bytes
+    maxlength = layout.aligned(min(asked.maxlength, MAXLENGTH_MAX))
+    maxlength = max(maxlength, 2 * frame)
+    tlength = layout.to_bytes(TLENGTH_DEFAULT_NS) if asked.tlength == NO_INDEX else asked.tlength
+    tlength = min(layout.aligned(tlength), maxlength)
+    minreq = asked.minreq
+    if minreq == NO_INDEX:
+        minreq = min(layout.to_bytes(MINREQ_DEFAULT_NS), layout.aligned(tlength // 4))
+    minreq = min(layout.aligned(minreq), maxlength - frame)
+    tlength = max(tlength, minreq + frame)
+    sink_ns = _sink_latency(layout.to_ns(tlength), layout.to_ns(minreq), adjust, early)
+    tlength = _less_sink_latency(tlength, minreq, layout, sink_ns, adjust and not early)
+    tlength = min(tlength, maxlength)
+    prebuf_max = max(frame, tlength + frame - minreq)
+    prebuf = prebuf_max if asked.prebuf > prebuf_max else asked.prebuf // frame * frame
+    spare = max(0, layout.to_ns(tlength) - 2 * layout.to_ns(minreq))
+    bulk = min(BULK_MAX_NS, spare // 4)
+    return PlaybackAttr(maxlength, tlength, prebuf, minreq, sink_ns, bulk)
+
+
+def _sink_latency(tlength_ns: HostNs, minreq_ns: HostNs, adjust: bool, early: bool) -> HostNs:
+    """What is left of the buffer for the graph. Without either flag half of PulseAudio's figure:
+    a whole quantum is taken at once here, and the client needs the rest to answer in."""
+    if early:
+        return max(QUANTUM_MIN_NS, minreq_ns)
+    return max(QUANTUM_MIN_NS, (tlength_ns - 2 * minreq_ns) // 2)
+
+
+def _less_sink_latency(tlength: int, minreq: int, layout: Layout, sink_ns: HostNs, adjust: bool) -> int:
+    """With adjust_latency the sink's share comes out of tlength, but never below what keeps it running."""
+    if adjust:
+        tlength -= layout.to_bytes(sink_ns)
+    floor = layout.to_bytes(min(sink_ns, 40 * NS_PER_MS)) + 2 * minreq
+    return max(tlength, floor) if adjust else tlength
+
+
+def fix_record(asked: RecordAttr, layout: Layout) -> RecordAttr:
+    """The attributes in force for a record stream."""
+    maxlength = layout.aligned(min(asked.maxlength, MAXLENGTH_MAX))
+    fragsize = layout.to_bytes(FRAGSIZE_DEFAULT_NS) if asked.fragsize == NO_INDEX else asked.fragsize
+    return RecordAttr(maxlength, min(layout.aligned(fragsize), maxlength))

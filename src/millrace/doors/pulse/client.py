@@ -1,0 +1,286 @@
+"""One PulseAudio connection: authentication, then commands to the tables that serve them."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
+from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
+from millrace.dsp.convert import Buffer
+from millrace.errors import GraphError, RemoteProtocolError
+from millrace.units import HostNs
+from millrace.wire.pulse.constants import (
+    COOKIE_BYTES,
+    PROTOCOL_VERSION,
+    VERSION_MIN,
+    Change,
+    Command,
+    Err,
+    Facility,
+)
+from millrace.wire.pulse.session import Block, PulseSession, Refused, Request
+from millrace.wire.pulse.tagstruct import Props
+
+Handler = Callable[["PulseClient", Request], None]
+STREAMS_PER_CLIENT_MAX = 256
+_BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
+
+
+class Upload:
+    """A sample on its way in."""
+
+    def __init__(self, name: str, fmt: StreamFormat, length: int, props: Props) -> None:
+        self.name, self.format, self.length, self.props = name, fmt, length, props
+        self.data = bytearray()
+
+
+class PulseClient:
+    """The door's side of one connection, with the sans-IO contract.
+
+    `trusted` connections (same user by peer credentials) need no cookie. `wake` is called when
+    there is something to send that no `receive` has caused.
+    """
+
+    def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], trusted: bool) -> None:
+        if len(door.clients) >= CLIENTS_MAX:
+            raise GraphError(f"guest {door.graph.name} has its {CLIENTS_MAX} connections already")
+        self.door = door
+        self.index = door.graph.ids.take()
+        self.props: Props = {}
+        self.trusted = trusted
+        self.ready = False
+        self.closing = False
+        self.congested = False
+        self.wake: Callable[[], None] = lambda: None
+        self.now_ns: HostNs = 0
+        self.mask = 0
+        self.streams: dict[int, PlaybackStream] = {}
+        self.records: dict[int, RecordStream] = {}
+        self.uploads: dict[int, Upload] = {}
+        self._sinks: dict[int, int] = {}
+        self._handlers = handlers
+        self._wire = PulseSession()
+        self._events: dict[tuple[int, int], None] = {}
+        self._next_channel = 0
+
+    # -- the sans-IO contract --------------------------------------------------------------
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError ends this connection."""
+        self.now_ns = now_ns
+        self._wire.receive(data, now_ns)
+        for event in self._wire.events():
+            if isinstance(event, Block):
+                self._block(event)
+            elif isinstance(event, Request):
+                self._request(event)
+            elif isinstance(event, Refused):
+                self._wire.send_error(event.tag, event.code)
+
+    def data_to_send(self) -> bytes:
+        """Bytes to write now, subscription events included."""
+        if self._events:
+            events, self._events = self._events, {}
+            for kind, index in events:
+                self._wire.send_notice(Command.SUBSCRIBE_EVENT, event=kind, index=index)
+        return self._wire.data_to_send()
+
+    def next_timeout(self) -> HostNs | None:
+        """The protocol has no timers on the server's side."""
+        return None
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `next_timeout`."""
+        self.now_ns = now_ns
+
+    def closed(self) -> None:
+        """The connection is gone: so are its streams."""
+        for stream in list(self.streams.values()):
+            self.forget_playback(stream)
+        for record in list(self.records.values()):
+            self.forget_record(record)
+        self.uploads.clear()
+        if self.door.clients.pop(self.index, None) is not None:
+            self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
+
+    # -- dispatch ----------------------------------------------------------------------------
+
+    def _request(self, request: Request) -> None:
+        handler = self._handlers.get(request.command)
+        if not self.ready and request.command not in _BEFORE_AUTH:
+            self._wire.send_error(request.tag, Err.ACCESS)
+            return
+        if handler is None:
+            self._wire.send_error(request.tag, Err.NOTIMPLEMENTED)
+            return
+        try:
+            handler(self, request)
+        except CommandError as error:
+            self._wire.send_error(request.tag, error.code)
+        except GraphError:
+            self._wire.send_error(request.tag, Err.TOOLARGE)
+
+    def _block(self, block: Block) -> None:
+        stream = self.streams.get(block.channel)
+        if stream is not None:
+            stream.write(block.seek, block.offset, block.data)
+            return
+        upload = self.uploads.get(block.channel)
+        if upload is not None:
+            upload.data += block.data[: upload.length - len(upload.data)]
+
+    def authenticate(self, request: Request) -> None:
+        """AUTH: peer credentials or the cookie; then the version both speak."""
+        version = request.fields["version"]
+        if version < VERSION_MIN:
+            raise CommandError(Err.VERSION, f"protocol {version}; {VERSION_MIN} at least is needed")
+        cookie: bytes = request.fields["cookie"]
+        right = len(cookie) == COOKIE_BYTES and hmac.compare_digest(cookie, self.door.cookie)
+        if not (self.trusted or right):
+            self.door.refused += 1
+            self.closing = True
+            raise CommandError(Err.ACCESS, "wrong cookie")
+        if not self.ready:
+            self.ready = True
+            self.door.clients[self.index] = self
+            self.door.publish(Facility.CLIENT, Change.NEW, self.index)
+        self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
+
+    # -- what handlers and streams use ---------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """The protocol version in force."""
+        return self._wire.version
+
+    def reply(self, request: Request, values: Mapping[str, Any] | None = None) -> None:
+        """Answer a request."""
+        self._wire.send_reply(request, values)
+        self.wake()
+
+    def fail(self, request: Request, code: Err) -> None:
+        """Refuse a request."""
+        self._wire.send_error(request.tag, code)
+        self.wake()
+
+    def records_reply(self, request: Request, command: Command, records: list[dict[str, Any]]) -> None:
+        """Answer with info records laid out as for `command`."""
+        self._wire.send_records(request.tag, command, records)
+
+    def notice(self, command: Command, **values: Any) -> None:
+        """Tell the client something."""
+        self._wire.send_notice(command, **values)
+        self.wake()
+
+    def send_block(self, channel: int, data: bytes) -> None:
+        """Send recorded sound."""
+        self._wire.send_block(channel, data)
+        self.wake()
+
+    def note_event(self, facility: Facility, change: Change, index: int) -> None:
+        """Queue a subscription event; the same one is queued once."""
+        if self.mask & (1 << facility):
+            key = (facility | change, index)
+            if change is Change.REMOVE:
+                self._events.pop((facility | Change.CHANGE, index), None)
+            if key not in self._events:
+                self._events[key] = None
+                self.wake()
+
+    def take_channel(self) -> int:
+        """A channel number for a new stream."""
+        if len(self.streams) + len(self.records) + len(self.uploads) >= STREAMS_PER_CLIENT_MAX:
+            raise CommandError(Err.TOOLARGE, f"{STREAMS_PER_CLIENT_MAX} streams a connection at most")
+        channel, self._next_channel = self._next_channel, self._next_channel + 1
+        return channel
+
+    def stream_at(self, request: Request) -> PlaybackStream:
+        """The playback stream a request is about."""
+        stream = self.streams.get(request.fields["channel"])
+        if stream is None:
+            raise CommandError(Err.NOENTITY)
+        return stream
+
+    def record_at(self, request: Request) -> RecordStream:
+        """The record stream a request is about."""
+        record = self.records.get(request.fields["channel"])
+        if record is None:
+            raise CommandError(Err.NOENTITY)
+        return record
+
+    # -- streams come and go -------------------------------------------------------------------
+
+    def keep_playback(self, stream: PlaybackStream) -> None:
+        """Register a new playback stream."""
+        self.streams[stream.channel] = stream
+        self.door.playback[stream.node.id] = stream
+        self._sinks[stream.node.id] = stream.node.sink.id
+
+    def forget_playback(self, stream: PlaybackStream) -> None:
+        """Remove a playback stream."""
+        self.streams.pop(stream.channel, None)
+        self._sinks.pop(stream.node.id, None)
+        stream.remove()
+        self.door.playback.pop(stream.node.id, None)
+
+    def keep_record(self, record: RecordStream) -> None:
+        """Register a new record stream."""
+        assert record.node.sink is not None
+        self.records[record.channel] = record
+        self.door.records[record.node.id] = record
+        self._sinks[record.node.id] = record.node.sink.id
+
+    def forget_record(self, record: RecordStream) -> None:
+        """Remove a record stream."""
+        self.records.pop(record.channel, None)
+        self._sinks.pop(record.node.id, None)
+        record.remove()
+        self.door.records.pop(record.node.id, None)
+
+    def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
+        """The graph changed a stream: if it is ours and was moved or killed, tell the client."""
+        if self.streams.get(stream.channel) is not stream:
+            return
+        if kind is Change.REMOVE:
+            self.streams.pop(stream.channel)
+            stream.removed = True
+            self.notice(Command.PLAYBACK_STREAM_KILLED, channel=stream.channel)
+            self.door.playback.pop(stream.node.id, None)
+            return
+        sink = stream.node.sink
+        if self._sinks.get(stream.node.id) != sink.id:
+            self._sinks[stream.node.id] = sink.id
+            attr = stream.attr
+            self.notice(
+                Command.PLAYBACK_STREAM_MOVED, channel=stream.channel, index=sink.id, name=sink.name,
+                suspended=sink.suspended, maxlength=attr.maxlength, tlength=attr.tlength, prebuf=attr.prebuf,
+                minreq=attr.minreq, latency=attr.sink_ns // 1000,
+            )  # fmt: skip
+            stream.check_ready()
+
+    def record_changed(self, record: RecordStream, kind: Change) -> None:
+        """As `playback_changed`, for a recorder."""
+        if self.records.get(record.channel) is not record or kind is Change.NEW:
+            return
+        if kind is Change.REMOVE:
+            self.records.pop(record.channel)
+            record.removed = True
+            self.notice(Command.RECORD_STREAM_KILLED, channel=record.channel)
+            return
+        sink = record.node.sink
+        if sink is not None and self._sinks.get(record.node.id) != sink.id:
+            self._sinks[record.node.id] = sink.id
+            self.notice(
+                Command.RECORD_STREAM_MOVED, channel=record.channel, index=sink.id, name=f"{sink.name}.monitor",
+                suspended=sink.suspended, maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,
+                latency=record.node.latency_ask_ns // 1000,
+            )  # fmt: skip
+
+
+def protocol_error_code(error: RemoteProtocolError) -> int:
+    """The PulseAudio code of a violation."""
+    return error.code if error.code is not None else Err.PROTOCOL

@@ -1,0 +1,404 @@
+"""Commands that change things: volumes, mutes, moves, kills, defaults, properties, modules."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+from millrace.doors.pulse.client import Handler, PulseClient
+from millrace.doors.pulse.door import MODULES_MAX, Module
+from millrace.doors.pulse.formats import CommandError, gains_from
+from millrace.doors.pulse.record import RecordStream
+from millrace.errors import GraphError
+from millrace.graph.model import Sink, Stream
+from millrace.units import MAX_CHANNELS, POSITIONS, Positions, default_map
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
+from millrace.wire.pulse.session import Request
+from millrace.wire.pulse.tagstruct import Props
+
+SINKS_MAX = 128
+
+
+def auth(client: PulseClient, request: Request) -> None:
+    """AUTH."""
+    client.authenticate(request)
+
+
+def set_name(client: PulseClient, request: Request) -> None:
+    """SET_CLIENT_NAME."""
+    client.props.update(request.fields["props"])
+    client.reply(request, {"index": client.index})
+    client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
+
+
+def leave(client: PulseClient, request: Request) -> None:
+    """EXIT would end the daemon: a client may not."""
+    raise CommandError(Err.ACCESS)
+
+
+def subscribe(client: PulseClient, request: Request) -> None:
+    """SUBSCRIBE."""
+    client.mask = request.fields["mask"]
+    client.reply(request)
+
+
+def _sink(client: PulseClient, request: Request) -> Sink:
+    return client.door.find_sink(request.fields["index"], request.fields["name"])
+
+
+def _stream(client: PulseClient, request: Request) -> Stream:
+    stream = client.door.graph.streams.get(request.fields["index"])
+    if stream is None:
+        raise CommandError(Err.NOENTITY)
+    return stream
+
+
+def _output(client: PulseClient, request: Request) -> RecordStream:
+    record = client.door.records.get(request.fields["index"])
+    if record is None:
+        raise CommandError(Err.NOENTITY)
+    return record
+
+
+def sink_volume(client: PulseClient, request: Request) -> None:
+    """SET_SINK_VOLUME."""
+    sink = _sink(client, request)
+    client.door.graph.set_gains(sink, gains_from(request.fields["volume"], len(sink.positions)))
+    client.reply(request)
+
+
+def sink_mute(client: PulseClient, request: Request) -> None:
+    """SET_SINK_MUTE."""
+    client.door.graph.set_mute(_sink(client, request), request.fields["mute"])
+    client.reply(request)
+
+
+def input_volume(client: PulseClient, request: Request) -> None:
+    """SET_SINK_INPUT_VOLUME."""
+    stream = _stream(client, request)
+    client.door.graph.set_gains(stream, gains_from(request.fields["volume"], len(stream.positions)))
+    client.reply(request)
+
+
+def input_mute(client: PulseClient, request: Request) -> None:
+    """SET_SINK_INPUT_MUTE."""
+    client.door.graph.set_mute(_stream(client, request), request.fields["mute"])
+    client.reply(request)
+
+
+def output_volume(client: PulseClient, request: Request) -> None:
+    """SET_SOURCE_OUTPUT_VOLUME."""
+    record = _output(client, request)
+    record.gains = gains_from(request.fields["volume"], len(record.format.positions))
+    client.door.graph.touch(record.node)
+    client.reply(request)
+
+
+def output_mute(client: PulseClient, request: Request) -> None:
+    """SET_SOURCE_OUTPUT_MUTE."""
+    record = _output(client, request)
+    record.mute = request.fields["mute"]
+    client.door.graph.touch(record.node)
+    client.reply(request)
+
+
+def source_level(client: PulseClient, request: Request) -> None:
+    """SET_SOURCE_VOLUME, SET_SOURCE_MUTE: a monitor follows its sink and has no level of its own."""
+    client.door.find_source(request.fields["index"], request.fields["name"])
+    raise CommandError(Err.NOTSUPPORTED, "set the sink's volume instead")
+
+
+def move_input(client: PulseClient, request: Request) -> None:
+    """MOVE_SINK_INPUT."""
+    stream = _stream(client, request)
+    target = client.door.find_sink(request.fields["sink_index"], request.fields["sink_name"])
+    client.door.graph.move_stream(stream, target)
+    client.reply(request)
+
+
+def move_output(client: PulseClient, request: Request) -> None:
+    """MOVE_SOURCE_OUTPUT."""
+    record = _output(client, request)
+    target = client.door.find_source(request.fields["source_index"], request.fields["source_name"])
+    client.door.graph.move_tap(record.node, target)
+    client.reply(request)
+
+
+def suspend(client: PulseClient, request: Request) -> None:
+    """SUSPEND_SINK, and SUSPEND_SOURCE of its monitor; index −1 and no name mean all."""
+    f, door = request.fields, client.door
+    everything = f["index"] == NO_INDEX and not f["name"]
+    find = door.find_sink if request.command is Command.SUSPEND_SINK else door.find_source
+    targets = list(door.graph.sinks.values()) if everything else [find(f["index"], f["name"])]
+    for sink in targets:
+        if sink.suspended != f["suspend"]:
+            door.graph.suspend(sink, f["suspend"])
+            _tell_suspended(client, sink)
+    client.reply(request)
+
+
+def _tell_suspended(client: PulseClient, sink: Sink) -> None:
+    for stream in client.door.playback.values():
+        if stream.node.sink is sink:
+            command = Command.PLAYBACK_STREAM_SUSPENDED
+            stream.owner.notice(command, channel=stream.channel, suspended=sink.suspended)
+    for record in client.door.records.values():
+        if record.node.sink is sink:
+            command = Command.RECORD_STREAM_SUSPENDED
+            record.owner.notice(command, channel=record.channel, suspended=sink.suspended)
+
+
+def kill_client(client: PulseClient, request: Request) -> None:
+    """KILL_CLIENT."""
+    victim = client.door.clients.get(request.fields["index"])
+    if victim is None:
+        raise CommandError(Err.NOENTITY)
+    client.reply(request)
+    victim.closing = True
+    victim.wake()
+
+
+def kill_input(client: PulseClient, request: Request) -> None:
+    """KILL_SINK_INPUT."""
+    stream = _stream(client, request)
+    client.door.graph.remove_stream(stream)
+    client.reply(request)
+
+
+def kill_output(client: PulseClient, request: Request) -> None:
+    """KILL_SOURCE_OUTPUT."""
+    record = _output(client, request)
+    client.door.graph.remove_tap(record.node)
+    client.door.records.pop(record.node.id, None)
+    client.reply(request)
+
+
+def set_default_sink(client: PulseClient, request: Request) -> None:
+    """SET_DEFAULT_SINK."""
+    client.door.graph.set_default(client.door.find_sink(NO_INDEX, request.fields["name"]))
+    client.reply(request)
+
+
+def set_default_source(client: PulseClient, request: Request) -> None:
+    """SET_DEFAULT_SOURCE."""
+    client.door.default_source = client.door.find_source(NO_INDEX, request.fields["name"])
+    client.door.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
+    client.reply(request)
+
+
+# -- properties ------------------------------------------------------------------------------
+
+
+def _update(props: Props, mode: int, new: Props) -> None:
+    """Mode 0 sets, 1 merges without replacing, 2 replaces (`pa_update_mode_t`)."""
+    if mode == 0:
+        props.clear()
+    if mode == 1:
+        new = {key: value for key, value in new.items() if key not in props}
+    elif mode > 2:
+        raise CommandError(Err.INVALID)
+    props.update(new)
+
+
+def _stream_props(client: PulseClient, request: Request) -> tuple[Props, Callable[[], None]]:
+    if request.command in (Command.UPDATE_PLAYBACK_STREAM_PROPLIST, Command.REMOVE_PLAYBACK_STREAM_PROPLIST):
+        stream = client.stream_at(request)
+        return stream.props, lambda: client.door.graph.touch(stream.node)
+    record = client.record_at(request)
+    return record.props, lambda: client.door.graph.touch(record.node)
+
+
+def update_stream_props(client: PulseClient, request: Request) -> None:
+    """UPDATE_*_STREAM_PROPLIST."""
+    props, changed = _stream_props(client, request)
+    _update(props, request.fields["mode"], request.fields["props"])
+    changed()
+    client.reply(request)
+
+
+def remove_stream_props(client: PulseClient, request: Request) -> None:
+    """REMOVE_*_STREAM_PROPLIST."""
+    props, changed = _stream_props(client, request)
+    for key in request.fields["keys"]:
+        props.pop(key, None)
+    changed()
+    client.reply(request)
+
+
+def update_client_props(client: PulseClient, request: Request) -> None:
+    """UPDATE_CLIENT_PROPLIST."""
+    _update(client.props, request.fields["mode"], request.fields["props"])
+    client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
+    client.reply(request)
+
+
+def remove_client_props(client: PulseClient, request: Request) -> None:
+    """REMOVE_CLIENT_PROPLIST."""
+    for key in request.fields["keys"]:
+        client.props.pop(key, None)
+    client.reply(request)
+
+
+def rename(client: PulseClient, request: Request) -> None:
+    """SET_*_STREAM_NAME."""
+    of_playback = request.command is Command.SET_PLAYBACK_STREAM_NAME
+    target = client.stream_at(request) if of_playback else client.record_at(request)
+    name = request.fields["name"] or ""
+    target.node.name = name
+    target.props["media.name"] = name.encode() + b"\0"
+    client.door.graph.touch(target.node)
+    client.reply(request)
+
+
+# -- modules ---------------------------------------------------------------------------------
+
+
+def _arguments(text: str) -> dict[str, str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise CommandError(Err.INVALID, str(error)) from None
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def _positions(args: dict[str, str], fallback: Positions) -> Positions:
+    if text := args.get("channel_map"):
+        aliases = {"stereo": default_map(2), "surround-51": default_map(6), "surround-71": default_map(8)}
+        positions = aliases.get(text) or tuple(part.strip() for part in text.split(","))
+        if not all(p in POSITIONS for p in positions):
+            raise CommandError(Err.INVALID, f"channel map {text!r}")
+        return positions
+    if text := args.get("channels"):
+        if not text.isdigit() or not 1 <= int(text) <= MAX_CHANNELS:
+            raise CommandError(Err.INVALID, f"channels {text!r}")
+        return default_map(int(text))
+    return fallback
+
+
+def _description(args: dict[str, str], name: str) -> str:
+    inner = _arguments(args.get("sink_properties", "").replace(",device.", " device."))
+    return inner.get("device.description", name)
+
+
+def _make_sink(client: PulseClient, args: dict[str, str], default_name: str) -> Sink:
+    graph = client.door.graph
+    if len(graph.sinks) >= SINKS_MAX:
+        raise CommandError(Err.TOOLARGE, f"{SINKS_MAX} sinks at most")
+    taken = {sink.name for sink in graph.sinks.values()}
+    name = args.get("sink_name") or default_name
+    base, serial = name, 2
+    while name in taken:
+        name, serial = f"{base}.{serial}", serial + 1
+    return graph.add_sink(name, _description(args, name), _positions(args, graph.positions))
+
+
+def _null_sink(client: PulseClient, args: dict[str, str]) -> list[Sink]:
+    return [_make_sink(client, args, "null")]
+
+
+def _combine_sink(client: PulseClient, args: dict[str, str]) -> list[Sink]:
+    names = args.get("slaves") or args.get("sinks") or ""
+    door = client.door
+    targets = [door.find_sink(NO_INDEX, name) for name in names.split(",") if name]
+    sink = _make_sink(client, args, "combined")
+    for target in targets or [s for s in door.graph.sinks.values() if s is not sink]:
+        door.graph.link(sink, target)
+    return [sink]
+
+
+_MODULES: dict[str, Callable[[PulseClient, dict[str, str]], list[Sink]]] = {
+    "module-null-sink": _null_sink,
+    "module-combine-sink": _combine_sink,
+}
+
+
+def load_module(client: PulseClient, request: Request) -> None:
+    """LOAD_MODULE: null and combined sinks are really made; anything else fails as an unknown module does."""
+    name, text = request.fields["name"] or "", request.fields["argument"] or ""
+    make = _MODULES.get(name)
+    if make is None or len(client.door.modules) >= MODULES_MAX:
+        raise CommandError(Err.MODINITFAILED, f"{name!r}: only {', '.join(_MODULES)} can be loaded")
+    module = Module(client.door.graph.ids.take(), name, text, make(client, _arguments(text)))
+    client.door.modules[module.index] = module
+    client.door.publish(Facility.MODULE, Change.NEW, module.index)
+    client.reply(request, {"index": module.index})
+
+
+def unload_module(client: PulseClient, request: Request) -> None:
+    """UNLOAD_MODULE: what played on its sink goes on at another."""
+    door = client.door
+    module = door.modules.get(request.fields["index"])
+    if module is None:
+        raise CommandError(Err.NOENTITY)
+    if module is door.own_module:
+        raise CommandError(Err.ACCESS)
+    for sink in module.sinks:
+        if sink.id in door.graph.sinks:
+            others = [s for s in door.graph.sinks.values() if s is not sink]
+            heir = door.default_sink if door.default_sink is not sink else others[0]
+            door.graph.remove_sink(sink, heir)
+    del door.modules[module.index]
+    door.publish(Facility.MODULE, Change.REMOVE, module.index)
+    client.reply(request)
+
+
+def refused(code: Err) -> Handler:
+    """A handler for what is not served, with the error that says so."""
+
+    def handler(client: PulseClient, request: Request) -> None:
+        raise CommandError(code)
+
+    return handler
+
+
+def guarded(handler: Handler) -> Handler:
+    """Turn the graph's refusals into INVALID."""
+
+    def wrapped(client: PulseClient, request: Request) -> None:
+        try:
+            handler(client, request)
+        except GraphError as error:
+            raise CommandError(Err.INVALID, str(error)) from None
+
+    return wrapped
+
+
+_C = Command
+HANDLERS: dict[Command, Handler] = {
+    _C.AUTH: auth,
+    _C.SET_CLIENT_NAME: set_name,
+    _C.EXIT: leave,
+    _C.SUBSCRIBE: subscribe,
+    _C.SET_SINK_VOLUME: sink_volume,
+    _C.SET_SINK_MUTE: sink_mute,
+    _C.SET_SINK_INPUT_VOLUME: input_volume,
+    _C.SET_SINK_INPUT_MUTE: input_mute,
+    _C.SET_SOURCE_OUTPUT_VOLUME: output_volume,
+    _C.SET_SOURCE_OUTPUT_MUTE: output_mute,
+    _C.SET_SOURCE_VOLUME: source_level,
+    _C.SET_SOURCE_MUTE: source_level,
+    _C.MOVE_SINK_INPUT: guarded(move_input),
+    _C.MOVE_SOURCE_OUTPUT: guarded(move_output),
+    _C.SUSPEND_SINK: suspend,
+    _C.SUSPEND_SOURCE: suspend,
+    _C.KILL_CLIENT: kill_client,
+    _C.KILL_SINK_INPUT: kill_input,
+    _C.KILL_SOURCE_OUTPUT: kill_output,
+    _C.SET_DEFAULT_SINK: set_default_sink,
+    _C.SET_DEFAULT_SOURCE: set_default_source,
+    _C.UPDATE_PLAYBACK_STREAM_PROPLIST: update_stream_props,
+    _C.UPDATE_RECORD_STREAM_PROPLIST: update_stream_props,
+    _C.REMOVE_PLAYBACK_STREAM_PROPLIST: remove_stream_props,
+    _C.REMOVE_RECORD_STREAM_PROPLIST: remove_stream_props,
+    _C.UPDATE_CLIENT_PROPLIST: update_client_props,
+    _C.REMOVE_CLIENT_PROPLIST: remove_client_props,
+    _C.SET_PLAYBACK_STREAM_NAME: rename,
+    _C.SET_RECORD_STREAM_NAME: rename,
+    _C.LOAD_MODULE: guarded(load_module),
+    _C.UNLOAD_MODULE: unload_module,
+    _C.EXTENSION: refused(Err.NOEXTENSION),
+    _C.SET_CARD_PROFILE: refused(Err.NOENTITY),
+    _C.SET_SINK_PORT: refused(Err.NOENTITY),
+    _C.SET_SOURCE_PORT: refused(Err.NOENTITY),
+    _C.SET_PORT_LATENCY_OFFSET: refused(Err.NOENTITY),
+}

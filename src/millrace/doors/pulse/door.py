@@ -1,0 +1,184 @@
+"""The PulseAudio door of one guest: what its connections share.
+
+A guest's sinks, streams and recorders are the graph's; this holds what only PulseAudio clients
+know: connections, modules, the sample cache, properties, and who subscribed to what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
+from millrace.dsp.convert import SampleFormat
+from millrace.graph.graph import Graph
+from millrace.graph.model import Node, Sink, Stream, Tap
+from millrace.units import HostNs
+from millrace.wire.pulse.constants import NO_INDEX, Change, Err, Facility
+from millrace.wire.pulse.tagstruct import Props
+
+if TYPE_CHECKING:
+    from millrace.doors.pulse.client import PulseClient
+
+CLIENTS_MAX = 1024
+CACHE_BYTES_MAX = 64 * 1024 * 1024
+MODULES_MAX = 256
+MONITOR = ".monitor"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An uploaded sound."""
+
+    index: int
+    name: str
+    format: StreamFormat
+    data: bytes
+    props: Props
+
+
+@dataclass(slots=True)
+class Module:
+    """A loaded module and the sinks it made."""
+
+    index: int
+    name: str
+    argument: str
+    sinks: list[Sink] = field(default_factory=list)
+
+
+class PulseDoor:
+    """One guest's PulseAudio server."""
+
+    def __init__(self, graph: Graph, cookie: bytes, server_name: str, wall_ns: Callable[[], int]) -> None:
+        self.graph = graph
+        self.cookie = cookie
+        self.server_name = server_name
+        self.wall_ns = wall_ns
+        self.clients: dict[int, PulseClient] = {}
+        self.modules: dict[int, Module] = {}
+        self.samples: dict[str, Sample] = {}
+        self.playback: dict[int, PlaybackStream] = {}
+        self.records: dict[int, RecordStream] = {}
+        self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}")
+        self.modules[self.own_module.index] = self.own_module
+        self.default_source: Sink | None = None
+        self.refused = 0
+        graph.observers.append(self._graph_changed)
+
+    # -- lookups -------------------------------------------------------------------------
+
+    @property
+    def default_sink(self) -> Sink:
+        """Where streams go that name no sink."""
+        assert self.graph.default is not None
+        return self.graph.default
+
+    @property
+    def sink_format(self) -> StreamFormat:
+        """What `fix_*` flags and the server info answer with."""
+        return self.format_of(self.default_sink)
+
+    def format_of(self, sink: Sink) -> StreamFormat:
+        """A sink's own format."""
+        return StreamFormat(SampleFormat.F32LE, self.graph.rate, sink.positions)
+
+    def find_sink(self, index: int, name: str | None) -> Sink:
+        """By index, name, number as text, or @DEFAULT_SINK@; the default where nothing is named."""
+        if index != NO_INDEX:
+            return self._sink_by_index(index)
+        if not name or name in ("@DEFAULT_SINK@",):
+            return self.default_sink
+        for sink in self.graph.sinks.values():
+            if sink.name == name:
+                return sink
+        if name.isascii() and name.isdigit():
+            return self._sink_by_index(int(name))
+        raise CommandError(Err.NOENTITY, f"no sink {name!r}")
+
+    def _sink_by_index(self, index: int) -> Sink:
+        sink = self.graph.sinks.get(index)
+        if sink is None:
+            raise CommandError(Err.NOENTITY, f"no sink {index}")
+        return sink
+
+    def find_source(self, index: int, name: str | None) -> Sink:
+        """Sources are monitors: the sink whose monitor is meant."""
+        if index != NO_INDEX:
+            return self._sink_by_index(index)
+        if not name or name == "@DEFAULT_SOURCE@":
+            return self.default_source or self.default_sink
+        if name == "@DEFAULT_MONITOR@":
+            return self.default_sink
+        if name.endswith(MONITOR):
+            return self.find_sink(NO_INDEX, name[: -len(MONITOR)])
+        if name.isascii() and name.isdigit():
+            return self._sink_by_index(int(name))
+        raise CommandError(Err.NOENTITY, f"no source {name!r}")
+
+    # -- events --------------------------------------------------------------------------
+
+    def publish(self, facility: Facility, change: Change, index: int) -> None:
+        """Tell every client that subscribed to `facility`."""
+        for client in self.clients.values():
+            client.note_event(facility, change, index)
+
+    def _graph_changed(self, change: str, node: Node) -> None:
+        if change == "default":
+            self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
+            return
+        kind = {"new": Change.NEW, "change": Change.CHANGE, "remove": Change.REMOVE}[change]
+        if isinstance(node, Sink):
+            self.publish(Facility.SINK, kind, node.id)
+            self.publish(Facility.SOURCE, kind, node.id)
+            if kind is Change.CHANGE and not node.suspended:
+                self._resume_streams(node)
+            if kind is Change.REMOVE and self.default_source is node:
+                self.default_source = None
+        elif isinstance(node, Stream):
+            self.publish(Facility.SINK_INPUT, kind, node.id)
+            self._stream_changed(node, kind)
+        elif isinstance(node, Tap) and node.id in self.records:
+            self.publish(Facility.SOURCE_OUTPUT, kind, node.id)
+            self._tap_changed(node, kind)
+
+    def _resume_streams(self, sink: Sink) -> None:
+        for stream in list(self.playback.values()):
+            if not stream.removed and not stream.node.active and stream.node.links and stream.node.sink is sink:
+                stream.check_ready()
+
+    def _stream_changed(self, node: Stream, kind: Change) -> None:
+        """Moves and removals come from anywhere (API, policy); the owning client is told here."""
+        stream = self.playback.get(node.id)
+        if stream is not None:
+            stream.owner.playback_changed(stream, kind)
+
+    def _tap_changed(self, node: Tap, kind: Change) -> None:
+        record = self.records[node.id]
+        record.owner.record_changed(record, kind)
+
+    # -- the sample cache ----------------------------------------------------------------
+
+    def store_sample(self, sample: Sample) -> None:
+        """Keep an uploaded sound, replacing one of the same name."""
+        used = sum(len(s.data) for s in self.samples.values() if s.name != sample.name)
+        if used + len(sample.data) > CACHE_BYTES_MAX:
+            raise CommandError(Err.TOOLARGE, "the sample cache is full")
+        change = Change.CHANGE if sample.name in self.samples else Change.NEW
+        self.samples[sample.name] = sample
+        self.publish(Facility.SAMPLE_CACHE, change, sample.index)
+
+    # -- the clock of replies --------------------------------------------------------------
+
+    def timeval(self) -> tuple[int, int]:
+        """Wall-clock time as clients stamp their latency queries."""
+        now = self.wall_ns()
+        return now // 1_000_000_000, now % 1_000_000_000 // 1_000
+
+    def monitor_latency_ns(self, sink: Sink, now_ns: HostNs) -> HostNs:
+        """From the sink's mix to the slowest listener's ear, and what is mixed but not yet due."""
+        due = self.graph.position * 1_000_000_000 // self.graph.rate - now_ns
+        return max(0, due if self.graph.running else 0) + sink.outlet_latency_ns

@@ -1,0 +1,172 @@
+"""What a client's stream is made of: specs, channel maps, and the formats API's JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from millrace.dsp.convert import BY_NAME, NAMES, SAMPLE_BYTES, SampleFormat
+from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
+from millrace.errors import MillraceError
+from millrace.units import MAX_CHANNELS, POSITIONS, RATE_MAX, RATE_MIN, Positions, default_map
+from millrace.wire.pulse.constants import Encoding, Err
+from millrace.wire.pulse.tagstruct import FormatInfo, Props, Spec
+
+
+class CommandError(MillraceError):
+    """A command refused with one of PulseAudio's error codes; the connection goes on."""
+
+    def __init__(self, code: Err, message: str = "") -> None:
+        super().__init__(message or code.name.lower())
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFormat:
+    """A stream's samples as its client has them."""
+
+    sample: SampleFormat
+    rate: int
+    positions: Positions
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes a frame."""
+        return SAMPLE_BYTES[self.sample] * len(self.positions)
+
+    @property
+    def spec(self) -> Spec:
+        """As a sample spec."""
+        return Spec(self.sample, len(self.positions), self.rate)
+
+    @property
+    def wire_map(self) -> tuple[int, ...]:
+        """As position numbers."""
+        return map_numbers(self.positions)
+
+    def info(self) -> FormatInfo:
+        """As a format_info."""
+        return FormatInfo(
+            Encoding.PCM,
+            {
+                "format.sample_format": _json(NAMES[self.sample]),
+                "format.rate": _json(self.rate),
+                "format.channels": _json(len(self.positions)),
+                "format.channel_map": _json(",".join(self.positions)),
+            },
+        )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\0"
+
+
+def map_numbers(positions: Positions) -> tuple[int, ...]:
+    """Position names to their numbers on the wire."""
+    return tuple(POSITIONS.index(name) for name in positions)
+
+
+def map_names(numbers: tuple[int, ...]) -> Positions:
+    """Numbers from the wire to names; CommandError for unknown ones."""
+    if any(n >= len(POSITIONS) for n in numbers):
+        raise CommandError(Err.INVALID, "unknown channel position")
+    return tuple(POSITIONS[n] for n in numbers)
+
+
+def checked_rate(rate: int) -> int:
+    """A rate that can be played, else CommandError."""
+    if not RATE_MIN <= rate <= RATE_MAX:
+        raise CommandError(Err.INVALID, f"a rate of {rate} Hz; {RATE_MIN} to {RATE_MAX} can be played")
+    return rate
+
+
+def from_spec(spec: Spec, numbers: tuple[int, ...]) -> StreamFormat:
+    """A stream format from a spec and a map, which must fit each other."""
+    if spec.format not in set(SampleFormat) or not 1 <= spec.channels <= MAX_CHANNELS:
+        raise CommandError(Err.INVALID, "unknown sample format or channel count")
+    positions = map_names(numbers) if numbers else default_map(spec.channels)
+    if len(positions) != spec.channels:
+        raise CommandError(Err.INVALID, "the channel map does not fit the channel count")
+    return StreamFormat(SampleFormat(spec.format), checked_rate(spec.rate), positions)
+
+
+def _value(props: Props, key: str) -> Any:
+    raw = props.get(key)
+    if raw is None:
+        return None
+    try:
+        value = json.loads(raw.rstrip(b"\0"))
+    except ValueError:
+        raise CommandError(Err.INVALID, f"{key} is not JSON") from None
+    if isinstance(value, list) and value:
+        return value[0]
+    return value
+
+
+def _ranged(value: Any, default: int) -> int:
+    """A number, a list's first, or the default held within {"min", "max"}."""
+    if isinstance(value, dict):
+        low, high = value.get("min", default), value.get("max", default)
+        return int(min(max(default, low), high))
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def from_info(info: FormatInfo, default: StreamFormat) -> StreamFormat:
+    """A PCM format_info to a format, open fields taken from `default`."""
+    name = _value(info.props, "format.sample_format")
+    sample = BY_NAME.get(str(name).lower()) if name is not None else default.sample
+    if sample is None:
+        raise CommandError(Err.NOTSUPPORTED, f"sample format {name} is unknown")
+    rate = checked_rate(_ranged(_value(info.props, "format.rate"), default.rate))
+    text = _value(info.props, "format.channel_map")
+    if isinstance(text, str) and text:
+        positions = tuple(part.strip() for part in text.split(","))
+        if not all(p in POSITIONS for p in positions) or len(positions) > MAX_CHANNELS:
+            raise CommandError(Err.INVALID, f"channel map {text!r} is unknown")
+        return StreamFormat(sample, rate, positions)
+    channels = _ranged(_value(info.props, "format.channels"), len(default.positions))
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise CommandError(Err.INVALID, f"{channels} channels")
+    same = channels == len(default.positions)
+    return StreamFormat(sample, rate, default.positions if same else default_map(channels))
+
+
+def negotiate(fields: dict[str, Any], default: StreamFormat) -> StreamFormat:
+    """The format of a stream to create: the first PCM format offered, or the spec with its fix_* flags."""
+    offers: list[FormatInfo] = fields.get("formats") or []
+    if offers:
+        for info in offers:
+            if info.encoding in (Encoding.PCM, Encoding.ANY):
+                return from_info(info, default)
+        raise CommandError(Err.NOTSUPPORTED, "only PCM can be mixed")
+    spec, numbers = fields["spec"], fields["map"]
+    if fields["fix_channels"]:
+        spec = Spec(spec.format, len(default.positions), spec.rate)
+        numbers = default.wire_map
+    if fields["fix_format"]:
+        spec = Spec(default.sample, spec.channels, spec.rate)
+    if fields["fix_rate"]:
+        spec = Spec(spec.format, spec.channels, default.rate)
+    return from_spec(spec, numbers)
+
+
+def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:
+    """A client's cvolume to linear gains for `channels`; one value, or equal ones, fit any count."""
+    if not volume:
+        raise CommandError(Err.INVALID, "a volume without channels")
+    if len(volume) != channels:
+        if len(set(volume)) != 1 and len(volume) != 1:
+            raise CommandError(Err.INVALID, f"{len(volume)} volumes for {channels} channels")
+        volume = volume[:1] * channels
+    return tuple(cubic_to_gain(v) for v in volume)
+
+
+def volume_of(gains: tuple[float, ...]) -> tuple[int, ...]:
+    """Linear gains to a cvolume."""
+    return tuple(min(gain_to_cubic(g), 0x7FFFFFFF) for g in gains)
+
+
+def prop_text(props: Props, key: str) -> str:
+    """A property as text, '' where it is missing."""
+    return props.get(key, b"").rstrip(b"\0").decode("utf-8", "replace")

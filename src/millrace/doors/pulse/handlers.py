@@ -1,0 +1,9 @@
+"""All commands that the PulseAudio door serves."""
+
+from __future__ import annotations
+
+from millrace.doors.pulse import control, query, streams
+from millrace.doors.pulse.client import Handler
+from millrace.wire.pulse.constants import Command
+
+HANDLERS: dict[Command, Handler] = {**control.HANDLERS, **query.HANDLERS, **streams.HANDLERS}

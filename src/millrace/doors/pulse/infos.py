@@ -1,0 +1,140 @@
+"""Introspection: what the guest's graph looks like to a PulseAudio client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from millrace.doors.pulse.door import MONITOR, Module, PulseDoor, Sample
+from millrace.doors.pulse.formats import map_numbers, prop_text, volume_of
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
+from millrace.graph.model import NodeState, Sink
+from millrace.units import HostNs
+from millrace.wire.pulse.constants import NO_INDEX, SINK_FLAGS, SOURCE_FLAGS, DeviceState
+from millrace.wire.pulse.tagstruct import Props
+
+if TYPE_CHECKING:
+    from millrace.doors.pulse.client import PulseClient
+
+DRIVER = "millrace"
+VOLUME_NORM = 0x10000
+Record = dict[str, Any]
+
+
+def text_props(**values: str) -> Props:
+    """Properties from text; `__` in a name stands for the dot."""
+    return {key.replace("__", "."): text.encode() + b"\0" for key, text in values.items()}
+
+
+def _device_state(sink: Sink) -> DeviceState:
+    if sink.suspended or sink.state is NodeState.SUSPENDED:
+        return DeviceState.SUSPENDED
+    return DeviceState.RUNNING if sink.state is NodeState.RUNNING else DeviceState.IDLE
+
+
+def _device(door: PulseDoor, sink: Sink) -> Record:
+    fmt = door.format_of(sink)
+    module = next((m.index for m in door.modules.values() if sink in m.sinks), door.own_module.index)
+    return {
+        "index": sink.id, "spec": fmt.spec, "map": fmt.wire_map, "module": module, "driver": DRIVER,
+        "base_volume": VOLUME_NORM, "state": _device_state(sink), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
+        "ports": 0, "active_port": None, "formats": [fmt.info()], "configured": door.graph.quantum_ns // 1000,
+    }  # fmt: skip
+
+
+def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
+    """GET_SINK_INFO."""
+    props = text_props(device__description=sink.description, device__class="sound", device__api="millrace")
+    return _device(door, sink) | {
+        "name": sink.name, "description": sink.description, "volume": volume_of(sink.gains), "mute": sink.mute,
+        "monitor_index": sink.id, "monitor_name": sink.name + MONITOR,
+        "latency": door.monitor_latency_ns(sink, now_ns) // 1000, "flags": SINK_FLAGS, "props": props,
+    }  # fmt: skip
+
+
+def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
+    """GET_SOURCE_INFO of a sink's monitor; it is after the sink's volume, so its own is 100 %."""
+    del now_ns
+    description = f"Monitor of {sink.description}"
+    props = text_props(device__description=description, device__class="monitor", device__api="millrace")
+    return _device(door, sink) | {
+        "name": sink.name + MONITOR, "description": description, "mute": False,
+        "volume": (VOLUME_NORM,) * len(sink.positions), "monitor_of_index": sink.id,
+        "monitor_of_name": sink.name, "latency": 0, "flags": SOURCE_FLAGS, "props": props,
+    }  # fmt: skip
+
+
+def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | None:
+    """GET_SINK_INPUT_INFO of any stream, whichever door it came by."""
+    node = door.graph.streams.get(index)
+    if node is None:
+        return None
+    stream = door.playback.get(index)
+    fmt = stream.format if stream else door.format_of(node.sink)
+    ahead_ns = door.graph.ahead(node) * 1_000_000_000 // door.graph.rate
+    return {
+        "index": index, "name": node.name, "module": door.own_module.index,
+        "client": stream.owner.index if stream else NO_INDEX, "sink": node.sink.id, "spec": fmt.spec, "map": fmt.wire_map,
+        "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
+        "sink_usec": (door.monitor_latency_ns(node.sink, now_ns) + ahead_ns) // 1000,
+        "resample_method": stream.resample_method if stream else None, "driver": DRIVER, "mute": node.mute,
+        "props": stream.props if stream else text_props(**{k.replace(".", "__"): v for k, v in node.props.items()}),
+        "corked": stream.corked if stream else not node.active,
+        "has_volume": True, "writable": True, "format": fmt.info(),
+    }  # fmt: skip
+
+
+def _buffer_usec(stream: PlaybackStream | None) -> int:
+    return stream.layout.to_ns(stream.queue.length) // 1000 if stream else 0
+
+
+def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
+    """GET_SOURCE_OUTPUT_INFO."""
+    assert stream.node.sink is not None
+    return {
+        "index": stream.node.id, "name": stream.node.name, "module": door.own_module.index,
+        "client": stream.owner.index, "source": stream.node.sink.id, "spec": stream.format.spec,
+        "map": stream.format.wire_map, "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
+        "source_usec": 0, "resample_method": None, "driver": DRIVER, "props": stream.props,
+        "corked": stream.corked, "volume": volume_of(stream.gains), "mute": stream.mute, "has_volume": True,
+        "writable": True, "format": stream.format.info(),
+    }  # fmt: skip
+
+
+def client_info(client: PulseClient) -> Record:
+    """GET_CLIENT_INFO."""
+    return {
+        "index": client.index, "name": prop_text(client.props, "application.name"),
+        "module": client.door.own_module.index, "driver": DRIVER, "props": client.props,
+    }  # fmt: skip
+
+
+def module_info(module: Module) -> Record:
+    """GET_MODULE_INFO."""
+    description = text_props(module__description="Millrace" if not module.sinks else "Virtual sink")
+    return {
+        "index": module.index, "name": module.name, "argument": module.argument, "users": NO_INDEX,
+        "props": description,
+    }  # fmt: skip
+
+
+def sample_info(sample: Sample) -> Record:
+    """GET_SAMPLE_INFO."""
+    fmt = sample.format
+    return {
+        "index": sample.index, "name": sample.name, "volume": (VOLUME_NORM,) * len(fmt.positions),
+        "duration": len(sample.data) // fmt.frame_bytes * 1_000_000 // fmt.rate, "spec": fmt.spec,
+        "map": map_numbers(fmt.positions), "bytes": len(sample.data), "lazy": False, "filename": None,
+        "props": sample.props,
+    }  # fmt: skip
+
+
+def server_info(door: PulseDoor, user: str, host: str, version: str) -> Record:
+    """GET_SERVER_INFO."""
+    fmt = door.sink_format
+    source = door.default_source or door.default_sink
+    return {
+        "package": f"PulseAudio (on Millrace {version})", "version": "16.1", "user": user, "host": host,
+        "spec": fmt.spec, "default_sink": door.default_sink.name, "default_source": source.name + MONITOR,
+        "cookie": int.from_bytes(door.cookie[:4], "big"), "map": fmt.wire_map,
+    }  # fmt: skip

@@ -1,0 +1,324 @@
+"""A playback stream: the client's bytes, flow control, and the graph's pull.
+
+The rules are those of pulsecore/memblockq.c: reading adds to `missing`, received bytes come off
+what was requested, and whenever enough is missing the client is asked for exactly that. A
+suppressed request stalls the client for ever, so every path that changes an index ends in `ask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from millrace.doors.pulse.attrs import Layout, PlaybackAttr
+from millrace.doors.pulse.formats import StreamFormat
+from millrace.doors.pulse.queue import ByteQueue
+from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
+from millrace.dsp.resample import Resampler, make_resampler
+from millrace.graph.graph import Graph
+from millrace.graph.model import Stream
+from millrace.units import NS_PER_MS, Frames
+from millrace.wire.pulse.constants import Change, Command, Err, Seek
+from millrace.wire.pulse.session import Request
+from millrace.wire.pulse.tagstruct import Props
+
+LOW_DELAY_NS = 150 * NS_PER_MS
+"""A stream that asked for less than this is resampled with little delay instead of least CPU."""
+
+
+class Owner(Protocol):
+    """What a stream needs of its connection."""
+
+    index: int
+
+    def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
+        """The graph changed the stream's node: it was moved, or killed."""
+        ...
+
+    def notice(self, command: Command, **values: Any) -> None:
+        """Send a notice to the client."""
+        ...
+
+    def reply(self, request: Request) -> None:
+        """Acknowledge a request."""
+        ...
+
+    def fail(self, request: Request, code: Err) -> None:
+        """Refuse a request."""
+        ...
+
+
+class PlaybackStream:
+    """One sink-input; the graph's `Feed`."""
+
+    def __init__(
+        self, owner: Owner, channel: int, fmt: StreamFormat, attr: PlaybackAttr, node: Stream, graph: Graph, props: Props
+    ) -> None:
+        self.owner, self.channel, self.format = owner, channel, fmt
+        self.node, self.graph, self.props = node, graph, props
+        self.layout = Layout(fmt.frame_bytes, fmt.rate)
+        self.corked = False
+        self.queue = ByteQueue(attr.maxlength, silence_byte(fmt.sample))
+        self.missing = attr.tlength
+        self.requested = 0
+        self.prebuffering = True
+        self.drain: Request | None = None
+        self.underrun_for = 0
+        self.playing_for = 0
+        self.removed = False
+        self.end_is_drain = False
+        self._sounding = False
+        self._underflow_told = True
+        self._resampler: Resampler | None = None
+        self._pending: Samples | None = None
+        self._tail_done = False
+        self.on_done: Callable[[], None] | None = None
+        self.attr = attr
+        self.apply_attr(attr)
+        self.set_rate(fmt.rate)
+
+    # -- settings ------------------------------------------------------------------------
+
+    def apply_attr(self, attr: PlaybackAttr) -> None:
+        """Put buffer attributes in force."""
+        self.missing += attr.tlength - self.attr.tlength
+        self.attr = attr
+        self.queue.maxlength = attr.maxlength
+        self.node.latency_ask_ns = attr.sink_ns
+        self.node.bulk_frames = attr.bulk_ns * self.graph.rate // 1_000_000_000
+
+    def set_rate(self, rate: int) -> None:
+        """Play at another rate from here on."""
+        self.format = StreamFormat(self.format.sample, rate, self.format.positions)
+        self.layout = Layout(self.format.frame_bytes, rate)
+        low_delay = self.layout.to_ns(self.attr.tlength) < LOW_DELAY_NS
+        channels = len(self.format.positions)
+        self._resampler = make_resampler(rate, self.graph.rate, channels, low_delay)
+        self._pending = None
+
+    @property
+    def resample_method(self) -> str | None:
+        """The resampler's name, None where none is needed."""
+        return None if self._resampler is None else str(getattr(self._resampler, "name", "src-sinc-fastest"))
+
+    # -- the client's side ---------------------------------------------------------------
+
+    def write(self, seek: int, offset: int, data: Buffer) -> None:
+        """A memory block has come."""
+        if seek != Seek.RELATIVE or offset:
+            before = self.queue.write_index
+            self.queue.seek(seek, offset)
+            self._account(self.queue.write_index - before, received=seek == Seek.RELATIVE)
+        if len(data):
+            self._account(len(data), received=True)
+            if not self.queue.write(data):
+                self.owner.notice(Command.OVERFLOW, channel=self.channel)
+        self._tail_done = False
+        self.check_ready()
+        self.ask()
+
+    def _account(self, delta: int, received: bool) -> None:
+        if received:
+            self.requested -= delta
+        else:
+            self.missing -= delta
+
+    def ask(self) -> None:
+        """Request what is missing, once it is worth a request."""
+        if self.removed or self.missing <= 0:
+            return
+        if self.missing >= self.attr.minreq or self.prebuffering:
+            self.requested += self.missing
+            size, self.missing = self.missing, 0
+            self.owner.notice(Command.REQUEST, channel=self.channel, bytes=size)
+
+    def take_first_request(self) -> int:
+        """The `missing` of the create reply: the whole of tlength."""
+        self.requested += self.missing
+        size, self.missing = self.missing, 0
+        return size
+
+    def check_ready(self) -> None:
+        """Start playing if prebuffering is over and nothing holds it back."""
+        if self.prebuffering and self.queue.length >= max(1, self.attr.prebuf):
+            self.prebuffering = False
+        held = self.corked or self.node.sink.suspended or self.removed
+        if not self.prebuffering and not held and (self.queue.length or self.attr.prebuf == 0):
+            self.graph.activate(self.node)
+
+    def set_corked(self, corked: bool) -> None:
+        """Pause or resume."""
+        if corked != self.corked:
+            self.corked = corked
+            if self.drain is None:
+                self._force_prebuf()
+            if corked:
+                self._sounding = False
+                self.graph.deactivate(self.node, "corked")
+                self._finish_drain_if_empty()
+            self.graph.touch(self.node)
+        self.check_ready()
+        self.ask()
+
+    def flush(self) -> None:
+        """Throw away what is queued; the client is asked for it again."""
+        before = self.queue.write_index
+        self.graph.discard(self.node)
+        self.queue.flush()
+        self._pending = None
+        self._account(self.queue.write_index - before, received=False)
+        self._force_prebuf()
+        self._finish_drain_if_empty()
+        self.ask()
+
+    def trigger(self) -> None:
+        """Play what there is, however little."""
+        self.prebuffering = False
+        self.check_ready()
+
+    def prebuf(self) -> None:
+        """Wait until the buffer is filled again."""
+        self._force_prebuf()
+        self.check_ready()
+        self.ask()
+
+    def _force_prebuf(self) -> None:
+        if self.attr.prebuf > 0:
+            self.prebuffering = True
+            if self.queue.length < self.attr.prebuf:
+                self.graph.deactivate(self.node, "prebuffering")
+
+    def begin_drain(self, request: Request) -> None:
+        """Acknowledge `request` when the last frame has been heard."""
+        if self.drain is not None:
+            self.owner.fail(self.drain, Err.BADSTATE)
+        self.drain = request
+        self.prebuffering = False
+        if self._empty():
+            self._finish_drain()
+        else:
+            self.check_ready()
+
+    def _empty(self) -> bool:
+        pending = self._pending is not None and len(self._pending)
+        return self.queue.length == 0 and not pending and self.graph.ahead(self.node) == 0
+
+    def _finish_drain_if_empty(self) -> None:
+        if self.drain is not None and self._empty():
+            self._finish_drain()
+
+    def _finish_drain(self) -> None:
+        if self.drain is not None:
+            request, self.drain = self.drain, None
+            self.owner.reply(request)
+
+    def remove(self) -> None:
+        """The stream is gone; a pending drain fails."""
+        self.removed = True
+        if self.drain is not None:
+            request, self.drain = self.drain, None
+            self.owner.fail(request, Err.NOENTITY)
+        self.graph.remove_stream(self.node)
+
+    # -- the graph's side ----------------------------------------------------------------
+
+    def pull(self, out: Samples) -> Frames:
+        """See `Feed.pull`."""
+        if self._resampler is None:
+            got = self._pull_direct(out)
+        else:
+            got = self._pull_resampled(out, self._resampler)
+        if got:
+            self._heard()
+            self.ask()
+        return got
+
+    def _heard(self) -> None:
+        if not self._sounding:
+            self._sounding = True
+            self.playing_for = 0
+            self.owner.notice(Command.STARTED, channel=self.channel)
+        self._underflow_told = False
+        self.underrun_for = 0
+
+    def _pull_direct(self, out: Samples) -> Frames:
+        frame = self.layout.frame_bytes
+        size = min(self.queue.length // frame * frame, len(out) * frame)
+        if size == 0:
+            return 0
+        flat, at = out.reshape(-1), 0
+        views = self.queue.peek(size)
+        if len(views) > 1 and len(views[0]) % frame:
+            views = [memoryview(b"".join(views))]
+        for view in views:
+            samples = len(view) // frame * out.shape[1]
+            decode(self.format.sample, view, flat[at : at + samples])
+            at += samples
+        self._advance(size)
+        return size // frame
+
+    def _advance(self, size: int) -> None:
+        self.queue.advance(size)
+        self.missing += size
+        self.playing_for += size
+
+    def _pull_resampled(self, out: Samples, resampler: Resampler) -> Frames:
+        pending = self._pending
+        while pending is None or len(pending) < len(out):
+            more = self._more(len(out) - (0 if pending is None else len(pending)), resampler)
+            if more is None:
+                break
+            pending = more if pending is None or not len(pending) else np.concatenate((pending, more))
+        if pending is None:
+            return 0
+        got = min(len(pending), len(out))
+        out[:got] = pending[:got]
+        self._pending = pending[got:]
+        return got
+
+    def _more(self, frames: Frames, resampler: Resampler) -> Samples | None:
+        """Resample as much input as gives about `frames`; None when there is no more."""
+        want = frames * self.format.rate // self.graph.rate + 1
+        block = np.empty((want, len(self.format.positions)), np.float32)
+        got = self._pull_direct(block)
+        if got:
+            return resampler.process(block[:got])
+        if (self.drain is None and not self.end_is_drain) or self._tail_done:
+            return None
+        self._tail_done = True
+        tail = resampler.finish()
+        self.set_rate(self.format.rate)
+        return tail
+
+    def short(self, frames: Frames, played_out: bool) -> None:
+        """See `Feed.short`: the client did not deliver in time, or has come to its end."""
+        if self.attr.prebuf == 0 and self.drain is None:
+            missed = frames * self.format.rate // self.graph.rate * self.layout.frame_bytes
+            self._advance(missed)
+            self.underrun_for += missed
+            self.ask()
+        if not played_out:
+            return
+        self._sounding = False
+        if self.drain is not None:
+            self._finish_drain()
+        elif not self._underflow_told:
+            self._tell_underflow()
+        if self.attr.prebuf > 0 or self.queue.length == 0:
+            self.prebuffering = self.attr.prebuf > 0
+            self._stop_if_prebuffering()
+        if self.on_done is not None:
+            self.on_done()
+
+    def _stop_if_prebuffering(self) -> None:
+        if self.prebuffering:
+            self.graph.deactivate(self.node, "underrun")
+            self.ask()
+
+    def _tell_underflow(self) -> None:
+        self._underflow_told = True
+        self.node.underruns += 1
+        self.playing_for = 0
+        self.owner.notice(Command.UNDERFLOW, channel=self.channel, offset=self.queue.read_index)

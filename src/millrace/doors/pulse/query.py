@@ -1,0 +1,151 @@
+"""Commands that ask: server, sinks, sources, streams, clients, modules, samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from millrace import __version__
+from millrace.doors.pulse import infos
+from millrace.doors.pulse.client import Handler, PulseClient
+from millrace.doors.pulse.formats import CommandError
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
+from millrace.wire.pulse.session import Request
+
+Lister = Callable[[PulseClient], list[infos.Record]]
+_C = Command
+
+
+def server_info(client: PulseClient, request: Request) -> None:
+    """GET_SERVER_INFO."""
+    user, _, host = client.door.server_name.partition("@")
+    client.reply(request, infos.server_info(client.door, user, host, __version__))
+
+
+def lookup_sink(client: PulseClient, request: Request) -> None:
+    """LOOKUP_SINK."""
+    client.reply(request, {"index": client.door.find_sink(NO_INDEX, request.fields["name"]).id})
+
+
+def lookup_source(client: PulseClient, request: Request) -> None:
+    """LOOKUP_SOURCE."""
+    client.reply(request, {"index": client.door.find_source(NO_INDEX, request.fields["name"]).id})
+
+
+def stat(client: PulseClient, request: Request) -> None:
+    """STAT: bytes queued now; the rest are PulseAudio's own allocator's."""
+    streams = client.door.playback.values()
+    queued = sum(s.queue.length for s in streams)
+    cache = sum(len(s.data) for s in client.door.samples.values())
+    values = {"blocks": len(streams), "bytes": queued, "allocated": len(streams), "allocated_bytes": queued}
+    client.reply(request, values | {"cache_bytes": cache})
+
+
+def sink(client: PulseClient, request: Request) -> None:
+    """GET_SINK_INFO."""
+    found = client.door.find_sink(request.fields["index"], request.fields["name"])
+    record = infos.sink_info(client.door, found, client.now_ns)
+    client.records_reply(request, _C.GET_SINK_INFO, [record])
+
+
+def source(client: PulseClient, request: Request) -> None:
+    """GET_SOURCE_INFO."""
+    found = client.door.find_source(request.fields["index"], request.fields["name"])
+    record = infos.source_info(client.door, found, client.now_ns)
+    client.records_reply(request, _C.GET_SOURCE_INFO, [record])
+
+
+def sample(client: PulseClient, request: Request) -> None:
+    """GET_SAMPLE_INFO."""
+    wanted, name = request.fields["index"], request.fields["name"]
+    for found in client.door.samples.values():
+        if found.name == name or found.index == wanted:
+            client.records_reply(request, _C.GET_SAMPLE_INFO, [infos.sample_info(found)])
+            return
+    raise CommandError(Err.NOENTITY)
+
+
+_LISTS: dict[Command, tuple[Command, Lister]] = {
+    _C.GET_SINK_INFO_LIST: (
+        _C.GET_SINK_INFO,
+        lambda c: [infos.sink_info(c.door, s, c.now_ns) for s in c.door.graph.sinks.values()],
+    ),
+    _C.GET_SOURCE_INFO_LIST: (
+        _C.GET_SOURCE_INFO,
+        lambda c: [infos.source_info(c.door, s, c.now_ns) for s in c.door.graph.sinks.values()],
+    ),
+    _C.GET_SINK_INPUT_INFO_LIST: (
+        _C.GET_SINK_INPUT_INFO,
+        lambda c: [r for i in c.door.graph.streams if (r := infos.sink_input_info(c.door, i, c.now_ns))],
+    ),
+    _C.GET_SOURCE_OUTPUT_INFO_LIST: (
+        _C.GET_SOURCE_OUTPUT_INFO,
+        lambda c: [infos.source_output_info(c.door, r) for r in c.door.records.values()],
+    ),
+    _C.GET_CLIENT_INFO_LIST: (
+        _C.GET_CLIENT_INFO,
+        lambda c: [infos.client_info(x) for x in c.door.clients.values()],
+    ),
+    _C.GET_MODULE_INFO_LIST: (
+        _C.GET_MODULE_INFO,
+        lambda c: [infos.module_info(m) for m in c.door.modules.values()],
+    ),
+    _C.GET_SAMPLE_INFO_LIST: (
+        _C.GET_SAMPLE_INFO,
+        lambda c: [infos.sample_info(s) for s in c.door.samples.values()],
+    ),
+}
+
+
+def listing(client: PulseClient, request: Request) -> None:
+    """GET_*_INFO_LIST."""
+    command, make = _LISTS[request.command]
+    client.records_reply(request, command, make(client))
+
+
+def one_of(client: PulseClient, request: Request) -> None:
+    """GET_*_INFO of what only has an index."""
+    lists = dict(_LISTS.values())
+    for record in lists[request.command](client):
+        if record["index"] == request.fields["index"]:
+            client.records_reply(request, request.command, [record])
+            return
+    raise CommandError(Err.NOENTITY)
+
+
+def no_cards(client: PulseClient, request: Request) -> None:
+    """GET_CARD_INFO_LIST: a guest's sinks belong to no card."""
+    client.reply(request)
+
+
+def no_card(client: PulseClient, request: Request) -> None:
+    """GET_CARD_INFO."""
+    raise CommandError(Err.NOENTITY)
+
+
+def object_message(client: PulseClient, request: Request) -> None:
+    """SEND_OBJECT_MESSAGE: /core list-handlers (pulsecore/message-handler.c)."""
+    f = request.fields
+    if f["path"] != "/core":
+        raise CommandError(Err.NOENTITY)
+    if f["message"] != "list-handlers":
+        raise CommandError(Err.NOTIMPLEMENTED)
+    client.reply(request, {"response": json.dumps([{"name": "/core", "description": "Core message handler"}])})
+
+
+HANDLERS: dict[Command, Handler] = {
+    _C.GET_SERVER_INFO: server_info,
+    _C.LOOKUP_SINK: lookup_sink,
+    _C.LOOKUP_SOURCE: lookup_source,
+    _C.STAT: stat,
+    _C.GET_SINK_INFO: sink,
+    _C.GET_SOURCE_INFO: source,
+    _C.GET_SAMPLE_INFO: sample,
+    **dict.fromkeys(_LISTS, listing),
+    **dict.fromkeys(
+        (_C.GET_SINK_INPUT_INFO, _C.GET_SOURCE_OUTPUT_INFO, _C.GET_CLIENT_INFO, _C.GET_MODULE_INFO), one_of
+    ),
+    _C.GET_CARD_INFO_LIST: no_cards,
+    _C.GET_CARD_INFO: no_card,
+    _C.SEND_OBJECT_MESSAGE: object_message,
+}

@@ -1,0 +1,109 @@
+"""The stream buffer: bytes with a read and a write index that may seek (pulsecore/memblockq.c).
+
+Indices are absolute byte counts since the stream began; the store is a ring that grows with
+what is really queued, up to `maxlength`. Places nobody wrote to read as silence.
+"""
+
+from __future__ import annotations
+
+from millrace.dsp.convert import Buffer
+from millrace.wire.pulse.constants import Seek
+
+_CAPACITY_MIN = 16 * 1024
+
+
+class ByteQueue:
+    """Queued bytes of one stream."""
+
+    def __init__(self, maxlength: int, silence: int) -> None:
+        self.maxlength = maxlength
+        self.read_index = 0
+        self.write_index = 0
+        self._high = 0
+        self._silence = silence
+        self._data = bytearray()
+
+    @property
+    def length(self) -> int:
+        """Bytes from the read to the write index."""
+        return max(0, self.write_index - self.read_index)
+
+    def seek(self, mode: int, offset: int) -> None:
+        """Move the write index."""
+        base = {
+            Seek.RELATIVE: self.write_index,
+            Seek.ABSOLUTE: 0,
+            Seek.RELATIVE_ON_READ: self.read_index,
+            Seek.RELATIVE_END: self._high,
+        }[Seek(mode)]
+        self.write_index = base + offset
+
+    def write(self, data: Buffer) -> bool:
+        """Put `data` at the write index and advance it; False if it did not fit and was dropped.
+
+        What lies before the read index is too late and is dropped silently.
+        """
+        view = memoryview(data)
+        start, end = self.write_index, self.write_index + len(view)
+        self.write_index = end
+        if end - self.read_index > self.maxlength:
+            return False
+        if start < self.read_index:
+            view = view[self.read_index - start :]
+            start = self.read_index
+        if not len(view):
+            return True
+        self._reserve(end - self.read_index)
+        self._fill_hole(start)
+        self._store(start, view)
+        self._high = max(self._high, end)
+        return True
+
+    def _reserve(self, needed: int) -> None:
+        if needed <= len(self._data):
+            return
+        capacity = max(_CAPACITY_MIN, 1 << (needed - 1).bit_length())
+        kept = b"".join(self._views(max(0, self._high - self.read_index)))
+        self._data = bytearray(capacity)
+        self._store(self.read_index, memoryview(kept))
+
+    def _fill_hole(self, start: int) -> None:
+        """Silence between what was written so far and a write that starts further on."""
+        begin = max(self._high, self.read_index)
+        if start > begin:
+            self._store(begin, memoryview(bytes((self._silence,)) * (start - begin)))
+
+    def _store(self, index: int, view: memoryview) -> None:
+        if not len(view):
+            return
+        at = index % len(self._data)
+        head = min(len(view), len(self._data) - at)
+        self._data[at : at + head] = view[:head]
+        if head < len(view):
+            self._data[: len(view) - head] = view[head:]
+
+    def _views(self, size: int) -> list[memoryview]:
+        if size == 0:
+            return []
+        at = self.read_index % len(self._data)
+        view = memoryview(self._data)
+        head = view[at : at + size]
+        return [head] if len(head) == size else [head, view[: size - len(head)]]
+
+    def peek(self, size: int) -> list[memoryview]:
+        """Up to two views that make `size` queued bytes (at most `length`), silence where nobody wrote."""
+        real = max(0, min(size, self._high - self.read_index))
+        views = self._views(real)
+        if real < size:
+            views.append(memoryview(bytes((self._silence,)) * (size - real)))
+        return views
+
+    def advance(self, size: int) -> None:
+        """Move the read index."""
+        self.read_index += size
+        self._high = max(self._high, self.read_index)
+
+    def flush(self) -> None:
+        """Drop everything queued."""
+        self.write_index = self._high = self.read_index
+        self._data = bytearray()

@@ -1,0 +1,160 @@
+"""A record stream: a sink's monitor, in the client's format, in blocks of at most its fragment size."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from millrace.doors.pulse.attrs import Layout, RecordAttr
+from millrace.doors.pulse.formats import StreamFormat
+from millrace.dsp.convert import Samples, encode
+from millrace.dsp.resample import Resampler, make_resampler
+from millrace.graph.graph import Graph
+from millrace.graph.model import Tap
+from millrace.units import NS_PER_MS, Frames
+from millrace.wire.pulse.constants import Change, Command
+from millrace.wire.pulse.tagstruct import Props
+
+DELIVER_NS = 50 * NS_PER_MS
+"""However large the fragment asked for, sound is handed over this often: a recorder that is
+stopped with SIGINT would lose the rest of its fragment."""
+
+
+class RecordOwner(Protocol):
+    """What a record stream needs of its connection."""
+
+    index: int
+    congested: bool
+
+    def record_changed(self, record: RecordStream, kind: Change) -> None:
+        """The graph changed the stream's node: it was moved, or killed."""
+        ...
+
+    def send_block(self, channel: int, data: bytes) -> None:
+        """Send recorded sound."""
+        ...
+
+    def notice(self, command: Command, **values: Any) -> None:
+        """Send a notice."""
+        ...
+
+
+class RecordStream:
+    """One source-output; the graph's `Consumer`."""
+
+    def __init__(
+        self, owner: RecordOwner, channel: int, fmt: StreamFormat, attr: RecordAttr, node: Tap, graph: Graph,
+        props: Props, peak_detect: bool,
+    ) -> None:  # fmt: skip
+        self.owner, self.channel, self.format, self.attr = owner, channel, fmt, attr
+        self.node, self.graph, self.props = node, graph, props
+        self.layout = Layout(fmt.frame_bytes, fmt.rate)
+        self.corked = False
+        self.removed = False
+        self.gains: tuple[float, ...] = (1.0,) * len(fmt.positions)
+        self.mute = False
+        self.write_index = 0
+        self.dropped_bytes = 0
+        self._queue = bytearray()
+        self._peaks = PeakMeter(graph.rate, fmt.rate) if peak_detect else None
+        self._resampler: Resampler | None = None
+        self._threshold = 0
+        self.apply_attr(attr)
+        self.set_rate(fmt.rate)
+
+    def apply_attr(self, attr: RecordAttr) -> None:
+        """Put buffer attributes in force."""
+        self.attr = attr
+        fragment_ns = self.layout.to_ns(attr.fragsize)
+        self.node.latency_ask_ns = max(2_500_000, min(fragment_ns, 40 * NS_PER_MS))
+        self._threshold = min(attr.fragsize, self.layout.to_bytes(DELIVER_NS))
+
+    def set_rate(self, rate: int) -> None:
+        """Record at another rate from here on."""
+        self.format = StreamFormat(self.format.sample, rate, self.format.positions)
+        self.layout = Layout(self.format.frame_bytes, rate)
+        low_delay = self.layout.to_ns(self.attr.fragsize) < 150 * NS_PER_MS
+        if self._peaks is None:
+            self._resampler = make_resampler(self.graph.rate, rate, len(self.format.positions), low_delay)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Recorded and not sent."""
+        return len(self._queue)
+
+    def set_corked(self, corked: bool) -> None:
+        """Pause or resume; a corked recorder keeps no graph running."""
+        self.corked = corked
+        self.node.active = self.node.clocked = not corked
+        self.graph.touch(self.node)
+
+    def flush(self) -> None:
+        """Throw away what is not sent."""
+        self._queue.clear()
+
+    def remove(self) -> None:
+        """The stream is gone."""
+        self.removed = True
+        self.graph.remove_tap(self.node)
+
+    def consume(self, block: Samples, position: Frames, level: float) -> None:
+        """See `Consumer.consume`."""
+        del position, level
+        if self._peaks is not None:
+            block = self._peaks.feed(block)
+        elif self._resampler is not None:
+            block = self._resampler.process(block)
+        if not len(block):
+            return
+        if self.mute or any(g != 1.0 for g in self.gains):
+            block = block * np.asarray(self.gains if not self.mute else (0.0,) * len(self.gains), np.float32)
+        data = encode(self.format.sample, block)
+        self.write_index += len(data)
+        self._queue += data
+        self._deliver()
+
+    def idle(self, position: Frames) -> None:
+        """See `Consumer.idle`; a running recorder is clocked, so this means corked."""
+        del position
+
+    def _deliver(self) -> None:
+        """Send what is worth sending; while the client does not read, keep at most maxlength, the newest."""
+        if self.owner.congested:
+            excess = len(self._queue) - self.attr.maxlength
+            if excess > 0:
+                frame = self.layout.frame_bytes
+                excess = -(-excess // frame) * frame
+                del self._queue[:excess]
+                self.dropped_bytes += excess
+            return
+        if len(self._queue) < self._threshold:
+            return
+        data, self._queue = bytes(self._queue), bytearray()
+        for at in range(0, len(data), self.attr.fragsize):
+            self.owner.send_block(self.channel, data[at : at + self.attr.fragsize])
+
+
+class PeakMeter:
+    """Peak detection as volume meters want it: the largest magnitude of each 1/rate second."""
+
+    def __init__(self, rate_in: int, rate_out: int) -> None:
+        self._step = rate_in / max(1, rate_out)
+        self._fill = 0.0
+        self._peak: Samples | None = None
+
+    def feed(self, block: Samples) -> Samples:
+        """Feed (frames, channels); returns the peaks completed, one frame each."""
+        out: list[Samples] = []
+        at = 0
+        while at < len(block):
+            take = min(len(block) - at, max(1, round(self._step - self._fill)))
+            top = np.abs(block[at : at + take]).max(axis=0)
+            self._peak = top if self._peak is None else np.maximum(self._peak, top)
+            self._fill += take
+            at += take
+            if self._fill >= self._step - 0.5:
+                out.append(self._peak)
+                self._fill -= self._step
+                self._peak = None
+        return np.array(out, np.float32).reshape(len(out), block.shape[1])

@@ -1,0 +1,1 @@
+"""Signal maths: conversion, mixing, resampling, rings. No I/O, no clocks."""

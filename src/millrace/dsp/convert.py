@@ -1,0 +1,199 @@
+"""Sample formats: bytes to float32 in [-1, 1) and back, bit-exact for up to 24 bits.
+
+Integers are divided by their own full scale (2^(bits-1)), so int -> float -> int gives
+the same bits back for every format of at most 24 bits. A-law and mu-law follow ITU-T G.711.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples: TypeAlias = NDArray[np.float32]
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class SampleFormat(IntEnum):
+    """Sample formats; the values are those of pulse/sample.h, `pa_sample_format_t`."""
+
+    U8 = 0
+    ALAW = 1
+    ULAW = 2
+    S16LE = 3
+    S16BE = 4
+    F32LE = 5
+    F32BE = 6
+    S32LE = 7
+    S32BE = 8
+    S24LE = 9
+    S24BE = 10
+    S24_32LE = 11
+    S24_32BE = 12
+
+
+NAMES: dict[SampleFormat, str] = {
+    SampleFormat.U8: "u8",
+    SampleFormat.ALAW: "aLaw",
+    SampleFormat.ULAW: "uLaw",
+    SampleFormat.S16LE: "s16le",
+    SampleFormat.S16BE: "s16be",
+    SampleFormat.F32LE: "float32le",
+    SampleFormat.F32BE: "float32be",
+    SampleFormat.S32LE: "s32le",
+    SampleFormat.S32BE: "s32be",
+    SampleFormat.S24LE: "s24le",
+    SampleFormat.S24BE: "s24be",
+    SampleFormat.S24_32LE: "s24-32le",
+    SampleFormat.S24_32BE: "s24-32be",
+}
+BY_NAME: dict[str, SampleFormat] = {name.lower(): fmt for fmt, name in NAMES.items()}
+
+SAMPLE_BYTES: dict[SampleFormat, int] = {
+    fmt: 1 if fmt <= 2 else 2 if fmt <= 4 else 3 if fmt in (9, 10) else 4 for fmt in SampleFormat
+}
+
+_SILENCE: dict[SampleFormat, int] = {SampleFormat.U8: 0x80, SampleFormat.ALAW: 0xD5, SampleFormat.ULAW: 0xFF}
+
+
+def silence_byte(fmt: SampleFormat) -> int:
+    """The byte that, repeated, is silence in `fmt`."""
+    return _SILENCE.get(fmt, 0)
+
+
+def _alaw_table() -> Samples:
+    """G.711 A-law, decoded to float32 with a full scale of 32768."""
+    code = np.arange(256) ^ 0x55
+    exponent = (code >> 4) & 7
+    mantissa = code & 15
+    linear = np.where(
+        exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0)
+    )
+    return (np.where(code & 0x80, linear, -linear) / 32768).astype(np.float32)
+
+
+def _ulaw_table() -> Samples:
+    """G.711 mu-law, decoded to float32 with a full scale of 32768."""
+    code = ~np.arange(256) & 0xFF
+    linear = ((((code & 15) << 3) + 0x84) << ((code >> 4) & 7)) - 0x84
+    return (np.where(code & 0x80, -linear, linear) / 32768).astype(np.float32)
+
+
+_TABLES: dict[SampleFormat, Samples] = {SampleFormat.ALAW: _alaw_table(), SampleFormat.ULAW: _ulaw_table()}
+
+
+def _law_encoder(table: Samples) -> tuple[Samples, NDArray[np.uint8]]:
+    """Sorted values of a companding table, and the code of each: encoding is the nearest value."""
+    order = np.argsort(table, kind="stable")
+    return table[order], order.astype(np.uint8)
+
+
+_LAW_SORTED = {fmt: _law_encoder(table) for fmt, table in _TABLES.items()}
+
+_INT: dict[SampleFormat, tuple[str, float]] = {
+    SampleFormat.S16LE: ("<i2", 2.0**15),
+    SampleFormat.S16BE: (">i2", 2.0**15),
+    SampleFormat.S32LE: ("<i4", 2.0**31),
+    SampleFormat.S32BE: (">i4", 2.0**31),
+}
+
+
+def _packed24(raw: NDArray[np.uint8], big: bool) -> NDArray[np.int32]:
+    """3-byte samples, widened to the upper 24 bits of int32."""
+    wide = np.zeros((raw.size // 3, 4), np.uint8)
+    wide[:, 1:] = raw.reshape(-1, 3)[:, ::-1] if big else raw.reshape(-1, 3)
+    return wide.reshape(-1).view("<i4")
+
+
+FLOAT_LIMIT = 64.0
+"""Float samples are held within ±36 dB over full scale: more is never sound."""
+
+
+def _make_safe(out: Samples) -> None:
+    """Take NaN, infinities and absurd numbers out of client floats, in place; free for sane ones."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = np.dot(out, out)
+    if not energy <= FLOAT_LIMIT**2:
+        np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        np.clip(out, -FLOAT_LIMIT, FLOAT_LIMIT, out=out)
+
+
+def decode(fmt: SampleFormat, data: Buffer, out: Samples) -> None:
+    """Convert `data`, exactly `out.size` samples of `fmt`, into the flat float32 array `out`.
+
+    Float input is made safe: NaN and infinities become 0, so that one client's bad
+    numbers can't poison a mix.
+    """
+    if fmt in _INT:
+        dtype, scale = _INT[fmt]
+        np.multiply(np.frombuffer(data, dtype), np.float32(1 / scale), out=out, casting="unsafe")
+    elif fmt in (SampleFormat.F32LE, SampleFormat.F32BE):
+        out[:] = np.frombuffer(data, "<f4" if fmt is SampleFormat.F32LE else ">f4")
+        _make_safe(out)
+    elif fmt is SampleFormat.U8:
+        np.subtract(np.frombuffer(data, np.uint8), np.float32(128), out=out, casting="unsafe")
+        out *= np.float32(1 / 128)
+    elif fmt in _TABLES:
+        np.take(_TABLES[fmt], np.frombuffer(data, np.uint8), out=out)
+    elif fmt in (SampleFormat.S24LE, SampleFormat.S24BE):
+        wide = _packed24(np.frombuffer(data, np.uint8), fmt is SampleFormat.S24BE)
+        np.multiply(wide, np.float32(2.0**-31), out=out, casting="unsafe")
+    else:
+        raw = np.frombuffer(data, "<u4" if fmt is SampleFormat.S24_32LE else ">u4").astype("<u4")
+        np.multiply((raw << 8).view("<i4"), np.float32(2.0**-31), out=out, casting="unsafe")
+
+
+def _rounded(samples: Samples, bits: int) -> NDArray[np.int64]:
+    """Round to `bits`-bit integers, clipped to their range."""
+    scale = 2.0 ** (bits - 1)
+    wide = np.rint(samples.astype(np.float64) * scale)
+    return np.clip(wide, -scale, scale - 1).astype(np.int64)
+
+
+def _encode_s24(samples: Samples, fmt: SampleFormat) -> bytes:
+    octets = _rounded(samples, 24).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3]
+    return (octets[:, ::-1] if fmt is SampleFormat.S24BE else octets).tobytes()
+
+
+def _encode_s24_32(samples: Samples, fmt: SampleFormat) -> bytes:
+    low = (_rounded(samples, 24) & 0xFFFFFF).astype(np.uint32)
+    return low.astype("<u4" if fmt is SampleFormat.S24_32LE else ">u4").tobytes()
+
+
+def _encode_law(samples: Samples, fmt: SampleFormat) -> bytes:
+    values, codes = _LAW_SORTED[fmt]
+    at = np.clip(np.searchsorted(values, samples), 1, len(values) - 1)
+    nearer_below = samples - values[at - 1] < values[at] - samples
+    picked: NDArray[np.uint8] = codes[at - nearer_below]
+    return picked.tobytes()
+
+
+def _encode_s16(samples: Samples, fmt: SampleFormat) -> bytes:
+    scaled = np.rint(samples * np.float32(32768))
+    np.clip(scaled, -32768, 32767, out=scaled)
+    return scaled.astype("<i2" if fmt is SampleFormat.S16LE else ">i2").tobytes()
+
+
+_ENCODERS: dict[SampleFormat, Callable[[Samples, SampleFormat], bytes]] = {
+    SampleFormat.U8: lambda s, _: (_rounded(s, 8) + 128).astype(np.uint8).tobytes(),
+    SampleFormat.ALAW: _encode_law,
+    SampleFormat.ULAW: _encode_law,
+    SampleFormat.S16LE: _encode_s16,
+    SampleFormat.S16BE: _encode_s16,
+    SampleFormat.F32LE: lambda s, _: s.astype("<f4").tobytes(),
+    SampleFormat.F32BE: lambda s, _: s.astype(">f4").tobytes(),
+    SampleFormat.S32LE: lambda s, _: _rounded(s, 32).astype("<i4").tobytes(),
+    SampleFormat.S32BE: lambda s, _: _rounded(s, 32).astype(">i4").tobytes(),
+    SampleFormat.S24LE: _encode_s24,
+    SampleFormat.S24BE: _encode_s24,
+    SampleFormat.S24_32LE: _encode_s24_32,
+    SampleFormat.S24_32BE: _encode_s24_32,
+}
+
+
+def encode(fmt: SampleFormat, samples: Samples) -> bytes:
+    """Convert float32 samples (any shape, C order) to bytes of `fmt`, rounding and clipping."""
+    return _ENCODERS[fmt](samples.reshape(-1), fmt)

@@ -1,0 +1,54 @@
+"""The whole error tree.
+
+MillraceError
+├── ConfigError            what the operator wrote can't be used; the text says what to change
+├── GraphError             a verb that the graph refuses (no such node, a loop, a limit)
+├── RightsError            somebody may not do that
+├── ProtocolError
+│   ├── LocalProtocolError    we used a protocol wrongly: a bug of ours
+│   └── RemoteProtocolError   the other side did: ends that one connection
+├── CodecError             a codec refused settings or data
+└── PeerLost               the other machine is gone
+"""
+
+from __future__ import annotations
+
+
+class MillraceError(Exception):
+    """Base of all errors that Millrace raises on purpose."""
+
+
+class ConfigError(MillraceError):
+    """Configuration or arguments that can't be used."""
+
+
+class GraphError(MillraceError):
+    """A verb the graph refuses."""
+
+
+class RightsError(MillraceError):
+    """An action without the right to it."""
+
+
+class ProtocolError(MillraceError):
+    """A protocol was violated."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We violated a protocol: a bug on this side."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side violated a protocol. `code` is that protocol's own error code, if it has one."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CodecError(MillraceError):
+    """A codec refused its settings or its data."""
+
+
+class PeerLost(MillraceError):
+    """The other machine is gone."""

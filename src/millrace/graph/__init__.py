@@ -1,0 +1,1 @@
+"""The graph: nodes, links, the plan and the cycle."""

@@ -1,0 +1,115 @@
+"""The cycle: one run of the graph. The code in this file is the real-time side.
+
+It makes no log line, takes no lock, awaits nothing and raises nothing for weather. Arrays
+come from the plan; only a cycle in which a gain changes makes small ones for its crossfade.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millrace.dsp.convert import Samples
+from millrace.dsp.mix import peak, ramp
+from millrace.graph.plan import LaneMix, Plan, PoolMix, SinkRun
+from millrace.units import Frames
+
+
+def run_cycle(plan: Plan, position: Frames, frames: Frames) -> None:
+    """Mix [position, position + frames) in every sink and hand it to the taps."""
+    for run in plan.sinks:
+        block = run.buffer[:frames]
+        silent = not _mix(run, block, position)
+        level = 0.0 if silent else _finish(run, block)
+        run.sink.level = level
+        for tap in run.taps:
+            if tap.matrix is None:
+                tap.tap.consumer.consume(block, position, level)
+            else:
+                own = tap.scratch[:frames]
+                np.dot(block, tap.matrix, out=own)
+                tap.tap.consumer.consume(own, position, level)
+
+
+def _mix(run: SinkRun, block: Samples, position: Frames) -> bool:
+    """Sum all inputs into `block`; False where there were none."""
+    filled = False
+    for mix in run.pools:
+        _add_pool(mix, block, position, run.scratch, filled)
+        filled = True
+    for source, matrix in run.upstream:
+        _accumulate(source.buffer[: len(block)], matrix, block, run.scratch, filled)
+        filled = True
+    if not filled:
+        block.fill(0.0)
+    for lane in run.lanes:
+        _add_lane(lane, block, position)
+        filled = True
+    return filled
+
+
+def _accumulate(source: Samples, matrix: Samples | None, block: Samples, scratch: Samples, filled: bool) -> None:
+    """`block` (+)= `source` @ `matrix`."""
+    if matrix is not None:
+        own = scratch[: len(block)]
+        source = np.dot(source, matrix, out=own)
+    if filled:
+        np.add(block, source, out=block)
+    else:
+        block[:] = source
+
+
+def _add_pool(mix: PoolMix, block: Samples, position: Frames, scratch: Samples, filled: bool) -> None:
+    if mix.before is None and mix.matrix is None and not filled:
+        _product(mix, mix.gains, position, block)
+        return
+    own = mix.scratch[: len(block)]
+    _product(mix, mix.gains, position, own)
+    if mix.before is not None:
+        old = np.empty_like(own)
+        _product(mix, mix.before, position, old)
+        mix.before = None
+        own -= old
+        own *= ramp(len(own))
+        own += old
+    _accumulate(own, mix.matrix, block, scratch, filled)
+
+
+def _product(mix: PoolMix, gains: Samples, position: Frames, out: Samples) -> None:
+    """`gains` @ the lanes' frames from `position` on; in two parts where the ring wraps."""
+    pool, frames, width = mix.pool, len(out), mix.pool.channels
+    at = position % pool.capacity
+    head = min(frames, pool.capacity - at)
+    flat = out.reshape(-1)
+    np.dot(gains, pool.data[:, at * width : (at + head) * width], out=flat[: head * width])
+    if head < frames:
+        np.dot(gains, pool.data[:, : (frames - head) * width], out=flat[head * width :])
+
+
+def _add_lane(mix: LaneMix, block: Samples, position: Frames) -> None:
+    pool, frames = mix.pool, len(block)
+    row = pool.data[mix.lane].reshape(pool.capacity, pool.channels)
+    at = position % pool.capacity
+    head = min(frames, pool.capacity - at)
+    fade = None if mix.before is None else ramp(frames)
+    for source, start in ((row[at : at + head], 0), (row[: frames - head], head)):
+        part = block[start : start + len(source)]
+        if fade is None or mix.before is None:
+            part += source @ mix.matrix
+        else:
+            old = source @ mix.before
+            part += old + (source @ mix.matrix - old) * fade[start : start + len(source)]
+    mix.before = None
+
+
+def _finish(run: SinkRun, block: Samples) -> float:
+    """Sink volume, then the limiter; returns the peak that leaves the sink."""
+    if run.before is not None:
+        block *= run.before + ramp(len(block)) * (run.gains - run.before)
+        run.before = None
+    elif not run.unity:
+        block *= run.gains
+    level = peak(block.reshape(-1))
+    if level > 1.0 or run.limiter.gain != 1.0:
+        run.limiter.apply(block, level)
+        level = min(level, 1.0)
+    return level

@@ -1,0 +1,352 @@
+"""One guest's graph: verbs that change it, and the clock that runs it.
+
+Everything here is called with the host time as an argument; nothing reads a clock. The graph's
+position follows the host clock exactly (position = elapsed host time × rate), so media time and
+host time are one line; the driver says when, the graph says how far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from millrace.dsp.channels import Matrix
+from millrace.errors import GraphError
+from millrace.graph.cycle import run_cycle
+from millrace.graph.lanes import FAR, LanePool
+from millrace.graph.model import Ids, Levelled, Link, Node, NodeState, Sink, Stream, Tap
+from millrace.graph.plan import Plan, Planner, ordered
+from millrace.units import (
+    NS_PER_MS,
+    NS_PER_S,
+    Frames,
+    HostNs,
+    Positions,
+    default_map,
+    frames_to_ns,
+    ns_to_frames,
+)
+
+QUANTA_NS: tuple[HostNs, ...] = (2_500_000, 5_000_000, 10_000_000, 20_000_000, 40_000_000)
+LINGER_NS: HostNs = 200 * NS_PER_MS
+"""How long a graph keeps running after its last stream stopped: songs follow one another."""
+BEHIND_MAX_NS: HostNs = NS_PER_S
+"""A graph later than this (machine suspended) jumps ahead instead of catching up."""
+STREAMS_MAX = 2048
+"""Streams one guest may have; PulseAudio stops at 256 per sink."""
+
+Observer = Callable[[str, Node], None]
+
+
+class Graph:
+    """Nodes and links of one guest, and their cycle."""
+
+    def __init__(self, name: str, ids: Ids, rate: int = 48_000, positions: Positions | None = None) -> None:
+        self.name = name
+        self.rate = rate
+        self.ids = ids
+        self.positions = positions or default_map(2)
+        self.sinks: dict[int, Sink] = {}
+        self.streams: dict[int, Stream] = {}
+        self.taps: dict[int, Tap] = {}
+        self.observers: list[Observer] = []
+        self.wake: Callable[[], None] = lambda: None
+        self.default: Sink | None = None
+        self.position: Frames = 0
+        self.late_cycles = 0
+        self.skipped_frames: Frames = 0
+        self.running = False
+        self._quanta = [max(1, rate * ns // NS_PER_S) for ns in QUANTA_NS]
+        self._planner = Planner(self._quanta[-1])
+        self._plan = Plan([], [])
+        self._pools: dict[Positions, LanePool] = {}
+        self._capacity = 1 << (rate // 3 - 1).bit_length()
+        self._dirty = True
+        self._quantum = self._quanta[-1]
+        self._needed = False
+        self._idle_since_ns: HostNs = 0
+        self._now_ns: HostNs = 0
+
+    # -- nodes ---------------------------------------------------------------------------
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes: sinks, streams, taps."""
+        yield from self.sinks.values()
+        yield from self.streams.values()
+        yield from self.taps.values()
+
+    def add_sink(self, name: str, description: str = "", positions: Positions | None = None) -> Sink:
+        """A new sink with its monitor; GraphError where the name is taken."""
+        if any(sink.name == name for sink in self.sinks.values()):
+            raise GraphError(f"a sink named {name!r} exists already")
+        sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
+        self.sinks[sink.id] = sink
+        self._changed("new", sink)
+        return sink
+
+    def remove_sink(self, sink: Sink, heir: Sink) -> None:
+        """Take `sink` away; what was linked into it or heard it goes on at `heir`."""
+        if self.default is sink:
+            self.set_default(heir)
+        for stream in list(self.streams.values()):
+            if any(link.target is sink for link in stream.links):
+                self.move_stream(stream, heir)
+        for tap in list(sink.taps):
+            self.move_tap(tap, heir)
+        for other in self.sinks.values():
+            other.links = [link for link in other.links if link.target is not sink]
+        del self.sinks[sink.id]
+        self._changed("remove", sink)
+
+    def set_default(self, sink: Sink) -> None:
+        """Where new streams go that name no sink."""
+        self.default = sink
+        for observer in list(self.observers):
+            observer("default", sink)
+
+    def suspend(self, sink: Sink, suspended: bool) -> None:
+        """Stop or resume consuming what is linked into `sink`; observers resume their streams."""
+        sink.suspended = suspended
+        if suspended:
+            for stream in self.streams.values():
+                if stream.links and stream.sink is sink:
+                    self.deactivate(stream, "sink suspended")
+        self._changed("change", sink)
+
+    def add_stream(self, stream: Stream, sink: Sink) -> None:
+        """Bring in a stream, linked to `sink`, inactive."""
+        if len(self.streams) >= STREAMS_MAX:
+            raise GraphError(f"guest {self.name} has its {STREAMS_MAX} streams already")
+        stream.links = [Link(sink)]
+        self.streams[stream.id] = stream
+        self._changed("new", stream)
+
+    def remove_stream(self, stream: Stream) -> None:
+        """Take a stream away at once."""
+        if self.streams.pop(stream.id, None) is None:
+            return
+        self._release(stream, keep=False)
+        self._changed("remove", stream)
+
+    def add_tap(self, tap: Tap, sink: Sink) -> None:
+        """Bring in a tap on `sink`'s monitor."""
+        tap.sink = sink
+        sink.taps.append(tap)
+        self.taps[tap.id] = tap
+        self._enter(tap, NodeState.RUNNING if self.running else NodeState.IDLE, "linked")
+        self._changed("new", tap)
+        if not self.running:
+            tap.consumer.idle(self.position)
+
+    def remove_tap(self, tap: Tap) -> None:
+        """Take a tap away."""
+        if self.taps.pop(tap.id, None) is None:
+            return
+        if tap.sink is not None:
+            tap.sink.taps.remove(tap)
+        self._changed("remove", tap)
+
+    # -- links and levels ----------------------------------------------------------------
+
+    def move_stream(self, stream: Stream, sink: Sink) -> None:
+        """Link `stream` to `sink` instead; while it plays, one fades into the other."""
+        stream.links = [Link(sink)]
+        self._changed("change", stream)
+
+    def move_tap(self, tap: Tap, sink: Sink) -> None:
+        """Let `tap` hear `sink` instead."""
+        if tap.sink is not None:
+            tap.sink.taps.remove(tap)
+        tap.sink = sink
+        sink.taps.append(tap)
+        self._changed("change", tap)
+
+    def link(self, source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> None:
+        """Add or replace a link into `sink`, with a mix matrix of one's own if given."""
+        shape = (len(source.positions), len(sink.positions))
+        if matrix is not None and matrix.shape != shape:
+            raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {matrix.shape}")
+        before = source.links
+        source.links = [link for link in before if link.target is not sink] + [Link(sink, matrix)]
+        try:
+            ordered(self.sinks.values())
+        except GraphError:
+            source.links = before
+            raise
+        self._changed("change", source)
+
+    def unlink(self, source: Stream | Sink, sink: Sink) -> None:
+        """Take the link into `sink` away; GraphError where there is none."""
+        if not any(link.target is sink for link in source.links):
+            raise GraphError(f"{source.key} is not linked to {sink.key}")
+        source.links = [link for link in source.links if link.target is not sink]
+        self._changed("change", source)
+
+    def set_gains(self, node: Levelled, gains: tuple[float, ...]) -> None:
+        """Set linear gains, one per channel (or one for all); the next cycle ramps to them."""
+        if len(gains) == 1:
+            gains = gains * len(node.positions)
+        if len(gains) != len(node.positions):
+            raise GraphError(f"{node.key} has {len(node.positions)} channels, not {len(gains)}")
+        if gains != node.gains:
+            node.gains = gains
+            self._changed("change", node)
+
+    def set_mute(self, node: Levelled, mute: bool) -> None:
+        """Mute or unmute; the next cycle ramps."""
+        if mute != node.mute:
+            node.mute = mute
+            self._changed("change", node)
+
+    def touch(self, node: Node) -> None:
+        """Something about `node` that observers show has changed."""
+        self._changed("change", node)
+
+    # -- activity ------------------------------------------------------------------------
+
+    def activate(self, stream: Stream) -> None:
+        """`stream` has sound: from the next cycle on it is pulled and mixed."""
+        if stream.active:
+            return
+        pool = self._pools.get(stream.positions)
+        if pool is None:
+            pool = self._pools[stream.positions] = LanePool(stream.positions, self._capacity)
+        stream.active = True
+        self._update_need()
+        pool.add(stream, self.position)
+        self._enter(stream, NodeState.RUNNING, "has sound")
+
+    def deactivate(self, stream: Stream, cause: str, keep: bool = True) -> None:
+        """`stream` pauses; frames pulled but not heard are kept for its return unless `keep` is off."""
+        if stream.active:
+            self._release(stream, keep)
+            self._enter(stream, NodeState.IDLE, cause)
+            self._update_need()
+
+    def _release(self, stream: Stream, keep: bool) -> None:
+        if not stream.active:
+            return
+        stream.active = False
+        self._pools[stream.positions].remove(stream, self.position, keep)
+        self._dirty = True
+
+    def ahead(self, stream: Stream) -> Frames:
+        """Frames taken from the stream's client and not heard yet."""
+        if stream.active:
+            return self._pools[stream.positions].ahead(stream, self.position)
+        return 0 if stream.stash is None else len(stream.stash)
+
+    def discard(self, stream: Stream) -> None:
+        """Forget frames pulled and not heard (a flush)."""
+        stream.stash = None
+        if stream.active:
+            self._pools[stream.positions].discard(stream, self.position)
+
+    # -- the clock -----------------------------------------------------------------------
+
+    @property
+    def quantum_frames(self) -> Frames:
+        """Frames per cycle now."""
+        return self._quantum
+
+    @property
+    def quantum_ns(self) -> HostNs:
+        """How long a cycle lasts now."""
+        return frames_to_ns(self._quantum, self.rate)
+
+    def next_timeout(self) -> HostNs | None:
+        """When the next cycle is due; None while the graph is idle."""
+        if not (self.running or self._needed):
+            return None
+        return frames_to_ns(self.position, self.rate) if self.running else self._now_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """Run the cycles that are due at `now_ns`."""
+        self._now_ns = now_ns
+        if not self.running:
+            if not self._needed:
+                return
+            self._start(now_ns)
+        now = ns_to_frames(now_ns, self.rate)
+        behind = now - self.position
+        if behind > 2 * self._quantum:
+            self.late_cycles += 1
+        if frames_to_ns(behind, self.rate) > BEHIND_MAX_NS:
+            self.skipped_frames += behind
+            self._jump(now)
+        while self.running and self.position <= now:
+            self._run_one(now_ns)
+
+    def _jump(self, position: Frames) -> None:
+        """Go on at `position`, taking along what the lanes hold."""
+        active = [stream for stream in self.streams.values() if stream.active]
+        for stream in active:
+            self._pools[stream.positions].remove(stream, self.position, keep=True)
+        self.position = position
+        for stream in active:
+            self._pools[stream.positions].add(stream, position)
+        self._dirty = True
+
+    def _run_one(self, now_ns: HostNs) -> None:
+        if self._dirty:
+            self._replan()
+        frames = self._quantum
+        for pool in self._plan.pools:
+            if pool.due < self.position + frames:
+                pool.service(self.position, frames)
+        if self._dirty:
+            self._replan()
+            frames = min(frames, self._quantum)
+        run_cycle(self._plan, self.position, frames)
+        self.position += frames
+        if self._needed:
+            self._idle_since_ns = now_ns
+        elif now_ns - self._idle_since_ns > LINGER_NS:
+            self._stop()
+
+    def _replan(self) -> None:
+        self._dirty = False
+        self._plan = self._planner.build(self.sinks.values(), self.streams.values(), self._pools)
+        asks = [s.latency_ask_ns for s in self.streams.values() if s.active]
+        asks += [t.latency_ask_ns for t in self.taps.values() if t.active]
+        ask = min(asks, default=QUANTA_NS[-1])
+        fits = [q for q, ns in zip(self._quanta, QUANTA_NS, strict=True) if ns <= ask]
+        self._quantum = fits[-1] if fits else self._quanta[0]
+
+    def _start(self, now_ns: HostNs) -> None:
+        """From idle: the media time line has gone on meanwhile, so the position jumps to now."""
+        start = max(self.position, ns_to_frames(now_ns, self.rate))
+        self._jump(start)
+        self.running = True
+        self._idle_since_ns = now_ns
+        for node in (*self.sinks.values(), *self.taps.values()):
+            self._enter(node, NodeState.RUNNING, "a stream plays")
+
+    def _stop(self) -> None:
+        self.running = False
+        for sink in self.sinks.values():
+            sink.level = 0.0
+            self._enter(sink, NodeState.IDLE, "nothing plays")
+        for tap in self.taps.values():
+            self._enter(tap, NodeState.IDLE, "nothing plays")
+            tap.consumer.idle(self.position)
+
+    def _enter(self, node: Node, state: NodeState, cause: str) -> None:
+        if node.state is not state:
+            node.enter(state, cause, self._now_ns)
+            self._changed("change", node)
+
+    def _update_need(self) -> None:
+        self._dirty = True
+        needed = any(s.active for s in self.streams.values()) or any(t.clocked and t.active for t in self.taps.values())
+        if needed and not self._needed:
+            self._needed = True
+            self.wake()
+        self._needed = needed
+
+    def _changed(self, change: str, node: Node) -> None:
+        self._update_need()
+        for observer in list(self.observers):
+            observer(change, node)
+
+
+__all__ = ["FAR", "Graph"]

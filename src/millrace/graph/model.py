@@ -1,0 +1,199 @@
+"""Nodes, their states and links: what the graph is made of.
+
+Three kinds of node, seen from the graph: a `Stream` produces, a `Sink` mixes and has a
+monitor, a `Tap` consumes a sink's monitor. Links go stream → sink, sink → sink, sink → tap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from millrace.dsp.channels import Matrix
+from millrace.dsp.convert import Samples
+from millrace.errors import GraphError
+from millrace.units import Format, Frames, HostNs, Positions
+
+
+class NodeState(Enum):
+    """What a node is doing."""
+
+    SUSPENDED = "suspended"
+    IDLE = "idle"
+    RUNNING = "running"
+    ERROR = "error"
+
+
+_S = NodeState
+# The law: which state may follow which.
+TRANSITIONS: dict[NodeState, frozenset[NodeState]] = {
+    _S.SUSPENDED: frozenset({_S.IDLE, _S.RUNNING, _S.ERROR}),
+    _S.IDLE: frozenset({_S.RUNNING, _S.SUSPENDED, _S.ERROR}),
+    _S.RUNNING: frozenset({_S.IDLE, _S.SUSPENDED, _S.ERROR}),
+    _S.ERROR: frozenset({_S.SUSPENDED}),
+}
+TRACE_LENGTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """One entry of a node's state trace."""
+
+    at_ns: HostNs
+    old: NodeState
+    new: NodeState
+    cause: str
+
+
+class Feed(Protocol):
+    """Where a stream's frames come from."""
+
+    def pull(self, out: Samples) -> Frames:
+        """Fill the head of `out` (frames, channels) with what is ready; returns how many frames."""
+        ...
+
+    def short(self, frames: Frames, played_out: bool) -> None:
+        """`frames` of silence had to stand in; `played_out` when all that was pulled has been heard."""
+        ...
+
+
+class Consumer(Protocol):
+    """Where a tap's frames go."""
+
+    def consume(self, block: Samples, position: Frames, level: float) -> None:
+        """Take one quantum (frames, channels), a view to be copied; `level` is its peak, 0.0 for silence."""
+        ...
+
+    def idle(self, position: Frames) -> None:
+        """The sink stopped: no more frames from `position` on until the next `consume`."""
+        ...
+
+
+@dataclass(eq=False)
+class Node:
+    """A vertex of the graph."""
+
+    id: int
+    name: str
+    positions: Positions
+    props: dict[str, str] = field(default_factory=dict)
+    state: NodeState = NodeState.SUSPENDED
+    trace: deque[StateChange] = field(default_factory=lambda: deque(maxlen=TRACE_LENGTH))
+
+    kind = "node"
+
+    @property
+    def key(self) -> str:
+        """The name users and the API use: kind/id."""
+        return f"{self.kind}/{self.id}"
+
+    def enter(self, state: NodeState, cause: str, now_ns: HostNs) -> None:
+        """Change state and write it into the trace; a forbidden change is a bug of ours."""
+        if state is self.state:
+            return
+        assert state in TRANSITIONS[self.state], f"{self.key}: {self.state} -> {state}"
+        self.trace.append(StateChange(now_ns, self.state, state, cause))
+        self.state = state
+
+
+@dataclass(eq=False)
+class Levelled(Node):
+    """A node with a volume: linear gain per channel, and mute."""
+
+    gains: tuple[float, ...] = ()
+    mute: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.gains:
+            self.gains = (1.0,) * len(self.positions)
+
+    @property
+    def effective_gains(self) -> tuple[float, ...]:
+        """What the sound is multiplied by."""
+        return (0.0,) * len(self.gains) if self.mute else self.gains
+
+
+@dataclass(eq=False)
+class Link:
+    """Stream or sink into a sink, with an optional matrix of one's own (source × target channels)."""
+
+    target: Sink
+    matrix: Matrix | None = None
+
+
+@dataclass(eq=False)
+class Stream(Levelled):
+    """One client's flow into the graph, at the graph's rate.
+
+    `latency_ask_ns` is what its client wants to hear; `bulk_frames` is how far ahead the
+    graph may pull. `active` streams have a lane and are mixed.
+    """
+
+    feed: Feed = None  # type: ignore[assignment]
+    latency_ask_ns: HostNs = 40_000_000
+    bulk_frames: Frames = 0
+    links: list[Link] = field(default_factory=list)
+    active: bool = False
+    lane: int = -1
+    stash: Samples | None = None
+    underruns: int = 0
+
+    kind = "stream"
+
+    @property
+    def sink(self) -> Sink:
+        """The sink of its first link."""
+        if not self.links:
+            raise GraphError(f"{self.key} is not linked to a sink")
+        return self.links[0].target
+
+
+@dataclass(eq=False)
+class Sink(Levelled):
+    """Mixes what is linked into it; its monitor feeds taps and other sinks.
+
+    `outlet_latency_ns` is what lies behind the monitor of its slowest listener, as reported.
+    """
+
+    description: str = ""
+    links: list[Link] = field(default_factory=list)
+    taps: list[Tap] = field(default_factory=list)
+    level: float = 0.0
+    suspended: bool = False
+    outlet_latency_ns: HostNs = 0
+
+    kind = "sink"
+
+
+@dataclass(eq=False)
+class Tap(Node):
+    """Consumes a sink's monitor, in its own channel layout.
+
+    A `clocked` tap keeps the graph running while nothing plays (a recorder wants silence).
+    """
+
+    consumer: Consumer = None  # type: ignore[assignment]
+    sink: Sink | None = None
+    clocked: bool = False
+    latency_ask_ns: HostNs = 40_000_000
+    active: bool = True
+
+    kind = "tap"
+
+
+class Ids:
+    """Hands out the numbers of a daemon's nodes; never the same one twice."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def take(self) -> int:
+        """A number nobody else has."""
+        value = self._next
+        self._next += 1
+        return value
+
+
+__all__ = ["Consumer", "Feed", "Format", "Ids", "Levelled", "Link", "Node", "NodeState", "Sink", "Stream", "Tap"]

@@ -1,0 +1,1 @@
+"""Effects: the one clock, the runner, sockets."""

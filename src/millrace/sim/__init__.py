@@ -1,0 +1,1 @@
+"""Test kit: known signals, the analyser, virtual parts. Only tests import it."""

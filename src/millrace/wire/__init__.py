@@ -1,0 +1,1 @@
+"""Sans-IO protocols: bytes to events and back. Time is an argument."""

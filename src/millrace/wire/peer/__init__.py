@@ -1,0 +1,1 @@
+"""The peer protocol between daemon and listener, sans-IO."""

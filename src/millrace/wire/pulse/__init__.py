@@ -1,0 +1,1 @@
+"""The PulseAudio native protocol, sans-IO."""

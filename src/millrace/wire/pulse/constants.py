@@ -1,0 +1,215 @@
+"""Numbers of the PulseAudio native protocol (pulsecore/native-common.h, pulse/def.h, PulseAudio 16)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+PROTOCOL_VERSION = 35
+"""The newest version spoken (PulseAudio 16)."""
+VERSION_MIN = 13
+"""The oldest version accepted."""
+NO_INDEX = 0xFFFFFFFF
+COOKIE_BYTES = 256
+BLOCK_MAX = 65472
+"""Largest memory block libpulse sends, and the largest we send."""
+FRAME_MAX = 16 * 1024 * 1024
+"""Largest frame the protocol allows."""
+COMMAND_MAX = 1024 * 1024
+"""Largest command accepted: a proplist of the maximum size fits many times."""
+
+
+class Command(IntEnum):
+    """Command numbers."""
+
+    ERROR = 0
+    TIMEOUT = 1
+    REPLY = 2
+    CREATE_PLAYBACK_STREAM = 3
+    DELETE_PLAYBACK_STREAM = 4
+    CREATE_RECORD_STREAM = 5
+    DELETE_RECORD_STREAM = 6
+    EXIT = 7
+    AUTH = 8
+    SET_CLIENT_NAME = 9
+    LOOKUP_SINK = 10
+    LOOKUP_SOURCE = 11
+    DRAIN_PLAYBACK_STREAM = 12
+    STAT = 13
+    GET_PLAYBACK_LATENCY = 14
+    CREATE_UPLOAD_STREAM = 15
+    DELETE_UPLOAD_STREAM = 16
+    FINISH_UPLOAD_STREAM = 17
+    PLAY_SAMPLE = 18
+    REMOVE_SAMPLE = 19
+    GET_SERVER_INFO = 20
+    GET_SINK_INFO = 21
+    GET_SINK_INFO_LIST = 22
+    GET_SOURCE_INFO = 23
+    GET_SOURCE_INFO_LIST = 24
+    GET_MODULE_INFO = 25
+    GET_MODULE_INFO_LIST = 26
+    GET_CLIENT_INFO = 27
+    GET_CLIENT_INFO_LIST = 28
+    GET_SINK_INPUT_INFO = 29
+    GET_SINK_INPUT_INFO_LIST = 30
+    GET_SOURCE_OUTPUT_INFO = 31
+    GET_SOURCE_OUTPUT_INFO_LIST = 32
+    GET_SAMPLE_INFO = 33
+    GET_SAMPLE_INFO_LIST = 34
+    SUBSCRIBE = 35
+    SET_SINK_VOLUME = 36
+    SET_SINK_INPUT_VOLUME = 37
+    SET_SOURCE_VOLUME = 38
+    SET_SINK_MUTE = 39
+    SET_SOURCE_MUTE = 40
+    CORK_PLAYBACK_STREAM = 41
+    FLUSH_PLAYBACK_STREAM = 42
+    TRIGGER_PLAYBACK_STREAM = 43
+    SET_DEFAULT_SINK = 44
+    SET_DEFAULT_SOURCE = 45
+    SET_PLAYBACK_STREAM_NAME = 46
+    SET_RECORD_STREAM_NAME = 47
+    KILL_CLIENT = 48
+    KILL_SINK_INPUT = 49
+    KILL_SOURCE_OUTPUT = 50
+    LOAD_MODULE = 51
+    UNLOAD_MODULE = 52
+    ADD_AUTOLOAD = 53
+    REMOVE_AUTOLOAD = 54
+    GET_AUTOLOAD_INFO = 55
+    GET_AUTOLOAD_INFO_LIST = 56
+    GET_RECORD_LATENCY = 57
+    CORK_RECORD_STREAM = 58
+    FLUSH_RECORD_STREAM = 59
+    PREBUF_PLAYBACK_STREAM = 60
+    REQUEST = 61
+    OVERFLOW = 62
+    UNDERFLOW = 63
+    PLAYBACK_STREAM_KILLED = 64
+    RECORD_STREAM_KILLED = 65
+    SUBSCRIBE_EVENT = 66
+    MOVE_SINK_INPUT = 67
+    MOVE_SOURCE_OUTPUT = 68
+    SET_SINK_INPUT_MUTE = 69
+    SUSPEND_SINK = 70
+    SUSPEND_SOURCE = 71
+    SET_PLAYBACK_STREAM_BUFFER_ATTR = 72
+    SET_RECORD_STREAM_BUFFER_ATTR = 73
+    UPDATE_PLAYBACK_STREAM_SAMPLE_RATE = 74
+    UPDATE_RECORD_STREAM_SAMPLE_RATE = 75
+    PLAYBACK_STREAM_SUSPENDED = 76
+    RECORD_STREAM_SUSPENDED = 77
+    PLAYBACK_STREAM_MOVED = 78
+    RECORD_STREAM_MOVED = 79
+    UPDATE_RECORD_STREAM_PROPLIST = 80
+    UPDATE_PLAYBACK_STREAM_PROPLIST = 81
+    UPDATE_CLIENT_PROPLIST = 82
+    REMOVE_RECORD_STREAM_PROPLIST = 83
+    REMOVE_PLAYBACK_STREAM_PROPLIST = 84
+    REMOVE_CLIENT_PROPLIST = 85
+    STARTED = 86
+    EXTENSION = 87
+    GET_CARD_INFO = 88
+    GET_CARD_INFO_LIST = 89
+    SET_CARD_PROFILE = 90
+    CLIENT_EVENT = 91
+    PLAYBACK_STREAM_EVENT = 92
+    RECORD_STREAM_EVENT = 93
+    PLAYBACK_BUFFER_ATTR_CHANGED = 94
+    RECORD_BUFFER_ATTR_CHANGED = 95
+    SET_SINK_PORT = 96
+    SET_SOURCE_PORT = 97
+    SET_SOURCE_OUTPUT_VOLUME = 98
+    SET_SOURCE_OUTPUT_MUTE = 99
+    SET_PORT_LATENCY_OFFSET = 100
+    ENABLE_SRBCHANNEL = 101
+    DISABLE_SRBCHANNEL = 102
+    REGISTER_MEMFD_SHMID = 103
+    SEND_OBJECT_MESSAGE = 104
+
+
+class Err(IntEnum):
+    """Error codes (`pa_error_code_t`)."""
+
+    ACCESS = 1
+    COMMAND = 2
+    INVALID = 3
+    EXIST = 4
+    NOENTITY = 5
+    CONNECTIONREFUSED = 6
+    PROTOCOL = 7
+    TIMEOUT = 8
+    AUTHKEY = 9
+    INTERNAL = 10
+    CONNECTIONTERMINATED = 11
+    KILLED = 12
+    MODINITFAILED = 14
+    BADSTATE = 15
+    NODATA = 16
+    VERSION = 17
+    TOOLARGE = 18
+    NOTSUPPORTED = 19
+    UNKNOWN = 20
+    NOEXTENSION = 21
+    OBSOLETE = 22
+    NOTIMPLEMENTED = 23
+    IO = 25
+    BUSY = 26
+
+
+class Facility(IntEnum):
+    """What a subscription event is about (`pa_subscription_event_type_t`)."""
+
+    SINK = 0
+    SOURCE = 1
+    SINK_INPUT = 2
+    SOURCE_OUTPUT = 3
+    MODULE = 4
+    CLIENT = 5
+    SAMPLE_CACHE = 6
+    SERVER = 7
+    CARD = 9
+
+
+class Change(IntEnum):
+    """What happened to it."""
+
+    NEW = 0x00
+    CHANGE = 0x10
+    REMOVE = 0x20
+
+
+class Seek(IntEnum):
+    """How a memory block's offset is meant (`pa_seek_mode_t`)."""
+
+    RELATIVE = 0
+    ABSOLUTE = 1
+    RELATIVE_ON_READ = 2
+    RELATIVE_END = 3
+
+
+class Encoding(IntEnum):
+    """`pa_encoding_t`."""
+
+    ANY = 0
+    PCM = 1
+    AC3_IEC61937 = 2
+    EAC3_IEC61937 = 3
+    MPEG_IEC61937 = 4
+    DTS_IEC61937 = 5
+    MPEG2_AAC_IEC61937 = 6
+    TRUEHD_IEC61937 = 7
+    DTSHD_IEC61937 = 8
+
+
+class DeviceState(IntEnum):
+    """`pa_sink_state_t`."""
+
+    RUNNING = 0
+    IDLE = 1
+    SUSPENDED = 2
+
+
+# pa_sink_flags_t / pa_source_flags_t: the two number their last flags differently.
+SINK_FLAGS = 0x0002 | 0x0020 | 0x0080  # LATENCY, DECIBEL_VOLUME, DYNAMIC_LATENCY
+SOURCE_FLAGS = 0x0002 | 0x0020 | 0x0040

@@ -1,0 +1,216 @@
+"""A PulseAudio connection, sans-IO: bytes in, requests and sound out; replies in, bytes out.
+
+Frames are five big-endian u32 (length, channel, offset high, offset low, flags) and a payload;
+channel 0xFFFFFFFF is a command, any other a memory block (pulsecore/pstream.c). Blocks are
+handed on as they arrive, in pieces, so a 16 MiB block needs no 16 MiB buffer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import RemoteProtocolError
+from millrace.units import HostNs
+from millrace.wire.pulse.constants import (
+    BLOCK_MAX,
+    COMMAND_MAX,
+    FRAME_MAX,
+    NO_INDEX,
+    PROTOCOL_VERSION,
+    Command,
+    Err,
+    Seek,
+)
+from millrace.wire.pulse.layouts import NOTICES, REPLIES, REQUESTS, read_fields, write_fields
+from millrace.wire.pulse.tagstruct import Reader, Writer, bad
+
+_HEADER = struct.Struct(">IIiII")
+_SHM_FLAGS = 0xC0000000
+_SEEK_MASK = 0xFF
+_SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTICES})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command from the client, its tag and fields by name."""
+
+    command: Command
+    tag: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command that can't be served; `code` is the error to answer with."""
+
+    tag: int
+    code: Err
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Sound (or silence to skip) for a channel. `data` is a view, valid until the next `receive`."""
+
+    channel: int
+    seek: int
+    offset: int
+    data: memoryview
+
+
+Event: TypeAlias = Request | Refused | Block
+
+
+class PulseSession:
+    """The server's end of one connection."""
+
+    def __init__(self) -> None:
+        self.version = PROTOCOL_VERSION
+        self._header = bytearray()
+        self._command = bytearray()
+        self._channel = NO_INDEX
+        self._left = 0
+        self._seek, self._offset = 0, 0
+        self._events: list[Event] = []
+        self._out: list[bytes] = []
+
+    # -- in ------------------------------------------------------------------------------
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes as they come. RemoteProtocolError ends the connection."""
+        del now_ns
+        view = memoryview(data)
+        at = 0
+        while at < len(view):
+            if self._left == 0:
+                at = self._read_header(view, at)
+            else:
+                at = self._read_payload(view, at)
+
+    def _read_header(self, view: memoryview, at: int) -> int:
+        need = _HEADER.size - len(self._header)
+        self._header += view[at : at + need]
+        if len(self._header) == _HEADER.size:
+            length, self._channel, high, low, flags = _HEADER.unpack(self._header)
+            self._header.clear()
+            self._begin(length, (high << 32) | low, flags)
+        return at + need if at + need < len(view) else len(view)
+
+    def _begin(self, length: int, offset: int, flags: int) -> None:
+        if flags & _SHM_FLAGS:
+            raise bad("shared memory was declined, but a block refers to it")
+        if self._channel == NO_INDEX:
+            if flags or not 0 < length <= COMMAND_MAX:
+                raise bad(f"a command of {length} bytes with flags {flags:#x}")
+        elif not 0 <= length <= FRAME_MAX:
+            raise bad(f"a memory block of {length} bytes")
+        self._left = length
+        self._seek, self._offset = flags & _SEEK_MASK, offset
+        if self._seek > Seek.RELATIVE_END:
+            raise bad(f"unknown seek mode {self._seek}")
+        if self._channel != NO_INDEX and length == 0:
+            self._events.append(Block(self._channel, self._seek, self._offset, memoryview(b"")))
+
+    def _read_payload(self, view: memoryview, at: int) -> int:
+        piece = view[at : at + self._left]
+        self._left -= len(piece)
+        if self._channel == NO_INDEX:
+            self._command += piece
+            if self._left == 0:
+                data = bytes(self._command)
+                self._command.clear()
+                self._read_command(data)
+        else:
+            self._events.append(Block(self._channel, self._seek, self._offset, piece))
+            self._seek, self._offset = Seek.RELATIVE, 0
+        return at + len(piece)
+
+    def _read_command(self, data: bytes) -> None:
+        reader = Reader(data)
+        number, tag = reader.u32(), reader.u32()
+        try:
+            command = Command(number)
+        except ValueError:
+            self._events.append(Refused(tag, Err.NOTSUPPORTED, f"unknown command {number}"))
+            return
+        if command in _SERVER_SPEAKS:
+            raise bad(f"{command.name} comes from servers only")
+        fields = REQUESTS.get(command)
+        if fields is None:
+            self._events.append(Refused(tag, Err.NOTIMPLEMENTED, f"{command.name} is not served"))
+            return
+        try:
+            values = read_fields(fields, reader, self.version)
+        except RemoteProtocolError as error:
+            raise bad(f"{command.name}: {error}") from None
+        if command is Command.AUTH:
+            self._agree_version(values)
+        self._events.append(Request(command, tag, values))
+
+    def _agree_version(self, values: dict[str, Any]) -> None:
+        """The lower 16 bits are the version; the upper ones offer shared memory, which is declined."""
+        values["version"] &= 0xFFFF
+        self.version = min(values["version"], PROTOCOL_VERSION)
+
+    def events(self) -> list[Event]:
+        """What has come since the last call."""
+        out, self._events = self._events, []
+        return out
+
+    # -- out -----------------------------------------------------------------------------
+
+    def send_reply(self, request: Request, values: Mapping[str, Any] | None = None) -> None:
+        """Answer `request` with the fields of its reply (none for a bare acknowledgement)."""
+        self._send(Command.REPLY, request.tag, REPLIES.get(request.command, ()), values or {})
+
+    def send_records(self, tag: int, command: Command, records: list[dict[str, Any]]) -> None:
+        """Answer an info or list query with any number of records, laid out as for `command`."""
+        writer = self._start(Command.REPLY, tag)
+        for record in records:
+            write_fields(REPLIES[command], record, writer, self.version)
+        self._finish(writer)
+
+    def send_error(self, tag: int, code: int) -> None:
+        """Answer a request with an error."""
+        writer = self._start(Command.ERROR, tag)
+        writer.u32(code)
+        self._finish(writer)
+
+    def send_notice(self, command: Command, **values: Any) -> None:
+        """Tell the client something it did not ask for."""
+        self._send(command, NO_INDEX, NOTICES[command], values)
+
+    def send_block(self, channel: int, data: Buffer) -> None:
+        """Send recorded sound, split to what libpulse takes."""
+        view = memoryview(data)
+        for at in range(0, len(view), BLOCK_MAX):
+            piece = view[at : at + BLOCK_MAX]
+            self._out.append(_HEADER.pack(len(piece), channel, 0, 0, 0))
+            self._out.append(bytes(piece))
+
+    def _send(self, command: Command, tag: int, fields: Any, values: Mapping[str, Any]) -> None:
+        writer = self._start(command, tag)
+        write_fields(fields, values, writer, self.version)
+        self._finish(writer)
+
+    def _start(self, command: Command, tag: int) -> Writer:
+        writer = Writer()
+        writer.u32(command)
+        writer.u32(tag)
+        return writer
+
+    def _finish(self, writer: Writer) -> None:
+        self._out.append(_HEADER.pack(len(writer.data), NO_INDEX, 0, 0, 0))
+        self._out.append(bytes(writer.data))
+
+    def data_to_send(self) -> bytes:
+        """Everything to be written now, in order."""
+        if not self._out:
+            return b""
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
