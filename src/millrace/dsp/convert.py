@@ -69,9 +69,7 @@ def _alaw_table() -> Samples:
     code = np.arange(256) ^ 0x55
     exponent = (code >> 4) & 7
     mantissa = code & 15
-    linear = np.where(
-        exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0)
-    )
+    linear = np.where(exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0))
     return (np.where(code & 0x80, linear, -linear) / 32768).astype(np.float32)
 
 
@@ -174,7 +172,8 @@ def _encode_law(samples: Samples, fmt: SampleFormat) -> bytes:
 def _encode_s16(samples: Samples, fmt: SampleFormat) -> bytes:
     scaled = np.rint(samples * np.float32(32768))
     np.clip(scaled, -32768, 32767, out=scaled)
-    return scaled.astype("<i2" if fmt is SampleFormat.S16LE else ">i2").tobytes()
+    rounded: NDArray[np.int16] = scaled.astype("<i2" if fmt is SampleFormat.S16LE else ">i2")
+    return rounded.tobytes()
 
 
 _ENCODERS: dict[SampleFormat, Callable[[Samples, SampleFormat], bytes]] = {

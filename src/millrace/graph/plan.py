@@ -134,7 +134,9 @@ class Planner:
             run.pools = [mix for mix in run.pools if mix.before is not None or mix.gains.any()]
             for link in run.sink.links:
                 target = runs[link.target.id]
-                matrix = link.matrix if link.matrix is not None else mix_matrix(run.sink.positions, link.target.positions)
+                matrix = (
+                    link.matrix if link.matrix is not None else mix_matrix(run.sink.positions, link.target.positions)
+                )
                 target.upstream.append((run, matrix))
         for stream in streams:
             if stream.active:

@@ -31,7 +31,9 @@ def private_dir(path: Path) -> Path:
 def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
     """A unix socket at `path`, taking the place of a dead one; ConfigError if one lives there."""
     if len(os.fsencode(path)) > 107:
-        raise ConfigError(f"the socket path {path} is too long for the system (107 bytes); use a shorter XDG_RUNTIME_DIR")
+        raise ConfigError(
+            f"the socket path {path} is too long for the system (107 bytes); use a shorter XDG_RUNTIME_DIR"
+        )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if path.exists() or path.is_symlink():
         _clear_dead(path)

@@ -74,21 +74,21 @@ def map_names(numbers: tuple[int, ...]) -> Positions:
     return tuple(POSITIONS[n] for n in numbers)
 
 
-def checked_rate(rate: int) -> int:
+def checked_rate(rate: int, rate_min: int = RATE_MIN) -> int:
     """A rate that can be played, else CommandError."""
-    if not RATE_MIN <= rate <= RATE_MAX:
+    if not rate_min <= rate <= RATE_MAX:
         raise CommandError(Err.INVALID, f"a rate of {rate} Hz; {RATE_MIN} to {RATE_MAX} can be played")
     return rate
 
 
-def from_spec(spec: Spec, numbers: tuple[int, ...]) -> StreamFormat:
+def from_spec(spec: Spec, numbers: tuple[int, ...], rate_min: int = RATE_MIN) -> StreamFormat:
     """A stream format from a spec and a map, which must fit each other."""
     if spec.format not in set(SampleFormat) or not 1 <= spec.channels <= MAX_CHANNELS:
         raise CommandError(Err.INVALID, "unknown sample format or channel count")
     positions = map_names(numbers) if numbers else default_map(spec.channels)
     if len(positions) != spec.channels:
         raise CommandError(Err.INVALID, "the channel map does not fit the channel count")
-    return StreamFormat(SampleFormat(spec.format), checked_rate(spec.rate), positions)
+    return StreamFormat(SampleFormat(spec.format), checked_rate(spec.rate, rate_min), positions)
 
 
 def _value(props: Props, key: str) -> Any:
@@ -132,7 +132,7 @@ def from_info(info: FormatInfo, default: StreamFormat) -> StreamFormat:
     return StreamFormat(sample, rate, default.positions if same else default_map(channels))
 
 
-def negotiate(fields: dict[str, Any], default: StreamFormat) -> StreamFormat:
+def negotiate(fields: dict[str, Any], default: StreamFormat, rate_min: int = RATE_MIN) -> StreamFormat:
     """The format of a stream to create: the first PCM format offered, or the spec with its fix_* flags."""
     offers: list[FormatInfo] = fields.get("formats") or []
     if offers:
@@ -148,7 +148,7 @@ def negotiate(fields: dict[str, Any], default: StreamFormat) -> StreamFormat:
         spec = Spec(default.sample, spec.channels, spec.rate)
     if fields["fix_rate"]:
         spec = Spec(spec.format, spec.channels, default.rate)
-    return from_spec(spec, numbers)
+    return from_spec(spec, numbers, rate_min)
 
 
 def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:

@@ -74,7 +74,8 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
     ahead_ns = door.graph.ahead(node) * 1_000_000_000 // door.graph.rate
     return {
         "index": index, "name": node.name, "module": door.own_module.index,
-        "client": stream.owner.index if stream else NO_INDEX, "sink": node.sink.id, "spec": fmt.spec, "map": fmt.wire_map,
+        "client": stream.owner.index if stream else NO_INDEX, "sink": node.sink.id,
+        "spec": fmt.spec, "map": fmt.wire_map,
         "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
         "sink_usec": (door.monitor_latency_ns(node.sink, now_ns) + ahead_ns) // 1000,
         "resample_method": stream.resample_method if stream else None, "driver": DRIVER, "mute": node.mute,

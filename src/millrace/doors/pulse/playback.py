@@ -54,7 +54,14 @@ class PlaybackStream:
     """One sink-input; the graph's `Feed`."""
 
     def __init__(
-        self, owner: Owner, channel: int, fmt: StreamFormat, attr: PlaybackAttr, node: Stream, graph: Graph, props: Props
+        self,
+        owner: Owner,
+        channel: int,
+        fmt: StreamFormat,
+        attr: PlaybackAttr,
+        node: Stream,
+        graph: Graph,
+        props: Props,
     ) -> None:
         self.owner, self.channel, self.format = owner, channel, fmt
         self.node, self.graph, self.props = node, graph, props

@@ -16,7 +16,7 @@ from millrace.doors.pulse.formats import (
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.graph.model import NodeState, Stream, Tap
-from millrace.units import frames_to_ns
+from millrace.units import RATE_MIN, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
@@ -166,8 +166,9 @@ def create_record(client: PulseClient, request: Request) -> None:
             raise CommandError(Err.NOENTITY)
         raise CommandError(Err.NOTSUPPORTED, "a single stream can't be recorded; record the sink's monitor")
     sink = door.find_source(f["source_index"], f["source_name"])
-    fmt = negotiate(f, door.format_of(sink))
     peak = f["peak_detect"]
+    # Volume meters ask for one peak every 1/25 s or so, as a stream of that rate.
+    fmt = negotiate(f, door.format_of(sink), rate_min=1 if peak else RATE_MIN)
     attr = fix_record(RecordAttr(f["maxlength"], f["fragsize"]), Layout(fmt.frame_bytes, fmt.rate))
     props: Props = client.props | f["props"]
     channel = client.take_channel()
@@ -320,9 +321,7 @@ def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> Playbac
     layout = Layout(sample.format.frame_bytes, sample.format.rate)
     asked = PlaybackAttr(NO_INDEX, NO_INDEX, NO_INDEX, NO_INDEX)
     merged = client.props | sample.props | props
-    node = Stream(
-        client.door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged)
-    )
+    node = Stream(client.door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged))
     attr = fix_playback(asked, layout, adjust=False, early=False)
     stream = PlaybackStream(NoOwner(), 0, sample.format, attr, node, client.door.graph, merged)
     node.feed = stream

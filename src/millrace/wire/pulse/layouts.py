@@ -73,17 +73,20 @@ REQUESTS: dict[Command, Layout] = {
         _C.PLAY_SAMPLE: "sink_index:L sink_name:s volume:L name:s @13 props:P",
         _C.REMOVE_SAMPLE: "name:s",
         _C.GET_SERVER_INFO: "",
-        **dict.fromkeys(
-            (_C.GET_SINK_INFO, _C.GET_SOURCE_INFO, _C.GET_SAMPLE_INFO, _C.GET_CARD_INFO), _NAMED
-        ),
+        **dict.fromkeys((_C.GET_SINK_INFO, _C.GET_SOURCE_INFO, _C.GET_SAMPLE_INFO, _C.GET_CARD_INFO), _NAMED),
         **dict.fromkeys(
             (_C.GET_MODULE_INFO, _C.GET_CLIENT_INFO, _C.GET_SINK_INPUT_INFO, _C.GET_SOURCE_OUTPUT_INFO), _INDEX
         ),
         **dict.fromkeys(
             (
-                _C.GET_SINK_INFO_LIST, _C.GET_SOURCE_INFO_LIST, _C.GET_MODULE_INFO_LIST,
-                _C.GET_CLIENT_INFO_LIST, _C.GET_SINK_INPUT_INFO_LIST, _C.GET_SOURCE_OUTPUT_INFO_LIST,
-                _C.GET_SAMPLE_INFO_LIST, _C.GET_CARD_INFO_LIST,
+                _C.GET_SINK_INFO_LIST,
+                _C.GET_SOURCE_INFO_LIST,
+                _C.GET_MODULE_INFO_LIST,
+                _C.GET_CLIENT_INFO_LIST,
+                _C.GET_SINK_INPUT_INFO_LIST,
+                _C.GET_SOURCE_OUTPUT_INFO_LIST,
+                _C.GET_SAMPLE_INFO_LIST,
+                _C.GET_CARD_INFO_LIST,
             ),
             "",
         ),
@@ -117,8 +120,7 @@ REQUESTS: dict[Command, Layout] = {
         _C.SUSPEND_SOURCE: "index:L name:s suspend:b",
         _C.SET_PLAYBACK_STREAM_BUFFER_ATTR: "channel:L maxlength:L tlength:L prebuf:L minreq:L"
         " @13 adjust_latency:b @14 early_requests:b",
-        _C.SET_RECORD_STREAM_BUFFER_ATTR: "channel:L maxlength:L fragsize:L"
-        " @13 adjust_latency:b @14 early_requests:b",
+        _C.SET_RECORD_STREAM_BUFFER_ATTR: "channel:L maxlength:L fragsize:L @13 adjust_latency:b @14 early_requests:b",
         _C.UPDATE_PLAYBACK_STREAM_SAMPLE_RATE: "channel:L rate:L",
         _C.UPDATE_RECORD_STREAM_SAMPLE_RATE: "channel:L rate:L",
         _C.UPDATE_PLAYBACK_STREAM_PROPLIST: "channel:L mode:L props:P",

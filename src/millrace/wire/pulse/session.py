@@ -28,7 +28,7 @@ from millrace.wire.pulse.constants import (
 from millrace.wire.pulse.layouts import NOTICES, REPLIES, REQUESTS, read_fields, write_fields
 from millrace.wire.pulse.tagstruct import Reader, Writer, bad
 
-_HEADER = struct.Struct(">IIiII")
+HEADER = struct.Struct(">IIiII")
 _SHM_FLAGS = 0xC0000000
 _SEEK_MASK = 0xFF
 _SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTICES})
@@ -92,10 +92,10 @@ class PulseSession:
                 at = self._read_payload(view, at)
 
     def _read_header(self, view: memoryview, at: int) -> int:
-        need = _HEADER.size - len(self._header)
+        need = HEADER.size - len(self._header)
         self._header += view[at : at + need]
-        if len(self._header) == _HEADER.size:
-            length, self._channel, high, low, flags = _HEADER.unpack(self._header)
+        if len(self._header) == HEADER.size:
+            length, self._channel, high, low, flags = HEADER.unpack(self._header)
             self._header.clear()
             self._begin(length, (high << 32) | low, flags)
         return at + need if at + need < len(view) else len(view)
@@ -189,7 +189,7 @@ class PulseSession:
         view = memoryview(data)
         for at in range(0, len(view), BLOCK_MAX):
             piece = view[at : at + BLOCK_MAX]
-            self._out.append(_HEADER.pack(len(piece), channel, 0, 0, 0))
+            self._out.append(HEADER.pack(len(piece), channel, 0, 0, 0))
             self._out.append(bytes(piece))
 
     def _send(self, command: Command, tag: int, fields: Any, values: Mapping[str, Any]) -> None:
@@ -204,7 +204,7 @@ class PulseSession:
         return writer
 
     def _finish(self, writer: Writer) -> None:
-        self._out.append(_HEADER.pack(len(writer.data), NO_INDEX, 0, 0, 0))
+        self._out.append(HEADER.pack(len(writer.data), NO_INDEX, 0, 0, 0))
         self._out.append(bytes(writer.data))
 
     def data_to_send(self) -> bytes:

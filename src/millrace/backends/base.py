@@ -1,0 +1,48 @@
+"""What a listener plays on. Two shapes: outputs with a clock of their own pull; files take what comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from millrace.dsp.convert import Samples
+from millrace.units import Frames, HostNs, Positions
+
+Pull = Callable[[Samples], None]
+"""Fills (frames, channels) float32 with what is to be heard now. Called from the output's own thread."""
+
+
+class ClockedOutput(Protocol):
+    """A sound card, or something that keeps time as one does."""
+
+    name: str
+
+    def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
+        """Begin to pull; returns the output's own latency. ConfigError where it can't be opened."""
+        ...
+
+    def stop(self) -> None:
+        """End."""
+        ...
+
+
+class FileOutput(Protocol):
+    """Follows the daemon's own clock: frame n of the file is media position base + n."""
+
+    name: str
+
+    def open(self, rate: int, positions: Positions) -> None:
+        """Begin, or go on in the same format; ConfigError where that can't be."""
+        ...
+
+    def write(self, block: Samples) -> None:
+        """Append (frames, channels)."""
+        ...
+
+    def skip(self, frames: Frames) -> None:
+        """Append silence."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file."""
+        ...

@@ -1,0 +1,83 @@
+"""Outputs that keep time like a sound card but are none: `null:` and `raw:`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import BinaryIO
+
+import numpy as np
+
+from millrace.backends.base import Pull
+from millrace.dsp.convert import SampleFormat, Samples, encode
+from millrace.units import NS_PER_S, HostNs, Positions
+
+log = logging.getLogger("millrace.backends")
+PERIOD_NS = 5_000_000
+BEHIND_MAX_NS = NS_PER_S
+
+
+class NullOutput:
+    """Hears everything at the right pace and throws it away."""
+
+    name = "null:"
+
+    def __init__(self, period_ns: HostNs = PERIOD_NS) -> None:
+        self._period_ns = period_ns
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self.peak = 0.0
+
+    def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
+        """See `ClockedOutput`."""
+        args = (rate, len(positions), pull)
+        self._thread = threading.Thread(target=self._run, args=args, name=self.name, daemon=True)
+        self._thread.start()
+        return self._period_ns
+
+    def _run(self, rate: int, channels: int, pull: Pull) -> None:
+        frames = max(1, rate * self._period_ns // NS_PER_S)
+        block = np.zeros((frames, channels), np.float32)
+        began, done = time.monotonic_ns(), 0
+        while not self._stop.is_set():
+            due = began + (done + frames) * NS_PER_S // rate
+            wait = due - time.monotonic_ns()
+            if wait > 0:
+                time.sleep(wait / NS_PER_S)
+            elif -wait > BEHIND_MAX_NS:
+                began -= wait
+            pull(block)
+            done += frames
+            if not self.take(block):
+                return
+
+    def take(self, block: Samples) -> bool:
+        """What to do with a period; False ends."""
+        self.peak = float(np.abs(block).max())
+        return True
+
+    def stop(self) -> None:
+        """See `ClockedOutput`."""
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(1.0)
+
+
+class RawOutput(NullOutput):
+    """Writes interleaved samples to a stream, in real time, silence included."""
+
+    def __init__(self, file: BinaryIO, name: str, sample: SampleFormat = SampleFormat.S16LE) -> None:
+        super().__init__()
+        self.name = f"raw:{name}"
+        self._file, self._sample = file, sample
+
+    def take(self, block: Samples) -> bool:
+        """Write one period; a reader that is gone ends it."""
+        try:
+            self._file.write(encode(self._sample, block))
+            self._file.flush()
+        except (BrokenPipeError, ValueError):
+            log.info("%s: the reader is gone", self.name)
+            return False
+        return True

@@ -1,0 +1,73 @@
+"""Sound cards by miniaudio: ALSA, PulseAudio, JACK, sndio, OSS, Core Audio, WASAPI and others."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from millrace.backends.base import Pull
+from millrace.errors import ConfigError
+from millrace.units import NS_PER_MS, HostNs, Positions
+
+BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
+
+
+def device_names() -> list[str]:
+    """Names of the playback devices there are."""
+    import miniaudio
+
+    try:
+        return [str(device["name"]) for device in miniaudio.Devices().get_playbacks()]
+    except miniaudio.MiniaudioError:
+        return []
+
+
+class DeviceOutput:
+    """Plays on the default device, or the first whose name contains `wanted`."""
+
+    def __init__(self, wanted: str, profile: str) -> None:
+        self.name = f"device:{wanted}" if wanted else "device"
+        self._wanted = wanted
+        self._buffer_ms = BUFFER_MS[profile]
+        self._device: Any = None
+
+    def _find(self, miniaudio: Any) -> Any:
+        if not self._wanted:
+            return None
+        for device in miniaudio.Devices().get_playbacks():
+            if self._wanted.lower() in device["name"].lower():
+                return device["id"]
+        raise ConfigError(f"no sound device named {self._wanted!r}; there are: {', '.join(device_names()) or 'none'}")
+
+    def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
+        """See `ClockedOutput`."""
+        import miniaudio
+
+        try:
+            self._device = miniaudio.PlaybackDevice(
+                miniaudio.SampleFormat.FLOAT32, len(positions), rate, self._buffer_ms, self._find(miniaudio),
+                app_name="Millrace",
+            )  # fmt: skip
+            feeder = _feeder(len(positions), pull)
+            next(feeder)
+            self._device.start(feeder)
+        except miniaudio.MiniaudioError as error:
+            raise ConfigError(f"no sound device to play on ({error}); use --to wav:FILE, raw:- or null:") from None
+        return self._buffer_ms * NS_PER_MS
+
+    def stop(self) -> None:
+        """See `ClockedOutput`."""
+        if self._device is not None:
+            device, self._device = self._device, None
+            device.close()
+
+
+def _feeder(channels: int, pull: Pull) -> Generator[bytes, int, None]:
+    """miniaudio's callback: a generator that is sent a frame count and yields bytes."""
+    frames = yield b""
+    while True:
+        block = np.zeros((frames, channels), np.float32)
+        pull(block)
+        frames = yield block.tobytes()

@@ -1,0 +1,93 @@
+"""`millrace set`, `move`, `guest`, `sink`: change things while they play."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+_GUEST = Annotated[str | None, typer.Option("--guest", help="Which guest's sink is meant, where names are not unique.")]
+
+
+def set_(
+    target: Annotated[str, typer.Argument(help="stream/N, sink/NAME or listener/N")],
+    settings: Annotated[list[str], typer.Argument(help="NAME=VALUE …")],
+    guest: _GUEST = None,
+) -> None:
+    """Change volume and mute of streams and sinks, or codec settings of listeners.
+
+    Listener settings: codec (opus s16 s24 f32), bitrate (6k to 510k), vbr, complexity (0 to 10),
+    frame (auto 2.5ms 5ms 10ms 20ms 40ms 60ms), fec, loss (0 to 100), dtx, bandwidth, application, channels.
+
+    Examples:
+
+      millrace set stream/7 volume=50% mute=off
+
+      millrace set listener/3 bitrate=32k frame=20ms complexity=5 fec=on dtx=on
+    """
+    from millrace.cli.api import call
+    from millrace.cli.listen import parse_settings
+
+    call("POST", "/api/v1/set", {"target": target, "settings": parse_settings(settings), "guest": guest})
+
+
+def move(
+    target: Annotated[str, typer.Argument(help="stream/N or listener/N")],
+    to: Annotated[str, typer.Argument(help="sink/NAME")],
+    guest: _GUEST = None,
+) -> None:
+    """Move a stream or a listener to another sink of its guest.
+
+    Example: millrace move stream/7 sink/music
+    """
+    from millrace.cli.api import call
+
+    call("POST", "/api/v1/move", {"target": target, "to": to, "guest": guest})
+
+
+guest_app = typer.Typer(help="Add and remove guests of the running daemon.", no_args_is_help=True)
+sink_app = typer.Typer(help="Add and remove a guest's sinks.", no_args_is_help=True)
+
+
+@guest_app.command("add")
+def guest_add(
+    name: Annotated[str, typer.Argument(help="Its name: letters, digits, '_', '.', '-'.")],
+    rate: Annotated[int, typer.Option(help="Graph rate, Hz.")] = 48_000,
+    channels: Annotated[int, typer.Option(help="Channels of its default sink, 1 to 8.")] = 2,
+) -> None:
+    """Add a guest. Example: millrace guest add alice"""
+    from millrace.cli.api import call
+
+    guest = call("POST", "/api/v1/guests", {"name": name, "rate": rate, "channels": channels})
+    typer.echo(f"export PULSE_SERVER=unix:{guest['pulse']}")
+
+
+@guest_app.command("remove")
+def guest_remove(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    """Remove a guest: its clients and listeners end. Example: millrace guest remove alice"""
+    from millrace.cli.api import call
+
+    call("DELETE", f"/api/v1/guests/{name}")
+
+
+@sink_app.command("add")
+def sink_add(
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    guest: Annotated[str, typer.Option(help="The guest.")] = "default",
+    description: Annotated[str, typer.Option(help="What people see.")] = "",
+) -> None:
+    """Add a sink. Example: millrace sink add music"""
+    from millrace.cli.api import call
+
+    call("POST", f"/api/v1/guests/{guest}/sinks", {"name": name, "description": description})
+
+
+@sink_app.command("remove")
+def sink_remove(
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    guest: Annotated[str, typer.Option(help="The guest.")] = "default",
+) -> None:
+    """Remove a sink; what plays there goes on at the default one. Example: millrace sink remove music"""
+    from millrace.cli.api import call
+
+    call("DELETE", f"/api/v1/guests/{guest}/sinks/{name}")

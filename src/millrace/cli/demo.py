@@ -1,0 +1,162 @@
+"""`millrace demo` (and `make run`): the whole way once, with real sound, and what came out, measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from millrace.client.listener import Listener
+    from millrace.daemon.app import Daemon
+    from millrace.dsp.convert import Samples
+
+_TONES_HZ = (440.0, 554.37, 659.26, 880.0)
+_LEVEL = 0.5
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(help="How long the sample guest plays.")] = 8.0,
+    to: Annotated[str, typer.Option(help="Where to listen; default: the sound card, else out/demo.wav.")] = "",
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--no-stay", help="Go on serving afterwards (default: on a terminal).")
+    ] = None,
+) -> None:
+    """Start the bus, play a sample guest, listen to it, and measure what arrived.
+
+    Examples:
+
+      millrace demo
+
+      millrace demo --to wav:demo.wav --no-stay
+    """
+    import sys
+
+    from millrace.cli.run import run
+
+    run(_demo(seconds, to, sys.stdout.isatty() if stay is None else stay))
+
+
+def tune(seconds: float, rate: int = 48_000) -> Samples:
+    """A stereo test tune: an arpeggio of sines, each with soft edges."""
+    import numpy as np
+
+    part = int(seconds * rate / len(_TONES_HZ))
+    edge = np.minimum(1.0, np.minimum(np.arange(part), np.arange(part)[::-1]) / (0.01 * rate))
+    t = np.arange(part) / rate
+    mono = np.concatenate([_LEVEL * edge * np.sin(2 * np.pi * f * t) for f in _TONES_HZ])
+    return np.repeat(mono[:, None], 2, axis=1).astype(np.float32)
+
+
+async def _demo(seconds: float, to: str, stay: bool) -> None:
+    import asyncio
+
+    from millrace.cli.run import on_stop
+    from millrace.daemon.app import Daemon
+    from millrace.daemon.config import Config
+
+    daemon = Daemon(Config(listen="127.0.0.1:0"))
+    stopping = asyncio.Event()
+    on_stop(stopping.set)
+    try:
+        await daemon.start()
+        typer.echo(f"bus         {daemon.url}, guest 'default'")
+        await _play_and_listen(daemon, seconds, to)
+        _go_on(daemon, stay)
+        if stay:
+            await stopping.wait()
+    finally:
+        await daemon.stop()
+
+
+async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
+    import asyncio
+
+    from millrace.client.listener import Listener, ListenerOptions
+    from millrace.client.outputs import make_output
+    from millrace.client.player import PulsePlayer
+
+    guest = daemon.guests["default"]
+    url = f"{daemon.url}/default"
+    where = Path("out/demo.wav")
+    where.parent.mkdir(exist_ok=True)
+    to = to or _card_or_nothing()
+    # The file is what gets measured; the card or the null output keeps time and shows the latency.
+    heard = Listener(url, make_output(f"wav:{where}", "normal"), ListenerOptions(name="demo file"))
+    clocked = Listener(url, make_output(to, "normal"), ListenerOptions(name=to))
+    tasks = [asyncio.create_task(x.run()) for x in (heard, clocked)]
+    await asyncio.sleep(0.3)
+    player = await PulsePlayer.connect(guest.pulse_path, "millrace demo")
+    typer.echo(f"guest plays {seconds:g} s of tones through the PulseAudio door (any application can)")
+    playing = asyncio.create_task(player.play(tune(seconds), 48_000))
+    await asyncio.sleep(seconds * 0.6)
+    latency_ms = clocked.report().latency_ns / 1e6
+    rates = {s.outlet.name: s.bitrate() for s in guest.sessions}
+    await playing
+    await player.close()
+    await asyncio.sleep(0.5)
+    for listener in (heard, clocked):
+        listener.stop()
+    await asyncio.gather(*tasks)
+    _measure(where, heard, clocked, latency_ms, max(rates.values(), default=0))
+
+
+def _card_or_nothing() -> str:
+    from millrace.backends.device import device_names
+
+    names = device_names()
+    if names:
+        typer.echo(f"listener    plays on {names[0]}")
+        return "device"
+    typer.echo(
+        "listener    there is no sound card here: the sound goes to out/demo.wav and to a null output that keeps time"
+    )
+    return "null:"
+
+
+def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float, bitrate: int) -> None:
+    import wave
+
+    import numpy as np
+
+    from millrace.dsp.convert import SampleFormat, decode
+    from millrace.dsp.measure import frequency_hz, level_dbfs
+
+    with wave.open(str(where)) as file:
+        rate = file.getframerate()
+        data = file.readframes(file.getnframes())
+    samples = np.empty(len(data) // 2, np.float32)
+    decode(SampleFormat.S16LE, data, samples)
+    sound = samples[::2]
+    found = np.flatnonzero(np.abs(sound) > 0.01)
+    if not len(found):
+        typer.echo("nothing was heard; `millrace ls` while it plays shows where the sound stops", err=True)
+        raise typer.Exit(1)
+    sound = sound[found[0] : found[-1]]
+    part = len(sound) // len(_TONES_HZ)
+    tones = [frequency_hz(sound[i * part : (i + 1) * part], rate) for i in range(len(_TONES_HZ))]
+    report = clocked.report()
+    typer.echo(f"heard       {len(sound) / rate:.2f} s of sound in {where}")
+    typer.echo(
+        f"frequency   {', '.join(f'{t:.1f}' for t in tones)} Hz (played: {', '.join(f'{t:.1f}' for t in _TONES_HZ)})"
+    )
+    typer.echo(f"level       {level_dbfs(sound):.1f} dBFS (played: {level_dbfs(tune(8)[:, 0]):.1f})")
+    typer.echo(f"latency     {latency_ms:.0f} ms from the guest's mix to the listener's output")
+    typer.echo(
+        f"bitrate     {bitrate / 1000:.0f} kb/s ({heard.format.codec if heard.format else '?'}; PCM would be 1,536)"
+    )
+    typer.echo(f"underruns   {report.underruns}, packets lost {report.lost}")
+
+
+def _go_on(daemon: Daemon, stay: bool) -> None:
+    guest = daemon.guests["default"]
+    typer.echo("\nhow to go on:")
+    start = "" if stay else "  millrace serve &\n"
+    url = f"{daemon.url}/default" if stay else "ws://127.0.0.1:8642/default"
+    typer.echo(
+        f"{start}  export PULSE_SERVER=unix:{guest.pulse_path}\n  mpv song.flac            # or any other application"
+        f"\n  millrace listen {url}\n  millrace ls"
+    )
+    if stay:
+        typer.echo("\nthe bus goes on; Ctrl-C ends it")

@@ -1,0 +1,78 @@
+"""`millrace ls`: guests, streams, listeners."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+
+def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show guests, sinks, streams and listeners.
+
+    Examples:
+
+      millrace ls
+
+      millrace ls --json | jq '.guests[].listeners[].latency_ms'
+    """
+    from millrace.cli.api import call
+
+    state = call("GET", "/api/v1/state")
+    if as_json:
+        typer.echo(json.dumps(state, indent=2))
+        return
+    for guest in state["guests"]:
+        _guest(guest)
+
+
+def _guest(guest: dict[str, Any]) -> None:
+    late = f", {guest['late_cycles']} late cycles" if guest["late_cycles"] else ""
+    typer.echo(
+        f"guest {guest['name']}  {guest['state']}, {guest['rate']} Hz, quantum {guest['quantum_ms']} ms,"
+        f" {guest['clients']} clients{late}"
+    )
+    for sink in guest["sinks"]:
+        mark = "*" if sink["default"] else " "
+        typer.echo(f" {mark}{sink['id']:<12} {sink['name']:<16} {sink['state']:<9} {_volume(sink)}")
+    for stream in guest["streams"]:
+        typer.echo(
+            f"  {stream['id']:<12} {_label(stream):<16} {stream['state']:<9} {_volume(stream)}  {_stream(stream)}"
+        )
+    for recorder in guest["recorders"]:
+        typer.echo(f"  {recorder['id']:<12} {recorder['name']:<16} of {recorder['sink']}")
+    for listener in guest["listeners"]:
+        typer.echo(f"  {listener['id']:<12} {listener['name']:<16} {_listener(listener)}")
+
+
+def _label(stream: dict[str, Any]) -> str:
+    return str(stream["application"] or stream["name"])[:32]
+
+
+def _volume(node: dict[str, Any]) -> str:
+    volume = node["volume"]
+    text = f"{volume}%" if isinstance(volume, int) else "/".join(f"{v}%" for v in volume)
+    return f"{text} muted" if node["mute"] else text
+
+
+def _stream(stream: dict[str, Any]) -> str:
+    parts = [f"→ {stream['sink']}"]
+    if "format" in stream:
+        parts.append(f"{stream['format']} {stream['rate']} Hz {stream['channels']} ch, fill {stream['fill_ms']} ms")
+    if stream["underruns"]:
+        parts.append(f"{stream['underruns']} underruns")
+    return ", ".join(parts)
+
+
+def _listener(listener: dict[str, Any]) -> str:
+    settings = listener["settings"]
+    faults = [f"{listener[key]} {key}" for key in ("underruns", "lost", "skipped") if listener[key]]
+    faults += [f"{listener['dropped_packets']} dropped"] if listener["dropped_packets"] else []
+    codec = f"opus {settings['bitrate'] // 1000}k" if settings["codec"] == "opus" else settings["codec"]
+    return ", ".join(
+        [
+            f"← {listener['sink']}", codec, f"{listener['bitrate'] / 1000:.0f} kb/s sent",
+            f"latency {listener['latency_ms']} ms", f"fill {listener['fill_ms']} ms", *faults,
+        ]
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""`millrace`: the command line. Each command is a file; heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from millrace import __version__
+from millrace.cli import control, demo, listen, ls, serve
+from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+
+# Exit codes for scripts: 2 is the shell's own for wrong usage.
+EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
+    (ConfigError, 2),
+    (GraphError, 3),
+    (RightsError, 4),
+    (ProtocolError, 5),
+    (PeerLost, 6),
+)
+
+app = typer.Typer(
+    name="millrace",
+    help="The audio/video bus for virtual machines and remote desktops.",
+    epilog="Start with `millrace demo`, or `millrace serve` and follow what it prints.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("serve")(serve.serve)
+app.command("listen")(listen.listen)
+app.command("ls")(ls.ls)
+app.command("set")(control.set_)
+app.command("move")(control.move)
+app.add_typer(control.guest_app, name="guest")
+app.add_typer(control.sink_app, name="sink")
+app.command("demo")(demo.demo)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"millrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """The audio/video bus for virtual machines and remote desktops."""
+
+
+def main() -> None:
+    """Entry point: errors become one line and an exit code."""
+    try:
+        app()
+    except MillraceError as error:
+        typer.echo(f"millrace: {error}", err=True)
+        sys.exit(next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""`millrace serve`: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from millrace.daemon.app import Daemon
+    from millrace.daemon.config import Config
+
+
+def serve(
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/config.toml.")
+    ] = None,
+    listen: Annotated[str | None, typer.Option(help="Where listeners connect, HOST:PORT.")] = None,
+    guest: Annotated[list[str] | None, typer.Option(help="A guest to serve; may be given again.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token for other machines; or $MILLRACE_TOKEN.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Run the daemon: applications play into its guests, listeners hear them.
+
+    Examples:
+
+      millrace serve
+
+      millrace serve --guest alice --guest bob --listen 0.0.0.0:8642 --tls-cert c.pem --tls-key k.pem --token-file t
+    """
+    import logging
+
+    from millrace.cli.run import run
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    run(_serve(_configured(config, listen, guest, tls_cert, tls_key, token_file)))
+
+
+def _configured(
+    path: Path | None,
+    listen: str | None,
+    guests: list[str] | None,
+    cert: Path | None,
+    key: Path | None,
+    token: Path | None,
+) -> Config:
+    """The file's configuration with the command line's over it."""
+    from dataclasses import replace
+
+    from millrace.daemon.config import GuestConfig, checked_guest_name, load, parse_address, with_token
+
+    config = load(path)
+    if listen:
+        parse_address(listen)
+        config = replace(config, listen=listen)
+    if guests:
+        config = replace(config, guests=tuple(GuestConfig(checked_guest_name(name)) for name in guests))
+    if cert or key:
+        config = replace(config, tls_cert=str(cert or ""), tls_key=str(key or ""))
+    return with_token(config, token) if token else config
+
+
+async def _serve(config: Config) -> None:
+    import asyncio
+
+    from millrace.cli.run import on_stop
+    from millrace.daemon.app import Daemon
+
+    daemon = Daemon(config)
+    stopping = asyncio.Event()
+    on_stop(stopping.set)
+    try:
+        await daemon.start()
+        _tell(daemon)
+        await stopping.wait()
+    finally:
+        await daemon.stop()
+
+
+def _tell(daemon: Daemon) -> None:
+    """What to export, and how to listen."""
+    for guest in daemon.guests.values():
+        typer.echo(f"guest {guest.name}")
+        typer.echo(f"  applications:  export PULSE_SERVER=unix:{guest.pulse_path}")
+        if guest.config.pulse_tcp:
+            typer.echo(
+                f"  over TCP:      export PULSE_SERVER=tcp:{guest.config.pulse_tcp} PULSE_COOKIE={guest.cookie_path}"
+            )
+        typer.echo(f"  listeners:     millrace listen {daemon.url}/{guest.name}")
+    typer.echo("ready; `millrace ls` shows what is going on, Ctrl-C ends")

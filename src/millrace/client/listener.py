@@ -1,0 +1,348 @@
+"""The listener as a library: connect, play, report, reconnect.
+
+listener = Listener("ws://127.0.0.1:8642/default", make_output("wav:out.wav", "normal"))
+await listener.run()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import aiohttp
+
+from millrace.backends.base import ClockedOutput, FileOutput
+from millrace.client.decode import PacketDecoder
+from millrace.client.playout import MARGINS_NS, Playout
+from millrace.dsp.convert import Samples
+from millrace.errors import ConfigError, PeerLost, RemoteProtocolError, RightsError
+from millrace.io.clock import now_ns
+from millrace.units import NS_PER_S, Frames, HostNs
+from millrace.wire.peer.messages import (
+    MEDIA_MAX,
+    Bye,
+    Configure,
+    Configured,
+    Fault,
+    FormatChanged,
+    Hello,
+    Packet,
+    Report,
+    Silence,
+    StreamFormat,
+    Welcome,
+)
+from millrace.wire.peer.session import ListenerEvent, PeerClient
+
+log = logging.getLogger("millrace.listener")
+
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
+"""Back in sound within a second of the server's return; jitter keeps a fleet from knocking all at once."""
+BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
+REPORT_S = 0.5
+SILENCE_MAX_S = 60
+
+
+@dataclass
+class ListenerOptions:
+    """What a listener asks for. `settings` are as in `millrace set`."""
+
+    name: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    latency: str = "normal"
+    sink: str | None = None
+    token: str = field(default="", repr=False)
+    insecure: bool = False
+    reconnect: bool = True
+
+
+class Ended(Exception):
+    """The daemon ended the session for good."""
+
+
+class FilePlayer:
+    """Writes the media time line to a file: frame n is position base + n, gaps are silence."""
+
+    def __init__(self, output: FileOutput) -> None:
+        self._output = output
+        self._decoder: PacketDecoder | None = None
+        self._next: Frames | None = None
+        self.played_frames: Frames = 0
+        self._lost_before = 0
+
+    @property
+    def lost_packets(self) -> int:
+        """Packets that never came."""
+        return self._lost_before + (self._decoder.lost_packets if self._decoder else 0)
+
+    def set_format(self, fmt: StreamFormat) -> None:
+        """Packets of this format follow."""
+        self._lost_before = self.lost_packets
+        self._output.open(fmt.rate, tuple(fmt.positions))
+        self._decoder = PacketDecoder(fmt)
+
+    def push(self, packet: Packet) -> None:
+        """A packet has come."""
+        if self._decoder is None:
+            return
+        for position, block in self._decoder.decode(packet):
+            gap = 0 if self._next is None else position - self._next
+            rate = self._decoder.format.rate
+            if 0 < gap <= rate * SILENCE_MAX_S:
+                self._output.skip(gap)
+            elif gap < 0 and -gap < len(block):
+                block = block[-gap:]
+            elif gap < 0:
+                continue
+            self._output.write(block)
+            self.played_frames += len(block)
+            self._next = max(position, self._next or 0) + len(block) if gap < 0 else position + len(block)
+
+    def silence(self) -> None:
+        """A pause follows."""
+        if self._decoder is not None:
+            self._decoder.silence()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._output.close()
+
+
+class Listener:
+    """One listener of one guest."""
+
+    def __init__(self, url: str, output: ClockedOutput | FileOutput, options: ListenerOptions | None = None) -> None:
+        self.url, self.output = url, output
+        self.options = options or ListenerOptions()
+        if self.options.latency not in MARGINS_NS:
+            raise ConfigError(f"latency {self.options.latency!r}: use one of {', '.join(MARGINS_NS)}")
+        self.format: StreamFormat | None = None
+        self.welcome: Welcome | None = None
+        self.settings: dict[str, str | int | bool] = {}
+        self.connections = 0
+        self.received_bytes = 0
+        self.on_event: Callable[[str, str], None] = lambda kind, text: None
+        self._lock = threading.Lock()
+        self._playout: Playout | None = None
+        self._clocked = cast(ClockedOutput, output) if hasattr(output, "start") else None
+        self._file = None if self._clocked else FilePlayer(cast(FileOutput, output))
+        self._output_latency_ns: HostNs = 0
+        self._wire: PeerClient | None = None
+        self._stopping = asyncio.Event()
+        self._flush: Callable[[], None] = lambda: None
+
+    # -- running -------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Play until `stop`, or until the daemon ends it for good.
+
+        Reconnects by itself. RightsError when refused, ConfigError for an output that can't be used,
+        RemoteProtocolError when the other side is no Millrace.
+        """
+        tries = 0
+        try:
+            while not self._stopping.is_set():
+                before = self.connections
+                try:
+                    await self._session()
+                except Ended:
+                    return
+                except (TimeoutError, aiohttp.ClientError, OSError, PeerLost) as error:
+                    if not self.options.reconnect:
+                        raise PeerLost(f"{self.url}: {error or type(error).__name__}") from None
+                    if self.connections != before or tries == 0:
+                        self.on_event("lost", str(error) or type(error).__name__)
+                tries = 0 if self.connections != before else tries + 1
+                await self._pause(tries)
+        finally:
+            self._close_output()
+
+    async def _pause(self, tries: int) -> None:
+        top = BACKOFF_PATIENT_S if tries > PATIENCE_TRIES else BACKOFF_MAX_S
+        delay = min(top, BACKOFF_FIRST_S * 2 ** min(tries, 10)) * random.uniform(0.8, 1.2)
+        try:
+            await asyncio.wait_for(self._stopping.wait(), delay)
+        except TimeoutError:
+            return
+
+    async def _session(self) -> None:
+        headers = {"Authorization": f"Bearer {self.options.token}"} if self.options.token else {}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as http:
+            try:
+                line = await http.ws_connect(
+                    self.url, max_msg_size=MEDIA_MAX, ssl=not self.options.insecure, compress=0
+                )
+            except aiohttp.WSServerHandshakeError as error:
+                self._refused(error)
+                raise
+            async with line:
+                await self._talk(line)
+
+    def _refused(self, error: aiohttp.WSServerHandshakeError) -> None:
+        if error.status in (401, 403):
+            raise RightsError(f"{self.url}: refused ({error.status}); give a token with --token-file or MILLRACE_TOKEN")
+        if error.status == 404:
+            raise ConfigError(f"{self.url}: there is no such guest there; `millrace ls` lists them")
+        if error.status == 200:
+            raise RemoteProtocolError(f"{self.url} is no Millrace daemon")
+
+    async def _talk(self, line: aiohttp.ClientWebSocketResponse) -> None:
+        opts = self.options
+        hello = Hello(name=opts.name, settings=opts.settings, latency=opts.latency, sink=opts.sink)
+        wire = self._wire = PeerClient(hello, now_ns())
+        timers = asyncio.create_task(self._timers(wire, line))
+        stopper = asyncio.create_task(self._stop_line(line))
+        try:
+            await self._drain(wire, line)
+            async for message in line:
+                if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    break
+                self.received_bytes += len(message.data)
+                now = now_ns()
+                wire.receive(message.data, now)
+                for event in wire.events():
+                    self._handle(event, now)
+        finally:
+            self._wire = None
+            for task in (timers, stopper):
+                task.cancel()
+        if not self._stopping.is_set():
+            raise PeerLost("the connection ended")
+
+    async def _stop_line(self, line: aiohttp.ClientWebSocketResponse) -> None:
+        await self._stopping.wait()
+        await line.close()
+
+    async def _timers(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
+        """Keepalive and reports."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            if wire.welcome is not None:
+                wire.send(self.report())
+            deadline = wire.next_timeout()
+            if deadline is not None and deadline <= now_ns():
+                try:
+                    wire.handle_timeout(now_ns())
+                except PeerLost:
+                    await line.close()
+                    return
+            await self._drain(wire, line)
+
+    async def _drain(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
+        for message in wire.messages_to_send():
+            if isinstance(message, str):
+                await line.send_str(message)
+
+    # -- what comes ------------------------------------------------------------------------------
+
+    def _handle(self, event: ListenerEvent, now: HostNs) -> None:
+        if isinstance(event, Packet):
+            with self._lock:
+                if self._playout is not None:
+                    self._playout.push(event, now)
+                elif self._file is not None:
+                    self._file.push(event)
+        elif isinstance(event, FormatChanged):
+            self._set_format(event.format)
+        elif isinstance(event, Silence):
+            self._silence()
+        elif isinstance(event, Welcome):
+            self.welcome = event
+            self.settings = event.settings
+            self.connections += 1
+            self.on_event("joined", f"listener/{event.listener} hears {event.guest}, sink {event.sink}")
+        elif isinstance(event, Configured):
+            self.settings = event.settings
+            self.on_event("settings", ", ".join(f"{k}={v}" for k, v in event.settings.items()))
+        elif isinstance(event, Fault):
+            self._fault(event)
+        elif isinstance(event, Bye):
+            self._silence()
+            if not event.again:
+                raise Ended(event.reason)
+
+    def _fault(self, fault: Fault) -> None:
+        self.on_event("error", fault.message)
+        if fault.fatal:
+            raise RemoteProtocolError(fault.message)
+
+    def _silence(self) -> None:
+        with self._lock:
+            if self._playout is not None:
+                self._playout.silence()
+            elif self._file is not None:
+                self._file.silence()
+
+    def _set_format(self, fmt: StreamFormat) -> None:
+        self.format = fmt
+        self.on_event("format", f"{fmt.codec}, {fmt.rate} Hz, {len(fmt.positions)} channels")
+        with self._lock:
+            if self._file is not None:
+                self._file.set_format(fmt)
+                return
+            if self._playout is None:
+                self._playout = Playout(fmt.rate, tuple(fmt.positions), self.options.latency)
+                self._start_output(self._playout)
+            self._playout.set_format(fmt)
+
+    def _start_output(self, playout: Playout) -> None:
+        assert self._clocked is not None
+        self._output_latency_ns = self._clocked.start(playout.rate, playout.positions, self._pull)
+
+    def _pull(self, out: Samples) -> None:
+        """Called from the output's thread."""
+        with self._lock:
+            if self._playout is not None:
+                self._playout.pull(out, now_ns())
+
+    def _close_output(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        elif self._clocked is not None and self._playout is not None:
+            self._clocked.stop()
+
+    # -- what goes -------------------------------------------------------------------------------
+
+    def configure(self, changes: dict[str, str]) -> None:
+        """Change settings while it plays."""
+        self.options.settings.update(changes)
+        if self._wire is not None:
+            self._wire.send(Configure(changes))
+
+    def report(self) -> Report:
+        """How it fares."""
+        out = Report(output=self.output.name)
+        with self._lock:
+            playout = self._playout
+            if playout is not None:
+                offset = self._wire.keepalive.offset_ns if self._wire else None
+                if offset is not None and playout.fill_ns:
+                    out.latency_ns = max(0, playout.latency_ns(now_ns(), offset) + self._output_latency_ns)
+                out.fill_ns = playout.fill_ns
+                out.underruns, out.lost = playout.underruns, playout.lost_packets
+                out.skipped = playout.skipped_frames
+            elif self._file is not None:
+                out.lost = self._file.lost_packets
+        return out
+
+    @property
+    def played_s(self) -> float:
+        """Seconds of sound played or written."""
+        player = self._playout or self._file
+        if player is None or self.format is None:
+            return 0.0
+        rate = player.rate if isinstance(player, Playout) else self.format.rate
+        return player.played_frames / rate
+
+
+__all__ = ["NS_PER_S", "Listener", "ListenerOptions"]

@@ -1,0 +1,41 @@
+"""`--to`: from text to an output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from millrace.backends.base import ClockedOutput, FileOutput
+from millrace.backends.clocked import NullOutput, RawOutput
+from millrace.backends.wav import WavOutput
+from millrace.dsp.convert import SampleFormat
+from millrace.errors import ConfigError
+
+CHOICES = "device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE, null:"
+
+
+def make_output(text: str, profile: str) -> ClockedOutput | FileOutput:
+    """The output that `text` names; ConfigError lists what there is."""
+    kind, _, rest = text.partition(":")
+    if kind == "device":
+        from millrace.backends.device import DeviceOutput
+
+        return DeviceOutput(rest, profile)
+    if kind in ("wav", "wav32") and rest:
+        return WavOutput(Path(rest), SampleFormat.S16LE if kind == "wav" else SampleFormat.F32LE)
+    if kind == "null":
+        return NullOutput()
+    if kind == "raw" and rest:
+        return _raw(rest)
+    raise ConfigError(f"--to {text!r}: use one of {CHOICES}")
+
+
+def _raw(where: str) -> RawOutput:
+    if where == "-":
+        # A private copy of stdout: nothing else that prints can get between the samples.
+        return RawOutput(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), "-")
+    try:
+        return RawOutput(Path(where).open("wb"), where)
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror}") from None

@@ -1,0 +1,131 @@
+"""The daemon: composition root. It makes guests, opens sockets, and closes everything on the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from millrace.daemon.config import Config, GuestConfig, checked_guest_name, parse_address
+from millrace.daemon.guest import Guest
+from millrace.daemon.verbs import NotFound
+from millrace.daemon.web import Web
+from millrace.errors import ConfigError
+from millrace.graph.driver import TimerDriver
+from millrace.graph.model import Ids
+from millrace.io.runner import TimerRunner
+from millrace.io.sockets import bind_unix, private_dir
+
+log = logging.getLogger("millrace.daemon")
+GUESTS_MAX = 10_000
+
+
+class Daemon:
+    """Everything that runs in one worker process."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.ids = Ids()
+        self.driver = TimerDriver()
+        self.guests: dict[str, Guest] = {}
+        self.address = config.listen
+        self._runner: web.AppRunner | None = None
+        self._timer: TimerRunner | None = None
+        self._api_path = config.runtime / "api.sock"
+
+    async def start(self) -> None:
+        """Open everything; ConfigError says what is in the way."""
+        private_dir(self.config.runtime)
+        api_socket = bind_unix(self._api_path)
+        self._timer = TimerRunner(self.driver, asyncio.get_running_loop())
+        self.driver.rearm = self._timer.rearm
+        for guest in self.config.guests:
+            await self._start_guest(guest)
+        self._runner = web.AppRunner(Web(self, self.config.token).application(), access_log=None, shutdown_timeout=2.0)
+        await self._runner.setup()
+        await web.SockSite(self._runner, api_socket).start()
+        await self._listen_tcp()
+
+    async def _listen_tcp(self) -> None:
+        host, port = parse_address(self.config.listen)
+        assert self._runner is not None
+        site = web.TCPSite(self._runner, host, port, ssl_context=self._tls())
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"can't listen on {self.config.listen}: {error.strerror}; use --listen HOST:PORT"
+            ) from None
+        bound = self._runner.addresses[-1]
+        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        self.address = f"{shown}:{bound[1]}"
+
+    def _tls(self) -> ssl.SSLContext | None:
+        cert, key = self.config.tls_cert, self.config.tls_key
+        if not cert and not key:
+            return None
+        if not (cert and key):
+            raise ConfigError("TLS needs both --tls-cert and --tls-key")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(cert, key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"TLS certificate {cert} with key {key}: {error}") from None
+        return context
+
+    async def stop(self) -> None:
+        """Tell listeners and clients, close sockets, remove files."""
+        for guest in self.guests.values():
+            for session in guest.sessions:
+                session.farewell("the daemon is stopping", again=True)
+            await guest.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._timer is not None:
+            self._timer.stop()
+        self._api_path.unlink(missing_ok=True)
+
+    @property
+    def url(self) -> str:
+        """Where listeners connect, without the guest."""
+        return f"{'wss' if self.config.tls_cert else 'ws'}://{self.address}"
+
+    # -- guests ------------------------------------------------------------------------------
+
+    def guest(self, name: str) -> Guest:
+        """A guest by name, else NotFound."""
+        found = self.guests.get(name)
+        if found is None:
+            raise NotFound(f"there is no guest {name!r}; there are: {', '.join(self.guests) or 'none'}")
+        return found
+
+    async def add_guest(self, name: str, options: dict[str, Any]) -> Guest:
+        """Make a guest and open its sockets."""
+        if checked_guest_name(name) in self.guests:
+            raise ConfigError(f"guest {name} exists already")
+        if len(self.guests) >= GUESTS_MAX:
+            raise ConfigError(f"{GUESTS_MAX} guests at most")
+        rate, channels = options.get("rate", 48_000), options.get("channels", 2)
+        if not isinstance(rate, int) or not 8_000 <= rate <= 384_000:
+            raise ConfigError(f"rate: {rate} is outside 8000 to 384000")
+        if not isinstance(channels, int) or not 1 <= channels <= 8:
+            raise ConfigError(f"channels: {channels} is outside 1 to 8")
+        return await self._start_guest(GuestConfig(name, rate, channels))
+
+    async def _start_guest(self, config: GuestConfig) -> Guest:
+        guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))
+        await guest.start()
+        self.guests[guest.name] = guest
+        return guest
+
+    async def remove_guest(self, name: str) -> None:
+        """End a guest: its clients and listeners are told."""
+        guest = self.guest(name)
+        del self.guests[name]
+        for session in list(guest.sessions):
+            session.farewell("the guest was removed", again=False)
+        await guest.stop()

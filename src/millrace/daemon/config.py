@@ -1,0 +1,136 @@
+"""Configuration: TOML, the command line over it, and where things live (XDG)."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from millrace.errors import ConfigError
+from millrace.units import MAX_CHANNELS, RATE_MAX
+
+DEFAULT_LISTEN = "127.0.0.1:8642"
+_GUEST_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_RESERVED = frozenset({"api", "metrics", "health", "static"})
+
+
+def runtime_dir() -> Path:
+    """$XDG_RUNTIME_DIR/millrace, or a private place under /tmp for this user."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "millrace" if base else Path(f"/tmp/millrace-{os.getuid()}")
+
+
+def config_path() -> Path:
+    """Where the configuration is looked for when none is named."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "millrace" / "config.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestConfig:
+    """One guest."""
+
+    name: str
+    rate: int = 48_000
+    channels: int = 2
+    pulse_tcp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The daemon's configuration."""
+
+    listen: str = DEFAULT_LISTEN
+    guests: tuple[GuestConfig, ...] = (GuestConfig("default"),)
+    tls_cert: str = ""
+    tls_key: str = ""
+    token: str = field(default="", repr=False)
+    runtime: Path = field(default_factory=runtime_dir)
+
+
+def checked_guest_name(name: str) -> str:
+    """A name fit for paths and URLs, else ConfigError."""
+    if not name or len(name) > 64 or name[0] in ".-" or not set(name) <= _GUEST_NAME_CHARS or name in _RESERVED:
+        raise ConfigError(
+            f"guest name {name!r}: use letters, digits, '_', '.', '-', 64 at most, not {sorted(_RESERVED)}"
+        )
+    return name
+
+
+def parse_address(text: str, what: str = "listen") -> tuple[str, int]:
+    """'HOST:PORT' or '[V6]:PORT'."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{what}: {text!r} is not HOST:PORT, such as {DEFAULT_LISTEN}")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _take(table: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    value = table.pop(key, None)
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(f"{where}.{key} must be {kind.__name__}, not {value!r}")
+    return value
+
+
+def _no_more(table: dict[str, Any], where: str) -> None:
+    if table:
+        raise ConfigError(f"{where}: unknown {', '.join(sorted(table))}")
+
+
+def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
+    where = f"guest.{name}"
+    rate, channels = _take(table, "rate", int, where) or 48_000, _take(table, "channels", int, where) or 2
+    tcp = _take(table, "pulse_tcp", str, where) or ""
+    _no_more(table, where)
+    if not 8_000 <= rate <= RATE_MAX:
+        raise ConfigError(f"{where}.rate: {rate} is outside 8000 to {RATE_MAX}")
+    if not 1 <= channels <= min(8, MAX_CHANNELS):
+        raise ConfigError(f"{where}.channels: {channels} is outside 1 to 8")
+    if tcp:
+        parse_address(tcp, f"{where}.pulse_tcp")
+    return GuestConfig(checked_guest_name(name), rate, channels, tcp)
+
+
+def read_token(path: Path) -> str:
+    """A token from a file; ConfigError if others can read it."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path}: others can read this token file; run chmod 600 {path}")
+        token = path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"token file {path}: {error.strerror}") from None
+    if len(token) < 16:
+        raise ConfigError(f"{path}: a token has at least 16 characters")
+    return token
+
+
+def load(path: Path | None) -> Config:
+    """Read `path`, or the default place if it exists; ConfigError names the line or key at fault."""
+    source = path or config_path()
+    if path is None and not source.exists():
+        return with_token(Config(), None)
+    try:
+        data = tomllib.loads(source.read_text())
+    except OSError as error:
+        raise ConfigError(f"{source}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    daemon, tls, guests = (data.pop(key, {}) for key in ("daemon", "tls", "guest"))
+    _no_more(data, str(source))
+    listen = _take(daemon, "listen", str, "daemon") or DEFAULT_LISTEN
+    token_file = _take(daemon, "token_file", str, "daemon")
+    _no_more(daemon, "daemon")
+    cert, key = _take(tls, "cert", str, "tls") or "", _take(tls, "key", str, "tls") or ""
+    _no_more(tls, "tls")
+    parse_address(listen)
+    made = tuple(_guest(name, table) for name, table in guests.items()) or (GuestConfig("default"),)
+    return with_token(Config(listen, made, cert, key), Path(token_file).expanduser() if token_file else None)
+
+
+def with_token(config: Config, path: Path | None) -> Config:
+    """Add the token: from a file, else from $MILLRACE_TOKEN."""
+    if path is not None:
+        return replace(config, token=read_token(path))
+    return replace(config, token=os.environ.get("MILLRACE_TOKEN", config.token))

@@ -1,0 +1,90 @@
+"""A guest, composed: its graph, its PulseAudio door with sockets, its listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from millrace.daemon.config import GuestConfig, parse_address
+from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.door import PulseDoor
+from millrace.doors.pulse.handlers import HANDLERS
+from millrace.errors import GraphError
+from millrace.graph.driver import TimerDriver
+from millrace.graph.graph import Graph
+from millrace.graph.model import Ids
+from millrace.io.clock import wall_ns
+from millrace.io.sockets import peer_uid, private_dir, serve_tcp, serve_unix
+from millrace.outlets.peer import PeerOutlets
+from millrace.units import default_map
+from millrace.wire.pulse.constants import COOKIE_BYTES
+
+if TYPE_CHECKING:
+    from millrace.daemon.listener import ListenerSession
+
+log = logging.getLogger("millrace.guest")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+class Guest:
+    """The unit of isolation."""
+
+    def __init__(self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path) -> None:
+        self.config = config
+        self.name = config.name
+        self.graph = Graph(config.name, ids, config.rate, default_map(config.channels))
+        self.graph.set_default(self.graph.add_sink("default", f"Millrace {config.name}"))
+        self._driver = driver
+        self.directory = runtime / config.name
+        self.cookie_path = self.directory / "cookie"
+        self.pulse_path = self.directory / "pulse"
+        cookie = secrets.token_bytes(COOKIE_BYTES)
+        self.door = PulseDoor(self.graph, cookie, f"{_user()}@{socket.gethostname()}", wall_ns)
+        self.outlets = PeerOutlets(self.graph)
+        self._servers: list[asyncio.AbstractServer] = []
+        self.sessions: list[ListenerSession] = []
+
+    async def start(self) -> None:
+        """Open the sockets."""
+        private_dir(self.directory)
+        self._servers.append(await serve_unix(self.pulse_path, self._connect))
+        descriptor = os.open(self.cookie_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(self.door.cookie)
+        if self.config.pulse_tcp:
+            host, port = parse_address(self.config.pulse_tcp, "pulse_tcp")
+            self._servers.append(await serve_tcp(host, port, self._connect))
+        self._driver.attach(self.graph)
+
+    def _connect(self, transport: asyncio.Transport) -> PulseClient | None:
+        """A unix peer of this user (or root) is trusted; anybody else needs the cookie."""
+        trusted = peer_uid(transport) in (os.getuid(), 0)
+        try:
+            return PulseClient(self.door, HANDLERS, trusted)
+        except GraphError as error:
+            log.warning("connection refused: %s", error)
+            return None
+
+    async def stop(self) -> None:
+        """Close the sockets; connections end and their clients are told by that."""
+        self._driver.detach(self.graph)
+        for client in list(self.door.clients.values()):
+            client.closing = True
+            client.wake()
+        for server in self._servers:
+            server.close()
+        for path in (self.pulse_path, self.cookie_path):
+            path.unlink(missing_ok=True)
+        await asyncio.sleep(0)

@@ -1,0 +1,168 @@
+"""A listener's session in the daemon: the peer protocol on one side, an outlet on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from millrace.codec.settings import CODECS, CodecSettings, changed
+from millrace.daemon.guest import Guest
+from millrace.errors import ConfigError, RemoteProtocolError
+from millrace.graph.model import Sink
+from millrace.outlets.peer import LATENCY_ASKS_NS, Message, PeerOutlet
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.peer.messages import VERSION, Bye, Configure, Configured, Fault, FromListener, Hello, Report, Welcome
+from millrace.wire.peer.session import PeerServer
+
+_NAME_MAX = 100
+
+
+class ListenerSession:
+    """One connected listener. `write` puts a message on the line, `room` says whether it can take more."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        id_: int,
+        address: str,
+        write: Callable[[Message], None],
+        room: Callable[[], bool],
+        now_ns: HostNs,
+    ) -> None:
+        self.guest = guest
+        self.address = address
+        self.wire = PeerServer(now_ns)
+        self.outlet = PeerOutlet(id_, address, write, room)
+        self.report = Report()
+        self.closing = False
+        self._codec_reason = ""
+        self._rate_mark: tuple[HostNs, int] = (now_ns, 0)
+        self._bitrate = 0
+        self._sink: Sink | None = None
+
+    @property
+    def rtt_ns(self) -> HostNs | None:
+        """Round trip to the listener."""
+        return self.wire.keepalive.rtt_ns
+
+    def bitrate(self) -> int:
+        """Bit/s sent lately."""
+        return self._bitrate
+
+    # -- the line ----------------------------------------------------------------------------
+
+    def receive(self, message: str | bytes, now_ns: HostNs) -> None:
+        """Take one message; RemoteProtocolError ends the session."""
+        self.wire.receive(message, now_ns)
+        for event in self.wire.events():
+            self._handle(event)
+        self.drain()
+
+    def drain(self) -> None:
+        """Write what waits."""
+        for message in self.wire.messages_to_send():
+            self.outlet.send(message)
+        self.outlet.flush()
+
+    def tick(self, now_ns: HostNs) -> None:
+        """Once a second or so: keepalive, bitrate, reported latency. PeerLost if the peer is gone."""
+        self.wire.handle_timeout(now_ns)
+        then, sent = self._rate_mark
+        if now_ns - then >= NS_PER_S:
+            self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
+            self._rate_mark = (now_ns, self.outlet.sent_bytes)
+        self.drain()
+
+    def closed(self) -> None:
+        """The line is gone."""
+        self.guest.outlets.leave(self.outlet)
+        self._publish_latency()
+
+    # -- events ------------------------------------------------------------------------------
+
+    def _handle(self, event: FromListener) -> None:
+        if isinstance(event, Hello):
+            self._greet(event)
+        elif isinstance(event, Configure):
+            try:
+                self.configure(event.settings)
+            except ConfigError as error:
+                self.wire.send(Fault("settings", str(error)))
+        elif isinstance(event, Report):
+            self.report = event
+            self._publish_latency()
+        elif isinstance(event, Bye):
+            self.closing = True
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.version != VERSION:
+            raise RemoteProtocolError(f"peer protocol version {hello.version}; this daemon speaks {VERSION}")
+        if hello.latency not in LATENCY_ASKS_NS:
+            raise RemoteProtocolError(f"latency {hello.latency!r} is not one of {', '.join(LATENCY_ASKS_NS)}")
+        outlet = self.outlet
+        outlet.name = hello.name[:_NAME_MAX] or self.address
+        outlet.latency = hello.latency
+        outlet.codecs = tuple(c for c in hello.codecs if c in CODECS)
+        base = CodecSettings(application="lowdelay" if hello.latency == "low" else "audio")
+        outlet.settings = self._agreed(self._parsed(base, hello.settings))
+        sink = self._find_sink(hello.sink)
+        self.wire.send(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
+        self.drain()
+        self.guest.outlets.join(outlet, sink)
+
+    def _parsed(self, base: CodecSettings, asked: dict[str, str]) -> CodecSettings:
+        try:
+            return changed(base, asked)
+        except ConfigError as error:
+            raise RemoteProtocolError(str(error)) from None
+
+    def _find_sink(self, name: str | None) -> Sink:
+        graph = self.guest.graph
+        for sink in graph.sinks.values():
+            if name in (sink.name, sink.key):
+                return sink
+        if name is not None:
+            raise RemoteProtocolError(f"guest {self.guest.name} has no sink {name!r}")
+        assert graph.default is not None
+        return graph.default
+
+    def _agreed(self, wanted: CodecSettings) -> CodecSettings:
+        """The wanted codec if the listener has it, else the next best it has, and why."""
+        codecs = self.outlet.codecs
+        if wanted.codec in codecs:
+            self._codec_reason = ""
+            return wanted
+        for codec in CODECS:
+            if codec in codecs:
+                self._codec_reason = f"the listener can't play {wanted.codec}"
+                return changed(wanted, {"codec": codec})
+        raise RemoteProtocolError(f"no common codec: this daemon has {', '.join(CODECS)}")
+
+    def configure(self, changes: dict[str, str]) -> CodecSettings:
+        """Change settings while it plays; ConfigError says what is wrong."""
+        settings = self._agreed(changed(self.outlet.settings, changes))
+        self.guest.outlets.configure(self.outlet, settings)
+        self.wire.send(Configured(self._shown()))
+        self.drain()
+        return settings
+
+    def _shown(self) -> dict[str, Any]:
+        shown = self.outlet.settings.as_dict()
+        if self._codec_reason:
+            shown["reason"] = self._codec_reason
+        return shown
+
+    def farewell(self, reason: str, again: bool) -> None:
+        """Tell the listener that the session ends."""
+        self.wire.send(Bye(reason, again))
+        self.drain()
+
+    def _publish_latency(self) -> None:
+        """Players in the guest ask the sink for its latency: it is that of its slowest listener."""
+        reports: dict[int, int] = {}
+        for session in self.guest.sessions:
+            group = session.outlet.group
+            if group is not None:
+                reports[group.sink.id] = max(reports.get(group.sink.id, 0), session.report.latency_ns)
+        for sink in self.guest.graph.sinks.values():
+            sink.outlet_latency_ns = reports.get(sink.id, 0)

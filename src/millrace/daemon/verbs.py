@@ -1,0 +1,141 @@
+"""What the API can do, apart from HTTP: find a thing by its key and change it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from millrace.codec.settings import parse_switch
+from millrace.daemon.guest import Guest
+from millrace.daemon.listener import ListenerSession
+from millrace.dsp.mix import CUBIC_NORM, cubic_to_gain
+from millrace.errors import ConfigError, GraphError
+from millrace.graph.model import Levelled, Sink, Stream
+
+if TYPE_CHECKING:
+    from millrace.daemon.app import Daemon
+
+VOLUME_MAX_PERCENT = 400.0
+
+
+class NotFound(GraphError):
+    """There is no such thing."""
+
+
+def parse_volume(text: str) -> float:
+    """'50%' (cubic, as pactl's) or '-6dB' to a linear gain."""
+    match = re.fullmatch(r"([+-]?[0-9.]+)\s*(%|[dD][bB])", text.strip())
+    try:
+        value = float(match[1]) if match else None
+    except ValueError:
+        value = None
+    if match is None or value is None:
+        raise ConfigError(f"volume: {text!r} is neither a percentage such as 50% nor a level such as -6dB")
+    if match[2] == "%":
+        if not 0 <= value <= VOLUME_MAX_PERCENT:
+            raise ConfigError(f"volume: {text} is outside 0% to {VOLUME_MAX_PERCENT:.0f}%")
+        return cubic_to_gain(round(value / 100 * CUBIC_NORM))
+    if value > 36:
+        raise ConfigError(f"volume: {text} is more than +36dB")
+    return float(10 ** (value / 20))
+
+
+def _split(key: str) -> tuple[str, str]:
+    kind, slash, name = key.partition("/")
+    if not slash or not name:
+        raise ConfigError(f"{key!r}: name things as `millrace ls` does, such as stream/7, sink/default or listener/3")
+    return kind, name
+
+
+def find_sink(guest: Guest, name: str) -> Sink | None:
+    """A guest's sink by number or name."""
+    for sink in guest.graph.sinks.values():
+        if name in (sink.name, str(sink.id)):
+            return sink
+    return None
+
+
+def find_node(daemon: Daemon, key: str, guest: str | None) -> tuple[Guest, Levelled]:
+    """A stream or sink by key; a sink's name is looked for in `guest`, or in all."""
+    kind, name = _split(key)
+    for home in daemon.guests.values():
+        if guest not in (None, home.name):
+            continue
+        found: Levelled | None = None
+        if kind == "sink":
+            found = find_sink(home, name)
+        elif kind == "stream" and name.isdigit():
+            found = home.graph.streams.get(int(name))
+        if found is not None:
+            return home, found
+    raise NotFound(f"there is no {key}" + (f" in guest {guest}" if guest else ""))
+
+
+def find_listener(daemon: Daemon, key: str) -> ListenerSession:
+    """A listener by key."""
+    for home in daemon.guests.values():
+        for session in home.sessions:
+            if session.outlet.key == key:
+                return session
+    raise NotFound(f"there is no {key}")
+
+
+def change(daemon: Daemon, key: str, settings: dict[str, str], guest: str | None = None) -> None:
+    """`millrace set`."""
+    if key.startswith("listener/"):
+        find_listener(daemon, key).configure(settings)
+        return
+    home, node = find_node(daemon, key, guest)
+    gain: float | None = None
+    mute: bool | None = None
+    for name, text in settings.items():
+        if name == "volume":
+            gain = parse_volume(text)
+        elif name == "mute":
+            mute = parse_switch("mute", text)
+        else:
+            raise ConfigError(f"{name}: a {node.kind} has volume and mute")
+    if gain is not None:
+        home.graph.set_gains(node, (gain,))
+    if mute is not None:
+        home.graph.set_mute(node, mute)
+
+
+def move(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
+    """`millrace move`: a stream or a listener to another sink of the same guest."""
+    if key.startswith("listener/"):
+        session = find_listener(daemon, key)
+        session.guest.outlets.move(session.outlet, _target(session.guest, to))
+        return
+    home, node = find_node(daemon, key, guest)
+    if not isinstance(node, Stream):
+        raise ConfigError(f"{key}: streams and listeners can be moved")
+    home.graph.move_stream(node, _target(home, to))
+
+
+def _target(guest: Guest, to: str) -> Sink:
+    kind, name = _split(to)
+    sink = find_sink(guest, name) if kind == "sink" else None
+    if sink is None:
+        known = ", ".join(f"sink/{s.name}" for s in guest.graph.sinks.values())
+        raise NotFound(f"guest {guest.name} has no {to}; it has {known}")
+    return sink
+
+
+def add_sink(guest: Guest, name: str, description: str) -> Sink:
+    """`millrace sink add`."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+        raise ConfigError(f"sink name {name!r}: use letters, digits, '_', '.', '-', 64 at most")
+    return guest.graph.add_sink(name, description or name)
+
+
+def remove_sink(guest: Guest, name: str) -> None:
+    """`millrace sink remove`: what plays there goes on at the default sink."""
+    sink = find_sink(guest, name)
+    if sink is None:
+        raise NotFound(f"guest {guest.name} has no sink {name}")
+    others = [s for s in guest.graph.sinks.values() if s is not sink]
+    if not others:
+        raise ConfigError("a guest keeps one sink at least")
+    default = guest.graph.default
+    guest.graph.remove_sink(sink, default if default is not None and default is not sink else others[0])

@@ -1,0 +1,76 @@
+"""What `millrace ls` and the API show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace.daemon.guest import Guest
+from millrace.daemon.listener import ListenerSession
+from millrace.dsp.convert import NAMES
+from millrace.dsp.mix import gain_to_cubic
+from millrace.graph.model import Levelled, Sink, Stream
+
+View = dict[str, Any]
+
+
+def _volume(node: Levelled) -> View:
+    percents = [round(gain_to_cubic(g) / 655.36) for g in node.gains]
+    return {"volume": percents[0] if len(set(percents)) == 1 else percents, "mute": node.mute}
+
+
+def sink_view(guest: Guest, sink: Sink) -> View:
+    """One sink."""
+    return {
+        "id": sink.key, "name": sink.name, "description": sink.description, "state": sink.state.value,
+        "default": guest.graph.default is sink, "channels": len(sink.positions), "rate": guest.graph.rate,
+        "peak": round(sink.level, 4), "linked_to": [link.target.key for link in sink.links], **_volume(sink),
+    }  # fmt: skip
+
+
+def stream_view(guest: Guest, stream: Stream) -> View:
+    """One stream."""
+    out: View = {
+        "id": stream.key, "name": stream.name, "state": stream.state.value, "sink": stream.sink.key,
+        "application": stream.props.get("application.name", ""), "underruns": stream.underruns,
+        "ahead_ms": round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1), **_volume(stream),
+    }  # fmt: skip
+    pulse = guest.door.playback.get(stream.id)
+    if pulse is not None:
+        out |= {
+            "door": "pulse", "format": NAMES[pulse.format.sample], "rate": pulse.format.rate,
+            "channels": len(pulse.format.positions), "corked": pulse.corked,
+            "fill_ms": round(pulse.layout.to_ns(pulse.queue.length) / 1e6, 1),
+            "resampler": pulse.resample_method,
+        }  # fmt: skip
+    return out
+
+
+def listener_view(session: ListenerSession) -> View:
+    """One listener."""
+    outlet, report = session.outlet, session.report
+    group = outlet.group
+    return {
+        "id": outlet.key, "name": outlet.name, "address": session.address, "sink": group.sink.key if group else None,
+        "settings": outlet.settings.as_dict(), "latency_profile": outlet.latency, "bitrate": session.bitrate(),
+        "latency_ms": round(report.latency_ns / 1e6, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
+        "underruns": report.underruns, "lost": report.lost, "skipped": report.skipped, "output": report.output,
+        "sent_packets": outlet.sent_packets, "dropped_packets": outlet.dropped_packets, "queued": outlet.queued,
+        "rtt_ms": None if session.rtt_ns is None else round(session.rtt_ns / 1e6, 2),
+    }  # fmt: skip
+
+
+def guest_view(guest: Guest) -> View:
+    """One guest with everything in it."""
+    graph = guest.graph
+    return {
+        "name": guest.name, "state": "running" if graph.running else "idle", "rate": graph.rate,
+        "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
+        "clients": len(guest.door.clients), "pulse": str(guest.pulse_path),
+        "sinks": [sink_view(guest, sink) for sink in graph.sinks.values()],
+        "streams": [stream_view(guest, stream) for stream in graph.streams.values()],
+        "recorders": [
+            {"id": f"recorder/{r.node.id}", "name": r.node.name, "sink": r.node.sink.key if r.node.sink else None}
+            for r in guest.door.records.values()
+        ],
+        "listeners": [listener_view(session) for session in guest.sessions],
+    }  # fmt: skip

@@ -1,0 +1,316 @@
+"""The peer outlet: a sink's monitor, encoded once per distinct setting, to any number of listeners.
+
+`EncodeGroup` is a tap with one encoder; every listener whose settings are the same shares it, and
+each gets the same packet bytes. A listener that can't keep up has its oldest packets dropped, whole,
+from its own bounded queue; nobody else notices.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from millrace.codec.opus import OPUS_RATE, OpusEncoder, wire_order
+from millrace.codec.pcm import encode_pcm
+from millrace.codec.settings import CodecSettings
+from millrace.dsp.convert import Samples
+from millrace.dsp.resample import Resampler, make_resampler
+from millrace.graph.graph import Graph
+from millrace.graph.model import Sink, Tap
+from millrace.units import NS_PER_MS, Frames, HostNs, Positions, default_map, frames_to_ns
+from millrace.wire.peer.messages import FormatChanged, Silence, StreamFormat, encode_message, pack_media
+
+HOLD_NS = 200 * NS_PER_MS
+"""Digital silence this long ends the sending: codec tails are out by then."""
+QUEUE_PACKETS_MAX = 50
+LATENCY_ASKS_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PER_MS, "robust": 40 * NS_PER_MS}
+_PCM_PACKET_NS = 20 * NS_PER_MS
+
+Message = str | bytes
+
+
+class PeerOutlet:
+    """One listener: its settings, its queue, its counters.
+
+    `write` puts a message on the line; `room` says whether the line can take more now.
+    """
+
+    def __init__(self, id_: int, name: str, write: Callable[[Message], None], room: Callable[[], bool]) -> None:
+        self.id, self.name = id_, name
+        self.settings = CodecSettings()
+        self.codecs: tuple[str, ...] = ("opus",)
+        self.latency = "normal"
+        self.group: EncodeGroup | None = None
+        self.sent_packets = 0
+        self.sent_bytes = 0
+        self.dropped_packets = 0
+        self._write, self._room = write, room
+        self._queue: deque[Message] = deque()
+
+    @property
+    def key(self) -> str:
+        """The name users and the API use."""
+        return f"listener/{self.id}"
+
+    def send(self, message: Message) -> None:
+        """Send, or queue while the line is full; the oldest media is dropped past the bound."""
+        if not self._queue and self._room():
+            self._put(message)
+            return
+        self._queue.append(message)
+        self.flush()
+        while len(self._queue) > QUEUE_PACKETS_MAX:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        for at, message in enumerate(self._queue):
+            if isinstance(message, bytes):
+                del self._queue[at]
+                self.dropped_packets += 1
+                return
+        self._queue.popleft()
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the line takes it."""
+        while self._queue and self._room():
+            self._put(self._queue.popleft())
+
+    def _put(self, message: Message) -> None:
+        self.sent_bytes += len(message)
+        self.sent_packets += isinstance(message, bytes)
+        self._write(message)
+
+    @property
+    def queued(self) -> int:
+        """Messages waiting for the line."""
+        return len(self._queue)
+
+
+def _layout(sink: Sink, settings: CodecSettings) -> Positions:
+    if settings.channels == "mono":
+        return default_map(1)
+    if settings.channels == "stereo":
+        return default_map(2)
+    return sink.positions
+
+
+class EncodeGroup:
+    """One encoder on one sink; the graph's `Consumer`."""
+
+    def __init__(self, graph: Graph, sink: Sink, settings: CodecSettings, generation: int) -> None:
+        self.graph, self.settings, self.generation = graph, settings, generation
+        self.outlets: list[PeerOutlet] = []
+        positions = _layout(sink, settings)
+        self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self)
+        self.codec_errors = 0
+        self._sequence = 0
+        self._quiet_frames = 0
+        self._quiet = False
+        self._encoder: OpusEncoder | None = None
+        self._resampler: Resampler | None = None
+        self._order: tuple[int, ...] = tuple(range(len(positions)))
+        self.rate = graph.rate
+        if settings.codec == "opus":
+            family, self._order = wire_order(positions)
+            self._encoder = OpusEncoder(len(positions), settings, family)
+            self.rate = OPUS_RATE
+            self._resampler = make_resampler(graph.rate, OPUS_RATE, len(positions), low_delay=True)
+        self._reorder = self._order != tuple(range(len(positions)))
+        self._pending: Samples = np.zeros((self.rate * 60 // 1000, len(positions)), np.float32)
+        self._fill = 0
+        self._next_position: Frames | None = None
+        self._quantum = 0
+        self._packet_frames = 0
+        graph.add_tap(self.tap, sink)
+
+    @property
+    def sink(self) -> Sink:
+        """What it listens to."""
+        assert self.tap.sink is not None
+        return self.tap.sink
+
+    def format(self) -> StreamFormat:
+        """What its packets carry, for the listeners."""
+        encoder = self._encoder
+        return StreamFormat(
+            self.generation, self.settings.codec, self.rate, list(self.tap.positions),
+            lookahead=encoder.lookahead_frames if encoder else 0, streams=encoder.streams if encoder else 1,
+            coupled=encoder.coupled if encoder else 0, mapping=list(encoder.mapping) if encoder else [],
+            order=list(self._order),
+        )  # fmt: skip
+
+    def configure(self, settings: CodecSettings) -> None:
+        """Change controls in the running encoder."""
+        self.settings = settings
+        if self._encoder is not None:
+            self._encoder.configure(settings)
+        self._quantum = 0
+
+    def update_latency(self) -> None:
+        """The graph's quantum follows the most demanding listener."""
+        asks = [LATENCY_ASKS_NS[outlet.latency] for outlet in self.outlets]
+        ask = min(asks, default=LATENCY_ASKS_NS["normal"])
+        if ask != self.tap.latency_ask_ns:
+            self.tap.latency_ask_ns = ask
+            self.graph.touch(self.tap)
+
+    # -- the graph's side --------------------------------------------------------------------
+
+    def consume(self, block: Samples, position: Frames, level: float) -> None:
+        """See `Consumer.consume`."""
+        if level == 0.0:
+            self._quiet_frames += len(block)
+            if self._quiet_frames * 1_000 > self.graph.rate * (HOLD_NS // NS_PER_MS):
+                self.idle(position)
+                return
+        else:
+            self._quiet_frames = 0
+        if self.graph.quantum_frames != self._quantum:
+            self._choose_packet()
+        start = position * self.rate // self.graph.rate if self._resampler is not None else position
+        if self._resampler is not None:
+            block = self._resampler.process(block)
+        if self._reorder:
+            block = block[:, self._order]
+        if self._quiet or self._strayed(start):
+            self._quiet = False
+            self._fill = 0
+            self._next_position = start
+        self._packetise(block)
+
+    def _strayed(self, start: Frames) -> bool:
+        """True at the first block, and after the graph's position has jumped."""
+        if self._next_position is None:
+            return True
+        return abs(start - self._next_position - self._fill) > self.rate // 10
+
+    def _choose_packet(self) -> None:
+        """Packets follow the settings, or else the quantum: 20 ms, less where low latency is asked for."""
+        self._quantum = self.graph.quantum_frames
+        quantum_us = self._quantum * 1_000_000 // self.graph.rate
+        chosen_us = self.settings.frame_us or (
+            20_000 if quantum_us > 15_000 else 10_000 if quantum_us > 7_000 else 5_000
+        )
+        self._packet_frames = self.rate * chosen_us // 1_000_000
+        if self._fill >= self._packet_frames:
+            self._fill = 0
+
+    def _packetise(self, block: Samples) -> None:
+        at, size = 0, self._packet_frames
+        while len(block) - at + self._fill >= size:
+            if self._fill == 0 and block.flags.c_contiguous:
+                self._emit(block[at : at + size])
+                at += size
+                continue
+            take = size - self._fill
+            self._pending[self._fill : size] = block[at : at + take]
+            at += take
+            self._fill = 0
+            self._emit(self._pending[:size])
+        rest = len(block) - at
+        self._pending[self._fill : self._fill + rest] = block[at:]
+        self._fill += rest
+
+    def _emit(self, block: Samples) -> None:
+        assert self._next_position is not None
+        position = self._next_position
+        self._next_position += len(block)
+        if self._encoder is not None:
+            payload = self._encoder.encode(block)
+            if self.settings.dtx and len(payload) <= 2:
+                # RFC 6716, section 2.1.9: such packets need not be sent; the listener conceals.
+                self._sequence += 1
+                return
+        else:
+            payload = encode_pcm(self.settings.codec, block)
+        host_ns = frames_to_ns(position, self.rate)
+        packet = pack_media(self.generation, len(block), self._sequence, position, host_ns, payload)
+        self._sequence += 1
+        for outlet in self.outlets:
+            outlet.send(packet)
+
+    def idle(self, position: Frames) -> None:
+        """See `Consumer.idle`: say once where the sound ends, then send nothing."""
+        if not self._quiet:
+            self._quiet = True
+            self._flush_rest()
+            self._broadcast_silence(self._next_position or position * self.rate // self.graph.rate)
+
+    def _flush_rest(self) -> None:
+        """Send what is left of the last packet, padded with silence."""
+        if self._fill and self._next_position is not None:
+            self._pending[self._fill : self._packet_frames] = 0.0
+            self._fill = 0
+            self._emit(self._pending[: self._packet_frames])
+
+    def _broadcast_silence(self, position: Frames) -> None:
+        text = encode_message(Silence(position))
+        for outlet in self.outlets:
+            outlet.send(text)
+
+
+class PeerOutlets:
+    """All listeners of one guest, grouped by sink and settings."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.outlets: dict[int, PeerOutlet] = {}
+        self._groups: list[EncodeGroup] = []
+        self._generation = 0
+
+    def join(self, outlet: PeerOutlet, sink: Sink) -> None:
+        """`outlet` begins to hear `sink`."""
+        self.outlets[outlet.id] = outlet
+        self._enter(outlet, sink)
+
+    def leave(self, outlet: PeerOutlet) -> None:
+        """`outlet` is gone."""
+        self.outlets.pop(outlet.id, None)
+        self._exit(outlet)
+
+    def move(self, outlet: PeerOutlet, sink: Sink) -> None:
+        """`outlet` hears another sink."""
+        self._exit(outlet)
+        self._enter(outlet, sink)
+
+    def configure(self, outlet: PeerOutlet, settings: CodecSettings) -> None:
+        """Change a listener's settings while it plays, keeping the encoder's state where that is possible."""
+        group = outlet.group
+        old, outlet.settings = outlet.settings, settings
+        if group is None or old == settings:
+            return
+        twin = self._find(group.sink, settings)
+        in_place = replace(settings, codec=old.codec, application=old.application, channels=old.channels) == settings
+        if twin is None and in_place and len(group.outlets) == 1:
+            group.configure(settings)
+            return
+        sink = group.sink
+        self._exit(outlet)
+        self._enter(outlet, sink)
+
+    def _find(self, sink: Sink, settings: CodecSettings) -> EncodeGroup | None:
+        return next((g for g in self._groups if g.sink is sink and g.settings == settings), None)
+
+    def _enter(self, outlet: PeerOutlet, sink: Sink) -> None:
+        group = self._find(sink, outlet.settings)
+        if group is None:
+            self._generation += 1
+            group = EncodeGroup(self.graph, sink, outlet.settings, self._generation)
+            self._groups.append(group)
+        group.outlets.append(outlet)
+        outlet.group = group
+        outlet.send(encode_message(FormatChanged(group.format())))
+        group.update_latency()
+
+    def _exit(self, outlet: PeerOutlet) -> None:
+        group, outlet.group = outlet.group, None
+        if group is None:
+            return
+        group.outlets.remove(outlet)
+        group.update_latency()
+        if not group.outlets:
+            self._groups.remove(group)
+            self.graph.remove_tap(group.tap)

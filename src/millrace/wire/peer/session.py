@@ -1,0 +1,184 @@
+"""Both ends of a peer session, sans-IO: messages in, events out, keepalive inside."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.peer.messages import (
+    MESSAGE_MAX,
+    Bye,
+    FormatChanged,
+    FromDaemon,
+    FromListener,
+    Hello,
+    Packet,
+    Ping,
+    Pong,
+    StreamFormat,
+    Welcome,
+    decode_from_daemon,
+    decode_from_listener,
+    encode_message,
+    unpack_media,
+)
+
+PING_NS = 2 * NS_PER_S
+SILENT_MAX_NS = 15 * NS_PER_S
+HELLO_MAX_NS = 10 * NS_PER_S
+CLOCK_WINDOW = 16
+
+
+class Keepalive:
+    """Ping when it is time, give up when nothing has come for long; the clock offset by the way."""
+
+    def __init__(self, ping_ns: HostNs, now_ns: HostNs) -> None:
+        self._ping_ns = ping_ns
+        self._heard_ns = now_ns
+        self._next_ping_ns = now_ns
+        self._samples: list[tuple[int, int]] = []
+        self.rtt_ns: HostNs | None = None
+        self.offset_ns: HostNs | None = None
+
+    def heard(self, now_ns: HostNs) -> None:
+        """Something has come."""
+        self._heard_ns = now_ns
+
+    def pong(self, pong: Pong, now_ns: HostNs) -> None:
+        """A round trip: the one with the least delay of the last few tells the clocks' offset best."""
+        rtt = now_ns - pong.t
+        if rtt < 0:
+            raise RemoteProtocolError("a pong to a ping that was never sent")
+        self._samples = [*self._samples[-(CLOCK_WINDOW - 1) :], (rtt, pong.now - (pong.t + rtt // 2))]
+        self.rtt_ns, self.offset_ns = min(self._samples)
+
+    def next_timeout(self) -> HostNs:
+        """The next deadline."""
+        return min(self._next_ping_ns, self._heard_ns + SILENT_MAX_NS)
+
+    def due(self, now_ns: HostNs) -> bool:
+        """True when a ping must go now. PeerLost when the peer has been silent for too long."""
+        if now_ns - self._heard_ns >= SILENT_MAX_NS:
+            raise PeerLost(f"nothing heard for {SILENT_MAX_NS // NS_PER_S} s")
+        if now_ns < self._next_ping_ns:
+            return False
+        self._next_ping_ns = now_ns + self._ping_ns
+        return True
+
+
+class _Session:
+    """What both ends share."""
+
+    def __init__(self, now_ns: HostNs, ping_ns: HostNs) -> None:
+        self.keepalive = Keepalive(ping_ns, now_ns)
+        self._out: list[str | bytes] = []
+
+    def next_timeout(self) -> HostNs | None:
+        """The next deadline."""
+        return self.keepalive.next_timeout()
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """Ping if it is time; PeerLost if the peer is gone."""
+        if self.keepalive.due(now_ns):
+            self._out.append(encode_message(Ping(now_ns)))
+
+    def messages_to_send(self) -> list[str | bytes]:
+        """What to write now, in order."""
+        out, self._out = self._out, []
+        return out
+
+    def _answered(self, message: object, now_ns: HostNs) -> bool:
+        """Serve pings and pongs here, for both ends."""
+        if isinstance(message, Ping):
+            self._out.append(encode_message(Pong(message.t, now_ns)))
+            return True
+        if isinstance(message, Pong):
+            self.keepalive.pong(message, now_ns)
+            return True
+        return False
+
+
+class PeerServer(_Session):
+    """The daemon's end: expects Hello first."""
+
+    def __init__(self, now_ns: HostNs) -> None:
+        super().__init__(now_ns, 4 * PING_NS)
+        self.greeted = False
+        self._since_ns = now_ns
+        self._events: list[FromListener] = []
+
+    def receive(self, message: str | bytes, now_ns: HostNs) -> None:
+        """Take one WebSocket message; RemoteProtocolError ends the session."""
+        self.keepalive.heard(now_ns)
+        if isinstance(message, bytes):
+            raise RemoteProtocolError("a listener sends no binary messages in this version")
+        if len(message) > MESSAGE_MAX:
+            raise RemoteProtocolError(f"a message of {len(message)} characters")
+        parsed = decode_from_listener(message)
+        if self._answered(parsed, now_ns):
+            return
+        if isinstance(parsed, Hello) == self.greeted:
+            raise RemoteProtocolError("hello comes first, and once")
+        self.greeted = True
+        self._events.append(parsed)
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """As both ends, and PeerLost for one that connects and never says hello."""
+        if not self.greeted and now_ns - self._since_ns >= HELLO_MAX_NS:
+            raise PeerLost("no hello")
+        super().handle_timeout(now_ns)
+
+    def events(self) -> list[FromListener]:
+        """What has come since the last call."""
+        out, self._events = self._events, []
+        return out
+
+    def send(self, message: FromDaemon) -> None:
+        """Queue a control message."""
+        self._out.append(encode_message(message))
+
+
+ListenerEvent: TypeAlias = FromDaemon | Packet
+
+
+class PeerClient(_Session):
+    """The listener's end."""
+
+    def __init__(self, hello: Hello, now_ns: HostNs) -> None:
+        super().__init__(now_ns, PING_NS)
+        self.welcome: Welcome | None = None
+        self.format: StreamFormat | None = None
+        self._events: list[ListenerEvent] = []
+        self._out.append(encode_message(hello))
+
+    def receive(self, message: str | bytes, now_ns: HostNs) -> None:
+        """Take one WebSocket message."""
+        self.keepalive.heard(now_ns)
+        if isinstance(message, bytes):
+            packet = unpack_media(message)
+            if packet is not None and self.format is not None and packet.generation == self.format.generation & 0xFF:
+                self._events.append(packet)
+            return
+        parsed = decode_from_daemon(message)
+        if self._answered(parsed, now_ns):
+            return
+        if isinstance(parsed, Welcome):
+            self.welcome = parsed
+        elif isinstance(parsed, FormatChanged):
+            self.format = parsed.format
+        self._events.append(parsed)
+
+    def events(self) -> list[ListenerEvent]:
+        """What has come since the last call."""
+        out, self._events = self._events, []
+        return out
+
+    def send(self, message: FromListener) -> None:
+        """Queue a control message."""
+        self._out.append(encode_message(message))
+
+
+def farewell(reason: str, again: bool) -> str:
+    """A Bye, ready to write."""
+    return encode_message(Bye(reason, again))

@@ -1,0 +1,179 @@
+"""A real daemon, real listeners, real clients: processes, sockets, and the samples that come out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+REQUIRE_ALL = os.environ.get("MILLRACE_REQUIRE") == "all"
+MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
+
+
+def need(*programs: str) -> None:
+    """Skip where a program is missing; fail where all are required."""
+    missing = [p for p in programs if shutil.which(p) is None]
+    if not missing:
+        return
+    message = f"not installed: {', '.join(missing)}"
+    if REQUIRE_ALL:
+        pytest.fail(message)
+    else:
+        pytest.skip(message)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition") -> Any:
+    """Poll until `condition` is true; returns what it gave."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"{what}: not within {seconds} s")
+
+
+class Bus:
+    """A daemon of its own, in a runtime directory of its own."""
+
+    def __init__(self, runtime: Path, *args: str) -> None:
+        self.runtime = runtime
+        self.args = args
+        self.env = os.environ | {
+            "XDG_RUNTIME_DIR": str(runtime),
+            "HOME": str(runtime),
+            "XDG_CONFIG_HOME": str(runtime),
+            "SDL_AUDIODRIVER": "pulseaudio",
+        }
+        for name in ("PULSE_SERVER", "PULSE_COOKIE", "PULSE_SINK", "MILLRACE_TOKEN"):
+            self.env.pop(name, None)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.log = runtime / "daemon.log"
+        self.listen = "127.0.0.1:0"
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.daemon = subprocess.Popen(
+                [*MILLRACE, "serve", "--listen", self.listen, *self.args],
+                env=self.env,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert self.daemon.stdout is not None
+        seen = b""
+        while b"ready;" not in seen:
+            line = self.daemon.stdout.readline()
+            assert line, f"the daemon ended: {self.log.read_text()}"
+            seen += line
+        self.listen = self.state()["listen"]
+        self.env["PULSE_SERVER"] = f"unix:{self.pulse()}"
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> int:
+        assert self.daemon is not None
+        self.daemon.send_signal(with_signal)
+        code = self.daemon.wait(10)
+        self.daemon = None
+        return code
+
+    def pulse(self, guest: str = "default") -> Path:
+        return self.runtime / "millrace" / guest / "pulse"
+
+    def url(self, guest: str = "default", scheme: str = "ws") -> str:
+        return f"{scheme}://{self.listen}/{guest}"
+
+    def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*MILLRACE, *args], env=self.env, capture_output=True, text=True, timeout=30, check=check)
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self.cli("ls", "--json").stdout)
+        return state
+
+    def guest(self, name: str = "default") -> dict[str, Any]:
+        return next(g for g in self.state()["guests"] if g["name"] == name)
+
+    def spawn(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
+        env = self.env | options.pop("env", {})
+        process = subprocess.Popen(command, env=env, **options)
+        self.processes.append(process)
+        return process
+
+    def run(
+        self, *command: str, timeout: float = 40.0, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command,
+            env=self.env | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def listener(self, target: Path, *args: str, guest: str = "default") -> subprocess.Popen[bytes]:
+        before = len(self.guest(guest)["listeners"])
+        process = self.spawn(*MILLRACE, "listen", self.url(guest), "--to", f"wav:{target}", "-q", *args)
+        wait_for(lambda: len(self.guest(guest)["listeners"]) > before, what="listener joins")
+        return process
+
+    def hear(self, process: subprocess.Popen[bytes], target: Path) -> tuple[np.ndarray, int]:
+        """Wait until the guest is idle, end the listener, and read what it wrote: (frames, channels), rate."""
+        wait_for(lambda: self.guest()["state"] == "idle", 15, "the guest falls idle")
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        return read_wav(target)
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+        if self.daemon is not None:
+            self.stop()
+
+
+def read_wav(path: Path) -> tuple[np.ndarray, int]:
+    with wave.open(str(path)) as file:
+        data = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        return data.reshape(-1, file.getnchannels()), file.getframerate()
+
+
+def write_wav(path: Path, signal_: np.ndarray, rate: int = 48_000) -> Path:
+    """Write s16 (frames, channels)."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(signal_.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(signal_.astype("<i2").tobytes())
+    return path
+
+
+def trimmed(sound: np.ndarray, threshold: int = 0) -> np.ndarray:
+    """Without leading and trailing silence."""
+    loud = np.flatnonzero(np.abs(sound.astype(int)).max(axis=1) > threshold)
+    assert len(loud), "nothing was heard"
+    return sound[loud[0] : loud[-1] + 1]
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[Bus]:
+    runtime = tmp_path / "run"
+    runtime.mkdir(mode=0o700)
+    one = Bus(runtime)
+    one.start()
+    yield one
+    one.close()

@@ -1,0 +1,252 @@
+"""Real PulseAudio clients through daemon and listener to a WAV file; the samples are judged.
+
+With pcm every frame must arrive once and in order. Clients that convert or resample on their own
+are judged by frequency, level and continuity instead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.dsp.convert import SampleFormat, encode
+from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
+from millrace.sim.signals import count, sine
+
+from .conftest import Bus, need, read_wav, trimmed, wait_for, write_wav
+
+pytestmark = pytest.mark.real
+SECONDS = 10
+PCM = ("--set", "codec=s16")
+
+
+def s16(signal_: np.ndarray) -> np.ndarray:
+    return np.frombuffer(encode(SampleFormat.S16LE, signal_), "<i2").reshape(signal_.shape)
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """10 s in which every frame is numbered."""
+    frames = s16(count(48_000 * SECONDS))
+    return write_wav(tmp_path / "count.wav", frames), frames
+
+
+@pytest.fixture
+def tone(tmp_path: Path) -> Path:
+    """10 s of 997 Hz at −6 dBFS."""
+    return write_wav(tmp_path / "tone.wav", s16(sine(SECONDS)))
+
+
+EXACT = {
+    "paplay": ["paplay", "{wav}"],
+    "pacat": ["pacat", "--rate=48000", "--format=s16le", "--channels=2", "--raw", "{raw}"],
+    "pacat-50ms": ["pacat", "--latency-msec=50", "--rate=48000", "--format=s16le", "--channels=2", "--raw", "{raw}"],
+    # ffmpeg leaves without draining: a second of silence after the sound lets all of it be heard.
+    "ffmpeg": ["ffmpeg", "-v", "error", "-re", "-i", "{wav}", "-af", "apad=pad_dur=1", "-f", "pulse", "tone"],
+    "sox": ["sox", "-q", "{wav}", "-t", "pulseaudio"],
+    "mpv": ["mpv", "--no-config", "--really-quiet", "--no-video", "--ao=pulse", "{wav}"],
+    "aplay": ["aplay", "-q", "-D", "pulse", "{wav}"],
+    "gstreamer": ["gst-launch-1.0", "-q", "filesrc", "location={wav}", "!", "wavparse", "!", "pulsesink"],
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_every_frame_of_every_client_arrives_once_and_in_order(
+    name: str, bus: Bus, numbered: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    command = EXACT[name]
+    need(command[0])
+    wav, frames = numbered
+    raw = tmp_path / "count.raw"
+    raw.write_bytes(frames.tobytes())
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    bus.run(*(part.format(wav=wav, raw=raw) for part in command), env={"ALSA_CONFIG_PATH": "/usr/share/alsa/alsa.conf"})
+    sound, rate = bus.hear(listener, tmp_path / "out.wav")
+    assert rate == 48_000
+    judge_numbered(trimmed(sound), frames)
+
+
+def judge_numbered(heard: np.ndarray, frames: np.ndarray) -> None:
+    """All frames, in order. Silence between them is a late client (a stall of the machine), not a loss."""
+    loud = heard[heard.any(axis=1)]
+    assert len(loud) == len(frames), f"{len(frames) - len(loud)} frames are missing (negative: doubled)"
+    wrong = np.flatnonzero((loud != frames).any(axis=1))
+    assert not len(wrong), f"{len(wrong)} frames differ, the first is {wrong[0]}"
+
+
+CONVERTING = {
+    "paplay-44100": ["sh", "-c", "sox -q {wav} -r 44100 {wav}.44.wav && paplay {wav}.44.wav"],
+    "pacat-96000-f32-mono": [
+        "sh", "-c", "sox -q {wav} -r 96000 -c 1 -e float -b 32 -t raw {wav}.f && "
+        "pacat --raw --rate=96000 --channels=1 --format=float32le {wav}.f",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONVERTING)
+def test_converting_clients_keep_frequency_level_and_continuity(
+    name: str, bus: Bus, tone: Path, tmp_path: Path
+) -> None:
+    command = CONVERTING[name]
+    need("sox" if command[0] == "sh" else command[0])
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    bus.run(*(part.format(wav=tone) for part in command))
+    sound, rate = bus.hear(listener, tmp_path / "out.wav")
+    judge_tone(trimmed(sound), rate, SECONDS)
+
+
+def test_vlc_of_another_user_plays_over_tcp_with_the_cookie(bus: Bus) -> None:
+    """VLC refuses to run as root, so it runs as nobody: not this user's socket, but TCP and the cookie."""
+    need("cvlc", "setpriv")
+    with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as free:
+        shared = Path(name)
+        shared.chmod(0o777)
+        port = free.getsockname()[1]
+        free.close()
+        wav = write_wav(shared / "tone.wav", s16(sine(SECONDS)))
+        config = bus.runtime / "config.toml"
+        config.write_text(f'[guest.default]\npulse_tcp = "127.0.0.1:{port}"\n')
+        bus.stop()
+        bus.args = ("--config", str(config))
+        bus.start()
+        cookie = shared / "cookie"
+        cookie.write_bytes((bus.pulse().parent / "cookie").read_bytes())
+        cookie.chmod(0o644)
+        listener = bus.listener(bus.runtime / "out.wav", *PCM)
+        as_nobody = ["setpriv", "--reuid=65534", "--clear-groups"] if os.getuid() == 0 else []
+        env = {
+            "PULSE_SERVER": f"tcp:127.0.0.1:{port}",
+            "PULSE_COOKIE": str(cookie),
+            "HOME": name,
+            "XDG_RUNTIME_DIR": name,
+        }
+        bus.run(*as_nobody, "cvlc", "--no-video", "--aout=pulse", "--play-and-exit", "-q", str(wav), env=env)
+        sound, rate = bus.hear(listener, bus.runtime / "out.wav")
+        judge_tone(trimmed(sound), rate, SECONDS)
+
+
+def judge_tone(sound: np.ndarray, rate: int, seconds: float, level: float = -6.02) -> None:
+    left = sound[:, 0].astype(np.float32) / 32768
+    assert abs(len(left) / rate - seconds) < 0.25
+    middle = left[rate : rate * int(seconds - 1)]
+    assert abs(frequency_hz(middle, rate) - 997) < 0.1
+    assert abs(level_dbfs(middle) - level) < 0.1
+    assert not len(phase_jumps(middle, rate, 997))
+
+
+def test_opus_has_no_gap_and_keeps_level(bus: Bus, tone: Path, tmp_path: Path) -> None:
+    need("paplay")
+    listener = bus.listener(tmp_path / "out.wav", "--set", "bitrate=128k")
+    bus.run("paplay", str(tone))
+    sound, rate = bus.hear(listener, tmp_path / "out.wav")
+    left = trimmed(sound, 300)[:, 0].astype(np.float32) / 32768
+    assert abs(len(left) / rate - SECONDS) < 0.05
+    middle = left[rate // 2 : rate * 9]
+    assert abs(frequency_hz(middle, rate) - 997) < 0.1
+    assert abs(level_dbfs(middle) - -6.02) < 0.1
+    assert not silent_runs(middle, 8)
+
+
+def test_parec_and_ffmpeg_record_the_monitor_bit_for_bit(
+    bus: Bus, numbered: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    need("paplay", "parec", "ffmpeg")
+    wav, frames = numbered
+    raw = tmp_path / "rec.raw"
+    with raw.open("wb") as out:
+        recorder = bus.spawn("parec", "--raw", "--rate=48000", "--format=s16le", "-d", "default.monitor", stdout=out)
+        grabbed = tmp_path / "grab.wav"
+        grabber = bus.spawn(
+            "ffmpeg", "-v", "error", "-f", "pulse", "-sample_rate", "48000", "-i", "default.monitor", str(grabbed)
+        )
+        wait_for(lambda: len(bus.guest()["recorders"]) == 2, what="both record")
+        bus.run("paplay", str(wav))
+        time.sleep(0.5)
+        recorder.send_signal(signal.SIGINT)
+        grabber.send_signal(signal.SIGINT)
+        recorder.wait(10)
+        grabber.wait(10)
+    for sound in (np.frombuffer(raw.read_bytes(), "<i2").reshape(-1, 2), read_wav(grabbed)[0]):
+        judge_numbered(trimmed(sound), frames)
+
+
+def test_a_30_ms_file_plays_whole(bus: Bus, tmp_path: Path) -> None:
+    need("paplay")
+    frames = s16(count(1440))
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    bus.run("paplay", str(write_wav(tmp_path / "short.wav", frames)))
+    sound, _ = bus.hear(listener, tmp_path / "out.wav")
+    assert np.array_equal(trimmed(sound), frames)
+
+
+def test_pactl_sees_and_changes_what_a_user_expects(bus: Bus, tone: Path) -> None:
+    need("pactl", "paplay")
+    assert "Default Sink: default" in bus.run("pactl", "info").stdout
+    module = bus.run("pactl", "load-module", "module-null-sink", "sink_name=music").stdout.strip()
+    assert "music" in bus.run("pactl", "list", "short", "sinks").stdout
+    bus.run("pactl", "set-default-sink", "music")
+    player = bus.spawn("paplay", str(tone))
+    stream = wait_for(lambda: bus.guest()["streams"], what="the stream shows")[0]
+    number = stream["id"].split("/")[1]
+    assert "music" in {s["name"] for s in bus.guest()["sinks"] if s["id"] == stream["sink"]}
+    bus.run("pactl", "set-sink-input-volume", number, "50%")
+    bus.run("pactl", "set-sink-input-mute", number, "1")
+    shown = bus.guest()["streams"][0]
+    assert shown["volume"] == 50 and shown["mute"]
+    bus.run("pactl", "move-sink-input", number, "default")
+    bus.run("pactl", "set-sink-volume", "default", "-6dB")
+    bus.run("pactl", "unload-module", module)
+    assert [s["name"] for s in bus.guest()["sinks"]] == ["default"]
+    assert abs(bus.guest()["sinks"][0]["volume"] - 79) <= 1
+    for kind in ("sinks", "sources", "sink-inputs", "source-outputs", "clients", "modules", "cards", "samples"):
+        bus.run("pactl", "list", kind)
+    failed = subprocess.run(["pactl", "load-module", "module-nonsense"], env=bus.env, capture_output=True, text=True)
+    assert failed.returncode != 0 and "Module initialization failed" in failed.stderr
+    bus.run("pactl", "upload-sample", str(tone), "bell")
+    bus.run("pactl", "play-sample", "bell")
+    player.terminate()
+
+
+def test_pactl_subscribe_tells_of_a_stream(bus: Bus, tmp_path: Path) -> None:
+    need("pactl", "paplay")
+    watcher = bus.spawn("pactl", "subscribe", stdout=subprocess.PIPE)
+    time.sleep(0.3)
+    bus.run("paplay", str(write_wav(tmp_path / "short.wav", s16(count(4800)))))
+    time.sleep(0.3)
+    watcher.send_signal(signal.SIGINT)
+    text = watcher.communicate(timeout=5)[0].decode()
+    for expected in ("'new' on sink-input", "'remove' on sink-input", "'change' on sink", "'new' on client"):
+        assert expected in text
+
+
+def test_espeak_speaks(bus: Bus, tmp_path: Path) -> None:
+    need("espeak-ng", "paplay")
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    bus.run("espeak-ng", "--stdout", "-w", str(tmp_path / "say.wav"), "the quick brown fox jumps over the lazy dog")
+    bus.run("paplay", str(tmp_path / "say.wav"))
+    sound, rate = bus.hear(listener, tmp_path / "out.wav")
+    assert 1.5 < len(trimmed(sound, 50)) / rate < 6
+
+
+def test_kill_9_of_a_client_leaves_the_others_bit_exact(
+    bus: Bus, numbered: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    need("paplay", "pacat")
+    wav, frames = numbered
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    victims = [bus.spawn("pacat", "--raw", "/dev/zero") for _ in range(3)]
+    player = bus.spawn("paplay", str(wav))
+    time.sleep(3)
+    for victim in victims:
+        victim.kill()
+    assert player.wait(30) == 0
+    sound, _ = bus.hear(listener, tmp_path / "out.wav")
+    judge_numbered(trimmed(sound), frames)

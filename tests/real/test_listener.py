@@ -1,0 +1,210 @@
+"""Listeners as people run them: reconnecting, changed while they play, slow, refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.dsp.measure import frequency_hz, level_dbfs
+from millrace.sim.signals import sine
+
+from .conftest import MILLRACE, Bus, need, read_wav, trimmed, wait_for, write_wav
+from .test_clients import PCM, judge_numbered, s16
+
+pytestmark = pytest.mark.real
+
+
+def play_tone(bus: Bus, tmp_path: Path, seconds: float = 20) -> subprocess.Popen[bytes]:
+    need("paplay")
+    return bus.spawn("paplay", str(write_wav(tmp_path / "tone.wav", s16(sine(seconds)))))
+
+
+def test_everything_ls_promises_is_there_and_can_be_changed_while_it_plays(bus: Bus, tmp_path: Path) -> None:
+    play_tone(bus, tmp_path)
+    bus.listener(tmp_path / "out.wav", "--set", "bitrate=128k")
+    bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "-q")
+    wait_for(lambda: len(bus.guest()["listeners"]) == 2 and bus.guest()["streams"], what="all joined")
+    first = bus.guest()["listeners"][0]["id"]
+    time.sleep(2.2)
+    before = next(x for x in bus.guest()["listeners"] if x["id"] == first)["bitrate"]
+    assert 60_000 < before < 220_000
+    bus.cli("set", first, "bitrate=24k", "frame=40ms", "complexity=3", "fec=on", "loss=10", "dtx=on", "vbr=off")
+    time.sleep(2.5)
+    shown = next(x for x in bus.guest()["listeners"] if x["id"] == first)
+    assert shown["settings"]["bitrate"] == 24_000 and shown["bitrate"] < 40_000
+    clocked = next(x for x in bus.guest()["listeners"] if x["output"] == "null:")
+    assert 1 < clocked["latency_ms"] < 250 and clocked["fill_ms"] > 0
+    stream = bus.guest()["streams"][0]
+    assert (stream["format"], stream["rate"], stream["channels"]) == ("s16le", 48_000, 2)
+    bus.cli("sink", "add", "music")
+    bus.cli("move", stream["id"], "sink/music")
+    bus.cli("set", stream["id"], "volume=-12dB")
+    wait_for(lambda: any(s["name"] == "music" and 0.1 < s["peak"] < 0.14 for s in bus.guest()["sinks"]), what="moved")
+    bus.cli("set", "sink/music", "mute=on")
+    text = bus.cli("ls").stdout
+    assert "muted" in text and "sink/" in text and "listener/" in text
+    assert bus.cli("set", stream["id"], "volume=loud", check=False).returncode == 3
+    assert "neither a percentage" in bus.cli("set", stream["id"], "volume=loud", check=False).stderr
+    assert bus.cli("set", "stream/99999", "volume=10%", check=False).returncode == 3
+
+
+def test_guests_are_added_isolated_and_removed(bus: Bus, tmp_path: Path) -> None:
+    need("paplay", "pactl")
+    out = bus.cli("guest", "add", "alice").stdout
+    assert "PULSE_SERVER=unix:" in out
+    bus.listener(tmp_path / "alice.wav", *PCM, guest="alice")
+    player = play_tone(bus, tmp_path, 2)
+    listing = bus.run("pactl", "list", "sink-inputs", env={"PULSE_SERVER": f"unix:{bus.pulse('alice')}"}).stdout
+    assert listing == ""
+    assert player.wait(10) == 0
+    assert bus.cli("guest", "add", "alice", check=False).returncode != 0
+    assert bus.cli("guest", "add", "../evil", check=False).returncode != 0
+    bus.cli("guest", "remove", "alice")
+    assert wait_for(lambda: bus.processes[0].poll() is not None, what="alice's listener ends")
+    assert not bus.pulse("alice").exists()
+
+
+def test_the_listener_is_back_within_a_second_of_the_servers_return(bus: Bus, tmp_path: Path) -> None:
+    need("paplay")
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    assert bus.stop() == 0
+    time.sleep(1.0)
+    bus.start()
+    began = time.monotonic()
+    wait_for(lambda: bus.guest()["listeners"], 5, "the listener returns")
+    assert time.monotonic() - began < 3, "a bound for any machine; bench measures the figure"
+    frames = s16(sine(1.0))
+    bus.run("paplay", str(write_wav(tmp_path / "after.wav", frames)))
+    sound, _ = bus.hear(listener, tmp_path / "out.wav")
+    assert len(trimmed(sound)) >= 47_990
+
+
+def test_a_listener_that_never_reads_loses_its_own_packets_only(bus: Bus, tmp_path: Path) -> None:
+    need("paplay")
+    good = bus.listener(tmp_path / "good.wav", *PCM)
+    stuck = bus.listener(tmp_path / "stuck.wav", "--set", "codec=f32")
+    frames = s16(np.tile(np.arange(1, 30_001, dtype=np.float32)[:, None] / 32768, (16, 2)))
+    player = bus.spawn("paplay", str(write_wav(tmp_path / "count.wav", frames)))
+    time.sleep(1.0)
+    stuck.send_signal(signal.SIGSTOP)
+    assert player.wait(30) == 0
+    dropped = max(x["dropped_packets"] for x in bus.guest()["listeners"])
+    stuck.kill()
+    assert dropped > 0
+    sound, _ = bus.hear(good, tmp_path / "good.wav")
+    judge_numbered(trimmed(sound), frames)
+
+
+def test_ctrl_c_of_daemon_and_listener_leaves_files_right_and_clients_told(bus: Bus, tmp_path: Path) -> None:
+    player = play_tone(bus, tmp_path)
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    time.sleep(2.0)
+    assert bus.stop(signal.SIGINT) == 0
+    assert player.wait(5) != 0
+    assert not bus.pulse().exists()
+    sound, rate = read_wav(tmp_path / "out.wav")
+    listener.send_signal(signal.SIGINT)
+    assert listener.wait(5) == 0
+    sound, rate = read_wav(tmp_path / "out.wav")
+    assert abs(frequency_hz(trimmed(sound)[4800:, 0].astype(np.float32), rate) - 997) < 0.5
+    size = (tmp_path / "out.wav").stat().st_size
+    assert int.from_bytes((tmp_path / "out.wav").read_bytes()[4:8], "little") == size - 8
+
+
+def test_raw_output_is_real_time_sound(bus: Bus, tmp_path: Path) -> None:
+    play_tone(bus, tmp_path)
+    done = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "raw:-", "-q", "--seconds", "4", stdout=subprocess.PIPE)
+    data = np.frombuffer(done.communicate(timeout=20)[0], "<i2").reshape(-1, 2)[:, 0].astype(np.float32) / 32768
+    assert 2.5 * 48_000 < len(data) < 4.5 * 48_000
+    loud = data[np.flatnonzero(np.abs(data) > 0.01)[0] :]
+    assert abs(level_dbfs(loud[24_000:72_000]) - -6.02) < 1.5
+
+
+def test_a_token_is_needed_by_others_and_pages_of_other_sites_are_refused(bus: Bus, tmp_path: Path) -> None:
+    import http.client
+
+    host, _, port = bus.listen.rpartition(":")
+
+    def status(headers: dict[str, str]) -> int:
+        connection = http.client.HTTPConnection(host, int(port), timeout=5)
+        connection.request("GET", "/api/v1/state", headers=headers)
+        return connection.getresponse().status
+
+    assert status({}) == 200
+    assert status({"Origin": "http://evil.example"}) == 403
+    assert status({"Host": "evil.example"}) == 401
+    assert status({"Origin": f"http://{bus.listen}"}) == 200
+
+
+def test_tls_and_token_over_a_network_address(bus: Bus, tmp_path: Path) -> None:
+    """The same machine by another of its addresses: not loopback, so the token counts."""
+    need("openssl", "paplay")
+    address = _own_address()
+    cert, key, token = tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "token"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    token.write_text("correct-horse-battery-staple\n")
+    token.chmod(0o600)
+    bus.stop()
+    bus.args = ("--tls-cert", str(cert), "--tls-key", str(key), "--token-file", str(token))
+    bus.listen = f"{address}:0"
+    bus.start()
+    listen = [*MILLRACE, "listen", bus.url(scheme="wss"), "--insecure", "--to", f"wav:{tmp_path / 'out.wav'}", "-q"]
+    refused = subprocess.run(listen, env=bus.env, capture_output=True, text=True, timeout=20)
+    if address != "127.0.0.1":
+        assert refused.returncode == 4 and "token" in refused.stderr
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong-wrong-wrong-wrong")
+    wrong.chmod(0o600)
+    assert (
+        subprocess.run([*listen, "--token-file", wrong], env=bus.env, capture_output=True, timeout=20).returncode == 4
+    )
+    listener = bus.spawn(*listen, "--token-file", str(token), *PCM)
+    wait_for(lambda: bus.guest()["listeners"], what="joined")
+    frames = s16(sine(1.0))
+    bus.run("paplay", str(write_wav(tmp_path / "one.wav", frames)))
+    sound, _ = bus.hear(listener, tmp_path / "out.wav")
+    assert len(trimmed(sound)) >= 47_990
+    assert "correct-horse" not in bus.log.read_text()
+
+
+def _own_address() -> str:
+    """An address of this machine that is not loopback, made up of what the kernel routes locally."""
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def test_wrong_use_says_what_to_do(bus: Bus, tmp_path: Path) -> None:
+    second = subprocess.run(
+        [*MILLRACE, "serve", "--listen", "127.0.0.1:0"], env=bus.env, capture_output=True, text=True
+    )
+    assert second.returncode == 2 and "another daemon answers" in second.stderr
+    nowhere = bus.cli("listen", bus.url() + "nobody", "--to", "null:", check=False)
+    assert nowhere.returncode == 2 and "no such guest" in nowhere.stderr
+    bad = bus.cli("listen", bus.url(), "--to", "tape:", check=False)
+    assert bad.returncode == 2 and "wav:FILE" in bad.stderr
+    setting = bus.cli("listen", bus.url(), "--to", "null:", "--set", "bitrate=1", check=False)
+    assert setting.returncode == 5 and "6k to 510k" in setting.stderr
+    env = bus.env | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    none = subprocess.run([*MILLRACE, "ls"], env=env, capture_output=True, text=True)
+    assert none.returncode == 2 and "millrace serve" in none.stderr
+    full = Path("/dev/full")
+    if full.exists():
+        disk = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "wav:/dev/full", "-q", *PCM, stderr=subprocess.PIPE)
+        _, text = disk.communicate(timeout=20)
+        assert disk.returncode == 2 and b"No space left" in text
+    assert os.path.exists(bus.pulse())

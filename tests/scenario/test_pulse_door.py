@@ -1,0 +1,531 @@
+"""The PulseAudio door on a virtual clock: what real clients rely on, rule by rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from millrace.dsp.convert import SampleFormat, encode
+from millrace.sim.rig import Rig
+from millrace.sim.signals import count, sine
+from millrace.wire.pulse.client import Failed, Reply, record_fields
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err, Facility, Seek
+from millrace.wire.pulse.tagstruct import FormatInfo, Spec
+
+S16 = Spec(SampleFormat.S16LE, 2, 48_000)
+STEREO = (1, 2)
+FRAME = 4
+
+
+def s16(signal: np.ndarray) -> bytes:
+    return encode(SampleFormat.S16LE, signal)
+
+
+def ms(milliseconds: float, frame_bytes: int = FRAME, rate: int = 48_000) -> int:
+    return int(milliseconds * rate / 1000) * frame_bytes
+
+
+@pytest.mark.parametrize("latency", [{}, {"tlength": ms(100)}, {"tlength": ms(20), "adjust_latency": True}])
+def test_every_frame_arrives_once_and_in_order(latency: dict[str, int]) -> None:
+    rig = Rig()
+    heard = rig.capture()
+    signal = count(48_000 * 3)
+    player = rig.client().play(S16, STEREO, s16(signal), **latency)
+    rig.run(1.0)
+    player.drain()
+    rig.run(4.0)
+    assert np.array_equal(heard.trimmed(), signal)
+
+
+def test_a_short_file_plays_whole_because_drain_disables_prebuffering() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    signal = count(1440)
+    client = rig.client()
+    player = client.play(S16, STEREO, s16(signal))
+    rig.run(0.5)
+    assert not heard.blocks
+    tag = player.drain()
+    rig.run(0.02)
+    assert tag not in client.replies
+    rig.run(0.5)
+    assert np.array_equal(heard.trimmed(), signal)
+    assert isinstance(client.replies[tag], Reply)
+    assert not client.named(Command.UNDERFLOW)
+
+
+def test_drain_of_an_empty_stream_is_acknowledged_at_once() -> None:
+    client = Rig().client()
+    player = client.play(S16, STEREO)
+    assert isinstance(client.replies[player.drain()], Reply)
+
+
+def test_drain_fails_when_the_stream_is_deleted_meanwhile() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, s16(sine(1.0)))
+    tag = player.drain()
+    client.ask(Command.DELETE_PLAYBACK_STREAM, channel=player.channel)
+    reply = client.replies[tag]
+    assert isinstance(reply, Failed) and reply.code == Err.NOENTITY
+
+
+def test_cork_with_a_pending_drain_is_still_acknowledged_after_uncork() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, s16(sine(0.5)))
+    tag = player.drain()
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=True)
+    rig.run(2)
+    assert tag not in client.replies
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=False)
+    rig.run(2)
+    assert isinstance(client.replies[tag], Reply)
+
+
+def test_first_request_is_tlength_and_requests_account_for_every_byte() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, s16(sine(10.0)), tlength=ms(200), minreq=ms(20))
+    assert player.reply["missing"] == player.reply["tlength"] == ms(200)
+    rig.run(3.0)
+    stream = rig.door.playback[player.index]
+    asked = player.reply["missing"] + sum(player.requests)
+    assert asked - stream.queue.write_index == player.asked
+    assert all(size >= ms(20) for size in player.requests)
+    assert stream.queue.read_index + rig.graph.quantum_frames * FRAME >= ms(3000) - ms(40)
+
+
+def test_prebuf_holds_playback_until_enough_is_there() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    player = client.play(S16, STEREO, tlength=ms(400), prebuf=ms(200))
+    client.wire.send_block(player.channel, s16(count(9599)))
+    client.exchange()
+    rig.run(0.5)
+    assert not heard.blocks and not client.named(Command.STARTED)
+    client.wire.send_block(player.channel, s16(count(1)))
+    client.exchange()
+    rig.run(0.1)
+    assert heard.blocks and len(client.named(Command.STARTED)) == 1
+
+
+def test_underflow_is_told_once_and_the_return_starts_again() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, s16(sine(0.5)), tlength=ms(200), prebuf=ms(100))
+    rig.run(5.0)
+    told = client.named(Command.UNDERFLOW)
+    assert len(told) == 1 and told[0]["offset"] == ms(500)
+    player.data = memoryview(s16(sine(0.5)))
+    player.feed()
+    rig.run(0.3)
+    assert len(client.named(Command.STARTED)) == 2
+
+
+def test_without_prebuf_time_goes_on_through_an_underrun_and_late_sound_is_dropped() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, s16(sine(0.2)), tlength=ms(100), prebuf=0)
+    rig.run(2.0)
+    stream = rig.door.playback[player.index]
+    assert stream.queue.read_index > ms(1500)
+    assert stream.queue.length == 0 and player.asked > ms(1000)
+    assert isinstance(client.replies[player.drain()], Reply)
+
+
+def test_corked_streams_keep_their_place() -> None:
+    rig = Rig()
+    heard = rig.capture(clocked=True)
+    client = rig.client()
+    signal = count(48_000)
+    player = client.play(S16, STEREO, s16(signal))
+    rig.run(0.4)
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=True)
+    rig.run(3.0)
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=False)
+    client.ask(Command.TRIGGER_PLAYBACK_STREAM, channel=player.channel)
+    player.drain()
+    rig.run(2.0)
+    loud = heard.sound[heard.sound.any(axis=1)]
+    assert np.array_equal(loud, signal)
+
+
+def test_flush_drops_what_is_queued_and_asks_for_it_again() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, s16(sine(0.5)), tlength=ms(500), prebuf=ms(100))
+    rig.run(0.1)
+    stream = rig.door.playback[player.index]
+    client.ask(Command.FLUSH_PLAYBACK_STREAM, channel=player.channel)
+    assert stream.queue.length == 0 and rig.graph.ahead(stream.node) == 0
+    assert player.asked == ms(500)
+    player.data = memoryview(s16(sine(0.2)))
+    player.feed()
+    rig.run(0.1)
+    assert rig.sink.level > 0.4
+
+
+@pytest.mark.parametrize(
+    ("seek", "offset", "where"),
+    [(Seek.RELATIVE, ms(10), ms(110)), (Seek.ABSOLUTE, ms(40), ms(40)), (Seek.RELATIVE_ON_READ, ms(30), ms(30)),
+     (Seek.RELATIVE_END, -ms(20), ms(80))],
+)  # fmt: skip
+def test_seek_modes_move_the_write_index(seek: Seek, offset: int, where: int) -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, tlength=ms(1000), corked=True)
+    client.wire.send_block(player.channel, s16(count(4800)))
+    client.wire.send_block(player.channel, s16(count(480)), seek=seek, offset=offset)
+    client.exchange()
+    assert rig.door.playback[player.index].queue.write_index == where + ms(10)
+
+
+def test_a_hole_left_by_a_seek_is_silence() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    player = client.play(S16, STEREO, tlength=ms(1000))
+    client.wire.send_block(player.channel, s16(count(480)))
+    client.wire.send_block(player.channel, s16(count(480)), seek=Seek.RELATIVE, offset=ms(5))
+    client.exchange()
+    player.drain()
+    rig.run(1.0)
+    expected = np.concatenate((count(480), np.zeros((240, 2), np.float32), count(480)))
+    assert np.array_equal(heard.trimmed(), expected)
+
+
+def test_more_than_maxlength_overflows_and_the_stream_lives_on() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, maxlength=ms(100), tlength=ms(50), corked=True)
+    client.wire.send_block(player.channel, s16(count(4800 * 2)))
+    client.exchange()
+    assert client.named(Command.OVERFLOW) == [{"channel": player.channel}]
+    client.ask(Command.FLUSH_PLAYBACK_STREAM, channel=player.channel)
+    client.ask(Command.GET_PLAYBACK_LATENCY, channel=player.channel, time=(1, 2))
+
+
+def test_latency_tells_indices_and_echoes_the_time() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, s16(sine(5.0)))
+    rig.run(1.0)
+    reply = client.ask(Command.GET_PLAYBACK_LATENCY, channel=player.channel, time=(11, 22))
+    assert reply["time"] == (11, 22) and reply["playing"]
+    heard_bytes = reply["read_index"] - ms(reply["sink_usec"] / 1000)
+    assert abs(heard_bytes - ms(1000)) <= ms(41)
+    assert reply["playing_for"] > 0 and reply["underrun_for"] == 0
+
+
+@pytest.mark.parametrize("fmt", list(SampleFormat))
+def test_every_sample_format_is_heard_at_its_level(fmt: SampleFormat) -> None:
+    rig = Rig()
+    heard = rig.capture()
+    signal = sine(0.3)
+    player = rig.client().play(Spec(fmt, 2, 48_000), STEREO, encode(fmt, signal))
+    player.drain()
+    rig.run(1.0)
+    loud = heard.trimmed()
+    tolerance = {SampleFormat.U8: 0.005, SampleFormat.ALAW: 0.02, SampleFormat.ULAW: 0.02}.get(fmt, 2e-5)
+    if tolerance == 2e-5:
+        assert abs(len(loud) - len(signal)) <= 2
+    start = int(np.argmax(np.abs(heard.sound[:, 0]) > 0.01)) - int(np.argmax(np.abs(signal[:, 0]) > 0.01))
+    part = heard.sound[max(0, start) : max(0, start) + 10_000]
+    assert np.abs(part - signal[: len(part)]).max() < max(tolerance, 0.02 if tolerance > 1e-3 else tolerance)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 96_000, 192_000])
+@pytest.mark.parametrize("tlength_ms", [40, 2000])
+def test_other_rates_keep_pitch_and_length(rate: int, tlength_ms: int) -> None:
+    from millrace.dsp.measure import frequency_hz
+
+    rig = Rig()
+    heard = rig.capture()
+    signal = sine(2.0, rate=rate)
+    spec = Spec(SampleFormat.S16LE, 2, rate)
+    player = rig.client().play(spec, STEREO, s16(signal), tlength=ms(tlength_ms, rate=rate))
+    rig.run(1.0)
+    player.drain()
+    rig.run(3.0)
+    loud = heard.trimmed()
+    assert abs(len(loud) - 96_000) < 300
+    assert abs(frequency_hz(loud[:, 0], 48_000) - 997) < 0.05
+
+
+def test_formats_api_picks_the_first_pcm_and_ignores_the_spec() -> None:
+    rig = Rig()
+    client = rig.client()
+    ac3 = FormatInfo(2, {})
+    pcm = FormatInfo(1, {"format.sample_format": b'"s24le"\0', "format.rate": b"44100\0", "format.channels": b"1\0"})
+    player = client.play(Spec(255, 0, 0), (), formats=[ac3, pcm], volume=(65536,) * 32)
+    assert player.reply["spec"] == Spec(SampleFormat.S24LE, 1, 44_100)
+    from millrace.wire.pulse.client import playback_fields
+
+    fields = playback_fields(Spec(255, 0, 0), (), formats=[ac3])
+    assert client.error(Command.CREATE_PLAYBACK_STREAM, **fields) == Err.NOTSUPPORTED
+
+
+def test_fix_flags_answer_with_the_sinks_own_values() -> None:
+    rig = Rig(rate=96_000, channels=6)
+    player = rig.client().play(S16, STEREO, fix_format=True, fix_rate=True, fix_channels=True)
+    assert player.reply["spec"] == Spec(SampleFormat.F32LE, 6, 96_000)
+    assert len(player.reply["map"]) == 6
+
+
+def test_two_streams_mix_and_a_volume_change_does_not_click() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    a = client.play(S16, STEREO, s16(sine(4.0, level=0.4)))
+    client.play(S16, STEREO, s16(sine(4.0, 440.0, level=0.4)))
+    rig.run(1.0)
+    client.ask(Command.SET_SINK_INPUT_VOLUME, index=a.index, volume=(0x8000, 0x8000))
+    rig.run(1.0)
+    info = client.ask(Command.GET_SINK_INPUT_INFO, index=a.index)
+    assert info["volume"] == (0x8000, 0x8000)
+    steps = np.abs(np.diff(heard.trimmed()[:, 0]))
+    assert steps.max() < 0.4 * (2 * np.pi * 997 / 48_000) + 0.4 * (2 * np.pi * 440 / 48_000) + 0.002
+    late = heard.sound[-20_000:, 0]
+    spectrum = np.abs(np.fft.rfft(late * np.hanning(len(late))))
+    ratio = spectrum[round(997 * len(late) / 48_000)] / spectrum[round(440 * len(late) / 48_000)]
+    assert abs(20 * np.log10(ratio) + 18.06) < 0.5
+
+
+def test_record_follows_the_monitor_bit_for_bit() -> None:
+    rig = Rig()
+    client = rig.client()
+    reply = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO, fragsize=ms(20)))
+    signal = count(24_000)
+    player = rig.client().play(S16, STEREO, s16(signal))
+    player.drain()
+    rig.run(2.0)
+    got = np.frombuffer(bytes(client.recorded[reply["channel"]]), "<i2").reshape(-1, 2)
+    loud = got[got.any(axis=1)]
+    assert np.array_equal(loud, np.frombuffer(s16(signal), "<i2").reshape(-1, 2))
+    assert abs(len(got) - 96_000) < 48_00
+    latency = client.ask(Command.GET_RECORD_LATENCY, channel=reply["channel"], time=(1, 2))
+    assert latency["read_index"] == len(got) * FRAME
+
+
+def test_peak_streams_send_one_peak_per_period() -> None:
+    rig = Rig()
+    client = rig.client()
+    spec = Spec(SampleFormat.F32LE, 1, 25)
+    fields = record_fields(spec, (0,), fragsize=4, peak_detect=True, source_name=str(rig.sink.id))
+    reply = client.ask(Command.CREATE_RECORD_STREAM, **fields)
+    rig.client().play(S16, STEREO, s16(sine(3.0, level=0.5)))
+    rig.run(2.0)
+    peaks = np.frombuffer(bytes(client.recorded[reply["channel"]]), "<f4")
+    assert 45 <= len(peaks) <= 51
+    assert abs(peaks[-5:].mean() - 0.5) < 0.01
+
+
+def test_moving_a_stream_tells_its_client_and_changes_what_is_heard() -> None:
+    rig = Rig()
+    client = rig.client()
+    module = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=music")
+    music = next(s for s in rig.graph.sinks.values() if s.name == "music")
+    player = client.play(S16, STEREO, s16(sine(3.0)))
+    rig.run(0.5)
+    client.ask(Command.MOVE_SINK_INPUT, index=player.index, sink_index=NO_INDEX, sink_name="music")
+    moved = client.named(Command.PLAYBACK_STREAM_MOVED)
+    assert [(m["index"], m["name"]) for m in moved] == [(music.id, "music")]
+    rig.run(0.2)
+    assert music.level > 0.4 and rig.sink.level == 0
+    client.ask(Command.UNLOAD_MODULE, index=module["index"])
+    assert client.named(Command.PLAYBACK_STREAM_MOVED)[-1]["name"] == "default"
+    rig.run(0.2)
+    assert rig.sink.level > 0.4
+
+
+def test_a_combined_sink_is_heard_on_all_its_slaves() -> None:
+    rig = Rig()
+    client = rig.client()
+    for name in ("a", "b"):
+        client.ask(Command.LOAD_MODULE, name="module-null-sink", argument=f"sink_name={name}")
+    client.ask(Command.LOAD_MODULE, name="module-combine-sink", argument="sink_name=both slaves=a,b")
+    player = client.play(S16, STEREO, s16(sine(2.0)), sink_name="both")
+    rig.run(0.5)
+    levels = {s.name: s.level for s in rig.graph.sinks.values()}
+    assert levels["a"] > 0.4 and levels["b"] > 0.4 and levels["default"] == 0
+    assert player.reply["sink_name"] == "both"
+
+
+def test_unknown_modules_fail_as_modules_do() -> None:
+    client = Rig().client()
+    assert client.error(Command.LOAD_MODULE, name="module-udev-detect", argument="") == Err.MODINITFAILED
+
+
+def test_kill_suspend_and_default_reach_those_concerned() -> None:
+    rig = Rig()
+    client, other = rig.client(), rig.client()
+    other.ask(Command.SUBSCRIBE, mask=0x2FF)
+    player = client.play(S16, STEREO, s16(sine(2.0)))
+    rig.run(0.3)
+    other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="default", suspend=True)
+    client.exchange()
+    assert client.named(Command.PLAYBACK_STREAM_SUSPENDED) == [{"channel": player.channel, "suspended": True}]
+    assert not rig.graph.streams[player.index].active
+    other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="default", suspend=False)
+    assert rig.graph.streams[player.index].active
+    other.ask(Command.KILL_SINK_INPUT, index=player.index)
+    client.exchange()
+    assert client.named(Command.PLAYBACK_STREAM_KILLED) == [{"channel": player.channel}]
+    events = {(n["event"], n["index"]) for n in other.named(Command.SUBSCRIBE_EVENT)}
+    assert (Facility.SINK_INPUT, player.index) in events
+    assert (Facility.SINK_INPUT | 0x20, player.index) in events
+
+
+def test_samples_upload_play_and_go() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    signal = count(4410)
+    spec = Spec(SampleFormat.S16LE, 2, 48_000)
+    data = s16(signal)
+    up = client.ask(Command.CREATE_UPLOAD_STREAM, name="bell", spec=spec, map=STEREO, length=len(data), props={})
+    client.wire.send_block(up["channel"], data)
+    client.ask(Command.FINISH_UPLOAD_STREAM, channel=up["channel"])
+    assert client.ask_list(Command.GET_SAMPLE_INFO_LIST)[0]["name"] == "bell"
+    client.ask(Command.PLAY_SAMPLE, sink_index=NO_INDEX, sink_name=None, volume=0x10000, name="bell", props={})
+    rig.run(1.0)
+    assert np.array_equal(heard.trimmed(), signal)
+    assert not rig.graph.streams
+    client.ask(Command.REMOVE_SAMPLE, name="bell")
+    assert client.error(Command.GET_SAMPLE_INFO, index=NO_INDEX, name="bell") == Err.NOENTITY
+
+
+def test_introspection_answers_everything_clients_pipeline() -> None:
+    for version in (13, 16, 21, 30, 35):
+        rig = Rig()
+        client = rig.client(version)
+        client.play(S16, STEREO, s16(sine(1.0)))
+        client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO))
+        rig.run(0.2)
+        server = client.ask(Command.GET_SERVER_INFO)
+        assert (server["default_sink"], server["default_source"]) == ("default", "default.monitor")
+        sinks = client.ask_list(Command.GET_SINK_INFO_LIST)
+        assert [s["monitor_name"] for s in sinks] == ["default.monitor"]
+        for command in (
+            Command.GET_SOURCE_INFO_LIST, Command.GET_SINK_INPUT_INFO_LIST, Command.GET_SOURCE_OUTPUT_INFO_LIST,
+            Command.GET_CLIENT_INFO_LIST, Command.GET_MODULE_INFO_LIST,
+        ):  # fmt: skip
+            assert client.ask_list(command), command
+        assert client.ask_list(Command.GET_SAMPLE_INFO_LIST) == []
+        assert client.error(Command.GET_CARD_INFO, index=0, name=None) == Err.NOENTITY
+        for name in ("@DEFAULT_SINK@", "default", str(rig.sink.id)):
+            assert client.ask(Command.LOOKUP_SINK, name=name)["index"] == rig.sink.id
+        assert (
+            client.error(Command.EXTENSION, index=NO_INDEX, name="module-stream-restore", rest=b"") == Err.NOEXTENSION
+        )
+
+
+def test_wrong_cookie_and_old_versions_are_refused_before_anything_is_seen() -> None:
+    rig = Rig()
+    stranger = rig.client(trusted=False, login=False)
+    assert stranger.error(Command.GET_SERVER_INFO) == Err.ACCESS
+    assert stranger.error(Command.AUTH, version=35, cookie=bytes(256)) == Err.ACCESS
+    assert stranger.server.closing
+    friend = rig.client(trusted=False, login=False)
+    friend.ask(Command.AUTH, version=35, cookie=rig.door.cookie)
+    assert rig.client(login=False).error(Command.AUTH, version=12, cookie=b"") == Err.VERSION
+
+
+def test_a_client_that_vanishes_leaves_the_others_bit_exact() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    victim = rig.client()
+    signal = count(48_000 * 2)
+    player = rig.client().play(S16, STEREO, s16(signal))
+    victim.play(S16, STEREO, s16(np.zeros((96_000, 2), np.float32)))
+    rig.run(0.7)
+    victim.close()
+    rig.run(0.8)
+    player.drain()
+    rig.run(2.0)
+    assert np.array_equal(heard.trimmed(), signal)
+    assert len(rig.graph.streams) == 1 and len(rig.door.clients) == 1
+
+
+def test_an_absurd_number_of_streams_is_refused_and_the_rest_work() -> None:
+    from millrace.wire.pulse.client import playback_fields
+
+    rig = Rig()
+    client = rig.client()
+    tags = [
+        client.wire.send_request(Command.CREATE_PLAYBACK_STREAM, playback_fields(S16, STEREO)) for _ in range(10_000)
+    ]
+    client.exchange()
+    answers = [client.replies[tag] for tag in tags]
+    made = sum(isinstance(a, Reply) for a in answers)
+    assert made == 256
+    assert {a.code for a in answers if isinstance(a, Failed)} == {Err.TOOLARGE}
+    client.close()
+    assert not rig.graph.streams
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [Spec(3, 2, 0), Spec(3, 2, 999), Spec(3, 2, 10**9), Spec(99, 2, 48_000), Spec(3, 0, 48_000), Spec(3, 33, 48_000)],
+)
+def test_absurd_specs_are_invalid(spec: Spec) -> None:
+    from millrace.wire.pulse.client import playback_fields
+
+    fields = playback_fields(spec, (), volume=(65536,))
+    assert Rig().client().error(Command.CREATE_PLAYBACK_STREAM, **fields) == Err.INVALID
+
+
+def test_idle_guests_are_not_scheduled() -> None:
+    rig = Rig()
+    rig.capture()
+    client = rig.client()
+    client.ask(Command.SUBSCRIBE, mask=0x2FF)
+    assert rig.driver.next_timeout() is None
+    player = client.play(S16, STEREO, s16(sine(0.2)))
+    player.drain()
+    rig.run(2.0)
+    assert rig.driver.next_timeout() is None and not rig.graph.running
+    states = [(c.old.value, c.new.value) for c in rig.sink.trace]
+    assert states == [("suspended", "running"), ("running", "idle")]
+
+
+def test_the_quantum_follows_the_lowest_latency_asked_for() -> None:
+    rig = Rig()
+    client = rig.client()
+    client.play(S16, STEREO, s16(sine(9.0)))
+    rig.run(0.1)
+    assert rig.graph.quantum_frames == 1920
+    fast = client.play(S16, STEREO, s16(sine(9.0)), tlength=ms(10), adjust_latency=True)
+    rig.run(0.1)
+    assert rig.graph.quantum_frames == 120
+    client.ask(Command.DELETE_PLAYBACK_STREAM, channel=fast.channel)
+    rig.run(0.1)
+    assert rig.graph.quantum_frames == 1920
+
+
+def test_bad_floats_from_one_client_do_not_poison_the_mix() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    poison = np.full((48_000, 2), np.nan, "<f4").tobytes()
+    client.play(Spec(SampleFormat.F32LE, 2, 48_000), STEREO, poison, prebuf=8)
+    client.play(S16, STEREO, s16(sine(1.0)), prebuf=FRAME)
+    rig.run(1.0)
+    assert np.abs(heard.sound).max() > 0.4
+    assert np.isfinite(heard.sound).all() and np.abs(heard.sound).max() <= 1.0
+
+
+def test_loud_mixes_are_limited_not_clipped() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    for _ in range(4):
+        client.play(S16, STEREO, s16(sine(2.0, level=0.9)))
+    rig.run(1.5)
+    assert np.abs(heard.sound).max() <= 1.0
+    late = heard.sound[-4096:, 0].astype(float)
+    spectrum = np.abs(np.fft.rfft(late * np.hanning(len(late))))
+    fundamental, third = (spectrum[round(f * len(late) / 48_000)] for f in (997, 2991))
+    assert 20 * np.log10(third / fundamental) < -50

@@ -1,0 +1,66 @@
+"""The house's two laws: imports go downward only, and effects live in the outer layers."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src" / "millrace"
+RANK = {
+    "units": 0, "errors": 0, "__init__": 0,
+    "clock": 1, "dsp": 1, "codec": 1,
+    "graph": 2, "wire": 2, "rights": 2,
+    "doors": 3, "outlets": 3, "backends": 3,
+    "io": 4, "daemon": 5, "client": 5, "cli": 6,
+    "sim": 4,
+}  # fmt: skip
+# Siblings on one row never import each other; these read one another's ground by DESIGN.
+ALLOWED_SIBLINGS = {("codec", "dsp"), ("client", "daemon")} - {("client", "daemon")}
+EFFECTS = {"asyncio", "socket", "threading", "time", "random"}
+EFFECT_LAYERS = {"io", "backends", "daemon", "client", "cli"}
+FILES = sorted(SRC.rglob("*.py"))
+
+
+def layer(path: Path) -> str:
+    relative = path.relative_to(SRC)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(tree: ast.AST) -> list[str]:
+    out = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            out += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            out.append(node.module)
+    return out
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
+def test_imports_go_down_and_effects_stay_out(path: Path) -> None:
+    own = layer(path)
+    tree = ast.parse(path.read_text())
+    for name in imports(tree):
+        parts = name.split(".")
+        if parts[0] == "millrace" and len(parts) > 1:
+            other = parts[1]
+            if other == own:
+                continue
+            below = RANK[other] < RANK[own]
+            assert below or (own, other) in ALLOWED_SIBLINGS, f"{own} imports {other}"
+            assert other != "sim", "only tests import sim"
+        elif parts[0] in EFFECTS and own not in EFFECT_LAYERS:
+            raise AssertionError(f"{own} uses {parts[0]}")
+    if own not in EFFECT_LAYERS:
+        assert "os.urandom" not in path.read_text()
+
+
+def test_every_file_and_function_keeps_the_sizes() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") <= 500, f"{path.name} is too long"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path.name}: {node.name} is too long"

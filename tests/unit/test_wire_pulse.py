@@ -1,0 +1,143 @@
+"""The PulseAudio wire: tagged values, layouts over every version, framing byte by byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import RemoteProtocolError
+from millrace.wire.pulse.client import PulseClientSession, playback_fields
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
+from millrace.wire.pulse.layouts import NOTICES, REPLIES, REQUESTS, Layout, read_fields, write_fields
+from millrace.wire.pulse.session import HEADER, Block, PulseSession, Refused, Request
+from millrace.wire.pulse.tagstruct import FormatInfo, Reader, Spec, Writer
+
+SAMPLES: dict[str, Any] = {
+    "s": "näme", "L": 0xDEADBEEF, "B": 7, "R": 1 << 60, "r": -(1 << 40), "U": 123456, "T": (12, 34),
+    "a": Spec(3, 2, 48000), "m": (1, 2), "v": (65536, 1), "V": 65536, "x": b"\0\1blob", "b": True,
+    "P": {"application.name": b"x\0", "empty": b""}, "f": FormatInfo(1, {"format.rate": b"48000\0"}),
+    "F": [FormatInfo(1, {}), FormatInfo(2, {"a": b"b"})], "S": ["a", "b"], "*": b"rest",
+}  # fmt: skip
+ALL = [(table, command) for table in (REQUESTS, REPLIES, NOTICES) for command in table]
+
+
+@pytest.mark.parametrize("version", range(13, 36))
+def test_every_layout_survives_a_round_trip_at_every_version(version: int) -> None:
+    for table, command in ALL:
+        fields: Layout = table[command]
+        values = {f.name: SAMPLES[f.type] for f in fields}
+        writer = Writer()
+        write_fields(fields, values, writer, version)
+        got = read_fields(fields, Reader(bytes(writer.data)), version)
+        assert got == {f.name: values[f.name] for f in fields if f.since <= version}, command
+
+
+def test_missing_and_trailing_fields_are_refused() -> None:
+    writer = Writer()
+    write_fields(REQUESTS[Command.CORK_PLAYBACK_STREAM], {"channel": 1, "cork": True}, writer, 35)
+    whole = bytes(writer.data)
+    for cut in range(len(whole)):
+        with pytest.raises(RemoteProtocolError):
+            read_fields(REQUESTS[Command.CORK_PLAYBACK_STREAM], Reader(whole[:cut]), 35)
+    with pytest.raises(RemoteProtocolError, match="after the last field"):
+        read_fields(REQUESTS[Command.CORK_PLAYBACK_STREAM], Reader(whole + b"L\0\0\0\0"), 35)
+
+
+def conversation() -> bytes:
+    client = PulseClientSession()
+    client.send_request(Command.AUTH, {"version": 35 | 0xC0000000, "cookie": bytes(256)})
+    client.send_request(Command.CREATE_PLAYBACK_STREAM, playback_fields(Spec(3, 2, 48000), (1, 2)))
+    client.send_block(4, bytes(range(256)) * 300, seek=1, offset=-200)
+    client.send_block(4, b"")
+    client.send_request(Command.DRAIN_PLAYBACK_STREAM, {"channel": 4})
+    return client.data_to_send()
+
+
+def summarised(session: PulseSession, pieces: list[bytes]) -> list[Any]:
+    """Events with the pieces of each block joined."""
+    out: list[Any] = []
+    for piece in pieces:
+        session.receive(piece, 0)
+        for event in session.events():
+            if isinstance(event, Block):
+                data = bytes(event.data)
+                if out and isinstance(out[-1], list) and (event.seek, event.offset) == (0, 0) and data:
+                    out[-1][-1] += data
+                else:
+                    out.append([event.channel, event.seek, event.offset, data])
+            else:
+                out.append(event)
+    return out
+
+
+def test_whole_and_byte_by_byte_give_the_same_events() -> None:
+    data = conversation()
+    whole = summarised(PulseSession(), [data])
+    bytewise = summarised(PulseSession(), [data[i : i + 1] for i in range(len(data))])
+    assert whole == bytewise
+    assert [type(e).__name__ for e in whole] == ["Request", "Request", "list", "list", "Request"]
+    block = whole[2]
+    assert block[:3] == [4, 1, -200] and block[3] == bytes(range(256)) * 300
+    assert whole[0].fields["version"] == 35
+
+
+def test_version_is_the_lower_of_both() -> None:
+    session = PulseSession()
+    client = PulseClientSession()
+    client.send_request(Command.AUTH, {"version": 20, "cookie": b""})
+    session.receive(client.data_to_send(), 0)
+    assert session.version == 20
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (HEADER.pack(10, NO_INDEX, 0, 0, 0x80000000), "shared memory"),
+        (HEADER.pack(2 * 1024 * 1024, NO_INDEX, 0, 0, 0), "command of"),
+        (HEADER.pack(0, NO_INDEX, 0, 0, 0), "command of"),
+        (HEADER.pack(17 * 1024 * 1024, 0, 0, 0, 0), "memory block of"),
+        (HEADER.pack(4, 0, 0, 0, 9), "seek mode"),
+    ],
+)
+def test_impossible_frames_end_the_connection_before_anything_is_allocated(header: bytes, why: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=why):
+        PulseSession().receive(header, 0)
+
+
+def test_unknown_and_unserved_commands_are_answered_not_dropped() -> None:
+    session = PulseSession()
+    for number in (999, Command.ADD_AUTOLOAD):
+        body = b"L" + int(number).to_bytes(4, "big") + b"L\0\0\0\7"
+        session.receive(HEADER.pack(len(body), NO_INDEX, 0, 0, 0) + body, 0)
+    events = session.events()
+    assert [(e.tag, e.code) for e in events if isinstance(e, Refused)] == [
+        (7, Err.NOTSUPPORTED),
+        (7, Err.NOTIMPLEMENTED),
+    ]
+
+
+@given(st.lists(st.binary(max_size=200), max_size=20))
+def test_any_bytes_give_events_or_a_remote_protocol_error(pieces: list[bytes]) -> None:
+    session = PulseSession()
+    try:
+        for piece in pieces:
+            session.receive(piece, 0)
+            assert all(isinstance(e, Request | Refused | Block) for e in session.events())
+    except RemoteProtocolError:
+        return
+
+
+@given(st.data())
+def test_any_damage_to_a_real_conversation_is_an_event_or_a_remote_protocol_error(data: st.DataObject) -> None:
+    raw = bytearray(conversation()[:700])
+    for _ in range(data.draw(st.integers(1, 8))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    session = PulseSession()
+    try:
+        session.receive(bytes(raw), 0)
+    except RemoteProtocolError:
+        return
+    assert all(isinstance(e, Request | Refused | Block) for e in session.events())
