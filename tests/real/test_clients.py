@@ -49,8 +49,8 @@ EXACT = {
     "paplay": ["paplay", "{wav}"],
     "pacat": ["pacat", "--rate=48000", "--format=s16le", "--channels=2", "--raw", "{raw}"],
     "pacat-50ms": ["pacat", "--latency-msec=50", "--rate=48000", "--format=s16le", "--channels=2", "--raw", "{raw}"],
-    # ffmpeg leaves without draining: a second of silence after the sound lets all of it be heard.
-    "ffmpeg": ["ffmpeg", "-v", "error", "-re", "-i", "{wav}", "-af", "apad=pad_dur=1", "-f", "pulse", "tone"],
+    # ffmpeg leaves without draining: silence after the sound lets all of it be heard.
+    "ffmpeg": ["ffmpeg", "-v", "error", "-re", "-i", "{wav}", "-af", "apad=pad_dur=3", "-f", "pulse", "tone"],
     "sox": ["sox", "-q", "{wav}", "-t", "pulseaudio"],
     "mpv": ["mpv", "--no-config", "--really-quiet", "--no-video", "--ao=pulse", "{wav}"],
     "aplay": ["aplay", "-q", "-D", "pulse", "{wav}"],

@@ -148,7 +148,8 @@ def test_tls_and_token_over_a_network_address(bus: Bus, tmp_path: Path) -> None:
     address = _own_address()
     cert, key, token = tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "token"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test", "-keyout", key, "-out", cert],
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test",
+         "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )  # fmt: skip
     token.write_text("correct-horse-battery-staple\n")

@@ -5,9 +5,11 @@ RIFF sizes are 32-bit; past 4 GiB the header says 0xFFFFFFFF and readers go by t
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
+from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -26,7 +28,7 @@ class WavOutput:
         self.name = f"wav:{path}"
         self._path = path
         self._sample = sample
-        self._file: BinaryIO | None = None
+        self._file: RawIOBase | None = None
         self._layout: tuple[int, int] | None = None
         self._bytes = 0
         self._since_update = 0
@@ -39,11 +41,18 @@ class WavOutput:
                 raise ConfigError(f"{self._path}: the stream's format changed to {layout}; a WAV file has one format")
             return
         try:
-            self._file = self._path.open("wb")
+            self._file = self._path.open("wb", buffering=0)
+            self._layout = layout
+            self._write_header()
         except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror}") from None
-        self._layout = layout
-        self._write_header()
+            raise self._full(error) from None
+
+    def _full(self, error: OSError) -> ConfigError:
+        """The error of a disk that takes no more; what is on it stays readable."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        return ConfigError(f"{self._path}: {error.strerror}; {self._bytes} bytes of sound are in it")
 
     def _write_header(self) -> None:
         assert self._file is not None and self._layout is not None
@@ -58,22 +67,23 @@ class WavOutput:
             )
         )  # fmt: skip
         self._file.seek(0, 2)
-        self._file.flush()
         self._since_update = 0
 
     def write(self, block: Samples) -> None:
-        """See `FileOutput`. A full disk is a ConfigError; what is on disk stays readable."""
+        """See `FileOutput`. A full disk is a ConfigError."""
         if self._file is None:
             return
         data = encode(self._sample, block)
         try:
-            self._file.write(data)
+            # Unbuffered, so that an error comes where it happens; short writes come only from full disks.
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._bytes += len(data)
             self._since_update += len(data)
             if self._since_update > _UPDATE_BYTES:
                 self._write_header()
         except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror}; {self._bytes} bytes of sound are in it") from None
+            raise self._full(error) from None
 
     def skip(self, frames: Frames) -> None:
         """See `FileOutput`."""
@@ -87,10 +97,9 @@ class WavOutput:
     def close(self) -> None:
         """See `FileOutput`."""
         if self._file is not None:
-            file, self._file = self._file, None
             try:
-                self._file = file
                 self._write_header()
-            finally:
-                self._file = None
-                file.close()
+            except OSError as error:
+                raise self._full(error) from None
+            self._file.close()
+            self._file = None
