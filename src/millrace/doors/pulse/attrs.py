@@ -12,12 +12,14 @@ TLENGTH_DEFAULT_NS = 2_000 * NS_PER_MS
 MINREQ_DEFAULT_NS = 20 * NS_PER_MS
 FRAGSIZE_DEFAULT_NS = 2_000 * NS_PER_MS
 QUANTUM_MIN_NS = 2_500_000
+DEEP_NS = 1_000 * NS_PER_MS
 BULK_MAX_NS = 250 * NS_PER_MS
 
 
 @dataclass(slots=True)
 class PlaybackAttr:
-    """Bytes, all frame-aligned; `sink_ns` is the latency the stream asks of the graph."""
+    """Bytes, all frame-aligned. `sink_ns` is the latency the stream asks of the graph, `bulk_ns` how far
+    ahead the graph may pull, `ask` how much must be missing to be worth a request."""
 
     maxlength: int
     tlength: int
@@ -25,6 +27,7 @@ class PlaybackAttr:
     minreq: int
     sink_ns: HostNs = 0
     bulk_ns: HostNs = 0
+    ask: int = 0
 
 
 @dataclass(slots=True)
@@ -74,7 +77,9 @@ def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool)
     prebuf = prebuf_max if asked.prebuf > prebuf_max else asked.prebuf // frame * frame
     spare = max(0, layout.to_ns(tlength) - 2 * layout.to_ns(minreq))
     bulk = min(BULK_MAX_NS, spare // 4)
-    return PlaybackAttr(maxlength, tlength, prebuf, minreq, sink_ns, bulk)
+    # A deep buffer is refilled by halves: a request wakes two processes, and a second is left to answer it.
+    ask = layout.aligned(tlength // 2) if layout.to_ns(tlength) >= DEEP_NS else minreq
+    return PlaybackAttr(maxlength, tlength, prebuf, minreq, sink_ns, bulk, max(ask, minreq))
 
 
 def _sink_latency(tlength_ns: HostNs, minreq_ns: HostNs, adjust: bool, early: bool) -> HostNs:

@@ -136,7 +136,7 @@ class PlaybackStream:
         """Request what is missing, once it is worth a request."""
         if self.removed or self.missing <= 0:
             return
-        if self.missing >= self.attr.minreq or self.prebuffering:
+        if self.missing >= self.attr.ask or self.prebuffering:
             self.requested += self.missing
             size, self.missing = self.missing, 0
             self.owner.notice(Command.REQUEST, channel=self.channel, bytes=size)
