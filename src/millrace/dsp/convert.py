@@ -127,7 +127,9 @@ def decode(fmt: SampleFormat, data: Buffer, out: Samples) -> None:
     """
     if fmt in _INT:
         dtype, scale = _INT[fmt]
-        np.multiply(np.frombuffer(data, dtype), np.float32(1 / scale), out=out, casting="unsafe")
+        # Two plain passes are twice as fast as one `multiply` that casts in small pieces.
+        out[:] = np.frombuffer(data, dtype)
+        out *= np.float32(1 / scale)
     elif fmt in (SampleFormat.F32LE, SampleFormat.F32BE):
         out[:] = np.frombuffer(data, "<f4" if fmt is SampleFormat.F32LE else ">f4")
         _make_safe(out)

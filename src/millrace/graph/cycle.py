@@ -80,9 +80,10 @@ def _product(mix: PoolMix, gains: Samples, position: Frames, out: Samples) -> No
     at = position % pool.capacity
     head = min(frames, pool.capacity - at)
     flat = out.reshape(-1)
-    np.dot(gains, pool.data[:, at * width : (at + head) * width], out=flat[: head * width])
+    rows = pool.data[: len(gains)]
+    np.dot(gains, rows[:, at * width : (at + head) * width], out=flat[: head * width])
     if head < frames:
-        np.dot(gains, pool.data[:, : (frames - head) * width], out=flat[head * width :])
+        np.dot(gains, rows[:, : (frames - head) * width], out=flat[head * width :])
 
 
 def _add_lane(mix: LaneMix, block: Samples, position: Frames) -> None:

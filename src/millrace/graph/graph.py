@@ -59,7 +59,7 @@ class Graph:
         self._planner = Planner(self._quanta[-1])
         self._plan = Plan([], [])
         self._pools: dict[Positions, LanePool] = {}
-        self._capacity = 1 << (rate // 3 - 1).bit_length()
+        self._capacity = 1 << (rate // 2 - 1).bit_length()
         self._dirty = True
         self._quantum = self._quanta[-1]
         self._needed = False

@@ -36,6 +36,11 @@ class LanePool:
         """No stream is active."""
         return not any(self.owners)
 
+    @property
+    def used(self) -> int:
+        """Lanes to mix: all up to the last that is taken."""
+        return next((n for n in range(len(self.owners), 0, -1) if self.owners[n - 1] is not None), 0)
+
     def add(self, stream: Stream, position: Frames) -> None:
         """Give `stream` a lane whose first frame is heard at `position`."""
         if None not in self.owners:

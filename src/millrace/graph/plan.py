@@ -169,9 +169,9 @@ class Planner:
         return 0.0 if any(key[1] == stream.id for key in self._applied.stream_gains) else None
 
     def _pool_mix(self, run: SinkRun, pool: LanePool, new: Applied) -> PoolMix:
-        gains = np.zeros(len(pool.owners), np.float32)
+        gains = np.zeros(pool.used, np.float32)
         before = gains.copy()
-        for lane, stream in enumerate(pool.owners):
+        for lane, stream in enumerate(pool.owners[: pool.used]):
             if stream is None:
                 continue
             link = next((k for k in stream.links if k.target is run.sink), None)

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from millrace.errors import RemoteProtocolError
 from millrace.io.clock import now_ns
-from millrace.units import NS_PER_S, HostNs
+from millrace.units import NS_PER_MS, HostNs
 
 log = logging.getLogger("millrace.io")
 
@@ -72,8 +72,10 @@ class TimerRunner:
             self._handle = None
         self._armed_for = deadline
         if deadline is not None:
-            delay = max(0.0, (deadline - now_ns()) / NS_PER_S)
-            self._handle = self._loop.call_later(delay, self._fire)
+            # libuv's timers count whole milliseconds and round down: without the ceiling the last
+            # part of every wait would be spent firing early and arming again.
+            delay_ms = max(0, -(-(deadline - now_ns()) // NS_PER_MS))
+            self._handle = self._loop.call_later(delay_ms / 1000, self._fire)
 
     def _fire(self) -> None:
         self._handle = None
