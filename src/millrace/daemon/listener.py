@@ -9,7 +9,7 @@ from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.daemon.guest import Guest
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
-from millrace.outlets.peer import LATENCY_ASKS_NS, Message, PeerOutlet
+from millrace.outlets.peer import LATENCY_ASKS_NS, PeerOutlet, Write
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import VERSION, Bye, Configure, Configured, Fault, FromListener, Hello, Report, Welcome
 from millrace.wire.peer.session import PeerServer
@@ -25,7 +25,7 @@ class ListenerSession:
         guest: Guest,
         id_: int,
         address: str,
-        write: Callable[[Message], None],
+        write: Write,
         room: Callable[[], bool],
         now_ns: HostNs,
     ) -> None:
@@ -38,7 +38,6 @@ class ListenerSession:
         self._codec_reason = ""
         self._rate_mark: tuple[HostNs, int] = (now_ns, 0)
         self._bitrate = 0
-        self._sink: Sink | None = None
 
     @property
     def rtt_ns(self) -> HostNs | None:

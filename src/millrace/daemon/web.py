@@ -13,7 +13,7 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -112,11 +112,14 @@ class Line:
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
-    def write(self, message: str | bytes) -> None:
-        """Put one message on the line."""
-        opcode, data = (1, message.encode()) if isinstance(message, str) else (2, message)
+    def write(self, messages: Sequence[str | bytes]) -> None:
+        """Put messages on the line, with one system call."""
+        parts: list[bytes] = []
+        for message in messages:
+            opcode, data = (1, message.encode()) if isinstance(message, str) else (2, message)
+            parts += (_frame_header(len(data), opcode), data)
         if not self._transport.is_closing():
-            self._transport.write(_frame_header(len(data), opcode) + data)
+            self._transport.write(b"".join(parts))
 
     def room(self) -> bool:
         """Whether it can take more without piling up."""

@@ -81,6 +81,9 @@ def _product(mix: PoolMix, gains: Samples, position: Frames, out: Samples) -> No
     head = min(frames, pool.capacity - at)
     flat = out.reshape(-1)
     rows = pool.data[: len(gains)]
+    if len(gains) == 1 and head == frames:
+        np.multiply(rows[0, at * width : (at + head) * width], gains[0], out=flat)
+        return
     np.dot(gains, rows[:, at * width : (at + head) * width], out=flat[: head * width])
     if head < frames:
         np.dot(gains, rows[:, : (frames - head) * width], out=flat[head * width :])

@@ -8,7 +8,7 @@ from its own bounded queue; nobody else notices.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,15 +30,16 @@ LATENCY_ASKS_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PE
 _PCM_PACKET_NS = 20 * NS_PER_MS
 
 Message = str | bytes
+Write = Callable[[Sequence[Message]], None]
 
 
 class PeerOutlet:
     """One listener: its settings, its queue, its counters.
 
-    `write` puts a message on the line; `room` says whether the line can take more now.
+    `write` puts messages on the line, in one go; `room` says whether the line can take more now.
     """
 
-    def __init__(self, id_: int, name: str, write: Callable[[Message], None], room: Callable[[], bool]) -> None:
+    def __init__(self, id_: int, name: str, write: Write, room: Callable[[], bool]) -> None:
         self.id, self.name = id_, name
         self.settings = CodecSettings()
         self.codecs: tuple[str, ...] = ("opus",)
@@ -55,12 +56,12 @@ class PeerOutlet:
         """The name users and the API use."""
         return f"listener/{self.id}"
 
-    def send(self, message: Message) -> None:
+    def send(self, *messages: Message) -> None:
         """Send, or queue while the line is full; the oldest media is dropped past the bound."""
         if not self._queue and self._room():
-            self._put(message)
+            self._put(messages)
             return
-        self._queue.append(message)
+        self._queue.extend(messages)
         self.flush()
         while len(self._queue) > QUEUE_PACKETS_MAX:
             self._drop_oldest()
@@ -76,12 +77,13 @@ class PeerOutlet:
     def flush(self) -> None:
         """Send what is queued, as far as the line takes it."""
         while self._queue and self._room():
-            self._put(self._queue.popleft())
+            self._put((self._queue.popleft(),))
 
-    def _put(self, message: Message) -> None:
-        self.sent_bytes += len(message)
-        self.sent_packets += isinstance(message, bytes)
-        self._write(message)
+    def _put(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self.sent_bytes += len(message)
+            self.sent_packets += isinstance(message, bytes)
+        self._write(messages)
 
     @property
     def queued(self) -> int:
@@ -124,6 +126,7 @@ class EncodeGroup:
         self._next_position: Frames | None = None
         self._quantum = 0
         self._packet_frames = 0
+        self._packets: list[bytes] = []
         graph.add_tap(self.tap, sink)
 
     @property
@@ -213,6 +216,14 @@ class EncodeGroup:
         rest = len(block) - at
         self._pending[self._fill : self._fill + rest] = block[at:]
         self._fill += rest
+        self._send_packets()
+
+    def _send_packets(self) -> None:
+        """All packets of a cycle go out in one write a listener: on a busy host the writes cost most."""
+        if self._packets:
+            packets, self._packets = self._packets, []
+            for outlet in self.outlets:
+                outlet.send(*packets)
 
     def _emit(self, block: Samples) -> None:
         assert self._next_position is not None
@@ -228,9 +239,8 @@ class EncodeGroup:
             payload = encode_pcm(self.settings.codec, block)
         host_ns = frames_to_ns(position, self.rate)
         packet = pack_media(self.generation, len(block), self._sequence, position, host_ns, payload)
+        self._packets.append(packet)
         self._sequence += 1
-        for outlet in self.outlets:
-            outlet.send(packet)
 
     def idle(self, position: Frames) -> None:
         """See `Consumer.idle`: say once where the sound ends, then send nothing."""
@@ -245,6 +255,7 @@ class EncodeGroup:
             self._pending[self._fill : self._packet_frames] = 0.0
             self._fill = 0
             self._emit(self._pending[: self._packet_frames])
+            self._send_packets()
 
     def _broadcast_silence(self, position: Frames) -> None:
         text = encode_message(Silence(position))
