@@ -286,14 +286,17 @@ class Listener:
     def _set_format(self, fmt: StreamFormat) -> None:
         self.format = fmt
         self.on_event("format", f"{fmt.codec}, {fmt.rate} Hz, {len(fmt.positions)} channels")
+        if self._file is not None:
+            self._file.set_format(fmt)
+            return
+        first = self._playout is None
         with self._lock:
-            if self._file is not None:
-                self._file.set_format(fmt)
-                return
             if self._playout is None:
                 self._playout = Playout(fmt.rate, tuple(fmt.positions), self.options.latency)
-                self._start_output(self._playout)
             self._playout.set_format(fmt)
+        if first:
+            # Outside the lock: a device may call for sound before its start returns.
+            self._start_output(self._playout)
 
     def _start_output(self, playout: Playout) -> None:
         assert self._clocked is not None

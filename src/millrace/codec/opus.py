@@ -26,6 +26,8 @@ from millrace.units import Positions
 
 OPUS_RATE = 48_000
 RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+MAX_FRAMES = 5760
+"""120 ms, the longest Opus packet."""
 _PACKET_MAX = 1275 * 6 + 7
 
 # Request numbers of opus_defines.h.
@@ -144,6 +146,9 @@ class OpusEncoder:
         _checked(error.value)
         self._packet = ctypes.create_string_buffer(_PACKET_MAX * max(1, self.streams))
         self._packet_at = ctypes.addressof(self._packet)
+        self._packet_max = len(self._packet)
+        self._input: Samples = np.empty((MAX_FRAMES, channels), np.float32)
+        self._input_at = self._input.__array_interface__["data"][0]
         self._packet_view = memoryview(self._packet).cast("B")
         self._settings: CodecSettings | None = None
         self.configure(settings)
@@ -189,9 +194,11 @@ class OpusEncoder:
         return self._get(_GET_BITRATE)
 
     def encode(self, block: Samples) -> bytes:
-        """Encode (frames, channels) float32, C-contiguous, of one legal frame length."""
-        address = block.__array_interface__["data"][0]
-        size = self._encode(self._state, address, len(block), self._packet_at, len(self._packet_view))
+        """Encode (frames, channels) float32 of one legal frame length."""
+        # Copying into a place of known address is cheaper than asking an array for its own.
+        frames = len(block)
+        self._input[:frames] = block
+        size = self._encode(self._state, self._input_at, frames, self._packet_at, self._packet_max)
         return bytes(self._packet_view[: _checked(size)])
 
     def __del__(self) -> None:
@@ -216,7 +223,7 @@ class OpusDecoder:
             self._decode = lib.opus_multistream_decode_float
             self._destroy = lib.opus_multistream_decoder_destroy
         _checked(error.value)
-        self._out: Samples = np.empty((5760, channels), np.float32)
+        self._out: Samples = np.empty((MAX_FRAMES, channels), np.float32)
         self._out_at = self._out.__array_interface__["data"][0]
 
     def decode(self, packet: bytes) -> Samples:

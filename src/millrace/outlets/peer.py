@@ -204,7 +204,7 @@ class EncodeGroup:
     def _packetise(self, block: Samples) -> None:
         at, size = 0, self._packet_frames
         while len(block) - at + self._fill >= size:
-            if self._fill == 0 and block.flags.c_contiguous:
+            if self._fill == 0:
                 self._emit(block[at : at + size])
                 at += size
                 continue
