@@ -166,6 +166,9 @@ class Playout:
             self._ran_dry(out, got)
 
     def _try_start(self, now_ns: HostNs) -> None:
+        if not self._ring.fill_frames:
+            self.state = State.QUIET if self._ended else State.PRIMING
+            return
         late = self._late_ns(now_ns)
         if late < 0 and not self._ended:
             return

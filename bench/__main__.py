@@ -1,0 +1,18 @@
+"""Run the named benchmarks, or all."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = ("start", "latency", "bits", "streams_per_core", "pulse_mix")
+
+
+def main() -> None:
+    """Entry point."""
+    for name in sys.argv[1:] or NAMES:
+        importlib.import_module(f"bench.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What the benchmarks share: a daemon to measure, CPU time of processes, a signal like music."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
+
+
+def cpu_ns(pid: int) -> int:
+    """Nanoseconds of CPU all threads of a process have used (scheduler's own count)."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0])
+    return total
+
+
+def memory_kib(pid: int) -> int:
+    """Resident memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1])
+    return 0
+
+
+def cpu_share(pid: int, seconds: float) -> float:
+    """CPU of one core used over `seconds`: 1.0 is a whole core."""
+    before, began = cpu_ns(pid), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_ns(pid) - before) / 1e9 / (time.monotonic() - began)
+
+
+def music(seconds: float, rate: int = 48_000, seed: int = 1) -> np.ndarray:
+    """A stereo signal that costs an encoder what music does: chords with harmonics, a beat of noise, width."""
+    random = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    out = np.zeros((len(t), 2))
+    for k, root in enumerate((110.0, 138.6, 164.8, 220.0)):
+        for harmonic in range(1, 9):
+            pan = random.uniform(0.2, 0.8)
+            wave = np.sin(2 * np.pi * root * harmonic * t + random.uniform(0, 6.28)) / harmonic
+            wave *= 0.5 + 0.5 * np.sin(2 * np.pi * (0.2 + 0.1 * k) * t)
+            out += 0.08 * wave[:, None] * (pan, 1 - pan)
+    beat = np.exp(-((t * 2) % 1.0) * 12)
+    out += 0.15 * (random.standard_normal((len(t), 2)) * beat[:, None])
+    return np.clip(out, -1, 1).astype(np.float32)
+
+
+class Daemon:
+    """A daemon under measurement."""
+
+    def __init__(self, runtime: Path, *args: str) -> None:
+        self.runtime = runtime
+        self.env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "XDG_CONFIG_HOME": str(runtime)}
+        self.env.pop("PULSE_SERVER", None)
+        began = time.monotonic()
+        self.process = subprocess.Popen(
+            [*MILLRACE, "serve", "--listen", "127.0.0.1:0", *args], env=self.env, stdout=subprocess.PIPE
+        )
+        assert self.process.stdout is not None
+        while b"ready;" not in self.process.stdout.readline():
+            assert self.process.poll() is None, "the daemon ended"
+        self.ready_s = time.monotonic() - began
+        self.pid = self.process.pid
+        self.listen = self.state()["listen"]
+
+    def state(self) -> dict[str, Any]:
+        done = subprocess.run([*MILLRACE, "ls", "--json"], env=self.env, capture_output=True, text=True, check=True)
+        state: dict[str, Any] = json.loads(done.stdout)
+        return state
+
+    def pulse(self, guest: str = "default") -> str:
+        return f"unix:{self.runtime}/millrace/{guest}/pulse"
+
+    def url(self, guest: str = "default") -> str:
+        return f"ws://{self.listen}/{guest}"
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@contextmanager
+def daemon(*args: str) -> Iterator[Daemon]:
+    """A daemon in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="mr") as name:
+        one = Daemon(Path(name), *args)
+        try:
+            yield one
+        finally:
+            one.stop()
+
+
+@contextmanager
+def processes() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start processes that end with the block."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*command: str, **options: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, **options)
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()
+
+
+def median(values: list[float]) -> float:
+    """The median."""
+    return float(np.median(values))

@@ -1,0 +1,33 @@
+"""Load from outside the daemon: `python -m bench.load listeners URL…` reads and counts, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import aiohttp
+import uvloop
+
+from millrace.wire.peer.messages import Hello, Ping, Pong, decode_from_daemon, encode_message
+
+
+async def listen(http: aiohttp.ClientSession, url: str, settings: dict[str, str]) -> None:
+    """One listener that throws everything away."""
+    async with http.ws_connect(url, compress=0, max_msg_size=1 << 22) as line:
+        await line.send_str(encode_message(Hello(name="load", settings=settings)))
+        async for message in line:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                parsed = decode_from_daemon(message.data)
+                if isinstance(parsed, Ping):
+                    await line.send_str(encode_message(Pong(parsed.t, 0)))
+
+
+async def main(settings: dict[str, str], urls: list[str]) -> None:
+    """All of them."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as http:
+        await asyncio.gather(*(listen(http, url, settings) for url in urls))
+
+
+if __name__ == "__main__":
+    uvloop.run(main(dict(word.split("=", 1) for word in sys.argv[1].split(",")), sys.stdin.read().split()))

@@ -1,0 +1,125 @@
+"""Configuration, verbs, WAV files, command-line words."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.backends.wav import WavOutput
+from millrace.cli.demo import tune
+from millrace.cli.listen import parse_settings
+from millrace.client.outputs import make_output
+from millrace.daemon import config as cfg
+from millrace.daemon.verbs import parse_volume
+from millrace.dsp.convert import SampleFormat
+from millrace.errors import ConfigError
+from millrace.units import default_map
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_whole_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = write(tmp_path / "token", "0123456789abcdef\n")
+    token.chmod(0o600)
+    text = f"""
+[daemon]
+listen = "0.0.0.0:9000"
+token_file = "{token}"
+[guest.alice]
+rate = 44100
+channels = 6
+[guest.bob]
+pulse_tcp = "127.0.0.1:4713"
+"""
+    loaded = cfg.load(write(tmp_path / "c.toml", text))
+    assert loaded.listen == "0.0.0.0:9000" and loaded.token == "0123456789abcdef"
+    assert loaded.guests == (cfg.GuestConfig("alice", 44_100, 6), cfg.GuestConfig("bob", pulse_tcp="127.0.0.1:4713"))
+    assert "0123456789abcdef" not in repr(loaded)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("MILLRACE_TOKEN", "from-environment")
+    assert cfg.load(None).token == "from-environment"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[daemon]\nlisten = 5", "listen must be str"),
+        ("[daemon]\nlisten = 'nowhere'", "HOST:PORT"),
+        ("[daemon]\nspeed = 5", "unknown speed"),
+        ("[deamon]", "unknown deamon"),
+        ("[guest.a]\nrate = 5", "8000"),
+        ("[guest.a]\nchannels = 77", "1 to 8"),
+        ("[guest.api]", "guest name"),
+        ("[guest.'../x']", "guest name"),
+        ("[", "c.toml"),
+        ("[daemon]\ntoken_file = '/nonexistent'", "token file"),
+    ],
+)
+def test_bad_configuration_says_what_is_wrong(text: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=why):
+        cfg.load(write(tmp_path / "c.toml", text))
+
+
+def test_tokens_that_others_can_read_are_refused(tmp_path: Path) -> None:
+    token = write(tmp_path / "token", "0123456789abcdef")
+    token.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        cfg.read_token(token)
+    token.write_text("short")
+    token.chmod(0o600)
+    with pytest.raises(ConfigError, match="16 characters"):
+        cfg.read_token(token)
+
+
+def test_addresses() -> None:
+    assert cfg.parse_address("[::1]:80") == ("::1", 80)
+    for bad in ("x", "x:y", "x:99999"):
+        with pytest.raises(ConfigError):
+            cfg.parse_address(bad)
+
+
+def test_volumes_are_cubic_percent_or_decibels() -> None:
+    assert parse_volume("50%") == pytest.approx(0.125)
+    assert parse_volume("-6dB") == pytest.approx(0.501, abs=0.001)
+    for bad in ("loud", "-5%", "500%", "40dB", "..%"):
+        with pytest.raises(ConfigError, match="volume"):
+            parse_volume(bad)
+
+
+def test_command_line_words(tmp_path: Path) -> None:
+    assert parse_settings(["a=b", "c=d=e"]) == {"a": "b", "c": "d=e"}
+    for bad in ("a", "=b", "a="):
+        with pytest.raises(ConfigError):
+            parse_settings([bad])
+    assert make_output("null:", "normal").name == "null:"
+    for bad in ("tape:", "wav:", "raw:", f"raw:{tmp_path}/no/such"):
+        with pytest.raises(ConfigError):
+            make_output(bad, "normal")
+    assert tune(1.0).shape == (48_000, 2)
+
+
+@pytest.mark.parametrize("sample", [SampleFormat.S16LE, SampleFormat.F32LE])
+def test_wav_headers_are_right_at_every_moment(sample: SampleFormat, tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    out = WavOutput(path, sample)
+    out.open(48_000, default_map(2))
+    out.write(np.full((100_000, 2), 0.25, np.float32))
+    size = int.from_bytes(path.read_bytes()[40:44], "little")
+    assert 0 < size <= path.stat().st_size - 44
+    out.skip(50_000)
+    out.open(48_000, default_map(2))
+    with pytest.raises(ConfigError, match="one format"):
+        out.open(44_100, default_map(2))
+    out.close()
+    if sample is SampleFormat.S16LE:
+        with wave.open(str(path)) as file:
+            assert file.getnframes() == 150_000
+            assert np.frombuffer(file.readframes(1), "<i2")[0] == 8192
+    with pytest.raises(ConfigError, match="No such file"):
+        WavOutput(tmp_path / "no" / "x.wav").open(48_000, default_map(2))

@@ -1,0 +1,166 @@
+"""Conversion, channel maps, rings, mixing, resampling, measuring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.dsp.channels import mix_matrix
+from millrace.dsp.convert import FLOAT_LIMIT, SAMPLE_BYTES, SampleFormat, decode, encode, silence_byte
+from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
+from millrace.dsp.mix import Limiter, cubic_to_gain, gain_to_cubic, peak, ramp
+from millrace.dsp.resample import make_resampler
+from millrace.dsp.ring import Ring
+from millrace.sim.signals import sine
+from millrace.units import DEFAULT_MAPS
+
+EXACT = [f for f in SampleFormat if f not in (SampleFormat.S32LE, SampleFormat.S32BE, SampleFormat.ULAW)]
+
+
+def decoded(fmt: SampleFormat, data: bytes) -> np.ndarray:
+    out = np.empty(len(data) // SAMPLE_BYTES[fmt], np.float32)
+    decode(fmt, data, out)
+    return out
+
+
+@pytest.mark.parametrize("fmt", EXACT)
+def test_formats_up_to_24_bits_survive_a_round_trip_bit_for_bit(fmt: SampleFormat) -> None:
+    data = np.random.default_rng(1).integers(0, 256, 1000 * SAMPLE_BYTES[fmt], np.uint8)
+    if fmt in (SampleFormat.F32LE, SampleFormat.F32BE):
+        data = np.random.default_rng(1).uniform(-1, 1, 1000).astype("<f4" if fmt is SampleFormat.F32LE else ">f4")
+    if fmt is SampleFormat.S24_32LE:
+        data[3::4] = 0
+    if fmt is SampleFormat.S24_32BE:
+        data[0::4] = 0
+    assert encode(fmt, decoded(fmt, data.tobytes())) == data.tobytes()
+
+
+def test_s32_keeps_24_bits_and_mulaw_has_one_zero() -> None:
+    values = np.random.default_rng(2).integers(-(2**31), 2**31, 1000).astype("<i4")
+    back = np.frombuffer(encode(SampleFormat.S32LE, decoded(SampleFormat.S32LE, values.tobytes())), "<i4")
+    assert np.abs(back.astype(np.int64) - values).max() <= 2**8
+    codes = bytes(range(256))
+    again = encode(SampleFormat.ULAW, decoded(SampleFormat.ULAW, codes))
+    assert [i for i in range(256) if again[i] != codes[i]] in ([0x7F], [0xFF])
+
+
+@pytest.mark.parametrize("fmt", list(SampleFormat))
+def test_silence_is_silence_and_overs_clip(fmt: SampleFormat) -> None:
+    quiet = decoded(fmt, bytes((silence_byte(fmt),)) * 4 * SAMPLE_BYTES[fmt])
+    assert np.abs(quiet).max() < 3e-4
+    if fmt in (SampleFormat.F32LE, SampleFormat.F32BE):
+        return
+    loud = decoded(fmt, encode(fmt, np.array([2.0, -2.0], np.float32)))
+    assert 0.96 < loud[0] <= 1.0 and -1.0 <= loud[1] < -0.96
+
+
+def test_known_companding_values() -> None:
+    # ITU-T G.711, tables 1a and 2a: the largest and smallest positive outputs, on a 16-bit scale.
+    assert decoded(SampleFormat.ALAW, b"\xaa")[0] * 32768 == 32256
+    assert decoded(SampleFormat.ALAW, b"\xd5")[0] * 32768 == 8
+    assert decoded(SampleFormat.ULAW, b"\x80")[0] * 32768 == 32124
+
+
+def test_bad_floats_are_made_safe() -> None:
+    bad = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.5], "<f4")
+    out = decoded(SampleFormat.F32LE, bad.tobytes())
+    assert list(out) == [0, 0, 0, FLOAT_LIMIT, -FLOAT_LIMIT, 0.5]
+
+
+def test_downmix_folds_and_never_exceeds_full_scale() -> None:
+    for n, source in DEFAULT_MAPS.items():
+        for m, target in DEFAULT_MAPS.items():
+            matrix = mix_matrix(source, target)
+            assert (matrix is None) == (source == target)
+            if matrix is not None:
+                assert matrix.shape == (n, m) and matrix.any()
+                assert matrix.sum(axis=0).max() <= 1.0001
+    stereo = mix_matrix(DEFAULT_MAPS[6], DEFAULT_MAPS[2])
+    assert stereo is not None
+    left = stereo[:, 0] / stereo[0, 0]
+    assert np.allclose(left, [1, 0, 0.7071, 0, 0.7071, 0], atol=1e-3)
+    mono = mix_matrix(DEFAULT_MAPS[2], DEFAULT_MAPS[1])
+    assert mono is not None and np.allclose(mono, 0.5)
+    up = mix_matrix(DEFAULT_MAPS[1], DEFAULT_MAPS[8])
+    assert up is not None and list(up[0]) == [1, 1, 0, 0, 0, 0, 0, 0]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=60))
+def test_a_ring_is_a_queue(steps: list[tuple[bool, int]]) -> None:
+    ring, model, value = Ring(32, 1), [], 0
+    for write, n in steps:
+        if write:
+            block = np.arange(value, value + n, dtype=np.float32)[:, None]
+            done = ring.write(block)
+            assert done == min(n, 32 - len(model))
+            model += list(range(value, value + done))
+            value += n
+        else:
+            out = np.empty((n, 1), np.float32)
+            got = ring.read(out)
+            assert list(out[:got, 0]) == model[:got] and got == min(n, len(model))
+            del model[:got]
+        assert ring.fill_frames == len(model) and ring.space_frames == 32 - len(model)
+
+
+def test_cubic_volumes_are_pulseaudios() -> None:
+    assert abs(20 * np.log10(cubic_to_gain(0x8000)) + 18.06) < 0.01
+    for volume in (0, 1, 1000, 0x8000, 0x10000, 0x18000):
+        assert gain_to_cubic(cubic_to_gain(volume)) == volume
+
+
+def test_peak_and_ramp() -> None:
+    assert peak(np.array([0.25, -0.75], np.float32)) == 0.75
+    assert peak(np.zeros(0, np.float32)) == 0.0
+    assert ramp(4)[-1, 0] == 1.0 and ramp(4)[0, 0] == 0.25
+
+
+def test_the_limiter_is_the_identity_within_full_scale_and_recovers() -> None:
+    limiter = Limiter()
+    quiet = sine(0.02, level=0.9)
+    block = quiet.copy()
+    limiter.apply(block, 0.9)
+    assert np.array_equal(block, quiet)
+    for _ in range(5):
+        loud = sine(0.02, level=3.0)
+        limiter.apply(loud, 3.0)
+        assert np.abs(loud).max() <= 1.0
+    assert limiter.gain < 0.4
+    for _ in range(40):
+        limiter.apply(quiet.copy(), 0.9)
+    assert limiter.gain == 1.0
+
+
+@pytest.mark.parametrize("low_delay", [True, False])
+@pytest.mark.parametrize(
+    ("rate_in", "rate_out"), [(44_100, 48_000), (48_000, 44_100), (8_000, 48_000), (192_000, 48_000)]
+)
+def test_resampling_keeps_pitch_level_and_the_tail(rate_in: int, rate_out: int, low_delay: bool) -> None:
+    resampler = make_resampler(rate_in, rate_out, 2, low_delay)
+    assert resampler is not None
+    signal = sine(1.0, rate=rate_in)
+    parts = [resampler.process(signal[i : i + 441]) for i in range(0, len(signal), 441)]
+    out = np.concatenate([*parts, resampler.finish()])
+    assert abs(len(out) - rate_out) < rate_out * 0.01 + 80
+    middle = out[rate_out // 4 : rate_out * 3 // 4, 0]
+    assert abs(frequency_hz(middle, rate_out) - 997) < 0.05
+    assert abs(level_dbfs(middle) + 6.02) < 0.02
+
+
+def test_equal_rates_need_no_resampler() -> None:
+    assert make_resampler(48_000, 48_000, 2, True) is None
+
+
+def test_measuring_finds_what_was_put_in() -> None:
+    tone = sine(1.0)[:, 0]
+    assert abs(frequency_hz(tone, 48_000) - 997) < 0.01
+    assert abs(level_dbfs(tone) + 6.02) < 0.01
+    assert level_dbfs(np.zeros(10, np.float32)) == -np.inf and frequency_hz(np.zeros(100, np.float32), 48_000) == 0
+    assert not len(phase_jumps(tone, 48_000, 997))
+    broken = np.delete(tone, 10_000)
+    assert abs(phase_jumps(broken, 48_000, 997)[0] - 10_000) <= 2
+    gap = tone.copy()
+    gap[500:600] = 0
+    assert silent_runs(gap, 50) == [(500, 100)]

@@ -1,0 +1,224 @@
+"""The graph: order, loops, matrices, ramps, the clock, lanes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from millrace.dsp.convert import Samples
+from millrace.errors import GraphError
+from millrace.graph.model import NodeState, Stream
+from millrace.sim.rig import START_NS, Rig
+from millrace.sim.signals import sine
+from millrace.units import NS_PER_S, default_map
+
+
+class Tone:
+    """A feed that never ends, or ends after `frames`."""
+
+    def __init__(self, channels: int = 2, value: float = 0.5, frames: int = 1 << 40) -> None:
+        self.value, self.left, self.shorts = value, frames, 0
+
+    def pull(self, out: Samples) -> int:
+        n = min(len(out), self.left)
+        out[:n] = self.value
+        self.left -= n
+        return n
+
+    def short(self, frames: int, played_out: bool) -> None:
+        self.shorts += 1
+
+
+def add(rig: Rig, channels: int = 2, value: float = 0.5, **stream: object) -> Stream:
+    node = Stream(rig.graph.ids.take(), "tone", default_map(channels), feed=Tone(channels, value), **stream)  # type: ignore[arg-type]
+    rig.graph.add_stream(node, rig.sink)
+    rig.graph.activate(node)
+    return node
+
+
+def test_a_chain_of_sinks_is_heard_in_the_same_cycle() -> None:
+    rig = Rig()
+    a, b = rig.graph.add_sink("a"), rig.graph.add_sink("b")
+    rig.graph.link(a, b)
+    rig.graph.link(b, rig.sink)
+    heard_a, heard = rig.capture(a), rig.capture()
+    node = add(rig)
+    rig.graph.move_stream(node, a)
+    rig.run(0.5)
+    assert heard_a.positions == heard.positions
+    assert heard.sound[-1, 0] == 0.5
+
+
+def test_loops_are_refused_and_change_nothing() -> None:
+    rig = Rig()
+    a, b = rig.graph.add_sink("a"), rig.graph.add_sink("b")
+    rig.graph.link(a, b)
+    with pytest.raises(GraphError, match="loop"):
+        rig.graph.link(b, a)
+    assert b.links == []
+    with pytest.raises(GraphError, match="loop"):
+        rig.graph.link(a, a)
+    with pytest.raises(GraphError, match="exists already"):
+        rig.graph.add_sink("a")
+    with pytest.raises(GraphError, match="not linked"):
+        rig.graph.unlink(b, a)
+
+
+def test_a_links_own_matrix_is_applied_and_checked() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    node = add(rig)
+    swap = np.array([[0.0, 1.0], [0.5, 0.0]], np.float32)
+    rig.graph.link(node, rig.sink, swap)
+    rig.run(0.5)
+    assert np.allclose(heard.sound[-1], (0.25, 0.5))
+    with pytest.raises(GraphError, match="2 rows of 2"):
+        rig.graph.link(node, rig.sink, np.zeros((3, 2), np.float32))
+
+
+def test_unequal_channel_volumes_and_mono_sources() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    node = add(rig, gains=(1.0, 0.5))
+    rig.run(0.2)
+    assert np.allclose(heard.sound[-1], (0.5, 0.25))
+    rig.graph.set_gains(node, (0.5,))
+    rig.run(0.2)
+    assert np.allclose(heard.sound[-1], (0.25, 0.25))
+    add(rig, channels=1, value=0.1)
+    rig.run(0.2)
+    assert np.allclose(heard.sound[-1], (0.35, 0.35))
+    with pytest.raises(GraphError, match="2 channels"):
+        rig.graph.set_gains(node, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("what", ["stream", "sink", "mute", "move", "balance"])
+def test_no_change_of_level_clicks(what: str) -> None:
+    rig = Rig()
+    heard = rig.capture()
+    other = rig.graph.add_sink("other")
+    node = add(rig)
+    rig.run(0.5)
+    changes = {
+        "stream": lambda: rig.graph.set_gains(node, (0.1,)),
+        "sink": lambda: rig.graph.set_gains(rig.sink, (0.1,)),
+        "mute": lambda: rig.graph.set_mute(node, True),
+        "move": lambda: rig.graph.move_stream(node, other),
+        "balance": lambda: rig.graph.set_gains(node, (0.1, 0.9)),
+    }
+    changes[what]()
+    rig.run(0.5)
+    steps = np.abs(np.diff(heard.sound[2000:, 0]))
+    assert 0 < steps.max() < 0.001
+
+
+def test_the_first_frame_of_a_new_stream_is_not_faded() -> None:
+    rig = Rig()
+    heard = rig.capture(clocked=True)
+    rig.run(0.2)
+    add(rig)
+    rig.run(0.2)
+    values = np.unique(heard.sound[:, 0])
+    assert list(values) == [0.0, 0.5]
+
+
+def test_position_is_host_time_and_idle_time_counts() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    node = add(rig)
+    rig.run(1.0)
+    assert heard.positions[0] == START_NS * 48_000 // NS_PER_S
+    rig.graph.remove_stream(node)
+    rig.run(10.0)
+    assert not rig.graph.running and heard.idles
+    add(rig)
+    rig.run(0.1)
+    gap = heard.positions[-1] - heard.positions[0]
+    assert abs(gap / 48_000 - 11.05) < 0.06
+
+
+def test_a_late_machine_catches_up_and_a_suspended_one_jumps() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    add(rig)
+    rig.run(0.5)
+    rig.stall(300)
+    rig.run(0.5)
+    steps = set(np.diff(heard.positions))
+    assert steps == {1920} and rig.graph.late_cycles == 1 and rig.graph.skipped_frames == 0
+    rig.stall(5000)
+    rig.run(0.5)
+    assert rig.graph.skipped_frames > 48_000 * 4.9
+    assert rig.graph.position >= rig.now_ns * 48_000 // NS_PER_S
+
+
+def test_surround_graphs_at_other_rates() -> None:
+    rig = Rig(rate=44_100, channels=8)
+    heard = rig.capture(channels=2)
+    node = Stream(rig.graph.ids.take(), "x", default_map(8), feed=Tone(8))
+    rig.graph.add_stream(node, rig.sink)
+    rig.graph.activate(node)
+    rig.run(1.0)
+    assert heard.sound.shape[1] == 2 and abs(len(heard.sound) - 44_100) < 2000
+    assert 0.4 < heard.sound[-1, 0] <= 0.5001
+
+
+def test_a_removed_sink_hands_on_its_streams_and_taps() -> None:
+    rig = Rig()
+    a = rig.graph.add_sink("a")
+    heard = rig.capture(a)
+    node = add(rig)
+    rig.graph.move_stream(node, a)
+    rig.graph.set_default(a)
+    rig.run(0.1)
+    first = next(s for s in rig.graph.sinks.values() if s.name == "default")
+    rig.graph.remove_sink(a, first)
+    before = len(heard.blocks)
+    rig.run(0.2)
+    assert node.sink is first and len(heard.blocks) > before and rig.graph.default is first
+
+
+def test_states_have_a_trace_and_lanes_are_reused() -> None:
+    rig = Rig()
+    rig.capture()
+    nodes = [add(rig) for _ in range(5)]
+    pool = next(iter(rig.graph._pools.values()))
+    lanes = len(pool.owners)
+    rig.run(0.1)
+    for node in nodes:
+        rig.graph.deactivate(node, "paused")
+    assert nodes[0].state is NodeState.IDLE and nodes[0].trace[-1].cause == "paused"
+    for node in nodes:
+        rig.graph.activate(node)
+    assert len(pool.owners) == lanes and pool.used == 5
+
+
+def test_lane_ring_wraps_without_a_trace() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    signal = sine(3.0)
+
+    class Play(Tone):
+        at = 0
+
+        def pull(self, out: Samples) -> int:
+            n = min(len(out), len(signal) - self.at)
+            out[:n] = signal[self.at : self.at + n]
+            self.at += n
+            return n
+
+    node = Stream(rig.graph.ids.take(), "x", default_map(2), feed=Play(), bulk_frames=5000)
+    rig.graph.add_stream(node, rig.sink)
+    rig.graph.activate(node)
+    rig.run(3.5)
+    assert np.array_equal(heard.sound[: len(signal)], signal)
+
+
+def test_streams_are_bounded() -> None:
+    from millrace.graph import graph as module
+
+    rig = Rig()
+    for _ in range(module.STREAMS_MAX):
+        rig.graph.add_stream(Stream(rig.graph.ids.take(), "x", default_map(2), feed=Tone()), rig.sink)
+    with pytest.raises(GraphError, match="2048"):
+        rig.graph.add_stream(Stream(rig.graph.ids.take(), "x", default_map(2), feed=Tone()), rig.sink)

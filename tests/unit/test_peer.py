@@ -1,0 +1,383 @@
+"""The peer protocol: messages, both ends, the outlet, the decoder, the playout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.client.decode import PacketDecoder
+from millrace.client.playout import Playout, State
+from millrace.codec.opus import OpusDecoder, OpusEncoder, version, wire_order
+from millrace.codec.pcm import decode_pcm, encode_pcm
+from millrace.codec.settings import CodecSettings, changed, parse_bitrate
+from millrace.dsp.measure import frequency_hz, level_dbfs
+from millrace.errors import CodecError, ConfigError, PeerLost, RemoteProtocolError
+from millrace.outlets.peer import PeerOutlet, PeerOutlets
+from millrace.sim.rig import Rig
+from millrace.sim.signals import count, sine
+from millrace.units import DEFAULT_MAPS, NS_PER_MS, NS_PER_S, default_map
+from millrace.wire.peer.messages import (
+    Bye,
+    Configure,
+    FormatChanged,
+    Hello,
+    Packet,
+    Ping,
+    Pong,
+    Report,
+    Silence,
+    StreamFormat,
+    Welcome,
+    decode_from_daemon,
+    decode_from_listener,
+    encode_message,
+    pack_media,
+    unpack_media,
+)  # fmt: skip
+from millrace.wire.peer.session import PeerClient, PeerServer
+
+FORMAT = StreamFormat(1, "s16", 48_000, list(default_map(2)))
+
+
+# -- messages and sessions -------------------------------------------------------------------
+
+
+def test_messages_survive_a_round_trip() -> None:
+    for message in (
+        Hello(name="x", settings={"bitrate": "32k"}),
+        Configure({"dtx": "on"}),
+        Report(latency_ns=5),
+        Ping(1),
+        Bye("z"),
+    ):
+        assert decode_from_listener(encode_message(message)) == message
+    for message in (Welcome(3, "g", "default", {"codec": "opus"}), FormatChanged(FORMAT), Silence(9), Pong(1, 2)):
+        assert decode_from_daemon(encode_message(message)) == message
+    packet = pack_media(2, 960, 7, 1 << 50, 1 << 60, b"data")
+    assert unpack_media(packet) == Packet(2, 960, 7, 1 << 50, 1 << 60, b"data")
+    assert unpack_media(b"\x09" + packet[1:]) is None
+
+
+@given(st.one_of(st.text(), st.binary()))
+def test_any_message_is_understood_or_a_remote_protocol_error(data: str | bytes) -> None:
+    for session in (PeerServer(0), PeerClient(Hello(), 0)):
+        try:
+            session.receive(data, 0)
+            session.events()
+        except RemoteProtocolError:
+            continue
+
+
+def test_hello_comes_first_and_once() -> None:
+    server = PeerServer(0)
+    with pytest.raises(RemoteProtocolError, match="hello"):
+        server.receive(encode_message(Report()), 0)
+    server.receive(encode_message(Hello()), 0)
+    with pytest.raises(RemoteProtocolError, match="hello"):
+        server.receive(encode_message(Hello()), 0)
+
+
+def test_keepalive_pings_measures_and_gives_up() -> None:
+    server, client = PeerServer(0), PeerClient(Hello(), 0)
+    server.receive(client.messages_to_send()[0], 0)
+    offset = 77 * NS_PER_S
+    for now in range(0, 20 * NS_PER_S, NS_PER_S):
+        client.handle_timeout(now)
+        for message in client.messages_to_send():
+            server.receive(message, now + offset + 3 * NS_PER_MS)
+        server.handle_timeout(now)
+        for message in server.messages_to_send():
+            client.receive(message, now + 6 * NS_PER_MS)
+        for message in client.messages_to_send():
+            server.receive(message, now)
+    assert client.keepalive.rtt_ns == 6 * NS_PER_MS
+    assert client.keepalive.offset_ns == offset
+    with pytest.raises(PeerLost, match="nothing heard"):
+        client.handle_timeout(60 * NS_PER_S)
+    silent = PeerServer(0)
+    with pytest.raises(PeerLost, match="no hello"):
+        silent.handle_timeout(11 * NS_PER_S)
+
+
+# -- codecs ------------------------------------------------------------------------------------
+
+
+def test_settings_say_what_is_wrong() -> None:
+    base = CodecSettings()
+    new = changed(base, {"bitrate": "32k", "frame": "20ms", "complexity": "5", "fec": "on", "dtx": "on", "loss": "10%"})
+    assert (new.bitrate, new.frame_us, new.fec, new.dtx, new.loss) == (32_000, 20_000, True, True, 10)
+    assert parse_bitrate("0.1M") == 100_000
+    for name, text in (("bitrate", "5k"), ("frame", "7ms"), ("fec", "maybe"), ("codec", "mp3"), ("speed", "1"),
+                       ("complexity", "eleven"), ("complexity", "11"), ("bitrate", "x")):  # fmt: skip
+        with pytest.raises(ConfigError, match=name):
+            changed(base, {name: text})
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_opus_carries_every_layout_with_channels_in_place(channels: int) -> None:
+    family, order = wire_order(DEFAULT_MAPS[channels])
+    encoder = OpusEncoder(channels, CodecSettings(bitrate=64_000 * channels), family)
+    decoder = OpusDecoder(channels, encoder.streams, encoder.coupled, encoder.mapping)
+    signal = np.stack([sine(1.0, 300.0 + 100 * c, channels=1)[:, 0] for c in range(channels)], axis=1)
+    out = []
+    for i in range(50):
+        block = np.ascontiguousarray(signal[i * 960 : (i + 1) * 960][:, order])
+        out.append(decoder.decode(encoder.encode(block)))
+    sound = np.concatenate(out)
+    for wire, ours in enumerate(order):
+        if DEFAULT_MAPS[channels][ours] != "lfe":
+            assert abs(frequency_hz(sound[9600:, wire], 48_000) - (300 + 100 * ours)) < 0.5
+
+
+def test_every_opus_control_is_live_and_bad_packets_are_errors() -> None:
+    assert version().startswith("libopus")
+    encoder = OpusEncoder(2, CodecSettings())
+    frames = sine(0.02)
+    sizes = {}
+    for bitrate in (16_000, 256_000):
+        encoder.configure(changed(CodecSettings(), {"bitrate": str(bitrate), "vbr": "off"}))
+        sizes[bitrate] = len(encoder.encode(frames))
+        assert encoder.bitrate == bitrate
+    assert sizes == {16_000: 40, 256_000: 640}
+    assert encoder.lookahead_frames == 312
+    with pytest.raises(CodecError):
+        encoder.encode(frames[:100])
+    with pytest.raises(CodecError, match="application"):
+        encoder.configure(CodecSettings(application="voip"))
+    with pytest.raises(CodecError):
+        OpusDecoder(2).decode(b"\xff\xff\xff")
+
+
+@pytest.mark.parametrize("codec", ["s16", "s24", "f32"])
+def test_pcm_codecs_are_exact(codec: str) -> None:
+    signal = count(1000)
+    assert np.array_equal(decode_pcm(codec, encode_pcm(codec, signal) + b"\0", 2), signal)
+
+
+# -- the outlet ---------------------------------------------------------------------------------
+
+
+class Line:
+    """What a listener is sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[str | bytes] = []
+        self.open = True
+
+    def outlet(self, rig: Rig, **settings: str) -> PeerOutlet:
+        out = PeerOutlet(rig.graph.ids.take(), "x", self.messages.extend, lambda: self.open)
+        out.settings = changed(CodecSettings(), settings)
+        return out
+
+    @property
+    def packets(self) -> list[Packet]:
+        return [p for m in self.messages if isinstance(m, bytes) and (p := unpack_media(m))]
+
+    @property
+    def texts(self) -> list[object]:
+        return [decode_from_daemon(m) for m in self.messages if isinstance(m, str)]
+
+
+def playing(rig: Rig, signal: np.ndarray) -> None:
+    from millrace.dsp.convert import SampleFormat, encode
+    from millrace.wire.pulse.tagstruct import Spec
+
+    rig.client().play(Spec(SampleFormat.F32LE, 2, rig.graph.rate), (1, 2), encode(SampleFormat.F32LE, signal)).drain()
+
+
+def test_equal_settings_share_an_encoder_and_its_packets() -> None:
+    rig, outlets = Rig(), None
+    outlets = PeerOutlets(rig.graph)
+    a, b, c = Line(), Line(), Line()
+    for line, settings in ((a, {}), (b, {}), (c, {"bitrate": "32k"})):
+        outlets.join(line.outlet(rig, **settings), rig.sink)
+    playing(rig, sine(1.0))
+    rig.run(2.0)
+    assert [p.payload for p in a.packets] == [p.payload for p in b.packets]
+    assert len(rig.graph.taps) == 2
+    assert sum(len(p.payload) for p in c.packets) < 0.5 * sum(len(p.payload) for p in a.packets)
+    positions = [p.position for p in a.packets]
+    assert set(np.diff(positions)) == {960} and a.packets[0].host_ns == positions[0] * NS_PER_S // 48_000
+
+
+def test_silence_is_said_once_and_costs_nothing() -> None:
+    rig = Rig()
+    line = Line()
+    PeerOutlets(rig.graph).join(line.outlet(rig), rig.sink)
+    playing(rig, np.concatenate((sine(0.5), np.zeros((48_000 * 5, 2), np.float32), sine(0.5))))
+    rig.run(10.0)
+    assert len(line.packets) < (1.0 + 2 * 0.3) * 50
+    silences = [m for m in line.texts if isinstance(m, Silence)]
+    assert len(silences) == 2
+    gaps = np.diff([p.position for p in line.packets])
+    assert gaps.max() / 48_000 == pytest.approx(4.8, abs=0.1)
+
+
+def test_a_full_line_drops_the_oldest_media_and_keeps_messages() -> None:
+    rig = Rig()
+    outlets = PeerOutlets(rig.graph)
+    slow, fast = Line(), Line()
+    stuck = slow.outlet(rig, codec="s16")
+    outlets.join(stuck, rig.sink)
+    outlets.join(fast.outlet(rig, codec="s16"), rig.sink)
+    slow.open = False
+    playing(rig, sine(4.0))
+    rig.run(5.0)
+    assert stuck.dropped_packets > 100 and stuck.queued <= 50
+    slow.open = True
+    stuck.flush()
+    assert slow.packets[-1] == fast.packets[-1] and isinstance(slow.texts[-1], Silence)
+    assert len(fast.packets) >= 200
+
+
+def test_settings_change_in_place_or_with_a_new_generation() -> None:
+    rig = Rig()
+    outlets = PeerOutlets(rig.graph)
+    line = Line()
+    outlet = line.outlet(rig)
+    outlets.join(outlet, rig.sink)
+    playing(rig, sine(6.0))
+    rig.run(1.0)
+    outlets.configure(outlet, changed(outlet.settings, {"bitrate": "16k", "frame": "60ms"}))
+    rig.run(1.0)
+    assert {p.generation for p in line.packets} == {1} and line.packets[-1].frames == 2880
+    outlets.configure(outlet, changed(outlet.settings, {"codec": "s24"}))
+    rig.run(1.0)
+    assert line.packets[-1].generation == 2 and len(line.packets[-1].payload) == line.packets[-1].frames * 6
+    outlets.leave(outlet)
+    assert not rig.graph.taps
+
+
+def test_graphs_at_44100_are_resampled_for_opus() -> None:
+    rig = Rig(rate=44_100)
+    line = Line()
+    PeerOutlets(rig.graph).join(line.outlet(rig), rig.sink)
+    playing(rig, sine(2.0, rate=44_100))
+    rig.run(3.0)
+    decoder = OpusDecoder(2)
+    sound = np.concatenate([decoder.decode(p.payload) for p in line.packets])
+    assert abs(frequency_hz(sound[9600:72_000, 0], 48_000) - 997) < 0.1
+
+
+# -- the decoder and the playout ------------------------------------------------------------------
+
+
+def pcm_packets(signal: np.ndarray, size: int = 960) -> list[Packet]:
+    return [
+        Packet(
+            1,
+            size,
+            i,
+            1000 + i * size,
+            i * size * NS_PER_S // 48_000,
+            encode_pcm("s16", signal[i * size : (i + 1) * size]),
+        )
+        for i in range(len(signal) // size)
+    ]
+
+
+def test_lost_opus_packets_are_concealed_to_the_frame() -> None:
+    encoder = OpusEncoder(
+        2, changed(CodecSettings(), {"application": "voip", "bitrate": "24k", "fec": "on", "loss": "20"})
+    )
+    signal = sine(2.0, 300)
+    packets = [
+        Packet(
+            1,
+            960,
+            i,
+            i * 960,
+            i * 20 * NS_PER_MS,
+            encoder.encode(np.ascontiguousarray(signal[i * 960 : (i + 1) * 960])),
+        )
+        for i in range(100)
+    ]
+    decoder = PacketDecoder(StreamFormat(1, "opus", 48_000, list(default_map(2)), lookahead=312))
+    lost = {20, 50, 51}
+    parts = [part for i, p in enumerate(packets) if i not in lost for part in decoder.decode(p)]
+    assert decoder.lost_packets == 3
+    assert sum(len(part.block) for part in parts) == 96_000
+    assert [a.position + len(a.block) for a in parts[:-1]] == [b.position for b in parts[1:]]
+    sound = np.concatenate([part.block for part in parts])
+    assert level_dbfs(sound[20 * 960 : 21 * 960, 0]) > -15
+    assert decoder.decode(packets[3]) == []
+
+
+def test_damage_costs_one_packet_and_bad_formats_are_refused() -> None:
+    decoder = PacketDecoder(StreamFormat(1, "opus", 48_000, list(default_map(2))))
+    parts = decoder.decode(Packet(1, 960, 0, 0, 0, b"\xff\xff\xff"))
+    assert decoder.damaged_packets == 1 and len(parts[0].block) == 960
+    for bad in (
+        StreamFormat(1, "opus", 44_100, ["mono"]),
+        StreamFormat(1, "s16", 0, ["mono"]),
+        StreamFormat(1, "s16", 48_000, []),
+    ):
+        with pytest.raises(RemoteProtocolError):
+            PacketDecoder(bad)
+    with pytest.raises(RemoteProtocolError, match="permutation"):
+        PacketDecoder(StreamFormat(1, "s16", 48_000, ["front-left", "front-right"], order=[0, 0]))
+
+
+def run_playout(
+    delays_ms: list[float], signal: np.ndarray, profile: str = "normal", rate: int = 48_000
+) -> tuple[Playout, np.ndarray]:
+    """Packets arrive with these extra delays; the card pulls 5 ms at a time."""
+    playout = Playout(rate, default_map(2), profile)
+    playout.set_format(FORMAT)
+    arrivals = sorted(
+        (p.host_ns + 40 * NS_PER_MS + round(delays_ms[i % len(delays_ms)] * NS_PER_MS), i, p)
+        for i, p in enumerate(pcm_packets(signal))
+    )
+    out, now = [], 0
+    block = np.empty((rate // 200, 2), np.float32)
+    while now < arrivals[-1][0] + NS_PER_S:
+        while arrivals and arrivals[0][0] <= now:
+            playout.push(arrivals.pop(0)[2], now)
+            if not arrivals:
+                playout.silence()
+                arrivals = [(1 << 62, 0, pcm_packets(signal)[0])]
+        if arrivals and arrivals[0][0] == 1 << 62 and playout.state is State.QUIET:
+            break
+        playout.pull(block, now)
+        out.append(block.copy())
+        now += 5 * NS_PER_MS
+    return playout, np.concatenate(out)
+
+
+def test_smooth_arrivals_play_every_frame_once() -> None:
+    signal = count(48_000 * 2)
+    playout, heard = run_playout([0.0], signal)
+    assert playout.underruns == 0 and playout.skipped_frames == 0
+    assert np.array_equal(heard[heard.any(axis=1)], signal)
+
+
+def test_jitter_below_the_quantile_is_absorbed() -> None:
+    random = np.random.default_rng(3)
+    delays = [0.0, *random.uniform(0, 8, 300)]
+    playout, _heard = run_playout(delays, count(48_000 * 5))
+    assert playout.underruns == 0
+
+
+def test_a_stall_is_one_faded_underrun_and_latency_comes_back() -> None:
+    delays = [0.0] * 400
+    for i in range(200, 215):
+        delays[i] = max(0.0, 300.0 - (i - 200) * 20)
+    playout, heard = run_playout(delays, sine(8.0))
+    assert 1 <= playout.underruns <= 2
+    assert np.abs(np.diff(heard[:, 0])).max() < 0.5 * 2 * np.pi * 997 / 48_000 * 1.5 + 0.02
+    assert playout.skipped_frames > 48_000 * 0.15
+
+
+def test_another_rate_and_layout_are_converted() -> None:
+    playout = Playout(44_100, default_map(1), "normal")
+    playout.set_format(FORMAT)
+    for packet in pcm_packets(sine(1.0)):
+        playout.push(packet, packet.host_ns)
+    out = np.empty((44_100, 1), np.float32)
+    playout.silence()
+    playout.pull(out, 20 * NS_PER_MS)
+    assert playout.played_frames > 40_000
+    assert abs(frequency_hz(out[2000:40_000, 0], 44_100) - 997) < 0.1
+    assert abs(level_dbfs(out[2000:40_000, 0]) - -6.02) < 0.1

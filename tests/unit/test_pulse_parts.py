@@ -1,0 +1,116 @@
+"""The door's parts on their own: the byte queue against a model, buffer attributes, formats."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
+from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
+from millrace.doors.pulse.queue import ByteQueue
+from millrace.dsp.convert import SampleFormat
+from millrace.units import default_map
+from millrace.wire.pulse.constants import NO_INDEX, Seek
+from millrace.wire.pulse.tagstruct import FormatInfo
+
+STEP = st.one_of(
+    st.tuples(st.just("write"), st.integers(0, 300)),
+    st.tuples(st.just("read"), st.integers(0, 300)),
+    st.tuples(st.just("seek"), st.integers(-200, 200)),
+    st.tuples(st.just("flush"), st.just(0)),
+)
+
+
+@given(st.lists(STEP, max_size=60))
+def test_the_byte_queue_is_a_sparse_file_with_two_pointers(steps: list[tuple[str, int]]) -> None:
+    queue, model, written = ByteQueue(1000, 0x80), {}, 0
+    for what, n in steps:
+        if what == "write":
+            data = bytes((written + i) % 251 for i in range(n))
+            written += n
+            start = queue.write_index
+            fits = start + n - queue.read_index <= 1000
+            assert queue.write(data) == fits
+            if fits:
+                model |= {start + i: b for i, b in enumerate(data) if start + i >= queue.read_index}
+        elif what == "read":
+            size = min(n, queue.length)
+            got = b"".join(queue.peek(size))
+            expected = bytes(model.get(queue.read_index + i, 0x80) for i in range(size))
+            assert got == expected
+            queue.advance(size)
+        elif what == "seek":
+            queue.seek(Seek.RELATIVE, n)
+        else:
+            queue.flush()
+            model.clear()
+        model = {k: v for k, v in model.items() if k >= queue.read_index}
+
+
+LAYOUT = Layout(4, 48_000)
+U32 = st.integers(0, 2**32 - 1)
+
+
+def ms(value: float) -> int:
+    return int(value * 48) * 4
+
+
+def asked(
+    tlength: int = NO_INDEX, minreq: int = NO_INDEX, prebuf: int = NO_INDEX, maxlength: int = NO_INDEX
+) -> PlaybackAttr:
+    return PlaybackAttr(maxlength, tlength, prebuf, minreq)
+
+
+def test_defaults_are_pulseaudios() -> None:
+    attr = fix_playback(asked(), LAYOUT, adjust=False, early=False)
+    assert (attr.maxlength, attr.tlength, attr.minreq) == (4 * 1024 * 1024, ms(2000), ms(20))
+    assert attr.prebuf == ms(2000) + 4 - ms(20)
+
+
+def test_adjusted_latency_leaves_a_quantum_and_two_requests() -> None:
+    attr = fix_playback(asked(tlength=ms(10)), LAYOUT, adjust=True, early=False)
+    assert attr.sink_ns == 2_500_000 and attr.minreq == ms(2.5)
+    assert attr.tlength == ms(7.5) and attr.bulk_ns <= attr.sink_ns
+
+
+@given(
+    U32, U32, U32, U32, st.booleans(), st.booleans(), st.sampled_from([1, 2, 4, 6, 32]), st.sampled_from([8000, 192_000])
+)  # fmt: skip
+def test_whatever_is_asked_the_attributes_can_work(
+    maxlength: int, tlength: int, prebuf: int, minreq: int, adjust: bool, early: bool, frame: int, rate: int
+) -> None:
+    layout = Layout(frame, rate)
+    attr = fix_playback(asked(tlength, minreq, prebuf, maxlength), layout, adjust, early)
+    assert frame <= attr.minreq <= attr.tlength <= attr.maxlength <= 4 * 1024 * 1024
+    assert 0 <= attr.prebuf <= attr.tlength
+    assert attr.sink_ns >= 2_500_000 and attr.ask <= attr.tlength
+    assert all(v % frame == 0 for v in (attr.minreq, attr.tlength, attr.maxlength, attr.ask, attr.prebuf))
+
+
+def test_record_fragments_are_whole_frames() -> None:
+    attr = fix_record(RecordAttr(NO_INDEX, 7), LAYOUT)
+    assert attr.fragsize == 4 and attr.maxlength == 4 * 1024 * 1024
+    assert fix_record(RecordAttr(NO_INDEX, NO_INDEX), LAYOUT).fragsize == ms(2000)
+
+
+DEFAULT = StreamFormat(SampleFormat.F32LE, 48_000, default_map(2))
+
+
+def test_format_infos_may_leave_things_open() -> None:
+    assert from_info(FormatInfo(1, {}), DEFAULT) == DEFAULT
+    info = FormatInfo(1, {"format.rate": b'{"min": 96000, "max": 192000}', "format.channel_map": b'"mono"'})
+    assert from_info(info, DEFAULT) == StreamFormat(SampleFormat.F32LE, 96_000, ("mono",))
+    listed = FormatInfo(1, {"format.rate": b"[44100, 48000]", "format.channels": b"6"})
+    assert from_info(listed, DEFAULT).rate == 44_100 and len(from_info(listed, DEFAULT).positions) == 6
+    for key, value in (("format.rate", b"{"), ("format.sample_format", b'"s13"'), ("format.channels", b"77")):
+        with pytest.raises(CommandError):
+            from_info(FormatInfo(1, {key: value}), DEFAULT)
+
+
+def test_volumes_fit_channels_or_are_refused() -> None:
+    assert gains_from((0x10000,), 2) == (1.0, 1.0)
+    assert volume_of(gains_from((0x8000, 0x10000), 2)) == (0x8000, 0x10000)
+    for volume, channels in (((), 2), ((1, 2, 3), 2)):
+        with pytest.raises(CommandError):
+            gains_from(volume, channels)
