@@ -35,11 +35,14 @@ token_file = "{token}"
 rate = 44100
 channels = 6
 [guest.bob]
-pulse_tcp = "127.0.0.1:4713"
+pulse_tcp = ["127.0.0.1:4713", "[::1]:4713"]
 """
     loaded = cfg.load(write(tmp_path / "c.toml", text))
     assert loaded.listen == "0.0.0.0:9000" and loaded.token == "0123456789abcdef"
-    assert loaded.guests == (cfg.GuestConfig("alice", 44_100, 6), cfg.GuestConfig("bob", pulse_tcp="127.0.0.1:4713"))
+    assert loaded.guests == (
+        cfg.GuestConfig("alice", 44_100, 6),
+        cfg.GuestConfig("bob", pulse_tcp=("127.0.0.1:4713", "[::1]:4713")),
+    )
     assert "0123456789abcdef" not in repr(loaded)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nowhere"))
     monkeypatch.setenv("MILLRACE_TOKEN", "from-environment")
@@ -55,6 +58,7 @@ pulse_tcp = "127.0.0.1:4713"
         ("[deamon]", "unknown deamon"),
         ("[guest.a]\nrate = 5", "8000"),
         ("[guest.a]\nchannels = 77", "1 to 8"),
+        ("[guest.a]\npulse_tcp = 5", "HOST:PORT"),
         ("[guest.api]", "guest name"),
         ("[guest.'../x']", "guest name"),
         ("[", "c.toml"),

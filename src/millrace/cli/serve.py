@@ -89,9 +89,7 @@ def _tell(daemon: Daemon) -> None:
     for guest in daemon.guests.values():
         typer.echo(f"guest {guest.name}")
         typer.echo(f"  applications:  export PULSE_SERVER=unix:{guest.pulse_path}")
-        if guest.config.pulse_tcp:
-            typer.echo(
-                f"  over TCP:      export PULSE_SERVER=tcp:{guest.config.pulse_tcp} PULSE_COOKIE={guest.cookie_path}"
-            )
+        for address in guest.config.pulse_tcp:
+            typer.echo(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.cookie_path}")
         typer.echo(f"  listeners:     millrace listen {daemon.url}/{guest.name}")
     typer.echo("ready; `millrace ls` shows what is going on, Ctrl-C ends")

@@ -35,7 +35,7 @@ class GuestConfig:
     name: str
     rate: int = 48_000
     channels: int = 2
-    pulse_tcp: str = ""
+    pulse_tcp: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +79,25 @@ def _no_more(table: dict[str, Any], where: str) -> None:
         raise ConfigError(f"{where}: unknown {', '.join(sorted(table))}")
 
 
+def _addresses(value: Any, where: str) -> tuple[str, ...]:
+    """One address or a list of them."""
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(item, str) for item in listed):
+        raise ConfigError(f"{where} must be HOST:PORT or a list of them, not {value!r}")
+    for item in listed:
+        parse_address(item, where)
+    return tuple(listed)
+
+
 def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     where = f"guest.{name}"
     rate, channels = _take(table, "rate", int, where) or 48_000, _take(table, "channels", int, where) or 2
-    tcp = _take(table, "pulse_tcp", str, where) or ""
+    tcp = _addresses(table.pop("pulse_tcp", ()), f"{where}.pulse_tcp")
     _no_more(table, where)
     if not 8_000 <= rate <= RATE_MAX:
         raise ConfigError(f"{where}.rate: {rate} is outside 8000 to {RATE_MAX}")
     if not 1 <= channels <= min(8, MAX_CHANNELS):
         raise ConfigError(f"{where}.channels: {channels} is outside 1 to 8")
-    if tcp:
-        parse_address(tcp, f"{where}.pulse_tcp")
     return GuestConfig(checked_guest_name(name), rate, channels, tcp)
 
 

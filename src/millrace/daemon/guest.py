@@ -63,9 +63,8 @@ class Guest:
         descriptor = os.open(self.cookie_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(self.door.cookie)
-        if self.config.pulse_tcp:
-            host, port = parse_address(self.config.pulse_tcp, "pulse_tcp")
-            self._servers.append(await serve_tcp(host, port, self._connect))
+        for address in self.config.pulse_tcp:
+            self._servers.append(await serve_tcp(*parse_address(address, "pulse_tcp"), self._connect))
         self._driver.attach(self.graph)
 
     def _connect(self, transport: asyncio.Transport) -> PulseClient | None:
@@ -78,8 +77,10 @@ class Guest:
             return None
 
     async def stop(self) -> None:
-        """Close the sockets; connections end and their clients are told by that."""
+        """Close the sockets: clients are told that their streams are killed, then that the connection ends."""
         self._driver.detach(self.graph)
+        for stream in list(self.graph.streams.values()):
+            self.graph.remove_stream(stream)
         for client in list(self.door.clients.values()):
             client.closing = True
             client.wake()
