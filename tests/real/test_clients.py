@@ -26,6 +26,16 @@ from .conftest import Bus, need, read_wav, trimmed, wait_for, write_wav
 pytestmark = pytest.mark.real
 SECONDS = 10
 PCM = ("--set", "codec=s16")
+TUNNEL = """
+near={wav}.near
+pulseaudio -n --daemonize=no --use-pid-file=no --exit-idle-time=-1 \\
+  --load="module-native-protocol-unix socket=$near auth-anonymous=1" \\
+  --load="module-tunnel-sink server=$PULSE_SERVER rate=48000" 2>/dev/null &
+until PULSE_SERVER=unix:$near pactl info >/dev/null 2>&1; do sleep 0.1; done
+PULSE_SERVER=unix:$near paplay {wav}
+sleep 0.5
+kill $!
+"""
 
 
 def s16(signal_: np.ndarray) -> np.ndarray:
@@ -83,6 +93,9 @@ def judge_numbered(heard: np.ndarray, frames: np.ndarray) -> None:
 
 
 CONVERTING = {
+    "ffplay (SDL)": ["ffplay", "-nodisp", "-autoexit", "-v", "error", "{wav}"],
+    "ogg123": ["sh", "-c", "ffmpeg -v error -i {wav} -b:a 256k {wav}.ogg && ogg123 -q -d pulse {wav}.ogg"],
+    "pulseaudio's tunnel": ["sh", "-c", TUNNEL],
     "paplay-44100": ["sh", "-c", "sox -q {wav} -r 44100 {wav}.44.wav && paplay {wav}.44.wav"],
     "pacat-96000-f32-mono": [
         "sh", "-c", "sox -q {wav} -r 96000 -c 1 -e float -b 32 -t raw {wav}.f && "
@@ -96,7 +109,7 @@ def test_converting_clients_keep_frequency_level_and_continuity(
     name: str, bus: Bus, tone: Path, tmp_path: Path
 ) -> None:
     command = CONVERTING[name]
-    need("sox" if command[0] == "sh" else command[0])
+    need("sox", "ogg123", "pulseaudio", "ffplay")
     listener = bus.listener(tmp_path / "out.wav", *PCM)
     bus.run(*(part.format(wav=tone) for part in command))
     sound, rate = bus.hear(listener, tmp_path / "out.wav")
