@@ -14,6 +14,7 @@ import time
 import numpy as np
 
 from bench.common import MILLRACE, daemon, processes
+from millrace.backends.clocked import PERIOD_LOW_NS, PERIOD_NS
 
 RATE, BLOCK = 48_000, 240
 CLICKS, EVERY_BLOCKS = 60, 50
@@ -32,7 +33,8 @@ def run(profile: str) -> np.ndarray:
         stop = threading.Event()
         writer = threading.Thread(target=_write, args=(pacat.stdin, written, stop), daemon=True)
         writer.start()
-        heard = _read(listen.stdout.fileno(), seconds=CLICKS * EVERY_BLOCKS * BLOCK / RATE)
+        period_s = (PERIOD_LOW_NS if profile == "low" else PERIOD_NS) / 1e9
+        heard = _read(listen.stdout.fileno(), period_s, CLICKS * EVERY_BLOCKS * BLOCK / RATE)
         stop.set()
         return _matched(written, heard)
 
@@ -63,8 +65,8 @@ def _write(pipe, written: list[float], stop: threading.Event) -> None:  # type: 
         count += 1
 
 
-def _read(fd: int, seconds: float) -> list[float]:
-    """When each click was read; the listener writes 5 ms at a time."""
+def _read(fd: int, period_s: float, seconds: float) -> list[float]:
+    """When each click is heard: a period that is written now is heard from now on, as a card would play it."""
     heard: list[float] = []
     end = time.monotonic() + seconds
     armed = True
@@ -74,7 +76,7 @@ def _read(fd: int, seconds: float) -> list[float]:
         samples = np.frombuffer(data[: len(data) // 4 * 4], "<i2").reshape(-1, 2)[:, 0]
         loud = np.flatnonzero(samples > 6000)
         if len(loud) and armed:
-            heard.append(now - (len(samples) - loud[0]) / RATE + BLOCK / RATE)
+            heard.append(now - (len(samples) - loud[0]) / RATE + period_s)
             armed = False
         elif not len(loud):
             armed = True

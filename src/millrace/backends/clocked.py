@@ -15,6 +15,7 @@ from millrace.units import NS_PER_S, HostNs, Positions
 
 log = logging.getLogger("millrace.backends")
 PERIOD_NS = 5_000_000
+PERIOD_LOW_NS = 2_500_000
 BEHIND_MAX_NS = NS_PER_S
 
 
@@ -67,15 +68,15 @@ class NullOutput:
 class RawOutput(NullOutput):
     """Writes interleaved samples to a stream, in real time, silence included."""
 
-    def __init__(self, file: BinaryIO, name: str, sample: SampleFormat = SampleFormat.S16LE) -> None:
-        super().__init__()
+    def __init__(self, file: BinaryIO, name: str, period_ns: HostNs = PERIOD_NS) -> None:
+        super().__init__(period_ns)
         self.name = f"raw:{name}"
-        self._file, self._sample = file, sample
+        self._file = file
 
     def take(self, block: Samples) -> bool:
         """Write one period; a reader that is gone ends it."""
         try:
-            self._file.write(encode(self._sample, block))
+            self._file.write(encode(SampleFormat.S16LE, block))
             self._file.flush()
         except (BrokenPipeError, ValueError):
             log.info("%s: the reader is gone", self.name)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from millrace.backends.base import ClockedOutput, FileOutput
-from millrace.backends.clocked import NullOutput, RawOutput
+from millrace.backends.clocked import PERIOD_LOW_NS, PERIOD_NS, NullOutput, RawOutput
 from millrace.backends.wav import WavOutput
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import ConfigError
@@ -25,17 +25,21 @@ def make_output(text: str, profile: str) -> ClockedOutput | FileOutput:
     if kind in ("wav", "wav32") and rest:
         return WavOutput(Path(rest), SampleFormat.S16LE if kind == "wav" else SampleFormat.F32LE)
     if kind == "null":
-        return NullOutput()
+        return NullOutput(_period_ns(profile))
     if kind == "raw" and rest:
-        return _raw(rest)
+        return _raw(rest, _period_ns(profile))
     raise ConfigError(f"--to {text!r}: use one of {CHOICES}")
 
 
-def _raw(where: str) -> RawOutput:
+def _period_ns(profile: str) -> int:
+    return PERIOD_LOW_NS if profile == "low" else PERIOD_NS
+
+
+def _raw(where: str, period_ns: int) -> RawOutput:
     if where == "-":
         # A private copy of stdout: nothing else that prints can get between the samples.
-        return RawOutput(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), "-")
+        return RawOutput(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), "-", period_ns)
     try:
-        return RawOutput(Path(where).open("wb"), where)
+        return RawOutput(Path(where).open("wb"), where, period_ns)
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}") from None
