@@ -146,6 +146,34 @@ def test_vlc_of_another_user_plays_over_tcp_with_the_cookie(bus: Bus) -> None:
         judge_tone(trimmed(sound), rate, SECONDS)
 
 
+OSCILLATOR = """<script>
+const c = new AudioContext(), o = c.createOscillator(), g = c.createGain();
+o.frequency.value = 997; g.gain.value = 0.5;
+o.connect(g); g.connect(c.destination); o.start(); c.resume();
+</script>"""
+
+
+def test_chromium_plays_a_page(bus: Bus, tmp_path: Path) -> None:
+    need("chromium")
+    page = tmp_path / "page.html"
+    page.write_text(OSCILLATOR)
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    browser = bus.spawn(
+        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
+        "--autoplay-policy=no-user-gesture-required", "--remote-debugging-port=0", f"file://{page}",
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: any(s["state"] == "running" for s in bus.guest()["streams"]), 40, "the page plays")
+    time.sleep(8)
+    browser.terminate()
+    browser.wait(10)
+    sound, rate = bus.hear(listener, tmp_path / "out.wav")
+    left = trimmed(sound, 300)[rate : 6 * rate, 0].astype(np.float32) / 32768
+    assert abs(frequency_hz(left, rate) - 997) < 0.1
+    assert abs(level_dbfs(left) - -6.02) < 0.1
+
+
 def judge_tone(sound: np.ndarray, rate: int, seconds: float, level: float = -6.02) -> None:
     left = sound[:, 0].astype(np.float32) / 32768
     assert abs(len(left) / rate - seconds) < 0.25

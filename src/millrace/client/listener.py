@@ -45,6 +45,8 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
 """Back in sound within a second of the server's return; jitter keeps a fleet from knocking all at once."""
 BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
 REPORT_S = 0.5
+REPORT_QUIET_S = 5.0
+"""How often an unchanged report is sent: a thousand idle listeners should cost nothing."""
 SILENCE_MAX_S = 60
 
 
@@ -225,10 +227,14 @@ class Listener:
 
     async def _timers(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
         """Keepalive and reports."""
+        last, quiet_for = Report(), 0.0
         while True:
             await asyncio.sleep(REPORT_S)
-            if wire.welcome is not None:
-                wire.send(self.report())
+            report = self.report()
+            quiet_for += REPORT_S
+            if wire.welcome is not None and (report != last or quiet_for >= REPORT_QUIET_S):
+                wire.send(report)
+                last, quiet_for = report, 0.0
             deadline = wire.next_timeout()
             if deadline is not None and deadline <= now_ns():
                 try:

@@ -133,6 +133,9 @@ class Web:
         self._daemon = daemon
         self._gate = Gate(token)
         self.refused = 0
+        self._sockets: dict[ListenerSession, web.WebSocketResponse] = {}
+        self._ticker: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[bool]] = set()
 
     def application(self) -> web.Application:
         """The routes."""
@@ -233,11 +236,13 @@ class Web:
         address = request.remote or "local"
         session = ListenerSession(guest, self._daemon.ids.take(), address, line.write, line.room, now_ns())
         guest.sessions.append(session)
-        ticker = asyncio.get_running_loop().create_task(self._tick(session, socket_))
+        self._sockets[session] = socket_
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick())
         try:
             await self._serve(session, socket_)
         finally:
-            ticker.cancel()
+            del self._sockets[session]
             guest.sessions.remove(session)
             session.closed()
         return socket_
@@ -256,12 +261,21 @@ class Web:
                 break
         await socket_.close()
 
-    async def _tick(self, session: ListenerSession, socket_: web.WebSocketResponse) -> None:
-        while True:
+    async def _tick(self) -> None:
+        """One task serves the timers of all listeners, while there are any."""
+        while self._sockets:
             await asyncio.sleep(TICK_S)
-            try:
-                session.tick(now_ns())
-            except PeerLost as error:
-                log.info("listener %s: %s", session.address, error)
-                await socket_.close()
-                return
+            now = now_ns()
+            for session, socket_ in list(self._sockets.items()):
+                try:
+                    session.tick(now)
+                except PeerLost as error:
+                    log.info("listener %s: %s", session.address, error)
+                    # Without waiting for its answer: it gives none.
+                    if session.closing:
+                        continue
+                    session.closing = True
+                    closing = asyncio.get_running_loop().create_task(socket_.close())
+                    self._closing.add(closing)
+                    closing.add_done_callback(self._closing.discard)
+        self._ticker = None
