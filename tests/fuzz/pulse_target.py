@@ -56,6 +56,7 @@ def main() -> None:
     """Fuzz until stopped."""
     import atheris
 
+    atheris.instrument_all()
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
 
