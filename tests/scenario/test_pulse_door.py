@@ -309,6 +309,28 @@ def test_record_follows_the_monitor_bit_for_bit() -> None:
     assert latency["read_index"] == len(got) * FRAME
 
 
+def test_levels_of_source_and_recorder_act_on_recorders_only_and_ramp() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    reply = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO, fragsize=ms(20)))
+    rig.client().play(S16, STEREO, s16(sine(5.0)))
+    rig.run(1.0)
+    client.ask(Command.SET_SOURCE_VOLUME, index=NO_INDEX, name="default.monitor", volume=(0x8000, 0x8000))
+    client.ask(Command.SET_SOURCE_OUTPUT_VOLUME, index=reply["index"], volume=(0x8000, 0x8000))
+    rig.run(1.0)
+    got = np.frombuffer(bytes(client.recorded[reply["channel"]]), "<i2").reshape(-1, 2)[:, 0] / 32768
+    assert np.abs(got[-20_000:]).max() == pytest.approx(0.5 / 64, rel=0.02)
+    assert np.abs(heard.sound[-20_000:]).max() == pytest.approx(0.5, rel=0.01)
+    assert np.abs(np.diff(got)).max() < 0.5 * 2 * np.pi * 997 / 48_000 + 0.002
+    client.ask(Command.SET_SOURCE_MUTE, index=NO_INDEX, name="@DEFAULT_SOURCE@", mute=True)
+    rig.run(0.5)
+    source = client.ask_list(Command.GET_SOURCE_INFO_LIST)[0]
+    assert source["mute"] and source["volume"] == (0x8000, 0x8000)
+    late = np.frombuffer(bytes(client.recorded[reply["channel"]])[-4000:], "<i2")
+    assert not late.any()
+
+
 def test_peak_streams_send_one_peak_per_period() -> None:
     rig = Rig()
     client = rig.client()

@@ -274,6 +274,7 @@ class PulseClient:
         sink = record.node.sink
         if sink is not None and self._sinks.get(record.node.id) != sink.id:
             self._sinks[record.node.id] = sink.id
+            record.source = self.door.source_level(sink)
             self.notice(
                 Command.RECORD_STREAM_MOVED, channel=record.channel, index=sink.id, name=f"{sink.name}.monitor",
                 suspended=sink.suspended, maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,

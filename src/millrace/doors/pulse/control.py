@@ -102,10 +102,20 @@ def output_mute(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
-def source_level(client: PulseClient, request: Request) -> None:
-    """SET_SOURCE_VOLUME, SET_SOURCE_MUTE: a monitor follows its sink and has no level of its own."""
-    client.door.find_source(request.fields["index"], request.fields["name"])
-    raise CommandError(Err.NOTSUPPORTED, "set the sink's volume instead")
+def source_volume(client: PulseClient, request: Request) -> None:
+    """SET_SOURCE_VOLUME: of a monitor, for its recorders."""
+    sink = client.door.find_source(request.fields["index"], request.fields["name"])
+    client.door.source_level(sink).gains = gains_from(request.fields["volume"], len(sink.positions))
+    client.door.publish(Facility.SOURCE, Change.CHANGE, sink.id)
+    client.reply(request)
+
+
+def source_mute(client: PulseClient, request: Request) -> None:
+    """SET_SOURCE_MUTE."""
+    sink = client.door.find_source(request.fields["index"], request.fields["name"])
+    client.door.source_level(sink).mute = request.fields["mute"]
+    client.door.publish(Facility.SOURCE, Change.CHANGE, sink.id)
+    client.reply(request)
 
 
 def move_input(client: PulseClient, request: Request) -> None:
@@ -375,8 +385,8 @@ HANDLERS: dict[Command, Handler] = {
     _C.SET_SINK_INPUT_MUTE: input_mute,
     _C.SET_SOURCE_OUTPUT_VOLUME: output_volume,
     _C.SET_SOURCE_OUTPUT_MUTE: output_mute,
-    _C.SET_SOURCE_VOLUME: source_level,
-    _C.SET_SOURCE_MUTE: source_level,
+    _C.SET_SOURCE_VOLUME: source_volume,
+    _C.SET_SOURCE_MUTE: source_mute,
     _C.MOVE_SINK_INPUT: guarded(move_input),
     _C.MOVE_SOURCE_OUTPUT: guarded(move_output),
     _C.SUSPEND_SINK: suspend,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from millrace.doors.pulse.formats import CommandError, StreamFormat
 from millrace.doors.pulse.playback import PlaybackStream
-from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Sink, Stream, Tap
@@ -67,6 +67,7 @@ class PulseDoor:
         self.modules[self.own_module.index] = self.own_module
         self.default_source: Sink | None = None
         self.refused = 0
+        self._source_levels: dict[int, SourceLevel] = {}
         graph.observers.append(self._graph_changed)
 
     # -- lookups -------------------------------------------------------------------------
@@ -119,6 +120,10 @@ class PulseDoor:
             return self._sink_by_index(int(name))
         raise CommandError(Err.NOENTITY, f"no source {name!r}")
 
+    def source_level(self, sink: Sink) -> SourceLevel:
+        """The level of a sink's monitor, which is apart from the sink's own."""
+        return self._source_levels.setdefault(sink.id, SourceLevel((1.0,) * len(sink.positions)))
+
     # -- events --------------------------------------------------------------------------
 
     def publish(self, facility: Facility, change: Change, index: int) -> None:
@@ -136,14 +141,19 @@ class PulseDoor:
             self.publish(Facility.SOURCE, kind, node.id)
             if kind is Change.CHANGE and not node.suspended:
                 self._resume_streams(node)
-            if kind is Change.REMOVE and self.default_source is node:
-                self.default_source = None
+            if kind is Change.REMOVE:
+                self._forget_sink(node)
         elif isinstance(node, Stream):
             self.publish(Facility.SINK_INPUT, kind, node.id)
             self._stream_changed(node, kind)
         elif isinstance(node, Tap) and node.id in self.records:
             self.publish(Facility.SOURCE_OUTPUT, kind, node.id)
             self._tap_changed(node, kind)
+
+    def _forget_sink(self, sink: Sink) -> None:
+        self._source_levels.pop(sink.id, None)
+        if self.default_source is sink:
+            self.default_source = None
 
     def _resume_streams(self, sink: Sink) -> None:
         for stream in list(self.playback.values()):

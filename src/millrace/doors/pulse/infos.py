@@ -53,13 +53,14 @@ def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
 
 
 def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
-    """GET_SOURCE_INFO of a sink's monitor; it is after the sink's volume, so its own is 100 %."""
+    """GET_SOURCE_INFO of a sink's monitor; it is after the sink's volume, and has a level of its own."""
+    level = door.source_level(sink)
     del now_ns
     description = f"Monitor of {sink.description}"
     props = text_props(device__description=description, device__class="monitor", device__api="millrace")
     return _device(door, sink) | {
-        "name": sink.name + MONITOR, "description": description, "mute": False,
-        "volume": (VOLUME_NORM,) * len(sink.positions), "monitor_of_index": sink.id,
+        "name": sink.name + MONITOR, "description": description, "mute": level.mute,
+        "volume": volume_of(level.gains), "monitor_of_index": sink.id,
         "monitor_of_name": sink.name, "latency": 0, "flags": SOURCE_FLAGS, "props": props,
     }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from millrace.doors.pulse.attrs import Layout, RecordAttr
 from millrace.doors.pulse.formats import StreamFormat
 from millrace.dsp.convert import Samples, encode
+from millrace.dsp.mix import ramp
 from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
@@ -40,6 +42,22 @@ class RecordOwner(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class SourceLevel:
+    """Volume and mute of a source (a monitor), one linear gain per channel: what its recorders hear."""
+
+    gains: tuple[float, ...]
+    mute: bool = False
+
+    def fitted(self, channels: int) -> Samples:
+        """The gains for a recorder of so many channels: its own where the counts agree, else their mean."""
+        if self.mute or not self.gains:
+            return np.full(channels, 0.0 if self.mute else 1.0, np.float32)
+        if len(self.gains) == channels:
+            return np.asarray(self.gains, np.float32)
+        return np.full(channels, sum(self.gains) / len(self.gains), np.float32)
+
+
 class RecordStream:
     """One source-output; the graph's `Consumer`."""
 
@@ -56,6 +74,8 @@ class RecordStream:
         self.mute = False
         self.write_index = 0
         self.dropped_bytes = 0
+        self.source = SourceLevel(())
+        self._applied: Samples | None = None
         self._queue = bytearray()
         self._peaks = PeakMeter(graph.rate, fmt.rate) if peak_detect else None
         self._resampler: Resampler | None = None
@@ -107,12 +127,18 @@ class RecordStream:
             block = self._resampler.process(block)
         if not len(block):
             return
-        if self.mute or any(g != 1.0 for g in self.gains):
-            block = block * np.asarray(self.gains if not self.mute else (0.0,) * len(self.gains), np.float32)
-        data = encode(self.format.sample, block)
+        data = encode(self.format.sample, self._levelled(block))
         self.write_index += len(data)
         self._queue += data
         self._deliver()
+
+    def _levelled(self, block: Samples) -> Samples:
+        """Apply the recorder's own level and its source's; a change ramps over the block."""
+        gains = self.source.fitted(len(self.gains)) * np.asarray((0.0,) if self.mute else self.gains, np.float32)
+        before, self._applied = self._applied, gains
+        if before is not None and not np.array_equal(before, gains):
+            return block * (before + ramp(len(block)) * (gains - before))
+        return block if (gains == 1.0).all() else block * gains
 
     def idle(self, position: Frames) -> None:
         """See `Consumer.idle`; a running recorder is clocked, so this means corked."""

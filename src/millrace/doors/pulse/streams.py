@@ -178,6 +178,7 @@ def create_record(client: PulseClient, request: Request) -> None:
         record.gains = gains_from(f["volume"][: len(fmt.positions)], len(fmt.positions))
     record.mute = bool(f.get("muted") and f.get("muted_set"))
     node.consumer = record
+    record.source = door.source_level(sink)
     node.active = node.clocked = not f["corked"]
     record.corked = f["corked"]
     door.records[node.id] = record
