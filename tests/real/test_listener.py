@@ -46,6 +46,14 @@ def test_everything_ls_promises_is_there_and_can_be_changed_while_it_plays(bus: 
     bus.cli("move", stream["id"], "sink/music")
     bus.cli("set", stream["id"], "volume=-12dB")
     wait_for(lambda: any(s["name"] == "music" and 0.1 < s["peak"] < 0.14 for s in bus.guest()["sinks"]), what="moved")
+    bus.cli("link", stream["id"], "sink/default", "--matrix", "0,0.5;0,0")
+    wait_for(lambda: any(s["name"] == "default" and s["peak"] > 0.05 for s in bus.guest()["sinks"]), what="linked")
+    assert len(bus.guest()["streams"][0]["linked_to"]) == 2
+    assert bus.cli("link", "sink/music", "sink/music", check=False).returncode == 3
+    assert bus.cli("link", stream["id"], "sink/music", "--matrix", "1,2,3", check=False).returncode == 3
+    assert bus.cli("link", stream["id"], "sink/music", "--matrix", "x", check=False).returncode == 2
+    bus.cli("unlink", stream["id"], "sink/default")
+    assert "no other link" in bus.cli("unlink", stream["id"], "sink/music", check=False).stderr
     bus.cli("set", "sink/music", "mute=on")
     text = bus.cli("ls").stdout
     assert "muted" in text and "sink/" in text and "listener/" in text

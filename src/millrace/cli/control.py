@@ -45,6 +45,47 @@ def move(
     call("POST", "/api/v1/move", {"target": target, "to": to, "guest": guest})
 
 
+def parse_matrix(text: str) -> list[list[float]]:
+    """'1,0;0,1' to rows of numbers; ConfigError for anything else."""
+    from millrace.errors import ConfigError
+
+    try:
+        return [[float(number) for number in row.split(",")] for row in text.split(";")]
+    except ValueError:
+        raise ConfigError(f"--matrix {text!r}: write rows of numbers, such as '1,0;0,1'") from None
+
+
+def link(
+    source: Annotated[str, typer.Argument(help="stream/N or sink/NAME")],
+    to: Annotated[str, typer.Argument(help="sink/NAME")],
+    matrix: Annotated[str | None, typer.Option(help="Mix matrix: a row a source channel, 'a,b;c,d'.")] = None,
+    guest: _GUEST = None,
+) -> None:
+    """Link a stream or a sink into a sink as well, or change the link's mix matrix.
+
+    Examples:
+
+      millrace link stream/7 sink/music
+
+      millrace link stream/7 sink/default --matrix '0,1;1,0'      # left and right swapped
+    """
+    from millrace.cli.api import call
+
+    rows = parse_matrix(matrix) if matrix else None
+    call("POST", "/api/v1/links", {"source": source, "to": to, "matrix": rows, "guest": guest})
+
+
+def unlink(
+    source: Annotated[str, typer.Argument(help="stream/N or sink/NAME")],
+    to: Annotated[str, typer.Argument(help="sink/NAME")],
+    guest: _GUEST = None,
+) -> None:
+    """Take a link away. Example: millrace unlink stream/7 sink/music"""
+    from millrace.cli.api import call
+
+    call("DELETE", "/api/v1/links", {"source": source, "to": to, "guest": guest})
+
+
 guest_app = typer.Typer(help="Add and remove guests of the running daemon.", no_args_is_help=True)
 sink_app = typer.Typer(help="Add and remove a guest's sinks.", no_args_is_help=True)
 

@@ -57,7 +57,7 @@ def _volume(node: dict[str, Any]) -> str:
 
 
 def _stream(stream: dict[str, Any]) -> str:
-    parts = [f"→ {stream['sink']}"]
+    parts = [f"→ {' '.join(stream['linked_to'])}"]
     if "format" in stream:
         parts.append(f"{stream['format']} {stream['rate']} Hz {stream['channels']} ch, fill {stream['fill_ms']} ms")
     if stream["underruns"]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from millrace.codec.settings import parse_switch
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
+from millrace.dsp.channels import Matrix
 from millrace.dsp.mix import CUBIC_NORM, cubic_to_gain
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.model import Levelled, Sink, Stream
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from millrace.daemon.app import Daemon
 
 VOLUME_MAX_PERCENT = 400.0
+MATRIX_GAIN_MAX = 16.0
 
 
 class NotFound(GraphError):
@@ -111,6 +115,35 @@ def move(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
     if not isinstance(node, Stream):
         raise ConfigError(f"{key}: streams and listeners can be moved")
     home.graph.move_stream(node, _target(home, to))
+
+
+def parse_matrix(rows: object) -> Matrix | None:
+    """A matrix from JSON: a list of rows (source channels) of numbers (target channels)."""
+    if rows is None:
+        return None
+    try:
+        matrix = np.array(rows, np.float32)
+    except (ValueError, TypeError):
+        matrix = np.zeros(0, np.float32)
+    if matrix.ndim != 2 or not np.isfinite(matrix).all() or np.abs(matrix).max(initial=0.0) > MATRIX_GAIN_MAX:
+        raise ConfigError(f"matrix: rows of numbers of at most {MATRIX_GAIN_MAX:g}, one row a source channel")
+    return matrix
+
+
+def link(daemon: Daemon, key: str, to: str, matrix: Matrix | None, guest: str | None = None) -> None:
+    """`millrace link`: a stream or sink into a sink as well, with a mix matrix of its own if given."""
+    home, node = find_node(daemon, key, guest)
+    assert isinstance(node, Stream | Sink)
+    home.graph.link(node, _target(home, to), matrix)
+
+
+def unlink(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
+    """`millrace unlink`. A stream keeps one link at least: mute it instead."""
+    home, node = find_node(daemon, key, guest)
+    assert isinstance(node, Stream | Sink)
+    if isinstance(node, Stream) and len(node.links) == 1:
+        raise ConfigError(f"{key} has no other link; mute it, or move it")
+    home.graph.unlink(node, _target(home, to))
 
 
 def _target(guest: Guest, to: str) -> Sink:

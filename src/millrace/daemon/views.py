@@ -31,6 +31,7 @@ def stream_view(guest: Guest, stream: Stream) -> View:
     """One stream."""
     out: View = {
         "id": stream.key, "name": stream.name, "state": stream.state.value, "sink": stream.sink.key,
+        "linked_to": [link.target.key for link in stream.links],
         "application": stream.props.get("application.name", ""), "underruns": stream.underruns,
         "ahead_ms": round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1), **_volume(stream),
     }  # fmt: skip

@@ -145,6 +145,8 @@ class Web:
                 web.get("/api/v1/state", self._state),
                 web.post("/api/v1/set", self._set),
                 web.post("/api/v1/move", self._move),
+                web.post("/api/v1/links", self._link),
+                web.delete("/api/v1/links", self._unlink),
                 web.post("/api/v1/guests", self._guest_add),
                 web.delete("/api/v1/guests/{guest}", self._guest_remove),
                 web.post("/api/v1/guests/{guest}/sinks", self._sink_add),
@@ -199,6 +201,17 @@ class Web:
     async def _move(self, request: web.Request) -> web.Response:
         body = await self._body(request, "target", "to")
         verbs.move(self._daemon, str(body["target"]), str(body["to"]), body.get("guest"))
+        return web.json_response({"ok": True})
+
+    async def _link(self, request: web.Request) -> web.Response:
+        body = await self._body(request, "source", "to")
+        matrix = verbs.parse_matrix(body.get("matrix"))
+        verbs.link(self._daemon, str(body["source"]), str(body["to"]), matrix, body.get("guest"))
+        return web.json_response({"ok": True})
+
+    async def _unlink(self, request: web.Request) -> web.Response:
+        body = await self._body(request, "source", "to")
+        verbs.unlink(self._daemon, str(body["source"]), str(body["to"]), body.get("guest"))
         return web.json_response({"ok": True})
 
     async def _guest_add(self, request: web.Request) -> web.Response:
