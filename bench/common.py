@@ -60,13 +60,13 @@ def music(seconds: float, rate: int = 48_000, seed: int = 1) -> np.ndarray:
 class Daemon:
     """A daemon under measurement."""
 
-    def __init__(self, runtime: Path, *args: str) -> None:
+    def __init__(self, runtime: Path, *args: str, listen: str = "127.0.0.1:0") -> None:
         self.runtime = runtime
         self.env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "XDG_CONFIG_HOME": str(runtime)}
         self.env.pop("PULSE_SERVER", None)
         began = time.monotonic()
         self.process = subprocess.Popen(
-            [*MILLRACE, "serve", "--listen", "127.0.0.1:0", *args], env=self.env, stdout=subprocess.PIPE
+            [*MILLRACE, "serve", "--listen", listen, *args], env=self.env, stdout=subprocess.PIPE
         )
         assert self.process.stdout is not None
         while b"ready;" not in self.process.stdout.readline():

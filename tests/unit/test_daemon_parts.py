@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from millrace.backends.wav import WavOutput
+from millrace.cli.control import parse_matrix as parse_rows
 from millrace.cli.demo import tune
 from millrace.cli.listen import parse_settings
 from millrace.client.outputs import make_output
 from millrace.daemon import config as cfg
-from millrace.daemon.verbs import parse_volume
+from millrace.daemon.verbs import parse_matrix, parse_volume
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import ConfigError
 from millrace.units import default_map
@@ -94,6 +95,17 @@ def test_volumes_are_cubic_percent_or_decibels() -> None:
     for bad in ("loud", "-5%", "500%", "40dB", "..%"):
         with pytest.raises(ConfigError, match="volume"):
             parse_volume(bad)
+
+
+def test_matrices_are_rows_of_numbers() -> None:
+    assert parse_rows("1,0;0,0.5") == [[1.0, 0.0], [0.0, 0.5]]
+    matrix = parse_matrix([[1, 0], [0, 0.5]])
+    assert matrix is not None and matrix.shape == (2, 2) and parse_matrix(None) is None
+    for bad in ([1, 2], [[1, "x"]], "x", [[1e9]], [[float("nan")]], [[1], [1, 2]]):
+        with pytest.raises(ConfigError, match="matrix"):
+            parse_matrix(bad)
+    with pytest.raises(ConfigError, match="--matrix"):
+        parse_rows("a,b")
 
 
 def test_command_line_words(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def _volume(node: dict[str, Any]) -> str:
 
 
 def _stream(stream: dict[str, Any]) -> str:
-    parts = [f"→ {' '.join(stream['linked_to'])}"]
+    # A daemon that is older than this command knows one link only.
+    parts = [f"→ {' '.join(stream.get('linked_to', [stream['sink']]))}"]
     if "format" in stream:
         parts.append(f"{stream['format']} {stream['rate']} Hz {stream['channels']} ch, fill {stream['fill_ms']} ms")
     if stream["underruns"]:
