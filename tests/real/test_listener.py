@@ -170,6 +170,10 @@ def test_tls_and_token_over_a_network_address(bus: Bus, tmp_path: Path) -> None:
     refused = subprocess.run(listen, env=bus.env, capture_output=True, text=True, timeout=20)
     if address != "127.0.0.1":
         assert refused.returncode == 4 and "token" in refused.stderr
+    trusting = subprocess.run(
+        [a for a in listen if a != "--insecure"], env=bus.env, capture_output=True, text=True, timeout=20
+    )
+    assert trusting.returncode == 4 and "certificate" in trusting.stderr
     wrong = tmp_path / "wrong"
     wrong.write_text("wrong-wrong-wrong-wrong")
     wrong.chmod(0o600)
@@ -202,6 +206,7 @@ def test_wrong_use_says_what_to_do(bus: Bus, tmp_path: Path) -> None:
         [*MILLRACE, "serve", "--listen", "127.0.0.1:0"], env=bus.env, capture_output=True, text=True
     )
     assert second.returncode == 2 and "another daemon answers" in second.stderr
+    assert "ws://HOST:PORT/GUEST" in bus.cli("listen", "localhost", "--to", "null:", check=False).stderr
     nowhere = bus.cli("listen", bus.url() + "nobody", "--to", "null:", check=False)
     assert nowhere.returncode == 2 and "no such guest" in nowhere.stderr
     bad = bus.cli("listen", bus.url(), "--to", "tape:", check=False)

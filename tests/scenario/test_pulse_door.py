@@ -471,6 +471,32 @@ def test_a_client_that_vanishes_leaves_the_others_bit_exact() -> None:
     assert len(rig.graph.streams) == 1 and len(rig.door.clients) == 1
 
 
+def test_properties_and_uploads_of_one_client_are_bounded() -> None:
+    client = Rig().client()
+    big = {f"key{i}": bytes(60_000) for i in range(4)}
+    client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=1, props=big)
+    more = {f"more{i}": bytes(60_000) for i in range(4)}
+    assert client.error(Command.UPDATE_CLIENT_PROPLIST, mode=1, props=more) == Err.TOOLARGE
+    client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=0, props=more)
+    client.ask(Command.REMOVE_CLIENT_PROPLIST, keys=["more0"])
+    length = 16 * 1024 * 1024
+    for name in ("a", "b"):
+        client.ask(Command.CREATE_UPLOAD_STREAM, name=name, spec=S16, map=STEREO, length=length, props={})
+    fields = {"name": "c", "spec": S16, "map": STEREO, "length": length, "props": {}}
+    assert client.error(Command.CREATE_UPLOAD_STREAM, **fields) == Err.TOOLARGE
+
+
+def test_a_killed_stream_answers_its_pending_drain() -> None:
+    rig = Rig()
+    client, other = rig.client(), rig.client()
+    player = client.play(S16, STEREO, s16(sine(1.0)))
+    tag = player.drain()
+    other.ask(Command.KILL_SINK_INPUT, index=player.index)
+    client.exchange()
+    reply = client.replies[tag]
+    assert isinstance(reply, Failed) and reply.code == Err.NOENTITY
+
+
 def test_an_absurd_number_of_streams_is_refused_and_the_rest_work() -> None:
     from millrace.wire.pulse.client import playback_fields
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -121,6 +122,9 @@ class Listener:
     def __init__(self, url: str, output: ClockedOutput | FileOutput, options: ListenerOptions | None = None) -> None:
         self.url, self.output = url, output
         self.options = options or ListenerOptions()
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or not parts.path.strip("/"):
+            raise ConfigError(f"{url!r}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
         if self.options.latency not in MARGINS_NS:
             raise ConfigError(f"latency {self.options.latency!r}: use one of {', '.join(MARGINS_NS)}")
         self.format: StreamFormat | None = None
@@ -187,6 +191,9 @@ class Listener:
             except aiohttp.WSServerHandshakeError as error:
                 self._refused(error)
                 raise
+            except aiohttp.ClientConnectorCertificateError as error:
+                why = f"its certificate is not trusted here ({error.certificate_error})"
+                raise RightsError(f"{self.url}: {why}; --insecure accepts any") from None
             async with line:
                 await self._talk(line)
 

@@ -248,6 +248,7 @@ class PulseClient:
         if kind is Change.REMOVE:
             self.streams.pop(stream.channel)
             stream.removed = True
+            stream.fail_drain()
             self.notice(Command.PLAYBACK_STREAM_KILLED, channel=stream.channel)
             self.door.playback.pop(stream.node.id, None)
             return

@@ -14,9 +14,11 @@ from millrace.graph.model import Sink, Stream
 from millrace.units import MAX_CHANNELS, POSITIONS, Positions, default_map
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
-from millrace.wire.pulse.tagstruct import Props
+from millrace.wire.pulse.tagstruct import PROPS_MAX, Props
 
 SINKS_MAX = 128
+PROPS_BYTES_MAX = 256 * 1024
+"""All properties of one client or stream together; an icon fits."""
 
 
 def auth(client: PulseClient, request: Request) -> None:
@@ -26,7 +28,7 @@ def auth(client: PulseClient, request: Request) -> None:
 
 def set_name(client: PulseClient, request: Request) -> None:
     """SET_CLIENT_NAME."""
-    client.props.update(request.fields["props"])
+    merge_props(client.props, request.fields["props"])
     client.reply(request, {"index": client.index})
     client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
 
@@ -199,6 +201,14 @@ def set_default_source(client: PulseClient, request: Request) -> None:
 # -- properties ------------------------------------------------------------------------------
 
 
+def merge_props(props: Props, new: Props) -> None:
+    """Take `new` into `props`; CommandError past the bound, so that updates can't pile up memory."""
+    merged = props | new
+    if len(merged) > PROPS_MAX or sum(len(k) + len(v) for k, v in merged.items()) > PROPS_BYTES_MAX:
+        raise CommandError(Err.TOOLARGE, "too many properties")
+    props.update(new)
+
+
 def _update(props: Props, mode: int, new: Props) -> None:
     """Mode 0 sets, 1 merges without replacing, 2 replaces (`pa_update_mode_t`)."""
     if mode == 0:
@@ -207,7 +217,7 @@ def _update(props: Props, mode: int, new: Props) -> None:
         new = {key: value for key, value in new.items() if key not in props}
     elif mode > 2:
         raise CommandError(Err.INVALID)
-    props.update(new)
+    merge_props(props, new)
 
 
 def _stream_props(client: PulseClient, request: Request) -> tuple[Props, Callable[[], None]]:

@@ -224,10 +224,14 @@ class PlaybackStream:
     def remove(self) -> None:
         """The stream is gone; a pending drain fails."""
         self.removed = True
+        self.fail_drain()
+        self.graph.remove_stream(self.node)
+
+    def fail_drain(self) -> None:
+        """A drain that can't be finished any more is answered with that."""
         if self.drain is not None:
             request, self.drain = self.drain, None
             self.owner.fail(request, Err.NOENTITY)
-        self.graph.remove_stream(self.node)
 
     # -- the graph's side ----------------------------------------------------------------
 

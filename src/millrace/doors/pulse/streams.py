@@ -22,6 +22,8 @@ from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
 
 SAMPLE_MAX = 16 * 1024 * 1024
+UPLOADS_MAX = 2 * SAMPLE_MAX
+"""Bytes of samples one connection may have on their way at a time."""
 _SHOWN = ("application.name", "application.process.binary", "application.process.id", "media.name", "media.role")
 
 
@@ -251,6 +253,8 @@ def create_upload(client: PulseClient, request: Request) -> None:
     length = f["length"]
     if not 0 < length <= SAMPLE_MAX or length % fmt.frame_bytes:
         raise CommandError(Err.TOOLARGE if length > SAMPLE_MAX else Err.INVALID)
+    if length + sum(upload.length for upload in client.uploads.values()) > UPLOADS_MAX:
+        raise CommandError(Err.TOOLARGE, "too many uploads at once")
     channel = client.take_channel()
     client.uploads[channel] = Upload(name, fmt, length, f["props"])
     client.reply(request, {"channel": channel, "length": length})
