@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import os
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,27 @@ from millrace.units import NS_PER_MS, HostNs, Positions
 BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
 
 
+@contextmanager
+def _without_alsa_messages() -> Iterator[None]:
+    """ALSA's library writes to stderr by itself when there is no card: the caller says it better."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def device_names() -> list[str]:
     """Names of the playback devices there are."""
+    with _without_alsa_messages():
+        return _playbacks()
+
+
+def _playbacks() -> list[str]:
     import miniaudio
 
     try:

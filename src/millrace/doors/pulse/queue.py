@@ -21,7 +21,8 @@ class ByteQueue:
         self.write_index = 0
         self._high = 0
         self._silence = silence
-        self._data = bytearray()
+        # Through a view: assigning a slice of a bytearray would copy twice.
+        self._data = memoryview(bytearray())
 
     @property
     def length(self) -> int:
@@ -64,7 +65,7 @@ class ByteQueue:
             return
         capacity = max(_CAPACITY_MIN, 1 << (needed - 1).bit_length())
         kept = b"".join(self._views(max(0, self._high - self.read_index)))
-        self._data = bytearray(capacity)
+        self._data = memoryview(bytearray(capacity))
         self._store(self.read_index, memoryview(kept))
 
     def _fill_hole(self, start: int) -> None:
@@ -86,9 +87,8 @@ class ByteQueue:
         if size == 0:
             return []
         at = self.read_index % len(self._data)
-        view = memoryview(self._data)
-        head = view[at : at + size]
-        return [head] if len(head) == size else [head, view[: size - len(head)]]
+        head = self._data[at : at + size]
+        return [head] if len(head) == size else [head, self._data[: size - len(head)]]
 
     def peek(self, size: int) -> list[memoryview]:
         """Up to two views that make `size` queued bytes (at most `length`), silence where nobody wrote."""
@@ -106,4 +106,4 @@ class ByteQueue:
     def flush(self) -> None:
         """Drop everything queued."""
         self.write_index = self._high = self.read_index
-        self._data = bytearray()
+        self._data = memoryview(bytearray())
