@@ -135,6 +135,23 @@ def test_without_prebuf_time_goes_on_through_an_underrun_and_late_sound_is_dropp
     assert isinstance(client.replies[player.drain()], Reply)
 
 
+def test_a_client_without_prebuf_that_is_a_little_late_loses_nothing() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    signal = count(48_000)
+    data = s16(signal)
+    player = client.play(S16, STEREO, data[: ms(300)], tlength=ms(100), prebuf=0)
+    rig.run(0.38)
+    player.data = memoryview(data[ms(300) :])
+    player.feed()
+    rig.run(1.2)
+    player.drain()
+    rig.run(1.0)
+    loud = heard.sound[heard.sound.any(axis=1)]
+    assert np.array_equal(loud, signal)
+
+
 def test_corked_streams_keep_their_place() -> None:
     rig = Rig()
     heard = rig.capture(clocked=True)

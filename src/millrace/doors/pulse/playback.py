@@ -19,13 +19,15 @@ from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
 from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
-from millrace.units import NS_PER_MS, Frames
+from millrace.units import NS_PER_MS, NS_PER_S, Frames
 from millrace.wire.pulse.constants import Change, Command, Err, Seek
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
 
 LOW_DELAY_NS = 150 * NS_PER_MS
 """A stream that asked for less than this is resampled with little delay instead of least CPU."""
+GRACE_NS = 200 * NS_PER_MS
+"""How long a late client without prebuffering is waited for before its time goes on without it."""
 
 
 class Owner(Protocol):
@@ -81,6 +83,7 @@ class PlaybackStream:
         self._resampler: Resampler | None = None
         self._pending: Samples | None = None
         self._tail_done = False
+        self._grace_frames = 0
         self.on_done: Callable[[], None] | None = None
         self.attr = attr
         self.apply_attr(attr)
@@ -253,6 +256,7 @@ class PlaybackStream:
             self.owner.notice(Command.STARTED, channel=self.channel)
         self._underflow_told = False
         self.underrun_for = 0
+        self._grace_frames = GRACE_NS * self.graph.rate // NS_PER_S
 
     def _pull_direct(self, out: Samples) -> Frames:
         frame = self.layout.frame_bytes
@@ -306,10 +310,7 @@ class PlaybackStream:
     def short(self, frames: Frames, played_out: bool) -> None:
         """See `Feed.short`: the client did not deliver in time, or has come to its end."""
         if self.attr.prebuf == 0 and self.drain is None:
-            missed = frames * self.format.rate // self.graph.rate * self.layout.frame_bytes
-            self._advance(missed)
-            self.underrun_for += missed
-            self.ask()
+            self._let_time_go_on(frames)
         if not played_out:
             return
         self._sounding = False
@@ -322,6 +323,20 @@ class PlaybackStream:
             self._stop_if_prebuffering()
         if self.on_done is not None:
             self.on_done()
+
+    def _let_time_go_on(self, frames: Frames) -> None:
+        """Without prebuffering the read index advances through an underrun, and what comes late is dropped.
+
+        A whole quantum is taken at once here, and on a stalled machine several: a client that is a little
+        late did not miss its time by that much. So the first `GRACE_NS` of a shortage are waited for.
+        """
+        waited = min(frames, self._grace_frames)
+        self._grace_frames -= waited
+        missed = (frames - waited) * self.format.rate // self.graph.rate * self.layout.frame_bytes
+        if missed:
+            self._advance(missed)
+            self.underrun_for += missed
+            self.ask()
 
     def _stop_if_prebuffering(self) -> None:
         if self.prebuffering:
