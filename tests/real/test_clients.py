@@ -64,7 +64,8 @@ EXACT = {
     "sox": ["sox", "-q", "{wav}", "-t", "pulseaudio"],
     "mpv": ["mpv", "--no-config", "--really-quiet", "--no-video", "--ao=pulse", "{wav}"],
     "aplay": ["aplay", "-q", "-D", "pulse", "{wav}"],
-    "gstreamer": ["gst-launch-1.0", "-q", "filesrc", "location={wav}", "!", "wavparse", "!", "pulsesink"],
+    # pulsesink ends by its own clock, without draining: again, silence after the sound.
+    "gstreamer": ["gst-launch-1.0", "-q", "filesrc", "location={padded}", "!", "wavparse", "!", "pulsesink"],
 }
 
 
@@ -77,8 +78,12 @@ def test_every_frame_of_every_client_arrives_once_and_in_order(
     wav, frames = numbered
     raw = tmp_path / "count.raw"
     raw.write_bytes(frames.tobytes())
+    padded = write_wav(tmp_path / "padded.wav", np.concatenate((frames, np.zeros((24_000, 2), "<i2"))))
     listener = bus.listener(tmp_path / "out.wav", *PCM)
-    bus.run(*(part.format(wav=wav, raw=raw) for part in command), env={"ALSA_CONFIG_PATH": "/usr/share/alsa/alsa.conf"})
+    bus.run(
+        *(part.format(wav=wav, raw=raw, padded=padded) for part in command),
+        env={"ALSA_CONFIG_PATH": "/usr/share/alsa/alsa.conf"},
+    )
     sound, rate = bus.hear(listener, tmp_path / "out.wav")
     assert rate == 48_000
     judge_numbered(trimmed(sound), frames)

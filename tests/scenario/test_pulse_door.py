@@ -70,6 +70,19 @@ def test_drain_fails_when_the_stream_is_deleted_meanwhile() -> None:
     assert isinstance(reply, Failed) and reply.code == Err.NOENTITY
 
 
+def test_a_stream_deleted_by_its_clients_clock_has_played_all_that_was_due() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    signal = count(4800)
+    player = client.play(S16, STEREO, s16(signal), tlength=ms(200), prebuf=FRAME)
+    rig.run(0.03)
+    rig.stall(120)
+    client.ask(Command.DELETE_PLAYBACK_STREAM, channel=player.channel)
+    rig.run(0.3)
+    assert np.array_equal(heard.trimmed(), signal)
+
+
 def test_cork_with_a_pending_drain_is_still_acknowledged_after_uncork() -> None:
     rig = Rig()
     client = rig.client()

@@ -276,6 +276,11 @@ class Graph:
         while self.running and self.position <= now:
             self._run_one(now_ns)
 
+    def catch_up(self, now_ns: HostNs) -> None:
+        """Run what is due by `now_ns` before something is changed that was meant to come after it."""
+        if self.running:
+            self.handle_timeout(now_ns)
+
     def _jump(self, position: Frames) -> None:
         """Go on at `position`, taking along what the lanes hold."""
         active = [stream for stream in self.streams.values() if stream.active]

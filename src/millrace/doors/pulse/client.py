@@ -27,6 +27,7 @@ from millrace.wire.pulse.tagstruct import Props
 
 Handler = Callable[["PulseClient", Request], None]
 STREAMS_PER_CLIENT_MAX = 256
+_ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_STREAM, Command.FLUSH_PLAYBACK_STREAM})
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
 
 
@@ -117,6 +118,10 @@ class PulseClient:
         if handler is None:
             self._wire.send_error(request.tag, Err.NOTIMPLEMENTED)
             return
+        if request.command in _ENDS_SOUND:
+            # What is due by now has been heard, even if this machine is late in running the cycle:
+            # a client that stops by its own clock must not lose its last frames to that.
+            self.door.graph.catch_up(self.now_ns)
         try:
             handler(self, request)
         except CommandError as error:
