@@ -134,6 +134,15 @@ def test_raw_output_is_real_time_sound(bus: Bus, tmp_path: Path) -> None:
     assert abs(level_dbfs(loud[24_000:72_000]) - -6.02) < 1.5
 
 
+def test_the_listener_ends_when_its_reader_does(bus: Bus, tmp_path: Path) -> None:
+    play_tone(bus, tmp_path)
+    listener = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "raw:-", "-q", stdout=subprocess.PIPE)
+    assert listener.stdout is not None
+    assert listener.stdout.read(1000)
+    listener.stdout.close()
+    assert listener.wait(10) == 0
+
+
 def test_a_token_is_needed_by_others_and_pages_of_other_sites_are_refused(bus: Bus, tmp_path: Path) -> None:
     import http.client
 

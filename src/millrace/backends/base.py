@@ -13,9 +13,13 @@ Pull = Callable[[Samples], None]
 
 
 class ClockedOutput(Protocol):
-    """A sound card, or something that keeps time as one does."""
+    """A sound card, or something that keeps time as one does.
+
+    `on_end` is called, from the output's own thread, when it can't go on (its reader is gone).
+    """
 
     name: str
+    on_end: Callable[[], None]
 
     def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
         """Begin to pull; returns the output's own latency. ConfigError where it can't be opened."""

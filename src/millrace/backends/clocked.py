@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -29,6 +30,7 @@ class NullOutput:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.peak = 0.0
+        self.on_end: Callable[[], None] = lambda: None
 
     def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
         """See `ClockedOutput`."""
@@ -51,6 +53,7 @@ class NullOutput:
             pull(block)
             done += frames
             if not self.take(block):
+                self.on_end()
                 return
 
     def take(self, block: Samples) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,6 +54,7 @@ class DeviceOutput:
         self._wanted = wanted
         self._buffer_ms = BUFFER_MS[profile]
         self._device: Any = None
+        self.on_end: Callable[[], None] = lambda: None
 
     def _find(self, miniaudio: Any) -> Any:
         if not self._wanted:

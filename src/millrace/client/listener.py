@@ -155,6 +155,13 @@ class Listener:
         RemoteProtocolError when the other side is no Millrace.
         """
         tries = 0
+        if self._clocked is not None:
+            loop = asyncio.get_running_loop()
+
+            def ended() -> None:
+                loop.call_soon_threadsafe(self.stop)
+
+            self._clocked.on_end = ended
         try:
             while not self._stopping.is_set():
                 before = self.connections
