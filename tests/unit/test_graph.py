@@ -222,3 +222,26 @@ def test_streams_are_bounded() -> None:
         rig.graph.add_stream(Stream(rig.graph.ids.take(), "x", default_map(2), feed=Tone()), rig.sink)
     with pytest.raises(GraphError, match="2048"):
         rig.graph.add_stream(Stream(rig.graph.ids.take(), "x", default_map(2), feed=Tone()), rig.sink)
+
+
+def test_a_sink_that_nobody_hears_is_metered_and_heard_at_once_when_tapped() -> None:
+    rig = Rig()
+    music = rig.graph.add_sink("music")
+    node = add(rig)
+    rig.graph.move_stream(node, music)
+    rig.run(0.5)
+    assert music.level == 0.5
+    assert node.feed.left <= (1 << 40) - 24_000  # type: ignore[attr-defined]
+    rig.graph.link(music, rig.sink)
+    heard = rig.capture()
+    rig.run(0.1)
+    assert heard.sound[-1, 0] == 0.5
+
+
+def test_a_deadline_is_never_before_the_position_it_is_for() -> None:
+    for rate in (44_100, 11_025, 48_000):
+        rig = Rig(rate=rate)
+        add(rig)
+        rig.run(0.01)
+        deadline = rig.graph.next_timeout()
+        assert deadline is not None and deadline * rate // 1_000_000_000 >= rig.graph.position

@@ -13,10 +13,15 @@ from millrace.dsp.mix import peak, ramp
 from millrace.graph.plan import LaneMix, Plan, PoolMix, SinkRun
 from millrace.units import Frames
 
+METER_FRAMES = 12_000
+"""A sink that nobody hears is mixed once in so many frames, so that its level can still be shown."""
+
 
 def run_cycle(plan: Plan, position: Frames, frames: Frames) -> None:
     """Mix [position, position + frames) in every sink and hand it to the taps."""
     for run in plan.sinks:
+        if not run.heard and position % METER_FRAMES >= frames:
+            continue
         block = run.buffer[:frames]
         silent = not _mix(run, block, position)
         level = 0.0 if silent else _finish(run, block)

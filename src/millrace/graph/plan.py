@@ -64,6 +64,8 @@ class SinkRun:
     lanes: list[LaneMix] = field(default_factory=list)
     upstream: list[tuple[SinkRun, Matrix | None]] = field(default_factory=list)
     taps: list[TapRun] = field(default_factory=list)
+    heard: bool = True
+    """Whether its mix goes anywhere; one that nobody hears is only metered now and then."""
 
 
 @dataclass(slots=True)
@@ -141,6 +143,9 @@ class Planner:
         for stream in streams:
             if stream.active:
                 self._lane_mixes(stream, runs, pools[stream.positions], new)
+        # Sinks come after those linked into them, so backwards each target is known before its sources.
+        for run in reversed(runs.values()):
+            run.heard = bool(run.taps) or any(runs[link.target.id].heard for link in run.sink.links)
         self._applied = new
         return Plan(list(runs.values()), live)
 
