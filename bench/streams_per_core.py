@@ -71,7 +71,7 @@ def idle() -> None:
         assert listeners.stdin is not None
         listeners.stdin.write("\n".join(bus.url(name) for name in names).encode())
         listeners.stdin.close()
-        clients = start(sys.executable, "-m", "bench.clients", stdin=subprocess.PIPE)
+        clients = start(sys.executable, "-m", "bench.idle_clients", stdin=subprocess.PIPE)
         assert clients.stdin is not None
         clients.stdin.write("\n".join(bus.pulse(name).removeprefix("unix:") for name in names).encode())
         clients.stdin.close()

@@ -21,21 +21,12 @@ from millrace.dsp.convert import SampleFormat, encode
 from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
 from millrace.sim.signals import count, sine
 
+from .clients import BOOT_SECTOR, CONVERTING, EXACT, FIREFOX_PREFS, OSCILLATOR, browser_command
 from .conftest import Bus, need, read_wav, trimmed, wait_for, write_wav
 
 pytestmark = pytest.mark.real
 SECONDS = 10
 PCM = ("--set", "codec=s16")
-TUNNEL = """
-near={wav}.near
-pulseaudio -n --daemonize=no --use-pid-file=no --exit-idle-time=-1 \\
-  --load="module-native-protocol-unix socket=$near auth-anonymous=1" \\
-  --load="module-tunnel-sink server=$PULSE_SERVER rate=48000" 2>/dev/null &
-until PULSE_SERVER=unix:$near pactl info >/dev/null 2>&1; do sleep 0.1; done
-PULSE_SERVER=unix:$near paplay {wav}
-sleep 0.5
-kill $!
-"""
 
 
 def s16(signal_: np.ndarray) -> np.ndarray:
@@ -53,20 +44,6 @@ def numbered(tmp_path: Path) -> tuple[Path, np.ndarray]:
 def tone(tmp_path: Path) -> Path:
     """10 s of 997 Hz at −6 dBFS."""
     return write_wav(tmp_path / "tone.wav", s16(sine(SECONDS)))
-
-
-EXACT = {
-    "paplay": ["paplay", "{wav}"],
-    "pacat": ["pacat", "--rate=48000", "--format=s16le", "--channels=2", "--raw", "{raw}"],
-    "pacat-50ms": ["pacat", "--latency-msec=50", "--rate=48000", "--format=s16le", "--channels=2", "--raw", "{raw}"],
-    # ffmpeg leaves without draining: silence after the sound lets all of it be heard.
-    "ffmpeg": ["ffmpeg", "-v", "error", "-re", "-i", "{wav}", "-af", "apad=pad_dur=3", "-f", "pulse", "tone"],
-    "sox": ["sox", "-q", "{wav}", "-t", "pulseaudio"],
-    "mpv": ["mpv", "--no-config", "--really-quiet", "--no-video", "--ao=pulse", "{wav}"],
-    "aplay": ["aplay", "-q", "-D", "pulse", "{wav}"],
-    # pulsesink ends by its own clock, without draining: again, silence after the sound.
-    "gstreamer": ["gst-launch-1.0", "-q", "filesrc", "location={padded}", "!", "wavparse", "!", "pulsesink"],
-}
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -95,18 +72,6 @@ def judge_numbered(heard: np.ndarray, frames: np.ndarray) -> None:
     assert len(loud) == len(frames), f"{len(frames) - len(loud)} frames are missing (negative: doubled)"
     wrong = np.flatnonzero((loud != frames).any(axis=1))
     assert not len(wrong), f"{len(wrong)} frames differ, the first is {wrong[0]}"
-
-
-CONVERTING = {
-    "ffplay (SDL)": ["ffplay", "-nodisp", "-autoexit", "-v", "error", "{wav}"],
-    "ogg123": ["sh", "-c", "ffmpeg -v error -i {wav} -b:a 256k {wav}.ogg && ogg123 -q -d pulse {wav}.ogg"],
-    "pulseaudio's tunnel": ["sh", "-c", TUNNEL],
-    "paplay-44100": ["sh", "-c", "sox -q {wav} -r 44100 {wav}.44.wav && paplay {wav}.44.wav"],
-    "pacat-96000-f32-mono": [
-        "sh", "-c", "sox -q {wav} -r 96000 -c 1 -e float -b 32 -t raw {wav}.f && "
-        "pacat --raw --rate=96000 --channels=1 --format=float32le {wav}.f",
-    ],
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONVERTING)
@@ -151,32 +116,44 @@ def test_vlc_of_another_user_plays_over_tcp_with_the_cookie(bus: Bus) -> None:
         judge_tone(trimmed(sound), rate, SECONDS)
 
 
-OSCILLATOR = """<script>
-const c = new AudioContext(), o = c.createOscillator(), g = c.createGain();
-o.frequency.value = 997; g.gain.value = 0.5;
-o.connect(g); g.connect(c.destination); o.start(); c.resume();
-</script>"""
-
-
-def test_chromium_plays_a_page(bus: Bus, tmp_path: Path) -> None:
-    need("chromium")
-    page = tmp_path / "page.html"
+@pytest.mark.parametrize("browser", ["chromium", "firefox"])
+def test_browsers_play_a_page(browser: str, bus: Bus, tmp_path: Path) -> None:
+    need("chromium" if browser == "chromium" else "firefox-esr")
+    page, profile = tmp_path / "page.html", tmp_path / "profile"
     page.write_text(OSCILLATOR)
+    profile.mkdir()
+    (profile / "user.js").write_text(FIREFOX_PREFS)
     listener = bus.listener(tmp_path / "out.wav", *PCM)
-    browser = bus.spawn(
-        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-        "--autoplay-policy=no-user-gesture-required", "--remote-debugging-port=0", f"file://{page}",
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = browser_command(browser, profile, page)
+    opened = bus.spawn(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: any(s["state"] == "running" for s in bus.guest()["streams"]), 40, "the page plays")
     time.sleep(8)
-    browser.terminate()
-    browser.wait(10)
+    opened.terminate()
+    opened.wait(20)
     sound, rate = bus.hear(listener, tmp_path / "out.wav")
     left = trimmed(sound, 300)[rate : 6 * rate, 0].astype(np.float32) / 32768
     assert abs(frequency_hz(left, rate) - 997) < 0.1
     assert abs(level_dbfs(left) - -6.02) < 0.1
+
+
+def test_qemus_own_pulseaudio_output_is_whole(bus: Bus, tmp_path: Path) -> None:
+    need("qemu-system-x86_64")
+    image = tmp_path / "boot.img"
+    image.write_bytes(BOOT_SECTOR)
+    listener = bus.listener(tmp_path / "out.wav", *PCM)
+    guest = bus.spawn(
+        "qemu-system-x86_64", "-M", "pc,pcspk-audiodev=a", "-audiodev", f"pa,id=a,server={bus.env['PULSE_SERVER']}",
+        "-drive", f"format=raw,file={image}", "-display", "none", "-nodefaults",
+    )  # fmt: skip
+    wait_for(lambda: any(s["state"] == "running" for s in bus.guest()["streams"]), 40, "the guest beeps")
+    time.sleep(6)
+    guest.terminate()
+    guest.wait(10)
+    sound, rate = bus.hear(listener, tmp_path / "out.wav")
+    left = trimmed(sound, 300)[rate : 5 * rate, 0].astype(np.float32) / 32768
+    # QEMU makes the square wave at 32 kHz from whole samples: 996.6 Hz.
+    assert abs(frequency_hz(left, rate) - 996.6) < 0.1
+    assert not silent_runs(left, 4)
 
 
 def judge_tone(sound: np.ndarray, rate: int, seconds: float, level: float = -6.02) -> None:
