@@ -10,7 +10,7 @@ NAMES = ("start", "latency", "bits", "streams_per_core", "pulse_mix", "clients")
 
 def main() -> None:
     """Entry point."""
-    for name in sys.argv[1:] or NAMES:
+    for name in [word for word in sys.argv[1:] if not word.startswith("-")] or NAMES:
         importlib.import_module(f"bench.{name}").main()
 
 

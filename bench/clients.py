@@ -467,8 +467,8 @@ def verdict(kind: str, check: Check) -> str:
         bench = Bench(server)
         try:
             check(bench)
-        except (AssertionError, subprocess.TimeoutExpired) as error:
-            return str(error).splitlines()[0][:60] or "failed"
+        except (AssertionError, IndexError, StopIteration, subprocess.SubprocessError) as error:
+            return (str(error).splitlines() or ["failed"])[0][:60]
         finally:
             bench.close()
             server.stop()

@@ -12,7 +12,8 @@ from millrace.dsp.convert import FLOAT_LIMIT, SAMPLE_BYTES, SampleFormat, decode
 from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
 from millrace.dsp.mix import Limiter, cubic_to_gain, gain_to_cubic, peak, ramp
 from millrace.dsp.resample import make_resampler
-from millrace.dsp.ring import Ring
+from millrace.dsp.splice import best_match, continuation, cut, skip, stretch
+from millrace.dsp.tape import Tape
 from millrace.sim.signals import sine
 from millrace.units import DEFAULT_MAPS
 
@@ -87,22 +88,65 @@ def test_downmix_folds_and_never_exceeds_full_scale() -> None:
     assert up is not None and list(up[0]) == [1, 1, 0, 0, 0, 0, 0, 0]
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=60))
-def test_a_ring_is_a_queue(steps: list[tuple[bool, int]]) -> None:
-    ring, model, value = Ring(32, 1), [], 0
+@given(st.lists(st.tuples(st.booleans(), st.integers(-8, 40)), max_size=60))
+def test_a_tape_is_a_queue_that_remembers(steps: list[tuple[bool, int]]) -> None:
+    tape, everything, head = Tape(32, 8, 1), [0.0] * 8, 8
     for write, n in steps:
         if write:
-            block = np.arange(value, value + n, dtype=np.float32)[:, None]
-            done = ring.write(block)
-            assert done == min(n, 32 - len(model))
-            model += list(range(value, value + done))
-            value += n
+            block = np.arange(len(everything), len(everything) + max(0, n), dtype=np.float32)[:, None]
+            done = tape.write(block)
+            assert done == min(len(block), 32 - (len(everything) - head))
+            everything += [float(x) for x in block[:done, 0]]
         else:
-            out = np.empty((n, 1), np.float32)
-            got = ring.read(out)
-            assert list(out[:got, 0]) == model[:got] and got == min(n, len(model))
-            del model[:got]
-        assert ring.fill_frames == len(model) and ring.space_frames == 32 - len(model)
+            n = max(-8, min(n, tape.fill))
+            if head + n < 8 or tape.fill - n > 32:
+                continue
+            tape.advance(n)
+            head += n
+        assert tape.fill == len(everything) - head
+        assert tape.ahead(40)[:, 0].tolist() == everything[head:]
+        assert tape.around(8, 0)[-8:, 0].tolist()[-min(8, head) :] == everything[max(0, head - 8) : head]
+        assert tape.behind(4)[:, 0].tolist() == everything[-4:]
+
+
+def tape_of(signal: np.ndarray, played: int) -> Tape:
+    tape = Tape(96_000, 1920, signal.shape[1])
+    assert tape.write(signal) == len(signal)
+    tape.advance(played)
+    return tape
+
+
+@pytest.mark.parametrize("hz", [100.0, 440.0, 997.0, 3000.0])
+def test_splices_of_a_tone_leave_no_break(hz: float) -> None:
+    signal = sine(1.0, hz)
+    for splice in (
+        lambda t: -cut(t, 48_000, 10_000),
+        lambda t: -skip(t, 48_000, 9600),
+        lambda t: stretch(t, 48_000, 10_000),
+    ):
+        tape = tape_of(signal, 4800)
+        changed = splice(tape)
+        heard = np.concatenate((signal[:4800], tape.ahead(96_000)))
+        assert changed and len(heard) == len(signal) + changed
+        assert not len(phase_jumps(heard[:, 0], 48_000, hz, 0.02))
+        assert abs(level_dbfs(heard[:, 0]) - -6.02) < 0.1
+
+
+def test_splices_need_room_and_obey_the_most() -> None:
+    tape = tape_of(sine(0.004), 0)
+    assert cut(tape, 48_000, 10_000) == skip(tape, 48_000, 9600) == 0
+    tape = tape_of(sine(1.0), 4800)
+    assert cut(tape, 48_000, 100) == stretch(tape, 48_000, 100) == 0
+    assert 144 <= cut(tape, 48_000, 200) <= 200
+    assert 144 <= stretch(tape, 48_000, 200) <= 200
+
+
+def test_a_continuation_goes_on_as_it_was() -> None:
+    signal = sine(0.1, 440)
+    more = continuation(signal[:3000], 48_000, 900)
+    assert not len(phase_jumps(np.concatenate((signal[:3000], more))[:, 0], 48_000, 440, 0.02))
+    assert not continuation(signal[:100], 48_000, 50).any()
+    assert best_match(signal[50:90], signal[:400]) == 50
 
 
 def test_cubic_volumes_are_pulseaudios() -> None:

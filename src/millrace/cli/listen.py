@@ -29,7 +29,7 @@ def listen(
     to: Annotated[
         str, typer.Option(help="device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE or null:")
     ] = "device",
-    latency: Annotated[str, typer.Option(help="low, normal or robust.")] = "normal",
+    latency: Annotated[str, typer.Option(help="low, normal, robust, or fixed: 30ms.")] = "normal",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE as in `millrace set`; may be given again.")
     ] = None,
@@ -54,14 +54,14 @@ def listen(
       millrace listen --to raw:- | ffmpeg -f s16le -ar 48000 -ac 2 -i - out.mp3
     """
     from millrace.cli.run import run
-    from millrace.client.listener import Listener, ListenerOptions
+    from millrace.client.listener import Listener, ListenerOptions, daemon_profile
     from millrace.client.outputs import make_output
 
     options = ListenerOptions(
         name=name, settings=parse_settings(settings or []), latency=latency, sink=sink,
         token=_token(token_file), insecure=insecure, reconnect=not no_reconnect,
     )  # fmt: skip
-    listener = Listener(url, make_output(to, latency), options)
+    listener = Listener(url, make_output(to, daemon_profile(latency)), options)
     if not quiet:
         listener.on_event = lambda kind, text: typer.echo(f"{kind}: {text}", err=True)
     run(_listen(listener, seconds))

@@ -19,11 +19,12 @@ import aiohttp
 
 from millrace.backends.base import ClockedOutput, FileOutput
 from millrace.client.decode import PacketDecoder
-from millrace.client.playout import MARGINS_NS, Playout
+from millrace.client.playout import Playout
+from millrace.clock.jitter import PROFILES, profile_of
 from millrace.dsp.convert import Samples
 from millrace.errors import ConfigError, PeerLost, RemoteProtocolError, RightsError
 from millrace.io.clock import now_ns
-from millrace.units import NS_PER_S, Frames, HostNs
+from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 from millrace.wire.peer.messages import (
     MEDIA_MAX,
     Bye,
@@ -62,6 +63,16 @@ class ListenerOptions:
     token: str = field(default="", repr=False)
     insecure: bool = False
     reconnect: bool = True
+
+
+FIXED_LOW_NS = 25 * NS_PER_MS
+
+
+def daemon_profile(latency: str) -> str:
+    """What to ask of the daemon for a profile or a fixed latency; ConfigError where it is neither."""
+    if latency in PROFILES:
+        return latency
+    return "low" if profile_of(latency).start_ns < FIXED_LOW_NS else "normal"
 
 
 class Ended(Exception):
@@ -125,8 +136,7 @@ class Listener:
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname or not parts.path.strip("/"):
             raise ConfigError(f"{url!r}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
-        if self.options.latency not in MARGINS_NS:
-            raise ConfigError(f"latency {self.options.latency!r}: use one of {', '.join(MARGINS_NS)}")
+        self._asked_latency = daemon_profile(self.options.latency)
         self.format: StreamFormat | None = None
         self.welcome: Welcome | None = None
         self.settings: dict[str, str | int | bool] = {}
@@ -214,7 +224,7 @@ class Listener:
 
     async def _talk(self, line: aiohttp.ClientWebSocketResponse) -> None:
         opts = self.options
-        hello = Hello(name=opts.name, settings=opts.settings, latency=opts.latency, sink=opts.sink)
+        hello = Hello(name=opts.name, settings=opts.settings, latency=self._asked_latency, sink=opts.sink)
         wire = self._wire = PeerClient(hello, now_ns())
         timers = asyncio.create_task(self._timers(wire, line))
         stopper = asyncio.create_task(self._stop_line(line))
@@ -280,6 +290,9 @@ class Listener:
             self.welcome = event
             self.settings = event.settings
             self.connections += 1
+            with self._lock:
+                if self._playout is not None and self.connections > 1:
+                    self._playout.rejoined()
             self.on_event("joined", f"listener/{event.listener} hears {event.guest}, sink {event.sink}")
         elif isinstance(event, Configured):
             self.settings = event.settings

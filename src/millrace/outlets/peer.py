@@ -232,8 +232,8 @@ class EncodeGroup:
         if self._encoder is not None:
             payload = self._encoder.encode(block)
             if self.settings.dtx and len(payload) <= 2:
-                # RFC 6716, section 2.1.9: such packets need not be sent; the listener conceals.
-                self._sequence += 1
+                # RFC 6716, section 2.1.9: such packets need not be sent; the listener conceals. They are
+                # no loss, so they take no sequence number.
                 return
         else:
             payload = encode_pcm(self.settings.codec, block)

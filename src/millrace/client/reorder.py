@@ -1,0 +1,56 @@
+"""Packets back in order, on lines that do not keep it."""
+
+from __future__ import annotations
+
+from millrace.wire.peer.messages import Packet
+
+HELD_MAX = 64
+_WRAP = 1 << 32
+
+
+class Reorder:
+    """Holds packets that came before their turn. On an ordered line nothing waits: what is missing never comes."""
+
+    def __init__(self, ordered: bool) -> None:
+        self._ordered = ordered
+        self._held: dict[int, Packet] = {}
+        self._next: int | None = None
+        self.late_packets = 0
+        """Came after their turn, or twice."""
+
+    def add(self, packet: Packet) -> list[Packet]:
+        """What may be decoded now that `packet` has come, in order."""
+        if self._next is None:
+            self._next = packet.sequence
+        ahead = (packet.sequence - self._next) % _WRAP
+        if ahead >= _WRAP // 2:
+            self.late_packets += 1
+            return []
+        self._held[packet.sequence] = packet
+        if self._ordered or len(self._held) > HELD_MAX:
+            return self.release()
+        return self._run()
+
+    def _run(self) -> list[Packet]:
+        out: list[Packet] = []
+        while self._next in self._held:
+            out.append(self._held.pop(self._next))
+            self._next = (self._next + 1) % _WRAP
+        return out
+
+    @property
+    def waiting(self) -> bool:
+        """Something is held back because of what is missing before it."""
+        return bool(self._held)
+
+    def release(self) -> list[Packet]:
+        """Wait no longer: go on at the first that is here."""
+        if self._held and self._next is not None:
+            start = self._next
+            self._next = min(self._held, key=lambda sequence: (sequence - start) % _WRAP)
+        return self._run()
+
+    def clear(self) -> None:
+        """Another stream follows."""
+        self._held.clear()
+        self._next = None

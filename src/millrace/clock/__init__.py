@@ -1,0 +1,1 @@
+"""Clocks against each other: pure maths, no file here reads a clock."""

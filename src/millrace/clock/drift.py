@@ -1,0 +1,193 @@
+"""How one clock runs against another, from pairs of instants of which the second may only be late.
+
+One class for both ends of a listener: packets (daemon's clock → ours, late by the network) and sound
+card callbacks (card's frames → ours, late by the scheduler).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from millrace.clock.dll import Dll
+from millrace.clock.envelope import Point, line_below
+from millrace.clock.map import ClockMap
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+
+RATE_MAX = 5_000e-6
+"""Beyond ±5,000 ppm a clock is broken, not fast."""
+BANDWIDTH_ACQUIRE_HZ, BANDWIDTH_LOCKED_HZ, BANDWIDTH_STEADY_HZ = 1.0, 0.05, 0.02
+_STEADY_AFTER = 60.0 * NS_PER_S
+_BUCKET_ACQUIRE, _BUCKET_LOCKED = 0.1 * NS_PER_S, 0.5 * NS_PER_S
+_WINDOW = 20.0 * NS_PER_S
+"""Long enough that the line's ends rest on rare good packets, short enough to follow a crystal's wander:
+a rate that changes by a per second bends the line by a·window²/8."""
+_SPAN_MIN = 1.5 * NS_PER_S
+_SPAN_LOCK = 5.0 * NS_PER_S
+_LOCK_WITHIN = 25e-6
+_STEP = 1.0 * NS_PER_MS
+_STEP_UP_BUCKETS = 8
+_LOST_AFTER = 600.0 * NS_PER_S
+_BROKEN = 2.0 * NS_PER_S
+_STALLED_MAX = 3_000
+
+
+class Lock(Enum):
+    """How much the estimate is worth."""
+
+    LOST = "lost"
+    ACQUIRE = "acquire"
+    LOCKED = "locked"
+
+
+class DriftEstimator:
+    """Follows the lower edge of y − x over x; see clock/envelope.py for why the edge.
+
+    Pairs are gathered in buckets of which the least late is kept; a line is laid under the kept ones of
+    the last 20 s, and a DLL smooths how that line moves. A jump of the edge (another route, a machine that
+    slept) shifts it and leaves the rate alone. After a pause the old line goes on until new pairs say better.
+    """
+
+    __slots__ = (
+        "_above", "_above_least", "_best", "_best_d", "_best_u", "_close_at", "_dll", "_dll_u", "_line_u", "_locked_at",
+        "_phase", "_points", "_rate", "_slope_before", "_stalled", "_x0", "_y0", "state", "steps",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.state = Lock.LOST
+        self.steps = 0
+        self.restart()
+
+    def _begin(self, x_ns: HostNs, y_ns: HostNs) -> None:
+        """Anchor at this pair; the rate is kept, crystals do not change theirs."""
+        self.state = Lock.ACQUIRE
+        self._x0, self._y0 = x_ns, y_ns
+        self._phase, self._line_u = 0.0, 0.0
+        self._points: list[Point] = []
+        self._best, self._best_u, self._best_d = float("inf"), 0.0, 0.0
+        self._close_at = _BUCKET_ACQUIRE
+        self._dll = Dll(0.0, self._rate * NS_PER_S)
+        self._dll_u = 0.0
+        self._slope_before: float | None = None
+        self._locked_at = 0.0
+        self._above, self._above_least = 0, 0.0
+        self._stalled = 0
+
+    def restart(self) -> None:
+        """The other side is a new one, with a clock of its own."""
+        self._rate = 0.0
+        self._begin(0, 0)
+        self.state = Lock.LOST
+
+    def observe(self, x_ns: HostNs, y_ns: HostNs) -> float:
+        """A pair; returns how much later it is than the best there is, in ns (below 0: a new best)."""
+        u = float(x_ns - self._x0)
+        d = y_ns - self._y0 - u
+        late = d - self._phase - self._rate * (u - self._line_u)
+        if late > _BROKEN or late < -_BROKEN or self.state is Lock.LOST or u - self._close_at > _LOST_AFTER:
+            # Late by seconds is a stall, and says nothing about clocks; but one that does not end is a jump.
+            self._stalled += 1
+            if self.state is not Lock.LOST and 0 < late < 30 * _BROKEN and self._stalled < _STALLED_MAX:
+                return late
+            self._begin(x_ns, y_ns)
+            return 0.0
+        if late < self._best:
+            self._best, self._best_u, self._best_d = late, u, d
+        if u >= self._close_at:
+            self._close(u)
+        elif late < 0.0 and not self._points:
+            self._phase += late
+        return late
+
+    # -- once a bucket -------------------------------------------------------------------------
+
+    def _close(self, u: float) -> None:
+        best, point = self._best, (self._best_u, self._best_d)
+        self._best = float("inf")
+        self._stalled = 0
+        self._close_at = u + (_BUCKET_LOCKED if self.state is Lock.LOCKED else _BUCKET_ACQUIRE)
+        points = self._points
+        if points and point[0] <= points[-1][0]:
+            return
+        if self.state is Lock.LOCKED:
+            self._find_steps(best)
+        points.append(point)
+        while points[0][0] < u - _WINDOW:
+            points.pop(0)
+        if point[0] - points[0][0] < _SPAN_MIN:
+            self._lower_only(point)
+            return
+        measured, slope = line_below(points)
+        self._follow(point[0], measured, max(-RATE_MAX, min(RATE_MAX, slope)))
+
+    def _lower_only(self, point: Point) -> None:
+        """Too short to tell a rate: the line only gives way downward."""
+        under = point[1] - self._phase - self._rate * (point[0] - self._line_u)
+        if under < 0.0:
+            self._phase += under
+        self._dll = Dll(self._phase + self._rate * (point[0] - self._line_u), self._rate * NS_PER_S)
+        self._dll_u = point[0]
+
+    def _follow(self, u: float, measured: float, slope: float) -> None:
+        dll, dt_s = self._dll, (u - self._dll_u) / NS_PER_S
+        if self.state is Lock.ACQUIRE:
+            dll.update(measured, dt_s, BANDWIDTH_ACQUIRE_HZ)
+            dll.rate = slope * NS_PER_S
+            self._try_lock(u, slope)
+        else:
+            steady = u - self._locked_at > _STEADY_AFTER
+            dll.update(measured, dt_s, BANDWIDTH_STEADY_HZ if steady else BANDWIDTH_LOCKED_HZ)
+        self._dll_u = u
+        self._phase, self._line_u = dll.phase, u
+        self._rate = max(-RATE_MAX, min(RATE_MAX, dll.rate / NS_PER_S))
+
+    def _try_lock(self, u: float, slope: float) -> None:
+        before, self._slope_before = self._slope_before, slope
+        long_enough = u - self._points[0][0] >= _SPAN_LOCK
+        if long_enough and before is not None and abs(slope - before) < _LOCK_WITHIN:
+            self.state, self._locked_at = Lock.LOCKED, u
+
+    def _find_steps(self, best: float) -> None:
+        """The edge itself has jumped: shift what is known by as much, and keep the rate."""
+        if best < -_STEP:
+            self._shift(best)
+        elif best > 2 * _STEP:
+            self._above_least = min(best, self._above_least) if self._above else best
+            self._above += 1
+            if self._above >= _STEP_UP_BUCKETS:
+                self._shift(self._above_least)
+        else:
+            self._above = 0
+
+    def _shift(self, by: float) -> None:
+        since = self._points[-self._above][0] if 0 < self._above <= len(self._points) else float("inf")
+        self._points = [(u, d + by if u < since else d) for u, d in self._points]
+        self._phase += by
+        self._dll.phase += by
+        self._above = 0
+        self.steps += 1
+
+    # -- what is known -------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """There is a line."""
+        return self.state is not Lock.LOST
+
+    @property
+    def rate(self) -> float:
+        """d(y)/d(x) − 1: what a second of x takes longer than a second in y."""
+        return self._rate
+
+    @property
+    def ppm(self) -> float:
+        """How fast x's clock runs against y's; + means that it gains."""
+        return (1.0 / (1.0 + self._rate) - 1.0) * 1e6
+
+    def y_after(self, x_ns: float, origin_ns: HostNs) -> float:
+        """The line at `x_ns`, in ns after `origin_ns`: instants as floats near an origin lose nothing."""
+        u = x_ns - self._x0
+        return (self._y0 - origin_ns) + u + self._phase + self._rate * (u - self._line_u)
+
+    def map(self) -> ClockMap:
+        """The line as a value."""
+        return ClockMap(1.0 + self._rate, self._x0 + round(self._line_u), self._y0 + round(self._line_u + self._phase))

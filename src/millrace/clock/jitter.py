@@ -1,0 +1,128 @@
+"""How far behind its best a listener should play, so that nothing comes too late.
+
+From the histogram of how much later than the best packets come, with forgetting: the 95 % quantile, and
+beyond it the tail's mean excess carried on to the rate of lateness that the profile tolerates. For an
+exponential tail that is exact; for a bounded one the highest lateness seen is the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from millrace.errors import ConfigError
+from millrace.units import NS_PER_MS, HostNs
+
+BINS = 1024
+BIN_NS = 0.5 * NS_PER_MS
+HALF_LIFE_S = 300.0
+PEAK_HALF_LIFE_S = 3600.0
+CALM_NS_PER_S = 20_000
+GROW_ONCE_NS = 15.0 * NS_PER_MS
+"""What one late packet may add at once."""
+_TAIL = 0.05
+_FEW = 100
+
+
+@dataclass(frozen=True, slots=True)
+class JitterProfile:
+    """`late` is the share of packets that may come too late; margins in ns."""
+
+    start_ns: HostNs
+    floor_ns: HostNs
+    ceiling_ns: HostNs
+    guard_ns: HostNs
+    late: float
+
+
+PROFILES = {
+    "low": JitterProfile(3 * NS_PER_MS, 1 * NS_PER_MS, 60 * NS_PER_MS, NS_PER_MS // 2, 1e-3),
+    "normal": JitterProfile(8 * NS_PER_MS, 4 * NS_PER_MS, 250 * NS_PER_MS, 1 * NS_PER_MS, 1e-5),
+    "robust": JitterProfile(60 * NS_PER_MS, 40 * NS_PER_MS, 500 * NS_PER_MS, 5 * NS_PER_MS, 1e-8),
+}
+FIXED_MAX_NS = 2_000 * NS_PER_MS
+
+
+def profile_of(text: str) -> JitterProfile:
+    """A profile by name, or a fixed latency such as 30ms; ConfigError says what there is."""
+    if text in PROFILES:
+        return PROFILES[text]
+    try:
+        fixed = round(float(text.removesuffix("ms")) * NS_PER_MS)
+    except ValueError:
+        fixed = -1
+    if not text.endswith("ms") or not 0 < fixed <= FIXED_MAX_NS:
+        raise ConfigError(f"latency {text!r}: use one of {', '.join(PROFILES)}, or milliseconds such as 30ms")
+    return JitterProfile(fixed, fixed, fixed, 0, 1.0)
+
+
+class JitterTarget:
+    """The margin behind the best: grows at once when a packet was late, shrinks slowly."""
+
+    __slots__ = ("_counts", "_growing", "_peak", "_recent", "_second", "margin_ns", "moving", "profile", "wanted_ns")
+
+    def __init__(self, profile: JitterProfile) -> None:
+        self.profile = profile
+        self.margin_ns = float(profile.start_ns)
+        self.wanted_ns = self.margin_ns
+        self._counts = np.zeros(BINS)
+        self._recent = [0] * BINS
+        self._peak = self._second = 0.0
+        self._growing = False
+        self.moving = 0.0
+        """How fast the margin moves, in ns a second."""
+
+    def add(self, late_ns: float) -> None:
+        """A packet came so much later than the best; those held up behind a late one do not count again."""
+        self._recent[min(BINS - 1, max(0, int(late_ns / BIN_NS)))] += 1
+        if late_ns > self._second:
+            self._peak, self._second = max(late_ns, self._peak), min(late_ns, self._peak)
+        if late_ns + self.profile.guard_ns > self.margin_ns:
+            grown = min(late_ns * 1.1 + self.profile.guard_ns, self.margin_ns + GROW_ONCE_NS)
+            self.margin_ns = max(self.margin_ns, min(grown, float(self.profile.ceiling_ns)))
+
+    def refresh(self, dt_s: float) -> None:
+        """`dt_s` have passed: forget a little, and move the margin towards what is wanted."""
+        forget = 0.5 ** (dt_s / HALF_LIFE_S)
+        self._counts *= forget
+        self._counts += self._recent
+        self._recent = [0] * BINS
+        self.wanted_ns = self._wanted()
+        hold = 0.5 ** (dt_s / PEAK_HALF_LIFE_S)
+        self._peak, self._second = self._peak * hold, self._second * hold
+        self._approach(dt_s)
+
+    def _wanted(self) -> float:
+        profile, counts = self.profile, self._counts
+        total = float(counts.sum())
+        if total < _FEW:
+            return max(self.margin_ns, float(profile.floor_ns))
+        above = np.cumsum(counts[::-1])[::-1]
+        k = int(np.searchsorted(-above, -_TAIL * total))
+        quantile = k * BIN_NS
+        tail = counts[k:]
+        excess = float((tail * (np.arange(len(tail)) + 0.5)).sum() / max(tail.sum(), 1e-9)) * BIN_NS
+        wanted = quantile + excess * math.log(_TAIL / profile.late) if profile.late < _TAIL else quantile
+        # What was seen bounds what is believed, the more tightly the more was seen. It is the second highest:
+        # a stall that happens once is not worth a latency that stays.
+        wanted = min(wanted, self._second * (1.05 + 10.0 / math.sqrt(total)))
+        return min(max(wanted + profile.guard_ns, float(profile.floor_ns)), float(profile.ceiling_ns))
+
+    def _approach(self, dt_s: float) -> None:
+        """20 ppm while all is well, so that it can't be heard; faster where much is to be changed."""
+        error = self.wanted_ns - self.margin_ns
+        before = self.margin_ns
+        young = float(self._counts.sum()) < 30 * _FEW
+        if error > 0:
+            self._growing = error > NS_PER_MS or (self._growing and error > 0.0)
+            if young:
+                self.margin_ns = self.wanted_ns
+            elif self._growing:
+                self.margin_ns += min(error, CALM_NS_PER_S * dt_s)
+        elif -error > max(2.0 * NS_PER_MS, 0.1 * self.margin_ns):
+            speed = NS_PER_MS if -error > 20 * NS_PER_MS else CALM_NS_PER_S
+            self.margin_ns += max(error, -speed * dt_s)
+        moved = (self.margin_ns - before) / dt_s
+        self.moving = moved if abs(moved) <= NS_PER_MS else 0.0

@@ -1,0 +1,105 @@
+"""How fast to play: from packets' arrivals and a card's pulls to a speed that keeps the latency.
+
+A frame captured at T (daemon's clock) is due at M(T) + margin on ours, M being the path at its best
+and margin what jitter asks for. The card's next frame is heard at C(N), C being the card's own line. So
+
+    late = C(N) − M(T of the next frame) − margin
+
+is known from sample positions, smooth, and free of what a single packet or callback did. The speed is
+the two clocks' ratio, fed forward, plus late / τ: the position itself integrates, so a
+proportional term settles it, without an integrator there is nothing to wind up, and the time constant
+is τ. Within the deadband the ratio alone rules. A margin that moves slowly is fed forward too.
+"""
+
+from __future__ import annotations
+
+from millrace.clock.drift import DriftEstimator, Lock
+from millrace.clock.jitter import JitterProfile, JitterTarget
+from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
+
+TAU_ACQUIRE_S, TAU_LOCKED_S = 2.0, 10.0
+DEADBAND_NS = 2_000.0
+CORRECTION_MAX = 1_000e-6
+"""1.7 cents: nobody hears it. What would need more is spliced."""
+SLEW_PER_S = 500e-6
+REFRESH_NS = NS_PER_S
+_STALL_MEMORY_NS = 300 * NS_PER_MS
+_STALL_MIN_NS = 3 * NS_PER_MS
+
+
+class Pace:
+    """Both clocks, the margin, and the speed. `codec_ns` is what the codec holds back."""
+
+    __slots__ = (
+        "_arrived_media_ns", "_arrived_ns", "_card_ns", "_correction",
+        "_first_pull_ns", "_origin_ns", "_pull_ns", "_rate", "_refreshed_ns", "_stall_ns",
+        "_stalled_ns", "_steered_ns", "card", "codec_ns", "jitter", "media",
+    )  # fmt: skip
+
+    def __init__(self, rate: int, profile: JitterProfile) -> None:
+        self.media, self.card = DriftEstimator(), DriftEstimator()
+        self.jitter = JitterTarget(profile)
+        self.codec_ns = 0
+        self._rate = rate
+        self._card_ns = 0.0
+        self._pull_ns = 0.0
+        self._origin_ns: HostNs = 0
+        self._correction = 0.0
+        self._steered_ns = 0.0
+        self._refreshed_ns: HostNs | None = None
+        self._stall_ns, self._stalled_ns = 0.0, 0
+        self._arrived_ns, self._arrived_media_ns = 0, 0
+
+    def arrived(self, media_ns: HostNs, now_ns: HostNs) -> None:
+        """A packet whose first frame was captured at `media_ns` has come."""
+        late = self.media.observe(media_ns, now_ns)
+        together = now_ns - self._arrived_ns < (media_ns - self._arrived_media_ns) // 4
+        self._arrived_ns, self._arrived_media_ns = now_ns, media_ns
+        if together:
+            # It waited behind the one before, and says nothing of its own.
+            return
+        own_stall = self._stall_ns if now_ns - self._stalled_ns < _STALL_MEMORY_NS else 0.0
+        if late > own_stall + _STALL_MIN_NS or own_stall == 0.0:
+            self.jitter.add(late)
+        if self._refreshed_ns is None:
+            self._refreshed_ns = now_ns
+        elif now_ns - self._refreshed_ns >= REFRESH_NS:
+            self.jitter.refresh((now_ns - self._refreshed_ns) / NS_PER_S)
+            self._refreshed_ns = now_ns
+
+    def pulled(self, frames: Frames, now_ns: HostNs) -> None:
+        """The card takes `frames` more now. Its own lateness tells when this machine stood still."""
+        self._card_ns += self._pull_ns
+        self._pull_ns = frames * NS_PER_S / self._rate
+        late = self.card.observe(round(self._card_ns), now_ns)
+        if late > _STALL_MIN_NS + self._pull_ns:
+            self._stall_ns, self._stalled_ns = late, now_ns
+
+    @property
+    def margin_ns(self) -> float:
+        """How long after the best arrival of its frame a frame is heard.
+
+        A pull takes its last frame one period before that is heard, so a period is part of it.
+        """
+        return self.jitter.margin_ns + self._pull_ns + self.codec_ns
+
+    def late_ns(self, media_ns: float) -> float:
+        """How much too late the frame captured at `media_ns` would be heard if it were the card's next."""
+        origin = self._origin_ns
+        return self.card.y_after(self._card_ns, origin) - self.media.y_after(media_ns, origin) - self.margin_ns
+
+    @property
+    def locked(self) -> bool:
+        """Both clocks are known."""
+        return self.media.state is Lock.LOCKED and self.card.state is Lock.LOCKED
+
+    def speed(self, late_ns: float) -> float:
+        """Media seconds to play in one second of the card's."""
+        tau_s = TAU_LOCKED_S if self.locked else TAU_ACQUIRE_S
+        beyond = 0.0 if -DEADBAND_NS < late_ns < DEADBAND_NS else late_ns
+        wanted = (beyond / tau_s - self.jitter.moving) / NS_PER_S
+        wanted = max(-CORRECTION_MAX, min(CORRECTION_MAX, wanted))
+        step = SLEW_PER_S * (self._card_ns - self._steered_ns) / NS_PER_S
+        self._steered_ns = self._card_ns
+        self._correction += max(-step, min(step, wanted - self._correction))
+        return (1.0 + self.card.rate) / (1.0 + self.media.rate) * (1.0 + self._correction)

@@ -1,0 +1,89 @@
+"""Leaving out or repeating a little sound where it is least heard.
+
+Both jump from one place to another that looks alike (best normalised correlation) and crossfade, as
+WSOLA does (W. Verhelst, M. Roelands, "An overlap-add technique based on waveform similarity for high
+quality time-scale modification of speech", ICASSP 1993). A steady tone comes out unbroken.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millrace.dsp.convert import Samples
+from millrace.dsp.mix import ramp
+from millrace.dsp.tape import Tape
+from millrace.units import Frames
+
+_FINE_MS, _MIN_MS, _MAX_MS = 2, 3, 13
+
+
+def best_match(template: Samples, where: Samples) -> int:
+    """The offset in `where` at which it looks most like `template`; both (frames, channels).
+
+    `where` must be at least as long. Silence matches at 0.
+    """
+    one, many = template.sum(axis=1), where.sum(axis=1)
+    product = np.correlate(many, one, "valid")
+    square = np.concatenate(([0.0], np.cumsum(many.astype(np.float64) ** 2)))
+    energy = square[len(one) :] - square[: -len(one)]
+    return int(np.argmax(product / np.sqrt(energy + 1e-9)))
+
+
+def lengths(rate: int) -> tuple[Frames, Frames, Frames]:
+    """(crossfade, shortest, longest splice) at `rate`: 2, 3 and 13 ms, a period of any voice."""
+    return rate * _FINE_MS // 1000, rate * _MIN_MS // 1000, rate * _MAX_MS // 1000
+
+
+def cut(tape: Tape, rate: int, most: Frames) -> Frames:
+    """Leave out up to `most` frames (at most 13 ms) at the head; returns how many, 0 where there is too little."""
+    fade, low, high = lengths(rate)
+    high = min(high, most, tape.fill - 2 * fade)
+    if high < low:
+        return 0
+    return _jump(tape, fade, low, high)
+
+
+def skip(tape: Tape, rate: int, about: Frames) -> Frames:
+    """Leave out about `about` frames in one go, within 10 ms, where it fits best; returns how many."""
+    fade, _, around = lengths(rate)
+    low, high = max(fade, about - around), min(about, tape.fill - 2 * fade)
+    if high < low:
+        return 0
+    return _jump(tape, fade, low, high)
+
+
+def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames) -> Frames:
+    head = tape.ahead(fade).copy()
+    offset = low + best_match(head, tape.ahead(high + fade)[low:])
+    tape.advance(offset)
+    after = tape.ahead(fade)
+    after += (head - after) * (1.0 - ramp(fade))
+    return offset
+
+
+def stretch(tape: Tape, rate: int, most: Frames) -> Frames:
+    """Repeat up to `most` frames (at most 13 ms) of what was just played; returns how many."""
+    fade, low, high = lengths(rate)
+    high = min(high, most, tape.history - fade)
+    if high < low or tape.fill < fade:
+        return 0
+    head = tape.ahead(fade).copy()
+    past = tape.around(high, fade - low)
+    offset = high - best_match(head, past)
+    tape.advance(-offset)
+    again = tape.ahead(fade)
+    again += (head - again) * (1.0 - ramp(fade))
+    return offset
+
+
+def continuation(past: Samples, rate: int, frames: Frames) -> Samples:
+    """`frames` more of what `past` (at least 30 ms of it) was doing: its last period, repeated."""
+    fade, low, high = lengths(rate)
+    if len(past) < high + fade + low or not past[-high:].any():
+        return np.zeros((frames, past.shape[1]), np.float32)
+    template = past[-fade:]
+    period = high - best_match(template, past[-high - fade : -low])
+    repeated = past[-period:]
+    copies = -(-frames // period)
+    out: Samples = np.tile(repeated, (copies, 1))[:frames]
+    return out

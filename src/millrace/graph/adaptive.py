@@ -1,0 +1,203 @@
+"""AdaptiveLink: sound from a clock that is not ours to one that is not ours either.
+
+Whoever is pushed by a foreign clock uses it: a listener's card, a door whose guest sends when it likes, a
+listener's microphone. Frames go in with the time of their capture and the time at which they came; the
+other side pulls. A `Pace` says how fast to play; small errors are resampled away, larger ones spliced,
+the largest skipped, and where nothing has come in time the last sound is carried on and faded.
+
+The sound itself is behind `Voice`, so that the laboratory can run a day of the same decisions in a minute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from millrace.clock.pace import Pace
+from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
+
+SPLICE_NS = 2 * NS_PER_MS
+SPLICE_EVERY_NS = 60 * NS_PER_MS
+"""Up to 13 ms in 60: 20 ms of latency are worked off in less than half a second."""
+SKIP_NS = 150 * NS_PER_MS
+CARRY_NS = 20 * NS_PER_MS
+"""Sound that is carried on for no longer than this is not heard as a hole."""
+FADE_OUT_NS = 20 * NS_PER_MS
+GAP_MAX_NS = 500 * NS_PER_MS
+
+
+class State(Enum):
+    """What is heard."""
+
+    QUIET = "quiet"
+    PRIMING = "priming"
+    PLAYING = "playing"
+
+
+class Voice(Protocol):
+    """Frames queued at the media's rate, and what can be done with them."""
+
+    @property
+    def fill(self) -> float:
+        """Frames queued and not yet heard, those inside the resampler included."""
+        ...
+
+    @property
+    def ready(self) -> float:
+        """How many of them can be read now: a resampler looks ahead."""
+        ...
+
+    def cut(self, most: Frames) -> Frames:
+        """Leave out up to `most`, inaudibly; returns how many."""
+        ...
+
+    def stretch(self, most: Frames) -> Frames:
+        """Repeat up to `most`, inaudibly; returns how many."""
+        ...
+
+    def skip(self, frames: Frames) -> Frames:
+        """Leave out about `frames` with one crossfade; returns how many."""
+        ...
+
+    def drop(self, frames: Frames) -> Frames:
+        """Forget up to `frames`, and fade in what follows: nothing is heard yet. Returns how many."""
+        ...
+
+    def carry(self, frames: Frames) -> None:
+        """Append `frames` of what the sound was doing."""
+        ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """What had to be done, in frames of the media or in times it happened."""
+
+    underruns: int = 0
+    carried: int = 0
+    cut_frames: Frames = 0
+    stretched_frames: Frames = 0
+    skips: int = 0
+    skipped_frames: Frames = 0
+    splices: int = 0
+
+
+class AdaptiveLink:
+    """The decisions. `rate` is the media's; `output_rate` the puller's."""
+
+    def __init__(self, rate: int, output_rate: int, pace: Pace, voice: Voice) -> None:
+        self.rate, self.output_rate = rate, output_rate
+        self.pace, self.voice = pace, voice
+        self.state = State.QUIET
+        self.tally = Tally()
+        self.late_ns = 0.0
+        self.speed = 1.0
+        self._tail_ns: HostNs = 0
+        self._ended = False
+        self._carried_ns = 0.0
+        self._spliced_ns: HostNs = 0
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def written(self, media_ns: HostNs, frames: Frames) -> None:
+        """`frames` captured from `media_ns` on are now in the voice."""
+        self._ended = False
+        self._carried_ns = 0.0
+        if self.state is State.QUIET:
+            self.state = State.PRIMING
+        self._tail_ns = media_ns + frames * NS_PER_S // self.rate
+
+    def missing_ns(self, media_ns: HostNs) -> HostNs:
+        """How much sound lies between what was written last and `media_ns`; 0 where that is a new beginning."""
+        gap = media_ns - self._tail_ns
+        playing = self.state is State.PLAYING or self.voice.fill > 0
+        return gap if playing and not self._ended and 0 < gap <= GAP_MAX_NS else 0
+
+    def end(self) -> None:
+        """No more is to come: what is queued is played, and running dry then is no underrun."""
+        self._ended = True
+
+    # -- out -------------------------------------------------------------------------------------
+
+    @property
+    def head_ns(self) -> float:
+        """Capture time of the next frame to be heard."""
+        return self._tail_ns - self.voice.fill * NS_PER_S / self.rate
+
+    def pull(self, frames: Frames, now_ns: HostNs) -> bool:
+        """The puller takes `frames`. True: read them at `ratio`; False: there is nothing to hear.
+
+        After True the voice holds enough, be it carried on.
+        """
+        self.pace.pulled(frames, now_ns)
+        if self.state is State.PRIMING:
+            self._try_start(frames)
+        if self.state is not State.PLAYING:
+            return False
+        late = self.late_ns = self.pace.late_ns(self.head_ns)
+        if late > SPLICE_NS or late < -SPLICE_NS:
+            late = self._correct(late, now_ns)
+        self.speed = self.pace.speed(late)
+        needed = frames * self.speed * self.rate / self.output_rate
+        short = needed - self.voice.ready
+        return short <= 0 or self._fill_up(short)
+
+    @property
+    def ratio(self) -> float:
+        """Output frames for each of the media's."""
+        return self.output_rate / (self.rate * self.speed)
+
+    def _try_start(self, frames: Frames) -> None:
+        enough = frames * self.rate / self.output_rate
+        if self.voice.ready < enough and not self._ended:
+            return
+        late = self.pace.late_ns(self.head_ns)
+        if late < 0 and not self._ended:
+            return
+        # Nothing is heard yet, so what is too late is left out unheard.
+        self.tally.skipped_frames += self.voice.drop(int(late * self.rate / NS_PER_S))
+        if self.voice.ready >= enough:
+            self.state = State.PLAYING
+        elif self._ended:
+            self.state = State.PLAYING if self.voice.fill > 0 else State.QUIET
+
+    def _correct(self, late: float, now_ns: HostNs) -> float:
+        """Splice or skip; returns what is still to be corrected by speed."""
+        frames = int(abs(late) * self.rate / NS_PER_S)
+        if late > SKIP_NS:
+            done = self.voice.skip(frames)
+            self.tally.skips += done > 0
+            self.tally.skipped_frames += done
+        elif now_ns - self._spliced_ns < SPLICE_EVERY_NS:
+            return late
+        elif late > 0:
+            done = self.voice.cut(frames)
+            self.tally.cut_frames += done
+            self.tally.splices += done > 0
+        else:
+            done = -self.voice.stretch(frames)
+            self.tally.stretched_frames -= done
+            self.tally.splices += done < 0
+        self._spliced_ns = now_ns
+        return late - done * NS_PER_S / self.rate
+
+    def _fill_up(self, short: float) -> bool:
+        """Not enough has come: carry the sound on for a while, then it has run dry."""
+        if self._ended:
+            self.state = State.QUIET
+            return self.voice.fill > 0
+        if self._carried_ns >= CARRY_NS + FADE_OUT_NS:
+            self.state = State.PRIMING
+            return False
+        before = self._carried_ns
+        self._carried_ns += short * NS_PER_S / self.rate
+        self.tally.carried += before == 0.0
+        self.tally.underruns += before <= CARRY_NS < self._carried_ns
+        self.voice.carry(int(short) + 1)
+        return True
+
+
+def carry_gain(carried: Frames, rate: int) -> float:
+    """The loudness of carried sound after `carried` frames: full for 20 ms, gone after 40."""
+    ns = carried * NS_PER_S / rate
+    return max(0.0, min(1.0, (CARRY_NS + FADE_OUT_NS - ns) / FADE_OUT_NS))
