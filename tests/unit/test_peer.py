@@ -378,9 +378,10 @@ def test_another_rate_and_layout_are_converted() -> None:
     playout.set_format(FORMAT)
     for packet in pcm_packets(sine(1.0)):
         playout.push(packet, packet.host_ns)
-    out = np.empty((44_100, 1), np.float32)
+    out = np.zeros((44_100, 1), np.float32)
     playout.silence()
-    playout.pull(out, 20 * NS_PER_MS)
+    for i in range(100):
+        playout.pull(out[i * 441 : (i + 1) * 441], NS_PER_S + i * 10 * NS_PER_MS)
     assert playout.played_frames > 40_000
     assert abs(frequency_hz(out[2000:40_000, 0], 44_100) - 997) < 0.1
     assert abs(level_dbfs(out[2000:40_000, 0]) - -6.02) < 0.1

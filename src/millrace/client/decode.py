@@ -19,10 +19,11 @@ DTX_MAX_MS = 500
 
 
 class Decoded(NamedTuple):
-    """Frames in a row; `position` is that of the first."""
+    """Frames in a row; `position` is that of the first. `concealed` ones were made up."""
 
     position: Frames
     block: Samples
+    concealed: bool = False
 
 
 def check_format(fmt: StreamFormat) -> None:
@@ -87,7 +88,7 @@ class PacketDecoder:
         while missing >= step:
             last = missing < 2 * step
             block = self._opus.recover(packet.payload, step) if last else self._opus.conceal(step)
-            out.append(Decoded(start - self.format.lookahead, self._ordered(block)))
+            out.append(Decoded(start - self.format.lookahead, self._ordered(block), True))
             start, missing = start + step, missing - step
         return out
 

@@ -104,7 +104,7 @@ class FilePlayer:
         """A packet has come."""
         if self._decoder is None:
             return
-        for position, block in self._decoder.decode(packet):
+        for position, block, _ in self._decoder.decode(packet):
             gap = 0 if self._next is None else position - self._next
             rate = self._decoder.format.rate
             if 0 < gap <= rate * SILENCE_MAX_S:

@@ -26,16 +26,16 @@ WAIT_NS = 10 * NS_PER_MS
 class Playout:
     """Turns packets into what a sound card asks for, at `rate` with `positions`.
 
-    `latency` is a profile or a fixed one such as 30ms; `ordered` says that the line keeps packets in order.
+    `latency` is a profile or a fixed one such as 30ms.
     """
 
-    def __init__(self, rate: int, positions: Positions, latency: str, ordered: bool = True) -> None:
+    def __init__(self, rate: int, positions: Positions, latency: str) -> None:
         self.rate, self.positions = rate, positions
         self.played_frames: Frames = 0
         self.pace = Pace(rate, profile_of(latency))
         self._decoder: PacketDecoder | None = None
         self._matrix: Matrix | None = None
-        self._reorder = Reorder(ordered)
+        self._reorder = Reorder()
         self._voice = TapeVoice(rate, len(positions))
         self._link = AdaptiveLink(rate, rate, self.pace, self._voice)
         self._lost_before = 0
@@ -68,7 +68,8 @@ class Playout:
         """A packet has come."""
         if self._decoder is None:
             return
-        self.pace.arrived(packet.host_ns, now_ns)
+        length_ns = frames_to_ns(packet.frames, self._decoder.format.rate)
+        self.pace.arrived(packet.host_ns, length_ns, now_ns, packet.follows)
         for ready in self._reorder.add(packet):
             self._decode(ready, self._decoder)
 
@@ -78,12 +79,14 @@ class Playout:
             if link.state is State.QUIET:
                 self._voice.stop()
             media_ns = packet.host_ns + (part.position - packet.position) * NS_PER_S // link.rate
-            missing = link.missing_ns(media_ns) * link.rate // NS_PER_S
+            missing = link.missing(media_ns)
             if missing:
-                self._voice.carry(missing)
+                self._voice.carry(missing - link.replaced(missing))
             block = part.block if self._matrix is None else part.block @ self._matrix
+            if part.concealed:
+                block = block[link.replaced(len(block)) :]
             self._voice.write(block)
-            link.written(media_ns, len(block))
+            link.written(media_ns, len(part.block))
 
     def silence(self) -> None:
         """The sound has ended: what is queued is played, then nothing, and that is no underrun."""
@@ -107,7 +110,9 @@ class Playout:
         if self._reorder.waiting and self.fill_ns < WAIT_NS + frames_to_ns(len(out), self.rate):
             self._release()
         if self._link.pull(len(out), now_ns):
-            self.played_frames += self._voice.read(out, self._link.ratio)
+            lead = self._link.lead
+            out[:lead] = 0.0
+            self.played_frames += self._voice.read(out[lead:], self._link.ratio)
         else:
             out.fill(0.0)
 

@@ -1,4 +1,4 @@
-"""Packets back in order, on lines that do not keep it."""
+"""Packets back in order, on lines that do not keep it (and proxies that do not)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ _WRAP = 1 << 32
 
 
 class Reorder:
-    """Holds packets that came before their turn. On an ordered line nothing waits: what is missing never comes."""
+    """Holds packets that came before their turn, until that comes or the player can't wait."""
 
-    def __init__(self, ordered: bool) -> None:
-        self._ordered = ordered
+    def __init__(self) -> None:
         self._held: dict[int, Packet] = {}
         self._next: int | None = None
         self.late_packets = 0
@@ -27,7 +26,7 @@ class Reorder:
             self.late_packets += 1
             return []
         self._held[packet.sequence] = packet
-        if self._ordered or len(self._held) > HELD_MAX:
+        if len(self._held) > HELD_MAX:
             return self.release()
         return self._run()
 

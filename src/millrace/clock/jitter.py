@@ -19,7 +19,7 @@ BINS = 1024
 BIN_NS = 0.5 * NS_PER_MS
 HALF_LIFE_S = 300.0
 PEAK_HALF_LIFE_S = 3600.0
-CALM_NS_PER_S = 20_000
+CALM_NS_PER_S, FAST_NS_PER_S = 10_000.0, 500_000.0
 GROW_ONCE_NS = 15.0 * NS_PER_MS
 """What one late packet may add at once."""
 _TAIL = 0.05
@@ -72,7 +72,7 @@ class JitterTarget:
         self._peak = self._second = 0.0
         self._growing = False
         self.moving = 0.0
-        """How fast the margin moves, in ns a second."""
+        """How fast the margin moves until the next refresh, in ns a second."""
 
     def add(self, late_ns: float) -> None:
         """A packet came so much later than the best; those held up behind a late one do not count again."""
@@ -111,18 +111,15 @@ class JitterTarget:
         return min(max(wanted + profile.guard_ns, float(profile.floor_ns)), float(profile.ceiling_ns))
 
     def _approach(self, dt_s: float) -> None:
-        """20 ppm while all is well, so that it can't be heard; faster where much is to be changed."""
+        """Carry out the last second's move, and choose the next: slow while all is well, so that it can't be heard."""
+        self.margin_ns += self.moving * dt_s
+        shrinking, self.moving = self.moving < 0.0, 0.0
         error = self.wanted_ns - self.margin_ns
-        before = self.margin_ns
         young = float(self._counts.sum()) < 30 * _FEW
-        if error > 0:
-            self._growing = error > NS_PER_MS or (self._growing and error > 0.0)
-            if young:
-                self.margin_ns = self.wanted_ns
-            elif self._growing:
-                self.margin_ns += min(error, CALM_NS_PER_S * dt_s)
-        elif -error > max(2.0 * NS_PER_MS, 0.1 * self.margin_ns):
-            speed = NS_PER_MS if -error > 20 * NS_PER_MS else CALM_NS_PER_S
-            self.margin_ns += max(error, -speed * dt_s)
-        moved = (self.margin_ns - before) / dt_s
-        self.moving = moved if abs(moved) <= NS_PER_MS else 0.0
+        if error > 0 and young:
+            self.margin_ns = self.wanted_ns
+        elif error > 0:
+            self._growing = error > NS_PER_MS or (self._growing and error > CALM_NS_PER_S)
+            self.moving = CALM_NS_PER_S if self._growing else 0.0
+        elif -error > (NS_PER_MS / 4 if shrinking else max(2.0 * NS_PER_MS, 0.1 * self.margin_ns)):
+            self.moving = -FAST_NS_PER_S if -error > 20 * NS_PER_MS else -CALM_NS_PER_S

@@ -17,12 +17,13 @@ from millrace.clock.drift import DriftEstimator, Lock
 from millrace.clock.jitter import JitterProfile, JitterTarget
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
-TAU_ACQUIRE_S, TAU_LOCKED_S = 2.0, 10.0
+TAU_ACQUIRE_S, TAU_LOCKED_S = 2.0, 12.0
 DEADBAND_NS = 2_000.0
 CORRECTION_MAX = 1_000e-6
 """1.7 cents: nobody hears it. What would need more is spliced."""
 SLEW_PER_S = 500e-6
 REFRESH_NS = NS_PER_S
+LOST_MAX_NS = 120 * NS_PER_MS
 _STALL_MEMORY_NS = 300 * NS_PER_MS
 _STALL_MIN_NS = 3 * NS_PER_MS
 
@@ -31,8 +32,8 @@ class Pace:
     """Both clocks, the margin, and the speed. `codec_ns` is what the codec holds back."""
 
     __slots__ = (
-        "_arrived_media_ns", "_arrived_ns", "_card_ns", "_correction",
-        "_first_pull_ns", "_origin_ns", "_pull_ns", "_rate", "_refreshed_ns", "_stall_ns",
+        "_arrived_ns", "_card_ns", "_correction",
+        "_media_end_ns", "_moved_ns", "_origin_ns", "_pull_ns", "_rate", "_refreshed_ns", "_stall_ns",
         "_stalled_ns", "_steered_ns", "card", "codec_ns", "jitter", "media",
     )  # fmt: skip
 
@@ -47,17 +48,27 @@ class Pace:
         self._correction = 0.0
         self._steered_ns = 0.0
         self._refreshed_ns: HostNs | None = None
+        self._moved_ns = 0.0
         self._stall_ns, self._stalled_ns = 0.0, 0
-        self._arrived_ns, self._arrived_media_ns = 0, 0
+        self._arrived_ns, self._media_end_ns = 0, 0
 
-    def arrived(self, media_ns: HostNs, now_ns: HostNs) -> None:
-        """A packet whose first frame was captured at `media_ns` has come."""
+    def arrived(self, media_ns: HostNs, length_ns: HostNs, now_ns: HostNs, follows: bool = False) -> None:
+        """A packet with `length_ns` of sound captured from `media_ns` on has come.
+
+        `follows` says that it was sent together with the one before: then it was early, which proves nothing.
+        """
+        step = media_ns - self._media_end_ns
+        together = now_ns - self._arrived_ns < length_ns // 4
+        self._arrived_ns, self._media_end_ns = now_ns, media_ns + length_ns
+        if follows:
+            return
         late = self.media.observe(media_ns, now_ns)
-        together = now_ns - self._arrived_ns < (media_ns - self._arrived_media_ns) // 4
-        self._arrived_ns, self._arrived_media_ns = now_ns, media_ns
         if together:
             # It waited behind the one before, and says nothing of its own.
             return
+        if 0 < step <= LOST_MAX_NS:
+            # What was lost is made up from this packet, so it comes one packet later than it should have.
+            self.jitter.add(late + length_ns)
         own_stall = self._stall_ns if now_ns - self._stalled_ns < _STALL_MEMORY_NS else 0.0
         if late > own_stall + _STALL_MIN_NS or own_stall == 0.0:
             self.jitter.add(late)
@@ -66,11 +77,14 @@ class Pace:
         elif now_ns - self._refreshed_ns >= REFRESH_NS:
             self.jitter.refresh((now_ns - self._refreshed_ns) / NS_PER_S)
             self._refreshed_ns = now_ns
+            self._moved_ns = 0.0
 
     def pulled(self, frames: Frames, now_ns: HostNs) -> None:
         """The card takes `frames` more now. Its own lateness tells when this machine stood still."""
         self._card_ns += self._pull_ns
         self._pull_ns = frames * NS_PER_S / self._rate
+        if self._refreshed_ns is not None:
+            self._moved_ns = self.jitter.moving * (now_ns - self._refreshed_ns) / NS_PER_S
         late = self.card.observe(round(self._card_ns), now_ns)
         if late > _STALL_MIN_NS + self._pull_ns:
             self._stall_ns, self._stalled_ns = late, now_ns
@@ -81,7 +95,7 @@ class Pace:
 
         A pull takes its last frame one period before that is heard, so a period is part of it.
         """
-        return self.jitter.margin_ns + self._pull_ns + self.codec_ns
+        return self.jitter.margin_ns + self._moved_ns + self._pull_ns + self.codec_ns
 
     def late_ns(self, media_ns: float) -> float:
         """How much too late the frame captured at `media_ns` would be heard if it were the card's next."""

@@ -49,3 +49,21 @@ def silent_runs(signal: Samples, at_least: int) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(zero))
     runs = zip(edges[::2], edges[1::2], strict=True)
     return [(int(a), int(b - a)) for a, b in runs if b - a >= at_least]
+
+
+def tone_snr_db(signal: Samples, rate: int) -> tuple[float, float]:
+    """(SNR in dB, frequency in Hz) of a steady tone: fitted by least squares, everything else is noise."""
+    x = signal.astype(np.float64)
+    n = np.arange(len(x)) - len(x) / 2
+    hz = frequency_hz(signal, rate)
+    for _ in range(6):
+        w = 2 * math.pi * hz / rate
+        basis = np.stack([np.cos(w * n), np.sin(w * n), n * np.cos(w * n), n * np.sin(w * n)], axis=1)
+        a, b, c, d = np.linalg.lstsq(basis, x, rcond=None)[0]
+        # a·cos + b·sin, detuned by dw, grows dw·n·(b·cos − a·sin) to first order.
+        hz += float((b * c - a * d) / (a * a + b * b)) * rate / (2 * math.pi)
+    w = 2 * math.pi * hz / rate
+    basis = np.stack([np.cos(w * n), np.sin(w * n)], axis=1)
+    fit = basis @ np.linalg.lstsq(basis, x, rcond=None)[0]
+    noise = float(np.mean((x - fit) ** 2))
+    return 10 * math.log10(float(np.mean(fit**2)) / max(noise, 1e-30)), hz

@@ -17,9 +17,12 @@ from typing import Protocol
 from millrace.clock.pace import Pace
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
+STEER_NS = 20 * NS_PER_MS
+"""Clocks do not change within that; a pull in between costs next to nothing."""
 SPLICE_NS = 2 * NS_PER_MS
 SPLICE_EVERY_NS = 60 * NS_PER_MS
 """Up to 13 ms in 60: 20 ms of latency are worked off in less than half a second."""
+LATE_START_NS = 20 * NS_PER_MS
 SKIP_NS = 150 * NS_PER_MS
 CARRY_NS = 20 * NS_PER_MS
 """Sound that is carried on for no longer than this is not heard as a hole."""
@@ -92,26 +95,36 @@ class AdaptiveLink:
         self.tally = Tally()
         self.late_ns = 0.0
         self.speed = 1.0
+        self.lead: Frames = 0
+        """Frames of this pull that stay silent, because the sound begins after them."""
         self._tail_ns: HostNs = 0
         self._ended = False
         self._carried_ns = 0.0
+        self._stead = 0.0
         self._spliced_ns: HostNs = 0
+        self._steered_ns: HostNs = -STEER_NS
 
     # -- in --------------------------------------------------------------------------------------
 
     def written(self, media_ns: HostNs, frames: Frames) -> None:
         """`frames` captured from `media_ns` on are now in the voice."""
         self._ended = False
-        self._carried_ns = 0.0
+        self._carried_ns = self._stead = 0.0
         if self.state is State.QUIET:
             self.state = State.PRIMING
         self._tail_ns = media_ns + frames * NS_PER_S // self.rate
 
-    def missing_ns(self, media_ns: HostNs) -> HostNs:
-        """How much sound lies between what was written last and `media_ns`; 0 where that is a new beginning."""
+    def missing(self, media_ns: HostNs) -> Frames:
+        """Frames between what was written last and `media_ns`; 0 where that is a new beginning."""
         gap = media_ns - self._tail_ns
         playing = self.state is State.PLAYING or self.voice.fill > 0
-        return gap if playing and not self._ended and 0 < gap <= GAP_MAX_NS else 0
+        return gap * self.rate // NS_PER_S if playing and not self._ended and 0 < gap <= GAP_MAX_NS else 0
+
+    def replaced(self, frames: Frames) -> Frames:
+        """How many of `frames` that were lost need not be made up: sound was carried on in their stead."""
+        done = min(frames, int(self._stead))
+        self._stead -= done
+        return done
 
     def end(self) -> None:
         """No more is to come: what is queued is played, and running dry then is no underrun."""
@@ -125,20 +138,24 @@ class AdaptiveLink:
         return self._tail_ns - self.voice.fill * NS_PER_S / self.rate
 
     def pull(self, frames: Frames, now_ns: HostNs) -> bool:
-        """The puller takes `frames`. True: read them at `ratio`; False: there is nothing to hear.
+        """The puller takes `frames`. True: read all after `lead` at `ratio`; False: there is nothing to hear.
 
         After True the voice holds enough, be it carried on.
         """
         self.pace.pulled(frames, now_ns)
+        self.lead = 0
         if self.state is State.PRIMING:
             self._try_start(frames)
         if self.state is not State.PLAYING:
             return False
-        late = self.late_ns = self.pace.late_ns(self.head_ns)
-        if late > SPLICE_NS or late < -SPLICE_NS:
-            late = self._correct(late, now_ns)
-        self.speed = self.pace.speed(late)
-        needed = frames * self.speed * self.rate / self.output_rate
+        if now_ns - self._steered_ns >= STEER_NS:
+            self._steered_ns = now_ns
+            lead_ns = self.lead * NS_PER_S / self.output_rate
+            late = self.late_ns = self.pace.late_ns(self.head_ns) + lead_ns
+            if late > SPLICE_NS or late < -SPLICE_NS:
+                late = self._correct(late, now_ns)
+            self.speed = self.pace.speed(late)
+        needed = (frames - self.lead) * self.speed * self.rate / self.output_rate
         short = needed - self.voice.ready
         return short <= 0 or self._fill_up(short)
 
@@ -152,14 +169,20 @@ class AdaptiveLink:
         if self.voice.ready < enough and not self._ended:
             return
         late = self.pace.late_ns(self.head_ns)
-        if late < 0 and not self._ended:
-            return
-        # Nothing is heard yet, so what is too late is left out unheard.
-        self.tally.skipped_frames += self.voice.drop(int(late * self.rate / NS_PER_S))
-        if self.voice.ready >= enough:
+        wait = int(-late * self.output_rate / NS_PER_S)
+        if wait >= frames:
+            if not self._ended:
+                return
+            wait = 0
+        # To the frame: what is due within this pull starts within it.
+        self.lead = max(0, wait)
+        too_late = int(late * self.rate / NS_PER_S) if late > LATE_START_NS else 0
+        # Nothing is heard yet, so what is far too late is left out unheard.
+        self.tally.skipped_frames += self.voice.drop(too_late)
+        if self.voice.ready >= enough or (self._ended and self.voice.fill > 0):
             self.state = State.PLAYING
         elif self._ended:
-            self.state = State.PLAYING if self.voice.fill > 0 else State.QUIET
+            self.state = State.QUIET
 
     def _correct(self, late: float, now_ns: HostNs) -> float:
         """Splice or skip; returns what is still to be corrected by speed."""
@@ -194,6 +217,7 @@ class AdaptiveLink:
         self.tally.carried += before == 0.0
         self.tally.underruns += before <= CARRY_NS < self._carried_ns
         self.voice.carry(int(short) + 1)
+        self._stead += int(short) + 1
         return True
 
 

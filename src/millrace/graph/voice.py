@@ -34,6 +34,8 @@ class TapeVoice:
 
     def write(self, block: Samples) -> None:
         """Append what has come; carried sound blends into it."""
+        if not len(block):
+            return
         if self._carried:
             n = min(len(block), self.rate * _BLEND_MS // 1000)
             more = continuation(self._tape.behind(self._tape.history), self.rate, n)
@@ -46,6 +48,8 @@ class TapeVoice:
 
     def carry(self, frames: Frames) -> None:
         """See `Voice`."""
+        if frames <= 0:
+            return
         more = continuation(self._tape.behind(self._tape.history), self.rate, frames)
         before = carry_gain(self._carried, self.rate)
         self._carried += frames

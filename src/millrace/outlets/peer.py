@@ -238,7 +238,8 @@ class EncodeGroup:
         else:
             payload = encode_pcm(self.settings.codec, block)
         host_ns = frames_to_ns(position, self.rate)
-        packet = pack_media(self.generation, len(block), self._sequence, position, host_ns, payload)
+        follows = bool(self._packets)
+        packet = pack_media(self.generation, len(block), self._sequence, position, host_ns, payload, follows)
         self._packets.append(packet)
         self._sequence += 1
 

@@ -19,7 +19,8 @@ VERSION = 1
 MESSAGE_MAX = 64 * 1024
 """Largest message either side accepts: a 40 ms quantum of 8 channels f32 at 48 kHz is 61,440 bytes."""
 MEDIA_MAX = 4 * 1024 * 1024
-MEDIA = 1
+MEDIA, MEDIA_FOLLOWS = 1, 2
+"""The second kind was sent together with the packet before it, so its arrival tells nothing of the path."""
 _HEADER = struct.Struct("<BBHIQQ")
 HEADER_BYTES = _HEADER.size
 
@@ -144,13 +145,21 @@ class Packet(NamedTuple):
     position: Frames
     host_ns: HostNs
     payload: bytes
+    follows: bool = False
 
 
 def pack_media(
-    generation: int, frames: Frames, sequence: int, position: Frames, host_ns: HostNs, payload: bytes
+    generation: int,
+    frames: Frames,
+    sequence: int,
+    position: Frames,
+    host_ns: HostNs,
+    payload: bytes,
+    follows: bool = False,
 ) -> bytes:
-    """A media packet's bytes."""
-    return _HEADER.pack(MEDIA, generation & 0xFF, frames, sequence & 0xFFFFFFFF, position, host_ns) + payload
+    """A media packet's bytes; `follows` if it is sent together with the one before it."""
+    kind = MEDIA_FOLLOWS if follows else MEDIA
+    return _HEADER.pack(kind, generation & 0xFF, frames, sequence & 0xFFFFFFFF, position, host_ns) + payload
 
 
 def unpack_media(data: Buffer) -> Packet | None:
@@ -158,9 +167,10 @@ def unpack_media(data: Buffer) -> Packet | None:
     if len(data) < HEADER_BYTES:
         raise RemoteProtocolError(f"a media packet of {len(data)} bytes")
     kind, generation, frames, sequence, position, host_ns = _HEADER.unpack_from(data)
-    if kind != MEDIA:
+    if kind not in (MEDIA, MEDIA_FOLLOWS):
         return None
-    return Packet(generation, frames, sequence, position, host_ns, bytes(memoryview(data)[HEADER_BYTES:]))
+    payload = bytes(memoryview(data)[HEADER_BYTES:])
+    return Packet(generation, frames, sequence, position, host_ns, payload, kind == MEDIA_FOLLOWS)
 
 
 def encode_message(message: FromListener | FromDaemon) -> str:

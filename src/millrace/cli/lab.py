@@ -1,0 +1,190 @@
+"""`millrace lab`: try the listener's timing on bad networks and wrong clocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from millrace.lab.scenario import Outcome
+    from millrace.sim.net import Path as NetPath
+
+app = typer.Typer(
+    help="Timing on bad networks and wrong clocks, in virtual time or on a real line.", no_args_is_help=True
+)
+
+
+@app.command("list")
+def list_() -> None:
+    """Name the policies, where their constants are from, and the scenarios."""
+    from millrace.lab.report import SOURCES
+    from millrace.lab.scenario import matrix
+
+    typer.echo("policies:")
+    for name, source in SOURCES.items():
+        typer.echo(f"  {name:14} {source}")
+    rows = matrix()
+    typer.echo(f"scenarios ({len(rows)} in the matrix; the daemon's clock in ppm / jitter / loss):")
+    typer.echo("  " + "\n  ".join(name for name in rows if name.startswith("ppm50/")))
+
+
+@app.command()
+def run(
+    scenarios: Annotated[list[str] | None, typer.Argument(help="Such as ppm200/exp3/loss2, or `matrix`.")] = None,
+    hours: Annotated[float, typer.Option(help="Virtual time for each.")] = 1.0,
+    policy: Annotated[str, typer.Option(help="all, or names with commas; see `millrace lab list`.")] = "millrace",
+    plots: Annotated[Path | None, typer.Option(help="Folder for PNG plots of latency and ratio over time.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Run scenarios in virtual time and print what came of them.
+
+    Examples:
+
+      millrace lab run ppm200/exp3 --hours 24 --plots out/lab
+
+      millrace lab run matrix --policy all --jobs 2 --json
+    """
+    import json
+
+    from millrace.lab.report import header, lost_rows, policies, row
+    from millrace.lab.scenario import matrix, named
+
+    names = [n for word in scenarios or ["ppm200/exp3"] for n in (matrix() if word == "matrix" else [word])]
+    for name in names:
+        named(name)
+    work = [(name, one, hours, plots) for name in names for one in policies(policy)]
+    if not as_json:
+        typer.echo(header())
+    outcomes = []
+    for outcome in _outcomes(work, jobs):
+        outcomes.append(outcome)
+        typer.echo(json.dumps(outcome.as_dict()) if as_json else row(outcome))
+    if not as_json:
+        for text in lost_rows(outcomes):
+            typer.echo(f"lost: {text}")
+
+
+def _outcomes(work: list[tuple[str, str, float, Path | None]], jobs: int) -> Iterator[Outcome]:
+    from concurrent.futures import ProcessPoolExecutor
+
+    if jobs == 1:
+        yield from map(_one, work)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(_one, work)
+
+
+def _one(work: tuple[str, str, float, Path | None]) -> Outcome:
+    import time
+
+    from millrace.lab.report import run_one
+
+    return run_one(*work, time.process_time)
+
+
+@app.command()
+def sound(
+    scenario: Annotated[str, typer.Argument(help="Such as ppm200/exp3/loss2.")] = "ppm300/exp3",
+    seconds: Annotated[float, typer.Option(min=10.0, help="How long it plays, in virtual time.")] = 130.0,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE as in `millrace set`.")] = None,
+    latency: Annotated[str, typer.Option(help="low, normal, robust, or fixed: 30ms.")] = "normal",
+    to: Annotated[Path | None, typer.Option(help="Write what was heard to this WAV file.")] = None,
+) -> None:
+    """Play 997 Hz the whole way in virtual time, real sound and codec included, and measure what is heard."""
+    from millrace.cli.listen import parse_settings
+    from millrace.lab.measure import measure_sound
+
+    measured = measure_sound(scenario, seconds, parse_settings(settings or ["codec=f32"]), latency, to)
+    for name, value in measured.items():
+        typer.echo(f"  {name:28} {value}")
+
+
+@app.command()
+def impair(
+    url: Annotated[str, typer.Argument(help="The daemon: ws://127.0.0.1:8642")] = "ws://127.0.0.1:8642",
+    listen: Annotated[str, typer.Option(help="Where listeners connect instead; loopback only.")] = "127.0.0.1:8643",
+    delay: Annotated[str, typer.Option(help="Each way, such as 20ms.")] = "0ms",
+    jitter: Annotated[str, typer.Option(help="Mean of the one-sided jitter, such as 5ms.")] = "0ms",
+    shape: Annotated[str, typer.Option(help="exp, saw or spikes.")] = "exp",
+    loss: Annotated[str, typer.Option(help="Share of media packets lost, such as 2%.")] = "0%",
+    bursts: Annotated[bool, typer.Option(help="Lose packets in rows of five.")] = False,
+    reorder: Annotated[str, typer.Option(help="Share of packets held back behind later ones.")] = "0%",
+    duplicate: Annotated[str, typer.Option(help="Share of packets that come twice.")] = "0%",
+    rate: Annotated[str, typer.Option(help="Line rate, such as 256k; 0 for no limit.")] = "0",
+    seed: Annotated[int, typer.Option(help="The same seed, the same luck.")] = 1,
+) -> None:
+    """Stand between a listener and its daemon, and make the line bad.
+
+    Examples:
+
+      millrace lab impair ws://127.0.0.1:8642 --delay 20ms --jitter 5ms --loss 2%
+
+      millrace listen ws://127.0.0.1:8643/default
+    """
+    from millrace.cli.run import run as run_async
+    from millrace.codec.settings import parse_bitrate
+    from millrace.sim.net import Path as NetPath
+
+    path: NetPath = NetPath(
+        delay_ns=_ns(delay, "--delay"), jitter=shape, jitter_ns=float(_ns(jitter, "--jitter")),
+        loss=_share(loss, "--loss"), burst=bursts, reorder=_share(reorder, "--reorder"),
+        duplicate=_share(duplicate, "--duplicate"), rate_bps=0 if rate == "0" else parse_bitrate(rate),
+    )  # fmt: skip
+    run_async(_impair(url, listen, path, seed))
+
+
+def _ns(text: str, option: str) -> int:
+    from millrace.errors import ConfigError
+
+    try:
+        value = float(text.removesuffix("ms"))
+    except ValueError:
+        value = -1.0
+    if not text.endswith("ms") or not 0 <= value <= 60_000:
+        raise ConfigError(f"{option} {text!r}: give milliseconds, such as 20ms")
+    return round(value * 1e6)
+
+
+def _share(text: str, option: str) -> float:
+    from millrace.errors import ConfigError
+
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not text.endswith("%") or not 0 <= value < 1:
+        raise ConfigError(f"{option} {text!r}: give a percentage, such as 2%")
+    return value
+
+
+async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
+    import asyncio
+
+    from aiohttp import web
+
+    from millrace.cli.run import on_stop
+    from millrace.errors import ConfigError
+    from millrace.lab.impair import Impairment
+
+    host, _, port = listen.rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "::1") or not port.isdigit():
+        raise ConfigError(f"--listen {listen!r}: a loopback address and a port, such as 127.0.0.1:8643")
+    stopping = asyncio.Event()
+    on_stop(stopping.set)
+    proxy = Impairment(url, path, seed)
+    runner = web.AppRunner(proxy.application(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, int(port)).start()
+        typer.echo(f"millrace listen ws://{listen}/GUEST now goes through a bad line to {url}; Ctrl-C ends it")
+        await stopping.wait()
+    except OSError as error:
+        raise ConfigError(f"--listen {listen}: {error.strerror}") from None
+    finally:
+        await runner.cleanup()
+        typer.echo(f"{proxy.sessions} sessions, {proxy.lost} messages lost")

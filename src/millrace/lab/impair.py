@@ -1,0 +1,107 @@
+"""A real proxy that makes a line bad: between a listener and a daemon, on loopback.
+
+A WebSocket goes in and one goes out; every message passes through the emulator of millrace.sim.net, each
+way its own. Media is lost, doubled or late like packets; control messages are late only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp import web
+
+from millrace.io.clock import now_ns
+from millrace.sim.net import NetEmulator, Path
+from millrace.units import NS_PER_S
+from millrace.wire.peer.messages import MEDIA_MAX
+
+Message = str | bytes
+
+
+class Direction:
+    """Carries messages one way, late."""
+
+    def __init__(self, path: Path, seed: int, write: Callable[[Message], asyncio.Future[None]]) -> None:
+        self.net: NetEmulator[Message] = NetEmulator(path, seed, lambda message: isinstance(message, bytes))
+        self._write = write
+        self._more = asyncio.Event()
+
+    def put(self, message: Message) -> None:
+        """A message has come in."""
+        self.net.send(message, now_ns(), len(message))
+        self._more.set()
+
+    async def run(self) -> None:
+        """Write what comes out, when it does."""
+        while True:
+            for message in self.net.receive(now_ns()):
+                await self._write(message)
+            due = self.net.next_timeout()
+            self._more.clear()
+            try:
+                wait = None if due is None else max(0.0, (due - now_ns()) / NS_PER_S)
+                await asyncio.wait_for(self._more.wait(), wait)
+            except TimeoutError:
+                continue
+
+
+class Impairment:
+    """The proxy: `origin` is ws://HOST:PORT of a daemon."""
+
+    def __init__(self, origin: str, path: Path, seed: int = 1) -> None:
+        self.origin, self.path, self.seed = origin.rstrip("/"), path, seed
+        self.sessions = 0
+        self.lost = 0
+
+    def application(self) -> web.Application:
+        """One route: whatever guest is asked for."""
+        app = web.Application()
+        app.add_routes([web.get("/{guest:.*}", self._session)])
+        return app
+
+    async def _session(self, request: web.Request) -> web.StreamResponse:
+        near = web.WebSocketResponse(max_msg_size=MEDIA_MAX, compress=False)
+        headers = {k: v for k, v in request.headers.items() if k.lower() == "authorization"}
+        self.sessions += 1
+        async with aiohttp.ClientSession(headers=headers) as http:
+            url = f"{self.origin}/{request.match_info['guest']}"
+            try:
+                far = await http.ws_connect(url, max_msg_size=MEDIA_MAX, compress=0)
+            except aiohttp.WSServerHandshakeError as error:
+                return web.Response(status=error.status, text=f"the daemon refused: {error.message}\n")
+            except aiohttp.ClientError as error:
+                return web.Response(status=502, text=f"{url}: {error}\n")
+            async with far:
+                await near.prepare(request)
+                await self._carry(near, far)
+        return near
+
+    async def _carry(self, near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse) -> None:
+        down = Direction(self.path, self.seed, _writer(near))
+        up = Direction(self.path, self.seed + 1, _writer(far))
+        pumps = [asyncio.create_task(pump) for pump in (_read(far, down), _read(near, up), down.run(), up.run())]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.lost += down.net.lost + up.net.lost
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            await near.close()
+
+
+def _writer(line: web.WebSocketResponse | aiohttp.ClientWebSocketResponse) -> Callable[[Message], asyncio.Future[None]]:
+    def write(message: Message) -> asyncio.Future[None]:
+        sent = line.send_str(message) if isinstance(message, str) else line.send_bytes(message)
+        return asyncio.ensure_future(sent)
+
+    return write
+
+
+async def _read(line: web.WebSocketResponse | aiohttp.ClientWebSocketResponse, direction: Direction) -> None:
+    async for message in line:
+        if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            return
+        direction.put(message.data)

@@ -1,0 +1,42 @@
+"""Latency, ratio and target over time, as PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from millrace.errors import ConfigError
+from millrace.lab.day import Day
+
+POINTS_MAX = 4000
+
+
+def plot(day: Day, folder: Path) -> Path:
+    """Draw one run into `folder`; ConfigError where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("plots need matplotlib: pip install 'millrace[lab]'") from None
+    trace = day.trace
+    step = max(1, len(trace.at_ns) // POINTS_MAX)
+    hours = np.array(trace.at_ns)[::step] / 3.6e12
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    top.plot(hours, trace.latency_ns[::step] / 1e6, lw=0.8, label="latency")
+    target = np.array(trace.target_ns)[::step] + day.scenario.path.delay_ns
+    top.plot(hours, target / 1e6, lw=0.8, label="target and path")
+    top.set_ylabel("ms")
+    top.legend(loc="upper right")
+    top.set_title(f"{day.policy.name}, {day.scenario.name}, {day.hours:g} h")
+    bottom.plot(hours, trace.ratio_ppm[::step], lw=0.8)
+    bottom.set_ylabel("ratio error, ppm")
+    bottom.set_xlabel("hours")
+    for axis in (top, bottom):
+        axis.grid(alpha=0.3)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{day.scenario.name.replace('/', '_')}_{day.policy.name}.png"
+    FigureCanvasAgg(figure)
+    figure.savefig(path)
+    return path

@@ -1,0 +1,120 @@
+"""A voice without sound: the same decisions, counted instead of heard, a day in a minute."""
+
+from __future__ import annotations
+
+from millrace.clock.jitter import profile_of
+from millrace.clock.pace import Pace
+from millrace.graph.adaptive import AdaptiveLink, State
+from millrace.units import Frames, HostNs
+
+_CUT_LEAST, _CUT_MOST = 144, 624
+
+
+class WeightlessVoice:
+    """`Voice` with a number in place of a tape; splices take the most that they may, like a tape's on average."""
+
+    def __init__(self) -> None:
+        self.fill = 0.0
+
+    @property
+    def ready(self) -> float:
+        """See `Voice`."""
+        return self.fill
+
+    def cut(self, most: Frames) -> Frames:
+        """See `Voice`."""
+        done = min(most, _CUT_MOST, int(self.fill))
+        if done < _CUT_LEAST:
+            return 0
+        self.fill -= done
+        return done
+
+    def stretch(self, most: Frames) -> Frames:
+        """See `Voice`."""
+        done = min(most, _CUT_MOST)
+        if done < _CUT_LEAST:
+            return 0
+        self.fill += done
+        return done
+
+    def skip(self, frames: Frames) -> Frames:
+        """See `Voice`."""
+        return self.drop(frames)
+
+    def drop(self, frames: Frames) -> Frames:
+        """See `Voice`."""
+        done = max(0, min(frames, int(self.fill)))
+        self.fill -= done
+        return done
+
+    def carry(self, frames: Frames) -> None:
+        """See `Voice`."""
+        self.fill += frames
+
+
+class MillracePolicy:
+    """The product's own link as a policy under test."""
+
+    name = "millrace"
+    source = "this repository: clock/pace.py, graph/adaptive.py"
+
+    def __init__(self, rate: int, period: Frames, packet_ns: HostNs, latency: str = "normal") -> None:
+        del period
+        self.packet_ns = packet_ns
+        self.pace = Pace(rate, profile_of(latency))
+        self.voice = WeightlessVoice()
+        self.link = AdaptiveLink(rate, rate, self.pace, self.voice)
+
+    def arrived(self, media_ns: HostNs, frames: Frames, now_ns: HostNs) -> None:
+        """A packet has come; one missing before it was concealed."""
+        link = self.link
+        self.pace.arrived(media_ns, self.packet_ns, now_ns)
+        missing = link.missing(media_ns)
+        if missing:
+            self.voice.fill += missing - link.replaced(missing)
+        self.voice.fill += frames
+        link.written(media_ns, frames)
+
+    def pull(self, frames: Frames, now_ns: HostNs) -> float | None:
+        """Capture time of the first frame of this pull; None when nothing is heard."""
+        link = self.link
+        if not link.pull(frames, now_ns):
+            return None
+        head = link.head_ns
+        self.voice.fill -= (frames - link.lead) * link.speed * link.rate / link.output_rate
+        return head - link.lead * 1e9 / link.output_rate
+
+    @property
+    def speed(self) -> float:
+        """Media seconds to a second of the card's."""
+        return self.link.speed
+
+    @property
+    def target_ns(self) -> float:
+        """The latency it wants, beyond the path's best."""
+        return self.pace.margin_ns
+
+    @property
+    def locked(self) -> bool:
+        """It claims to be in lock."""
+        return self.pace.locked and self.link.state is State.PLAYING
+
+    @property
+    def underruns(self) -> int:
+        """Holes that were heard."""
+        return self.link.tally.underruns
+
+    @property
+    def bridged(self) -> int:
+        """Holes bridged by carrying the sound on for up to 20 ms."""
+        return self.link.tally.carried - self.link.tally.underruns
+
+    @property
+    def resyncs(self) -> int:
+        """Jumps while playing."""
+        return self.link.tally.skips
+
+    @property
+    def splices(self) -> int:
+        """Inaudible cuts and repeats."""
+        return self.link.tally.splices
