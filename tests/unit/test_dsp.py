@@ -12,7 +12,7 @@ from millrace.dsp.convert import FLOAT_LIMIT, SAMPLE_BYTES, SampleFormat, decode
 from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
 from millrace.dsp.mix import Limiter, cubic_to_gain, gain_to_cubic, peak, ramp
 from millrace.dsp.resample import make_resampler
-from millrace.dsp.splice import best_match, continuation, cut, skip, stretch
+from millrace.dsp.splice import best_match, cut, last_period, skip, stretch
 from millrace.dsp.tape import Tape
 from millrace.sim.signals import sine
 from millrace.units import DEFAULT_MAPS
@@ -143,9 +143,10 @@ def test_splices_need_room_and_obey_the_most() -> None:
 
 def test_a_continuation_goes_on_as_it_was() -> None:
     signal = sine(0.1, 440)
-    more = continuation(signal[:3000], 48_000, 900)
+    loop = last_period(signal[:3000], 48_000)
+    more = np.tile(loop, (3, 1))
     assert not len(phase_jumps(np.concatenate((signal[:3000], more))[:, 0], 48_000, 440, 0.02))
-    assert not continuation(signal[:100], 48_000, 50).any()
+    assert not last_period(signal[:100], 48_000).any()
     assert best_match(signal[50:90], signal[:400]) == 50
 
 

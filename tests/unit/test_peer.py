@@ -381,7 +381,8 @@ def test_another_rate_and_layout_are_converted() -> None:
     out = np.zeros((44_100, 1), np.float32)
     playout.silence()
     for i in range(100):
-        playout.pull(out[i * 441 : (i + 1) * 441], NS_PER_S + i * 10 * NS_PER_MS)
+        playout.pull(out[i * 441 : (i + 1) * 441], (i + 2) * 10 * NS_PER_MS)
     assert playout.played_frames > 40_000
-    assert abs(frequency_hz(out[2000:40_000, 0], 44_100) - 997) < 0.1
+    # It starts up to a pull late, and works that off.
+    assert abs(frequency_hz(out[2000:40_000, 0], 44_100) - 997) < 0.5
     assert abs(level_dbfs(out[2000:40_000, 0]) - -6.02) < 0.1

@@ -48,7 +48,7 @@ class DriftEstimator:
     """
 
     __slots__ = (
-        "_above", "_above_least", "_best", "_best_d", "_best_u", "_close_at", "_dll", "_dll_u", "_line_u", "_locked_at",
+        "_above", "_best", "_best_d", "_best_u", "_close_at", "_dll", "_dll_u", "_line_u", "_locked_at",
         "_phase", "_points", "_rate", "_slope_before", "_stalled", "_x0", "_y0", "state", "steps",
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ class DriftEstimator:
         self._dll_u = 0.0
         self._slope_before: float | None = None
         self._locked_at = 0.0
-        self._above, self._above_least = 0, 0.0
+        self._above: list[tuple[Point, float]] = []
         self._stalled = 0
 
     def restart(self) -> None:
@@ -106,10 +106,11 @@ class DriftEstimator:
         self._stalled = 0
         self._close_at = u + (_BUCKET_LOCKED if self.state is Lock.LOCKED else _BUCKET_ACQUIRE)
         points = self._points
-        if points and point[0] <= points[-1][0]:
+        if point[0] < u - _WINDOW or (points and point[0] <= points[-1][0]):
             return
-        if self.state is Lock.LOCKED:
-            self._find_steps(best)
+        if self.state is Lock.LOCKED and self._stands_out(point, best):
+            return
+        points = self._points
         points.append(point)
         while points[0][0] < u - _WINDOW:
             points.pop(0)
@@ -146,24 +147,27 @@ class DriftEstimator:
         if long_enough and before is not None and abs(slope - before) < _LOCK_WITHIN:
             self.state, self._locked_at = Lock.LOCKED, u
 
-    def _find_steps(self, best: float) -> None:
-        """The edge itself has jumped: shift what is known by as much, and keep the rate."""
+    def _stands_out(self, point: Point, best: float) -> bool:
+        """Far above the line: kept apart, until it is clear that the edge itself has jumped there.
+
+        A jump shifts what is known by as much, and leaves the rate alone.
+        """
         if best < -_STEP:
             self._shift(best)
-        elif best > 2 * _STEP:
-            self._above_least = min(best, self._above_least) if self._above else best
-            self._above += 1
-            if self._above >= _STEP_UP_BUCKETS:
-                self._shift(self._above_least)
-        else:
-            self._above = 0
+        if best <= 2 * _STEP:
+            self._above.clear()
+            return False
+        self._above.append((point, best))
+        if len(self._above) >= _STEP_UP_BUCKETS:
+            self._shift(min(over for _, over in self._above))
+            self._points += [kept for kept, _ in self._above]
+            self._above.clear()
+        return True
 
     def _shift(self, by: float) -> None:
-        since = self._points[-self._above][0] if 0 < self._above <= len(self._points) else float("inf")
-        self._points = [(u, d + by if u < since else d) for u, d in self._points]
+        self._points = [(u, d + by) for u, d in self._points]
         self._phase += by
         self._dll.phase += by
-        self._above = 0
         self.steps += 1
 
     # -- what is known -------------------------------------------------------------------------

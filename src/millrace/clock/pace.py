@@ -60,12 +60,10 @@ class Pace:
         step = media_ns - self._media_end_ns
         together = now_ns - self._arrived_ns < length_ns // 4
         self._arrived_ns, self._media_end_ns = now_ns, media_ns + length_ns
-        if follows:
+        if follows or together:
+            # What waited behind the one before says nothing of its own.
             return
         late = self.media.observe(media_ns, now_ns)
-        if together:
-            # It waited behind the one before, and says nothing of its own.
-            return
         if 0 < step <= LOST_MAX_NS:
             # What was lost is made up from this packet, so it comes one packet later than it should have.
             self.jitter.add(late + length_ns)

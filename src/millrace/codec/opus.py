@@ -175,6 +175,10 @@ class OpusEncoder:
         if old is not None and old.application != settings.application:
             raise CodecError("application can't change in a running encoder; make a new one")
 
+    def expect_loss(self, percent: int) -> None:
+        """Make packets that depend less on those before, and more of in-band FEC where that is on."""
+        self._set(_SET_LOSS, percent)
+
     def _set(self, request: int, value: int) -> None:
         _checked(self._ctl(c_void_p(self._state), c_int(request), c_int32(value)))
 

@@ -15,6 +15,8 @@ from millrace.wire.peer.messages import VERSION, Bye, Configure, Configured, Fau
 from millrace.wire.peer.session import PeerServer
 
 _NAME_MAX = 100
+LOSS_PACKETS = 250
+"""Over how many packets loss is measured: 5 s of 20 ms frames."""
 
 
 class ListenerSession:
@@ -38,6 +40,7 @@ class ListenerSession:
         self._codec_reason = ""
         self._rate_mark: tuple[HostNs, int] = (now_ns, 0)
         self._bitrate = 0
+        self._loss_mark: tuple[int, int | None] = (0, None)
 
     @property
     def rtt_ns(self) -> HostNs | None:
@@ -89,9 +92,22 @@ class ListenerSession:
                 self.wire.send(Fault("settings", str(error)))
         elif isinstance(event, Report):
             self.report = event
+            self._feed_back_loss()
             self._publish_latency()
         elif isinstance(event, Bye):
             self.closing = True
+
+    def _feed_back_loss(self) -> None:
+        """What share of the packets sent lately the listener misses goes to the encoder."""
+        sent, lost = self.outlet.sent_packets, self.report.lost
+        sent_before, lost_before = self._loss_mark
+        if sent - sent_before < LOSS_PACKETS:
+            return
+        missed = 0 if lost_before is None else max(0, lost - lost_before)
+        self._loss_mark = sent, lost
+        self.outlet.loss_percent = min(100, round(100 * missed / (sent - sent_before)))
+        if self.outlet.group is not None:
+            self.outlet.group.update_loss()
 
     def _greet(self, hello: Hello) -> None:
         if hello.version != VERSION:

@@ -76,14 +76,14 @@ def stretch(tape: Tape, rate: int, most: Frames) -> Frames:
     return offset
 
 
-def continuation(past: Samples, rate: int, frames: Frames) -> Samples:
-    """`frames` more of what `past` (at least 30 ms of it) was doing: its last period, repeated."""
+def last_period(past: Samples, rate: int) -> Samples:
+    """What to repeat after `past` so that it goes on as it was: its last 3 to 13 ms, whole periods where it has any.
+
+    Silence for silence, and where `past` is shorter than 20 ms.
+    """
     fade, low, high = lengths(rate)
     if len(past) < high + fade + low or not past[-high:].any():
-        return np.zeros((frames, past.shape[1]), np.float32)
-    template = past[-fade:]
-    period = high - best_match(template, past[-high - fade : -low])
-    repeated = past[-period:]
-    copies = -(-frames // period)
-    out: Samples = np.tile(repeated, (copies, 1))[:frames]
-    return out
+        return np.zeros((high, past.shape[1]), np.float32)
+    period = high - best_match(past[-fade:], past[-high - fade : -low])
+    loop: Samples = past[-period:].copy()
+    return loop

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from millrace.clock.pace import Pace
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
@@ -221,7 +224,8 @@ class AdaptiveLink:
         return True
 
 
-def carry_gain(carried: Frames, rate: int) -> float:
-    """The loudness of carried sound after `carried` frames: full for 20 ms, gone after 40."""
-    ns = carried * NS_PER_S / rate
-    return max(0.0, min(1.0, (CARRY_NS + FADE_OUT_NS - ns) / FADE_OUT_NS))
+def carry_gain(carried: NDArray[np.int64], rate: int) -> NDArray[np.float32]:
+    """The loudness of carried sound, frame by frame: full for 20 ms, gone after 40."""
+    ns = carried * (NS_PER_S / rate)
+    gain: NDArray[np.float32] = np.clip((CARRY_NS + FADE_OUT_NS - ns) / FADE_OUT_NS, 0.0, 1.0).astype(np.float32)
+    return gain

@@ -7,7 +7,7 @@ import numpy as np
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import ramp
 from millrace.dsp.resample import SincResampler
-from millrace.dsp.splice import continuation, cut, skip, stretch
+from millrace.dsp.splice import cut, last_period, skip, stretch
 from millrace.dsp.tape import Tape
 from millrace.graph.adaptive import carry_gain
 from millrace.units import Frames
@@ -28,6 +28,7 @@ class TapeVoice:
         self._out: Samples = np.zeros((0, channels), np.float32)
         self._inside = 0.0
         self._carried: Frames = 0
+        self._loop: Samples = np.zeros((1, channels), np.float32)
         self._fade_in = True
 
     # -- in --------------------------------------------------------------------------------------
@@ -38,8 +39,7 @@ class TapeVoice:
             return
         if self._carried:
             n = min(len(block), self.rate * _BLEND_MS // 1000)
-            more = continuation(self._tape.behind(self._tape.history), self.rate, n)
-            more *= carry_gain(self._carried, self.rate)
+            more = self._carry_on(n)
             block = block.copy()
             block[:n] = more + (block[:n] - more) * ramp(n)
             self._carried = 0
@@ -48,16 +48,17 @@ class TapeVoice:
 
     def carry(self, frames: Frames) -> None:
         """See `Voice`."""
-        if frames <= 0:
-            return
-        more = continuation(self._tape.behind(self._tape.history), self.rate, frames)
-        before = carry_gain(self._carried, self.rate)
+        if frames > 0:
+            self._tape.write(self._carry_on(frames))
+
+    def _carry_on(self, frames: Frames) -> Samples:
+        """The next `frames` of the last period, repeated and fading."""
+        if self._carried == 0:
+            self._loop = last_period(self._tape.behind(self._tape.history), self.rate)
+        at = np.arange(self._carried, self._carried + frames)
         self._carried += frames
-        after = carry_gain(self._carried, self.rate)
-        if after < 1.0:
-            # What is carried on was attenuated by `before` already.
-            more *= 1.0 + (after / before - 1.0 if before else -1.0) * ramp(frames)
-        self._tape.write(more)
+        more: Samples = self._loop[at % len(self._loop)] * carry_gain(at, self.rate)[:, None]
+        return more
 
     # -- out -------------------------------------------------------------------------------------
 

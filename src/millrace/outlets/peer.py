@@ -48,6 +48,7 @@ class PeerOutlet:
         self.sent_packets = 0
         self.sent_bytes = 0
         self.dropped_packets = 0
+        self.loss_percent = 0
         self._write, self._room = write, room
         self._queue: deque[Message] = deque()
 
@@ -107,7 +108,7 @@ class EncodeGroup:
         self.outlets: list[PeerOutlet] = []
         positions = _layout(sink, settings)
         self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self)
-        self.codec_errors = 0
+        self._expected_loss = settings.loss
         self._sequence = 0
         self._quiet_frames = 0
         self._quiet = False
@@ -150,7 +151,16 @@ class EncodeGroup:
         self.settings = settings
         if self._encoder is not None:
             self._encoder.configure(settings)
+            self._expected_loss = settings.loss
+            self.update_loss()
         self._quantum = 0
+
+    def update_loss(self) -> None:
+        """The encoder expects what its unluckiest listener reports, or what was asked for if that is more."""
+        expected = max([self.settings.loss, *(outlet.loss_percent for outlet in self.outlets)])
+        if self._encoder is not None and expected != self._expected_loss:
+            self._expected_loss = expected
+            self._encoder.expect_loss(expected)
 
     def update_latency(self) -> None:
         """The graph's quantum follows the most demanding listener."""

@@ -1,0 +1,217 @@
+"""Clocks: maps, the loop, the line under the delays, drift, the margin, the pace."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.clock.dll import Dll
+from millrace.clock.drift import DriftEstimator, Lock
+from millrace.clock.envelope import line_below, lower_hull
+from millrace.clock.jitter import PROFILES, JitterTarget, profile_of
+from millrace.clock.map import ClockMap
+from millrace.clock.pace import CORRECTION_MAX, Pace
+from millrace.errors import ConfigError
+from millrace.units import NS_PER_MS, NS_PER_S
+
+BOOT = 987_654_321_000_000_000
+
+
+@given(st.floats(-5000, 5000), st.integers(-(10**18), 10**18))
+def test_a_map_and_its_inverse_agree_to_the_nanosecond_for_days(ppm: float, later: int) -> None:
+    clocks = ClockMap(1 / (1 + ppm * 1e-6), BOOT, 5)
+    assert clocks.ppm == pytest.approx(ppm, abs=1e-6)
+    x = BOOT + later % (7 * 86_400 * NS_PER_S)
+    assert abs(clocks.inverse(clocks.forward(x)) - x) <= 1
+
+
+def test_the_loop_follows_a_line_and_settles_in_its_bandwidths_time() -> None:
+    dll = Dll()
+    errors = [dll.update(500.0 + 30.0 * k * 0.1, 0.1, 0.5) for k in range(100)]
+    assert abs(errors[-1]) < 1e-3 and dll.rate == pytest.approx(30.0, abs=0.01)
+    assert abs(errors[20]) > 1.0
+
+
+def test_a_wider_loop_lets_more_noise_through() -> None:
+    random = np.random.default_rng(5)
+    noise = random.standard_normal(4000)
+    spread = {}
+    for bandwidth in (0.02, 0.2):
+        dll = Dll()
+        phases = []
+        for x in noise:
+            dll.update(float(x), 0.1, bandwidth)
+            phases.append(dll.phase)
+        spread[bandwidth] = float(np.std(phases[1000:]))
+    assert 2.2 < spread[0.2] / spread[0.02] < 4.5
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
+def test_no_point_lies_under_the_line(heights: list[float]) -> None:
+    points = [(float(k), y) for k, y in enumerate(heights)]
+    at_last, slope = line_below(points)
+    for x, y in points:
+        assert y >= at_last - slope * (points[-1][0] - x) - 1e-6 * (1 + abs(y))
+    assert set(lower_hull(points)) <= set(points)
+
+
+def observe(est: DriftEstimator, seconds: float, ppm: float, late: np.ndarray, start: float = 0.0) -> list[float]:
+    """Feed packets 20 ms apart whose clock gains `ppm`; returns what was said of their lateness."""
+    out = []
+    for k in range(round(seconds * 50)):
+        true = (start + k * 0.02) * NS_PER_S
+        out.append(est.observe(BOOT + round(true * (1 + ppm * 1e-6)), 7 + round(true + late[k % len(late)])))
+    return out
+
+
+@pytest.mark.parametrize("ppm", [0.0, 50.0, -300.0, 4000.0])
+def test_drift_is_found_through_one_sided_jitter(ppm: float) -> None:
+    late = np.random.default_rng(3).exponential(3 * NS_PER_MS, 10_007)
+    est = DriftEstimator()
+    assert est.state is Lock.LOST
+    observe(est, 9, ppm, late)
+    assert est.state is Lock.LOCKED and est.ppm == pytest.approx(ppm, abs=30)
+    observe(est, 111, ppm, late, 9.0)
+    assert est.ppm == pytest.approx(ppm, abs=3)
+    true = 120.0 * NS_PER_S
+    assert abs(est.y_after(BOOT + true * (1 + ppm * 1e-6), 7) - true) < 60_000
+    assert est.map().forward(BOOT + round(true * (1 + ppm * 1e-6))) == pytest.approx(7 + true, abs=60_000)
+
+
+def test_without_jitter_it_is_exact() -> None:
+    est = DriftEstimator()
+    observe(est, 60, 123.0, np.zeros(1))
+    assert est.ppm == pytest.approx(123.0, abs=0.01)
+
+
+@pytest.mark.parametrize("step_ms", [-5.0, 8.0])
+def test_another_route_shifts_the_line_and_leaves_the_rate(step_ms: float) -> None:
+    est = DriftEstimator()
+    late = np.random.default_rng(4).exponential(NS_PER_MS, 5003)
+    observe(est, 30, 100.0, late + 10 * NS_PER_MS)
+    before = est.ppm
+    rates = []
+    for k in range(30):
+        observe(est, 1, 100.0, late + (10 + step_ms) * NS_PER_MS, 30.0 + k)
+        rates.append(est.ppm)
+    assert est.steps == 1
+    assert max(abs(rate - before) for rate in rates) < 40
+    assert rates[-1] == pytest.approx(100.0, abs=10)
+
+
+def test_a_pause_keeps_the_line_and_a_stall_does_not_bend_it() -> None:
+    est = DriftEstimator()
+    observe(est, 60, 250.0, np.zeros(1))
+    late = observe(est, 1, 250.0, np.zeros(1), 180.0)
+    assert max(map(abs, late)) < 50_000
+    observe(est, 2, 250.0, np.linspace(2e9, 0, 100), 181.0)
+    observe(est, 20, 250.0, np.zeros(1), 183.0)
+    assert est.ppm == pytest.approx(250.0, abs=2) and est.steps == 0
+
+
+def test_another_clock_begins_anew() -> None:
+    est = DriftEstimator()
+    observe(est, 20, 10.0, np.zeros(1))
+    assert est.observe(BOOT + 40 * NS_PER_S, 10**17) == 0.0
+    assert est.state is Lock.ACQUIRE
+    est.restart()
+    assert est.state is Lock.LOST and est.ppm == 0.0
+
+
+# -- the margin -------------------------------------------------------------------------------------
+
+
+def settle(target: JitterTarget, late: np.ndarray, seconds: int) -> None:
+    for second in range(seconds):
+        for k in range(50):
+            target.add(float(late[(second * 50 + k) % len(late)]))
+        target.refresh(1.0)
+
+
+def test_the_margin_follows_the_tail() -> None:
+    random = np.random.default_rng(1)
+    for scale_ms, low, high in ((3.0, 30, 45), (1.0, 9, 16)):
+        target = JitterTarget(PROFILES["normal"])
+        settle(target, random.exponential(scale_ms * NS_PER_MS, 50_000), 600)
+        assert low < target.margin_ns / NS_PER_MS < high
+    bounded = JitterTarget(PROFILES["normal"])
+    settle(bounded, random.uniform(0, 10 * NS_PER_MS, 50_000), 600)
+    assert 10 < bounded.margin_ns / NS_PER_MS < 13
+
+
+def test_a_late_packet_grows_it_at_once_and_it_shrinks_slowly() -> None:
+    target = JitterTarget(PROFILES["normal"])
+    settle(target, np.zeros(1), 120)
+    calm = target.margin_ns
+    target.add(12.0 * NS_PER_MS)
+    grown = target.margin_ns
+    assert grown > 12 * NS_PER_MS
+    settle(target, np.zeros(1), 10)
+    assert grown - target.margin_ns < 0.2 * NS_PER_MS
+    settle(target, np.zeros(1), 1200)
+    assert target.margin_ns < calm + 2 * NS_PER_MS
+
+
+def test_one_stall_is_not_worth_a_latency_that_stays() -> None:
+    target = JitterTarget(PROFILES["normal"])
+    settle(target, np.zeros(1), 60)
+    target.add(300.0 * NS_PER_MS)
+    assert target.margin_ns < 30 * NS_PER_MS
+    settle(target, np.zeros(1), 60)
+    assert target.wanted_ns < 10 * NS_PER_MS
+
+
+def test_latencies_by_name_or_number() -> None:
+    assert profile_of("robust") is PROFILES["robust"]
+    fixed = JitterTarget(profile_of("30ms"))
+    settle(fixed, np.array([0.0, 100.0 * NS_PER_MS]), 100)
+    assert fixed.margin_ns == 30 * NS_PER_MS
+    for bad in ("fast", "30", "-5ms", "xms", "9000ms"):
+        with pytest.raises(ConfigError, match="30ms"):
+            profile_of(bad)
+
+
+# -- the pace ---------------------------------------------------------------------------------------
+
+
+def test_the_speed_is_the_clocks_ratio_and_a_bounded_correction() -> None:
+    pace = Pace(48_000, PROFILES["normal"])
+    for k in range(60 * 200):
+        now = BOOT + k * 5 * NS_PER_MS
+        if k % 4 == 0:
+            pace.arrived(round((k * 5 * NS_PER_MS) * 1.0003), 20 * NS_PER_MS, now)
+        pace.pulled(240, now)
+    assert pace.locked
+    assert pace.speed(0.0) == pytest.approx(1.0003, abs=1e-6)
+    for _ in range(2000):
+        pace.pulled(240, now)
+        fastest = pace.speed(1e9)
+    assert fastest == pytest.approx(1.0003 * (1 + CORRECTION_MAX), rel=1e-4)
+
+
+def test_packets_of_one_burst_are_one_observation() -> None:
+    pace = Pace(48_000, PROFILES["normal"])
+    for k in range(2000):
+        now = k * 40 * NS_PER_MS
+        pace.arrived(now, 20 * NS_PER_MS, now)
+        pace.arrived(now + 20 * NS_PER_MS, 20 * NS_PER_MS, now, follows=True)
+    assert pace.jitter.margin_ns < 8 * NS_PER_MS
+    assert math.isclose(pace.media.y_after(now, 0), now, abs_tol=1000)
+
+
+def test_this_machines_own_stalls_are_no_jitter() -> None:
+    margins = {}
+    for card_stalls in (True, False):
+        pace = Pace(48_000, PROFILES["normal"])
+        for k in range(8000):
+            nominal = k * 5 * NS_PER_MS
+            stall = 60 * NS_PER_MS - (k % 1000) * 5 * NS_PER_MS if k % 1000 < 12 else 0
+            pace.pulled(240, nominal + (stall if card_stalls else 0))
+            if k % 4 == 0:
+                pace.arrived(nominal, 20 * NS_PER_MS, nominal + stall)
+        margins[card_stalls] = pace.jitter.margin_ns
+    assert margins[True] < 12 * NS_PER_MS < margins[False]
