@@ -21,12 +21,15 @@ BEHIND_MAX_NS = NS_PER_S
 
 
 class NullOutput:
-    """Hears everything at the right pace and throws it away."""
+    """Hears everything at the right pace, or `ppm` faster, and throws it away."""
 
     name = "null:"
 
-    def __init__(self, period_ns: HostNs = PERIOD_NS) -> None:
+    def __init__(self, period_ns: HostNs = PERIOD_NS, ppm: float = 0.0) -> None:
         self._period_ns = period_ns
+        self._pace = 1 + ppm * 1e-6
+        self.due_ns: HostNs = 0
+        """When the period that `take` is given should have been pulled."""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.peak = 0.0
@@ -44,7 +47,7 @@ class NullOutput:
         block = np.zeros((frames, channels), np.float32)
         began, done = time.monotonic_ns(), 0
         while not self._stop.is_set():
-            due = began + (done + frames) * NS_PER_S // rate
+            due = self.due_ns = began + round((done + frames) * NS_PER_S / (rate * self._pace))
             wait = due - time.monotonic_ns()
             if wait > 0:
                 time.sleep(wait / NS_PER_S)

@@ -372,6 +372,11 @@ class Listener:
         return out
 
     @property
+    def playout(self) -> Playout | None:
+        """What keeps time for the output; None before the first sound, and for files."""
+        return self._playout
+
+    @property
     def played_s(self) -> float:
         """Seconds of sound played or written."""
         player = self._playout or self._file

@@ -12,7 +12,8 @@ from millrace.backends.wav import WavOutput
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import ConfigError
 
-CHOICES = "device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE, null:"
+CHOICES = "device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE, null:, null:+300ppm"
+PPM_MAX = 5000
 
 
 def make_output(text: str, profile: str) -> ClockedOutput | FileOutput:
@@ -25,10 +26,20 @@ def make_output(text: str, profile: str) -> ClockedOutput | FileOutput:
     if kind in ("wav", "wav32") and rest:
         return WavOutput(Path(rest), SampleFormat.S16LE if kind == "wav" else SampleFormat.F32LE)
     if kind == "null":
-        return NullOutput(_period_ns(profile))
+        return NullOutput(_period_ns(profile), _ppm(rest) if rest else 0.0)
     if kind == "raw" and rest:
         return _raw(rest, _period_ns(profile))
     raise ConfigError(f"--to {text!r}: use one of {CHOICES}")
+
+
+def _ppm(text: str) -> float:
+    try:
+        value = float(text.removesuffix("ppm"))
+    except ValueError:
+        value = float("nan")
+    if not -PPM_MAX <= value <= PPM_MAX:
+        raise ConfigError(f"--to null:{text}: null: alone, or with a clock error such as null:+300ppm (up to 5000)")
+    return value
 
 
 def _period_ns(profile: str) -> int:

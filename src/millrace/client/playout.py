@@ -144,6 +144,11 @@ class Playout:
         return round(self._voice.fill * NS_PER_S / self._link.rate)
 
     @property
+    def head_ns(self) -> float:
+        """Capture time of the next frame to be heard, on the daemon's clock."""
+        return self._link.head_ns
+
+    @property
     def late_ns(self) -> float:
         """How far the latency is off its target."""
         return self._link.late_ns

@@ -1,0 +1,84 @@
+"""The laboratory's commands, and its proxy between a real listener and a real daemon."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.dsp.measure import frequency_hz, level_dbfs
+from millrace.sim.signals import sine
+
+from .conftest import MILLRACE, Bus, need, wait_for, write_wav
+from .test_clients import s16
+
+pytestmark = pytest.mark.real
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def test_a_listener_behind_a_bad_line_hears_and_says_what_it_lost(bus: Bus, tmp_path: Path) -> None:
+    need("paplay")
+    port = free_port()
+    proxy = bus.spawn(
+        *MILLRACE, "lab", "impair", f"ws://{bus.listen}", "--listen", f"127.0.0.1:{port}",
+        "--delay", "20ms", "--jitter", "3ms", "--loss", "5%", stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert proxy.stdout is not None and b"bad line" in proxy.stdout.readline()
+    raw = tmp_path / "heard.raw"
+    with raw.open("wb") as out:
+        listener = bus.spawn(
+            *MILLRACE, "listen", f"ws://127.0.0.1:{port}/default", "--to", "raw:-", "--set", "fec=on", stdout=out,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        wait_for(lambda: bus.guest()["listeners"], what="the listener joins")
+        player = bus.spawn("paplay", str(write_wav(tmp_path / "tone.wav", s16(sine(15)))))
+        time.sleep(11)
+        shown = bus.guest()["listeners"][0]
+        assert shown["lost"] > 5, shown
+        assert shown["latency_ms"] > 20
+        player.wait(15)
+        listener.send_signal(signal.SIGINT)
+        told = listener.communicate(timeout=10)[1].decode()
+    assert "packets lost" in told
+    proxy.send_signal(signal.SIGINT)
+    assert b"1 sessions" in proxy.communicate(timeout=10)[0]
+    sound = np.frombuffer(raw.read_bytes(), "<i2").reshape(-1, 2)[:, 0].astype(np.float32) / 32768
+    start = int(np.flatnonzero(np.abs(sound) > 0.1)[0])
+    middle = sound[start + 3 * 48_000 : start + 13 * 48_000]
+    assert abs(frequency_hz(middle, 48_000) - 997) < 0.3
+    assert abs(level_dbfs(middle) - -6.02) < 1.0
+
+
+def test_the_proxy_passes_refusals_on(bus: Bus) -> None:
+    port = free_port()
+    proxy = bus.spawn(
+        *MILLRACE, "lab", "impair", f"ws://{bus.listen}", "--listen", f"127.0.0.1:{port}", stdout=subprocess.PIPE
+    )
+    assert proxy.stdout is not None and b"bad line" in proxy.stdout.readline()
+    done = bus.cli("listen", f"ws://127.0.0.1:{port}/nobody", "--to", "null:", check=False)
+    assert done.returncode == 2 and "no such guest" in done.stderr
+    for bad in (["--listen", "0.0.0.0:1"], ["--loss", "2"], ["--delay", "x"], ["--shape", "odd"]):
+        done = bus.cli("lab", "impair", *bad, check=False)
+        assert done.returncode == 2 and done.stderr.startswith("millrace: ")
+
+
+def test_lab_prints_a_table_json_and_plots(bus: Bus, tmp_path: Path) -> None:
+    done = bus.cli("lab", "run", "ppm50/exp3", "--hours", "0.1", "--policy", "millrace,none", "--plots", str(tmp_path))
+    assert "millrace" in done.stdout and "xruns" in done.stdout
+    assert (tmp_path / "ppm50_exp3_millrace.png").stat().st_size > 10_000
+    lines = bus.cli("lab", "run", "ppm0/none", "--hours", "0.1", "--json").stdout.splitlines()
+    assert json.loads(lines[0])["policy"] == "millrace"
+    assert "ppm50/exp3" in bus.cli("lab", "list").stdout
+    assert "SNR" in bus.cli("lab", "sound", "ppm0/none", "--seconds", "12").stdout
+    done = bus.cli("lab", "run", "nonsense", check=False)
+    assert done.returncode == 2 and "ppm200/exp3" in done.stderr
