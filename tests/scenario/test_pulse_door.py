@@ -607,3 +607,20 @@ def test_loud_mixes_are_limited_not_clipped() -> None:
     spectrum = np.abs(np.fft.rfft(late * np.hanning(len(late))))
     fundamental, third = (spectrum[round(f * len(late) / 48_000)] for f in (997, 2991))
     assert 20 * np.log10(third / fundamental) < -50
+
+
+def test_a_refused_property_update_changes_nothing() -> None:
+    rig = Rig()
+    client = rig.client()
+    for name in ("kept", "more"):
+        client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=2, props={name: bytes(60_000)})
+    refused = 0
+    for k in range(4):
+        try:
+            client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=2, props={f"big{k}": bytes(60_000)})
+        except AssertionError:
+            refused += 1
+    shown = client.ask(Command.GET_CLIENT_INFO, index=client.server.index)["props"]
+    assert refused == 2 and {"kept", "more", "big0", "big1"} <= set(shown) and "big3" not in shown
+    client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=0, props={"other": b"1\0"})
+    assert "kept" not in client.ask(Command.GET_CLIENT_INFO, index=client.server.index)["props"]

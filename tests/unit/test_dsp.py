@@ -98,14 +98,13 @@ def test_a_tape_is_a_queue_that_remembers(steps: list[tuple[bool, int]]) -> None
             assert done == min(len(block), 32 - (len(everything) - head))
             everything += [float(x) for x in block[:done, 0]]
         else:
-            n = max(-8, min(n, tape.fill))
-            if head + n < 8 or tape.fill - n > 32:
-                continue
+            n = max(-tape.past, min(n, tape.fill), tape.fill - 32)
             tape.advance(n)
             head += n
         assert tape.fill == len(everything) - head
         assert tape.ahead(40)[:, 0].tolist() == everything[head:]
-        assert tape.around(8, 0)[-8:, 0].tolist()[-min(8, head) :] == everything[max(0, head - 8) : head]
+        known = min(8, tape.past)
+        assert tape.around(known, 0)[:, 0].tolist() == everything[head - known : head]
         assert tape.behind(4)[:, 0].tolist() == everything[-4:]
 
 

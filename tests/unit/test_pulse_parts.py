@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
-from millrace.doors.pulse.queue import ByteQueue
+from millrace.doors.pulse.queue import Budget, ByteQueue
 from millrace.dsp.convert import SampleFormat
 from millrace.units import default_map
 from millrace.wire.pulse.constants import NO_INDEX, Seek
@@ -114,3 +114,12 @@ def test_volumes_fit_channels_or_are_refused() -> None:
     for volume, channels in (((), 2), ((1, 2, 3), 2)):
         with pytest.raises(CommandError):
             gains_from(volume, channels)
+
+
+def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:
+    budget = Budget(64 * 1024)
+    first, second = ByteQueue(1 << 20, 0, budget), ByteQueue(1 << 20, 0, budget)
+    assert first.write(bytes(40_000)) and budget.left == 0
+    assert not second.write(b"x") and second.length == 1
+    first.flush()
+    assert budget.left == 64 * 1024 and second.write(b"y")

@@ -70,10 +70,11 @@ def _listener(listener: dict[str, Any]) -> str:
     settings = listener["settings"]
     faults = [f"{listener[key]} {key}" for key in ("underruns", "lost", "skipped") if listener[key]]
     faults += [f"{listener['dropped_packets']} dropped"] if listener["dropped_packets"] else []
+    clock = [f"{listener['drift_ppm']:+.0f} ppm"] if listener.get("locked") else []
     codec = f"opus {settings['bitrate'] // 1000}k" if settings["codec"] == "opus" else settings["codec"]
     return ", ".join(
         [
             f"← {listener['sink']}", codec, f"{listener['bitrate'] / 1000:.0f} kb/s sent",
-            f"latency {listener['latency_ms']} ms", f"fill {listener['fill_ms']} ms", *faults,
+            f"latency {listener['latency_ms']} ms", f"fill {listener['fill_ms']} ms", *clock, *faults,
         ]
     )  # fmt: skip

@@ -366,7 +366,9 @@ class Listener:
                     out.latency_ns = max(0, playout.latency_ns(now_ns(), offset) + self._output_latency_ns)
                 out.fill_ns = playout.fill_ns
                 out.underruns, out.lost = playout.underruns, playout.lost_packets
-                out.skipped = playout.skipped_frames
+                out.skipped, out.bridged = playout.skipped_frames, playout.bridged
+                out.target_ns, out.locked = round(playout.pace.margin_ns), playout.pace.locked
+                out.drift_ppm = round(playout.ratio_ppm, 1)
             elif self._file is not None:
                 out.lost = self._file.lost_packets
         return out

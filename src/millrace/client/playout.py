@@ -134,6 +134,11 @@ class Playout:
         return self._link.tally.underruns
 
     @property
+    def bridged(self) -> int:
+        """Times that sound was carried on over what came late, without a hole."""
+        return self._link.tally.carried - self._link.tally.underruns
+
+    @property
     def skipped_frames(self) -> Frames:
         """Frames left out to keep the latency."""
         return self._link.tally.skipped_frames + self._link.tally.cut_frames

@@ -54,7 +54,9 @@ def listener_view(session: ListenerSession) -> View:
         "id": outlet.key, "name": outlet.name, "address": session.address, "sink": group.sink.key if group else None,
         "settings": outlet.settings.as_dict(), "latency_profile": outlet.latency, "bitrate": session.bitrate(),
         "latency_ms": round(report.latency_ns / 1e6, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
-        "underruns": report.underruns, "lost": report.lost, "skipped": report.skipped, "output": report.output,
+        "target_ms": round(report.target_ns / 1e6, 1), "drift_ppm": report.drift_ppm, "locked": report.locked,
+        "underruns": report.underruns, "bridged": report.bridged, "lost": report.lost, "skipped": report.skipped,
+        "loss_percent": outlet.loss_percent, "output": report.output,
         "sent_packets": outlet.sent_packets, "dropped_packets": outlet.dropped_packets, "queued": outlet.queued,
         "rtt_ms": None if session.rtt_ns is None else round(session.rtt_ns / 1e6, 2),
     }  # fmt: skip
@@ -66,7 +68,8 @@ def guest_view(guest: Guest) -> View:
     return {
         "name": guest.name, "state": "running" if graph.running else "idle", "rate": graph.rate,
         "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
-        "clients": len(guest.door.clients), "pulse": str(guest.pulse_path),
+        "clients": len(guest.door.clients),
+        "refused_logins": guest.door.refused, "pulse": str(guest.pulse_path),
         "sinks": [sink_view(guest, sink) for sink in graph.sinks.values()],
         "streams": [stream_view(guest, stream) for stream in graph.streams.values()],
         "recorders": [

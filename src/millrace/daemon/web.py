@@ -187,7 +187,8 @@ class Web:
 
     async def _state(self, request: web.Request) -> web.Response:
         guests = [guest_view(guest) for guest in self._daemon.guests.values()]
-        return web.json_response({"version": __version__, "listen": self._daemon.address, "guests": guests})
+        state = {"version": __version__, "listen": self._daemon.address, "refused": self.refused, "guests": guests}
+        return web.json_response(state)
 
     async def _set(self, request: web.Request) -> web.Response:
         body = await self._body(request, "target", "settings")

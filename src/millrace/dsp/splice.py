@@ -64,7 +64,7 @@ def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames) -> Frames:
 def stretch(tape: Tape, rate: int, most: Frames) -> Frames:
     """Repeat up to `most` frames (at most 13 ms) of what was just played; returns how many."""
     fade, low, high = lengths(rate)
-    high = min(high, most, tape.history - fade)
+    high = min(high, most, tape.past - fade, tape.capacity - tape.fill)
     if high < low or tape.fill < fade:
         return 0
     head = tape.ahead(fade).copy()

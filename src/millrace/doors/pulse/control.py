@@ -201,23 +201,22 @@ def set_default_source(client: PulseClient, request: Request) -> None:
 # -- properties ------------------------------------------------------------------------------
 
 
-def merge_props(props: Props, new: Props) -> None:
-    """Take `new` into `props`; CommandError past the bound, so that updates can't pile up memory."""
-    merged = props | new
+def merge_props(props: Props, new: Props, keep: bool = True) -> None:
+    """Take `new` into `props`, or in their place; CommandError past the bound, and nothing has changed then."""
+    merged = props | new if keep else dict(new)
     if len(merged) > PROPS_MAX or sum(len(k) + len(v) for k, v in merged.items()) > PROPS_BYTES_MAX:
         raise CommandError(Err.TOOLARGE, "too many properties")
-    props.update(new)
+    props.clear()
+    props.update(merged)
 
 
 def _update(props: Props, mode: int, new: Props) -> None:
     """Mode 0 sets, 1 merges without replacing, 2 replaces (`pa_update_mode_t`)."""
-    if mode == 0:
-        props.clear()
     if mode == 1:
         new = {key: value for key, value in new.items() if key not in props}
     elif mode > 2:
         raise CommandError(Err.INVALID)
-    merge_props(props, new)
+    merge_props(props, new, keep=mode != 0)
 
 
 def _stream_props(client: PulseClient, request: Request) -> tuple[Props, Callable[[], None]]:

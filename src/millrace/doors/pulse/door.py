@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from millrace.doors.pulse.formats import CommandError, StreamFormat
 from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.queue import Budget
 from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
@@ -67,6 +68,7 @@ class PulseDoor:
         self.modules[self.own_module.index] = self.own_module
         self.default_source: Sink | None = None
         self.refused = 0
+        self.budget = Budget()
         self._source_levels: dict[int, SourceLevel] = {}
         graph.observers.append(self._graph_changed)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr
 from millrace.doors.pulse.formats import StreamFormat
-from millrace.doors.pulse.queue import ByteQueue
+from millrace.doors.pulse.queue import Budget, ByteQueue
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
 from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
@@ -64,12 +64,13 @@ class PlaybackStream:
         node: Stream,
         graph: Graph,
         props: Props,
+        budget: Budget,
     ) -> None:
         self.owner, self.channel, self.format = owner, channel, fmt
         self.node, self.graph, self.props = node, graph, props
         self.layout = Layout(fmt.frame_bytes, fmt.rate)
         self.corked = False
-        self.queue = ByteQueue(attr.maxlength, silence_byte(fmt.sample))
+        self.queue = ByteQueue(attr.maxlength, silence_byte(fmt.sample), budget)
         self.missing = attr.tlength
         self.requested = 0
         self.prebuffering = True
@@ -228,6 +229,7 @@ class PlaybackStream:
         """The stream is gone; a pending drain fails."""
         self.removed = True
         self.fail_drain()
+        self.queue.flush()
         self.graph.remove_stream(self.node)
 
     def fail_drain(self) -> None:

@@ -10,13 +10,30 @@ from millrace.dsp.convert import Buffer
 from millrace.wire.pulse.constants import Seek
 
 _CAPACITY_MIN = 16 * 1024
+GUEST_BYTES_MAX = 256 * 1024 * 1024
+"""Sound that all streams of one guest may have queued: 23 minutes of CD quality."""
+
+
+class Budget:
+    """Memory that all streams of a guest share, so that no guest can take the host's."""
+
+    def __init__(self, limit: int = GUEST_BYTES_MAX) -> None:
+        self.left = limit
+
+    def change(self, more: int) -> bool:
+        """Take `more` bytes, or give some back with a negative number; False where there are not so many."""
+        if more > self.left:
+            return False
+        self.left -= more
+        return True
 
 
 class ByteQueue:
-    """Queued bytes of one stream."""
+    """Queued bytes of one stream, out of its guest's budget."""
 
-    def __init__(self, maxlength: int, silence: int) -> None:
+    def __init__(self, maxlength: int, silence: int, budget: Budget | None = None) -> None:
         self.maxlength = maxlength
+        self._budget = budget or Budget()
         self.read_index = 0
         self.write_index = 0
         self._high = 0
@@ -54,19 +71,23 @@ class ByteQueue:
             start = self.read_index
         if not len(view):
             return True
-        self._reserve(end - self.read_index)
+        if not self._reserve(end - self.read_index):
+            return False
         self._fill_hole(start)
         self._store(start, view)
         self._high = max(self._high, end)
         return True
 
-    def _reserve(self, needed: int) -> None:
+    def _reserve(self, needed: int) -> bool:
         if needed <= len(self._data):
-            return
+            return True
         capacity = max(_CAPACITY_MIN, 1 << (needed - 1).bit_length())
+        if not self._budget.change(capacity - len(self._data)):
+            return False
         kept = b"".join(self._views(max(0, self._high - self.read_index)))
         self._data = memoryview(bytearray(capacity))
         self._store(self.read_index, memoryview(kept))
+        return True
 
     def _fill_hole(self, start: int) -> None:
         """Silence between what was written so far and a write that starts further on."""
@@ -106,4 +127,5 @@ class ByteQueue:
     def flush(self) -> None:
         """Drop everything queued."""
         self.write_index = self._high = self.read_index
+        self._budget.change(-len(self._data))
         self._data = memoryview(bytearray())

@@ -54,7 +54,7 @@ def create_playback(client: PulseClient, request: Request) -> None:
     if f.get("volume_set", True):
         node.gains = gains_from(f["volume"][: len(fmt.positions)], len(fmt.positions))
     node.mute = bool(f["muted"] and f.get("muted_set", True))
-    stream = PlaybackStream(client, channel, fmt, attr, node, door.graph, props)
+    stream = PlaybackStream(client, channel, fmt, attr, node, door.graph, props, door.budget)
     node.feed = stream
     stream.corked = f["corked"]
     door.playback[node.id] = stream
@@ -323,12 +323,12 @@ def play_sample(client: PulseClient, request: Request) -> None:
 
 
 def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> PlaybackStream:
-    layout = Layout(sample.format.frame_bytes, sample.format.rate)
+    door, layout = client.door, Layout(sample.format.frame_bytes, sample.format.rate)
     asked = PlaybackAttr(NO_INDEX, NO_INDEX, NO_INDEX, NO_INDEX)
     merged = client.props | sample.props | props
-    node = Stream(client.door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged))
+    node = Stream(door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged))
     attr = fix_playback(asked, layout, adjust=False, early=False)
-    stream = PlaybackStream(NoOwner(), 0, sample.format, attr, node, client.door.graph, merged)
+    stream = PlaybackStream(NoOwner(), 0, sample.format, attr, node, door.graph, merged, door.budget)
     node.feed = stream
     # A sample that needs resampling must get its tail out: treat its end as a drain.
     stream.end_is_drain = True

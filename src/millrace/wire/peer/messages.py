@@ -52,7 +52,6 @@ class StreamFormat(msgspec.Struct):
     coupled: int = 0
     mapping: list[int] = []
     order: list[int] = []
-    reason: str = ""
 
 
 class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
@@ -90,7 +89,11 @@ class Silence(msgspec.Struct, tag="silence", tag_field="type"):
 
 
 class Report(msgspec.Struct, tag="report", tag_field="type"):
-    """How the listener fares: shown by `ls`, and told to players for lip sync. Totals since it joined."""
+    """How the listener fares: shown by `ls`, and told to players for lip sync. Totals since it joined.
+
+    `target_ns` is the margin it keeps, `drift_ppm` how much faster than captured it must play, `bridged` how often
+    sound was carried on over what came late, without a hole.
+    """
 
     latency_ns: int = 0
     fill_ns: int = 0
@@ -98,6 +101,10 @@ class Report(msgspec.Struct, tag="report", tag_field="type"):
     lost: int = 0
     skipped: int = 0
     output: str = ""
+    target_ns: int = 0
+    drift_ppm: float = 0.0
+    locked: bool = False
+    bridged: int = 0
 
 
 class Ping(msgspec.Struct, tag="ping", tag_field="type"):
