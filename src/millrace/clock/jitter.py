@@ -18,7 +18,7 @@ from millrace.units import NS_PER_MS, HostNs
 BINS = 1024
 BIN_NS = 0.5 * NS_PER_MS
 HALF_LIFE_S = 300.0
-PEAK_HALF_LIFE_S = 3600.0
+PEAK_HALF_LIFE_S = 6 * 3600.0
 CALM_NS_PER_S, FAST_NS_PER_S = 10_000.0, 500_000.0
 GROW_ONCE_NS = 15.0 * NS_PER_MS
 """What one late packet may add at once."""
