@@ -15,6 +15,7 @@ from millrace.clock.envelope import line_below, lower_hull
 from millrace.clock.jitter import PROFILES, JitterTarget, profile_of
 from millrace.clock.map import ClockMap
 from millrace.clock.pace import CORRECTION_MAX, Pace
+from millrace.clock.sync import OffsetFilter
 from millrace.errors import ConfigError
 from millrace.units import NS_PER_MS, NS_PER_S
 
@@ -215,3 +216,21 @@ def test_this_machines_own_stalls_are_no_jitter() -> None:
                 pace.arrived(nominal, 20 * NS_PER_MS, nominal + stall)
         margins[card_stalls] = pace.jitter.margin_ns
     assert margins[True] < 12 * NS_PER_MS < margins[False]
+
+
+def test_the_quickest_round_trip_tells_the_offset_and_drift_carries_it_on() -> None:
+    clock, random = OffsetFilter(), np.random.default_rng(6)
+    assert clock.offset_ns(0) is None and clock.rtt_ns is None
+    ppm, offset = 300e-6, 5 * NS_PER_S
+    for k in range(60):
+        sent = k * 2 * NS_PER_S
+        there, back = (1e6 + random.exponential(20e6, 2)).round().astype(int)
+        at = sent + int(there)
+        clock.add(sent, offset + round(at * (1 + ppm)), at + int(back))
+    now = 120 * NS_PER_S
+    true = offset + round(now * ppm)
+    assert clock.rtt_ns is not None and clock.rtt_ns < 20 * NS_PER_MS
+    with_rate = clock.offset_ns(now, 1 / (1 + ppm) - 1)
+    without = clock.offset_ns(now)
+    assert with_rate is not None and without is not None
+    assert abs(with_rate - true) < 6 * NS_PER_MS and abs(with_rate - true) <= abs(without - true)

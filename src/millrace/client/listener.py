@@ -361,7 +361,8 @@ class Listener:
         with self._lock:
             playout = self._playout
             if playout is not None:
-                offset = self._wire.keepalive.offset_ns if self._wire else None
+                clock = self._wire.keepalive.clock if self._wire else None
+                offset = clock.offset_ns(now_ns(), playout.pace.media.rate) if clock else None
                 if offset is not None and playout.fill_ns:
                     out.latency_ns = max(0, playout.latency_ns(now_ns(), offset) + self._output_latency_ns)
                 out.fill_ns = playout.fill_ns

@@ -45,7 +45,7 @@ class ListenerSession:
     @property
     def rtt_ns(self) -> HostNs | None:
         """Round trip to the listener."""
-        return self.wire.keepalive.rtt_ns
+        return self.wire.keepalive.clock.rtt_ns
 
     def bitrate(self) -> int:
         """Bit/s sent lately."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from millrace.clock.sync import OffsetFilter
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
@@ -27,7 +28,6 @@ from millrace.wire.peer.messages import (
 PING_NS = 2 * NS_PER_S
 SILENT_MAX_NS = 15 * NS_PER_S
 HELLO_MAX_NS = 10 * NS_PER_S
-CLOCK_WINDOW = 16
 
 
 class Keepalive:
@@ -37,21 +37,17 @@ class Keepalive:
         self._ping_ns = ping_ns
         self._heard_ns = now_ns
         self._next_ping_ns = now_ns
-        self._samples: list[tuple[int, int]] = []
-        self.rtt_ns: HostNs | None = None
-        self.offset_ns: HostNs | None = None
+        self.clock = OffsetFilter()
 
     def heard(self, now_ns: HostNs) -> None:
         """Something has come."""
         self._heard_ns = now_ns
 
     def pong(self, pong: Pong, now_ns: HostNs) -> None:
-        """A round trip: the one with the least delay of the last few tells the clocks' offset best."""
-        rtt = now_ns - pong.t
-        if rtt < 0:
+        """The answer to a ping."""
+        if pong.t > now_ns:
             raise RemoteProtocolError("a pong to a ping that was never sent")
-        self._samples = [*self._samples[-(CLOCK_WINDOW - 1) :], (rtt, pong.now - (pong.t + rtt // 2))]
-        self.rtt_ns, self.offset_ns = min(self._samples)
+        self.clock.add(pong.t, pong.now, now_ns)
 
     def next_timeout(self) -> HostNs:
         """The next deadline."""

@@ -1,0 +1,44 @@
+"""The offset between two clocks, from round trips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from millrace.units import HostNs
+
+WINDOW = 16
+AGEING = 20e-6
+"""How much worse a round trip's word gets with time: what a crystal may have drifted, unseen, since."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """Half-way between sending and receiving, the other clock showed `remote_ns`; unsure by half of `rtt_ns`."""
+
+    local_ns: HostNs
+    remote_ns: HostNs
+    rtt_ns: HostNs
+
+
+class OffsetFilter:
+    """Trusts the quickest of the last round trips, the old ones less: delay is what makes them wrong."""
+
+    def __init__(self) -> None:
+        self._trips: list[RoundTrip] = []
+
+    def add(self, sent_ns: HostNs, remote_ns: HostNs, received_ns: HostNs) -> None:
+        """A question sent and answered; the answer bears the other clock's time."""
+        trip = RoundTrip((sent_ns + received_ns) // 2, remote_ns, received_ns - sent_ns)
+        self._trips = [*self._trips[-(WINDOW - 1) :], trip]
+
+    @property
+    def rtt_ns(self) -> HostNs | None:
+        """The quickest round trip of late."""
+        return min((trip.rtt_ns for trip in self._trips), default=None)
+
+    def offset_ns(self, now_ns: HostNs, rate: float = 0.0) -> HostNs | None:
+        """The other clock minus ours at `now_ns`; `rate` is what a second of its takes longer on ours, less one."""
+        if not self._trips:
+            return None
+        best = min(self._trips, key=lambda trip: trip.rtt_ns / 2 + AGEING * (now_ns - trip.local_ns))
+        return best.remote_ns - best.local_ns - round(rate * (now_ns - best.local_ns))
