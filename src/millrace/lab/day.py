@@ -30,11 +30,12 @@ Make = Callable[[int, Frames, HostNs], Policy]
 
 @dataclass(slots=True)
 class Trace:
-    """Samples along the way: true ns, true latency, target, speed over the true ratio − 1."""
+    """Samples along the way: true ns, capture time heard, target, fill, speed; and what the truth makes of them."""
 
     at_ns: list[float] = field(default_factory=list)
     head_ns: list[float] = field(default_factory=list)
     target_ns: list[float] = field(default_factory=list)
+    fill_ns: list[float] = field(default_factory=list)
     speed: list[float] = field(default_factory=list)
     latency_ns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     ratio_ppm: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -103,11 +104,11 @@ class Day:
                 arrived(media[at], packet_frames, arrivals[at])
                 at += 1
             head = pull(period, now)
-            if number % SAMPLE_EVERY == 0 and head is not None:
-                self._sample(now, head)
+            if number % SAMPLE_EVERY == 0 and head is not None and at:
+                self._sample(now, head, media[at - 1] + scenario.packet_ns - head)
         return at
 
-    def _sample(self, now: int, head: float) -> None:
+    def _sample(self, now: int, head: float, fill: float) -> None:
         policy, trace = self.policy, self.trace
         at_s = (now - _EPOCH) / NS_PER_S
         if math.isnan(self.sound_s):
@@ -117,6 +118,7 @@ class Day:
         trace.at_ns.append(float(now - _EPOCH))
         trace.head_ns.append(head - _DAEMON_EPOCH)
         trace.target_ns.append(policy.target_ns)
+        trace.fill_ns.append(fill)
         trace.speed.append(policy.speed)
 
     def _judge(self) -> None:

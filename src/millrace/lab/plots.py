@@ -1,4 +1,4 @@
-"""Latency, ratio and target over time, as PNG."""
+"""Latency, fill and ratio over time, as PNG."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ def plot(day: Day, folder: Path) -> Path:
     trace = day.trace
     step = max(1, len(trace.at_ns) // POINTS_MAX)
     hours = np.array(trace.at_ns)[::step] / 3.6e12
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(hours, trace.latency_ns[::step] / 1e6, lw=0.8, label="latency")
     target = np.array(trace.target_ns)[::step] + day.scenario.path.delay_ns
     top.plot(hours, target / 1e6, lw=0.8, label="target and path")
     top.set_ylabel("ms")
     top.legend(loc="upper right")
     top.set_title(f"{day.policy.name}, {day.scenario.name}, {day.hours:g} h")
+    middle.plot(hours, np.array(trace.fill_ns)[::step] / 1e6, lw=0.3)
+    middle.set_ylabel("fill, ms")
     bottom.plot(hours, trace.ratio_ppm[::step], lw=0.8)
     bottom.set_ylabel("ratio error, ppm")
     bottom.set_xlabel("hours")
-    for axis in (top, bottom):
+    for axis in (top, middle, bottom):
         axis.grid(alpha=0.3)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{day.scenario.name.replace('/', '_')}_{day.policy.name}.png"
