@@ -91,7 +91,7 @@ def test_reordered_and_doubled_packets_are_heard_once_and_in_order() -> None:
 
 
 def test_low_and_fixed_latencies_are_had() -> None:
-    for latency, low, high in (("low", 3, 15), ("60ms", 60, 68)):
+    for latency, low, high in (("low", 2, 15), ("60ms", 60, 68)):
         run = SoundRun(replace(named("ppm0/none"), wander_ppm=0.0), sine(10), {"codec": "f32"}, latency)
         run.run(9.5)
         fills = [fill / NS_PER_MS for at, fill, _, _ in run.fills if at > 8 * NS_PER_S]

@@ -19,7 +19,8 @@ BINS = 1024
 BIN_NS = 0.5 * NS_PER_MS
 HALF_LIFE_S = 300.0
 PEAK_HALF_LIFE_S = 6 * 3600.0
-CALM_NS_PER_S, FAST_NS_PER_S = 10_000.0, 500_000.0
+CALM_NS_PER_S, YOUNG_NS_PER_S, FAST_NS_PER_S = 10_000.0, 200_000.0, 500_000.0
+YOUNG_S = 60.0
 GROW_ONCE_NS = 15.0 * NS_PER_MS
 """What one late packet may add at once."""
 _TAIL = 0.05
@@ -61,7 +62,18 @@ def profile_of(text: str) -> JitterProfile:
 class JitterTarget:
     """The margin behind the best: grows at once when a packet was late, shrinks slowly."""
 
-    __slots__ = ("_counts", "_growing", "_peak", "_recent", "_second", "margin_ns", "moving", "profile", "wanted_ns")
+    __slots__ = (
+        "_age_s",
+        "_counts",
+        "_growing",
+        "_peak",
+        "_recent",
+        "_second",
+        "margin_ns",
+        "moving",
+        "profile",
+        "wanted_ns",
+    )
 
     def __init__(self, profile: JitterProfile) -> None:
         self.profile = profile
@@ -71,6 +83,7 @@ class JitterTarget:
         self._recent = [0] * BINS
         self._peak = self._second = 0.0
         self._growing = False
+        self._age_s = 0.0
         self.moving = 0.0
         """How fast the margin moves until the next refresh, in ns a second."""
 
@@ -115,11 +128,14 @@ class JitterTarget:
         self.margin_ns += self.moving * dt_s
         shrinking, self.moving = self.moving < 0.0, 0.0
         error = self.wanted_ns - self.margin_ns
-        young = float(self._counts.sum()) < 30 * _FEW
+        self._age_s += dt_s
+        young = self._age_s < YOUNG_S
         if error > 0 and young:
             self.margin_ns = self.wanted_ns
         elif error > 0:
             self._growing = error > NS_PER_MS or (self._growing and error > CALM_NS_PER_S)
             self.moving = CALM_NS_PER_S if self._growing else 0.0
-        elif -error > (NS_PER_MS / 4 if shrinking else max(2.0 * NS_PER_MS, 0.1 * self.margin_ns)):
-            self.moving = -FAST_NS_PER_S if -error > 20 * NS_PER_MS else -CALM_NS_PER_S
+        elif -error > (
+            NS_PER_MS / 4 if shrinking else NS_PER_MS if young else max(2.0 * NS_PER_MS, 0.1 * self.margin_ns)
+        ):
+            self.moving = -FAST_NS_PER_S if -error > 20 * NS_PER_MS else -YOUNG_NS_PER_S if young else -CALM_NS_PER_S

@@ -105,6 +105,11 @@ class Pace:
         """Both clocks are known."""
         return self.media.state is Lock.LOCKED and self.card.state is Lock.LOCKED
 
+    @property
+    def ratio(self) -> float:
+        """Media seconds in one of the card's, as far as the clocks are known."""
+        return (1.0 + self.card.rate) / (1.0 + self.media.rate)
+
     def speed(self, late_ns: float) -> float:
         """Media seconds to play in one second of the card's."""
         tau_s = TAU_LOCKED_S if self.locked else TAU_ACQUIRE_S
@@ -114,4 +119,4 @@ class Pace:
         step = SLEW_PER_S * (self._card_ns - self._steered_ns) / NS_PER_S
         self._steered_ns = self._card_ns
         self._correction += max(-step, min(step, wanted - self._correction))
-        return (1.0 + self.card.rate) / (1.0 + self.media.rate) * (1.0 + self._correction)
+        return self.ratio * (1.0 + self._correction)
