@@ -394,3 +394,17 @@ def test_sound_and_picture_share_one_presentation_time() -> None:
     assert playout.presentation_ns(captured) == pytest.approx(
         captured + 40 * NS_PER_MS + playout.pace.margin_ns, abs=NS_PER_MS
     )
+
+
+def test_an_encoder_is_given_back_as_soon_as_nobody_listens() -> None:
+    rig = Rig()
+    outlets = PeerOutlets(rig.graph)
+    line = Line()
+    outlet = line.outlet(rig)
+    outlets.join(outlet, rig.sink)
+    group = outlet.group
+    assert group is not None and group._encoder is not None
+    encoder = group._encoder
+    outlets.leave(outlet)
+    assert group._encoder is None and encoder._state is None
+    encoder.close()

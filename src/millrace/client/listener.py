@@ -369,7 +369,7 @@ class Listener:
                 out.underruns, out.lost = playout.underruns, playout.lost_packets
                 out.skipped, out.bridged = playout.skipped_frames, playout.bridged
                 out.target_ns, out.locked = round(playout.pace.margin_ns), playout.pace.locked
-                out.drift_ppm = round((playout.pace.ratio - 1.0) * 1e6, 1)
+                out.drift_ppm = round((1.0 / playout.pace.ratio - 1.0) * 1e6, 1)
             elif self._file is not None:
                 out.lost = self._file.lost_packets
         return out

@@ -205,9 +205,14 @@ class OpusEncoder:
         size = self._encode(self._state, self._input_at, frames, self._packet_at, self._packet_max)
         return bytes(self._packet_view[: _checked(size)])
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Give the state back to libopus; nothing may be encoded afterwards."""
         if getattr(self, "_state", None):
             self._destroy(self._state)
+            self._state = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class OpusDecoder:

@@ -155,6 +155,12 @@ class EncodeGroup:
             self.update_loss()
         self._quantum = 0
 
+    def close(self) -> None:
+        """Nobody listens any more. Group and tap know each other, so the encoder would wait long for the collector."""
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
     def update_loss(self) -> None:
         """The encoder expects what its unluckiest listener reports, or what was asked for if that is more."""
         expected = max([self.settings.loss, *(outlet.loss_percent for outlet in self.outlets)])
@@ -336,3 +342,4 @@ class PeerOutlets:
         if not group.outlets:
             self._groups.remove(group)
             self.graph.remove_tap(group.tap)
+            group.close()
