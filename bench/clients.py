@@ -225,7 +225,7 @@ def short_file(bench: Bench) -> None:
 
 
 def two_mix(bench: Bench) -> None:
-    """Two players are summed."""
+    """Two players at once leave no gap."""
     with bench.recorder() as sound:
         players = [bench.spawn("paplay", "--volume=32768", str(bench.tone)) for _ in range(2)]
         assert all(p.wait(15) == 0 for p in players)
@@ -447,7 +447,7 @@ CHECKS: dict[str, Check] = {
         "audio/x-raw,format=S16LE,rate=48000,channels=2", "!", "fdsink",
     ),
     "a 30 ms file is whole": short_file,
-    "two players are summed": two_mix,
+    "two players at once": two_mix,
     "kill -9 of others": kill_9,
     "SIGSTOP of another": stopped,
     "drain ends on time": drain_time,

@@ -29,7 +29,9 @@ def listen(
     to: Annotated[
         str, typer.Option(help="device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE or null:")
     ] = "device",
-    latency: Annotated[str, typer.Option(help="low, normal, robust, or fixed: 30ms.")] = "normal",
+    latency: Annotated[
+        str, typer.Option(help="low, normal, robust, or a fixed margin over the path: 30ms.")
+    ] = "normal",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE as in `millrace set`; may be given again.")
     ] = None,

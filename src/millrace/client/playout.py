@@ -141,7 +141,7 @@ class Playout:
     @property
     def skipped_frames(self) -> Frames:
         """Frames left out to keep the latency."""
-        return self._link.tally.skipped_frames + self._link.tally.cut_frames
+        return self._link.tally.skipped_frames + self._link.tally.cut_frames + self._voice.overrun_frames
 
     @property
     def fill_ns(self) -> HostNs:

@@ -22,7 +22,7 @@ class TapeVoice:
 
     def __init__(self, rate: int, channels: int, seconds: int = 4) -> None:
         self.rate, self.channels = rate, channels
-        self.overruns = 0
+        self.overrun_frames: Frames = 0
         self._tape = Tape(rate * seconds, rate * _HISTORY_MS // 1000, channels)
         self._resampler = SincResampler(1.0, channels)
         self._out: Samples = np.zeros((0, channels), np.float32)
@@ -44,7 +44,7 @@ class TapeVoice:
             block[:n] = more + (block[:n] - more) * ramp(n)
             self._carried = 0
         written = self._tape.write(block)
-        self.overruns += written < len(block)
+        self.overrun_frames += len(block) - written
 
     def carry(self, frames: Frames) -> None:
         """See `Voice`."""
