@@ -36,6 +36,11 @@ def _guest(guest: dict[str, Any]) -> None:
     for sink in guest["sinks"]:
         mark = "*" if sink["default"] else " "
         typer.echo(f" {mark}{sink['id']:<12} {sink['name']:<16} {sink['state']:<9} {_volume(sink)}")
+    for source in guest.get("sources", []):
+        if source["state"] == "running" or source["mute"] or source["volume"] != 100:
+            typer.echo(f"  {source['id']:<12} {source['name']:<16} {source['state']:<9} {_volume(source)}")
+    for door in guest.get("doors", []):
+        typer.echo(f"  {door['id']:<12} {door['machine'] or '-':<16} {door['state']:<9} {_door(door)}")
     for stream in guest["streams"]:
         typer.echo(
             f"  {stream['id']:<12} {_label(stream):<16} {stream['state']:<9} {_volume(stream)}  {_stream(stream)}"
@@ -44,6 +49,11 @@ def _guest(guest: dict[str, Any]) -> None:
         typer.echo(f"  {recorder['id']:<12} {recorder['name']:<16} of {recorder['sink']}")
     for listener in guest["listeners"]:
         typer.echo(f"  {listener['id']:<12} {listener['name']:<16} {_listener(listener)}")
+
+
+def _door(door: dict[str, Any]) -> str:
+    parts = [door["door"], "records" if door["recording"] else "", door["error"] or door["hint"]]
+    return ", ".join(part for part in parts if part)
 
 
 def _label(stream: dict[str, Any]) -> str:
@@ -61,6 +71,8 @@ def _stream(stream: dict[str, Any]) -> str:
     parts = [f"→ {' '.join(stream.get('linked_to', [stream['sink']]))}"]
     if "format" in stream:
         parts.append(f"{stream['format']} {stream['rate']} Hz {stream['channels']} ch, fill {stream['fill_ms']} ms")
+    if stream.get("drift_ppm") is not None:
+        parts.append(f"{stream['drift_ppm']:+.0f} ppm")
     if stream["underruns"]:
         parts.append(f"{stream['underruns']} underruns")
     return ", ".join(parts)

@@ -12,7 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import typer
 
 from millrace import __version__
-from millrace.cli import control, demo, lab, listen, ls, serve
+from millrace.cli import attach, control, demo, lab, listen, ls, serve
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 
 # Exit codes for scripts: 2 is the shell's own for wrong usage.
@@ -36,6 +36,8 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("listen")(listen.listen)
 app.command("ls")(ls.ls)
+app.add_typer(attach.app, name="attach")
+app.command("detach")(attach.detach)
 app.command("set")(control.set_)
 app.command("move")(control.move)
 app.command("link")(control.link)

@@ -18,6 +18,10 @@ def serve(
     ] = None,
     listen: Annotated[str | None, typer.Option(help="Where listeners connect, HOST:PORT.")] = None,
     guest: Annotated[list[str] | None, typer.Option(help="A guest to serve; may be given again.")] = None,
+    qemu_qmp: Annotated[
+        list[Path] | None, typer.Option(help="QMP socket of the first guest's QEMU; see `millrace attach qemu`.")
+    ] = None,
+    qemu_dbus: Annotated[str | None, typer.Option(help="D-Bus address of the first guest's QEMU.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
     token_file: Annotated[
@@ -31,6 +35,8 @@ def serve(
 
       millrace serve
 
+      millrace serve --qemu-qmp /run/vm.qmp
+
       millrace serve --guest alice --guest bob --listen 0.0.0.0:8642 --tls-cert c.pem --tls-key k.pem --token-file t
     """
     import logging
@@ -40,7 +46,8 @@ def serve(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
-    run(_serve(_configured(config, listen, guest, tls_cert, tls_key, token_file)))
+    made = _configured(config, listen, guest, tls_cert, tls_key, token_file)
+    run(_serve(_with_machines(made, qemu_qmp or [], qemu_dbus)))
 
 
 def _configured(
@@ -65,6 +72,18 @@ def _configured(
     if cert or key:
         config = replace(config, tls_cert=str(cert or ""), tls_key=str(key or ""))
     return with_token(config, token) if token else config
+
+
+def _with_machines(config: Config, qmp: list[Path], dbus: str | None) -> Config:
+    """The first guest gets the machines that the command line names."""
+    from dataclasses import replace
+
+    from millrace.daemon.doorspec import parse_door
+
+    texts = [f"qmp:{path.absolute()}" for path in qmp] + ([f"dbus:{dbus}"] if dbus else [])
+    first, *others = config.guests
+    doors = (*first.doors, *(parse_door(text) for text in texts))
+    return replace(config, guests=(replace(first, doors=doors), *others))
 
 
 async def _serve(config: Config) -> None:

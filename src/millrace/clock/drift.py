@@ -49,10 +49,11 @@ class DriftEstimator:
 
     __slots__ = (
         "_above", "_best", "_best_d", "_best_u", "_close_at", "_dll", "_dll_u", "_line_u", "_locked_at",
-        "_phase", "_points", "_rate", "_slope_before", "_stalled", "_x0", "_y0", "state", "steps",
+        "_phase", "_points", "_rate", "_rate_max", "_slope_before", "_stalled", "_x0", "_y0", "state", "steps",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, rate_max: float = RATE_MAX) -> None:
+        self._rate_max = rate_max
         self.state = Lock.LOST
         self.steps = 0
         self.restart()
@@ -77,6 +78,10 @@ class DriftEstimator:
         self._rate = 0.0
         self._begin(0, 0)
         self.state = Lock.LOST
+
+    def anchor(self, x_ns: HostNs, y_ns: HostNs) -> None:
+        """The clock stood still and goes on from this pair; what is known of its rate is kept."""
+        self._begin(x_ns, y_ns)
 
     def observe(self, x_ns: HostNs, y_ns: HostNs) -> float:
         """A pair; returns how much later it is than the best there is, in ns (below 0: a new best)."""
@@ -118,7 +123,7 @@ class DriftEstimator:
             self._lower_only(point)
             return
         measured, slope = line_below(points)
-        self._follow(point[0], measured, max(-RATE_MAX, min(RATE_MAX, slope)))
+        self._follow(point[0], measured, max(-self._rate_max, min(self._rate_max, slope)))
 
     def _lower_only(self, point: Point) -> None:
         """Too short to tell a rate: the line only gives way downward."""
@@ -139,7 +144,7 @@ class DriftEstimator:
             dll.update(measured, dt_s, BANDWIDTH_STEADY_HZ if steady else BANDWIDTH_LOCKED_HZ)
         self._dll_u = u
         self._phase, self._line_u = dll.phase, u
-        self._rate = max(-RATE_MAX, min(RATE_MAX, dll.rate / NS_PER_S))
+        self._rate = max(-self._rate_max, min(self._rate_max, dll.rate / NS_PER_S))
 
     def _try_lock(self, u: float, slope: float) -> None:
         before, self._slope_before = self._slope_before, slope

@@ -13,7 +13,7 @@ is τ. Within the deadband the ratio alone rules. A margin that moves slowly is 
 
 from __future__ import annotations
 
-from millrace.clock.drift import DriftEstimator, Lock
+from millrace.clock.drift import RATE_MAX, DriftEstimator, Lock
 from millrace.clock.jitter import JitterProfile, JitterTarget
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
@@ -22,8 +22,12 @@ DEADBAND_NS = 2_000.0
 CORRECTION_MAX = 1_000e-6
 """1.7 cents: nobody hears it. What would need more is spliced."""
 SLEW_PER_S = 500e-6
+FOLLOW_MAX = 0.03
+"""A clock is followed by resampling up to 52 cents, which takes in QEMU's 2 %; beyond, sound is spliced."""
 REFRESH_NS = NS_PER_S
 LOST_MAX_NS = 120 * NS_PER_MS
+ROUNDING_NS = 1_000
+"""Instants of whole frames are no whole nanoseconds; a step that small is none."""
 _STALL_MEMORY_NS = 300 * NS_PER_MS
 _STALL_MIN_NS = 3 * NS_PER_MS
 
@@ -34,11 +38,14 @@ class Pace:
     __slots__ = (
         "_arrived_ns", "_card_ns", "_correction",
         "_media_end_ns", "_moved_ns", "_origin_ns", "_pull_ns", "_rate", "_refreshed_ns", "_stall_ns",
-        "_stalled_ns", "_steered_ns", "card", "codec_ns", "jitter", "media",
+        "_stalled_ns", "_steered_ns", "_tau_s", "card", "codec_ns", "jitter", "media",
     )  # fmt: skip
 
-    def __init__(self, rate: int, profile: JitterProfile) -> None:
-        self.media, self.card = DriftEstimator(), DriftEstimator()
+    def __init__(
+        self, rate: int, profile: JitterProfile, drift_max: float = RATE_MAX, tau_s: float = TAU_ACQUIRE_S
+    ) -> None:
+        self._tau_s = tau_s
+        self.media, self.card = DriftEstimator(drift_max), DriftEstimator()
         self.jitter = JitterTarget(profile)
         self.codec_ns = 0
         self._rate = rate
@@ -64,7 +71,7 @@ class Pace:
             # What waited behind the one before says nothing of its own.
             return
         late = self.media.observe(media_ns, now_ns)
-        if 0 < step <= LOST_MAX_NS:
+        if ROUNDING_NS < step <= LOST_MAX_NS:
             # What was lost is made up from this packet, so it comes one packet later than it should have.
             self.jitter.add(late + length_ns)
         own_stall = self._stall_ns if now_ns - self._stalled_ns < _STALL_MEMORY_NS else 0.0
@@ -79,11 +86,23 @@ class Pace:
 
     def pulled(self, frames: Frames, now_ns: HostNs) -> None:
         """The card takes `frames` more now. Its own lateness tells when this machine stood still."""
+        self._take(frames, now_ns)
+        self._stalled(self.card.observe(round(self._card_ns), now_ns), now_ns)
+
+    def pulled_on_time(self, frames: Frames, due_ns: HostNs, now_ns: HostNs) -> None:
+        """As `pulled`, by a puller whose clock is this machine's own: `due_ns` is exact, only `now_ns` may be late."""
+        self._take(frames, now_ns)
+        self._card_ns = due_ns
+        self.card.observe(due_ns, due_ns)
+        self._stalled(now_ns - due_ns, now_ns)
+
+    def _take(self, frames: Frames, now_ns: HostNs) -> None:
         self._card_ns += self._pull_ns
         self._pull_ns = frames * NS_PER_S / self._rate
         if self._refreshed_ns is not None:
             self._moved_ns = self.jitter.moving * (now_ns - self._refreshed_ns) / NS_PER_S
-        late = self.card.observe(round(self._card_ns), now_ns)
+
+    def _stalled(self, late: float, now_ns: HostNs) -> None:
         if late > _STALL_MIN_NS + self._pull_ns:
             self._stall_ns, self._stalled_ns = late, now_ns
 
@@ -107,12 +126,13 @@ class Pace:
 
     @property
     def ratio(self) -> float:
-        """Media seconds in one of the card's, as far as the clocks are known."""
-        return (1.0 + self.card.rate) / (1.0 + self.media.rate)
+        """Media seconds in one of the card's, as far as the clocks are known and resampling may go."""
+        ratio = (1.0 + self.card.rate) / (1.0 + self.media.rate)
+        return max(1.0 - FOLLOW_MAX, min(1.0 + FOLLOW_MAX, ratio))
 
     def speed(self, late_ns: float) -> float:
         """Media seconds to play in one second of the card's."""
-        tau_s = TAU_LOCKED_S if self.locked else TAU_ACQUIRE_S
+        tau_s = TAU_LOCKED_S if self.locked else self._tau_s
         beyond = 0.0 if -DEADBAND_NS < late_ns < DEADBAND_NS else late_ns
         wanted = (beyond / tau_s - self.jitter.moving) / NS_PER_S
         wanted = max(-CORRECTION_MAX, min(CORRECTION_MAX, wanted))

@@ -10,7 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
+from millrace.daemon.attach import Attachment, attach
 from millrace.daemon.config import Config, GuestConfig, checked_guest_name, parse_address
+from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
 from millrace.daemon.verbs import NotFound
 from millrace.daemon.web import Web
@@ -120,7 +122,22 @@ class Daemon:
         guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))
         await guest.start()
         self.guests[guest.name] = guest
+        for spec in config.doors:
+            self.attach(guest.name, spec)
         return guest
+
+    def attach(self, name: str, spec: DoorSpec) -> Attachment:
+        """Give a guest a door to its machine."""
+        return attach(self.ids.take(), self.guest(name), spec)
+
+    async def detach(self, key: str) -> None:
+        """Let go of a machine."""
+        for guest in self.guests.values():
+            for attachment in guest.attachments:
+                if attachment.key == key:
+                    await attachment.stop()
+                    return
+        raise NotFound(f"there is no {key}; `millrace ls` shows the doors")
 
     async def remove_guest(self, name: str) -> None:
         """End a guest: its clients and listeners are told."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from millrace.daemon.doorspec import DoorSpec, parse_door, read_password
 from millrace.errors import ConfigError
 from millrace.units import MAX_CHANNELS, RATE_MAX
 
@@ -36,6 +37,7 @@ class GuestConfig:
     rate: int = 48_000
     channels: int = 2
     pulse_tcp: tuple[str, ...] = ()
+    doors: tuple[DoorSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,29 @@ def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     where = f"guest.{name}"
     rate, channels = _take(table, "rate", int, where) or 48_000, _take(table, "channels", int, where) or 2
     tcp = _addresses(table.pop("pulse_tcp", ()), f"{where}.pulse_tcp")
+    doors = _doors(table, where)
     _no_more(table, where)
     if not 8_000 <= rate <= RATE_MAX:
         raise ConfigError(f"{where}.rate: {rate} is outside 8000 to {RATE_MAX}")
     if not 1 <= channels <= min(8, MAX_CHANNELS):
         raise ConfigError(f"{where}.channels: {channels} is outside 1 to 8")
-    return GuestConfig(checked_guest_name(name), rate, channels, tcp)
+    return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors)
+
+
+def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:
+    """`doors` is a list of addresses, or of tables with door, vm, password_file and ca_file."""
+    listed = table.pop("doors", [])
+    if not isinstance(listed, list):
+        raise ConfigError(f'{where}.doors must be a list, such as ["qmp:/run/vm.qmp"]')
+    out = []
+    for item in listed:
+        entry = {"door": item} if isinstance(item, str) else dict(item) if isinstance(item, dict) else {}
+        texts = {key: _take(entry, key, str, f"{where}.doors") or "" for key in ("door", "vm", "ca_file")}
+        secret = _take(entry, "password_file", str, f"{where}.doors")
+        _no_more(entry, f"{where}.doors")
+        password = read_password(Path(secret).expanduser()) if secret else ""
+        out.append(parse_door(texts["door"], texts["vm"], password, texts["ca_file"]))
+    return tuple(out)
 
 
 def read_token(path: Path) -> str:

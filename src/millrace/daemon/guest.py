@@ -26,6 +26,7 @@ from millrace.units import default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
 
 if TYPE_CHECKING:
+    from millrace.daemon.attach import Attachment
     from millrace.daemon.listener import ListenerSession
 
 log = logging.getLogger("millrace.guest")
@@ -46,7 +47,9 @@ class Guest:
         self.name = config.name
         self.graph = Graph(config.name, ids, config.rate, default_map(config.channels))
         self.graph.set_default(self.graph.add_sink("default", f"Millrace {config.name}"))
+        self.microphone = self.graph.add_source("microphone", "Microphone")
         self._driver = driver
+        self.attachments: list[Attachment] = []
         self.directory = runtime / config.name
         self.cookie_path = self.directory / "cookie"
         self.pulse_path = self.directory / "pulse"
@@ -79,6 +82,8 @@ class Guest:
     async def stop(self) -> None:
         """Close the sockets: clients are told that their streams are killed, then that the connection ends."""
         self._driver.detach(self.graph)
+        for attachment in list(self.attachments):
+            await attachment.stop()
         for stream in list(self.graph.streams.values()):
             self.graph.remove_stream(stream)
         for client in list(self.door.clients.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,10 +54,11 @@ def _split(key: str) -> tuple[str, str]:
 
 def find_sink(guest: Guest, name: str) -> Sink | None:
     """A guest's sink by number or name."""
-    for sink in guest.graph.sinks.values():
-        if name in (sink.name, str(sink.id)):
-            return sink
-    return None
+    return _named(guest.graph.sinks.values(), name)
+
+
+def _named(sinks: Iterable[Sink], name: str) -> Sink | None:
+    return next((sink for sink in sinks if name in (sink.name, str(sink.id))), None)
 
 
 def find_node(daemon: Daemon, key: str, guest: str | None) -> tuple[Guest, Levelled]:
@@ -68,6 +70,8 @@ def find_node(daemon: Daemon, key: str, guest: str | None) -> tuple[Guest, Level
         found: Levelled | None = None
         if kind == "sink":
             found = find_sink(home, name)
+        elif kind == "source":
+            found = _named(home.graph.sources.values(), name)
         elif kind == "stream" and name.isdigit():
             found = home.graph.streams.get(int(name))
         if found is not None:
@@ -148,9 +152,10 @@ def unlink(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
 
 def _target(guest: Guest, to: str) -> Sink:
     kind, name = _split(to)
-    sink = find_sink(guest, name) if kind == "sink" else None
+    sinks = {"sink": guest.graph.sinks, "source": guest.graph.sources}.get(kind, {})
+    sink = _named(sinks.values(), name)
     if sink is None:
-        known = ", ".join(f"sink/{s.name}" for s in guest.graph.sinks.values())
+        known = ", ".join(f"{s.kind}/{s.name}" for s in guest.graph.mixes())
         raise NotFound(f"guest {guest.name} has no {to}; it has {known}")
     return sink
 

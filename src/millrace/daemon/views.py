@@ -6,6 +6,7 @@ from typing import Any
 
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
+from millrace.doors.pushed import PushedStream
 from millrace.dsp.convert import NAMES
 from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.model import Levelled, Sink, Stream
@@ -35,6 +36,9 @@ def stream_view(guest: Guest, stream: Stream) -> View:
         "application": stream.props.get("application.name", ""), "underruns": stream.underruns,
         "ahead_ms": round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1), **_volume(stream),
     }  # fmt: skip
+    pushed = next((s for a in guest.attachments if (s := a.stream(stream.id))), None)
+    if pushed is not None:
+        out |= pushed_view(pushed)
     pulse = guest.door.playback.get(stream.id)
     if pulse is not None:
         out |= {
@@ -44,6 +48,20 @@ def stream_view(guest: Guest, stream: Stream) -> View:
             "resampler": pulse.resample_method,
         }  # fmt: skip
     return out
+
+
+def pushed_view(stream: PushedStream) -> View:
+    """A stream that its guest pushes."""
+    percent, drift = stream.speed.percent(stream.format.rate), stream.drift_ppm
+    return {
+        "door": "machine", "format": stream.format.name, "rate": stream.format.rate,
+        "channels": len(stream.format.positions), "corked": not stream.node.active,
+        "fill_ms": round(stream.fill_ns / 1e6, 1), "margin_ms": round(stream.margin_ns / 1e6, 1),
+        "underruns": stream.underruns, "bridged": stream.bridged, "skipped": stream.skipped_frames,
+        "guest_volume": stream.volume, "frames": stream.frames,
+        "real_time_percent": None if percent is None else round(percent, 2),
+        "drift_ppm": None if drift is None else round(drift, 1),
+    }  # fmt: skip
 
 
 def listener_view(session: ListenerSession) -> View:
@@ -71,6 +89,8 @@ def guest_view(guest: Guest) -> View:
         "clients": len(guest.door.clients),
         "refused_logins": guest.door.refused, "pulse": str(guest.pulse_path),
         "sinks": [sink_view(guest, sink) for sink in graph.sinks.values()],
+        "sources": [sink_view(guest, source) for source in graph.sources.values()],
+        "doors": [attachment.view() for attachment in guest.attachments],
         "streams": [stream_view(guest, stream) for stream in graph.streams.values()],
         "recorders": [
             {"id": f"recorder/{r.node.id}", "name": r.node.name, "sink": r.node.sink.key if r.node.sink else None}

@@ -21,6 +21,7 @@ from aiohttp import WSMsgType, web
 
 from millrace import __version__
 from millrace.daemon import verbs
+from millrace.daemon.doorspec import parse_door
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.views import guest_view
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError
@@ -149,6 +150,8 @@ class Web:
                 web.delete("/api/v1/links", self._unlink),
                 web.post("/api/v1/guests", self._guest_add),
                 web.delete("/api/v1/guests/{guest}", self._guest_remove),
+                web.post("/api/v1/guests/{guest}/doors", self._attach),
+                web.delete("/api/v1/doors/{door}", self._detach),
                 web.post("/api/v1/guests/{guest}/sinks", self._sink_add),
                 web.delete("/api/v1/guests/{guest}/sinks/{sink}", self._sink_remove),
                 web.get("/health", self._health),
@@ -223,6 +226,16 @@ class Web:
 
     async def _guest_remove(self, request: web.Request) -> web.Response:
         await self._daemon.remove_guest(request.match_info["guest"])
+        return web.json_response({"ok": True})
+
+    async def _attach(self, request: web.Request) -> web.Response:
+        body = await self._body(request, "door")
+        texts = {key: str(body.get(key) or "") for key in ("vm", "password", "ca_file")}
+        spec = parse_door(str(body["door"]), **texts)
+        return web.json_response(self._daemon.attach(request.match_info["guest"], spec).view())
+
+    async def _detach(self, request: web.Request) -> web.Response:
+        await self._daemon.detach(f"door/{request.match_info['door']}")
         return web.json_response({"ok": True})
 
     async def _sink_add(self, request: web.Request) -> web.Response:

@@ -89,9 +89,10 @@ class Tally:
 
 
 class AdaptiveLink:
-    """The decisions. `rate` is the media's; `output_rate` the puller's."""
+    """The decisions. `rate` is the media's, `output_rate` the puller's; past `splice_ns` an error is spliced away."""
 
-    def __init__(self, rate: int, output_rate: int, pace: Pace, voice: Voice) -> None:
+    def __init__(self, rate: int, output_rate: int, pace: Pace, voice: Voice, splice_ns: HostNs = SPLICE_NS) -> None:
+        self._splice_ns = splice_ns
         self.rate, self.output_rate = rate, output_rate
         self.pace, self.voice = pace, voice
         self.state = State.QUIET
@@ -140,12 +141,16 @@ class AdaptiveLink:
         """Capture time of the next frame to be heard."""
         return self._tail_ns - self.voice.fill * NS_PER_S / self.rate
 
-    def pull(self, frames: Frames, now_ns: HostNs) -> bool:
+    def pull(self, frames: Frames, now_ns: HostNs, due_ns: HostNs | None = None) -> bool:
         """The puller takes `frames`. True: read all after `lead` at `ratio`; False: there is nothing to hear.
 
-        After True the voice holds enough, be it carried on.
+        After True the voice holds enough, be it carried on. `due_ns` comes from a puller whose clock is this
+        machine's own, and is when it should have pulled.
         """
-        self.pace.pulled(frames, now_ns)
+        if due_ns is None:
+            self.pace.pulled(frames, now_ns)
+        else:
+            self.pace.pulled_on_time(frames, due_ns, now_ns)
         self.lead = 0
         if self.state is State.PRIMING:
             self._try_start(frames)
@@ -155,7 +160,7 @@ class AdaptiveLink:
             self._steered_ns = now_ns
             lead_ns = self.lead * NS_PER_S / self.output_rate
             late = self.late_ns = self.pace.late_ns(self.head_ns) + lead_ns
-            if late > SPLICE_NS or late < -SPLICE_NS:
+            if late > self._splice_ns or late < -self._splice_ns:
                 late = self._correct(late, now_ns)
             self.speed = self.pace.speed(late)
         needed = (frames - self.lead) * self.speed * self.rate / self.output_rate

@@ -46,6 +46,7 @@ class Graph:
         self.ids = ids
         self.positions = positions or default_map(2)
         self.sinks: dict[int, Sink] = {}
+        self.sources: dict[int, Sink] = {}
         self.streams: dict[int, Stream] = {}
         self.taps: dict[int, Tap] = {}
         self.observers: list[Observer] = []
@@ -69,14 +70,28 @@ class Graph:
     # -- nodes ---------------------------------------------------------------------------
 
     def nodes(self) -> Iterator[Node]:
-        """All nodes: sinks, streams, taps."""
-        yield from self.sinks.values()
+        """All nodes: sinks, sources, streams, taps."""
+        yield from self.mixes()
         yield from self.streams.values()
         yield from self.taps.values()
 
+    def mixes(self) -> Iterator[Sink]:
+        """Everything that mixes: sinks, and sources."""
+        yield from self.sinks.values()
+        yield from self.sources.values()
+
+    def add_source(self, name: str, description: str, positions: Positions | None = None) -> Sink:
+        """A new source: what is linked into it can be recorded. GraphError where the name is taken."""
+        if any(source.name == name for source in self.mixes()):
+            raise GraphError(f"a source named {name!r} exists already")
+        source = Sink(self.ids.take(), name, positions or self.positions, description=description or name, capture=True)
+        self.sources[source.id] = source
+        self._changed("new", source)
+        return source
+
     def add_sink(self, name: str, description: str = "", positions: Positions | None = None) -> Sink:
         """A new sink with its monitor; GraphError where the name is taken."""
-        if any(sink.name == name for sink in self.sinks.values()):
+        if any(sink.name == name for sink in self.mixes()):
             raise GraphError(f"a sink named {name!r} exists already")
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
         self.sinks[sink.id] = sink
@@ -92,7 +107,7 @@ class Graph:
                 self.move_stream(stream, heir)
         for tap in list(sink.taps):
             self.move_tap(tap, heir)
-        for other in self.sinks.values():
+        for other in self.mixes():
             other.links = [link for link in other.links if link.target is not sink]
         del self.sinks[sink.id]
         self._changed("remove", sink)
@@ -168,7 +183,7 @@ class Graph:
         before = source.links
         source.links = [link for link in before if link.target is not sink] + [Link(sink, matrix)]
         try:
-            ordered(self.sinks.values())
+            ordered(self.mixes())
         except GraphError:
             source.links = before
             raise
@@ -253,6 +268,11 @@ class Graph:
         """How long a cycle lasts now."""
         return frames_to_ns(self._quantum, self.rate)
 
+    @property
+    def now_ns(self) -> HostNs:
+        """The time that the cycle now running was given."""
+        return self._now_ns
+
     def next_timeout(self) -> HostNs | None:
         """When the next cycle is due; None while the graph is idle."""
         if not (self.running or self._needed):
@@ -311,7 +331,7 @@ class Graph:
 
     def _replan(self) -> None:
         self._dirty = False
-        self._plan = self._planner.build(self.sinks.values(), self.streams.values(), self._pools)
+        self._plan = self._planner.build(self.mixes(), self.streams.values(), self._pools)
         asks = [s.latency_ask_ns for s in self.streams.values() if s.active]
         asks += [t.latency_ask_ns for t in self.taps.values() if t.active]
         ask = min(asks, default=QUANTA_NS[-1])
@@ -325,12 +345,12 @@ class Graph:
         self._jump(max(self.position, now - now % self._quanta[0]))
         self.running = True
         self._idle_since_ns = now_ns
-        for node in (*self.sinks.values(), *self.taps.values()):
+        for node in (*self.mixes(), *self.taps.values()):
             self._enter(node, NodeState.RUNNING, "a stream plays")
 
     def _stop(self) -> None:
         self.running = False
-        for sink in self.sinks.values():
+        for sink in self.mixes():
             sink.level = 0.0
             self._enter(sink, NodeState.IDLE, "nothing plays")
         for tap in self.taps.values():

@@ -154,6 +154,8 @@ class Stream(Levelled):
 class Sink(Levelled):
     """Mixes what is linked into it; its monitor feeds taps and other sinks.
 
+    With `capture` it is what a guest knows as a source: listeners' microphones are linked into it, and its
+    monitor is what applications record.
     `outlet_latency_ns` is what lies behind the monitor of its slowest listener, as reported.
     """
 
@@ -163,8 +165,12 @@ class Sink(Levelled):
     level: float = 0.0
     suspended: bool = False
     outlet_latency_ns: HostNs = 0
+    capture: bool = False
 
-    kind = "sink"
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """What users call it."""
+        return "source" if self.capture else "sink"
 
 
 @dataclass(eq=False)

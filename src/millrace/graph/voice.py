@@ -20,8 +20,10 @@ _HISTORY_MS, _BLEND_MS, _FADE_MS = 40, 3, 5
 class TapeVoice:
     """`Voice` with real frames: (frames, channels) float32 at `rate`, at most `seconds` of them."""
 
-    def __init__(self, rate: int, channels: int, seconds: int = 4) -> None:
+    def __init__(self, rate: int, channels: int, seconds: int = 4, output_rate: int | None = None) -> None:
         self.rate, self.channels = rate, channels
+        # Towards a lower rate the filter is as much longer.
+        self.lookahead = -(-LOOKAHEAD * max(rate, output_rate or rate) // (output_rate or rate))
         self.overrun_frames: Frames = 0
         self._tape = Tape(rate * seconds, rate * _HISTORY_MS // 1000, channels)
         self._resampler = SincResampler(1.0, channels)
@@ -70,7 +72,7 @@ class TapeVoice:
     @property
     def ready(self) -> float:
         """See `Voice`."""
-        return max(0.0, self.fill - LOOKAHEAD)
+        return max(0.0, self.fill - self.lookahead)
 
     def read(self, out: Samples, ratio: float) -> Frames:
         """Fill `out` at `ratio` output frames for each of the tape's; returns how many there were."""

@@ -282,7 +282,7 @@ class PulseClient:
             self._sinks[record.node.id] = sink.id
             record.source = self.door.source_level(sink)
             self.notice(
-                Command.RECORD_STREAM_MOVED, channel=record.channel, index=sink.id, name=f"{sink.name}.monitor",
+                Command.RECORD_STREAM_MOVED, channel=record.channel, index=sink.id, name=self.door.source_name(sink),
                 suspended=sink.suspended, maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,
                 latency=record.node.latency_ask_ns // 1000,
             )  # fmt: skip

@@ -141,7 +141,7 @@ def suspend(client: PulseClient, request: Request) -> None:
     f, door = request.fields, client.door
     everything = f["index"] == NO_INDEX and not f["name"]
     find = door.find_sink if request.command is Command.SUSPEND_SINK else door.find_source
-    targets = list(door.graph.sinks.values()) if everything else [find(f["index"], f["name"])]
+    targets = list(door.graph.mixes()) if everything else [find(f["index"], f["name"])]
     for sink in targets:
         if sink.suspended != f["suspend"]:
             door.graph.suspend(sink, f["suspend"])

@@ -108,12 +108,24 @@ class PulseDoor:
             raise CommandError(Err.NOENTITY, f"no sink {index}")
         return sink
 
+    def recorded_by_default(self) -> Sink:
+        """What is recorded by those that name nothing: a chosen source, else the microphone, else the monitor."""
+        return self.default_source or next(iter(self.graph.sources.values()), None) or self.default_sink
+
+    @staticmethod
+    def source_name(sink: Sink) -> str:
+        """A source's own name; a monitor is called after its sink."""
+        return sink.name if sink.capture else sink.name + MONITOR
+
     def find_source(self, index: int, name: str | None) -> Sink:
-        """Sources are monitors: the sink whose monitor is meant."""
+        """A source, or the sink whose monitor is meant."""
         if index != NO_INDEX:
-            return self._sink_by_index(index)
+            return self.graph.sources.get(index) or self._sink_by_index(index)
         if not name or name == "@DEFAULT_SOURCE@":
-            return self.default_source or self.default_sink
+            return self.recorded_by_default()
+        for source in self.graph.sources.values():
+            if name in (source.name, str(source.id)):
+                return source
         if name == "@DEFAULT_MONITOR@":
             return self.default_sink
         if name.endswith(MONITOR):
@@ -139,7 +151,8 @@ class PulseDoor:
             return
         kind = {"new": Change.NEW, "change": Change.CHANGE, "remove": Change.REMOVE}[change]
         if isinstance(node, Sink):
-            self.publish(Facility.SINK, kind, node.id)
+            if not node.capture:
+                self.publish(Facility.SINK, kind, node.id)
             self.publish(Facility.SOURCE, kind, node.id)
             if kind is Change.CHANGE and not node.suspended:
                 self._resume_streams(node)

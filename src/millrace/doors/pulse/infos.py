@@ -53,15 +53,17 @@ def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
 
 
 def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
-    """GET_SOURCE_INFO of a sink's monitor; it is after the sink's volume, and has a level of its own."""
+    """GET_SOURCE_INFO of a source, or of a sink's monitor, which is after the sink's volume; levels are their own."""
     level = door.source_level(sink)
     del now_ns
-    description = f"Monitor of {sink.description}"
-    props = text_props(device__description=description, device__class="monitor", device__api="millrace")
+    description = sink.description if sink.capture else f"Monitor of {sink.description}"
+    kind = "sound" if sink.capture else "monitor"
+    props = text_props(device__description=description, device__class=kind, device__api="millrace")
+    of = (NO_INDEX, None) if sink.capture else (sink.id, sink.name)
     return _device(door, sink) | {
-        "name": sink.name + MONITOR, "description": description, "mute": level.mute,
-        "volume": volume_of(level.gains), "monitor_of_index": sink.id,
-        "monitor_of_name": sink.name, "latency": 0, "flags": SOURCE_FLAGS, "props": props,
+        "name": door.source_name(sink), "description": description, "mute": level.mute,
+        "volume": volume_of(level.gains), "monitor_of_index": of[0],
+        "monitor_of_name": of[1], "latency": 0, "flags": SOURCE_FLAGS, "props": props,
     }  # fmt: skip
 
 
@@ -134,9 +136,9 @@ def sample_info(sample: Sample) -> Record:
 def server_info(door: PulseDoor, user: str, host: str, version: str) -> Record:
     """GET_SERVER_INFO."""
     fmt = door.sink_format
-    source = door.default_source or door.default_sink
+    source = door.recorded_by_default()
     return {
         "package": f"PulseAudio (on Millrace {version})", "version": "16.1", "user": user, "host": host,
-        "spec": fmt.spec, "default_sink": door.default_sink.name, "default_source": source.name + MONITOR,
+        "spec": fmt.spec, "default_sink": door.default_sink.name, "default_source": door.source_name(source),
         "cookie": int.from_bytes(door.cookie[:4], "big"), "map": fmt.wire_map,
     }  # fmt: skip

@@ -72,7 +72,7 @@ _LISTS: dict[Command, tuple[Command, Lister]] = {
     ),
     _C.GET_SOURCE_INFO_LIST: (
         _C.GET_SOURCE_INFO,
-        lambda c: [infos.source_info(c.door, s, c.now_ns) for s in c.door.graph.sinks.values()],
+        lambda c: [infos.source_info(c.door, s, c.now_ns) for s in c.door.graph.mixes()],
     ),
     _C.GET_SINK_INPUT_INFO_LIST: (
         _C.GET_SINK_INPUT_INFO,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.client import Handler, PulseClient, Upload
-from millrace.doors.pulse.door import MONITOR, Sample
+from millrace.doors.pulse.door import Sample
 from millrace.doors.pulse.formats import (
     CommandError,
     checked_rate,
@@ -190,7 +190,7 @@ def create_record(client: PulseClient, request: Request) -> None:
         request,
         {
             "channel": channel, "index": node.id, "maxlength": attr.maxlength, "fragsize": attr.fragsize,
-            "spec": fmt.spec, "map": fmt.wire_map, "source_index": sink.id, "source_name": sink.name + MONITOR,
+            "spec": fmt.spec, "map": fmt.wire_map, "source_index": sink.id, "source_name": door.source_name(sink),
             "suspended": sink.suspended, "latency": node.latency_ask_ns // 1000, "format": fmt.info(),
         },
     )  # fmt: skip

@@ -1,0 +1,151 @@
+"""`millrace attach` and `detach`: a guest's machine, by whichever door it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Attach a virtual machine's sound to a guest.", no_args_is_help=True)
+
+_GUEST = Annotated[str, typer.Option(help="The guest whose machine this is.")]
+_PASSWORD = Annotated[Path | None, typer.Option(help="File with the password (mode 0600).")]
+_CA = Annotated[Path | None, typer.Option(help="Trust this CA certificate (PEM) instead of the system's.")]
+
+
+def _attach(guest: str, body: dict[str, Any]) -> None:
+    """Ask the daemon, and say how it goes."""
+    import time
+
+    from millrace.cli.api import call
+
+    door = call("POST", f"/api/v1/guests/{guest}/doors", body)
+    for _ in range(10):
+        time.sleep(0.1)
+        door = next((d for d in _doors(guest) if d["id"] == door["id"]), door)
+        if door["state"] == "attached" or door["error"]:
+            break
+    machine = f" ({door['machine']})" if door["machine"] else ""
+    why = f": {door['error']}; it is tried again and again" if door["error"] else ""
+    typer.echo(f"{door['id']} {door['door']} {door['state']}{machine}{why}")
+
+
+def _doors(guest: str) -> list[dict[str, Any]]:
+    from millrace.cli.api import call
+
+    guests = call("GET", "/api/v1/state")["guests"]
+    return [door for one in guests if one["name"] == guest for door in one["doors"]]
+
+
+def _secret(path: Path | None) -> str:
+    from millrace.daemon.doorspec import read_password
+
+    return read_password(path) if path else ""
+
+
+@app.command("qemu")
+def qemu(
+    qmp: Annotated[Path | None, typer.Option(help="QMP socket: QEMU runs with -display dbus,p2p=on.")] = None,
+    dbus: Annotated[str | None, typer.Option(help="D-Bus address that QEMU was given too.")] = None,
+    p2p: Annotated[int | None, typer.Option(help="Descriptor of a connection that QEMU was given too.")] = None,
+    vm: Annotated[str, typer.Option(help="Name or UUID, where several machines share a bus.")] = "",
+    guest: _GUEST = "default",
+) -> None:
+    """Attach QEMU by D-Bus: every card, both directions, no format forced.
+
+    It is attached when QEMU is there, and again when QEMU or the daemon comes back.
+
+    Examples:
+
+      millrace attach qemu --qmp /run/vm.qmp
+      # qemu … -qmp unix:/run/vm.qmp,server=on,wait=off
+      #      -display dbus,p2p=on,audiodev=a -audiodev dbus,id=a,timer-period=5000
+
+      millrace attach qemu --dbus unix:path=/run/user/1000/bus --vm win11 --guest win11
+      # qemu … -name win11 -display dbus,audiodev=a -audiodev dbus,id=a,timer-period=5000
+    """
+    from millrace.errors import ConfigError
+
+    if sum(one is not None for one in (qmp, dbus, p2p)) != 1:
+        raise ConfigError("give one of --qmp SOCKET, --dbus ADDRESS, --p2p FD")
+    if p2p is not None:
+        _give_descriptor(guest, p2p)
+        return
+    _attach(guest, {"door": f"qmp:{qmp.absolute()}" if qmp else f"dbus:{dbus}", "vm": vm})
+
+
+def _give_descriptor(guest: str, fd: int) -> None:
+    """Send the descriptor to the daemon over its private socket."""
+    import json
+    import socket
+
+    from millrace.daemon.config import runtime_dir
+    from millrace.errors import ConfigError, GraphError
+
+    where = runtime_dir() / "attach.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(10)
+        try:
+            sock.connect(str(where))
+            socket.send_fds(sock, [json.dumps({"guest": guest}).encode() + b"\n"], [fd])
+            answer = json.loads(sock.recv(65536) or b'{"error": "the daemon gave no answer"}')
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise ConfigError(f"no daemon answers at {where}; start one with `millrace serve`") from None
+        except OSError as error:
+            raise ConfigError(f"descriptor {fd}: {error.strerror}") from None
+    if "error" in answer and not answer.get("id"):
+        raise GraphError(answer["error"])
+    typer.echo(f"{answer['id']} {answer['door']} {answer['state']}")
+
+
+@app.command("spice")
+def spice(
+    address: Annotated[str, typer.Argument(help="HOST:PORT, or unix:PATH")],
+    password_file: _PASSWORD = None,
+    tls: Annotated[bool, typer.Option("--tls", help="HOST:PORT is the TLS port.")] = False,
+    ca_file: _CA = None,
+    guest: _GUEST = "default",
+) -> None:
+    """Attach a machine by SPICE: QEMU with -spice and -audiodev spice.
+
+    Examples:
+
+      millrace attach spice localhost:5930 --password-file ~/vm.pass
+
+      millrace attach spice vmhost:5931 --tls --ca-file ca.pem --guest win11
+    """
+    _attach(guest, _network("spice", address, tls, password_file, ca_file))
+
+
+@app.command("vnc")
+def vnc(
+    address: Annotated[str, typer.Argument(help="HOST:PORT, or unix:PATH")],
+    password_file: _PASSWORD = None,
+    ca_file: _CA = None,
+    guest: _GUEST = "default",
+) -> None:
+    """Attach a machine by VNC: QEMU with -vnc …,audiodev=ID. VNC has no microphone.
+
+    TLS is used where QEMU offers it (VeNCrypt with certificates).
+
+    Examples:
+
+      millrace attach vnc localhost:5901 --password-file ~/vm.pass
+    """
+    _attach(guest, _network("vnc", address, False, password_file, ca_file))
+
+
+def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Path | None) -> dict[str, Any]:
+    if address.startswith("unix:"):
+        door = f"{scheme}+unix://{Path(address[5:]).absolute()}"
+    else:
+        door = f"{scheme}{'+tls' if tls else ''}://{address}"
+    return {"door": door, "password": _secret(password), "ca_file": str(ca.absolute()) if ca else ""}
+
+
+def detach(door: Annotated[str, typer.Argument(help="door/N as `millrace ls` shows it")]) -> None:
+    """Let go of a machine. Example: millrace detach door/7"""
+    from millrace.cli.api import call
+
+    call("DELETE", f"/api/v1/doors/{door.removeprefix('door/')}")

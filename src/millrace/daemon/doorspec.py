@@ -1,0 +1,90 @@
+"""Where a guest's machine is to be found: what `millrace attach` and the configuration say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from millrace.errors import ConfigError
+
+EXAMPLES = (
+    "qmp:/run/vm.qmp, dbus:unix:path=/run/bus, spice://HOST:PORT, spice+tls://, spice+unix:///PATH, vnc://HOST:PORT"
+)
+_PORTS = {"spice": 5900, "vnc": 5900}
+
+
+@dataclass(frozen=True, slots=True)
+class DoorSpec:
+    """One machine's door. `address` is a path, a D-Bus address, or HOST:PORT."""
+
+    kind: str
+    address: str
+    host: str = ""
+    port: int = 0
+    tls: bool = False
+    vm: str = ""
+    password: str = field(default="", repr=False)
+    ca_file: str = ""
+    channels: int = 2
+    fd: int = field(default=-1, repr=False)
+
+    @property
+    def text(self) -> str:
+        """As the user wrote it; no password is in it."""
+        if self.kind in ("qmp", "dbus", "p2p"):
+            return f"{self.kind}:{self.address}"
+        scheme = f"{self.kind}+tls" if self.tls else self.kind
+        return f"{scheme}://{self.host}:{self.port}" if self.host else f"{self.kind}+unix://{self.address}"
+
+
+def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -> DoorSpec:
+    """A door from text; ConfigError says what is wrong with it."""
+    kind, colon, rest = text.partition(":")
+    if kind in ("qmp", "dbus") and colon and rest:
+        if kind == "dbus":
+            bus_path(rest)
+        return DoorSpec(kind, rest, vm=vm)
+    scheme, plus, how = kind.partition("+")
+    if scheme not in _PORTS or how not in ("", "tls", "unix") or (plus and not how) or not rest.startswith("//"):
+        raise ConfigError(f"door {text!r}: write one of {EXAMPLES}")
+    parts = urlsplit(text)
+    if parts.username or parts.password:
+        raise ConfigError("a door's password goes in a file (--password-file), not in its address")
+    if how == "unix":
+        if not parts.path.startswith("/"):
+            raise ConfigError(f"door {text!r}: three slashes and the whole path, {scheme}+unix:///PATH")
+        return DoorSpec(scheme, unquote(parts.path), password=password, ca_file=ca_file)
+    try:
+        port = parts.port or _PORTS[scheme]
+    except ValueError:
+        raise ConfigError(f"door {text!r}: the port is not a number up to 65535") from None
+    if not parts.hostname:
+        raise ConfigError(f"door {text!r}: {scheme}://HOST:PORT")
+    address = f"{parts.hostname}:{port}"
+    return DoorSpec(scheme, address, parts.hostname, port, how == "tls", password=password, ca_file=ca_file)
+
+
+def bus_path(address: str) -> str:
+    """The socket of a D-Bus address: its path, or NUL and its abstract name.
+
+    D-Bus Specification 0.43, "Server Addresses". Only unix sockets carry descriptors.
+    """
+    for one in address.split(";"):
+        transport, _, pairs = one.partition(":")
+        options = dict(pair.partition("=")[::2] for pair in pairs.split(","))
+        if transport == "unix" and options.get("path"):
+            return unquote(options["path"])
+        if transport == "unix" and options.get("abstract"):
+            return "\0" + unquote(options["abstract"])
+    raise ConfigError(f"D-Bus address {address!r}: unix:path=/… is needed; only unix sockets carry descriptors")
+
+
+def read_password(path: Path) -> str:
+    """A password from a file; ConfigError if others can read it."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path}: others can read this password file; run chmod 600 {path}")
+        return path.read_text().rstrip("\n")
+    except OSError as error:
+        raise ConfigError(f"password file {path}: {error.strerror}") from None

@@ -1,0 +1,87 @@
+"""What a guest records: a tap on a source, kept ready in the guest's own format for whoever asks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millrace.dsp.convert import Samples
+from millrace.dsp.resample import Resampler, make_resampler
+from millrace.graph.graph import Graph
+from millrace.graph.model import Sink, Tap
+from millrace.units import NS_PER_MS, Frames, Positions, ns_to_frames
+
+KEEP_NS = 100 * NS_PER_MS
+"""What is older is dropped: a guest that reads late should hear now, not then."""
+
+
+class CaptureQueue:
+    """Frames (n, channels) at the guest's `rate`, newest kept; the graph's `Consumer`.
+
+    While `running` its graph is clocked, so it fills at the host's pace, with silence if nobody speaks.
+    """
+
+    def __init__(self, graph: Graph, source: Sink, name: str, rate: int, positions: Positions) -> None:
+        self.graph, self.rate, self.positions = graph, rate, positions
+        self.dropped_frames: Frames = 0
+        self.taken_frames: Frames = 0
+        self.node = Tap(graph.ids.take(), name, positions, consumer=self, latency_ask_ns=10 * NS_PER_MS)
+        self.node.active = self.node.clocked = False
+        self._keep = ns_to_frames(KEEP_NS, rate)
+        self._resampler: Resampler | None = None
+        self._blocks: list[Samples] = []
+        self._fill: Frames = 0
+        graph.add_tap(self.node, source)
+
+    @property
+    def running(self) -> bool:
+        """Whether it records."""
+        return self.node.clocked
+
+    def run(self, running: bool) -> None:
+        """Start or stop recording; what is queued belongs to the past either way."""
+        if running == self.running:
+            return
+        self._blocks.clear()
+        self._fill = 0
+        self._resampler = make_resampler(self.graph.rate, self.rate, len(self.positions), low_delay=True)
+        self.node.active = self.node.clocked = running
+        self.graph.touch(self.node)
+
+    @property
+    def fill_frames(self) -> Frames:
+        """Frames ready."""
+        return self._fill
+
+    def consume(self, block: Samples, position: Frames, level: float) -> None:
+        """See `Consumer.consume`."""
+        del position, level
+        made = block.copy() if self._resampler is None else self._resampler.process(block)
+        self._blocks.append(made)
+        self._fill += len(made)
+        while self._fill > self._keep and len(self._blocks) > 1:
+            oldest = self._blocks.pop(0)
+            self._fill -= len(oldest)
+            self.dropped_frames += len(oldest)
+
+    def idle(self, position: Frames) -> None:
+        """See `Consumer.idle`."""
+
+    def take(self, frames: Frames) -> Samples:
+        """Up to `frames` of what is ready, at once; never waits."""
+        out: list[Samples] = []
+        while frames > 0 and self._blocks:
+            block = self._blocks[0]
+            part = block[:frames]
+            if len(part) == len(block):
+                self._blocks.pop(0)
+            else:
+                self._blocks[0] = block[len(part) :]
+            out.append(part)
+            frames -= len(part)
+            self._fill -= len(part)
+            self.taken_frames += len(part)
+        return np.concatenate(out) if out else np.zeros((0, len(self.positions)), np.float32)
+
+    def remove(self) -> None:
+        """Nobody records any more."""
+        self.graph.remove_tap(self.node)

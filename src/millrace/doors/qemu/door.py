@@ -1,0 +1,175 @@
+"""One virtual machine's sound cards: QEMU's calls to graph verbs, the graph's microphone to its answers."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from millrace.clock.pace import Pace
+from millrace.doors.capture import CaptureQueue
+from millrace.doors.pushed import PushedFormat, PushedStream, new_stream
+from millrace.doors.qemu.pcm import PcmCodec, gains_of
+from millrace.graph.graph import Graph
+from millrace.graph.model import Sink
+from millrace.units import HostNs
+from millrace.wire.qemu.audio import (
+    AudioPeer,
+    VoiceEnabled,
+    VoiceEvent,
+    VoiceFini,
+    VoiceInit,
+    VoiceRead,
+    VoiceVolume,
+    VoiceWrite,
+)
+
+log = logging.getLogger("millrace.qemu")
+VOICES_MAX = 64
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a user chose for a voice, over the card's changes of format."""
+
+    sink: Sink
+    gains: tuple[float, ...]
+    mute: bool
+    pace: Pace
+    """The card's clock, as far as it was learnt."""
+
+
+@dataclass(slots=True)
+class OutVoice:
+    """A card's output."""
+
+    codec: PcmCodec
+    stream: PushedStream
+    enabled: bool = False
+
+
+@dataclass(slots=True)
+class InVoice:
+    """A card's input."""
+
+    codec: PcmCodec
+    queue: CaptureQueue
+    reads: int = 0
+    asked_bytes: int = 0
+
+
+class QemuDoor:
+    """Voices of one machine in one guest. `source` is what its cards record."""
+
+    def __init__(self, graph: Graph, source: Sink) -> None:
+        self.graph, self.source = graph, source
+        self.machine = "QEMU"
+        self.outs: dict[int, OutVoice] = {}
+        self.ins: dict[int, InVoice] = {}
+        self._kept: dict[int, _Kept] = {}
+        self._volume: dict[int, tuple[tuple[float, ...], bool]] = {}
+
+    # -- out: the guest plays ----------------------------------------------------------------------
+
+    def played(self, events: list[VoiceEvent], now_ns: HostNs) -> None:
+        """Calls to the out listener."""
+        for event in events:
+            if isinstance(event, VoiceWrite):
+                voice = self.outs.get(event.id)
+                if voice is not None:
+                    voice.stream.write(voice.codec.decode(event.data), now_ns)
+            elif isinstance(event, VoiceInit):
+                self._init_out(event)
+            elif isinstance(event, VoiceFini):
+                self._fini_out(event.id)
+            elif isinstance(event, VoiceEnabled):
+                self._enable_out(event)
+            elif isinstance(event, VoiceVolume):
+                self._set_volume(event)
+
+    def _init_out(self, event: VoiceInit) -> None:
+        self._fini_out(event.id)
+        if len(self.outs) >= VOICES_MAX:
+            log.warning("%s has %d voices already; one more is left out", self.machine, VOICES_MAX)
+            return
+        codec = PcmCodec(event.format)
+        kept = self._kept.get(event.id)
+        default = self.graph.default
+        assert default is not None
+        sink = kept.sink if kept and kept.sink.id in self.graph.sinks else default
+        fmt = PushedFormat(event.format.rate, codec.positions, codec.name)
+        props = {"application.name": self.machine, "media.name": "sound card", "media.role": "production"}
+        node = new_stream(self.graph, sink, self.machine, fmt, props)
+        if kept is not None:
+            node.mute = kept.mute
+            node.gains = kept.gains if len(kept.gains) == len(node.gains) else node.gains
+        stream = PushedStream(self.graph, node, fmt, pace=kept.pace if kept else None)
+        voice = self.outs[event.id] = OutVoice(codec, stream)
+        if event.id in self._volume:
+            voice.stream.set_volume(*self._volume[event.id])
+
+    def _fini_out(self, id_: int) -> None:
+        voice = self.outs.pop(id_, None)
+        if voice is not None:
+            node = voice.stream.node
+            self._kept[id_] = _Kept(node.sink, node.gains, node.mute, voice.stream.pace)
+            voice.stream.remove()
+
+    def _enable_out(self, event: VoiceEnabled) -> None:
+        voice = self.outs.get(event.id)
+        if voice is None:
+            return
+        voice.enabled = event.enabled
+        if not event.enabled:
+            voice.stream.stop()
+
+    def _set_volume(self, event: VoiceVolume) -> None:
+        if event.id not in self.outs:
+            return
+        gains = gains_of(event.volume)
+        self._volume[event.id] = (gains, event.mute)
+        self.outs[event.id].stream.set_volume(gains, event.mute)
+
+    # -- in: the guest records ---------------------------------------------------------------------
+
+    def recorded(self, peer: AudioPeer, events: list[VoiceEvent]) -> None:
+        """Calls to the in listener. QEMU, and with it the guest, waits for the answer to a read."""
+        for event in events:
+            if isinstance(event, VoiceRead):
+                peer.answer(event, self._read(event))
+            elif isinstance(event, VoiceInit):
+                self._init_in(event)
+            elif isinstance(event, VoiceFini):
+                self._fini_in(event.id)
+            elif isinstance(event, VoiceEnabled) and event.id in self.ins:
+                self.ins[event.id].queue.run(event.enabled)
+
+    def _init_in(self, event: VoiceInit) -> None:
+        self._fini_in(event.id)
+        if len(self.ins) >= VOICES_MAX:
+            return
+        codec = PcmCodec(event.format)
+        queue = CaptureQueue(self.graph, self.source, self.machine, event.format.rate, codec.positions)
+        self.ins[event.id] = InVoice(codec, queue)
+
+    def _fini_in(self, id_: int) -> None:
+        voice = self.ins.pop(id_, None)
+        if voice is not None:
+            voice.queue.remove()
+
+    def _read(self, event: VoiceRead) -> bytes:
+        """What is ready; short rather than late, as the size of the answers is the pace of the recording."""
+        voice = self.ins.get(event.id)
+        if voice is None:
+            return b""
+        voice.reads += 1
+        voice.asked_bytes = event.size
+        return voice.codec.encode(voice.queue.take(event.size // voice.codec.info.frame_bytes))
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def lost(self) -> None:
+        """QEMU is gone; its streams end."""
+        for id_ in list(self.outs):
+            self._fini_out(id_)
+        for id_ in list(self.ins):
+            self._fini_in(id_)

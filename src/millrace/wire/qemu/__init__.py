@@ -1,0 +1,1 @@
+"""QEMU's D-Bus display interface and QMP, sans-IO."""

@@ -1,0 +1,292 @@
+"""QEMU's org.qemu.Display1.Audio (docs/interop/dbus-display, ui/dbus-display1.xml of QEMU), sans-IO.
+
+Two ends: `DisplayClient` finds the machine and registers listeners; `AudioPeer` is the listener's side of
+the connection over which QEMU then calls us. QEMU stands still, and the guest with it, until its GetAll on
+a new AudioPeer is answered, and while a Read is; so both are answered in the call that brings them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import RemoteProtocolError
+from millrace.units import RATE_MAX, HostNs
+from millrace.wire.qemu.dbus import CALL, ERROR, Chunk, DBusWire, Message
+from millrace.wire.qemu.values import Writer
+
+AUDIO_PATH = "/org/qemu/Display1/Audio"
+AUDIO = "org.qemu.Display1.Audio"
+VM_PATH, VM = "/org/qemu/Display1/VM", "org.qemu.Display1.VM"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+BUS, BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
+QEMU_NAME = "org.qemu"
+CHANNELS_MAX = 16
+_NO_PROPERTIES = bytes(8)
+
+
+@dataclass(frozen=True, slots=True)
+class PcmInfo:
+    """What `Init` says of a voice."""
+
+    bits: int
+    signed: bool
+    floating: bool
+    rate: int
+    channels: int
+    big_endian: bool
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame."""
+        return self.bits // 8 * self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceInit:
+    """A voice begins, or comes back in another format."""
+
+    id: int
+    format: PcmInfo
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceFini:
+    """A voice has ended."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceEnabled:
+    """The guest's card runs, or has stopped."""
+
+    id: int
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceVolume:
+    """The guest's mixer; 0 to 255 a channel. QEMU does not apply it itself."""
+
+    id: int
+    mute: bool
+    volume: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceWrite:
+    """Sound of the guest."""
+
+    id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceRead:
+    """The guest wants `size` bytes of microphone; QEMU waits for `AudioPeer.answer`."""
+
+    id: int
+    size: int
+    call: Message
+
+
+VoiceEvent: TypeAlias = VoiceInit | VoiceFini | VoiceEnabled | VoiceVolume | VoiceWrite | VoiceRead
+
+
+class AudioPeer:
+    """Our end of a registered listener's connection."""
+
+    def __init__(self, uid: int) -> None:
+        self.wire = DBusWire(uid)
+        self.greeted = False
+        self._events: list[VoiceEvent] = []
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError ends the connection."""
+        self.wire.receive(data, now_ns)
+        for message in self.wire.events():
+            if message.kind == CALL:
+                self._called(message)
+
+    def _called(self, message: Message) -> None:
+        if message.interface == PROPERTIES:
+            self.greeted = True
+            self.wire.reply(message, "a{sv}", _NO_PROPERTIES)
+            return
+        event = self._event(message)
+        if event is None:
+            self.wire.refuse(message, "org.freedesktop.DBus.Error.UnknownMethod", f"no {message.member} here")
+            return
+        self._events.append(event)
+        if not isinstance(event, VoiceRead):
+            self.wire.reply(message)
+
+    @staticmethod
+    def _event(message: Message) -> VoiceEvent | None:
+        member = message.member
+        if member == "Write":
+            return VoiceWrite(*message.values("tay"))
+        if member == "Read":
+            id_, size = message.values("tt")
+            return VoiceRead(id_, size, message)
+        if member == "Init":
+            id_, bits, signed, floating, rate, channels, _, _, big = message.values("tybbuyuub")
+            return VoiceInit(id_, checked(PcmInfo(bits, bool(signed), bool(floating), rate, channels, bool(big))))
+        if member == "SetEnabled":
+            id_, enabled = message.values("tb")
+            return VoiceEnabled(id_, bool(enabled))
+        if member == "SetVolume":
+            id_, mute, volume = message.values("tbay")
+            return VoiceVolume(id_, bool(mute), tuple(volume))
+        if member == "Fini":
+            return VoiceFini(*message.values("t"))
+        return None
+
+    def events(self) -> list[VoiceEvent]:
+        """What QEMU has called since the last time."""
+        out, self._events = self._events, []
+        return out
+
+    def answer(self, read: VoiceRead, data: bytes) -> None:
+        """Give the microphone's bytes."""
+        self.wire.reply(read.call, "ay", Writer().blob(data).bytes())
+
+    def chunks_to_send(self) -> list[Chunk]:
+        """What to write now."""
+        return self.wire.chunks_to_send()
+
+
+def checked(info: PcmInfo) -> PcmInfo:
+    """`info` if it can be played, else RemoteProtocolError."""
+    plain = info.bits in (8, 16, 32) and not (info.floating and info.bits != 32)
+    if not plain or not 1 <= info.channels <= CHANNELS_MAX or not 1_000 <= info.rate <= RATE_MAX:
+        raise RemoteProtocolError(f"QEMU offers a format that can't be: {info}")
+    return info
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The virtual machine that answers."""
+
+    name: str
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """QEMU has taken a listener: 'Out' or 'In'."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """QEMU has said no; `what` is 'Out', 'In', or what else was asked."""
+
+    what: str
+    error: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotThere:
+    """No machine on this bus, or none of that name; `names` are those that are."""
+
+    names: tuple[str, ...]
+
+
+ClientEvent: TypeAlias = Machine | Registered | Refusal | NotThere
+
+
+class DisplayClient:
+    """Finds the machine, then registers listeners.
+
+    On a bus several machines queue for one name, and each is asked its own; `vm` says which is meant. Peer
+    to peer there is one. After `Machine` call `register`.
+    """
+
+    def __init__(self, uid: int, on_bus: bool, vm: str | None = None) -> None:
+        self._wire = DBusWire(uid)
+        self._vm = vm
+        self._destination: str | None = None
+        self._pending: dict[int, tuple[str, str | None]] = {}
+        self._candidates: list[str] = []
+        self._names: list[str] = []
+        self._events: list[ClientEvent] = []
+        if on_bus:
+            self._ask("hello", BUS_PATH, BUS, "Hello", destination=BUS)
+            owners = Writer().text("s", QEMU_NAME).bytes()
+            self._ask("owners", BUS_PATH, BUS, "ListQueuedOwners", "s", owners, destination=BUS)
+        else:
+            self._ask_machine(None)
+
+    def _ask(
+        self, what: str, path: str, interface: str, member: str, signature: str = "", body: bytes = b"",
+        destination: str | None = None, fds: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
+        serial = self._wire.call(path, interface, member, signature, body, destination, fds)
+        self._pending[serial] = (what, destination)
+
+    def _ask_machine(self, destination: str | None) -> None:
+        body = Writer().text("s", VM).bytes()
+        self._ask("machine", VM_PATH, PROPERTIES, "GetAll", "s", body, destination)
+
+    def register(self, kind: str, fd: int) -> None:
+        """Give QEMU one end of a socket pair; `kind` is Out or In."""
+        body = Writer().number("h", 0).bytes()
+        self._ask(kind, AUDIO_PATH, AUDIO, f"Register{kind}Listener", "h", body, self._destination, (fd,))
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError ends the connection."""
+        self._wire.receive(data, now_ns)
+        for message in self._wire.events():
+            if message.kind == CALL:
+                self._wire.refuse(message, "org.freedesktop.DBus.Error.UnknownObject", "nothing is served here")
+                continue
+            pending = self._pending.pop(message.reply_to, None) if message.reply_to is not None else None
+            if pending is not None:
+                self._answered(*pending, message)
+
+    def _answered(self, what: str, destination: str | None, message: Message) -> None:
+        if what == "owners":
+            self._candidates = [] if message.kind == ERROR else [str(n) for n in message.values("as")[0]]
+            self._next_candidate()
+        elif what == "machine" and destination is not None and message.kind == ERROR:
+            self._next_candidate()
+        elif message.kind == ERROR:
+            text = message.values()[0] if message.signature.startswith("s") else ""
+            self._events.append(Refusal(what, message.error, str(text)))
+        elif what == "machine":
+            self._machine(destination, message)
+        elif what in ("Out", "In"):
+            self._events.append(Registered(what))
+
+    def _machine(self, destination: str | None, message: Message) -> None:
+        found = message.values("a{sv}")[0]
+        name, uuid = str(found.get("Name", "")), str(found.get("UUID", ""))
+        if destination is not None and self._vm not in (None, name, uuid):
+            self._names.append(name)
+            self._next_candidate()
+            return
+        self._destination = destination
+        self._events.append(Machine(name, uuid))
+
+    def _next_candidate(self) -> None:
+        if self._candidates:
+            self._ask_machine(self._candidates.pop(0))
+        else:
+            self._events.append(NotThere(tuple(self._names)))
+
+    def events(self) -> list[ClientEvent]:
+        """What has come of it."""
+        out, self._events = self._events, []
+        return out
+
+    def chunks_to_send(self) -> list[Chunk]:
+        """What to write now."""
+        return self._wire.chunks_to_send()
+
+
+__all__ = ["AudioPeer", "DisplayClient", "RemoteProtocolError"]

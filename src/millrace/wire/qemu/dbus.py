@@ -1,0 +1,220 @@
+"""The client end of one D-Bus connection, sans-IO: to a message bus, or to a peer.
+
+D-Bus Specification 0.43: "Authentication Protocol" (EXTERNAL, then unix descriptors), "Message Protocol".
+Descriptors go out with the bytes of their message; none are expected to come in.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import RemoteProtocolError
+from millrace.units import HostNs
+from millrace.wire.qemu.values import Reader, Writer
+
+MESSAGE_MAX = 4 * 1024 * 1024
+_HEADER_BYTES = 16
+_LINE_MAX = 16 * 1024
+CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
+NO_REPLY = 1
+_PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_TO, _DESTINATION, _SENDER, _SIGNATURE, _FDS = range(1, 10)
+_TYPES = {_PATH: "o", _INTERFACE: "s", _MEMBER: "s", _ERROR_NAME: "s", _REPLY_TO: "u", _DESTINATION: "s",
+          _SENDER: "s", _SIGNATURE: "g", _FDS: "u"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; `body` is not taken apart until `values` is asked."""
+
+    kind: int
+    flags: int
+    serial: int
+    fields: dict[int, Any]
+    body: bytes = b""
+    order: str = "<"
+
+    @property
+    def member(self) -> str:
+        """Method or signal."""
+        return str(self.fields.get(_MEMBER, ""))
+
+    @property
+    def interface(self) -> str:
+        """Interface called."""
+        return str(self.fields.get(_INTERFACE, ""))
+
+    @property
+    def path(self) -> str:
+        """Object called."""
+        return str(self.fields.get(_PATH, ""))
+
+    @property
+    def reply_to(self) -> int | None:
+        """Serial of the call this answers."""
+        return self.fields.get(_REPLY_TO)
+
+    @property
+    def error(self) -> str:
+        """Name of the error this is."""
+        return str(self.fields.get(_ERROR_NAME, ""))
+
+    @property
+    def signature(self) -> str:
+        """Types of the body."""
+        return str(self.fields.get(_SIGNATURE, ""))
+
+    @property
+    def wants_reply(self) -> bool:
+        """A call that is to be answered."""
+        return self.kind == CALL and not self.flags & NO_REPLY
+
+    def values(self, expected: str | None = None) -> list[Any]:
+        """The body's values; RemoteProtocolError where the signature is not the expected one."""
+        if expected is not None and self.signature != expected:
+            raise RemoteProtocolError(f"{self.member}: arguments {self.signature!r}, {expected!r} expected")
+        return Reader(self.body, self.order).values(self.signature)
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Bytes to write, with the descriptors that go along."""
+
+    data: bytearray = field(default_factory=bytearray)
+    fds: tuple[int, ...] = ()
+
+
+class DBusWire:
+    """Bytes ⇄ messages. Calls queue until authentication is done."""
+
+    def __init__(self, uid: int) -> None:
+        self.ready = False
+        self._buffer = bytearray()
+        self._serial = 0
+        self._steps = [b"OK ", b"AGREE_UNIX_FD"]
+        self._out: list[Chunk] = [Chunk(bytearray(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\n"))]
+        self._held: list[Chunk] = []
+        self._events: list[Message] = []
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError ends the connection."""
+        del now_ns
+        self._buffer += data
+        while not self.ready and self._line():
+            pass
+        while self.ready and self._message():
+            pass
+
+    def _line(self) -> bool:
+        end = self._buffer.find(b"\r\n")
+        if end < 0:
+            if len(self._buffer) > _LINE_MAX:
+                raise RemoteProtocolError("D-Bus authentication: an endless line")
+            return False
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        step = self._steps.pop(0)
+        if not line.startswith(step):
+            raise RemoteProtocolError(f"D-Bus authentication failed: {line[:80].decode('ascii', 'replace')!r}")
+        if self._steps:
+            self._out.append(Chunk(bytearray(b"NEGOTIATE_UNIX_FD\r\n")))
+        else:
+            self._out.append(Chunk(bytearray(b"BEGIN\r\n")))
+            self._out += self._held
+            self._held.clear()
+            self.ready = True
+        return True
+
+    def _message(self) -> bool:
+        if len(self._buffer) < _HEADER_BYTES:
+            return False
+        order = {0x6C: "<", 0x42: ">"}.get(self._buffer[0])
+        if order is None or self._buffer[3] != 1:
+            raise RemoteProtocolError("these bytes are no D-Bus message")
+        _, kind, flags, _, body_size, serial, fields_size = struct.unpack_from(order + "BBBBIII", self._buffer)
+        head = _HEADER_BYTES + fields_size + -fields_size % 8
+        if head + body_size > MESSAGE_MAX:
+            raise RemoteProtocolError(f"a D-Bus message of {head + body_size} bytes; {MESSAGE_MAX} at most")
+        if len(self._buffer) < head + body_size:
+            return False
+        raw = bytes(self._buffer[: head + body_size])
+        del self._buffer[: head + body_size]
+        reader = Reader(raw[:head], order)
+        reader.values("yyyyuu")
+        fields = dict(reader.value("a(yv)"))
+        for code, kind_of in ((_PATH, str), (_MEMBER, str), (_SIGNATURE, str), (_REPLY_TO, int)):
+            if not isinstance(fields.get(code, kind_of()), kind_of):
+                raise RemoteProtocolError("a D-Bus header field of the wrong type")
+        self._events.append(Message(kind, flags, serial, fields, raw[head:], order))
+        return True
+
+    def events(self) -> list[Message]:
+        """Messages that have come."""
+        out, self._events = self._events, []
+        return out
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def call(
+        self, path: str, interface: str, member: str, signature: str = "", body: bytes = b"",
+        destination: str | None = None, fds: tuple[int, ...] = (),
+    ) -> int:  # fmt: skip
+        """Call a method; returns the serial that the answer will name."""
+        fields: dict[int, str | int] = {_PATH: path, _INTERFACE: interface, _MEMBER: member}
+        if destination is not None:
+            fields[_DESTINATION] = destination
+        return self._send(CALL, 0, fields, signature, body, fds)
+
+    def reply(self, to: Message, signature: str = "", body: bytes = b"") -> None:
+        """Answer a call, if it wants an answer."""
+        if to.wants_reply:
+            self._send(RETURN, NO_REPLY, self._back(to), signature, body)
+
+    def refuse(self, to: Message, name: str, text: str) -> None:
+        """Answer a call with an error."""
+        if to.wants_reply:
+            fields = self._back(to) | {_ERROR_NAME: name}
+            self._send(ERROR, NO_REPLY, fields, "s", Writer().text("s", text).bytes())
+
+    @staticmethod
+    def _back(to: Message) -> dict[int, str | int]:
+        fields: dict[int, str | int] = {_REPLY_TO: to.serial}
+        sender = to.fields.get(_SENDER)
+        return fields | {_DESTINATION: str(sender)} if sender else fields
+
+    def _send(
+        self,
+        kind: int,
+        flags: int,
+        fields: dict[int, str | int],
+        signature: str,
+        body: bytes,
+        fds: tuple[int, ...] = (),
+    ) -> int:
+        self._serial += 1
+        if signature:
+            fields = fields | {_SIGNATURE: signature}
+        if fds:
+            fields = fields | {_FDS: len(fds)}
+        array = Writer()
+        for code, value in fields.items():
+            array.align(8)
+            array.number("y", code).text("g", _TYPES[code])
+            if isinstance(value, int):
+                array.number("u", value)
+            else:
+                array.text(_TYPES[code], value)
+        listed = array.bytes()
+        head = struct.pack("<cBBBIII", b"l", kind, flags, 1, len(body), self._serial, len(listed)) + listed
+        message = bytearray(head + bytes(-len(head) % 8) + body)
+        (self._out if self.ready else self._held).append(Chunk(message, fds))
+        return self._serial
+
+    def chunks_to_send(self) -> list[Chunk]:
+        """What to write now, in order."""
+        out, self._out = self._out, []
+        return out

@@ -1,0 +1,71 @@
+"""QMP, as much as it takes to hand QEMU a connection (QEMU's docs/interop/qmp-spec), sans-IO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import RemoteProtocolError
+from millrace.units import HostNs
+from millrace.wire.qemu.dbus import Chunk
+
+_LINE_MAX = 1024 * 1024
+_FD_NAME = "millrace"
+
+
+class QmpHandover:
+    """Gives QEMU a descriptor as a D-Bus display client; `done` when it has taken it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._buffer = bytearray()
+        self._steps: list[tuple[str, dict[str, Any]]] = [
+            ("qmp_capabilities", {}),
+            ("getfd", {"fdname": _FD_NAME}),
+            ("add_client", {"protocol": "@dbus-display", "fdname": _FD_NAME}),
+        ]
+        self._out: list[Chunk] = []
+        self._greeted = False
+        self.done = False
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError says what QEMU refused."""
+        del now_ns
+        self._buffer += data
+        if len(self._buffer) > _LINE_MAX:
+            raise RemoteProtocolError("QMP: an endless line")
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            if line.strip():
+                self._line(line)
+
+    def _line(self, line: bytes) -> None:
+        try:
+            said = msgspec.json.decode(line)
+        except msgspec.MsgspecError:
+            raise RemoteProtocolError("that is no QMP socket: it does not speak JSON") from None
+        if not isinstance(said, dict):
+            raise RemoteProtocolError("that is no QMP socket")
+        if "error" in said:
+            error = said["error"]
+            text = error.get("desc", "") if isinstance(error, dict) else ""
+            raise RemoteProtocolError(f"QEMU refuses: {text}; it must run with -display dbus,p2p=on,audiodev=ID")
+        if ("QMP" in said and not self._greeted) or "return" in said:
+            self._greeted = True
+            self._next()
+
+    def _next(self) -> None:
+        if not self._steps:
+            self.done = True
+            return
+        name, arguments = self._steps.pop(0)
+        text = msgspec.json.encode({"execute": name, "arguments": arguments})
+        self._out.append(Chunk(bytearray(text + b"\n"), (self._fd,) if name == "getfd" else ()))
+
+    def chunks_to_send(self) -> list[Chunk]:
+        """What to write now."""
+        out, self._out = self._out, []
+        return out

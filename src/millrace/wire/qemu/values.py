@@ -1,0 +1,143 @@
+"""D-Bus values: what of the wire format QEMU's audio needs (D-Bus Specification 0.43, "Marshaling").
+
+Lengths are checked against what is there before anything is taken; a value that does not fit is a
+RemoteProtocolError.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from millrace.errors import RemoteProtocolError
+
+_ALIGN = {"y": 1, "g": 1, "v": 1, "n": 2, "q": 2, "b": 4, "i": 4, "u": 4, "s": 4, "o": 4, "a": 4, "h": 4,
+          "x": 8, "t": 8, "d": 8, "(": 8, "{": 8}  # fmt: skip
+_PLAIN = {"y": "B", "n": "h", "q": "H", "b": "I", "i": "i", "u": "I", "h": "I", "x": "q", "t": "Q", "d": "d"}
+DEPTH_MAX = 16
+
+
+def element(signature: str, at: int = 0) -> str:
+    """The one complete type that begins at `at`."""
+    if at >= len(signature) or signature[at] not in _ALIGN:
+        raise RemoteProtocolError(f"D-Bus signature {signature!r} is broken")
+    code = signature[at]
+    if code == "a":
+        return "a" + element(signature, at + 1)
+    if code not in "({":
+        return code
+    end, closing = at + 1, ")" if code == "(" else "}"
+    while end < len(signature) and signature[end] != closing:
+        end += len(element(signature, end))
+    if end >= len(signature):
+        raise RemoteProtocolError(f"D-Bus signature {signature!r} is broken")
+    return signature[at : end + 1]
+
+
+def elements(signature: str) -> list[str]:
+    """The complete types that make up `signature`."""
+    out, at = [], 0
+    while at < len(signature):
+        out.append(element(signature, at))
+        at += len(out[-1])
+    return out
+
+
+class Reader:
+    """Takes values from bytes; `order` is '<' or '>'. Arrays of bytes come as bytes."""
+
+    def __init__(self, data: bytes, order: str = "<") -> None:
+        self._data, self._order, self._at = data, order, 0
+
+    @property
+    def at(self) -> int:
+        """How far it has read."""
+        return self._at
+
+    def align(self, to: int) -> None:
+        """Skip padding."""
+        self._at += -self._at % to
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            raise RemoteProtocolError(f"a D-Bus value of {size} bytes where {len(self._data) - self._at} are left")
+        part, self._at = self._data[self._at : end], end
+        return part
+
+    def values(self, signature: str) -> list[Any]:
+        """All values of a signature."""
+        return [self.value(kind) for kind in elements(signature)]
+
+    def value(self, kind: str, depth: int = 0) -> Any:
+        """One value of a single complete type."""
+        if depth > DEPTH_MAX:
+            raise RemoteProtocolError("D-Bus values nested too deeply")
+        code = kind[0]
+        self.align(_ALIGN[code])
+        if code in _PLAIN:
+            form = self._order + _PLAIN[code]
+            return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+        if code in "sog":
+            return self._text(code)
+        if code == "v":
+            inner = self._text("g")
+            return self.value(element(inner), depth + 1)
+        if code == "a":
+            return self._array(kind[1:], depth)
+        return tuple(self.value(part, depth + 1) for part in elements(kind[1:-1]))
+
+    def _text(self, code: str) -> str:
+        size = self._take(1)[0] if code == "g" else self.value("u")
+        raw = self._take(size + 1)
+        try:
+            return raw[:-1].decode()
+        except UnicodeDecodeError:
+            raise RemoteProtocolError("a D-Bus string that is not UTF-8") from None
+
+    def _array(self, kind: str, depth: int) -> Any:
+        size = self.value("u")
+        if kind == "y":
+            return self._take(size)
+        self.align(_ALIGN[kind[0]])
+        end = self._at + size
+        if end > len(self._data):
+            raise RemoteProtocolError(f"a D-Bus array of {size} bytes is longer than its message")
+        out = []
+        while self._at < end:
+            out.append(self.value(kind, depth + 1))
+        return dict(out) if kind[0] == "{" else out
+
+
+class Writer:
+    """Makes little-endian values."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def align(self, to: int) -> None:
+        """Add padding."""
+        self._data += bytes(-len(self._data) % to)
+
+    def number(self, code: str, value: int) -> Writer:
+        """A number or boolean of type `code`."""
+        self.align(_ALIGN[code])
+        self._data += struct.pack("<" + _PLAIN[code], value)
+        return self
+
+    def text(self, code: str, value: str) -> Writer:
+        """A string, path or signature."""
+        raw = value.encode()
+        self.number("y" if code == "g" else "u", len(raw))
+        self._data += raw + b"\0"
+        return self
+
+    def blob(self, value: bytes) -> Writer:
+        """An array of bytes."""
+        self.number("u", len(value))
+        self._data += value
+        return self
+
+    def bytes(self) -> bytes:
+        """What was written."""
+        return bytes(self._data)
