@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.client.reorder import Reorder
+from millrace.doors.peer.reorder import Reorder
 from millrace.clock.jitter import PROFILES
 from millrace.clock.pace import Pace
 from millrace.dsp.measure import level_dbfs, phase_jumps, tone_snr_db

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.client.decode import PacketDecoder
-from millrace.client.playout import Playout, State
+from millrace.doors.peer.decode import PacketDecoder
+from millrace.doors.peer.playout import Playout, State
 from millrace.codec.opus import OpusDecoder, OpusEncoder, version, wire_order
 from millrace.codec.pcm import decode_pcm, encode_pcm
 from millrace.codec.settings import CodecSettings, changed, parse_bitrate

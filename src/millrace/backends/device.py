@@ -12,8 +12,9 @@ import numpy as np
 
 from millrace.backends.base import Pull
 from millrace.errors import ConfigError
-from millrace.units import NS_PER_MS, HostNs, Positions
+from millrace.units import NS_PER_MS, HostNs, Positions, default_map
 
+CAPTURE_RATE, CAPTURE_MS = 48_000, 10
 BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
 
 
@@ -85,6 +86,55 @@ class DeviceOutput:
         if self._device is not None:
             device, self._device = self._device, None
             device.close()
+
+
+class DeviceInput:
+    """Captures mono at 48 kHz from the default device, or the first whose name contains `wanted`."""
+
+    def __init__(self, wanted: str) -> None:
+        self.name = f"device:{wanted}" if wanted else "device"
+        self.positions: Positions = default_map(1)
+        self._wanted = wanted
+        self._device: Any = None
+
+    def _find(self, miniaudio: Any) -> Any:
+        if not self._wanted:
+            return None
+        names = []
+        for device in miniaudio.Devices().get_captures():
+            names.append(str(device["name"]))
+            if self._wanted.lower() in names[-1].lower():
+                return device["id"]
+        raise ConfigError(f"no microphone named {self._wanted!r}; there are: {', '.join(names) or 'none'}")
+
+    def start(self, push: Pull) -> None:
+        """Hand over blocks from the device's own thread; ConfigError where there is no device."""
+        import miniaudio
+
+        try:
+            with _without_alsa_messages():
+                self._device = miniaudio.CaptureDevice(
+                    miniaudio.SampleFormat.FLOAT32, 1, CAPTURE_RATE, CAPTURE_MS, self._find(miniaudio),
+                    app_name="Millrace",
+                )  # fmt: skip
+                taker = _taker(push)
+                next(taker)
+                self._device.start(taker)
+        except miniaudio.MiniaudioError as error:
+            raise ConfigError(f"no microphone to record ({error}); use --mic wav:FILE or tone:440") from None
+
+    def stop(self) -> None:
+        """End."""
+        if self._device is not None:
+            device, self._device = self._device, None
+            device.close()
+
+
+def _taker(push: Pull) -> Generator[None, bytes, None]:
+    """miniaudio's capture callback: a generator that is sent bytes."""
+    while True:
+        data = yield
+        push(np.frombuffer(data, np.float32).reshape(-1, 1).copy())
 
 
 def _feeder(channels: int, pull: Pull) -> Generator[bytes, int, None]:

@@ -32,6 +32,10 @@ def listen(
     latency: Annotated[
         str, typer.Option(help="low, normal, robust, or a fixed margin over the path: 30ms.")
     ] = "normal",
+    mic: Annotated[
+        str | None,
+        typer.Option(help="Send this: device, device:NAME, wav:FILE, tone:440, null."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE as in `millrace set`; may be given again.")
     ] = None,
@@ -53,13 +57,17 @@ def listen(
 
       millrace listen --latency low --set bitrate=64k
 
+      millrace listen --mic device                               # and be heard, while something in the guest records
+
       millrace listen --to raw:- | ffmpeg -f s16le -ar 48000 -ac 2 -i - out.mp3
     """
     from millrace.cli.run import run
     from millrace.client.listener import Listener, ListenerOptions, daemon_profile
+    from millrace.client.microphone import make_microphone
     from millrace.client.outputs import make_output
 
     options = ListenerOptions(
+        microphone=make_microphone(mic) if mic else None,
         name=name, settings=parse_settings(settings or []), latency=latency, sink=sink,
         token=_token(token_file), insecure=insecure, reconnect=not no_reconnect,
     )  # fmt: skip

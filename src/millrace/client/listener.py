@@ -18,11 +18,14 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from millrace.backends.base import ClockedOutput, FileOutput
-from millrace.client.decode import PacketDecoder
-from millrace.client.playout import Playout
+from millrace.client.microphone import MicrophoneSender, MicrophoneSource
 from millrace.clock.jitter import PROFILES, profile_of
+from millrace.codec.settings import CodecSettings
+from millrace.doors.peer.decode import PacketDecoder
+from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
 from millrace.errors import ConfigError, PeerLost, RemoteProtocolError, RightsError
+from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 from millrace.wire.peer.messages import (
@@ -33,6 +36,7 @@ from millrace.wire.peer.messages import (
     Fault,
     FormatChanged,
     Hello,
+    Microphone,
     Packet,
     Report,
     Silence,
@@ -50,6 +54,9 @@ REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
 """How often an unchanged report is sent: a thousand idle listeners should cost nothing."""
 SILENCE_MAX_S = 60
+SPOKEN_MAX = 50
+"""Microphone packets that may wait for the line: half a second."""
+MICROPHONE = CodecSettings(bitrate=64_000, fec=True, application="audio")
 
 
 @dataclass
@@ -63,6 +70,7 @@ class ListenerOptions:
     token: str = field(default="", repr=False)
     insecure: bool = False
     reconnect: bool = True
+    microphone: MicrophoneSource | None = None
 
 
 FIXED_LOW_NS = 25 * NS_PER_MS
@@ -150,7 +158,9 @@ class Listener:
         self._output_latency_ns: HostNs = 0
         self._wire: PeerClient | None = None
         self._stopping = asyncio.Event()
-        self._flush: Callable[[], None] = lambda: None
+        self._spoken: asyncio.Queue[str | bytes] = asyncio.Queue(SPOKEN_MAX)
+        source = self.options.microphone
+        self._sender = MicrophoneSender(source, MICROPHONE, self._speak) if source else None
 
     # -- running -------------------------------------------------------------------------------
 
@@ -172,6 +182,7 @@ class Listener:
                 loop.call_soon_threadsafe(self.stop)
 
             self._clocked.on_end = ended
+        self._start_microphone()
         try:
             while not self._stopping.is_set():
                 before = self.connections
@@ -187,7 +198,33 @@ class Listener:
                 tries = 0 if self.connections != before else tries + 1
                 await self._pause(tries)
         finally:
+            if self.options.microphone is not None:
+                self.options.microphone.stop()
             self._close_output()
+
+    def _start_microphone(self) -> None:
+        """The source runs as long as the listener; what it captures is thrown away unless somebody records."""
+        sender, loop = self._sender, asyncio.get_running_loop()
+        if sender is not None:
+
+            def push(block: Samples) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(sender.feed, block)
+
+            sender.source.start(push)
+
+    def _speak(self, message: str | bytes) -> None:
+        """Queue for the line; a line that is full loses packets, and the daemon conceals them."""
+        if not self._spoken.full():
+            self._spoken.put_nowait(message)
+
+    async def _speaker(self, line: aiohttp.ClientWebSocketResponse) -> None:
+        while True:
+            message = await self._spoken.get()
+            if isinstance(message, str):
+                await line.send_str(message)
+            else:
+                await line.send_bytes(message)
 
     async def _pause(self, tries: int) -> None:
         top = BACKOFF_PATIENT_S if tries > PATIENCE_TRIES else BACKOFF_MAX_S
@@ -224,10 +261,17 @@ class Listener:
 
     async def _talk(self, line: aiohttp.ClientWebSocketResponse) -> None:
         opts = self.options
-        hello = Hello(name=opts.name, settings=opts.settings, latency=self._asked_latency, sink=opts.sink)
+        hello = Hello(
+            name=opts.name,
+            settings=opts.settings,
+            latency=self._asked_latency,
+            sink=opts.sink,
+            microphone=self._sender is not None,
+        )
         wire = self._wire = PeerClient(hello, now_ns())
         timers = asyncio.create_task(self._timers(wire, line))
         stopper = asyncio.create_task(self._stop_line(line))
+        speaker = asyncio.create_task(self._speaker(line))
         try:
             await self._drain(wire, line)
             async for message in line:
@@ -240,10 +284,18 @@ class Listener:
                     self._handle(event, now)
         finally:
             self._wire = None
-            for task in (timers, stopper):
+            for task in (timers, stopper, speaker):
                 task.cancel()
+            self._hush()
         if not self._stopping.is_set():
             raise PeerLost("the connection ended")
+
+    def _hush(self) -> None:
+        """The line is gone, and with it whoever recorded."""
+        if self._sender is not None:
+            self._sender.end()
+            while not self._spoken.empty():
+                self._spoken.get_nowait()
 
     async def _stop_line(self, line: aiohttp.ClientWebSocketResponse) -> None:
         await self._stopping.wait()
@@ -297,12 +349,27 @@ class Listener:
         elif isinstance(event, Configured):
             self.settings = event.settings
             self.on_event("settings", ", ".join(f"{k}={v}" for k, v in event.settings.items()))
+        elif isinstance(event, Microphone):
+            self._microphone(event, now)
         elif isinstance(event, Fault):
             self._fault(event)
         elif isinstance(event, Bye):
             self._silence()
             if not event.again:
                 raise Ended(event.reason)
+
+    def _microphone(self, event: Microphone, now: HostNs) -> None:
+        sender = self._sender
+        if sender is None:
+            return
+        if not event.allowed:
+            self.on_event("microphone", "this guest does not allow it")
+        if event.wanted and not sender.speaking:
+            self.on_event("microphone", "somebody records it")
+            sender.begin(now)
+        elif not event.wanted and sender.speaking:
+            self.on_event("microphone", "nobody records it any more")
+            sender.end()
 
     def _fault(self, fault: Fault) -> None:
         self.on_event("error", fault.message)
@@ -363,7 +430,7 @@ class Listener:
             if playout is not None:
                 clock = self._wire.keepalive.clock if self._wire else None
                 offset = clock.offset_ns(now_ns(), playout.pace.media.rate) if clock else None
-                if offset is not None and playout.fill_ns:
+                if offset is not None and playout.state is State.PLAYING:
                     out.latency_ns = max(0, playout.latency_ns(now_ns(), offset) + self._output_latency_ns)
                 out.fill_ns = playout.fill_ns
                 out.underruns, out.lost = playout.underruns, playout.lost_packets

@@ -38,6 +38,8 @@ class GuestConfig:
     channels: int = 2
     pulse_tcp: tuple[str, ...] = ()
     doors: tuple[DoorSpec, ...] = ()
+    microphone: bool = True
+    """Whether listeners that offer their microphone may speak, unless `set listener/N mic=off` says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,13 @@ def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     rate, channels = _take(table, "rate", int, where) or 48_000, _take(table, "channels", int, where) or 2
     tcp = _addresses(table.pop("pulse_tcp", ()), f"{where}.pulse_tcp")
     doors = _doors(table, where)
+    microphone = _take(table, "microphone", bool, where)
     _no_more(table, where)
     if not 8_000 <= rate <= RATE_MAX:
         raise ConfigError(f"{where}.rate: {rate} is outside 8000 to {RATE_MAX}")
     if not 1 <= channels <= min(8, MAX_CHANNELS):
         raise ConfigError(f"{where}.channels: {channels} is outside 1 to 8")
-    return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors)
+    return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors, microphone is not False)
 
 
 def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:

@@ -18,7 +18,7 @@ from millrace.doors.pulse.handlers import HANDLERS
 from millrace.errors import GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
-from millrace.graph.model import Ids
+from millrace.graph.model import Ids, Node, Tap
 from millrace.io.clock import wall_ns
 from millrace.io.sockets import peer_uid, private_dir, serve_tcp, serve_unix
 from millrace.outlets.peer import PeerOutlets
@@ -56,8 +56,21 @@ class Guest:
         cookie = secrets.token_bytes(COOKIE_BYTES)
         self.door = PulseDoor(self.graph, cookie, f"{_user()}@{socket.gethostname()}", wall_ns)
         self.outlets = PeerOutlets(self.graph)
+        self.graph.observers.append(self._graph_changed)
         self._servers: list[asyncio.AbstractServer] = []
         self.sessions: list[ListenerSession] = []
+
+    @property
+    def recording(self) -> bool:
+        """Whether anything in the guest records the microphone."""
+        return any(tap.active and tap.clocked for tap in self.microphone.taps)
+
+    def _graph_changed(self, change: str, node: Node) -> None:
+        """A recorder has come, gone, or paused: microphones send only while one runs."""
+        del change
+        if isinstance(node, Tap):
+            for session in self.sessions:
+                session.update_microphone()
 
     async def start(self) -> None:
         """Open the sockets."""

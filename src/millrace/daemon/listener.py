@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from millrace.codec.settings import CODECS, CodecSettings, changed
+from millrace.codec.settings import CODECS, CodecSettings, changed, parse_switch
 from millrace.daemon.guest import Guest
+from millrace.doors.peer.microphone import MicrophoneStream
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.outlets.peer import LATENCY_ASKS_NS, PeerOutlet, Write
 from millrace.units import NS_PER_S, HostNs
-from millrace.wire.peer.messages import VERSION, Bye, Configure, Configured, Fault, FromListener, Hello, Report, Welcome
+from millrace.wire.peer.messages import (
+    VERSION,
+    Bye,
+    Configure,
+    Configured,
+    Fault,
+    FormatChanged,
+    FromListener,
+    Hello,
+    Microphone,
+    Packet,
+    Report,
+    Silence,
+    Welcome,
+)
 from millrace.wire.peer.session import PeerServer
 
 _NAME_MAX = 100
@@ -41,6 +56,10 @@ class ListenerSession:
         self._rate_mark: tuple[HostNs, int] = (now_ns, 0)
         self._bitrate = 0
         self._loss_mark: tuple[int, int | None] = (0, None)
+        self.microphone: MicrophoneStream | None = None
+        self.may_speak = True
+        self._offered = False
+        self._told: tuple[bool, bool] | None = None
 
     @property
     def rtt_ns(self) -> HostNs | None:
@@ -57,7 +76,7 @@ class ListenerSession:
         """Take one message; RemoteProtocolError ends the session."""
         self.wire.receive(message, now_ns)
         for event in self.wire.events():
-            self._handle(event)
+            self._handle(event, now_ns)
         self.drain()
 
     def drain(self) -> None:
@@ -77,13 +96,18 @@ class ListenerSession:
 
     def closed(self) -> None:
         """The line is gone."""
+        if self.microphone is not None:
+            self.microphone.remove()
         self.guest.outlets.leave(self.outlet)
         self._publish_latency()
 
     # -- events ------------------------------------------------------------------------------
 
-    def _handle(self, event: FromListener) -> None:
-        if isinstance(event, Hello):
+    def _handle(self, event: FromListener | Packet, now_ns: HostNs) -> None:
+        if isinstance(event, Packet):
+            if self.microphone is not None:
+                self.microphone.push(event, now_ns)
+        elif isinstance(event, Hello):
             self._greet(event)
         elif isinstance(event, Configure):
             try:
@@ -94,6 +118,12 @@ class ListenerSession:
             self.report = event
             self._feed_back_loss()
             self._publish_latency()
+        elif isinstance(event, FormatChanged):
+            if self.microphone is not None:
+                self.microphone.set_format(event.format)
+        elif isinstance(event, Silence):
+            if self.microphone is not None:
+                self.microphone.silence()
         elif isinstance(event, Bye):
             self.closing = True
 
@@ -124,6 +154,35 @@ class ListenerSession:
         self.wire.send(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
         self.drain()
         self.guest.outlets.join(outlet, sink)
+        self._offered = hello.microphone
+        self.may_speak = self.guest.config.microphone
+        self.update_microphone()
+
+    # -- the microphone ----------------------------------------------------------------------
+
+    @property
+    def microphone_state(self) -> str:
+        """off (not offered), forbidden, ready, or on while somebody records it."""
+        if not self._offered:
+            return "off"
+        if not self.may_speak:
+            return "forbidden"
+        return "on" if self.guest.recording else "ready"
+
+    def update_microphone(self) -> None:
+        """Tell the listener whether it may speak and is recorded, if that has changed."""
+        if not self._offered:
+            return
+        if self.may_speak and self.microphone is None:
+            self.microphone = MicrophoneStream(self.guest.graph, self.guest.microphone, self.outlet.name)
+        elif not self.may_speak and self.microphone is not None:
+            self.microphone.remove()
+            self.microphone = None
+        state = (self.may_speak, self.may_speak and self.guest.recording)
+        if state != self._told:
+            self._told = state
+            self.wire.send(Microphone(*state))
+            self.drain()
 
     def _parsed(self, base: CodecSettings, asked: dict[str, str]) -> CodecSettings:
         try:
@@ -155,7 +214,12 @@ class ListenerSession:
 
     def configure(self, changes: dict[str, str]) -> CodecSettings:
         """Change settings while it plays; ConfigError says what is wrong."""
-        settings = self._agreed(changed(self.outlet.settings, changes))
+        rest = dict(changes)
+        spoken = rest.pop("mic", None)
+        settings = self._agreed(changed(self.outlet.settings, rest))
+        if spoken is not None:
+            self.may_speak = parse_switch("mic", spoken)
+            self.update_microphone()
         self.guest.outlets.configure(self.outlet, settings)
         self.wire.send(Configured(self._shown()))
         self.drain()

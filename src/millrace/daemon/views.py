@@ -70,7 +70,8 @@ def listener_view(session: ListenerSession) -> View:
     group = outlet.group
     return {
         "id": outlet.key, "name": outlet.name, "address": session.address, "sink": group.sink.key if group else None,
-        "settings": outlet.settings.as_dict(), "latency_profile": outlet.latency, "bitrate": session.bitrate(),
+        "settings": outlet.settings.as_dict(), "latency_profile": outlet.latency,
+        "microphone": session.microphone_state, "bitrate": session.bitrate(),
         "latency_ms": round(report.latency_ns / 1e6, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
         "target_ms": round(report.target_ns / 1e6, 1), "drift_ppm": report.drift_ppm, "locked": report.locked,
         "underruns": report.underruns, "bridged": report.bridged, "lost": report.lost, "skipped": report.skipped,

@@ -47,6 +47,11 @@ class SoxrResampler:
         empty = np.zeros((0, self._channels) if self._channels > 1 else 0, np.float32)
         return self._shaped(self._stream.resample_chunk(empty, last=True))
 
+    def finish_of(self, block: Samples) -> Samples:
+        """All of `block` at once, to its end."""
+        flat = block if self._channels > 1 else block[:, 0]
+        return self._shaped(self._stream.resample_chunk(np.ascontiguousarray(flat), last=True))
+
     def _shaped(self, out: Samples) -> Samples:
         return out.reshape(-1, self._channels)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from millrace.client.playout import Playout
 from millrace.codec.settings import CodecSettings, changed
+from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.lab.scenario import Scenario
 from millrace.outlets.peer import Message, PeerOutlet, PeerOutlets

@@ -26,7 +26,10 @@ HEADER_BYTES = _HEADER.size
 
 
 class Hello(msgspec.Struct, tag="hello", tag_field="type"):
-    """Listener's first message: what it can play and wants. `latency` is low, normal or robust."""
+    """Listener's first message: what it can play and wants. `latency` is low, normal or robust.
+
+    With `microphone` it offers to be recorded; it sends when `Microphone` says that somebody does.
+    """
 
     version: int = VERSION
     name: str = ""
@@ -34,6 +37,7 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type"):
     settings: dict[str, str] = {}
     latency: str = "normal"
     sink: str | None = None
+    microphone: bool = False
 
 
 class StreamFormat(msgspec.Struct):
@@ -107,6 +111,16 @@ class Report(msgspec.Struct, tag="report", tag_field="type"):
     bridged: int = 0
 
 
+class Microphone(msgspec.Struct, tag="microphone", tag_field="type"):
+    """Whether the listener may speak, and whether anybody records: only with both does it send packets.
+
+    It says what they carry with `FormatChanged`, and where they end with `Silence`.
+    """
+
+    allowed: bool
+    wanted: bool
+
+
 class Ping(msgspec.Struct, tag="ping", tag_field="type"):
     """Answered with Pong; `t` is the sender's own clock."""
 
@@ -135,8 +149,8 @@ class Bye(msgspec.Struct, tag="bye", tag_field="type"):
     again: bool = True
 
 
-FromListener: TypeAlias = Hello | Configure | Report | Ping | Pong | Bye
-FromDaemon: TypeAlias = Welcome | FormatChanged | Configured | Silence | Ping | Pong | Fault | Bye
+FromListener: TypeAlias = Hello | Configure | Report | FormatChanged | Silence | Ping | Pong | Bye
+FromDaemon: TypeAlias = Welcome | FormatChanged | Configured | Silence | Microphone | Ping | Pong | Fault | Bye
 
 _from_listener = msgspec.json.Decoder(FromListener)
 _from_daemon = msgspec.json.Decoder(FromDaemon)

@@ -102,13 +102,16 @@ class PeerServer(_Session):
         super().__init__(now_ns, 4 * PING_NS)
         self.greeted = False
         self._since_ns = now_ns
-        self._events: list[FromListener] = []
+        self._offered = False
+        self._speaks: StreamFormat | None = None
+        self._events: list[FromListener | Packet] = []
 
     def receive(self, message: str | bytes, now_ns: HostNs) -> None:
         """Take one WebSocket message; RemoteProtocolError ends the session."""
         self.keepalive.heard(now_ns)
         if isinstance(message, bytes):
-            raise RemoteProtocolError("a listener sends no binary messages in this version")
+            self._packet(message)
+            return
         if len(message) > MESSAGE_MAX:
             raise RemoteProtocolError(f"a message of {len(message)} characters")
         parsed = decode_from_listener(message)
@@ -117,7 +120,22 @@ class PeerServer(_Session):
         if isinstance(parsed, Hello) == self.greeted:
             raise RemoteProtocolError("hello comes first, and once")
         self.greeted = True
+        if isinstance(parsed, Hello):
+            self._offered = parsed.microphone
+        elif isinstance(parsed, FormatChanged):
+            if not self._offered:
+                raise RemoteProtocolError("a microphone that hello did not offer")
+            self._speaks = parsed.format
         self._events.append(parsed)
+
+    def _packet(self, message: bytes) -> None:
+        if self._speaks is None:
+            raise RemoteProtocolError("media without a format: a microphone is offered in hello, then described")
+        if len(message) > MESSAGE_MAX:
+            raise RemoteProtocolError(f"a packet of {len(message)} bytes")
+        packet = unpack_media(message)
+        if packet is not None and packet.generation == self._speaks.generation & 0xFF:
+            self._events.append(packet)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """As both ends, and PeerLost for one that connects and never says hello."""
@@ -125,7 +143,7 @@ class PeerServer(_Session):
             raise PeerLost("no hello")
         super().handle_timeout(now_ns)
 
-    def events(self) -> list[FromListener]:
+    def events(self) -> list[FromListener | Packet]:
         """What has come since the last call."""
         out, self._events = self._events, []
         return out

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from millrace.client.decode import PacketDecoder
-from millrace.client.reorder import Reorder
 from millrace.clock.jitter import profile_of
 from millrace.clock.pace import Pace
+from millrace.doors.peer.decode import PacketDecoder
+from millrace.doors.peer.reorder import Reorder
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.dsp.convert import Samples
 from millrace.graph.adaptive import AdaptiveLink, State, Tally
@@ -105,11 +105,11 @@ class Playout:
 
     # -- out ---------------------------------------------------------------------------------
 
-    def pull(self, out: Samples, now_ns: HostNs) -> None:
-        """Fill `out` (frames, channels) with what is to be heard from `now_ns` on."""
+    def pull(self, out: Samples, now_ns: HostNs, due_ns: HostNs | None = None) -> None:
+        """Fill `out` (frames, channels) with what is to be heard from `now_ns` on; for `due_ns` see AdaptiveLink."""
         if self._reorder.waiting and self.fill_ns < WAIT_NS + frames_to_ns(len(out), self.rate):
             self._release()
-        if self._link.pull(len(out), now_ns):
+        if self._link.pull(len(out), now_ns, due_ns):
             lead = self._link.lead
             out[:lead] = 0.0
             self.played_frames += self._voice.read(out[lead:], self._link.ratio)

@@ -1,0 +1,180 @@
+"""What a listener sends: its microphone, or something that stands in for one, Opus-compressed.
+
+A source hands over blocks on its own clock from its own thread; `MicrophoneSender` makes packets of them
+while the daemon says that somebody records.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from millrace.codec.opus import OPUS_RATE, OpusEncoder
+from millrace.codec.settings import CodecSettings
+from millrace.dsp.convert import SampleFormat, Samples, decode
+from millrace.dsp.resample import SoxrResampler
+from millrace.errors import ConfigError
+from millrace.units import NS_PER_S, Frames, HostNs, Positions, default_map, frames_to_ns
+from millrace.wire.peer.messages import FormatChanged, Silence, StreamFormat, encode_message, pack_media
+
+CHOICES = "device, device:NAME, wav:FILE, tone:440, tone:440,660, null"
+PACKET_FRAMES = 480
+PERIOD_FRAMES = 480
+_BEHIND_MAX_NS = NS_PER_S
+Push = Callable[[Samples], None]
+
+
+class MicrophoneSource(Protocol):
+    """Captures at 48 kHz."""
+
+    name: str
+    positions: Positions
+
+    def start(self, push: Push) -> None:
+        """Hand over (frames, channels) blocks from now on; ConfigError where that can't be."""
+        ...
+
+    def stop(self) -> None:
+        """End."""
+        ...
+
+
+class LoopSource:
+    """Frames that go round and round, at this machine's pace."""
+
+    def __init__(self, name: str, frames: Samples) -> None:
+        self.name = name
+        self.positions = default_map(frames.shape[1])
+        self._frames = frames
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def start(self, push: Push) -> None:
+        """See `MicrophoneSource`."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, args=(push,), name=self.name, daemon=True)
+        self._thread.start()
+
+    def _run(self, push: Push) -> None:
+        began, done = time.monotonic_ns(), 0
+        while not self._stop.is_set():
+            wait = began + frames_to_ns(done + PERIOD_FRAMES, OPUS_RATE) - time.monotonic_ns()
+            if wait > 0:
+                time.sleep(wait / NS_PER_S)
+            elif -wait > _BEHIND_MAX_NS:
+                began -= wait
+            at = np.arange(done, done + PERIOD_FRAMES) % len(self._frames)
+            push(self._frames[at])
+            done += PERIOD_FRAMES
+
+    def stop(self) -> None:
+        """See `MicrophoneSource`."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
+
+
+def make_microphone(text: str) -> MicrophoneSource:
+    """The source that `text` names; ConfigError lists what there is."""
+    kind, _, rest = text.partition(":")
+    if kind == "device":
+        from millrace.backends.device import DeviceInput
+
+        return DeviceInput(rest)
+    if kind == "null" and not rest:
+        return LoopSource("null", np.zeros((OPUS_RATE, 1), np.float32))
+    if kind == "tone" and rest:
+        return LoopSource(text, _tones(rest))
+    if kind == "wav" and rest:
+        return LoopSource(text, _wav(Path(rest)))
+    raise ConfigError(f"--mic {text!r}: use one of {CHOICES}")
+
+
+def _tones(text: str) -> Samples:
+    """One sine a channel at −6 dBFS; a second holds whole periods of every whole frequency."""
+    try:
+        hz = [int(part) for part in text.split(",")]
+    except ValueError:
+        hz = [0]
+    if len(hz) > 2 or not all(0 < one < OPUS_RATE // 2 for one in hz):
+        raise ConfigError(f"--mic tone:{text}: one or two whole frequencies in Hz, such as tone:440")
+    t = np.arange(OPUS_RATE) / OPUS_RATE
+    return np.stack([0.5 * np.sin(2 * math.pi * one * t) for one in hz], axis=1).astype(np.float32)
+
+
+def _wav(path: Path) -> Samples:
+    try:
+        with wave.open(str(path)) as file:
+            channels, rate, width = file.getnchannels(), file.getframerate(), file.getsampwidth()
+            data = file.readframes(file.getnframes())
+    except (OSError, wave.Error, EOFError) as error:
+        raise ConfigError(f"--mic wav:{path}: {error}") from None
+    fmt = {1: SampleFormat.U8, 2: SampleFormat.S16LE, 3: SampleFormat.S24LE, 4: SampleFormat.S32LE}[width]
+    flat = np.empty(len(data) // width, np.float32)
+    decode(fmt, data, flat)
+    frames = flat.reshape(-1, channels)
+    if not len(frames) or channels > 2:
+        raise ConfigError(f"--mic wav:{path}: one or two channels and some sound are needed")
+    return frames if rate == OPUS_RATE else SoxrResampler(rate, OPUS_RATE, channels).finish_of(frames)
+
+
+class MicrophoneSender:
+    """Blocks to messages. `send` puts one on the line; called from the event loop only."""
+
+    def __init__(self, source: MicrophoneSource, settings: CodecSettings, send: Callable[[str | bytes], None]) -> None:
+        self.source, self._send = source, send
+        self._settings = settings
+        self._encoder: OpusEncoder | None = None
+        self._generation = 0
+        self._pending: Samples = np.zeros((0, len(source.positions)), np.float32)
+        self._position: Frames = 0
+        self._sequence = 0
+        self._began_ns: HostNs = 0
+        self.sent_packets = 0
+
+    @property
+    def speaking(self) -> bool:
+        """Packets are being sent."""
+        return self._encoder is not None
+
+    def begin(self, now_ns: HostNs) -> None:
+        """Somebody records from now on."""
+        channels = len(self.source.positions)
+        encoder = self._encoder = OpusEncoder(channels, self._settings)
+        self._generation += 1
+        self._pending = self._pending[:0]
+        self._position, self._began_ns = 0, now_ns
+        fmt = StreamFormat(
+            self._generation, "opus", OPUS_RATE, list(self.source.positions), lookahead=encoder.lookahead_frames,
+            coupled=channels - 1, mapping=list(encoder.mapping),
+        )  # fmt: skip
+        self._send(encode_message(FormatChanged(fmt)))
+
+    def end(self) -> None:
+        """Nobody records any more: nothing leaves this machine."""
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+            self._send(encode_message(Silence(self._position)))
+
+    def feed(self, block: Samples) -> None:
+        """Captured (frames, channels)."""
+        encoder = self._encoder
+        if encoder is None:
+            return
+        self._pending = np.concatenate((self._pending, block))
+        while len(self._pending) >= PACKET_FRAMES:
+            part, self._pending = self._pending[:PACKET_FRAMES], self._pending[PACKET_FRAMES:]
+            host_ns = self._began_ns + frames_to_ns(self._position, OPUS_RATE)
+            payload = encoder.encode(part)
+            self._send(pack_media(self._generation, PACKET_FRAMES, self._sequence, self._position, host_ns, payload))
+            self._position += PACKET_FRAMES
+            self._sequence += 1
+            self.sent_packets += 1
