@@ -10,7 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from millrace.daemon.attach import Attachment, attach
+from millrace.daemon.attach import Attachment
+from millrace.daemon.attachments import attach
 from millrace.daemon.config import Config, GuestConfig, checked_guest_name, parse_address
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest

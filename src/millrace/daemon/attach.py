@@ -12,7 +12,7 @@ from millrace.daemon.doorspec import DoorSpec, bus_path
 from millrace.daemon.guest import Guest
 from millrace.doors.pushed import PushedStream
 from millrace.doors.qemu.door import QemuDoor
-from millrace.errors import ConfigError, MillraceError, PeerLost
+from millrace.errors import MillraceError, PeerLost
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient, Machine, NotThere, Refusal, Registered
@@ -271,19 +271,3 @@ async def _unix(path: str, what: str) -> socket.socket:
         sock.close()
         raise PeerLost(f"{what} at {path.replace(chr(0), '@')} yet: {error.strerror}") from None
     return sock
-
-
-KINDS: dict[str, type[Attachment]] = {"qmp": QemuAttachment, "dbus": QemuAttachment, "p2p": QemuAttachment}
-
-
-def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
-    """Begin to look for a machine; ConfigError where the guest has that door already."""
-    if any(other.spec.text == spec.text for other in guest.attachments):
-        raise ConfigError(f"guest {guest.name} has {spec.text} attached already")
-    attachment = KINDS[spec.kind](id_, guest, spec)
-    guest.attachments.append(attachment)
-    attachment.start()
-    return attachment
-
-
-__all__ = ["Attachment", "attach"]

@@ -16,7 +16,7 @@ _PORTS = {"spice": 5900, "vnc": 5900}
 
 @dataclass(frozen=True, slots=True)
 class DoorSpec:
-    """One machine's door. `address` is a path, a D-Bus address, or HOST:PORT."""
+    """One machine's door: `address` is a path or a D-Bus address, where there is no `host`."""
 
     kind: str
     address: str
@@ -61,8 +61,7 @@ def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -
         raise ConfigError(f"door {text!r}: the port is not a number up to 65535") from None
     if not parts.hostname:
         raise ConfigError(f"door {text!r}: {scheme}://HOST:PORT")
-    address = f"{parts.hostname}:{port}"
-    return DoorSpec(scheme, address, parts.hostname, port, how == "tls", password=password, ca_file=ca_file)
+    return DoorSpec(scheme, "", parts.hostname, port, how == "tls", password=password, ca_file=ca_file)
 
 
 def bus_path(address: str) -> str:

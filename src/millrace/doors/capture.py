@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from millrace.dsp.convert import Samples
@@ -24,6 +26,8 @@ class CaptureQueue:
         self.graph, self.rate, self.positions = graph, rate, positions
         self.dropped_frames: Frames = 0
         self.taken_frames: Frames = 0
+        self.on_frames: Callable[[], None] = lambda: None
+        """Called when more is ready."""
         self.node = Tap(graph.ids.take(), name, positions, consumer=self, latency_ask_ns=10 * NS_PER_MS)
         self.node.active = self.node.clocked = False
         self._keep = ns_to_frames(KEEP_NS, rate)
@@ -62,6 +66,7 @@ class CaptureQueue:
             oldest = self._blocks.pop(0)
             self._fill -= len(oldest)
             self.dropped_frames += len(oldest)
+        self.on_frames()
 
     def idle(self, position: Frames) -> None:
         """See `Consumer.idle`."""

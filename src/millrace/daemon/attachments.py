@@ -1,0 +1,24 @@
+"""Which attachment serves which kind of door."""
+
+from __future__ import annotations
+
+from millrace.daemon.attach import Attachment, QemuAttachment
+from millrace.daemon.attach_net import SpiceAttachment, VncAttachment
+from millrace.daemon.doorspec import DoorSpec
+from millrace.daemon.guest import Guest
+from millrace.errors import ConfigError
+
+KINDS: dict[str, type[Attachment]] = {
+    "qmp": QemuAttachment, "dbus": QemuAttachment, "p2p": QemuAttachment,
+    "spice": SpiceAttachment, "vnc": VncAttachment,
+}  # fmt: skip
+
+
+def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
+    """Begin to look for a machine; ConfigError where the guest has that door already."""
+    if any(other.spec.text == spec.text for other in guest.attachments):
+        raise ConfigError(f"guest {guest.name} has {spec.text} attached already")
+    attachment = KINDS[spec.kind](id_, guest, spec)
+    guest.attachments.append(attachment)
+    attachment.start()
+    return attachment

@@ -1,0 +1,187 @@
+"""A machine's SPICE sound in a guest's graph."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import numpy as np
+
+from millrace.clock.jitter import JitterProfile
+from millrace.codec.opus import OPUS_RATE, OpusDecoder
+from millrace.doors.capture import CaptureQueue
+from millrace.doors.pushed import PROFILE, PushedFormat, PushedStream, new_stream
+from millrace.dsp.convert import SampleFormat, Samples, decode, encode
+from millrace.dsp.mix import cubic_to_gain
+from millrace.errors import CodecError, RemoteProtocolError
+from millrace.graph.graph import Graph
+from millrace.graph.model import Sink
+from millrace.units import Frames, HostNs, default_map
+from millrace.wire.spice.channel import SpiceChannel
+from millrace.wire.spice.messages import (
+    MODE_OPUS,
+    MODE_RAW,
+    RECORD_DATA,
+    RECORD_MODE,
+    RECORD_START_MARK,
+    Data,
+    Mode,
+    Mute,
+    SoundEvent,
+    Start,
+    Stop,
+    Volume,
+    playback_event,
+    record_data,
+    record_event,
+)
+
+RECORD_FRAMES: Frames = 512
+"""spice-server 0.15.1 garbles a message that crosses its ring of 8192 frames; these never do."""
+MM_GAP_MS = 200
+_MM_MODULO = 1 << 32
+
+
+class SpicePlayback:
+    """The playback channel: what the machine plays."""
+
+    def __init__(self, graph: Graph, channel: SpiceChannel, name: str, profile: JitterProfile = PROFILE) -> None:
+        self.graph, self.channel, self.name = graph, channel, name
+        self.stream: PushedStream | None = None
+        self._profile = profile
+        self._mode = MODE_RAW
+        self._opus: OpusDecoder | None = None
+        self._channels = 2
+        self._gains: tuple[float, ...] = (1.0,)
+        self._mute = False
+        self._expected_ms: int | None = None
+
+    def receive(self, now_ns: HostNs) -> None:
+        """Handle what the channel has got."""
+        for message in self.channel.events():
+            event = playback_event(message)
+            if event is not None:
+                self._handle(event, now_ns)
+
+    def _handle(self, event: SoundEvent, now_ns: HostNs) -> None:
+        if isinstance(event, Data):
+            self._data(event, now_ns)
+        elif isinstance(event, Mode):
+            if event.mode not in (MODE_RAW, MODE_OPUS):
+                raise RemoteProtocolError(f"SPICE sound coded in a way that was not offered: {event.mode}")
+            self._mode = event.mode
+        elif isinstance(event, Start):
+            self._start(event)
+        elif isinstance(event, Stop):
+            if self.stream is not None:
+                self.stream.stop()
+        elif isinstance(event, Volume | Mute):
+            self._level(event)
+
+    def _start(self, event: Start) -> None:
+        if self._mode == MODE_OPUS and event.rate != OPUS_RATE:
+            raise RemoteProtocolError(f"SPICE Opus at {event.rate} Hz")
+        coded = "opus" if self._mode == MODE_OPUS else "s16le"
+        fmt = PushedFormat(event.rate, default_map(event.channels), coded)
+        self._channels = event.channels
+        self._opus = OpusDecoder(event.channels) if self._mode == MODE_OPUS else None
+        self._expected_ms = None
+        if self.stream is not None and self.stream.format == fmt:
+            return
+        old = self.stream
+        default = self.graph.default
+        assert default is not None
+        sink = old.node.sink if old is not None else default
+        props = {"application.name": self.name, "media.name": "SPICE"}
+        node = new_stream(self.graph, sink, self.name, fmt, props)
+        if old is not None:
+            node.mute = old.node.mute
+            node.gains = old.node.gains if len(old.node.gains) == len(node.gains) else node.gains
+            old.remove()
+        self.stream = PushedStream(self.graph, node, fmt, self._profile, old.pace if old else None)
+        self.stream.set_volume(self._gains, self._mute)
+
+    def _data(self, event: Data, now_ns: HostNs) -> None:
+        stream = self.stream
+        if stream is None:
+            return
+        block = self._decoded(event.payload)
+        self._check_time(event.mm_time, len(block), stream)
+        stream.write(block, now_ns)
+
+    def _check_time(self, mm_time: int, frames: Frames, stream: PushedStream) -> None:
+        """Multimedia time that has moved on without sound: the server left some out, so time is taken anew."""
+        if self._expected_ms is not None:
+            ahead = (mm_time - self._expected_ms) % _MM_MODULO
+            if MM_GAP_MS < ahead < _MM_MODULO - MM_GAP_MS:
+                stream.stop()
+        self._expected_ms = (mm_time + frames * 1000 // stream.format.rate) % _MM_MODULO
+
+    def _decoded(self, payload: bytes) -> Samples:
+        if self._opus is not None:
+            try:
+                return self._opus.decode(payload)
+            except CodecError as error:
+                raise RemoteProtocolError(f"SPICE Opus that can't be decoded: {error}") from None
+        whole = len(payload) // (2 * self._channels) * self._channels
+        out = np.empty(whole, np.float32)
+        decode(SampleFormat.S16LE, payload[: 2 * whole], out)
+        return out.reshape(-1, self._channels)
+
+    def _level(self, event: Volume | Mute) -> None:
+        if isinstance(event, Mute):
+            self._mute = event.mute
+        else:
+            self._gains = tuple(cubic_to_gain(v * 65536 // 65535) for v in event.volume) or (1.0,)
+        if self.stream is not None:
+            self.stream.set_volume(self._gains, self._mute)
+
+    def lost(self) -> None:
+        """The channel is gone."""
+        if self.stream is not None:
+            self.stream.remove()
+            self.stream = None
+
+
+class SpiceRecord:
+    """The record channel: what the machine records."""
+
+    def __init__(self, graph: Graph, source: Sink, channel: SpiceChannel, name: str, wake: Callable[[], None]) -> None:
+        self.graph, self.source, self.channel, self.name = graph, source, channel, name
+        self.queue: CaptureQueue | None = None
+        self.sent_frames: Frames = 0
+        self._wake = wake
+
+    def receive(self) -> None:
+        """Handle what the channel has got."""
+        for message in self.channel.events():
+            event = record_event(message)
+            if isinstance(event, Start):
+                self._start(event)
+            elif isinstance(event, Stop) and self.queue is not None:
+                self.queue.run(False)
+
+    def _start(self, event: Start) -> None:
+        self.lost()
+        self.queue = CaptureQueue(self.graph, self.source, self.name, event.rate, default_map(event.channels))
+        self.queue.on_frames = self._send
+        self.sent_frames = 0
+        self.channel.send(RECORD_MODE, struct.pack("<IH", 0, MODE_RAW))
+        self.channel.send(RECORD_START_MARK, struct.pack("<I", 0))
+        self.queue.run(True)
+
+    def _send(self) -> None:
+        queue = self.queue
+        assert queue is not None
+        while queue.fill_frames >= RECORD_FRAMES:
+            pcm = encode(SampleFormat.S16LE, np.ascontiguousarray(queue.take(RECORD_FRAMES)))
+            mm_time = self.sent_frames * 1000 // queue.rate
+            self.channel.send(RECORD_DATA, record_data(mm_time, pcm))
+            self.sent_frames += RECORD_FRAMES
+            self._wake()
+
+    def lost(self) -> None:
+        """The channel is gone."""
+        if self.queue is not None:
+            self.queue.remove()
+            self.queue = None

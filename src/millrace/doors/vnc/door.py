@@ -1,0 +1,57 @@
+"""A machine's VNC sound in a guest's graph. VNC has no microphone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millrace.clock.jitter import JitterProfile
+from millrace.doors.pushed import PROFILE, PushedFormat, PushedStream, new_stream
+from millrace.dsp.convert import SampleFormat, decode
+from millrace.graph.graph import Graph
+from millrace.units import HostNs, default_map
+from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, VncClient, VncEvent
+
+
+class VncDoor:
+    """One VNC connection's stream."""
+
+    def __init__(self, graph: Graph, wire: VncClient, profile: JitterProfile = PROFILE) -> None:
+        self.graph, self.wire = graph, wire
+        self.name = "VNC"
+        self.stream: PushedStream | None = None
+        self._profile = profile
+
+    def handle(self, event: VncEvent, now_ns: HostNs) -> None:
+        """Handle one event."""
+        if isinstance(event, AudioData):
+            if self.stream is not None:
+                self._data(event.payload, self.stream, now_ns)
+        elif isinstance(event, Ready):
+            self.name = event.name or "VNC"
+        elif isinstance(event, AudioBegin):
+            self._begin()
+        elif isinstance(event, AudioEnd) and self.stream is not None:
+            self.stream.stop()
+
+    def _begin(self) -> None:
+        if self.stream is not None:
+            return
+        default = self.graph.default
+        assert default is not None
+        fmt = PushedFormat(self.wire.rate, default_map(self.wire.channels), "s16le")
+        props = {"application.name": self.name, "media.name": "VNC"}
+        node = new_stream(self.graph, default, self.name, fmt, props)
+        self.stream = PushedStream(self.graph, node, fmt, self._profile)
+
+    def _data(self, payload: bytes, stream: PushedStream, now_ns: HostNs) -> None:
+        channels = self.wire.channels
+        whole = len(payload) // (2 * channels) * channels
+        out = np.empty(whole, np.float32)
+        decode(SampleFormat.S16LE, payload[: 2 * whole], out)
+        stream.write(out.reshape(-1, channels), now_ns)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if self.stream is not None:
+            self.stream.remove()
+            self.stream = None

@@ -1,0 +1,106 @@
+"""Connections that we make: to a machine's SPICE or VNC server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.io.runner import StreamRunner
+from millrace.units import HostNs
+
+CONNECT_S = 5.0
+
+
+class Core(Protocol):
+    """A sans-IO client of a byte stream."""
+
+    def receive(self, data: memoryview, now_ns: HostNs) -> None:
+        """Bytes have come."""
+        ...
+
+    def data_to_send(self) -> bytes:
+        """What to write now."""
+        ...
+
+
+class ClientLine:
+    """One core on one connection, as the runner wants it.
+
+    `after` is called when bytes were taken; `ended` once, with why.
+    """
+
+    def __init__(self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]) -> None:
+        self.closing = False
+        self.congested = False
+        self.wake: Callable[[], None] = lambda: None
+        self._core, self._after, self._ended = core, after, ended
+        self._why: Exception = PeerLost("the connection ended")
+        self._runner = StreamRunner(lambda transport: self)
+        self._transport: asyncio.Transport | None = None
+
+    async def connect(self, host: str, port: int, path: str, tls: ssl.SSLContext | None) -> None:
+        """Connect by TCP, or to a unix socket where there is no host; PeerLost says why not."""
+        loop = asyncio.get_running_loop()
+        where = f"{host}:{port}" if host else path
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                if host:
+                    name = host if tls is not None else None
+                    made = await loop.create_connection(lambda: self._runner, host, port, ssl=tls, server_hostname=name)
+                else:
+                    made = await loop.create_unix_connection(lambda: self._runner, path)
+        except ssl.SSLError as error:
+            raise PeerLost(f"TLS: {error.reason or error}") from None
+        except TimeoutError:
+            raise PeerLost(f"no answer at {where}") from None
+        except OSError as error:
+            raise PeerLost(f"nothing at {where} yet: {error.strerror or error}") from None
+        self._transport = made[0]
+        raw = self._transport.get_extra_info("socket")
+        if raw is not None and host:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.wake()
+
+    async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Go on inside TLS, on the same connection."""
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        try:
+            made = await loop.start_tls(self._transport, self._runner, context, server_hostname=host)
+        except (ssl.SSLError, OSError) as error:
+            raise PeerLost(f"TLS: {error}") from None
+        self._transport = cast(asyncio.Transport, made)
+        self._runner.connection_made(self._transport)
+
+    def receive(self, data: memoryview, now_ns: HostNs) -> None:
+        """See `Connection`."""
+        try:
+            self._core.receive(data, now_ns)
+            self._after(now_ns)
+        except RemoteProtocolError as error:
+            self._why = error
+            raise
+
+    def data_to_send(self) -> bytes:
+        """See `Connection`."""
+        return self._core.data_to_send()
+
+    def next_timeout(self) -> HostNs | None:
+        """Deadlines are kept by the session."""
+        return None
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `next_timeout`."""
+
+    def closed(self) -> None:
+        """See `Connection`."""
+        self._ended(self._why)
+
+    def close(self) -> None:
+        """Close the connection; `ended` hears of it."""
+        if self._transport is not None:
+            self._transport.abort()

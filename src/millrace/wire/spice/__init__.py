@@ -1,0 +1,1 @@
+"""SPICE, the client side of main, playback and record channels, sans-IO."""

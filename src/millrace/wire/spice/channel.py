@@ -1,0 +1,183 @@
+"""One SPICE channel from the client's side: link, ticket, then messages. Sans-IO.
+
+"Spice protocol" of the SPICE project (spice-protocol: protocol.h, enums.h): link messages with
+capabilities, the mini header (u16 type, u32 size), SET_ACK, PING. All little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import RemoteProtocolError
+from millrace.units import HostNs
+
+MESSAGE_MAX = 1024 * 1024
+LINK_MAX = 4096
+KEY_BYTES, TICKET_BYTES = 162, 128
+MAGIC = b"REDQ"
+_COMMON_CAPS = 0b1011
+"""AUTH_SELECTION, AUTH_SPICE, MINI_HEADER."""
+_SET_ACK, _PING, _DISCONNECTING, _NOTIFY = 3, 4, 6, 7
+_ACK_SYNC, _ACK, _PONG = 1, 2, 3
+LINK_ERRORS = {
+    1: "it gives no reason", 2: "it found no SPICE in what was sent", 3: "it found the link broken",
+    4: "it speaks another version of SPICE", 5: "it wants TLS: attach its TLS port with --tls",
+    6: "it wants no TLS here: attach without --tls", 7: "the password is wrong: --password-file",
+    8: "it does not know this session", 9: "it has no such channel",
+}  # fmt: skip
+Encrypt = Callable[[bytes, str], bytes]
+"""(RSA public key in DER, password) to the 128-byte ticket."""
+
+
+class ChannelKind(IntEnum):
+    """Channel types in use."""
+
+    MAIN = 1
+    PLAYBACK = 5
+    RECORD = 6
+
+
+class LinkRefused(RemoteProtocolError):
+    """The server does not let this channel in."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpiceMessage:
+    """A channel's own message."""
+
+    kind: int
+    body: bytes
+
+
+class SpiceChannel:
+    """Bytes ⇄ messages of one channel."""
+
+    def __init__(self, kind: ChannelKind, session: int, caps: int, password: str, encrypt: Encrypt) -> None:
+        self.kind = kind
+        self.open = False
+        self.caps: tuple[int, ...] = ()
+        self._password, self._encrypt = password, encrypt
+        self._buffer = bytearray()
+        self._step: Callable[[], bool] = self._header
+        self._reply_bytes = 0
+        self._window = self._left = 0
+        self._events: list[SpiceMessage] = []
+        body = struct.pack("<IBBIII", session, kind, 0, 1, 1, 18) + struct.pack("<II", _COMMON_CAPS, caps)
+        self._out = bytearray(MAGIC + struct.pack("<III", 2, 2, len(body)) + body)
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError ends the channel."""
+        del now_ns
+        self._buffer += data
+        while self._step():
+            pass
+
+    def _take(self, size: int) -> bytes | None:
+        if len(self._buffer) < size:
+            return None
+        part = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return part
+
+    def _header(self) -> bool:
+        head = self._take(16)
+        if head is None:
+            return False
+        magic, major, _, size = struct.unpack("<4sIII", head)
+        if magic != MAGIC:
+            raise RemoteProtocolError("that is no SPICE server")
+        if major != 2 or not 178 <= size <= LINK_MAX:
+            raise RemoteProtocolError(f"SPICE version {major} with a link reply of {size} bytes")
+        self._reply_bytes = size
+        self._step = self._reply
+        return True
+
+    def _reply(self) -> bool:
+        reply = self._take(self._reply_bytes)
+        if reply is None:
+            return False
+        error = struct.unpack_from("<I", reply)[0]
+        if error:
+            raise LinkRefused(f"the SPICE server refuses: {LINK_ERRORS.get(error, error)}")
+        common, specific, offset = struct.unpack_from("<III", reply, 4 + KEY_BYTES)
+        if common + specific > 64 or offset + 4 * (common + specific) > len(reply):
+            raise RemoteProtocolError("SPICE capabilities beyond their message")
+        self.caps = struct.unpack_from(f"<{common + specific}I", reply, offset)
+        if self.caps and common and self.caps[0] & 1:
+            self._out += struct.pack("<I", 1)
+        ticket = self._encrypt(reply[4 : 4 + KEY_BYTES], self._password)
+        assert len(ticket) == TICKET_BYTES
+        self._out += ticket
+        self._step = self._result
+        return True
+
+    def _result(self) -> bool:
+        raw = self._take(4)
+        if raw is None:
+            return False
+        result = struct.unpack("<I", raw)[0]
+        if result:
+            raise LinkRefused(f"the SPICE server refuses: {LINK_ERRORS.get(result, result)}")
+        self.open = True
+        self._step = self._message
+        return True
+
+    def _message(self) -> bool:
+        if len(self._buffer) < 6:
+            return False
+        kind, size = struct.unpack_from("<HI", self._buffer)
+        if size > MESSAGE_MAX:
+            raise RemoteProtocolError(f"a SPICE message of {size} bytes; {MESSAGE_MAX} at most")
+        if len(self._buffer) < 6 + size:
+            return False
+        body = bytes(self._buffer[6 : 6 + size])
+        del self._buffer[: 6 + size]
+        self._common(kind, body)
+        return True
+
+    def _common(self, kind: int, body: bytes) -> None:
+        if kind == _SET_ACK:
+            generation, self._window = unpack("<II", body)
+            self._left = self._window
+            self.send(_ACK_SYNC, struct.pack("<I", generation))
+            return
+        if self._window:
+            self._left -= 1
+            if self._left <= 0:
+                self._left = self._window
+                self.send(_ACK)
+        if kind == _PING:
+            if len(body) < 12:
+                raise RemoteProtocolError("a SPICE ping cut short")
+            self.send(_PONG, body[:12])
+        elif kind > 100:
+            self._events.append(SpiceMessage(kind, body))
+
+    def events(self) -> list[SpiceMessage]:
+        """The channel's own messages that have come."""
+        out, self._events = self._events, []
+        return out
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def send(self, kind: int, body: bytes = b"") -> None:
+        """Queue a message."""
+        self._out += struct.pack("<HI", kind, len(body)) + body
+
+    def data_to_send(self) -> bytes:
+        """What to write now."""
+        out, self._out = bytes(self._out), bytearray()
+        return out
+
+
+def unpack(form: str, body: bytes, at: int = 0) -> tuple[int, ...]:
+    """struct.unpack_from, with RemoteProtocolError for a message that is too short."""
+    if len(body) < at + struct.calcsize(form):
+        raise RemoteProtocolError(f"a SPICE message of {len(body)} bytes, cut short")
+    return struct.unpack_from(form, body, at)

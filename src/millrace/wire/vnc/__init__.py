@@ -1,0 +1,1 @@
+"""RFB (VNC) with QEMU audio, the client side, sans-IO."""

@@ -1,0 +1,296 @@
+"""The client's side of RFB with QEMU's audio extension, sans-IO.
+
+RFC 6143 for RFB 3.8; "rfbproto" (the community's RFB specification) for VeNCrypt and the QEMU audio
+messages. Numbers are big-endian, samples little-endian. No picture is asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import RemoteProtocolError
+from millrace.units import NS_PER_S, HostNs
+
+AUDIO_ENCODING = -259
+DATA_MAX = 1024 * 1024
+TEXT_MAX = 1024 * 1024
+NAME_MAX = 4096
+ANSWER_NS = 5 * NS_PER_S
+S16 = 3
+RATE_MAX = 48_000
+_NONE, _VNC, _VENCRYPT = 1, 2, 19
+_X509_NONE, _X509_VNC = 260, 261
+_ANONYMOUS_TLS = frozenset({257, 258, 259, 263})
+Respond = Callable[[bytes, str], bytes]
+"""(16-byte challenge, password) to the 16-byte answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsWanted:
+    """The server waits for a TLS handshake on this connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The server has sound, in the format that was asked for; `name` is its desktop's."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBegin:
+    """Sound begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEnd:
+    """Sound ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioData:
+    """Interleaved s16."""
+
+    payload: bytes
+
+
+VncEvent: TypeAlias = TlsWanted | Ready | AudioBegin | AudioEnd | AudioData
+
+
+class VncClient:
+    """One connection. `rate` and `channels` are what is asked of QEMU, which converts."""
+
+    def __init__(self, rate: int, channels: int, password: str, respond: Respond) -> None:
+        self.rate, self.channels = min(rate, RATE_MAX), min(channels, 2)
+        self.name = ""
+        self._password, self._respond = password, respond
+        self._buffer = bytearray()
+        self._out = bytearray()
+        self._events: list[VncEvent] = []
+        self._need = 12
+        self._step: Callable[[bytes], None] = self._version
+        self._rectangles = 0
+        self._deadline_ns: HostNs | None = None
+        self._waits = False
+        self._paused = False
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError ends the connection."""
+        self._buffer += data
+        self._run()
+        if self._waits and self._deadline_ns is None:
+            self._deadline_ns = now_ns + ANSWER_NS
+
+    def _run(self) -> None:
+        while len(self._buffer) >= self._need and not self._paused:
+            part = bytes(self._buffer[: self._need])
+            del self._buffer[: self._need]
+            self._step(part)
+
+    def _then(self, need: int, step: Callable[[bytes], None]) -> None:
+        self._need, self._step = need, step
+
+    def _version(self, part: bytes) -> None:
+        if not part.startswith(b"RFB "):
+            raise RemoteProtocolError("that is no VNC server")
+        if part < b"RFB 003.008\n":
+            raise RemoteProtocolError(f"this VNC server speaks {part[4:11].decode('ascii', 'replace')}; 3.8 is needed")
+        self._out += b"RFB 003.008\n"
+        self._then(1, self._security_count)
+
+    def _security_count(self, part: bytes) -> None:
+        if part[0] == 0:
+            self._then(4, self._reason_size)
+        else:
+            self._then(part[0], self._security)
+
+    def _security(self, part: bytes) -> None:
+        if _VENCRYPT in part:
+            self._out += bytes((_VENCRYPT,))
+            self._then(2, self._vencrypt_version)
+        elif _VNC in part:
+            self._out += bytes((_VNC,))
+            self._then(16, self._challenge)
+        elif _NONE in part:
+            self._out += bytes((_NONE,))
+            self._then(4, self._result)
+        else:
+            raise RemoteProtocolError(f"this VNC server wants a way to log in that is not known: {list(part)}")
+
+    def _challenge(self, part: bytes) -> None:
+        if not self._password:
+            raise RemoteProtocolError("this VNC server wants a password: --password-file")
+        self._out += self._respond(part, self._password)
+        self._then(4, self._result)
+
+    def _vencrypt_version(self, part: bytes) -> None:
+        if part < b"\0\2":
+            raise RemoteProtocolError(f"VeNCrypt {part[0]}.{part[1]}; 0.2 is needed")
+        self._out += b"\0\2"
+        self._then(2, self._vencrypt_types)
+
+    def _vencrypt_types(self, part: bytes) -> None:
+        if part[0] != 0 or part[1] == 0:
+            raise RemoteProtocolError("this VNC server refuses VeNCrypt 0.2")
+        self._then(4 * part[1], self._vencrypt_choice)
+
+    def _vencrypt_choice(self, part: bytes) -> None:
+        offered = struct.unpack(f">{len(part) // 4}I", part)
+        chosen = next((kind for kind in (_X509_VNC, _X509_NONE) if kind in offered), None)
+        if chosen is None:
+            what = "anonymous TLS only: give QEMU certificates (tls-creds-x509)"
+            raise RemoteProtocolError(
+                f"this VNC server offers {what if _ANONYMOUS_TLS & set(offered) else f'VeNCrypt {list(offered)} only'}"
+            )
+        self._out += struct.pack(">I", chosen)
+        self._then(1, self._tls_vnc if chosen == _X509_VNC else self._tls_none)
+
+    def _tls_vnc(self, part: bytes) -> None:
+        self._start_tls(part)
+        self._then(16, self._challenge)
+
+    def _tls_none(self, part: bytes) -> None:
+        self._start_tls(part)
+        self._then(4, self._result)
+
+    def _start_tls(self, part: bytes) -> None:
+        if part != b"\1":
+            raise RemoteProtocolError("this VNC server refuses TLS")
+        if self._buffer:
+            raise RemoteProtocolError("this VNC server speaks before TLS has begun")
+        self._paused = True
+        self._events.append(TlsWanted())
+
+    def tls_ready(self) -> None:
+        """The handshake is done; what follows is inside TLS."""
+        self._paused = False
+
+    def _result(self, part: bytes) -> None:
+        if part != bytes(4):
+            self._then(4, self._reason_size)
+            return
+        self._out += b"\1"
+        self._then(24, self._server_init)
+
+    def _reason_size(self, part: bytes) -> None:
+        size = struct.unpack(">I", part)[0]
+        if size > NAME_MAX:
+            raise RemoteProtocolError("the VNC server refuses, at great length")
+        self._then(size, self._reason)
+        if size == 0:
+            self._reason(b"")
+
+    def _reason(self, part: bytes) -> None:
+        text = part.decode("utf-8", "replace").strip()
+        raise RemoteProtocolError(f"the VNC server refuses: {text or 'it gives no reason; is the password right?'}")
+
+    def _server_init(self, part: bytes) -> None:
+        size = struct.unpack(">20xI", part)[0]
+        if size > NAME_MAX:
+            raise RemoteProtocolError(f"a desktop name of {size} bytes")
+        self._then(size, self._named)
+        if size == 0:
+            self._named(b"")
+
+    def _named(self, part: bytes) -> None:
+        self.name = part.decode("utf-8", "replace").removeprefix("QEMU (").removesuffix(")")
+        self._out += struct.pack(">BxHi", 2, 1, AUDIO_ENCODING)
+        self._waits = True
+        self._then(1, self._message)
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def _message(self, part: bytes) -> None:
+        following: dict[int, tuple[int, Callable[[bytes], None]]] = {
+            0: (3, self._update), 1: (5, self._colours), 2: (1, self._skipped), 3: (7, self._cut_text),
+            255: (3, self._audio),
+        }  # fmt: skip
+        if part[0] == 2:
+            return
+        if part[0] not in following:
+            raise RemoteProtocolError(f"a VNC message {part[0]} that nobody asked for")
+        self._then(*following[part[0]])
+
+    def _update(self, part: bytes) -> None:
+        self._rectangles = struct.unpack(">xH", part)[0]
+        self._next_rectangle()
+
+    def _next_rectangle(self) -> None:
+        self._then(*((12, self._rectangle) if self._rectangles else (1, self._message)))
+
+    def _rectangle(self, part: bytes) -> None:
+        if struct.unpack(">8xi", part)[0] != AUDIO_ENCODING:
+            raise RemoteProtocolError("a picture that nobody asked for")
+        self._rectangles -= 1
+        if self._waits:
+            self._waits, self._deadline_ns = False, None
+            self._out += struct.pack(">BBHBBI", 255, 1, 2, S16, self.channels, self.rate)
+            self._out += struct.pack(">BBH", 255, 1, 0)
+            self._events.append(Ready(self.name))
+        self._next_rectangle()
+
+    def _colours(self, part: bytes) -> None:
+        self._skip(6 * struct.unpack(">3xH", part)[0])
+
+    def _cut_text(self, part: bytes) -> None:
+        self._skip(abs(struct.unpack(">3xi", part)[0]))
+
+    def _skip(self, size: int) -> None:
+        if size > TEXT_MAX:
+            raise RemoteProtocolError(f"a VNC message of {size} bytes")
+        self._then(size, self._skipped)
+        if size == 0:
+            self._skipped(b"")
+
+    def _skipped(self, part: bytes) -> None:
+        del part
+        self._then(1, self._message)
+
+    def _audio(self, part: bytes) -> None:
+        kind, operation = struct.unpack(">BH", part)
+        if kind != 1 or operation > 2:
+            raise RemoteProtocolError(f"a QEMU message {kind}/{operation} that nobody asked for")
+        if operation == 2:
+            self._then(4, self._data_size)
+            return
+        self._events.append(AudioBegin() if operation == 1 else AudioEnd())
+        self._then(1, self._message)
+
+    def _data_size(self, part: bytes) -> None:
+        size = struct.unpack(">I", part)[0]
+        if size > DATA_MAX:
+            raise RemoteProtocolError(f"a VNC audio message of {size} bytes; {DATA_MAX} at most")
+        self._then(size, self._data)
+        if size == 0:
+            self._data(b"")
+
+    def _data(self, part: bytes) -> None:
+        self._events.append(AudioData(part))
+        self._then(1, self._message)
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def events(self) -> list[VncEvent]:
+        """What has come."""
+        out, self._events = self._events, []
+        return out
+
+    def data_to_send(self) -> bytes:
+        """What to write now."""
+        out, self._out = bytes(self._out), bytearray()
+        return out
+
+    def next_timeout(self) -> HostNs | None:
+        """When it gives up waiting for sound to be acknowledged."""
+        return self._deadline_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """RemoteProtocolError for a server without sound."""
+        if self._deadline_ns is not None and now_ns >= self._deadline_ns:
+            raise RemoteProtocolError("this VNC server has no sound: QEMU must run with -vnc …,audiodev=ID")
