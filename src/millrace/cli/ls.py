@@ -82,7 +82,8 @@ def _listener(listener: dict[str, Any]) -> str:
     settings = listener["settings"]
     faults = [f"{listener[key]} {key}" for key in ("underruns", "lost", "skipped") if listener[key]]
     faults += [f"{listener['dropped_packets']} dropped"] if listener["dropped_packets"] else []
-    clock = [f"mic {listener['microphone']}"] if listener.get("microphone", "off") != "off" else []
+    mic = listener.get("microphone", {}).get("state", "off")
+    clock = [f"mic {mic}"] if mic != "off" else []
     clock += [f"{listener['drift_ppm']:+.0f} ppm"] if listener.get("locked") else []
     codec = f"opus {settings['bitrate'] // 1000}k" if settings["codec"] == "opus" else settings["codec"]
     return ", ".join(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from millrace.daemon.web import Web
 from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.model import Ids
+from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
 
@@ -38,6 +41,7 @@ class Daemon:
         self.address = config.listen
         self._runner: web.AppRunner | None = None
         self._timer: TimerRunner | None = None
+        self._handover: Handover | None = None
         self._api_path = config.runtime / "api.sock"
 
     async def start(self) -> None:
@@ -51,6 +55,7 @@ class Daemon:
         self._runner = web.AppRunner(Web(self, self.config.token).application(), access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         await web.SockSite(self._runner, api_socket).start()
+        self._handover = Handover(self.config.runtime / "attach.sock", self._take_connection)
         await self._listen_tcp()
 
     async def _listen_tcp(self) -> None:
@@ -90,6 +95,8 @@ class Daemon:
             await self._runner.cleanup()
         if self._timer is not None:
             self._timer.stop()
+        if self._handover is not None:
+            self._handover.close()
         self._api_path.unlink(missing_ok=True)
 
     @property
@@ -126,6 +133,12 @@ class Daemon:
         for spec in config.doors:
             self.attach(guest.name, spec)
         return guest
+
+    def _take_connection(self, request: dict[str, Any], fd: int) -> dict[str, Any]:
+        """A connection to QEMU that another program made: `millrace attach qemu --p2p`."""
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise ConfigError("that descriptor is no socket")
+        return self.attach(str(request.get("guest", "default")), DoorSpec("p2p", f"fd {fd}", fd=fd)).view()
 
     def attach(self, name: str, spec: DoorSpec) -> Attachment:
         """Give a guest a door to its machine."""

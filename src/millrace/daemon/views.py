@@ -57,11 +57,26 @@ def pushed_view(stream: PushedStream) -> View:
         "door": "machine", "format": stream.format.name, "rate": stream.format.rate,
         "channels": len(stream.format.positions), "corked": not stream.node.active,
         "fill_ms": round(stream.fill_ns / 1e6, 1), "margin_ms": round(stream.margin_ns / 1e6, 1),
+        "latency_ms": round(stream.latency_ns / 1e6, 1),
         "underruns": stream.underruns, "bridged": stream.bridged, "skipped": stream.skipped_frames,
         "guest_volume": stream.volume, "frames": stream.frames,
         "real_time_percent": None if percent is None else round(percent, 2),
         "drift_ppm": None if drift is None else round(drift, 1),
     }  # fmt: skip
+
+
+def microphone_view(session: ListenerSession) -> View:
+    """A listener's microphone."""
+    out: View = {"state": session.microphone_state}
+    if session.microphone is not None:
+        playout = session.microphone.playout
+        out |= {
+            "stream": session.microphone.node.key, "fill_ms": round(playout.fill_ns / 1e6, 1),
+            "target_ms": round(playout.pace.margin_ns / 1e6, 1), "underruns": playout.underruns,
+            "bridged": playout.bridged, "lost": playout.lost_packets, "skipped": playout.skipped_frames,
+            "splices": playout.tally.splices,
+        }  # fmt: skip
+    return out
 
 
 def listener_view(session: ListenerSession) -> View:
@@ -71,7 +86,7 @@ def listener_view(session: ListenerSession) -> View:
     return {
         "id": outlet.key, "name": outlet.name, "address": session.address, "sink": group.sink.key if group else None,
         "settings": outlet.settings.as_dict(), "latency_profile": outlet.latency,
-        "microphone": session.microphone_state, "bitrate": session.bitrate(),
+        "microphone": microphone_view(session), "bitrate": session.bitrate(),
         "latency_ms": round(report.latency_ns / 1e6, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
         "target_ms": round(report.target_ns / 1e6, 1), "drift_ppm": report.drift_ppm, "locked": report.locked,
         "underruns": report.underruns, "bridged": report.bridged, "lost": report.lost, "skipped": report.skipped,

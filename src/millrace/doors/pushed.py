@@ -223,6 +223,11 @@ class PushedStream:
         return self.pace.margin_ns
 
     @property
+    def latency_ns(self) -> float:
+        """From the arrival of a frame, at its earliest, to the graph's mix."""
+        return self.pace.margin_ns + self._link.late_ns
+
+    @property
     def drift_ppm(self) -> float | None:
         """How fast the guest's card runs against this machine; None until that is known."""
         return self.pace.media.ppm if self.pace.locked else None

@@ -15,10 +15,20 @@ from millrace.dsp.tape import Tape
 from millrace.units import Frames
 
 _FINE_MS, _MIN_MS, _MAX_MS = 2, 3, 13
+_BEYOND_MS = 2
+"""A splice may correct too much by that if it fits better there."""
+_ALIKE = 0.8
+"""What is less alike is left for later, unless there is much to correct."""
+_SILENT = 1e-4
 
 
 def best_match(template: Samples, where: Samples) -> int:
-    """The offset in `where` at which it looks most like `template`; both (frames, channels).
+    """As `match`, without how good it is."""
+    return match(template, where)[0]
+
+
+def match(template: Samples, where: Samples) -> tuple[int, float]:
+    """The offset in `where` at which it looks most like `template`, and how much: 1 is alike; both (frames, channels).
 
     `where` must be at least as long. Silence matches at 0.
     """
@@ -26,7 +36,10 @@ def best_match(template: Samples, where: Samples) -> int:
     product = np.correlate(many, one, "valid")
     square = np.concatenate(([0.0], np.cumsum(many.astype(np.float64) ** 2)))
     energy = square[len(one) :] - square[: -len(one)]
-    return int(np.argmax(product / np.sqrt(energy + 1e-9)))
+    likeness = product / np.sqrt(energy + 1e-9)
+    at = int(np.argmax(likeness))
+    own = float(np.sqrt(np.dot(one, one)))
+    return at, float(likeness[at]) / own if own > _SILENT else 1.0
 
 
 def lengths(rate: int) -> tuple[Frames, Frames, Frames]:
@@ -35,12 +48,12 @@ def lengths(rate: int) -> tuple[Frames, Frames, Frames]:
 
 
 def cut(tape: Tape, rate: int, most: Frames) -> Frames:
-    """Leave out up to `most` frames (at most 13 ms) at the head; returns how many, 0 where there is too little."""
-    fade, low, high = lengths(rate)
-    high = min(high, most, tape.fill - 2 * fade)
-    if high < low:
+    """Leave out about `most` frames (at most 13 ms) at the head; returns how many, 0 where nothing fits."""
+    fade, low, longest = lengths(rate)
+    if most < low:
         return 0
-    return _jump(tape, fade, low, high)
+    high = min(longest, most + rate * _BEYOND_MS // 1000, tape.fill - 2 * fade)
+    return 0 if high < low else _jump(tape, fade, low, high, _ALIKE if most < longest else -1.0)
 
 
 def skip(tape: Tape, rate: int, about: Frames) -> Frames:
@@ -52,9 +65,12 @@ def skip(tape: Tape, rate: int, about: Frames) -> Frames:
     return _jump(tape, fade, low, high)
 
 
-def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames) -> Frames:
+def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames, alike: float = -1.0) -> Frames:
     head = tape.ahead(fade).copy()
-    offset = low + best_match(head, tape.ahead(high + fade)[low:])
+    at, likeness = match(head, tape.ahead(high + fade)[low:])
+    if likeness < alike:
+        return 0
+    offset = low + at
     tape.advance(offset)
     after = tape.ahead(fade)
     after += (head - after) * (1.0 - ramp(fade))
@@ -62,14 +78,17 @@ def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames) -> Frames:
 
 
 def stretch(tape: Tape, rate: int, most: Frames) -> Frames:
-    """Repeat up to `most` frames (at most 13 ms) of what was just played; returns how many."""
-    fade, low, high = lengths(rate)
-    high = min(high, most, tape.past - fade, tape.capacity - tape.fill)
-    if high < low or tape.fill < fade:
+    """Repeat about `most` frames (at most 13 ms) of what was just played; returns how many."""
+    fade, low, longest = lengths(rate)
+    high = min(longest, most + rate * _BEYOND_MS // 1000, tape.past - fade, tape.capacity - tape.fill)
+    if most < low or high < low or tape.fill < fade:
         return 0
     head = tape.ahead(fade).copy()
     past = tape.around(high, fade - low)
-    offset = high - best_match(head, past)
+    at, likeness = match(head, past)
+    if likeness < _ALIKE and most < longest:
+        return 0
+    offset = high - at
     tape.advance(-offset)
     again = tape.ahead(fade)
     again += (head - again) * (1.0 - ramp(fade))

@@ -12,6 +12,8 @@ from millrace.graph.model import Sink, Stream
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
 from millrace.wire.peer.messages import Packet, StreamFormat
 
+SPLICE_NS = 25 * NS_PER_MS
+"""Recordings are worked with afterwards: what is off by less is worked off by speed."""
 SILENT_NS = 2 * NS_PER_S
 """A microphone that sends nothing for that long has stopped; before, it is late."""
 
@@ -24,7 +26,7 @@ class MicrophoneStream:
         self.node = Stream(graph.ids.take(), name, source.positions, {"application.name": name, "media.role": "phone"})
         self.node.feed = self
         self.node.latency_ask_ns = 10 * NS_PER_MS
-        self.playout = Playout(graph.rate, source.positions, "normal")
+        self.playout = Playout(graph.rate, source.positions, "normal", SPLICE_NS)
         self._came_ns: HostNs = 0
         graph.add_stream(self.node, source)
 

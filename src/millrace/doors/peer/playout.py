@@ -14,7 +14,7 @@ from millrace.doors.peer.decode import PacketDecoder
 from millrace.doors.peer.reorder import Reorder
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.dsp.convert import Samples
-from millrace.graph.adaptive import AdaptiveLink, State, Tally
+from millrace.graph.adaptive import SPLICE_NS, AdaptiveLink, State, Tally
 from millrace.graph.voice import LOOKAHEAD, TapeVoice
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns
 from millrace.wire.peer.messages import Packet, StreamFormat
@@ -29,15 +29,16 @@ class Playout:
     `latency` is a profile or a fixed one such as 30ms.
     """
 
-    def __init__(self, rate: int, positions: Positions, latency: str) -> None:
+    def __init__(self, rate: int, positions: Positions, latency: str, splice_ns: HostNs = SPLICE_NS) -> None:
         self.rate, self.positions = rate, positions
         self.played_frames: Frames = 0
         self.pace = Pace(rate, profile_of(latency))
+        self._splice_ns = splice_ns
         self._decoder: PacketDecoder | None = None
         self._matrix: Matrix | None = None
         self._reorder = Reorder()
         self._voice = TapeVoice(rate, len(positions))
-        self._link = AdaptiveLink(rate, rate, self.pace, self._voice)
+        self._link = AdaptiveLink(rate, rate, self.pace, self._voice, splice_ns)
         self._lost_before = 0
 
     # -- in ----------------------------------------------------------------------------------
@@ -52,7 +53,7 @@ class Playout:
         self.pace.codec_ns = frames_to_ns(fmt.lookahead, fmt.rate)
         if fmt.rate != self._link.rate:
             self._voice = TapeVoice(fmt.rate, len(self.positions))
-            self._link = AdaptiveLink(fmt.rate, self.rate, self.pace, self._voice)
+            self._link = AdaptiveLink(fmt.rate, self.rate, self.pace, self._voice, self._splice_ns)
 
     def rejoined(self) -> None:
         """The connection is a new one: perhaps to another machine, with another clock."""

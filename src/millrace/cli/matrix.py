@@ -1,0 +1,260 @@
+"""`millrace matrix`: real machines, every card by every door, judged by what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from millrace.lab.cells import Cell, Verdict
+
+
+def matrix(
+    cards: Annotated[str, typer.Option(help="all, or with commas: virtio hda ac97 es1370 usb pcspk.")] = "all",
+    doors: Annotated[str, typer.Option(help="all, or with commas: dbus spice vnc pa.")] = "all",
+    directions: Annotated[str, typer.Option(help="all, out or in.")] = "all",
+    seconds: Annotated[int, typer.Option(min=3, help="Sound in each cell.")] = 20,
+    floor: Annotated[bool, typer.Option(help="Also what QEMU itself makes of it (-audiodev wav).")] = False,
+    binary: Annotated[str, typer.Option(help="QEMU to run.")] = "qemu-system-x86_64",
+    keep: Annotated[Path | None, typer.Option(help="Leave recordings and logs in this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Boot a Linux guest in QEMU for every cell, let it play or record, and print what came of it.
+
+    The guest is built once from Debian packages (apt, no root) into the cache folder. A cell takes its
+    seconds and about eight more.
+
+    Examples:
+
+      millrace matrix --cards virtio,hda --doors dbus --seconds 60
+
+      millrace matrix --json --keep out/matrix > matrix.jsonl
+    """
+    import json
+
+    from millrace.errors import ConfigError
+    from millrace.lab.cells import CARDS, DIRECTIONS, DOORS, FLOOR, Cell, parse_choice, table_head, table_line
+
+    try:
+        chosen = [parse_choice(*pair) for pair in ((cards, CARDS), (doors, DOORS), (directions, DIRECTIONS))]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    images = guest_images()
+    if not as_json:
+        typer.echo(table_head())
+    for card in chosen[0]:
+        cells = [Cell(card, door, way) for way in chosen[2] for door in chosen[1]]
+        for cell in ([Cell(card, FLOOR, "out")] if floor else []) + cells:
+            verdict = run_cell(cell, images, seconds, binary, keep)
+            typer.echo(json.dumps(verdict.row()) if as_json else table_line(verdict))
+
+
+def guest_images() -> Path:
+    """Where the guest's kernel and initrd are, built if they are not there yet; ConfigError if that fails."""
+    import os
+    import subprocess
+    import sys
+
+    from millrace.errors import ConfigError
+    from millrace.lab.cells import RIG
+
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millrace" / "guest"
+    if (base / "out" / "initrd.cpio").exists():
+        return base / "out"
+    typer.echo(f"building the guest in {base} (once)", err=True)
+    base.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(RIG / "build-guest"), "--out", str(base / "out"), "--work", str(base / "work")]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode:
+        why = (built.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ConfigError(f"the guest can't be built: {why}; it needs Debian's apt-get with lists (apt-get update)")
+    return base / "out"
+
+
+def run_cell(cell: Cell, images: Path, seconds: int, binary: str, keep: Path | None) -> Verdict:
+    """One machine, from boot to power off."""
+    import shutil
+    import tempfile
+
+    from millrace.lab.cells import Verdict
+
+    verdict = Verdict(cell.card, cell.door, cell.direction, note=cell.missing)
+    if cell.missing:
+        return verdict
+    # Sockets want short paths.
+    with tempfile.TemporaryDirectory(prefix="mr-", dir="/tmp") as name:
+        run = CellRun(cell, Path(name), verdict)
+        try:
+            run.run(images, seconds, binary)
+        finally:
+            run.stop()
+            if keep is not None:
+                target = keep / f"{cell.card}-{cell.door}-{cell.direction}"
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(name, target, ignore=lambda _, names: {n for n in names if n in SOCKETS})
+    verdict.finish()
+    return verdict
+
+
+SOCKETS = {"millrace", "qmp", "spice", "vnc"}
+
+
+class CellRun:
+    """A daemon, its listeners and the machine, as processes of their own."""
+
+    def __init__(self, cell: Cell, d: Path, verdict: Verdict) -> None:
+        self.cell, self.d, self.verdict = cell, d, verdict
+        self._env = self._environment()
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def _environment(self) -> dict[str, str]:
+        import os
+
+        env = os.environ | {"XDG_RUNTIME_DIR": str(self.d), "XDG_CONFIG_HOME": str(self.d)}
+        return {key: value for key, value in env.items() if key not in ("PULSE_SERVER", "MILLRACE_TOKEN")}
+
+    def run(self, images: Path, seconds: int, binary: str) -> None:
+        """Everything, until the machine has powered off."""
+        import subprocess
+
+        from millrace.lab.cells import FLOOR
+
+        if self.cell.door != FLOOR:
+            url = self._start_daemon()
+            self._start_listeners(url)
+        command = self.cell.guest_command(self.d, images, seconds, binary)
+        with (self.d / "guest.out").open("wb") as out:
+            machine = subprocess.Popen(command, env=self._env, stdout=out, stderr=subprocess.STDOUT)
+        self._started.append(machine)
+        self._watch(machine, seconds)
+        self.verdict.take_guest((self.d / "guest.out").read_text(errors="replace"))
+        self.stop()
+        self._judge()
+
+    def _start_daemon(self) -> str:
+        import sys
+
+        from millrace.errors import ConfigError
+
+        address = self.cell.address(self.d)
+        doors = f'doors = ["{address}"]' if address else ""
+        (self.d / "c.toml").write_text(f'[daemon]\nlisten = "127.0.0.1:0"\n[guest.default]\n{doors}\n')
+        daemon = self._spawn([sys.executable, "-m", "millrace.cli.main", "serve", "--config", f"{self.d}/c.toml"])
+        assert daemon.stdout is not None
+        for line in daemon.stdout:
+            if b"millrace listen " in line:
+                return line.split()[-1].decode()
+        raise ConfigError("the daemon did not start")
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        import subprocess
+
+        with (self.d / "log").open("ab") as log:
+            process = subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=log)
+        self._started.append(process)
+        return process
+
+    def _start_listeners(self, url: str) -> None:
+        import sys
+
+        from millrace.lab.cells import TONES_HZ
+
+        listen = [sys.executable, "-m", "millrace.cli.main", "listen", url, "-q"]
+        if self.cell.direction == "in":
+            tones = ",".join(str(hz) for hz in TONES_HZ)
+            self._spawn([*listen, "--to", "null:", "--mic", f"tone:{tones}"])
+            return
+        self._spawn([*listen, "--to", f"wav:{self.d}/pcm.wav", "--set", "codec=s16"])
+        self._spawn([*listen, "--to", f"wav:{self.d}/opus.wav"])
+        self._spawn([*listen, "--to", "null:"])
+
+    def _watch(self, machine: subprocess.Popen[bytes], seconds: int) -> None:
+        """Look at the daemon a few times while it plays: rarely, as looking costs time that the guest wants."""
+        import subprocess
+        import time
+
+        end = time.monotonic() + 120 + 3 * seconds
+        pause = max(4.0, seconds / 5)
+        while machine.poll() is None and time.monotonic() < end:
+            try:
+                machine.wait(pause)
+            except subprocess.TimeoutExpired:
+                state = self._state()
+                for guest in state.get("guests", []):
+                    self.verdict.take_state(guest)
+
+    def _state(self) -> dict[str, Any]:
+        """The API's state, asked from here: a new process would take the guest's CPU."""
+        import http.client
+        import json
+        import socket
+
+        path = self.d / "millrace" / "api.sock"
+        if not path.exists():
+            return {}
+        connection = http.client.HTTPConnection("localhost", timeout=5)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.sock.connect(str(path))
+            connection.request("GET", "/api/v1/state")
+            state: dict[str, Any] = json.loads(connection.getresponse().read())
+        except (OSError, ValueError):
+            return {}
+        finally:
+            connection.close()
+        return state
+
+    def stop(self) -> None:
+        """End what is left, the last first, and wait for it."""
+        import subprocess
+        import time
+
+        time.sleep(0.5 if self._started else 0.0)
+        for process in reversed(self._started):
+            if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._started.clear()
+
+    def _judge(self) -> None:
+        from millrace.lab.cells import FLOOR
+
+        verdict = self.verdict
+        if verdict.note:
+            return
+        tone = self.cell.card != "pcspk"
+        if self.cell.direction == "in":
+            verdict.take_analysis(self._analyse("mic.raw", "--raw", "48000,2,s16"))
+        elif self.cell.door == FLOOR:
+            verdict.take_analysis(self._analyse("floor.wav"), tone)
+        else:
+            verdict.take_analysis(self._analyse("pcm.wav"), tone)
+            opus = self._analyse("opus.wav")
+            verdict.gaps_opus = _gaps(opus)
+
+    def _analyse(self, name: str, *more: str) -> str:
+        import subprocess
+        import sys
+
+        from millrace.lab.cells import RIG
+
+        command = [sys.executable, str(RIG / "analyse"), str(self.d / name), "--kind", "sine", "--json", *more]
+        return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def _gaps(text: str) -> int | None:
+    import json
+
+    try:
+        found: int | None = json.loads(text)["sine"].get("gaps")
+    except (ValueError, KeyError):
+        return None
+    return found

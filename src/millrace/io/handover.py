@@ -1,0 +1,84 @@
+"""A private unix socket on which other programs hand us descriptors, each with one line of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from millrace.errors import MillraceError
+from millrace.io.sockets import bind_unix
+
+REQUEST_MAX = 4096
+PATIENCE_S = 5.0
+Take = Callable[[dict[str, Any], int], dict[str, Any]]
+"""(request, descriptor) to the answer; whoever raises a MillraceError leaves the descriptor alone."""
+
+
+class Handover:
+    """Serves `path`. The socket is this user's alone, so whoever reaches it may."""
+
+    def __init__(self, path: Path, take: Take) -> None:
+        self._path, self._take = path, take
+        self._listener = bind_unix(path)
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        self._waiting[sock] = self._loop.call_later(PATIENCE_S, self._drop, sock)
+        self._loop.add_reader(sock, self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(sock, REQUEST_MAX, 4)
+        except OSError:
+            self._drop(sock)
+            return
+        answer = self._answer(data, fds)
+        # Whoever asked may have gone; what was handed over stays.
+        with contextlib.suppress(OSError):
+            sock.send(json.dumps(answer).encode() + b"\n")
+        self._drop(sock)
+
+    def _answer(self, data: bytes, fds: list[int]) -> dict[str, Any]:
+        for spare in fds[1:]:
+            os.close(spare)
+        try:
+            request = json.loads(data)
+            if not isinstance(request, dict) or not fds:
+                raise ValueError
+        except ValueError:
+            for fd in fds[:1]:
+                os.close(fd)
+            return {"error": "one line of JSON and one descriptor are expected"}
+        try:
+            return self._take(request, fds[0])
+        except MillraceError as error:
+            os.close(fds[0])
+            return {"error": str(error)}
+
+    def _drop(self, sock: socket.socket) -> None:
+        timer = self._waiting.pop(sock, None)
+        if timer is not None:
+            timer.cancel()
+            self._loop.remove_reader(sock)
+            sock.close()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        for sock in list(self._waiting):
+            self._drop(sock)
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,175 @@
+"""`millrace matrix`: which cards, doors and directions there are, how QEMU is told, and what came out.
+
+The machine, its signals and the judge are the scripts in lab/rig: a real Linux guest whose aplay and
+arecord do the playing and recording.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RIG = Path(__file__).parent / "rig"
+CARDS = ("virtio", "hda", "ac97", "es1370", "usb", "pcspk")
+DOORS = ("dbus", "spice", "vnc", "pa")
+DIRECTIONS = ("out", "in")
+FLOOR = "wav"
+"""QEMU's own WAV output, with no host audio at all: what QEMU itself makes of the sound."""
+_RATE = "out.frequency=48000,in.frequency=48000"
+_AUDIODEV = {
+    "dbus": f"dbus,timer-period=5000,{_RATE}", "spice": "spice,timer-period=5000",
+    "vnc": f"none,{_RATE}", "pa": f"pa,server=unix:{{d}}/millrace/default/pulse,{_RATE}",
+    FLOOR: "wav,path={d}/floor.wav,out.frequency=48000",
+}  # fmt: skip
+_QEMU = {
+    "dbus": "-display dbus,p2p=on,audiodev=snd0", "spice": "-spice unix=on,addr={d}/spice,disable-ticketing=on",
+    "vnc": "-device VGA -vnc unix:{d}/vnc,audiodev=snd0",
+}  # fmt: skip
+_ADDRESS = {"dbus": "qmp:{d}/qmp", "spice": "spice+unix://{d}/spice", "vnc": "vnc+unix://{d}/vnc"}
+_NOT_THERE = {
+    ("usb", "in"): "QEMU's usb-audio has no capture", ("pcspk", "in"): "a PC speaker does not record",
+}  # fmt: skip
+TONES_HZ = (997, 1497)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination."""
+
+    card: str
+    door: str
+    direction: str
+
+    @property
+    def missing(self) -> str:
+        """Why there is no such thing; empty where there is."""
+        if self.door in ("vnc", FLOOR) and self.direction == "in":
+            return "VNC has no microphone"
+        return _NOT_THERE.get((self.card, self.direction), "")
+
+    def guest_command(self, d: Path, images: Path, seconds: int, binary: str) -> list[str]:
+        """run-guest's arguments; `d` is the cell's own folder and the daemon's runtime directory."""
+        play = "none" if self.direction == "in" else "sine"
+        out = [
+            str(RIG / "run-guest"), "--images", str(images), "--device", self.card, "--binary", binary, "--quiet",
+            "--audiodev", _AUDIODEV[self.door].format(d=d), "--play", play, "--seconds", str(seconds),
+            "--qmp", f"{d}/qmp", "--log", f"{d}/guest.log",
+        ]  # fmt: skip
+        extra = _QEMU.get(self.door, "").format(d=d)
+        out += ["--qemu", extra] if extra else []
+        return out + (["--record", str(seconds), "--rec-out", f"{d}/mic.raw"] if self.direction == "in" else [])
+
+    def address(self, d: Path) -> str:
+        """What to attach; empty where QEMU comes by itself."""
+        return _ADDRESS.get(self.door, "").format(d=d)
+
+
+def parse_choice(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """'all' or names with commas; ValueError names the one that is not known."""
+    names = known if text == "all" else tuple(text.split(","))
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r}: there are {', '.join(known)}")
+    return names
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was heard in one cell."""
+
+    card: str
+    door: str
+    direction: str
+    seconds: float = 0.0
+    lost: int = 0
+    doubled: int = 0
+    jumps: int = 0
+    gaps: int = 0
+    gaps_opus: int | None = None
+    hz: float = 0.0
+    ppm: float = 0.0
+    snr_db: float | None = None
+    latency_ms: float | None = None
+    real_time_percent: float | None = None
+    stalls: int = 0
+    worst_stall_ms: int = 0
+    note: str = ""
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        names = (
+            "card", "door", "direction", "seconds", "lost", "doubled", "jumps", "gaps", "gaps_opus", "hz", "ppm",
+            "snr_db", "latency_ms", "real_time_percent", "stalls", "worst_stall_ms", "note",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    def take_analysis(self, text: str, tone: bool = True) -> None:
+        """The analyser's JSON, of the listener's file or of what the guest recorded."""
+        found = json.loads(text or "{}").get("sine", {})
+        if found.get("error") or "channels" not in found:
+            self.note = found.get("error", "no sound")
+            return
+        first = found["channels"][0]
+        self.seconds, self.hz = found["seconds"], round(first["freq"], 2)
+        self.gaps = found["gaps"]
+        if tone:
+            self.lost, self.doubled, self.jumps = found["dropped"], found["inserted"], found["jumps"]
+            self.ppm, self.snr_db = round(first["ppm"], 1), -first["residual_dB"]
+
+    def take_guest(self, said: str) -> None:
+        """What run-guest printed: this machine's own stalls, and whether the guest ran at all."""
+        found = re.search(r"stalls over 10 ms: (\d+).*?: (\[.*\])", said)
+        if found:
+            self.stalls = int(found[1])
+            self.worst_stall_ms = max((ms for _, ms in json.loads(found[2])), default=0)
+        if "RIG bye" not in said:
+            last = [line for line in said.splitlines() if line.strip()][-1:]
+            self.note = f"the guest did not run: {' '.join(last)[:160]}"
+
+    def take_state(self, guest: dict[str, Any]) -> None:
+        """A look at the daemon's state while it plays."""
+        streams = [s for s in guest["streams"] if s.get("door") and s["state"] == "running"]
+        clocked = [x for x in guest["listeners"] if x["output"].startswith("null") and x["latency_ms"]]
+        for stream in streams[:1]:
+            if clocked and stream.get("latency_ms") is not None:
+                self.samples.setdefault("latency", []).append(stream["latency_ms"] + clocked[0]["latency_ms"])
+            if stream.get("real_time_percent") is not None:
+                self.samples.setdefault("percent", []).append(stream["real_time_percent"])
+
+    def finish(self) -> None:
+        """Medians of what was sampled."""
+        for name, attribute in (("latency", "latency_ms"), ("percent", "real_time_percent")):
+            if self.samples.get(name):
+                setattr(self, attribute, round(statistics.median(self.samples[name]), 2))
+
+
+COLUMNS = (
+    ("card", 7), ("door", 6), ("dir", 4), ("s", 6), ("lost", 6), ("doubled", 8), ("gaps", 5), ("opus gaps", 10),
+    ("Hz", 9), ("ppm", 8), ("SNR dB", 7), ("latency ms", 11), ("stalls", 10),
+)  # fmt: skip
+
+
+def table_head() -> str:
+    """The table's first line."""
+    return " ".join(f"{name:>{width}}" for name, width in COLUMNS)
+
+
+def table_line(v: Verdict) -> str:
+    """One row as text."""
+
+    def text(value: object) -> str:
+        return "-" if value is None else str(value)
+
+    if v.note:
+        return f"{v.card:>7} {v.door:>6} {v.direction:>4}  {v.note}"
+    stalls = f"{v.stalls} (≤{v.worst_stall_ms})" if v.stalls else "0"
+    cells = (
+        v.card, v.door, v.direction, v.seconds, v.lost, v.doubled, v.gaps, v.gaps_opus, v.hz, v.ppm, v.snr_db,
+        v.latency_ms, stalls,
+    )  # fmt: skip
+    return " ".join(f"{text(value):>{width}}" for value, (_, width) in zip(cells, COLUMNS, strict=True))
