@@ -33,6 +33,7 @@ _ADDRESS = {"dbus": "qmp:{d}/qmp", "spice": "spice+unix://{d}/spice", "vnc": "vn
 _NOT_THERE = {
     ("usb", "in"): "QEMU's usb-audio has no capture", ("pcspk", "in"): "a PC speaker does not record",
 }  # fmt: skip
+ONSET_S = 0.1
 TONES_HZ = (997, 1497)
 
 
@@ -110,7 +111,8 @@ class Verdict:
 
     def take_analysis(self, text: str, tone: bool = True) -> None:
         """The analyser's JSON, of the listener's file or of what the guest recorded."""
-        found = json.loads(text or "{}").get("sine", {})
+        analysis = json.loads(text or "{}")
+        found = analysis.get("sine", {})
         if found.get("error") or "channels" not in found:
             self.note = found.get("error", "no sound")
             return
@@ -118,8 +120,18 @@ class Verdict:
         self.seconds, self.hz = found["seconds"], round(first["freq"], 2)
         self.gaps = found["gaps"]
         if tone:
-            self.lost, self.doubled, self.jumps = found["dropped"], found["inserted"], found["jumps"]
+            shifts = [event["dropped"] or 0 for event in self._after_onset(analysis)]
+            self.jumps = len(shifts)
+            self.lost, self.doubled = sum(s for s in shifts if s > 0), -sum(s for s in shifts if s < 0)
             self.ppm, self.snr_db = round(first["ppm"], 1), -first["residual_dB"]
+
+    def _after_onset(self, analysis: dict[str, Any]) -> list[dict[str, Any]]:
+        """Jumps, but for where a microphone's tone sets in: it is switched on while the guest records already."""
+        events: list[dict[str, Any]] = analysis["sine"]["first_events"]
+        if self.direction == "out":
+            return events
+        began = analysis["file"]["frames"] / analysis["file"]["rate"] - self.seconds
+        return [event for event in events if event["at"] > began + ONSET_S]
 
     def take_guest(self, said: str) -> None:
         """What run-guest printed: this machine's own stalls, and whether the guest ran at all."""
