@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.doors.peer.reorder import Reorder
 from millrace.clock.jitter import PROFILES
 from millrace.clock.pace import Pace
+from millrace.doors.peer.reorder import Reorder
 from millrace.dsp.measure import level_dbfs, phase_jumps, tone_snr_db
 from millrace.errors import ConfigError
 from millrace.graph.adaptive import AdaptiveLink, State, carry_gain

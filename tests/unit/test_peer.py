@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.doors.peer.decode import PacketDecoder
-from millrace.doors.peer.playout import Playout, State
 from millrace.codec.opus import OpusDecoder, OpusEncoder, version, wire_order
 from millrace.codec.pcm import decode_pcm, encode_pcm
 from millrace.codec.settings import CodecSettings, changed, parse_bitrate
+from millrace.doors.peer.decode import PacketDecoder
+from millrace.doors.peer.playout import Playout, State
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.errors import CodecError, ConfigError, PeerLost, RemoteProtocolError
 from millrace.outlets.peer import PeerOutlet, PeerOutlets

@@ -152,8 +152,7 @@ class PushedStream:
     def set_volume(self, gains: tuple[float, ...], mute: bool) -> None:
         """The guest's own mixer, linear, one for all channels or one each; it ramps."""
         channels = len(self.format.positions)
-        fitted = gains if len(gains) == channels else (sum(gains) / len(gains) if gains else 1.0,) * channels
-        self._wanted = np.asarray((0.0,) * channels if mute else fitted, np.float32)
+        self._wanted = np.asarray((0.0,) * channels if mute else fitted(gains, channels), np.float32)
 
     @property
     def volume(self) -> list[float]:
@@ -231,6 +230,13 @@ class PushedStream:
     def drift_ppm(self) -> float | None:
         """How fast the guest's card runs against this machine; None until that is known."""
         return self.pace.media.ppm if self.pace.locked else None
+
+
+def fitted(gains: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Gains chosen for one layout, in another: their mean where the counts differ."""
+    if len(gains) == channels:
+        return gains
+    return (sum(gains) / len(gains) if gains else 1.0,) * channels
 
 
 def new_stream(graph: Graph, sink: Sink, name: str, fmt: PushedFormat, props: dict[str, str]) -> Stream:

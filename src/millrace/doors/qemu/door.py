@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from millrace.clock.pace import Pace
 from millrace.doors.capture import CaptureQueue
-from millrace.doors.pushed import PushedFormat, PushedStream, new_stream
+from millrace.doors.pushed import PushedFormat, PushedStream, fitted, new_stream
 from millrace.doors.qemu.pcm import PcmCodec, gains_of
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
@@ -101,7 +101,7 @@ class QemuDoor:
         node = new_stream(self.graph, sink, self.machine, fmt, props)
         if kept is not None:
             node.mute = kept.mute
-            node.gains = kept.gains if len(kept.gains) == len(node.gains) else node.gains
+            node.gains = fitted(kept.gains, len(node.gains))
         stream = PushedStream(self.graph, node, fmt, pace=kept.pace if kept else None)
         voice = self.outs[event.id] = OutVoice(codec, stream)
         if event.id in self._volume:

@@ -10,7 +10,7 @@ import numpy as np
 from millrace.clock.jitter import JitterProfile
 from millrace.codec.opus import OPUS_RATE, OpusDecoder
 from millrace.doors.capture import CaptureQueue
-from millrace.doors.pushed import PROFILE, PushedFormat, PushedStream, new_stream
+from millrace.doors.pushed import PROFILE, PushedFormat, PushedStream, fitted, new_stream
 from millrace.dsp.convert import SampleFormat, Samples, decode, encode
 from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import CodecError, RemoteProtocolError
@@ -96,7 +96,7 @@ class SpicePlayback:
         node = new_stream(self.graph, sink, self.name, fmt, props)
         if old is not None:
             node.mute = old.node.mute
-            node.gains = old.node.gains if len(old.node.gains) == len(node.gains) else node.gains
+            node.gains = fitted(old.node.gains, len(node.gains))
             old.remove()
         self.stream = PushedStream(self.graph, node, fmt, self._profile, old.pace if old else None)
         self.stream.set_volume(self._gains, self._mute)

@@ -1,0 +1,143 @@
+"""Doors' parts: formats, levels, the capture queue, addresses, passwords."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.daemon.config import load
+from millrace.daemon.doorspec import bus_path, parse_door, read_password
+from millrace.doors.capture import CaptureQueue
+from millrace.doors.pushed import SpeedMeter
+from millrace.doors.qemu.pcm import PcmCodec, gains_of
+from millrace.errors import ConfigError
+from millrace.sim.rig import Rig
+from millrace.units import NS_PER_S, default_map
+from millrace.wire.qemu.audio import PcmInfo
+
+FORMATS = [
+    PcmInfo(bits, signed, floating, 48_000, 2, big)
+    for bits, signed, floating in ((8, 0, 0), (8, 1, 0), (16, 0, 0), (16, 1, 0), (32, 0, 0), (32, 1, 0), (32, 1, 1))
+    for big in (False, True)
+]
+
+
+@pytest.mark.parametrize(
+    "info", FORMATS, ids=lambda i: f"{'f' if i.floating else 's' if i.signed else 'u'}{i.bits}{i.big_endian}"
+)
+def test_every_format_of_qemu_survives_both_ways(info: PcmInfo) -> None:
+    codec = PcmCodec(info)
+    signal = np.repeat(np.array([[-1.0], [-0.5], [0.0], [0.25], [0.75]], np.float32), 2, axis=1)
+    data = codec.encode(signal)
+    assert len(data) == 5 * info.frame_bytes
+    assert np.array_equal(codec.decode(data), signal)
+    assert len(codec.decode(data + b"\1")) == 5
+
+
+def test_unsigned_silence_is_the_middle() -> None:
+    assert PcmCodec(PcmInfo(8, False, False, 8_000, 1, False)).encode(np.zeros((2, 1), np.float32)) == b"\x80\x80"
+    assert PcmCodec(PcmInfo(16, False, False, 8_000, 1, True)).encode(np.zeros((1, 1), np.float32)) == b"\x80\x00"
+    assert PcmCodec(PcmInfo(16, False, False, 8_000, 1, False)).name == "u16le"
+
+
+def test_surround_is_in_the_order_of_usb_audio() -> None:
+    assert PcmCodec(PcmInfo(16, True, False, 48_000, 6, False)).positions[2:4] == ("front-center", "lfe")
+    assert PcmCodec(PcmInfo(16, True, False, 48_000, 2, False)).positions == default_map(2)
+
+
+def test_the_guests_mixer_is_cubic() -> None:
+    full, half, off = gains_of((255, 128, 0))
+    assert full == 1.0 and off == 0.0 and abs(half - 0.5**3) < 0.01
+
+
+def test_a_capture_queue_fills_at_the_hosts_pace_and_keeps_the_newest() -> None:
+    rig = Rig()
+    source = rig.graph.add_source("microphone", "Microphone")
+    queue = CaptureQueue(rig.graph, source, "vm", 44_100, default_map(2))
+    rig.run(0.5)
+    assert queue.fill_frames == 0 and not rig.graph.running
+    queue.run(True)
+    taken = 0
+    for _ in range(100):
+        rig.run(0.01)
+        taken += len(queue.take(10_000))
+    assert abs(taken - 44_100) < 900
+    rig.run(1.0)
+    assert queue.fill_frames <= 4410 + 500 and queue.dropped_frames > 35_000
+    assert len(queue.take(100)) == 100
+    queue.run(False)
+    assert queue.fill_frames == 0
+    queue.remove()
+    assert not rig.graph.taps
+
+
+def test_the_speed_of_a_guest_is_told_after_three_seconds_and_pauses_do_not_count() -> None:
+    meter, frames = SpeedMeter(), 0
+    for second in range(6):
+        meter.mark(second * NS_PER_S, frames)
+        frames += 44_640
+    assert meter.percent(48_000) == pytest.approx(93.0)
+    meter.restart()
+    assert meter.percent(48_000) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("qmp:/run/vm.qmp", "qmp:/run/vm.qmp"),
+        ("dbus:unix:path=/run/bus", "dbus:unix:path=/run/bus"),
+        ("spice://h:5930", "spice://h:5930"),
+        ("spice+tls://h:5931", "spice+tls://h:5931"),
+        ("vnc://h", "vnc://h:5900"),
+        ("vnc+unix:///run/vnc", "vnc+unix:///run/vnc"),
+    ],
+)
+def test_doors_are_written_as_they_are_shown(text: str, shown: str) -> None:
+    spec = parse_door(text, password="secret")
+    assert spec.text == shown and "secret" not in repr(spec)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "qmp:",
+        "spice:h",
+        "spice+ssl://h",
+        "vnc+unix://run",
+        "ftp://h",
+        "spice://u:p@h",
+        "vnc://h:99999",
+        "spice://",
+        "dbus:tcp:host=x",
+    ],
+)
+def test_addresses_that_make_no_sense_are_refused_with_examples(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_door(text)
+
+
+def test_bus_addresses() -> None:
+    assert bus_path("tcp:host=x;unix:path=/run/a%20b,guid=1") == "/run/a b"
+    assert bus_path("unix:abstract=/tmp/x") == "\0/tmp/x"
+
+
+def test_doors_in_the_configuration(tmp_path: Path) -> None:
+    secret = tmp_path / "pass"
+    secret.write_text("geheim\n")
+    secret.chmod(0o644)
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[guest.vm]\nmicrophone = false\ndoors = ["qmp:/q", {{ door = "vnc://h", password_file = "{secret}" }}]\n'
+    )
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load(config)
+    secret.chmod(0o600)
+    guest = load(config).guests[0]
+    assert [door.text for door in guest.doors] == ["qmp:/q", "vnc://h:5900"] and not guest.microphone
+    assert guest.doors[1].password == read_password(secret) == "geheim"
+    config.write_text('[guest.vm]\ndoors = [{ door = "qmp:/q", colour = "red" }]\n')
+    with pytest.raises(ConfigError, match="colour"):
+        load(config)

@@ -1,0 +1,264 @@
+"""D-Bus as QEMU speaks it, QMP, and what a wrong or hostile peer gets."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import RemoteProtocolError
+from millrace.sim.qemu import FakeQemu, ServerWire
+from millrace.wire.qemu.audio import (
+    AudioPeer,
+    DisplayClient,
+    Machine,
+    NotThere,
+    PcmInfo,
+    Refusal,
+    Registered,
+    VoiceEnabled,
+    VoiceFini,
+    VoiceInit,
+    VoiceRead,
+    VoiceVolume,
+    VoiceWrite,
+    checked,
+)
+from millrace.wire.qemu.dbus import CALL, MESSAGE_MAX, DBusWire, Message
+from millrace.wire.qemu.qmp import QmpHandover
+from millrace.wire.qemu.values import Reader, Writer, elements
+
+
+def joined() -> tuple[FakeQemu, AudioPeer]:
+    qemu, peer = FakeQemu(), AudioPeer(1000)
+    exchange(qemu, peer)
+    assert qemu.properties and peer.greeted
+    return qemu, peer
+
+
+def exchange(qemu: FakeQemu, peer: AudioPeer) -> None:
+    for _ in range(8):
+        there = b"".join(bytes(chunk.data) for chunk in peer.chunks_to_send())
+        back = qemu.data_to_send()
+        if not there and not back:
+            return
+        if there:
+            qemu.receive(there)
+        if back:
+            peer.receive(back, 0)
+
+
+# -- values ----------------------------------------------------------------------------------
+
+
+def test_values_follow_the_specifications_alignment() -> None:
+    body = Writer().number("y", 7).number("u", 9).text("s", "hé").number("t", 1 << 40).blob(b"abc").bytes()
+    assert body == b"\x07\0\0\0\x09\0\0\0\x03\0\0\0h\xc3\xa9\0" + struct.pack("<Q", 1 << 40) + b"\x03\0\0\0abc"
+    assert Reader(body).values("yustay") == [7, 9, "hé", 1 << 40, b"abc"]
+
+
+def test_big_endian_and_nested_values_are_read() -> None:
+    body = struct.pack(">I", 32) + bytes(4) + struct.pack(">I", 4) + b"Name\0\x01s\0" + struct.pack(">I", 2) + b"vm\0"
+    body = struct.pack(">I", len(body) - 8) + body[4:]
+    assert Reader(body, ">").values("a{sv}") == [{"Name": "vm"}]
+    assert elements("tybb(ua{sv})ay") == ["t", "y", "b", "b", "(ua{sv})", "ay"]
+
+
+@pytest.mark.parametrize("signature", ["a", "(", "(u", "{su", "z", "a{s", "aa"])
+def test_broken_signatures_are_refused(signature: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        elements(signature)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["tay", "a{sv}", "as", "tybbuyuub", "v", "aav", "g"]))
+def test_any_bytes_are_values_or_a_remote_error(data: bytes, signature: str) -> None:
+    try:
+        Reader(data).values(signature)
+    except RemoteProtocolError:
+        return
+
+
+# -- the connection --------------------------------------------------------------------------
+
+
+def test_a_listener_hears_what_qemu_calls() -> None:
+    qemu, peer = joined()
+    qemu.init(5, rate=44_100, channels=6, bits=32, floating=True)
+    qemu.enable(True, 5)
+    qemu.volume(True, bytes((255, 0)), 5)
+    qemu.write(b"12345678", 5)
+    qemu.fini(5)
+    exchange(qemu, peer)
+    assert peer.events() == [
+        VoiceInit(5, PcmInfo(32, True, True, 44_100, 6, False)),
+        VoiceEnabled(5, True),
+        VoiceVolume(5, True, (255, 0)),
+        VoiceWrite(5, b"12345678"),
+        VoiceFini(5),
+    ]
+
+
+def test_a_read_is_answered_with_what_it_is_given() -> None:
+    qemu, peer = joined()
+    qemu.read(1920, 3)
+    exchange(qemu, peer)
+    (read,) = peer.events()
+    assert isinstance(read, VoiceRead) and (read.id, read.size) == (3, 1920)
+    peer.answer(read, b"abcd")
+    exchange(qemu, peer)
+    assert qemu.answers == [b"abcd"]
+
+
+def test_an_unknown_call_is_refused_and_nothing_ends() -> None:
+    wire, peer = ServerWire(), AudioPeer(1000)
+    serial = wire.call("/x", "org.example", "Frobnicate")
+    for _ in range(4):
+        wire.receive(b"".join(bytes(c.data) for c in peer.chunks_to_send()), 0)
+        for chunk in wire.chunks_to_send():
+            peer.receive(chunk.data, 0)
+    (answer,) = wire.events()
+    assert answer.reply_to == serial and answer.error.endswith("UnknownMethod")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"REJECTED EXTERNAL\r\n", b"HTTP/1.1 400 Bad Request\r\n", b"x" * 20_000],
+    ids=["rejected", "http", "endless"],
+)
+def test_a_peer_that_is_no_dbus_is_told_apart(line: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="authentication"):
+        DBusWire(0).receive(line, 0)
+
+
+def test_lengths_are_checked_before_anything_is_kept() -> None:
+    peer = AudioPeer(0)
+    peer.receive(b"OK x\r\nAGREE_UNIX_FD\r\n", 0)
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        peer.receive(struct.pack("<cBBBIII", b"l", CALL, 0, 1, MESSAGE_MAX, 1, 8), 0)
+
+
+def test_a_write_with_other_arguments_ends_the_connection() -> None:
+    qemu, peer = joined()
+    qemu.wire.call("/o", "i", "Write", "s", Writer().text("s", "no").bytes())
+    with pytest.raises(RemoteProtocolError, match="expected"):
+        exchange(qemu, peer)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        PcmInfo(24, True, False, 48_000, 2, False),
+        PcmInfo(16, True, True, 48_000, 2, False),
+        PcmInfo(16, True, False, 48_000, 0, False),
+        PcmInfo(16, True, False, 0, 2, False),
+    ],
+)
+def test_formats_that_cannot_be_are_refused(info: PcmInfo) -> None:
+    with pytest.raises(RemoteProtocolError):
+        checked(info)
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_after_login_end_at_most_the_connection(data: bytes) -> None:
+    peer = AudioPeer(0)
+    peer.receive(b"OK x\r\nAGREE_UNIX_FD\r\n", 0)
+    try:
+        peer.receive(data, 0)
+        peer.receive(struct.pack("<cBBBIII", b"l", 1, 0, 1, len(data), 1, 0) + data, 0)
+    except RemoteProtocolError:
+        return
+
+
+# -- finding the machine ---------------------------------------------------------------------
+
+
+def bus_answers(client: DisplayClient, machines: dict[str, str]) -> list[object]:
+    """A bus with `machines` (unique name to VM name), and QEMU behind each."""
+    wire, seen = ServerWire(), []
+    for _ in range(12):
+        for chunk in client.chunks_to_send():
+            wire.receive(bytes(chunk.data), 0)
+        for message in wire.events():
+            wire.reply(message, *_answer(message, machines))
+        for chunk in wire.chunks_to_send():
+            client.receive(chunk.data, 0)
+        seen += client.events()
+    return seen
+
+
+def _answer(message: Message, machines: dict[str, str]) -> tuple[str, bytes]:
+    if message.member == "Hello":
+        return "s", Writer().text("s", ":1.9").bytes()
+    if message.member == "ListQueuedOwners":
+        names = Writer()
+        for name in machines:
+            names.text("s", name)
+        return "as", Writer().number("u", len(names.bytes())).bytes() + names.bytes()
+    if message.member == "GetAll":
+        name = machines[message.fields[6]] if 6 in message.fields else "only"
+        entries = Writer()
+        entries.align(8)
+        entries.text("s", "Name").text("g", "s").text("s", name)
+        raw = entries.bytes()
+        return "a{sv}", Writer().number("u", len(raw)).bytes() + bytes(4) + raw
+    return "", b""
+
+
+def test_the_right_machine_of_several_on_a_bus_is_found() -> None:
+    client = DisplayClient(0, on_bus=True, vm="beta")
+    assert bus_answers(client, {":1.2": "alpha", ":1.3": "beta"}) == [Machine("beta", "")]
+    client.register("Out", 7)
+    (chunk,) = client.chunks_to_send()
+    assert chunk.fds == (7,) and b":1.3" in chunk.data
+
+
+def test_a_bus_without_the_machine_says_which_there_are() -> None:
+    assert bus_answers(DisplayClient(0, on_bus=True, vm="gamma"), {":1.2": "alpha"}) == [NotThere(("alpha",))]
+    assert bus_answers(DisplayClient(0, on_bus=True), {}) == [NotThere(())]
+
+
+def test_peer_to_peer_registers_and_hears_a_refusal() -> None:
+    client, wire = DisplayClient(0, on_bus=False), ServerWire()
+    assert bus_answers(client, {}) == [Machine("only", "")]
+    client.register("Out", 3)
+    client.register("In", 4)
+    wire.ready = True
+    for chunk in client.chunks_to_send():
+        wire.receive(bytes(chunk.data), 0)
+    first, second = wire.events()
+    wire.reply(first)
+    wire.refuse(second, "org.qemu.Display1.Error.Invalid", "taken")
+    for chunk in wire.chunks_to_send():
+        client.receive(chunk.data, 0)
+    assert client.events() == [Registered("Out"), Refusal("In", "org.qemu.Display1.Error.Invalid", "taken")]
+
+
+# -- QMP -------------------------------------------------------------------------------------
+
+
+def test_qmp_hands_the_descriptor_over_with_its_name() -> None:
+    qmp = QmpHandover(9)
+    qmp.receive(b'{"QMP": {"version": {}}}\r\n', 0)
+    sent = []
+    for _ in range(3):
+        sent += qmp.chunks_to_send()
+        qmp.receive(b'{"event": "RTC_CHANGE"}\n{"return": {}}\n', 0)
+    assert qmp.done
+    assert [b"capabilities" in c.data for c in sent] == [True, False, False]
+    assert [c.fds for c in sent] == [(), (9,), ()]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b'{"error": {"class": "GenericError", "desc": "no such display"}}\n', "p2p=on"),
+        (b"SSH-2.0-OpenSSH\n", "no QMP"),
+        (b"[1]\n", "no QMP"),
+        (b"x" * 1_100_000, "endless"),
+    ],
+)
+def test_qmp_that_refuses_or_is_none_is_explained(said: bytes, expected: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=expected):
+        QmpHandover(9).receive(said, 0)

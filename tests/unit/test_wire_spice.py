@@ -1,0 +1,138 @@
+"""SPICE channels: link, ticket, messages, and what a wrong or hostile server gets."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import RemoteProtocolError
+from millrace.wire.spice.channel import MESSAGE_MAX, ChannelKind, LinkRefused, SpiceChannel, SpiceMessage
+from millrace.wire.spice.messages import (
+    ChannelsList,
+    Data,
+    MainInit,
+    Mode,
+    Mute,
+    Start,
+    Stop,
+    Volume,
+    main_event,
+    playback_event,
+    record_event,
+)
+
+KEY = bytes(range(162))
+
+
+def reply(error: int = 0, caps: tuple[int, ...] = (0b1011, 0)) -> bytes:
+    body = (
+        struct.pack("<I", error)
+        + KEY
+        + struct.pack("<III", 1, len(caps) - 1, 178)
+        + struct.pack(f"<{len(caps)}I", *caps)
+    )
+    return b"REDQ" + struct.pack("<III", 2, 2, len(body)) + body
+
+
+def opened(password: str = "") -> SpiceChannel:
+    channel = SpiceChannel(ChannelKind.PLAYBACK, 7, 0b0110, password, lambda key, text: text.encode().ljust(128, b"."))
+    channel.receive(reply(), 0)
+    channel.receive(bytes(4), 0)
+    assert channel.open
+    channel.data_to_send()
+    return channel
+
+
+def message(kind: int, body: bytes = b"") -> bytes:
+    return struct.pack("<HI", kind, len(body)) + body
+
+
+def test_the_link_names_channel_session_and_capabilities_and_sends_the_ticket() -> None:
+    channel = SpiceChannel(
+        ChannelKind.RECORD, 0x11223344, 0b10, "secret", lambda key, text: (key + text.encode())[-128:]
+    )
+    assert channel.data_to_send() == (
+        b"REDQ" + struct.pack("<III", 2, 2, 26) + struct.pack("<IBBIII", 0x11223344, 6, 0, 1, 1, 18)
+        + struct.pack("<II", 0b1011, 0b10)
+    )  # fmt: skip
+    for byte in reply():
+        channel.receive(bytes((byte,)), 0)
+    sent = channel.data_to_send()
+    assert sent[:4] == struct.pack("<I", 1) and sent[4:] == (KEY + b"secret")[-128:]
+    assert not channel.open
+
+
+@pytest.mark.parametrize(("code", "hint"), [(5, "--tls"), (6, "without --tls"), (7, "--password-file"), (99, "99")])
+def test_a_refused_link_says_what_to_do(code: int, hint: str) -> None:
+    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128))
+    with pytest.raises(LinkRefused, match=hint):
+        channel.receive(reply(code), 0)
+
+
+def test_a_wrong_ticket_is_called_a_wrong_password() -> None:
+    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "x", lambda key, text: bytes(128))
+    channel.receive(reply(), 0)
+    with pytest.raises(LinkRefused, match="password is wrong"):
+        channel.receive(struct.pack("<I", 7), 0)
+
+
+def test_acknowledgements_come_every_window_and_pings_are_answered() -> None:
+    channel = opened()
+    channel.receive(message(3, struct.pack("<II", 5, 2)), 0)
+    assert channel.data_to_send() == message(1, struct.pack("<I", 5))
+    channel.receive(message(101, bytes(8)), 0)
+    assert channel.data_to_send() == b""
+    channel.receive(message(4, bytes(range(12)) + b"padding"), 0)
+    assert channel.data_to_send() == message(2) + message(3, bytes(range(12)))
+    assert channel.events() == [SpiceMessage(101, bytes(8))]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"HTTP/1.1 400 Bad\r\n", b"REDQ" + struct.pack("<III", 9, 0, 178), b"REDQ" + struct.pack("<III", 2, 2, 1 << 30)],
+)
+def test_what_is_no_spice_is_told_apart(data: bytes) -> None:
+    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128))
+    with pytest.raises(RemoteProtocolError):
+        channel.receive(data, 0)
+
+
+def test_lengths_are_checked_before_anything_is_kept() -> None:
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        opened().receive(struct.pack("<HI", 101, MESSAGE_MAX + 1), 0)
+
+
+def test_the_messages_of_sound_are_understood() -> None:
+    init = struct.pack("<8I", 77, 0, 0, 0, 0, 0, 1234, 0)
+    assert main_event(SpiceMessage(103, init)) == MainInit(77, 1234)
+    assert main_event(SpiceMessage(104, struct.pack("<IBBBB", 2, 5, 0, 6, 1))) == ChannelsList(((5, 0), (6, 1)))
+    assert playback_event(SpiceMessage(102, struct.pack("<IH", 0, 3))) == Mode(3)
+    assert playback_event(SpiceMessage(103, struct.pack("<IHII", 2, 1, 48_000, 0))) == Start(2, 48_000)
+    assert playback_event(SpiceMessage(101, struct.pack("<I", 9) + b"pcm!")) == Data(9, b"pcm!")
+    assert playback_event(SpiceMessage(104, b"")) == Stop()
+    assert playback_event(SpiceMessage(105, b"\x02" + struct.pack("<HH", 1, 65_535))) == Volume((1, 65_535))
+    assert record_event(SpiceMessage(101, struct.pack("<IHI", 2, 1, 44_100))) == Start(2, 44_100)
+    assert record_event(SpiceMessage(104, b"\x01")) == Mute(True)
+
+
+@given(st.integers(0, 120), st.binary(max_size=60))
+def test_any_message_is_understood_skipped_or_refused(kind: int, body: bytes) -> None:
+    channel = opened()
+    try:
+        channel.receive(message(kind, body), 0)
+        for event in channel.events():
+            main_event(event), playback_event(event), record_event(event)
+    except RemoteProtocolError:
+        return
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_end_at_most_the_channel(data: bytes) -> None:
+    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128))
+    try:
+        channel.receive(data, 0)
+    except RemoteProtocolError:
+        return

@@ -1,0 +1,124 @@
+"""RFB with QEMU's audio: logging in, sound, and what a wrong or hostile server gets."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import RemoteProtocolError
+from millrace.io.crypto import vnc_answer
+from millrace.units import NS_PER_S
+from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, TlsWanted, VncClient
+
+VERSION = b"RFB 003.008\n"
+INIT = struct.pack(">HH16xI", 640, 480, 9) + b"QEMU (vm)"
+ACK = struct.pack(">BxH", 0, 1) + struct.pack(">HHHHi", 0, 0, 640, 480, -259)
+FORMAT_AND_ENABLE = struct.pack(">BBHBBI", 255, 1, 2, 3, 2, 48_000) + struct.pack(">BBH", 255, 1, 0)
+
+
+def client(password: str = "") -> VncClient:
+    return VncClient(48_000, 2, password, lambda challenge, text: text.encode().ljust(16, b"."))
+
+
+def ready() -> VncClient:
+    vnc = client()
+    vnc.receive(VERSION + b"\x01\x01" + bytes(4) + INIT + ACK, 0)
+    assert vnc.events() == [Ready("vm")]
+    vnc.data_to_send()
+    return vnc
+
+
+def test_without_a_password_it_asks_for_sound_and_its_format() -> None:
+    vnc = client()
+    for byte in VERSION + b"\x02\x01\x05" + bytes(4) + INIT + ACK:
+        vnc.receive(bytes((byte,)), 0)
+    assert vnc.events() == [Ready("vm")]
+    set_encodings = struct.pack(">BxHi", 2, 1, -259)
+    assert vnc.data_to_send() == VERSION + b"\x01" + b"\x01" + set_encodings + FORMAT_AND_ENABLE
+
+
+def test_sound_comes_between_begin_and_end_among_other_messages() -> None:
+    vnc = ready()
+    audio = struct.pack(">BBH", 255, 1, 2) + struct.pack(">I", 4) + b"pcm!"
+    begin, end = struct.pack(">BBH", 255, 1, 1), struct.pack(">BBH", 255, 1, 0)
+    bell, cut = b"\x02", b"\x03\0\0\0" + struct.pack(">I", 3) + b"abc"
+    colours = struct.pack(">BxHH", 1, 0, 1) + bytes(6)
+    vnc.receive(begin + bell + audio + cut + colours + end, 0)
+    assert vnc.events() == [AudioBegin(), AudioData(b"pcm!"), AudioEnd()]
+
+
+def test_a_password_answers_the_challenge() -> None:
+    vnc = client("geheim")
+    vnc.receive(VERSION + b"\x01\x02" + bytes(16), 0)
+    assert vnc.data_to_send() == VERSION + b"\x02" + b"geheim".ljust(16, b".")
+
+
+def test_the_answer_is_des_with_the_bits_of_the_key_reversed() -> None:
+    # `openssl enc -des-ecb -nopad -K 0e86ceceeef64e26` of eight zeros: that key is "password", bits reversed.
+    assert vnc_answer(bytes(16), "password").hex() == 2 * "ff97502e9422f089"
+    assert vnc_answer(bytes(16), "password and what is beyond eight") == vnc_answer(bytes(16), "password")
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (b"SSH-2.0-Open\n", "no VNC"),
+        (b"RFB 003.003\n", "3.8 is needed"),
+        (VERSION + b"\0" + struct.pack(">I", 4) + b"full", "full"),
+        (VERSION + b"\x01\x02" + bytes(16), "--password-file"),
+        (VERSION + b"\x01\x10", "not known"),
+        (VERSION + b"\x01\x01" + struct.pack(">II", 1, 5) + b"wrong", "wrong"),
+        (VERSION + b"\x01\x13" + b"\0\2" + b"\0\x01" + struct.pack(">I", 257), "anonymous TLS"),
+    ],
+    ids=["ssh", "old", "refused", "password", "unknown", "failed", "anonymous"],
+)
+def test_a_server_that_does_not_let_us_in_is_explained(said: bytes, hint: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=hint):
+        client().receive(said, 0)
+
+
+def test_tls_begins_before_the_password_and_goes_on_inside() -> None:
+    vnc = client("geheim")
+    vnc.receive(VERSION + b"\x01\x13" + b"\0\2" + b"\0\x02" + struct.pack(">II", 258, 261) + b"\x01", 0)
+    assert vnc.events() == [TlsWanted()]
+    assert vnc.data_to_send() == VERSION + b"\x13" + b"\0\2" + struct.pack(">I", 261)
+    vnc.tls_ready()
+    vnc.receive(bytes(16), 0)
+    assert vnc.data_to_send() == b"geheim".ljust(16, b".")
+
+
+def test_a_server_without_sound_is_given_up_with_a_hint() -> None:
+    vnc = client()
+    vnc.receive(VERSION + b"\x01\x01" + bytes(4) + INIT, 5)
+    assert vnc.next_timeout() == 5 + 5 * NS_PER_S
+    vnc.handle_timeout(4 * NS_PER_S)
+    with pytest.raises(RemoteProtocolError, match="audiodev"):
+        vnc.handle_timeout(6 * NS_PER_S)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        struct.pack(">BxH", 0, 1) + struct.pack(">HHHHi", 0, 0, 9, 9, 0),
+        b"\x09",
+        struct.pack(">BBH", 255, 7, 1),
+        struct.pack(">BBHI", 255, 1, 2, 1 << 30),
+        b"\x03\0\0\0" + struct.pack(">I", 1 << 30),
+    ],
+    ids=["picture", "unknown", "qemu", "audio size", "text size"],
+)
+def test_what_nobody_asked_for_ends_the_connection(said: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        ready().receive(said, 0)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_end_at_most_the_connection(data: bytes) -> None:
+    for vnc in (client("x"), ready()):
+        try:
+            vnc.receive(data, 0)
+        except RemoteProtocolError:
+            continue
