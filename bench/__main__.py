@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "latency", "bits", "streams_per_core", "pulse_mix", "clients", "realtime")
+NAMES = ("start", "latency", "bits", "streams_per_core", "pulse_mix", "clients", "machine", "realtime")
 
 
 def main() -> None:

@@ -148,8 +148,10 @@ class Verdict:
         streams = [s for s in guest["streams"] if s.get("door") and s["state"] == "running"]
         clocked = [x for x in guest["listeners"] if x["output"].startswith("null") and x["latency_ms"]]
         for stream in streams[:1]:
-            if clocked and stream.get("latency_ms") is not None:
-                self.samples.setdefault("latency", []).append(stream["latency_ms"] + clocked[0]["latency_ms"])
+            if clocked:
+                # A PulseAudio client asks for its latency and fills it: all of it is queued.
+                before = stream.get("latency_ms", stream["fill_ms"] + stream["ahead_ms"])
+                self.samples.setdefault("latency", []).append(before + clocked[0]["latency_ms"])
             if stream.get("real_time_percent") is not None:
                 self.samples.setdefault("percent", []).append(stream["real_time_percent"])
 
