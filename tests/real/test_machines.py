@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.dsp.measure import frequency_hz
+from millrace.dsp.measure import frequency_hz, level_dbfs
 
 from .clients import BOOT_SECTOR
 from .conftest import MILLRACE, Bus, need, read_wav, trimmed, wait_for
@@ -264,6 +264,29 @@ def test_vnc_with_a_password_and_one_without_sound(bus: Bus, tmp_path: Path) -> 
     bus.cli("guest", "add", "dumb")
     bus.cli("attach", "vnc", f"unix:{tmp_path}/dumb/vnc", "--guest", "dumb")
     wait_for(lambda: "audiodev" in bus.guest("dumb")["doors"][0]["error"], 20, "it says what is missing")
+
+
+def test_parec_records_a_listeners_microphone_while_it_is_allowed(bus: Bus, tmp_path: Path) -> None:
+    need("parec")
+    bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "--mic", "tone:440", "-q")
+    listener = wait_for(lambda: bus.guest()["listeners"], 15, "the listener joins")[0]
+    assert listener["microphone"]["state"] == "ready"
+    raw = tmp_path / "mic.raw"
+    with raw.open("wb") as out:
+        recorder = bus.spawn("parec", "--raw", "--rate=48000", "--format=s16le", "--channels=1", stdout=out)
+        wait_for(lambda: raw.stat().st_size > 48_000 * 2 * 5, 30, "five seconds are recorded")
+        assert bus.guest()["listeners"][0]["microphone"]["state"] == "on"
+        bus.cli("set", listener["id"], "mic=off")
+        assert bus.guest()["listeners"][0]["microphone"]["state"] == "forbidden"
+        recorder.terminate()
+        recorder.wait(10)
+    bus.cli("set", listener["id"], "mic=on")
+    assert bus.guest()["listeners"][0]["microphone"]["state"] == "ready"
+    sound = np.frombuffer(raw.read_bytes()[: raw.stat().st_size // 2 * 2], "<i2").astype(np.float32) / 32768
+    spoken = trimmed(sound[:, None], 0)[:, 0]
+    middle = spoken[24_000 : 24_000 + 48_000 * 3]
+    assert abs(frequency_hz(middle, 48_000) - 440) < 1.0
+    assert abs(level_dbfs(middle) - -6.02) < 0.3
 
 
 def test_a_real_linux_plays_and_records_cleanly(tmp_path: Path) -> None:
