@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from millrace.clock.jitter import JitterProfile
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
 from millrace.graph.adaptive import State
@@ -12,6 +13,8 @@ from millrace.graph.model import Sink, Stream
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
 from millrace.wire.peer.messages import Packet, StreamFormat
 
+PROFILE = JitterProfile(25 * NS_PER_MS, 20 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-5)
+"""Recordings are kept: a hole in one is worse than 20 ms more of delay."""
 SPLICE_NS = 25 * NS_PER_MS
 """Recordings are worked with afterwards: what is off by less is worked off by speed."""
 SILENT_NS = 2 * NS_PER_S
@@ -26,7 +29,7 @@ class MicrophoneStream:
         self.node = Stream(graph.ids.take(), name, source.positions, {"application.name": name, "media.role": "phone"})
         self.node.feed = self
         self.node.latency_ask_ns = 10 * NS_PER_MS
-        self.playout = Playout(graph.rate, source.positions, "normal", SPLICE_NS)
+        self.playout = Playout(graph.rate, source.positions, PROFILE, SPLICE_NS)
         self._came_ns: HostNs = 0
         graph.add_stream(self.node, source)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from millrace.clock.jitter import profile_of
+from millrace.clock.jitter import JitterProfile, profile_of
 from millrace.clock.pace import Pace
 from millrace.doors.peer.decode import PacketDecoder
 from millrace.doors.peer.reorder import Reorder
@@ -26,13 +26,15 @@ WAIT_NS = 10 * NS_PER_MS
 class Playout:
     """Turns packets into what a sound card asks for, at `rate` with `positions`.
 
-    `latency` is a profile or a fixed one such as 30ms.
+    `latency` is a profile, its name, or a fixed one such as 30ms.
     """
 
-    def __init__(self, rate: int, positions: Positions, latency: str, splice_ns: HostNs = SPLICE_NS) -> None:
+    def __init__(
+        self, rate: int, positions: Positions, latency: str | JitterProfile, splice_ns: HostNs = SPLICE_NS
+    ) -> None:
         self.rate, self.positions = rate, positions
         self.played_frames: Frames = 0
-        self.pace = Pace(rate, profile_of(latency))
+        self.pace = Pace(rate, profile_of(latency) if isinstance(latency, str) else latency)
         self._splice_ns = splice_ns
         self._decoder: PacketDecoder | None = None
         self._matrix: Matrix | None = None

@@ -1,0 +1,1 @@
+"""Who may see, hear, speak, control what. Pure: time and randomness are arguments."""

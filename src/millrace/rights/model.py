@@ -1,0 +1,90 @@
+"""Rights: what may be done, where, by whom. One function decides.
+
+A holder has rights in guests. `see` is a guest's existence and state, `hear` its sound, `speak` its
+source, `control` volumes, moves and settings, `link` the graph's links, `admin` everything, and
+guests and tokens themselves. Nobody has a right in a guest that was not named to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Flag, auto
+
+from millrace.errors import ConfigError, RightsError
+
+ALL_GUESTS = "*"
+
+
+class Right(Flag):
+    """What may be done."""
+
+    NONE = 0
+    SEE = auto()
+    HEAR = auto()
+    SPEAK = auto()
+    CONTROL = auto()
+    LINK = auto()
+    ADMIN = auto()
+
+
+EVERYTHING = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK | Right.ADMIN
+NAMES = {right.name.lower(): right for right in Right if right.name}
+_IMPLIED = {Right.HEAR: Right.SEE, Right.SPEAK: Right.SEE, Right.CONTROL: Right.SEE, Right.LINK: Right.SEE}
+
+
+def parse_rights(text: str) -> Right:
+    """'hear,speak' to rights, with what they imply; ConfigError names what is not known."""
+    out = Right.NONE
+    for word in text.split(","):
+        name = word.strip().lower()
+        if name == "all":
+            return EVERYTHING
+        if name not in NAMES or not NAMES[name]:
+            raise ConfigError(
+                f"right {word.strip()!r}: there are {', '.join(n for n, r in NAMES.items() if r)} and all"
+            )
+        out |= NAMES[name]
+    return implied(out)
+
+
+def implied(rights: Right) -> Right:
+    """`rights` with those that come along: who hears a guest sees it; an admin may everything."""
+    if Right.ADMIN in rights:
+        return EVERYTHING
+    for right, also in _IMPLIED.items():
+        if right in rights:
+            rights |= also
+    return rights
+
+
+def show_rights(rights: Right) -> list[str]:
+    """Names, in order."""
+    return [name for name, right in NAMES.items() if right and right in rights]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Somebody with rights. `key` names them in logs and lists: unix, loopback, token/N."""
+
+    key: str
+    rights: Right
+    guests: frozenset[str]
+
+    def may(self, right: Right, guest: str | None = None) -> bool:
+        """Whether they may do this in `guest`, or, with None, outside any guest."""
+        if right not in self.rights:
+            return False
+        if guest is None:
+            return ALL_GUESTS in self.guests
+        return ALL_GUESTS in self.guests or guest in self.guests
+
+    def demand(self, right: Right, guest: str | None = None) -> None:
+        """RightsError unless they may. It does not tell whether the guest exists."""
+        if not self.may(right, guest):
+            name = "/".join(show_rights(right))
+            where = f"in guest {guest}" if guest is not None else "outside its guests"
+            raise RightsError(f"{self.key} may not {name} {where}")
+
+
+OWNER = Holder("unix", EVERYTHING, frozenset({ALL_GUESTS}))
+"""Whoever reaches the private socket: the daemon's own user, or root."""
