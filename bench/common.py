@@ -62,7 +62,9 @@ class Daemon:
 
     def __init__(self, runtime: Path, *args: str, listen: str = "127.0.0.1:0") -> None:
         self.runtime = runtime
-        self.env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "XDG_CONFIG_HOME": str(runtime)}
+        self.env = os.environ | {
+            name: str(runtime) for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
+        }
         self.env.pop("PULSE_SERVER", None)
         began = time.monotonic()
         self.process = subprocess.Popen(

@@ -231,3 +231,38 @@ def test_wrong_use_says_what_to_do(bus: Bus, tmp_path: Path) -> None:
         _, text = disk.communicate(timeout=20)
         assert disk.returncode == 2 and b"No space left" in text
     assert os.path.exists(bus.pulse())
+
+
+def test_a_token_lets_a_listener_in_and_its_end_ends_it(bus: Bus, tmp_path: Path) -> None:
+    secret = bus.cli(
+        "token", "new", "--guest", "default", "--may", "hear", "--expires", "1h", "--name", "x"
+    ).stdout.strip()
+    assert secret.startswith("mr_")
+    file = tmp_path / "token"
+    file.write_text(secret)
+    file.chmod(0o600)
+    said = tmp_path / "said"
+    with said.open("w") as err:
+        command = [*MILLRACE, "listen", bus.url(), "--to", "null:", "--token-file", str(file)]
+        listener = bus.spawn(*command, stderr=err)
+    seen = wait_for(lambda: bus.guest()["listeners"], 15, "the listener joins")[0]
+    assert seen["by"] == "token/1"
+    assert secret not in bus.cli("token", "list", "--json").stdout
+    assert secret.encode() not in Path(f"/proc/{listener.pid}/cmdline").read_bytes()
+    bus.cli("token", "revoke", "token/1")
+    assert listener.wait(10) == 0
+    again = subprocess.run([*command, "--no-reconnect"], env=bus.env, capture_output=True, text=True, timeout=20)
+    assert again.returncode == 4 and "refused (401)" in again.stderr
+    bus.stop()
+    assert secret not in bus.log.read_text()
+
+
+def test_guests_volumes_and_tokens_survive_kill_9(bus: Bus) -> None:
+    bus.cli("guest", "add", "carol")
+    bus.cli("set", "sink/default", "volume=50%", "--guest", "carol")
+    bus.cli("token", "new", "--guest", "carol")
+    bus.stop(signal.SIGKILL)
+    bus.start()
+    assert bus.guest("carol")["sinks"][0]["volume"] == 50
+    assert "in carol" in bus.cli("token", "list").stdout
+    bus.cli("guest", "remove", "carol")

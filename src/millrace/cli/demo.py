@@ -56,7 +56,7 @@ async def _demo(seconds: float, to: str, stay: bool) -> None:
     from millrace.daemon.app import Daemon
     from millrace.daemon.config import Config
 
-    daemon = Daemon(Config(listen="127.0.0.1:0"))
+    daemon = Daemon(Config(listen="127.0.0.1:0", state=Path(":memory:")))
     stopping = asyncio.Event()
     on_stop(stopping.set)
     try:

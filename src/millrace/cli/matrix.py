@@ -114,7 +114,11 @@ class CellRun:
     def _environment(self) -> dict[str, str]:
         import os
 
-        env = os.environ | {"XDG_RUNTIME_DIR": str(self.d), "XDG_CONFIG_HOME": str(self.d)}
+        env = os.environ | {
+            "XDG_RUNTIME_DIR": str(self.d),
+            "XDG_CONFIG_HOME": str(self.d),
+            "XDG_STATE_HOME": str(self.d),
+        }
         return {key: value for key, value in env.items() if key not in ("PULSE_SERVER", "MILLRACE_TOKEN")}
 
     def run(self, images: Path, seconds: int, binary: str) -> None:

@@ -12,16 +12,18 @@ from typing import Any
 
 from aiohttp import web
 
+from millrace.daemon.access import Access, Keeper
 from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
 from millrace.daemon.config import Config, GuestConfig, checked_guest_name, parse_address
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
-from millrace.daemon.verbs import NotFound
+from millrace.daemon.store import Store
+from millrace.daemon.verbs import NotFound, find_node
 from millrace.daemon.web import Web
 from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
-from millrace.graph.model import Ids
+from millrace.graph.model import Ids, Sink
 from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
@@ -39,6 +41,10 @@ class Daemon:
         self.driver = TimerDriver()
         self.guests: dict[str, Guest] = {}
         self.address = config.listen
+        self.store = Store(config.state)
+        self.keeper = Keeper(self.store)
+        self.access = Access(self.keeper)
+        self._web: Web | None = None
         self._runner: web.AppRunner | None = None
         self._timer: TimerRunner | None = None
         self._handover: Handover | None = None
@@ -52,7 +58,11 @@ class Daemon:
         self.driver.rearm = self._timer.rearm
         for guest in self.config.guests:
             await self._start_guest(guest)
-        self._runner = web.AppRunner(Web(self, self.config.token).application(), access_log=None, shutdown_timeout=2.0)
+        for name, options in self.store.guests().items():
+            if name not in self.guests:
+                await self._start_guest(GuestConfig(name, **options))
+        self._web = Web(self, self.config.token)
+        self._runner = web.AppRunner(self._web.application(), access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         await web.SockSite(self._runner, api_socket).start()
         self._handover = Handover(self.config.runtime / "attach.sock", self._take_connection)
@@ -97,6 +107,7 @@ class Daemon:
             self._timer.stop()
         if self._handover is not None:
             self._handover.close()
+        self.keeper.close()
         self._api_path.unlink(missing_ok=True)
 
     @property
@@ -124,10 +135,15 @@ class Daemon:
             raise ConfigError(f"rate: {rate} is outside 8000 to 384000")
         if not isinstance(channels, int) or not 1 <= channels <= 8:
             raise ConfigError(f"channels: {channels} is outside 1 to 8")
+        await self.keeper.write(self.store.keep_guest, name, {"rate": rate, "channels": channels})
         return await self._start_guest(GuestConfig(name, rate, channels))
 
     async def _start_guest(self, config: GuestConfig) -> Guest:
         guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))
+        for mix in guest.graph.mixes():
+            kept = self.store.levels(guest.name).get((mix.kind, mix.name))
+            if kept is not None and len(kept[0]) == len(mix.positions):
+                mix.gains, mix.mute = kept
         await guest.start()
         self.guests[guest.name] = guest
         for spec in config.doors:
@@ -139,6 +155,16 @@ class Daemon:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise ConfigError("that descriptor is no socket")
         return self.attach(str(request.get("guest", "default")), DoorSpec("p2p", f"fd {fd}", fd=fd)).view()
+
+    def refused(self) -> int:
+        """Requests that were not let in, or not allowed."""
+        return self._web.refused() if self._web is not None else 0
+
+    async def keep_level(self, guest: str, key: str) -> None:
+        """A level was set: on disk before that is acknowledged."""
+        _, node = find_node(self, key, guest) if not key.startswith("listener/") else (None, None)
+        if isinstance(node, Sink):
+            await self.keeper.write(self.store.keep_level, guest, node.kind, node.name, node.gains, node.mute)
 
     def attach(self, name: str, spec: DoorSpec) -> Attachment:
         """Give a guest a door to its machine."""
@@ -156,6 +182,7 @@ class Daemon:
     async def remove_guest(self, name: str) -> None:
         """End a guest: its clients and listeners are told."""
         guest = self.guest(name)
+        await self.keeper.write(self.store.drop_guest, name)
         del self.guests[name]
         for session in list(guest.sessions):
             session.farewell("the guest was removed", again=False)

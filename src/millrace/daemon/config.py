@@ -23,6 +23,12 @@ def runtime_dir() -> Path:
     return Path(base) / "millrace" if base else Path(f"/tmp/millrace-{os.getuid()}")
 
 
+def state_path() -> Path:
+    """$XDG_STATE_HOME/millrace/state.db."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "millrace" / "state.db"
+
+
 def config_path() -> Path:
     """Where the configuration is looked for when none is named."""
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
@@ -52,6 +58,7 @@ class Config:
     tls_key: str = ""
     token: str = field(default="", repr=False)
     runtime: Path = field(default_factory=runtime_dir)
+    state: Path = field(default_factory=state_path)
 
 
 def checked_guest_name(name: str) -> str:

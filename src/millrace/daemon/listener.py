@@ -11,6 +11,7 @@ from millrace.doors.peer.microphone import MicrophoneStream
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.outlets.peer import LATENCY_ASKS_NS, PeerOutlet, Write
+from millrace.rights.model import OWNER, Holder, Right
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     VERSION,
@@ -45,8 +46,11 @@ class ListenerSession:
         write: Write,
         room: Callable[[], bool],
         now_ns: HostNs,
+        holder: Holder = OWNER,
     ) -> None:
         self.guest = guest
+        self.holder = holder
+        self._left = False
         self.address = address
         self.wire = PeerServer(now_ns)
         self.outlet = PeerOutlet(id_, address, write, room)
@@ -95,9 +99,13 @@ class ListenerSession:
         self.drain()
 
     def closed(self) -> None:
-        """The line is gone."""
+        """The line is gone, or its rights are."""
+        if self._left:
+            return
+        self._left = True
         if self.microphone is not None:
             self.microphone.remove()
+            self.microphone = None
         self.guest.outlets.leave(self.outlet)
         self._publish_latency()
 
@@ -155,10 +163,14 @@ class ListenerSession:
         self.drain()
         self.guest.outlets.join(outlet, sink)
         self._offered = hello.microphone
-        self.may_speak = self.guest.config.microphone
+        self.may_speak = self.guest.config.microphone and self._has_voice
         self.update_microphone()
 
     # -- the microphone ----------------------------------------------------------------------
+
+    @property
+    def _has_voice(self) -> bool:
+        return self.holder.may(Right.SPEAK, self.guest.name)
 
     @property
     def microphone_state(self) -> str:
@@ -171,7 +183,7 @@ class ListenerSession:
 
     def update_microphone(self) -> None:
         """Tell the listener whether it may speak and is recorded, if that has changed."""
-        if not self._offered:
+        if not self._offered or self._left:
             return
         if self.may_speak and self.microphone is None:
             self.microphone = MicrophoneStream(self.guest.graph, self.guest.microphone, self.outlet.name)
@@ -218,6 +230,8 @@ class ListenerSession:
         spoken = rest.pop("mic", None)
         settings = self._agreed(changed(self.outlet.settings, rest))
         if spoken is not None:
+            if parse_switch("mic", spoken) and not self._has_voice:
+                raise ConfigError(f"mic: {self.holder.key} has no right to speak in guest {self.guest.name}")
             self.may_speak = parse_switch("mic", spoken)
             self.update_microphone()
         self.guest.outlets.configure(self.outlet, settings)

@@ -13,6 +13,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from millrace.rights.tokens import Token
 log = logging.getLogger("millrace.store")
 VERSION = 1
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY, name TEXT, digest BLOB UNIQUE, rights INTEGER,
+CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE, rights INTEGER,
   guests TEXT, created_s INTEGER, expires_s INTEGER);
 CREATE TABLE IF NOT EXISTS guests (name TEXT PRIMARY KEY, options TEXT);
 CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT, mute INTEGER,
@@ -31,14 +32,8 @@ CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT,
 """
 
 
-def state_path() -> Path:
-    """$XDG_STATE_HOME/millrace/state.db."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "millrace" / "state.db"
-
-
 class Store:
-    """One daemon's database; used from the event loop only."""
+    """One daemon's database; used by one thread at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +53,7 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         before = os.umask(0o177)
         try:
-            db = sqlite3.connect(self.path, timeout=2.0, isolation_level=None)
+            db = sqlite3.connect(self.path, timeout=2.0, isolation_level=None, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise ConfigError(f"{self.path}: {error}; set XDG_STATE_HOME to a directory of this user") from None
         finally:
@@ -103,14 +98,18 @@ class Store:
 
     def add_token(self, token: Token) -> Token:
         """Keep one; it comes back with its number, which is never given again."""
+        values = (token.name, token.digest, token.rights.value, json.dumps(sorted(token.guests)))
         with self._writing() as db:
-            (last,) = db.execute("SELECT COALESCE(MAX(id), 0) FROM tokens").fetchone()
-            values = (
-                max(last + 1, token.id), token.name, token.digest, token.rights.value, json.dumps(sorted(token.guests)),
-                token.created_s, token.expires_s,
-            )  # fmt: skip
-            db.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-        return Token(values[0], token.name, token.digest, token.rights, token.guests, token.created_s, token.expires_s)
+            made = db.execute(
+                "INSERT INTO tokens (name, digest, rights, guests, created_s, expires_s) VALUES (?, ?, ?, ?, ?, ?)",
+                (*values, token.created_s, token.expires_s),
+            )
+        return replace(token, id=made.lastrowid or 0)
+
+    def replace_token(self, token: Token) -> None:
+        """Keep another hash for one."""
+        with self._writing() as db:
+            db.execute("UPDATE tokens SET digest = ? WHERE id = ?", (token.digest, token.id))
 
     def remove_token(self, id_: int) -> None:
         """Forget one."""

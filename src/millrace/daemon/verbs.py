@@ -67,13 +67,7 @@ def find_node(daemon: Daemon, key: str, guest: str | None) -> tuple[Guest, Level
     for home in daemon.guests.values():
         if guest not in (None, home.name):
             continue
-        found: Levelled | None = None
-        if kind == "sink":
-            found = find_sink(home, name)
-        elif kind == "source":
-            found = _named(home.graph.sources.values(), name)
-        elif kind == "stream" and name.isdigit():
-            found = home.graph.streams.get(int(name))
+        found = _node(home, kind, name)
         if found is not None:
             return home, found
     raise NotFound(f"there is no {key}" + (f" in guest {guest}" if guest else ""))
@@ -86,6 +80,27 @@ def find_listener(daemon: Daemon, key: str) -> ListenerSession:
             if session.outlet.key == key:
                 return session
     raise NotFound(f"there is no {key}")
+
+
+def home_of(guests: Iterable[Guest], key: str, name: str | None) -> Guest:
+    """The one of `guests` in which `key` is; NotFound where it is in none of them."""
+    kind, rest = _split(key)
+    for home in guests:
+        if name not in (None, home.name):
+            continue
+        if kind == "listener" and any(session.outlet.key == key for session in home.sessions):
+            return home
+        if _node(home, kind, rest) is not None:
+            return home
+    raise NotFound(f"there is no {key}" + (f" in guest {name}" if name else ""))
+
+
+def _node(home: Guest, kind: str, name: str) -> Levelled | None:
+    if kind == "sink":
+        return find_sink(home, name)
+    if kind == "source":
+        return _named(home.graph.sources.values(), name)
+    return home.graph.streams.get(int(name)) if kind == "stream" and name.isascii() and name.isdigit() else None
 
 
 def change(daemon: Daemon, key: str, settings: dict[str, str], guest: str | None = None) -> None:

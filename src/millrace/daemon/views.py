@@ -84,7 +84,8 @@ def listener_view(session: ListenerSession) -> View:
     outlet, report = session.outlet, session.report
     group = outlet.group
     return {
-        "id": outlet.key, "name": outlet.name, "address": session.address, "sink": group.sink.key if group else None,
+        "id": outlet.key, "name": outlet.name, "address": session.address,
+        "by": session.holder.key, "sink": group.sink.key if group else None,
         "settings": outlet.settings.as_dict(), "latency_profile": outlet.latency,
         "microphone": microphone_view(session), "bitrate": session.bitrate(),
         "latency_ms": round(report.latency_ns / 1e6, 1), "fill_ms": round(report.fill_ns / 1e6, 1),

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from millrace.errors import ConfigError
@@ -69,8 +70,12 @@ class TokenBook:
     def __init__(self) -> None:
         self._tokens: dict[int, Token] = {}
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Token]:
         return iter(list(self._tokens.values()))
+
+    def get(self, id_: int) -> Token | None:
+        """One by its number."""
+        return self._tokens.get(id_)
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -114,7 +119,7 @@ class FailureLimit:
 
     def blocked(self, address: str, now_ns: HostNs) -> bool:
         """Whether this address must wait before it tries again."""
-        return self._debt(address, now_ns) >= self._burst
+        return self._debt(address, now_ns) + 1.0 > self._burst
 
     def failed(self, address: str, now_ns: HostNs) -> None:
         """A wrong token came from there."""

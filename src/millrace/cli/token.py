@@ -1,0 +1,78 @@
+"""`millrace token`: who else may, and what."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Tokens: let others in, with the rights they need and no more.", no_args_is_help=True)
+_TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` shows it.")]
+
+
+@app.command("new")
+def new(
+    may: Annotated[str, typer.Option(help="see hear speak control link admin, with commas; or all.")] = "hear",
+    guest: Annotated[list[str] | None, typer.Option(help="In this guest; may be given again. All if absent.")] = None,
+    expires: Annotated[str, typer.Option(help="30m, 8h, 7d, or never.")] = "30d",
+    name: Annotated[str, typer.Option(help="What it is for, to find it again.")] = "",
+) -> None:
+    """Make a token and print it. It is shown this once; only a hash of it is kept.
+
+    hear: listen. speak: send a microphone. control: volumes, moves, settings. link: sinks and links. admin: all that,
+    machines, guests and tokens. Each lets see.
+
+    Examples:
+
+      millrace token new --guest alice --may hear,speak --expires 8h > alice.token && chmod 600 alice.token
+
+      millrace listen wss://server:8642/alice --token-file alice.token
+    """
+    from millrace.cli.api import call
+
+    made = call("POST", "/api/v1/tokens", {"may": may, "guests": guest or [], "expires": expires, "name": name})
+    typer.echo(f"{made['id']}: {', '.join(made['may'])} in {_guests(made)}, expires {_when(made['expires'])}", err=True)
+    typer.echo(made["token"])
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show tokens, without their secrets. Example: millrace token list"""
+    from millrace.cli.api import call
+
+    tokens = call("GET", "/api/v1/tokens")
+    if as_json:
+        typer.echo(json.dumps(tokens, indent=2))
+        return
+    for token in tokens:
+        until = "expired" if token["expired"] else f"until {_when(token['expires'])}"
+        typer.echo(f"{token['id']:<10} {token['name']:<20} {','.join(token['may'])} in {_guests(token)}, {until}")
+
+
+@app.command("rotate")
+def rotate(token: _TOKEN) -> None:
+    """Give a token another secret and print it: what plays goes on, the old secret lets nobody in any more.
+
+    Example: millrace token rotate token/3 > alice.token
+    """
+    from millrace.cli.api import call
+
+    typer.echo(call("POST", f"/api/v1/tokens/{token.removeprefix('token/')}/rotate")["token"])
+
+
+@app.command("revoke")
+def revoke(token: _TOKEN) -> None:
+    """End a token, and at once what plays by it. Example: millrace token revoke token/3"""
+    from millrace.cli.api import call
+
+    call("DELETE", f"/api/v1/tokens/{token.removeprefix('token/')}")
+
+
+def _guests(token: dict[str, Any]) -> str:
+    return "all guests" if token["guests"] == ["*"] else ", ".join(token["guests"])
+
+
+def _when(seconds: int | None) -> str:
+    return "never" if not seconds else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

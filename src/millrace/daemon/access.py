@@ -1,0 +1,104 @@
+"""Tokens in force: made, found, rotated, revoked; kept by the store before they are acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from millrace.daemon.store import Store
+from millrace.io.clock import wall_ns
+from millrace.rights.model import Right, show_rights
+from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, new_secret
+from millrace.units import NS_PER_S
+
+T = TypeVar("T")
+
+
+def _wall_s() -> int:
+    return wall_ns() // NS_PER_S
+
+
+class Keeper:
+    """Runs the store's writes in one thread of their own, in order: a disk that is slow holds up no sound."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._thread = ThreadPoolExecutor(1, "millrace-store")
+
+    async def write(self, change: Callable[..., T], *args: Any) -> T:
+        """Do it, and come back when it is on disk. ConfigError where it can't be."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, change, *args)
+
+    def later(self, change: Callable[..., None], *args: Any) -> None:
+        """Do it soon; what goes wrong is in the store's `trouble` and in the log."""
+        self._thread.submit(change, *args)
+
+    def close(self) -> None:
+        """Finish what is waiting."""
+        self._thread.shutdown(wait=True)
+        self.store.close()
+
+
+class Access:
+    """Who has which token."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self.limit = FailureLimit()
+        self.tokens = TokenBook()
+        self.on_end: Callable[[str, str], None] = lambda key, why: None
+        """A holder's rights have ended: its key, and why."""
+        for token in keeper.store.tokens():
+            self.tokens.add(token)
+
+    def find(self, secret: str) -> Token | None:
+        """The token in force with this secret."""
+        return self.tokens.find(secret, _wall_s())
+
+    async def new(self, name: str, rights: Right, guests: Iterable[str], lasts_s: int) -> tuple[Token, str]:
+        """Make one; returns it with its secret, which is nowhere else."""
+        secret, now = new_secret(secrets.token_bytes(SECRET_BYTES)), _wall_s()
+        draft = Token(0, name, digest_of(secret), rights, frozenset(guests), now, now + lasts_s if lasts_s else 0)
+        token = await self._keeper.write(self._keeper.store.add_token, draft)
+        self.tokens.add(token)
+        return token, secret
+
+    async def rotate(self, id_: int) -> str | None:
+        """Another secret for the same token: what runs goes on, the old secret lets nobody in any more."""
+        old = self.tokens.get(id_)
+        if old is None:
+            return None
+        secret = new_secret(secrets.token_bytes(SECRET_BYTES))
+        token = replace(old, digest=digest_of(secret))
+        await self._keeper.write(self._keeper.store.replace_token, token)
+        self.tokens.remove(id_)
+        self.tokens.add(token)
+        return secret
+
+    async def revoke(self, id_: int) -> bool:
+        """End a token, and at once what runs by it; False where there is none."""
+        token = self.tokens.remove(id_)
+        if token is None:
+            return False
+        self.on_end(token.holder.key, "the token was revoked")
+        await self._keeper.write(self._keeper.store.remove_token, id_)
+        return True
+
+    def end_expired(self) -> None:
+        """End what runs by tokens whose time is over."""
+        now = _wall_s()
+        for token in self.tokens:
+            if expired(token, now):
+                self.on_end(token.holder.key, "the token has expired")
+
+
+def token_view(token: Token) -> dict[str, Any]:
+    """What is shown of a token: never its secret, nor the hash of it."""
+    return {
+        "id": token.holder.key, "name": token.name, "may": show_rights(token.rights), "guests": sorted(token.guests),
+        "created": token.created_s, "expires": token.expires_s or None, "expired": expired(token, _wall_s()),
+    }  # fmt: skip

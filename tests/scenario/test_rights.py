@@ -1,0 +1,248 @@
+"""Attempts against a running daemon with two tenants: each is refused, in the right words, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config, GuestConfig
+from millrace.daemon.doorspec import parse_door
+from millrace.rights.model import parse_rights
+from millrace.wire.peer.messages import Hello, encode_message
+
+Run = Callable[["Rig"], Awaitable[None]]
+
+
+class Rig:
+    """A daemon with guests alice and bob, and tokens."""
+
+    def __init__(self, daemon: Daemon, http: aiohttp.ClientSession) -> None:
+        self.daemon, self.http = daemon, http
+        self.tokens: dict[str, str] = {}
+
+    async def token(self, name: str, may: str, guests: list[str], lasts_s: int = 0) -> str:
+        token, secret = await self.daemon.access.new(name, parse_rights(may), guests, lasts_s)
+        self.tokens[name] = secret
+        assert token.name == name
+        return secret
+
+    async def ask(self, method: str, path: str, secret: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {secret}"} | headers if secret else headers
+        url = f"http://{self.daemon.address}{path}"
+        async with self.http.request(method, url, json=body, headers=headers) as answer:
+            text = await answer.text()
+            return answer.status, text
+
+
+def running(tmp_path: Path, test: Run) -> None:
+    async def main() -> None:
+        guests = (GuestConfig("alice"), GuestConfig("bob"))
+        config = Config("127.0.0.1:0", guests, runtime=tmp_path / "run", state=tmp_path / "state.db")
+        daemon = Daemon(config)
+        await daemon.start()
+        try:
+            async with aiohttp.ClientSession() as http:
+                await test(Rig(daemon, http))
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
+
+
+# (what alice's token may, method, path, body, status expected). {n} are put in from the running daemon.
+ATTEMPTS: list[tuple[str, str, str, Any, int]] = [
+    ("hear", "POST", "/api/v1/set", {"target": "sink/default", "settings": {"volume": "0%"}}, 403),
+    ("hear", "POST", "/api/v1/set", {"target": "sink/default", "settings": {"mute": "on"}, "guest": "alice"}, 403),
+    ("hear", "POST", "/api/v1/set", {"target": "sink/default", "settings": {"mute": "on"}, "guest": "bob"}, 404),
+    ("hear", "POST", "/api/v1/set", {"target": "{bob_sink}", "settings": {"mute": "on"}}, 404),
+    ("hear", "POST", "/api/v1/move", {"target": "stream/1", "to": "sink/default"}, 404),
+    ("hear", "POST", "/api/v1/links", {"source": "sink/default", "to": "sink/default"}, 403),
+    ("hear", "DELETE", "/api/v1/links", {"source": "sink/default", "to": "sink/default"}, 403),
+    ("hear", "POST", "/api/v1/guests", {"name": "eve"}, 403),
+    ("hear", "DELETE", "/api/v1/guests/alice", None, 403),
+    ("hear", "DELETE", "/api/v1/guests/bob", None, 403),
+    ("hear", "POST", "/api/v1/guests/alice/sinks", {"name": "x"}, 403),
+    ("hear", "POST", "/api/v1/guests/bob/sinks", {"name": "x"}, 404),
+    ("hear", "DELETE", "/api/v1/guests/alice/sinks/default", None, 403),
+    ("hear", "POST", "/api/v1/guests/alice/doors", {"door": "qmp:/tmp/x"}, 403),
+    ("hear", "POST", "/api/v1/guests/bob/doors", {"door": "qmp:/tmp/x"}, 404),
+    ("hear", "DELETE", "/api/v1/doors/{bob_door}", None, 404),
+    ("hear", "GET", "/api/v1/tokens", None, 403),
+    ("hear", "POST", "/api/v1/tokens", {"may": "all"}, 403),
+    ("hear", "POST", "/api/v1/tokens/1/rotate", None, 403),
+    ("hear", "DELETE", "/api/v1/tokens/1", None, 403),
+    ("hear", "GET", "/bob", None, 404),
+    ("hear", "GET", "/nobody", None, 404),
+    ("see", "GET", "/alice", None, 403),
+    ("see", "POST", "/api/v1/set", {"target": "sink/default", "settings": {"mute": "on"}}, 403),
+    ("control", "GET", "/alice", None, 403),
+    ("control", "POST", "/api/v1/set", {"target": "{bob_sink}", "settings": {"mute": "on"}}, 404),
+    ("control", "POST", "/api/v1/set", {"target": "{bob_source}", "settings": {"mute": "on"}}, 404),
+    ("control", "POST", "/api/v1/links", {"source": "sink/default", "to": "source/microphone"}, 403),
+    ("control", "POST", "/api/v1/guests/alice/sinks", {"name": "x"}, 403),
+    ("control", "POST", "/api/v1/tokens", {"may": "all"}, 403),
+    ("link", "POST", "/api/v1/links", {"source": "{bob_sink}", "to": "sink/default"}, 404),
+    ("link", "POST", "/api/v1/links", {"source": "sink/default", "to": "{bob_sink}"}, 404),
+    ("link", "POST", "/api/v1/set", {"target": "sink/default", "settings": {"mute": "on"}}, 403),
+    ("link", "POST", "/api/v1/guests/alice/doors", {"door": "qmp:/tmp/x"}, 403),
+    ("speak", "GET", "/alice", None, 403),
+    ("admin", "POST", "/api/v1/guests", {"name": "eve"}, 403),
+    ("admin", "DELETE", "/api/v1/guests/bob", None, 403),
+    ("admin", "POST", "/api/v1/tokens", {"may": "all", "guests": ["bob"]}, 403),
+    ("admin", "GET", "/api/v1/tokens", None, 403),
+    ("admin", "POST", "/api/v1/guests/bob/doors", {"door": "qmp:/tmp/x"}, 404),
+    ("admin", "DELETE", "/api/v1/doors/{bob_door}", None, 404),
+    ("hear", "POST", "/api/v1/set", {"target": "../../bob", "settings": {}}, 404),
+    ("hear", "POST", "/api/v1/set", {"target": "sink/²", "settings": {}}, 404),
+    ("hear", "POST", "/api/v1/set", [1, 2], 400),
+    ("hear", "DELETE", "/api/v1/tokens/²", None, 403),
+]
+
+
+def test_every_attempt_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        bob = rig.daemon.guest("bob")
+        door = rig.daemon.attach("bob", parse_door("qmp:/nowhere"))
+        names = {
+            "{bob_sink}": next(iter(bob.graph.sinks.values())).key, "{bob_door}": door.key.split("/")[1],
+            "{bob_source}": bob.microphone.key,
+        }  # fmt: skip
+        for may in {attempt[0] for attempt in ATTEMPTS}:
+            await rig.token(may, may, ["alice"])
+        before = await rig.ask("GET", "/api/v1/state", "")
+        for may, method, path, body, expected in ATTEMPTS:
+            for place, name in names.items():
+                path = path.replace(place, name)
+                body = {k: name if v == place else v for k, v in body.items()} if isinstance(body, dict) else body
+            status, text = await rig.ask(method, path, rig.tokens[may], body)
+            assert status == expected, (may, method, path, body, status, text)
+            assert "bob" not in text or "bob" in f"{path}{body}", text
+        after = await rig.ask("GET", "/api/v1/state", "")
+        assert strip(before[1]) == strip(after[1])
+
+    running(tmp_path, test)
+
+
+def strip(text: str) -> Any:
+    import json
+
+    state = json.loads(text)
+    state.pop("refused")
+    for guest in state["guests"]:
+        for door in guest["doors"]:
+            door.pop("error")
+    return state
+
+
+def test_a_token_sees_its_guests_and_no_others(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        await rig.token("a", "see", ["alice"])
+        status, text = await rig.ask("GET", "/api/v1/state", rig.tokens["a"])
+        assert status == 200 and "alice" in text and "bob" not in text and '"refused":' not in text
+
+    running(tmp_path, test)
+
+
+@pytest.mark.parametrize("secret", ["", "mr_", "x" * 50, "é", "mr_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"])
+def test_wrong_tokens_let_nobody_in_even_on_loopback(secret: str, tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        headers = {"Authorization": f"Bearer {secret}".encode().decode("latin-1")}
+        async with rig.http.get(f"http://{rig.daemon.address}/api/v1/state", headers=headers) as answer:
+            assert answer.status == 401
+        assert rig.daemon.refused() == 1
+
+    running(tmp_path, test)
+
+
+def test_guessing_is_slowed_down(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        good = await rig.token("a", "see", ["alice"])
+        seen = [(await rig.ask("GET", "/api/v1/state", f"mr_{n}"))[0] for n in range(12)]
+        assert seen[:10] == [401] * 10 and seen[10:] == [429] * 2
+        assert (await rig.ask("GET", "/api/v1/state", good))[0] == 429
+        assert (await rig.ask("GET", "/api/v1/state", ""))[0] == 200
+
+    running(tmp_path, test)
+
+
+async def joined(rig: Rig, secret: str, guest: str = "alice", **hello: Any) -> aiohttp.ClientWebSocketResponse:
+    headers = {"Authorization": f"Bearer {secret}"}
+    line = await rig.http.ws_connect(f"ws://{rig.daemon.address}/{guest}", headers=headers)
+    await line.send_str(encode_message(Hello(**hello)))
+    assert "welcome" in (await line.receive(5)).data
+    return line
+
+
+def test_revoking_a_token_ends_what_plays_by_it_within_100_ms_and_others_go_on(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        lines = [await joined(rig, await rig.token(name, "hear", ["alice"])) for name in ("a", "b")]
+        first = next(t for t in rig.daemon.access.tokens if t.name == "a")
+        began = time.monotonic()
+        assert await rig.daemon.access.revoke(first.id)
+        while (message := await lines[0].receive(5)).type is aiohttp.WSMsgType.TEXT:
+            ended = "revoked" in message.data
+        assert ended and time.monotonic() - began < 2.0
+        assert [s.holder.key for s in rig.daemon.guest("alice").sessions if not s.closing] == ["token/2"]
+        status, _ = await rig.ask("GET", "/api/v1/state", rig.tokens["a"])
+        assert status == 401
+        assert not lines[1].closed
+
+    running(tmp_path, test)
+
+
+def test_rotating_keeps_what_plays_and_the_old_secret_lets_nobody_in(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        old = await rig.token("a", "hear", ["alice"])
+        line = await joined(rig, old)
+        new = await rig.daemon.access.rotate(1)
+        assert new and new != old
+        assert (await rig.ask("GET", "/api/v1/state", old))[0] == 401
+        assert (await rig.ask("GET", "/api/v1/state", new))[0] == 200
+        assert not line.closed and len(rig.daemon.guest("alice").sessions) == 1
+        assert await rig.daemon.access.rotate(99) is None
+
+    running(tmp_path, test)
+
+
+def test_a_listener_without_the_right_to_speak_is_forbidden_and_can_not_be_allowed(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        deaf = await joined(rig, await rig.token("a", "hear", ["alice"]), microphone=True)
+        both = await joined(rig, await rig.token("b", "hear,speak", ["alice"]), microphone=True)
+        states = [session.microphone_state for session in rig.daemon.guest("alice").sessions]
+        assert states == ["forbidden", "ready"] and not deaf.closed and not both.closed
+        key = rig.daemon.guest("alice").sessions[0].outlet.key
+        status, text = await rig.ask("POST", "/api/v1/set", "", {"target": key, "settings": {"mic": "on"}})
+        assert status == 400 and "no right to speak" in text
+
+    running(tmp_path, test)
+
+
+def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
+    async def first(rig: Rig) -> None:
+        assert (await rig.ask("POST", "/api/v1/guests", "", {"name": "carol", "rate": 44100}))[0] == 200
+        body = {"target": "sink/default", "settings": {"volume": "50%", "mute": "on"}, "guest": "carol"}
+        assert (await rig.ask("POST", "/api/v1/set", "", body))[0] == 200
+        await rig.token("kept", "hear", ["carol"])
+        rig.daemon.keeper.store._db.execute("PRAGMA wal_checkpoint")
+        secrets.append(rig.tokens["kept"])
+
+    async def second(rig: Rig) -> None:
+        carol = rig.daemon.guest("carol")
+        sink = carol.graph.default
+        assert carol.graph.rate == 44_100 and sink is not None and sink.mute and abs(sink.gains[0] - 0.125) < 0.001
+        assert (await rig.ask("GET", "/api/v1/state", secrets[0]))[0] == 200
+        assert (await rig.ask("DELETE", "/api/v1/guests/carol", ""))[0] == 200
+
+    async def third(rig: Rig) -> None:
+        assert "carol" not in rig.daemon.guests
+
+    secrets: list[str] = []
+    for test in (first, second, third):
+        running(tmp_path, test)

@@ -1,0 +1,172 @@
+"""Rights, tokens, the limit on guesses, and what is kept of them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from millrace.daemon.store import Store
+from millrace.errors import ConfigError, RightsError
+from millrace.io.peers import _entry, loopback_uid
+from millrace.rights.model import EVERYTHING, OWNER, Holder, Right, parse_rights, show_rights
+from millrace.rights.tokens import (
+    FailureLimit,
+    Token,
+    TokenBook,
+    digest_of,
+    expired,
+    new_secret,
+    parse_expiry,
+)
+from millrace.units import NS_PER_S
+
+ALICE = Holder("token/1", parse_rights("hear,speak"), frozenset({"alice"}))
+
+
+def test_rights_imply_seeing_and_admins_may_everything() -> None:
+    assert show_rights(parse_rights("hear")) == ["see", "hear"]
+    assert parse_rights("admin") == parse_rights("all") == EVERYTHING
+    with pytest.raises(ConfigError, match="listen"):
+        parse_rights("hear,listen")
+
+
+def test_nobody_has_a_right_where_it_was_not_given() -> None:
+    assert ALICE.may(Right.HEAR, "alice") and ALICE.may(Right.SEE, "alice")
+    assert not ALICE.may(Right.CONTROL, "alice")
+    assert not ALICE.may(Right.HEAR, "bob") and not ALICE.may(Right.SEE, "bob")
+    assert not ALICE.may(Right.HEAR) and OWNER.may(Right.ADMIN)
+    with pytest.raises(RightsError, match="may not control in guest alice"):
+        ALICE.demand(Right.CONTROL, "alice")
+
+
+def made(id_: int, secret: str, expires_s: int = 0) -> Token:
+    return Token(id_, "t", digest_of(secret), Right.HEAR, frozenset({"alice"}), 0, expires_s)
+
+
+def test_a_token_is_found_by_its_secret_until_it_expires_or_goes() -> None:
+    book, secret = TokenBook(), new_secret(bytes(range(32)))
+    assert secret == "mr_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+    book.add(made(1, secret, expires_s=100))
+    book.add(made(2, "other"))
+    found = book.find(secret, 99)
+    assert found is not None and found.holder.key == "token/1"
+    assert book.find(secret, 100) is None and expired(found, 100)
+    assert book.find(secret[:-1], 5) is None and book.find("", 5) is None
+    book.remove(1)
+    assert book.find(secret, 5) is None and len(book) == 1
+    assert secret not in repr(found)
+
+
+def test_times_to_expire() -> None:
+    assert [parse_expiry(t) for t in ("30s", "5m", "8h", "7d", "2w", "never")] == [
+        30,
+        300,
+        28_800,
+        604_800,
+        1_209_600,
+        0,
+    ]
+    for text in ("", "8", "0h", "-1h", "8 years"):
+        with pytest.raises(ConfigError, match="expires"):
+            parse_expiry(text)
+
+
+def test_whoever_guesses_is_slowed_down_and_others_are_not() -> None:
+    limit = FailureLimit(burst=3, every_ns=NS_PER_S)
+    for n in range(3):
+        assert not limit.blocked("evil", n)
+        limit.failed("evil", n)
+    assert limit.blocked("evil", 3) and not limit.blocked("good", 3)
+    assert not limit.blocked("evil", 2 * NS_PER_S)
+    limit.failed("evil", 2 * NS_PER_S)
+    limit.failed("evil", 2 * NS_PER_S)
+    assert limit.blocked("evil", 2 * NS_PER_S + 1)
+    for n in range(5000):
+        limit.failed(f"host{n}", 0)
+    assert len(limit._debts) <= limit.ADDRESSES_MAX
+
+
+def test_what_is_kept_is_there_after_a_restart_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "state.db"
+    store = Store(path)
+    token = store.add_token(made(0, "secret", 5))
+    assert token.id == 1
+    store.remove_token(token.id)
+    token = store.add_token(made(0, "another"))
+    store.keep_guest("alice", {"rate": 44_100, "channels": 2})
+    store.keep_level("alice", "sink", "default", (0.5, 0.25), True)
+    store.keep_guest("bob", {"rate": 48_000, "channels": 2})
+    store.drop_guest("bob")
+    store.close()
+    again = Store(path)
+    assert again.tokens() == [token]
+    assert again.guests() == {"alice": {"rate": 44_100, "channels": 2}}
+    assert again.levels("alice") == {("sink", "default"): ((0.5, 0.25), True)}
+    again.close()
+    assert path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
+    assert b"another" not in path.read_bytes()
+
+
+def test_a_number_is_never_given_again_so_that_old_sessions_are_nobodys(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db")
+    first = store.add_token(made(0, "a"))
+    second = store.add_token(made(0, "b"))
+    store.remove_token(second.id)
+    third = store.add_token(made(0, "c"))
+    assert len({first.id, second.id, third.id}) == 3
+    store.close()
+
+
+def test_a_corrupt_store_is_put_aside_and_said_so(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(b"this is no database" * 1000)
+    store = Store(path)
+    assert "begins anew" in store.trouble and store.tokens() == []
+    assert path.with_suffix(".broken").exists()
+    store.close()
+
+
+def test_a_disk_that_takes_no_more_refuses_the_change_and_the_rest_goes_on(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db")
+    store.add_token(made(0, "a"))
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(ConfigError, match="not kept"):
+        for n in range(2000):
+            store.keep_level("alice", "sink", f"sink{n}" * 50, (1.0,), False)
+    assert "full" in store.trouble and len(store.tokens()) == 1
+    store.close()
+
+
+def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version=99")
+    db.commit()
+    db.close()
+    with pytest.raises(ConfigError, match="newer"):
+        Store(path)
+
+
+def test_the_kernel_knows_whose_loopback_connection_it_is() -> None:
+    import socket
+
+    assert _entry("127.0.0.1", 80, 4) == "0100007F:0050"
+    assert _entry("::1", 80, 6) == "00000000000000000000000001000000:0050"
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as server:
+            try:
+                server.bind((host, 0))
+            except OSError:
+                continue
+            server.listen()
+            with socket.create_connection(server.getsockname()[:2]) as client:
+                accepted, peer = server.accept()
+                assert loopback_uid(peer[:2], accepted.getsockname()[:2]) == os.getuid()
+                accepted.close()
+                assert client.fileno() > 0
+    assert loopback_uid(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
+    assert loopback_uid(("nonsense", 1), ("127.0.0.1", 2)) is None
