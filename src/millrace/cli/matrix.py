@@ -100,7 +100,19 @@ def run_cell(cell: Cell, images: Path, seconds: int, binary: str, keep: Path | N
     return verdict
 
 
-SOCKETS = {"millrace", "qmp", "spice", "vnc"}
+SOCKETS = {"millrace", "qmp", "spice", "vnc", "bus"}
+
+
+def _is_old(binary: str) -> bool:
+    """Whether this QEMU has no sound peer to peer."""
+    import re
+    import subprocess
+
+    from millrace.wire.qemu.qmp import PEER_TO_PEER_MAJOR
+
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"version (\d+)\.", said)
+    return found is not None and int(found[1]) < PEER_TO_PEER_MAJOR
 
 
 class CellRun:
@@ -127,10 +139,13 @@ class CellRun:
 
         from millrace.lab.cells import FLOOR
 
+        bus = self.cell.door == "dbus" and _is_old(binary)
+        if bus:
+            self._spawn(["dbus-daemon", "--session", "--nofork", f"--address=unix:path={self.d}/bus"])
         if self.cell.door != FLOOR:
-            url = self._start_daemon()
+            url = self._start_daemon(bus)
             self._start_listeners(url)
-        command = self.cell.guest_command(self.d, images, seconds, binary)
+        command = self.cell.guest_command(self.d, images, seconds, binary, bus)
         with (self.d / "guest.out").open("wb") as out:
             machine = subprocess.Popen(command, env=self._env, stdout=out, stderr=subprocess.STDOUT)
         self._started.append(machine)
@@ -139,12 +154,12 @@ class CellRun:
         self.stop()
         self._judge()
 
-    def _start_daemon(self) -> str:
+    def _start_daemon(self, bus: bool) -> str:
         import sys
 
         from millrace.errors import ConfigError
 
-        address = self.cell.address(self.d)
+        address = self.cell.address(self.d, bus)
         doors = f'doors = ["{address}"]' if address else ""
         (self.d / "c.toml").write_text(f'[daemon]\nlisten = "127.0.0.1:0"\n[guest.default]\n{doors}\n')
         daemon = self._spawn([sys.executable, "-m", "millrace.cli.main", "serve", "--config", f"{self.d}/c.toml"])

@@ -29,6 +29,8 @@ _QEMU = {
     "dbus": "-display dbus,p2p=on,audiodev=snd0", "spice": "-spice unix=on,addr={d}/spice,disable-ticketing=on",
     "vnc": "-device VGA -vnc unix:{d}/vnc,audiodev=snd0",
 }  # fmt: skip
+_OLD_QEMU, _OLD_ADDRESS = "-display dbus,addr=unix:path={d}/bus,audiodev=snd0", "dbus:unix:path={d}/bus"
+"""QEMU 7.2 has no sound peer to peer."""
 _ADDRESS = {"dbus": "qmp:{d}/qmp", "spice": "spice+unix://{d}/spice", "vnc": "vnc+unix://{d}/vnc"}
 _NOT_THERE = {
     ("usb", "in"): "QEMU's usb-audio has no capture", ("pcspk", "in"): "a PC speaker does not record",
@@ -52,21 +54,21 @@ class Cell:
             return "VNC has no microphone"
         return _NOT_THERE.get((self.card, self.direction), "")
 
-    def guest_command(self, d: Path, images: Path, seconds: int, binary: str) -> list[str]:
-        """run-guest's arguments; `d` is the cell's own folder and the daemon's runtime directory."""
+    def guest_command(self, d: Path, images: Path, seconds: int, binary: str, bus: bool) -> list[str]:
+        """run-guest's arguments; `d` is the cell's own folder, `bus` says to go over a bus."""
         play = "none" if self.direction == "in" else "sine"
         out = [
             str(RIG / "run-guest"), "--images", str(images), "--device", self.card, "--binary", binary, "--quiet",
             "--audiodev", _AUDIODEV[self.door].format(d=d), "--play", play, "--seconds", str(seconds),
             "--qmp", f"{d}/qmp", "--log", f"{d}/guest.log",
         ]  # fmt: skip
-        extra = _QEMU.get(self.door, "").format(d=d)
+        extra = (_OLD_QEMU if bus else _QEMU.get(self.door, "")).format(d=d)
         out += ["--qemu", extra] if extra else []
         return out + (["--record", str(seconds), "--rec-out", f"{d}/mic.raw"] if self.direction == "in" else [])
 
-    def address(self, d: Path) -> str:
+    def address(self, d: Path, bus: bool) -> str:
         """What to attach; empty where QEMU comes by itself."""
-        return _ADDRESS.get(self.door, "").format(d=d)
+        return (_OLD_ADDRESS if bus else _ADDRESS.get(self.door, "")).format(d=d)
 
 
 def parse_choice(text: str, known: tuple[str, ...]) -> tuple[str, ...]:

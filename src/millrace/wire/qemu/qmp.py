@@ -13,6 +13,7 @@ from millrace.wire.qemu.dbus import Chunk
 
 _LINE_MAX = 1024 * 1024
 _FD_NAME = "millrace"
+PEER_TO_PEER_MAJOR = 8
 
 
 class QmpHandover:
@@ -53,9 +54,25 @@ class QmpHandover:
             error = said["error"]
             text = error.get("desc", "") if isinstance(error, dict) else ""
             raise RemoteProtocolError(f"QEMU refuses: {text}; it must run with -display dbus,p2p=on,audiodev=ID")
-        if ("QMP" in said and not self._greeted) or "return" in said:
+        if "QMP" in said and not self._greeted:
             self._greeted = True
+            self._check_version(said["QMP"])
             self._next()
+        elif "return" in said:
+            self._next()
+
+    @staticmethod
+    def _check_version(greeting: object) -> None:
+        """QEMU 7.2 dies when a listener is registered over such a connection (seen with Debian's 7.2.22)."""
+        try:
+            major = int(greeting["version"]["qemu"]["major"])  # type: ignore[index]
+        except (TypeError, KeyError, ValueError):
+            return
+        if major < PEER_TO_PEER_MAJOR:
+            raise RemoteProtocolError(
+                f"QEMU {major} dies when its sound is taken over QMP; run it with"
+                " -display dbus,addr=ADDRESS,audiodev=ID and attach with --dbus ADDRESS"
+            )
 
     def _next(self) -> None:
         if not self._steps:
