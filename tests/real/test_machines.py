@@ -57,7 +57,10 @@ def door(bus: Bus) -> dict[str, Any]:
 
 
 def wait_attached(bus: Bus) -> None:
-    wait_for(lambda: door(bus)["state"] == "attached", 30, "the machine is attached")
+    try:
+        wait_for(lambda: door(bus)["state"] == "attached", 30, "the machine is attached")
+    except AssertionError:
+        raise AssertionError(f"not attached: {door(bus)}, {bus.log.read_text()}") from None
 
 
 def beeps(bus: Bus, target: Path, seconds: float = 3.0) -> None:
@@ -231,12 +234,15 @@ def test_spice_with_a_ticket_and_what_it_says_when_another_viewer_comes(bus: Bus
 
 def certificate(folder: Path) -> None:
     """ca-cert.pem, server-cert.pem, server-key.pem for localhost, as QEMU wants them called."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-         "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "server-key.pem", "-out", "server-cert.pem"],
-        cwd=folder, check=True, capture_output=True,
-    )  # fmt: skip
-    (folder / "ca-cert.pem").write_bytes((folder / "server-cert.pem").read_bytes())
+    (folder / "ext").write_text("basicConstraints=CA:FALSE\nsubjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    new = "openssl req -newkey rsa:2048 -nodes -subj"
+    for command in (
+        f"{new} /CN=ca -x509 -days 2 -keyout ca-key.pem -out ca-cert.pem",
+        f"{new} /CN=localhost -keyout server-key.pem -out server.csr",
+        "openssl x509 -req -in server.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile ext"
+        " -out server-cert.pem",
+    ):
+        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
 
 
 def free_port() -> int:
@@ -305,8 +311,8 @@ def test_parec_records_a_listeners_microphone_while_it_is_allowed(bus: Bus, tmp_
         recorder.wait(10)
     bus.cli("set", listener["id"], "mic=on")
     assert bus.guest()["listeners"][0]["microphone"]["state"] == "ready"
-    sound = np.frombuffer(raw.read_bytes()[: raw.stat().st_size // 2 * 2], "<i2").astype(np.float32) / 32768
-    spoken = trimmed(sound[:, None], 0)[:, 0]
+    sound = np.frombuffer(raw.read_bytes()[: raw.stat().st_size // 2 * 2], "<i2")[:, None]
+    spoken = trimmed(sound, 0)[:, 0].astype(np.float32) / 32768
     middle = spoken[24_000 : 24_000 + 48_000 * 3]
     assert abs(frequency_hz(middle, 48_000) - 440) < 1.0
     assert abs(level_dbfs(middle) - -6.02) < 0.3

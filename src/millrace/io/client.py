@@ -41,6 +41,7 @@ class ClientLine:
         self._why: Exception = PeerLost("the connection ended")
         self._runner = StreamRunner(lambda transport: self)
         self._transport: asyncio.Transport | None = None
+        self._shaking = False
 
     async def connect(self, host: str, port: int, path: str, tls: ssl.SSLContext | None) -> None:
         """Connect by TCP, or to a unix socket where there is no host; PeerLost says why not."""
@@ -69,10 +70,14 @@ class ClientLine:
         """Go on inside TLS, on the same connection."""
         assert self._transport is not None
         loop = asyncio.get_running_loop()
+        self._shaking = True
         try:
             made = await loop.start_tls(self._transport, self._runner, context, server_hostname=host)
         except (ssl.SSLError, OSError) as error:
-            raise PeerLost(f"TLS: {error}") from None
+            self._why = PeerLost(f"TLS: {error}")
+            raise self._why from None
+        finally:
+            self._shaking = False
         self._transport = cast(asyncio.Transport, made)
         self._runner.connection_made(self._transport)
 
@@ -97,8 +102,9 @@ class ClientLine:
         """See `next_timeout`."""
 
     def closed(self) -> None:
-        """See `Connection`."""
-        self._ended(self._why)
+        """See `Connection`. During a handshake `start_tls` says what went wrong."""
+        if not self._shaking:
+            self._ended(self._why)
 
     def close(self) -> None:
         """Close the connection; `ended` hears of it."""

@@ -36,6 +36,7 @@ _NOT_THERE = {
     ("usb", "in"): "QEMU's usb-audio has no capture", ("pcspk", "in"): "a PC speaker does not record",
 }  # fmt: skip
 ONSET_S = 0.1
+RING_S = 0.1
 TONES_HZ = (997, 1497)
 
 
@@ -120,7 +121,9 @@ class Verdict:
             return
         first = found["channels"][0]
         self.seconds, self.hz = found["seconds"], round(first["freq"], 2)
-        self.gaps = found["gaps"]
+        self.gaps = (
+            sum(at < self._end(analysis) for at, _ in found["first_gaps"]) if found["gaps"] <= 8 else found["gaps"]
+        )
         if tone:
             shifts = [event["dropped"] or 0 for event in self._after_onset(analysis)]
             self.jumps = len(shifts)
@@ -129,11 +132,21 @@ class Verdict:
 
     def _after_onset(self, analysis: dict[str, Any]) -> list[dict[str, Any]]:
         """Jumps, but for where a microphone's tone sets in: it is switched on while the guest records already."""
-        events: list[dict[str, Any]] = analysis["sine"]["first_events"]
+        listed: list[dict[str, Any]] = analysis["sine"]["first_events"]
+        events = [event for event in listed if event["at"] < self._end(analysis)]
         if self.direction == "out":
             return events
         began = analysis["file"]["frames"] / analysis["file"]["rate"] - self.seconds
         return [event for event in events if event["at"] > began + ONSET_S]
+
+    def _end(self, analysis: dict[str, Any]) -> float:
+        """Where judging ends: QEMU's AC97 plays its last ring once more when the sound has ended."""
+        if self.card != "ac97" or self.direction == "in":
+            return float("inf")
+        events, gaps = analysis["sine"]["first_events"], analysis["sine"]["first_gaps"]
+        last = max([event["at"] for event in events] + [at for at, _ in gaps], default=0.0)
+        # The file goes on in silence, so the end is told by the last thing that happened and the sound's length.
+        return last - RING_S if last > self.seconds - RING_S else float("inf")
 
     def take_guest(self, said: str) -> None:
         """What run-guest printed: this machine's own stalls, and whether the guest ran at all."""
