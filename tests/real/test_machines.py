@@ -175,16 +175,22 @@ def test_machines_on_a_bus_are_told_apart_by_name(bus: Bus, tmp_path: Path) -> N
     bus.spawn("dbus-daemon", "--session", "--nofork", f"--address={address}", stderr=subprocess.DEVNULL)
     wait_for((tmp_path / "bus").exists, 10, "the bus is there")
     display = ("-display", f"dbus,addr={address},audiodev=a")
+    machines = {}
     for name in ("alpha", "beta"):
         (tmp_path / name).mkdir()
-        Vm(bus, tmp_path / name, "dbus,timer-period=5000", *display, "-name", name).start()
+        machines[name] = Vm(bus, tmp_path / name, "dbus,timer-period=5000", *display, "-name", name)
+        machines[name].start()
     bus.cli("attach", "qemu", "--dbus", address, "--vm", "beta")
     wait_attached(bus)
     assert door(bus)["machine"] == "beta"
     beeps(bus, tmp_path / "out.wav", 2.0)
+    machines["beta"].kill()
+    wait_for(lambda: door(bus)["state"] == "waiting" and not bus.guest()["streams"], 10, "its end is noticed")
+    machines["beta"].start()
+    wait_attached(bus)
     bus.cli("detach", door(bus)["id"])
     said = bus.cli("attach", "qemu", "--dbus", address, "--vm", "gamma").stdout
-    assert "there are: alpha, beta" in said
+    assert "there are: alpha, beta" in said or "there are: beta, alpha" in said
 
 
 def test_a_peer_that_never_answers_disturbs_nobody(bus: Bus, tmp_path: Path) -> None:
@@ -288,6 +294,8 @@ def test_vnc_with_a_password_and_one_without_sound(bus: Bus, tmp_path: Path) -> 
     bus.cli("attach", "vnc", f"unix:{tmp_path}/vnc", "--password-file", str(right))
     wait_attached(bus)
     beeps(bus, tmp_path / "out.wav", 2.0)
+    if old_qemu():
+        return  # QEMU 7.2 gives VNC sound of its own accord.
     (tmp_path / "dumb").mkdir()
     Vm(bus, tmp_path / "dumb", "none", "-device", "VGA", "-vnc", f"unix:{tmp_path}/dumb/vnc").start()
     bus.cli("guest", "add", "dumb")

@@ -134,7 +134,7 @@ class QemuAttachment(Attachment):
         self.door = QemuDoor(guest.graph, guest.microphone)
         self.read_ns_max = 0
         self._streams: list[FdStream] = []
-        self._given: list[socket.socket] = []
+        self._given: dict[str, socket.socket] = {}
 
     async def _session(self) -> None:
         control = await self._connected()
@@ -154,6 +154,8 @@ class QemuAttachment(Attachment):
                     self._register(client, "Out", lost)
                     self._register(client, "In", lost)
                 elif isinstance(event, Registered):
+                    # Ours until QEMU has its copy; as long as one is open here its end would not be seen.
+                    self._given.pop(event.kind).close()
                     if event.kind == "Out" and not ready.done():
                         ready.set_result(None)
                 elif isinstance(event, Refusal):
@@ -190,7 +192,7 @@ class QemuAttachment(Attachment):
         peer = AudioPeer(os.getuid())
         done = self._played(peer) if kind == "Out" else self._recorded(peer)
         self._streams.append(FdStream(mine, peer, done, lost))
-        self._given.append(theirs)
+        self._given[kind] = theirs
         client.register(kind, theirs.fileno())
 
     def _played(self, peer: AudioPeer) -> Any:
@@ -243,7 +245,7 @@ class QemuAttachment(Attachment):
     def _gone(self) -> None:
         for stream in self._streams:
             stream.close()
-        for given in self._given:
+        for given in self._given.values():
             given.close()
         self._streams.clear()
         self._given.clear()
