@@ -236,6 +236,9 @@ def test_spice_with_a_ticket_and_what_it_says_when_another_viewer_comes(bus: Bus
     wait_for(lambda: door(bus)["state"] == "displaced", 15, "the first notices")
     assert "SPICE_DEBUG_ALLOW_MC=1" in door(bus)["error"]
     assert bus.guest("viewer")["doors"][0]["state"] == "attached"
+    bus.cli("attach", "spice", f"unix:{tmp_path}/spice")
+    wait_attached(bus)
+    wait_for(lambda: bus.guest("viewer")["doors"][0]["state"] == "displaced", 15, "the place was taken back")
 
 
 def certificate(folder: Path) -> None:

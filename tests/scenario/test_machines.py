@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -349,3 +352,20 @@ def test_the_guests_source_is_what_pulseaudio_clients_record_by_default() -> Non
     heard = rig.capture(source, clocked=True, channels=1)
     listeners_packets(speaker, rig, 3.0)
     judge(heard.trimmed()[9_600:-4800], 440.0)
+
+
+def test_what_is_removed_is_gone_without_the_collector() -> None:
+    rig = Rig()
+    source = rig.graph.add_source("microphone", "Microphone")
+    gc.disable()
+    try:
+        speaker = MicrophoneStream(rig.graph, source, "laptop")
+        vnc = VncDoor(rig.graph, VncClient(48_000, 2, "", lambda challenge, text: b""))
+        vnc.handle(AudioBegin(), rig.now_ns)
+        gone = [weakref.ref(speaker.playout), weakref.ref(vnc.stream)]
+        speaker.remove()
+        vnc.lost()
+        del speaker, vnc
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()

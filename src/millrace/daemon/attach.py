@@ -95,6 +95,10 @@ class Attachment:
         """The session has ended: take its streams away."""
         raise NotImplementedError
 
+    def retake(self) -> bool:
+        """Asked for again: whether that is something to do, rather than a mistake."""
+        return False
+
     def streams(self) -> list[PushedStream]:
         """What the machine plays."""
         return []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import ssl
 from typing import Any
 
 from millrace.clock.jitter import JitterProfile
 from millrace.daemon.attach import Attachment
+from millrace.daemon.doorspec import DoorSpec
+from millrace.daemon.guest import Guest
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE, PushedStream
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
@@ -30,7 +31,6 @@ from millrace.wire.spice.messages import (
 )
 from millrace.wire.vnc.client import Ready, TlsWanted, VncClient
 
-log = logging.getLogger("millrace.attach")
 ANSWER_S = 10.0
 DISPLACED_S = 2.0
 
@@ -97,9 +97,12 @@ class NetAttachment(Attachment):
 class SpiceAttachment(NetAttachment):
     """A machine by SPICE. A SPICE server lets one viewer in: who comes later takes the place."""
 
-    playback: SpicePlayback | None = None
-    record: SpiceRecord | None = None
-    _displaced = False
+    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self.playback: SpicePlayback | None = None
+        self.record: SpiceRecord | None = None
+        self._displaced = False
+        self._wanted = asyncio.Event()
 
     async def _session(self) -> None:
         self._begin()
@@ -144,9 +147,19 @@ class SpiceAttachment(NetAttachment):
                 self._displaced = False
                 raise
             probe.close()
-            if self.sessions and self.state == "displaced":
-                log.debug("%s is still taken", self.spec.text)
-            await asyncio.sleep(DISPLACED_S)
+            try:
+                await asyncio.wait_for(self._wanted.wait(), DISPLACED_S)
+            except TimeoutError:
+                continue
+            self._wanted.clear()
+            self._displaced = False
+            return
+
+    def retake(self) -> bool:
+        """The user wants the place back, whoever has it now."""
+        if self.state == "displaced":
+            self._wanted.set()
+        return self.state == "displaced"
 
     def _channel(self, kind: ChannelKind, session: int, caps: int) -> SpiceChannel:
         return SpiceChannel(kind, session, caps, self.spec.password, spice_ticket)

@@ -15,8 +15,14 @@ KINDS: dict[str, type[Attachment]] = {
 
 
 def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
-    """Begin to look for a machine; ConfigError where the guest has that door already."""
-    if any(other.spec.text == spec.text for other in guest.attachments):
+    """Begin to look for a machine; ConfigError where the guest has that door already.
+
+    A SPICE door whose place another viewer took takes it back.
+    """
+    twin = next((other for other in guest.attachments if other.spec.text == spec.text), None)
+    if twin is not None and twin.retake():
+        return twin
+    if twin is not None:
         raise ConfigError(f"guest {guest.name} has {spec.text} attached already")
     attachment = KINDS[spec.kind](id_, guest, spec)
     guest.attachments.append(attachment)

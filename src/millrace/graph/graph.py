@@ -13,7 +13,7 @@ from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
 from millrace.graph.cycle import run_cycle
 from millrace.graph.lanes import FAR, LanePool
-from millrace.graph.model import Ids, Levelled, Link, Node, NodeState, Sink, Stream, Tap
+from millrace.graph.model import NOTHING, Ids, Levelled, Link, Node, NodeState, Sink, Stream, Tap
 from millrace.graph.plan import Plan, Planner, ordered
 from millrace.units import (
     NS_PER_MS,
@@ -141,6 +141,7 @@ class Graph:
             return
         self._release(stream, keep=False)
         self._changed("remove", stream)
+        stream.feed = NOTHING
 
     def add_tap(self, tap: Tap, sink: Sink) -> None:
         """Bring in a tap on `sink`'s monitor."""
@@ -159,6 +160,7 @@ class Graph:
         if tap.sink is not None:
             tap.sink.taps.remove(tap)
         self._changed("remove", tap)
+        tap.consumer = NOTHING
 
     # -- links and levels ----------------------------------------------------------------
 

@@ -71,6 +71,31 @@ class Consumer(Protocol):
         ...
 
 
+class Nothing:
+    """Feed and consumer of nodes that were removed.
+
+    A node and who feeds it know each other; left so, their buffers would wait for the cyclic collector, which
+    runs rarely here.
+    """
+
+    def pull(self, out: Samples) -> Frames:
+        """See `Feed`."""
+        del out
+        return 0
+
+    def short(self, frames: Frames, played_out: bool) -> None:
+        """See `Feed`."""
+
+    def consume(self, block: Samples, position: Frames, level: float) -> None:
+        """See `Consumer`."""
+
+    def idle(self, position: Frames) -> None:
+        """See `Consumer`."""
+
+
+NOTHING = Nothing()
+
+
 @dataclass(eq=False)
 class Node:
     """A vertex of the graph."""
