@@ -266,3 +266,19 @@ def test_guests_volumes_and_tokens_survive_kill_9(bus: Bus) -> None:
     assert bus.guest("carol")["sinks"][0]["volume"] == 50
     assert "in carol" in bus.cli("token", "list").stdout
     bus.cli("guest", "remove", "carol")
+
+
+def test_parec_records_only_what_it_is_granted(bus: Bus, tmp_path: Path) -> None:
+    need("parec")
+    bus.cli("revoke", "monitor")
+    command = ["parec", "--raw", "-d", "default.monitor"]
+    refused = subprocess.run(command, env=bus.env, capture_output=True, text=True, timeout=20)
+    assert refused.returncode != 0 and "Access denied" in refused.stderr
+    # parec is pacat by another name, and the kernel is not fooled.
+    bus.cli("grant", "monitor", "--program", "pacat")
+    recorder = bus.spawn(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: bus.guest()["recorders"], 10, "it records")
+    bus.cli("revoke", "monitor", "--program", "pacat")
+    assert recorder.wait(10) != 0
+    assert bus.guest()["refused_captures"] == 1
+    assert "pacat may not record the monitor" in bus.cli("grants").stdout

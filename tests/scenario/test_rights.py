@@ -14,8 +14,14 @@ import pytest
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import parse_door
+from millrace.rights.grants import ANY, Capture
 from millrace.rights.model import parse_rights
+from millrace.sim.rig import Rig as PulseRig
+from millrace.sim.rig import RigClient
 from millrace.wire.peer.messages import Hello, encode_message
+from millrace.wire.pulse.client import record_fields
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
+from millrace.wire.pulse.tagstruct import Spec
 
 Run = Callable[["Rig"], Awaitable[None]]
 
@@ -78,6 +84,12 @@ ATTEMPTS: list[tuple[str, str, str, Any, int]] = [
     ("hear", "POST", "/api/v1/tokens", {"may": "all"}, 403),
     ("hear", "POST", "/api/v1/tokens/1/rotate", None, 403),
     ("hear", "DELETE", "/api/v1/tokens/1", None, 403),
+    ("hear", "POST", "/api/v1/guests/alice/grants", {"what": "microphone", "allow": True}, 403),
+    ("hear", "POST", "/api/v1/guests/bob/grants", {"what": "microphone", "allow": True}, 404),
+    ("control", "POST", "/api/v1/guests/alice/grants", {"what": "monitor", "allow": None}, 403),
+    ("admin", "POST", "/api/v1/guests/bob/grants", {"what": "monitor", "allow": True}, 404),
+    ("admin", "POST", "/api/v1/guests/alice/grants", {"what": "camera", "allow": True}, 400),
+    ("admin", "POST", "/api/v1/guests/alice/grants", {"what": "monitor", "allow": "yes"}, 400),
     ("hear", "GET", "/bob", None, 404),
     ("hear", "GET", "/nobody", None, 404),
     ("see", "GET", "/alice", None, 403),
@@ -245,4 +257,59 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
 
     secrets: list[str] = []
     for test in (first, second, third):
+        running(tmp_path, test)
+
+
+def program(rig: PulseRig, name: str) -> RigClient:
+    client = rig.client()
+    client.server.program = name
+    return client
+
+
+def source(name: str) -> dict[str, Any]:
+    return record_fields(Spec(3, 2, 48_000), (1, 2), source_name=name)
+
+
+def test_programs_record_what_they_were_granted_and_no_more() -> None:
+    rig = PulseRig()
+    rig.graph.add_source("microphone", "Microphone")
+    grants = rig.door.grants
+    grants.set(Capture.MICROPHONE, ANY, False)
+    grants.set(Capture.MICROPHONE, "firefox-esr", True)
+    allowed = program(rig, "firefox-esr")
+    assert allowed.ask(Command.CREATE_RECORD_STREAM, **source("microphone"))["source_name"] == "microphone"
+    for name in ("evil", ""):
+        evil = program(rig, name)
+        assert evil.error(Command.CREATE_RECORD_STREAM, **source("microphone")) == Err.ACCESS
+        reply = evil.ask(Command.CREATE_RECORD_STREAM, **source("default.monitor"))
+        target = {"index": reply["index"], "source_index": NO_INDEX, "source_name": "microphone"}
+        assert evil.error(Command.MOVE_SOURCE_OUTPUT, **target) == Err.ACCESS
+        # Nor may a program that is allowed put another's recorder there.
+        assert allowed.error(Command.MOVE_SOURCE_OUTPUT, **target) == Err.ACCESS
+    assert rig.door.refused_captures == 6
+    grants.set(Capture.MONITOR, ANY, False)
+    rig.door.end_forbidden_captures()
+    evil.exchange()
+    assert len(evil.named(Command.RECORD_STREAM_KILLED)) == 1
+    assert [record.owner.index for record in rig.door.records.values()] == [allowed.server.index]
+    grants.set(Capture.MONITOR, ANY, None)
+    assert program(rig, "evil").ask(Command.CREATE_RECORD_STREAM, **source("default.monitor"))
+
+
+def test_grants_survive_a_restart(tmp_path: Path) -> None:
+    async def first(rig: Rig) -> None:
+        body = {"what": "monitor", "program": "pacat", "allow": False}
+        assert (await rig.ask("POST", "/api/v1/guests/alice/grants", "", body))[0] == 200
+        assert (await rig.ask("POST", "/api/v1/guests/alice/grants", "", body | {"program": "x"}))[0] == 200
+        assert (await rig.ask("POST", "/api/v1/guests/alice/grants", "", body | {"program": "x", "allow": None}))[
+            0
+        ] == 200
+
+    async def second(rig: Rig) -> None:
+        assert list(rig.daemon.guest("alice").door.grants) == [(Capture.MONITOR, "pacat", False)]
+        assert not list(rig.daemon.guest("bob").door.grants)
+        see = await rig.token("a", "see", ["bob"])
+        assert (await rig.ask("GET", "/api/v1/grants", see))[1] == "[]"
+
+    for test in (first, second):
         running(tmp_path, test)

@@ -76,3 +76,53 @@ def _guests(token: dict[str, Any]) -> str:
 
 def _when(seconds: int | None) -> str:
     return "never" if not seconds else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+_WHAT = Annotated[str, typer.Argument(help="microphone, or monitor: what the guest plays.")]
+_GUEST = Annotated[str, typer.Option(help="The guest.")]
+_PROGRAM = Annotated[str, typer.Option(help="A program, as the kernel knows it (firefox-esr); absent: all others.")]
+
+
+def _rule(what: str, guest: str, program: str, allow: bool | None) -> None:
+    from millrace.cli.api import call
+
+    call("POST", f"/api/v1/guests/{guest}/grants", {"what": what, "program": program, "allow": allow})
+
+
+def grant(
+    what: _WHAT,
+    guest: _GUEST = "default",
+    program: _PROGRAM = "",
+    forget: Annotated[bool, typer.Option("--forget", help="Take the rule away instead.")] = False,
+) -> None:
+    """Let programs of a guest record its microphone, or what it plays.
+
+    Examples:
+
+      millrace revoke microphone && millrace grant microphone --program firefox-esr    # firefox alone
+
+      millrace grant microphone --program firefox-esr --forget
+    """
+    _rule(what, guest, program, None if forget else True)
+
+
+def revoke_grant(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> None:
+    """Forbid programs of a guest to record; what records now ends at once.
+
+    Example: millrace revoke monitor --guest alice
+    """
+    _rule(what, guest, program, False)
+
+
+def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show who may record. A guest without rules lets its programs record. Example: millrace grants"""
+    from millrace.cli.api import call
+
+    rules = call("GET", "/api/v1/grants")
+    if as_json:
+        typer.echo(json.dumps(rules, indent=2))
+        return
+    for rule in rules:
+        verdict = "may" if rule["allow"] else "may not"
+        program = "any other program" if rule["program"] == "*" else rule["program"]
+        typer.echo(f"guest {rule['guest']}: {program} {verdict} record the {rule['what']}")

@@ -15,6 +15,7 @@ from millrace.daemon.guest import Guest
 from millrace.daemon.verbs import NotFound
 from millrace.daemon.views import guest_view
 from millrace.errors import ConfigError
+from millrace.rights.grants import ANY, parse_capture
 from millrace.rights.model import ALL_GUESTS, Holder, Right, parse_rights
 from millrace.rights.tokens import parse_expiry
 
@@ -61,6 +62,8 @@ class Api:
             web.delete("/api/v1/doors/{door}", self._detach),
             web.post("/api/v1/guests/{guest}/sinks", self._sink_add),
             web.delete("/api/v1/guests/{guest}/sinks/{sink}", self._sink_remove),
+            web.get("/api/v1/grants", self._grants),
+            web.post("/api/v1/guests/{guest}/grants", self._grant),
             web.get("/api/v1/tokens", self._tokens),
             web.post("/api/v1/tokens", self._token_new),
             web.post("/api/v1/tokens/{token}/rotate", self._token_rotate),
@@ -176,6 +179,25 @@ class Api:
                 await self._daemon.detach(key)
                 return web.json_response({"ok": True})
         raise NotFound(f"there is no {key}; `millrace ls` shows the doors")
+
+    # -- grants --------------------------------------------------------------------------------
+
+    async def _grants(self, request: web.Request) -> web.Response:
+        found = [
+            {"guest": guest.name, "what": what.value, "program": program, "allow": allow}
+            for guest in self._visible(holder_of(request))
+            for what, program, allow in guest.door.grants
+        ]
+        return web.json_response(found)
+
+    async def _grant(self, request: web.Request) -> web.Response:
+        guest = self.guest(holder_of(request), request.match_info["guest"], Right.ADMIN)
+        body = await body_of(request, "what", "allow")
+        if body["allow"] not in (True, False, None):
+            raise ConfigError("allow must be true, false or null")
+        program = str(body.get("program") or ANY)[:100]
+        await self._daemon.grant(guest, parse_capture(str(body["what"])), program, body["allow"])
+        return web.json_response({"ok": True})
 
     # -- tokens --------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from millrace.graph.model import Ids, Sink
 from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
+from millrace.rights.grants import Capture
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
@@ -144,6 +145,8 @@ class Daemon:
             kept = self.store.levels(guest.name).get((mix.kind, mix.name))
             if kept is not None and len(kept[0]) == len(mix.positions):
                 mix.gains, mix.mute = kept
+        for what, program, allow in self.store.grants(guest.name):
+            guest.door.grants.set(Capture(what), program, allow)
         await guest.start()
         self.guests[guest.name] = guest
         for spec in config.doors:
@@ -159,6 +162,12 @@ class Daemon:
     def refused(self) -> int:
         """Requests that were not let in, or not allowed."""
         return self._web.refused() if self._web is not None else 0
+
+    async def grant(self, guest: Guest, what: Capture, program: str, allow: bool | None) -> None:
+        """Make or take away a rule about recording; what may not go on ends at once, and then it is kept."""
+        guest.door.grants.set(what, program, allow)
+        guest.door.end_forbidden_captures()
+        await self.keeper.write(self.store.keep_grant, guest.name, what.value, program, allow)
 
     async def keep_level(self, guest: str, key: str) -> None:
         """A level was set: on disk before that is acknowledged."""

@@ -20,7 +20,8 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Tap
 from millrace.io.clock import wall_ns
-from millrace.io.sockets import peer_uid, private_dir, serve_tcp, serve_unix
+from millrace.io.peers import program_of
+from millrace.io.sockets import peer_credentials, private_dir, serve_tcp, serve_unix
 from millrace.outlets.peer import PeerOutlets
 from millrace.units import default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
@@ -85,12 +86,15 @@ class Guest:
 
     def _connect(self, transport: asyncio.Transport) -> PulseClient | None:
         """A unix peer of this user (or root) is trusted; anybody else needs the cookie."""
-        trusted = peer_uid(transport) in (os.getuid(), 0)
+        known = peer_credentials(transport)
+        trusted = known is not None and known[1] in (os.getuid(), 0)
         try:
-            return PulseClient(self.door, HANDLERS, trusted)
+            client = PulseClient(self.door, HANDLERS, trusted)
         except GraphError as error:
             log.warning("connection refused: %s", error)
             return None
+        client.program = program_of(known[0]) if known is not None else ""
+        return client
 
     async def stop(self) -> None:
         """Close the sockets: clients are told that their streams are killed, then that the connection ends."""

@@ -27,6 +27,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE, rights INTEGER,
   guests TEXT, created_s INTEGER, expires_s INTEGER);
 CREATE TABLE IF NOT EXISTS guests (name TEXT PRIMARY KEY, options TEXT);
+CREATE TABLE IF NOT EXISTS grants (guest TEXT, what TEXT, program TEXT, allow INTEGER,
+  PRIMARY KEY (guest, what, program));
 CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT, mute INTEGER,
   PRIMARY KEY (guest, kind, name));
 """
@@ -132,6 +134,7 @@ class Store:
         with self._writing() as db:
             db.execute("DELETE FROM guests WHERE name = ?", (name,))
             db.execute("DELETE FROM levels WHERE guest = ?", (name,))
+            db.execute("DELETE FROM grants WHERE guest = ?", (name,))
 
     def levels(self, guest: str) -> dict[tuple[str, str], tuple[tuple[float, ...], bool]]:
         """(kind, name) to gains and mute, of a guest's sinks and sources."""
@@ -143,3 +146,15 @@ class Store:
         with self._writing() as db:
             values = (guest, kind, name, json.dumps(gains), int(mute))
             db.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
+
+    def grants(self, guest: str) -> list[tuple[str, str, bool]]:
+        """(what, program, allow) of a guest's rules."""
+        rows = self._db.execute("SELECT what, program, allow FROM grants WHERE guest = ?", (guest,))
+        return [(what, program, bool(allow)) for what, program, allow in rows]
+
+    def keep_grant(self, guest: str, what: str, program: str, allow: bool | None) -> None:
+        """A rule was made, or with None taken away."""
+        with self._writing() as db:
+            db.execute("DELETE FROM grants WHERE guest = ? AND what = ? AND program = ?", (guest, what, program))
+            if allow is not None:
+                db.execute("INSERT INTO grants VALUES (?, ?, ?, ?)", (guest, what, program, int(allow)))

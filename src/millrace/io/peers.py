@@ -1,4 +1,4 @@
-"""Who is at the other end of a loopback connection: the kernel's table of sockets knows its user."""
+"""Who is at the other end of a connection on this machine, as the kernel knows it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ def _entry(host: str, port: int, version: int) -> str:
     packed = address.packed
     words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
     return f"{''.join(words)}:{port:04X}"
+
+
+def program_of(pid: int) -> str:
+    """The name of the program that a process runs; empty where it can't be told.
+
+    From proc(5), /proc/PID/exe. What a process calls itself is not asked: that can be anything.
+    """
+    try:
+        name = Path(f"/proc/{pid}/exe").readlink().name
+    except OSError:
+        return ""
+    return name.removesuffix(" (deleted)")
 
 
 def loopback_uid(peer: tuple[str, int], own: tuple[str, int]) -> int | None:

@@ -85,10 +85,10 @@ async def serve_tcp(host: str, port: int, make: Maker) -> asyncio.AbstractServer
         raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}; is it in use?") from None
 
 
-def peer_uid(transport: asyncio.BaseTransport) -> int | None:
-    """The user at the other end of a unix socket, as the kernel says; None elsewhere."""
+def peer_credentials(transport: asyncio.BaseTransport) -> tuple[int, int] | None:
+    """(process, user) at the other end of a unix socket, as the kernel says; None elsewhere."""
     raw = transport.get_extra_info("socket")
     if raw is None or raw.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return None
-    _, uid, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(uid)
+    pid, uid, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid), int(uid)

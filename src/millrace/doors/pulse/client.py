@@ -53,6 +53,8 @@ class PulseClient:
         self.index = door.graph.ids.take()
         self.props: Props = {}
         self.trusted = trusted
+        self.program = ""
+        """What runs at the other end, as the kernel says; empty for connections over TCP."""
         self.ready = False
         self.closing = False
         self.congested = False

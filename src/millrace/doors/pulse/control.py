@@ -128,10 +128,16 @@ def move_input(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
+def _owner(client: PulseClient, record: RecordStream) -> PulseClient:
+    """Who hears a recorder: another client may move it, but only to where its owner may record."""
+    return client.door.clients.get(record.owner.index, client)
+
+
 def move_output(client: PulseClient, request: Request) -> None:
     """MOVE_SOURCE_OUTPUT."""
     record = _output(client, request)
     target = client.door.find_source(request.fields["source_index"], request.fields["source_name"])
+    client.door.demand_capture(_owner(client, record), target)
     client.door.graph.move_tap(record.node, target)
     client.reply(request)
 

@@ -17,6 +17,7 @@ from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Sink, Stream, Tap
+from millrace.rights.grants import Capture, Grants
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, Change, Err, Facility
 from millrace.wire.pulse.tagstruct import Props
@@ -51,6 +52,11 @@ class Module:
     sinks: list[Sink] = field(default_factory=list)
 
 
+def capture_of(sink: Sink) -> Capture:
+    """What recording from `sink` is."""
+    return Capture.MICROPHONE if sink.capture else Capture.MONITOR
+
+
 class PulseDoor:
     """One guest's PulseAudio server."""
 
@@ -69,6 +75,8 @@ class PulseDoor:
         self.default_source: Sink | None = None
         self.refused = 0
         self.budget = Budget()
+        self.grants = Grants()
+        self.refused_captures = 0
         self._source_levels: dict[int, SourceLevel] = {}
         graph.observers.append(self._graph_changed)
 
@@ -137,6 +145,21 @@ class PulseDoor:
     def source_level(self, sink: Sink) -> SourceLevel:
         """The level of a sink's monitor, which is apart from the sink's own."""
         return self._source_levels.setdefault(sink.id, SourceLevel((1.0,) * len(sink.positions)))
+
+    def demand_capture(self, client: PulseClient, sink: Sink) -> None:
+        """PA_ERR_ACCESS unless `client` may record that source or monitor."""
+        if not self.grants.may(capture_of(sink), client.program):
+            self.refused_captures += 1
+            raise CommandError(Err.ACCESS, f"{client.program or 'an unknown program'} may not record {sink.key}")
+
+    def end_forbidden_captures(self) -> None:
+        """After a change of the grants: recorders that may not go on are killed."""
+        for client in list(self.clients.values()):
+            for record in list(client.records.values()):
+                sink = record.node.sink
+                if sink is not None and not self.grants.may(capture_of(sink), client.program):
+                    self.graph.remove_tap(record.node)
+                    self.records.pop(record.node.id, None)
 
     # -- events --------------------------------------------------------------------------
 

@@ -168,6 +168,7 @@ def create_record(client: PulseClient, request: Request) -> None:
             raise CommandError(Err.NOENTITY)
         raise CommandError(Err.NOTSUPPORTED, "a single stream can't be recorded; record the sink's monitor")
     sink = door.find_source(f["source_index"], f["source_name"])
+    door.demand_capture(client, sink)
     peak = f["peak_detect"]
     # Volume meters ask for one peak every 1/25 s or so, as a stream of that rate.
     fmt = negotiate(f, door.format_of(sink), rate_min=1 if peak else RATE_MIN)
