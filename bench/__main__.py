@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "latency", "bits", "streams_per_core", "pulse_mix", "clients", "machine", "realtime")
+NAMES = ("start", "latency", "bits", "streams_per_core", "pulse_mix", "clients", "machine", "revoke", "realtime")
 
 
 def main() -> None:
