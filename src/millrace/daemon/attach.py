@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from millrace.daemon.doorspec import DoorSpec, bus_path
@@ -21,11 +23,12 @@ from millrace.wire.qemu.qmp import QmpHandover
 log = logging.getLogger("millrace.attach")
 RETRY_FIRST_S, RETRY_MAX_S = 0.25, 1.0
 ANSWER_S = 10.0
+Lost = Callable[[Exception], None]
 REAL_TIME_PERCENT = (99.0, 101.0)
 SLOW_TICK_PERCENT = (97.0, 99.5)
 
 
-class Attachment:
+class Attachment(ABC):
     """One door of one guest. Subclasses serve one session, which ends with an exception."""
 
     kind = ""
@@ -88,12 +91,13 @@ class Attachment:
         self.state, self.error = "waiting", text
         self._gone()
 
+    @abstractmethod
     async def _session(self) -> None:
-        raise NotImplementedError
+        """Find the machine and serve it until that ends, with an error that says why."""
 
+    @abstractmethod
     def _gone(self) -> None:
         """The session has ended: take its streams away."""
-        raise NotImplementedError
 
     def retake(self) -> bool:
         """Asked for again: whether that is something to do, rather than a mistake."""
@@ -175,7 +179,7 @@ class QemuAttachment(Attachment):
             self._attached()
         await ended
 
-    def _refused(self, refusal: Refusal, lost: Any) -> None:
+    def _refused(self, refusal: Refusal, lost: Lost) -> None:
         if refusal.what == "In":
             log.warning("%s: no microphone for this machine: %s", self.spec.text, refusal.text)
         elif refusal.error.endswith(".Invalid"):
@@ -190,7 +194,7 @@ class QemuAttachment(Attachment):
             return f"no machine {self.spec.vm!r} on this bus; there are: {', '.join(event.names)}"
         return "no QEMU on this bus yet"
 
-    def _register(self, client: DisplayClient, kind: str, lost: Any) -> None:
+    def _register(self, client: DisplayClient, kind: str, lost: Lost) -> None:
         """One end of a socket pair for QEMU; it is served before anything else, since QEMU waits for it."""
         mine, theirs = socket.socketpair()
         peer = AudioPeer(os.getuid())
@@ -199,10 +203,10 @@ class QemuAttachment(Attachment):
         self._given[kind] = theirs
         client.register(kind, theirs.fileno())
 
-    def _played(self, peer: AudioPeer) -> Any:
+    def _played(self, peer: AudioPeer) -> Callable[[], None]:
         return lambda: self.door.played(peer.events(), now_ns())
 
-    def _recorded(self, peer: AudioPeer) -> Any:
+    def _recorded(self, peer: AudioPeer) -> Callable[[], None]:
         return lambda: self.door.recorded(peer, peer.events())
 
     async def _connected(self) -> socket.socket:

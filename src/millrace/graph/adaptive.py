@@ -87,6 +87,16 @@ class Tally:
     skipped_frames: Frames = 0
     splices: int = 0
 
+    @property
+    def bridged(self) -> int:
+        """Times that sound was carried on over what came late, without a hole."""
+        return self.carried - self.underruns
+
+    @property
+    def left_out_frames(self) -> Frames:
+        """Frames left out to keep the latency."""
+        return self.skipped_frames + self.cut_frames
+
 
 class AdaptiveLink:
     """The decisions. `rate` is the media's, `output_rate` the puller's; past `splice_ns` an error is spliced away."""

@@ -139,12 +139,12 @@ class Playout:
     @property
     def bridged(self) -> int:
         """Times that sound was carried on over what came late, without a hole."""
-        return self._link.tally.carried - self._link.tally.underruns
+        return self._link.tally.bridged
 
     @property
     def skipped_frames(self) -> Frames:
         """Frames left out to keep the latency."""
-        return self._link.tally.skipped_frames + self._link.tally.cut_frames + self._voice.overrun_frames
+        return self._link.tally.left_out_frames + self._voice.overrun_frames
 
     @property
     def fill_ns(self) -> HostNs:
