@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from millrace.codec.opus import OpusEncoder
+from millrace.codec.opus import OpusDecoder, OpusEncoder
 from millrace.codec.settings import CodecSettings
 from millrace.doors.peer.microphone import MicrophoneStream
 from millrace.doors.qemu.door import QemuDoor
@@ -16,6 +16,7 @@ from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
+from millrace.errors import CodecError, RemoteProtocolError
 from millrace.sim.qemu import FakeQemu
 from millrace.sim.rig import Capture, Rig
 from millrace.sim.signals import sine
@@ -369,3 +370,45 @@ def test_what_is_removed_is_gone_without_the_collector() -> None:
         assert [ref() for ref in gone] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("frames", [0, 500, 6_000, 65_535])
+def test_a_microphones_packet_of_a_length_that_can_not_be_ends_its_session(frames: int) -> None:
+    rig = Rig()
+    speaker = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "evil")
+    speaker.set_format(StreamFormat(1, "opus", 48_000, ["mono"]))
+    payload = OpusEncoder(1, CodecSettings()).encode(sine(0.01, channels=1))
+    speaker.push(Packet(1, 480, 0, 0, NS_PER_S, payload), rig.now_ns)
+    with pytest.raises(RemoteProtocolError, match="frames"):
+        speaker.push(Packet(1, frames, 5, 20_000, 2 * NS_PER_S, payload), rig.now_ns)
+
+
+@pytest.mark.parametrize("positions", [[], ["mono"] * 3, ["nowhere"]])
+def test_a_microphone_has_one_or_two_known_channels(positions: list[str]) -> None:
+    rig = Rig()
+    speaker = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "evil")
+    with pytest.raises(RemoteProtocolError, match="channels"):
+        speaker.set_format(StreamFormat(1, "opus", 48_000, positions))
+
+
+def test_opus_is_never_asked_for_more_than_its_buffer_holds() -> None:
+    decoder = OpusDecoder(1)
+    for frames in (0, -120, 5_880, 65_535):
+        with pytest.raises(CodecError):
+            decoder.conceal(frames)
+    assert len(decoder.conceal(5_760)) == 5_760
+
+
+def test_garbage_from_a_microphone_is_silence_and_the_graph_goes_on() -> None:
+    rig = Rig()
+    source = rig.graph.add_source("microphone", "Microphone")
+    heard = rig.capture(source, clocked=True)
+    speaker = MicrophoneStream(rig.graph, source, "evil")
+    speaker.set_format(StreamFormat(1, "opus", 48_000, ["mono"]))
+    noise = np.random.default_rng(1)
+    for n in range(0, 300, 2):
+        rig.run(0.02)
+        payload = noise.bytes(int(noise.integers(0, 200)))
+        speaker.push(Packet(1, 480, n, n * 480, 5 * NS_PER_S + n * 10 * NS_PER_MS, payload), rig.now_ns)
+    rig.run(3.0)
+    assert len(heard.sound) > 5.9 * 48_000 and np.isfinite(heard.sound).all()

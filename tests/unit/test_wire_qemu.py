@@ -263,3 +263,10 @@ def test_qmp_hands_the_descriptor_over_with_its_name() -> None:
 def test_qmp_that_refuses_or_is_none_is_explained(said: bytes, expected: str) -> None:
     with pytest.raises(RemoteProtocolError, match=expected):
         QmpHandover(9).receive(said, 0)
+
+
+@pytest.mark.parametrize("signature", ["a()", "()", "a{}", "a{s}", "a{sss}", "a{vs}", "a{ass}", "v"])
+def test_types_that_take_no_bytes_or_make_no_dictionary_end_at_once(signature: str) -> None:
+    inner = b"\x03a()\0" if signature == "v" else b""
+    with pytest.raises(RemoteProtocolError):
+        Reader(inner + struct.pack("<I", 64) + bytes(80)).values(signature)

@@ -248,6 +248,8 @@ class OpusDecoder:
         return self._run(packet, frames, 1)
 
     def _run(self, packet: bytes | None, frames: int, fec: int) -> Samples:
+        if not 0 < frames <= len(self._out):
+            raise CodecError(f"Opus has no packets of {frames} frames")
         size = len(packet) if packet else 0
         got = self._decode(self._state, packet or None, size, self._out_at, frames, fec)
         return self._out[: _checked(got)].copy()

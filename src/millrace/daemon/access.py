@@ -33,10 +33,6 @@ class Keeper:
         """Do it, and come back when it is on disk. ConfigError where it can't be."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, change, *args)
 
-    def later(self, change: Callable[..., None], *args: Any) -> None:
-        """Do it soon; what goes wrong is in the store's `trouble` and in the log."""
-        self._thread.submit(change, *args)
-
     def close(self) -> None:
         """Finish what is waiting."""
         self._thread.shutdown(wait=True)

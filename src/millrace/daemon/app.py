@@ -61,7 +61,7 @@ class Daemon:
             await self._start_guest(guest)
         for name, options in self.store.guests().items():
             if name not in self.guests:
-                await self._start_guest(GuestConfig(name, **options))
+                await self._bring_back(GuestConfig(name, **options))
         self._web = Web(self, self.config.token)
         self._runner = web.AppRunner(self._web.application(), access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
@@ -136,8 +136,21 @@ class Daemon:
             raise ConfigError(f"rate: {rate} is outside 8000 to 384000")
         if not isinstance(channels, int) or not 1 <= channels <= 8:
             raise ConfigError(f"channels: {channels} is outside 1 to 8")
-        await self.keeper.write(self.store.keep_guest, name, {"rate": rate, "channels": channels})
-        return await self._start_guest(GuestConfig(name, rate, channels))
+        guest = await self._start_guest(GuestConfig(name, rate, channels))
+        try:
+            await self.keeper.write(self.store.keep_guest, name, {"rate": rate, "channels": channels})
+        except ConfigError:
+            del self.guests[name]
+            await guest.stop()
+            raise
+        return guest
+
+    async def _bring_back(self, config: GuestConfig) -> None:
+        """A guest of before. One that can't be opened any more must not keep the others from starting."""
+        try:
+            await self._start_guest(config)
+        except ConfigError as error:
+            log.error("guest %s is left out: %s", config.name, error)
 
     async def _start_guest(self, config: GuestConfig) -> Guest:
         guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))

@@ -13,7 +13,10 @@ from millrace.errors import CodecError, RemoteProtocolError
 from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN, Frames
 from millrace.wire.peer.messages import Packet, StreamFormat
 
-CONCEAL_MAX_MS = 120
+OPUS_STEP = OPUS_RATE // 400
+"""Opus counts in 2.5 ms."""
+PACKET_MAX_MS = 120
+"""The longest that Opus has (RFC 6716, section 3.1)."""
 DTX_MAX_MS = 500
 """Opus sends one packet at least every 400 ms in DTX (RFC 6716, section 2.1.9)."""
 
@@ -64,8 +67,15 @@ class PacketDecoder:
         """A pause follows: the next packet's position is no loss."""
         self._expected = None
 
+    def check(self, packet: Packet) -> None:
+        """RemoteProtocolError for a length that can't be. Whoever keeps packets for later asks when they come."""
+        whole = self._opus is None or packet.frames % OPUS_STEP == 0
+        if not whole or not 0 < packet.frames * 1000 <= self.format.rate * PACKET_MAX_MS:
+            raise RemoteProtocolError(f"a packet of {packet.frames} frames")
+
     def decode(self, packet: Packet) -> list[Decoded]:
         """The packet's frames, preceded by what had to be made up for those before it."""
+        self.check(packet)
         out: list[Decoded] = []
         if self._expected is not None:
             missing = packet.position - self._expected
@@ -87,7 +97,11 @@ class PacketDecoder:
         out: list[Decoded] = []
         while missing >= step:
             last = missing < 2 * step
-            block = self._opus.recover(packet.payload, step) if last else self._opus.conceal(step)
+            try:
+                block = self._opus.recover(packet.payload, step) if last else self._opus.conceal(step)
+            except CodecError:
+                self.damaged_packets += 1
+                block = np.zeros((step, self.channels), np.float32)
             out.append(Decoded(start - self.format.lookahead, self._ordered(block), True))
             start, missing = start + step, missing - step
         return out

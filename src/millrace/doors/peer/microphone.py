@@ -7,16 +7,18 @@ import numpy as np
 from millrace.clock.jitter import JitterProfile
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
+from millrace.errors import RemoteProtocolError
 from millrace.graph.adaptive import State
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
-from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
+from millrace.units import NS_PER_MS, NS_PER_S, POSITIONS, Frames, HostNs, frames_to_ns
 from millrace.wire.peer.messages import Packet, StreamFormat
 
 PROFILE = JitterProfile(25 * NS_PER_MS, 20 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-5)
 """Recordings are kept: a hole in one is worse than 20 ms more of delay."""
 SPLICE_NS = 25 * NS_PER_MS
 """Recordings are worked with afterwards: what is off by less is worked off by speed."""
+CHANNELS_MAX = 2
 SILENT_NS = 2 * NS_PER_S
 """A microphone that sends nothing for that long has stopped; before, it is late."""
 
@@ -35,6 +37,8 @@ class MicrophoneStream:
 
     def set_format(self, fmt: StreamFormat) -> None:
         """Packets of this format follow; RemoteProtocolError for one that makes no sense."""
+        if not 1 <= len(fmt.positions) <= CHANNELS_MAX or not set(fmt.positions) <= set(POSITIONS):
+            raise RemoteProtocolError(f"a microphone has one or two channels, not {len(fmt.positions)}")
         self.playout.set_format(fmt)
 
     def push(self, packet: Packet, now_ns: HostNs) -> None:

@@ -71,6 +71,7 @@ class Playout:
         """A packet has come."""
         if self._decoder is None:
             return
+        self._decoder.check(packet)
         length_ns = frames_to_ns(packet.frames, self._decoder.format.rate)
         self.pace.arrived(packet.host_ns, length_ns, now_ns, packet.follows)
         for ready in self._reorder.add(packet):

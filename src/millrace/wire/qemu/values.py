@@ -14,6 +14,7 @@ from millrace.errors import RemoteProtocolError
 _ALIGN = {"y": 1, "g": 1, "v": 1, "n": 2, "q": 2, "b": 4, "i": 4, "u": 4, "s": 4, "o": 4, "a": 4, "h": 4,
           "x": 8, "t": 8, "d": 8, "(": 8, "{": 8}  # fmt: skip
 _PLAIN = {"y": "B", "n": "h", "q": "H", "b": "I", "i": "i", "u": "I", "h": "I", "x": "q", "t": "Q", "d": "d"}
+_KEYS = frozenset("ybnqiuxtdsogh")
 DEPTH_MAX = 16
 
 
@@ -29,8 +30,11 @@ def element(signature: str, at: int = 0) -> str:
     end, closing = at + 1, ")" if code == "(" else "}"
     while end < len(signature) and signature[end] != closing:
         end += len(element(signature, end))
-    if end >= len(signature):
+    if end >= len(signature) or end == at + 1:
+        # An empty struct takes no bytes: an array of them would never end.
         raise RemoteProtocolError(f"D-Bus signature {signature!r} is broken")
+    if code == "{" and (signature[at + 1] not in _KEYS or len(elements(signature[at + 1 : end])) != 2):
+        raise RemoteProtocolError(f"D-Bus signature {signature!r} has a dictionary that is none")
     return signature[at : end + 1]
 
 

@@ -208,7 +208,7 @@ class VncClient:
 
     def _message(self, part: bytes) -> None:
         following: dict[int, tuple[int, Callable[[bytes], None]]] = {
-            0: (3, self._update), 1: (5, self._colours), 2: (1, self._skipped), 3: (7, self._cut_text),
+            0: (3, self._update), 1: (5, self._colours), 3: (7, self._cut_text),
             255: (3, self._audio),
         }  # fmt: skip
         if part[0] == 2:
