@@ -25,6 +25,9 @@ pytestmark = pytest.mark.real
 PCM = ("--set", "codec=s16")
 BEEP_HZ = 996.6
 """QEMU makes the square wave from whole samples."""
+FOLLOWED = 0.03
+"""A guest that gets no processor runs slow, and its link follows it by so much: the pitch here is the load of this
+machine, not a fault. A wrong rate (44.1 for 48 kHz) is 8.8 % away."""
 
 
 class Vm:
@@ -73,7 +76,7 @@ def beeps(bus: Bus, target: Path, seconds: float = 3.0) -> None:
     sound, rate = read_wav(target)
     left = trimmed(sound, 300)[:, 0].astype(np.float32) / 32768
     assert len(left) > (seconds - 1) * rate
-    assert abs(frequency_hz(left[rate // 2 :], rate) - BEEP_HZ) < 3.0
+    assert abs(frequency_hz(left[rate // 2 :], rate) - BEEP_HZ) < BEEP_HZ * FOLLOWED
 
 
 def old_qemu() -> bool:
