@@ -14,7 +14,7 @@ import pytest
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import parse_door
-from millrace.rights.grants import ANY, Capture
+from millrace.rights.grants import ANY, Identity, Permission, Verdict
 from millrace.rights.model import parse_rights
 from millrace.sim.rig import Rig as PulseRig
 from millrace.sim.rig import RigClient
@@ -88,7 +88,7 @@ ATTEMPTS: list[tuple[str, str, str, Any, int]] = [
     ("hear", "POST", "/api/v1/guests/bob/grants", {"what": "microphone", "allow": True}, 404),
     ("control", "POST", "/api/v1/guests/alice/grants", {"what": "monitor", "allow": None}, 403),
     ("admin", "POST", "/api/v1/guests/bob/grants", {"what": "monitor", "allow": True}, 404),
-    ("admin", "POST", "/api/v1/guests/alice/grants", {"what": "camera", "allow": True}, 400),
+    ("admin", "POST", "/api/v1/guests/alice/grants", {"what": "speakers", "allow": True}, 400),
     ("admin", "POST", "/api/v1/guests/alice/grants", {"what": "monitor", "allow": "yes"}, 400),
     ("hear", "GET", "/bob", None, 404),
     ("hear", "GET", "/nobody", None, 404),
@@ -262,7 +262,7 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
 
 def program(rig: PulseRig, name: str) -> RigClient:
     client = rig.client()
-    client.server.program = name
+    client.server.subject.identity = Identity(1, 0, name)
     return client
 
 
@@ -274,8 +274,8 @@ def test_programs_record_what_they_were_granted_and_no_more() -> None:
     rig = PulseRig()
     rig.graph.add_source("microphone", "Microphone")
     grants = rig.door.grants
-    grants.set(Capture.MICROPHONE, ANY, False)
-    grants.set(Capture.MICROPHONE, "firefox-esr", True)
+    grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    grants.set(Permission.MICROPHONE, "firefox-esr", Verdict.ALLOW)
     allowed = program(rig, "firefox-esr")
     assert allowed.ask(Command.CREATE_RECORD_STREAM, **source("microphone"))["source_name"] == "microphone"
     for name in ("evil", ""):
@@ -287,12 +287,12 @@ def test_programs_record_what_they_were_granted_and_no_more() -> None:
         # Nor may a program that is allowed put another's recorder there.
         assert allowed.error(Command.MOVE_SOURCE_OUTPUT, **target) == Err.ACCESS
     assert rig.door.refused_captures == 6
-    grants.set(Capture.MONITOR, ANY, False)
-    rig.door.end_forbidden_captures()
+    grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+    rig.door.end_forbidden()
     evil.exchange()
     assert len(evil.named(Command.RECORD_STREAM_KILLED)) == 1
     assert [record.owner.index for record in rig.door.records.values()] == [allowed.server.index]
-    grants.set(Capture.MONITOR, ANY, None)
+    grants.set(Permission.MONITOR, ANY, None)
     assert program(rig, "evil").ask(Command.CREATE_RECORD_STREAM, **source("default.monitor"))
 
 
@@ -306,7 +306,7 @@ def test_grants_survive_a_restart(tmp_path: Path) -> None:
         ] == 200
 
     async def second(rig: Rig) -> None:
-        assert list(rig.daemon.guest("alice").door.grants) == [(Capture.MONITOR, "pacat", False)]
+        assert list(rig.daemon.guest("alice").door.grants) == [(Permission.MONITOR, "pacat", Verdict.DENY)]
         assert not list(rig.daemon.guest("bob").door.grants)
         see = await rig.token("a", "see", ["bob"])
         assert (await rig.ask("GET", "/api/v1/grants", see))[1] == "[]"

@@ -15,6 +15,7 @@ from aiohttp import web
 from millrace.daemon.access import Access, Keeper
 from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
+from millrace.daemon.commands import Commands
 from millrace.daemon.config import Config, GuestConfig, checked_guest_name, parse_address
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
@@ -27,7 +28,9 @@ from millrace.graph.model import Ids, Sink
 from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
-from millrace.rights.grants import Capture
+from millrace.rights.grants import Permission, Verdict
+from millrace.rights.model import Holder
+from millrace.rights.prompts import Prompt, Prompts
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
@@ -45,10 +48,13 @@ class Daemon:
         self.store = Store(config.state)
         self.keeper = Keeper(self.store)
         self.access = Access(self.keeper)
+        self.commands = Commands(self)
         self._web: Web | None = None
         self._runner: web.AppRunner | None = None
         self._timer: TimerRunner | None = None
         self._handover: Handover | None = None
+        self.prompts = Prompts(self.ids.take)
+        self._prompt_timer: TimerRunner | None = None
         self._api_path = config.runtime / "api.sock"
 
     async def start(self) -> None:
@@ -57,6 +63,8 @@ class Daemon:
         api_socket = bind_unix(self._api_path)
         self._timer = TimerRunner(self.driver, asyncio.get_running_loop())
         self.driver.rearm = self._timer.rearm
+        self._prompt_timer = TimerRunner(self.prompts, asyncio.get_running_loop())
+        self.prompts.rearm = self._prompt_timer.rearm
         for guest in self.config.guests:
             await self._start_guest(guest)
         for name, options in self.store.guests().items():
@@ -106,6 +114,8 @@ class Daemon:
             await self._runner.cleanup()
         if self._timer is not None:
             self._timer.stop()
+        if self._prompt_timer is not None:
+            self._prompt_timer.stop()
         if self._handover is not None:
             self._handover.close()
         self.keeper.close()
@@ -154,12 +164,17 @@ class Daemon:
 
     async def _start_guest(self, config: GuestConfig) -> Guest:
         guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))
+        guest.door.prompts = self.prompts
+        if config.rights is not None:
+            guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))
+        for name, description in self.store.sinks(guest.name):
+            guest.graph.add_sink(name, description)
         for mix in guest.graph.mixes():
             kept = self.store.levels(guest.name).get((mix.kind, mix.name))
             if kept is not None and len(kept[0]) == len(mix.positions):
                 mix.gains, mix.mute = kept
-        for what, program, allow in self.store.grants(guest.name):
-            guest.door.grants.set(Capture(what), program, allow)
+        for what, program, verdict in self.store.grants(guest.name):
+            guest.door.grants.set(Permission(what), program, Verdict(verdict))
         await guest.start()
         self.guests[guest.name] = guest
         for spec in config.doors:
@@ -176,11 +191,28 @@ class Daemon:
         """Requests that were not let in, or not allowed."""
         return self._web.refused() if self._web is not None else 0
 
-    async def grant(self, guest: Guest, what: Capture, program: str, allow: bool | None) -> None:
-        """Make or take away a rule about recording; what may not go on ends at once, and then it is kept."""
-        guest.door.grants.set(what, program, allow)
-        guest.door.end_forbidden_captures()
-        await self.keeper.write(self.store.keep_grant, guest.name, what.value, program, allow)
+    async def grant(self, guest: Guest, what: Permission, program: str, verdict: Verdict | None) -> None:
+        """Make or take away a rule; what may not go on ends at once, and then it is kept."""
+        guest.door.grants.set(what, program, verdict)
+        guest.end_forbidden()
+        kept = None if verdict is None else verdict.value
+        await self.keeper.write(self.store.keep_grant, guest.name, what.value, program, kept)
+
+    async def decide(self, prompt: Prompt, allow: bool, always: bool, by: str) -> None:
+        """Answer a request, for this client or for its program from now on."""
+        log.info("guest %s: %s was %s %s by %s", prompt.guest, prompt.subject.identity,
+                 "granted" if allow else "denied", prompt.what.value, by)  # fmt: skip
+        names = prompt.subject.identity.names
+        if always and not names:
+            raise ConfigError("that program is unknown: it can be answered once only")
+        self.prompts.decide(prompt, allow)
+        if always:
+            verdict = Verdict.ALLOW if allow else Verdict.DENY
+            await self.grant(self.guest(prompt.guest), prompt.what, names[0], verdict)
+
+    async def keep_sink(self, guest: Guest, name: str, description: str | None) -> None:
+        """A sink was added, or with None removed: on disk before that is acknowledged."""
+        await self.keeper.write(self.store.keep_sink, guest.name, name, description)
 
     async def keep_level(self, guest: str, key: str) -> None:
         """A level was set: on disk before that is acknowledged."""

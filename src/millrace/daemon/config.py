@@ -10,6 +10,7 @@ from typing import Any
 
 from millrace.daemon.doorspec import DoorSpec, parse_door, read_password
 from millrace.errors import ConfigError
+from millrace.rights.model import GUEST_RIGHTS, Right, parse_rights
 from millrace.units import MAX_CHANNELS, RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
@@ -44,6 +45,8 @@ class GuestConfig:
     channels: int = 2
     pulse_tcp: tuple[str, ...] = ()
     doors: tuple[DoorSpec, ...] = ()
+    rights: Right | None = None
+    """What this guest's own programs may; all but admin if not given."""
     microphone: bool = True
     """Whether listeners that offer their microphone may speak, unless `set listener/N mic=off` says otherwise."""
 
@@ -105,13 +108,18 @@ def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     rate, channels = _take(table, "rate", int, where) or 48_000, _take(table, "channels", int, where) or 2
     tcp = _addresses(table.pop("pulse_tcp", ()), f"{where}.pulse_tcp")
     doors = _doors(table, where)
-    microphone = _take(table, "microphone", bool, where)
+    microphone, rights = _take(table, "microphone", bool, where), _take(table, "rights", str, where)
     _no_more(table, where)
     if not 8_000 <= rate <= RATE_MAX:
         raise ConfigError(f"{where}.rate: {rate} is outside 8000 to {RATE_MAX}")
     if not 1 <= channels <= min(8, MAX_CHANNELS):
         raise ConfigError(f"{where}.channels: {channels} is outside 1 to 8")
-    return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors, microphone is not False)
+    return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors, _rights(rights), microphone is not False)
+
+
+def _rights(text: str | None) -> Right | None:
+    """What a guest's programs may, in their own guest; admin is for nobody in a guest."""
+    return None if text is None else parse_rights(text) & GUEST_RIGHTS
 
 
 def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:

@@ -20,8 +20,7 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Tap
 from millrace.io.clock import wall_ns
-from millrace.io.peers import program_of
-from millrace.io.sockets import peer_credentials, private_dir, serve_tcp, serve_unix
+from millrace.io.sockets import peer_identity, private_dir, serve_tcp, serve_unix
 from millrace.outlets.peer import PeerOutlets
 from millrace.units import default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
@@ -73,6 +72,10 @@ class Guest:
             for session in self.sessions:
                 session.update_microphone()
 
+    def end_forbidden(self) -> None:
+        """The grants have changed: what they forbid ends."""
+        self.door.end_forbidden()
+
     async def start(self) -> None:
         """Open the sockets."""
         private_dir(self.directory)
@@ -86,14 +89,15 @@ class Guest:
 
     def _connect(self, transport: asyncio.Transport) -> PulseClient | None:
         """A unix peer of this user (or root) is trusted; anybody else needs the cookie."""
-        known = peer_credentials(transport)
-        trusted = known is not None and known[1] in (os.getuid(), 0)
+        identity = peer_identity(transport.get_extra_info("socket"))
+        trusted = identity is not None and identity.uid in (os.getuid(), 0)
         try:
             client = PulseClient(self.door, HANDLERS, trusted)
         except GraphError as error:
             log.warning("connection refused: %s", error)
             return None
-        client.program = program_of(known[0]) if known is not None else ""
+        if identity is not None:
+            client.subject.identity = identity
         return client
 
     async def stop(self) -> None:

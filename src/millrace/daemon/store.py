@@ -1,4 +1,4 @@
-"""What survives a restart, in SQLite: tokens, guests that were added, volumes.
+"""What survives a restart, in SQLite: tokens, grants, guests and sinks that were added, volumes, what policies keep.
 
 WAL with full synchronisation: a change is on disk when it is acknowledged, and kill -9 loses none.
 Media never waits for it. A store that can't be read is put aside and said so; one that can't be written
@@ -31,7 +31,11 @@ CREATE TABLE IF NOT EXISTS grants (guest TEXT, what TEXT, program TEXT, allow IN
   PRIMARY KEY (guest, what, program));
 CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT, mute INTEGER,
   PRIMARY KEY (guest, kind, name));
+CREATE TABLE IF NOT EXISTS sinks (guest TEXT, name TEXT, description TEXT, PRIMARY KEY (guest, name));
+CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT);
 """
+MEMORY_MAX = 20_000
+"""Keys that session managers may keep; beyond that the oldest go."""
 
 
 class Store:
@@ -134,6 +138,7 @@ class Store:
         with self._writing() as db:
             db.execute("DELETE FROM guests WHERE name = ?", (name,))
             db.execute("DELETE FROM levels WHERE guest = ?", (name,))
+            db.execute("DELETE FROM sinks WHERE guest = ?", (name,))
             db.execute("DELETE FROM grants WHERE guest = ?", (name,))
 
     def levels(self, guest: str) -> dict[tuple[str, str], tuple[tuple[float, ...], bool]]:
@@ -147,14 +152,41 @@ class Store:
             values = (guest, kind, name, json.dumps(gains), int(mute))
             db.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
 
-    def grants(self, guest: str) -> list[tuple[str, str, bool]]:
-        """(what, program, allow) of a guest's rules."""
-        rows = self._db.execute("SELECT what, program, allow FROM grants WHERE guest = ?", (guest,))
-        return [(what, program, bool(allow)) for what, program, allow in rows]
+    def sinks(self, guest: str) -> list[tuple[str, str]]:
+        """(name, description) of the sinks that were added to a guest."""
+        return list(self._db.execute("SELECT name, description FROM sinks WHERE guest = ?", (guest,)))
 
-    def keep_grant(self, guest: str, what: str, program: str, allow: bool | None) -> None:
+    def keep_sink(self, guest: str, name: str, description: str | None) -> None:
+        """A sink was added, or with None removed."""
+        with self._writing() as db:
+            if description is None:
+                db.execute("DELETE FROM sinks WHERE guest = ? AND name = ?", (guest, name))
+            else:
+                db.execute("INSERT OR REPLACE INTO sinks VALUES (?, ?, ?)", (guest, name, description))
+
+    def remember(self, key: str, value: str | None) -> None:
+        """Keep a text, or with None forget it."""
+        with self._writing() as db:
+            db.execute("DELETE FROM memory WHERE key = ?", (key,))
+            if value is not None:
+                db.execute("INSERT INTO memory VALUES (?, ?)", (key, value))
+                (kept,) = db.execute("SELECT count(*) FROM memory").fetchone()
+                if kept > MEMORY_MAX:
+                    db.execute("DELETE FROM memory WHERE rowid = (SELECT min(rowid) FROM memory)")
+
+    def recall(self, prefix: str) -> dict[str, str]:
+        """What is kept under keys that begin with `prefix`."""
+        rows = self._db.execute("SELECT key, value FROM memory WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+        return dict(rows.fetchall())
+
+    def grants(self, guest: str) -> list[tuple[str, str, int]]:
+        """(what, program, verdict) of a guest's rules."""
+        rows = self._db.execute("SELECT what, program, allow FROM grants WHERE guest = ?", (guest,))
+        return [(what, program, int(verdict)) for what, program, verdict in rows]
+
+    def keep_grant(self, guest: str, what: str, program: str, verdict: int | None) -> None:
         """A rule was made, or with None taken away."""
         with self._writing() as db:
             db.execute("DELETE FROM grants WHERE guest = ? AND what = ? AND program = ?", (guest, what, program))
-            if allow is not None:
-                db.execute("INSERT INTO grants VALUES (?, ?, ?, ?)", (guest, what, program, int(allow)))
+            if verdict is not None:
+                db.execute("INSERT INTO grants VALUES (?, ?, ?, ?)", (guest, what, program, verdict))

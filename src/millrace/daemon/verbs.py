@@ -45,6 +45,11 @@ def parse_volume(text: str) -> float:
     return float(10 ** (value / 20))
 
 
+def setting_text(value: str | int | float | bool) -> str:
+    """A setting as people write it."""
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
 def _split(key: str) -> tuple[str, str]:
     kind, slash, name = key.partition("/")
     if not slash or not name:
@@ -182,8 +187,8 @@ def add_sink(guest: Guest, name: str, description: str) -> Sink:
     return guest.graph.add_sink(name, description or name)
 
 
-def remove_sink(guest: Guest, name: str) -> None:
-    """`millrace sink remove`: what plays there goes on at the default sink."""
+def remove_sink(guest: Guest, name: str) -> str:
+    """`millrace sink remove`: what plays there goes on at the default sink. Returns its name."""
     sink = find_sink(guest, name)
     if sink is None:
         raise NotFound(f"guest {guest.name} has no sink {name}")
@@ -192,3 +197,4 @@ def remove_sink(guest: Guest, name: str) -> None:
         raise ConfigError("a guest keeps one sink at least")
     default = guest.graph.default
     guest.graph.remove_sink(sink, default if default is not None and default is not sink else others[0])
+    return sink.name

@@ -79,7 +79,7 @@ class Web:
     def __init__(self, daemon: Daemon, token: str) -> None:
         self._daemon = daemon
         self._gate = Gate(token, daemon.access)
-        self._api = Api(daemon)
+        self._api = Api(daemon.commands)
         self.forbidden = 0
         daemon.access.on_end = self.end_holder
         self._sockets: dict[ListenerSession, web.WebSocketResponse] = {}
@@ -110,7 +110,7 @@ class Web:
 
     async def _listen(self, request: web.Request) -> web.StreamResponse:
         holder = holder_of(request)
-        guest = self._api.guest(holder, request.match_info["guest"], Right.HEAR)
+        guest = self._daemon.commands.guest(holder, request.match_info["guest"], Right.HEAR)
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise web.HTTPUpgradeRequired(
                 text=f"this is a WebSocket: millrace listen ws://{request.host}/{guest.name}\n"

@@ -214,6 +214,12 @@ class Graph:
             node.mute = mute
             self._changed("change", node)
 
+    def set_trim(self, node: Levelled, trim: float) -> None:
+        """Duck, or with 1.0 let go; the next cycle ramps."""
+        if trim != node.trim:
+            node.trim = trim
+            self._changed("change", node)
+
     def touch(self, node: Node) -> None:
         """Something about `node` that observers show has changed."""
         self._changed("change", node)

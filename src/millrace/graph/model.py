@@ -125,10 +125,14 @@ class Node:
 
 @dataclass(eq=False)
 class Levelled(Node):
-    """A node with a volume: linear gain per channel, and mute."""
+    """A node with a volume: linear gain per channel, and mute.
+
+    `trim` is what a session manager takes off for now (ducking); it is no part of the volume that people set.
+    """
 
     gains: tuple[float, ...] = ()
     mute: bool = False
+    trim: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.gains:
@@ -137,7 +141,9 @@ class Levelled(Node):
     @property
     def effective_gains(self) -> tuple[float, ...]:
         """What the sound is multiplied by."""
-        return (0.0,) * len(self.gains) if self.mute else self.gains
+        if self.mute:
+            return (0.0,) * len(self.gains)
+        return self.gains if self.trim == 1.0 else tuple(gain * self.trim for gain in self.gains)
 
 
 @dataclass(eq=False)

@@ -12,8 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from millrace.errors import ConfigError
+from millrace.io.peers import identity_of
 from millrace.io.runner import Connection, StreamRunner
+from millrace.rights.grants import Identity
 
+SO_PEERPIDFD = 77
+"""asm-generic/socket.h, Linux 6.5; Python has no name for it yet."""
 Maker = Callable[[asyncio.Transport], Connection | None]
 
 
@@ -85,10 +89,16 @@ async def serve_tcp(host: str, port: int, make: Maker) -> asyncio.AbstractServer
         raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}; is it in use?") from None
 
 
-def peer_credentials(transport: asyncio.BaseTransport) -> tuple[int, int] | None:
-    """(process, user) at the other end of a unix socket, as the kernel says; None elsewhere."""
-    raw = transport.get_extra_info("socket")
+def peer_identity(raw: socket.socket | None) -> Identity | None:
+    """Who is at the other end of a unix socket, as the kernel says; None elsewhere."""
     if raw is None or raw.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return None
     pid, uid, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(pid), int(uid)
+    try:
+        pidfd = raw.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:
+        return identity_of(pid, uid)
+    try:
+        return identity_of(pid, uid, pidfd)
+    finally:
+        os.close(pidfd)

@@ -1,12 +1,13 @@
-"""Grants: which programs of a guest may record its microphone, and what it plays.
+"""Grants: which programs of a guest may come in, record its microphone, what it plays, or its camera.
 
-A rule is about one kind of capture and one program, or `*` for those without a rule of their own. Without any
-rule a guest's programs may record, as under PulseAudio.
+A rule is about one permission and one program, or `*` for those without a rule of their own. Its verdict is yes, no,
+or that somebody is to be asked. Without any rule a guest's programs may, as under PulseAudio.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import Enum
 
 from millrace.errors import ConfigError
@@ -15,39 +16,105 @@ ANY = "*"
 RULES_MAX = 1000
 
 
-class Capture(Enum):
-    """What can be recorded."""
+class Permission(Enum):
+    """What can be granted. Millrace records no camera itself yet: programs that do can ask for it."""
 
+    CONNECT = "connect"
     MICROPHONE = "microphone"
     MONITOR = "monitor"
+    CAMERA = "camera"
 
 
-def parse_capture(text: str) -> Capture:
-    """A kind of capture by name; ConfigError says what there is."""
+class Verdict(Enum):
+    """What a rule says."""
+
+    DENY = 0
+    ALLOW = 1
+    PROMPT = 2
+
+    def as_json(self) -> bool | str:
+        """true, false or "prompt"."""
+        return "prompt" if self is Verdict.PROMPT else self is Verdict.ALLOW
+
+
+def parse_permission(text: str) -> Permission:
+    """A permission by name; ConfigError says what there is."""
     try:
-        return Capture(text)
+        return Permission(text)
     except ValueError:
-        raise ConfigError(f"{text!r}: there are {' and '.join(c.value for c in Capture)}") from None
+        raise ConfigError(f"{text!r}: there are {', '.join(p.value for p in Permission)}") from None
+
+
+def parse_verdict(value: bool | str) -> Verdict:
+    """A verdict as the API has it."""
+    if isinstance(value, bool):
+        return Verdict.ALLOW if value else Verdict.DENY
+    if value == "prompt":
+        return Verdict.PROMPT
+    raise ConfigError('allow must be true, false, "prompt" or null')
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A program on this machine, as the kernel knows it.
+
+    `program` is a name only where the file is the system's own; else it is the whole path, for anybody can call a
+    file of theirs firefox. In a sandbox (flatpak:APP, snap:NAME, container:ID) the name of a file says nothing.
+    """
+
+    pid: int = 0
+    uid: int = -1
+    program: str = ""
+    sandbox: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What rules may call it, the most particular first."""
+        if self.sandbox:
+            return (self.sandbox, self.sandbox.partition(":")[0] + ":*")
+        return (self.program,) if self.program else ()
+
+    def __str__(self) -> str:
+        return self.names[0] if self.names else "an unknown program"
+
+
+UNKNOWN = Identity()
+
+
+@dataclass(eq=False)
+class Subject:
+    """A local client: who it is, and what was granted to it alone, once."""
+
+    identity: Identity = UNKNOWN
+    once: dict[Permission, bool] = field(default_factory=dict)
 
 
 class Grants:
     """One guest's rules."""
 
     def __init__(self) -> None:
-        self._rules: dict[tuple[Capture, str], bool] = {}
+        self._rules: dict[tuple[Permission, str], Verdict] = {}
 
-    def __iter__(self) -> Iterator[tuple[Capture, str, bool]]:
-        return iter([(what, program, allow) for (what, program), allow in self._rules.items()])
+    def __iter__(self) -> Iterator[tuple[Permission, str, Verdict]]:
+        return iter([(what, program, verdict) for (what, program), verdict in self._rules.items()])
 
-    def set(self, what: Capture, program: str, allow: bool | None) -> None:
+    def set(self, what: Permission, program: str, verdict: Verdict | None) -> None:
         """Make a rule, or with None take it away; ConfigError where there are too many."""
-        if allow is None:
+        if verdict is None:
             self._rules.pop((what, program), None)
             return
         if len(self._rules) >= RULES_MAX and (what, program) not in self._rules:
             raise ConfigError(f"{RULES_MAX} grants a guest at most")
-        self._rules[what, program] = allow
+        self._rules[what, program] = verdict
 
-    def may(self, what: Capture, program: str) -> bool:
-        """Whether `program` may record that: by its own rule, else by the one for any, else yes."""
-        return self._rules.get((what, program), self._rules.get((what, ANY), True))
+    def verdict(self, what: Permission, subject: Subject) -> Verdict:
+        """By what was granted once, else by the program's own rule, else by the one for any, else yes.
+
+        A rule that forbids is above what was granted once.
+        """
+        names = (*subject.identity.names, ANY)
+        ruled = next((v for name in names if (v := self._rules.get((what, name))) is not None), Verdict.ALLOW)
+        once = subject.once.get(what)
+        if once is None or ruled is Verdict.DENY:
+            return ruled
+        return Verdict.ALLOW if once else Verdict.DENY

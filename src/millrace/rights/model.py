@@ -28,6 +28,8 @@ class Right(Flag):
 
 
 EVERYTHING = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK | Right.ADMIN
+GUEST_RIGHTS = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK
+"""What a guest's own programs may in it, unless that is narrowed: what PulseAudio lets them."""
 NAMES = {right.name.lower(): right for right in Right if right.name}
 _IMPLIED = {Right.HEAR: Right.SEE, Right.SPEAK: Right.SEE, Right.CONTROL: Right.SEE, Right.LINK: Right.SEE}
 

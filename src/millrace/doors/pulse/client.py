@@ -10,8 +10,10 @@ from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
 from millrace.doors.pulse.formats import CommandError, StreamFormat
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
 from millrace.dsp.convert import Buffer
 from millrace.errors import GraphError, RemoteProtocolError
+from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import (
     COOKIE_BYTES,
@@ -53,8 +55,8 @@ class PulseClient:
         self.index = door.graph.ids.take()
         self.props: Props = {}
         self.trusted = trusted
-        self.program = ""
-        """What runs at the other end, as the kernel says; empty for connections over TCP."""
+        self.subject = Subject()
+        """What runs at the other end, as the kernel says; unknown for connections over TCP."""
         self.ready = False
         self.closing = False
         self.congested = False
@@ -107,6 +109,7 @@ class PulseClient:
         for record in list(self.records.values()):
             self.forget_record(record)
         self.uploads.clear()
+        self.door.prompts.forget(self.subject)
         if self.door.clients.pop(self.index, None) is not None:
             self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
 
@@ -125,11 +128,35 @@ class PulseClient:
             # a client that stops by its own clock must not lose its last frames to that.
             self.door.graph.catch_up(self.now_ns)
         try:
+            self._demand(request)
             handler(self, request)
         except CommandError as error:
             self._wire.send_error(request.tag, error.code)
         except GraphError:
             self._wire.send_error(request.tag, Err.TOOLARGE)
+
+    def _demand(self, request: Request) -> None:
+        """The one place where this door asks for rights: PA_ERR_ACCESS without them."""
+        needed = NEEDS.get(request.command)
+        if needed is None or self.door.holder.may(needed, self.door.graph.name) or self._own(request):
+            return
+        self.door.refused_commands += 1
+        raise CommandError(Err.ACCESS, f"the programs of this guest may not {needed.name}")
+
+    def _own(self, request: Request) -> bool:
+        """Whether this is about a stream of the client itself."""
+        index = request.fields.get("index")
+        if request.command in OF_INPUT:
+            return any(stream.node.id == index for stream in self.streams.values())
+        return request.command in OF_OUTPUT and any(r.node.id == index for r in self.records.values())
+
+    def answered(self, request: Request, allow: bool) -> None:
+        """What `request` had to wait for was decided: it is served, or refused."""
+        if allow:
+            self._request(request)
+        else:
+            self._wire.send_error(request.tag, Err.ACCESS)
+        self.wake()
 
     def _block(self, block: Block) -> None:
         stream = self.streams.get(block.channel)
@@ -151,11 +178,24 @@ class PulseClient:
             self.door.refused += 1
             self.closing = True
             raise CommandError(Err.ACCESS, "wrong cookie")
-        if not self.ready:
+        if self.door.grants.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
+            self.closing = True
+        if not self.ready and self.door.settle(self, Permission.CONNECT, lambda allow: self._let_in(request, allow)):
+            self._let_in(request, True)
+        elif self.ready:
+            self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
+
+    def _let_in(self, request: Request, allow: bool) -> None:
+        """The connection is settled."""
+        if not allow:
+            self.closing = True
+            self._wire.send_error(request.tag, Err.ACCESS)
+        elif not self.ready:
             self.ready = True
             self.door.clients[self.index] = self
             self.door.publish(Facility.CLIENT, Change.NEW, self.index)
-        self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
+            self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
+        self.wake()
 
     # -- what handlers and streams use ---------------------------------------------------------
 

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.queue import Budget
 from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Sink, Stream, Tap
-from millrace.rights.grants import Capture, Grants
+from millrace.rights.grants import Grants, Permission, Verdict
+from millrace.rights.model import GUEST_RIGHTS, Holder
+from millrace.rights.prompts import Answer, Prompts
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, Change, Err, Facility
 from millrace.wire.pulse.tagstruct import Props
@@ -52,9 +54,9 @@ class Module:
     sinks: list[Sink] = field(default_factory=list)
 
 
-def capture_of(sink: Sink) -> Capture:
+def permission_of(sink: Sink) -> Permission:
     """What recording from `sink` is."""
-    return Capture.MICROPHONE if sink.capture else Capture.MONITOR
+    return Permission.MICROPHONE if sink.capture else Permission.MONITOR
 
 
 class PulseDoor:
@@ -76,7 +78,11 @@ class PulseDoor:
         self.refused = 0
         self.budget = Budget()
         self.grants = Grants()
+        self.prompts = Prompts(graph.ids.take)
+        self.holder = Holder(f"guest/{graph.name}", GUEST_RIGHTS, frozenset({graph.name}))
+        """What the programs of this guest may."""
         self.refused_captures = 0
+        self.refused_commands = 0
         self._source_levels: dict[int, SourceLevel] = {}
         graph.observers.append(self._graph_changed)
 
@@ -146,18 +152,44 @@ class PulseDoor:
         """The level of a sink's monitor, which is apart from the sink's own."""
         return self._source_levels.setdefault(sink.id, SourceLevel((1.0,) * len(sink.positions)))
 
-    def demand_capture(self, client: PulseClient, sink: Sink) -> None:
-        """PA_ERR_ACCESS unless `client` may record that source or monitor."""
-        if not self.grants.may(capture_of(sink), client.program):
-            self.refused_captures += 1
-            raise CommandError(Err.ACCESS, f"{client.program or 'an unknown program'} may not record {sink.key}")
+    # -- rights --------------------------------------------------------------------------
 
-    def end_forbidden_captures(self) -> None:
-        """After a change of the grants: recorders that may not go on are killed."""
+    def settle(self, client: PulseClient, what: Permission, again: Answer) -> bool:
+        """Whether `client` may; where somebody is to be asked, False for now, and `again` hears the answer.
+
+        PA_ERR_ACCESS where it may not.
+        """
+        verdict = self.grants.verdict(what, client.subject)
+        if verdict is Verdict.PROMPT:
+            name = prop_text(client.props, "application.name")
+            self.prompts.ask(self.graph.name, what, client.subject, name, client.now_ns, again)
+            return False
+        if verdict is Verdict.DENY:
+            raise self.refusal(client, what)
+        return True
+
+    def refusal(self, client: PulseClient, what: Permission) -> CommandError:
+        """PA_ERR_ACCESS, counted."""
+        self.refused_captures += 1
+        return CommandError(Err.ACCESS, f"{client.subject.identity}: no grant for {what.value}")
+
+    def demand_capture(self, client: PulseClient, sink: Sink) -> None:
+        """PA_ERR_ACCESS unless `client` may record that source or monitor without being asked."""
+        what = permission_of(sink)
+        if self.grants.verdict(what, client.subject) is not Verdict.ALLOW:
+            raise self.refusal(client, what)
+
+    def end_forbidden(self) -> None:
+        """After a change of the grants: recorders and clients that may not go on are killed."""
+        self.prompts.settle(self.graph.name, self.grants)
         for client in list(self.clients.values()):
+            if self.grants.verdict(Permission.CONNECT, client.subject) is Verdict.DENY:
+                client.closing = True
+                client.wake()
+                continue
             for record in list(client.records.values()):
                 sink = record.node.sink
-                if sink is not None and not self.grants.may(capture_of(sink), client.program):
+                if sink and self.grants.verdict(permission_of(sink), client.subject) is not Verdict.ALLOW:
                     self.graph.remove_tap(record.node)
                     self.records.pop(record.node.id, None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.client import Handler, PulseClient, Upload
-from millrace.doors.pulse.door import Sample
+from millrace.doors.pulse.door import Sample, permission_of
 from millrace.doors.pulse.formats import (
     CommandError,
     checked_rate,
@@ -168,7 +168,8 @@ def create_record(client: PulseClient, request: Request) -> None:
             raise CommandError(Err.NOENTITY)
         raise CommandError(Err.NOTSUPPORTED, "a single stream can't be recorded; record the sink's monitor")
     sink = door.find_source(f["source_index"], f["source_name"])
-    door.demand_capture(client, sink)
+    if not door.settle(client, permission_of(sink), lambda allow: client.answered(request, allow)):
+        return
     peak = f["peak_detect"]
     # Volume meters ask for one peak every 1/25 s or so, as a stream of that rate.
     fmt = negotiate(f, door.format_of(sink), rate_min=1 if peak else RATE_MIN)

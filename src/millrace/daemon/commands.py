@@ -1,0 +1,248 @@
+"""What can be asked of the daemon, apart from how: the HTTP API and the native protocol run the same commands.
+
+Each finds what is meant among what its holder may see, demands the right, and does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from millrace import __version__
+from millrace.daemon import requests as r
+from millrace.daemon import verbs
+from millrace.daemon.access import token_view
+from millrace.daemon.doorspec import parse_door
+from millrace.daemon.guest import Guest
+from millrace.daemon.verbs import NotFound
+from millrace.daemon.views import guest_view
+from millrace.errors import ConfigError
+from millrace.rights.grants import ANY, parse_permission, parse_verdict
+from millrace.rights.model import ALL_GUESTS, Holder, Right, parse_rights
+from millrace.rights.tokens import parse_expiry
+
+if TYPE_CHECKING:
+    from millrace.daemon.app import Daemon
+
+TOKEN_DAYS = "30d"
+KEY_MAX, VALUE_MAX = 200, 4096
+OK = {"ok": True}
+Run = Callable[[Any, Holder], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its name, its place in the HTTP API, what it takes, and who does it."""
+
+    name: str
+    method: str
+    path: str
+    takes: type[Any]
+    run: Run
+
+
+class Commands:
+    """All of them, for one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.table: dict[str, Command] = {}
+        for name, method, path, takes, run in self._rows():
+            self.table[name] = Command(name, method, path, takes, run)
+
+    def _rows(self) -> list[tuple[str, str, str, type[Any], Run]]:
+        guest = "/guests/{guest}"
+        return [
+            ("state", "GET", "/state", r.Nothing, self._state),
+            ("set", "POST", "/set", r.Set, self._set),
+            ("move", "POST", "/move", r.Move, self._move),
+            ("link", "POST", "/links", r.LinkTo, self._link),
+            ("unlink", "DELETE", "/links", r.LinkTo, self._unlink),
+            ("guest.add", "POST", "/guests", r.GuestAdd, self._guest_add),
+            ("guest.remove", "DELETE", guest, r.OfGuest, self._guest_remove),
+            ("attach", "POST", f"{guest}/doors", r.Attach, self._attach),
+            ("detach", "DELETE", "/doors/{door}", r.Detach, self._detach),
+            ("sink.add", "POST", f"{guest}/sinks", r.SinkAdd, self._sink_add),
+            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", r.SinkRemove, self._sink_remove),
+            ("grants", "GET", "/grants", r.Nothing, self._grants),
+            ("grant", "POST", f"{guest}/grants", r.Grant, self._grant),
+            ("requests", "GET", "/requests", r.Nothing, self._requests),
+            ("decide", "POST", "/requests/{request}", r.Decide, self._decide),
+            ("tokens", "GET", "/tokens", r.Nothing, self._tokens),
+            ("token.new", "POST", "/tokens", r.TokenNew, self._token_new),
+            ("token.rotate", "POST", "/tokens/{token}/rotate", r.OfToken, self._token_rotate),
+            ("token.revoke", "DELETE", "/tokens/{token}", r.OfToken, self._token_revoke),
+            ("remember", "POST", "/memory", r.Remember, self._remember),
+            ("recall", "GET", "/memory", r.Recall, self._recall),
+        ]
+
+    async def run(self, holder: Holder, name: str, args: Any) -> Any:
+        """Do it, for `holder`. ConfigError, GraphError and RightsError carry the refusal."""
+        command = self.table.get(name)
+        if command is None:
+            raise ConfigError(f"there is no command {name!r}; there are: {', '.join(self.table)}")
+        return await command.run(r.parsed(command.takes, args), holder)
+
+    # -- finding -----------------------------------------------------------------------------
+
+    def visible(self, holder: Holder) -> list[Guest]:
+        """The guests that `holder` may see."""
+        return [guest for guest in self._daemon.guests.values() if holder.may(Right.SEE, guest.name)]
+
+    def guest(self, holder: Holder, name: str, right: Right) -> Guest:
+        """A guest in which `holder` has `right`. One that they may not see is not there."""
+        seen = self.visible(holder)
+        found = next((guest for guest in seen if guest.name == name), None)
+        if found is None:
+            raise NotFound(f"there is no guest {name!r}; there are: {', '.join(g.name for g in seen) or 'none'}")
+        holder.demand(right, name)
+        return found
+
+    def _home(self, holder: Holder, key: str, guest: str | None, right: Right) -> str:
+        """The name of the guest in which `key` is, among those that `holder` may see."""
+        home = verbs.home_of(self.visible(holder), key, guest)
+        holder.demand(right, home.name)
+        return home.name
+
+    # -- looking -----------------------------------------------------------------------------
+
+    async def _state(self, args: r.Nothing, holder: Holder) -> Any:
+        guests = [guest_view(guest) for guest in self.visible(holder)]
+        state: dict[str, Any] = {"version": __version__, "listen": self._daemon.address, "guests": guests}
+        state["you"] = holder.key
+        if holder.may(Right.ADMIN):
+            state |= {"refused": self._daemon.refused(), "trouble": self._daemon.store.trouble}
+        return state
+
+    # -- changing ----------------------------------------------------------------------------
+
+    async def _set(self, args: r.Set, holder: Holder) -> Any:
+        home = self._home(holder, args.target, args.guest, Right.CONTROL)
+        texts = {key: verbs.setting_text(value) for key, value in args.settings.items()}
+        verbs.change(self._daemon, args.target, texts, home)
+        await self._daemon.keep_level(home, args.target)
+        return OK
+
+    async def _move(self, args: r.Move, holder: Holder) -> Any:
+        home = self._home(holder, args.target, args.guest, Right.CONTROL)
+        verbs.move(self._daemon, args.target, args.to, home)
+        return OK
+
+    async def _link(self, args: r.LinkTo, holder: Holder) -> Any:
+        home = self._home(holder, args.source, args.guest, Right.LINK)
+        verbs.link(self._daemon, args.source, args.to, verbs.parse_matrix(args.matrix), home)
+        return OK
+
+    async def _unlink(self, args: r.LinkTo, holder: Holder) -> Any:
+        home = self._home(holder, args.source, args.guest, Right.LINK)
+        verbs.unlink(self._daemon, args.source, args.to, home)
+        return OK
+
+    async def _sink_add(self, args: r.SinkAdd, holder: Holder) -> Any:
+        guest = self.guest(holder, args.guest, Right.LINK)
+        sink = verbs.add_sink(guest, args.name, args.description)
+        await self._daemon.keep_sink(guest, sink.name, sink.description)
+        return {"id": sink.key, "name": sink.name}
+
+    async def _sink_remove(self, args: r.SinkRemove, holder: Holder) -> Any:
+        guest = self.guest(holder, args.guest, Right.LINK)
+        name = verbs.remove_sink(guest, args.sink)
+        await self._daemon.keep_sink(guest, name, None)
+        return OK
+
+    # -- guests and their machines -------------------------------------------------------------
+
+    async def _guest_add(self, args: r.GuestAdd, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        options = {key: value for key in ("rate", "channels") if (value := getattr(args, key)) is not None}
+        return guest_view(await self._daemon.add_guest(args.name, options))
+
+    async def _guest_remove(self, args: r.OfGuest, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        await self._daemon.remove_guest(args.guest)
+        return OK
+
+    async def _attach(self, args: r.Attach, holder: Holder) -> Any:
+        guest = self.guest(holder, args.guest, Right.ADMIN)
+        spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
+        return self._daemon.attach(guest.name, spec).view()
+
+    async def _detach(self, args: r.Detach, holder: Holder) -> Any:
+        key = f"door/{args.door.removeprefix('door/')}"
+        for guest in self.visible(holder):
+            if any(attachment.key == key for attachment in guest.attachments):
+                holder.demand(Right.ADMIN, guest.name)
+                await self._daemon.detach(key)
+                return OK
+        raise NotFound(f"there is no {key}; `millrace ls` shows the doors")
+
+    # -- grants --------------------------------------------------------------------------------
+
+    async def _grants(self, args: r.Nothing, holder: Holder) -> Any:
+        return [
+            {"guest": guest.name, "what": what.value, "program": program, "allow": verdict.as_json()}
+            for guest in self.visible(holder)
+            for what, program, verdict in guest.door.grants
+        ]
+
+    async def _grant(self, args: r.Grant, holder: Holder) -> Any:
+        guest = self.guest(holder, args.guest, Right.ADMIN)
+        verdict = None if args.allow is None else parse_verdict(args.allow)
+        await self._daemon.grant(guest, parse_permission(args.what), (args.program or ANY)[:200], verdict)
+        return OK
+
+    async def _requests(self, args: r.Nothing, holder: Holder) -> Any:
+        return [q.view() for q in self._daemon.prompts if holder.may(Right.ADMIN, q.guest)]
+
+    async def _decide(self, args: r.Decide, holder: Holder) -> Any:
+        asked = self._daemon.prompts.get(args.request)
+        if asked is None or not holder.may(Right.SEE, asked.guest):
+            raise NotFound(f"there is no {args.request}; it may have been answered, or its time was over")
+        holder.demand(Right.ADMIN, asked.guest)
+        await self._daemon.decide(asked, args.allow, args.always, holder.key)
+        return OK
+
+    # -- tokens --------------------------------------------------------------------------------
+
+    async def _tokens(self, args: r.Nothing, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        return [token_view(token) for token in self._daemon.access.tokens]
+
+    async def _token_new(self, args: r.TokenNew, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        rights, lasts_s = parse_rights(args.may), parse_expiry(args.expires or TOKEN_DAYS)
+        guests = args.guests or [ALL_GUESTS]
+        token, secret = await self._daemon.access.new(args.name[:100], rights, guests, lasts_s)
+        return token_view(token) | {"token": secret}
+
+    async def _token_rotate(self, args: r.OfToken, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        secret = await self._daemon.access.rotate(_number(args.token))
+        if secret is None:
+            raise NotFound(f"there is no token/{args.token}")
+        return {"token": secret}
+
+    async def _token_revoke(self, args: r.OfToken, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        if not await self._daemon.access.revoke(_number(args.token)):
+            raise NotFound(f"there is no token/{args.token}")
+        return OK
+
+    # -- what session managers keep ----------------------------------------------------------------
+
+    async def _remember(self, args: r.Remember, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        if not 0 < len(args.key) <= KEY_MAX or len(args.value or "") > VALUE_MAX:
+            raise ConfigError(f"a key has 1 to {KEY_MAX} characters, a value {VALUE_MAX} at most")
+        await self._daemon.keeper.write(self._daemon.store.remember, args.key, args.value)
+        return OK
+
+    async def _recall(self, args: r.Recall, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        return await self._daemon.keeper.write(self._daemon.store.recall, args.prefix)
+
+
+def _number(text: str) -> int:
+    text = text.removeprefix("token/")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
