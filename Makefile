@@ -13,8 +13,8 @@ test: lint peers
 	$(BIN)/pytest
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check -q src tests bench
+	$(BIN)/ruff check src tests bench examples
+	$(BIN)/ruff format --check -q src tests bench examples
 	$(BIN)/mypy
 
 bench: $(STAMP)

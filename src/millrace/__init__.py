@@ -1,3 +1,23 @@
-"""Millrace: the audio/video bus for virtual machines and remote desktops."""
+"""Millrace: the audio/video bus for virtual machines and remote desktops.
+
+`millrace.connect()` is the client library's door (docs/native.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from millrace.client.bus import Bus, Change, Object, connect
 
 __version__ = "0.1.0"
+__all__ = ["Bus", "Change", "Object", "__version__", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """The client library is imported when it is asked for: the commands start without it."""
+    if name in ("connect", "Bus", "Change", "Object"):
+        from millrace.client import bus
+
+        return getattr(bus, name)
+    raise AttributeError(f"module 'millrace' has no attribute {name!r}")

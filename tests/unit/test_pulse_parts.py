@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace.doors.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
-from millrace.doors.pulse.queue import Budget, ByteQueue
+from millrace.doors.pulse.queue import ByteQueue
 from millrace.dsp.convert import SampleFormat
 from millrace.units import default_map
 from millrace.wire.pulse.constants import NO_INDEX, Seek

@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from millrace.daemon.config import runtime_dir
 from millrace.errors import ConfigError, GraphError
+from millrace.io.paths import runtime_dir
 
 
 class _UnixConnection(http.client.HTTPConnection):

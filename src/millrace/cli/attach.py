@@ -80,8 +80,8 @@ def _give_descriptor(guest: str, fd: int) -> None:
     import json
     import socket
 
-    from millrace.daemon.config import runtime_dir
     from millrace.errors import ConfigError, GraphError
+    from millrace.io.paths import runtime_dir
 
     where = runtime_dir() / "attach.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

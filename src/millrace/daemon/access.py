@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from millrace.daemon.store import Store
+from millrace.errors import RightsError
 from millrace.io.clock import wall_ns
-from millrace.rights.model import Right, show_rights
+from millrace.rights.model import Holder, Right, show_rights
 from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, new_secret
-from millrace.units import NS_PER_S
+from millrace.units import NS_PER_S, HostNs
 
 T = TypeVar("T")
 
@@ -54,6 +55,16 @@ class Access:
     def find(self, secret: str) -> Token | None:
         """The token in force with this secret."""
         return self.tokens.find(secret, _wall_s())
+
+    def holder_by_token(self, secret: str, address: str, now_ns: HostNs) -> Holder:
+        """Who has that token; RightsError for a wrong one, and for whoever has guessed too often."""
+        if self.limit.blocked(address, now_ns):
+            raise RightsError("too many wrong tokens from there; wait a minute")
+        token = self.find(secret)
+        if token is None:
+            self.limit.failed(address, now_ns)
+            raise RightsError("that token is not valid: wrong, expired or revoked")
+        return token.holder
 
     async def new(self, name: str, rights: Right, guests: Iterable[str], lasts_s: int) -> tuple[Token, str]:
         """Make one; returns it with its secret, which is nowhere else."""

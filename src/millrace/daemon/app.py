@@ -15,12 +15,17 @@ from aiohttp import web
 from millrace.daemon.access import Access, Keeper
 from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
+from millrace.daemon.claims import Claims
 from millrace.daemon.commands import Commands
 from millrace.daemon.config import Config, GuestConfig, checked_guest_name, parse_address
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
+from millrace.daemon.native import NativeServer, NativeSession
+from millrace.daemon.publish import Publisher
+from millrace.daemon.registry import Registry
 from millrace.daemon.store import Store
-from millrace.daemon.verbs import NotFound, find_node
+from millrace.daemon.verbs import NotFound, find_node, home_of
+from millrace.daemon.views import guest_summary
 from millrace.daemon.web import Web
 from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
@@ -29,7 +34,7 @@ from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
 from millrace.rights.grants import Permission, Verdict
-from millrace.rights.model import Holder
+from millrace.rights.model import Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
 
 log = logging.getLogger("millrace.daemon")
@@ -55,6 +60,12 @@ class Daemon:
         self._handover: Handover | None = None
         self.prompts = Prompts(self.ids.take)
         self._prompt_timer: TimerRunner | None = None
+        self.registry = Registry()
+        self.claims = Claims()
+        self.forbidden = 0
+        """Requests of people who had not the right."""
+        self._native: list[NativeServer] = []
+        self.prompts.on_change = self._prompt_changed
         self._api_path = config.runtime / "api.sock"
 
     async def start(self) -> None:
@@ -65,12 +76,14 @@ class Daemon:
         self.driver.rearm = self._timer.rearm
         self._prompt_timer = TimerRunner(self.prompts, asyncio.get_running_loop())
         self.prompts.rearm = self._prompt_timer.rearm
+        self._native.append(NativeServer(self, self.config.runtime / "native.sock"))
         for guest in self.config.guests:
             await self._start_guest(guest)
         for name, options in self.store.guests().items():
             if name not in self.guests:
                 await self._bring_back(GuestConfig(name, **options))
         self._web = Web(self, self.config.token)
+        self.access.on_end = self.end_holder
         self._runner = web.AppRunner(self._web.application(), access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         await web.SockSite(self._runner, api_socket).start()
@@ -106,6 +119,8 @@ class Daemon:
 
     async def stop(self) -> None:
         """Tell listeners and clients, close sockets, remove files."""
+        for server in self._native:
+            server.close()
         for guest in self.guests.values():
             for session in guest.sessions:
                 session.farewell("the daemon is stopping", again=True)
@@ -151,7 +166,7 @@ class Daemon:
             await self.keeper.write(self.store.keep_guest, name, {"rate": rate, "channels": channels})
         except ConfigError:
             del self.guests[name]
-            await guest.stop()
+            await self._stop_guest(guest)
             raise
         return guest
 
@@ -177,6 +192,8 @@ class Daemon:
             guest.door.grants.set(Permission(what), program, Verdict(verdict))
         await guest.start()
         self.guests[guest.name] = guest
+        self._native.append(NativeServer(self, guest.native_path, guest))
+        self._publish(guest)
         for spec in config.doors:
             self.attach(guest.name, spec)
         return guest
@@ -189,12 +206,68 @@ class Daemon:
 
     def refused(self) -> int:
         """Requests that were not let in, or not allowed."""
-        return self._web.refused() if self._web is not None else 0
+        return self.forbidden + (self._web.refused() if self._web is not None else 0)
+
+    # -- native connections and the registry -------------------------------------------------
+
+    def _native_sessions(self) -> list[NativeSession]:
+        return [session for server in self._native for session in list(server.sessions)]
+
+    async def _stop_guest(self, guest: Guest) -> None:
+        for server in [s for s in self._native if s.guest is guest]:
+            server.close()
+            self._native.remove(server)
+        await guest.stop()
+        self.registry.drop_guest(guest.name)
+
+    def end_holder(self, key: str, why: str) -> None:
+        """A holder's rights have ended: so does what runs by them, at once."""
+        if self._web is not None:
+            self._web.end_holder(key, why)
+        for session in self._native_sessions():
+            if session.holder.key == key:
+                session.end(why, "rights")
+
+    def release(self, session: NativeSession) -> None:
+        """A native connection has gone, and with it what it had claimed and ducked."""
+        self.claims.release(session)
+        for guest in self.guests.values():
+            for id_ in session.trims & guest.graph.streams.keys():
+                guest.graph.set_trim(guest.graph.streams[id_], 1.0)
+
+    def duck(self, session: NativeSession, key: str, db: float, guest: str | None) -> None:
+        """Take a stream back for as long as that connection lives."""
+        home = home_of(self.commands.visible(session.holder), key, guest)
+        session.holder.demand(Right.CONTROL, home.name)
+        _, node = find_node(self, key, home.name)
+        if not -96.0 <= db <= 0.0:
+            raise ConfigError(f"db: {db:g} is outside -96 to 0")
+        home.graph.set_trim(node, 1.0 if db == 0 else 10 ** (db / 20))
+        session.trims.add(node.id)
+
+    def _prompt_changed(self, change: str, prompt: Prompt) -> None:
+        if change == "new":
+            self.registry.put(prompt.id, "request", prompt.guest, prompt.view)
+        else:
+            self.registry.drop(prompt.id)
+
+    def _publish(self, guest: Guest) -> None:
+        """A guest's objects, now and whenever they change."""
+        self.registry.put(guest.id, "guest", guest.name, lambda: guest_summary(guest))
+        publisher = Publisher(self.registry, guest)
+        for node in guest.graph.nodes():
+            publisher.node_changed("new", node)
+        guest.graph.observers.append(publisher.node_changed)
+        guest.door.on_client = publisher.client_changed
+        guest.on_listener = publisher.listener_changed
+        guest.on_door = publisher.door_changed
 
     async def grant(self, guest: Guest, what: Permission, program: str, verdict: Verdict | None) -> None:
         """Make or take away a rule; what may not go on ends at once, and then it is kept."""
         guest.door.grants.set(what, program, verdict)
-        guest.end_forbidden()
+        guest.door.end_forbidden()
+        for session in self._native_sessions():
+            session.end_forbidden(guest)
         kept = None if verdict is None else verdict.value
         await self.keeper.write(self.store.keep_grant, guest.name, what.value, program, kept)
 
@@ -240,4 +313,4 @@ class Daemon:
         del self.guests[name]
         for session in list(guest.sessions):
             session.farewell("the guest was removed", again=False)
-        await guest.stop()
+        await self._stop_guest(guest)

@@ -54,8 +54,12 @@ class Attachment(ABC):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._forget()
+
+    def _forget(self) -> None:
         if self in self.guest.attachments:
             self.guest.attachments.remove(self)
+            self.guest.on_door("remove", self)
 
     async def _run(self) -> None:
         wait = RETRY_FIRST_S
@@ -74,7 +78,7 @@ class Attachment(ABC):
                 self._lost(error)
             wait = RETRY_FIRST_S if self.sessions > before else min(wait * 2, RETRY_MAX_S)
             if self.spec.kind == "p2p":
-                self.guest.attachments.remove(self)
+                self._forget()
                 return
             await asyncio.sleep(wait)
 
@@ -82,6 +86,7 @@ class Attachment(ABC):
         """The session is up."""
         self.state, self.error = "attached", ""
         self.sessions += 1
+        self.guest.on_door("change", self)
         log.info("guest %s: %s attached", self.guest.name, self.spec.text)
 
     def _lost(self, error: Exception) -> None:
@@ -89,6 +94,7 @@ class Attachment(ABC):
         if self.state == "attached" or text != self.error:
             log.warning("guest %s: %s: %s", self.guest.name, self.spec.text, text)
         self.state, self.error = "waiting", text
+        self.guest.on_door("change", self)
         self._gone()
 
     @abstractmethod

@@ -26,5 +26,6 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
         raise ConfigError(f"guest {guest.name} has {spec.text} attached already")
     attachment = KINDS[spec.kind](id_, guest, spec)
     guest.attachments.append(attachment)
+    guest.on_door("new", attachment)
     attachment.start()
     return attachment

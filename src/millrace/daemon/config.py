@@ -10,30 +10,13 @@ from typing import Any
 
 from millrace.daemon.doorspec import DoorSpec, parse_door, read_password
 from millrace.errors import ConfigError
+from millrace.io.paths import config_path, runtime_dir, state_path
 from millrace.rights.model import GUEST_RIGHTS, Right, parse_rights
 from millrace.units import MAX_CHANNELS, RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 _GUEST_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _RESERVED = frozenset({"api", "metrics", "health", "static"})
-
-
-def runtime_dir() -> Path:
-    """$XDG_RUNTIME_DIR/millrace, or a private place under /tmp for this user."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "millrace" if base else Path(f"/tmp/millrace-{os.getuid()}")
-
-
-def state_path() -> Path:
-    """$XDG_STATE_HOME/millrace/state.db."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "millrace" / "state.db"
-
-
-def config_path() -> Path:
-    """Where the configuration is looked for when none is named."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "millrace" / "config.toml"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,20 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from millrace.daemon.config import GuestConfig, parse_address
+from millrace.doors.native.playback import NativePlayback
+from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.errors import GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
-from millrace.graph.model import Ids, Node, Tap
+from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.io.clock import wall_ns
 from millrace.io.sockets import peer_identity, private_dir, serve_tcp, serve_unix
 from millrace.outlets.peer import PeerOutlets
@@ -53,12 +56,18 @@ class Guest:
         self.directory = runtime / config.name
         self.cookie_path = self.directory / "cookie"
         self.pulse_path = self.directory / "pulse"
+        self.native_path = self.directory / "native"
+        self.id = ids.take()
         cookie = secrets.token_bytes(COOKIE_BYTES)
         self.door = PulseDoor(self.graph, cookie, f"{_user()}@{socket.gethostname()}", wall_ns)
         self.outlets = PeerOutlets(self.graph)
         self.graph.observers.append(self._graph_changed)
         self._servers: list[asyncio.AbstractServer] = []
         self.sessions: list[ListenerSession] = []
+        self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
+        self.on_door: Callable[[str, Attachment], None] = lambda change, door: None
+        self.native: dict[int, NativePlayback] = {}
+        self.native_records: dict[int, NativeRecord] = {}
 
     @property
     def recording(self) -> bool:
@@ -67,14 +76,17 @@ class Guest:
 
     def _graph_changed(self, change: str, node: Node) -> None:
         """A recorder has come, gone, or paused: microphones send only while one runs."""
-        del change
+        if isinstance(node, Stream | Tap) and change == "remove":
+            gone = self.native.get(node.id) or self.native_records.get(node.id)
+            if gone is not None:
+                gone.removed()
+        elif isinstance(node, Sink) and change == "change" and not node.suspended:
+            for stream in self.native.values():
+                if not stream.node.active and stream.node.links and stream.node.sink is node:
+                    stream.resume()
         if isinstance(node, Tap):
             for session in self.sessions:
                 session.update_microphone()
-
-    def end_forbidden(self) -> None:
-        """The grants have changed: what they forbid ends."""
-        self.door.end_forbidden()
 
     async def start(self) -> None:
         """Open the sockets."""

@@ -100,6 +100,11 @@ def home_of(guests: Iterable[Guest], key: str, name: str | None) -> Guest:
     raise NotFound(f"there is no {key}" + (f" in guest {name}" if name else ""))
 
 
+def find_mix(guest: Guest, key: str) -> Sink:
+    """A guest's sink or source by key; NotFound says which there are."""
+    return _target(guest, key)
+
+
 def _node(home: Guest, kind: str, name: str) -> Levelled | None:
     if kind == "sink":
         return find_sink(home, name)

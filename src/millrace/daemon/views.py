@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
+from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.formats import prop_text
 from millrace.doors.pushed import PushedStream
 from millrace.dsp.convert import NAMES
 from millrace.dsp.mix import gain_to_cubic
-from millrace.graph.model import Levelled, Sink, Stream
+from millrace.graph.model import Levelled, Sink, Stream, Tap
 
 View = dict[str, Any]
 
@@ -33,9 +36,17 @@ def stream_view(guest: Guest, stream: Stream) -> View:
     out: View = {
         "id": stream.key, "name": stream.name, "state": stream.state.value, "sink": stream.sink.key,
         "linked_to": [link.target.key for link in stream.links],
-        "application": stream.props.get("application.name", ""), "underruns": stream.underruns,
+        "application": stream.props.get("application.name", ""), "role": stream.props.get("media.role", ""),
+        "ducked_db": round(20 * math.log10(stream.trim), 1), "underruns": stream.underruns,
         "ahead_ms": round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1), **_volume(stream),
     }  # fmt: skip
+    native = guest.native.get(stream.id)
+    if native is not None:
+        out |= {
+            "door": "native", "format": native.format.name, "rate": native.format.rate,
+            "channels": len(native.format.positions), "corked": native.corked,
+            "fill_ms": round(native.fill * 1000 / native.format.rate, 1), "resampler": native.resample_method,
+        }  # fmt: skip
     pushed = next((s for a in guest.attachments if (s := a.stream(stream.id))), None)
     if pushed is not None:
         out |= pushed_view(pushed)
@@ -97,6 +108,33 @@ def listener_view(session: ListenerSession) -> View:
     }  # fmt: skip
 
 
+def recorder_view(node: Tap) -> View:
+    """One recorder."""
+    return {
+        "id": f"recorder/{node.id}", "name": node.name, "sink": node.sink.key if node.sink else None,
+        "running": node.clocked, "application": node.props.get("application.name", ""),
+    }  # fmt: skip
+
+
+def client_view(client: PulseClient) -> View:
+    """One PulseAudio client."""
+    identity = client.subject.identity
+    return {
+        "id": f"client/{client.index}", "name": prop_text(client.props, "application.name"),
+        "program": str(identity), "sandbox": identity.sandbox, "pid": identity.pid, "uid": identity.uid,
+    }  # fmt: skip
+
+
+def guest_summary(guest: Guest) -> View:
+    """One guest, without what is in it."""
+    graph = guest.graph
+    return {
+        "id": f"guest/{guest.id}", "name": guest.name, "rate": graph.rate, "channels": len(graph.positions),
+        "pulse": str(guest.pulse_path), "native": str(guest.native_path),
+        "default": graph.default.key if graph.default is not None else None,
+    }  # fmt: skip
+
+
 def guest_view(guest: Guest) -> View:
     """One guest with everything in it."""
     graph = guest.graph
@@ -105,14 +143,14 @@ def guest_view(guest: Guest) -> View:
         "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
         "clients": len(guest.door.clients),
         "refused_logins": guest.door.refused, "refused_captures": guest.door.refused_captures,
-        "pulse": str(guest.pulse_path),
+        "pulse": str(guest.pulse_path), "native": str(guest.native_path),
         "sinks": [sink_view(guest, sink) for sink in graph.sinks.values()],
         "sources": [sink_view(guest, source) for source in graph.sources.values()],
         "doors": [attachment.view() for attachment in guest.attachments],
         "streams": [stream_view(guest, stream) for stream in graph.streams.values()],
         "recorders": [
-            {"id": f"recorder/{r.node.id}", "name": r.node.name, "sink": r.node.sink.key if r.node.sink else None}
-            for r in guest.door.records.values()
+            *(recorder_view(record.node) for record in guest.door.records.values()),
+            *(recorder_view(record.node) for record in guest.native_records.values()),
         ],
         "listeners": [listener_view(session) for session in guest.sessions],
     }  # fmt: skip

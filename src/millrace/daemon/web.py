@@ -80,8 +80,6 @@ class Web:
         self._daemon = daemon
         self._gate = Gate(token, daemon.access)
         self._api = Api(daemon.commands)
-        self.forbidden = 0
-        daemon.access.on_end = self.end_holder
         self._sockets: dict[ListenerSession, web.WebSocketResponse] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[bool]] = set()
@@ -98,7 +96,7 @@ class Web:
         try:
             return await handler(request)
         except RightsError as error:
-            self.forbidden += 1
+            self._daemon.forbidden += 1
             log.warning("%s: %s %s", error, request.method, request.path)
             return web.json_response({"error": str(error)}, status=403)
         except verbs.NotFound as error:
@@ -123,6 +121,7 @@ class Web:
         id_ = self._daemon.ids.take()
         session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)
         guest.sessions.append(session)
+        guest.on_listener("new", session)
         self._sockets[session] = socket_
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().create_task(self._tick())
@@ -131,6 +130,7 @@ class Web:
         finally:
             del self._sockets[session]
             guest.sessions.remove(session)
+            guest.on_listener("remove", session)
             session.closed()
         return socket_
 
@@ -149,8 +149,8 @@ class Web:
         await socket_.close()
 
     def refused(self) -> int:
-        """Requests that were not let in, or not allowed."""
-        return self._gate.refused + self.forbidden
+        """Requests that were not let in."""
+        return self._gate.refused
 
     def end_holder(self, key: str, why: str) -> None:
         """A holder's rights have ended: so does what runs by them, at once."""

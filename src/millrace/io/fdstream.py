@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from typing import Protocol
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.io.clock import now_ns
 from millrace.units import HostNs
-from millrace.wire.qemu.dbus import Chunk
+from millrace.wire.chunk import Chunk
 
 log = logging.getLogger("millrace.io")
 RECEIVE_BYTES = 256 * 1024
+FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
 
 
@@ -34,25 +36,34 @@ class ChunkConnection(Protocol):
 class FdStream:
     """Runs one core on one connected unix socket, which it owns.
 
-    `after` is called when the core has taken bytes and before its answer goes out; `ended` once, with why.
+    `after` is called when the core has taken bytes and before its answer goes out; `ended` once, with why. Descriptors
+    that come in go to `take_fds`; without it the kernel drops them.
     """
 
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
 
     def __init__(
-        self, sock: socket.socket, core: ChunkConnection, after: Callable[[], None], ended: Callable[[Exception], None]
+        self,
+        sock: socket.socket,
+        core: ChunkConnection,
+        after: Callable[[], None],
+        ended: Callable[[Exception], None],
+        take_fds: Callable[[list[int]], None] | None = None,
     ) -> None:
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
+        self._take_fds = take_fds
+        self._flush_due = False
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Chunk] = deque()
         self._writing = False
+        self._unsent = 0
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
         self.flush()
 
     def _readable(self) -> None:
         try:
-            size = self._sock.recv_into(self._buffer)
+            size = self._receive()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -73,11 +84,34 @@ class FdStream:
         else:
             self.flush()
 
+    def _receive(self) -> int:
+        if self._take_fds is None:
+            return self._sock.recv_into(self._buffer)
+        data, fds, _, _ = socket.recv_fds(self._sock, RECEIVE_BYTES, FDS_MAX)
+        self._take_fds(fds)
+        self._buffer[: len(data)] = data
+        return len(data)
+
+    def flush_soon(self) -> None:
+        """Write what the core has to say, when all that is said now has been said."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_due = False
+        if self._sock.fileno() >= 0:
+            self.flush()
+
     def flush(self) -> None:
         """Write what the core has to say."""
-        self._waiting.extend(self._core.chunks_to_send())
+        for chunk in self._core.chunks_to_send():
+            self._waiting.append(chunk)
+            self._unsent += len(chunk.data)
         if not self._writing:
             self._write()
+        elif self._unsent > UNSENT_MAX:
+            self._end(PeerLost("the other side does not read"))
 
     def _write(self) -> None:
         if self._sock.fileno() < 0:
@@ -92,6 +126,8 @@ class FdStream:
             except OSError as error:
                 self._end(PeerLost(str(error.strerror)))
                 return
+            _given(chunk)
+            self._unsent -= sent
             if sent < len(chunk.data):
                 self._waiting[0] = Chunk(chunk.data[sent:])
             else:
@@ -101,7 +137,7 @@ class FdStream:
             self._loop.remove_writer(self._sock)
 
     def _await_room(self) -> None:
-        if sum(len(chunk.data) for chunk in self._waiting) > UNSENT_MAX:
+        if self._unsent > UNSENT_MAX:
             self._end(PeerLost("the other side does not read"))
         elif not self._writing:
             self._writing = True
@@ -119,3 +155,13 @@ class FdStream:
             if self._writing:
                 self._loop.remove_writer(self._sock)
             self._sock.close()
+            for chunk in (*self._waiting, *self._core.chunks_to_send()):
+                _given(chunk)
+            self._waiting.clear()
+
+
+def _given(chunk: Chunk) -> None:
+    """The other side has its descriptors, or never will."""
+    if chunk.give:
+        for fd in chunk.fds:
+            os.close(fd)

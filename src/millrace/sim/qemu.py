@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from millrace.units import HostNs
-from millrace.wire.qemu.dbus import ERROR, Chunk, DBusWire, Message
+from millrace.wire.chunk import Chunk
+from millrace.wire.qemu.dbus import ERROR, DBusWire, Message
 from millrace.wire.qemu.values import Writer
 
 OUT_PATH, IN_PATH = "/org/qemu/Display1/AudioOutListener", "/org/qemu/Display1/AudioInListener"

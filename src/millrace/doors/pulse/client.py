@@ -112,6 +112,7 @@ class PulseClient:
         self.door.prompts.forget(self.subject)
         if self.door.clients.pop(self.index, None) is not None:
             self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
+            self.door.on_client("remove", self)
 
     # -- dispatch ----------------------------------------------------------------------------
 
@@ -194,6 +195,7 @@ class PulseClient:
             self.ready = True
             self.door.clients[self.index] = self
             self.door.publish(Facility.CLIENT, Change.NEW, self.index)
+            self.door.on_client("new", self)
             self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
         self.wake()
 

@@ -31,6 +31,7 @@ def set_name(client: PulseClient, request: Request) -> None:
     merge_props(client.props, request.fields["props"])
     client.reply(request, {"index": client.index})
     client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
+    client.door.on_client("change", client)
 
 
 def leave(client: PulseClient, request: Request) -> None:
@@ -254,6 +255,7 @@ def update_client_props(client: PulseClient, request: Request) -> None:
     """UPDATE_CLIENT_PROPLIST."""
     _update(client.props, request.fields["mode"], request.fields["props"])
     client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
+    client.door.on_client("change", client)
     client.reply(request)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from millrace.doors.budget import Budget
 from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.playback import PlaybackStream
-from millrace.doors.pulse.queue import Budget
 from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
@@ -83,6 +83,8 @@ class PulseDoor:
         """What the programs of this guest may."""
         self.refused_captures = 0
         self.refused_commands = 0
+        self.on_client: Callable[[str, PulseClient], None] = lambda change, client: None
+        """A client has come, changed or gone."""
         self._source_levels: dict[int, SourceLevel] = {}
         graph.observers.append(self._graph_changed)
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
-
+from millrace.doors.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr
 from millrace.doors.pulse.formats import StreamFormat
-from millrace.doors.pulse.queue import Budget, ByteQueue
+from millrace.doors.pulse.queue import ByteQueue
+from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
-from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
 from millrace.units import NS_PER_MS, NS_PER_S, Frames
@@ -81,9 +80,6 @@ class PlaybackStream:
         self.end_is_drain = False
         self._sounding = False
         self._underflow_told = True
-        self._resampler: Resampler | None = None
-        self._pending: Samples | None = None
-        self._tail_done = False
         self._grace_frames = 0
         self.on_done: Callable[[], None] | None = None
         self.attr = attr
@@ -106,13 +102,12 @@ class PlaybackStream:
         self.layout = Layout(self.format.frame_bytes, rate)
         low_delay = self.layout.to_ns(self.attr.tlength) < LOW_DELAY_NS
         channels = len(self.format.positions)
-        self._resampler = make_resampler(rate, self.graph.rate, channels, low_delay)
-        self._pending = None
+        self._resampled = Resampled(rate, self.graph.rate, channels, low_delay)
 
     @property
     def resample_method(self) -> str | None:
         """The resampler's name, None where none is needed."""
-        return None if self._resampler is None else str(getattr(self._resampler, "name", "src-sinc-fastest"))
+        return self._resampled.method
 
     # -- the client's side ---------------------------------------------------------------
 
@@ -126,7 +121,7 @@ class PlaybackStream:
             self._account(len(data), received=True)
             if not self.queue.write(data):
                 self.owner.notice(Command.OVERFLOW, channel=self.channel)
-        self._tail_done = False
+        self._resampled.tail_done = False
         self.check_ready()
         self.ask()
 
@@ -178,7 +173,7 @@ class PlaybackStream:
         before = self.queue.write_index
         self.graph.discard(self.node)
         self.queue.flush()
-        self._pending = None
+        self._resampled.clear()
         self._account(self.queue.write_index - before, received=False)
         self._force_prebuf()
         self._finish_drain_if_empty()
@@ -213,8 +208,7 @@ class PlaybackStream:
             self.check_ready()
 
     def _empty(self) -> bool:
-        pending = self._pending is not None and len(self._pending)
-        return self.queue.length == 0 and not pending and self.graph.ahead(self.node) == 0
+        return self.queue.length == 0 and not self._resampled.pending and self.graph.ahead(self.node) == 0
 
     def _finish_drain_if_empty(self) -> None:
         if self.drain is not None and self._empty():
@@ -242,10 +236,7 @@ class PlaybackStream:
 
     def pull(self, out: Samples) -> Frames:
         """See `Feed.pull`."""
-        if self._resampler is None:
-            got = self._pull_direct(out)
-        else:
-            got = self._pull_resampled(out, self._resampler)
+        got = self._resampled.pull(out, self._pull_direct, self.drain is not None or self.end_is_drain)
         if got:
             self._heard()
             self.ask()
@@ -280,34 +271,6 @@ class PlaybackStream:
         self.queue.advance(size)
         self.missing += size
         self.playing_for += size
-
-    def _pull_resampled(self, out: Samples, resampler: Resampler) -> Frames:
-        pending = self._pending
-        while pending is None or len(pending) < len(out):
-            more = self._more(len(out) - (0 if pending is None else len(pending)), resampler)
-            if more is None:
-                break
-            pending = more if pending is None or not len(pending) else np.concatenate((pending, more))
-        if pending is None:
-            return 0
-        got = min(len(pending), len(out))
-        out[:got] = pending[:got]
-        self._pending = pending[got:]
-        return got
-
-    def _more(self, frames: Frames, resampler: Resampler) -> Samples | None:
-        """Resample as much input as gives about `frames`; None when there is no more."""
-        want = frames * self.format.rate // self.graph.rate + 1
-        block = np.empty((want, len(self.format.positions)), np.float32)
-        got = self._pull_direct(block)
-        if got:
-            return resampler.process(block[:got])
-        if (self.drain is None and not self.end_is_drain) or self._tail_done:
-            return None
-        self._tail_done = True
-        tail = resampler.finish()
-        self.set_rate(self.format.rate)
-        return tail
 
     def short(self, frames: Frames, played_out: bool) -> None:
         """See `Feed.short`: the client did not deliver in time, or has come to its end."""

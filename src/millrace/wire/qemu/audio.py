@@ -13,7 +13,8 @@ from typing import TypeAlias
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
 from millrace.units import RATE_MAX, HostNs
-from millrace.wire.qemu.dbus import CALL, ERROR, Chunk, DBusWire, Message
+from millrace.wire.chunk import Chunk
+from millrace.wire.qemu.dbus import CALL, ERROR, DBusWire, Message
 from millrace.wire.qemu.values import Writer
 
 AUDIO_PATH = "/org/qemu/Display1/Audio"

@@ -7,12 +7,13 @@ Descriptors go out with the bytes of their message; none are expected to come in
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
 from millrace.units import HostNs
+from millrace.wire.chunk import Chunk
 from millrace.wire.qemu.values import Reader, Writer
 
 MESSAGE_MAX = 4 * 1024 * 1024
@@ -76,14 +77,6 @@ class Message:
         if expected is not None and self.signature != expected:
             raise RemoteProtocolError(f"{self.member}: arguments {self.signature!r}, {expected!r} expected")
         return Reader(self.body, self.order).values(self.signature)
-
-
-@dataclass(slots=True)
-class Chunk:
-    """Bytes to write, with the descriptors that go along."""
-
-    data: bytearray = field(default_factory=bytearray)
-    fds: tuple[int, ...] = ()
 
 
 class DBusWire:

@@ -9,7 +9,7 @@ import msgspec
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
 from millrace.units import HostNs
-from millrace.wire.qemu.dbus import Chunk
+from millrace.wire.chunk import Chunk
 
 _LINE_MAX = 1024 * 1024
 _FD_NAME = "millrace"

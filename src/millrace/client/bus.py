@@ -1,0 +1,292 @@
+"""The native client: play, record, look and steer, from a program on the same machine.
+
+    async with millrace.connect() as bus:
+        async with bus.play(rate=48_000, channels=2) as stream:
+            await stream.write(samples)
+            await stream.drain()
+
+The sound of a stream moves through memory that is shared with the daemon; only what is said about it goes through the
+socket (docs/native.md). Everything here belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from millrace.client.nativestream import NativeStream, Playing, Recording
+from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.io.fdstream import FdStream
+from millrace.wire.native.messages import Call, Fault, Hello, Notice, Objects, Reply, Wait, Welcome
+from millrace.wire.native.session import NativeWire
+
+TakeFds = Callable[[Any, tuple[int, ...]], Any]
+CHANGES_MAX = 100_000
+_ERRORS: dict[str, type[MillraceError]] = {
+    "config": ConfigError, "graph": GraphError, "rights": RightsError, "protocol": ProtocolError, "busy": PeerLost,
+}  # fmt: skip
+S = TypeVar("S", bound=NativeStream)
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One object of the registry. `props` is what `millrace ls --json` shows of it."""
+
+    id: int
+    kind: str
+    guest: str
+    props: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The name that commands take, such as stream/7."""
+        return str(self.props.get("id", f"{self.kind}/{self.id}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`what` is added, changed, removed, or synced (once, when all that was there has been told)."""
+
+    what: str
+    object: Object | None = None
+
+
+class _Waiting:
+    """An open call."""
+
+    def __init__(self, future: asyncio.Future[Any], on_fds: TakeFds | None) -> None:
+        self.future, self.on_fds = future, on_fds
+
+
+class Bus:
+    """A connection to the daemon. Use it with `async with`, by way of `connect`."""
+
+    def __init__(self, path: Path, name: str, token: str) -> None:
+        self._path, self._name, self._token = path, name, token
+        self._wire = NativeWire(daemon=False, close_fd=os.close)
+        self._serials = itertools.count(1)
+        self._calls: dict[int, _Waiting] = {}
+        self._streams: dict[int, NativeStream] = {}
+        self._watches: list[asyncio.Queue[Change]] = []
+        self._line: FdStream | None = None
+        self._welcomed: asyncio.Future[Welcome] | None = None
+        self._lost: Exception | None = None
+        self._synced = False
+        self._watching = False
+        self.objects: dict[int, Object] = {}
+        """What is there, once `watch` runs."""
+        self.on_wait: Callable[[str, str], None] = lambda request, what: None
+        """Somebody is asked first: the request's key, and for what."""
+        self.on_claim: Callable[[str, bool], None] = lambda name, have: None
+        """A claimed name was got, or lost."""
+        self.you = ""
+        self.rights: tuple[str, ...] = ()
+        self.guests: tuple[str, ...] = ()
+
+    # -- the connection ----------------------------------------------------------------------
+
+    async def __aenter__(self) -> Bus:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(self._path))
+        except OSError as error:
+            sock.close()
+            raise PeerLost(f"no daemon answers at {self._path} ({error.strerror}); start `millrace serve`") from None
+        self._welcomed = loop.create_future()
+        self._wire.send(Hello(name=self._name, token=self._token))
+        self._line = FdStream(sock, self._wire, self._after, self._ended, self._wire.receive_fds)
+        welcome = await self._welcomed
+        self.you, self.rights, self.guests = welcome.you, tuple(welcome.rights), tuple(welcome.guests)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; its streams end with it."""
+        if self._line is not None:
+            self._line.close()
+        self._ended(PeerLost("the connection was closed here"))
+
+    def _ended(self, why: Exception) -> None:
+        if self._lost is not None:
+            return
+        self._lost = why
+        for waiting in self._calls.values():
+            if not waiting.future.done():
+                waiting.future.set_exception(why)
+        self._calls.clear()
+        if self._welcomed is not None and not self._welcomed.done():
+            self._welcomed.set_exception(why)
+        for stream in list(self._streams.values()):
+            stream.ended(str(why))
+        for queue in self._watches:
+            queue.put_nowait(Change("lost"))
+        self._wire.close()
+
+    def _after(self) -> None:
+        for message, fds in self._wire.events():
+            if isinstance(message, Reply | Fault):
+                self._answered(message, fds)
+            elif isinstance(message, Objects):
+                self._told(message)
+            elif isinstance(message, Notice):
+                self._noticed(message)
+            elif isinstance(message, Wait):
+                self.on_wait(message.request, message.what)
+            elif isinstance(message, Welcome) and self._welcomed is not None and not self._welcomed.done():
+                self._welcomed.set_result(message)
+
+    def _answered(self, message: Reply | Fault, fds: tuple[int, ...]) -> None:
+        if isinstance(message, Fault) and message.serial == 0:
+            kind = _ERRORS.get(message.code, PeerLost)
+            self._ended(kind(message.message))
+            return
+        waiting = self._calls.pop(message.serial, None)
+        if waiting is None or waiting.future.done():
+            for fd in fds:
+                os.close(fd)
+        elif isinstance(message, Fault):
+            waiting.future.set_exception(_ERRORS.get(message.code, MillraceError)(message.message))
+        elif waiting.on_fds is not None:
+            waiting.future.set_result(waiting.on_fds(message.value, fds))
+        else:
+            waiting.future.set_result(message.value)
+
+    def _noticed(self, notice: Notice) -> None:
+        if notice.stream == 0:
+            self.on_claim(notice.detail, notice.what == "claim-got")
+            return
+        stream = self._streams.get(notice.stream)
+        if stream is not None:
+            stream.noticed(notice.what, notice.detail)
+            if notice.what == "ended":
+                del self._streams[notice.stream]
+
+    # -- calls -------------------------------------------------------------------------------
+
+    async def call(self, method: str, **args: Any) -> Any:
+        """Run any command of the daemon; a MillraceError says why it was refused."""
+        return await self._call(method, args, None)
+
+    async def _call(self, method: str, args: dict[str, Any], on_fds: TakeFds | None) -> Any:
+        if self._lost is not None or self._line is None:
+            raise self._lost or PeerLost("not connected: use `async with`")
+        serial = next(self._serials)
+        waiting = self._calls[serial] = _Waiting(asyncio.get_running_loop().create_future(), on_fds)
+        self._wire.send(Call(serial, method, args))
+        self._line.flush()
+        return await waiting.future
+
+    async def set(self, target: str, guest: str | None = None, **settings: str | bool | float) -> None:
+        """Change settings, such as `set("sink/default", volume="50%")`."""
+        await self.call("set", target=target, settings=settings, guest=guest)
+
+    async def move(self, target: str, to: str, guest: str | None = None) -> None:
+        """Let a stream or a listener go on at another sink."""
+        await self.call("move", target=target, to=to, guest=guest)
+
+    async def claim(self, name: str, replace: bool = False) -> bool:
+        """Whether this connection has the name now; else it waits in line, and `on_claim` tells."""
+        answer = await self.call("claim", name=name, replace=replace)
+        return bool(answer["have"])
+
+    # -- streams -----------------------------------------------------------------------------
+
+    def play(self, **options: Any) -> Playing:
+        """A stream into a sink; see `NativeStream.open` for what it takes. Use it with `async with`."""
+        return Playing(self._open, options)
+
+    def record(self, at: str = "", **options: Any) -> Recording:
+        """A stream from a sink's monitor (`sink/default`) or a source (`source/microphone`, the default)."""
+        return Recording(self._open, options | {"at": at})
+
+    async def _open(self, method: str, stream: NativeStream, args: dict[str, Any]) -> None:
+        if method not in ("play", "record"):
+            await self.call(method, **args)
+            return
+
+        def began(value: Any, fds: tuple[int, ...]) -> int:
+            stream.began(value, fds)
+            self._streams[value["stream"]] = stream
+            return int(value["stream"])
+
+        await self._call(method, args, began)
+
+    # -- the registry ------------------------------------------------------------------------
+
+    async def watch(self, kinds: Iterable[str] | None = None) -> AsyncIterator[Change]:
+        """Every object that is there, then `synced`, then every change. PeerLost when the daemon goes."""
+        queue: asyncio.Queue[Change] = asyncio.Queue()
+        wanted = None if kinds is None else frozenset(kinds)
+        for known in self.objects.values():
+            queue.put_nowait(Change("added", known))
+        if self._synced:
+            queue.put_nowait(Change("synced"))
+        self._watches.append(queue)
+        try:
+            if not self._watching:
+                self._watching = True
+                await self.call("watch", kinds=None)
+            while True:
+                change = await queue.get()
+                if change.what == "lost":
+                    raise self._lost or PeerLost("the connection ended")
+                if change.object is None or wanted is None or change.object.kind in wanted:
+                    yield change
+        finally:
+            self._watches.remove(queue)
+
+    def _told(self, message: Objects) -> None:
+        changes: list[Change] = []
+        for raw in message.there:
+            made = _object(raw)
+            changes.append(Change("changed" if made.id in self.objects else "added", made))
+            self.objects[made.id] = made
+        for id_ in message.gone:
+            old = self.objects.pop(id_, None)
+            if old is not None:
+                changes.append(Change("removed", old))
+        if message.synced:
+            self._synced = True
+            changes.append(Change("synced"))
+        for queue in self._watches:
+            for change in changes:
+                queue.put_nowait(change)
+            if queue.qsize() > CHANGES_MAX:
+                self._ended(PeerLost(f"{CHANGES_MAX} changes were left unread"))
+                return
+
+
+def _object(raw: Any) -> Object:
+    import msgspec
+
+    shown = msgspec.msgpack.decode(raw)
+    return Object(shown["n"], shown["kind"], shown["guest"], shown["is"])
+
+
+def connect(path: str | Path | None = None, *, guest: str | None = None, name: str = "", token: str = "") -> Bus:
+    """A connection to this user's daemon, to be entered with `async with`.
+
+    `path` is a socket; else it is $MILLRACE_SOCKET, else `guest`'s own socket, else the daemon's. `name` is what people
+    see. Entering raises PeerLost where no daemon answers, and RightsError where one lets nobody in.
+    """
+    from millrace.io.paths import runtime_dir
+
+    given = path or os.environ.get("MILLRACE_SOCKET")
+    if given:
+        where = Path(given)
+    else:
+        where = runtime_dir() / (f"{guest}/native" if guest else "native.sock")
+    return Bus(where, name or Path(sys.argv[0] or "python").name, token)

@@ -1,0 +1,233 @@
+"""Native streams: the client's side of the ring in shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.dsp.convert import BY_NAME, SampleFormat, Samples, decode, encode
+from millrace.errors import ConfigError, PeerLost
+from millrace.io.shared import Bell, mapped
+from millrace.units import Frames, frames_to_ns
+from millrace.wire.native.ring import Ring
+
+Open = Callable[[str, "NativeStream", dict[str, Any]], Awaitable[None]]
+
+
+class NativeStream:
+    """What both directions share. `async with` opens it, and ends it."""
+
+    method = ""
+
+    def __init__(self, open_: Open, options: dict[str, Any]) -> None:
+        self._open, self._options = open_, options
+        self.id = 0
+        self.rate = 0
+        self.channels = 0
+        self.capacity: Frames = 0
+        self.target: Frames = 0
+        self.format = SampleFormat.F32LE
+        self.why = ""
+        """Why the stream has ended; empty while it lives."""
+        self.underruns = 0
+        self._ring: Ring | None = None
+        self._memory: Any = None
+        self._bell: Bell | None = None
+        self._woken = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        """Open it. Options: guest, at (a sink or source), name, format (float32le, s16le, …), rate, channels,
+        positions, latency_ms, props."""
+        await self._open(self.method, self, self._options)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.why:
+            await self._open("close", self, {"stream": self.id})
+            self.ended("it was closed here")
+
+    def began(self, value: dict[str, Any], fds: tuple[int, ...]) -> None:
+        """The daemon has made the stream."""
+        memory_fd, hear_fd, ring_fd = fds
+        self.id, self.rate, self.channels = value["stream"], value["rate"], len(value["positions"])
+        self.capacity, self.target = value["capacity"], value["target"]
+        self.format = BY_NAME[value["format"]]
+        self._memory = mapped(memory_fd, value["bytes"])
+        self._ring = Ring(self._memory, self.capacity, value["frame_bytes"])
+        self._bell = Bell(hear_fd, ring_fd, self._woken.set)
+
+    @property
+    def key(self) -> str:
+        """The name that commands take."""
+        return f"{'stream' if self.method == 'play' else 'recorder'}/{self.id}"
+
+    def noticed(self, what: str, detail: str) -> None:
+        """The daemon tells of the stream."""
+        if what == "underrun":
+            self.underruns += 1
+        elif what == "ended":
+            self.ended(detail)
+
+    def ended(self, why: str) -> None:
+        """The stream is no more."""
+        if self.why:
+            return
+        self.why = why
+        if self._bell is not None:
+            self._bell.close()
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+            self._memory.close()
+        self._woken.set()
+
+    def _live(self) -> Ring:
+        if self._ring is None:
+            raise PeerLost(f"the stream has ended: {self.why}" if self.why else "open the stream with `async with`")
+        return self._ring
+
+    async def _wait(self) -> None:
+        await self._woken.wait()
+        self._woken.clear()
+
+    async def cork(self, corked: bool = True) -> None:
+        """Pause, or with False go on."""
+        await self._open("cork", self, {"stream": self.id, "corked": corked})
+
+
+class Playing(NativeStream):
+    """A stream into a sink."""
+
+    method = "play"
+
+    def __init__(self, open_: Open, options: dict[str, Any]) -> None:
+        super().__init__(open_, options)
+        self.written: Frames = 0
+        self._drained = asyncio.Event()
+
+    def noticed(self, what: str, detail: str) -> None:
+        """See `NativeStream`."""
+        super().noticed(what, detail)
+        if what in ("drained", "ended"):
+            self._drained.set()
+
+    @property
+    def room(self) -> Frames:
+        """Frames that can be written without waiting."""
+        return max(0, self.target - (self.written - self._live().read))
+
+    @property
+    def latency_ns(self) -> int:
+        """From a frame that is written now to the slowest listener's ear, as far as it is known."""
+        ring = self._live()
+        return frames_to_ns(max(0, self.written - ring.read), self.rate) + ring.latency_ns
+
+    async def write(self, samples: NDArray[Any] | bytes) -> None:
+        """Write frames: float32 (frames, channels) in [-1, 1), or bytes in the stream's own format.
+
+        Waits until all of it is in the ring. PeerLost when the stream has ended.
+        """
+        data = memoryview(self._bytes(samples))
+        frame = self._live().frame_bytes
+        if len(data) % frame:
+            raise ConfigError(f"{len(data)} bytes are no whole frames of {frame}")
+        while len(data):
+            room = self.room
+            if not room:
+                await self._room()
+                continue
+            size = min(room * frame, len(data))
+            self._put(data[:size])
+            data = data[size:]
+
+    def _bytes(self, samples: NDArray[Any] | bytes) -> bytes:
+        if isinstance(samples, bytes | bytearray | memoryview):
+            return bytes(samples)
+        if samples.ndim == 1 and self.channels == 1:
+            samples = samples[:, None]
+        if samples.ndim != 2 or samples.shape[1] != self.channels:
+            raise ConfigError(f"an array of (frames, {self.channels}) is expected, not {samples.shape}")
+        if samples.dtype.kind != "f":
+            raise ConfigError(f"an array of floats is expected, not {samples.dtype}; write others as bytes")
+        floats: Samples = np.ascontiguousarray(samples, np.float32)
+        return encode(self.format, floats)
+
+    def _put(self, data: memoryview) -> None:
+        ring = self._live()
+        ring.put(self.written, data)
+        self.written += len(data) // ring.frame_bytes
+        ring.written = self.written
+        if ring.reader_waits and self._bell is not None:
+            self._bell.ring()
+
+    async def _room(self) -> None:
+        ring = self._live()
+        ring.writer_waits = True
+        # Room that was made between the look and the flag would never be told.
+        if not self.room:
+            await self._wait()
+
+    async def drain(self) -> None:
+        """Wait until all that was written has been heard."""
+        self._live()
+        self._drained.clear()
+        await self._open("drain", self, {"stream": self.id})
+        await self._drained.wait()
+        if self.why:
+            raise PeerLost(f"the stream has ended: {self.why}")
+
+    async def flush(self) -> None:
+        """Throw away what has not been heard."""
+        await self._open("flush", self, {"stream": self.id})
+
+    async def level(self, volume: str | None = None, mute: bool | None = None) -> None:
+        """Set this stream's own volume, such as "50%" or "-6dB"."""
+        await self._open("level", self, {"stream": self.id, "volume": volume, "mute": mute})
+
+
+class Recording(NativeStream):
+    """A stream from a monitor or a source. Iterating gives float32 arrays of (frames, channels)."""
+
+    method = "record"
+
+    def __init__(self, open_: Open, options: dict[str, Any]) -> None:
+        super().__init__(open_, options)
+        self.taken: Frames = 0
+        self.missed: Frames = 0
+        """Frames that came while nobody read, and are lost."""
+
+    async def read(self) -> Samples:
+        """What has come since the last read, at least one frame; PeerLost when the stream has ended."""
+        while True:
+            ring = self._live()
+            ready = ring.written - self.taken
+            if ready > 0:
+                return self._copied(ring, ready)
+            ring.reader_waits = True
+            if ring.written == self.taken:
+                await self._wait()
+
+    def _copied(self, ring: Ring, ready: Frames) -> Samples:
+        behind = ready - self.capacity * 3 // 4
+        if behind > 0:
+            # The daemon is about to write over this part: go on behind it.
+            self.taken += behind
+            self.missed += behind
+            ready -= behind
+        data = b"".join(ring.views(self.taken, ready))
+        self.taken += ready
+        ring.read = self.taken
+        out = np.empty((ready, self.channels), np.float32)
+        decode(self.format, data, out.reshape(-1))
+        return out
+
+    async def __aiter__(self) -> AsyncIterator[Samples]:
+        while True:
+            yield await self.read()

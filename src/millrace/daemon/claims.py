@@ -1,0 +1,55 @@
+"""Names that one connection has at a time, such as `policy`; others wait for them, or take them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+NAMES_MAX = 64
+
+
+class Claimant(Protocol):
+    """A connection."""
+
+    def claim_changed(self, name: str, have: bool) -> None:
+        """It has got the name, or lost it."""
+        ...
+
+
+class Claims:
+    """Who has what. Whoever comes without `replace` waits in line; whoever is replaced waits first in it."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[Claimant]] = {}
+
+    def claim(self, name: str, who: Claimant, replace: bool) -> bool:
+        """Whether `who` has it now."""
+        if name not in self._lines and len(self._lines) >= NAMES_MAX:
+            return False
+        line = self._lines.setdefault(name, [])
+        had = line[0] if line else None
+        if who in line:
+            line.remove(who)
+        if replace:
+            line.insert(0, who)
+        else:
+            line.append(who)
+        if line[0] is who and had is not None and had is not who:
+            had.claim_changed(name, False)
+        return line[0] is who
+
+    def release(self, who: Claimant) -> None:
+        """A connection has gone: the next in line get what it had."""
+        for name, line in list(self._lines.items()):
+            if who not in line:
+                continue
+            first = line[0] is who
+            line.remove(who)
+            if not line:
+                del self._lines[name]
+            elif first:
+                line[0].claim_changed(name, True)
+
+    def holder(self, name: str) -> Claimant | None:
+        """Who has it."""
+        line = self._lines.get(name)
+        return line[0] if line else None

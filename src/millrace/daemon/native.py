@@ -1,0 +1,277 @@
+"""Native connections: who comes by which socket, what they ask, and their streams."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millrace.daemon.nativestreams import NativeStreams
+from millrace.daemon.requests import parsed
+from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.io.clock import now_ns
+from millrace.io.fdstream import FdStream
+from millrace.io.sockets import bind_unix, peer_identity
+from millrace.rights.grants import Permission, Subject, Verdict
+from millrace.rights.model import OWNER, Holder, Right, show_rights
+from millrace.wire.native.messages import VERSION, Call, Fault, Hello, Message, Notice, Reply, Wait, Welcome
+from millrace.wire.native.session import NativeWire
+
+if TYPE_CHECKING:
+    from millrace.daemon.app import Daemon
+    from millrace.daemon.guest import Guest
+
+log = logging.getLogger("millrace.native")
+CONNECTIONS_MAX = 512
+CALLS_MAX = 1024
+"""Calls of one connection that may wait at a time."""
+BACK_OFF_S = 0.5
+GREET_S = 10.0
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (ConfigError, "config"), (GraphError, "graph"), (RightsError, "rights"), (ProtocolError, "protocol"),
+)  # fmt: skip
+
+
+def code_of(error: Exception) -> str:
+    """A refusal's code."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), "internal")
+
+
+class NativeServer:
+    """Accepts on one socket: the daemon's own, or with `guest` that guest's."""
+
+    def __init__(self, daemon: Daemon, path: Path, guest: Guest | None = None) -> None:
+        self.daemon, self.guest, self._path = daemon, guest, path
+        self.sessions: set[NativeSession] = set()
+        self._listener = bind_unix(path)
+        self._loop = asyncio.get_running_loop()
+        self._resume: asyncio.TimerHandle | None = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                # The listener stays readable: without a pause the loop would do nothing else.
+                log.error("no connection can be taken: %s", error.strerror)
+                self._loop.remove_reader(self._listener)
+                self._resume = self._loop.call_later(BACK_OFF_S, self._loop.add_reader, self._listener, self._accept)
+            return
+        if len(self.sessions) >= CONNECTIONS_MAX:
+            log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
+            sock.close()
+            return
+        NativeSession(self, sock)
+
+    def close(self) -> None:
+        """Stop accepting, and end every connection."""
+        self._loop.remove_reader(self._listener)
+        if self._resume is not None:
+            self._resume.cancel()
+        self._listener.close()
+        for session in list(self.sessions):
+            session.end("the daemon is stopping" if self.guest is None else "the guest is stopping")
+        self._path.unlink(missing_ok=True)
+
+
+class NativeSession:
+    """One connection. It is nobody until it has said hello and its rights are settled."""
+
+    def __init__(self, server: NativeServer, sock: socket.socket) -> None:
+        self.server, self.daemon = server, server.daemon
+        identity = peer_identity(sock)
+        self.subject = Subject() if identity is None else Subject(identity)
+        self.holder = Holder("nobody", Right.NONE, frozenset())
+        self.kinds: frozenset[str] | None = None
+        self.name = ""
+        self.ready = False
+        self.closed = False
+        self.trims: set[int] = set()
+        self._greeted = False
+        self._calls: deque[Call] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self.wire = NativeWire(daemon=True)
+        self.streams = NativeStreams(self)
+        server.sessions.add(self)
+        self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
+        self.line = FdStream(sock, self.wire, self._after, self._ended)
+
+    def _too_late(self) -> None:
+        if not self._greeted:
+            self.end("no hello came")
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        """Send a message when the loop comes round."""
+        if self.closed:
+            for fd in fds:
+                os.close(fd)
+            return
+        self.wire.send(message, fds)
+        self.line.flush_soon()
+
+    def send_objects(self, made: bytes) -> None:
+        """See `Watcher`."""
+        if not self.closed:
+            self.wire.send_frame(made)
+            self.line.flush_soon()
+
+    def end(self, why: str, code: str = "busy") -> None:
+        """End the connection, and say why."""
+        if self.closed:
+            return
+        self.wire.send(Fault(0, code, why))
+        self.line.flush()
+        self.line.close()
+        self._gone()
+
+    def _ended(self, why: Exception) -> None:
+        if isinstance(why, ProtocolError):
+            log.warning("native connection of %s ended: %s", self.subject.identity, why)
+        elif not isinstance(why, PeerLost):
+            log.error("native connection of %s ended: %s", self.subject.identity, why)
+        self._gone()
+
+    def _gone(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._patience.cancel()
+        self.server.sessions.discard(self)
+        self.daemon.registry.unwatch(self)
+        self.daemon.prompts.forget(self.subject)
+        self.streams.close()
+        self.daemon.release(self)
+        self.wire.close()
+        if self._worker is not None:
+            self._worker.cancel()
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def _after(self) -> None:
+        for message, _ in self.wire.events():
+            if self.closed:
+                return
+            if isinstance(message, Hello):
+                self._hello(message)
+            elif isinstance(message, Call):
+                self._call(message)
+
+    def _hello(self, hello: Hello) -> None:
+        if self._greeted:
+            self.end("hello was said already", "protocol")
+            return
+        self._greeted = True
+        self.name = hello.name[:100]
+        if hello.version < 1:
+            self.end(f"version {hello.version} of the native protocol is not known; this daemon speaks {VERSION}")
+            return
+        try:
+            self._settle(hello)
+        except MillraceError as error:
+            self.end(str(error), code_of(error))
+
+    def _settle(self, hello: Hello) -> None:
+        """Who this is: by a token, by the daemon's own socket, or as a program of the socket's guest."""
+        guest = self.server.guest
+        if hello.token:
+            identity = self.subject.identity
+            holder = self.daemon.access.holder_by_token(hello.token, f"uid {identity.uid}", now_ns())
+            # Rules name a token, whatever program has it.
+            self.subject.identity = replace(identity, sandbox=holder.key.replace("/", ":"))
+            self._welcome(holder)
+            return
+        if self.subject.identity.uid not in (os.getuid(), 0):
+            raise RightsError("only the daemon's user comes in without a token")
+        if guest is None:
+            self._welcome(OWNER)
+            return
+        verdict = guest.door.grants.verdict(Permission.CONNECT, self.subject)
+        if verdict is Verdict.DENY:
+            guest.door.refused += 1
+            raise RightsError(f"{self.subject.identity} has no grant to connect to guest {guest.name}")
+        if verdict is Verdict.ALLOW:
+            self._welcome(guest.door.holder)
+        else:
+            self.ask(guest, Permission.CONNECT, self._let_in)
+
+    def ask(self, guest: Guest, what: Permission, answer: Any) -> None:
+        """Let somebody decide; the client is told to wait."""
+        prompt = self.daemon.prompts.ask(guest.name, what, self.subject, self.name, now_ns(), answer)
+        if prompt is not None:
+            self.send(Wait(prompt.key, what.value))
+
+    def _let_in(self, allow: bool) -> None:
+        guest = self.server.guest
+        assert guest is not None
+        if allow:
+            self._welcome(guest.door.holder)
+        else:
+            self.end("nobody let this program in", "rights")
+
+    def _welcome(self, holder: Holder) -> None:
+        self.holder, self.ready = holder, True
+        guests = [guest.name for guest in self.daemon.commands.visible(holder)]
+        self.send(Welcome(VERSION, holder.key, show_rights(holder.rights), guests[:1000]))
+
+    def end_forbidden(self, guest: Guest) -> None:
+        """The grants have changed: what they forbid ends."""
+        own = self.server.guest is guest and not self.holder.may(Right.ADMIN, guest.name)
+        if own and guest.door.grants.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
+            self.end("the grant to connect was taken away", "rights")
+        else:
+            self.streams.end_forbidden(guest)
+
+    def claim_changed(self, name: str, have: bool) -> None:
+        """See `Claimant`."""
+        self.send(Notice(0, "claim-got" if have else "claim-lost", name))
+
+    def refuse(self, serial: int, error: Exception) -> None:
+        """Answer a call with why not."""
+        if isinstance(error, RightsError):
+            self.daemon.forbidden += 1
+            log.warning("%s: %s", self.subject.identity, error)
+        self.send(Fault(serial, code_of(error), str(error)))
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def _call(self, call: Call) -> None:
+        if not self.ready:
+            self.send(Fault(call.serial, "rights", "not let in yet: say hello, and wait for the welcome"))
+            return
+        if len(self._calls) >= CALLS_MAX:
+            self.send(Fault(call.serial, "busy", f"{CALLS_MAX} calls wait already"))
+            return
+        self._calls.append(call)
+        if self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        """Calls are done one after another, in the order in which they came."""
+        while self._calls:
+            call = self._calls.popleft()
+            try:
+                await self._do(call)
+            except MillraceError as error:
+                self.refuse(call.serial, error)
+            except Exception:
+                log.exception("call %s of %s", call.method, self.subject.identity)
+                self.send(Fault(call.serial, "internal", "an internal error; the daemon's log has it"))
+        self._worker = None
+
+    async def _do(self, call: Call) -> None:
+        own = self.streams.methods.get(call.method)
+        if own is not None:
+            takes, run = own
+            run(call.serial, parsed(takes, call.args))
+            return
+        value = await self.daemon.commands.run(self.holder, call.method, call.args)
+        self.send(Reply(call.serial, value))

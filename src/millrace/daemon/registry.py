@@ -1,0 +1,144 @@
+"""The registry: every object of the daemon by its number, and who watches.
+
+Changes are gathered until the loop comes round, made into one message for all watchers of the same guests, and
+sent. A watcher that comes gets what is there in slices, so that sound goes on in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from millrace.rights.model import Holder, Right
+from millrace.wire.native.messages import Objects, frame, packed
+
+SLICE = 250
+FRAME_BYTES = 256 * 1024
+View = Callable[[], dict[str, Any]]
+
+
+class Entry(NamedTuple):
+    """One object: `view` says what is shown of it now."""
+
+    id: int
+    kind: str
+    guest: str
+    view: View
+
+
+class Watcher(Protocol):
+    """Who hears of changes."""
+
+    holder: Holder
+    kinds: frozenset[str] | None
+
+    def send_objects(self, made: bytes) -> None:
+        """Send a frame."""
+        ...
+
+
+class Registry:
+    """All objects, and all watchers."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._watchers: dict[Watcher, bool] = {}
+        self._there: dict[int, Entry] = {}
+        self._gone: dict[int, Entry] = {}
+        self._due = False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def put(self, id_: int, kind: str, guest: str, view: View) -> None:
+        """An object is new, or has changed."""
+        entry = self._entries[id_] = Entry(id_, kind, guest, view)
+        if self._watchers:
+            self._there[id_] = entry
+            self._schedule()
+
+    def drop(self, id_: int) -> None:
+        """An object is gone."""
+        entry = self._entries.pop(id_, None)
+        self._there.pop(id_, None)
+        if entry is not None and self._watchers:
+            self._gone[id_] = entry
+            self._schedule()
+
+    def drop_guest(self, guest: str) -> None:
+        """A guest is gone, and what was in it."""
+        for entry in [e for e in self._entries.values() if e.guest == guest]:
+            self.drop(entry.id)
+
+    def _schedule(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._due = False
+        there, self._there = self._there, {}
+        gone, self._gone = self._gone, {}
+        raws = {entry.id: packed(_shown(entry)) for entry in there.values()}
+        made: dict[tuple[Any, ...], bytes | None] = {}
+        for watcher in list(self._watchers):
+            key = (watcher.holder.rights, watcher.holder.guests, watcher.kinds)
+            if key not in made:
+                seen = [raws[e.id] for e in there.values() if _sees(watcher, e)]
+                lost = [e.id for e in gone.values() if _sees(watcher, e)]
+                made[key] = frames(seen, lost) if seen or lost else None
+            data = made[key]
+            if data is not None:
+                watcher.send_objects(data)
+
+    # -- watchers --------------------------------------------------------------------------------
+
+    def watch(self, watcher: Watcher) -> None:
+        """Show `watcher` what is there, then every change."""
+        self._watchers[watcher] = True
+        self._show(watcher, iter(list(self._entries)))
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell it no more."""
+        self._watchers.pop(watcher, None)
+
+    def _show(self, watcher: Watcher, ids: Iterator[int]) -> None:
+        if watcher not in self._watchers:
+            return
+        part = [self._entries.get(id_) for id_ in islice(ids, SLICE)]
+        raws = [packed(_shown(entry)) for entry in part if entry is not None and _sees(watcher, entry)]
+        watcher.send_objects(frames(raws, [], synced=len(part) < SLICE))
+        if len(part) == SLICE:
+            asyncio.get_running_loop().call_soon(self._show, watcher, ids)
+
+
+def frames(there: list[msgspec.Raw], gone: list[int], synced: bool = False) -> bytes:
+    """Frames that tell of so much, none of them too large."""
+    out: list[bytes] = []
+    while True:
+        size = count = 0
+        while count < len(there) and (count == 0 or size + len(bytes(there[count])) < FRAME_BYTES):
+            size += len(bytes(there[count]))
+            count += 1
+        part, there = there[:count], there[count:]
+        out.append(frame(Objects(part, gone, synced and not there)))
+        gone = []
+        if not there:
+            return b"".join(out)
+
+
+def _sees(watcher: Watcher, entry: Entry) -> bool:
+    if watcher.kinds is not None and entry.kind not in watcher.kinds:
+        return False
+    right = Right.ADMIN if entry.kind == "request" else Right.SEE
+    return watcher.holder.may(right, entry.guest)
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    return {"n": entry.id, "kind": entry.kind, "guest": entry.guest, "is": entry.view()}

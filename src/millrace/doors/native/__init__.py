@@ -1,0 +1,1 @@
+"""The native door: streams whose sound is in memory shared with the client."""

@@ -1,0 +1,184 @@
+"""A native playback stream: the graph pulls from memory that the client writes.
+
+The client keeps the ring filled up to `target` frames. It is woken when there is room for a period, and only if it
+waits; it wakes us only when we wait, which is before the first sound and after an underrun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from millrace.doors.resampled import Resampled
+from millrace.dsp.convert import NAMES, SAMPLE_BYTES, SampleFormat, Samples, decode
+from millrace.graph.graph import Graph
+from millrace.graph.model import Stream
+from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns, ns_to_frames
+from millrace.wire.native.ring import Ring
+
+LATENCY_MIN_NS: HostNs = 5 * NS_PER_MS
+LATENCY_MAX_NS: HostNs = 4 * NS_PER_S
+BULK_MAX_NS: HostNs = 480 * NS_PER_MS
+ASK_MIN_NS, ASK_MAX_NS = 2_500_000, 40 * NS_PER_MS
+LOW_DELAY_NS: HostNs = 150 * NS_PER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class NativeFormat:
+    """What is in the ring."""
+
+    sample: SampleFormat
+    rate: int
+    positions: Positions
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame."""
+        return SAMPLE_BYTES[self.sample] * len(self.positions)
+
+    @property
+    def name(self) -> str:
+        """As users read it."""
+        return NAMES[self.sample]
+
+
+class NativePlayback:
+    """The graph's `Feed`. `wake` wakes the client; `notice` tells it what happened to its stream."""
+
+    def __init__(
+        self, graph: Graph, node: Stream, fmt: NativeFormat, ring: Ring, target: Frames, wake: Callable[[], None],
+        notice: Callable[[str, str], None],
+    ) -> None:  # fmt: skip
+        self.graph, self.node, self.format, self.ring, self.target = graph, node, fmt, ring, target
+        self._wake, self._notice = wake, notice
+        self.taken: Frames = 0
+        self.period = max(1, target // 4)
+        self.corked = False
+        self.prebuffering = True
+        self.broken = False
+        self.draining = False
+        self.why = ""
+        self.removed: Callable[[], None] = lambda: None
+        """Called when the graph has let the stream go."""
+        target_ns = frames_to_ns(target, fmt.rate)
+        self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), target_ns < LOW_DELAY_NS)
+        node.feed = self
+        node.latency_ask_ns = min(max(target_ns // 4, ASK_MIN_NS), ASK_MAX_NS)
+        node.bulk_frames = ns_to_frames(min(target_ns // 4, BULK_MAX_NS), graph.rate)
+        ring.reader_waits = True
+
+    @property
+    def resample_method(self) -> str | None:
+        """The resampler's name, None where none is needed."""
+        return self._resampled.method
+
+    @property
+    def fill(self) -> Frames:
+        """Frames in the ring. What the client says is checked: nonsense ends its stream."""
+        fill = self.ring.written - self.taken
+        if not 0 <= fill <= self.ring.capacity:
+            self.broken = True
+            return 0
+        return fill
+
+    # -- the client's side -----------------------------------------------------------------------
+
+    def rung(self) -> None:
+        """The client has written while we waited for it."""
+        fill = self.fill
+        if self.broken:
+            self.end("the ring's positions are impossible")
+            return
+        if self.prebuffering and (fill >= self.target // 2 or self.draining):
+            self.prebuffering = False
+        self.resume()
+
+    def resume(self) -> None:
+        """Let the graph pull, if there is something to hear and nothing holds it back."""
+        held = self.corked or self.prebuffering or self.broken or self.node.sink.suspended
+        if not held and (self.fill or self._resampled.pending):
+            self.ring.reader_waits = False
+            self.graph.activate(self.node)
+
+    def cork(self, corked: bool) -> None:
+        """Pause or resume."""
+        self.corked = corked
+        if corked:
+            self.graph.deactivate(self.node, "corked")
+        self.graph.touch(self.node)
+        self.resume()
+
+    def drain(self) -> None:
+        """Play what there is, then say so."""
+        self.draining = True
+        self.prebuffering = False
+        self._resampled.tail_done = False
+        self.resume()
+        if not self.node.active and not self.corked:
+            self._drained()
+
+    def flush(self) -> None:
+        """Throw away what is queued."""
+        self.graph.discard(self.node)
+        self._resampled.clear()
+        self.taken += self.fill
+        self.ring.read = self.taken
+        self.prebuffering = True
+        self.ring.reader_waits = True
+        self.graph.deactivate(self.node, "flushed", keep=False)
+        self._wake()
+
+    def _drained(self) -> None:
+        self.draining = False
+        self.prebuffering = True
+        self.ring.reader_waits = True
+        self._notice("drained", "")
+
+    def end(self, why: str) -> None:
+        """Take the stream away, and say why."""
+        self.why = why
+        self.graph.remove_stream(self.node)
+
+    # -- the graph's side ------------------------------------------------------------------------
+
+    def pull(self, out: Samples) -> Frames:
+        """See `Feed.pull`."""
+        return self._resampled.pull(out, self._read, self.draining)
+
+    def _read(self, out: Samples) -> Frames:
+        n = min(self.fill, len(out))
+        if not n:
+            return 0
+        flat, at, width = out.reshape(-1), 0, out.shape[1]
+        for view in self.ring.views(self.taken, n):
+            samples = len(view) // self.ring.frame_bytes * width
+            decode(self.format.sample, view, flat[at : at + samples])
+            at += samples
+        self.taken += n
+        ring = self.ring
+        ring.read = self.taken
+        ring.latency_ns = self.node.sink.outlet_latency_ns + frames_to_ns(self.graph.ahead(self.node), self.graph.rate)
+        if ring.writer_waits and self.target - self.fill >= self.period:
+            ring.writer_waits = False
+            self._wake()
+        return n
+
+    def short(self, frames: Frames, played_out: bool) -> None:
+        """See `Feed.short`."""
+        del frames
+        if self.broken:
+            self.end("the ring's positions are impossible")
+            return
+        if not played_out:
+            return
+        if self.draining:
+            self.graph.deactivate(self.node, "drained")
+            self._drained()
+            return
+        self.node.underruns += 1
+        self.prebuffering = True
+        self.ring.reader_waits = True
+        self.graph.deactivate(self.node, "underrun")
+        self._notice("underrun", "")
+        # What was written between the last look and the flag would wait for ever.
+        self.rung()

@@ -1,0 +1,83 @@
+"""Memory shared with a client, and the two pipes by which either wakes the other.
+
+The daemon makes the memory and seals its size: a client that could shrink it would kill whoever reads it. Pipes and not
+an eventfd: whether an eventfd blocks is a flag of the one description that both sides would hold, so a client could
+clear it and stop the daemon in its next write. A pipe's ends are two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import mmap
+import os
+from collections.abc import Callable
+
+from millrace.errors import GraphError
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def shared_memory(size: int) -> tuple[int, mmap.mmap]:
+    """A sealed memfd of `size` bytes and its mapping."""
+    try:
+        fd = os.memfd_create("millrace-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise GraphError(f"no memory to share: {error.strerror}") from None
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        return fd, mmap.mmap(fd, size)
+    except (OSError, ValueError) as error:
+        os.close(fd)
+        raise GraphError(f"no memory to share: {error}") from None
+
+
+def mapped(fd: int, size: int) -> mmap.mmap:
+    """Somebody else's memory; the descriptor is closed. ValueError where it is smaller than said."""
+    try:
+        return mmap.mmap(fd, size)
+    finally:
+        os.close(fd)
+
+
+def pipe() -> tuple[int, int]:
+    """(read, write) ends that never wait."""
+    try:
+        return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise GraphError(f"no descriptor left for the stream: {error.strerror}") from None
+
+
+class Bell:
+    """Our ends of the two pipes: `ring` wakes the other side, `rung` is called when it wakes us."""
+
+    def __init__(self, hear_fd: int, ring_fd: int, rung: Callable[[], None]) -> None:
+        self._hear_fd, self._ring_fd, self._rung = hear_fd, ring_fd, rung
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(hear_fd, False)
+        os.set_blocking(ring_fd, False)
+        self._loop.add_reader(hear_fd, self._heard)
+
+    def ring(self) -> None:
+        """Wake the other side; one that is gone or does not listen is let be."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._ring_fd, b"\1")
+
+    def _heard(self) -> None:
+        try:
+            data = os.read(self._hear_fd, 4096)
+        except (BlockingIOError, InterruptedError):
+            return
+        if not data:
+            # The other end is closed: there is nothing more to hear, and the connection tells the rest.
+            self._loop.remove_reader(self._hear_fd)
+            return
+        self._rung()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._loop.remove_reader(self._hear_fd)
+        os.close(self._hear_fd)
+        os.close(self._ring_fd)

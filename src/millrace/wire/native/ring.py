@@ -1,0 +1,98 @@
+"""The ring in shared memory by which a stream's sound moves without going through the socket.
+
+One page of 64-bit words in this machine's byte order, each on a cache line of its own, then `capacity` frames. A
+position counts frames since the stream began, and only its writer moves it. Either side may write anything there at any
+time: so each keeps its own position to itself, checks the other's at every look, and copies what it reads before it
+believes it.
+"""
+
+from __future__ import annotations
+
+from mmap import mmap
+
+from millrace.units import Frames
+
+PAGE = 4096
+_WRITTEN, _READ, _WRITER_WAITS, _READER_WAITS, _LATENCY = 8, 16, 24, 32, 40
+CAPACITY_MAX_BYTES = 4 * 1024 * 1024
+
+
+def ring_bytes(capacity: Frames, frame_bytes: int) -> int:
+    """How much memory a ring takes, in whole pages."""
+    return PAGE + -(-capacity * frame_bytes // PAGE) * PAGE
+
+
+class Ring:
+    """A view of the memory; frames are bytes here."""
+
+    def __init__(self, memory: mmap, capacity: Frames, frame_bytes: int) -> None:
+        self.capacity, self.frame_bytes = capacity, frame_bytes
+        self._whole = memoryview(memory)
+        self._words = self._whole[:PAGE].cast("Q")
+        self._data = self._whole[PAGE : PAGE + capacity * frame_bytes]
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._data.release()
+        self._words.release()
+        self._whole.release()
+
+    @property
+    def written(self) -> Frames:
+        """Frames written so far, as the writer says."""
+        return self._words[_WRITTEN]
+
+    @written.setter
+    def written(self, position: Frames) -> None:
+        self._words[_WRITTEN] = position
+
+    @property
+    def read(self) -> Frames:
+        """Frames read so far, as the reader says."""
+        return self._words[_READ]
+
+    @read.setter
+    def read(self, position: Frames) -> None:
+        self._words[_READ] = position
+
+    @property
+    def writer_waits(self) -> bool:
+        """The writer wants to be woken when there is room."""
+        return bool(self._words[_WRITER_WAITS])
+
+    @writer_waits.setter
+    def writer_waits(self, waits: bool) -> None:
+        self._words[_WRITER_WAITS] = waits
+
+    @property
+    def reader_waits(self) -> bool:
+        """The reader wants to be woken when there is sound."""
+        return bool(self._words[_READER_WAITS])
+
+    @reader_waits.setter
+    def reader_waits(self, waits: bool) -> None:
+        self._words[_READER_WAITS] = waits
+
+    @property
+    def latency_ns(self) -> int:
+        """From the ring to the slowest listener's ear, as the daemon says."""
+        return self._words[_LATENCY]
+
+    @latency_ns.setter
+    def latency_ns(self, value: int) -> None:
+        self._words[_LATENCY] = value
+
+    def views(self, position: Frames, frames: Frames) -> tuple[memoryview, ...]:
+        """The bytes of [position, position + frames), in one piece or two; `frames` at most `capacity`."""
+        at = position % self.capacity
+        head = min(frames, self.capacity - at)
+        size = self.frame_bytes
+        first = self._data[at * size : (at + head) * size]
+        return (first,) if head == frames else (first, self._data[: (frames - head) * size])
+
+    def put(self, position: Frames, data: memoryview) -> None:
+        """Write whole frames at `position`."""
+        offset = 0
+        for view in self.views(position, len(data) // self.frame_bytes):
+            view[:] = data[offset : offset + len(view)]
+            offset += len(view)

@@ -1,0 +1,833 @@
+"""The native protocol against a running daemon: sound that arrives as it was, and hostile clients that harm nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.client.bus import Bus, Change, connect
+from millrace.client.nativestream import NativeStream, Recording
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config, GuestConfig
+from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsError
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.rights.model import Right, parse_rights
+from millrace.units import NS_PER_MS
+from millrace.wire.native.messages import HEADER, Call, Fault, Hello, Kind, Message, Welcome, frame
+from millrace.wire.native.session import NativeWire
+
+Test = Callable[[Daemon], Awaitable[None]]
+
+
+def running(tmp_path: Path, test: Test, **options: Any) -> None:
+    async def main() -> None:
+        guests = (GuestConfig("alice"), GuestConfig("bob"))
+        made = {"guests": guests, "runtime": tmp_path / "r", "state": tmp_path / "s" / "state.db"} | options
+        daemon = Daemon(Config("127.0.0.1:0", **made))
+        try:
+            await daemon.start()
+            async with asyncio.timeout(30):
+                await test(daemon)
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
+
+
+def of_daemon(daemon: Daemon, **options: Any) -> Bus:
+    return connect(daemon.config.runtime / "native.sock", name="test", **options)
+
+
+def of_guest(daemon: Daemon, guest: str = "alice") -> Bus:
+    return connect(daemon.config.runtime / guest / "native", name="test")
+
+
+def noise(frames: int, channels: int = 2, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, (frames, channels)).astype(np.float32)
+
+
+async def heard(recording: Recording, frames: int) -> Any:
+    """The first `frames` from the first that is not silence on."""
+    blocks: list[Any] = []
+    have = 0
+    while have < frames:
+        block = await recording.read()
+        if not blocks:
+            loud = np.flatnonzero(block.any(axis=1))
+            if not len(loud):
+                continue
+            block = block[loud[0] :]
+        blocks.append(block)
+        have += len(block)
+    return np.concatenate(blocks)[:frames]
+
+
+async def eventually(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+# -- sound -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float32le", "s16le", "s24le", "s32be"])
+def test_every_frame_arrives_as_it_was(tmp_path: Path, name: str) -> None:
+    async def test(daemon: Daemon) -> None:
+        sound = noise(24_000)
+        async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
+            async with bus.play(guest="alice", format=name, latency_ms=40) as stream:
+                task = asyncio.create_task(heard(recording, len(sound)))
+                await stream.write(sound)
+                await stream.drain()
+                got = await task
+                assert stream.underruns == 0
+            assert recording.missed == 0
+        scale = {"float32le": 0.0, "s16le": 2.0**-16, "s24le": 2.0**-24, "s32be": 2.0**-24}[name]
+        assert np.abs(got - sound).max() <= scale
+
+    running(tmp_path, test)
+
+
+def test_another_rate_is_resampled_to_its_last_frame_and_the_next_song_too(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(22_050) / 44_100).astype(np.float32)[:, None]
+        async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice", channels=1) as recording:
+            async with bus.play(guest="alice", rate=44_100, channels=1, latency_ms=50) as stream:
+                for _ in range(2):
+                    task = asyncio.create_task(heard(recording, 23_900))
+                    await stream.write(tone)
+                    await stream.drain()
+                    got = await task
+                    want = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(len(got)) / 48_000)
+                    middle = slice(2_000, 20_000)
+                    apart = [np.abs(got[middle, 0] - np.roll(want, k)[middle]).max() for k in range(-48, 48)]
+                    assert min(apart) < 0.04
+                    await asyncio.sleep(0.3)
+
+    running(tmp_path, test)
+
+
+def test_a_stream_that_starves_goes_on_when_its_client_does(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        sound = noise(4_800)
+        async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
+            async with bus.play(guest="alice", latency_ms=50) as stream:
+                await stream.write(sound)
+                await eventually(lambda: stream.underruns == 1)
+                first = await heard(recording, 4_800)
+                await stream.write(sound)
+                await eventually(lambda: stream.underruns == 2)
+                second = await heard(recording, 4_800)
+                assert np.array_equal(first, sound) and np.array_equal(second, sound)
+
+    running(tmp_path, test)
+
+
+def test_cork_flush_and_levels(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_guest(daemon) as bus, bus.play(guest="alice", latency_ms=500) as stream:
+            node = next(iter(daemon.guest("alice").graph.streams.values()))
+            await stream.cork()
+            await stream.write(noise(20_000))
+            await asyncio.sleep(0.05)
+            assert not node.active
+            await stream.flush()
+            assert stream.room == stream.target
+            await stream.level(volume="-6dB", mute=True)
+            assert node.mute and abs(node.gains[0] - 0.5012) < 1e-3
+            with pytest.raises(ConfigError, match="volume"):
+                await stream.level(volume="loud")
+            await stream.cork(False)
+            await stream.write(noise(20_000))
+            await eventually(lambda: node.active)
+
+    running(tmp_path, test)
+
+
+def test_a_reader_that_stops_reading_misses_what_went_by_and_goes_on(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice", latency_ms=20) as recording:
+            await recording.read()
+            await asyncio.sleep(0.3)
+            await recording.read()
+            assert recording.missed > 4_800
+            missed = recording.missed
+            for _ in range(10):
+                await recording.read()
+            assert recording.missed - missed < 4_800
+
+    running(tmp_path, test)
+
+
+# -- the registry ------------------------------------------------------------------------------------
+
+
+async def first_look(changes: AsyncIterator[Change]) -> list[Change]:
+    out = []
+    async for change in changes:
+        if change.what == "synced":
+            break
+        out.append(change)
+    return out
+
+
+def test_watchers_see_what_comes_changes_and_goes(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_daemon(daemon) as watcher, of_daemon(daemon) as bus:
+            changes = watcher.watch()
+            there = await first_look(changes)
+            assert {c.object.kind for c in there if c.object} == {"guest", "sink", "source"}
+            async with bus.play(guest="alice", name="song", props={"media.role": "music"}) as stream:
+                change = await anext(changes)
+                assert change.what == "added" and change.object and change.object.key == stream.key
+                assert change.object.props["role"] == "music" and change.object.guest == "alice"
+                await bus.set(stream.key, volume="50%")
+                change = await anext(changes)
+                assert change.what == "changed" and change.object and change.object.props["volume"] == 50
+            change = await anext(changes)
+            assert change.what == "removed" and change.object and change.object.key == stream.key
+            await bus.call("guest.add", name="carol")
+            added = [await anext(changes) for _ in range(3)]
+            assert {c.object.guest for c in added if c.object} == {"carol"}
+            await bus.call("guest.remove", guest="carol")
+            gone = [await anext(changes) for _ in range(3)]
+            assert {c.what for c in gone} == {"removed"}
+
+    running(tmp_path, test)
+
+
+def test_a_guests_programs_see_their_guest_alone(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_guest(daemon, "bob") as watcher, of_daemon(daemon) as owner:
+            changes = watcher.watch()
+            there = await first_look(changes)
+            assert {c.object.guest for c in there if c.object} == {"bob"}
+            async with owner.play(guest="alice"), owner.play(guest="bob") as own:
+                change = await anext(changes)
+                assert change.object and change.object.key == own.key
+            assert list(watcher.guests) == ["bob"]
+            for attempt in (
+                watcher.call("state"),
+                watcher.call("set", target="sink/default", settings={"mute": True}, guest="alice"),
+            ):  # fmt: skip
+                answer: Any = None
+                with contextlib.suppress(GraphError):
+                    answer = await attempt
+                assert "alice" not in str(answer)
+            assert not daemon.guest("alice").graph.default.mute  # type: ignore[union-attr]
+
+    running(tmp_path, test)
+
+
+def test_many_objects_are_told_in_slices_and_none_is_lost(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        graph = daemon.guest("alice").graph
+        for n in range(1_000):
+            graph.add_sink(f"s{n}")
+        async with of_daemon(daemon) as watcher:
+            there = await first_look(watcher.watch())
+            assert len(there) == 1_000 + 6
+
+    running(tmp_path, test)
+
+
+def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        raw = await greeted(daemon)
+        raw.sock.send(frame(Call(1, "watch", {})))
+        graph = daemon.guest("alice").graph
+        async with of_daemon(daemon) as watcher:
+            changes = watcher.watch()
+            await first_look(changes)
+            sinks = [graph.add_sink(f"s{n}", "x" * 500) for n in range(1_000)]
+            for round_ in range(12):
+                for sink in sinks:
+                    graph.set_mute(sink, round_ % 2 == 0)
+                await asyncio.sleep(0.02)
+            await eventually(lambda: len(daemon._native[0].sessions) == 1)
+            assert (await anext(changes)).object
+
+    running(tmp_path, test)
+
+
+# -- rights ------------------------------------------------------------------------------------------
+
+
+def test_attempts_by_the_native_protocol_are_refused(tmp_path: Path) -> None:
+    """From alice's socket: (method, arguments, error)."""
+    attempts: list[tuple[str, dict[str, Any], type[MillraceError]]] = [
+        ("play", {"guest": "bob"}, GraphError),
+        ("record", {"guest": "bob", "at": "sink/default"}, GraphError),
+        ("record", {"guest": "bob", "at": "source/microphone"}, GraphError),
+        ("record", {"guest": "alice", "at": "{bob_sink}"}, GraphError),
+        ("play", {"guest": "alice", "at": "{bob_sink}"}, GraphError),
+        ("play", {"guest": "alice", "at": "source/microphone"}, GraphError),
+        ("play", {"guest": "alice", "rate": 10**9}, ConfigError),
+        ("play", {"guest": "alice", "channels": 10**6}, ConfigError),
+        ("play", {"guest": "alice", "latency_ms": 1e12}, ConfigError),
+        ("play", {"guest": "alice", "latency_ms": float("nan")}, ConfigError),
+        ("play", {"guest": "alice", "format": "mp3"}, ConfigError),
+        ("play", {"guest": "alice", "rate": "fast"}, ConfigError),
+        ("close", {"stream": 0}, GraphError),
+        ("flush", {"stream": -1}, GraphError),
+        ("drain", {"stream": 2**62}, GraphError),
+        ("cork", {"stream": 1, "corked": "maybe"}, ConfigError),
+        ("set", {"target": "{bob_sink}", "settings": {"mute": True}}, GraphError),
+        ("set", {"target": "{bob_stream}", "settings": {"volume": "0%"}}, GraphError),
+        ("move", {"target": "{bob_stream}", "to": "sink/default"}, GraphError),
+        ("link", {"source": "sink/default", "to": "{bob_sink}"}, GraphError),
+        ("guest.add", {"name": "eve"}, RightsError),
+        ("guest.remove", {"guest": "bob"}, RightsError),
+        ("attach", {"guest": "alice", "door": "qmp:/tmp/x"}, RightsError),
+        ("tokens", {}, RightsError),
+        ("token.new", {"may": "all"}, RightsError),
+        ("grant", {"guest": "alice", "what": "microphone", "allow": True}, RightsError),
+        ("grant", {"guest": "bob", "what": "microphone", "allow": True}, GraphError),
+        ("decide", {"request": "request/1", "allow": True}, GraphError),
+        ("claim", {"name": "policy"}, RightsError),
+        ("duck", {"target": "{bob_stream}", "db": -20}, GraphError),
+        ("duck", {"target": "{bob_stream}", "db": -20, "guest": "bob"}, GraphError),
+        ("remember", {"key": "volume/x", "value": "1"}, RightsError),
+        ("recall", {}, RightsError),
+        ("ask", {"what": "microphone"}, GraphError),
+        ("ask", {"what": "camera", "guest": "bob"}, GraphError),
+        ("exec", {"command": "sh"}, ConfigError),
+        ("", {}, ConfigError),
+        ("set", {"target": 7, "settings": []}, ConfigError),
+    ]
+
+    async def test(daemon: Daemon) -> None:
+        bob = daemon.guest("bob")
+        async with of_daemon(daemon) as owner, owner.play(guest="bob") as stream, of_guest(daemon) as bus:
+            assert bob.graph.default is not None
+            names = {"{bob_sink}": bob.graph.default.key, "{bob_stream}": stream.key}
+            before = strip(await owner.call("state"))
+            for method, args, error in attempts:
+                args = {
+                    key: names.get(value, value) if isinstance(value, str) else value for key, value in args.items()
+                }
+                with pytest.raises(error) as refused:
+                    await bus.call(method, **args)
+                assert "bob" not in str(refused.value) or "bob" in str(args), (method, refused.value)
+            assert strip(await owner.call("state")) == before
+            assert "alice" in (await bus.call("state"))["guests"][0]["name"]
+
+    running(tmp_path, test)
+
+
+def strip(state: dict[str, Any]) -> dict[str, Any]:
+    state.pop("refused")
+    return state
+
+
+def test_a_guest_whose_programs_may_only_speak(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_guest(daemon) as bus:
+            assert set(bus.rights) == {"see", "speak"}
+            with pytest.raises(RightsError):
+                await bus.record("sink/default", guest="alice").__aenter__()
+            with pytest.raises(RightsError):
+                await bus.set("sink/default", mute=True)
+            with pytest.raises(RightsError):
+                await bus.call("sink.add", guest="alice", name="x")
+            async with bus.play(guest="alice") as stream:
+                await stream.level(volume="50%")
+
+    guests = (GuestConfig("alice", rights=parse_rights("speak")), GuestConfig("bob"))
+    running(tmp_path, test, guests=guests)
+
+
+def test_a_token_gives_its_own_rights_and_its_end_ends_the_connection(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        token, secret = await daemon.access.new("t", Right.SEE | Right.HEAR, ["alice"], 0)
+        with pytest.raises(RightsError, match="not valid"):
+            await of_daemon(daemon, token=secret + "x").__aenter__()
+        async with of_daemon(daemon, token=secret) as bus, bus.record("sink/default", guest="alice") as recording:
+            assert bus.you == token.holder.key and bus.rights == ("see", "hear")
+            with pytest.raises(RightsError):
+                await bus.play(guest="alice").__aenter__()
+            await daemon.access.revoke(token.id)
+            with pytest.raises(PeerLost):
+                while True:
+                    await recording.read()
+            with pytest.raises(RightsError, match="revoked"):
+                await bus.call("state")
+        assert not daemon.guest("alice").native_records
+
+    running(tmp_path, test)
+
+
+def test_whoever_guesses_tokens_is_slowed_down(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        for _ in range(10):
+            with pytest.raises(RightsError, match="not valid"):
+                await of_daemon(daemon, token="mr_guess").__aenter__()
+        with pytest.raises(RightsError, match="wait"):
+            await of_daemon(daemon, token="mr_guess").__aenter__()
+
+    running(tmp_path, test)
+
+
+# -- waiting for an answer -----------------------------------------------------------------------------
+
+
+async def waiting(daemon: Daemon) -> str:
+    await eventually(lambda: list(daemon.prompts))
+    return next(iter(daemon.prompts)).key
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Path, always: bool) -> None:
+    async def test(daemon: Daemon) -> None:
+        grants = daemon.guest("alice").door.grants
+        grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
+        told: list[str] = []
+        bus = of_guest(daemon)
+        bus.on_wait = lambda request, what: told.append(what)
+        entering = asyncio.create_task(bus.__aenter__())
+        async with of_daemon(daemon) as owner:
+            key = await waiting(daemon)
+            requests = await owner.call("requests")
+            assert [r["id"] for r in requests] == [key] and requests[0]["what"] == "connect"
+            assert "python" in requests[0]["program"] and not entering.done()
+            await owner.call("decide", request=key, allow=True, always=always)
+            await entering
+            assert told == ["connect"] and bus.rights
+            with pytest.raises(GraphError, match="answered"):
+                await owner.call("decide", request=key, allow=False)
+        bus.close()
+        again = of_guest(daemon)
+        entering = asyncio.create_task(again.__aenter__())
+        if always:
+            await entering
+            assert Verdict.ALLOW in {verdict for _, _, verdict in grants}
+        else:
+            daemon.prompts.decide(daemon.prompts.get(await waiting(daemon)), False)  # type: ignore[arg-type]
+            with pytest.raises(RightsError, match="let"):
+                await entering
+        again.close()
+
+    running(tmp_path, test)
+
+
+def test_who_is_not_answered_in_time_is_denied_and_who_leaves_waits_no_more(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        daemon.prompts._patience_ns = 50 * NS_PER_MS
+        daemon.guest("alice").door.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+        async with of_guest(daemon) as bus:
+            with pytest.raises(RightsError, match="nobody"):
+                await bus.record("source/microphone", guest="alice").__aenter__()
+            async with bus.record("sink/default", guest="alice"):
+                pass
+        daemon.prompts._patience_ns = 10_000 * NS_PER_MS
+        leaver = of_guest(daemon)
+        await leaver.__aenter__()
+        task = asyncio.create_task(leaver.record("source/microphone", guest="alice").__aenter__())
+        await waiting(daemon)
+        leaver.close()
+        await eventually(lambda: not list(daemon.prompts))
+        with pytest.raises(PeerLost):
+            await task
+
+    running(tmp_path, test)
+
+
+def test_taking_a_grant_away_ends_what_records_by_it(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_daemon(daemon) as owner, of_guest(daemon) as bus:
+            async with bus.record("source/microphone", guest="alice") as recording:
+                await owner.call("grant", guest="alice", what="microphone", allow=False)
+                with pytest.raises(PeerLost, match="grant"):
+                    while True:
+                        await recording.read()
+            with pytest.raises(RightsError, match="no grant"):
+                await bus.record("source/microphone", guest="alice").__aenter__()
+            await owner.call("grant", guest="alice", what="connect", allow=False)
+            await eventually(lambda: bus._lost)
+            with pytest.raises(RightsError):
+                await of_guest(daemon).__aenter__()
+            async with of_guest(daemon, "bob"):
+                pass
+
+    running(tmp_path, test)
+
+
+def test_a_camera_is_asked_for(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_guest(daemon) as bus:
+            assert await bus.call("ask", what="camera", guest="alice") is True
+            daemon.guest("alice").door.grants.set(Permission.CAMERA, ANY, Verdict.PROMPT)
+            asked = asyncio.create_task(bus.call("ask", what="camera", guest="alice"))
+            daemon.prompts.decide(daemon.prompts.get(await waiting(daemon)), False)  # type: ignore[arg-type]
+            assert await asked is False
+
+    running(tmp_path, test)
+
+
+# -- names and ducking -----------------------------------------------------------------------------------
+
+
+def test_a_claimed_name_goes_on_to_the_next_in_line(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        heard_of: list[tuple[str, bool]] = []
+        async with of_daemon(daemon) as first:
+            first.on_claim = lambda name, have: heard_of.append((name, have))
+            assert await first.claim("policy")
+            second = await of_daemon(daemon).__aenter__()
+            assert not await second.claim("policy")
+            third = await of_daemon(daemon).__aenter__()
+            assert await third.claim("policy", replace=True)
+            await eventually(lambda: heard_of == [("policy", False)])
+            third.close()
+            await eventually(lambda: heard_of[-1] == ("policy", True))
+            second.close()
+
+    running(tmp_path, test)
+
+
+def test_ducking_ends_with_the_connection_that_ducked(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_daemon(daemon) as player, player.play(guest="alice") as stream:
+            node = daemon.guest("alice").graph.streams[stream.id]
+            async with of_daemon(daemon) as policy:
+                await policy.call("duck", target=stream.key, db=-20)
+                assert abs(node.effective_gains[0] - 0.1) < 1e-6 and node.gains[0] == 1.0
+                with pytest.raises(ConfigError, match="db"):
+                    await policy.call("duck", target=stream.key, db=6)
+            await eventually(lambda: node.effective_gains[0] == 1.0)
+
+    running(tmp_path, test)
+
+
+# -- hostile clients -------------------------------------------------------------------------------------
+
+
+class Raw:
+    """A socket and a wire, without a library that behaves."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(str(path))
+        self.sock.setblocking(False)
+        self.wire = NativeWire(daemon=False, close_fd=os.close)
+        self.messages: deque[Message] = deque()
+
+    async def next(self) -> Message | None:
+        """The next message; None where the daemon has hung up."""
+        loop = asyncio.get_running_loop()
+        while not self.messages:
+            data = await loop.sock_recv(self.sock, 65536)
+            if not data:
+                return None
+            self.wire.receive(data, 0)
+            self.messages += [message for message, _ in self.wire.events()]
+        return self.messages.popleft()
+
+
+async def greeted(daemon: Daemon) -> Raw:
+    raw = Raw(daemon.config.runtime / "native.sock")
+    raw.sock.send(frame(Hello()))
+    assert isinstance(await raw.next(), Welcome)
+    return raw
+
+
+GARBAGE = [
+    b"GET / HTTP/1.1\r\n\r\n",
+    os.urandom(64),
+    HEADER.pack(2**32 - 1, Kind.CALL, 0, 0),
+    HEADER.pack(4, Kind.CALL, 3, 0) + b"abcd",
+    HEADER.pack(4, Kind.WELCOME, 0, 0) + b"abcd",
+    HEADER.pack(4, Kind.HELLO, 0, 0) + b"\xc1\xc1\xc1\xc1",
+    HEADER.pack(3, Kind.CALL, 0, 7) + b"\x80\x80\x80",
+    HEADER.pack(65536, Kind.HELLO, 0, 0) + b"\x91" * 65536,
+    frame(Hello(version=0)),
+    frame(Hello()) + frame(Hello()),
+]
+
+
+@pytest.mark.parametrize("data", GARBAGE, ids=range(len(GARBAGE)))
+def test_nonsense_ends_its_own_connection_alone(tmp_path: Path, data: bytes) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_daemon(daemon) as other:
+            raw = Raw(daemon.config.runtime / "native.sock")
+            raw.sock.sendall(data)
+            last: Message | None = None
+            with contextlib.suppress(ConnectionError):
+                while (message := await raw.next()) is not None:
+                    last = message
+            assert last is None or isinstance(last, Fault)
+            assert (await other.call("state"))["guests"]
+
+    running(tmp_path, test)
+
+
+def test_before_the_welcome_nothing_is_answered_and_who_says_nothing_is_sent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace.daemon.native.GREET_S", 0.1)
+
+    async def test(daemon: Daemon) -> None:
+        raw = Raw(daemon.config.runtime / "native.sock")
+        raw.sock.send(frame(Call(7, "state", {})))
+        answer = await raw.next()
+        assert isinstance(answer, Fault) and answer.serial == 7 and answer.code == "rights"
+        answer = await raw.next()
+        assert isinstance(answer, Fault) and answer.serial == 0
+        assert await raw.next() is None
+
+    running(tmp_path, test)
+
+
+def test_kinds_and_fields_of_a_newer_version_are_skipped(tmp_path: Path) -> None:
+    import msgspec
+
+    async def test(daemon: Daemon) -> None:
+        raw = await greeted(daemon)
+        raw.sock.send(HEADER.pack(5, 99, 0, 0) + b"later")
+        body = msgspec.msgpack.encode({"serial": 3, "method": "state", "args": {}, "colour": "blue"})
+        raw.sock.send(HEADER.pack(len(body), Kind.CALL, 0, 0) + body)
+        answer = await raw.next()
+        assert not isinstance(answer, Fault) and answer is not None
+
+    running(tmp_path, test)
+
+
+def test_descriptors_that_a_client_sends_are_dropped(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        raw = await greeted(daemon)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(50):
+            socket.send_fds(raw.sock, [frame(Call(1, "state", {}))], [0, 1, 2])
+            await raw.next()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    running(tmp_path, test)
+
+
+def opened(stream: NativeStream) -> tuple[Any, Any, Any]:
+    """The parts of a stream that its client can get at."""
+    assert stream._ring is not None and stream._bell is not None
+    return stream._ring, stream._memory, stream._bell
+
+
+@pytest.mark.parametrize("position", [2**64 - 1, 2**63, 10**9, 0])
+def test_scribbled_positions_end_that_stream_alone(tmp_path: Path, position: int) -> None:
+    async def test(daemon: Daemon) -> None:
+        sound = noise(24_000)
+        async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
+            async with bus.play(guest="alice", latency_ms=40) as good, bus.play(guest="alice", latency_ms=40) as evil:
+                await evil.write(np.zeros((4_800, 2), np.float32))
+                task = asyncio.create_task(heard(recording, len(sound)))
+                writing = asyncio.create_task(good.write(sound))
+                await asyncio.sleep(0.05)
+                opened(evil)[0].written = position
+                opened(evil)[2].ring()
+                await eventually(lambda: evil.why)
+                assert "impossible" in evil.why
+                await writing
+                await good.drain()
+                assert np.array_equal(await task, sound)
+
+    running(tmp_path, test)
+
+
+def test_scribbled_samples_are_made_safe(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
+            async with bus.play(guest="alice", latency_ms=40) as evil:
+                await evil.write(np.full((9_600, 2), np.nan, np.float32).tobytes())
+                await evil.write(np.full((9_600, 2), np.inf, np.float32).tobytes())
+                await evil.write(np.full((9_600, 2), 1e38, np.float32).tobytes())
+                for _ in range(5):
+                    block = await recording.read()
+                    assert np.isfinite(block).all() and np.abs(block).max(initial=0) <= 1.0
+
+    running(tmp_path, test)
+
+
+def test_the_whole_page_of_positions_scribbled_again_and_again(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        random = np.random.default_rng(5)
+        async with of_daemon(daemon) as other, other.record("sink/default", guest="alice") as recording:
+            async with of_guest(daemon) as bus:
+                for _ in range(20):
+                    for stream in (bus.play(guest="alice", latency_ms=10), bus.record("sink/default", guest="alice")):
+                        await stream.__aenter__()
+                        memory, bell = opened(stream)[1:]
+                        for _ in range(5):
+                            if stream.why:
+                                break
+                            memory[:4096] = random.bytes(4096)
+                            bell.ring()
+                            await asyncio.sleep(0.002)
+                        if not stream.why:
+                            with contextlib.suppress(MillraceError):
+                                await stream.__aexit__(None, None, None)
+            for _ in range(5):
+                assert np.isfinite(await recording.read()).all()
+            assert (await other.call("state"))["guests"]
+
+    running(tmp_path, test)
+
+
+def test_the_memory_can_not_be_shrunk_or_grown(tmp_path: Path) -> None:
+    kept: list[int] = []
+
+    async def test(daemon: Daemon) -> None:
+        import millrace.client.nativestream as module
+
+        real = module.mapped
+
+        def keeping(fd: int, size: int) -> Any:
+            kept.append(os.dup(fd))
+            return real(fd, size)
+
+        module.mapped = keeping  # type: ignore[assignment]
+        try:
+            async with of_guest(daemon) as bus, bus.play(guest="alice"):
+                for size in (0, 4096, 1 << 30):
+                    with pytest.raises(PermissionError):
+                        os.ftruncate(kept[0], size)
+                with pytest.raises(PermissionError):
+                    fcntl.fcntl(kept[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        finally:
+            module.mapped = real  # type: ignore[assignment]
+            os.close(kept[0])
+
+    running(tmp_path, test)
+
+
+def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        sound = noise(24_000)
+        async with of_guest(daemon) as evil, of_guest(daemon) as bus:
+            async with (
+                evil.play(guest="alice", latency_ms=10) as lazy,
+                bus.record("sink/default", guest="alice") as rec,
+            ):
+                bell = opened(lazy)[2]
+                asyncio.get_running_loop().remove_reader(bell._hear_fd)
+                for fd in (bell._hear_fd, bell._ring_fd):
+                    os.set_blocking(fd, True)
+                playback = daemon.guest("alice").native[lazy.id]
+                for _ in range(100_000):
+                    playback._wake()
+                async with bus.play(guest="alice", latency_ms=40) as stream:
+                    task = asyncio.create_task(heard(rec, len(sound)))
+                    await stream.write(sound)
+                    await stream.drain()
+                    assert np.array_equal(await task, sound)
+                asyncio.get_running_loop().add_reader(bell._hear_fd, lambda: None)
+
+    running(tmp_path, test)
+
+
+def test_a_client_that_dies_takes_its_streams_along_and_leaves_nothing(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        alice = daemon.guest("alice")
+        left = alice.door.budget.left
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            bus = await of_guest(daemon).__aenter__()
+            for _ in range(4):
+                await bus.play(guest="alice").__aenter__()
+                await bus.record("sink/default", guest="alice").__aenter__()
+            assert len(alice.native) == len(alice.native_records) == 4
+            bus.close()
+            await eventually(lambda: not alice.native and not alice.native_records)
+        await eventually(lambda: len(os.listdir("/proc/self/fd")) == before)
+        assert alice.door.budget.left == left and not alice.graph.streams
+
+    running(tmp_path, test)
+
+
+def test_streams_calls_and_memory_are_bounded(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        alice = daemon.guest("alice")
+        async with of_guest(daemon) as bus:
+            for _ in range(64):
+                await bus.play(guest="alice", latency_ms=10).__aenter__()
+            with pytest.raises(GraphError, match="64 streams"):
+                await bus.play(guest="alice").__aenter__()
+        await eventually(lambda: not alice.native)
+        async with of_guest(daemon) as bus:
+            alice.door.budget.left = 100_000
+            with pytest.raises(GraphError, match="memory"):
+                await bus.play(guest="alice", latency_ms=4000).__aenter__()
+        raw = await greeted(daemon)
+        with contextlib.suppress(BlockingIOError):
+            raw.sock.send(b"".join(frame(Call(n, "state", {})) for n in range(1, 3_000)))
+        codes = [getattr(await raw.next(), "code", "ok") for _ in range(1_500)]
+        assert "busy" in codes
+
+    running(tmp_path, test)
+
+
+def test_no_descriptor_left_is_said_and_passes(tmp_path: Path) -> None:
+    import resource
+
+    async def test(daemon: Daemon) -> None:
+        async with of_guest(daemon) as bus:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, hard))
+            try:
+                with pytest.raises(GraphError, match=r"descriptor|memory"):
+                    await bus.play(guest="alice").__aenter__()
+                assert not daemon.guest("alice").native
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            async with bus.play(guest="alice"):
+                pass
+
+    running(tmp_path, test)
+
+
+def test_a_symlink_in_the_place_of_a_socket_or_its_directory_is_refused(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for link in ("r", "r/alice", "r/native.sock", "r/alice/native"):
+        place = tmp_path / link
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(elsewhere if link.endswith(("r", "alice")) else tmp_path / "target")
+        if not link.endswith(("r", "alice")):
+            (tmp_path / "target").write_text("precious")
+
+        async def never(daemon: Daemon) -> None:
+            raise AssertionError("it started")
+
+        with pytest.raises(ConfigError, match=r"must be a directory|is no socket"):
+            running(tmp_path, never)
+        place.unlink()
+    assert (tmp_path / "target").read_text() == "precious" and not list(elsewhere.iterdir())
+
+
+def test_truncated_messages_of_every_length(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        whole = frame(Hello(name="x")) + frame(Call(1, "state", {}))
+        for size in range(0, len(whole), 3):
+            raw = Raw(daemon.config.runtime / "native.sock")
+            raw.sock.send(whole[:size])
+            raw.sock.close()
+        async with of_daemon(daemon) as bus:
+            assert (await bus.call("state"))["guests"]
+        await eventually(lambda: not daemon._native[0].sessions)
+
+    running(tmp_path, test)
+
+
+assert struct.calcsize("<IHBB") == HEADER.size
