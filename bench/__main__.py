@@ -5,7 +5,19 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "latency", "bits", "streams_per_core", "pulse_mix", "clients", "machine", "revoke", "realtime")
+NAMES = (
+    "start",
+    "latency",
+    "bits",
+    "streams_per_core",
+    "pulse_mix",
+    "clients",
+    "machine",
+    "revoke",
+    "native",
+    "policy",
+    "realtime",
+)
 
 
 def main() -> None:

@@ -27,6 +27,9 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token for other machines; or $MILLRACE_TOKEN.")
     ] = None,
+    policy: Annotated[
+        bool, typer.Option("--policy/--no-policy", help="Run the session manager too; see `millrace-policy`.")
+    ] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Run the daemon: applications play into its guests, listeners hear them.
@@ -47,7 +50,7 @@ def serve(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     made = _configured(config, listen, guest, tls_cert, tls_key, token_file)
-    run(_serve(_with_machines(made, qemu_qmp or [], qemu_dbus)))
+    run(_serve(_with_machines(made, qemu_qmp or [], qemu_dbus), policy))
 
 
 def _configured(
@@ -86,21 +89,31 @@ def _with_machines(config: Config, qmp: list[Path], dbus: str | None) -> Config:
     return replace(config, guests=(replace(first, doors=doors), *others))
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, policy: bool) -> None:
     import asyncio
 
     from millrace.cli.run import on_stop
     from millrace.daemon.app import Daemon
+    from millrace.io.paths import policy_path
+    from millrace.policy.config import load
+    from millrace.policy.program import Program
 
     daemon = Daemon(config)
     stopping = asyncio.Event()
     on_stop(stopping.set)
+    program = Program(config.runtime / "native.sock", load(None, policy_path())) if policy else None
+    deciding: asyncio.Task[None] | None = None
     try:
         await daemon.start()
+        if program is not None:
+            deciding = asyncio.create_task(program.run())
         _calm_collector()
         _tell(daemon)
         await stopping.wait()
     finally:
+        if deciding is not None:
+            deciding.cancel()
+            await asyncio.gather(deciding, return_exceptions=True)
         await daemon.stop()
 
 

@@ -174,6 +174,11 @@ class Bus:
             if notice.what == "ended":
                 del self._streams[notice.stream]
 
+    @property
+    def lost(self) -> Exception | None:
+        """Why the connection has ended; None while it lives."""
+        return self._lost
+
     # -- calls -------------------------------------------------------------------------------
 
     async def call(self, method: str, **args: Any) -> Any:
@@ -250,14 +255,15 @@ class Bus:
 
     def _told(self, message: Objects) -> None:
         changes: list[Change] = []
-        for raw in message.there:
-            made = _object(raw)
-            changes.append(Change("changed" if made.id in self.objects else "added", made))
-            self.objects[made.id] = made
+        # What has gone comes first: what changed because of that is then seen as it is.
         for id_ in message.gone:
             old = self.objects.pop(id_, None)
             if old is not None:
                 changes.append(Change("removed", old))
+        for raw in message.there:
+            made = _object(raw)
+            changes.append(Change("changed" if made.id in self.objects else "added", made))
+            self.objects[made.id] = made
         if message.synced:
             self._synced = True
             changes.append(Change("synced"))

@@ -143,6 +143,7 @@ class NativeStreams:
         fmt, target = self._checked(args)
         props = _props(args, self._session.name)
         node = Stream(guest.graph.ids.take(), args.name[:200] or "stream", fmt.positions, props)
+        node.chosen = ("sink",) if args.at else ()
         capacity = target + target // 4
         own, fds = self._memory(guest, capacity, fmt, node.id)
         made = NativePlayback(

@@ -170,6 +170,8 @@ class Stream(Levelled):
     lane: int = -1
     stash: Samples | None = None
     underruns: int = 0
+    chosen: tuple[str, ...] = ()
+    """What its client asked for itself, of volume and sink: session managers let that be."""
 
     kind = "stream"
 

@@ -22,3 +22,8 @@ def config_path() -> Path:
     """Where the configuration is looked for when none is named."""
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(base) / "millrace" / "config.toml"
+
+
+def policy_path() -> Path:
+    """Where the policy's configuration is looked for."""
+    return config_path().with_name("policy.toml")

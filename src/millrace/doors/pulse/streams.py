@@ -54,6 +54,8 @@ def create_playback(client: PulseClient, request: Request) -> None:
     if f.get("volume_set", True):
         node.gains = gains_from(f["volume"][: len(fmt.positions)], len(fmt.positions))
     node.mute = bool(f["muted"] and f.get("muted_set", True))
+    named = f["sink_index"] != NO_INDEX or bool(f["sink_name"])
+    node.chosen = (*(("volume",) if f.get("volume_set", True) else ()), *(("sink",) if named else ()))
     stream = PlaybackStream(client, channel, fmt, attr, node, door.graph, props, door.budget)
     node.feed = stream
     stream.corked = f["corked"]

@@ -1,0 +1,151 @@
+"""`millrace grant`, `revoke`, `prompt`, `deny`, `grants`, `prompts`: which programs of a guest may."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+_WHAT = Annotated[str, typer.Argument(help="connect, microphone, monitor (what the guest plays) or camera.")]
+_WHICH = Annotated[
+    str, typer.Argument(help="connect, microphone, monitor (what the guest plays), camera; or request/N that waits.")
+]
+_GUEST = Annotated[str, typer.Option(help="The guest.")]
+_PROGRAM = Annotated[
+    str,
+    typer.Option(help="firefox-esr, /home/a/bin/tool, flatpak:APP, snap:NAME, container:ID, token:N; absent: others."),
+]
+_ALWAYS = Annotated[bool, typer.Option("--always", help="For a request: for that program from now on.")]
+
+
+def _rule(what: str, guest: str, program: str, allow: bool | str | None) -> None:
+    from millrace.cli.api import call
+
+    call("POST", f"/api/v1/guests/{guest}/grants", {"what": what, "program": program, "allow": allow})
+
+
+def _decide(request: str, allow: bool, always: bool) -> None:
+    from urllib.parse import quote
+
+    from millrace.cli.api import call
+
+    call("POST", f"/api/v1/requests/{quote(request, safe='')}", {"allow": allow, "always": always})
+
+
+def grant(
+    what: _WHICH,
+    guest: _GUEST = "default",
+    program: _PROGRAM = "",
+    forget: Annotated[bool, typer.Option("--forget", help="Take the rule away instead.")] = False,
+    always: _ALWAYS = False,
+) -> None:
+    """Let programs of a guest in, or record; or say yes to a request that waits.
+
+    A program is known by what the kernel says of it: a file of the system by its name, any other by its path, and
+    inside a sandbox the sandbox alone.
+
+    Examples:
+
+      millrace revoke microphone && millrace grant microphone --program firefox-esr    # firefox alone
+
+      millrace grant microphone --program firefox-esr --forget
+
+      millrace grant request/12 --always
+    """
+    if what.startswith("request/"):
+        _decide(what, True, always)
+    else:
+        _rule(what, guest, program, None if forget else True)
+
+
+def revoke(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> None:
+    """Forbid programs of a guest to come in, or to record; what they do now ends at once.
+
+    Example: millrace revoke monitor --guest alice
+    """
+    _rule(what, guest, program, False)
+
+
+def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> None:
+    """Have programs of a guest wait until the policy or a person says yes; without an answer in 25 s it is no.
+
+    Example: millrace prompt connect --guest alice --program "flatpak:*"
+    """
+    _rule(what, guest, program, "prompt")
+
+
+def deny(request: Annotated[str, typer.Argument(help="request/N that waits.")], always: _ALWAYS = False) -> None:
+    """Say no to a request that waits. Example: millrace deny request/12"""
+    _decide(request, False, always)
+
+
+def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the rules, and the requests that wait. A guest without rules lets its programs in, and record.
+
+    Example: millrace grants
+    """
+    from millrace.cli.api import call
+
+    rules, requests = call("GET", "/api/v1/grants"), call("GET", "/api/v1/requests")
+    if as_json:
+        typer.echo(json.dumps({"rules": rules, "requests": requests}, indent=2))
+        return
+    verdicts = {True: "may", False: "may not", "prompt": "has to ask for"}
+    for rule in rules:
+        program = "any other program" if rule["program"] == "*" else rule["program"]
+        typer.echo(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'], rule['allow'])}")
+    for request in requests:
+        typer.echo(_line(request))
+
+
+def _deed(what: str, verdict: bool | str = True) -> str:
+    if verdict == "prompt":
+        return "connecting" if what == "connect" else f"the {what}"
+    return "connect" if what == "connect" else f"record the {what}"
+
+
+def _line(request: dict[str, Any]) -> str:
+    name = f" ({request['name']!r})" if request["name"] else ""
+    where = f"process {request['pid']} of user {request['uid']}"
+    deed = _deed(request["what"])
+    return f"{request['id']}: {request['program']}{name}, {where}, asks guest {request['guest']} to {deed}"
+
+
+def prompts() -> None:
+    """Wait for requests and answer them: y yes, a always, n no, v never.
+
+    Example: millrace prompts
+    """
+    from millrace.cli.run import run
+
+    run(_answer())
+
+
+async def _answer() -> None:
+    import asyncio
+
+    from millrace.client.bus import connect
+    from millrace.errors import MillraceError
+
+    async with connect(name="millrace prompts") as bus:
+        async for change in bus.watch(kinds=["request"]):
+            if change.what != "added" or change.object is None:
+                continue
+            typer.echo(_line(change.object.props))
+            word = await asyncio.to_thread(_asked)
+            if not word:
+                continue
+            try:
+                await bus.call("decide", request=change.object.key, allow=word in "ya", always=word in "av")
+            except MillraceError as error:
+                typer.echo(f"  {error}", err=True)
+
+
+def _asked() -> str:
+    """One letter from the terminal; empty to leave it to others, or to its time."""
+    try:
+        word = input("  [y]es once, [a]lways, [n]o, ne[v]er? ").strip().lower()[:1]
+    except EOFError:
+        return ""
+    return word if word and word in "yanv" else ""

@@ -1,0 +1,72 @@
+"""`millrace-policy`: the session manager as a program of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def policy(
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/policy.toml.")
+    ] = None,
+    socket: Annotated[Path | None, typer.Option(help="The daemon's socket, if not this user's usual one.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take over from the policy that runs now.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Decide who plays where, how loud, and who may; see docs/policy.md.
+
+    `millrace serve` runs this by itself. A policy of one's own, or this one with another configuration, takes over with
+    --replace, and gives the place back when it ends: sound goes on all the while.
+
+    Examples:
+
+      millrace-policy --replace --config office.toml
+
+      millrace serve --no-policy & millrace-policy
+    """
+    import logging
+
+    from millrace.cli.run import run
+    from millrace.io.paths import policy_path, runtime_dir
+    from millrace.policy.config import load
+    from millrace.policy.program import Program
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    made = Program(socket or runtime_dir() / "native.sock", load(config, policy_path()), replace)
+    run(_until_stopped(made.run()))
+
+
+async def _until_stopped(work: object) -> None:
+    import asyncio
+
+    from millrace.cli.run import on_stop
+
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    on_stop(task.cancel)
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def main() -> None:
+    """Entry point: errors become one line and an exit code."""
+    from millrace.errors import MillraceError
+
+    try:
+        app()
+    except MillraceError as error:
+        typer.echo(f"millrace-policy: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

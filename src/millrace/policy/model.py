@@ -1,0 +1,151 @@
+"""The policy itself, pure: objects of the registry in, commands out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from millrace.policy.config import PolicyConfig
+
+PREFIX = "stream/"
+"""Where it keeps what it remembers."""
+
+
+class Command(NamedTuple):
+    """Something to ask of the daemon."""
+
+    method: str
+    args: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What is known of one stream: `seen` is (volume, mute, sink) as last shown, `wanted` what we have asked for."""
+
+    key: str
+    guest: str
+    memory: str
+    role: str
+    running: bool
+    seen: tuple[Any, Any, Any]
+    wanted: tuple[Any, Any, Any] | None = None
+    ducked: bool = False
+
+
+@dataclass(slots=True)
+class Policy:
+    """One session manager's view of the world. `memory` is what the daemon keeps for it."""
+
+    config: PolicyConfig
+    memory: dict[str, str] = field(default_factory=dict)
+    _streams: dict[int, _Stream] = field(default_factory=dict)
+    _sinks: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+
+    def seen(self, id_: int, kind: str, guest: str, shown: dict[str, Any], new: bool) -> list[Command]:
+        """An object is there: it came (`new`), was there from the start, or has changed."""
+        if kind in ("sink", "source"):
+            self._sinks[id_] = (guest, shown["id"], f"{kind}/{shown['name']}")
+        elif kind == "request":
+            return self._answer(shown) if new else []
+        elif kind == "stream":
+            return self._stream(id_, guest, shown, new)
+        return []
+
+    def gone(self, id_: int) -> list[Command]:
+        """An object is no more."""
+        self._sinks.pop(id_, None)
+        stream = self._streams.pop(id_, None)
+        return self._duck(stream.guest) if stream is not None else []
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def _answer(self, request: dict[str, Any]) -> list[Command]:
+        rule = next((rule for rule in self.config.rules if rule.matches(request)), None)
+        if rule is None or rule.answer == "ask":
+            return []
+        always = rule.always and bool(request["sandbox"] or request["program"] != "an unknown program")
+        return [Command("decide", {"request": request["id"], "allow": rule.answer == "allow", "always": always})]
+
+    # -- streams ---------------------------------------------------------------------------------
+
+    def _stream(self, id_: int, guest: str, shown: dict[str, Any], new: bool) -> list[Command]:
+        now = (shown["volume"], shown["mute"], self._name_of(shown["sink"]))
+        known = self._streams.get(id_)
+        running = shown["state"] == "running"
+        out: list[Command] = []
+        if known is None:
+            label = shown["application"] or shown["name"]
+            memory = f"{PREFIX}{guest}/{label[:80]}/{shown['role'][:40]}"
+            known = self._streams[id_] = _Stream(shown["id"], guest, memory, shown["role"], running, now)
+            if new:
+                out += self._welcome(known, shown)
+        elif now != known.seen:
+            # A stream whose sink went away was moved by nobody.
+            lost_sink = known.seen[2] != now[2] and not self._has(guest, known.seen[2])
+            known.seen = now
+            if now != known.wanted and not lost_sink:
+                out += self._learnt(known)
+            known.wanted = None
+        known.running = running
+        return out + self._duck(guest)
+
+    def _name_of(self, key: str) -> str:
+        """A sink's name, which outlives its number."""
+        return next((name for _, id_, name in self._sinks.values() if id_ == key), key)
+
+    def _welcome(self, stream: _Stream, shown: dict[str, Any]) -> list[Command]:
+        """A stream has come: it gets the level and the sink of its like, else its role's sink."""
+        kept = self._recalled(stream.memory)
+        volume, mute, sink = stream.seen
+        own = set(shown.get("chosen", ()))
+        target = kept.get("sink") or dict(self.config.roles).get(stream.role)
+        out: list[Command] = []
+        settings = {key: kept[key] for key in ("volume", "mute") if key in kept and kept[key] != shown[key]}
+        if settings and "volume" not in own:
+            shown_as = {key: f"{v}%" if key == "volume" else v for key, v in settings.items()}
+            out.append(Command("set", {"target": stream.key, "settings": shown_as}))
+            volume, mute = settings.get("volume", volume), settings.get("mute", mute)
+        if target and target != sink and "sink" not in own and self._has(stream.guest, target):
+            out.append(Command("move", {"target": stream.key, "to": target, "guest": stream.guest}))
+            sink = target
+        if out:
+            stream.wanted = (volume, mute, sink)
+        return out
+
+    def _has(self, guest: str, name: str) -> bool:
+        return any(home == guest and name in (key, known) for home, key, known in self._sinks.values())
+
+    def _recalled(self, key: str) -> dict[str, Any]:
+        try:
+            kept = json.loads(self.memory.get(key, "{}"))
+        except ValueError:
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    def _learnt(self, stream: _Stream) -> list[Command]:
+        """Somebody changed a stream: its like will come back so."""
+        if not self.config.remember:
+            return []
+        volume, mute, sink = stream.seen
+        percent = volume if isinstance(volume, int) else round(sum(volume) / len(volume))
+        value = json.dumps({"volume": percent, "mute": mute, "sink": sink})
+        if self.memory.get(stream.memory) == value:
+            return []
+        self.memory[stream.memory] = value
+        return [Command("remember", {"key": stream.memory, "value": value})]
+
+    # -- ducking ---------------------------------------------------------------------------------
+
+    def _duck(self, guest: str) -> list[Command]:
+        """While a call is on, the guest's other streams are taken back."""
+        mine = [stream for stream in self._streams.values() if stream.guest == guest]
+        call = any(stream.running and stream.role in self.config.duck_on for stream in mine)
+        out: list[Command] = []
+        for stream in mine:
+            ducked = call and stream.role not in self.config.duck_on
+            if ducked != stream.ducked:
+                stream.ducked = ducked
+                db = self.config.duck_db if ducked else 0.0
+                out.append(Command("duck", {"target": stream.key, "db": db, "guest": guest}))
+        return out

@@ -1,0 +1,131 @@
+"""The policy as a program: connects, takes its place, does what the policy says, and again when the line is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from millrace.client.bus import Bus, connect
+from millrace.errors import GraphError, MillraceError, PeerLost
+from millrace.policy.config import PolicyConfig
+from millrace.policy.model import PREFIX, Command, Policy
+
+log = logging.getLogger("millrace.policy")
+NAME = "policy"
+RETRY_S = 0.5
+SETTLE_S = 0.3
+"""A slider that moves is kept where it stops."""
+
+
+class _Lost(Exception):
+    """Another policy has taken our place."""
+
+
+class Program:
+    """Runs one policy against one daemon for as long as it is let."""
+
+    def __init__(self, path: Path, config: PolicyConfig, replace: bool = False) -> None:
+        self._path, self._config, self._replace = path, config, replace
+        self._notes: dict[str, Command] = {}
+        self._place = asyncio.Event()
+        self._lost = asyncio.Event()
+        self.commands = 0
+
+    async def run(self) -> None:
+        """For ever; ends only when it is cancelled."""
+        while True:
+            try:
+                async with connect(self._path, name="millrace-policy") as bus:
+                    await self._session(bus)
+            except _Lost:
+                log.warning("another policy has taken over; waiting in line")
+                self._replace = False
+            except PeerLost as error:
+                log.info("%s", error)
+            await asyncio.sleep(RETRY_S)
+
+    async def _session(self, bus: Bus) -> None:
+        self._place.clear()
+        self._lost.clear()
+        bus.on_claim = self._claimed
+        if not await bus.claim(NAME, self._replace):
+            log.info("there is a policy already; waiting in line")
+            await self._in_line(bus)
+        policy = Policy(self._config, await bus.call("recall", prefix=PREFIX))
+        log.info("in charge, with %d things remembered", len(policy.memory))
+        tasks = [asyncio.create_task(work) for work in (self._watch(bus, policy), self._keep(bus), self._guard())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(MillraceError):
+                await self._note_all(bus)
+
+    async def _in_line(self, bus: Bus) -> None:
+        """Until the place is ours, or the daemon goes."""
+        while not self._place.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._place.wait()
+            if bus.lost is not None:
+                raise bus.lost
+
+    def _claimed(self, name: str, have: bool) -> None:
+        if name == NAME:
+            (self._place if have else self._lost).set()
+
+    async def _guard(self) -> None:
+        await self._lost.wait()
+        raise _Lost
+
+    async def _watch(self, bus: Bus, policy: Policy) -> None:
+        synced = False
+        async for change in bus.watch():
+            thing = change.object
+            if thing is None:
+                synced = True
+                continue
+            if change.what == "removed":
+                commands = policy.gone(thing.id)
+            else:
+                # What was there before us is left as it is; requests are answered all the same.
+                new = change.what == "added" and (synced or thing.kind == "request")
+                commands = policy.seen(thing.id, thing.kind, thing.guest, thing.props, new)
+            for command in commands:
+                await self._do(bus, command)
+
+    async def _do(self, bus: Bus, command: Command) -> None:
+        if command.method == "remember":
+            self._notes[command.args["key"]] = command
+            return
+        try:
+            await bus.call(command.method, **command.args)
+            self.commands += 1
+        except GraphError as error:
+            # What it was about has gone in the meantime.
+            log.debug("%s: %s", command.method, error)
+        except PeerLost:
+            raise
+        except MillraceError as error:
+            log.warning("%s %s: %s", command.method, command.args, error)
+
+    async def _keep(self, bus: Bus) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_S)
+            await self._note_all(bus)
+
+    async def _note_all(self, bus: Bus) -> None:
+        notes, self._notes = self._notes, {}
+        for command in notes.values():
+            try:
+                await bus.call(command.method, **command.args)
+            except PeerLost:
+                raise
+            except MillraceError as error:
+                log.warning("not kept: %s", error)

@@ -1,0 +1,131 @@
+"""The policy program against a running daemon: it restores, ducks, answers, comes back, and hands over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.client.bus import Bus
+from millrace.daemon.app import Daemon
+from millrace.errors import RightsError
+from millrace.policy.config import PolicyConfig, Rule
+from millrace.policy.program import Program
+from millrace.rights.grants import ANY, Permission, Verdict
+
+from .test_native import eventually, noise, of_daemon, of_guest, running
+
+
+@contextlib.asynccontextmanager
+async def policy(daemon: Daemon, config: PolicyConfig | None = None, replace: bool = False) -> AsyncIterator[Program]:
+    """A policy at work while the block runs."""
+    program = Program(daemon.config.runtime / "native.sock", config or PolicyConfig(), replace)
+    before = daemon.claims.holder("policy")
+    task = asyncio.create_task(program.run())
+    await eventually(lambda: daemon.claims.holder("policy") not in (None, before))
+    await asyncio.sleep(0.05)
+    try:
+        yield program
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def played(bus: Bus, daemon: Daemon, role: str = "music", name: str = "mpv") -> tuple[Any, Any]:
+    """A stream and its node."""
+    stream = await bus.play(guest="alice", props={"application.name": name, "media.role": role}).__aenter__()
+    return stream, daemon.guest("alice").graph.streams[stream.id]
+
+
+def test_a_level_is_remembered_across_streams_and_restarts(tmp_path: Path) -> None:
+    async def first(daemon: Daemon) -> None:
+        daemon.guest("alice").graph.add_sink("music")
+        async with of_daemon(daemon) as bus:
+            async with policy(daemon):
+                stream, node = await played(bus, daemon)
+                await bus.set(stream.key, volume="30%")
+                await bus.move(stream.key, "sink/music", guest="alice")
+                await asyncio.sleep(0.1)
+                await stream.__aexit__(None, None, None)
+                _, node = await played(bus, daemon)
+                await eventually(lambda: abs(node.gains[0] - 0.027) < 0.001 and node.sink.name == "music")
+                _, other = await played(bus, daemon, name="vlc")
+                await asyncio.sleep(0.1)
+                assert other.gains[0] == 1.0
+            assert await bus.call("recall", prefix="stream/alice/mpv")
+
+    async def second(daemon: Daemon) -> None:
+        async with of_daemon(daemon) as bus, policy(daemon):
+            _, node = await played(bus, daemon)
+            await eventually(lambda: abs(node.gains[0] - 0.027) < 0.001)
+
+    running(tmp_path, first)
+    running(tmp_path, second)
+
+
+def test_a_call_ducks_and_a_policy_that_dies_lets_go(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_daemon(daemon) as bus:
+            _, music = await played(bus, daemon)
+            call, _ = await played(bus, daemon, role="phone", name="phone")
+            async with policy(daemon):
+                await call.write(noise(9_600))
+                await eventually(lambda: abs(music.effective_gains[0] - 0.1) < 1e-6)
+                await eventually(lambda: music.effective_gains[0] == 1.0)
+                await call.write(noise(9_600))
+                await eventually(lambda: music.effective_gains[0] < 1.0)
+            await eventually(lambda: music.effective_gains[0] == 1.0)
+
+    running(tmp_path, test)
+
+
+def test_rules_answer_programs_that_have_to_ask(tmp_path: Path) -> None:
+    rules = (Rule("allow", what=("microphone",)), Rule("deny", what=("monitor",)))
+
+    async def test(daemon: Daemon) -> None:
+        for what in (Permission.MICROPHONE, Permission.MONITOR):
+            daemon.guest("alice").door.grants.set(what, ANY, Verdict.PROMPT)
+        async with policy(daemon, PolicyConfig(rules=rules)), of_guest(daemon) as bus:
+            async with bus.record("source/microphone", guest="alice"):
+                pass
+            with pytest.raises(RightsError):
+                await bus.record("sink/default", guest="alice").__aenter__()
+            # What was granted once was granted to that connection.
+            assert not [v for _, name, v in daemon.guest("alice").door.grants if name != ANY]
+
+    running(tmp_path, test)
+
+
+def test_another_policy_takes_over_and_gives_the_place_back(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_daemon(daemon) as bus, policy(daemon) as first:
+            embedded = daemon.claims.holder("policy")
+            async with policy(daemon, PolicyConfig(roles=(("music", "sink/other"),)), replace=True):
+                daemon.guest("alice").graph.add_sink("other")
+                await asyncio.sleep(0.1)
+                _, node = await played(bus, daemon)
+                await eventually(lambda: node.sink.name == "other")
+                assert daemon.claims.holder("policy") is not embedded
+            await eventually(lambda: daemon.claims.holder("policy") is not None)
+            _, node = await played(bus, daemon, name="third")
+            await asyncio.sleep(0.1)
+            assert node.sink.name == "default" and first.commands == 0
+
+    running(tmp_path, test)
+
+
+def test_without_a_policy_the_unknown_wait_and_are_denied_and_the_known_play(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        daemon.prompts._patience_ns = 50_000_000
+        daemon.guest("alice").door.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
+        with pytest.raises(RightsError):
+            await of_guest(daemon).__aenter__()
+        async with of_guest(daemon, "bob") as bus, bus.play(guest="bob") as stream:
+            await stream.write(noise(9_600))
+            await stream.drain()
+
+    running(tmp_path, test)

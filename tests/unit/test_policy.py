@@ -1,0 +1,143 @@
+"""The policy, pure: what it answers, restores, learns and ducks; and its configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.errors import ConfigError
+from millrace.policy.config import PolicyConfig, Rule, load
+from millrace.policy.model import Command, Policy
+
+SINKS = {1: "default", 2: "music"}
+
+
+def made(config: PolicyConfig | None = None, memory: dict[str, str] | None = None) -> Policy:
+    policy = Policy(config or PolicyConfig(), memory or {})
+    for id_, name in SINKS.items():
+        assert not policy.seen(id_, "sink", "alice", {"id": f"sink/{id_}", "name": name}, False)
+    return policy
+
+
+def stream(id_: int = 7, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"stream/{id_}", "name": "song", "application": "mpv", "role": "music", "state": "running",
+        "volume": 100, "mute": False, "sink": "sink/1", "chosen": [],
+    } | changes  # fmt: skip
+
+
+def test_a_stream_goes_to_the_sink_of_its_role_unless_it_named_one() -> None:
+    config = PolicyConfig(roles=(("music", "sink/music"),))
+    moved = Command("move", {"target": "stream/7", "to": "sink/music", "guest": "alice"})
+    assert made(config).seen(7, "stream", "alice", stream(), True) == [moved]
+    assert not made(config).seen(7, "stream", "alice", stream(chosen=["sink"]), True)
+    assert not made(config).seen(7, "stream", "alice", stream(role="video"), True)
+    assert not made(config).seen(7, "stream", "alice", stream(sink="sink/2"), True)
+    assert not made(config).seen(7, "stream", "bob", stream(), True), "bob has no such sink"
+    assert not made(config).seen(7, "stream", "alice", stream(), False), "what runs stays"
+
+
+def test_what_a_person_set_is_learnt_and_comes_back_for_the_next_stream_of_that_application() -> None:
+    policy = made()
+    assert not policy.seen(7, "stream", "alice", stream(), True)
+    (kept,) = policy.seen(7, "stream", "alice", stream(volume=40, sink="sink/2"), False)
+    assert kept.method == "remember" and kept.args["key"] == "stream/alice/mpv/music"
+    assert json.loads(kept.args["value"]) == {"volume": 40, "mute": False, "sink": "sink/music"}
+    assert not policy.gone(7)
+    commands = policy.seen(8, "stream", "alice", stream(8), True)
+    assert [c.method for c in commands] == ["set", "move"]
+    assert commands[0].args["settings"] == {"volume": "40%"} and commands[1].args["to"] == "sink/music"
+    # Our own changes come back as changes: nothing is learnt of them.
+    assert not policy.seen(8, "stream", "alice", stream(8, volume=40, sink="sink/2"), False)
+    assert not policy.seen(9, "stream", "alice", stream(9, chosen=["volume", "sink"]), True)
+    assert not policy.seen(10, "stream", "bob", stream(10), True), "another guest's memory is its own"
+
+
+def test_a_stream_whose_sink_went_away_was_moved_by_nobody() -> None:
+    policy = made()
+    policy.seen(7, "stream", "alice", stream(sink="sink/2"), True)
+    policy.gone(2)
+    assert not policy.seen(7, "stream", "alice", stream(sink="sink/1"), False)
+    assert not policy.memory
+
+
+def test_nothing_is_remembered_if_that_is_off_and_nonsense_in_the_memory_is_ignored() -> None:
+    policy = made(PolicyConfig(remember=False))
+    policy.seen(7, "stream", "alice", stream(), True)
+    assert not policy.seen(7, "stream", "alice", stream(volume=10), False)
+    for nonsense in ("{", "[]", "7"):
+        policy = made(memory={"stream/alice/mpv/music": nonsense})
+        assert not policy.seen(7, "stream", "alice", stream(), True)
+
+
+def test_a_call_takes_everything_else_in_its_guest_back_and_lets_go() -> None:
+    policy = made()
+    policy.seen(7, "stream", "alice", stream(), True)
+    policy.seen(8, "stream", "bob", stream(8), True)
+    (ducked,) = policy.seen(9, "stream", "alice", stream(9, role="phone"), True)
+    assert ducked == Command("duck", {"target": "stream/7", "db": -20.0, "guest": "alice"})
+    late = policy.seen(10, "stream", "alice", stream(10), True)
+    assert [c.args["target"] for c in late] == ["stream/10"]
+    freed = policy.seen(9, "stream", "alice", stream(9, role="phone", state="idle"), False)
+    assert {(c.args["target"], c.args["db"]) for c in freed} == {("stream/7", 0.0), ("stream/10", 0.0)}
+    policy.seen(9, "stream", "alice", stream(9, role="phone"), False)
+    assert len(policy.gone(9)) == 2
+
+
+REQUEST = {
+    "id": "request/3", "guest": "alice", "what": "microphone", "program": "flatpak:org.x.Y",
+    "sandbox": "flatpak:org.x.Y", "name": "Y", "pid": 1, "uid": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Rule("allow", identity="flatpak:org.x.*", always=True), {"allow": True, "always": True}),
+        (Rule("deny", what=("microphone", "camera")), {"allow": False, "always": False}),
+        (Rule("allow", what=("monitor",)), None),
+        (Rule("allow", guest="bob"), None),
+        (Rule("allow", identity="firefox*"), None),
+        (Rule("ask"), None),
+    ],
+)
+def test_rules_answer_what_they_match(rule: Rule, expected: dict[str, bool] | None) -> None:
+    policy = made(PolicyConfig(rules=(rule,)))
+    commands = policy.seen(3, "request", "alice", REQUEST, True)
+    assert [c.args for c in commands] == ([{"request": "request/3"} | expected] if expected else [])
+    assert not policy.seen(3, "request", "alice", REQUEST, False)
+
+
+def test_the_first_rule_that_matches_counts_and_an_unknown_program_is_never_answered_always() -> None:
+    policy = made(PolicyConfig(rules=(Rule("ask", identity="flatpak:*"), Rule("allow", always=True))))
+    assert not policy.seen(3, "request", "alice", REQUEST, True)
+    unknown = REQUEST | {"program": "an unknown program", "sandbox": ""}
+    assert policy.seen(4, "request", "alice", unknown, True)[0].args["always"] is False
+
+
+def test_the_file_is_read_and_mistakes_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    assert load(None, file) == PolicyConfig()
+    file.write_text(
+        'remember = false\n[roles]\nmusic = "sink/m"\n[duck]\non = ["phone"]\ndb = -12\n'
+        '[[rule]]\nanswer = "allow"\nidentity = "firefox-esr"\nwhat = ["camera"]\n'
+    )
+    found = load(None, file)
+    assert found == PolicyConfig(
+        False, (("music", "sink/m"),), ("phone",), -12.0, (Rule("allow", "*", "firefox-esr", what=("camera",)),)
+    )
+    for text, message in (
+        ("remember = 1", "remember must be bool"), ("[duck]\ndb = 3", "outside -96"), ("colour = 1", "unknown colour"),
+        ('[[rule]]\nanswer = "maybe"', "allow, deny, ask"), ('[[rule]]\nanswer = "ask"\nwhat = ["x"]', "microphone"),
+        ('[[rule]]\nanswer = "ask"\nwho = "x"', "unknown who"), ("[roles]\nmusic = 1", "made of strings"),
+        ("=", "line 1"),
+        ("rule = [1]", "is a table"),
+    ):  # fmt: skip
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load(file, file)
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none.toml", file)
