@@ -34,13 +34,14 @@ def main() -> None:
             policy = subprocess.Popen([sys.executable, "-m", "millrace.cli.policy"], env=bus.env)
             time.sleep(ALIVE_S)
             volume = f"{50 + claimed % 50}%"
-            stream = bus.state()["guests"][0]["streams"][0]["id"]
+            state = bus.state()
+            claimed += (state["policy"] or {}).get("pid") == policy.pid
+            stream = state["guests"][0]["streams"][0]["id"]
             subprocess.run([*MILLRACE, "set", stream, f"volume={volume}"], env=bus.env, check=True)
-            claimed += policy.poll() is None
             policy.kill()
             policy.wait()
         after = _faults(bus.state())
-        print(f"policy: killed {KILLS} times and started again, {claimed} times it was at work; {STREAMS} streams play")
+        print(f"policy: killed {KILLS} times and started again, {claimed} times it was in charge; {STREAMS} streams play")
         print(f"  before {json.dumps(before)}")
         print(f"  after  {json.dumps(after)}   (goal: the same)")
 

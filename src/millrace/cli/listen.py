@@ -43,6 +43,9 @@ def listen(
     name: Annotated[str, typer.Option(help="What `millrace ls` shows.")] = "",
     seconds: Annotated[float | None, typer.Option(help="End after this long.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token; or $MILLRACE_TOKEN.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Trust this authority's TLS certificates (PEM).")] = None,
+    cert: Annotated[Path | None, typer.Option(help="TLS certificate to show (PEM), where the daemon knows it.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its key (PEM), if that is not in the same file.")] = None,
     insecure: Annotated[bool, typer.Option(help="Accept any TLS certificate.")] = False,
     no_reconnect: Annotated[bool, typer.Option("--no-reconnect", help="End when the connection does.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
@@ -69,6 +72,7 @@ def listen(
     options = ListenerOptions(
         microphone=make_microphone(mic) if mic else None,
         name=name, settings=parse_settings(settings or []), latency=latency, sink=sink,
+        ca_file=str(ca or ""), cert=str(cert or ""), key=str(key or ""),
         token=_token(token_file), insecure=insecure, reconnect=not no_reconnect,
     )  # fmt: skip
     listener = Listener(url, make_output(to, daemon_profile(latency)), options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from millrace.dsp.convert import Samples
 from millrace.errors import ConfigError, PeerLost, RemoteProtocolError, RightsError
 from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
+from millrace.io.crypto import client_tls
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 from millrace.wire.peer.messages import (
     MEDIA_MAX,
@@ -69,6 +71,9 @@ class ListenerOptions:
     sink: str | None = None
     token: str = field(default="", repr=False)
     insecure: bool = False
+    ca_file: str = ""
+    cert: str = ""
+    key: str = ""
     reconnect: bool = True
     microphone: MicrophoneSource | None = None
 
@@ -234,20 +239,27 @@ class Listener:
         except TimeoutError:
             return
 
+    def _tls(self) -> ssl.SSLContext | bool:
+        """What to make of the daemon's certificate, and which to show it."""
+        if not self.url.startswith("wss:") or not (self.options.ca_file or self.options.cert):
+            return not self.options.insecure
+        context = client_tls(self.options.ca_file, self.options.cert, self.options.key)
+        if self.options.insecure:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+
     async def _session(self) -> None:
         headers = {"Authorization": f"Bearer {self.options.token}"} if self.options.token else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
         async with aiohttp.ClientSession(timeout=timeout, headers=headers) as http:
             try:
-                line = await http.ws_connect(
-                    self.url, max_msg_size=MEDIA_MAX, ssl=not self.options.insecure, compress=0
-                )
+                line = await http.ws_connect(self.url, max_msg_size=MEDIA_MAX, ssl=self._tls(), compress=0)
             except aiohttp.WSServerHandshakeError as error:
                 self._refused(error)
                 raise
             except aiohttp.ClientConnectorCertificateError as error:
                 why = f"its certificate is not trusted here ({error.certificate_error})"
-                raise RightsError(f"{self.url}: {why}; --insecure accepts any") from None
+                raise RightsError(f"{self.url}: {why}; trust its authority with --ca, or any with --insecure") from None
             async with line:
                 await self._talk(line)
 

@@ -30,6 +30,7 @@ from millrace.daemon.web import Web
 from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.model import Ids, Sink
+from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
@@ -82,7 +83,7 @@ class Daemon:
         for name, options in self.store.guests().items():
             if name not in self.guests:
                 await self._bring_back(GuestConfig(name, **options))
-        self._web = Web(self, self.config.token)
+        self._web = Web(self, self.config.token, self.config.certificates)
         self.access.on_end = self.end_holder
         self._runner = web.AppRunner(self._web.application(), access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
@@ -110,12 +111,7 @@ class Daemon:
             return None
         if not (cert and key):
             raise ConfigError("TLS needs both --tls-cert and --tls-key")
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"TLS certificate {cert} with key {key}: {error}") from None
-        return context
+        return server_tls(cert, key, self.config.client_ca)
 
     async def stop(self) -> None:
         """Tell listeners and clients, close sockets, remove files."""
@@ -207,6 +203,13 @@ class Daemon:
     def refused(self) -> int:
         """Requests that were not let in, or not allowed."""
         return self.forbidden + (self._web.refused() if self._web is not None else 0)
+
+    def policy(self) -> dict[str, Any] | None:
+        """Which session manager is in charge, if any."""
+        holder = self.claims.holder("policy")
+        if not isinstance(holder, NativeSession):
+            return None
+        return {"name": holder.name, "pid": holder.subject.identity.pid}
 
     # -- native connections and the registry -------------------------------------------------
 

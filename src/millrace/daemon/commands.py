@@ -113,6 +113,7 @@ class Commands:
         state["you"] = holder.key
         if holder.may(Right.ADMIN):
             state |= {"refused": self._daemon.refused(), "trouble": self._daemon.store.trouble}
+            state["policy"] = self._daemon.policy()
         return state
 
     # -- changing ----------------------------------------------------------------------------

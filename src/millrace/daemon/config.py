@@ -11,7 +11,7 @@ from typing import Any
 from millrace.daemon.doorspec import DoorSpec, parse_door, read_password
 from millrace.errors import ConfigError
 from millrace.io.paths import config_path, runtime_dir, state_path
-from millrace.rights.model import GUEST_RIGHTS, Right, parse_rights
+from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.units import MAX_CHANNELS, RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
@@ -42,6 +42,9 @@ class Config:
     guests: tuple[GuestConfig, ...] = (GuestConfig("default"),)
     tls_cert: str = ""
     tls_key: str = ""
+    client_ca: str = ""
+    """Who signs the certificates of TLS clients."""
+    certificates: tuple[Certificate, ...] = ()
     token: str = field(default="", repr=False)
     runtime: Path = field(default_factory=runtime_dir)
     state: Path = field(default_factory=state_path)
@@ -100,6 +103,19 @@ def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors, _rights(rights), microphone is not False)
 
 
+def _certificate(table: Any) -> Certificate:
+    """One [[tls.client]]: a name in the certificate, what it may, and where."""
+    if not isinstance(table, dict):
+        raise ConfigError("tls.client is a list of tables: [[tls.client]]")
+    left = dict(table)
+    name, may = (_take(left, key, str, "tls.client") or "" for key in ("name", "may"))
+    guests = _take(left, "guests", list, "tls.client") or [ALL_GUESTS]
+    _no_more(left, "tls.client")
+    if not name or not may or not all(isinstance(guest, str) for guest in guests):
+        raise ConfigError('tls.client has a name, may = "hear,speak", and guests = ["alice"]')
+    return Certificate(name, parse_rights(may), frozenset(guests))
+
+
 def _rights(text: str | None) -> Right | None:
     """What a guest's programs may, in their own guest; admin is for nobody in a guest."""
     return None if text is None else parse_rights(text) & GUEST_RIGHTS
@@ -150,11 +166,15 @@ def load(path: Path | None) -> Config:
     listen = _take(daemon, "listen", str, "daemon") or DEFAULT_LISTEN
     token_file = _take(daemon, "token_file", str, "daemon")
     _no_more(daemon, "daemon")
-    cert, key = _take(tls, "cert", str, "tls") or "", _take(tls, "key", str, "tls") or ""
+    cert, key, client_ca = (_take(tls, name, str, "tls") or "" for name in ("cert", "key", "client_ca"))
+    certificates = tuple(_certificate(table) for table in _take(tls, "client", list, "tls") or [])
+    if certificates and not client_ca:
+        raise ConfigError(f"{source}: tls.client needs tls.client_ca, the file of the authority that signs them")
     _no_more(tls, "tls")
     parse_address(listen)
     made = tuple(_guest(name, table) for name, table in guests.items()) or (GuestConfig("default"),)
-    return with_token(Config(listen, made, cert, key), Path(token_file).expanduser() if token_file else None)
+    config = Config(listen, made, cert, key, client_ca, certificates)
+    return with_token(config, Path(token_file).expanduser() if token_file else None)
 
 
 def with_token(config: Config, path: Path | None) -> Config:

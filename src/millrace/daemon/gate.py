@@ -1,8 +1,8 @@
 """Who a request comes from, and what they may.
 
-A unix peer is the daemon's own user (the socket is private) and may everything. On TCP a bearer token says
-who it is; without one, only this user and root are known on loopback, by the kernel's word. A request that
-a foreign web page made (its Origin is not this host) is refused even then: a browser would otherwise let
+A unix peer is the daemon's own user (the socket is private) and may everything. On TCP a bearer token or a TLS client
+certificate says who it is; without either, only this user and root are known on loopback, by the kernel's word. A
+request that a foreign web page made (its Origin is not this host) is refused even then: a browser would otherwise let
 any page listen in.
 """
 
@@ -11,15 +11,16 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from millrace.daemon.access import Access
 from millrace.io.clock import now_ns
+from millrace.io.crypto import names_in
 from millrace.io.peers import loopback_uid
-from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Holder
+from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Certificate, Holder
 
 CONFIGURED = Holder("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
 LOOPBACK = Holder("loopback", EVERYTHING, frozenset({ALL_GUESTS}))
@@ -60,8 +61,11 @@ def loopback_name(request: web.Request) -> bool:
 class Gate:
     """Lets requests in, as somebody, or says no."""
 
-    def __init__(self, configured: str, access: Access, uid_of: UidOf = loopback_uid) -> None:
+    def __init__(
+        self, configured: str, access: Access, certificates: Sequence[Certificate] = (), uid_of: UidOf = loopback_uid
+    ) -> None:
         self._configured, self._access, self._uid_of = configured, access, uid_of
+        self._certificates = certificates
         self.refused = 0
 
     def holder(self, request: web.Request) -> Holder:
@@ -82,6 +86,9 @@ class Gate:
             return self._bearer(given.strip(), peer[0] if peer else "unix")
         if peer is None:
             return OWNER
+        shown = transport.get_extra_info("peercert") if transport is not None else None
+        if shown:
+            return self._certified(names_in(shown))
         own = _address(transport.get_extra_info("sockname")) if transport is not None else None
         if own and _is_loopback(peer[0]) and loopback_name(request):
             uid = self._uid_of(peer, own)
@@ -91,6 +98,15 @@ class Gate:
             text="a bearer token is needed: Authorization: Bearer TOKEN (millrace token new)\n",
             headers={"WWW-Authenticate": 'Bearer realm="millrace"'},
         )
+
+    def _certified(self, names: set[str]) -> Holder:
+        """A certificate that our authority has signed: somebody with rights, or nobody."""
+        found = next((known for known in self._certificates if known.name in names), None)
+        if found is None:
+            raise web.HTTPForbidden(
+                text=f"no [[tls.client]] has any of this certificate's names: {', '.join(sorted(names))}\n"
+            )
+        return found.holder
 
     def _bearer(self, given: str, address: str) -> Holder:
         if self._access.limit.blocked(address, now_ns()):

@@ -20,7 +20,7 @@ from millrace.daemon.gate import Gate
 from millrace.daemon.listener import ListenerSession
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
-from millrace.rights.model import Right
+from millrace.rights.model import Certificate, Right
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class Line:
 class Web:
     """The daemon's HTTP side."""
 
-    def __init__(self, daemon: Daemon, token: str) -> None:
+    def __init__(self, daemon: Daemon, token: str, certificates: Sequence[Certificate] = ()) -> None:
         self._daemon = daemon
-        self._gate = Gate(token, daemon.access)
+        self._gate = Gate(token, daemon.access, certificates)
         self._api = Api(daemon.commands)
         self._sockets: dict[ListenerSession, web.WebSocketResponse] = {}
         self._ticker: asyncio.Task[None] | None = None

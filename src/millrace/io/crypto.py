@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import cast
+from typing import Any, cast
 
 from millrace.errors import ConfigError, RemoteProtocolError
 
@@ -37,9 +37,39 @@ def vnc_answer(challenge: bytes, password: str) -> bytes:
     return encryptor.update(challenge) + encryptor.finalize()
 
 
-def client_tls(ca_file: str) -> ssl.SSLContext:
-    """TLS that trusts `ca_file`, or else the system's authorities; ConfigError if it can't be read."""
+def client_tls(ca_file: str, cert: str = "", key: str = "") -> ssl.SSLContext:
+    """TLS that trusts `ca_file`, or else the system's authorities, and shows `cert`; ConfigError if a file is bad."""
     try:
-        return ssl.create_default_context(cafile=ca_file or None)
+        context = ssl.create_default_context(cafile=ca_file or None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"CA file {ca_file}: {error}") from None
+    if cert:
+        try:
+            context.load_cert_chain(cert, key or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"certificate {cert} with key {key or cert}: {error}") from None
+    return context
+
+
+def server_tls(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
+    """TLS of a server; with `client_ca`, clients may show a certificate that it has signed."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"TLS certificate {cert} with key {key}: {error}") from None
+    if client_ca:
+        try:
+            context.load_verify_locations(client_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"tls.client_ca {client_ca}: {error}") from None
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def names_in(certificate: dict[str, Any]) -> set[str]:
+    """The names in a peer's certificate, as `SSLSocket.getpeercert` shows it: alternative ones, and the common name."""
+    names = {str(value) for _, value in certificate.get("subjectAltName", ())}
+    for part in certificate.get("subject", ()):
+        names |= {str(value) for kind, value in part if kind == "commonName"}
+    return names

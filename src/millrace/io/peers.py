@@ -15,7 +15,11 @@ from millrace.rights.grants import Identity
 TABLES = {4: Path("/proc/net/tcp"), 6: Path("/proc/net/tcp6")}
 _LOCAL, _REMOTE, _UID = 1, 2, 7
 _SNAP = re.compile(r"/snap\.([A-Za-z0-9-]+)[.]")
-_CONTAINER = re.compile(r"(?:docker|libpod|crio|cri-containerd|lxc(?:\.payload)?|machine)[-/.]([0-9A-Za-z_.-]+)")
+_CONTAINER = re.compile(
+    r"(?:docker|libpod|crio|cri-containerd)[-/]([0-9a-f]{12})"
+    r"|/lxc(?:\.payload)?[./]([\w.-]{1,64})"
+    r"|/machine-([\w.-]{1,64})\.scope"
+)
 
 
 def _entry(host: str, port: int, version: int) -> str:
@@ -83,7 +87,7 @@ def sandbox_of_cgroup(text: str) -> str:
             return f"snap:{found[1]}"
         found = _CONTAINER.search(path)
         if found:
-            return f"container:{found[1][:12]}"
+            return f"container:{found[1] or found[2] or found[3]}"
     return ""
 
 

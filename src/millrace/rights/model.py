@@ -88,5 +88,19 @@ class Holder:
             raise RightsError(f"{self.key} may not {name} {where}")
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What the holder of a TLS client certificate may, who is known by a name in it."""
+
+    name: str
+    rights: Right
+    guests: frozenset[str]
+
+    @property
+    def holder(self) -> Holder:
+        """Who has it."""
+        return Holder(f"certificate/{self.name}", self.rights, self.guests)
+
+
 OWNER = Holder("unix", EVERYTHING, frozenset({ALL_GUESTS}))
 """Whoever reaches the private socket: the daemon's own user, or root."""
