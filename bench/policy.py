@@ -41,7 +41,7 @@ def main() -> None:
             policy.kill()
             policy.wait()
         after = _faults(bus.state())
-        print(f"policy: killed {KILLS} times and started again, {claimed} times it was in charge; {STREAMS} streams play")
+        print(f"policy: killed {KILLS} times, {claimed} times it was in charge by then; {STREAMS} streams play")
         print(f"  before {json.dumps(before)}")
         print(f"  after  {json.dumps(after)}   (goal: the same)")
 

@@ -20,6 +20,7 @@ from millrace.client.outputs import make_output
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig, load
 from millrace.errors import ConfigError, RightsError
+from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Certificate, parse_rights
 
 
@@ -133,5 +134,11 @@ def test_the_configuration_names_who_may_what(tmp_path: Path) -> None:
             load(file)
     file.write_text('[guest.alice]\nrights = "speak,admin"')
     assert load(file).guests[0].rights == parse_rights("see,hear,speak,control,link")
+    file.write_text('[guest.alice.grants]\nmicrophone = "prompt"\nmonitor = "deny"')
+    assert load(file).guests[0].grants == ((Permission.MICROPHONE, Verdict.PROMPT), (Permission.MONITOR, Verdict.DENY))
+    for text in ('microphone = "maybe"', "microphone = 1", 'ear = "allow"'):
+        file.write_text(f"[guest.alice.grants]\n{text}")
+        with pytest.raises(ConfigError):
+            load(file)
     file.write_text('[guest.alice]\nrights = "speak"')
     assert load(file).guests[0].rights == parse_rights("speak")

@@ -34,7 +34,7 @@ from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
-from millrace.rights.grants import Permission, Verdict
+from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
 
@@ -184,6 +184,8 @@ class Daemon:
             kept = self.store.levels(guest.name).get((mix.kind, mix.name))
             if kept is not None and len(kept[0]) == len(mix.positions):
                 mix.gains, mix.mute = kept
+        for permission, ruled in config.grants:
+            guest.door.grants.set(permission, ANY, ruled)
         for what, program, verdict in self.store.grants(guest.name):
             guest.door.grants.set(Permission(what), program, Verdict(verdict))
         await guest.start()

@@ -11,6 +11,7 @@ from typing import Any
 from millrace.daemon.doorspec import DoorSpec, parse_door, read_password
 from millrace.errors import ConfigError
 from millrace.io.paths import config_path, runtime_dir, state_path
+from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.units import MAX_CHANNELS, RATE_MAX
 
@@ -30,6 +31,8 @@ class GuestConfig:
     doors: tuple[DoorSpec, ...] = ()
     rights: Right | None = None
     """What this guest's own programs may; all but admin if not given."""
+    grants: tuple[tuple[Permission, Verdict], ...] = ()
+    """Rules for all its programs that stand unless others were made while it ran."""
     microphone: bool = True
     """Whether listeners that offer their microphone may speak, unless `set listener/N mic=off` says otherwise."""
 
@@ -95,12 +98,14 @@ def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     tcp = _addresses(table.pop("pulse_tcp", ()), f"{where}.pulse_tcp")
     doors = _doors(table, where)
     microphone, rights = _take(table, "microphone", bool, where), _take(table, "rights", str, where)
+    grants = _grants(_take(table, "grants", dict, where) or {}, f"{where}.grants")
     _no_more(table, where)
     if not 8_000 <= rate <= RATE_MAX:
         raise ConfigError(f"{where}.rate: {rate} is outside 8000 to {RATE_MAX}")
     if not 1 <= channels <= min(8, MAX_CHANNELS):
         raise ConfigError(f"{where}.channels: {channels} is outside 1 to 8")
-    return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors, _rights(rights), microphone is not False)
+    may = _rights(rights)
+    return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors, may, grants, microphone is not False)
 
 
 def _certificate(table: Any) -> Certificate:
@@ -119,6 +124,15 @@ def _certificate(table: Any) -> Certificate:
 def _rights(text: str | None) -> Right | None:
     """What a guest's programs may, in their own guest; admin is for nobody in a guest."""
     return None if text is None else parse_rights(text) & GUEST_RIGHTS
+
+
+def _grants(table: dict[str, Any], where: str) -> tuple[tuple[Permission, Verdict], ...]:
+    """microphone = "prompt", and so on."""
+    verdicts = {"allow": Verdict.ALLOW, "deny": Verdict.DENY, "prompt": Verdict.PROMPT}
+    for value in table.values():
+        if not isinstance(value, str) or value not in verdicts:
+            raise ConfigError(f"{where}: {value!r} is none of {', '.join(verdicts)}")
+    return tuple((parse_permission(key), verdicts[value]) for key, value in table.items())
 
 
 def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:
