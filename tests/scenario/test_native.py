@@ -831,3 +831,60 @@ def test_truncated_messages_of_every_length(tmp_path: Path) -> None:
 
 
 assert struct.calcsize("<IHBB") == HEADER.size
+
+
+ODD: list[Any] = [
+    None, True, -1, 0, 1, 2**63 - 1, 1.5, float("inf"), "", "default", "sink/default", "stream/0", "sink/²", "../..",
+    "x" * 5000, [], ["alice"], {}, {"volume": "50%"}, {"mute": 7}, b"\x00\xff", [[0.0] * 3], [["a"]], "alice", "50%",
+    "-inf", "nan%", "off", "float32le", "microphone", "source/microphone", 2.5, [[1.0, 0.0], [0.0, 1.0]],
+]  # fmt: skip
+
+
+def test_any_command_with_any_arguments_is_done_or_refused_and_never_an_internal_error(tmp_path: Path) -> None:
+    import random
+
+    import msgspec
+
+    async def test(daemon: Daemon) -> None:
+        dice = random.Random(7)
+        done = 0
+        async with of_daemon(daemon) as bus:
+            await eventually(lambda: daemon._native[0].sessions)
+            (session,) = daemon._native[0].sessions
+            takes = {name: command.takes for name, command in daemon.commands.table.items()}
+            takes |= {name: kind for name, (kind, _) in session.streams.methods.items()}
+            for _ in range(4_000):
+                method = dice.choice(sorted(takes))
+                fields = [field.name for field in msgspec.structs.fields(takes[method])]
+                args = {name: dice.choice(ODD) for name in fields if dice.random() < 0.9}
+                try:
+                    await bus.call(method, **args)
+                    done += 1
+                except (ConfigError, GraphError, RightsError):
+                    continue
+            assert (await bus.call("state"))["you"] == "unix"
+        assert done > 100
+
+    running(tmp_path, test)
+
+
+def test_random_bytes_are_messages_or_refused() -> None:
+    import random
+
+    from millrace.errors import RemoteProtocolError
+
+    dice = random.Random(3)
+    refused = 0
+    for _ in range(3_000):
+        wire = NativeWire(daemon=True)
+        good = bytearray(frame(Hello(name="a")) + frame(Call(1, "set", {"target": "x", "settings": {"a": 1}})))
+        for _ in range(dice.randrange(4)):
+            good[dice.randrange(len(good))] = dice.randrange(256)
+        try:
+            while good:
+                size = dice.randrange(1, 20)
+                wire.receive(bytes(good[:size]), 0)
+                del good[:size]
+        except RemoteProtocolError:
+            refused += 1
+    assert refused > 500

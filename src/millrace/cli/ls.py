@@ -25,6 +25,8 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
         return
     for guest in state["guests"]:
         _guest(guest)
+    if state.get("requests"):
+        typer.echo(f"{state['requests']} requests wait for an answer: millrace grants")
     if "policy" in state and state["policy"] is None:
         typer.echo("no session manager runs: nothing is remembered, and nobody answers requests; see millrace-policy")
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from millrace.daemon.app import Daemon
     from millrace.daemon.config import Config
 
+DESCRIPTORS = 65_536
+
 
 def serve(
     config: Annotated[
@@ -98,6 +100,7 @@ async def _serve(config: Config, policy: bool) -> None:
     from millrace.policy.config import load
     from millrace.policy.program import Program
 
+    _more_descriptors()
     daemon = Daemon(config)
     stopping = asyncio.Event()
     on_stop(stopping.set)
@@ -115,6 +118,16 @@ async def _serve(config: Config, policy: bool) -> None:
             deciding.cancel()
             await asyncio.gather(deciding, return_exceptions=True)
         await daemon.stop()
+
+
+def _more_descriptors() -> None:
+    """Hundreds of guests, and two descriptors a native stream: take what the system allows."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _calm_collector() -> None:

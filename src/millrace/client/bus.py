@@ -154,10 +154,12 @@ class Bus:
             self._ended(kind(message.message))
             return
         waiting = self._calls.pop(message.serial, None)
-        if waiting is None or waiting.future.done():
+        if waiting is None or waiting.future.done() or waiting.on_fds is None:
             for fd in fds:
                 os.close(fd)
-        elif isinstance(message, Fault):
+        if waiting is None or waiting.future.done():
+            return
+        if isinstance(message, Fault):
             waiting.future.set_exception(_ERRORS.get(message.code, MillraceError)(message.message))
         elif waiting.on_fds is not None:
             waiting.future.set_result(waiting.on_fds(message.value, fds))

@@ -113,7 +113,7 @@ class Commands:
         state["you"] = holder.key
         if holder.may(Right.ADMIN):
             state |= {"refused": self._daemon.refused(), "trouble": self._daemon.store.trouble}
-            state["policy"] = self._daemon.policy()
+            state |= {"policy": self._daemon.policy(), "requests": len(list(self._daemon.prompts))}
         return state
 
     # -- changing ----------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from collections.abc import Callable
 
 from millrace.errors import GraphError
 
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
 
 def shared_memory(size: int) -> tuple[int, mmap.mmap]:
     """A sealed memfd of `size` bytes and its mapping."""
@@ -27,7 +25,7 @@ def shared_memory(size: int) -> tuple[int, mmap.mmap]:
         raise GraphError(f"no memory to share: {error.strerror}") from None
     try:
         os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return fd, mmap.mmap(fd, size)
     except (OSError, ValueError) as error:
         os.close(fd)
