@@ -80,12 +80,17 @@ def listen(
         listener.on_event = lambda kind, text: typer.echo(f"{kind}: {text}", err=True)
     run(_listen(listener, seconds))
     if not quiet:
-        report = listener.report()
-        typer.echo(
-            f"played {listener.played_s:.1f} s to {listener.output.name}: {report.underruns} underruns,"
-            f" {report.lost} packets lost, {report.skipped} frames skipped",
-            err=True,
-        )
+        _sum_up(listener)
+
+
+def _sum_up(listener: Listener) -> None:
+    """How it went."""
+    report = listener.report()
+    typer.echo(
+        f"played {listener.played_s:.1f} s to {listener.output.name}: {report.underruns} underruns,"
+        f" {report.lost} packets lost, {report.skipped} frames skipped",
+        err=True,
+    )
 
 
 def _token(path: Path | None) -> str:

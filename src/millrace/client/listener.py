@@ -11,6 +11,7 @@ import logging
 import random
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -19,17 +20,18 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from millrace.backends.base import ClockedOutput, FileOutput
+from millrace.client.blame import Blame
+from millrace.client.fileplayer import FilePlayer
 from millrace.client.microphone import MicrophoneSender, MicrophoneSource
 from millrace.clock.jitter import PROFILES, profile_of
 from millrace.codec.settings import CodecSettings
-from millrace.doors.peer.decode import PacketDecoder
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
 from millrace.errors import ConfigError, PeerLost, RemoteProtocolError, RightsError
 from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
 from millrace.io.crypto import client_tls
-from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     MEDIA_MAX,
     Bye,
@@ -43,6 +45,7 @@ from millrace.wire.peer.messages import (
     Report,
     Silence,
     StreamFormat,
+    Trouble,
     Welcome,
 )
 from millrace.wire.peer.session import ListenerEvent, PeerClient
@@ -52,10 +55,14 @@ log = logging.getLogger("millrace.listener")
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
 """Back in sound within a second of the server's return; jitter keeps a fleet from knocking all at once."""
 BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
+PULSE_NS: HostNs = 50 * NS_PER_MS
+"""How often a listener sees whether it is let run."""
+SKIP_NS: HostNs = 30 * NS_PER_MS
+"""More than this left out at once is told as a hole is."""
+STOOD_NS: HostNs = 250 * NS_PER_MS
 REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
 """How often an unchanged report is sent: a thousand idle listeners should cost nothing."""
-SILENCE_MAX_S = 60
 SPOKEN_MAX = 50
 """Microphone packets that may wait for the line: half a second."""
 MICROPHONE = CodecSettings(bitrate=64_000, fec=True, application="audio")
@@ -92,54 +99,6 @@ class Ended(Exception):
     """The daemon ended the session for good."""
 
 
-class FilePlayer:
-    """Writes the media time line to a file: frame n is position base + n, gaps are silence."""
-
-    def __init__(self, output: FileOutput) -> None:
-        self._output = output
-        self._decoder: PacketDecoder | None = None
-        self._next: Frames | None = None
-        self.played_frames: Frames = 0
-        self._lost_before = 0
-
-    @property
-    def lost_packets(self) -> int:
-        """Packets that never came."""
-        return self._lost_before + (self._decoder.lost_packets if self._decoder else 0)
-
-    def set_format(self, fmt: StreamFormat) -> None:
-        """Packets of this format follow."""
-        self._lost_before = self.lost_packets
-        self._output.open(fmt.rate, tuple(fmt.positions))
-        self._decoder = PacketDecoder(fmt)
-
-    def push(self, packet: Packet) -> None:
-        """A packet has come."""
-        if self._decoder is None:
-            return
-        for position, block, _ in self._decoder.decode(packet):
-            gap = 0 if self._next is None else position - self._next
-            rate = self._decoder.format.rate
-            if 0 < gap <= rate * SILENCE_MAX_S:
-                self._output.skip(gap)
-            elif gap < 0 and -gap < len(block):
-                block = block[-gap:]
-            elif gap < 0:
-                continue
-            self._output.write(block)
-            self.played_frames += len(block)
-            self._next = max(position, self._next or 0) + len(block) if gap < 0 else position + len(block)
-
-    def silence(self) -> None:
-        """A pause follows."""
-        if self._decoder is not None:
-            self._decoder.silence()
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._output.close()
-
-
 class Listener:
     """One listener of one guest."""
 
@@ -161,6 +120,8 @@ class Listener:
         self._clocked = cast(ClockedOutput, output) if hasattr(output, "start") else None
         self._file = None if self._clocked else FilePlayer(cast(FileOutput, output))
         self._output_latency_ns: HostNs = 0
+        self._blame = Blame(PULSE_NS)
+        self._holes: deque[HostNs] = deque(maxlen=16)
         self._wire: PeerClient | None = None
         self._stopping = asyncio.Event()
         self._spoken: asyncio.Queue[str | bytes] = asyncio.Queue(SPOKEN_MAX)
@@ -284,6 +245,7 @@ class Listener:
         timers = asyncio.create_task(self._timers(wire, line))
         stopper = asyncio.create_task(self._stop_line(line))
         speaker = asyncio.create_task(self._speaker(line))
+        pulse = asyncio.create_task(self._pulse(wire, line))
         try:
             await self._drain(wire, line)
             async for message in line:
@@ -296,7 +258,7 @@ class Listener:
                     self._handle(event, now)
         finally:
             self._wire = None
-            for task in (timers, stopper, speaker):
+            for task in (timers, stopper, speaker, pulse):
                 task.cancel()
             self._hush()
         if not self._stopping.is_set():
@@ -343,7 +305,10 @@ class Listener:
         if isinstance(event, Packet):
             with self._lock:
                 if self._playout is not None:
+                    lost = self._playout.lost_packets
                     self._playout.push(event, now)
+                    length_ns = event.frames * NS_PER_S // self._playout.rate
+                    self._blame.arrived(now, length_ns, self._playout.lost_packets - lost)
                 elif self._file is not None:
                     self._file.push(event)
         elif isinstance(event, FormatChanged):
@@ -390,6 +355,7 @@ class Listener:
 
     def _silence(self) -> None:
         with self._lock:
+            self._blame.silence()
             if self._playout is not None:
                 self._playout.silence()
             elif self._file is not None:
@@ -417,8 +383,35 @@ class Listener:
     def _pull(self, out: Samples) -> None:
         """Called from the output's thread."""
         with self._lock:
-            if self._playout is not None:
-                self._playout.pull(out, now_ns())
+            playout = self._playout
+            if playout is None:
+                return
+            now, holes, left_out = now_ns(), playout.underruns, playout.skipped_frames
+            self._blame.pulled(now, len(out) * NS_PER_S // playout.rate)
+            playout.pull(out, now)
+            skipped_ns = (playout.skipped_frames - left_out) * NS_PER_S // playout.rate
+            if playout.underruns != holes or skipped_ns > SKIP_NS:
+                self._holes.append(now)
+
+    async def _pulse(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
+        """See whether this program is let run, and tell the daemon whose fault the holes were."""
+        while True:
+            await asyncio.sleep(PULSE_NS / NS_PER_S)
+            now = now_ns()
+            if self._blame.ticked(now) > STOOD_NS and self._playout is not None:
+                # Whatever was heard meanwhile, it was not this sound.
+                self._holes.append(now)
+            while self._holes:
+                wire.send(self._trouble(self._holes.popleft(), now))
+                await self._drain(wire, line)
+
+    def _trouble(self, hole_ns: HostNs, now: HostNs) -> Trouble:
+        verdict = self._blame.hole(hole_ns)
+        clock, playout = (self._wire.keepalive.clock if self._wire else None), self._playout
+        offset = clock.offset_ns(now, playout.pace.media.rate) if clock and playout else None
+        at = 0 if offset is None else verdict.at_ns + round(offset)
+        self.on_event("trouble", f"{verdict.stage}: {verdict.cause} {verdict.evidence}")
+        return Trouble("underrun", verdict.stage, verdict.cause, at, verdict.evidence)
 
     def _close_output(self) -> None:
         if self._file is not None:

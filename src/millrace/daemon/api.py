@@ -9,6 +9,7 @@ from aiohttp import web
 
 from millrace import __version__
 from millrace.daemon.commands import Command, Commands
+from millrace.daemon.openapi import describe
 from millrace.errors import ConfigError
 from millrace.rights.model import Holder
 
@@ -43,7 +44,7 @@ class Api:
     def routes(self) -> list[web.RouteDef]:
         """Where they are."""
         made = [self._route(command) for command in self._commands.table.values()]
-        return [*made, web.get("/health", self._health)]
+        return [*made, web.get("/health", self._health), web.get(f"{PREFIX}/openapi.json", self._openapi)]
 
     def _route(self, command: Command) -> web.RouteDef:
         async def handle(request: web.Request) -> web.Response:
@@ -51,6 +52,9 @@ class Api:
             return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
         return web.route(command.method, PREFIX + command.path, handle)
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(describe(self._commands, PREFIX))
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"ok": True, "version": __version__})

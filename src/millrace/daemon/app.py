@@ -18,6 +18,7 @@ from millrace.daemon.attachments import attach
 from millrace.daemon.claims import Claims
 from millrace.daemon.commands import Commands
 from millrace.daemon.config import Config, GuestConfig, checked_guest_name, parse_address
+from millrace.daemon.doctor import STRAIN_NS, Doctor
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
 from millrace.daemon.native import NativeServer, NativeSession
@@ -29,6 +30,7 @@ from millrace.daemon.views import guest_summary
 from millrace.daemon.web import Web
 from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
+from millrace.graph.incidents import Incidents
 from millrace.graph.model import Ids, Sink
 from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
@@ -67,6 +69,7 @@ class Daemon:
         """Requests of people who had not the right."""
         self._native: list[NativeServer] = []
         self.prompts.on_change = self._prompt_changed
+        self.doctor = Doctor(self)
         self._api_path = config.runtime / "api.sock"
 
     async def start(self) -> None:
@@ -75,6 +78,8 @@ class Daemon:
         api_socket = bind_unix(self._api_path)
         self._timer = TimerRunner(self.driver, asyncio.get_running_loop())
         self.driver.rearm = self._timer.rearm
+        self._timer.strain_ns, self._timer.on_strain = STRAIN_NS, self.doctor.strain
+        self.doctor.start()
         self._prompt_timer = TimerRunner(self.prompts, asyncio.get_running_loop())
         self.prompts.rearm = self._prompt_timer.rearm
         self._native.append(NativeServer(self, self.config.runtime / "native.sock"))
@@ -115,6 +120,7 @@ class Daemon:
 
     async def stop(self) -> None:
         """Tell listeners and clients, close sockets, remove files."""
+        self.doctor.stop()
         for server in self._native:
             server.close()
         for guest in self.guests.values():
@@ -176,6 +182,7 @@ class Daemon:
     async def _start_guest(self, config: GuestConfig) -> Guest:
         guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))
         guest.door.prompts = self.prompts
+        self._look_after(guest)
         if config.rights is not None:
             guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))
         for name, description in self.store.sinks(guest.name):
@@ -205,6 +212,18 @@ class Daemon:
     def refused(self) -> int:
         """Requests that were not let in, or not allowed."""
         return self.forbidden + (self._web.refused() if self._web is not None else 0)
+
+    @property
+    def incidents(self) -> Incidents:
+        """What has gone wrong."""
+        return self.doctor.incidents
+
+    def _look_after(self, guest: Guest) -> None:
+        """The doctor hears of what goes wrong in a guest."""
+        doctor, guest.doctor = self.doctor, self.doctor
+        guest.graph.troubled = lambda node, what: doctor.troubled(guest, node, what)
+        guest.door.on_violation = lambda client, error: doctor.violated(guest, f"client/{client.index}", error)
+        guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)
 
     def policy(self) -> dict[str, Any] | None:
         """Which session manager is in charge, if any."""

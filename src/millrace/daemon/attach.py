@@ -93,6 +93,8 @@ class Attachment(ABC):
         text = str(error) or "no answer in time"
         if self.state == "attached" or text != self.error:
             log.warning("guest %s: %s: %s", self.guest.name, self.spec.text, text)
+        if self.state == "attached" and self.guest.doctor is not None:
+            self.guest.doctor.machine_lost(self.guest, self.key, text)
         self.state, self.error = "waiting", text
         self.guest.on_door("change", self)
         self._gone()

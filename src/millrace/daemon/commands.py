@@ -69,6 +69,7 @@ class Commands:
             ("grant", "POST", f"{guest}/grants", r.Grant, self._grant),
             ("requests", "GET", "/requests", r.Nothing, self._requests),
             ("decide", "POST", "/requests/{request}", r.Decide, self._decide),
+            ("incidents", "GET", "/incidents", r.Incidents, self._incidents),
             ("tokens", "GET", "/tokens", r.Nothing, self._tokens),
             ("token.new", "POST", "/tokens", r.TokenNew, self._token_new),
             ("token.rotate", "POST", "/tokens/{token}/rotate", r.OfToken, self._token_rotate),
@@ -203,6 +204,12 @@ class Commands:
         holder.demand(Right.ADMIN, asked.guest)
         await self._daemon.decide(asked, args.allow, args.always, holder.key)
         return OK
+
+    # -- what has gone wrong -----------------------------------------------------------------------
+
+    async def _incidents(self, args: r.Incidents, holder: Holder) -> Any:
+        seen = [i for i in self._daemon.incidents if holder.may(Right.SEE, i.guest or None)]
+        return [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
 
     # -- tokens --------------------------------------------------------------------------------
 

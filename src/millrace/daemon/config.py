@@ -17,7 +17,7 @@ from millrace.units import MAX_CHANNELS, RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 _GUEST_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-_RESERVED = frozenset({"api", "metrics", "health", "static"})
+_RESERVED = frozenset({"api", "metrics", "health", "ready", "static", "page"})
 
 
 @dataclass(frozen=True, slots=True)

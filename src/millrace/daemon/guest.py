@@ -22,7 +22,7 @@ from millrace.errors import GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
-from millrace.io.clock import wall_ns
+from millrace.io.clock import now_ns, wall_ns
 from millrace.io.sockets import peer_identity, private_dir, serve_tcp, serve_unix
 from millrace.outlets.peer import PeerOutlets
 from millrace.units import default_map
@@ -30,6 +30,7 @@ from millrace.wire.pulse.constants import COOKIE_BYTES
 
 if TYPE_CHECKING:
     from millrace.daemon.attach import Attachment
+    from millrace.daemon.doctor import Doctor
     from millrace.daemon.listener import ListenerSession
 
 log = logging.getLogger("millrace.guest")
@@ -61,9 +62,11 @@ class Guest:
         cookie = secrets.token_bytes(COOKIE_BYTES)
         self.door = PulseDoor(self.graph, cookie, f"{_user()}@{socket.gethostname()}", wall_ns)
         self.outlets = PeerOutlets(self.graph)
+        self.outlets.clock = now_ns
         self.graph.observers.append(self._graph_changed)
         self._servers: list[asyncio.AbstractServer] = []
         self.sessions: list[ListenerSession] = []
+        self.doctor: Doctor | None = None
         self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
         self.on_door: Callable[[str, Attachment], None] = lambda change, door: None
         self.native: dict[int, NativePlayback] = {}

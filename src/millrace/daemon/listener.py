@@ -26,6 +26,7 @@ from millrace.wire.peer.messages import (
     Packet,
     Report,
     Silence,
+    Trouble,
     Welcome,
 )
 from millrace.wire.peer.session import PeerServer
@@ -54,6 +55,7 @@ class ListenerSession:
         self.address = address
         self.wire = PeerServer(now_ns)
         self.outlet = PeerOutlet(id_, address, write, room)
+        self.outlet.on_drop = self._dropped
         self.report = Report()
         self.closing = False
         self._codec_reason = ""
@@ -126,6 +128,9 @@ class ListenerSession:
             self.report = event
             self._feed_back_loss()
             self._publish_latency()
+        elif isinstance(event, Trouble):
+            if self.guest.doctor is not None:
+                self.guest.doctor.listener(self, event)
         elif isinstance(event, FormatChanged):
             if self.microphone is not None:
                 self.microphone.set_format(event.format)
@@ -134,6 +139,10 @@ class ListenerSession:
                 self.microphone.silence()
         elif isinstance(event, Bye):
             self.closing = True
+
+    def _dropped(self) -> None:
+        if self.guest.doctor is not None:
+            self.guest.doctor.dropped(self)
 
     def _feed_back_loss(self) -> None:
         """What share of the packets sent lately the listener misses goes to the encoder."""

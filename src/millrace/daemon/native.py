@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millrace.daemon.nativestreams import NativeStreams
+from millrace.daemon.registry import Encode, native_frames
 from millrace.daemon.requests import parsed
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
@@ -90,6 +91,7 @@ class NativeSession:
         self.subject = Subject() if identity is None else Subject(identity)
         self.holder = Holder("nobody", Right.NONE, frozenset())
         self.kinds: frozenset[str] | None = None
+        self.encode: Encode = native_frames
         self.name = ""
         self.ready = False
         self.closed = False
@@ -239,6 +241,8 @@ class NativeSession:
         if isinstance(error, RightsError):
             self.daemon.forbidden += 1
             log.warning("%s: %s", self.subject.identity, error)
+            guest = self.server.guest
+            self.daemon.doctor.refused(guest.name if guest else "", str(self.subject.identity), str(error))
         self.send(Fault(serial, code_of(error), str(error)))
 
     # -- calls -----------------------------------------------------------------------------------

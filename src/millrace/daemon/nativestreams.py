@@ -149,6 +149,7 @@ class NativeStreams:
         made = NativePlayback(
             guest.graph, node, fmt, own.ring, target, own.bell.ring, lambda what, why: self._notice(node.id, what, why)
         )
+        made.pid = self._session.subject.identity.pid
         own.playback = made
         made.removed = lambda: self.removed(node.id)
         guest.native[node.id] = made

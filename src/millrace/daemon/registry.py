@@ -18,7 +18,10 @@ from millrace.wire.native.messages import Objects, frame, packed
 
 SLICE = 250
 FRAME_BYTES = 256 * 1024
-View = Callable[[], dict[str, Any]]
+Shown = dict[str, Any]
+View = Callable[[], Shown]
+Encode = Callable[[list[Shown], list[int], bool], bytes]
+"""(objects that are new or have changed, numbers that are gone, whether the first look is over) to bytes."""
 
 
 class Entry(NamedTuple):
@@ -35,9 +38,10 @@ class Watcher(Protocol):
 
     holder: Holder
     kinds: frozenset[str] | None
+    encode: Encode
 
     def send_objects(self, made: bytes) -> None:
-        """Send a frame."""
+        """Send what `encode` has made."""
         ...
 
 
@@ -85,14 +89,14 @@ class Registry:
         self._due = False
         there, self._there = self._there, {}
         gone, self._gone = self._gone, {}
-        raws = {entry.id: packed(_shown(entry)) for entry in there.values()}
+        shown = {entry.id: _shown(entry) for entry in there.values()}
         made: dict[tuple[Any, ...], bytes | None] = {}
         for watcher in list(self._watchers):
-            key = (watcher.holder.rights, watcher.holder.guests, watcher.kinds)
+            key = (watcher.holder.rights, watcher.holder.guests, watcher.kinds, watcher.encode)
             if key not in made:
-                seen = [raws[e.id] for e in there.values() if _sees(watcher, e)]
+                seen = [shown[e.id] for e in there.values() if _sees(watcher, e)]
                 lost = [e.id for e in gone.values() if _sees(watcher, e)]
-                made[key] = frames(seen, lost) if seen or lost else None
+                made[key] = watcher.encode(seen, lost, False) if seen or lost else None
             data = made[key]
             if data is not None:
                 watcher.send_objects(data)
@@ -112,33 +116,39 @@ class Registry:
         if watcher not in self._watchers:
             return
         part = [self._entries.get(id_) for id_ in islice(ids, SLICE)]
-        raws = [packed(_shown(entry)) for entry in part if entry is not None and _sees(watcher, entry)]
-        watcher.send_objects(frames(raws, [], synced=len(part) < SLICE))
+        shown = [_shown(entry) for entry in part if entry is not None and _sees(watcher, entry)]
+        watcher.send_objects(watcher.encode(shown, [], len(part) < SLICE))
         if len(part) == SLICE:
             asyncio.get_running_loop().call_soon(self._show, watcher, ids)
 
 
-def frames(there: list[msgspec.Raw], gone: list[int], synced: bool = False) -> bytes:
-    """Frames that tell of so much, none of them too large."""
+def native_frames(there: list[Shown], gone: list[int], synced: bool) -> bytes:
+    """Frames of the native protocol that tell of so much, none of them too large."""
     out: list[bytes] = []
+    raws = [packed(shown) for shown in there]
     while True:
         size = count = 0
-        while count < len(there) and (count == 0 or size + len(bytes(there[count])) < FRAME_BYTES):
-            size += len(bytes(there[count]))
+        while count < len(raws) and (count == 0 or size + len(bytes(raws[count])) < FRAME_BYTES):
+            size += len(bytes(raws[count]))
             count += 1
-        part, there = there[:count], there[count:]
-        out.append(frame(Objects(part, gone, synced and not there)))
+        part, raws = raws[:count], raws[count:]
+        out.append(frame(Objects(part, gone, synced and not raws)))
         gone = []
-        if not there:
+        if not raws:
             return b"".join(out)
+
+
+def json_text(there: list[Shown], gone: list[int], synced: bool) -> bytes:
+    """The same as one JSON object, for WebSockets."""
+    return msgspec.json.encode({"there": there, "gone": gone, "synced": synced})
 
 
 def _sees(watcher: Watcher, entry: Entry) -> bool:
     if watcher.kinds is not None and entry.kind not in watcher.kinds:
         return False
     right = Right.ADMIN if entry.kind == "request" else Right.SEE
-    return watcher.holder.may(right, entry.guest)
+    return watcher.holder.may(right, entry.guest or None)
 
 
-def _shown(entry: Entry) -> dict[str, Any]:
+def _shown(entry: Entry) -> Shown:
     return {"n": entry.id, "kind": entry.kind, "guest": entry.guest, "is": entry.view()}

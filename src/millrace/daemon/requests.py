@@ -131,6 +131,13 @@ class Recall(msgspec.Struct):
     prefix: str = ""
 
 
+class Incidents(msgspec.Struct):
+    """What has gone wrong lately: in a guest, or about one object."""
+
+    guest: str | None = None
+    subject: str | None = None
+
+
 def parsed(kind: type[T], args: Any) -> T:
     """Arguments as `kind`; ConfigError says which is wrong."""
     try:

@@ -13,11 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from millrace.daemon import verbs
 from millrace.daemon.api import HOLDER, Api, holder_of
+from millrace.daemon.events import EventStream
 from millrace.daemon.gate import Gate
 from millrace.daemon.listener import ListenerSession
+from millrace.daemon.metrics import exposition
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
 from millrace.rights.model import Certificate, Right
@@ -87,22 +90,51 @@ class Web:
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[self._guarded])
-        app.add_routes([*self._api.routes(), web.get("/{guest}", self._listen)])
+        mine = [
+            web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics), web.get("/ready", self._ready),
+            web.get("/{guest}", self._listen),
+        ]  # fmt: skip
+        app.add_routes([*self._api.routes(), *mine])
         return app
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[HOLDER] = self._gate.holder(request)
+        try:
+            request[HOLDER] = self._gate.holder(request)
+        except web.HTTPException as error:
+            self._daemon.doctor.refused("", request.remote or "unix", f"{error.status} {request.method} {request.path}")
+            raise
         try:
             return await handler(request)
         except RightsError as error:
             self._daemon.forbidden += 1
+            self._daemon.doctor.refused("", holder_of(request).key, f"{request.method} {request.path}")
             log.warning("%s: %s %s", error, request.method, request.path)
             return web.json_response({"error": str(error)}, status=403)
         except verbs.NotFound as error:
             return web.json_response({"error": str(error)}, status=404)
         except (ConfigError, GraphError) as error:
             return web.json_response({"error": str(error)}, status=400)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """The registry, as it changes; `?kinds=stream,listener` for some of it."""
+        kinds = request.query.get("kinds")
+        line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096)
+        await line.prepare(request)
+        wanted = frozenset(kinds.split(",")) if kinds else None
+        await EventStream(self._daemon.registry, holder_of(request), wanted).serve(line)
+        return line
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        holder = holder_of(request)
+        guests = self._daemon.commands.visible(holder)
+        text = exposition(self._daemon, guests, whole=holder.may(Right.SEE))
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        """Whether sound can flow and changes are kept: 503 and why, if not."""
+        trouble = self._daemon.store.trouble
+        return web.json_response({"ready": not trouble, "trouble": trouble}, status=503 if trouble else 200)
 
     # -- listeners ---------------------------------------------------------------------------
 
@@ -179,5 +211,6 @@ class Web:
                 except PeerLost as error:
                     log.info("listener %s: %s", session.address, error)
                     if not session.closing:
+                        self._daemon.doctor.gone_silent(session, str(error))
                         self._end(session, socket_)
         self._ticker = None

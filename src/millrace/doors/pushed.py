@@ -165,7 +165,11 @@ class PushedStream:
         """See `Feed.pull`."""
         now_ns = self.graph.now_ns
         link = self._link
-        if link.pull(len(out), now_ns, frames_to_ns(self.graph.position, self.graph.rate)):
+        holes = link.tally.underruns
+        pulled = link.pull(len(out), now_ns, frames_to_ns(self.graph.position, self.graph.rate))
+        if link.tally.underruns != holes:
+            self.graph.troubled(self.node, "late")
+        if pulled:
             lead = link.lead
             out[:lead] = 0.0
             self._voice.read(out[lead:], link.ratio)

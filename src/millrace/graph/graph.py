@@ -51,6 +51,8 @@ class Graph:
         self.taps: dict[int, Tap] = {}
         self.observers: list[Observer] = []
         self.wake: Callable[[], None] = lambda: None
+        self.troubled: Callable[[Node, str], None] = lambda node, what: None
+        """Something could be heard of a node: underrun, late, scribbled, unread, overrun, microphone."""
         self.default: Sink | None = None
         self.position: Frames = 0
         self.late_cycles = 0

@@ -106,6 +106,9 @@ class ClientLine:
         if not self._shaking:
             self._ended(self._why)
 
+    def violated(self, error: RemoteProtocolError) -> None:
+        """See `Connection`: `ended` is told when it is closed."""
+
     def close(self) -> None:
         """Close the connection; `ended` hears of it."""
         if self._transport is not None:

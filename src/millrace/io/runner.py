@@ -53,6 +53,10 @@ class Connection(Timed, Protocol):
         """The connection is gone."""
         ...
 
+    def violated(self, error: RemoteProtocolError) -> None:
+        """It is about to be ended for this."""
+        ...
+
 
 class TimerRunner:
     """Keeps one timer armed for a `Timed` core."""
@@ -60,7 +64,11 @@ class TimerRunner:
     def __init__(self, core: Timed, loop: asyncio.AbstractEventLoop) -> None:
         self._core, self._loop = core, loop
         self._handle: asyncio.Handle | None = None
+        self.strain_ns: HostNs = 0
+        self.on_strain: Callable[[HostNs, HostNs, HostNs], None] = lambda late_ns, spent_ns, began_ns: None
+        """Called where a run began later than `strain_ns` after its deadline, or took longer; 0 for never."""
         self._armed_for: HostNs | None = None
+        self._armed_at: HostNs = 0
 
     def rearm(self) -> None:
         """The core's next deadline may have changed."""
@@ -70,17 +78,23 @@ class TimerRunner:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        self._armed_for = deadline
+        self._armed_for, self._armed_at = deadline, now_ns()
         if deadline is not None:
             # libuv's timers count whole milliseconds and round down: without the ceiling the last
             # part of every wait would be spent firing early and arming again.
-            delay_ms = max(0, -(-(deadline - now_ns()) // NS_PER_MS))
+            delay_ms = max(0, -(-(deadline - self._armed_at) // NS_PER_MS))
             self._handle = self._loop.call_later(delay_ms / 1000, self._fire)
 
     def _fire(self) -> None:
         self._handle = None
-        self._core.handle_timeout(now_ns())
+        deadline, began = self._armed_for, now_ns()
+        # A deadline that had passed when it was set (a graph that begins again) is not late by that.
+        late = began - max(deadline, self._armed_at) if deadline is not None else 0
+        self._core.handle_timeout(began)
+        spent = now_ns() - began
         self.rearm()
+        if self.strain_ns and (late > self.strain_ns or spent > self.strain_ns):
+            self.on_strain(late, spent, began)
 
     def stop(self) -> None:
         """Disarm for good."""
@@ -124,6 +138,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._core.receive(self._buffer[:nbytes], now_ns())
         except RemoteProtocolError as error:
             log.warning("connection ended: %s", error)
+            self._core.violated(error)
             self._core.closing = True
         except Exception:
             # A bug of ours must cost at most the connection that met it.

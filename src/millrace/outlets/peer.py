@@ -49,6 +49,8 @@ class PeerOutlet:
         self.sent_bytes = 0
         self.dropped_packets = 0
         self.loss_percent = 0
+        self.on_drop: Callable[[], None] = lambda: None
+        """The line is full, and a packet was thrown away."""
         self._write, self._room = write, room
         self._queue: deque[Message] = deque()
 
@@ -72,6 +74,7 @@ class PeerOutlet:
             if isinstance(message, bytes):
                 del self._queue[at]
                 self.dropped_packets += 1
+                self.on_drop()
                 return
         self._queue.popleft()
 
@@ -128,6 +131,9 @@ class EncodeGroup:
         self._quantum = 0
         self._packet_frames = 0
         self._packets: list[bytes] = []
+        self.clock: Callable[[], HostNs] = lambda: 0
+        self.spent_ns: HostNs = 0
+        """What its last cycle took."""
         graph.add_tap(self.tap, sink)
 
     @property
@@ -180,6 +186,11 @@ class EncodeGroup:
 
     def consume(self, block: Samples, position: Frames, level: float) -> None:
         """See `Consumer.consume`."""
+        began = self.clock()
+        self._consume(block, position, level)
+        self.spent_ns = self.clock() - began
+
+    def _consume(self, block: Samples, position: Frames, level: float) -> None:
         if level == 0.0:
             self._quiet_frames += len(block)
             if self._quiet_frames * 1_000 > self.graph.rate * (HOLD_NS // NS_PER_MS):
@@ -288,6 +299,12 @@ class PeerOutlets:
         self.outlets: dict[int, PeerOutlet] = {}
         self._groups: list[EncodeGroup] = []
         self._generation = 0
+        self.clock: Callable[[], HostNs] = lambda: 0
+        """Host time, given from outside: what the encoders take is measured by it."""
+
+    def encoding_ns(self) -> HostNs:
+        """What the encoders took in their last cycle."""
+        return sum(group.spent_ns for group in self._groups)
 
     def join(self, outlet: PeerOutlet, sink: Sink) -> None:
         """`outlet` begins to hear `sink`."""
@@ -327,6 +344,7 @@ class PeerOutlets:
         if group is None:
             self._generation += 1
             group = EncodeGroup(self.graph, sink, outlet.settings, self._generation)
+            group.clock = self.clock
             self._groups.append(group)
         group.outlets.append(outlet)
         outlet.group = group

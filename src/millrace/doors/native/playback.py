@@ -57,6 +57,8 @@ class NativePlayback:
         self.prebuffering = True
         self.broken = False
         self.draining = False
+        self.pid = 0
+        """The client's process."""
         self.why = ""
         self.removed: Callable[[], None] = lambda: None
         """Called when the graph has let the stream go."""
@@ -137,6 +139,8 @@ class NativePlayback:
     def end(self, why: str) -> None:
         """Take the stream away, and say why."""
         self.why = why
+        if self.broken:
+            self.graph.troubled(self.node, "scribbled")
         self.graph.remove_stream(self.node)
 
     # -- the graph's side ------------------------------------------------------------------------
@@ -176,6 +180,7 @@ class NativePlayback:
             self._drained()
             return
         self.node.underruns += 1
+        self.graph.troubled(self.node, "underrun")
         self.prebuffering = True
         self.ring.reader_waits = True
         self.graph.deactivate(self.node, "underrun")

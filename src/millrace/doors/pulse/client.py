@@ -102,6 +102,10 @@ class PulseClient:
         """See `next_timeout`."""
         self.now_ns = now_ns
 
+    def violated(self, error: RemoteProtocolError) -> None:
+        """See `Connection`."""
+        self.door.on_violation(self, error)
+
     def closed(self) -> None:
         """The connection is gone: so are its streams."""
         for stream in list(self.streams.values()):
@@ -142,6 +146,7 @@ class PulseClient:
         if needed is None or self.door.holder.may(needed, self.door.graph.name) or self._own(request):
             return
         self.door.refused_commands += 1
+        self.door.on_refused(str(self.subject.identity), request.command.name)
         raise CommandError(Err.ACCESS, f"the programs of this guest may not {needed.name}")
 
     def _own(self, request: Request) -> bool:

@@ -15,6 +15,7 @@ from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.dsp.convert import SampleFormat
+from millrace.errors import RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.rights.grants import Grants, Permission, Verdict
@@ -85,6 +86,8 @@ class PulseDoor:
         self.refused_commands = 0
         self.on_client: Callable[[str, PulseClient], None] = lambda change, client: None
         """A client has come, changed or gone."""
+        self.on_violation: Callable[[PulseClient, RemoteProtocolError], None] = lambda client, error: None
+        self.on_refused: Callable[[str, str], None] = lambda who, what: None
         self._source_levels: dict[int, SourceLevel] = {}
         graph.observers.append(self._graph_changed)
 
@@ -173,6 +176,7 @@ class PulseDoor:
     def refusal(self, client: PulseClient, what: Permission) -> CommandError:
         """PA_ERR_ACCESS, counted."""
         self.refused_captures += 1
+        self.on_refused(str(client.subject.identity), what.value)
         return CommandError(Err.ACCESS, f"{client.subject.identity}: no grant for {what.value}")
 
     def demand_capture(self, client: PulseClient, sink: Sink) -> None:

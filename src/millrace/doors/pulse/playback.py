@@ -120,6 +120,7 @@ class PlaybackStream:
         if len(data):
             self._account(len(data), received=True)
             if not self.queue.write(data):
+                self.graph.troubled(self.node, "overrun")
                 self.owner.notice(Command.OVERFLOW, channel=self.channel)
         self._resampled.tail_done = False
         self.check_ready()
@@ -311,5 +312,6 @@ class PlaybackStream:
     def _tell_underflow(self) -> None:
         self._underflow_told = True
         self.node.underruns += 1
+        self.graph.troubled(self.node, "underrun")
         self.playing_for = 0
         self.owner.notice(Command.UNDERFLOW, channel=self.channel, offset=self.queue.read_index)

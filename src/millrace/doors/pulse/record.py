@@ -153,6 +153,7 @@ class RecordStream:
                 excess = -(-excess // frame) * frame
                 del self._queue[:excess]
                 self.dropped_bytes += excess
+                self.graph.troubled(self.node, "unread")
             return
         if len(self._queue) < self._threshold:
             return

@@ -121,6 +121,19 @@ class Microphone(msgspec.Struct, tag="microphone", tag_field="type"):
     wanted: bool
 
 
+class Trouble(msgspec.Struct, tag="trouble", tag_field="type"):
+    """The listener's sound had a hole, and whom it blames; `at_ns` is on the daemon's clock, 0 if that is not known.
+
+    `stage` and `cause` are those of an incident: network, listener or device, and what they suffered.
+    """
+
+    what: str
+    stage: str
+    cause: str
+    at_ns: int = 0
+    evidence: dict[str, float] = {}
+
+
 class Ping(msgspec.Struct, tag="ping", tag_field="type"):
     """Answered with Pong; `t` is the sender's own clock."""
 
@@ -149,7 +162,7 @@ class Bye(msgspec.Struct, tag="bye", tag_field="type"):
     again: bool = True
 
 
-FromListener: TypeAlias = Hello | Configure | Report | FormatChanged | Silence | Ping | Pong | Bye
+FromListener: TypeAlias = Hello | Configure | Report | Trouble | FormatChanged | Silence | Ping | Pong | Bye
 FromDaemon: TypeAlias = Welcome | FormatChanged | Configured | Silence | Microphone | Ping | Pong | Fault | Bye
 
 _from_listener = msgspec.json.Decoder(FromListener)

@@ -1,0 +1,83 @@
+"""`millrace incidents`: what went wrong, where, and why."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+
+def incidents(
+    guest: Annotated[str | None, typer.Option(help="Of this guest alone.")] = None,
+    about: Annotated[str | None, typer.Option(help="About one thing: stream/7, listener/9.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one incident a line.")] = False,
+) -> None:
+    """Show every hole, stall, loss and refusal, with its stage, its cause and the evidence.
+
+    Examples:
+
+      millrace incidents
+
+      millrace incidents --about listener/9 --follow
+
+      millrace incidents --json | jq 'select(.stage == "network")'
+    """
+    from urllib.parse import urlencode
+
+    from millrace.cli.api import call
+
+    if follow:
+        from millrace.cli.run import run
+
+        run(_follow(guest, about, as_json))
+        return
+    wanted = {key: value for key, value in (("guest", guest), ("subject", about)) if value}
+    for shown in call("GET", "/api/v1/incidents" + (f"?{urlencode(wanted)}" if wanted else "")):
+        _print(shown, as_json)
+
+
+async def _follow(guest: str | None, about: str | None, as_json: bool) -> None:
+    import asyncio
+
+    from millrace.cli.run import on_stop
+    from millrace.client.bus import connect
+
+    task = asyncio.current_task()
+
+    def stop() -> None:
+        if task is not None:
+            task.cancel()
+
+    on_stop(stop)
+    try:
+        async with connect(name="millrace incidents") as bus:
+            async for change in bus.watch(kinds=["incident"]):
+                if change.what != "added" or change.object is None:
+                    continue
+                shown = change.object.props
+                if guest in (None, shown["guest"]) and about in (None, shown["subject"]):
+                    _print(shown, as_json)
+    except asyncio.CancelledError:
+        return
+
+
+def _print(shown: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(shown))
+        return
+    typer.echo(line(shown))
+
+
+def line(shown: dict[str, Any]) -> str:
+    """One incident, as people read it."""
+    at = time.localtime(shown["at"])
+    when = f"{time.strftime('%H:%M:%S', at)}.{int(shown['at'] * 1000) % 1000:03d}"
+    where = " ".join(part for part in (shown["guest"], shown["subject"]) if part) or "the daemon"
+    times = f" (× {shown['count']})" if shown["count"] > 1 else ""
+    evidence = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown["evidence"].items())
+    return f"{when} {where}: {shown['stage']}, {shown['cause']}{times}: {shown['text']}" + (
+        f" [{evidence}]" if evidence else ""
+    )

@@ -1,0 +1,58 @@
+"""What a listener writes to a file."""
+
+from __future__ import annotations
+
+from millrace.backends.base import FileOutput
+from millrace.doors.peer.decode import PacketDecoder
+from millrace.units import Frames
+from millrace.wire.peer.messages import Packet, StreamFormat
+
+SILENCE_MAX_S = 60
+
+
+class FilePlayer:
+    """Writes the media time line to a file: frame n is position base + n, gaps are silence."""
+
+    def __init__(self, output: FileOutput) -> None:
+        self._output = output
+        self._decoder: PacketDecoder | None = None
+        self._next: Frames | None = None
+        self.played_frames: Frames = 0
+        self._lost_before = 0
+
+    @property
+    def lost_packets(self) -> int:
+        """Packets that never came."""
+        return self._lost_before + (self._decoder.lost_packets if self._decoder else 0)
+
+    def set_format(self, fmt: StreamFormat) -> None:
+        """Packets of this format follow."""
+        self._lost_before = self.lost_packets
+        self._output.open(fmt.rate, tuple(fmt.positions))
+        self._decoder = PacketDecoder(fmt)
+
+    def push(self, packet: Packet) -> None:
+        """A packet has come."""
+        if self._decoder is None:
+            return
+        for position, block, _ in self._decoder.decode(packet):
+            gap = 0 if self._next is None else position - self._next
+            rate = self._decoder.format.rate
+            if 0 < gap <= rate * SILENCE_MAX_S:
+                self._output.skip(gap)
+            elif gap < 0 and -gap < len(block):
+                block = block[-gap:]
+            elif gap < 0:
+                continue
+            self._output.write(block)
+            self.played_frames += len(block)
+            self._next = max(position, self._next or 0) + len(block) if gap < 0 else position + len(block)
+
+    def silence(self) -> None:
+        """A pause follows."""
+        if self._decoder is not None:
+            self._decoder.silence()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._output.close()

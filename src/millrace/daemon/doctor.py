@@ -1,0 +1,213 @@
+"""The doctor: hears of everything that goes wrong, finds the cause, and writes it down once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millrace.errors import RemoteProtocolError
+from millrace.graph.incidents import CAUSES, Incident, Incidents
+from millrace.graph.model import Node, Stream
+from millrace.io.clock import now_ns, wall_ns
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+from millrace.wire.peer.messages import Trouble
+
+if TYPE_CHECKING:
+    from millrace.daemon.app import Daemon
+    from millrace.daemon.guest import Guest
+    from millrace.daemon.listener import ListenerSession
+
+STRAIN_NS = 20 * NS_PER_MS
+"""A cycle this late, or that takes so long, is an incident."""
+CONFIRM_S = 0.15
+"""An application that stops for good ends its stream within this: then that was no underrun."""
+AFTER_NS = 600 * NS_PER_MS
+"""What is heard so long after an incident is its doing."""
+TICK_S = 1.0
+CLOCK_JUMP_NS = 200 * NS_PER_MS
+OURS = frozenset({"loop", "cycle", "encoder"})
+
+
+def _run_delay_ns() -> int:
+    """How long this thread has waited for a processor (proc(5), schedstat); 0 where that is not known."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process is stopped (proc(5), stat: state T or t)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
+
+
+class Doctor:
+    """One daemon's."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.incidents = Incidents(daemon.ids.take, wall_ns)
+        self.incidents.on_change = self._changed
+        self._waited_ns = _run_delay_ns()
+        self._cpu_ns = time.thread_time_ns()
+        self._wall_offset = wall_ns() - now_ns()
+        self._trouble = ""
+        self._ticker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Look after the daemon from now on."""
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+
+    def stop(self) -> None:
+        """Look away."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+
+    def _changed(self, change: str, incident: Incident) -> None:
+        if change == "remove":
+            self._daemon.registry.drop(incident.number)
+        else:
+            self._daemon.registry.put(incident.number, "incident", incident.guest, incident.view)
+
+    async def _tick(self) -> None:
+        """Every second: what nobody tells us."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._waited_ns, self._cpu_ns = _run_delay_ns(), time.thread_time_ns()
+            now, offset = now_ns(), wall_ns() - now_ns()
+            if abs(offset - self._wall_offset) > CLOCK_JUMP_NS:
+                moved_ms = (offset - self._wall_offset) / NS_PER_MS
+                self.incidents.record("clock", "jumped", now, evidence={"moved_ms": round(moved_ms, 1)})
+            self._wall_offset = offset
+            trouble = self._daemon.store.trouble
+            if trouble and trouble != self._trouble:
+                self.incidents.record("store", "can't write", now, evidence={"error": trouble})
+            self._trouble = trouble
+
+    # -- our own doing -----------------------------------------------------------------------
+
+    def strain(self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs) -> None:
+        """A run of the graphs began so late, and took so long."""
+        waited, cpu = _run_delay_ns(), time.thread_time_ns()
+        waited_ns, cpu_ns = waited - self._waited_ns, cpu - self._cpu_ns
+        self._waited_ns, self._cpu_ns = waited, cpu
+        evidence = {
+            "late_ms": _ms(late_ns), "took_ms": _ms(spent_ns), "waited_for_processor_ms": _ms(waited_ns),
+            "computed_ms": _ms(cpu_ns),
+        }  # fmt: skip
+        stage, cause = self._blamed(late_ns, spent_ns, waited_ns, cpu_ns)
+        at = began_ns - late_ns if late_ns >= spent_ns else began_ns
+        self.incidents.record(stage, cause, began_ns + spent_ns, evidence=evidence, at_ns=at)
+
+    def _blamed(self, late_ns: HostNs, spent_ns: HostNs, waited_ns: HostNs, cpu_ns: HostNs) -> tuple[str, str]:
+        """Who had the time: the graphs, other work of ours, other programs, or nobody."""
+        lost_ns = max(late_ns, spent_ns)
+        if waited_ns > lost_ns // 2:
+            return "loop", "starved"
+        if cpu_ns < lost_ns // 2:
+            return "loop", "not run"
+        if spent_ns < late_ns:
+            return "loop", "busy"
+        encoding = sum(guest.outlets.encoding_ns() for guest in self._daemon.guests.values())
+        return ("encoder", "slow") if encoding > spent_ns // 2 else ("cycle", "overran")
+
+    # -- streams -----------------------------------------------------------------------------
+
+    def troubled(self, guest: Guest, node: Node, what: str) -> None:
+        """The graph tells of a node: underrun, late, scribbled, unread, overrun."""
+        at = now_ns()
+        if what == "underrun":
+            stopped = _is_stopped(self._pid(guest, node))
+            asyncio.get_running_loop().call_later(CONFIRM_S, self._underrun, guest, node, at, stopped)
+            return
+        stage, cause = {
+            "late": ("machine", "late"), "scribbled": ("client", "scribbled"), "unread": ("recorder", "does not read"),
+            "overrun": ("client", "too much"), "microphone": ("microphone", "late"),
+        }[what]  # fmt: skip
+        if not self._hurt_by_us(guest, node.key, at):
+            self.incidents.record(stage, cause, at, guest.name, node.key, {"name": node.name})
+
+    def _underrun(self, guest: Guest, node: Node, at: HostNs, stopped: bool) -> None:
+        gone = node.id not in guest.graph.streams
+        pulse = guest.door.playback.get(node.id)
+        ended = pulse is not None and (pulse.corked or pulse.drain is not None)
+        if gone or ended or self._hurt_by_us(guest, node.key, at):
+            return
+        assert isinstance(node, Stream)
+        evidence: dict[str, Any] = {"application": node.props.get("application.name", ""), "underruns": node.underruns}
+        if pulse is not None:
+            evidence["asked_for_ms"] = _ms(pulse.layout.to_ns(max(0, pulse.requested)))
+        pid = self._pid(guest, node)
+        cause = "stopped" if stopped or _is_stopped(pid) else "wrote late"
+        self.incidents.record("client", cause, now_ns(), guest.name, node.key, evidence | {"pid": pid}, at_ns=at)
+
+    def _pid(self, guest: Guest, node: Node) -> int:
+        pulse = guest.door.playback.get(node.id)
+        if pulse is not None:
+            client = guest.door.clients.get(pulse.owner.index)
+            return client.subject.identity.pid if client is not None else 0
+        native = guest.native.get(node.id)
+        return native.pid if native is not None else 0
+
+    def _hurt_by_us(self, guest: Guest, key: str, at: HostNs) -> bool:
+        """Whether a stall of the whole daemon explains it; then that is written down for the guest, as what it is."""
+        near = self.incidents.near(OURS, at, AFTER_NS)
+        if near is None:
+            return False
+        evidence = near.evidence | {"heard_by": key}
+        self.incidents.record(near.stage, near.cause, now_ns(), guest.name, key, evidence, at_ns=near.at_ns)
+        return True
+
+    # -- listeners ---------------------------------------------------------------------------
+
+    def listener(self, session: ListenerSession, told: Trouble) -> None:
+        """A listener tells what its sound suffered, and whom it blames."""
+        now, guest = now_ns(), session.guest
+        if (told.stage, told.cause) not in CAUSES:
+            return
+        at = min(now, max(told.at_ns, now - 60 * NS_PER_S)) if told.at_ns else now
+        if self._hurt_by_us(guest, session.outlet.key, at):
+            return
+        if told.stage == "network" and self.incidents.near(frozenset({"send"}), now, 3 * NS_PER_S, session.outlet.key):
+            return
+        evidence = {key[:40]: value for key, value in list(told.evidence.items())[:8]} | {"heard": told.what[:20]}
+        self.incidents.record(told.stage, told.cause, now, guest.name, session.outlet.key, evidence, at_ns=at)
+
+    def dropped(self, session: ListenerSession) -> None:
+        """Its queue is full."""
+        evidence = {"queued": session.outlet.queued, "rtt_ms": _ms(session.rtt_ns or 0)}
+        self.incidents.record("send", "line full", now_ns(), session.guest.name, session.outlet.key, evidence)
+
+    def gone_silent(self, session: ListenerSession, why: str) -> None:
+        """Its keepalive was not answered."""
+        self._about(session, "network", "gone silent", {"error": why})
+
+    def left(self, session: ListenerSession) -> None:
+        """Its connection ended without a goodbye."""
+        self._about(session, "listener", "left", {})
+
+    def _about(self, session: ListenerSession, stage: str, cause: str, evidence: dict[str, Any]) -> None:
+        self.incidents.record(stage, cause, now_ns(), session.guest.name, session.outlet.key, evidence)
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    def machine_lost(self, guest: Guest, key: str, error: str) -> None:
+        """A door has lost its machine."""
+        self.incidents.record("machine", "lost", now_ns(), guest.name, key, {"error": error})
+
+    def violated(self, guest: Guest, key: str, error: RemoteProtocolError) -> None:
+        """A client was cut off."""
+        self.incidents.record("client", "broke the protocol", now_ns(), guest.name, key, {"error": str(error)})
+
+    def refused(self, guest: str, who: str, what: str) -> None:
+        """Somebody asked for what they may not."""
+        self.incidents.record("rights", "refused", now_ns(), guest, "", {"who": who, "what": what[:200]})
+
+
+def _ms(ns: float) -> float:
+    return round(ns / NS_PER_MS, 1)

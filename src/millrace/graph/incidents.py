@@ -1,0 +1,128 @@
+"""Incidents: everything that could be heard or that was refused, with its stage, its cause and the evidence for it.
+
+A ring of the latest, and totals by guest, stage and cause for ever. What follows from an incident of the whole
+daemon (a stalled machine makes every stream late) is written down in the guest that heard it, with the same stage and
+cause: so a tenant sees why, and nothing of the others. Time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+
+KEPT = 1000
+MERGE_NS = NS_PER_S
+
+CAUSES: dict[tuple[str, str], str] = {
+    ("loop", "not run"): "this machine did not run the daemon: it was stopped, asleep, or stood still",
+    ("loop", "starved"): "other programs had the processor when a cycle was due",
+    ("loop", "busy"): "other work of the daemon kept a cycle waiting",
+    ("cycle", "overran"): "mixing took longer than the cycle lasts: too many streams for this processor",
+    ("encoder", "slow"): "encoding took longer than the cycle lasts: less complexity, or fewer settings side by side",
+    ("encoder", "changed"): "another codec, rate or layout is sent from here on",
+    ("client", "wrote late"): "the application did not write in time, though it was asked to",
+    ("client", "stopped"): "the application's process is stopped (SIGSTOP, or a debugger)",
+    ("client", "broke the protocol"): "the application sent what its protocol forbids, and was cut off",
+    ("client", "scribbled"): "the application wrote impossible positions into its shared memory",
+    ("client", "too much"): "the application wrote more than its buffer holds",
+    ("recorder", "does not read"): "the application records, and does not read what it recorded",
+    ("machine", "late"): "the virtual machine delivered too little: paused, overloaded, or slower than real time",
+    ("machine", "lost"): "the connection to the virtual machine ended",
+    ("send", "line full"): "the listener's line took less than it is sent: too thin, or nobody reads at its end",
+    ("network", "packets lost"): "packets did not arrive",
+    ("network", "stalled"): "nothing arrived for longer than the margin, then everything at once",
+    ("network", "late"): "packets took longer than ever before",
+    ("network", "gone silent"): "the listener has not answered for too long, and was given up",
+    ("listener", "not run"): "the listener's machine did not run it: stopped, asleep or overloaded",
+    ("listener", "left"): "the listener's connection broke off without a word",
+    ("device", "late"): "the listener's sound device asked late, then for more at once",
+    ("device", "lost"): "the listener's sound device is gone",
+    ("microphone", "late"): "the listener's microphone came too late",
+    ("clock", "jumped"): "the wall clock was set while sound played; sound keeps to another clock",
+    ("store", "can't write"): "a change could not be kept on disk",
+    ("rights", "refused"): "somebody asked for what they may not",
+}
+"""What each (stage, cause) means."""
+
+
+@dataclass(eq=False)
+class Incident:
+    """One. `at_ns` is host time, `wall_ns` the same on the wall clock; `subject` is an object's key, or empty."""
+
+    number: int
+    at_ns: HostNs
+    wall_ns: int
+    guest: str
+    subject: str
+    stage: str
+    cause: str
+    evidence: dict[str, Any]
+    count: int = 1
+    last_ns: HostNs = 0
+
+    def view(self) -> dict[str, Any]:
+        """What is shown."""
+        return {
+            "id": f"incident/{self.number}", "at": self.wall_ns / NS_PER_S, "host_ns": self.at_ns, "guest": self.guest,
+            "subject": self.subject, "stage": self.stage, "cause": self.cause, "text": CAUSES[self.stage, self.cause],
+            "evidence": self.evidence, "count": self.count,
+        }  # fmt: skip
+
+
+class Incidents:
+    """The ring."""
+
+    def __init__(self, take_id: Callable[[], int], wall_ns: Callable[[], int]) -> None:
+        self._take_id, self._wall_ns = take_id, wall_ns
+        self._ring: OrderedDict[int, Incident] = OrderedDict()
+        self._totals: Counter[tuple[str, str, str]] = Counter()
+        self.on_change: Callable[[str, Incident], None] = lambda change, incident: None
+
+    def __iter__(self) -> Iterator[Incident]:
+        return iter(list(self._ring.values()))
+
+    def __len__(self) -> int:
+        return len(self._ring)
+
+    def totals(self) -> dict[tuple[str, str, str], int]:
+        """How often, by (guest, stage, cause), since the daemon began."""
+        return dict(self._totals)
+
+    def record(
+        self, stage: str, cause: str, now_ns: HostNs, guest: str = "", subject: str = "",
+        evidence: dict[str, Any] | None = None, at_ns: HostNs | None = None,
+    ) -> Incident:  # fmt: skip
+        """Write one down; the same again within a second is counted with it."""
+        assert (stage, cause) in CAUSES, (stage, cause)
+        at = now_ns if at_ns is None else at_ns
+        self._totals[guest, stage, cause] += 1
+        for earlier in reversed(self._ring.values()):
+            if at - earlier.last_ns > MERGE_NS:
+                break
+            if (earlier.stage, earlier.cause, earlier.guest, earlier.subject) == (stage, cause, guest, subject):
+                earlier.count += 1
+                earlier.last_ns = max(at, earlier.last_ns)
+                self.on_change("change", earlier)
+                return earlier
+        wall = self._wall_ns() - (now_ns - at)
+        made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, evidence or {}, last_ns=at)
+        self._ring[made.number] = made
+        self.on_change("new", made)
+        while len(self._ring) > KEPT:
+            _, oldest = self._ring.popitem(last=False)
+            self.on_change("remove", oldest)
+        return made
+
+    def near(self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, subject: str = "") -> Incident | None:
+        """The latest incident of such a stage, of the whole daemon or about `subject`, not long before `at_ns`."""
+        for incident in reversed(self._ring.values()):
+            if incident.last_ns < at_ns - before_ns:
+                return None
+            about = not incident.guest or (bool(subject) and incident.subject == subject)
+            if about and incident.stage in stages and incident.at_ns <= at_ns + 50 * NS_PER_MS:
+                return incident
+        return None
