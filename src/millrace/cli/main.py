@@ -12,7 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import typer
 
 from millrace import __version__
-from millrace.cli import attach, control, demo, grants, incidents, lab, listen, ls, matrix, serve, token
+from millrace.cli import attach, control, demo, grants, incidents, lab, listen, ls, matrix, serve, token, why
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 
 # Exit codes for scripts: 2 is the shell's own for wrong usage.
@@ -45,6 +45,8 @@ app.command("unlink")(control.unlink)
 app.add_typer(control.guest_app, name="guest")
 app.add_typer(control.sink_app, name="sink")
 app.add_typer(token.app, name="token")
+app.command("latency")(why.latency)
+app.command("explain")(why.explain)
 app.command("incidents")(incidents.incidents)
 app.command("grants")(grants.grants)
 app.command("grant")(grants.grant)

@@ -120,6 +120,8 @@ class Listener:
         self._clocked = cast(ClockedOutput, output) if hasattr(output, "start") else None
         self._file = None if self._clocked else FilePlayer(cast(FileOutput, output))
         self._output_latency_ns: HostNs = 0
+        self._age_ns = 0.0
+        """How old the next frame was when the output asked for it last, but for the clocks' offset."""
         self._blame = Blame(PULSE_NS)
         self._holes: deque[HostNs] = deque(maxlen=16)
         self._wire: PeerClient | None = None
@@ -388,6 +390,7 @@ class Listener:
                 return
             now, holes, left_out = now_ns(), playout.underruns, playout.skipped_frames
             self._blame.pulled(now, len(out) * NS_PER_S // playout.rate)
+            self._age_ns = now - playout.head_ns
             playout.pull(out, now)
             skipped_ns = (playout.skipped_frames - left_out) * NS_PER_S // playout.rate
             if playout.underruns != holes or skipped_ns > SKIP_NS:
@@ -436,7 +439,8 @@ class Listener:
                 clock = self._wire.keepalive.clock if self._wire else None
                 offset = clock.offset_ns(now_ns(), playout.pace.media.rate) if clock else None
                 if offset is not None and playout.state is State.PLAYING:
-                    out.latency_ns = max(0, playout.latency_ns(now_ns(), offset) + self._output_latency_ns)
+                    out.latency_ns = max(0, round(self._age_ns + offset + self._output_latency_ns))
+                    out.ledger = self._ledger(playout, round(offset))
                 out.fill_ns = playout.fill_ns
                 out.underruns, out.lost = playout.underruns, playout.lost_packets
                 out.skipped, out.bridged = playout.skipped_frames, playout.bridged
@@ -445,6 +449,16 @@ class Listener:
             elif self._file is not None:
                 out.lost = self._file.lost_packets
         return out
+
+    def _ledger(self, playout: Playout, offset: HostNs) -> dict[str, HostNs]:
+        """The parts of the latency, each from where it arises."""
+        captured = now_ns() + offset
+        parts = playout.pace.parts_ns() | {
+            "path": playout.pace.media.map().forward(captured) + offset - captured, "late": playout.late_ns,
+            "device": self._output_latency_ns,
+        }  # fmt: skip
+        rtt = self._wire.keepalive.clock.rtt_ns if self._wire is not None else None
+        return {name: round(ns) for name, ns in parts.items()} | {"network": 0 if rtt is None else rtt // 2}
 
     @property
     def playout(self) -> Playout | None:

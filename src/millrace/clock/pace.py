@@ -114,6 +114,10 @@ class Pace:
         """
         return self.jitter.margin_ns + self._moved_ns + self._pull_ns + self.codec_ns
 
+    def parts_ns(self) -> dict[str, float]:
+        """What the margin is made of."""
+        return {"jitter": self.jitter.margin_ns + self._moved_ns, "period": self._pull_ns, "codec": self.codec_ns}
+
     def late_ns(self, media_ns: float) -> float:
         """How much too late the frame captured at `media_ns` would be heard if it were the card's next."""
         origin = self._origin_ns

@@ -14,10 +14,14 @@ from millrace.daemon import requests as r
 from millrace.daemon import verbs
 from millrace.daemon.access import token_view
 from millrace.daemon.doorspec import parse_door
+from millrace.daemon.explain import explain_recorder, explain_stream
 from millrace.daemon.guest import Guest
+from millrace.daemon.ledger import ledger
 from millrace.daemon.verbs import NotFound
 from millrace.daemon.views import guest_view
 from millrace.errors import ConfigError
+from millrace.graph.model import Stream
+from millrace.io.clock import now_ns
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, Holder, Right, parse_rights
 from millrace.rights.tokens import parse_expiry
@@ -69,6 +73,8 @@ class Commands:
             ("grant", "POST", f"{guest}/grants", r.Grant, self._grant),
             ("requests", "GET", "/requests", r.Nothing, self._requests),
             ("decide", "POST", "/requests/{request}", r.Decide, self._decide),
+            ("latency", "GET", "/latency", r.About, self._latency),
+            ("explain", "GET", "/explain", r.About, self._explain),
             ("incidents", "GET", "/incidents", r.Incidents, self._incidents),
             ("tokens", "GET", "/tokens", r.Nothing, self._tokens),
             ("token.new", "POST", "/tokens", r.TokenNew, self._token_new),
@@ -204,6 +210,28 @@ class Commands:
         holder.demand(Right.ADMIN, asked.guest)
         await self._daemon.decide(asked, args.allow, args.always, holder.key)
         return OK
+
+    # -- why it sounds as it does ------------------------------------------------------------------
+
+    def _found(self, args: r.About, holder: Holder) -> tuple[Guest, Stream]:
+        home = verbs.home_of(self.visible(holder), args.target, args.guest)
+        _, node = verbs.find_node(self._daemon, args.target, home.name)
+        if not isinstance(node, Stream):
+            raise ConfigError(f"{args.target}: name a stream, such as `millrace ls` shows")
+        return home, node
+
+    async def _latency(self, args: r.About, holder: Holder) -> Any:
+        return ledger(*self._found(args, holder), now_ns())
+
+    async def _explain(self, args: r.About, holder: Holder) -> Any:
+        kind, _, number = args.target.partition("/")
+        if kind == "recorder" and number.isascii() and number.isdigit():
+            for guest in self.visible(holder):
+                if int(number) in guest.door.records or int(number) in guest.native_records:
+                    return {"target": args.target, "guest": guest.name, "steps": explain_recorder(guest, int(number))}
+            raise NotFound(f"there is no {args.target}")
+        home, stream = self._found(args, holder)
+        return {"target": stream.key, "guest": home.name, "steps": explain_stream(home, stream)}
 
     # -- what has gone wrong -----------------------------------------------------------------------
 

@@ -138,6 +138,13 @@ class Incidents(msgspec.Struct):
     subject: str | None = None
 
 
+class About(msgspec.Struct):
+    """One stream, or with `explain` one recorder."""
+
+    target: str
+    guest: str | None = None
+
+
 def parsed(kind: type[T], args: Any) -> T:
     """Arguments as `kind`; ConfigError says which is wrong."""
     try:

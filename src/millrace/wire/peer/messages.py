@@ -109,6 +109,9 @@ class Report(msgspec.Struct, tag="report", tag_field="type"):
     drift_ppm: float = 0.0
     locked: bool = False
     bridged: int = 0
+    ledger: dict[str, int] = {}
+    """What `latency_ns` is made of, in ns: path (from capture to the best arrival), network (of that, half the quickest
+    round trip), codec, jitter, period, late, device."""
 
 
 class Microphone(msgspec.Struct, tag="microphone", tag_field="type"):

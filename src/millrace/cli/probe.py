@@ -1,0 +1,95 @@
+"""The probe: clicks go in as a client's, come out as a listener's, and the ledger is put beside the measured time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import numpy as np
+import typer
+
+from millrace.backends.clocked import NullOutput
+from millrace.cli.why import show
+from millrace.client.bus import connect
+from millrace.client.listener import Listener, ListenerOptions
+from millrace.dsp.convert import Samples
+from millrace.units import NS_PER_S, HostNs
+
+RATE = 48_000
+CLICKS, EVERY_S, LEVEL = 10, 0.5, 0.25
+SETTLE_S = 6.0
+
+
+class HearingOutput(NullOutput):
+    """A null output that notes when a click is heard: frame i of a period is heard i frames after it begins."""
+
+    name = "probe"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard_ns: list[HostNs] = []
+        self._quiet = True
+
+    def take(self, block: Samples) -> bool:
+        """See `NullOutput`. A period is heard one period after it was asked for, as `start` said."""
+        loud = np.flatnonzero(np.abs(block[:, 0]) > LEVEL / 2)
+        if len(loud) and self._quiet:
+            self.heard_ns.append(self.due_ns + self._period_ns + int(loud[0]) * NS_PER_S // RATE)
+        self._quiet = not len(loud)
+        return True
+
+
+async def measure(guest: str, listen: str, as_json: bool) -> None:
+    """Measure, and print."""
+    output = HearingOutput()
+    listener = Listener(f"ws://{listen}/{guest}", output, ListenerOptions(name="probe", settings={"codec": "s16"}))
+    listening = asyncio.create_task(listener.run())
+    async with connect(name="millrace probe") as bus:
+        async with bus.play(guest=guest, name="probe", rate=RATE, channels=2, latency_ms=60) as stream:
+            sent_ns, ways = await _clicks(bus, stream, output)
+    listener.stop()
+    await listening
+    _print(guest, sent_ns, output.heard_ns, ways, as_json)
+
+
+async def _clicks(bus: Any, stream: Any, output: HearingOutput) -> tuple[list[HostNs], list[dict[str, Any]]]:
+    """Play quiet noise with a click now and then; each click's time is when it was written, and the ledger of then."""
+    random = np.random.default_rng(1)
+    step = RATE // 100
+    sent_ns: list[HostNs] = []
+    ways: list[dict[str, Any]] = []
+    began = time.monotonic()
+    due = began + SETTLE_S
+    while len(output.heard_ns) < CLICKS and time.monotonic() - began < SETTLE_S + 2 * CLICKS * EVERY_S:
+        block = random.uniform(-1e-3, 1e-3, (step, 2)).astype(np.float32)
+        click = time.monotonic() >= due and len(sent_ns) < CLICKS
+        while stream.room < step:
+            await asyncio.sleep(0.001)
+        if click:
+            due += EVERY_S
+            block[0] = LEVEL
+            found = await bus.call("latency", target=stream.key)
+            ways += [way for way in found["listeners"] if way["name"] == "probe"]
+            sent_ns.append(time.monotonic_ns())
+        await stream.write(block)
+    return sent_ns, ways
+
+
+def _print(guest: str, sent: list[HostNs], heard: list[HostNs], ways: list[dict[str, Any]], as_json: bool) -> None:
+    pairs = list(zip(sent, heard, ways, strict=False))
+    if not pairs:
+        typer.echo(f"guest {guest}: no click was heard", err=True)
+        raise typer.Exit(1)
+    measured = [(after - before) / 1e6 for before, after, _ in pairs]
+    said = [way["sum_ms"] for _, _, way in pairs]
+    median, summed = float(np.median(measured)), float(np.median(said))
+    if as_json:
+        typer.echo(json.dumps({"measured_ms": measured, "ledger_ms": said, "ledger": pairs[-1][2]}))
+        return
+    show("probe", pairs[-1][2])
+    typer.echo(
+        f"{len(pairs)} clicks: measured {median:.2f} ms, the ledger says {summed:.2f} ms (medians),"
+        f" {summed - median:+.2f} ms apart"
+    )

@@ -1,0 +1,75 @@
+"""`millrace latency` and `millrace explain`: how long, and why it sounds as it does."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import typer
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def latency(
+    stream: Annotated[str | None, typer.Argument(help="stream/7, as `millrace ls` shows it.")] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure it with a test signal, which is heard.")] = False,
+    guest: Annotated[str, typer.Option(help="For --probe: the guest.")] = "default",
+    as_json: _JSON = False,
+) -> None:
+    """Show where a stream's sound spends its time, stage by stage, to each listener.
+
+    --probe plays ten clicks into the guest, hears them as a listener would, and puts the ledger beside that.
+
+    Examples:
+
+      millrace latency stream/7
+
+      millrace latency --probe --guest alice
+    """
+    from millrace.cli.api import call
+    from millrace.errors import ConfigError
+
+    if probe:
+        from millrace.cli.probe import measure
+        from millrace.cli.run import run
+
+        run(measure(guest, call("GET", "/api/v1/state")["listen"], as_json))
+        return
+    if stream is None:
+        raise ConfigError("name a stream as `millrace ls` shows it, or use --probe")
+    found = call("GET", f"/api/v1/latency?{urlencode({'target': stream})}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for way in found["listeners"]:
+        show(found["stream"], way)
+    if not found["listeners"]:
+        typer.echo(f"{stream}: nobody hears it")
+
+
+def show(stream: str, way: dict[str, Any]) -> None:
+    """One listener's ledger."""
+    typer.echo(f"{stream} → {way['listener']} {way['name']}")
+    for stage in way["stages"]:
+        typer.echo(f"  {stage['ms']:8.2f} ms  {stage['stage']:<24} {stage['why']}")
+    typer.echo(f"  {way['sum_ms']:8.2f} ms  in all; {way['reported_ms']:.2f} ms by the listener's clock")
+
+
+def explain(
+    target: Annotated[str, typer.Argument(help="stream/7 or recorder/9, as `millrace ls` shows it.")],
+    as_json: _JSON = False,
+) -> None:
+    """Tell in plain words what is done to a stream's sound on its way; * marks what changes it.
+
+    Example: millrace explain stream/7
+    """
+    from millrace.cli.api import call
+
+    found = call("GET", f"/api/v1/explain?{urlencode({'target': target})}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    typer.echo(f"{found['target']} of guest {found['guest']}")
+    for step in found["steps"]:
+        typer.echo(f"  {'*' if step['changes'] else ' '} {step['stage']:<14} {step['text']}")
