@@ -12,7 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import typer
 
 from millrace import __version__
-from millrace.cli import attach, control, demo, grants, incidents, lab, listen, ls, matrix, serve, token, why
+from millrace.cli import attach, control, demo, grants, incidents, lab, listen, look, ls, matrix, serve, token, why
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 
 # Exit codes for scripts: 2 is the shell's own for wrong usage.
@@ -47,6 +47,9 @@ app.add_typer(control.sink_app, name="sink")
 app.add_typer(token.app, name="token")
 app.command("latency")(why.latency)
 app.command("explain")(why.explain)
+app.command("top")(look.top)
+app.command("dot")(look.dot)
+app.command("report")(look.report)
 app.command("incidents")(incidents.incidents)
 app.command("grants")(grants.grants)
 app.command("grant")(grants.grant)

@@ -32,6 +32,7 @@ def serve(
     policy: Annotated[
         bool, typer.Option("--policy/--no-policy", help="Run the session manager too; see `millrace-policy`.")
     ] = True,
+    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Run the daemon: applications play into its guests, listeners hear them.
@@ -44,13 +45,10 @@ def serve(
 
       millrace serve --guest alice --guest bob --listen 0.0.0.0:8642 --tls-cert c.pem --tls-key k.pem --token-file t
     """
-    import logging
-
+    from millrace.cli.logs import set_up
     from millrace.cli.run import run
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    set_up(log_format, verbose)
     made = _configured(config, listen, guest, tls_cert, tls_key, token_file)
     run(_serve(_with_machines(made, qemu_qmp or [], qemu_dbus), policy))
 
@@ -96,6 +94,7 @@ async def _serve(config: Config, policy: bool) -> None:
 
     from millrace.cli.run import on_stop
     from millrace.daemon.app import Daemon
+    from millrace.io.notify import notify
     from millrace.io.paths import policy_path
     from millrace.policy.config import load
     from millrace.policy.program import Program
@@ -112,7 +111,9 @@ async def _serve(config: Config, policy: bool) -> None:
             deciding = asyncio.create_task(program.run())
         _calm_collector()
         _tell(daemon)
+        notify("READY=1")
         await stopping.wait()
+        notify("STOPPING=1")
     finally:
         if deciding is not None:
             deciding.cancel()

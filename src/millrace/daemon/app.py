@@ -243,6 +243,7 @@ class Daemon:
             self._native.remove(server)
         await guest.stop()
         self.registry.drop_guest(guest.name)
+        self.doctor.flight.forget(guest.name)
 
     def end_holder(self, key: str, why: str) -> None:
         """A holder's rights have ended: so does what runs by them, at once."""

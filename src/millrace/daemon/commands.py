@@ -75,6 +75,7 @@ class Commands:
             ("decide", "POST", "/requests/{request}", r.Decide, self._decide),
             ("latency", "GET", "/latency", r.About, self._latency),
             ("explain", "GET", "/explain", r.About, self._explain),
+            ("flight", "GET", f"{guest}/flight", r.OfGuest, self._flight),
             ("incidents", "GET", "/incidents", r.Incidents, self._incidents),
             ("tokens", "GET", "/tokens", r.Nothing, self._tokens),
             ("token.new", "POST", "/tokens", r.TokenNew, self._token_new),
@@ -232,6 +233,9 @@ class Commands:
             raise NotFound(f"there is no {args.target}")
         home, stream = self._found(args, holder)
         return {"target": stream.key, "guest": home.name, "steps": explain_stream(home, stream)}
+
+    async def _flight(self, args: r.OfGuest, holder: Holder) -> Any:
+        return self._daemon.doctor.flight.of(self.guest(holder, args.guest, Right.SEE).name)
 
     # -- what has gone wrong -----------------------------------------------------------------------
 

@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from millrace.daemon.flight import FlightRecorder
 from millrace.errors import RemoteProtocolError
 from millrace.graph.incidents import CAUSES, Incident, Incidents
 from millrace.graph.model import Node, Stream
 from millrace.io.clock import now_ns, wall_ns
+from millrace.io.notify import notify
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import Trouble
 
@@ -57,6 +59,7 @@ class Doctor:
         self._cpu_ns = time.thread_time_ns()
         self._wall_offset = wall_ns() - now_ns()
         self._trouble = ""
+        self.flight = FlightRecorder()
         self._ticker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -88,6 +91,8 @@ class Doctor:
             if trouble and trouble != self._trouble:
                 self.incidents.record("store", "can't write", now, evidence={"error": trouble})
             self._trouble = trouble
+            self.flight.note(list(self._daemon.guests.values()), now)
+            notify("WATCHDOG=1")
 
     # -- our own doing -----------------------------------------------------------------------
 

@@ -1,0 +1,182 @@
+"""`millrace top`, `dot` and `report`: look at it live, as a graph, or pack it up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def top(
+    every: Annotated[float, typer.Option(help="Seconds between looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print once and end, for scripts and pipes.")] = False,
+) -> None:
+    """Watch guests, streams and listeners live: levels, latency, drift, faults, and the latest incident. Ctrl-C ends.
+
+    Example: millrace top
+    """
+    import time
+
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from millrace.cli.api import call
+    from millrace.cli.incidents import line
+
+    def look() -> Group:
+        state, incidents = call("GET", "/api/v1/state"), call("GET", "/api/v1/incidents")
+        return Group(_table(state), *(Text(line(shown)) for shown in incidents[-5:]))
+
+    console = Console()
+    if once:
+        console.print(look(), soft_wrap=True)
+        return
+    with Live(look(), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        while True:
+            time.sleep(every)
+            live.update(look(), refresh=True)
+
+
+def _table(state: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table("what", "name", "state", "level", "latency", "drift", "kb/s", "faults", box=None, pad_edge=False)
+    for guest in state["guests"]:
+        quantum = f"{guest['quantum_ms']:g} ms"
+        table.add_row(f"guest {guest['name']}", "", guest["state"], "", quantum, "", "", _late(guest), style="bold")
+        for sink in (*guest["sinks"], *guest["sources"]):
+            if sink["state"] == "running":
+                table.add_row(sink["id"], sink["name"], sink["state"], _meter(sink["peak"]), "", "", "", "")
+        for stream in guest["streams"]:
+            drift = "" if stream.get("drift_ppm") is None else f"{stream['drift_ppm']:+.0f}"
+            faults = f"{stream['underruns']} underruns" if stream["underruns"] else ""
+            label = str(stream["application"] or stream["name"])[:32]
+            table.add_row(stream["id"], label, stream["state"], "", f"{stream['ahead_ms']} ms", drift, "", faults)
+        for one in guest["listeners"]:
+            faults = ", ".join(f"{one[key]} {key}" for key in ("underruns", "lost", "skipped") if one[key])
+            drift = f"{one['drift_ppm']:+.0f}" if one["locked"] else "…"
+            rate = f"{one['bitrate'] / 1000:.0f}"
+            late = f"{one['latency_ms']} ms"
+            table.add_row(one["id"], one["name"][:32], one["output"], "", late, drift, rate, faults)
+    return table
+
+
+def _late(guest: dict[str, Any]) -> str:
+    return f"{guest['late_cycles']} late cycles" if guest["late_cycles"] else ""
+
+
+def _meter(peak: float) -> str:
+    import math
+
+    db = 20 * math.log10(peak) if peak > 0 else -60.0
+    return "█" * max(0, min(12, round((db + 60) / 5))) + f" {db:.0f} dB"
+
+
+def dot(
+    svg: Annotated[Path | None, typer.Option(help="Write an SVG, with Graphviz's dot.")] = None,
+    guest: Annotated[str | None, typer.Option(help="This guest alone.")] = None,
+) -> None:
+    """Print the graph for Graphviz, or draw it.
+
+    Examples:
+
+      millrace dot | dot -Tpng -o graph.png
+
+      millrace dot --svg graph.svg
+    """
+    from millrace.cli.api import call
+
+    text = drawn(call("GET", "/api/v1/state"), guest)
+    if svg is None:
+        typer.echo(text)
+        return
+    import subprocess
+
+    from millrace.errors import ConfigError
+
+    try:
+        done = subprocess.run(["dot", "-Tsvg"], input=text, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise ConfigError("Graphviz is needed for --svg: apt-get install graphviz") from None
+    svg.write_text(done.stdout)
+
+
+def drawn(state: dict[str, Any], only: str | None = None) -> str:
+    """The graph in Graphviz's language: a cluster a guest, a shape a kind."""
+    lines = ["digraph millrace {", "  rankdir=LR; node [fontname=sans, fontsize=10]; edge [fontname=sans, fontsize=8];"]
+    for number, guest in enumerate(state["guests"]):
+        if only in (None, guest["name"]):
+            lines += [f"  subgraph cluster_{number} {{", f"    label={_quoted('guest ' + guest['name'])};"]
+            lines += [f"    {line}" for line in _of_guest(guest)] + ["  }"]
+    return "\n".join([*lines, "}"])
+
+
+def _of_guest(guest: dict[str, Any]) -> list[str]:
+    own = guest["name"]
+
+    def name(key: str) -> str:
+        return _quoted(f"{own} {key}")
+
+    lines = []
+    for stream in guest["streams"]:
+        label = f"{stream['application'] or stream['name']}\n{stream['id']}, {stream['state']}"
+        lines.append(f"{name(stream['id'])} [shape=box, label={_quoted(label)}];")
+        lines += [f"{name(stream['id'])} -> {name(sink)};" for sink in stream["linked_to"]]
+    for sink in (*guest["sinks"], *guest["sources"]):
+        lines.append(f"{name(sink['id'])} [shape=ellipse, label={_quoted(sink['name'] + chr(10) + sink['id'])}];")
+        lines += [f"{name(sink['id'])} -> {name(other)};" for other in sink["linked_to"]]
+    for recorder in guest["recorders"]:
+        lines.append(f"{name(recorder['id'])} [shape=note, label={_quoted(recorder['name'])}];")
+        lines.append(f"{name(recorder['sink'])} -> {name(recorder['id'])};")
+    for one in guest["listeners"]:
+        label = f"{one['name']}\n{one['settings']['codec']}, {one['latency_ms']} ms"
+        lines.append(f"{name(one['id'])} [shape=house, label={_quoted(label)}];")
+        lines.append(f"{name(str(one['sink']))} -> {name(one['id'])};")
+    return lines
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def report(
+    to: Annotated[Path, typer.Option(help="The archive to write.")] = Path("millrace-report.tar.gz"),
+) -> None:
+    """Pack up what a bug report needs: state, incidents, every guest's last minute, versions. No secrets, no sound.
+
+    Example: millrace report --to report.tar.gz
+    """
+    import io
+    import platform
+    import sys
+    import tarfile
+    import time
+    from importlib.metadata import distributions
+    from urllib.parse import quote
+
+    from millrace.cli.api import call
+
+    state = call("GET", "/api/v1/state")
+    packages = {d.metadata["Name"]: d.version for d in distributions()}
+    parts: dict[str, Any] = {
+        "state.json": state, "incidents.json": call("GET", "/api/v1/incidents"),
+        "system.json": {"python": sys.version, "platform": platform.platform(), "packages": packages},
+    }  # fmt: skip
+    for guest in state["guests"]:
+        flight = call("GET", f"/api/v1/guests/{quote(guest['name'])}/flight")
+        if flight:
+            parts[f"flight/{guest['name']}.json"] = flight
+    with tarfile.open(to, "w:gz") as archive:
+        for name, content in parts.items():
+            data = json.dumps(content, indent=1).encode()
+            info = tarfile.TarInfo(f"millrace-report/{name}")
+            info.size, info.mtime = len(data), int(time.time())
+            archive.addfile(info, io.BytesIO(data))
+    typer.echo(f"{to}: {', '.join(parts)}")
+    typer.echo("names of guests, applications and addresses are in it: look before you send it", err=True)

@@ -1,0 +1,27 @@
+"""systemd's notifications (sd_notify(3)): ready, stopping, and the watchdog."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def notify(text: str) -> None:
+    """Tell systemd, where it listens; elsewhere nothing happens."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(text.encode(), address)
+        except OSError:
+            # A supervisor that is gone must not take the sound along.
+            return
+
+
+def watchdog_due_s() -> float | None:
+    """How often systemd wants to hear of us at least (sd_watchdog_enabled(3)); None for never."""
+    text = os.environ.get("WATCHDOG_USEC", "")
+    mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(text) / 1e6 if text.isdigit() and int(text) > 0 and mine else None
