@@ -11,6 +11,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -21,7 +23,10 @@ from millrace.io.clock import now_ns
 from millrace.io.crypto import names_in
 from millrace.io.peers import loopback_uid
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Certificate, Holder
+from millrace.rights.tokens import digest_of
 
+COOKIE = "millrace"
+SESSIONS_MAX = 1000
 CONFIGURED = Holder("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
 LOOPBACK = Holder("loopback", EVERYTHING, frozenset({ALL_GUESTS}))
 UidOf = Callable[[tuple[str, int], tuple[str, int]], int | None]
@@ -66,6 +71,7 @@ class Gate:
     ) -> None:
         self._configured, self._access, self._uid_of = configured, access, uid_of
         self._certificates = certificates
+        self._sessions: OrderedDict[bytes, str] = OrderedDict()
         self.refused = 0
 
     def holder(self, request: web.Request) -> Holder:
@@ -84,6 +90,9 @@ class Gate:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._bearer(given.strip(), peer[0] if peer else "unix")
+        kept = self._sessions.get(digest_of(request.cookies.get(COOKIE, "")))
+        if kept is not None:
+            return self._bearer(kept, peer[0] if peer else "unix")
         if peer is None:
             return OWNER
         shown = transport.get_extra_info("peercert") if transport is not None else None
@@ -98,6 +107,17 @@ class Gate:
             text="a bearer token is needed: Authorization: Bearer TOKEN (millrace token new)\n",
             headers={"WWW-Authenticate": 'Bearer realm="millrace"'},
         )
+
+    def session(self, request: web.Request) -> str | None:
+        """A cookie that stands for the token of this request; None where it came without. It ends with its token."""
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        made = secrets.token_urlsafe(32)
+        self._sessions[digest_of(made)] = given.strip()
+        while len(self._sessions) > SESSIONS_MAX:
+            self._sessions.popitem(last=False)
+        return made
 
     def _certified(self, names: set[str]) -> Holder:
         """A certificate that our authority has signed: somebody with rights, or nobody."""

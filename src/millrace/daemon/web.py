@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from aiohttp import WSMsgType, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from millrace.daemon import verbs
+from millrace.daemon import page, verbs
 from millrace.daemon.api import HOLDER, Api, holder_of
 from millrace.daemon.events import EventStream
-from millrace.daemon.gate import Gate
+from millrace.daemon.gate import COOKIE, Gate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
@@ -92,6 +92,7 @@ class Web:
         app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[self._guarded])
         mine = [
             web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics), web.get("/ready", self._ready),
+            web.get("/", page.serve), web.get("/page/{name}", page.serve), web.post("/session", self._session),
             web.get("/{guest}", self._listen),
         ]  # fmt: skip
         app.add_routes([*self._api.routes(), *mine])
@@ -99,6 +100,8 @@ class Web:
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path == "/" or request.path.startswith("/page/"):
+            return await handler(request)
         try:
             request[HOLDER] = self._gate.holder(request)
         except web.HTTPException as error:
@@ -115,6 +118,14 @@ class Web:
             return web.json_response({"error": str(error)}, status=404)
         except (ConfigError, GraphError) as error:
             return web.json_response({"error": str(error)}, status=400)
+
+    async def _session(self, request: web.Request) -> web.Response:
+        """A page's own way in: a browser can't send a token with a WebSocket, so it gets a cookie for it."""
+        answer = web.json_response({"you": holder_of(request).key}, headers={"Cache-Control": "no-store"})
+        made = self._gate.session(request)
+        if made:
+            answer.set_cookie(COOKIE, made, httponly=True, samesite="Strict", secure=request.secure, path="/")
+        return answer
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """The registry, as it changes; `?kinds=stream,listener` for some of it."""

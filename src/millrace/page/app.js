@@ -1,0 +1,241 @@
+// The control page: what is there, how it fares, and the means to change it, over the public API.
+import { Listener } from "./listen.js";
+
+const $ = (id) => document.getElementById(id);
+const HISTORY = 240;
+let state = { guests: [] }, chosen = "", player = null, polling = null, incidents = [];
+const history = { latency: [], ppm: [], margin: [] };
+globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
+
+/** An element with attributes (functions become listeners) and children. */
+function el(tag, attributes = {}, ...children) {
+  const svg = ["svg", "g", "rect", "text", "path", "polyline", "title"].includes(tag);
+  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") made.addEventListener(name, value);
+    else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+async function api(method, path, body) {
+  const answer = await fetch(`/api/v1${path}`, {
+    method, headers: body ? { "Content-Type": "application/json" } : {}, body: body ? JSON.stringify(body) : undefined,
+  });
+  if (answer.status === 401) { $("login").hidden = false; throw new Error("a token is needed"); }
+  const value = await answer.json();
+  if (!answer.ok) throw new Error(value.error ?? answer.statusText);
+  return value;
+}
+
+/** Do something that a person asked for, and say what came of it. */
+async function act(work) {
+  try { await work(); await look(); } catch (error) { say(error.message, true); }
+}
+const say = (text, bad = false) => { $("status").textContent = text; $("status").className = bad ? "bad" : ""; };
+const guest = () => state.guests.find((one) => one.name === chosen);
+const set = (target, settings) => act(() => api("POST", "/set", { target, guest: chosen, settings }));
+
+// -- looking ------------------------------------------------------------------------------------
+
+async function look() {
+  [state, incidents] = await Promise.all([api("GET", "/state"), api("GET", "/incidents")]);
+  $("login").hidden = true;
+  if (!guest()) chosen = state.guests[0]?.name ?? "";
+  draw();
+  if (state.policy !== undefined) await drawRights();
+}
+
+let due = false;
+/** Look again soon: many changes at once are one look. */
+function soon() {
+  if (due) return;
+  due = true;
+  setTimeout(() => { due = false; look().catch((error) => say(error.message, true)); }, 120);
+}
+
+function follow() {
+  const line = new WebSocket(`${location.origin.replace("http", "ws")}/api/v1/events`);
+  line.onopen = () => say("connected");
+  line.onmessage = soon;
+  line.onclose = () => { say("the daemon does not answer; trying again", true); setTimeout(follow, 1000); };
+}
+
+// -- drawing ------------------------------------------------------------------------------------
+
+/** Put new children in place of the old, unless a person is using one of them just now. */
+function fill(id, ...children) {
+  const box = $(id), active = document.activeElement;
+  if (box.contains(active) && active.matches("input, select")) return;
+  const focus = box.contains(active) ? active.getAttribute("aria-label") : null;
+  box.replaceChildren(...children);
+  if (focus) box.querySelector(`[aria-label="${CSS.escape(focus)}"]`)?.focus();
+}
+
+function draw() {
+  const names = state.guests.map((one) => one.name), select = $("guest");
+  if (names.join() !== [...select.options].map((one) => one.value).join()) select.replaceChildren(...names.map((name) => el("option", {}, name)));
+  select.value = chosen;
+  const one = guest();
+  if (!one) return;
+  fill("mix", ...one.streams.map((stream) => levelled(stream, one)), ...[...one.sinks, ...one.sources].map((sink) => levelled(sink, one)));
+  fill("listeners", ...(one.listeners.length ? one.listeners.map(listener) : [el("p", { class: "soft" }, "Nobody listens.")]));
+  fill("graph", graph(one));
+  const mine = incidents.filter((each) => !each.guest || each.guest === chosen).slice(-30).reverse();
+  fill("incidents", ...(mine.length ? mine.map(incident) : [el("li", {}, "None.")]));
+}
+
+function levelled(node, one) {
+  const volume = Array.isArray(node.volume) ? Math.max(...node.volume) : node.volume, stream = node.id.startsWith("stream");
+  const label = stream ? node.application || node.name : `${node.id.split("/")[0]} ${node.name}`;
+  const range = el("input", { type: "range", min: 0, max: 150, value: volume, "aria-label": `Volume of ${label}, percent`,
+    change: (event) => set(node.id, { volume: `${event.target.value}%` }) });
+  const mute = el("button", { type: "button", "aria-pressed": String(node.mute), "aria-label": `Mute ${label}`,
+    click: () => set(node.id, { mute: !node.mute }) }, node.mute ? "Muted" : "Mute");
+  const move = stream && one.sinks.length > 1
+    ? el("select", { "aria-label": `Sink of ${label}`, change: (event) => act(() => api("POST", "/move", { target: node.id, to: event.target.value, guest: chosen })) },
+      ...one.sinks.map((sink) => el("option", { value: sink.id, selected: sink.id === node.sink }, sink.name))) : null;
+  const level = stream ? null : el("meter", { min: -60, max: 0, high: -6, value: decibels(node.peak), "aria-label": `Level of ${label}, dB` });
+  const facts = [node.state, node.format && `${node.format} ${node.rate} Hz`, node.underruns && `${node.underruns} underruns`,
+    node.drift_ppm != null && `${node.drift_ppm} ppm`, node.ducked_db && `${node.ducked_db} dB, ducked`].filter(Boolean).join(", ");
+  return el("div", { class: "thing" }, el("b", {}, label), el("span", { class: "soft" }, ` ${node.id}, ${facts}`),
+    el("div", { class: "row" }, range, el("span", {}, `${volume} %`), mute, move), level);
+}
+
+function listener(one) {
+  const s = one.settings, faults = ["underruns", "lost", "skipped", "dropped_packets"].filter((key) => one[key]).map((key) => `${one[key]} ${key.replace("_", " ")}`);
+  const rate = el("input", { type: "range", min: 16, max: 256, step: 8, value: s.bitrate / 1000, "aria-label": `Bitrate of ${one.name}, kb/s`,
+    change: (event) => set(one.id, { bitrate: `${event.target.value}k` }) });
+  return el("div", { class: "thing" }, el("b", {}, one.name), el("span", { class: "soft" }, ` ${one.id}, ${one.output || "file"}`),
+    el("div", {}, `${s.codec}, ${(one.bitrate / 1000).toFixed(0)} kb/s sent, latency ${one.latency_ms} ms`
+      + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm} ppm` : "")),
+    faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
+    s.codec === "opus" ? el("div", { class: "row" }, rate, el("span", {}, `${s.bitrate / 1000} kb/s`)) : null);
+}
+
+function incident(one) {
+  const when = new Date(one.at * 1000).toLocaleTimeString(), about = [one.guest, one.subject].filter(Boolean).join(" ") || "the daemon";
+  const evidence = Object.entries(one.evidence).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`).join(", ");
+  return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${one.count > 1 ? ` (× ${one.count})` : ""}. ${one.text}`,
+    evidence ? el("div", { class: "soft" }, evidence) : null);
+}
+
+/** Streams, sinks and listeners in three columns, with lines between what is linked. */
+function graph(one) {
+  const columns = [[...one.streams], [...one.sinks, ...one.sources], [...one.listeners, ...one.recorders]];
+  const rows = Math.max(1, ...columns.map((column) => column.length)), height = rows * 56 + 8, place = {};
+  const boxes = columns.flatMap((column, c) => column.map((node, r) => {
+    const x = 8 + c * 300, y = 8 + r * 56;
+    place[node.id] = [x, y];
+    const label = node.application || node.name, quiet = node.state && node.state !== "running";
+    return el("g", { class: quiet ? "quiet" : "" }, el("rect", { x, y, width: 200, height: 44, rx: 6 }),
+      el("text", { x: x + 8, y: y + 18 }, String(label).slice(0, 26)), el("text", { x: x + 8, y: y + 35 }, node.id));
+  }));
+  const link = (from, to) => {
+    if (!place[from] || !place[to]) return null;
+    const [ax, ay] = place[from], [bx, by] = place[to], x = ax + 200, y = ay + 22, end = by + 22;
+    return bx > ax ? el("path", { d: `M${x},${y} C${x + 50},${y} ${bx - 50},${end} ${bx},${end}` })
+      : el("path", { d: `M${x},${y} C${x + 60},${y} ${bx + 260},${end} ${bx + 200},${end}` });
+  };
+  const lines = [...one.streams, ...one.sinks, ...one.sources].flatMap((node) => node.linked_to.map((to) => link(node.id, to)))
+    .concat([...one.listeners, ...one.recorders].map((node) => link(node.sink, node.id))).filter(Boolean);
+  return el("svg", { viewBox: `0 0 816 ${height}`, role: "img", "aria-label": `Graph of guest ${one.name}: ${one.streams.length} streams, `
+    + `${one.sinks.length} sinks, ${one.listeners.length} listeners` }, ...lines, ...boxes);
+}
+
+async function drawRights() {
+  const [rules, requests, tokens] = await Promise.all([api("GET", "/grants"), api("GET", "/requests"), api("GET", "/tokens")]);
+  $("rights").hidden = false;
+  const decide = (one, allow, always) => act(() => api("POST", `/requests/${encodeURIComponent(one.id)}`, { allow, always }));
+  const answer = (one, text, allow, always) => el("button", { type: "button", "aria-label": `${text}: ${one.program} ${one.what}`, click: () => decide(one, allow, always) }, text);
+  fill("requests", ...requests.map((one) => el("div", { class: "thing", role: "alert" },
+    el("b", {}, one.program), ` asks guest ${one.guest} for: ${one.what}`,
+    el("div", { class: "row" }, answer(one, "Allow once", true, false), answer(one, "Always", true, true), answer(one, "Deny", false, false), answer(one, "Never", false, true)))));
+  fill("grants", ...rules.map((one) => el("div", { class: "thing" }, `${one.guest}: ${one.program === "*" ? "any other program" : one.program} `
+    + `${{ true: "may", false: "may not", prompt: "has to ask for" }[one.allow]} ${one.what} `,
+    el("button", { type: "button", "aria-label": `Forget the rule for ${one.program}, ${one.what}`,
+      click: () => act(() => api("POST", `/guests/${one.guest}/grants`, { what: one.what, program: one.program, allow: null })) }, "Forget"))));
+  fill("tokens", ...tokens.map((one) => el("div", { class: "thing" }, el("b", {}, one.name || one.id), ` ${one.may.join(", ")} in ${one.guests.join(", ")} `,
+    el("button", { type: "button", "aria-label": `Revoke ${one.name || one.id}`, click: () => act(() => api("DELETE", `/tokens/${one.id.split("/")[1]}`)) }, "Revoke"))));
+}
+
+// -- listening ----------------------------------------------------------------------------------
+
+const decibels = (peak) => Math.max(-60, peak > 0 ? 20 * Math.log10(peak) : -60);
+
+function quality() {
+  const frame = $("frame").value;
+  return { codec: $("codec").value, bitrate: `${$("bitrate").value}k`, channels: "stereo", ...(frame === "auto" ? {} : { frame }) };
+}
+
+async function toggle() {
+  if (player) { player.stop(); player = null; stopped("Stopped."); return; }
+  if (!("AudioWorkletNode" in globalThis)) {
+    stopped("Browsers play sound only on secure pages: serve with TLS (--tls-cert), or come by localhost.");
+    return;
+  }
+  player = new Listener(`${location.origin.replace("http", "ws")}/${chosen}`, {
+    name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), on: heard,
+  });
+  $("listen").textContent = "Stop";
+  $("listen").setAttribute("aria-pressed", "true");
+  $("heard").textContent = "Connecting…";
+  try { await player.start(); } catch (error) { player = null; stopped(error.message); }
+}
+
+function stopped(text) {
+  $("listen").textContent = "Listen";
+  $("listen").setAttribute("aria-pressed", "false");
+  $("heard").textContent = text;
+}
+
+function heard(what, detail) {
+  if (what === "stats") { figures(detail); return; }
+  if (what === "joined") $("heard").textContent = `Hearing ${detail.guest}, sink ${detail.sink}.`;
+  else if (what === "ended") { player = null; stopped(detail); }
+  else if (what !== "settings") $("heard").textContent = detail;
+}
+
+let bytesBefore = [0, 0];
+function figures(s) {
+  $("left").value = decibels(s.peak[0]);
+  $("right").value = decibels(s.peak[1]);
+  const ms = (ns) => (ns === null ? "…" : `${(ns / 1e6).toFixed(1)} ms`), now = performance.now();
+  const rate = (s.bytes - bytesBefore[0]) * 8 / Math.max(1, now - bytesBefore[1]);
+  bytesBefore = [s.bytes, now];
+  const rows = { Latency: ms(s.latency), Margin: ms(s.margin), "Off target": ms(s.late), Queued: ms(s.fill),
+    Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "being learnt", Line: `${rate.toFixed(0)} kb/s`,
+    "Round trip": ms(s.rtt), Underruns: s.underruns, Bridged: s.carried - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
+  $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
+  for (const [key, value] of Object.entries({ latency: s.latency, ppm: s.locked ? s.ppm : null, margin: s.margin })) {
+    if (value !== null) history[key].push(key === "ppm" ? value : value / 1e6);
+    if (history[key].length > HISTORY) history[key].shift();
+  }
+  $("plots").replaceChildren(plot("Latency, ms", history.latency), plot("Margin, ms", history.margin), plot("Drift, ppm", history.ppm));
+}
+
+function plot(title, values) {
+  const low = Math.min(...values), high = Math.max(...values), span = Math.max(high - low, 1e-3);
+  const points = values.map((value, k) => `${(k / (HISTORY - 1)) * 100},${38 - ((value - low) / span) * 36}`).join(" ");
+  const shown = values.length ? `${low.toFixed(1)} to ${high.toFixed(1)}` : "nothing yet";
+  return el("figure", {}, el("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": `${title}: ${shown}` },
+    el("polyline", { points })), el("figcaption", {}, `${title}: ${shown}`));
+}
+
+// -- beginning ----------------------------------------------------------------------------------
+
+$("listen").addEventListener("click", toggle);
+$("guest").addEventListener("change", (event) => { chosen = event.target.value; if (player) { toggle(); } draw(); });
+$("bitrate").addEventListener("input", () => { $("bitrate-shown").textContent = `${$("bitrate").value} kb/s`; });
+for (const id of ["bitrate", "codec", "frame"]) $(id).addEventListener("change", () => player?.set(id === "frame" ? { frame: $("frame").value } : quality()));
+$("latency").addEventListener("change", () => { if (player) { toggle(); toggle(); } });
+$("login").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const answer = await fetch("/session", { method: "POST", headers: { Authorization: `Bearer ${$("token").value}` } });
+  $("token").value = "";
+  if (answer.ok) act(async () => { follow(); });
+  else say("that token is not valid", true);
+});
+polling = setInterval(() => document.hidden || soon(), 1000);
+look().then(follow, (error) => say(error.message, true));

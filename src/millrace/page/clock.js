@@ -1,0 +1,255 @@
+// How fast to play: the listener's clocks, jitter margin and pace, as in the Python package `millrace.clock`, rule by rule.
+// Times are nanoseconds as doubles. tests/real/test_page.py runs both on the same traces.
+
+export const NS_PER_S = 1e9, NS_PER_MS = 1e6;
+
+/** The line under all points that is nearest on average: [value at the last point, slope]. See clock/envelope.py. */
+export function lineBelow(points) {
+  const hull = [];
+  for (const [x, y] of points) {
+    while (hull.length > 1) {
+      const [ax, ay] = hull[hull.length - 2], [bx, by] = hull[hull.length - 1];
+      if ((bx - ax) * (y - ay) > (by - ay) * (x - ax)) break;
+      hull.pop();
+    }
+    hull.push([x, y]);
+  }
+  const last = points[points.length - 1][0];
+  if (hull.length === 1) return [hull[0][1], 0];
+  const mean = points.reduce((sum, p) => sum + p[0], 0) / points.length;
+  let k = 1;
+  while (hull[k][0] < mean) k++;
+  const [ax, ay] = hull[k - 1], [bx, by] = hull[k], slope = (by - ay) / (bx - ax);
+  return [ay + (last - ax) * slope, slope];
+}
+
+/** A second-order delay-locked loop; see clock/dll.py for its constants. */
+export class Dll {
+  constructor(phase = 0, rate = 0) { this.phase = phase; this.rate = rate; }
+  update(measured, dtS, bandwidthHz) {
+    const step = Math.min(2 * Math.PI * bandwidthHz * dtS, 0.7);
+    this.phase += this.rate * dtS;
+    const error = measured - this.phase;
+    this.phase += Math.SQRT2 * step * error;
+    this.rate += step * step * error / dtS;
+    return error;
+  }
+}
+
+export const LOST = "lost", ACQUIRE = "acquire", LOCKED = "locked";
+const RATE_MAX = 5e-3, STEADY_AFTER = 60 * NS_PER_S;
+const BUCKET_ACQUIRE = 0.1 * NS_PER_S, BUCKET_LOCKED = 0.5 * NS_PER_S, WINDOW = 20 * NS_PER_S;
+const SPAN_MIN = 1.5 * NS_PER_S, SPAN_LOCK = 5 * NS_PER_S, LOCK_WITHIN = 25e-6, STEP = NS_PER_MS, STEP_UP_BUCKETS = 8;
+const LOST_AFTER = 600 * NS_PER_S, BROKEN = 2 * NS_PER_S, STALLED_MAX = 3000;
+const clamp = (value, most) => Math.max(-most, Math.min(most, value));
+
+/** How one clock runs against another, from pairs of which the second may only be late. See clock/drift.py. */
+export class DriftEstimator {
+  constructor() { this.steps = 0; this.restart(); }
+  begin(x, y) {
+    this.state = ACQUIRE;
+    this.x0 = x; this.y0 = y;
+    this.phase = 0; this.lineU = 0; this.points = [];
+    this.best = Infinity; this.bestU = 0; this.bestD = 0;
+    this.closeAt = BUCKET_ACQUIRE;
+    this.dll = new Dll(0, this.rate * NS_PER_S);
+    this.dllU = 0; this.slopeBefore = null; this.lockedAt = 0; this.above = []; this.stalled = 0;
+  }
+  restart() { this.rate = 0; this.begin(0, 0); this.state = LOST; }
+  observe(x, y) {
+    const u = x - this.x0, d = y - this.y0 - u;
+    const late = d - this.phase - this.rate * (u - this.lineU);
+    if (late > BROKEN || late < -BROKEN || this.state === LOST || u - this.closeAt > LOST_AFTER) {
+      this.stalled++;
+      if (this.state !== LOST && late > 0 && late < 30 * BROKEN && this.stalled < STALLED_MAX) return late;
+      this.begin(x, y);
+      return 0;
+    }
+    if (late < this.best) { this.best = late; this.bestU = u; this.bestD = d; }
+    if (u >= this.closeAt) this.close(u);
+    else if (late < 0 && !this.points.length) this.phase += late;
+    return late;
+  }
+  close(u) {
+    const best = this.best, point = [this.bestU, this.bestD], points = this.points;
+    this.best = Infinity; this.stalled = 0;
+    this.closeAt = u + (this.state === LOCKED ? BUCKET_LOCKED : BUCKET_ACQUIRE);
+    if (point[0] < u - WINDOW || (points.length && point[0] <= points[points.length - 1][0])) return;
+    if (this.state === LOCKED && this.standsOut(point, best)) return;
+    this.points.push(point);
+    while (this.points[0][0] < u - WINDOW) this.points.shift();
+    if (point[0] - this.points[0][0] < SPAN_MIN) { this.lowerOnly(point); return; }
+    const [measured, slope] = lineBelow(this.points);
+    this.follow(point[0], measured, clamp(slope, RATE_MAX));
+  }
+  lowerOnly(point) {
+    const under = point[1] - this.phase - this.rate * (point[0] - this.lineU);
+    if (under < 0) this.phase += under;
+    this.dll = new Dll(this.phase + this.rate * (point[0] - this.lineU), this.rate * NS_PER_S);
+    this.dllU = point[0];
+  }
+  follow(u, measured, slope) {
+    const dt = (u - this.dllU) / NS_PER_S, dll = this.dll;
+    if (this.state === ACQUIRE) {
+      dll.update(measured, dt, 1);
+      dll.rate = slope * NS_PER_S;
+      const before = this.slopeBefore;
+      this.slopeBefore = slope;
+      if (u - this.points[0][0] >= SPAN_LOCK && before !== null && Math.abs(slope - before) < LOCK_WITHIN) {
+        this.state = LOCKED; this.lockedAt = u;
+      }
+    } else dll.update(measured, dt, u - this.lockedAt > STEADY_AFTER ? 0.02 : 0.05);
+    this.dllU = u; this.phase = dll.phase; this.lineU = u;
+    this.rate = clamp(dll.rate / NS_PER_S, RATE_MAX);
+  }
+  standsOut(point, best) {
+    if (best < -STEP) this.shift(best);
+    if (best <= 2 * STEP) { this.above = []; return false; }
+    this.above.push([point, best]);
+    if (this.above.length >= STEP_UP_BUCKETS) {
+      this.shift(Math.min(...this.above.map(([, over]) => over)));
+      this.points.push(...this.above.map(([kept]) => kept));
+      this.above = [];
+    }
+    return true;
+  }
+  shift(by) {
+    this.points = this.points.map(([u, d]) => [u, d + by]);
+    this.phase += by; this.dll.phase += by; this.steps++;
+  }
+  get ppm() { return (1 / (1 + this.rate) - 1) * 1e6; }
+  yAfter(x, origin) {
+    const u = x - this.x0;
+    return (this.y0 - origin) + u + this.phase + this.rate * (u - this.lineU);
+  }
+}
+
+const BINS = 1024, BIN = 0.5 * NS_PER_MS, TAIL = 0.05, FEW = 100;
+const HALF_LIFE_S = 300, PEAK_HALF_LIFE_S = 6 * 3600, YOUNG_S = 60;
+const CALM = 1e4, YOUNG = 2e5, FAST = 5e5, GROW_ONCE = 15 * NS_PER_MS;
+const profile = (start, floor, ceiling, guard, late) => (
+  { start: start * NS_PER_MS, floor: floor * NS_PER_MS, ceiling: ceiling * NS_PER_MS, guard: guard * NS_PER_MS, late });
+export const PROFILES = {
+  low: profile(3, 1, 60, 0.5, 1e-3), normal: profile(8, 4, 250, 1, 1e-5), robust: profile(60, 40, 500, 5, 1e-8),
+};
+
+/** The margin behind the best: grows at once, shrinks slowly. See clock/jitter.py. */
+export class JitterTarget {
+  constructor(chosen) {
+    this.profile = chosen;
+    this.margin = this.wanted = chosen.start;
+    this.counts = new Float64Array(BINS); this.recent = new Float64Array(BINS);
+    this.peak = this.second = 0;
+    this.growing = false; this.age = 0; this.moving = 0;
+  }
+  add(late) {
+    this.recent[Math.min(BINS - 1, Math.max(0, Math.trunc(late / BIN)))]++;
+    if (late > this.second) [this.peak, this.second] = [Math.max(late, this.peak), Math.min(late, this.peak)];
+    if (late + this.profile.guard > this.margin) {
+      const grown = Math.min(late * 1.1 + this.profile.guard, this.margin + GROW_ONCE);
+      this.margin = Math.max(this.margin, Math.min(grown, this.profile.ceiling));
+    }
+  }
+  refresh(dt) {
+    const forget = 0.5 ** (dt / HALF_LIFE_S), hold = 0.5 ** (dt / PEAK_HALF_LIFE_S);
+    for (let k = 0; k < BINS; k++) this.counts[k] = this.counts[k] * forget + this.recent[k];
+    this.recent.fill(0);
+    this.wanted = this.want();
+    this.peak *= hold; this.second *= hold;
+    this.approach(dt);
+  }
+  want() {
+    const { floor, ceiling, guard, late } = this.profile, counts = this.counts;
+    const total = counts.reduce((sum, n) => sum + n, 0);
+    if (total < FEW) return Math.max(this.margin, floor);
+    let above = 0, k = BINS;
+    while (k > 0 && above + counts[k - 1] <= TAIL * total) above += counts[--k];
+    let weighed = 0, tail = 0;
+    for (let n = k; n < BINS; n++) { tail += counts[n]; weighed += counts[n] * (n - k + 0.5); }
+    const excess = weighed / Math.max(tail, 1e-9) * BIN;
+    let wanted = k * BIN + (late < TAIL ? excess * Math.log(TAIL / late) : 0);
+    wanted = Math.min(wanted, this.second * (1.05 + 10 / Math.sqrt(total)));
+    return Math.min(Math.max(wanted + guard, floor), ceiling);
+  }
+  approach(dt) {
+    this.margin += this.moving * dt;
+    const shrinking = this.moving < 0, error = this.wanted - this.margin;
+    this.moving = 0; this.age += dt;
+    const young = this.age < YOUNG_S;
+    if (error > 0 && young) this.margin = this.wanted;
+    else if (error > 0) {
+      this.growing = error > NS_PER_MS || (this.growing && error > CALM);
+      this.moving = this.growing ? CALM : 0;
+    } else if (-error > (shrinking ? NS_PER_MS / 4 : young ? NS_PER_MS : Math.max(2 * NS_PER_MS, 0.1 * this.margin))) {
+      this.moving = -error > 20 * NS_PER_MS ? -FAST : young ? -YOUNG : -CALM;
+    }
+  }
+}
+
+const TAU_ACQUIRE = 2, TAU_LOCKED = 12, DEADBAND = 2000, CORRECTION_MAX = 1e-3, SLEW = 5e-4, FOLLOW_MAX = 0.03;
+const REFRESH = NS_PER_S, LOST_MAX = 120 * NS_PER_MS, ROUNDING = 1000, STALL_MEMORY = 300 * NS_PER_MS, STALL_MIN = 3 * NS_PER_MS;
+
+/** Both clocks, the margin, and the speed. The card's position comes from the audio context. See clock/pace.py. */
+export class Pace {
+  constructor(rate, chosen) {
+    this.rate = rate;
+    this.media = new DriftEstimator(); this.card = new DriftEstimator();
+    this.jitter = new JitterTarget(chosen);
+    this.codec = 0; this.cardAt = 0; this.pull = 0; this.correction = 0; this.steered = 0;
+    this.refreshed = null; this.moved = 0; this.stall = 0; this.stalledAt = 0; this.arrivedAt = 0; this.mediaEnd = 0;
+  }
+  arrived(media, length, now, follows = false) {
+    const step = media - this.mediaEnd, together = now - this.arrivedAt < Math.floor(length / 4);
+    this.arrivedAt = now; this.mediaEnd = media + length;
+    if (follows || together) return;
+    const late = this.media.observe(media, now);
+    if (ROUNDING < step && step <= LOST_MAX) this.jitter.add(late + length);
+    const own = now - this.stalledAt < STALL_MEMORY ? this.stall : 0;
+    if (late > own + STALL_MIN || own === 0) this.jitter.add(late);
+    if (this.refreshed === null) this.refreshed = now;
+    else if (now - this.refreshed >= REFRESH) {
+      this.jitter.refresh((now - this.refreshed) / NS_PER_S);
+      this.refreshed = now; this.moved = 0;
+    }
+  }
+  /** The audio clock showed `card` at `now`, or a little before. */
+  observed(card, now) {
+    const late = this.card.observe(card, now);
+    if (late > STALL_MIN + 20 * NS_PER_MS) { this.stall = late; this.stalledAt = now; }
+  }
+  /** The context takes `frames` more, from its position `card` on. */
+  pulled(frames, card, now) {
+    this.cardAt = card; this.pull = frames * NS_PER_S / this.rate;
+    if (this.refreshed !== null) this.moved = this.jitter.moving * (now - this.refreshed) / NS_PER_S;
+  }
+  get margin() { return this.jitter.margin + this.moved + this.pull + this.codec; }
+  late(media) { return this.card.yAfter(this.cardAt, 0) - this.media.yAfter(media, 0) - this.margin; }
+  get locked() { return this.media.state === LOCKED && this.card.state === LOCKED; }
+  get ratio() {
+    const ratio = (1 + this.card.rate) / (1 + this.media.rate);
+    return Math.max(1 - FOLLOW_MAX, Math.min(1 + FOLLOW_MAX, ratio));
+  }
+  speed(late) {
+    const tau = this.locked ? TAU_LOCKED : TAU_ACQUIRE, beyond = Math.abs(late) < DEADBAND ? 0 : late;
+    const wanted = clamp((beyond / tau - this.jitter.moving) / NS_PER_S, CORRECTION_MAX);
+    const step = SLEW * (this.cardAt - this.steered) / NS_PER_S;
+    this.steered = this.cardAt;
+    this.correction += Math.max(-step, Math.min(step, wanted - this.correction));
+    return this.ratio * (1 + this.correction);
+  }
+}
+
+/** The offset between two clocks, from round trips. See clock/sync.py. */
+export class OffsetFilter {
+  constructor() { this.trips = []; }
+  add(sent, remote, received) {
+    this.trips = [...this.trips.slice(-15), { local: Math.floor((sent + received) / 2), remote, rtt: received - sent }];
+  }
+  get rtt() { return this.trips.length ? Math.min(...this.trips.map((trip) => trip.rtt)) : null; }
+  offset(now, rate = 0) {
+    if (!this.trips.length) return null;
+    const worth = (trip) => trip.rtt / 2 + 20e-6 * (now - trip.local);
+    const best = this.trips.reduce((a, b) => (worth(b) < worth(a) ? b : a));
+    return best.remote - best.local - rate * (now - best.local);
+  }
+}

@@ -1,0 +1,62 @@
+// The real-time side: an AudioWorklet that pulls from the link. `performance` is not known here, so the main thread tells
+// what the audio clock showed at which of its times, and the line through that gives the time of every pull.
+import { NS_PER_S, PROFILES, Pace } from "./clock.js";
+import { AdaptiveLink, LOOKAHEAD, PLAYING, QUIET, Voice } from "./link.js";
+
+const STATS_FRAMES = 12000;
+
+class Player extends AudioWorkletProcessor {
+  constructor(options) {
+    super();
+    this.pace = new Pace(sampleRate, PROFILES[options.processorOptions.profile]);
+    this.since = 0; this.peak = [0, 0];
+    this.format({ rate: sampleRate, channels: 2, codec: 0 });
+    this.port.onmessage = ({ data }) => this[data.what](data);
+  }
+  format({ rate, channels, codec }) {
+    this.rate = rate; this.channels = channels;
+    this.pace.codec = codec;
+    this.voice = new Voice(rate, channels, sampleRate);
+    const tally = this.link && this.link.tally;
+    this.link = new AdaptiveLink(rate, sampleRate, this.pace, this.voice);
+    if (tally) this.link.tally = tally;
+  }
+  profile({ name }) { this.pace.jitter.profile = PROFILES[name]; }
+  clock({ card, now }) { this.pace.observed(card, now); }
+  arrived({ media, length, now, follows }) { this.pace.arrived(media, length, now, follows); }
+  block({ media, planes }) {
+    const { link, voice } = this, frames = planes[0].length;
+    if (link.state === QUIET) voice.stop();
+    const missing = link.missing(media);
+    if (missing) voice.carry(missing - link.replaced(missing));
+    voice.write(planes, frames);
+    link.written(media, frames);
+  }
+  silence() {
+    if (this.link.state !== QUIET) this.voice.write(Array.from({ length: this.channels }, () => new Float32Array(2 * LOOKAHEAD)), 2 * LOOKAHEAD);
+    this.link.end();
+  }
+  rejoined() { this.pace.media.restart(); this.silence(); }
+  process(_, [out]) {
+    const card = currentFrame * NS_PER_S / sampleRate, frames = out[0].length, pace = this.pace;
+    const now = pace.card.yAfter(card, 0);
+    if (pace.card.state !== "lost" && this.link.pull(frames, card, now)) {
+      this.voice.read(out, this.link.lead, this.link.step);
+      for (let c = 0; c < 2; c++) for (const v of out[Math.min(c, out.length - 1)]) this.peak[c] = Math.max(this.peak[c], Math.abs(v));
+    }
+    this.since += frames;
+    if (this.since >= STATS_FRAMES) { this.since = 0; this.tell(now); }
+    return true;
+  }
+  tell(now) {
+    const { link, pace, voice } = this;
+    this.port.postMessage({
+      state: link.state, now, age: link.state === PLAYING ? now - link.head : null, late: link.late, margin: pace.margin,
+      jitter: pace.jitter.margin + pace.moved, pull: pace.pull, codec: pace.codec, fill: voice.fill * NS_PER_S / this.rate,
+      ppm: (1 / pace.ratio - 1) * 1e6, locked: pace.locked, mediaRate: pace.media.rate, path: pace.media.yAfter(now, now),
+      peak: this.peak, ...link.tally, overrun: voice.overrun,
+    });
+    this.peak = [0, 0];
+  }
+}
+registerProcessor("millrace-player", Player);

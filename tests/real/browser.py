@@ -1,0 +1,127 @@
+"""A real Chromium without a screen, driven over its DevTools protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--mute-audio",
+    "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
+)  # fmt: skip
+
+
+class Page:
+    """One page of one browser."""
+
+    def __init__(self, profile: Path, *flags: str) -> None:
+        self._profile, self._flags = profile, flags
+        self._serial = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self.errors: list[str] = []
+
+    async def __aenter__(self) -> Page:
+        self._process = await asyncio.create_subprocess_exec(
+            "chromium", *FLAGS, *self._flags, f"--user-data-dir={self._profile}", "about:blank",
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        port_file = self._profile / "DevToolsActivePort"
+        async with asyncio.timeout(30):
+            while not port_file.exists() or not port_file.read_text().strip():
+                await asyncio.sleep(0.1)
+        port = port_file.read_text().split()[0]
+        self._http = aiohttp.ClientSession()
+        async with asyncio.timeout(30):
+            while True:
+                async with self._http.get(f"http://127.0.0.1:{port}/json") as answer:
+                    pages = [t for t in await answer.json() if t["type"] == "page"]
+                if pages:
+                    break
+                await asyncio.sleep(0.1)
+        self._line = await self._http.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0)
+        self._reader = asyncio.create_task(self._read())
+        for domain in ("Page", "Runtime", "Log"):
+            await self.send(f"{domain}.enable")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.cancel()
+        await self._http.close()
+        self._process.kill()
+        await self._process.wait()
+
+    async def _read(self) -> None:
+        async for message in self._line:
+            told = json.loads(message.data)
+            if "id" in told:
+                self._waiting.pop(told["id"]).set_result(told)
+            elif told["method"] == "Runtime.exceptionThrown":
+                details = told["params"]["exceptionDetails"]
+                self.errors.append(details.get("exception", {}).get("description", details["text"]))
+            elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
+                self.errors.append(told["params"]["entry"]["text"])
+
+    async def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the protocol."""
+        serial = next(self._serial)
+        future = self._waiting[serial] = asyncio.get_running_loop().create_future()
+        await self._line.send_json({"id": serial, "method": method, "params": params})
+        async with asyncio.timeout(60):
+            answer = await future
+        assert "error" not in answer, (method, answer)
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    async def open(self, url: str) -> None:
+        """Go there."""
+        await self.send("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete'")
+
+    async def run(self, script: str) -> Any:
+        """The value of an expression, awaited, as if a person had just clicked."""
+        answer = await self.send(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    async def until(self, script: str, seconds: float = 15.0) -> Any:
+        """Wait until an expression is true; returns it."""
+        end = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < end:
+            value = await self.run(script)
+            if value:
+                return value
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"{script}: not within {seconds} s; {self.errors}")
+
+    async def click(self, selector: str) -> None:
+        """A real click in the middle of an element."""
+        x, y = await self.run(
+            f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
+            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    async def size(self, width: int, height: int, dark: bool = False) -> None:
+        """As wide as a phone, or a desk."""
+        await self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.send("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def screenshot(self, path: Path) -> None:
+        """The whole page as PNG."""
+        shot = await self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
