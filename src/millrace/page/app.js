@@ -3,7 +3,7 @@ import { Listener } from "./listen.js";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = 240;
-let state = { guests: [] }, chosen = "", player = null, polling = null, incidents = [];
+let state = { guests: [] }, chosen = "", player = null, incidents = [];
 const history = { latency: [], ppm: [], margin: [] };
 globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
 
@@ -109,7 +109,7 @@ function listener(one) {
     change: (event) => set(one.id, { bitrate: `${event.target.value}k` }) });
   return el("div", { class: "thing" }, el("b", {}, one.name), el("span", { class: "soft" }, ` ${one.id}, ${one.output || "file"}`),
     el("div", {}, `${s.codec}, ${(one.bitrate / 1000).toFixed(0)} kb/s sent, latency ${one.latency_ms} ms`
-      + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm} ppm` : "")),
+      + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm.toFixed(1)} ppm` : "")),
     faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
     s.codec === "opus" ? el("div", { class: "row" }, rate, el("span", {}, `${s.bitrate / 1000} kb/s`)) : null);
 }
@@ -153,7 +153,7 @@ async function drawRights() {
     el("b", {}, one.program), ` asks guest ${one.guest} for: ${one.what}`,
     el("div", { class: "row" }, answer(one, "Allow once", true, false), answer(one, "Always", true, true), answer(one, "Deny", false, false), answer(one, "Never", false, true)))));
   fill("grants", ...rules.map((one) => el("div", { class: "thing" }, `${one.guest}: ${one.program === "*" ? "any other program" : one.program} `
-    + `${{ true: "may", false: "may not", prompt: "has to ask for" }[one.allow]} ${one.what} `,
+    + `${{ true: "may", false: "may not", prompt: "has to ask to" }[one.allow]} ${one.what === "connect" ? "connect" : `record the ${one.what}`} `,
     el("button", { type: "button", "aria-label": `Forget the rule for ${one.program}, ${one.what}`,
       click: () => act(() => api("POST", `/guests/${one.guest}/grants`, { what: one.what, program: one.program, allow: null })) }, "Forget"))));
   fill("tokens", ...tokens.map((one) => el("div", { class: "thing" }, el("b", {}, one.name || one.id), ` ${one.may.join(", ")} in ${one.guests.join(", ")} `,
@@ -237,5 +237,5 @@ $("login").addEventListener("submit", async (event) => {
   if (answer.ok) act(async () => { follow(); });
   else say("that token is not valid", true);
 });
-polling = setInterval(() => document.hidden || soon(), 1000);
+setInterval(() => document.hidden || soon(), 1000);
 look().then(follow, (error) => say(error.message, true));

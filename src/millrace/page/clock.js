@@ -195,6 +195,7 @@ export class Pace {
     this.rate = rate;
     this.media = new DriftEstimator(); this.card = new DriftEstimator();
     this.jitter = new JitterTarget(chosen);
+    this.lag = 0; this.period = 0;
     this.codec = 0; this.cardAt = 0; this.pull = 0; this.correction = 0; this.steered = 0;
     this.refreshed = null; this.moved = 0; this.stall = 0; this.stalledAt = 0; this.arrivedAt = 0; this.mediaEnd = 0;
   }
@@ -212,18 +213,21 @@ export class Pace {
       this.refreshed = now; this.moved = 0;
     }
   }
-  /** The audio clock showed `card` at `now`, or a little before. */
-  observed(card, now) {
+  /** What has the audio time `card` is heard at `now`. It is pulled `lag` before, with all of its `period`. */
+  observed(card, now, lag = 0, period = 0) {
+    this.lag = lag; this.period = period;
     const late = this.card.observe(card, now);
     if (late > STALL_MIN + 20 * NS_PER_MS) { this.stall = late; this.stalledAt = now; }
   }
+  /** When the context pulls, or has pulled, what has the audio time `card`. */
+  pullTime(card) { return this.card.yAfter(card, 0) - this.lag; }
   /** The context takes `frames` more, from its position `card` on. */
   pulled(frames, card, now) {
-    this.cardAt = card; this.pull = frames * NS_PER_S / this.rate;
+    this.cardAt = card; this.pull = Math.max(frames * NS_PER_S / this.rate, this.period);
     if (this.refreshed !== null) this.moved = this.jitter.moving * (now - this.refreshed) / NS_PER_S;
   }
   get margin() { return this.jitter.margin + this.moved + this.pull + this.codec; }
-  late(media) { return this.card.yAfter(this.cardAt, 0) - this.media.yAfter(media, 0) - this.margin; }
+  late(media) { return this.pullTime(this.cardAt) - this.media.yAfter(media, 0) - this.margin; }
   get locked() { return this.media.state === LOCKED && this.card.state === LOCKED; }
   get ratio() {
     const ratio = (1 + this.card.rate) / (1 + this.media.rate);

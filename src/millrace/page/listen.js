@@ -1,22 +1,13 @@
-// The browser as a listener: the same WebSocket protocol as the command line's (docs/peer-protocol.md).
-import { NS_PER_S, OffsetFilter } from "./clock.js";
+// The browser as a listener: the audio context, its clock, and the worker that has the line.
+import { NS_PER_S } from "./clock.js";
 
-const HEADER_BYTES = 24, MEDIA = 1, MEDIA_FOLLOWS = 2, CLOCK_MS = 20, PING_MS = 2000, REPORT_MS = 500, AGAIN_MS = [100, 200, 400, 500];
-const nowNs = () => performance.now() * 1e6;
-
-/** What this browser can play: Opus where it has WebCodecs, else the daemon sends PCM. */
-export async function codecs() {
-  if (!("AudioDecoder" in globalThis)) return ["s16", "f32"];
-  const { supported } = await AudioDecoder.isConfigSupported({ codec: "opus", sampleRate: 48000, numberOfChannels: 2 });
-  return supported ? ["opus", "s16", "f32"] : ["s16", "f32"];
-}
+const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6;
 
 /** Plays one guest. `on(what, detail)` hears of joined, settings, stats, lost, refused, ended. */
 export class Listener {
   constructor(url, { name, latency, settings, on }) {
     Object.assign(this, { url, name, latency, settings, on });
-    this.clock = new OffsetFilter();
-    this.tries = 0; this.stats = null; this.joined = null; this.welcome = null; this.first = null;
+    this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
   }
 
   /** Begin: to be called from a click, as browsers want it. */
@@ -24,155 +15,49 @@ export class Listener {
     this.begun = performance.now();
     this.context = new AudioContext({ latencyHint: this.latency === "robust" ? "playback" : "interactive", sampleRate: 48000 });
     await this.context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
-    const options = { outputChannelCount: [2], processorOptions: { profile: this.latency } };
+    const options = { outputChannelCount: [2], processorOptions: { profile: this.latency } }, channel = new MessageChannel();
     this.node = new AudioWorkletNode(this.context, "millrace-player", options);
-    this.node.port.onmessage = ({ data }) => this.told(data);
+    this.node.port.postMessage({ what: "join", port: channel.port1 }, [channel.port1]);
     this.node.connect(this.context.destination);
+    this.worker = new Worker(new URL("./line.js", import.meta.url), { type: "module" });
+    this.worker.onmessage = ({ data }) => this.told(data);
+    this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker could not be started");
+    const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency };
+    this.worker.postMessage({ what: "begin", url: this.url, hello, port: channel.port2, origin: performance.timeOrigin }, [channel.port2]);
     await this.context.resume();
-    this.codecs = await codecs();
-    this.timers = [
-      setInterval(() => this.tick(), CLOCK_MS), setInterval(() => this.send({ type: "ping", t: Math.round(nowNs()) }), PING_MS),
-      setInterval(() => this.report(), REPORT_MS),
-    ];
-    this.connect();
+    this.timer = setInterval(() => this.tick(), CLOCK_MS);
   }
 
   stop() {
-    this.stopped = true;
-    this.timers?.forEach(clearInterval);
-    this.send({ type: "bye", reason: "stopped", again: false });
-    this.line?.close();
-    this.decoder?.state === "configured" && this.decoder.close();
+    clearInterval(this.timer);
+    this.worker?.postMessage({ what: "stop" });
     this.context?.close();
-  }
-
-  tick() {
-    this.node.port.postMessage({ what: "clock", card: this.context.currentTime * NS_PER_S, now: nowNs() });
-  }
-
-  connect() {
-    const line = this.line = new WebSocket(this.url);
-    line.binaryType = "arraybuffer";
-    line.onopen = () => {
-      this.send({ type: "hello", version: 1, name: this.name, codecs: this.codecs, settings: this.settings, latency: this.latency });
-      this.send({ type: "ping", t: Math.round(nowNs()) });
-    };
-    line.onmessage = ({ data }) => (typeof data === "string" ? this.control(JSON.parse(data)) : this.media(data));
-    line.onclose = () => this.lost();
-  }
-
-  lost() {
-    if (this.stopped) return;
-    this.node.port.postMessage({ what: "silence" });
-    const wait = this.tries < AGAIN_MS.length ? AGAIN_MS[this.tries] : this.tries > 120 ? 5000 : 500;
-    if (!this.tries++) this.on("lost", "the connection broke off; trying again");
-    setTimeout(() => this.stopped || this.connect(), wait * (0.8 + 0.4 * Math.random()));
-  }
-
-  send(message) {
-    if (this.line?.readyState === WebSocket.OPEN) this.line.send(JSON.stringify(message));
   }
 
   /** Change quality while it plays. */
   set(settings) {
-    Object.assign(this.settings, settings);
-    this.send({ type: "set", settings });
+    this.worker.postMessage({ what: "set", settings });
   }
 
-  control(message) {
-    const now = nowNs();
-    if (message.type === "ping") this.send({ type: "pong", t: message.t, now: Math.round(now) });
-    else if (message.type === "pong") this.clock.add(message.t, message.now, now);
-    else if (message.type === "welcome") {
-      if (this.welcome) { this.clock = new OffsetFilter(); this.node.port.postMessage({ what: "rejoined" }); }
-      this.tries = 0; this.welcome = message;
-      this.on("joined", message);
-    } else if (message.type === "format") this.format(message.format);
-    else if (message.type === "settings") this.on("settings", message.settings);
-    else if (message.type === "silence") this.flushed(() => this.node.port.postMessage({ what: "silence" }));
-    else if (message.type === "error") this.on("refused", message.message);
-    else if (message.type === "bye" && !message.again) { this.stop(); this.on("ended", message.reason); }
+  told({ what, detail }) {
+    if (what === "stats") detail = this.stats = { ...detail, first: detail.first === null ? null : detail.first / 1e6 - this.begun };
+    this.on(what, detail);
   }
 
-  format(format) {
-    this.current = format;
-    this.waiting = [];
-    this.expected = null;
-    if (this.decoder && this.decoder.state !== "closed") this.decoder.close();
-    this.decoder = null;
-    const channels = format.positions.length, codec = format.lookahead * NS_PER_S / format.rate;
-    this.node.port.postMessage({ what: "format", rate: format.rate, channels, codec });
-    if (format.codec === "opus") {
-      this.decoder = new AudioDecoder({ output: (data) => this.decoded(data), error: (error) => this.on("refused", String(error)) });
-      this.decoder.configure({ codec: "opus", sampleRate: format.rate, numberOfChannels: channels });
+  /**
+   * The audio clock, by when its frames leave the device: within 0.1 ms, where `currentTime` jumps by whole periods. How far
+   * ahead of that the context pulls goes up and down by a period; it is measured for a while, and then kept unless it moves.
+   */
+  tick() {
+    const { contextTime, performanceTime } = this.context.getOutputTimestamp?.() ?? {}, now = performance.now() * 1e6;
+    const known = contextTime > 0 && performanceTime > 0;
+    const card = (known ? contextTime : this.context.currentTime) * NS_PER_S, heard = known ? performanceTime * 1e6 : now;
+    this.lags.push(this.context.currentTime * NS_PER_S - card - (now - heard));
+    if (this.lags.length >= LAGS) {
+      const least = Math.min(...this.lags), most = Math.max(...this.lags);
+      if (Math.abs(least - this.lag) > LAG_MOVED || this.period === 0) { this.lag = least; this.period = Math.min(most - least, PERIOD_MAX); }
+      this.lags = [];
     }
+    if (this.period) this.node.port.postMessage({ what: "clock", card, now: heard, lag: this.lag, period: this.period });
   }
-
-  media(buffer) {
-    const now = nowNs(), view = new DataView(buffer), kind = view.getUint8(0), format = this.current;
-    if (buffer.byteLength < HEADER_BYTES || (kind !== MEDIA && kind !== MEDIA_FOLLOWS) || !format) return;
-    if (view.getUint8(1) !== (format.generation & 255)) return;
-    const frames = view.getUint16(2, true), position = Number(view.getBigUint64(8, true)), hostNs = Number(view.getBigUint64(16, true));
-    const length = frames * NS_PER_S / format.rate;
-    this.node.port.postMessage({ what: "arrived", media: hostNs, length, now, follows: kind === MEDIA_FOLLOWS });
-    const media = hostNs - format.lookahead * NS_PER_S / format.rate, payload = new Uint8Array(buffer, HEADER_BYTES);
-    this.bytes = (this.bytes ?? 0) + buffer.byteLength;
-    if (!this.decoder) { this.block(media, pcm(format, payload)); return; }
-    this.waiting.push(media);
-    this.decoder.decode(new EncodedAudioChunk({ type: "key", timestamp: position * 1e6 / format.rate, data: payload }));
-  }
-
-  decoded(data) {
-    const planes = Array.from({ length: data.numberOfChannels }, (_, planeIndex) => {
-      const plane = new Float32Array(data.numberOfFrames);
-      data.copyTo(plane, { planeIndex, format: "f32-planar" });
-      return plane;
-    });
-    data.close();
-    const media = this.waiting.shift();
-    if (media !== undefined) this.block(media, planes);
-  }
-
-  block(media, planes) {
-    this.first ??= performance.now() - this.begun;
-    this.node.port.postMessage({ what: "block", media, planes }, planes.map((plane) => plane.buffer));
-  }
-
-  /** After what is being decoded. */
-  flushed(then) {
-    if (this.decoder?.state === "configured") this.decoder.flush().then(then, () => {});
-    else then();
-  }
-
-  told(stats) {
-    const offset = this.clock.offset(nowNs(), stats.mediaRate), device = (this.context.outputLatency || 0) * NS_PER_S;
-    const latency = offset === null || stats.age === null ? null : stats.age + offset + device;
-    this.stats = { ...stats, device, latency, offset, rtt: this.clock.rtt, bytes: this.bytes ?? 0, first: this.first };
-    this.on("stats", this.stats);
-  }
-
-  report() {
-    const s = this.stats;
-    if (!s || !this.welcome) return;
-    const whole = (value) => Math.max(0, Math.round(value || 0)), network = (s.rtt ?? 0) / 2;
-    this.send({
-      type: "report", latency_ns: whole(s.latency), fill_ns: whole(s.fill), underruns: s.underruns, lost: 0,
-      skipped: Math.round(s.skipped + s.cut + s.overrun), output: "browser", target_ns: whole(s.margin), drift_ppm: s.ppm,
-      locked: s.locked, bridged: s.carried - s.underruns,
-      ledger: s.latency === null ? {} : {
-        path: Math.round(s.path + s.offset), network: whole(network), codec: whole(s.codec), jitter: whole(s.jitter),
-        period: whole(s.pull), late: Math.round(s.late), device: whole(s.device),
-      },
-    });
-  }
-}
-
-/** Interleaved PCM to planes. */
-function pcm(format, payload) {
-  const channels = format.positions.length, view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-  const [bytes, read] = {
-    s16: [2, (at) => view.getInt16(at, true) / 32768], f32: [4, (at) => view.getFloat32(at, true)],
-  }[format.codec];
-  const frames = Math.floor(payload.byteLength / (bytes * channels));
-  return Array.from({ length: channels }, (_, c) => Float32Array.from({ length: frames }, (_, k) => read((k * channels + c) * bytes)));
 }

@@ -13,6 +13,11 @@ class Player extends AudioWorkletProcessor {
     this.format({ rate: sampleRate, channels: 2, codec: 0 });
     this.port.onmessage = ({ data }) => this[data.what](data);
   }
+  /** The worker's end: packets and sound come by it, and it hears how that fares. */
+  join({ port }) {
+    this.line = port;
+    port.onmessage = ({ data }) => this[data.what](data);
+  }
   format({ rate, channels, codec }) {
     this.rate = rate; this.channels = channels;
     this.pace.codec = codec;
@@ -22,7 +27,7 @@ class Player extends AudioWorkletProcessor {
     if (tally) this.link.tally = tally;
   }
   profile({ name }) { this.pace.jitter.profile = PROFILES[name]; }
-  clock({ card, now }) { this.pace.observed(card, now); }
+  clock({ card, now, lag, period }) { this.pace.observed(card, now, lag, period); }
   arrived({ media, length, now, follows }) { this.pace.arrived(media, length, now, follows); }
   block({ media, planes }) {
     const { link, voice } = this, frames = planes[0].length;
@@ -39,7 +44,7 @@ class Player extends AudioWorkletProcessor {
   rejoined() { this.pace.media.restart(); this.silence(); }
   process(_, [out]) {
     const card = currentFrame * NS_PER_S / sampleRate, frames = out[0].length, pace = this.pace;
-    const now = pace.card.yAfter(card, 0);
+    const now = pace.pullTime(card);
     if (pace.card.state !== "lost" && this.link.pull(frames, card, now)) {
       this.voice.read(out, this.link.lead, this.link.step);
       for (let c = 0; c < 2; c++) for (const v of out[Math.min(c, out.length - 1)]) this.peak[c] = Math.max(this.peak[c], Math.abs(v));
@@ -50,10 +55,10 @@ class Player extends AudioWorkletProcessor {
   }
   tell(now) {
     const { link, pace, voice } = this;
-    this.port.postMessage({
+    this.line?.postMessage({
       state: link.state, now, age: link.state === PLAYING ? now - link.head : null, late: link.late, margin: pace.margin,
       jitter: pace.jitter.margin + pace.moved, pull: pace.pull, codec: pace.codec, fill: voice.fill * NS_PER_S / this.rate,
-      ppm: (1 / pace.ratio - 1) * 1e6, locked: pace.locked, mediaRate: pace.media.rate, path: pace.media.yAfter(now, now),
+      ppm: (1 / pace.ratio - 1) * 1e6, locked: pace.locked, lag: pace.lag, mediaRate: pace.media.rate, path: pace.media.yAfter(now, now),
       peak: this.peak, ...link.tally, overrun: voice.overrun,
     });
     this.peak = [0, 0];

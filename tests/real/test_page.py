@@ -1,0 +1,314 @@
+"""The page in a real Chromium: sound that arrives as it should, control that works, and the same drift loop as here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.clock.drift import DriftEstimator
+from millrace.clock.jitter import PROFILES, JitterTarget
+from millrace.dsp.measure import frequency_hz, level_dbfs
+from millrace.sim.signals import sine
+
+from .browser import Page
+from .conftest import Bus, need, wait_for, write_wav
+from .test_clients import s16
+
+pytestmark = pytest.mark.real
+SHOTS = os.environ.get("MILLRACE_SHOTS")
+
+
+def in_browser(bus: Bus, tmp_path: Path, test: Callable[[Page], Awaitable[None]], url: str = "") -> None:
+    """Run `test` with the daemon's page open."""
+    need("chromium")
+
+    async def main() -> None:
+        async with Page(tmp_path / "profile", "--autoplay-policy=user-gesture-required") as page:
+            await page.open(url or f"http://{bus.listen}/")
+            await test(page)
+
+    asyncio.run(main())
+
+
+def playing(bus: Bus, tmp_path: Path, seconds: float = 40.0) -> None:
+    """Something to hear: 997 Hz at −6 dBFS."""
+    need("paplay")
+    bus.spawn("paplay", str(write_wav(tmp_path / "tone.wav", s16(sine(seconds)))))
+    wait_for(lambda: any(s["state"] == "running" for s in bus.guest()["streams"]), what="the tone")
+
+
+STATS = "millrace.listener && millrace.listener.stats"
+ANALYSER = """(() => { const l = millrace.listener; globalThis.ear = new AnalyserNode(l.context, { fftSize: 32768 });
+l.node.connect(globalThis.ear); return true; })()"""
+HEARD = """(() => { const a = new Float32Array(32768); globalThis.ear.getFloatTimeDomainData(a);
+return Array.from(a); })()"""
+
+
+async def listening(page: Page) -> None:
+    """Press the button, and wait for sound."""
+    await page.until("document.querySelector('#guest').value")
+    await page.click("#listen")
+    await page.until(f"({STATS} || {{}}).state === 'playing'")
+
+
+async def judged(page: Page, seconds: float = 1.5) -> None:
+    """What the worklet puts out is the tone: its frequency, its level, and no break."""
+    await page.until(f"({STATS}).locked", 20)
+    await asyncio.sleep(seconds)
+    sound = np.array(await page.run(HEARD), np.float32)
+    assert abs(frequency_hz(sound, 48_000) - 997.0) < 1.0
+    assert abs(level_dbfs(sound) + 6.02) < 0.2
+    t = np.arange(len(sound)) / 48_000
+    wave = np.exp(-2j * np.pi * 997.0 * t) * sound
+    parts = np.angle([part.mean() for part in np.split(wave, 32)])
+    assert np.abs(np.diff(np.unwrap(parts))).max() < 0.2, "the phase is steady: nothing is cut, doubled or missing"
+
+
+def test_one_click_and_the_tone_is_heard_at_the_margin_that_is_aimed_at(bus: Bus, tmp_path: Path) -> None:
+    playing(bus, tmp_path)
+
+    async def test(page: Page) -> None:
+        await listening(page)
+        await page.run(ANALYSER)
+        await judged(page)
+        stats = await page.run(STATS)
+        assert abs(stats["late"]) < 2e6 and stats["first"] is not None
+        listener = bus.guest()["listeners"][0]
+        assert listener["output"] == "browser" and listener["settings"]["codec"] == "opus"
+        assert set(listener["ledger_ms"]) == {"path", "network", "codec", "jitter", "period", "late", "device"}
+        assert not page.errors
+
+    in_browser(bus, tmp_path, test)
+
+
+@pytest.mark.parametrize("codec", ["s16", "f32"])
+def test_pcm_is_for_browsers_without_opus(bus: Bus, tmp_path: Path, codec: str) -> None:
+    playing(bus, tmp_path)
+
+    async def test(page: Page) -> None:
+        await page.until("document.querySelector('#guest').value")
+        await page.run(f"document.querySelector('#codec').value = {codec!r}")
+        await listening(page)
+        await page.run(ANALYSER)
+        await judged(page)
+        assert bus.guest()["listeners"][0]["settings"]["codec"] == codec
+
+    in_browser(bus, tmp_path, test)
+
+
+def test_quality_is_changed_while_it_plays_and_the_sound_goes_on(bus: Bus, tmp_path: Path) -> None:
+    playing(bus, tmp_path)
+
+    async def test(page: Page) -> None:
+        await listening(page)
+        await page.run(ANALYSER)
+        await asyncio.sleep(2)
+        before = await page.run(STATS)
+        await page.run(
+            "(() => { const r = document.querySelector('#bitrate'); r.value = 32;"
+            " r.dispatchEvent(new Event('change')); })()"
+        )
+        await asyncio.to_thread(wait_for, lambda: bus.guest()["listeners"][0]["settings"]["bitrate"] == 32_000)
+        bus.cli("set", bus.guest()["listeners"][0]["id"], "codec=s16")
+        await asyncio.sleep(1)
+        await judged(page)
+        after = await page.run(STATS)
+        assert after["underruns"] == before["underruns"]
+
+    in_browser(bus, tmp_path, test)
+
+
+def test_the_page_is_back_in_sound_when_the_daemon_returns(bus: Bus, tmp_path: Path) -> None:
+    async def test(page: Page) -> None:
+        await listening(page)
+        assert bus.daemon is not None
+        bus.daemon.kill()
+        bus.daemon.wait()
+        bus.start()
+        playing(bus, tmp_path)
+        await page.until(f"({STATS}).state === 'playing'", 20)
+        await page.until(
+            "millrace.state.guests.length && document.querySelector('#status').textContent === 'connected'"
+        )
+
+    bus.stop()
+    bus.listen = "127.0.0.1:18642"
+    bus.start()
+    playing(bus, tmp_path)
+    in_browser(bus, tmp_path, test)
+
+
+def test_volumes_mutes_and_incidents_are_on_the_page(bus: Bus, tmp_path: Path) -> None:
+    playing(bus, tmp_path)
+
+    async def test(page: Page) -> None:
+        await page.until("document.querySelectorAll('#mix .thing').length >= 3")
+        await page.click("#mix .thing button")
+        await asyncio.to_thread(wait_for, lambda: bus.guest()["streams"][0]["mute"])
+        await page.until("document.querySelector('#mix .thing button').textContent === 'Muted'")
+        bus.cli("set", "sink/default", "volume=50%")
+        await page.until("[...document.querySelectorAll('#mix .thing')].some(t => t.textContent.includes('50 %'))")
+        bus.cli("sink", "add", "music")
+        await page.until("document.querySelectorAll('#graph rect').length >= 4")
+        bus.cli("prompt", "microphone")
+        bus.spawn("parec", "-d", "microphone", "--raw", str(tmp_path / "raw"))
+        await page.until("document.querySelector('#requests').textContent.includes('pacat')")
+        await page.click("#requests button")
+        await asyncio.to_thread(wait_for, lambda: bus.guest()["recorders"])
+        assert not page.errors
+
+    in_browser(bus, tmp_path, test)
+
+
+def test_without_a_right_the_page_asks_for_a_token_and_the_cookie_ends_with_it(bus: Bus, tmp_path: Path) -> None:
+    """Chromium runs as this user on loopback, so a Host that is no address stands for another machine."""
+    playing(bus, tmp_path)
+    port = bus.listen.rpartition(":")[2]
+    secret = bus.cli("token", "new", "--guest", "default", "--may", "hear").stdout.strip()
+
+    async def test(page: Page) -> None:
+        await page.until("!document.querySelector('#login').hidden")
+        for given, right in (("wrong", False), (secret, True)):
+            await page.run(f"document.querySelector('#token').value = {given!r}")
+            await page.run("document.querySelector('#login').requestSubmit()")
+            await page.until("document.querySelector('#token').value === ''")
+            await asyncio.sleep(0.5)
+            assert await page.run("document.querySelector('#login').hidden") is right
+        assert secret not in await page.run("location.href + document.cookie + document.documentElement.outerHTML")
+        assert await page.run("document.querySelector('#rights').hidden") is True
+        assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 200
+        bus.cli("token", "revoke", "token/1")
+        assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 401
+
+    need("chromium")
+
+    async def main() -> None:
+        flag = f"--host-resolver-rules=MAP millrace.test 127.0.0.1:{port}"
+        async with Page(tmp_path / "profile", flag) as page:
+            await page.open(f"http://millrace.test:{port}/")
+            await test(page)
+
+    asyncio.run(main())
+
+
+def test_the_page_is_accessible_small_and_fits_a_phone(bus: Bus, tmp_path: Path) -> None:
+    playing(bus, tmp_path)
+    axe = (files("axe_core_python") / "axe.min.js").read_text()
+
+    async def test(page: Page) -> None:
+        await listening(page)
+        await asyncio.sleep(1.5)
+        await page.send("Page.setBypassCSP", enabled=True)
+        await page.run(axe + "; true")
+        for width, height, dark in ((1280, 900, False), (390, 844, True), (390, 844, False), (1280, 900, True)):
+            await page.size(width, height, dark)
+            await asyncio.sleep(0.3)
+            found = json.loads(
+                await page.run(
+                    "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes.map(n => n.html)])))"
+                )
+            )
+            assert not found, (width, dark, found)
+            assert await page.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            if SHOTS:
+                await page.screenshot(Path(SHOTS) / f"page-{'wide' if width > 600 else 'narrow'}{'-dark' * dark}.png")
+        size = await page.run(
+            "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
+            ".filter(e => !e.name.includes('/api/')).reduce((s, e) => s + e.encodedBodySize, 0)"
+        )
+        assert 5_000 < size < 200_000
+
+    in_browser(bus, tmp_path, test)
+
+
+# -- the same loop -----------------------------------------------------------------------------------------
+
+
+def trace(seed: int, seconds: float, ppm: float, jitter_ms: float) -> list[tuple[int, int]]:
+    """Pairs as packets make them: captured every 20 ms by one clock, come late by an exponential, by another."""
+    dice = random.Random(seed)
+    out = []
+    for n in range(round(seconds * 50)):
+        captured = n * 20_000_000 + 5_000_000_000_000
+        came = captured * (1 - ppm * 1e-6) + 1e6 + (dice.expovariate(1 / (jitter_ms * 1e6)) if jitter_ms else 0.0)
+        out.append((captured, round(came)))
+    return out
+
+
+def test_the_estimators_say_what_pythons_say(bus: Bus, tmp_path: Path) -> None:
+    traces = [trace(1, 90, 300, 3.0), trace(2, 60, -150, 0.0), trace(3, 60, 0, 10.0)]
+
+    async def test(page: Page) -> None:
+        for pairs in traces:
+            ours, jitter = DriftEstimator(), JitterTarget(PROFILES["normal"])
+            said = []
+            for n, (x, y) in enumerate(pairs):
+                late = ours.observe(x, y)
+                jitter.add(late)
+                if n % 50 == 49:
+                    jitter.refresh(1.0)
+                    said.append([late, ours.rate * 1e6, jitter.margin_ns, ours.state.value])
+            theirs = await page.run(
+                "import('/page/clock.js').then(({ DriftEstimator, JitterTarget, PROFILES }) => {"
+                " const d = new DriftEstimator(), j = new JitterTarget(PROFILES.normal), out = [];"
+                f" {json.dumps(pairs)}.forEach(([x, y], n) => {{ const late = d.observe(x, y); j.add(late);"
+                " if (n % 50 === 49) { j.refresh(1); out.push([late, d.rate * 1e6, j.margin, d.state]); } });"
+                " return out; })"
+            )
+            assert len(said) == len(theirs)
+            for mine, its in zip(said, theirs, strict=True):
+                assert mine[3] == its[3]
+                assert np.allclose(mine[:3], its[:3], rtol=1e-6, atol=2.0), (mine, its)
+
+    in_browser(bus, tmp_path, test)
+
+
+SIMULATION = """import('/page/clock.js').then(async ({ Pace, PROFILES }) => {
+  const { AdaptiveLink, PLAYING } = await import('/page/link.js');
+  const pairs = PAIRS, ppm = 300, rate = 48000, quantum = 128;
+  const less = (n) => { voice.frames -= n; return n; };
+  const voice = { frames: 0, get fill() { return this.frames; }, get ready() { return Math.max(0, this.frames - 17); },
+    cut: less, skip: less, stretch(n) { this.frames += n; return n; }, carry(n) { this.frames += n; },
+    drop(n) { return less(Math.max(0, Math.min(n, this.frames))); } };
+  const pace = new Pace(rate, PROFILES.normal), link = new AdaptiveLink(rate, rate, pace, voice);
+  const errors = [], ratios = [];
+  let at = 0, clock = 0, card = 0;
+  const begin = pairs[0][1];
+  for (let now = begin; at < pairs.length; card += quantum) {
+    now = begin + card * 1e9 / rate * (1 - ppm * 1e-6);
+    while (at < pairs.length && pairs[at][1] <= now) {
+      const [media, came] = pairs[at++];
+      pace.arrived(media, 20e6, came);
+      const missing = link.missing(media);
+      if (missing) voice.carry(missing - link.replaced(missing));
+      voice.frames += 960; link.written(media, 960);
+    }
+    if (now - clock > 20e6) { clock = now; pace.observed(card * 1e9 / rate, now); }
+    if (link.pull(quantum, card * 1e9 / rate, now)) voice.frames -= (quantum - link.lead) * link.step;
+    if (now - begin > 30e9 && link.state === PLAYING) { errors.push(link.late); ratios.push((pace.ratio - 1) * 1e6); }
+  }
+  const rms = (list, mean) => Math.sqrt(list.reduce((s, v) => s + (v - mean) ** 2, 0) / list.length);
+  const mean = ratios.reduce((s, v) => s + v, 0) / ratios.length;
+  const noise_ppm = rms(ratios, mean), margin = pace.margin;
+  return { error_us: rms(errors, 0) / 1e3, ratio_ppm: mean, noise_ppm, ...link.tally, margin };
+})"""
+
+
+def test_the_loop_in_javascript_holds_the_latency_as_ours_does(bus: Bus, tmp_path: Path) -> None:
+    """Ten minutes of packets with 3 ms of jitter to a card that is 300 ppm fast, in virtual time."""
+    pairs = trace(7, 600, 0, 3.0)
+
+    async def test(page: Page) -> None:
+        found = await page.run(SIMULATION.replace("PAIRS", json.dumps(pairs)))
+        assert found["underruns"] == 0 and found["error_us"] < 100 and found["noise_ppm"] < 10, found
+        assert abs(found["ratio_ppm"] + 300) < 10 and found["margin"] < 60e6, found
+
+    in_browser(bus, tmp_path, test)
