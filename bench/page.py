@@ -1,4 +1,4 @@
-"""The page in a real Chromium, through the laboratory's proxy with 3 ms of jitter: latency error, faults, first sound."""
+"""The page in a real Chromium, through the laboratory's proxy with 3 ms of jitter: latency, faults, first sound."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ async def _watch(url: str, profile: Path) -> tuple[list[float], dict[str, float]
         await page.click("#listen")
         await page.until("(millrace.listener && millrace.listener.stats || {}).state === 'playing'", 20)
         await asyncio.sleep(SETTLE_S)
-        script = (
-            "(() => { const { late, state, underruns, carried, splices, margin, first, ppm } = millrace.listener.stats;"
-        )
-        script += " return { late, state, underruns, carried, splices, margin, first, ppm }; })()"
+        names = "late, state, underruns, carried, splices, margin, first, ppm"
+        script = f"(() => {{ const {{ {names} }} = millrace.listener.stats; return {{ {names} }}; }})()"
         first = last = await page.run(script)
         errors = []
         end = time.monotonic() + MINUTES * 60

@@ -18,6 +18,8 @@ from millrace.units import NS_PER_S
 from millrace.wire.peer.messages import MEDIA_MAX
 
 Message = str | bytes
+_PASSED_ON = frozenset({"authorization", "cookie", "origin", "host", "content-type", "accept-encoding"})
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade"})
 
 
 class Direction:
@@ -58,15 +60,30 @@ class Impairment:
     def application(self) -> web.Application:
         """One route: whatever guest is asked for."""
         app = web.Application()
-        app.add_routes([web.get("/{guest:.*}", self._session)])
+        app.add_routes([web.route("*", "/{path:.*}", self._serve)])
         return app
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._session(request)
+        return await self._passed(request)
+
+    async def _passed(self, request: web.Request) -> web.Response:
+        """The page and the API: as they are."""
+        url = self.origin.replace("ws", "http", 1) + request.path_qs
+        async with aiohttp.ClientSession(headers=_kept(request), auto_decompress=False) as http:
+            try:
+                async with http.request(request.method, url, data=await request.read()) as answer:
+                    headers = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
+                    return web.Response(status=answer.status, body=await answer.read(), headers=headers)
+            except aiohttp.ClientError as error:
+                return web.Response(status=502, text=f"{url}: {error}\n")
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         near = web.WebSocketResponse(max_msg_size=MEDIA_MAX, compress=False)
-        headers = {k: v for k, v in request.headers.items() if k.lower() == "authorization"}
         self.sessions += 1
-        async with aiohttp.ClientSession(headers=headers) as http:
-            url = f"{self.origin}/{request.match_info['guest']}"
+        async with aiohttp.ClientSession(headers=_kept(request)) as http:
+            url = f"{self.origin}{request.path_qs}"
             try:
                 far = await http.ws_connect(url, max_msg_size=MEDIA_MAX, compress=0)
             except aiohttp.WSServerHandshakeError as error:
@@ -90,6 +107,11 @@ class Impairment:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             await near.close()
+
+
+def _kept(request: web.Request) -> dict[str, str]:
+    """Who asks, and from which page: the daemon must be able to tell a foreign one here too."""
+    return {k: v for k, v in request.headers.items() if k.lower() in _PASSED_ON}
 
 
 def _writer(line: web.WebSocketResponse | aiohttp.ClientWebSocketResponse) -> Callable[[Message], asyncio.Future[None]]:
