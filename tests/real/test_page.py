@@ -229,6 +229,45 @@ def test_the_page_is_accessible_small_and_fits_a_phone(bus: Bus, tmp_path: Path)
     in_browser(bus, tmp_path, test)
 
 
+def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, tmp_path: Path) -> None:
+    need("chromium", "parec")
+    tone = write_wav(tmp_path / "voice.wav", s16(sine(5.0)))
+    raw = tmp_path / "raw"
+    flags = (
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={tone}",
+    )
+
+    async def main() -> None:
+        async with Page(tmp_path / "profile", *flags) as page:
+            await page.open(f"http://{bus.listen}/")
+            await page.until("document.querySelector('#guest').value")
+            # A tone is noise to the browser's own processing.
+            await page.run(
+                "(() => { const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+                " navigator.mediaDevices.getUserMedia = () => real({ audio: { echoCancellation: false,"
+                " noiseSuppression: false, autoGainControl: false } });"
+                " document.querySelector('#microphone').checked = true; })()"
+            )
+            await page.click("#listen")
+            await page.until("document.querySelector('#status').textContent.includes('nobody hears your microphone')")
+            with raw.open("wb") as out:
+                command = ("parec", "--raw", "-d", "microphone", "--format=s16le", "--rate=48000", "--channels=1")
+                recorder = bus.spawn(*command, stdout=out)
+            await page.until("document.querySelector('#status').textContent.includes('something in the guest hears')")
+            await asyncio.sleep(5)
+            recorder.terminate()
+            await asyncio.to_thread(recorder.wait, 10)
+            await page.until("document.querySelector('#status').textContent.includes('nobody hears your microphone')")
+            assert not page.errors
+
+    asyncio.run(main())
+    sound = np.frombuffer(raw.read_bytes(), "<i2").astype(np.float32) / 32768
+    middle = sound[2 * 48_000 : 3 * 48_000]
+    assert abs(frequency_hz(middle, 48_000) - 997.0) < 2.0 and level_dbfs(middle) > -12
+
+
 # -- the same loop -----------------------------------------------------------------------------------------
 
 

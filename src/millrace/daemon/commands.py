@@ -58,7 +58,7 @@ class Commands:
     def _rows(self) -> list[tuple[str, str, str, type[Any], Run]]:
         guest = "/guests/{guest}"
         return [
-            ("state", "GET", "/state", r.Nothing, self._state),
+            ("state", "GET", "/state", r.State, self._state),
             ("set", "POST", "/set", r.Set, self._set),
             ("move", "POST", "/move", r.Move, self._move),
             ("link", "POST", "/links", r.LinkTo, self._link),
@@ -115,10 +115,11 @@ class Commands:
 
     # -- looking -----------------------------------------------------------------------------
 
-    async def _state(self, args: r.Nothing, holder: Holder) -> Any:
-        guests = [guest_view(guest) for guest in self.visible(holder)]
+    async def _state(self, args: r.State, holder: Holder) -> Any:
+        seen = self.visible(holder)
+        guests = [guest_view(guest) for guest in seen if args.guest in (None, guest.name)]
         state: dict[str, Any] = {"version": __version__, "listen": self._daemon.address, "guests": guests}
-        state["you"] = holder.key
+        state |= {"you": holder.key, "names": [guest.name for guest in seen]}
         if holder.may(Right.ADMIN):
             state |= {"refused": self._daemon.refused(), "trouble": self._daemon.store.trouble}
             state |= {"policy": self._daemon.policy(), "requests": len(list(self._daemon.prompts))}

@@ -16,6 +16,12 @@ class Nothing(msgspec.Struct):
     """No arguments."""
 
 
+class State(msgspec.Struct):
+    """Everything, or of one guest; the names of all are told either way."""
+
+    guest: str | None = None
+
+
 class Set(msgspec.Struct):
     """Change a thing's settings: volume and mute; of listeners codec, bitrate and more."""
 

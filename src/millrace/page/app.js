@@ -2,7 +2,8 @@
 import { Listener } from "./listen.js";
 
 const $ = (id) => document.getElementById(id);
-const HISTORY = 240;
+const HISTORY = 240, RIGHTS_EVERY = 5, LOOK_EVERY_MS = 500;
+let looks = 0, looked = 0;
 let state = { guests: [] }, chosen = "", player = null, incidents = [];
 const history = { latency: [], ppm: [], margin: [] };
 globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
@@ -31,7 +32,7 @@ async function api(method, path, body) {
 
 /** Do something that a person asked for, and say what came of it. */
 async function act(work) {
-  try { await work(); await look(); } catch (error) { say(error.message, true); }
+  try { await work(); looks = 0; await look(); } catch (error) { say(error.message, true); }
 }
 const say = (text, bad = false) => { $("status").textContent = text; $("status").className = bad ? "bad" : ""; };
 const guest = () => state.guests.find((one) => one.name === chosen);
@@ -40,11 +41,16 @@ const set = (target, settings) => act(() => api("POST", "/set", { target, guest:
 // -- looking ------------------------------------------------------------------------------------
 
 async function look() {
-  [state, incidents] = await Promise.all([api("GET", "/state"), api("GET", "/incidents")]);
+  looked = performance.now();
+  const of = (path) => (chosen ? `${path}?guest=${encodeURIComponent(chosen)}` : path);
+  [state, incidents] = await Promise.all([api("GET", of("/state")), api("GET", "/incidents")]);
   $("login").hidden = true;
-  if (!guest()) chosen = state.guests[0]?.name ?? "";
+  if (!guest()) {
+    const first = chosen ? state.names[0] : state.guests[0]?.name;
+    if (first !== chosen && (chosen = first ?? "")) { soon(); return; }
+  }
   draw();
-  if (state.policy !== undefined) await drawRights();
+  if (state.policy !== undefined && looks++ % RIGHTS_EVERY === 0) await drawRights();
 }
 
 let due = false;
@@ -52,13 +58,14 @@ let due = false;
 function soon() {
   if (due) return;
   due = true;
-  setTimeout(() => { due = false; look().catch((error) => say(error.message, true)); }, 120);
+  const wait = Math.max(120, looked + LOOK_EVERY_MS - performance.now());
+  setTimeout(() => { due = false; look().catch((error) => say(error.message, true)); }, wait);
 }
 
 function follow() {
   const line = new WebSocket(`${location.origin.replace("http", "ws")}/api/v1/events`);
   line.onopen = () => say("connected");
-  line.onmessage = soon;
+  line.onmessage = ({ data }) => { if (data.includes('"request"')) looks = 0; soon(); };
   line.onclose = () => { say("the daemon does not answer; trying again", true); setTimeout(follow, 1000); };
 }
 
@@ -74,7 +81,7 @@ function fill(id, ...children) {
 }
 
 function draw() {
-  const names = state.guests.map((one) => one.name), select = $("guest");
+  const names = state.names, select = $("guest");
   if (names.join() !== [...select.options].map((one) => one.value).join()) select.replaceChildren(...names.map((name) => el("option", {}, name)));
   select.value = chosen;
   const one = guest();
@@ -176,12 +183,12 @@ async function toggle() {
     return;
   }
   player = new Listener(`${location.origin.replace("http", "ws")}/${chosen}`, {
-    name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), on: heard,
+    name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked, on: heard,
   });
   $("listen").textContent = "Stop";
   $("listen").setAttribute("aria-pressed", "true");
   $("heard").textContent = "Connecting…";
-  try { await player.start(); } catch (error) { player = null; stopped(error.message); }
+  try { await player.start(); } catch (error) { player?.stop(); player = null; stopped(error.message); }
 }
 
 function stopped(text) {
@@ -193,6 +200,7 @@ function stopped(text) {
 function heard(what, detail) {
   if (what === "stats") { figures(detail); return; }
   if (what === "joined") $("heard").textContent = `Hearing ${detail.guest}, sink ${detail.sink}.`;
+  else if (what === "microphone") say({ on: "something in the guest hears your microphone", ready: "nobody hears your microphone", forbidden: "this guest takes no microphone" }[detail]);
   else if (what === "ended") { player = null; stopped(detail); }
   else if (what !== "settings") $("heard").textContent = detail;
 }
@@ -226,8 +234,10 @@ function plot(title, values) {
 // -- beginning ----------------------------------------------------------------------------------
 
 $("listen").addEventListener("click", toggle);
-$("guest").addEventListener("change", (event) => { chosen = event.target.value; if (player) { toggle(); } draw(); });
+$("guest").addEventListener("change", (event) => { chosen = event.target.value; if (player) toggle(); soon(); });
 $("bitrate").addEventListener("input", () => { $("bitrate-shown").textContent = `${$("bitrate").value} kb/s`; });
+if (!("AudioEncoder" in globalThis) || !navigator.mediaDevices) $("microphone").disabled = true;
+$("microphone").addEventListener("change", () => { if (player) { toggle(); toggle(); } });
 for (const id of ["bitrate", "codec", "frame"]) $(id).addEventListener("change", () => player?.set(id === "frame" ? { frame: $("frame").value } : quality()));
 $("latency").addEventListener("change", () => { if (player) { toggle(); toggle(); } });
 $("login").addEventListener("submit", async (event) => {

@@ -14,8 +14,9 @@ async function codecs() {
 }
 
 class Line {
-  constructor({ url, hello, port }) {
+  constructor({ url, hello, port, voice }) {
     Object.assign(this, { url, hello, port });
+    if (voice) this.voice = new Voice(voice, (message) => this.send(message), (packet) => this.packet(packet));
     this.clock = new OffsetFilter();
     this.tries = 0; this.bytes = 0; this.welcome = null; this.first = null; this.stats = null; this.device = 0;
     port.onmessage = ({ data }) => this.told(data);
@@ -37,6 +38,7 @@ class Line {
   }
 
   lost() {
+    this.voice?.speak(false);
     this.port.postMessage({ what: "silence" });
     const wait = this.tries < AGAIN_MS.length ? AGAIN_MS[this.tries] : this.tries > 120 ? 5000 : 500;
     if (!this.tries++) on("lost", "The connection broke off; trying again.");
@@ -45,6 +47,11 @@ class Line {
 
   send(message) {
     if (this.line?.readyState === WebSocket.OPEN) this.line.send(JSON.stringify(message));
+  }
+
+  /** A line that is full loses packets of the microphone, and the daemon conceals them. */
+  packet(made) {
+    if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.line.send(made);
   }
 
   /** Change quality while it plays. */
@@ -69,7 +76,10 @@ class Line {
       this.tries = 0; this.welcome = message;
       on("joined", message);
     } else if (message.type === "format") this.format(message.format);
-    else if (message.type === "settings") on("settings", message.settings);
+    else if (message.type === "microphone") {
+      this.voice?.speak(message.allowed && message.wanted);
+      on("microphone", !message.allowed ? "forbidden" : message.wanted ? "on" : "ready");
+    } else if (message.type === "settings") on("settings", message.settings);
     else if (message.type === "silence") this.flushed(() => this.port.postMessage({ what: "silence" }));
     else if (message.type === "error") on("refused", message.message);
     else if (message.type === "bye" && !message.again) { on("ended", message.reason); this.stop(); }
@@ -146,6 +156,51 @@ class Line {
         period: whole(s.pull), late: Math.round(s.late), device: whole(s.device),
       },
     });
+  }
+}
+
+const VOICE_FRAMES = 480, LOOKAHEAD = 312;
+
+/** The microphone: blocks of 10 ms from its worklet, Opus on the line, and nothing unless somebody records. */
+class Voice {
+  constructor(port, send, packet) {
+    Object.assign(this, { send, packet });
+    this.generation = 0; this.encoder = null;
+    port.onmessage = ({ data }) => this.feed(data);
+  }
+  speak(wanted) {
+    if (wanted === Boolean(this.encoder)) return;
+    if (!wanted) {
+      this.encoder.close();
+      this.encoder = null;
+      this.send({ type: "silence", position: this.position });
+      return;
+    }
+    this.generation++;
+    this.position = this.sequence = 0;
+    this.began = nowNs();
+    const format = { generation: this.generation, codec: "opus", rate: 48000, positions: ["mono"], lookahead: LOOKAHEAD, streams: 1, coupled: 0, mapping: [0], order: [] };
+    this.send({ type: "format", format });
+    this.encoder = new AudioEncoder({ output: (chunk) => this.encoded(chunk), error: (error) => on("refused", String(error)) });
+    this.encoder.configure({ codec: "opus", sampleRate: 48000, numberOfChannels: 1, bitrate: 64000, opus: { frameDuration: 10000 } });
+    this.fed = 0;
+  }
+  feed(block) {
+    if (!this.encoder) return;
+    const timestamp = this.fed * 1e6 / 48000, options = { format: "f32", sampleRate: 48000, numberOfFrames: block.length, numberOfChannels: 1, timestamp, data: block };
+    this.fed += block.length;
+    const data = new AudioData(options);
+    this.encoder.encode(data);
+    data.close();
+  }
+  encoded(chunk) {
+    const made = new ArrayBuffer(HEADER_BYTES + chunk.byteLength), view = new DataView(made);
+    view.setUint8(0, MEDIA); view.setUint8(1, this.generation & 255); view.setUint16(2, VOICE_FRAMES, true);
+    view.setUint32(4, this.sequence++, true); view.setBigUint64(8, BigInt(this.position), true);
+    view.setBigUint64(16, BigInt(Math.round(this.began + this.position * NS_PER_S / 48000)), true);
+    chunk.copyTo(new Uint8Array(made, HEADER_BYTES));
+    this.position += VOICE_FRAMES;
+    this.packet(made);
   }
 }
 

@@ -172,7 +172,7 @@ export class AdaptiveLink {
   constructor(rate, outRate, pace, voice) {
     this.rate = rate; this.outRate = outRate; this.pace = pace; this.voice = voice;
     this.state = QUIET; this.late = 0; this.speed = 1; this.lead = 0;
-    this.tally = { underruns: 0, carried: 0, cut: 0, stretched: 0, skipped: 0, splices: 0 };
+    this.tally = { underruns: 0, carried: 0, cut: 0, stretched: 0, skipped: 0, splices: 0, begun: 0 };
     this.tail = 0; this.ended = false; this.carriedNs = 0; this.stead = 0; this.splicedAt = 0; this.steeredAt = -STEER;
   }
   written(media, frames) {
@@ -210,7 +210,10 @@ export class AdaptiveLink {
     let wait = Math.trunc(-late * this.outRate / NS_PER_S);
     if (wait >= frames) { if (!this.ended) return; wait = 0; }
     this.lead = Math.max(0, wait);
-    this.tally.skipped += this.voice.drop(late > LATE_START ? Math.trunc(late * this.rate / NS_PER_S) : 0);
+    const left = this.voice.drop(late > LATE_START ? Math.trunc(late * this.rate / NS_PER_S) : 0);
+    // What came while the page was still beginning was missed by nobody.
+    if (this.tally.begun) this.tally.skipped += left;
+    this.tally.begun = 1;
     if (this.voice.ready >= enough || (this.ended && this.voice.fill > 0)) this.state = PLAYING;
     else if (this.ended) this.state = QUIET;
   }

@@ -5,8 +5,8 @@ const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6;
 
 /** Plays one guest. `on(what, detail)` hears of joined, settings, stats, lost, refused, ended. */
 export class Listener {
-  constructor(url, { name, latency, settings, on }) {
-    Object.assign(this, { url, name, latency, settings, on });
+  constructor(url, { name, latency, settings, microphone, on }) {
+    Object.assign(this, { url, name, latency, settings, microphone, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
   }
 
@@ -22,14 +22,26 @@ export class Listener {
     this.worker = new Worker(new URL("./line.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.told(data);
     this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker could not be started");
-    const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency };
-    this.worker.postMessage({ what: "begin", url: this.url, hello, port: channel.port2, origin: performance.timeOrigin }, [channel.port2]);
+    const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };
+    const voice = this.microphone ? await this.capture() : null, ports = [channel.port2, ...(voice ? [voice] : [])];
+    this.worker.postMessage({ what: "begin", url: this.url, hello, port: channel.port2, voice, origin: performance.timeOrigin }, ports);
     await this.context.resume();
     this.timer = setInterval(() => this.tick(), CLOCK_MS);
   }
 
+  /** Ask for the microphone; the worker gets a port for what it captures. It sends only while something in the guest records. */
+  async capture() {
+    const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+    this.captured = await navigator.mediaDevices.getUserMedia({ audio });
+    const node = new AudioWorkletNode(this.context, "millrace-microphone", { numberOfOutputs: 0 }), channel = new MessageChannel();
+    node.port.postMessage({ port: channel.port1 }, [channel.port1]);
+    this.context.createMediaStreamSource(this.captured).connect(node);
+    return channel.port2;
+  }
+
   stop() {
     clearInterval(this.timer);
+    this.captured?.getTracks().forEach((track) => track.stop());
     this.worker?.postMessage({ what: "stop" });
     this.context?.close();
   }

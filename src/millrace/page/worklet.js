@@ -65,3 +65,27 @@ class Player extends AudioWorkletProcessor {
   }
 }
 registerProcessor("millrace-player", Player);
+
+const BLOCK = 480;
+
+/** Captured sound, in blocks of 10 ms, to the worker. */
+class Microphone extends AudioWorkletProcessor {
+  constructor() {
+    super();
+    this.block = new Float32Array(BLOCK); this.have = 0;
+    this.port.onmessage = ({ data }) => { this.line = data.port; };
+  }
+  process([input]) {
+    const plane = input[0];
+    if (!plane) return true;
+    for (const value of plane) {
+      this.block[this.have++] = value;
+      if (this.have === BLOCK) {
+        this.line?.postMessage(this.block, [this.block.buffer]);
+        this.block = new Float32Array(BLOCK); this.have = 0;
+      }
+    }
+    return true;
+  }
+}
+registerProcessor("millrace-microphone", Microphone);
