@@ -23,7 +23,7 @@ from tests.real.browser import Page
 async def main():
     async with Page(Path(sys.argv[2])) as page:
         await page.open(sys.argv[1])
-        await asyncio.sleep(3600)
+        await asyncio.to_thread(sys.stdin.read)
 
 asyncio.run(main())
 """
@@ -51,11 +51,12 @@ def main() -> None:
             for number in range(ROUNDS):
                 shares[False].append(cpu_share(bus.pid, SECONDS))
                 profile = f"{folder}/profile{number}"
-                page = start(sys.executable, "-c", PAGE, f"http://{bus.listen}/", profile)
+                page = start(sys.executable, "-c", PAGE, f"http://{bus.listen}/", profile, stdin=subprocess.PIPE)
                 time.sleep(5)
                 shares[True].append(cpu_share(bus.pid, SECONDS))
-                page.terminate()
-                subprocess.run(["pkill", "-f", f"--user-data-dir={profile}"], check=False)
+                assert page.stdin is not None
+                page.stdin.close()
+                page.wait(20)
                 time.sleep(2)
         without, seen = median(shares[False]), median(shares[True])
         print(f"observe: {GUESTS} guests play to a listener each: {without * 100:.1f} % of a core;")

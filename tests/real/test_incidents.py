@@ -32,7 +32,8 @@ class Scene:
         tone = write_wav(folder / "tone.wav", s16(sine(40.0)))
         self.player = bus.spawn("paplay", "--latency-msec=60", str(tone), stderr=subprocess.DEVNULL)
         self.listener = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "-q")
-        wait_for(lambda: any(one["locked"] for one in bus.guest()["listeners"]), 30, "the listener is locked")
+        wait_for(lambda: any(one["latency_ms"] > 0 for one in bus.guest()["listeners"]), 30, "the listener hears")
+        time.sleep(1.0)
 
     def incidents(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.bus.cli("incidents", "--json").stdout.splitlines()]
