@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from millrace.daemon import verbs
-from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, NativeFormat, NativePlayback
+from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.door import permission_of
+from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import BY_NAME, SampleFormat
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.model import Sink, Stream, Tap
@@ -197,7 +198,7 @@ class NativeStreams:
         guest.graph.add_tap(node, source)
         self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), fds)
 
-    def _checked(self, args: Open) -> tuple[NativeFormat, Frames]:
+    def _checked(self, args: Open) -> tuple[SoundFormat, Frames]:
         if len(self._own) >= STREAMS_MAX:
             raise GraphError(f"{STREAMS_MAX} streams a connection at most; close some, or connect again")
         name = args.format.lower()
@@ -215,9 +216,9 @@ class NativeStreams:
         if not LATENCY_MIN_NS <= wanted_ns <= LATENCY_MAX_NS:
             low, high = LATENCY_MIN_NS // NS_PER_MS, LATENCY_MAX_NS // NS_PER_MS
             raise ConfigError(f"latency_ms: {args.latency_ms:g} is outside {low} to {high}")
-        return NativeFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
+        return SoundFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
 
-    def _memory(self, guest: Guest, capacity: Frames, fmt: NativeFormat, id_: int) -> tuple[_Own, tuple[int, ...]]:
+    def _memory(self, guest: Guest, capacity: Frames, fmt: SoundFormat, id_: int) -> tuple[_Own, tuple[int, ...]]:
         """A ring and two pipes; what goes to the client: memory, what wakes it, what wakes us."""
         size = ring_bytes(capacity, fmt.frame_bytes)
         if not guest.door.budget.change(size):
@@ -244,7 +245,7 @@ class NativeStreams:
         return own, (fd, their_hear, their_ring)
 
     @staticmethod
-    def _answer(id_: int, capacity: Frames, target: Frames, fmt: NativeFormat, mix: Sink) -> dict[str, Any]:
+    def _answer(id_: int, capacity: Frames, target: Frames, fmt: SoundFormat, mix: Sink) -> dict[str, Any]:
         return {
             "stream": id_, "capacity": capacity, "target": target, "frame_bytes": fmt.frame_bytes,
             "bytes": ring_bytes(capacity, fmt.frame_bytes), "format": fmt.name, "rate": fmt.rate,

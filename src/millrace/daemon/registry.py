@@ -87,8 +87,11 @@ class Registry:
 
     def _tell(self) -> None:
         self._due = False
-        there, self._there = self._there, {}
+        # No more than a slice at a time: sound goes on in between.
+        there = {id_: self._there.pop(id_) for id_ in list(islice(self._there, SLICE))}
         gone, self._gone = self._gone, {}
+        if self._there:
+            self._schedule()
         shown = {entry.id: _shown(entry) for entry in there.values()}
         made: dict[tuple[Any, ...], bytes | None] = {}
         for watcher in list(self._watchers):

@@ -1,4 +1,4 @@
-"""systemd's notifications (sd_notify(3)): ready, stopping, and the watchdog."""
+"""systemd's notifications (sd_notify(3)): ready, stopping, and the watchdog's sign of life."""
 
 from __future__ import annotations
 
@@ -18,10 +18,3 @@ def notify(text: str) -> None:
         except OSError:
             # A supervisor that is gone must not take the sound along.
             return
-
-
-def watchdog_due_s() -> float | None:
-    """How often systemd wants to hear of us at least (sd_watchdog_enabled(3)); None for never."""
-    text = os.environ.get("WATCHDOG_USEC", "")
-    mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return int(text) / 1e6 if text.isdigit() and int(text) > 0 and mine else None

@@ -39,7 +39,9 @@ class Policy:
 
     config: PolicyConfig
     memory: dict[str, str] = field(default_factory=dict)
-    _streams: dict[int, _Stream] = field(default_factory=dict)
+    _streams: dict[str, dict[int, _Stream]] = field(default_factory=dict)
+    _homes: dict[int, str] = field(default_factory=dict)
+    _calls: dict[str, set[int]] = field(default_factory=dict)
     _sinks: dict[int, tuple[str, str, str]] = field(default_factory=dict)
 
     def seen(self, id_: int, kind: str, guest: str, shown: dict[str, Any], new: bool) -> list[Command]:
@@ -55,8 +57,8 @@ class Policy:
     def gone(self, id_: int) -> list[Command]:
         """An object is no more."""
         self._sinks.pop(id_, None)
-        stream = self._streams.pop(id_, None)
-        return self._duck(stream.guest) if stream is not None else []
+        stream = self._streams.get(self._homes.pop(id_, ""), {}).pop(id_, None)
+        return self._duck(stream, id_, here=False) if stream is not None else []
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -71,13 +73,16 @@ class Policy:
 
     def _stream(self, id_: int, guest: str, shown: dict[str, Any], new: bool) -> list[Command]:
         now = (shown["volume"], shown["mute"], self._name_of(shown["sink"]))
-        known = self._streams.get(id_)
+        known = self._streams.get(guest, {}).get(id_)
         running = shown["state"] == "running"
         out: list[Command] = []
         if known is None:
             label = shown["application"] or shown["name"]
             memory = f"{PREFIX}{guest}/{label[:80]}/{shown['role'][:40]}"
-            known = self._streams[id_] = _Stream(shown["id"], guest, memory, shown["role"], running, now)
+            self._homes[id_] = guest
+            known = self._streams.setdefault(guest, {})[id_] = _Stream(
+                shown["id"], guest, memory, shown["role"], running, now
+            )
             if new:
                 out += self._welcome(known, shown)
         elif now != known.seen:
@@ -88,7 +93,7 @@ class Policy:
                 out += self._learnt(known)
             known.wanted = None
         known.running = running
-        return out + self._duck(guest)
+        return out + self._duck(known, id_, here=True)
 
     def _name_of(self, key: str) -> str:
         """A sink's name, which outlives its number."""
@@ -137,15 +142,21 @@ class Policy:
 
     # -- ducking ---------------------------------------------------------------------------------
 
-    def _duck(self, guest: str) -> list[Command]:
-        """While a call is on, the guest's other streams are taken back."""
-        mine = [stream for stream in self._streams.values() if stream.guest == guest]
-        call = any(stream.running and stream.role in self.config.duck_on for stream in mine)
+    def _duck(self, stream: _Stream, id_: int, here: bool) -> list[Command]:
+        """While a call is on, the guest's others are taken back: one that comes, or all when a call begins or ends."""
+        calls = self._calls.setdefault(stream.guest, set())
+        before = bool(calls)
+        if here and stream.running and stream.role in self.config.duck_on:
+            calls.add(id_)
+        else:
+            calls.discard(id_)
+        mine = self._streams.setdefault(stream.guest, {})
+        concerned = mine.values() if bool(calls) != before else [stream] if here else []
         out: list[Command] = []
-        for stream in mine:
-            ducked = call and stream.role not in self.config.duck_on
-            if ducked != stream.ducked:
-                stream.ducked = ducked
+        for one in concerned:
+            ducked = bool(calls) and one.role not in self.config.duck_on
+            if ducked != one.ducked:
+                one.ducked = ducked
                 db = self.config.duck_db if ducked else 0.0
-                out.append(Command("duck", {"target": stream.key, "db": db, "guest": guest}))
+                out.append(Command("duck", {"target": one.key, "db": db, "guest": one.guest}))
         return out

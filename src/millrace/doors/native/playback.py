@@ -7,13 +7,13 @@ waits; it wakes us only when we wait, which is before the first sound and after 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from millrace.doors.resampled import Resampled
-from millrace.dsp.convert import NAMES, SAMPLE_BYTES, SampleFormat, Samples, decode
+from millrace.doors.soundformat import SoundFormat
+from millrace.dsp.convert import Samples, decode
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
-from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns, ns_to_frames
+from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns, ns_to_frames
 from millrace.wire.native.ring import Ring
 
 LATENCY_MIN_NS: HostNs = 5 * NS_PER_MS
@@ -23,30 +23,11 @@ ASK_MIN_NS, ASK_MAX_NS = 2_500_000, 40 * NS_PER_MS
 LOW_DELAY_NS: HostNs = 150 * NS_PER_MS
 
 
-@dataclass(frozen=True, slots=True)
-class NativeFormat:
-    """What is in the ring."""
-
-    sample: SampleFormat
-    rate: int
-    positions: Positions
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one frame."""
-        return SAMPLE_BYTES[self.sample] * len(self.positions)
-
-    @property
-    def name(self) -> str:
-        """As users read it."""
-        return NAMES[self.sample]
-
-
 class NativePlayback:
     """The graph's `Feed`. `wake` wakes the client; `notice` tells it what happened to its stream."""
 
     def __init__(
-        self, graph: Graph, node: Stream, fmt: NativeFormat, ring: Ring, target: Frames, wake: Callable[[], None],
+        self, graph: Graph, node: Stream, fmt: SoundFormat, ring: Ring, target: Frames, wake: Callable[[], None],
         notice: Callable[[str, str], None],
     ) -> None:  # fmt: skip
         self.graph, self.node, self.format, self.ring, self.target = graph, node, fmt, ring, target

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from millrace.doors.native.playback import NativeFormat
+from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
@@ -23,7 +23,7 @@ class NativeRecord:
     """The graph's `Consumer`."""
 
     def __init__(
-        self, graph: Graph, node: Tap, fmt: NativeFormat, ring: Ring, period: Frames, wake: Callable[[], None]
+        self, graph: Graph, node: Tap, fmt: SoundFormat, ring: Ring, period: Frames, wake: Callable[[], None]
     ) -> None:
         self.graph, self.node, self.format, self.ring, self.period = graph, node, fmt, ring, period
         self._wake = wake

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
-from millrace.dsp.convert import BY_NAME, NAMES, SAMPLE_BYTES, SampleFormat
+from millrace.doors.soundformat import SoundFormat
+from millrace.dsp.convert import BY_NAME, NAMES, SampleFormat
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
 from millrace.errors import MillraceError
 from millrace.units import MAX_CHANNELS, POSITIONS, RATE_MAX, RATE_MIN, Positions, default_map
@@ -22,18 +22,8 @@ class CommandError(MillraceError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class StreamFormat:
-    """A stream's samples as its client has them."""
-
-    sample: SampleFormat
-    rate: int
-    positions: Positions
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes a frame."""
-        return SAMPLE_BYTES[self.sample] * len(self.positions)
+class StreamFormat(SoundFormat):
+    """A format as PulseAudio's protocol writes it."""
 
     @property
     def spec(self) -> Spec:
