@@ -80,10 +80,18 @@ def test_converting_clients_keep_frequency_level_and_continuity(
 ) -> None:
     command = CONVERTING[name]
     need("sox", "ogg123", "pulseaudio", "ffplay")
-    listener = bus.listener(tmp_path / "out.wav", *PCM)
-    bus.run(*(part.format(wav=tone) for part in command))
-    sound, rate = bus.hear(listener, tmp_path / "out.wav")
-    judge_tone(trimmed(sound), rate, SECONDS)
+    for attempt in range(3):
+        before = len(bus.stalls())
+        listener = bus.listener(tmp_path / "out.wav", *PCM)
+        bus.run(*(part.format(wav=tone) for part in command))
+        sound, rate = bus.hear(listener, tmp_path / "out.wav")
+        try:
+            judge_tone(trimmed(sound), rate, SECONDS)
+            return
+        except AssertionError:
+            # A hole is a fault, unless the daemon itself says that the machine or the client stood still.
+            if attempt == 2 or len(bus.stalls()) == before:
+                raise
 
 
 def test_vlc_of_another_user_plays_over_tcp_with_the_cookie(bus: Bus) -> None:

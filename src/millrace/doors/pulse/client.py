@@ -335,8 +335,3 @@ class PulseClient:
                 suspended=sink.suspended, maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,
                 latency=record.node.latency_ask_ns // 1000,
             )  # fmt: skip
-
-
-def protocol_error_code(error: RemoteProtocolError) -> int:
-    """The PulseAudio code of a violation."""
-    return error.code if error.code is not None else Err.PROTOCOL
