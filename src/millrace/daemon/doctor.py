@@ -28,6 +28,7 @@ CONFIRM_S = 0.15
 AFTER_NS = 600 * NS_PER_MS
 """What is heard so long after an incident is its doing."""
 TICK_S = 1.0
+FLIGHT_GUESTS = 10
 CLOCK_JUMP_NS = 200 * NS_PER_MS
 OURS = frozenset({"loop", "cycle", "encoder"})
 
@@ -91,8 +92,15 @@ class Doctor:
             if trouble and trouble != self._trouble:
                 self.incidents.record("store", "can't write", now, evidence={"error": trouble})
             self._trouble = trouble
-            self.flight.note(list(self._daemon.guests.values()), now)
             notify("WATCHDOG=1")
+            await self._note_flight(now)
+
+    async def _note_flight(self, now: HostNs) -> None:
+        """A few guests at a time: with hundreds of them sound goes on in between."""
+        guests = list(self._daemon.guests.values())
+        for at in range(0, len(guests), FLIGHT_GUESTS):
+            self.flight.note(guests[at : at + FLIGHT_GUESTS], now)
+            await asyncio.sleep(0)
 
     # -- our own doing -----------------------------------------------------------------------
 

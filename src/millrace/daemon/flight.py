@@ -40,7 +40,7 @@ def sample(guest: Guest, now_ns: HostNs) -> dict[str, Any]:
 
 
 class FlightRecorder:
-    """All guests'. An idle guest with nobody in it is not noted again and again."""
+    """All guests'. An idle guest is not noted again and again."""
 
     def __init__(self) -> None:
         self._samples: dict[str, deque[dict[str, Any]]] = {}
@@ -48,7 +48,7 @@ class FlightRecorder:
     def note(self, guests: list[Guest], now_ns: HostNs) -> None:
         """Once a second."""
         for guest in guests:
-            if guest.graph.running or guest.sessions:
+            if guest.graph.running:
                 self._samples.setdefault(guest.name, deque(maxlen=SECONDS)).append(sample(guest, now_ns))
 
     def of(self, guest: str) -> list[dict[str, Any]]:
