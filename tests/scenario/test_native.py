@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -504,6 +503,8 @@ def test_ducking_ends_with_the_connection_that_ducked(tmp_path: Path) -> None:
             async with of_daemon(daemon) as policy:
                 await policy.call("duck", target=stream.key, db=-20)
                 assert abs(node.effective_gains[0] - 0.1) < 1e-6 and node.gains[0] == 1.0
+                with pytest.raises(ConfigError, match="streams are taken back"):
+                    await policy.call("duck", target="sink/default", db=-20, guest="alice")
                 with pytest.raises(ConfigError, match="db"):
                     await policy.call("duck", target=stream.key, db=6)
             await eventually(lambda: node.effective_gains[0] == 1.0)
@@ -828,9 +829,6 @@ def test_truncated_messages_of_every_length(tmp_path: Path) -> None:
         await eventually(lambda: not daemon._native[0].sessions)
 
     running(tmp_path, test)
-
-
-assert struct.calcsize("<IHBB") == HEADER.size
 
 
 ODD: list[Any] = [

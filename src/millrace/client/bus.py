@@ -104,7 +104,11 @@ class Bus:
         self._welcomed = loop.create_future()
         self._wire.send(Hello(name=self._name, token=self._token))
         self._line = FdStream(sock, self._wire, self._after, self._ended, self._wire.receive_fds)
-        welcome = await self._welcomed
+        try:
+            welcome = await self._welcomed
+        except BaseException:
+            self.close()
+            raise
         self.you, self.rights, self.guests = welcome.you, tuple(welcome.rights), tuple(welcome.guests)
         return self
 

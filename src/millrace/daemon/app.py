@@ -31,7 +31,7 @@ from millrace.daemon.web import Web
 from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.incidents import Incidents
-from millrace.graph.model import Ids, Sink
+from millrace.graph.model import Ids, Sink, Stream
 from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
@@ -265,6 +265,8 @@ class Daemon:
         home = home_of(self.commands.visible(session.holder), key, guest)
         session.holder.demand(Right.CONTROL, home.name)
         _, node = find_node(self, key, home.name)
+        if not isinstance(node, Stream):
+            raise ConfigError(f"{key}: streams are taken back, not sinks")
         if not -96.0 <= db <= 0.0:
             raise ConfigError(f"db: {db:g} is outside -96 to 0")
         home.graph.set_trim(node, 1.0 if db == 0 else 10 ** (db / 20))

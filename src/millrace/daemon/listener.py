@@ -32,6 +32,8 @@ from millrace.wire.peer.messages import (
 from millrace.wire.peer.session import PeerServer
 
 _NAME_MAX = 100
+LEDGER = ("path", "network", "codec", "jitter", "late", "period", "device")
+"""The parts of a listener's latency that are known; others are not kept."""
 LOSS_PACKETS = 250
 """Over how many packets loss is measured: 5 s of 20 ms frames."""
 
@@ -125,6 +127,8 @@ class ListenerSession:
             except ConfigError as error:
                 self.wire.send(Fault("settings", str(error)))
         elif isinstance(event, Report):
+            event.ledger = {name: event.ledger[name] for name in LEDGER if name in event.ledger}
+            event.output = event.output[:_NAME_MAX]
             self.report = event
             self._feed_back_loss()
             self._publish_latency()
