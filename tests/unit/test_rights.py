@@ -10,7 +10,7 @@ import pytest
 
 from millrace.daemon.store import Store
 from millrace.errors import ConfigError, RightsError
-from millrace.io.peers import _entry, loopback_uid
+from millrace.io.peers import _entry, _listed_uid, loopback_uid
 from millrace.rights.model import EVERYTHING, OWNER, Holder, Right, parse_rights, show_rights
 from millrace.rights.tokens import (
     FailureLimit,
@@ -165,8 +165,12 @@ def test_the_kernel_knows_whose_loopback_connection_it_is() -> None:
             server.listen()
             with socket.create_connection(server.getsockname()[:2]) as client:
                 accepted, peer = server.accept()
-                assert loopback_uid(peer[:2], accepted.getsockname()[:2]) == os.getuid()
+                for look in (loopback_uid, _listed_uid):
+                    assert look(peer[:2], accepted.getsockname()[:2]) == os.getuid()
+                    # A socket that listens at the asked address is not one that is connected.
+                    assert look(accepted.getsockname()[:2], (host, 2)) is None
                 accepted.close()
                 assert client.fileno() > 0
-    assert loopback_uid(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
-    assert loopback_uid(("nonsense", 1), ("127.0.0.1", 2)) is None
+    for look in (loopback_uid, _listed_uid):
+        assert look(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
+        assert look(("nonsense", 1), ("127.0.0.1", 2)) is None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from millrace.daemon.attach import Attachment, QemuAttachment
-from millrace.daemon.attach_net import SpiceAttachment, VncAttachment
+from millrace.daemon.attach import Attachment
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
 from millrace.errors import ConfigError
 
-KINDS: dict[str, type[Attachment]] = {
-    "qmp": QemuAttachment, "dbus": QemuAttachment, "p2p": QemuAttachment,
-    "spice": SpiceAttachment, "vnc": VncAttachment,
-}  # fmt: skip
+
+def _kind(name: str) -> type[Attachment]:
+    """Which class serves `name`; what speaks its protocol is loaded when the first machine is attached."""
+    from millrace.daemon.attach_net import SpiceAttachment, VncAttachment
+    from millrace.daemon.attach_qemu import QemuAttachment
+
+    kinds: dict[str, type[Attachment]] = {"spice": SpiceAttachment, "vnc": VncAttachment}
+    return kinds.get(name, QemuAttachment)
 
 
 def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
@@ -24,7 +27,7 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
         return twin
     if twin is not None:
         raise ConfigError(f"guest {guest.name} has {spec.text} attached already")
-    attachment = KINDS[spec.kind](id_, guest, spec)
+    attachment = _kind(spec.kind)(id_, guest, spec)
     guest.attachments.append(attachment)
     guest.on_door("new", attachment)
     attachment.start()
