@@ -15,11 +15,14 @@ Pull = Callable[[Samples], None]
 class ClockedOutput(Protocol):
     """A sound card, or something that keeps time as one does.
 
-    `on_end` is called, from the output's own thread, when it can't go on (its reader is gone).
+    Called from the output's own thread: `on_end` when it can't go on (its reader is gone), `on_lost` when it has to
+    look for its device, with the time in ns at which that went, and `on_back` when it has found one.
     """
 
     name: str
     on_end: Callable[[], None]
+    on_lost: Callable[[HostNs], None]
+    on_back: Callable[[], None]
 
     def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
         """Begin to pull; returns the output's own latency. ConfigError where it can't be opened."""

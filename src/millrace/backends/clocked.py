@@ -34,6 +34,8 @@ class NullOutput:
         self._stop = threading.Event()
         self.peak = 0.0
         self.on_end: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[HostNs], None] = lambda at_ns: None
+        self.on_back: Callable[[], None] = lambda: None
 
     def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
         """See `ClockedOutput`."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +15,16 @@ from typing import Any
 import numpy as np
 
 from millrace.backends.base import Pull
+from millrace.dsp.convert import Samples
 from millrace.errors import ConfigError
-from millrace.units import NS_PER_MS, HostNs, Positions, default_map
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
 BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
+STILL_NS: HostNs = 4 * NS_PER_S
+"""A device that has not called for so long is taken for gone, whatever it says."""
+RETRY_S = 0.5
+log = logging.getLogger("millrace.backends")
 
 
 @contextmanager
@@ -47,87 +56,171 @@ def _playbacks() -> list[str]:
         return []
 
 
-class DeviceOutput:
+class _Device(ABC):
+    """A device that is opened again, by a thread of its own, whenever it has gone: unplugged, or its server ended."""
+
+    def __init__(self, kind: str, wanted: str) -> None:
+        self.name = f"{kind}:{wanted}" if wanted else kind
+        self._wanted = wanted
+        self._device: Any = None
+        self._called_ns: HostNs = 0
+        self._lost_ns: HostNs = 0
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._keeper: threading.Thread | None = None
+        self.on_lost: Callable[[HostNs], None] = lambda at_ns: None
+        self.on_back: Callable[[], None] = lambda: None
+
+    @abstractmethod
+    def _open(self) -> Any:
+        """Open and start the device; MiniaudioError or ConfigError where there is none."""
+
+    @abstractmethod
+    def _names(self) -> list[tuple[str, Any]]:
+        """The devices there are."""
+
+    def _find(self) -> Any:
+        if not self._wanted:
+            return None
+        names = self._names()
+        for name, id_ in names:
+            if self._wanted.lower() in name.lower():
+                return id_
+        raise ConfigError(
+            f"no sound device named {self._wanted!r}; there are: {', '.join(name for name, _ in names) or 'none'}"
+        )
+
+    def _begin(self, without: str) -> None:
+        """Open it, and keep it open; ConfigError, which ends in `without`, where that can't be."""
+        import miniaudio
+
+        try:
+            self._device = self._opened()
+        except miniaudio.MiniaudioError as error:
+            raise ConfigError(f"no sound device ({error}); {without}") from None
+        self._keeper = threading.Thread(target=self._keep, name=self.name, daemon=True)
+        self._keeper.start()
+
+    def _opened(self) -> Any:
+        self._lost_ns, self._called_ns = 0, time.monotonic_ns()
+        with _without_alsa_messages():
+            device = self._open()
+        device.stop_callback = self._gone
+        return device
+
+    def _gone(self) -> None:
+        """The device says that it has stopped."""
+        self._lost_ns = time.monotonic_ns()
+        self._wake.set()
+
+    def _keep(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(RETRY_S)
+            self._wake.clear()
+            still = time.monotonic_ns() - self._called_ns > STILL_NS
+            if not self._stopping.is_set() and (self._lost_ns or still):
+                self._revive(self._lost_ns or self._called_ns)
+
+    def _revive(self, lost_ns: HostNs) -> None:
+        """Close what has gone, and look for it, or another, until it is there."""
+        import miniaudio
+
+        log.warning("%s is gone; looking for it", self.name)
+        self.on_lost(lost_ns)
+        self._close()
+        while not self._stopping.wait(RETRY_S):
+            try:
+                device = self._opened()
+            except (miniaudio.MiniaudioError, ConfigError):
+                continue
+            self._device = device
+            log.warning("%s is back", self.name)
+            self.on_back()
+            return
+
+    def _close(self) -> None:
+        device, self._device = self._device, None
+        if device is not None:
+            device.close()
+
+    def stop(self) -> None:
+        """End. A driver that hangs is left to its thread."""
+        self._stopping.set()
+        self._wake.set()
+        closing = threading.Thread(target=self._close, daemon=True)
+        closing.start()
+        closing.join(RETRY_S)
+
+
+class DeviceOutput(_Device):
     """Plays on the default device, or the first whose name contains `wanted`."""
 
     def __init__(self, wanted: str, profile: str) -> None:
-        self.name = f"device:{wanted}" if wanted else "device"
-        self._wanted = wanted
+        super().__init__("device", wanted)
         self._buffer_ms = BUFFER_MS[profile]
-        self._device: Any = None
+        self._rate, self._channels = 0, 0
+        self._pull: Pull = lambda block: None
         self.on_end: Callable[[], None] = lambda: None
 
-    def _find(self, miniaudio: Any) -> Any:
-        if not self._wanted:
-            return None
-        for device in miniaudio.Devices().get_playbacks():
-            if self._wanted.lower() in device["name"].lower():
-                return device["id"]
-        raise ConfigError(f"no sound device named {self._wanted!r}; there are: {', '.join(device_names()) or 'none'}")
+    def _names(self) -> list[tuple[str, Any]]:
+        import miniaudio
+
+        return [(str(device["name"]), device["id"]) for device in miniaudio.Devices().get_playbacks()]
 
     def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
         """See `ClockedOutput`."""
-        import miniaudio
-
-        try:
-            self._device = miniaudio.PlaybackDevice(
-                miniaudio.SampleFormat.FLOAT32, len(positions), rate, self._buffer_ms, self._find(miniaudio),
-                app_name="Millrace",
-            )  # fmt: skip
-            feeder = _feeder(len(positions), pull)
-            next(feeder)
-            self._device.start(feeder)
-        except miniaudio.MiniaudioError as error:
-            raise ConfigError(f"no sound device to play on ({error}); use --to wav:FILE, raw:- or null:") from None
+        self._rate, self._channels, self._pull = rate, len(positions), pull
+        self._begin("play with --to wav:FILE, raw:- or null:")
         return self._buffer_ms * NS_PER_MS
 
-    def stop(self) -> None:
-        """See `ClockedOutput`."""
-        if self._device is not None:
-            device, self._device = self._device, None
-            device.close()
+    def _open(self) -> Any:
+        import miniaudio
+
+        device = miniaudio.PlaybackDevice(
+            miniaudio.SampleFormat.FLOAT32, self._channels, self._rate, self._buffer_ms, self._find(),
+            app_name="Millrace",
+        )  # fmt: skip
+        feeder = _feeder(self._channels, self._called)
+        next(feeder)
+        device.start(feeder)
+        return device
+
+    def _called(self, block: Samples) -> None:
+        self._called_ns = time.monotonic_ns()
+        self._pull(block)
 
 
-class DeviceInput:
+class DeviceInput(_Device):
     """Captures mono at 48 kHz from the default device, or the first whose name contains `wanted`."""
 
     def __init__(self, wanted: str) -> None:
-        self.name = f"device:{wanted}" if wanted else "device"
+        super().__init__("device", wanted)
         self.positions: Positions = default_map(1)
-        self._wanted = wanted
-        self._device: Any = None
+        self._push: Pull = lambda block: None
 
-    def _find(self, miniaudio: Any) -> Any:
-        if not self._wanted:
-            return None
-        names = []
-        for device in miniaudio.Devices().get_captures():
-            names.append(str(device["name"]))
-            if self._wanted.lower() in names[-1].lower():
-                return device["id"]
-        raise ConfigError(f"no microphone named {self._wanted!r}; there are: {', '.join(names) or 'none'}")
+    def _names(self) -> list[tuple[str, Any]]:
+        import miniaudio
+
+        return [(str(device["name"]), device["id"]) for device in miniaudio.Devices().get_captures()]
 
     def start(self, push: Pull) -> None:
         """Hand over blocks from the device's own thread; ConfigError where there is no device."""
+        self._push = push
+        self._begin("speak with --mic wav:FILE or tone:440")
+
+    def _open(self) -> Any:
         import miniaudio
 
-        try:
-            with _without_alsa_messages():
-                self._device = miniaudio.CaptureDevice(
-                    miniaudio.SampleFormat.FLOAT32, 1, CAPTURE_RATE, CAPTURE_MS, self._find(miniaudio),
-                    app_name="Millrace",
-                )  # fmt: skip
-                taker = _taker(push)
-                next(taker)
-                self._device.start(taker)
-        except miniaudio.MiniaudioError as error:
-            raise ConfigError(f"no microphone to record ({error}); use --mic wav:FILE or tone:440") from None
+        device = miniaudio.CaptureDevice(
+            miniaudio.SampleFormat.FLOAT32, 1, CAPTURE_RATE, CAPTURE_MS, self._find(), app_name="Millrace"
+        )
+        taker = _taker(self._called)
+        next(taker)
+        device.start(taker)
+        return device
 
-    def stop(self) -> None:
-        """End."""
-        if self._device is not None:
-            device, self._device = self._device, None
-            device.close()
+    def _called(self, block: Samples) -> None:
+        self._called_ns = time.monotonic_ns()
+        self._push(block)
 
 
 def _taker(push: Pull) -> Generator[None, bytes, None]:

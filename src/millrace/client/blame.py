@@ -13,12 +13,16 @@ from millrace.units import NS_PER_MS, HostNs
 LATE_NS = 25 * NS_PER_MS
 """A tick or a pull later than this was held up."""
 RECENT_NS = 600 * NS_PER_MS
+TIMELY_NS = 10 * NS_PER_MS
+"""What comes no later than this after the earliest is in time."""
+DRIFT_MAX = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Something that should have happened at `began_ns` happened at `ended_ns`."""
+    """Something that last happened at `last_ns` and should have again at `began_ns`, did at `ended_ns`."""
 
+    last_ns: HostNs
     began_ns: HostNs
     ended_ns: HostNs
 
@@ -49,7 +53,7 @@ class _Gaps:
         """It happened now, and was due `due_ns` after the time before; returns how late it was."""
         late_ns = 0 if self._last_ns is None else now_ns - self._last_ns - due_ns
         if self._last_ns is not None and late_ns > LATE_NS:
-            self._late.append(Span(self._last_ns + due_ns, now_ns))
+            self._late.append(Span(self._last_ns, self._last_ns + due_ns, now_ns))
         self._last_ns = now_ns
         return late_ns
 
@@ -66,7 +70,32 @@ class _Gaps:
         """If it should have happened by now and has not."""
         if self._last_ns is None or now_ns - self._last_ns - due_ns < LATE_NS:
             return None
-        return Span(self._last_ns + due_ns, now_ns)
+        return Span(self._last_ns, self._last_ns + due_ns, now_ns)
+
+
+class _Pace:
+    """Remembers since when packets come later and later, against the earliest that came."""
+
+    def __init__(self) -> None:
+        self._due_ns = 0.0
+        self.timely_ns: HostNs = 0
+        """When one last came in time."""
+
+    def mark(self, now_ns: HostNs, length_ns: HostNs) -> None:
+        """A packet of that length came."""
+        self._due_ns = min(now_ns, self._due_ns + length_ns * (1 + DRIFT_MAX)) if self._due_ns else now_ns
+        if now_ns - self._due_ns < TIMELY_NS:
+            self.timely_ns = now_ns
+
+    def rest(self) -> None:
+        """None is expected for now."""
+        self._due_ns = 0.0
+
+
+def began(*spans: Span | None) -> HostNs:
+    """When what held all of these up began: after the last sign of life, and before the first that failed to come."""
+    there = [span for span in spans if span is not None]
+    return (max(span.last_ns for span in there) + min(span.began_ns for span in there)) // 2
 
 
 class Blame:
@@ -77,6 +106,9 @@ class Blame:
         self._loop, self._device, self._line = _Gaps(), _Gaps(), _Gaps()
         self._packet_ns: HostNs = 20 * NS_PER_MS
         self._lost: deque[tuple[HostNs, int]] = deque(maxlen=64)
+        self._pace = _Pace()
+        self._gone_ns: HostNs = 0
+        self._back_ns: HostNs = 0
 
     def ticked(self, now_ns: HostNs) -> HostNs:
         """This program's own clock, every `tick_ns` if it is let run; returns how late it is."""
@@ -86,29 +118,49 @@ class Blame:
         """The device has asked for a period."""
         self._device.mark(now_ns, period_ns)
 
+    def gone(self, at_ns: HostNs) -> Verdict:
+        """The device went at `at_ns`."""
+        self._gone_ns, self._back_ns = at_ns, 0
+        self._device.rest()
+        return Verdict("device", "lost", at_ns, {})
+
+    def back(self, now_ns: HostNs) -> None:
+        """There is a device again."""
+        self._back_ns = now_ns
+
     def arrived(self, now_ns: HostNs, length_ns: HostNs, lost: int) -> None:
         """A packet of that length came, and so many before it never will."""
         self._packet_ns = length_ns
         self._line.mark(now_ns, length_ns)
+        self._pace.mark(now_ns, length_ns)
         if lost:
-            self._lost.append((now_ns, lost))
+            self._lost.append((now_ns - lost * length_ns, lost))
 
     def silence(self) -> None:
         """No packet is expected until the next."""
         self._line.rest()
+        self._pace.rest()
 
     def hole(self, now_ns: HostNs) -> Verdict:
         """Sound was missing at `now_ns`: whose fault was that?"""
+        if self._gone_ns and (not self._back_ns or now_ns - self._back_ns < RECENT_NS):
+            return Verdict("device", "lost", self._gone_ns, {})
         loop, device = self._loop.recent(now_ns), self._device.recent(now_ns)
+        line = self._line.open(now_ns, self._packet_ns) or self._line.recent(now_ns)
         if loop is not None:
             both = device is not None
-            return Verdict("listener", "not run", loop.began_ns, {"late_ms": loop.ms, "device_too": float(both)})
+            at = began(loop, device if _meet(loop, device) else None, line if _meet(loop, line) else None)
+            return Verdict("listener", "not run", at, {"late_ms": loop.ms, "device_too": float(both)})
         if device is not None:
-            return Verdict("device", "late", device.began_ns, {"late_ms": device.ms})
+            return Verdict("device", "late", began(device), {"late_ms": device.ms})
         lost = [(at, n) for at, n in self._lost if now_ns - at < RECENT_NS]
         if lost:
             return Verdict("network", "packets lost", lost[0][0], {"packets": float(sum(n for _, n in lost))})
-        gap = self._line.open(now_ns, self._packet_ns) or self._line.recent(now_ns)
-        if gap is not None:
-            return Verdict("network", "stalled", gap.began_ns, {"nothing_for_ms": gap.ms})
-        return Verdict("network", "late", now_ns, {})
+        if line is not None:
+            return Verdict("network", "stalled", began(line), {"nothing_for_ms": line.ms})
+        timely_ns = self._pace.timely_ns
+        return Verdict("network", "late", timely_ns, {"late_for_ms": round((now_ns - timely_ns) / NS_PER_MS, 1)})
+
+
+def _meet(one: Span, other: Span | None) -> bool:
+    return other is not None and one.last_ns < other.ended_ns and other.last_ns < one.ended_ns

@@ -13,17 +13,16 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from millrace.backends.base import ClockedOutput, FileOutput
-from millrace.client.blame import Blame
+from millrace.client.blame import Blame, Verdict
 from millrace.client.fileplayer import FilePlayer
-from millrace.client.microphone import MicrophoneSender, MicrophoneSource
-from millrace.clock.jitter import PROFILES, profile_of
+from millrace.client.microphone import MicrophoneSender
+from millrace.client.options import ListenerOptions, daemon_profile
 from millrace.codec.settings import CodecSettings
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
@@ -68,33 +67,6 @@ SPOKEN_MAX = 50
 MICROPHONE = CodecSettings(bitrate=64_000, fec=True, application="audio")
 
 
-@dataclass
-class ListenerOptions:
-    """What a listener asks for. `settings` are as in `millrace set`."""
-
-    name: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
-    latency: str = "normal"
-    sink: str | None = None
-    token: str = field(default="", repr=False)
-    insecure: bool = False
-    ca_file: str = ""
-    cert: str = ""
-    key: str = ""
-    reconnect: bool = True
-    microphone: MicrophoneSource | None = None
-
-
-FIXED_LOW_NS = 25 * NS_PER_MS
-
-
-def daemon_profile(latency: str) -> str:
-    """What to ask of the daemon for a profile or a fixed latency; ConfigError where it is neither."""
-    if latency in PROFILES:
-        return latency
-    return "low" if profile_of(latency).start_ns < FIXED_LOW_NS else "normal"
-
-
 class Ended(Exception):
     """The daemon ended the session for good."""
 
@@ -124,6 +96,7 @@ class Listener:
         """How old the next frame was when the output asked for it last, but for the clocks' offset."""
         self._blame = Blame(PULSE_NS)
         self._holes: deque[HostNs] = deque(maxlen=16)
+        self._verdicts: deque[Verdict] = deque(maxlen=16)
         self._wire: PeerClient | None = None
         self._stopping = asyncio.Event()
         self._spoken: asyncio.Queue[str | bytes] = asyncio.Queue(SPOKEN_MAX)
@@ -146,10 +119,9 @@ class Listener:
         if self._clocked is not None:
             loop = asyncio.get_running_loop()
 
-            def ended() -> None:
-                loop.call_soon_threadsafe(self.stop)
-
-            self._clocked.on_end = ended
+            self._clocked.on_end = lambda: _hand(loop, self.stop)
+            self._clocked.on_lost = lambda at_ns: _hand(loop, self._device_lost, at_ns)
+            self._clocked.on_back = lambda: _hand(loop, self._device_back)
         self._start_microphone()
         try:
             while not self._stopping.is_set():
@@ -396,6 +368,17 @@ class Listener:
             if playout.underruns != holes or skipped_ns > SKIP_NS:
                 self._holes.append(now)
 
+    def _device_lost(self, at_ns: HostNs) -> None:
+        with self._lock:
+            verdict = self._blame.gone(at_ns)
+        self._verdicts.append(verdict)
+        self.on_event("device", f"{self.output.name} is gone; looking for it")
+
+    def _device_back(self) -> None:
+        with self._lock:
+            self._blame.back(now_ns())
+        self.on_event("device", f"{self.output.name} is back")
+
     async def _pulse(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
         """See whether this program is let run, and tell the daemon whose fault the holes were."""
         while True:
@@ -405,16 +388,23 @@ class Listener:
                 # Whatever was heard meanwhile, it was not this sound.
                 self._holes.append(now)
             while self._holes:
-                wire.send(self._trouble(self._holes.popleft(), now))
+                self._verdicts.append(self._blame.hole(self._holes.popleft()))
+            while self._verdicts:
+                wire.send(self._trouble(self._verdicts.popleft(), now))
                 await self._drain(wire, line)
 
-    def _trouble(self, hole_ns: HostNs, now: HostNs) -> Trouble:
-        verdict = self._blame.hole(hole_ns)
-        clock, playout = (self._wire.keepalive.clock if self._wire else None), self._playout
-        offset = clock.offset_ns(now, playout.pace.media.rate) if clock and playout else None
-        at = 0 if offset is None else verdict.at_ns + round(offset)
+    def _trouble(self, verdict: Verdict, now: HostNs) -> Trouble:
+        offset = self._offset_ns(now)
+        at = 0 if offset is None else verdict.at_ns + offset
         self.on_event("trouble", f"{verdict.stage}: {verdict.cause} {verdict.evidence}")
         return Trouble("underrun", verdict.stage, verdict.cause, at, verdict.evidence)
+
+    def _offset_ns(self, now: HostNs) -> HostNs | None:
+        """The daemon's clock minus this one; how they part is asked of the sound, once that is sure of it."""
+        if self._wire is None or self._playout is None:
+            return None
+        pace = self._playout.pace
+        return self._wire.keepalive.clock.offset_ns(now, pace.media.rate if pace.locked else 0.0)
 
     def _close_output(self) -> None:
         if self._file is not None:
@@ -436,11 +426,10 @@ class Listener:
         with self._lock:
             playout = self._playout
             if playout is not None:
-                clock = self._wire.keepalive.clock if self._wire else None
-                offset = clock.offset_ns(now_ns(), playout.pace.media.rate) if clock else None
+                offset = self._offset_ns(now_ns())
                 if offset is not None and playout.state is State.PLAYING:
                     out.latency_ns = max(0, round(self._age_ns + offset + self._output_latency_ns))
-                    out.ledger = self._ledger(playout, round(offset))
+                    out.ledger = self._ledger(playout, offset)
                 out.fill_ns = playout.fill_ns
                 out.underruns, out.lost = playout.underruns, playout.lost_packets
                 out.skipped, out.bridged = playout.skipped_frames, playout.bridged
@@ -475,4 +464,10 @@ class Listener:
         return player.played_frames / rate
 
 
-__all__ = ["NS_PER_S", "Listener", "ListenerOptions"]
+def _hand(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: HostNs) -> None:
+    """Call it in the loop, from another thread, if there still is one."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)
+
+
+__all__ = ["NS_PER_S", "Listener", "ListenerOptions", "daemon_profile"]

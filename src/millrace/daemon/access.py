@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from millrace.daemon.store import Store
-from millrace.errors import RightsError
-from millrace.io.clock import wall_ns
+from millrace.errors import ConfigError, RightsError
+from millrace.io.clock import now_ns, wall_ns
 from millrace.rights.model import Holder, Right, show_rights
 from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, new_secret
 from millrace.units import NS_PER_S, HostNs
@@ -28,11 +28,19 @@ class Keeper:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.on_trouble: Callable[[str, HostNs], None] = lambda trouble, asked_ns: None
+        """Something was not kept: why, and when that was asked for."""
         self._thread = ThreadPoolExecutor(1, "millrace-store")
 
     async def write(self, change: Callable[..., T], *args: Any) -> T:
         """Do it, and come back when it is on disk. ConfigError where it can't be."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, change, *args)
+        asked = now_ns()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, change, *args)
+        except ConfigError:
+            if self.store.trouble:
+                self.on_trouble(self.store.trouble, asked)
+            raise
 
     def close(self) -> None:
         """Finish what is waiting."""

@@ -70,6 +70,7 @@ class Daemon:
         self._native: list[NativeServer] = []
         self.prompts.on_change = self._prompt_changed
         self.doctor = Doctor(self)
+        self.keeper.on_trouble = self.doctor.not_kept
         self._api_path = config.runtime / "api.sock"
 
     async def start(self) -> None:
@@ -79,6 +80,7 @@ class Daemon:
         self._timer = TimerRunner(self.driver, asyncio.get_running_loop())
         self.driver.rearm = self._timer.rearm
         self._timer.strain_ns, self._timer.on_strain = STRAIN_NS, self.doctor.strain
+        self._timer.on_run = self.doctor.ran
         self.doctor.start()
         self._prompt_timer = TimerRunner(self.prompts, asyncio.get_running_loop())
         self.prompts.rearm = self._prompt_timer.rearm
@@ -221,8 +223,9 @@ class Daemon:
     def _look_after(self, guest: Guest) -> None:
         """The doctor hears of what goes wrong in a guest."""
         doctor, guest.doctor = self.doctor, self.doctor
-        guest.graph.troubled = lambda node, what: doctor.troubled(guest, node, what)
+        guest.graph.troubled = lambda node, what, since_ns: doctor.troubled(guest, node, what, since_ns)
         guest.door.on_violation = lambda client, error: doctor.violated(guest, f"client/{client.index}", error)
+        guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
         guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)
 
     def policy(self) -> dict[str, Any] | None:

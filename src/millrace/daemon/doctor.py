@@ -13,6 +13,7 @@ from millrace.graph.incidents import CAUSES, Incident, Incidents
 from millrace.graph.model import Node, Stream
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.notify import notify
+from millrace.outlets.peer import PeerOutlet
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import Trouble
 
@@ -30,6 +31,9 @@ AFTER_NS = 600 * NS_PER_MS
 TICK_S = 1.0
 FLIGHT_GUESTS = 10
 CLOCK_JUMP_NS = 200 * NS_PER_MS
+HEARD_EVERY_NS = NS_PER_S
+"""A listener that plays tells how it fares more often than this."""
+CYCLE_MAX_NS = 40 * NS_PER_MS
 OURS = frozenset({"loop", "cycle", "encoder"})
 
 
@@ -59,12 +63,14 @@ class Doctor:
         self._waited_ns = _run_delay_ns()
         self._cpu_ns = time.thread_time_ns()
         self._wall_offset = wall_ns() - now_ns()
-        self._trouble = ""
+
         self.flight = FlightRecorder()
         self._ticker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Look after the daemon from now on."""
+        if self._daemon.store.trouble:
+            self.not_kept(self._daemon.store.trouble, now_ns())
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     def stop(self) -> None:
@@ -83,15 +89,8 @@ class Doctor:
         while True:
             await asyncio.sleep(TICK_S)
             self._waited_ns, self._cpu_ns = _run_delay_ns(), time.thread_time_ns()
-            now, offset = now_ns(), wall_ns() - now_ns()
-            if abs(offset - self._wall_offset) > CLOCK_JUMP_NS:
-                moved_ms = (offset - self._wall_offset) / NS_PER_MS
-                self.incidents.record("clock", "jumped", now, evidence={"moved_ms": round(moved_ms, 1)})
-            self._wall_offset = offset
-            trouble = self._daemon.store.trouble
-            if trouble and trouble != self._trouble:
-                self.incidents.record("store", "can't write", now, evidence={"error": trouble})
-            self._trouble = trouble
+            now = now_ns()
+            self.ran(now)
             notify("WATCHDOG=1")
             await self._note_flight(now)
 
@@ -104,8 +103,20 @@ class Doctor:
 
     # -- our own doing -----------------------------------------------------------------------
 
-    def strain(self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs) -> None:
-        """A run of the graphs began so late, and took so long."""
+    def ran(self, began_ns: HostNs) -> None:
+        """The graphs have run, or might have: is the wall clock where it was?"""
+        offset = wall_ns() - now_ns()
+        moved = offset - self._wall_offset
+        self._wall_offset = offset
+        if abs(moved) > CLOCK_JUMP_NS:
+            self.incidents.record("clock", "jumped", began_ns, evidence={"moved_ms": _ms(moved)})
+
+    def not_kept(self, trouble: str, asked_ns: HostNs) -> None:
+        """A change is not on disk."""
+        self.incidents.record("store", "can't write", now_ns(), evidence={"error": trouble}, at_ns=asked_ns)
+
+    def strain(self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs, before_ns: HostNs) -> None:
+        """A run of the graphs began so late, and took so long; the one before it ended at `before_ns`."""
         waited, cpu = _run_delay_ns(), time.thread_time_ns()
         waited_ns, cpu_ns = waited - self._waited_ns, cpu - self._cpu_ns
         self._waited_ns, self._cpu_ns = waited, cpu
@@ -114,7 +125,9 @@ class Doctor:
             "computed_ms": _ms(cpu_ns),
         }  # fmt: skip
         stage, cause = self._blamed(late_ns, spent_ns, waited_ns, cpu_ns)
-        at = began_ns - late_ns if late_ns >= spent_ns else began_ns
+        due = began_ns - late_ns
+        # What held it up began between the run that was in time and the deadline that was not kept.
+        at = (max(before_ns, due - CYCLE_MAX_NS) + due) // 2 if late_ns >= spent_ns else began_ns
         self.incidents.record(stage, cause, began_ns + spent_ns, evidence=evidence, at_ns=at)
 
     def _blamed(self, late_ns: HostNs, spent_ns: HostNs, waited_ns: HostNs, cpu_ns: HostNs) -> tuple[str, str]:
@@ -131,28 +144,33 @@ class Doctor:
 
     # -- streams -----------------------------------------------------------------------------
 
-    def troubled(self, guest: Guest, node: Node, what: str) -> None:
-        """The graph tells of a node: underrun, late, scribbled, unread, overrun."""
-        at = now_ns()
+    def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:
+        """The graph tells of a node: underrun, late, scribbled, unread, overrun, microphone; and since when."""
+        heard = now_ns()
+        at = since_ns or heard
         if what == "underrun":
             stopped = _is_stopped(self._pid(guest, node))
-            asyncio.get_running_loop().call_later(CONFIRM_S, self._underrun, guest, node, at, stopped)
+            asyncio.get_running_loop().call_later(CONFIRM_S, self._underrun, guest, node, heard, at, stopped)
             return
         stage, cause = {
             "late": ("machine", "late"), "scribbled": ("client", "scribbled"), "unread": ("recorder", "does not read"),
             "overrun": ("client", "too much"), "microphone": ("microphone", "late"),
         }[what]  # fmt: skip
-        if not self._hurt_by_us(guest, node.key, at):
-            self.incidents.record(stage, cause, at, guest.name, node.key, {"name": node.name})
+        if not self._hurt_by_us(guest, node.key, heard):
+            evidence = {"name": node.name, "heard_after_ms": _ms(heard - at)}
+            self.incidents.record(stage, cause, heard, guest.name, node.key, evidence, at_ns=at)
 
-    def _underrun(self, guest: Guest, node: Node, at: HostNs, stopped: bool) -> None:
+    def _underrun(self, guest: Guest, node: Node, heard: HostNs, at: HostNs, stopped: bool) -> None:
         gone = node.id not in guest.graph.streams
         pulse = guest.door.playback.get(node.id)
         ended = pulse is not None and (pulse.corked or pulse.drain is not None)
-        if gone or ended or self._hurt_by_us(guest, node.key, at):
+        if gone or ended or self._hurt_by_us(guest, node.key, heard):
             return
         assert isinstance(node, Stream)
-        evidence: dict[str, Any] = {"application": node.props.get("application.name", ""), "underruns": node.underruns}
+        evidence: dict[str, Any] = {
+            "application": node.props.get("application.name", ""), "underruns": node.underruns,
+            "heard_after_ms": _ms(heard - at),
+        }  # fmt: skip
         if pulse is not None:
             evidence["asked_for_ms"] = _ms(pulse.layout.to_ns(max(0, pulse.requested)))
         pid = self._pid(guest, node)
@@ -194,18 +212,27 @@ class Doctor:
     def dropped(self, session: ListenerSession) -> None:
         """Its queue is full."""
         evidence = {"queued": session.outlet.queued, "rtt_ms": _ms(session.rtt_ns or 0)}
-        self.incidents.record("send", "line full", now_ns(), session.guest.name, session.outlet.key, evidence)
+        self._silent(session, "send", "line full", evidence)
 
     def gone_silent(self, session: ListenerSession, why: str) -> None:
         """Its keepalive was not answered."""
-        self._about(session, "network", "gone silent", {"error": why})
+        self._silent(session, "network", "gone silent", {"error": why})
 
     def left(self, session: ListenerSession) -> None:
         """Its connection ended without a goodbye."""
-        self._about(session, "listener", "left", {})
+        self.incidents.record("listener", "left", now_ns(), session.guest.name, session.outlet.key)
 
-    def _about(self, session: ListenerSession, stage: str, cause: str, evidence: dict[str, Any]) -> None:
-        self.incidents.record(stage, cause, now_ns(), session.guest.name, session.outlet.key, evidence)
+    def changed(self, guest: Guest, outlet: PeerOutlet, before: str, after: str) -> None:
+        """A listener is sent something else from here on."""
+        evidence = {"from": before, "to": after}
+        self.incidents.record("encoder", "changed", now_ns(), guest.name, outlet.key, evidence)
+
+    def _silent(self, session: ListenerSession, stage: str, cause: str, evidence: dict[str, Any]) -> None:
+        """What began when a listener was last heard of, if that is long ago."""
+        now, heard = now_ns(), session.heard_ns
+        at = heard if now - heard > HEARD_EVERY_NS else now
+        evidence = evidence | {"last_heard_ms_before": _ms(now - heard)}
+        self.incidents.record(stage, cause, now, session.guest.name, session.outlet.key, evidence, at_ns=at)
 
     # -- the rest ----------------------------------------------------------------------------
 

@@ -74,6 +74,11 @@ class ListenerSession:
         """Round trip to the listener."""
         return self.wire.keepalive.clock.rtt_ns
 
+    @property
+    def heard_ns(self) -> HostNs:
+        """When the listener last said anything."""
+        return self.wire.keepalive.heard_ns
+
     def bitrate(self) -> int:
         """Bit/s sent lately."""
         return self._bitrate

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from millrace.daemon import page, verbs
@@ -74,6 +74,10 @@ class Line:
     def room(self) -> bool:
         """Whether it can take more without piling up."""
         return self._transport.get_write_buffer_size() < LINE_BYTES_MAX
+
+
+BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
+"""Without the WebSocket's own goodbye (RFC 6455, section 7.1.5)."""
 
 
 class Web:
@@ -189,6 +193,8 @@ class Web:
                 break
             if session.closing:
                 break
+        if socket_.close_code in BROKEN_OFF and not session.closing:
+            self._daemon.doctor.left(session)
         await socket_.close()
 
     def refused(self) -> int:

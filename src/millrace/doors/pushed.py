@@ -168,7 +168,7 @@ class PushedStream:
         holes = link.tally.underruns
         pulled = link.pull(len(out), now_ns, frames_to_ns(self.graph.position, self.graph.rate))
         if link.tally.underruns != holes:
-            self.graph.troubled(self.node, "late")
+            self.graph.troubled(self.node, "late", self._came_ns)
         if pulled:
             lead = link.lead
             out[:lead] = 0.0

@@ -51,8 +51,9 @@ class Graph:
         self.taps: dict[int, Tap] = {}
         self.observers: list[Observer] = []
         self.wake: Callable[[], None] = lambda: None
-        self.troubled: Callable[[Node, str], None] = lambda node, what: None
-        """Something could be heard of a node: underrun, late, scribbled, unread, overrun, microphone."""
+        self.troubled: Callable[[Node, str, HostNs], None] = lambda node, what, since_ns: None
+        """Something could be heard of a node: underrun, late, scribbled, unread, overrun, microphone. And since when
+        its cause has been there, as far as that is known; 0 for now."""
         self.default: Sink | None = None
         self.position: Frames = 0
         self.late_cycles = 0

@@ -35,7 +35,8 @@ class ClientLine:
 
     def __init__(self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]) -> None:
         self.closing = False
-        self.congested = False
+        self.congested = self.watched = False
+        self.unread_since_ns: HostNs = 0
         self.wake: Callable[[], None] = lambda: None
         self._core, self._after, self._ended = core, after, ended
         self._why: Exception = PeerLost("the connection ended")

@@ -7,7 +7,10 @@ or a clock; this file never sees a protocol.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import sys
+import termios
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -39,7 +42,13 @@ class Connection(Timed, Protocol):
 
     closing: bool
     congested: bool
+    unread_since_ns: HostNs
     wake: Callable[[], None]
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is to be known since when the other side does not read."""
+        ...
 
     def receive(self, data: memoryview, now_ns: HostNs) -> None:
         """Bytes have come; the view is valid during the call only."""
@@ -65,8 +74,13 @@ class TimerRunner:
         self._core, self._loop = core, loop
         self._handle: asyncio.Handle | None = None
         self.strain_ns: HostNs = 0
-        self.on_strain: Callable[[HostNs, HostNs, HostNs], None] = lambda late_ns, spent_ns, began_ns: None
-        """Called where a run began later than `strain_ns` after its deadline, or took longer; 0 for never."""
+        self.on_strain: Callable[[HostNs, HostNs, HostNs, HostNs], None] = lambda late, spent, began, before: None
+        """Called where a run began later than `strain_ns` after its deadline, or took longer; 0 for never.
+
+        How late it was, how long it took, when it began, and when the run before it ended, in ns.
+        """
+        self.on_run: Callable[[HostNs], None] = lambda now_ns: None
+        self._ended_at: HostNs = 0
         self._armed_for: HostNs | None = None
         self._armed_at: HostNs = 0
 
@@ -91,16 +105,25 @@ class TimerRunner:
         # A deadline that had passed when it was set (a graph that begins again) is not late by that.
         late = began - max(deadline, self._armed_at) if deadline is not None else 0
         self._core.handle_timeout(began)
-        spent = now_ns() - began
+        before, self._ended_at = self._ended_at, now_ns()
+        spent = self._ended_at - began
         self.rearm()
+        self.on_run(began)
         if self.strain_ns and (late > self.strain_ns or spent > self.strain_ns):
-            self.on_strain(late, spent, began)
+            self.on_strain(late, spent, began, before)
 
     def stop(self) -> None:
         """Disarm for good."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+
+def unread(transport: asyncio.Transport) -> int:
+    """What the kernel holds for the other side, in its own count (unix(7), SIOCOUTQ)."""
+    count = bytearray(4)
+    fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, count)
+    return int.from_bytes(count, sys.byteorder)
 
 
 class StreamRunner(asyncio.BufferedProtocol):
@@ -178,6 +201,8 @@ class StreamRunner(asyncio.BufferedProtocol):
             return
         data = core.data_to_send()
         if data:
+            if core.watched and not transport.get_write_buffer_size() and not unread(transport):
+                core.unread_since_ns = now_ns()
             transport.write(data)
         if core.closing:
             transport.close()

@@ -291,6 +291,13 @@ class EncodeGroup:
             outlet.send(text)
 
 
+def _in_words(group: EncodeGroup | None) -> str:
+    if group is None:
+        return ""
+    made = group.format()
+    return f"{made.codec}, {made.rate} Hz, {'-'.join(made.positions)}"
+
+
 class PeerOutlets:
     """All listeners of one guest, grouped by sink and settings."""
 
@@ -299,6 +306,8 @@ class PeerOutlets:
         self.outlets: dict[int, PeerOutlet] = {}
         self._groups: list[EncodeGroup] = []
         self._generation = 0
+        self.changed: Callable[[PeerOutlet, str, str], None] = lambda outlet, before, after: None
+        """A listener hears another codec, rate or layout from here on: what it was and what it is, in words."""
         self.clock: Callable[[], HostNs] = lambda: 0
         """Host time, given from outside: what the encoders take is measured by it."""
 
@@ -318,8 +327,7 @@ class PeerOutlets:
 
     def move(self, outlet: PeerOutlet, sink: Sink) -> None:
         """`outlet` hears another sink."""
-        self._exit(outlet)
-        self._enter(outlet, sink)
+        self._go_over(outlet, outlet.group, sink)
 
     def configure(self, outlet: PeerOutlet, settings: CodecSettings) -> None:
         """Change a listener's settings while it plays, keeping the encoder's state where that is possible."""
@@ -332,9 +340,15 @@ class PeerOutlets:
         if twin is None and in_place and len(group.outlets) == 1:
             group.configure(settings)
             return
-        sink = group.sink
+        self._go_over(outlet, group, group.sink)
+
+    def _go_over(self, outlet: PeerOutlet, group: EncodeGroup | None, sink: Sink) -> None:
+        before = _in_words(group)
         self._exit(outlet)
         self._enter(outlet, sink)
+        after = _in_words(outlet.group)
+        if before and before != after:
+            self.changed(outlet, before, after)
 
     def _find(self, sink: Sink, settings: CodecSettings) -> EncodeGroup | None:
         return next((g for g in self._groups if g.sink is sink and g.settings == settings), None)

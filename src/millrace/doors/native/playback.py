@@ -41,6 +41,9 @@ class NativePlayback:
         self.pid = 0
         """The client's process."""
         self.why = ""
+        self._seen: Frames = 0
+        self._wrote_ns: HostNs = 0
+        self._woken_ns: HostNs = 0
         self.removed: Callable[[], None] = lambda: None
         """Called when the graph has let the stream go."""
         target_ns = frames_to_ns(target, fmt.rate)
@@ -121,7 +124,7 @@ class NativePlayback:
         """Take the stream away, and say why."""
         self.why = why
         if self.broken:
-            self.graph.troubled(self.node, "scribbled")
+            self.graph.troubled(self.node, "scribbled", 0)
         self.graph.remove_stream(self.node)
 
     # -- the graph's side ------------------------------------------------------------------------
@@ -132,6 +135,7 @@ class NativePlayback:
 
     def _read(self, out: Samples) -> Frames:
         n = min(self.fill, len(out))
+        self._notice_writing()
         if not n:
             return 0
         flat, at, width = out.reshape(-1), 0, out.shape[1]
@@ -145,8 +149,20 @@ class NativePlayback:
         ring.latency_ns = self.node.sink.outlet_latency_ns + frames_to_ns(self.graph.ahead(self.node), self.graph.rate)
         if ring.writer_waits and self.target - self.fill >= self.period:
             ring.writer_waits = False
+            self._woken_ns = self._woken_ns or self.graph.now_ns
             self._wake()
         return n
+
+    def _notice_writing(self) -> None:
+        """When the client was last seen to have written, and first woken since."""
+        written = self.taken + self.fill
+        if written != self._seen:
+            self._seen, self._wrote_ns, self._woken_ns = written, self.graph.now_ns, 0
+
+    @property
+    def silent_since_ns(self) -> HostNs:
+        """When the client ceased to write: after that was last seen, and before it was woken and did not."""
+        return (self._wrote_ns + self._woken_ns) // 2 if self._woken_ns else self._wrote_ns
 
     def short(self, frames: Frames, played_out: bool) -> None:
         """See `Feed.short`."""
@@ -161,7 +177,7 @@ class NativePlayback:
             self._drained()
             return
         self.node.underruns += 1
-        self.graph.troubled(self.node, "underrun")
+        self.graph.troubled(self.node, "underrun", self.silent_since_ns)
         self.prebuffering = True
         self.ring.reader_waits = True
         self.graph.deactivate(self.node, "underrun")

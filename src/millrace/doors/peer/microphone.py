@@ -57,7 +57,10 @@ class MicrophoneStream:
         now_ns = self.graph.now_ns
         if self.playout.state is State.QUIET or now_ns - self._came_ns > SILENT_NS:
             return 0
+        holes = self.playout.underruns
         self.playout.pull(out, now_ns, frames_to_ns(self.graph.position, self.graph.rate))
+        if self.playout.underruns != holes:
+            self.graph.troubled(self.node, "microphone", self._came_ns)
         np.clip(out, -1.0, 1.0, out=out)
         return len(out)
 

@@ -60,6 +60,7 @@ class PulseClient:
         self.ready = False
         self.closing = False
         self.congested = False
+        self.unread_since_ns: HostNs = 0
         self.wake: Callable[[], None] = lambda: None
         self.now_ns: HostNs = 0
         self.mask = 0
@@ -93,6 +94,11 @@ class PulseClient:
             for kind, index in events:
                 self._wire.send_notice(Command.SUBSCRIBE_EVENT, event=kind, index=index)
         return self._wire.data_to_send()
+
+    @property
+    def watched(self) -> bool:
+        """See `Connection`: those that record."""
+        return bool(self.records)
 
     def next_timeout(self) -> HostNs | None:
         """The protocol has no timers on the server's side."""

@@ -18,7 +18,7 @@ from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
-from millrace.units import NS_PER_MS, NS_PER_S, Frames
+from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command, Err, Seek
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
@@ -33,6 +33,7 @@ class Owner(Protocol):
     """What a stream needs of its connection."""
 
     index: int
+    now_ns: HostNs
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
         """The graph changed the stream's node: it was moved, or killed."""
@@ -81,6 +82,8 @@ class PlaybackStream:
         self._sounding = False
         self._underflow_told = True
         self._grace_frames = 0
+        self._wrote_ns: HostNs = 0
+        self._asked_ns: HostNs = 0
         self.on_done: Callable[[], None] | None = None
         self.attr = attr
         self.apply_attr(attr)
@@ -117,10 +120,11 @@ class PlaybackStream:
             before = self.queue.write_index
             self.queue.seek(seek, offset)
             self._account(self.queue.write_index - before, received=seek == Seek.RELATIVE)
+        self._wrote_ns, self._asked_ns = self.owner.now_ns, 0
         if len(data):
             self._account(len(data), received=True)
             if not self.queue.write(data):
-                self.graph.troubled(self.node, "overrun")
+                self.graph.troubled(self.node, "overrun", 0)
                 self.owner.notice(Command.OVERFLOW, channel=self.channel)
         self._resampled.tail_done = False
         self.check_ready()
@@ -139,6 +143,8 @@ class PlaybackStream:
         if self.missing >= self.attr.ask or self.prebuffering:
             self.requested += self.missing
             size, self.missing = self.missing, 0
+            if not self._asked_ns:
+                self._asked_ns = max(self.graph.now_ns, self.owner.now_ns)
             self.owner.notice(Command.REQUEST, channel=self.channel, bytes=size)
 
     def take_first_request(self) -> int:
@@ -290,6 +296,11 @@ class PlaybackStream:
         if self.on_done is not None:
             self.on_done()
 
+    @property
+    def silent_since_ns(self) -> HostNs:
+        """When the client ceased to write: after it last did, and before it was asked again and did not."""
+        return (self._wrote_ns + self._asked_ns) // 2 if self._asked_ns else self._wrote_ns
+
     def _let_time_go_on(self, frames: Frames) -> None:
         """Without prebuffering the read index advances through an underrun, and what comes late is dropped.
 
@@ -312,6 +323,6 @@ class PlaybackStream:
     def _tell_underflow(self) -> None:
         self._underflow_told = True
         self.node.underruns += 1
-        self.graph.troubled(self.node, "underrun")
+        self.graph.troubled(self.node, "underrun", self.silent_since_ns)
         self.playing_for = 0
         self.owner.notice(Command.UNDERFLOW, channel=self.channel, offset=self.queue.read_index)

@@ -14,7 +14,7 @@ from millrace.dsp.mix import ramp
 from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
-from millrace.units import NS_PER_MS, Frames
+from millrace.units import NS_PER_MS, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command
 from millrace.wire.pulse.tagstruct import Props
 
@@ -28,6 +28,7 @@ class RecordOwner(Protocol):
 
     index: int
     congested: bool
+    unread_since_ns: HostNs
 
     def record_changed(self, record: RecordStream, kind: Change) -> None:
         """The graph changed the stream's node: it was moved, or killed."""
@@ -153,7 +154,7 @@ class RecordStream:
                 excess = -(-excess // frame) * frame
                 del self._queue[:excess]
                 self.dropped_bytes += excess
-                self.graph.troubled(self.node, "unread")
+                self.graph.troubled(self.node, "unread", self.owner.unread_since_ns)
             return
         if len(self._queue) < self._threshold:
             return

@@ -16,7 +16,7 @@ from millrace.doors.pulse.formats import (
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.graph.model import NodeState, Stream, Tap
-from millrace.units import RATE_MIN, frames_to_ns
+from millrace.units import RATE_MIN, HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
@@ -287,6 +287,7 @@ class NoOwner:
     """Owns the streams that play cached samples: there is no connection to tell."""
 
     index = NO_INDEX
+    now_ns: HostNs = 0
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
         """See `Owner`."""

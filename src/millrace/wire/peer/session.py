@@ -35,13 +35,14 @@ class Keepalive:
 
     def __init__(self, ping_ns: HostNs, now_ns: HostNs) -> None:
         self._ping_ns = ping_ns
-        self._heard_ns = now_ns
+        self.heard_ns = now_ns
+        """When something last came."""
         self._next_ping_ns = now_ns
         self.clock = OffsetFilter()
 
     def heard(self, now_ns: HostNs) -> None:
         """Something has come."""
-        self._heard_ns = now_ns
+        self.heard_ns = now_ns
 
     def pong(self, pong: Pong, now_ns: HostNs) -> None:
         """The answer to a ping."""
@@ -51,11 +52,11 @@ class Keepalive:
 
     def next_timeout(self) -> HostNs:
         """The next deadline."""
-        return min(self._next_ping_ns, self._heard_ns + SILENT_MAX_NS)
+        return min(self._next_ping_ns, self.heard_ns + SILENT_MAX_NS)
 
     def due(self, now_ns: HostNs) -> bool:
         """True when a ping must go now. PeerLost when the peer has been silent for too long."""
-        if now_ns - self._heard_ns >= SILENT_MAX_NS:
+        if now_ns - self.heard_ns >= SILENT_MAX_NS:
             raise PeerLost(f"nothing heard for {SILENT_MAX_NS // NS_PER_S} s")
         if now_ns < self._next_ping_ns:
             return False
