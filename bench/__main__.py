@@ -7,6 +7,7 @@ import sys
 
 NAMES = (
     "start",
+    "faults",
     "latency",
     "bits",
     "streams_per_core",

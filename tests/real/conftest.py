@@ -50,6 +50,7 @@ class Bus:
     def __init__(self, runtime: Path, *args: str) -> None:
         self.runtime = runtime
         self.args = args
+        self.command = MILLRACE
         self.env = os.environ | {
             "XDG_RUNTIME_DIR": str(runtime),
             "HOME": str(runtime),
@@ -66,7 +67,7 @@ class Bus:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                [*MILLRACE, "serve", "--listen", self.listen, *self.args],
+                [*self.command, "serve", "--listen", self.listen, *self.args],
                 env=self.env,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -114,9 +114,9 @@ class Blame:
         """This program's own clock, every `tick_ns` if it is let run; returns how late it is."""
         return self._loop.mark(now_ns, self._tick_ns)
 
-    def pulled(self, now_ns: HostNs, period_ns: HostNs) -> None:
-        """The device has asked for a period."""
-        self._device.mark(now_ns, period_ns)
+    def pulled(self, now_ns: HostNs, period_ns: HostNs) -> HostNs:
+        """The device has asked for a period; returns how late it did."""
+        return self._device.mark(now_ns, period_ns)
 
     def gone(self, at_ns: HostNs) -> Verdict:
         """The device went at `at_ns`."""

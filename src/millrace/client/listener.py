@@ -361,11 +361,12 @@ class Listener:
             if playout is None:
                 return
             now, holes, left_out = now_ns(), playout.underruns, playout.skipped_frames
-            self._blame.pulled(now, len(out) * NS_PER_S // playout.rate)
+            late_ns = self._blame.pulled(now, len(out) * NS_PER_S // playout.rate)
             self._age_ns = now - playout.head_ns
             playout.pull(out, now)
             skipped_ns = (playout.skipped_frames - left_out) * NS_PER_S // playout.rate
-            if playout.underruns != holes or skipped_ns > SKIP_NS:
+            # A device that is late by more than it holds was heard to be, even if it makes up for it at once.
+            if playout.underruns != holes or skipped_ns > SKIP_NS or late_ns > STOOD_NS:
                 self._holes.append(now)
 
     def _device_lost(self, at_ns: HostNs) -> None:

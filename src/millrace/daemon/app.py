@@ -224,7 +224,7 @@ class Daemon:
         """The doctor hears of what goes wrong in a guest."""
         doctor, guest.doctor = self.doctor, self.doctor
         guest.graph.troubled = lambda node, what, since_ns: doctor.troubled(guest, node, what, since_ns)
-        guest.door.on_violation = lambda client, error: doctor.violated(guest, f"client/{client.index}", error)
+        guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
         guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
         guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)
 

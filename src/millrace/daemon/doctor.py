@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millrace.daemon.flight import FlightRecorder
-from millrace.errors import RemoteProtocolError
 from millrace.graph.incidents import CAUSES, Incident, Incidents
 from millrace.graph.model import Node, Stream
 from millrace.io.clock import now_ns, wall_ns
@@ -240,9 +239,9 @@ class Doctor:
         """A door has lost its machine."""
         self.incidents.record("machine", "lost", now_ns(), guest.name, key, {"error": error})
 
-    def violated(self, guest: Guest, key: str, error: RemoteProtocolError) -> None:
-        """A client was cut off."""
-        self.incidents.record("client", "broke the protocol", now_ns(), guest.name, key, {"error": str(error)})
+    def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
+        """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
+        self.incidents.record(stage, "broke the protocol", now_ns(), guest, key, {"error": str(error)[:200]})
 
     def refused(self, guest: str, who: str, what: str) -> None:
         """Somebody asked for what they may not."""

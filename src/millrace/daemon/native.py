@@ -138,6 +138,8 @@ class NativeSession:
     def _ended(self, why: Exception) -> None:
         if isinstance(why, ProtocolError):
             log.warning("native connection of %s ended: %s", self.subject.identity, why)
+            guest = self.server.guest
+            self.daemon.doctor.violated(guest.name if guest else "", str(self.subject.identity), why)
         elif not isinstance(why, PeerLost):
             log.error("native connection of %s ended: %s", self.subject.identity, why)
         self._gone()

@@ -189,8 +189,9 @@ class Web:
                 session.receive(message.data, now_ns())
             except (ProtocolError, MillraceError) as error:
                 log.warning("listener %s: %s", session.address, error)
+                self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")
                 session.outlet.send(encode_message(Fault("protocol", str(error), fatal=True)))
-                break
+                session.closing = True
             if session.closing:
                 break
         if socket_.close_code in BROKEN_OFF and not session.closing:

@@ -38,6 +38,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("network", "late"): "packets took longer than ever before",
     ("network", "gone silent"): "the listener has not answered for too long, and was given up",
     ("listener", "not run"): "the listener's machine did not run it: stopped, asleep or overloaded",
+    ("listener", "broke the protocol"): "the listener sent what its protocol forbids, and was cut off",
     ("listener", "left"): "the listener's connection broke off without a word",
     ("device", "late"): "the listener's sound device asked late, then for more at once",
     ("device", "lost"): "the listener's sound device is gone",

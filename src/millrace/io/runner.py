@@ -136,6 +136,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._core: Connection | None = None
         self._transport: asyncio.Transport | None = None
         self._flush_due = False
+        self._read_ns: HostNs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
@@ -202,7 +203,9 @@ class StreamRunner(asyncio.BufferedProtocol):
         data = core.data_to_send()
         if data:
             if core.watched and not transport.get_write_buffer_size() and not unread(transport):
-                core.unread_since_ns = now_ns()
+                # Read until some time after the last look, and not any more some time after this.
+                before, self._read_ns = self._read_ns, now_ns()
+                core.unread_since_ns = (before + self._read_ns) // 2
             transport.write(data)
         if core.closing:
             transport.close()

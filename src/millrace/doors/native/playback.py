@@ -43,6 +43,7 @@ class NativePlayback:
         self.why = ""
         self._seen: Frames = 0
         self._wrote_ns: HostNs = 0
+        self._looked_ns: HostNs = 0
         self._woken_ns: HostNs = 0
         self.removed: Callable[[], None] = lambda: None
         """Called when the graph has let the stream go."""
@@ -155,9 +156,10 @@ class NativePlayback:
 
     def _notice_writing(self) -> None:
         """When the client was last seen to have written, and first woken since."""
-        written = self.taken + self.fill
+        written, now = self.taken + self.fill, self.graph.now_ns
         if written != self._seen:
-            self._seen, self._wrote_ns, self._woken_ns = written, self.graph.now_ns, 0
+            self._seen, self._wrote_ns, self._woken_ns = written, (self._looked_ns + now) // 2, 0
+        self._looked_ns = now
 
     @property
     def silent_since_ns(self) -> HostNs:

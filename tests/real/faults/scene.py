@@ -1,0 +1,230 @@
+"""A running system: a daemon, something that plays, something that listens, over a line that can fail."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from millrace.sim.signals import sine
+from tests.real.clients import BOOT_SECTOR
+from tests.real.conftest import MILLRACE, Bus, need, wait_for, write_wav
+from tests.real.test_clients import s16
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+TONE_S = 600.0
+SETTLE_S = 1.5
+
+
+def now_ns() -> int:
+    """The clock that incidents are dated by."""
+    return time.monotonic_ns()
+
+
+class LiveSource(threading.Thread):
+    """Sound that comes into being at its own pace, into a pipe: 10 ms every 10 ms, with a little in hand."""
+
+    AHEAD, BLOCK_S = 8, 0.01
+
+    def __init__(self, out: Any) -> None:
+        super().__init__(daemon=True)
+        self._out, self._pause_s = out, 0.0
+        self.paused: int = 0
+
+    def pause(self, seconds: float) -> None:
+        """Nothing comes for so long."""
+        self._pause_s = seconds
+
+    def run(self) -> None:
+        """Write until nobody reads."""
+        block = bytes(1920)
+        due = time.monotonic() - self.AHEAD * self.BLOCK_S
+        try:
+            while True:
+                if self._pause_s:
+                    self.paused = now_ns()
+                    time.sleep(self._pause_s)
+                    self._pause_s = 0.0
+                self._out.write(block)
+                self._out.flush()
+                due += self.BLOCK_S
+                time.sleep(max(0.0, due - time.monotonic()))
+        except (BrokenPipeError, ValueError):
+            return
+
+
+class Scene:
+    """The system. What a fault has ended is started again by `ready`.
+
+    `what` is "plain"; "silent" (nothing plays but what the fault brings), "device" (the listener plays to a real sound
+    server), "microphone" (it speaks, and somebody records it), or "machine" (a virtual machine plays).
+    """
+
+    def __init__(self, folder: Path, what: str = "plain") -> None:
+        need("paplay", "parec", "pacat")
+        self.folder, self.what = folder, what
+        (folder / "run").mkdir(mode=0o700)
+        self.truth = folder / "truth"
+        args = ("--qemu-qmp", str(folder / "qmp")) if what == "machine" else ()
+        self.bus = Bus(folder / "run", *args)
+        self.bus.env["FAULT_TRUTH"] = str(self.truth)
+        self.bus.env["PYTHONPATH"] = str(ROOT)
+        self.bus.command = [sys.executable, "-m", "tests.real.faults.daemon"]
+        self.bus.start()
+        assert self.bus.daemon is not None
+        self.daemon = self.bus.daemon.pid
+        self.tone = write_wav(folder / "tone.wav", s16(sine(TONE_S)))
+        port = self.bus.listen.rpartition(":")[2]
+        self.line = self.bus.spawn(
+            sys.executable, str(HERE / "line.py"), port, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.line.stdout is not None
+        self.near = f"ws://127.0.0.1:{int(self.line.stdout.readline())}/default"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def _keep(self, name: str, *command: str, **env: str) -> None:
+        """Have such a process, and have it run."""
+        one = self.processes.get(name)
+        if one is None or one.poll() is not None:
+            quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            self.processes[name] = self.bus.spawn(*command, env=env, **quiet)
+
+    @property
+    def player(self) -> subprocess.Popen[bytes]:
+        """What plays."""
+        return self.processes["player"]
+
+    @property
+    def listener(self) -> subprocess.Popen[bytes]:
+        """What listens."""
+        return self.processes["listener"]
+
+    @property
+    def server(self) -> subprocess.Popen[bytes]:
+        """The listener's sound server."""
+        return self.processes["server"]
+
+    @property
+    def machine(self) -> subprocess.Popen[bytes]:
+        """The virtual machine."""
+        return self.processes["machine"]
+
+    def ready(self) -> None:
+        """Something plays, something listens, and all is calm."""
+        if self.what == "machine":
+            self._machine()
+        elif self.what == "silent":
+            # Something must be heard before a listener knows its clocks: a tone that is too low to be heard.
+            self._keep("player", "paplay", "--latency-msec=200", "--volume=100", str(self.tone))
+        else:
+            self._keep("player", "paplay", "--latency-msec=60", str(self.tone))
+        target, env = "null:", {}
+        if self.what == "device":
+            target, env = "device", {"PULSE_SERVER": self._sound_server()}
+        mic = ("--mic", "tone:440") if self.what == "microphone" else ()
+        self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--to", target, *mic, **env)
+        if mic:
+            self._keep("recorder", "parec", "--raw", "-d", "microphone", "--latency-msec=50")
+        wait_for(self.calm, 60, "the listener hears, with its latency settled")
+        time.sleep(SETTLE_S)
+
+    def _machine(self) -> None:
+        need("qemu-system-x86_64")
+        image = self.folder / "boot.img"
+        image.write_bytes(BOOT_SECTOR)
+        self._keep(
+            "machine", "qemu-system-x86_64", "-M", "pc,pcspk-audiodev=a", "-nodefaults",
+            "-audiodev", "dbus,id=a,timer-period=5000", "-drive", f"format=raw,file={image}",
+            "-display", "dbus,p2p=on,audiodev=a", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
+        )  # fmt: skip
+
+    def _sound_server(self) -> str:
+        """A PulseAudio whose sink keeps time, and is kept from the long blocks of an idle one."""
+        need("pulseaudio")
+        home = self.folder / "server"
+        home.mkdir(mode=0o700, exist_ok=True)
+        address = f"unix:{home}/native"
+        fresh = "server" not in self.processes or self.server.poll() is not None
+        if fresh:
+            (home / "native").unlink(missing_ok=True)
+        self._keep(
+            "server", "pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--realtime=no",
+            "--high-priority=no", "--use-pid-file=no",
+            "-L", f"module-native-protocol-unix socket={home}/native auth-anonymous=1", "-L", "module-null-sink",
+            HOME=str(home), XDG_RUNTIME_DIR=str(home),
+        )  # fmt: skip
+        if fresh:
+            wait_for((home / "native").exists, 10, "the sound server is there")
+        self._keep("waker", "pacat", "--raw", "--latency-msec=5", "/dev/zero", PULSE_SERVER=address)
+        return address
+
+    def calm(self) -> bool:
+        """Whether somebody hears, at a latency that is near its target, and whatever else there is goes on."""
+        guest = self.guest()
+        heard = any(0 < one["latency_ms"] < 400 for one in guest["listeners"])
+        return heard and (self.what != "microphone" or any(one["microphone"] == "on" for one in guest["listeners"]))
+
+    # -- asking, without a process of its own for each question ----------------------------------
+
+    def call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+        """One request to the daemon; the answer's JSON, or None where it was refused."""
+        line = http.client.HTTPConnection(self.bus.listen, timeout=10)
+        try:
+            line.request(method, path, None if body is None else json.dumps(body), headers or {})
+            answer = line.getresponse()
+            text = answer.read()
+            return json.loads(text) if answer.status == 200 and text else None
+        finally:
+            line.close()
+
+    def guest(self) -> dict[str, Any]:
+        """The only guest."""
+        found: dict[str, Any] = self.call("GET", "/api/v1/state")["guests"][0]
+        return found
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """All there are, as they were recorded."""
+        found: list[dict[str, Any]] = self.call("GET", "/api/v1/incidents")
+        return sorted(found, key=lambda one: int(one["id"].partition("/")[2]))
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def stop(self, pid: int, seconds: float) -> int:
+        """Stop a process for a while; returns when."""
+        at = now_ns()
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+        return at
+
+    def switch(self, number: int) -> int:
+        """Let the daemon fail from inside; returns when it did."""
+        before = self._truths()
+        os.kill(self.daemon, number)
+        wait_for(lambda: len(self._truths()) > len(before), 5, "the daemon fails")
+        return self._truths()[-1]
+
+    def _truths(self) -> list[int]:
+        return [int(text) for text in self.truth.read_text().split()] if self.truth.exists() else []
+
+    def fail(self, command: str) -> int:
+        """Let the line fail; returns when it did."""
+        assert self.line.stdin is not None and self.line.stdout is not None
+        self.line.stdin.write(f"{command}\n".encode())
+        self.line.stdin.flush()
+        return int(self.line.stdout.readline())
+
+    def close(self) -> None:
+        """End everything."""
+        for one in self.bus.processes:
+            if one.poll() is None:
+                one.send_signal(signal.SIGCONT)
+        self.bus.close()
