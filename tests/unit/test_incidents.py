@@ -62,7 +62,7 @@ class Line:
     """A listener's seconds, in steps of 5 ms: ticks, pulls and packets, unless they are held up."""
 
     def __init__(self) -> None:
-        self.blame, self.now = Blame(50 * MS), 0
+        self.blame, self.now, self.sent = Blame(50 * MS), 0, 0
 
     def run(self, ms: int, loop: bool = True, device: bool = True, line: bool = True, lost: int = 0) -> None:
         for _ in range(ms // 5):
@@ -72,7 +72,10 @@ class Line:
             if device:
                 self.blame.pulled(self.now, 5 * MS)
             if line and self.now % (20 * MS) == 0:
-                self.blame.arrived(self.now, 20 * MS, lost)
+                self.sent += lost + 1
+                self.blame.arrived(self.now, 20 * MS, self.sent)
+                if lost:
+                    self.blame.lost(self.now + 10 * MS, lost)
                 lost = 0
 
 

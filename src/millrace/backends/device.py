@@ -21,9 +21,11 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
 BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
-STILL_NS: HostNs = 4 * NS_PER_S
+STILL_NS: HostNs = NS_PER_S
 """A device that has not called for so long is taken for gone, whatever it says."""
-RETRY_S = 0.5
+FIRST_NS: HostNs = 4 * NS_PER_S
+"""The first call may take longer: a card that slept."""
+RETRY_S, LOOK_S = 0.5, 0.25
 log = logging.getLogger("millrace.backends")
 
 
@@ -101,7 +103,7 @@ class _Device(ABC):
         self._keeper.start()
 
     def _opened(self) -> Any:
-        self._lost_ns, self._called_ns = 0, time.monotonic_ns()
+        self._lost_ns, self._called_ns = 0, time.monotonic_ns() + FIRST_NS - STILL_NS
         with _without_alsa_messages():
             device = self._open()
         device.stop_callback = self._gone
@@ -114,11 +116,11 @@ class _Device(ABC):
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
-            self._wake.wait(RETRY_S)
+            self._wake.wait(LOOK_S)
             self._wake.clear()
             still = time.monotonic_ns() - self._called_ns > STILL_NS
             if not self._stopping.is_set() and (self._lost_ns or still):
-                self._revive(self._lost_ns or self._called_ns)
+                self._revive(self._lost_ns or min(self._called_ns, time.monotonic_ns()))
 
     def _revive(self, lost_ns: HostNs) -> None:
         """Close what has gone, and look for it, or another, until it is there."""

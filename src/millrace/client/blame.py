@@ -13,6 +13,9 @@ from millrace.units import NS_PER_MS, HostNs
 LATE_NS = 25 * NS_PER_MS
 """A tick or a pull later than this was held up."""
 RECENT_NS = 600 * NS_PER_MS
+HEARD_NS = 30 * NS_PER_MS
+"""What is made up for so long is not what was played any more."""
+_WRAP, MISSING_MAX = 1 << 32, 1000
 TIMELY_NS = 10 * NS_PER_MS
 """What comes no later than this after the earliest is in time."""
 DRIFT_MAX = 1e-3
@@ -106,6 +109,10 @@ class Blame:
         self._loop, self._device, self._line = _Gaps(), _Gaps(), _Gaps()
         self._packet_ns: HostNs = 20 * NS_PER_MS
         self._lost: deque[tuple[HostNs, int]] = deque(maxlen=64)
+        self._next: int | None = None
+        self._gap_ns: HostNs = 0
+        """When the first of those packets was due that are missing, or late."""
+        self._gap_open = False
         self._pace = _Pace()
         self._gone_ns: HostNs = 0
         self._back_ns: HostNs = 0
@@ -128,13 +135,31 @@ class Blame:
         """There is a device again."""
         self._back_ns = now_ns
 
-    def arrived(self, now_ns: HostNs, length_ns: HostNs, lost: int) -> None:
-        """A packet of that length came, and so many before it never will."""
+    def arrived(self, now_ns: HostNs, length_ns: HostNs, sequence: int) -> None:
+        """A packet of that length came."""
+        missing = 0 if self._next is None else (sequence - self._next) % _WRAP
+        if 0 < missing < MISSING_MAX:
+            self._gap_ns, self._gap_open = now_ns - missing * length_ns, True
+        if missing >= _WRAP // 2:
+            self._gap_open = False
+        else:
+            self._next = (sequence + 1) % _WRAP
         self._packet_ns = length_ns
         self._line.mark(now_ns, length_ns)
         self._pace.mark(now_ns, length_ns)
-        if lost:
-            self._lost.append((now_ns - lost * length_ns, lost))
+
+    def unsure(self, now_ns: HostNs) -> bool:
+        """Whether what comes next will tell if the line stalls, or packets were lost."""
+        return self._gap_open or self._line.open(now_ns, self._packet_ns) is not None
+
+    def lost(self, now_ns: HostNs, packets: int) -> Verdict | None:
+        """So many packets are given up; a verdict where that is enough to be heard."""
+        self._gap_open = False
+        since_ns = self._gap_ns if now_ns - self._gap_ns < RECENT_NS else now_ns
+        self._lost.append((since_ns, packets))
+        if packets * self._packet_ns < HEARD_NS:
+            return None
+        return Verdict("network", "packets lost", since_ns, {"packets": float(packets)})
 
     def silence(self) -> None:
         """No packet is expected until the next."""

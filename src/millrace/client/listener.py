@@ -58,6 +58,8 @@ PULSE_NS: HostNs = 50 * NS_PER_MS
 """How often a listener sees whether it is let run."""
 SKIP_NS: HostNs = 30 * NS_PER_MS
 """More than this left out at once is told as a hole is."""
+UNSURE_NS: HostNs = NS_PER_S
+"""How long a verdict on the line waits for what comes next."""
 STOOD_NS: HostNs = 250 * NS_PER_MS
 REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
@@ -97,6 +99,7 @@ class Listener:
         self._blame = Blame(PULSE_NS)
         self._holes: deque[HostNs] = deque(maxlen=16)
         self._verdicts: deque[Verdict] = deque(maxlen=16)
+        self._lost_seen = 0
         self._wire: PeerClient | None = None
         self._stopping = asyncio.Event()
         self._spoken: asyncio.Queue[str | bytes] = asyncio.Queue(SPOKEN_MAX)
@@ -279,10 +282,8 @@ class Listener:
         if isinstance(event, Packet):
             with self._lock:
                 if self._playout is not None:
-                    lost = self._playout.lost_packets
                     self._playout.push(event, now)
-                    length_ns = event.frames * NS_PER_S // self._playout.rate
-                    self._blame.arrived(now, length_ns, self._playout.lost_packets - lost)
+                    self._blame.arrived(now, event.frames * NS_PER_S // self._playout.rate, event.sequence)
                 elif self._file is not None:
                     self._file.push(event)
         elif isinstance(event, FormatChanged):
@@ -360,13 +361,13 @@ class Listener:
             playout = self._playout
             if playout is None:
                 return
-            now, holes, left_out = now_ns(), playout.underruns, playout.skipped_frames
+            now, holes, left_out = now_ns(), playout.underruns + playout.bridged, playout.skipped_frames
             late_ns = self._blame.pulled(now, len(out) * NS_PER_S // playout.rate)
             self._age_ns = now - playout.head_ns
             playout.pull(out, now)
             skipped_ns = (playout.skipped_frames - left_out) * NS_PER_S // playout.rate
             # A device that is late by more than it holds was heard to be, even if it makes up for it at once.
-            if playout.underruns != holes or skipped_ns > SKIP_NS or late_ns > STOOD_NS:
+            if playout.underruns + playout.bridged != holes or skipped_ns > SKIP_NS or late_ns > STOOD_NS:
                 self._holes.append(now)
 
     def _device_lost(self, at_ns: HostNs) -> None:
@@ -388,11 +389,20 @@ class Listener:
             if self._blame.ticked(now) > STOOD_NS and self._playout is not None:
                 # Whatever was heard meanwhile, it was not this sound.
                 self._holes.append(now)
-            while self._holes:
+            self._look_for_losses(now)
+            while self._holes and not (self._blame.unsure(now) and now - self._holes[0] < UNSURE_NS):
                 self._verdicts.append(self._blame.hole(self._holes.popleft()))
             while self._verdicts:
                 wire.send(self._trouble(self._verdicts.popleft(), now))
                 await self._drain(wire, line)
+
+    def _look_for_losses(self, now: HostNs) -> None:
+        with self._lock:
+            lost = self._playout.lost_packets if self._playout is not None else 0
+            new, self._lost_seen = lost - self._lost_seen, lost
+            verdict = self._blame.lost(now, new) if new > 0 else None
+        if verdict is not None:
+            self._verdicts.append(verdict)
 
     def _trouble(self, verdict: Verdict, now: HostNs) -> Trouble:
         offset = self._offset_ns(now)

@@ -51,7 +51,7 @@ def client_stopped(scene: Scene) -> int:
 
 
 def client_late(scene: Scene) -> int:
-    command = ["pacat", "--raw", "--rate=48000", "--format=s16le", "--channels=2", "--latency-msec=60"]
+    command = ["pacat", "--raw", "--rate=48000", "--format=s16le", "--channels=2", "--latency-msec=120"]
     pacat = scene.bus.spawn(*command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     source = LiveSource(pacat.stdin)
     source.start()
@@ -67,7 +67,9 @@ def client_late(scene: Scene) -> int:
 def native(scene: Scene) -> subprocess.Popen[bytes]:
     """A native client that plays."""
     where = str(scene.bus.pulse().with_name("native"))
-    player = scene.bus.spawn(sys.executable, str(HERE / "player.py"), where, stdout=subprocess.PIPE)
+    player = scene.bus.spawn(
+        sys.executable, str(HERE / "player.py"), where, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert player.stdout is not None and player.stdout.readline() == b"playing\n"
     time.sleep(1.0)
     return player

@@ -126,13 +126,17 @@ class Scene:
             self._keep("player", "paplay", "--latency-msec=200", "--volume=100", str(self.tone))
         else:
             self._keep("player", "paplay", "--latency-msec=60", str(self.tone))
-        target, env = "null:", {}
+        target, env, fresh = "null:", {}, False
         if self.what == "device":
-            target, env = "device", {"PULSE_SERVER": self._sound_server()}
+            address, fresh = self._sound_server()
+            target, env = "device", {"PULSE_SERVER": address}
         mic = ("--mic", "tone:440") if self.what == "microphone" else ()
         self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--to", target, *mic, **env)
         if mic:
             self._keep("recorder", "parec", "--raw", "-d", "microphone", "--latency-msec=50")
+        if fresh:
+            # What the listener last told is from before its sound server went.
+            time.sleep(3 * SETTLE_S)
         wait_for(self.calm, 60, "the listener hears, with its latency settled")
         time.sleep(SETTLE_S)
 
@@ -146,7 +150,7 @@ class Scene:
             "-display", "dbus,p2p=on,audiodev=a", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
         )  # fmt: skip
 
-    def _sound_server(self) -> str:
+    def _sound_server(self) -> tuple[str, bool]:
         """A PulseAudio whose sink keeps time, and is kept from the long blocks of an idle one."""
         need("pulseaudio")
         home = self.folder / "server"
@@ -164,13 +168,15 @@ class Scene:
         if fresh:
             wait_for((home / "native").exists, 10, "the sound server is there")
         self._keep("waker", "pacat", "--raw", "--latency-msec=5", "/dev/zero", PULSE_SERVER=address)
-        return address
+        return address, fresh
 
     def calm(self) -> bool:
         """Whether somebody hears, at a latency that is near its target, and whatever else there is goes on."""
         guest = self.guest()
         heard = any(0 < one["latency_ms"] < 400 for one in guest["listeners"])
-        return heard and (self.what != "microphone" or any(one["microphone"] == "on" for one in guest["listeners"]))
+        return heard and (
+            self.what != "microphone" or any(one["microphone"]["state"] == "on" for one in guest["listeners"])
+        )
 
     # -- asking, without a process of its own for each question ----------------------------------
 

@@ -84,6 +84,7 @@ class PlaybackStream:
         self._grace_frames = 0
         self._wrote_ns: HostNs = 0
         self._asked_ns: HostNs = 0
+        self._every_ns: HostNs = 0
         self.on_done: Callable[[], None] | None = None
         self.attr = attr
         self.apply_attr(attr)
@@ -120,7 +121,10 @@ class PlaybackStream:
             before = self.queue.write_index
             self.queue.seek(seek, offset)
             self._account(self.queue.write_index - before, received=seek == Seek.RELATIVE)
-        self._wrote_ns, self._asked_ns = self.owner.now_ns, 0
+        now = self.owner.now_ns
+        if now > self._wrote_ns:
+            self._every_ns, self._wrote_ns = now - self._wrote_ns, now
+        self._asked_ns = 0
         if len(data):
             self._account(len(data), received=True)
             if not self.queue.write(data):
@@ -298,8 +302,9 @@ class PlaybackStream:
 
     @property
     def silent_since_ns(self) -> HostNs:
-        """When the client ceased to write: after it last did, and before it was asked again and did not."""
-        return (self._wrote_ns + self._asked_ns) // 2 if self._asked_ns else self._wrote_ns
+        """When the client ceased to write: after it last did, and before it was asked again, or by habit would have."""
+        expected = self._wrote_ns + self._every_ns
+        return (self._wrote_ns + min(self._asked_ns or expected, expected)) // 2
 
     def _let_time_go_on(self, frames: Frames) -> None:
         """Without prebuffering the read index advances through an underrun, and what comes late is dropped.
