@@ -33,6 +33,12 @@ def need(*programs: str) -> None:
         pytest.skip(message)
 
 
+def need_root() -> None:
+    """Skip where priorities can't be changed; fail where everything is required."""
+    if os.geteuid() != 0:
+        (pytest.fail if REQUIRE_ALL else pytest.skip)("only root may change priorities")
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition") -> Any:
     """Poll until `condition` is true; returns what it gave."""
     end = time.monotonic() + seconds

@@ -13,17 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from millrace.client.blame import Blame
 from millrace.clock.drift import DriftEstimator
 from millrace.clock.jitter import PROFILES, JitterTarget
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.sim.signals import sine
 
 from .browser import Page
-from .conftest import Bus, need, wait_for, write_wav
+from .conftest import MILLRACE, Bus, need, wait_for, write_wav
+from .firefox import Firefox
 from .test_clients import s16
 
 pytestmark = pytest.mark.real
 SHOTS = os.environ.get("MILLRACE_SHOTS")
+
+
+Browser = Page | Firefox
 
 
 def in_browser(bus: Bus, tmp_path: Path, test: Callable[[Page], Awaitable[None]], url: str = "") -> None:
@@ -52,14 +57,14 @@ HEARD = """(() => { const a = new Float32Array(32768); globalThis.ear.getFloatTi
 return Array.from(a); })()"""
 
 
-async def listening(page: Page) -> None:
+async def listening(page: Browser) -> None:
     """Press the button, and wait for sound."""
     await page.until("document.querySelector('#guest').value")
     await page.click("#listen")
     await page.until(f"({STATS} || {{}}).state === 'playing'")
 
 
-async def judged(page: Page, seconds: float = 1.5) -> None:
+async def judged(page: Browser, seconds: float = 1.5) -> None:
     """What the worklet puts out is the tone: its frequency, its level, and no break."""
     await page.until(f"({STATS}).locked", 45)
     found = []
@@ -105,6 +110,61 @@ def test_pcm_is_for_browsers_without_opus(bus: Bus, tmp_path: Path, codec: str) 
         await page.run(ANALYSER)
         await judged(page)
         assert bus.guest()["listeners"][0]["settings"]["codec"] == codec
+
+    in_browser(bus, tmp_path, test)
+
+
+def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(bus: Bus, tmp_path: Path) -> None:
+    playing(bus, tmp_path)
+
+    async def test(page: Page) -> None:
+        await listening(page)
+        await page.run(ANALYSER)
+        await judged(page)
+        assert bus.guest()["listeners"][0]["settings"]["codec"] == "opus"
+        assert await page.run("performance.getEntriesByType('resource').length") > 0
+        assert not page.errors
+
+    in_browser(bus, tmp_path, test, f"http://{bus.listen}/?decoder=wasm")
+
+
+def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
+    need("firefox-esr")
+    playing(bus, tmp_path)
+    env = {name: value for name, value in bus.env.items() if name != "PULSE_SERVER"}
+
+    async def main() -> None:
+        async with Firefox(tmp_path / "profile", env) as page:
+            await page.open(f"http://{bus.listen}/")
+            await listening(page)
+            await page.run(ANALYSER)
+            await judged(page)
+            listener = bus.guest()["listeners"][0]
+            assert listener["output"] == "browser" and listener["settings"]["codec"] == "opus"
+            assert not page.errors
+
+    asyncio.run(main())
+
+
+def test_another_latency_is_chosen_for_a_page_and_a_program_that_play(bus: Bus, tmp_path: Path) -> None:
+    playing(bus, tmp_path)
+    bus.listener(tmp_path / "other.wav")
+    null = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "-q")
+
+    def targets() -> list[float]:
+        return [one["target_ms"] for one in bus.guest()["listeners"] if one["target_ms"]]
+
+    async def test(page: Page) -> None:
+        await listening(page)
+        wait_for(lambda: len(targets()) == 2, 15, "both play")
+        before = targets()
+        for one in bus.guest()["listeners"]:
+            bus.cli("set", one["id"], "latency=robust")
+        wait_for(lambda: min(targets()) > 40 and targets() != before, 10, "both keep more")
+        assert await page.run("document.querySelector('#latency').value") == "robust"
+        assert {one["latency_profile"] for one in bus.guest()["listeners"]} == {"robust"}
+        assert "use one of" in bus.cli("set", bus.guest()["listeners"][0]["id"], "latency=quick", check=False).stderr
+        assert null.poll() is None
 
     in_browser(bus, tmp_path, test)
 
@@ -309,6 +369,73 @@ def test_the_estimators_say_what_pythons_say(bus: Bus, tmp_path: Path) -> None:
             for mine, its in zip(said, theirs, strict=True):
                 assert mine[3] == its[3]
                 assert np.allclose(mine[:3], its[:3], rtol=1e-6, atol=2.0), (mine, its)
+
+    in_browser(bus, tmp_path, test)
+
+
+def moments(seed: int) -> list[tuple[str, int, int]]:
+    """A listener's ten seconds: ticks, pulls, packets and holes, with stalls of each and losses."""
+    dice = random.Random(seed)
+    out, sequence = [], 0
+    held: dict[str, int] = {}
+    for now in range(5, 10_000, 5):
+        if dice.random() < 0.01:
+            held[dice.choice(["tick", "pull", "packet"])] = now + dice.choice([30, 80, 300])
+        at = now * 1_000_000 + dice.randrange(100_000)
+        for what, every in (("tick", 50), ("pull", 5), ("packet", 20)):
+            if now % every == 0 and held.get(what, 0) <= now:
+                sequence += what == "packet" and (1 if dice.random() > 0.02 else dice.randrange(2, 5))
+                out.append((what, at, sequence))
+        if dice.random() < 0.02:
+            out.append((dice.choice(["hole", "lost", "silence"]), at, dice.randrange(1, 4)))
+    return out
+
+
+def verdicts(trace: list[tuple[str, int, int]]) -> list[list[object]]:
+    """What Python's listener makes of it."""
+    blame, out = Blame(50_000_000), []
+    for what, at, number in trace:
+        found = None
+        if what == "tick":
+            blame.ticked(at)
+        elif what == "pull":
+            blame.pulled(at, 5_000_000)
+        elif what == "packet":
+            blame.arrived(at, 20_000_000, number)
+        elif what == "silence":
+            blame.silence()
+        else:
+            found = blame.hole(at) if what == "hole" else blame.lost(at, number)
+        if found is not None:
+            out.append([found.stage, found.cause, found.at_ns, found.evidence, blame.unsure(at)])
+    return out
+
+
+BLAME = """import('/page/blame.js').then(({ Blame }) => {
+  const blame = new Blame(50e6), out = [];
+  for (const [what, at, number] of TRACE) {
+    let found = null;
+    if (what === "tick") blame.ticked(at);
+    else if (what === "pull") blame.pulled(at, 5e6);
+    else if (what === "packet") blame.arrived(at, 20e6, number);
+    else if (what === "silence") blame.silence();
+    else found = what === "hole" ? blame.hole(at) : blame.lost(at, number);
+    if (found) out.push([found.stage, found.cause, found.at, found.evidence, blame.unsure(at)]);
+  }
+  return out;
+})"""
+
+
+def test_the_page_blames_whom_python_blames(bus: Bus, tmp_path: Path) -> None:
+    async def test(page: Page) -> None:
+        causes = set()
+        for seed in range(8):
+            trace = moments(seed)
+            ours, theirs = verdicts(trace), await page.run(BLAME.replace("TRACE", json.dumps(trace)))
+            assert [one[:2] + one[3:] for one in ours] == [one[:2] + one[3:] for one in theirs]
+            assert np.allclose([one[2] for one in ours], [one[2] for one in theirs], atol=2.0)
+            causes |= {one[1] for one in ours}
+        assert causes == {"not run", "late", "packets lost", "stalled"}
 
     in_browser(bus, tmp_path, test)
 

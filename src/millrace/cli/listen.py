@@ -65,9 +65,10 @@ def listen(
       millrace listen --to raw:- | ffmpeg -f s16le -ar 48000 -ac 2 -i - out.mp3
     """
     from millrace.cli.run import run
-    from millrace.client.listener import Listener, ListenerOptions, daemon_profile
+    from millrace.client.listener import Listener, ListenerOptions
     from millrace.client.microphone import make_microphone
     from millrace.client.outputs import make_output
+    from millrace.clock.jitter import asked_of_daemon
 
     options = ListenerOptions(
         microphone=make_microphone(mic) if mic else None,
@@ -75,7 +76,7 @@ def listen(
         ca_file=str(ca or ""), cert=str(cert or ""), key=str(key or ""),
         token=_token(token_file), insecure=insecure, reconnect=not no_reconnect,
     )  # fmt: skip
-    listener = Listener(url, make_output(to, daemon_profile(latency)), options)
+    listener = Listener(url, make_output(to, asked_of_daemon(latency)), options)
     if not quiet:
         listener.on_event = lambda kind, text: typer.echo(f"{kind}: {text}", err=True)
     run(_listen(listener, seconds))

@@ -165,6 +165,7 @@ class Blame:
         """No packet is expected until the next."""
         self._line.rest()
         self._pace.rest()
+        self._next, self._gap_open = None, False
 
     def hole(self, now_ns: HostNs) -> Verdict:
         """Sound was missing at `now_ns`: whose fault was that?"""

@@ -11,7 +11,6 @@ import logging
 import random
 import ssl
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
@@ -19,10 +18,12 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from millrace.backends.base import ClockedOutput, FileOutput
-from millrace.client.blame import Blame, Verdict
+from millrace.client.blame import Verdict
+from millrace.client.complaints import PULSE_NS, Complaints
 from millrace.client.fileplayer import FilePlayer
 from millrace.client.microphone import MicrophoneSender
-from millrace.client.options import ListenerOptions, daemon_profile
+from millrace.client.options import ListenerOptions
+from millrace.clock.jitter import profile_of
 from millrace.codec.settings import CodecSettings
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
@@ -30,7 +31,7 @@ from millrace.errors import ConfigError, PeerLost, RemoteProtocolError, RightsEr
 from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
 from millrace.io.crypto import client_tls
-from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     MEDIA_MAX,
     Bye,
@@ -54,13 +55,6 @@ log = logging.getLogger("millrace.listener")
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
 """Back in sound within a second of the server's return; jitter keeps a fleet from knocking all at once."""
 BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
-PULSE_NS: HostNs = 50 * NS_PER_MS
-"""How often a listener sees whether it is let run."""
-SKIP_NS: HostNs = 30 * NS_PER_MS
-"""More than this left out at once is told as a hole is."""
-UNSURE_NS: HostNs = NS_PER_S
-"""How long a verdict on the line waits for what comes next."""
-STOOD_NS: HostNs = 250 * NS_PER_MS
 REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
 """How often an unchanged report is sent: a thousand idle listeners should cost nothing."""
@@ -82,7 +76,7 @@ class Listener:
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname or not parts.path.strip("/"):
             raise ConfigError(f"{url!r}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
-        self._asked_latency = daemon_profile(self.options.latency)
+        profile_of(self.options.latency)
         self.format: StreamFormat | None = None
         self.welcome: Welcome | None = None
         self.settings: dict[str, str | int | bool] = {}
@@ -96,10 +90,7 @@ class Listener:
         self._output_latency_ns: HostNs = 0
         self._age_ns = 0.0
         """How old the next frame was when the output asked for it last, but for the clocks' offset."""
-        self._blame = Blame(PULSE_NS)
-        self._holes: deque[HostNs] = deque(maxlen=16)
-        self._verdicts: deque[Verdict] = deque(maxlen=16)
-        self._lost_seen = 0
+        self._complaints = Complaints()
         self._wire: PeerClient | None = None
         self._stopping = asyncio.Event()
         self._spoken: asyncio.Queue[str | bytes] = asyncio.Queue(SPOKEN_MAX)
@@ -214,7 +205,7 @@ class Listener:
         hello = Hello(
             name=opts.name,
             settings=opts.settings,
-            latency=self._asked_latency,
+            latency=opts.latency,
             sink=opts.sink,
             microphone=self._sender is not None,
         )
@@ -283,7 +274,7 @@ class Listener:
             with self._lock:
                 if self._playout is not None:
                     self._playout.push(event, now)
-                    self._blame.arrived(now, event.frames * NS_PER_S // self._playout.rate, event.sequence)
+                    self._complaints.blame.arrived(now, event.frames * NS_PER_S // self._playout.rate, event.sequence)
                 elif self._file is not None:
                     self._file.push(event)
         elif isinstance(event, FormatChanged):
@@ -300,6 +291,7 @@ class Listener:
             self.on_event("joined", f"listener/{event.listener} hears {event.guest}, sink {event.sink}")
         elif isinstance(event, Configured):
             self.settings = event.settings
+            self._set_latency(str(event.settings.get("latency", "")))
             self.on_event("settings", ", ".join(f"{k}={v}" for k, v in event.settings.items()))
         elif isinstance(event, Microphone):
             self._microphone(event, now)
@@ -330,11 +322,25 @@ class Listener:
 
     def _silence(self) -> None:
         with self._lock:
-            self._blame.silence()
+            self._complaints.blame.silence()
             if self._playout is not None:
                 self._playout.silence()
             elif self._file is not None:
                 self._file.silence()
+
+    def _set_latency(self, latency: str) -> None:
+        """Somebody chose another profile for this listener."""
+        if not latency or latency == self.options.latency:
+            return
+        try:
+            profile = profile_of(latency)
+        except ConfigError as error:
+            self.on_event("error", str(error))
+            return
+        self.options.latency = latency
+        with self._lock:
+            if self._playout is not None:
+                self._playout.pace.jitter.change(profile)
 
     def _set_format(self, fmt: StreamFormat) -> None:
         self.format = fmt
@@ -344,6 +350,7 @@ class Listener:
             return
         first = self._playout is None
         with self._lock:
+            self._complaints.blame.silence()
             if self._playout is None:
                 self._playout = Playout(fmt.rate, tuple(fmt.positions), self.options.latency)
             self._playout.set_format(fmt)
@@ -361,24 +368,18 @@ class Listener:
             playout = self._playout
             if playout is None:
                 return
-            now, holes, left_out = now_ns(), playout.underruns + playout.bridged, playout.skipped_frames
-            late_ns = self._blame.pulled(now, len(out) * NS_PER_S // playout.rate)
+            now = now_ns()
             self._age_ns = now - playout.head_ns
-            playout.pull(out, now)
-            skipped_ns = (playout.skipped_frames - left_out) * NS_PER_S // playout.rate
-            # A device that is late by more than it holds was heard to be, even if it makes up for it at once.
-            if playout.underruns + playout.bridged != holes or skipped_ns > SKIP_NS or late_ns > STOOD_NS:
-                self._holes.append(now)
+            self._complaints.pull(playout, out, now)
 
     def _device_lost(self, at_ns: HostNs) -> None:
         with self._lock:
-            verdict = self._blame.gone(at_ns)
-        self._verdicts.append(verdict)
+            self._complaints.gone(at_ns)
         self.on_event("device", f"{self.output.name} is gone; looking for it")
 
     def _device_back(self) -> None:
         with self._lock:
-            self._blame.back(now_ns())
+            self._complaints.blame.back(now_ns())
         self.on_event("device", f"{self.output.name} is back")
 
     async def _pulse(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
@@ -386,23 +387,11 @@ class Listener:
         while True:
             await asyncio.sleep(PULSE_NS / NS_PER_S)
             now = now_ns()
-            if self._blame.ticked(now) > STOOD_NS and self._playout is not None:
-                # Whatever was heard meanwhile, it was not this sound.
-                self._holes.append(now)
-            self._look_for_losses(now)
-            while self._holes and not (self._blame.unsure(now) and now - self._holes[0] < UNSURE_NS):
-                self._verdicts.append(self._blame.hole(self._holes.popleft()))
-            while self._verdicts:
-                wire.send(self._trouble(self._verdicts.popleft(), now))
+            with self._lock:
+                verdicts = self._complaints.pulse(self._playout, now)
+            for verdict in verdicts:
+                wire.send(self._trouble(verdict, now))
                 await self._drain(wire, line)
-
-    def _look_for_losses(self, now: HostNs) -> None:
-        with self._lock:
-            lost = self._playout.lost_packets if self._playout is not None else 0
-            new, self._lost_seen = lost - self._lost_seen, lost
-            verdict = self._blame.lost(now, new) if new > 0 else None
-        if verdict is not None:
-            self._verdicts.append(verdict)
 
     def _trouble(self, verdict: Verdict, now: HostNs) -> Trouble:
         offset = self._offset_ns(now)
@@ -427,7 +416,7 @@ class Listener:
 
     def configure(self, changes: dict[str, str]) -> None:
         """Change settings while it plays."""
-        self.options.settings.update(changes)
+        self.options.settings.update({name: text for name, text in changes.items() if name != "latency"})
         if self._wire is not None:
             self._wire.send(Configure(changes))
 
@@ -481,4 +470,4 @@ def _hand(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: Hos
         loop.call_soon_threadsafe(call, *args)
 
 
-__all__ = ["NS_PER_S", "Listener", "ListenerOptions", "daemon_profile"]
+__all__ = ["NS_PER_S", "Listener", "ListenerOptions"]

@@ -43,6 +43,7 @@ PROFILES = {
     "normal": JitterProfile(8 * NS_PER_MS, 4 * NS_PER_MS, 250 * NS_PER_MS, 1 * NS_PER_MS, 1e-5),
     "robust": JitterProfile(60 * NS_PER_MS, 40 * NS_PER_MS, 500 * NS_PER_MS, 5 * NS_PER_MS, 1e-8),
 }
+FIXED_LOW_NS = 25 * NS_PER_MS
 FIXED_MAX_NS = 2_000 * NS_PER_MS
 
 
@@ -57,6 +58,13 @@ def profile_of(text: str) -> JitterProfile:
     if not text.endswith("ms") or not 0 < fixed <= FIXED_MAX_NS:
         raise ConfigError(f"latency {text!r}: use one of {', '.join(PROFILES)}, or milliseconds such as 30ms")
     return JitterProfile(fixed, fixed, fixed, 0, 1.0)
+
+
+def asked_of_daemon(latency: str) -> str:
+    """What to ask of the daemon's own part for a profile or a fixed latency; ConfigError where it is neither."""
+    if latency in PROFILES:
+        return latency
+    return "low" if profile_of(latency).start_ns < FIXED_LOW_NS else "normal"
 
 
 class JitterTarget:
@@ -86,6 +94,12 @@ class JitterTarget:
         self._age_s = 0.0
         self.moving = 0.0
         """How fast the margin moves until the next refresh, in ns a second."""
+
+    def change(self, profile: JitterProfile) -> None:
+        """Another profile from here on; what is known of the line is kept."""
+        self.profile = profile
+        self.margin_ns = min(max(self.margin_ns, float(profile.floor_ns)), float(profile.ceiling_ns))
+        self._age_s, self.moving = 0.0, 0.0
 
     def add(self, late_ns: float) -> None:
         """A packet came so much later than the best; those held up behind a late one do not count again."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from millrace.clock.jitter import asked_of_daemon
 from millrace.codec.settings import CODECS, CodecSettings, changed, parse_switch
 from millrace.daemon.guest import Guest
 from millrace.doors.peer.microphone import MicrophoneStream
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
-from millrace.outlets.peer import LATENCY_ASKS_NS, PeerOutlet, Write
+from millrace.outlets.peer import PeerOutlet, Write
 from millrace.rights.model import OWNER, Holder, Right
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
@@ -66,6 +67,8 @@ class ListenerSession:
         self._loss_mark: tuple[int, int | None] = (0, None)
         self.microphone: MicrophoneStream | None = None
         self.may_speak = True
+        self.latency = "normal"
+        """The profile, or the fixed latency, that the listener keeps."""
         self._offered = False
         self._told: tuple[bool, bool] | None = None
 
@@ -168,13 +171,12 @@ class ListenerSession:
     def _greet(self, hello: Hello) -> None:
         if hello.version != VERSION:
             raise RemoteProtocolError(f"peer protocol version {hello.version}; this daemon speaks {VERSION}")
-        if hello.latency not in LATENCY_ASKS_NS:
-            raise RemoteProtocolError(f"latency {hello.latency!r} is not one of {', '.join(LATENCY_ASKS_NS)}")
+
         outlet = self.outlet
         outlet.name = hello.name[:_NAME_MAX] or self.address
-        outlet.latency = hello.latency
+        outlet.latency, self.latency = self._asked(hello.latency), hello.latency
         outlet.codecs = tuple(c for c in hello.codecs if c in CODECS)
-        base = CodecSettings(application="lowdelay" if hello.latency == "low" else "audio")
+        base = CodecSettings(application="lowdelay" if outlet.latency == "low" else "audio")
         outlet.settings = self._agreed(self._parsed(base, hello.settings))
         sink = self._find_sink(hello.sink)
         self.wire.send(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
@@ -214,6 +216,13 @@ class ListenerSession:
             self.wire.send(Microphone(*state))
             self.drain()
 
+    @staticmethod
+    def _asked(latency: str) -> str:
+        try:
+            return asked_of_daemon(latency)
+        except ConfigError as error:
+            raise RemoteProtocolError(str(error)) from None
+
     def _parsed(self, base: CodecSettings, asked: dict[str, str]) -> CodecSettings:
         try:
             return changed(base, asked)
@@ -245,20 +254,25 @@ class ListenerSession:
     def configure(self, changes: dict[str, str]) -> CodecSettings:
         """Change settings while it plays; ConfigError says what is wrong."""
         rest = dict(changes)
-        spoken = rest.pop("mic", None)
+        spoken, latency = rest.pop("mic", None), rest.pop("latency", None)
+        asked = asked_of_daemon(latency) if latency is not None else self.outlet.latency
         settings = self._agreed(changed(self.outlet.settings, rest))
         if spoken is not None:
             if parse_switch("mic", spoken) and not self._has_voice:
                 raise ConfigError(f"mic: {self.holder.key} has no right to speak in guest {self.guest.name}")
             self.may_speak = parse_switch("mic", spoken)
             self.update_microphone()
+        if latency is not None:
+            self.latency, self.outlet.latency = latency, asked
         self.guest.outlets.configure(self.outlet, settings)
+        if self.outlet.group is not None:
+            self.outlet.group.update_latency()
         self.wire.send(Configured(self._shown()))
         self.drain()
         return settings
 
     def _shown(self) -> dict[str, Any]:
-        shown = self.outlet.settings.as_dict()
+        shown = self.outlet.settings.as_dict() | {"latency": self.latency}
         if self._codec_reason:
             shown["reason"] = self._codec_reason
         return shown

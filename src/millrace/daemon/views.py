@@ -27,7 +27,8 @@ def sink_view(guest: Guest, sink: Sink) -> View:
     return {
         "id": sink.key, "name": sink.name, "description": sink.description, "state": sink.state.value,
         "default": guest.graph.default is sink, "channels": len(sink.positions), "rate": guest.graph.rate,
-        "peak": round(sink.level, 4), "linked_to": [link.target.key for link in sink.links], **_volume(sink),
+        "peak": round(sink.level, 4), "rms": round(sink.rms, 4),
+        "linked_to": [link.target.key for link in sink.links], **_volume(sink),
     }  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def listener_view(session: ListenerSession) -> View:
     return {
         "id": outlet.key, "name": outlet.name, "address": session.address,
         "by": session.holder.key, "sink": group.sink.key if group else None,
-        "settings": outlet.settings.as_dict(), "latency_profile": outlet.latency,
+        "settings": outlet.settings.as_dict(), "latency_profile": session.latency,
         "microphone": microphone_view(session), "bitrate": session.bitrate(),
         "latency_ms": round(report.latency_ns / 1e6, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
         "ledger_ms": {name: round(ns / 1e6, 2) for name, ns in report.ledger.items()},

@@ -25,7 +25,7 @@ def run_cycle(plan: Plan, position: Frames, frames: Frames) -> None:
         block = run.buffer[:frames]
         silent = not _mix(run, block, position)
         level = 0.0 if silent else _finish(run, block)
-        run.sink.level = level
+        run.sink.level, run.sink.latest = level, block
         for tap in run.taps:
             if tap.matrix is None:
                 tap.tap.consumer.consume(block, position, level)

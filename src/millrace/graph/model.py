@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+import numpy as np
+
 from millrace.dsp.channels import Matrix
 from millrace.dsp.convert import Samples
 from millrace.errors import GraphError
@@ -196,6 +198,9 @@ class Sink(Levelled):
     links: list[Link] = field(default_factory=list)
     taps: list[Tap] = field(default_factory=list)
     level: float = 0.0
+    """Peak of the last cycle that was metered, linear."""
+    latest: Samples | None = None
+    """What that cycle gave: looked at by whoever wants to know more of it."""
     suspended: bool = False
     outlet_latency_ns: HostNs = 0
     capture: bool = False
@@ -204,6 +209,13 @@ class Sink(Levelled):
     def kind(self) -> str:  # type: ignore[override]
         """What users call it."""
         return "source" if self.capture else "sink"
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of the last cycle that was metered, of the loudest channel, linear."""
+        if self.level == 0.0 or self.latest is None:
+            return 0.0
+        return float(np.sqrt(np.square(self.latest).mean(axis=0).max()))
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const HISTORY = 240, RIGHTS_EVERY = 5, LOOK_EVERY_MS = 500;
 let looks = 0, looked = 0;
 let state = { guests: [] }, chosen = "", player = null, incidents = [];
-const history = { latency: [], ppm: [], margin: [] };
+const history = { latency: [], margin: [], spread: [], ppm: [], faults: [] };
 globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
 
 /** An element with attributes (functions become listeners) and children. */
@@ -103,7 +103,9 @@ function levelled(node, one) {
   const move = stream && one.sinks.length > 1
     ? el("select", { "aria-label": `Sink of ${label}`, change: (event) => act(() => api("POST", "/move", { target: node.id, to: event.target.value, guest: chosen })) },
       ...one.sinks.map((sink) => el("option", { value: sink.id, selected: sink.id === node.sink }, sink.name))) : null;
-  const level = stream ? null : el("meter", { min: -60, max: 0, high: -6, value: decibels(node.peak), "aria-label": `Level of ${label}, dB` });
+  const level = stream ? null : el("div", { class: "level" },
+    el("meter", { min: -60, max: 0, high: -6, value: decibels(node.rms), "aria-label": `Level of ${label}, RMS, dB` }),
+    el("span", { class: "soft" }, levels(node.peak, node.rms)));
   const facts = [node.state, node.format && `${node.format} ${node.rate} Hz`, node.underruns && `${node.underruns} underruns`,
     node.drift_ppm != null && `${node.drift_ppm} ppm`, node.ducked_db && `${node.ducked_db} dB, ducked`].filter(Boolean).join(", ");
   return el("div", { class: "thing" }, el("b", {}, label), el("span", { class: "soft" }, ` ${node.id}, ${facts}`),
@@ -114,11 +116,16 @@ function listener(one) {
   const s = one.settings, faults = ["underruns", "lost", "skipped", "dropped_packets"].filter((key) => one[key]).map((key) => `${one[key]} ${key.replace("_", " ")}`);
   const rate = el("input", { type: "range", min: 16, max: 256, step: 8, value: s.bitrate / 1000, "aria-label": `Bitrate of ${one.name}, kb/s`,
     change: (event) => set(one.id, { bitrate: `${event.target.value}k` }) });
+  const choice = (what, options, current, name) => el("select", { "aria-label": `${what} of ${one.name}`, change: (event) => set(one.id, { [name]: event.target.value }) },
+    ...(options.includes(current) ? options : [current, ...options]).map((text) => el("option", { selected: text === current }, text)));
+  const frame = choice("Frame", ["auto", "5ms", "10ms", "20ms", "40ms"], s.frame_us ? `${s.frame_us / 1000}ms` : "auto", "frame");
+  const latency = choice("Latency", ["low", "normal", "robust"], one.latency_profile, "latency");
+  const codec = choice("Codec", ["opus", "s16", "f32"], s.codec, "codec");
   return el("div", { class: "thing" }, el("b", {}, one.name), el("span", { class: "soft" }, ` ${one.id}, ${one.output || "file"}`),
     el("div", {}, `${s.codec}, ${(one.bitrate / 1000).toFixed(0)} kb/s sent, latency ${one.latency_ms} ms`
       + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm.toFixed(1)} ppm` : "")),
     faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
-    s.codec === "opus" ? el("div", { class: "row" }, rate, el("span", {}, `${s.bitrate / 1000} kb/s`)) : null);
+    el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), codec, frame, latency));
 }
 
 function incident(one) {
@@ -169,6 +176,7 @@ async function drawRights() {
 
 // -- listening ----------------------------------------------------------------------------------
 
+const levels = (peak, rms) => `peak ${decibels(peak).toFixed(0)} dB, RMS ${decibels(rms).toFixed(0)} dB`;
 const decibels = (peak) => Math.max(-60, peak > 0 ? 20 * Math.log10(peak) : -60);
 
 function quality() {
@@ -183,7 +191,8 @@ async function toggle() {
     return;
   }
   player = new Listener(`${location.origin.replace("http", "ws")}/${chosen}`, {
-    name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked, on: heard,
+    name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
+    wasm: new URLSearchParams(location.search).get("decoder") === "wasm", on: heard,
   });
   $("listen").textContent = "Stop";
   $("listen").setAttribute("aria-pressed", "true");
@@ -202,25 +211,32 @@ function heard(what, detail) {
   if (what === "joined") $("heard").textContent = `Hearing ${detail.guest}, sink ${detail.sink}.`;
   else if (what === "microphone") say({ on: "something in the guest hears your microphone", ready: "nobody hears your microphone", forbidden: "this guest takes no microphone" }[detail]);
   else if (what === "ended") { player = null; stopped(detail); }
-  else if (what !== "settings") $("heard").textContent = detail;
+  else if (what === "settings") { if (detail.latency) $("latency").value = detail.latency; }
+  else $("heard").textContent = detail;
 }
 
-let bytesBefore = [0, 0];
+let bytesBefore = [0, 0], faultsBefore = 0;
 function figures(s) {
-  $("left").value = decibels(s.peak[0]);
-  $("right").value = decibels(s.peak[1]);
+  for (const [side, name] of ["left", "right"].entries()) {
+    $(name).value = decibels(s.rms[side]);
+    $(`${name}-shown`).textContent = levels(s.peak[side], s.rms[side]);
+  }
   const ms = (ns) => (ns === null ? "…" : `${(ns / 1e6).toFixed(1)} ms`), now = performance.now();
   const rate = (s.bytes - bytesBefore[0]) * 8 / Math.max(1, now - bytesBefore[1]);
   bytesBefore = [s.bytes, now];
   const rows = { Latency: ms(s.latency), Margin: ms(s.margin), "Off target": ms(s.late), Queued: ms(s.fill),
     Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "being learnt", Line: `${rate.toFixed(0)} kb/s`,
-    "Round trip": ms(s.rtt), Underruns: s.underruns, Bridged: s.carried - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
+    "Round trip": ms(s.rtt), Jitter: ms(s.spread), Underruns: s.underruns, Lost: s.lost, Bridged: s.carried - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
   $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
-  for (const [key, value] of Object.entries({ latency: s.latency, ppm: s.locked ? s.ppm : null, margin: s.margin })) {
-    if (value !== null) history[key].push(key === "ppm" ? value : value / 1e6);
+  const faults = s.carried + s.lost, scaled = (ns) => (ns === null ? null : ns / 1e6);
+  const point = { latency: scaled(s.latency), margin: scaled(s.margin), spread: scaled(s.spread), ppm: s.locked ? s.ppm : null, faults: faults - Math.min(faultsBefore, faults) };
+  faultsBefore = faults;
+  for (const [key, value] of Object.entries(point)) {
+    if (value !== null) history[key].push(value);
     if (history[key].length > HISTORY) history[key].shift();
   }
-  $("plots").replaceChildren(plot("Latency, ms", history.latency), plot("Margin, ms", history.margin), plot("Drift, ppm", history.ppm));
+  $("plots").replaceChildren(plot("Latency, ms", history.latency), plot("Margin, ms", history.margin), plot("Jitter, ms", history.spread),
+    plot("Drift, ppm", history.ppm), plot("Bridged, underruns and lost, each", history.faults));
 }
 
 function plot(title, values) {
@@ -239,7 +255,7 @@ $("bitrate").addEventListener("input", () => { $("bitrate-shown").textContent = 
 if (!("AudioEncoder" in globalThis) || !navigator.mediaDevices) $("microphone").disabled = true;
 $("microphone").addEventListener("change", () => { if (player) { toggle(); toggle(); } });
 for (const id of ["bitrate", "codec", "frame"]) $(id).addEventListener("change", () => player?.set(id === "frame" ? { frame: $("frame").value } : quality()));
-$("latency").addEventListener("change", () => { if (player) { toggle(); toggle(); } });
+$("latency").addEventListener("change", () => player?.set({ latency: $("latency").value }));
 $("login").addEventListener("submit", async (event) => {
   event.preventDefault();
   const answer = await fetch("/session", { method: "POST", headers: { Authorization: `Bearer ${$("token").value}` } });

@@ -133,6 +133,12 @@ export const PROFILES = {
   low: profile(3, 1, 60, 0.5, 1e-3), normal: profile(8, 4, 250, 1, 1e-5), robust: profile(60, 40, 500, 5, 1e-8),
 };
 
+/** A profile by name, or a fixed latency such as 30ms. */
+export function profileOf(name) {
+  const fixed = parseFloat(name);
+  return PROFILES[name] ?? (fixed > 0 ? profile(fixed, fixed, fixed, 0, 1) : PROFILES.normal);
+}
+
 /** The margin behind the best: grows at once, shrinks slowly. See clock/jitter.py. */
 export class JitterTarget {
   constructor(chosen) {
@@ -141,6 +147,12 @@ export class JitterTarget {
     this.counts = new Float64Array(BINS); this.recent = new Float64Array(BINS);
     this.peak = this.second = 0;
     this.growing = false; this.age = 0; this.moving = 0;
+  }
+  /** Another profile from here on; what is known of the line is kept. */
+  change(chosen) {
+    this.profile = chosen;
+    this.margin = Math.min(Math.max(this.margin, chosen.floor), chosen.ceiling);
+    this.age = this.moving = 0;
   }
   add(late) {
     this.recent[Math.min(BINS - 1, Math.max(0, Math.trunc(late / BIN)))]++;

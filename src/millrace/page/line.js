@@ -1,21 +1,59 @@
 // The line to the daemon, in a Worker: what a busy page does must not make packets look late. It speaks the same protocol as the
 // command line's listener (docs/peer-protocol.md), decodes, and hands sound to the worklet by a port of their own.
-import { NS_PER_S, OffsetFilter } from "./clock.js";
+import { Blame } from "./blame.js";
+import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
 
 const HEADER_BYTES = 24, MEDIA = 1, MEDIA_FOLLOWS = 2, PING_MS = 2000, REPORT_MS = 500, AGAIN_MS = [100, 200, 400, 500];
+const PULSE_MS = 50, UNSURE = NS_PER_S, STOOD = 250 * NS_PER_MS, STATS = 250 * NS_PER_MS;
 let origin = 0;
 const nowNs = () => (performance.now() + performance.timeOrigin - origin) * 1e6;
 
-/** What this browser can play: Opus where it has WebCodecs, else the daemon sends PCM. */
-async function codecs() {
-  if (!("AudioDecoder" in globalThis)) return ["s16", "f32"];
-  const { supported } = await AudioDecoder.isConfigSupported({ codec: "opus", sampleRate: 48000, numberOfChannels: 2 });
-  return supported ? ["opus", "s16", "f32"] : ["s16", "f32"];
+/** Whether this browser decodes Opus by itself (WebCodecs). */
+async function hasOpus() {
+  if (!("AudioDecoder" in globalThis)) return false;
+  return (await AudioDecoder.isConfigSupported({ codec: "opus", sampleRate: 48000, numberOfChannels: 2 })).supported;
+}
+
+/** libopus in WebAssembly, loaded where the browser has no Opus of its own; false where that can't be either. */
+async function loadedOpus() {
+  if (!("WebAssembly" in globalThis)) return false;
+  try { await import("./opus-decoder.min.js"); } catch { return false; }
+  return "opus-decoder" in globalThis;
+}
+
+/** A decoder of WebCodecs, or one in WebAssembly with the same few methods; `put` takes its planes. */
+async function opusDecoder(format, own, put) {
+  const fail = (error) => on("refused", String(error)), channels = format.positions.length;
+  if (own) {
+    const made = new AudioDecoder({ output: (data) => put(planesOf(data)), error: fail });
+    made.configure({ codec: "opus", sampleRate: format.rate, numberOfChannels: channels });
+    return {
+      decode: (payload, position) => made.decode(new EncodedAudioChunk({ type: "key", timestamp: position * 1e6 / format.rate, data: payload })),
+      flush: () => made.flush(), close: () => { if (made.state !== "closed") made.close(); },
+    };
+  }
+  const made = new globalThis["opus-decoder"].OpusDecoder({
+    channels, streamCount: format.streams, coupledStreamCount: format.coupled, preSkip: 0, sampleRate: format.rate,
+    channelMappingTable: format.mapping.length ? format.mapping : channels > 1 ? [0, 1] : [0],
+  });
+  await made.ready;
+  return { decode: (payload) => put(made.decodeFrame(payload).channelData), flush: async () => {}, close: () => made.free() };
+}
+
+function planesOf(data) {
+  const planes = Array.from({ length: data.numberOfChannels }, (_, planeIndex) => {
+    const plane = new Float32Array(data.numberOfFrames);
+    data.copyTo(plane, { planeIndex, format: "f32-planar" });
+    return plane;
+  });
+  data.close();
+  return planes;
 }
 
 class Line {
-  constructor({ url, hello, port, voice }) {
-    Object.assign(this, { url, hello, port });
+  constructor({ url, hello, port, voice, wasm }) {
+    Object.assign(this, { url, hello, port, wasm });
+    this.blame = new Blame(PULSE_MS * NS_PER_MS); this.holes = []; this.lost = this.unclaimed = 0;
     if (voice) this.voice = new Voice(voice, (message) => this.send(message), (packet) => this.packet(packet));
     this.clock = new OffsetFilter();
     this.tries = 0; this.bytes = 0; this.welcome = null; this.first = null; this.stats = null; this.device = 0;
@@ -23,7 +61,9 @@ class Line {
   }
 
   async begin() {
-    this.hello.codecs = await codecs();
+    this.own = !this.wasm && await hasOpus();
+    this.hello.codecs = [...(this.own || await loadedOpus() ? ["opus"] : []), "s16", "f32"];
+    setInterval(() => this.pulse(), PULSE_MS);
     setInterval(() => this.send({ type: "ping", t: Math.round(nowNs()) }), PING_MS);
     setInterval(() => this.report(), REPORT_MS);
     this.connect();
@@ -34,11 +74,12 @@ class Line {
     line.binaryType = "arraybuffer";
     line.onopen = () => { this.send(this.hello); this.send({ type: "ping", t: Math.round(nowNs()) }); };
     line.onmessage = ({ data }) => (typeof data === "string" ? this.control(JSON.parse(data)) : this.media(data));
-    line.onclose = () => this.lost();
+    line.onclose = () => this.broken();
   }
 
-  lost() {
+  broken() {
     this.voice?.speak(false);
+    this.blame.silence();
     this.port.postMessage({ what: "silence" });
     const wait = this.tries < AGAIN_MS.length ? AGAIN_MS[this.tries] : this.tries > 120 ? 5000 : 500;
     if (!this.tries++) on("lost", "The connection broke off; trying again.");
@@ -56,7 +97,8 @@ class Line {
 
   /** Change quality while it plays. */
   set({ settings }) {
-    Object.assign(this.hello.settings, settings);
+    const { latency, ...rest } = settings;
+    Object.assign(this.hello.settings, rest);
     this.send({ type: "set", settings });
   }
 
@@ -79,24 +121,26 @@ class Line {
     else if (message.type === "microphone") {
       this.voice?.speak(message.allowed && message.wanted);
       on("microphone", !message.allowed ? "forbidden" : message.wanted ? "on" : "ready");
-    } else if (message.type === "settings") on("settings", message.settings);
-    else if (message.type === "silence") this.flushed(() => this.port.postMessage({ what: "silence" }));
+    } else if (message.type === "settings") {
+      const { latency } = message.settings;
+      if (latency && latency !== this.hello.latency) { this.hello.latency = latency; this.port.postMessage({ what: "profile", name: latency }); }
+      on("settings", message.settings);
+    } else if (message.type === "silence") { this.blame.silence(); this.flushed(() => this.port.postMessage({ what: "silence" })); }
     else if (message.type === "error") on("refused", message.message);
     else if (message.type === "bye" && !message.again) { on("ended", message.reason); this.stop(); }
   }
 
-  format(format) {
+  async format(format) {
     this.current = format;
     this.waiting = [];
-    this.expected = null;
-    if (this.decoder && this.decoder.state !== "closed") this.decoder.close();
+    this.blame.silence();
+    this.decoder?.close();
     this.decoder = null;
     const channels = format.positions.length, codec = format.lookahead * NS_PER_S / format.rate;
     this.port.postMessage({ what: "format", rate: format.rate, channels, codec });
-    if (format.codec === "opus") {
-      this.decoder = new AudioDecoder({ output: (data) => this.decoded(data), error: (error) => on("refused", String(error)) });
-      this.decoder.configure({ codec: "opus", sampleRate: format.rate, numberOfChannels: channels });
-    }
+    if (format.codec !== "opus") return;
+    const made = await opusDecoder(format, this.own, (planes) => this.decoded(planes));
+    if (this.current === format) this.decoder = made; else made.close();
   }
 
   media(buffer) {
@@ -106,20 +150,16 @@ class Line {
     const frames = view.getUint16(2, true), position = Number(view.getBigUint64(8, true)), hostNs = Number(view.getBigUint64(16, true));
     const length = frames * NS_PER_S / format.rate;
     this.port.postMessage({ what: "arrived", media: hostNs, length, now, follows: kind === MEDIA_FOLLOWS });
+    this.unclaimed += this.blame.arrived(now, length, view.getUint32(4, true));
     const media = hostNs - format.lookahead * NS_PER_S / format.rate, payload = new Uint8Array(buffer, HEADER_BYTES);
     this.bytes += buffer.byteLength;
-    if (!this.decoder) { this.block(media, pcm(format, payload)); return; }
+    if (format.codec !== "opus") { this.block(media, pcm(format, payload)); return; }
+    if (!this.decoder) return;
     this.waiting.push(media);
-    this.decoder.decode(new EncodedAudioChunk({ type: "key", timestamp: position * 1e6 / format.rate, data: payload }));
+    this.decoder.decode(payload, position);
   }
 
-  decoded(data) {
-    const planes = Array.from({ length: data.numberOfChannels }, (_, planeIndex) => {
-      const plane = new Float32Array(data.numberOfFrames);
-      data.copyTo(plane, { planeIndex, format: "f32-planar" });
-      return plane;
-    });
-    data.close();
+  decoded(planes) {
     const media = this.waiting.shift();
     if (media !== undefined) this.block(media, planes);
   }
@@ -131,15 +171,37 @@ class Line {
 
   /** After what is being decoded. */
   flushed(then) {
-    if (this.decoder?.state === "configured") this.decoder.flush().then(then, () => {});
+    if (this.decoder) this.decoder.flush().then(then, () => {});
     else then();
   }
 
-  /** The worklet tells how it fares. */
+  /** See whether this worker is let run, and tell the daemon whose fault the holes were. */
+  pulse() {
+    const now = nowNs(), { blame } = this;
+    if (blame.ticked(now) > STOOD && this.stats?.state === "playing") this.holes.push(now);
+    if (this.unclaimed) {
+      const verdict = blame.lost(now, this.unclaimed);
+      this.lost += this.unclaimed;
+      this.unclaimed = 0;
+      if (verdict) this.trouble(verdict);
+    }
+    while (this.holes.length && !(blame.unsure(now) && now - this.holes[0] < UNSURE)) this.trouble(blame.hole(this.holes.shift()));
+  }
+
+  trouble({ stage, cause, at, evidence }) {
+    const offset = this.clock.offset(nowNs());
+    this.send({ type: "trouble", what: "underrun", stage, cause, at_ns: offset === null ? 0 : Math.round(at + offset), evidence });
+  }
+
+  /** The worklet tells how it fares, and at once where the sound had a hole. */
   told(stats) {
+    if (stats.hole !== undefined) { this.holes = [...this.holes.slice(-15), nowNs()]; return; }
+    this.blame.pulled(nowNs(), STATS);
+    const jitter = this.blame.worst;
+    this.blame.worst = 0;
     const offset = this.clock.offset(nowNs(), stats.mediaRate), device = Math.max(0, stats.lag);
     const latency = offset === null || stats.age === null ? null : stats.age + offset + device;
-    this.stats = { ...stats, device, latency, offset, rtt: this.clock.rtt, bytes: this.bytes, first: this.first };
+    this.stats = { ...stats, device, latency, offset, spread: jitter, lost: this.lost, rtt: this.clock.rtt, bytes: this.bytes, first: this.first };
     on("stats", this.stats);
   }
 
@@ -148,7 +210,7 @@ class Line {
     if (!s || !this.welcome) return;
     const whole = (value) => Math.max(0, Math.round(value || 0)), network = (s.rtt ?? 0) / 2;
     this.send({
-      type: "report", latency_ns: whole(s.latency), fill_ns: whole(s.fill), underruns: s.underruns, lost: 0,
+      type: "report", latency_ns: whole(s.latency), fill_ns: whole(s.fill), underruns: s.underruns, lost: this.lost,
       skipped: Math.round(s.skipped + s.cut + s.overrun), output: "browser", target_ns: whole(s.margin), drift_ppm: s.ppm,
       locked: s.locked, bridged: s.carried - s.underruns,
       ledger: s.latency === null ? {} : {

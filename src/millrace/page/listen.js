@@ -5,8 +5,8 @@ const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6;
 
 /** Plays one guest. `on(what, detail)` hears of joined, settings, stats, lost, refused, ended. */
 export class Listener {
-  constructor(url, { name, latency, settings, microphone, on }) {
-    Object.assign(this, { url, name, latency, settings, microphone, on });
+  constructor(url, { name, latency, settings, microphone, wasm, on }) {
+    Object.assign(this, { url, name, latency, settings, microphone, wasm, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
   }
 
@@ -24,7 +24,7 @@ export class Listener {
     this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker could not be started");
     const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };
     const voice = this.microphone ? await this.capture() : null, ports = [channel.port2, ...(voice ? [voice] : [])];
-    this.worker.postMessage({ what: "begin", url: this.url, hello, port: channel.port2, voice, origin: performance.timeOrigin }, ports);
+    this.worker.postMessage({ what: "begin", url: this.url, hello, port: channel.port2, voice, wasm: this.wasm, origin: performance.timeOrigin }, ports);
     await this.context.resume();
     this.timer = setInterval(() => this.tick(), CLOCK_MS);
   }

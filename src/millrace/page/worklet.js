@@ -1,6 +1,6 @@
 // The real-time side: an AudioWorklet that pulls from the link. `performance` is not known here, so the main thread tells
 // what the audio clock showed at which of its times, and the line through that gives the time of every pull.
-import { NS_PER_S, PROFILES, Pace } from "./clock.js";
+import { NS_PER_S, Pace, profileOf } from "./clock.js";
 import { AdaptiveLink, LOOKAHEAD, PLAYING, QUIET, Voice } from "./link.js";
 
 const STATS_FRAMES = 12000;
@@ -8,8 +8,8 @@ const STATS_FRAMES = 12000;
 class Player extends AudioWorkletProcessor {
   constructor(options) {
     super();
-    this.pace = new Pace(sampleRate, PROFILES[options.processorOptions.profile]);
-    this.since = 0; this.peak = [0, 0];
+    this.pace = new Pace(sampleRate, profileOf(options.processorOptions.profile));
+    this.since = 0; this.peak = [0, 0]; this.squares = [0, 0]; this.holes = 0;
     this.format({ rate: sampleRate, channels: 2, codec: 0 });
     this.port.onmessage = ({ data }) => this[data.what](data);
   }
@@ -26,7 +26,7 @@ class Player extends AudioWorkletProcessor {
     this.link = new AdaptiveLink(rate, sampleRate, this.pace, this.voice);
     if (tally) this.link.tally = tally;
   }
-  profile({ name }) { this.pace.jitter.profile = PROFILES[name]; }
+  profile({ name }) { this.pace.jitter.change(profileOf(name)); }
   clock({ card, now, lag, period }) { this.pace.observed(card, now, lag, period); }
   arrived({ media, length, now, follows }) { this.pace.arrived(media, length, now, follows); }
   block({ media, planes }) {
@@ -47,8 +47,12 @@ class Player extends AudioWorkletProcessor {
     const now = pace.pullTime(card);
     if (pace.card.state !== "lost" && this.link.pull(frames, card, now)) {
       this.voice.read(out, this.link.lead, this.link.step);
-      for (let c = 0; c < 2; c++) for (const v of out[Math.min(c, out.length - 1)]) this.peak[c] = Math.max(this.peak[c], Math.abs(v));
+      for (let c = 0; c < 2; c++) {
+        for (const v of out[Math.min(c, out.length - 1)]) { this.peak[c] = Math.max(this.peak[c], Math.abs(v)); this.squares[c] += v * v; }
+      }
     }
+    const holes = this.link.tally.underruns + this.link.tally.carried;
+    if (holes !== this.holes) { this.holes = holes; this.line?.postMessage({ hole: holes }); }
     this.since += frames;
     if (this.since >= STATS_FRAMES) { this.since = 0; this.tell(now); }
     return true;
@@ -59,9 +63,9 @@ class Player extends AudioWorkletProcessor {
       state: link.state, now, age: link.state === PLAYING ? now - link.head : null, late: link.late, margin: pace.margin,
       jitter: pace.jitter.margin + pace.moved, pull: pace.pull, codec: pace.codec, fill: voice.fill * NS_PER_S / this.rate,
       ppm: (1 / pace.ratio - 1) * 1e6, locked: pace.locked, lag: pace.lag, mediaRate: pace.media.rate, path: pace.media.yAfter(now, now),
-      peak: this.peak, ...link.tally, overrun: voice.overrun,
+      peak: this.peak, rms: this.squares.map((sum) => Math.sqrt(sum / STATS_FRAMES)), ...link.tally, overrun: voice.overrun,
     });
-    this.peak = [0, 0];
+    this.peak = [0, 0]; this.squares = [0, 0];
   }
 }
 registerProcessor("millrace-player", Player);

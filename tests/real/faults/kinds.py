@@ -16,7 +16,7 @@ from pathlib import Path
 from millrace.wire.pulse.client import playback_fields
 from millrace.wire.pulse.constants import Command
 from millrace.wire.pulse.tagstruct import Spec
-from tests.real.conftest import need, wait_for
+from tests.real.conftest import need, need_root, wait_for
 from tests.real.faults import daemon as switches
 from tests.real.faults.scene import HERE, LiveSource, Scene, now_ns
 from tests.real.test_faults import greeted
@@ -53,6 +53,8 @@ def client_stopped(scene: Scene) -> int:
 def client_late(scene: Scene) -> int:
     command = ["pacat", "--raw", "--rate=48000", "--format=s16le", "--channels=2", "--latency-msec=120"]
     pacat = scene.bus.spawn(*command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    # What comes before pacat is there would wait in the pipe for ever.
+    wait_for(lambda: any(one["application"] == "pacat" for one in scene.guest()["streams"]), what="pacat is there")
     source = LiveSource(pacat.stdin)
     source.start()
     time.sleep(1.5)
@@ -134,6 +136,7 @@ def recorder_unread(scene: Scene) -> int:
 
 def starved(scene: Scene) -> int:
     """Something with real-time priority takes every processor."""
+    need_root()
     hogs = [
         subprocess.Popen([sys.executable, "-c", HOG, str(cpu), str(HOG_S)], stdout=subprocess.PIPE)
         for cpu in sorted(os.sched_getaffinity(0))

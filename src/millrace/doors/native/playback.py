@@ -121,11 +121,11 @@ class NativePlayback:
         self.ring.reader_waits = True
         self._notice("drained", "")
 
-    def end(self, why: str) -> None:
-        """Take the stream away, and say why."""
+    def end(self, why: str, since_ns: HostNs = 0) -> None:
+        """Take the stream away, and say why, and since when if not just now."""
         self.why = why
         if self.broken:
-            self.graph.troubled(self.node, "scribbled", 0)
+            self.graph.troubled(self.node, "scribbled", since_ns)
         self.graph.remove_stream(self.node)
 
     # -- the graph's side ------------------------------------------------------------------------
@@ -136,7 +136,8 @@ class NativePlayback:
 
     def _read(self, out: Samples) -> Frames:
         n = min(self.fill, len(out))
-        self._notice_writing()
+        if not self.broken:
+            self._notice_writing()
         if not n:
             return 0
         flat, at, width = out.reshape(-1), 0, out.shape[1]
@@ -155,10 +156,10 @@ class NativePlayback:
         return n
 
     def _notice_writing(self) -> None:
-        """When the client was last seen to have written, and first woken since."""
+        """When the client last wrote (where it was woken for that, just then), and was first woken since."""
         written, now = self.taken + self.fill, self.graph.now_ns
         if written != self._seen:
-            self._seen, self._wrote_ns, self._woken_ns = written, (self._looked_ns + now) // 2, 0
+            self._seen, self._wrote_ns, self._woken_ns = written, self._woken_ns or (self._looked_ns + now) // 2, 0
         self._looked_ns = now
 
     @property
@@ -170,7 +171,7 @@ class NativePlayback:
         """See `Feed.short`."""
         del frames
         if self.broken:
-            self.end("the ring's positions are impossible")
+            self.end("the ring's positions are impossible", (self._looked_ns + self.graph.now_ns) // 2)
             return
         if not played_out:
             return

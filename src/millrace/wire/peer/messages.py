@@ -26,7 +26,7 @@ HEADER_BYTES = _HEADER.size
 
 
 class Hello(msgspec.Struct, tag="hello", tag_field="type"):
-    """Listener's first message: what it can play and wants. `latency` is low, normal or robust.
+    """Listener's first message: what it can play and wants. `latency` is low, normal, robust, or fixed such as 30ms.
 
     With `microphone` it offers to be recorded; it sends when `Microphone` says that somebody does.
     """

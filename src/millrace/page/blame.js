@@ -1,0 +1,87 @@
+// Why the sound had a hole: see client/blame.py, of which this is the page's part. Times are in ns of this page's clock.
+import { NS_PER_MS } from "./clock.js";
+
+const LATE = 25 * NS_PER_MS, RECENT = 600 * NS_PER_MS, HEARD = 30 * NS_PER_MS, TIMELY = 10 * NS_PER_MS;
+const WRAP = 2 ** 32, MISSING_MAX = 1000, DRIFT_MAX = 1e-3, KEPT = 8;
+
+/** Remembers where something regular was late. */
+class Gaps {
+  constructor() { this.last = null; this.late = []; }
+  mark(now, due) {
+    const late = this.last === null ? 0 : now - this.last - due;
+    if (late > LATE) this.late = [...this.late.slice(1 - KEPT), { last: this.last, began: this.last + due, ended: now }];
+    this.last = now;
+    return late;
+  }
+  rest() { this.last = null; }
+  recent(now) {
+    const found = this.late.filter((span) => now - span.ended < RECENT);
+    return found.reduce((a, b) => (a === null || b.ended - b.began > a.ended - a.began ? b : a), null);
+  }
+  open(now, due) {
+    if (this.last === null || now - this.last - due < LATE) return null;
+    return { last: this.last, began: this.last + due, ended: now };
+  }
+}
+
+const ms = (ns) => Math.round(ns / NS_PER_MS * 10) / 10;
+const meet = (a, b) => b !== null && a.last < b.ended && b.last < a.ended;
+
+/** When what held all of these up began: after the last sign of life, and before the first that failed to come. */
+function began(...spans) {
+  const there = spans.filter((span) => span !== null);
+  return Math.floor((Math.max(...there.map((span) => span.last)) + Math.min(...there.map((span) => span.began))) / 2);
+}
+
+/** One listener's memory of the last moments. */
+export class Blame {
+  constructor(tick) {
+    this.tick = tick;
+    this.loop = new Gaps(); this.device = new Gaps(); this.line = new Gaps();
+    this.packet = 20 * NS_PER_MS; this.losses = []; this.next = null;
+    this.gap = 0; this.gapOpen = false; this.due = 0; this.timely = 0;
+    /** How late the latest of late has come since this was last set to 0: the jitter. */
+    this.worst = 0;
+  }
+  ticked(now) { return this.loop.mark(now, this.tick); }
+  pulled(now, period) { return this.device.mark(now, period); }
+  /** A packet of that length came; returns how many before it are missing so far. */
+  arrived(now, length, sequence) {
+    const missing = this.next === null ? 0 : (sequence - this.next + WRAP) % WRAP, lost = missing < MISSING_MAX ? missing : 0;
+    if (lost) { this.gap = now - missing * length; this.gapOpen = true; }
+    if (missing >= WRAP / 2) this.gapOpen = false;
+    else this.next = (sequence + 1) % WRAP;
+    this.packet = length;
+    this.line.mark(now, length);
+    this.due = this.due ? Math.min(now, this.due + length * (1 + DRIFT_MAX)) : now;
+    if (now - this.due < TIMELY) this.timely = now;
+    this.worst = Math.max(this.worst, now - this.due);
+    return lost;
+  }
+  silence() { this.line.rest(); this.due = 0; this.next = null; this.gapOpen = false; }
+  unsure(now) { return this.gapOpen || this.line.open(now, this.packet) !== null; }
+  /** So many packets are given up; a verdict where that is enough to be heard. */
+  lost(now, packets) {
+    this.gapOpen = false;
+    const since = now - this.gap < RECENT ? this.gap : now;
+    this.losses = [...this.losses.slice(-63), [since, packets]];
+    return packets * this.packet < HEARD ? null : { stage: "network", cause: "packets lost", at: since, evidence: { packets } };
+  }
+  /** Sound was missing at `now`: whose fault was that? */
+  hole(now) {
+    const loop = this.loop.recent(now), device = this.device.recent(now);
+    const line = this.line.open(now, this.packet) ?? this.line.recent(now);
+    if (loop !== null) {
+      const at = began(loop, meet(loop, device) ? device : null, meet(loop, line) ? line : null);
+      return { stage: "listener", cause: "not run", at, evidence: { late_ms: ms(loop.ended - loop.began), device_too: device === null ? 0 : 1 } };
+    }
+    if (device !== null) return { stage: "device", cause: "late", at: began(device), evidence: { late_ms: ms(device.ended - device.began) } };
+    const lost = this.losses.filter(([at]) => now - at < RECENT);
+    if (lost.length) {
+      const packets = lost.reduce((sum, [, count]) => sum + count, 0);
+      return { stage: "network", cause: "packets lost", at: lost[0][0], evidence: { packets } };
+    }
+    if (line !== null) return { stage: "network", cause: "stalled", at: began(line), evidence: { nothing_for_ms: ms(line.ended - line.began) } };
+    return { stage: "network", cause: "late", at: this.timely, evidence: { late_for_ms: ms(now - this.timely) } };
+  }
+}
