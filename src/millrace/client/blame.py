@@ -146,7 +146,7 @@ class Blame:
             self._next = (sequence + 1) % _WRAP
         self._packet_ns = length_ns
         self._line.mark(now_ns, length_ns)
-        self._pace.mark(now_ns, length_ns)
+        self._pace.mark(now_ns, length_ns * (1 + (missing if missing < MISSING_MAX else 0)))
 
     def unsure(self, now_ns: HostNs) -> bool:
         """Whether what comes next will tell if the line stalls, or packets were lost."""

@@ -53,7 +53,7 @@ export class Blame {
     else this.next = (sequence + 1) % WRAP;
     this.packet = length;
     this.line.mark(now, length);
-    this.due = this.due ? Math.min(now, this.due + length * (1 + DRIFT_MAX)) : now;
+    this.due = this.due ? Math.min(now, this.due + length * (1 + lost) * (1 + DRIFT_MAX)) : now;
     if (now - this.due < TIMELY) this.timely = now;
     this.worst = Math.max(this.worst, now - this.due);
     return lost;
