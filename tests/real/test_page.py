@@ -20,7 +20,7 @@ from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.sim.signals import sine
 
 from .browser import Page
-from .conftest import MILLRACE, Bus, need, wait_for, write_wav
+from .conftest import MILLRACE, Bus, need, sound_server, wait_for, write_wav
 from .firefox import Firefox
 from .test_clients import s16
 
@@ -131,7 +131,8 @@ def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(bus: 
 def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
     need("firefox-esr")
     playing(bus, tmp_path)
-    env = {name: value for name, value in bus.env.items() if name != "PULSE_SERVER"}
+    sound_server(bus, tmp_path / "server")
+    env = bus.env | {"PULSE_SERVER": f"unix:{tmp_path}/server/native"}
 
     async def main() -> None:
         async with Firefox(tmp_path / "profile", env) as page:

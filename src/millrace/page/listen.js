@@ -1,7 +1,7 @@
 // The browser as a listener: the audio context, its clock, and the worker that has the line.
 import { NS_PER_S } from "./clock.js";
 
-const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6;
+const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6, PERIOD_MIN = 128e9 / 48000, OPENED_S = 0.03;
 
 /** Plays one guest. `on(what, detail)` hears of joined, settings, stats, lost, refused, ended. */
 export class Listener {
@@ -61,13 +61,15 @@ export class Listener {
    * ahead of that the context pulls goes up and down by a period; it is measured for a while, and then kept unless it moves.
    */
   tick() {
+    // Firefox can hang in getOutputTimestamp while its device is still being opened.
+    if (this.context.currentTime < OPENED_S) return;
     const { contextTime, performanceTime } = this.context.getOutputTimestamp?.() ?? {}, now = performance.now() * 1e6;
     const known = contextTime > 0 && performanceTime > 0;
     const card = (known ? contextTime : this.context.currentTime) * NS_PER_S, heard = known ? performanceTime * 1e6 : now;
     this.lags.push(this.context.currentTime * NS_PER_S - card - (now - heard));
     if (this.lags.length >= LAGS) {
       const least = Math.min(...this.lags), most = Math.max(...this.lags);
-      if (Math.abs(least - this.lag) > LAG_MOVED || this.period === 0) { this.lag = least; this.period = Math.min(most - least, PERIOD_MAX); }
+      if (Math.abs(least - this.lag) > LAG_MOVED || this.period === 0) { this.lag = least; this.period = Math.max(PERIOD_MIN, Math.min(most - least, PERIOD_MAX)); }
       this.lags = [];
     }
     if (this.period) this.node.port.postMessage({ what: "clock", card, now: heard, lag: this.lag, period: this.period });

@@ -15,7 +15,7 @@ from typing import Any
 
 from millrace.sim.signals import sine
 from tests.real.clients import BOOT_SECTOR
-from tests.real.conftest import MILLRACE, Bus, need, wait_for, write_wav
+from tests.real.conftest import MILLRACE, Bus, need, sound_server, wait_for, write_wav
 from tests.real.test_clients import s16
 
 HERE = Path(__file__).parent
@@ -151,24 +151,12 @@ class Scene:
         )  # fmt: skip
 
     def _sound_server(self) -> tuple[str, bool]:
-        """A PulseAudio whose sink keeps time, and is kept from the long blocks of an idle one."""
-        need("pulseaudio")
+        """Where the listener plays, and whether that is new."""
         home = self.folder / "server"
-        home.mkdir(mode=0o700, exist_ok=True)
-        address = f"unix:{home}/native"
         fresh = "server" not in self.processes or self.server.poll() is not None
         if fresh:
-            (home / "native").unlink(missing_ok=True)
-        self._keep(
-            "server", "pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--realtime=no",
-            "--high-priority=no", "--use-pid-file=no",
-            "-L", f"module-native-protocol-unix socket={home}/native auth-anonymous=1", "-L", "module-null-sink",
-            HOME=str(home), XDG_RUNTIME_DIR=str(home),
-        )  # fmt: skip
-        if fresh:
-            wait_for((home / "native").exists, 10, "the sound server is there")
-        self._keep("waker", "pacat", "--raw", "--latency-msec=5", "/dev/zero", PULSE_SERVER=address)
-        return address, fresh
+            self.processes["server"], self.processes["waker"] = sound_server(self.bus, home)
+        return f"unix:{home}/native", fresh
 
     def calm(self) -> bool:
         """Whether somebody hears, at a latency that is near its target, and whatever else there is goes on."""
