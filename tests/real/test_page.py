@@ -387,6 +387,9 @@ def moments(seed: int) -> list[tuple[str, int, int]]:
             if now % every == 0 and held.get(what, 0) <= now:
                 sequence += what == "packet" and (1 if dice.random() > 0.02 else dice.randrange(2, 5))
                 out.append((what, at, sequence))
+                if what == "packet" and dice.random() < 0.1:
+                    sequence += 1
+                    out.append(("follows", at + 1000, sequence))
         if dice.random() < 0.02:
             out.append((dice.choice(["hole", "lost", "silence"]), at, dice.randrange(1, 4)))
     return out
@@ -403,6 +406,8 @@ def verdicts(trace: list[tuple[str, int, int]]) -> list[list[object]]:
             blame.pulled(at, 5_000_000)
         elif what == "packet":
             blame.arrived(at, 20_000_000, number)
+        elif what == "follows":
+            blame.arrived(at, 20_000_000, number, True)
         elif what == "silence":
             blame.silence()
         else:
@@ -419,6 +424,7 @@ BLAME = """import('/page/blame.js').then(({ Blame }) => {
     if (what === "tick") blame.ticked(at);
     else if (what === "pull") blame.pulled(at, 5e6);
     else if (what === "packet") blame.arrived(at, 20e6, number);
+    else if (what === "follows") blame.arrived(at, 20e6, number, true);
     else if (what === "silence") blame.silence();
     else found = what === "hole" ? blame.hole(at) : blame.lost(at, number);
     if (found) out.push([found.stage, found.cause, found.at, found.evidence, blame.unsure(at)]);

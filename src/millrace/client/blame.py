@@ -85,7 +85,7 @@ class _Pace:
         """When one last came in time."""
 
     def mark(self, now_ns: HostNs, length_ns: HostNs) -> None:
-        """A packet of that length came."""
+        """A packet came, so much sound after the one before."""
         self._due_ns = min(now_ns, self._due_ns + length_ns * (1 + DRIFT_MAX)) if self._due_ns else now_ns
         if now_ns - self._due_ns < TIMELY_NS:
             self.timely_ns = now_ns
@@ -108,6 +108,8 @@ class Blame:
         self._tick_ns = tick_ns
         self._loop, self._device, self._line = _Gaps(), _Gaps(), _Gaps()
         self._packet_ns: HostNs = 20 * NS_PER_MS
+        self._batch_ns: HostNs = 20 * NS_PER_MS
+        """How much sound came together the last time: so long nothing more is expected."""
         self._lost: deque[tuple[HostNs, int]] = deque(maxlen=64)
         self._next: int | None = None
         self._gap_ns: HostNs = 0
@@ -135,8 +137,8 @@ class Blame:
         """There is a device again."""
         self._back_ns = now_ns
 
-    def arrived(self, now_ns: HostNs, length_ns: HostNs, sequence: int) -> None:
-        """A packet of that length came."""
+    def arrived(self, now_ns: HostNs, length_ns: HostNs, sequence: int, follows: bool = False) -> None:
+        """A packet of that length came; one that `follows` was sent together with the one before."""
         missing = 0 if self._next is None else (sequence - self._next) % _WRAP
         if 0 < missing < MISSING_MAX:
             self._gap_ns, self._gap_open = now_ns - missing * length_ns, True
@@ -144,13 +146,16 @@ class Blame:
             self._gap_open = False
         else:
             self._next = (sequence + 1) % _WRAP
-        self._packet_ns = length_ns
-        self._line.mark(now_ns, length_ns)
-        self._pace.mark(now_ns, length_ns * (1 + (missing if missing < MISSING_MAX else 0)))
+        if follows:
+            self._batch_ns += length_ns
+            return
+        self._line.mark(now_ns, self._batch_ns)
+        self._pace.mark(now_ns, self._batch_ns + (missing * length_ns if missing < MISSING_MAX else 0))
+        self._packet_ns = self._batch_ns = length_ns
 
     def unsure(self, now_ns: HostNs) -> bool:
         """Whether what comes next will tell if the line stalls, or packets were lost."""
-        return self._gap_open or self._line.open(now_ns, self._packet_ns) is not None
+        return self._gap_open or self._line.open(now_ns, self._batch_ns) is not None
 
     def lost(self, now_ns: HostNs, packets: int) -> Verdict | None:
         """So many packets are given up; a verdict where that is enough to be heard."""
@@ -172,7 +177,7 @@ class Blame:
         if self._gone_ns and (not self._back_ns or now_ns - self._back_ns < RECENT_NS):
             return Verdict("device", "lost", self._gone_ns, {})
         loop, device = self._loop.recent(now_ns), self._device.recent(now_ns)
-        line = self._line.open(now_ns, self._packet_ns) or self._line.recent(now_ns)
+        line = self._line.open(now_ns, self._batch_ns) or self._line.recent(now_ns)
         if loop is not None:
             both = device is not None
             at = began(loop, device if _meet(loop, device) else None, line if _meet(loop, line) else None)

@@ -274,7 +274,8 @@ class Listener:
             with self._lock:
                 if self._playout is not None:
                     self._playout.push(event, now)
-                    self._complaints.blame.arrived(now, event.frames * NS_PER_S // self._playout.rate, event.sequence)
+                    length_ns = event.frames * NS_PER_S // self._playout.rate
+                    self._complaints.blame.arrived(now, length_ns, event.sequence, event.follows)
                 elif self._file is not None:
                     self._file.push(event)
         elif isinstance(event, FormatChanged):

@@ -176,7 +176,7 @@ async function drawRights() {
 
 // -- listening ----------------------------------------------------------------------------------
 
-const levels = (peak, rms) => `peak ${decibels(peak).toFixed(0)} dB, RMS ${decibels(rms).toFixed(0)} dB`;
+const levels = (peak, rms) => peak <= 0 ? "silent" : `peak ${decibels(peak).toFixed(0)} dB, RMS ${decibels(rms).toFixed(0)} dB`;
 const decibels = (peak) => Math.max(-60, peak > 0 ? 20 * Math.log10(peak) : -60);
 
 function quality() {

@@ -38,28 +38,29 @@ export class Blame {
   constructor(tick) {
     this.tick = tick;
     this.loop = new Gaps(); this.device = new Gaps(); this.line = new Gaps();
-    this.packet = 20 * NS_PER_MS; this.losses = []; this.next = null;
+    this.packet = this.batch = 20 * NS_PER_MS; this.losses = []; this.next = null;
     this.gap = 0; this.gapOpen = false; this.due = 0; this.timely = 0;
     /** How late the latest of late has come since this was last set to 0: the jitter. */
     this.worst = 0;
   }
   ticked(now) { return this.loop.mark(now, this.tick); }
   pulled(now, period) { return this.device.mark(now, period); }
-  /** A packet of that length came; returns how many before it are missing so far. */
-  arrived(now, length, sequence) {
+  /** A packet of that length came, one that `follows` with the one before; returns how many before it are missing so far. */
+  arrived(now, length, sequence, follows = false) {
     const missing = this.next === null ? 0 : (sequence - this.next + WRAP) % WRAP, lost = missing < MISSING_MAX ? missing : 0;
     if (lost) { this.gap = now - missing * length; this.gapOpen = true; }
     if (missing >= WRAP / 2) this.gapOpen = false;
     else this.next = (sequence + 1) % WRAP;
-    this.packet = length;
-    this.line.mark(now, length);
-    this.due = this.due ? Math.min(now, this.due + length * (1 + lost) * (1 + DRIFT_MAX)) : now;
+    if (follows) { this.batch += length; return lost; }
+    this.line.mark(now, this.batch);
+    this.due = this.due ? Math.min(now, this.due + (this.batch + lost * length) * (1 + DRIFT_MAX)) : now;
+    this.packet = this.batch = length;
     if (now - this.due < TIMELY) this.timely = now;
     this.worst = Math.max(this.worst, now - this.due);
     return lost;
   }
   silence() { this.line.rest(); this.due = 0; this.next = null; this.gapOpen = false; }
-  unsure(now) { return this.gapOpen || this.line.open(now, this.packet) !== null; }
+  unsure(now) { return this.gapOpen || this.line.open(now, this.batch) !== null; }
   /** So many packets are given up; a verdict where that is enough to be heard. */
   lost(now, packets) {
     this.gapOpen = false;
@@ -70,7 +71,7 @@ export class Blame {
   /** Sound was missing at `now`: whose fault was that? */
   hole(now) {
     const loop = this.loop.recent(now), device = this.device.recent(now);
-    const line = this.line.open(now, this.packet) ?? this.line.recent(now);
+    const line = this.line.open(now, this.batch) ?? this.line.recent(now);
     if (loop !== null) {
       const at = began(loop, meet(loop, device) ? device : null, meet(loop, line) ? line : null);
       return { stage: "listener", cause: "not run", at, evidence: { late_ms: ms(loop.ended - loop.began), device_too: device === null ? 0 : 1 } };

@@ -150,7 +150,7 @@ class Line {
     const frames = view.getUint16(2, true), position = Number(view.getBigUint64(8, true)), hostNs = Number(view.getBigUint64(16, true));
     const length = frames * NS_PER_S / format.rate;
     this.port.postMessage({ what: "arrived", media: hostNs, length, now, follows: kind === MEDIA_FOLLOWS });
-    this.unclaimed += this.blame.arrived(now, length, view.getUint32(4, true));
+    this.unclaimed += this.blame.arrived(now, length, view.getUint32(4, true), kind === MEDIA_FOLLOWS);
     const media = hostNs - format.lookahead * NS_PER_S / format.rate, payload = new Uint8Array(buffer, HEADER_BYTES);
     this.bytes += buffer.byteLength;
     if (format.codec !== "opus") { this.block(media, pcm(format, payload)); return; }

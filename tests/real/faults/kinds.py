@@ -51,7 +51,9 @@ def client_stopped(scene: Scene) -> int:
 
 
 def client_late(scene: Scene) -> int:
-    command = ["pacat", "--raw", "--rate=48000", "--format=s16le", "--channels=2", "--latency-msec=120"]
+    # Asked for in small pieces, so that what has come is written and does not wait in the pipe.
+    sound = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
+    command = ["pacat", *sound, "--latency-msec=120", "--process-time-msec=5"]
     pacat = scene.bus.spawn(*command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     # What comes before pacat is there would wait in the pipe for ever.
     wait_for(lambda: any(one["application"] == "pacat" for one in scene.guest()["streams"]), what="pacat is there")
