@@ -98,6 +98,8 @@ class Line:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
+        self.down.remove(down)
+        self.up.remove(up)
         near_out.close()
         far_out.close()
 
@@ -111,7 +113,7 @@ class Line:
                 way.thin_until = now + float(words[1])
             elif words[0] == "drop":
                 way.to_drop, way.dropped = int(words[1]), asyncio.get_running_loop().create_future()
-        waited = [way.dropped for way in self.down if way.to_drop and way.dropped is not None]
+        waited = [way.dropped for way in self.down if words[0] == "drop" and way.dropped is not None]
         if waited:
             done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             return min(one.result() for one in done)
