@@ -150,7 +150,7 @@ def test_a_machine_paused_for_10_seconds_is_back_at_once_and_at_its_latency() ->
     positions = np.concatenate(
         [p + np.flatnonzero(b.any(axis=1)) for p, b in zip(machine.heard.positions, machine.heard.blocks, strict=True)]
     )
-    first_back = positions[positions * NS_PER_S // 48_000 > before - NS_PER_S][0]
+    first_back = positions[positions > (before - NS_PER_S) * 48_000 // NS_PER_S][0]
     assert frames_to_ns(int(first_back), 48_000) - before < 60 * NS_PER_MS
     voice = next(iter(machine.door.outs.values())).stream
     assert voice.latency_ns < 25 * NS_PER_MS

@@ -7,6 +7,7 @@ import pytest
 
 from millrace.dsp.convert import Samples
 from millrace.errors import GraphError
+from millrace.graph.lanes import LanePool
 from millrace.graph.model import NodeState, Stream
 from millrace.sim.rig import START_NS, Rig
 from millrace.sim.signals import sine
@@ -245,3 +246,14 @@ def test_a_deadline_is_never_before_the_position_it_is_for() -> None:
         rig.run(0.01)
         deadline = rig.graph.next_timeout()
         assert deadline is not None and deadline * rate // 1_000_000_000 >= rig.graph.position
+
+
+def test_what_was_taken_from_a_client_is_kept_however_long_the_host_has_been_up() -> None:
+    """Ten years: work that grew with the clock would not end."""
+    pool, long = LanePool(default_map(2), 1 << 15), 10 * 365 * 24 * 3600 * 48_000
+    stream = Stream(1, "one", default_map(2), {})
+    ramp = np.repeat(np.arange(20_000, dtype=np.float32)[:, None], 2, axis=1)
+    stream.stash = ramp
+    pool.add(stream, long)
+    pool.remove(stream, long + 500, keep=True)
+    assert stream.stash is not None and np.array_equal(stream.stash, ramp[500:])

@@ -126,5 +126,6 @@ class LanePool:
 
     def _read(self, lane: int, position: Frames, frames: Frames) -> Samples:
         row = self.data[lane].reshape(self.capacity, self.channels)
-        block: Samples = row.take(range(position, position + frames), axis=0, mode="wrap")
-        return block
+        at = position % self.capacity
+        # take(mode="wrap") would go round the ring as often as the position has since the host was started.
+        return np.concatenate((row[at : at + frames], row[: max(0, at + frames - self.capacity)]))

@@ -21,7 +21,8 @@ from millrace.wire.pulse.client import Failed, Notice, PulseClientSession, Reply
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
 from millrace.wire.pulse.tagstruct import Spec
 
-START_NS = 1_000 * NS_PER_S
+START_NS: HostNs = 400 * 24 * 3600 * NS_PER_S
+"""A host that has been up for long: what takes longer, or gets less exact, with its clock would be seen."""
 
 
 class Capture:
