@@ -51,6 +51,7 @@ def run(
     """
     import json
 
+    from millrace.cli.progress import progress
     from millrace.lab.report import header, lost_rows, policies, row
     from millrace.lab.scenario import matrix, named
 
@@ -61,9 +62,12 @@ def run(
     if not as_json:
         typer.echo(header())
     outcomes = []
-    for outcome in _outcomes(work, jobs):
-        outcomes.append(outcome)
-        typer.echo(json.dumps(outcome.as_dict()) if as_json else row(outcome))
+    with progress("scenarios", len(work)) as now:
+        now(names[0])
+        for outcome in _outcomes(work, jobs):
+            outcomes.append(outcome)
+            typer.echo(json.dumps(outcome.as_dict()) if as_json else row(outcome))
+            now(f"after {outcome.scenario}")
     if not as_json:
         for text in lost_rows(outcomes):
             typer.echo(f"lost: {text}")

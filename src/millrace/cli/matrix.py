@@ -36,6 +36,7 @@ def matrix(
     """
     import json
 
+    from millrace.cli.progress import progress
     from millrace.errors import ConfigError
     from millrace.lab.cells import CARDS, DIRECTIONS, DOORS, FLOOR, Cell, parse_choice, table_head, table_line
 
@@ -46,9 +47,17 @@ def matrix(
     images = guest_images()
     if not as_json:
         typer.echo(table_head())
-    for card in chosen[0]:
-        cells = [Cell(card, door, way) for way in chosen[2] for door in chosen[1]]
-        for cell in ([Cell(card, FLOOR, "out")] if floor else []) + cells:
+    cells = [
+        cell
+        for card in chosen[0]
+        for cell in [
+            *([Cell(card, FLOOR, "out")] if floor else []),
+            *(Cell(card, door, way) for way in chosen[2] for door in chosen[1]),
+        ]
+    ]
+    with progress("cells", len(cells)) as now:
+        for cell in cells:
+            now(f"{cell.card} by {cell.door}, {cell.direction}")
             verdict = run_cell(cell, images, seconds, binary, keep)
             typer.echo(json.dumps(verdict.row()) if as_json else table_line(verdict))
 

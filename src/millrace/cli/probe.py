@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import typer
 
 from millrace.backends.clocked import NullOutput
+from millrace.cli.progress import progress
 from millrace.cli.why import show
 from millrace.client.bus import connect
 from millrace.client.listener import Listener, ListenerOptions
@@ -48,13 +50,17 @@ async def measure(guest: str, listen: str, as_json: bool) -> None:
     listening = asyncio.create_task(listener.run())
     async with connect(name="millrace probe") as bus:
         async with bus.play(guest=guest, name="probe", rate=RATE, channels=2, latency_ms=60) as stream:
-            sent_ns, ways = await _clicks(bus, stream, output)
+            with progress("clicks", CLICKS) as now:
+                now("settling")
+                sent_ns, ways = await _clicks(bus, stream, output, now)
     listener.stop()
     await listening
     _print(guest, sent_ns, output.heard_ns, ways, as_json)
 
 
-async def _clicks(bus: Any, stream: Any, output: HearingOutput) -> tuple[list[HostNs], list[dict[str, Any]]]:
+async def _clicks(
+    bus: Any, stream: Any, output: HearingOutput, now: Callable[[str], None]
+) -> tuple[list[HostNs], list[dict[str, Any]]]:
     """Play quiet noise with a click now and then; each click's time is when it was written, and the ledger of then."""
     random = np.random.default_rng(1)
     step = RATE // 100
@@ -73,6 +79,7 @@ async def _clicks(bus: Any, stream: Any, output: HearingOutput) -> tuple[list[Ho
             found = await bus.call("latency", target=stream.key)
             ways += [way for way in found["listeners"] if way["name"] == "probe"]
             sent_ns.append(time.monotonic_ns())
+            now("listening")
         await stream.write(block)
     return sent_ns, ways
 
