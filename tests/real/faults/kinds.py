@@ -53,7 +53,7 @@ def client_stopped(scene: Scene) -> int:
 def client_late(scene: Scene) -> int:
     # Asked for in small pieces, so that what has come is written and does not wait in the pipe.
     sound = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
-    command = ["pacat", *sound, "--latency-msec=120", "--process-time-msec=5"]
+    command = ["pacat", *sound, "--latency-msec=60", "--process-time-msec=5"]
     pacat = scene.bus.spawn(*command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     # What comes before pacat is there would wait in the pipe for ever.
     wait_for(lambda: any(one["application"] == "pacat" for one in scene.guest()["streams"]), what="pacat is there")
@@ -259,7 +259,7 @@ def no_grant(scene: Scene) -> int:
 
 KINDS = (
     Kind("an application is stopped (paplay)", client_stopped, "client", "stopped"),
-    Kind("an application's source pauses (pacat)", client_late, "client", "wrote late", "silent"),
+    Kind("an application's source pauses (pacat)", client_late, "client", "wrote late"),
     Kind("a native client is stopped", native_stopped, "client", "stopped", "silent"),
     Kind("a native client pauses", lambda s: native_told(s, signal.SIGUSR1), "client", "wrote late", "silent"),
     Kind("a native client scribbles", lambda s: native_told(s, signal.SIGUSR2), "client", "scribbled", "silent"),

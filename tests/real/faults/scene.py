@@ -32,7 +32,7 @@ def now_ns() -> int:
 class LiveSource(threading.Thread):
     """Sound that comes into being at its own pace, into a pipe: 10 ms every 10 ms, with a little in hand."""
 
-    AHEAD, BLOCK_S = 8, 0.01
+    AHEAD, BLOCK_S = 4, 0.01
 
     def __init__(self, out: Any) -> None:
         super().__init__(daemon=True)
@@ -130,8 +130,9 @@ class Scene:
         if self.what == "device":
             address, fresh = self._sound_server()
             target, env = "device", {"PULSE_SERVER": address}
+        # With some sound in hand, so that what other programs do to this machine is not heard as well.
         mic = ("--mic", "tone:440") if self.what == "microphone" else ()
-        self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--to", target, *mic, **env)
+        self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--latency", "robust", "--to", target, *mic, **env)
         if mic:
             self._keep("recorder", "parec", "--raw", "-d", "microphone", "--latency-msec=50")
         if fresh:
