@@ -64,7 +64,7 @@ class LiveSource(threading.Thread):
 class Scene:
     """The system. What a fault has ended is started again by `ready`.
 
-    `what` is "plain"; "silent" (nothing plays but what the fault brings), "device" (the listener plays to a real sound
+    `what` is "plain"; "line" (the listener has little sound in hand), "silent" (nothing plays but what the fault brings), "device" (the listener plays to a real sound
     server), "microphone" (it speaks, and somebody records it), or "machine" (a virtual machine plays).
     """
 
@@ -130,9 +130,11 @@ class Scene:
         if self.what == "device":
             address, fresh = self._sound_server()
             target, env = "device", {"PULSE_SERVER": address}
-        # With some sound in hand, so that what other programs do to this machine is not heard as well.
+        # With some sound in hand, so that what other programs do to this machine is not heard as well. (A sound server
+        # would be asked for longer periods then, and its end be known the later.)
+        margin = "normal" if self.what in ("device", "line") else "robust"
         mic = ("--mic", "tone:440") if self.what == "microphone" else ()
-        self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--latency", "robust", "--to", target, *mic, **env)
+        self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--latency", margin, "--to", target, *mic, **env)
         if mic:
             self._keep("recorder", "parec", "--raw", "-d", "microphone", "--latency-msec=50")
         if fresh:
