@@ -64,7 +64,7 @@ class LiveSource(threading.Thread):
 class Scene:
     """The system. What a fault has ended is started again by `ready`.
 
-    `what` is "plain"; "line" (the listener has little sound in hand), "silent" (nothing plays but what the fault brings,
+    `what` is "plain"; "line" (the listener has little sound in hand), "silent" (nothing plays but what the fault brings
     and a tone that keeps the clocks known), "device" (the listener plays to a real sound server), "microphone" (it
     speaks, and somebody records it), or "machine" (a virtual machine plays).
     """
