@@ -110,10 +110,15 @@ class Bus:
     def guest(self, name: str = "default") -> dict[str, Any]:
         return next(g for g in self.state()["guests"] if g["name"] == name)
 
+    def incidents(self) -> list[dict[str, Any]]:
+        """What the daemon wrote down."""
+        return [json.loads(line) for line in self.cli("incidents", "--json").stdout.splitlines()]
+
     def stalls(self) -> list[str]:
         """What the daemon wrote down of this machine, or a client, having stood still: each is a hole of its own."""
-        found = [json.loads(line) for line in self.cli("incidents", "--json").stdout.splitlines()]
-        return [one["cause"] for one in found for _ in range(one["count"]) if one["stage"] in ("loop", "client")]
+        return [
+            one["cause"] for one in self.incidents() for _ in range(one["count"]) if one["stage"] in ("loop", "client")
+        ]
 
     def spawn(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         env = self.env | options.pop("env", {})

@@ -14,7 +14,7 @@ import pytest
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.sim.signals import sine
 
-from .conftest import MILLRACE, Bus, need, read_wav, trimmed, wait_for, write_wav
+from .conftest import MILLRACE, Bus, need, read_wav, sound_server, trimmed, wait_for, write_wav
 from .test_clients import PCM, judge_numbered, s16
 
 pytestmark = pytest.mark.real
@@ -282,3 +282,36 @@ def test_parec_records_only_what_it_is_granted(bus: Bus, tmp_path: Path) -> None
     assert recorder.wait(10) != 0
     assert bus.guest()["refused_captures"] == 1
     assert "pacat may not record the monitor" in bus.cli("grants").stdout
+
+
+def test_a_listener_whose_sound_server_ends_plays_on_where_there_is_one_again(bus: Bus, tmp_path: Path) -> None:
+    """As when a headset is unplugged: the application notices nothing, and nobody has to start anything again."""
+    need("pulseaudio", "parec")
+    home = tmp_path / "server"
+    server, waker = sound_server(bus, home)
+    there = {"PULSE_SERVER": f"unix:{home}/native"}
+    player = play_tone(bus, tmp_path, 90)
+    listener = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "device", env=there, stderr=subprocess.PIPE)
+
+    def hears() -> bool:
+        """What the server's sink plays is the tone."""
+        command = ["timeout", "1.5", "parec", "--raw", "-d", "@DEFAULT_MONITOR@", "--rate=48000", "--latency-msec=50"]
+        done = subprocess.run([*command, "--channels=1"], env=bus.env | there, capture_output=True)
+        sound = np.frombuffer(done.stdout[: len(done.stdout) // 2 * 2], "<i2").astype(np.float32) / 32768
+        loud = sound[len(sound) // 2 :]
+        return len(loud) > 9_600 and level_dbfs(loud) > -12 and abs(frequency_hz(loud, 48_000) - 997.0) < 3.0
+
+    wait_for(hears, 30, "the tone on the server")
+    for _ in range(2):
+        server.kill()
+        server.wait()
+        waker.wait(10)
+        time.sleep(2)
+        assert listener.poll() is None and player.poll() is None
+        server, waker = sound_server(bus, home)
+        wait_for(hears, 30, "the tone on the server that is there now")
+    found = [(one["stage"], one["cause"]) for one in bus.incidents()]
+    assert found.count(("device", "lost")) >= 2
+    listener.send_signal(signal.SIGINT)
+    assert listener.wait(10) == 0
+    assert listener.stderr is not None and b"device is back" in listener.stderr.read()

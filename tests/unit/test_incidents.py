@@ -109,3 +109,42 @@ def test_a_pause_in_the_sound_is_no_stall_and_old_faults_are_forgiven() -> None:
     one.run(300, line=False)
     one.run(1_000)
     assert one.blame.hole(one.now).cause == "late"
+
+
+def test_a_device_that_has_gone_is_blamed_until_it_is_back_for_a_while() -> None:
+    one = Line()
+    one.run(500)
+    gone = one.blame.gone(one.now - 20 * MS)
+    assert (gone.stage, gone.cause, gone.at_ns) == ("device", "lost", one.now - 20 * MS)
+    one.run(2_000, device=False)
+    assert one.blame.hole(one.now).cause == "lost"
+    one.blame.back(one.now)
+    one.run(300)
+    assert one.blame.hole(one.now).cause == "lost"
+    one.run(1_000)
+    assert one.blame.hole(one.now).cause == "late"
+
+
+def test_a_line_that_is_too_thin_is_dated_by_the_last_packet_in_time() -> None:
+    blame, now = Blame(50 * MS), 0
+    for n in range(100):
+        now += 20 * MS
+        blame.arrived(now, 20 * MS, n)
+    began = now
+    for n in range(100, 120):
+        now += 24 * MS
+        blame.arrived(now, 20 * MS, n)
+    verdict = blame.hole(now)
+    assert (verdict.stage, verdict.cause) == ("network", "late") and 0 <= verdict.at_ns - began <= 3 * 24 * MS
+
+
+def test_packets_that_come_together_are_no_jitter_and_no_stall() -> None:
+    blame, now = Blame(50 * MS), 0
+    for n in range(0, 200, 2):
+        now += 40 * MS
+        blame.ticked(now)
+        blame.arrived(now, 20 * MS, n)
+        blame.arrived(now + 1000, 20 * MS, n + 1, follows=True)
+    assert not blame.unsure(now + 50 * MS)
+    verdict = blame.hole(now)
+    assert (verdict.cause, verdict.at_ns) == ("late", now), "nothing before that was late"
