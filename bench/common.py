@@ -65,7 +65,8 @@ class Daemon:
         self.env = os.environ | {
             name: str(runtime) for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
         }
-        self.env.pop("PULSE_SERVER", None)
+        for name in ("PULSE_SERVER", "PYTHONDONTWRITEBYTECODE"):
+            self.env.pop(name, None)
         began = time.monotonic()
         self.process = subprocess.Popen(
             [*MILLRACE, "serve", "--listen", listen, *args], env=self.env, stdout=subprocess.PIPE

@@ -30,7 +30,9 @@ def reconnect_s() -> float:
 
 
 def main() -> None:
-    """Print medians of five."""
+    """Print medians of five, with bytecode there, as an installed package has it."""
+    with daemon():
+        pass
     ready, help_ = [], []
     for _ in range(5):
         with daemon() as bus:
