@@ -60,8 +60,9 @@ def music(seconds: float, rate: int = 48_000, seed: int = 1) -> np.ndarray:
 class Daemon:
     """A daemon under measurement."""
 
-    def __init__(self, runtime: Path, *args: str, listen: str = "127.0.0.1:0") -> None:
+    def __init__(self, runtime: Path, *args: str, listen: str = "127.0.0.1:0", ppm: float = 0.0) -> None:
         self.runtime = runtime
+        command = [sys.executable, "-m", "bench.skewed"] if ppm else MILLRACE
         self.env = os.environ | {
             name: str(runtime) for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
         }
@@ -69,7 +70,7 @@ class Daemon:
             self.env.pop(name, None)
         began = time.monotonic()
         self.process = subprocess.Popen(
-            [*MILLRACE, "serve", "--listen", listen, *args], env=self.env, stdout=subprocess.PIPE
+            [*command, "serve", "--listen", listen, *args], env=self.env | {"PPM": f"{ppm}"}, stdout=subprocess.PIPE
         )
         assert self.process.stdout is not None
         while b"ready;" not in self.process.stdout.readline():
@@ -95,10 +96,10 @@ class Daemon:
 
 
 @contextmanager
-def daemon(*args: str) -> Iterator[Daemon]:
-    """A daemon in a directory of its own."""
+def daemon(*args: str, ppm: float = 0.0) -> Iterator[Daemon]:
+    """A daemon in a directory of its own, on a clock that is off by `ppm`."""
     with tempfile.TemporaryDirectory(prefix="mr") as name:
-        one = Daemon(Path(name), *args)
+        one = Daemon(Path(name), *args, ppm=ppm)
         try:
             yield one
         finally:
