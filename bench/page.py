@@ -64,8 +64,7 @@ def main() -> None:
         ).stdout.splitlines()
         causes = [f"{i['stage']}: {i['cause']} × {i['count']}" for i in map(json.loads, incidents)]
         faults = {key: last[key] - first[key] for key in ("underruns", "carried", "splices")}
-        print(
-            f"page: {MINUTES:g} minutes in Chromium, 3 ms of jitter, a card +{PPM:.0f} ppm: latency off by {rms:.0f} µs RMS (goal 2000),"
-        )
+        where = f"page: {MINUTES:g} minutes in Chromium, 3 ms of jitter, a card {PPM:+.0f} ppm"
+        print(f"{where}: latency off by {rms:.0f} µs RMS (goal 2000),")
         print(f"  {faults} since it had settled, margin {last['margin'] / 1e6:.1f} ms, clock {last['ppm']:+.1f} ppm")
         print(f"  from the click to the first sound {last['first']:.0f} ms (goal 500); incidents: {causes or 'none'}")
