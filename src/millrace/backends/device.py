@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+
 import os
 import sys
 import threading
@@ -26,7 +26,6 @@ STILL_NS: HostNs = NS_PER_S
 FIRST_NS: HostNs = 4 * NS_PER_S
 """The first call may take longer: a card that slept."""
 RETRY_S, LOOK_S = 0.5, 0.25
-log = logging.getLogger("millrace.backends")
 
 
 @contextmanager
@@ -115,18 +114,20 @@ class _Device(ABC):
         self._wake.set()
 
     def _keep(self) -> None:
+        was_still = False
         while not self._stopping.is_set():
             self._wake.wait(LOOK_S)
             self._wake.clear()
-            still = time.monotonic_ns() - self._called_ns > STILL_NS
-            if not self._stopping.is_set() and (self._lost_ns or still):
+            # Looked at twice: if this whole program was stopped, the device is about to call.
+            before, was_still = was_still, time.monotonic_ns() - self._called_ns > STILL_NS
+            if not self._stopping.is_set() and (self._lost_ns or (before and was_still)):
+                was_still = False
                 self._revive(self._lost_ns or min(self._called_ns, time.monotonic_ns()))
 
     def _revive(self, lost_ns: HostNs) -> None:
         """Close what has gone, and look for it, or another, until it is there."""
         import miniaudio
 
-        log.warning("%s is gone; looking for it", self.name)
         self.on_lost(lost_ns)
         self._close()
         while not self._stopping.wait(RETRY_S):
@@ -135,7 +136,7 @@ class _Device(ABC):
             except (miniaudio.MiniaudioError, ConfigError):
                 continue
             self._device = device
-            log.warning("%s is back", self.name)
+
             self.on_back()
             return
 
