@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import os
 import sys
 import threading
@@ -136,7 +135,6 @@ class _Device(ABC):
             except (miniaudio.MiniaudioError, ConfigError):
                 continue
             self._device = device
-
             self.on_back()
             return
 
