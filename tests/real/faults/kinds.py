@@ -290,7 +290,7 @@ KINDS = (
     Kind("a listener sends nonsense", listener_garbage, "listener", "broke the protocol"),
     Kind("a listener reads nothing", listener_reads_nothing, "send", "line full"),
     Kind("packets are lost", lambda s: s.fail("drop 5"), "network", "packets lost"),
-    Kind("the line stalls", lambda s: s.fail("stall 0.4"), "network", "stalled"),
+    Kind("the line stalls", lambda s: s.fail("stall 0.4"), "network", "stalled", "line"),
     Kind("the line is too thin", thin, "network", "late", "line"),
     Kind("the sound server is stopped (PulseAudio)", server_stopped, "device", "late", "device"),
     Kind("the sound server is killed (PulseAudio)", server_killed, "device", "lost", "device"),
