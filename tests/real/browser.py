@@ -6,6 +6,7 @@ import asyncio
 import base64
 import itertools
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,35 @@ FLAGS = (
 )  # fmt: skip
 
 
-class Page:
+class Driven(ABC):
+    """What tests do with a page, whatever the browser."""
+
+    errors: list[str]
+
+    @abstractmethod
+    async def run(self, script: str) -> Any:
+        """The value of an expression, awaited, as if a person had just clicked."""
+
+    async def until(self, script: str, seconds: float = 15.0) -> Any:
+        """Wait until an expression is true; returns it."""
+        end = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < end:
+            value = await self.run(script)
+            if value:
+                return value
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"{script}: not within {seconds} s; {self.errors}")
+
+    async def middle(self, selector: str) -> tuple[float, float]:
+        """Where the middle of an element is, brought into view."""
+        x, y = await self.run(
+            f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
+            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        return x, y
+
+
+class Page(Driven):
     """One page of one browser."""
 
     def __init__(self, profile: Path, *flags: str) -> None:
@@ -94,22 +123,9 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def until(self, script: str, seconds: float = 15.0) -> Any:
-        """Wait until an expression is true; returns it."""
-        end = asyncio.get_running_loop().time() + seconds
-        while asyncio.get_running_loop().time() < end:
-            value = await self.run(script)
-            if value:
-                return value
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"{script}: not within {seconds} s; {self.errors}")
-
     async def click(self, selector: str) -> None:
         """A real click in the middle of an element."""
-        x, y = await self.run(
-            f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
-            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        x, y = await self.middle(selector)
         for kind in ("mousePressed", "mouseReleased"):
             await self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

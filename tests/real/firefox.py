@@ -11,6 +11,8 @@ from typing import Any
 
 import aiohttp
 
+from .browser import Driven
+
 PREFS = """
 user_pref("app.update.disabledForTesting", true);
 user_pref("browser.shell.checkDefaultBrowser", false);
@@ -22,7 +24,7 @@ user_pref("toolkit.telemetry.enabled", false);
 """
 
 
-class Firefox:
+class Firefox(Driven):
     """One page of one browser."""
 
     def __init__(self, profile: Path, env: dict[str, str]) -> None:
@@ -92,22 +94,9 @@ class Firefox:
         assert answer["type"] == "success", answer
         return json.loads(answer["result"]["value"])
 
-    async def until(self, script: str, seconds: float = 15.0) -> Any:
-        """Wait until an expression is true; returns it."""
-        end = asyncio.get_running_loop().time() + seconds
-        while asyncio.get_running_loop().time() < end:
-            value = await self.run(script)
-            if value:
-                return value
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"{script}: not within {seconds} s; {self.errors}")
-
     async def click(self, selector: str) -> None:
         """A real click in the middle of an element."""
-        x, y = await self.run(
-            f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
-            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        x, y = await self.middle(selector)
         moves = [
             {"type": "pointerMove", "x": round(x), "y": round(y)},
             {"type": "pointerDown", "button": 0},

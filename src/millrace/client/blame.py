@@ -189,7 +189,7 @@ class Blame:
             return Verdict("network", "packets lost", lost[0][0], {"packets": float(sum(n for _, n in lost))})
         if line is not None:
             return Verdict("network", "stalled", began(line), {"nothing_for_ms": line.ms})
-        timely_ns = self._pace.timely_ns
+        timely_ns = min(now_ns, self._pace.timely_ns)
         return Verdict("network", "late", timely_ns, {"late_for_ms": round((now_ns - timely_ns) / NS_PER_MS, 1)})
 
 

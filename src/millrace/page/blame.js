@@ -83,6 +83,7 @@ export class Blame {
       return { stage: "network", cause: "packets lost", at: lost[0][0], evidence: { packets } };
     }
     if (line !== null) return { stage: "network", cause: "stalled", at: began(line), evidence: { nothing_for_ms: ms(line.ended - line.began) } };
-    return { stage: "network", cause: "late", at: this.timely, evidence: { late_for_ms: ms(now - this.timely) } };
+    const timely = Math.min(now, this.timely);
+    return { stage: "network", cause: "late", at: timely, evidence: { late_for_ms: ms(now - timely) } };
   }
 }
