@@ -121,8 +121,8 @@ def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(bus: 
         await listening(page)
         await page.run(ANALYSER)
         await judged(page)
+        # With its own decoder put aside it would have asked for PCM, had the other not been loaded.
         assert bus.guest()["listeners"][0]["settings"]["codec"] == "opus"
-        assert await page.run("performance.getEntriesByType('resource').length") > 0
         assert not page.errors
 
     in_browser(bus, tmp_path, test, f"http://{bus.listen}/?decoder=wasm")

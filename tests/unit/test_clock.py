@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from millrace.clock.dll import Dll
 from millrace.clock.drift import DriftEstimator, Lock
 from millrace.clock.envelope import line_below, lower_hull
-from millrace.clock.jitter import PROFILES, JitterTarget, profile_of
+from millrace.clock.jitter import PROFILES, JitterTarget, asked_of_daemon, profile_of
 from millrace.clock.map import ClockMap
 from millrace.clock.pace import CORRECTION_MAX, Pace
 from millrace.clock.sync import OffsetFilter
@@ -234,3 +234,14 @@ def test_the_quickest_round_trip_tells_the_offset_and_drift_carries_it_on() -> N
     without = clock.offset_ns(now)
     assert with_rate is not None and without is not None
     assert abs(with_rate - true) < 6 * NS_PER_MS and abs(with_rate - true) <= abs(without - true)
+
+
+@pytest.mark.parametrize("text", ["infms", "nanms", "-1ms", "0ms", "3000ms", "30", "quick", "", "0" * 100 + "30ms"])
+def test_a_latency_that_is_none_is_refused_with_what_there_is(text: str) -> None:
+    with pytest.raises(ConfigError, match="use one of low, normal, robust"):
+        asked_of_daemon(text)
+
+
+def test_what_is_asked_of_the_daemon_follows_the_latency() -> None:
+    asked = [asked_of_daemon(text) for text in ("robust", "24ms", "25ms", "500ms")]
+    assert asked == ["robust", "low", "normal", "normal"]

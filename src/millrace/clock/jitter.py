@@ -44,6 +44,8 @@ PROFILES = {
     "robust": JitterProfile(60 * NS_PER_MS, 40 * NS_PER_MS, 500 * NS_PER_MS, 5 * NS_PER_MS, 1e-8),
 }
 FIXED_LOW_NS = 25 * NS_PER_MS
+FIXED_TEXT_MAX = 16
+"""It comes from anybody who may listen, and is shown."""
 FIXED_MAX_NS = 2_000 * NS_PER_MS
 
 
@@ -53,10 +55,12 @@ def profile_of(text: str) -> JitterProfile:
         return PROFILES[text]
     try:
         fixed = round(float(text.removesuffix("ms")) * NS_PER_MS)
-    except ValueError:
+    except (ValueError, OverflowError):
         fixed = -1
-    if not text.endswith("ms") or not 0 < fixed <= FIXED_MAX_NS:
-        raise ConfigError(f"latency {text!r}: use one of {', '.join(PROFILES)}, or milliseconds such as 30ms")
+    if len(text) > FIXED_TEXT_MAX or not text.endswith("ms") or not 0 < fixed <= FIXED_MAX_NS:
+        raise ConfigError(
+            f"latency {text[:FIXED_TEXT_MAX]!r}: use one of {', '.join(PROFILES)}, or milliseconds such as 30ms"
+        )
     return JitterProfile(fixed, fixed, fixed, 0, 1.0)
 
 
