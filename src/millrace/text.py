@@ -1,0 +1,260 @@
+"""Ground: text from outside. How it is shown, and the one parser there is for each kind of value.
+
+Users, guests, peers and files give text; none of it is trusted. What is *shown* of it (a terminal, a log line, an
+incident, a sentence of an error) goes through `printable` or `quoted`. What is *meant* by it goes through the parser of
+its kind, and each refuses with a ConfigError that says what it is about, what was given and what would do.
+
+No parser takes what Python's own `int` and `float` take besides: `1_000`, digits of other scripts, `nan`, `inf`, spaces
+within, 5,000 digits.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Collection
+from decimal import Decimal
+
+from millrace.errors import ConfigError
+from millrace.units import NS_PER_MS, NS_PER_S, NS_PER_US, HostNs
+
+SHOWN_MAX = 200
+QUOTED_MAX = 60
+NAME_MAX = 64
+LABEL_MAX = 200
+PORT_MAX = 65_535
+DIGITS_MAX = 30
+"""More of them are out of any bounds here."""
+
+# Controls, formats (marks and overrides of direction, tags, zero-width spaces), surrogates, private use,
+# unassigned, separators of lines and paragraphs.
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_JOINERS = frozenset("\u200c\u200d")
+"""Persian and emoji are written with them; they move nothing."""
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_INT = re.compile(r"[+-]?[0-9]+")
+_DECIMAL = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_NUMBER = re.compile(_DECIMAL)
+_WITH_UNIT = re.compile(rf"({_DECIMAL})\s*([A-Za-zµ/%]*)")
+_FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_NS = {
+    "ns": 1, "us": NS_PER_US, "µs": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S, "m": 60 * NS_PER_S,
+    "min": 60 * NS_PER_S, "h": 3600 * NS_PER_S, "d": 86_400 * NS_PER_S, "w": 604_800 * NS_PER_S,
+}  # fmt: skip
+_SHOWN_UNITS = ("w", "d", "h", "m", "s", "ms", "us", "ns")
+
+
+# -- showing -------------------------------------------------------------------------------------
+
+
+def _unshown(char: str) -> bool:
+    return unicodedata.category(char) in _UNSHOWN and char not in _JOINERS
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if char in _SHORT:
+        return _SHORT[char]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def printable(text: object, limit: int = SHOWN_MAX) -> str:
+    """Foreign text as a terminal and a log may have it: one line, no escape sequence, nothing that turns direction.
+
+    Letters of every script and emoji stay. What is longer than `limit` characters is cut, and ends in an ellipsis.
+    """
+    whole = text.decode(errors="backslashreplace") if isinstance(text, bytes | bytearray) else str(text)
+    cut = whole if len(whole) <= limit else whole[: max(0, limit - 1)] + "…"
+    if cut.isascii() and cut.isprintable():
+        return cut
+    return "".join(_escaped(char) if _unshown(char) else char for char in cut)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text of ours that foreign text is part of: its own line ends and tabs stay, and all its length."""
+    return "\n".join("\t".join(printable(cell, len(cell)) for cell in line.split("\t")) for line in text.split("\n"))
+
+
+def quoted(value: object, limit: int = QUOTED_MAX) -> str:
+    """What was given, in a sentence of ours."""
+    return f"'{printable(value, limit)}'" if isinstance(value, str) else printable(_literal(value), limit)
+
+
+def _literal(value: object) -> str:
+    """A value of a file or a message as people write it. An int of 5,000 digits has no `repr`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > 4 * DIGITS_MAX:
+        return "a number of too many digits"
+    try:
+        return repr(value)
+    except ValueError:
+        return f"a {type(value).__name__}"
+
+
+def clean(text: str) -> bool:
+    """Whether `text` shows as it is."""
+    return not any(_unshown(char) for char in text)
+
+
+# -- numbers -------------------------------------------------------------------------------------
+
+
+def checked_int(value: object, what: str, low: int, high: int) -> int:
+    """A number that came as one (TOML, JSON): whole, no truth value, within bounds."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{what}: {quoted(value)} is not a whole number; it is {low} to {high}")
+    if not low <= value <= high:
+        raise ConfigError(f"{what}: {quoted(value)} is outside {low} to {high}")
+    return value
+
+
+def checked_number(value: object, what: str, low: float, high: float) -> float:
+    """A number that came as one, whole or not; nan and infinities are outside any bounds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{what}: {quoted(value)} is not a number; it is {low:g} to {high:g}")
+    if not low <= value <= high:
+        raise ConfigError(f"{what}: {quoted(value)} is outside {low:g} to {high:g}")
+    return float(value)
+
+
+def parse_int(text: str, what: str, low: int, high: int) -> int:
+    """A whole number from text."""
+    bare = text.strip()
+    if not _INT.fullmatch(bare):
+        raise ConfigError(f"{what}: {quoted(text)} is not a whole number; it is {low} to {high}")
+    if len(bare) > DIGITS_MAX:
+        raise ConfigError(f"{what}: {quoted(text)} is outside {low} to {high}")
+    return checked_int(int(bare), what, low, high)
+
+
+def parse_decimal(text: str, what: str, low: float, high: float, unit: str = "") -> float:
+    """A decimal number from text; `unit` may follow it (`%`, `ppm`)."""
+    bare = text.strip().removesuffix(unit).rstrip()
+    if not _NUMBER.fullmatch(bare):
+        raise ConfigError(f"{what}: {quoted(text)} is not a number; it is {low:g}{unit} to {high:g}{unit}")
+    value = float(bare) if len(bare) <= DIGITS_MAX else float("nan")
+    if not low <= value <= high:
+        raise ConfigError(f"{what}: {quoted(text)} is outside {low:g}{unit} to {high:g}{unit}")
+    return value
+
+
+def _scaled(text: str, factors: dict[str, int], bare_unit: str | None) -> int | None:
+    """`text` as a whole number of the smallest unit; None where it is no number with one of the units."""
+    found = _WITH_UNIT.fullmatch(text.strip())
+    if found is None or len(found[1]) > DIGITS_MAX:
+        return None
+    unit = found[2].lower() or bare_unit
+    return None if unit is None or unit not in factors else round(Decimal(found[1]) * factors[unit])
+
+
+def parse_size(text: str, what: str, low: int, high: int, units: Collection[str] = ()) -> int:
+    """A size or a rate: '64k', '1.5M', '32000', '16Mi'. One of `units` (bit/s) may follow."""
+    bare = text.strip()
+    ending = next((unit for unit in units if bare.endswith(unit)), "")
+    value = _scaled(bare.removesuffix(ending), _FACTORS, "")
+    if value is None:
+        raise ConfigError(f"{what}: {quoted(text)} is not a number such as {show_size(high)}")
+    if not low <= value <= high:
+        raise ConfigError(f"{what}: {quoted(text)} is outside {show_size(low)} to {show_size(high)}")
+    return value
+
+
+def show_size(value: int) -> str:
+    """As `parse_size` takes it."""
+    for name in ("G", "M", "k"):
+        factor = _FACTORS[name.lower()]
+        if value >= factor and value % factor == 0:
+            return f"{value // factor}{name}"
+    return str(value)
+
+
+def parse_duration_ns(text: str, what: str, low_ns: HostNs, high_ns: HostNs, bare_unit: str | None = None) -> HostNs:
+    """A time: '2.5ms', '30s', '30m', '8h', '7d'. A number alone is refused unless `bare_unit` says what it is in."""
+    value = _scaled(text, _NS, bare_unit)
+    bounds = f"{show_duration(low_ns)} to {show_duration(high_ns)}"
+    if value is None:
+        raise ConfigError(f"{what}: {quoted(text)} is not a time such as 20ms, 30s, 30m, 8h or 7d; it is {bounds}")
+    if not low_ns <= value <= high_ns:
+        raise ConfigError(f"{what}: {quoted(text)} is outside {bounds}")
+    return value
+
+
+def show_duration(ns: HostNs) -> str:
+    """As `parse_duration_ns` takes it."""
+    unit = next((unit for unit in _SHOWN_UNITS if ns >= _NS[unit] and ns % _NS[unit] == 0), "s")
+    return f"{ns / _NS[unit]:.15g}{unit}"
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+def parse_switch(text: str, what: str) -> bool:
+    """'on' or 'off' and their usual spellings."""
+    lowered = text.strip().lower()
+    if lowered in ("on", "yes", "true", "1"):
+        return True
+    if lowered in ("off", "no", "false", "0"):
+        return False
+    raise ConfigError(f"{what}: {quoted(text)} is neither on nor off")
+
+
+def parse_choice(text: str, what: str, choices: Collection[str]) -> str:
+    """One of `choices`."""
+    if text not in choices:
+        raise ConfigError(f"{what}: {quoted(text)} is not one of {', '.join(choices)}")
+    return text
+
+
+def parse_name(text: str, what: str, reserved: Collection[str] = ()) -> str:
+    """A name fit for paths, addresses and command lines: guests, sinks."""
+    if len(text) > NAME_MAX or not _NAME.fullmatch(text):
+        raise ConfigError(
+            f"{what} {quoted(text)}: use letters, digits, '_', and after the first '.' and '-', {NAME_MAX} at most"
+        )
+    if text in reserved:
+        raise ConfigError(f"{what} {quoted(text)} is taken by Millrace itself, as are {', '.join(sorted(reserved))}")
+    return text
+
+
+def parse_label(text: str, what: str, limit: int = LABEL_MAX) -> str:
+    """Words that people read and nothing is looked up by: a token's name, a sink's description."""
+    if len(text) > limit or not clean(text):
+        raise ConfigError(f"{what} {quoted(text)}: {limit} characters at most, no controls and no marks of direction")
+    return text
+
+
+# -- addresses -----------------------------------------------------------------------------------
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+def parse_host(text: str, what: str) -> str:
+    """A host's name or address, as it is without a port: no brackets around IPv6."""
+    if len(text) > 255 or not (_HOST.fullmatch(text) or _is_v6(text)):
+        raise ConfigError(f"{what}: {quoted(text)} is no host name and no address")
+    return text
+
+
+def parse_address(text: str, what: str, example: str = "127.0.0.1:8642") -> tuple[str, int]:
+    """'HOST:PORT' or '[V6]:PORT'. The host is empty in ':PORT', which means all there are."""
+    host, colon, port = text.strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    inner = host[1:-1] if bracketed else host
+    if not colon or bracketed != _is_v6(inner) or not (inner == "" or bracketed or _HOST.fullmatch(inner)):
+        hint = f"; write [{inner}]:{port or 'PORT'}" if colon and _is_v6(inner) else ""
+        raise ConfigError(f"{what}: {quoted(text)} is not HOST:PORT, such as {example}{hint}")
+    return inner, parse_int(port, f"{what}: the port of {quoted(text)}", 0, PORT_MAX)
+
+
+def show_address(host: str, port: int) -> str:
+    """As `parse_address` takes it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
