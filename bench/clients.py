@@ -77,7 +77,7 @@ class Bench:
     def recorder(self, *command: str) -> Iterator[Callable[[], np.ndarray]]:
         """Record the monitor with parec while the block runs; call what it gives for the sound, (frames, 2)."""
         target = self.folder / f"rec{len(self.started)}.raw"
-        line = command or ("parec", *FORMAT, "--latency-msec=50", "-d", "default.monitor")
+        line = command or ("parec", *FORMAT, "--latency-msec=50", "-d", "millrace.monitor")
         with target.open("wb") as out:
             process = self.spawn(*line, stdout=out)
             time.sleep(1.0)
@@ -310,8 +310,8 @@ def default_sink(bench: Bench) -> None:
 
 def sink_volume(bench: Bench) -> None:
     """A sink's volume reads back."""
-    bench.run("pactl", "set-sink-volume", "default", "-6dB")
-    assert "-6.0" in bench.run("pactl", "get-sink-volume", "default")
+    bench.run("pactl", "set-sink-volume", "millrace", "-6dB")
+    assert "-6.0" in bench.run("pactl", "get-sink-volume", "millrace")
 
 
 def unload(bench: Bench) -> None:
@@ -320,7 +320,7 @@ def unload(bench: Bench) -> None:
     player, stream = bench.playing()
     bench.run("pactl", "move-sink-input", str(stream["index"]), "music")
     bench.run("pactl", "unload-module", module)
-    assert [s["name"] for s in bench.sinks()] == ["default"]
+    assert [s["name"] for s in bench.sinks()] == ["millrace"]
     assert player.wait(15) == 0
 
 
@@ -338,7 +338,7 @@ def samples(bench: Bench) -> None:
     """The sample cache plays."""
     with bench.recorder() as sound:
         bench.run("pactl", "upload-sample", str(bench.tone), "bell")
-        bench.run("pactl", "play-sample", "bell", "default")
+        bench.run("pactl", "play-sample", "bell", "millrace")
         time.sleep(SECONDS)
     judge_tone(sound())
     bench.run("pactl", "remove-sample", "bell")
@@ -428,7 +428,7 @@ def odd_format(name: str, rate: int) -> Check:
     return check
 
 
-GRAB = ["-v", "error", "-f", "pulse", "-sample_rate", "48000", "-i", "default.monitor", "-f", "s16le", "-"]
+GRAB = ["-v", "error", "-f", "pulse", "-sample_rate", "48000", "-i", "millrace.monitor", "-f", "s16le", "-"]
 CHECKS: dict[str, Check] = {
     **{f"plays: {name}": exact(name) for name in EXACT},
     **{f"plays: {name}": converting(name) for name in CONVERTING},
@@ -436,14 +436,14 @@ CHECKS: dict[str, Check] = {
     "plays: Chromium": page("chromium"),
     "plays: Firefox": page("firefox"),
     "plays: QEMU -audiodev pa": qemu,
-    "records: parec": recording("parec", *FORMAT, "-d", "default.monitor"),
-    "records: parec, 10 ms": recording("parec", *FORMAT, "--latency-msec=10", "-d", "default.monitor"),
+    "records: parec": recording("parec", *FORMAT, "-d", "millrace.monitor"),
+    "records: parec, 10 ms": recording("parec", *FORMAT, "--latency-msec=10", "-d", "millrace.monitor"),
     "records: ffmpeg": recording("ffmpeg", *GRAB),
     "records: arecord": recording(
-        "sh", "-c", "PULSE_SOURCE=default.monitor exec arecord -q -D pulse -t raw -f S16_LE -r 48000 -c 2"
+        "sh", "-c", "PULSE_SOURCE=millrace.monitor exec arecord -q -D pulse -t raw -f S16_LE -r 48000 -c 2"
     ),
     "records: GStreamer": recording(
-        "gst-launch-1.0", "-q", "pulsesrc", "device=default.monitor", "!",
+        "gst-launch-1.0", "-q", "pulsesrc", "device=millrace.monitor", "!",
         "audio/x-raw,format=S16LE,rate=48000,channels=2", "!", "fdsink",
     ),
     "a 30 ms file is whole": short_file,

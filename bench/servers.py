@@ -13,7 +13,7 @@ MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 PULSEAUDIO = [
     "pulseaudio", "-n", "--realtime=no", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no",
     "--load=module-native-protocol-unix socket={run}/sock auth-anonymous=1",
-    "--load=module-null-sink sink_name=default rate=48000",
+    "--load=module-null-sink sink_name=millrace rate=48000",
 ]  # fmt: skip
 PIPEWIRE = "pipewire & sleep 1; wireplumber & sleep 1; exec pipewire-pulse"
 
@@ -47,9 +47,9 @@ class Server:
             assert self._process.poll() is None and time.monotonic() < end, f"{self.kind} does not start"
             time.sleep(0.1)
         if self.kind == "PipeWire":
-            load = ["pactl", "load-module", "module-null-sink", "sink_name=default", "rate=48000"]
+            load = ["pactl", "load-module", "module-null-sink", "sink_name=millrace", "rate=48000"]
             subprocess.run(load, env=self.env, check=True, capture_output=True)
-            subprocess.run(["pactl", "set-default-sink", "default"], env=self.env, check=True)
+            subprocess.run(["pactl", "set-default-sink", "millrace"], env=self.env, check=True)
             time.sleep(1)
 
     def stop(self) -> None:

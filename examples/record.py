@@ -20,7 +20,7 @@ async def main(path: str, seconds: float, guest: str) -> None:
         file.setframerate(RATE)
         left = round(seconds * RATE)
         async with millrace.connect(guest=guest, name="example") as bus:
-            async with bus.record("sink/default", guest=guest, rate=RATE, channels=2) as recording:
+            async with bus.record("sink/millrace", guest=guest, rate=RATE, channels=2) as recording:
                 while left > 0:
                     block = (await recording.read())[:left]
                     left -= len(block)

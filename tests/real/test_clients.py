@@ -193,10 +193,10 @@ def test_parec_and_ffmpeg_record_the_monitor_bit_for_bit(
     wav, frames = numbered
     raw = tmp_path / "rec.raw"
     with raw.open("wb") as out:
-        recorder = bus.spawn("parec", "--raw", "--rate=48000", "--format=s16le", "-d", "default.monitor", stdout=out)
+        recorder = bus.spawn("parec", "--raw", "--rate=48000", "--format=s16le", "-d", "millrace.monitor", stdout=out)
         grabbed = tmp_path / "grab.wav"
         grabber = bus.spawn(
-            "ffmpeg", "-v", "error", "-f", "pulse", "-sample_rate", "48000", "-i", "default.monitor", str(grabbed)
+            "ffmpeg", "-v", "error", "-f", "pulse", "-sample_rate", "48000", "-i", "millrace.monitor", str(grabbed)
         )
         wait_for(lambda: len(bus.guest()["recorders"]) == 2, what="both record")
         bus.run("paplay", str(wav))
@@ -232,10 +232,10 @@ def test_pactl_sees_and_changes_what_a_user_expects(bus: Bus, tone: Path) -> Non
     bus.run("pactl", "set-sink-input-mute", number, "1")
     shown = bus.guest()["streams"][0]
     assert shown["volume"] == 50 and shown["mute"]
-    bus.run("pactl", "move-sink-input", number, "default")
-    bus.run("pactl", "set-sink-volume", "default", "-6dB")
+    bus.run("pactl", "move-sink-input", number, "millrace")
+    bus.run("pactl", "set-sink-volume", "millrace", "-6dB")
     bus.run("pactl", "unload-module", module)
-    assert [s["name"] for s in bus.guest()["sinks"]] == ["default"]
+    assert [s["name"] for s in bus.guest()["sinks"]] == ["millrace"]
     assert abs(bus.guest()["sinks"][0]["volume"] - 79) <= 1
     for kind in ("sinks", "sources", "sink-inputs", "source-outputs", "clients", "modules", "cards", "samples"):
         bus.run("pactl", "list", kind)

@@ -47,7 +47,7 @@ def test_everything_ls_promises_is_there_and_can_be_changed_while_it_plays(bus: 
     bus.cli("set", stream["id"], "volume=-12dB")
     wait_for(lambda: any(s["name"] == "music" and 0.1 < s["peak"] < 0.14 for s in bus.guest()["sinks"]), what="moved")
     bus.cli("link", stream["id"], "sink/default", "--matrix", "0,0.5;0,0")
-    wait_for(lambda: any(s["name"] == "default" and s["peak"] > 0.05 for s in bus.guest()["sinks"]), what="linked")
+    wait_for(lambda: any(s["name"] == "millrace" and s["peak"] > 0.05 for s in bus.guest()["sinks"]), what="linked")
     assert len(bus.guest()["streams"][0]["linked_to"]) == 2
     assert bus.cli("link", "sink/music", "sink/music", check=False).returncode == 3
     assert bus.cli("link", stream["id"], "sink/music", "--matrix", "1,2,3", check=False).returncode == 3
@@ -271,7 +271,7 @@ def test_guests_volumes_and_tokens_survive_kill_9(bus: Bus) -> None:
 def test_parec_records_only_what_it_is_granted(bus: Bus, tmp_path: Path) -> None:
     need("parec")
     bus.cli("revoke", "monitor")
-    command = ["parec", "--raw", "-d", "default.monitor"]
+    command = ["parec", "--raw", "-d", "millrace.monitor"]
     refused = subprocess.run(command, env=bus.env, capture_output=True, text=True, timeout=20)
     assert refused.returncode != 0 and "Access denied" in refused.stderr
     # parec is pacat by another name, and the kernel is not fooled.

@@ -346,8 +346,8 @@ def test_the_guests_source_is_what_pulseaudio_clients_record_by_default() -> Non
     assert client.ask(Command.GET_SERVER_INFO)["default_source"] == "microphone"
     sources = {s["name"]: s for s in client.ask_list(Command.GET_SOURCE_INFO_LIST)}
     assert sources["microphone"]["monitor_of_name"] is None
-    assert sources["default.monitor"]["monitor_of_name"] == "default"
-    assert [s["name"] for s in client.ask_list(Command.GET_SINK_INFO_LIST)] == ["default"]
+    assert sources["millrace.monitor"]["monitor_of_name"] == "millrace"
+    assert [s["name"] for s in client.ask_list(Command.GET_SINK_INFO_LIST)] == ["millrace"]
     assert client.ask(Command.LOOKUP_SOURCE, name="@DEFAULT_SOURCE@")["index"] == source.id
     speaker = MicrophoneStream(rig.graph, source, "laptop")
     heard = rig.capture(source, clocked=True, channels=1)

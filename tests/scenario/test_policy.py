@@ -113,7 +113,7 @@ def test_another_policy_takes_over_and_gives_the_place_back(tmp_path: Path) -> N
             await eventually(lambda: daemon.claims.holder("policy") is not None)
             _, node = await played(bus, daemon, name="third")
             await asyncio.sleep(0.1)
-            assert node.sink.name == "default" and first.commands == 0
+            assert node.sink.name == "millrace" and first.commands == 0
 
     running(tmp_path, test)
 

@@ -346,7 +346,7 @@ def test_levels_of_source_and_recorder_act_on_recorders_only_and_ramp() -> None:
     reply = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO, fragsize=ms(20)))
     rig.client().play(S16, STEREO, s16(sine(5.0)))
     rig.run(1.0)
-    client.ask(Command.SET_SOURCE_VOLUME, index=NO_INDEX, name="default.monitor", volume=(0x8000, 0x8000))
+    client.ask(Command.SET_SOURCE_VOLUME, index=NO_INDEX, name="millrace.monitor", volume=(0x8000, 0x8000))
     client.ask(Command.SET_SOURCE_OUTPUT_VOLUME, index=reply["index"], volume=(0x8000, 0x8000))
     rig.run(1.0)
     got = np.frombuffer(bytes(client.recorded[reply["channel"]]), "<i2").reshape(-1, 2)[:, 0] / 32768
@@ -387,7 +387,7 @@ def test_moving_a_stream_tells_its_client_and_changes_what_is_heard() -> None:
     rig.run(0.3)
     assert music.level > 0.4 and rig.sink.level == 0
     client.ask(Command.UNLOAD_MODULE, index=module["index"])
-    assert client.named(Command.PLAYBACK_STREAM_MOVED)[-1]["name"] == "default"
+    assert client.named(Command.PLAYBACK_STREAM_MOVED)[-1]["name"] == "millrace"
     rig.run(0.2)
     assert rig.sink.level > 0.4
 
@@ -401,7 +401,7 @@ def test_a_combined_sink_is_heard_on_all_its_slaves() -> None:
     player = client.play(S16, STEREO, s16(sine(2.0)), sink_name="both")
     rig.run(0.5)
     levels = {s.name: s.level for s in rig.graph.sinks.values()}
-    assert levels["a"] > 0.4 and levels["b"] > 0.4 and levels["default"] == 0
+    assert levels["a"] > 0.4 and levels["b"] > 0.4 and levels["millrace"] == 0
     assert player.reply["sink_name"] == "both"
 
 
@@ -416,11 +416,11 @@ def test_kill_suspend_and_default_reach_those_concerned() -> None:
     other.ask(Command.SUBSCRIBE, mask=0x2FF)
     player = client.play(S16, STEREO, s16(sine(2.0)))
     rig.run(0.3)
-    other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="default", suspend=True)
+    other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="millrace", suspend=True)
     client.exchange()
     assert client.named(Command.PLAYBACK_STREAM_SUSPENDED) == [{"channel": player.channel, "suspended": True}]
     assert not rig.graph.streams[player.index].active
-    other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="default", suspend=False)
+    other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="millrace", suspend=False)
     assert rig.graph.streams[player.index].active
     other.ask(Command.KILL_SINK_INPUT, index=player.index)
     client.exchange()
@@ -457,9 +457,9 @@ def test_introspection_answers_everything_clients_pipeline() -> None:
         client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO))
         rig.run(0.2)
         server = client.ask(Command.GET_SERVER_INFO)
-        assert (server["default_sink"], server["default_source"]) == ("default", "default.monitor")
+        assert (server["default_sink"], server["default_source"]) == ("millrace", "millrace.monitor")
         sinks = client.ask_list(Command.GET_SINK_INFO_LIST)
-        assert [s["monitor_name"] for s in sinks] == ["default.monitor"]
+        assert [s["monitor_name"] for s in sinks] == ["millrace.monitor"]
         for command in (
             Command.GET_SOURCE_INFO_LIST, Command.GET_SINK_INPUT_INFO_LIST, Command.GET_SOURCE_OUTPUT_INFO_LIST,
             Command.GET_CLIENT_INFO_LIST, Command.GET_MODULE_INFO_LIST,
@@ -467,7 +467,7 @@ def test_introspection_answers_everything_clients_pipeline() -> None:
             assert client.ask_list(command), command
         assert client.ask_list(Command.GET_SAMPLE_INFO_LIST) == []
         assert client.error(Command.GET_CARD_INFO, index=0, name=None) == Err.NOENTITY
-        for name in ("@DEFAULT_SINK@", "default", str(rig.sink.id)):
+        for name in ("@DEFAULT_SINK@", "millrace", "default", str(rig.sink.id)):
             assert client.ask(Command.LOOKUP_SINK, name=name)["index"] == rig.sink.id
         assert (
             client.error(Command.EXTENSION, index=NO_INDEX, name="module-stream-restore", rest=b"") == Err.NOEXTENSION

@@ -172,7 +172,7 @@ def test_a_removed_sink_hands_on_its_streams_and_taps() -> None:
     rig.graph.move_stream(node, a)
     rig.graph.set_default(a)
     rig.run(0.1)
-    first = next(s for s in rig.graph.sinks.values() if s.name == "default")
+    first = next(s for s in rig.graph.sinks.values() if s.name == "millrace")
     rig.graph.remove_sink(a, first)
     before = len(heard.blocks)
     rig.run(0.2)

@@ -64,6 +64,17 @@ def test_a_stream_whose_sink_went_away_was_moved_by_nobody() -> None:
     assert not policy.memory
 
 
+def test_a_sink_is_known_by_its_name_of_before() -> None:
+    kept = {"stream/alice/mpv/music": json.dumps({"volume": 40, "mute": False, "sink": "sink/default"})}
+    for config, memory in ((PolicyConfig(), kept), (PolicyConfig(roles=(("music", "sink/default"),)), {})):
+        policy = made(config, dict(memory))
+        policy.seen(3, "sink", "alice", {"id": "sink/3", "name": "millrace", "aliases": ["default"]}, False)
+        policy.gone(1)
+        moved = policy.seen(7, "stream", "alice", stream(sink="sink/2"), True)[-1]
+        assert moved == Command("move", {"target": "stream/7", "to": "sink/millrace", "guest": "alice"})
+        assert not policy.seen(8, "stream", "alice", stream(8, sink="sink/3", volume=40), True), "it is there already"
+
+
 def test_nothing_is_remembered_if_that_is_off_and_nonsense_in_the_memory_is_ignored() -> None:
     policy = made(PolicyConfig(remember=False))
     policy.seen(7, "stream", "alice", stream(), True)

@@ -67,7 +67,7 @@ def link(
 
       millrace link stream/7 sink/music
 
-      millrace link stream/7 sink/default --matrix '0,1;1,0'      # left and right swapped
+      millrace link stream/7 sink/millrace --matrix '0,1;1,0'      # left and right swapped
     """
     from millrace.cli.api import call
 

@@ -201,7 +201,7 @@ class Bus:
         return await waiting.future
 
     async def set(self, target: str, guest: str | None = None, **settings: str | bool | float) -> None:
-        """Change settings, such as `set("sink/default", volume="50%")`."""
+        """Change settings, such as `set("sink/millrace", volume="50%")`."""
         await self.call("set", target=target, settings=settings, guest=guest)
 
     async def move(self, target: str, to: str, guest: str | None = None) -> None:
@@ -220,7 +220,7 @@ class Bus:
         return Playing(self._open, options)
 
     def record(self, at: str = "", **options: Any) -> Recording:
-        """A stream from a sink's monitor (`sink/default`) or a source (`source/microphone`, the default)."""
+        """A stream from a sink's monitor (`sink/millrace`) or a source (`source/microphone`, the default)."""
         return Recording(self._open, options | {"at": at})
 
     async def _open(self, method: str, stream: NativeStream, args: dict[str, Any]) -> None:

@@ -188,9 +188,13 @@ class Daemon:
         if config.rights is not None:
             guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))
         for name, description in self.store.sinks(guest.name):
+            if guest.graph.name_taken(name):
+                log.warning("guest %s: its sink %s of before is now the one it begins with", guest.name, name)
+                continue
             guest.graph.add_sink(name, description)
+        levels = self.store.levels(guest.name)
         for mix in guest.graph.mixes():
-            kept = self.store.levels(guest.name).get((mix.kind, mix.name))
+            kept = next((k for name in (mix.name, *mix.aliases) if (k := levels.get((mix.kind, name)))), None)
             if kept is not None and len(kept[0]) == len(mix.positions):
                 mix.gains, mix.mute = kept
         for permission, ruled in config.grants:

@@ -50,7 +50,7 @@ class Guest:
         self.config = config
         self.name = config.name
         self.graph = Graph(config.name, ids, config.rate, default_map(config.channels))
-        self.graph.set_default(self.graph.add_sink("default", f"Millrace {config.name}"))
+        self.graph.add_first_sink(f"Millrace {config.name}")
         self.microphone = self.graph.add_source("microphone", "Microphone")
         self._driver = driver
         self.attachments: list[Attachment] = []

@@ -232,7 +232,7 @@ class ListenerSession:
     def _find_sink(self, name: str | None) -> Sink:
         graph = self.guest.graph
         for sink in graph.sinks.values():
-            if name in (sink.name, sink.key):
+            if name is not None and (name == sink.key or sink.answers_to(name)):
                 return sink
         if name is not None:
             raise RemoteProtocolError(f"guest {self.guest.name} has no sink {name!r}")

@@ -53,7 +53,7 @@ def setting_text(value: str | int | float | bool) -> str:
 def _split(key: str) -> tuple[str, str]:
     kind, slash, name = key.partition("/")
     if not slash or not name:
-        raise ConfigError(f"{key!r}: name things as `millrace ls` does, such as stream/7, sink/default or listener/3")
+        raise ConfigError(f"{key!r}: name things as `millrace ls` does, such as stream/7, sink/millrace or listener/3")
     return kind, name
 
 
@@ -63,7 +63,7 @@ def find_sink(guest: Guest, name: str) -> Sink | None:
 
 
 def _named(sinks: Iterable[Sink], name: str) -> Sink | None:
-    return next((sink for sink in sinks if name in (sink.name, str(sink.id))), None)
+    return next((sink for sink in sinks if sink.answers_to(name)), None)
 
 
 def find_node(daemon: Daemon, key: str, guest: str | None) -> tuple[Guest, Levelled]:

@@ -25,7 +25,8 @@ def _volume(node: Levelled) -> View:
 def sink_view(guest: Guest, sink: Sink) -> View:
     """One sink."""
     return {
-        "id": sink.key, "name": sink.name, "description": sink.description, "state": sink.state.value,
+        "id": sink.key, "name": sink.name, "aliases": list(sink.aliases),
+        "description": sink.description, "state": sink.state.value,
         "default": guest.graph.default is sink, "channels": len(sink.positions), "rate": guest.graph.rate,
         "peak": round(sink.level, 4), "rms": round(sink.rms, 4),
         "linked_to": [link.target.key for link in sink.links], **_volume(sink),

@@ -13,7 +13,19 @@ from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
 from millrace.graph.cycle import run_cycle
 from millrace.graph.lanes import FAR, LanePool
-from millrace.graph.model import NOTHING, Ids, Levelled, Link, Node, NodeState, Sink, Stream, Tap
+from millrace.graph.model import (
+    FIRST_SINK,
+    FIRST_SINK_ALIASES,
+    NOTHING,
+    Ids,
+    Levelled,
+    Link,
+    Node,
+    NodeState,
+    Sink,
+    Stream,
+    Tap,
+)
 from millrace.graph.plan import Plan, Planner, ordered
 from millrace.units import (
     NS_PER_MS,
@@ -83,10 +95,24 @@ class Graph:
         yield from self.sinks.values()
         yield from self.sources.values()
 
+    def name_taken(self, name: str) -> bool:
+        """Whether a sink or source is called so, or was."""
+        return any(name == mix.name or name in mix.aliases for mix in self.mixes())
+
+    def _demand_free(self, name: str, kind: str) -> None:
+        if self.name_taken(name):
+            raise GraphError(f"a {kind} named {name!r} exists already")
+
+    def add_first_sink(self, description: str = "") -> Sink:
+        """The sink that a guest begins with, its default."""
+        sink = self.add_sink(FIRST_SINK, description)
+        sink.aliases = FIRST_SINK_ALIASES
+        self.set_default(sink)
+        return sink
+
     def add_source(self, name: str, description: str, positions: Positions | None = None) -> Sink:
         """A new source: what is linked into it can be recorded. GraphError where the name is taken."""
-        if any(source.name == name for source in self.mixes()):
-            raise GraphError(f"a source named {name!r} exists already")
+        self._demand_free(name, "source")
         source = Sink(self.ids.take(), name, positions or self.positions, description=description or name, capture=True)
         self.sources[source.id] = source
         self._changed("new", source)
@@ -94,8 +120,7 @@ class Graph:
 
     def add_sink(self, name: str, description: str = "", positions: Positions | None = None) -> Sink:
         """A new sink with its monitor; GraphError where the name is taken."""
-        if any(sink.name == name for sink in self.mixes()):
-            raise GraphError(f"a sink named {name!r} exists already")
+        self._demand_free(name, "sink")
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
         self.sinks[sink.id] = sink
         self._changed("new", sink)

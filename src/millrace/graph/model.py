@@ -37,6 +37,10 @@ TRANSITIONS: dict[NodeState, frozenset[NodeState]] = {
     _S.ERROR: frozenset({_S.SUSPENDED}),
 }
 TRACE_LENGTH = 32
+FIRST_SINK = "millrace"
+"""The sink that every guest begins with."""
+FIRST_SINK_ALIASES = ("default",)
+"""What it was called before: SoX, ALSA and others take `default` for no name at all, and record something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +208,17 @@ class Sink(Levelled):
     suspended: bool = False
     outlet_latency_ns: HostNs = 0
     capture: bool = False
+    aliases: tuple[str, ...] = ()
+    """Names of before, by which it is found all the same."""
 
     @property
     def kind(self) -> str:  # type: ignore[override]
         """What users call it."""
         return "source" if self.capture else "sink"
+
+    def answers_to(self, name: str) -> bool:
+        """Whether `name` means this one: its name, an alias, or its number."""
+        return name == self.name or name in self.aliases or name == str(self.id)
 
     @property
     def rms(self) -> float:

@@ -33,6 +33,14 @@ class _Stream:
     ducked: bool = False
 
 
+class _Sink(NamedTuple):
+    """A sink or source: its key, and its names as `kind/name`, the one it has now first."""
+
+    guest: str
+    key: str
+    names: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Policy:
     """One session manager's view of the world. `memory` is what the daemon keeps for it."""
@@ -42,12 +50,13 @@ class Policy:
     _streams: dict[str, dict[int, _Stream]] = field(default_factory=dict)
     _homes: dict[int, str] = field(default_factory=dict)
     _calls: dict[str, set[int]] = field(default_factory=dict)
-    _sinks: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    _sinks: dict[int, _Sink] = field(default_factory=dict)
 
     def seen(self, id_: int, kind: str, guest: str, shown: dict[str, Any], new: bool) -> list[Command]:
         """An object is there: it came (`new`), was there from the start, or has changed."""
         if kind in ("sink", "source"):
-            self._sinks[id_] = (guest, shown["id"], f"{kind}/{shown['name']}")
+            names = (shown["name"], *shown.get("aliases", ()))
+            self._sinks[id_] = _Sink(guest, shown["id"], tuple(f"{kind}/{name}" for name in names))
         elif kind == "request":
             return self._answer(shown) if new else []
         elif kind == "stream":
@@ -87,7 +96,7 @@ class Policy:
                 out += self._welcome(known, shown)
         elif now != known.seen:
             # A stream whose sink went away was moved by nobody.
-            lost_sink = known.seen[2] != now[2] and not self._has(guest, known.seen[2])
+            lost_sink = known.seen[2] != now[2] and self._sink(guest, known.seen[2]) is None
             known.seen = now
             if now != known.wanted and not lost_sink:
                 out += self._learnt(known)
@@ -97,29 +106,34 @@ class Policy:
 
     def _name_of(self, key: str) -> str:
         """A sink's name, which outlives its number."""
-        return next((name for _, id_, name in self._sinks.values() if id_ == key), key)
+        return next((sink.names[0] for sink in self._sinks.values() if sink.key == key), key)
+
+    def _sink(self, guest: str, name: str) -> str | None:
+        """The name that a sink of a guest has now, by its key or any of its names; None where there is none."""
+        for sink in self._sinks.values():
+            if sink.guest == guest and (name == sink.key or name in sink.names):
+                return sink.names[0]
+        return None
 
     def _welcome(self, stream: _Stream, shown: dict[str, Any]) -> list[Command]:
         """A stream has come: it gets the level and the sink of its like, else its role's sink."""
         kept = self._recalled(stream.memory)
         volume, mute, sink = stream.seen
         own = set(shown.get("chosen", ()))
-        target = kept.get("sink") or dict(self.config.roles).get(stream.role)
+        named = kept.get("sink") or dict(self.config.roles).get(stream.role)
+        target = self._sink(stream.guest, named) if isinstance(named, str) else None
         out: list[Command] = []
         settings = {key: kept[key] for key in ("volume", "mute") if key in kept and kept[key] != shown[key]}
         if settings and "volume" not in own:
             shown_as = {key: f"{v}%" if key == "volume" else v for key, v in settings.items()}
             out.append(Command("set", {"target": stream.key, "settings": shown_as}))
             volume, mute = settings.get("volume", volume), settings.get("mute", mute)
-        if target and target != sink and "sink" not in own and self._has(stream.guest, target):
+        if target and target != sink and "sink" not in own:
             out.append(Command("move", {"target": stream.key, "to": target, "guest": stream.guest}))
             sink = target
         if out:
             stream.wanted = (volume, mute, sink)
         return out
-
-    def _has(self, guest: str, name: str) -> bool:
-        return any(home == guest and name in (key, known) for home, key, known in self._sinks.values())
 
     def _recalled(self, key: str) -> dict[str, Any]:
         try:

@@ -121,11 +121,13 @@ class Program:
             await self._note_all(bus)
 
     async def _note_all(self, bus: Bus) -> None:
-        notes, self._notes = self._notes, {}
-        for command in notes.values():
+        # A note is struck out when it is kept, not when it is taken up: who is stopped in between still has it.
+        for key, command in list(self._notes.items()):
             try:
                 await bus.call(command.method, **command.args)
             except PeerLost:
                 raise
             except MillraceError as error:
                 log.warning("not kept: %s", error)
+            if self._notes.get(key) is command:
+                del self._notes[key]

@@ -62,7 +62,7 @@ class Rig:
         self.now_ns: HostNs = START_NS
         self.driver = TimerDriver()
         self.graph = Graph("default", Ids(), rate, default_map(channels))
-        self.graph.set_default(self.graph.add_sink("default"))
+        self.graph.add_first_sink()
         self.driver.attach(self.graph)
         self.door = PulseDoor(self.graph, bytes(range(256)), "user@host", lambda: self.now_ns)
         self.clients: list[RigClient] = []

@@ -112,13 +112,11 @@ class PulseDoor:
         """By index, name, number as text, or @DEFAULT_SINK@; the default where nothing is named."""
         if index != NO_INDEX:
             return self._sink_by_index(index)
-        if not name or name in ("@DEFAULT_SINK@",):
+        if not name or name == "@DEFAULT_SINK@":
             return self.default_sink
         for sink in self.graph.sinks.values():
-            if sink.name == name:
+            if sink.answers_to(name):
                 return sink
-        if name.isascii() and name.isdigit():
-            return self._sink_by_index(int(name))
         raise CommandError(Err.NOENTITY, f"no sink {name!r}")
 
     def _sink_by_index(self, index: int) -> Sink:
@@ -143,7 +141,7 @@ class PulseDoor:
         if not name or name == "@DEFAULT_SOURCE@":
             return self.recorded_by_default()
         for source in self.graph.sources.values():
-            if name in (source.name, str(source.id)):
+            if source.answers_to(name):
                 return source
         if name == "@DEFAULT_MONITOR@":
             return self.default_sink
