@@ -114,6 +114,48 @@ def test_a_pause_keeps_the_line_and_a_stall_does_not_bend_it() -> None:
     assert est.ppm == pytest.approx(250.0, abs=2) and est.steps == 0
 
 
+@pytest.mark.parametrize("period_ms", [5, 20, 100])
+@pytest.mark.parametrize("stood_s", [2.5, 6.0, 40.0])
+def test_a_far_clock_that_stood_still_is_known_again_after_a_second_whatever_its_packets(
+    period_ms: int, stood_s: float
+) -> None:
+    est = DriftEstimator()
+    period = period_ms * NS_PER_MS
+    for k in range(60_000 // period_ms):
+        est.observe(BOOT + k * period, 7 + k * period)
+    stood = round(stood_s * NS_PER_S)
+    for k in range(60_000 // period_ms, 61_200 // period_ms):
+        est.observe(BOOT + k * period, 7 + k * period + stood)
+    assert est.y_after(BOOT + 61 * NS_PER_S, 7) == pytest.approx(61 * NS_PER_S + stood, abs=period)
+    assert est.ppm == pytest.approx(0.0, abs=1.0)
+
+
+@pytest.mark.parametrize("period_ms", [5, 20, 100])
+def test_a_stall_that_is_caught_up_slowly_is_no_jump(period_ms: int) -> None:
+    """A line that kept 8 s and delivers them at five times the speed."""
+    est = DriftEstimator()
+    period = period_ms * NS_PER_MS
+    for k in range(70_000 // period_ms):
+        held = (
+            max(0, 68 * NS_PER_S + (k * period - 60 * NS_PER_S) // 5 - k * period) if k * period > 60 * NS_PER_S else 0
+        )
+        est.observe(BOOT + k * period, 7 + k * period + held)
+    assert est.y_after(BOOT + 70 * NS_PER_S, 7) == pytest.approx(70 * NS_PER_S, abs=NS_PER_MS)
+    assert est.steps == 0
+
+
+@pytest.mark.parametrize("stood_s", [0.4, 1.5, 6.0])
+def test_a_card_that_stood_still_is_known_again_at_its_second_pull(stood_s: float) -> None:
+    pace = Pace(48_000, PROFILES["normal"])
+    stood = round(stood_s * NS_PER_S)
+    for k in range(3_000):
+        pace.pulled(480, 7 + k * 10 * NS_PER_MS)
+    for k in range(3_000, 3_002):
+        pace.pulled(480, 7 + k * 10 * NS_PER_MS + stood)
+    assert pace.card.y_after(3_001 * 10 * NS_PER_MS, 7) == pytest.approx(3_001 * 10 * NS_PER_MS + stood, abs=NS_PER_MS)
+    assert pace.card.ppm == pytest.approx(0.0, abs=1.0)
+
+
 def test_another_clock_begins_anew() -> None:
     est = DriftEstimator()
     observe(est, 20, 10.0, np.zeros(1))

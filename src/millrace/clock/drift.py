@@ -28,7 +28,9 @@ _STEP = 1.0 * NS_PER_MS
 _STEP_UP_BUCKETS = 8
 _LOST_AFTER = 600.0 * NS_PER_S
 _BROKEN = 2.0 * NS_PER_S
-_STALLED_MAX = 3_000
+_STALL_NS, _STALL_LATE_MAX, _CATCH_UP = 1.0 * NS_PER_S, 60.0 * NS_PER_S, 0.1
+CARD_JUMP_NS = 0.25 * NS_PER_S
+"""Sound cards buffer less than this: one whose frames are later than that has stood still."""
 
 
 class Lock(Enum):
@@ -45,15 +47,23 @@ class DriftEstimator:
     Pairs are gathered in buckets of which the least late is kept; a line is laid under the kept ones of
     the last 20 s, and a DLL smooths how that line moves. A jump of the edge (another route, a machine that
     slept) shifts it and leaves the rate alone. After a pause the old line goes on until new pairs say better.
+
+    A pair that is later than `jump_ns` was either held up on its way (a stalled line delivers what it kept, each
+    pair less late than the one before) or is the first from a clock that stood still (all after it are as late).
+    The lateness is watched for `stall_ns` of our own time: while it falls by a tenth of the time that passes, it
+    is a stall and says nothing about clocks; else the line is begun anew from there. Both bounds are times, so that
+    they mean the same at any packet size: a bound in pairs let a card that had been suspended keep seconds of wrong
+    latency for a minute. Pairs from a card wait nowhere, so for one `jump_ns` is short and `stall_ns` is 0.
     """
 
     __slots__ = (
-        "_above", "_best", "_best_d", "_best_u", "_close_at", "_dll", "_dll_u", "_line_u", "_locked_at",
-        "_phase", "_points", "_rate", "_rate_max", "_slope_before", "_stalled", "_x0", "_y0", "state", "steps",
+        "_above", "_best", "_best_d", "_best_u", "_close_at", "_dll", "_dll_u", "_jump_ns", "_line_u", "_locked_at",
+        "_phase", "_points", "_rate", "_rate_max", "_slope_before", "_stall", "_stall_ns", "_x0", "_y0",
+        "state", "steps",
     )  # fmt: skip
 
-    def __init__(self, rate_max: float = RATE_MAX) -> None:
-        self._rate_max = rate_max
+    def __init__(self, rate_max: float = RATE_MAX, jump_ns: float = _BROKEN, stall_ns: float = _STALL_NS) -> None:
+        self._rate_max, self._jump_ns, self._stall_ns = rate_max, jump_ns, stall_ns
         self.state = Lock.LOST
         self.steps = 0
         self.restart()
@@ -71,7 +81,7 @@ class DriftEstimator:
         self._slope_before: float | None = None
         self._locked_at = 0.0
         self._above: list[tuple[Point, float]] = []
-        self._stalled = 0
+        self._stall: tuple[HostNs, float] | None = None
 
     def restart(self) -> None:
         """The other side is a new one, with a clock of its own."""
@@ -88,13 +98,15 @@ class DriftEstimator:
         u = float(x_ns - self._x0)
         d = y_ns - self._y0 - u
         late = d - self._phase - self._rate * (u - self._line_u)
-        if late > _BROKEN or late < -_BROKEN or self.state is Lock.LOST or u - self._close_at > _LOST_AFTER:
-            # Late by seconds is a stall, and says nothing about clocks; but one that does not end is a jump.
-            self._stalled += 1
-            if self.state is not Lock.LOST and 0 < late < 30 * _BROKEN and self._stalled < _STALLED_MAX:
+        if self.state is Lock.LOST or late < -_BROKEN or u - self._close_at > _LOST_AFTER:
+            self._begin(x_ns, y_ns)
+            return 0.0
+        if late > self._jump_ns:
+            if self._is_held_up(late, y_ns):
                 return late
             self._begin(x_ns, y_ns)
             return 0.0
+        self._stall = None
         if late < self._best:
             self._best, self._best_u, self._best_d = late, u, d
         if u >= self._close_at:
@@ -103,12 +115,23 @@ class DriftEstimator:
             self._phase += late
         return late
 
+    def _is_held_up(self, late: float, y_ns: HostNs) -> bool:
+        """Whether a pair that is that late was held up on its way; see the class."""
+        if late > _STALL_LATE_MAX:
+            return False
+        since_ns, first = self._stall or (y_ns, late)
+        if self._stall is not None and y_ns - since_ns > self._stall_ns:
+            if late > first - _CATCH_UP * (y_ns - since_ns):
+                return False
+            since_ns, first = y_ns, late
+        self._stall = since_ns, first
+        return True
+
     # -- once a bucket -------------------------------------------------------------------------
 
     def _close(self, u: float) -> None:
         best, point = self._best, (self._best_u, self._best_d)
         self._best = float("inf")
-        self._stalled = 0
         self._close_at = u + (_BUCKET_LOCKED if self.state is Lock.LOCKED else _BUCKET_ACQUIRE)
         points = self._points
         if point[0] < u - _WINDOW or (points and point[0] <= points[-1][0]):

@@ -13,7 +13,7 @@ is τ. Within the deadband the ratio alone rules. A margin that moves slowly is 
 
 from __future__ import annotations
 
-from millrace.clock.drift import RATE_MAX, DriftEstimator, Lock
+from millrace.clock.drift import CARD_JUMP_NS, RATE_MAX, DriftEstimator, Lock
 from millrace.clock.jitter import JitterProfile, JitterTarget
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
@@ -45,7 +45,8 @@ class Pace:
         self, rate: int, profile: JitterProfile, drift_max: float = RATE_MAX, tau_s: float = TAU_ACQUIRE_S
     ) -> None:
         self._tau_s = tau_s
-        self.media, self.card = DriftEstimator(drift_max), DriftEstimator()
+        self.media = DriftEstimator(drift_max)
+        self.card = DriftEstimator(jump_ns=CARD_JUMP_NS, stall_ns=0.0)
         self.jitter = JitterTarget(profile)
         self.codec_ns = 0
         self._rate = rate

@@ -40,12 +40,13 @@ export const LOST = "lost", ACQUIRE = "acquire", LOCKED = "locked";
 const RATE_MAX = 5e-3, STEADY_AFTER = 60 * NS_PER_S;
 const BUCKET_ACQUIRE = 0.1 * NS_PER_S, BUCKET_LOCKED = 0.5 * NS_PER_S, WINDOW = 20 * NS_PER_S;
 const SPAN_MIN = 1.5 * NS_PER_S, SPAN_LOCK = 5 * NS_PER_S, LOCK_WITHIN = 25e-6, STEP = NS_PER_MS, STEP_UP_BUCKETS = 8;
-const LOST_AFTER = 600 * NS_PER_S, BROKEN = 2 * NS_PER_S, STALLED_MAX = 3000;
+const LOST_AFTER = 600 * NS_PER_S, BROKEN = 2 * NS_PER_S;
+const STALL = NS_PER_S, STALL_LATE_MAX = 60 * NS_PER_S, CATCH_UP = 0.1, CARD_JUMP = 0.25 * NS_PER_S;
 const clamp = (value, most) => Math.max(-most, Math.min(most, value));
 
 /** How one clock runs against another, from pairs of which the second may only be late. See clock/drift.py. */
 export class DriftEstimator {
-  constructor() { this.steps = 0; this.restart(); }
+  constructor(jump = BROKEN, stallFor = STALL) { this.jump = jump; this.stallFor = stallFor; this.steps = 0; this.restart(); }
   begin(x, y) {
     this.state = ACQUIRE;
     this.x0 = x; this.y0 = y;
@@ -53,26 +54,37 @@ export class DriftEstimator {
     this.best = Infinity; this.bestU = 0; this.bestD = 0;
     this.closeAt = BUCKET_ACQUIRE;
     this.dll = new Dll(0, this.rate * NS_PER_S);
-    this.dllU = 0; this.slopeBefore = null; this.lockedAt = 0; this.above = []; this.stalled = 0;
+    this.dllU = 0; this.slopeBefore = null; this.lockedAt = 0; this.above = []; this.stall = null;
   }
   restart() { this.rate = 0; this.begin(0, 0); this.state = LOST; }
   observe(x, y) {
     const u = x - this.x0, d = y - this.y0 - u;
     const late = d - this.phase - this.rate * (u - this.lineU);
-    if (late > BROKEN || late < -BROKEN || this.state === LOST || u - this.closeAt > LOST_AFTER) {
-      this.stalled++;
-      if (this.state !== LOST && late > 0 && late < 30 * BROKEN && this.stalled < STALLED_MAX) return late;
+    if (this.state === LOST || late < -BROKEN || u - this.closeAt > LOST_AFTER) { this.begin(x, y); return 0; }
+    if (late > this.jump) {
+      if (this.isHeldUp(late, y)) return late;
       this.begin(x, y);
       return 0;
     }
+    this.stall = null;
     if (late < this.best) { this.best = late; this.bestU = u; this.bestD = d; }
     if (u >= this.closeAt) this.close(u);
     else if (late < 0 && !this.points.length) this.phase += late;
     return late;
   }
+  /** Whether a pair that is that late was held up on its way, or is the first from a clock that stood still. */
+  isHeldUp(late, y) {
+    if (late > STALL_LATE_MAX) return false;
+    const { since, first } = this.stall ?? { since: y, first: late };
+    if (this.stall && y - since > this.stallFor) {
+      if (late > first - CATCH_UP * (y - since)) return false;
+      this.stall = { since: y, first: late };
+    } else this.stall = { since, first };
+    return true;
+  }
   close(u) {
     const best = this.best, point = [this.bestU, this.bestD], points = this.points;
-    this.best = Infinity; this.stalled = 0;
+    this.best = Infinity;
     this.closeAt = u + (this.state === LOCKED ? BUCKET_LOCKED : BUCKET_ACQUIRE);
     if (point[0] < u - WINDOW || (points.length && point[0] <= points[points.length - 1][0])) return;
     if (this.state === LOCKED && this.standsOut(point, best)) return;
@@ -205,7 +217,7 @@ const REFRESH = NS_PER_S, LOST_MAX = 120 * NS_PER_MS, ROUNDING = 1000, STALL_MEM
 export class Pace {
   constructor(rate, chosen) {
     this.rate = rate;
-    this.media = new DriftEstimator(); this.card = new DriftEstimator();
+    this.media = new DriftEstimator(); this.card = new DriftEstimator(CARD_JUMP, 0);
     this.jitter = new JitterTarget(chosen);
     this.lag = 0; this.period = 0;
     this.codec = 0; this.cardAt = 0; this.pull = 0; this.correction = 0; this.steered = 0;

@@ -2,12 +2,14 @@
 import { NS_PER_S } from "./clock.js";
 
 const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6, PERIOD_MIN = 128e9 / 48000, OPENED_S = 0.03;
+const TOUCHES = ["pointerdown", "keydown"];
 
 /** Plays one guest. `on(what, detail)` hears of joined, settings, stats, lost, refused, ended. */
 export class Listener {
   constructor(url, { name, latency, settings, microphone, wasm, on }) {
     Object.assign(this, { url, name, latency, settings, microphone, wasm, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
+    this.still = false; this.from = OPENED_S; this.lastCard = 0;
   }
 
   /** Begin: to be called from a click, as browsers want it. */
@@ -26,7 +28,26 @@ export class Listener {
     const voice = this.microphone ? await this.capture() : null, ports = [channel.port2, ...(voice ? [voice] : [])];
     this.worker.postMessage({ what: "begin", url: this.url, hello, port: channel.port2, voice, wasm: this.wasm, origin: performance.timeOrigin }, ports);
     await this.context.resume();
+    this.watch();
     this.timer = setInterval(() => this.tick(), CLOCK_MS);
+  }
+
+  /**
+   * Browsers stop an audio context by themselves: a call, a locked screen, a device that is taken. That is told, and the next
+   * touch of the page starts it again. What was queued meanwhile is old by then, and the audio clock has stood still.
+   */
+  watch() {
+    this.context.onstatechange = () => {
+      const running = this.context.state === "running";
+      if (this.context.state === "closed" || running !== this.still) return;
+      this.still = !running;
+      if (this.still) { this.on("still", "The browser has stopped the sound. Touch the page to go on."); return; }
+      this.lags = []; this.from = this.context.currentTime + OPENED_S;
+      this.node.port.postMessage({ what: "resumed" });
+      if (this.joined) this.on("joined", this.joined);
+    };
+    this.touched = () => { if (this.still) this.context.resume().catch((error) => this.on("still", error.message)); };
+    for (const touch of TOUCHES) addEventListener(touch, this.touched);
   }
 
   /** Ask for the microphone; the worker gets a port for what it captures. It sends only while something in the guest records. */
@@ -41,6 +62,7 @@ export class Listener {
 
   stop() {
     clearInterval(this.timer);
+    for (const touch of TOUCHES) removeEventListener(touch, this.touched);
     this.captured?.getTracks().forEach((track) => track.stop());
     this.worker?.postMessage({ what: "stop" });
     this.context?.close();
@@ -52,6 +74,7 @@ export class Listener {
   }
 
   told({ what, detail }) {
+    if (what === "joined") this.joined = detail;
     if (what === "stats") detail = this.stats = { ...detail, first: detail.first === null ? null : detail.first / 1e6 - this.begun };
     this.on(what, detail);
   }
@@ -62,10 +85,13 @@ export class Listener {
    */
   tick() {
     // Firefox can hang in getOutputTimestamp while its device is still being opened.
-    if (this.context.currentTime < OPENED_S) return;
+    if (this.context.currentTime < this.from || this.still) return;
     const { contextTime, performanceTime } = this.context.getOutputTimestamp?.() ?? {}, now = performance.now() * 1e6;
     const known = contextTime > 0 && performanceTime > 0;
     const card = (known ? contextTime : this.context.currentTime) * NS_PER_S, heard = known ? performanceTime * 1e6 : now;
+    // A clock that stands still says nothing of when its frames are heard.
+    if (card <= this.lastCard) return;
+    this.lastCard = card;
     this.lags.push(this.context.currentTime * NS_PER_S - card - (now - heard));
     if (this.lags.length >= LAGS) {
       const least = Math.min(...this.lags), most = Math.max(...this.lags);

@@ -1,6 +1,6 @@
 // The real-time side: an AudioWorklet that pulls from the link. `performance` is not known here, so the main thread tells
 // what the audio clock showed at which of its times, and the line through that gives the time of every pull.
-import { NS_PER_S, Pace, profileOf } from "./clock.js";
+import { LOST, NS_PER_S, Pace, profileOf } from "./clock.js";
 import { AdaptiveLink, LOOKAHEAD, PLAYING, QUIET, Voice } from "./link.js";
 
 const STATS_FRAMES = 12000;
@@ -41,11 +41,18 @@ class Player extends AudioWorkletProcessor {
     if (this.link.state !== QUIET) this.voice.write(Array.from({ length: this.channels }, () => new Float32Array(2 * LOOKAHEAD)), 2 * LOOKAHEAD);
     this.link.end();
   }
+  /** The context stood still: its clock begins anew at the next pair, and what was queued meanwhile is old. */
+  resumed() {
+    this.pace.card.state = LOST;
+    this.link.tally.skipped += Math.trunc(this.voice.fill);
+    this.voice.stop();
+    this.link.state = QUIET;
+  }
   rejoined() { this.pace.media.restart(); this.silence(); }
   process(_, [out]) {
     const card = currentFrame * NS_PER_S / sampleRate, frames = out[0].length, pace = this.pace;
     const now = pace.pullTime(card);
-    if (pace.card.state !== "lost" && this.link.pull(frames, card, now)) {
+    if (pace.card.state !== LOST && this.link.pull(frames, card, now)) {
       this.voice.read(out, this.link.lead, this.link.step);
       for (let c = 0; c < 2; c++) {
         for (const v of out[Math.min(c, out.length - 1)]) { this.peak[c] = Math.max(this.peak[c], Math.abs(v)); this.squares[c] += v * v; }
