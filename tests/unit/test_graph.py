@@ -183,7 +183,7 @@ def test_states_have_a_trace_and_lanes_are_reused() -> None:
     rig = Rig()
     rig.capture()
     nodes = [add(rig) for _ in range(5)]
-    pool = next(iter(rig.graph._pools.values()))
+    pool = rig.graph._lanes.pools[0]
     lanes = len(pool.owners)
     rig.run(0.1)
     for node in nodes:
@@ -191,7 +191,7 @@ def test_states_have_a_trace_and_lanes_are_reused() -> None:
     assert nodes[0].state is NodeState.IDLE and nodes[0].trace[-1].cause == "paused"
     for node in nodes:
         rig.graph.activate(node)
-    assert len(pool.owners) == lanes and pool.used == 5
+    assert len(pool.owners) == lanes and pool.taken == 5
 
 
 def test_lane_ring_wraps_without_a_trace() -> None:

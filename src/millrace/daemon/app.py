@@ -32,6 +32,7 @@ from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.incidents import Incidents
 from millrace.graph.model import Ids, Sink, Stream
+from millrace.io.clock import worked_ns
 from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
 from millrace.io.runner import TimerRunner
@@ -50,7 +51,7 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.ids = Ids()
-        self.driver = TimerDriver()
+        self.driver = TimerDriver(worked_ns)
         self.guests: dict[str, Guest] = {}
         self.address = config.listen
         self.store = Store(config.state)
@@ -228,6 +229,7 @@ class Daemon:
         """The doctor hears of what goes wrong in a guest."""
         doctor, guest.doctor = self.doctor, self.doctor
         guest.graph.troubled = lambda node, what, since_ns: doctor.troubled(guest, node, what, since_ns)
+        guest.graph.cut_short = lambda left_out_ns: doctor.cut_short(guest, left_out_ns)
         guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
         guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
         guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)

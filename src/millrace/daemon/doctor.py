@@ -141,6 +141,15 @@ class Doctor:
         encoding = sum(guest.outlets.encoding_ns() for guest in self._daemon.guests.values())
         return ("encoder", "slow") if encoding > spent_ns // 2 else ("cycle", "overran")
 
+    def cut_short(self, guest: Guest, left_out_ns: HostNs) -> None:
+        """A guest's cycles took more than its share: so much of its sound is left out."""
+        graph = guest.graph
+        evidence = {
+            "left_out_ms": _ms(left_out_ns), "worked_lately_ms": _ms(graph.share.recent_ns),
+            "streams": sum(stream.active for stream in graph.streams.values()),
+        }  # fmt: skip
+        self.incidents.record("cycle", "cut short", now_ns(), guest.name, "", evidence)
+
     # -- streams -----------------------------------------------------------------------------
 
     def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:

@@ -195,7 +195,12 @@ class NativeStreams:
         own.record = NativeRecord(guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring)
         own.record.removed = lambda: self.removed(node.id)
         guest.native_records[node.id] = own.record
-        guest.graph.add_tap(node, source)
+        try:
+            guest.graph.add_tap(node, source)
+        except GraphError:
+            self._forget(node.id)
+            _close_fds(fds)
+            raise
         self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), fds)
 
     def _checked(self, args: Open) -> tuple[SoundFormat, Frames]:

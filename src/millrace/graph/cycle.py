@@ -6,6 +6,8 @@ come from the plan; only a cycle in which a gain changes makes small ones for it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from millrace.dsp.convert import Samples
@@ -17,8 +19,8 @@ METER_FRAMES = 12_000
 """A sink that nobody hears is mixed once in so many frames, so that its level can still be shown."""
 
 
-def run_cycle(plan: Plan, position: Frames, frames: Frames) -> None:
-    """Mix [position, position + frames) in every sink and hand it to the taps."""
+def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
+    """Mix [position, position + frames) in every sink and hand it to the taps; a step for each of them."""
     for run in plan.sinks:
         if not run.heard and position % METER_FRAMES >= frames:
             continue
@@ -26,6 +28,7 @@ def run_cycle(plan: Plan, position: Frames, frames: Frames) -> None:
         silent = not _mix(run, block, position)
         level = 0.0 if silent else _finish(run, block)
         run.sink.level, run.sink.latest = level, block
+        yield
         for tap in run.taps:
             if tap.matrix is None:
                 tap.tap.consumer.consume(block, position, level)
@@ -33,6 +36,7 @@ def run_cycle(plan: Plan, position: Frames, frames: Frames) -> None:
                 own = tap.scratch[:frames]
                 np.dot(block, tap.matrix, out=own)
                 tap.tap.consumer.consume(own, position, level)
+            yield
 
 
 def _mix(run: SinkRun, block: Samples, position: Frames) -> bool:
@@ -82,10 +86,10 @@ def _add_pool(mix: PoolMix, block: Samples, position: Frames, scratch: Samples, 
 def _product(mix: PoolMix, gains: Samples, position: Frames, out: Samples) -> None:
     """`gains` @ the lanes' frames from `position` on; in two parts where the ring wraps."""
     pool, frames, width = mix.pool, len(out), mix.pool.channels
-    at = position % pool.capacity
+    at = pool.at(position)
     head = min(frames, pool.capacity - at)
     flat = out.reshape(-1)
-    rows = pool.data[: len(gains)]
+    rows = pool.data[mix.first : mix.first + len(gains)]
     if len(gains) == 1 and head == frames:
         np.multiply(rows[0, at * width : (at + head) * width], gains[0], out=flat)
         return
@@ -97,7 +101,7 @@ def _product(mix: PoolMix, gains: Samples, position: Frames, out: Samples) -> No
 def _add_lane(mix: LaneMix, block: Samples, position: Frames) -> None:
     pool, frames = mix.pool, len(block)
     row = pool.data[mix.lane].reshape(pool.capacity, pool.channels)
-    at = position % pool.capacity
+    at = pool.at(position)
     head = min(frames, pool.capacity - at)
     fade = None if mix.before is None else ramp(frames)
     for source, start in ((row[at : at + head], 0), (row[: frames - head], head)):

@@ -2,6 +2,10 @@
 
 Graphs that are idle are not in the queue. It reads no clock: `next_timeout` says when it wants
 to be called, `handle_timeout` is told what time it is (DESIGN: time is an argument).
+
+One graph's work must not take the others' time: of those that are due at once, the ones that have worked least lately
+go first, each works no longer than its share, and all together no longer than a round; then the loop comes
+round before the rest goes on.
 """
 
 from __future__ import annotations
@@ -10,13 +14,17 @@ import heapq
 from collections.abc import Callable
 
 from millrace.graph.graph import Graph
-from millrace.units import HostNs
+from millrace.graph.share import Share
+from millrace.units import NS_PER_MS, HostNs
+
+ROUND_NS: HostNs = 10 * NS_PER_MS
 
 
 class TimerDriver:
-    """Runs the cycles of many graphs when they are due."""
+    """Runs the cycles of many graphs when they are due. `clock` tells how long that takes: shares are of its time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], HostNs] = lambda: 0) -> None:
+        self._clock = clock
         self.rearm: Callable[[], None] = lambda: None
         self._queue: list[tuple[HostNs, int, Graph]] = []
         self._queued: set[Graph] = set()
@@ -26,6 +34,7 @@ class TimerDriver:
     def attach(self, graph: Graph) -> None:
         """Clock `graph` from now on, whenever it needs it."""
         graph.wake = lambda: self._enqueue(graph)
+        graph.share = Share(self._clock)
         self._enqueue(graph)
 
     def detach(self, graph: Graph) -> None:
@@ -40,16 +49,29 @@ class TimerDriver:
         return self._queue[0][0] if self._queue else None
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Run everything that is due at `now_ns`, once each."""
+        """Run what is due at `now_ns`, once each, as far as a round goes."""
         due: list[Graph] = []
         while self._queue and self._queue[0][0] <= now_ns:
             _, _, graph = heapq.heappop(self._queue)
             self._queued.discard(graph)
             due.append(graph)
+        due.sort(key=lambda graph: graph.share.recent_ns)
+        spent = 0
         for graph in due:
-            self.cycles += 1
-            graph.handle_timeout(now_ns)
+            if spent < ROUND_NS:
+                self.cycles += 1
+                spent += self._run(graph, now_ns)
             self._enqueue(graph)
+
+    @staticmethod
+    def _run(graph: Graph, now_ns: HostNs) -> HostNs:
+        graph.share.renew()
+        graph.share.enter()
+        try:
+            graph.handle_timeout(now_ns)
+        finally:
+            used = graph.share.leave(now_ns)
+        return used
 
     def _enqueue(self, graph: Graph) -> None:
         deadline = graph.next_timeout()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
 from millrace.graph.cycle import run_cycle
-from millrace.graph.lanes import FAR, LanePool
+from millrace.graph.lanes import FAR, Lanes
 from millrace.graph.model import (
     FIRST_SINK,
     FIRST_SINK_ALIASES,
@@ -27,6 +27,7 @@ from millrace.graph.model import (
     Tap,
 )
 from millrace.graph.plan import Plan, Planner, ordered
+from millrace.graph.share import Share
 from millrace.units import (
     NS_PER_MS,
     NS_PER_S,
@@ -43,8 +44,16 @@ LINGER_NS: HostNs = 200 * NS_PER_MS
 """How long a graph keeps running after its last stream stopped: songs follow one another."""
 BEHIND_MAX_NS: HostNs = NS_PER_S
 """A graph later than this (machine suspended) jumps ahead instead of catching up."""
+CUT_WAIT_NS: HostNs = 200 * NS_PER_MS
+"""A graph that is cut short and gets no nearer in this time never will: it leaves out what it is behind."""
 STREAMS_MAX = 2048
 """Streams one guest may have; PulseAudio stops at 256 per sink."""
+MIXES_MAX = 256
+"""Sinks and sources of one guest."""
+LINKS_MAX = 64
+"""Links out of one stream or sink."""
+TAPS_MAX = 256
+"""Recorders and encoders of one guest."""
 
 Observer = Callable[[str, Node], None]
 
@@ -74,8 +83,13 @@ class Graph:
         self._quanta = [max(1, rate * ns // NS_PER_S) for ns in QUANTA_NS]
         self._planner = Planner(self._quanta[-1])
         self._plan = Plan([], [])
-        self._pools: dict[Positions, LanePool] = {}
-        self._capacity = 1 << (rate // 2 - 1).bit_length()
+        self._lanes = Lanes(1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta[-1] - 1).bit_length())
+        self.share = Share()
+        """What it may take of the worker's time in a run of cycles."""
+        self.cut_short: Callable[[HostNs], None] = lambda left_out_ns: None
+        """Its cycles took more than its share for so long that so much sound was left out."""
+        self._steps: Iterator[None] | None = None
+        self._cut: tuple[HostNs, Frames] | None = None
         self._dirty = True
         self._quantum = self._quanta[-1]
         self._needed = False
@@ -113,6 +127,7 @@ class Graph:
     def add_source(self, name: str, description: str, positions: Positions | None = None) -> Sink:
         """A new source: what is linked into it can be recorded. GraphError where the name is taken."""
         self._demand_free(name, "source")
+        self._demand_room()
         source = Sink(self.ids.take(), name, positions or self.positions, description=description or name, capture=True)
         self.sources[source.id] = source
         self._changed("new", source)
@@ -121,10 +136,15 @@ class Graph:
     def add_sink(self, name: str, description: str = "", positions: Positions | None = None) -> Sink:
         """A new sink with its monitor; GraphError where the name is taken."""
         self._demand_free(name, "sink")
+        self._demand_room()
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
         self.sinks[sink.id] = sink
         self._changed("new", sink)
         return sink
+
+    def _demand_room(self) -> None:
+        if len(self.sinks) + len(self.sources) >= MIXES_MAX:
+            raise GraphError(f"guest {self.name} has its {MIXES_MAX} sinks and sources already")
 
     def remove_sink(self, sink: Sink, heir: Sink) -> None:
         """Take `sink` away; what was linked into it or heard it goes on at `heir`."""
@@ -173,6 +193,8 @@ class Graph:
 
     def add_tap(self, tap: Tap, sink: Sink) -> None:
         """Bring in a tap on `sink`'s monitor."""
+        if len(self.taps) >= TAPS_MAX:
+            raise GraphError(f"guest {self.name} has its {TAPS_MAX} recorders and encoders already")
         tap.sink = sink
         sink.taps.append(tap)
         self.taps[tap.id] = tap
@@ -211,7 +233,10 @@ class Graph:
         if matrix is not None and matrix.shape != shape:
             raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {matrix.shape}")
         before = source.links
-        source.links = [link for link in before if link.target is not sink] + [Link(sink, matrix)]
+        links = [link for link in before if link.target is not sink] + [Link(sink, matrix)]
+        if len(links) > LINKS_MAX:
+            raise GraphError(f"{source.key} has its {LINKS_MAX} links already")
+        source.links = links
         try:
             ordered(self.mixes())
         except GraphError:
@@ -258,12 +283,9 @@ class Graph:
         """`stream` has sound: from the next cycle on it is pulled and mixed."""
         if stream.active:
             return
-        pool = self._pools.get(stream.positions)
-        if pool is None:
-            pool = self._pools[stream.positions] = LanePool(stream.positions, self._capacity)
         stream.active = True
+        self._lanes.add(stream, self.position)
         self._update_need()
-        pool.add(stream, self.position)
         self._enter(stream, NodeState.RUNNING, "has sound")
 
     def deactivate(self, stream: Stream, cause: str, keep: bool = True) -> None:
@@ -277,20 +299,20 @@ class Graph:
         if not stream.active:
             return
         stream.active = False
-        self._pools[stream.positions].remove(stream, self.position, keep)
+        self._lanes.remove(stream, self.position, keep)
         self._dirty = True
 
     def ahead(self, stream: Stream) -> Frames:
         """Frames taken from the stream's client and not heard yet."""
         if stream.active:
-            return self._pools[stream.positions].ahead(stream, self.position)
+            return self._lanes.ahead(stream, self.position)
         return 0 if stream.stash is None else len(stream.stash)
 
     def discard(self, stream: Stream) -> None:
         """Forget frames pulled and not heard (a flush)."""
         stream.stash = None
         if stream.active:
-            self._pools[stream.positions].discard(stream, self.position)
+            self._lanes.discard(stream, self.position)
 
     # -- the clock -----------------------------------------------------------------------
 
@@ -313,11 +335,16 @@ class Graph:
         """When the next cycle is due; None while the graph is idle."""
         if not (self.running or self._needed):
             return None
+        if not self.running or self._steps is not None:
+            return self._now_ns
         # Rounded up: at that time the position must have been reached, or the driver would spin.
-        return -(-self.position * NS_PER_S // self.rate) if self.running else self._now_ns
+        return -(-self.position * NS_PER_S // self.rate)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Run the cycles that are due at `now_ns`."""
+        """Run the cycles that are due at `now_ns`, as far as the share goes; a cycle may end in a later call."""
+        if now_ns - self._now_ns > CUT_WAIT_NS // 2:
+            # The machine stood still: that the graph is further behind is not its own doing.
+            self._cut = None
         self._now_ns = now_ns
         if not self.running:
             if not self._needed:
@@ -330,8 +357,35 @@ class Graph:
         if frames_to_ns(behind, self.rate) > BEHIND_MAX_NS:
             self.skipped_frames += behind
             self._jump(now)
-        while self.running and self.position <= now:
-            self._run_one(now_ns)
+        while self.running and (self._steps is not None or self.position <= now):
+            if not self._step():
+                self._fall_back(now_ns, now)
+                return
+        self._cut = None
+
+    def _step(self) -> bool:
+        """Run or finish a cycle; False where it has to be finished later."""
+        if self._steps is None:
+            self._steps = self._cycle()
+        for _ in self._steps:
+            if self.share.over():
+                return False
+        self._steps = None
+        return True
+
+    def _fall_back(self, now_ns: HostNs, now: Frames) -> None:
+        """Cut short. Who only has to catch up will; who gets no nearer leaves out what it is behind."""
+        behind = now - self.position
+        since_ns, behind_then = self._cut or (now_ns, behind)
+        if now_ns - since_ns < CUT_WAIT_NS:
+            self._cut = since_ns, behind_then
+        elif behind < behind_then:
+            self._cut = now_ns, behind
+        else:
+            self.skipped_frames += behind
+            self._jump(now)
+            self._cut = None
+            self.cut_short(frames_to_ns(behind, self.rate))
 
     def catch_up(self, now_ns: HostNs) -> None:
         """Run what is due by `now_ns` before something is changed that was meant to come after it."""
@@ -340,34 +394,33 @@ class Graph:
 
     def _jump(self, position: Frames) -> None:
         """Go on at `position`, taking along what the lanes hold."""
-        active = [stream for stream in self.streams.values() if stream.active]
-        for stream in active:
-            self._pools[stream.positions].remove(stream, self.position, keep=True)
+        self._lanes.jump(self.position, position)
         self.position = position
-        for stream in active:
-            self._pools[stream.positions].add(stream, position)
+        self._steps = None
         self._dirty = True
 
-    def _run_one(self, now_ns: HostNs) -> None:
-        if self._dirty:
-            self._replan()
+    def _cycle(self) -> Iterator[None]:
+        """One cycle in steps. Between them the graph may change: what is new is pulled in this cycle or the next."""
         frames = self._quantum
-        for pool in self._plan.pools:
-            if pool.due < self.position + frames:
-                pool.service(self.position, frames)
-        if self._dirty:
-            self._replan()
-            frames = min(frames, self._quantum)
-        run_cycle(self._plan, self.position, frames)
-        self.position += frames
+        while self._dirty or any(pool.due < self.position + frames for pool in self._plan.pools):
+            if self._dirty:
+                self._replan()
+                frames = min(frames, self._quantum)
+                yield
+            for pool in self._plan.pools:
+                if pool.due < self.position + frames:
+                    yield from pool.service(self.position, frames)
+        # From here on who comes begins with the next cycle.
+        position, self.position = self.position, self.position + frames
+        yield from run_cycle(self._plan, position, frames)
         if self._needed:
-            self._idle_since_ns = now_ns
-        elif now_ns - self._idle_since_ns > LINGER_NS:
+            self._idle_since_ns = self._now_ns
+        elif self._now_ns - self._idle_since_ns > LINGER_NS:
             self._stop()
 
     def _replan(self) -> None:
         self._dirty = False
-        self._plan = self._planner.build(self.mixes(), self.streams.values(), self._pools)
+        self._plan = self._planner.build(self.mixes(), self._lanes.pools)
         asks = [s.latency_ask_ns for s in self.streams.values() if s.active]
         asks += [t.latency_ask_ns for t in self.taps.values() if t.active]
         ask = min(asks, default=QUANTA_NS[-1])
@@ -400,7 +453,7 @@ class Graph:
 
     def _update_need(self) -> None:
         self._dirty = True
-        needed = any(s.active for s in self.streams.values()) or any(t.clocked and t.active for t in self.taps.values())
+        needed = len(self._lanes) > 0 or any(t.clocked and t.active for t in self.taps.values())
         if needed and not self._needed:
             self._needed = True
             self.wake()

@@ -5,9 +5,15 @@ graph position p in all of them. So a cycle mixes all streams with one matrix pr
 Python is spent on a stream only when its lane must be refilled: as far ahead as its client's
 buffer allows (`Stream.bulk_frames`), not once a cycle. Refilling is the door's side of
 the real-time boundary; graph/cycle.py is the other.
+
+A pool is small, and a guest with many streams has many: so a pool that grows copies little, and what a mix
+of few streams costs does not depend on how many others there are.
 """
 
 from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,36 +22,51 @@ from millrace.graph.model import Stream
 from millrace.units import Frames, Positions
 
 FAR = 1 << 62
+POOL_BYTES = 8 * 1024 * 1024
+WIDE_LANES = 64
+"""So many streams of a guest are pulled far ahead; the lanes of further ones are short."""
 
 
 class LanePool:
-    """The lanes of one channel layout. `data` is (lanes, capacity × channels)."""
+    """Some lanes of one channel layout. `data` is (lanes, capacity × channels)."""
 
     def __init__(self, positions: Positions, capacity: Frames) -> None:
         self.positions = positions
         self.channels = len(positions)
         self.capacity = capacity
+        self.lanes_max = max(1, POOL_BYTES // (capacity * self.channels * 4))
         self.data: Samples = np.zeros((1, capacity * self.channels), np.float32)
         self.owners: list[Stream | None] = [None]
         self.valid_until: list[Frames] = [FAR]
         self.real_until: list[Frames] = [0]
         self.due: Frames = FAR
+        self._free = [0]
+        self._shift: Frames = 0
+
+    @property
+    def taken(self) -> int:
+        """How many streams have a lane here."""
+        return len(self.owners) - len(self._free)
 
     @property
     def empty(self) -> bool:
         """No stream is active."""
-        return not any(self.owners)
+        return not self.taken
 
     @property
-    def used(self) -> int:
-        """Lanes to mix: all up to the last that is taken."""
-        return next((n for n in range(len(self.owners), 0, -1) if self.owners[n - 1] is not None), 0)
+    def full(self) -> bool:
+        """No further stream has room."""
+        return self.taken == self.lanes_max
+
+    def at(self, position: Frames) -> int:
+        """The column of a position."""
+        return (position + self._shift) % self.capacity
 
     def add(self, stream: Stream, position: Frames) -> None:
         """Give `stream` a lane whose first frame is heard at `position`."""
-        if None not in self.owners:
+        if not self._free:
             self._grow()
-        lane = self.owners.index(None)
+        lane = heapq.heappop(self._free)
         self.owners[lane] = stream
         self.valid_until[lane] = self.real_until[lane] = position
         stream.lane = lane
@@ -57,12 +78,15 @@ class LanePool:
 
     def _grow(self) -> None:
         lanes = len(self.owners)
-        wider = np.zeros((lanes * 2, self.data.shape[1]), np.float32)
+        more = min(lanes * 2, self.lanes_max) - lanes
+        assert more > 0
+        wider = np.zeros((lanes + more, self.data.shape[1]), np.float32)
         wider[:lanes] = self.data
         self.data = wider
-        self.owners += [None] * lanes
-        self.valid_until += [FAR] * lanes
-        self.real_until += [0] * lanes
+        self.owners += [None] * more
+        self.valid_until += [FAR] * more
+        self.real_until += [0] * more
+        self._free = list(range(lanes, lanes + more))
 
     def remove(self, stream: Stream, position: Frames, keep: bool) -> None:
         """Take the lane back; with `keep`, frames pulled but not yet heard go to the stream's stash."""
@@ -71,6 +95,7 @@ class LanePool:
         stream.stash = self._read(lane, position, ahead) if keep and ahead > 0 else None
         self.owners[lane] = None
         self.valid_until[lane] = FAR
+        heapq.heappush(self._free, lane)
 
     def ahead(self, stream: Stream, position: Frames) -> Frames:
         """Frames pulled from `stream` and not heard at `position`."""
@@ -82,12 +107,22 @@ class LanePool:
         self.valid_until[lane] = self.real_until[lane] = position
         self.due = min(self.due, position)
 
-    def service(self, position: Frames, frames: Frames) -> None:
-        """Make every lane valid for [position, position + frames)."""
+    def jump(self, before: Frames, after: Frames) -> None:
+        """What was to be heard from position `before` on is heard from `after` on."""
+        self._shift += before - after
+        for lane, owner in enumerate(self.owners):
+            if owner is not None:
+                until = max(after, self.real_until[lane] + after - before)
+                self.valid_until[lane] = self.real_until[lane] = until
+        self.due = min(self.valid_until)
+
+    def service(self, position: Frames, frames: Frames) -> Iterator[None]:
+        """Make every lane valid for [position, position + frames); a step for each."""
         end = position + frames
-        for lane, until in enumerate(self.valid_until):
-            if until < end:
+        for lane in range(len(self.owners)):
+            if self.valid_until[lane] < end:
                 self._refill(lane, position, end)
+                yield
         self.due = min(self.valid_until)
 
     def _refill(self, lane: int, position: Frames, end: Frames) -> None:
@@ -109,7 +144,7 @@ class LanePool:
     def _pull(self, stream: Stream, lane: int, start: Frames, goal: Frames) -> Frames:
         row = self.data[lane].reshape(self.capacity, self.channels)
         while start < goal:
-            at = start % self.capacity
+            at = self.at(start)
             view = row[at : min(at + goal - start, self.capacity)]
             got = stream.feed.pull(view)
             start += got
@@ -119,13 +154,63 @@ class LanePool:
 
     def _write(self, lane: int, position: Frames, block: Samples) -> None:
         row = self.data[lane].reshape(self.capacity, self.channels)
-        at = position % self.capacity
+        at = self.at(position)
         head = min(len(block), self.capacity - at)
         row[at : at + head] = block[:head]
         row[: len(block) - head] = block[head:]
 
     def _read(self, lane: int, position: Frames, frames: Frames) -> Samples:
         row = self.data[lane].reshape(self.capacity, self.channels)
-        at = position % self.capacity
+        at = self.at(position)
         # take(mode="wrap") would go round the ring as often as the position has since the host was started.
         return np.concatenate((row[at : at + frames], row[: max(0, at + frames - self.capacity)]))
+
+
+class Lanes:
+    """All lanes of one graph, in pools."""
+
+    def __init__(self, capacity: Frames, capacity_short: Frames) -> None:
+        self.pools: list[LanePool] = []
+        self._capacity, self._capacity_short = capacity, capacity_short
+        self._of: dict[int, LanePool] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def add(self, stream: Stream, position: Frames) -> None:
+        """Give `stream` a lane whose first frame is heard at `position`."""
+        pool = self._roomy(stream)
+        pool.add(stream, position)
+        self._of[stream.id] = pool
+
+    def _roomy(self, stream: Stream) -> LanePool:
+        """A pool of its layout that has room for it, and for what was pulled of it."""
+        pulled = 0 if stream.stash is None else len(stream.stash)
+        short = len(self._of) >= WIDE_LANES and pulled <= self._capacity_short
+        capacity = self._capacity_short if short else self._capacity
+        for pool in self.pools:
+            if pool.positions == stream.positions and pool.capacity == capacity and not pool.full:
+                return pool
+        pool = LanePool(stream.positions, capacity)
+        self.pools.append(pool)
+        return pool
+
+    def remove(self, stream: Stream, position: Frames, keep: bool) -> None:
+        """Take the lane back; with `keep`, frames pulled but not yet heard go to the stream's stash."""
+        pool = self._of.pop(stream.id)
+        pool.remove(stream, position, keep)
+        if pool.empty and len(self.pools) > 1:
+            self.pools.remove(pool)
+
+    def ahead(self, stream: Stream, position: Frames) -> Frames:
+        """Frames pulled from `stream` and not heard at `position`."""
+        return self._of[stream.id].ahead(stream, position)
+
+    def discard(self, stream: Stream, position: Frames) -> None:
+        """Forget what was pulled and not yet heard."""
+        self._of[stream.id].discard(stream, position)
+
+    def jump(self, before: Frames, after: Frames) -> None:
+        """What was to be heard from position `before` on is heard from `after` on."""
+        for pool in self.pools:
+            pool.jump(before, after)

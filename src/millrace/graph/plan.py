@@ -12,18 +12,19 @@ from millrace.dsp.convert import Samples
 from millrace.dsp.mix import Limiter
 from millrace.errors import GraphError
 from millrace.graph.lanes import LanePool
-from millrace.graph.model import Levelled, Link, Sink, Stream, Tap
-from millrace.units import Frames, Positions
+from millrace.graph.model import Levelled, Link, Sink, Tap
+from millrace.units import Frames
 
 
 @dataclass(slots=True)
 class PoolMix:
-    """All lanes of one pool into one sink: `gains @ lanes`, then `matrix` if the layouts differ.
+    """Lanes of one pool, from `first` on, into one sink: `gains @ lanes`, then `matrix` if the layouts differ.
 
     `before` holds the gains of the last cycle while they differ: that cycle crossfades.
     """
 
     pool: LanePool
+    first: int
     gains: Samples
     before: Samples | None
     matrix: Matrix | None
@@ -70,11 +71,11 @@ class SinkRun:
 
 @dataclass(slots=True)
 class Applied:
-    """What the last plan applied, by sink: so that the next one can ramp from it."""
+    """What the last plan applied, so that the next one can ramp from it: gains by sink, and by stream then sink."""
 
     sink_gains: dict[int, Samples] = field(default_factory=dict)
     limiters: dict[int, Limiter] = field(default_factory=dict)
-    stream_gains: dict[tuple[int, int], Matrix | float] = field(default_factory=dict)
+    stream_gains: dict[int, dict[int, Matrix | float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -87,29 +88,26 @@ class Plan:
 
 def ordered(sinks: Iterable[Sink]) -> list[Sink]:
     """Sinks so that each comes after those linked into it; GraphError for a loop."""
-    done: list[Sink] = []
-    visiting: set[int] = set()
-
-    def visit(sink: Sink) -> None:
-        if sink in done:
-            return
-        if sink.id in visiting:
-            raise GraphError(f"{sink.key} would hear itself: that link would make a loop")
-        visiting.add(sink.id)
+    waits = dict.fromkeys(sinks, 0)
+    for sink in waits:
         for link in sink.links:
-            visit(link.target)
-        visiting.discard(sink.id)
-        done.append(sink)
-
-    for sink in sinks:
-        visit(sink)
-    return done[::-1]
+            waits[link.target] += 1
+    done = [sink for sink, count in waits.items() if not count]
+    for sink in done:
+        for link in sink.links:
+            waits[link.target] -= 1
+            if not waits[link.target]:
+                done.append(link.target)
+    if len(done) < len(waits):
+        looped = next(sink for sink, count in waits.items() if count)
+        raise GraphError(f"{looped.key} would hear itself: that link would make a loop")
+    return done
 
 
 def link_gain(node: Levelled, link: Link) -> Matrix | float:
     """A plain factor where one will do, else the whole (source × sink) matrix, volume folded in."""
     gains = node.effective_gains
-    if link.matrix is None and len(set(gains)) == 1:
+    if link.matrix is None and gains.count(gains[0]) == len(gains):
         return gains[0]
     base = link.matrix if link.matrix is not None else mix_matrix(node.positions, link.target.positions)
     if base is None:
@@ -117,91 +115,114 @@ def link_gain(node: Levelled, link: Link) -> Matrix | float:
     return np.ascontiguousarray(np.asarray(gains, np.float32)[:, None] * base)
 
 
+Factors = tuple[int, float, float]
+"""A lane, what it is multiplied by, and what it was by in the last cycle."""
+
+
 class Planner:
-    """Builds plans for one graph, remembering what is in force so that changes ramp."""
+    """Builds plans for one graph, remembering what is in force so that changes ramp.
+
+    It looks at each node and each link once. Buffers are kept from plan to plan: sinks that mix one after
+    another have their scratch in common.
+    """
 
     def __init__(self, frames_max: Frames) -> None:
         self._frames_max = frames_max
         self._applied = Applied()
+        self._mixed: dict[int, Samples] = {}
+        self._scratch: dict[tuple[str, int], Samples] = {}
 
-    def build(self, sinks: Iterable[Sink], streams: Iterable[Stream], pools: dict[Positions, LanePool]) -> Plan:
+    def build(self, sinks: Iterable[Sink], pools: Iterable[LanePool]) -> Plan:
         """A plan for the graph as it is now."""
-        runs: dict[int, SinkRun] = {}
-        new = Applied()
-        for sink in ordered(sinks):
-            runs[sink.id] = self._sink_run(sink, new)
-        live = [pool for pool in pools.values() if not pool.empty]
+        new, before = Applied(), self._mixed
+        self._mixed = {}
+        runs = {sink.id: self._sink_run(sink, before, new) for sink in ordered(sinks)}
+        live = [pool for pool in pools if not pool.empty]
         for run in runs.values():
-            run.pools = [self._pool_mix(run, pool, new) for pool in live]
-            run.pools = [mix for mix in run.pools if mix.before is not None or mix.gains.any()]
             for link in run.sink.links:
-                target = runs[link.target.id]
-                matrix = (
-                    link.matrix if link.matrix is not None else mix_matrix(run.sink.positions, link.target.positions)
-                )
-                target.upstream.append((run, matrix))
-        for stream in streams:
-            if stream.active:
-                self._lane_mixes(stream, runs, pools[stream.positions], new)
+                matrix = link.matrix
+                if matrix is None:
+                    matrix = mix_matrix(run.sink.positions, link.target.positions)
+                runs[link.target.id].upstream.append((run, matrix))
+        for pool in live:
+            self._mix_pool(pool, runs, new)
         # Sinks come after those linked into them, so backwards each target is known before its sources.
         for run in reversed(runs.values()):
             run.heard = bool(run.taps) or any(runs[link.target.id].heard for link in run.sink.links)
         self._applied = new
         return Plan(list(runs.values()), live)
 
-    def _sink_run(self, sink: Sink, new: Applied) -> SinkRun:
+    def _shared(self, use: str, channels: int) -> Samples:
+        """A buffer for what is done with as soon as it is made."""
+        if (use, channels) not in self._scratch:
+            self._scratch[use, channels] = np.zeros((self._frames_max, channels), np.float32)
+        return self._scratch[use, channels]
+
+    def _sink_run(self, sink: Sink, buffers: dict[int, Samples], new: Applied) -> SinkRun:
         gains = np.asarray(sink.effective_gains, np.float32)
         before = self._applied.sink_gains.get(sink.id)
         new.sink_gains[sink.id] = gains
         new.limiters[sink.id] = limiter = self._applied.limiters.get(sink.id) or Limiter()
-        shape = (self._frames_max, len(sink.positions))
+        channels = len(sink.positions)
+        mixed = buffers.get(sink.id)
+        if mixed is None:
+            mixed = np.zeros((self._frames_max, channels), np.float32)
+        self._mixed[sink.id] = mixed
         ramped = before if before is not None and not np.array_equal(before, gains) else None
-        run = SinkRun(
-            sink, np.zeros(shape, np.float32), np.zeros(shape, np.float32), limiter,
-            gains, ramped, bool((gains == 1.0).all()),
-        )  # fmt: skip
+        unity = bool((gains == 1.0).all())
+        run = SinkRun(sink, mixed, self._shared("sink", channels), limiter, gains, ramped, unity)
         for tap in sink.taps:
             if tap.active:
-                scratch = np.zeros((self._frames_max, len(tap.positions)), np.float32)
+                scratch = self._shared("tap", len(tap.positions))
                 run.taps.append(TapRun(tap, mix_matrix(sink.positions, tap.positions), scratch))
         return run
 
-    def _previous(self, sink: Sink, stream: Stream) -> Matrix | float | None:
-        """What `stream` had in `sink`: its last gain, silence if it played elsewhere, None if it is new."""
-        known = self._applied.stream_gains.get((sink.id, stream.id))
-        if known is not None:
-            return known
-        return 0.0 if any(key[1] == stream.id for key in self._applied.stream_gains) else None
-
-    def _pool_mix(self, run: SinkRun, pool: LanePool, new: Applied) -> PoolMix:
-        gains = np.zeros(pool.used, np.float32)
-        before = gains.copy()
-        for lane, stream in enumerate(pool.owners[: pool.used]):
+    def _mix_pool(self, pool: LanePool, runs: dict[int, SinkRun], new: Applied) -> None:
+        """What the streams of `pool` have in each sink, and had before."""
+        mixes: dict[int, list[Factors]] = {}
+        for lane, stream in enumerate(pool.owners):
             if stream is None:
                 continue
-            link = next((k for k in stream.links if k.target is run.sink), None)
-            now = link_gain(stream, link) if link else 0.0
-            if isinstance(now, float):
-                gains[lane] = now
-                if link:
-                    new.stream_gains[run.sink.id, stream.id] = now
-            was = self._previous(run.sink, stream)
-            before[lane] = gains[lane] if was is None else was if isinstance(was, float) else 0.0
-        matrix = mix_matrix(pool.positions, run.sink.positions)
-        scratch = np.zeros((self._frames_max, pool.channels), np.float32)
-        return PoolMix(pool, gains, None if np.array_equal(before, gains) else before, matrix, scratch)
+            old = self._applied.stream_gains.get(stream.id)
+            now = new.stream_gains[stream.id] = {link.target.id: link_gain(stream, link) for link in stream.links}
+            for sink_id, gain in now.items():
+                # A stream that is new begins at once; one that played elsewhere fades in.
+                was = gain if old is None else old.get(sink_id, 0.0)
+                if isinstance(gain, float) and isinstance(was, float):
+                    mixes.setdefault(sink_id, []).append((lane, gain, was))
+                else:
+                    self._mix_lane(pool, lane, runs[sink_id], mixes, gain, was)
+            if old is not None and old.keys() != now.keys():
+                for sink_id in old.keys() - now.keys() & runs.keys():
+                    self._mix_lane(pool, lane, runs[sink_id], mixes, 0.0, old[sink_id])
+        for sink_id, lanes in mixes.items():
+            self._pool_mix(pool, runs[sink_id], lanes)
 
-    def _lane_mixes(self, stream: Stream, runs: dict[int, SinkRun], pool: LanePool, new: Applied) -> None:
-        for link in stream.links:
-            now = link_gain(stream, link)
-            was = self._applied.stream_gains.get((link.target.id, stream.id))
-            if isinstance(now, float):
-                if was is not None and not isinstance(was, float):
-                    fade_out = LaneMix(pool, stream.lane, np.zeros_like(was), was)
-                    runs[link.target.id].lanes.append(fade_out)
-                continue
-            new.stream_gains[link.target.id, stream.id] = now
-            before = None if was is None else was if not isinstance(was, float) else np.zeros_like(now)
-            if before is not None and np.array_equal(before, now):
-                before = None
-            runs[link.target.id].lanes.append(LaneMix(pool, stream.lane, now, before))
+    @staticmethod
+    def _mix_lane(
+        pool: LanePool, lane: int, run: SinkRun, mixes: dict[int, list[Factors]],
+        now: Matrix | float, was: Matrix | float,
+    ) -> None:  # fmt: skip
+        """Plain factors go into the pool's product, matrices get a mix of their own; each ramps from the other."""
+        factors = now if isinstance(now, float) else 0.0, was if isinstance(was, float) else 0.0
+        mixes.setdefault(run.sink.id, []).append((lane, *factors))
+        if isinstance(now, float) and isinstance(was, float):
+            return
+        matrix = np.zeros_like(was) if isinstance(now, float) else now
+        before = np.zeros_like(matrix) if isinstance(was, float) else was
+        run.lanes.append(LaneMix(pool, lane, matrix, None if np.array_equal(before, matrix) else before))
+
+    def _pool_mix(self, pool: LanePool, run: SinkRun, lanes: list[Factors]) -> None:
+        """One product over all lanes from the first to the last that the sink mixes."""
+        heard = [(lane, now, was) for lane, now, was in lanes if now or was]
+        if not heard:
+            return
+        first = heard[0][0]
+        gains = [0.0] * (heard[-1][0] - first + 1)
+        before = gains.copy()
+        for lane, now, was in heard:
+            gains[lane - first], before[lane - first] = now, was
+        ramped = None if before == gains else np.array(before, np.float32)
+        matrix = mix_matrix(pool.positions, run.sink.positions)
+        scratch = self._shared("pool", pool.channels)
+        run.pools.append(PoolMix(pool, first, np.array(gains, np.float32), ramped, matrix, scratch))

@@ -15,3 +15,8 @@ def now_ns() -> HostNs:
 def wall_ns() -> int:
     """Wall-clock time, for logs and for protocols whose messages carry it."""
     return time.time_ns()
+
+
+def worked_ns() -> HostNs:
+    """What this thread has computed: time in which it waited, for the processor too, does not count."""
+    return time.thread_time_ns()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import millrace.codec.opus as opus
@@ -46,10 +47,10 @@ def if_armed(switch: int) -> None:
 mix, encode, wall_ns = graph.run_cycle, opus.OpusEncoder.encode, doctor.wall_ns
 
 
-def slow_mix(*args: Any) -> None:
+def slow_mix(*args: Any) -> Iterator[None]:
     """A mix that takes long, if it is to."""
     if_armed(MIX)
-    mix(*args)
+    return mix(*args)
 
 
 def slow_encode(self: opus.OpusEncoder, block: Samples) -> bytes:

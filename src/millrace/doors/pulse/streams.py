@@ -15,6 +15,7 @@ from millrace.doors.pulse.formats import (
 )
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
+from millrace.errors import GraphError
 from millrace.graph.model import NodeState, Stream, Tap
 from millrace.units import RATE_MIN, HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
@@ -188,7 +189,11 @@ def create_record(client: PulseClient, request: Request) -> None:
     node.active = node.clocked = not f["corked"]
     record.corked = f["corked"]
     door.records[node.id] = record
-    door.graph.add_tap(node, sink)
+    try:
+        door.graph.add_tap(node, sink)
+    except GraphError:
+        del door.records[node.id]
+        raise
     client.keep_record(record)
     client.reply(
         request,

@@ -1,0 +1,245 @@
+"""One guest's worst is not heard in another: on a virtual clock that work moves on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.dsp.convert import Samples
+from millrace.errors import GraphError
+from millrace.graph.driver import ROUND_NS, TimerDriver
+from millrace.graph.graph import LINKS_MAX, MIXES_MAX, Graph
+from millrace.graph.model import Ids, Stream, Tap
+from millrace.sim.rig import START_NS, Capture
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs, default_map
+
+
+class World:
+    """Guests on one driver, on one thread whose work takes the time that it says it takes."""
+
+    def __init__(self) -> None:
+        self.now_ns: HostNs = START_NS
+        self.ids = Ids()
+        self.driver = TimerDriver(lambda: self.now_ns)
+        self.left_out: list[tuple[str, HostNs]] = []
+
+    def guest(self, name: str, sinks: int = 1) -> Graph:
+        """A guest with so many sinks."""
+        graph = Graph(name, self.ids)
+        graph.set_default(graph.add_sink("default"))
+        for number in range(1, sinks):
+            graph.add_sink(f"sink {number}")
+        graph.cut_short = lambda left_out_ns: self.left_out.append((name, left_out_ns))
+        self.driver.attach(graph)
+        return graph
+
+    def play(self, graph: Graph, cost_ns: HostNs, bulk_frames: int = 0) -> Ramp:
+        """A stream whose every pull takes so long."""
+        feed = Ramp(self, cost_ns)
+        node = Stream(self.ids.take(), "x", default_map(2), feed=feed, bulk_frames=bulk_frames)
+        assert graph.default is not None
+        graph.add_stream(node, graph.default)
+        graph.activate(node)
+        return feed
+
+    def listen(self, graph: Graph, quantum_ns: HostNs = 10 * NS_PER_MS) -> Ear:
+        """Somebody who hears a guest."""
+        ear = Ear(self)
+        assert graph.default is not None
+        tap = Tap(self.ids.take(), "ear", default_map(2), consumer=ear, latency_ask_ns=quantum_ns)
+        graph.add_tap(tap, graph.default)
+        return ear
+
+    def run(self, seconds: float) -> None:
+        """Let time pass: that of waiting, and that of working."""
+        end = self.now_ns + round(seconds * NS_PER_S)
+        while (deadline := self.driver.next_timeout()) is not None and max(deadline, self.now_ns) <= end:
+            self.now_ns = max(self.now_ns, deadline)
+            self.driver.handle_timeout(self.now_ns)
+
+
+class Ramp:
+    """Frames that count up, so that one that is missing is seen."""
+
+    def __init__(self, world: World, cost_ns: HostNs) -> None:
+        self.world, self.cost_ns, self.given = world, cost_ns, 0
+        self.shorts = 0
+
+    def pull(self, out: Samples) -> int:
+        """See `Feed`."""
+        self.world.now_ns += self.cost_ns
+        out[:] = (np.arange(self.given, self.given + len(out)) % 1000 / 1000)[:, None]
+        self.given += len(out)
+        return len(out)
+
+    def short(self, frames: int, played_out: bool) -> None:
+        """See `Feed`."""
+        self.shorts += 1
+
+
+class Ear(Capture):
+    """Knows how late each quantum came."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.late_ns: list[HostNs] = []
+
+    def consume(self, block: Samples, position: int, level: float) -> None:
+        """See `Consumer`."""
+        self.late_ns.append(self.world.now_ns - position * NS_PER_S // 48_000)
+        self.blocks.append(block.copy())
+        self.positions.append(position)
+
+    def whole(self) -> bool:
+        """Whether nothing is missing from the first frame heard to the last."""
+        together = np.diff(self.positions) == [len(block) for block in self.blocks[:-1]]
+        sound = self.sound[:, 0]
+        return bool(together.all()) and bool(np.allclose(np.diff(sound) % 1, 0.001, atol=1e-4))
+
+
+def test_a_guest_whose_streams_take_more_than_there_is_is_cut_short_and_its_neighbour_is_not() -> None:
+    world = World()
+    worst, neighbour = world.guest("worst"), world.guest("neighbour")
+    ear = world.listen(neighbour)
+    for _ in range(300):
+        world.play(worst, NS_PER_MS // 4)
+    world.play(neighbour, NS_PER_MS // 10)
+    world.run(5)
+    assert ear.whole() and len(ear.sound) > 4.9 * 48_000 and neighbour.skipped_frames == 0
+    assert max(ear.late_ns) < 10 * NS_PER_MS
+    assert world.left_out and {name for name, _ in world.left_out} == {"worst"}
+    # What is left of the processor is still the guest's own.
+    assert worst.share.used_ns > 4 * NS_PER_S
+
+
+def test_recorders_that_take_more_than_there_is_are_cut_short_too() -> None:
+    world = World()
+    worst, neighbour = world.guest("worst"), world.guest("neighbour")
+    ear = world.listen(neighbour)
+    world.play(worst, 0)
+    world.play(neighbour, 0)
+
+    class Slow(Capture):
+        def consume(self, block: Samples, position: int, level: float) -> None:
+            world.now_ns += NS_PER_MS // 4
+
+    assert worst.default is not None
+    for _ in range(200):
+        worst.add_tap(Tap(world.ids.take(), "r", default_map(2), consumer=Slow()), worst.default)
+    world.run(3)
+    assert ear.whole() and max(ear.late_ns) < 10 * NS_PER_MS and worst.skipped_frames and not neighbour.skipped_frames
+
+
+def test_many_such_guests_have_one_round_in_common() -> None:
+    world = World()
+    neighbour = world.guest("neighbour")
+    ear = world.listen(neighbour)
+    world.play(neighbour, 0)
+    for number in range(10):
+        worst = world.guest(f"worst {number}")
+        for _ in range(100):
+            world.play(worst, NS_PER_MS // 4)
+    world.run(3)
+    assert ear.whole() and max(ear.late_ns) <= 2 * ROUND_NS
+    assert len({name for name, _ in world.left_out}) == 10
+
+
+def test_who_can_keep_up_loses_nothing_by_a_stall_of_the_machine() -> None:
+    world = World()
+    busy = world.guest("busy")
+    ear = world.listen(busy)
+    feeds = [world.play(busy, NS_PER_MS // 10) for _ in range(50)]
+    world.run(0.5)
+    world.now_ns += 400 * NS_PER_MS
+    world.run(2)
+    assert busy.skipped_frames == 0 and not world.left_out and not any(feed.shorts for feed in feeds)
+    assert ear.late_ns[-1] < 15 * NS_PER_MS
+
+
+def test_streams_that_come_and_go_in_the_middle_of_a_cycle_are_heard_whole() -> None:
+    world = World()
+    busy = world.guest("busy")
+    ear = world.listen(busy)
+    for _ in range(40):
+        world.play(busy, NS_PER_MS // 8).pull = lambda out: world_pull(world, out)  # type: ignore[method-assign]
+    gone = None
+    for round_ in range(200):
+        world.run(0.005)
+        if gone is not None:
+            busy.remove_stream(busy.streams[gone])
+            gone = None
+        if round_ % 3 == 0 and round_ < 190:
+            feed = Ramp(world, 0)
+            node = Stream(world.ids.take(), "y", default_map(2), feed=feed)
+            assert busy.default is not None
+            busy.add_stream(node, busy.default)
+            busy.activate(node)
+            gone = node.id
+    sound = ear.sound[:, 0]
+    begins = sound[1:][(sound[:-1] == 0) & (sound[1:] != 0)]
+    assert len(begins) > 20 and np.allclose(begins, 0.001)
+
+
+def world_pull(world: World, out: Samples) -> int:
+    """Silence that takes time."""
+    world.now_ns += NS_PER_MS // 8
+    out[:] = 0.0
+    return len(out)
+
+
+def calls_of_a_plan(streams: int, sinks: int) -> int:
+    """How many functions are called to plan so much."""
+    world = World()
+    graph = world.guest("large", sinks)
+    targets = list(graph.sinks.values())
+    for number in range(streams):
+        node = Stream(world.ids.take(), "x", default_map(2), feed=Ramp(world, 0))
+        graph.add_stream(node, targets[number % sinks])
+        graph.activate(node)
+    graph._replan()
+    count = 0
+
+    def counted(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        graph._replan()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(("streams", "sinks"), [(128, 8), (128, 64)])
+def test_planning_is_linear_in_streams_and_in_sinks(streams: int, sinks: int) -> None:
+    once = calls_of_a_plan(streams, sinks)
+    assert calls_of_a_plan(4 * streams, sinks) < 4.5 * once
+    assert calls_of_a_plan(4 * streams, 2 * sinks) < 4.5 * once
+
+
+def test_a_stream_that_is_pulled_far_ahead_does_not_cost_a_guest_with_many_its_memory() -> None:
+    world = World()
+    graph = world.guest("large")
+    for _ in range(600):
+        world.play(graph, 0, bulk_frames=24_000)
+    world.run(0.1)
+    assert sum(pool.data.nbytes for pool in graph._lanes.pools) < 48 * 1024 * 1024
+
+
+def test_what_a_guest_may_have_is_counted() -> None:
+    world = World()
+    graph = world.guest("greedy", MIXES_MAX - 1)
+    graph.add_source("microphone", "Microphone")
+    with pytest.raises(GraphError, match="sinks and sources already"):
+        graph.add_sink("one more")
+    source, *targets = graph.sinks.values()
+    for target in targets[:LINKS_MAX]:
+        graph.link(source, target)
+    with pytest.raises(GraphError, match="links already"):
+        graph.link(source, targets[LINKS_MAX])
+    assert len(source.links) == LINKS_MAX
