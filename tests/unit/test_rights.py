@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from pathlib import Path
 
 import pytest
 
-from millrace.daemon.store import Store
 from millrace.errors import ConfigError, RightsError
 from millrace.io.peers import _entry, _listed_uid, loopback_uid
 from millrace.rights.model import EVERYTHING, OWNER, Holder, Right, parse_rights, show_rights
@@ -87,68 +84,6 @@ def test_whoever_guesses_is_slowed_down_and_others_are_not() -> None:
     for n in range(5000):
         limit.failed(f"host{n}", 0)
     assert len(limit._debts) <= limit.ADDRESSES_MAX
-
-
-def test_what_is_kept_is_there_after_a_restart_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "state.db"
-    store = Store(path)
-    token = store.add_token(made(0, "secret", 5))
-    assert token.id == 1
-    store.remove_token(token.id)
-    token = store.add_token(made(0, "another"))
-    store.keep_guest("alice", {"rate": 44_100, "channels": 2})
-    store.keep_level("alice", "sink", "default", (0.5, 0.25), True)
-    store.keep_guest("bob", {"rate": 48_000, "channels": 2})
-    store.drop_guest("bob")
-    store.close()
-    again = Store(path)
-    assert again.tokens() == [token]
-    assert again.guests() == {"alice": {"rate": 44_100, "channels": 2}}
-    assert again.levels("alice") == {("sink", "default"): ((0.5, 0.25), True)}
-    again.close()
-    assert path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
-    assert b"another" not in path.read_bytes()
-
-
-def test_a_number_is_never_given_again_so_that_old_sessions_are_nobodys(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s.db")
-    first = store.add_token(made(0, "a"))
-    second = store.add_token(made(0, "b"))
-    store.remove_token(second.id)
-    third = store.add_token(made(0, "c"))
-    assert len({first.id, second.id, third.id}) == 3
-    store.close()
-
-
-def test_a_corrupt_store_is_put_aside_and_said_so(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    path.write_bytes(b"this is no database" * 1000)
-    store = Store(path)
-    assert "begins anew" in store.trouble and store.tokens() == []
-    assert path.with_suffix(".broken").exists()
-    store.close()
-
-
-def test_a_disk_that_takes_no_more_refuses_the_change_and_the_rest_goes_on(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s.db")
-    store.add_token(made(0, "a"))
-    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
-    store._db.execute(f"PRAGMA max_page_count={pages}")
-    with pytest.raises(ConfigError, match="not kept"):
-        for n in range(2000):
-            store.keep_level("alice", "sink", f"sink{n}" * 50, (1.0,), False)
-    assert "full" in store.trouble and len(store.tokens()) == 1
-    store.close()
-
-
-def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version=99")
-    db.commit()
-    db.close()
-    with pytest.raises(ConfigError, match="newer"):
-        Store(path)
 
 
 def test_the_kernel_knows_whose_loopback_connection_it_is() -> None:

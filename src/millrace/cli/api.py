@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.errors import ConfigError, GraphError
-from millrace.io.paths import runtime_dir
+from millrace.io.paths import API_SOCKET, runtime_dir
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -28,7 +28,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Ask the daemon of this user; GraphError carries its refusal, ConfigError says that there is none."""
-    where = runtime_dir() / "api.sock"
+    where = runtime_dir() / API_SOCKET
     connection = _UnixConnection(where)
     try:
         data = json.dumps(body).encode() if body is not None else None

@@ -81,9 +81,9 @@ def _give_descriptor(guest: str, fd: int) -> None:
     import socket
 
     from millrace.errors import ConfigError, GraphError
-    from millrace.io.paths import runtime_dir
+    from millrace.io.paths import HANDOVER_SOCKET, runtime_dir
 
-    where = runtime_dir() / "attach.sock"
+    where = runtime_dir() / HANDOVER_SOCKET
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(10)
         try:

@@ -34,14 +34,14 @@ def policy(
     import logging
 
     from millrace.cli.run import run
-    from millrace.io.paths import policy_path, runtime_dir
+    from millrace.io.paths import NATIVE_SOCKET, policy_path, runtime_dir
     from millrace.policy.config import load
     from millrace.policy.program import Program
 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
-    made = Program(socket or runtime_dir() / "native.sock", load(config, policy_path()), replace)
+    made = Program(socket or runtime_dir() / NATIVE_SOCKET, load(config, policy_path()), replace)
     run(_until_stopped(made.run()))
 
 

@@ -75,7 +75,8 @@ def _configured(
         parse_address(listen)
         config = replace(config, listen=listen)
     if guests:
-        config = replace(config, guests=tuple(GuestConfig(checked_guest_name(name)) for name in guests))
+        names = dict.fromkeys(checked_guest_name(name) for name in guests)
+        config = replace(config, guests=tuple(GuestConfig(name) for name in names))
     if cert or key:
         config = replace(config, tls_cert=str(cert or ""), tls_key=str(key or ""))
     return with_token(config, token) if token else config
@@ -99,7 +100,7 @@ async def _serve(config: Config, policy: bool) -> None:
     from millrace.cli.run import on_stop
     from millrace.daemon.app import Daemon
     from millrace.io.notify import notify
-    from millrace.io.paths import policy_path
+    from millrace.io.paths import NATIVE_SOCKET, policy_path
     from millrace.policy.config import load
     from millrace.policy.program import Program
 
@@ -107,7 +108,7 @@ async def _serve(config: Config, policy: bool) -> None:
     daemon = Daemon(config)
     stopping = asyncio.Event()
     on_stop(stopping.set)
-    program = Program(config.runtime / "native.sock", load(None, policy_path())) if policy else None
+    program = Program(config.runtime / NATIVE_SOCKET, load(None, policy_path())) if policy else None
     deciding: asyncio.Task[None] | None = None
     try:
         await daemon.start()

@@ -294,11 +294,11 @@ def connect(path: str | Path | None = None, *, guest: str | None = None, name: s
     `path` is a socket; else it is $MILLRACE_SOCKET, else `guest`'s own socket, else the daemon's. `name` is what people
     see. Entering raises PeerLost where no daemon answers, and RightsError where one lets nobody in.
     """
-    from millrace.io.paths import runtime_dir
+    from millrace.io.paths import NATIVE_SOCKET, runtime_dir
 
     given = path or os.environ.get("MILLRACE_SOCKET")
     if given:
         where = Path(given)
     else:
-        where = runtime_dir() / (f"{guest}/native" if guest else "native.sock")
+        where = runtime_dir() / (f"{guest}/native" if guest else NATIVE_SOCKET)
     return Bus(where, name or Path(sys.argv[0] or "python").name, token)

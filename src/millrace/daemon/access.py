@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
-from millrace.daemon.store import Store
-from millrace.errors import ConfigError, RightsError
-from millrace.io.clock import now_ns, wall_ns
+from millrace.daemon.keeper import Keeper
+from millrace.errors import RightsError
+from millrace.io.clock import wall_ns
 from millrace.rights.model import Holder, Right, show_rights
 from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, new_secret
 from millrace.units import NS_PER_S, HostNs
 
-T = TypeVar("T")
-
 
 def _wall_s() -> int:
     return wall_ns() // NS_PER_S
-
-
-class Keeper:
-    """Runs the store's writes in one thread of their own, in order: a disk that is slow holds up no sound."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.on_trouble: Callable[[str, HostNs], None] = lambda trouble, asked_ns: None
-        """Something was not kept: why, and when that was asked for."""
-        self._thread = ThreadPoolExecutor(1, "millrace-store")
-
-    async def write(self, change: Callable[..., T], *args: Any) -> T:
-        """Do it, and come back when it is on disk. ConfigError where it can't be."""
-        asked = now_ns()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, change, *args)
-        except ConfigError:
-            if self.store.trouble:
-                self.on_trouble(self.store.trouble, asked)
-            raise
-
-    def close(self) -> None:
-        """Finish what is waiting."""
-        self._thread.shutdown(wait=True)
-        self.store.close()
 
 
 class Access:
@@ -78,29 +49,34 @@ class Access:
         """Make one; returns it with its secret, which is nowhere else."""
         secret, now = new_secret(secrets.token_bytes(SECRET_BYTES)), _wall_s()
         draft = Token(0, name, digest_of(secret), rights, frozenset(guests), now, now + lasts_s if lasts_s else 0)
-        token = await self._keeper.write(self._keeper.store.add_token, draft)
-        self.tokens.add(token)
+        async with self._keeper.turn:
+            self.tokens.demand_room()
+            token = await self._keeper.write(self._keeper.store.add_token, draft)
+            self.tokens.add(token)
         return token, secret
 
     async def rotate(self, id_: int) -> str | None:
         """Another secret for the same token: what runs goes on, the old secret lets nobody in any more."""
-        old = self.tokens.get(id_)
-        if old is None:
-            return None
         secret = new_secret(secrets.token_bytes(SECRET_BYTES))
-        token = replace(old, digest=digest_of(secret))
-        await self._keeper.write(self._keeper.store.replace_token, token)
-        self.tokens.remove(id_)
-        self.tokens.add(token)
+        async with self._keeper.turn:
+            old = self.tokens.get(id_)
+            if old is None:
+                return None
+            token = replace(old, digest=digest_of(secret))
+            await self._keeper.write(self._keeper.store.replace_token, token)
+            self.tokens.remove(id_)
+            self.tokens.add(token)
         return secret
 
     async def revoke(self, id_: int) -> bool:
         """End a token, and at once what runs by it; False where there is none."""
-        token = self.tokens.remove(id_)
-        if token is None:
-            return False
+        async with self._keeper.turn:
+            token = self.tokens.get(id_)
+            if token is None:
+                return False
+            await self._keeper.write(self._keeper.store.remove_token, id_)
+            self.tokens.remove(id_)
         self.on_end(token.holder.key, "the token was revoked")
-        await self._keeper.write(self._keeper.store.remove_token, id_)
         return True
 
     def end_expired(self) -> None:

@@ -7,12 +7,16 @@ import logging
 import os
 import ssl
 import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from millrace.daemon.access import Access, Keeper
+from millrace.daemon import verbs
+from millrace.daemon.access import Access
 from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
 from millrace.daemon.claims import Claims
@@ -21,20 +25,23 @@ from millrace.daemon.config import Config, GuestConfig, checked_guest_name, pars
 from millrace.daemon.doctor import STRAIN_NS, Doctor
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
+from millrace.daemon.keeper import Keeper
 from millrace.daemon.native import NativeServer, NativeSession
 from millrace.daemon.publish import Publisher
 from millrace.daemon.registry import Registry
-from millrace.daemon.store import Store
+from millrace.daemon.store import KeptGuest, Store
 from millrace.daemon.verbs import NotFound, find_node, home_of
 from millrace.daemon.views import guest_summary
 from millrace.daemon.web import Web
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, GraphError, MillraceError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.incidents import Incidents
 from millrace.graph.model import Ids, Sink, Stream
 from millrace.io.clock import worked_ns
 from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
+from millrace.io.locks import FileLock
+from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, NATIVE_SOCKET, RUNTIME_LOCK
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
 from millrace.rights.grants import ANY, Permission, Verdict
@@ -49,16 +56,25 @@ class Daemon:
     """Everything that runs in one worker process."""
 
     def __init__(self, config: Config) -> None:
+        """Takes what belongs to one daemon; ConfigError where another has it, and nothing of that one's is touched."""
         self.config = config
+        private_dir(config.runtime)
+        taken = "another daemon runs in this runtime folder: stop it, or set XDG_RUNTIME_DIR to another directory"
+        self._lock = FileLock(config.runtime / RUNTIME_LOCK, taken)
+        try:
+            self.store = Store(config.state)
+            self.keeper = Keeper(self.store)
+            self.access = Access(self.keeper)
+        except BaseException:
+            self._lock.release()
+            raise
         self.ids = Ids()
         self.driver = TimerDriver(worked_ns)
         self.guests: dict[str, Guest] = {}
         self.address = config.listen
-        self.store = Store(config.state)
-        self.keeper = Keeper(self.store)
-        self.access = Access(self.keeper)
         self.commands = Commands(self)
         self._web: Web | None = None
+        self._api_path: Path | None = None
         self._runner: web.AppRunner | None = None
         self._timer: TimerRunner | None = None
         self._handover: Handover | None = None
@@ -72,12 +88,12 @@ class Daemon:
         self.prompts.on_change = self._prompt_changed
         self.doctor = Doctor(self)
         self.keeper.on_trouble = self.doctor.not_kept
-        self._api_path = config.runtime / "api.sock"
 
     async def start(self) -> None:
         """Open everything; ConfigError says what is in the way."""
-        private_dir(self.config.runtime)
-        api_socket = bind_unix(self._api_path)
+        api_path = self.config.runtime / API_SOCKET
+        api_socket = bind_unix(api_path)
+        self._api_path = api_path
         self._timer = TimerRunner(self.driver, asyncio.get_running_loop())
         self.driver.rearm = self._timer.rearm
         self._timer.strain_ns, self._timer.on_strain = STRAIN_NS, self.doctor.strain
@@ -85,18 +101,18 @@ class Daemon:
         self.doctor.start()
         self._prompt_timer = TimerRunner(self.prompts, asyncio.get_running_loop())
         self.prompts.rearm = self._prompt_timer.rearm
-        self._native.append(NativeServer(self, self.config.runtime / "native.sock"))
+        self._native.append(NativeServer(self, self.config.runtime / NATIVE_SOCKET))
         for guest in self.config.guests:
             await self._start_guest(guest)
-        for name, options in self.store.guests().items():
+        for name, options in (await self.keeper.write(self.store.guests)).items():
             if name not in self.guests:
-                await self._bring_back(GuestConfig(name, **options))
+                await self._bring_back(name, options)
         self._web = Web(self, self.config.token, self.config.certificates)
         self.access.on_end = self.end_holder
         self._runner = web.AppRunner(self._web.application(), access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         await web.SockSite(self._runner, api_socket).start()
-        self._handover = Handover(self.config.runtime / "attach.sock", self._take_connection)
+        self._handover = Handover(self.config.runtime / HANDOVER_SOCKET, self._take_connection)
         await self._listen_tcp()
 
     async def _listen_tcp(self) -> None:
@@ -139,7 +155,9 @@ class Daemon:
         if self._handover is not None:
             self._handover.close()
         self.keeper.close()
-        self._api_path.unlink(missing_ok=True)
+        if self._api_path is not None:
+            self._api_path.unlink(missing_ok=True)
+        self._lock.release()
 
     @property
     def url(self) -> str:
@@ -155,66 +173,92 @@ class Daemon:
             raise NotFound(f"there is no guest {name!r}; there are: {', '.join(self.guests) or 'none'}")
         return found
 
+    @asynccontextmanager
+    async def _turn(self, guest: Guest) -> AsyncIterator[None]:
+        """A change to a guest, while no other is made; NotFound where it was removed meanwhile."""
+        async with self.keeper.turn:
+            if self.guests.get(guest.name) is not guest:
+                raise NotFound(f"guest {guest.name} was removed")
+            yield
+
     async def add_guest(self, name: str, options: dict[str, Any]) -> Guest:
-        """Make a guest and open its sockets."""
-        if checked_guest_name(name) in self.guests:
-            raise ConfigError(f"guest {name} exists already")
-        if len(self.guests) >= GUESTS_MAX:
-            raise ConfigError(f"{GUESTS_MAX} guests at most")
+        """Make a guest and open its sockets. Where that can't be nothing of it is left."""
+        checked_guest_name(name)
         rate, channels = options.get("rate", 48_000), options.get("channels", 2)
         if not isinstance(rate, int) or not 8_000 <= rate <= 384_000:
             raise ConfigError(f"rate: {rate} is outside 8000 to 384000")
         if not isinstance(channels, int) or not 1 <= channels <= 8:
             raise ConfigError(f"channels: {channels} is outside 1 to 8")
-        guest = await self._start_guest(GuestConfig(name, rate, channels))
-        try:
-            await self.keeper.write(self.store.keep_guest, name, {"rate": rate, "channels": channels})
-        except ConfigError:
-            del self.guests[name]
-            await self._stop_guest(guest)
-            raise
-        return guest
+        async with self.keeper.turn:
+            if name in self.guests:
+                raise ConfigError(f"guest {name} exists already")
+            if len(self.guests) >= GUESTS_MAX:
+                raise ConfigError(f"{GUESTS_MAX} guests at most")
+            # One that was kept, but could not be brought back, is not forgotten for being tried again.
+            before = (await self.keeper.write(self.store.guests)).get(name)
+            keep = partial(self.store.keep_guest, name)
+            otherwise = partial(self.store.drop_guest, name) if before is None else partial(keep, before)
+            async with self.keeper.keeping(partial(keep, {"rate": rate, "channels": channels}), otherwise):
+                return await self._start_guest(GuestConfig(name, rate, channels))
 
-    async def _bring_back(self, config: GuestConfig) -> None:
+    async def _bring_back(self, name: str, options: dict[str, Any]) -> None:
         """A guest of before. One that can't be opened any more must not keep the others from starting."""
         try:
+            config = GuestConfig(name, options.get("rate", 48_000), options.get("channels", 2))
             await self._start_guest(config)
-        except ConfigError as error:
-            log.error("guest %s is left out: %s", config.name, error)
+        except MillraceError as error:
+            log.error("guest %s is left out: %s", name, error)
+            self.doctor.left_out(name, str(error))
 
     async def _start_guest(self, config: GuestConfig) -> Guest:
+        """Make a guest and open its sockets; where that can't be nothing of it is left."""
+        kept = await self.keeper.write(self.store.guest, config.name)
         guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))
         guest.door.prompts = self.prompts
         self._look_after(guest)
         if config.rights is not None:
             guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))
-        for name, description in self.store.sinks(guest.name):
-            if guest.graph.name_taken(name):
-                log.warning("guest %s: its sink %s of before is now the one it begins with", guest.name, name)
-                continue
-            guest.graph.add_sink(name, description)
-        levels = self.store.levels(guest.name)
-        for mix in guest.graph.mixes():
-            kept = next((k for name in (mix.name, *mix.aliases) if (k := levels.get((mix.kind, name)))), None)
-            if kept is not None and len(kept[0]) == len(mix.positions):
-                mix.gains, mix.mute = kept
-        for permission, ruled in config.grants:
-            guest.door.grants.set(permission, ANY, ruled)
-        for what, program, verdict in self.store.grants(guest.name):
-            guest.door.grants.set(Permission(what), program, Verdict(verdict))
-        await guest.start()
-        self.guests[guest.name] = guest
-        self._native.append(NativeServer(self, guest.native_path, guest))
-        self._publish(guest)
-        for spec in config.doors:
-            self.attach(guest.name, spec)
+        self._restore(guest, kept)
+        try:
+            await guest.start()
+            self._native.append(NativeServer(self, guest.native_path, guest))
+            self.guests[guest.name] = guest
+            self._publish(guest)
+            for spec in config.doors:
+                self.attach(guest.name, spec)
+        except BaseException:
+            self.guests.pop(guest.name, None)
+            await self._stop_guest(guest)
+            raise
         return guest
+
+    @staticmethod
+    def _restore(guest: Guest, kept: KeptGuest) -> None:
+        """Its sinks, levels and rules of before; rules of the configuration stand where no others were made."""
+        for name, description in kept.sinks:
+            try:
+                guest.graph.add_sink(name, description)
+            except GraphError as error:
+                log.warning("guest %s: its sink %s of before is left out: %s", guest.name, name, error)
+        for mix in guest.graph.mixes():
+            names = (mix.name, *mix.aliases)
+            level = next((found for name in names if (found := kept.levels.get((mix.kind, name)))), None)
+            if level is not None and len(level[0]) == len(mix.positions):
+                mix.gains, mix.mute = level
+        rules = [(what, ANY, verdict) for what, verdict in guest.config.grants]
+        for what, program, verdict in (*rules, *kept.grants):
+            guest.door.grants.set(what, program, verdict)
 
     def _take_connection(self, request: dict[str, Any], fd: int) -> dict[str, Any]:
         """A connection to QEMU that another program made: `millrace attach qemu --p2p`."""
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise ConfigError("that descriptor is no socket")
         return self.attach(str(request.get("guest", "default")), DoorSpec("p2p", f"fd {fd}", fd=fd)).view()
+
+    @property
+    def trouble(self) -> str:
+        """Why changes are not kept, or what was kept before and is not there."""
+        return self.store.trouble or self.store.lost
 
     def refused(self) -> int:
         """Requests that were not let in, or not allowed."""
@@ -299,35 +343,56 @@ class Daemon:
         guest.on_door = publisher.door_changed
 
     async def grant(self, guest: Guest, what: Permission, program: str, verdict: Verdict | None) -> None:
-        """Make or take away a rule; what may not go on ends at once, and then it is kept."""
-        guest.door.grants.set(what, program, verdict)
+        """Make or take away a rule; what may not go on ends at once."""
+        async with self._turn(guest):
+            guest.door.grants.demand_room(what, program)
+            await self.keeper.write(self.store.keep_grant, guest.name, what, program, verdict)
+            guest.door.grants.set(what, program, verdict)
         guest.door.end_forbidden()
         for session in self._native_sessions():
             session.end_forbidden(guest)
-        kept = None if verdict is None else verdict.value
-        await self.keeper.write(self.store.keep_grant, guest.name, what.value, program, kept)
 
     async def decide(self, prompt: Prompt, allow: bool, always: bool, by: str) -> None:
         """Answer a request, for this client or for its program from now on."""
-        log.info("guest %s: %s was %s %s by %s", prompt.guest, prompt.subject.identity,
-                 "granted" if allow else "denied", prompt.what.value, by)  # fmt: skip
         names = prompt.subject.identity.names
         if always and not names:
             raise ConfigError("that program is unknown: it can be answered once only")
-        self.prompts.decide(prompt, allow)
         if always:
             verdict = Verdict.ALLOW if allow else Verdict.DENY
             await self.grant(self.guest(prompt.guest), prompt.what, names[0], verdict)
+        log.info("guest %s: %s was %s %s by %s", prompt.guest, prompt.subject.identity,
+                 "granted" if allow else "denied", prompt.what.value, by)  # fmt: skip
+        self.prompts.decide(prompt, allow)
 
-    async def keep_sink(self, guest: Guest, name: str, description: str | None) -> None:
-        """A sink was added, or with None removed: on disk before that is acknowledged."""
-        await self.keeper.write(self.store.keep_sink, guest.name, name, description)
+    async def add_sink(self, guest: Guest, name: str, description: str) -> Sink:
+        """Add a sink that outlives the daemon."""
+        async with self._turn(guest):
+            verbs.demand_sink_name(guest, name)
+            keep = partial(self.store.keep_sink, guest.name, name)
+            async with self.keeper.keeping(partial(keep, description or name), partial(keep, None)):
+                return guest.graph.add_sink(name, description or name)
 
-    async def keep_level(self, guest: str, key: str) -> None:
-        """A level was set: on disk before that is acknowledged."""
-        _, node = find_node(self, key, guest) if not key.startswith("listener/") else (None, None)
+    async def remove_sink(self, guest: Guest, name: str) -> None:
+        """Remove a sink: what plays there goes on at the default sink."""
+        async with self._turn(guest):
+            sink, _ = verbs.removable(guest, name)
+            keep = partial(self.store.keep_sink, guest.name, sink.name)
+            async with self.keeper.keeping(partial(keep, None), partial(keep, sink.description)):
+                guest.graph.remove_sink(*verbs.removable(guest, sink.name))
+
+    async def set(self, key: str, settings: dict[str, str], name: str) -> None:
+        """Change a listener's settings, or a level; those of sinks and sources outlive the daemon."""
+        if key.startswith("listener/"):
+            verbs.find_listener(self, key).configure(settings)
+            return
+        guest, node = find_node(self, key, name)
+        gains, mute = verbs.parse_level(node, settings)
         if isinstance(node, Sink):
-            await self.keeper.write(self.store.keep_level, guest, node.kind, node.name, node.gains, node.mute)
+            async with self._turn(guest):
+                level = (gains or node.gains, node.mute if mute is None else mute)
+                await self.keeper.write(self.store.keep_level, guest.name, node.kind, node.name, level)
+                guest, node = find_node(self, key, guest.name)
+        verbs.set_level(guest, node, gains, mute)
 
     def attach(self, name: str, spec: DoorSpec) -> Attachment:
         """Give a guest a door to its machine."""
@@ -344,9 +409,10 @@ class Daemon:
 
     async def remove_guest(self, name: str) -> None:
         """End a guest: its clients and listeners are told."""
-        guest = self.guest(name)
-        await self.keeper.write(self.store.drop_guest, name)
-        del self.guests[name]
-        for session in list(guest.sessions):
-            session.farewell("the guest was removed", again=False)
-        await self._stop_guest(guest)
+        async with self.keeper.turn:
+            guest = self.guest(name)
+            await self.keeper.write(self.store.drop_guest, name)
+            del self.guests[name]
+            for session in list(guest.sessions):
+                session.farewell("the guest was removed", again=False)
+            await self._stop_guest(guest)

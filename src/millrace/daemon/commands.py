@@ -121,7 +121,7 @@ class Commands:
         state: dict[str, Any] = {"version": __version__, "listen": self._daemon.address, "guests": guests}
         state |= {"you": holder.key, "names": [guest.name for guest in seen]}
         if holder.may(Right.ADMIN):
-            state |= {"refused": self._daemon.refused(), "trouble": self._daemon.store.trouble}
+            state |= {"refused": self._daemon.refused(), "trouble": self._daemon.trouble}
             state |= {"policy": self._daemon.policy(), "requests": len(list(self._daemon.prompts))}
         return state
 
@@ -130,8 +130,7 @@ class Commands:
     async def _set(self, args: r.Set, holder: Holder) -> Any:
         home = self._home(holder, args.target, args.guest, Right.CONTROL)
         texts = {key: verbs.setting_text(value) for key, value in args.settings.items()}
-        verbs.change(self._daemon, args.target, texts, home)
-        await self._daemon.keep_level(home, args.target)
+        await self._daemon.set(args.target, texts, home)
         return OK
 
     async def _move(self, args: r.Move, holder: Holder) -> Any:
@@ -151,14 +150,12 @@ class Commands:
 
     async def _sink_add(self, args: r.SinkAdd, holder: Holder) -> Any:
         guest = self.guest(holder, args.guest, Right.LINK)
-        sink = verbs.add_sink(guest, args.name, args.description)
-        await self._daemon.keep_sink(guest, sink.name, sink.description)
+        sink = await self._daemon.add_sink(guest, args.name, args.description)
         return {"id": sink.key, "name": sink.name}
 
     async def _sink_remove(self, args: r.SinkRemove, holder: Holder) -> Any:
         guest = self.guest(holder, args.guest, Right.LINK)
-        name = verbs.remove_sink(guest, args.sink)
-        await self._daemon.keep_sink(guest, name, None)
+        await self._daemon.remove_sink(guest, args.sink)
         return OK
 
     # -- guests and their machines -------------------------------------------------------------

@@ -10,14 +10,14 @@ from typing import Any
 
 from millrace.daemon.doorspec import DoorSpec, parse_door, read_password
 from millrace.errors import ConfigError
-from millrace.io.paths import config_path, runtime_dir, state_path
+from millrace.io.paths import RUNTIME_NAMES, config_path, runtime_dir, state_path
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.units import MAX_CHANNELS, RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 _GUEST_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-_RESERVED = frozenset({"api", "metrics", "health", "ready", "static", "page"})
+_RESERVED = frozenset({"api", "metrics", "health", "ready", "static", "page", "session"}) | RUNTIME_NAMES
 
 
 @dataclass(frozen=True, slots=True)

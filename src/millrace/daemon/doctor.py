@@ -68,8 +68,8 @@ class Doctor:
 
     def start(self) -> None:
         """Look after the daemon from now on."""
-        if self._daemon.store.trouble:
-            self.not_kept(self._daemon.store.trouble, now_ns())
+        if self._daemon.store.lost:
+            self.incidents.record("store", "set aside", now_ns(), evidence={"error": self._daemon.store.lost})
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     def stop(self) -> None:
@@ -113,6 +113,10 @@ class Doctor:
     def not_kept(self, trouble: str, asked_ns: HostNs) -> None:
         """A change is not on disk."""
         self.incidents.record("store", "can't write", now_ns(), evidence={"error": trouble}, at_ns=asked_ns)
+
+    def left_out(self, guest: str, why: str) -> None:
+        """A guest of before could not be brought back."""
+        self.incidents.record("guest", "left out", now_ns(), guest, evidence={"error": why})
 
     def strain(self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs, before_ns: HostNs) -> None:
         """A run of the graphs began so late, and took so long; the one before it ended at `before_ns`."""

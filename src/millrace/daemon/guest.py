@@ -18,7 +18,7 @@ from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
-from millrace.errors import GraphError
+from millrace.errors import ConfigError, GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
@@ -65,6 +65,8 @@ class Guest:
         self.outlets.clock = now_ns
         self.graph.observers.append(self._graph_changed)
         self._servers: list[asyncio.AbstractServer] = []
+        self._made: list[Path] = []
+        """Files that end with the guest."""
         self.sessions: list[ListenerSession] = []
         self.doctor: Doctor | None = None
         self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
@@ -95,12 +97,20 @@ class Guest:
         """Open the sockets."""
         private_dir(self.directory)
         self._servers.append(await serve_unix(self.pulse_path, self._connect))
-        descriptor = os.open(self.cookie_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(self.door.cookie)
+        self._made.append(self.pulse_path)
+        self._write_cookie()
         for address in self.config.pulse_tcp:
             self._servers.append(await serve_tcp(*parse_address(address, "pulse_tcp"), self._connect))
         self._driver.attach(self.graph)
+
+    def _write_cookie(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        try:
+            with os.fdopen(os.open(self.cookie_path, flags, 0o600), "wb") as file:
+                self._made.append(self.cookie_path)
+                file.write(self.door.cookie)
+        except OSError as error:
+            raise ConfigError(f"{self.cookie_path}: {error.strerror}") from None
 
     def _connect(self, transport: asyncio.Transport) -> PulseClient | None:
         """A unix peer of this user (or root) is trusted; anybody else needs the cookie."""
@@ -127,6 +137,6 @@ class Guest:
             client.wake()
         for server in self._servers:
             server.close()
-        for path in (self.pulse_path, self.cookie_path):
+        for path in self._made:
             path.unlink(missing_ok=True)
         await asyncio.sleep(0)

@@ -155,8 +155,8 @@ class NativeSession:
         self.streams.close()
         self.daemon.release(self)
         self.wire.close()
-        if self._worker is not None:
-            self._worker.cancel()
+        # A call that has begun is finished: half of one would be kept and not made.
+        self._calls.clear()
 
     # -- in --------------------------------------------------------------------------------------
 

@@ -1,8 +1,12 @@
 """What survives a restart, in SQLite: tokens, grants, guests and sinks that were added, volumes, what policies keep.
 
-WAL with full synchronisation: a change is on disk when it is acknowledged, and kill -9 loses none.
-Media never waits for it. A store that can't be read is put aside and said so; one that can't be written
-(a full disk) refuses the change with a clear error, and sound goes on.
+Every change is one transaction, and on disk before it is acknowledged: kill -9 loses none, and leaves none half done.
+The file belongs to one daemon (a lock beside it says so), and is whole between changes: its journal is empty then.
+Media never waits for it.
+
+Nothing is destroyed by an error that may pass. Only a file that SQLite calls corrupt, or no database, is set aside, to
+a name that was free. A file that is locked, full, read-only, or not the one that was opened refuses the change, or the
+start, with a sentence.
 """
 
 from __future__ import annotations
@@ -13,29 +17,67 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from millrace.errors import ConfigError
+from millrace.io.locks import FileLock
+from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right
 from millrace.rights.tokens import Token
 
 log = logging.getLogger("millrace.store")
-VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE, rights INTEGER,
-  guests TEXT, created_s INTEGER, expires_s INTEGER);
-CREATE TABLE IF NOT EXISTS guests (name TEXT PRIMARY KEY, options TEXT);
-CREATE TABLE IF NOT EXISTS grants (guest TEXT, what TEXT, program TEXT, allow INTEGER,
-  PRIMARY KEY (guest, what, program));
-CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT, mute INTEGER,
-  PRIMARY KEY (guest, kind, name));
-CREATE TABLE IF NOT EXISTS sinks (guest TEXT, name TEXT, description TEXT, PRIMARY KEY (guest, name));
-CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT);
-"""
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE,"
+        " rights INTEGER, guests TEXT, created_s INTEGER, expires_s INTEGER)",
+        "CREATE TABLE IF NOT EXISTS guests (name TEXT PRIMARY KEY, options TEXT)",
+        "CREATE TABLE IF NOT EXISTS grants (guest TEXT, what TEXT, program TEXT, allow INTEGER,"
+        " PRIMARY KEY (guest, what, program))",
+        "CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT, mute INTEGER,"
+        " PRIMARY KEY (guest, kind, name))",
+        "CREATE TABLE IF NOT EXISTS sinks (guest TEXT, name TEXT, description TEXT, PRIMARY KEY (guest, name))",
+        "CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT)",
+    ),
+)
+"""What brings a file from version n (its `user_version`) to n + 1, in one transaction each. Rows are only added."""
 MEMORY_MAX = 20_000
 """Keys that session managers may keep; beyond that the oldest go."""
+BUSY_S = 2.0
+IN_MEMORY = Path(":memory:")
+_RUINED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_OURS = "make it readable and writable for this user, or set XDG_STATE_HOME to a directory that is"
+_MENDS = {
+    sqlite3.SQLITE_BUSY: "another program has it open for writing; end that",
+    sqlite3.SQLITE_FULL: "make room on that disk",
+    sqlite3.SQLITE_READONLY: _OURS,
+    sqlite3.SQLITE_CANTOPEN: _OURS,
+    sqlite3.SQLITE_PERM: _OURS,
+}
+_FILES = ("", "-journal", "-wal", "-shm")
+Level = tuple[tuple[float, ...], bool]
+"""Gains and mute."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGuest:
+    """What is kept of one guest."""
+
+    sinks: list[tuple[str, str]] = field(default_factory=list)
+    """(name, description)."""
+    levels: dict[tuple[str, str], Level] = field(default_factory=dict)
+    """By (kind, name) of sinks and sources."""
+    grants: list[tuple[Permission, str, Verdict]] = field(default_factory=list)
+    """(what, program, verdict)."""
+
+
+class _Ruined(Exception):
+    """SQLite says that the file is no database, or a damaged one."""
+
+
+class _Replaced(Exception):
+    """The file is not what this daemon has read."""
 
 
 class Store:
@@ -44,63 +86,157 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trouble = ""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Why the last change was refused, until one succeeds."""
+        self.lost = ""
+        """Which file was set aside at the start, if one was."""
+        self._lock = self._locked()
         try:
-            self._db = self._open()
-        except sqlite3.DatabaseError as error:
-            aside = path.with_suffix(".broken")
-            self.trouble = f"{path} could not be read ({error}); it is kept as {aside}, and everything begins anew"
-            log.error("%s", self.trouble)
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
-            self._db = self._open()
+            self._db = self._opened()
+            self._file = self._identity()
+        except BaseException:
+            self._let_go()
+            raise
 
-    def _open(self) -> sqlite3.Connection:
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _locked(self) -> FileLock | None:
+        if self.path == IN_MEMORY:
+            return None
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            where = "set XDG_STATE_HOME to a directory of this user"
+            raise ConfigError(f"{self.path.parent}: {error.strerror}; {where}") from None
+        taken = f"{self.path} is in use by another daemon: stop it, or set XDG_STATE_HOME to another directory"
+        return FileLock(self.path.with_name(self.path.name + ".lock"), taken)
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            try:
+                return self._connected()
+            except _Ruined as error:
+                aside = self._set_aside()
+                self.lost = f"{self.path} was damaged ({error}): it is kept as {aside}, and everything began anew"
+                log.error("%s", self.lost)
+                return self._connected()
+        except (sqlite3.Error, _Ruined) as error:
+            raise ConfigError(self._sentence(error)) from None
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {error.strerror}") from None
+
+    def _connected(self) -> sqlite3.Connection:
         before = os.umask(0o177)
         try:
-            db = sqlite3.connect(self.path, timeout=2.0, isolation_level=None, check_same_thread=False)
-        except sqlite3.OperationalError as error:
-            raise ConfigError(f"{self.path}: {error}; set XDG_STATE_HOME to a directory of this user") from None
+            db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         finally:
             os.umask(before)
         try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA quick_check").fetchone()
-            (found,) = db.execute("PRAGMA user_version").fetchone()
-            if found > VERSION:
-                raise ConfigError(
-                    f"{self.path} was written by a newer Millrace (version {found}); this one knows {VERSION}"
-                )
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version={VERSION}")
-        except BaseException:
+            self._prepare(db)
+        except BaseException as error:
             db.close()
+            if isinstance(error, sqlite3.Error) and _code(error) in _RUINED:
+                raise _Ruined(str(error)) from None
             raise
         return db
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One change; on disk when the block ends. ConfigError where the disk does not take it."""
-        try:
-            yield self._db
-        except sqlite3.Error as error:
-            self.trouble = f"{self.path}: {error}"
-            log.error("%s", self.trouble)
-            raise ConfigError(f"not kept: {self.trouble}") from None
-        self.trouble = ""
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        if self.path != IN_MEMORY and not os.access(self.path, os.W_OK):
+            raise ConfigError(f"{self.path} can't be written; {_OURS}")
+        # Files of Millrace 0.1.0 keep their latest changes in a log beside them (WAL), which is taken in here.
+        db.execute("PRAGMA journal_mode=TRUNCATE")
+        db.execute("PRAGMA synchronous=FULL")
+        found = [text for (text,) in db.execute("PRAGMA quick_check(1)")]
+        if found != ["ok"]:
+            raise _Ruined("; ".join(found))
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            newer = f"was written by a newer Millrace (version {version}); this one knows {len(MIGRATIONS)}"
+            raise ConfigError(f"{self.path} {newer}")
+        with _transaction(db):
+            for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+                for statement in statements:
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={number}")
+        (self._seen,) = db.execute("PRAGMA data_version").fetchone()
+
+    def _set_aside(self) -> Path:
+        """Rename the file, and what belongs to it, to a name that nothing has."""
+        number = 1
+        while any(Path(f"{self._aside(number)}{suffix}").exists() for suffix in _FILES):
+            number += 1
+        aside = self._aside(number)
+        for suffix in _FILES:
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        return aside
+
+    def _aside(self, number: int) -> Path:
+        return self.path.with_suffix(".broken" if number == 1 else f".broken-{number}")
+
+    def _sentence(self, error: Exception) -> str:
+        mend = _MENDS.get(_code(error)) if isinstance(error, sqlite3.Error) else ""
+        return f"{self.path}: {error}" + (f"; {mend}" if mend else "")
 
     def close(self) -> None:
         """Finish."""
         self._db.close()
+        self._let_go()
+
+    # -- one change --------------------------------------------------------------------------------
+
+    def _identity(self) -> tuple[int, int] | None:
+        if self.path == IN_MEMORY:
+            return None
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (found.st_dev, found.st_ino)
+
+    def _demand_same(self) -> None:
+        """What is written to a file that was moved away or overwritten would be acknowledged and lost."""
+        (seen,) = self._db.execute("PRAGMA data_version").fetchone()
+        if self._identity() != self._file or seen != self._seen:
+            raise _Replaced(
+                "it was moved, removed or changed by another program since the daemon has read it;"
+                " put it back, or restart the daemon with what is there"
+            )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One change, on disk when the block ends. ConfigError where that can't be; then nothing is changed."""
+        with self._told(), _transaction(self._db) as db:
+            self._demand_same()
+            yield db
+            self._demand_same()
+        with self._told():
+            self._demand_same()
+        self.trouble = ""
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Trouble of the file as ConfigError; it is shown until a change succeeds."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError, _Replaced) as error:
+            self.trouble = self._sentence(error)
+            log.error("%s", self.trouble)
+            raise ConfigError(f"not kept: {self.trouble}") from None
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        return self._db.execute(query, values).fetchall()
 
     # -- tokens ------------------------------------------------------------------------------------
 
     def tokens(self) -> list[Token]:
         """All that are kept."""
-        rows = self._db.execute("SELECT id, name, digest, rights, guests, created_s, expires_s FROM tokens")
-        return [Token(i, n, d, Right(r), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
+        with self._told():
+            rows = self._rows("SELECT id, name, digest, rights, guests, created_s, expires_s FROM tokens")
+            return [Token(i, n, d, Right(r), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
 
     def add_token(self, token: Token) -> Token:
         """Keep one; it comes back with its number, which is never given again."""
@@ -122,11 +258,24 @@ class Store:
         with self._writing() as db:
             db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
 
-    # -- guests and levels -------------------------------------------------------------------------
+    # -- guests --------------------------------------------------------------------------------------
 
     def guests(self) -> dict[str, dict[str, Any]]:
         """Guests that were added while running, with their options."""
-        return {name: json.loads(options) for name, options in self._db.execute("SELECT name, options FROM guests")}
+        with self._told():
+            return {name: json.loads(options) for name, options in self._rows("SELECT name, options FROM guests")}
+
+    def guest(self, name: str) -> KeptGuest:
+        """What is kept of one."""
+        with self._told():
+            sinks = self._rows("SELECT name, description FROM sinks WHERE guest = ?", name)
+            levels = self._rows("SELECT kind, name, gains, mute FROM levels WHERE guest = ?", name)
+            grants = self._rows("SELECT what, program, allow FROM grants WHERE guest = ?", name)
+            return KeptGuest(
+                sinks,
+                {(kind, name): (tuple(json.loads(gains)), bool(mute)) for kind, name, gains, mute in levels},
+                [(Permission(what), program, Verdict(verdict)) for what, program, verdict in grants],
+            )
 
     def keep_guest(self, name: str, options: dict[str, Any]) -> None:
         """A guest was added."""
@@ -137,24 +286,14 @@ class Store:
         """A guest was removed, and with it what was kept of it."""
         with self._writing() as db:
             db.execute("DELETE FROM guests WHERE name = ?", (name,))
-            db.execute("DELETE FROM levels WHERE guest = ?", (name,))
-            db.execute("DELETE FROM sinks WHERE guest = ?", (name,))
-            db.execute("DELETE FROM grants WHERE guest = ?", (name,))
+            for table in ("levels", "sinks", "grants"):
+                db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
 
-    def levels(self, guest: str) -> dict[tuple[str, str], tuple[tuple[float, ...], bool]]:
-        """(kind, name) to gains and mute, of a guest's sinks and sources."""
-        rows = self._db.execute("SELECT kind, name, gains, mute FROM levels WHERE guest = ?", (guest,))
-        return {(kind, name): (tuple(json.loads(gains)), bool(mute)) for kind, name, gains, mute in rows}
-
-    def keep_level(self, guest: str, kind: str, name: str, gains: tuple[float, ...], mute: bool) -> None:
+    def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:
         """A level was set."""
         with self._writing() as db:
-            values = (guest, kind, name, json.dumps(gains), int(mute))
+            values = (guest, kind, name, json.dumps(level[0]), int(level[1]))
             db.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
-
-    def sinks(self, guest: str) -> list[tuple[str, str]]:
-        """(name, description) of the sinks that were added to a guest."""
-        return list(self._db.execute("SELECT name, description FROM sinks WHERE guest = ?", (guest,)))
 
     def keep_sink(self, guest: str, name: str, description: str | None) -> None:
         """A sink was added, or with None removed."""
@@ -163,6 +302,18 @@ class Store:
                 db.execute("DELETE FROM sinks WHERE guest = ? AND name = ?", (guest, name))
             else:
                 db.execute("INSERT OR REPLACE INTO sinks VALUES (?, ?, ?)", (guest, name, description))
+
+    def keep_grant(self, guest: str, what: Permission, program: str, verdict: Verdict | None) -> None:
+        """A rule was made, or with None taken away."""
+        with self._writing() as db:
+            if verdict is None:
+                rule = (guest, what.value, program)
+                db.execute("DELETE FROM grants WHERE guest = ? AND what = ? AND program = ?", rule)
+            else:
+                values = (guest, what.value, program, verdict.value)
+                db.execute("INSERT OR REPLACE INTO grants VALUES (?, ?, ?, ?)", values)
+
+    # -- what session managers keep ------------------------------------------------------------------
 
     def remember(self, key: str, value: str | None) -> None:
         """Keep a text, or with None forget it."""
@@ -176,17 +327,25 @@ class Store:
 
     def recall(self, prefix: str) -> dict[str, str]:
         """What is kept under keys that begin with `prefix`."""
-        rows = self._db.execute("SELECT key, value FROM memory WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
-        return dict(rows.fetchall())
+        with self._told():
+            return dict(self._rows("SELECT key, value FROM memory WHERE substr(key, 1, ?) = ?", len(prefix), prefix))
 
-    def grants(self, guest: str) -> list[tuple[str, str, int]]:
-        """(what, program, verdict) of a guest's rules."""
-        rows = self._db.execute("SELECT what, program, allow FROM grants WHERE guest = ?", (guest,))
-        return [(what, program, int(verdict)) for what, program, verdict in rows]
 
-    def keep_grant(self, guest: str, what: str, program: str, verdict: int | None) -> None:
-        """A rule was made, or with None taken away."""
-        with self._writing() as db:
-            db.execute("DELETE FROM grants WHERE guest = ? AND what = ? AND program = ?", (guest, what, program))
-            if verdict is not None:
-                db.execute("INSERT INTO grants VALUES (?, ?, ?, ?)", (guest, what, program, verdict))
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All of the block, or nothing of it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        # SQLite may have taken it back already, on a full disk for one.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; −1 where the error is none of SQLite's own."""
+    code: int = getattr(error, "sqlite_errorcode", -1)
+    return code & 0xFF if code >= 0 else -1

@@ -113,25 +113,26 @@ def _node(home: Guest, kind: str, name: str) -> Levelled | None:
     return home.graph.streams.get(int(name)) if kind == "stream" and name.isascii() and name.isdigit() else None
 
 
-def change(daemon: Daemon, key: str, settings: dict[str, str], guest: str | None = None) -> None:
-    """`millrace set`."""
-    if key.startswith("listener/"):
-        find_listener(daemon, key).configure(settings)
-        return
-    home, node = find_node(daemon, key, guest)
-    gain: float | None = None
+def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, ...] | None, bool | None]:
+    """Gains and mute that `millrace set` asks for; None for what is left as it is."""
+    gains: tuple[float, ...] | None = None
     mute: bool | None = None
     for name, text in settings.items():
         if name == "volume":
-            gain = parse_volume(text)
+            gains = (parse_volume(text),) * len(node.positions)
         elif name == "mute":
             mute = parse_switch("mute", text)
         else:
             raise ConfigError(f"{name}: a {node.kind} has volume and mute")
-    if gain is not None:
-        home.graph.set_gains(node, (gain,))
+    return gains, mute
+
+
+def set_level(guest: Guest, node: Levelled, gains: tuple[float, ...] | None, mute: bool | None) -> None:
+    """Set what is given."""
+    if gains is not None:
+        guest.graph.set_gains(node, gains)
     if mute is not None:
-        home.graph.set_mute(node, mute)
+        guest.graph.set_mute(node, mute)
 
 
 def move(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
@@ -185,15 +186,16 @@ def _target(guest: Guest, to: str) -> Sink:
     return sink
 
 
-def add_sink(guest: Guest, name: str, description: str) -> Sink:
-    """`millrace sink add`."""
+def demand_sink_name(guest: Guest, name: str) -> None:
+    """ConfigError or GraphError for a name that a new sink can't have."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
         raise ConfigError(f"sink name {name!r}: use letters, digits, '_', '.', '-', 64 at most")
-    return guest.graph.add_sink(name, description or name)
+    if guest.graph.name_taken(name):
+        raise GraphError(f"a sink named {name!r} exists already")
 
 
-def remove_sink(guest: Guest, name: str) -> str:
-    """`millrace sink remove`: what plays there goes on at the default sink. Returns its name."""
+def removable(guest: Guest, name: str) -> tuple[Sink, Sink]:
+    """A sink that can be removed, and where what plays there goes on."""
     sink = find_sink(guest, name)
     if sink is None:
         raise NotFound(f"guest {guest.name} has no sink {name}")
@@ -201,5 +203,4 @@ def remove_sink(guest: Guest, name: str) -> str:
     if not others:
         raise ConfigError("a guest keeps one sink at least")
     default = guest.graph.default
-    guest.graph.remove_sink(sink, default if default is not None and default is not sink else others[0])
-    return sink.name
+    return sink, default if default is not None and default is not sink else others[0]

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+API_SOCKET, NATIVE_SOCKET, HANDOVER_SOCKET, RUNTIME_LOCK = "api.sock", "native.sock", "attach.sock", "lock"
+RUNTIME_NAMES = frozenset({API_SOCKET, NATIVE_SOCKET, HANDOVER_SOCKET, RUNTIME_LOCK})
+"""The daemon's own files in the runtime folder, where each guest has a folder of its name too."""
+
 
 def runtime_dir() -> Path:
     """$XDG_RUNTIME_DIR/millrace, or a private place under /tmp for this user."""

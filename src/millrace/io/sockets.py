@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -23,12 +24,16 @@ Maker = Callable[[asyncio.Transport], Connection | None]
 
 def private_dir(path: Path) -> Path:
     """Create `path` for this user alone; ConfigError if somebody else owns it or it is a link."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise ConfigError(f"{path} must be a directory of this user; remove it or set XDG_RUNTIME_DIR")
-    if status.st_mode & 0o077:
-        path.chmod(0o700)
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700, parents=True)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise ConfigError(f"{path} must be a directory of this user; remove it or set XDG_RUNTIME_DIR")
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; set XDG_RUNTIME_DIR to a directory of this user") from None
     return path
 
 
@@ -38,16 +43,19 @@ def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
         raise ConfigError(
             f"the socket path {path} is too long for the system (107 bytes); use a shorter XDG_RUNTIME_DIR"
         )
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if path.exists() or path.is_symlink():
         _clear_dead(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177 & ~mode | 0o177)
     try:
         listener.bind(str(path))
+        path.chmod(mode)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"no socket can be made at {path}: {error.strerror}") from None
     finally:
         os.umask(before)
-    path.chmod(mode)
-    listener.listen(1024)
     listener.setblocking(False)
     return listener
 

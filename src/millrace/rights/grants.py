@@ -98,14 +98,17 @@ class Grants:
     def __iter__(self) -> Iterator[tuple[Permission, str, Verdict]]:
         return iter([(what, program, verdict) for (what, program), verdict in self._rules.items()])
 
-    def set(self, what: Permission, program: str, verdict: Verdict | None) -> None:
-        """Make a rule, or with None take it away; ConfigError where there are too many."""
-        if verdict is None:
-            self._rules.pop((what, program), None)
-            return
+    def demand_room(self, what: Permission, program: str) -> None:
+        """ConfigError where one more rule would be too many."""
         if len(self._rules) >= RULES_MAX and (what, program) not in self._rules:
             raise ConfigError(f"{RULES_MAX} grants a guest at most")
-        self._rules[what, program] = verdict
+
+    def set(self, what: Permission, program: str, verdict: Verdict | None) -> None:
+        """Make a rule, or with None take it away."""
+        if verdict is None:
+            self._rules.pop((what, program), None)
+        else:
+            self._rules[what, program] = verdict
 
     def verdict(self, what: Permission, subject: Subject) -> Verdict:
         """By what was granted once, else by the program's own rule, else by the one for any, else yes.

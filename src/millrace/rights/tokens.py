@@ -80,10 +80,13 @@ class TokenBook:
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def add(self, token: Token) -> None:
-        """Put one in force; ConfigError where there are too many."""
+    def demand_room(self) -> None:
+        """ConfigError where there are too many already."""
         if len(self._tokens) >= TOKENS_MAX:
             raise ConfigError(f"{TOKENS_MAX} tokens at most; revoke some")
+
+    def add(self, token: Token) -> None:
+        """Put one in force."""
         self._tokens[token.id] = token
 
     def remove(self, id_: int) -> Token | None:

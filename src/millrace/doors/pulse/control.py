@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 
 from millrace.doors.pulse.client import Handler, PulseClient
-from millrace.doors.pulse.door import MODULES_MAX, Module
+from millrace.doors.pulse.door import MODULES_MAX, Module, PulseDoor
 from millrace.doors.pulse.formats import CommandError, gains_from
 from millrace.doors.pulse.record import RecordStream
 from millrace.errors import GraphError
@@ -345,10 +345,25 @@ def load_module(client: PulseClient, request: Request) -> None:
     make = _MODULES.get(name)
     if make is None or len(client.door.modules) >= MODULES_MAX:
         raise CommandError(Err.MODINITFAILED, f"{name!r}: only {', '.join(_MODULES)} can be loaded")
-    module = Module(client.door.graph.ids.take(), name, text, make(client, _arguments(text)))
+    before = set(client.door.graph.sinks)
+    try:
+        sinks = make(client, _arguments(text))
+    except (CommandError, GraphError):
+        _remove_sinks(client.door, [s for s in client.door.graph.sinks.values() if s.id not in before])
+        raise
+    module = Module(client.door.graph.ids.take(), name, text, sinks)
     client.door.modules[module.index] = module
     client.door.publish(Facility.MODULE, Change.NEW, module.index)
     client.reply(request, {"index": module.index})
+
+
+def _remove_sinks(door: PulseDoor, sinks: list[Sink]) -> None:
+    """What plays on them goes on at another."""
+    for sink in sinks:
+        if sink.id in door.graph.sinks:
+            others = [s for s in door.graph.sinks.values() if s is not sink]
+            heir = door.default_sink if door.default_sink is not sink else others[0]
+            door.graph.remove_sink(sink, heir)
 
 
 def unload_module(client: PulseClient, request: Request) -> None:
@@ -359,11 +374,7 @@ def unload_module(client: PulseClient, request: Request) -> None:
         raise CommandError(Err.NOENTITY)
     if module is door.own_module:
         raise CommandError(Err.ACCESS)
-    for sink in module.sinks:
-        if sink.id in door.graph.sinks:
-            others = [s for s in door.graph.sinks.values() if s is not sink]
-            heir = door.default_sink if door.default_sink is not sink else others[0]
-            door.graph.remove_sink(sink, heir)
+    _remove_sinks(door, module.sinks)
     del door.modules[module.index]
     door.publish(Facility.MODULE, Change.REMOVE, module.index)
     client.reply(request)

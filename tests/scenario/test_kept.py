@@ -1,0 +1,279 @@
+"""Commands against a running daemon that fail part-way: nothing is half made, lost, or done though it was refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.client.bus import connect
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config, GuestConfig, checked_guest_name
+from millrace.daemon.web import Web
+from millrace.errors import ConfigError, GraphError
+from millrace.graph.graph import LINKS_MAX
+from millrace.io.clock import now_ns
+from millrace.io.locks import FileLock
+from millrace.rights.grants import Identity, Permission, Subject
+from millrace.rights.model import OWNER
+from millrace.sim.rig import Rig
+from millrace.wire.pulse.constants import Command, Err
+
+Test = Callable[[Daemon], Awaitable[None]]
+
+
+def config(folder: Path, **options: Any) -> Config:
+    made = {"guests": (GuestConfig("alice"),), "runtime": folder / "r", "state": folder / "s" / "state.db"} | options
+    return Config("127.0.0.1:0", **made)
+
+
+def running(folder: Path, test: Test, **options: Any) -> None:
+    async def main() -> None:
+        daemon = Daemon(config(folder, **options))
+        try:
+            await daemon.start()
+            async with asyncio.timeout(30):
+                await test(daemon)
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
+
+
+async def ask(daemon: Daemon, method: str, **args: Any) -> Any:
+    return await daemon.commands.run(OWNER, method, args)
+
+
+async def everything(daemon: Daemon) -> str:
+    """All that commands can change, as it is shown."""
+    state = await ask(daemon, "state")
+    shown = {"guests": state["guests"], "requests": await ask(daemon, "requests")}
+    for what in ("grants", "tokens"):
+        shown[what] = await ask(daemon, what)
+    return json.dumps(shown, sort_keys=True)
+
+
+def answers(path: Path) -> bool:
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+# -- two daemons -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [({"state": "other.db"}, "runtime folder.*XDG_RUNTIME_DIR"), ({"runtime": "o"}, r"state\.db is in use.*XDG_STATE")],
+)
+def test_a_second_daemon_is_refused_before_it_touches_anything(other: dict[str, str], why: str, tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        names = ("api.sock", "native.sock", "attach.sock", "alice/pulse", "alice/native")
+        paths = [tmp_path / "r" / name for name in names]
+        before = [path.stat().st_ino for path in paths]
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=why):
+                Daemon(config(tmp_path, **{key: tmp_path / name for key, name in other.items()}))
+        assert [path.stat().st_ino for path in paths] == before and all(map(answers, paths))
+        await ask(daemon, "sink.add", guest="alice", name="music")
+
+    running(tmp_path, test)
+
+
+def test_a_daemon_that_can_not_start_lets_go_and_takes_nothing_of_others_away(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir(mode=0o700)
+    (tmp_path / "r" / "api.sock").write_text("mine")
+
+    async def test(daemon: Daemon) -> None:
+        raise AssertionError
+
+    with pytest.raises(ConfigError, match="is no socket"):
+        running(tmp_path, test)
+    assert (tmp_path / "r" / "api.sock").read_text() == "mine"
+    (tmp_path / "r" / "api.sock").unlink()
+    (tmp_path / "s" / "state.db").write_bytes(b"")
+    blocker = FileLock(tmp_path / "s" / "state.db.lock", "")
+    with pytest.raises(ConfigError, match="in use"):
+        running(tmp_path, test)
+    blocker.release()
+    running(tmp_path, lambda daemon: asyncio.sleep(0))
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        own = {path.name for path in daemon.config.runtime.iterdir()} - {"alice"}
+        assert {"api.sock", "native.sock", "attach.sock", "lock"} <= own
+        routes = Web(daemon, "").application().router.resources()
+        own |= {first for route in routes if (first := route.canonical.split("/")[1]) and "{" not in first}
+        before = await everything(daemon)
+        for name in sorted(own):
+            with pytest.raises(ConfigError, match="guest name"):
+                checked_guest_name(name)
+            with pytest.raises(ConfigError, match="guest name"):
+                await ask(daemon, "guest.add", name=name)
+        (daemon.config.runtime / "notes").write_text("the user's")
+        with pytest.raises(ConfigError, match="notes must be a directory"):
+            await ask(daemon, "guest.add", name="notes")
+        assert await everything(daemon) == before
+        assert daemon.store.guests() == {}
+
+    running(tmp_path, test)
+
+
+# -- nothing half made -----------------------------------------------------------------------------
+
+
+def test_a_guest_that_can_not_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        before, objects, servers = await everything(daemon), len(daemon.registry), len(daemon._native)
+        # One byte of path more than the system allows, for one of its two sockets.
+        name = "g" * (107 - len(str(daemon.config.runtime)) - len("//pulse"))
+        with pytest.raises(ConfigError, match=r"native is too long"):
+            await ask(daemon, "guest.add", name=name)
+        assert (await everything(daemon), len(daemon.registry), len(daemon._native)) == (before, objects, servers)
+        assert not list((daemon.config.runtime / name).iterdir()) and daemon.store.guests() == {}
+        await ask(daemon, "guest.add", name=name[:-1])
+
+    # Shorter than pytest's own folder.
+    running(tmp_path, test)
+
+
+def test_a_guest_that_could_not_be_brought_back_is_not_forgotten(tmp_path: Path) -> None:
+    async def first(daemon: Daemon) -> None:
+        await ask(daemon, "guest.add", name="carol", rate=44_100)
+        await ask(daemon, "sink.add", guest="carol", name="music")
+
+    async def second(daemon: Daemon) -> None:
+        assert "carol" not in daemon.guests
+        assert [(i.stage, i.cause, i.guest) for i in daemon.incidents] == [("guest", "left out", "carol")]
+        with pytest.raises(ConfigError, match="must be a directory"):
+            await ask(daemon, "guest.add", name="carol")
+
+    async def third(daemon: Daemon) -> None:
+        carol = daemon.guest("carol").graph
+        assert carol.rate == 44_100 and carol.name_taken("music")
+
+    running(tmp_path, first)
+    (tmp_path / "r" / "carol").rmdir()
+    (tmp_path / "r" / "carol").write_text("in the way")
+    running(tmp_path, second)
+    (tmp_path / "r" / "carol").unlink()
+    running(tmp_path, third)
+
+
+def test_a_module_that_can_not_be_loaded_leaves_no_sink() -> None:
+    rig = Rig()
+    client = rig.client()
+    for n in range(LINKS_MAX):
+        rig.graph.add_sink(f"s{n}")
+    before = {sink.name for sink in rig.graph.sinks.values()}
+    for arguments in ("sink_name=x sinks=nowhere", "sink_name=x"):
+        loading = {"name": "module-combine-sink", "argument": arguments}
+        assert client.error(Command.LOAD_MODULE, **loading) in (Err.NOENTITY, Err.INVALID)
+        assert {sink.name for sink in rig.graph.sinks.values()} == before
+
+
+# -- nothing done that was refused -----------------------------------------------------------------
+
+
+async def waiting(daemon: Daemon) -> str:
+    """A request that waits."""
+    subject = Subject(Identity(1, 0, "firefox-esr"))
+    prompt = daemon.prompts.ask("alice", Permission.CAMERA, subject, "", now_ns(), lambda allow: None)
+    assert prompt is not None
+    return prompt.key
+
+
+def test_what_can_not_be_kept_is_not_made(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        await ask(daemon, "guest.add", name="bob")
+        await ask(daemon, "sink.add", guest="alice", name="music")
+        token = await ask(daemon, "token.new", may="hear")
+        await ask(daemon, "grant", guest="alice", what="camera", allow="prompt")
+        request = await waiting(daemon)
+        rule = {"guest": "alice", "what": "monitor", "program": "pacat"}
+        await ask(daemon, "grant", **rule, allow=False)
+        changes: list[tuple[str, dict[str, Any]]] = [
+            ("guest.add", {"name": "carol"}), ("guest.remove", {"guest": "bob"}),
+            ("guest.remove", {"guest": "alice"}), ("sink.add", {"guest": "alice", "name": "film"}),
+            ("sink.remove", {"guest": "alice", "sink": "music"}),
+            ("set", {"target": "sink/music", "settings": {"mute": True}, "guest": "alice"}),
+            ("set", {"target": "source/microphone", "settings": {"volume": "10%"}, "guest": "alice"}),
+            ("grant", rule | {"allow": True}), ("grant", rule | {"allow": None}),
+            ("grant", rule | {"allow": False, "program": "parec"}),
+            ("decide", {"request": request, "allow": True, "always": True}),
+            ("token.new", {"may": "all"}), ("token.rotate", {"token": token["id"]}),
+            ("token.revoke", {"token": token["id"]}), ("remember", {"key": "k", "value": "v"}),
+        ]  # fmt: skip
+        before, objects = await everything(daemon), len(daemon.registry)
+        daemon.store._db.execute("PRAGMA query_only=1")
+        for method, args in changes:
+            with pytest.raises(ConfigError, match="not kept"):
+                await ask(daemon, method, **args)
+            assert await everything(daemon) == before, method
+        assert daemon.access.find(token["token"]) is not None and len(daemon.registry) == objects + 1
+        assert {(i.stage, i.cause) for i in daemon.incidents} == {("store", "can't write")}
+        daemon.store._db.execute("PRAGMA query_only=0")
+        for method, args in changes:
+            if method != "guest.remove" or args["guest"] == "bob":
+                await ask(daemon, method, **args)
+        assert not daemon.trouble and {"alice", "carol"} == set(daemon.guests)
+
+    running(tmp_path, test)
+
+
+def test_volumes_of_streams_and_listeners_wait_for_no_disk(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        daemon.store._db.execute("PRAGMA query_only=1")
+        alice = daemon.config.runtime / "alice" / "native"
+        async with daemon.keeper.turn, connect(alice, name="test") as bus, bus.play(guest="alice", channels=2):
+            node = next(iter(daemon.guest("alice").graph.streams.values()))
+            await ask(daemon, "set", target=node.key, settings={"mute": True})
+            assert node.mute
+
+    running(tmp_path, test)
+
+
+def test_a_change_to_a_guest_that_is_being_removed_is_not_kept_for_the_next_of_its_name(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        await ask(daemon, "guest.add", name="bob")
+        rule = {"guest": "bob", "what": "monitor", "allow": False}
+        done = await asyncio.gather(
+            ask(daemon, "guest.remove", guest="bob"),
+            ask(daemon, "sink.add", guest="bob", name="music"),
+            ask(daemon, "set", target="source/microphone", guest="bob", settings={"mute": True}),
+            ask(daemon, "grant", **rule),
+            ask(daemon, "guest.add", name="bob"),
+            return_exceptions=True,
+        )
+        assert [isinstance(one, GraphError) for one in done] == [False, True, True, True, False], done
+        bob = daemon.guest("bob")
+        assert not bob.microphone.mute and not bob.graph.name_taken("music") and not list(bob.door.grants)
+        assert daemon.store.guest("bob") == type(daemon.store.guest("nobody"))()
+
+    running(tmp_path, test)
+
+
+def test_a_client_that_goes_amid_its_call_leaves_a_whole_change(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with daemon.keeper.turn:
+            async with connect(daemon.config.runtime / "native.sock", name="test") as bus:
+                call = asyncio.create_task(bus.call("guest.add", name="bob"))
+                await asyncio.sleep(0.05)
+                assert not call.done()
+            call.cancel()
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            while "bob" not in daemon.guests:
+                await asyncio.sleep(0.005)
+        assert list(daemon.store.guests()) == ["bob"]
+
+    running(tmp_path, test)

@@ -1,0 +1,472 @@
+"""What is kept on disk: whole changes or none, through kills, full, locked, read-only, swapped and damaged files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from millrace.daemon import store as store_module
+from millrace.daemon.store import Store
+from millrace.errors import ConfigError
+from millrace.io.locks import FileLock
+from millrace.rights.grants import Permission, Verdict
+from millrace.rights.model import Right
+from millrace.rights.tokens import Token, digest_of
+
+MONITOR = Permission.MONITOR
+AS_0_1_0 = """
+CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE, rights INTEGER,
+  guests TEXT, created_s INTEGER, expires_s INTEGER);
+CREATE TABLE IF NOT EXISTS guests (name TEXT PRIMARY KEY, options TEXT);
+CREATE TABLE IF NOT EXISTS grants (guest TEXT, what TEXT, program TEXT, allow INTEGER,
+  PRIMARY KEY (guest, what, program));
+CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT, mute INTEGER,
+  PRIMARY KEY (guest, kind, name));
+CREATE TABLE IF NOT EXISTS sinks (guest TEXT, name TEXT, description TEXT, PRIMARY KEY (guest, name));
+CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT);
+PRAGMA user_version=1;
+INSERT INTO tokens VALUES (7, 'alice at home', x'0102', 3, '["alice"]', 5, 0);
+INSERT INTO guests VALUES ('alice', '{"rate": 44100, "channels": 2}');
+INSERT INTO grants VALUES ('alice', 'monitor', 'pacat', 0);
+INSERT INTO levels VALUES ('alice', 'sink', 'default', '[0.5, 0.25]', 1);
+INSERT INTO sinks VALUES ('alice', 'music', 'Music');
+INSERT INTO memory VALUES ('level/mpv', '0.5');
+"""
+"""What Millrace 0.1.0 wrote, in the words that it wrote it in."""
+
+
+def made(secret: str, expires_s: int = 0) -> Token:
+    return Token(0, "t", digest_of(secret), Right.HEAR, frozenset({"alice"}), 0, expires_s)
+
+
+def test_what_is_kept_is_there_after_a_restart_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "state.db"
+    store = Store(path)
+    token = store.add_token(made("secret", 5))
+    assert token.id == 1
+    store.remove_token(token.id)
+    token = store.add_token(made("another"))
+    store.keep_guest("alice", {"rate": 44_100, "channels": 2})
+    store.keep_level("alice", "sink", "default", ((0.5, 0.25), True))
+    store.keep_guest("bob", {"rate": 48_000, "channels": 2})
+    store.drop_guest("bob")
+    store.close()
+    again = Store(path)
+    assert again.tokens() == [token]
+    assert again.guests() == {"alice": {"rate": 44_100, "channels": 2}}
+    assert again.guest("alice").levels == {("sink", "default"): ((0.5, 0.25), True)}
+    again.close()
+    assert all(file.stat().st_mode & 0o077 == 0 for file in (*path.parent.iterdir(), path.parent))
+    assert b"another" not in path.read_bytes()
+
+
+def test_a_number_is_never_given_again_so_that_old_sessions_are_nobodys(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db")
+    first = store.add_token(made("a"))
+    second = store.add_token(made("b"))
+    store.remove_token(second.id)
+    third = store.add_token(made("c"))
+    assert len({first.id, second.id, third.id}) == 3
+    store.close()
+
+
+# -- versions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_file_of_0_1_0_is_read_even_where_its_daemon_was_killed(journal: str, tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    writing = f"""
+import os, signal, sqlite3
+db = sqlite3.connect({str(path)!r}, isolation_level=None)
+db.execute("PRAGMA journal_mode={journal}")
+db.executescript({AS_0_1_0!r})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", writing], check=False)
+    assert (tmp_path / "state.db-wal").exists() == (journal == "wal")
+    store = Store(path)
+    assert [(t.id, t.name, t.digest, t.guests) for t in store.tokens()] == [
+        (7, "alice at home", b"\1\2", frozenset({"alice"}))
+    ]
+    alice = store.guest("alice")
+    assert store.guests() == {"alice": {"rate": 44_100, "channels": 2}} and alice.sinks == [("music", "Music")]
+    assert alice.levels == {("sink", "default"): ((0.5, 0.25), True)} and store.recall("") == {"level/mpv": "0.5"}
+    assert alice.grants == [(MONITOR, "pacat", Verdict.DENY)] and not store.lost
+    assert store.add_token(made("next")).id == 8
+    store.close()
+    assert not (tmp_path / "state.db-wal").exists()
+
+
+def test_each_version_is_brought_to_the_next_and_one_that_fails_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.db"
+    first = Store(path)
+    first.keep_sink("alice", "music", "Music")
+    first.close()
+    more = ("ALTER TABLE sinks ADD COLUMN rate INTEGER DEFAULT 7",)
+    monkeypatch.setattr(store_module, "MIGRATIONS", (*store_module.MIGRATIONS, (*more, "no statement")))
+    with pytest.raises(ConfigError, match="syntax error"):
+        Store(path)
+    monkeypatch.setattr(store_module, "MIGRATIONS", (*store_module.MIGRATIONS[:1], more))
+    Store(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT * FROM sinks").fetchall() == [("alice", "music", "Music", 7)]
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="newer"):
+        Store(path)
+
+
+# -- nothing is destroyed by an error that may pass ------------------------------------------------
+
+
+def healthy(path: Path) -> bytes:
+    """A store with a rule in it; its bytes."""
+    store = Store(path)
+    store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
+    store.close()
+    return path.read_bytes()
+
+
+def still_has_its_rule(path: Path) -> bool:
+    store = Store(path)
+    try:
+        return store.guest("alice").grants == [(MONITOR, "pacat", Verdict.DENY)] and not store.lost
+    finally:
+        store.close()
+
+
+def test_a_file_that_another_program_holds_locked_refuses_the_start_and_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.db"
+    before = healthy(path)
+    monkeypatch.setattr(store_module, "BUSY_S", 0.01)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="locked; another program has it open"):
+                Store(path)
+    assert not list(tmp_path.glob("*broken*"))
+    assert path.read_bytes() == before and still_has_its_rule(path)
+
+
+def test_a_file_that_is_locked_while_running_refuses_the_change_until_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "BUSY_S", 0.01)
+    store = Store(tmp_path / "s.db")
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ConfigError, match=r"not kept: .*locked"):
+            store.keep_sink("alice", "music", "Music")
+        with pytest.raises(ConfigError, match=r"not kept: .*locked"):
+            store.guest("alice")
+        assert store.trouble
+        other.execute("ROLLBACK")
+    store.keep_sink("alice", "music", "Music")
+    assert not store.trouble and store.guest("alice").sinks == [("music", "Music")]
+    store.close()
+
+
+def test_a_damaged_file_is_set_aside_under_a_name_that_was_free_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    for n in range(3):
+        path.write_bytes(b"this is no database, %d" % n * 1000)
+        store = Store(path)
+        assert "not a database" in store.lost and "began anew" in store.lost and store.tokens() == []
+        store.close()
+    for n, name in enumerate(("state.broken", "state.broken-2", "state.broken-3")):
+        assert (tmp_path / name).read_bytes().startswith(b"this is no database, %d" % n)
+    before = healthy(path)
+    damaged = bytearray(before)
+    damaged[4096:8192] = bytes(4096)
+    path.write_bytes(damaged)
+    store = Store(path)
+    assert "began anew" in store.lost
+    store.close()
+    assert (tmp_path / "state.broken-4").read_bytes() == damaged
+
+
+def test_a_file_that_may_not_be_written_refuses_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    before = healthy(path)
+    said = as_nobody(tmp_path, f"Store(Path({str(path)!r}))")
+    assert "ConfigError" in said and "Permission denied" in said, said
+    (tmp_path / "state.db.lock").chmod(0o666)
+    path.chmod(0o644)
+    said = as_nobody(tmp_path, f"Store(Path({str(path)!r}))")
+    assert "ConfigError" in said and "XDG_STATE_HOME" in said, said
+    path.chmod(0o600)
+    assert path.read_bytes() == before and still_has_its_rule(path)
+
+
+def as_nobody(folder: Path, statement: str) -> str:
+    """What a process says that has no right to write there; root is made somebody else for it."""
+    if os.getuid() == 0:
+        for parent in (folder, *folder.parents[:-2]):
+            parent.chmod(parent.stat().st_mode | 0o055)
+        statement = f"import os; os.setgid(65534); os.setuid(65534); {statement}"
+    else:
+        folder.chmod(0o500)
+    code = f"from pathlib import Path; from millrace.daemon.store import Store; {statement}"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    finally:
+        folder.chmod(0o700)
+    return done.stderr
+
+
+# -- one daemon at a time --------------------------------------------------------------------------
+
+
+def test_a_store_has_one_daemon_at_a_time_and_a_crash_lets_go(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    holding = f"""
+from pathlib import Path; from millrace.daemon.store import Store
+store = Store(Path({str(path)!r})); print("held", flush=True); input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=rf"in use by another daemon.*process {other.pid}"):
+            Store(path)
+        other.kill()
+    Store(path).close()
+
+
+def test_a_lock_whose_file_was_taken_away_is_a_new_lock(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock", "taken")
+    with pytest.raises(ConfigError, match="taken"):
+        FileLock(tmp_path / "lock", "taken")
+    lock.release()
+    lock.release()
+    FileLock(tmp_path / "lock", "taken").release()
+    with pytest.raises(ConfigError, match="can't be locked: No such file"):
+        FileLock(tmp_path / "no" / "lock", "taken")
+
+
+# -- whole changes ---------------------------------------------------------------------------------
+
+
+def killed(change: Callable[[], object], at: int, db: sqlite3.Connection) -> bool:
+    """Make a change in a process that is killed after `at` steps of SQLite's machine; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        left = at
+
+        def step() -> int:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 0
+
+        db.set_progress_handler(step, 1)
+        change()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("what", ["rule", "guest"])
+def test_a_kill_at_any_step_leaves_all_of_a_change_or_nothing(what: str, tmp_path: Path) -> None:
+    path, prepared = tmp_path / "state.db", tmp_path / "prepared"
+    rules = [(MONITOR, "pacat", Verdict.DENY)]
+    store = Store(prepared)
+    store.keep_guest("alice", {"rate": 44_100})
+    store.keep_sink("alice", "music", "Music")
+    store.keep_grant("alice", *rules[0])
+    store.close()
+    at, outcomes = 0, set()
+    while True:
+        shutil.copy(prepared, path)
+        store = Store(path)
+        change = partial(store.keep_grant, "alice", MONITOR, "pacat", Verdict.PROMPT)
+        ended = killed(change if what == "rule" else partial(store.drop_guest, "alice"), at, store._db)
+        store.close()
+        store = Store(path)
+        alice = store.guest("alice")
+        if what == "rule":
+            assert alice.grants in (rules, [(MONITOR, "pacat", Verdict.PROMPT)]), at
+        else:
+            there = (bool(store.guests()), bool(alice.sinks), bool(alice.grants))
+            assert there in ((True,) * 3, (False,) * 3), (at, there)
+        outcomes.add(str(alice.grants))
+        store.close()
+        if not ended:
+            break
+        at += 1 + at // 6
+    assert len(outcomes) == 2 and at > 20
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from millrace.daemon.store import Store
+from millrace.rights.grants import Permission, Verdict
+store = Store(Path(sys.argv[1]))
+for n in range(10**6):
+    store.keep_grant("alice", Permission.MONITOR, "pacat", (Verdict.DENY, Verdict.PROMPT)[n % 2])
+    store.keep_sink("alice", f"sink{n}", "x" * 500)
+    print(n, flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill_at_any_time(tmp_path: Path) -> None:
+    chance = random.Random(12)
+    path = tmp_path / "state.db"
+    for _ in range(3):
+        path.unlink(missing_ok=True)
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(chance.uniform(0.0, 0.1))
+            writer.kill()
+            acknowledged = int(("0\n" + writer.stdout.read()).rpartition("\n")[0].rpartition("\n")[2])
+        store = Store(path)
+        kept = {name for name, _ in store.guest("alice").sinks}
+        assert {f"sink{n}" for n in range(acknowledged + 1)} <= kept
+        assert len(store.guest("alice").grants) == 1 and not store.lost
+        store.close()
+
+
+# -- full disks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 128 KiB; where none can be mounted, a folder in which no file can grow beyond that."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = (
+        os.getuid() == 0
+        and shutil.which("mount") is not None
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "millrace-test", str(place)],
+            check=False,
+            capture_output=True,
+        ).returncode
+        == 0
+    )
+    if mounted:
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=True)
+        return
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (128 * 1024, limits[1]))
+    try:
+        yield place
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def fill(place: Path) -> None:
+    """Use up the disk."""
+    with contextlib.suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+        while file.write(bytes(512)):
+            pass
+
+
+def test_a_full_disk_refuses_changes_whole_and_is_used_again_when_there_is_room(small_disk: Path) -> None:
+    path = small_disk / "state.db"
+    store = Store(path)
+    store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
+    fill(small_disk)
+    kept = 0
+    with pytest.raises(ConfigError, match="not kept") as refused:
+        for n in range(3000):
+            store.keep_level("alice", "sink", f"sink{n}" * 30, ((1.0,), False))
+            kept += 1
+    assert str(path) in str(refused.value) and store.trouble
+    assert len(store.guest("alice").levels) == kept
+    store.close()
+    (small_disk / "filler").unlink()
+    assert still_has_its_rule(path)
+    store = Store(path)
+    store.keep_sink("alice", "music", "Music")
+    assert not store.trouble and len(store.guest("alice").levels) == kept
+    store.close()
+
+
+def test_a_start_on_a_full_disk_leaves_what_is_there_alone(small_disk: Path) -> None:
+    path = small_disk / "state.db"
+    before = healthy(path)
+    fill(small_disk)
+    assert still_has_its_rule(path)
+    assert path.read_bytes() == before and not list(small_disk.glob("*broken*"))
+    path.unlink()
+    fill(small_disk)
+    if (small_disk / "filler").stat().st_size < 100_000:
+        pytest.skip("no disk could be mounted: only single files are limited here")
+    with (small_disk / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(512)):
+            pass
+    with pytest.raises(ConfigError, match=r"state\.db: .*(full|I/O)"):
+        Store(path)
+
+
+# -- files that are swapped ------------------------------------------------------------------------
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other")
+    shutil.copy(path, other)
+    other.rename(path)
+
+
+def overwritten(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path.with_name("other"))) as db:
+        db.execute("CREATE TABLE t (x)")
+    path.write_bytes(path.with_name("other").read_bytes())
+
+
+def changed(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DELETE FROM grants")
+        db.commit()
+
+
+@pytest.mark.parametrize("swap", [replaced, overwritten, changed, Path.unlink])
+def test_a_file_that_is_swapped_under_the_daemon_refuses_changes(swap: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    healthy(path)
+    store = Store(path)
+    swap(path)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"not kept: .*(moved, removed or changed|not a database|malformed)"):
+            store.keep_sink("alice", "music", "Music")
+    store.close()
+
+
+def test_a_file_that_was_moved_away_and_comes_back_takes_changes_again(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = Store(path)
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="moved"):
+        store.keep_sink("alice", "music", "Music")
+    (tmp_path / "elsewhere").rename(path)
+    store.keep_sink("alice", "film", "Film")
+    store.close()
+    store = Store(path)
+    assert store.guest("alice").sinks == [("film", "Film")]
+    store.close()
