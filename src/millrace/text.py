@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Collection
 from decimal import Decimal
+from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.units import NS_PER_MS, NS_PER_S, NS_PER_US, HostNs
@@ -80,11 +81,11 @@ def printable_lines(text: str) -> str:
 
 def quoted(value: object, limit: int = QUOTED_MAX) -> str:
     """What was given, in a sentence of ours."""
-    return f"'{printable(value, limit)}'" if isinstance(value, str) else printable(_literal(value), limit)
+    return f"'{printable(value, limit)}'" if isinstance(value, str) else printable(literal(value), limit)
 
 
-def _literal(value: object) -> str:
-    """A value of a file or a message as people write it. An int of 5,000 digits has no `repr`."""
+def literal(value: object) -> str:
+    """A value of a file or a message as people write it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and value.bit_length() > 4 * DIGITS_MAX:
@@ -92,6 +93,7 @@ def _literal(value: object) -> str:
     try:
         return repr(value)
     except ValueError:
+        # An int of 5,000 digits somewhere in it has no `repr`.
         return f"a {type(value).__name__}"
 
 
@@ -149,6 +151,11 @@ def _scaled(text: str, factors: dict[str, int], bare_unit: str | None) -> int | 
         return None
     unit = found[2].lower() or bare_unit
     return None if unit is None or unit not in factors else round(Decimal(found[1]) * factors[unit])
+
+
+def key_number(text: str) -> int:
+    """The number in a thing's key (stream/7); -1 where there is none, which no thing has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
 
 
 def parse_size(text: str, what: str, low: int, high: int, units: Collection[str] = ()) -> int:
@@ -225,6 +232,16 @@ def parse_label(text: str, what: str, limit: int = LABEL_MAX) -> str:
     if len(text) > limit or not clean(text):
         raise ConfigError(f"{what} {quoted(text)}: {limit} characters at most, no controls and no marks of direction")
     return text
+
+
+def parse_json(data: bytes | str, what: str) -> Any:
+    """JSON in UTF-8. Unlike Python's own: no lone surrogates, no NaN, an end to depth and to digits."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{what} is not JSON: {printable(error)}") from None
 
 
 # -- addresses -----------------------------------------------------------------------------------

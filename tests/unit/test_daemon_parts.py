@@ -82,13 +82,6 @@ def test_tokens_that_others_can_read_are_refused(tmp_path: Path) -> None:
         cfg.read_token(token)
 
 
-def test_addresses() -> None:
-    assert cfg.parse_address("[::1]:80") == ("::1", 80)
-    for bad in ("x", "x:y", "x:99999"):
-        with pytest.raises(ConfigError):
-            cfg.parse_address(bad)
-
-
 def test_volumes_are_cubic_percent_or_decibels() -> None:
     assert parse_volume("50%") == pytest.approx(0.125)
     assert parse_volume("-6dB") == pytest.approx(0.501, abs=0.001)

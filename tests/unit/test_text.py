@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace import text as t
@@ -38,6 +38,7 @@ def test_letters_of_every_script_stay(kept: str) -> None:
     assert t.clean(kept)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text())
 def test_nothing_printable_gives_has_a_control_in_it(foreign: str) -> None:
     for char in t.printable(foreign):
@@ -151,6 +152,7 @@ def test_addresses(text: str, meant: tuple[str, int]) -> None:
     assert t.show_address(*meant) == text
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(max_size=40))
 def test_a_parser_takes_it_or_refuses_it_in_words(foreign: str) -> None:
     for parse in (

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+MATRIX_GAIN_MAX = 16.0
 _GUEST = Annotated[str | None, typer.Option("--guest", help="Which guest's sink is meant, where names are not unique.")]
 
 
@@ -47,12 +48,11 @@ def move(
 
 def parse_matrix(text: str) -> list[list[float]]:
     """'1,0;0,1' to rows of numbers; ConfigError for anything else."""
-    from millrace.errors import ConfigError
+    from millrace.text import parse_decimal
 
-    try:
-        return [[float(number) for number in row.split(",")] for row in text.split(";")]
-    except ValueError:
-        raise ConfigError(f"--matrix {text!r}: write rows of numbers, such as '1,0;0,1'") from None
+    what = "--matrix (rows of numbers, such as '1,0;0,1')"
+    return [[parse_decimal(number, what, -MATRIX_GAIN_MAX, MATRIX_GAIN_MAX) for number in row.split(",")]
+            for row in text.split(";")]  # fmt: skip
 
 
 def link(

@@ -143,27 +143,16 @@ def impair(
 
 
 def _ns(text: str, option: str) -> int:
-    from millrace.errors import ConfigError
+    from millrace.text import parse_duration_ns
+    from millrace.units import NS_PER_S
 
-    try:
-        value = float(text.removesuffix("ms"))
-    except ValueError:
-        value = -1.0
-    if not text.endswith("ms") or not 0 <= value <= 60_000:
-        raise ConfigError(f"{option} {text!r}: give milliseconds, such as 20ms")
-    return round(value * 1e6)
+    return parse_duration_ns(text, option, 0, 60 * NS_PER_S)
 
 
 def _share(text: str, option: str) -> float:
-    from millrace.errors import ConfigError
+    from millrace.text import parse_decimal
 
-    try:
-        value = float(text.removesuffix("%")) / 100
-    except ValueError:
-        value = -1.0
-    if not text.endswith("%") or not 0 <= value < 1:
-        raise ConfigError(f"{option} {text!r}: give a percentage, such as 2%")
-    return value
+    return parse_decimal(text, option, 0, 99.9, "%") / 100
 
 
 async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
@@ -174,21 +163,22 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
     from millrace.cli.run import on_stop
     from millrace.errors import ConfigError
     from millrace.lab.impair import Impairment
+    from millrace.text import parse_address, quoted
 
-    host, _, port = listen.rpartition(":")
-    if host not in ("127.0.0.1", "localhost", "::1") or not port.isdigit():
-        raise ConfigError(f"--listen {listen!r}: a loopback address and a port, such as 127.0.0.1:8643")
+    host, port = parse_address(listen, "--listen", "127.0.0.1:8643")
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigError(f"--listen {quoted(listen)}: a loopback address and a port, such as 127.0.0.1:8643")
     stopping = asyncio.Event()
     on_stop(stopping.set)
     proxy = Impairment(url, path, seed)
     runner = web.AppRunner(proxy.application(), access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, int(port)).start()
+        await web.TCPSite(runner, host, port).start()
         typer.echo(f"millrace listen ws://{listen}/GUEST now goes through a bad line to {url}; Ctrl-C ends it")
         await stopping.wait()
     except OSError as error:
-        raise ConfigError(f"--listen {listen}: {error.strerror}") from None
+        raise ConfigError(f"--listen {quoted(listen)}: {error.strerror}") from None
     finally:
         await runner.cleanup()
         typer.echo(f"{proxy.sessions} sessions, {proxy.lost} messages lost")

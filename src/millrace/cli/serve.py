@@ -68,11 +68,12 @@ def _configured(
     """The file's configuration with the command line's over it."""
     from dataclasses import replace
 
-    from millrace.daemon.config import GuestConfig, checked_guest_name, load, parse_address, with_token
+    from millrace.daemon.config import GuestConfig, checked_guest_name, load, with_token
+    from millrace.text import parse_address
 
     config = load(path)
     if listen:
-        parse_address(listen)
+        parse_address(listen, "--listen")
         config = replace(config, listen=listen)
     if guests:
         names = dict.fromkeys(checked_guest_name(name) for name in guests)

@@ -21,6 +21,7 @@ from millrace.codec.settings import CodecSettings
 from millrace.dsp.convert import SampleFormat, Samples, decode
 from millrace.dsp.resample import SoxrResampler
 from millrace.errors import ConfigError
+from millrace.text import parse_int, printable, quoted
 from millrace.units import NS_PER_S, Frames, HostNs, Positions, default_map, frames_to_ns
 from millrace.wire.peer.messages import FormatChanged, Silence, StreamFormat, encode_message, pack_media
 
@@ -94,17 +95,14 @@ def make_microphone(text: str) -> MicrophoneSource:
         return LoopSource(text, _tones(rest))
     if kind == "wav" and rest:
         return LoopSource(text, _wav(Path(rest)))
-    raise ConfigError(f"--mic {text!r}: use one of {CHOICES}")
+    raise ConfigError(f"--mic {quoted(text)}: use one of {CHOICES}")
 
 
 def _tones(text: str) -> Samples:
     """One sine a channel at −6 dBFS; a second holds whole periods of every whole frequency."""
-    try:
-        hz = [int(part) for part in text.split(",")]
-    except ValueError:
-        hz = [0]
-    if len(hz) > 2 or not all(0 < one < OPUS_RATE // 2 for one in hz):
-        raise ConfigError(f"--mic tone:{text}: one or two whole frequencies in Hz, such as tone:440")
+    hz = [parse_int(part, "--mic tone: (Hz, such as tone:440)", 1, OPUS_RATE // 2 - 1) for part in text.split(",")]
+    if len(hz) > 2:
+        raise ConfigError(f"--mic tone:{printable(text)}: one or two frequencies in Hz, such as tone:440")
     t = np.arange(OPUS_RATE) / OPUS_RATE
     return np.stack([0.5 * np.sin(2 * math.pi * one * t) for one in hz], axis=1).astype(np.float32)
 

@@ -11,6 +11,7 @@ from millrace.backends.clocked import PERIOD_LOW_NS, PERIOD_NS, NullOutput, RawO
 from millrace.backends.wav import WavOutput
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import ConfigError
+from millrace.text import parse_decimal, quoted
 
 CHOICES = "device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE, null:, null:+300ppm"
 PPM_MAX = 5000
@@ -29,17 +30,11 @@ def make_output(text: str, profile: str) -> ClockedOutput | FileOutput:
         return NullOutput(_period_ns(profile), _ppm(rest) if rest else 0.0)
     if kind == "raw" and rest:
         return _raw(rest, _period_ns(profile))
-    raise ConfigError(f"--to {text!r}: use one of {CHOICES}")
+    raise ConfigError(f"--to {quoted(text)}: use one of {CHOICES}")
 
 
 def _ppm(text: str) -> float:
-    try:
-        value = float(text.removesuffix("ppm"))
-    except ValueError:
-        value = float("nan")
-    if not -PPM_MAX <= value <= PPM_MAX:
-        raise ConfigError(f"--to null:{text}: null: alone, or with a clock error such as null:+300ppm (up to 5000)")
-    return value
+    return parse_decimal(text, "--to null: (alone, or with a clock error, null:+300ppm)", -PPM_MAX, PPM_MAX, "ppm")
 
 
 def _period_ns(profile: str) -> int:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from millrace.errors import ConfigError
-from millrace.units import NS_PER_MS, HostNs
+from millrace.text import parse_duration_ns, quoted
+from millrace.units import NS_PER_MS, NS_PER_US, HostNs
 
 BINS = 1024
 BIN_NS = 0.5 * NS_PER_MS
@@ -45,7 +46,6 @@ PROFILES = {
 }
 FIXED_LOW_NS = 25 * NS_PER_MS
 FIXED_TEXT_MAX = 16
-"""It comes from anybody who may listen, and is shown."""
 FIXED_MAX_NS = 2_000 * NS_PER_MS
 
 
@@ -53,14 +53,10 @@ def profile_of(text: str) -> JitterProfile:
     """A profile by name, or a fixed latency such as 30ms; ConfigError says what there is."""
     if text in PROFILES:
         return PROFILES[text]
-    try:
-        fixed = round(float(text.removesuffix("ms")) * NS_PER_MS)
-    except (ValueError, OverflowError):
-        fixed = -1
-    if len(text) > FIXED_TEXT_MAX or not text.endswith("ms") or not 0 < fixed <= FIXED_MAX_NS:
-        raise ConfigError(
-            f"latency {text[:FIXED_TEXT_MAX]!r}: use one of {', '.join(PROFILES)}, or milliseconds such as 30ms"
-        )
+    # It comes from anybody who may listen, and is shown.
+    if len(text) > FIXED_TEXT_MAX:
+        raise ConfigError(f"latency: {quoted(text)}: use one of {', '.join(PROFILES)}, or a time such as 30ms")
+    fixed = parse_duration_ns(text, f"latency ({', '.join(PROFILES)}, or a time such as 30ms)", NS_PER_US, FIXED_MAX_NS)
     return JitterProfile(fixed, fixed, fixed, 0, 1.0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from aiohttp import web
@@ -12,6 +11,7 @@ from millrace.daemon.commands import Command, Commands
 from millrace.daemon.openapi import describe
 from millrace.errors import ConfigError
 from millrace.rights.model import Holder
+from millrace.text import parse_json
 
 HOLDER = web.RequestKey("holder", Holder)
 PREFIX = "/api/v1"
@@ -26,10 +26,7 @@ async def arguments_of(request: web.Request) -> dict[str, Any]:
     """The request's JSON object, the query and what its path names; ConfigError says what is wrong with it."""
     body: Any = {}
     if request.can_read_body:
-        try:
-            body = await request.json()
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise ConfigError("the request's body is not JSON") from None
+        body = parse_json(await request.read(), "the request's body")
     if not isinstance(body, dict):
         raise ConfigError("the request's body must be an object")
     return dict(request.query) | body | dict(request.match_info)

@@ -21,7 +21,7 @@ from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
 from millrace.daemon.claims import Claims
 from millrace.daemon.commands import Commands
-from millrace.daemon.config import Config, GuestConfig, checked_guest_name, parse_address
+from millrace.daemon.config import Config, GuestConfig, checked_guest_name, graph_channels, graph_rate
 from millrace.daemon.doctor import STRAIN_NS, Doctor
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
@@ -47,6 +47,7 @@ from millrace.io.sockets import bind_unix, private_dir
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
+from millrace.text import parse_address, quoted
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
@@ -116,7 +117,7 @@ class Daemon:
         await self._listen_tcp()
 
     async def _listen_tcp(self) -> None:
-        host, port = parse_address(self.config.listen)
+        host, port = parse_address(self.config.listen, "listen")
         assert self._runner is not None
         site = web.TCPSite(self._runner, host, port, ssl_context=self._tls())
         try:
@@ -170,7 +171,7 @@ class Daemon:
         """A guest by name, else NotFound."""
         found = self.guests.get(name)
         if found is None:
-            raise NotFound(f"there is no guest {name!r}; there are: {', '.join(self.guests) or 'none'}")
+            raise NotFound(f"there is no guest {quoted(name)}; there are: {', '.join(self.guests) or 'none'}")
         return found
 
     @asynccontextmanager
@@ -184,11 +185,8 @@ class Daemon:
     async def add_guest(self, name: str, options: dict[str, Any]) -> Guest:
         """Make a guest and open its sockets. Where that can't be nothing of it is left."""
         checked_guest_name(name)
-        rate, channels = options.get("rate", 48_000), options.get("channels", 2)
-        if not isinstance(rate, int) or not 8_000 <= rate <= 384_000:
-            raise ConfigError(f"rate: {rate} is outside 8000 to 384000")
-        if not isinstance(channels, int) or not 1 <= channels <= 8:
-            raise ConfigError(f"channels: {channels} is outside 1 to 8")
+        rate = graph_rate(options.get("rate", 48_000), "rate")
+        channels = graph_channels(options.get("channels", 2), "channels")
         async with self.keeper.turn:
             if name in self.guests:
                 raise ConfigError(f"guest {name} exists already")

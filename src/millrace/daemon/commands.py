@@ -25,12 +25,15 @@ from millrace.io.clock import now_ns
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, Holder, Right, parse_rights
 from millrace.rights.tokens import parse_expiry
+from millrace.text import key_number, parse_label, printable, quoted
 
 if TYPE_CHECKING:
     from millrace.daemon.app import Daemon
 
 TOKEN_DAYS = "30d"
 KEY_MAX, VALUE_MAX = 200, 4096
+PROGRAM_MAX = 4096
+"""A path may be as long (PATH_MAX)."""
 OK = {"ok": True}
 Run = Callable[[Any, Holder], Awaitable[Any]]
 
@@ -89,7 +92,7 @@ class Commands:
         """Do it, for `holder`. ConfigError, GraphError and RightsError carry the refusal."""
         command = self.table.get(name)
         if command is None:
-            raise ConfigError(f"there is no command {name!r}; there are: {', '.join(self.table)}")
+            raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
         return await command.run(r.parsed(command.takes, args), holder)
 
     # -- finding -----------------------------------------------------------------------------
@@ -103,7 +106,7 @@ class Commands:
         seen = self.visible(holder)
         found = next((guest for guest in seen if guest.name == name), None)
         if found is None:
-            raise NotFound(f"there is no guest {name!r}; there are: {', '.join(g.name for g in seen) or 'none'}")
+            raise NotFound(f"there is no guest {quoted(name)}; there are: {', '.join(g.name for g in seen) or 'none'}")
         holder.demand(right, name)
         return found
 
@@ -150,7 +153,7 @@ class Commands:
 
     async def _sink_add(self, args: r.SinkAdd, holder: Holder) -> Any:
         guest = self.guest(holder, args.guest, Right.LINK)
-        sink = await self._daemon.add_sink(guest, args.name, args.description)
+        sink = await self._daemon.add_sink(guest, args.name, parse_label(args.description, "sink description"))
         return {"id": sink.key, "name": sink.name}
 
     async def _sink_remove(self, args: r.SinkRemove, holder: Holder) -> Any:
@@ -182,7 +185,7 @@ class Commands:
                 holder.demand(Right.ADMIN, guest.name)
                 await self._daemon.detach(key)
                 return OK
-        raise NotFound(f"there is no {key}; `millrace ls` shows the doors")
+        raise NotFound(f"there is no {printable(key)}; `millrace ls` shows the doors")
 
     # -- grants --------------------------------------------------------------------------------
 
@@ -196,7 +199,9 @@ class Commands:
     async def _grant(self, args: r.Grant, holder: Holder) -> Any:
         guest = self.guest(holder, args.guest, Right.ADMIN)
         verdict = None if args.allow is None else parse_verdict(args.allow)
-        await self._daemon.grant(guest, parse_permission(args.what), (args.program or ANY)[:200], verdict)
+        if len(args.program) > PROGRAM_MAX:
+            raise ConfigError(f"program: {PROGRAM_MAX} characters at most")
+        await self._daemon.grant(guest, parse_permission(args.what), args.program or ANY, verdict)
         return OK
 
     async def _requests(self, args: r.Nothing, holder: Holder) -> Any:
@@ -205,7 +210,7 @@ class Commands:
     async def _decide(self, args: r.Decide, holder: Holder) -> Any:
         asked = self._daemon.prompts.get(args.request)
         if asked is None or not holder.may(Right.SEE, asked.guest):
-            raise NotFound(f"there is no {args.request}; it may have been answered, or its time was over")
+            raise NotFound(f"there is no {printable(args.request)}; it may have been answered, or its time was over")
         holder.demand(Right.ADMIN, asked.guest)
         await self._daemon.decide(asked, args.allow, args.always, holder.key)
         return OK
@@ -216,19 +221,20 @@ class Commands:
         home = verbs.home_of(self.visible(holder), args.target, args.guest)
         _, node = verbs.find_node(self._daemon, args.target, home.name)
         if not isinstance(node, Stream):
-            raise ConfigError(f"{args.target}: name a stream, such as `millrace ls` shows")
+            raise ConfigError(f"{quoted(args.target)}: name a stream, such as `millrace ls` shows")
         return home, node
 
     async def _latency(self, args: r.About, holder: Holder) -> Any:
         return ledger(*self._found(args, holder), now_ns())
 
     async def _explain(self, args: r.About, holder: Holder) -> Any:
-        kind, _, number = args.target.partition("/")
-        if kind == "recorder" and number.isascii() and number.isdigit():
+        kind, _, text = args.target.partition("/")
+        if kind == "recorder":
+            number = key_number(text)
             for guest in self.visible(holder):
-                if int(number) in guest.door.records or int(number) in guest.native_records:
-                    return {"target": args.target, "guest": guest.name, "steps": explain_recorder(guest, int(number))}
-            raise NotFound(f"there is no {args.target}")
+                if number in guest.door.records or number in guest.native_records:
+                    return {"target": args.target, "guest": guest.name, "steps": explain_recorder(guest, number)}
+            raise NotFound(f"there is no {printable(args.target)}")
         home, stream = self._found(args, holder)
         return {"target": stream.key, "guest": home.name, "steps": explain_stream(home, stream)}
 
@@ -250,21 +256,21 @@ class Commands:
     async def _token_new(self, args: r.TokenNew, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         rights, lasts_s = parse_rights(args.may), parse_expiry(args.expires or TOKEN_DAYS)
-        guests = args.guests or [ALL_GUESTS]
-        token, secret = await self._daemon.access.new(args.name[:100], rights, guests, lasts_s)
+        name, guests = parse_label(args.name, "token name", 100), args.guests or [ALL_GUESTS]
+        token, secret = await self._daemon.access.new(name, rights, guests, lasts_s)
         return token_view(token) | {"token": secret}
 
     async def _token_rotate(self, args: r.OfToken, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         secret = await self._daemon.access.rotate(_number(args.token))
         if secret is None:
-            raise NotFound(f"there is no token/{args.token}")
+            raise NotFound(f"there is no token {quoted(args.token)}")
         return {"token": secret}
 
     async def _token_revoke(self, args: r.OfToken, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         if not await self._daemon.access.revoke(_number(args.token)):
-            raise NotFound(f"there is no token/{args.token}")
+            raise NotFound(f"there is no token {quoted(args.token)}")
         return OK
 
     # -- what session managers keep ----------------------------------------------------------------
@@ -282,5 +288,4 @@ class Commands:
 
 
 def _number(text: str) -> int:
-    text = text.removeprefix("token/")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
+    return key_number(text.removeprefix("token/"))

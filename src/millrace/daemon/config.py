@@ -13,10 +13,11 @@ from millrace.errors import ConfigError
 from millrace.io.paths import RUNTIME_NAMES, config_path, runtime_dir, state_path
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
-from millrace.units import MAX_CHANNELS, RATE_MAX
+from millrace.text import checked_int, parse_address, parse_name, printable, quoted
+from millrace.units import RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
-_GUEST_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+GUEST_RATE_MIN, GUEST_CHANNELS_MAX = 8_000, 8
 _RESERVED = frozenset({"api", "metrics", "health", "ready", "static", "page", "session"}) | RUNTIME_NAMES
 
 
@@ -55,57 +56,59 @@ class Config:
 
 def checked_guest_name(name: str) -> str:
     """A name fit for paths and URLs, else ConfigError."""
-    if not name or len(name) > 64 or name[0] in ".-" or not set(name) <= _GUEST_NAME_CHARS or name in _RESERVED:
-        raise ConfigError(
-            f"guest name {name!r}: use letters, digits, '_', '.', '-', 64 at most, not {sorted(_RESERVED)}"
-        )
-    return name
-
-
-def parse_address(text: str, what: str = "listen") -> tuple[str, int]:
-    """'HOST:PORT' or '[V6]:PORT'."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{what}: {text!r} is not HOST:PORT, such as {DEFAULT_LISTEN}")
-    return host.strip("[]") or "0.0.0.0", int(port)
+    return parse_name(name, "guest name", _RESERVED)
 
 
 def _take(table: dict[str, Any], key: str, kind: type, where: str) -> Any:
     value = table.pop(key, None)
     if value is not None and not isinstance(value, kind):
-        raise ConfigError(f"{where}.{key} must be {kind.__name__}, not {value!r}")
+        raise ConfigError(f"{where}.{key} must be {kind.__name__}, not {quoted(value)}")
     return value
+
+
+def _table(table: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """A table of its own, empty where there is none."""
+    return _take(table, key, dict, where) or {}
+
+
+def graph_rate(value: object, what: str) -> int:
+    """A guest's rate in Hz, from a file or a message."""
+    return checked_int(value, what, GUEST_RATE_MIN, RATE_MAX)
+
+
+def graph_channels(value: object, what: str) -> int:
+    """The channels of a guest's default sink."""
+    return checked_int(value, what, 1, GUEST_CHANNELS_MAX)
 
 
 def _no_more(table: dict[str, Any], where: str) -> None:
     if table:
-        raise ConfigError(f"{where}: unknown {', '.join(sorted(table))}")
+        raise ConfigError(f"{where}: unknown {', '.join(map(printable, sorted(table)))}")
 
 
 def _addresses(value: Any, where: str) -> tuple[str, ...]:
     """One address or a list of them."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(item, str) for item in listed):
-        raise ConfigError(f"{where} must be HOST:PORT or a list of them, not {value!r}")
+        raise ConfigError(f"{where} must be HOST:PORT or a list of them, not {quoted(value)}")
     for item in listed:
         parse_address(item, where)
     return tuple(listed)
 
 
 def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
-    where = f"guest.{name}"
-    rate, channels = _take(table, "rate", int, where) or 48_000, _take(table, "channels", int, where) or 2
+    where = f"guest.{checked_guest_name(name)}"
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} is a table: [{where}]")
+    rate = graph_rate(table.pop("rate", 48_000), f"{where}.rate")
+    channels = graph_channels(table.pop("channels", 2), f"{where}.channels")
     tcp = _addresses(table.pop("pulse_tcp", ()), f"{where}.pulse_tcp")
     doors = _doors(table, where)
     microphone, rights = _take(table, "microphone", bool, where), _take(table, "rights", str, where)
     grants = _grants(_take(table, "grants", dict, where) or {}, f"{where}.grants")
     _no_more(table, where)
-    if not 8_000 <= rate <= RATE_MAX:
-        raise ConfigError(f"{where}.rate: {rate} is outside 8000 to {RATE_MAX}")
-    if not 1 <= channels <= min(8, MAX_CHANNELS):
-        raise ConfigError(f"{where}.channels: {channels} is outside 1 to 8")
     may = _rights(rights)
-    return GuestConfig(checked_guest_name(name), rate, channels, tcp, doors, may, grants, microphone is not False)
+    return GuestConfig(name, rate, channels, tcp, doors, may, grants, microphone is not False)
 
 
 def _certificate(table: Any) -> Certificate:
@@ -131,7 +134,7 @@ def _grants(table: dict[str, Any], where: str) -> tuple[tuple[Permission, Verdic
     verdicts = {"allow": Verdict.ALLOW, "deny": Verdict.DENY, "prompt": Verdict.PROMPT}
     for value in table.values():
         if not isinstance(value, str) or value not in verdicts:
-            raise ConfigError(f"{where}: {value!r} is none of {', '.join(verdicts)}")
+            raise ConfigError(f"{where}: {quoted(value)} is none of {', '.join(verdicts)}")
     return tuple((parse_permission(key), verdicts[value]) for key, value in table.items())
 
 
@@ -173,9 +176,10 @@ def load(path: Path | None) -> Config:
         data = tomllib.loads(source.read_text())
     except OSError as error:
         raise ConfigError(f"{source}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    daemon, tls, guests = (data.pop(key, {}) for key in ("daemon", "tls", "guest"))
+    except (ValueError, RecursionError) as error:
+        # No TOML, no UTF-8, a number of 5,000 digits, a thousand brackets.
+        raise ConfigError(f"{source}: {printable(error)}") from None
+    daemon, tls, guests = (_table(data, key, str(source)) for key in ("daemon", "tls", "guest"))
     _no_more(data, str(source))
     listen = _take(daemon, "listen", str, "daemon") or DEFAULT_LISTEN
     token_file = _take(daemon, "token_file", str, "daemon")
@@ -185,7 +189,7 @@ def load(path: Path | None) -> Config:
     if certificates and not client_ca:
         raise ConfigError(f"{source}: tls.client needs tls.client_ca, the file of the authority that signs them")
     _no_more(tls, "tls")
-    parse_address(listen)
+    parse_address(listen, "daemon.listen")
     made = tuple(_guest(name, table) for name, table in guests.items()) or (GuestConfig("default"),)
     config = Config(listen, made, cert, key, client_ca, certificates)
     return with_token(config, Path(token_file).expanduser() if token_file else None)

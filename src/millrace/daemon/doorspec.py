@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from millrace.errors import ConfigError
+from millrace.text import parse_host, printable, quoted
 
 EXAMPLES = (
     "qmp:/run/vm.qmp, dbus:unix:path=/run/bus, spice://HOST:PORT, spice+tls://, spice+unix:///PATH, vnc://HOST:PORT"
@@ -47,21 +48,20 @@ def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -
         return DoorSpec(kind, rest, vm=vm)
     scheme, plus, how = kind.partition("+")
     if scheme not in _PORTS or how not in ("", "tls", "unix") or (plus and not how) or not rest.startswith("//"):
-        raise ConfigError(f"door {text!r}: write one of {EXAMPLES}")
-    parts = urlsplit(text)
+        raise ConfigError(f"door {quoted(text)}: write one of {EXAMPLES}")
+    try:
+        parts = urlsplit(text)
+        port = parts.port or _PORTS[scheme]
+    except ValueError as error:
+        raise ConfigError(f"door {quoted(text)}: {printable(error)}; write one of {EXAMPLES}") from None
     if parts.username or parts.password:
         raise ConfigError("a door's password goes in a file (--password-file), not in its address")
     if how == "unix":
         if not parts.path.startswith("/"):
-            raise ConfigError(f"door {text!r}: three slashes and the whole path, {scheme}+unix:///PATH")
+            raise ConfigError(f"door {quoted(text)}: three slashes and the whole path, {scheme}+unix:///PATH")
         return DoorSpec(scheme, unquote(parts.path), password=password, ca_file=ca_file)
-    try:
-        port = parts.port or _PORTS[scheme]
-    except ValueError:
-        raise ConfigError(f"door {text!r}: the port is not a number up to 65535") from None
-    if not parts.hostname:
-        raise ConfigError(f"door {text!r}: {scheme}://HOST:PORT")
-    return DoorSpec(scheme, "", parts.hostname, port, how == "tls", password=password, ca_file=ca_file)
+    host = parse_host(parts.hostname or "", f"door {quoted(text)}: {scheme}://HOST:PORT")
+    return DoorSpec(scheme, "", host, port, how == "tls", password=password, ca_file=ca_file)
 
 
 def bus_path(address: str) -> str:
@@ -76,7 +76,7 @@ def bus_path(address: str) -> str:
             return unquote(options["path"])
         if transport == "unix" and options.get("abstract"):
             return "\0" + unquote(options["abstract"])
-    raise ConfigError(f"D-Bus address {address!r}: unix:path=/… is needed; only unix sockets carry descriptors")
+    raise ConfigError(f"D-Bus address {quoted(address)}: unix:path=/… is needed; only unix sockets carry descriptors")
 
 
 def read_password(path: Path) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from millrace.daemon.config import GuestConfig, parse_address
+from millrace.daemon.config import GuestConfig
 from millrace.doors.native.playback import NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.client import PulseClient
@@ -25,6 +25,7 @@ from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.sockets import peer_identity, private_dir, serve_tcp, serve_unix
 from millrace.outlets.peer import PeerOutlets
+from millrace.text import parse_address
 from millrace.units import default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
 

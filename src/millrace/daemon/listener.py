@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from millrace.clock.jitter import asked_of_daemon
-from millrace.codec.settings import CODECS, CodecSettings, changed, parse_switch
+from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.daemon.guest import Guest
 from millrace.doors.peer.microphone import MicrophoneStream
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.outlets.peer import PeerOutlet, Write
 from millrace.rights.model import OWNER, Holder, Right
+from millrace.text import parse_switch, quoted
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     VERSION,
@@ -235,7 +236,7 @@ class ListenerSession:
             if name is not None and (name == sink.key or sink.answers_to(name)):
                 return sink
         if name is not None:
-            raise RemoteProtocolError(f"guest {self.guest.name} has no sink {name!r}")
+            raise RemoteProtocolError(f"guest {self.guest.name} has no sink {quoted(name)}")
         assert graph.default is not None
         return graph.default
 
@@ -258,9 +259,9 @@ class ListenerSession:
         asked = asked_of_daemon(latency) if latency is not None else self.outlet.latency
         settings = self._agreed(changed(self.outlet.settings, rest))
         if spoken is not None:
-            if parse_switch("mic", spoken) and not self._has_voice:
+            if parse_switch(spoken, "mic") and not self._has_voice:
                 raise ConfigError(f"mic: {self.holder.key} has no right to speak in guest {self.guest.name}")
-            self.may_speak = parse_switch("mic", spoken)
+            self.may_speak = parse_switch(spoken, "mic")
             self.update_microphone()
         if latency is not None:
             self.latency, self.outlet.latency = latency, asked

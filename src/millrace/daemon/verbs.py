@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from millrace.codec.settings import parse_switch
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
 from millrace.dsp.channels import Matrix
 from millrace.dsp.mix import CUBIC_NORM, cubic_to_gain
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.model import Levelled, Sink, Stream
+from millrace.text import key_number, literal, parse_decimal, parse_name, parse_switch, printable, quoted
 
 if TYPE_CHECKING:
     from millrace.daemon.app import Daemon
 
 VOLUME_MAX_PERCENT = 400.0
+LEVEL_MIN_DB, LEVEL_MAX_DB = -200.0, 36.0
 MATRIX_GAIN_MAX = 16.0
 
 
@@ -29,31 +29,25 @@ class NotFound(GraphError):
 
 def parse_volume(text: str) -> float:
     """'50%' (cubic, as pactl's) or '-6dB' to a linear gain."""
-    match = re.fullmatch(r"([+-]?[0-9.]+)\s*(%|[dD][bB])", text.strip())
-    try:
-        value = float(match[1]) if match else None
-    except ValueError:
-        value = None
-    if match is None or value is None:
-        raise ConfigError(f"volume: {text!r} is neither a percentage such as 50% nor a level such as -6dB")
-    if match[2] == "%":
-        if not 0 <= value <= VOLUME_MAX_PERCENT:
-            raise ConfigError(f"volume: {text} is outside 0% to {VOLUME_MAX_PERCENT:.0f}%")
-        return cubic_to_gain(round(value / 100 * CUBIC_NORM))
-    if value > 36:
-        raise ConfigError(f"volume: {text} is more than +36dB")
-    return float(10 ** (value / 20))
+    bare = text.strip().lower()
+    if bare.endswith("%"):
+        return cubic_to_gain(round(parse_decimal(bare, "volume", 0, VOLUME_MAX_PERCENT, "%") / 100 * CUBIC_NORM))
+    if bare.endswith("db"):
+        return float(10 ** (parse_decimal(bare, "volume", LEVEL_MIN_DB, LEVEL_MAX_DB, "db") / 20))
+    raise ConfigError(f"volume: {quoted(text)} is neither a percentage such as 50% nor a level such as -6dB")
 
 
 def setting_text(value: str | int | float | bool) -> str:
     """A setting as people write it."""
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else literal(value)
 
 
 def _split(key: str) -> tuple[str, str]:
     kind, slash, name = key.partition("/")
     if not slash or not name:
-        raise ConfigError(f"{key!r}: name things as `millrace ls` does, such as stream/7, sink/millrace or listener/3")
+        raise ConfigError(
+            f"{quoted(key)}: name things as `millrace ls` does, such as stream/7, sink/millrace or listener/3"
+        )
     return kind, name
 
 
@@ -75,7 +69,7 @@ def find_node(daemon: Daemon, key: str, guest: str | None) -> tuple[Guest, Level
         found = _node(home, kind, name)
         if found is not None:
             return home, found
-    raise NotFound(f"there is no {key}" + (f" in guest {guest}" if guest else ""))
+    raise NotFound(f"there is no {printable(key)}" + (f" in guest {printable(guest)}" if guest else ""))
 
 
 def find_listener(daemon: Daemon, key: str) -> ListenerSession:
@@ -84,7 +78,7 @@ def find_listener(daemon: Daemon, key: str) -> ListenerSession:
         for session in home.sessions:
             if session.outlet.key == key:
                 return session
-    raise NotFound(f"there is no {key}")
+    raise NotFound(f"there is no {printable(key)}")
 
 
 def home_of(guests: Iterable[Guest], key: str, name: str | None) -> Guest:
@@ -97,7 +91,7 @@ def home_of(guests: Iterable[Guest], key: str, name: str | None) -> Guest:
             return home
         if _node(home, kind, rest) is not None:
             return home
-    raise NotFound(f"there is no {key}" + (f" in guest {name}" if name else ""))
+    raise NotFound(f"there is no {printable(key)}" + (f" in guest {printable(name)}" if name else ""))
 
 
 def find_mix(guest: Guest, key: str) -> Sink:
@@ -110,7 +104,7 @@ def _node(home: Guest, kind: str, name: str) -> Levelled | None:
         return find_sink(home, name)
     if kind == "source":
         return _named(home.graph.sources.values(), name)
-    return home.graph.streams.get(int(name)) if kind == "stream" and name.isascii() and name.isdigit() else None
+    return home.graph.streams.get(key_number(name)) if kind == "stream" else None
 
 
 def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, ...] | None, bool | None]:
@@ -121,9 +115,9 @@ def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, 
         if name == "volume":
             gains = (parse_volume(text),) * len(node.positions)
         elif name == "mute":
-            mute = parse_switch("mute", text)
+            mute = parse_switch(text, "mute")
         else:
-            raise ConfigError(f"{name}: a {node.kind} has volume and mute")
+            raise ConfigError(f"{quoted(name)}: a {node.kind} has volume and mute")
     return gains, mute
 
 
@@ -143,7 +137,7 @@ def move(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
         return
     home, node = find_node(daemon, key, guest)
     if not isinstance(node, Stream):
-        raise ConfigError(f"{key}: streams and listeners can be moved")
+        raise ConfigError(f"{printable(key)}: streams and listeners can be moved")
     home.graph.move_stream(node, _target(home, to))
 
 
@@ -153,7 +147,7 @@ def parse_matrix(rows: object) -> Matrix | None:
         return None
     try:
         matrix = np.array(rows, np.float32)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         matrix = np.zeros(0, np.float32)
     if matrix.ndim != 2 or not np.isfinite(matrix).all() or np.abs(matrix).max(initial=0.0) > MATRIX_GAIN_MAX:
         raise ConfigError(f"matrix: rows of numbers of at most {MATRIX_GAIN_MAX:g}, one row a source channel")
@@ -172,7 +166,7 @@ def unlink(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
     home, node = find_node(daemon, key, guest)
     assert isinstance(node, Stream | Sink)
     if isinstance(node, Stream) and len(node.links) == 1:
-        raise ConfigError(f"{key} has no other link; mute it, or move it")
+        raise ConfigError(f"{printable(key)} has no other link; mute it, or move it")
     home.graph.unlink(node, _target(home, to))
 
 
@@ -182,14 +176,13 @@ def _target(guest: Guest, to: str) -> Sink:
     sink = _named(sinks.values(), name)
     if sink is None:
         known = ", ".join(f"{s.kind}/{s.name}" for s in guest.graph.mixes())
-        raise NotFound(f"guest {guest.name} has no {to}; it has {known}")
+        raise NotFound(f"guest {guest.name} has no {printable(to)}; it has {known}")
     return sink
 
 
 def demand_sink_name(guest: Guest, name: str) -> None:
     """ConfigError or GraphError for a name that a new sink can't have."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
-        raise ConfigError(f"sink name {name!r}: use letters, digits, '_', '.', '-', 64 at most")
+    parse_name(name, "sink name")
     if guest.graph.name_taken(name):
         raise GraphError(f"a sink named {name!r} exists already")
 
@@ -198,7 +191,7 @@ def removable(guest: Guest, name: str) -> tuple[Sink, Sink]:
     """A sink that can be removed, and where what plays there goes on."""
     sink = find_sink(guest, name)
     if sink is None:
-        raise NotFound(f"guest {guest.name} has no sink {name}")
+        raise NotFound(f"guest {guest.name} has no sink {quoted(name)}")
     others = [s for s in guest.graph.sinks.values() if s is not sink]
     if not others:
         raise ConfigError("a guest keeps one sink at least")

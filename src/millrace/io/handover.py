@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from millrace.errors import MillraceError
+from millrace.errors import ConfigError, MillraceError
 from millrace.io.sockets import bind_unix
+from millrace.text import parse_json
 
 REQUEST_MAX = 4096
 PATIENCE_S = 5.0
@@ -55,10 +56,10 @@ class Handover:
         for spare in fds[1:]:
             os.close(spare)
         try:
-            request = json.loads(data)
+            request = parse_json(data, "the request")
             if not isinstance(request, dict) or not fds:
-                raise ValueError
-        except ValueError:
+                raise ConfigError("no object, or no descriptor")
+        except ConfigError:
             for fd in fds[:1]:
                 os.close(fd)
             return {"error": "one line of JSON and one descriptor are expected"}

@@ -7,6 +7,7 @@ from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.sim.net import Path
+from millrace.text import parse_decimal, quoted
 from millrace.units import NS_PER_MS, HostNs
 
 WANDER_PPM = 20.0
@@ -43,14 +44,11 @@ class Scenario:
 def named(name: str) -> Scenario:
     """A row of the matrix, such as ppm200/exp3 or ppm-50/spikes/loss5; ConfigError lists the words."""
     ppm, jitter, loss = (*name.split("/"), "", "")[:3]
-    try:
-        daemon = float(ppm.removeprefix("ppm"))
-    except ValueError:
-        daemon = float("nan")
     jitter = jitter or "none"
-    if not ppm.startswith("ppm") or not -5000 <= daemon <= 5000 or jitter not in JITTERS or loss not in LOSSES:
+    if not ppm.startswith("ppm") or jitter not in JITTERS or loss not in LOSSES:
         words = f"ppmN/{{{','.join(JITTERS)}}}[/{{{','.join(k for k in LOSSES if k)}}}]"
-        raise ConfigError(f"scenario {name!r}: use {words}, such as ppm200/exp3/loss2; or `matrix`")
+        raise ConfigError(f"scenario {quoted(name)}: use {words}, such as ppm200/exp3/loss2; or `matrix`")
+    daemon = parse_decimal(ppm.removeprefix("ppm"), f"scenario {quoted(name)} (such as ppm200/exp3): ppm", -5000, 5000)
     return Scenario(name, Path(**JITTERS[jitter], **LOSSES[loss]), daemon_ppm=daemon)
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.rights.grants import Permission
+from millrace.text import checked_number, printable, quoted
 
 ANSWERS = ("allow", "deny", "ask")
 ROLES_THAT_DUCK = ("phone", "communication")
@@ -73,7 +74,8 @@ def load(path: Path | None, default: Path) -> PolicyConfig:
         data = tomllib.loads(source.read_text())
     except OSError as error:
         raise ConfigError(f"{source}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # No TOML, no UTF-8, a number of 5,000 digits, a thousand brackets.
         raise ConfigError(f"{source}: {error}") from None
     try:
         return _parsed(data)
@@ -85,20 +87,19 @@ def _parsed(data: dict[str, Any]) -> PolicyConfig:
     remember, roles = _typed(data, "remember", bool, True), _typed(data, "roles", dict, {})
     duck, rules = _typed(data, "duck", dict, {}), _typed(data, "rule", list, [])
     on, db = _typed(duck, "on", list, list(ROLES_THAT_DUCK)), duck.pop("db", -20)
-    if not isinstance(db, int | float) or not -96 <= db <= 0:
-        raise ConfigError(f"duck.db: {db!r} is outside -96 to 0")
+    db = checked_number(db, "duck.db", -96, 0)
     if not all(isinstance(word, str) for word in (*on, *roles.values())):
         raise ConfigError("roles and duck.on are made of strings")
     for rest, where in ((data, ""), (duck, "duck.")):
         if rest:
-            raise ConfigError(f"unknown {', '.join(where + key for key in sorted(rest))}")
-    return PolicyConfig(remember, tuple(roles.items()), tuple(on), float(db), tuple(_rule(r) for r in rules))
+            raise ConfigError(f"unknown {', '.join(printable(where + key) for key in sorted(rest))}")
+    return PolicyConfig(remember, tuple(roles.items()), tuple(on), db, tuple(_rule(r) for r in rules))
 
 
 def _typed(table: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     value = table.pop(key, default)
     if not isinstance(value, kind):
-        raise ConfigError(f"{key} must be {kind.__name__}, not {value!r}")
+        raise ConfigError(f"{key} must be {kind.__name__}, not {quoted(value)}")
     return value
 
 
@@ -111,9 +112,9 @@ def _rule(table: Any) -> Rule:
     what = _typed(left, "what", list, [])
     known = {permission.value for permission in Permission}
     if answer not in ANSWERS:
-        raise ConfigError(f"rule: answer must be one of {', '.join(ANSWERS)}, not {answer!r}")
+        raise ConfigError(f"rule: answer must be one of {', '.join(ANSWERS)}, not {quoted(answer)}")
     if not all(isinstance(word, str) and word in known for word in what):
         raise ConfigError(f"rule: what is made of {', '.join(sorted(known))}")
     if left:
-        raise ConfigError(f"rule: unknown {', '.join(sorted(left))}")
+        raise ConfigError(f"rule: unknown {', '.join(map(printable, sorted(left)))}")
     return Rule(answer, what=tuple(what), always=always, **patterns)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from millrace.errors import ConfigError
+from millrace.text import quoted
 
 ANY = "*"
 RULES_MAX = 1000
@@ -42,7 +43,7 @@ def parse_permission(text: str) -> Permission:
     try:
         return Permission(text)
     except ValueError:
-        raise ConfigError(f"{text!r}: there are {', '.join(p.value for p in Permission)}") from None
+        raise ConfigError(f"{quoted(text)}: there are {', '.join(p.value for p in Permission)}") from None
 
 
 def parse_verdict(value: bool | str) -> Verdict:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Flag, auto
 
 from millrace.errors import ConfigError, RightsError
+from millrace.text import quoted
 
 ALL_GUESTS = "*"
 
@@ -43,7 +44,7 @@ def parse_rights(text: str) -> Right:
             return EVERYTHING
         if name not in NAMES or not NAMES[name]:
             raise ConfigError(
-                f"right {word.strip()!r}: there are {', '.join(n for n, r in NAMES.items() if r)} and all"
+                f"right {quoted(word.strip())}: there are {', '.join(n for n, r in NAMES.items() if r)} and all"
             )
         out |= NAMES[name]
     return implied(out)

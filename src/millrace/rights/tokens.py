@@ -9,20 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from millrace.errors import ConfigError
 from millrace.rights.model import Holder, Right
+from millrace.text import parse_duration_ns
 from millrace.units import NS_PER_S, HostNs
 
 PREFIX = "mr_"
 SECRET_BYTES = 32
 TOKENS_MAX = 10_000
-_EXPIRY = re.compile(r"(\d+)\s*([smhdw])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+EXPIRY_MAX_NS = 36_500 * 86_400 * NS_PER_S
+"""A hundred years: longer is never, and calendars end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,7 @@ def parse_expiry(text: str) -> int:
     """'8h', '30m', '7d' to seconds, 'never' to 0; ConfigError for anything else."""
     if text.strip().lower() == "never":
         return 0
-    found = _EXPIRY.fullmatch(text.strip().lower())
-    if not found or int(found[1]) == 0:
-        raise ConfigError(f"expires: {text!r} is neither never nor a time such as 30m, 8h or 7d")
-    return int(found[1]) * _SECONDS[found[2]]
+    return parse_duration_ns(text, "expires (or never)", NS_PER_S, EXPIRY_MAX_NS) // NS_PER_S
 
 
 class TokenBook:

@@ -9,8 +9,9 @@ from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import MODULES_MAX, Module, PulseDoor
 from millrace.doors.pulse.formats import CommandError, gains_from
 from millrace.doors.pulse.record import RecordStream
-from millrace.errors import GraphError
+from millrace.errors import ConfigError, GraphError
 from millrace.graph.model import Sink, Stream
+from millrace.text import parse_int
 from millrace.units import MAX_CHANNELS, POSITIONS, Positions, default_map
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
@@ -296,9 +297,10 @@ def _positions(args: dict[str, str], fallback: Positions) -> Positions:
             raise CommandError(Err.INVALID, f"channel map {text!r}")
         return positions
     if text := args.get("channels"):
-        if not text.isdigit() or not 1 <= int(text) <= MAX_CHANNELS:
-            raise CommandError(Err.INVALID, f"channels {text!r}")
-        return default_map(int(text))
+        try:
+            return default_map(parse_int(text, "channels", 1, MAX_CHANNELS))
+        except ConfigError as error:
+            raise CommandError(Err.INVALID, str(error)) from None
     return fallback
 
 

@@ -21,6 +21,7 @@ from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.rights.grants import Grants, Permission, Verdict
 from millrace.rights.model import GUEST_RIGHTS, Holder
 from millrace.rights.prompts import Answer, Prompts
+from millrace.text import key_number
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, Change, Err, Facility
 from millrace.wire.pulse.tagstruct import Props
@@ -147,8 +148,8 @@ class PulseDoor:
             return self.default_sink
         if name.endswith(MONITOR):
             return self.find_sink(NO_INDEX, name[: -len(MONITOR)])
-        if name.isascii() and name.isdigit():
-            return self._sink_by_index(int(name))
+        if (number := key_number(name)) >= 0:
+            return self._sink_by_index(number)
         raise CommandError(Err.NOENTITY, f"no source {name!r}")
 
     def source_level(self, sink: Sink) -> SourceLevel:

@@ -8,7 +8,8 @@ from typing import Any
 from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import BY_NAME, NAMES, SampleFormat
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
-from millrace.errors import MillraceError
+from millrace.errors import ConfigError, MillraceError
+from millrace.text import parse_json
 from millrace.units import MAX_CHANNELS, POSITIONS, RATE_MAX, RATE_MIN, Positions, default_map
 from millrace.wire.pulse.constants import Encoding, Err
 from millrace.wire.pulse.tagstruct import FormatInfo, Props, Spec
@@ -86,8 +87,8 @@ def _value(props: Props, key: str) -> Any:
     if raw is None:
         return None
     try:
-        value = json.loads(raw.rstrip(b"\0"))
-    except ValueError:
+        value = parse_json(raw.rstrip(b"\0"), key)
+    except ConfigError:
         raise CommandError(Err.INVALID, f"{key} is not JSON") from None
     if isinstance(value, list) and value:
         return value[0]
@@ -97,8 +98,12 @@ def _value(props: Props, key: str) -> Any:
 def _ranged(value: Any, default: int) -> int:
     """A number, a list's first, or the default held within {"min", "max"}."""
     if isinstance(value, dict):
-        low, high = value.get("min", default), value.get("max", default)
-        return int(min(max(default, low), high))
+        low, high = (_whole(value.get(end), default) for end in ("min", "max"))
+        return min(max(default, low), high)
+    return _whole(value, default)
+
+
+def _whole(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
