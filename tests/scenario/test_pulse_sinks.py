@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from millrace.daemon.app import Daemon
 from millrace.daemon.store import Store
+from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError
-from millrace.sim.rig import Rig
-from millrace.wire.pulse.constants import NO_INDEX, Command
+from millrace.graph.model import Sink
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.sim.rig import Rig, RigClient
+from millrace.wire.pulse.client import record_fields
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
+from millrace.wire.pulse.tagstruct import Spec
 
 from .test_native import of_daemon, running
 
@@ -49,3 +56,183 @@ def test_what_was_kept_and_configured_for_the_old_name_counts_for_the_new_one(tm
     again = Store(tmp_path / "s" / "state.db")
     assert again.levels("alice")["sink", "millrace"] == ((1.0, 1.0), False)
     again.close()
+
+
+# -- modules -----------------------------------------------------------------------------------
+
+
+def load(client: RigClient, name: str, argument: str = "") -> int:
+    reply = client.ask(Command.LOAD_MODULE, name=name, argument=argument)
+    index: int = reply["index"]
+    return index
+
+
+def sinks_of(client: RigClient) -> dict[str, dict[str, Any]]:
+    return {sink["name"]: sink for sink in client.ask_list(Command.GET_SINK_INFO_LIST)}
+
+
+def sources_of(client: RigClient) -> dict[str, dict[str, Any]]:
+    return {source["name"]: source for source in client.ask_list(Command.GET_SOURCE_INFO_LIST)}
+
+
+def played(rig: Rig, client: RigClient, sink: str, *heard: Sink, positions: int = 2) -> list[np.ndarray]:
+    """What is heard at sinks of a constant played at another: the last frame there, None for silence."""
+    captures = [rig.capture(one) for one in heard]
+    spec = Spec(SampleFormat.F32LE, positions, 48_000)
+    levels = np.arange(1, positions + 1, dtype=np.float32) / 10
+    tone = np.tile(levels, (24_000, 1))
+    player = client.play(spec, tuple(range(1, positions + 1)), tone.tobytes(), sink_name=sink, tlength=9600)
+    rig.run(0.4)
+    frames = [capture.sound[-2000] for capture in captures]
+    client.ask(Command.DELETE_PLAYBACK_STREAM, channel=player.channel)
+    rig.run(0.5)
+    return frames
+
+
+def test_a_null_sink_is_what_its_arguments_say_and_goes_when_it_is_unloaded() -> None:
+    rig = Rig()
+    client = rig.client()
+    argument = "sink_name=a rate=44100 format=u8 channel_map=surround-40 sink_properties=device.description=O'Brien"
+    index = load(client, "module-null-sink", argument)
+    made = sinks_of(client)["a"]
+    assert made["description"] == "O'Brien" and made["props"]["device.description"] == b"O'Brien\0"
+    assert made["spec"] == Spec(SampleFormat.U8, 4, 44_100) and made["module"] == index
+    assert [module["argument"] for module in client.ask_list(Command.GET_MODULE_INFO_LIST)][-1] == argument
+    load(client, "module-null-sink", "sink_name=a")
+    load(client, "module-null-sink", "sink_name=with/slash")
+    assert list(sinks_of(client)) == ["millrace", "a", "a.2", "with_slash"]
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    assert list(sinks_of(client)) == ["millrace", "a.2", "with_slash"]
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("module-null-sink", "nonsense=1"),
+        ("module-null-sink", "sink_name=x sink_name=y"),
+        ("module-null-sink", "sink_name=x channels=4 channel_map=stereo"),
+        ("module-null-sink", "sink_name="),
+        ("module-null-sink", "sink_name=x sink_properties='open"),
+        ("module-null-sink", "sink_name=x sink_properties=device.description"),
+        ("module-combine-sink", "sink_name=x slaves=millrace,nowhere"),
+        ("module-combine-sink", "slaves=millrace sinks=millrace"),
+        ("module-remap-sink", "master=nowhere"),
+        ("module-remap-sink", "sink_name=x channels=2 master_channel_map=surround-40"),
+        ("module-remap-source", "master=nowhere"),
+        ("module-loopback", "source=nowhere"),
+        ("module-loopback", "source=millrace.monitor sink=millrace"),
+        ("module-native-protocol-unix", "socket=/tmp/elsewhere"),
+        ("module-native-protocol-unix", "auth-anonymous=1"),
+        ("module-always-sink", ""),
+        ("module-nonsense", ""),
+    ],
+)
+def test_modules_that_can_not_do_what_they_are_told_fail_and_leave_nothing(name: str, argument: str) -> None:
+    rig = Rig()
+    client = rig.client()
+    before = sinks_of(client), sources_of(client), client.ask_list(Command.GET_MODULE_INFO_LIST)
+    assert client.error(Command.LOAD_MODULE, name=name, argument=argument) == Err.MODINITFAILED
+    assert (sinks_of(client), sources_of(client), client.ask_list(Command.GET_MODULE_INFO_LIST)) == before
+    assert not rig.sink.links
+
+
+def test_what_every_guest_does_is_listed_and_the_protocol_can_be_loaded_once_more() -> None:
+    client = Rig().client()
+    names = {module["name"] for module in client.ask_list(Command.GET_MODULE_INFO_LIST)}
+    assert {"module-native-protocol-unix", "module-always-sink"} <= names
+    client.ask(Command.UNLOAD_MODULE, index=load(client, "module-native-protocol-unix"))
+
+
+def test_a_remapped_sink_crosses_channels_and_mixes_only_if_it_may() -> None:
+    rig = Rig()
+    client = rig.client()
+    swapped = "sink_name=swap master=millrace channel_map=left,right master_channel_map=right,left"
+    first = load(client, "module-remap-sink", swapped)
+    made = sinks_of(client)["swap"]
+    assert made["props"]["device.master_device"] == b"millrace\0" and made["description"].startswith("Remapped ")
+    (frame,) = played(rig, client, "swap", rig.sink)
+    assert np.allclose(frame, [0.2, 0.1], atol=1e-3)
+    client.ask(Command.UNLOAD_MODULE, index=first)
+    load(client, "module-remap-sink", "sink_name=quad channel_map=surround-40 remix=no")
+    (frame,) = played(rig, client, "quad", rig.sink)
+    assert np.allclose(frame, [0.1, 0.2], atol=1e-3)
+    assert "millrace.remapped" not in sinks_of(client)
+    load(client, "module-remap-sink")
+    assert "millrace.remapped" in sinks_of(client)
+
+
+def test_a_loopback_and_a_remapped_source_hear_what_they_are_given_at_its_level_and_go_with_it() -> None:
+    rig = Rig()
+    client = rig.client()
+    under = load(client, "module-null-sink", "sink_name=under")
+    load(client, "module-loopback", "source=under.monitor sink=millrace latency_msec=20")
+    load(
+        client, "module-remap-source", "source_name=lone master=under.monitor channel_map=mono master_channel_map=left"
+    )
+    lone = next(source for source in rig.graph.sources.values() if source.name == "lone")
+    here, mono = played(rig, client, "under", rig.sink, lone)
+    assert np.allclose(here, [0.1, 0.2], atol=1e-3) and np.allclose(mono, [0.1], atol=1e-3)
+    client.ask(Command.SET_SOURCE_VOLUME, index=NO_INDEX, name="under.monitor", volume=(0x8000, 0x8000))
+    here, mono = played(rig, client, "under", rig.sink, lone)
+    assert np.allclose(here, [0.0125, 0.025], atol=1e-3) and np.allclose(mono, [0.0125], atol=1e-3)
+    client.ask(Command.UNLOAD_MODULE, index=under)
+    names = [module["name"] for module in client.ask_list(Command.GET_MODULE_INFO_LIST)]
+    assert "module-loopback" not in names and "module-remap-source" not in names
+    assert "lone" not in sources_of(client) and not rig.sink.links
+
+
+def test_a_null_source_is_silent_and_keeps_its_recorder_going() -> None:
+    rig = Rig()
+    client = rig.client()
+    index = load(client, "module-null-source", "source_name=quiet channels=1")
+    recorder = client.ask(Command.CREATE_RECORD_STREAM, **quiet_recorder())
+    rig.run(1.0)
+    assert len(client.recorded[recorder["channel"]]) > 80_000 and not any(client.recorded[recorder["channel"]])
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    assert client.named(Command.RECORD_STREAM_KILLED)
+
+
+def quiet_recorder() -> dict[str, Any]:
+    return record_fields(Spec(SampleFormat.S16LE, 1, 48_000), (0,), source_name="quiet")
+
+
+def test_no_sink_hears_a_combined_one_twice() -> None:
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-combine-sink", "sink_name=one")
+    load(client, "module-combine-sink", "sink_name=two")
+    for name in ("one", "two"):
+        (frame,) = played(rig, client, name, rig.sink)
+        assert np.allclose(frame, [0.1, 0.2], atol=1e-3), name
+    # By name they may stand on one another: each sink in the end hears it once all the same.
+    load(client, "module-null-sink", "sink_name=far")
+    far = next(sink for sink in rig.graph.sinks.values() if sink.name == "far")
+    for name, slaves in (
+        ("three", "millrace,one,far"),
+        ("four", "one,two"),
+        ("five", "three,four,far"),
+        ("six", "far,far"),
+    ):
+        load(client, "module-combine-sink", f"sink_name={name} slaves={slaves}")
+        near, there = played(rig, client, name, rig.sink, far)
+        assert np.allclose(near, 0 if name == "six" else [0.1, 0.2], atol=1e-3), name
+        assert np.allclose(there, 0 if name == "four" else [0.1, 0.2], atol=1e-3), name
+
+
+def test_what_a_module_records_needs_the_grant_that_its_loader_would_need() -> None:
+    rig = Rig()
+    rig.graph.add_source("microphone", "Microphone")
+    client = rig.client()
+    load(client, "module-remap-source", "master=microphone source_name=mine")
+    load(client, "module-loopback", "source=microphone sink=millrace")
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.door.end_forbidden()
+    assert "mine" not in sources_of(client) and not next(iter(rig.graph.sources.values())).links
+    for argument in ("module-remap-source master=microphone", "module-loopback source=microphone sink=millrace"):
+        name, _, rest = argument.partition(" ")
+        assert client.error(Command.LOAD_MODULE, name=name, argument=rest) == Err.ACCESS
+    # And a source that was made of a monitor is a monitor.
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
+    load(client, "module-remap-source", "master=millrace.monitor source_name=quiet channels=1 master_channel_map=left")
+    rig.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+    assert client.error(Command.CREATE_RECORD_STREAM, **quiet_recorder()) == Err.ACCESS

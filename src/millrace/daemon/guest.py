@@ -44,6 +44,13 @@ def _user() -> str:
         return str(os.getuid())
 
 
+def _recorded(source: Sink) -> bool:
+    """Whether a source is recorded, or what is made of it; one that is looped back into a sink always is."""
+    if any(tap.active and tap.clocked for tap in source.taps):
+        return True
+    return any(not link.target.capture or _recorded(link.target) for link in source.links)
+
+
 class Guest:
     """The unit of isolation."""
 
@@ -78,7 +85,7 @@ class Guest:
     @property
     def recording(self) -> bool:
         """Whether anything in the guest records the microphone."""
-        return any(tap.active and tap.clocked for tap in self.microphone.taps)
+        return _recorded(self.microphone)
 
     def _graph_changed(self, change: str, node: Node) -> None:
         """A recorder has come, gone, or paused: microphones send only while one runs."""
@@ -90,7 +97,7 @@ class Guest:
             for stream in self.native.values():
                 if not stream.node.active and stream.node.links and stream.node.sink is node:
                     stream.resume()
-        if isinstance(node, Tap):
+        if isinstance(node, Tap) or (isinstance(node, Sink) and node.capture):
             for session in self.sessions:
                 session.update_microphone()
 

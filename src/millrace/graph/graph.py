@@ -160,6 +160,16 @@ class Graph:
         del self.sinks[sink.id]
         self._changed("remove", sink)
 
+    def remove_source(self, source: Sink) -> None:
+        """Take `source` away; those that record it are killed: another source is for others to grant."""
+        for tap in list(source.taps):
+            self.remove_tap(tap)
+        for other in self.mixes():
+            other.links = [link for link in other.links if link.target is not source]
+        source.links = []
+        del self.sources[source.id]
+        self._changed("remove", source)
+
     def set_default(self, sink: Sink) -> None:
         """Where new streams go that name no sink."""
         self.default = sink

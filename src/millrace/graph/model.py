@@ -208,6 +208,8 @@ class Sink(Levelled):
     suspended: bool = False
     outlet_latency_ns: HostNs = 0
     capture: bool = False
+    master: Sink | None = None
+    """What a remapped source is made of."""
     aliases: tuple[str, ...] = ()
     """Names of before, by which it is found all the same."""
 

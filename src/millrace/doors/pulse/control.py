@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 
 from millrace.doors.pulse.client import Handler, PulseClient
-from millrace.doors.pulse.door import MODULES_MAX, Module, PulseDoor
 from millrace.doors.pulse.formats import CommandError, gains_from
 from millrace.doors.pulse.record import RecordStream
-from millrace.errors import ConfigError, GraphError
+from millrace.errors import GraphError
 from millrace.graph.model import Sink, Stream
-from millrace.text import parse_int
-from millrace.units import MAX_CHANNELS, POSITIONS, Positions, default_map
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import PROPS_MAX, Props
 
-SINKS_MAX = 128
 PROPS_BYTES_MAX = 256 * 1024
 """All properties of one client or stream together; an icon fits."""
 
@@ -110,7 +105,7 @@ def source_volume(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_VOLUME: of a monitor, for its recorders."""
     sink = client.door.find_source(request.fields["index"], request.fields["name"])
     client.door.source_level(sink).gains = gains_from(request.fields["volume"], len(sink.positions))
-    client.door.publish(Facility.SOURCE, Change.CHANGE, sink.id)
+    client.door.source_changed(sink)
     client.reply(request)
 
 
@@ -118,7 +113,7 @@ def source_mute(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_MUTE."""
     sink = client.door.find_source(request.fields["index"], request.fields["name"])
     client.door.source_level(sink).mute = request.fields["mute"]
-    client.door.publish(Facility.SOURCE, Change.CHANGE, sink.id)
+    client.door.source_changed(sink)
     client.reply(request)
 
 
@@ -278,110 +273,6 @@ def rename(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
-# -- modules ---------------------------------------------------------------------------------
-
-
-def _arguments(text: str) -> dict[str, str]:
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise CommandError(Err.INVALID, str(error)) from None
-    return dict(word.split("=", 1) for word in words if "=" in word)
-
-
-def _positions(args: dict[str, str], fallback: Positions) -> Positions:
-    if text := args.get("channel_map"):
-        aliases = {"stereo": default_map(2), "surround-51": default_map(6), "surround-71": default_map(8)}
-        positions = aliases.get(text) or tuple(part.strip() for part in text.split(","))
-        if not all(p in POSITIONS for p in positions):
-            raise CommandError(Err.INVALID, f"channel map {text!r}")
-        return positions
-    if text := args.get("channels"):
-        try:
-            return default_map(parse_int(text, "channels", 1, MAX_CHANNELS))
-        except ConfigError as error:
-            raise CommandError(Err.INVALID, str(error)) from None
-    return fallback
-
-
-def _description(args: dict[str, str], name: str) -> str:
-    inner = _arguments(args.get("sink_properties", "").replace(",device.", " device."))
-    return inner.get("device.description", name)
-
-
-def _make_sink(client: PulseClient, args: dict[str, str], default_name: str) -> Sink:
-    graph = client.door.graph
-    if len(graph.sinks) >= SINKS_MAX:
-        raise CommandError(Err.TOOLARGE, f"{SINKS_MAX} sinks at most")
-    taken = {sink.name for sink in graph.sinks.values()}
-    name = args.get("sink_name") or default_name
-    base, serial = name, 2
-    while name in taken:
-        name, serial = f"{base}.{serial}", serial + 1
-    return graph.add_sink(name, _description(args, name), _positions(args, graph.positions))
-
-
-def _null_sink(client: PulseClient, args: dict[str, str]) -> list[Sink]:
-    return [_make_sink(client, args, "null")]
-
-
-def _combine_sink(client: PulseClient, args: dict[str, str]) -> list[Sink]:
-    names = args.get("slaves") or args.get("sinks") or ""
-    door = client.door
-    targets = [door.find_sink(NO_INDEX, name) for name in names.split(",") if name]
-    sink = _make_sink(client, args, "combined")
-    for target in targets or [s for s in door.graph.sinks.values() if s is not sink]:
-        door.graph.link(sink, target)
-    return [sink]
-
-
-_MODULES: dict[str, Callable[[PulseClient, dict[str, str]], list[Sink]]] = {
-    "module-null-sink": _null_sink,
-    "module-combine-sink": _combine_sink,
-}
-
-
-def load_module(client: PulseClient, request: Request) -> None:
-    """LOAD_MODULE: null and combined sinks are really made; anything else fails as an unknown module does."""
-    name, text = request.fields["name"] or "", request.fields["argument"] or ""
-    make = _MODULES.get(name)
-    if make is None or len(client.door.modules) >= MODULES_MAX:
-        raise CommandError(Err.MODINITFAILED, f"{name!r}: only {', '.join(_MODULES)} can be loaded")
-    before = set(client.door.graph.sinks)
-    try:
-        sinks = make(client, _arguments(text))
-    except (CommandError, GraphError):
-        _remove_sinks(client.door, [s for s in client.door.graph.sinks.values() if s.id not in before])
-        raise
-    module = Module(client.door.graph.ids.take(), name, text, sinks)
-    client.door.modules[module.index] = module
-    client.door.publish(Facility.MODULE, Change.NEW, module.index)
-    client.reply(request, {"index": module.index})
-
-
-def _remove_sinks(door: PulseDoor, sinks: list[Sink]) -> None:
-    """What plays on them goes on at another."""
-    for sink in sinks:
-        if sink.id in door.graph.sinks:
-            others = [s for s in door.graph.sinks.values() if s is not sink]
-            heir = door.default_sink if door.default_sink is not sink else others[0]
-            door.graph.remove_sink(sink, heir)
-
-
-def unload_module(client: PulseClient, request: Request) -> None:
-    """UNLOAD_MODULE: what played on its sink goes on at another."""
-    door = client.door
-    module = door.modules.get(request.fields["index"])
-    if module is None:
-        raise CommandError(Err.NOENTITY)
-    if module is door.own_module:
-        raise CommandError(Err.ACCESS)
-    _remove_sinks(door, module.sinks)
-    del door.modules[module.index]
-    door.publish(Facility.MODULE, Change.REMOVE, module.index)
-    client.reply(request)
-
-
 def refused(code: Err) -> Handler:
     """A handler for what is not served, with the error that says so."""
 
@@ -434,8 +325,6 @@ HANDLERS: dict[Command, Handler] = {
     _C.REMOVE_CLIENT_PROPLIST: remove_client_props,
     _C.SET_PLAYBACK_STREAM_NAME: rename,
     _C.SET_RECORD_STREAM_NAME: rename,
-    _C.LOAD_MODULE: guarded(load_module),
-    _C.UNLOAD_MODULE: unload_module,
     _C.EXTENSION: refused(Err.NOEXTENSION),
     _C.SET_CARD_PROFILE: refused(Err.NOENTITY),
     _C.SET_SINK_PORT: refused(Err.NOENTITY),

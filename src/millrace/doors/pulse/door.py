@@ -7,11 +7,12 @@ know: connections, modules, the sample cache, properties, and who subscribed to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from millrace.doors.budget import Budget
 from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
+from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, unmake
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.dsp.convert import SampleFormat
@@ -46,18 +47,10 @@ class Sample:
     props: Props
 
 
-@dataclass(slots=True)
-class Module:
-    """A loaded module and the sinks it made."""
-
-    index: int
-    name: str
-    argument: str
-    sinks: list[Sink] = field(default_factory=list)
-
-
 def permission_of(sink: Sink) -> Permission:
-    """What recording from `sink` is."""
+    """What recording from `sink` is; a remapped source is what it was made of."""
+    while sink.master is not None:
+        sink = sink.master
     return Permission.MICROPHONE if sink.capture else Permission.MONITOR
 
 
@@ -74,9 +67,12 @@ class PulseDoor:
         self.samples: dict[str, Sample] = {}
         self.playback: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
-        self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}")
-        self.modules[self.own_module.index] = self.own_module
+        self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace")
+        built_in = [Module(graph.ids.take(), name, "", text) for name, text in BUILT_IN.items()]
+        self.modules |= {module.index: module for module in (self.own_module, *built_in)}
         self.default_source: Sink | None = None
+        self.declared: dict[int, StreamFormat] = {}
+        """What a module was told its sink or source is; the graph mixes in its own format all the same."""
         self.refused = 0
         self.budget = Budget()
         self.grants = Grants()
@@ -106,8 +102,8 @@ class PulseDoor:
         return self.format_of(self.default_sink)
 
     def format_of(self, sink: Sink) -> StreamFormat:
-        """A sink's own format."""
-        return StreamFormat(SampleFormat.F32LE, self.graph.rate, sink.positions)
+        """A sink's own format, as clients see it."""
+        return self.declared.get(sink.id) or StreamFormat(SampleFormat.F32LE, self.graph.rate, sink.positions)
 
     def find_sink(self, index: int, name: str | None) -> Sink:
         """By index, name, number as text, or @DEFAULT_SINK@; the default where nothing is named."""
@@ -135,6 +131,14 @@ class PulseDoor:
         """A source's own name; a monitor is called after its sink."""
         return sink.name if sink.capture else sink.name + MONITOR
 
+    def source_description(self, sink: Sink) -> str:
+        """The same for its description."""
+        return sink.description if sink.capture else f"Monitor of {sink.description}"
+
+    def name_taken(self, name: str) -> bool:
+        """Whether a sink or source is called so, or a monitor."""
+        return self.graph.name_taken(name) or self.graph.name_taken(name.removesuffix(MONITOR))
+
     def find_source(self, index: int, name: str | None) -> Sink:
         """A source, or the sink whose monitor is meant."""
         if index != NO_INDEX:
@@ -155,6 +159,20 @@ class PulseDoor:
     def source_level(self, sink: Sink) -> SourceLevel:
         """The level of a sink's monitor, which is apart from the sink's own."""
         return self._source_levels.setdefault(sink.id, SourceLevel((1.0,) * len(sink.positions)))
+
+    def source_changed(self, sink: Sink) -> None:
+        """The level of a source or monitor was set: what records it hears that, modules too."""
+        for module in self.modules.values():
+            for one in module.feeds:
+                if one.start is sink and one.recorded:
+                    feed(self.graph, one, self.source_level(sink))
+        self.publish(Facility.SOURCE, Change.CHANGE, sink.id)
+
+    def unload(self, module: Module) -> None:
+        """Take a module away, and what it has made."""
+        if self.modules.pop(module.index, None) is not None:
+            unmake(self.graph, module)
+            self.publish(Facility.MODULE, Change.REMOVE, module.index)
 
     # -- rights --------------------------------------------------------------------------
 
@@ -197,6 +215,9 @@ class PulseDoor:
                 if sink and self.grants.verdict(permission_of(sink), client.subject) is not Verdict.ALLOW:
                     self.graph.remove_tap(record.node)
                     self.records.pop(record.node.id, None)
+        for module in list(self.modules.values()):
+            if module.recorder and self.grants.verdict(*module.recorder) is not Verdict.ALLOW:
+                self.unload(module)
 
     # -- events --------------------------------------------------------------------------
 
@@ -227,6 +248,9 @@ class PulseDoor:
 
     def _forget_sink(self, sink: Sink) -> None:
         self._source_levels.pop(sink.id, None)
+        self.declared.pop(sink.id, None)
+        for module in [m for m in self.modules.values() if sink in m.masters]:
+            self.unload(module)
         if self.default_source is sink:
             self.default_source = None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from millrace.doors.pulse.door import MONITOR, Module, PulseDoor, Sample
+from millrace import __version__
+from millrace.doors.pulse.door import MONITOR, PulseDoor, Sample
 from millrace.doors.pulse.formats import map_numbers, prop_text, volume_of
+from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.graph.model import NodeState, Sink
@@ -34,7 +36,7 @@ def _device_state(sink: Sink) -> DeviceState:
 
 def _device(door: PulseDoor, sink: Sink) -> Record:
     fmt = door.format_of(sink)
-    module = next((m.index for m in door.modules.values() if sink in m.sinks), door.own_module.index)
+    module = next((m.index for m in door.modules.values() if sink in m.mixes), door.own_module.index)
     return {
         "index": sink.id, "spec": fmt.spec, "map": fmt.wire_map, "module": module, "driver": DRIVER,
         "base_volume": VOLUME_NORM, "state": _device_state(sink), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
@@ -42,9 +44,16 @@ def _device(door: PulseDoor, sink: Sink) -> Record:
     }  # fmt: skip
 
 
+def _device_props(sink: Sink, description: str, kind: str, icon: str) -> Props:
+    """What is said of a sink, of its monitor (which has properties of its own), or of a source."""
+    own = {} if kind == "monitor" else sink.props
+    props = {"device.class": kind, "device.api": "millrace", "device.icon_name": icon} | own
+    return {key: text.encode() + b"\0" for key, text in ({"device.description": description} | props).items()}
+
+
 def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
     """GET_SINK_INFO."""
-    props = text_props(device__description=sink.description, device__class="sound", device__api="millrace")
+    props = _device_props(sink, sink.description, "sound", "audio-card")
     return _device(door, sink) | {
         "name": sink.name, "description": sink.description, "volume": volume_of(sink.gains), "mute": sink.mute,
         "monitor_index": sink.id, "monitor_name": sink.name + MONITOR,
@@ -56,9 +65,8 @@ def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
     """GET_SOURCE_INFO of a source, or of a sink's monitor, which is after the sink's volume; levels are their own."""
     level = door.source_level(sink)
     del now_ns
-    description = sink.description if sink.capture else f"Monitor of {sink.description}"
-    kind = "sound" if sink.capture else "monitor"
-    props = text_props(device__description=description, device__class=kind, device__api="millrace")
+    description = door.source_description(sink)
+    props = _device_props(sink, description, "sound" if sink.capture else "monitor", "audio-input-microphone")
     of = (NO_INDEX, None) if sink.capture else (sink.id, sink.name)
     return _device(door, sink) | {
         "name": door.source_name(sink), "description": description, "mute": level.mute,
@@ -113,12 +121,13 @@ def client_info(client: PulseClient) -> Record:
     }  # fmt: skip
 
 
-def module_info(module: Module) -> Record:
+def module_info(door: PulseDoor, module: Module) -> Record:
     """GET_MODULE_INFO."""
-    description = text_props(module__description="Millrace" if not module.sinks else "Virtual sink")
+    used = {link.target for stream in door.graph.streams.values() for link in stream.links}
+    users = sum(mix in used for mix in module.mixes) if module.mixes else NO_INDEX
+    props = text_props(module__author="Millrace", module__description=module.description, module__version=__version__)
     return {
-        "index": module.index, "name": module.name, "argument": module.argument, "users": NO_INDEX,
-        "props": description,
+        "index": module.index, "name": module.name, "argument": module.argument, "users": users, "props": props,
     }  # fmt: skip
 
 

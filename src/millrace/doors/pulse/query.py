@@ -88,7 +88,7 @@ _LISTS: dict[Command, tuple[Command, Lister]] = {
     ),
     _C.GET_MODULE_INFO_LIST: (
         _C.GET_MODULE_INFO,
-        lambda c: [infos.module_info(m) for m in c.door.modules.values()],
+        lambda c: [infos.module_info(c.door, m) for m in c.door.modules.values()],
     ),
     _C.GET_SAMPLE_INFO_LIST: (
         _C.GET_SAMPLE_INFO,

@@ -1,0 +1,73 @@
+"""A loaded module: what it has made, and how that is taken away again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from millrace.doors.pulse.record import SourceLevel
+from millrace.dsp.channels import Matrix, mix_matrix
+from millrace.graph.graph import Graph
+from millrace.graph.model import Sink
+from millrace.rights.grants import Permission, Subject
+
+
+class Feed(NamedTuple):
+    """One mix that a module feeds into another; `recorded` if it takes it as a recorder does, at the source's level."""
+
+    start: Sink
+    target: Sink
+    matrix: Matrix | None
+    recorded: bool
+
+
+BUILT_IN = {
+    "module-native-protocol-unix": "Native protocol (UNIX sockets)",
+    "module-always-sink": "Always keeps at least one sink loaded even if it's a null one",
+}
+"""What every guest does by itself, by PulseAudio's names for it."""
+
+
+@dataclass(slots=True, eq=False)
+class Module:
+    """A module: the sinks and sources it made, what it feeds where, and what it stands on."""
+
+    index: int
+    name: str
+    argument: str
+    description: str = ""
+    mixes: list[Sink] = field(default_factory=list)
+    feeds: list[Feed] = field(default_factory=list)
+    masters: list[Sink] = field(default_factory=list)
+    """Without these it is nothing: it goes with them."""
+    recorder: tuple[Permission, Subject] | None = None
+    """For one that records: what its loader must be allowed, and who that is."""
+
+
+def feed(graph: Graph, one: Feed, level: SourceLevel) -> None:
+    """Put a feed in force, or change it to another level of what it records."""
+    gains = level.fitted(len(one.start.positions))
+    if not one.recorded or (gains == 1.0).all():
+        graph.link(one.start, one.target, one.matrix)
+        return
+    base = one.matrix if one.matrix is not None else mix_matrix(one.start.positions, one.target.positions)
+    if base is None:
+        base = np.eye(len(gains), dtype=np.float32)
+    graph.link(one.start, one.target, gains[:, None] * base)
+
+
+def unmake(graph: Graph, module: Module) -> None:
+    """Take away what a module has made; what played on its sinks goes on at the default one."""
+    for one in module.feeds:
+        if any(link.target is one.target for link in one.start.links):
+            graph.unlink(one.start, one.target)
+    for mix in module.mixes:
+        if mix.id in graph.sources:
+            graph.remove_source(mix)
+        elif mix.id in graph.sinks:
+            others = (sink for sink in graph.sinks.values() if sink is not mix)
+            heir = graph.default if graph.default not in (None, mix) else next(others)
+            assert heir is not None
+            graph.remove_sink(mix, heir)

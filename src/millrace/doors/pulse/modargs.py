@@ -1,0 +1,145 @@
+"""Arguments of modules by PulseAudio's own grammar (`pa_modargs`, `pa_proplist_from_string`).
+
+`key=value` with blanks between. A value stands bare, or in '…' or "…"; a backslash takes the next character as
+it is. In a bare value quotes mean nothing: `device.description=O'Brien`. A property list is written the same way,
+and is itself the value of an argument: `sink_properties='device.description="My sink" a.b=c'`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from millrace.doors.pulse.channelmaps import map_for, parse_map
+from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.dsp.convert import BY_NAME, SampleFormat
+from millrace.errors import ConfigError
+from millrace.text import parse_int, quoted
+from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN, Positions
+from millrace.wire.pulse.constants import Err
+from millrace.wire.pulse.tagstruct import PROPS_MAX, Props
+
+ARGUMENT_MAX = 16 * 1024
+_BLANK = re.compile(r"\s*", re.ASCII)
+_KEY = re.compile(r"([^=\s]+)=", re.ASCII)
+_KEY_IN_LIST = re.compile(r"([^=\s]+)\s*=\s*", re.ASCII)
+_QUOTED = {
+    "'": re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL),
+    '"': re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL),
+}
+_BARE = re.compile(r"((?:[^\s\\]|\\.)*+)(?!\\)", re.DOTALL | re.ASCII)
+_BARE_IN_LIST = re.compile(r"(\S*)", re.ASCII)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_TRUE = frozenset({"1", "y", "yes", "t", "true", "on"})
+_FALSE = frozenset({"0", "n", "no", "f", "false", "off"})
+_FORMATS = {
+    "u8": "u8", "8": "u8", "s16": "s16le", "16": "s16le", "s16ne": "s16le", "s16re": "s16be",
+    "float": "float32le", "float32": "float32le", "float32ne": "float32le", "float32re": "float32be",
+    "mulaw": "ulaw", "s32": "s32le", "32": "s32le", "s32ne": "s32le", "s32re": "s32be", "s24": "s24le",
+    "s24ne": "s24le", "s24re": "s24be", "s24-32": "s24-32le", "s24-32ne": "s24-32le", "s24-32re": "s24-32be",
+}  # fmt: skip
+
+
+def wrong(message: str) -> CommandError:
+    """What PulseAudio answers where a module does not take its arguments."""
+    return CommandError(Err.MODINITFAILED, message)
+
+
+def _pairs(text: str, in_list: bool) -> list[tuple[str, str]]:
+    """Assignments in order. In a property list blanks may stand around the sign, and bare values have no escapes."""
+    if len(text) > ARGUMENT_MAX:
+        raise wrong(f"arguments have {ARGUMENT_MAX} characters at most")
+    out: list[tuple[str, str]] = []
+    at = _skip(text, 0)
+    while at < len(text):
+        key = (_KEY_IN_LIST if in_list else _KEY).match(text, at)
+        if key is None:
+            raise wrong(f"{quoted(text[at:])} is no KEY=VALUE")
+        bare = _BARE_IN_LIST if in_list else _BARE
+        value = _QUOTED.get(text[key.end() : key.end() + 1], bare).match(text, key.end())
+        if value is None:
+            raise wrong(f"{quoted(key[1])}: a quote is not closed, or a backslash has nothing after it")
+        out.append((key[1], value[1] if value.re is _BARE_IN_LIST else _ESCAPED.sub(r"\1", value[1])))
+        at = _skip(text, value.end())
+    return out
+
+
+def _skip(text: str, at: int) -> int:
+    blank = _BLANK.match(text, at)
+    return blank.end() if blank else at
+
+
+class Args:
+    """The arguments of one module; CommandError for one that it does not know, or that is given twice."""
+
+    def __init__(self, text: str, valid: Collection[str]) -> None:
+        self._values: dict[str, str] = {}
+        for key, value in _pairs(text, in_list=False):
+            if key not in valid:
+                raise wrong(f"argument {quoted(key)} is unknown; there are: {', '.join(sorted(valid)) or 'none'}")
+            if key in self._values:
+                raise wrong(f"argument {key} is given twice")
+            self._values[key] = value
+
+    def text(self, key: str) -> str | None:
+        """A text, as given."""
+        return self._values.get(key)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A truth value."""
+        value = self._values.get(key)
+        if value is None:
+            return default
+        if value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+        raise wrong(f"{key}: {quoted(value)} is neither yes nor no")
+
+    def number(self, key: str, low: int, high: int) -> int | None:
+        """A whole number within bounds."""
+        value = self._values.get(key)
+        if value is None:
+            return None
+        try:
+            return parse_int(value, key, low, high)
+        except ConfigError as error:
+            raise wrong(str(error)) from None
+
+    def props(self, key: str) -> Props:
+        """A property list."""
+        pairs = _pairs(self._values.get(key, ""), in_list=True)
+        if len(pairs) > PROPS_MAX:
+            raise wrong(f"{key}: more than {PROPS_MAX} properties")
+        for name, _ in pairs:
+            if not name.isascii() or not name.isprintable():
+                raise wrong(f"{key}: {quoted(name)} is no name of a property")
+        return {name: value.encode("utf-8", "replace") + b"\0" for name, value in pairs}
+
+    def positions(self, key: str = "channel_map") -> Positions | None:
+        """A channel map."""
+        text = self._values.get(key)
+        if text is None:
+            return None
+        positions = parse_map(text)
+        if positions is None:
+            raise wrong(f"{key}: {quoted(text)} is no channel map")
+        return positions
+
+    def format(self, default: StreamFormat) -> StreamFormat:
+        """`format`, `rate`, `channels` and `channel_map`; the last two must agree."""
+        name = self._values.get("format")
+        sample = default.sample if name is None else sample_format(name)
+        if sample is None:
+            raise wrong(f"format: {quoted(name)} is no sample format")
+        rate = self.number("rate", RATE_MIN, RATE_MAX) or default.rate
+        channels, positions = self.number("channels", 1, MAX_CHANNELS), self.positions()
+        if positions is None:
+            positions = default.positions if channels in (None, len(default.positions)) else map_for(channels or 1)
+        elif channels is not None and channels != len(positions):
+            raise wrong(f"channels={channels}, but the channel map has {len(positions)}")
+        return StreamFormat(sample, rate, positions)
+
+
+def sample_format(name: str) -> SampleFormat | None:
+    """A sample format by any of PulseAudio's names."""
+    name = name.lower()
+    return BY_NAME.get(_FORMATS.get(name, name))
