@@ -21,7 +21,8 @@ from millrace.sim.qemu import FakeQemu
 from millrace.sim.rig import Capture, Rig
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS, NS_PER_S, frames_to_ns
-from millrace.wire.peer.messages import Packet, StreamFormat
+from millrace.wire.peer.messages import FormatChanged, Hello, Packet, StreamFormat, encode_message, pack_media
+from millrace.wire.peer.session import PeerServer
 from millrace.wire.qemu.audio import AudioPeer
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.spice.messages import OPUS_CAP
@@ -374,13 +375,13 @@ def test_what_is_removed_is_gone_without_the_collector() -> None:
 
 @pytest.mark.parametrize("frames", [0, 500, 6_000, 65_535])
 def test_a_microphones_packet_of_a_length_that_can_not_be_ends_its_session(frames: int) -> None:
-    rig = Rig()
-    speaker = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "evil")
-    speaker.set_format(StreamFormat(1, "opus", 48_000, ["mono"]))
+    server = PeerServer(0)
+    server.receive(encode_message(Hello(microphone=True)), 0)
+    server.receive(encode_message(FormatChanged(StreamFormat(1, "opus", 48_000, ["mono"]))), 0)
     payload = OpusEncoder(1, CodecSettings()).encode(sine(0.01, channels=1))
-    speaker.push(Packet(1, 480, 0, 0, NS_PER_S, payload), rig.now_ns)
+    server.receive(pack_media(1, 480, 0, 0, NS_PER_S, payload), 0)
     with pytest.raises(RemoteProtocolError, match="frames"):
-        speaker.push(Packet(1, frames, 5, 20_000, 2 * NS_PER_S, payload), rig.now_ns)
+        server.receive(pack_media(1, frames, 5, 20_000, 2 * NS_PER_S, payload), 0)
 
 
 @pytest.mark.parametrize("positions", [[], ["mono"] * 3, ["nowhere"]])

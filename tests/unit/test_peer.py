@@ -82,6 +82,7 @@ def test_hello_comes_first_and_once() -> None:
 def test_keepalive_pings_measures_and_gives_up() -> None:
     server, client = PeerServer(0), PeerClient(Hello(), 0)
     server.receive(client.messages_to_send()[0], 0)
+    client.receive(encode_message(Welcome(1, "g", "s", {})), 0)
     offset = 77 * NS_PER_S
     for now in range(0, 20 * NS_PER_S, NS_PER_S):
         client.handle_timeout(now)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from millrace.backends.base import FileOutput
+from millrace.clock.allowance import Allowance
 from millrace.doors.peer.decode import PacketDecoder
-from millrace.units import Frames
+from millrace.units import NS_PER_S, Frames, HostNs, frames_to_ns
 from millrace.wire.peer.messages import Packet, StreamFormat
 
 SILENCE_MAX_S = 60
+"""A longer pause is left out; so is one that the time which passed does not account for."""
 
 
 class FilePlayer:
@@ -16,6 +18,7 @@ class FilePlayer:
     def __init__(self, output: FileOutput) -> None:
         self._output = output
         self._decoder: PacketDecoder | None = None
+        self._allowance = Allowance(SILENCE_MAX_S * NS_PER_S)
         self._next: Frames | None = None
         self.played_frames: Frames = 0
         self._lost_before = 0
@@ -28,17 +31,18 @@ class FilePlayer:
     def set_format(self, fmt: StreamFormat) -> None:
         """Packets of this format follow."""
         self._lost_before = self.lost_packets
+        decoder = PacketDecoder(fmt, self._allowance)
         self._output.open(fmt.rate, tuple(fmt.positions))
-        self._decoder = PacketDecoder(fmt)
+        self._decoder = decoder
 
-    def push(self, packet: Packet) -> None:
+    def push(self, packet: Packet, now_ns: HostNs) -> None:
         """A packet has come."""
-        if self._decoder is None:
+        if self._decoder is None or not self._decoder.fits(packet, now_ns):
             return
         for position, block, _ in self._decoder.decode(packet):
             gap = 0 if self._next is None else position - self._next
             rate = self._decoder.format.rate
-            if 0 < gap <= rate * SILENCE_MAX_S:
+            if 0 < gap <= rate * SILENCE_MAX_S and self._allowance.take(frames_to_ns(gap, rate)):
                 self._output.skip(gap)
             elif gap < 0 and -gap < len(block):
                 block = block[-gap:]

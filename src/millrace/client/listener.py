@@ -54,6 +54,7 @@ log = logging.getLogger("millrace.listener")
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
 """Back in sound within a second of the server's return; jitter keeps a fleet from knocking all at once."""
+HANDSHAKE_S = 10.0
 BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
 REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
@@ -182,7 +183,8 @@ class Listener:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
         async with aiohttp.ClientSession(timeout=timeout, headers=headers) as http:
             try:
-                line = await http.ws_connect(self.url, max_msg_size=MEDIA_MAX, ssl=self._tls(), compress=0)
+                async with asyncio.timeout(HANDSHAKE_S):
+                    line = await http.ws_connect(self.url, max_msg_size=MEDIA_MAX, ssl=self._tls(), compress=0)
             except aiohttp.WSServerHandshakeError as error:
                 self._refused(error)
                 raise
@@ -277,7 +279,7 @@ class Listener:
                     length_ns = event.frames * NS_PER_S // self._playout.rate
                     self._complaints.blame.arrived(now, length_ns, event.sequence, event.follows)
                 elif self._file is not None:
-                    self._file.push(event)
+                    self._file.push(event, now)
         elif isinstance(event, FormatChanged):
             self._set_format(event.format)
         elif isinstance(event, Silence):

@@ -109,6 +109,7 @@ class SpiceAttachment(NetAttachment):
         if self._displaced:
             await self._until_place_is_free()
         self._channels: set[ChannelKind] = set()
+        self._number = 0
         tls = client_tls(self.spec.ca_file) if self.spec.tls else None
         main = self._channel(ChannelKind.MAIN, 0, 0)
 

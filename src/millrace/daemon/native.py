@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -21,7 +22,8 @@ from millrace.io.fdstream import FdStream
 from millrace.io.sockets import bind_unix, peer_identity
 from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.rights.model import OWNER, Holder, Right, show_rights
-from millrace.wire.native.messages import VERSION, Call, Fault, Hello, Message, Notice, Reply, Wait, Welcome
+from millrace.text import printable
+from millrace.wire.native.messages import VERSION, Call, Fault, Hello, Message, Notice, Reply, Wait, Welcome, frame
 from millrace.wire.native.session import NativeWire
 
 if TYPE_CHECKING:
@@ -67,6 +69,9 @@ class NativeServer:
             return
         if len(self.sessions) >= CONNECTIONS_MAX:
             log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
+            refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections are the most; close one")
+            with contextlib.suppress(OSError):
+                sock.send(frame(refusal), socket.MSG_DONTWAIT)
             sock.close()
             return
         NativeSession(self, sock)
@@ -103,7 +108,7 @@ class NativeSession:
         self.streams = NativeStreams(self)
         server.sessions.add(self)
         self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
-        self.line = FdStream(sock, self.wire, self._after, self._ended)
+        self.line = FdStream(sock, self.wire, self._after, self._ended, last_word=self._last_word)
 
     def _too_late(self) -> None:
         if not self._greeted:
@@ -134,6 +139,9 @@ class NativeSession:
         self.line.flush()
         self.line.close()
         self._gone()
+
+    def _last_word(self, why: MillraceError) -> None:
+        self.wire.send(Fault(0, "protocol", printable(why)))
 
     def _ended(self, why: Exception) -> None:
         if isinstance(why, ProtocolError):
@@ -176,7 +184,8 @@ class NativeSession:
         self._greeted = True
         self.name = hello.name[:100]
         if hello.version < 1:
-            self.end(f"version {hello.version} of the native protocol is not known; this daemon speaks {VERSION}")
+            why = f"version {hello.version} of the native protocol is not known; this daemon speaks {VERSION}"
+            self.end(why, "protocol")
             return
         try:
             self._settle(hello)

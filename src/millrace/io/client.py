@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.io.runner import StreamRunner
 from millrace.units import HostNs
 
@@ -73,7 +73,9 @@ class ClientLine:
         loop = asyncio.get_running_loop()
         self._shaking = True
         try:
-            made = await loop.start_tls(self._transport, self._runner, context, server_hostname=host)
+            made = await loop.start_tls(
+                self._transport, self._runner, context, server_hostname=host, ssl_handshake_timeout=CONNECT_S
+            )
         except (ssl.SSLError, OSError) as error:
             self._why = PeerLost(f"TLS: {error}")
             raise self._why from None
@@ -90,6 +92,10 @@ class ClientLine:
         except RemoteProtocolError as error:
             self._why = error
             raise
+        except MillraceError as error:
+            # What the graph refuses is the end of this connection too, and no bug.
+            self._why = error
+            raise RemoteProtocolError(str(error)) from None
 
     def data_to_send(self) -> bytes:
         """See `Connection`."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any, cast
+from typing import Any
 
 from millrace.errors import ConfigError, RemoteProtocolError
+
+SPICE_KEY_BITS = 1024
 
 
 def spice_ticket(key_der: bytes, password: str) -> bytes:
     """The password and a NUL under RSA-OAEP with SHA-1, as SPICE's link wants it; 128 bytes."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import padding
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.hashes import SHA1
@@ -19,9 +22,11 @@ def spice_ticket(key_der: bytes, password: str) -> bytes:
     if len(secret) > 60:
         raise ConfigError("a SPICE password has at most 59 bytes")
     try:
-        key = cast(RSAPublicKey, load_der_public_key(key_der))
+        key = load_der_public_key(key_der)
+        if not isinstance(key, RSAPublicKey) or key.key_size != SPICE_KEY_BITS:
+            raise ValueError(f"RSA of {SPICE_KEY_BITS} bits is expected")
         return key.encrypt(secret, padding.OAEP(padding.MGF1(SHA1()), SHA1(), None))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RemoteProtocolError(f"the SPICE server's key can't be used: {error}") from None
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.errors import MillraceError, PeerLost
 from millrace.io.clock import now_ns
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
@@ -37,7 +37,8 @@ class FdStream:
     """Runs one core on one connected unix socket, which it owns.
 
     `after` is called when the core has taken bytes and before its answer goes out; `ended` once, with why. Descriptors
-    that come in go to `take_fds`; without it the kernel drops them.
+    that come in go to `take_fds`; without it the kernel drops them. `last_word` may have the core say something to a
+    side that broke the rules, before the connection is closed for it.
     """
 
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
@@ -49,9 +50,10 @@ class FdStream:
         after: Callable[[], None],
         ended: Callable[[Exception], None],
         take_fds: Callable[[list[int]], None] | None = None,
+        last_word: Callable[[MillraceError], None] | None = None,
     ) -> None:
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
-        self._take_fds = take_fds
+        self._take_fds, self._last_word = take_fds, last_word
         self._flush_due = False
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Chunk] = deque()
@@ -75,7 +77,10 @@ class FdStream:
         try:
             self._core.receive(self._buffer[:size], now_ns())
             self._after()
-        except RemoteProtocolError as error:
+        except MillraceError as error:
+            if self._last_word is not None:
+                self._last_word(error)
+                self.flush()
             self._end(error)
         except Exception as error:
             # A bug of ours must cost at most the connection that met it.

@@ -6,17 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from millrace.codec.opus import OPUS_RATE, OpusDecoder
+from millrace.clock.allowance import Allowance
+from millrace.codec.opus import OpusDecoder
 from millrace.codec.pcm import decode_pcm
 from millrace.dsp.convert import Samples
 from millrace.errors import CodecError, RemoteProtocolError
-from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN, Frames
-from millrace.wire.peer.messages import Packet, StreamFormat
+from millrace.units import Frames, HostNs, frames_to_ns
+from millrace.wire.peer.messages import Packet, StreamFormat, checked_format, packet_fits
 
-OPUS_STEP = OPUS_RATE // 400
-"""Opus counts in 2.5 ms."""
-PACKET_MAX_MS = 120
-"""The longest that Opus has (RFC 6716, section 3.1)."""
 DTX_MAX_MS = 500
 """Opus sends one packet at least every 400 ms in DTX (RFC 6716, section 2.1.9)."""
 
@@ -29,21 +26,13 @@ class Decoded(NamedTuple):
     concealed: bool = False
 
 
-def check_format(fmt: StreamFormat) -> None:
-    """RemoteProtocolError for a format that makes no sense."""
-    if not RATE_MIN <= fmt.rate <= RATE_MAX or not 1 <= len(fmt.positions) <= MAX_CHANNELS:
-        raise RemoteProtocolError(f"a stream of {len(fmt.positions)} channels at {fmt.rate} Hz")
-    if fmt.codec == "opus" and fmt.rate != OPUS_RATE:
-        raise RemoteProtocolError(f"Opus at {fmt.rate} Hz")
-
-
 class PacketDecoder:
-    """Decodes one stream format."""
+    """Decodes one stream format. What is made of a packet of a few bytes is bounded by `allowance`."""
 
-    def __init__(self, fmt: StreamFormat) -> None:
-        check_format(fmt)
-        self.format = fmt
+    def __init__(self, fmt: StreamFormat, allowance: Allowance | None = None) -> None:
+        self.format = checked_format(fmt)
         self.channels = len(fmt.positions)
+        self._allowance = allowance or Allowance()
         self.lost_packets = 0
         self.damaged_packets = 0
         self._opus = self._decoder() if fmt.codec == "opus" else None
@@ -53,29 +42,33 @@ class PacketDecoder:
 
     def _decoder(self) -> OpusDecoder:
         fmt = self.format
-        return OpusDecoder(self.channels, fmt.streams, fmt.coupled, tuple(fmt.mapping))
+        try:
+            return OpusDecoder(self.channels, fmt.streams, fmt.coupled, tuple(fmt.mapping))
+        except CodecError as error:
+            raise RemoteProtocolError(f"Opus of {self.channels} channels that can't be decoded: {error}") from None
 
     def _inverse_order(self) -> list[int] | None:
         order = self.format.order
         if not order or order == list(range(self.channels)):
             return None
-        if sorted(order) != list(range(self.channels)):
-            raise RemoteProtocolError("the channel order is no permutation")
         return [order.index(i) for i in range(self.channels)]
 
     def silence(self) -> None:
         """A pause follows: the next packet's position is no loss."""
         self._expected = None
 
-    def check(self, packet: Packet) -> None:
-        """RemoteProtocolError for a length that can't be. Whoever keeps packets for later asks when they come."""
-        whole = self._opus is None or packet.frames % OPUS_STEP == 0
-        if not whole or not 0 < packet.frames * 1000 <= self.format.rate * PACKET_MAX_MS:
-            raise RemoteProtocolError(f"a packet of {packet.frames} frames")
+    def fits(self, packet: Packet, now_ns: HostNs) -> bool:
+        """Asked of each packet when it comes. One that can't be is counted, and as good as lost."""
+        self._allowance.passed(now_ns)
+        fits = packet_fits(packet, self.format) and self._take(packet.frames)
+        self.damaged_packets += not fits
+        return fits
+
+    def _take(self, frames: Frames) -> bool:
+        return self._allowance.take(frames_to_ns(frames, self.format.rate))
 
     def decode(self, packet: Packet) -> list[Decoded]:
         """The packet's frames, preceded by what had to be made up for those before it."""
-        self.check(packet)
         out: list[Decoded] = []
         if self._expected is not None:
             missing = packet.position - self._expected
@@ -91,7 +84,7 @@ class PacketDecoder:
         return out
 
     def _conceal(self, packet: Packet, start: Frames, missing: Frames) -> list[Decoded]:
-        if self._opus is None or missing > self.format.rate * DTX_MAX_MS // 1000:
+        if self._opus is None or missing > self.format.rate * DTX_MAX_MS // 1000 or not self._take(missing):
             return []
         step = packet.frames
         out: list[Decoded] = []
@@ -100,20 +93,29 @@ class PacketDecoder:
             try:
                 block = self._opus.recover(packet.payload, step) if last else self._opus.conceal(step)
             except CodecError:
-                self.damaged_packets += 1
-                block = np.zeros((step, self.channels), np.float32)
+                block = self._made_up(self._opus, step)
             out.append(Decoded(start - self.format.lookahead, self._ordered(block), True))
             start, missing = start + step, missing - step
         return out
 
     def _frames(self, packet: Packet) -> Samples:
-        try:
-            if self._opus is not None:
-                return self._ordered(self._opus.decode(packet.payload))
+        if self._opus is None:
             return decode_pcm(self.format.codec, packet.payload, self.channels)
+        try:
+            block = self._opus.decode(packet.payload)
+            if len(block) != packet.frames:
+                raise CodecError(f"a packet of {packet.frames} frames has {len(block)}")
         except CodecError:
             self.damaged_packets += 1
-            return np.zeros((packet.frames, self.channels), np.float32)
+            self.lost_packets += 1
+            block = self._made_up(self._opus, packet.frames)
+        return self._ordered(block)
+
+    def _made_up(self, opus: OpusDecoder, frames: Frames) -> Samples:
+        try:
+            return opus.conceal(frames)
+        except CodecError:
+            return np.zeros((frames, self.channels), np.float32)
 
     def _ordered(self, block: Samples) -> Samples:
         return block if self._back is None else np.ascontiguousarray(block[:, self._back])

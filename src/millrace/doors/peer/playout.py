@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from millrace.clock.allowance import Allowance
 from millrace.clock.jitter import JitterProfile, profile_of
 from millrace.clock.pace import Pace
 from millrace.doors.peer.decode import PacketDecoder
@@ -37,6 +38,7 @@ class Playout:
         self.pace = Pace(rate, profile_of(latency) if isinstance(latency, str) else latency)
         self._splice_ns = splice_ns
         self._decoder: PacketDecoder | None = None
+        self._allowance = Allowance()
         self._matrix: Matrix | None = None
         self._reorder = Reorder()
         self._voice = TapeVoice(rate, len(positions))
@@ -47,7 +49,7 @@ class Playout:
 
     def set_format(self, fmt: StreamFormat) -> None:
         """Packets of this format follow."""
-        decoder = PacketDecoder(fmt)
+        decoder = PacketDecoder(fmt, self._allowance)
         self._lost_before = self.lost_packets
         self._decoder = decoder
         self._matrix = mix_matrix(tuple(fmt.positions), self.positions)
@@ -69,9 +71,8 @@ class Playout:
 
     def push(self, packet: Packet, now_ns: HostNs) -> None:
         """A packet has come."""
-        if self._decoder is None:
+        if self._decoder is None or not self._decoder.fits(packet, now_ns):
             return
-        self._decoder.check(packet)
         length_ns = frames_to_ns(packet.frames, self._decoder.format.rate)
         self.pace.arrived(packet.host_ns, length_ns, now_ns, packet.follows)
         for ready in self._reorder.add(packet):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from millrace.wire.peer.messages import Packet
 
 HELD_MAX = 64
+HELD_BYTES_MAX = 4 * 1024 * 1024
 _WRAP = 1 << 32
 
 
@@ -13,6 +14,7 @@ class Reorder:
 
     def __init__(self) -> None:
         self._held: dict[int, Packet] = {}
+        self._bytes = 0
         self._next: int | None = None
         self.late_packets = 0
         """Came after their turn, or twice."""
@@ -22,18 +24,21 @@ class Reorder:
         if self._next is None:
             self._next = packet.sequence
         ahead = (packet.sequence - self._next) % _WRAP
-        if ahead >= _WRAP // 2:
+        if ahead >= _WRAP // 2 or packet.sequence in self._held:
             self.late_packets += 1
             return []
         self._held[packet.sequence] = packet
-        if len(self._held) > HELD_MAX:
+        self._bytes += len(packet.payload)
+        if len(self._held) > HELD_MAX or self._bytes > HELD_BYTES_MAX:
             return self.release()
         return self._run()
 
     def _run(self) -> list[Packet]:
         out: list[Packet] = []
         while self._next in self._held:
-            out.append(self._held.pop(self._next))
+            packet = self._held.pop(self._next)
+            self._bytes -= len(packet.payload)
+            out.append(packet)
             self._next = (self._next + 1) % _WRAP
         return out
 
@@ -52,4 +57,5 @@ class Reorder:
     def clear(self) -> None:
         """Another stream follows."""
         self._held.clear()
+        self._bytes = 0
         self._next = None

@@ -25,6 +25,8 @@ from millrace.wire.qemu.audio import (
 
 log = logging.getLogger("millrace.qemu")
 VOICES_MAX = 64
+KEPT_MAX = 256
+"""Voices that have ended and may come back."""
 
 
 @dataclass(slots=True)
@@ -111,8 +113,13 @@ class QemuDoor:
         voice = self.outs.pop(id_, None)
         if voice is not None:
             node = voice.stream.node
+            self._kept.pop(id_, None)
             self._kept[id_] = _Kept(node.sink, node.gains, node.mute, voice.stream.pace)
             voice.stream.remove()
+            while len(self._kept) > KEPT_MAX:
+                forgotten = next(iter(self._kept))
+                del self._kept[forgotten]
+                self._volume.pop(forgotten, None)
 
     def _enable_out(self, event: VoiceEnabled) -> None:
         voice = self.outs.get(event.id)

@@ -81,6 +81,8 @@ class SpicePlayback:
     def _start(self, event: Start) -> None:
         if self._mode == MODE_OPUS and event.rate != OPUS_RATE:
             raise RemoteProtocolError(f"SPICE Opus at {event.rate} Hz")
+        if self._mode == MODE_OPUS and event.channels > 2:
+            raise RemoteProtocolError(f"SPICE Opus of {event.channels} channels")
         coded = "opus" if self._mode == MODE_OPUS else "s16le"
         fmt = PushedFormat(event.rate, default_map(event.channels), coded)
         self._channels = event.channels

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from millrace.errors import RemoteProtocolError
+from millrace.wire.decoding import understood
 
 VERSION = 1
 HEADER = struct.Struct("<IHBB")
@@ -130,7 +130,4 @@ def decode(kind: int, body: bytes) -> Message | None:
     decoder = _decoders.get(kind)
     if decoder is None:
         return None
-    try:
-        return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RemoteProtocolError(f"message not understood: {error}") from None
+    return understood(decoder.decode, body)

@@ -7,13 +7,17 @@ It runs over WebSocket (RFC 6455): text frames are control messages, binary fram
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 
+from millrace.codec.opus import OPUS_RATE
+from millrace.codec.pcm import PCM_BYTES
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
-from millrace.units import Frames, HostNs
+from millrace.text import quoted
+from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN, Frames, HostNs
+from millrace.wire.decoding import INT_MAX, Count, Signed, understood
 
 VERSION = 1
 MESSAGE_MAX = 64 * 1024
@@ -23,6 +27,17 @@ MEDIA, MEDIA_FOLLOWS = 1, 2
 """The second kind was sent together with the packet before it, so its arrival tells nothing of the path."""
 _HEADER = struct.Struct("<BBHIQQ")
 HEADER_BYTES = _HEADER.size
+OPUS_STEP = OPUS_RATE // 400
+"""Opus counts in 2.5 ms."""
+PACKET_MAX_MS = 120
+"""The longest that Opus has (RFC 6716, section 3.1)."""
+LOOKAHEAD_MAX_MS = 100
+SAMPLES_MAX = 8 * RATE_MAX
+"""A second of all channels: what a player keeps of it is made when the format comes."""
+SETTINGS_MAX = 64
+Channels = Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=255)]], msgspec.Meta(max_length=MAX_CHANNELS)]
+Settings = Annotated[dict[str, str | Signed | bool], msgspec.Meta(max_length=SETTINGS_MAX)]
+Wishes = Annotated[dict[str, str], msgspec.Meta(max_length=SETTINGS_MAX)]
 
 
 class Hello(msgspec.Struct, tag="hello", tag_field="type"):
@@ -33,8 +48,10 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type"):
 
     version: int = VERSION
     name: str = ""
-    codecs: list[str] = msgspec.field(default_factory=lambda: ["opus", "s16", "s24", "f32"])
-    settings: dict[str, str] = {}
+    codecs: Annotated[list[str], msgspec.Meta(max_length=SETTINGS_MAX)] = msgspec.field(
+        default_factory=lambda: ["opus", "s16", "s24", "f32"]
+    )
+    settings: Wishes = {}
     latency: str = "normal"
     sink: str | None = None
     microphone: bool = False
@@ -47,24 +64,24 @@ class StreamFormat(msgspec.Struct):
     Opus multistream (RFC 7845, section 5.1.1) where there are more than two channels.
     """
 
-    generation: int
+    generation: Count
     codec: str
-    rate: int
-    positions: list[str]
-    lookahead: int = 0
-    streams: int = 1
-    coupled: int = 0
-    mapping: list[int] = []
-    order: list[int] = []
+    rate: Count
+    positions: Annotated[list[str], msgspec.Meta(max_length=MAX_CHANNELS)]
+    lookahead: Count = 0
+    streams: Count = 1
+    coupled: Count = 0
+    mapping: Channels = []
+    order: Channels = []
 
 
 class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
     """Daemon's answer: who the listener is, what it hears, and the settings in force."""
 
-    listener: int
+    listener: Count
     guest: str
     sink: str
-    settings: dict[str, str | int | bool]
+    settings: Settings
     version: int = VERSION
 
 
@@ -77,19 +94,19 @@ class FormatChanged(msgspec.Struct, tag="format", tag_field="type"):
 class Configure(msgspec.Struct, tag="set", tag_field="type"):
     """Listener changes its settings while it plays."""
 
-    settings: dict[str, str]
+    settings: Wishes
 
 
 class Configured(msgspec.Struct, tag="settings", tag_field="type"):
     """The settings now in force (also when an operator changed them)."""
 
-    settings: dict[str, str | int | bool]
+    settings: Settings
 
 
 class Silence(msgspec.Struct, tag="silence", tag_field="type"):
     """Nothing to hear from `position` on, until the next packet says where it goes on."""
 
-    position: int
+    position: Count
 
 
 class Report(msgspec.Struct, tag="report", tag_field="type"):
@@ -99,17 +116,17 @@ class Report(msgspec.Struct, tag="report", tag_field="type"):
     sound was carried on over what came late, without a hole.
     """
 
-    latency_ns: int = 0
-    fill_ns: int = 0
-    underruns: int = 0
-    lost: int = 0
-    skipped: int = 0
+    latency_ns: Count = 0
+    fill_ns: Count = 0
+    underruns: Count = 0
+    lost: Count = 0
+    skipped: Count = 0
     output: str = ""
-    target_ns: int = 0
+    target_ns: Count = 0
     drift_ppm: float = 0.0
     locked: bool = False
-    bridged: int = 0
-    ledger: dict[str, int] = {}
+    bridged: Count = 0
+    ledger: Annotated[dict[str, Signed], msgspec.Meta(max_length=SETTINGS_MAX)] = {}
     """What `latency_ns` is made of, in ns: path (from capture to the best arrival), network (of that, half the quickest
     round trip), codec, jitter, period, late, device."""
 
@@ -133,21 +150,21 @@ class Trouble(msgspec.Struct, tag="trouble", tag_field="type"):
     what: str
     stage: str
     cause: str
-    at_ns: int = 0
-    evidence: dict[str, float] = {}
+    at_ns: Signed = 0
+    evidence: Annotated[dict[str, float], msgspec.Meta(max_length=SETTINGS_MAX)] = {}
 
 
 class Ping(msgspec.Struct, tag="ping", tag_field="type"):
     """Answered with Pong; `t` is the sender's own clock."""
 
-    t: int
+    t: Signed
 
 
 class Pong(msgspec.Struct, tag="pong", tag_field="type"):
     """The answer: the ping's `t`, and the answerer's clock."""
 
-    t: int
-    now: int
+    t: Signed
+    now: Signed
 
 
 class Fault(msgspec.Struct, tag="error", tag_field="type"):
@@ -217,17 +234,58 @@ def encode_message(message: FromListener | FromDaemon) -> str:
 
 def decode_from_listener(text: str) -> FromListener:
     """Parse a listener's message; RemoteProtocolError says what is wrong with it."""
-    try:
-        message: FromListener = _from_listener.decode(text)
-        return message
-    except msgspec.MsgspecError as error:
-        raise RemoteProtocolError(f"message not understood: {error}") from None
+    message: FromListener = understood(_from_listener.decode, sized(text))
+    return message
 
 
 def decode_from_daemon(text: str) -> FromDaemon:
-    """Parse a daemon's message."""
-    try:
-        message: FromDaemon = _from_daemon.decode(text)
-        return message
-    except msgspec.MsgspecError as error:
-        raise RemoteProtocolError(f"message not understood: {error}") from None
+    """Parse a daemon's message; RemoteProtocolError says what is wrong with it."""
+    message: FromDaemon = understood(_from_daemon.decode, sized(text))
+    return message
+
+
+def sized(text: str) -> str:
+    """A control message of a length that either side takes."""
+    if len(text) > MESSAGE_MAX:
+        raise RemoteProtocolError(f"a message of {len(text)} characters; {MESSAGE_MAX} at most")
+    return text
+
+
+def checked_format(fmt: StreamFormat) -> StreamFormat:
+    """A format that can be, before anything is made for it; RemoteProtocolError says what can't."""
+    channels = len(fmt.positions)
+    if fmt.codec != "opus" and fmt.codec not in PCM_BYTES:
+        raise RemoteProtocolError(f"a stream in {quoted(fmt.codec)}; opus, {', '.join(PCM_BYTES)} can be played")
+    if not RATE_MIN <= fmt.rate <= RATE_MAX or not 1 <= channels <= MAX_CHANNELS:
+        raise RemoteProtocolError(f"a stream of {channels} channels at {fmt.rate} Hz")
+    if channels * fmt.rate > SAMPLES_MAX:
+        raise RemoteProtocolError(f"a stream of {channels} channels at {fmt.rate} Hz is more than can be played")
+    if fmt.lookahead * 1000 > fmt.rate * LOOKAHEAD_MAX_MS:
+        raise RemoteProtocolError(f"a codec that is {fmt.lookahead} frames behind")
+    if fmt.order and sorted(fmt.order) != list(range(channels)):
+        raise RemoteProtocolError("the channel order is no permutation")
+    if fmt.codec == "opus":
+        _check_opus(fmt, channels)
+    return fmt
+
+
+def _check_opus(fmt: StreamFormat, channels: int) -> None:
+    """RFC 7845, section 5.1.1: as many decoded channels as streams, and coupled ones twice; 255 is silence."""
+    if fmt.rate != OPUS_RATE:
+        raise RemoteProtocolError(f"Opus at {fmt.rate} Hz")
+    if channels <= 2:
+        return
+    decoded = fmt.streams + fmt.coupled
+    whole = 1 <= fmt.streams <= MAX_CHANNELS and fmt.coupled <= fmt.streams and len(fmt.mapping) == channels
+    if not whole or any(decoded <= index != 255 for index in fmt.mapping):
+        raise RemoteProtocolError(f"Opus of {channels} channels from {fmt.streams} streams, {fmt.coupled} coupled")
+
+
+def packet_fits(packet: Packet, fmt: StreamFormat) -> bool:
+    """Whether a packet can be one of `fmt`, by its length and its times. One that can't is as good as lost."""
+    frames, size = packet.frames, len(packet.payload)
+    if not size or not 0 < frames * 1000 <= fmt.rate * PACKET_MAX_MS or max(packet.position, packet.host_ns) > INT_MAX:
+        return False
+    if fmt.codec == "opus":
+        return frames % OPUS_STEP == 0 and size <= MESSAGE_MAX
+    return size == frames * PCM_BYTES[fmt.codec] * len(fmt.positions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from millrace.clock.allowance import Allowance
 from millrace.clock.sync import OffsetFilter
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.units import NS_PER_S, HostNs
@@ -19,15 +20,19 @@ from millrace.wire.peer.messages import (
     Pong,
     StreamFormat,
     Welcome,
+    checked_format,
     decode_from_daemon,
     decode_from_listener,
     encode_message,
+    packet_fits,
     unpack_media,
 )
 
 PING_NS = 2 * NS_PER_S
 SILENT_MAX_NS = 15 * NS_PER_S
 HELLO_MAX_NS = 10 * NS_PER_S
+FORMAT_EVERY_NS = NS_PER_S // 10
+"""A decoder and its buffers are made for each new format: on average no more often than this."""
 
 
 class Keepalive:
@@ -69,6 +74,7 @@ class _Session:
 
     def __init__(self, now_ns: HostNs, ping_ns: HostNs) -> None:
         self.keepalive = Keepalive(ping_ns, now_ns)
+        self._formats = Allowance()
         self._out: list[str | bytes] = []
 
     def next_timeout(self) -> HostNs | None:
@@ -84,6 +90,12 @@ class _Session:
         """What to write now, in order."""
         out, self._out = self._out, []
         return out
+
+    def _new_format(self, fmt: StreamFormat, now_ns: HostNs) -> StreamFormat:
+        self._formats.passed(now_ns)
+        if not self._formats.take(FORMAT_EVERY_NS):
+            raise RemoteProtocolError("the format of the sound changes again and again")
+        return checked_format(fmt)
 
     def _answered(self, message: object, now_ns: HostNs) -> bool:
         """Serve pings and pongs here, for both ends."""
@@ -113,8 +125,6 @@ class PeerServer(_Session):
         if isinstance(message, bytes):
             self._packet(message)
             return
-        if len(message) > MESSAGE_MAX:
-            raise RemoteProtocolError(f"a message of {len(message)} characters")
         parsed = decode_from_listener(message)
         if self._answered(parsed, now_ns):
             return
@@ -126,7 +136,7 @@ class PeerServer(_Session):
         elif isinstance(parsed, FormatChanged):
             if not self._offered:
                 raise RemoteProtocolError("a microphone that hello did not offer")
-            self._speaks = parsed.format
+            self._speaks = self._new_format(parsed.format, now_ns)
         self._events.append(parsed)
 
     def _packet(self, message: bytes) -> None:
@@ -135,8 +145,13 @@ class PeerServer(_Session):
         if len(message) > MESSAGE_MAX:
             raise RemoteProtocolError(f"a packet of {len(message)} bytes")
         packet = unpack_media(message)
-        if packet is not None and packet.generation == self._speaks.generation & 0xFF:
-            self._events.append(packet)
+        if packet is None or packet.generation != self._speaks.generation & 0xFF:
+            return
+        if not packet_fits(packet, self._speaks):
+            raise RemoteProtocolError(
+                f"a packet of {packet.frames} frames in {len(packet.payload)} bytes of {self._speaks.codec}"
+            )
+        self._events.append(packet)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """As both ends, and PeerLost for one that connects and never says hello."""
@@ -162,6 +177,7 @@ class PeerClient(_Session):
 
     def __init__(self, hello: Hello, now_ns: HostNs) -> None:
         super().__init__(now_ns, PING_NS)
+        self._since_ns = now_ns
         self.welcome: Welcome | None = None
         self.format: StreamFormat | None = None
         self._events: list[ListenerEvent] = []
@@ -181,8 +197,14 @@ class PeerClient(_Session):
         if isinstance(parsed, Welcome):
             self.welcome = parsed
         elif isinstance(parsed, FormatChanged):
-            self.format = parsed.format
+            self.format = self._new_format(parsed.format, now_ns)
         self._events.append(parsed)
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """As both ends, and PeerLost for a server that never says welcome."""
+        if self.welcome is None and now_ns - self._since_ns >= HELLO_MAX_NS:
+            raise PeerLost("no welcome")
+        super().handle_timeout(now_ns)
 
     def events(self) -> list[ListenerEvent]:
         """What has come since the last call."""

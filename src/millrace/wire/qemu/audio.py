@@ -140,6 +140,8 @@ class AudioPeer:
             return VoiceEnabled(id_, bool(enabled))
         if member == "SetVolume":
             id_, mute, volume = message.values("tbay")
+            if len(volume) > CHANNELS_MAX:
+                raise RemoteProtocolError(f"a volume of {len(volume)} channels; {CHANNELS_MAX} at most")
             return VoiceVolume(id_, bool(mute), tuple(volume))
         if member == "Fini":
             return VoiceFini(*message.values("t"))

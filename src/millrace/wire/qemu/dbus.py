@@ -12,6 +12,7 @@ from typing import Any
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
+from millrace.text import printable, quoted
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.qemu.values import Reader, Writer
@@ -75,7 +76,9 @@ class Message:
     def values(self, expected: str | None = None) -> list[Any]:
         """The body's values; RemoteProtocolError where the signature is not the expected one."""
         if expected is not None and self.signature != expected:
-            raise RemoteProtocolError(f"{self.member}: arguments {self.signature!r}, {expected!r} expected")
+            raise RemoteProtocolError(
+                f"{printable(self.member)}: arguments {quoted(self.signature)}, {expected!r} expected"
+            )
         return Reader(self.body, self.order).values(self.signature)
 
 
@@ -112,7 +115,7 @@ class DBusWire:
         del self._buffer[: end + 2]
         step = self._steps.pop(0)
         if not line.startswith(step):
-            raise RemoteProtocolError(f"D-Bus authentication failed: {line[:80].decode('ascii', 'replace')!r}")
+            raise RemoteProtocolError(f"D-Bus authentication failed: {quoted(line.decode('utf-8', 'replace'))}")
         if self._steps:
             self._out.append(Chunk(bytearray(b"NEGOTIATE_UNIX_FD\r\n")))
         else:

@@ -8,10 +8,15 @@ import msgspec
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
+from millrace.text import printable
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
+from millrace.wire.decoding import json_value
 
-_LINE_MAX = 1024 * 1024
+_LINE_MAX = 64 * 1024
+"""A greeting has some hundred bytes, a refusal a sentence."""
+_LINES_MAX = 1000
+"""Events of the machine may come in between, but not for ever: the answers are three."""
 _FD_NAME = "millrace"
 PEER_TO_PEER_MAJOR = 8
 
@@ -29,30 +34,36 @@ class QmpHandover:
         ]
         self._out: list[Chunk] = []
         self._greeted = False
+        self._lines = 0
         self.done = False
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError says what QEMU refused."""
         del now_ns
+        scanned = len(self._buffer)
         self._buffer += data
-        if len(self._buffer) > _LINE_MAX:
-            raise RemoteProtocolError("QMP: an endless line")
-        while (end := self._buffer.find(b"\n")) >= 0:
+        while (end := self._buffer.find(b"\n", scanned)) >= 0:
             line = bytes(self._buffer[:end])
             del self._buffer[: end + 1]
+            scanned = 0
             if line.strip():
                 self._line(line)
+        if len(self._buffer) > _LINE_MAX:
+            raise RemoteProtocolError("that is no QMP socket: an endless line")
 
     def _line(self, line: bytes) -> None:
+        self._lines += 1
+        if self._lines > _LINES_MAX:
+            raise RemoteProtocolError(f"QMP: {_LINES_MAX} lines, and no answer among them")
         try:
-            said = msgspec.json.decode(line)
-        except msgspec.MsgspecError:
-            raise RemoteProtocolError("that is no QMP socket: it does not speak JSON") from None
+            said = json_value(line)
+        except RemoteProtocolError as refused:
+            raise RemoteProtocolError(f"that is no QMP socket: {refused}") from None
         if not isinstance(said, dict):
             raise RemoteProtocolError("that is no QMP socket")
         if "error" in said:
             error = said["error"]
-            text = error.get("desc", "") if isinstance(error, dict) else ""
+            text = printable(error.get("desc", "") if isinstance(error, dict) else "")
             raise RemoteProtocolError(f"QEMU refuses: {text}; it must run with -display dbus,p2p=on,audiodev=ID")
         if "QMP" in said and not self._greeted:
             self._greeted = True

@@ -10,32 +10,44 @@ import struct
 from typing import Any
 
 from millrace.errors import RemoteProtocolError
+from millrace.text import quoted
 
 _ALIGN = {"y": 1, "g": 1, "v": 1, "n": 2, "q": 2, "b": 4, "i": 4, "u": 4, "s": 4, "o": 4, "a": 4, "h": 4,
           "x": 8, "t": 8, "d": 8, "(": 8, "{": 8}  # fmt: skip
 _PLAIN = {"y": "B", "n": "h", "q": "H", "b": "I", "i": "i", "u": "I", "h": "I", "x": "q", "t": "Q", "d": "d"}
 _KEYS = frozenset("ybnqiuxtdsogh")
 DEPTH_MAX = 16
+VALUES_MAX = 10_000
+"""In one message: sound comes as bytes, which count once."""
 
 
 def element(signature: str, at: int = 0) -> str:
     """The one complete type that begins at `at`."""
-    if at >= len(signature) or signature[at] not in _ALIGN:
-        raise RemoteProtocolError(f"D-Bus signature {signature!r} is broken")
+    return signature[at : _end(signature, at, 0)]
+
+
+def _end(signature: str, at: int, depth: int) -> int:
+    """Where the complete type that begins at `at` ends. Each character is looked at once."""
+    if depth > DEPTH_MAX or at >= len(signature) or signature[at] not in _ALIGN:
+        raise _broken(signature)
     code = signature[at]
     if code == "a":
-        return "a" + element(signature, at + 1)
+        return _end(signature, at + 1, depth + 1)
     if code not in "({":
-        return code
-    end, closing = at + 1, ")" if code == "(" else "}"
+        return at + 1
+    end, count, closing = at + 1, 0, ")" if code == "(" else "}"
     while end < len(signature) and signature[end] != closing:
-        end += len(element(signature, end))
-    if end >= len(signature) or end == at + 1:
-        # An empty struct takes no bytes: an array of them would never end.
-        raise RemoteProtocolError(f"D-Bus signature {signature!r} is broken")
-    if code == "{" and (signature[at + 1] not in _KEYS or len(elements(signature[at + 1 : end])) != 2):
-        raise RemoteProtocolError(f"D-Bus signature {signature!r} has a dictionary that is none")
-    return signature[at : end + 1]
+        end, count = _end(signature, end, depth + 1), count + 1
+    # An empty struct takes no bytes: an array of them would never end.
+    if end >= len(signature) or count == 0:
+        raise _broken(signature)
+    if code == "{" and (signature[at - 1 : at] != "a" or signature[at + 1] not in _KEYS or count != 2):
+        raise RemoteProtocolError(f"D-Bus signature {quoted(signature)} has a dictionary that is none")
+    return end + 1
+
+
+def _broken(signature: str) -> RemoteProtocolError:
+    return RemoteProtocolError(f"D-Bus signature {quoted(signature)} is broken")
 
 
 def elements(signature: str) -> list[str]:
@@ -52,6 +64,7 @@ class Reader:
 
     def __init__(self, data: bytes, order: str = "<") -> None:
         self._data, self._order, self._at = data, order, 0
+        self._count = 0
 
     @property
     def at(self) -> int:
@@ -75,8 +88,9 @@ class Reader:
 
     def value(self, kind: str, depth: int = 0) -> Any:
         """One value of a single complete type."""
-        if depth > DEPTH_MAX:
-            raise RemoteProtocolError("D-Bus values nested too deeply")
+        self._count += 1
+        if depth > DEPTH_MAX or self._count > VALUES_MAX:
+            raise RemoteProtocolError("D-Bus values nested too deeply, or too many")
         code = kind[0]
         self.align(_ALIGN[code])
         if code in _PLAIN:

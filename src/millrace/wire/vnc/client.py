@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
+from millrace.text import printable
 from millrace.units import NS_PER_S, HostNs
 
 AUDIO_ENCODING = -259
@@ -100,7 +101,7 @@ class VncClient:
         if not part.startswith(b"RFB "):
             raise RemoteProtocolError("that is no VNC server")
         if part < b"RFB 003.008\n":
-            raise RemoteProtocolError(f"this VNC server speaks {part[4:11].decode('ascii', 'replace')}; 3.8 is needed")
+            raise RemoteProtocolError(f"this VNC server speaks {printable(part[4:11])}; 3.8 is needed")
         self._out += b"RFB 003.008\n"
         self._then(1, self._security_count)
 
@@ -187,7 +188,7 @@ class VncClient:
             self._reason(b"")
 
     def _reason(self, part: bytes) -> None:
-        text = part.decode("utf-8", "replace").strip()
+        text = printable(part.decode("utf-8", "replace").strip())
         raise RemoteProtocolError(f"the VNC server refuses: {text or 'it gives no reason; is the password right?'}")
 
     def _server_init(self, part: bytes) -> None:

@@ -1,0 +1,182 @@
+"""A listener meets a bad server: it plays what it can, and says what is wrong where it can't."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from millrace.backends.wav import WavOutput
+from millrace.client.listener import Listener, ListenerOptions
+from millrace.codec.opus import OpusEncoder
+from millrace.codec.settings import CodecSettings
+from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
+from millrace.sim.signals import sine
+from millrace.units import NS_PER_MS
+from millrace.wire.peer.messages import Hello, Ping, encode_message, pack_media
+from millrace.wire.peer.session import HELLO_MAX_NS, PeerClient
+
+Speak = Callable[[web.WebSocketResponse], Awaitable[None]]
+WELCOME = {"type": "welcome", "listener": 1, "guest": "g", "sink": "s", "settings": {}}
+BYE = {"type": "bye", "reason": "done", "again": False}
+
+
+def stream(**changes: Any) -> dict[str, Any]:
+    """A `format` message."""
+    fmt: dict[str, Any] = {"generation": 1, "codec": "opus", "rate": 48_000, "positions": ["front-left", "front-right"]}
+    return {"type": "format", "format": fmt | changes}
+
+
+def packets(payloads: list[bytes], frames: int = 960, step: int = 960) -> list[bytes]:
+    """Media, one after the other; positions move by `step`."""
+    return [
+        pack_media(1, frames, n, n * step, n * step * 1_000_000 // 48, payload) for n, payload in enumerate(payloads)
+    ]
+
+
+@asynccontextmanager
+async def serving(speak: Speak) -> AsyncIterator[str]:
+    """A server that upgrades, speaks, and closes."""
+
+    async def upgrade(request: web.Request) -> web.WebSocketResponse:
+        line = web.WebSocketResponse()
+        await line.prepare(request)
+        await speak(line)
+        await line.close()
+        return line
+
+    app = web.Application()
+    app.add_routes([web.get("/g", upgrade)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"ws://127.0.0.1:{runner.addresses[0][1]}/g"
+    finally:
+        await runner.cleanup()
+
+
+def heard(script: list[Any], path: Path) -> Listener:
+    """Run a listener to a WAV against a server that sends `script`, then bye."""
+
+    async def speak(line: web.WebSocketResponse) -> None:
+        for item in [WELCOME, *script, BYE]:
+            if isinstance(item, bytes):
+                await line.send_bytes(item)
+            else:
+                await line.send_str(item if isinstance(item, str) else json.dumps(item))
+
+    async def main() -> Listener:
+        async with serving(speak) as url:
+            listener = Listener(url, WavOutput(path), ListenerOptions(reconnect=False))
+            async with asyncio.timeout(20):
+                await listener.run()
+            return listener
+
+    return asyncio.run(main())
+
+
+def opus(count: int) -> list[bytes]:
+    encoder = OpusEncoder(2, CodecSettings())
+    sound = sine(0.02 * count, channels=2)
+    return [encoder.encode(sound[n * 960 : (n + 1) * 960]) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ([stream(rate=0)], "at 0 Hz"),
+        ([stream(rate=-1)], ">= 0"),
+        ([stream(rate=2**31)], "2147483648 Hz"),
+        ([stream(rate=10**400)], "not understood"),
+        ([stream(codec="s16", rate=384_000, positions=["mono"] * 32)], "more than can be played"),
+        ([stream(positions=[])], "0 channels"),
+        ([stream(positions=["mono"] * 33)], "length <= 32"),
+        ([stream(positions=["mono"] * 3, streams=255, mapping=[0, 1, 2])], "255 streams"),
+        ([stream(positions=["mono"] * 3, streams=1, coupled=1, mapping=[0, 1, 2])], "3 channels from 1 streams"),
+        ([stream(positions=["mono"] * 3, streams=2, coupled=1, mapping=[0, 1, 256])], "<= 255"),
+        ([stream(codec="mp3\x1b[2J")], "'mp3"),
+        ([stream(lookahead=2**40)], "frames behind"),
+        ([stream(order=[0, 0])], "permutation"),
+        ([stream(), *[stream(generation=n) for n in range(200)]], "again and again"),
+        (['{"type":"welcome","x":' + "[" * 60_000], "nested too deeply"),
+        (["{" * 70_000], "70000 characters"),
+        (['{"type":"silence","position":"\\ud800"}'], "not understood"),
+        ([b"\1"], "1 bytes"),
+        ([{"type": "error", "code": "x", "message": "no more", "fatal": True}], "no more"),
+        ([{"type": "pong", "t": 2**62, "now": 0}], "never sent"),
+    ],
+)
+def test_what_can_not_be_played_ends_the_listener_with_a_sentence(tmp_path: Path, script: list[Any], says: str) -> None:
+    with pytest.raises(RemoteProtocolError) as raised:
+        heard(script, tmp_path / "out.wav")
+    assert says in str(raised.value)
+    assert "\x1b" not in str(raised.value)
+
+
+def test_damaged_opus_costs_its_own_packets(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    good = opus(100)
+    sent = [rng.randbytes(rng.randrange(1, 200)) if n % 5 == 2 else payload for n, payload in enumerate(good)]
+    sent[50] = b""
+    listener = heard([stream(), *packets(sent)], tmp_path / "out.wav")
+    assert listener.played_s == pytest.approx(2.0, abs=0.1)
+    assert 10 <= listener.report().lost <= 21
+
+
+def test_packets_of_impossible_lengths_are_left_out(tmp_path: Path) -> None:
+    script = [stream(codec="s16"), *packets([b"\1\0" * 1920] * 20)]
+    frame = b"\1\0" * 2
+    script[5:5] = [
+        pack_media(1, 960, 4, 3840, 0, b"\1"),
+        pack_media(1, 0, 4, 3840, 0, b""),
+        pack_media(1, 65_535, 4, 3840, 0, frame * 65_535),
+        pack_media(1, 960, 4, 2**64 - 1, 2**64 - 1, frame * 960),
+    ]
+    assert heard(script, tmp_path / "out.wav").played_s == pytest.approx(0.4, abs=0.001)
+
+
+def test_positions_that_jump_fill_no_disk(tmp_path: Path) -> None:
+    path = tmp_path / "out.wav"
+    script = [stream(), *packets(opus(400), step=48_000 * 59)]
+    heard(script, path)
+    assert path.stat().st_size < 62 * 48_000 * 4
+
+
+def test_sound_faster_than_time_fills_no_disk(tmp_path: Path) -> None:
+    path = tmp_path / "out.wav"
+    # A packet of one byte is 60 ms of silence.
+    heard([stream(), *packets([b"\xf8"] * 20_000, frames=960)], path)
+    assert path.stat().st_size < 62 * 48_000 * 4
+
+
+def test_a_server_that_never_says_welcome_is_given_up() -> None:
+    wire = PeerClient(Hello(), 0)
+    for n in range(HELLO_MAX_NS // (100 * NS_PER_MS)):
+        wire.receive(encode_message(Ping(n)), n * 100 * NS_PER_MS)
+        wire.handle_timeout(n * 100 * NS_PER_MS)
+    with pytest.raises(PeerLost, match="no welcome"):
+        wire.handle_timeout(HELLO_MAX_NS)
+
+
+def test_noise_is_survived_or_refused(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    good = [stream(), *packets(opus(10))]
+    for n in range(60):
+        script: list[Any] = []
+        for item in good:
+            raw = bytearray(item if isinstance(item, bytes) else json.dumps(item).encode())
+            for _ in range(rng.randrange(3)):
+                raw[rng.randrange(len(raw))] = rng.randrange(256)
+            script.append(bytes(raw) if isinstance(item, bytes) else raw.decode("latin-1"))
+        try:
+            heard(script, tmp_path / f"{n}.wav")
+        except MillraceError as error:
+            assert str(error)

@@ -1,0 +1,103 @@
+"""Servers of machines that say what no machine says: each is a sentence about that one connection."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from millrace.doors.qemu.door import KEPT_MAX, VOICES_MAX, QemuDoor
+from millrace.doors.spice.door import SpicePlayback
+from millrace.errors import RemoteProtocolError
+from millrace.io.crypto import spice_ticket
+from millrace.sim.rig import Rig
+from millrace.wire.qemu.audio import AudioPeer, PcmInfo, VoiceFini, VoiceInit, VoiceVolume
+from millrace.wire.qemu.dbus import CALL, Message
+from millrace.wire.qemu.qmp import QmpHandover
+from millrace.wire.qemu.values import VALUES_MAX, Reader, Writer, element
+from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
+from millrace.wire.vnc.client import VncClient
+
+PCM = PcmInfo(16, True, False, 48_000, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"[" * 60_000 + b"\n", "nested too deeply"),
+        (b'{"QMP": "\xff\xfe"}\n', "not UTF-8"),
+        (b'{"QMP": "\\ud800"}\n', "not understood"),
+        (b"1" * 60_000 + b"\n", "not understood"),
+        (b"x" * 70_000, "endless"),
+        (b'{"event": "X"}\n' * 1_001, "no answer"),
+        (b'{"error": {"desc": "\\u001b[2J\\nforged"}}\n', r"refuses: \\x1b\[2J\\nforged; "),
+        (b'{"error": {"desc": ' + b"[" * 500 + b"]" * 500 + b"}}\n", "refuses"),
+    ],
+)
+def test_what_is_no_qmp_is_said_in_a_sentence(said: bytes, expected: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=expected) as raised:
+        core = QmpHandover(9)
+        for at in range(0, len(said), 4096):
+            core.receive(said[at : at + 4096], 0)
+    assert len(str(raised.value)) < 400
+
+
+def test_a_signature_that_branches_at_each_level_ends_at_once() -> None:
+    with pytest.raises(RemoteProtocolError, match="broken"):
+        element("a{s" * 60 + "s" + "}" * 60)
+
+
+def test_the_values_of_a_message_are_counted() -> None:
+    many = Writer().blob(bytes(4 * VALUES_MAX)).bytes()
+    with pytest.raises(RemoteProtocolError, match="too many"):
+        Reader(many).values("an")
+    assert len(Reader(many).values("ay")[0]) == 4 * VALUES_MAX
+
+
+def test_a_volume_has_as_many_channels_as_a_voice_may() -> None:
+    body = Writer().number("t", 1).number("b", 0).blob(bytes(1_000_000)).bytes()
+    message = Message(CALL, 0, 1, {3: "SetVolume", 8: "tbay"}, body)
+    with pytest.raises(RemoteProtocolError, match="volume of 1000000 channels"):
+        AudioPeer._event(message)
+
+
+def test_voices_that_come_and_go_under_ever_new_numbers_are_forgotten() -> None:
+    rig = Rig()
+    door = QemuDoor(rig.graph, rig.graph.add_source("microphone", "Microphone"))
+    for n in range(2 * KEPT_MAX):
+        door.played([VoiceInit(n, PCM), VoiceVolume(n, False, (255, 255)), VoiceFini(n)], 0)
+    assert len(door._kept) == KEPT_MAX and len(door._volume) <= KEPT_MAX
+    door.played([VoiceInit(n, PCM) for n in range(2 * VOICES_MAX)], 0)
+    assert len(door.outs) == VOICES_MAX
+
+
+def test_a_key_that_is_none_of_spice_is_refused() -> None:
+    other = ec.generate_private_key(ec.SECP256R1()).public_key()
+    long = rsa.generate_private_key(65537, 2048).public_key()
+    for key in (other, long):
+        der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        with pytest.raises(RemoteProtocolError, match="RSA of 1024 bits"):
+            spice_ticket(der, "")
+    with pytest.raises(RemoteProtocolError, match="can't be used"):
+        spice_ticket(bytes(162), "")
+
+
+def test_spice_opus_has_one_or_two_channels() -> None:
+    rig = Rig()
+    channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128))
+    door = SpicePlayback(rig.graph, channel, "SPICE")
+    channel._events += [
+        SpiceMessage(102, struct.pack("<IH", 0, 3)),
+        SpiceMessage(103, struct.pack("<IHII", 3, 1, 48_000, 0)),
+    ]
+    with pytest.raises(RemoteProtocolError, match="3 channels"):
+        door.receive(0)
+
+
+def test_a_vnc_servers_reason_can_not_write_on_the_terminal() -> None:
+    wire = VncClient(48_000, 2, "", lambda challenge, password: bytes(16))
+    with pytest.raises(RemoteProtocolError) as raised:
+        wire.receive(b"RFB 003.008\n\0" + struct.pack(">I", 12) + b"\x1b[2J\nforged!", 0)
+    assert str(raised.value) == "the VNC server refuses: \\x1b[2J\\nforged!"
