@@ -8,7 +8,7 @@ import numpy as np
 
 from millrace.dsp.convert import Samples
 from millrace.dsp.resample import Resampler, make_resampler
-from millrace.units import Frames
+from millrace.units import Frames, HostNs, frames_to_ns
 
 Read = Callable[[Samples], Frames]
 """Fills the head of an array with frames at the client's rate; returns how many."""
@@ -22,10 +22,13 @@ class Resampled:
         self._pending: Samples | None = None
         self.tail_done = False
         self._resampler: Resampler | None = None
+        self._in: Frames = 0
+        self._out: Frames = 0
         self._begin()
 
     def _begin(self) -> None:
         self._resampler = make_resampler(*self._rates, self._channels, self._low_delay)
+        self._in = self._out = 0
 
     @property
     def method(self) -> str | None:
@@ -37,9 +40,17 @@ class Resampled:
         """Whether frames are resampled and not taken."""
         return self._pending is not None and len(self._pending) > 0
 
+    @property
+    def held_ns(self) -> HostNs:
+        """What was read and not taken, the resampler's own delay included."""
+        pending = 0 if self._pending is None else len(self._pending)
+        inside = frames_to_ns(self._in, self._rates[0]) - frames_to_ns(self._out, self._rates[1])
+        return max(0, inside) + frames_to_ns(pending, self._rates[1])
+
     def clear(self) -> None:
-        """Forget what is not taken."""
+        """Forget what is not taken, and what the resampler remembers of it."""
         self._pending = None
+        self._begin()
 
     def pull(self, out: Samples, read: Read, ending: bool) -> Frames:
         """Fill the head of `out`; with `ending`, what the resampler holds back comes too when `read` is dry."""
@@ -64,7 +75,9 @@ class Resampled:
         block = np.empty((frames * self._rates[0] // self._rates[1] + 1, self._channels), np.float32)
         got = read(block)
         if got:
-            return self._resampler.process(block[:got])
+            made = self._resampler.process(block[:got])
+            self._in, self._out = self._in + got, self._out + len(made)
+            return made
         if not ending or self.tail_done:
             return None
         self.tail_done = True

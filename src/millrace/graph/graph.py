@@ -318,6 +318,10 @@ class Graph:
             return self._lanes.ahead(stream, self.position)
         return 0 if stream.stash is None else len(stream.stash)
 
+    def rendered_at(self, now_ns: HostNs) -> Frames:
+        """Up to which position sound, or the silence of a graph that stands still, has been rendered."""
+        return max(self.position, ns_to_frames(now_ns, self.rate))
+
     def discard(self, stream: Stream) -> None:
         """Forget frames pulled and not heard (a flush)."""
         stream.stash = None
@@ -433,7 +437,10 @@ class Graph:
         self._plan = self._planner.build(self.mixes(), self._lanes.pools)
         asks = [s.latency_ask_ns for s in self.streams.values() if s.active]
         asks += [t.latency_ask_ns for t in self.taps.values() if t.active]
-        ask = min(asks, default=QUANTA_NS[-1])
+        if not asks:
+            # A client that has run dry comes back soon, and would have to wait for the end of a longer cycle.
+            return
+        ask = min(asks)
         fits = [q for q, ns in zip(self._quanta, QUANTA_NS, strict=True) if ns <= ask]
         self._quantum = fits[-1] if fits else self._quanta[0]
 

@@ -14,6 +14,7 @@ from millrace.doors.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr
 from millrace.doors.pulse.formats import StreamFormat
 from millrace.doors.pulse.queue import ByteQueue
+from millrace.doors.pulse.rendered import NEVER, Rendered
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
 from millrace.graph.graph import Graph
@@ -75,13 +76,12 @@ class PlaybackStream:
         self.requested = 0
         self.prebuffering = True
         self.drain: Request | None = None
-        self.underrun_for = 0
-        self.playing_for = 0
+        self.rendered = Rendered()
         self.removed = False
         self.end_is_drain = False
-        self._sounding = False
         self._underflow_told = True
-        self._grace_frames = 0
+        self._grace_frames = GRACE_NS * graph.rate // NS_PER_S
+        self._missed_part = 0
         self._wrote_ns: HostNs = 0
         self._asked_ns: HostNs = 0
         self._every_ns: HostNs = 0
@@ -112,6 +112,11 @@ class PlaybackStream:
     def resample_method(self) -> str | None:
         """The resampler's name, None where none is needed."""
         return self._resampled.method
+
+    @property
+    def held_ns(self) -> HostNs:
+        """What the resampler has read and not given yet."""
+        return self._resampled.held_ns
 
     # -- the client's side ---------------------------------------------------------------
 
@@ -159,7 +164,7 @@ class PlaybackStream:
 
     def check_ready(self) -> None:
         """Start playing if prebuffering is over and nothing holds it back."""
-        if self.prebuffering and self.queue.length >= max(1, self.attr.prebuf):
+        if self.queue.length >= self.attr.prebuf:
             self.prebuffering = False
         held = self.corked or self.node.sink.suspended or self.removed
         if not self.prebuffering and not held and (self.queue.length or self.attr.prebuf == 0):
@@ -171,8 +176,9 @@ class PlaybackStream:
             self.corked = corked
             if self.drain is None:
                 self._force_prebuf()
+            self.rendered.restart()
+            self._underflow_told = True
             if corked:
-                self._sounding = False
                 self.graph.deactivate(self.node, "corked")
                 self._finish_drain_if_empty()
             self.graph.touch(self.node)
@@ -185,6 +191,8 @@ class PlaybackStream:
         self.graph.discard(self.node)
         self.queue.flush()
         self._resampled.clear()
+        self._break_off()
+        self._tell_underflow(fault=False)
         self._account(self.queue.write_index - before, received=False)
         self._force_prebuf()
         self._finish_drain_if_empty()
@@ -249,18 +257,10 @@ class PlaybackStream:
         """See `Feed.pull`."""
         got = self._resampled.pull(out, self._pull_direct, self.drain is not None or self.end_is_drain)
         if got:
-            self._heard()
+            self._underflow_told = False
+            self._grace_frames = GRACE_NS * self.graph.rate // NS_PER_S
             self.ask()
         return got
-
-    def _heard(self) -> None:
-        if not self._sounding:
-            self._sounding = True
-            self.playing_for = 0
-            self.owner.notice(Command.STARTED, channel=self.channel)
-        self._underflow_told = False
-        self.underrun_for = 0
-        self._grace_frames = GRACE_NS * self.graph.rate // NS_PER_S
 
     def _pull_direct(self, out: Samples) -> Frames:
         frame = self.layout.frame_bytes
@@ -279,21 +279,39 @@ class PlaybackStream:
         return size // frame
 
     def _advance(self, size: int) -> None:
+        if self.rendered.silent:
+            # Not told yet: the client was late by less than a cycle, which is a hole all the same.
+            self._tell_underflow(fault=True)
         self.queue.advance(size)
         self.missing += size
-        self.playing_for += size
+        if self.rendered.taken(size):
+            self.owner.notice(Command.STARTED, channel=self.channel)
+
+    def _break_off(self) -> None:
+        self.rendered.broke_off(self.graph.position + self.graph.ahead(self.node))
+
+    @property
+    def playing(self) -> bool:
+        """Whether its clock runs: it is being rendered, and has something rendered."""
+        return self.rendered.playing_for > 0 and self.node.active
+
+    def underrun_for(self, now_ns: HostNs) -> int:
+        """Bytes of silence rendered since it ran dry."""
+        frames = self.rendered.underrun_frames(self.graph.rendered_at(now_ns))
+        if frames is None:
+            return NEVER
+        return frames * self.format.rate // self.graph.rate * self.layout.frame_bytes
 
     def short(self, frames: Frames, played_out: bool) -> None:
         """See `Feed.short`: the client did not deliver in time, or has come to its end."""
         if self.attr.prebuf == 0 and self.drain is None:
             self._let_time_go_on(frames)
+        else:
+            self._break_off()
         if not played_out:
             return
-        self._sounding = False
-        if self.drain is not None:
-            self._finish_drain()
-        elif not self._underflow_told:
-            self._tell_underflow()
+        self._tell_underflow(fault=self.drain is None and not self.end_is_drain)
+        self._finish_drain()
         if self.attr.prebuf > 0 or self.queue.length == 0:
             self.prebuffering = self.attr.prebuf > 0
             self._stop_if_prebuffering()
@@ -313,11 +331,12 @@ class PlaybackStream:
         late did not miss its time by that much. So the first `GRACE_NS` of a shortage are waited for.
         """
         waited = min(frames, self._grace_frames)
+        if waited:
+            self._break_off()
         self._grace_frames -= waited
-        missed = (frames - waited) * self.format.rate // self.graph.rate * self.layout.frame_bytes
+        missed, self._missed_part = divmod((frames - waited) * self.format.rate + self._missed_part, self.graph.rate)
         if missed:
-            self._advance(missed)
-            self.underrun_for += missed
+            self._advance(missed * self.layout.frame_bytes)
             self.ask()
 
     def _stop_if_prebuffering(self) -> None:
@@ -325,9 +344,12 @@ class PlaybackStream:
             self.graph.deactivate(self.node, "underrun")
             self.ask()
 
-    def _tell_underflow(self) -> None:
+    def _tell_underflow(self, fault: bool) -> None:
+        """Once each time it runs dry. What was flushed or drained did so on purpose: that is no `fault`."""
+        if self._underflow_told:
+            return
         self._underflow_told = True
-        self.node.underruns += 1
-        self.graph.troubled(self.node, "underrun", self.silent_since_ns)
-        self.playing_for = 0
+        if fault:
+            self.node.underruns += 1
+            self.graph.troubled(self.node, "underrun", self.silent_since_ns)
         self.owner.notice(Command.UNDERFLOW, channel=self.channel, offset=self.queue.read_index)

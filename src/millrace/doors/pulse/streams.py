@@ -16,7 +16,7 @@ from millrace.doors.pulse.formats import (
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.errors import GraphError
-from millrace.graph.model import NodeState, Stream, Tap
+from millrace.graph.model import Stream, Tap
 from millrace.units import RATE_MIN, HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
@@ -131,16 +131,16 @@ def playback_latency(client: PulseClient, request: Request) -> None:
     """GET_PLAYBACK_LATENCY."""
     stream = client.stream_at(request)
     graph = client.door.graph
-    ahead_ns = frames_to_ns(graph.ahead(stream.node), graph.rate)
+    ahead_ns = frames_to_ns(graph.ahead(stream.node), graph.rate) + stream.held_ns
     behind_ns = client.door.monitor_latency_ns(stream.node.sink, client.now_ns)
     client.reply(
         request,
         {
             "sink_usec": (ahead_ns + behind_ns) // 1000, "source_usec": 0,
-            "playing": stream.node.state is NodeState.RUNNING, "time": request.fields["time"],
+            "playing": stream.playing, "time": request.fields["time"],
             "now": client.door.timeval(), "write_index": stream.queue.write_index,
-            "read_index": stream.queue.read_index, "underrun_for": stream.underrun_for,
-            "playing_for": stream.playing_for,
+            "read_index": stream.queue.read_index,
+            "underrun_for": stream.underrun_for(client.now_ns), "playing_for": stream.rendered.playing_for,
         },
     )  # fmt: skip
 
