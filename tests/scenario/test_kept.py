@@ -204,8 +204,8 @@ def test_what_can_not_be_kept_is_not_made(tmp_path: Path) -> None:
         changes: list[tuple[str, dict[str, Any]]] = [
             ("guest.add", {"name": "carol"}), ("guest.remove", {"guest": "bob"}),
             ("guest.remove", {"guest": "alice"}), ("sink.add", {"guest": "alice", "name": "film"}),
-            ("sink.remove", {"guest": "alice", "sink": "music"}),
             ("set", {"target": "sink/music", "settings": {"mute": True}, "guest": "alice"}),
+            ("sink.remove", {"guest": "alice", "sink": "music"}),
             ("set", {"target": "source/microphone", "settings": {"volume": "10%"}, "guest": "alice"}),
             ("grant", rule | {"allow": True}), ("grant", rule | {"allow": None}),
             ("grant", rule | {"allow": False, "program": "parec"}),
