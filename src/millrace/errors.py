@@ -8,6 +8,7 @@ MillraceError
 │   ├── LocalProtocolError    we used a protocol wrongly: a bug of ours
 │   └── RemoteProtocolError   the other side did: ends that one connection
 ├── CodecError             a codec refused settings or data
+├── OutputLost             what was to be written can't be: a disk is full, a device is gone
 └── PeerLost               the other machine is gone
 """
 
@@ -48,6 +49,10 @@ class RemoteProtocolError(ProtocolError):
 
 class CodecError(MillraceError):
     """A codec refused its settings or its data."""
+
+
+class OutputLost(MillraceError):
+    """A file or a pipe does not take what is written to it."""
 
 
 class PeerLost(MillraceError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import resource
 import shutil
 import signal
 import sqlite3
@@ -25,6 +24,7 @@ from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right
 from millrace.rights.tokens import Token, digest_of
+from tests.places import fill, small_disk
 
 MONITOR = Permission.MONITOR
 AS_0_1_0 = """
@@ -351,47 +351,17 @@ def test_what_was_acknowledged_survives_a_kill_at_any_time(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 128 KiB; where none can be mounted, a folder in which no file can grow beyond that."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = (
-        os.getuid() == 0
-        and shutil.which("mount") is not None
-        and subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "millrace-test", str(place)],
-            check=False,
-            capture_output=True,
-        ).returncode
-        == 0
-    )
-    if mounted:
-        try:
-            yield place
-        finally:
-            subprocess.run(["umount", "-l", str(place)], check=True)
-        return
-    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (128 * 1024, limits[1]))
-    try:
-        yield place
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A small disk."""
+    with small_disk(tmp_path / "small"):
+        yield tmp_path / "small"
 
 
-def fill(place: Path) -> None:
-    """Use up the disk."""
-    with contextlib.suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
-        while file.write(bytes(512)):
-            pass
-
-
-def test_a_full_disk_refuses_changes_whole_and_is_used_again_when_there_is_room(small_disk: Path) -> None:
-    path = small_disk / "state.db"
+def test_a_full_disk_refuses_changes_whole_and_is_used_again_when_there_is_room(full: Path) -> None:
+    path = full / "state.db"
     store = Store(path)
     store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
-    fill(small_disk)
+    fill(full)
     kept = 0
     with pytest.raises(ConfigError, match="not kept") as refused:
         for n in range(3000):
@@ -400,7 +370,7 @@ def test_a_full_disk_refuses_changes_whole_and_is_used_again_when_there_is_room(
     assert str(path) in str(refused.value) and store.trouble
     assert len(store.guest("alice").levels) == kept
     store.close()
-    (small_disk / "filler").unlink()
+    (full / "filler").unlink()
     assert still_has_its_rule(path)
     store = Store(path)
     store.keep_sink("alice", "music", "Music")
@@ -408,21 +378,23 @@ def test_a_full_disk_refuses_changes_whole_and_is_used_again_when_there_is_room(
     store.close()
 
 
-def test_a_start_on_a_full_disk_leaves_what_is_there_alone(small_disk: Path) -> None:
-    path = small_disk / "state.db"
+def test_a_start_on_a_full_disk_leaves_what_is_there_alone(full: Path) -> None:
+    path = full / "state.db"
     before = healthy(path)
-    fill(small_disk)
+    fill(full)
     assert still_has_its_rule(path)
-    assert path.read_bytes() == before and not list(small_disk.glob("*broken*"))
-    path.unlink()
-    fill(small_disk)
-    if (small_disk / "filler").stat().st_size < 100_000:
-        pytest.skip("no disk could be mounted: only single files are limited here")
-    with (small_disk / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(512)):
-            pass
-    with pytest.raises(ConfigError, match=r"state\.db: .*(full|I/O)"):
-        Store(path)
+    assert path.read_bytes() == before and not list(full.glob("*broken*"))
+
+
+def test_a_first_start_on_a_full_disk_is_refused(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "d") as mounted:
+        if not mounted:
+            pytest.skip("no disk can be mounted here")
+        path = tmp_path / "d" / "state.db"
+        path.with_name("state.db.lock").touch()
+        fill(path.parent)
+        with pytest.raises(ConfigError, match=r"state\.db: .*(full|I/O)"):
+            Store(path)
 
 
 # -- files that are swapped ------------------------------------------------------------------------

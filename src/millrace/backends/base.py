@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from millrace.dsp.convert import Samples
+from millrace.errors import OutputLost
 from millrace.units import Frames, HostNs, Positions
 
 Pull = Callable[[Samples], None]
@@ -15,12 +16,13 @@ Pull = Callable[[Samples], None]
 class ClockedOutput(Protocol):
     """A sound card, or something that keeps time as one does.
 
-    Called from the output's own thread: `on_end` when it can't go on (its reader is gone), `on_lost` when it has to
-    look for its device, with the time in ns at which that went, and `on_back` when it has found one.
+    Called from the output's own thread: `on_end` when it can't go on, with why, or with None where its reader has
+    ended; `on_lost` when it has to look for its device, with the time in ns at which that went, and `on_back` when it
+    has found one.
     """
 
     name: str
-    on_end: Callable[[], None]
+    on_end: Callable[[OutputLost | None], None]
     on_lost: Callable[[HostNs], None]
     on_back: Callable[[], None]
 
@@ -43,7 +45,7 @@ class FileOutput(Protocol):
         ...
 
     def write(self, block: Samples) -> None:
-        """Append (frames, channels)."""
+        """Append (frames, channels); OutputLost where the file takes no more, and it is finished then."""
         ...
 
     def skip(self, frames: Frames) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+import select
 import threading
 import time
 from collections.abc import Callable
-from typing import BinaryIO
+from io import RawIOBase
 
 import numpy as np
 
 from millrace.backends.base import Pull
 from millrace.dsp.convert import SampleFormat, Samples, encode
+from millrace.errors import OutputLost
 from millrace.units import NS_PER_S, HostNs, Positions
 
 log = logging.getLogger("millrace.backends")
 PERIOD_NS = 5_000_000
 PERIOD_LOW_NS = 2_500_000
 BEHIND_MAX_NS = NS_PER_S
+ROOM_S = 0.1
 
 
 class NullOutput:
@@ -33,7 +36,7 @@ class NullOutput:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.peak = 0.0
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_end: Callable[[OutputLost | None], None] = lambda why: None
         self.on_lost: Callable[[HostNs], None] = lambda at_ns: None
         self.on_back: Callable[[], None] = lambda: None
 
@@ -45,6 +48,16 @@ class NullOutput:
         return self._period_ns
 
     def _run(self, rate: int, channels: int, pull: Pull) -> None:
+        """The thread: whatever ends it but `stop` is told."""
+        try:
+            self._play(rate, channels, pull)
+        except OutputLost as error:
+            self.on_end(error)
+        except Exception:
+            log.exception("%s ended by an internal error", self.name)
+            self.on_end(OutputLost(f"{self.name}: an internal error, see the log"))
+
+    def _play(self, rate: int, channels: int, pull: Pull) -> None:
         frames = max(1, rate * self._period_ns // NS_PER_S)
         block = np.zeros((frames, channels), np.float32)
         began, done = time.monotonic_ns(), 0
@@ -58,11 +71,11 @@ class NullOutput:
             pull(block)
             done += frames
             if not self.take(block):
-                self.on_end()
+                self.on_end(None)
                 return
 
     def take(self, block: Samples) -> bool:
-        """What to do with a period; False ends."""
+        """What to do with a period; False ends, and so does OutputLost."""
         self.peak = float(np.abs(block).max())
         return True
 
@@ -76,17 +89,33 @@ class NullOutput:
 class RawOutput(NullOutput):
     """Writes interleaved samples to a stream, in real time, silence included."""
 
-    def __init__(self, file: BinaryIO, name: str, period_ns: HostNs = PERIOD_NS) -> None:
+    def __init__(self, file: RawIOBase, name: str, period_ns: HostNs = PERIOD_NS) -> None:
         super().__init__(period_ns)
         self.name = f"raw:{name}"
         self._file = file
 
     def take(self, block: Samples) -> bool:
         """Write one period; a reader that is gone ends it."""
+        left = memoryview(encode(SampleFormat.S16LE, block))
         try:
-            self._file.write(encode(SampleFormat.S16LE, block))
-            self._file.flush()
-        except (BrokenPipeError, ValueError):
+            while len(left) and not self._stop.is_set():
+                # Not buffered, so that an error comes where it happens. A pipe that does not block may take a part.
+                written = self._file.write(left)
+                left = left[written or 0 :]
+                if written is None:
+                    select.select([], [self._file], [], ROOM_S)
+        except BrokenPipeError:
             log.info("%s: the reader is gone", self.name)
             return False
+        except OSError as error:
+            raise OutputLost(f"{self.name}: {error.strerror}; it ends here") from None
         return True
+
+    def stop(self) -> None:
+        """See `ClockedOutput`. A pipe that nobody reads is left to its thread."""
+        super().stop()
+        if self._thread is None or not self._thread.is_alive():
+            try:
+                self._file.close()
+            except OSError as error:
+                raise OutputLost(f"{self.name}: {error.strerror}; its end may be missing") from None

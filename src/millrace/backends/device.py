@@ -15,7 +15,7 @@ import numpy as np
 
 from millrace.backends.base import Pull
 from millrace.dsp.convert import Samples
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, OutputLost
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
@@ -160,7 +160,7 @@ class DeviceOutput(_Device):
         self._buffer_ms = BUFFER_MS[profile]
         self._rate, self._channels = 0, 0
         self._pull: Pull = lambda block: None
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_end: Callable[[OutputLost | None], None] = lambda why: None
 
     def _names(self) -> list[tuple[str, Any]]:
         import miniaudio

@@ -1,4 +1,4 @@
-"""WAV files: 16-bit PCM or 32-bit float, sizes right even after a crash a second ago.
+"""WAV files: 16-bit PCM or 32-bit float, sizes right even after a crash a second ago, and on a disk that is full.
 
 RIFF sizes are 32-bit; past 4 GiB the header says 0xFFFFFFFF and readers go by the file's length.
 """
@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from millrace.dsp.convert import SampleFormat, Samples, encode
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, OutputLost
 from millrace.units import Frames, Positions
 
+HEADER_BYTES = 44
 _UPDATE_BYTES = 1 << 18
 _U32_MAX = 0xFFFFFFFF
 
@@ -42,48 +43,68 @@ class WavOutput:
             return
         try:
             self._file = self._path.open("wb", buffering=0)
-            self._layout = layout
+        except OSError as error:
+            raise ConfigError(f"{self._path}: {error.strerror}") from None
+        self._layout = layout
+        try:
             self._write_header()
         except OSError as error:
-            raise self._full(error) from None
+            raise self._ended(error) from None
 
-    def _full(self, error: OSError) -> ConfigError:
-        """The error of a disk that takes no more; what is on it stays readable."""
+    @property
+    def _frame_bytes(self) -> int:
+        assert self._layout is not None
+        return self._layout[1] * (2 if self._sample is SampleFormat.S16LE else 4)
+
+    def _ended(self, error: OSError) -> OutputLost:
+        """The file takes no more: finish it with what is in it, and say so."""
         file, self._file = self._file, None
-        if file is not None:
+        assert file is not None and self._layout is not None
+        said = f"{self._path}: {error.strerror}; {self._bytes // self._frame_bytes / self._layout[0]:.1f} s are in it"
+        try:
+            # The part of a frame at its end goes; the header lies where there is room for it already.
+            file.truncate(HEADER_BYTES + self._bytes)
+            self._put_header(file)
             file.close()
-        return ConfigError(f"{self._path}: {error.strerror}; {self._bytes} bytes of sound are in it")
+        except OSError as worse:
+            return OutputLost(f"{said}, and its header could not be finished ({worse.strerror})")
+        return OutputLost(said)
 
     def _write_header(self) -> None:
-        assert self._file is not None and self._layout is not None
+        assert self._file is not None
+        self._put_header(self._file)
+        self._file.seek(0, os.SEEK_END)
+        self._since_update = 0
+
+    def _put_header(self, file: RawIOBase) -> None:
+        assert self._layout is not None
         rate, channels = self._layout
         width, tag = (2, 1) if self._sample is SampleFormat.S16LE else (4, 3)
         size = min(self._bytes, _U32_MAX - 36)
-        self._file.seek(0)
-        self._file.write(
-            struct.pack(
-                "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, tag, channels, rate,
-                rate * channels * width, channels * width, width * 8, b"data", size,
-            )
+        file.seek(0)
+        header = struct.pack(
+            "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, tag, channels, rate,
+            rate * channels * width, channels * width, width * 8, b"data", size,
         )  # fmt: skip
-        self._file.seek(0, 2)
-        self._since_update = 0
+        if file.write(header) != len(header):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, block: Samples) -> None:
-        """See `FileOutput`. A full disk is a ConfigError."""
+        """See `FileOutput`."""
         if self._file is None:
             return
         data = encode(self._sample, block)
         try:
             # Unbuffered, so that an error comes where it happens; short writes come only from full disks.
-            if self._file.write(data) != len(data):
+            written = self._file.write(data) or 0
+            self._bytes += written - written % self._frame_bytes
+            if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._bytes += len(data)
-            self._since_update += len(data)
+            self._since_update += written
             if self._since_update > _UPDATE_BYTES:
                 self._write_header()
         except OSError as error:
-            raise self._full(error) from None
+            raise self._ended(error) from None
 
     def skip(self, frames: Frames) -> None:
         """See `FileOutput`."""
@@ -96,10 +117,13 @@ class WavOutput:
 
     def close(self) -> None:
         """See `FileOutput`."""
-        if self._file is not None:
-            try:
-                self._write_header()
-            except OSError as error:
-                raise self._full(error) from None
-            self._file.close()
-            self._file = None
+        if self._file is None:
+            return
+        try:
+            self._write_header()
+            file, self._file = self._file, None
+            file.close()
+        except OSError as error:
+            if self._file is not None:
+                raise self._ended(error) from None
+            raise OutputLost(f"{self._path}: {error.strerror}; its end may be missing") from None

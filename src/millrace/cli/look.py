@@ -99,12 +99,13 @@ def dot(
     import subprocess
 
     from millrace.errors import ConfigError
+    from millrace.io.files import write_whole
 
     try:
         done = subprocess.run(["dot", "-Tsvg"], input=text, capture_output=True, text=True, check=True)
     except FileNotFoundError:
         raise ConfigError("Graphviz is needed for --svg: apt-get install graphviz") from None
-    svg.write_text(done.stdout)
+    write_whole(svg, done.stdout.encode())
 
 
 def drawn(state: dict[str, Any], only: str | None = None) -> str:
@@ -161,6 +162,7 @@ def report(
     from urllib.parse import quote
 
     from millrace.cli.api import call
+    from millrace.io.files import write_whole
 
     state = call("GET", "/api/v1/state")
     packages = {d.metadata["Name"]: d.version for d in distributions()}
@@ -172,11 +174,13 @@ def report(
         flight = call("GET", f"/api/v1/guests/{quote(guest['name'])}/flight")
         if flight:
             parts[f"flight/{guest['name']}.json"] = flight
-    with tarfile.open(to, "w:gz") as archive:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, content in parts.items():
             data = json.dumps(content, indent=1).encode()
             info = tarfile.TarInfo(f"millrace-report/{name}")
             info.size, info.mtime = len(data), int(time.time())
             archive.addfile(info, io.BytesIO(data))
+    write_whole(to, packed.getvalue())
     typer.echo(f"{to}: {', '.join(parts)}")
     typer.echo("names of guests, applications and addresses are in it: look before you send it", err=True)

@@ -13,7 +13,7 @@ import typer
 
 from millrace import __version__
 from millrace.cli import attach, control, demo, grants, incidents, lab, listen, look, ls, matrix, serve, token, why
-from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, OutputLost, PeerLost, ProtocolError, RightsError
 
 # Exit codes for scripts: 2 is the shell's own for wrong usage.
 EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
@@ -22,6 +22,7 @@ EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
     (RightsError, 4),
     (ProtocolError, 5),
     (PeerLost, 6),
+    (OutputLost, 7),
 )
 
 app = typer.Typer(

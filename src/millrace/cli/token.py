@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Annotated, Any
 
 import typer
+
+from millrace.errors import OutputLost
 
 app = typer.Typer(help="Tokens: let others in, with the rights they need and no more.", no_args_is_help=True)
 _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` shows it.")]
@@ -33,8 +36,14 @@ def new(
     from millrace.cli.api import call
 
     made = call("POST", "/api/v1/tokens", {"may": may, "guests": guest or [], "expires": expires, "name": name})
-    typer.echo(f"{made['id']}: {', '.join(made['may'])} in {_guests(made)}, expires {_when(made['expires'])}", err=True)
-    typer.echo(made["token"])
+    what = f"{made['id']}: {', '.join(made['may'])} in {_guests(made)}, expires {_when(made['expires'])}"
+    try:
+        typer.echo(what, err=True)
+        _show(made["token"])
+    except OSError as error:
+        # One that works and that nobody knows must not stay.
+        call("DELETE", f"/api/v1/tokens/{made['id'].removeprefix('token/')}")
+        raise OutputLost(f"the token could not be printed ({error.strerror}); it was revoked again") from None
 
 
 @app.command("list")
@@ -59,7 +68,12 @@ def rotate(token: _TOKEN) -> None:
     """
     from millrace.cli.api import call
 
-    typer.echo(call("POST", f"/api/v1/tokens/{token.removeprefix('token/')}/rotate")["token"])
+    secret = call("POST", f"/api/v1/tokens/{token.removeprefix('token/')}/rotate")["token"]
+    try:
+        _show(secret)
+    except OSError as error:
+        lost = "it is lost, and the old one lets nobody in: make room and rotate again"
+        raise OutputLost(f"the new secret could not be printed ({error.strerror}); {lost}") from None
 
 
 @app.command("revoke")
@@ -68,6 +82,12 @@ def revoke(token: _TOKEN) -> None:
     from millrace.cli.api import call
 
     call("DELETE", f"/api/v1/tokens/{token.removeprefix('token/')}")
+
+
+def _show(secret: str) -> None:
+    """Print it; OSError where nobody will have seen it."""
+    typer.echo(secret)
+    sys.stdout.flush()
 
 
 def _guests(token: dict[str, Any]) -> str:

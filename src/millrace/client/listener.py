@@ -27,7 +27,7 @@ from millrace.clock.jitter import profile_of
 from millrace.codec.settings import CodecSettings
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
-from millrace.errors import ConfigError, PeerLost, RemoteProtocolError, RightsError
+from millrace.errors import ConfigError, OutputLost, PeerLost, RemoteProtocolError, RightsError
 from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
 from millrace.io.crypto import client_tls
@@ -88,6 +88,7 @@ class Listener:
         self._playout: Playout | None = None
         self._clocked = cast(ClockedOutput, output) if hasattr(output, "start") else None
         self._file = None if self._clocked else FilePlayer(cast(FileOutput, output))
+        self._output_lost: OutputLost | None = None
         self._output_latency_ns: HostNs = 0
         self._age_ns = 0.0
         """How old the next frame was when the output asked for it last, but for the clocks' offset."""
@@ -107,14 +108,14 @@ class Listener:
     async def run(self) -> None:
         """Play until `stop`, or until the daemon ends it for good.
 
-        Reconnects by itself. RightsError when refused, ConfigError for an output that can't be used,
-        RemoteProtocolError when the other side is no Millrace.
+        Reconnects by itself. RightsError when refused, ConfigError for an output that can't be used, OutputLost for one
+        that takes no more, RemoteProtocolError when the other side is no Millrace.
         """
         tries = 0
         if self._clocked is not None:
             loop = asyncio.get_running_loop()
 
-            self._clocked.on_end = lambda: _hand(loop, self.stop)
+            self._clocked.on_end = lambda why: _hand(loop, self._output_ended, why)
             self._clocked.on_lost = lambda at_ns: _hand(loop, self._device_lost, at_ns)
             self._clocked.on_back = lambda: _hand(loop, self._device_back)
         self._start_microphone()
@@ -136,6 +137,12 @@ class Listener:
             if self.options.microphone is not None:
                 self.options.microphone.stop()
             self._close_output()
+        if self._output_lost is not None:
+            raise self._output_lost
+
+    def _output_ended(self, why: OutputLost | None) -> None:
+        self._output_lost = why
+        self.stop()
 
     def _start_microphone(self) -> None:
         """The source runs as long as the listener; what it captures is thrown away unless somebody records."""
@@ -467,7 +474,7 @@ class Listener:
         return player.played_frames / rate
 
 
-def _hand(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: HostNs) -> None:
+def _hand(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: HostNs | OutputLost | None) -> None:
     """Call it in the loop, from another thread, if there still is one."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, *args)

@@ -44,8 +44,8 @@ def _period_ns(profile: str) -> int:
 def _raw(where: str, period_ns: int) -> RawOutput:
     if where == "-":
         # A private copy of stdout: nothing else that prints can get between the samples.
-        return RawOutput(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), "-", period_ns)
+        return RawOutput(os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0), "-", period_ns)
     try:
-        return RawOutput(Path(where).open("wb"), where, period_ns)
+        return RawOutput(Path(where).open("wb", buffering=0), where, period_ns)
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}") from None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, OutputLost
+from millrace.io.files import write_whole
 from millrace.lab.day import Day
 
 POINTS_MAX = 4000
 
 
 def plot(day: Day, folder: Path) -> Path:
-    """Draw one run into `folder`; ConfigError where matplotlib is missing."""
+    """Draw one run into `folder`; ConfigError where matplotlib is missing, OutputLost where there is no room."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -37,8 +39,13 @@ def plot(day: Day, folder: Path) -> Path:
     bottom.set_xlabel("hours")
     for axis in (top, middle, bottom):
         axis.grid(alpha=0.3)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{day.scenario.name.replace('/', '_')}_{day.policy.name}.png"
     FigureCanvasAgg(figure)
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputLost(f"{folder}: {error.strerror}") from None
+    write_whole(path, drawn.getvalue())
     return path

@@ -1,0 +1,42 @@
+"""Places for tests: a disk that is small, and how it is filled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+SMALL_BYTES = 128 * 1024
+
+
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[bool]:
+    """`place` holds 128 KiB. Yields whether it is a disk; where none can be mounted, single files are limited."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES},mode=700", "millrace-test", str(place)]
+    able = os.getuid() == 0 and shutil.which("mount") is not None
+    if able and subprocess.run(mount, check=False, capture_output=True).returncode == 0:
+        try:
+            yield True
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=True)
+        return
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES, limits[1]))
+    try:
+        yield False
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def fill(place: Path) -> None:
+    """Use up the disk."""
+    with contextlib.suppress(OSError), (place / "filler").open("ab", buffering=0) as file:
+        while file.write(bytes(512)):
+            pass

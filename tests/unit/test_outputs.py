@@ -1,0 +1,140 @@
+"""What listeners and commands write: disks that fill up, devices that take nothing, readers that go."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.backends.clocked import NullOutput, RawOutput
+from millrace.backends.wav import HEADER_BYTES, WavOutput
+from millrace.client.outputs import make_output
+from millrace.dsp.convert import SampleFormat, Samples
+from millrace.errors import ConfigError, OutputLost
+from millrace.io.files import write_whole
+from millrace.units import default_map
+from tests.places import fill, small_disk
+
+
+@pytest.mark.parametrize("sample", [SampleFormat.S16LE, SampleFormat.F32LE])
+@pytest.mark.parametrize("frames", [480, 777, 30_000])
+def test_a_wav_on_a_disk_that_fills_up_holds_all_that_fits(sample: SampleFormat, frames: int, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "d"):
+        path = tmp_path / "d" / "x.wav"
+        out = WavOutput(path, sample)
+        out.open(48_000, default_map(2))
+        with pytest.raises(OutputLost, match=r"x\.wav: (No space left on device|File too large); \d\.\d s are in it"):
+            for _ in range(200):
+                out.write(np.full((frames, 2), 0.25, np.float32))
+        out.write(np.zeros((480, 2), np.float32))
+        out.close()
+        data = path.read_bytes()
+        frame = 4 if sample is SampleFormat.S16LE else 8
+        said = int.from_bytes(data[40:44], "little")
+        assert said == len(data) - HEADER_BYTES and said % frame == 0 and said > 90_000
+        assert int.from_bytes(data[4:8], "little") == len(data) - 8
+        if sample is SampleFormat.S16LE:
+            with wave.open(str(path)) as file:
+                sound = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+            assert len(sound) == said // 2 and (sound == 8192).all()
+
+
+def test_a_wav_that_can_not_be_begun_says_so() -> None:
+    out = WavOutput(Path("/dev/full"))
+    with pytest.raises(OutputLost, match="No space left"):
+        out.open(48_000, default_map(2))
+    out.close()
+    with pytest.raises(ConfigError, match="No such file"):
+        WavOutput(Path("/no/such/x.wav")).open(48_000, default_map(2))
+
+
+def ended(output: NullOutput, pull: Callable[[Samples], None] = lambda block: None) -> OutputLost | None:
+    """Play, and wait for the output to say that it is over."""
+    told: queue.Queue[OutputLost | None] = queue.Queue()
+    output.on_end = told.put
+    output.start(48_000, default_map(2), pull)
+    try:
+        return told.get(timeout=20)
+    finally:
+        output.stop()
+
+
+def test_a_device_that_takes_nothing_ends_the_output_and_says_why() -> None:
+    made = make_output("raw:/dev/full", "normal")
+    assert isinstance(made, RawOutput)
+    assert "raw:/dev/full: No space left on device" in str(ended(made))
+
+
+def test_a_disk_that_fills_up_ends_raw_too(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "d"):
+        fill(tmp_path / "d")
+        made = make_output(f"raw:{tmp_path / 'd' / 'filler'}", "low")
+        assert isinstance(made, RawOutput)
+        fill_again = threading.Timer(0.2, fill, (tmp_path / "d",))
+        fill_again.start()
+        why = str(ended(made))
+        assert "No space left" in why or "too large" in why
+        fill_again.join()
+
+
+def test_a_reader_that_goes_ends_it_without_complaint() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert ended(RawOutput(os.fdopen(writer, "wb", buffering=0), "-")) is None
+
+
+def test_a_pipe_that_does_not_block_gets_all_of_the_sound() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    count = iter(range(1, 1000))
+    output = RawOutput(os.fdopen(writer, "wb", buffering=0), "-")
+    wanted = 400 * 240 * 4
+    read = bytearray()
+
+    def read_all() -> None:
+        while len(read) < wanted and (part := os.read(reader, 1000)):
+            read.extend(part)
+
+    thread = threading.Thread(target=read_all)
+    thread.start()
+    for _ in range(400):
+        assert output.take(np.full((240, 2), next(count) / 1000, np.float32))
+    thread.join(20)
+    os.close(reader)
+    output.stop()
+    sound = np.frombuffer(bytes(read), "<i2")
+    assert len(sound) == wanted // 2 and len(np.unique(sound)) == 400 and (np.diff(sound) >= 0).all()
+
+
+def test_a_bug_in_what_is_pulled_does_not_go_unseen() -> None:
+    def broken(block: Samples) -> None:
+        raise RuntimeError("bug")
+
+    assert "internal error" in str(ended(NullOutput(), broken))
+
+
+def test_files_are_written_whole_or_left_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    write_whole(path, b"first")
+    path.chmod(0o600)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    write_whole(link, b"second")
+    assert link.is_symlink() and path.read_bytes() == b"second" and path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(OutputLost, match="No such file"):
+        write_whole(tmp_path / "no" / "report", b"x")
+    with pytest.raises(OutputLost, match="No space left"):
+        write_whole(Path("/dev/full"), b"x")
+    assert Path("/dev/full").is_char_device()
+    with small_disk(tmp_path / "d"):
+        kept = tmp_path / "d" / "report"
+        write_whole(kept, b"kept")
+        with pytest.raises(OutputLost, match=r"No space left|too large"):
+            write_whole(kept, bytes(1 << 20))
+        assert kept.read_bytes() == b"kept" and [p.name for p in kept.parent.iterdir()] == ["report"]
