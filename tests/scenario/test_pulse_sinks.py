@@ -36,7 +36,7 @@ def test_the_first_sink_has_a_name_that_no_program_takes_for_none_and_the_old_on
 
 def test_what_was_kept_and_configured_for_the_old_name_counts_for_the_new_one(tmp_path: Path) -> None:
     store = Store(tmp_path / "s" / "state.db")
-    store.keep_level("alice", "sink", "default", (0.5, 0.25), True)
+    store.keep_level("alice", "sink", "default", ((0.5, 0.25), True))
     store.keep_sink("alice", "millrace", "somebody's own of before")
     store.close()
 
@@ -54,7 +54,7 @@ def test_what_was_kept_and_configured_for_the_old_name_counts_for_the_new_one(tm
 
     running(tmp_path, test)
     again = Store(tmp_path / "s" / "state.db")
-    assert again.levels("alice")["sink", "millrace"] == ((1.0, 1.0), False)
+    assert again.guest("alice").levels["sink", "millrace"] == ((1.0, 1.0), False)
     again.close()
 
 
@@ -236,3 +236,52 @@ def test_what_a_module_records_needs_the_grant_that_its_loader_would_need() -> N
     load(client, "module-remap-source", "master=millrace.monitor source_name=quiet channels=1 master_channel_map=left")
     rig.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     assert client.error(Command.CREATE_RECORD_STREAM, **quiet_recorder()) == Err.ACCESS
+
+
+# -- the default sink --------------------------------------------------------------------------
+
+
+def test_a_new_default_takes_along_what_named_no_sink_and_nobody_has_moved() -> None:
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-null-sink", "sink_name=b")
+    load(client, "module-null-sink", "sink_name=c")
+    spec = Spec(SampleFormat.S16LE, 2, 48_000)
+    free, named, moved = (client.play(spec, (1, 2), sink_name=name).index for name in (None, "millrace", None))
+    client.ask(Command.MOVE_SINK_INPUT, index=moved, sink_index=NO_INDEX, sink_name="c")
+
+    def where() -> list[str]:
+        return [rig.graph.streams[index].sink.name for index in (free, named, moved)]
+
+    client.ask(Command.SET_DEFAULT_SINK, name="b")
+    assert where() == ["b", "millrace", "c"]
+    told = client.named(Command.PLAYBACK_STREAM_MOVED)
+    assert told[-1]["name"] == "b"
+    client.ask(Command.SET_DEFAULT_SINK, name="c")
+    client.ask(Command.SET_DEFAULT_SINK, name="millrace")
+    assert where() == ["millrace", "millrace", "c"]
+    # One that was moved to the default goes with it again.
+    client.ask(Command.MOVE_SINK_INPUT, index=moved, sink_index=NO_INDEX, sink_name="default")
+    client.ask(Command.SET_DEFAULT_SINK, name="b")
+    assert where() == ["b", "millrace", "b"]
+
+
+def test_a_new_default_source_takes_along_recorders_that_named_none_where_they_may() -> None:
+    rig = Rig()
+    client = rig.client()
+    rig.graph.add_source("microphone", "Microphone")
+    load(client, "module-null-source", "source_name=line")
+    spec = Spec(SampleFormat.S16LE, 1, 48_000)
+    for name in (None, "microphone"):
+        client.ask(Command.CREATE_RECORD_STREAM, **record_fields(spec, (0,), source_name=name))
+
+    def where() -> list[str]:
+        return [record.node.sink.name for record in rig.door.records.values() if record.node.sink]
+
+    client.ask(Command.SET_DEFAULT_SOURCE, name="line")
+    assert where() == ["line", "microphone"]
+    rig.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+    client.ask(Command.SET_DEFAULT_SOURCE, name="millrace.monitor")
+    assert where() == ["line", "microphone"]
+    client.ask(Command.SET_DEFAULT_SOURCE, name="microphone")
+    assert where() == ["line", "microphone"], "it is not where the default was"

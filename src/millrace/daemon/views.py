@@ -39,7 +39,7 @@ def stream_view(guest: Guest, stream: Stream) -> View:
         "id": stream.key, "name": stream.name, "state": stream.state.value, "sink": stream.sink.key,
         "linked_to": [link.target.key for link in stream.links],
         "application": stream.props.get("application.name", ""), "role": stream.props.get("media.role", ""),
-        "chosen": list(stream.chosen), "ducked_db": round(20 * math.log10(stream.trim), 1),
+        "chosen": list(stream.chosen), "placed": stream.placed, "ducked_db": round(20 * math.log10(stream.trim), 1),
         "underruns": stream.underruns,
         "ahead_ms": round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1), **_volume(stream),
     }  # fmt: skip

@@ -152,7 +152,8 @@ class Graph:
             self.set_default(heir)
         for stream in list(self.streams.values()):
             if any(link.target is sink for link in stream.links):
-                self.move_stream(stream, heir)
+                stream.placed = False
+                self._relink(stream, heir)
         for tap in list(sink.taps):
             self.move_tap(tap, heir)
         for other in self.mixes():
@@ -171,8 +172,12 @@ class Graph:
         self._changed("remove", source)
 
     def set_default(self, sink: Sink) -> None:
-        """Where new streams go that name no sink."""
-        self.default = sink
+        """Where streams go that name no sink: new ones, and those on the default of before that nobody has moved."""
+        before, self.default = self.default, sink
+        for stream in list(self.streams.values()):
+            alone = len(stream.links) == 1 and stream.links[0].target is before
+            if alone and before is not sink and not stream.placed and "sink" not in stream.chosen:
+                self._relink(stream, sink)
         for observer in list(self.observers):
             observer("default", sink)
 
@@ -225,7 +230,14 @@ class Graph:
     # -- links and levels ----------------------------------------------------------------
 
     def move_stream(self, stream: Stream, sink: Sink) -> None:
-        """Link `stream` to `sink` instead; while it plays, one fades into the other."""
+        """Link `stream` to `sink` instead; while it plays, one fades into the other.
+
+        It stays there when the default changes, but for one that was moved to the default: that goes with it again.
+        """
+        stream.placed = sink is not self.default
+        self._relink(stream, sink)
+
+    def _relink(self, stream: Stream, sink: Sink) -> None:
         stream.links = [Link(sink)]
         self._changed("change", stream)
 

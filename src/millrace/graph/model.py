@@ -178,6 +178,8 @@ class Stream(Levelled):
     underruns: int = 0
     chosen: tuple[str, ...] = ()
     """What its client asked for itself, of volume and sink: session managers let that be."""
+    placed: bool = False
+    """Somebody moved it to where it is; one that nobody has, and that named no sink, goes with the default one."""
 
     kind = "stream"
 
@@ -240,6 +242,8 @@ class Tap(Node):
     consumer: Consumer = None  # type: ignore[assignment]
     sink: Sink | None = None
     clocked: bool = False
+    placed: bool = False
+    """Its client named what it records, or somebody moved it there: it does not go with the default source."""
     latency_ask_ns: HostNs = 40_000_000
     active: bool = True
 

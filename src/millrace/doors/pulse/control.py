@@ -135,6 +135,7 @@ def move_output(client: PulseClient, request: Request) -> None:
     record = _output(client, request)
     target = client.door.find_source(request.fields["source_index"], request.fields["source_name"])
     client.door.demand_capture(_owner(client, record), target)
+    record.node.placed = target is not client.door.recorded_by_default()
     client.door.graph.move_tap(record.node, target)
     client.reply(request)
 
@@ -196,8 +197,7 @@ def set_default_sink(client: PulseClient, request: Request) -> None:
 
 def set_default_source(client: PulseClient, request: Request) -> None:
     """SET_DEFAULT_SOURCE."""
-    client.door.default_source = client.door.find_source(NO_INDEX, request.fields["name"])
-    client.door.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
+    client.door.set_default_source(client.door.find_source(NO_INDEX, request.fields["name"]))
     client.reply(request)
 
 

@@ -126,6 +126,17 @@ class PulseDoor:
         """What is recorded by those that name nothing: a chosen source, else the microphone, else the monitor."""
         return self.default_source or next(iter(self.graph.sources.values()), None) or self.default_sink
 
+    def set_default_source(self, source: Sink) -> None:
+        """Record it by default; those that named nothing go along, where their clients may."""
+        before, self.default_source = self.recorded_by_default(), source
+        for record in list(self.records.values()):
+            owner, node = self.clients.get(record.owner.index), record.node
+            if owner is None or node.sink is not before or before is source or node.placed:
+                continue
+            if self.grants.verdict(permission_of(source), owner.subject) is Verdict.ALLOW:
+                self.graph.move_tap(node, source)
+        self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
+
     @staticmethod
     def source_name(sink: Sink) -> str:
         """A source's own name; a monitor is called after its sink."""

@@ -186,6 +186,7 @@ def create_record(client: PulseClient, request: Request) -> None:
     record.mute = bool(f.get("muted") and f.get("muted_set"))
     node.consumer = record
     record.source = door.source_level(sink)
+    node.placed = f["source_index"] != NO_INDEX or bool(f["source_name"])
     node.active = node.clocked = not f["corked"]
     record.corked = f["corked"]
     door.records[node.id] = record
