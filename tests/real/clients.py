@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+
+from millrace.wire.qemu.qmp import PEER_TO_PEER_MAJOR
 
 EXACT = {
     "paplay": ["paplay", "{wav}"],
@@ -77,3 +80,9 @@ _BEEP = (
 )  # fmt: skip
 BOOT_SECTOR = _BEEP.ljust(510, b"\0") + b"\x55\xaa"
 """A machine that beeps at 996.8 Hz for ever: the smallest guest that makes a sound."""
+
+
+def old_qemu() -> bool:
+    """QEMU 7.2, Debian 12's, has no sound peer to peer: it is taken over a bus there."""
+    said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout
+    return int(said.split("version ")[1].split(".")[0]) < PEER_TO_PEER_MAJOR

@@ -12,31 +12,32 @@ import time
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
 REQUIRE_ALL = os.environ.get("MILLRACE_REQUIRE") == "all"
+STALLS = ("not run", "starved", "busy", "stopped", "wrote late")
 MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 
 
 def need(*programs: str) -> None:
     """Skip where a program is missing; fail where all are required."""
     missing = [p for p in programs if shutil.which(p) is None]
-    if not missing:
-        return
-    message = f"not installed: {', '.join(missing)}"
-    if REQUIRE_ALL:
-        pytest.fail(message)
-    else:
-        pytest.skip(message)
+    if missing:
+        lack(f"programs: {', '.join(missing)}")
+
+
+def lack(what: str) -> NoReturn:
+    """Skip for want of something; fail where everything is required."""
+    (pytest.fail if REQUIRE_ALL else pytest.skip)(f"this machine lacks {what}")
 
 
 def need_root() -> None:
     """Skip where priorities can't be changed; fail where everything is required."""
     if os.geteuid() != 0:
-        (pytest.fail if REQUIRE_ALL else pytest.skip)("only root may change priorities")
+        lack("a root user, who alone may change priorities")
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition") -> Any:
@@ -116,9 +117,7 @@ class Bus:
 
     def stalls(self) -> list[str]:
         """What the daemon wrote down of this machine, or a client, having stood still: each is a hole of its own."""
-        return [
-            one["cause"] for one in self.incidents() for _ in range(one["count"]) if one["stage"] in ("loop", "client")
-        ]
+        return [one["cause"] for one in self.incidents() for _ in range(one["count"]) if one["cause"] in STALLS]
 
     def spawn(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         env = self.env | options.pop("env", {})

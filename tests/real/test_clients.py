@@ -56,22 +56,34 @@ def test_every_frame_of_every_client_arrives_once_and_in_order(
     raw = tmp_path / "count.raw"
     raw.write_bytes(frames.tobytes())
     padded = write_wav(tmp_path / "padded.wav", np.concatenate((frames, np.zeros((24_000, 2), "<i2"))))
-    listener = bus.listener(tmp_path / "out.wav", *PCM)
-    bus.run(
-        *(part.format(wav=wav, raw=raw, padded=padded) for part in command),
-        env={"ALSA_CONFIG_PATH": "/usr/share/alsa/alsa.conf"},
-    )
-    sound, rate = bus.hear(listener, tmp_path / "out.wav")
-    assert rate == 48_000
-    judge_numbered(trimmed(sound), frames)
+    for attempt in range(3):
+        before = len(bus.stalls())
+        listener = bus.listener(tmp_path / "out.wav", *PCM)
+        bus.run(
+            *(part.format(wav=wav, raw=raw, padded=padded) for part in command),
+            env={"ALSA_CONFIG_PATH": "/usr/share/alsa/alsa.conf"},
+        )
+        sound, rate = bus.hear(listener, tmp_path / "out.wav")
+        assert rate == 48_000
+        # A machine that stood still makes a hole, and the daemon says so: it plays again. Three times is no accident.
+        if attempt == 2 or len(bus.stalls()) == before or not holes(trimmed(sound)):
+            judge_numbered(trimmed(sound), frames)
+            return
 
 
-def judge_numbered(heard: np.ndarray, frames: np.ndarray) -> None:
-    """All frames, in order. Silence between them is a late client (a stall of the machine), not a loss."""
+def holes(heard: np.ndarray) -> int:
+    """How many runs of silence are in it."""
+    silent = ~heard.any(axis=1)
+    return int(np.count_nonzero(np.diff(silent.astype(np.int8)) == 1))
+
+
+def judge_numbered(heard: np.ndarray, frames: np.ndarray, stalls: int = 0) -> None:
+    """All frames, once and in order, without a hole but for as many as the machine's own `stalls`."""
     loud = heard[heard.any(axis=1)]
     assert len(loud) == len(frames), f"{len(frames) - len(loud)} frames are missing (negative: doubled)"
     wrong = np.flatnonzero((loud != frames).any(axis=1))
     assert not len(wrong), f"{len(wrong)} frames differ, the first is {wrong[0]}"
+    assert holes(heard) <= stalls, f"{holes(heard)} holes"
 
 
 @pytest.mark.parametrize("name", CONVERTING)
@@ -206,7 +218,7 @@ def test_parec_and_ffmpeg_record_the_monitor_bit_for_bit(
         recorder.wait(10)
         grabber.wait(10)
     for sound in (np.frombuffer(raw.read_bytes(), "<i2").reshape(-1, 2), read_wav(grabbed)[0]):
-        judge_numbered(trimmed(sound), frames)
+        judge_numbered(trimmed(sound), frames, len(bus.stalls()))
 
 
 def test_a_30_ms_file_plays_whole(bus: Bus, tmp_path: Path) -> None:
@@ -280,4 +292,4 @@ def test_kill_9_of_a_client_leaves_the_others_bit_exact(
         victim.kill()
     assert player.wait(30) == 0
     sound, _ = bus.hear(listener, tmp_path / "out.wav")
-    judge_numbered(trimmed(sound), frames)
+    judge_numbered(trimmed(sound), frames, len(bus.stalls()))

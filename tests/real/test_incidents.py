@@ -21,6 +21,12 @@ from .test_clients import s16
 
 pytestmark = pytest.mark.real
 Scenes = Callable[[str], Scene]
+LOADED = {
+    ("loop", "not run"), ("loop", "starved"), ("loop", "busy"), ("cycle", "overran"), ("encoder", "slow"),
+    ("client", "wrote late"), ("machine", "late"), ("microphone", "late"), ("device", "late"),
+    ("listener", "not run"), ("network", "late"), ("network", "stalled"),
+}  # fmt: skip
+"""What happens by itself on a machine with other work to do."""
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +52,12 @@ def test_an_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
     before = {one["id"] for one in scene.incidents()}
     kind.make(scene)
 
-    def named() -> bool:
-        new = [one for one in scene.incidents() if one["id"] not in before]
-        return (kind.stage, kind.cause) in {(one["stage"], one["cause"]) for one in new}
+    def new() -> set[tuple[str, str]]:
+        return {(one["stage"], one["cause"]) for one in scene.incidents() if one["id"] not in before}
 
-    wait_for(named, 8, f"an incident of {kind.stage}: {kind.cause}")
+    wait_for(lambda: (kind.stage, kind.cause) in new(), 8, f"an incident of {kind.stage}: {kind.cause}")
+    others = new() - {(kind.stage, kind.cause), *kind.also} - LOADED
+    assert not others, "nobody else is blamed, but for what a loaded machine does"
 
 
 def test_a_daemon_without_a_processor_says_so(scenes: Scenes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.sim.signals import sine
 
-from .conftest import MILLRACE, Bus, need, read_wav, sound_server, trimmed, wait_for, write_wav
+from .conftest import MILLRACE, Bus, lack, need, read_wav, sound_server, trimmed, wait_for, write_wav
 from .test_clients import PCM, judge_numbered, s16
 
 pytestmark = pytest.mark.real
@@ -66,27 +67,38 @@ def test_guests_are_added_isolated_and_removed(bus: Bus, tmp_path: Path) -> None
     need("paplay", "pactl")
     out = bus.cli("guest", "add", "alice").stdout
     assert "PULSE_SERVER=unix:" in out
-    bus.listener(tmp_path / "alice.wav", *PCM, guest="alice")
+    in_alice = {"PULSE_SERVER": f"unix:{bus.pulse('alice')}"}
+    hers = bus.listener(tmp_path / "alice.wav", *PCM, guest="alice")
+    his = bus.listener(tmp_path / "default.wav", *PCM)
     player = play_tone(bus, tmp_path, 2)
-    listing = bus.run("pactl", "list", "sink-inputs", env={"PULSE_SERVER": f"unix:{bus.pulse('alice')}"}).stdout
-    assert listing == ""
+    assert bus.run("pactl", "list", "sink-inputs", env=in_alice).stdout == ""
     assert player.wait(10) == 0
+    # Then something in alice, so that what she heard can be told from a listener that heard nothing at all.
+    other = write_wav(tmp_path / "other.wav", s16(sine(1.0, hz=500.0)))
+    bus.run("paplay", str(other), env=in_alice)
+    wait_for(lambda: bus.guest("alice")["state"] == "idle", 15, "alice falls idle")
+    for listener, file, hz, seconds in ((hers, "alice.wav", 500, 1.0), (his, "default.wav", 997, 2.0)):
+        sound, rate = bus.hear(listener, tmp_path / file)
+        heard = trimmed(sound)
+        assert abs(len(heard) / rate - seconds) < 0.1, "its own sound and no more"
+        assert abs(frequency_hz(heard[2400:-2400, 0].astype(np.float32), rate) - hz) < 1.0
+    bus.listener(tmp_path / "more.wav", *PCM, guest="alice")
     assert bus.cli("guest", "add", "alice", check=False).returncode != 0
     assert bus.cli("guest", "add", "../evil", check=False).returncode != 0
     bus.cli("guest", "remove", "alice")
-    assert wait_for(lambda: bus.processes[0].poll() is not None, what="alice's listener ends")
+    assert wait_for(lambda: bus.processes[-1].poll() is not None, what="alice's listener ends")
     assert not bus.pulse("alice").exists()
 
 
-def test_the_listener_is_back_within_a_second_of_the_servers_return(bus: Bus, tmp_path: Path) -> None:
+def test_the_listener_comes_back_when_the_server_does_and_all_of_what_follows_is_heard(
+    bus: Bus, tmp_path: Path
+) -> None:
     need("paplay")
     listener = bus.listener(tmp_path / "out.wav", *PCM)
     assert bus.stop() == 0
     time.sleep(1.0)
     bus.start()
-    began = time.monotonic()
-    wait_for(lambda: bus.guest()["listeners"], 5, "the listener returns")
-    assert time.monotonic() - began < 3, "a bound for any machine; bench measures the figure"
+    wait_for(lambda: bus.guest()["listeners"], 10, "the listener returns")
     frames = s16(sine(1.0))
     bus.run("paplay", str(write_wav(tmp_path / "after.wav", frames)))
     sound, _ = bus.hear(listener, tmp_path / "out.wav")
@@ -106,7 +118,7 @@ def test_a_listener_that_never_reads_loses_its_own_packets_only(bus: Bus, tmp_pa
     stuck.kill()
     assert dropped > 0
     sound, _ = bus.hear(good, tmp_path / "good.wav")
-    judge_numbered(trimmed(sound), frames)
+    judge_numbered(trimmed(sound), frames, len(bus.stalls()))
 
 
 def test_ctrl_c_of_daemon_and_listener_leaves_files_right_and_clients_told(bus: Bus, tmp_path: Path) -> None:
@@ -177,8 +189,7 @@ def test_tls_and_token_over_a_network_address(bus: Bus, tmp_path: Path) -> None:
     bus.start()
     listen = [*MILLRACE, "listen", bus.url(scheme="wss"), "--insecure", "--to", f"wav:{tmp_path / 'out.wav'}", "-q"]
     refused = subprocess.run(listen, env=bus.env, capture_output=True, text=True, timeout=20)
-    if address != "127.0.0.1":
-        assert refused.returncode == 4 and "token" in refused.stderr
+    assert refused.returncode == 4 and "token" in refused.stderr
     trusting = subprocess.run(
         [a for a in listen if a != "--insecure"], env=bus.env, capture_output=True, text=True, timeout=20
     )
@@ -199,15 +210,13 @@ def test_tls_and_token_over_a_network_address(bus: Bus, tmp_path: Path) -> None:
 
 
 def _own_address() -> str:
-    """An address of this machine that is not loopback, made up of what the kernel routes locally."""
-    import socket
-
+    """An address of this machine that is not loopback: of the interface that a route leads to, to nobody there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
         except OSError:
-            return "127.0.0.1"
+            lack("an address besides loopback (this machine has no route)")
+        return str(probe.getsockname()[0])
 
 
 def test_wrong_use_says_what_to_do(bus: Bus, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_the_policy_is_killed_while_somebody_plays_and_not_a_frame_is_lost(lone:
         policy.wait()
     assert player.wait(30) == 0
     sound, _ = lone.hear(listener, tmp_path / "out.wav")
-    judge_numbered(sound, frames)
+    judge_numbered(sound, frames, len(lone.stalls()))
     assert "no session manager" in lone.cli("ls").stdout
 
 
@@ -245,7 +245,9 @@ def test_a_flatpak_is_known_by_what_its_root_says_and_traps_there_catch_nobody(t
 def test_another_mount_namespace_is_a_container_and_its_file_names_say_nothing(bus: Bus) -> None:
     need("unshare", "pactl")
     bus.cli("revoke", "connect", "--program", "container:*")
-    inside = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-r", "-m"]
+    # Where the root is no mount point (a chroot), its propagation can't be changed.
+    namespace = ["--mount", "--propagation", "unchanged"]
+    inside = ["unshare", *namespace] if os.geteuid() == 0 else ["unshare", "-r", *namespace]
     done = subprocess.run([*inside, "pactl", "info"], env=bus.env, capture_output=True, text=True, timeout=20)
     assert done.returncode != 0 and "denied" in done.stderr.lower()
     bus.run("pactl", "info")

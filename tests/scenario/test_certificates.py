@@ -7,6 +7,7 @@ import datetime
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -20,6 +21,7 @@ from millrace.client.outputs import make_output
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig, load
 from millrace.errors import ConfigError, RightsError
+from millrace.io.crypto import client_tls
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Certificate, parse_rights
 
@@ -57,6 +59,20 @@ def certificate(folder: Path, name: str, issuer: Pair | None = None, alternative
     return Pair(cert, key, made, secret)
 
 
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification as Python 3.13's: certificates of the simple kind, as made here, must pass it."""
+    made = ssl.create_default_context
+
+    def strictly(*args: Any, **options: Any) -> ssl.SSLContext:
+        context = made(*args, **options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strictly)
+
+
+@pytest.mark.usefixtures("strict")
 def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path) -> None:
     authority, stranger = certificate(tmp_path, "authority"), certificate(tmp_path, "stranger")
     server = certificate(tmp_path, "server", authority, "localhost")
@@ -76,7 +92,7 @@ def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path) -> None:
         port = daemon.address.rpartition(":")[2]
 
         async def status(pair: Pair | None, path: str, method: str = "GET") -> int:
-            context = ssl.create_default_context(cafile=str(authority.cert))
+            context = client_tls(str(authority.cert))
             if pair is not None:
                 context.load_cert_chain(pair.cert, pair.key)
             async with aiohttp.ClientSession() as http:

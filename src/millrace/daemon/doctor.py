@@ -60,7 +60,7 @@ class Doctor:
         self.incidents = Incidents(daemon.ids.take, wall_ns)
         self.incidents.on_change = self._changed
         self._waited_ns = _run_delay_ns()
-        self._cpu_ns = time.thread_time_ns()
+        self._cpu_ns = self._cpu_before_ns = time.thread_time_ns()
         self._wall_offset = wall_ns() - now_ns()
 
         self.flight = FlightRecorder()
@@ -87,9 +87,9 @@ class Doctor:
         """Every second: what nobody tells us."""
         while True:
             await asyncio.sleep(TICK_S)
-            self._waited_ns, self._cpu_ns = _run_delay_ns(), time.thread_time_ns()
+            self._waited_ns = _run_delay_ns()
             now = now_ns()
-            self.ran(now)
+            self._look_at_clock(now)
             notify("WATCHDOG=1")
             await self._note_flight(now)
 
@@ -103,7 +103,12 @@ class Doctor:
     # -- our own doing -----------------------------------------------------------------------
 
     def ran(self, began_ns: HostNs) -> None:
-        """The graphs have run, or might have: is the wall clock where it was?"""
+        """The graphs have run."""
+        self._cpu_before_ns, self._cpu_ns = self._cpu_ns, time.thread_time_ns()
+        self._look_at_clock(began_ns)
+
+    def _look_at_clock(self, began_ns: HostNs) -> None:
+        """Is the wall clock where it was?"""
         offset = wall_ns() - now_ns()
         moved = offset - self._wall_offset
         self._wall_offset = offset
@@ -120,23 +125,31 @@ class Doctor:
 
     def strain(self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs, before_ns: HostNs) -> None:
         """A run of the graphs began so late, and took so long; the one before it ended at `before_ns`."""
-        waited, cpu = _run_delay_ns(), time.thread_time_ns()
-        waited_ns, cpu_ns = waited - self._waited_ns, cpu - self._cpu_ns
-        self._waited_ns, self._cpu_ns = waited, cpu
+        waited = _run_delay_ns()
+        waited_ns, self._waited_ns = waited - self._waited_ns, waited
+        cpu_ns = self._cpu_ns - self._cpu_before_ns
         evidence = {
             "late_ms": _ms(late_ns), "took_ms": _ms(spent_ns), "waited_for_processor_ms": _ms(waited_ns),
             "computed_ms": _ms(cpu_ns),
         }  # fmt: skip
-        stage, cause = self._blamed(late_ns, spent_ns, waited_ns, cpu_ns)
         due = began_ns - late_ns
+        regular = due - before_ns < CYCLE_MAX_NS
+        stage, cause = self._blamed(late_ns, spent_ns, waited_ns, cpu_ns, regular)
         # What held it up began between the run that was in time and the deadline that was not kept.
         at = (max(before_ns, due - CYCLE_MAX_NS) + due) // 2 if late_ns >= spent_ns else began_ns
         self.incidents.record(stage, cause, began_ns + spent_ns, evidence=evidence, at_ns=at)
 
-    def _blamed(self, late_ns: HostNs, spent_ns: HostNs, waited_ns: HostNs, cpu_ns: HostNs) -> tuple[str, str]:
-        """Who had the time: the graphs, other work of ours, other programs, or nobody."""
+    def _blamed(
+        self, late_ns: HostNs, spent_ns: HostNs, waited_ns: HostNs, cpu_ns: HostNs, regular: bool
+    ) -> tuple[str, str]:
+        """Who had the time: the graphs, other work of ours, other programs, or nobody.
+
+        `cpu_ns` is what we computed since the run before ended. In `regular` running that was within a cycle of the
+        deadline, so what we computed is what held us up. `waited_ns` reaches back for up to a second, in which a loaded
+        machine makes everybody wait a little: it counts only where we did not compute.
+        """
         lost_ns = max(late_ns, spent_ns)
-        if waited_ns > lost_ns // 2:
+        if waited_ns > lost_ns // 2 and not (regular and cpu_ns > lost_ns // 2):
             return "loop", "starved"
         if cpu_ns < lost_ns // 2:
             return "loop", "not run"

@@ -42,12 +42,23 @@ def vnc_answer(challenge: bytes, password: str) -> bytes:
     return encryptor.update(challenge) + encryptor.finalize()
 
 
+def _take_private_authorities(context: ssl.SSLContext) -> None:
+    """Accept what people's own authorities sign, as OpenSSL, curl and browsers do.
+
+    Python 3.13 verifies by RFC 5280 to the letter (VERIFY_X509_STRICT), and refuses an authority without a key usage or
+    a certificate without an authority key identifier: what the usual `openssl req -x509` and `openssl x509 -req` make.
+    """
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+
+
 def client_tls(ca_file: str, cert: str = "", key: str = "") -> ssl.SSLContext:
     """TLS that trusts `ca_file`, or else the system's authorities, and shows `cert`; ConfigError if a file is bad."""
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"CA file {ca_file}: {error}") from None
+    if ca_file:
+        _take_private_authorities(context)
     if cert:
         try:
             context.load_cert_chain(cert, key or None)
@@ -68,6 +79,7 @@ def server_tls(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
             context.load_verify_locations(client_ca)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"tls.client_ca {client_ca}: {error}") from None
+        _take_private_authorities(context)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,15 @@ class Cell:
         return _NOT_THERE.get((self.card, self.direction), "")
 
     def guest_command(self, d: Path, images: Path, seconds: int, binary: str, bus: bool) -> list[str]:
-        """run-guest's arguments; `d` is the cell's own folder, `bus` says to go over a bus."""
+        """run-guest's arguments; `d` is the cell's own folder, `bus` says to go over a bus.
+
+        By this Python, as numpy is here and need not be in the system's.
+        """
         play = "none" if self.direction == "in" else "sine"
         out = [
-            str(RIG / "run-guest"), "--images", str(images), "--device", self.card, "--binary", binary, "--quiet",
-            "--audiodev", _AUDIODEV[self.door].format(d=d), "--play", play, "--seconds", str(seconds),
+            sys.executable, str(RIG / "run-guest"), "--images", str(images), "--device", self.card,
+            "--binary", binary, "--quiet", "--audiodev", _AUDIODEV[self.door].format(d=d),
+            "--play", play, "--seconds", str(seconds),
             "--qmp", f"{d}/qmp", "--log", f"{d}/guest.log",
         ]  # fmt: skip
         extra = (_OLD_QEMU if bus else _QEMU.get(self.door, "")).format(d=d)

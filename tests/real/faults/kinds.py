@@ -34,13 +34,17 @@ while time.monotonic() < end: pass
 
 @dataclass(frozen=True)
 class Kind:
-    """`make` brings it about and returns when, in ns of the host's clock; `scene` says what it needs."""
+    """`make` brings it about and returns when, in ns of the host's clock; `scene` says what it needs.
+
+    `also` is what else the same fault brings about, besides its own stage and cause.
+    """
 
     name: str
     make: Callable[[Scene], int]
     stage: str
     cause: str
     scene: str = "plain"
+    also: tuple[tuple[str, str], ...] = ()
 
 
 # -- applications ------------------------------------------------------------------------------
@@ -288,7 +292,7 @@ KINDS = (
     Kind("the listener is stopped", listener_stopped, "listener", "not run"),
     Kind("the listener is killed", listener_killed, "listener", "left"),
     Kind("a listener sends nonsense", listener_garbage, "listener", "broke the protocol"),
-    Kind("a listener reads nothing", listener_reads_nothing, "send", "line full"),
+    Kind("a listener reads nothing", listener_reads_nothing, "send", "line full", also=(("listener", "left"),)),
     Kind("packets are lost", lambda s: s.fail("drop 5"), "network", "packets lost"),
     Kind("the line stalls", lambda s: s.fail("stall 0.4"), "network", "stalled", "line"),
     Kind("the line is too thin", thin, "network", "late", "line"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.sim.signals import sine
-from tests.real.clients import BOOT_SECTOR
+from tests.real.clients import BOOT_SECTOR, old_qemu
 from tests.real.conftest import MILLRACE, Bus, need, sound_server, wait_for, write_wav
 from tests.real.test_clients import s16
 
@@ -74,7 +74,8 @@ class Scene:
         self.folder, self.what = folder, what
         (folder / "run").mkdir(mode=0o700)
         self.truth = folder / "truth"
-        args = ("--qemu-qmp", str(folder / "qmp")) if what == "machine" else ()
+        self.over_bus = what == "machine" and old_qemu()
+        args = ("--qemu-qmp", str(folder / "qmp")) if what == "machine" and not self.over_bus else ()
         self.bus = Bus(folder / "run", *args)
         self.bus.env["FAULT_TRUTH"] = str(self.truth)
         self.bus.env["PYTHONPATH"] = str(ROOT)
@@ -148,11 +149,22 @@ class Scene:
         need("qemu-system-x86_64")
         image = self.folder / "boot.img"
         image.write_bytes(BOOT_SECTOR)
+        where = f"addr={self._message_bus()}" if self.over_bus else "p2p=on"
         self._keep(
             "machine", "qemu-system-x86_64", "-M", "pc,pcspk-audiodev=a", "-nodefaults",
             "-audiodev", "dbus,id=a,timer-period=5000", "-drive", f"format=raw,file={image}",
-            "-display", "dbus,p2p=on,audiodev=a", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
+            "-display", f"dbus,{where},audiodev=a", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
         )  # fmt: skip
+
+    def _message_bus(self) -> str:
+        """A D-Bus for a QEMU that has no sound peer to peer, attached when it is first asked for."""
+        need("dbus-daemon")
+        address = f"unix:path={self.folder}/bus"
+        if "bus" not in self.processes:
+            self._keep("bus", "dbus-daemon", "--session", "--nofork", f"--address={address}")
+            wait_for((self.folder / "bus").exists, 10, "the bus is there")
+            self.bus.cli("attach", "qemu", "--dbus", address)
+        return address
 
     def _sound_server(self) -> tuple[str, bool]:
         """Where the listener plays, and whether that is new."""
