@@ -20,9 +20,10 @@ from millrace.client.nativestream import NativeStream, Recording
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsError
+from millrace.graph.model import Stream
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Right, parse_rights
-from millrace.units import NS_PER_MS
+from millrace.units import NS_PER_MS, default_map
 from millrace.wire.native.messages import HEADER, Call, Fault, Hello, Kind, Message, Welcome, frame
 from millrace.wire.native.session import NativeWire
 
@@ -233,8 +234,9 @@ def test_a_guests_programs_see_their_guest_alone(tmp_path: Path) -> None:
 def test_many_objects_are_told_in_slices_and_none_is_lost(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         graph = daemon.guest("alice").graph
+        assert graph.default is not None
         for n in range(1_000):
-            graph.add_sink(f"s{n}")
+            graph.add_stream(Stream(graph.ids.take(), f"s{n}", default_map(2)), graph.default)
         async with of_daemon(daemon) as watcher:
             there = await first_look(watcher.watch())
             assert len(there) == 1_000 + 6
@@ -250,8 +252,8 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: 
         async with of_daemon(daemon) as watcher:
             changes = watcher.watch()
             await first_look(changes)
-            sinks = [graph.add_sink(f"s{n}", "x" * 500) for n in range(1_000)]
-            for round_ in range(12):
+            sinks = [graph.add_sink(f"s{n}", "x" * 4000) for n in range(200)]
+            for round_ in range(20):
                 for sink in sinks:
                     graph.set_mute(sink, round_ % 2 == 0)
                 await asyncio.sleep(0.02)

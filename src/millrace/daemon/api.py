@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from millrace import __version__
 from millrace.daemon.commands import Command, Commands
 from millrace.daemon.openapi import describe
 from millrace.errors import ConfigError
+from millrace.io.turns import Turns
 from millrace.rights.model import Holder
 from millrace.text import parse_json
 
@@ -33,10 +35,10 @@ async def arguments_of(request: web.Request) -> dict[str, Any]:
 
 
 class Api:
-    """Handlers of /api/v1."""
+    """Handlers of /api/v1. Each request is served at its holder's expense."""
 
-    def __init__(self, commands: Commands) -> None:
-        self._commands = commands
+    def __init__(self, commands: Commands, turns_of: Callable[[Holder], Turns]) -> None:
+        self._commands, self._turns_of = commands, turns_of
 
     def routes(self) -> list[web.RouteDef]:
         """Where they are."""
@@ -45,6 +47,9 @@ class Api:
 
     def _route(self, command: Command) -> web.RouteDef:
         async def handle(request: web.Request) -> web.Response:
+            return await self._turns_of(holder_of(request)).do(answer(request))
+
+        async def answer(request: web.Request) -> web.Response:
             answer = await self._commands.run(holder_of(request), command.name, await arguments_of(request))
             return web.json_response(answer, headers={"Cache-Control": "no-store"})
 

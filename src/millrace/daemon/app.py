@@ -44,6 +44,7 @@ from millrace.io.locks import FileLock
 from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, NATIVE_SOCKET, RUNTIME_LOCK
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, private_dir
+from millrace.io.turns import Turns
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
@@ -71,6 +72,9 @@ class Daemon:
             raise
         self.ids = Ids()
         self.driver = TimerDriver(worked_ns)
+        self.turns = Turns()
+        """Those of connections that are nobody's yet, and of the daemon's owner."""
+        self._turns: dict[str, Turns] = {}
         self.guests: dict[str, Guest] = {}
         self.address = config.listen
         self.commands = Commands(self)
@@ -258,6 +262,13 @@ class Daemon:
         """Why changes are not kept, or what was kept before and is not there."""
         return self.store.trouble or self.store.lost
 
+    def turns_of(self, holder: Holder) -> Turns:
+        """At whose expense a holder's commands are done: a guest's programs, each token, and the owner."""
+        kind, _, name = holder.key.partition("/")
+        if kind == "guest" and name in self.guests:
+            return self.guests[name].turns
+        return self._turns.setdefault(holder.key, Turns()) if kind == "token" else self.turns
+
     def refused(self) -> int:
         """Requests that were not let in, or not allowed."""
         return self.forbidden + (self._web.refused() if self._web is not None else 0)
@@ -271,6 +282,7 @@ class Daemon:
         """The doctor hears of what goes wrong in a guest."""
         doctor, guest.doctor = self.doctor, self.doctor
         guest.graph.troubled = lambda node, what, since_ns: doctor.troubled(guest, node, what, since_ns)
+        guest.turns.on_wait = lambda waited_ns: doctor.made_to_wait(guest, waited_ns)
         guest.graph.cut_short = lambda left_out_ns: doctor.cut_short(guest, left_out_ns)
         guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
         guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
@@ -298,6 +310,7 @@ class Daemon:
 
     def end_holder(self, key: str, why: str) -> None:
         """A holder's rights have ended: so does what runs by them, at once."""
+        self._turns.pop(key, None)
         if self._web is not None:
             self._web.end_holder(key, why)
         for session in self._native_sessions():

@@ -120,7 +120,7 @@ class Commands:
 
     async def _state(self, args: r.State, holder: Holder) -> Any:
         seen = self.visible(holder)
-        guests = [guest_view(guest) for guest in seen if args.guest in (None, guest.name)]
+        guests = [await guest_view(guest) for guest in seen if args.guest in (None, guest.name)]
         state: dict[str, Any] = {"version": __version__, "listen": self._daemon.address, "guests": guests}
         state |= {"you": holder.key, "names": [guest.name for guest in seen]}
         if holder.may(Right.ADMIN):
@@ -166,7 +166,7 @@ class Commands:
     async def _guest_add(self, args: r.GuestAdd, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         options = {key: value for key in ("rate", "channels") if (value := getattr(args, key)) is not None}
-        return guest_view(await self._daemon.add_guest(args.name, options))
+        return await guest_view(await self._daemon.add_guest(args.name, options))
 
     async def _guest_remove(self, args: r.OfGuest, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)

@@ -167,6 +167,11 @@ class Doctor:
         }  # fmt: skip
         self.incidents.record("cycle", "cut short", now_ns(), guest.name, "", evidence)
 
+    def made_to_wait(self, guest: Guest, waited_ns: HostNs) -> None:
+        """A guest's programs have asked for more than its share for so long."""
+        evidence = {"waited_ms": _ms(waited_ns), "connections": guest.turns.waiting}
+        self.incidents.record("requests", "cut short", now_ns(), guest.name, "", evidence)
+
     # -- streams -----------------------------------------------------------------------------
 
     def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:

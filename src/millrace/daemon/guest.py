@@ -23,7 +23,8 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.io.clock import now_ns, wall_ns
-from millrace.io.sockets import peer_identity, private_dir, serve_tcp, serve_unix
+from millrace.io.sockets import Acceptor, peer_identity, private_dir, serve_tcp, serve_unix
+from millrace.io.turns import Turns
 from millrace.outlets.peer import PeerOutlets
 from millrace.text import parse_address
 from millrace.units import default_map
@@ -72,9 +73,11 @@ class Guest:
         self.outlets = PeerOutlets(self.graph)
         self.outlets.clock = now_ns
         self.graph.observers.append(self._graph_changed)
-        self._servers: list[asyncio.AbstractServer] = []
         self._made: list[Path] = []
         """Files that end with the guest."""
+        self.turns = Turns()
+        """What its programs may take of the daemon's time."""
+        self._servers: list[Acceptor | asyncio.AbstractServer] = []
         self.sessions: list[ListenerSession] = []
         self.doctor: Doctor | None = None
         self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
@@ -104,11 +107,11 @@ class Guest:
     async def start(self) -> None:
         """Open the sockets."""
         private_dir(self.directory)
-        self._servers.append(await serve_unix(self.pulse_path, self._connect))
+        self._servers.append(serve_unix(self.pulse_path, self._connect, self.turns))
         self._made.append(self.pulse_path)
         self._write_cookie()
         for address in self.config.pulse_tcp:
-            self._servers.append(await serve_tcp(*parse_address(address, "pulse_tcp"), self._connect))
+            self._servers.append(await serve_tcp(*parse_address(address, "pulse_tcp"), self._connect, self.turns))
         self._driver.attach(self.graph)
 
     def _write_cookie(self) -> None:

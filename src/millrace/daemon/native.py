@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -19,7 +18,7 @@ from millrace.daemon.requests import parsed
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
-from millrace.io.sockets import bind_unix, peer_identity
+from millrace.io.sockets import Acceptor, bind_unix, peer_identity
 from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.rights.model import OWNER, Holder, Right, show_rights
 from millrace.text import printable
@@ -34,7 +33,6 @@ log = logging.getLogger("millrace.native")
 CONNECTIONS_MAX = 512
 CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
-BACK_OFF_S = 0.5
 GREET_S = 10.0
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ConfigError, "config"), (GraphError, "graph"), (RightsError, "rights"), (ProtocolError, "protocol"),
@@ -52,21 +50,10 @@ class NativeServer:
     def __init__(self, daemon: Daemon, path: Path, guest: Guest | None = None) -> None:
         self.daemon, self.guest, self._path = daemon, guest, path
         self.sessions: set[NativeSession] = set()
-        self._listener = bind_unix(path)
-        self._loop = asyncio.get_running_loop()
-        self._resume: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self._listener, self._accept)
+        self.turns = daemon.turns if guest is None else guest.turns
+        self._acceptor = Acceptor(bind_unix(path), self.turns, self._take)
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                # The listener stays readable: without a pause the loop would do nothing else.
-                log.error("no connection can be taken: %s", error.strerror)
-                self._loop.remove_reader(self._listener)
-                self._resume = self._loop.call_later(BACK_OFF_S, self._loop.add_reader, self._listener, self._accept)
-            return
+    def _take(self, sock: socket.socket) -> None:
         if len(self.sessions) >= CONNECTIONS_MAX:
             log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
             refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections are the most; close one")
@@ -78,10 +65,7 @@ class NativeServer:
 
     def close(self) -> None:
         """Stop accepting, and end every connection."""
-        self._loop.remove_reader(self._listener)
-        if self._resume is not None:
-            self._resume.cancel()
-        self._listener.close()
+        self._acceptor.close()
         for session in list(self.sessions):
             session.end("the daemon is stopping" if self.guest is None else "the guest is stopping")
         self._path.unlink(missing_ok=True)
@@ -108,7 +92,7 @@ class NativeSession:
         self.streams = NativeStreams(self)
         server.sessions.add(self)
         self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
-        self.line = FdStream(sock, self.wire, self._after, self._ended, last_word=self._last_word)
+        self.line = FdStream(sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns)
 
     def _too_late(self) -> None:
         if not self._greeted:
@@ -232,6 +216,7 @@ class NativeSession:
 
     def _welcome(self, holder: Holder) -> None:
         self.holder, self.ready = holder, True
+        self.line.turns = self.daemon.turns_of(holder)
         guests = [guest.name for guest in self.daemon.commands.visible(holder)]
         self.send(Welcome(VERSION, holder.key, show_rights(holder.rights), guests[:1000]))
 
@@ -274,7 +259,7 @@ class NativeSession:
         while self._calls:
             call = self._calls.popleft()
             try:
-                await self._do(call)
+                await self.line.turns.do(self._do(call))
             except MillraceError as error:
                 self.refuse(call.serial, error)
             except Exception:

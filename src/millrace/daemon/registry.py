@@ -1,22 +1,22 @@
 """The registry: every object of the daemon by its number, and who watches.
 
 Changes are gathered until the loop comes round, made into one message for all watchers of the same guests, and
-sent. A watcher that comes gets what is there in slices, so that sound goes on in between.
+sent. All telling is done in turns, a slice of objects to a watcher in a step: sound goes on in between.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from millrace.io.turns import Steps, Turns
 from millrace.rights.model import Holder, Right
 from millrace.wire.native.messages import Objects, frame, packed
 
-SLICE = 250
+SLICE = 50
 FRAME_BYTES = 256 * 1024
 Shown = dict[str, Any]
 View = Callable[[], Shown]
@@ -53,7 +53,9 @@ class Registry:
         self._watchers: dict[Watcher, bool] = {}
         self._there: dict[int, Entry] = {}
         self._gone: dict[int, Entry] = {}
-        self._due = False
+        self._of_guest: dict[str, set[int]] = {}
+        self._turns = Turns()
+        self._telling = Steps(self._tell, self._turns.over)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -63,66 +65,66 @@ class Registry:
     def put(self, id_: int, kind: str, guest: str, view: View) -> None:
         """An object is new, or has changed."""
         entry = self._entries[id_] = Entry(id_, kind, guest, view)
+        self._of_guest.setdefault(guest, set()).add(id_)
         if self._watchers:
             self._there[id_] = entry
-            self._schedule()
+            self._turns.wait(self._telling)
 
     def drop(self, id_: int) -> None:
         """An object is gone."""
         entry = self._entries.pop(id_, None)
         self._there.pop(id_, None)
-        if entry is not None and self._watchers:
+        if entry is None:
+            return
+        self._of_guest[entry.guest].discard(id_)
+        if self._watchers:
             self._gone[id_] = entry
-            self._schedule()
+            self._turns.wait(self._telling)
 
     def drop_guest(self, guest: str) -> None:
         """A guest is gone, and what was in it."""
-        for entry in [e for e in self._entries.values() if e.guest == guest]:
-            self.drop(entry.id)
+        for id_ in list(self._of_guest.get(guest, ())):
+            self.drop(id_)
+        self._of_guest.pop(guest, None)
 
-    def _schedule(self) -> None:
-        if not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_soon(self._tell)
-
-    def _tell(self) -> None:
-        self._due = False
-        # No more than a slice at a time: sound goes on in between.
-        there = {id_: self._there.pop(id_) for id_ in list(islice(self._there, SLICE))}
-        gone, self._gone = self._gone, {}
-        if self._there:
-            self._schedule()
-        shown = {entry.id: _shown(entry) for entry in there.values()}
-        made: dict[tuple[Any, ...], bytes | None] = {}
-        for watcher in list(self._watchers):
-            key = (watcher.holder.rights, watcher.holder.guests, watcher.kinds, watcher.encode)
-            if key not in made:
-                seen = [shown[e.id] for e in there.values() if _sees(watcher, e)]
-                lost = [e.id for e in gone.values() if _sees(watcher, e)]
-                made[key] = watcher.encode(seen, lost, False) if seen or lost else None
-            data = made[key]
-            if data is not None:
-                watcher.send_objects(data)
+    def _tell(self) -> Iterator[None]:
+        """Tell all watchers of what has changed: a step for each of them, and slice by slice."""
+        while self._there or self._gone:
+            there = {id_: self._there.pop(id_) for id_ in list(islice(self._there, SLICE))}
+            gone, self._gone = self._gone, {}
+            shown = {entry.id: _shown(entry) for entry in there.values()}
+            made: dict[tuple[Any, ...], bytes | None] = {}
+            for watcher in list(self._watchers):
+                key = (watcher.holder.rights, watcher.holder.guests, watcher.kinds, watcher.encode)
+                if key not in made:
+                    seen = [shown[e.id] for e in there.values() if _sees(watcher, e)]
+                    lost = [e.id for e in gone.values() if _sees(watcher, e)]
+                    made[key] = watcher.encode(seen, lost, False) if seen or lost else None
+                data = made[key]
+                if data is not None and watcher in self._watchers:
+                    watcher.send_objects(data)
+                yield
 
     # -- watchers --------------------------------------------------------------------------------
 
     def watch(self, watcher: Watcher) -> None:
         """Show `watcher` what is there, then every change."""
         self._watchers[watcher] = True
-        self._show(watcher, iter(list(self._entries)))
+        steps = self._show(watcher, iter(list(self._entries)))
+        self._turns.wait(Steps(lambda: steps, self._turns.over))
 
     def unwatch(self, watcher: Watcher) -> None:
         """Tell it no more."""
         self._watchers.pop(watcher, None)
 
-    def _show(self, watcher: Watcher, ids: Iterator[int]) -> None:
-        if watcher not in self._watchers:
-            return
-        part = [self._entries.get(id_) for id_ in islice(ids, SLICE)]
-        shown = [_shown(entry) for entry in part if entry is not None and _sees(watcher, entry)]
-        watcher.send_objects(watcher.encode(shown, [], len(part) < SLICE))
-        if len(part) == SLICE:
-            asyncio.get_running_loop().call_soon(self._show, watcher, ids)
+    def _show(self, watcher: Watcher, ids: Iterator[int]) -> Iterator[None]:
+        while watcher in self._watchers:
+            part = [self._entries.get(id_) for id_ in islice(ids, SLICE)]
+            shown = [_shown(entry) for entry in part if entry is not None and _sees(watcher, entry)]
+            watcher.send_objects(watcher.encode(shown, [], len(part) < SLICE))
+            if len(part) < SLICE:
+                return
+            yield
 
 
 def native_frames(there: list[Shown], gone: list[int], synced: bool) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
@@ -15,6 +17,8 @@ from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.model import Levelled, Sink, Stream, Tap
 
 View = dict[str, Any]
+T = TypeVar("T")
+STEP = 25
 
 
 def _volume(node: Levelled) -> View:
@@ -139,22 +143,33 @@ def guest_summary(guest: Guest) -> View:
     }  # fmt: skip
 
 
-def guest_view(guest: Guest) -> View:
+async def _all(view: Callable[[T], View], things: Iterable[T]) -> list[View]:
+    """A view of each, with pauses: sound goes on in between."""
+    out: list[View] = []
+    for thing in list(things):
+        out.append(view(thing))
+        if len(out) % STEP == 0:
+            await asyncio.sleep(0)
+    return out
+
+
+async def guest_view(guest: Guest) -> View:
     """One guest with everything in it."""
     graph = guest.graph
+    recorders = [record.node for record in guest.door.records.values()]
+    recorders += [record.node for record in guest.native_records.values()]
     return {
         "name": guest.name, "state": "running" if graph.running else "idle", "rate": graph.rate,
         "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
         "clients": len(guest.door.clients),
         "refused_logins": guest.door.refused, "refused_captures": guest.door.refused_captures,
         "pulse": str(guest.pulse_path), "native": str(guest.native_path),
-        "sinks": [sink_view(guest, sink) for sink in graph.sinks.values()],
-        "sources": [sink_view(guest, source) for source in graph.sources.values()],
+        "sinks": await _all(lambda sink: sink_view(guest, sink), graph.sinks.values()),
+        "sources": await _all(lambda source: sink_view(guest, source), graph.sources.values()),
         "doors": [attachment.view() for attachment in guest.attachments],
-        "streams": [stream_view(guest, stream) for stream in graph.streams.values()],
-        "recorders": [
-            *(recorder_view(record.node) for record in guest.door.records.values()),
-            *(recorder_view(record.node) for record in guest.native_records.values()),
-        ],
-        "listeners": [listener_view(session) for session in guest.sessions],
+        "streams": await _all(
+            lambda stream: stream_view(guest, stream), (s for s in graph.streams.values() if s.links)
+        ),
+        "recorders": await _all(recorder_view, recorders),
+        "listeners": await _all(listener_view, guest.sessions),
     }  # fmt: skip

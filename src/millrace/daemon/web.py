@@ -86,7 +86,7 @@ class Web:
     def __init__(self, daemon: Daemon, token: str, certificates: Sequence[Certificate] = ()) -> None:
         self._daemon = daemon
         self._gate = Gate(token, daemon.access, certificates)
-        self._api = Api(daemon.commands)
+        self._api = Api(daemon.commands, daemon.turns_of)
         self._sockets: dict[ListenerSession, web.WebSocketResponse] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[bool]] = set()
@@ -186,7 +186,9 @@ class Web:
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 break
             try:
-                session.receive(message.data, now_ns())
+                with session.guest.turns:
+                    session.receive(message.data, now_ns())
+                await session.guest.turns.turn()
             except (ProtocolError, MillraceError) as error:
                 log.warning("listener %s: %s", session.address, error)
                 self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")

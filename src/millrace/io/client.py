@@ -38,6 +38,8 @@ class ClientLine:
         self.congested = self.watched = False
         self.unread_since_ns: HostNs = 0
         self.wake: Callable[[], None] = lambda: None
+        self.over: Callable[[], bool] = lambda: False
+        self.unfinished = False
         self._core, self._after, self._ended = core, after, ended
         self._why: Exception = PeerLost("the connection ended")
         self._runner = StreamRunner(lambda transport: self)
@@ -84,11 +86,12 @@ class ClientLine:
         self._transport = cast(asyncio.Transport, made)
         self._runner.connection_made(self._transport)
 
-    def receive(self, data: memoryview, now_ns: HostNs) -> None:
+    def receive(self, data: memoryview, now_ns: HostNs) -> int:
         """See `Connection`."""
         try:
             self._core.receive(data, now_ns)
             self._after(now_ns)
+            return len(data)
         except RemoteProtocolError as error:
             self._why = error
             raise
@@ -108,10 +111,11 @@ class ClientLine:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `next_timeout`."""
 
-    def closed(self) -> None:
+    def closed(self) -> bool:
         """See `Connection`. During a handshake `start_tls` says what went wrong."""
         if not self._shaking:
             self._ended(self._why)
+        return True
 
     def violated(self, error: RemoteProtocolError) -> None:
         """See `Connection`: `ended` is told when it is closed."""

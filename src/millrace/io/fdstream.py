@@ -12,11 +12,13 @@ from typing import Protocol
 
 from millrace.errors import MillraceError, PeerLost
 from millrace.io.clock import now_ns
+from millrace.io.turns import Turns
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 
 log = logging.getLogger("millrace.io")
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 16 * 1024
+"""What is parsed in one step."""
 FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
 
@@ -51,7 +53,10 @@ class FdStream:
         ended: Callable[[Exception], None],
         take_fds: Callable[[list[int]], None] | None = None,
         last_word: Callable[[MillraceError], None] | None = None,
+        turns: Turns | None = None,
     ) -> None:
+        self.turns = turns or Turns()
+        """Whose expense it is to read what comes."""
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
         self._take_fds, self._last_word = take_fds, last_word
         self._flush_due = False
@@ -64,6 +69,21 @@ class FdStream:
         self.flush()
 
     def _readable(self) -> None:
+        if self.turns.ready():
+            with self.turns:
+                self._read()
+        else:
+            self._loop.remove_reader(self._sock)
+            self.turns.wait(self)
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock, self._readable)
+            self._read()
+        return True
+
+    def _read(self) -> None:
         try:
             size = self._receive()
         except (BlockingIOError, InterruptedError):

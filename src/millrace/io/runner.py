@@ -16,11 +16,14 @@ from typing import Protocol, cast
 
 from millrace.errors import RemoteProtocolError
 from millrace.io.clock import now_ns
+from millrace.io.turns import Turns
 from millrace.units import NS_PER_MS, HostNs
 
 log = logging.getLogger("millrace.io")
 
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 64 * 1024
+RECEIVE_BYTES_WAITING = 4 * 1024
+"""A guest whose connections wait for their turn is read no faster than this: what is read must be kept."""
 UNSENT_MAX = 8 * 1024 * 1024
 """A connection that leaves more than this unread is cut: it would only grow."""
 
@@ -44,22 +47,29 @@ class Connection(Timed, Protocol):
     congested: bool
     unread_since_ns: HostNs
     wake: Callable[[], None]
+    over: Callable[[], bool]
+    """Asked after each step: whether the turn is over."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has begun something that it will go on with in its next turn."""
+        ...
 
     @property
     def watched(self) -> bool:
         """Whether it is to be known since when the other side does not read."""
         ...
 
-    def receive(self, data: memoryview, now_ns: HostNs) -> None:
-        """Bytes have come; the view is valid during the call only."""
+    def receive(self, data: memoryview, now_ns: HostNs) -> int:
+        """Bytes have come, valid during the call only; returns how many were taken before the turn ended."""
         ...
 
     def data_to_send(self) -> bytes:
         """What to write now."""
         ...
 
-    def closed(self) -> None:
-        """The connection is gone."""
+    def closed(self) -> bool:
+        """The connection is gone; False where something is still to be given back, in the next turn."""
         ...
 
     def violated(self, error: RemoteProtocolError) -> None:
@@ -131,11 +141,13 @@ class StreamRunner(asyncio.BufferedProtocol):
 
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
 
-    def __init__(self, make: Callable[[asyncio.Transport], Connection | None]) -> None:
+    def __init__(self, make: Callable[[asyncio.Transport], Connection | None], turns: Turns | None = None) -> None:
         self._make = make
+        self._turns = turns or Turns()
         self._core: Connection | None = None
         self._transport: asyncio.Transport | None = None
-        self._flush_due = False
+        self._rest = b""
+        self._paused = self._lost = False
         self._read_ns: HostNs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -144,31 +156,73 @@ class StreamRunner(asyncio.BufferedProtocol):
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=512 * 1024)
-        self._core = self._make(transport)
+        with self._turns:
+            self._core = self._make(transport)
         if self._core is None:
             transport.abort()
             return
         self._core.wake = self._wake
+        self._core.over = self._turns.over
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio."""
-        return self._buffer
+        return self._buffer if self._turns.ready() else self._buffer[:RECEIVE_BYTES_WAITING]
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio."""
         if self._core is None or self._core.closing:
             return
+        if self._rest or not self._turns.ready():
+            self._park(self._rest + bytes(self._buffer[:nbytes]))
+            return
+        with self._turns:
+            self._take(self._buffer[:nbytes])
+
+    def _take(self, data: memoryview) -> None:
+        """Give the core its bytes, as far as the turn goes."""
+        core = self._core
+        assert core is not None
+        taken = len(data)
         try:
-            self._core.receive(self._buffer[:nbytes], now_ns())
+            taken = core.receive(data, now_ns())
         except RemoteProtocolError as error:
             log.warning("connection ended: %s", error)
-            self._core.violated(error)
-            self._core.closing = True
+            core.violated(error)
+            core.closing = True
         except Exception:
             # A bug of ours must cost at most the connection that met it.
             log.exception("connection ended by an internal error")
-            self._core.closing = True
+            core.closing = True
+        if not core.closing and (taken < len(data) or core.unfinished):
+            self._park(bytes(data[taken:]))
         self._flush()
+
+    def _park(self, rest: bytes) -> None:
+        """Go on in another round; until then nothing more is read."""
+        self._rest = rest
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+        self._turns.wait(self)
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        core, transport = self._core, self._transport
+        if core is None or transport is None:
+            return True
+        if self._lost:
+            if core.closed():
+                self._core = None
+            return self._core is None
+        rest, self._rest = self._rest, b""
+        if (rest or core.unfinished) and not core.closing:
+            self._take(memoryview(rest))
+        else:
+            self._flush()
+        if self._paused and not self._rest and not core.unfinished and not transport.is_closing():
+            self._paused = False
+            transport.resume_reading()
+        return True
 
     def eof_received(self) -> bool:
         """See asyncio."""
@@ -185,18 +239,19 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._core.congested = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
-        core, self._core = self._core, None
-        if core is not None:
-            core.closed()
+        """See asyncio. What it held is given back in turn: a thousand connections may end at once."""
+        self._lost, self._rest = True, b""
+        if self._turns.ready():
+            with self._turns:
+                if not self.work():
+                    self._turns.wait(self)
+        else:
+            self._turns.wait(self)
 
     def _wake(self) -> None:
-        if not self._flush_due and self._transport is not None:
-            self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        self._turns.wait(self)
 
     def _flush(self) -> None:
-        self._flush_due = False
         core, transport = self._core, self._transport
         if core is None or transport is None or transport.is_closing():
             return

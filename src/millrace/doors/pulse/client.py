@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
@@ -27,7 +28,8 @@ from millrace.wire.pulse.constants import (
 from millrace.wire.pulse.session import Block, PulseSession, Refused, Request
 from millrace.wire.pulse.tagstruct import Props
 
-Handler = Callable[["PulseClient", Request], None]
+Handler = Callable[["PulseClient", Request], Iterator[None] | None]
+"""What takes long is an iterator: it goes on, step by step, before the client's next request is looked at."""
 STREAMS_PER_CLIENT_MAX = 256
 _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_STREAM, Command.FLUSH_PLAYBACK_STREAM})
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
@@ -62,6 +64,7 @@ class PulseClient:
         self.congested = False
         self.unread_since_ns: HostNs = 0
         self.wake: Callable[[], None] = lambda: None
+        self.over: Callable[[], bool] = lambda: False
         self.now_ns: HostNs = 0
         self.mask = 0
         self.streams: dict[int, PlaybackStream] = {}
@@ -72,20 +75,43 @@ class PulseClient:
         self._wire = PulseSession()
         self._events: dict[tuple[int, int], None] = {}
         self._next_channel = 0
+        self._begun: tuple[Request, Iterator[None]] | None = None
 
     # -- the sans-IO contract --------------------------------------------------------------
 
-    def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends this connection."""
+    def receive(self, data: Buffer, now_ns: HostNs) -> int:
+        """Take bytes, as far as the turn goes; RemoteProtocolError ends this connection."""
         self.now_ns = now_ns
-        self._wire.receive(data, now_ns)
-        for event in self._wire.events():
-            if isinstance(event, Block):
-                self._block(event)
-            elif isinstance(event, Request):
-                self._request(event)
-            elif isinstance(event, Refused):
-                self._wire.send_error(event.tag, event.code)
+        view, at = memoryview(data), 0
+        while self._go_on() and at < len(view) and not self.closing:
+            at += self._wire.take(view[at:])
+            for event in self._wire.events():
+                if isinstance(event, Block):
+                    self._block(event)
+                elif isinstance(event, Request):
+                    self._request(event)
+                elif isinstance(event, Refused):
+                    self._wire.send_error(event.tag, event.code)
+            if self.over():
+                break
+        return at
+
+    @property
+    def unfinished(self) -> bool:
+        """See `Connection`."""
+        return self._begun is not None
+
+    def _go_on(self) -> bool:
+        """Whether the request that was begun is done."""
+        if self._begun is None:
+            return True
+        request, steps = self._begun
+        with self._refusals(request):
+            for _ in steps:
+                if self.over():
+                    return False
+        self._begun = None
+        return True
 
     def data_to_send(self) -> bytes:
         """Bytes to write now, subscription events included."""
@@ -112,17 +138,22 @@ class PulseClient:
         """See `Connection`."""
         self.door.on_violation(self, error)
 
-    def closed(self) -> None:
-        """The connection is gone: so are its streams."""
-        for stream in list(self.streams.values()):
-            self.forget_playback(stream)
-        for record in list(self.records.values()):
-            self.forget_record(record)
+    def closed(self) -> bool:
+        """The connection is gone: so are its streams, as many as its turn allows."""
+        self._begun = None
+        while self.streams or self.records:
+            if self.streams:
+                self.forget_playback(next(iter(self.streams.values())))
+            else:
+                self.forget_record(next(iter(self.records.values())))
+            if self.over() and (self.streams or self.records):
+                return False
         self.uploads.clear()
         self.door.prompts.forget(self.subject)
         if self.door.clients.pop(self.index, None) is not None:
             self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
             self.door.on_client("remove", self)
+        return True
 
     # -- dispatch ----------------------------------------------------------------------------
 
@@ -138,9 +169,17 @@ class PulseClient:
             # What is due by now has been heard, even if this machine is late in running the cycle:
             # a client that stops by its own clock must not lose its last frames to that.
             self.door.graph.catch_up(self.now_ns)
-        try:
+        with self._refusals(request):
             self._demand(request)
-            handler(self, request)
+            steps = handler(self, request)
+            if steps is not None:
+                self._begun = request, steps
+
+    @contextmanager
+    def _refusals(self, request: Request) -> Iterator[None]:
+        """A request that can't be served is answered with PulseAudio's code for that."""
+        try:
+            yield
         except CommandError as error:
             self._wire.send_error(request.tag, error.code)
         except GraphError:

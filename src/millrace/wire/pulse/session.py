@@ -83,13 +83,19 @@ class PulseSession:
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes as they come. RemoteProtocolError ends the connection."""
         del now_ns
-        view = memoryview(data)
         at = 0
-        while at < len(view):
+        while at < len(data):
+            at += self.take(memoryview(data)[at:])
+
+    def take(self, view: memoryview) -> int:
+        """As `receive`, up to the next event; returns how many bytes that took."""
+        at, before = 0, len(self._events)
+        while at < len(view) and len(self._events) == before:
             if self._left == 0:
                 at = self._read_header(view, at)
             else:
                 at = self._read_payload(view, at)
+        return at
 
     def _read_header(self, view: memoryview, at: int) -> int:
         need = HEADER.size - len(self._header)

@@ -1,0 +1,176 @@
+"""Turns: the connections of one guest have one share of each round of the loop in common.
+
+A connection works in small steps: a command, a piece of sound, an object of a list. When the share of its guest is used
+up it waits, and goes on in a later round, in the order in which connections began to wait; bytes that have not
+come yet stay in the kernel, so whoever sends too much is slowed by that. Between two rounds everybody else has
+had a turn: cycles of graphs first of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from typing import Any, Protocol, TypeVar
+
+from millrace.graph.share import Share
+from millrace.io.clock import now_ns, worked_ns
+from millrace.units import NS_PER_S, HostNs
+
+T = TypeVar("T")
+TOLD_NS: HostNs = NS_PER_S // 2
+"""Whose connections have waited so long without a break is told of."""
+
+
+class Worker(Protocol):
+    """Something that works in steps."""
+
+    def work(self) -> bool:
+        """Go on until `Turns.over`; False where it has to go on in another round."""
+        ...
+
+
+class Steps:
+    """A worker that goes through what `make` gives, and again when it is called for again."""
+
+    def __init__(self, make: Callable[[], Iterator[None]], over: Callable[[], bool]) -> None:
+        self._make, self._over = make, over
+        self._steps: Iterator[None] | None = None
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        self._steps = self._steps or self._make()
+        for _ in self._steps:
+            if self._over():
+                return False
+        self._steps = None
+        return True
+
+
+class Turns:
+    """One guest's turns. It must be made and used in one loop."""
+
+    def __init__(self, clock: Callable[[], HostNs] = worked_ns) -> None:
+        self.share = Share(clock)
+        self.on_wait: Callable[[HostNs], None] = lambda waited_ns: None
+        """Somebody has had to wait for so long, on and on."""
+        self._waiting: deque[Worker] = deque()
+        self._queued: set[Worker] = set()
+        self._due = False
+        self._depth = 0
+        self._since_ns: HostNs = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many connections wait for a turn."""
+        return len(self._waiting)
+
+    def over(self) -> bool:
+        """Whether the work that was begun must go on in another round."""
+        return self.share.over()
+
+    def ready(self) -> bool:
+        """Whether something new may begin now: there is something left of the share."""
+        return self.share.left_ns > 0
+
+    def __enter__(self) -> None:
+        """Work for the guest begins."""
+        self._depth += 1
+        if self._depth == 1:
+            self.share.enter()
+
+    def __exit__(self, *_: object) -> None:
+        """Work for the guest ends, for now."""
+        self._depth -= 1
+        if self._depth == 0:
+            self.share.leave(now_ns())
+            if self.share.left_ns < self.share.slice_ns // 2:
+                self._schedule()
+
+    def wait(self, worker: Worker, first: bool = False) -> None:
+        """Let `worker` go on in a later round."""
+        if worker not in self._queued:
+            self._queued.add(worker)
+            if first:
+                self._waiting.appendleft(worker)
+            else:
+                self._waiting.append(worker)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._round)
+
+    def _round(self) -> None:
+        self._due = False
+        self.share.renew()
+        with self:
+            for _ in range(len(self._waiting)):
+                worker = self._waiting.popleft()
+                self._queued.discard(worker)
+                if not worker.work():
+                    self.wait(worker)
+                if self.over():
+                    break
+        self._note()
+
+    def _note(self) -> None:
+        """Whether the guest has been asking for more than its share for long."""
+        if not self._waiting:
+            self._since_ns = 0
+        elif not self._since_ns:
+            self._since_ns = now_ns()
+        elif (waited := now_ns() - self._since_ns) > TOLD_NS:
+            self._since_ns += waited
+            self.on_wait(waited)
+
+    async def turn(self) -> None:
+        """Wait until there is something left of the share."""
+        if not self.ready():
+            turn = _Turn()
+            self.wait(turn)
+            await turn.come
+
+    async def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something when it has its turn, at the guest's expense: what it waits for costs nothing."""
+        try:
+            await self.turn()
+        except BaseException:
+            work.close()
+            raise
+        return await _Charged(self, work)
+
+
+class _Turn:
+    """A task that waits."""
+
+    def __init__(self) -> None:
+        self.come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        if not self.come.done():
+            self.come.set_result(None)
+        return True
+
+
+class _Charged(Awaitable[T]):
+    """A coroutine whose steps count as its guest's work, and wait for its turn."""
+
+    def __init__(self, turns: Turns, work: Coroutine[Any, Any, T]) -> None:
+        self._turns, self._work = turns, work
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        send: Callable[[Any], Any] = self._work.send
+        value: Any = None
+        while True:
+            try:
+                with self._turns:
+                    awaited = send(value)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            try:
+                value, send = (yield awaited), self._work.send
+            except BaseException as error:
+                value, send = error, self._work.throw
