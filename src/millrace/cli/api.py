@@ -7,8 +7,9 @@ import json
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
-from millrace.errors import ConfigError, GraphError
+from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.io.paths import API_SOCKET, runtime_dir
 
 
@@ -26,6 +27,17 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+def path_of(*names: str) -> str:
+    """The API's path of a thing whose names may be anything."""
+    return "/api/v1/" + "/".join(quote(name, safe="", errors="surrogateescape") for name in names)
+
+
+def query_of(path: str, **given: str | None) -> str:
+    """`path` with what is given after it."""
+    kept = {key: value for key, value in given.items() if value is not None}
+    return f"{path}?{urlencode(kept, errors='surrogateescape')}" if kept else path
+
+
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Ask the daemon of this user; GraphError carries its refusal, ConfigError says that there is none."""
     where = runtime_dir() / API_SOCKET
@@ -34,11 +46,11 @@ def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
         connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
         response = connection.getresponse()
-        text = response.read().decode()
+        text = response.read().decode(errors="replace")
     except (FileNotFoundError, ConnectionRefusedError):
         raise ConfigError(f"no daemon answers at {where}; start one with `millrace serve`") from None
-    except OSError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise ConfigError(f"{where}: {error or type(error).__name__}") from None
     finally:
         connection.close()
     try:
@@ -46,5 +58,7 @@ def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     except json.JSONDecodeError:
         parsed = {"error": text.strip()}
     if response.status >= 400:
-        raise GraphError(parsed.get("error", f"the daemon answered {response.status}"))
+        why = parsed.get("error") if isinstance(parsed, dict) else None
+        refusal = RightsError if response.status in (401, 403) else GraphError
+        raise refusal(why or f"the daemon answered {response.status}")
     return parsed

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from millrace.cli.console import say
+
 app = typer.Typer(help="Attach a virtual machine's sound to a guest.", no_args_is_help=True)
 
 _GUEST = Annotated[str, typer.Option(help="The guest whose machine this is.")]
@@ -18,9 +20,9 @@ def _attach(guest: str, body: dict[str, Any]) -> None:
     """Ask the daemon, and say how it goes."""
     import time
 
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    door = call("POST", f"/api/v1/guests/{guest}/doors", body)
+    door = call("POST", path_of("guests", guest, "doors"), body)
     for _ in range(10):
         time.sleep(0.1)
         door = next((d for d in _doors(guest) if d["id"] == door["id"]), door)
@@ -28,7 +30,7 @@ def _attach(guest: str, body: dict[str, Any]) -> None:
             break
     machine = f" ({door['machine']})" if door["machine"] else ""
     why = f": {door['error']}; it is tried again and again" if door["error"] else ""
-    typer.echo(f"{door['id']} {door['door']} {door['state']}{machine}{why}")
+    say(f"{door['id']} {door['door']} {door['state']}{machine}{why}")
 
 
 def _doors(guest: str) -> list[dict[str, Any]]:
@@ -96,7 +98,7 @@ def _give_descriptor(guest: str, fd: int) -> None:
             raise ConfigError(f"descriptor {fd}: {error.strerror}") from None
     if "error" in answer and not answer.get("id"):
         raise GraphError(answer["error"])
-    typer.echo(f"{answer['id']} {answer['door']} {answer['state']}")
+    say(f"{answer['id']} {answer['door']} {answer['state']}")
 
 
 @app.command("spice")
@@ -146,6 +148,6 @@ def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Pa
 
 def detach(door: Annotated[str, typer.Argument(help="door/N as `millrace ls` shows it")]) -> None:
     """Let go of a machine. Example: millrace detach door/7"""
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    call("DELETE", f"/api/v1/doors/{door.removeprefix('door/')}")
+    call("DELETE", path_of("doors", door.removeprefix("door/")))

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from millrace.cli.console import say
+
 MATRIX_GAIN_MAX = 16.0
 _GUEST = Annotated[str | None, typer.Option("--guest", help="Which guest's sink is meant, where names are not unique.")]
 
@@ -100,15 +102,15 @@ def guest_add(
     from millrace.cli.api import call
 
     guest = call("POST", "/api/v1/guests", {"name": name, "rate": rate, "channels": channels})
-    typer.echo(f"export PULSE_SERVER=unix:{guest['pulse']}")
+    say(f"export PULSE_SERVER=unix:{guest['pulse']}")
 
 
 @guest_app.command("remove")
 def guest_remove(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
     """Remove a guest: its clients and listeners end. Example: millrace guest remove alice"""
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    call("DELETE", f"/api/v1/guests/{name}")
+    call("DELETE", path_of("guests", name))
 
 
 @sink_app.command("add")
@@ -118,9 +120,9 @@ def sink_add(
     description: Annotated[str, typer.Option(help="What people see.")] = "",
 ) -> None:
     """Add a sink. Example: millrace sink add music"""
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    call("POST", f"/api/v1/guests/{guest}/sinks", {"name": name, "description": description})
+    call("POST", path_of("guests", guest, "sinks"), {"name": name, "description": description})
 
 
 @sink_app.command("remove")
@@ -129,6 +131,6 @@ def sink_remove(
     guest: Annotated[str, typer.Option(help="The guest.")] = "default",
 ) -> None:
     """Remove a sink; what plays there goes on at the default one. Example: millrace sink remove music"""
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    call("DELETE", f"/api/v1/guests/{guest}/sinks/{name}")
+    call("DELETE", path_of("guests", guest, "sinks", name))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from millrace.cli.console import tell, warn
+
 if TYPE_CHECKING:
     from millrace.client.listener import Listener
     from millrace.daemon.app import Daemon
@@ -61,7 +63,7 @@ async def _demo(seconds: float, to: str, stay: bool) -> None:
     on_stop(stopping.set)
     try:
         await daemon.start()
-        typer.echo(f"bus         {daemon.url}, guest 'default'")
+        tell(f"bus         {daemon.url}, guest 'default'")
         await _play_and_listen(daemon, seconds, to)
         _go_on(daemon, stay)
         if stay:
@@ -88,7 +90,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     tasks = [asyncio.create_task(x.run()) for x in (heard, clocked)]
     await asyncio.sleep(0.3)
     player = await PulsePlayer.connect(guest.pulse_path, "millrace demo")
-    typer.echo(f"guest plays {seconds:g} s of tones through the PulseAudio door (any application can)")
+    tell(f"guest plays {seconds:g} s of tones through the PulseAudio door (any application can)")
     playing = asyncio.create_task(player.play(tune(seconds), 48_000))
     await asyncio.sleep(seconds * 0.6)
     latency_ms = clocked.report().latency_ns / 1e6
@@ -107,11 +109,9 @@ def _card_or_nothing() -> str:
 
     names = device_names()
     if names:
-        typer.echo(f"listener    plays on {names[0]}")
+        tell(f"listener    plays on {names[0]}")
         return "device"
-    typer.echo(
-        "listener    there is no sound card here: the sound goes to out/demo.wav and to a null output that keeps time"
-    )
+    tell("listener    there is no sound card here: the sound goes to out/demo.wav and to a null output that keeps time")
     return "null:"
 
 
@@ -131,32 +131,31 @@ def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float,
     sound = samples[::2]
     found = np.flatnonzero(np.abs(sound) > 0.01)
     if not len(found):
-        typer.echo("nothing was heard; `millrace ls` while it plays shows where the sound stops", err=True)
+        warn("nothing was heard; `millrace ls` while it plays shows where the sound stops")
         raise typer.Exit(1)
     sound = sound[found[0] : found[-1]]
     part = len(sound) // len(_TONES_HZ)
     tones = [frequency_hz(sound[i * part : (i + 1) * part], rate) for i in range(len(_TONES_HZ))]
     report = clocked.report()
-    typer.echo(f"heard       {len(sound) / rate:.2f} s of sound in {where}")
-    typer.echo(
-        f"frequency   {', '.join(f'{t:.1f}' for t in tones)} Hz (played: {', '.join(f'{t:.1f}' for t in _TONES_HZ)})"
-    )
-    typer.echo(f"level       {level_dbfs(sound):.1f} dBFS (played: {level_dbfs(tune(8)[:, 0]):.1f})")
-    typer.echo(f"latency     {latency_ms:.0f} ms from the guest's mix to the listener's output")
-    typer.echo(
-        f"bitrate     {bitrate / 1000:.0f} kb/s ({heard.format.codec if heard.format else '?'}; PCM would be 1,536)"
-    )
-    typer.echo(f"underruns   {report.underruns}, packets lost {report.lost}")
+    tell(f"heard       {len(sound) / rate:.2f} s of sound in {where}")
+    tell(f"frequency   {', '.join(f'{t:.1f}' for t in tones)} Hz (played: {', '.join(f'{t:.1f}' for t in _TONES_HZ)})")
+    tell(f"level       {level_dbfs(sound):.1f} dBFS (played: {level_dbfs(tune(8)[:, 0]):.1f})")
+    tell(f"latency     {latency_ms:.0f} ms from the guest's mix to the listener's output")
+    tell(f"bitrate     {bitrate / 1000:.0f} kb/s ({heard.format.codec if heard.format else '?'}; PCM would be 1,536)")
+    tell(f"underruns   {report.underruns}, packets lost {report.lost}")
 
 
 def _go_on(daemon: Daemon, stay: bool) -> None:
     guest = daemon.guests["default"]
-    typer.echo("\nhow to go on:")
-    start = "" if stay else "  millrace serve &\n"
+    tell()
+    tell("how to go on:")
     url = f"{daemon.url}/default" if stay else "ws://127.0.0.1:8642/default"
-    typer.echo(
-        f"{start}  export PULSE_SERVER=unix:{guest.pulse_path}\n  mpv song.flac            # or any other application"
-        f"\n  millrace listen {url}\n  millrace ls"
-    )
+    if not stay:
+        tell("  millrace serve &")
+    tell(f"  export PULSE_SERVER=unix:{guest.pulse_path}")
+    tell("  mpv song.flac            # or any other application")
+    tell(f"  millrace listen {url}")
+    tell("  millrace ls")
     if stay:
-        typer.echo("\nthe bus goes on; Ctrl-C ends it")
+        tell()
+        tell("the bus goes on; Ctrl-C ends it")

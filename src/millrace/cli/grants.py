@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from typing import Annotated, Any
 
 import typer
+
+from millrace.cli.console import say, show_json, warn
+from millrace.text import quoted
 
 _WHAT = Annotated[str, typer.Argument(help="connect, microphone, monitor (what the guest plays) or camera.")]
 _WHICH = Annotated[
@@ -20,17 +23,16 @@ _ALWAYS = Annotated[bool, typer.Option("--always", help="For a request: for that
 
 
 def _rule(what: str, guest: str, program: str, allow: bool | str | None) -> None:
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    call("POST", f"/api/v1/guests/{guest}/grants", {"what": what, "program": program, "allow": allow})
+    call("POST", path_of("guests", guest, "grants"), {"what": what, "program": program, "allow": allow})
 
 
 def _decide(request: str, allow: bool, always: bool) -> None:
-    from urllib.parse import quote
 
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    call("POST", f"/api/v1/requests/{quote(request, safe='')}", {"allow": allow, "always": always})
+    call("POST", path_of("requests", request), {"allow": allow, "always": always})
 
 
 def grant(
@@ -89,14 +91,14 @@ def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
     rules, requests = call("GET", "/api/v1/grants"), call("GET", "/api/v1/requests")
     if as_json:
-        typer.echo(json.dumps({"rules": rules, "requests": requests}, indent=2))
+        show_json({"rules": rules, "requests": requests})
         return
     verdicts = {True: "may", False: "may not", "prompt": "has to ask for"}
     for rule in rules:
         program = "any other program" if rule["program"] == "*" else rule["program"]
-        typer.echo(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'], rule['allow'])}")
+        say(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'], rule['allow'])}")
     for request in requests:
-        typer.echo(_line(request))
+        say(_line(request))
 
 
 def _deed(what: str, verdict: bool | str = True) -> str:
@@ -106,7 +108,7 @@ def _deed(what: str, verdict: bool | str = True) -> str:
 
 
 def _line(request: dict[str, Any]) -> str:
-    name = f" ({request['name']!r})" if request["name"] else ""
+    name = f" ({quoted(request['name'])})" if request["name"] else ""
     where = f"process {request['pid']} of user {request['uid']}"
     deed = _deed(request["what"])
     return f"{request['id']}: {request['program']}{name}, {where}, asks guest {request['guest']} to {deed}"
@@ -117,14 +119,12 @@ def prompts() -> None:
 
     Example: millrace prompts
     """
-    from millrace.cli.run import run
+    from millrace.cli.run import run_until_stopped
 
-    run(_answer())
+    run_until_stopped(_answer())
 
 
 async def _answer() -> None:
-    import asyncio
-
     from millrace.client.bus import connect
     from millrace.errors import MillraceError
 
@@ -132,20 +132,37 @@ async def _answer() -> None:
         async for change in bus.watch(kinds=["request"]):
             if change.what != "added" or change.object is None:
                 continue
-            typer.echo(_line(change.object.props))
-            word = await asyncio.to_thread(_asked)
+            say(_line(change.object.props))
+            word = await _asked()
             if not word:
                 continue
             try:
                 await bus.call("decide", request=change.object.key, allow=word in "ya", always=word in "av")
             except MillraceError as error:
-                typer.echo(f"  {error}", err=True)
+                warn(f"  {error}")
 
 
-def _asked() -> str:
-    """One letter from the terminal; empty to leave it to others, or to its time."""
-    try:
-        word = input("  [y]es once, [a]lways, [n]o, ne[v]er? ").strip().lower()[:1]
-    except EOFError:
-        return ""
+async def _asked() -> str:
+    """One letter from the terminal; empty to leave it to others, or to its time.
+
+    A thread that reads ends with the process only, so it must not hold up the end.
+    """
+    import asyncio
+    import sys
+    import threading
+
+    loop, answer = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+    def take(line: str) -> None:
+        if not answer.done():
+            answer.set_result(line)
+
+    def read() -> None:
+        line = sys.stdin.readline()
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(take, line)
+
+    warn("  [y]es once, [a]lways, [n]o, ne[v]er?")
+    threading.Thread(target=read, daemon=True).start()
+    word = (await answer).strip().lower()[:1]
     return word if word and word in "yanv" else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 
 import typer
+
+from millrace.cli.console import say, show_json
 
 
 def incidents(
@@ -25,50 +26,34 @@ def incidents(
 
       millrace incidents --json | jq 'select(.stage == "network")'
     """
-    from urllib.parse import urlencode
-
-    from millrace.cli.api import call
+    from millrace.cli.api import call, query_of
 
     if follow:
-        from millrace.cli.run import run
+        from millrace.cli.run import run_until_stopped
 
-        run(_follow(guest, about, as_json))
+        run_until_stopped(_follow(guest, about, as_json))
         return
-    wanted = {key: value for key, value in (("guest", guest), ("subject", about)) if value}
-    for shown in call("GET", "/api/v1/incidents" + (f"?{urlencode(wanted)}" if wanted else "")):
+    for shown in call("GET", query_of("/api/v1/incidents", guest=guest, subject=about)):
         _print(shown, as_json)
 
 
 async def _follow(guest: str | None, about: str | None, as_json: bool) -> None:
-    import asyncio
-
-    from millrace.cli.run import on_stop
     from millrace.client.bus import connect
 
-    task = asyncio.current_task()
-
-    def stop() -> None:
-        if task is not None:
-            task.cancel()
-
-    on_stop(stop)
-    try:
-        async with connect(name="millrace incidents") as bus:
-            async for change in bus.watch(kinds=["incident"]):
-                if change.what != "added" or change.object is None:
-                    continue
-                shown = change.object.props
-                if guest in (None, shown["guest"]) and about in (None, shown["subject"]):
-                    _print(shown, as_json)
-    except asyncio.CancelledError:
-        return
+    async with connect(name="millrace incidents") as bus:
+        async for change in bus.watch(kinds=["incident"]):
+            if change.what != "added" or change.object is None:
+                continue
+            shown = change.object.props
+            if guest in (None, shown["guest"]) and about in (None, shown["subject"]):
+                _print(shown, as_json)
 
 
 def _print(shown: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(shown))
+        show_json(shown, None)
         return
-    typer.echo(line(shown))
+    say(line(shown))
 
 
 def line(shown: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from millrace.cli.console import say, say_lines, show_json, tell
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,12 +26,12 @@ def list_() -> None:
     from millrace.lab.report import SOURCES
     from millrace.lab.scenario import matrix
 
-    typer.echo("policies:")
+    say("policies:")
     for name, source in SOURCES.items():
-        typer.echo(f"  {name:14} {source}")
+        say(f"  {name:14} {source}")
     rows = matrix()
-    typer.echo(f"scenarios ({len(rows)} in the matrix; the daemon's clock in ppm / jitter / loss):")
-    typer.echo("  " + "\n  ".join(name for name in rows if name.startswith("ppm50/")))
+    say(f"scenarios ({len(rows)} in the matrix; the daemon's clock in ppm / jitter / loss):")
+    say_lines(f"  {name}" for name in rows if name.startswith("ppm50/"))
 
 
 @app.command()
@@ -49,7 +51,6 @@ def run(
 
       millrace lab run matrix --policy all --jobs 2 --json
     """
-    import json
 
     from millrace.cli.progress import progress
     from millrace.lab.report import header, lost_rows, policies, row
@@ -60,17 +61,17 @@ def run(
         named(name)
     work = [(name, one, hours, plots) for name in names for one in policies(policy)]
     if not as_json:
-        typer.echo(header())
+        say(header())
     outcomes = []
     with progress("scenarios", len(work)) as now:
         now(names[0])
         for outcome in _outcomes(work, jobs):
             outcomes.append(outcome)
-            typer.echo(json.dumps(outcome.as_dict()) if as_json else row(outcome))
+            show_json(outcome.as_dict(), None) if as_json else say(row(outcome))
             now(f"after {outcome.scenario}")
     if not as_json:
         for text in lost_rows(outcomes):
-            typer.echo(f"lost: {text}")
+            say(f"lost: {text}")
 
 
 def _outcomes(work: list[tuple[str, str, float, Path | None]], jobs: int) -> Iterator[Outcome]:
@@ -105,7 +106,7 @@ def sound(
 
     measured = measure_sound(scenario, seconds, parse_settings(settings or ["codec=f32"]), latency, to)
     for name, value in measured.items():
-        typer.echo(f"  {name:28} {value}")
+        say(f"  {name:28} {value}")
 
 
 @app.command()
@@ -175,10 +176,10 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-        typer.echo(f"millrace listen ws://{listen}/GUEST now goes through a bad line to {url}; Ctrl-C ends it")
+        tell(f"millrace listen ws://{listen}/GUEST now goes through a bad line to {url}; Ctrl-C ends it")
         await stopping.wait()
     except OSError as error:
         raise ConfigError(f"--listen {quoted(listen)}: {error.strerror}") from None
     finally:
         await runner.cleanup()
-        typer.echo(f"{proxy.sessions} sessions, {proxy.lost} messages lost")
+        tell(f"{proxy.sessions} sessions, {proxy.lost} messages lost")

@@ -7,25 +7,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from millrace.cli.console import warn
+from millrace.text import parse_duration_ns
+from millrace.units import NS_PER_S
+
 if TYPE_CHECKING:
     from millrace.client.listener import Listener
+
+
+SECONDS_MAX_NS = 365 * 86_400 * NS_PER_S
 
 
 def parse_settings(words: list[str]) -> dict[str, str]:
     """'name=value' words to a dict; ConfigError for anything else."""
     from millrace.errors import ConfigError
+    from millrace.text import quoted
 
     out: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name or not value:
-            raise ConfigError(f"{word!r}: settings are NAME=VALUE, such as bitrate=32k")
+            raise ConfigError(f"{quoted(word)}: settings are NAME=VALUE, such as bitrate=32k")
         out[name] = value
     return out
 
 
+_WHERE = Annotated[
+    str,
+    typer.Argument(metavar="GUEST|URL", help="A guest of this user's daemon here; or ws://HOST:PORT/GUEST, wss://…"),
+]
+
+
 def listen(
-    url: Annotated[str, typer.Argument(help="ws://HOST:PORT/GUEST or wss://…")] = "ws://127.0.0.1:8642/default",
+    where: _WHERE = "default",
     to: Annotated[
         str, typer.Option(help="device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE or null:")
     ] = "device",
@@ -41,7 +55,7 @@ def listen(
     ] = None,
     sink: Annotated[str | None, typer.Option(help="Hear this sink of the guest instead of its default.")] = None,
     name: Annotated[str, typer.Option(help="What `millrace ls` shows.")] = "",
-    seconds: Annotated[float | None, typer.Option(help="End after this long.")] = None,
+    seconds: Annotated[str | None, typer.Option(help="End after this long: 90, 30m, 8h.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token; or $MILLRACE_TOKEN.")] = None,
     ca: Annotated[Path | None, typer.Option(help="Trust this authority's TLS certificates (PEM).")] = None,
     cert: Annotated[Path | None, typer.Option(help="TLS certificate to show (PEM), where the daemon knows it.")] = None,
@@ -54,7 +68,9 @@ def listen(
 
     Examples:
 
-      millrace listen ws://127.0.0.1:8642/default
+      millrace listen
+
+      millrace listen alice --to wav:alice.wav
 
       millrace listen ws://server:8642/alice --to wav:out.wav --set codec=s16
 
@@ -64,22 +80,40 @@ def listen(
 
       millrace listen --to raw:- | ffmpeg -f s16le -ar 48000 -ac 2 -i - out.mp3
     """
-    from millrace.cli.run import run
     from millrace.client.listener import Listener, ListenerOptions
     from millrace.client.microphone import make_microphone
     from millrace.client.outputs import make_output
     from millrace.clock.jitter import asked_of_daemon
 
+    url, socket = _place(where)
     options = ListenerOptions(
         microphone=make_microphone(mic) if mic else None,
         name=name, settings=parse_settings(settings or []), latency=latency, sink=sink,
         ca_file=str(ca or ""), cert=str(cert or ""), key=str(key or ""),
-        token=_token(token_file), insecure=insecure, reconnect=not no_reconnect,
+        token=_token(token_file), insecure=insecure, reconnect=not no_reconnect, socket=socket,
     )  # fmt: skip
-    listener = Listener(url, make_output(to, asked_of_daemon(latency)), options)
+    for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
+    _hear(Listener(url, make_output(to, asked_of_daemon(latency)), options), for_ns, quiet)
+
+
+def _place(where: str) -> tuple[str, Path | None]:
+    """An address; or a guest of the local daemon by its private socket: how that listens is its own affair."""
+    from urllib.parse import quote
+
+    from millrace.io.paths import API_SOCKET, runtime_dir
+
+    if "://" in where:
+        return where, None
+    return f"ws://localhost/{quote(where, safe='', errors='surrogateescape')}", runtime_dir() / API_SOCKET
+
+
+def _hear(listener: Listener, for_ns: int | None, quiet: bool) -> None:
+    """Until it ends; what happens meanwhile is told."""
+    from millrace.cli.run import run
+
     if not quiet:
-        listener.on_event = lambda kind, text: typer.echo(f"{kind}: {text}", err=True)
-    run(_listen(listener, seconds))
+        listener.on_event = lambda kind, text: warn(f"{kind}: {text}")
+    run(_listen(listener, for_ns))
     if not quiet:
         _sum_up(listener)
 
@@ -87,10 +121,9 @@ def listen(
 def _sum_up(listener: Listener) -> None:
     """How it went."""
     report = listener.report()
-    typer.echo(
+    warn(
         f"played {listener.played_s:.1f} s to {listener.output.name}: {report.underruns} underruns,"
-        f" {report.lost} packets lost, {report.skipped} frames skipped",
-        err=True,
+        f" {report.lost} packets lost, {report.skipped} frames skipped"
     )
 
 
@@ -102,12 +135,12 @@ def _token(path: Path | None) -> str:
     return read_token(path) if path else os.environ.get("MILLRACE_TOKEN", "")
 
 
-async def _listen(listener: Listener, seconds: float | None) -> None:
+async def _listen(listener: Listener, for_ns: int | None) -> None:
     import asyncio
 
     from millrace.cli.run import on_stop
 
     on_stop(listener.stop)
-    if seconds is not None:
-        asyncio.get_running_loop().call_later(seconds, listener.stop)
+    if for_ns is not None:
+        asyncio.get_running_loop().call_later(for_ns / NS_PER_S, listener.stop)
     await listener.run()

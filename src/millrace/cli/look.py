@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from millrace.cli.console import say, say_lines, screen, warn
+from millrace.text import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -22,7 +25,7 @@ def top(
     """
     import time
 
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
@@ -33,7 +36,7 @@ def top(
         state, incidents = call("GET", "/api/v1/state"), call("GET", "/api/v1/incidents")
         return Group(_table(state), *(Text(line(shown)) for shown in incidents[-5:]))
 
-    console = Console()
+    console = screen()
     if once:
         console.print(look(), soft_wrap=True)
         return
@@ -52,18 +55,24 @@ def _table(state: dict[str, Any]) -> Table:
         table.add_row(f"guest {guest['name']}", "", guest["state"], "", quantum, "", "", _late(guest), style="bold")
         for sink in (*guest["sinks"], *guest["sources"]):
             if sink["state"] == "running":
-                table.add_row(sink["id"], sink["name"], sink["state"], _meter(sink["peak"]), "", "", "", "")
+                table.add_row(
+                    sink["id"], printable(sink["name"], 32), sink["state"], _meter(sink["peak"]), "", "", "", ""
+                )
         for stream in guest["streams"]:
             drift = "" if stream.get("drift_ppm") is None else f"{stream['drift_ppm']:+.0f}"
             faults = f"{stream['underruns']} underruns" if stream["underruns"] else ""
-            label = str(stream["application"] or stream["name"])[:32]
-            table.add_row(stream["id"], label, stream["state"], "", f"{stream['ahead_ms']} ms", drift, "", faults)
+            label = stream["application"] or stream["name"]
+            table.add_row(
+                stream["id"], printable(label, 32), stream["state"], "", f"{stream['ahead_ms']} ms", drift, "", faults
+            )
         for one in guest["listeners"]:
             faults = ", ".join(f"{one[key]} {key}" for key in ("underruns", "lost", "skipped") if one[key])
             drift = f"{one['drift_ppm']:+.0f}" if one["locked"] else "…"
             rate = f"{one['bitrate'] / 1000:.0f}"
             late = f"{one['latency_ms']} ms"
-            table.add_row(one["id"], one["name"][:32], one["output"], "", late, drift, rate, faults)
+            table.add_row(
+                one["id"], printable(one["name"], 32), printable(one["output"], 32), "", late, drift, rate, faults
+            )
     return table
 
 
@@ -94,7 +103,7 @@ def dot(
 
     text = drawn(call("GET", "/api/v1/state"), guest)
     if svg is None:
-        typer.echo(text)
+        say_lines(text.split("\n"))
         return
     import subprocess
 
@@ -102,10 +111,10 @@ def dot(
     from millrace.io.files import write_whole
 
     try:
-        done = subprocess.run(["dot", "-Tsvg"], input=text, capture_output=True, text=True, check=True)
+        done = subprocess.run(["dot", "-Tsvg"], input=text.encode(), capture_output=True, check=True)
     except FileNotFoundError:
         raise ConfigError("Graphviz is needed for --svg: apt-get install graphviz") from None
-    write_whole(svg, done.stdout.encode())
+    write_whole(svg, done.stdout)
 
 
 def drawn(state: dict[str, Any], only: str | None = None) -> str:
@@ -143,6 +152,7 @@ def _of_guest(guest: dict[str, Any]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
+    text = "\n".join(printable(line) for line in text.split("\n"))
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
@@ -159,9 +169,8 @@ def report(
     import tarfile
     import time
     from importlib.metadata import distributions
-    from urllib.parse import quote
 
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
     from millrace.io.files import write_whole
 
     state = call("GET", "/api/v1/state")
@@ -171,7 +180,7 @@ def report(
         "system.json": {"python": sys.version, "platform": platform.platform(), "packages": packages},
     }  # fmt: skip
     for guest in state["guests"]:
-        flight = call("GET", f"/api/v1/guests/{quote(guest['name'])}/flight")
+        flight = call("GET", path_of("guests", guest["name"], "flight"))
         if flight:
             parts[f"flight/{guest['name']}.json"] = flight
     packed = io.BytesIO()
@@ -182,5 +191,5 @@ def report(
             info.size, info.mtime = len(data), int(time.time())
             archive.addfile(info, io.BytesIO(data))
     write_whole(to, packed.getvalue())
-    typer.echo(f"{to}: {', '.join(parts)}")
-    typer.echo("names of guests, applications and addresses are in it: look before you send it", err=True)
+    say(f"{to}: {', '.join(parts)}")
+    warn("names of guests, applications and addresses are in it: look before you send it")

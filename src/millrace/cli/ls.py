@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
+
+from millrace.cli.console import say, show_json
 
 
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -21,38 +22,36 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 
     state = call("GET", "/api/v1/state")
     if as_json:
-        typer.echo(json.dumps(state, indent=2))
+        show_json(state)
         return
     for guest in state["guests"]:
         _guest(guest)
     if state.get("requests"):
-        typer.echo(f"{state['requests']} requests wait for an answer: millrace grants")
+        say(f"{state['requests']} requests wait for an answer: millrace grants")
     if "policy" in state and state["policy"] is None:
-        typer.echo("no session manager runs: nothing is remembered, and nobody answers requests; see millrace-policy")
+        say("no session manager runs: nothing is remembered, and nobody answers requests; see millrace-policy")
 
 
 def _guest(guest: dict[str, Any]) -> None:
     late = f", {guest['late_cycles']} late cycles" if guest["late_cycles"] else ""
-    typer.echo(
+    say(
         f"guest {guest['name']}  {guest['state']}, {guest['rate']} Hz, quantum {guest['quantum_ms']} ms,"
         f" {guest['clients']} clients{late}"
     )
     for sink in guest["sinks"]:
         mark = "*" if sink["default"] else " "
-        typer.echo(f" {mark}{sink['id']:<12} {sink['name']:<16} {sink['state']:<9} {_volume(sink)}")
+        say(f" {mark}{sink['id']:<12} {sink['name']:<16} {sink['state']:<9} {_volume(sink)}")
     for source in guest.get("sources", []):
         if source["state"] == "running" or source["mute"] or source["volume"] != 100:
-            typer.echo(f"  {source['id']:<12} {source['name']:<16} {source['state']:<9} {_volume(source)}")
+            say(f"  {source['id']:<12} {source['name']:<16} {source['state']:<9} {_volume(source)}")
     for door in guest.get("doors", []):
-        typer.echo(f"  {door['id']:<12} {door['machine'] or '-':<16} {door['state']:<9} {_door(door)}")
+        say(f"  {door['id']:<12} {door['machine'] or '-':<16} {door['state']:<9} {_door(door)}")
     for stream in guest["streams"]:
-        typer.echo(
-            f"  {stream['id']:<12} {_label(stream):<16} {stream['state']:<9} {_volume(stream)}  {_stream(stream)}"
-        )
+        say(f"  {stream['id']:<12} {_label(stream):<16} {stream['state']:<9} {_volume(stream)}  {_stream(stream)}")
     for recorder in guest["recorders"]:
-        typer.echo(f"  {recorder['id']:<12} {recorder['name']:<16} of {recorder['sink']}")
+        say(f"  {recorder['id']:<12} {recorder['name']:<16} of {recorder['sink']}")
     for listener in guest["listeners"]:
-        typer.echo(f"  {listener['id']:<12} {listener['name']:<16} {_listener(listener)}")
+        say(f"  {listener['id']:<12} {listener['name']:<16} {_listener(listener)}")
 
 
 def _door(door: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 # Before numpy loads: the mix is one small product a cycle, and OpenBLAS's own threads
 # would spin a whole core over it (106 % instead of 6 % with 100 streams).
@@ -13,17 +12,8 @@ import typer
 
 from millrace import __version__
 from millrace.cli import attach, control, demo, grants, incidents, lab, listen, look, ls, matrix, serve, token, why
-from millrace.errors import ConfigError, GraphError, MillraceError, OutputLost, PeerLost, ProtocolError, RightsError
-
-# Exit codes for scripts: 2 is the shell's own for wrong usage.
-EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
-    (ConfigError, 2),
-    (GraphError, 3),
-    (RightsError, 4),
-    (ProtocolError, 5),
-    (PeerLost, 6),
-    (OutputLost, 7),
-)
+from millrace.cli.console import say
+from millrace.cli.run import main_of
 
 app = typer.Typer(
     name="millrace",
@@ -65,7 +55,7 @@ app.command("matrix")(matrix.matrix)
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"millrace {__version__}")
+        say(f"millrace {__version__}")
         raise typer.Exit
 
 
@@ -77,16 +67,8 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: errors become one line and an exit code."""
-    try:
-        app()
-    except MillraceError as error:
-        typer.echo(f"millrace: {error}", err=True)
-        sys.exit(next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
+    """Entry point."""
+    main_of(app, "millrace")
 
 
 if __name__ == "__main__":

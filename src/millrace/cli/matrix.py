@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from millrace.cli.console import say, show_json, warn
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -34,7 +36,6 @@ def matrix(
 
       millrace matrix --json --keep out/matrix > matrix.jsonl
     """
-    import json
 
     from millrace.cli.progress import progress
     from millrace.errors import ConfigError
@@ -46,7 +47,7 @@ def matrix(
         raise ConfigError(str(error)) from None
     images = guest_images()
     if not as_json:
-        typer.echo(table_head())
+        say(table_head())
     cells = [
         cell
         for card in chosen[0]
@@ -59,22 +60,22 @@ def matrix(
         for cell in cells:
             now(f"{cell.card} by {cell.door}, {cell.direction}")
             verdict = run_cell(cell, images, seconds, binary, keep)
-            typer.echo(json.dumps(verdict.row()) if as_json else table_line(verdict))
+            show_json(verdict.row(), None) if as_json else say(table_line(verdict))
 
 
 def guest_images() -> Path:
     """Where the guest's kernel and initrd are, built if they are not there yet; ConfigError if that fails."""
-    import os
     import subprocess
     import sys
 
     from millrace.errors import ConfigError
+    from millrace.io.paths import cache_dir
     from millrace.lab.cells import RIG
 
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millrace" / "guest"
+    base = cache_dir() / "guest"
     if (base / "out" / "initrd.cpio").exists():
         return base / "out"
-    typer.echo(f"building the guest in {base} (once)", err=True)
+    warn(f"building the guest in {base} (once)")
     base.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(RIG / "build-guest"), "--out", str(base / "out"), "--work", str(base / "work")]
     built = subprocess.run(command, capture_output=True, text=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from millrace.cli.logs import set_up
+from millrace.cli.run import main_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -31,41 +33,19 @@ def policy(
 
       millrace serve --no-policy & millrace-policy
     """
-    import logging
-
-    from millrace.cli.run import run
+    from millrace.cli.run import run_until_stopped
     from millrace.io.paths import NATIVE_SOCKET, policy_path, runtime_dir
     from millrace.policy.config import load
     from millrace.policy.program import Program
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    set_up("text", verbose)
     made = Program(socket or runtime_dir() / NATIVE_SOCKET, load(config, policy_path()), replace)
-    run(_until_stopped(made.run()))
-
-
-async def _until_stopped(work: object) -> None:
-    import asyncio
-
-    from millrace.cli.run import on_stop
-
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
-    on_stop(task.cancel)
-    await asyncio.gather(task, return_exceptions=True)
+    run_until_stopped(made.run())
 
 
 def main() -> None:
-    """Entry point: errors become one line and an exit code."""
-    from millrace.errors import MillraceError
-
-    try:
-        app()
-    except MillraceError as error:
-        typer.echo(f"millrace-policy: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point."""
+    main_of(app, "millrace-policy")
 
 
 if __name__ == "__main__":

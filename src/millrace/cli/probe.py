@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import typer
 
 from millrace.backends.clocked import NullOutput
+from millrace.cli.console import say, show_json, warn
 from millrace.cli.progress import progress
 from millrace.cli.why import show
 from millrace.client.bus import connect
@@ -87,16 +87,16 @@ async def _clicks(
 def _print(guest: str, sent: list[HostNs], heard: list[HostNs], ways: list[dict[str, Any]], as_json: bool) -> None:
     pairs = list(zip(sent, heard, ways, strict=False))
     if not pairs:
-        typer.echo(f"guest {guest}: no click was heard", err=True)
+        warn(f"guest {guest}: no click was heard")
         raise typer.Exit(1)
     measured = [(after - before) / 1e6 for before, after, _ in pairs]
     said = [way["sum_ms"] for _, _, way in pairs]
     median, summed = float(np.median(measured)), float(np.median(said))
     if as_json:
-        typer.echo(json.dumps({"measured_ms": measured, "ledger_ms": said, "ledger": pairs[-1][2]}))
+        show_json({"measured_ms": measured, "ledger_ms": said, "ledger": pairs[-1][2]}, None)
         return
     show("probe", pairs[-1][2])
-    typer.echo(
+    say(
         f"{len(pairs)} clicks: measured {median:.2f} ms, the ledger says {summed:.2f} ms (medians),"
         f" {summed - median:+.2f} ms apart"
     )

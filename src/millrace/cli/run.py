@@ -1,27 +1,99 @@
-"""Running asynchronous commands: uvloop where there is one, SIGINT and SIGTERM as a request to stop."""
+"""Running commands: what every entry point does before, and what becomes of errors and signals."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from millrace.cli.console import OutputClosed, drop_output, guard, warn
+from millrace.errors import ConfigError, GraphError, MillraceError, OutputLost, PeerLost, ProtocolError, RightsError
 
 T = TypeVar("T")
 
+INTERRUPTED, PIPE_CLOSED = 130, 141
+# Exit codes for scripts: 2 is the shell's own for wrong usage, 128 and more are what it makes of signals: 129 SIGHUP,
+# 130 SIGINT, 141 SIGPIPE, 143 SIGTERM.
+# Anything else is 1.
+EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
+    (ConfigError, 2),
+    (GraphError, 3),
+    (RightsError, 4),
+    (ProtocolError, 5),
+    (PeerLost, 6),
+    (OutputClosed, PIPE_CLOSED),
+    (OutputLost, 7),
+)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main_of(app: Callable[[], object], name: str) -> NoReturn:
+    """Run a command to its exit code: errors become one line, whatever the surroundings are."""
+    guard()
+    from millrace.cli.logs import set_up
+
+    set_up()
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stopped)
+    try:
+        app()
+    except MillraceError as error:
+        _fail(name, str(error), next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1))
+    except BrokenPipeError:
+        _fail(name, "", PIPE_CLOSED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _fail(name, f"{where}{error.strerror or error}", 1)
+    sys.exit(0)
+
+
+def _stopped(number: int, frame: object) -> NoReturn:
+    """End in order, as what was begun has to be ended: a screen, a machine that was started."""
+    sys.exit(128 + number)
+
+
+def _fail(name: str, why: str, code: int) -> NoReturn:
+    if code != PIPE_CLOSED:
+        warn(f"{name}: {why}")
+    drop_output()
+    sys.exit(code)
+
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` to its end."""
+    """Run `main` to its end, by uvloop where there is one."""
     if sys.platform == "win32":
+        import asyncio
+
         return asyncio.run(main)
     import uvloop
 
     return uvloop.run(main)
 
 
-def on_stop(stop: Callable[[], None]) -> None:
-    """Call `stop` at SIGINT or SIGTERM."""
+def run_until_stopped(main: Coroutine[Any, Any, None]) -> None:
+    """Run what only watches: who stops it has had no error."""
+    run(_until_stopped(main))
+
+
+async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
+    import asyncio
+
+    work = asyncio.ensure_future(main)
+    on_stop(work.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+def on_stop(stop: Callable[[], object]) -> None:
+    """Call `stop` at SIGINT, SIGTERM and SIGHUP, but for those that whoever started this had ignored (nohup)."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from millrace.cli.console import tell
+
 if TYPE_CHECKING:
     from millrace.daemon.app import Daemon
     from millrace.daemon.config import Config
@@ -153,9 +155,11 @@ def _calm_collector() -> None:
 def _tell(daemon: Daemon) -> None:
     """What to export, and how to listen."""
     for guest in daemon.guests.values():
-        typer.echo(f"guest {guest.name}")
-        typer.echo(f"  applications:  export PULSE_SERVER=unix:{guest.pulse_path}")
+        tell(f"guest {guest.name}")
+        tell(f"  applications:  export PULSE_SERVER=unix:{guest.pulse_path}")
         for address in guest.config.pulse_tcp:
-            typer.echo(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.cookie_path}")
-        typer.echo(f"  listeners:     millrace listen {daemon.url}/{guest.name}")
-    typer.echo("ready; `millrace ls` shows what is going on, Ctrl-C ends")
+            tell(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.cookie_path}")
+        tell(f"  listeners:     millrace listen {daemon.url}/{guest.name}")
+        if daemon.outward:
+            tell(f"  elsewhere:     millrace listen {daemon.scheme}://{daemon.outward}/{guest.name}")
+    tell("ready; `millrace ls` shows what is going on, Ctrl-C ends")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
+from millrace.cli.console import say, show_json, warn
 from millrace.errors import OutputLost
 
 app = typer.Typer(help="Tokens: let others in, with the rights they need and no more.", no_args_is_help=True)
@@ -33,17 +32,16 @@ def new(
 
       millrace listen wss://server:8642/alice --token-file alice.token
     """
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
     made = call("POST", "/api/v1/tokens", {"may": may, "guests": guest or [], "expires": expires, "name": name})
-    what = f"{made['id']}: {', '.join(made['may'])} in {_guests(made)}, expires {_when(made['expires'])}"
+    warn(f"{made['id']}: {', '.join(made['may'])} in {_guests(made)}, expires {_when(made['expires'])}")
     try:
-        typer.echo(what, err=True)
-        _show(made["token"])
-    except OSError as error:
+        say(made["token"])
+    except OutputLost as error:
         # One that works and that nobody knows must not stay.
-        call("DELETE", f"/api/v1/tokens/{made['id'].removeprefix('token/')}")
-        raise OutputLost(f"the token could not be printed ({error.strerror}); it was revoked again") from None
+        call("DELETE", path_of("tokens", made["id"].removeprefix("token/")))
+        raise OutputLost(f"{error}; the token was revoked again") from None
 
 
 @app.command("list")
@@ -53,11 +51,11 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 
     tokens = call("GET", "/api/v1/tokens")
     if as_json:
-        typer.echo(json.dumps(tokens, indent=2))
+        show_json(tokens)
         return
     for token in tokens:
         until = "expired" if token["expired"] else f"until {_when(token['expires'])}"
-        typer.echo(f"{token['id']:<10} {token['name']:<20} {','.join(token['may'])} in {_guests(token)}, {until}")
+        say(f"{token['id']:<10} {token['name']:<20} {','.join(token['may'])} in {_guests(token)}, {until}")
 
 
 @app.command("rotate")
@@ -66,28 +64,21 @@ def rotate(token: _TOKEN) -> None:
 
     Example: millrace token rotate token/3 > alice.token
     """
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    secret = call("POST", f"/api/v1/tokens/{token.removeprefix('token/')}/rotate")["token"]
+    secret = call("POST", path_of("tokens", token.removeprefix("token/"), "rotate"))["token"]
     try:
-        _show(secret)
-    except OSError as error:
-        lost = "it is lost, and the old one lets nobody in: make room and rotate again"
-        raise OutputLost(f"the new secret could not be printed ({error.strerror}); {lost}") from None
+        say(secret)
+    except OutputLost as error:
+        raise OutputLost(f"{error}; the old secret lets nobody in any more: make room and rotate again") from None
 
 
 @app.command("revoke")
 def revoke(token: _TOKEN) -> None:
     """End a token, and at once what plays by it. Example: millrace token revoke token/3"""
-    from millrace.cli.api import call
+    from millrace.cli.api import call, path_of
 
-    call("DELETE", f"/api/v1/tokens/{token.removeprefix('token/')}")
-
-
-def _show(secret: str) -> None:
-    """Print it; OSError where nobody will have seen it."""
-    typer.echo(secret)
-    sys.stdout.flush()
+    call("DELETE", path_of("tokens", token.removeprefix("token/")))
 
 
 def _guests(token: dict[str, Any]) -> str:

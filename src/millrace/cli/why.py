@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import typer
+
+from millrace.cli.console import say, show_json
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -27,7 +27,7 @@ def latency(
 
       millrace latency --probe --guest alice
     """
-    from millrace.cli.api import call
+    from millrace.cli.api import call, query_of
     from millrace.errors import ConfigError
 
     if probe:
@@ -38,22 +38,22 @@ def latency(
         return
     if stream is None:
         raise ConfigError("name a stream as `millrace ls` shows it, or use --probe")
-    found = call("GET", f"/api/v1/latency?{urlencode({'target': stream})}")
+    found = call("GET", query_of("/api/v1/latency", target=stream))
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        show_json(found)
         return
     for way in found["listeners"]:
         show(found["stream"], way)
     if not found["listeners"]:
-        typer.echo(f"{stream}: nobody hears it")
+        say(f"{stream}: nobody hears it")
 
 
 def show(stream: str, way: dict[str, Any]) -> None:
     """One listener's ledger."""
-    typer.echo(f"{stream} → {way['listener']} {way['name']}")
+    say(f"{stream} → {way['listener']} {way['name']}")
     for stage in way["stages"]:
-        typer.echo(f"  {stage['ms']:8.2f} ms  {stage['stage']:<24} {stage['why']}")
-    typer.echo(f"  {way['sum_ms']:8.2f} ms  in all; {way['reported_ms']:.2f} ms by the listener's clock")
+        say(f"  {stage['ms']:8.2f} ms  {stage['stage']:<24} {stage['why']}")
+    say(f"  {way['sum_ms']:8.2f} ms  in all; {way['reported_ms']:.2f} ms by the listener's clock")
 
 
 def explain(
@@ -64,12 +64,12 @@ def explain(
 
     Example: millrace explain stream/7
     """
-    from millrace.cli.api import call
+    from millrace.cli.api import call, query_of
 
-    found = call("GET", f"/api/v1/explain?{urlencode({'target': target})}")
+    found = call("GET", query_of("/api/v1/explain", target=target))
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        show_json(found)
         return
-    typer.echo(f"{found['target']} of guest {found['guest']}")
+    say(f"{found['target']} of guest {found['guest']}")
     for step in found["steps"]:
-        typer.echo(f"  {'*' if step['changes'] else ' '} {step['stage']:<14} {step['text']}")
+        say(f"  {'*' if step['changes'] else ' '} {step['stage']:<14} {step['text']}")

@@ -31,6 +31,7 @@ from millrace.errors import ConfigError, OutputLost, PeerLost, RemoteProtocolErr
 from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
 from millrace.io.crypto import client_tls
+from millrace.text import quoted
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     MEDIA_MAX,
@@ -68,15 +69,22 @@ class Ended(Exception):
     """The daemon ended the session for good."""
 
 
+def _is_listeners(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("ws", "wss") and bool(parts.hostname and parts.path.strip("/")) and parts.port != 0
+    except ValueError:
+        return False
+
+
 class Listener:
     """One listener of one guest."""
 
     def __init__(self, url: str, output: ClockedOutput | FileOutput, options: ListenerOptions | None = None) -> None:
         self.url, self.output = url, output
         self.options = options or ListenerOptions()
-        parts = urlsplit(url)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname or not parts.path.strip("/"):
-            raise ConfigError(f"{url!r}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
+        if not _is_listeners(url):
+            raise ConfigError(f"{quoted(url)}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
         profile_of(self.options.latency)
         self.format: StreamFormat | None = None
         self.welcome: Welcome | None = None
@@ -188,7 +196,9 @@ class Listener:
     async def _session(self) -> None:
         headers = {"Authorization": f"Bearer {self.options.token}"} if self.options.token else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as http:
+        local = self.options.socket
+        connector = aiohttp.UnixConnector(str(local)) if local else None
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as http:
             try:
                 async with asyncio.timeout(HANDSHAKE_S):
                     line = await http.ws_connect(self.url, max_msg_size=MEDIA_MAX, ssl=self._tls(), compress=0)

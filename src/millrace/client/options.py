@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from millrace.client.microphone import MicrophoneSource
 
@@ -21,4 +22,6 @@ class ListenerOptions:
     cert: str = ""
     key: str = ""
     reconnect: bool = True
+    socket: Path | None = None
+    """A daemon on this machine, by its private socket: its owner needs no token there, and no port."""
     microphone: MicrophoneSource | None = None

@@ -43,12 +43,12 @@ from millrace.io.handover import Handover
 from millrace.io.locks import FileLock
 from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, NATIVE_SOCKET, RUNTIME_LOCK
 from millrace.io.runner import TimerRunner
-from millrace.io.sockets import bind_unix, private_dir
+from millrace.io.sockets import bind_tcp, bind_unix, outward_address, private_dir
 from millrace.io.turns import Turns
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
-from millrace.text import parse_address, quoted
+from millrace.text import parse_address, quoted, show_address
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
@@ -77,6 +77,9 @@ class Daemon:
         self._turns: dict[str, Turns] = {}
         self.guests: dict[str, Guest] = {}
         self.address = config.listen
+        """Where listeners on this host connect."""
+        self.outward = ""
+        """Where those elsewhere do, if all addresses are listened on."""
         self.commands = Commands(self)
         self._web: Web | None = None
         self._api_path: Path | None = None
@@ -123,16 +126,20 @@ class Daemon:
     async def _listen_tcp(self) -> None:
         host, port = parse_address(self.config.listen, "listen")
         assert self._runner is not None
-        site = web.TCPSite(self._runner, host, port, ssl_context=self._tls())
+        tls = self._tls()
         try:
-            await site.start()
+            bound = bind_tcp(host, port)
         except OSError as error:
             raise ConfigError(
-                f"can't listen on {self.config.listen}: {error.strerror}; use --listen HOST:PORT"
+                f"can't listen on {quoted(self.config.listen)}: {error.strerror}; use --listen HOST:PORT"
             ) from None
-        bound = self._runner.addresses[-1]
-        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        self.address = f"{shown}:{bound[1]}"
+        for one in bound:
+            await web.SockSite(self._runner, one, ssl_context=tls).start()
+        port = bound[-1].getsockname()[1]
+        everywhere = host in ("", "::", "0.0.0.0")
+        # What is listened on is no address to connect to where it means all of them.
+        self.address = show_address("127.0.0.1" if everywhere else host, port)
+        self.outward = show_address(found, port) if everywhere and (found := outward_address()) else ""
 
     def _tls(self) -> ssl.SSLContext | None:
         cert, key = self.config.tls_cert, self.config.tls_key
@@ -167,7 +174,12 @@ class Daemon:
     @property
     def url(self) -> str:
         """Where listeners connect, without the guest."""
-        return f"{'wss' if self.config.tls_cert else 'ws'}://{self.address}"
+        return f"{self.scheme}://{self.address}"
+
+    @property
+    def scheme(self) -> str:
+        """ws, or with TLS wss."""
+        return "wss" if self.config.tls_cert else "ws"
 
     # -- guests ------------------------------------------------------------------------------
 

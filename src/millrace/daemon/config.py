@@ -10,7 +10,7 @@ from typing import Any
 
 from millrace.daemon.doorspec import DoorSpec, parse_door, read_password
 from millrace.errors import ConfigError
-from millrace.io.paths import RUNTIME_NAMES, config_path, runtime_dir, state_path
+from millrace.io.paths import RUNTIME_NAMES, config_path, expanded, is_there, runtime_dir, state_path
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.text import checked_int, parse_address, parse_name, printable, quoted
@@ -149,7 +149,7 @@ def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:
         texts = {key: _take(entry, key, str, f"{where}.doors") or "" for key in ("door", "vm", "ca_file")}
         secret = _take(entry, "password_file", str, f"{where}.doors")
         _no_more(entry, f"{where}.doors")
-        password = read_password(Path(secret).expanduser()) if secret else ""
+        password = read_password(expanded(secret)) if secret else ""
         out.append(parse_door(texts["door"], texts["vm"], password, texts["ca_file"]))
     return tuple(out)
 
@@ -170,7 +170,7 @@ def read_token(path: Path) -> str:
 def load(path: Path | None) -> Config:
     """Read `path`, or the default place if it exists; ConfigError names the line or key at fault."""
     source = path or config_path()
-    if path is None and not source.exists():
+    if path is None and not is_there(source):
         return with_token(Config(), None)
     try:
         data = tomllib.loads(source.read_text())
@@ -192,7 +192,7 @@ def load(path: Path | None) -> Config:
     parse_address(listen, "daemon.listen")
     made = tuple(_guest(name, table) for name, table in guests.items()) or (GuestConfig("default"),)
     config = Config(listen, made, cert, key, client_ca, certificates)
-    return with_token(config, Path(token_file).expanduser() if token_file else None)
+    return with_token(config, expanded(token_file) if token_file else None)
 
 
 def with_token(config: Config, path: Path | None) -> Config:

@@ -111,7 +111,7 @@ class Guest:
         self._made.append(self.pulse_path)
         self._write_cookie()
         for address in self.config.pulse_tcp:
-            self._servers.append(await serve_tcp(*parse_address(address, "pulse_tcp"), self._connect, self.turns))
+            self._servers.extend(await serve_tcp(*parse_address(address, "pulse_tcp"), self._connect, self.turns))
         self._driver.attach(self.graph)
 
     def _write_cookie(self) -> None:

@@ -1,33 +1,82 @@
-"""Where things live (XDG Base Directory Specification)."""
+"""Where things live (XDG Base Directory Specification). A process need not have a home, nor a name for its user."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from millrace.errors import ConfigError
+
 API_SOCKET, NATIVE_SOCKET, HANDOVER_SOCKET, RUNTIME_LOCK = "api.sock", "native.sock", "attach.sock", "lock"
 RUNTIME_NAMES = frozenset({API_SOCKET, NATIVE_SOCKET, HANDOVER_SOCKET, RUNTIME_LOCK})
 """The daemon's own files in the runtime folder, where each guest has a folder of its name too."""
+SYSTEM_CONFIG = Path("/etc/xdg")
 
 
 def runtime_dir() -> Path:
     """$XDG_RUNTIME_DIR/millrace, or a private place under /tmp for this user."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "millrace" if base else Path(f"/tmp/millrace-{os.getuid()}")
+    base = _named("XDG_RUNTIME_DIR")
+    return base / "millrace" if base else Path(f"/tmp/millrace-{os.getuid()}")
 
 
 def state_path() -> Path:
-    """$XDG_STATE_HOME/millrace/state.db."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "millrace" / "state.db"
+    """$XDG_STATE_HOME/millrace/state.db; ConfigError where there is no home to put it."""
+    return _under("XDG_STATE_HOME", ".local/state") / "millrace" / "state.db"
+
+
+def cache_dir() -> Path:
+    """$XDG_CACHE_HOME/millrace; ConfigError where there is no home to put it."""
+    return _under("XDG_CACHE_HOME", ".cache") / "millrace"
 
 
 def config_path() -> Path:
-    """Where the configuration is looked for when none is named."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "millrace" / "config.toml"
+    """Where the configuration is looked for when none is named. Without a home, the system's place."""
+    home = _home()
+    base = _named("XDG_CONFIG_HOME") or (home / ".config" if home else SYSTEM_CONFIG)
+    return base / "millrace" / "config.toml"
 
 
 def policy_path() -> Path:
     """Where the policy's configuration is looked for."""
     return config_path().with_name("policy.toml")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file; ConfigError where this user may not even look."""
+    try:
+        path.stat()
+    except PermissionError:
+        raise ConfigError(f"{path}: this user may not look there; set HOME or XDG_CONFIG_HOME to their own") from None
+    except OSError:
+        return False
+    return True
+
+
+def expanded(text: str) -> Path:
+    """A path that may begin with ~; ConfigError where there is no home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{text}: no home directory is known for user {os.getuid()}; write the whole path") from None
+
+
+def _named(variable: str) -> Path | None:
+    """A folder from the environment. The specification has relative ones ignored."""
+    path = Path(os.environ.get(variable, ""))
+    return path if path.is_absolute() else None
+
+
+def _home() -> Path | None:
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home if home.is_absolute() else None
+
+
+def _under(variable: str, place: str) -> Path:
+    home = _home()
+    base = _named(variable) or (home / place if home else None)
+    if base is None:
+        raise ConfigError(f"no home directory is known for user {os.getuid()}: set HOME, or {variable} to a folder")
+    return base

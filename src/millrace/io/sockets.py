@@ -12,12 +12,14 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.io.peers import identity_of
 from millrace.io.runner import Connection, StreamRunner
 from millrace.io.turns import Turns
 from millrace.rights.grants import Identity
+from millrace.text import show_address
 
 log = logging.getLogger("millrace.io")
 BACK_OFF_S = 0.5
@@ -158,7 +160,74 @@ def serve_unix(path: Path, make: Maker, turns: Turns, mode: int = 0o600) -> Acce
     return Acceptor(bind_unix(path, mode), turns, _Joining(make, turns).take)
 
 
-async def serve_tcp(host: str, port: int, make: Maker, turns: Turns) -> asyncio.AbstractServer:
+def bind_tcp(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address of `host`, on one port; OSError where there is none.
+
+    '' and '::' are all addresses of both families, a socket each: an IPv4 peer then is one, and no mapped IPv6 one.
+    """
+    everywhere = host in ("", "::")
+    infos = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if everywhere else _resolved(host)
+    made: list[socket.socket] = []
+    failed: OSError | None = None
+    for family, address in infos:
+        try:
+            made.append(_bound(family, address, made[0].getsockname()[1] if made else port))
+        except OSError as error:
+            # A host without one of the families has none of its addresses; any other reason counts.
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                close_all(made)
+                raise
+            failed = error
+    if not made:
+        raise failed or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return made
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    """Close them."""
+    for one in sockets:
+        one.close()
+
+
+def _resolved(host: str) -> list[tuple[int, str]]:
+    try:
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", None) or str(error)) from None
+    return list(dict.fromkeys((int(info[0]), _scoped(info[4])) for info in infos))
+
+
+def _scoped(address: tuple[Any, ...]) -> str:
+    """A link's own address is nothing without its link."""
+    host = str(address[0])
+    return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
+
+
+def _bound(family: int, address: str, port: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(socket.getaddrinfo(address, port, family, socket.SOCK_STREAM)[0][4])
+        made.listen(128)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def outward_address() -> str:
+    """This host's address as others see it, by its routes; nothing is sent. Empty where there is no way out."""
+    for family, beyond in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((beyond, 9))
+            return str(probe.getsockname()[0])
+    return ""
+
+
+async def serve_tcp(host: str, port: int, make: Maker, turns: Turns) -> list[asyncio.AbstractServer]:
     """Serve byte connections on TCP, without Nagle's delay."""
 
     def prepared(transport: asyncio.Transport) -> Connection | None:
@@ -167,10 +236,12 @@ async def serve_tcp(host: str, port: int, make: Maker, turns: Turns) -> asyncio.
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return make(transport)
 
+    loop = asyncio.get_running_loop()
     try:
-        return await asyncio.get_running_loop().create_server(lambda: StreamRunner(prepared, turns), host, port)
+        bound = bind_tcp(host, port)
+        return [await loop.create_server(lambda: StreamRunner(prepared, turns), sock=one) for one in bound]
     except OSError as error:
-        raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}; is it in use?") from None
+        raise ConfigError(f"can't listen on {show_address(host, port)}: {error.strerror}; is it in use?") from None
 
 
 def peer_identity(raw: socket.socket | None) -> Identity | None:

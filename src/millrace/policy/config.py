@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.errors import ConfigError
+from millrace.io.paths import is_there
 from millrace.rights.grants import Permission
 from millrace.text import checked_number, printable, quoted
 
@@ -68,7 +69,7 @@ class PolicyConfig:
 def load(path: Path | None, default: Path) -> PolicyConfig:
     """Read `path`, or the default place if there is a file; ConfigError names what is at fault."""
     source = path or default
-    if path is None and not source.exists():
+    if path is None and not is_there(source):
         return PolicyConfig()
     try:
         data = tomllib.loads(source.read_text())
