@@ -53,10 +53,10 @@ def test_a_level_is_remembered_across_streams_and_restarts(tmp_path: Path) -> No
                 await stream.__aexit__(None, None, None)
                 _, node = await played(bus, daemon)
                 await eventually(lambda: abs(node.gains[0] - 0.027) < 0.001 and node.sink.name == "music")
-                _, other = await played(bus, daemon, name="vlc")
+                _, other = await played(bus, daemon, role="", name="vlc")
                 await asyncio.sleep(0.1)
                 assert other.gains[0] == 1.0
-            assert await bus.call("recall", prefix="stream/alice/mpv")
+            assert await bus.call("recall", prefix="stream/alice/sink-input-by-media-role:music")
 
     async def second(daemon: Daemon) -> None:
         async with of_daemon(daemon) as bus, policy(daemon):

@@ -15,8 +15,11 @@ from millrace.policy.model import Command, Policy
 SINKS = {1: "default", 2: "music"}
 
 
-def made(config: PolicyConfig | None = None, memory: dict[str, str] | None = None) -> Policy:
-    policy = Policy(config or PolicyConfig(), memory or {})
+NOTHING = {"key": "stream/alice/sink-input-by-media-role:music", "levels": [], "mute": None, "sink": None}
+
+
+def made(config: PolicyConfig | None = None) -> Policy:
+    policy = Policy(config or PolicyConfig())
     for id_, name in SINKS.items():
         assert not policy.seen(id_, "sink", "alice", {"id": f"sink/{id_}", "name": name}, False)
     return policy
@@ -25,7 +28,8 @@ def made(config: PolicyConfig | None = None, memory: dict[str, str] | None = Non
 def stream(id_: int = 7, **changes: Any) -> dict[str, Any]:
     return {
         "id": f"stream/{id_}", "name": "song", "application": "mpv", "role": "music", "state": "running",
-        "volume": 100, "mute": False, "sink": "sink/1", "chosen": [],
+        "levels": [0x10000, 0x10000], "map": "front-left,front-right", "mute": False, "sink": "sink/1", "chosen": [],
+        "placed": False, "remembered": NOTHING,
     } | changes  # fmt: skip
 
 
@@ -40,48 +44,82 @@ def test_a_stream_goes_to_the_sink_of_its_role_unless_it_named_one() -> None:
     assert not made(config).seen(7, "stream", "alice", stream(), False), "what runs stays"
 
 
-def test_what_a_person_set_is_learnt_and_comes_back_for_the_next_stream_of_that_application() -> None:
+def learnt(commands: list[Command]) -> dict[str, Any]:
+    (kept,) = commands
+    assert kept.method == "remember" and kept.args["key"] == NOTHING["key"]
+    value: dict[str, Any] = json.loads(kept.args["value"])
+    return value
+
+
+def test_what_a_person_set_is_learnt_and_comes_back_for_the_next_stream_of_that_group() -> None:
     policy = made()
     assert not policy.seen(7, "stream", "alice", stream(), True)
-    (kept,) = policy.seen(7, "stream", "alice", stream(volume=40, sink="sink/2"), False)
-    assert kept.method == "remember" and kept.args["key"] == "stream/alice/mpv/music"
-    assert json.loads(kept.args["value"]) == {"volume": 40, "mute": False, "sink": "sink/music"}
+    now = stream(levels=[0x6000, 0x8000], sink="sink/2", placed=True)
+    value = learnt(policy.seen(7, "stream", "alice", now, False))
+    assert value == {
+        "levels": [0x6000, 0x8000], "map": "front-left,front-right", "mute": False, "sink": "sink/music",
+    }  # fmt: skip
     assert not policy.gone(7)
-    commands = policy.seen(8, "stream", "alice", stream(8), True)
-    assert [c.method for c in commands] == ["set", "move"]
-    assert commands[0].args["settings"] == {"volume": "40%"} and commands[1].args["to"] == "sink/music"
-    # Our own changes come back as changes: nothing is learnt of them.
-    assert not policy.seen(8, "stream", "alice", stream(8, volume=40, sink="sink/2"), False)
-    assert not policy.seen(9, "stream", "alice", stream(9, chosen=["volume", "sink"]), True)
-    assert not policy.seen(10, "stream", "bob", stream(10), True), "another guest's memory is its own"
+    # It counts at once, though the daemon shows it a moment later only.
+    for remembered in (NOTHING, NOTHING | {key: value[key] for key in ("levels", "mute", "sink")}):
+        commands = policy.seen(8, "stream", "alice", stream(8, remembered=remembered), True)
+        assert [c.method for c in commands] == ["set", "move"]
+        assert commands[0].args["settings"] == {"volume": "37.500000%,50.000000%"}
+        assert commands[1].args["to"] == "sink/music"
+        policy.gone(8)
+    policy.seen(8, "stream", "alice", stream(8, remembered=remembered), True)
+    # Our own changes come back as changes, one after the other: nothing is learnt of them.
+    for ours in ({"levels": [0x6000, 0x8000]}, {"levels": [0x6000, 0x8000], "sink": "sink/2", "placed": True}):
+        assert not policy.seen(8, "stream", "alice", stream(8, remembered=remembered, **ours), False)
+    own = stream(9, chosen=["volume", "sink"], remembered=remembered)
+    assert not policy.seen(9, "stream", "alice", own, True)
+
+
+def test_what_a_program_has_written_since_counts_more_than_what_was_learnt() -> None:
+    policy = made()
+    policy.seen(7, "stream", "alice", stream(), True)
+    policy.seen(7, "stream", "alice", stream(mute=True), False)
+    written = NOTHING | {"levels": [0x8000, 0x8000], "mute": False}
+    (command,) = policy.seen(8, "stream", "alice", stream(8, remembered=written), True)
+    assert command.args["settings"] == {"volume": "50.000000%,50.000000%"}
+
+
+def test_a_place_is_learnt_only_where_somebody_moved_the_stream() -> None:
+    policy = made()
+    policy.seen(7, "stream", "alice", stream(), True)
+    assert not policy.seen(7, "stream", "alice", stream(sink="sink/2"), False), "it went with the default sink"
+    assert learnt(policy.seen(7, "stream", "alice", stream(sink="sink/2", mute=True), False))["sink"] is None
+    pinned = NOTHING | {"mute": True, "sink": "sink/music"}
+    there = stream(8, sink="sink/2", placed=True, mute=True, remembered=pinned)
+    policy.seen(8, "stream", "alice", there, True)
+    # Back to the default: it goes with that again, and so will its like.
+    back = there | {"sink": "sink/1", "placed": False}
+    assert learnt(policy.seen(8, "stream", "alice", back, False))["sink"] is None
 
 
 def test_a_stream_whose_sink_went_away_was_moved_by_nobody() -> None:
     policy = made()
-    policy.seen(7, "stream", "alice", stream(sink="sink/2"), True)
+    policy.seen(7, "stream", "alice", stream(sink="sink/2", placed=True), True)
     policy.gone(2)
     assert not policy.seen(7, "stream", "alice", stream(sink="sink/1"), False)
-    assert not policy.memory
 
 
 def test_a_sink_is_known_by_its_name_of_before() -> None:
-    kept = {"stream/alice/mpv/music": json.dumps({"volume": 40, "mute": False, "sink": "sink/default"})}
-    for config, memory in ((PolicyConfig(), kept), (PolicyConfig(roles=(("music", "sink/default"),)), {})):
-        policy = made(config, dict(memory))
+    kept = NOTHING | {"sink": "sink/default"}
+    for roles, remembered in (((), kept), ((("music", "sink/default"),), NOTHING)):
+        policy = made(PolicyConfig(roles=roles))
         policy.seen(3, "sink", "alice", {"id": "sink/3", "name": "millrace", "aliases": ["default"]}, False)
         policy.gone(1)
-        moved = policy.seen(7, "stream", "alice", stream(sink="sink/2"), True)[-1]
-        assert moved == Command("move", {"target": "stream/7", "to": "sink/millrace", "guest": "alice"})
-        assert not policy.seen(8, "stream", "alice", stream(8, sink="sink/3", volume=40), True), "it is there already"
+        moved = policy.seen(7, "stream", "alice", stream(sink="sink/2", remembered=remembered), True)
+        assert moved == [Command("move", {"target": "stream/7", "to": "sink/millrace", "guest": "alice"})]
+        there = stream(8, sink="sink/3", remembered=remembered)
+        assert not policy.seen(8, "stream", "alice", there, True), "it is there already"
 
 
-def test_nothing_is_remembered_if_that_is_off_and_nonsense_in_the_memory_is_ignored() -> None:
+def test_nothing_is_remembered_if_that_is_off() -> None:
     policy = made(PolicyConfig(remember=False))
     policy.seen(7, "stream", "alice", stream(), True)
-    assert not policy.seen(7, "stream", "alice", stream(volume=10), False)
-    for nonsense in ("{", "[]", "7"):
-        policy = made(memory={"stream/alice/mpv/music": nonsense})
-        assert not policy.seen(7, "stream", "alice", stream(), True)
+    assert not policy.seen(7, "stream", "alice", stream(levels=[1, 1]), False)
 
 
 def test_a_call_takes_everything_else_in_its_guest_back_and_lets_go() -> None:

@@ -29,6 +29,7 @@ from millrace.daemon.keeper import Keeper
 from millrace.daemon.native import NativeServer, NativeSession
 from millrace.daemon.publish import Publisher
 from millrace.daemon.registry import Registry
+from millrace.daemon.remembered import Remembered
 from millrace.daemon.store import KeptGuest, Store
 from millrace.daemon.verbs import NotFound, find_node, home_of
 from millrace.daemon.views import guest_summary
@@ -229,6 +230,8 @@ class Daemon:
         kept = await self.keeper.write(self.store.guest, config.name)
         guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))
         guest.door.prompts = self.prompts
+        guest.remembered = Remembered(self.keeper, config.name, guest.door.rules)
+        await guest.remembered.load()
         self._look_after(guest)
         if config.rights is not None:
             guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))

@@ -17,6 +17,7 @@ from millrace.daemon.doorspec import parse_door
 from millrace.daemon.explain import explain_recorder, explain_stream
 from millrace.daemon.guest import Guest
 from millrace.daemon.ledger import ledger
+from millrace.daemon.remembered import prefix_of
 from millrace.daemon.verbs import NotFound
 from millrace.daemon.views import guest_view
 from millrace.errors import ConfigError
@@ -279,7 +280,11 @@ class Commands:
         holder.demand(Right.ADMIN)
         if not 0 < len(args.key) <= KEY_MAX or len(args.value or "") > VALUE_MAX:
             raise ConfigError(f"a key has 1 to {KEY_MAX} characters, a value {VALUE_MAX} at most")
-        await self._daemon.keeper.write(self._daemon.store.remember, args.key, args.value)
+        guest = next((g for g in self._daemon.guests.values() if args.key.startswith(prefix_of(g.name))), None)
+        if guest is not None and guest.remembered is not None:
+            await guest.remembered.learn(args.key, args.value)
+        else:
+            await self._daemon.keeper.write(self._daemon.store.remember, args.key, args.value)
         return OK
 
     async def _recall(self, args: r.Recall, holder: Holder) -> Any:

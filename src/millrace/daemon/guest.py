@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from millrace.daemon.attach import Attachment
     from millrace.daemon.doctor import Doctor
     from millrace.daemon.listener import ListenerSession
+    from millrace.daemon.remembered import Remembered
 
 log = logging.getLogger("millrace.guest")
 
@@ -80,6 +81,7 @@ class Guest:
         self._servers: list[Acceptor | asyncio.AbstractServer] = []
         self.sessions: list[ListenerSession] = []
         self.doctor: Doctor | None = None
+        self.remembered: Remembered | None = None
         self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
         self.on_door: Callable[[str, Attachment], None] = lambda change, door: None
         self.native: dict[int, NativePlayback] = {}

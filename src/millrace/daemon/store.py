@@ -288,6 +288,8 @@ class Store:
             db.execute("DELETE FROM guests WHERE name = ?", (name,))
             for table in ("levels", "sinks", "grants"):
                 db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
+            streams = f"stream/{name}/"
+            db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
 
     def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:
         """A level was set."""
@@ -324,6 +326,19 @@ class Store:
                 (kept,) = db.execute("SELECT count(*) FROM memory").fetchone()
                 if kept > MEMORY_MAX:
                     db.execute("DELETE FROM memory WHERE rowid = (SELECT min(rowid) FROM memory)")
+
+    def remember_all(self, texts: dict[str, str | None], prefix: str, most: int) -> None:
+        """Keep or forget several, all of them or none; of those under `prefix` the oldest go past `most`."""
+        begins = "substr(key, 1, ?) = ?"
+        with self._writing() as db:
+            for key, value in texts.items():
+                db.execute("DELETE FROM memory WHERE key = ?", (key,))
+                if value is not None:
+                    db.execute("INSERT INTO memory VALUES (?, ?)", (key, value))
+            (kept,) = db.execute(f"SELECT count(*) FROM memory WHERE {begins}", (len(prefix), prefix)).fetchone()
+            if kept > most:
+                oldest = f"SELECT rowid FROM memory WHERE {begins} ORDER BY rowid LIMIT ?"
+                db.execute(f"DELETE FROM memory WHERE rowid IN ({oldest})", (len(prefix), prefix, kept - most))
 
     def recall(self, prefix: str) -> dict[str, str]:
         """What is kept under keys that begin with `prefix`."""

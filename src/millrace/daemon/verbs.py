@@ -14,6 +14,7 @@ from millrace.dsp.mix import CUBIC_NORM, cubic_to_gain
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.model import Levelled, Sink, Stream
 from millrace.text import key_number, literal, parse_decimal, parse_name, parse_switch, printable, quoted
+from millrace.units import MAX_CHANNELS
 
 if TYPE_CHECKING:
     from millrace.daemon.app import Daemon
@@ -113,12 +114,20 @@ def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, 
     mute: bool | None = None
     for name, text in settings.items():
         if name == "volume":
-            gains = (parse_volume(text),) * len(node.positions)
+            gains = _gains(node, text)
         elif name == "mute":
             mute = parse_switch(text, "mute")
         else:
             raise ConfigError(f"{quoted(name)}: a {node.kind} has volume and mute")
     return gains, mute
+
+
+def _gains(node: Levelled, text: str) -> tuple[float, ...]:
+    """One volume for all channels, or one each with commas between."""
+    gains = tuple(parse_volume(part) for part in text.split(",", MAX_CHANNELS))
+    if len(gains) not in (1, len(node.positions)):
+        raise ConfigError(f"volume: {len(gains)} volumes for the {len(node.positions)} channels of {node.key}")
+    return gains if len(gains) > 1 else gains * len(node.positions)
 
 
 def set_level(guest: Guest, node: Levelled, gains: tuple[float, ...] | None, mute: bool | None) -> None:

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
+from millrace.daemon.remembered import prefix_of
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.formats import prop_text
+from millrace.doors.pulse.restore import group_of
 from millrace.doors.pushed import PushedStream
 from millrace.dsp.convert import NAMES
 from millrace.dsp.mix import gain_to_cubic
@@ -37,13 +39,26 @@ def sink_view(guest: Guest, sink: Sink) -> View:
     }  # fmt: skip
 
 
+def _remembered(guest: Guest, stream: Stream) -> View:
+    """Under which key a session manager remembers it, and what is remembered there."""
+    group = group_of(guest.door.props_of(stream))
+    rule = guest.door.rules.restored(group)
+    out: View = {"key": prefix_of(guest.name) + group, "levels": [], "mute": None, "sink": None}
+    if rule is not None:
+        levels = rule.fitted(len(stream.positions))
+        out |= {"levels": list(levels), "mute": rule.mute, "sink": f"sink/{rule.device}" if rule.device else None}
+    return out
+
+
 def stream_view(guest: Guest, stream: Stream) -> View:
     """One stream."""
     out: View = {
         "id": stream.key, "name": stream.name, "state": stream.state.value, "sink": stream.sink.key,
         "linked_to": [link.target.key for link in stream.links],
         "application": stream.props.get("application.name", ""), "role": stream.props.get("media.role", ""),
-        "chosen": list(stream.chosen), "placed": stream.placed, "ducked_db": round(20 * math.log10(stream.trim), 1),
+        "map": ",".join(stream.positions), "levels": [gain_to_cubic(g) for g in stream.gains],
+        "remembered": _remembered(guest, stream), "chosen": list(stream.chosen), "placed": stream.placed,
+        "ducked_db": round(20 * math.log10(stream.trim), 1),
         "underruns": stream.underruns,
         "ahead_ms": round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1), **_volume(stream),
     }  # fmt: skip

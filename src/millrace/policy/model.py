@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from millrace.policy.config import PolicyConfig
 
-PREFIX = "stream/"
-"""Where it keeps what it remembers."""
+LEARNT_MAX = 1000
+LEVEL_MAX = 4 * 0x10000
+"""400 %: the loudest that can be set."""
 
 
 class Command(NamedTuple):
@@ -19,18 +20,32 @@ class Command(NamedTuple):
     args: dict[str, Any]
 
 
+class _Seen(NamedTuple):
+    """A stream as last shown: levels are PulseAudio's volumes, one a channel."""
+
+    levels: tuple[int, ...]
+    mute: bool
+    sink: str
+
+
 @dataclass(slots=True)
 class _Stream:
-    """What is known of one stream: `seen` is (volume, mute, sink) as last shown, `wanted` what we have asked for."""
+    """What is known of one stream; `wanted` is what we have asked for."""
 
     key: str
     guest: str
-    memory: str
     role: str
     running: bool
-    seen: tuple[Any, Any, Any]
-    wanted: tuple[Any, Any, Any] | None = None
+    placed: bool
+    seen: _Seen
+    wanted: _Seen | None = None
     ducked: bool = False
+
+    def on_its_way(self, now: _Seen) -> bool:
+        """Whether `now` is only what we have asked for, or a part of it."""
+        if self.wanted is None:
+            return False
+        return all(value in (before, asked) for value, before, asked in zip(now, self.seen, self.wanted, strict=True))
 
 
 class _Sink(NamedTuple):
@@ -43,10 +58,14 @@ class _Sink(NamedTuple):
 
 @dataclass(slots=True)
 class Policy:
-    """One session manager's view of the world. `memory` is what the daemon keeps for it."""
+    """One session manager's view of the world.
+
+    What is remembered is the daemon's (programs read and write it too, by PulseAudio's stream-restore), and comes with
+    each stream; `_learnt_by_key` only bridges the moment until what we have said is there.
+    """
 
     config: PolicyConfig
-    memory: dict[str, str] = field(default_factory=dict)
+    _learnt_by_key: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
     _streams: dict[str, dict[int, _Stream]] = field(default_factory=dict)
     _homes: dict[int, str] = field(default_factory=dict)
     _calls: dict[str, set[int]] = field(default_factory=dict)
@@ -81,27 +100,22 @@ class Policy:
     # -- streams ---------------------------------------------------------------------------------
 
     def _stream(self, id_: int, guest: str, shown: dict[str, Any], new: bool) -> list[Command]:
-        now = (shown["volume"], shown["mute"], self._name_of(shown["sink"]))
+        now = _Seen(tuple(shown["levels"]), shown["mute"], self._name_of(shown["sink"]))
         known = self._streams.get(guest, {}).get(id_)
-        running = shown["state"] == "running"
+        running, placed = shown["state"] == "running", shown["placed"]
         out: list[Command] = []
         if known is None:
-            label = shown["application"] or shown["name"]
-            memory = f"{PREFIX}{guest}/{label[:80]}/{shown['role'][:40]}"
             self._homes[id_] = guest
-            known = self._streams.setdefault(guest, {})[id_] = _Stream(
-                shown["id"], guest, memory, shown["role"], running, now
-            )
+            known = _Stream(shown["id"], guest, shown["role"], running, placed, now)
+            self._streams.setdefault(guest, {})[id_] = known
             if new:
                 out += self._welcome(known, shown)
         elif now != known.seen:
-            # A stream whose sink went away was moved by nobody.
-            lost_sink = known.seen[2] != now[2] and self._sink(guest, known.seen[2]) is None
+            if not known.on_its_way(now):
+                out += self._learn(known, now, shown)
+                known.wanted = None
             known.seen = now
-            if now != known.wanted and not lost_sink:
-                out += self._learnt(known)
-            known.wanted = None
-        known.running = running
+        known.running, known.placed = running, placed
         return out + self._duck(known, id_, here=True)
 
     def _name_of(self, key: str) -> str:
@@ -117,42 +131,55 @@ class Policy:
 
     def _welcome(self, stream: _Stream, shown: dict[str, Any]) -> list[Command]:
         """A stream has come: it gets the level and the sink of its like, else its role's sink."""
-        kept = self._recalled(stream.memory)
-        volume, mute, sink = stream.seen
-        own = set(shown.get("chosen", ()))
-        named = kept.get("sink") or dict(self.config.roles).get(stream.role)
-        target = self._sink(stream.guest, named) if isinstance(named, str) else None
+        kept, (levels, mute, sink) = self._kept(shown), stream.seen
+        own = set(shown["chosen"])
+        named = kept["sink"] or dict(self.config.roles).get(stream.role)
+        target = self._sink(stream.guest, named) if named else None
         out: list[Command] = []
-        settings = {key: kept[key] for key in ("volume", "mute") if key in kept and kept[key] != shown[key]}
+        settings: dict[str, Any] = {}
+        if kept["levels"] and tuple(kept["levels"]) != levels:
+            levels = tuple(kept["levels"])
+            settings["volume"] = ",".join(f"{min(level, LEVEL_MAX) / 655.36:.6f}%" for level in levels)
+        if kept["mute"] is not None and kept["mute"] != mute:
+            settings["mute"] = mute = kept["mute"]
         if settings and "volume" not in own:
-            shown_as = {key: f"{v}%" if key == "volume" else v for key, v in settings.items()}
-            out.append(Command("set", {"target": stream.key, "settings": shown_as}))
-            volume, mute = settings.get("volume", volume), settings.get("mute", mute)
+            out.append(Command("set", {"target": stream.key, "settings": settings}))
         if target and target != sink and "sink" not in own:
             out.append(Command("move", {"target": stream.key, "to": target, "guest": stream.guest}))
             sink = target
         if out:
-            stream.wanted = (volume, mute, sink)
+            stream.wanted = _Seen(levels, mute, sink) if "volume" not in own else stream.seen._replace(sink=sink)
         return out
 
-    def _recalled(self, key: str) -> dict[str, Any]:
-        try:
-            kept = json.loads(self.memory.get(key, "{}"))
-        except ValueError:
-            return {}
-        return kept if isinstance(kept, dict) else {}
+    def _kept(self, shown: dict[str, Any]) -> dict[str, Any]:
+        """What is remembered of streams like this: what we have just said, until the daemon shows something else."""
+        remembered: dict[str, Any] = shown["remembered"]
+        said, after = self._learnt_by_key.get(remembered["key"], (None, None))
+        if said == remembered and after is not None:
+            return after
+        self._learnt_by_key.pop(remembered["key"], None)
+        return remembered
 
-    def _learnt(self, stream: _Stream) -> list[Command]:
-        """Somebody changed a stream: its like will come back so."""
-        if not self.config.remember:
+    def _learn(self, stream: _Stream, now: _Seen, shown: dict[str, Any]) -> list[Command]:
+        """Somebody changed a stream: its like will come back so.
+
+        A place counts only where somebody has moved the stream: one that went along with the default sink, or whose
+        sink went away, was moved by nobody.
+        """
+        before, kept = stream.seen, dict(self._kept(shown))
+        if (now.levels, now.mute) != (before.levels, before.mute):
+            kept |= {"levels": list(now.levels), "mute": now.mute}
+        lost_sink = self._sink(stream.guest, before.sink) is None
+        if now.sink != before.sink and not lost_sink and (stream.placed or shown["placed"]):
+            kept["sink"] = now.sink if shown["placed"] else None
+        if not self.config.remember or kept == self._kept(shown):
             return []
-        volume, mute, sink = stream.seen
-        percent = volume if isinstance(volume, int) else round(sum(volume) / len(volume))
-        value = json.dumps({"volume": percent, "mute": mute, "sink": sink})
-        if self.memory.get(stream.memory) == value:
-            return []
-        self.memory[stream.memory] = value
-        return [Command("remember", {"key": stream.memory, "value": value})]
+        self._learnt_by_key.pop(kept["key"], None)
+        self._learnt_by_key[kept["key"]] = (shown["remembered"], kept)
+        if len(self._learnt_by_key) > LEARNT_MAX:
+            del self._learnt_by_key[next(iter(self._learnt_by_key))]
+        value = {"levels": kept["levels"], "map": shown["map"], "mute": kept["mute"], "sink": kept["sink"]}
+        return [Command("remember", {"key": kept["key"], "value": json.dumps(value)})]
 
     # -- ducking ---------------------------------------------------------------------------------
 

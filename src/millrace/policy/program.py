@@ -10,7 +10,7 @@ from pathlib import Path
 from millrace.client.bus import Bus, connect
 from millrace.errors import GraphError, MillraceError, PeerLost
 from millrace.policy.config import PolicyConfig
-from millrace.policy.model import PREFIX, Command, Policy
+from millrace.policy.model import Command, Policy
 
 log = logging.getLogger("millrace.policy")
 NAME = "policy"
@@ -53,8 +53,8 @@ class Program:
         if not await bus.claim(NAME, self._replace):
             log.info("there is a policy already; waiting in line")
             await self._in_line(bus)
-        policy = Policy(self._config, await bus.call("recall", prefix=PREFIX))
-        log.info("in charge, with %d things remembered", len(policy.memory))
+        policy = Policy(self._config)
+        log.info("in charge")
         tasks = [asyncio.create_task(work) for work in (self._watch(bus, policy), self._keep(bus), self._guard())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -15,6 +15,7 @@ from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
 from millrace.dsp.convert import Buffer
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.rights.grants import Permission, Subject, Verdict
+from millrace.rights.model import Right
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import (
     COOKIE_BYTES,
@@ -67,6 +68,8 @@ class PulseClient:
         self.over: Callable[[], bool] = lambda: False
         self.now_ns: HostNs = 0
         self.mask = 0
+        self.extensions: set[str] = set()
+        """Modules whose changes it wants to hear of."""
         self.streams: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
         self.uploads: dict[int, Upload] = {}
@@ -188,10 +191,15 @@ class PulseClient:
     def _demand(self, request: Request) -> None:
         """The one place where this door asks for rights: PA_ERR_ACCESS without them."""
         needed = NEEDS.get(request.command)
-        if needed is None or self.door.holder.may(needed, self.door.graph.name) or self._own(request):
+        if needed is not None and not self._own(request):
+            self.demand(needed, request.command.name)
+
+    def demand(self, needed: Right, what: str) -> None:
+        """PA_ERR_ACCESS unless the programs of this guest have that right."""
+        if self.door.holder.may(needed, self.door.graph.name):
             return
         self.door.refused_commands += 1
-        self.door.on_refused(str(self.subject.identity), request.command.name)
+        self.door.on_refused(str(self.subject.identity), what)
         raise CommandError(Err.ACCESS, f"the programs of this guest may not {needed.name}")
 
     def _own(self, request: Request) -> bool:

@@ -325,7 +325,6 @@ HANDLERS: dict[Command, Handler] = {
     _C.REMOVE_CLIENT_PROPLIST: remove_client_props,
     _C.SET_PLAYBACK_STREAM_NAME: rename,
     _C.SET_RECORD_STREAM_NAME: rename,
-    _C.EXTENSION: refused(Err.NOEXTENSION),
     _C.SET_CARD_PROFILE: refused(Err.NOENTITY),
     _C.SET_SINK_PORT: refused(Err.NOENTITY),
     _C.SET_SOURCE_PORT: refused(Err.NOENTITY),

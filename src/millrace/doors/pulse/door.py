@@ -15,6 +15,7 @@ from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, unmake
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream, SourceLevel
+from millrace.doors.pulse.restore import GROUPED_BY, Rules
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import RemoteProtocolError
 from millrace.graph.graph import Graph
@@ -24,7 +25,7 @@ from millrace.rights.model import GUEST_RIGHTS, Holder
 from millrace.rights.prompts import Answer, Prompts
 from millrace.text import key_number
 from millrace.units import HostNs
-from millrace.wire.pulse.constants import NO_INDEX, Change, Err, Facility
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.tagstruct import Props
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ CLIENTS_MAX = 1024
 CACHE_BYTES_MAX = 64 * 1024 * 1024
 MODULES_MAX = 256
 MONITOR = ".monitor"
+STREAM_RESTORE, STREAM_RESTORE_EVENT = "module-stream-restore", 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,16 @@ class PulseDoor:
         self.clients: dict[int, PulseClient] = {}
         self.modules: dict[int, Module] = {}
         self.samples: dict[str, Sample] = {}
+        self.rules = Rules()
+        self.rules.on_change = self._rules_changed
+        """What is remembered of streams."""
         self.playback: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
         self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace")
         built_in = [Module(graph.ids.take(), name, "", text) for name, text in BUILT_IN.items()]
+        for module in built_in:
+            if module.name == STREAM_RESTORE:
+                module.undo = self.rules.stop
         self.modules |= {module.index: module for module in (self.own_module, *built_in)}
         self.default_source: Sink | None = None
         self.declared: dict[int, StreamFormat] = {}
@@ -230,12 +238,26 @@ class PulseDoor:
             if module.recorder and self.grants.verdict(*module.recorder) is not Verdict.ALLOW:
                 self.unload(module)
 
+    # -- streams -------------------------------------------------------------------------
+
+    def props_of(self, stream: Stream) -> dict[str, str]:
+        """By what a stream is grouped: as its client said, or its own door did."""
+        pulse = self.playback.get(stream.id)
+        return stream.props if pulse is None else {key: prop_text(pulse.props, key) for key in GROUPED_BY}
+
     # -- events --------------------------------------------------------------------------
 
     def publish(self, facility: Facility, change: Change, index: int) -> None:
         """Tell every client that subscribed to `facility`."""
         for client in self.clients.values():
             client.note_event(facility, change, index)
+
+    def _rules_changed(self) -> None:
+        """What is remembered of streams has changed: those hear that asked to."""
+        module = next((m for m in self.modules.values() if m.name == STREAM_RESTORE), None)
+        for client in list(self.clients.values()):
+            if module is not None and STREAM_RESTORE in client.extensions:
+                client.notice(Command.EXTENSION, index=module.index, name=module.name, event=STREAM_RESTORE_EVENT)
 
     def _graph_changed(self, change: str, node: Node) -> None:
         if change == "default":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from millrace import __version__
@@ -10,6 +11,7 @@ from millrace.doors.pulse.formats import map_numbers, prop_text, volume_of
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.restore import GROUP_PROPERTY, GROUPED_BY, INPUT, OUTPUT, group_of
 from millrace.graph.model import NodeState, Sink
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, SINK_FLAGS, SOURCE_FLAGS, DeviceState
@@ -26,6 +28,17 @@ Record = dict[str, Any]
 def text_props(**values: str) -> Props:
     """Properties from text; `__` in a name stands for the dot."""
     return {key.replace("__", "."): text.encode() + b"\0" for key, text in values.items()}
+
+
+def as_props(texts: Mapping[str, str]) -> Props:
+    """Properties from text."""
+    return {key: text.encode("utf-8", "replace") + b"\0" for key, text in texts.items()}
+
+
+def _grouped(props: Props, kind: str) -> Props:
+    """A stream's properties, and by which group it is remembered."""
+    texts = {key: prop_text(props, key) for key in GROUPED_BY if key in props}
+    return props | as_props({GROUP_PROPERTY: group_of(texts, kind)})
 
 
 def _device_state(sink: Sink) -> DeviceState:
@@ -48,7 +61,7 @@ def _device_props(sink: Sink, description: str, kind: str, icon: str) -> Props:
     """What is said of a sink, of its monitor (which has properties of its own), or of a source."""
     own = {} if kind == "monitor" else sink.props
     props = {"device.class": kind, "device.api": "millrace", "device.icon_name": icon} | own
-    return {key: text.encode() + b"\0" for key, text in ({"device.description": description} | props).items()}
+    return as_props({"device.description": description} | props)
 
 
 def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
@@ -90,7 +103,7 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
         "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
         "sink_usec": (door.monitor_latency_ns(node.sink, now_ns) + ahead_ns) // 1000,
         "resample_method": stream.resample_method if stream else None, "driver": DRIVER, "mute": node.mute,
-        "props": stream.props if stream else text_props(**{k.replace(".", "__"): v for k, v in node.props.items()}),
+        "props": _grouped(stream.props if stream else as_props(node.props), OUTPUT),
         "corked": stream.corked if stream else not node.active,
         "has_volume": True, "writable": True, "format": fmt.info(),
     }  # fmt: skip
@@ -107,8 +120,9 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
         "index": stream.node.id, "name": stream.node.name, "module": door.own_module.index,
         "client": stream.owner.index, "source": stream.node.sink.id, "spec": stream.format.spec,
         "map": stream.format.wire_map, "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
-        "source_usec": 0, "resample_method": None, "driver": DRIVER, "props": stream.props,
-        "corked": stream.corked, "volume": volume_of(stream.gains), "mute": stream.mute, "has_volume": True,
+        "source_usec": 0, "resample_method": None, "driver": DRIVER,
+        "props": _grouped(stream.props, INPUT), "corked": stream.corked, "volume": volume_of(stream.gains),
+        "mute": stream.mute, "has_volume": True,
         "writable": True, "format": stream.format.info(),
     }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ class Feed(NamedTuple):
 
 BUILT_IN = {
     "module-native-protocol-unix": "Native protocol (UNIX sockets)",
+    "module-stream-restore": "Automatically restore the volume/mute/device state of streams",
+    "module-device-restore": "Formats of devices",
     "module-always-sink": "Always keeps at least one sink loaded even if it's a null one",
 }
 """What every guest does by itself, by PulseAudio's names for it."""
@@ -44,6 +47,8 @@ class Module:
     """Without these it is nothing: it goes with them."""
     recorder: tuple[Permission, Subject] | None = None
     """For one that records: what its loader must be allowed, and who that is."""
+    undo: Callable[[], None] = lambda: None
+    """What else ends with it."""
 
 
 def feed(graph: Graph, one: Feed, level: SourceLevel) -> None:
@@ -60,6 +65,7 @@ def feed(graph: Graph, one: Feed, level: SourceLevel) -> None:
 
 def unmake(graph: Graph, module: Module) -> None:
     """Take away what a module has made; what played on its sinks goes on at the default one."""
+    module.undo()
     for one in module.feeds:
         if any(link.target is one.target for link in one.start.links):
             graph.unlink(one.start, one.target)

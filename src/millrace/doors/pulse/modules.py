@@ -18,6 +18,7 @@ from millrace.doors.pulse.door import MODULES_MAX, PulseDoor, permission_of
 from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.loaded import BUILT_IN, Feed, Module, feed, unmake
 from millrace.doors.pulse.modargs import Args, wrong
+from millrace.doors.pulse.restore import RESTORED
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.errors import GraphError
 from millrace.graph.model import Sink
@@ -217,6 +218,12 @@ def _native_protocol(loading: Loading) -> None:
         raise wrong("auth-anonymous: a program may not let strangers in")
 
 
+def _stream_restore(loading: Loading) -> None:
+    rules = loading.door.rules
+    rules.restores = frozenset(what for what in RESTORED if loading.args.flag(f"restore_{what}", True))
+    loading.module.undo = rules.stop
+
+
 def _nothing(loading: Loading) -> None:
     """It does what every guest does anyway."""
 
@@ -257,6 +264,18 @@ KINDS: dict[str, Kind] = {
         ("socket", "auth-anonymous", "auth-cookie", "auth-cookie-enabled", "auth-group", "auth-group-enable",
          "srbchannel"),
         _native_protocol,
+    ),
+    "module-stream-restore": Kind(
+        BUILT_IN["module-stream-restore"],
+        ("restore_device", "restore_volume", "restore_muted", "on_hotplug", "on_rescue", "fallback_table"),
+        _stream_restore,
+        once=True,
+    ),
+    "module-device-restore": Kind(
+        BUILT_IN["module-device-restore"],
+        ("restore_port", "restore_volume", "restore_muted", "restore_formats"),
+        _nothing,
+        once=True,
     ),
     "module-always-sink": Kind(BUILT_IN["module-always-sink"], ("sink_name",), _nothing, once=True),
 }  # fmt: skip

@@ -163,6 +163,7 @@ REPLIES: dict[Command, Layout] = {
         _C.SET_PLAYBACK_STREAM_BUFFER_ATTR: f"{_PLAY_ATTR} @13 latency:U",
         _C.SET_RECORD_STREAM_BUFFER_ATTR: f"{_REC_ATTR} @13 latency:U",
         _C.SEND_OBJECT_MESSAGE: "response:s",
+        _C.EXTENSION: "rest:*",
         _C.GET_MODULE_INFO: "index:L name:s argument:s users:L @15 props:P",
         _C.GET_CLIENT_INFO: "index:L name:s module:L driver:s @13 props:P",
         _C.GET_SINK_INFO: "index:L name:s description:s spec:a map:m module:L volume:v mute:b"
@@ -195,6 +196,7 @@ NOTICES: dict[Command, Layout] = {
         _C.PLAYBACK_STREAM_MOVED: f"{_MOVED} {_PLAY_ATTR} latency:U",
         _C.RECORD_STREAM_MOVED: f"{_MOVED} {_REC_ATTR} latency:U",
         _C.SUBSCRIBE_EVENT: "event:L index:L",
+        _C.EXTENSION: "index:L name:s event:L",
         _C.PLAYBACK_BUFFER_ATTR_CHANGED: f"channel:L {_PLAY_ATTR} latency:U",
         _C.RECORD_BUFFER_ATTR_CHANGED: f"channel:L {_REC_ATTR} latency:U",
     }.items()

@@ -31,7 +31,7 @@ from millrace.wire.pulse.tagstruct import Reader, Writer, bad
 HEADER = struct.Struct(">IIiII")
 _SHM_FLAGS = 0xC0000000
 _SEEK_MASK = 0xFF
-_SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTICES})
+_SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTICES} - {Command.EXTENSION})
 
 
 @dataclass(frozen=True, slots=True)

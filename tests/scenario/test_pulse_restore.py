@@ -1,0 +1,281 @@
+"""The extensions of module-stream-restore and module-device-restore, and that they and the policy have one truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.daemon.app import Daemon
+from millrace.doors.pulse.restore import RULES_MAX, Rule, Rules, group_of, parsed, written
+from millrace.dsp.convert import SampleFormat
+from millrace.rights.model import Holder, Right
+from millrace.sim.rig import Rig, RigClient
+from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err
+from millrace.wire.pulse.tagstruct import FormatInfo, Reader, Spec, Writer
+
+from .test_native import eventually, of_daemon, running
+from .test_policy import policy
+
+S16 = Spec(SampleFormat.S16LE, 2, 48_000)
+SET, MERGE, REPLACE = range(3)
+MPV = "sink-input-by-application-name:mpv"
+
+
+def asked(number: int, *values: tuple[str, Any], module: str = "module-stream-restore") -> dict[str, Any]:
+    writer = Writer()
+    writer.u32(number)
+    for kind, value in values:
+        getattr(writer, kind)(value)
+    return {"index": NO_INDEX, "name": module, "rest": bytes(writer.data)}
+
+
+def a_write(mode: int, entries: dict[str, Rule], at_once: bool = False) -> dict[str, Any]:
+    values: list[tuple[str, Any]] = [("u32", mode), ("boolean", at_once)]
+    numbers = {"mono": 0, "front-left": 1, "front-right": 2}
+    for name, rule in entries.items():
+        values += [("string", name), ("channel_map", tuple(numbers[p] for p in rule.positions)),
+                   ("cvolume", rule.levels), ("string", rule.device or None), ("boolean", bool(rule.mute))]  # fmt: skip
+    return asked(2, *values)
+
+
+def read(client: RigClient) -> dict[str, Rule]:
+    return table(client.ask(Command.EXTENSION, **asked(1)))
+
+
+def table(reply: dict[str, Any]) -> dict[str, Rule]:
+    reader = Reader(reply["rest"])
+    names = ("mono", "front-left", "front-right")
+    out = {}
+    while not reader.at_end:
+        name = reader.string() or ""
+        positions = tuple(names[n] for n in reader.channel_map())
+        levels, device, mute = reader.cvolume(), reader.string() or "", reader.boolean()
+        out[name] = Rule(levels, positions, mute, device)
+    return out
+
+
+LOUD = Rule((0x8000, 0x4000), ("front-left", "front-right"), True, "music")
+LOW = Rule((0x4000,), ("mono",), False)
+
+
+def test_the_table_is_read_written_merged_replaced_and_deleted() -> None:
+    client = Rig().client()
+    assert Reader(client.ask(Command.EXTENSION, **asked(0))["rest"]).u32() == 1
+    assert read(client) == {}
+    client.ask(Command.EXTENSION, **a_write(MERGE, {"a": LOUD, "b": LOW}))
+    assert read(client) == {"a": LOUD, "b": LOW}
+    client.ask(Command.EXTENSION, **a_write(MERGE, {"a": LOW, "c": LOW}))
+    assert read(client) == {"a": LOUD, "b": LOW, "c": LOW}
+    client.ask(Command.EXTENSION, **a_write(REPLACE, {"a": LOW}))
+    assert read(client)["a"] == LOW
+    client.ask(Command.EXTENSION, **asked(3, ("string", "b"), ("string", "nowhere")))
+    assert set(read(client)) == {"a", "c"}
+    client.ask(Command.EXTENSION, **a_write(SET, {"d": LOUD}))
+    assert read(client) == {"d": LOUD}
+    client.ask(Command.EXTENSION, **a_write(SET, {}))
+    assert read(client) == {}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        asked(9),
+        asked(0, ("u32", 1)),
+        asked(1, ("u32", 1)),
+        asked(2, ("u32", 3), ("boolean", False)),
+        asked(2, ("u32", 0)),
+        asked(2, ("u32", 0), ("boolean", False), ("string", "x")),
+        a_write(SET, {"": LOW}),
+        a_write(SET, {"x" * 129: LOW}),
+        a_write(SET, {"x": Rule((1, 2), ("mono",))}),
+        asked(0, module="module-null-sink"),
+        asked(0, module="module-native-protocol-unix"),
+        {"index": NO_INDEX, "name": None, "rest": b""},
+    ],
+)
+def test_what_the_extension_does_not_take_is_refused_and_the_connection_goes_on(request_: dict[str, Any]) -> None:
+    client = Rig().client()
+    assert client.error(Command.EXTENSION, **request_) == Err.NOEXTENSION
+    assert read(client) == {}
+
+
+def test_a_rule_written_to_be_applied_is_heard_at_once_and_every_change_is_told() -> None:
+    rig = Rig()
+    client, other = rig.client(), rig.client()
+    rig.graph.add_sink("music")
+    other.ask(Command.EXTENSION, **asked(4, ("boolean", True)))
+    props = {"application.name": b"mpv\0"}
+    mpv = client.play(S16, (1, 2), props=props).index
+    vlc = client.play(S16, (1, 2), props={"application.name": b"vlc\0"}).index
+    shown = {s["index"]: s for s in client.ask_list(Command.GET_SINK_INPUT_INFO_LIST)}
+    assert shown[mpv]["props"]["module-stream-restore.id"].rstrip(b"\0").decode() == MPV
+    client.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}))
+    assert rig.graph.streams[mpv].gains == (1.0, 1.0), "not asked to"
+    client.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}, at_once=True))
+    shown = {s["index"]: s for s in client.ask_list(Command.GET_SINK_INPUT_INFO_LIST)}
+    assert shown[mpv]["volume"] == LOUD.levels and shown[mpv]["mute"]
+    assert rig.graph.streams[mpv].sink.name == "music" and rig.graph.streams[vlc].sink is rig.sink
+    other.exchange()
+    told = [n.fields for n in other.notices if n.command is Command.EXTENSION]
+    assert [(event["name"], event["event"]) for event in told] == [("module-stream-restore", 5)] * 2
+    other.ask(Command.EXTENSION, **asked(4, ("boolean", False)))
+    client.ask(Command.EXTENSION, **a_write(SET, {}))
+    assert len([n for n in other.notices if n.command is Command.EXTENSION]) == 2
+
+
+def test_programs_without_the_right_to_control_may_look_only() -> None:
+    rig = Rig()
+    client = rig.client()
+    rig.door.holder = Holder("guest/default", Right.SPEAK, frozenset({"default"}))
+    assert client.error(Command.EXTENSION, **a_write(SET, {"a": LOW})) == Err.ACCESS
+    assert client.error(Command.EXTENSION, **asked(3, ("string", "a"))) == Err.ACCESS
+    assert read(client) == {}
+
+
+def test_device_restore_tells_that_sinks_take_pcm() -> None:
+    rig = Rig()
+    client = rig.client()
+
+    def device(number: int, *values: tuple[str, Any]) -> dict[str, Any]:
+        return asked(number, *values, module="module-device-restore")
+
+    assert Reader(client.ask(Command.EXTENSION, **device(0))["rest"]).u32() == 1
+    of_sink = (("u32", 0), ("u32", rig.sink.id))
+    for query in (device(3), device(4, *of_sink)):
+        reader = Reader(client.ask(Command.EXTENSION, **query)["rest"])
+        assert (reader.u32(), reader.u32(), reader.format_infos()) == (0, rig.sink.id, [FormatInfo(Encoding.PCM)])
+        assert reader.at_end
+    client.ask(Command.EXTENSION, **device(5, *of_sink, ("format_infos", [FormatInfo(Encoding.PCM)])))
+    ac3 = [FormatInfo(Encoding.PCM), FormatInfo(Encoding.AC3_IEC61937)]
+    assert client.error(Command.EXTENSION, **device(5, *of_sink, ("format_infos", ac3))) == Err.NOTSUPPORTED
+    assert client.error(Command.EXTENSION, **device(4, ("u32", 1), ("u32", 0))) == Err.NOEXTENSION
+
+
+def test_unloaded_it_answers_no_more_and_loaded_again_it_does_what_it_was_told() -> None:
+    rig = Rig()
+    client = rig.client()
+    client.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}))
+    index = next(m for m in rig.door.modules.values() if m.name == "module-stream-restore").index
+    assert client.error(Command.LOAD_MODULE, name="module-stream-restore", argument="") == Err.MODINITFAILED
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    assert client.error(Command.EXTENSION, **asked(1)) == Err.NOEXTENSION
+    assert rig.door.rules.restored(MPV) is None
+    client.ask(Command.LOAD_MODULE, name="module-stream-restore", argument="restore_volume=no restore_device=false")
+    assert rig.door.rules.restored(MPV) == Rule(mute=True) and read(client) == {MPV: LOUD}
+
+
+def test_the_table_is_bounded() -> None:
+    rules = Rules()
+    for number in range(RULES_MAX + 10):
+        rules.take({f"sink-input-by-media-name:{number}": LOW})
+    assert len(rules.kept) == RULES_MAX and "sink-input-by-media-name:9" not in rules.kept
+    client = Rig().client()
+    many = {str(number): LOW for number in range(RULES_MAX + 1)}
+    assert client.error(Command.EXTENSION, **a_write(SET, many)) == Err.TOOLARGE
+    many.popitem()
+    client.ask(Command.EXTENSION, **a_write(SET, many))
+    assert client.error(Command.EXTENSION, **a_write(MERGE, {"more": LOUD})) == Err.TOOLARGE
+    assert set(read(client)) == set(many)
+
+
+def test_groups_are_pulseaudios() -> None:
+    said = {"media.role": "video", "application.id": "org.mpv", "application.name": "mpv", "media.name": "film"}
+    groups = []
+    for gone in ("", *said):
+        said.pop(gone, None)
+        groups.append(group_of(said))
+    assert groups == [
+        "sink-input-by-media-role:video", "sink-input-by-application-id:org.mpv",
+        "sink-input-by-application-name:mpv", "sink-input-by-media-name:film", "sink-input-fallback:sink-input",
+    ]  # fmt: skip
+    assert group_of({"module-stream-restore.id": "own", "media.role": "video"}) == "own"
+    assert len(group_of({"media.name": "x" * 9999})) == 128
+
+
+def test_what_is_kept_comes_back_and_nonsense_and_older_words_are_understood() -> None:
+    for rule in (LOUD, LOW, Rule(), Rule(mute=False)):
+        assert parsed(written(MPV, rule)) == rule
+    nonsense = [
+        "{", "[]", "7", '{"levels": [1], "map": "a,b"}', '{"levels": "x", "map": 3}', '{"mute": "x"}',
+        '{"volume": true}', '{"levels": [-1], "map": "mono"}', '{"levels": [1], "map": "nowhere"}',
+    ]  # fmt: skip
+    for text in nonsense:
+        assert parsed(text) == Rule()
+    rules = Rules()
+    old = {
+        "mpv/video": '{"volume": 40, "mute": true, "sink": "sink/default"}', "vlc/": '{"volume": 50}',
+        "sink-input-by-application-name:vlc": written("x", LOW),
+    }  # fmt: skip
+    again = rules.load(old)
+    assert rules.kept["sink-input-by-media-role:video"] == Rule((26214,), ("mono",), True)
+    assert rules.kept["sink-input-by-application-name:vlc"] == LOW
+    assert again["mpv/video"] is None and again["vlc/"] is None and len(again) == 3
+
+
+# -- with the daemon: on disk, and one truth with the policy -----------------------------------
+
+
+class Program:
+    """A PulseAudio client of a daemon's guest, in memory."""
+
+    def __init__(self, daemon: Daemon, name: str = "mpv") -> None:
+        self.door = daemon.guest("alice").door
+        self.rig = Rig()
+        self.rig.door = self.door
+        self.client = RigClient(self.rig, 35, True)
+        self.client.ask(Command.AUTH, version=35, cookie=bytes(256))
+        self.client.ask(Command.SET_CLIENT_NAME, props={"application.name": name.encode() + b"\0"})
+
+    async def ask(self, command: Command, **fields: Any) -> Any:
+        tag = self.client.send(command, **fields)
+
+        def answered() -> bool:
+            self.client.exchange()
+            return tag in self.client.replies
+
+        await eventually(answered)
+        return self.client.replies[tag]
+
+
+def test_a_rule_that_a_program_writes_is_what_the_policy_gives_to_the_next_stream_and_is_kept(tmp_path: Path) -> None:
+    async def first(daemon: Daemon) -> None:
+        daemon.guest("alice").graph.add_sink("music")
+        async with policy(daemon):
+            program = Program(daemon)
+            await program.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}))
+            stream = daemon.guest("alice").graph.streams[program.client.play(S16, (1, 2), volume_set=False).index]
+            await eventually(lambda: stream.mute and stream.sink.name == "music")
+            assert [round(gain, 4) for gain in stream.gains] == [0.125, 0.0156]
+            # And what a person sets from there is what the program reads.
+            async with of_daemon(daemon) as bus:
+                await bus.set(stream.key, volume="25%", mute=False)
+            quarter = Rule((0x4000, 0x4000), LOUD.positions, False, "music")
+            await eventually(lambda: daemon.guest("alice").door.rules.kept[MPV] == quarter)
+            assert table((await program.ask(Command.EXTENSION, **asked(1))).fields) == {MPV: quarter}
+
+    async def second(daemon: Daemon) -> None:
+        program = Program(daemon)
+        kept = Rule((0x4000, 0x4000), LOUD.positions, False, "music")
+        assert daemon.guest("alice").door.rules.kept == {MPV: kept}
+        await program.ask(Command.EXTENSION, **asked(3, ("string", MPV)))
+
+    async def third(daemon: Daemon) -> None:
+        assert not daemon.guest("alice").door.rules.kept
+
+    for test in (first, second, third):
+        running(tmp_path, test)
+
+
+def test_a_rule_that_the_disk_does_not_take_is_refused_and_not_in_force(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        program = Program(daemon)
+        await program.ask(Command.EXTENSION, **a_write(SET, {"a": LOW}))
+        daemon.store._db.execute("PRAGMA query_only = ON")
+        reply = await program.ask(Command.EXTENSION, **a_write(SET, {"b": LOUD}))
+        assert reply.code == Err.IO
+        assert daemon.guest("alice").door.rules.kept == {"a": LOW}
+        daemon.store._db.execute("PRAGMA query_only = OFF")
+
+    running(tmp_path, test)
