@@ -3,6 +3,7 @@
 MillraceError
 ├── ConfigError            what the operator wrote can't be used; the text says what to change
 ├── GraphError             a verb that the graph refuses (no such node, a loop, a limit)
+│   └── BudgetError           a guest has used up the memory that it may have
 ├── RightsError            somebody may not do that
 ├── ProtocolError
 │   ├── LocalProtocolError    we used a protocol wrongly: a bug of ours
@@ -25,6 +26,10 @@ class ConfigError(MillraceError):
 
 class GraphError(MillraceError):
     """A verb the graph refuses."""
+
+
+class BudgetError(GraphError):
+    """A guest has used up what it may make the daemon hold."""
 
 
 class RightsError(MillraceError):

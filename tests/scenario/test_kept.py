@@ -17,7 +17,7 @@ from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig, checked_guest_name
 from millrace.daemon.web import Web
 from millrace.errors import ConfigError, GraphError
-from millrace.graph.graph import LINKS_MAX
+from millrace.graph.admission import LINKS_MAX
 from millrace.io.clock import now_ns
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Identity, Permission, Subject

@@ -19,7 +19,7 @@ from millrace.client.bus import Bus, Change, connect
 from millrace.client.nativestream import NativeStream, Recording
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig
-from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsError
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, RightsError
 from millrace.graph.model import Stream
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Right, parse_rights
@@ -740,7 +740,7 @@ def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_
 def test_a_client_that_dies_takes_its_streams_along_and_leaves_nothing(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         alice = daemon.guest("alice")
-        left = alice.door.budget.left
+        held = alice.graph.budget.held
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(5):
             bus = await of_guest(daemon).__aenter__()
@@ -751,7 +751,7 @@ def test_a_client_that_dies_takes_its_streams_along_and_leaves_nothing(tmp_path:
             bus.close()
             await eventually(lambda: not alice.native and not alice.native_records)
         await eventually(lambda: len(os.listdir("/proc/self/fd")) == before)
-        assert alice.door.budget.left == left and not alice.graph.streams
+        assert alice.graph.budget.held == held and not alice.graph.streams
 
     running(tmp_path, test)
 
@@ -766,8 +766,8 @@ def test_streams_calls_and_memory_are_bounded(tmp_path: Path) -> None:
                 await bus.play(guest="alice").__aenter__()
         await eventually(lambda: not alice.native)
         async with of_guest(daemon) as bus:
-            alice.door.budget.left = 100_000
-            with pytest.raises(GraphError, match="memory"):
+            alice.graph.budget.limit = 500_000
+            with pytest.raises(BudgetError, match="memory"):
                 await bus.play(guest="alice", latency_ms=4000).__aenter__()
         raw = await greeted(daemon)
         with contextlib.suppress(BlockingIOError):

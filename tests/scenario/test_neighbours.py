@@ -10,8 +10,9 @@ import pytest
 
 from millrace.dsp.convert import Samples
 from millrace.errors import GraphError
+from millrace.graph.admission import LINKS_MAX, MIXES_MAX
 from millrace.graph.driver import ROUND_NS, TimerDriver
-from millrace.graph.graph import LINKS_MAX, MIXES_MAX, Graph
+from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Stream, Tap
 from millrace.sim.rig import START_NS, Capture
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, default_map

@@ -216,7 +216,7 @@ def test_lane_ring_wraps_without_a_trace() -> None:
 
 
 def test_streams_are_bounded() -> None:
-    from millrace.graph import graph as module
+    from millrace.graph import admission as module
 
     rig = Rig()
     for _ in range(module.STREAMS_MAX):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.doors.budget import Budget
+from millrace.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
 from millrace.doors.pulse.queue import ByteQueue
@@ -118,9 +118,11 @@ def test_volumes_fit_channels_or_are_refused() -> None:
 
 
 def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:
-    budget = Budget(64 * 1024)
-    first, second = ByteQueue(1 << 20, 0, budget), ByteQueue(1 << 20, 0, budget)
-    assert first.write(bytes(40_000)) and budget.left == 0
+    budget = Budget("the guest", 64 * 1024 * 8 // 7 + 1)
+    one, other = budget.open("stream"), budget.open("stream")
+    first = ByteQueue(1 << 20, 0, lambda size: one.fits("queue", size))
+    second = ByteQueue(1 << 20, 0, lambda size: other.fits("queue", size))
+    assert first.write(bytes(40_000)) and budget.held == 64 * 1024
     assert not second.write(b"x") and second.length == 1
     first.flush()
-    assert budget.left == 64 * 1024 and second.write(b"y")
+    assert budget.held == 0 and second.write(b"y")

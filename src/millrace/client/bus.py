@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from millrace.client.nativestream import NativeStream, Playing, Recording
-from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.fdstream import FdStream
 from millrace.wire.native.messages import Call, Fault, Hello, Notice, Objects, Reply, Wait, Welcome
 from millrace.wire.native.session import NativeWire
@@ -32,6 +32,7 @@ TakeFds = Callable[[Any, tuple[int, ...]], Any]
 CHANGES_MAX = 100_000
 _ERRORS: dict[str, type[MillraceError]] = {
     "config": ConfigError, "graph": GraphError, "rights": RightsError, "protocol": ProtocolError, "busy": PeerLost,
+    "limit": BudgetError,
 }  # fmt: skip
 S = TypeVar("S", bound=NativeStream)
 

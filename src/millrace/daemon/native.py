@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from millrace.daemon.nativestreams import NativeStreams
 from millrace.daemon.registry import Encode, native_frames
 from millrace.daemon.requests import parsed
-from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.sockets import Acceptor, bind_unix, peer_identity
@@ -35,7 +35,8 @@ CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
 GREET_S = 10.0
 _CODES: tuple[tuple[type[Exception], str], ...] = (
-    (ConfigError, "config"), (GraphError, "graph"), (RightsError, "rights"), (ProtocolError, "protocol"),
+    (ConfigError, "config"), (BudgetError, "limit"), (GraphError, "graph"), (RightsError, "rights"),
+    (ProtocolError, "protocol"),
 )  # fmt: skip
 
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from millrace.daemon import verbs
-from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, NativePlayback
+from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, LOW_DELAY_NS, NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.door import permission_of
 from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import BY_NAME, SampleFormat
+from millrace.dsp.resample import resampler_bytes
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.io.shared import Bell, pipe, shared_memory
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import Right
-from millrace.units import MAX_CHANNELS, NS_PER_MS, POSITIONS, RATE_MAX, RATE_MIN, Frames, default_map, ns_to_frames
+from millrace.units import (
+    MAX_CHANNELS,
+    NS_PER_MS,
+    POSITIONS,
+    RATE_MAX,
+    RATE_MIN,
+    Frames,
+    default_map,
+    frames_to_ns,
+    ns_to_frames,
+)
 from millrace.wire.native.messages import Notice, Reply
 from millrace.wire.native.ring import Ring, ring_bytes
 
@@ -99,8 +110,8 @@ class Ask(msgspec.Struct):
 class _Own:
     """A stream with its memory and its bell."""
 
-    def __init__(self, guest: Guest, ring: Ring, memory: Any, bell: Bell, size: int) -> None:
-        self.guest, self.ring, self.memory, self.bell, self.size = guest, ring, memory, bell, size
+    def __init__(self, guest: Guest, ring: Ring, memory: Any, bell: Bell) -> None:
+        self.guest, self.ring, self.memory, self.bell = guest, ring, memory, bell
         self.playback: NativePlayback | None = None
         self.record: NativeRecord | None = None
 
@@ -109,7 +120,6 @@ class _Own:
         self.bell.close()
         self.ring.close()
         self.memory.close()
-        self.guest.door.budget.change(-self.size)
 
 
 class NativeStreams:
@@ -146,6 +156,7 @@ class NativeStreams:
         node = Stream(guest.graph.ids.take(), args.name[:200] or "stream", fmt.positions, props)
         node.chosen = ("sink",) if args.at else ()
         capacity = target + target // 4
+        node.asks = _asks(guest, fmt, capacity, target)
         own, fds = self._memory(guest, capacity, fmt, node.id)
         made = NativePlayback(
             guest.graph, node, fmt, own.ring, target, own.bell.ring, lambda what, why: self._notice(node.id, what, why)
@@ -191,6 +202,7 @@ class NativeStreams:
         fmt, target = self._checked(args)
         props = _props(args, self._session.name)
         node = Tap(guest.graph.ids.take(), args.name[:200] or "recorder", fmt.positions, props)
+        node.asks = _asks(guest, fmt, 2 * target, max(1, target // 4))
         own, fds = self._memory(guest, 2 * target, fmt, node.id)
         own.record = NativeRecord(guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring)
         own.record.removed = lambda: self.removed(node.id)
@@ -226,8 +238,6 @@ class NativeStreams:
     def _memory(self, guest: Guest, capacity: Frames, fmt: SoundFormat, id_: int) -> tuple[_Own, tuple[int, ...]]:
         """A ring and two pipes; what goes to the client: memory, what wakes it, what wakes us."""
         size = ring_bytes(capacity, fmt.frame_bytes)
-        if not guest.door.budget.change(size):
-            raise GraphError(f"guest {guest.name} has used up the memory that its streams may have")
         opened: list[int] = []
         try:
             fd, memory = shared_memory(size)
@@ -236,16 +246,10 @@ class NativeStreams:
                 opened += pipe()
         except GraphError:
             _close_fds(opened)
-            guest.door.budget.change(-size)
             raise
         _, their_hear, our_ring, our_hear, their_ring = opened
-        own = _Own(
-            guest,
-            Ring(memory, capacity, fmt.frame_bytes),
-            memory,
-            Bell(our_hear, our_ring, lambda: self._rung(id_)),
-            size,
-        )
+        bell = Bell(our_hear, our_ring, lambda: self._rung(id_))
+        own = _Own(guest, Ring(memory, capacity, fmt.frame_bytes), memory, bell)
         self._own[id_] = own
         return own, (fd, their_hear, their_ring)
 
@@ -375,6 +379,13 @@ def _props(args: Open, client: str) -> dict[str, str]:
     """A stream's properties, in bounds."""
     shown = {key[:64]: value[:256] for key, value in list(args.props.items())[:PROPS_MAX]}
     return {"application.name": client, "media.name": args.name[:200]} | shown
+
+
+def _asks(guest: Guest, fmt: SoundFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:
+    """What a stream takes of its guest's budget: the ring counts as ours, whoever fills it."""
+    low_delay = frames_to_ns(target, fmt.rate) < LOW_DELAY_NS
+    resampler = resampler_bytes(fmt.rate, guest.graph.rate, len(fmt.positions), low_delay)
+    return {"ring": ring_bytes(capacity, fmt.frame_bytes), "resampler": resampler}
 
 
 def _close_fds(fds: tuple[int, ...] | list[int]) -> None:

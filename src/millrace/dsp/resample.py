@@ -13,6 +13,14 @@ import numpy as np
 
 from millrace.dsp.convert import Samples
 
+SOXR_BYTES, SINC_BYTES = 144 * 1024, 64 * 1024
+"""What a channel takes, as measured at usual rates; from 1 kHz to 384 kHz it is up to four times that."""
+
+
+def resampler_bytes(rate_in: int, rate_out: int, channels: int, low_delay: bool) -> int:
+    """The memory of what `make_resampler` makes."""
+    return 0 if rate_in == rate_out else channels * (SINC_BYTES if low_delay else SOXR_BYTES)
+
 
 class Resampler(Protocol):
     """Turns frames at one rate into frames at another, keeping history between calls."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from millrace.budget import Budget
 from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
+from millrace.graph.admission import Admission, set_links
 from millrace.graph.cycle import run_cycle
 from millrace.graph.lanes import FAR, Lanes
 from millrace.graph.model import (
@@ -46,14 +48,6 @@ BEHIND_MAX_NS: HostNs = NS_PER_S
 """A graph later than this (machine suspended) jumps ahead instead of catching up."""
 CUT_WAIT_NS: HostNs = 200 * NS_PER_MS
 """A graph that is cut short and gets no nearer in this time never will: it leaves out what it is behind."""
-STREAMS_MAX = 2048
-"""Streams one guest may have; PulseAudio stops at 256 per sink."""
-MIXES_MAX = 256
-"""Sinks and sources of one guest."""
-LINKS_MAX = 64
-"""Links out of one stream or sink."""
-TAPS_MAX = 256
-"""Recorders and encoders of one guest."""
 
 Observer = Callable[[str, Node], None]
 
@@ -61,8 +55,12 @@ Observer = Callable[[str, Node], None]
 class Graph:
     """Nodes and links of one guest, and their cycle."""
 
-    def __init__(self, name: str, ids: Ids, rate: int = 48_000, positions: Positions | None = None) -> None:
+    def __init__(
+        self, name: str, ids: Ids, rate: int = 48_000, positions: Positions | None = None, budget: Budget | None = None
+    ) -> None:
         self.name = name
+        self.budget = budget or Budget(f"guest {name}")
+        """What all of the guest may make the daemon hold, nodes and whatever else."""
         self.rate = rate
         self.ids = ids
         self.positions = positions or default_map(2)
@@ -81,9 +79,11 @@ class Graph:
         self.skipped_frames: Frames = 0
         self.running = False
         self._quanta = [max(1, rate * ns // NS_PER_S) for ns in QUANTA_NS]
+        lane, short = 1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta[-1] - 1).bit_length()
+        self._admission = Admission(name, self.budget, self._quanta[-1], short)
         self._planner = Planner(self._quanta[-1])
         self._plan = Plan([], [])
-        self._lanes = Lanes(1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta[-1] - 1).bit_length())
+        self._lanes = Lanes(lane, short)
         self.share = Share()
         """What it may take of the worker's time in a run of cycles."""
         self.cut_short: Callable[[HostNs], None] = lambda left_out_ns: None
@@ -127,8 +127,8 @@ class Graph:
     def add_source(self, name: str, description: str, positions: Positions | None = None) -> Sink:
         """A new source: what is linked into it can be recorded. GraphError where the name is taken."""
         self._demand_free(name, "source")
-        self._demand_room()
         source = Sink(self.ids.take(), name, positions or self.positions, description=description or name, capture=True)
+        self._admission.admit(source, len(self.sinks) + len(self.sources))
         self.sources[source.id] = source
         self._changed("new", source)
         return source
@@ -136,15 +136,11 @@ class Graph:
     def add_sink(self, name: str, description: str = "", positions: Positions | None = None) -> Sink:
         """A new sink with its monitor; GraphError where the name is taken."""
         self._demand_free(name, "sink")
-        self._demand_room()
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
+        self._admission.admit(sink, len(self.sinks) + len(self.sources))
         self.sinks[sink.id] = sink
         self._changed("new", sink)
         return sink
-
-    def _demand_room(self) -> None:
-        if len(self.sinks) + len(self.sources) >= MIXES_MAX:
-            raise GraphError(f"guest {self.name} has its {MIXES_MAX} sinks and sources already")
 
     def remove_sink(self, sink: Sink, heir: Sink) -> None:
         """Take `sink` away; what was linked into it or heard it goes on at `heir`."""
@@ -157,8 +153,10 @@ class Graph:
         for tap in list(sink.taps):
             self.move_tap(tap, heir)
         for other in self.mixes():
-            other.links = [link for link in other.links if link.target is not sink]
+            set_links(other, [link for link in other.links if link.target is not sink])
+        set_links(sink, [])
         del self.sinks[sink.id]
+        sink.account.close()
         self._changed("remove", sink)
 
     def remove_source(self, source: Sink) -> None:
@@ -166,9 +164,10 @@ class Graph:
         for tap in list(source.taps):
             self.remove_tap(tap)
         for other in self.mixes():
-            other.links = [link for link in other.links if link.target is not source]
-        source.links = []
+            set_links(other, [link for link in other.links if link.target is not source])
+        set_links(source, [])
         del self.sources[source.id]
+        source.account.close()
         self._changed("remove", source)
 
     def set_default(self, sink: Sink) -> None:
@@ -192,8 +191,7 @@ class Graph:
 
     def add_stream(self, stream: Stream, sink: Sink) -> None:
         """Bring in a stream, linked to `sink`, inactive."""
-        if len(self.streams) >= STREAMS_MAX:
-            raise GraphError(f"guest {self.name} has its {STREAMS_MAX} streams already")
+        self._admission.admit(stream, len(self.streams))
         stream.links = [Link(sink)]
         self.streams[stream.id] = stream
         self._changed("new", stream)
@@ -202,14 +200,14 @@ class Graph:
         """Take a stream away at once."""
         if self.streams.pop(stream.id, None) is None:
             return
+        stream.account.close()
         self._release(stream, keep=False)
         self._changed("remove", stream)
         stream.feed = NOTHING
 
     def add_tap(self, tap: Tap, sink: Sink) -> None:
         """Bring in a tap on `sink`'s monitor."""
-        if len(self.taps) >= TAPS_MAX:
-            raise GraphError(f"guest {self.name} has its {TAPS_MAX} recorders and encoders already")
+        self._admission.admit(tap, len(self.taps))
         tap.sink = sink
         sink.taps.append(tap)
         self.taps[tap.id] = tap
@@ -222,6 +220,7 @@ class Graph:
         """Take a tap away."""
         if self.taps.pop(tap.id, None) is None:
             return
+        tap.account.close()
         if tap.sink is not None:
             tap.sink.taps.remove(tap)
         self._changed("remove", tap)
@@ -238,7 +237,7 @@ class Graph:
         self._relink(stream, sink)
 
     def _relink(self, stream: Stream, sink: Sink) -> None:
-        stream.links = [Link(sink)]
+        set_links(stream, [Link(sink)])
         self._changed("change", stream)
 
     def move_tap(self, tap: Tap, sink: Sink) -> None:
@@ -255,14 +254,11 @@ class Graph:
         if matrix is not None and matrix.shape != shape:
             raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {matrix.shape}")
         before = source.links
-        links = [link for link in before if link.target is not sink] + [Link(sink, matrix)]
-        if len(links) > LINKS_MAX:
-            raise GraphError(f"{source.key} has its {LINKS_MAX} links already")
-        source.links = links
+        set_links(source, [link for link in before if link.target is not sink] + [Link(sink, matrix)])
         try:
             ordered(self.mixes())
         except GraphError:
-            source.links = before
+            set_links(source, before)
             raise
         self._changed("change", source)
 
@@ -270,7 +266,7 @@ class Graph:
         """Take the link into `sink` away; GraphError where there is none."""
         if not any(link.target is sink for link in source.links):
             raise GraphError(f"{source.key} is not linked to {sink.key}")
-        source.links = [link for link in source.links if link.target is not sink]
+        set_links(source, [link for link in source.links if link.target is not sink])
         self._changed("change", source)
 
     def set_gains(self, node: Levelled, gains: tuple[float, ...]) -> None:

@@ -24,7 +24,7 @@ from millrace.units import Frames, Positions
 FAR = 1 << 62
 POOL_BYTES = 8 * 1024 * 1024
 WIDE_LANES = 64
-"""So many streams of a guest are pulled far ahead; the lanes of further ones are short."""
+"""So many streams of a guest are pulled far ahead, if its budget has room for that; the lanes of others are short."""
 
 
 class LanePool:
@@ -171,7 +171,7 @@ class Lanes:
 
     def __init__(self, capacity: Frames, capacity_short: Frames) -> None:
         self.pools: list[LanePool] = []
-        self._capacity, self._capacity_short = capacity, capacity_short
+        self.capacity, self.capacity_short = capacity, capacity_short
         self._of: dict[int, LanePool] = {}
 
     def __len__(self) -> int:
@@ -186,8 +186,7 @@ class Lanes:
     def _roomy(self, stream: Stream) -> LanePool:
         """A pool of its layout that has room for it, and for what was pulled of it."""
         pulled = 0 if stream.stash is None else len(stream.stash)
-        short = len(self._of) >= WIDE_LANES and pulled <= self._capacity_short
-        capacity = self._capacity_short if short else self._capacity
+        capacity = self.capacity if pulled > self.capacity_short or self._wide(stream) else self.capacity_short
         for pool in self.pools:
             if pool.positions == stream.positions and pool.capacity == capacity and not pool.full:
                 return pool
@@ -195,10 +194,17 @@ class Lanes:
         self.pools.append(pool)
         return pool
 
+    def _wide(self, stream: Stream) -> bool:
+        """Whether it may be pulled far ahead. Its short lane was paid for when the stream came."""
+        more = (self.capacity - self.capacity_short) * len(stream.positions) * 4
+        return len(self._of) < WIDE_LANES and stream.account.fits("lane", more)
+
     def remove(self, stream: Stream, position: Frames, keep: bool) -> None:
         """Take the lane back; with `keep`, frames pulled but not yet heard go to the stream's stash."""
         pool = self._of.pop(stream.id)
         pool.remove(stream, position, keep)
+        if stream.stash is None or len(stream.stash) <= self.capacity_short:
+            stream.account.hold("lane", 0)
         if pool.empty and len(self.pools) > 1:
             self.pools.remove(pool)
 

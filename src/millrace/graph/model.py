@@ -7,12 +7,14 @@ monitor, a `Tap` consumes a sink's monitor. Links go stream → sink, sink → s
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 import numpy as np
 
+from millrace.budget import ENDED, PROGRAMS, Account
 from millrace.dsp.channels import Matrix
 from millrace.dsp.convert import Samples
 from millrace.errors import GraphError
@@ -112,6 +114,12 @@ class Node:
     props: dict[str, str] = field(default_factory=dict)
     state: NodeState = NodeState.SUSPENDED
     trace: deque[StateChange] = field(default_factory=lambda: deque(maxlen=TRACE_LENGTH))
+    asks: dict[Hashable, int] = field(default_factory=dict)
+    """Bytes that its door will hold for it from the start, by part: it is let in only if there is room for them."""
+    reach: float = PROGRAMS
+    """Up to which share of its guest's budget it may be let in."""
+    account: Account = ENDED
+    """What is held for it. The graph opens it when it takes the node, and closes it when it lets the node go."""
 
     kind = "node"
 

@@ -111,6 +111,11 @@ class ClientLine:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `next_timeout`."""
 
+    def may_wait(self, waiting_bytes: int) -> bool:
+        """See `Connection`: as much as the runner lets wait for anybody."""
+        del waiting_bytes
+        return True
+
     def closed(self) -> bool:
         """See `Connection`. During a handshake `start_tls` says what went wrong."""
         if not self._shaking:

@@ -14,7 +14,7 @@ import termios
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from millrace.errors import RemoteProtocolError
+from millrace.errors import BudgetError, RemoteProtocolError
 from millrace.io.clock import now_ns
 from millrace.io.turns import Turns
 from millrace.units import NS_PER_MS, HostNs
@@ -26,6 +26,11 @@ RECEIVE_BYTES_WAITING = 4 * 1024
 """A guest whose connections wait for their turn is read no faster than this: what is read must be kept."""
 UNSENT_MAX = 8 * 1024 * 1024
 """A connection that leaves more than this unread is cut: it would only grow."""
+
+WEIGH_S = 1.0
+"""How often what is left unread is looked at."""
+FAREWELL_S = 3.0
+"""A connection that is ended has so long to read its last messages."""
 
 
 class Timed(Protocol):
@@ -66,6 +71,10 @@ class Connection(Timed, Protocol):
 
     def data_to_send(self) -> bytes:
         """What to write now."""
+        ...
+
+    def may_wait(self, waiting_bytes: int) -> bool:
+        """Whether so much may wait, for the other side to read it or for its turn; else the connection is cut."""
         ...
 
     def closed(self) -> bool:
@@ -148,6 +157,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._paused = self._lost = False
+        self._due: asyncio.TimerHandle | None = None
         self._read_ns: HostNs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -189,6 +199,9 @@ class StreamRunner(asyncio.BufferedProtocol):
             log.warning("connection ended: %s", error)
             core.violated(error)
             core.closing = True
+        except BudgetError as error:
+            log.warning("connection ended: %s", error)
+            core.closing = True
         except Exception:
             # A bug of ours must cost at most the connection that met it.
             log.exception("connection ended by an internal error")
@@ -204,6 +217,8 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._paused = True
             self._transport.pause_reading()
         self._turns.wait(self)
+        if self._core is not None and self._transport is not None:
+            self._weigh(self._core, self._transport)
 
     def work(self) -> bool:
         """See `Worker`."""
@@ -241,6 +256,8 @@ class StreamRunner(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio. What it held is given back in turn: a thousand connections may end at once."""
         self._lost, self._rest = True, b""
+        if self._due is not None:
+            self._due.cancel()
         if self._turns.ready():
             with self._turns:
                 if not self.work():
@@ -263,7 +280,30 @@ class StreamRunner(asyncio.BufferedProtocol):
                 core.unread_since_ns = (before + self._read_ns) // 2
             transport.write(data)
         if core.closing:
-            transport.close()
-        elif transport.get_write_buffer_size() > UNSENT_MAX:
-            log.warning("connection ended: its client left %d bytes unread", UNSENT_MAX)
+            self._close(transport)
+        else:
+            self._weigh(core, transport)
+
+    def _weigh(self, core: Connection, transport: asyncio.Transport) -> None:
+        """Whether what is left unread, on either side, may wait; looked at again until nothing is."""
+        unread_bytes = transport.get_write_buffer_size()
+        waiting_bytes = unread_bytes + len(self._rest)
+        if unread_bytes > UNSENT_MAX or not core.may_wait(waiting_bytes):
+            log.warning("connection ended: its client left %d bytes unread", unread_bytes)
             transport.abort()
+        elif waiting_bytes and self._due is None:
+            self._due = asyncio.get_running_loop().call_later(WEIGH_S, self._weigh_again)
+
+    def _weigh_again(self) -> None:
+        self._due = None
+        core, transport = self._core, self._transport
+        if core is not None and transport is not None and not transport.is_closing():
+            self._weigh(core, transport)
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        """Close when all is sent, but let nobody keep the connection by not reading."""
+        transport.close()
+        if transport.get_write_buffer_size():
+            if self._due is not None:
+                self._due.cancel()
+            self._due = asyncio.get_running_loop().call_later(FAREWELL_S, transport.abort)

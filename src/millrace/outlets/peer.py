@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from millrace.budget import LISTENERS
 from millrace.codec.opus import OPUS_RATE, OpusEncoder, wire_order
 from millrace.codec.pcm import encode_pcm
 from millrace.codec.settings import CodecSettings
@@ -110,7 +111,7 @@ class EncodeGroup:
         self.graph, self.settings, self.generation = graph, settings, generation
         self.outlets: list[PeerOutlet] = []
         positions = _layout(sink, settings)
-        self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self)
+        self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self, reach=LISTENERS)
         self._expected_loss = settings.loss
         self._sequence = 0
         self._quiet_frames = 0

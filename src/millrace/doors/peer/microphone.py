@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from millrace.budget import LISTENERS
 from millrace.clock.jitter import JitterProfile
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
@@ -30,6 +31,7 @@ class MicrophoneStream:
         self.graph = graph
         self.node = Stream(graph.ids.take(), name, source.positions, {"application.name": name, "media.role": "phone"})
         self.node.feed = self
+        self.node.reach = LISTENERS
         self.node.latency_ask_ns = 10 * NS_PER_MS
         self.playout = Playout(graph.rate, source.positions, PROFILE, SPLICE_NS)
         self._came_ns: HostNs = 0

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hmac
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from millrace.budget import CONNECTIONS, ENTRY_BYTES, MIB, size_of
 from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
 from millrace.doors.pulse.formats import CommandError, StreamFormat
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
 from millrace.dsp.convert import Buffer
-from millrace.errors import GraphError, RemoteProtocolError
+from millrace.errors import BudgetError, GraphError, RemoteProtocolError
 from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.rights.model import Right
 from millrace.units import HostNs
@@ -32,6 +34,10 @@ from millrace.wire.pulse.tagstruct import Props
 Handler = Callable[["PulseClient", Request], Iterator[None] | None]
 """What takes long is an iterator: it goes on, step by step, before the client's next request is looked at."""
 STREAMS_PER_CLIENT_MAX = 256
+CLIENT_BYTES = {"itself": 10 * 1024, "paid props": 6 * 1024}
+"""What a connection takes, its socket and the properties that clients usually have included."""
+ANSWERS_MAX = 8 * MIB
+"""What a client may ask for before it reads any of it."""
 _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_STREAM, Command.FLUSH_PLAYBACK_STREAM})
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
 
@@ -41,7 +47,26 @@ class Upload:
 
     def __init__(self, name: str, fmt: StreamFormat, length: int, props: Props) -> None:
         self.name, self.format, self.length, self.props = name, fmt, length, props
-        self.data = bytearray()
+        self._data = bytearray()
+        self._fill = 0
+
+    @property
+    def weight(self) -> int:
+        """What it takes in memory when all of it has come."""
+        return self.length + sys.getsizeof(self.name) + size_of(self.props) + ENTRY_BYTES
+
+    def write(self, block: memoryview) -> None:
+        """More of it has come; what is more than was announced is left out."""
+        if not self._data:
+            self._data = bytearray(self.length)
+        end = min(self._fill + len(block), self.length)
+        self._data[self._fill : end] = block[: end - self._fill]
+        self._fill = end
+
+    def finish(self) -> bytearray:
+        """What has come of it, in whole frames."""
+        del self._data[self._fill // self.format.frame_bytes * self.format.frame_bytes :]
+        return self._data
 
 
 class PulseClient:
@@ -55,6 +80,7 @@ class PulseClient:
         if len(door.clients) >= CLIENTS_MAX:
             raise GraphError(f"guest {door.graph.name} has its {CLIENTS_MAX} connections already")
         self.door = door
+        self.account = door.graph.budget.open("connection", CLIENT_BYTES, CONNECTIONS)
         self.index = door.graph.ids.take()
         self.props: Props = {}
         self.trusted = trusted
@@ -88,6 +114,7 @@ class PulseClient:
         view, at = memoryview(data), 0
         while self._go_on() and at < len(view) and not self.closing:
             at += self._wire.take(view[at:])
+            self.account.hold("command", self._wire.partial_bytes, CONNECTIONS)
             for event in self._wire.events():
                 if isinstance(event, Block):
                     self._block(event)
@@ -95,6 +122,8 @@ class PulseClient:
                     self._request(event)
                 elif isinstance(event, Refused):
                     self._wire.send_error(event.tag, event.code)
+            if self._wire.unsent_bytes > ANSWERS_MAX:
+                raise BudgetError(f"more than {ANSWERS_MAX // MIB} MiB of answers were asked for at once")
             if self.over():
                 break
         return at
@@ -141,9 +170,15 @@ class PulseClient:
         """See `Connection`."""
         self.door.on_violation(self, error)
 
+    def may_wait(self, waiting_bytes: int) -> bool:
+        """See `Connection`: it is the guest that pays for it."""
+        return self.account.fits("waiting", waiting_bytes, CONNECTIONS)
+
     def closed(self) -> bool:
         """The connection is gone: so are its streams, as many as its turn allows."""
         self._begun = None
+        self.account.close()
+        self.uploads.clear()
         while self.streams or self.records:
             if self.streams:
                 self.forget_playback(next(iter(self.streams.values())))
@@ -151,7 +186,6 @@ class PulseClient:
                 self.forget_record(next(iter(self.records.values())))
             if self.over() and (self.streams or self.records):
                 return False
-        self.uploads.clear()
         self.door.prompts.forget(self.subject)
         if self.door.clients.pop(self.index, None) is not None:
             self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
@@ -224,7 +258,7 @@ class PulseClient:
             return
         upload = self.uploads.get(block.channel)
         if upload is not None:
-            upload.data += block.data[: upload.length - len(upload.data)]
+            upload.write(block.data)
 
     def authenticate(self, request: Request) -> None:
         """AUTH: peer credentials or the cookie; then the version both speak."""
@@ -324,7 +358,6 @@ class PulseClient:
     def keep_playback(self, stream: PlaybackStream) -> None:
         """Register a new playback stream."""
         self.streams[stream.channel] = stream
-        self.door.playback[stream.node.id] = stream
         self._sinks[stream.node.id] = stream.node.sink.id
 
     def forget_playback(self, stream: PlaybackStream) -> None:
@@ -332,13 +365,25 @@ class PulseClient:
         self.streams.pop(stream.channel, None)
         self._sinks.pop(stream.node.id, None)
         stream.remove()
-        self.door.playback.pop(stream.node.id, None)
+
+    def keep_upload(self, channel: int, upload: Upload) -> None:
+        """Register a sample that is to come; there is room for all of it from the start."""
+        self.account.hold(("upload", channel), upload.weight)
+        self.uploads[channel] = upload
+
+    def take_upload(self, request: Request) -> Upload:
+        """The upload a request is about, which ends by that."""
+        channel = request.fields["channel"]
+        upload = self.uploads.pop(channel, None)
+        if upload is None:
+            raise CommandError(Err.NOENTITY)
+        self.account.hold(("upload", channel), 0)
+        return upload
 
     def keep_record(self, record: RecordStream) -> None:
         """Register a new record stream."""
         assert record.node.sink is not None
         self.records[record.channel] = record
-        self.door.records[record.node.id] = record
         self._sinks[record.node.id] = record.node.sink.id
 
     def forget_record(self, record: RecordStream) -> None:
@@ -346,7 +391,6 @@ class PulseClient:
         self.records.pop(record.channel, None)
         self._sinks.pop(record.node.id, None)
         record.remove()
-        self.door.records.pop(record.node.id, None)
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
         """The graph changed a stream: if it is ours and was moved or killed, tell the client."""
@@ -354,10 +398,8 @@ class PulseClient:
             return
         if kind is Change.REMOVE:
             self.streams.pop(stream.channel)
-            stream.removed = True
-            stream.fail_drain()
+            self._sinks.pop(stream.node.id, None)
             self.notice(Command.PLAYBACK_STREAM_KILLED, channel=stream.channel)
-            self.door.playback.pop(stream.node.id, None)
             return
         sink = stream.node.sink
         if self._sinks.get(stream.node.id) != sink.id:
@@ -376,7 +418,7 @@ class PulseClient:
             return
         if kind is Change.REMOVE:
             self.records.pop(record.channel)
-            record.removed = True
+            self._sinks.pop(record.node.id, None)
             self.notice(Command.RECORD_STREAM_KILLED, channel=record.channel)
             return
         sink = record.node.sink

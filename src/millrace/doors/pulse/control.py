@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
 
+from millrace.budget import Account, size_of
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.formats import CommandError, gains_from
+from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.errors import GraphError
+from millrace.errors import BudgetError, GraphError
 from millrace.graph.model import Sink, Stream
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
@@ -24,7 +26,7 @@ def auth(client: PulseClient, request: Request) -> None:
 
 def set_name(client: PulseClient, request: Request) -> None:
     """SET_CLIENT_NAME."""
-    merge_props(client.props, request.fields["props"])
+    merge_props(client.account, client.props, request.fields["props"])
     client.reply(request, {"index": client.index})
     client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
     client.door.on_client("change", client)
@@ -185,7 +187,6 @@ def kill_output(client: PulseClient, request: Request) -> None:
     """KILL_SOURCE_OUTPUT."""
     record = _output(client, request)
     client.door.graph.remove_tap(record.node)
-    client.door.records.pop(record.node.id, None)
     client.reply(request)
 
 
@@ -204,52 +205,60 @@ def set_default_source(client: PulseClient, request: Request) -> None:
 # -- properties ------------------------------------------------------------------------------
 
 
-def merge_props(props: Props, new: Props, keep: bool = True) -> None:
-    """Take `new` into `props`, or in their place; CommandError past the bound, and nothing has changed then."""
+def _weigh_props(account: Account, props: Props) -> None:
+    """A connection has paid for some when it came, so that one that may only mend things can say who it is."""
+    account.hold("props", max(0, size_of(props) - account.part("paid props")))
+
+
+def merge_props(account: Account, props: Props, new: Props, keep: bool = True) -> None:
+    """Take `new` into `props`, or in their place; an error past the bounds, and nothing has changed then."""
     merged = props | new if keep else dict(new)
     if len(merged) > PROPS_MAX or sum(len(k) + len(v) for k, v in merged.items()) > PROPS_BYTES_MAX:
         raise CommandError(Err.TOOLARGE, "too many properties")
+    _weigh_props(account, merged)
     props.clear()
     props.update(merged)
 
 
-def _update(props: Props, mode: int, new: Props) -> None:
+def _update(account: Account, props: Props, mode: int, new: Props) -> None:
     """Mode 0 sets, 1 merges without replacing, 2 replaces (`pa_update_mode_t`)."""
     if mode == 1:
         new = {key: value for key, value in new.items() if key not in props}
     elif mode > 2:
         raise CommandError(Err.INVALID)
-    merge_props(props, new, keep=mode != 0)
+    merge_props(account, props, new, keep=mode != 0)
 
 
-def _stream_props(client: PulseClient, request: Request) -> tuple[Props, Callable[[], None]]:
-    if request.command in (Command.UPDATE_PLAYBACK_STREAM_PROPLIST, Command.REMOVE_PLAYBACK_STREAM_PROPLIST):
-        stream = client.stream_at(request)
-        return stream.props, lambda: client.door.graph.touch(stream.node)
-    record = client.record_at(request)
-    return record.props, lambda: client.door.graph.touch(record.node)
+def _without(account: Account, props: Props, keys: list[str]) -> None:
+    for key in keys:
+        props.pop(key, None)
+    _weigh_props(account, props)
+
+
+def _with_props(client: PulseClient, request: Request) -> PlaybackStream | RecordStream:
+    of_playback = request.command in (Command.UPDATE_PLAYBACK_STREAM_PROPLIST, Command.REMOVE_PLAYBACK_STREAM_PROPLIST)
+    return client.stream_at(request) if of_playback else client.record_at(request)
 
 
 def update_stream_props(client: PulseClient, request: Request) -> None:
     """UPDATE_*_STREAM_PROPLIST."""
-    props, changed = _stream_props(client, request)
-    _update(props, request.fields["mode"], request.fields["props"])
-    changed()
+    stream = _with_props(client, request)
+    _update(stream.node.account, stream.props, request.fields["mode"], request.fields["props"])
+    client.door.graph.touch(stream.node)
     client.reply(request)
 
 
 def remove_stream_props(client: PulseClient, request: Request) -> None:
     """REMOVE_*_STREAM_PROPLIST."""
-    props, changed = _stream_props(client, request)
-    for key in request.fields["keys"]:
-        props.pop(key, None)
-    changed()
+    stream = _with_props(client, request)
+    _without(stream.node.account, stream.props, request.fields["keys"])
+    client.door.graph.touch(stream.node)
     client.reply(request)
 
 
 def update_client_props(client: PulseClient, request: Request) -> None:
     """UPDATE_CLIENT_PROPLIST."""
-    _update(client.props, request.fields["mode"], request.fields["props"])
+    _update(client.account, client.props, request.fields["mode"], request.fields["props"])
     client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
     client.door.on_client("change", client)
     client.reply(request)
@@ -257,8 +266,7 @@ def update_client_props(client: PulseClient, request: Request) -> None:
 
 def remove_client_props(client: PulseClient, request: Request) -> None:
     """REMOVE_CLIENT_PROPLIST."""
-    for key in request.fields["keys"]:
-        client.props.pop(key, None)
+    _without(client.account, client.props, request.fields["keys"])
     client.reply(request)
 
 
@@ -267,8 +275,9 @@ def rename(client: PulseClient, request: Request) -> None:
     of_playback = request.command is Command.SET_PLAYBACK_STREAM_NAME
     target = client.stream_at(request) if of_playback else client.record_at(request)
     name = request.fields["name"] or ""
+    target.node.account.hold("name", sys.getsizeof(name))
+    merge_props(target.node.account, target.props, {"media.name": name.encode() + b"\0"})
     target.node.name = name
-    target.props["media.name"] = name.encode() + b"\0"
     client.door.graph.touch(target.node)
     client.reply(request)
 
@@ -288,6 +297,8 @@ def guarded(handler: Handler) -> Handler:
     def wrapped(client: PulseClient, request: Request) -> None:
         try:
             handler(client, request)
+        except BudgetError:
+            raise
         except GraphError as error:
             raise CommandError(Err.INVALID, str(error)) from None
 

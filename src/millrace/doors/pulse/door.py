@@ -6,18 +6,19 @@ know: connections, modules, the sample cache, properties, and who subscribed to 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from millrace.doors.budget import Budget
+from millrace.budget import ENTRY_BYTES, size_of
 from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, unmake
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.doors.pulse.restore import GROUPED_BY, Rules
-from millrace.dsp.convert import SampleFormat
-from millrace.errors import RemoteProtocolError
+from millrace.dsp.convert import Buffer, SampleFormat
+from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.rights.grants import Grants, Permission, Verdict
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 CLIENTS_MAX = 1024
 CACHE_BYTES_MAX = 64 * 1024 * 1024
 MODULES_MAX = 256
+WORDS_KEPT = 4
+"""What a module's argument says is kept as it came, and in the names and properties of what it makes."""
+SAMPLE_BYTES = 1024
+"""What a cached sample takes besides its sound, name and properties."""
 MONITOR = ".monitor"
 STREAM_RESTORE, STREAM_RESTORE_EVENT = "module-stream-restore", 5
 
@@ -45,8 +50,13 @@ class Sample:
     index: int
     name: str
     format: StreamFormat
-    data: bytes
+    data: Buffer
     props: Props
+
+    @property
+    def weight(self) -> int:
+        """What it takes in memory."""
+        return len(self.data) + sys.getsizeof(self.name) + size_of(self.props) + SAMPLE_BYTES
 
 
 def permission_of(sink: Sink) -> Permission:
@@ -82,7 +92,8 @@ class PulseDoor:
         self.declared: dict[int, StreamFormat] = {}
         """What a module was told its sink or source is; the graph mixes in its own format all the same."""
         self.refused = 0
-        self.budget = Budget()
+        self.account = graph.budget.open("cache")
+        """What is the guest's and no connection's: cached samples, modules."""
         self.grants = Grants()
         self.prompts = Prompts(graph.ids.take)
         self.holder = Holder(f"guest/{graph.name}", GUEST_RIGHTS, frozenset({graph.name}))
@@ -190,6 +201,7 @@ class PulseDoor:
     def unload(self, module: Module) -> None:
         """Take a module away, and what it has made."""
         if self.modules.pop(module.index, None) is not None:
+            self.account.hold(("module", module.index), 0)
             unmake(self.graph, module)
             self.publish(Facility.MODULE, Change.REMOVE, module.index)
 
@@ -233,7 +245,6 @@ class PulseDoor:
                 sink = record.node.sink
                 if sink and self.grants.verdict(permission_of(sink), client.subject) is not Verdict.ALLOW:
                     self.graph.remove_tap(record.node)
-                    self.records.pop(record.node.id, None)
         for module in list(self.modules.values()):
             if module.recorder and self.grants.verdict(*module.recorder) is not Verdict.ALLOW:
                 self.unload(module)
@@ -293,25 +304,72 @@ class PulseDoor:
                 stream.check_ready()
 
     def _stream_changed(self, node: Stream, kind: Change) -> None:
-        """Moves and removals come from anywhere (API, policy); the owning client is told here."""
+        """Moves and removals come from anywhere (API, policy); the owning client is told here.
+
+        However a stream ends, it ends here.
+        """
         stream = self.playback.get(node.id)
-        if stream is not None:
-            stream.owner.playback_changed(stream, kind)
+        if stream is None:
+            return
+        if kind is Change.REMOVE:
+            del self.playback[node.id]
+            stream.ended()
+        stream.owner.playback_changed(stream, kind)
 
     def _tap_changed(self, node: Tap, kind: Change) -> None:
         record = self.records[node.id]
+        if kind is Change.REMOVE:
+            del self.records[node.id]
+            record.ended()
         record.owner.record_changed(record, kind)
 
-    # -- the sample cache ----------------------------------------------------------------
+    # -- streams, modules, samples -------------------------------------------------------
+
+    def begin_playback(self, stream: PlaybackStream, sink: Sink) -> None:
+        """Let a stream play to `sink`; an error, and it is not there, where the graph does not take it."""
+        stream.node.feed = stream
+        self.playback[stream.node.id] = stream
+        try:
+            self.graph.add_stream(stream.node, sink)
+        except GraphError:
+            del self.playback[stream.node.id]
+            raise
+
+    def begin_record(self, record: RecordStream, sink: Sink) -> None:
+        """As `begin_playback`, for a recorder of `sink`'s monitor or a source."""
+        record.node.consumer = record
+        record.source = self.source_level(sink)
+        self.records[record.node.id] = record
+        try:
+            self.graph.add_tap(record.node, sink)
+        except GraphError:
+            del self.records[record.node.id]
+            raise
+
+    def load(self, module: Module) -> None:
+        """Keep a module that has made what it makes; BudgetError where there is no room for it."""
+        words = sys.getsizeof(module.name) + WORDS_KEPT * sys.getsizeof(module.argument)
+        self.account.hold(("module", module.index), ENTRY_BYTES + words)
+        self.modules[module.index] = module
+        self.publish(Facility.MODULE, Change.NEW, module.index)
 
     def store_sample(self, sample: Sample) -> None:
         """Keep an uploaded sound, replacing one of the same name."""
         used = sum(len(s.data) for s in self.samples.values() if s.name != sample.name)
         if used + len(sample.data) > CACHE_BYTES_MAX:
             raise CommandError(Err.TOOLARGE, "the sample cache is full")
+        self.account.hold(("sample", sample.name), sample.weight)
         change = Change.CHANGE if sample.name in self.samples else Change.NEW
         self.samples[sample.name] = sample
         self.publish(Facility.SAMPLE_CACHE, change, sample.index)
+
+    def drop_sample(self, name: str) -> Sample | None:
+        """Forget an uploaded sound; None where there is none."""
+        sample = self.samples.pop(name, None)
+        if sample is not None:
+            self.account.hold(("sample", name), 0)
+            self.publish(Facility.SAMPLE_CACHE, Change.REMOVE, sample.index)
+        return sample
 
     # -- the clock of replies --------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.errors import GraphError
 from millrace.graph.model import Sink
 from millrace.units import Positions
-from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.session import Request
 
 MIXES_MAX = 128
@@ -295,12 +295,11 @@ def load_module(client: PulseClient, request: Request) -> None:
     module = Module(door.graph.ids.take(), name, text, kind.description)
     try:
         kind.make(Loading(client, Args(text, kind.valid), module))
+        door.load(module)
     except (CommandError, GraphError) as error:
         unmake(door.graph, module)
         denied = isinstance(error, CommandError) and error.code is Err.ACCESS
         raise CommandError(Err.ACCESS if denied else Err.MODINITFAILED, str(error)) from None
-    door.modules[module.index] = module
-    door.publish(Facility.MODULE, Change.NEW, module.index)
     client.reply(request, {"index": module.index})
 
 

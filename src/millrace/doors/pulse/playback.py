@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from millrace.doors.budget import Budget
+from millrace.budget import size_of
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr
 from millrace.doors.pulse.formats import StreamFormat
-from millrace.doors.pulse.queue import ByteQueue
+from millrace.doors.pulse.queue import ByteQueue, capacity_for
 from millrace.doors.pulse.rendered import NEVER, Rendered
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
+from millrace.dsp.resample import resampler_bytes
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
@@ -65,13 +66,14 @@ class PlaybackStream:
         node: Stream,
         graph: Graph,
         props: Props,
-        budget: Budget,
     ) -> None:
         self.owner, self.channel, self.format = owner, channel, fmt
         self.node, self.graph, self.props = node, graph, props
         self.layout = Layout(fmt.frame_bytes, fmt.rate)
         self.corked = False
-        self.queue = ByteQueue(attr.maxlength, silence_byte(fmt.sample), budget)
+        self._paid = 0
+        """Room in the queue that is its own as long as it lives: what its client is asked for always fits."""
+        self.queue = ByteQueue(attr.maxlength, silence_byte(fmt.sample), self._may_queue)
         self.missing = attr.tlength
         self.requested = 0
         self.prebuffering = True
@@ -89,24 +91,48 @@ class PlaybackStream:
         self.attr = attr
         self.apply_attr(attr)
         self.set_rate(fmt.rate)
+        node.asks = {"queue": self._paid, "props": size_of(props), "resampler": self._resampler_bytes(fmt.rate)}
 
     # -- settings ------------------------------------------------------------------------
+
+    def pay_for(self, size: int) -> None:
+        """Before the stream comes in: its queue is to have room for so much, from the start."""
+        self.queue.maxlength = size
+        self._paid = self.node.asks["queue"] = capacity_for(size)
+
+    def _may_queue(self, size: int) -> bool:
+        return self.node.account.fits("queue", max(size, self._paid))
+
+    def change_attr(self, attr: PlaybackAttr) -> None:
+        """Put other attributes in force; BudgetError where they ask for more room than there is."""
+        self.node.account.hold("queue", max(capacity_for(attr.tlength), self.queue.capacity))
+        self.apply_attr(attr)
 
     def apply_attr(self, attr: PlaybackAttr) -> None:
         """Put buffer attributes in force."""
         self.missing += attr.tlength - self.attr.tlength
         self.attr = attr
         self.queue.maxlength = attr.maxlength
+        self._paid = capacity_for(attr.tlength)
         self.node.latency_ask_ns = attr.sink_ns
         self.node.bulk_frames = attr.bulk_ns * self.graph.rate // 1_000_000_000
 
+    def change_rate(self, rate: int) -> None:
+        """Play at another rate from here on; BudgetError where there is no room for what that takes."""
+        self.node.account.hold("resampler", self._resampler_bytes(rate))
+        self.set_rate(rate)
+
     def set_rate(self, rate: int) -> None:
-        """Play at another rate from here on."""
+        """Play at another rate."""
         self.format = StreamFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
-        low_delay = self.layout.to_ns(self.attr.tlength) < LOW_DELAY_NS
-        channels = len(self.format.positions)
-        self._resampled = Resampled(rate, self.graph.rate, channels, low_delay)
+        self._resampled = Resampled(rate, self.graph.rate, len(self.format.positions), self._low_delay(rate))
+
+    def _low_delay(self, rate: int) -> bool:
+        return Layout(self.format.frame_bytes, rate).to_ns(self.attr.tlength) < LOW_DELAY_NS
+
+    def _resampler_bytes(self, rate: int) -> int:
+        return resampler_bytes(rate, self.graph.rate, len(self.format.positions), self._low_delay(rate))
 
     @property
     def resample_method(self) -> str | None:
@@ -239,14 +265,15 @@ class PlaybackStream:
             self.owner.reply(request)
 
     def remove(self) -> None:
-        """The stream is gone; a pending drain fails."""
-        self.removed = True
-        self.fail_drain()
-        self.queue.flush()
+        """Take the stream away."""
         self.graph.remove_stream(self.node)
 
-    def fail_drain(self) -> None:
-        """A drain that can't be finished any more is answered with that."""
+    def ended(self) -> None:
+        """The graph has let the stream go, whoever wanted that; a pending drain fails."""
+        self.removed = True
+        self.queue.flush()
+        self._resampled.clear()
+        self.on_done = None
         if self.drain is not None:
             request, self.drain = self.drain, None
             self.owner.fail(request, Err.NOENTITY)

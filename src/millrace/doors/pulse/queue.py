@@ -6,25 +6,36 @@ what is really queued, up to `maxlength`. Places nobody wrote to read as silence
 
 from __future__ import annotations
 
-from millrace.doors.budget import Budget
+from collections.abc import Callable
+
 from millrace.dsp.convert import Buffer
 from millrace.wire.pulse.constants import Seek
 
 _CAPACITY_MIN = 16 * 1024
 
 
-class ByteQueue:
-    """Queued bytes of one stream, out of its guest's budget."""
+def capacity_for(size: int) -> int:
+    """What the store of a queue takes that has `size` bytes in it."""
+    return max(_CAPACITY_MIN, 1 << (size - 1).bit_length()) if size > 0 else 0
 
-    def __init__(self, maxlength: int, silence: int, budget: Budget | None = None) -> None:
+
+class ByteQueue:
+    """Queued bytes of one stream. `may_hold` says whether its store may be of so many bytes from now on."""
+
+    def __init__(self, maxlength: int, silence: int, may_hold: Callable[[int], bool] = lambda size: True) -> None:
         self.maxlength = maxlength
-        self._budget = budget or Budget()
+        self._may_hold = may_hold
         self.read_index = 0
         self.write_index = 0
         self._high = 0
         self._silence = silence
         # Through a view: assigning a slice of a bytearray would copy twice.
         self._data = memoryview(bytearray())
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of its store."""
+        return len(self._data)
 
     @property
     def length(self) -> int:
@@ -66,8 +77,8 @@ class ByteQueue:
     def _reserve(self, needed: int) -> bool:
         if needed <= len(self._data):
             return True
-        capacity = max(_CAPACITY_MIN, 1 << (needed - 1).bit_length())
-        if not self._budget.change(capacity - len(self._data)):
+        capacity = capacity_for(needed)
+        if not self._may_hold(capacity):
             return False
         kept = b"".join(self._views(max(0, self._high - self.read_index)))
         self._data = memoryview(bytearray(capacity))
@@ -112,5 +123,5 @@ class ByteQueue:
     def flush(self) -> None:
         """Drop everything queued."""
         self.write_index = self._high = self.read_index
-        self._budget.change(-len(self._data))
         self._data = memoryview(bytearray())
+        self._may_hold(0)

@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from millrace.budget import size_of
 from millrace.doors.pulse.attrs import Layout, RecordAttr
 from millrace.doors.pulse.formats import StreamFormat
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.mix import ramp
-from millrace.dsp.resample import Resampler, make_resampler
+from millrace.dsp.resample import Resampler, make_resampler, resampler_bytes
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
 from millrace.units import NS_PER_MS, Frames, HostNs
@@ -21,6 +22,10 @@ from millrace.wire.pulse.tagstruct import Props
 DELIVER_NS = 50 * NS_PER_MS
 """However large the fragment asked for, sound is handed over this often: a recorder that is
 stopped with SIGINT would lose the rest of its fragment."""
+
+
+UNREAD_STEP = 64 * 1024
+"""What is kept for a client that does not read is paid for in such steps."""
 
 
 class RecordOwner(Protocol):
@@ -70,7 +75,6 @@ class RecordStream:
         self.node, self.graph, self.props = node, graph, props
         self.layout = Layout(fmt.frame_bytes, fmt.rate)
         self.corked = False
-        self.removed = False
         self.gains: tuple[float, ...] = (1.0,) * len(fmt.positions)
         self.mute = False
         self.write_index = 0
@@ -83,6 +87,7 @@ class RecordStream:
         self._threshold = 0
         self.apply_attr(attr)
         self.set_rate(fmt.rate)
+        node.asks = {"props": size_of(props), "resampler": self._resampler_bytes(fmt.rate)}
 
     def apply_attr(self, attr: RecordAttr) -> None:
         """Put buffer attributes in force."""
@@ -91,13 +96,25 @@ class RecordStream:
         self.node.latency_ask_ns = max(2_500_000, min(fragment_ns, 40 * NS_PER_MS))
         self._threshold = min(attr.fragsize, self.layout.to_bytes(DELIVER_NS))
 
+    def _resampler_bytes(self, rate: int) -> int:
+        channels = len(self.format.positions)
+        return 0 if self._peaks is not None else resampler_bytes(self.graph.rate, rate, channels, self._low_delay(rate))
+
+    def _low_delay(self, rate: int) -> bool:
+        return Layout(self.format.frame_bytes, rate).to_ns(self.attr.fragsize) < 150 * NS_PER_MS
+
+    def change_rate(self, rate: int) -> None:
+        """Record at another rate from here on; BudgetError where there is no room for what that takes."""
+        self.node.account.hold("resampler", self._resampler_bytes(rate))
+        self.set_rate(rate)
+
     def set_rate(self, rate: int) -> None:
-        """Record at another rate from here on."""
+        """Record at another rate."""
         self.format = StreamFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
-        low_delay = self.layout.to_ns(self.attr.fragsize) < 150 * NS_PER_MS
         if self._peaks is None:
-            self._resampler = make_resampler(self.graph.rate, rate, len(self.format.positions), low_delay)
+            channels = len(self.format.positions)
+            self._resampler = make_resampler(self.graph.rate, rate, channels, self._low_delay(rate))
 
     @property
     def queued_bytes(self) -> int:
@@ -113,11 +130,15 @@ class RecordStream:
     def flush(self) -> None:
         """Throw away what is not sent."""
         self._queue.clear()
+        self.node.account.hold("queue", 0)
 
     def remove(self) -> None:
-        """The stream is gone."""
-        self.removed = True
+        """Take the stream away."""
         self.graph.remove_tap(self.node)
+
+    def ended(self) -> None:
+        """The graph has let the stream go, whoever wanted that."""
+        self._queue.clear()
 
     def consume(self, block: Samples, position: Frames, level: float) -> None:
         """See `Consumer.consume`."""
@@ -145,10 +166,19 @@ class RecordStream:
         """See `Consumer.idle`; a running recorder is clocked, so this means corked."""
         del position
 
+    def _room(self) -> int:
+        """How much may be kept for a client that does not read."""
+        paid = self.node.account.part("queue")
+        wanted = min(len(self._queue), self.attr.maxlength)
+        if wanted <= paid or self.node.account.fits("queue", paid := -(-wanted // UNREAD_STEP) * UNREAD_STEP):
+            return self.attr.maxlength
+        return self.node.account.part("queue")
+
     def _deliver(self) -> None:
-        """Send what is worth sending; while the client does not read, keep at most maxlength, the newest."""
+        """Send what is worth sending; while the client does not read, keep the newest, at most maxlength of it and
+        what the guest's budget has room for."""
         if self.owner.congested:
-            excess = len(self._queue) - self.attr.maxlength
+            excess = len(self._queue) - self._room()
             if excess > 0:
                 frame = self.layout.frame_bytes
                 excess = -(-excess // frame) * frame
@@ -159,6 +189,7 @@ class RecordStream:
         if len(self._queue) < self._threshold:
             return
         data, self._queue = bytes(self._queue), bytearray()
+        self.node.account.hold("queue", 0)
         for at in range(0, len(data), self.attr.fragsize):
             self.owner.send_block(self.channel, data[at : at + self.attr.fragsize])
 

@@ -15,10 +15,9 @@ from millrace.doors.pulse.formats import (
 )
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.errors import GraphError
 from millrace.graph.model import Stream, Tap
 from millrace.units import RATE_MIN, HostNs, frames_to_ns
-from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
 
@@ -57,15 +56,9 @@ def create_playback(client: PulseClient, request: Request) -> None:
     node.mute = bool(f["muted"] and f.get("muted_set", True))
     named = f["sink_index"] != NO_INDEX or bool(f["sink_name"])
     node.chosen = (*(("volume",) if f.get("volume_set", True) else ()), *(("sink",) if named else ()))
-    stream = PlaybackStream(client, channel, fmt, attr, node, door.graph, props, door.budget)
-    node.feed = stream
+    stream = PlaybackStream(client, channel, fmt, attr, node, door.graph, props)
     stream.corked = f["corked"]
-    door.playback[node.id] = stream
-    try:
-        door.graph.add_stream(node, sink)
-    except Exception:
-        del door.playback[node.id]
-        raise
+    door.begin_playback(stream, sink)
     client.keep_playback(stream)
     client.reply(request, _playback_reply(stream) | {"missing": stream.take_first_request()})
     stream.check_ready()
@@ -149,7 +142,7 @@ def set_playback_attr(client: PulseClient, request: Request) -> None:
     """SET_PLAYBACK_STREAM_BUFFER_ATTR."""
     stream, f = client.stream_at(request), request.fields
     asked = PlaybackAttr(f["maxlength"], f["tlength"], f["prebuf"], f["minreq"])
-    stream.apply_attr(fix_playback(asked, stream.layout, f["adjust_latency"], bool(f.get("early_requests"))))
+    stream.change_attr(fix_playback(asked, stream.layout, f["adjust_latency"], bool(f.get("early_requests"))))
     client.door.graph.touch(stream.node)
     client.reply(request, _attr_reply(stream))
     stream.check_ready()
@@ -158,7 +151,7 @@ def set_playback_attr(client: PulseClient, request: Request) -> None:
 
 def playback_rate(client: PulseClient, request: Request) -> None:
     """UPDATE_PLAYBACK_STREAM_SAMPLE_RATE."""
-    client.stream_at(request).set_rate(checked_rate(request.fields["rate"]))
+    client.stream_at(request).change_rate(checked_rate(request.fields["rate"]))
     client.reply(request)
 
 
@@ -184,17 +177,10 @@ def create_record(client: PulseClient, request: Request) -> None:
     if f.get("volume_set") and f.get("volume"):
         record.gains = gains_from(f["volume"][: len(fmt.positions)], len(fmt.positions))
     record.mute = bool(f.get("muted") and f.get("muted_set"))
-    node.consumer = record
-    record.source = door.source_level(sink)
     node.placed = f["source_index"] != NO_INDEX or bool(f["source_name"])
     node.active = node.clocked = not f["corked"]
     record.corked = f["corked"]
-    door.records[node.id] = record
-    try:
-        door.graph.add_tap(node, sink)
-    except GraphError:
-        del door.records[node.id]
-        raise
+    door.begin_record(record, sink)
     client.keep_record(record)
     client.reply(
         request,
@@ -249,7 +235,7 @@ def set_record_attr(client: PulseClient, request: Request) -> None:
 
 def record_rate(client: PulseClient, request: Request) -> None:
     """UPDATE_RECORD_STREAM_SAMPLE_RATE."""
-    client.record_at(request).set_rate(checked_rate(request.fields["rate"]))
+    client.record_at(request).change_rate(checked_rate(request.fields["rate"]))
     client.reply(request)
 
 
@@ -266,26 +252,23 @@ def create_upload(client: PulseClient, request: Request) -> None:
     if length + sum(upload.length for upload in client.uploads.values()) > UPLOADS_MAX:
         raise CommandError(Err.TOOLARGE, "too many uploads at once")
     channel = client.take_channel()
-    client.uploads[channel] = Upload(name, fmt, length, f["props"])
+    client.keep_upload(channel, Upload(name, fmt, length, f["props"]))
     client.reply(request, {"channel": channel, "length": length})
 
 
 def finish_upload(client: PulseClient, request: Request) -> None:
     """FINISH_UPLOAD_STREAM."""
-    upload = client.uploads.pop(request.fields["channel"], None)
-    if upload is None:
-        raise CommandError(Err.NOENTITY)
-    if not upload.data:
+    upload = client.take_upload(request)
+    data = upload.finish()
+    if not data:
         raise CommandError(Err.TOOLARGE)
-    data = bytes(upload.data[: len(upload.data) // upload.format.frame_bytes * upload.format.frame_bytes])
     client.door.store_sample(Sample(client.door.graph.ids.take(), upload.name, upload.format, data, upload.props))
     client.reply(request)
 
 
 def delete_upload(client: PulseClient, request: Request) -> None:
     """DELETE_UPLOAD_STREAM."""
-    if client.uploads.pop(request.fields["channel"], None) is None:
-        raise CommandError(Err.NOENTITY)
+    client.take_upload(request)
     client.reply(request)
 
 
@@ -318,17 +301,11 @@ def play_sample(client: PulseClient, request: Request) -> None:
     stream = _sample_stream(client, sample, f["props"])
     if f["volume"] not in (NO_INDEX, 0x10000):
         stream.node.gains = gains_from((f["volume"],), len(sample.format.positions))
-    door.playback[stream.node.id] = stream
-    door.graph.add_stream(stream.node, sink)
-    stream.queue.maxlength = len(sample.data)
+    stream.pay_for(len(sample.data))
+    door.begin_playback(stream, sink)
     stream.queue.write(sample.data)
     stream.prebuffering = False
-
-    def done() -> None:
-        stream.remove()
-        door.playback.pop(stream.node.id, None)
-
-    stream.on_done = done
+    stream.on_done = stream.remove
     stream.check_ready()
     client.reply(request, {"index": stream.node.id})
 
@@ -339,8 +316,7 @@ def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> Playbac
     merged = client.props | sample.props | props
     node = Stream(door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged))
     attr = fix_playback(asked, layout, adjust=False, early=False)
-    stream = PlaybackStream(NoOwner(), 0, sample.format, attr, node, door.graph, merged, door.budget)
-    node.feed = stream
+    stream = PlaybackStream(NoOwner(), 0, sample.format, attr, node, door.graph, merged)
     # A sample that needs resampling must get its tail out: treat its end as a drain.
     stream.end_is_drain = True
     return stream
@@ -348,10 +324,8 @@ def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> Playbac
 
 def remove_sample(client: PulseClient, request: Request) -> None:
     """REMOVE_SAMPLE."""
-    sample = client.door.samples.pop(request.fields["name"] or "", None)
-    if sample is None:
+    if client.door.drop_sample(request.fields["name"] or "") is None:
         raise CommandError(Err.NOENTITY)
-    client.door.publish(Facility.SAMPLE_CACHE, Change.REMOVE, sample.index)
     client.reply(request)
 
 

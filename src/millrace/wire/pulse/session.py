@@ -29,6 +29,8 @@ from millrace.wire.pulse.layouts import NOTICES, REPLIES, REQUESTS, read_fields,
 from millrace.wire.pulse.tagstruct import Reader, Writer, bad
 
 HEADER = struct.Struct(">IIiII")
+RECORDS_MAX = 4 * 1024 * 1024
+"""What a list may take; 16 MiB is the protocol's own bound."""
 _SHM_FLAGS = 0xC0000000
 _SEEK_MASK = 0xFF
 _SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTICES} - {Command.EXTENSION})
@@ -77,6 +79,8 @@ class PulseSession:
         self._seek, self._offset = 0, 0
         self._events: list[Event] = []
         self._out: list[bytes] = []
+        self.unsent_bytes = 0
+        """What waits to be taken by `data_to_send`."""
 
     # -- in ------------------------------------------------------------------------------
 
@@ -162,6 +166,11 @@ class PulseSession:
         values["version"] &= 0xFFFF
         self.version = min(values["version"], PROTOCOL_VERSION)
 
+    @property
+    def partial_bytes(self) -> int:
+        """What a command that has begun, and not ended, may take until it has."""
+        return len(self._command) + self._left if self._channel == NO_INDEX else 0
+
     def events(self) -> list[Event]:
         """What has come since the last call."""
         out, self._events = self._events, []
@@ -178,6 +187,9 @@ class PulseSession:
         writer = self._start(Command.REPLY, tag)
         for record in records:
             write_fields(REPLIES[command], record, writer, self.version)
+            if len(writer.data) > RECORDS_MAX:
+                self.send_error(tag, Err.TOOLARGE)
+                return
         self._finish(writer)
 
     def send_error(self, tag: int, code: int) -> None:
@@ -195,8 +207,7 @@ class PulseSession:
         view = memoryview(data)
         for at in range(0, len(view), BLOCK_MAX):
             piece = view[at : at + BLOCK_MAX]
-            self._out.append(HEADER.pack(len(piece), channel, 0, 0, 0))
-            self._out.append(bytes(piece))
+            self._put(HEADER.pack(len(piece), channel, 0, 0, 0), bytes(piece))
 
     def _send(self, command: Command, tag: int, fields: Any, values: Mapping[str, Any]) -> None:
         writer = self._start(command, tag)
@@ -210,8 +221,11 @@ class PulseSession:
         return writer
 
     def _finish(self, writer: Writer) -> None:
-        self._out.append(HEADER.pack(len(writer.data), NO_INDEX, 0, 0, 0))
-        self._out.append(bytes(writer.data))
+        self._put(HEADER.pack(len(writer.data), NO_INDEX, 0, 0, 0), bytes(writer.data))
+
+    def _put(self, header: bytes, payload: bytes) -> None:
+        self._out += (header, payload)
+        self.unsent_bytes += len(header) + len(payload)
 
     def data_to_send(self) -> bytes:
         """Everything to be written now, in order."""
@@ -219,4 +233,5 @@ class PulseSession:
             return b""
         out = b"".join(self._out)
         self._out.clear()
+        self.unsent_bytes = 0
         return out

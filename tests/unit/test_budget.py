@@ -1,0 +1,74 @@
+"""The budget: what accounts hold adds up, whatever is done with them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from millrace.budget import CONNECTIONS, ENDED, LISTENERS, PROGRAMS, Budget, size_of
+from millrace.errors import BudgetError
+
+
+def test_accounts_add_up_to_what_is_held_whatever_is_done_with_them() -> None:
+    draw = random.Random(5)
+    budget = Budget("the guest", 10_000)
+    accounts = [budget.open("stream") for _ in range(8)]
+    for _ in range(4000):
+        account = draw.choice(accounts)
+        before = account.held, budget.held
+        try:
+            account.hold(draw.choice("abc"), draw.randrange(2_000))
+        except BudgetError:
+            assert (account.held, budget.held) == before
+        if draw.random() < 0.02:
+            account.close()
+            accounts[accounts.index(account)] = budget.open("stream")
+        assert budget.held == sum(a.held for a in accounts) <= budget.limit * PROGRAMS
+    for account in accounts:
+        account.close()
+        account.close()
+    assert budget.held == 0 and budget.shares() == {} and budget.refusals
+
+
+def test_a_closed_account_holds_nothing_and_never_will_again() -> None:
+    budget = Budget("the guest", 100)
+    account = budget.open("stream", {"node": 60}, 1.0)
+    account.close()
+    account.hold("queue", 0)
+    assert not account.fits("queue", 1) and not ENDED.fits("queue", 1)
+    with pytest.raises(BudgetError, match="stream has ended"):
+        account.hold("queue", 1)
+    assert budget.held == 0
+
+
+def test_an_account_is_opened_with_all_its_parts_or_not_at_all() -> None:
+    told: list[str] = []
+    budget = Budget("guest alice", 1000)
+    budget.on_refused = told.append
+    budget.open("sample", {"data": 800})
+    with pytest.raises(BudgetError, match=r"guest alice holds .* no room for this stream"):
+        budget.open("stream", {"node": 40, "queue": 40})
+    assert budget.held == 800 and budget.shares() == {"sample": 800} and told == ["stream"]
+
+
+def test_what_is_refused_quietly_is_no_refusal() -> None:
+    budget = Budget("the guest", 100)
+    account = budget.open("stream", {"node": 60}, 1.0)
+    assert not account.fits("lane", 28) and budget.refusals == 0
+    assert account.fits("lane", 27) and account.fits("lane", 10) and budget.held == 70
+
+
+def test_properties_are_weighed_with_what_each_takes_besides() -> None:
+    assert size_of({"a": b"\0" * 1000}) > 1000
+    assert size_of({f"k{n}": b"" for n in range(100)}) > 100 * 100
+
+
+def test_who_would_mend_or_listen_comes_in_where_programs_have_used_up_their_share() -> None:
+    budget = Budget("the guest", 1000)
+    budget.open("stream", {"node": 875})
+    for reach, room in ((CONNECTIONS, 62), (LISTENERS, 63)):
+        account = budget.open("connection", {"itself": room}, reach)
+        with pytest.raises(BudgetError):
+            account.hold("itself", room + 1, reach)
+    assert budget.held == 1000
