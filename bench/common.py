@@ -78,6 +78,8 @@ class Daemon:
         self.ready_s = time.monotonic() - began
         self.pid = self.process.pid
         self.listen = self.state()["listen"]
+        # Whoever measures comes by TCP, as listeners elsewhere do.
+        self.env["MILLRACE_TOKEN"] = os.environ["MILLRACE_TOKEN"] = (runtime / "millrace" / "key").read_text().strip()
 
     def state(self) -> dict[str, Any]:
         done = subprocess.run([*MILLRACE, "ls", "--json"], env=self.env, capture_output=True, text=True, check=True)
@@ -89,6 +91,11 @@ class Daemon:
 
     def url(self, guest: str = "default") -> str:
         return f"ws://{self.listen}/{guest}"
+
+    def link(self) -> str:
+        """The page, for one browser."""
+        done = subprocess.run([*MILLRACE, "page"], env=self.env, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     def stop(self) -> None:
         self.process.terminate()

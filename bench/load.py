@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import aiohttp
@@ -24,8 +25,9 @@ async def listen(http: aiohttp.ClientSession, url: str, settings: dict[str, str]
 
 async def main(settings: dict[str, str], urls: list[str]) -> None:
     """All of them."""
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as http:
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None)
+    headers = {"Authorization": f"Bearer {os.environ['MILLRACE_TOKEN']}"}
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as http:
         await asyncio.gather(*(listen(http, url, settings) for url in urls))
 
 

@@ -51,7 +51,7 @@ def main() -> None:
             for number in range(ROUNDS):
                 shares[False].append(cpu_share(bus.pid, SECONDS))
                 profile = f"{folder}/profile{number}"
-                page = start(sys.executable, "-c", PAGE, f"http://{bus.listen}/", profile, stdin=subprocess.PIPE)
+                page = start(sys.executable, "-c", PAGE, bus.link(), profile, stdin=subprocess.PIPE)
                 time.sleep(5)
                 shares[True].append(cpu_share(bus.pid, SECONDS))
                 assert page.stdin is not None

@@ -57,7 +57,9 @@ def main() -> None:
         )  # fmt: skip
         assert proxy.stdout is not None
         time.sleep(2)
-        errors, first, last = asyncio.run(_watch("http://127.0.0.1:18643/", Path(name) / "profile"))
+        errors, first, last = asyncio.run(
+            _watch(bus.link().replace(bus.listen, "127.0.0.1:18643"), Path(name) / "profile")
+        )
         rms = float(np.sqrt(np.mean(np.square(errors))))
         incidents = subprocess.run(
             [*MILLRACE, "incidents", "--json"], env=bus.env, capture_output=True, text=True, check=True

@@ -67,7 +67,7 @@ class MeasuredOutput(NullOutput):
 
 
 async def _listen(url: str, output: MeasuredOutput, seconds: float) -> Listener:
-    listener = output.listener = Listener(url, output, ListenerOptions())
+    listener = output.listener = Listener(url, output, ListenerOptions(token=os.environ["MILLRACE_TOKEN"]))
     asyncio.get_running_loop().call_later(seconds, listener.stop)
     await listener.run()
     return listener

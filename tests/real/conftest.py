@@ -101,6 +101,15 @@ class Bus:
     def url(self, guest: str = "default", scheme: str = "ws") -> str:
         return f"{scheme}://{self.listen}/{guest}"
 
+    @property
+    def key(self) -> str:
+        """What lets this user in by TCP."""
+        return (self.runtime / "millrace" / "key").read_text().strip()
+
+    def link(self) -> str:
+        """The page, for one browser."""
+        return self.cli("page").stdout.strip()
+
     def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*MILLRACE, *args], env=self.env, capture_output=True, text=True, timeout=30, check=check)
 

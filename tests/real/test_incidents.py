@@ -102,6 +102,7 @@ def test_latency_explain_top_dot_and_report_tell_of_a_running_stream(bus: Bus, t
     packed = subprocess.run(["tar", "tzf", archive], capture_output=True, text=True, check=True).stdout
     assert "flight/default.json" in packed and "incidents.json" in packed
     for path in ("/metrics", "/ready", "/api/v1/openapi.json"):
-        with urllib.request.urlopen(f"http://{bus.listen}{path}", timeout=5) as answer:
+        asked = urllib.request.Request(f"http://{bus.listen}{path}", headers={"Authorization": f"Bearer {bus.key}"})
+        with urllib.request.urlopen(asked, timeout=5) as answer:
             assert answer.status == 200 and answer.read()
     assert player.poll() is None

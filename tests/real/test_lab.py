@@ -38,7 +38,7 @@ def test_a_listener_behind_a_bad_line_hears_and_says_what_it_lost(bus: Bus, tmp_
     with raw.open("wb") as out:
         listener = bus.spawn(
             *MILLRACE, "listen", f"ws://127.0.0.1:{port}/default", "--to", "raw:-", "--set", "fec=on", stdout=out,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE, env={"MILLRACE_TOKEN": bus.key},
         )  # fmt: skip
         wait_for(lambda: bus.guest()["listeners"], what="the listener joins")
         player = bus.spawn("paplay", str(write_wav(tmp_path / "tone.wav", s16(sine(15)))))
@@ -66,7 +66,10 @@ def test_the_proxy_passes_refusals_on(bus: Bus) -> None:
         *MILLRACE, "lab", "impair", f"ws://{bus.listen}", "--listen", f"127.0.0.1:{port}", stdout=subprocess.PIPE
     )
     assert proxy.stdout is not None and b"bad line" in proxy.stdout.readline()
-    done = bus.cli("listen", f"ws://127.0.0.1:{port}/nobody", "--to", "null:", check=False)
+    there = ("listen", f"ws://127.0.0.1:{port}/nobody", "--to", "null:")
+    done = bus.cli(*there, check=False)
+    assert done.returncode == 4 and f"{bus.runtime}/millrace/key" in done.stderr
+    done = bus.cli(*there, "--token-file", f"{bus.runtime}/millrace/key", check=False)
     assert done.returncode == 2 and "no such guest" in done.stderr
     for bad in (["--listen", "0.0.0.0:1"], ["--loss", "2"], ["--delay", "x"], ["--shape", "odd"]):
         done = bus.cli("lab", "impair", *bad, check=False)

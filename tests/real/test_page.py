@@ -37,7 +37,7 @@ def in_browser(bus: Bus, tmp_path: Path, test: Callable[[Page], Awaitable[None]]
 
     async def main() -> None:
         async with Page(tmp_path / "profile", "--autoplay-policy=user-gesture-required") as page:
-            await page.open(url or f"http://{bus.listen}/")
+            await page.open(url or bus.link())
             await test(page)
 
     asyncio.run(main())
@@ -125,7 +125,7 @@ def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(bus: 
         assert bus.guest()["listeners"][0]["settings"]["codec"] == "opus"
         assert not page.errors
 
-    in_browser(bus, tmp_path, test, f"http://{bus.listen}/?decoder=wasm")
+    in_browser(bus, tmp_path, test, bus.link().replace("#", "?decoder=wasm#"))
 
 
 def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
 
     async def main() -> None:
         async with Firefox(tmp_path / "profile", env) as page:
-            await page.open(f"http://{bus.listen}/")
+            await page.open(bus.link())
             await listening(page)
             await page.run(ANALYSER)
             await judged(page)
@@ -255,7 +255,7 @@ def test_volumes_mutes_and_incidents_are_on_the_page(bus: Bus, tmp_path: Path) -
 
 
 def test_without_a_right_the_page_asks_for_a_token_and_the_cookie_ends_with_it(bus: Bus, tmp_path: Path) -> None:
-    """Chromium runs as this user on loopback, so a Host that is no address stands for another machine."""
+    """The page by its plain address, under a name that stands for another machine."""
     playing(bus, tmp_path)
     port = bus.listen.rpartition(":")[2]
     secret = bus.cli("token", "new", "--guest", "default", "--may", "hear").stdout.strip()
@@ -327,7 +327,7 @@ def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, 
 
     async def main() -> None:
         async with Page(tmp_path / "profile", *flags) as page:
-            await page.open(f"http://{bus.listen}/")
+            await page.open(bus.link())
             await page.until("document.querySelector('#guest').value")
             # A tone is noise to the browser's own processing.
             await page.run(

@@ -110,8 +110,8 @@ def test_a_daemon_that_can_not_start_lets_go_and_takes_nothing_of_others_away(tm
 def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         own = {path.name for path in daemon.config.runtime.iterdir()} - {"alice"}
-        assert {"api.sock", "native.sock", "attach.sock", "lock"} <= own
-        routes = Web(daemon, "").application().router.resources()
+        assert {"api.sock", "native.sock", "attach.sock", "lock", "key"} <= own
+        routes = Web(daemon).network().router.resources()
         own |= {first for route in routes if (first := route.canonical.split("/")[1]) and "{" not in first}
         before = await everything(daemon)
         for name in sorted(own):

@@ -40,7 +40,8 @@ class Rig:
         return secret
 
     async def ask(self, method: str, path: str, secret: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {secret}"} | headers if secret else headers
+        """As whoever has that secret; without one as the owner."""
+        headers = {"Authorization": f"Bearer {secret or self.daemon.access.key}"} | headers
         url = f"http://{self.daemon.address}{path}"
         async with self.http.request(method, url, json=body, headers=headers) as answer:
             text = await answer.text()
@@ -173,13 +174,13 @@ def test_wrong_tokens_let_nobody_in_even_on_loopback(secret: str, tmp_path: Path
     running(tmp_path, test)
 
 
-def test_guessing_is_slowed_down(tmp_path: Path) -> None:
+def test_guessing_is_slowed_down_and_a_right_token_always_lets_in(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         good = await rig.token("a", "see", ["alice"])
         seen = [(await rig.ask("GET", "/api/v1/state", f"mr_{n}"))[0] for n in range(12)]
         assert seen[:10] == [401] * 10 and seen[10:] == [429] * 2
-        assert (await rig.ask("GET", "/api/v1/state", good))[0] == 429
-        assert (await rig.ask("GET", "/api/v1/state", ""))[0] == 200
+        # Whoever sits behind the same address and has a right one does not wait.
+        assert (await rig.ask("GET", "/api/v1/state", good))[0] == 200
 
     running(tmp_path, test)
 

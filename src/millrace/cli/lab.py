@@ -129,7 +129,7 @@ def impair(
 
       millrace lab impair ws://127.0.0.1:8642 --delay 20ms --jitter 5ms --loss 2%
 
-      millrace listen ws://127.0.0.1:8643/default
+      millrace listen ws://127.0.0.1:8643/default --token-file $XDG_RUNTIME_DIR/millrace/key
     """
     from millrace.cli.run import run as run_async
     from millrace.codec.settings import parse_bitrate
@@ -163,6 +163,7 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
 
     from millrace.cli.run import on_stop
     from millrace.errors import ConfigError
+    from millrace.io.paths import KEY_FILE, runtime_dir
     from millrace.lab.impair import Impairment
     from millrace.text import parse_address, quoted
 
@@ -176,7 +177,9 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-        tell(f"millrace listen ws://{listen}/GUEST now goes through a bad line to {url}; Ctrl-C ends it")
+        key = runtime_dir() / KEY_FILE
+        token = f" --token-file {key}" if key.exists() else ""
+        tell(f"millrace listen ws://{listen}/GUEST{token} now goes through a bad line to {url}; Ctrl-C ends it")
         await stopping.wait()
     except OSError as error:
         raise ConfigError(f"--listen {quoted(listen)}: {error.strerror}") from None

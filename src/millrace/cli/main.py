@@ -11,7 +11,22 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import typer
 
 from millrace import __version__
-from millrace.cli import attach, control, demo, grants, incidents, lab, listen, look, ls, matrix, serve, token, why
+from millrace.cli import (
+    attach,
+    control,
+    demo,
+    grants,
+    incidents,
+    lab,
+    listen,
+    look,
+    ls,
+    matrix,
+    page,
+    serve,
+    token,
+    why,
+)
 from millrace.cli.console import say
 from millrace.cli.run import main_of
 
@@ -26,6 +41,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("listen")(listen.listen)
+app.command("page")(page.page)
 app.command("ls")(ls.ls)
 app.add_typer(attach.app, name="attach")
 app.command("detach")(attach.detach)

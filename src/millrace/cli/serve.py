@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,4 +163,9 @@ def _tell(daemon: Daemon) -> None:
         tell(f"  listeners:     millrace listen {daemon.url}/{guest.name}")
         if daemon.outward:
             tell(f"  elsewhere:     millrace listen {daemon.scheme}://{daemon.outward}/{guest.name}")
+    if os.isatty(1):
+        tell(f"browser:  {daemon.page_link()}")
+        tell("          lets one browser in, once, within the hour; `millrace page` prints another")
+    else:
+        tell(f"browser:  {daemon.page_url} with a token, or by the link that `millrace page` prints")
     tell("ready; `millrace ls` shows what is going on, Ctrl-C ends")

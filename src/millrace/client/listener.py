@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 import threading
 from collections.abc import Callable
 from typing import cast
@@ -23,6 +22,7 @@ from millrace.client.complaints import PULSE_NS, Complaints
 from millrace.client.fileplayer import FilePlayer
 from millrace.client.microphone import MicrophoneSender
 from millrace.client.options import ListenerOptions
+from millrace.client.way import demand_welcome, own_socket, tls_of
 from millrace.clock.jitter import profile_of
 from millrace.codec.settings import CodecSettings
 from millrace.doors.peer.playout import Playout
@@ -30,7 +30,6 @@ from millrace.dsp.convert import Samples
 from millrace.errors import ConfigError, OutputLost, PeerLost, RemoteProtocolError, RightsError
 from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
-from millrace.io.crypto import client_tls
 from millrace.text import quoted
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
@@ -102,6 +101,7 @@ class Listener:
         """How old the next frame was when the output asked for it last, but for the clocks' offset."""
         self._complaints = Complaints()
         self._wire: PeerClient | None = None
+        self._by_socket = False
         self._stopping = asyncio.Event()
         self._spoken: asyncio.Queue[str | bytes] = asyncio.Queue(SPOKEN_MAX)
         source = self.options.microphone
@@ -184,26 +184,16 @@ class Listener:
         except TimeoutError:
             return
 
-    def _tls(self) -> ssl.SSLContext | bool:
-        """What to make of the daemon's certificate, and which to show it."""
-        if not self.url.startswith("wss:") or not (self.options.ca_file or self.options.cert):
-            return not self.options.insecure
-        context = client_tls(self.options.ca_file, self.options.cert, self.options.key)
-        if self.options.insecure:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context
-
     async def _session(self) -> None:
         headers = {"Authorization": f"Bearer {self.options.token}"} if self.options.token else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
-        local = self.options.socket
-        connector = aiohttp.UnixConnector(str(local)) if local else None
+        (url, connector), tls = await self._way(), tls_of(self.url, self.options)
         async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as http:
             try:
                 async with asyncio.timeout(HANDSHAKE_S):
-                    line = await http.ws_connect(self.url, max_msg_size=MEDIA_MAX, ssl=self._tls(), compress=0)
+                    line = await http.ws_connect(url, max_msg_size=MEDIA_MAX, ssl=tls, compress=0)
             except aiohttp.WSServerHandshakeError as error:
-                self._refused(error)
+                demand_welcome(self.url, self.options, error)
                 raise
             except aiohttp.ClientConnectorCertificateError as error:
                 why = f"its certificate is not trusted here ({error.certificate_error})"
@@ -211,13 +201,17 @@ class Listener:
             async with line:
                 await self._talk(line)
 
-    def _refused(self, error: aiohttp.WSServerHandshakeError) -> None:
-        if error.status in (401, 403):
-            raise RightsError(f"{self.url}: refused ({error.status}); give a token with --token-file or MILLRACE_TOKEN")
-        if error.status == 404:
-            raise ConfigError(f"{self.url}: there is no such guest there; `millrace ls` lists them")
-        if error.status == 200:
-            raise RemoteProtocolError(f"{self.url} is no Millrace daemon")
+    async def _way(self) -> tuple[str, aiohttp.BaseConnector | None]:
+        """Where to connect: to this user's own daemon by its private socket, which needs no token."""
+        if self.options.socket is not None:
+            return self.url, aiohttp.UnixConnector(str(self.options.socket))
+        own = None if self.options.token or self.options.cert else await own_socket(self.url)
+        if own is not None:
+            self._by_socket = True
+            return f"ws://localhost{urlsplit(self.url).path}", aiohttp.UnixConnector(str(own))
+        if self._by_socket:
+            raise PeerLost("the daemon has gone")
+        return self.url, None
 
     async def _talk(self, line: aiohttp.ClientWebSocketResponse) -> None:
         opts = self.options

@@ -1,53 +1,163 @@
-"""Tokens in force: made, found, rotated, revoked; kept by the store before they are acknowledged."""
+"""Whom a secret lets in, and what ends with it.
+
+Tokens are made, found, rotated and revoked here, and kept by the store before that is acknowledged. Everything that
+goes on by somebody's rights enters here, and is ended here when they end.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from millrace.daemon.keeper import Keeper
+from millrace.daemon.visits import End, Leave, Visits
 from millrace.errors import RightsError
-from millrace.io.clock import wall_ns
-from millrace.rights.model import Holder, Right, show_rights
+from millrace.io.clock import now_ns, wall_ns
+from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Holder, Right, show_rights
 from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, new_secret
 from millrace.units import NS_PER_S, HostNs
+
+CONFIGURED = Holder("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
+LINK_S = 3600
+"""How long a link for a browser lets somebody in, who has it and is the first to follow it."""
+LINKS_MAX = 100
+LOOK_S = 10.0
+"""How often times to expire are looked at, at the least, while something runs by a token that has one: the wall clock
+can be set."""
+
+
+class TooManyTries(RightsError):
+    """Wrong tokens came too often from there."""
 
 
 def _wall_s() -> int:
     return wall_ns() // NS_PER_S
 
 
-class Access:
-    """Who has which token."""
+def new_key() -> str:
+    """A new secret."""
+    return new_secret(secrets.token_bytes(SECRET_BYTES))
 
-    def __init__(self, keeper: Keeper) -> None:
+
+class Access:
+    """Who has which secret, and what runs by it."""
+
+    def __init__(self, keeper: Keeper, configured: str = "") -> None:
         self._keeper = keeper
         self.limit = FailureLimit()
         self.tokens = TokenBook()
-        self.on_end: Callable[[str, str], None] = lambda key, why: None
-        """A holder's rights have ended: its key, and why."""
+        self.key = ""
+        """The owner's own: in a file that only they can read."""
+        self._standing: dict[bytes, Holder] = {}
+        if configured:
+            self._standing[digest_of(configured)] = CONFIGURED
+        self._links: dict[bytes, HostNs] = {}
+        self.on_end: Callable[[str], None] = lambda key: None
+        """A holder's rights have ended."""
+        self._visits = Visits()
+        self._timer: asyncio.TimerHandle | None = None
         for token in keeper.store.tokens():
             self.tokens.add(token)
 
-    def find(self, secret: str) -> Token | None:
-        """The token in force with this secret."""
-        return self.tokens.find(secret, _wall_s())
+    def set_key(self, key: str) -> None:
+        """Let whoever has this one in as the owner."""
+        self.key = key
+        self._standing[digest_of(key)] = OWNER
 
-    def holder_by_token(self, secret: str, address: str, now_ns: HostNs) -> Holder:
-        """Who has that token; RightsError for a wrong one, and for whoever has guessed too often."""
-        if self.limit.blocked(address, now_ns):
-            raise RightsError("too many wrong tokens from there; wait a minute")
-        token = self.find(secret)
+    # -- who comes in --------------------------------------------------------------------------
+
+    def find(self, digest: bytes) -> Holder | None:
+        """Whose secret has that digest, if it is in force now."""
+        token = self.tokens.find(digest, _wall_s())
+        return self._standing.get(digest) if token is None else token.holder
+
+    def secret_of(self, key: str) -> bytes | None:
+        """The digest of the secret of the holder with that key, if it is in force now."""
+        token = self._token(key)
+        if token is not None:
+            return None if expired(token, _wall_s()) else token.digest
+        return next((digest for digest, holder in self._standing.items() if holder.key == key), None)
+
+    def let_in(self, secret: str, address: str) -> Holder:
+        """Who has that secret; RightsError for a wrong one. Whoever has a right one never waits."""
+        holder = self.find(digest_of(secret))
+        if holder is not None:
+            return holder
+        if self.limit.failed(address, now_ns()):
+            raise TooManyTries("too many wrong tokens from there; wait a minute")
+        raise RightsError("that token is not valid: wrong, expired or revoked")
+
+    def new_link(self) -> str:
+        """A code that lets a browser in once, as the owner."""
+        code, now = new_key(), now_ns()
+        self._links = {kept: until for kept, until in self._links.items() if until > now}
+        while len(self._links) >= LINKS_MAX:
+            del self._links[next(iter(self._links))]
+        self._links[digest_of(code)] = now + LINK_S * NS_PER_S
+        return code
+
+    def follow_link(self, code: str) -> bytes | None:
+        """The digest of the secret that a link stands for, the first time that it is followed; else None."""
+        until = self._links.pop(digest_of(code), 0)
+        return digest_of(self.key) if until > now_ns() else None
+
+    # -- what ends with it ---------------------------------------------------------------------
+
+    def enter(self, holder: Holder, end: End) -> Leave:
+        """Something begins by a holder's rights: see `Visits`. RightsError where they have ended meanwhile."""
+        why = self._over(holder.key)
+        if why:
+            raise RightsError(why)
+        leave = self._visits.enter(holder.key, end)
+        self._arm()
+        return leave
+
+    def _token(self, key: str) -> Token | None:
+        kind, _, number = key.partition("/")
+        return self.tokens.get(int(number)) if kind == "token" and number.isascii() and number.isdigit() else None
+
+    def _over(self, key: str) -> str:
+        """Why a holder's rights have ended; empty while they are in force."""
+        token = self._token(key)
         if token is None:
-            self.limit.failed(address, now_ns)
-            raise RightsError("that token is not valid: wrong, expired or revoked")
-        return token.holder
+            return "the token was revoked" if key.startswith("token/") else ""
+        return "the token has expired" if expired(token, _wall_s()) else ""
+
+    def _arm(self) -> None:
+        """Look again when the next token expires by which something runs."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        ends = [token.expires_s for key in self._visits if (token := self._token(key)) and token.expires_s]
+        if ends:
+            wait_s = max(0.0, min(ends) - wall_ns() / NS_PER_S) + 0.01
+            self._timer = asyncio.get_running_loop().call_later(min(LOOK_S, wait_s), self.end_expired)
+
+    def _end(self, key: str, why: str) -> None:
+        self._visits.end(key, why)
+        self.on_end(key)
+
+    def end_expired(self) -> None:
+        """End what runs by tokens whose time is over."""
+        for key in self._visits:
+            why = self._over(key)
+            if why:
+                self._end(key, why)
+        self._arm()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # -- tokens --------------------------------------------------------------------------------
 
     async def new(self, name: str, rights: Right, guests: Iterable[str], lasts_s: int) -> tuple[Token, str]:
         """Make one; returns it with its secret, which is nowhere else."""
-        secret, now = new_secret(secrets.token_bytes(SECRET_BYTES)), _wall_s()
+        secret, now = new_key(), _wall_s()
         draft = Token(0, name, digest_of(secret), rights, frozenset(guests), now, now + lasts_s if lasts_s else 0)
         async with self._keeper.turn:
             self.tokens.demand_room()
@@ -57,7 +167,7 @@ class Access:
 
     async def rotate(self, id_: int) -> str | None:
         """Another secret for the same token: what runs goes on, the old secret lets nobody in any more."""
-        secret = new_secret(secrets.token_bytes(SECRET_BYTES))
+        secret = new_key()
         async with self._keeper.turn:
             old = self.tokens.get(id_)
             if old is None:
@@ -76,15 +186,8 @@ class Access:
                 return False
             await self._keeper.write(self._keeper.store.remove_token, id_)
             self.tokens.remove(id_)
-        self.on_end(token.holder.key, "the token was revoked")
+        self._end(token.holder.key, "the token was revoked")
         return True
-
-    def end_expired(self) -> None:
-        """End what runs by tokens whose time is over."""
-        now = _wall_s()
-        for token in self.tokens:
-            if expired(token, now):
-                self.on_end(token.holder.key, "the token has expired")
 
 
 def token_view(token: Token) -> dict[str, Any]:

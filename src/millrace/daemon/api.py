@@ -7,7 +7,6 @@ from typing import Any
 
 from aiohttp import web
 
-from millrace import __version__
 from millrace.daemon.commands import Command, Commands
 from millrace.daemon.openapi import describe
 from millrace.errors import ConfigError
@@ -16,6 +15,8 @@ from millrace.rights.model import Holder
 from millrace.text import parse_json
 
 HOLDER = web.RequestKey("holder", Holder)
+ADDRESS = web.RequestKey("address", str)
+"""Where the request comes from, as far as that is to be believed."""
 PREFIX = "/api/v1"
 
 
@@ -43,7 +44,7 @@ class Api:
     def routes(self) -> list[web.RouteDef]:
         """Where they are."""
         made = [self._route(command) for command in self._commands.table.values()]
-        return [*made, web.get("/health", self._health), web.get(f"{PREFIX}/openapi.json", self._openapi)]
+        return [*made, web.get(f"{PREFIX}/openapi.json", self._openapi)]
 
     def _route(self, command: Command) -> web.RouteDef:
         async def handle(request: web.Request) -> web.Response:
@@ -57,6 +58,3 @@ class Api:
 
     async def _openapi(self, request: web.Request) -> web.Response:
         return web.json_response(describe(self._commands, PREFIX))
-
-    async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"ok": True, "version": __version__})

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from millrace.daemon import verbs
-from millrace.daemon.access import Access
+from millrace.daemon.access import Access, new_key
 from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
 from millrace.daemon.claims import Claims
@@ -42,12 +42,12 @@ from millrace.io.clock import worked_ns
 from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
 from millrace.io.locks import FileLock
-from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, NATIVE_SOCKET, RUNTIME_LOCK
+from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCKET, RUNTIME_LOCK
 from millrace.io.runner import TimerRunner
-from millrace.io.sockets import bind_tcp, bind_unix, outward_address, private_dir
+from millrace.io.sockets import bind_tcp, bind_unix, outward_address, own_secret, private_dir
 from millrace.io.turns import Turns
 from millrace.rights.grants import ANY, Permission, Verdict
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Admits, Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
 from millrace.text import parse_address, quoted, show_address
 
@@ -67,7 +67,7 @@ class Daemon:
         try:
             self.store = Store(config.state)
             self.keeper = Keeper(self.store)
-            self.access = Access(self.keeper)
+            self.access = Access(self.keeper, config.token)
         except BaseException:
             self._lock.release()
             raise
@@ -84,7 +84,7 @@ class Daemon:
         self.commands = Commands(self)
         self._web: Web | None = None
         self._api_path: Path | None = None
-        self._runner: web.AppRunner | None = None
+        self._runners: list[web.AppRunner] = []
         self._timer: TimerRunner | None = None
         self._handover: Handover | None = None
         self.prompts = Prompts(self.ids.take)
@@ -110,23 +110,27 @@ class Daemon:
         self.doctor.start()
         self._prompt_timer = TimerRunner(self.prompts, asyncio.get_running_loop())
         self.prompts.rearm = self._prompt_timer.rearm
-        self._native.append(NativeServer(self, self.config.runtime / NATIVE_SOCKET))
+        self._native.append(NativeServer(self, self.config.runtime / NATIVE_SOCKET, Admits.OWNER))
         for guest in self.config.guests:
             await self._start_guest(guest)
         for name, options in (await self.keeper.write(self.store.guests)).items():
             if name not in self.guests:
                 await self._bring_back(name, options)
-        self._web = Web(self, self.config.token, self.config.certificates)
-        self.access.on_end = self.end_holder
-        self._runner = web.AppRunner(self._web.application(), access_log=None, shutdown_timeout=2.0)
-        await self._runner.setup()
-        await web.SockSite(self._runner, api_socket).start()
+        self.access.on_end = self._forget_turns
+        self.access.set_key(own_secret(self.config.runtime / KEY_FILE, new_key))
+        self._web = Web(self)
+        await web.SockSite(await self._serving(self._web.private()), api_socket).start()
         self._handover = Handover(self.config.runtime / HANDOVER_SOCKET, self._take_connection)
-        await self._listen_tcp()
+        await self._listen_tcp(await self._serving(self._web.network()))
 
-    async def _listen_tcp(self) -> None:
+    async def _serving(self, application: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
+        self._runners.append(runner)
+        await runner.setup()
+        return runner
+
+    async def _listen_tcp(self, runner: web.AppRunner) -> None:
         host, port = parse_address(self.config.listen, "listen")
-        assert self._runner is not None
         tls = self._tls()
         try:
             bound = bind_tcp(host, port)
@@ -135,7 +139,7 @@ class Daemon:
                 f"can't listen on {quoted(self.config.listen)}: {error.strerror}; use --listen HOST:PORT"
             ) from None
         for one in bound:
-            await web.SockSite(self._runner, one, ssl_context=tls).start()
+            await web.SockSite(runner, one, ssl_context=tls).start()
         port = bound[-1].getsockname()[1]
         everywhere = host in ("", "::", "0.0.0.0")
         # What is listened on is no address to connect to where it means all of them.
@@ -159,8 +163,9 @@ class Daemon:
             for session in guest.sessions:
                 session.farewell("the daemon is stopping", again=True)
             await guest.stop()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        self.access.close()
+        for runner in self._runners:
+            await runner.cleanup()
         if self._timer is not None:
             self._timer.stop()
         if self._prompt_timer is not None:
@@ -181,6 +186,18 @@ class Daemon:
     def scheme(self) -> str:
         """ws, or with TLS wss."""
         return "wss" if self.config.tls_cert else "ws"
+
+    @property
+    def page_url(self) -> str:
+        """Where the page is."""
+        if self.config.addresses.public_url:
+            return f"{self.config.addresses.public_url}/"
+        return f"{'https' if self.config.tls_cert else 'http'}://{self.address}/"
+
+    def page_link(self) -> str:
+        """An address that lets a browser in once, as the owner. What is behind # stays in the browser: it is in no
+        request, and in no proxy's log."""
+        return f"{self.page_url}#in={self.access.new_link()}"
 
     # -- guests ------------------------------------------------------------------------------
 
@@ -238,7 +255,7 @@ class Daemon:
         self._restore(guest, kept)
         try:
             await guest.start()
-            self._native.append(NativeServer(self, guest.native_path, guest))
+            self._native.append(NativeServer(self, guest.native_path, Admits.PROGRAMS, guest))
             self.guests[guest.name] = guest
             self._publish(guest)
             for spec in config.doors:
@@ -323,14 +340,8 @@ class Daemon:
         self.registry.drop_guest(guest.name)
         self.doctor.flight.forget(guest.name)
 
-    def end_holder(self, key: str, why: str) -> None:
-        """A holder's rights have ended: so does what runs by them, at once."""
+    def _forget_turns(self, key: str) -> None:
         self._turns.pop(key, None)
-        if self._web is not None:
-            self._web.end_holder(key, why)
-        for session in self._native_sessions():
-            if session.holder.key == key:
-                session.end(why, "rights")
 
     def release(self, session: NativeSession) -> None:
         """A native connection has gone, and with it what it had claimed and ducked."""

@@ -63,7 +63,7 @@ class NetAttachment(Attachment):
 
     async def _open(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
         self.lines.append(line)
-        await line.connect(self.spec.host, self.spec.port, self.spec.address, tls)
+        await line.connect(self.spec.host, self.spec.port, self.spec.address, tls, self.spec.below)
 
     async def _until_ended(self, silent: str) -> None:
         await asyncio.wait({self.ready, self.ended}, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
@@ -143,7 +143,7 @@ class SpiceAttachment(NetAttachment):
         while True:
             probe = ClientLine(SpiceProbe(), lambda now: None, lambda why: None)
             try:
-                await probe.connect(self.spec.host, self.spec.port, self.spec.address, None)
+                await probe.connect(self.spec.host, self.spec.port, self.spec.address, None, self.spec.below)
             except PeerLost:
                 self._displaced = False
                 raise

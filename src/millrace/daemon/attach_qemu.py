@@ -17,6 +17,7 @@ from millrace.doors.qemu.door import QemuDoor
 from millrace.errors import PeerLost
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
+from millrace.io.paths import found_below
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient, Machine, NotThere, Refusal, Registered
 from millrace.wire.qemu.qmp import QmpHandover
 
@@ -105,8 +106,8 @@ class QemuAttachment(Attachment):
         if self.spec.kind == "p2p":
             return socket.socket(fileno=self.spec.fd)
         if self.spec.kind == "dbus":
-            return await _unix(bus_path(self.spec.address), "no bus")
-        qmp = await _unix(self.spec.address, "no QEMU")
+            return await _unix(bus_path(self.spec.address), "no bus", self.spec.below)
+        qmp = await _unix(self.spec.address, "no QEMU", self.spec.below)
         mine, theirs = socket.socketpair()
         try:
             await self._hand_over(qmp, theirs)
@@ -163,11 +164,12 @@ class QemuAttachment(Attachment):
         }  # fmt: skip
 
 
-async def _unix(path: str, what: str) -> socket.socket:
+async def _unix(path: str, what: str, below: tuple[str, ...]) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, path)
+        with found_below(path, below) as found:
+            await asyncio.get_running_loop().sock_connect(sock, found)
     except OSError as error:
         sock.close()
         raise PeerLost(f"{what} at {path.replace(chr(0), '@')} yet: {error.strerror}") from None

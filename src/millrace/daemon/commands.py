@@ -13,18 +13,18 @@ from millrace import __version__
 from millrace.daemon import requests as r
 from millrace.daemon import verbs
 from millrace.daemon.access import token_view
-from millrace.daemon.doorspec import parse_door
+from millrace.daemon.doorspec import confined, parse_door
 from millrace.daemon.explain import explain_recorder, explain_stream
 from millrace.daemon.guest import Guest
 from millrace.daemon.ledger import ledger
 from millrace.daemon.remembered import prefix_of
 from millrace.daemon.verbs import NotFound
 from millrace.daemon.views import guest_view
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
 from millrace.io.clock import now_ns
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
-from millrace.rights.model import ALL_GUESTS, Holder, Right, parse_rights
+from millrace.rights.model import ALL_GUESTS, OWNER, Holder, Right, parse_rights
 from millrace.rights.tokens import parse_expiry
 from millrace.text import key_number, parse_label, printable, quoted
 
@@ -62,6 +62,8 @@ class Commands:
     def _rows(self) -> list[tuple[str, str, str, type[Any], Run]]:
         guest = "/guests/{guest}"
         return [
+            ("about", "GET", "/about", r.Nothing, self._about),
+            ("page.link", "POST", "/page-links", r.Nothing, self._page_link),
             ("state", "GET", "/state", r.State, self._state),
             ("set", "POST", "/set", r.Set, self._set),
             ("move", "POST", "/move", r.Move, self._move),
@@ -118,6 +120,15 @@ class Commands:
         return home.name
 
     # -- looking -----------------------------------------------------------------------------
+
+    async def _about(self, args: r.Nothing, holder: Holder) -> Any:
+        daemon = self._daemon
+        return {"version": __version__, "you": holder.key, "listen": daemon.address, "page": daemon.page_url}
+
+    async def _page_link(self, args: r.Nothing, holder: Holder) -> Any:
+        if holder != OWNER:
+            raise RightsError(f"{holder.key} may not make links: they let a browser in as the daemon's owner")
+        return {"link": self._daemon.page_link()}
 
     async def _state(self, args: r.State, holder: Holder) -> Any:
         seen = self.visible(holder)
@@ -177,6 +188,8 @@ class Commands:
     async def _attach(self, args: r.Attach, holder: Holder) -> Any:
         guest = self.guest(holder, args.guest, Right.ADMIN)
         spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
+        if not holder.may(Right.ADMIN):
+            spec = confined(spec, guest.config.attach, guest.name)
         return self._daemon.attach(guest.name, spec).view()
 
     async def _detach(self, args: r.Detach, holder: Holder) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from millrace.daemon.doorspec import DoorSpec, parse_door, read_password
+from millrace.daemon.doorspec import DoorSpec, Place, parse_door, parse_places, read_password
+from millrace.daemon.origins import Addresses, parse_addresses
 from millrace.errors import ConfigError
 from millrace.io.paths import RUNTIME_NAMES, config_path, expanded, is_there, runtime_dir, state_path
 from millrace.rights.grants import Permission, Verdict, parse_permission
@@ -34,6 +35,8 @@ class GuestConfig:
     """What this guest's own programs may; all but admin if not given."""
     grants: tuple[tuple[Permission, Verdict], ...] = ()
     """Rules for all its programs that stand unless others were made while it ran."""
+    attach: tuple[Place, ...] = ()
+    """Where this guest's own admins may look for its machines: see doorspec."""
     microphone: bool = True
     """Whether listeners that offer their microphone may speak, unless `set listener/N mic=off` says otherwise."""
 
@@ -49,6 +52,7 @@ class Config:
     client_ca: str = ""
     """Who signs the certificates of TLS clients."""
     certificates: tuple[Certificate, ...] = ()
+    addresses: Addresses = field(default_factory=Addresses)
     token: str = field(default="", repr=False)
     runtime: Path = field(default_factory=runtime_dir)
     state: Path = field(default_factory=state_path)
@@ -96,6 +100,14 @@ def _addresses(value: Any, where: str) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def _texts(table: dict[str, Any], key: str, where: str) -> list[str]:
+    """A list of texts."""
+    found = _take(table, key, list, where) or []
+    if not all(isinstance(item, str) for item in found):
+        raise ConfigError(f"{where}.{key} must be a list of texts, not {quoted(found)}")
+    return found
+
+
 def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     where = f"guest.{checked_guest_name(name)}"
     if not isinstance(table, dict):
@@ -104,11 +116,12 @@ def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     channels = graph_channels(table.pop("channels", 2), f"{where}.channels")
     tcp = _addresses(table.pop("pulse_tcp", ()), f"{where}.pulse_tcp")
     doors = _doors(table, where)
+    places = parse_places(_texts(table, "attach", where), f"{where}.attach")
     microphone, rights = _take(table, "microphone", bool, where), _take(table, "rights", str, where)
     grants = _grants(_take(table, "grants", dict, where) or {}, f"{where}.grants")
     _no_more(table, where)
     may = _rights(rights)
-    return GuestConfig(name, rate, channels, tcp, doors, may, grants, microphone is not False)
+    return GuestConfig(name, rate, channels, tcp, doors, may, grants, places, microphone is not False)
 
 
 def _certificate(table: Any) -> Certificate:
@@ -183,6 +196,9 @@ def load(path: Path | None) -> Config:
     _no_more(data, str(source))
     listen = _take(daemon, "listen", str, "daemon") or DEFAULT_LISTEN
     token_file = _take(daemon, "token_file", str, "daemon")
+    public_url = _take(daemon, "public_url", str, "daemon") or ""
+    allowed, proxies = (_texts(daemon, key, "daemon") for key in ("allowed_origins", "trusted_proxies"))
+    addresses = parse_addresses(public_url, allowed, proxies)
     _no_more(daemon, "daemon")
     cert, key, client_ca = (_take(tls, name, str, "tls") or "" for name in ("cert", "key", "client_ca"))
     certificates = tuple(_certificate(table) for table in _take(tls, "client", list, "tls") or [])
@@ -191,7 +207,7 @@ def load(path: Path | None) -> Config:
     _no_more(tls, "tls")
     parse_address(listen, "daemon.listen")
     made = tuple(_guest(name, table) for name, table in guests.items()) or (GuestConfig("default"),)
-    config = Config(listen, made, cert, key, client_ca, certificates)
+    config = Config(listen, made, cert, key, client_ca, certificates, addresses)
     return with_token(config, expanded(token_file) if token_file else None)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from millrace.errors import ConfigError
-from millrace.text import parse_host, printable, quoted
+from millrace.errors import ConfigError, RightsError
+from millrace.text import parse_address, parse_host, printable, quoted
 
 EXAMPLES = (
     "qmp:/run/vm.qmp, dbus:unix:path=/run/bus, spice://HOST:PORT, spice+tls://, spice+unix:///PATH, vnc://HOST:PORT"
@@ -29,6 +31,8 @@ class DoorSpec:
     ca_file: str = ""
     channels: int = 2
     fd: int = field(default=-1, repr=False)
+    below: tuple[str, ...] = ()
+    """Folders of which `address` must be in one, when it is opened too; any will do if there are none."""
 
     @property
     def text(self) -> str:
@@ -37,6 +41,55 @@ class DoorSpec:
             return f"{self.kind}:{self.address}"
         scheme = f"{self.kind}+tls" if self.tls else self.kind
         return f"{scheme}://{self.host}:{self.port}" if self.host else f"{self.kind}+unix://{self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a guest's own admins may look for its machines: in a folder of this host, or at a host and port."""
+
+    folder: str = ""
+    host: str = ""
+    port: int = 0
+    """0 for any."""
+
+
+def parse_places(texts: Iterable[str], what: str) -> tuple[Place, ...]:
+    """'/run/alice', 'vm7.example.org', '10.0.0.7:5900'."""
+    out = []
+    for text in texts:
+        if text.startswith("/"):
+            folder = os.path.normpath(text)
+            if folder.strip("/") == "":
+                raise ConfigError(f"{what}: {quoted(text)} is the whole host; name a folder of this guest's own")
+            out.append(Place(folder))
+        elif ":" in text.strip("[]") and not text.endswith("]"):
+            host, port = parse_address(text, what, "10.0.0.7:5900")
+            out.append(Place(host=parse_host(host, what).lower(), port=port))
+        else:
+            out.append(Place(host=parse_host(text.removeprefix("[").removesuffix("]"), what).lower()))
+    return tuple(out)
+
+
+def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
+    """A door that a guest's own admin asks for; RightsError where the configuration does not give it to that guest.
+
+    The daemon opens what a door names, with its own rights: its own sockets, those of other guests' machines, any
+    service on loopback. So whoever has not every right names nothing but what was given to the guest.
+    """
+    if spec.ca_file:
+        raise RightsError("only who has every right names a CA file; `doors` in the configuration can")
+    if spec.host:
+        if any(place.host == spec.host and place.port in (0, spec.port) for place in places):
+            return spec
+    else:
+        path = bus_path(spec.address) if spec.kind == "dbus" else spec.address
+        folders = tuple(place.folder for place in places if place.folder)
+        if path.startswith("/") and any(os.path.normpath(path).startswith(f"{folder}/") for folder in folders):
+            return replace(spec, below=folders)
+    raise RightsError(
+        f"only who has every right may attach {quoted(spec.text)}: `attach` in [guest.{guest}] says where this guest's"
+        " own admins may look for machines"
+    )
 
 
 def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -> DoorSpec:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from millrace.daemon.registry import Encode, json_text
 from millrace.rights.model import Holder
@@ -28,11 +28,19 @@ class EventStream:
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._more = asyncio.Event()
+        self._ended = ""
 
     def send_objects(self, made: bytes) -> None:
         """See `Watcher`."""
         self._waiting.append(made)
         self._size += len(made)
+        self._more.set()
+
+    def end(self, why: str) -> None:
+        """Its holder's rights have ended: nothing more is told."""
+        self._registry.unwatch(self)
+        self._waiting.clear()
+        self._ended = why
         self._more.set()
 
     async def serve(self, line: web.WebSocketResponse) -> None:
@@ -52,6 +60,9 @@ class EventStream:
         while True:
             await self._more.wait()
             self._more.clear()
+            if self._ended:
+                await line.close(code=WSCloseCode.POLICY_VIOLATION, message=self._ended.encode())
+                return
             if self._size > WAITING_MAX:
                 await line.close(code=1008, message=b"too much was left unread")
                 return

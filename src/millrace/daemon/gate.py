@@ -1,78 +1,53 @@
-"""Who a request comes from, and what they may.
+"""Who a request comes from.
 
-A unix peer is the daemon's own user (the socket is private) and may everything. On TCP a bearer token or a TLS client
-certificate says who it is; without either, only this user and root are known on loopback, by the kernel's word. A
-request that a foreign web page made (its Origin is not this host) is refused even then: a browser would otherwise let
-any page listen in.
+Each listening socket has a gate, which says whom it lets in by what the kernel knows of the peer alone. At the private
+unix socket that is the daemon's own user and root; over TCP nobody, loopback too: a proxy of this user connects from
+there as well, and whoever is behind it with it. So there a token, a cookie that stands for one, or a TLS client
+certificate says who it is (docs/decisions/0009-who-is-it.md).
 """
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-import os
-import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from aiohttp import web
 
-from millrace.daemon.access import Access
-from millrace.io.clock import now_ns
+from millrace.daemon.access import Access, TooManyTries
+from millrace.daemon.cookies import Cookies
+from millrace.daemon.origins import Addresses, parse_origin
+from millrace.errors import RightsError
 from millrace.io.crypto import names_in
-from millrace.io.peers import loopback_uid
-from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Certificate, Holder
+from millrace.io.peers import is_ours
+from millrace.io.sockets import peer_uid
+from millrace.rights.model import OWNER, Certificate, Holder
 from millrace.rights.tokens import digest_of
 
-COOKIE = "millrace"
-SESSIONS_MAX = 1000
-CONFIGURED = Holder("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
-LOOPBACK = Holder("loopback", EVERYTHING, frozenset({ALL_GUESTS}))
-UidOf = Callable[[tuple[str, int], tuple[str, int]], int | None]
+PROXIED = (
+    "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Real-IP", "Via",
+)  # fmt: skip
+"""Headers of requests that a proxy passes on."""
+BROWSED = ("Origin", "Referer", "Cookie", "Sec-Fetch-Site", "Sec-Fetch-Mode")
+"""Headers of browsers, which know no unix sockets."""
+ALONE = ("Origin", "Host", "Authorization")
+"""Headers that count once or not at all: of two, each reader might believe another."""
 
 
-def _address(value: object) -> tuple[str, int] | None:
-    if isinstance(value, tuple) and len(value) >= 2:
-        return str(value[0]), int(value[1])
-    return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def foreign_page(request: web.Request) -> bool:
-    """Whether another site's page sent this."""
-    origin = request.headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc != request.host
-
-
-def loopback_name(request: web.Request) -> bool:
-    """DNS rebinding: a page's own host name may resolve to loopback; then Host tells."""
-    host = urlsplit(f"//{request.host}").hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-class Gate:
+class Gate(ABC):
     """Lets requests in, as somebody, or says no."""
 
-    def __init__(
-        self, configured: str, access: Access, certificates: Sequence[Certificate] = (), uid_of: UidOf = loopback_uid
-    ) -> None:
-        self._configured, self._access, self._uid_of = configured, access, uid_of
-        self._certificates = certificates
-        self._sessions: OrderedDict[bytes, str] = OrderedDict()
+    def __init__(self, access: Access, cookies: Cookies, addresses: Addresses) -> None:
+        self._access, self._cookies, self._addresses = access, cookies, addresses
         self.refused = 0
+
+    @property
+    def cookie(self) -> str:
+        """What its cookies are called."""
+        return self._cookies.name
+
+    @abstractmethod
+    def _known(self, request: web.Request) -> Holder | None:
+        """Who this is by the connection alone."""
 
     def holder(self, request: web.Request) -> Holder:
         """Who this is, or the HTTP refusal is raised."""
@@ -82,42 +57,123 @@ class Gate:
             self.refused += 1
             raise
 
+    def _refuse_odd(self, request: web.Request) -> None:
+        for name in ALONE:
+            if len(request.headers.getall(name, ())) > 1:
+                raise web.HTTPBadRequest(text=f"a request has one {name} at most\n")
+        self._refuse_foreign_page(request)
+
     def _holder(self, request: web.Request) -> Holder:
-        if foreign_page(request):
-            raise web.HTTPForbidden(text="requests from other sites' pages are refused\n")
-        transport = request.transport
-        peer = _address(transport.get_extra_info("peername")) if transport is not None else None
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self._bearer(given.strip(), peer[0] if peer else "unix")
-        kept = self._sessions.get(digest_of(request.cookies.get(COOKIE, "")))
-        if kept is not None:
-            return self._bearer(kept, peer[0] if peer else "unix")
-        if peer is None:
-            return OWNER
-        shown = transport.get_extra_info("peercert") if transport is not None else None
-        if shown:
-            return self._certified(names_in(shown))
-        own = _address(transport.get_extra_info("sockname")) if transport is not None else None
-        if own and _is_loopback(peer[0]) and loopback_name(request):
-            uid = self._uid_of(peer, own)
-            if uid is not None and uid in (os.getuid(), 0):
-                return LOOPBACK
+        self._refuse_odd(request)
+        given = bearer(request)
+        if given is not None:
+            return self._bearer(given, self.address(request))
+        known = self._by_cookie(request.cookies.get(self._cookies.name, "")) or self._known(request)
+        if known is not None:
+            return known
         raise web.HTTPUnauthorized(
-            text="a bearer token is needed: Authorization: Bearer TOKEN (millrace token new)\n",
+            text="a token is needed: Authorization: Bearer TOKEN (millrace token new); in a browser, the link that"
+            " `millrace page` prints\n",
             headers={"WWW-Authenticate": 'Bearer realm="millrace"'},
         )
 
-    def session(self, request: web.Request) -> str | None:
-        """A cookie that stands for the token of this request; None where it came without. It ends with its token."""
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
+    def address(self, request: web.Request) -> str:
+        """Where a request comes from, as far as that is to be believed."""
+        return self._addresses.client(
+            request.remote or "local", ",".join(request.headers.getall("X-Forwarded-For", ()))
+        )
+
+    def scheme(self, request: web.Request) -> str:
+        """How the browser sees us: https, http, or empty where only a proxy could tell, and is not trusted to."""
+        if request.secure:
+            return "https"
+        told = request.headers.get("X-Forwarded-Proto", "").lower()
+        if self._addresses.trusted(request.remote or ""):
+            return told if told in ("http", "https") else ""
+        return ""
+
+    def _refuse_foreign_page(self, request: web.Request) -> None:
+        """403 for what another site's page made a browser send."""
+        text = request.headers.get("Origin")
+        if text is None:
+            if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+                raise web.HTTPForbidden(text="requests from other sites' pages are refused\n")
+            return
+        hosts = [request.headers.get("Host", "")]
+        if self._addresses.trusted(request.remote or ""):
+            hosts.append(request.headers.get("X-Forwarded-Host", ""))
+        origin, scheme = parse_origin(text), self.scheme(request)
+        if origin is None or not any(self._addresses.same_site(origin, host, scheme) for host in hosts):
+            raise web.HTTPForbidden(
+                text="requests from other sites' pages are refused: this page's origin is not the address that was"
+                " asked for; behind a proxy, set public_url in [daemon]\n"
+            )
+
+    def _by_cookie(self, cookie: str) -> Holder | None:
+        secret = self._access.secret_of(self._cookies.whose(cookie))
+        return None if secret is None or not self._cookies.proves(cookie, secret) else self._access.find(secret)
+
+    def _bearer(self, given: str, address: str) -> Holder:
+        try:
+            return self._access.let_in(given, address)
+        except TooManyTries as error:
+            raise web.HTTPTooManyRequests(text=f"{error}\n", headers={"Retry-After": "60"}) from None
+        except RightsError as error:
+            raise web.HTTPUnauthorized(
+                text=f"{error}\n", headers={"WWW-Authenticate": 'Bearer realm="millrace", error="invalid_token"'}
+            ) from None
+
+    def session(self, request: web.Request) -> tuple[Holder, str | None]:
+        """Who begins to use the page, and a cookie for the token or the link that they come with; None without either.
+
+        A link counts once, here and nowhere else.
+        """
+        try:
+            self._refuse_odd(request)
+            given = bearer(request)
+            if given is None:
+                return self._holder(request), None
+            secret = self._access.follow_link(given)
+            if secret is None:
+                self._bearer(given, self.address(request))
+                secret = digest_of(given)
+            holder = self._access.find(secret)
+            assert holder is not None
+            return holder, self._cookies.make(holder.key, secret)
+        except web.HTTPException:
+            self.refused += 1
+            raise
+
+
+def bearer(request: web.Request) -> str | None:
+    """The token in a request's header."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else None
+
+
+class PrivateGate(Gate):
+    """The daemon's own unix socket: this user and root are the owner, unless a proxy speaks for others."""
+
+    def _known(self, request: web.Request) -> Holder | None:
+        if any(name in request.headers for name in (*PROXIED, *BROWSED)) or request.transport is None:
             return None
-        made = secrets.token_urlsafe(32)
-        self._sessions[digest_of(made)] = given.strip()
-        while len(self._sessions) > SESSIONS_MAX:
-            self._sessions.popitem(last=False)
-        return made
+        return OWNER if is_ours(peer_uid(request.transport.get_extra_info("socket"))) else None
+
+
+class NetworkGate(Gate):
+    """TCP: nobody is known but by a certificate, and that is a proxy's own where one passes a request on."""
+
+    def __init__(
+        self, access: Access, cookies: Cookies, addresses: Addresses, certificates: Sequence[Certificate] = ()
+    ) -> None:
+        super().__init__(access, cookies, addresses)
+        self._certificates = certificates
+
+    def _known(self, request: web.Request) -> Holder | None:
+        if any(name in request.headers for name in PROXIED) or request.transport is None:
+            return None
+        shown = request.transport.get_extra_info("peercert")
+        return self._certified(names_in(shown)) if shown else None
 
     def _certified(self, names: set[str]) -> Holder:
         """A certificate that our authority has signed: somebody with rights, or nobody."""
@@ -127,19 +183,3 @@ class Gate:
                 text=f"no [[tls.client]] has any of this certificate's names: {', '.join(sorted(names))}\n"
             )
         return found.holder
-
-    def _bearer(self, given: str, address: str) -> Holder:
-        if self._access.limit.blocked(address, now_ns()):
-            raise web.HTTPTooManyRequests(
-                text="too many wrong tokens from there; wait\n", headers={"Retry-After": "60"}
-            )
-        if self._configured and hmac.compare_digest(given.encode(), self._configured.encode()):
-            return CONFIGURED
-        token = self._access.find(given)
-        if token is not None:
-            return token.holder
-        self._access.limit.failed(address, now_ns())
-        raise web.HTTPUnauthorized(
-            text="that token is not valid: wrong, expired or revoked\n",
-            headers={"WWW-Authenticate": 'Bearer realm="millrace", error="invalid_token"'},
-        )

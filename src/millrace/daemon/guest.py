@@ -23,6 +23,7 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.io.clock import now_ns, wall_ns
+from millrace.io.peers import is_ours
 from millrace.io.sockets import Acceptor, peer_identity, private_dir, serve_tcp, serve_unix
 from millrace.io.turns import Turns
 from millrace.outlets.peer import PeerOutlets
@@ -128,7 +129,7 @@ class Guest:
     def _connect(self, transport: asyncio.Transport) -> PulseClient | None:
         """A unix peer of this user (or root) is trusted; anybody else needs the cookie."""
         identity = peer_identity(transport.get_extra_info("socket"))
-        trusted = identity is not None and identity.uid in (os.getuid(), 0)
+        trusted = identity is not None and is_ours(identity.uid)
         try:
             client = PulseClient(self.door, HANDLERS, trusted)
         except GraphError as error:

@@ -12,7 +12,7 @@ from millrace.doors.peer.microphone import MicrophoneStream
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.outlets.peer import PeerOutlet, Write
-from millrace.rights.model import OWNER, Holder, Right
+from millrace.rights.model import Holder, Right
 from millrace.text import parse_switch, quoted
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
@@ -51,7 +51,7 @@ class ListenerSession:
         write: Write,
         room: Callable[[], bool],
         now_ns: HostNs,
-        holder: Holder = OWNER,
+        holder: Holder,
     ) -> None:
         self.guest = guest
         self.holder = holder

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from millrace.daemon.nativestreams import NativeStreams
 from millrace.daemon.registry import Encode, native_frames
 from millrace.daemon.requests import parsed
+from millrace.daemon.visits import Leave
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
+from millrace.io.peers import is_ours
 from millrace.io.sockets import Acceptor, bind_unix, peer_identity
 from millrace.rights.grants import Permission, Subject, Verdict
-from millrace.rights.model import OWNER, Holder, Right, show_rights
+from millrace.rights.model import NOBODY, OWNER, Admits, Holder, Right, show_rights
 from millrace.text import printable
 from millrace.wire.native.messages import VERSION, Call, Fault, Hello, Message, Notice, Reply, Wait, Welcome, frame
 from millrace.wire.native.session import NativeWire
@@ -46,10 +48,11 @@ def code_of(error: Exception) -> str:
 
 
 class NativeServer:
-    """Accepts on one socket: the daemon's own, or with `guest` that guest's."""
+    """Accepts on one socket: the daemon's own, or `guest`'s."""
 
-    def __init__(self, daemon: Daemon, path: Path, guest: Guest | None = None) -> None:
-        self.daemon, self.guest, self._path = daemon, guest, path
+    def __init__(self, daemon: Daemon, path: Path, admits: Admits, guest: Guest | None = None) -> None:
+        assert (guest is not None) is (admits is Admits.PROGRAMS)
+        self.daemon, self.guest, self.admits, self._path = daemon, guest, admits, path
         self.sessions: set[NativeSession] = set()
         self.turns = daemon.turns if guest is None else guest.turns
         self._acceptor = Acceptor(bind_unix(path), self.turns, self._take)
@@ -79,7 +82,8 @@ class NativeSession:
         self.server, self.daemon = server, server.daemon
         identity = peer_identity(sock)
         self.subject = Subject() if identity is None else Subject(identity)
-        self.holder = Holder("nobody", Right.NONE, frozenset())
+        self.holder = NOBODY
+        self._leave: Leave = lambda: None
         self.kinds: frozenset[str] | None = None
         self.encode: Encode = native_frames
         self.name = ""
@@ -142,6 +146,7 @@ class NativeSession:
             return
         self.closed = True
         self._patience.cancel()
+        self._leave()
         self.server.sessions.discard(self)
         self.daemon.registry.unwatch(self)
         self.daemon.prompts.forget(self.subject)
@@ -182,16 +187,17 @@ class NativeSession:
         guest = self.server.guest
         if hello.token:
             identity = self.subject.identity
-            holder = self.daemon.access.holder_by_token(hello.token, f"uid {identity.uid}", now_ns())
+            holder = self.daemon.access.let_in(hello.token, f"uid {identity.uid}")
             # Rules name a token, whatever program has it.
             self.subject.identity = replace(identity, sandbox=holder.key.replace("/", ":"))
             self._welcome(holder)
             return
-        if self.subject.identity.uid not in (os.getuid(), 0):
+        if not is_ours(self.subject.identity.uid):
             raise RightsError("only the daemon's user comes in without a token")
-        if guest is None:
+        if self.server.admits is Admits.OWNER:
             self._welcome(OWNER)
             return
+        assert guest is not None
         verdict = guest.door.grants.verdict(Permission.CONNECT, self.subject)
         if verdict is Verdict.DENY:
             guest.door.refused += 1
@@ -216,6 +222,7 @@ class NativeSession:
             self.end("nobody let this program in", "rights")
 
     def _welcome(self, holder: Holder) -> None:
+        self._leave = self.daemon.access.enter(holder, lambda why: self.end(why, "rights"))
         self.holder, self.ready = holder, True
         self.line.turns = self.daemon.turns_of(holder)
         guests = [guest.name for guest in self.daemon.commands.visible(holder)]

@@ -1,7 +1,7 @@
 """HTTP and WebSocket: listeners and the API, on TCP and on a private unix socket.
 
-Every request comes from a holder (daemon/gate.py); each handler demands the right it takes. What a holder may
-not see is answered as if it were not there.
+Each listening socket has its gate (daemon/gate.py), which says from whom a request comes; each handler demands the
+right it takes. What a holder may not see is answered as if it were not there.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from millrace.daemon import page, verbs
-from millrace.daemon.api import HOLDER, Api, holder_of
+from millrace.daemon.api import ADDRESS, HOLDER, Api, holder_of
+from millrace.daemon.cookies import Cookies, cookie_name
 from millrace.daemon.events import EventStream
-from millrace.daemon.gate import COOKIE, Gate
+from millrace.daemon.gate import Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
-from millrace.rights.model import Certificate, Right
+from millrace.rights.model import Right
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("millrace.web")
 
+REFUSALS = (400, 401, 403, 429)
 LINE_BYTES_MAX = 48 * 1024
 """What may wait in a listener's line before its own queue (which can drop) takes over."""
 SEND_BUFFER_BYTES = 32 * 1024
@@ -80,39 +83,62 @@ BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
 """Without the WebSocket's own goodbye (RFC 6455, section 7.1.5)."""
 
 
+PUBLIC = frozenset({"/", "/health", "/ready"})
+"""What whoever asks may have: a page without a secret in it, and whether we are there."""
+
+
 class Web:
     """The daemon's HTTP side."""
 
-    def __init__(self, daemon: Daemon, token: str, certificates: Sequence[Certificate] = ()) -> None:
+    def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._gate = Gate(token, daemon.access, certificates)
+        config, access = daemon.config, daemon.access
+        cookies = Cookies(cookie_name(str(config.state), config.listen), access.key)
+        self._private = PrivateGate(access, cookies, config.addresses)
+        self._network = NetworkGate(access, cookies, config.addresses, config.certificates)
         self._api = Api(daemon.commands, daemon.turns_of)
         self._sockets: dict[ListenerSession, web.WebSocketResponse] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[bool]] = set()
 
-    def application(self) -> web.Application:
-        """The routes."""
-        app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[self._guarded])
+    def private(self) -> web.Application:
+        """What the daemon's own unix socket serves."""
+        return self._application(self._private)
+
+    def network(self) -> web.Application:
+        """What TCP serves."""
+        return self._application(self._network)
+
+    def _application(self, gate: Gate) -> web.Application:
+        """The routes, behind a gate."""
+
+        @web.middleware
+        async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._guarded(gate, request, handler)
+
+        app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[guarded])
         mine = [
-            web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics), web.get("/ready", self._ready),
-            web.get("/", page.serve), web.get("/page/{name}", page.serve), web.post("/session", self._session),
-            web.get("/{guest}", self._listen),
+            web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics),
+            web.get("/health", self._health), web.get("/ready", self._ready),
+            web.get("/", page.serve), web.get("/page/{name}", page.serve),
+            web.post("/session", partial(self._session, gate)), web.get("/{guest}", self._listen),
         ]  # fmt: skip
         app.add_routes([*self._api.routes(), *mine])
         return app
 
-    @web.middleware
-    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path == "/" or request.path.startswith("/page/"):
+    async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in PUBLIC or request.path.startswith("/page/"):
             return await handler(request)
+        address = request[ADDRESS] = gate.address(request)
         try:
-            request[HOLDER] = self._gate.holder(request)
+            # A link is let in by its own handler, and nowhere else.
+            if request.path != "/session":
+                request[HOLDER] = gate.holder(request)
+            return await handler(request)
         except web.HTTPException as error:
-            self._daemon.doctor.refused("", request.remote or "unix", f"{error.status} {request.method} {request.path}")
+            if error.status in REFUSALS:
+                self._daemon.doctor.refused("", address, f"{error.status} {request.method} {request.path}")
             raise
-        try:
-            return await handler(request)
         except RightsError as error:
             self._daemon.forbidden += 1
             self._daemon.doctor.refused("", holder_of(request).key, f"{request.method} {request.path}")
@@ -123,21 +149,32 @@ class Web:
         except (ConfigError, GraphError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
-    async def _session(self, request: web.Request) -> web.Response:
-        """A page's own way in: a browser can't send a token with a WebSocket, so it gets a cookie for it."""
-        answer = web.json_response({"you": holder_of(request).key}, headers={"Cache-Control": "no-store"})
-        made = self._gate.session(request)
-        if made:
-            answer.set_cookie(COOKIE, made, httponly=True, samesite="Strict", secure=request.secure, path="/")
+    async def _session(self, gate: Gate, request: web.Request) -> web.Response:
+        """A page's own way in: a browser can't send a token with a WebSocket, so it gets a cookie for it.
+
+        The cookie's path is that of the request as the browser wrote it (RFC 6265, section 5.1.4), which a proxy on a
+        sub-path may have changed for us.
+        """
+        holder, cookie = gate.session(request)
+        answer = web.json_response({"you": holder.key}, headers={"Cache-Control": "no-store"})
+        if cookie is not None:
+            # The page's own origin says how its browser came, whoever ended TLS.
+            secure = request.secure or request.headers.get("Origin", "").lower().startswith("https:")
+            answer.set_cookie(gate.cookie, cookie, httponly=True, samesite="Strict", secure=secure, path="")
         return answer
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """The registry, as it changes; `?kinds=stream,listener` for some of it."""
         kinds = request.query.get("kinds")
         line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096)
-        await line.prepare(request)
         wanted = frozenset(kinds.split(",")) if kinds else None
-        await EventStream(self._daemon.registry, holder_of(request), wanted).serve(line)
+        watcher = EventStream(self._daemon.registry, holder_of(request), wanted)
+        leave = self._daemon.access.enter(watcher.holder, watcher.end)
+        try:
+            await line.prepare(request)
+            await watcher.serve(line)
+        finally:
+            leave()
         return line
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -146,10 +183,14 @@ class Web:
         text = exposition(self._daemon, guests, whole=holder.may(Right.SEE))
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def _health(self, request: web.Request) -> web.Response:
+        """Whether this process answers. A load balancer has no token, and learns nothing else."""
+        return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
+
     async def _ready(self, request: web.Request) -> web.Response:
-        """Whether sound can flow and changes are kept: 503 and why, if not."""
-        trouble = self._daemon.store.trouble
-        return web.json_response({"ready": not trouble, "trouble": trouble}, status=503 if trouble else 200)
+        """Whether sound can flow and changes are kept: 503 if not; the state says why, to whoever may see it."""
+        ready = not self._daemon.store.trouble
+        return web.json_response({"ready": ready}, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
     # -- listeners ---------------------------------------------------------------------------
 
@@ -157,16 +198,16 @@ class Web:
         holder = holder_of(request)
         guest = self._daemon.commands.guest(holder, request.match_info["guest"], Right.HEAR)
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            raise web.HTTPUpgradeRequired(
-                text=f"this is a WebSocket: millrace listen ws://{request.host}/{guest.name}\n"
-            )
+            way = f"millrace listen {self._daemon.url}/{guest.name}"
+            raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
         socket_ = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, compress=False)
         await socket_.prepare(request)
         assert request.transport is not None
         line = Line(request.transport)
-        address = request.remote or "local"
+        address = request[ADDRESS]
         id_ = self._daemon.ids.take()
         session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)
+        leave = self._daemon.access.enter(holder, lambda why: self._dismiss(session, why))
         guest.sessions.append(session)
         guest.on_listener("new", session)
         self._sockets[session] = socket_
@@ -175,6 +216,7 @@ class Web:
         try:
             await self._serve(session, socket_)
         finally:
+            leave()
             del self._sockets[session]
             guest.sessions.remove(session)
             guest.on_listener("remove", session)
@@ -202,14 +244,13 @@ class Web:
 
     def refused(self) -> int:
         """Requests that were not let in."""
-        return self._gate.refused
+        return self._private.refused + self._network.refused
 
-    def end_holder(self, key: str, why: str) -> None:
-        """A holder's rights have ended: so does what runs by them, at once."""
-        for session, socket_ in list(self._sockets.items()):
-            if session.holder.key == key and not session.closing:
-                session.farewell(why, again=False)
-                self._end(session, socket_)
+    def _dismiss(self, session: ListenerSession, why: str) -> None:
+        """A listener's rights have ended."""
+        if not session.closing:
+            session.farewell(why, again=False)
+            self._end(session, self._sockets[session])
 
     def _end(self, session: ListenerSession, socket_: web.WebSocketResponse) -> None:
         """Close without waiting for an answer, and take its sound away now."""
@@ -223,7 +264,6 @@ class Web:
         """One task serves the timers of all listeners, while there are any."""
         while self._sockets:
             await asyncio.sleep(TICK_S)
-            self._daemon.access.end_expired()
             now = now_ns()
             for session, socket_ in list(self._sockets.items()):
                 try:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
+from millrace.io.paths import found_below
 from millrace.io.runner import StreamRunner
 from millrace.units import HostNs
 
@@ -46,8 +47,10 @@ class ClientLine:
         self._transport: asyncio.Transport | None = None
         self._shaking = False
 
-    async def connect(self, host: str, port: int, path: str, tls: ssl.SSLContext | None) -> None:
-        """Connect by TCP, or to a unix socket where there is no host; PeerLost says why not."""
+    async def connect(
+        self, host: str, port: int, path: str, tls: ssl.SSLContext | None, below: tuple[str, ...] = ()
+    ) -> None:
+        """Connect by TCP, or to a unix socket where there is no host (see `found_below`); PeerLost says why not."""
         loop = asyncio.get_running_loop()
         where = f"{host}:{port}" if host else path
         try:
@@ -56,7 +59,8 @@ class ClientLine:
                     name = host if tls is not None else None
                     made = await loop.create_connection(lambda: self._runner, host, port, ssl=tls, server_hostname=name)
                 else:
-                    made = await loop.create_unix_connection(lambda: self._runner, path)
+                    with found_below(path, below) as found:
+                        made = await loop.create_unix_connection(lambda: self._runner, found)
         except ssl.SSLError as error:
             raise PeerLost(f"TLS: {error.reason or error}") from None
         except TimeoutError:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from millrace.errors import ConfigError, MillraceError
-from millrace.io.sockets import bind_unix
+from millrace.io.peers import is_ours
+from millrace.io.sockets import bind_unix, peer_uid
 from millrace.text import parse_json
 
 REQUEST_MAX = 4096
@@ -22,7 +23,7 @@ Take = Callable[[dict[str, Any], int], dict[str, Any]]
 
 
 class Handover:
-    """Serves `path`. The socket is this user's alone, so whoever reaches it may."""
+    """Serves `path`, to this user and root."""
 
     def __init__(self, path: Path, take: Take) -> None:
         self._path, self._take = path, take
@@ -35,6 +36,9 @@ class Handover:
         try:
             sock, _ = self._listener.accept()
         except OSError:
+            return
+        if not is_ours(peer_uid(sock)):
+            sock.close()
             return
         sock.setblocking(False)
         self._waiting[sock] = self._loop.call_later(PATIENCE_S, self._drop, sock)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import configparser
-import ipaddress
 import os
 import re
 import signal
 import stat
 from pathlib import Path
 
-from millrace.io.sockdiag import Address, tcp_owner
 from millrace.rights.grants import Identity
 
-TABLES = {4: Path("/proc/net/tcp"), 6: Path("/proc/net/tcp6")}
-_LOCAL, _REMOTE, _UID = 1, 2, 7
 _SNAP = re.compile(r"/snap\.([A-Za-z0-9-]+)[.]")
 _CONTAINER = re.compile(
     r"(?:docker|libpod|crio|cri-containerd)[-/]([0-9a-f]{12})"
@@ -23,14 +19,24 @@ _CONTAINER = re.compile(
 )
 
 
-def _entry(host: str, port: int, version: int) -> str:
-    """An address as /proc/net/tcp writes it: each 32-bit word in this machine's byte order, then the port."""
-    address = ipaddress.ip_address(host)
-    if version == 6 and address.version == 4:
-        address = ipaddress.ip_address(f"::ffff:{host}")
-    packed = address.packed
-    words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
-    return f"{''.join(words)}:{port:04X}"
+def is_ours(uid: int | None) -> bool:
+    """Whether a peer's user is this one or root.
+
+    In a user namespace the kernel shows every user that has no number there as one and the same (user_namespaces(7)):
+    that one proves nothing, whoever we are ourselves.
+    """
+    return uid is not None and uid in (os.getuid(), 0) and uid != _overflow_uid()
+
+
+def _overflow_uid() -> int:
+    """The number that stands for users without one here; -1 where everybody has one."""
+    try:
+        begin, outside, count = map(int, Path("/proc/self/uid_map").read_text().split()[:3])
+        if (begin, outside, count) == (0, 0, 2**32 - 1):
+            return -1
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return -1
 
 
 def program_of(pid: int) -> str:
@@ -125,30 +131,3 @@ def identity_of(pid: int, uid: int, pidfd: int | None = None) -> Identity:
         except PermissionError:
             return found
     return found
-
-
-def loopback_uid(peer: Address, own: Address) -> int | None:
-    """The user that owns the socket which connects `peer` to `own`, both here; None where it can't be told."""
-    try:
-        return tcp_owner(peer, own)
-    except ValueError:
-        return None
-    except OSError:
-        return _listed_uid(peer, own)
-
-
-def _listed_uid(peer: Address, own: Address) -> int | None:
-    """The same from proc(5), /proc/net/tcp: slow with many connections, but there where sock_diag(7) is not."""
-    for version, table in TABLES.items():
-        if version == 4 and ":" in peer[0]:
-            continue
-        try:
-            local, remote = _entry(peer[0], peer[1], version), _entry(own[0], own[1], version)
-            lines = table.read_text().splitlines()[1:]
-        except (OSError, ValueError):
-            continue
-        for line in lines:
-            fields = line.split()
-            if len(fields) > _UID and fields[_LOCAL] == local and fields[_REMOTE] == remote:
-                return int(fields[_UID])
-    return None

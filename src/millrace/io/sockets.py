@@ -43,6 +43,22 @@ def private_dir(path: Path) -> Path:
     return path
 
 
+def own_secret(path: Path, make: Callable[[], str]) -> str:
+    """The secret in a file that only this user can read; a new one where there is none, or others could."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), errors="replace") as file:
+            status, kept = os.fstat(file.fileno()), file.read(200).strip()
+        if kept and stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+            return kept
+    except OSError:
+        pass
+    path.unlink(missing_ok=True)
+    made = make()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write(f"{made}\n")
+    return made
+
+
 def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
     """A unix socket at `path`, taking the place of a dead one; ConfigError if one lives there."""
     if len(os.fsencode(path)) > 107:
@@ -244,11 +260,26 @@ async def serve_tcp(host: str, port: int, make: Maker, turns: Turns) -> list[asy
         raise ConfigError(f"can't listen on {show_address(host, port)}: {error.strerror}; is it in use?") from None
 
 
-def peer_identity(raw: socket.socket | None) -> Identity | None:
-    """Who is at the other end of a unix socket, as the kernel says; None elsewhere."""
+def _credentials(raw: socket.socket | None) -> tuple[int, int] | None:
+    """(pid, uid) of who connected a unix socket, as the kernel says; None elsewhere."""
     if raw is None or raw.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return None
     pid, uid, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
+
+
+def peer_uid(raw: socket.socket | None) -> int | None:
+    """Which user connected a unix socket; None elsewhere."""
+    found = _credentials(raw)
+    return None if found is None else found[1]
+
+
+def peer_identity(raw: socket.socket | None) -> Identity | None:
+    """Who is at the other end of a unix socket, as the kernel says; None elsewhere."""
+    found = _credentials(raw)
+    if found is None or raw is None:
+        return None
+    pid, uid = found
     try:
         pidfd = raw.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError:

@@ -18,7 +18,9 @@ from millrace.units import NS_PER_S
 from millrace.wire.peer.messages import MEDIA_MAX
 
 Message = str | bytes
-_PASSED_ON = frozenset({"authorization", "cookie", "origin", "host", "content-type", "accept-encoding"})
+_PASSED_ON = frozenset(
+    {"authorization", "cookie", "origin", "host", "content-type", "accept-encoding", "sec-fetch-site"}
+)
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade"})
 
 

@@ -3,10 +3,19 @@ import { Listener } from "./listen.js";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = 240, RIGHTS_EVERY = 5, LOOK_EVERY_MS = 500;
-let looks = 0, looked = 0;
+let looks = 0, looked = 0, locked = false, line = null;
 let state = { guests: [] }, chosen = "", player = null, incidents = [];
 const history = { latency: [], margin: [], spread: [], ppm: [], faults: [] };
 globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
+
+/** An address of the daemon's: relative to this page, which a proxy may have put anywhere. */
+const at = (path) => new URL(path, document.baseURI);
+function lineAt(path) {
+  const url = at(path);
+  url.protocol = url.protocol.replace("http", "ws");
+  url.hash = "";
+  return url.href;
+}
 
 /** An element with attributes (functions become listeners) and children. */
 function el(tag, attributes = {}, ...children) {
@@ -21,13 +30,40 @@ function el(tag, attributes = {}, ...children) {
 }
 
 async function api(method, path, body) {
-  const answer = await fetch(`/api/v1${path}`, {
+  const answer = await fetch(at(`api/v1${path}`), {
     method, headers: body ? { "Content-Type": "application/json" } : {}, body: body ? JSON.stringify(body) : undefined,
   });
-  if (answer.status === 401) { $("login").hidden = false; throw new Error("a token is needed"); }
-  const value = await answer.json();
+  if (answer.status === 401) { lock(); throw new Error("a token is needed"); }
+  const text = await answer.text();
+  let value;
+  try { value = JSON.parse(text); } catch { value = { error: text.trim() || answer.statusText }; }
   if (!answer.ok) throw new Error(value.error ?? answer.statusText);
   return value;
+}
+
+/** What this browser has lets it in no more: ask for a token, and leave the daemon alone until there is one. */
+function lock() {
+  locked = true;
+  $("login").hidden = false;
+  line?.close();
+  if (player) { player.stop(); player = null; stopped("A token is needed."); }
+}
+
+/** Come in with a token, or by a link; whether that was right. */
+async function enter(secret) {
+  const answer = await fetch(at("session"), { method: "POST", headers: { Authorization: `Bearer ${secret}` } });
+  if (!answer.ok) return false;
+  locked = false;
+  $("login").hidden = true;
+  return true;
+}
+
+/** A link that `millrace page` printed has a code behind its #, which counts once and stays out of the history. */
+async function entered() {
+  const code = new URLSearchParams(location.hash.slice(1)).get("in");
+  if (!code) return;
+  globalThis.history.replaceState(null, "", location.pathname + location.search);
+  if (!await enter(code)) say("that link was used, or is too old: `millrace page` prints another", true);
 }
 
 /** Do something that a person asked for, and say what came of it. */
@@ -56,17 +92,24 @@ async function look() {
 let due = false;
 /** Look again soon: many changes at once are one look. */
 function soon() {
-  if (due) return;
+  if (due || locked) return;
   due = true;
   const wait = Math.max(120, looked + LOOK_EVERY_MS - performance.now());
   setTimeout(() => { due = false; look().catch((error) => say(error.message, true)); }, wait);
 }
 
+/** Hear of changes; whoever is not let in any more learns that by looking. */
 function follow() {
-  const line = new WebSocket(`${location.origin.replace("http", "ws")}/api/v1/events`);
+  if (locked) return;
+  line = new WebSocket(lineAt("api/v1/events"));
   line.onopen = () => say("connected");
   line.onmessage = ({ data }) => { if (data.includes('"request"')) looks = 0; soon(); };
-  line.onclose = () => { say("the daemon does not answer; trying again", true); setTimeout(follow, 1000); };
+  line.onclose = () => { if (!locked) again("the daemon does not answer; trying again"); };
+}
+
+function again(text) {
+  say(text, true);
+  setTimeout(() => look().then(follow, (error) => locked ? say(error.message, true) : again(text)), 1000);
 }
 
 // -- drawing ------------------------------------------------------------------------------------
@@ -190,7 +233,7 @@ async function toggle() {
     stopped("Browsers play sound only on secure pages: serve with TLS (--tls-cert), or come by localhost.");
     return;
   }
-  player = new Listener(`${location.origin.replace("http", "ws")}/${chosen}`, {
+  player = new Listener(lineAt(encodeURIComponent(chosen)), {
     name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
     wasm: new URLSearchParams(location.search).get("decoder") === "wasm", on: heard,
   });
@@ -258,10 +301,10 @@ for (const id of ["bitrate", "codec", "frame"]) $(id).addEventListener("change",
 $("latency").addEventListener("change", () => player?.set({ latency: $("latency").value }));
 $("login").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const answer = await fetch("/session", { method: "POST", headers: { Authorization: `Bearer ${$("token").value}` } });
+  const given = $("token").value;
   $("token").value = "";
-  if (answer.ok) act(async () => { follow(); });
+  if (await enter(given)) act(async () => follow());
   else say("that token is not valid", true);
 });
 setInterval(() => document.hidden || soon(), 1000);
-look().then(follow, (error) => say(error.message, true));
+entered().then(look).then(follow, (error) => locked ? say(error.message, true) : again(error.message));

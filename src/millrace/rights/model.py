@@ -8,7 +8,7 @@ guests and tokens themselves. Nobody has a right in a guest that was not named t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Flag, auto
+from enum import Enum, Flag, auto
 
 from millrace.errors import ConfigError, RightsError
 from millrace.text import quoted
@@ -67,7 +67,7 @@ def show_rights(rights: Right) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Somebody with rights. `key` names them in logs and lists: unix, loopback, token/N."""
+    """Somebody with rights. `key` names them in logs and lists: owner, token/N, certificate/NAME."""
 
     key: str
     rights: Right
@@ -103,5 +103,21 @@ class Certificate:
         return Holder(f"certificate/{self.name}", self.rights, self.guests)
 
 
-OWNER = Holder("unix", EVERYTHING, frozenset({ALL_GUESTS}))
-"""Whoever reaches the private socket: the daemon's own user, or root."""
+OWNER = Holder("owner", EVERYTHING, frozenset({ALL_GUESTS}))
+"""The daemon's own user, or root."""
+NOBODY = Holder("nobody", Right.NONE, frozenset())
+
+
+class Admits(Enum):
+    """Whom a listening socket lets in by what the kernel says of the peer alone.
+
+    It is said where the socket is opened, and never guessed from a connection: what has no address, no name or no
+    owner is not somebody for that.
+    """
+
+    OWNER = "owner"
+    """This user and root, with every right."""
+    PROGRAMS = "programs"
+    """This user and root, as programs of one guest."""
+    NOBODY = "nobody"
+    """Nobody: whoever comes shows a token, a cookie or a certificate."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ def new_secret(random: bytes) -> str:
 
 
 def digest_of(secret: str) -> bytes:
-    """What is kept instead of the secret."""
-    return hashlib.sha256(secret.encode()).digest()
+    """What is kept instead of the secret; any text has one."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def parse_expiry(text: str) -> int:
@@ -66,6 +66,7 @@ class TokenBook:
 
     def __init__(self) -> None:
         self._tokens: dict[int, Token] = {}
+        self._by_digest: dict[bytes, Token] = {}
 
     def __iter__(self) -> Iterator[Token]:
         return iter(list(self._tokens.values()))
@@ -84,18 +85,21 @@ class TokenBook:
 
     def add(self, token: Token) -> None:
         """Put one in force."""
-        self._tokens[token.id] = token
+        self._tokens[token.id] = self._by_digest[token.digest] = token
 
     def remove(self, id_: int) -> Token | None:
         """Take one out of force."""
-        return self._tokens.pop(id_, None)
+        token = self._tokens.pop(id_, None)
+        if token is not None:
+            del self._by_digest[token.digest]
+        return token
 
-    def find(self, secret: str, wall_s: int) -> Token | None:
-        """The token with that secret, if it is in force now. All are compared, in constant time each."""
-        digest, found = digest_of(secret), None
-        for token in self._tokens.values():
-            if hmac.compare_digest(token.digest, digest):
-                found = token
+    def find(self, digest: bytes, wall_s: int) -> Token | None:
+        """The token whose secret has that digest, if it is in force now.
+
+        How long the look takes tells something of digests, which nobody can choose, and nothing of secrets.
+        """
+        found = self._by_digest.get(digest)
         return found if found is not None and not expired(found, wall_s) else None
 
 
@@ -104,26 +108,41 @@ def expired(token: Token, wall_s: int) -> bool:
     return 0 < token.expires_s <= wall_s
 
 
-class FailureLimit:
-    """Slows down who guesses: `burst` wrong tokens from one address, then one every `every_ns`."""
+def _source(address: str) -> str:
+    """Whose tries count together: an IPv6 network of one customer (RFC 6177) is one source."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)
 
-    ADDRESSES_MAX = 4096
+
+class FailureLimit:
+    """Slows down who guesses: `burst` wrong tokens from one source, then one every `every_ns`.
+
+    It is asked about wrong tokens only: whoever has a right one is let in, however much others guess beside them.
+    """
+
+    SOURCES_MAX = 4096
 
     def __init__(self, burst: int = 10, every_ns: HostNs = 6 * NS_PER_S) -> None:
         self._burst, self._every_ns = burst, every_ns
         self._debts: OrderedDict[str, tuple[float, HostNs]] = OrderedDict()
 
-    def _debt(self, address: str, now_ns: HostNs) -> float:
-        debt, then = self._debts.get(address, (0.0, now_ns))
+    def _debt(self, source: str, now_ns: HostNs) -> float:
+        debt, then = self._debts.get(source, (0.0, now_ns))
         return max(0.0, debt - (now_ns - then) / self._every_ns)
 
-    def blocked(self, address: str, now_ns: HostNs) -> bool:
-        """Whether this address must wait before it tries again."""
-        return self._debt(address, now_ns) + 1.0 > self._burst
-
-    def failed(self, address: str, now_ns: HostNs) -> None:
-        """A wrong token came from there."""
-        self._debts[address] = (self._debt(address, now_ns) + 1.0, now_ns)
-        self._debts.move_to_end(address)
-        while len(self._debts) > self.ADDRESSES_MAX:
+    def failed(self, address: str, now_ns: HostNs) -> bool:
+        """A wrong token came from there: whether that was one too many."""
+        source = _source(address)
+        debt = self._debt(source, now_ns)
+        if debt + 1.0 > self._burst:
+            return True
+        self._debts[source] = (debt + 1.0, now_ns)
+        self._debts.move_to_end(source)
+        while len(self._debts) > self.SOURCES_MAX:
             self._debts.popitem(last=False)
+        return False

@@ -190,6 +190,7 @@ def _websocket(scene: Scene) -> socket.socket:
     line = socket.create_connection((host, int(port)))
     key = "x3JJHMbDL1EzLkh9GBhXDw=="
     head = f"GET /default HTTP/1.1\r\nHost: {scene.bus.listen}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += f"Authorization: Bearer {scene.bus.key}\r\n"
     line.sendall(f"{head}Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
     line.recv(4096)
     return line

@@ -136,7 +136,8 @@ class Scene:
         # would be asked for longer periods then, and its end be known the later.)
         margin = "normal" if self.what in ("device", "line") else "robust"
         mic = ("--mic", "tone:440") if self.what == "microphone" else ()
-        self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--latency", margin, "--to", target, *mic, **env)
+        self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--latency", margin, "--to", target, *mic,
+                   MILLRACE_TOKEN=self.bus.key, **env)  # fmt: skip
         if mic:
             self._keep("recorder", "parec", "--raw", "-d", "microphone", "--latency-msec=50")
         if fresh:

@@ -1,0 +1,17 @@
+"""`millrace page`: let a browser in."""
+
+from __future__ import annotations
+
+from millrace.cli.console import say
+
+
+def page() -> None:
+    """Print a link to the page that lets one browser in, once, within the hour, with every right.
+
+    Others open the page by its plain address, and enter a token (`millrace token new`).
+
+    Example: millrace page
+    """
+    from millrace.cli.api import call
+
+    say(call("POST", "/api/v1/page-links")["link"])

@@ -1,0 +1,77 @@
+"""How a listener gets to its daemon: this user's own by the private unix socket, where it needs no token; any other by
+what it has to show."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import aiohttp
+
+from millrace.client.options import ListenerOptions
+from millrace.errors import ConfigError, RemoteProtocolError, RightsError
+from millrace.io.crypto import client_tls
+from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
+
+ASK_S = 5.0
+
+
+async def own_socket(url: str) -> Path | None:
+    """The socket of this user's daemon, if `url` is where that one says it listens; None if it is anybody else's.
+
+    Whoever writes wss:// means TLS. No credential goes out over TCP by itself: another user's program may listen there.
+    """
+    path, parts = runtime_dir() / API_SOCKET, urlsplit(url)
+    if parts.scheme != "ws" or not path.is_socket():
+        return None
+    try:
+        async with asyncio.timeout(ASK_S), aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http:
+            async with http.get("http://localhost/api/v1/about") as answer:
+                about = await answer.json() if answer.status == 200 else {}
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return None
+    return path if _is_there(parts, str(about.get("listen", ""))) else None
+
+
+def _is_there(parts: SplitResult, listen: str) -> bool:
+    there = urlsplit(f"//{listen}")
+    if not parts.hostname or there.port is None or there.port != (parts.port or 80):
+        return False
+    asked, found = _addresses(parts.hostname), _addresses(there.hostname or "")
+    everywhere = any(ip.is_unspecified for ip in found)
+    return bool(asked & found) or (everywhere and any(ip.is_loopback for ip in asked))
+
+
+def _addresses(host: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """What a host means without asking anybody."""
+    if host == "localhost":
+        return {ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")}
+    try:
+        return {ipaddress.ip_address(host)}
+    except ValueError:
+        return set()
+
+
+def tls_of(url: str, options: ListenerOptions) -> ssl.SSLContext | bool:
+    """What to make of the daemon's certificate, and which to show it."""
+    if not url.startswith("wss:") or not (options.ca_file or options.cert):
+        return not options.insecure
+    context = client_tls(options.ca_file, options.cert, options.key)
+    if options.insecure:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHandshakeError) -> None:
+    """Say what was refused, where trying again is of no use."""
+    if error.status in (401, 403):
+        key = runtime_dir() / KEY_FILE
+        here = f" (that of this user's daemon is in {key})" if key.exists() and not options.token else ""
+        raise RightsError(f"{url}: refused ({error.status}); give a token with --token-file or MILLRACE_TOKEN{here}")
+    if error.status == 404:
+        raise ConfigError(f"{url}: there is no such guest there; `millrace ls` lists them")
+    if error.status == 200:
+        raise RemoteProtocolError(f"{url} is no Millrace daemon")

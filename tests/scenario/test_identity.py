@@ -1,0 +1,546 @@
+"""Attempts to be taken for somebody, against a running daemon, and what ends with whose it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import unused_port
+
+from millrace.client.bus import Bus
+from millrace.client.way import own_socket
+from millrace.daemon import access as access_module
+from millrace.daemon import gate as gate_module
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config, GuestConfig
+from millrace.daemon.doorspec import Place, parse_door
+from millrace.daemon.gate import BROWSED, PROXIED
+from millrace.daemon.origins import parse_addresses
+from millrace.errors import MillraceError
+from millrace.rights.model import parse_rights
+from millrace.wire.peer.messages import Hello, encode_message
+
+STATE = "/api/v1/state"
+Test = Callable[["Rig"], Awaitable[None]]
+
+
+class Rig:
+    """A daemon with guests alice and bob, and ways to ask it."""
+
+    def __init__(self, daemon: Daemon, http: aiohttp.ClientSession) -> None:
+        self.daemon, self.http = daemon, http
+        self.cookies: dict[str, str] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.daemon.address}"
+
+    async def token(self, may: str = "all", guests: tuple[str, ...] = ("*",), lasts_s: int = 0) -> tuple[int, str]:
+        token, secret = await self.daemon.access.new("t", parse_rights(may), guests, lasts_s)
+        return token.id, secret
+
+    async def ask(self, path: str = STATE, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, str]:
+        """By TCP, with these headers and no others."""
+        async with self.http.request(method, f"{self.url}{path}", json=body, headers=headers) as answer:
+            return answer.status, await answer.text()
+
+    async def by_socket(self, path: str = STATE, **headers: str) -> int:
+        """By the daemon's private socket."""
+        connector = aiohttp.UnixConnector(str(self.daemon.config.runtime / "api.sock"))
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http:
+            async with http.get(f"http://localhost{path}", headers=headers) as answer:
+                return answer.status
+
+    async def enter(self, secret: str, **headers: str) -> tuple[int, dict[str, str]]:
+        """As the page does: the status, and the header that sends the cookie back."""
+        headers = {"Authorization": f"Bearer {secret}", "Origin": self.url} | headers
+        async with self.http.post(f"{self.url}/session", headers=headers) as answer:
+            made = answer.cookies.items()
+            return answer.status, {"Cookie": "; ".join(f"{name}={morsel.value}" for name, morsel in made)}
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def running(tmp_path: Path, test: Test, **config: Any) -> None:
+    async def main() -> None:
+        guests = (GuestConfig("alice", attach=(Place(str(tmp_path / "alices")), Place(host="vm7", port=5900))),)
+        made = Config(
+            "127.0.0.1:0",
+            (*guests, GuestConfig("bob")),
+            runtime=tmp_path / "run",
+            state=tmp_path / "state.db",
+            **config,
+        )
+        daemon = Daemon(made)
+        await daemon.start()
+        try:
+            async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+                await test(Rig(daemon, http))
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
+
+
+# -- by the connection alone ---------------------------------------------------------------------------------
+
+
+def test_over_tcp_nobody_is_somebody_without_a_credential(tmp_path: Path) -> None:
+    """A proxy, a container's port, a tunnel: all of them connect from loopback, as this user."""
+
+    async def test(rig: Rig) -> None:
+        assert (await rig.ask())[0] == 401
+        for name in PROXIED:
+            assert (await rig.ask(**{name: "127.0.0.1"}))[0] == 401
+        for host in ("evil.example", "localhost", "127.0.0.1", "[::1]", "10.0.0.1", "0.0.0.0"):
+            assert (await rig.ask(Host=host))[0] == 401
+        assert (await rig.ask("/api/v1/guests", "POST", {"name": "eve"}))[0] == 401
+        assert "eve" not in rig.daemon.guests and rig.daemon.refused() == 15
+
+    running(tmp_path, test)
+
+
+@pytest.mark.parametrize("way", ["closed", "reset", "half closed"])
+def test_a_request_whose_sender_has_gone_is_nobodys(way: str, tmp_path: Path) -> None:
+    """Of a socket in TIME_WAIT the kernel knows no owner, and calls that 0."""
+
+    async def test(rig: Rig) -> None:
+        host, port = rig.daemon.address.split(":")
+        body = json.dumps({"name": "eve"})
+        text = (
+            f"POST /api/v1/guests HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}"
+        )
+        for _ in range(5):
+            sock = socket.create_connection((host, int(port)))
+            sock.sendall(text.encode())
+            if way == "reset":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if way == "half closed":
+                sock.shutdown(socket.SHUT_WR)
+            else:
+                sock.close()
+            before = rig.daemon.refused()
+            for _ in range(50):
+                await asyncio.sleep(0.002)
+                if rig.daemon.refused() > before:
+                    break
+            sock.close()
+        assert set(rig.daemon.guests) == {"alice", "bob"}
+
+    running(tmp_path, test)
+
+
+async def pumped(rig: Rig, runner: int) -> bytes:
+    """A socket without an address, as a supervisor or a tunnel hands it over."""
+    ours, theirs = socket.socketpair()
+    server = rig.daemon._runners[runner].server
+    assert server is not None
+    await asyncio.get_running_loop().connect_accepted_socket(server, theirs)
+    ours.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(ours, f"GET {STATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    got = b""
+    while data := await loop.sock_recv(ours, 65536):
+        got += data
+    ours.close()
+    return got
+
+
+def test_a_connection_without_an_address_is_not_the_owner_for_that(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        assert (await pumped(rig, 1)).startswith(b"HTTP/1.1 401")
+        assert (await pumped(rig, 0)).startswith(b"HTTP/1.1 200"), "it is this process's own, at the private entrance"
+
+    running(tmp_path, test)
+
+
+def test_at_the_private_socket_this_user_is_known_and_whom_a_proxy_speaks_for_is_not(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        assert await rig.by_socket() == 200
+        for name in (*PROXIED, *BROWSED):
+            assert await rig.by_socket(**{name: "x"}) in (401, 403), name
+        _, secret = await rig.token("see")
+        assert await rig.by_socket(**bearer(secret), **{"X-Forwarded-For": "192.0.2.1"}) == 200
+
+    running(tmp_path, test)
+
+
+def test_another_user_at_the_private_socket_is_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uid in (12345, None, 65534):
+        monkeypatch.setattr(gate_module, "peer_uid", lambda raw, uid=uid: uid)
+
+        async def test(rig: Rig) -> None:
+            assert await rig.by_socket() == 401
+
+        running(tmp_path, test)
+
+
+# -- pages of others -----------------------------------------------------------------------------------------
+
+
+async def raw(rig: Rig, *lines: str) -> int:
+    host, port = rig.daemon.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write("\r\n".join([f"GET {STATE} HTTP/1.1", *lines, "Connection: close", "", ""]).encode())
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
+
+
+def test_other_sites_pages_are_refused_whatever_they_have(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        here, secret = rig.daemon.address, (await rig.token())[1]
+        auth = f"Authorization: Bearer {secret}"
+        assert await raw(rig, f"Host: {here}", auth, f"Origin: http://{here}") == 200
+        for origin in (
+            "http://evil.example", f"https://{here}.evil.example", "null", "", f"http://{here}/", f"http://u@{here}",
+            "http://127.0.0.1:1", f"ftp://{here}", f"{here}", f"http://{here}#", f"http://{here},http://evil.example",
+        ):  # fmt: skip
+            assert await raw(rig, f"Host: {here}", auth, f"Origin: {origin}") == 403, origin
+        assert await raw(rig, f"Host: {here}", auth, f"Origin: http://{here}", "Origin: http://evil.example") == 400
+        assert await raw(rig, f"Host: {here}", auth, f"Authorization: Bearer {secret}") == 400
+        # From another port of this host: another site's page, though browsers send our cookie along.
+        _, cookie = await rig.enter(secret)
+        for site in ("same-site", "cross-site"):
+            assert (await rig.ask(**cookie, **{"Sec-Fetch-Site": site}))[0] == 403
+        assert (await rig.ask(**cookie, **{"Sec-Fetch-Site": "same-origin"}))[0] == 200
+
+    running(tmp_path, test)
+
+
+def test_a_page_behind_a_proxy_is_our_own_by_what_the_configuration_says(tmp_path: Path) -> None:
+    addresses = parse_addresses("https://box.example/millrace/", ["https://desk.example:8443"], ["127.0.0.1"])
+
+    async def test(rig: Rig) -> None:
+        auth = bearer((await rig.token())[1])
+        for origin, status in (
+            ("https://box.example", 200), ("https://BOX.example:443", 200), ("https://desk.example:8443", 200),
+            ("http://box.example", 403), ("https://desk.example", 403), ("https://evil.example", 403),
+        ):  # fmt: skip
+            assert (await rig.ask(**auth, Host="10.0.0.1:8642", Origin=origin))[0] == status, origin
+        told = {"X-Forwarded-Host": "third.example", "X-Forwarded-Proto": "https"}
+        assert (await rig.ask(**auth, **told, Origin="https://third.example"))[0] == 200
+        assert (await rig.ask(**auth, **told, Origin="http://third.example"))[0] == 403
+        status, cookie = await rig.enter(auth["Authorization"].split()[1], Origin="https://box.example")
+        assert status == 200 and (await rig.ask(**cookie))[0] == 200
+        assert rig.daemon.page_link().startswith("https://box.example/millrace/#in=")
+
+    running(tmp_path, test, addresses=addresses)
+
+
+# -- cookies and links ---------------------------------------------------------------------------------------
+
+
+def test_a_cookie_stands_for_a_token_and_dies_with_it_at_once(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        number, secret = await rig.token("see", ("alice",))
+        status, cookie = await rig.enter(secret)
+        assert status == 200 and secret not in str(cookie)
+        status, text = await rig.ask(**cookie)
+        assert status == 200 and "bob" not in text
+        new = await rig.daemon.access.rotate(number)
+        assert (await rig.ask(**cookie))[0] == 401, "whoever had the old secret may be out for good"
+        _, cookie = await rig.enter(str(new))
+        assert await rig.daemon.access.revoke(number)
+        assert (await rig.ask(**cookie))[0] == 401
+
+    running(tmp_path, test)
+
+
+def test_a_cookie_can_not_be_made_up(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        _, cookie = await rig.enter((await rig.token("see", ("alice",)))[1])
+        name, _, value = cookie["Cookie"].partition("=")
+        word, nonce, proof = value.split(".")
+        owner = "b3duZXI"
+        for forged in (
+            f"{owner}.{nonce}.{proof}", f"{word}.{nonce}.", f"{word}.{nonce}", word, "", "é", f"{word}.x.{proof}",
+            f"{owner}..", "....", "dG9rZW4vwrI.a.b", f"{word}.{nonce}.{proof}x",
+        ):  # fmt: skip
+            assert (await rig.ask(Cookie=f"{name}={forged}"))[0] == 401, forged
+        assert (await rig.ask(Cookie=f"millrace={value}"))[0] == 401
+
+    running(tmp_path, test)
+
+
+def test_a_page_whose_cookie_has_died_never_locks_its_user_out(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        number, secret = await rig.token()
+        _, cookie = await rig.enter(secret)
+        await rig.daemon.access.revoke(number)
+        assert {(await rig.ask(**cookie))[0] for _ in range(40)} == {401}
+        assert (await rig.enter((await rig.token())[1]))[0] == 200
+
+    running(tmp_path, test)
+
+
+def test_a_cookie_outlives_a_daemon_that_is_started_again(tmp_path: Path) -> None:
+    kept: list[dict[str, str]] = []
+
+    async def first(rig: Rig) -> None:
+        for secret in ((await rig.token("see"))[1], rig.daemon.access.key):
+            kept.append((await rig.enter(secret))[1])
+
+    async def second(rig: Rig) -> None:
+        assert [(await rig.ask(**cookie))[0] for cookie in kept] == [200, 200]
+        assert (rig.daemon.config.runtime / "key").stat().st_mode & 0o777 == 0o600
+
+    running(tmp_path, first)
+    running(tmp_path, second)
+
+
+def test_a_key_that_others_can_read_is_replaced(tmp_path: Path) -> None:
+    seen = []
+
+    async def test(rig: Rig) -> None:
+        seen.append(rig.daemon.access.key)
+        (rig.daemon.config.runtime / "key").chmod(0o640)
+
+    running(tmp_path, test)
+    running(tmp_path, test)
+    assert seen[0] != seen[1]
+
+
+def test_two_daemons_behind_one_host_name_have_cookies_of_their_own(tmp_path: Path) -> None:
+    names = []
+
+    async def test(rig: Rig) -> None:
+        _, cookie = await rig.enter(rig.daemon.access.key)
+        names.append(cookie["Cookie"].partition("=")[0])
+
+    running(tmp_path / "a", test)
+    running(tmp_path / "b", test)
+    assert names[0] != names[1]
+
+
+def test_a_link_lets_one_browser_in_once(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        _, code = rig.daemon.page_link().split("#in=")
+        assert (await rig.ask(**bearer(code)))[0] == 401, "it is no token"
+        assert (await rig.enter(code, Origin="http://evil.example"))[0] == 403
+        status, cookie = await rig.enter(code)
+        assert status == 200 and (await rig.ask("/api/v1/tokens", **cookie))[0] == 200
+        assert (await rig.enter(code))[0] == 401
+        admin = (await rig.token())[1]
+        assert (await rig.ask("/api/v1/page-links", "POST", **bearer(admin)))[0] == 403
+
+    running(tmp_path, test)
+
+
+def test_a_link_is_of_no_use_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(rig: Rig) -> None:
+        _, code = rig.daemon.page_link().split("#in=")
+        later = access_module.now_ns() + (access_module.LINK_S + 1) * 10**9
+        monkeypatch.setattr(access_module, "now_ns", lambda: later)
+        assert (await rig.enter(code))[0] == 401
+
+    running(tmp_path, test)
+
+
+# -- what ends with whose it is -----------------------------------------------------------------------------
+
+
+async def everything(rig: Rig, secret: str) -> tuple[dict[str, str], list[Any], Bus]:
+    """One of each kind of thing that goes on by a token: a cookie, a listener, a watcher, a native connection."""
+    _, cookie = await rig.enter(secret)
+    listener = await rig.http.ws_connect(f"{rig.url}/alice", headers=bearer(secret))
+    await listener.send_str(encode_message(Hello()))
+    assert "welcome" in (await listener.receive(5)).data
+    watchers = [await rig.http.ws_connect(f"{rig.url}/api/v1/events", headers=h) for h in (bearer(secret), cookie)]
+    for watcher in watchers:
+        assert "synced" in (await watcher.receive(5)).data
+    bus = await Bus(rig.daemon.config.runtime / "native.sock", "t", secret).__aenter__()
+    await bus.call("set", target="sink/default", settings={"volume": "50%"}, guest="alice")
+    return cookie, [listener, *watchers], bus
+
+
+async def ended(rig: Rig, cookie: dict[str, str], lines: list[Any], bus: Bus, secret: str, number: int) -> None:
+    for line in lines:
+        async with asyncio.timeout(5):
+            while (await line.receive()).type is aiohttp.WSMsgType.TEXT:
+                continue
+        assert line.closed
+    with pytest.raises(MillraceError):
+        await bus.call("set", target="sink/default", settings={"mute": "on"}, guest="alice")
+    await bus.__aexit__(None, None, None)
+    assert not [s for s in rig.daemon.guest("alice").sessions if not s.closing]
+    assert not rig.daemon.registry._watchers and not list(rig.daemon.access._visits)
+    assert (await rig.ask(**cookie))[0] == (await rig.ask(**bearer(secret)))[0] == 401
+
+
+def test_everything_that_runs_by_a_token_ends_when_it_is_revoked(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        number, secret = await rig.token("hear,control", ("alice",))
+        things = await everything(rig, secret)
+        assert await rig.daemon.access.revoke(number)
+        await ended(rig, *things, secret, number)
+
+    running(tmp_path, test)
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_everything_that_runs_by_a_token_ends_when_it_expires(listening: bool, tmp_path: Path) -> None:
+    """Also where nobody listens, who would be looked at now and then."""
+
+    async def test(rig: Rig) -> None:
+        number, secret = await rig.token("hear,control", ("alice",), lasts_s=2)
+        cookie, lines, bus = await everything(rig, secret)
+        if not listening:
+            await lines[0].close()
+        await ended(rig, cookie, lines[0 if listening else 1 :], bus, secret, number)
+
+    running(tmp_path, test)
+
+
+def test_what_has_ended_by_itself_is_forgotten(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        _, secret = await rig.token("hear,control", ("alice",))
+        _, lines, bus = await everything(rig, secret)
+        for line in lines:
+            await line.close()
+        await bus.__aexit__(None, None, None)
+        async with asyncio.timeout(5):
+            while list(rig.daemon.access._visits):
+                await asyncio.sleep(0.01)
+
+    running(tmp_path, test)
+
+
+# -- what whoever asks may know ------------------------------------------------------------------------------
+
+
+def test_health_checks_need_no_token_and_learn_nothing(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        for headers in ({}, bearer("wrong"), {"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+            assert await rig.ask("/health", **headers) == (200, '{"ok": true}')
+            assert await rig.ask("/ready", **headers) == (200, '{"ready": true}')
+        rig.daemon.store.trouble = "/secret/path: disk is full"
+        assert await rig.ask("/ready") == (503, '{"ready": false}')
+        assert (await rig.ask("/metrics"))[0] == (await rig.ask("/alice"))[0] == 401
+        assert rig.daemon.refused() == 2
+
+    running(tmp_path, test)
+
+
+# -- a tenant's admin ----------------------------------------------------------------------------------------
+
+
+def test_a_guests_admin_attaches_what_the_configuration_gives_that_guest(tmp_path: Path) -> None:
+    mine = tmp_path / "alices"
+    mine.mkdir()
+
+    async def test(rig: Rig) -> None:
+        admin = bearer((await rig.token("admin", ("alice",)))[1])
+        run = rig.daemon.config.runtime
+
+        async def attach(door: str, **more: str) -> int:
+            status, _ = await rig.ask("/api/v1/guests/alice/doors", "POST", {"door": door} | more, **admin)
+            return status
+
+        for door in (
+            f"qmp:{run}/native.sock", f"qmp:{run}/api.sock", f"qmp:{run}/bob/pulse", "qmp:/etc/passwd", "qmp:relative",
+            f"qmp:{mine}/../run/api.sock", f"qmp:{mine}", f"qmp:{mine}2/x", f"dbus:unix:path={run}/api.sock",
+            "dbus:unix:abstract=/tmp/bobs", f"spice+unix://{run}/api.sock", f"vnc+unix://{run}/bob/native",
+            "spice://127.0.0.1:5901", "vnc://localhost", "spice://vm7:5901", "vnc://vm8:5900",
+        ):  # fmt: skip
+            assert await attach(door) == 403, door
+        assert await attach("spice+tls://vm7:5900", ca_file="/etc/shadow") == 403
+        assert not rig.daemon.guest("alice").attachments
+        for door in (f"qmp:{mine}/vm.sock", f"dbus:unix:path={mine}/bus", f"vnc+unix://{mine}/a/b", "spice://VM7"):
+            assert await attach(door) == 200, door
+        everybody = bearer((await rig.token("admin"))[1])
+        body = {"door": f"qmp:{tmp_path}/elsewhere"}
+        assert (await rig.ask("/api/v1/guests/alice/doors", "POST", body, **everybody))[0] == 200
+
+    running(tmp_path, test)
+
+
+def test_a_link_in_a_guests_own_folder_leads_nowhere_else(tmp_path: Path) -> None:
+    """The folder is the guest's, who can exchange what lies there after it was looked at: it is judged when opened."""
+    mine = tmp_path / "alices"
+    mine.mkdir()
+    reached: list[str] = []
+
+    async def serve(path: Path) -> asyncio.AbstractServer:
+        return await asyncio.start_unix_server(lambda reader, writer: reached.append(path.name), path)
+
+    async def test(rig: Rig) -> None:
+        servers = [await serve(tmp_path / "host"), await serve(mine / "own")]
+        (mine / "link").symlink_to(tmp_path / "host")
+        (mine / "up").symlink_to(tmp_path)
+        (mine / "inside").symlink_to("own")
+        admin = bearer((await rig.token("admin", ("alice",)))[1])
+        doors = [f"qmp:{mine}/link", f"vnc+unix://{mine}/link", f"spice+unix://{mine}/up/host", f"qmp:{mine}/nothing"]
+        for door in (*doors, f"vnc+unix://{mine}/own", f"qmp:{mine}/inside"):
+            assert (await rig.ask("/api/v1/guests/alice/doors", "POST", {"door": door}, **admin))[0] == 200
+        async with asyncio.timeout(5):
+            while reached.count("own") < 2:
+                await asyncio.sleep(0.01)
+        assert "host" not in reached
+        said = {a.spec.text: a.error for a in rig.daemon.guest("alice").attachments}
+        assert {said[door].replace(door.partition(":")[2].removeprefix("//"), "") for door in doors[:1]} == {
+            said[doors[3]].replace(f"{mine}/nothing", "")
+        }, "whether there is something elsewhere is not told"
+        for server in servers:
+            server.close()
+
+    running(tmp_path, test)
+
+
+def test_a_door_of_the_owners_is_opened_wherever_it_is(tmp_path: Path) -> None:
+    assert parse_door("qmp:/run/x").below == ()
+
+
+# -- who is behind a proxy -----------------------------------------------------------------------------------
+
+
+def test_of_those_behind_a_trusted_proxy_only_who_guesses_is_slowed_down(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async def guess(address: str) -> int:
+            return (await rig.ask(**bearer("wrong"), **{"X-Forwarded-For": f"203.0.113.9, {address}"}))[0]
+
+        assert [await guess("192.0.2.1") for _ in range(11)] == [401] * 10 + [429]
+        assert await guess("192.0.2.2") == 401
+
+    running(tmp_path, test, addresses=parse_addresses("", [], ["127.0.0.0/8"]))
+
+
+def test_nobody_else_is_believed_about_where_a_request_comes_from(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        said = [(await rig.ask(**bearer("wrong"), **{"X-Forwarded-For": f"192.0.2.{n}"}))[0] for n in range(11)]
+        assert said == [401] * 10 + [429]
+
+    running(tmp_path, test)
+
+
+# -- this user's own listeners -------------------------------------------------------------------------------
+
+
+def test_a_listener_of_this_user_comes_by_the_private_socket_and_sends_no_credential_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "millrace").symlink_to(tmp_path / "run")
+
+    async def test(rig: Rig) -> None:
+        port = rig.daemon.address.partition(":")[2]
+        assert await own_socket(f"ws://127.0.0.1:{port}/alice") == tmp_path / "millrace" / "api.sock"
+        for url in (
+            f"ws://127.0.0.1:{unused_port()}/alice", f"ws://10.0.0.1:{port}/alice", f"wss://127.0.0.1:{port}/alice",
+            f"ws://example.org:{port}/alice", "ws://127.0.0.1/alice", f"ws://[::1]:{port}/alice",
+        ):  # fmt: skip
+            assert await own_socket(url) is None, url
+
+    running(tmp_path, test)
+    assert asyncio.run(own_socket("ws://127.0.0.1:8642/alice")) is None
