@@ -122,9 +122,11 @@ def warn(text: object) -> None:
     print(printable(whole, len(whole)), file=sys.stderr, flush=True)
 
 
-def drop_output() -> None:
-    """What could not be written is not tried again at the end."""
-    with contextlib.suppress(OSError):
+def settle() -> None:
+    """At the end: what can't be written has been told, or was a courtesy, and is not tried again by the interpreter."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.close(null)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-from millrace.cli.console import OutputClosed, drop_output, guard, warn
+from millrace.cli.console import OutputClosed, guard, settle, warn
 from millrace.errors import ConfigError, GraphError, MillraceError, OutputLost, PeerLost, ProtocolError, RightsError
 
 T = TypeVar("T")
@@ -49,6 +49,8 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(name, f"{where}{error.strerror or error}", 1)
+    finally:
+        settle()
     sys.exit(0)
 
 
@@ -60,7 +62,6 @@ def _stopped(number: int, frame: object) -> NoReturn:
 def _fail(name: str, why: str, code: int) -> NoReturn:
     if code != PIPE_CLOSED:
         warn(f"{name}: {why}")
-    drop_output()
     sys.exit(code)
 
 

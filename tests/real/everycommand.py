@@ -1,0 +1,200 @@
+"""Every command of the command line, in surroundings that a process can't choose.
+
+The commands are those of typer's own tree, so that a new one is tried too. One process loads the product, takes on the
+surroundings, and runs each command in a fork of itself: a start costs half a second, a fork a hundredth.
+
+`python -m tests.real.everycommand SPEC` with a JSON object; results go to descriptor `results`, an object a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pkgutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 129, 130, 141, 143}
+# What a required argument is given; any other gets a word, which is no name of anything.
+VALUES = {"settings": "volume=50%", "to": "sink/none", "target": "stream/999", "source": "stream/999"}
+# Options for commands that would take long, or bring the house down.
+OPTIONS: dict[str, list[str]] = {
+    "demo": ["--seconds", "0.4", "--to", "null:", "--no-stay"], "matrix": ["--cards", "none"],
+    "lab run": ["--hours", "0.001"], "lab sound": ["--seconds", "10"], "listen": ["--to", "null:", "--no-reconnect"],
+    "attach qemu": ["--qmp", "/nowhere"], "attach vnc": [], "latency": ["stream/999"], "top": ["--every", "0.2"],
+    "report": ["--to", "/nowhere/report.tar.gz"], "lab impair": ["--listen", "127.0.0.1:0"],
+}  # fmt: skip
+DAEMON = ["the daemon"]
+LASTING = {"listen", "prompts", "top", "lab impair"}
+LASTING_S, LIMIT_S = 0.7, 40.0
+"""When those that run until they are stopped get SIGINT; and when any is taken to hang."""
+
+
+def tree() -> list[list[str]]:
+    """Every command with arguments."""
+    import typer
+
+    from millrace.cli.main import app
+
+    return list(_leaves(typer.main.get_command(app), []))
+
+
+def _leaves(command: Any, path: list[str]) -> Any:
+    inner = getattr(command, "commands", None)
+    if inner:
+        for name, one in inner.items():
+            yield from _leaves(one, [*path, name])
+        return
+    given = [VALUES.get(p.name, "none") for p in command.params if p.param_type_name == "argument" and p.required]
+    yield [*path, *given, *OPTIONS.get(" ".join(path), [])]
+
+
+def load() -> None:
+    """Everything, while it can be read: the interpreter may lie where only this user may look."""
+    import millrace
+
+    for found in pkgutil.walk_packages(millrace.__path__, "millrace."):
+        importlib.import_module(found.name)
+    for name in ("rich.live", "rich.progress", "rich.table", "tarfile", "importlib.metadata", "encodings.ascii",
+                 "encodings.latin_1", "encodings.idna", "concurrent.futures.process"):  # fmt: skip
+        importlib.import_module(name)
+    # What typer loads when a command runs.
+    from millrace.cli.main import app
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        app(["lab", "list"], standalone_mode=False)
+
+
+def fresh_streams(encoding: str) -> None:
+    """Standard streams as the interpreter makes them of the descriptors there are."""
+    for name, number, mode in (("stdin", 0, "rb"), ("stdout", 1, "wb"), ("stderr", 2, "wb")):
+        try:
+            os.fstat(number)
+            raw = open(number, mode, closefd=False)  # noqa: SIM115
+            errors = "backslashreplace" if number == 2 else "strict"
+            stream: Any = io.TextIOWrapper(raw, encoding=encoding, errors=errors, line_buffering=number == 2)
+        except OSError:
+            stream = None
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def become(args: list[str], streams: list[str], captured: list[int], encoding: str) -> NoReturn:
+    """Run a command as `millrace` would, and leave as the interpreter does."""
+    for number, kind in enumerate(streams):
+        if kind == "closed":
+            os.close(number)
+            continue
+        made = captured[number] if kind == "captured" else os.open(kind, os.O_RDWR)
+        os.dup2(made, number)
+    os.closerange(3, 256)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fresh_streams(encoding)
+    sys.argv = ["millrace", *args]
+    from millrace.cli.main import main
+
+    code = 1
+    try:
+        main()
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        code = 120
+    os._exit(code & 0xFF)
+
+
+class Run:
+    """One command that runs."""
+
+    def __init__(self, args: list[str], streams: list[str], encoding: str) -> None:
+        self.begun = time.monotonic()
+        self._encoding = encoding
+        self._code: int | None = None
+        self.lasts = " ".join(args[:2]) in LASTING or args[0] in LASTING
+        self._captured = [os.memfd_create(f"std{number}") for number in range(3)]
+        self.pid = os.fork()
+        if not self.pid:
+            become(args, streams, self._captured, encoding)
+
+    def ended(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def wait(self) -> int:
+        """Its exit code; one that hangs is killed."""
+        begun, stopped = time.monotonic(), not self.lasts
+        while (code := self.ended()) is None:
+            ran = time.monotonic() - begun
+            if ran > LASTING_S and not stopped:
+                stopped = True
+                os.kill(self.pid, signal.SIGINT)
+            if ran > LIMIT_S:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.005)
+        return code
+
+    def said(self) -> tuple[str, str]:
+        """What it printed."""
+        texts = []
+        for number in self._captured:
+            texts.append(os.pread(number, 1 << 22, 0).decode(self._encoding, "backslashreplace"))
+            os.close(number)
+        return texts[1], texts[2]
+
+
+def main() -> None:
+    """See the module."""
+    spec = json.loads(sys.argv[1])
+    load()
+    with contextlib.suppress(FileNotFoundError):
+        os.chdir(spec.get("folder", "/"))
+    if "uid" in spec:
+        os.setgroups([])
+        os.setresgid(spec["uid"], spec["uid"], spec["uid"])
+        os.setresuid(spec["uid"], spec["uid"], spec["uid"])
+    streams, encoding = spec["streams"], spec.get("encoding", "utf-8")
+    with os.fdopen(spec["results"], "w") as results:
+        daemon = _daemon(spec, streams, encoding) if spec.get("daemon", True) else None
+        for args in spec.get("commands") or tree():
+            run = Run(args, streams, encoding)
+            _tell(results, args, run.wait(), run)
+        if daemon is not None:
+            code = daemon.ended()
+            if code is None:
+                os.kill(daemon.pid, signal.SIGHUP)
+                code = daemon.wait()
+            _tell(results, DAEMON, code, daemon)
+
+
+def _daemon(spec: dict[str, Any], streams: list[str], encoding: str) -> Run:
+    """One that listens, or has refused to."""
+    daemon = Run(["serve", "--listen", "127.0.0.1:0"], streams, encoding)
+    last = Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/millrace-{os.getuid()}")) / "millrace" / "attach.sock"
+    while daemon.ended() is None and not last.exists() and time.monotonic() - daemon.begun < LIMIT_S:
+        time.sleep(0.01)
+    return daemon
+
+
+def _tell(results: TextIO, args: list[str], code: int, run: Run) -> None:
+    out, err = run.said()
+    results.write(json.dumps({"args": args, "code": code, "out": out, "err": err}) + "\n")
+    results.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The whole command line where nothing is as it should be: it works, or says in one sentence what is in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.real.conftest import MILLRACE, need, need_root
+from tests.real.everycommand import DAEMON, DOCUMENTED
+
+NOBODY = 54321
+"""A user that no file of names knows."""
+HEARD = ["/dev/null", "captured", "captured"]
+PRIVATE = 'mount --make-rprivate /; mount -t tmpfs -o "$1" tmpfs "$RUN"; shift; '
+
+
+@dataclass
+class Surroundings:
+    """What a process finds. `mounts` is done in a mount namespace of its own; $RUN is the runtime folder's parent."""
+
+    streams: list[str] = field(default_factory=lambda: list(HEARD))
+    encoding: str = "utf-8"
+    uid: int = 0
+    env: dict[str, str] = field(default_factory=dict)
+    mounts: str = ""
+    daemon: int = 0
+    why: str = ""
+    """What the daemon says where it can't run."""
+    commands: list[list[str]] = field(default_factory=list)
+
+
+FEW = [
+    ["ls"],
+    ["listen", "--to", "null:", "--no-reconnect"],
+    ["token", "list"],
+    ["demo", "--seconds", "0.2", "--no-stay"],
+]
+PLACES = {
+    # A container's: any uid, no name for it, no home, no /proc, a root that can't be written, ASCII.
+    "bare": Surroundings(
+        ["closed", "captured", "captured"], "ascii", NOBODY,
+        mounts='mount -t tmpfs -o mode=777 tmpfs "$RUN"; mkdir -m 777 "$RUN/r" "$RUN/s"; mount -t tmpfs tmpfs /proc;'
+        " mount -o remount,bind,ro /",
+    ),
+    "full": Surroundings(["/dev/null", "/dev/full", "/dev/full"]),
+    "closed": Surroundings(["closed", "closed", "closed"]),
+    "homeless": Surroundings(uid=NOBODY, env={"XDG_STATE_HOME": ""}, daemon=2, why="no home directory", commands=FEW),
+    "home is the root": Surroundings(
+        uid=NOBODY, env={"XDG_STATE_HOME": "", "HOME": "/"}, daemon=2, why="/.local", commands=FEW
+    ),
+    "home of another": Surroundings(
+        uid=NOBODY, env={"XDG_STATE_HOME": "", "HOME": "/root"}, daemon=2, why="may not look there", commands=FEW
+    ),
+    "no room for sockets": Surroundings(
+        mounts='mount -t tmpfs -o nr_inodes=3 tmpfs "$RUN/r"', daemon=2, why="No space left on device", commands=FEW
+    ),
+    "no room for bytes": Surroundings(
+        mounts='mount -t tmpfs -o size=4k tmpfs "$RUN/r"; head -c 4096 /dev/zero > "$RUN/r/x"',
+        daemon=2, why="No space left on device", commands=FEW,
+    ),
+}  # fmt: skip
+
+
+def tried(place: Surroundings, folder: Path) -> list[dict[str, Any]]:
+    """What became of each command there."""
+    folder.chmod(0o777)
+    for name in ("r", "s"):
+        (folder / name).mkdir()
+        os.chown(folder / name, place.uid, place.uid)
+    env = {"PATH": os.environ["PATH"], "RUN": str(folder), "XDG_RUNTIME_DIR": f"{folder}/r"}
+    env |= {"XDG_STATE_HOME": f"{folder}/s"} | place.env
+    read, write = os.pipe()
+    spec: dict[str, Any] = {"results": write, "streams": place.streams, "encoding": place.encoding}
+    spec |= {"uid": place.uid} if place.uid else {}
+    spec |= {"commands": place.commands} if place.commands else {}
+    command = [sys.executable, "-m", "tests.real.everycommand", json.dumps(spec)]
+    if place.mounts:
+        command = ["unshare", "-m", "sh", "-ec", f'mount --make-rprivate /; {place.mounts}; exec "$@"', "sh", *command]
+    process = subprocess.Popen(command, env=env, pass_fds=(write,), cwd=Path(__file__).parents[2])
+    os.close(write)
+    with os.fdopen(read) as results:
+        found = [json.loads(line) for line in results]
+    assert process.wait(10) == 0
+    return found
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", PLACES)
+def test_every_command_works_or_says_why_not(name: str, tmp_path: Path) -> None:
+    need_root()
+    need("unshare", "mount")
+    place = PLACES[name]
+    # Sockets want short paths, and another user a way there.
+    folder = Path(f"/tmp/mr-{os.getpid()}-{list(PLACES).index(name)}")
+    folder.mkdir()
+    try:
+        found = tried(place, folder)
+    finally:
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+    for one in found:
+        said = f"{one['args']}: {one['code']}\n{one['out']}\n{one['err']}"
+        assert one["code"] in DOCUMENTED, said
+        assert "Traceback" not in one["err"] and "Exception ignored" not in one["err"], said
+        if place.streams[2] == "captured" and one["code"] not in (0, 130):
+            assert "millrace: " in one["err"] and one["err"].endswith("\n"), said
+    daemon = next(one for one in found if one["args"] == DAEMON)
+    assert daemon["code"] == place.daemon, daemon
+    assert place.why in daemon["err"], daemon
+    if not place.commands:
+        assert len(found) > 35
+    if place.daemon == 0 and place.streams[1] == "captured":
+        assert next(one for one in found if one["args"] == ["ls"])["code"] == 0
+
+
+@pytest.mark.real
+def test_a_start_with_nothing_open(tmp_path: Path) -> None:
+    """The same for what happens before a command runs: the interpreter's own start, imports, uvloop."""
+    env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    shell = 'exec "$@" <&- >&- 2>&-'
+    serve = subprocess.Popen(["sh", "-c", shell, "sh", *MILLRACE, "serve", "--listen", "127.0.0.1:0"], env=env)
+    try:
+        ascii_only = env | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        for _ in range(100):
+            done = subprocess.run([*MILLRACE, "explain", "\x1b[31m—"], env=ascii_only, capture_output=True)
+            if b"no daemon" not in done.stderr:
+                break
+        assert done.returncode == 3 and b"\x1b" not in done.stderr and b"\\x1b[31m" in done.stderr, done
+        helped = subprocess.run([*MILLRACE, "listen", "--help"], env=ascii_only, capture_output=True, check=True)
+        assert b"wss://" in helped.stdout and helped.stdout.isascii()
+    finally:
+        serve.terminate()
+    assert serve.wait(10) == 0
