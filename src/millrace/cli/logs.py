@@ -8,6 +8,9 @@ from millrace.cli.console import ascii_json
 from millrace.text import parse_choice, printable, printable_lines
 
 MESSAGE_MAX = 4000
+KINDS_MAX = 1000
+SAME_MAX, SAME_S = 20, 10.0
+"""So many messages of one kind are written in so many seconds: who makes the daemon complain writes no log full."""
 FORMS = ("text", "json")
 
 
@@ -32,10 +35,33 @@ class JsonLines(logging.Formatter):
         return ascii_json(out)
 
 
+class Rated(logging.Filter):
+    """Lets some messages of each kind through, and says how many it has left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: dict[tuple[str, int, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        kind = record.name, record.levelno, str(record.msg)
+        since, count = self._kinds.get(kind, (record.created, 0))
+        if record.created - since > SAME_S:
+            left_out = count - SAME_MAX
+            if left_out > 0:
+                record.msg, record.args = f"{record.getMessage()} ({left_out} more like this were left out)", None
+            since, count = record.created, 0
+        if len(self._kinds) > KINDS_MAX:
+            self._kinds.clear()
+        self._kinds[kind] = since, count + 1
+        return count < SAME_MAX
+
+
 def set_up(form: str = "text", verbose: bool = False) -> None:
     """Log to stderr in `form`, text or json. A log that can't be written ends nothing."""
     parse_choice(form, "--log-format", FORMS)
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(Rated())
     logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)

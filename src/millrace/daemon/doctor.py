@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ STRAIN_NS = 20 * NS_PER_MS
 """A cycle this late, or that takes so long, is an incident."""
 CONFIRM_S = 0.15
 """An application that stops for good ends its stream within this: then that was no underrun."""
+CONFIRMED_MAX = 32
+"""Underruns of one guest that are looked into at a time; those beyond are counted by their streams only."""
 AFTER_NS = 600 * NS_PER_MS
 """What is heard so long after an incident is its doing."""
 TICK_S = 1.0
@@ -64,6 +67,7 @@ class Doctor:
         self._wall_offset = wall_ns() - now_ns()
 
         self.flight = FlightRecorder()
+        self._confirming: Counter[str] = Counter()
         self._ticker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -179,6 +183,9 @@ class Doctor:
         heard = now_ns()
         at = since_ns or heard
         if what == "underrun":
+            if self._confirming[guest.name] >= CONFIRMED_MAX:
+                return
+            self._confirming[guest.name] += 1
             stopped = _is_stopped(self._pid(guest, node))
             asyncio.get_running_loop().call_later(CONFIRM_S, self._underrun, guest, node, heard, at, stopped)
             return
@@ -191,6 +198,7 @@ class Doctor:
             self.incidents.record(stage, cause, heard, guest.name, node.key, evidence, at_ns=at)
 
     def _underrun(self, guest: Guest, node: Node, heard: HostNs, at: HostNs, stopped: bool) -> None:
+        self._confirming[guest.name] -= 1
         gone = node.id not in guest.graph.streams
         pulse = guest.door.playback.get(node.id)
         ended = pulse is not None and (pulse.corked or pulse.drain is not None)

@@ -25,7 +25,7 @@ from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.peers import is_ours
 from millrace.io.sockets import Acceptor, peer_identity, private_dir, serve_tcp, serve_unix
-from millrace.io.turns import Turns
+from millrace.io.turns import Steps, Turns
 from millrace.outlets.peer import PeerOutlets
 from millrace.text import parse_address
 from millrace.units import default_map
@@ -79,6 +79,8 @@ class Guest:
         """Files that end with the guest."""
         self.turns = Turns()
         """What its programs may take of the daemon's time."""
+        spreading = Steps(self.door.spreading, self.turns.over, first=True)
+        self.door.spread = lambda: self.turns.wait(spreading)
         self._servers: list[Acceptor | asyncio.AbstractServer] = []
         self.sessions: list[ListenerSession] = []
         self.doctor: Doctor | None = None
@@ -99,7 +101,7 @@ class Guest:
             gone = self.native.get(node.id) or self.native_records.get(node.id)
             if gone is not None:
                 gone.removed()
-        elif isinstance(node, Sink) and change == "change" and not node.suspended:
+        elif isinstance(node, Sink) and change == "resume":
             for stream in self.native.values():
                 if not stream.node.active and stream.node.links and stream.node.sink is node:
                     stream.resume()

@@ -29,7 +29,7 @@ from millrace.graph.model import (
     Tap,
 )
 from millrace.graph.plan import Plan, Planner, ordered
-from millrace.graph.share import Share
+from millrace.graph.share import Lag, Share
 from millrace.units import (
     NS_PER_MS,
     NS_PER_S,
@@ -46,8 +46,6 @@ LINGER_NS: HostNs = 200 * NS_PER_MS
 """How long a graph keeps running after its last stream stopped: songs follow one another."""
 BEHIND_MAX_NS: HostNs = NS_PER_S
 """A graph later than this (machine suspended) jumps ahead instead of catching up."""
-CUT_WAIT_NS: HostNs = 200 * NS_PER_MS
-"""A graph that is cut short and gets no nearer in this time never will: it leaves out what it is behind."""
 
 Observer = Callable[[str, Node], None]
 
@@ -89,7 +87,7 @@ class Graph:
         self.cut_short: Callable[[HostNs], None] = lambda left_out_ns: None
         """Its cycles took more than its share for so long that so much sound was left out."""
         self._steps: Iterator[None] | None = None
-        self._cut: tuple[HostNs, Frames] | None = None
+        self._lag = Lag()
         self._dirty = True
         self._quantum = self._quanta[-1]
         self._needed = False
@@ -146,10 +144,8 @@ class Graph:
         """Take `sink` away; what was linked into it or heard it goes on at `heir`."""
         if self.default is sink:
             self.set_default(heir)
-        for stream in list(self.streams.values()):
-            if any(link.target is sink for link in stream.links):
-                stream.placed = False
-                self._relink(stream, heir)
+        for _ in self.leave(sink, heir):
+            pass
         for tap in list(sink.taps):
             self.move_tap(tap, heir)
         for other in self.mixes():
@@ -158,6 +154,14 @@ class Graph:
         del self.sinks[sink.id]
         sink.account.close()
         self._changed("remove", sink)
+
+    def leave(self, sink: Sink, heir: Sink) -> Iterator[None]:
+        """What is linked into `sink` goes on at `heir`, a stream in a step."""
+        for stream in list(self.streams.values()):
+            if any(link.target is sink for link in stream.links):
+                stream.placed = False
+                self._relink(stream, heir)
+                yield
 
     def remove_source(self, source: Sink) -> None:
         """Take `source` away; those that record it are killed: another source is for others to grant."""
@@ -172,22 +176,30 @@ class Graph:
 
     def set_default(self, sink: Sink) -> None:
         """Where streams go that name no sink: new ones, and those on the default of before that nobody has moved."""
+        for _ in self.take_default(sink):
+            pass
+
+    def take_default(self, sink: Sink) -> Iterator[None]:
+        """As `set_default`, a stream in a step; what becomes the default meanwhile takes the rest."""
         before, self.default = self.default, sink
+        for observer in list(self.observers):
+            observer("default", sink)
         for stream in list(self.streams.values()):
             alone = len(stream.links) == 1 and stream.links[0].target is before
             if alone and before is not sink and not stream.placed and "sink" not in stream.chosen:
-                self._relink(stream, sink)
-        for observer in list(self.observers):
-            observer("default", sink)
+                self._relink(stream, self.default)
+                yield
 
     def suspend(self, sink: Sink, suspended: bool) -> None:
-        """Stop or resume consuming what is linked into `sink`; observers resume their streams."""
-        sink.suspended = suspended
+        """Stop or resume consuming what is linked into `sink`; at "resume" observers resume their streams."""
+        resumed, sink.suspended = sink.suspended and not suspended, suspended
         if suspended:
             for stream in self.streams.values():
                 if stream.links and stream.sink is sink:
                     self.deactivate(stream, "sink suspended")
         self._changed("change", sink)
+        if resumed:
+            self._changed("resume", sink)
 
     def add_stream(self, stream: Stream, sink: Sink) -> None:
         """Bring in a stream, linked to `sink`, inactive."""
@@ -364,9 +376,6 @@ class Graph:
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """Run the cycles that are due at `now_ns`, as far as the share goes; a cycle may end in a later call."""
-        if now_ns - self._now_ns > CUT_WAIT_NS // 2:
-            # The machine stood still: that the graph is further behind is not its own doing.
-            self._cut = None
         self._now_ns = now_ns
         if not self.running:
             if not self._needed:
@@ -381,9 +390,13 @@ class Graph:
             self._jump(now)
         while self.running and (self._steps is not None or self.position <= now):
             if not self._step():
-                self._fall_back(now_ns, now)
+                behind = now - self.position
+                if self._lag.hopeless(now_ns, behind):
+                    self.skipped_frames += behind
+                    self._jump(now)
+                    self.cut_short(frames_to_ns(behind, self.rate))
                 return
-        self._cut = None
+        self._lag.caught_up()
 
     def _step(self) -> bool:
         """Run or finish a cycle; False where it has to be finished later."""
@@ -394,20 +407,6 @@ class Graph:
                 return False
         self._steps = None
         return True
-
-    def _fall_back(self, now_ns: HostNs, now: Frames) -> None:
-        """Cut short. Who only has to catch up will; who gets no nearer leaves out what it is behind."""
-        behind = now - self.position
-        since_ns, behind_then = self._cut or (now_ns, behind)
-        if now_ns - since_ns < CUT_WAIT_NS:
-            self._cut = since_ns, behind_then
-        elif behind < behind_then:
-            self._cut = now_ns, behind
-        else:
-            self.skipped_frames += behind
-            self._jump(now)
-            self._cut = None
-            self.cut_short(frames_to_ns(behind, self.rate))
 
     def catch_up(self, now_ns: HostNs) -> None:
         """Run what is due by `now_ns` before something is changed that was meant to come after it."""

@@ -15,6 +15,8 @@ from typing import Any
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 KEPT = 1000
+KEPT_OF_GUEST = 250
+"""One guest's flood pushes out none of what the others have to know."""
 MERGE_NS = NS_PER_S
 
 CAUSES: dict[tuple[str, str], str] = {
@@ -84,6 +86,8 @@ class Incidents:
     def __init__(self, take_id: Callable[[], int], wall_ns: Callable[[], int]) -> None:
         self._take_id, self._wall_ns = take_id, wall_ns
         self._ring: OrderedDict[int, Incident] = OrderedDict()
+        self._of_guest: dict[str, OrderedDict[int, Incident]] = {}
+        self._latest: dict[tuple[str, str, str, str], Incident] = {}
         self._totals: Counter[tuple[str, str, str]] = Counter()
         self.on_change: Callable[[str, Incident], None] = lambda change, incident: None
 
@@ -105,22 +109,33 @@ class Incidents:
         assert (stage, cause) in CAUSES, (stage, cause)
         at = now_ns if at_ns is None else at_ns
         self._totals[guest, stage, cause] += 1
-        for earlier in reversed(self._ring.values()):
-            if at - earlier.last_ns > MERGE_NS:
-                break
-            if (earlier.stage, earlier.cause, earlier.guest, earlier.subject) == (stage, cause, guest, subject):
-                earlier.count += 1
-                earlier.last_ns = max(at, earlier.last_ns)
-                self.on_change("change", earlier)
-                return earlier
+        earlier = self._latest.get((stage, cause, guest, subject))
+        if earlier is not None and at - earlier.last_ns <= MERGE_NS:
+            earlier.count += 1
+            earlier.last_ns = max(at, earlier.last_ns)
+            self.on_change("change", earlier)
+            return earlier
         wall = self._wall_ns() - (now_ns - at)
         made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, evidence or {}, last_ns=at)
-        self._ring[made.number] = made
+        own = self._of_guest.setdefault(guest, OrderedDict())
+        self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
         self.on_change("new", made)
-        while len(self._ring) > KEPT:
-            _, oldest = self._ring.popitem(last=False)
-            self.on_change("remove", oldest)
+        if guest and len(own) > KEPT_OF_GUEST:
+            self._forget(next(iter(own.values())))
+        elif len(self._ring) > KEPT:
+            self._forget(next(iter(self._ring.values())))
         return made
+
+    def _forget(self, old: Incident) -> None:
+        del self._ring[old.number]
+        own = self._of_guest[old.guest]
+        del own[old.number]
+        if not own:
+            del self._of_guest[old.guest]
+        key = (old.stage, old.cause, old.guest, old.subject)
+        if self._latest[key] is old:
+            del self._latest[key]
+        self.on_change("remove", old)
 
     def near(self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, subject: str = "") -> Incident | None:
         """The latest incident of such a stage, of the whole daemon or about `subject`, not long before `at_ns`."""

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from millrace.units import NS_PER_MS, HostNs
+from millrace.units import NS_PER_MS, Frames, HostNs
 
 SLICE_NS: HostNs = 3 * NS_PER_MS
 RECENT_NS: HostNs = 200 * NS_PER_MS
+HOPE_NS: HostNs = 200 * NS_PER_MS
+"""Who is cut short and gets no nearer in this time never will."""
+STALL_NS: HostNs = 100 * NS_PER_MS
+"""Nobody had a turn for so long: the machine stood still."""
 
 
 class Share:
@@ -49,3 +53,29 @@ class Share:
         passed, self._at_ns = now_ns - self._at_ns, now_ns
         self.recent_ns += used - self.recent_ns * min(passed, RECENT_NS) // RECENT_NS
         return used
+
+
+class Lag:
+    """Whether a graph that is cut short only has to catch up, or gets no nearer however long it goes on."""
+
+    def __init__(self) -> None:
+        self._since_ns: HostNs = 0
+        self._last_ns: HostNs = 0
+        self._behind: Frames | None = None
+
+    def caught_up(self) -> None:
+        """It is where it should be."""
+        self._behind = None
+
+    def hopeless(self, now_ns: HostNs, behind: Frames) -> bool:
+        """It was cut short, so far behind: whether it had better leave that out."""
+        # Further behind after a stall of the machine is not its own doing.
+        stalled, self._last_ns = now_ns - self._last_ns > STALL_NS, now_ns
+        if self._behind is None or stalled:
+            self._since_ns, self._behind = now_ns, behind
+        elif now_ns - self._since_ns >= HOPE_NS:
+            if behind >= self._behind:
+                self._behind = None
+                return True
+            self._since_ns, self._behind = now_ns, behind
+        return False

@@ -17,8 +17,9 @@ from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 
 log = logging.getLogger("millrace.io")
-RECEIVE_BYTES = 16 * 1024
-"""What is parsed in one step."""
+RECEIVE_BYTES = 256 * 1024
+STEP_BYTES = 16 * 1024
+"""What is read and parsed in one step, where there are others whose turn may come."""
 FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
 
@@ -43,6 +44,7 @@ class FdStream:
     side that broke the rules, before the connection is closed for it.
     """
 
+    first = False
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
 
     def __init__(
@@ -55,6 +57,7 @@ class FdStream:
         last_word: Callable[[MillraceError], None] | None = None,
         turns: Turns | None = None,
     ) -> None:
+        self._step = RECEIVE_BYTES if turns is None else STEP_BYTES
         self.turns = turns or Turns()
         """Whose expense it is to read what comes."""
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
@@ -111,8 +114,8 @@ class FdStream:
 
     def _receive(self) -> int:
         if self._take_fds is None:
-            return self._sock.recv_into(self._buffer)
-        data, fds, _, _ = socket.recv_fds(self._sock, RECEIVE_BYTES, FDS_MAX)
+            return self._sock.recv_into(self._buffer, self._step)
+        data, fds, _, _ = socket.recv_fds(self._sock, self._step, FDS_MAX)
         self._take_fds(fds)
         self._buffer[: len(data)] = data
         return len(data)

@@ -148,6 +148,7 @@ def unread(transport: asyncio.Transport) -> int:
 class StreamRunner(asyncio.BufferedProtocol):
     """Runs one `Connection` on one socket. All runners share a receive buffer: cores copy what they keep."""
 
+    first = False
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
 
     def __init__(self, make: Callable[[asyncio.Transport], Connection | None], turns: Turns | None = None) -> None:

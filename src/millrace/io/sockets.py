@@ -104,6 +104,8 @@ class Acceptor:
     Without that a thousand connections made at once would all be looked at before anything else goes on.
     """
 
+    first = False
+
     def __init__(self, listener: socket.socket, turns: Turns, take: Callable[[socket.socket], None]) -> None:
         self._listener, self._turns, self._take = listener, turns, take
         self._loop = asyncio.get_running_loop()

@@ -23,7 +23,12 @@ TOLD_NS: HostNs = NS_PER_S // 2
 
 
 class Worker(Protocol):
-    """Something that works in steps."""
+    """Something that works in steps. What is `first` goes before others that wait."""
+
+    @property
+    def first(self) -> bool:
+        """Whether it does."""
+        ...
 
     def work(self) -> bool:
         """Go on until `Turns.over`; False where it has to go on in another round."""
@@ -33,8 +38,8 @@ class Worker(Protocol):
 class Steps:
     """A worker that goes through what `make` gives, and again when it is called for again."""
 
-    def __init__(self, make: Callable[[], Iterator[None]], over: Callable[[], bool]) -> None:
-        self._make, self._over = make, over
+    def __init__(self, make: Callable[[], Iterator[None]], over: Callable[[], bool], first: bool = False) -> None:
+        self._make, self._over, self.first = make, over, first
         self._steps: Iterator[None] | None = None
 
     def work(self) -> bool:
@@ -87,11 +92,11 @@ class Turns:
             if self.share.left_ns < self.share.slice_ns // 2:
                 self._schedule()
 
-    def wait(self, worker: Worker, first: bool = False) -> None:
+    def wait(self, worker: Worker) -> None:
         """Let `worker` go on in a later round."""
         if worker not in self._queued:
             self._queued.add(worker)
-            if first:
+            if worker.first:
                 self._waiting.appendleft(worker)
             else:
                 self._waiting.append(worker)
@@ -144,6 +149,8 @@ class Turns:
 
 class _Turn:
     """A task that waits."""
+
+    first = False
 
     def __init__(self) -> None:
         self.come: asyncio.Future[None] = asyncio.get_running_loop().create_future()

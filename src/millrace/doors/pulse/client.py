@@ -28,7 +28,7 @@ from millrace.wire.pulse.constants import (
     Err,
     Facility,
 )
-from millrace.wire.pulse.session import Block, PulseSession, Refused, Request
+from millrace.wire.pulse.session import Block, PulseSession, RecordsReply, Refused, Request
 from millrace.wire.pulse.tagstruct import Props
 
 Handler = Callable[["PulseClient", Request], Iterator[None] | None]
@@ -96,6 +96,7 @@ class PulseClient:
         self.mask = 0
         self.extensions: set[str] = set()
         """Modules whose changes it wants to hear of."""
+        self._news_from = 0
         self.streams: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
         self.uploads: dict[int, Upload] = {}
@@ -179,6 +180,7 @@ class PulseClient:
         self._begun = None
         self.account.close()
         self.uploads.clear()
+        self.door.subscribers.pop(self.index, None)
         while self.streams or self.records:
             if self.streams:
                 self.forget_playback(next(iter(self.streams.values())))
@@ -308,6 +310,15 @@ class PulseClient:
         self._wire.send_error(request.tag, code)
         self.wake()
 
+    def begin_records(self, request: Request, command: Command) -> RecordsReply:
+        """Begin an answer with info records laid out as for `command`."""
+        return self._wire.begin_records(request.tag, command)
+
+    def end_records(self, reply: RecordsReply) -> None:
+        """Send an answer that was begun."""
+        self._wire.end_records(reply)
+        self.wake()
+
     def records_reply(self, request: Request, command: Command, records: list[dict[str, Any]]) -> None:
         """Answer with info records laid out as for `command`."""
         self._wire.send_records(request.tag, command, records)
@@ -322,15 +333,25 @@ class PulseClient:
         self._wire.send_block(channel, data)
         self.wake()
 
-    def note_event(self, facility: Facility, change: Change, index: int) -> None:
-        """Queue a subscription event; the same one is queued once."""
-        if self.mask & (1 << facility):
-            key = (facility | change, index)
-            if change is Change.REMOVE:
-                self._events.pop((facility | Change.CHANGE, index), None)
-            if key not in self._events:
-                self._events[key] = None
-                self.wake()
+    def subscribe(self, mask: int) -> None:
+        """Hear of facilities from now on."""
+        if not self.mask:
+            self._news_from = self.door.news_serial
+        self.mask = mask
+        if mask:
+            self.door.subscribers[self.index] = self
+        else:
+            self.door.subscribers.pop(self.index, None)
+
+    def note_events(self, news: Mapping[tuple[Facility, Change, int], int]) -> None:
+        """Queue subscription events; the same one is queued once."""
+        for (facility, change, index), serial in news.items():
+            if self.mask & (1 << facility) and serial > self._news_from:
+                if change is Change.REMOVE:
+                    self._events.pop((facility | Change.CHANGE, index), None)
+                self._events.setdefault((facility | change, index))
+        if self._events:
+            self.wake()
 
     def take_channel(self) -> int:
         """A channel number for a new stream."""

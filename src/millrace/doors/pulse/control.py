@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 from millrace.budget import Account, size_of
 from millrace.doors.pulse.client import Handler, PulseClient
@@ -39,7 +40,7 @@ def leave(client: PulseClient, request: Request) -> None:
 
 def subscribe(client: PulseClient, request: Request) -> None:
     """SUBSCRIBE."""
-    client.mask = request.fields["mask"]
+    client.subscribe(request.fields["mask"])
     client.reply(request)
 
 
@@ -142,7 +143,7 @@ def move_output(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
-def suspend(client: PulseClient, request: Request) -> None:
+def suspend(client: PulseClient, request: Request) -> Iterator[None]:
     """SUSPEND_SINK, and SUSPEND_SOURCE of its monitor; index −1 and no name mean all."""
     f, door = request.fields, client.door
     everything = f["index"] == NO_INDEX and not f["name"]
@@ -152,6 +153,7 @@ def suspend(client: PulseClient, request: Request) -> None:
         if sink.suspended != f["suspend"]:
             door.graph.suspend(sink, f["suspend"])
             _tell_suspended(client, sink)
+        yield
     client.reply(request)
 
 
@@ -190,9 +192,9 @@ def kill_output(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
-def set_default_sink(client: PulseClient, request: Request) -> None:
+def set_default_sink(client: PulseClient, request: Request) -> Iterator[None]:
     """SET_DEFAULT_SINK."""
-    client.door.graph.set_default(client.door.find_sink(NO_INDEX, request.fields["name"]))
+    yield from client.door.graph.take_default(client.door.find_sink(NO_INDEX, request.fields["name"]))
     client.reply(request)
 
 

@@ -7,7 +7,7 @@ know: connections, modules, the sample cache, properties, and who subscribed to 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,11 @@ class PulseDoor:
         """A client has come, changed or gone."""
         self.on_violation: Callable[[PulseClient, RemoteProtocolError], None] = lambda client, error: None
         self.on_refused: Callable[[str, str], None] = lambda who, what: None
+        self.subscribers: dict[int, PulseClient] = {}
+        self._news: dict[tuple[Facility, Change, int], int] = {}
+        self.news_serial = 0
+        self.spread: Callable[[], None] = self._spread_now
+        """Has `spreading` done: a thousand clients that listen are not all told at once."""
         self._source_levels: dict[int, SourceLevel] = {}
         graph.observers.append(self._graph_changed)
 
@@ -259,9 +264,26 @@ class PulseDoor:
     # -- events --------------------------------------------------------------------------
 
     def publish(self, facility: Facility, change: Change, index: int) -> None:
-        """Tell every client that subscribed to `facility`."""
-        for client in self.clients.values():
-            client.note_event(facility, change, index)
+        """Tell every client that subscribed to `facility`, when `spread` lets it."""
+        if not self.subscribers:
+            return
+        if change is Change.REMOVE:
+            self._news.pop((facility, Change.CHANGE, index), None)
+        self.news_serial += 1
+        self._news.setdefault((facility, change, index), self.news_serial)
+        self.spread()
+
+    def spreading(self) -> Iterator[None]:
+        """Tell the clients what is new, one in a step."""
+        while self._news:
+            news, self._news = self._news, {}
+            for client in list(self.subscribers.values()):
+                client.note_events(news)
+                yield
+
+    def _spread_now(self) -> None:
+        for _ in self.spreading():
+            pass
 
     def _rules_changed(self) -> None:
         """What is remembered of streams has changed: those hear that asked to."""
@@ -274,13 +296,14 @@ class PulseDoor:
         if change == "default":
             self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
             return
+        if change == "resume":
+            self._resume_streams(node)
+            return
         kind = {"new": Change.NEW, "change": Change.CHANGE, "remove": Change.REMOVE}[change]
         if isinstance(node, Sink):
             if not node.capture:
                 self.publish(Facility.SINK, kind, node.id)
             self.publish(Facility.SOURCE, kind, node.id)
-            if kind is Change.CHANGE and not node.suspended:
-                self._resume_streams(node)
             if kind is Change.REMOVE:
                 self._forget_sink(node)
         elif isinstance(node, Stream):
@@ -298,7 +321,7 @@ class PulseDoor:
         if self.default_source is sink:
             self.default_source = None
 
-    def _resume_streams(self, sink: Sink) -> None:
+    def _resume_streams(self, sink: Node) -> None:
         for stream in list(self.playback.values()):
             if not stream.removed and not stream.node.active and stream.node.links and stream.node.sink is sink:
                 stream.check_ready()

@@ -63,6 +63,14 @@ def feed(graph: Graph, one: Feed, level: SourceLevel) -> None:
     graph.link(one.start, one.target, gains[:, None] * base)
 
 
+def heir_of(graph: Graph, sink: Sink) -> Sink:
+    """Where what plays on `sink` goes on when it is taken away."""
+    if graph.default not in (None, sink):
+        assert graph.default is not None
+        return graph.default
+    return next(other for other in graph.sinks.values() if other is not sink)
+
+
 def unmake(graph: Graph, module: Module) -> None:
     """Take away what a module has made; what played on its sinks goes on at the default one."""
     module.undo()
@@ -73,7 +81,4 @@ def unmake(graph: Graph, module: Module) -> None:
         if mix.id in graph.sources:
             graph.remove_source(mix)
         elif mix.id in graph.sinks:
-            others = (sink for sink in graph.sinks.values() if sink is not mix)
-            heir = graph.default if graph.default not in (None, mix) else next(others)
-            assert heir is not None
-            graph.remove_sink(mix, heir)
+            graph.remove_sink(mix, heir_of(graph, mix))

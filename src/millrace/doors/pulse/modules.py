@@ -7,7 +7,7 @@ half-way leaves nothing, and unloading removes all of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import MODULES_MAX, PulseDoor, permission_of
 from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
-from millrace.doors.pulse.loaded import BUILT_IN, Feed, Module, feed, unmake
+from millrace.doors.pulse.loaded import BUILT_IN, Feed, Module, feed, heir_of, unmake
 from millrace.doors.pulse.modargs import Args, wrong
 from millrace.doors.pulse.restore import RESTORED
 from millrace.dsp.channels import Matrix, mix_matrix
@@ -303,13 +303,16 @@ def load_module(client: PulseClient, request: Request) -> None:
     client.reply(request, {"index": module.index})
 
 
-def unload_module(client: PulseClient, request: Request) -> None:
+def unload_module(client: PulseClient, request: Request) -> Iterator[None]:
     """UNLOAD_MODULE: what played on its sink goes on at another."""
     module = client.door.modules.get(request.fields["index"])
     if module is None:
         raise CommandError(Err.NOENTITY)
     if module is client.door.own_module:
         raise CommandError(Err.ACCESS)
+    for mix in module.mixes:
+        if mix.id in client.door.graph.sinks:
+            yield from client.door.graph.leave(mix, heir_of(client.door.graph, mix))
     client.door.unload(module)
     client.reply(request)
 

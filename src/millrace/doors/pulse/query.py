@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from millrace import __version__
 from millrace.doors.pulse import infos
@@ -12,7 +12,8 @@ from millrace.doors.pulse.formats import CommandError
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.session import Request
 
-Lister = Callable[[PulseClient], list[infos.Record]]
+Lister = Callable[[PulseClient], Iterator[infos.Record | None]]
+Finder = Callable[[PulseClient, int], infos.Record | None]
 _C = Command
 
 
@@ -68,49 +69,62 @@ def sample(client: PulseClient, request: Request) -> None:
 _LISTS: dict[Command, tuple[Command, Lister]] = {
     _C.GET_SINK_INFO_LIST: (
         _C.GET_SINK_INFO,
-        lambda c: [infos.sink_info(c.door, s, c.now_ns) for s in c.door.graph.sinks.values()],
+        lambda c: (infos.sink_info(c.door, s, c.now_ns) for s in list(c.door.graph.sinks.values())),
     ),
     _C.GET_SOURCE_INFO_LIST: (
         _C.GET_SOURCE_INFO,
-        lambda c: [infos.source_info(c.door, s, c.now_ns) for s in c.door.graph.mixes()],
+        lambda c: (infos.source_info(c.door, s, c.now_ns) for s in list(c.door.graph.mixes())),
     ),
     _C.GET_SINK_INPUT_INFO_LIST: (
         _C.GET_SINK_INPUT_INFO,
-        lambda c: [r for i in c.door.graph.streams if (r := infos.sink_input_info(c.door, i, c.now_ns))],
+        lambda c: (infos.sink_input_info(c.door, i, c.now_ns) for i in list(c.door.graph.streams)),
     ),
     _C.GET_SOURCE_OUTPUT_INFO_LIST: (
         _C.GET_SOURCE_OUTPUT_INFO,
-        lambda c: [infos.source_output_info(c.door, r) for r in c.door.records.values()],
+        lambda c: (infos.source_output_info(c.door, r) for r in list(c.door.records.values())),
     ),
     _C.GET_CLIENT_INFO_LIST: (
         _C.GET_CLIENT_INFO,
-        lambda c: [infos.client_info(x) for x in c.door.clients.values()],
+        lambda c: (infos.client_info(x) for x in list(c.door.clients.values())),
     ),
     _C.GET_MODULE_INFO_LIST: (
         _C.GET_MODULE_INFO,
-        lambda c: [infos.module_info(c.door, m) for m in c.door.modules.values()],
+        lambda c: (infos.module_info(c.door, m) for m in list(c.door.modules.values())),
     ),
     _C.GET_SAMPLE_INFO_LIST: (
         _C.GET_SAMPLE_INFO,
-        lambda c: [infos.sample_info(s) for s in c.door.samples.values()],
+        lambda c: (infos.sample_info(s) for s in list(c.door.samples.values())),
+    ),
+}
+_ONE: dict[Command, Finder] = {
+    _C.GET_SINK_INPUT_INFO: lambda c, index: infos.sink_input_info(c.door, index, c.now_ns),
+    _C.GET_SOURCE_OUTPUT_INFO: lambda c, index: (
+        infos.source_output_info(c.door, c.door.records[index]) if index in c.door.records else None
+    ),
+    _C.GET_CLIENT_INFO: lambda c, index: infos.client_info(c.door.clients[index]) if index in c.door.clients else None,
+    _C.GET_MODULE_INFO: lambda c, index: (
+        infos.module_info(c.door, c.door.modules[index]) if index in c.door.modules else None
     ),
 }
 
 
-def listing(client: PulseClient, request: Request) -> None:
-    """GET_*_INFO_LIST."""
+def listing(client: PulseClient, request: Request) -> Iterator[None]:
+    """GET_*_INFO_LIST, an object in a step."""
     command, make = _LISTS[request.command]
-    client.records_reply(request, command, make(client))
+    reply = client.begin_records(request, command)
+    for record in make(client):
+        if record is not None:
+            reply.add(record)
+        yield
+    client.end_records(reply)
 
 
 def one_of(client: PulseClient, request: Request) -> None:
     """GET_*_INFO of what only has an index."""
-    lists = dict(_LISTS.values())
-    for record in lists[request.command](client):
-        if record["index"] == request.fields["index"]:
-            client.records_reply(request, request.command, [record])
-            return
-    raise CommandError(Err.NOENTITY)
+    record = _ONE[request.command](client, request.fields["index"])
+    if record is None:
+        raise CommandError(Err.NOENTITY)
+    client.records_reply(request, request.command, [record])
 
 
 def no_cards(client: PulseClient, request: Request) -> None:
@@ -142,9 +156,7 @@ HANDLERS: dict[Command, Handler] = {
     _C.GET_SOURCE_INFO: source,
     _C.GET_SAMPLE_INFO: sample,
     **dict.fromkeys(_LISTS, listing),
-    **dict.fromkeys(
-        (_C.GET_SINK_INPUT_INFO, _C.GET_SOURCE_OUTPUT_INFO, _C.GET_CLIENT_INFO, _C.GET_MODULE_INFO), one_of
-    ),
+    **dict.fromkeys(_ONE, one_of),
     _C.GET_CARD_INFO_LIST: no_cards,
     _C.GET_CARD_INFO: no_card,
     _C.SEND_OBJECT_MESSAGE: object_message,

@@ -67,6 +67,26 @@ class Block:
 Event: TypeAlias = Request | Refused | Block
 
 
+@dataclass(frozen=True, slots=True)
+class RecordsReply:
+    """An answer of many records, laid out as for `command`, while it is being written."""
+
+    tag: int
+    command: Command
+    writer: Writer
+    version: int
+
+    @property
+    def too_long(self) -> bool:
+        """Whether nobody would take it any more."""
+        return len(self.writer.data) > RECORDS_MAX
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """One more."""
+        if not self.too_long:
+            write_fields(REPLIES[self.command], record, self.writer, self.version)
+
+
 class PulseSession:
     """The server's end of one connection."""
 
@@ -184,13 +204,21 @@ class PulseSession:
 
     def send_records(self, tag: int, command: Command, records: list[dict[str, Any]]) -> None:
         """Answer an info or list query with any number of records, laid out as for `command`."""
-        writer = self._start(Command.REPLY, tag)
+        reply = self.begin_records(tag, command)
         for record in records:
-            write_fields(REPLIES[command], record, writer, self.version)
-            if len(writer.data) > RECORDS_MAX:
-                self.send_error(tag, Err.TOOLARGE)
-                return
-        self._finish(writer)
+            reply.add(record)
+        self.end_records(reply)
+
+    def begin_records(self, tag: int, command: Command) -> RecordsReply:
+        """Begin such an answer; other messages may be sent before it ends."""
+        return RecordsReply(tag, command, self._start(Command.REPLY, tag), self.version)
+
+    def end_records(self, reply: RecordsReply) -> None:
+        """Send it, or where it has become too long that it has."""
+        if reply.too_long:
+            self.send_error(reply.tag, Err.TOOLARGE)
+        else:
+            self._finish(reply.writer)
 
     def send_error(self, tag: int, code: int) -> None:
         """Answer a request with an error."""

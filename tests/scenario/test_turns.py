@@ -1,0 +1,292 @@
+"""What a guest's programs ask for is done a share at a time, whole and in order; nobody else waits for all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from typing import Any, cast
+
+from millrace.cli.logs import SAME_MAX, SAME_S, Rated
+from millrace.daemon.registry import Registry, json_text
+from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.handlers import HANDLERS
+from millrace.graph.incidents import KEPT_OF_GUEST, Incidents
+from millrace.graph.model import Stream
+from millrace.graph.share import SLICE_NS
+from millrace.io.runner import RECEIVE_BYTES, StreamRunner
+from millrace.io.turns import Turns
+from millrace.rights.model import OWNER
+from millrace.sim.rig import Rig
+from millrace.units import NS_PER_MS, default_map
+from millrace.wire.pulse.client import PulseClientSession, Reply
+from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
+from millrace.wire.pulse.tagstruct import Spec
+
+COST_NS = NS_PER_MS // 4
+
+
+class Line:
+    """A transport that keeps what is written, and whether it is read."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+        self.reading = True
+        self.closed = False
+
+    def pause_reading(self) -> None:
+        """See asyncio."""
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        """See asyncio."""
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        """See asyncio."""
+        self.written += data
+
+    def is_closing(self) -> bool:
+        """See asyncio."""
+        return self.closed
+
+    def close(self) -> None:
+        """See asyncio."""
+        self.closed = True
+
+    def get_write_buffer_size(self) -> int:
+        """See asyncio."""
+        return 0
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """See asyncio."""
+
+
+class Guest:
+    """A guest's door with connections whose every command takes its time, on a clock of work."""
+
+    def __init__(self) -> None:
+        self.rig = Rig()
+        self.worked_ns = 0
+        self.done = 0
+        self.turns = Turns(lambda: self.worked_ns)
+
+    def _costly(self, handler: Any) -> Any:
+        def run(client: PulseClient, request: Any) -> Any:
+            self.worked_ns += COST_NS
+            self.done += 1
+            return handler(client, request)
+
+        return run
+
+    def connect(self) -> tuple[StreamRunner, Line, PulseClientSession]:
+        """A connection that is logged in."""
+        handlers = {command: self._costly(handler) for command, handler in HANDLERS.items()}
+        runner = StreamRunner(lambda _: PulseClient(self.rig.door, handlers, trusted=True), self.turns)
+        line, wire = Line(), PulseClientSession(PROTOCOL_VERSION)
+        runner.connection_made(cast(asyncio.Transport, line))
+        wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
+        return runner, line, wire
+
+    async def idle(self, runner: StreamRunner, line: Line) -> int:
+        """Let it finish; returns how many rounds that took, none of them longer than a share and a command."""
+        rounds = 0
+        while self.turns.waiting:
+            before = self.worked_ns
+            await asyncio.sleep(0)
+            assert self.worked_ns - before <= SLICE_NS + COST_NS
+            rounds += 1
+        assert line.reading
+        return rounds
+
+
+def deliver(runner: StreamRunner, data: bytes) -> None:
+    """The kernel has these bytes for it."""
+    buffer = runner.get_buffer(-1)
+    assert len(data) <= len(buffer)
+    buffer[: len(data)] = data
+    runner.buffer_updated(len(data))
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """In a loop."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def test_a_flood_of_commands_is_served_a_share_at_a_time_whole_and_in_order() -> None:
+    async def test() -> None:
+        guest = Guest()
+        runner, line, wire = guest.connect()
+        tags = [wire.send_request(Command.GET_SERVER_INFO, {}) for _ in range(500)]
+        data = wire.data_to_send()
+        assert len(data) < RECEIVE_BYTES
+        deliver(runner, data)
+        assert guest.worked_ns <= SLICE_NS + COST_NS and not line.reading
+        assert await guest.idle(runner, line) > 30
+        wire.receive(bytes(line.written), 0)
+        replies = [event.tag for event in wire.events() if isinstance(event, Reply)]
+        assert replies[-len(tags) :] == tags and guest.done == len(tags) + 1
+
+    run(test)
+
+
+def test_connections_of_a_guest_share_one_share_and_are_read_in_small_pieces_meanwhile() -> None:
+    async def test() -> None:
+        guest = Guest()
+        lines = [guest.connect() for _ in range(20)]
+        kept = 0
+        for runner, _, wire in lines:
+            for _ in range(100):
+                wire.send_request(Command.GET_SERVER_INFO, {})
+            data = wire.data_to_send()[: len(runner.get_buffer(-1))]
+            deliver(runner, data)
+            kept = max(kept, len(runner.get_buffer(-1)))
+        assert guest.worked_ns <= SLICE_NS + COST_NS
+        assert len(lines[-1][0].get_buffer(-1)) < RECEIVE_BYTES
+        await guest.idle(*lines[0][:2])
+        assert guest.done == 20 * 101
+
+    run(test)
+
+
+def test_a_list_of_thousands_is_made_in_steps_and_what_is_asked_next_waits_for_it() -> None:
+    rig = Rig()
+    for number in range(300):
+        rig.graph.add_stream(Stream(rig.graph.ids.take(), f"s{number}", default_map(2)), rig.sink)
+    client = rig.client()
+    steps = 0
+
+    def over() -> bool:
+        nonlocal steps
+        steps += 1
+        return True
+
+    client.server.over = over
+    client.wire.send_request(Command.GET_SINK_INPUT_INFO_LIST, {})
+    client.wire.send_request(Command.GET_SERVER_INFO, {})
+    data, at = client.wire.data_to_send(), 0
+    while at < len(data) or client.server.unfinished:
+        at += client.server.receive(data[at:], rig.now_ns)
+        client.wire.receive(client.server.data_to_send(), rig.now_ns)
+    listed, info = [event for event in client.wire.events() if isinstance(event, Reply)]
+    assert len(listed.records) == 300 and "default_sink" in info.fields and steps >= 300
+
+
+def test_a_connection_that_ends_gives_its_streams_back_in_steps() -> None:
+    rig = Rig()
+    client = rig.client()
+    for _ in range(40):
+        client.play(Spec(5, 2, 48_000), (1, 2))
+    left = []
+    client.server.over = lambda: True
+    while not client.server.closed():
+        left.append(len(rig.graph.streams))
+    assert left == list(range(39, 0, -1)) and not rig.graph.streams and not rig.door.clients
+
+
+def test_moving_what_plays_on_a_module_s_sink_is_done_in_steps() -> None:
+    rig = Rig()
+    client = rig.client()
+    module = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=extra")["index"]
+    extra = next(sink for sink in rig.graph.sinks.values() if sink.name == "extra")
+    nodes = [Stream(rig.graph.ids.take(), "s", default_map(2)) for _ in range(50)]
+    for node in nodes:
+        rig.graph.add_stream(node, extra)
+    moved = []
+
+    def over() -> bool:
+        moved.append(sum(node.sink is not extra for node in nodes))
+        return True
+
+    client.server.over = over
+    client.wire.send_request(Command.UNLOAD_MODULE, {"index": module})
+    data, at = client.wire.data_to_send(), 0
+    while at < len(data) or client.server.unfinished:
+        at += client.server.receive(data[at:], rig.now_ns)
+    assert max(after - before for before, after in pairwise(moved)) == 1
+    assert extra.id not in rig.graph.sinks and all(node.sink is rig.sink for node in nodes)
+
+
+def test_calls_are_charged_to_who_makes_them_and_what_they_wait_for_is_not() -> None:
+    async def test() -> None:
+        worked_ns = 0
+        turns = Turns(lambda: worked_ns)
+        order: list[str] = []
+
+        async def call(name: str) -> None:
+            nonlocal worked_ns
+            for _ in range(3):
+                worked_ns += SLICE_NS
+                order.append(name)
+                await asyncio.sleep(0)
+
+        async def other() -> None:
+            for _ in range(6):
+                order.append("-")
+                await asyncio.sleep(0)
+
+        await asyncio.gather(turns.do(call("a")), turns.do(call("b")), other())
+        # One step of either in each round, however many there are.
+        assert all("-" in order[n : n + 3] for n in range(len(order) - 2)), "".join(order)
+        assert turns.share.used_ns == 6 * SLICE_NS
+
+    run(test)
+
+
+def test_watchers_are_told_in_slices_and_by_turns() -> None:
+    class Watcher:
+        holder = OWNER
+        kinds = None
+        encode = staticmethod(json_text)
+
+        def __init__(self) -> None:
+            self.told = 0
+
+        def send_objects(self, made: bytes) -> None:
+            self.told += made.count(b'"kind"')
+
+    async def test() -> None:
+        registry = Registry()
+        watchers = [Watcher() for _ in range(10)]
+        for watcher in watchers:
+            registry.watch(watcher)
+        for number in range(1000):
+            registry.put(number, "stream", "a", lambda number=number: {"id": number})  # type: ignore[misc]
+        await asyncio.sleep(0)
+        while any(watcher.told < 1000 for watcher in watchers):
+            await asyncio.sleep(0)
+        registry.drop_guest("a")
+        assert len(registry) == 0 and all(watcher.told == 1000 for watcher in watchers)
+
+    run(test)
+
+
+def test_one_guest_s_incidents_push_out_none_of_the_others_() -> None:
+    numbers = iter(range(100_000))
+    ring = Incidents(lambda: next(numbers), lambda: 0)
+    ring.record("client", "wrote late", 0, "neighbour", "stream/1")
+    for number in range(5000):
+        ring.record("client", "broke the protocol", number, "worst", f"client/{number}")
+    kept = [incident.guest for incident in ring]
+    assert kept.count("neighbour") == 1 and kept.count("worst") == KEPT_OF_GUEST
+    assert ring.totals()["worst", "client", "broke the protocol"] == 5000
+
+
+def test_a_flood_of_one_kind_of_message_is_not_a_flood_of_the_log() -> None:
+    rated, passed = Rated(), []
+    for number in range(1000):
+        record = logging.makeLogRecord({"name": "x", "levelno": 30, "msg": "ended: %s", "args": (number,)})
+        record.created = 100.0 + number / 1000
+        passed.append(rated.filter(record))
+    assert sum(passed) == SAME_MAX
+    other = logging.makeLogRecord({"name": "x", "levelno": 30, "msg": "something else", "created": 101.0})
+    assert rated.filter(other)
+    later = logging.makeLogRecord({"name": "x", "levelno": 30, "msg": "ended: %s", "args": (7,)})
+    later.created = 101.0 + SAME_S
+    assert rated.filter(later) and later.getMessage() == f"ended: 7 ({1000 - SAME_MAX} more like this were left out)"
