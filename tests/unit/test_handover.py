@@ -11,6 +11,7 @@ from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.io.handover import Handover
+from millrace.io.listeners import Listeners
 
 
 def asked(path: Path, data: bytes, fds: list[int]) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def test_descriptors_are_taken_with_their_request_and_closed_where_they_are_refu
 
     async def main() -> None:
         path = tmp_path / "s"
-        handover = Handover(path, take)
+        handover = Handover(path, take, Listeners())
         open_before = len(os.listdir("/proc/self/fd"))
         loop = asyncio.get_running_loop()
         reader, writer = os.pipe()

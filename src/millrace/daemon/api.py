@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ HOLDER = web.RequestKey("holder", Holder)
 ADDRESS = web.RequestKey("address", str)
 """Where the request comes from, as far as that is to be believed."""
 PREFIX = "/api/v1"
+BODY_S = 20.0
 
 
 def holder_of(request: web.Request) -> Holder:
@@ -29,10 +31,19 @@ async def arguments_of(request: web.Request) -> dict[str, Any]:
     """The request's JSON object, the query and what its path names; ConfigError says what is wrong with it."""
     body: Any = {}
     if request.can_read_body:
-        body = parse_json(await request.read(), "the request's body")
+        body = parse_json(await _whole(request), "the request's body")
     if not isinstance(body, dict):
         raise ConfigError("the request's body must be an object")
     return dict(request.query) | body | dict(request.match_info)
+
+
+async def _whole(request: web.Request) -> bytes:
+    """The body, if it comes in time."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text=f"the body did not come within {BODY_S:.0f} s\n") from None
 
 
 class Api:

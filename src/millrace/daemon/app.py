@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -41,6 +42,7 @@ from millrace.graph.model import Ids, Sink, Stream
 from millrace.io.clock import worked_ns
 from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
+from millrace.io.listeners import Acceptor, Listeners
 from millrace.io.locks import FileLock
 from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCKET, RUNTIME_LOCK
 from millrace.io.runner import TimerRunner
@@ -53,6 +55,7 @@ from millrace.text import parse_address, quoted, show_address
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
+KEEPALIVE_S = 75.0
 
 
 class Daemon:
@@ -96,6 +99,8 @@ class Daemon:
         self._native: list[NativeServer] = []
         self.prompts.on_change = self._prompt_changed
         self.doctor = Doctor(self)
+        self.listeners = Listeners()
+        self._doors: list[Acceptor] = []
         self.keeper.on_trouble = self.doctor.not_kept
 
     async def start(self) -> None:
@@ -119,17 +124,22 @@ class Daemon:
         self.access.on_end = self._forget_turns
         self.access.set_key(own_secret(self.config.runtime / KEY_FILE, new_key))
         self._web = Web(self)
-        await web.SockSite(await self._serving(self._web.private()), api_socket).start()
-        self._handover = Handover(self.config.runtime / HANDOVER_SOCKET, self._take_connection)
-        await self._listen_tcp(await self._serving(self._web.network()))
+        self._open(api_socket, await self._serving(self._web.private()))
+        self._handover = Handover(self.config.runtime / HANDOVER_SOCKET, self._take_connection, self.listeners)
+        self._listen_tcp(await self._serving(self._web.network()))
 
     async def _serving(self, application: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_S)
         self._runners.append(runner)
         await runner.setup()
         return runner
 
-    async def _listen_tcp(self, runner: web.AppRunner) -> None:
+    def _open(self, sock: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None = None) -> None:
+        """Serve HTTP there. What strangers cost is nobody's else."""
+        assert runner.server is not None
+        self._doors.append(self.listeners.serve(sock, Turns(), runner.server, tls))
+
+    def _listen_tcp(self, runner: web.AppRunner) -> None:
         host, port = parse_address(self.config.listen, "listen")
         tls = self._tls()
         try:
@@ -139,7 +149,7 @@ class Daemon:
                 f"can't listen on {quoted(self.config.listen)}: {error.strerror}; use --listen HOST:PORT"
             ) from None
         for one in bound:
-            await web.SockSite(runner, one, ssl_context=tls).start()
+            self._open(one, runner, tls)
         port = bound[-1].getsockname()[1]
         everywhere = host in ("", "::", "0.0.0.0")
         # What is listened on is no address to connect to where it means all of them.
@@ -163,9 +173,12 @@ class Daemon:
             for session in guest.sessions:
                 session.farewell("the daemon is stopping", again=True)
             await guest.stop()
+        for door in self._doors:
+            door.close()
         self.access.close()
         for runner in self._runners:
             await runner.cleanup()
+        self.listeners.stop()
         if self._timer is not None:
             self._timer.stop()
         if self._prompt_timer is not None:
@@ -245,7 +258,7 @@ class Daemon:
     async def _start_guest(self, config: GuestConfig) -> Guest:
         """Make a guest and open its sockets; where that can't be nothing of it is left."""
         kept = await self.keeper.write(self.store.guest, config.name)
-        guest = Guest(config, self.ids, self.driver, Path(self.config.runtime))
+        guest = Guest(config, self.ids, self.driver, Path(self.config.runtime), self.listeners)
         guest.door.prompts = self.prompts
         guest.remembered = Remembered(self.keeper, config.name, guest.door.rules)
         await guest.remembered.load()

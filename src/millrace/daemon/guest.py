@@ -23,8 +23,9 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.io.clock import now_ns, wall_ns
+from millrace.io.listeners import Acceptor, Listeners
 from millrace.io.peers import is_ours
-from millrace.io.sockets import Acceptor, peer_identity, private_dir, serve_tcp, serve_unix
+from millrace.io.sockets import bind_tcp, bind_unix, peer_identity, private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.outlets.peer import PeerOutlets
 from millrace.text import parse_address
@@ -57,7 +58,7 @@ def _recorded(source: Sink) -> bool:
 class Guest:
     """The unit of isolation."""
 
-    def __init__(self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path) -> None:
+    def __init__(self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path, listeners: Listeners) -> None:
         self.config = config
         self.name = config.name
         self.graph = Graph(config.name, ids, config.rate, default_map(config.channels))
@@ -81,7 +82,8 @@ class Guest:
         """What its programs may take of the daemon's time."""
         spreading = Steps(self.door.spreading, self.turns.over, first=True)
         self.door.spread = lambda: self.turns.wait(spreading)
-        self._servers: list[Acceptor | asyncio.AbstractServer] = []
+        self._listeners = listeners
+        self.servers: list[Acceptor] = []
         self.sessions: list[ListenerSession] = []
         self.doctor: Doctor | None = None
         self.remembered: Remembered | None = None
@@ -112,12 +114,20 @@ class Guest:
     async def start(self) -> None:
         """Open the sockets."""
         private_dir(self.directory)
-        self._servers.append(serve_unix(self.pulse_path, self._connect, self.turns))
+        self._serve(bind_unix(self.pulse_path))
         self._made.append(self.pulse_path)
         self._write_cookie()
         for address in self.config.pulse_tcp:
-            self._servers.extend(await serve_tcp(*parse_address(address, "pulse_tcp"), self._connect, self.turns))
+            try:
+                bound = bind_tcp(*parse_address(address, "pulse_tcp"))
+            except OSError as error:
+                raise ConfigError(f"pulse_tcp: can't listen on {address}: {error.strerror}; is it in use?") from None
+            for sock in bound:
+                self._serve(sock)
         self._driver.attach(self.graph)
+
+    def _serve(self, sock: socket.socket) -> None:
+        self.servers.append(self._listeners.serve_cores(sock, self.turns, self._connect))
 
     def _write_cookie(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -151,7 +161,7 @@ class Guest:
         for client in list(self.door.clients.values()):
             client.closing = True
             client.wake()
-        for server in self._servers:
+        for server in self.servers:
             server.close()
         for path in self._made:
             path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError,
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.peers import is_ours
-from millrace.io.sockets import Acceptor, bind_unix, peer_identity
+from millrace.io.sockets import bind_unix, peer_identity
 from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.rights.model import NOBODY, OWNER, Admits, Holder, Right, show_rights
 from millrace.text import printable
@@ -53,12 +53,13 @@ class NativeServer:
     def __init__(self, daemon: Daemon, path: Path, admits: Admits, guest: Guest | None = None) -> None:
         assert (guest is not None) is (admits is Admits.PROGRAMS)
         self.daemon, self.guest, self.admits, self._path = daemon, guest, admits, path
-        self.sessions: set[NativeSession] = set()
+        self.sessions: dict[NativeSession, None] = {}
+        """In the order in which they came."""
         self.turns = daemon.turns if guest is None else guest.turns
-        self._acceptor = Acceptor(bind_unix(path), self.turns, self._take)
+        self._acceptor = daemon.listeners.take(bind_unix(path), self.turns, self._take)
 
     def _take(self, sock: socket.socket) -> None:
-        if len(self.sessions) >= CONNECTIONS_MAX:
+        if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
             log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
             refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections are the most; close one")
             with contextlib.suppress(OSError):
@@ -66,6 +67,13 @@ class NativeServer:
             sock.close()
             return
         NativeSession(self, sock)
+
+    def _one_less(self) -> bool:
+        """Who has said nothing for longest makes room for somebody who may."""
+        silent = next((session for session in self.sessions if not session.greeted), None)
+        if silent is not None:
+            silent.end("no hello came, and others wait")
+        return silent is not None
 
     def close(self) -> None:
         """Stop accepting, and end every connection."""
@@ -90,18 +98,27 @@ class NativeSession:
         self.ready = False
         self.closed = False
         self.trims: set[int] = set()
-        self._greeted = False
+        self.greeted = False
         self._calls: deque[Call] = deque()
         self._worker: asyncio.Task[None] | None = None
         self.wire = NativeWire(daemon=True)
         self.streams = NativeStreams(self)
-        server.sessions.add(self)
+        server.sessions[self] = None
+        self.daemon.listeners.arrive(self)
         self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
         self.line = FdStream(sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns)
 
     def _too_late(self) -> None:
-        if not self._greeted:
+        if not self.greeted:
             self.end("no hello came")
+
+    def is_closing(self) -> bool:
+        """See `Visitor`."""
+        return self.closed
+
+    def abort(self) -> None:
+        """See `Visitor`: others need its descriptor."""
+        self.end("no hello came, and others wait")
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -147,7 +164,8 @@ class NativeSession:
         self.closed = True
         self._patience.cancel()
         self._leave()
-        self.server.sessions.discard(self)
+        self.server.sessions.pop(self, None)
+        self.daemon.listeners.doorstep.left(self)
         self.daemon.registry.unwatch(self)
         self.daemon.prompts.forget(self.subject)
         self.streams.close()
@@ -168,10 +186,11 @@ class NativeSession:
                 self._call(message)
 
     def _hello(self, hello: Hello) -> None:
-        if self._greeted:
+        if self.greeted:
             self.end("hello was said already", "protocol")
             return
-        self._greeted = True
+        self.greeted = True
+        self.daemon.listeners.doorstep.enter(self)
         self.name = hello.name[:100]
         if hello.version < 1:
             why = f"version {hello.version} of the native protocol is not known; this daemon speaks {VERSION}"

@@ -116,7 +116,7 @@ class Web:
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
             return await self._guarded(gate, request, handler)
 
-        app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[guarded])
+        app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[self._counted, guarded])
         mine = [
             web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics),
             web.get("/health", self._health), web.get("/ready", self._ready),
@@ -126,6 +126,18 @@ class Web:
         app.add_routes([*self._api.routes(), *mine])
         return app
 
+    @web.middleware
+    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A connection is on the doorstep but while it serves somebody who is known."""
+        listeners, line = self._daemon.listeners, request.transport
+        try:
+            return await handler(request)
+        finally:
+            if line is not None and HOLDER in request:
+                listeners.rest(line)
+            elif line is not None:
+                listeners.arrive(line)
+
     async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in PUBLIC or request.path.startswith("/page/"):
             return await handler(request)
@@ -134,6 +146,8 @@ class Web:
             # A link is let in by its own handler, and nowhere else.
             if request.path != "/session":
                 request[HOLDER] = gate.holder(request)
+                if request.transport is not None:
+                    self._daemon.listeners.doorstep.enter(request.transport)
             return await handler(request)
         except web.HTTPException as error:
             if error.status in REFUSALS:

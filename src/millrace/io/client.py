@@ -35,7 +35,7 @@ class ClientLine:
     """
 
     def __init__(self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]) -> None:
-        self.closing = False
+        self.closing, self.known = False, True
         self.congested = self.watched = False
         self.unread_since_ns: HostNs = 0
         self.wake: Callable[[], None] = lambda: None

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from millrace.errors import ConfigError, MillraceError
+from millrace.io.clock import now_ns
+from millrace.io.doorstep import Visitor
+from millrace.io.listeners import Listeners
 from millrace.io.peers import is_ours
 from millrace.io.sockets import bind_unix, peer_uid
+from millrace.io.turns import Turns
 from millrace.text import parse_json
 
 REQUEST_MAX = 4096
 PATIENCE_S = 5.0
+WAITING_MAX = 64
 Take = Callable[[dict[str, Any], int], dict[str, Any]]
 """(request, descriptor) to the answer; whoever raises a MillraceError leaves the descriptor alone."""
 
@@ -25,23 +30,22 @@ Take = Callable[[dict[str, Any], int], dict[str, Any]]
 class Handover:
     """Serves `path`, to this user and root."""
 
-    def __init__(self, path: Path, take: Take) -> None:
+    def __init__(self, path: Path, take: Take, listeners: Listeners) -> None:
         self._path, self._take = path, take
-        self._listener = bind_unix(path)
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._loop.add_reader(self._listener, self._accept)
+        self._waiting: dict[socket.socket, tuple[asyncio.TimerHandle, Visitor]] = {}
+        self._doorstep = listeners.doorstep
+        self._listener = listeners.take(bind_unix(path), Turns(), self._accept)
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
+    def _accept(self, sock: socket.socket) -> None:
         if not is_ours(peer_uid(sock)):
             sock.close()
             return
-        sock.setblocking(False)
-        self._waiting[sock] = self._loop.call_later(PATIENCE_S, self._drop, sock)
+        if len(self._waiting) >= WAITING_MAX:
+            self._drop(next(iter(self._waiting)))
+        visitor = _Waiting(sock, self._drop)
+        self._doorstep.arrive(visitor, now_ns())
+        self._waiting[sock] = self._loop.call_later(PATIENCE_S, self._drop, sock), visitor
         self._loop.add_reader(sock, self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:
@@ -74,16 +78,31 @@ class Handover:
             return {"error": str(error)}
 
     def _drop(self, sock: socket.socket) -> None:
-        timer = self._waiting.pop(sock, None)
-        if timer is not None:
+        timer, visitor = self._waiting.pop(sock, (None, None))
+        if timer is not None and visitor is not None:
             timer.cancel()
+            self._doorstep.left(visitor)
             self._loop.remove_reader(sock)
             sock.close()
 
     def close(self) -> None:
         """Stop serving."""
-        self._loop.remove_reader(self._listener)
         self._listener.close()
         for sock in list(self._waiting):
             self._drop(sock)
         self._path.unlink(missing_ok=True)
+
+
+class _Waiting:
+    """A connection that has handed nothing over yet, as the doorstep wants it."""
+
+    def __init__(self, sock: socket.socket, drop: Callable[[socket.socket], None]) -> None:
+        self._sock, self._drop = sock, drop
+
+    def is_closing(self) -> bool:
+        """See `Visitor`."""
+        return self._sock.fileno() < 0
+
+    def abort(self) -> None:
+        """See `Visitor`."""
+        self._drop(self._sock)

@@ -50,6 +50,8 @@ class Connection(Timed, Protocol):
 
     closing: bool
     congested: bool
+    known: bool
+    """Who is at the other end has logged in, or need not."""
     unread_since_ns: HostNs
     wake: Callable[[], None]
     over: Callable[[], bool]
@@ -151,8 +153,15 @@ class StreamRunner(asyncio.BufferedProtocol):
     first = False
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
 
-    def __init__(self, make: Callable[[asyncio.Transport], Connection | None], turns: Turns | None = None) -> None:
-        self._make = make
+    def __init__(
+        self,
+        make: Callable[[asyncio.Transport], Connection | None],
+        turns: Turns | None = None,
+        entered: Callable[[asyncio.Transport], None] = lambda transport: None,
+        gone: Callable[[asyncio.Transport], None] = lambda transport: None,
+    ) -> None:
+        self._make, self._entered, self._gone = make, entered, gone
+        self._inside = False
         self._turns = turns or Turns()
         self._core: Connection | None = None
         self._transport: asyncio.Transport | None = None
@@ -207,6 +216,9 @@ class StreamRunner(asyncio.BufferedProtocol):
             # A bug of ours must cost at most the connection that met it.
             log.exception("connection ended by an internal error")
             core.closing = True
+        if core.known and not self._inside and self._transport is not None:
+            self._inside = True
+            self._entered(self._transport)
         if not core.closing and (taken < len(data) or core.unfinished):
             self._park(bytes(data[taken:]))
         self._flush()
@@ -259,6 +271,8 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._lost, self._rest = True, b""
         if self._due is not None:
             self._due.cancel()
+        if self._transport is not None:
+            self._gone(self._transport)
         if self._turns.ready():
             with self._turns:
                 if not self.work():

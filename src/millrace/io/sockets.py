@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -16,16 +15,12 @@ from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.io.peers import identity_of
-from millrace.io.runner import Connection, StreamRunner
-from millrace.io.turns import Turns
 from millrace.rights.grants import Identity
-from millrace.text import show_address
 
 log = logging.getLogger("millrace.io")
-BACK_OFF_S = 0.5
+BACKLOG = 1024
 SO_PEERPIDFD = 77
 """asm-generic/socket.h, Linux 6.5; Python has no name for it yet."""
-Maker = Callable[[asyncio.Transport], Connection | None]
 
 
 def private_dir(path: Path) -> Path:
@@ -72,7 +67,7 @@ def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
     try:
         listener.bind(str(path))
         path.chmod(mode)
-        listener.listen(1024)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(f"no socket can be made at {path}: {error.strerror}") from None
@@ -96,86 +91,6 @@ def _clear_dead(path: Path) -> None:
         raise ConfigError(f"{path}: another daemon answers there; stop it, or use another XDG_RUNTIME_DIR")
     finally:
         probe.close()
-
-
-class Acceptor:
-    """Takes connections from one listening socket, which it owns, one in a step and at its guest's expense.
-
-    Without that a thousand connections made at once would all be looked at before anything else goes on.
-    """
-
-    first = False
-
-    def __init__(self, listener: socket.socket, turns: Turns, take: Callable[[socket.socket], None]) -> None:
-        self._listener, self._turns, self._take = listener, turns, take
-        self._loop = asyncio.get_running_loop()
-        self._resume: asyncio.TimerHandle | None = None
-        self._listen()
-
-    def _listen(self) -> None:
-        self._loop.add_reader(self._listener, self._readable)
-
-    def _readable(self) -> None:
-        if self._turns.ready():
-            with self._turns:
-                self._accept()
-        else:
-            self._loop.remove_reader(self._listener)
-            self._turns.wait(self)
-
-    def work(self) -> bool:
-        """See `Worker`."""
-        if self._listener.fileno() >= 0:
-            self._listen()
-            self._accept()
-        return True
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                # The listener stays readable: without a pause the loop would do nothing else.
-                log.error("no connection can be taken: %s", error.strerror)
-                self._loop.remove_reader(self._listener)
-                self._resume = self._loop.call_later(BACK_OFF_S, self._listen)
-            return
-        self._take(sock)
-
-    def close(self) -> None:
-        """Take no more."""
-        self._loop.remove_reader(self._listener)
-        if self._resume is not None:
-            self._resume.cancel()
-        self._listener.close()
-
-
-class _Joining:
-    """Connections on their way from the acceptor to their runners."""
-
-    def __init__(self, make: Maker, turns: Turns) -> None:
-        self._make, self._turns = make, turns
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def take(self, sock: socket.socket) -> None:
-        """Run a connection."""
-        task = asyncio.get_running_loop().create_task(self._join(sock))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _join(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.connect_accepted_socket(lambda: StreamRunner(self._make, self._turns), sock)
-        except OSError as error:
-            log.info("a connection was gone before it began: %s", error.strerror)
-            sock.close()
-
-
-def serve_unix(path: Path, make: Maker, turns: Turns, mode: int = 0o600) -> Acceptor:
-    """Serve byte connections on a unix socket."""
-    return Acceptor(bind_unix(path, mode), turns, _Joining(make, turns).take)
 
 
 def bind_tcp(host: str, port: int) -> list[socket.socket]:
@@ -228,7 +143,7 @@ def _bound(family: int, address: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(socket.getaddrinfo(address, port, family, socket.SOCK_STREAM)[0][4])
-        made.listen(128)
+        made.listen(BACKLOG)
         made.setblocking(False)
     except OSError:
         made.close()
@@ -243,23 +158,6 @@ def outward_address() -> str:
             probe.connect((beyond, 9))
             return str(probe.getsockname()[0])
     return ""
-
-
-async def serve_tcp(host: str, port: int, make: Maker, turns: Turns) -> list[asyncio.AbstractServer]:
-    """Serve byte connections on TCP, without Nagle's delay."""
-
-    def prepared(transport: asyncio.Transport) -> Connection | None:
-        raw = transport.get_extra_info("socket")
-        if raw is not None:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return make(transport)
-
-    loop = asyncio.get_running_loop()
-    try:
-        bound = bind_tcp(host, port)
-        return [await loop.create_server(lambda: StreamRunner(prepared, turns), sock=one) for one in bound]
-    except OSError as error:
-        raise ConfigError(f"can't listen on {show_address(host, port)}: {error.strerror}; is it in use?") from None
 
 
 def _credentials(raw: socket.socket | None) -> tuple[int, int] | None:

@@ -86,7 +86,7 @@ class PulseClient:
         self.trusted = trusted
         self.subject = Subject()
         """What runs at the other end, as the kernel says; unknown for connections over TCP."""
-        self.ready = False
+        self.ready = self.known = False
         self.closing = False
         self.congested = False
         self.unread_since_ns: HostNs = 0
@@ -273,6 +273,7 @@ class PulseClient:
             self.door.refused += 1
             self.closing = True
             raise CommandError(Err.ACCESS, "wrong cookie")
+        self.known = True
         if self.door.grants.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
             self.closing = True
         if not self.ready and self.door.settle(self, Permission.CONNECT, lambda allow: self._let_in(request, allow)):

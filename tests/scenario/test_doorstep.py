@@ -1,0 +1,222 @@
+"""Who connects and says nothing, or says it a byte at a time, is let go in time and keeps nobody out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config, GuestConfig
+from millrace.io.doorstep import LOGIN_NS, REST_NS, Doorstep
+from millrace.units import NS_PER_MS, NS_PER_S
+from millrace.wire.native.messages import HEADER, Call, Hello, frame
+from millrace.wire.pulse.client import PulseClientSession
+from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
+
+TOKEN = "a-token-of-some-length"
+KNOWN = {"Authorization": f"Bearer {TOKEN}"}
+Test = Callable[[Daemon], Awaitable[None]]
+
+
+class Line:
+    """A connection, as the doorstep wants it."""
+
+    def __init__(self) -> None:
+        self.gone = False
+
+    def is_closing(self) -> bool:
+        return self.gone
+
+    def abort(self) -> None:
+        self.gone = True
+
+
+def test_strangers_go_in_the_order_of_their_coming_and_who_rests_after_them() -> None:
+    door, lines = Doorstep(), [Line() for _ in range(5)]
+    for n, line in enumerate(lines):
+        door.arrive(line, n * NS_PER_S)
+    door.enter(lines[1])
+    door.rest(lines[0], 5 * NS_PER_S)
+    door.arrive(lines[1], 6 * NS_PER_S)
+    assert door.next_timeout() == 2 * NS_PER_S + LOGIN_NS
+    door.handle_timeout(2 * NS_PER_S + LOGIN_NS)
+    assert [line.gone for line in lines] == [False, False, True, False, False]
+    door.left(lines[3])
+    assert door.make_room() and lines[4].gone
+    assert door.make_room() and lines[0].gone
+    assert not door.make_room() and not lines[1].gone
+    door.rest(lines[1], 10 * NS_PER_S)
+    assert door.next_timeout() == 10 * NS_PER_S + REST_NS
+    door.handle_timeout(10 * NS_PER_S + REST_NS)
+    assert lines[1].gone and door.next_timeout() is None
+
+
+def test_a_line_that_is_closing_makes_no_room() -> None:
+    door, gone, here = Doorstep(), Line(), Line()
+    gone.abort()
+    door.arrive(gone, 0)
+    door.arrive(here, 0)
+    assert door.make_room() and here.gone
+
+
+def running(tmp_path: Path, test: Test) -> None:
+    async def main() -> None:
+        guests = (GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),)
+        config = Config(
+            "127.0.0.1:0", guests=guests, runtime=tmp_path / "r", state=tmp_path / "s" / "state.db", token=TOKEN
+        )
+        daemon = Daemon(config)
+        try:
+            await daemon.start()
+            async with asyncio.timeout(30):
+                await test(daemon)
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
+
+
+def tcp_of(daemon: Daemon) -> tuple[str, int]:
+    host, _, port = daemon.address.rpartition(":")
+    return host, int(port)
+
+
+async def answers(daemon: Daemon) -> bool:
+    """Whether somebody who is known is served."""
+    async with aiohttp.ClientSession(headers=KNOWN) as http:
+        async with http.get(f"http://{daemon.address}/api/v1/state") as answer:
+            return answer.status == 200
+
+
+async def opened(daemon: Daemon, door: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if door == "http":
+        return await asyncio.open_connection(*tcp_of(daemon))
+    if door == "pulse tcp":
+        return await asyncio.open_connection(*daemon.guests["alice"].servers[1].address)
+    return await asyncio.open_unix_connection(str(daemon.config.runtime / door))
+
+
+def auth() -> bytes:
+    wire = PulseClientSession()
+    wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
+    return wire.data_to_send()
+
+
+HALF = {
+    "http": b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+    "api.sock": b"GET /default HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+    "alice/pulse": auth()[:-20],
+    "pulse tcp": auth()[:30],
+    "native.sock": HEADER.pack(100, 1, 0, 0) + b"\x83",
+    "alice/native": b"\1",
+    "attach.sock": b"",
+}
+
+
+@pytest.mark.parametrize("door", HALF)
+@pytest.mark.parametrize("drips", [False, True], ids=["silent", "drips"])
+def test_half_a_login_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, drips: bool) -> None:
+    monkeypatch.setattr("millrace.io.doorstep.LOGIN_NS", 300 * NS_PER_MS)
+    monkeypatch.setattr("millrace.daemon.native.GREET_S", 0.3)
+    monkeypatch.setattr("millrace.io.handover.PATIENCE_S", 0.3)
+
+    async def test(daemon: Daemon) -> None:
+        reader, writer = await opened(daemon, door)
+        with contextlib.suppress(ConnectionError):
+            if drips:
+                step = max(1, len(HALF[door]) // 20)
+                for at in range(0, len(HALF[door]), step):
+                    writer.write(HALF[door][at : at + step])
+                    await asyncio.sleep(0.01)
+                while not reader.at_eof():
+                    await asyncio.sleep(0.02)
+                    if door in ("http", "api.sock"):
+                        writer.write(b"x")
+                        await writer.drain()
+                    if await asyncio.wait_for(reader.read(1000), 5) == b"":
+                        break
+            while await reader.read(1000):
+                pass
+        writer.close()
+        assert not daemon.listeners.doorstep.strangers
+
+    running(tmp_path, test)
+
+
+def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.io.doorstep.LOGIN_NS", 100 * NS_PER_MS)
+
+    async def test(daemon: Daemon) -> None:
+        pulse, to_pulse = await opened(daemon, "alice/pulse")
+        to_pulse.write(auth())
+        native, to_native = await opened(daemon, "native.sock")
+        to_native.write(frame(Hello()))
+        await pulse.read(1), await native.read(1)
+        url = f"http://{daemon.address}"
+        async with aiohttp.ClientSession(headers=KNOWN) as http, http.ws_connect(f"{url}/alice") as line:
+            await line.send_str('{"type": "hello"}')
+            async with http.get(f"{url}/api/v1/state") as answer:
+                assert answer.status == 200
+            await asyncio.sleep(0.5)
+            assert not line.closed and daemon.guests["alice"].sessions
+            to_native.write(frame(Call(1, "state", {})))
+            assert len(await native.read(100_000)) > 50
+            assert daemon.guests["alice"].door.clients
+            assert len(daemon.listeners.doorstep.resting) == 1
+
+    running(tmp_path, test)
+
+
+def test_a_body_that_does_not_come_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.daemon.api.BODY_S", 0.1)
+
+    async def test(daemon: Daemon) -> None:
+        reader, writer = await opened(daemon, "api.sock")
+        writer.write(b"POST /api/v1/guests HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert b"408" in await reader.readline()
+        writer.close()
+
+    running(tmp_path, test)
+
+
+@pytest.mark.parametrize("door", ["http", "alice/pulse", "native.sock", "attach.sock"])
+def test_idle_connections_use_up_nothing_that_others_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
+) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with (
+            aiohttp.ClientSession(headers=KNOWN) as http,
+            http.get(f"http://{daemon.address}/api/v1/state") as answer,
+        ):
+            assert answer.status == 200
+        with socket.socket() as free:
+            first = free.fileno()
+        # Clients and daemon are one process here: each connection takes two descriptors.
+        monkeypatch.setattr("millrace.io.listeners.descriptors", lambda: first + 4 * 40)
+        monkeypatch.setattr("millrace.io.listeners.RESERVE", 40)
+        idle: list[socket.socket] = []
+        for _ in range(150):
+            sock = socket.socket(socket.AF_INET if door == "http" else socket.AF_UNIX)
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(
+                sock, tcp_of(daemon) if door == "http" else str(daemon.config.runtime / door)
+            )
+            idle.append(sock)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        assert len(daemon.listeners.doorstep.strangers) < 120
+        async with (
+            aiohttp.ClientSession(headers=KNOWN) as http,
+            http.get(f"http://{daemon.address}/api/v1/state") as answer,
+        ):
+            assert answer.status == 200
+        for sock in idle:
+            sock.close()
+
+    running(tmp_path, test)
