@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
+from millrace.budget import Budget
+from millrace.daemon.answers import send
 from millrace.daemon.commands import Command, Commands
 from millrace.daemon.openapi import describe
 from millrace.errors import ConfigError
@@ -49,8 +52,10 @@ async def _whole(request: web.Request) -> bytes:
 class Api:
     """Handlers of /api/v1. Each request is served at its holder's expense."""
 
-    def __init__(self, commands: Commands, turns_of: Callable[[Holder], Turns]) -> None:
-        self._commands, self._turns_of = commands, turns_of
+    def __init__(
+        self, commands: Commands, turns_of: Callable[[Holder], Turns], budget_of: Callable[[Holder], Budget]
+    ) -> None:
+        self._commands, self._turns_of, self._budget_of = commands, turns_of, budget_of
 
     def routes(self) -> list[web.RouteDef]:
         """Where they are."""
@@ -58,12 +63,15 @@ class Api:
         return [*made, web.get(f"{PREFIX}/openapi.json", self._openapi)]
 
     def _route(self, command: Command) -> web.RouteDef:
-        async def handle(request: web.Request) -> web.Response:
-            return await self._turns_of(holder_of(request)).do(answer(request))
+        async def handle(request: web.Request) -> web.StreamResponse:
+            holder = holder_of(request)
+            body = await self._turns_of(holder).do(answer(request))
+            headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
+            return await send(request, body, headers, self._budget_of(holder))
 
-        async def answer(request: web.Request) -> web.Response:
+        async def answer(request: web.Request) -> bytes:
             answer = await self._commands.run(holder_of(request), command.name, await arguments_of(request))
-            return web.json_response(answer, headers={"Cache-Control": "no-store"})
+            return json.dumps(answer).encode()
 
         return web.route(command.method, PREFIX + command.path, handle)
 

@@ -20,6 +20,7 @@ from millrace.daemon import verbs
 from millrace.daemon.access import Access, new_key
 from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
+from millrace.daemon.budgets import Budgets
 from millrace.daemon.claims import Claims
 from millrace.daemon.commands import Commands
 from millrace.daemon.config import Config, GuestConfig, checked_guest_name, graph_channels, graph_rate
@@ -80,6 +81,7 @@ class Daemon:
         """Those of connections that are nobody's yet, and of the daemon's owner."""
         self._turns: dict[str, Turns] = {}
         self.guests: dict[str, Guest] = {}
+        self.budgets = Budgets(self.guests)
         self.address = config.listen
         """Where listeners on this host connect."""
         self.outward = ""
@@ -330,6 +332,7 @@ class Daemon:
         guest.turns.on_wait = lambda waited_ns: doctor.made_to_wait(guest, waited_ns)
         guest.graph.cut_short = lambda left_out_ns: doctor.cut_short(guest, left_out_ns)
         guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
+        guest.graph.budget.on_refused = lambda what: doctor.no_memory(guest, what)
         guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
         guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)
 
@@ -355,6 +358,7 @@ class Daemon:
 
     def _forget_turns(self, key: str) -> None:
         self._turns.pop(key, None)
+        self.budgets.forget(key)
 
     def release(self, session: NativeSession) -> None:
         """A native connection has gone, and with it what it had claimed and ducked."""

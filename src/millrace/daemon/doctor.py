@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from millrace.budget import MIB
 from millrace.daemon.flight import FlightRecorder
 from millrace.graph.incidents import CAUSES, Incident, Incidents
 from millrace.graph.model import Node, Stream
@@ -281,6 +282,12 @@ class Doctor:
     def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
         """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
         self.incidents.record(stage, "broke the protocol", now_ns(), guest, key, {"error": str(error)[:200]})
+
+    def no_memory(self, guest: Guest, what: str) -> None:
+        """The guest's budget had no room for something."""
+        budget = guest.graph.budget
+        evidence = {"for": what, "held_mib": round(budget.held / MIB, 1), "may_hold_mib": round(budget.limit / MIB, 1)}
+        self.incidents.record("guest", "no memory", now_ns(), guest.name, "", evidence)
 
     def refused(self, guest: str, who: str, what: str) -> None:
         """Somebody asked for what they may not."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from millrace.budget import CONNECTIONS, Account
 from millrace.daemon.registry import Encode, json_text
 from millrace.rights.model import Holder
 
 if TYPE_CHECKING:
     from millrace.daemon.registry import Registry
 
+log = logging.getLogger("millrace.web")
+WATCHER_BYTES = 24 * 1024
+"""What a watcher takes."""
 WAITING_MAX = 8 * 1024 * 1024
 """Bytes that may wait for a watcher; one that leaves more unread is sent away, and may come again."""
 
@@ -21,10 +27,13 @@ WAITING_MAX = 8 * 1024 * 1024
 class EventStream:
     """One watcher."""
 
-    def __init__(self, registry: Registry, holder: Holder, kinds: frozenset[str] | None) -> None:
+    def __init__(self, registry: Registry, holder: Holder, kinds: frozenset[str] | None, account: Account) -> None:
         self.holder, self.kinds = holder, kinds
         self.encode: Encode = json_text
+        self.cut: Callable[[], None] = lambda: None
+        """Ends the line at once, without a word that nobody would read."""
         self._registry = registry
+        self._account = account
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._more = asyncio.Event()
@@ -32,14 +41,25 @@ class EventStream:
 
     def send_objects(self, made: bytes) -> None:
         """See `Watcher`."""
+        size = self._size + len(made)
+        if size > WAITING_MAX or not self._account.fits("waiting", size, CONNECTIONS):
+            log.warning("a watcher of %s was cut off: it left %d bytes unread", self.holder.key, self._size)
+            self._let_go()
+            self.cut()
+            return
         self._waiting.append(made)
-        self._size += len(made)
+        self._size = size
         self._more.set()
+
+    def _let_go(self) -> None:
+        self._registry.unwatch(self)
+        self._waiting.clear()
+        self._size = 0
+        self._account.hold("waiting", 0)
 
     def end(self, why: str) -> None:
         """Its holder's rights have ended: nothing more is told."""
-        self._registry.unwatch(self)
-        self._waiting.clear()
+        self._let_go()
         self._ended = why
         self._more.set()
 
@@ -63,10 +83,9 @@ class EventStream:
             if self._ended:
                 await line.close(code=WSCloseCode.POLICY_VIOLATION, message=self._ended.encode())
                 return
-            if self._size > WAITING_MAX:
-                await line.close(code=1008, message=b"too much was left unread")
-                return
             while self._waiting:
-                made = self._waiting.popleft()
-                self._size -= len(made)
-                await line.send_str(made.decode())
+                # What is on its way out still counts: the line takes it only when the other side reads.
+                await line.send_str(self._waiting[0].decode())
+                if self._waiting:
+                    self._size -= len(self._waiting.popleft())
+                    self._account.hold("waiting", self._size, CONNECTIONS)

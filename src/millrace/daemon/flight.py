@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from millrace.units import HostNs
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 SECONDS = 60
 THINGS_MAX = 64
-"""Streams and listeners of one guest that are noted, each."""
+"""Streams, listeners and mixes of one guest that are noted, each."""
 
 
 def sample(guest: Guest, now_ns: HostNs) -> dict[str, Any]:
@@ -34,8 +35,8 @@ def sample(guest: Guest, now_ns: HostNs) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "host_ns": now_ns, "running": graph.running, "quantum_ms": graph.quantum_ns / 1e6, "position": graph.position,
-        "late_cycles": graph.late_cycles, "levels": {s.key: round(s.level, 4) for s in graph.mixes()},
-        "streams": streams, "listeners": listeners,
+        "late_cycles": graph.late_cycles, "streams": streams, "listeners": listeners,
+        "levels": {s.key: round(s.level, 4) for s in islice(graph.mixes(), THINGS_MAX)},
     }  # fmt: skip
 
 

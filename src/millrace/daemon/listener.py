@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from millrace.budget import LISTENERS
 from millrace.clock.jitter import asked_of_daemon
 from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.daemon.guest import Guest
@@ -34,6 +35,8 @@ from millrace.wire.peer.messages import (
 from millrace.wire.peer.session import PeerServer
 
 _NAME_MAX = 100
+LISTENER_BYTES = 96 * 1024
+"""What a listener takes: its connection, what its line holds, and what is noted of it."""
 LEDGER = ("path", "network", "codec", "jitter", "late", "period", "device")
 """The parts of a listener's latency that are known; others are not kept."""
 LOSS_PACKETS = 250
@@ -56,10 +59,12 @@ class ListenerSession:
         self.guest = guest
         self.holder = holder
         self._left = False
+        self.account = guest.graph.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
         self.address = address
         self.wire = PeerServer(now_ns)
         self.outlet = PeerOutlet(id_, address, write, room)
         self.outlet.on_drop = self._dropped
+        self.outlet.may_queue = lambda size: self.account.fits("queue", size, LISTENERS)
         self.report = Report()
         self.closing = False
         self._codec_reason = ""
@@ -116,6 +121,7 @@ class ListenerSession:
         if self._left:
             return
         self._left = True
+        self.account.close()
         if self.microphone is not None:
             self.microphone.remove()
             self.microphone = None

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from millrace.budget import CONNECTIONS
 from millrace.daemon.nativestreams import NativeStreams
 from millrace.daemon.registry import Encode, native_frames
 from millrace.daemon.requests import parsed
@@ -24,7 +25,19 @@ from millrace.io.sockets import bind_unix, peer_identity
 from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.rights.model import NOBODY, OWNER, Admits, Holder, Right, show_rights
 from millrace.text import printable
-from millrace.wire.native.messages import VERSION, Call, Fault, Hello, Message, Notice, Reply, Wait, Welcome, frame
+from millrace.wire.native.messages import (
+    VERSION,
+    Call,
+    Fault,
+    Hello,
+    Message,
+    Notice,
+    Reply,
+    Wait,
+    Welcome,
+    encoded_bytes,
+    frame,
+)
 from millrace.wire.native.session import NativeWire
 
 if TYPE_CHECKING:
@@ -33,6 +46,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("millrace.native")
 CONNECTIONS_MAX = 512
+SESSION_BYTES = 24 * 1024
+"""What a connection takes."""
+ASKED_MAX = 16
+"""Requests of one connection that may wait for somebody's answer."""
+CALL_BYTES, OBJECTS_FACTOR = 512, 64
+"""What a call that waits takes: an empty map of one byte is an object of 64."""
 CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
 GREET_S = 10.0
@@ -66,7 +85,13 @@ class NativeServer:
                 sock.send(frame(refusal), socket.MSG_DONTWAIT)
             sock.close()
             return
-        NativeSession(self, sock)
+        try:
+            NativeSession(self, sock)
+        except BudgetError as error:
+            log.warning("connection refused: %s", error)
+            with contextlib.suppress(OSError):
+                sock.send(frame(Fault(0, "limit", str(error))), socket.MSG_DONTWAIT)
+            sock.close()
 
     def _one_less(self) -> bool:
         """Who has said nothing for longest makes room for somebody who may."""
@@ -89,6 +114,8 @@ class NativeSession:
     def __init__(self, server: NativeServer, sock: socket.socket) -> None:
         self.server, self.daemon = server, server.daemon
         identity = peer_identity(sock)
+        budget = self.daemon.budgets.of(OWNER) if server.guest is None else server.guest.graph.budget
+        self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS)
         self.subject = Subject() if identity is None else Subject(identity)
         self.holder = NOBODY
         self._leave: Leave = lambda: None
@@ -99,14 +126,18 @@ class NativeSession:
         self.closed = False
         self.trims: set[int] = set()
         self.greeted = False
-        self._calls: deque[Call] = deque()
+        self._calls: deque[tuple[int, Call]] = deque()
+        self._called = self._asked = 0
         self._worker: asyncio.Task[None] | None = None
         self.wire = NativeWire(daemon=True)
         self.streams = NativeStreams(self)
         server.sessions[self] = None
         self.daemon.listeners.arrive(self)
         self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
-        self.line = FdStream(sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns)
+        self.line = FdStream(
+            sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
+            may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS),
+        )  # fmt: skip
 
     def _too_late(self) -> None:
         if not self.greeted:
@@ -147,13 +178,16 @@ class NativeSession:
         self._gone()
 
     def _last_word(self, why: MillraceError) -> None:
-        self.wire.send(Fault(0, "protocol", printable(why)))
+        code = code_of(why)
+        self.wire.send(Fault(0, code if code != "internal" else "protocol", printable(why)))
 
     def _ended(self, why: Exception) -> None:
         if isinstance(why, ProtocolError):
             log.warning("native connection of %s ended: %s", self.subject.identity, why)
             guest = self.server.guest
             self.daemon.doctor.violated(guest.name if guest else "", str(self.subject.identity), why)
+        elif isinstance(why, BudgetError):
+            log.warning("native connection of %s ended: %s", self.subject.identity, why)
         elif not isinstance(why, PeerLost):
             log.error("native connection of %s ended: %s", self.subject.identity, why)
         self._gone()
@@ -162,6 +196,7 @@ class NativeSession:
         if self.closed:
             return
         self.closed = True
+        self.account.close()
         self._patience.cancel()
         self._leave()
         self.server.sessions.pop(self, None)
@@ -177,6 +212,7 @@ class NativeSession:
     # -- in --------------------------------------------------------------------------------------
 
     def _after(self) -> None:
+        self.account.hold("message", self.wire.partial_bytes, CONNECTIONS)
         for message, _ in self.wire.events():
             if self.closed:
                 return
@@ -228,7 +264,15 @@ class NativeSession:
 
     def ask(self, guest: Guest, what: Permission, answer: Any) -> None:
         """Let somebody decide; the client is told to wait."""
-        prompt = self.daemon.prompts.ask(guest.name, what, self.subject, self.name, now_ns(), answer)
+        if self._asked >= ASKED_MAX:
+            raise BudgetError(f"{ASKED_MAX} requests of this connection wait for an answer already")
+        self._asked += 1
+
+        def answered(allow: bool) -> None:
+            self._asked -= 1
+            answer(allow)
+
+        prompt = self.daemon.prompts.ask(guest.name, what, self.subject, self.name, now_ns(), answered)
         if prompt is not None:
             self.send(Wait(prompt.key, what.value))
 
@@ -277,14 +321,19 @@ class NativeSession:
         if len(self._calls) >= CALLS_MAX:
             self.send(Fault(call.serial, "busy", f"{CALLS_MAX} calls wait already"))
             return
-        self._calls.append(call)
+        size = CALL_BYTES + OBJECTS_FACTOR * encoded_bytes(call.args)
+        if not self.account.fits(("call", self._called), size):
+            self.send(Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes wait already"))
+            return
+        self._calls.append((self._called, call))
+        self._called += 1
         if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
         """Calls are done one after another, in the order in which they came."""
         while self._calls:
-            call = self._calls.popleft()
+            number, call = self._calls.popleft()
             try:
                 await self.line.turns.do(self._do(call))
             except MillraceError as error:
@@ -292,6 +341,7 @@ class NativeSession:
             except Exception:
                 log.exception("call %s of %s", call.method, self.subject.identity)
                 self.send(Fault(call.serial, "internal", "an internal error; the daemon's log has it"))
+            self.account.hold(("call", number), 0)
         self._worker = None
 
     async def _do(self, call: Call) -> None:

@@ -50,7 +50,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
-        self._watchers: dict[Watcher, bool] = {}
+        self._watchers: dict[Watcher, object] = {}
+        """Each with what its first look goes by: a second look ends the first."""
         self._there: dict[int, Entry] = {}
         self._gone: dict[int, Entry] = {}
         self._of_guest: dict[str, set[int]] = {}
@@ -109,16 +110,17 @@ class Registry:
 
     def watch(self, watcher: Watcher) -> None:
         """Show `watcher` what is there, then every change."""
-        self._watchers[watcher] = True
-        steps = self._show(watcher, iter(list(self._entries)))
+        look = self._watchers[watcher] = object()
+        steps = self._show(watcher, look)
         self._turns.wait(Steps(lambda: steps, self._turns.over))
 
     def unwatch(self, watcher: Watcher) -> None:
         """Tell it no more."""
         self._watchers.pop(watcher, None)
 
-    def _show(self, watcher: Watcher, ids: Iterator[int]) -> Iterator[None]:
-        while watcher in self._watchers:
+    def _show(self, watcher: Watcher, look: object) -> Iterator[None]:
+        ids = iter(list(self._entries))
+        while self._watchers.get(watcher) is look:
             part = [self._entries.get(id_) for id_ in islice(ids, SLICE)]
             shown = [_shown(entry) for entry in part if entry is not None and _sees(watcher, entry)]
             watcher.send_objects(watcher.encode(shown, [], len(part) < SLICE))

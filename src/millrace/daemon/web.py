@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 from aiohttp import WSCloseCode, WSMsgType, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from millrace.budget import CONNECTIONS
 from millrace.daemon import page, verbs
+from millrace.daemon.answers import send
 from millrace.daemon.api import ADDRESS, HOLDER, Api, holder_of
 from millrace.daemon.cookies import Cookies, cookie_name
-from millrace.daemon.events import EventStream
+from millrace.daemon.events import WATCHER_BYTES, EventStream
 from millrace.daemon.gate import Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
-from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
 from millrace.rights.model import Right
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
@@ -96,7 +98,7 @@ class Web:
         cookies = Cookies(cookie_name(str(config.state), config.listen), access.key)
         self._private = PrivateGate(access, cookies, config.addresses)
         self._network = NetworkGate(access, cookies, config.addresses, config.certificates)
-        self._api = Api(daemon.commands, daemon.turns_of)
+        self._api = Api(daemon.commands, daemon.turns_of, daemon.budgets.of)
         self._sockets: dict[ListenerSession, web.WebSocketResponse] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[bool]] = set()
@@ -160,6 +162,8 @@ class Web:
             return web.json_response({"error": str(error)}, status=403)
         except verbs.NotFound as error:
             return web.json_response({"error": str(error)}, status=404)
+        except BudgetError as error:
+            return web.json_response({"error": str(error)}, status=507)
         except (ConfigError, GraphError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
@@ -182,20 +186,25 @@ class Web:
         kinds = request.query.get("kinds")
         line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096)
         wanted = frozenset(kinds.split(",")) if kinds else None
-        watcher = EventStream(self._daemon.registry, holder_of(request), wanted)
-        leave = self._daemon.access.enter(watcher.holder, watcher.end)
+        holder = holder_of(request)
+        account = self._daemon.budgets.of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
+        watcher = EventStream(self._daemon.registry, holder, wanted, account)
+        if request.transport is not None:
+            watcher.cut = request.transport.abort
+        leave = self._daemon.access.enter(holder, watcher.end)
         try:
             await line.prepare(request)
             await watcher.serve(line)
         finally:
             leave()
+            account.close()
         return line
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
         holder = holder_of(request)
         guests = self._daemon.commands.visible(holder)
         text = exposition(self._daemon, guests, whole=holder.may(Right.SEE))
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return await send(request, text, {"Content-Type": CONTENT_TYPE_LATEST}, self._daemon.budgets.of(holder))
 
     async def _health(self, request: web.Request) -> web.Response:
         """Whether this process answers. A load balancer has no token, and learns nothing else."""
@@ -215,12 +224,21 @@ class Web:
             way = f"millrace listen {self._daemon.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
         socket_ = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, compress=False)
-        await socket_.prepare(request)
         assert request.transport is not None
         line = Line(request.transport)
         address = request[ADDRESS]
         id_ = self._daemon.ids.take()
         session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)
+        try:
+            await socket_.prepare(request)
+            await self._attend(session, socket_)
+        finally:
+            session.closed()
+        return socket_
+
+    async def _attend(self, session: ListenerSession, socket_: web.WebSocketResponse) -> None:
+        """A listener has come; until it goes."""
+        guest, holder = session.guest, session.holder
         leave = self._daemon.access.enter(holder, lambda why: self._dismiss(session, why))
         guest.sessions.append(session)
         guest.on_listener("new", session)
@@ -235,7 +253,6 @@ class Web:
             guest.sessions.remove(session)
             guest.on_listener("remove", session)
             session.closed()
-        return socket_
 
     async def _serve(self, session: ListenerSession, socket_: web.WebSocketResponse) -> None:
         async for message in socket_:
@@ -248,7 +265,8 @@ class Web:
             except (ProtocolError, MillraceError) as error:
                 log.warning("listener %s: %s", session.address, error)
                 self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")
-                session.outlet.send(encode_message(Fault("protocol", str(error), fatal=True)))
+                code = "limit" if isinstance(error, BudgetError) else "protocol"
+                session.outlet.send(encode_message(Fault(code, str(error), fatal=True)))
                 session.closing = True
             if session.closing:
                 break

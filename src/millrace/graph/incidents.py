@@ -32,6 +32,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("client", "stopped"): "the application's process is stopped (SIGSTOP, or a debugger)",
     ("client", "broke the protocol"): "the application sent what its protocol forbids, and was cut off",
     ("client", "scribbled"): "the application wrote impossible positions into its shared memory",
+    ("guest", "no memory"): "the guest has used up what it may make the daemon hold: what it asked for was refused",
     ("client", "too much"): "the application wrote more than its buffer holds",
     ("recorder", "does not read"): "the application records, and does not read what it recorded",
     ("machine", "late"): "the virtual machine delivered too little: paused, overloaded, or slower than real time",

@@ -41,7 +41,8 @@ class FdStream:
 
     `after` is called when the core has taken bytes and before its answer goes out; `ended` once, with why. Descriptors
     that come in go to `take_fds`; without it the kernel drops them. `last_word` may have the core say something to a
-    side that broke the rules, before the connection is closed for it.
+    side that broke the rules, before the connection is closed for it. `may_wait` is asked whether so many bytes may
+    wait for the other side to read them, and told when none do.
     """
 
     first = False
@@ -56,12 +57,13 @@ class FdStream:
         take_fds: Callable[[list[int]], None] | None = None,
         last_word: Callable[[MillraceError], None] | None = None,
         turns: Turns | None = None,
+        may_wait: Callable[[int], bool] = lambda unsent: True,
     ) -> None:
         self._step = RECEIVE_BYTES if turns is None else STEP_BYTES
         self.turns = turns or Turns()
         """Whose expense it is to read what comes."""
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
-        self._take_fds, self._last_word = take_fds, last_word
+        self._take_fds, self._last_word, self._may_wait = take_fds, last_word, may_wait
         self._flush_due = False
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Chunk] = deque()
@@ -136,10 +138,10 @@ class FdStream:
         for chunk in self._core.chunks_to_send():
             self._waiting.append(chunk)
             self._unsent += len(chunk.data)
-        if not self._writing:
+        if self._writing:
+            self._await_room()
+        else:
             self._write()
-        elif self._unsent > UNSENT_MAX:
-            self._end(PeerLost("the other side does not read"))
 
     def _write(self) -> None:
         if self._sock.fileno() < 0:
@@ -163,9 +165,10 @@ class FdStream:
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._sock)
+            self._may_wait(0)
 
     def _await_room(self) -> None:
-        if self._unsent > UNSENT_MAX:
+        if self._unsent > UNSENT_MAX or not self._may_wait(self._unsent):
             self._end(PeerLost("the other side does not read"))
         elif not self._writing:
             self._writing = True

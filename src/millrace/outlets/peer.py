@@ -18,7 +18,8 @@ from millrace.codec.opus import OPUS_RATE, OpusEncoder, wire_order
 from millrace.codec.pcm import encode_pcm
 from millrace.codec.settings import CodecSettings
 from millrace.dsp.convert import Samples
-from millrace.dsp.resample import Resampler, make_resampler
+from millrace.dsp.resample import Resampler, make_resampler, resampler_bytes
+from millrace.errors import GraphError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Tap
 from millrace.units import NS_PER_MS, Frames, HostNs, Positions, default_map, frames_to_ns
@@ -26,7 +27,9 @@ from millrace.wire.peer.messages import FormatChanged, Silence, StreamFormat, en
 
 HOLD_NS = 200 * NS_PER_MS
 """Digital silence this long ends the sending: codec tails are out by then."""
-QUEUE_PACKETS_MAX = 50
+QUEUE_PACKETS_MAX, QUEUE_BYTES_MAX = 50, 1024 * 1024
+ENCODER_BYTES = 64 * 1024
+"""What an encoder takes for each channel, its packets included."""
 LATENCY_ASKS_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PER_MS, "robust": 40 * NS_PER_MS}
 _PCM_PACKET_NS = 20 * NS_PER_MS
 
@@ -53,7 +56,10 @@ class PeerOutlet:
         self.on_drop: Callable[[], None] = lambda: None
         """The line is full, and a packet was thrown away."""
         self._write, self._room = write, room
+        self.may_queue: Callable[[int], bool] = lambda size: True
+        """Whether so many bytes may wait for the line."""
         self._queue: deque[Message] = deque()
+        self._queued_bytes = 0
 
     @property
     def key(self) -> str:
@@ -66,23 +72,37 @@ class PeerOutlet:
             self._put(messages)
             return
         self._queue.extend(messages)
+        self._queued_bytes += sum(map(len, messages))
         self.flush()
-        while len(self._queue) > QUEUE_PACKETS_MAX:
+        while len(self._queue) > QUEUE_PACKETS_MAX or not self._fits():
             self._drop_oldest()
+
+    def _fits(self) -> bool:
+        if not self._queue:
+            return self.may_queue(0)
+        return self._queued_bytes <= QUEUE_BYTES_MAX and self.may_queue(self._queued_bytes)
+
+    def _take(self, at: int = 0) -> Message:
+        message = self._queue[at]
+        del self._queue[at]
+        self._queued_bytes -= len(message)
+        return message
 
     def _drop_oldest(self) -> None:
         for at, message in enumerate(self._queue):
             if isinstance(message, bytes):
-                del self._queue[at]
+                self._take(at)
                 self.dropped_packets += 1
                 self.on_drop()
                 return
-        self._queue.popleft()
+        self._take()
 
     def flush(self) -> None:
         """Send what is queued, as far as the line takes it."""
         while self._queue and self._room():
-            self._put((self._queue.popleft(),))
+            self._put((self._take(),))
+            if not self._queue:
+                self.may_queue(0)
 
     def _put(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -112,6 +132,8 @@ class EncodeGroup:
         self.outlets: list[PeerOutlet] = []
         positions = _layout(sink, settings)
         self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self, reach=LISTENERS)
+        low = resampler_bytes(graph.rate, OPUS_RATE, len(positions), low_delay=True)
+        self.tap.asks = {"encoder": ENCODER_BYTES * len(positions), "resampler": low}
         self._expected_loss = settings.loss
         self._sequence = 0
         self._quiet_frames = 0
@@ -135,7 +157,11 @@ class EncodeGroup:
         self.clock: Callable[[], HostNs] = lambda: 0
         self.spent_ns: HostNs = 0
         """What its last cycle took."""
-        graph.add_tap(self.tap, sink)
+        try:
+            graph.add_tap(self.tap, sink)
+        except GraphError:
+            self.close()
+            raise
 
     @property
     def sink(self) -> Sink:
@@ -318,8 +344,9 @@ class PeerOutlets:
 
     def join(self, outlet: PeerOutlet, sink: Sink) -> None:
         """`outlet` begins to hear `sink`."""
+        group = self._group_for(sink, outlet.settings)
         self.outlets[outlet.id] = outlet
-        self._enter(outlet, sink)
+        self._enter(outlet, group)
 
     def leave(self, outlet: PeerOutlet) -> None:
         """`outlet` is gone."""
@@ -328,25 +355,31 @@ class PeerOutlets:
 
     def move(self, outlet: PeerOutlet, sink: Sink) -> None:
         """`outlet` hears another sink."""
-        self._go_over(outlet, outlet.group, sink)
+        self._go_over(outlet, sink, outlet.settings)
 
     def configure(self, outlet: PeerOutlet, settings: CodecSettings) -> None:
         """Change a listener's settings while it plays, keeping the encoder's state where that is possible."""
-        group = outlet.group
-        old, outlet.settings = outlet.settings, settings
+        group, old = outlet.group, outlet.settings
         if group is None or old == settings:
+            outlet.settings = settings
             return
         twin = self._find(group.sink, settings)
         in_place = replace(settings, codec=old.codec, application=old.application, channels=old.channels) == settings
         if twin is None and in_place and len(group.outlets) == 1:
+            outlet.settings = settings
             group.configure(settings)
             return
-        self._go_over(outlet, group, group.sink)
+        self._go_over(outlet, group.sink, settings)
 
-    def _go_over(self, outlet: PeerOutlet, group: EncodeGroup | None, sink: Sink) -> None:
-        before = _in_words(group)
+    def _go_over(self, outlet: PeerOutlet, sink: Sink, settings: CodecSettings) -> None:
+        before = _in_words(outlet.group)
+        # Refused here, if at all: then the listener goes on hearing what it heard.
+        group = self._group_for(sink, settings)
+        if group is outlet.group:
+            return
         self._exit(outlet)
-        self._enter(outlet, sink)
+        outlet.settings = settings
+        self._enter(outlet, group)
         after = _in_words(outlet.group)
         if before and before != after:
             self.changed(outlet, before, after)
@@ -354,13 +387,17 @@ class PeerOutlets:
     def _find(self, sink: Sink, settings: CodecSettings) -> EncodeGroup | None:
         return next((g for g in self._groups if g.sink is sink and g.settings == settings), None)
 
-    def _enter(self, outlet: PeerOutlet, sink: Sink) -> None:
-        group = self._find(sink, outlet.settings)
+    def _group_for(self, sink: Sink, settings: CodecSettings) -> EncodeGroup:
+        group = self._find(sink, settings)
         if group is None:
+            group = EncodeGroup(self.graph, sink, settings, self._generation + 1)
             self._generation += 1
-            group = EncodeGroup(self.graph, sink, outlet.settings, self._generation)
             group.clock = self.clock
             self._groups.append(group)
+        return group
+
+    @staticmethod
+    def _enter(outlet: PeerOutlet, group: EncodeGroup) -> None:
         group.outlets.append(outlet)
         outlet.group = group
         outlet.send(encode_message(FormatChanged(group.format())))

@@ -18,6 +18,7 @@ from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, GraphError, RemoteProtocolError
 from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.rights.model import Right
+from millrace.rights.prompts import Answer
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import (
     COOKIE_BYTES,
@@ -36,6 +37,8 @@ Handler = Callable[["PulseClient", Request], Iterator[None] | None]
 STREAMS_PER_CLIENT_MAX = 256
 CLIENT_BYTES = {"itself": 10 * 1024, "paid props": 6 * 1024}
 """What a connection takes, its socket and the properties that clients usually have included."""
+ASKED_FACTOR = 16
+"""What a request takes that waits for an answer: a property of few bytes is several objects."""
 ANSWERS_MAX = 8 * MIB
 """What a client may ask for before it reads any of it."""
 _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_STREAM, Command.FLUSH_PLAYBACK_STREAM})
@@ -104,7 +107,7 @@ class PulseClient:
         self._handlers = handlers
         self._wire = PulseSession()
         self._events: dict[tuple[int, int], None] = {}
-        self._next_channel = 0
+        self._next_channel = self._asked = 0
         self._begun: tuple[Request, Iterator[None]] | None = None
 
     # -- the sans-IO contract --------------------------------------------------------------
@@ -244,6 +247,18 @@ class PulseClient:
         if request.command in OF_INPUT:
             return any(stream.node.id == index for stream in self.streams.values())
         return request.command in OF_OUTPUT and any(r.node.id == index for r in self.records.values())
+
+    def await_answer(self, again: Answer) -> Answer:
+        """Keep the request that is being served until somebody has decided; BudgetError where there is no room."""
+        self._asked += 1
+        part = ("asked", self._asked)
+        self.account.hold(part, ASKED_FACTOR * self._wire.command_bytes, CONNECTIONS)
+
+        def answered(allow: bool) -> None:
+            self.account.hold(part, 0)
+            again(allow)
+
+        return answered
 
     def answered(self, request: Request, allow: bool) -> None:
         """What `request` had to wait for was decided: it is served, or refused."""

@@ -220,7 +220,8 @@ class PulseDoor:
         verdict = self.grants.verdict(what, client.subject)
         if verdict is Verdict.PROMPT:
             name = prop_text(client.props, "application.name")
-            self.prompts.ask(self.graph.name, what, client.subject, name, client.now_ns, again)
+            answered = client.await_answer(again)
+            self.prompts.ask(self.graph.name, what, client.subject, name, client.now_ns, answered)
             return False
         if verdict is Verdict.DENY:
             raise self.refusal(client, what)

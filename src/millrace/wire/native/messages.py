@@ -119,6 +119,11 @@ def packed(value: Any) -> msgspec.Raw:
     return msgspec.Raw(_encoder.encode(value))
 
 
+def encoded_bytes(value: Any) -> int:
+    """How long a value is in a message."""
+    return len(_encoder.encode(value))
+
+
 def frame(message: Message, fds: int = 0) -> bytes:
     """A message as a frame that goes along with so many descriptors."""
     body = _encoder.encode(message)

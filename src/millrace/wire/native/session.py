@@ -71,6 +71,11 @@ class NativeWire:
         for fd in fds:
             self._close_fd(fd)
 
+    @property
+    def partial_bytes(self) -> int:
+        """What has come of a message that is not all there."""
+        return len(self._buffer)
+
     def events(self) -> list[Received]:
         """What has come since the last call."""
         out, self._events = self._events, []

@@ -99,6 +99,8 @@ class PulseSession:
         self._seek, self._offset = 0, 0
         self._events: list[Event] = []
         self._out: list[bytes] = []
+        self.command_bytes = 0
+        """How long the command was that came last."""
         self.unsent_bytes = 0
         """What waits to be taken by `data_to_send`."""
 
@@ -160,6 +162,7 @@ class PulseSession:
         return at + len(piece)
 
     def _read_command(self, data: bytes) -> None:
+        self.command_bytes = len(data)
         reader = Reader(data)
         number, tag = reader.u32(), reader.u32()
         try:
