@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from millrace.cli.console import say
+from millrace.cli.values import whole
 
 app = typer.Typer(help="Attach a virtual machine's sound to a guest.", no_args_is_help=True)
 
@@ -50,7 +51,7 @@ def _secret(path: Path | None) -> str:
 def qemu(
     qmp: Annotated[Path | None, typer.Option(help="QMP socket: QEMU runs with -display dbus,p2p=on.")] = None,
     dbus: Annotated[str | None, typer.Option(help="D-Bus address that QEMU was given too.")] = None,
-    p2p: Annotated[int | None, typer.Option(help="Descriptor of a connection that QEMU was given too.")] = None,
+    p2p: Annotated[int | None, whole("--p2p", 0, 1 << 20, "Descriptor of a connection that QEMU has.")] = None,
     vm: Annotated[str, typer.Option(help="Name or UUID, where several machines share a bus.")] = "",
     guest: _GUEST = "default",
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from millrace.cli.console import say
+from millrace.cli.values import whole
 
 MATRIX_GAIN_MAX = 16.0
 _GUEST = Annotated[str | None, typer.Option("--guest", help="Which guest's sink is meant, where names are not unique.")]
@@ -95,8 +96,8 @@ sink_app = typer.Typer(help="Add and remove a guest's sinks.", no_args_is_help=T
 @guest_app.command("add")
 def guest_add(
     name: Annotated[str, typer.Argument(help="Its name: letters, digits, '_', '.', '-'.")],
-    rate: Annotated[int, typer.Option(help="Graph rate, Hz.")] = 48_000,
-    channels: Annotated[int, typer.Option(help="Channels of its default sink, 1 to 8.")] = 2,
+    rate: Annotated[int, whole("--rate", 8000, 384_000, "Graph rate, Hz.")] = 48_000,
+    channels: Annotated[int, whole("--channels", 1, 8, "Channels of its default sink, 1 to 8.")] = 2,
 ) -> None:
     """Add a guest. Example: millrace guest add alice"""
     from millrace.cli.api import call

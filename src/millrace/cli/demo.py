@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millrace.cli.console import tell, warn
+from millrace.cli.values import decimal
 
 if TYPE_CHECKING:
     from millrace.client.listener import Listener
@@ -19,7 +20,7 @@ _LEVEL = 0.5
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(help="How long the sample guest plays.")] = 8.0,
+    seconds: Annotated[float, decimal("--seconds", 0.1, 3600, "How long the sample guest plays.")] = 8.0,
     to: Annotated[str, typer.Option(help="Where to listen; default: the sound card, else out/demo.wav.")] = "",
     stay: Annotated[
         bool | None, typer.Option("--stay/--no-stay", help="Go on serving afterwards (default: on a terminal).")
@@ -78,15 +79,15 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     from millrace.client.listener import Listener, ListenerOptions
     from millrace.client.outputs import make_output
     from millrace.client.player import PulsePlayer
+    from millrace.io.paths import API_SOCKET
 
     guest = daemon.guests["default"]
-    url = f"{daemon.url}/default"
-    where = Path("out/demo.wav")
-    where.parent.mkdir(exist_ok=True)
+    url, own = "ws://localhost/default", daemon.config.runtime / API_SOCKET
+    where = _room_for(Path("out/demo.wav"))
     to = to or _card_or_nothing()
     # The file is what gets measured; the card or the null output keeps time and shows the latency.
-    heard = Listener(url, make_output(f"wav:{where}", "normal"), ListenerOptions(name="demo file"))
-    clocked = Listener(url, make_output(to, "normal"), ListenerOptions(name=to))
+    heard = Listener(url, make_output(f"wav:{where}", "normal"), ListenerOptions(name="demo file", socket=own))
+    clocked = Listener(url, make_output(to, "normal"), ListenerOptions(name=to, socket=own))
     tasks = [asyncio.create_task(x.run()) for x in (heard, clocked)]
     await asyncio.sleep(0.3)
     player = await PulsePlayer.connect(guest.pulse_path, "millrace demo")
@@ -102,6 +103,16 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
         listener.stop()
     await asyncio.gather(*tasks)
     _measure(where, heard, clocked, latency_ms, max(rates.values(), default=0))
+
+
+def _room_for(path: Path) -> Path:
+    from millrace.errors import ConfigError
+
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent.absolute()}: {error.strerror}; run this in a folder you may write") from None
+    return path
 
 
 def _card_or_nothing() -> str:
@@ -149,12 +160,11 @@ def _go_on(daemon: Daemon, stay: bool) -> None:
     guest = daemon.guests["default"]
     tell()
     tell("how to go on:")
-    url = f"{daemon.url}/default" if stay else "ws://127.0.0.1:8642/default"
     if not stay:
         tell("  millrace serve &")
     tell(f"  export PULSE_SERVER=unix:{guest.pulse_path}")
     tell("  mpv song.flac            # or any other application")
-    tell(f"  millrace listen {url}")
+    tell("  millrace listen")
     tell("  millrace ls")
     if stay:
         tell()

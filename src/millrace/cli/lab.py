@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millrace.cli.console import say, say_lines, show_json, tell
+from millrace.cli.values import decimal, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +38,10 @@ def list_() -> None:
 @app.command()
 def run(
     scenarios: Annotated[list[str] | None, typer.Argument(help="Such as ppm200/exp3/loss2, or `matrix`.")] = None,
-    hours: Annotated[float, typer.Option(help="Virtual time for each.")] = 1.0,
+    hours: Annotated[float, decimal("--hours", 0.0001, 1000, "Virtual time for each.")] = 1.0,
     policy: Annotated[str, typer.Option(help="all, or names with commas; see `millrace lab list`.")] = "millrace",
     plots: Annotated[Path | None, typer.Option(help="Folder for PNG plots of latency and ratio over time.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
+    jobs: Annotated[int, whole("--jobs", 1, 1024, "Processes at a time.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Run scenarios in virtual time and print what came of them.
@@ -95,7 +96,7 @@ def _one(work: tuple[str, str, float, Path | None]) -> Outcome:
 @app.command()
 def sound(
     scenario: Annotated[str, typer.Argument(help="Such as ppm200/exp3/loss2.")] = "ppm300/exp3",
-    seconds: Annotated[float, typer.Option(min=10.0, help="How long it plays, in virtual time.")] = 130.0,
+    seconds: Annotated[float, decimal("--seconds", 10, 86_400, "How long it plays, in virtual time.")] = 130.0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE as in `millrace set`.")] = None,
     latency: Annotated[str, typer.Option(help="low, normal, robust, or fixed: 30ms.")] = "normal",
     to: Annotated[Path | None, typer.Option(help="Write what was heard to this WAV file.")] = None,
@@ -121,7 +122,7 @@ def impair(
     reorder: Annotated[str, typer.Option(help="Share of packets held back behind later ones.")] = "0%",
     duplicate: Annotated[str, typer.Option(help="Share of packets that come twice.")] = "0%",
     rate: Annotated[str, typer.Option(help="Line rate, such as 256k; 0 for no limit.")] = "0",
-    seed: Annotated[int, typer.Option(help="The same seed, the same luck.")] = 1,
+    seed: Annotated[int, whole("--seed", 0, 1 << 32, "The same seed, the same luck.")] = 1,
 ) -> None:
     """Stand between a listener and its daemon, and make the line bad.
 

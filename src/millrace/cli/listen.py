@@ -130,9 +130,9 @@ def _sum_up(listener: Listener) -> None:
 def _token(path: Path | None) -> str:
     import os
 
-    from millrace.daemon.config import read_token
+    from millrace.daemon.config import checked_token, read_token
 
-    return read_token(path) if path else os.environ.get("MILLRACE_TOKEN", "")
+    return read_token(path) if path else checked_token(os.environ.get("MILLRACE_TOKEN", ""), "MILLRACE_TOKEN")
 
 
 async def _listen(listener: Listener, for_ns: int | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from millrace.cli.console import say, say_lines, screen, warn
+from millrace.cli.values import decimal
 from millrace.text import printable
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def top(
-    every: Annotated[float, typer.Option(help="Seconds between looks.")] = 1.0,
+    every: Annotated[float, decimal("--every", 0.1, 3600, "Seconds between looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print once and end, for scripts and pipes.")] = False,
 ) -> None:
     """Watch guests, streams and listeners live: levels, latency, drift, faults, and the latest incident. Ctrl-C ends.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from millrace.cli.console import say, show_json, warn
+from millrace.cli.values import whole
 
 if TYPE_CHECKING:
     import subprocess
@@ -19,7 +20,7 @@ def matrix(
     cards: Annotated[str, typer.Option(help="all, or with commas: virtio hda ac97 es1370 usb pcspk.")] = "all",
     doors: Annotated[str, typer.Option(help="all, or with commas: dbus spice vnc pa.")] = "all",
     directions: Annotated[str, typer.Option(help="all, out or in.")] = "all",
-    seconds: Annotated[int, typer.Option(min=3, help="Sound in each cell.")] = 20,
+    seconds: Annotated[int, whole("--seconds", 3, 3600, "Sound in each cell.")] = 20,
     floor: Annotated[bool, typer.Option(help="Also what QEMU itself makes of it (-audiodev wav).")] = False,
     binary: Annotated[str, typer.Option(help="QEMU to run.")] = "qemu-system-x86_64",
     keep: Annotated[Path | None, typer.Option(help="Leave recordings and logs in this folder.")] = None,
@@ -153,8 +154,8 @@ class CellRun:
         if bus:
             self._spawn(["dbus-daemon", "--session", "--nofork", f"--address=unix:path={self.d}/bus"])
         if self.cell.door != FLOOR:
-            url = self._start_daemon(bus)
-            self._start_listeners(url)
+            self._start_daemon(bus)
+            self._start_listeners()
         command = self.cell.guest_command(self.d, images, seconds, binary, bus)
         with (self.d / "guest.out").open("wb") as out:
             machine = subprocess.Popen(command, env=self._env, stdout=out, stderr=subprocess.STDOUT)
@@ -164,7 +165,7 @@ class CellRun:
         self.stop()
         self._judge()
 
-    def _start_daemon(self, bus: bool) -> str:
+    def _start_daemon(self, bus: bool) -> None:
         import sys
 
         from millrace.errors import ConfigError
@@ -175,8 +176,8 @@ class CellRun:
         daemon = self._spawn([sys.executable, "-m", "millrace.cli.main", "serve", "--config", f"{self.d}/c.toml"])
         assert daemon.stdout is not None
         for line in daemon.stdout:
-            if b"millrace listen " in line:
-                return line.split()[-1].decode()
+            if b"ready;" in line:
+                return
         raise ConfigError("the daemon did not start")
 
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
@@ -187,12 +188,12 @@ class CellRun:
         self._started.append(process)
         return process
 
-    def _start_listeners(self, url: str) -> None:
+    def _start_listeners(self) -> None:
         import sys
 
         from millrace.lab.cells import TONES_HZ
 
-        listen = [sys.executable, "-m", "millrace.cli.main", "listen", url, "-q"]
+        listen = [sys.executable, "-m", "millrace.cli.main", "listen", "default", "-q"]
         if self.cell.direction == "in":
             tones = ",".join(str(hz) for hz in TONES_HZ)
             self._spawn([*listen, "--to", "null:", "--mic", f"tone:{tones}"])

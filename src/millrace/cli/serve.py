@@ -160,9 +160,9 @@ def _tell(daemon: Daemon) -> None:
         tell(f"  applications:  export PULSE_SERVER=unix:{guest.pulse_path}")
         for address in guest.config.pulse_tcp:
             tell(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.cookie_path}")
-        tell(f"  listeners:     millrace listen {daemon.url}/{guest.name}")
-        if daemon.outward:
-            tell(f"  elsewhere:     millrace listen {daemon.scheme}://{daemon.outward}/{guest.name}")
+        tell(f"  listeners:     millrace listen {guest.name}")
+        where = f"{daemon.scheme}://{daemon.outward or daemon.address}/{guest.name}"
+        tell(f"  by network:    millrace listen {where} --token-file FILE")
     if os.isatty(1):
         tell(f"browser:  {daemon.page_link()}")
         tell("          lets one browser in, once, within the hour; `millrace page` prints another")

@@ -136,9 +136,9 @@ class Listener:
                     return
                 except (TimeoutError, aiohttp.ClientError, OSError, PeerLost) as error:
                     if not self.options.reconnect:
-                        raise PeerLost(f"{self.url}: {error or type(error).__name__}") from None
+                        raise PeerLost(f"{self.url}: {self._why(error)}") from None
                     if self.connections != before or tries == 0:
-                        self.on_event("lost", str(error) or type(error).__name__)
+                        self.on_event("lost", self._why(error))
                 tries = 0 if self.connections != before else tries + 1
                 await self._pause(tries)
         finally:
@@ -151,6 +151,12 @@ class Listener:
     def _output_ended(self, why: OutputLost | None) -> None:
         self._output_lost = why
         self.stop()
+
+    def _why(self, error: Exception) -> str:
+        """What is in the way, and at the local daemon's socket what to do."""
+        if self.options.socket is not None and isinstance(error, aiohttp.ClientConnectorError):
+            return f"no daemon answers at {self.options.socket}; start one with `millrace serve`"
+        return str(error) or type(error).__name__
 
     def _start_microphone(self) -> None:
         """The source runs as long as the listener; what it captures is thrown away unless somebody records."""

@@ -113,7 +113,7 @@ def _wav(path: Path) -> Samples:
             channels, rate, width = file.getnchannels(), file.getframerate(), file.getsampwidth()
             data = file.readframes(file.getnframes())
     except (OSError, wave.Error, EOFError) as error:
-        raise ConfigError(f"--mic wav:{path}: {error}") from None
+        raise ConfigError(f"--mic wav:{path}: {error or 'there is no sound in it'}") from None
     fmt = {1: SampleFormat.U8, 2: SampleFormat.S16LE, 3: SampleFormat.S24LE, 4: SampleFormat.S32LE}[width]
     flat = np.empty(len(data) // width, np.float32)
     decode(fmt, data, flat)

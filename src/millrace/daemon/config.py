@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from millrace.daemon.doorspec import DoorSpec, Place, parse_door, parse_places, read_password
 from millrace.daemon.origins import Addresses, parse_addresses
 from millrace.errors import ConfigError
+from millrace.io.files import read_secret, read_toml
 from millrace.io.paths import RUNTIME_NAMES, config_path, expanded, is_there, runtime_dir, state_path
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
@@ -18,6 +18,7 @@ from millrace.text import checked_int, parse_address, parse_name, printable, quo
 from millrace.units import RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
+TOKEN_CHARS_MIN = 16
 GUEST_RATE_MIN, GUEST_CHANNELS_MAX = 8_000, 8
 _RESERVED = frozenset({"api", "metrics", "health", "ready", "static", "page", "session"}) | RUNTIME_NAMES
 
@@ -169,14 +170,16 @@ def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:
 
 def read_token(path: Path) -> str:
     """A token from a file; ConfigError if others can read it."""
-    try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path}: others can read this token file; run chmod 600 {path}")
-        token = path.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"token file {path}: {error.strerror}") from None
-    if len(token) < 16:
-        raise ConfigError(f"{path}: a token has at least 16 characters")
+    token = checked_token(read_secret(path, "token").strip(), str(path))
+    if len(token) < TOKEN_CHARS_MIN:
+        raise ConfigError(f"{path}: a token has at least {TOKEN_CHARS_MIN} characters")
+    return token
+
+
+def checked_token(token: str, where: str) -> str:
+    """A token that a header can carry; ConfigError for any other."""
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{where}: a token is made of ASCII letters, digits and signs, without spaces or line ends")
     return token
 
 
@@ -185,13 +188,7 @@ def load(path: Path | None) -> Config:
     source = path or config_path()
     if path is None and not is_there(source):
         return with_token(Config(), None)
-    try:
-        data = tomllib.loads(source.read_text())
-    except OSError as error:
-        raise ConfigError(f"{source}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        # No TOML, no UTF-8, a number of 5,000 digits, a thousand brackets.
-        raise ConfigError(f"{source}: {printable(error)}") from None
+    data = read_toml(source)
     daemon, tls, guests = (_table(data, key, str(source)) for key in ("daemon", "tls", "guest"))
     _no_more(data, str(source))
     listen = _take(daemon, "listen", str, "daemon") or DEFAULT_LISTEN
@@ -215,4 +212,4 @@ def with_token(config: Config, path: Path | None) -> Config:
     """Add the token: from a file, else from $MILLRACE_TOKEN."""
     if path is not None:
         return replace(config, token=read_token(path))
-    return replace(config, token=os.environ.get("MILLRACE_TOKEN", config.token))
+    return replace(config, token=checked_token(os.environ.get("MILLRACE_TOKEN", config.token), "MILLRACE_TOKEN"))

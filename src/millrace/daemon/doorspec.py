@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from millrace.errors import ConfigError, RightsError
+from millrace.io.files import read_secret
 from millrace.text import parse_address, parse_host, printable, quoted
 
 EXAMPLES = (
@@ -134,9 +135,4 @@ def bus_path(address: str) -> str:
 
 def read_password(path: Path) -> str:
     """A password from a file; ConfigError if others can read it."""
-    try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path}: others can read this password file; run chmod 600 {path}")
-        return path.read_text().rstrip("\n")
-    except OSError as error:
-        raise ConfigError(f"password file {path}: {error.strerror}") from None
+    return read_secret(path, "password")

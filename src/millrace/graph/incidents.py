@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 KEPT = 1000
@@ -81,6 +82,11 @@ class Incident:
         }  # fmt: skip
 
 
+def _printable(evidence: dict[str, Any]) -> dict[str, Any]:
+    """Much of it was said by others, and it goes to logs, terminals and pages."""
+    return {printable(key): printable(value) if isinstance(value, str) else value for key, value in evidence.items()}
+
+
 class Incidents:
     """The ring."""
 
@@ -108,6 +114,7 @@ class Incidents:
     ) -> Incident:  # fmt: skip
         """Write one down; the same again within a second is counted with it."""
         assert (stage, cause) in CAUSES, (stage, cause)
+        subject = printable(subject)
         at = now_ns if at_ns is None else at_ns
         self._totals[guest, stage, cause] += 1
         earlier = self._latest.get((stage, cause, guest, subject))
@@ -117,7 +124,8 @@ class Incidents:
             self.on_change("change", earlier)
             return earlier
         wall = self._wall_ns() - (now_ns - at)
-        made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, evidence or {}, last_ns=at)
+        shown = _printable(evidence or {})
+        made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, shown, last_ns=at)
         own = self._of_guest.setdefault(guest, OrderedDict())
         self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
         self.on_change("new", made)

@@ -1,13 +1,40 @@
-"""Files that are written whole: who reads one finds all of it, or what was there before."""
+"""Files written whole: who reads one finds all of it, or what was there before. And files of users, read with care."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import tomllib
 from pathlib import Path
+from typing import Any
 
-from millrace.errors import OutputLost
+from millrace.errors import ConfigError, OutputLost
+
+
+def read_secret(path: Path, what: str) -> str:
+    """One line of text from a file that nobody else can read; ConfigError says what is wrong with it."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path}: others can read this {what} file; run chmod 600 {path}")
+        text = path.read_text("utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"{what} file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{what} file {path}: it is not text") from None
+    return text
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A configuration; ConfigError says where it can't be understood."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{path}: a number of too many digits, or brackets too deep") from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

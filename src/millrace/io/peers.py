@@ -46,7 +46,8 @@ def program_of(pid: int) -> str:
     """
     try:
         exe = Path(f"/proc/{pid}/exe")
-        path = str(exe.readlink()).removesuffix(" (deleted)")
+        # What is no UTF-8 is shown as escapes: rules, messages and the store are made of text.
+        path = os.fsencode(exe.readlink()).decode(errors="backslashreplace").removesuffix(" (deleted)")
         status = exe.stat()
     except OSError:
         return ""

@@ -19,13 +19,13 @@ always = true
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from millrace.errors import ConfigError
+from millrace.io.files import read_toml
 from millrace.io.paths import is_there
 from millrace.rights.grants import Permission
 from millrace.text import checked_number, printable, quoted
@@ -72,14 +72,7 @@ def load(path: Path | None, default: Path) -> PolicyConfig:
     if path is None and not is_there(source):
         return PolicyConfig()
     try:
-        data = tomllib.loads(source.read_text())
-    except OSError as error:
-        raise ConfigError(f"{source}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        # No TOML, no UTF-8, a number of 5,000 digits, a thousand brackets.
-        raise ConfigError(f"{source}: {error}") from None
-    try:
-        return _parsed(data)
+        return _parsed(read_toml(source))
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
 
