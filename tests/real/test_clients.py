@@ -232,7 +232,7 @@ def test_a_30_ms_file_plays_whole(bus: Bus, tmp_path: Path) -> None:
 
 def test_pactl_sees_and_changes_what_a_user_expects(bus: Bus, tone: Path) -> None:
     need("pactl", "paplay")
-    assert "Default Sink: default" in bus.run("pactl", "info").stdout
+    assert "Default Sink: millrace" in bus.run("pactl", "info").stdout
     module = bus.run("pactl", "load-module", "module-null-sink", "sink_name=music").stdout.strip()
     assert "music" in bus.run("pactl", "list", "short", "sinks").stdout
     bus.run("pactl", "set-default-sink", "music")
