@@ -150,6 +150,11 @@ class PulseDoor:
         """What is recorded by those that name nothing: a chosen source, else the microphone, else the monitor."""
         return self.default_source or next(iter(self.graph.sources.values()), None) or self.default_sink
 
+    def sources_for(self, client: PulseClient) -> list[Sink]:
+        """Sources and sinks whose monitors a client is shown: a microphone that it may never have is not there."""
+        hidden = self.grants.verdict(Permission.MICROPHONE, client.subject) is Verdict.DENY
+        return [mix for mix in self.graph.mixes() if not (hidden and permission_of(mix) is Permission.MICROPHONE)]
+
     def set_default_source(self, source: Sink) -> None:
         """Record it by default; those that named nothing go along, where their clients may."""
         before, self.default_source = self.recorded_by_default(), source

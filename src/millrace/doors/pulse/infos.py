@@ -156,10 +156,12 @@ def sample_info(sample: Sample) -> Record:
     }  # fmt: skip
 
 
-def server_info(door: PulseDoor, user: str, host: str, version: str) -> Record:
-    """GET_SERVER_INFO."""
-    fmt = door.sink_format
+def server_info(client: PulseClient, user: str, host: str, version: str) -> Record:
+    """GET_SERVER_INFO. A default source that the client may never record is not named to it."""
+    door, fmt = client.door, client.door.sink_format
     source = door.recorded_by_default()
+    if source not in door.sources_for(client):
+        source = door.default_sink
     return {
         "package": f"PulseAudio (on Millrace {version})", "version": "16.1", "user": user, "host": host,
         "spec": fmt.spec, "default_sink": door.default_sink.name, "default_source": door.source_name(source),

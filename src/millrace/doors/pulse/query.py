@@ -20,7 +20,7 @@ _C = Command
 def server_info(client: PulseClient, request: Request) -> None:
     """GET_SERVER_INFO."""
     user, _, host = client.door.server_name.partition("@")
-    client.reply(request, infos.server_info(client.door, user, host, __version__))
+    client.reply(request, infos.server_info(client, user, host, __version__))
 
 
 def lookup_sink(client: PulseClient, request: Request) -> None:
@@ -73,7 +73,7 @@ _LISTS: dict[Command, tuple[Command, Lister]] = {
     ),
     _C.GET_SOURCE_INFO_LIST: (
         _C.GET_SOURCE_INFO,
-        lambda c: (infos.source_info(c.door, s, c.now_ns) for s in list(c.door.graph.mixes())),
+        lambda c: (infos.source_info(c.door, s, c.now_ns) for s in c.door.sources_for(c)),
     ),
     _C.GET_SINK_INPUT_INFO_LIST: (
         _C.GET_SINK_INPUT_INFO,

@@ -1,0 +1,52 @@
+"""pulsectl's own test-suite, from its source archive on the package index, against a Millrace guest."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from .conftest import REQUIRE_ALL, need
+
+VERSION = "24.12.0"
+SUITE = "pulsectl.tests.test_with_dummy_instance"
+NOT_OURS = "test_cli"
+"""PulseAudio's command line over a socket of its own, which is no part of its native protocol."""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked archive."""
+    folder = tmp_path_factory.mktemp("pulsectl")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
+    got = subprocess.run([*command, f"pulsectl=={VERSION}"], capture_output=True, text=True, check=False)
+    if got.returncode:
+        (pytest.fail if REQUIRE_ALL else pytest.skip)(f"pulsectl can't be fetched: {got.stderr[-300:]}")
+    with tarfile.open(folder / f"pulsectl-{VERSION}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / f"pulsectl-{VERSION}"
+
+
+def test_pulsectls_own_suite_passes_whole(suite: Path, tmp_path: Path) -> None:
+    need("pactl", "paplay")
+    shim = tmp_path / "bin" / "pulseaudio"
+    shim.parent.mkdir()
+    shim.write_text(f"#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name('pulseaudio_shim.py')}\n")
+    shim.chmod(0o755)
+    env = os.environ | {
+        "PATH": f"{shim.parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "PULSE_COOKIE": str(tmp_path / "cookie"),
+        "MILLRACE_TEST_COOKIE": str(tmp_path / "cookie"),
+    }
+    names = re.findall(r"def (test_\w+)", (suite / (SUITE.replace(".", "/") + ".py")).read_text())
+    wanted = [word for name in names if name != NOT_OURS for word in ("-k", name)]
+    command = [sys.executable, "-m", "unittest", "-v", *wanted, SUITE]
+    ran = subprocess.run(command, env=env, cwd=suite, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"^Ran 15 tests", ran.stderr, re.MULTILINE), ran.stderr
