@@ -1,14 +1,15 @@
 """Stands in for `pulseaudio` where a test-suite starts one: a Millrace guest on the sockets that it asks for.
 
 The suite gives its modules on standard input, and waits 4 s for `$XDG_RUNTIME_DIR/pulse/native`. So this listens there
-at once, and lets connections in as soon as the guest has two sinks, as the suite expects. The microphone is denied:
-PulseAudio without a card has none. TCP is the daemon's own.
+at once, and passes on what came early as soon as the guest has two sinks, as the suite expects; from then on that path
+is the guest's own socket. The microphone is denied: PulseAudio without a card has none. TCP is the daemon's own.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -44,9 +45,7 @@ def start(base: Path, lines: list[str]) -> subprocess.Popen[bytes]:
         assert line, "the daemon ended"
     server = f"unix:{base}/millrace/default/pulse"
     subprocess.run(["pactl", "-s", server, "load-module", "module-null-sink"], check=True, stdout=subprocess.DEVNULL)
-    cookie = os.environ.get("MILLRACE_TEST_COOKIE")
-    if cookie:
-        Path(cookie).write_bytes((base / "millrace/default/cookie").read_bytes())
+    shutil.copy(base / "millrace/default/cookie", Path.home() / "cookie")
     return daemon
 
 
@@ -66,6 +65,9 @@ def main() -> None:
         os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
+    beside = path.with_name("guest")
+    beside.symlink_to(base / "millrace/default/pulse")
+    beside.rename(path)
     while True:
         client, _ = listener.accept()
         guest = socket.socket(socket.AF_UNIX)

@@ -42,7 +42,6 @@ def test_pulsectls_own_suite_passes_whole(suite: Path, tmp_path: Path) -> None:
         "PATH": f"{shim.parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "PULSE_COOKIE": str(tmp_path / "cookie"),
-        "MILLRACE_TEST_COOKIE": str(tmp_path / "cookie"),
     }
     names = re.findall(r"def (test_\w+)", (suite / (SUITE.replace(".", "/") + ".py")).read_text())
     wanted = [word for name in names if name != NOT_OURS for word in ("-k", name)]

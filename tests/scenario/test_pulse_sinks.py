@@ -16,8 +16,8 @@ from millrace.graph.model import Sink
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Rig, RigClient
 from millrace.wire.pulse.client import record_fields
-from millrace.wire.pulse.constants import NO_INDEX, Command, Err
-from millrace.wire.pulse.tagstruct import Spec
+from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err, Facility
+from millrace.wire.pulse.tagstruct import FormatInfo, Spec
 
 from .test_native import of_daemon, running
 
@@ -285,3 +285,42 @@ def test_a_new_default_source_takes_along_recorders_that_named_none_where_they_m
     assert where() == ["line", "microphone"]
     client.ask(Command.SET_DEFAULT_SOURCE, name="microphone")
     assert where() == ["line", "microphone"], "it is not where the default was"
+
+
+# -- what is shown -----------------------------------------------------------------------------
+
+
+def test_a_change_of_a_sinks_level_is_told_of_the_sink_alone() -> None:
+    rig = Rig()
+    client = rig.client()
+    client.ask(Command.SUBSCRIBE, mask=0x2FF)
+    client.ask(Command.SET_SINK_VOLUME, index=rig.sink.id, name=None, volume=(0x8000, 0x8000))
+    client.ask(Command.SET_SOURCE_MUTE, index=rig.sink.id, name=None, mute=True)
+    told = [(n["event"] & 0xF, n["index"]) for n in client.named(Command.SUBSCRIBE_EVENT)]
+    assert told == [(Facility.SINK, rig.sink.id), (Facility.SOURCE, rig.sink.id)]
+    client.play(Spec(SampleFormat.S16LE, 2, 48_000), (1, 2), bytes(400_000))
+    rig.run(0.5)
+    facilities = {n["event"] & 0xF for n in client.named(Command.SUBSCRIBE_EVENT)[2:]}
+    assert {Facility.SINK, Facility.SOURCE} <= facilities, "the monitor runs with its sink"
+
+
+def test_a_microphone_that_a_client_may_never_have_is_not_shown_and_recording_it_is_refused_all_the_same() -> None:
+    rig = Rig()
+    client = rig.client()
+    rig.graph.add_source("microphone", "Microphone")
+    assert set(sources_of(client)) == {"microphone", "millrace.monitor"}
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    assert set(sources_of(client)) == {"millrace.monitor"}
+    assert client.ask(Command.GET_SERVER_INFO)["default_source"] == "millrace.monitor"
+    spec = Spec(SampleFormat.S16LE, 1, 48_000)
+    assert client.error(Command.CREATE_RECORD_STREAM, **record_fields(spec, (0,))) == Err.ACCESS
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+    assert set(sources_of(client)) == {"microphone", "millrace.monitor"}
+
+
+def test_sinks_take_plain_pcm_and_clients_say_how_they_came() -> None:
+    client = Rig().client()
+    for shown in (*sinks_of(client).values(), *sources_of(client).values()):
+        assert shown["formats"] == [FormatInfo(Encoding.PCM)] and shown["props"]["device.icon_name"]
+    (own,) = client.ask_list(Command.GET_CLIENT_INFO_LIST)
+    assert own["props"]["native-protocol.version"] == b"35\0"

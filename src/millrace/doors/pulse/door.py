@@ -20,7 +20,7 @@ from millrace.doors.pulse.restore import GROUPED_BY, Rules
 from millrace.dsp.convert import Buffer, SampleFormat
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.graph import Graph
-from millrace.graph.model import Node, Sink, Stream, Tap
+from millrace.graph.model import Node, NodeState, Sink, Stream, Tap
 from millrace.rights.grants import Grants, Permission, Verdict
 from millrace.rights.model import GUEST_RIGHTS, Holder
 from millrace.rights.prompts import Answer, Prompts
@@ -110,6 +110,7 @@ class PulseDoor:
         self.spread: Callable[[], None] = self._spread_now
         """Has `spreading` done: a thousand clients that listen are not all told at once."""
         self._source_levels: dict[int, SourceLevel] = {}
+        self._source_states: dict[int, tuple[NodeState, bool]] = {}
         graph.observers.append(self._graph_changed)
 
     # -- lookups -------------------------------------------------------------------------
@@ -309,7 +310,8 @@ class PulseDoor:
         if isinstance(node, Sink):
             if not node.capture:
                 self.publish(Facility.SINK, kind, node.id)
-            self.publish(Facility.SOURCE, kind, node.id)
+            if self._source_shows(node, kind):
+                self.publish(Facility.SOURCE, kind, node.id)
             if kind is Change.REMOVE:
                 self._forget_sink(node)
         elif isinstance(node, Stream):
@@ -319,8 +321,15 @@ class PulseDoor:
             self.publish(Facility.SOURCE_OUTPUT, kind, node.id)
             self._tap_changed(node, kind)
 
+    def _source_shows(self, sink: Sink, kind: Change) -> bool:
+        """Whether a change can be seen at the source or monitor: it has the sink's state, and a level of its own."""
+        state = (sink.state, sink.suspended)
+        before, self._source_states[sink.id] = self._source_states.get(sink.id, (NodeState.SUSPENDED, False)), state
+        return kind is not Change.CHANGE or state != before
+
     def _forget_sink(self, sink: Sink) -> None:
         self._source_levels.pop(sink.id, None)
+        self._source_states.pop(sink.id, None)
         self.declared.pop(sink.id, None)
         for module in [m for m in self.modules.values() if sink in m.masters]:
             self.unload(module)

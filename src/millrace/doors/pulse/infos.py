@@ -14,8 +14,8 @@ from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import GROUP_PROPERTY, GROUPED_BY, INPUT, OUTPUT, group_of
 from millrace.graph.model import NodeState, Sink
 from millrace.units import HostNs
-from millrace.wire.pulse.constants import NO_INDEX, SINK_FLAGS, SOURCE_FLAGS, DeviceState
-from millrace.wire.pulse.tagstruct import Props
+from millrace.wire.pulse.constants import NO_INDEX, SINK_FLAGS, SOURCE_FLAGS, DeviceState, Encoding
+from millrace.wire.pulse.tagstruct import FormatInfo, Props
 
 if TYPE_CHECKING:
     from millrace.doors.pulse.client import PulseClient
@@ -53,7 +53,8 @@ def _device(door: PulseDoor, sink: Sink) -> Record:
     return {
         "index": sink.id, "spec": fmt.spec, "map": fmt.wire_map, "module": module, "driver": DRIVER,
         "base_volume": VOLUME_NORM, "state": _device_state(sink), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
-        "ports": 0, "active_port": None, "formats": [fmt.info()], "configured": door.graph.quantum_ns // 1000,
+        "ports": 0, "active_port": None, "formats": [FormatInfo(Encoding.PCM)],
+        "configured": door.graph.quantum_ns // 1000,
     }  # fmt: skip
 
 
@@ -129,9 +130,11 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
 
 def client_info(client: PulseClient) -> Record:
     """GET_CLIENT_INFO."""
+    peer = "UNIX socket client" if client.trusted else "TCP/IP client"
+    own = as_props({"native-protocol.peer": peer, "native-protocol.version": str(client.version)})
     return {
         "index": client.index, "name": prop_text(client.props, "application.name"),
-        "module": client.door.own_module.index, "driver": DRIVER, "props": client.props,
+        "module": client.door.own_module.index, "driver": DRIVER, "props": own | client.props,
     }  # fmt: skip
 
 
