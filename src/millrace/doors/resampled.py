@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from millrace.dsp.convert import Samples
-from millrace.dsp.resample import Resampler, make_resampler
+from millrace.dsp.resample import Resampler, SincResampler, make_resampler
 from millrace.units import Frames, HostNs, frames_to_ns
 
 Read = Callable[[Samples], Frames]
@@ -15,20 +15,45 @@ Read = Callable[[Samples], Frames]
 
 
 class Resampled:
-    """Fills arrays at `rate_out` from what `read` gives at `rate_in`."""
+    """Fills arrays at `rate_out` from what `read` gives at `rate_in`.
 
-    def __init__(self, rate_in: int, rate_out: int, channels: int, low_delay: bool) -> None:
-        self._rates, self._channels, self._low_delay = (rate_in, rate_out), channels, low_delay
+    With `glide` the resampler is one whose rate may change without a seam, and is there at equal rates too.
+    """
+
+    def __init__(self, rate_in: int, rate_out: int, channels: int, low_delay: bool, glide: bool = False) -> None:
+        self._rates, self._channels = (rate_in, rate_out), channels
+        self._low_delay, self._glide = low_delay, glide
         self._pending: Samples | None = None
         self.tail_done = False
         self._resampler: Resampler | None = None
-        self._in: Frames = 0
-        self._out: Frames = 0
+        self._begin()
+
+    def change(self, rate_in: int, low_delay: bool) -> None:
+        """Go on from another rate, or with another delay; what was read before comes out first."""
+        if (rate_in, low_delay) == (self._rates[0], self._low_delay):
+            return
+        self._rates, self._low_delay = (rate_in, self._rates[1]), low_delay
+        if self._glide and isinstance(self._resampler, SincResampler):
+            self._resampler.ratio = self._rates[1] / rate_in
+            return
+        if self._resampler is not None:
+            self._keep(self._resampler.finish())
         self._begin()
 
     def _begin(self) -> None:
-        self._resampler = make_resampler(*self._rates, self._channels, self._low_delay)
-        self._in = self._out = 0
+        rate_in, rate_out = self._rates
+        if self._glide:
+            self._resampler = SincResampler(rate_out / rate_in, self._channels)
+        else:
+            self._resampler = make_resampler(rate_in, rate_out, self._channels, self._low_delay)
+        self._inside = 0.0
+        """Frames read and not made yet, at `rate_out`."""
+
+    def _keep(self, more: Samples) -> Samples:
+        """Queue what was made behind what is not taken yet."""
+        pending = self._pending
+        self._pending = more if pending is None or not len(pending) else np.concatenate((pending, more))
+        return self._pending
 
     @property
     def method(self) -> str | None:
@@ -44,8 +69,7 @@ class Resampled:
     def held_ns(self) -> HostNs:
         """What was read and not taken, the resampler's own delay included."""
         pending = 0 if self._pending is None else len(self._pending)
-        inside = frames_to_ns(self._in, self._rates[0]) - frames_to_ns(self._out, self._rates[1])
-        return max(0, inside) + frames_to_ns(pending, self._rates[1])
+        return frames_to_ns(pending + max(0, round(self._inside)), self._rates[1])
 
     def clear(self) -> None:
         """Forget what is not taken, and what the resampler remembers of it."""
@@ -54,31 +78,30 @@ class Resampled:
 
     def pull(self, out: Samples, read: Read, ending: bool) -> Frames:
         """Fill the head of `out`; with `ending`, what the resampler holds back comes too when `read` is dry."""
-        if self._resampler is None:
+        if self._resampler is None and not self.pending:
             return read(out)
-        pending = self._pending
-        while pending is None or len(pending) < len(out):
-            more = self._more(len(out) - (0 if pending is None else len(pending)), read, ending)
+        ready = 0 if self._pending is None else len(self._pending)
+        while ready < len(out):
+            more = self._more(len(out) - ready, read, ending)
             if more is None:
                 break
-            pending = more if pending is None or not len(pending) else np.concatenate((pending, more))
-        if pending is None:
+            ready = len(self._keep(more))
+        if self._pending is None:
             return 0
-        got = min(len(pending), len(out))
-        out[:got] = pending[:got]
-        self._pending = pending[got:]
+        got = min(ready, len(out))
+        out[:got] = self._pending[:got]
+        self._pending = self._pending[got:]
         return got
 
     def _more(self, frames: Frames, read: Read, ending: bool) -> Samples | None:
         """Resample as much input as gives about `frames`; None when there is no more."""
-        assert self._resampler is not None
         block = np.empty((frames * self._rates[0] // self._rates[1] + 1, self._channels), np.float32)
         got = read(block)
         if got:
-            made = self._resampler.process(block[:got])
-            self._in, self._out = self._in + got, self._out + len(made)
+            made = block[:got] if self._resampler is None else self._resampler.process(block[:got])
+            self._inside += got * self._rates[1] / self._rates[0] - len(made)
             return made
-        if not ending or self.tail_done:
+        if not ending or self.tail_done or self._resampler is None:
             return None
         self.tail_done = True
         tail = self._resampler.finish()

@@ -1,7 +1,7 @@
 """Resampling: fixed ratios by soxr or libsamplerate, chosen by how much delay is free.
 
-soxr HQ is four times cheaper but holds 657 frames back (44.1 → 48 kHz); libsamplerate's
-`sinc_fastest` holds 19. A stream that asked for low latency gets the second.
+soxr HQ is four times cheaper but holds hundreds of frames back; libsamplerate's `sinc_fastest`
+holds 20. A stream that asked for low latency gets the second.
 Both libraries are imported on first use: most sound needs no resampling, and starting stays quick.
 """
 
@@ -12,6 +12,19 @@ from typing import Protocol
 import numpy as np
 
 from millrace.dsp.convert import Samples
+from millrace.units import NS_PER_S, Frames, HostNs
+
+SOXR_HOLDS: Frames = 1400
+SINC_HOLDS: Frames = 20
+"""The most that each holds back, in frames of the lower of its two rates (measured from 4 to 384 kHz: 1,367 and 20)."""
+
+
+def holds_ns(rate_in: int, rate_out: int, low_delay: bool) -> HostNs:
+    """The most that a resampler between these rates holds back; 0 where none is needed."""
+    if rate_in == rate_out:
+        return 0
+    return (SINC_HOLDS if low_delay else SOXR_HOLDS) * NS_PER_S // min(rate_in, rate_out)
+
 
 SOXR_BYTES, SINC_BYTES = 144 * 1024, 64 * 1024
 """What a channel takes, as measured at usual rates; from 1 kHz to 384 kHz it is up to four times that."""
@@ -76,14 +89,18 @@ class SincResampler:
         self._resampler = samplerate.Resampler("sinc_fastest", channels=channels)
         self._channels = channels
         self.ratio = ratio
+        self._owed = 0.0
 
     def process(self, block: Samples) -> Samples:
         """See `Resampler`."""
-        return self._process(block, False)
+        out = self._process(block, False)
+        self._owed += len(block) * self.ratio - len(out)
+        return out
 
     def finish(self) -> Samples:
-        """See `Resampler`."""
-        return self._process(np.zeros((self._TAIL, self._channels), np.float32), True)
+        """See `Resampler`: what was fed comes out to its last frame, and none of the silence fed after it."""
+        tail = self._process(np.zeros((self._TAIL, self._channels), np.float32), True)
+        return tail[: max(0, round(self._owed))]
 
     def _process(self, block: Samples, last: bool) -> Samples:
         flat = block if self._channels > 1 else block[:, 0]

@@ -12,6 +12,8 @@ TLENGTH_DEFAULT_NS = 2_000 * NS_PER_MS
 MINREQ_DEFAULT_NS = 20 * NS_PER_MS
 FRAGSIZE_DEFAULT_NS = 2_000 * NS_PER_MS
 QUANTUM_MIN_NS = 2_500_000
+SINK_MAX_NS = 40 * NS_PER_MS
+"""The longest quantum: no more than this is taken at once, whatever a stream leaves to the graph."""
 DEEP_NS = 1_000 * NS_PER_MS
 BULK_MAX_NS = 480 * NS_PER_MS
 
@@ -58,8 +60,8 @@ class Layout:
         return max(self.frame_bytes, size // self.frame_bytes * self.frame_bytes)
 
 
-def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool) -> PlaybackAttr:
-    """The attributes in force for what was asked; 0xFFFFFFFF means 'default'."""
+def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool, held_ns: HostNs = 0) -> PlaybackAttr:
+    """The attributes in force for what was asked; 0xFFFFFFFF means 'default'. A resampler holds `held_ns` back."""
     frame = layout.frame_bytes
     maxlength = layout.aligned(min(asked.maxlength, MAXLENGTH_MAX))
     maxlength = max(maxlength, 2 * frame)
@@ -71,8 +73,11 @@ def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool)
     minreq = min(layout.aligned(minreq), maxlength - frame)
     tlength = max(tlength, minreq + frame)
     sink_ns = _sink_latency(layout.to_ns(tlength), layout.to_ns(minreq), adjust, early)
-    tlength = _less_sink_latency(tlength, minreq, layout, sink_ns, adjust and not early)
-    tlength = min(tlength, maxlength)
+    if adjust and not early:
+        tlength -= layout.to_bytes(sink_ns)
+    # What a cycle takes, what is on its way, and what never comes out while the stream plays.
+    floor = layout.to_bytes(min(sink_ns, SINK_MAX_NS) + held_ns) + 2 * minreq
+    tlength = min(max(tlength, floor), maxlength)
     prebuf_max = max(frame, tlength + frame - minreq)
     prebuf = prebuf_max if asked.prebuf > prebuf_max else asked.prebuf // frame * frame
     spare = max(0, layout.to_ns(tlength) - 2 * layout.to_ns(minreq))
@@ -88,14 +93,6 @@ def _sink_latency(tlength_ns: HostNs, minreq_ns: HostNs, adjust: bool, early: bo
     if early:
         return max(QUANTUM_MIN_NS, minreq_ns)
     return max(QUANTUM_MIN_NS, (tlength_ns - 2 * minreq_ns) // 2)
-
-
-def _less_sink_latency(tlength: int, minreq: int, layout: Layout, sink_ns: HostNs, adjust: bool) -> int:
-    """With adjust_latency the sink's share comes out of tlength, but never below what keeps it running."""
-    if adjust:
-        tlength -= layout.to_bytes(sink_ns)
-    floor = layout.to_bytes(min(sink_ns, 40 * NS_PER_MS)) + 2 * minreq
-    return max(tlength, floor) if adjust else tlength
 
 
 def fix_record(asked: RecordAttr, layout: Layout) -> RecordAttr:

@@ -17,8 +17,8 @@ from millrace.doors.pulse.queue import ByteQueue, capacity_for
 from millrace.doors.pulse.rendered import NEVER, Rendered
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
-from millrace.dsp.resample import resampler_bytes
-from millrace.graph.graph import Graph
+from millrace.dsp.resample import SINC_BYTES, holds_ns, resampler_bytes
+from millrace.graph.graph import QUANTA_NS, Graph
 from millrace.graph.model import Stream
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command, Err, Seek
@@ -66,8 +66,9 @@ class PlaybackStream:
         node: Stream,
         graph: Graph,
         props: Props,
+        glide: bool = False,
     ) -> None:
-        self.owner, self.channel, self.format = owner, channel, fmt
+        self.owner, self.channel, self.format, self.glide = owner, channel, fmt, glide
         self.node, self.graph, self.props = node, graph, props
         self.layout = Layout(fmt.frame_bytes, fmt.rate)
         self.corked = False
@@ -89,8 +90,8 @@ class PlaybackStream:
         self._every_ns: HostNs = 0
         self.on_done: Callable[[], None] | None = None
         self.attr = attr
+        self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), self._low_delay(fmt.rate), glide)
         self.apply_attr(attr)
-        self.set_rate(fmt.rate)
         node.asks = {"queue": self._paid, "props": size_of(props), "resampler": self._resampler_bytes(fmt.rate)}
 
     # -- settings ------------------------------------------------------------------------
@@ -107,6 +108,7 @@ class PlaybackStream:
         """Put other attributes in force; BudgetError where they ask for more room than there is."""
         self.node.account.hold("queue", max(capacity_for(attr.tlength), self.queue.capacity))
         self.apply_attr(attr)
+        self.node.account.hold("resampler", self._resampler_bytes(self.format.rate))
 
     def apply_attr(self, attr: PlaybackAttr) -> None:
         """Put buffer attributes in force."""
@@ -115,7 +117,8 @@ class PlaybackStream:
         self.queue.maxlength = attr.maxlength
         self._paid = capacity_for(attr.tlength)
         self.node.latency_ask_ns = attr.sink_ns
-        self.node.bulk_frames = attr.bulk_ns * self.graph.rate // 1_000_000_000
+        self.node.bulk_frames = attr.bulk_ns * self.graph.rate // NS_PER_S
+        self._resampled.change(self.format.rate, self._low_delay(self.format.rate))
 
     def change_rate(self, rate: int) -> None:
         """Play at another rate from here on; BudgetError where there is no room for what that takes."""
@@ -126,13 +129,20 @@ class PlaybackStream:
         """Play at another rate."""
         self.format = StreamFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
-        self._resampled = Resampled(rate, self.graph.rate, len(self.format.positions), self._low_delay(rate))
+        self._resampled.change(rate, self._low_delay(rate))
 
     def _low_delay(self, rate: int) -> bool:
-        return Layout(self.format.frame_bytes, rate).to_ns(self.attr.tlength) < LOW_DELAY_NS
+        """Whether the buffer is too short for what the cheaper resampler holds back."""
+        layout = Layout(self.layout.frame_bytes, rate)
+        tlength, minreq = layout.to_ns(self.attr.tlength), layout.to_ns(self.attr.minreq)
+        spare = tlength - 2 * minreq - QUANTA_NS[-1]
+        return tlength < LOW_DELAY_NS or spare < holds_ns(rate, self.graph.rate, low_delay=False)
 
     def _resampler_bytes(self, rate: int) -> int:
-        return resampler_bytes(rate, self.graph.rate, len(self.format.positions), self._low_delay(rate))
+        channels = len(self.format.positions)
+        if self.glide:
+            return SINC_BYTES * channels
+        return resampler_bytes(rate, self.graph.rate, channels, self._low_delay(rate))
 
     @property
     def resample_method(self) -> str | None:

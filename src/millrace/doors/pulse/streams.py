@@ -15,6 +15,7 @@ from millrace.doors.pulse.formats import (
 )
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
+from millrace.dsp.resample import SINC_HOLDS, holds_ns
 from millrace.graph.model import Stream, Tap
 from millrace.units import RATE_MIN, HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err
@@ -47,7 +48,8 @@ def create_playback(client: PulseClient, request: Request) -> None:
         raise CommandError(Err.NOTSUPPORTED, "only PCM can be mixed")
     asked = PlaybackAttr(f["maxlength"], f["tlength"], f["prebuf"], f["minreq"])
     early = bool(f.get("early_requests"))
-    attr = fix_playback(asked, Layout(fmt.frame_bytes, fmt.rate), f["adjust_latency"], early)
+    held_ns = _held_ns(fmt.rate, door.graph.rate, f["variable_rate"])
+    attr = fix_playback(asked, Layout(fmt.frame_bytes, fmt.rate), f["adjust_latency"], early, held_ns)
     props: Props = client.props | f["props"]
     channel = client.take_channel()
     node = Stream(door.graph.ids.take(), stream_name(f["props"], client), fmt.positions, shown_props(client, props))
@@ -56,12 +58,17 @@ def create_playback(client: PulseClient, request: Request) -> None:
     node.mute = bool(f["muted"] and f.get("muted_set", True))
     named = f["sink_index"] != NO_INDEX or bool(f["sink_name"])
     node.chosen = (*(("volume",) if f.get("volume_set", True) else ()), *(("sink",) if named else ()))
-    stream = PlaybackStream(client, channel, fmt, attr, node, door.graph, props)
+    stream = PlaybackStream(client, channel, fmt, attr, node, door.graph, props, glide=f["variable_rate"])
     stream.corked = f["corked"]
     door.begin_playback(stream, sink)
     client.keep_playback(stream)
     client.reply(request, _playback_reply(stream) | {"missing": stream.take_first_request()})
     stream.check_ready()
+
+
+def _held_ns(rate: int, rate_out: int, glide: bool) -> HostNs:
+    """What the resampler of a stream with a short buffer holds back."""
+    return frames_to_ns(SINC_HOLDS, min(rate, rate_out)) if glide else holds_ns(rate, rate_out, low_delay=True)
 
 
 def _playback_reply(stream: PlaybackStream) -> dict[str, object]:
@@ -142,7 +149,8 @@ def set_playback_attr(client: PulseClient, request: Request) -> None:
     """SET_PLAYBACK_STREAM_BUFFER_ATTR."""
     stream, f = client.stream_at(request), request.fields
     asked = PlaybackAttr(f["maxlength"], f["tlength"], f["prebuf"], f["minreq"])
-    stream.change_attr(fix_playback(asked, stream.layout, f["adjust_latency"], bool(f.get("early_requests"))))
+    early, held_ns = bool(f.get("early_requests")), _held_ns(stream.format.rate, stream.graph.rate, stream.glide)
+    stream.change_attr(fix_playback(asked, stream.layout, f["adjust_latency"], early, held_ns))
     client.door.graph.touch(stream.node)
     client.reply(request, _attr_reply(stream))
     stream.check_ready()
