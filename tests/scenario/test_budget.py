@@ -387,3 +387,33 @@ def test_connections_that_say_nothing_count_too() -> None:
     for client in taken:
         client.close()
     assert guest.state() == guest.before
+
+
+# -- machines ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["fini", "lost", "killed"])
+def test_a_machines_voices_give_everything_back_however_they_end(how: str) -> None:
+    from tests.scenario.test_machines import Machine
+
+    machine = Machine()
+    budget = machine.rig.graph.budget
+    held, taps = budget.held, len(machine.rig.graph.taps)
+    machine.begin()
+    machine.mic.init(rate=44_100)
+    machine.mic.enable(True)
+    machine.play(0.3)
+    assert budget.shares()["stream"] > 2 * MIB and len(machine.rig.graph.taps) == taps + 1
+    if how == "fini":
+        machine.out.fini()
+        machine.mic.fini()
+        machine.exchange()
+    elif how == "killed":
+        for stream in list(machine.rig.graph.streams.values()):
+            machine.rig.graph.remove_stream(stream)
+        for queue in [voice.queue for voice in machine.door.ins.values()]:
+            machine.rig.graph.remove_tap(queue.node)
+    machine.door.lost()
+    machine.rig.run(0.5)
+    assert budget.held == held and not machine.rig.graph.streams and len(machine.rig.graph.taps) == taps
+    assert not machine.door.outs and not machine.door.ins and not len(machine.rig.graph._lanes)

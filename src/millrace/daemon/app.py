@@ -467,6 +467,6 @@ class Daemon:
             guest = self.guest(name)
             await self.keeper.write(self.store.drop_guest, name)
             del self.guests[name]
-            for session in list(guest.sessions):
-                session.farewell("the guest was removed", again=False)
+            if self._web is not None:
+                self._web.end_guest(guest, "the guest was removed")
             await self._stop_guest(guest)

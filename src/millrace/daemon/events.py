@@ -20,8 +20,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("millrace.web")
 WATCHER_BYTES = 24 * 1024
 """What a watcher takes."""
+FAREWELL_S = 5.0
 WAITING_MAX = 8 * 1024 * 1024
 """Bytes that may wait for a watcher; one that leaves more unread is sent away, and may come again."""
+
+
+async def hang_up(
+    line: web.WebSocketResponse, cut: Callable[[], None], code: WSCloseCode = WSCloseCode.OK, why: str = ""
+) -> None:
+    """Close a WebSocket as it is done (RFC 6455, section 7.1.1), but let nobody keep it open by not reading."""
+    try:
+        async with asyncio.timeout(FAREWELL_S):
+            await line.close(code=code, message=why.encode())
+    except TimeoutError:
+        cut()
 
 
 class EventStream:
@@ -81,7 +93,7 @@ class EventStream:
             await self._more.wait()
             self._more.clear()
             if self._ended:
-                await line.close(code=WSCloseCode.POLICY_VIOLATION, message=self._ended.encode())
+                await hang_up(line, self.cut, WSCloseCode.POLICY_VIOLATION, self._ended)
                 return
             while self._waiting:
                 # What is on its way out still counts: the line takes it only when the other side reads.

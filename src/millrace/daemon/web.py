@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -21,7 +21,7 @@ from millrace.daemon import page, verbs
 from millrace.daemon.answers import send
 from millrace.daemon.api import ADDRESS, HOLDER, Api, holder_of
 from millrace.daemon.cookies import Cookies, cookie_name
-from millrace.daemon.events import WATCHER_BYTES, EventStream
+from millrace.daemon.events import WATCHER_BYTES, EventStream, hang_up
 from millrace.daemon.gate import Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
@@ -32,6 +32,7 @@ from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 
 if TYPE_CHECKING:
     from millrace.daemon.app import Daemon
+    from millrace.daemon.guest import Guest
 
 log = logging.getLogger("millrace.web")
 
@@ -89,6 +90,13 @@ PUBLIC = frozenset({"/", "/health", "/ready"})
 """What whoever asks may have: a page without a secret in it, and whether we are there."""
 
 
+class Attended(NamedTuple):
+    """A listener's WebSocket, and what ends its connection at once."""
+
+    line: web.WebSocketResponse
+    cut: Callable[[], None]
+
+
 class Web:
     """The daemon's HTTP side."""
 
@@ -99,9 +107,9 @@ class Web:
         self._private = PrivateGate(access, cookies, config.addresses)
         self._network = NetworkGate(access, cookies, config.addresses, config.certificates)
         self._api = Api(daemon.commands, daemon.turns_of, daemon.budgets.of)
-        self._sockets: dict[ListenerSession, web.WebSocketResponse] = {}
+        self._sockets: dict[ListenerSession, Attended] = {}
         self._ticker: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[bool]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def private(self) -> web.Application:
         """What the daemon's own unix socket serves."""
@@ -231,22 +239,22 @@ class Web:
         session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)
         try:
             await socket_.prepare(request)
-            await self._attend(session, socket_)
+            await self._attend(session, Attended(socket_, request.transport.abort))
         finally:
             session.closed()
         return socket_
 
-    async def _attend(self, session: ListenerSession, socket_: web.WebSocketResponse) -> None:
+    async def _attend(self, session: ListenerSession, attended: Attended) -> None:
         """A listener has come; until it goes."""
         guest, holder = session.guest, session.holder
         leave = self._daemon.access.enter(holder, lambda why: self._dismiss(session, why))
         guest.sessions.append(session)
         guest.on_listener("new", session)
-        self._sockets[session] = socket_
+        self._sockets[session] = attended
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().create_task(self._tick())
         try:
-            await self._serve(session, socket_)
+            await self._serve(session, attended)
         finally:
             leave()
             del self._sockets[session]
@@ -254,7 +262,8 @@ class Web:
             guest.on_listener("remove", session)
             session.closed()
 
-    async def _serve(self, session: ListenerSession, socket_: web.WebSocketResponse) -> None:
+    async def _serve(self, session: ListenerSession, attended: Attended) -> None:
+        socket_ = attended.line
         async for message in socket_:
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 break
@@ -272,7 +281,7 @@ class Web:
                 break
         if socket_.close_code in BROKEN_OFF and not session.closing:
             self._daemon.doctor.left(session)
-        await socket_.close()
+        await hang_up(*attended)
 
     def refused(self) -> int:
         """Requests that were not let in."""
@@ -284,11 +293,16 @@ class Web:
             session.farewell(why, again=False)
             self._end(session, self._sockets[session])
 
-    def _end(self, session: ListenerSession, socket_: web.WebSocketResponse) -> None:
+    def end_guest(self, guest: Guest, why: str) -> None:
+        """A guest is gone, and with it whoever listened to it."""
+        for session in [session for session in self._sockets if session.guest is guest]:
+            self._dismiss(session, why)
+
+    def _end(self, session: ListenerSession, attended: Attended) -> None:
         """Close without waiting for an answer, and take its sound away now."""
         session.closing = True
         session.closed()
-        closing = asyncio.get_running_loop().create_task(socket_.close())
+        closing = asyncio.get_running_loop().create_task(hang_up(*attended))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
@@ -297,12 +311,12 @@ class Web:
         while self._sockets:
             await asyncio.sleep(TICK_S)
             now = now_ns()
-            for session, socket_ in list(self._sockets.items()):
+            for session, attended in list(self._sockets.items()):
                 try:
                     session.tick(now)
                 except PeerLost as error:
                     log.info("listener %s: %s", session.address, error)
                     if not session.closing:
                         self._daemon.doctor.gone_silent(session, str(error))
-                        self._end(session, socket_)
+                        self._end(session, attended)
         self._ticker = None

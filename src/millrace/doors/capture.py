@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from millrace.dsp.convert import Samples
-from millrace.dsp.resample import Resampler, make_resampler
+from millrace.dsp.resample import Resampler, make_resampler, resampler_bytes
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Tap
 from millrace.units import NS_PER_MS, Frames, Positions, ns_to_frames
@@ -31,6 +31,8 @@ class CaptureQueue:
         self.node = Tap(graph.ids.take(), name, positions, consumer=self, latency_ask_ns=10 * NS_PER_MS)
         self.node.active = self.node.clocked = False
         self._keep = ns_to_frames(KEEP_NS, rate)
+        resampler = resampler_bytes(graph.rate, rate, len(positions), low_delay=True)
+        self.node.asks = {"queue": 2 * self._keep * len(positions) * 4, "resampler": resampler}
         self._resampler: Resampler | None = None
         self._blocks: list[Samples] = []
         self._fill: Frames = 0

@@ -19,7 +19,7 @@ from millrace.dsp.mix import ramp
 from millrace.graph.adaptive import AdaptiveLink, State
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
-from millrace.graph.voice import TapeVoice
+from millrace.graph.voice import TapeVoice, tape_bytes
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns
 
 PROFILE = JitterProfile(10 * NS_PER_MS, 10 * NS_PER_MS, 120 * NS_PER_MS, NS_PER_MS // 2, 1e-4)
@@ -34,6 +34,7 @@ SPLICE_NS = 25 * NS_PER_MS
 SETTLE_NS = 12 * NS_PER_MS
 FAR_OFF = 5_000e-6
 """A guest's clock this far off is not learnt before its first sound has run late."""
+TAPE_S = 2
 _GAP_NS = NS_PER_S
 _QUIET_NS = 2 * NS_PER_S
 _SPEED_MARKS = 10
@@ -83,7 +84,7 @@ class PushedStream:
         self.speed = SpeedMeter()
         self.pace = pace or Pace(graph.rate, profile, DRIFT_MAX, TAU_LOCKED_S)
         self._drift_known = self.pace.media.rate != 0.0
-        self._voice = TapeVoice(fmt.rate, len(fmt.positions), 2, graph.rate)
+        self._voice = TapeVoice(fmt.rate, len(fmt.positions), TAPE_S, graph.rate)
         self._link = AdaptiveLink(fmt.rate, graph.rate, self.pace, self._voice, SPLICE_NS)
         self._anchored = False
         self._media_ns: HostNs = 0
@@ -245,5 +246,6 @@ def fitted(gains: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def new_stream(graph: Graph, sink: Sink, name: str, fmt: PushedFormat, props: dict[str, str]) -> Stream:
     """A node for a pushed stream, in the graph; GraphError where the guest has too many."""
     node = Stream(graph.ids.take(), name, fmt.positions, props)
+    node.asks = {"tape": tape_bytes(fmt.rate, len(fmt.positions), TAPE_S)}
     graph.add_stream(node, sink)
     return node

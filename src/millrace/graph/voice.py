@@ -6,7 +6,7 @@ import numpy as np
 
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import ramp
-from millrace.dsp.resample import SincResampler
+from millrace.dsp.resample import SINC_BYTES, SincResampler
 from millrace.dsp.splice import cut, last_period, skip, stretch
 from millrace.dsp.tape import Tape
 from millrace.graph.adaptive import carry_gain
@@ -15,6 +15,11 @@ from millrace.units import Frames
 LOOKAHEAD: Frames = 21
 """What `sinc_fastest` holds back near unity (measured: 19 to 20 frames)."""
 _HISTORY_MS, _BLEND_MS, _FADE_MS = 40, 3, 5
+
+
+def tape_bytes(rate: int, channels: int, seconds: int = 4) -> int:
+    """What a voice takes in memory: its tape, and its resampler."""
+    return 2 * rate * (1000 * seconds + _HISTORY_MS) // 1000 * channels * 4 + channels * SINC_BYTES
 
 
 class TapeVoice:

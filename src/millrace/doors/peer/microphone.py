@@ -12,6 +12,7 @@ from millrace.errors import RemoteProtocolError
 from millrace.graph.adaptive import State
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
+from millrace.graph.voice import tape_bytes
 from millrace.units import NS_PER_MS, NS_PER_S, POSITIONS, Frames, HostNs, frames_to_ns
 from millrace.wire.peer.messages import Packet, StreamFormat
 
@@ -41,6 +42,8 @@ class MicrophoneStream:
         """Packets of this format follow; RemoteProtocolError for one that makes no sense."""
         if not 1 <= len(fmt.positions) <= CHANNELS_MAX or not set(fmt.positions) <= set(POSITIONS):
             raise RemoteProtocolError(f"a microphone has one or two channels, not {len(fmt.positions)}")
+        # The tape takes nothing before something is written to it.
+        self.node.account.hold("tape", tape_bytes(fmt.rate, len(self.playout.positions)), LISTENERS)
         self.playout.set_format(fmt)
 
     def push(self, packet: Packet, now_ns: HostNs) -> None:

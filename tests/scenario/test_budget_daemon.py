@@ -1,0 +1,303 @@
+"""A guest's budget in a running daemon: listeners, watchers, native streams and answers give back what they took."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from millrace.budget import MIB
+from millrace.client.bus import Bus, connect
+from millrace.daemon.guest import Guest
+from millrace.errors import BudgetError, MillraceError
+from millrace.graph.model import Stream
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.wire.native.messages import HEADER, Fault, frame
+from millrace.wire.native.messages import Hello as NativeHello
+from millrace.wire.native.session import NativeWire
+from millrace.wire.peer.messages import Configure, FormatChanged, StreamFormat, encode_message
+from tests.scenario.test_native import eventually
+from tests.scenario.test_rights import Rig, joined, running
+
+
+def state(guest: Guest) -> dict[str, Any]:
+    """What of a guest is used up and must come back."""
+    return {
+        "held": guest.graph.budget.held, "shares": guest.graph.budget.shares(), "streams": set(guest.graph.streams),
+        "taps": set(guest.graph.taps), "lanes": len(guest.graph._lanes), "observers": len(guest.graph.observers),
+        "groups": len(guest.outlets._groups), "outlets": set(guest.outlets.outlets), "sessions": list(guest.sessions),
+        "native": set(guest.native) | set(guest.native_records), "clients": set(guest.door.clients),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }  # fmt: skip
+
+
+def settled(guest: Guest, before: dict[str, Any]) -> Any:
+    return eventually(lambda: state(guest) == before)
+
+
+# -- listeners ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["bye", "abort", "revoked", "guest removed", "bad message", "refused"])
+def test_a_listener_gives_everything_back_however_it_ends(how: str, tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.guest("alice")
+        secret = await rig.token("a", "hear,speak", ["alice"])
+        with contextlib.suppress(Exception):
+            await (await rig.http.get(f"http://{rig.daemon.address}/health")).read()
+        await rig.http.connector.close()  # type: ignore[union-attr]
+        before = state(alice)
+        async with aiohttp.ClientSession() as http:
+            own = Rig(rig.daemon, http)
+            if how == "refused":
+                alice.graph.budget.limit = before["held"] + 1000
+                with pytest.raises(aiohttp.WSServerHandshakeError, match="507"):
+                    await joined(own, secret)
+                alice.graph.budget.limit = 256 * MIB
+            else:
+                line = await joined(own, secret, microphone=True)
+                await line.send_str(encode_message(FormatChanged(StreamFormat(1, "opus", 48_000, ["mono"]))))
+                await line.send_str(encode_message(Configure({"bitrate": "32k"})))
+                await eventually(lambda: alice.graph.budget.shares().get("tap", 0) and alice.sessions[0].microphone)
+                await eventually(lambda: alice.graph.budget.shares()["stream"] > 3 * MIB)
+                if how == "bye":
+                    await line.close()
+                elif how == "abort":
+                    assert line._response.connection is not None
+                    line._response.connection.transport.abort()  # type: ignore[union-attr]
+                elif how == "revoked":
+                    assert await rig.daemon.access.revoke(1)
+                elif how == "guest removed":
+                    await rig.daemon.remove_guest("alice")
+                    assert not alice.graph.streams and not alice.graph.taps
+                elif how == "bad message":
+                    await line.send_str("{}")
+        if how == "guest removed":
+            await eventually(lambda: not alice.sessions and not alice.outlets._groups)
+            assert set(alice.graph.budget.shares()) == {"sink", "source", "cache"}
+            await eventually(lambda: len(os.listdir("/proc/self/fd")) < before["descriptors"])
+        else:
+            await settled(alice, before)
+
+    running(tmp_path, test)
+
+
+def test_settings_that_there_is_no_room_for_are_refused_and_the_listener_hears_on(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.guest("alice")
+        line = await joined(rig, await rig.token("a", "hear", ["alice"]))
+        session = alice.sessions[0]
+        group = session.outlet.group
+        assert group is not None
+        alice.graph.budget.limit = alice.graph.budget.held + 1000
+        body = {"target": session.outlet.key, "settings": {"codec": "opus", "channels": "mono"}}
+        status, text = await rig.ask("POST", "/api/v1/set", "", body)
+        assert status == 507 and "no room" in text, text
+        assert session.outlet.group is group and session.outlet.settings.channels != "mono"
+        assert group.outlets == [session.outlet] and not line.closed
+
+    running(tmp_path, test)
+
+
+# -- watchers ----------------------------------------------------------------------------------------
+
+
+async def deaf_watcher(rig: Rig, secret: str) -> socket.socket:
+    """A WebSocket that watches and never reads."""
+    host, _, port = rig.daemon.address.rpartition(":")
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(line, (host, int(port)))
+    upgrade = (
+        f"GET /api/v1/events HTTP/1.1\r\nHost: {rig.daemon.address}\r\nAuthorization: Bearer {secret}\r\n"
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    await loop.sock_sendall(line, upgrade.encode())
+    return line
+
+
+def churn(guest: Guest, count: int, name: str = "x" * 3000) -> list[Stream]:
+    assert guest.graph.default is not None
+    streams = [Stream(guest.graph.ids.take(), name, guest.graph.positions) for _ in range(count)]
+    for stream in streams:
+        guest.graph.add_stream(stream, guest.graph.default)
+    return streams
+
+
+def test_a_watcher_that_reads_nothing_is_cut_off_and_what_it_left_is_given_back(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.guest("alice")
+        streams = churn(alice, 200)
+        secret = await rig.token("a", "see", ["alice"])
+        held = alice.graph.budget.held
+        line = await deaf_watcher(rig, secret)
+        await eventually(lambda: "watcher" in alice.graph.budget.shares())
+        most = 0
+        for round_ in range(60):
+            for stream in streams:
+                alice.graph.set_mute(stream, round_ % 2 == 0)
+            await asyncio.sleep(0.01)
+            most = max(most, alice.graph.budget.shares().get("watcher", 0))
+            if not rig.daemon.registry._watchers:
+                break
+        assert not rig.daemon.registry._watchers and MIB < most < 9 * MIB
+        await eventually(lambda: alice.graph.budget.held == held)
+        line.close()
+
+    running(tmp_path, test)
+
+
+def test_what_watchers_leave_unread_is_bounded_by_the_budget_of_their_guest(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.guest("alice")
+        streams = churn(alice, 100)
+        secret = await rig.token("a", "see", ["alice"])
+        budget = alice.graph.budget
+        held = budget.held
+        budget.limit = (held + 4 * MIB) * 16 // 15
+        lines = [await deaf_watcher(rig, secret) for _ in range(6)]
+        await eventually(lambda: len(rig.daemon.registry._watchers) == 6)
+        for round_ in range(40):
+            for stream in streams:
+                alice.graph.set_mute(stream, round_ % 2 == 0)
+            await asyncio.sleep(0.01)
+            assert budget.held <= held + 4 * MIB
+        assert len(rig.daemon.registry._watchers) < 6
+        for line in lines:
+            line.close()
+        await eventually(lambda: budget.held == held)
+
+    running(tmp_path, test)
+
+
+def test_an_answer_that_nobody_reads_is_paid_for_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.daemon.answers.READ_S", 0.5)
+
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.guest("alice")
+        churn(alice, 500, "x" * 14_000)
+        secret = await rig.token("a", "see", ["alice"])
+        status, text = await rig.ask("GET", "/api/v1/state", secret)
+        assert status == 200 and json.loads(text)["guests"] and len(text) > MIB
+        budget = alice.graph.budget
+        held = budget.held
+        host, _, port = rig.daemon.address.rpartition(":")
+        line = socket.socket()
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect((host, int(port)))
+        request = f"GET /api/v1/state HTTP/1.1\r\nHost: {rig.daemon.address}\r\nAuthorization: Bearer {secret}\r\n\r\n"
+        line.sendall(request.encode())
+        await eventually(lambda: budget.shares().get("answer", 0) > MIB)
+        await eventually(lambda: budget.held == held)
+        line.close()
+        budget.limit = held
+        status, text = await rig.ask("GET", "/api/v1/state", secret)
+        assert status == 507 and "no room" in text
+
+    running(tmp_path, test)
+
+
+# -- native ------------------------------------------------------------------------------------------
+
+
+def of_guest(rig: Rig) -> Bus:
+    return connect(rig.daemon.config.runtime / "alice" / "native", name="test")
+
+
+@pytest.mark.parametrize(
+    "how", ["close", "connection", "killed", "recorder killed", "grant", "refused", "guest removed"]
+)
+def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.guest("alice")
+        before = state(alice)
+        bus = await of_guest(rig).__aenter__()
+        playing = await bus.play(guest="alice", rate=44_100).__aenter__()
+        recording = await bus.record("sink/default", guest="alice").__aenter__()
+        assert alice.graph.budget.held > before["held"] + 100_000
+        if how == "close":
+            await bus.call("close", stream=playing.id)
+            await bus.call("close", stream=recording.id)
+        elif how == "killed":
+            alice.graph.remove_stream(alice.graph.streams[playing.id])
+        elif how == "recorder killed":
+            alice.graph.remove_tap(alice.graph.taps[recording.id])
+        elif how == "grant":
+            alice.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+            for session in rig.daemon._native_sessions():
+                session.end_forbidden(alice)
+        elif how == "refused":
+            alice.graph.budget.limit = alice.graph.budget.held + 1000
+            for _ in range(5):
+                with pytest.raises(BudgetError, match="no room"):
+                    await bus.play(guest="alice").__aenter__()
+                with pytest.raises(BudgetError, match="no room"):
+                    await bus.record("sink/default", guest="alice").__aenter__()
+        elif how == "guest removed":
+            await rig.daemon.remove_guest("alice")
+        bus.close()
+        if how == "guest removed":
+            await eventually(lambda: set(alice.graph.budget.shares()) == {"sink", "source", "cache"})
+            assert not alice.native and not alice.native_records
+            await eventually(lambda: len(os.listdir("/proc/self/fd")) < before["descriptors"])
+        else:
+            await settled(alice, before)
+
+    running(tmp_path, test)
+
+
+def test_calls_that_wait_and_messages_that_never_end_are_paid_for(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.guest("alice")
+        budget = alice.graph.budget
+        held = budget.held
+        budget.limit = (held + 4 * MIB) * 16 // 15
+        path = str(rig.daemon.config.runtime / "alice" / "native")
+        lines, codes = [], []
+        for _ in range(8):
+            line = socket.socket(socket.AF_UNIX)
+            line.setblocking(False)
+            line.connect(path)
+            line.send(frame(NativeHello()) + HEADER.pack(MIB, 2, 0, 0))
+            lines.append(line)
+            for _ in range(8):
+                await asyncio.sleep(0.002)
+                with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                    line.send(bytes(120_000))
+            assert budget.held <= held + 4 * MIB
+        for line in lines:
+            wire = NativeWire(daemon=False)
+            with contextlib.suppress(BlockingIOError, ConnectionResetError):
+                wire.receive(line.recv(65_536), 0)
+            codes += [message.code for message, _ in wire.events() if isinstance(message, Fault)]
+            line.close()
+        assert set(codes) == {"limit"}
+        await eventually(lambda: budget.held == held)
+        async with of_guest(rig) as bus:
+            with pytest.raises(MillraceError, match="no room for this call"):
+                await bus.call("set", target="x" * 400_000)
+        await eventually(lambda: budget.held == held)
+
+    running(tmp_path, test)
+
+
+def test_a_guest_that_is_refused_for_want_of_memory_is_told_of(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.guest("alice")
+        alice.graph.budget.limit = alice.graph.budget.held + 1000
+        with pytest.raises(BudgetError):
+            churn(alice, 1)
+        told = [i for i in rig.daemon.incidents if (i.stage, i.cause) == ("guest", "no memory")]
+        assert len(told) == 1 and told[0].guest == "alice" and told[0].evidence["for"] == "stream"
+
+    running(tmp_path, test)
