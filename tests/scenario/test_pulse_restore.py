@@ -10,8 +10,10 @@ import pytest
 from millrace.daemon.app import Daemon
 from millrace.doors.pulse.restore import RULES_MAX, Rule, Rules, group_of, parsed, written
 from millrace.dsp.convert import SampleFormat
+from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Holder, Right
 from millrace.sim.rig import Rig, RigClient
+from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err
 from millrace.wire.pulse.tagstruct import FormatInfo, Reader, Spec, Writer
 
@@ -279,3 +281,23 @@ def test_a_rule_that_the_disk_does_not_take_is_refused_and_not_in_force(tmp_path
         daemon.store._db.execute("PRAGMA query_only = OFF")
 
     running(tmp_path, test)
+
+
+def test_a_rule_for_recorders_is_applied_where_their_clients_may_record() -> None:
+    rig = Rig()
+    client = rig.client()
+    rig.graph.add_source("microphone", "Microphone")
+    props = {"application.name": b"recorder\0"}
+    client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, (1, 2), props=props, source_name="millrace.monitor"))
+    (record,) = rig.door.records.values()
+    group = "source-output-by-application-name:recorder"
+    (shown,) = client.ask_list(Command.GET_SOURCE_OUTPUT_INFO_LIST)
+    assert shown["props"]["module-stream-restore.id"].rstrip(b"\0").decode() == group
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rule = Rule((0x8000,), ("mono",), True, "microphone")
+    client.ask(Command.EXTENSION, **a_write(SET, {group: rule}, at_once=True))
+    (shown,) = client.ask_list(Command.GET_SOURCE_OUTPUT_INFO_LIST)
+    assert shown["volume"] == (0x8000, 0x8000) and shown["mute"] and record.node.sink is rig.sink
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
+    client.ask(Command.EXTENSION, **a_write(SET, {group: rule}, at_once=True))
+    assert record.node.sink is not None and record.node.sink.name == "microphone"

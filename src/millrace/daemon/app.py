@@ -52,7 +52,7 @@ from millrace.io.turns import Turns
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Admits, Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
-from millrace.text import parse_address, quoted, show_address
+from millrace.text import parse_address, printable, quoted, show_address
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
@@ -334,6 +334,9 @@ class Daemon:
         guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
         guest.graph.budget.on_refused = lambda what: doctor.no_memory(guest, what)
         guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
+        guest.door.on_failure = lambda module, why: log.info(
+            "guest %s: module %s was not loaded: %s", guest.name, printable(module), printable(why)
+        )
         guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)
 
     def policy(self) -> dict[str, Any] | None:

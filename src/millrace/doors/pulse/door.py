@@ -84,7 +84,9 @@ class PulseDoor:
         self.records: dict[int, RecordStream] = {}
         self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace")
         built_in = [Module(graph.ids.take(), name, "", text) for name, text in BUILT_IN.items()]
+        self.own_module.fixed = True
         for module in built_in:
+            module.fixed = module.name == "module-native-protocol-unix"
             if module.name == STREAM_RESTORE:
                 module.undo = self.rules.stop
         self.modules |= {module.index: module for module in (self.own_module, *built_in)}
@@ -104,6 +106,8 @@ class PulseDoor:
         """A client has come, changed or gone."""
         self.on_violation: Callable[[PulseClient, RemoteProtocolError], None] = lambda client, error: None
         self.on_refused: Callable[[str, str], None] = lambda who, what: None
+        self.on_failure: Callable[[str, str], None] = lambda module, why: None
+        """A module could not be loaded."""
         self.subscribers: dict[int, PulseClient] = {}
         self._news: dict[tuple[Facility, Change, int], int] = {}
         self.news_serial = 0
@@ -156,6 +160,10 @@ class PulseDoor:
         hidden = self.grants.verdict(Permission.MICROPHONE, client.subject) is Verdict.DENY
         return [mix for mix in self.graph.mixes() if not (hidden and permission_of(mix) is Permission.MICROPHONE)]
 
+    def may_record(self, client: PulseClient, source: Sink) -> bool:
+        """Whether `client` may record that source or monitor without being asked."""
+        return self.grants.verdict(permission_of(source), client.subject) is Verdict.ALLOW
+
     def set_default_source(self, source: Sink) -> None:
         """Record it by default; those that named nothing go along, where their clients may."""
         before, self.default_source = self.recorded_by_default(), source
@@ -163,7 +171,7 @@ class PulseDoor:
             owner, node = self.clients.get(record.owner.index), record.node
             if owner is None or node.sink is not before or before is source or node.placed:
                 continue
-            if self.grants.verdict(permission_of(source), owner.subject) is Verdict.ALLOW:
+            if self.may_record(owner, source):
                 self.graph.move_tap(node, source)
         self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
 
@@ -241,9 +249,8 @@ class PulseDoor:
 
     def demand_capture(self, client: PulseClient, sink: Sink) -> None:
         """PA_ERR_ACCESS unless `client` may record that source or monitor without being asked."""
-        what = permission_of(sink)
-        if self.grants.verdict(what, client.subject) is not Verdict.ALLOW:
-            raise self.refusal(client, what)
+        if not self.may_record(client, sink):
+            raise self.refusal(client, permission_of(sink))
 
     def end_forbidden(self) -> None:
         """After a change of the grants: recorders and clients that may not go on are killed."""

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import STREAM_RESTORE, PulseDoor
-from millrace.doors.pulse.formats import CommandError, map_names, map_numbers
+from millrace.doors.pulse.formats import CommandError, map_names, map_numbers, prop_text
 from millrace.doors.pulse.loaded import Module
-from millrace.doors.pulse.restore import GROUP_MAX, INPUT, RULES_MAX, Changes, Rule, Work, group_of
+from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.restore import GROUP_MAX, GROUPED_BY, INPUT, RULES_MAX, Changes, Rule, Work, group_of
 from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import RemoteProtocolError
 from millrace.graph.model import Stream
@@ -162,12 +163,29 @@ def _delete(client: PulseClient, request: Request, reader: Reader) -> None:
 
 
 def apply(door: PulseDoor, name: str, rule: Rule) -> None:
-    """Give the streams of a group what a rule says, now."""
-    if name.startswith(INPUT):
-        return
+    """Give the streams of a group what a rule says, now; recorders go only where their clients may record."""
     for stream in list(door.graph.streams.values()):
         if group_of(door.props_of(stream)) == name:
             _apply(door, stream, rule)
+    for record in list(door.records.values()):
+        texts = {key: prop_text(record.props, key) for key in GROUPED_BY}
+        if group_of(texts, INPUT) == name:
+            _apply_to_record(door, record, rule)
+
+
+def _apply_to_record(door: PulseDoor, record: RecordStream, rule: Rule) -> None:
+    levels = rule.fitted(len(record.format.positions))
+    if levels:
+        record.gains = tuple(cubic_to_gain(level) for level in levels)
+    if rule.mute is not None:
+        record.mute = rule.mute
+    owner = door.clients.get(record.owner.index)
+    source = next((mix for mix in door.graph.mixes() if rule.device and door.source_name(mix) == rule.device), None)
+    if owner and source and source is not record.node.sink and door.may_record(owner, source):
+        record.node.placed = source is not door.recorded_by_default()
+        door.graph.move_tap(record.node, source)
+    else:
+        door.graph.touch(record.node)
 
 
 def _apply(door: PulseDoor, stream: Stream, rule: Rule) -> None:

@@ -47,6 +47,8 @@ class Module:
     """Without these it is nothing: it goes with them."""
     recorder: tuple[Permission, Subject] | None = None
     """For one that records: what its loader must be allowed, and who that is."""
+    fixed: bool = False
+    """It is the guest itself, and can't be unloaded."""
     undo: Callable[[], None] = lambda: None
     """What else ends with it."""
 

@@ -285,22 +285,34 @@ KINDS: dict[str, Kind] = {
 
 
 def load_module(client: PulseClient, request: Request) -> None:
-    """LOAD_MODULE; whatever is wrong with it is a module's failure to begin, and leaves nothing behind."""
+    """LOAD_MODULE. The protocol says of a failure only that it was one, so the reason is told beside it."""
     name, text = request.fields["name"] or "", request.fields["argument"] or ""
+    try:
+        module = _loaded(client, name, text)
+    except (CommandError, GraphError) as error:
+        client.door.on_failure(f"{name} {text}".rstrip(), str(error))
+        denied = isinstance(error, CommandError) and error.code is Err.ACCESS
+        raise CommandError(Err.ACCESS if denied else Err.MODINITFAILED, str(error)) from None
+    client.reply(request, {"index": module.index})
+
+
+def _loaded(client: PulseClient, name: str, text: str) -> Module:
+    """A module that has made all it makes; one that can't leaves nothing behind."""
     door, kind = client.door, KINDS.get(name)
     if kind is None:
-        raise wrong(f"{name!r}: there are {', '.join(KINDS)}")
-    if len(door.modules) >= MODULES_MAX or (kind.once and any(m.name == name for m in door.modules.values())):
-        raise wrong(f"{name} is loaded already, or {MODULES_MAX} modules are")
+        raise wrong(f"there is no such module; there are {', '.join(KINDS)}")
+    if kind.once and any(module.name == name for module in door.modules.values()):
+        raise wrong("it is loaded already")
+    if len(door.modules) >= MODULES_MAX:
+        raise wrong(f"{MODULES_MAX} modules are loaded already")
     module = Module(door.graph.ids.take(), name, text, kind.description)
     try:
         kind.make(Loading(client, Args(text, kind.valid), module))
         door.load(module)
-    except (CommandError, GraphError) as error:
+    except (CommandError, GraphError):
         unmake(door.graph, module)
-        denied = isinstance(error, CommandError) and error.code is Err.ACCESS
-        raise CommandError(Err.ACCESS if denied else Err.MODINITFAILED, str(error)) from None
-    client.reply(request, {"index": module.index})
+        raise
+    return module
 
 
 def unload_module(client: PulseClient, request: Request) -> Iterator[None]:
@@ -308,7 +320,7 @@ def unload_module(client: PulseClient, request: Request) -> Iterator[None]:
     module = client.door.modules.get(request.fields["index"])
     if module is None:
         raise CommandError(Err.NOENTITY)
-    if module is client.door.own_module:
+    if module.fixed:
         raise CommandError(Err.ACCESS)
     for mix in module.mixes:
         if mix.id in client.door.graph.sinks:
