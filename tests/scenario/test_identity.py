@@ -22,8 +22,8 @@ from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import Place, parse_door
 from millrace.daemon.gate import BROWSED, PROXIED
-from millrace.daemon.origins import parse_addresses
-from millrace.errors import MillraceError
+from millrace.daemon.origins import parse_addresses, parse_origin
+from millrace.errors import ConfigError, MillraceError
 from millrace.rights.model import parse_rights
 from millrace.wire.peer.messages import Hello, encode_message
 
@@ -228,14 +228,48 @@ def test_a_page_behind_a_proxy_is_our_own_by_what_the_configuration_says(tmp_pat
             ("http://box.example", 403), ("https://desk.example", 403), ("https://evil.example", 403),
         ):  # fmt: skip
             assert (await rig.ask(**auth, Host="10.0.0.1:8642", Origin=origin))[0] == status, origin
-        told = {"X-Forwarded-Host": "third.example", "X-Forwarded-Proto": "https"}
-        assert (await rig.ask(**auth, **told, Origin="https://third.example"))[0] == 200
-        assert (await rig.ask(**auth, **told, Origin="http://third.example"))[0] == 403
+        told = {"X-Forwarded-Host": "third.example:8443", "X-Forwarded-Proto": "https"}
+        assert (await rig.ask(**auth, **told, Origin="https://third.example:8443"))[0] == 200
+        assert (await rig.ask(**auth, **told, Origin="http://third.example:8443"))[0] == 403
         status, cookie = await rig.enter(auth["Authorization"].split()[1], Origin="https://box.example")
         assert status == 200 and (await rig.ask(**cookie))[0] == 200
         assert rig.daemon.page_link().startswith("https://box.example/millrace/#in=")
 
     running(tmp_path, test, addresses=addresses)
+
+
+def test_a_host_without_a_port_is_the_schemes_own_unless_we_know_better() -> None:
+    def same(origin: str, host: str, scheme: str = "", public: str = "") -> bool:
+        parsed = parse_origin(origin)
+        assert parsed is not None
+        return parse_addresses(public, [], []).same_site(parsed, host, scheme)
+
+    assert same("https://box", "box") and same("https://box", "BOX.:443") and same("http://box", "box:80")
+    assert same("http://[::1]:8642", "[0:0::1]:8642") and not same("http://[::1]:8642", "[::1]")
+    assert not same("https://box:8443", "box") and not same("http://box", "box:443")
+    assert not same("http://box", "box", "https") and not same("https://box", "", "")
+    # Whatever else is on that host: who says where the page is does not leave it to a Host without a port.
+    assert same("https://box:8443", "box", public="https://box:8443/") and not same(
+        "https://box", "box", public="https://box:8443/"
+    )
+    for text in (
+        "box",
+        "https://",
+        "https://box/x",
+        "https://box:x",
+        "https://box:70000",
+        "https://a b",
+        "null",
+        "https://[::1",
+    ):
+        assert parse_origin(text) is None, text
+    for wrong in ("box", "ftp://box", "https://box?x", "https://b x/", "https://box:0x1/"):
+        with pytest.raises(ConfigError, match="public_url"):
+            parse_addresses(wrong, [], [])
+    with pytest.raises(ConfigError, match="allowed_origins"):
+        parse_addresses("", ["*"], [])
+    with pytest.raises(ConfigError, match="trusted_proxies"):
+        parse_addresses("", [], ["proxy.example"])
 
 
 # -- cookies and links ---------------------------------------------------------------------------------------

@@ -105,14 +105,17 @@ class Addresses:
     def same_site(self, origin: Origin, host: str, scheme: str) -> bool:
         """Whether a page of `origin` is ours, where the request is for `host`, by `scheme` where that is known.
 
-        A Host without a port is that scheme's own: `$host` of nginx has none.
+        A Host without a port is the scheme's own one, or a proxy has taken it away (`$host` of nginx): then what
+        `public_url` says counts, if it is there.
         """
         if origin in self.allowed:
             return True
         found = parse_host(host)
         if found is None or found[0] != origin.host or scheme not in ("", origin.scheme):
             return False
-        return (found[1] if found[1] is not None else PORTS[origin.scheme]) == origin.port
+        if found[1] is None:
+            return not self.public_url and origin.port == PORTS[origin.scheme]
+        return found[1] == origin.port
 
 
 def parse_addresses(public_url: str, allowed: Iterable[str], proxies: Iterable[str]) -> Addresses:
