@@ -18,6 +18,7 @@ NAMES = (
     "native",
     "policy",
     "realtime",
+    "neighbours",
 )
 
 

@@ -1,0 +1,319 @@
+"""What a guest's worst programs do: `python -m bench.attack KIND PULSE NATIVE SECONDS`, bounded in time and number.
+
+It runs at nice 19, so that what is measured is the daemon's fairness and not the kernel's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from millrace.wire.native.messages import Call, Hello, frame
+from millrace.wire.pulse.client import Failed, PulseClientSession, Reply, playback_fields, record_fields
+from millrace.wire.pulse.constants import COOKIE_BYTES, NO_INDEX, PROTOCOL_VERSION, Command
+from millrace.wire.pulse.tagstruct import Spec
+
+S16, FLOAT = 3, 5
+STEREO = (1, 2)
+ends_s = 0.0
+
+
+class Line:
+    """A logged-in connection."""
+
+    def __init__(self, path: str) -> None:
+        self.wire = PulseClientSession()
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(max(0.1, ends_s - time.monotonic()))
+        self.sock.connect(path)
+        self.done = self.refused = 0
+        self.last: Reply | None = None
+        self.wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
+        self.wire.send_request(Command.SET_CLIENT_NAME, {"props": {"application.name": b"worst\0"}})
+
+    def ask(self, command: Command, **fields: object) -> None:
+        """Ask, without waiting."""
+        self.wire.send_request(command, fields)
+
+    def push(self) -> None:
+        """Send what was asked for."""
+        self.sock.sendall(self.wire.data_to_send())
+
+    def wait(self, replies: int) -> None:
+        """Until so many answers have come."""
+        self.push()
+        have = 0
+        while have < replies:
+            data = self.sock.recv(1 << 18)
+            if not data:
+                raise OSError("the daemon has cut it off")
+            self.wire.receive(data)
+            for event in self.wire.events():
+                if isinstance(event, Reply):
+                    self.done, self.last, have = self.done + 1, event, have + 1
+                elif isinstance(event, Failed):
+                    self.refused, have = self.refused + 1, have + 1
+
+    def drop(self) -> None:
+        """Read and forget what has come."""
+        with contextlib.suppress(BlockingIOError):
+            while self.sock.recv(1 << 18, socket.MSG_DONTWAIT):
+                pass
+
+
+def left() -> bool:
+    """Whether there is time left."""
+    return time.monotonic() < ends_s
+
+
+def streams(pulse: str, native: str) -> str:
+    """10,000 streams that begin at once and never have sound enough."""
+    done = refused = 0
+    lines = []
+    for _ in range(40):
+        if not left():
+            break
+        line = Line(pulse)
+        lines.append(line)
+        for _ in range(250):
+            fields = playback_fields(Spec(S16, 2, 44_100), STEREO, prebuf=0, tlength=8820, adjust_latency=True)
+            line.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
+        line.wait(252)
+        done, refused = done + line.done - 2, refused + line.refused
+    while left():
+        for line in lines:
+            line.drop()
+        time.sleep(0.05)
+    return f"{done} streams of {done + refused} asked for"
+
+
+def resampled(pulse: str, native: str) -> str:
+    """300 samples of 192 kHz at a time, played by the daemon itself."""
+    line = Line(pulse)
+    sound = random.Random(1).randbytes(192_000 * 4 // 2)
+    fields = {"name": "s", "spec": Spec(S16, 2, 192_000), "map": STEREO, "length": len(sound), "props": {}}
+    line.ask(Command.CREATE_UPLOAD_STREAM, **fields)
+    line.wait(3)
+    line.wire.send_block(0, sound)
+    line.ask(Command.FINISH_UPLOAD_STREAM, channel=0)
+    line.wait(1)
+    began = line.done
+    while left():
+        for _ in range(300):
+            line.ask(Command.PLAY_SAMPLE, sink_index=NO_INDEX, sink_name=None, volume=NO_INDEX, name="s", props={})
+        line.wait(300)
+        time.sleep(0.4)
+    return f"{line.done - began} samples of 192 kHz played"
+
+
+def recorders(pulse: str, native: str) -> str:
+    """Recorders of 192 kHz that never read, as many as there may be."""
+    lines = []
+    for _ in range(8):
+        line = Line(pulse)
+        lines.append(line)
+        for _ in range(64):
+            line.ask(Command.CREATE_RECORD_STREAM, **record_fields(Spec(FLOAT, 2, 192_000), STEREO, fragsize=4096))
+        line.wait(66)
+    while left():
+        time.sleep(0.05)
+    return f"{sum(line.done - 2 for line in lines)} recorders of 192 kHz"
+
+
+def uploads(pulse: str, native: str) -> str:
+    """Samples that are begun, sent almost to the end, and left so, on 22 connections."""
+    sent = refused = 0
+    lines = []
+    for _ in range(22):
+        line = Line(pulse)
+        line.sock.settimeout(1)
+        lines.append(line)
+        for channel in range(4):
+            size = 8 << 20
+            line.ask(
+                Command.CREATE_UPLOAD_STREAM, name=f"u{channel}", spec=Spec(S16, 2, 48_000), map=STEREO,
+                length=size, props={},
+            )  # fmt: skip
+        with contextlib.suppress(OSError):
+            line.wait(6)
+            for channel in range(4):
+                for _ in range(127):
+                    if left():
+                        line.wire.send_block(channel, bytes(65_536))
+                        line.push()
+                        sent += 65_536
+        refused += line.refused
+    while left():
+        time.sleep(0.05)
+    return f"{sent >> 20} MiB of unfinished samples sent, {refused} refused"
+
+
+def fuzz(pulse: str, native: str) -> str:
+    """Commands with bytes changed, at random, on ever new connections."""
+    chance, count = random.Random(2), 0
+    sample = PulseClientSession()
+    sample.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
+    hello = sample.data_to_send()
+    while left() and count < 50_000:
+        for command in (Command.GET_SERVER_INFO, Command.GET_SINK_INFO_LIST, Command.STAT):
+            sample.send_request(command, {})
+        fields = playback_fields(Spec(S16, 2, 44_100), STEREO)
+        sample.send_request(Command.CREATE_PLAYBACK_STREAM, fields)
+        data = bytearray(sample.data_to_send() * 20)
+        for _ in range(chance.randrange(1, 8)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(1)
+            sock.connect(pulse)
+            sock.sendall(hello + data)
+        count += 1
+    return f"{count} connections with malformed messages"
+
+
+def connections(pulse: str, native: str) -> str:
+    """Connections made 200 at a time and dropped together."""
+    count = 0
+    while left() and count < 50_000:
+        held = []
+        for _ in range(200):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            held.append(sock)
+            try:
+                sock.connect(pulse)
+            except OSError:
+                time.sleep(0.001)
+            else:
+                count += 1
+        for sock in held:
+            sock.close()
+    return f"{count} connections"
+
+
+def properties(pulse: str, native: str) -> str:
+    """Properties of 30 kB, set on 100 streams over and over, while 300 clients listen for changes."""
+    watching = [Line(pulse) for _ in range(300)]
+    for other in watching:
+        other.ask(Command.SUBSCRIBE, mask=0x2FF)
+        other.push()
+    line = Line(pulse)
+    for _ in range(100):
+        line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO))
+    line.wait(102)
+    large, count = {f"p{n}": bytes(1000) for n in range(30)}, 0
+    while left() and count < 100_000:
+        for channel in range(100):
+            line.ask(Command.UPDATE_PLAYBACK_STREAM_PROPLIST, channel=channel, mode=2, props=large)
+        line.wait(100)
+        count += 100
+        for other in watching:
+            other.drop()
+    return f"{count} property lists of 30 kB, {line.refused} refused"
+
+
+def sinks(pulse: str, native: str) -> str:
+    """Thousands of sinks, as many as go and again, with 500 streams thrown from one to the next."""
+    line = Line(pulse)
+    for _ in range(250):
+        line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, prebuf=0))
+    line.wait(252)
+    began = line.done
+    while left():
+        made = []
+        for _ in range(100):
+            line.ask(Command.LOAD_MODULE, name="module-null-sink", argument="")
+            line.wait(1)
+            if line.last is not None and "index" in line.last.fields:
+                made.append(line.last.fields["index"])
+            if not left():
+                break
+        for name in ("null", "null.2", "millrace"):
+            line.ask(Command.SET_DEFAULT_SINK, name=name)
+        for index in made:
+            line.ask(Command.UNLOAD_MODULE, index=index)
+        line.wait(3 + len(made))
+    return f"{line.done - began} commands about sinks, {line.refused} refused"
+
+
+def lists(pulse: str, native: str) -> str:
+    """Lists of 2,000 streams and everything else, asked for by 50 connections without end."""
+    owners = []
+    for _ in range(8):
+        line = Line(pulse)
+        owners.append(line)
+        for _ in range(250):
+            line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, corked=True))
+        line.wait(252)
+    asking = [Line(pulse) for _ in range(50)]
+    count = 0
+    every = (Command.GET_SINK_INPUT_INFO_LIST, Command.GET_CLIENT_INFO_LIST, Command.GET_SINK_INFO_LIST)
+    while left():
+        for line in asking:
+            line.sock.setblocking(False)
+            for command in every:
+                line.ask(command)
+            with contextlib.suppress(OSError):
+                line.push()
+                count += len(every)
+            with contextlib.suppress(OSError):
+                line.drop()
+        time.sleep(0.01)
+    return f"{count} lists asked for"
+
+
+def calls(pulse: str, native: str) -> str:
+    """The whole state, and watching it, asked for by the native protocol on 50 connections without end."""
+    lines = []
+    for _ in range(50):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(native)
+        sock.sendall(frame(Hello(1, "worst")) + frame(Call(1, "watch", {})))
+        sock.setblocking(False)
+        lines.append(sock)
+    asked, count = b"".join(frame(Call(n, "state", {})) for n in range(2, 102)), 0
+    while left() and lines:
+        for sock in list(lines):
+            try:
+                count += 100 * sock.send(asked) // len(asked)
+            except BlockingIOError:
+                pass
+            except OSError:
+                lines.remove(sock)
+                continue
+            with contextlib.suppress(OSError):
+                while sock.recv(1 << 18):
+                    pass
+        time.sleep(0.01)
+    return f"{count} calls for the state, {50 - len(lines)} connections cut off"
+
+
+KINDS: dict[str, Callable[[str, str], str]] = {
+    run.__name__: run
+    for run in (streams, resampled, recorders, uploads, fuzz, connections, properties, sinks, lists, calls)
+}
+
+
+def main() -> None:
+    """Entry point."""
+    global ends_s
+    os.nice(19)
+    kind, pulse, native, seconds = sys.argv[1:]
+    ends_s = time.monotonic() + float(seconds)
+    try:
+        print(KINDS[kind](pulse, native), flush=True)
+    except OSError as error:
+        print(f"ended by: {error}", flush=True)
+
+
+def kinds() -> Iterator[str]:
+    """All of them."""
+    yield from KINDS
+
+
+if __name__ == "__main__":
+    main()

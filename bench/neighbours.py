@@ -1,0 +1,149 @@
+"""One guest's worst against another guest's sound, judged by its samples.
+
+In guest `neighbour` paplay plays a file of which each frame is known, parec records the monitor, and a listener
+listens; programs of guest `worst` do what they can meanwhile, at nice 19. The same programs against a second daemon
+tell what of it is the machine's doing: two programs' share of the processor, and not the daemon's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.attack import kinds
+from bench.common import MILLRACE, Daemon, daemon, memory_kib, processes
+
+RATE = 48_000
+WRAP = 30_000
+EACH_S, ALL_S, QUIET_S = 6.0, 15.0, 8.0
+SETTLE_S = 1.5
+
+
+class Neighbour:
+    """Somebody who plays, records and listens in a guest."""
+
+    def __init__(self, bus: Daemon, folder: Path, seconds: float, start: Any) -> None:
+        self._bus = bus
+        path = folder / "known.raw"
+        frame = np.arange(round(seconds * RATE))
+        np.stack((frame % WRAP, frame // WRAP), axis=1).astype("<i2").tofile(path)
+        env = bus.env | {"PULSE_SERVER": bus.pulse("neighbour")}
+        raw = ("--raw", "--format=s16le", f"--rate={RATE}", "--channels=2")
+        recorder = start("parec", *raw, "--latency-msec=20", "-d", "@DEFAULT_MONITOR@", env=env, stdout=subprocess.PIPE)
+        self._listener = start(
+            *MILLRACE, "listen", bus.url("neighbour"), "--to", "null:", "-q", env=bus.env, stdout=subprocess.DEVNULL
+        )
+        time.sleep(SETTLE_S)
+        start("paplay", *raw, "--latency-msec=200", str(path), env=env)
+        self._lock = threading.Lock()
+        self._data = bytearray()
+        self._came: list[float] = []
+        self._ended = False
+        assert recorder.stdout is not None
+        self._pipe = recorder.stdout
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while data := self._pipe.read1(65_536):  # type: ignore[attr-defined]
+            with self._lock:
+                self._data += data
+                self._came.append(time.monotonic())
+        self._ended = True
+
+    def listener(self) -> dict[str, int]:
+        """What the listener says that it missed."""
+        guests = {guest["name"]: guest for guest in self._bus.state()["guests"]}
+        (told,) = guests["neighbour"]["listeners"]
+        return {name: told[name] for name in ("underruns", "bridged", "lost", "skipped")}
+
+    def since(self) -> tuple[int, float]:
+        """Frames that were not the next since this was last asked, and the longest wait for any, in ms."""
+        with self._lock:
+            whole = len(self._data) // 4 * 4
+            data, self._data = bytes(self._data[:whole]), self._data[max(0, whole - 4) :]
+            came, self._came = self._came, self._came[-1:]
+        left, right = np.frombuffer(data, "<i2").reshape(-1, 2).astype(int).T
+        steps = np.diff(right * WRAP + left)
+        waits = np.diff(came)
+        assert not self._ended, "the recorder ended"
+        return int((steps != 1).sum()), float(waits.max() * 1000) if len(waits) else 0.0
+
+
+def attack(target: Daemon, names: list[str], seconds: float, start: Any) -> list[str]:
+    """The worst programs in guest `worst` of `target`, all at once; what each did."""
+    native = f"{target.runtime}/millrace/worst/native"
+    running = [
+        start(
+            sys.executable, "-m", "bench.attack", name, target.pulse("worst").removeprefix("unix:"), native,
+            str(seconds), stdout=subprocess.PIPE, text=True,
+        )
+        for name in names
+    ]  # fmt: skip
+    time.sleep(seconds + SETTLE_S)
+    done = []
+    for process in running:
+        process.kill()
+        out = process.communicate()[0]
+        done.append(str(out).strip() or "did not end in time")
+    return done
+
+
+def incidents(bus: Daemon, guest: str) -> dict[str, int]:
+    """How often each cause was found in a guest."""
+    asked = [*MILLRACE, "incidents", "--json"]
+    listed = json.loads(subprocess.run(asked, env=bus.env, capture_output=True, text=True, check=True).stdout)
+    found: dict[str, int] = {}
+    for one in listed:
+        if one["guest"] == guest:
+            name = f"{one['stage']} {one['cause']}"
+            found[name] = found.get(name, 0) + one["count"]
+    return found
+
+
+def run(names: list[str]) -> None:
+    """Quiet, each kind, all at once, and all at once against another daemon."""
+    total = QUIET_S + len(names) * (EACH_S + 2 * SETTLE_S) + 2 * (ALL_S + 2 * SETTLE_S) + 30
+    with daemon("--guest", "neighbour", "--guest", "worst") as bus, processes() as start:
+        with tempfile.TemporaryDirectory(prefix="mr") as name:
+            neighbour = Neighbour(bus, Path(name), total, start)
+            time.sleep(SETTLE_S)
+            neighbour.since()
+            print(f"{'':12} {'xruns':>6} {'longest wait':>13} {'daemon':>8}   what was done")
+
+            def tell(what: str, did: list[str]) -> None:
+                gaps, wait = neighbour.since()
+                told = f"{what:12} {gaps:6} {wait:10.0f} ms {memory_kib(bus.pid) / 1024:5.0f} MiB"
+                print(f"{told}   {'; '.join(did)}", flush=True)
+
+            time.sleep(QUIET_S)
+            tell("nothing", ["the neighbour alone"])
+            with daemon("--guest", "worst") as other:
+                attack(other, names, ALL_S, start)
+            tell("elsewhere", ["all at once, against another daemon"])
+            for kind in names:
+                tell(kind, attack(bus, [kind], EACH_S, start))
+            tell("all at once", [f"{len(attack(bus, names, ALL_S, start))} programs"])
+            time.sleep(SETTLE_S)
+            tell("afterwards", ["the neighbour alone"])
+            print(f"the neighbour's listener: {neighbour.listener()}")
+            for guest in ("neighbour", "worst", ""):
+                print(f"incidents of {guest or 'the daemon'}: {incidents(bus, guest)}")
+
+
+def main() -> None:
+    """Entry point."""
+    wanted = [name for name in kinds() if name in sys.argv[1:]]
+    print("neighbours: frames of a guest that were not heard in their place, while another guest does its worst")
+    run(wanted or list(kinds()))
+
+
+if __name__ == "__main__":
+    main()
