@@ -65,16 +65,17 @@ class Neighbour:
         return {name: told[name] for name in ("underruns", "bridged", "lost", "skipped")}
 
     def since(self) -> tuple[int, float]:
-        """Frames that were not the next since this was last asked, and the longest wait for any, in ms."""
+        """Places where what came was not the next frame since this was last asked, and the longest wait, in ms."""
         with self._lock:
             whole = len(self._data) // 4 * 4
             data, self._data = bytes(self._data[:whole]), self._data[max(0, whole - 4) :]
             came, self._came = self._came, self._came[-1:]
         left, right = np.frombuffer(data, "<i2").reshape(-1, 2).astype(int).T
-        steps = np.diff(right * WRAP + left)
+        wrong = np.diff(right * WRAP + left) != 1
         waits = np.diff(came)
         assert not self._ended, "the recorder ended"
-        return int((steps != 1).sum()), float(waits.max() * 1000) if len(waits) else 0.0
+        # A hole is one place, however long it is.
+        return int(wrong[0]) + int((wrong[1:] & ~wrong[:-1]).sum()), float(waits.max() * 1000) if len(waits) else 0.0
 
 
 def attack(target: Daemon, names: list[str], seconds: float, start: Any) -> list[str]:
@@ -99,9 +100,9 @@ def attack(target: Daemon, names: list[str], seconds: float, start: Any) -> list
 def incidents(bus: Daemon, guest: str) -> dict[str, int]:
     """How often each cause was found in a guest."""
     asked = [*MILLRACE, "incidents", "--json"]
-    listed = json.loads(subprocess.run(asked, env=bus.env, capture_output=True, text=True, check=True).stdout)
+    listed = subprocess.run(asked, env=bus.env, capture_output=True, text=True, check=True).stdout
     found: dict[str, int] = {}
-    for one in listed:
+    for one in map(json.loads, listed.splitlines()):
         if one["guest"] == guest:
             name = f"{one['stage']} {one['cause']}"
             found[name] = found.get(name, 0) + one["count"]
