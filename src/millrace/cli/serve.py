@@ -103,6 +103,7 @@ async def _serve(config: Config, policy: bool) -> None:
 
     from millrace.cli.run import on_stop
     from millrace.daemon.app import Daemon
+    from millrace.daemon.collector import calm, keep_calm
     from millrace.io.notify import notify
     from millrace.io.paths import NATIVE_SOCKET, policy_path
     from millrace.policy.config import load
@@ -114,19 +115,22 @@ async def _serve(config: Config, policy: bool) -> None:
     on_stop(stopping.set)
     program = Program(config.runtime / NATIVE_SOCKET, load(None, policy_path())) if policy else None
     deciding: asyncio.Task[None] | None = None
+    collecting: asyncio.Task[None] | None = None
     try:
         await daemon.start()
         if program is not None:
             deciding = asyncio.create_task(program.run())
-        _calm_collector()
+        calm()
+        collecting = asyncio.create_task(keep_calm(daemon.quiet))
         _tell(daemon)
         notify("READY=1")
         await stopping.wait()
         notify("STOPPING=1")
     finally:
-        if deciding is not None:
-            deciding.cancel()
-            await asyncio.gather(deciding, return_exceptions=True)
+        tasks = [task for task in (deciding, collecting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await daemon.stop()
 
 
@@ -138,19 +142,6 @@ def _more_descriptors() -> None:
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _calm_collector() -> None:
-    """What start-up made stays for good, and the data plane makes no cycles: look for garbage rarely.
-
-    A full collection over everything imported would stop the graph for tens of milliseconds.
-    """
-    import gc
-
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    gc.enable()
 
 
 def _tell(daemon: Daemon) -> None:

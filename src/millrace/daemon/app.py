@@ -316,6 +316,10 @@ class Daemon:
             return self.guests[name].turns
         return self._turns.setdefault(holder.key, Turns()) if kind == "token" else self.turns
 
+    def quiet(self) -> bool:
+        """Whether nothing plays in any guest."""
+        return not any(guest.graph.running for guest in self.guests.values())
+
     def refused(self) -> int:
         """Requests that were not let in, or not allowed."""
         return self.forbidden + (self._web.refused() if self._web is not None else 0)

@@ -147,6 +147,14 @@ def unread(transport: asyncio.Transport) -> int:
     return int.from_bytes(count, sys.byteorder)
 
 
+def _nobody() -> None:
+    """Whom a connection wakes that is gone: it and its runner know each other no more."""
+
+
+def _never() -> bool:
+    return False
+
+
 class StreamRunner(asyncio.BufferedProtocol):
     """Runs one `Connection` on one socket. All runners share a receive buffer: cores copy what they keep."""
 
@@ -239,9 +247,11 @@ class StreamRunner(asyncio.BufferedProtocol):
         if core is None or transport is None:
             return True
         if self._lost:
-            if core.closed():
-                self._core = None
-            return self._core is None
+            if not core.closed():
+                return False
+            core.wake, core.over = _nobody, _never
+            self._core = self._transport = None
+            return True
         rest, self._rest = self._rest, b""
         if (rest or core.unfinished) and not core.closing:
             self._take(memoryview(rest))

@@ -20,7 +20,7 @@ from millrace.doors.pulse.restore import GROUPED_BY, Rules
 from millrace.dsp.convert import Buffer, SampleFormat
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.graph import Graph
-from millrace.graph.model import Node, NodeState, Sink, Stream, Tap
+from millrace.graph.model import NOTHING, Node, NodeState, Sink, Stream, Tap
 from millrace.rights.grants import Grants, Permission, Verdict
 from millrace.rights.model import GUEST_RIGHTS, Holder
 from millrace.rights.prompts import Answer, Prompts
@@ -378,6 +378,8 @@ class PulseDoor:
             self.graph.add_stream(stream.node, sink)
         except GraphError:
             del self.playback[stream.node.id]
+            stream.node.feed = NOTHING
+            stream.ended()
             raise
 
     def begin_record(self, record: RecordStream, sink: Sink) -> None:
@@ -389,6 +391,7 @@ class PulseDoor:
             self.graph.add_tap(record.node, sink)
         except GraphError:
             del self.records[record.node.id]
+            record.node.consumer = NOTHING
             raise
 
     def load(self, module: Module) -> None:

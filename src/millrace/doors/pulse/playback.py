@@ -281,7 +281,7 @@ class PlaybackStream:
     def ended(self) -> None:
         """The graph has let the stream go, whoever wanted that; a pending drain fails."""
         self.removed = True
-        self.queue.flush()
+        self.queue.close()
         self._resampled.clear()
         self.on_done = None
         if self.drain is not None:

@@ -19,6 +19,10 @@ def capacity_for(size: int) -> int:
     return max(_CAPACITY_MIN, 1 << (size - 1).bit_length()) if size > 0 else 0
 
 
+def _never(size: int) -> bool:
+    return False
+
+
 class ByteQueue:
     """Queued bytes of one stream. `may_hold` says whether its store may be of so many bytes from now on."""
 
@@ -31,6 +35,11 @@ class ByteQueue:
         self._silence = silence
         # Through a view: assigning a slice of a bytearray would copy twice.
         self._data = memoryview(bytearray())
+
+    def close(self) -> None:
+        """Drop everything, for good. Whose queue it is is let go: a thousand of them leave the collector nothing."""
+        self.flush()
+        self._may_hold = _never
 
     @property
     def capacity(self) -> int:
