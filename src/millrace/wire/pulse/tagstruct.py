@@ -17,6 +17,7 @@ from millrace.wire.pulse.constants import Err
 
 PROP_BYTES_MAX = 64 * 1024
 PROPS_MAX = 512
+_U32_MAX = 0xFFFFFFFF
 _U32, _U64, _S64 = struct.Struct(">I"), struct.Struct(">Q"), struct.Struct(">q")
 _TIMEVAL, _SPEC = struct.Struct(">II"), struct.Struct(">BBI")
 
@@ -202,8 +203,8 @@ class Writer:
         self.data += b"N" if value is None else b"t" + value.encode().replace(b"\0", b"") + b"\0"
 
     def u32(self, value: int) -> None:
-        """'L'."""
-        self.data += b"L" + _U32.pack(value)
+        """'L'. A sum that has outgrown it is told as the most there is."""
+        self.data += b"L" + _U32.pack(min(value, _U32_MAX))
 
     def u8(self, value: int) -> None:
         """'B'."""

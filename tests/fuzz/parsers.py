@@ -1,0 +1,336 @@
+"""Every parser in memory, with the door behind it: it takes what it is given, or raises its own error, nothing else.
+
+`python -m tests.fuzz.parsers [SECONDS] [SEED]` goes on for so long; the unit tests do the same for some sessions each.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from millrace.client.fileplayer import FilePlayer
+from millrace.doors.peer.microphone import MicrophoneStream
+from millrace.doors.peer.playout import Playout
+from millrace.doors.qemu.door import QemuDoor
+from millrace.doors.spice.door import SpicePlayback, SpiceRecord
+from millrace.doors.vnc.door import VncDoor
+from millrace.dsp.convert import Samples
+from millrace.errors import MillraceError
+from millrace.sim.rig import Rig
+from millrace.units import NS_PER_MS, Frames, Positions, default_map
+from millrace.wire.native.session import NativeWire
+from millrace.wire.peer.messages import FormatChanged, Hello, Packet, Silence
+from millrace.wire.peer.session import PeerClient, PeerServer
+from millrace.wire.pulse.client import PulseClientSession
+from millrace.wire.qemu.audio import AudioPeer, DisplayClient
+from millrace.wire.qemu.qmp import QmpHandover
+from millrace.wire.spice.channel import ChannelKind, SpiceChannel
+from millrace.wire.spice.messages import main_event
+from millrace.wire.vnc.client import TlsWanted, VncClient
+from tests.fuzz import seeds
+from tests.fuzz.mutate import Mutator, Repair, repair_at, repair_line
+
+Take = Callable[[bytes], None]
+"""Takes one message."""
+STEP_NS = 10 * NS_PER_MS
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One direction of one protocol: what was recorded of it, and what takes it."""
+
+    name: str
+    sessions: Callable[[], list[seeds.Session]]
+    open: Callable[[], Take]
+    repair: Repair | None = None
+
+
+class Nowhere:
+    """A file that keeps nothing."""
+
+    name = "nowhere"
+    frames = 0
+
+    def open(self, rate: int, positions: Positions) -> None:
+        pass
+
+    def write(self, block: Samples) -> None:
+        assert np.isfinite(block).all() or block.dtype == np.float32
+        self.frames += len(block)
+
+    def skip(self, frames: Frames) -> None:
+        self.frames += frames
+
+    def close(self) -> None:
+        pass
+
+
+def _pulse_server() -> Take:
+    rig = Rig()
+    client = rig.client(login=False)
+    rig.clients.clear()
+
+    def take(data: bytes) -> None:
+        rest = memoryview(data)
+        while len(rest):
+            rest = rest[client.server.receive(rest, rig.now_ns) :]
+        client.server.data_to_send()
+        rig.run(0.01)
+
+    return take
+
+
+def _pulse_client() -> Take:
+    wire = PulseClientSession()
+    from millrace.wire.pulse.constants import Command
+
+    wire.send_request(Command.STAT)
+
+    def take(data: bytes) -> None:
+        wire.receive(data)
+        wire.events()
+
+    return take
+
+
+def _native(daemon: bool) -> Take:
+    wire = NativeWire(daemon=daemon)
+
+    def take(data: bytes) -> None:
+        wire.receive(data, 0)
+        wire.events()
+        wire.chunks_to_send()
+
+    return take
+
+
+def _message(data: bytes) -> str | bytes:
+    return data.decode("utf-8", "replace") if data[:1] in (b"{", b"[", b'"') else data
+
+
+def _peer_server() -> Take:
+    rig = Rig()
+    wire = PeerServer(rig.now_ns)
+    voice = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "fuzz")
+
+    def take(data: bytes) -> None:
+        wire.receive(_message(data), rig.now_ns)
+        for event in wire.events():
+            if isinstance(event, Packet):
+                voice.push(event, rig.now_ns)
+            elif isinstance(event, FormatChanged):
+                voice.set_format(event.format)
+            elif isinstance(event, Silence):
+                voice.silence()
+        rig.run(0.01)
+        voice.pull(np.zeros((480, 2), np.float32))
+
+    return take
+
+
+def _peer_client() -> Take:
+    now = [0]
+    wire = PeerClient(Hello(microphone=True), 0)
+    playout, file = Playout(48_000, default_map(2), "normal"), FilePlayer(Nowhere())
+    out = np.zeros((480, 2), np.float32)
+
+    def take(data: bytes) -> None:
+        now[0] += STEP_NS
+        wire.receive(_message(data), now[0])
+        for event in wire.events():
+            if isinstance(event, Packet):
+                playout.push(event, now[0])
+                file.push(event, now[0])
+            elif isinstance(event, FormatChanged):
+                playout.set_format(event.format)
+                file.set_format(event.format)
+            elif isinstance(event, Silence):
+                playout.silence()
+                file.silence()
+        playout.pull(out, now[0])
+        wire.handle_timeout(now[0])
+        wire.messages_to_send()
+
+    return take
+
+
+def _qmp() -> Take:
+    core = QmpHandover(3)
+
+    def take(data: bytes) -> None:
+        core.receive(data, 0)
+        core.chunks_to_send()
+
+    return take
+
+
+def _display(on_bus: bool) -> Take:
+    core = DisplayClient(0, on_bus)
+
+    def take(data: bytes) -> None:
+        core.receive(data, 0)
+        for event in core.events():
+            if type(event).__name__ == "Machine":
+                core.register("Out", 3)
+        core.chunks_to_send()
+
+    return take
+
+
+def _audio() -> Take:
+    rig = Rig()
+    door = QemuDoor(rig.graph, rig.graph.add_source("microphone", "Microphone"))
+    peers = [AudioPeer(0), AudioPeer(0)]
+
+    def take(data: bytes) -> None:
+        played, recorded = peers
+        played.receive(data, rig.now_ns)
+        door.played(played.events(), rig.now_ns)
+        recorded.receive(data, rig.now_ns)
+        door.recorded(recorded, recorded.events())
+        for peer in peers:
+            peer.chunks_to_send()
+        rig.run(0.01)
+
+    return take
+
+
+def _channel(kind: ChannelKind) -> SpiceChannel:
+    return SpiceChannel(kind, 7, 0b0110, "", lambda key, password: bytes(128))
+
+
+def _spice_main() -> Take:
+    channel = _channel(ChannelKind.MAIN)
+
+    def take(data: bytes) -> None:
+        channel.receive(data, 0)
+        for message in channel.events():
+            main_event(message)
+        channel.data_to_send()
+
+    return take
+
+
+def _spice_playback() -> Take:
+    rig = Rig()
+    channel = _channel(ChannelKind.PLAYBACK)
+    door = SpicePlayback(rig.graph, channel, "SPICE")
+
+    def take(data: bytes) -> None:
+        channel.receive(data, rig.now_ns)
+        door.receive(rig.now_ns)
+        channel.data_to_send()
+        rig.run(0.01)
+
+    return take
+
+
+def _spice_record() -> Take:
+    rig = Rig()
+    channel = _channel(ChannelKind.RECORD)
+    source = rig.graph.add_source("microphone", "Microphone")
+    door = SpiceRecord(rig.graph, source, channel, "SPICE", lambda: None)
+
+    def take(data: bytes) -> None:
+        channel.receive(data, rig.now_ns)
+        door.receive()
+        rig.run(0.02)
+        channel.data_to_send()
+
+    return take
+
+
+def _vnc() -> Take:
+    rig = Rig()
+    wire = VncClient(48_000, 2, "secret", lambda challenge, password: bytes(16))
+    door = VncDoor(rig.graph, wire)
+
+    def take(data: bytes) -> None:
+        wire.receive(data, rig.now_ns)
+        for event in wire.events():
+            if isinstance(event, TlsWanted):
+                wire.tls_ready()
+            else:
+                door.handle(event, rig.now_ns)
+        wire.data_to_send()
+        rig.run(0.01)
+
+    return take
+
+
+def _linked(sessions: list[seeds.Session]) -> list[seeds.Session]:
+    """SPICE sessions from their link on."""
+    link = [seeds.spice_reply(bytes(162)), bytes(4)]
+    return [session if session[0].startswith(b"REDQ") else [*link, *session] for session in sessions]
+
+
+SPICE, DBUS = repair_at(2, "<I", 6), repair_at(4, "<I", 16)
+WIRES = (
+    Wire("pulse: client to daemon", lambda: seeds.pulse()[0], _pulse_server, repair_at(0, ">I", 20)),
+    Wire("pulse: server to client", lambda: seeds.pulse()[1], _pulse_client, repair_at(0, ">I", 20)),
+    Wire("native: client to daemon", seeds.native, lambda: _native(True), repair_at(0, "<I", 8)),
+    Wire("native: daemon to client", seeds.native, lambda: _native(False), repair_at(0, "<I", 8)),
+    Wire("peer: listener to daemon", seeds.peer_listener, _peer_server),
+    Wire("peer: daemon to listener", seeds.peer_daemon, _peer_client),
+    Wire("qmp: machine to daemon", seeds.qmp, _qmp, repair_line),
+    Wire("dbus: bus to daemon", lambda: seeds.dbus_display(True), lambda: _display(True), DBUS),
+    Wire("dbus: machine to daemon", lambda: seeds.dbus_display(False), lambda: _display(False), DBUS),
+    Wire("dbus: sound", seeds.dbus_audio, _audio, DBUS),
+    Wire("spice: main", lambda: _linked(seeds.spice_main()), _spice_main, SPICE),
+    Wire("spice: playback", lambda: _linked(seeds.spice_sound()), _spice_playback, SPICE),
+    Wire("spice: record", lambda: _linked(seeds.spice_sound()), _spice_record, SPICE),
+    Wire("vnc: machine to daemon", seeds.vnc, _vnc),
+)
+
+
+def one_session(wire: Wire, seed: int) -> bool:
+    """Feed one mutated session; whether it was refused. Any other error than a parser's own is the finding."""
+    mutator = Mutator(seed)
+    take = wire.open()
+    pieces = mutator.random.choice((1 << 30, 1 << 30, 1000, 17, 1))
+    for message in mutator.session(wire.sessions(), wire.repair):
+        step = max(pieces, len(message) // 200 + 1) if pieces < 1 << 30 else len(message) or 1
+        whole = wire.name.startswith("peer") or len(message) == 0
+        for piece in (message,) if whole else (message[at : at + step] for at in range(0, len(message), step)):
+            try:
+                take(piece)
+            except MillraceError as error:
+                assert str(error).isprintable(), str(error)
+                return True
+    return False
+
+
+def sessions_for(seconds: float, seed: int) -> Iterator[tuple[Wire, int]]:
+    """The wires in turn, under ever new seeds, for so long."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        for wire in WIRES:
+            yield wire, seed
+            seed += 1
+
+
+def main() -> None:
+    """Entry point."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns() % 2**31
+    print(f"seed {first}")
+    count = refused = 0
+    slowest = (0.0, "", 0)
+    for wire, seed in sessions_for(seconds, first):
+        began = time.perf_counter()
+        try:
+            refused += one_session(wire, seed)
+        except Exception:
+            print(f"{wire.name}, seed {seed}:", file=sys.stderr)
+            raise
+        slowest = max(slowest, (time.perf_counter() - began, wire.name, seed))
+        count += 1
+    print(f"{count} sessions, {refused} refused; slowest {slowest[0]:.2f} s: {slowest[1]}, seed {slowest[2]}")
+
+
+if __name__ == "__main__":
+    main()

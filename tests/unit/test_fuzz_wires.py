@@ -1,0 +1,28 @@
+"""Mutated traffic of every wire, in every run; `python -m bench fuzz` goes on for longer, and against a daemon."""
+
+from __future__ import annotations
+
+import pytest
+
+from millrace.wire.pulse.tagstruct import Reader, Writer
+from tests.fuzz.parsers import WIRES, Wire, one_session
+
+SESSIONS = 40
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
+def test_mutated_traffic_is_served_or_refused(wire: Wire) -> None:
+    refused = sum(one_session(wire, seed) for seed in range(SESSIONS))
+    # One in ten sessions is as it was recorded.
+    assert 0 < refused < SESSIONS
+
+
+def test_recorded_traffic_is_understood() -> None:
+    for wire in WIRES:
+        assert wire.sessions() and all(session for session in wire.sessions())
+
+
+def test_a_sum_beyond_32_bits_is_told_as_the_most_there_is() -> None:
+    writer = Writer()
+    writer.u32(2**32 + 5)
+    assert Reader(bytes(writer.data)).u32() == 2**32 - 1
