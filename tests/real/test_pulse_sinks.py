@@ -1,0 +1,127 @@
+"""Sinks and modules by the programs that people use, with PulseAudio itself beside Millrace as the reference."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.dsp.convert import SampleFormat, encode
+from millrace.dsp.measure import frequency_hz
+from millrace.sim.signals import sine
+
+from .conftest import Bus, need, read_wav, wait_for, write_wav
+
+pytestmark = pytest.mark.real
+BARE = ("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--realtime=no")
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a client of a bare PulseAudio."""
+    need("pulseaudio", "pactl")
+    env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path), "PULSE_STATE_PATH": str(tmp_path)}
+    env["PULSE_SERVER"] = f"unix:{tmp_path}/bare"
+    loads = (
+        f"module-native-protocol-unix socket={tmp_path}/bare auth-anonymous=1",
+        "module-null-sink sink_name=millrace",
+    )
+    command = [*BARE, *(f"--load={module}" for module in loads)]
+    server = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: subprocess.run(["pactl", "info"], env=env, capture_output=True).returncode == 0)
+        yield env
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+# One line a module, as people type it after `pactl load-module`.
+LOADS = r"""
+module-null-sink sink_name=a sink_properties=device.description=O'Brien
+module-null-sink sink_name=b sink_properties="device.description='My sink' foo.bar=baz"
+module-null-sink sink_name=c sink_properties='device.description="My sink" foo.bar=baz'
+module-null-sink sink_name=x sink_properties=device.description=O\'Brien\ x
+module-null-sink sink_name=x nonsense=1
+module-null-sink sink_name=d rate=44100 format=u8 channels=4
+module-null-sink sink_name=x channels=4 channel_map=stereo
+module-null-sink sink_name=e rate=44100 format=s16 channel_map=surround-51
+module-null-sink sink_name=f rate=44100 format=float32 channel_map=left,right,subwoofer,aux3
+module-null-sink sink_name=x rate=999999999
+module-null-sink sink_name=x format=floaty
+module-null-sink sink_name=a
+module-null-sink sink_name=x sink_name=y
+module-null-sink garbage
+module-null-sink sink_name=x sink_properties='unterminated
+module-null-sink sink_name=x channels=33
+module-null-sink sink_name=with/slash
+module-null-sink sink_name=
+module-null-sink sink_name=x sink_properties=device.description
+module-null-sink sink_name=g sink_properties=device.description=A,device.x=y
+module-null-sink sink_name=x channel_map='front-left , front-right'
+module-null-sink sink_name=h rate=8000 format=alaw channels=9
+module-always-sink
+module-always-sink
+module-native-protocol-unix
+module-remap-sink sink_name=i master=a channels=2 master_channel_map=front-right,front-left remix=no
+module-remap-sink master=nowhere
+module-remap-source source_name=j master=a.monitor
+module-loopback source=a.monitor sink=c latency_msec=20
+module-loopback source=nowhere
+module-null-source source_name=k
+module-combine-sink sink_name=l slaves=a,c
+module-combine-sink sink_name=m slaves=a,nowhere
+module-nonsense
+"""
+
+
+def pactl(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["pactl", *words], env=env, capture_output=True, text=True, timeout=20, check=False)
+
+
+def shown(env: dict[str, str], kind: str) -> dict[str, Any]:
+    """What is shown of sinks or sources by name, but what depends on the machine."""
+    made = json.loads(pactl(env, "-f", "json", "list", kind).stdout)
+    told = ("description", "channel_map", "sample_specification")
+    odd = ("device.api", "device.icon_name", "device.class")
+    return {
+        one["name"]: {key: one[key] for key in told}
+        | {"props": {key: value for key, value in one["properties"].items() if key not in odd}}
+        for one in made
+        if not one["name"].startswith(("millrace", "microphone"))
+    }
+
+
+def test_modules_take_and_refuse_what_pulseaudio_does_and_make_the_same(bus: Bus, reference: dict[str, str]) -> None:
+    bus.run("pactl", "unload-module", "module-always-sink")
+    for line in LOADS.strip().splitlines():
+        name, _, argument = line.partition(" ")
+        theirs, ours = (pactl(env, "load-module", name, argument) for env in (reference, bus.env))
+        assert (theirs.returncode, theirs.stderr) == (ours.returncode, ours.stderr), line
+    for kind in ("sinks", "sources"):
+        theirs_shown, ours_shown = shown(reference, kind), shown(bus.env, kind)
+        for name in ("b", "c", "i", "j", "k", "l", "g", "with_slash", "a.2", "a"):
+            # Where the rate was not given each server has its own.
+            for made in (theirs_shown, ours_shown):
+                for full in (name, f"{name}.monitor"):
+                    made.get(full, {}).pop("sample_specification", None)
+        assert ours_shown == theirs_shown
+
+
+def test_sox_hears_the_monitor_that_it_names(bus: Bus, tmp_path: Path) -> None:
+    need("sox", "paplay")
+    tone = write_wav(tmp_path / "tone.wav", np.frombuffer(encode(SampleFormat.S16LE, sine(8)), "<i2").reshape(-1, 2))
+    player = bus.spawn("paplay", str(tone))
+    wait_for(lambda: bus.guest()["streams"] and bus.guest()["streams"][0]["state"] == "running", what="it plays")
+    name = bus.run("pactl", "get-default-sink").stdout.strip()
+    bus.run("sox", "-q", "-t", "pulseaudio", f"{name}.monitor", str(tmp_path / "heard.wav"), "trim", "0", "2")
+    player.terminate()
+    sound, rate = read_wav(tmp_path / "heard.wav")
+    middle = sound[len(sound) // 2 :, 0].astype(np.float32) / 32768
+    assert abs(middle).max() > 0.3 and abs(frequency_hz(middle, rate) - 997) < 1
