@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from millrace.wire.pulse.constants import Command
 from millrace.wire.pulse.layouts import REQUESTS, write_fields
 from millrace.wire.pulse.session import HEADER
-from millrace.wire.pulse.tagstruct import FormatInfo, Spec, Writer
+from millrace.wire.pulse.tagstruct import WRITE, FormatInfo, Spec, Writer
 from tests.fuzz.pulse_target import one_input
 
 U32 = st.one_of(st.integers(0, 12), st.integers(0, 2**32 - 1), st.just(0xFFFFFFFF))
 TEXT = st.one_of(
     st.none(),
     st.sampled_from(["default", "default.monitor", "@DEFAULT_SINK@", "7", "module-null-sink"]),
+    st.sampled_from(["module-remap-sink", "module-remap-source", "module-loopback", "module-combine-sink"]),
+    st.sampled_from(["module-null-source", "module-stream-restore", "module-device-restore"]),
+    st.sampled_from(["sink_name=a", "slaves=a,default", "master=a channels=1", "source=a.monitor", "sink_name='"]),
+    st.text("ab='\"\\ ,._", max_size=30),
     st.text(max_size=9),
 )
 PROPS = st.dictionaries(st.text(max_size=5), st.binary(max_size=9), max_size=3)
@@ -27,8 +31,21 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "T": st.tuples(U32, U32), "a": SPEC, "m": st.lists(st.integers(0, 60), max_size=32).map(tuple),
     "v": st.lists(U32, max_size=32).map(tuple), "V": U32, "x": st.binary(max_size=9), "b": st.booleans(),
     "P": PROPS, "f": FORMATS, "F": st.lists(FORMATS, max_size=3), "S": st.lists(st.text(max_size=5), max_size=3),
-    "*": st.binary(max_size=9),
 }  # fmt: skip
+TAGGED = st.sampled_from("LLtbmvFVP").flatmap(lambda kind: st.tuples(st.just(kind), VALUES.get(kind, TEXT)))
+
+
+@st.composite
+def nested(draw: st.DrawFn) -> bytes:
+    """What an extension takes: tagged values, the first of them a number."""
+    writer = Writer()
+    writer.u32(draw(st.integers(0, 6)))
+    for kind, value in draw(st.lists(TAGGED, max_size=6)):
+        WRITE["s" if kind == "t" else kind](writer, value)
+    return bytes(writer.data)
+
+
+VALUES["*"] = st.one_of(st.binary(max_size=9), nested())
 
 
 @st.composite

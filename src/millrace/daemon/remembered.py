@@ -11,7 +11,7 @@ from millrace.errors import ConfigError
 
 PREFIX = "stream/"
 """Where in the memory of session managers the tables are: stream/GUEST/GROUP."""
-WAITING_MAX = 64
+WAITING_MAX = 16
 
 
 def prefix_of(guest: str) -> str:

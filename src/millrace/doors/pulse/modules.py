@@ -29,6 +29,7 @@ from millrace.wire.pulse.session import Request
 MIXES_MAX = 128
 """Sinks and sources of one guest."""
 NAME_MAX = 128
+DESCRIPTION_MAX = 1024
 _SPEC = ("format", "rate", "channels", "channel_map")
 
 
@@ -116,12 +117,16 @@ def _null_source(loading: Loading) -> None:
 def _combine_sink(loading: Loading) -> None:
     """On the sinks named, or on all that no module made, as PulseAudio takes all that are hardware."""
     door, names = loading.door, loading.choice("slaves", "sinks")
+    description = "Simultaneous Output"
     if names is None:
         made = [mix for module in door.modules.values() for mix in module.mixes]
         targets = [sink for sink in door.graph.sinks.values() if sink not in made]
     else:
         targets = [door.find_sink(NO_INDEX, name) for name in names.split(",") if name]
-    sink = loading.sink(loading.args.format(door.sink_format), "combined", "Simultaneous Output", "filter")
+        description = f"Simultaneous output to {', '.join(target.description for target in targets)}"
+    sink = loading.sink(loading.args.format(door.sink_format), "combined", description[:DESCRIPTION_MAX], "filter")
+    if names is not None:
+        sink.props.setdefault("combine.slaves", names)
     remix = loading.args.flag("remix", True)
     for target in played_once(targets):
         loading.link(sink, target, None if remix else by_name(sink.positions, target.positions))
