@@ -8,6 +8,7 @@ MillraceError
 ├── ProtocolError
 │   ├── LocalProtocolError    we used a protocol wrongly: a bug of ours
 │   └── RemoteProtocolError   the other side did: ends that one connection
+│       └── PasswordRefused       or does not take our password
 ├── CodecError             a codec refused settings or data
 ├── OutputLost             what was to be written can't be: a disk is full, a device is gone
 └── PeerLost               the other machine is gone
@@ -50,6 +51,10 @@ class RemoteProtocolError(ProtocolError):
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
         self.code = code
+
+
+class PasswordRefused(RemoteProtocolError):
+    """The other side does not take the password that it was given."""
 
 
 class CodecError(MillraceError):

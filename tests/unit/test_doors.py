@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -124,20 +125,34 @@ def test_bus_addresses() -> None:
     assert bus_path("unix:abstract=/tmp/x") == "\0/tmp/x"
 
 
+def test_a_password_file_is_a_file_of_ours_alone(tmp_path: Path) -> None:
+    secret = tmp_path / "pass"
+    with pytest.raises(ConfigError, match="No such file"):
+        read_password(secret)
+    secret.write_bytes(b"gehe\xefm\n")
+    secret.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_password(secret)
+    secret.chmod(0o600)
+    with pytest.raises(ConfigError, match="not text"):
+        read_password(secret)
+    secret.write_text("geheim\r\n")
+    assert read_password(secret) == "geheim"
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(ConfigError, match="no regular file"):
+        read_password(tmp_path / "pipe")
+
+
 def test_doors_in_the_configuration(tmp_path: Path) -> None:
     secret = tmp_path / "pass"
     secret.write_text("geheim\n")
-    secret.chmod(0o644)
     config = tmp_path / "c.toml"
     config.write_text(
         f'[guest.vm]\nmicrophone = false\ndoors = ["qmp:/q", {{ door = "vnc://h", password_file = "{secret}" }}]\n'
     )
-    with pytest.raises(ConfigError, match="chmod 600"):
-        load(config)
-    secret.chmod(0o600)
     guest = load(config).guests[0]
     assert [door.text for door in guest.doors] == ["qmp:/q", "vnc://h:5900"] and not guest.microphone
-    assert guest.doors[1].password == read_password(secret) == "geheim"
+    assert guest.doors[1].password_file == str(secret) and not guest.doors[1].password
     config.write_text('[guest.vm]\ndoors = [{ door = "qmp:/q", colour = "red" }]\n')
     with pytest.raises(ConfigError, match="colour"):
         load(config)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.errors import RemoteProtocolError
+from millrace.errors import PasswordRefused, RemoteProtocolError
 from millrace.wire.spice.channel import MESSAGE_MAX, ChannelKind, LinkRefused, SpiceChannel, SpiceMessage
 from millrace.wire.spice.messages import (
     ChannelsList,
@@ -65,18 +65,21 @@ def test_the_link_names_channel_session_and_capabilities_and_sends_the_ticket() 
     assert not channel.open
 
 
-@pytest.mark.parametrize(("code", "hint"), [(5, "--tls"), (6, "without --tls"), (7, "--password-file"), (99, "99")])
+@pytest.mark.parametrize(
+    ("code", "hint"), [(5, "--tls"), (6, "without --tls"), (7, "--password-file"), (99, "refuses: 99")]
+)
 def test_a_refused_link_says_what_to_do(code: int, hint: str) -> None:
     channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128))
     with pytest.raises(LinkRefused, match=hint):
         channel.receive(reply(code), 0)
 
 
-def test_a_wrong_ticket_is_called_a_wrong_password() -> None:
-    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "x", lambda key, text: bytes(128))
-    channel.receive(reply(), 0)
-    with pytest.raises(LinkRefused, match="password is wrong"):
-        channel.receive(struct.pack("<I", 7), 0)
+def test_a_ticket_that_is_refused_is_told_apart_from_one_that_is_missing() -> None:
+    for password, kind, hint in (("x", PasswordRefused, "refuses the password"), ("", LinkRefused, "wants a password")):
+        channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, lambda key, text: bytes(128))
+        channel.receive(reply(), 0)
+        with pytest.raises(kind, match=hint):
+            channel.receive(struct.pack("<I", 7), 0)
 
 
 def test_acknowledgements_come_every_window_and_pings_are_answered() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.errors import RemoteProtocolError
+from millrace.errors import PasswordRefused, RemoteProtocolError
 from millrace.io.crypto import vnc_answer
 from millrace.units import NS_PER_S
 from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, TlsWanted, VncClient
@@ -78,6 +78,26 @@ def test_the_answer_is_des_with_the_bits_of_the_key_reversed() -> None:
 def test_a_server_that_does_not_let_us_in_is_explained(said: bytes, hint: str) -> None:
     with pytest.raises(RemoteProtocolError, match=hint):
         client().receive(said, 0)
+
+
+def test_a_password_that_is_refused_is_told_apart_from_other_refusals() -> None:
+    vnc = client("geheim")
+    vnc.receive(VERSION + b"\x01\x02" + bytes(16), 0)
+    with pytest.raises(PasswordRefused, match=r"refuses the password \(no\)"):
+        vnc.receive(struct.pack(">II", 1, 2) + b"no", 0)
+    with pytest.raises(RemoteProtocolError, match="it gives no reason") as other:
+        client("geheim").receive(VERSION + b"\x01\x01" + struct.pack(">II", 1, 0), 0)
+    assert not isinstance(other.value, PasswordRefused)
+
+
+def test_a_server_that_ends_before_it_shows_its_screen_can_be_told() -> None:
+    vnc = client()
+    vnc.receive(VERSION + b"\x01\x01", 0)
+    assert not vnc.joining
+    vnc.receive(bytes(4), 0)
+    assert vnc.joining
+    vnc.receive(INIT, 0)
+    assert not vnc.joining
 
 
 def test_tls_begins_before_the_password_and_goes_on_inside() -> None:

@@ -13,7 +13,7 @@ from millrace.cli.values import whole
 app = typer.Typer(help="Attach a virtual machine's sound to a guest.", no_args_is_help=True)
 
 _GUEST = Annotated[str, typer.Option(help="The guest whose machine this is.")]
-_PASSWORD = Annotated[Path | None, typer.Option(help="File with the password (mode 0600).")]
+_PASSWORD = Annotated[Path | None, typer.Option(help="File with the password (mode 0600); it is read at each attempt.")]
 _CA = Annotated[Path | None, typer.Option(help="Trust this CA certificate (PEM) instead of the system's.")]
 
 
@@ -39,12 +39,6 @@ def _doors(guest: str) -> list[dict[str, Any]]:
 
     guests = call("GET", "/api/v1/state")["guests"]
     return [door for one in guests if one["name"] == guest for door in one["doors"]]
-
-
-def _secret(path: Path | None) -> str:
-    from millrace.daemon.doorspec import read_password
-
-    return read_password(path) if path else ""
 
 
 @app.command("qemu")
@@ -144,7 +138,8 @@ def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Pa
         door = f"{scheme}+unix://{Path(address[5:]).absolute()}"
     else:
         door = f"{scheme}{'+tls' if tls else ''}://{address}"
-    return {"door": door, "password": _secret(password), "ca_file": str(ca.absolute()) if ca else ""}
+    files = {"password_file": password, "ca_file": ca}
+    return {"door": door} | {name: str(path.absolute()) for name, path in files.items() if path}
 
 
 def detach(door: Annotated[str, typer.Argument(help="door/N as `millrace ls` shows it")]) -> None:

@@ -10,12 +10,16 @@ from typing import Any
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
 from millrace.doors.pushed import PushedStream
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, PeerLost
 
 log = logging.getLogger("millrace.attach")
 RETRY_FIRST_S, RETRY_MAX_S = 0.25, 1.0
 REAL_TIME_PERCENT = (99.0, 101.0)
 SLOW_TICK_PERCENT = (97.0, 99.5)
+
+
+class Displaced(PeerLost):
+    """Another viewer has what the machine's server gives to one at a time."""
 
 
 class Attachment(ABC):
@@ -29,6 +33,8 @@ class Attachment(ABC):
         self.error = ""
         self.sessions = 0
         self._task: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        """Somebody has asked for it again."""
 
     @property
     def key(self) -> str:
@@ -70,7 +76,16 @@ class Attachment(ABC):
             if self.spec.kind == "p2p":
                 self._forget()
                 return
-            await asyncio.sleep(wait)
+            await self._asked_within(wait)
+
+    async def _asked_within(self, seconds: float) -> bool:
+        """Wait; whether that was cut short because somebody asked for it again."""
+        try:
+            await asyncio.wait_for(self._wanted.wait(), seconds)
+        except TimeoutError:
+            return False
+        self._wanted.clear()
+        return True
 
     def _attached(self) -> None:
         """The session is up."""
@@ -85,9 +100,14 @@ class Attachment(ABC):
             log.warning("guest %s: %s: %s", self.guest.name, self.spec.text, text)
         if self.state == "attached" and self.guest.doctor is not None:
             self.guest.doctor.machine_lost(self.guest, self.key, text)
-        self.state, self.error = "waiting", text
-        self.guest.on_door("change", self)
+        self._show("displaced" if isinstance(error, Displaced) else "waiting", text)
         self._gone()
+
+    def _show(self, state: str, error: str) -> None:
+        if state == "displaced" and self.state != state and self.guest.doctor is not None:
+            self.guest.doctor.machine_displaced(self.guest, self.key, error)
+        self.state, self.error = state, error
+        self.guest.on_door("change", self)
 
     @abstractmethod
     async def _session(self) -> None:
@@ -97,9 +117,13 @@ class Attachment(ABC):
     def _gone(self) -> None:
         """The session has ended: take its streams away."""
 
-    def retake(self) -> bool:
-        """Asked for again: whether that is something to do, rather than a mistake."""
-        return False
+    def retake(self, spec: DoorSpec) -> bool:
+        """Asked for again, with another password for one: whether that is something to do, rather than a mistake."""
+        if self.state == "attached" or self.spec.kind == "p2p":
+            return False
+        self.spec = spec
+        self._wanted.set()
+        return True
 
     def streams(self) -> list[PushedStream]:
         """What the machine plays."""
@@ -117,11 +141,11 @@ class Attachment(ABC):
         percent = min(percents)
         if self.spec.kind in ("qmp", "dbus", "p2p") and SLOW_TICK_PERCENT[0] <= percent < SLOW_TICK_PERCENT[1]:
             return (
-                f"QEMU delivers {percent:.1f} % of real time; its default timing does that:"
-                " add timer-period=5000 to -audiodev dbus"
+                f"QEMU delivers {percent:.1f} % of real time, as its default timing does:"
+                " add timer-period=5000 to -audiodev dbus, if it is not there"
             )
         if not REAL_TIME_PERCENT[0] <= percent <= REAL_TIME_PERCENT[1]:
-            return f"guest is at {percent:.0f} % of real time; give it more CPU"
+            return f"guest is at {percent:.0f} % of real time; if it has too little CPU, give it more"
         return ""
 
     def view(self) -> dict[str, Any]:

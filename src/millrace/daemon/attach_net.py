@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
+from abc import abstractmethod
+from pathlib import Path
 from typing import Any
 
 from millrace.clock.jitter import JitterProfile
-from millrace.daemon.attach import Attachment
-from millrace.daemon.doorspec import DoorSpec
+from millrace.daemon.attach import Attachment, Displaced
+from millrace.daemon.doorspec import DoorSpec, read_password
 from millrace.daemon.guest import Guest
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE, PushedStream
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
-from millrace.errors import PeerLost, RemoteProtocolError
-from millrace.io.client import ClientLine
+from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.io.client import ClientLine, Closed
 from millrace.io.clock import now_ns
 from millrace.io.crypto import client_tls, spice_ticket, vnc_answer
-from millrace.units import HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
 from millrace.wire.spice.messages import (
     ATTACH_CHANNELS,
@@ -32,20 +34,53 @@ from millrace.wire.spice.messages import (
 from millrace.wire.vnc.client import Ready, TlsWanted, VncClient
 
 ANSWER_S = 10.0
-DISPLACED_S = 2.0
+LAST_WORDS_S = 0.3
+"""What ends together ends within this."""
+HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
+"""How long a SPICE server that has ended a session is left to whoever may have come instead."""
+LOOK_S = 2.0
 
 
 class NetAttachment(Attachment):
-    """What SPICE and VNC share: lines to a server, any of whose ends ends the session."""
+    """What SPICE and VNC share: a password, and lines to a server, any of whose ends ends the session."""
 
-    def _begin(self) -> None:
+    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self.password = ""
+        self._accepted: str | None = None
+        """The last password that was."""
+
+    async def _session(self) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.lines: list[ClientLine] = []
+        self.ends: list[Exception] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        file = self.spec.password_file
+        self.password = await asyncio.to_thread(read_password, Path(file)) if file else self.spec.password
+        try:
+            await self._serve()
+        except PasswordRefused as error:
+            raise PeerLost(f"{error}: {self._what_password()}") from None
+
+    @abstractmethod
+    async def _serve(self) -> None:
+        """Connect, and serve until that ends."""
+
+    def _what_password(self) -> str:
+        """Neither protocol tells a wrong password from one whose time is over; what happened before may."""
+        known = "it was accepted before, so it has expired or was changed"
+        which = known if self.password == self._accepted else "the password is wrong, or has expired"
+        file = self.spec.password_file
+        return which + (f"; put the present one into {file}, which is read at each attempt" if file else "")
+
+    def _attached(self) -> None:
+        self._accepted = self.password
+        super()._attached()
 
     def _end(self, why: Exception) -> None:
+        self.ends.append(why)
         if not self.ended.done():
             self.ended.set_exception(why)
 
@@ -63,6 +98,9 @@ class NetAttachment(Attachment):
 
     async def _open(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
         self.lines.append(line)
+        await self._connect(line, tls)
+
+    async def _connect(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
         await line.connect(self.spec.host, self.spec.port, self.spec.address, tls, self.spec.below)
 
     async def _until_ended(self, silent: str) -> None:
@@ -95,23 +133,29 @@ class NetAttachment(Attachment):
 
 
 class SpiceAttachment(NetAttachment):
-    """A machine by SPICE. A SPICE server lets one viewer in: who comes later takes the place."""
+    """A machine by SPICE. A SPICE server lets one viewer in: who comes later takes the place.
+
+    spice-server (0.15) says nothing to the one whose place was taken: it closes all channels of that one, in order and
+    within milliseconds, and goes on. Only where just that happened the place is left alone for a while, since to take
+    it back throws the other out; it is tried again in any case. A channel that breaks, or ends alone, is another thing.
+    """
 
     def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.playback: SpicePlayback | None = None
         self.record: SpiceRecord | None = None
-        self._displaced = False
-        self._wanted = asyncio.Event()
+        self._let_go = False
+        self._hold_s = HOLD_FIRST_S
 
-    async def _session(self) -> None:
-        self._begin()
-        if self._displaced:
-            await self._until_place_is_free()
+    async def _serve(self) -> None:
+        if self._let_go:
+            self._let_go = False
+            await self._leave_to_others()
         self._channels: set[ChannelKind] = set()
         self._number = 0
         tls = client_tls(self.spec.ca_file) if self.spec.tls else None
         main = self._channel(ChannelKind.MAIN, 0, 0)
+        main_end: list[Exception] = []
 
         def after(now: HostNs) -> None:
             del now
@@ -125,45 +169,44 @@ class SpiceAttachment(NetAttachment):
                     if not self.ready.done():
                         self.ready.set_result(None)
 
-        await self._open(ClientLine(main, after, self._end), tls)
+        def main_ended(why: Exception) -> None:
+            main_end.append(why)
+            self._end(why)
+
+        await self._open(ClientLine(main, after, main_ended), tls)
+        began = now_ns()
         try:
             await self._until_ended("the SPICE server does not answer: is it stopped?")
         except PeerLost:
-            # A server that goes on without us has let somebody else in.
-            self._displaced = self.ready.done()
+            if self.ready.done():
+                await asyncio.sleep(LAST_WORDS_S)
+                # The others may have had something unread, and are reset then.
+                closed = bool(main_end) and isinstance(main_end[0], Closed)
+                self._let_go = closed and len(self.ends) == len(self.lines)
+                if now_ns() - began > self._hold_s * NS_PER_S:
+                    self._hold_s = HOLD_FIRST_S
             raise
 
-    async def _until_place_is_free(self) -> None:
-        """After another viewer took the place: taking it back would throw them out, so only a new server will do."""
-        self.state = "displaced"
-        self.error = (
-            "another viewer has taken this SPICE server, which lets in one at a time: end it and attach again,"
-            " or run QEMU with SPICE_DEBUG_ALLOW_MC=1"
-        )
-        while True:
+    async def _leave_to_others(self) -> None:
+        """Wait for a while, until the server goes, or until somebody asks for it again."""
+        hold_s, self._hold_s = self._hold_s, min(self._hold_s * HOLD_FACTOR, HOLD_MAX_S)
+        until = now_ns() + round(hold_s * NS_PER_S)
+        while now_ns() < until:
+            # It says nothing, so nobody is thrown out; PeerLost where there is no server any more.
             probe = ClientLine(SpiceProbe(), lambda now: None, lambda why: None)
-            try:
-                await probe.connect(self.spec.host, self.spec.port, self.spec.address, None, self.spec.below)
-            except PeerLost:
-                self._displaced = False
-                raise
+            await self._connect(probe, None)
             probe.close()
-            try:
-                await asyncio.wait_for(self._wanted.wait(), DISPLACED_S)
-            except TimeoutError:
-                continue
-            self._wanted.clear()
-            self._displaced = False
-            return
-
-    def retake(self) -> bool:
-        """The user wants the place back, whoever has it now."""
-        if self.state == "displaced":
-            self._wanted.set()
-        return self.state == "displaced"
+            self._show(
+                "displaced",
+                "the SPICE server closed all channels at once and still answers, as it does when another viewer comes"
+                f" (it lets in one at a time); tried again after {hold_s:.0f} s, or at once if you attach again."
+                " For both, run QEMU with SPICE_DEBUG_ALLOW_MC=1",
+            )
+            if await self._asked_within(LOOK_S):
+                return
 
     def _channel(self, kind: ChannelKind, session: int, caps: int) -> SpiceChannel:
-        return SpiceChannel(kind, session, caps, self.spec.password, spice_ticket)
+        return SpiceChannel(kind, session, caps, self.password, spice_ticket)
 
     def _list(self, event: ChannelsList, tls: ssl.SSLContext | None) -> None:
         for kind in (ChannelKind.PLAYBACK, ChannelKind.RECORD):
@@ -222,9 +265,8 @@ class VncAttachment(NetAttachment):
 
     door: VncDoor | None = None
 
-    async def _session(self) -> None:
-        self._begin()
-        wire = VncClient(self.guest.graph.rate, self.spec.channels, self.spec.password, vnc_answer)
+    async def _serve(self) -> None:
+        wire = VncClient(self.guest.graph.rate, self.spec.channels, self.password, vnc_answer)
         door = self.door = VncDoor(self.guest.graph, wire, self.profile)
 
         def after(now: HostNs) -> None:
@@ -239,7 +281,16 @@ class VncAttachment(NetAttachment):
         line = ClientLine(wire, after, self._end)
         await self._open(line, None)
         self._later(self._watch(wire))
-        await self._until_ended("the VNC server does not answer: is it stopped?")
+        try:
+            await self._until_ended("the VNC server does not answer: is it stopped?")
+        except Closed:
+            if not wire.joining:
+                raise
+            self._accepted = self.password
+            raise Displaced(
+                "the VNC server lets us in, and closes the connection when it is asked to share its screen: another"
+                " viewer has it for itself (exclusive). It is tried again and again; end that viewer, or let it share"
+            ) from None
 
     async def _into_tls(self, wire: VncClient, line: ClientLine) -> None:
         await line.start_tls(client_tls(self.spec.ca_file), self.spec.host or "localhost")

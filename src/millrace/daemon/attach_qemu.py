@@ -75,7 +75,8 @@ class QemuAttachment(Attachment):
         if refusal.what == "In":
             log.warning("%s: no microphone for this machine: %s", self.spec.text, refusal.text)
         elif refusal.error.endswith(".Invalid"):
-            lost(PeerLost("QEMU has a listener already, and takes one: end the other program that shows this machine"))
+            why = "QEMU takes one listener: end another program that shows this machine"
+            lost(PeerLost(f"QEMU refuses ({refusal.text or refusal.error}); {why}"))
         elif "UnknownMethod" in refusal.error or "UnknownObject" in refusal.error:
             lost(PeerLost("QEMU has no sound on D-Bus: run it with -display dbus,…,audiodev=ID -audiodev dbus,id=ID"))
         else:
@@ -136,8 +137,8 @@ class QemuAttachment(Attachment):
             await asyncio.wait_for(done, ANSWER_S)
         except TimeoutError:
             raise PeerLost(
-                "the QMP socket does not answer: another program holds it;"
-                " give Millrace one of its own (-qmp unix:PATH,server=on,wait=off)"
+                f"no answer on the QMP socket for {ANSWER_S:.0f} s: it serves one program at a time, and none while"
+                " QEMU is stopped; give Millrace a socket of its own (-qmp unix:PATH,server=on,wait=off)"
             ) from None
         finally:
             stream.close()

@@ -20,10 +20,11 @@ def _kind(name: str) -> type[Attachment]:
 def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
     """Begin to look for a machine; ConfigError where the guest has that door already.
 
-    A SPICE door whose place another viewer took takes it back.
+    One that is not attached is tried again at once, as it is asked for now; a SPICE door whose place another viewer
+    took takes it back.
     """
     twin = next((other for other in guest.attachments if other.spec.text == spec.text), None)
-    if twin is not None and twin.retake():
+    if twin is not None and twin.retake(spec):
         return twin
     if twin is not None:
         raise ConfigError(f"guest {guest.name} has {spec.text} attached already")

@@ -6,7 +6,7 @@ Each finds what is meant among what its holder may see, demands the right, and d
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from millrace import __version__
@@ -188,6 +188,10 @@ class Commands:
     async def _attach(self, args: r.Attach, holder: Holder) -> Any:
         guest = self.guest(holder, args.guest, Right.ADMIN)
         spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
+        if args.password_file:
+            if not holder.may(Right.ADMIN):
+                raise RightsError("only who has every right names a password file; send the password itself")
+            spec = replace(spec, password_file=args.password_file)
         if not holder.may(Right.ADMIN):
             spec = confined(spec, guest.config.attach, guest.name)
         return self._daemon.attach(guest.name, spec).view()

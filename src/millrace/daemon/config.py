@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from millrace.daemon.doorspec import DoorSpec, Place, parse_door, parse_places, read_password
+from millrace.daemon.doorspec import DoorSpec, Place, parse_door, parse_places
 from millrace.daemon.origins import Addresses, parse_addresses
 from millrace.errors import ConfigError
 from millrace.io.files import read_secret, read_toml
@@ -163,8 +163,8 @@ def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:
         texts = {key: _take(entry, key, str, f"{where}.doors") or "" for key in ("door", "vm", "ca_file")}
         secret = _take(entry, "password_file", str, f"{where}.doors")
         _no_more(entry, f"{where}.doors")
-        password = read_password(expanded(secret)) if secret else ""
-        out.append(parse_door(texts["door"], texts["vm"], password, texts["ca_file"]))
+        spec = parse_door(texts["door"], texts["vm"], "", texts["ca_file"])
+        out.append(replace(spec, password_file=str(expanded(secret)) if secret else ""))
     return tuple(out)
 
 

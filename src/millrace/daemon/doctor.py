@@ -279,6 +279,10 @@ class Doctor:
         """A door has lost its machine."""
         self.incidents.record("machine", "lost", now_ns(), guest.name, key, {"error": error})
 
+    def machine_displaced(self, guest: Guest, key: str, error: str) -> None:
+        """A machine's server has another viewer instead."""
+        self.incidents.record("machine", "displaced", now_ns(), guest.name, key, {"error": error})
+
     def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
         """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
         self.incidents.record(stage, "broke the protocol", now_ns(), guest, key, {"error": str(error)[:200]})

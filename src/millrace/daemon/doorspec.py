@@ -29,6 +29,8 @@ class DoorSpec:
     tls: bool = False
     vm: str = ""
     password: str = field(default="", repr=False)
+    password_file: str = ""
+    """Read at each attempt: some hosts make a password for each start of a machine."""
     ca_file: str = ""
     channels: int = 2
     fd: int = field(default=-1, repr=False)
@@ -134,5 +136,7 @@ def bus_path(address: str) -> str:
 
 
 def read_password(path: Path) -> str:
-    """A password from a file; ConfigError if others can read it."""
+    """A password from a file; ConfigError if others can read it, or if it is no such file."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"password file {path} is no regular file, which can be read at each attempt")
     return read_secret(path, "password")

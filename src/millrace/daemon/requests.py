@@ -68,6 +68,7 @@ class Attach(msgspec.Struct):
     door: str
     vm: str = ""
     password: str | None = None
+    password_file: str | None = None
     ca_file: str | None = None
 
 

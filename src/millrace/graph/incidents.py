@@ -38,6 +38,10 @@ CAUSES: dict[tuple[str, str], str] = {
     ("recorder", "does not read"): "the application records, and does not read what it recorded",
     ("machine", "late"): "the virtual machine delivered too little: paused, overloaded, or slower than real time",
     ("machine", "lost"): "the connection to the virtual machine ended",
+    (
+        "machine",
+        "displaced",
+    ): "the machine's server let us go, as it does when another viewer takes the place",
     ("send", "line full"): "the listener's line took less than it is sent: too thin, or nobody reads at its end",
     ("network", "packets lost"): "packets did not arrive",
     ("network", "stalled"): "nothing arrived for longer than the margin, then everything at once",

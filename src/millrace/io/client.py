@@ -28,6 +28,24 @@ class Core(Protocol):
         ...
 
 
+class Closed(PeerLost):
+    """The other side closed the connection, in order."""
+
+
+class _Runner(StreamRunner):
+    """Tells its line how the connection ended."""
+
+    def __init__(self, line: ClientLine) -> None:
+        super().__init__(lambda transport: line)
+        self._line = line
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        if exc is not None:
+            self._line.broke(exc)
+        super().connection_lost(exc)
+
+
 class ClientLine:
     """One core on one connection, as the runner wants it.
 
@@ -42,8 +60,8 @@ class ClientLine:
         self.over: Callable[[], bool] = lambda: False
         self.unfinished = False
         self._core, self._after, self._ended = core, after, ended
-        self._why: Exception = PeerLost("the connection ended")
-        self._runner = StreamRunner(lambda transport: self)
+        self._why: Exception = Closed("the other side closed the connection")
+        self._runner = _Runner(self)
         self._transport: asyncio.Transport | None = None
         self._shaking = False
 
@@ -119,6 +137,11 @@ class ClientLine:
         """See `Connection`: as much as the runner lets wait for anybody."""
         del waiting_bytes
         return True
+
+    def broke(self, error: Exception) -> None:
+        """It is about to end otherwise than in order."""
+        if isinstance(self._why, Closed):
+            self._why = PeerLost(f"the connection broke: {getattr(error, 'strerror', None) or error}")
 
     def closed(self) -> bool:
         """See `Connection`. During a handshake `start_tls` says what went wrong."""

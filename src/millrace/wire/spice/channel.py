@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from millrace.dsp.convert import Buffer
-from millrace.errors import RemoteProtocolError
+from millrace.errors import PasswordRefused, RemoteProtocolError
 from millrace.units import HostNs
 
 MESSAGE_MAX = 1024 * 1024
 LINK_MAX = 4096
 KEY_BYTES, TICKET_BYTES = 162, 128
 MAGIC = b"REDQ"
+_PERMISSION_DENIED = 7
 _COMMON_CAPS = 0b1011
 """AUTH_SELECTION, AUTH_SPICE, MINI_HEADER."""
 _SET_ACK, _PING, _DISCONNECTING, _NOTIFY = 3, 4, 6, 7
@@ -26,7 +27,7 @@ _ACK_SYNC, _ACK, _PONG = 1, 2, 3
 LINK_ERRORS = {
     1: "it gives no reason", 2: "it found no SPICE in what was sent", 3: "it found the link broken",
     4: "it speaks another version of SPICE", 5: "it wants TLS: attach its TLS port with --tls",
-    6: "it wants no TLS here: attach without --tls", 7: "the password is wrong: --password-file",
+    6: "it wants no TLS here: attach without --tls",
     8: "it does not know this session", 9: "it has no such channel",
 }  # fmt: skip
 Encrypt = Callable[[bytes, str], bytes]
@@ -102,9 +103,7 @@ class SpiceChannel:
         reply = self._take(self._reply_bytes)
         if reply is None:
             return False
-        error = struct.unpack_from("<I", reply)[0]
-        if error:
-            raise LinkRefused(f"the SPICE server refuses: {LINK_ERRORS.get(error, error)}")
+        self._demand_welcome(struct.unpack_from("<I", reply)[0])
         common, specific, offset = struct.unpack_from("<III", reply, 4 + KEY_BYTES)
         if common + specific > 64 or offset + 4 * (common + specific) > len(reply):
             raise RemoteProtocolError("SPICE capabilities beyond their message")
@@ -121,12 +120,18 @@ class SpiceChannel:
         raw = self._take(4)
         if raw is None:
             return False
-        result = struct.unpack("<I", raw)[0]
-        if result:
-            raise LinkRefused(f"the SPICE server refuses: {LINK_ERRORS.get(result, result)}")
+        self._demand_welcome(struct.unpack("<I", raw)[0])
         self.open = True
         self._step = self._message
         return True
+
+    def _demand_welcome(self, result: int) -> None:
+        if result == _PERMISSION_DENIED and self._password:
+            raise PasswordRefused("the SPICE server refuses the password")
+        if result == _PERMISSION_DENIED:
+            raise LinkRefused("the SPICE server wants a password: --password-file")
+        if result:
+            raise LinkRefused(f"the SPICE server refuses: {LINK_ERRORS.get(result, result)}")
 
     def _message(self) -> bool:
         if len(self._buffer) < 6:

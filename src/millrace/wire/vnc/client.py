@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
-from millrace.errors import RemoteProtocolError
+from millrace.errors import PasswordRefused, RemoteProtocolError
 from millrace.text import printable
 from millrace.units import NS_PER_S, HostNs
 
@@ -78,6 +78,9 @@ class VncClient:
         self._deadline_ns: HostNs | None = None
         self._waits = False
         self._paused = False
+        self._answered = False
+        self.joining = False
+        """Let in, and not told yet what screen there is: a server ends here whose screen another viewer has alone."""
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -128,6 +131,7 @@ class VncClient:
         if not self._password:
             raise RemoteProtocolError("this VNC server wants a password: --password-file")
         self._out += self._respond(part, self._password)
+        self._answered = True
         self._then(4, self._result)
 
     def _vencrypt_version(self, part: bytes) -> None:
@@ -177,6 +181,7 @@ class VncClient:
             self._then(4, self._reason_size)
             return
         self._out += b"\1"
+        self.joining = True
         self._then(24, self._server_init)
 
     def _reason_size(self, part: bytes) -> None:
@@ -189,9 +194,12 @@ class VncClient:
 
     def _reason(self, part: bytes) -> None:
         text = printable(part.decode("utf-8", "replace").strip())
-        raise RemoteProtocolError(f"the VNC server refuses: {text or 'it gives no reason; is the password right?'}")
+        if self._answered:
+            raise PasswordRefused(f"the VNC server refuses the password{f' ({text})' if text else ''}")
+        raise RemoteProtocolError(f"the VNC server refuses: {text or 'it gives no reason'}")
 
     def _server_init(self, part: bytes) -> None:
+        self.joining = False
         size = struct.unpack(">20xI", part)[0]
         if size > NAME_MAX:
             raise RemoteProtocolError(f"a desktop name of {size} bytes")
@@ -294,4 +302,7 @@ class VncClient:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """RemoteProtocolError for a server without sound."""
         if self._deadline_ns is not None and now_ns >= self._deadline_ns:
-            raise RemoteProtocolError("this VNC server has no sound: QEMU must run with -vnc …,audiodev=ID")
+            raise RemoteProtocolError(
+                f"this VNC server does not say within {ANSWER_NS // NS_PER_S} s that it has sound;"
+                " QEMU has with -vnc …,audiodev=ID"
+            )

@@ -1,0 +1,301 @@
+"""SPICE and VNC servers that end a session: why is told by what happened, and each is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from millrace.daemon import attach as attach_module
+from millrace.daemon import attach_net
+from millrace.daemon.app import Daemon
+from millrace.daemon.attach import Attachment
+from millrace.daemon.config import Config, GuestConfig
+from millrace.daemon.doorspec import DoorSpec
+from millrace.errors import ConfigError, RightsError
+from millrace.io.crypto import vnc_answer
+from millrace.rights.model import OWNER, Holder, parse_rights
+
+KEY = rsa.generate_private_key(65537, 1024)
+MAIN, PLAYBACK, RECORD = 1, 5, 6
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is tried again soon."""
+    monkeypatch.setattr(attach_module, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(attach_module, "RETRY_MAX_S", 0.02)
+    monkeypatch.setattr(attach_net, "LOOK_S", 0.02)
+    monkeypatch.setattr(attach_net, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 0.3)
+
+
+class Line:
+    """One connection of a server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def end(self, in_order: bool) -> None:
+        if not in_order:
+            raw: socket.socket = self.writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.writer.transport.abort()
+        else:
+            self.writer.close()
+
+
+class Server:
+    """A server on a port of its own; what its lines are called is its kind's business."""
+
+    def __init__(self, password: str = "") -> None:
+        self.password = password
+        self.lines: dict[int, Line] = {}
+        self.logins = 0
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.end(True)
+        await asyncio.sleep(0)
+
+    def end(self, in_order: bool, *kinds: int) -> None:
+        for kind in kinds or tuple(self.lines):
+            self.lines.pop(kind).end(in_order)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self.serve(Line(reader, writer))
+        except (asyncio.IncompleteReadError, OSError):
+            writer.close()
+
+    async def serve(self, line: Line) -> None:
+        raise NotImplementedError
+
+
+class Spice(Server):
+    """Lets anybody in who has the ticket, and sends no sound."""
+
+    async def serve(self, line: Line) -> None:
+        size = struct.unpack("<12xI", await line.reader.readexactly(16))[0]
+        kind = (await line.reader.readexactly(size))[4]
+        public = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        body = struct.pack("<I", 0) + public + struct.pack("<IIII", 1, 0, 178, 0b1011)
+        line.writer.write(b"REDQ" + struct.pack("<III", 2, 2, len(body)) + body)
+        ticket = (await line.reader.readexactly(132))[4:]
+        secret = KEY.decrypt(ticket, padding.OAEP(padding.MGF1(SHA1()), SHA1(), None))
+        if secret != self.password.encode() + b"\0":
+            line.writer.write(struct.pack("<I", 7))
+            line.writer.close()
+            return
+        line.writer.write(bytes(4))
+        self.lines[kind] = line
+        if kind == MAIN:
+            self.logins += 1
+            line.writer.write(struct.pack("<HI", 103, 32) + struct.pack("<8I", 77, *[0] * 7))
+            await line.reader.readexactly(6)
+            channels = struct.pack("<IBBBB", 2, PLAYBACK, 0, RECORD, 0)
+            line.writer.write(struct.pack("<HI", 104, len(channels)) + channels)
+        await line.reader.read()
+
+
+class Vnc(Server):
+    """Has sound, asks for a password if it has one, and knows viewers that want it for themselves."""
+
+    exclusive = False
+
+    async def serve(self, line: Line) -> None:
+        write, read = line.writer.write, line.reader.readexactly
+        write(b"RFB 003.008\n")
+        await read(12)
+        write(b"\1\2" if self.password else b"\1\1")
+        await read(1)
+        if self.password:
+            write(bytes(16))
+            if await read(16) != vnc_answer(bytes(16), self.password):
+                write(struct.pack(">II", 1, 6) + b"failed")
+                line.writer.close()
+                return
+        write(bytes(4))
+        await read(1)
+        if self.exclusive:
+            line.writer.close()
+            return
+        write(struct.pack(">HH16xI", 640, 480, 9) + b"QEMU (vm)")
+        write(struct.pack(">BxH", 0, 1) + struct.pack(">HHHHi", 0, 0, 640, 480, -259))
+        self.logins += 1
+        self.lines[0] = line
+        await line.reader.read()
+
+
+Test = Callable[[Daemon, Server, DoorSpec], Awaitable[None]]
+
+
+def running(folder: Path, server: Server, test: Test, password_file: Path | None = None) -> None:
+    async def main() -> None:
+        guests = (GuestConfig("alice"),)
+        daemon = Daemon(Config("127.0.0.1:0", guests, runtime=folder / "r", state=folder / "state.db"))
+        await daemon.start()
+        await server.start()
+        kind = type(server).__name__.lower()
+        spec = DoorSpec(kind, "", "127.0.0.1", server.port, password=server.password)
+        try:
+            async with asyncio.timeout(20):
+                await test(daemon, server, spec)
+        finally:
+            await daemon.stop()
+            await server.stop()
+
+    asyncio.run(main())
+
+
+async def becomes(door: Attachment, state: str, *words: str) -> None:
+    async with asyncio.timeout(5):
+        while door.state != state or not all(word in door.error for word in words):
+            await asyncio.sleep(0.005)
+
+
+async def all_lines(server: Server) -> None:
+    async with asyncio.timeout(5):
+        while len(server.lines) < 3:
+            await asyncio.sleep(0.005)
+
+
+class Watch:
+    """All states that a door has had."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.states: list[str] = []
+        daemon.guest("alice").on_door = lambda change, door: self.states.append(door.state)
+
+
+def causes(daemon: Daemon) -> list[str]:
+    return [f"{i.stage} {i.cause}" for i in daemon.incidents]
+
+
+def test_spice_lines_that_are_reset_are_taken_up_again_at_once(tmp_path: Path) -> None:
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        watch, door = Watch(daemon), daemon.attach("alice", spec)
+        # All of them broken; one broken; one closed, and the others not.
+        for in_order, kinds in ((False, ()), (False, (PLAYBACK,)), (True, (RECORD,)), (False, (MAIN,))):
+            logins = server.logins
+            await becomes(door, "attached")
+            await all_lines(server)
+            server.end(in_order, *kinds)
+            await becomes(door, "waiting")
+            await becomes(door, "attached")
+            assert server.logins == logins + (2 if not logins else 1)
+        assert "displaced" not in watch.states and set(causes(daemon)) == {"machine lost"}
+
+    running(tmp_path, Spice(), test)
+
+
+def test_a_spice_server_that_lets_go_is_left_alone_for_a_while_and_tried_again(tmp_path: Path) -> None:
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        door = daemon.attach("alice", spec)
+        await becomes(door, "attached")
+        await all_lines(server)
+        for wait in ("0 s", "1 s"):
+            server.end(True)
+            await becomes(door, "displaced", "closed all channels at once", f"tried again after {wait}")
+            assert server.logins == 1 + (wait == "1 s") and "machine displaced" in causes(daemon)
+            await becomes(door, "attached")
+            await all_lines(server)
+        assert server.logins == 3
+
+    running(tmp_path, Spice(), test)
+
+
+def test_a_place_is_taken_back_at_once_by_whoever_asks_or_when_the_server_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 1000.0)
+
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        door = daemon.attach("alice", spec)
+        await becomes(door, "attached")
+        await all_lines(server)
+        with pytest.raises(ConfigError, match="attached already"):
+            daemon.attach("alice", spec)
+        server.end(True)
+        await becomes(door, "displaced")
+        assert daemon.attach("alice", spec) is door
+        await becomes(door, "attached")
+        await all_lines(server)
+        server.end(True)
+        await becomes(door, "displaced")
+        await server.stop()
+        await becomes(door, "waiting", "nothing at")
+        await server.start()
+        await becomes(door, "attached")
+
+    running(tmp_path, Spice(), test)
+
+
+@pytest.mark.parametrize("kind", [Spice, Vnc])
+def test_a_password_file_is_read_at_each_attempt_and_the_reason_says_what_is_known(
+    kind: type[Server], tmp_path: Path
+) -> None:
+    secret = tmp_path / "ticket"
+
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        secret.touch(0o600)
+        door = daemon.attach("alice", replace(spec, password="", password_file=str(secret)))
+        await becomes(door, "waiting", "wants a password: --password-file")
+        secret.write_text("wrong\n")
+        await becomes(door, "waiting", "refuses the password", "is wrong, or has expired", str(secret))
+        secret.write_text("first\n")
+        await becomes(door, "attached")
+        server.password = "second"
+        server.end(False)
+        await becomes(door, "waiting", "it was accepted before, so it has expired or was changed")
+        secret.write_text("second\n")
+        await becomes(door, "attached")
+        secret.unlink()
+        server.end(False)
+        await becomes(door, "waiting", "No such file")
+
+    running(tmp_path, kind("first"), test)
+
+
+def test_only_the_owner_names_password_files(tmp_path: Path) -> None:
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        tenant = Holder("token/1", parse_rights("admin"), frozenset({"alice"}))
+        asked: dict[str, Any] = {"guest": "alice", "door": spec.text, "password_file": str(tmp_path / "x")}
+        with pytest.raises(RightsError):
+            await daemon.commands.run(tenant, "attach", asked)
+        assert not daemon.guest("alice").attachments
+        await daemon.commands.run(OWNER, "attach", asked)
+        await becomes(daemon.guest("alice").attachments[0], "waiting", "x: No such file")
+
+    running(tmp_path, Vnc(), test)
+
+
+def test_a_vnc_server_that_another_viewer_has_for_itself_says_so_and_is_tried_again(tmp_path: Path) -> None:
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        assert isinstance(server, Vnc)
+        door = daemon.attach("alice", spec)
+        await becomes(door, "attached")
+        server.exclusive = True
+        server.end(True)
+        await becomes(door, "displaced", "for itself (exclusive)")
+        assert sorted(causes(daemon)) == ["machine displaced", "machine lost"]
+        server.exclusive = False
+        await becomes(door, "attached")
+
+    running(tmp_path, Vnc("geheim"), test)
