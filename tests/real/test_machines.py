@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from millrace.dsp.measure import frequency_hz, level_dbfs
+from millrace.io.crypto import vnc_answer
 
 from .clients import BOOT_SECTOR, old_qemu
 from .conftest import MILLRACE, Bus, need, read_wav, trimmed, wait_for
@@ -283,6 +286,23 @@ def test_spice_and_vnc_inside_tls(bus: Bus, tmp_path: Path) -> None:
     assert "TLS" in bus.cli("attach", "vnc", f"localhost:{vnc}").stdout
 
 
+@contextlib.contextmanager
+def exclusive_viewer(path: Path, password: str) -> Iterator[None]:
+    """A VNC viewer that wants the screen for itself."""
+    with socket.socket(socket.AF_UNIX) as viewer:
+        viewer.settimeout(10)
+        viewer.connect(str(path))
+        viewer.recv(12)
+        viewer.sendall(b"RFB 003.008\n")
+        viewer.recv(8)
+        viewer.sendall(b"\2")
+        viewer.sendall(vnc_answer(viewer.recv(16), password))
+        assert viewer.recv(4) == bytes(4)
+        viewer.sendall(b"\0")
+        assert viewer.recv(24)
+        yield
+
+
 def test_vnc_with_a_password(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64")
     args = ("-object", "secret,id=p,data=geheim", "-device", "VGA")
@@ -297,6 +317,10 @@ def test_vnc_with_a_password(bus: Bus, tmp_path: Path) -> None:
     bus.cli("attach", "vnc", f"unix:{tmp_path}/vnc", "--password-file", str(right))
     wait_attached(bus)
     beeps(bus, tmp_path / "out.wav", 2.0)
+    with exclusive_viewer(tmp_path / "vnc", "geheim"):
+        wait_for(lambda: door(bus)["state"] == "displaced", 15, "it says that another viewer has the screen")
+        assert "for itself (exclusive)" in door(bus)["error"]
+    wait_attached(bus)
 
 
 def test_a_vnc_server_without_sound_is_told_what_it_lacks(bus: Bus, tmp_path: Path) -> None:
