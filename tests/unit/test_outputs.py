@@ -18,6 +18,7 @@ from millrace.client.outputs import make_output
 from millrace.dsp.convert import SampleFormat, Samples
 from millrace.errors import ConfigError, OutputLost
 from millrace.io.files import write_whole
+from millrace.io.sockets import own_secret
 from millrace.units import default_map
 from tests.places import fill, small_disk
 
@@ -138,3 +139,17 @@ def test_files_are_written_whole_or_left_as_they_were(tmp_path: Path) -> None:
         with pytest.raises(OutputLost, match=r"No space left|too large"):
             write_whole(kept, bytes(1 << 20))
         assert kept.read_bytes() == b"kept" and [p.name for p in kept.parent.iterdir()] == ["report"]
+
+
+def test_a_secret_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    assert own_secret(tmp_path / "key", lambda: "first") == own_secret(tmp_path / "key", lambda: "second") == "first"
+    (tmp_path / "link").symlink_to(tmp_path / "key")
+    assert own_secret(tmp_path / "link", lambda: "third") == "third" and not (tmp_path / "link").is_symlink()
+    with small_disk(tmp_path / "d") as mounted:
+        if not mounted:
+            pytest.skip("no disk can be mounted here")
+        (tmp_path / "d" / "key").touch(0o600)
+        fill(tmp_path / "d")
+        with pytest.raises(ConfigError, match="No space left"):
+            own_secret(tmp_path / "d" / "key", lambda: "x" * 60)
+        assert not (tmp_path / "d" / "key").exists()

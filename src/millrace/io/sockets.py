@@ -45,12 +45,21 @@ def own_secret(path: Path, make: Callable[[], str]) -> str:
             status, kept = os.fstat(file.fileno()), file.read(200).strip()
         if kept and stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
             return kept
-    except OSError:
+    except FileNotFoundError:
         pass
-    path.unlink(missing_ok=True)
+    except OSError as error:
+        # Another error may pass: what is there is not to be replaced for it. ELOOP is a link, which is not ours.
+        if error.errno != errno.ELOOP:
+            raise ConfigError(f"{path}: {error.strerror}") from None
     made = make()
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        file.write(f"{made}\n")
+    try:
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+            file.write(f"{made}\n")
+    except OSError as error:
+        # A part of a secret is one that can be guessed.
+        path.unlink(missing_ok=True)
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from None
     return made
 
 
