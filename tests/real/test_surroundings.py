@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.everycommand import DAEMON, DOCUMENTED
 from tests.real.conftest import MILLRACE, need, need_root
-from tests.real.everycommand import DAEMON, DOCUMENTED
 
 NOBODY = 54321
 """A user that no file of names knows."""
@@ -80,7 +80,7 @@ def tried(place: Surroundings, folder: Path) -> list[dict[str, Any]]:
     spec: dict[str, Any] = {"results": write, "streams": place.streams, "encoding": place.encoding}
     spec |= {"uid": place.uid} if place.uid else {}
     spec |= {"commands": place.commands} if place.commands else {}
-    command = [sys.executable, "-m", "tests.real.everycommand", json.dumps(spec)]
+    command = [sys.executable, "-m", "tests.everycommand", json.dumps(spec)]
     if place.mounts:
         command = ["unshare", "-m", "sh", "-ec", f'mount --make-rprivate /; {place.mounts}; exec "$@"', "sh", *command]
     process = subprocess.Popen(command, env=env, pass_fds=(write,), cwd=Path(__file__).parents[2])

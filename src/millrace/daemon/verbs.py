@@ -155,12 +155,12 @@ def parse_matrix(rows: object) -> Matrix | None:
     if rows is None:
         return None
     try:
-        matrix = np.array(rows, np.float32)
+        matrix = np.array(rows, np.float64)
     except (ValueError, TypeError, OverflowError):
-        matrix = np.zeros(0, np.float32)
+        matrix = np.zeros(0)
     if matrix.ndim != 2 or not np.isfinite(matrix).all() or np.abs(matrix).max(initial=0.0) > MATRIX_GAIN_MAX:
         raise ConfigError(f"matrix: rows of numbers of at most {MATRIX_GAIN_MAX:g}, one row a source channel")
-    return matrix
+    return matrix.astype(np.float32)
 
 
 def link(daemon: Daemon, key: str, to: str, matrix: Matrix | None, guest: str | None = None) -> None:

@@ -1,0 +1,272 @@
+"""Names and messages of others on the operator's terminal and in the log; and values of others at every boundary."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from millrace.cli.logs import JsonLines, TextLines
+from millrace.client.player import PulsePlayer
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config
+from millrace.daemon.doorspec import parse_door
+from millrace.io.clock import now_ns
+from millrace.rights.grants import Identity, Permission, Subject, Verdict
+from millrace.rights.model import Right
+from millrace.wire.peer.messages import Configured, Fault, Hello, Welcome, encode_message
+from millrace.wire.pulse.client import playback_fields, record_fields
+from millrace.wire.pulse.constants import NO_INDEX, Command
+from millrace.wire.pulse.tagstruct import Spec
+from tests.everycommand import tree
+
+ROOT = Path(__file__).parents[2]
+FOREIGN = "\x1b]0;owned\x07\x1b[2J\nERROR millrace: forged\r\u202e\u2066\u200f\u2028\x9b31m\x7f\ue000 [red]x[/nope]"
+SHOWN = "\\x1b]0;owned\\x07"
+ELSEWHERE = {"serve", "demo", "matrix", "lab", "listen", "page", "report"}
+
+
+def commanding(text: str) -> str:
+    """What of `text` a terminal would obey, or that turns its direction."""
+    bad = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return "".join(c for c in text if c not in "\n\u200c\u200d" and unicodedata.category(c) in bad)
+
+
+async def commands_run(runtime: Path, commands: list[list[str]]) -> list[dict[str, Any]]:
+    """Each of them, against the daemon in `runtime`."""
+    read, write = os.pipe()
+    spec = {"results": write, "streams": ["/dev/null", "captured", "captured"], "daemon": False}
+    env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(runtime), "HOME": str(runtime)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.everycommand", json.dumps(spec | {"commands": commands}),
+        pass_fds=(write,), env=env, cwd=ROOT,
+    )  # fmt: skip
+    os.close(write)
+    with os.fdopen(read) as results:
+        lines = await asyncio.to_thread(results.readlines)
+    assert await process.wait() == 0
+    return [json.loads(line) for line in lines]
+
+
+async def hostile(daemon: Daemon) -> tuple[PulsePlayer, list[list[str]]]:
+    """Everything that has a name gets a bad one. Returns a client to keep, and commands about what there is."""
+    guest = daemon.guests["default"]
+    player = await PulsePlayer.connect(guest.pulse_path, FOREIGN)
+    name = FOREIGN.encode() + b"\0"
+    fields = playback_fields(Spec(5, 2, 48_000), (1, 2), props={"media.name": name, "application.name": name})
+    stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]
+    fields = record_fields(Spec(5, 2, 48_000), (1, 2), source_index=NO_INDEX, source_name=None)
+    recorder = (await player.ask(Command.CREATE_RECORD_STREAM, **fields))["index"]
+    guest.graph.add_sink(FOREIGN, FOREIGN)
+    await daemon.access.new(FOREIGN, Right.SEE, [FOREIGN], 0)
+    await daemon.grant(guest, Permission.CAMERA, FOREIGN, Verdict.DENY)
+    daemon.attach("default", parse_door("qmp:/nowhere/\x1b[31m"))
+    daemon.doctor.incidents.record("rights", "refused", now_ns(), "", FOREIGN, {FOREIGN: FOREIGN})
+    daemon.prompts.ask(
+        "default", Permission.CAMERA, Subject(Identity(1, 2, FOREIGN)), FOREIGN, now_ns(), lambda yes: None
+    )
+    about = [["latency", f"stream/{stream}"], ["explain", f"stream/{stream}"], ["explain", f"recorder/{recorder}"]]
+    asked = [
+        ["ls", "--json"],
+        ["incidents", "--json"],
+        ["token", "list", "--json"],
+        ["grants", "--json"],
+        ["top", "--once"],
+    ]
+    return player, [*about, *asked, ["explain", FOREIGN], ["guest", "remove", FOREIGN], ["guest", "add", FOREIGN],
+                    ["set", FOREIGN, f"{FOREIGN}={FOREIGN}"], ["no such \x1b[31mcommand"], ["ls", "--\x1b[31m"],
+                    ["listen", FOREIGN, "--to", "null:", "--no-reconnect"], ["serve", "--listen", FOREIGN],
+                    ["serve", "--config", FOREIGN]]  # fmt: skip
+
+
+async def bad_server() -> tuple[web.AppRunner, list[str]]:
+    """A server whose every message is meant for the terminal, and the command that meets it."""
+
+    async def upgrade(request: web.Request) -> web.WebSocketResponse:
+        line = web.WebSocketResponse()
+        await line.prepare(request)
+        settings = {FOREIGN: FOREIGN}
+        for said in (Welcome(1, FOREIGN, FOREIGN, settings), Configured(settings), Fault(FOREIGN, FOREIGN, fatal=True)):
+            await line.send_str(encode_message(said))
+        await line.close()
+        return line
+
+    app = web.Application()
+    app.add_routes([web.get("/g", upgrade)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner, ["listen", f"ws://127.0.0.1:{runner.addresses[0][1]}/g", "--to", "null:", "--no-reconnect"]
+
+
+def top_on_a_terminal(runtime: Path) -> bytes:
+    """What `top` writes to a terminal in a second: sequences of ours among it."""
+    own, theirs = pty.openpty()
+    env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "TERM": "xterm", "COLUMNS": "200"}
+    process = subprocess.Popen([sys.executable, "-m", "millrace.cli.main", "top"], stdout=theirs, env=env)
+    os.close(theirs)
+    seen = b""
+    while b"stream/" not in seen and len(seen) < 1 << 20:
+        seen += os.read(own, 65536)
+    process.terminate()
+    assert process.wait(20) == 143
+    os.close(own)
+    return seen
+
+
+def test_no_command_passes_on_what_a_terminal_obeys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        caplog.set_level(logging.INFO)
+        daemon = Daemon(Config("127.0.0.1:0", runtime=tmp_path / "millrace", state=Path(":memory:")))
+        await daemon.start()
+        runner, meet = await bad_server()
+        try:
+            player, about = await hostile(daemon)
+            where = aiohttp.UnixConnector(str(tmp_path / "millrace" / "api.sock"))
+            async with aiohttp.ClientSession(connector=where) as http, http.ws_connect("http://x/default") as line:
+                await line.send_str(encode_message(Hello(name=FOREIGN, codecs=["opus"])))
+                await line.receive()
+                every = [command for command in tree() if command[0] not in ELSEWHERE]
+                found = await commands_run(tmp_path, [*about, meet, *every])
+                screen = await asyncio.to_thread(top_on_a_terminal, tmp_path)
+            await player.close()
+        finally:
+            await runner.cleanup()
+            await daemon.stop()
+        judge(found)
+        assert b"\x1b[2J\n" not in screen and b"owned\x07" not in screen and b"\\x1b]0;owned" in screen
+
+    asyncio.run(main())
+    for record in caplog.records:
+        for made in (TextLines().format(record), JsonLines().format(record)):
+            assert not commanding(made) and "\n" not in made
+
+
+def judge(found: list[dict[str, Any]]) -> None:
+    """Nothing commands, nothing is forged, and the names are there."""
+    for one in found:
+        for text in (one["out"], one["err"]):
+            assert not commanding(text), one
+            assert not re.search(r"^ERROR millrace", text, re.MULTILINE), one
+            assert "Traceback" not in text, one
+        if "--json" in one["args"]:
+            assert one["out"].isascii() and [json.loads(part) for part in json_parts(one)], one
+    said = {" ".join(one["args"][:2]): one["out"] + one["err"] for one in found}
+    for name in ("ls", "ls --json", "token list", "grants", "incidents", "top --once", "dot", "prompts"):
+        assert re.search(r"\\(x1b|u001b)\]0;owned", said[name]), (name, said[name])
+    assert any(one["code"] == 5 and one["err"].count(SHOWN) > 3 for one in found if one["args"][0] == "listen")
+
+
+def json_parts(one: dict[str, Any]) -> list[str]:
+    """One document, or one a line."""
+    return one["out"].splitlines() if one["args"][0] == "incidents" else [one["out"]]
+
+
+PAST = {"print", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}
+PAST |= {"Console", "logging.basicConfig", "logging.StreamHandler"}
+
+
+def test_nothing_is_printed_or_logged_past_the_console() -> None:
+    for path in (ROOT / "src" / "millrace").rglob("*.py"):
+        if path.name in ("console.py", "logs.py") or "rig" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in PAST, (path, called)
+
+
+HUGE, LONE = "9" * 4500, '"\\ud800"'
+VALUES: list[tuple[str, str, str]] = [
+    ("POST", "/api/v1/tokens", '{"may": "hear", "expires": "99999999999w"}'),
+    ("POST", "/api/v1/tokens", '{"may": "hear", "expires": "²h"}'),
+    ("POST", "/api/v1/tokens", '{"may": "hear", "expires": "HUGEd"}'),
+    ("POST", "/api/v1/tokens", '{"may": "hear", "name": "\\u001b[2J"}'),
+    ("POST", "/api/v1/tokens", '{"may": "hear", "name": LONE}'),
+    ("POST", "/api/v1/guests", '{"name": LONE}'),
+    ("POST", "/api/v1/guests", '{"name": "x\\n"}'),
+    ("POST", "/api/v1/guests", '{"name": "x", "rate": HUGE}'),
+    ("POST", "/api/v1/guests", '{"name": "x", "rate": 1e999}'),
+    ("POST", "/api/v1/guests", '{"name": "x", "rate": true}'),
+    ("POST", "/api/v1/guests", '{"name": "x", "channels": 123456789012345678901234567890}'),
+    ("POST", "/api/v1/guests/default/sinks", '{"name": "x", "description": LONE}'),
+    ("POST", "/api/v1/guests/default/sinks", '{"name": "x", "description": "\\u202e"}'),
+    ("POST", "/api/v1/guests/default/doors", '{"door": "spice://[::1"}'),
+    ("POST", "/api/v1/guests/default/doors", '{"door": "vnc://h:²"}'),
+    ("POST", "/api/v1/guests/default/doors", '{"door": "vnc://h\\u0000:5900"}'),
+    ("POST", "/api/v1/guests/default/grants", '{"what": "camera", "allow": true, "program": "HUGE"}'),
+    ("POST", "/api/v1/set", '{"target": "sink/0", "settings": {"volume": HUGE}}'),
+    ("POST", "/api/v1/set", '{"target": "sink/0", "settings": {"volume": 12345678901234567890123456789012345678901}}'),
+    ("POST", "/api/v1/set", '{"target": "sink/0", "settings": {"volume": "1.2.3%"}}'),
+    ("POST", "/api/v1/set", '{"target": "sink/0", "settings": {"volume": "nan%"}}'),
+    ("POST", "/api/v1/set", '{"target": "sink/0", "settings": {"volume": "-99999dB"}}'),
+    ("POST", "/api/v1/set", '{"target": "stream/HUGE", "settings": {}}'),
+    ("POST", "/api/v1/set", '{"target": "listener/0", "settings": {"bitrate": "1.2.3"}}'),
+    ("POST", "/api/v1/set", '{"target": LONE, "settings": {LONE: LONE}}'),
+    ("POST", "/api/v1/links", '{"source": "sink/0", "to": "sink/0", "matrix": [[1e300]]}'),
+    ("POST", "/api/v1/links", '{"source": "sink/0", "to": "sink/0", "matrix": [[HUGE]]}'),
+    ("POST", "/api/v1/memory", '{"key": "HUGE", "value": ""}'),
+    ("GET", "/api/v1/explain?target=recorder/HUGE", ""),
+    ("GET", "/api/v1/explain?target=recorder/%ed%a0%80", ""),
+    ("GET", "/api/v1/latency?target=stream/%C2%B2&guest=%1b%5b2J", ""),
+    ("DELETE", "/api/v1/tokens/HUGE", ""),
+    ("DELETE", "/api/v1/doors/%ed%a0%80", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[int, str]]:
+    """What the daemon answered to each of VALUES, while a watcher looked on; and what that saw in the end."""
+    folder = tmp_path_factory.mktemp("values")
+    got: dict[int, tuple[int, str]] = {}
+
+    async def main() -> None:
+        daemon = Daemon(Config("127.0.0.1:0", runtime=folder / "millrace", state=folder / "state.db"))
+        await daemon.start()
+        where = aiohttp.UnixConnector(str(folder / "millrace" / "api.sock"))
+        try:
+            async with (
+                aiohttp.ClientSession(connector=where) as http,
+                http.ws_connect("http://x/api/v1/events") as line,
+            ):
+                for number, (method, path, body) in enumerate(VALUES):
+                    path, body = (text.replace("HUGE", HUGE).replace("LONE", LONE) for text in (path, body))
+                    headers = {"Content-Type": "application/json"}
+                    url = f"http://x{path}"
+                    async with http.request(method, url, data=body.encode() or None, headers=headers) as answer:
+                        got[number] = answer.status, await answer.text()
+                await http.post("http://x/api/v1/guests/default/sinks", json={"name": "seen", "description": "Gerät"})
+                async with asyncio.timeout(10):
+                    while '"Gerät"' not in (text := await line.receive_str()):
+                        pass
+                got[-1] = 0, text
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
+    return got
+
+
+@pytest.mark.parametrize("number", range(len(VALUES)))
+def test_a_value_that_can_t_be_is_refused_with_a_sentence(answers: dict[int, tuple[int, str]], number: int) -> None:
+    status, text = answers[number]
+    assert 400 <= status < 500, (VALUES[number], status, text)
+    said = json.loads(text)["error"] if text.startswith("{") else text.rstrip("\n")
+    assert said and len(said) < 600 and not commanding(said), (VALUES[number], text)
+
+
+def test_no_bad_value_blinds_a_watcher(answers: dict[int, tuple[int, str]]) -> None:
+    assert "seen" in answers[-1][1]

@@ -1,0 +1,114 @@
+"""What the command line prints, whatever it prints to."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from millrace.cli import console
+from millrace.cli.logs import JsonLines, TextLines
+from millrace.errors import OutputLost
+
+FOREIGN = "\x1b[2J\x9b31m\u202e\n\ud800 Gerät 音"
+
+
+class Full(io.BytesIO):
+    """Takes nothing."""
+
+    def __init__(self, why: int = errno.ENOSPC) -> None:
+        super().__init__()
+        self._why = why
+
+    def write(self, data: object) -> int:
+        raise OSError(self._why, os.strerror(self._why))
+
+
+def guarded(monkeypatch: pytest.MonkeyPatch, encoding: str) -> io.BytesIO:
+    """Standard output as bytes of some encoding, through the guard."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, errors="strict", write_through=True))
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(sys, "stdin", sys.stdin)
+    console.guard()
+    return raw
+
+
+@pytest.mark.parametrize(("encoding", "seen"), [
+    ("utf-8", "Gerät 音\n".encode()), ("latin-1", b"Ger\xe4t \\u97f3\n"), ("ascii", b"Ger\\xe4t \\u97f3\n"),
+])  # fmt: skip
+def test_any_encoding_takes_any_text(monkeypatch: pytest.MonkeyPatch, encoding: str, seen: bytes) -> None:
+    raw = guarded(monkeypatch, encoding)
+    console.say(FOREIGN)
+    assert raw.getvalue() == b"\\x1b[2J\\x9b31m\\u202e\\n\\ud800 " + seen
+
+
+def test_what_goes_past_the_console_is_caught_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = guarded(monkeypatch, "utf-8")
+    print("one\x1b[2J\ttwo")
+    sys.stdout.write("three\r\n")
+    assert raw.getvalue() == b"one\\x1b[2J\ttwo\nthree\\r\n"
+
+
+def test_tables_take_no_markup_and_no_controls_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.table import Table
+
+    raw = guarded(monkeypatch, "utf-8")
+    table = Table("name")
+    table.add_row("[red]x[/nope] :smile: \x1b[2J")
+    console.screen().print(table)
+    text = raw.getvalue().decode()
+    assert "[red]x[/nope] :smile: \\x1" in text and "\x1b" not in text
+
+
+def test_output_that_can_t_be_written_is_an_error_and_a_courtesy_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Full()))
+    with pytest.raises(OutputLost, match="No space left"):
+        console.say("what was asked for")
+    console.tell("what nobody needs")
+
+
+def test_whoever_has_had_enough_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Full(errno.EPIPE)))
+    with pytest.raises(console.OutputClosed):
+        console.say("more")
+
+
+def test_json_for_programs_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert console.ascii_json({"a": "\x7f\x1b\u202e\ud800"}) == '{"a": "\\u007f\\u001b\\u202e\\ud800"}'
+
+
+def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
+    try:
+        raise ValueError(FOREIGN)
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "said %s", (FOREIGN,), sys.exc_info())
+    text = TextLines().format(record)
+    assert text.startswith("ERROR x: said \\x1b[2J\\x9b31m\\u202e\\n\\ud800 Gerät 音\nTraceback")
+    assert "\x1b" not in text and "\u202e" not in text
+    assert JsonLines().format(record).isascii()
+
+
+def test_a_home_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    from millrace.errors import ConfigError
+    from millrace.io import paths
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert paths.runtime_dir() == Path("/tmp/millrace-54321")
+    assert paths.config_path() == Path("/etc/xdg/millrace/config.toml")
+    with pytest.raises(ConfigError, match="set HOME, or XDG_STATE_HOME"):
+        paths.state_path()
+    with pytest.raises(ConfigError, match="write the whole path"):
+        paths.expanded("~/token")
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    with pytest.raises(ConfigError):
+        paths.state_path()
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/lib")
+    assert paths.state_path() == Path("/var/lib/millrace/state.db")
