@@ -403,7 +403,7 @@ def test_a_machines_voices_give_everything_back_however_they_end(how: str) -> No
     machine.mic.init(rate=44_100)
     machine.mic.enable(True)
     machine.play(0.3)
-    assert budget.shares()["stream"] > 2 * MIB and len(machine.rig.graph.taps) == taps + 1
+    assert budget.shares()["stream"] > 1.5 * MIB and len(machine.rig.graph.taps) == taps + 1
     if how == "fini":
         machine.out.fini()
         machine.mic.fini()
