@@ -21,6 +21,8 @@ from millrace.errors import BudgetError
 MIB = 1024 * 1024
 GUEST_BYTES_MAX = 256 * MIB
 """What a guest may have held for it, unless its configuration says otherwise."""
+GUEST_BYTES_MIN = 16_000_000
+"""With less there is hardly room for one client of everything."""
 PROGRAMS, CONNECTIONS, LISTENERS = 0.875, 0.9375, 1.0
 """Up to which share of the budget each may go: a guest whose programs have used up theirs can still be looked at and
 mended by a new connection, and be listened to."""

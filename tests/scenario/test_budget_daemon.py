@@ -15,8 +15,9 @@ import pytest
 
 from millrace.budget import MIB
 from millrace.client.bus import Bus, connect
+from millrace.daemon.config import load
 from millrace.daemon.guest import Guest
-from millrace.errors import BudgetError, MillraceError
+from millrace.errors import BudgetError, ConfigError, MillraceError
 from millrace.graph.model import Stream
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.wire.native.messages import HEADER, Fault, frame
@@ -287,6 +288,26 @@ def test_calls_that_wait_and_messages_that_never_end_are_paid_for(tmp_path: Path
             with pytest.raises(MillraceError, match="no room for this call"):
                 await bus.call("set", target="x" * 400_000)
         await eventually(lambda: budget.held == held)
+
+    running(tmp_path, test)
+
+
+def test_how_much_a_guest_may_have_held_is_configured_and_shown(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[guest.alice]\nmemory = "64M"\n[guest.bob]\n')
+    alice, bob = load(tmp_path / "c.toml").guests
+    assert (alice.memory, bob.memory) == (64_000_000, 256 * MIB)
+    for wrong in ('"1k"', '"lots"', "true", "-1"):
+        (tmp_path / "c.toml").write_text(f"[guest.alice]\nmemory = {wrong}\n")
+        with pytest.raises(ConfigError, match=r"guest\.alice\.memory"):
+            load(tmp_path / "c.toml")
+
+    async def test(rig: Rig) -> None:
+        budget = rig.daemon.guest("alice").graph.budget
+        state = json.loads((await rig.ask("GET", "/api/v1/state", ""))[1])
+        memory = next(guest for guest in state["guests"] if guest["name"] == "alice")["memory"]
+        assert memory == {"held": budget.held, "max": 256 * MIB, "refused": 0, "for": budget.shares()}
+        metrics = (await rig.ask("GET", "/metrics", ""))[1]
+        assert 'millrace_guest_held_bytes{guest="alice"}' in metrics and "millrace_guest_held_bytes_max" in metrics
 
     running(tmp_path, test)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from millrace.budget import GUEST_BYTES_MAX, GUEST_BYTES_MIN
 from millrace.daemon.doorspec import DoorSpec, Place, parse_door, parse_places
 from millrace.daemon.origins import Addresses, parse_addresses
 from millrace.errors import ConfigError
@@ -14,11 +15,12 @@ from millrace.io.files import read_secret, read_toml
 from millrace.io.paths import RUNTIME_NAMES, config_path, expanded, is_there, runtime_dir, state_path
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
-from millrace.text import checked_int, parse_address, parse_name, printable, quoted
+from millrace.text import checked_int, parse_address, parse_name, parse_size, printable, quoted
 from millrace.units import RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 TOKEN_CHARS_MIN = 16
+MEMORY_MAX = 1_000_000_000_000
 GUEST_RATE_MIN, GUEST_CHANNELS_MAX = 8_000, 8
 _RESERVED = frozenset({"api", "metrics", "health", "ready", "static", "page", "session"}) | RUNTIME_NAMES
 
@@ -40,6 +42,8 @@ class GuestConfig:
     """Where this guest's own admins may look for its machines: see doorspec."""
     microphone: bool = True
     """Whether listeners that offer their microphone may speak, unless `set listener/N mic=off` says otherwise."""
+    memory: int = GUEST_BYTES_MAX
+    """Bytes that all of it together may make the daemon hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +124,19 @@ def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
     places = parse_places(_texts(table, "attach", where), f"{where}.attach")
     microphone, rights = _take(table, "microphone", bool, where), _take(table, "rights", str, where)
     grants = _grants(_take(table, "grants", dict, where) or {}, f"{where}.grants")
+    memory = _memory(table.pop("memory", None), f"{where}.memory")
     _no_more(table, where)
     may = _rights(rights)
-    return GuestConfig(name, rate, channels, tcp, doors, may, grants, places, microphone is not False)
+    return GuestConfig(name, rate, channels, tcp, doors, may, grants, places, microphone is not False, memory)
+
+
+def _memory(value: Any, where: str) -> int:
+    """What a guest may make the daemon hold: "256Mi", or bytes."""
+    if value is None:
+        return GUEST_BYTES_MAX
+    if isinstance(value, str):
+        return parse_size(value, where, GUEST_BYTES_MIN, MEMORY_MAX)
+    return checked_int(value, where, GUEST_BYTES_MIN, MEMORY_MAX)
 
 
 def _certificate(table: Any) -> Certificate:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from millrace.budget import Budget
 from millrace.daemon.config import GuestConfig
 from millrace.doors.native.playback import NativePlayback
 from millrace.doors.native.record import NativeRecord
@@ -61,7 +62,8 @@ class Guest:
     def __init__(self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path, listeners: Listeners) -> None:
         self.config = config
         self.name = config.name
-        self.graph = Graph(config.name, ids, config.rate, default_map(config.channels))
+        budget = Budget(f"guest {config.name}", config.memory)
+        self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget)
         self.graph.add_first_sink(f"Millrace {config.name}")
         self.microphone = self.graph.add_source("microphone", "Microphone")
         self._driver = driver

@@ -60,6 +60,10 @@ class Collected:
         yield family(gauge, "clients", "PulseAudio clients.", [len(g.door.clients) for g in guests])
         yield family(gauge, "listeners", "Listeners.", [len(g.sessions) for g in guests])
         yield family(gauge, "quantum_seconds", "Length of a cycle.", [g.graph.quantum_ns / 1e9 for g in guests])
+        budgets = [g.graph.budget for g in guests]
+        yield family(gauge, "held_bytes", "What it makes the daemon hold.", [b.held for b in budgets])
+        yield family(gauge, "held_bytes_max", "What it may make the daemon hold.", [b.limit for b in budgets])
+        yield family(counter, "no_memory", "What was refused for want of that.", [b.refusals for b in budgets])
         yield family(
             gauge, "latency_seconds_max", "Its slowest listener's latency, from the mix to the ear.",
             [max((s.report.latency_ns for s in g.sessions), default=0) / 1e9 for g in guests],

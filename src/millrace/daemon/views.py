@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from millrace.budget import Budget
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.remembered import prefix_of
@@ -168,6 +169,11 @@ async def _all(view: Callable[[T], View], things: Iterable[T]) -> list[View]:
     return out
 
 
+def memory_view(budget: Budget) -> View:
+    """What a guest makes the daemon hold, in bytes, what it may, and for what."""
+    return {"held": budget.held, "max": budget.limit, "refused": budget.refusals, "for": budget.shares()}
+
+
 async def guest_view(guest: Guest) -> View:
     """One guest with everything in it."""
     graph = guest.graph
@@ -176,7 +182,7 @@ async def guest_view(guest: Guest) -> View:
     return {
         "name": guest.name, "state": "running" if graph.running else "idle", "rate": graph.rate,
         "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
-        "clients": len(guest.door.clients),
+        "clients": len(guest.door.clients), "memory": memory_view(guest.graph.budget),
         "refused_logins": guest.door.refused, "refused_captures": guest.door.refused_captures,
         "pulse": str(guest.pulse_path), "native": str(guest.native_path),
         "sinks": await _all(lambda sink: sink_view(guest, sink), graph.sinks.values()),
