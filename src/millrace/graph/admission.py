@@ -9,7 +9,7 @@ import sys
 
 from millrace.budget import Budget, size_of
 from millrace.errors import GraphError
-from millrace.graph.model import Link, Node, Sink, Stream, Tap
+from millrace.graph.model import NOTHING, Link, Node, Sink, Stream, Tap
 from millrace.units import Frames
 
 STREAMS_MAX = 2048
@@ -27,6 +27,14 @@ SINK_BUFFERS, TAP_BUFFERS = 3, 1
 """Blocks of the longest quantum: a sink's mix, the one before and the latest."""
 
 
+def _turn_away(node: Node) -> None:
+    """Let go of who feeds or hears a node that does not come in: see `Nothing`."""
+    if isinstance(node, Stream):
+        node.feed = NOTHING
+    elif isinstance(node, Tap):
+        node.consumer = NOTHING
+
+
 class Admission:
     """One guest's. `block` is the frames of the longest cycle, `lane` those of the shortest lane."""
 
@@ -36,9 +44,13 @@ class Admission:
     def admit(self, node: Node, others: int) -> None:
         """Open the account of a node that comes to so many others of its kind; GraphError where there is no room."""
         limit, kind = self._limit(node)
-        if others >= limit:
-            raise GraphError(f"guest {self._guest} has its {limit:.0f} {kind} already")
-        node.account = self._budget.open(node.kind, node.asks | {"node": self.weight(node)}, node.reach)
+        try:
+            if others >= limit:
+                raise GraphError(f"guest {self._guest} has its {limit:.0f} {kind} already")
+            node.account = self._budget.open(node.kind, node.asks | {"node": self.weight(node)}, node.reach)
+        except GraphError:
+            _turn_away(node)
+            raise
 
     @staticmethod
     def _limit(node: Node) -> tuple[float, str]:

@@ -54,6 +54,11 @@ class Owner(Protocol):
         ...
 
 
+def _may_queue(node: Stream, size: int) -> bool:
+    """Whether a queue may take so much: what its client is asked for was paid for when the stream came."""
+    return node.account.fits("queue", max(0, size - node.account.part("paid queue")))
+
+
 class PlaybackStream:
     """One sink-input; the graph's `Feed`."""
 
@@ -72,9 +77,7 @@ class PlaybackStream:
         self.node, self.graph, self.props = node, graph, props
         self.layout = Layout(fmt.frame_bytes, fmt.rate)
         self.corked = False
-        self._paid = 0
-        """Room in the queue that is its own as long as it lives: what its client is asked for always fits."""
-        self.queue = ByteQueue(attr.maxlength, silence_byte(fmt.sample), self._may_queue)
+        self.queue = ByteQueue(attr.maxlength, silence_byte(fmt.sample), lambda size: _may_queue(node, size))
         self.missing = attr.tlength
         self.requested = 0
         self.prebuffering = True
@@ -92,30 +95,31 @@ class PlaybackStream:
         self.attr = attr
         self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), self._low_delay(fmt.rate), glide)
         self.apply_attr(attr)
-        node.asks = {"queue": self._paid, "props": size_of(props), "resampler": self._resampler_bytes(fmt.rate)}
+        node.asks = {
+            "paid queue": capacity_for(attr.tlength),
+            "props": size_of(props),
+            "resampler": self._resampler_bytes(fmt.rate),
+        }
 
     # -- settings ------------------------------------------------------------------------
 
     def pay_for(self, size: int) -> None:
         """Before the stream comes in: its queue is to have room for so much, from the start."""
         self.queue.maxlength = size
-        self._paid = self.node.asks["queue"] = capacity_for(size)
-
-    def _may_queue(self, size: int) -> bool:
-        return self.node.account.fits("queue", max(size, self._paid))
+        self.node.asks["paid queue"] = capacity_for(size)
 
     def change_attr(self, attr: PlaybackAttr) -> None:
         """Put other attributes in force; BudgetError where they ask for more room than there is."""
-        self.node.account.hold("queue", max(capacity_for(attr.tlength), self.queue.capacity))
+        self.node.account.hold("paid queue", capacity_for(attr.tlength))
         self.apply_attr(attr)
-        self.node.account.hold("resampler", self._resampler_bytes(self.format.rate))
+        _may_queue(self.node, self.queue.capacity)
+        self.node.account.fits("resampler", self._resampler_bytes(self.format.rate))
 
     def apply_attr(self, attr: PlaybackAttr) -> None:
         """Put buffer attributes in force."""
         self.missing += attr.tlength - self.attr.tlength
         self.attr = attr
         self.queue.maxlength = attr.maxlength
-        self._paid = capacity_for(attr.tlength)
         self.node.latency_ask_ns = attr.sink_ns
         self.node.bulk_frames = attr.bulk_ns * self.graph.rate // NS_PER_S
         self._resampled.change(self.format.rate, self._low_delay(self.format.rate))
