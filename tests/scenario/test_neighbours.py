@@ -23,9 +23,15 @@ class World:
 
     def __init__(self) -> None:
         self.now_ns: HostNs = START_NS
+        self.worked_ns: HostNs = 0
         self.ids = Ids()
-        self.driver = TimerDriver(lambda: self.now_ns)
+        self.driver = TimerDriver(lambda: self.worked_ns)
         self.left_out: list[tuple[str, HostNs]] = []
+
+    def work(self, cost_ns: HostNs) -> None:
+        """The thread does something that takes so long."""
+        self.now_ns += cost_ns
+        self.worked_ns += cost_ns
 
     def guest(self, name: str, sinks: int = 1) -> Graph:
         """A guest with so many sinks."""
@@ -71,7 +77,7 @@ class Ramp:
 
     def pull(self, out: Samples) -> int:
         """See `Feed`."""
-        self.world.now_ns += self.cost_ns
+        self.world.work(self.cost_ns)
         out[:] = (np.arange(self.given, self.given + len(out)) % 1000 / 1000)[:, None]
         self.given += len(out)
         return len(out)
@@ -114,7 +120,7 @@ def test_a_guest_whose_streams_take_more_than_there_is_is_cut_short_and_its_neig
     assert max(ear.late_ns) < 10 * NS_PER_MS
     assert world.left_out and {name for name, _ in world.left_out} == {"worst"}
     # What is left of the processor is still the guest's own.
-    assert worst.share.used_ns > 4 * NS_PER_S
+    assert worst.share.used_ns > 3 * NS_PER_S
 
 
 def test_recorders_that_take_more_than_there_is_are_cut_short_too() -> None:
@@ -126,7 +132,7 @@ def test_recorders_that_take_more_than_there_is_are_cut_short_too() -> None:
 
     class Slow(Capture):
         def consume(self, block: Samples, position: int, level: float) -> None:
-            world.now_ns += NS_PER_MS // 4
+            world.work(NS_PER_MS // 4)
 
     assert worst.default is not None
     for _ in range(200):
@@ -187,7 +193,7 @@ def test_streams_that_come_and_go_in_the_middle_of_a_cycle_are_heard_whole() -> 
 
 def world_pull(world: World, out: Samples) -> int:
     """Silence that takes time."""
-    world.now_ns += NS_PER_MS // 8
+    world.work(NS_PER_MS // 8)
     out[:] = 0.0
     return len(out)
 

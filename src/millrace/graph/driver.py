@@ -34,7 +34,7 @@ class TimerDriver:
     def attach(self, graph: Graph) -> None:
         """Clock `graph` from now on, whenever it needs it."""
         graph.wake = lambda: self._enqueue(graph)
-        graph.share = Share(self._clock)
+        graph.clock_by(Share(self._clock))
         self._enqueue(graph)
 
     def detach(self, graph: Graph) -> None:
@@ -56,10 +56,12 @@ class TimerDriver:
             self._queued.discard(graph)
             due.append(graph)
         due.sort(key=lambda graph: graph.share.recent_ns)
+        recent_ns = sum(graph.share.recent_ns for graph in due)
         spent = 0
         for graph in due:
             if spent < ROUND_NS:
                 self.cycles += 1
+                graph.share.heavy = 2 * len(due) * graph.share.recent_ns >= recent_ns
                 spent += self._run(graph, now_ns)
             self._enqueue(graph)
 

@@ -87,7 +87,7 @@ class Graph:
         self.cut_short: Callable[[HostNs], None] = lambda left_out_ns: None
         """Its cycles took more than its share for so long that so much sound was left out."""
         self._steps: Iterator[None] | None = None
-        self._lag = Lag()
+        self._lag = Lag(self.share)
         self._dirty = True
         self._quantum = self._quanta[-1]
         self._needed = False
@@ -364,6 +364,10 @@ class Graph:
     def now_ns(self) -> HostNs:
         """The time that the cycle now running was given."""
         return self._now_ns
+
+    def clock_by(self, share: Share) -> None:
+        """Keep to that share from now on."""
+        self.share, self._lag = share, Lag(share)
 
     def next_timeout(self) -> HostNs | None:
         """When the next cycle is due; None while the graph is idle."""

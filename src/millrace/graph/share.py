@@ -13,24 +13,24 @@ from millrace.units import NS_PER_MS, Frames, HostNs
 
 SLICE_NS: HostNs = 3 * NS_PER_MS
 RECENT_NS: HostNs = 200 * NS_PER_MS
-HOPE_NS: HostNs = 200 * NS_PER_MS
-"""Who is cut short and gets no nearer in this time never will."""
-STALL_NS: HostNs = 100 * NS_PER_MS
-"""Nobody had a turn for so long: the machine stood still."""
+HOPE_NS: HostNs = 150 * NS_PER_MS
+"""Who is cut short, and gets no nearer while the thread works so long, never will."""
 
 
 class Share:
     """One guest's share of a round."""
 
-    __slots__ = ("_at_ns", "_clock", "_entered", "left_ns", "recent_ns", "slice_ns", "used_ns")
+    __slots__ = ("_at_ns", "_entered", "clock", "heavy", "left_ns", "recent_ns", "slice_ns", "used_ns")
 
     def __init__(self, clock: Callable[[], HostNs] = lambda: 0, slice_ns: HostNs = SLICE_NS) -> None:
-        self._clock = clock
+        self.clock = clock
         self.slice_ns = self.left_ns = slice_ns
         self.used_ns: HostNs = 0
         """Since the beginning."""
         self.recent_ns: HostNs = 0
         """Lately: who has used least is served first."""
+        self.heavy = False
+        """Whether it has lately used about as much as others that have something to do now, or more."""
         self._entered = self._at_ns = 0
 
     def renew(self) -> None:
@@ -39,15 +39,15 @@ class Share:
 
     def enter(self) -> None:
         """Work for the guest begins."""
-        self._entered = self._clock()
+        self._entered = self.clock()
 
     def over(self) -> bool:
         """Whether the work that was begun must go on in another round."""
-        return self._clock() - self._entered >= self.left_ns
+        return self.clock() - self._entered >= self.left_ns
 
     def leave(self, now_ns: HostNs) -> HostNs:
         """Work for the guest ends, for now; returns how long it took."""
-        used = self._clock() - self._entered
+        used = self.clock() - self._entered
         self.left_ns -= used
         self.used_ns += used
         passed, self._at_ns = now_ns - self._at_ns, now_ns
@@ -56,26 +56,29 @@ class Share:
 
 
 class Lag:
-    """Whether a graph that is cut short only has to catch up, or gets no nearer however long it goes on."""
+    """Whether a graph that is cut short only has to catch up, or gets no nearer however much it works.
 
-    def __init__(self) -> None:
-        self._since_ns: HostNs = 0
-        self._last_ns: HostNs = 0
-        self._behind: Frames | None = None
+    That is so for those that work most, in a thread that had the processor: the others are late because of these, and
+    all are late where the machine gives the thread no time.
+    """
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._since: tuple[HostNs, HostNs, Frames] | None = None
 
     def caught_up(self) -> None:
         """It is where it should be."""
-        self._behind = None
+        self._since = None
 
     def hopeless(self, now_ns: HostNs, behind: Frames) -> bool:
         """It was cut short, so far behind: whether it had better leave that out."""
-        # Further behind after a stall of the machine is not its own doing.
-        stalled, self._last_ns = now_ns - self._last_ns > STALL_NS, now_ns
-        if self._behind is None or stalled:
-            self._since_ns, self._behind = now_ns, behind
-        elif now_ns - self._since_ns >= HOPE_NS:
-            if behind >= self._behind:
-                self._behind = None
-                return True
-            self._since_ns, self._behind = now_ns, behind
+        worked_ns = self._share.clock()
+        since_ns, worked_then_ns, behind_then = self._since or (now_ns, worked_ns, behind)
+        if self._since is not None and worked_ns - worked_then_ns < HOPE_NS:
+            return False
+        self._since = now_ns, worked_ns, behind
+        busy = (worked_ns - worked_then_ns) * 2 > now_ns - since_ns > 0
+        if busy and self._share.heavy and behind >= behind_then:
+            self._since = None
+            return True
         return False
