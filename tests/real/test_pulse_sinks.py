@@ -87,7 +87,8 @@ def pactl(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
 
 def shown(env: dict[str, str], kind: str) -> dict[str, Any]:
     """What is shown of sinks or sources by name, but what depends on the machine."""
-    made = json.loads(pactl(env, "-f", "json", "list", kind).stdout)
+    # PulseAudio says "Monitor Source of" once a description was changed, "Monitor of" before.
+    made = json.loads(pactl(env, "-f", "json", "list", kind).stdout.replace("Monitor Source of", "Monitor of"))
     told = ("description", "channel_map", "sample_specification")
     odd = ("device.api", "device.icon_name", "device.class")
     return {

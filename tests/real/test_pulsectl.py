@@ -13,6 +13,7 @@ import pytest
 
 from .conftest import REQUIRE_ALL, need
 
+pytestmark = pytest.mark.real
 VERSION = "24.12.0"
 SUITE = "pulsectl.tests.test_with_dummy_instance"
 NOT_OURS = "test_cli"

@@ -20,6 +20,7 @@ from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err, Faci
 from millrace.wire.pulse.tagstruct import FormatInfo, Spec
 
 from .test_native import of_daemon, running
+from .test_pulse_restore import Program
 
 
 def test_the_first_sink_has_a_name_that_no_program_takes_for_none_and_the_old_one_finds_it() -> None:
@@ -330,3 +331,20 @@ def test_sinks_take_plain_pcm_and_clients_say_how_they_came() -> None:
         assert shown["formats"] == [FormatInfo(Encoding.PCM)] and shown["props"]["device.icon_name"]
     (own,) = client.ask_list(Command.GET_CLIENT_INFO_LIST)
     assert own["props"]["native-protocol.version"] == b"35\0"
+
+
+def test_listeners_are_asked_for_their_microphones_by_whoever_records_what_was_made_of_them(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        guest = daemon.guest("alice")
+        program = Program(daemon)
+        loaded = (await program.ask(Command.LOAD_MODULE, name="module-loopback", argument="source=microphone")).fields
+        assert guest.recording, "it is heard all the while"
+        await program.ask(Command.UNLOAD_MODULE, index=loaded["index"])
+        assert not guest.recording
+        argument = "master=microphone source_name=quiet channels=1 master_channel_map=left"
+        await program.ask(Command.LOAD_MODULE, name="module-remap-source", argument=argument)
+        assert not guest.recording
+        await program.ask(Command.CREATE_RECORD_STREAM, **quiet_recorder())
+        assert guest.recording
+
+    running(tmp_path, test)
