@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from millrace.daemon.app import Daemon
@@ -21,6 +22,7 @@ from .test_native import eventually, of_daemon, running
 from .test_policy import policy
 
 S16 = Spec(SampleFormat.S16LE, 2, 48_000)
+F32 = Spec(SampleFormat.F32LE, 2, 48_000)
 SET, MERGE, REPLACE = range(3)
 MPV = "sink-input-by-application-name:mpv"
 
@@ -301,3 +303,27 @@ def test_a_rule_for_recorders_is_applied_where_their_clients_may_record() -> Non
     rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
     client.ask(Command.EXTENSION, **a_write(SET, {group: rule}, at_once=True))
     assert record.node.sink is not None and record.node.sink.name == "microphone"
+
+
+def test_a_new_stream_and_a_sample_have_what_is_remembered_from_their_first_frame_on() -> None:
+    rig = Rig()
+    client = rig.client()
+    music = rig.graph.add_sink("music")
+    heard = rig.capture(music)
+    props = {"media.role": b"event\0"}
+    rules = {"sink-input-by-media-role:event": Rule((0x8000,), ("mono",), False, "music")}
+    client.ask(Command.EXTENSION, **a_write(SET, rules))
+    tone = np.full((4800, 2), 0.5, np.float32)
+    channel = client.ask(
+        Command.CREATE_UPLOAD_STREAM, name="bell", spec=F32, map=(1, 2), length=tone.nbytes, props=props
+    )["channel"]
+    client.wire.send_block(channel, tone.tobytes())
+    client.ask(Command.FINISH_UPLOAD_STREAM, channel=channel)
+    client.ask(Command.PLAY_SAMPLE, sink_index=NO_INDEX, sink_name=None, volume=NO_INDEX, name="bell", props=props)
+    rig.run(0.5)
+    assert len(heard.trimmed()) == 4800 and np.allclose(heard.trimmed(), 0.0625)
+    own = client.play(F32, (1, 2), props=props, sink_name="millrace", volume=(0x10000, 0x10000), volume_set=True)
+    node = rig.graph.streams[own.index]
+    assert node.sink is rig.sink and node.gains == (1.0, 1.0), "what the client chose itself counts more"
+    reply = client.play(F32, (1, 2), props=props, volume_set=False).reply
+    assert reply["sink_name"] == "music" and rig.graph.streams[reply["index"]].placed

@@ -16,7 +16,7 @@ from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, unmake
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream, SourceLevel
-from millrace.doors.pulse.restore import GROUPED_BY, Rules
+from millrace.doors.pulse.restore import GROUPED_BY, Rules, group_of
 from millrace.dsp.convert import Buffer, SampleFormat
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.graph import Graph
@@ -371,16 +371,25 @@ class PulseDoor:
     # -- streams, modules, samples -------------------------------------------------------
 
     def begin_playback(self, stream: PlaybackStream, sink: Sink) -> None:
-        """Let a stream play to `sink`; an error, and it is not there, where the graph does not take it."""
+        """Let a stream play to `sink`, or where its like were put; on an error it is not there."""
         stream.node.feed = stream
         self.playback[stream.node.id] = stream
         try:
-            self.graph.add_stream(stream.node, sink)
+            self.graph.add_stream(stream.node, self._place(stream.node, sink))
         except GraphError:
             del self.playback[stream.node.id]
             stream.node.feed = NOTHING
             stream.ended()
             raise
+
+    def _place(self, node: Stream, sink: Sink) -> Sink:
+        """Where a new stream goes; it is given what is remembered of its like before a frame of it is heard."""
+        device = self.rules.give(node, group_of(self.props_of(node)))
+        target = next((one for one in self.graph.sinks.values() if device and one.answers_to(device)), None)
+        if target is None:
+            return sink
+        node.placed = target is not self.graph.default
+        return target
 
     def begin_record(self, record: RecordStream, sink: Sink) -> None:
         """As `begin_playback`, for a recorder of `sink`'s monitor or a source."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from millrace.dsp.mix import cubic_to_gain
+from millrace.graph.model import Stream
 from millrace.units import MAX_CHANNELS, POSITIONS, Positions
 
 RULES_MAX = 1000
@@ -134,6 +136,17 @@ class Rules:
             rule.levels if levelled else (), rule.positions if levelled else (),
             rule.mute if muted else None, rule.device if placed else "",
         )  # fmt: skip
+
+    def give(self, stream: Stream, name: str) -> str:
+        """Give a new stream the level of its group, and return the sink, '' for none; what it chose itself stays."""
+        rule = self.restored(name)
+        if rule is None:
+            return ""
+        if "volume" not in stream.chosen:
+            levels = rule.fitted(len(stream.positions))
+            stream.gains = tuple(cubic_to_gain(level) for level in levels) or stream.gains
+            stream.mute = stream.mute if rule.mute is None else rule.mute
+        return "" if "sink" in stream.chosen else rule.device
 
     def _at_once(self, work: Work) -> None:
         self.take(work.changes())

@@ -309,6 +309,7 @@ def play_sample(client: PulseClient, request: Request) -> None:
     stream = _sample_stream(client, sample, f["props"])
     if f["volume"] not in (NO_INDEX, 0x10000):
         stream.node.gains = gains_from((f["volume"],), len(sample.format.positions))
+        stream.node.chosen = ("volume",)
     stream.pay_for(len(sample.data))
     door.begin_playback(stream, sink)
     stream.queue.write(sample.data)
