@@ -21,6 +21,7 @@ from millrace.daemon.app import Daemon
 from millrace.daemon.attach import Attachment
 from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import DoorSpec
+from millrace.doors.pushed import PushedFormat, new_stream
 from millrace.errors import ConfigError, RightsError
 from millrace.io.crypto import vnc_answer
 from millrace.rights.model import OWNER, Holder, parse_rights
@@ -271,6 +272,17 @@ def test_a_password_file_is_read_at_each_attempt_and_the_reason_says_what_is_kno
         await becomes(door, "waiting", "No such file")
 
     running(tmp_path, kind("first"), test)
+
+
+def test_explain_names_no_sender_that_it_does_not_know(tmp_path: Path) -> None:
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        graph = daemon.guest("alice").graph
+        assert graph.default is not None
+        stream = new_stream(graph, graph.default, "x", PushedFormat(48_000, ("mono",), "s16le"), {})
+        told = await daemon.commands.run(OWNER, "explain", {"target": stream.key})
+        assert "not known here" in told["steps"][0]["text"] and "microphone" not in str(told)
+
+    running(tmp_path, Vnc(), test)
 
 
 def test_only_the_owner_names_password_files(tmp_path: Path) -> None:

@@ -44,13 +44,28 @@ def _who(guest: Guest, stream: Stream) -> Step:
         return _step("client", who + (f" from {_identity(client.subject)}" if client else ""))
     if native is not None:
         return _step("client", f"{head}; it came by the native protocol from process {native.pid}")
+    return _step("client", f"{head}; it comes from {_sender(guest, stream)}")
+
+
+def _sender(guest: Guest, stream: Stream) -> str:
     door = next((a for a in guest.attachments if a.stream(stream.id)), None)
-    return _step("client", f"{head}; it comes from {door.spec.text if door else 'a listener that speaks'}")
+    if door is not None:
+        return door.spec.text
+    speaker = _speaker(guest, stream)
+    return f"the microphone of {speaker}" if speaker else "somewhere that is not known here"
+
+
+def _speaker(guest: Guest, stream: Stream) -> str:
+    """The listener whose microphone it is, if it is one."""
+    spoken = (s for s in guest.sessions if s.microphone is not None and s.microphone.node is stream)
+    return next((s.outlet.key for s in spoken), "")
 
 
 def _identity(subject: Subject) -> str:
     identity = subject.identity
-    return f"{identity} (process {identity.pid} of user {identity.uid})" if identity.pid else "another machine"
+    if not identity.pid:
+        return "a connection whose program is not known"
+    return f"{identity} (process {identity.pid} of user {identity.uid})"
 
 
 def _came_in(guest: Guest, stream: Stream) -> list[Step]:
@@ -73,7 +88,7 @@ def _came_in(guest: Guest, stream: Stream) -> list[Step]:
         ]
         return [*steps, _resampling(native.format.rate, graph.rate, native.resample_method)]
     if pushed is None:
-        return [_step("format", f"what a listener's microphone sends, {_channels(stream.positions)}")]
+        return [_step("format", f"at the guest's own {graph.rate} Hz, {_channels(stream.positions)}")]
     drift = pushed.drift_ppm
     clock = "its clock is not known yet" if drift is None else f"its clock is {drift:+.1f} ppm from this machine's"
     return [
@@ -98,7 +113,7 @@ def _level(stage: str, node: Levelled) -> Step:
     percents = sorted({round(gain_to_cubic(gain) / 655.36) for gain in node.gains})
     text = "/".join(f"{p} %" for p in percents) + (", muted" if node.mute else "")
     if node.trim != 1.0:
-        text += f", taken back by {-20 * np.log10(node.trim):.0f} dB by the session manager while a call is on"
+        text += f", taken back by {-20 * np.log10(node.trim):.0f} dB by a session manager"
     return _step(stage, text, changes=node.effective_gains != (1.0,) * len(node.gains))
 
 
@@ -141,8 +156,8 @@ def _heard(session: ListenerSession) -> Step:
         else "clocks are being learnt"
     )
     text = (
-        f"{outlet.key} {outlet.name!r} hears it by {codec}, on {report.output or 'a file'}; latency"
-        f" {report.latency_ns / 1e6:.1f} ms (`millrace latency`), {clock}; allowed by {session.holder.key}"
+        f"{outlet.key} {outlet.name!r} hears it by {codec}, on {report.output or 'an output that it does not name'};"
+        f" latency {report.latency_ns / 1e6:.1f} ms (`millrace latency`), {clock}; allowed by {session.holder.key}"
     )
     return _step("listener", text, changes=True)
 

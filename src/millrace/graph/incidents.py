@@ -21,7 +21,10 @@ KEPT_OF_GUEST = 250
 MERGE_NS = NS_PER_S
 
 CAUSES: dict[tuple[str, str], str] = {
-    ("loop", "not run"): "this machine did not run the daemon: it was stopped, asleep, or stood still",
+    (
+        "loop",
+        "not run",
+    ): "the daemon neither ran nor waited for the processor: stopped, asleep, or held up by memory or a disk",
     ("loop", "starved"): "other programs had the processor when a cycle was due",
     ("loop", "busy"): "other work of the daemon kept a cycle waiting",
     ("cycle", "overran"): "mixing took longer than the cycle lasts: too many streams for this processor",
