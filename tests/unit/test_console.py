@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +115,25 @@ def test_a_home_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
         paths.state_path()
     monkeypatch.setenv("XDG_STATE_HOME", "/var/lib")
     assert paths.state_path() == Path("/var/lib/millrace/state.db")
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    import typer
+
+    from millrace.cli.main import app
+
+    paths = list(commands(typer.main.get_command(app)))
+    assert len(paths) > 35
+    for path in paths:
+        with contextlib.suppress(SystemExit):
+            app([*path, "--help"])
+        assert "Example" in capsys.readouterr().out, path
+
+
+def commands(command: Any, *path: str) -> Iterator[list[str]]:
+    """The words of every command."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield list(path)
+    for name, one in (inner or {}).items():
+        yield from commands(one, *path, name)

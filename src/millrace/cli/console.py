@@ -54,7 +54,7 @@ class Guarded:
 
 def guard() -> None:
     """Make the standard descriptors and streams fit for use: open, of any encoding, and safe."""
-    _open_descriptors()
+    open_descriptors()
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
         if number and not isinstance(stream, Guarded):
@@ -64,7 +64,7 @@ def guard() -> None:
         setattr(sys, name, stream)
 
 
-def _open_descriptors() -> None:
+def open_descriptors() -> None:
     """A descriptor below 3 that is closed would be taken by the next socket, and that be printed into.
 
     It is opened so that reading meets the end, and writing an error as it would on a closed one.

@@ -23,7 +23,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_() -> None:
-    """Name the policies, where their constants are from, and the scenarios."""
+    """Name the policies, where their constants are from, and the scenarios. Example: millrace lab list"""
     from millrace.lab.report import SOURCES
     from millrace.lab.scenario import matrix
 
@@ -101,7 +101,10 @@ def sound(
     latency: Annotated[str, typer.Option(help="low, normal, robust, or fixed: 30ms.")] = "normal",
     to: Annotated[Path | None, typer.Option(help="Write what was heard to this WAV file.")] = None,
 ) -> None:
-    """Play 997 Hz the whole way in virtual time, real sound and codec included, and measure what is heard."""
+    """Play 997 Hz the whole way in virtual time, real sound and codec included, and measure what is heard.
+
+    Example: millrace lab sound ppm200/exp3/loss2 --set codec=opus
+    """
     from millrace.cli.listen import parse_settings
     from millrace.lab.measure import measure_sound
 

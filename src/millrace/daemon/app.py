@@ -52,7 +52,7 @@ from millrace.io.turns import Turns
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Admits, Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
-from millrace.text import parse_address, printable, quoted, show_address
+from millrace.text import checked_number, parse_address, printable, quoted, show_address
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
@@ -381,8 +381,7 @@ class Daemon:
         _, node = find_node(self, key, home.name)
         if not isinstance(node, Stream):
             raise ConfigError(f"{key}: streams are taken back, not sinks")
-        if not -96.0 <= db <= 0.0:
-            raise ConfigError(f"db: {db:g} is outside -96 to 0")
+        checked_number(db, "db", -96, 0)
         home.graph.set_trim(node, 1.0 if db == 0 else 10 ** (db / 20))
         session.trims.add(node.id)
 

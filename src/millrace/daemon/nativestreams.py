@@ -20,6 +20,7 @@ from millrace.graph.model import Sink, Stream, Tap
 from millrace.io.shared import Bell, pipe, shared_memory
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import Right
+from millrace.text import checked_int, checked_number, quoted
 from millrace.units import (
     MAX_CHANNELS,
     NS_PER_MS,
@@ -221,18 +222,14 @@ class NativeStreams:
         name = args.format.lower()
         sample: SampleFormat | None = BY_NAME.get(ALIASES.get(name, name))
         if sample is None:
-            raise ConfigError(f"format {args.format!r}: there are {', '.join(BY_NAME)}")
-        if not RATE_MIN <= args.rate <= RATE_MAX:
-            raise ConfigError(f"rate: {args.rate} is outside {RATE_MIN} to {RATE_MAX}")
-        if not 1 <= args.channels <= MAX_CHANNELS:
-            raise ConfigError(f"channels: {args.channels} is outside 1 to {MAX_CHANNELS}")
+            raise ConfigError(f"format {quoted(args.format)}: there are {', '.join(BY_NAME)}")
+        checked_int(args.rate, "rate", RATE_MIN, RATE_MAX)
+        checked_int(args.channels, "channels", 1, MAX_CHANNELS)
         positions = tuple(args.positions) or default_map(args.channels)
         if len(positions) != args.channels or not set(positions) <= set(POSITIONS):
             raise ConfigError(f"positions: {args.channels} of {', '.join(POSITIONS[:12])} and so on")
-        wanted_ns = args.latency_ms * NS_PER_MS
-        if not LATENCY_MIN_NS <= wanted_ns <= LATENCY_MAX_NS:
-            low, high = LATENCY_MIN_NS // NS_PER_MS, LATENCY_MAX_NS // NS_PER_MS
-            raise ConfigError(f"latency_ms: {args.latency_ms:g} is outside {low} to {high}")
+        low, high = LATENCY_MIN_NS / NS_PER_MS, LATENCY_MAX_NS / NS_PER_MS
+        wanted_ns = checked_number(args.latency_ms, "latency_ms", low, high) * NS_PER_MS
         return SoundFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
 
     def _memory(self, guest: Guest, capacity: Frames, fmt: SoundFormat, id_: int) -> tuple[_Own, tuple[int, ...]]:
