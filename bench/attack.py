@@ -11,6 +11,7 @@ import random
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from millrace.wire.native.messages import Call, Hello, frame
@@ -21,6 +22,8 @@ from millrace.wire.pulse.tagstruct import Spec
 S16, FLOAT = 3, 5
 STEREO = (1, 2)
 ends_s = 0.0
+tally: Counter[str] = Counter()
+"""What has been done, by its name."""
 
 
 class Line:
@@ -31,7 +34,6 @@ class Line:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(max(0.1, ends_s - time.monotonic()))
         self.sock.connect(path)
-        self.done = self.refused = 0
         self.last: Reply | None = None
         self.wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
         self.wire.send_request(Command.SET_CLIENT_NAME, {"props": {"application.name": b"worst\0"}})
@@ -44,8 +46,8 @@ class Line:
         """Send what was asked for."""
         self.sock.sendall(self.wire.data_to_send())
 
-    def wait(self, replies: int) -> None:
-        """Until so many answers have come."""
+    def wait(self, replies: int, what: str = "") -> None:
+        """Until so many answers have come; each that is no refusal is one of `what`."""
         self.push()
         have = 0
         while have < replies:
@@ -55,9 +57,11 @@ class Line:
             self.wire.receive(data)
             for event in self.wire.events():
                 if isinstance(event, Reply):
-                    self.done, self.last, have = self.done + 1, event, have + 1
+                    self.last, have = event, have + 1
+                    tally[what] += 1
                 elif isinstance(event, Failed):
-                    self.refused, have = self.refused + 1, have + 1
+                    have += 1
+                    tally["refused"] += 1
 
     def drop(self) -> None:
         """Read and forget what has come."""
@@ -71,28 +75,26 @@ def left() -> bool:
     return time.monotonic() < ends_s
 
 
-def streams(pulse: str, native: str) -> str:
+def streams(pulse: str, native: str) -> None:
     """10,000 streams that begin at once and never have sound enough."""
-    done = refused = 0
     lines = []
     for _ in range(40):
         if not left():
             break
         line = Line(pulse)
         lines.append(line)
+        line.wait(2)
         for _ in range(250):
             fields = playback_fields(Spec(S16, 2, 44_100), STEREO, prebuf=0, tlength=8820, adjust_latency=True)
             line.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
-        line.wait(252)
-        done, refused = done + line.done - 2, refused + line.refused
+        line.wait(250, "streams")
     while left():
         for line in lines:
             line.drop()
         time.sleep(0.05)
-    return f"{done} streams of {done + refused} asked for"
 
 
-def resampled(pulse: str, native: str) -> str:
+def resampled(pulse: str, native: str) -> None:
     """300 samples of 192 kHz at a time, played by the daemon itself."""
     line = Line(pulse)
     sound = random.Random(1).randbytes(192_000 * 4 // 2)
@@ -102,16 +104,14 @@ def resampled(pulse: str, native: str) -> str:
     line.wire.send_block(0, sound)
     line.ask(Command.FINISH_UPLOAD_STREAM, channel=0)
     line.wait(1)
-    began = line.done
     while left():
         for _ in range(300):
             line.ask(Command.PLAY_SAMPLE, sink_index=NO_INDEX, sink_name=None, volume=NO_INDEX, name="s", props={})
-        line.wait(300)
+        line.wait(300, "samples of 192 kHz played")
         time.sleep(0.4)
-    return f"{line.done - began} samples of 192 kHz played"
 
 
-def recorders(pulse: str, native: str) -> str:
+def recorders(pulse: str, native: str) -> None:
     """Recorders of 192 kHz that never read, as many as there may be."""
     lines = []
     for _ in range(8):
@@ -119,15 +119,13 @@ def recorders(pulse: str, native: str) -> str:
         lines.append(line)
         for _ in range(64):
             line.ask(Command.CREATE_RECORD_STREAM, **record_fields(Spec(FLOAT, 2, 192_000), STEREO, fragsize=4096))
-        line.wait(66)
+        line.wait(66, "recorders of 192 kHz")
     while left():
         time.sleep(0.05)
-    return f"{sum(line.done - 2 for line in lines)} recorders of 192 kHz"
 
 
-def uploads(pulse: str, native: str) -> str:
+def uploads(pulse: str, native: str) -> None:
     """Samples that are begun, sent almost to the end, and left so, on 22 connections."""
-    sent = refused = 0
     lines = []
     for _ in range(22):
         line = Line(pulse)
@@ -146,20 +144,18 @@ def uploads(pulse: str, native: str) -> str:
                     if left():
                         line.wire.send_block(channel, bytes(65_536))
                         line.push()
-                        sent += 65_536
-        refused += line.refused
+                        tally["KiB of unfinished samples"] += 64
     while left():
         time.sleep(0.05)
-    return f"{sent >> 20} MiB of unfinished samples sent, {refused} refused"
 
 
-def fuzz(pulse: str, native: str) -> str:
+def fuzz(pulse: str, native: str) -> None:
     """Commands with bytes changed, at random, on ever new connections."""
-    chance, count = random.Random(2), 0
+    chance = random.Random(2)
     sample = PulseClientSession()
     sample.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
     hello = sample.data_to_send()
-    while left() and count < 50_000:
+    while left() and tally.total() < 50_000:
         for command in (Command.GET_SERVER_INFO, Command.GET_SINK_INFO_LIST, Command.STAT):
             sample.send_request(command, {})
         fields = playback_fields(Spec(S16, 2, 44_100), STEREO)
@@ -171,14 +167,12 @@ def fuzz(pulse: str, native: str) -> str:
             sock.settimeout(1)
             sock.connect(pulse)
             sock.sendall(hello + data)
-        count += 1
-    return f"{count} connections with malformed messages"
+        tally["connections with malformed messages"] += 1
 
 
-def connections(pulse: str, native: str) -> str:
+def connections(pulse: str, native: str) -> None:
     """Connections made 200 at a time and dropped together."""
-    count = 0
-    while left() and count < 50_000:
+    while left() and tally.total() < 50_000:
         held = []
         for _ in range(200):
             sock = socket.socket(socket.AF_UNIX)
@@ -189,13 +183,12 @@ def connections(pulse: str, native: str) -> str:
             except OSError:
                 time.sleep(0.001)
             else:
-                count += 1
+                tally["connections"] += 1
         for sock in held:
             sock.close()
-    return f"{count} connections"
 
 
-def properties(pulse: str, native: str) -> str:
+def properties(pulse: str, native: str) -> None:
     """Properties of 30 kB, set on 100 streams over and over, while 300 clients listen for changes."""
     watching = [Line(pulse) for _ in range(300)]
     for other in watching:
@@ -205,29 +198,26 @@ def properties(pulse: str, native: str) -> str:
     for _ in range(100):
         line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO))
     line.wait(102)
-    large, count = {f"p{n}": bytes(1000) for n in range(30)}, 0
-    while left() and count < 100_000:
+    large = {f"p{n}": bytes(1000) for n in range(30)}
+    while left() and tally.total() < 100_000:
         for channel in range(100):
             line.ask(Command.UPDATE_PLAYBACK_STREAM_PROPLIST, channel=channel, mode=2, props=large)
-        line.wait(100)
-        count += 100
+        line.wait(100, "property lists of 30 kB")
         for other in watching:
             other.drop()
-    return f"{count} property lists of 30 kB, {line.refused} refused"
 
 
-def sinks(pulse: str, native: str) -> str:
+def sinks(pulse: str, native: str) -> None:
     """Thousands of sinks, as many as go and again, with 500 streams thrown from one to the next."""
     line = Line(pulse)
     for _ in range(250):
         line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, prebuf=0))
     line.wait(252)
-    began = line.done
     while left():
         made = []
         for _ in range(100):
             line.ask(Command.LOAD_MODULE, name="module-null-sink", argument="")
-            line.wait(1)
+            line.wait(1, "commands about sinks")
             if line.last is not None and "index" in line.last.fields:
                 made.append(line.last.fields["index"])
             if not left():
@@ -236,11 +226,10 @@ def sinks(pulse: str, native: str) -> str:
             line.ask(Command.SET_DEFAULT_SINK, name=name)
         for index in made:
             line.ask(Command.UNLOAD_MODULE, index=index)
-        line.wait(3 + len(made))
-    return f"{line.done - began} commands about sinks, {line.refused} refused"
+        line.wait(3 + len(made), "commands about sinks")
 
 
-def lists(pulse: str, native: str) -> str:
+def lists(pulse: str, native: str) -> None:
     """Lists of 2,000 streams and everything else, asked for by 50 connections without end."""
     owners = []
     for _ in range(8):
@@ -250,7 +239,6 @@ def lists(pulse: str, native: str) -> str:
             line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, corked=True))
         line.wait(252)
     asking = [Line(pulse) for _ in range(50)]
-    count = 0
     every = (Command.GET_SINK_INPUT_INFO_LIST, Command.GET_CLIENT_INFO_LIST, Command.GET_SINK_INFO_LIST)
     while left():
         for line in asking:
@@ -259,14 +247,13 @@ def lists(pulse: str, native: str) -> str:
                 line.ask(command)
             with contextlib.suppress(OSError):
                 line.push()
-                count += len(every)
+                tally["lists asked for"] += len(every)
             with contextlib.suppress(OSError):
                 line.drop()
         time.sleep(0.01)
-    return f"{count} lists asked for"
 
 
-def calls(pulse: str, native: str) -> str:
+def calls(pulse: str, native: str) -> None:
     """The whole state, and watching it, asked for by the native protocol on 50 connections without end."""
     lines = []
     for _ in range(50):
@@ -275,24 +262,24 @@ def calls(pulse: str, native: str) -> str:
         sock.sendall(frame(Hello(1, "worst")) + frame(Call(1, "watch", {})))
         sock.setblocking(False)
         lines.append(sock)
-    asked, count = b"".join(frame(Call(n, "state", {})) for n in range(2, 102)), 0
+    asked = b"".join(frame(Call(n, "state", {})) for n in range(2, 102))
     while left() and lines:
         for sock in list(lines):
             try:
-                count += 100 * sock.send(asked) // len(asked)
+                tally["calls for the state"] += 100 * sock.send(asked) // len(asked)
             except BlockingIOError:
                 pass
             except OSError:
                 lines.remove(sock)
+                tally["connections cut off"] += 1
                 continue
             with contextlib.suppress(OSError):
                 while sock.recv(1 << 18):
                     pass
         time.sleep(0.01)
-    return f"{count} calls for the state, {50 - len(lines)} connections cut off"
 
 
-KINDS: dict[str, Callable[[str, str], str]] = {
+KINDS: dict[str, Callable[[str, str], None]] = {
     run.__name__: run
     for run in (streams, resampled, recorders, uploads, fuzz, connections, properties, sinks, lists, calls)
 }
@@ -304,10 +291,10 @@ def main() -> None:
     os.nice(19)
     kind, pulse, native, seconds = sys.argv[1:]
     ends_s = time.monotonic() + float(seconds)
-    try:
-        print(KINDS[kind](pulse, native), flush=True)
-    except OSError as error:
-        print(f"ended by: {error}", flush=True)
+    with contextlib.suppress(OSError):
+        KINDS[kind](pulse, native)
+    del tally[""]
+    print(", ".join(f"{count} {what}" for what, count in tally.items()), flush=True)
 
 
 def kinds() -> Iterator[str]:

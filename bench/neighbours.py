@@ -23,7 +23,7 @@ from bench.common import MILLRACE, Daemon, daemon, memory_kib, processes
 
 RATE = 48_000
 WRAP = 30_000
-EACH_S, ALL_S, QUIET_S = 6.0, 15.0, 8.0
+EACH_S, ALL_S, QUIET_S = 5.0, 12.0, 8.0
 SETTLE_S = 1.5
 
 
@@ -91,9 +91,12 @@ def attack(target: Daemon, names: list[str], seconds: float, start: Any) -> list
     time.sleep(seconds + SETTLE_S)
     done = []
     for process in running:
-        process.kill()
-        out = process.communicate()[0]
-        done.append(str(out).strip() or "did not end in time")
+        try:
+            out = process.communicate(timeout=3)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out = "did not end in time"
+        done.append(str(out).strip())
     return done
 
 

@@ -314,7 +314,12 @@ class Daemon:
         kind, _, name = holder.key.partition("/")
         if kind == "guest" and name in self.guests:
             return self.guests[name].turns
-        return self._turns.setdefault(holder.key, Turns()) if kind == "token" else self.turns
+        if kind != "token":
+            return self.turns
+        if holder.key not in self._turns:
+            made = self._turns[holder.key] = Turns()
+            made.on_wait = lambda waited_ns: self.doctor.made_to_wait("", holder.key, made, waited_ns)
+        return self._turns[holder.key]
 
     def quiet(self) -> bool:
         """Whether nothing plays in any guest."""
@@ -333,7 +338,7 @@ class Daemon:
         """The doctor hears of what goes wrong in a guest."""
         doctor, guest.doctor = self.doctor, self.doctor
         guest.graph.troubled = lambda node, what, since_ns: doctor.troubled(guest, node, what, since_ns)
-        guest.turns.on_wait = lambda waited_ns: doctor.made_to_wait(guest, waited_ns)
+        guest.turns.on_wait = lambda waited_ns: doctor.made_to_wait(guest.name, "", guest.turns, waited_ns)
         guest.graph.cut_short = lambda left_out_ns: doctor.cut_short(guest, left_out_ns)
         guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
         guest.graph.budget.on_refused = lambda what: doctor.no_memory(guest, what)

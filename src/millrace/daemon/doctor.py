@@ -14,6 +14,7 @@ from millrace.graph.incidents import CAUSES, Incident, Incidents
 from millrace.graph.model import Node, Stream
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.notify import notify
+from millrace.io.turns import Turns
 from millrace.outlets.peer import PeerOutlet
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import Trouble
@@ -172,10 +173,10 @@ class Doctor:
         }  # fmt: skip
         self.incidents.record("cycle", "cut short", now_ns(), guest.name, "", evidence)
 
-    def made_to_wait(self, guest: Guest, waited_ns: HostNs) -> None:
-        """A guest's programs have asked for more than its share for so long."""
-        evidence = {"waited_ms": _ms(waited_ns), "connections": guest.turns.waiting}
-        self.incidents.record("requests", "cut short", now_ns(), guest.name, "", evidence)
+    def made_to_wait(self, guest: str, subject: str, turns: Turns, waited_ns: HostNs) -> None:
+        """A guest's programs, or a token's, have asked for more than their share for so long."""
+        evidence = {"waited_ms": _ms(waited_ns), "connections": turns.waiting}
+        self.incidents.record("requests", "cut short", now_ns(), guest, subject, evidence)
 
     # -- streams -----------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 
 log = logging.getLogger("millrace.io")
-RECEIVE_BYTES = 256 * 1024
-STEP_BYTES = 16 * 1024
+RECEIVE_BYTES = 64 * 1024
+STEP_BYTES = 4 * 1024
 """What is read and parsed in one step, where there are others whose turn may come."""
 FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
