@@ -864,7 +864,7 @@ def test_any_command_with_any_arguments_is_done_or_refused_and_never_an_internal
                     done += 1
                 except (ConfigError, GraphError, RightsError):
                     continue
-            assert (await bus.call("state"))["you"] == "unix"
+            assert (await bus.call("state"))["you"] == "owner"
         assert done > 100
 
     running(tmp_path, test)
