@@ -211,6 +211,11 @@ def test_no_sink_hears_a_combined_one_twice() -> None:
     for name in ("one", "two"):
         (frame,) = played(rig, client, name, rig.sink)
         assert np.allclose(frame, [0.1, 0.2], atol=1e-3), name
+    load(client, "module-null-sink", "sink_name=aside")
+    load(client, "module-combine-sink", "sink_name=whole")
+    aside = next(sink for sink in rig.graph.sinks.values() if sink.name == "aside")
+    near, there = played(rig, client, "whole", rig.sink, aside)
+    assert np.allclose(near, [0.1, 0.2], atol=1e-3) and not there.any(), "what modules made is not in it unless named"
     # By name they may stand on one another: each sink in the end hears it once all the same.
     load(client, "module-null-sink", "sink_name=far")
     far = next(sink for sink in rig.graph.sinks.values() if sink.name == "far")

@@ -90,6 +90,9 @@ def test_a_place_is_learnt_only_where_somebody_moved_the_stream() -> None:
     assert not policy.seen(7, "stream", "alice", stream(sink="sink/2"), False), "it went with the default sink"
     assert learnt(policy.seen(7, "stream", "alice", stream(sink="sink/2", mute=True), False))["sink"] is None
     pinned = NOTHING | {"mute": True, "sink": "sink/music"}
+    policy.seen(9, "stream", "alice", stream(9, remembered=pinned, mute=True), False)
+    followed = stream(9, remembered=pinned, mute=True, sink="sink/2")
+    assert not policy.seen(9, "stream", "alice", followed, False), "its like keep their place"
     there = stream(8, sink="sink/2", placed=True, mute=True, remembered=pinned)
     policy.seen(8, "stream", "alice", there, True)
     # Back to the default: it goes with that again, and so will its like.
