@@ -102,6 +102,15 @@ def clean(text: str) -> bool:
     return not any(_unshown(char) for char in text)
 
 
+def well_formed(text: str, what: str) -> str:
+    """Text that can be written as UTF-8. A file's name or an argument need not be, and would fail far from here."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{what} {quoted(text)} is not UTF-8; use another name") from None
+    return text
+
+
 # -- numbers -------------------------------------------------------------------------------------
 
 

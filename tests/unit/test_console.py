@@ -7,6 +7,8 @@ import errno
 import io
 import logging
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +139,26 @@ def commands(command: Any, *path: str) -> Iterator[list[str]]:
         yield list(path)
     for name, one in (inner or {}).items():
         yield from commands(one, *path, name)
+
+
+def test_a_program_whose_path_is_no_utf_8_has_a_name_that_is(tmp_path: Path) -> None:
+    from millrace.io.peers import program_of
+
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    shutil.copy("/bin/sleep", folder / "sleep")
+    # Not the system's own: the whole path names it.
+    (folder / "sleep").chmod(0o775)
+    process = subprocess.Popen([folder / "sleep", "60"])
+    try:
+        assert program_of(process.pid) == f"{tmp_path}/\\xff/sleep"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_token_that_outlives_the_calendar_is_shown() -> None:
+    from millrace.cli.token import _when
+
+    assert _when(10**18) == "never"
+    assert _when(0) == "never" and _when(86_400 * 365).startswith("1971")

@@ -127,6 +127,16 @@ def test_what_would_do_is_told() -> None:
     assert "neither on nor off" in refused(lambda: t.parse_switch("maybe", "thing"))
 
 
+def test_no_utf_8() -> None:
+    assert t.well_formed("Gerät", "thing") == "Gerät"
+    assert "is not UTF-8" in refused(lambda: t.well_formed("x\udcff", "thing"))
+
+
+@pytest.mark.parametrize("bad", ['{"a": "\\ud800"}', b"\xff", "[" * 100_000, "9" * 5000, '{"a": NaN}', "", "{"])
+def test_no_json(bad: str | bytes) -> None:
+    assert "is not JSON" in refused(lambda: t.parse_json(bad, "thing"))
+
+
 def test_what_is_taken() -> None:
     assert t.parse_int(" +7 ", "thing", 0, 10) == 7
     assert t.parse_decimal("-6.5 dB", "thing", -10, 0, "dB") == -6.5

@@ -11,6 +11,8 @@ from millrace.cli.console import say, show_json, warn
 from millrace.errors import OutputLost
 
 app = typer.Typer(help="Tokens: let others in, with the rights they need and no more.", no_args_is_help=True)
+CALENDAR_END_S = 253_402_300_799
+"""The last second of the year 9999."""
 _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` shows it.")]
 
 
@@ -86,4 +88,6 @@ def _guests(token: dict[str, Any]) -> str:
 
 
 def _when(seconds: int | None) -> str:
-    return "never" if not seconds else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    return (
+        "never" if not seconds or seconds > CALENDAR_END_S else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    )

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from millrace.errors import ConfigError, RightsError
 from millrace.io.files import read_secret
-from millrace.text import parse_address, parse_host, printable, quoted
+from millrace.text import parse_address, parse_host, printable, quoted, well_formed
 
 EXAMPLES = (
     "qmp:/run/vm.qmp, dbus:unix:path=/run/bus, spice://HOST:PORT, spice+tls://, spice+unix:///PATH, vnc://HOST:PORT"
@@ -97,7 +97,7 @@ def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
 
 def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -> DoorSpec:
     """A door from text; ConfigError says what is wrong with it."""
-    kind, colon, rest = text.partition(":")
+    kind, colon, rest = well_formed(text, "door").partition(":")
     if kind in ("qmp", "dbus") and colon and rest:
         if kind == "dbus":
             bus_path(rest)

@@ -29,7 +29,7 @@ from millrace.io.peers import is_ours
 from millrace.io.sockets import bind_tcp, bind_unix, peer_identity, private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.outlets.peer import PeerOutlets
-from millrace.text import parse_address
+from millrace.text import parse_address, printable
 from millrace.units import default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
 
@@ -74,7 +74,7 @@ class Guest:
         self.native_path = self.directory / "native"
         self.id = ids.take()
         cookie = secrets.token_bytes(COOKIE_BYTES)
-        self.door = PulseDoor(self.graph, cookie, f"{_user()}@{socket.gethostname()}", wall_ns)
+        self.door = PulseDoor(self.graph, cookie, printable(f"{_user()}@{socket.gethostname()}"), wall_ns)
         self.outlets = PeerOutlets(self.graph)
         self.outlets.clock = now_ns
         self.graph.observers.append(self._graph_changed)

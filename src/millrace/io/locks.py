@@ -48,7 +48,7 @@ class FileLock:
 
     def _holder(self) -> str:
         try:
-            return self._path.read_text()[:20].strip() or "?"
+            return self._path.read_text(errors="replace")[:20].strip() or "?"
         except OSError:
             return "?"
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from millrace.errors import ConfigError
+from millrace.text import well_formed
 
 API_SOCKET, NATIVE_SOCKET, HANDOVER_SOCKET = "api.sock", "native.sock", "attach.sock"
 RUNTIME_LOCK, KEY_FILE = "lock", "key"
@@ -66,7 +67,7 @@ def expanded(text: str) -> Path:
 
 def _named(variable: str) -> Path | None:
     """A folder from the environment. The specification has relative ones ignored."""
-    path = Path(os.environ.get(variable, ""))
+    path = Path(well_formed(os.environ.get(variable, ""), f"{variable}:"))
     return path if path.is_absolute() else None
 
 

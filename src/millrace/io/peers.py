@@ -114,7 +114,7 @@ def sandbox_of(pid: int) -> str:
         return flatpak
     try:
         cgroup = Path(f"/proc/{pid}/cgroup").read_text(errors="replace")[:65536]
-        own = Path("/proc/self/cgroup").read_text()
+        own = Path("/proc/self/cgroup").read_text(errors="replace")
     except OSError:
         cgroup = own = ""
     named = "" if cgroup == own else sandbox_of_cgroup(cgroup)
