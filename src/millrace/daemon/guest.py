@@ -26,8 +26,10 @@ from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.listeners import Acceptor, Listeners
 from millrace.io.peers import is_ours
+from millrace.io.runner import Connection
 from millrace.io.sockets import bind_tcp, bind_unix, peer_identity, private_dir
 from millrace.io.turns import Steps, Turns
+from millrace.io.witness import Witness
 from millrace.outlets.peer import PeerOutlets
 from millrace.text import parse_address, printable
 from millrace.units import default_map
@@ -116,7 +118,7 @@ class Guest:
     async def start(self) -> None:
         """Open the sockets."""
         private_dir(self.directory)
-        self._serve(bind_unix(self.pulse_path))
+        self._serve(bind_unix(self.pulse_path, watched=True))
         self._made.append(self.pulse_path)
         self._write_cookie()
         for address in self.config.pulse_tcp:
@@ -129,7 +131,7 @@ class Guest:
         self._driver.attach(self.graph)
 
     def _serve(self, sock: socket.socket) -> None:
-        self.servers.append(self._listeners.serve_cores(sock, self.turns, self._connect))
+        self.servers.append(self._listeners.serve_cores(sock, self.turns, self._connect, self._watch))
 
     def _write_cookie(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -152,6 +154,14 @@ class Guest:
         if identity is not None:
             client.subject.identity = identity
         return client
+
+    def _watch(self, transport: asyncio.Transport, core: Connection) -> Witness | None:
+        """A program's own rules are for who speaks, and not for who connected."""
+        assert isinstance(core, PulseClient)
+        identity = core.subject.identity
+        if not identity.unproven:
+            return None
+        return Witness(transport.get_extra_info("socket").fileno(), identity, core.identified)
 
     async def stop(self) -> None:
         """Close the sockets: clients are told that their streams are killed, then that the connection ends."""

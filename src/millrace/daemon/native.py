@@ -22,7 +22,8 @@ from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.peers import is_ours
 from millrace.io.sockets import bind_unix, peer_identity
-from millrace.rights.grants import Permission, Subject, Verdict
+from millrace.io.witness import Witness
+from millrace.rights.grants import Identity, Permission, Subject, Verdict
 from millrace.rights.model import NOBODY, OWNER, Admits, Holder, Right, show_rights
 from millrace.text import printable
 from millrace.wire.native.messages import (
@@ -75,7 +76,7 @@ class NativeServer:
         self.sessions: dict[NativeSession, None] = {}
         """In the order in which they came."""
         self.turns = daemon.turns if guest is None else guest.turns
-        self._acceptor = daemon.listeners.take(bind_unix(path), self.turns, self._take)
+        self._acceptor = daemon.listeners.take(bind_unix(path, watched=True), self.turns, self._take)
 
     def _take(self, sock: socket.socket) -> None:
         if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
@@ -122,7 +123,7 @@ class NativeSession:
         self.kinds: frozenset[str] | None = None
         self.encode: Encode = native_frames
         self.name = ""
-        self.ready = False
+        self.ready = self.token = False
         self.closed = False
         self.trims: set[int] = set()
         self.greeted = False
@@ -138,6 +139,23 @@ class NativeSession:
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
             may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS),
         )  # fmt: skip
+
+        if identity is not None and identity.unproven:
+            self.line.witness = Witness(sock.fileno(), identity, self._identified)
+
+    def _identified(self, identity: Identity) -> None:
+        """This is who speaks. What was granted to somebody else is not his; a token is who has it."""
+        if self.token:
+            return
+        before, self.subject.identity = self.subject.identity, identity
+        guest = self.server.guest
+        if guest is None or identity.names == before.names:
+            return
+        self.subject.once.clear()
+        if self.ready and guest.door.grants.verdict(Permission.CONNECT, self.subject) is not Verdict.ALLOW:
+            self.end(f"{identity} has no grant to connect to guest {guest.name}", "rights")
+        else:
+            self.streams.end_forbidden(guest)
 
     def _too_late(self) -> None:
         if not self.greeted:
@@ -244,7 +262,8 @@ class NativeSession:
             identity = self.subject.identity
             holder = self.daemon.access.let_in(hello.token, f"uid {identity.uid}")
             # Rules name a token, whatever program has it.
-            self.subject.identity = replace(identity, sandbox=holder.key.replace("/", ":"))
+            self.token = True
+            self.subject.identity = replace(identity, sandbox=holder.key.replace("/", ":"), unproven=False)
             self._welcome(holder)
             return
         if not is_ours(self.subject.identity.uid):
@@ -344,7 +363,16 @@ class NativeSession:
             self.account.hold(("call", number), 0)
         self._worker = None
 
+    def _demand_speaker(self) -> None:
+        """RightsError where a program was let in by a rule of its own, and it is not known yet that it speaks."""
+        guest = self.server.guest
+        if guest is None or not self.subject.identity.unproven:
+            return
+        if guest.door.grants.verdict(Permission.CONNECT, Subject()) is not Verdict.ALLOW:
+            raise RightsError("it is not known yet who speaks: wait for the welcome")
+
     async def _do(self, call: Call) -> None:
+        self._demand_speaker()
         own = self.streams.methods.get(call.method)
         if own is not None:
             takes, run = own

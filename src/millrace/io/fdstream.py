@@ -13,6 +13,7 @@ from typing import Protocol
 from millrace.errors import MillraceError, PeerLost
 from millrace.io.clock import now_ns
 from millrace.io.turns import Turns
+from millrace.io.witness import Witness
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 
@@ -64,6 +65,8 @@ class FdStream:
         """Whose expense it is to read what comes."""
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
         self._take_fds, self._last_word, self._may_wait = take_fds, last_word, may_wait
+        self.witness: Witness | None = None
+        """Sees to it who speaks, if that matters."""
         self._flush_due = False
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Chunk] = deque()
@@ -89,6 +92,8 @@ class FdStream:
         return True
 
     def _read(self) -> None:
+        if self.witness is not None:
+            self.witness.reading()
         try:
             size = self._receive()
         except (BlockingIOError, InterruptedError):
@@ -99,6 +104,10 @@ class FdStream:
         if size == 0:
             self._end(PeerLost("the connection ended"))
             return
+        if self.witness is not None:
+            self.witness.read(size)
+            if self.witness is not None and self.witness.done:
+                self.witness = None
         try:
             self._core.receive(self._buffer[:size], now_ns())
             self._after()

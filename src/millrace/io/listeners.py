@@ -14,7 +14,7 @@ from typing import Any
 
 from millrace.io.clock import now_ns
 from millrace.io.doorstep import Doorstep, Visitor
-from millrace.io.runner import Connection, StreamRunner, TimerRunner
+from millrace.io.runner import Connection, StreamRunner, TimerRunner, Watch
 from millrace.io.turns import Turns
 
 log = logging.getLogger("millrace.io")
@@ -60,10 +60,12 @@ class Listeners:
         """Run a protocol on each connection. It stands on the doorstep until somebody calls it in."""
         return Acceptor(sock, self.doorstep, turns, Joining(self, make, tls).take)
 
-    def serve_cores(self, sock: socket.socket, turns: Turns, make: Make) -> Acceptor:
+    def serve_cores(
+        self, sock: socket.socket, turns: Turns, make: Make, watch: Watch = lambda transport, core: None
+    ) -> Acceptor:
         """Run a sans-IO core on each connection: it is in when the core knows who it is."""
         entered, gone = self.doorstep.enter, self.doorstep.left
-        return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone))
+        return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch))
 
     def stop(self) -> None:
         """The daemon ends."""

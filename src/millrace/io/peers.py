@@ -123,7 +123,7 @@ def sandbox_of(pid: int) -> str:
 
 def identity_of(pid: int, uid: int, pidfd: int | None = None) -> Identity:
     """Who a process is. With its descriptor (SO_PEERPIDFD) a number that was given to another since is noticed."""
-    found = Identity(pid, uid, program_of(pid), sandbox_of(pid))
+    found = Identity(pid, uid, program_of(pid), sandbox_of(pid), unproven=True)
     if pidfd is not None:
         try:
             signal.pidfd_send_signal(pidfd, 0)

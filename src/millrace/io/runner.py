@@ -17,6 +17,7 @@ from typing import Protocol, cast
 from millrace.errors import BudgetError, RemoteProtocolError
 from millrace.io.clock import now_ns
 from millrace.io.turns import Turns
+from millrace.io.witness import Witness
 from millrace.units import NS_PER_MS, HostNs
 
 log = logging.getLogger("millrace.io")
@@ -155,6 +156,10 @@ def _never() -> bool:
     return False
 
 
+Watch = Callable[[asyncio.Transport, Connection], Witness | None]
+"""Who sees to it who speaks on a connection, if that matters."""
+
+
 class StreamRunner(asyncio.BufferedProtocol):
     """Runs one `Connection` on one socket. All runners share a receive buffer: cores copy what they keep."""
 
@@ -167,7 +172,10 @@ class StreamRunner(asyncio.BufferedProtocol):
         turns: Turns | None = None,
         entered: Callable[[asyncio.Transport], None] = lambda transport: None,
         gone: Callable[[asyncio.Transport], None] = lambda transport: None,
+        watch: Watch = lambda transport, core: None,
     ) -> None:
+        self._watch = watch
+        self._witness: Witness | None = None
         self._make, self._entered, self._gone = make, entered, gone
         self._inside = False
         self._turns = turns or Turns()
@@ -189,15 +197,22 @@ class StreamRunner(asyncio.BufferedProtocol):
         if self._core is None:
             transport.abort()
             return
+        self._witness = self._watch(transport, self._core)
         self._core.wake = self._wake
         self._core.over = self._turns.over
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio."""
+        if self._witness is not None:
+            self._witness.reading()
         return self._buffer if self._turns.ready() else self._buffer[:RECEIVE_BYTES_WAITING]
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio."""
+        if self._witness is not None:
+            self._witness.read(nbytes)
+            if self._witness.done:
+                self._witness = None
         if self._core is None or self._core.closing:
             return
         if self._rest or not self._turns.ready():

@@ -15,6 +15,7 @@ from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.io.peers import identity_of
+from millrace.io.witness import watch_writers
 from millrace.rights.grants import Identity
 
 log = logging.getLogger("millrace.io")
@@ -63,8 +64,11 @@ def own_secret(path: Path, make: Callable[[], str]) -> str:
     return made
 
 
-def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
-    """A unix socket at `path`, taking the place of a dead one; ConfigError if one lives there."""
+def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.socket:
+    """A unix socket at `path`, taking the place of a dead one; ConfigError if one lives there.
+
+    With `watched` the kernel says of each message who wrote it: see io/witness.py.
+    """
     if len(os.fsencode(path)) > 107:
         raise ConfigError(
             f"the socket path {path} is too long for the system (107 bytes); use a shorter XDG_RUNTIME_DIR"
@@ -76,6 +80,8 @@ def bind_unix(path: Path, mode: int = 0o600) -> socket.socket:
     try:
         listener.bind(str(path))
         path.chmod(mode)
+        if watched:
+            watch_writers(listener)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

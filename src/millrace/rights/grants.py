@@ -67,6 +67,8 @@ class Identity:
     uid: int = -1
     program: str = ""
     sandbox: str = ""
+    unproven: bool = False
+    """Whether it is only known who connected, and not yet who speaks: it may have become that program in between."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,10 +116,14 @@ class Grants:
     def verdict(self, what: Permission, subject: Subject) -> Verdict:
         """By what was granted once, else by the program's own rule, else by the one for any, else yes.
 
-        A rule that forbids is above what was granted once.
+        A rule that forbids is above what was granted once. Whoever has not spoken yet may at most connect by a
+        program's own rule; for the rest that is nobody's, and nobody is asked about it.
         """
-        names = (*subject.identity.names, ANY)
+        unproven = subject.identity.unproven and what is not Permission.CONNECT
+        names = (ANY,) if unproven else (*subject.identity.names, ANY)
         ruled = next((v for name in names if (v := self._rules.get((what, name))) is not None), Verdict.ALLOW)
+        if unproven:
+            return Verdict.DENY if ruled is Verdict.PROMPT else ruled
         once = subject.once.get(what)
         if once is None or ruled is Verdict.DENY:
             return ruled

@@ -16,7 +16,7 @@ from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, GraphError, RemoteProtocolError
-from millrace.rights.grants import Permission, Subject, Verdict
+from millrace.rights.grants import Identity, Permission, Subject, Verdict
 from millrace.rights.model import Right
 from millrace.rights.prompts import Answer
 from millrace.units import HostNs
@@ -235,11 +235,24 @@ class PulseClient:
 
     def demand(self, needed: Right, what: str) -> None:
         """PA_ERR_ACCESS unless the programs of this guest have that right."""
-        if self.door.holder.may(needed, self.door.graph.name):
+        if self.door.holder.may(needed, self.door.graph.name) and self._spoken:
             return
         self.door.refused_commands += 1
         self.door.on_refused(str(self.subject.identity), what)
         raise CommandError(Err.ACCESS, f"the programs of this guest may not {needed.name}")
+
+    @property
+    def _spoken(self) -> bool:
+        """Whether it is known who speaks, or whoever it is may be here."""
+        anybody = self.door.grants.verdict(Permission.CONNECT, Subject()) is Verdict.ALLOW
+        return anybody or not self.subject.identity.unproven
+
+    def identified(self, identity: Identity) -> None:
+        """This is who speaks. What was granted to somebody else is not his."""
+        before, self.subject.identity = self.subject.identity, identity
+        if identity.names != before.names:
+            self.subject.once.clear()
+            self.door.end_forbidden_of(self, Verdict.ALLOW)
 
     def _own(self, request: Request) -> bool:
         """Whether this is about a stream of the client itself."""

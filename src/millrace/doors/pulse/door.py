@@ -256,17 +256,22 @@ class PulseDoor:
         """After a change of the grants: recorders and clients that may not go on are killed."""
         self.prompts.settle(self.graph.name, self.grants)
         for client in list(self.clients.values()):
-            if self.grants.verdict(Permission.CONNECT, client.subject) is Verdict.DENY:
-                client.closing = True
-                client.wake()
-                continue
-            for record in list(client.records.values()):
-                sink = record.node.sink
-                if sink and self.grants.verdict(permission_of(sink), client.subject) is not Verdict.ALLOW:
-                    self.graph.remove_tap(record.node)
+            self.end_forbidden_of(client)
         for module in list(self.modules.values()):
             if module.recorder and self.grants.verdict(*module.recorder) is not Verdict.ALLOW:
                 self.unload(module)
+
+    def end_forbidden_of(self, client: PulseClient, needed: Verdict | None = None) -> None:
+        """The same for one client, which must not be denied to be here, or with `needed` must have that verdict."""
+        verdict = self.grants.verdict(Permission.CONNECT, client.subject)
+        if verdict is Verdict.DENY or needed not in (None, verdict):
+            client.closing = True
+            client.wake()
+            return
+        for record in list(client.records.values()):
+            sink = record.node.sink
+            if sink and self.grants.verdict(permission_of(sink), client.subject) is not Verdict.ALLOW:
+                self.graph.remove_tap(record.node)
 
     # -- streams -------------------------------------------------------------------------
 
