@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from millrace.dsp.convert import SampleFormat
 from millrace.dsp.measure import frequency_hz
-from millrace.sim.rig import Rig
-from millrace.sim.signals import sine
-from millrace.wire.pulse.constants import Command
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.sim.rig import Capture, Player, Rig, RigClient
+from millrace.sim.signals import count, sine
+from millrace.wire.pulse.client import playback_fields, record_fields
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
 
 from .test_pulse_door import FRAME, S16, STEREO, ms, s16
@@ -120,3 +124,336 @@ def test_nothing_of_what_was_flushed_is_heard_later() -> None:
     player.feed()
     rig.run(0.8)
     assert not heard.sound[before:].any()
+
+
+# -- creation ----------------------------------------------------------------------------------
+
+
+def refused(client: RigClient, **changes: Any) -> int:
+    return client.error(Command.CREATE_PLAYBACK_STREAM, **playback_fields(S16, STEREO, **changes))
+
+
+def constant(*levels: float, frames: int = 24_000) -> bytes:
+    return s16(np.tile(np.array(levels, np.float32), (frames, 1)))
+
+
+def levels_of(heard: Capture) -> list[float]:
+    return [round(float(v), 2) for v in heard.sound[-2_000]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, [0.5, 0.25]), ({"no_remix": True}, [0.5, 0.25]), ({"no_remap": True}, [0.25, 0.5]),
+        ({"no_remap": True, "no_remix": True}, [0.25, 0.5]),
+    ],
+)  # fmt: skip
+def test_channels_go_by_name_or_without_remapping_by_number(flags: dict[str, bool], expected: list[float]) -> None:
+    rig = Rig()
+    heard = rig.capture()
+    # The client's first channel is the right one.
+    rig.client().play(S16, (2, 1), constant(0.25, 0.5), prebuf=FRAME, **flags)
+    rig.run(0.3)
+    assert levels_of(heard) == expected
+
+
+def test_without_remixing_a_channel_that_the_sink_lacks_is_not_heard() -> None:
+    for flags, silent in (({}, False), ({"no_remix": True}, True)):
+        rig = Rig()
+        heard = rig.capture()
+        rig.client().play(Spec(SampleFormat.S16LE, 1, 48_000), (0,), constant(0.5), prebuf=2, **flags)
+        rig.run(0.3)
+        assert (not heard.sound.any()) == silent
+
+
+def test_how_channels_are_mapped_stays_when_a_stream_is_moved() -> None:
+    rig = Rig()
+    client = rig.client()
+    other = rig.graph.add_sink("other")
+    heard = rig.capture(other)
+    player = client.play(S16, (2, 1), constant(0.25, 0.5), prebuf=FRAME, no_remap=True)
+    client.ask(Command.MOVE_SINK_INPUT, index=player.index, sink_index=other.id, sink_name=None)
+    rig.run(0.3)
+    assert levels_of(heard) == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({}, [0.5, 0.25]), ({"no_remap": True}, [0.25, 0.5]), ({"no_remix": True}, [0.5, 0.25])]
+)
+def test_a_recorders_channels_go_the_same_ways(flags: dict[str, bool], expected: list[float]) -> None:
+    rig = Rig()
+    client = rig.client()
+    fields = record_fields(S16, (2, 1), fragsize=ms(10), source_name="@DEFAULT_MONITOR@", **flags)
+    reply = client.ask(Command.CREATE_RECORD_STREAM, **fields)
+    rig.client().play(S16, STEREO, constant(0.25, 0.5), prebuf=FRAME)
+    rig.run(0.3)
+    got = np.frombuffer(bytes(client.recorded[reply["channel"]]), "<i2").reshape(-1, 2)
+    assert [round(v / 32768, 2) for v in got[-1_000]] == expected
+
+
+def test_a_stream_that_is_not_to_be_moved_stays_and_ends_with_its_sink() -> None:
+    rig = Rig()
+    client, other = rig.client(), rig.client()
+    module = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=music")
+    player = client.play(S16, STEREO, sink_name="music", no_move=True)
+    fields = {"index": player.index, "sink_index": rig.sink.id, "sink_name": None}
+    assert other.error(Command.MOVE_SINK_INPUT, **fields) == Err.INVALID
+    other.ask(Command.SET_DEFAULT_SINK, name="music")
+    other.ask(Command.SET_DEFAULT_SINK, name=rig.sink.name)
+    assert rig.graph.streams[player.index].sink.name == "music"
+    other.ask(Command.UNLOAD_MODULE, index=module["index"])
+    client.exchange()
+    assert client.named(Command.PLAYBACK_STREAM_KILLED) == [{"channel": player.channel}]
+    assert not client.named(Command.PLAYBACK_STREAM_MOVED)
+
+
+def test_a_recorder_that_is_not_to_be_moved_stays_and_ends_with_its_source() -> None:
+    rig = Rig()
+    client = rig.client()
+    module = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=music")
+    fields = record_fields(S16, STEREO, source_name="music.monitor", no_move=True)
+    reply = client.ask(Command.CREATE_RECORD_STREAM, **fields)
+    where = {"index": reply["index"], "source_index": rig.sink.id, "source_name": None}
+    assert client.error(Command.MOVE_SOURCE_OUTPUT, **where) == Err.INVALID
+    client.ask(Command.UNLOAD_MODULE, index=module["index"])
+    assert client.named(Command.RECORD_STREAM_KILLED) == [{"channel": reply["channel"]}]
+
+
+def test_streams_that_fail_on_suspend_are_refused_by_a_suspended_sink_and_killed_by_suspending() -> None:
+    rig = Rig()
+    client, other = rig.client(), rig.client()
+    player = client.play(S16, STEREO, fail_on_suspend=True)
+    patient = client.play(S16, STEREO)
+    recorder = client.ask(
+        Command.CREATE_RECORD_STREAM,
+        **record_fields(S16, STEREO, fail_on_suspend=True, source_name="@DEFAULT_MONITOR@"),
+    )
+    other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="@DEFAULT_SINK@", suspend=True)
+    client.exchange()
+    assert client.named(Command.PLAYBACK_STREAM_KILLED) == [{"channel": player.channel}]
+    assert client.named(Command.RECORD_STREAM_KILLED) == [{"channel": recorder["channel"]}]
+    assert list(rig.graph.streams) == [patient.index]
+    assert refused(client, fail_on_suspend=True) == Err.BADSTATE
+    fields = record_fields(S16, STEREO, fail_on_suspend=True, source_name="@DEFAULT_MONITOR@")
+    assert client.error(Command.CREATE_RECORD_STREAM, **fields) == Err.BADSTATE
+    assert refused(client, passthrough=True) == Err.NOTSUPPORTED
+
+
+def test_a_sink_is_named_by_index_or_by_name_and_not_by_both() -> None:
+    rig = Rig()
+    client = rig.client()
+    other = rig.graph.add_sink("other")
+    assert client.play(S16, STEREO, sink_index=other.id).reply["sink_name"] == "other"
+    assert client.play(S16, STEREO, sink_name="other").reply["sink_index"] == other.id
+    assert refused(client, sink_index=other.id, sink_name="other") == Err.INVALID
+    assert refused(client, sink_index=9_999) == refused(client, sink_name="nowhere") == Err.NOENTITY
+
+
+def test_a_stream_starts_muted_or_at_the_volume_asked_for_only_where_that_is_set() -> None:
+    rig = Rig()
+    client = rig.client()
+    for changes, mute, gain in (
+        ({"muted": True, "muted_set": True}, True, 1.0),
+        ({"muted": False, "muted_set": True}, False, 1.0),
+        ({"muted": True}, False, 1.0),
+        ({"volume": (0x8000, 0x8000), "volume_set": True}, False, 0.125),
+        ({"volume": (0x8000, 0x8000), "volume_set": True, "relative_volume": True}, False, 0.125),
+        ({"volume": (0x8000, 0x8000)}, False, 1.0),
+    ):
+        node = rig.graph.streams[client.play(S16, STEREO, **changes).index]
+        assert (node.mute, node.gains) == (mute, (gain, gain)), changes
+
+
+def test_with_the_sinks_channels_a_volume_goes_to_its_namesakes() -> None:
+    rig = Rig(channels=6)
+    client = rig.client()
+    player = client.play(S16, STEREO, fix_channels=True, volume=(0x10000, 0x8000), volume_set=True)
+    volume = client.ask(Command.GET_SINK_INPUT_INFO, index=player.index)["volume"]
+    assert volume == (0x10000, 0x8000, 0xC000, 0xC000, 0xC000, 0xC000)
+
+
+def test_thirty_two_channels_are_played_and_no_more() -> None:
+    rig = Rig()
+    wide = Spec(SampleFormat.S16LE, 32, 48_000)
+    numbers = tuple(range(12, 44))
+    reply = rig.client().play(wide, numbers, bytes(64 * 4_800), volume=(0x10000,) * 32).reply
+    assert reply["spec"] == wide and reply["map"] == numbers
+    rig.run(0.2)
+
+
+def test_a_recorder_that_does_not_keep_its_source_awake_hears_what_there_is() -> None:
+    rig = Rig()
+    client = rig.client()
+    fields = record_fields(S16, STEREO, fragsize=ms(10), source_name="@DEFAULT_MONITOR@")
+    light = client.ask(Command.CREATE_RECORD_STREAM, **fields | {"dont_inhibit_auto_suspend": True})
+    rig.run(1.0)
+    assert not rig.graph.running and light["channel"] not in client.recorded
+    client.play(S16, STEREO, s16(sine(0.5)), prebuf=FRAME)
+    rig.run(0.4)
+    assert any(client.recorded[light["channel"]])
+    client.ask(Command.CREATE_RECORD_STREAM, **fields)
+    rig.run(3.0)
+    assert rig.graph.running
+
+
+def test_a_recorders_fragments_shrink_to_what_the_source_gives_only_where_that_is_asked_for() -> None:
+    client = Rig().client()
+    for flags, fragsize in (({}, ms(500)), (ADJUST, ms(40)), (EARLY, ms(500)), (ADJUST | EARLY, ms(500))):
+        fields = record_fields(S16, STEREO, fragsize=ms(500), **flags)
+        assert client.ask(Command.CREATE_RECORD_STREAM, **fields)["fragsize"] == fragsize
+
+
+# -- streams that play together ----------------------------------------------------------------
+
+
+def together(client: RigClient, *signals: np.ndarray, **changes: Any) -> list[Player]:
+    return [
+        client.play(S16, STEREO, s16(signal), sync_id=7, corked=True, **{"tlength": ms(100), "prebuf": 0} | changes)
+        for signal in signals
+    ]
+
+
+def test_synchronised_streams_start_pause_and_flush_together_to_the_frame() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    a, b = together(client, count(96_000) / 2, -count(96_000) / 2)
+    rig.run(0.2)
+    for _ in range(3):
+        client.ask(Command.CORK_PLAYBACK_STREAM, channel=a.channel, cork=False)
+        rig.run(0.25)
+        client.ask(Command.CORK_PLAYBACK_STREAM, channel=b.channel, cork=True)
+        rig.run(0.1)
+    streams = [rig.door.playback[p.index] for p in (a, b)]
+    assert streams[0].queue.read_index == streams[1].queue.read_index > ms(600)
+    assert not heard.sound.any()
+    a.data = b.data = memoryview(b"")
+    client.ask(Command.FLUSH_PLAYBACK_STREAM, channel=a.channel)
+    assert [s.queue.length for s in streams] == [0, 0]
+
+
+def test_of_synchronised_streams_one_that_runs_dry_keeps_its_place_among_the_others() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    a, b = together(client, count(48_000) / 2, -count(48_000) / 2)
+    late, b.data = b.data, memoryview(b"")
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=a.channel, cork=False)
+    rig.run(0.25)
+    b.data = late
+    b.feed()
+    rig.run(0.3)
+    assert np.abs(heard.sound[4_000:8_000]).max() > 0
+    assert not heard.sound[-4_000:].any()
+
+
+def test_a_stream_joins_others_that_are_paused_at_their_sink_and_their_place() -> None:
+    rig = Rig()
+    client = rig.client()
+    other = rig.graph.add_sink("other")
+    (first,) = together(client, sine(2.0), sink_name="other")
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=first.channel, cork=False)
+    rig.run(0.5)
+    assert refused(client, sync_id=7) == Err.INVALID
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=first.channel, cork=True)
+    assert refused(client, sync_id=7, sink_name=rig.sink.name) == Err.INVALID
+    second = client.play(S16, STEREO, sync_id=7, corked=True, prebuf=0)
+    assert second.reply["sink_name"] == "other"
+    heard = rig.door.playback[first.index]
+    assert rig.door.playback[second.index].queue.read_index == heard.queue.read_index - rig.graph.ahead(heard.node) * 4
+    where = {"index": first.index, "sink_index": rig.sink.id, "sink_name": None}
+    assert client.error(Command.MOVE_SINK_INPUT, **where) == Err.INVALID
+    client.ask(Command.DELETE_PLAYBACK_STREAM, channel=second.channel)
+    client.ask(Command.MOVE_SINK_INPUT, **where)
+    assert rig.graph.streams[first.index].sink is not other
+
+
+# -- one stream of a sink ----------------------------------------------------------------------
+
+
+def record_one(client: RigClient, index: int, **changes: Any) -> dict[str, Any]:
+    fields = record_fields(S16, STEREO, fragsize=ms(10), direct_on_input=index, **changes)
+    return client.ask(Command.CREATE_RECORD_STREAM, **fields)
+
+
+def recorded(client: RigClient, reply: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(bytes(client.recorded.get(reply["channel"], b"")), "<i2").reshape(-1, 2)
+
+
+def test_one_stream_is_recorded_bit_for_bit_while_others_play() -> None:
+    rig = Rig()
+    player, noise, client = rig.client(), rig.client(), rig.client()
+    signal = count(24_000)
+    own = player.play(S16, STEREO, s16(signal), corked=True)
+    noise.play(S16, STEREO, s16(sine(2.0)))
+    reply = record_one(client, own.index)
+    assert reply["source_name"] == rig.sink.name + ".monitor"
+    rig.run(0.2)
+    player.ask(Command.CORK_PLAYBACK_STREAM, channel=own.channel, cork=False)
+    own.drain()
+    rig.run(1.0)
+    got = recorded(client, reply)
+    assert np.array_equal(got[got.any(axis=1)], np.frombuffer(s16(signal), "<i2").reshape(-1, 2))
+    # Silence while it does not play: as many frames as of a monitor.
+    assert abs(len(got) - 1.2 * 48_000) < 4_800
+
+
+def test_the_monitor_of_a_stream_has_its_volume_and_not_the_sinks() -> None:
+    rig = Rig()
+    client = rig.client()
+    player = client.play(S16, STEREO, constant(0.5, 0.5, frames=96_000), prebuf=FRAME)
+    reply = record_one(client, player.index)
+    client.ask(Command.SET_SINK_VOLUME, index=rig.sink.id, name=None, volume=(0x8000, 0x8000))
+    rig.run(0.3)
+    assert recorded(client, reply)[-1, 0] / 32768 == pytest.approx(0.5, abs=0.001)
+    client.ask(Command.SET_SINK_INPUT_VOLUME, index=player.index, volume=(0x8000, 0x8000))
+    rig.run(0.3)
+    got = recorded(client, reply)[:, 0] / 32768
+    assert got[-1] == pytest.approx(0.5 / 8, abs=0.001) and np.abs(np.diff(got[1_000:])).max() < 0.01
+    client.ask(Command.SET_SINK_INPUT_MUTE, index=player.index, mute=True)
+    rig.run(0.3)
+    assert not recorded(client, reply)[-1_000:].any()
+
+
+def test_a_meter_of_one_stream_shows_its_peaks_and_nobody_elses() -> None:
+    rig = Rig()
+    client = rig.client()
+    quiet = client.play(S16, STEREO, s16(sine(3.0, level=0.25)), prebuf=FRAME)
+    client.play(S16, STEREO, s16(sine(3.0, level=0.5)), prebuf=FRAME)
+    meter = Spec(SampleFormat.F32LE, 1, 25)
+    fields = record_fields(meter, (0,), fragsize=4, peak_detect=True, adjust_latency=True, direct_on_input=quiet.index)
+    reply = client.ask(Command.CREATE_RECORD_STREAM, **fields | {"source_name": rig.sink.name + ".monitor"})
+    rig.run(1.0)
+    peaks = np.frombuffer(bytes(client.recorded[reply["channel"]]), "<f4")
+    assert len(peaks) >= 20 and peaks[-10:] == pytest.approx([0.25] * 10, abs=0.01)
+
+
+def test_the_monitor_of_a_stream_follows_it_ends_with_it_and_cannot_be_moved() -> None:
+    rig = Rig()
+    client = rig.client()
+    other = rig.graph.add_sink("other")
+    player = client.play(S16, STEREO, s16(sine(3.0)), prebuf=FRAME)
+    reply = record_one(client, player.index)
+    where = {"index": reply["index"], "source_index": other.id, "source_name": None}
+    assert client.error(Command.MOVE_SOURCE_OUTPUT, **where) == Err.INVALID
+    client.ask(Command.MOVE_SINK_INPUT, index=player.index, sink_index=other.id, sink_name=None)
+    assert [m["name"] for m in client.named(Command.RECORD_STREAM_MOVED)] == ["other.monitor"]
+    rig.run(0.3)
+    assert recorded(client, reply)[-1_000:].any()
+    client.ask(Command.DELETE_PLAYBACK_STREAM, channel=player.channel)
+    assert client.named(Command.RECORD_STREAM_KILLED) == [{"channel": reply["channel"]}]
+    assert not rig.graph.taps and not rig.door.records
+
+
+def test_only_a_stream_that_is_there_can_be_recorded_and_only_by_who_may_record_its_sink() -> None:
+    rig = Rig()
+    client = rig.client()
+    other = rig.graph.add_sink("other")
+    player = client.play(S16, STEREO)
+    gone = record_fields(S16, STEREO, direct_on_input=9_999)
+    elsewhere = record_fields(S16, STEREO, direct_on_input=player.index, source_index=other.id)
+    assert client.error(Command.CREATE_RECORD_STREAM, **gone) == Err.NOENTITY
+    assert client.error(Command.CREATE_RECORD_STREAM, **elsewhere) == Err.INVALID
+    rig.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+    fields = record_fields(S16, STEREO, direct_on_input=player.index)
+    assert client.error(Command.CREATE_RECORD_STREAM, **fields) == Err.ACCESS

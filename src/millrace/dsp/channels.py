@@ -9,6 +9,7 @@ loudspeakers rarely carry it.
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import lru_cache
 
 import numpy as np
@@ -103,5 +104,29 @@ def mix_matrix(source: Positions, target: Positions) -> Matrix | None:
     if not matrix.any():
         for i in range(min(matrix.shape)):
             matrix[i, i] = 1.0
+    matrix.setflags(write=False)
+    return matrix
+
+
+class Mapping(Enum):
+    """How the channels of one layout find those of another."""
+
+    MIX = "mix"
+    """By name, what the target lacks folded into its neighbours."""
+    NAMES = "names"
+    """By name, or not at all."""
+    INDEX = "index"
+    """The first to the first, whatever they are called."""
+
+
+@lru_cache(maxsize=256)
+def mapped(source: Positions, target: Positions, mapping: Mapping) -> Matrix | None:
+    """As `mix_matrix`, in any of the ways there are."""
+    if mapping is Mapping.MIX or source == target:
+        return mix_matrix(source, target)
+    if mapping is Mapping.INDEX:
+        matrix = np.eye(len(source), len(target), dtype=np.float32)
+    else:
+        matrix = np.array([[float(a == b) for b in target] for a in source], np.float32)
     matrix.setflags(write=False)
     return matrix

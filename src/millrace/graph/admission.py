@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from millrace.budget import Budget, size_of
+from millrace.dsp.channels import Mapping, Matrix, mapped
 from millrace.errors import GraphError
 from millrace.graph.model import NOTHING, Link, Node, Sink, Stream, Tap
 from millrace.units import Frames
@@ -70,10 +71,27 @@ class Admission:
         return NODE_BYTES + words + TAP_BUFFERS * self._block * frame
 
 
+def check_movable(node: Stream | Tap) -> None:
+    """GraphError for what is to stay where it is."""
+    if node.pinned:
+        raise GraphError(f"{node.key} can't be moved: {node.pinned}")
+
+
+def link_to(source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> Link:
+    """A link with the matrix asked for, or with what the stream's own way of mapping channels gives."""
+    if matrix is None and isinstance(source, Stream) and source.mapping is not Mapping.MIX:
+        matrix = mapped(source.positions, sink.positions, source.mapping)
+    return Link(sink, matrix)
+
+
+def bytes_of(links: list[Link]) -> int:
+    """What the matrices of links take: as told, as planned, and as they were."""
+    return sum(3 * link.matrix.nbytes for link in links if link.matrix is not None)
+
+
 def set_links(source: Stream | Sink, links: list[Link]) -> None:
     """Give a node other links; GraphError, and it has those it had, where they are too many."""
     if len(links) > LINKS_MAX:
         raise GraphError(f"{source.key} has its {LINKS_MAX} links already")
-    # A matrix as told, as planned, and as it was.
-    source.account.hold("links", sum(3 * link.matrix.nbytes for link in links if link.matrix is not None))
+    source.account.hold("links", bytes_of(links))
     source.links = links

@@ -37,6 +37,13 @@ def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
                 np.dot(block, tap.matrix, out=own)
                 tap.tap.consumer.consume(own, position, level)
             yield
+    for alone in plan.stream_taps:
+        own = alone.scratch[:frames]
+        own.fill(0.0)
+        if alone.lane is not None:
+            _add_lane(alone.lane, own, position)
+        alone.tap.consumer.consume(own, position, peak(own.reshape(-1)))
+        yield
 
 
 def _mix(run: SinkRun, block: Samples, position: Frames) -> bool:

@@ -12,16 +12,15 @@ from collections.abc import Callable, Iterator
 from millrace.budget import Budget
 from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
-from millrace.graph.admission import Admission, set_links
+from millrace.graph.admission import Admission, bytes_of, check_movable, link_to, set_links
 from millrace.graph.cycle import run_cycle
-from millrace.graph.lanes import FAR, Lanes
+from millrace.graph.lanes import Lanes
 from millrace.graph.model import (
     FIRST_SINK,
     FIRST_SINK_ALIASES,
     NOTHING,
     Ids,
     Levelled,
-    Link,
     Node,
     NodeState,
     Sink,
@@ -29,6 +28,7 @@ from millrace.graph.model import (
     Tap,
 )
 from millrace.graph.plan import Plan, Planner, ordered
+from millrace.graph.quantum import Quanta
 from millrace.graph.share import Lag, Share
 from millrace.units import (
     NS_PER_MS,
@@ -41,7 +41,6 @@ from millrace.units import (
     ns_to_frames,
 )
 
-QUANTA_NS: tuple[HostNs, ...] = (2_500_000, 5_000_000, 10_000_000, 20_000_000, 40_000_000)
 LINGER_NS: HostNs = 200 * NS_PER_MS
 """How long a graph keeps running after its last stream stopped: songs follow one another."""
 BEHIND_MAX_NS: HostNs = NS_PER_S
@@ -76,10 +75,10 @@ class Graph:
         self.late_cycles = 0
         self.skipped_frames: Frames = 0
         self.running = False
-        self._quanta = [max(1, rate * ns // NS_PER_S) for ns in QUANTA_NS]
-        lane, short = 1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta[-1] - 1).bit_length()
-        self._admission = Admission(name, self.budget, self._quanta[-1], short)
-        self._planner = Planner(self._quanta[-1])
+        self._quanta = Quanta(rate)
+        lane, short = 1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta.longest - 1).bit_length()
+        self._admission = Admission(name, self.budget, self._quanta.longest, short)
+        self._planner = Planner(self._quanta.longest)
         self._plan = Plan([], [])
         self._lanes = Lanes(lane, short)
         self.share = Share()
@@ -89,7 +88,7 @@ class Graph:
         self._steps: Iterator[None] | None = None
         self._lag = Lag(self.share)
         self._dirty = True
-        self._quantum = self._quanta[-1]
+        self._quantum = self._quanta.longest
         self._needed = False
         self._idle_since_ns: HostNs = 0
         self._now_ns: HostNs = 0
@@ -147,7 +146,10 @@ class Graph:
         for _ in self.leave(sink, heir):
             pass
         for tap in list(sink.taps):
-            self.move_tap(tap, heir)
+            if tap.pinned:
+                self.remove_tap(tap)
+            else:
+                self.move_tap(tap, heir)
         for other in self.mixes():
             set_links(other, [link for link in other.links if link.target is not sink])
         set_links(sink, [])
@@ -160,7 +162,10 @@ class Graph:
         for stream in list(self.streams.values()):
             if any(link.target is sink for link in stream.links):
                 stream.placed = False
-                self._relink(stream, heir)
+                if stream.pinned:
+                    self.remove_stream(stream)
+                else:
+                    self._relink(stream, heir)
                 yield
 
     def remove_source(self, source: Sink) -> None:
@@ -186,7 +191,8 @@ class Graph:
             observer("default", sink)
         for stream in list(self.streams.values()):
             alone = len(stream.links) == 1 and stream.links[0].target is before
-            if alone and before is not sink and not stream.placed and "sink" not in stream.chosen:
+            bound = stream.placed or stream.pinned
+            if alone and before is not sink and not bound and "sink" not in stream.chosen:
                 self._relink(stream, self.default)
                 yield
 
@@ -203,8 +209,10 @@ class Graph:
 
     def add_stream(self, stream: Stream, sink: Sink) -> None:
         """Bring in a stream, linked to `sink`, inactive."""
+        link = link_to(stream, sink)
+        stream.asks = stream.asks | {"links": bytes_of([link])}
         self._admission.admit(stream, len(self.streams))
-        stream.links = [Link(sink)]
+        stream.links = [link]
         self.streams[stream.id] = stream
         self._changed("new", stream)
 
@@ -212,16 +220,17 @@ class Graph:
         """Take a stream away at once."""
         if self.streams.pop(stream.id, None) is None:
             return
+        for tap in list(stream.taps):
+            self.remove_tap(tap)
         stream.account.close()
         self._release(stream, keep=False)
         self._changed("remove", stream)
         stream.feed = NOTHING
 
-    def add_tap(self, tap: Tap, sink: Sink) -> None:
-        """Bring in a tap on `sink`'s monitor."""
+    def add_tap(self, tap: Tap, source: Sink | Stream) -> None:
+        """Bring in a tap on a sink's monitor, or on one stream, with which it ends."""
         self._admission.admit(tap, len(self.taps))
-        tap.sink = sink
-        sink.taps.append(tap)
+        tap.hear(source)
         self.taps[tap.id] = tap
         self._enter(tap, NodeState.RUNNING if self.running else NodeState.IDLE, "linked")
         self._changed("new", tap)
@@ -233,8 +242,7 @@ class Graph:
         if self.taps.pop(tap.id, None) is None:
             return
         tap.account.close()
-        if tap.sink is not None:
-            tap.sink.taps.remove(tap)
+        tap.leave()
         self._changed("remove", tap)
         tap.consumer = NOTHING
 
@@ -245,19 +253,21 @@ class Graph:
 
         It stays there when the default changes, but for one that was moved to the default: that goes with it again.
         """
+        check_movable(stream)
         stream.placed = sink is not self.default
         self._relink(stream, sink)
 
     def _relink(self, stream: Stream, sink: Sink) -> None:
-        set_links(stream, [Link(sink)])
+        set_links(stream, [link_to(stream, sink)])
+        for tap in stream.taps:
+            tap.sink = sink
+            self._changed("change", tap)
         self._changed("change", stream)
 
     def move_tap(self, tap: Tap, sink: Sink) -> None:
         """Let `tap` hear `sink` instead."""
-        if tap.sink is not None:
-            tap.sink.taps.remove(tap)
-        tap.sink = sink
-        sink.taps.append(tap)
+        check_movable(tap)
+        tap.hear(sink)
         self._changed("change", tap)
 
     def link(self, source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> None:
@@ -266,7 +276,7 @@ class Graph:
         if matrix is not None and matrix.shape != shape:
             raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {matrix.shape}")
         before = source.links
-        set_links(source, [link for link in before if link.target is not sink] + [Link(sink, matrix)])
+        set_links(source, [link for link in before if link.target is not sink] + [link_to(source, sink, matrix)])
         try:
             ordered(self.mixes())
         except GraphError:
@@ -445,21 +455,16 @@ class Graph:
 
     def _replan(self) -> None:
         self._dirty = False
-        self._plan = self._planner.build(self.mixes(), self._lanes.pools)
+        self._plan = self._planner.build(self.mixes(), self._lanes.pools, self.taps.values())
         asks = [s.latency_ask_ns for s in self.streams.values() if s.active]
         asks += [t.latency_ask_ns for t in self.taps.values() if t.active]
-        if not asks:
-            # A client that has run dry comes back soon, and would have to wait for the end of a longer cycle.
-            return
-        ask = min(asks)
-        fits = [q for q, ns in zip(self._quanta, QUANTA_NS, strict=True) if ns <= ask]
-        self._quantum = fits[-1] if fits else self._quanta[0]
+        self._quantum = self._quanta.chosen(asks, self._quantum)
 
     def _start(self, now_ns: HostNs) -> None:
         """From idle: the media time line has gone on meanwhile, so the position jumps to now."""
         # On a grid of the shortest quantum, so that a worker with many graphs wakes once for several.
         now = ns_to_frames(now_ns, self.rate)
-        self._jump(max(self.position, now - now % self._quanta[0]))
+        self._jump(max(self.position, now - now % self._quanta.shortest))
         self.running = True
         self._idle_since_ns = now_ns
         for node in (*self.mixes(), *self.taps.values()):
@@ -491,6 +496,3 @@ class Graph:
         self._update_need()
         for observer in list(self.observers):
             observer(change, node)
-
-
-__all__ = ["FAR", "Graph"]

@@ -58,6 +58,10 @@ class LanePool:
         """No further stream has room."""
         return self.taken == self.lanes_max
 
+    def holds(self, stream: Stream) -> bool:
+        """Whether `stream` has its lane here."""
+        return 0 <= stream.lane < len(self.owners) and self.owners[stream.lane] is stream
+
     def at(self, position: Frames) -> int:
         """The column of a position."""
         return (position + self._shift) % self.capacity

@@ -1,7 +1,7 @@
 """Nodes, their states and links: what the graph is made of.
 
-Three kinds of node, seen from the graph: a `Stream` produces, a `Sink` mixes and has a
-monitor, a `Tap` consumes a sink's monitor. Links go stream → sink, sink → sink, sink → tap.
+Three kinds of node, seen from the graph: a `Stream` produces, a `Sink` mixes and has a monitor, a `Tap` consumes
+a sink's monitor or one stream. Links go stream → sink, sink → sink, sink → tap, stream → tap.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from millrace.budget import ENDED, PROGRAMS, Account
-from millrace.dsp.channels import Matrix
+from millrace.dsp.channels import Mapping, Matrix
 from millrace.dsp.convert import Samples
 from millrace.errors import GraphError
 from millrace.units import Format, Frames, HostNs, Positions
@@ -188,6 +188,10 @@ class Stream(Levelled):
     """What its client asked for itself, of volume and sink: session managers let that be."""
     placed: bool = False
     """Somebody moved it to where it is; one that nobody has, and that named no sink, goes with the default one."""
+    mapping: Mapping = Mapping.MIX
+    pinned: str = ""
+    """Why it may not be moved, if so: then it ends with its sink."""
+    taps: list[Tap] = field(default_factory=list)
 
     kind = "stream"
 
@@ -242,20 +246,40 @@ class Sink(Levelled):
 
 @dataclass(eq=False)
 class Tap(Node):
-    """Consumes a sink's monitor, in its own channel layout.
+    """Consumes a sink's monitor, or only what one stream gives, at its volume, in its own channel layout.
 
     A `clocked` tap keeps the graph running while nothing plays (a recorder wants silence).
     """
 
     consumer: Consumer = None  # type: ignore[assignment]
     sink: Sink | None = None
+    stream: Stream | None = None
+    """What it hears alone, if so; `sink` is then where that plays to."""
     clocked: bool = False
     placed: bool = False
     """Its client named what it records, or somebody moved it there: it does not go with the default source."""
+    mapping: Mapping = Mapping.MIX
+    pinned: str = ""
+    """Why it may not be moved, if so: then it ends with what it hears."""
     latency_ask_ns: HostNs = 40_000_000
     active: bool = True
 
     kind = "tap"
+
+    def hear(self, source: Sink | Stream) -> None:
+        """Consume a sink's monitor, or one stream, from now on."""
+        self.leave()
+        source.taps.append(self)
+        if isinstance(source, Stream):
+            self.stream, self.sink, self.pinned = source, source.sink, "it records one stream"
+        else:
+            self.sink = source
+
+    def leave(self) -> None:
+        """Consume nothing any more."""
+        source = self.stream or self.sink
+        if source is not None:
+            source.taps.remove(self)
 
 
 class Ids:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from millrace.dsp.channels import Matrix, mix_matrix
+from millrace.dsp.channels import Matrix, mapped, mix_matrix
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import Limiter
 from millrace.errors import GraphError
 from millrace.graph.lanes import LanePool
-from millrace.graph.model import Levelled, Link, Sink, Tap
+from millrace.graph.model import Levelled, Link, Sink, Stream, Tap
 from millrace.units import Frames
 
 
@@ -51,6 +51,15 @@ class TapRun:
 
 
 @dataclass(slots=True)
+class StreamTapRun:
+    """A tap of one stream: its lane with the stream's volume and the tap's layout; no lane, silence."""
+
+    tap: Tap
+    lane: LaneMix | None
+    scratch: Samples
+
+
+@dataclass(slots=True)
 class SinkRun:
     """A sink's share of a cycle."""
 
@@ -76,6 +85,7 @@ class Applied:
     sink_gains: dict[int, Samples] = field(default_factory=dict)
     limiters: dict[int, Limiter] = field(default_factory=dict)
     stream_gains: dict[int, dict[int, Matrix | float]] = field(default_factory=dict)
+    tap_gains: dict[int, Matrix] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -84,6 +94,7 @@ class Plan:
 
     sinks: list[SinkRun]
     pools: list[LanePool]
+    stream_taps: list[StreamTapRun] = field(default_factory=list)
 
 
 def ordered(sinks: Iterable[Sink]) -> list[Sink]:
@@ -132,7 +143,7 @@ class Planner:
         self._mixed: dict[int, Samples] = {}
         self._scratch: dict[tuple[str, int], Samples] = {}
 
-    def build(self, sinks: Iterable[Sink], pools: Iterable[LanePool]) -> Plan:
+    def build(self, sinks: Iterable[Sink], pools: Iterable[LanePool], taps: Iterable[Tap] = ()) -> Plan:
         """A plan for the graph as it is now."""
         new, before = Applied(), self._mixed
         self._mixed = {}
@@ -149,8 +160,22 @@ class Planner:
         # Sinks come after those linked into them, so backwards each target is known before its sources.
         for run in reversed(runs.values()):
             run.heard = bool(run.taps) or any(runs[link.target.id].heard for link in run.sink.links)
+        heard_alone = [self._stream_tap(tap, tap.stream, live, new) for tap in taps if tap.stream and tap.active]
         self._applied = new
-        return Plan(list(runs.values()), live)
+        return Plan(list(runs.values()), live, heard_alone)
+
+    def _stream_tap(self, tap: Tap, stream: Stream, pools: list[LanePool], new: Applied) -> StreamTapRun:
+        scratch = self._shared("tap", len(tap.positions))
+        pool = next((pool for pool in pools if pool.holds(stream)), None)
+        if pool is None:
+            return StreamTapRun(tap, None, scratch)
+        matrix = mapped(stream.positions, tap.positions, tap.mapping)
+        if matrix is None:
+            matrix = np.eye(len(tap.positions), dtype=np.float32)
+        now = new.tap_gains[tap.id] = np.asarray(stream.effective_gains, np.float32)[:, None] * matrix
+        was = self._applied.tap_gains.get(tap.id)
+        ramped = was if was is not None and not np.array_equal(was, now) else None
+        return StreamTapRun(tap, LaneMix(pool, stream.lane, now, ramped), scratch)
 
     def _shared(self, use: str, channels: int) -> Samples:
         """A buffer for what is done with as soon as it is made."""
@@ -174,7 +199,7 @@ class Planner:
         for tap in sink.taps:
             if tap.active:
                 scratch = self._shared("tap", len(tap.positions))
-                run.taps.append(TapRun(tap, mix_matrix(sink.positions, tap.positions), scratch))
+                run.taps.append(TapRun(tap, mapped(sink.positions, tap.positions, tap.mapping), scratch))
         return run
 
     def _mix_pool(self, pool: LanePool, runs: dict[int, SinkRun], new: Applied) -> None:

@@ -95,8 +95,10 @@ def _sink_latency(tlength_ns: HostNs, minreq_ns: HostNs, adjust: bool, early: bo
     return max(QUANTUM_MIN_NS, (tlength_ns - 2 * minreq_ns) // 2)
 
 
-def fix_record(asked: RecordAttr, layout: Layout) -> RecordAttr:
-    """The attributes in force for a record stream."""
+def fix_record(asked: RecordAttr, layout: Layout, adjust: bool = False, early: bool = False) -> RecordAttr:
+    """The attributes in force for a record stream; with `adjust` fragments are what the source gives at a time."""
     maxlength = layout.aligned(min(asked.maxlength, MAXLENGTH_MAX))
     fragsize = layout.to_bytes(FRAGSIZE_DEFAULT_NS) if asked.fragsize == NO_INDEX else asked.fragsize
+    if adjust and not early:
+        fragsize = min(fragsize, layout.to_bytes(SINK_MAX_NS))
     return RecordAttr(maxlength, min(layout.aligned(fragsize), maxlength))

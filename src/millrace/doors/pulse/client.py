@@ -405,9 +405,24 @@ class PulseClient:
 
     # -- streams come and go -------------------------------------------------------------------
 
+    def synchronised(self, sync_id: int) -> list[PlaybackStream]:
+        """The streams of this connection with that number: they are paused, resumed and flushed together."""
+        return [stream for stream in self.streams.values() if stream.sync_id == sync_id]
+
+    def group_at(self, request: Request) -> list[PlaybackStream]:
+        """The stream a request is about, and those synchronised with it."""
+        return self.synchronised(self.stream_at(request).sync_id)
+
+    def _join(self, sync_id: int) -> None:
+        """A stream has come to its group, or left it."""
+        group = self.synchronised(sync_id)
+        for stream in group:
+            stream.set_synchronised(len(group) > 1)
+
     def keep_playback(self, stream: PlaybackStream) -> None:
         """Register a new playback stream."""
         self.streams[stream.channel] = stream
+        self._join(stream.sync_id)
         self._sinks[stream.node.id] = stream.node.sink.id
 
     def forget_playback(self, stream: PlaybackStream) -> None:
@@ -415,6 +430,7 @@ class PulseClient:
         self.streams.pop(stream.channel, None)
         self._sinks.pop(stream.node.id, None)
         stream.remove()
+        self._join(stream.sync_id)
 
     def keep_upload(self, channel: int, upload: Upload) -> None:
         """Register a sample that is to come; there is room for all of it from the start."""
@@ -449,6 +465,7 @@ class PulseClient:
         if kind is Change.REMOVE:
             self.streams.pop(stream.channel)
             self._sinks.pop(stream.node.id, None)
+            self._join(stream.sync_id)
             self.notice(Command.PLAYBACK_STREAM_KILLED, channel=stream.channel)
             return
         sink = stream.node.sink

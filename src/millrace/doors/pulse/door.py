@@ -169,7 +169,7 @@ class PulseDoor:
         before, self.default_source = self.recorded_by_default(), source
         for record in list(self.records.values()):
             owner, node = self.clients.get(record.owner.index), record.node
-            if owner is None or node.sink is not before or before is source or node.placed:
+            if owner is None or node.sink is not before or before is source or node.placed or node.pinned:
                 continue
             if self.may_record(owner, source):
                 self.graph.move_tap(node, source)
@@ -324,6 +324,8 @@ class PulseDoor:
                 self.publish(Facility.SINK, kind, node.id)
             if self._source_shows(node, kind):
                 self.publish(Facility.SOURCE, kind, node.id)
+            if kind is Change.CHANGE and node.suspended:
+                self._end_suspended(node)
             if kind is Change.REMOVE:
                 self._forget_sink(node)
         elif isinstance(node, Stream):
@@ -352,6 +354,15 @@ class PulseDoor:
         for stream in list(self.playback.values()):
             if not stream.removed and not stream.node.active and stream.node.links and stream.node.sink is sink:
                 stream.check_ready()
+
+    def _end_suspended(self, sink: Sink) -> None:
+        """Streams that asked to fail when their sink or source is suspended."""
+        for stream in [s for s in self.playback.values() if s.fail_on_suspend and s.node.links]:
+            if stream.node.sink is sink:
+                self.graph.remove_stream(stream.node)
+        for record in [r for r in self.records.values() if r.fail_on_suspend]:
+            if record.node.sink is sink:
+                self.graph.remove_tap(record.node)
 
     def _stream_changed(self, node: Stream, kind: Change) -> None:
         """Moves and removals come from anywhere (API, policy); the owning client is told here.
@@ -396,13 +407,13 @@ class PulseDoor:
         node.placed = target is not self.graph.default
         return target
 
-    def begin_record(self, record: RecordStream, sink: Sink) -> None:
-        """As `begin_playback`, for a recorder of `sink`'s monitor or a source."""
+    def begin_record(self, record: RecordStream, sink: Sink, only: Stream | None = None) -> None:
+        """As `begin_playback`, for a recorder of a source, of `sink`'s monitor, or of one of its streams."""
         record.node.consumer = record
         record.source = self.source_level(sink)
         self.records[record.node.id] = record
         try:
-            self.graph.add_tap(record.node, sink)
+            self.graph.add_tap(record.node, only or sink)
         except GraphError:
             del self.records[record.node.id]
             record.node.consumer = NOTHING

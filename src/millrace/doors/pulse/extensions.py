@@ -181,7 +181,13 @@ def _apply_to_record(door: PulseDoor, record: RecordStream, rule: Rule) -> None:
         record.mute = rule.mute
     owner = door.clients.get(record.owner.index)
     source = next((mix for mix in door.graph.mixes() if rule.device and door.source_name(mix) == rule.device), None)
-    if owner and source and source is not record.node.sink and door.may_record(owner, source):
+    if (
+        owner
+        and source
+        and source is not record.node.sink
+        and not record.node.pinned
+        and door.may_record(owner, source)
+    ):
         record.node.placed = source is not door.recorded_by_default()
         door.graph.move_tap(record.node, source)
     else:
@@ -195,7 +201,7 @@ def _apply(door: PulseDoor, stream: Stream, rule: Rule) -> None:
     if rule.mute is not None:
         door.graph.set_mute(stream, rule.mute)
     target = next((s for s in door.graph.sinks.values() if rule.device and s.answers_to(rule.device)), None)
-    if target is not None and stream.links and stream.sink is not target:
+    if target is not None and stream.links and stream.sink is not target and not stream.pinned:
         door.graph.move_stream(stream, target)
 
 

@@ -157,6 +157,12 @@ def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:
     return tuple(cubic_to_gain(v) for v in volume)
 
 
+def remapped(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
+    """A cvolume for other channels: each has its namesake's, or the mean of all."""
+    by_name, mean = dict(zip(source, volume, strict=True)), sum(volume) // len(volume)
+    return tuple(by_name.get(name, mean) for name in target)
+
+
 def volume_of(gains: tuple[float, ...]) -> tuple[int, ...]:
     """Linear gains to a cvolume."""
     return tuple(min(gain_to_cubic(g), 0x7FFFFFFF) for g in gains)

@@ -18,10 +18,11 @@ from millrace.doors.pulse.rendered import NEVER, Rendered
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
 from millrace.dsp.resample import SINC_BYTES, holds_ns, resampler_bytes
-from millrace.graph.graph import QUANTA_NS, Graph
+from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
-from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
-from millrace.wire.pulse.constants import Change, Command, Err, Seek
+from millrace.graph.quantum import QUANTA_NS
+from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Seek
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
 
@@ -77,6 +78,10 @@ class PlaybackStream:
         self.node, self.graph, self.props = node, graph, props
         self.layout = Layout(fmt.frame_bytes, fmt.rate)
         self.corked = False
+        self.fail_on_suspend = False
+        self.sync_id = NO_INDEX
+        self._synchronised = False
+        self._own_pin = node.pinned
         self.queue = ByteQueue(attr.maxlength, silence_byte(fmt.sample), lambda size: _may_queue(node, size))
         self.missing = attr.tlength
         self.requested = 0
@@ -102,6 +107,17 @@ class PlaybackStream:
         }
 
     # -- settings ------------------------------------------------------------------------
+
+    def begin_with(self, other: PlaybackStream) -> None:
+        """Count from where `other`, which is paused, will go on."""
+        waiting_ns = frames_to_ns(self.graph.ahead(other.node), self.graph.rate) + other.held_ns
+        heard_ns = max(0, other.layout.to_ns(other.queue.read_index) - waiting_ns)
+        self.queue.begin_at(self.layout.to_bytes(heard_ns))
+
+    def set_synchronised(self, synchronised: bool) -> None:
+        """Whether it plays with others, sample by sample: then it can't be moved alone, nor wait for its client."""
+        self._synchronised = synchronised
+        self.node.pinned = "it is synchronised with others" if synchronised else self._own_pin
 
     def pay_for(self, size: int) -> None:
         """Before the stream comes in: its queue is to have room for so much, from the start."""
@@ -371,7 +387,7 @@ class PlaybackStream:
         A whole quantum is taken at once here, and on a stalled machine several: a client that is a little
         late did not miss its time by that much. So the first `GRACE_NS` of a shortage are waited for.
         """
-        waited = min(frames, self._grace_frames)
+        waited = 0 if self._synchronised else min(frames, self._grace_frames)
         if waited:
             self._break_off()
         self._grace_frames -= waited

@@ -51,6 +51,10 @@ class ByteQueue:
         """Bytes from the read to the write index."""
         return max(0, self.write_index - self.read_index)
 
+    def begin_at(self, index: int) -> None:
+        """Count from `index` instead of 0; nothing has been written yet."""
+        self.read_index = self.write_index = self._high = index
+
     def seek(self, mode: int, offset: int) -> None:
         """Move the write index."""
         base = {

@@ -12,7 +12,7 @@ from millrace.doors.pulse.attrs import Layout, RecordAttr
 from millrace.doors.pulse.formats import StreamFormat
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.mix import ramp
-from millrace.dsp.resample import Resampler, make_resampler, resampler_bytes
+from millrace.dsp.resample import SINC_BYTES, Resampler, SincResampler, make_resampler, resampler_bytes
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
 from millrace.units import NS_PER_MS, Frames, HostNs
@@ -69,12 +69,16 @@ class RecordStream:
 
     def __init__(
         self, owner: RecordOwner, channel: int, fmt: StreamFormat, attr: RecordAttr, node: Tap, graph: Graph,
-        props: Props, peak_detect: bool,
+        props: Props, peak_detect: bool, glide: bool = False,
     ) -> None:  # fmt: skip
         self.owner, self.channel, self.format, self.attr = owner, channel, fmt, attr
         self.node, self.graph, self.props = node, graph, props
         self.layout = Layout(fmt.frame_bytes, fmt.rate)
         self.corked = False
+        self.fail_on_suspend = False
+        self.keeps_awake = True
+        """Whether a graph in which nothing plays runs on for it."""
+        self._glide = glide
         self.gains: tuple[float, ...] = (1.0,) * len(fmt.positions)
         self.mute = False
         self.write_index = 0
@@ -98,6 +102,8 @@ class RecordStream:
 
     def _resampler_bytes(self, rate: int) -> int:
         channels = len(self.format.positions)
+        if self._glide:
+            return SINC_BYTES * channels
         return 0 if self._peaks is not None else resampler_bytes(self.graph.rate, rate, channels, self._low_delay(rate))
 
     def _low_delay(self, rate: int) -> bool:
@@ -112,8 +118,14 @@ class RecordStream:
         """Record at another rate."""
         self.format = StreamFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
-        if self._peaks is None:
-            channels = len(self.format.positions)
+        channels = len(self.format.positions)
+        if isinstance(self._resampler, SincResampler) and self._glide:
+            self._resampler.ratio = rate / self.graph.rate
+        elif self._peaks is not None:
+            self._peaks = PeakMeter(self.graph.rate, rate)
+        elif self._glide:
+            self._resampler = SincResampler(rate / self.graph.rate, channels)
+        else:
             self._resampler = make_resampler(self.graph.rate, rate, channels, self._low_delay(rate))
 
     @property
@@ -123,9 +135,13 @@ class RecordStream:
 
     def set_corked(self, corked: bool) -> None:
         """Pause or resume; a corked recorder keeps no graph running."""
-        self.corked = corked
-        self.node.active = self.node.clocked = not corked
+        self.set_active(not corked)
         self.graph.touch(self.node)
+
+    def set_active(self, active: bool) -> None:
+        """Whether it hears anything."""
+        self.corked = not active
+        self.node.active, self.node.clocked = active, active and self.keeps_awake
 
     def flush(self) -> None:
         """Throw away what is not sent."""

@@ -145,7 +145,8 @@ class Rules:
         if "volume" not in stream.chosen:
             levels = rule.fitted(len(stream.positions))
             stream.gains = tuple(cubic_to_gain(level) for level in levels) or stream.gains
-            stream.mute = stream.mute if rule.mute is None else rule.mute
+        if "mute" not in stream.chosen and rule.mute is not None:
+            stream.mute = rule.mute
         return "" if "sink" in stream.chosen else rule.device
 
     def _at_once(self, work: Work) -> None:

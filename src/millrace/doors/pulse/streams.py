@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.client import Handler, PulseClient, Upload
-from millrace.doors.pulse.door import Sample, permission_of
+from millrace.doors.pulse.create import attr_reply, create_playback, create_record, held_by_resampler, shown_props
+from millrace.doors.pulse.door import Sample
 from millrace.doors.pulse.formats import (
     CommandError,
     checked_rate,
     from_spec,
     gains_from,
-    negotiate,
     prop_text,
 )
 from millrace.doors.pulse.playback import PlaybackStream
-from millrace.doors.pulse.record import RecordStream
-from millrace.dsp.resample import SINC_HOLDS, holds_ns
-from millrace.graph.model import Stream, Tap
-from millrace.units import RATE_MIN, HostNs, frames_to_ns
+from millrace.graph.model import Stream
+from millrace.units import HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
@@ -25,67 +23,6 @@ from millrace.wire.pulse.tagstruct import Props
 SAMPLE_MAX = 16 * 1024 * 1024
 UPLOADS_MAX = 2 * SAMPLE_MAX
 """Bytes of samples one connection may have on their way at a time."""
-_SHOWN = ("application.name", "application.process.binary", "application.process.id", "media.name", "media.role")
-
-
-def shown_props(client: PulseClient, props: Props) -> dict[str, str]:
-    """The properties that Millrace itself shows, the stream's own before its client's."""
-    merged = client.props | props
-    return {key: text for key in _SHOWN if (text := prop_text(merged, key))}
-
-
-def stream_name(props: Props, client: PulseClient) -> str:
-    """What a stream is called."""
-    return prop_text(props, "media.name") or prop_text(client.props, "application.name") or "stream"
-
-
-def create_playback(client: PulseClient, request: Request) -> None:
-    """CREATE_PLAYBACK_STREAM."""
-    f, door = request.fields, client.door
-    sink = door.find_sink(f["sink_index"], f["sink_name"])
-    fmt = negotiate(f, door.format_of(sink))
-    if f.get("passthrough"):
-        raise CommandError(Err.NOTSUPPORTED, "only PCM can be mixed")
-    asked = PlaybackAttr(f["maxlength"], f["tlength"], f["prebuf"], f["minreq"])
-    early = bool(f.get("early_requests"))
-    held_ns = _held_ns(fmt.rate, door.graph.rate, f["variable_rate"])
-    attr = fix_playback(asked, Layout(fmt.frame_bytes, fmt.rate), f["adjust_latency"], early, held_ns)
-    props: Props = client.props | f["props"]
-    channel = client.take_channel()
-    node = Stream(door.graph.ids.take(), stream_name(f["props"], client), fmt.positions, shown_props(client, props))
-    if f.get("volume_set", True):
-        node.gains = gains_from(f["volume"][: len(fmt.positions)], len(fmt.positions))
-    node.mute = bool(f["muted"] and f.get("muted_set", True))
-    named = f["sink_index"] != NO_INDEX or bool(f["sink_name"])
-    node.chosen = (*(("volume",) if f.get("volume_set", True) else ()), *(("sink",) if named else ()))
-    stream = PlaybackStream(client, channel, fmt, attr, node, door.graph, props, glide=f["variable_rate"])
-    stream.corked = f["corked"]
-    door.begin_playback(stream, sink)
-    client.keep_playback(stream)
-    client.reply(request, _playback_reply(stream) | {"missing": stream.take_first_request()})
-    stream.check_ready()
-
-
-def _held_ns(rate: int, rate_out: int, glide: bool) -> HostNs:
-    """What the resampler of a stream with a short buffer holds back."""
-    return frames_to_ns(SINC_HOLDS, min(rate, rate_out)) if glide else holds_ns(rate, rate_out, low_delay=True)
-
-
-def _playback_reply(stream: PlaybackStream) -> dict[str, object]:
-    sink = stream.node.sink
-    return _attr_reply(stream) | {
-        "channel": stream.channel, "index": stream.node.id, "spec": stream.format.spec,
-        "map": stream.format.wire_map, "sink_index": sink.id, "sink_name": sink.name,
-        "suspended": sink.suspended, "format": stream.format.info(),
-    }  # fmt: skip
-
-
-def _attr_reply(stream: PlaybackStream) -> dict[str, object]:
-    attr = stream.attr
-    return {
-        "maxlength": attr.maxlength, "tlength": attr.tlength, "prebuf": attr.prebuf, "minreq": attr.minreq,
-        "latency": attr.sink_ns // 1000,
-    }  # fmt: skip
 
 
 def delete_playback(client: PulseClient, request: Request) -> None:
@@ -95,36 +32,44 @@ def delete_playback(client: PulseClient, request: Request) -> None:
 
 
 def cork_playback(client: PulseClient, request: Request) -> None:
-    """CORK_PLAYBACK_STREAM."""
-    stream = client.stream_at(request)
+    """CORK_PLAYBACK_STREAM: like all that follow, of a stream and those synchronised with it."""
+    streams = client.group_at(request)
     client.reply(request)
-    stream.set_corked(request.fields["cork"])
+    for stream in streams:
+        stream.set_corked(request.fields["cork"])
 
 
 def flush_playback(client: PulseClient, request: Request) -> None:
     """FLUSH_PLAYBACK_STREAM."""
-    stream = client.stream_at(request)
+    streams = client.group_at(request)
     client.reply(request)
-    stream.flush()
+    for stream in streams:
+        stream.flush()
 
 
 def trigger_playback(client: PulseClient, request: Request) -> None:
     """TRIGGER_PLAYBACK_STREAM."""
-    stream = client.stream_at(request)
+    streams = client.group_at(request)
     client.reply(request)
-    stream.trigger()
+    for stream in streams:
+        stream.trigger()
 
 
 def prebuf_playback(client: PulseClient, request: Request) -> None:
     """PREBUF_PLAYBACK_STREAM."""
-    stream = client.stream_at(request)
+    streams = client.group_at(request)
     client.reply(request)
-    stream.prebuf()
+    for stream in streams:
+        stream.prebuf()
 
 
 def drain_playback(client: PulseClient, request: Request) -> None:
     """DRAIN_PLAYBACK_STREAM: answered when the last frame has been heard."""
-    client.stream_at(request).begin_drain(request)
+    own = client.stream_at(request)
+    for stream in client.group_at(request):
+        if stream is not own:
+            stream.trigger()
+    own.begin_drain(request)
 
 
 def playback_latency(client: PulseClient, request: Request) -> None:
@@ -149,10 +94,13 @@ def set_playback_attr(client: PulseClient, request: Request) -> None:
     """SET_PLAYBACK_STREAM_BUFFER_ATTR."""
     stream, f = client.stream_at(request), request.fields
     asked = PlaybackAttr(f["maxlength"], f["tlength"], f["prebuf"], f["minreq"])
-    early, held_ns = bool(f.get("early_requests")), _held_ns(stream.format.rate, stream.graph.rate, stream.glide)
+    early, held_ns = (
+        bool(f.get("early_requests")),
+        held_by_resampler(stream.format.rate, stream.graph.rate, stream.glide),
+    )
     stream.change_attr(fix_playback(asked, stream.layout, f["adjust_latency"], early, held_ns))
     client.door.graph.touch(stream.node)
-    client.reply(request, _attr_reply(stream))
+    client.reply(request, attr_reply(stream))
     stream.check_ready()
     stream.ask()
 
@@ -161,43 +109,6 @@ def playback_rate(client: PulseClient, request: Request) -> None:
     """UPDATE_PLAYBACK_STREAM_SAMPLE_RATE."""
     client.stream_at(request).change_rate(checked_rate(request.fields["rate"]))
     client.reply(request)
-
-
-def create_record(client: PulseClient, request: Request) -> None:
-    """CREATE_RECORD_STREAM, of a sink's monitor."""
-    f, door = request.fields, client.door
-    only_stream = f["direct_on_input"]
-    if only_stream != NO_INDEX:
-        if only_stream not in door.graph.streams:
-            raise CommandError(Err.NOENTITY)
-        raise CommandError(Err.NOTSUPPORTED, "a single stream can't be recorded; record the sink's monitor")
-    sink = door.find_source(f["source_index"], f["source_name"])
-    if not door.settle(client, permission_of(sink), lambda allow: client.answered(request, allow)):
-        return
-    peak = f["peak_detect"]
-    # Volume meters ask for one peak every 1/25 s or so, as a stream of that rate.
-    fmt = negotiate(f, door.format_of(sink), rate_min=1 if peak else RATE_MIN)
-    attr = fix_record(RecordAttr(f["maxlength"], f["fragsize"]), Layout(fmt.frame_bytes, fmt.rate))
-    props: Props = client.props | f["props"]
-    channel = client.take_channel()
-    node = Tap(door.graph.ids.take(), stream_name(f["props"], client), fmt.positions, shown_props(client, props))
-    record = RecordStream(client, channel, fmt, attr, node, door.graph, props, peak)
-    if f.get("volume_set") and f.get("volume"):
-        record.gains = gains_from(f["volume"][: len(fmt.positions)], len(fmt.positions))
-    record.mute = bool(f.get("muted") and f.get("muted_set"))
-    node.placed = f["source_index"] != NO_INDEX or bool(f["source_name"])
-    node.active = node.clocked = not f["corked"]
-    record.corked = f["corked"]
-    door.begin_record(record, sink)
-    client.keep_record(record)
-    client.reply(
-        request,
-        {
-            "channel": channel, "index": node.id, "maxlength": attr.maxlength, "fragsize": attr.fragsize,
-            "spec": fmt.spec, "map": fmt.wire_map, "source_index": sink.id, "source_name": door.source_name(sink),
-            "suspended": sink.suspended, "latency": node.latency_ask_ns // 1000, "format": fmt.info(),
-        },
-    )  # fmt: skip
 
 
 def delete_record(client: PulseClient, request: Request) -> None:
@@ -234,7 +145,11 @@ def record_latency(client: PulseClient, request: Request) -> None:
 def set_record_attr(client: PulseClient, request: Request) -> None:
     """SET_RECORD_STREAM_BUFFER_ATTR."""
     record, f = client.record_at(request), request.fields
-    record.apply_attr(fix_record(RecordAttr(f["maxlength"], f["fragsize"]), record.layout))
+    record.apply_attr(
+        fix_record(
+            RecordAttr(f["maxlength"], f["fragsize"]), record.layout, f["adjust_latency"], bool(f.get("early_requests"))
+        )
+    )
     client.door.graph.touch(record.node)
     attr = record.attr
     latency = record.node.latency_ask_ns // 1000

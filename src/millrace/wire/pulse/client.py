@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeAlias
 
 from millrace.dsp.convert import Buffer
@@ -60,6 +61,10 @@ class Sound:
 Event: TypeAlias = Reply | Failed | Notice | Sound
 
 
+_SYNC_IDS = count()
+"""Each stream has a number of its own, as from libpulse; those that share one are synchronised."""
+
+
 def playback_fields(spec: Spec, numbers: tuple[int, ...], **changes: Any) -> dict[str, Any]:
     """CREATE_PLAYBACK_STREAM with everything at its default but `changes`."""
     flags = ("no_remap", "no_remix", "fix_format", "fix_rate", "fix_channels", "no_move", "variable_rate", "muted",
@@ -68,7 +73,7 @@ def playback_fields(spec: Spec, numbers: tuple[int, ...], **changes: Any) -> dic
     formats: list[FormatInfo] = []
     fields: dict[str, Any] = dict.fromkeys(flags, False) | {
         "spec": spec, "map": numbers, "sink_index": NO_INDEX, "sink_name": None, "maxlength": NO_INDEX,
-        "tlength": NO_INDEX, "prebuf": NO_INDEX, "minreq": NO_INDEX, "sync_id": 0,
+        "tlength": NO_INDEX, "prebuf": NO_INDEX, "minreq": NO_INDEX, "sync_id": next(_SYNC_IDS),
         "volume": (0x10000,) * spec.channels, "props": {}, "formats": formats,
     }  # fmt: skip
     return fields | changes

@@ -1,0 +1,231 @@
+"""CREATE_PLAYBACK_STREAM and CREATE_RECORD_STREAM: every flag and attribute is served here, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
+from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.door import permission_of
+from millrace.doors.pulse.formats import (
+    CommandError,
+    StreamFormat,
+    gains_from,
+    map_names,
+    negotiate,
+    prop_text,
+    remapped,
+)
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
+from millrace.dsp.channels import Mapping
+from millrace.dsp.resample import SINC_HOLDS, holds_ns
+from millrace.graph.model import Sink, Stream, Tap
+from millrace.units import RATE_MIN, HostNs, frames_to_ns
+from millrace.wire.pulse.constants import NO_INDEX, Err
+from millrace.wire.pulse.session import Request
+from millrace.wire.pulse.tagstruct import Props
+
+Fields = dict[str, Any]
+_SHOWN = ("application.name", "application.process.binary", "application.process.id", "media.name", "media.role")
+DONT_MOVE = "its client asked that it stay where it is"
+
+
+def shown_props(client: PulseClient, props: Props) -> dict[str, str]:
+    """The properties that Millrace itself shows, the stream's own before its client's."""
+    merged = client.props | props
+    return {key: text for key in _SHOWN if (text := prop_text(merged, key))}
+
+
+def stream_name(props: Props, client: PulseClient) -> str:
+    """What a stream is called."""
+    return prop_text(props, "media.name") or prop_text(client.props, "application.name") or "stream"
+
+
+# -- what playback and recording have in common ------------------------------------------------
+
+
+def _mapping(f: Fields) -> Mapping:
+    if f["no_remap"]:
+        return Mapping.INDEX
+    return Mapping.NAMES if f["no_remix"] else Mapping.MIX
+
+
+def _check(f: Fields, index: int, name: str | None) -> None:
+    """What no stream may ask for."""
+    if index != NO_INDEX and name:
+        raise CommandError(Err.INVALID, "a stream is connected by index or by name, not by both")
+    if f.get("passthrough"):
+        raise CommandError(Err.NOTSUPPORTED, "only PCM can be mixed")
+
+
+def _check_suspended(f: Fields, sink: Sink) -> None:
+    if f.get("fail_on_suspend") and sink.suspended:
+        raise CommandError(Err.BADSTATE, f"{sink.name} is suspended, and the stream asked to fail then")
+
+
+def _gains(f: Fields, fmt: StreamFormat) -> tuple[float, ...]:
+    """The volume asked for, which is for the channels as asked for: the sink's may have taken their place."""
+    volume: tuple[int, ...] = f["volume"]
+    asked = map_names(f["map"])
+    if not f.get("formats") and len(volume) == len(asked) != len(fmt.positions):
+        volume = remapped(volume, asked, fmt.positions)
+    return gains_from(volume[: len(fmt.positions)], len(fmt.positions))
+
+
+# -- playback ----------------------------------------------------------------------------------
+
+
+def create_playback(client: PulseClient, request: Request) -> None:
+    """CREATE_PLAYBACK_STREAM."""
+    f, door = request.fields, client.door
+    _check(f, f["sink_index"], f["sink_name"])
+    base = client.synchronised(f["sync_id"])
+    sink = _sink_for(client, f, base[0] if base else None)
+    _check_suspended(f, sink)
+    fmt = negotiate(f, door.format_of(sink))
+    node = _playback_node(client, f, fmt, joins=bool(base))
+    stream = PlaybackStream(
+        client, client.take_channel(), fmt, _asked_attr(client, f, fmt), node, door.graph, client.props | f["props"],
+        glide=f["variable_rate"],
+    )  # fmt: skip
+    stream.sync_id, stream.fail_on_suspend = f["sync_id"], bool(f.get("fail_on_suspend"))
+    stream.corked = f["corked"]
+    if base:
+        stream.begin_with(base[0])
+    door.begin_playback(stream, sink)
+    client.keep_playback(stream)
+    client.reply(request, _playback_reply(stream) | {"missing": stream.take_first_request()})
+    stream.check_ready()
+
+
+def _sink_for(client: PulseClient, f: Fields, base: PlaybackStream | None) -> Sink:
+    """Streams that are synchronised play to one sink, and join while they are paused."""
+    named = f["sink_index"] != NO_INDEX or bool(f["sink_name"])
+    if base is None or named:
+        sink = client.door.find_sink(f["sink_index"], f["sink_name"])
+    else:
+        sink = base.node.sink
+    if base is not None and (sink is not base.node.sink or not base.corked):
+        raise CommandError(Err.INVALID, "synchronised streams share a sink, and are paused when another one joins")
+    return sink
+
+
+def _playback_node(client: PulseClient, f: Fields, fmt: StreamFormat, joins: bool) -> Stream:
+    shown = shown_props(client, client.props | f["props"])
+    node = Stream(client.door.graph.ids.take(), stream_name(f["props"], client), fmt.positions, shown)
+    if f.get("volume_set", True):
+        node.gains = _gains(f, fmt)
+    node.mute = bool(f["muted"] and f.get("muted_set", True))
+    node.chosen = tuple(
+        what
+        for what, set_ in (
+            ("volume", f.get("volume_set", True)),
+            ("mute", f["muted"] or f.get("muted_set")),
+            ("sink", f["sink_index"] != NO_INDEX or f["sink_name"] or joins),
+        )
+        if set_
+    )
+    node.mapping = _mapping(f)
+    node.pinned = DONT_MOVE if f["no_move"] else ""
+    return node
+
+
+def _asked_attr(client: PulseClient, f: Fields, fmt: StreamFormat) -> PlaybackAttr:
+    asked = PlaybackAttr(f["maxlength"], f["tlength"], f["prebuf"], f["minreq"])
+    held_ns = held_by_resampler(fmt.rate, client.door.graph.rate, f["variable_rate"])
+    early = bool(f.get("early_requests"))
+    return fix_playback(asked, Layout(fmt.frame_bytes, fmt.rate), f["adjust_latency"], early, held_ns)
+
+
+def held_by_resampler(rate: int, rate_out: int, glide: bool) -> HostNs:
+    """What the resampler of a stream with a short buffer holds back."""
+    return frames_to_ns(SINC_HOLDS, min(rate, rate_out)) if glide else holds_ns(rate, rate_out, low_delay=True)
+
+
+def _playback_reply(stream: PlaybackStream) -> dict[str, object]:
+    sink = stream.node.sink
+    return attr_reply(stream) | {
+        "channel": stream.channel, "index": stream.node.id, "spec": stream.format.spec,
+        "map": stream.format.wire_map, "sink_index": sink.id, "sink_name": sink.name,
+        "suspended": sink.suspended, "format": stream.format.info(),
+    }  # fmt: skip
+
+
+def attr_reply(stream: PlaybackStream) -> dict[str, object]:
+    """The attributes in force, as replies have them."""
+    attr = stream.attr
+    return {
+        "maxlength": attr.maxlength, "tlength": attr.tlength, "prebuf": attr.prebuf, "minreq": attr.minreq,
+        "latency": attr.sink_ns // 1000,
+    }  # fmt: skip
+
+
+# -- recording ---------------------------------------------------------------------------------
+
+
+def create_record(client: PulseClient, request: Request) -> None:
+    """CREATE_RECORD_STREAM, of a source, a sink's monitor, or one stream of a sink."""
+    f, door = request.fields, client.door
+    _check(f, f["source_index"], f["source_name"])
+    only = _only_stream(client, f)
+    sink = _source_for(client, f, only)
+    if not door.settle(client, permission_of(sink), lambda allow: client.answered(request, allow)):
+        return
+    _check_suspended(f, sink)
+    # Volume meters ask for one peak every 1/25 s or so, as a stream of that rate.
+    fmt = negotiate(f, door.format_of(sink), rate_min=1 if f["peak_detect"] else RATE_MIN)
+    record = _record_stream(client, f, fmt)
+    door.begin_record(record, sink, only)
+    client.keep_record(record)
+    client.reply(request, _record_reply(client, record, sink))
+
+
+def _only_stream(client: PulseClient, f: Fields) -> Stream | None:
+    if f["direct_on_input"] == NO_INDEX:
+        return None
+    stream = client.door.graph.streams.get(f["direct_on_input"])
+    if stream is None or not stream.links:
+        raise CommandError(Err.NOENTITY, f"no stream {f['direct_on_input']}")
+    return stream
+
+
+def _source_for(client: PulseClient, f: Fields, only: Stream | None) -> Sink:
+    named = f["source_index"] != NO_INDEX or bool(f["source_name"])
+    if only is None or named:
+        sink = client.door.find_source(f["source_index"], f["source_name"])
+    else:
+        sink = only.sink
+    if only is not None and sink is not only.sink:
+        raise CommandError(Err.INVALID, f"{only.key} does not play to {sink.name}")
+    return sink
+
+
+def _record_stream(client: PulseClient, f: Fields, fmt: StreamFormat) -> RecordStream:
+    graph, props = client.door.graph, client.props | f["props"]
+    early = bool(f.get("early_requests"))
+    asked = RecordAttr(f["maxlength"], f["fragsize"])
+    attr = fix_record(asked, Layout(fmt.frame_bytes, fmt.rate), f["adjust_latency"], early)
+    node = Tap(graph.ids.take(), stream_name(f["props"], client), fmt.positions, shown_props(client, props))
+    node.placed = f["source_index"] != NO_INDEX or bool(f["source_name"])
+    node.mapping = _mapping(f)
+    node.pinned = DONT_MOVE if f["no_move"] else ""
+    record = RecordStream(
+        client, client.take_channel(), fmt, attr, node, graph, props, f["peak_detect"], glide=f["variable_rate"]
+    )
+    if f.get("volume_set") and f.get("volume"):
+        record.gains = _gains(f, fmt)
+    record.mute = bool(f.get("muted") and f.get("muted_set"))
+    record.fail_on_suspend = bool(f.get("fail_on_suspend"))
+    record.keeps_awake = not f.get("dont_inhibit_auto_suspend")
+    record.set_active(not f["corked"])
+    return record
+
+
+def _record_reply(client: PulseClient, record: RecordStream, sink: Sink) -> dict[str, object]:
+    fmt, attr = record.format, record.attr
+    return {
+        "channel": record.channel, "index": record.node.id, "maxlength": attr.maxlength, "fragsize": attr.fragsize,
+        "spec": fmt.spec, "map": fmt.wire_map, "source_index": sink.id, "source_name": client.door.source_name(sink),
+        "suspended": sink.suspended, "latency": record.node.latency_ask_ns // 1000, "format": fmt.info(),
+    }  # fmt: skip

@@ -1,0 +1,37 @@
+"""How long a cycle lasts: as the lowest latency asked for wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from millrace.units import NS_PER_S, Frames, HostNs
+
+QUANTA_NS: tuple[HostNs, ...] = (2_500_000, 5_000_000, 10_000_000, 20_000_000, 40_000_000)
+
+
+class Quanta:
+    """The lengths there are at one rate, in frames."""
+
+    def __init__(self, rate: int) -> None:
+        self._frames = [max(1, rate * ns // NS_PER_S) for ns in QUANTA_NS]
+
+    @property
+    def shortest(self) -> Frames:
+        """The grid on which graphs start."""
+        return self._frames[0]
+
+    @property
+    def longest(self) -> Frames:
+        """What every buffer must have room for."""
+        return self._frames[-1]
+
+    def chosen(self, asks_ns: Iterable[HostNs], now: Frames) -> Frames:
+        """The longest that everybody can bear; `now` where nobody asks.
+
+        A client that has run dry comes back soon, and would have to wait for the end of a longer cycle.
+        """
+        ask = min(asks_ns, default=None)
+        if ask is None:
+            return now
+        fits = [frames for frames, ns in zip(self._frames, QUANTA_NS, strict=True) if ns <= ask]
+        return fits[-1] if fits else self.shortest
