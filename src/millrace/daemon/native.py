@@ -36,7 +36,6 @@ from millrace.wire.native.messages import (
     Reply,
     Wait,
     Welcome,
-    encoded_bytes,
     frame,
 )
 from millrace.wire.native.session import NativeWire
@@ -51,8 +50,10 @@ SESSION_BYTES = 24 * 1024
 """What a connection takes."""
 ASKED_MAX = 16
 """Requests of one connection that may wait for somebody's answer."""
-CALL_BYTES, OBJECTS_FACTOR = 512, 64
-"""What a call that waits takes: an empty map of one byte is an object of 64."""
+CALL_BYTES = 512
+"""What a call that waits takes besides its arguments."""
+ARGS_BYTES_MAX = 64 * 1024
+"""As much as a request over HTTP may bring."""
 CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
 GREET_S = 10.0
@@ -340,8 +341,11 @@ class NativeSession:
         if len(self._calls) >= CALLS_MAX:
             self.send(Fault(call.serial, "busy", f"{CALLS_MAX} calls wait already"))
             return
-        size = CALL_BYTES + OBJECTS_FACTOR * encoded_bytes(call.args)
-        if not self.account.fits(("call", self._called), size):
+        size = len(bytes(call.args))
+        if size > ARGS_BYTES_MAX:
+            self.send(Fault(call.serial, "limit", f"arguments of {size} bytes; {ARGS_BYTES_MAX} at most"))
+            return
+        if not self.account.fits(("call", self._called), CALL_BYTES + size):
             self.send(Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes wait already"))
             return
         self._calls.append((self._called, call))

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from millrace.errors import ConfigError
+from millrace.text import printable
 
 Value = str | int | float | bool
 T = TypeVar("T")
@@ -153,9 +154,14 @@ class About(msgspec.Struct):
 
 
 def parsed(kind: type[T], args: Any) -> T:
-    """Arguments as `kind`; ConfigError says which is wrong."""
+    """Arguments, of JSON or as a native call brought them, as `kind`; ConfigError says which is wrong."""
     try:
-        return msgspec.convert(args, kind)
+        if not isinstance(args, msgspec.Raw):
+            return msgspec.convert(args, kind)
+        decoder = msgspec.msgpack.Decoder(kind)
+        return decoder.decode(args)
     except msgspec.ValidationError as error:
         wanted = ", ".join(field.name for field in msgspec.structs.fields(kind)) or "nothing"  # type: ignore[arg-type]
         raise ConfigError(f"{error}; this takes {wanted}") from None
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise ConfigError(f"arguments not understood: {printable(error)}") from None

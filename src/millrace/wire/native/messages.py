@@ -44,11 +44,21 @@ class Hello(msgspec.Struct):
 
 
 class Call(msgspec.Struct):
-    """One command, answered by a Reply or a Fault with its serial."""
+    """One command, answered by a Reply or a Fault with its serial.
+
+    `args` is a map. One that has come is left as it came until it is known what it should be: decoded for its own
+    sake, a message of a megabyte can be millions of objects.
+    """
 
     serial: int
     method: str
-    args: dict[str, Any] = {}
+    args: Any = {}
+
+
+class _Called(msgspec.Struct):
+    serial: int
+    method: str
+    args: msgspec.Raw = msgspec.Raw(b"\x80")
 
 
 class Welcome(msgspec.Struct):
@@ -111,17 +121,13 @@ TYPES: dict[int, type[Message]] = {
 }  # fmt: skip
 _KINDS = {made: kind for kind, made in TYPES.items()}
 _decoders = {kind: msgspec.msgpack.Decoder(made) for kind, made in TYPES.items()}
+_call_decoder = msgspec.msgpack.Decoder(_Called)
 _encoder = msgspec.msgpack.Encoder()
 
 
 def packed(value: Any) -> msgspec.Raw:
     """A value ready to be put into several messages."""
     return msgspec.Raw(_encoder.encode(value))
-
-
-def encoded_bytes(value: Any) -> int:
-    """How long a value is in a message."""
-    return len(_encoder.encode(value))
 
 
 def frame(message: Message, fds: int = 0) -> bytes:
@@ -132,6 +138,9 @@ def frame(message: Message, fds: int = 0) -> bytes:
 
 def decode(kind: int, body: bytes) -> Message | None:
     """A frame's message; None for a kind that this version does not know. RemoteProtocolError for nonsense."""
+    if kind == Kind.CALL:
+        called = understood(_call_decoder.decode, body)
+        return Call(called.serial, called.method, called.args)
     decoder = _decoders.get(kind)
     if decoder is None:
         return None
