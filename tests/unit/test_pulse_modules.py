@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from millrace.doors.pulse.channelmaps import map_for, parse_map
-from millrace.doors.pulse.formats import CommandError, StreamFormat
-from millrace.doors.pulse.modargs import ARGUMENT_MAX, Args, sample_format
+from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, sample_format
+from millrace.doors.pulse.modargs import ARGUMENT_MAX, Args
 from millrace.dsp.convert import SampleFormat
 from millrace.units import default_map
+from millrace.wire.pulse.constants import Encoding
+from millrace.wire.pulse.tagstruct import FormatInfo
 
 VALID = ("sink_name", "sink_properties", "rate", "format", "channels", "channel_map", "remix")
 
@@ -102,3 +104,12 @@ def test_flags_and_formats_have_all_their_names() -> None:
         Args("remix=maybe", VALID).flag("remix", True)
     assert sample_format("S16NE") is sample_format("16") is SampleFormat.S16LE
     assert sample_format("float") is SampleFormat.F32LE and sample_format("24") is None
+
+
+def test_the_formats_api_knows_the_same_names() -> None:
+    default = StreamFormat(SampleFormat.F32LE, 48_000, default_map(2))
+    info = FormatInfo(Encoding.PCM, {"format.channel_map": b'"surround-40"\0', "format.sample_format": b'"s16ne"\0'})
+    assert from_info(info, default).positions == ("front-left", "front-right", "rear-left", "rear-right")
+    assert from_info(info, default).sample is SampleFormat.S16LE
+    with pytest.raises(CommandError):
+        from_info(FormatInfo(Encoding.PCM, {"format.channel_map": b'"left, right"\0'}), default)

@@ -343,7 +343,7 @@ class Daemon:
         guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
         guest.graph.budget.on_refused = lambda what: doctor.no_memory(guest, what)
         guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
-        guest.door.on_failure = lambda module, why: log.info(
+        guest.door.on_failure = lambda module, why: log.warning(
             "guest %s: module %s was not loaded: %s", guest.name, printable(module), printable(why)
         )
         guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)

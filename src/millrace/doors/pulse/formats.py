@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from millrace.doors.pulse.channelmaps import parse_map
 from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import BY_NAME, NAMES, SampleFormat
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
 from millrace.errors import ConfigError, MillraceError
-from millrace.text import parse_json
+from millrace.text import parse_json, quoted
 from millrace.units import MAX_CHANNELS, POSITIONS, RATE_MAX, RATE_MIN, Positions, default_map
 from millrace.wire.pulse.constants import Encoding, Err
 from millrace.wire.pulse.tagstruct import FormatInfo, Props, Spec
+
+_FORMATS = {
+    "u8": "u8", "8": "u8", "s16": "s16le", "16": "s16le", "s16ne": "s16le", "s16re": "s16be",
+    "float": "float32le", "float32": "float32le", "float32ne": "float32le", "float32re": "float32be",
+    "mulaw": "ulaw", "s32": "s32le", "32": "s32le", "s32ne": "s32le", "s32re": "s32be", "s24": "s24le",
+    "s24ne": "s24le", "s24re": "s24be", "s24-32": "s24-32le", "s24-32ne": "s24-32le", "s24-32re": "s24-32be",
+}  # fmt: skip
+"""Second names of sample formats."""
 
 
 class CommandError(MillraceError):
@@ -47,6 +56,12 @@ class StreamFormat(SoundFormat):
                 "format.channel_map": _json(",".join(self.positions)),
             },
         )
+
+
+def sample_format(name: str) -> SampleFormat | None:
+    """A sample format by any of PulseAudio's names."""
+    name = name.lower()
+    return BY_NAME.get(_FORMATS.get(name, name))
 
 
 def _json(value: Any) -> bytes:
@@ -110,15 +125,15 @@ def _whole(value: Any, default: int) -> int:
 def from_info(info: FormatInfo, default: StreamFormat) -> StreamFormat:
     """A PCM format_info to a format, open fields taken from `default`."""
     name = _value(info.props, "format.sample_format")
-    sample = BY_NAME.get(str(name).lower()) if name is not None else default.sample
+    sample = sample_format(str(name)) if name is not None else default.sample
     if sample is None:
         raise CommandError(Err.NOTSUPPORTED, f"sample format {name} is unknown")
     rate = checked_rate(_ranged(_value(info.props, "format.rate"), default.rate))
     text = _value(info.props, "format.channel_map")
     if isinstance(text, str) and text:
-        positions = tuple(part.strip() for part in text.split(","))
-        if not all(p in POSITIONS for p in positions) or len(positions) > MAX_CHANNELS:
-            raise CommandError(Err.INVALID, f"channel map {text!r} is unknown")
+        positions = parse_map(text)
+        if positions is None:
+            raise CommandError(Err.INVALID, f"channel map {quoted(text)} is unknown")
         return StreamFormat(sample, rate, positions)
     channels = _ranged(_value(info.props, "format.channels"), len(default.positions))
     if not 1 <= channels <= MAX_CHANNELS:

@@ -11,8 +11,7 @@ import re
 from collections.abc import Collection
 
 from millrace.doors.pulse.channelmaps import map_for, parse_map
-from millrace.doors.pulse.formats import CommandError, StreamFormat
-from millrace.dsp.convert import BY_NAME, SampleFormat
+from millrace.doors.pulse.formats import CommandError, StreamFormat, sample_format
 from millrace.errors import ConfigError
 from millrace.text import parse_int, quoted
 from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN, Positions
@@ -32,12 +31,6 @@ _BARE_IN_LIST = re.compile(r"(\S*)", re.ASCII)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _TRUE = frozenset({"1", "y", "yes", "t", "true", "on"})
 _FALSE = frozenset({"0", "n", "no", "f", "false", "off"})
-_FORMATS = {
-    "u8": "u8", "8": "u8", "s16": "s16le", "16": "s16le", "s16ne": "s16le", "s16re": "s16be",
-    "float": "float32le", "float32": "float32le", "float32ne": "float32le", "float32re": "float32be",
-    "mulaw": "ulaw", "s32": "s32le", "32": "s32le", "s32ne": "s32le", "s32re": "s32be", "s24": "s24le",
-    "s24ne": "s24le", "s24re": "s24be", "s24-32": "s24-32le", "s24-32ne": "s24-32le", "s24-32re": "s24-32be",
-}  # fmt: skip
 
 
 def wrong(message: str) -> CommandError:
@@ -137,9 +130,3 @@ class Args:
         elif channels is not None and channels != len(positions):
             raise wrong(f"channels={channels}, but the channel map has {len(positions)}")
         return StreamFormat(sample, rate, positions)
-
-
-def sample_format(name: str) -> SampleFormat | None:
-    """A sample format by any of PulseAudio's names."""
-    name = name.lower()
-    return BY_NAME.get(_FORMATS.get(name, name))
