@@ -24,7 +24,7 @@ NAMES = (
 
 def main() -> None:
     """Entry point."""
-    for name in [word for word in sys.argv[1:] if not word.startswith("-")] or NAMES:
+    for name in [word for word in sys.argv[1:] if word[0].isalpha()] or NAMES:
         importlib.import_module(f"bench.{name}").main()
 
 

@@ -97,6 +97,11 @@ def literal(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
+def clean_utf8(text: str) -> bool:
+    """Whether `text` can be written: it holds no lone surrogates, which stand for bytes that were no UTF-8."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def clean(text: str) -> bool:
     """Whether `text` shows as it is."""
     return not any(_unshown(char) for char in text)

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from millrace.daemon import verbs
+from millrace.daemon import verbs, weblog
 from millrace.daemon.access import Access, new_key
 from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
@@ -131,7 +131,9 @@ class Daemon:
         self._listen_tcp(await self._serving(self._web.network()))
 
     async def _serving(self, application: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_S)
+        runner = web.AppRunner(
+            application, access_log=None, logger=weblog.log, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_S
+        )
         self._runners.append(runner)
         await runner.setup()
         return runner

@@ -25,9 +25,11 @@ from millrace.daemon.events import WATCHER_BYTES, EventStream, hang_up
 from millrace.daemon.gate import Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
+from millrace.daemon.origins import parse_host
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
 from millrace.rights.model import Right
+from millrace.text import clean_utf8, printable, quoted
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 
 if TYPE_CHECKING:
@@ -97,6 +99,16 @@ class Attended(NamedTuple):
     cut: Callable[[], None]
 
 
+def _check_headers(request: web.Request) -> None:
+    """Bytes that are no UTF-8 come as surrogates, which nothing further on can write; a handshake is ASCII."""
+    for name, value in request.headers.items():
+        if not (value.isascii() if name.lower().startswith("sec-websocket-") else clean_utf8(value)):
+            raise web.HTTPBadRequest(text=f"the header {printable(name)} is no text\n")
+    host = request.headers.get("Host")
+    if host and parse_host(host) is None:
+        raise web.HTTPBadRequest(text=f"Host: {quoted(host)} is neither HOST nor HOST:PORT\n")
+
+
 class Web:
     """The daemon's HTTP side."""
 
@@ -141,6 +153,7 @@ class Web:
         """A connection is on the doorstep but while it serves somebody who is known."""
         listeners, line = self._daemon.listeners, request.transport
         try:
+            _check_headers(request)
             return await handler(request)
         finally:
             if line is not None and HOLDER in request:

@@ -1,0 +1,245 @@
+"""A daemon under mutated traffic at every door, from every side, and a guest beside it whose sound is judged.
+
+`python -m bench fuzz --minutes 30`, or `python -m tests.fuzz.live [SECONDS] [SEED]`; 1 where anything was found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.attackers import Attacker, Handing, Http, Native, Pulse, WebSocket, tcp, unix
+from tests.fuzz.farends import FarEnds
+
+MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
+GROWTH_MAX_KIB = 384 * 1024
+"""What the daemon may grow by: the guest's budget, and what its allocator keeps."""
+ANSWER_MAX_S = 10.0
+BAD_LINE = re.compile(r"internal error|Traceback|Error:|exception", re.IGNORECASE)
+FORGED = re.compile(r"^forged|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CONFIG = """
+[guest.innocent]
+[guest.victim]
+pulse_tcp = ["127.0.0.1:{port}"]
+"""
+
+
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    seed: int
+    seconds: float = 0.0
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    innocent: dict[str, Any] = field(default_factory=dict)
+    grown_kib: int = 0
+    slowest_answer_s: float = 0.0
+    descriptors: tuple[int, int] = (0, 0)
+    findings: list[str] = field(default_factory=list)
+
+
+class Bench:
+    """One daemon and everybody around it."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.outcome = folder, Outcome(seed)
+        self.env = os.environ | {n: str(folder) for n in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")}
+        for name in ("PULSE_SERVER", "MILLRACE_TOKEN"):
+            self.env.pop(name, None)
+        self.log = folder / "log"
+        (folder / "config.toml").write_text(CONFIG.format(port=_free_port()))
+        self._out = (folder / "out").open("wb")
+        command = [*MILLRACE, "serve", "--listen", "127.0.0.1:0", "--config", str(folder / "config.toml")]
+        self.daemon = subprocess.Popen(command, env=self.env, stdout=self._out, stderr=self.log.open("wb"))
+        self.runtime = folder / "millrace"
+        self._wait_ready()
+        self.address = self._cli("ls", "--json")["listen"]
+        self.owner = (self.runtime / "key").read_text().strip()
+        self.began_kib = self.memory_kib()
+        self.descriptors = self._descriptors()
+
+    def _wait_ready(self) -> None:
+        ends = time.monotonic() + 30
+        while b"ready" not in (self.folder / "out").read_bytes():
+            if self.daemon.poll() is not None or time.monotonic() > ends:
+                raise RuntimeError(f"the daemon did not start: {self.log.read_text()}")
+            time.sleep(0.05)
+
+    def _cli(self, *words: str) -> Any:
+        done = subprocess.run([*MILLRACE, *words], env=self.env, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout) if "--json" in words else done.stdout.strip()
+
+    def memory_kib(self) -> int:
+        """The daemon's resident memory."""
+        for line in Path(f"/proc/{self.daemon.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1])
+        return 0
+
+    def _descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))
+
+    def call(self, method: str, path: str, body: object = None, patience_s: float = ANSWER_MAX_S) -> Any:
+        """Ask as the owner."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.owner}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://{self.address}{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=patience_s) as answer:
+            return json.load(answer)
+
+    def attackers(self, stop: threading.Event) -> list[Attacker]:
+        """A bad client for each door."""
+        host, _, port = self.address.rpartition(":")
+        web = tcp(host, int(port))
+        token = self._cli("token", "new", "--guest", "victim", "--may", "see,hear,speak,control,link", "--name", "fuzz")
+        pulse_port = int(re.findall(r"127.0.0.1:(\d+)\"\]", (self.folder / "config.toml").read_text())[0])
+        seed, victim = self.outcome.seed, self.runtime / "victim"
+        made: list[Attacker] = [
+            Pulse("pulse unix", unix(victim / "pulse"), seed, stop),
+            Pulse("pulse tcp", tcp("127.0.0.1", pulse_port), seed + 1, stop),
+            Native("native", unix(victim / "native"), seed + 2, stop),
+            Http("http", web, seed + 3, stop),
+            WebSocket("websocket", web, seed + 4, stop),
+            Handing("attach.sock", unix(self.runtime / "attach.sock"), seed + 6, stop),
+        ]
+        for one in made:
+            if isinstance(one, Http):
+                one.token = token
+            elif isinstance(one, Pulse):
+                one.cookie = (victim / "cookie").read_bytes()
+        return made
+
+    def watch(self) -> None:
+        """Is it there, and does it answer?"""
+        began = time.monotonic()
+        if self.daemon.poll() is not None:
+            self.outcome.findings.append(f"the daemon ended with {self.daemon.returncode}")
+            return
+        try:
+            self.call("GET", "/health")
+        except OSError as error:
+            self.outcome.findings.append(f"no answer within {ANSWER_MAX_S:.0f} s: {error}")
+        self.outcome.slowest_answer_s = max(self.outcome.slowest_answer_s, time.monotonic() - began)
+        self.outcome.grown_kib = max(self.outcome.grown_kib, self.memory_kib() - self.began_kib)
+
+    def judge_log(self) -> None:
+        """No internal error, and no line or escape that somebody else wrote."""
+        text = self.log.read_bytes() + (self.folder / "out").read_bytes()
+        for line in text.decode("utf-8", "backslashreplace").split("\n"):
+            if BAD_LINE.search(line) or FORGED.search(line):
+                self.outcome.findings.append(f"log: {line[:400]!r}")
+
+    def stop(self) -> None:
+        """End the daemon, as a service manager does."""
+        self.outcome.descriptors = (self.descriptors, self._descriptors())
+        self.daemon.terminate()
+        try:
+            code = self.daemon.wait(30)
+        except subprocess.TimeoutExpired:
+            self.daemon.kill()
+            code = -9
+        if code != 0:
+            self.outcome.findings.append(f"the daemon ended with {code} when it was asked to")
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def run(seconds: float, seed: int, folder: Path) -> Outcome:
+    """Fuzz for so long."""
+    bench = Bench(folder, seed)
+    outcome = bench.outcome
+    ends = FarEnds(folder, seed)
+    stop = threading.Event()
+    innocent = subprocess.Popen(
+        [sys.executable, "-m", "tests.fuzz.innocent", str(bench.runtime / "innocent" / "pulse"),
+         f"ws://{bench.address}/innocent"],
+        env=bench.env | {"MILLRACE_TOKEN": bench.owner}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        for door in ends.doors:
+            bench.call("POST", "/api/v1/guests/victim/doors", {"door": door, "password": "secret"})
+        attackers = bench.attackers(stop)
+        time.sleep(2)
+        began = time.monotonic()
+        for attacker in attackers:
+            attacker.start()
+        while time.monotonic() - began < seconds and bench.daemon.poll() is None:
+            time.sleep(min(2.0, seconds))
+            bench.watch()
+        outcome.seconds = round(time.monotonic() - began, 1)
+        stop.set()
+        for attacker in attackers:
+            attacker.join(10)
+            outcome.counts[attacker.name] = dict(attacker.counts)
+            outcome.findings += attacker.findings
+        outcome.counts |= {kind: {"sessions": n} for kind, n in ends.sessions().items()}
+        time.sleep(1)
+        bench.watch()
+    finally:
+        out, _ = innocent.communicate(timeout=30)
+        ends.close()
+        bench.stop()
+    outcome.innocent = json.loads(out.splitlines()[-1]) if out else {"failed": ["it said nothing"]}
+    bench.judge_log()
+    _judge(outcome)
+    return outcome
+
+
+def _judge(outcome: Outcome) -> None:
+    heard = outcome.innocent
+    if heard.get("wrong") or heard.get("failed") or heard.get("frames", 0) < (outcome.seconds - 1) * 48_000:
+        outcome.findings.append(f"the innocent guest: {heard}")
+    if outcome.grown_kib > GROWTH_MAX_KIB:
+        outcome.findings.append(f"the daemon grew by {outcome.grown_kib // 1024} MiB")
+
+
+def shown(outcome: Outcome) -> str:
+    """For people."""
+    total: Counter[str] = Counter()
+    for counts in outcome.counts.values():
+        total.update({key: n for key, n in counts.items() if key in ("sessions", "messages")})
+    spoken = f"{total['sessions']} sessions, {total['messages']} messages"
+    lines = [f"seed {outcome.seed}, {outcome.seconds:.0f} s: {spoken}"]
+    for name, counts in outcome.counts.items():
+        lines.append(f"  {name}: {', '.join(f'{key} {n}' for key, n in counts.items())}")
+    heard = outcome.innocent
+    lines.append(f"innocent guest: {heard.get('frames')} frames heard, {heard.get('wrong')} of them wrong")
+    lines.append(
+        f"daemon: grown by {outcome.grown_kib // 1024} MiB at most, slowest answer {outcome.slowest_answer_s:.2f} s,"
+        f" descriptors {outcome.descriptors[0]} before and {outcome.descriptors[1]} after"
+    )
+    lines += [f"FOUND {finding}" for finding in outcome.findings[:40]] or ["nothing was found"]
+    return "\n".join(lines)
+
+
+def main(seconds: float, seed: int) -> int:
+    """Fuzz, and say what came of it; a log with findings is kept."""
+    with tempfile.TemporaryDirectory(prefix="mrfuzz") as name:
+        outcome = run(seconds, seed, Path(name))
+        print(shown(outcome), flush=True)
+        if outcome.findings:
+            kept = Path(tempfile.gettempdir()) / f"millrace-fuzz-{seed}.log"
+            kept.write_bytes((Path(name) / "log").read_bytes())
+            print(f"the daemon's log: {kept}")
+    return 1 if outcome.findings else 0
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    sys.exit(main(float(given[0]) if given else 60.0, int(given[1]) if len(given) > 1 else time.time_ns() % 2**31))

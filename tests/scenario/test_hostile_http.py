@@ -1,0 +1,83 @@
+"""Requests as no browser makes them: each is answered by 4xx and a sentence, and the log stays the daemon's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config, GuestConfig
+
+TOKEN = "a-token-of-some-length"
+KNOWN = f"Authorization: Bearer {TOKEN}\r\n".encode()
+UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+def request(line: bytes, *headers: bytes, body: bytes = b"") -> bytes:
+    size = b"Content-Length: %d\r\n" % len(body) if body else b""
+    host = b"" if any(header.startswith(b"Host:") for header in headers) else b"Host: localhost\r\n"
+    return line + b" HTTP/1.1\r\n" + host + b"".join(headers) + size + b"Connection: close\r\n\r\n" + body
+
+
+def post(body: bytes) -> bytes:
+    return request(b"POST /api/v1/set", KNOWN, body=body)
+
+
+ODD = {
+    "host that is no address": request(b"GET /api/v1/state", b"Host: [::1\r\n", KNOWN),
+    "host that is no text": request(b"GET /api/v1/state", b"Host: \xff\xfe\r\n", KNOWN),
+    "origin that is no address": request(b"GET /api/v1/state", b"Origin: http://[\r\n", KNOWN),
+    "origin with a port beyond": request(b"GET /api/v1/state", b"Origin: http://localhost:99999999\r\n", KNOWN),
+    "two origins": request(b"GET /api/v1/state", b"Origin: http://localhost\r\nOrigin: null\r\n", KNOWN),
+    "header that is no text": request(b"GET /api/v1/state", b"X-Odd: \xc3\x28\r\n", KNOWN),
+    "token that is no text": request(b"GET /api/v1/state", b"Authorization: Bearer \xff\xff\r\n"),
+    "cookie that is no text": request(b"GET /api/v1/state", b"Cookie: millrace=\xff\xff\r\n"),
+    "handshake that is no text": request(b"GET /alice", KNOWN, UPGRADE, b"Sec-WebSocket-Key: \xc3\xa9\r\n"),
+    "handshake with another version": request(b"GET /alice", KNOWN, UPGRADE.replace(b"13", b"99"), KEY),
+    "upgrade that is no text": request(b"GET /alice", KNOWN, b"Upgrade: \xff\r\nConnection: Upgrade\r\n"),
+    "body that is no text": post(b'{"target": "\xff\xfe"}'),
+    "lone surrogate": post(b'{"target": "\\ud800", "settings": {}}'),
+    "deep body": post(b"[" * 10_000),
+    "deep object": post(b'{"target":' * 10_000),
+    "huge number": post(b'{"target": ' + b"9" * 5_000 + b"}"),
+    "number of another script": post('{"target": "sink/²", "settings": {"volume": "١٢"}}'.encode()),
+    "body beyond the size": post(b"x" * 70_000),
+    "path with escapes": request(b"GET /%1b[2J%0aforged%0d%00", KNOWN),
+    "long path": request(b"GET /" + b"a/" * 3_000, KNOWN),
+    "path beyond the size": request(b"GET /" + b"a" * 9_000, KNOWN),
+    "path that is no text": request(b"GET /%ff%fe", KNOWN),
+    "query that is no text": request(b"GET /api/v1/explain?target=%ff%fe", KNOWN),
+    "method with escapes": b"G\x1b[2JT / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no HTTP at all": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+}
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_an_odd_request_is_refused_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: str) -> None:
+    async def main() -> bytes:
+        places = {"runtime": tmp_path / "r", "state": tmp_path / "s" / "state.db"}
+        daemon = Daemon(Config("127.0.0.1:0", guests=(GuestConfig("alice"),), token=TOKEN, **places))
+        try:
+            await daemon.start()
+            host, _, port = daemon.address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(ODD[odd])
+            async with asyncio.timeout(10):
+                answer = await reader.read(100_000)
+            writer.close()
+            return answer
+        finally:
+            await daemon.stop()
+
+    with caplog.at_level(logging.DEBUG):
+        answer = asyncio.run(main())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head[9:10] == b"4", head[:200]
+    assert body.strip() and len(body) < 4_000
+    for record in caplog.records:
+        shown = logging.Formatter().format(record)
+        assert record.exc_info is None and shown.isprintable(), shown
