@@ -25,6 +25,7 @@ from millrace.rights.model import OWNER
 from millrace.rights.tokens import digest_of
 from millrace.sim.rig import Rig
 from millrace.wire.pulse.constants import Command, Err
+from tests.places import fill, small_disk
 
 Test = Callable[[Daemon], Awaitable[None]]
 
@@ -278,3 +279,21 @@ def test_a_client_that_goes_amid_its_call_leaves_a_whole_change(tmp_path: Path) 
         assert list(daemon.store.guests()) == ["bob"]
 
     running(tmp_path, test)
+
+
+def test_a_full_runtime_folder_refuses_a_guest_and_leaves_nothing_of_it(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        before, there = await everything(daemon), sorted(daemon.config.runtime.rglob("*"))
+        fill(tmp_path / "d")
+        with pytest.raises(ConfigError, match="No space left"):
+            await ask(daemon, "guest.add", name="bob")
+        assert await everything(daemon) == before and daemon.store.guests() == {}
+        made = {path for path in daemon.config.runtime.rglob("*") if not path.is_dir()} - set(there)
+        assert not made, made
+        (tmp_path / "d" / "filler").unlink()
+        await ask(daemon, "guest.add", name="bob")
+
+    with small_disk(tmp_path / "d") as mounted:
+        if not mounted:
+            pytest.skip("no disk can be mounted here")
+        running(tmp_path, test, runtime=tmp_path / "d" / "r")
