@@ -189,7 +189,8 @@ class Scene:
         """One request to the daemon; the answer's JSON, or None where it was refused."""
         line = http.client.HTTPConnection(self.bus.listen, timeout=10)
         try:
-            line.request(method, path, None if body is None else json.dumps(body), headers or {})
+            known = {"Authorization": f"Bearer {self.bus.key}"} | (headers or {})
+            line.request(method, path, None if body is None else json.dumps(body), known)
             answer = line.getresponse()
             text = answer.read()
             return json.loads(text) if answer.status == 200 and text else None
