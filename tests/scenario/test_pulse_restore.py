@@ -300,7 +300,12 @@ def test_a_rule_for_recorders_is_applied_where_their_clients_may_record() -> Non
     client.ask(Command.EXTENSION, **a_write(SET, {group: rule}, at_once=True))
     (shown,) = client.ask_list(Command.GET_SOURCE_OUTPUT_INFO_LIST)
     assert shown["volume"] == (0x8000, 0x8000) and shown["mute"] and record.node.sink is rig.sink
+    fields = record_fields(S16, (1, 2), props=props)
+    assert client.error(Command.CREATE_RECORD_STREAM, **fields) == Err.ACCESS, "the default is the microphone"
     rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
+    new = client.ask(Command.CREATE_RECORD_STREAM, **fields)
+    assert new["source_name"] == "microphone" and rig.door.records[new["index"]].mute
+    assert rig.door.records[new["index"]].gains == (0.125, 0.125)
     client.ask(Command.EXTENSION, **a_write(SET, {group: rule}, at_once=True))
     assert record.node.sink is not None and record.node.sink.name == "microphone"
 

@@ -71,7 +71,7 @@ def test_what_a_person_set_is_learnt_and_comes_back_for_the_next_stream_of_that_
     # Our own changes come back as changes, one after the other: nothing is learnt of them.
     for ours in ({"levels": [0x6000, 0x8000]}, {"levels": [0x6000, 0x8000], "sink": "sink/2", "placed": True}):
         assert not policy.seen(8, "stream", "alice", stream(8, remembered=remembered, **ours), False)
-    own = stream(9, chosen=["volume", "sink"], remembered=remembered)
+    own = stream(9, chosen=["volume", "mute", "sink"], remembered=remembered | {"mute": True})
     assert not policy.seen(9, "stream", "alice", own, True)
 
 

@@ -137,18 +137,18 @@ class Policy:
         target = self._sink(stream.guest, named) if named else None
         out: list[Command] = []
         settings: dict[str, Any] = {}
-        if kept["levels"] and tuple(kept["levels"]) != levels:
+        if kept["levels"] and tuple(kept["levels"]) != levels and "volume" not in own:
             levels = tuple(kept["levels"])
             settings["volume"] = ",".join(f"{min(level, LEVEL_MAX) / 655.36:.6f}%" for level in levels)
-        if kept["mute"] is not None and kept["mute"] != mute:
+        if kept["mute"] is not None and kept["mute"] != mute and "mute" not in own:
             settings["mute"] = mute = kept["mute"]
-        if settings and "volume" not in own:
+        if settings:
             out.append(Command("set", {"target": stream.key, "settings": settings}))
         if target and target != sink and "sink" not in own:
             out.append(Command("move", {"target": stream.key, "to": target, "guest": stream.guest}))
             sink = target
         if out:
-            stream.wanted = _Seen(levels, mute, sink) if "volume" not in own else stream.seen._replace(sink=sink)
+            stream.wanted = _Seen(levels, mute, sink)
         return out
 
     def _kept(self, shown: dict[str, Any]) -> dict[str, Any]:

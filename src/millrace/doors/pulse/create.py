@@ -18,7 +18,9 @@ from millrace.doors.pulse.formats import (
 )
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.restore import GROUPED_BY, INPUT, Rule, group_of
 from millrace.dsp.channels import Mapping
+from millrace.dsp.mix import cubic_to_gain
 from millrace.dsp.resample import SINC_HOLDS, holds_ns
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.units import RATE_MIN, HostNs, frames_to_ns
@@ -192,13 +194,26 @@ def _only_stream(client: PulseClient, f: Fields) -> Stream | None:
 
 def _source_for(client: PulseClient, f: Fields, only: Stream | None) -> Sink:
     named = f["source_index"] != NO_INDEX or bool(f["source_name"])
-    if only is None or named:
-        sink = client.door.find_source(f["source_index"], f["source_name"])
-    else:
-        sink = only.sink
+    if only is None and not named:
+        return _remembered_source(client, f) or client.door.recorded_by_default()
+    sink = client.door.find_source(f["source_index"], f["source_name"]) if named or only is None else only.sink
     if only is not None and sink is not only.sink:
         raise CommandError(Err.INVALID, f"{only.key} does not play to {sink.name}")
     return sink
+
+
+def _remembered(client: PulseClient, f: Fields) -> Rule:
+    """What recorders like this get."""
+    props = client.props | f["props"]
+    group = group_of({key: prop_text(props, key) for key in GROUPED_BY}, INPUT)
+    return client.door.rules.restored(group) or Rule()
+
+
+def _remembered_source(client: PulseClient, f: Fields) -> Sink | None:
+    """Where its like were put, if its client may record there without being asked."""
+    door, name = client.door, _remembered(client, f).device
+    source = next((mix for mix in door.graph.mixes() if name and door.source_name(mix) == name), None)
+    return source if source is not None and door.may_record(client, source) else None
 
 
 def _record_stream(client: PulseClient, f: Fields, fmt: StreamFormat) -> RecordStream:
@@ -213,9 +228,12 @@ def _record_stream(client: PulseClient, f: Fields, fmt: StreamFormat) -> RecordS
     record = RecordStream(
         client, client.take_channel(), fmt, attr, node, graph, props, f["peak_detect"], glide=f["variable_rate"]
     )
+    rule = _remembered(client, f)
     if f.get("volume_set") and f.get("volume"):
         record.gains = _gains(f, fmt)
-    record.mute = bool(f.get("muted") and f.get("muted_set"))
+    elif levels := rule.fitted(len(fmt.positions)):
+        record.gains = tuple(cubic_to_gain(level) for level in levels)
+    record.mute = bool(f.get("muted")) if f.get("muted_set") else bool(rule.mute)
     record.fail_on_suspend = bool(f.get("fail_on_suspend"))
     record.keeps_awake = not f.get("dont_inhibit_auto_suspend")
     record.set_active(not f["corked"])
