@@ -279,9 +279,51 @@ def calls(pulse: str, native: str) -> None:
         time.sleep(0.01)
 
 
+def web(pulse: str, native: str) -> None:
+    """Empty messages on 20 WebSockets, of listeners and of watchers, and requests for the state on 10 lines."""
+    host, _, port = os.environ["ATTACK"].partition(":")
+    head = f"Host: {host}:{port}\r\nAuthorization: Bearer {os.environ['ATTACK_TOKEN']}\r\n"
+    upgrade = (
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    )
+    empty = b"\x81\x80\0\0\0\0" * 4_000
+    asked = f"GET /api/v1/state HTTP/1.1\r\n{head}\r\n".encode() * 20
+    lines: dict[socket.socket, bytes] = {}
+
+    def connect(number: int) -> None:
+        path = "/worst" if number % 2 else "/api/v1/events"
+        sock = socket.create_connection((host, int(port)))
+        if number < 20:
+            sock.sendall(f"GET {path} HTTP/1.1\r\n{head}{upgrade}\r\n".encode())
+        sock.setblocking(False)
+        lines[sock] = empty if number < 20 else asked
+
+    for number in range(30):
+        connect(number)
+    while left():
+        for sock, data in list(lines.items()):
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    sent = sock.send(data)
+                    tally["messages by WebSocket" if data is empty else "bytes of HTTP requests"] += (
+                        sent // 6 if data is empty else sent
+                    )
+                    while sock.recv(1 << 18):
+                        pass
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    sock.close()
+                    del lines[sock]
+                    tally["connections cut off"] += 1
+                    connect(0 if data is empty else 20)
+        time.sleep(0.002)
+
+
 KINDS: dict[str, Callable[[str, str], None]] = {
     run.__name__: run
-    for run in (streams, resampled, recorders, uploads, fuzz, connections, properties, sinks, lists, calls)
+    for run in (streams, resampled, recorders, uploads, fuzz, connections, properties, sinks, lists, calls, web)
 }
 
 

@@ -60,7 +60,9 @@ def music(seconds: float, rate: int = 48_000, seed: int = 1) -> np.ndarray:
 class Daemon:
     """A daemon under measurement."""
 
-    def __init__(self, runtime: Path, *args: str, listen: str = "127.0.0.1:0", ppm: float = 0.0) -> None:
+    def __init__(
+        self, runtime: Path, *args: str, listen: str = "127.0.0.1:0", ppm: float = 0.0, log: int | None = None
+    ) -> None:
         self.runtime = runtime
         command = [sys.executable, "-m", "bench.skewed"] if ppm else MILLRACE
         self.env = os.environ | {
@@ -70,8 +72,9 @@ class Daemon:
             self.env.pop(name, None)
         began = time.monotonic()
         self.process = subprocess.Popen(
-            [*command, "serve", "--listen", listen, *args], env=self.env | {"PPM": f"{ppm}"}, stdout=subprocess.PIPE
-        )
+            [*command, "serve", "--listen", listen, *args], env=self.env | {"PPM": f"{ppm}"},
+            stdout=subprocess.PIPE, stderr=log,
+        )  # fmt: skip
         assert self.process.stdout is not None
         while b"ready;" not in self.process.stdout.readline():
             assert self.process.poll() is None, "the daemon ended"
@@ -103,10 +106,10 @@ class Daemon:
 
 
 @contextmanager
-def daemon(*args: str, ppm: float = 0.0) -> Iterator[Daemon]:
+def daemon(*args: str, ppm: float = 0.0, log: int | None = None) -> Iterator[Daemon]:
     """A daemon in a directory of its own, on a clock that is off by `ppm`."""
     with tempfile.TemporaryDirectory(prefix="mr") as name:
-        one = Daemon(Path(name), *args, ppm=ppm)
+        one = Daemon(Path(name), *args, ppm=ppm, log=log)
         try:
             yield one
         finally:

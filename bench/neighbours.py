@@ -81,10 +81,13 @@ class Neighbour:
 def attack(target: Daemon, names: list[str], seconds: float, start: Any) -> list[str]:
     """The worst programs in guest `worst` of `target`, all at once; what each did."""
     native = f"{target.runtime}/millrace/worst/native"
+    asked = [*MILLRACE, "token", "new", "--guest", "worst", "--may", "hear,speak,control,link"]
+    token = subprocess.run(asked, env=target.env, capture_output=True, text=True, check=True).stdout.strip()
+    env = target.env | {"ATTACK": target.listen, "ATTACK_TOKEN": token}
     running = [
         start(
             sys.executable, "-m", "bench.attack", name, target.pulse("worst").removeprefix("unix:"), native,
-            str(seconds), stdout=subprocess.PIPE, text=True,
+            str(seconds), stdout=subprocess.PIPE, text=True, env=env,
         )
         for name in names
     ]  # fmt: skip
@@ -115,7 +118,7 @@ def incidents(bus: Daemon, guest: str) -> dict[str, int]:
 def run(names: list[str]) -> None:
     """Quiet, each kind, all at once, and all at once against another daemon."""
     total = QUIET_S + len(names) * (EACH_S + 2 * SETTLE_S) + 2 * (ALL_S + 2 * SETTLE_S) + 30
-    with daemon("--guest", "neighbour", "--guest", "worst") as bus, processes() as start:
+    with daemon("--guest", "neighbour", "--guest", "worst", log=subprocess.DEVNULL) as bus, processes() as start:
         with tempfile.TemporaryDirectory(prefix="mr") as name:
             neighbour = Neighbour(bus, Path(name), total, start)
             time.sleep(SETTLE_S)
@@ -129,7 +132,7 @@ def run(names: list[str]) -> None:
 
             time.sleep(QUIET_S)
             tell("nothing", ["the neighbour alone"])
-            with daemon("--guest", "worst") as other:
+            with daemon("--guest", "worst", log=subprocess.DEVNULL) as other:
                 attack(other, names, ALL_S, start)
             tell("elsewhere", ["all at once, against another daemon"])
             for kind in names:

@@ -14,7 +14,6 @@ from millrace.daemon.answers import send
 from millrace.daemon.commands import Command, Commands
 from millrace.daemon.openapi import describe
 from millrace.errors import ConfigError
-from millrace.io.turns import Turns
 from millrace.rights.model import Holder
 from millrace.text import parse_json
 
@@ -50,12 +49,10 @@ async def _whole(request: web.Request) -> bytes:
 
 
 class Api:
-    """Handlers of /api/v1. Each request is served at its holder's expense."""
+    """Handlers of /api/v1."""
 
-    def __init__(
-        self, commands: Commands, turns_of: Callable[[Holder], Turns], budget_of: Callable[[Holder], Budget]
-    ) -> None:
-        self._commands, self._turns_of, self._budget_of = commands, turns_of, budget_of
+    def __init__(self, commands: Commands, budget_of: Callable[[Holder], Budget]) -> None:
+        self._commands, self._budget_of = commands, budget_of
 
     def routes(self) -> list[web.RouteDef]:
         """Where they are."""
@@ -65,13 +62,9 @@ class Api:
     def _route(self, command: Command) -> web.RouteDef:
         async def handle(request: web.Request) -> web.StreamResponse:
             holder = holder_of(request)
-            body = await self._turns_of(holder).do(answer(request))
+            body = json.dumps(await self._commands.run(holder, command.name, await arguments_of(request))).encode()
             headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
             return await send(request, body, headers, self._budget_of(holder))
-
-        async def answer(request: web.Request) -> bytes:
-            answer = await self._commands.run(holder_of(request), command.name, await arguments_of(request))
-            return json.dumps(answer).encode()
 
         return web.route(command.method, PREFIX + command.path, handle)
 

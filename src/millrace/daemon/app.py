@@ -45,6 +45,7 @@ from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
 from millrace.io.listeners import Acceptor, Listeners
 from millrace.io.locks import FileLock
+from millrace.io.metered import Metered
 from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCKET, RUNTIME_LOCK
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_tcp, bind_unix, outward_address, own_secret, private_dir
@@ -140,8 +141,10 @@ class Daemon:
 
     def _open(self, sock: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None = None) -> None:
         """Serve HTTP there. What strangers cost is nobody's else."""
-        assert runner.server is not None
-        self._doors.append(self.listeners.serve(sock, Turns(), runner.server, tls))
+        server = runner.server
+        assert server is not None
+        strangers = Turns()
+        self._doors.append(self.listeners.serve(sock, strangers, lambda: Metered(server(), strangers), tls))
 
     def _listen_tcp(self, runner: web.AppRunner) -> None:
         host, port = parse_address(self.config.listen, "listen")

@@ -28,7 +28,8 @@ from millrace.daemon.metrics import exposition
 from millrace.daemon.origins import parse_host
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
-from millrace.rights.model import Right
+from millrace.io.metered import charge
+from millrace.rights.model import Holder, Right
 from millrace.text import clean_utf8, printable, quoted
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 
@@ -118,7 +119,7 @@ class Web:
         cookies = Cookies(cookie_name(str(config.state), config.listen), access.key)
         self._private = PrivateGate(access, cookies, config.addresses)
         self._network = NetworkGate(access, cookies, config.addresses, config.certificates)
-        self._api = Api(daemon.commands, daemon.turns_of, daemon.budgets.of)
+        self._api = Api(daemon.commands, daemon.budgets.of)
         self._sockets: dict[ListenerSession, Attended] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -161,6 +162,18 @@ class Web:
             elif line is not None:
                 listeners.arrive(line)
 
+    async def _known(self, holder: Holder, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Serve somebody, at their expense: this request, and what comes after it."""
+        request[HOLDER], turns = holder, self._daemon.turns_of(holder)
+        if request.transport is not None:
+            self._daemon.listeners.doorstep.enter(request.transport)
+            charge(request.transport, turns)
+
+        async def serve() -> web.StreamResponse:
+            return await handler(request)
+
+        return await turns.do(serve())
+
     async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in PUBLIC or request.path.startswith("/page/"):
             return await handler(request)
@@ -168,9 +181,7 @@ class Web:
         try:
             # A link is let in by its own handler, and nowhere else.
             if request.path != "/session":
-                request[HOLDER] = gate.holder(request)
-                if request.transport is not None:
-                    self._daemon.listeners.doorstep.enter(request.transport)
+                return await self._known(gate.holder(request), request, handler)
             return await handler(request)
         except web.HTTPException as error:
             if error.status in REFUSALS:
@@ -246,6 +257,7 @@ class Web:
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
         socket_ = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, compress=False)
         assert request.transport is not None
+        charge(request.transport, guest.turns)
         line = Line(request.transport)
         address = request[ADDRESS]
         id_ = self._daemon.ids.take()

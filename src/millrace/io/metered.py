@@ -1,0 +1,84 @@
+"""Somebody else's protocol, fed in turns: what HTTP and WebSockets cost to parse is their sender's expense."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from millrace.io.turns import Turns
+
+STEP_BYTES = 4 * 1024
+"""What is read and parsed in one step: some hundred of the smallest messages."""
+
+
+class Metered(asyncio.BufferedProtocol):
+    """Hands `inner` what comes, a step at a time, at the expense of `turns`; who is known gets others."""
+
+    first = False
+    _buffer = memoryview(bytearray(STEP_BYTES))
+
+    def __init__(self, inner: asyncio.Protocol, turns: Turns) -> None:
+        self._inner, self.turns = inner, turns
+        self._transport: asyncio.Transport | None = None
+        self._kept = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._inner.connection_made(transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See asyncio."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See asyncio."""
+        data = bytes(self._buffer[:nbytes])
+        if self._kept or not self.turns.ready():
+            self._kept += data
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.pause_reading()
+            self.turns.wait(self)
+        else:
+            with self.turns:
+                self._inner.data_received(data)
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        kept, self._kept = self._kept, b""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return True
+        if kept:
+            self._inner.data_received(kept)
+        # aiohttp pauses its transport too, and then resumes it itself.
+        if not transport.is_closing() and not getattr(self._inner, "_reading_paused", False):
+            transport.resume_reading()
+        return True
+
+    def eof_received(self) -> bool | None:
+        """See asyncio."""
+        if self._kept:
+            kept, self._kept = self._kept, b""
+            self._inner.data_received(kept)
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._transport = None
+        self._inner.connection_lost(exc)
+
+
+def charge(transport: asyncio.Transport | None, turns: Turns) -> None:
+    """From here on what comes by that connection is at the expense of `turns`."""
+    protocol = transport.get_protocol() if transport is not None else None
+    if isinstance(protocol, Metered):
+        protocol.turns = turns
