@@ -146,8 +146,8 @@ def _write(client: PulseClient, request: Request, reader: Reader) -> None:
         if full:
             client.fail(request, Err.TOOLARGE)
             return
-        for name, rule in new.items() if at_once else ():
-            apply(door, name, rule)
+        if at_once:
+            apply(door, new)
         _reply(client, request)
 
     _turn(client, request, changes, done)
@@ -162,14 +162,14 @@ def _delete(client: PulseClient, request: Request, reader: Reader) -> None:
     _turn(client, request, lambda: {name: None for name in names if name in kept}, lambda: _reply(client, request))
 
 
-def apply(door: PulseDoor, name: str, rule: Rule) -> None:
-    """Give the streams of a group what a rule says, now; recorders go only where their clients may record."""
+def apply(door: PulseDoor, rules: dict[str, Rule]) -> None:
+    """Give all streams what rules say, now; recorders go only where their clients may record."""
     for stream in list(door.graph.streams.values()):
-        if group_of(door.props_of(stream)) == name:
+        if rule := rules.get(group_of(door.props_of(stream))):
             _apply(door, stream, rule)
     for record in list(door.records.values()):
         texts = {key: prop_text(record.props, key) for key in GROUPED_BY}
-        if group_of(texts, INPUT) == name:
+        if rule := rules.get(group_of(texts, INPUT)):
             _apply_to_record(door, record, rule)
 
 
