@@ -2,9 +2,10 @@
 // command line's listener (docs/peer-protocol.md), decodes, and hands sound to the worklet by a port of their own.
 import { Blame } from "./blame.js";
 import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
+import { Allowance, HEADER_BYTES, MEDIA, Refusal, checkedFormat, formatAllowance, parseMessage, parsePacket, plain } from "./messages.js";
 
-const HEADER_BYTES = 24, MEDIA = 1, MEDIA_FOLLOWS = 2, PING_MS = 2000, REPORT_MS = 500, AGAIN_MS = [100, 200, 400, 500];
-const PULSE_MS = 50, UNSURE = NS_PER_S, STOOD = 250 * NS_PER_MS, STATS = 250 * NS_PER_MS;
+const PING_MS = 2000, REPORT_MS = 500, AGAIN_MS = [100, 200, 400, 500];
+const DAMAGED_MS = 20, PULSE_MS = 50, UNSURE = NS_PER_S, STOOD = 250 * NS_PER_MS, STATS = 250 * NS_PER_MS;
 let origin = 0;
 const nowNs = () => (performance.now() + performance.timeOrigin - origin) * 1e6;
 
@@ -21,11 +22,11 @@ async function loadedOpus() {
   return "opus-decoder" in globalThis;
 }
 
-/** A decoder of WebCodecs, or one in WebAssembly with the same few methods; `put` takes its planes. */
-async function opusDecoder(format, own, put) {
-  const fail = (error) => on("refused", String(error)), channels = format.positions.length;
+/** A decoder of WebCodecs, or one in WebAssembly with the same few methods; `put` takes its planes, `damaged` hears that it gave up. */
+async function opusDecoder(format, own, put, damaged) {
+  const channels = format.positions.length;
   if (own) {
-    const made = new AudioDecoder({ output: (data) => put(planesOf(data)), error: fail });
+    const made = new AudioDecoder({ output: (data) => put(planesOf(data)), error: damaged });
     made.configure({ codec: "opus", sampleRate: format.rate, numberOfChannels: channels });
     return {
       decode: (payload, position) => made.decode(new EncodedAudioChunk({ type: "key", timestamp: position * 1e6 / format.rate, data: payload })),
@@ -56,6 +57,7 @@ class Line {
     this.blame = new Blame(PULSE_MS * NS_PER_MS); this.holes = []; this.lost = this.unclaimed = 0;
     if (voice) this.voice = new Voice(voice, (message) => this.send(message), (packet) => this.packet(packet));
     this.clock = new OffsetFilter();
+    this.allowance = new Allowance(); this.formats = formatAllowance();
     this.tries = 0; this.bytes = 0; this.welcome = null; this.first = null; this.stats = null; this.device = 0;
     port.onmessage = ({ data }) => this.told(data);
   }
@@ -73,7 +75,7 @@ class Line {
     const line = this.line = new WebSocket(this.url);
     line.binaryType = "arraybuffer";
     line.onopen = () => { this.send(this.hello); this.send({ type: "ping", t: Math.round(nowNs()) }); };
-    line.onmessage = ({ data }) => (typeof data === "string" ? this.control(JSON.parse(data)) : this.media(data));
+    line.onmessage = ({ data }) => this.heard(data);
     line.onclose = () => this.broken();
   }
 
@@ -109,6 +111,17 @@ class Line {
     close();
   }
 
+  /** What can't be understood ends the line: a server that says such things would say them again. */
+  heard(data) {
+    try {
+      if (typeof data === "string") this.control(parseMessage(data)); else this.media(data);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      on("ended", error.message);
+      this.stop();
+    }
+  }
+
   control(message) {
     const now = nowNs();
     if (message.type === "ping") this.send({ type: "pong", t: message.t, now: Math.round(now) });
@@ -117,7 +130,7 @@ class Line {
       if (this.welcome) { this.clock = new OffsetFilter(); this.port.postMessage({ what: "rejoined" }); }
       this.tries = 0; this.welcome = message;
       on("joined", message);
-    } else if (message.type === "format") this.format(message.format);
+    } else if (message.type === "format") this.format(message.format, now);
     else if (message.type === "microphone") {
       this.voice?.speak(message.allowed && message.wanted);
       on("microphone", !message.allowed ? "forbidden" : message.wanted ? "on" : "ready");
@@ -126,32 +139,45 @@ class Line {
       if (latency && latency !== this.hello.latency) { this.hello.latency = latency; this.port.postMessage({ what: "profile", name: latency }); }
       on("settings", message.settings);
     } else if (message.type === "silence") { this.blame.silence(); this.flushed(() => this.port.postMessage({ what: "silence" })); }
-    else if (message.type === "error") on("refused", message.message);
-    else if (message.type === "bye" && !message.again) { on("ended", message.reason); this.stop(); }
+    else if (message.type === "error") on("refused", plain(message.message));
+    else if (message.type === "bye" && message.again === false) { on("ended", plain(message.reason)); this.stop(); }
   }
 
-  async format(format) {
-    this.current = format;
+  format(given, now) {
+    if (!this.formats.take(1, now)) throw new Refusal("The server changes the format of its sound again and again.");
+    const format = this.current = checkedFormat(given);
     this.waiting = [];
     this.blame.silence();
     this.decoder?.close();
     this.decoder = null;
     const channels = format.positions.length, codec = format.lookahead * NS_PER_S / format.rate;
     this.port.postMessage({ what: "format", rate: format.rate, channels, codec });
-    if (format.codec !== "opus") return;
-    const made = await opusDecoder(format, this.own, (planes) => this.decoded(planes));
-    if (this.current === format) this.decoder = made; else made.close();
+    if (format.codec === "opus") this.decode(format);
+  }
+
+  /** A decoder for `format`; one that meets damage is followed by another, and what came meanwhile is lost. */
+  async decode(format) {
+    const damaged = () => {
+      if (this.current !== format) return;
+      this.decoder = null; this.lost += Math.max(1, this.waiting.length); this.waiting = [];
+      setTimeout(() => { if (this.current === format && !this.decoder) this.decode(format); }, DAMAGED_MS);
+    };
+    try {
+      const made = await opusDecoder(format, this.own, (planes) => this.decoded(planes), damaged);
+      if (this.current === format) this.decoder = made; else made.close();
+    } catch (error) {
+      on("refused", `This browser can't decode the sound: ${plain(error)}`);
+    }
   }
 
   media(buffer) {
-    const now = nowNs(), view = new DataView(buffer), kind = view.getUint8(0), format = this.current;
-    if (buffer.byteLength < HEADER_BYTES || (kind !== MEDIA && kind !== MEDIA_FOLLOWS) || !format) return;
-    if (view.getUint8(1) !== (format.generation & 255)) return;
-    const frames = view.getUint16(2, true), position = Number(view.getBigUint64(8, true)), hostNs = Number(view.getBigUint64(16, true));
-    const length = frames * NS_PER_S / format.rate;
-    this.port.postMessage({ what: "arrived", media: hostNs, length, now, follows: kind === MEDIA_FOLLOWS });
-    this.unclaimed += this.blame.arrived(now, length, view.getUint32(4, true), kind === MEDIA_FOLLOWS);
-    const media = hostNs - format.lookahead * NS_PER_S / format.rate, payload = new Uint8Array(buffer, HEADER_BYTES);
+    const now = nowNs(), format = this.current, packet = parsePacket(buffer, format);
+    if (!packet) return;
+    const { frames, sequence, position, hostNs, follows, payload } = packet, length = frames * NS_PER_S / format.rate;
+    if (!this.allowance.take(length, now)) return;
+    this.port.postMessage({ what: "arrived", media: hostNs, length, now, follows });
+    this.unclaimed += this.blame.arrived(now, length, sequence, follows);
+    const media = hostNs - format.lookahead * NS_PER_S / format.rate;
     this.bytes += buffer.byteLength;
     if (format.codec !== "opus") { this.block(media, pcm(format, payload)); return; }
     if (!this.decoder) return;
@@ -159,9 +185,11 @@ class Line {
     this.decoder.decode(payload, position);
   }
 
+  /** Damage may decode to nothing, or to another length: then it was lost. */
   decoded(planes) {
     const media = this.waiting.shift();
-    if (media !== undefined) this.block(media, planes);
+    if (planes.length !== this.current.positions.length || !planes[0].length) this.lost++;
+    else if (media !== undefined) this.block(media, planes);
   }
 
   block(media, planes) {

@@ -1,0 +1,136 @@
+"""The page meets a bad server: it refuses in words what Python's listener refuses, and damage costs its own packets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from millrace.errors import RemoteProtocolError
+from millrace.wire.peer.messages import (
+    FormatChanged,
+    checked_format,
+    decode_from_daemon,
+    packet_fits,
+    unpack_media,
+)
+from tests.fuzz import seeds
+from tests.fuzz.mutate import Mutator
+from tests.real.browser import Page
+from tests.real.conftest import Bus
+from tests.real.test_page import in_browser
+from tests.scenario.test_hostile_server import BYE, WELCOME, opus, packets, serving, stream
+
+pytestmark = pytest.mark.real
+JUDGE = """import('/page/messages.js').then(({ parseMessage, checkedFormat, parsePacket, Refusal }) => {
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
+  let format = null;
+  return MESSAGES.map(([kind, data]) => {
+    try {
+      if (kind === "packet") return parsePacket(bytes(data), format) ? "taken" : "lost";
+      const message = parseMessage(new TextDecoder().decode(bytes(data)));
+      if (message.type === "format") format = checkedFormat(message.format);
+      return "taken";
+    } catch (error) { return error instanceof Refusal ? "refused" : String(error); }
+  });
+})"""
+
+
+def pythons(messages: list[tuple[str, bytes]]) -> list[str]:
+    """What Python's listener makes of them."""
+    out: list[str] = []
+    fmt = None
+    for kind, data in messages:
+        try:
+            if kind == "packet":
+                packet = unpack_media(data)
+                own = packet is not None and fmt is not None and packet.generation == fmt.generation & 0xFF
+                out.append("taken" if own and packet_fits(packet, fmt) else "lost")
+                continue
+            message = decode_from_daemon(data.decode("utf-8", "replace"))
+            if isinstance(message, FormatChanged):
+                fmt = checked_format(message.format)
+            out.append("taken")
+        except RemoteProtocolError:
+            out.append("lost" if kind == "packet" else "refused")
+    return out
+
+
+def traffic(seed: int) -> list[tuple[str, bytes]]:
+    """A daemon's messages, a little wrong; s24 is none of a page's codecs."""
+    mutator = Mutator(seed)
+    session = mutator.session(seeds.peer_daemon())
+    return [("text" if message[:1] in (b"{", b"[", b'"') else "packet", message) for message in session]
+
+
+def test_the_page_takes_no_packet_that_python_does_not(bus: Bus, tmp_path: Path) -> None:
+    async def test(page: Page) -> None:
+        seen: set[str] = set()
+        for seed in range(150):
+            messages = traffic(seed)
+            given = [(kind, base64.b64encode(data).decode()) for kind, data in messages]
+            theirs: list[str] = await page.run(JUDGE.replace("MESSAGES", json.dumps(given)))
+            ours = pythons(messages)
+            assert set(theirs) <= {"taken", "lost", "refused"}, (seed, theirs)
+            for (kind, data), our, their in zip(messages, ours, theirs, strict=True):
+                # The page looks at the fields that it uses, and at no others.
+                assert kind == "text" or our == their or "refused" in ours, (seed, data[:200], our, their)
+            seen |= set(theirs)
+        assert seen == {"taken", "lost", "refused"}
+
+    in_browser(bus, tmp_path, test)
+
+
+LISTEN = """import('/page/listen.js').then(async ({ Listener }) => {
+  const told = globalThis.told = [];
+  const made = globalThis.bad = new Listener('URL', { name: 'bad', latency: 'normal', settings: {}, on: (what, detail) => told.push([what, detail]) });
+  await made.start();
+  return true;
+})"""  # noqa: E501
+
+
+def test_a_bad_server_ends_in_a_sentence_and_damage_does_not_end_at_all(bus: Bus, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    sent = [rng.randbytes(50) if n % 10 == 5 else payload for n, payload in enumerate(opus(250))]
+
+    async def damaged(line: web.WebSocketResponse) -> None:
+        for item in (WELCOME, stream()):
+            await line.send_str(json.dumps(item))
+        for packet in packets(sent):
+            await line.send_bytes(packet)
+            await asyncio.sleep(0.018)
+
+    def saying(*script: Any) -> Any:
+        async def speak(line: web.WebSocketResponse) -> None:
+            for item in (WELCOME, *script, BYE):
+                await line.send_str(item if isinstance(item, str) else json.dumps(item))
+
+        return speak
+
+    async def test(page: Page) -> None:
+        for script, words in (
+            ([stream(rate=-1)], "at -1 Hz"),
+            ([stream(codec="flac")], "can't play"),
+            (["[" * 50_000], "does not understand"),
+            ([stream(generation=n) for n in range(200)], "again and again"),
+        ):
+            async with serving(saying(*script)) as url:
+                await page.run(LISTEN.replace("URL", url))
+                await page.until("told.some(([what]) => what === 'ended')")
+                assert words in await page.run("told.find(([what]) => what === 'ended')[1]")
+        async with serving(damaged) as url:
+            await page.run(LISTEN.replace("URL", url))
+            await page.until("(bad.stats || {}).state === 'playing'")
+            await asyncio.sleep(2)
+            assert await page.run("bad.stats.state") == "playing"
+            assert await page.run("bad.stats.lost") > 0
+            assert not [what for what in await page.run("told.map(([what]) => what)") if what in ("ended", "refused")]
+        assert not page.errors
+
+    in_browser(bus, tmp_path, test)
