@@ -148,7 +148,7 @@ export const PROFILES = {
 /** A profile by name, or a fixed latency such as 30ms. */
 export function profileOf(name) {
   const fixed = parseFloat(name);
-  return PROFILES[name] ?? (fixed > 0 ? profile(fixed, fixed, fixed, 0, 1) : PROFILES.normal);
+  return Object.hasOwn(PROFILES, name) ? PROFILES[name] : (fixed > 0 ? profile(fixed, fixed, fixed, 0, 1) : PROFILES.normal);
 }
 
 /** The margin behind the best: grows at once, shrinks slowly. See clock/jitter.py. */

@@ -199,7 +199,7 @@ class Line {
 
   /** After what is being decoded. */
   flushed(then) {
-    if (this.decoder) this.decoder.flush().then(then, () => {});
+    if (this.decoder) this.decoder.flush().then(then, then);
     else then();
   }
 
