@@ -13,7 +13,7 @@ from millrace.cli.logs import SAME_MAX, SAME_S, Rated
 from millrace.daemon.registry import Registry, json_text
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
-from millrace.graph.incidents import KEPT_OF_GUEST, Incidents
+from millrace.graph.incidents import KEPT_OF_KIND, Incidents
 from millrace.graph.model import Stream
 from millrace.graph.share import SLICE_NS
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
@@ -272,10 +272,11 @@ def test_one_guest_s_incidents_push_out_none_of_the_others_() -> None:
     numbers = iter(range(100_000))
     ring = Incidents(lambda: next(numbers), lambda: 0)
     ring.record("client", "wrote late", 0, "neighbour", "stream/1")
+    ring.record("cycle", "cut short", 0, "worst")
     for number in range(5000):
         ring.record("client", "broke the protocol", number, "worst", f"client/{number}")
     kept = [incident.guest for incident in ring]
-    assert kept.count("neighbour") == 1 and kept.count("worst") == KEPT_OF_GUEST
+    assert kept.count("neighbour") == 1 and kept.count("worst") == KEPT_OF_KIND + 1
     assert ring.totals()["worst", "client", "broke the protocol"] == 5000
 
 

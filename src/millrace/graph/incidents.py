@@ -16,8 +16,8 @@ from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 KEPT = 1000
-KEPT_OF_GUEST = 250
-"""One guest's flood pushes out none of what the others have to know."""
+KEPT_OF_KIND = 100
+"""One guest's flood of one kind pushes out none of the others, its own neither."""
 MERGE_NS = NS_PER_S
 
 CAUSES: dict[tuple[str, str], str] = {
@@ -100,7 +100,7 @@ class Incidents:
     def __init__(self, take_id: Callable[[], int], wall_ns: Callable[[], int]) -> None:
         self._take_id, self._wall_ns = take_id, wall_ns
         self._ring: OrderedDict[int, Incident] = OrderedDict()
-        self._of_guest: dict[str, OrderedDict[int, Incident]] = {}
+        self._of_kind: dict[tuple[str, str, str], OrderedDict[int, Incident]] = {}
         self._latest: dict[tuple[str, str, str, str], Incident] = {}
         self._totals: Counter[tuple[str, str, str]] = Counter()
         self.on_change: Callable[[str, Incident], None] = lambda change, incident: None
@@ -133,10 +133,10 @@ class Incidents:
         wall = self._wall_ns() - (now_ns - at)
         shown = _printable(evidence or {})
         made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, shown, last_ns=at)
-        own = self._of_guest.setdefault(guest, OrderedDict())
+        own = self._of_kind.setdefault((guest, stage, cause), OrderedDict())
         self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
         self.on_change("new", made)
-        if guest and len(own) > KEPT_OF_GUEST:
+        if guest and len(own) > KEPT_OF_KIND:
             self._forget(next(iter(own.values())))
         elif len(self._ring) > KEPT:
             self._forget(next(iter(self._ring.values())))
@@ -144,10 +144,10 @@ class Incidents:
 
     def _forget(self, old: Incident) -> None:
         del self._ring[old.number]
-        own = self._of_guest[old.guest]
-        del own[old.number]
-        if not own:
-            del self._of_guest[old.guest]
+        kind = (old.guest, old.stage, old.cause)
+        del self._of_kind[kind][old.number]
+        if not self._of_kind[kind]:
+            del self._of_kind[kind]
         key = (old.stage, old.cause, old.guest, old.subject)
         if self._latest[key] is old:
             del self._latest[key]

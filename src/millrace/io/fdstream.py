@@ -67,7 +67,7 @@ class FdStream:
         self._take_fds, self._last_word, self._may_wait = take_fds, last_word, may_wait
         self.witness: Witness | None = None
         """Sees to it who speaks, if that matters."""
-        self._flush_due = False
+        self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Chunk] = deque()
         self._writing = False
@@ -81,12 +81,17 @@ class FdStream:
             with self.turns:
                 self._read()
         else:
+            self._paused = True
             self._loop.remove_reader(self._sock)
             self.turns.wait(self)
 
     def work(self) -> bool:
         """See `Worker`."""
-        if self._sock.fileno() >= 0:
+        if self._flush_due and self._sock.fileno() >= 0:
+            self._flush_due = False
+            self.flush()
+        if self._paused and self._sock.fileno() >= 0:
+            self._paused = False
             self._loop.add_reader(self._sock, self._readable)
             self._read()
         return True
@@ -132,15 +137,9 @@ class FdStream:
         return len(data)
 
     def flush_soon(self) -> None:
-        """Write what the core has to say, when all that is said now has been said."""
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush_now)
-
-    def _flush_now(self) -> None:
-        self._flush_due = False
-        if self._sock.fileno() >= 0:
-            self.flush()
+        """Write what the core has to say, when all that is said now has been said and it has its turn."""
+        self._flush_due = True
+        self.turns.wait(self)
 
     def flush(self) -> None:
         """Write what the core has to say."""
