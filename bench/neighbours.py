@@ -23,7 +23,7 @@ from bench.common import MILLRACE, Daemon, daemon, memory_kib, processes
 
 RATE = 48_000
 WRAP = 30_000
-EACH_S, ALL_S, QUIET_S = 5.0, 12.0, 8.0
+EACH_S, ALL_S, QUIET_S = 4.0, 12.0, 8.0
 SETTLE_S = 1.5
 
 

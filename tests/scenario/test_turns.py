@@ -71,7 +71,7 @@ class Guest:
         self.rig = Rig()
         self.worked_ns = 0
         self.done = 0
-        self.turns = Turns(lambda: self.worked_ns)
+        self.turns = Turns(lambda: self.worked_ns, None)
 
     def _costly(self, handler: Any) -> Any:
         def run(client: PulseClient, request: Any) -> Any:
@@ -217,7 +217,7 @@ def test_moving_what_plays_on_a_module_s_sink_is_done_in_steps() -> None:
 def test_calls_are_charged_to_who_makes_them_and_what_they_wait_for_is_not() -> None:
     async def test() -> None:
         worked_ns = 0
-        turns = Turns(lambda: worked_ns)
+        turns = Turns(lambda: worked_ns, None)
         order: list[str] = []
 
         async def call(name: str) -> None:

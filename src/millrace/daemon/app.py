@@ -40,7 +40,7 @@ from millrace.errors import ConfigError, GraphError, MillraceError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.incidents import Incidents
 from millrace.graph.model import Ids, Sink, Stream
-from millrace.io.clock import worked_ns
+from millrace.io.clock import now_ns, worked_ns
 from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
 from millrace.io.listeners import Acceptor, Listeners
@@ -77,7 +77,7 @@ class Daemon:
             self._lock.release()
             raise
         self.ids = Ids()
-        self.driver = TimerDriver(worked_ns)
+        self.driver = TimerDriver(worked_ns, now_ns)
         self.turns = Turns()
         """Those of connections that are nobody's yet, and of the daemon's owner."""
         self._turns: dict[str, Turns] = {}

@@ -14,17 +14,17 @@ import heapq
 from collections.abc import Callable
 
 from millrace.graph.graph import Graph
-from millrace.graph.share import Share
+from millrace.graph.share import Clock, Share
 from millrace.units import NS_PER_MS, HostNs
 
-ROUND_NS: HostNs = 10 * NS_PER_MS
+ROUND_NS: HostNs = 6 * NS_PER_MS
 
 
 class TimerDriver:
     """Runs the cycles of many graphs when they are due. `clock` tells how long that takes: shares are of its time."""
 
-    def __init__(self, clock: Callable[[], HostNs] = lambda: 0) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock = lambda: 0, wall: Clock | None = None) -> None:
+        self._clock, self._wall = clock, wall
         self.rearm: Callable[[], None] = lambda: None
         self._queue: list[tuple[HostNs, int, Graph]] = []
         self._queued: set[Graph] = set()
@@ -34,7 +34,7 @@ class TimerDriver:
     def attach(self, graph: Graph) -> None:
         """Clock `graph` from now on, whenever it needs it."""
         graph.wake = lambda: self._enqueue(graph)
-        graph.clock_by(Share(self._clock))
+        graph.clock_by(Share(self._clock, self._wall))
         self._enqueue(graph)
 
     def detach(self, graph: Graph) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, Protocol, TypeVar
 
-from millrace.graph.share import Share
+from millrace.graph.share import Clock, Share
 from millrace.io.clock import now_ns, worked_ns
 from millrace.units import NS_PER_S, HostNs
 
@@ -55,8 +55,8 @@ class Steps:
 class Turns:
     """One guest's turns. It must be made and used in one loop."""
 
-    def __init__(self, clock: Callable[[], HostNs] = worked_ns) -> None:
-        self.share = Share(clock)
+    def __init__(self, clock: Clock = worked_ns, wall: Clock | None = now_ns) -> None:
+        self.share = Share(clock, wall)
         self.on_wait: Callable[[HostNs], None] = lambda waited_ns: None
         """Somebody has had to wait for so long, on and on."""
         self._waiting: deque[Worker] = deque()
