@@ -22,7 +22,7 @@ from millrace.wire.pulse.tagstruct import Spec
 
 S16, FLOAT = 3, 5
 STEREO = (1, 2)
-PATIENCE_S = 5.0
+PATIENCE_S = 10.0
 OVERHEAD_MIB = 64
 """What may come on top of the budget: code that is loaded when it is first needed, what the allocator keeps, and what
 is in hand for a moment only."""
@@ -44,8 +44,11 @@ class Client:
         """The same for each, and wait for the answers."""
         for command in commands:
             self.wire.send_request(command, fields)
+        self.finish(len(commands))
+
+    def finish(self, waits: int) -> None:
+        """Send what was asked for, and wait for so many answers."""
         self.sock.sendall(self.wire.data_to_send())
-        waits = len(commands)
         while waits and (data := self.sock.recv(1 << 18)):
             self.wire.receive(data)
             for event in self.wire.events():
@@ -188,9 +191,8 @@ def watchers(bus: Daemon, held: list[Any]) -> str:
         for channel in range(200):
             name = f"{count} " + "x" * 3_000
             client.wire.send_request(Command.SET_PLAYBACK_STREAM_NAME, {"channel": channel, "name": name})
-        client.ask([Command.GET_SERVER_INFO])
+        client.finish(200)
         count += 1
-        time.sleep(0.02)
     return f"{200 * count} names of 3 kB told to 20 watchers"
 
 
@@ -218,7 +220,7 @@ def run(name: str) -> bool:
             while not ended.wait(0.05):
                 most = max(most, memory_kib(bus.pid))
 
-        looking = threading.Thread(target=look)
+        looking = threading.Thread(target=look, daemon=True)
         looking.start()
         done = ATTACKS[name](bus, held)
         time.sleep(1)
