@@ -19,6 +19,7 @@ NAMES = (
     "policy",
     "realtime",
     "neighbours",
+    "memory",
 )
 
 
