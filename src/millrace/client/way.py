@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import ssl
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiohttp
 
@@ -15,6 +15,7 @@ from millrace.client.options import ListenerOptions
 from millrace.errors import ConfigError, RemoteProtocolError, RightsError
 from millrace.io.crypto import client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
+from millrace.text import quoted
 
 ASK_S = 5.0
 
@@ -71,6 +72,11 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
         key = runtime_dir() / KEY_FILE
         here = f" (that of this user's daemon is in {key})" if key.exists() and not options.token else ""
         raise RightsError(f"{url}: refused ({error.status}); give a token with --token-file or MILLRACE_TOKEN{here}")
+    if error.status == 404 and options.socket is not None:
+        name = unquote(urlsplit(url).path[1:])
+        raise ConfigError(
+            f"this user's daemon has no guest {quoted(name)}; `millrace ls` lists them. Others' are ws://HOST:PORT/GUEST"
+        )
     if error.status == 404:
         raise ConfigError(f"{url}: there is no such guest there; `millrace ls` lists them")
     if error.status == 200:
