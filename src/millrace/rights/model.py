@@ -109,7 +109,7 @@ NOBODY = Holder("nobody", Right.NONE, frozenset())
 
 
 class Admits(Enum):
-    """Whom a listening socket lets in by what the kernel says of the peer alone.
+    """Whom a unix socket lets in by what the kernel says of the peer alone.
 
     It is said where the socket is opened, and never guessed from a connection: what has no address, no name or no
     owner is not somebody for that.
@@ -119,5 +119,3 @@ class Admits(Enum):
     """This user and root, with every right."""
     PROGRAMS = "programs"
     """This user and root, as programs of one guest."""
-    NOBODY = "nobody"
-    """Nobody: whoever comes shows a token, a cookie or a certificate."""
