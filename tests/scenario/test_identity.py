@@ -466,6 +466,47 @@ def test_health_checks_need_no_token_and_learn_nothing(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
+WRITTEN = [
+    "/page%2Fx",
+    "/page%2F..%2Fapi%2Fv1%2Fstate",
+    "//api/v1/state",
+    "/page/../api/v1/state",
+    "/%61pi/v1/state",
+    "/api/v1/state/",
+    "/health/../api/v1/state",
+    "/health%2F",
+    "/session/",
+    "/%73ession",
+    "/page/..",
+    "/page/app.js/../../api/v1/state",
+    "/PAGE/app.js",
+    "http://x/api/v1/state",
+    "/page/%2e%2e/x",
+    "/;/api/v1/state",
+    "/alice",
+    "/%61lice",
+    "/page%2Falice",
+    "/health;x",
+    "/health%00",
+]
+
+
+@pytest.mark.parametrize("path", WRITTEN)
+def test_no_way_to_write_an_address_leads_past_the_gate(path: str, tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        host, port = rig.daemon.address.split(":")
+        for method in ("GET", "POST", "HEAD"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            got = await reader.read()
+            writer.close()
+            status = int(got.split()[1])
+            assert status in (400, 401, 403, 404, 405), (method, got)
+            assert b"guests" not in got and b"alice" not in got.replace(b"/alice", b"")
+
+    running(tmp_path, test)
+
+
 # -- a tenant's admin ----------------------------------------------------------------------------------------
 
 

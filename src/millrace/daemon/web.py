@@ -10,7 +10,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -45,6 +44,7 @@ LINE_BYTES_MAX = 48 * 1024
 SEND_BUFFER_BYTES = 32 * 1024
 TICK_S = 1.0
 
+GATE = web.RequestKey("gate", Gate)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -87,10 +87,6 @@ class Line:
 
 BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
 """Without the WebSocket's own goodbye (RFC 6455, section 7.1.5)."""
-
-
-PUBLIC = frozenset({"/", "/health", "/ready"})
-"""What whoever asks may have: a page without a secret in it, and whether we are there."""
 
 
 class Attended(NamedTuple):
@@ -144,7 +140,7 @@ class Web:
             web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics),
             web.get("/health", self._health), web.get("/ready", self._ready),
             web.get("/", page.serve), web.get("/page/{name}", page.serve),
-            web.post("/session", partial(self._session, gate)), web.get("/{guest}", self._listen),
+            web.post("/session", self._session), web.get("/{guest}", self._listen),
         ]  # fmt: skip
         app.add_routes([*self._api.routes(), *mine])
         return app
@@ -175,14 +171,17 @@ class Web:
         return await turns.do(serve())
 
     async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in PUBLIC or request.path.startswith("/page/"):
+        # By what serves it: an address can be written in many ways.
+        serves = request.match_info.handler
+        if serves in (page.serve, self._health, self._ready):
             return await handler(request)
-        address = request[ADDRESS] = gate.address(request)
+        request[GATE], address = gate, gate.address(request)
+        request[ADDRESS] = address
         try:
             # A link is let in by its own handler, and nowhere else.
-            if request.path != "/session":
-                return await self._known(gate.holder(request), request, handler)
-            return await handler(request)
+            if serves == self._session:
+                return await handler(request)
+            return await self._known(gate.holder(request), request, handler)
         except web.HTTPException as error:
             if error.status in REFUSALS:
                 self._daemon.doctor.refused("", address, f"{error.status} {request.method} {request.path}")
@@ -199,12 +198,13 @@ class Web:
         except (ConfigError, GraphError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
-    async def _session(self, gate: Gate, request: web.Request) -> web.Response:
+    async def _session(self, request: web.Request) -> web.Response:
         """A page's own way in: a browser can't send a token with a WebSocket, so it gets a cookie for it.
 
         The cookie's path is that of the request as the browser wrote it (RFC 6265, section 5.1.4), which a proxy on a
         sub-path may have changed for us.
         """
+        gate = request[GATE]
         holder, cookie = gate.session(request)
         answer = web.json_response({"you": holder.key}, headers={"Cache-Control": "no-store"})
         if cookie is not None:
