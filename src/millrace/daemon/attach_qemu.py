@@ -63,7 +63,7 @@ class QemuAttachment(Attachment):
                 elif isinstance(event, NotThere):
                     lost(PeerLost(self._not_there(event)))
 
-        self._streams.append(FdStream(control, client, after, lost))
+        self._streams.append(FdStream(control, client, after, lost, turns=self.guest.turns))
         await asyncio.wait({ready, ended}, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done() and not ended.done():
             raise PeerLost("QEMU does not answer on D-Bus: is it stopped?")
@@ -92,7 +92,7 @@ class QemuAttachment(Attachment):
         mine, theirs = socket.socketpair()
         peer = AudioPeer(os.getuid())
         done = self._played(peer) if kind == "Out" else self._recorded(peer)
-        self._streams.append(FdStream(mine, peer, done, lost))
+        self._streams.append(FdStream(mine, peer, done, lost, turns=self.guest.turns))
         self._given[kind] = theirs
         client.register(kind, theirs.fileno())
 
@@ -132,7 +132,7 @@ class QemuAttachment(Attachment):
             if not done.done():
                 done.set_exception(why)
 
-        stream = FdStream(qmp, core, after, lost)
+        stream = FdStream(qmp, core, after, lost, turns=self.guest.turns)
         try:
             await asyncio.wait_for(done, ANSWER_S)
         except TimeoutError:

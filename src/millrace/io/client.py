@@ -11,9 +11,12 @@ from typing import Protocol, cast
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.io.paths import found_below
 from millrace.io.runner import StreamRunner
+from millrace.io.turns import Turns
 from millrace.units import HostNs
 
 CONNECT_S = 5.0
+PIECE_BYTES = 1024
+"""What is taken before the others are thought of: messages may be of one byte, and cost more than it seems."""
 
 
 class Core(Protocol):
@@ -35,8 +38,8 @@ class Closed(PeerLost):
 class _Runner(StreamRunner):
     """Tells its line how the connection ended."""
 
-    def __init__(self, line: ClientLine) -> None:
-        super().__init__(lambda transport: line)
+    def __init__(self, line: ClientLine, turns: Turns | None) -> None:
+        super().__init__(lambda transport: line, turns)
         self._line = line
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -49,10 +52,16 @@ class _Runner(StreamRunner):
 class ClientLine:
     """One core on one connection, as the runner wants it.
 
-    `after` is called when bytes were taken; `ended` once, with why.
+    `after` is called when bytes were taken; `ended` once, with why. It is all at the expense of `turns`.
     """
 
-    def __init__(self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        after: Callable[[HostNs], None],
+        ended: Callable[[Exception], None],
+        turns: Turns | None = None,
+    ) -> None:
         self.closing, self.known = False, True
         self.congested = self.watched = False
         self.unread_since_ns: HostNs = 0
@@ -61,7 +70,7 @@ class ClientLine:
         self.unfinished = False
         self._core, self._after, self._ended = core, after, ended
         self._why: Exception = Closed("the other side closed the connection")
-        self._runner = _Runner(self)
+        self._runner = _Runner(self, turns)
         self._transport: asyncio.Transport | None = None
         self._shaking = False
 
@@ -110,10 +119,15 @@ class ClientLine:
 
     def receive(self, data: memoryview, now_ns: HostNs) -> int:
         """See `Connection`."""
+        taken = 0
         try:
-            self._core.receive(data, now_ns)
-            self._after(now_ns)
-            return len(data)
+            while taken < len(data):
+                self._core.receive(data[taken : taken + PIECE_BYTES], now_ns)
+                taken += PIECE_BYTES
+                self._after(now_ns)
+                if self.over():
+                    break
+            return min(taken, len(data))
         except RemoteProtocolError as error:
             self._why = error
             raise
