@@ -61,7 +61,7 @@ class Server:
     def __init__(self, password: str = "") -> None:
         self.password = password
         self.lines: dict[int, Line] = {}
-        self.logins = 0
+        self.logins = self.refused = 0
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -101,6 +101,7 @@ class Spice(Server):
         ticket = (await line.reader.readexactly(132))[4:]
         secret = KEY.decrypt(ticket, padding.OAEP(padding.MGF1(SHA1()), SHA1(), None))
         if secret != self.password.encode() + b"\0":
+            self.refused += 1
             line.writer.write(struct.pack("<I", 7))
             line.writer.close()
             return
@@ -237,6 +238,13 @@ def test_a_place_is_taken_back_at_once_by_whoever_asks_or_when_the_server_is_new
         await becomes(door, "displaced")
         assert daemon.attach("alice", spec) is door
         await becomes(door, "attached")
+        await all_lines(server)
+        server.password = "another"
+        server.end(True)
+        await becomes(door, "displaced")
+        assert daemon.attach("alice", replace(spec, password="another")) is door
+        await becomes(door, "attached")
+        assert not server.refused
         await all_lines(server)
         server.end(True)
         await becomes(door, "displaced")

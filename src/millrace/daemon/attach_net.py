@@ -57,12 +57,16 @@ class NetAttachment(Attachment):
         self.lines: list[ClientLine] = []
         self.ends: list[Exception] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        await self._until_due()
         file = self.spec.password_file
         self.password = await asyncio.to_thread(read_password, Path(file)) if file else self.spec.password
         try:
             await self._serve()
         except PasswordRefused as error:
             raise PeerLost(f"{error}: {self._what_password()}") from None
+
+    async def _until_due(self) -> None:
+        """Wait where it is not time for another attempt; PeerLost where there is no server."""
 
     @abstractmethod
     async def _serve(self) -> None:
@@ -148,9 +152,6 @@ class SpiceAttachment(NetAttachment):
         self._hold_s = HOLD_FIRST_S
 
     async def _serve(self) -> None:
-        if self._let_go:
-            self._let_go = False
-            await self._leave_to_others()
         self._channels: set[ChannelKind] = set()
         self._number = 0
         tls = client_tls(self.spec.ca_file) if self.spec.tls else None
@@ -187,8 +188,11 @@ class SpiceAttachment(NetAttachment):
                     self._hold_s = HOLD_FIRST_S
             raise
 
-    async def _leave_to_others(self) -> None:
-        """Wait for a while, until the server goes, or until somebody asks for it again."""
+    async def _until_due(self) -> None:
+        """Leave the place to others for a while, until the server goes, or until somebody asks for it again."""
+        if not self._let_go:
+            return
+        self._let_go = False
         hold_s, self._hold_s = self._hold_s, min(self._hold_s * HOLD_FACTOR, HOLD_MAX_S)
         until = now_ns() + round(hold_s * NS_PER_S)
         while now_ns() < until:
