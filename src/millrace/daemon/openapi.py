@@ -14,6 +14,7 @@ from millrace.daemon.commands import Command, Commands
 _REFUSALS = {
     "400": "what was asked makes no sense; the text says what to do", "401": "a token is needed",
     "403": "no right to that", "404": "there is no such thing that may be seen", "429": "too many wrong tokens",
+    "507": "the guest, or who asks, has used up the memory that it may have held; the text says for what",
 }  # fmt: skip
 _PATH_NAME = re.compile(r"\{(\w+)\}")
 
