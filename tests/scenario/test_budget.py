@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from millrace.budget import MIB
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Player, Rig, RigClient
@@ -417,3 +420,27 @@ def test_a_machines_voices_give_everything_back_however_they_end(how: str) -> No
     machine.rig.run(0.5)
     assert budget.held == held and not machine.rig.graph.streams and len(machine.rig.graph.taps) == taps
     assert not machine.door.outs and not machine.door.ins and not len(machine.rig.graph._lanes)
+
+
+def test_streams_that_are_refused_or_killed_leave_nothing_to_the_collector() -> None:
+    guest = Guest()
+    client = guest.rig.client()
+    budget = guest.rig.graph.budget
+    gc.collect()
+    gc.disable()
+    try:
+        limit, budget.limit = budget.limit, budget.held
+        for _ in range(5):
+            assert client.error(Command.CREATE_PLAYBACK_STREAM, **playing({})) == Err.TOOLARGE
+            record = record_fields(S16, STEREO, source_name="@DEFAULT_MONITOR@")
+            assert client.error(Command.CREATE_RECORD_STREAM, **record) == Err.TOOLARGE
+        budget.limit = limit
+        for _ in range(5):
+            player = client.play(S16, STEREO, sound(0.1))
+            guest.other.ask(Command.KILL_SINK_INPUT, index=player.index)
+            client.players.clear()
+        guest.rig.run(0.5)
+        left = [one for one in gc.get_objects() if isinstance(one, PlaybackStream | RecordStream)]
+    finally:
+        gc.enable()
+    assert not left
