@@ -38,6 +38,8 @@ class Doorstep:
         self.strangers: dict[Visitor, HostNs] = {}
         self.resting: dict[Visitor, HostNs] = {}
         self._inside: set[Visitor] = set()
+        self.pressed = 0
+        """For so many more who come somebody goes."""
 
     def arrive(self, visitor: Visitor, now_ns: HostNs) -> None:
         """Somebody has connected, or a stranger has asked something: their time begins."""

@@ -128,10 +128,21 @@ class Acceptor:
             sock.close()
 
     def _room_for(self, sock: socket.socket) -> bool:
-        """The lowest free number is given to each descriptor: a high one says that those below are taken."""
-        limit = descriptors()
+        """The lowest free number is given to each descriptor: a high one says that those below are taken.
+
+        Then somebody goes for each who comes, for a while: who goes leaves a low number free, which says nothing. At a
+        high one two go, so that it does not get worse.
+        """
+        limit, doorstep = descriptors(), self._doorstep
         near = sock.fileno() >= limit - min(RESERVE, limit // 4)
-        room = not near or self._doorstep.make_room()
+        if near:
+            doorstep.pressed = RESERVE
+        elif not doorstep.pressed:
+            return True
+        doorstep.pressed -= 1
+        room = doorstep.make_room() or not near
+        if near and room:
+            doorstep.make_room()
         if not room and not self._refusing:
             log.error("no more connections are taken: the %d descriptors are in use (ulimit -n)", limit)
         self._refusing = not room
@@ -176,7 +187,10 @@ class Joining:
             return
         finally:
             self._listeners.doorstep.left(shaking)
-        self._listeners.arrive(transport)
+        if shaking.aborted:
+            transport.abort()
+        else:
+            self._listeners.arrive(transport)
 
 
 class Handshake:
@@ -184,12 +198,14 @@ class Handshake:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self.aborted = False
 
     def is_closing(self) -> bool:
         """See `Visitor`."""
         return self._sock.fileno() < 0
 
     def abort(self) -> None:
-        """See `Visitor`: the handshake fails at once."""
+        """See `Visitor`: the handshake fails at once, and what has none is not begun."""
+        self.aborted = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,16 @@
+"""Some seconds of the fuzz against a daemon of its own; `python -m bench fuzz` is the long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import live
+
+pytestmark = pytest.mark.real
+
+
+def test_a_daemon_under_mutated_traffic_and_the_guest_beside_it(tmp_path: Path) -> None:
+    outcome = live.run(10.0, 5, tmp_path)
+    assert not outcome.findings, live.shown(outcome)
