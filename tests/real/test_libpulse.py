@@ -89,13 +89,15 @@ def test_the_clock_of_a_client_that_pauses_does_not_jump(connection: Connection)
 
 def test_the_monitor_of_one_stream_hears_that_stream_alone(bus: Bus, tmp_path: Path) -> None:
     need("paplay", "parec", "pacat")
-    frames = s16(count(48_000 * 3))
+    frames = s16(count(48_000 * 8))
     wav = write_wav(tmp_path / "count.wav", frames)
     noise = bus.spawn("pacat", "--raw", "/dev/urandom")
     before = wait_for(lambda: bus.guest()["streams"], what="the noise plays")[0]["id"]
     player = bus.spawn("paplay", "--latency-msec=200", str(wav))
-    wait_for(lambda: len(bus.guest()["streams"]) == 2, what="the stream is there")
-    number = next(s["id"] for s in bus.guest()["streams"] if s["id"] != before).split("/")[1]
+    others = wait_for(
+        lambda: [s["id"] for s in bus.guest()["streams"] if s["id"] != before], what="the stream is there"
+    )
+    number = others[0].split("/")[1]
     with (tmp_path / "one.raw").open("wb") as out:
         recorder = bus.spawn(
             "parec", "--raw", "--rate=48000", "--format=s16le", "--latency-msec=20",
@@ -107,7 +109,7 @@ def test_the_monitor_of_one_stream_hears_that_stream_alone(bus: Bus, tmp_path: P
     noise.kill()
     heard = np.frombuffer((tmp_path / "one.raw").read_bytes(), "<i2").reshape(-1, 2)
     loud = heard[heard.any(axis=1)]
-    assert len(loud) > 48_000 and np.array_equal(loud, frames[-len(loud) :])
+    assert len(loud) > 12_000 and np.array_equal(loud, frames[-len(loud) :])
 
 
 @pytest.mark.parametrize("rate", [44_100, 22_050])
