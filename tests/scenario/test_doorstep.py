@@ -65,6 +65,16 @@ def test_a_line_that_is_closing_makes_no_room() -> None:
     assert door.make_room() and here.gone
 
 
+def test_who_has_hung_up_is_forgotten() -> None:
+    door, lines = Doorstep(), [Line() for _ in range(100)]
+    for line in lines:
+        door.rest(line, 0)
+        line.abort()
+    last = Line()
+    door.rest(last, 2 * NS_PER_S)
+    assert list(door.resting) == [last]
+
+
 def running(tmp_path: Path, test: Test) -> None:
     async def main() -> None:
         guests = (GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),)

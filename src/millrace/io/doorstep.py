@@ -38,11 +38,13 @@ class Doorstep:
         self.strangers: dict[Visitor, HostNs] = {}
         self.resting: dict[Visitor, HostNs] = {}
         self._inside: set[Visitor] = set()
+        self._swept_ns: HostNs = 0
         self.pressed = 0
         """For so many more who come somebody goes."""
 
     def arrive(self, visitor: Visitor, now_ns: HostNs) -> None:
         """Somebody has connected, or a stranger has asked something: their time begins."""
+        self._sweep(now_ns)
         if visitor not in self._inside:
             self.left(visitor)
             self.strangers[visitor] = now_ns + LOGIN_NS
@@ -54,6 +56,7 @@ class Doorstep:
 
     def rest(self, visitor: Visitor, now_ns: HostNs) -> None:
         """What somebody known had asked is done."""
+        self._sweep(now_ns)
         self.left(visitor)
         self.resting[visitor] = now_ns + REST_NS
 
@@ -62,6 +65,15 @@ class Doorstep:
         self.strangers.pop(visitor, None)
         self.resting.pop(visitor, None)
         self._inside.discard(visitor)
+
+    def _sweep(self, now_ns: HostNs) -> None:
+        """Those that have hung up by themselves are forgotten within a second: what TLS keeps of each is not small."""
+        if now_ns - self._swept_ns < NS_PER_S:
+            return
+        self._swept_ns = now_ns
+        for queue in (self.strangers, self.resting):
+            for visitor in [one for one in queue if one.is_closing()]:
+                del queue[visitor]
 
     def next_timeout(self) -> HostNs | None:
         """When the next one's time is over."""
