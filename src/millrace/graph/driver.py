@@ -67,7 +67,7 @@ class TimerDriver:
 
     @staticmethod
     def _run(graph: Graph, now_ns: HostNs) -> HostNs:
-        graph.share.renew()
+        graph.share.renew(ROUND_NS if graph.share.light else 0)
         graph.share.enter()
         try:
             graph.handle_timeout(now_ns)

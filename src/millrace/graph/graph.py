@@ -397,20 +397,22 @@ class Graph:
             self._start(now_ns)
         now = ns_to_frames(now_ns, self.rate)
         behind = now - self.position
-        if behind > 2 * self._quantum:
-            self.late_cycles += 1
+        self.late_cycles += behind > 2 * self._quantum
         if frames_to_ns(behind, self.rate) > BEHIND_MAX_NS:
-            self.skipped_frames += behind
-            self._jump(now)
+            self._leave_out(behind, self._lag.cut)
         while self.running and (self._steps is not None or self.position <= now):
             if not self._step():
-                behind = now - self.position
-                if self._lag.hopeless(now_ns, behind):
-                    self.skipped_frames += behind
-                    self._jump(now)
-                    self.cut_short(frames_to_ns(behind, self.rate))
+                if self._lag.hopeless(now_ns, now - self.position):
+                    self._leave_out(now - self.position, cut=True)
                 return
         self._lag.caught_up()
+
+    def _leave_out(self, behind: Frames, cut: bool) -> None:
+        self.skipped_frames += behind
+        self._jump(self.position + behind)
+        self._lag.caught_up()
+        if cut:
+            self.cut_short(frames_to_ns(behind, self.rate))
 
     def _step(self) -> bool:
         """Run or finish a cycle; False where it has to be finished later."""

@@ -14,6 +14,8 @@ from millrace.units import NS_PER_MS, Frames, HostNs
 Clock = Callable[[], HostNs]
 SLICE_NS: HostNs = 2 * NS_PER_MS
 RECENT_NS: HostNs = 200 * NS_PER_MS
+LIGHT_NS: HostNs = 25 * NS_PER_MS
+"""Who has used less than this lately takes no other's time, and may catch up in larger pieces."""
 HOPE_NS: HostNs = 150 * NS_PER_MS
 """Who is cut short, and gets no nearer while the thread works so long, never will."""
 
@@ -37,9 +39,14 @@ class Share:
         """Whether it has lately used about as much as others that have something to do now, or more."""
         self._entered = self._entered_wall = self._at_ns = 0
 
-    def renew(self) -> None:
-        """A new round: the whole slice again."""
-        self.left_ns = self.slice_ns
+    @property
+    def light(self) -> bool:
+        """Whether it has used little lately; of who has just come that is not known."""
+        return self.used_ns > 0 and self.recent_ns < LIGHT_NS
+
+    def renew(self, slice_ns: HostNs = 0) -> None:
+        """A new round: the whole slice again, or another."""
+        self.left_ns = slice_ns or self.slice_ns
 
     def enter(self) -> None:
         """Work for the guest begins."""
@@ -72,6 +79,11 @@ class Lag:
         self._share = share
         self._since: tuple[HostNs, HostNs, Frames] | None = None
 
+    @property
+    def cut(self) -> bool:
+        """Whether it has been cut short since it last was where it should be, and not for others."""
+        return self._since is not None and self._share.heavy
+
     def caught_up(self) -> None:
         """It is where it should be."""
         self._since = None
@@ -84,7 +96,7 @@ class Lag:
             return False
         self._since = now_ns, worked_ns, behind
         busy = (worked_ns - worked_then_ns) * 2 > now_ns - since_ns > 0
-        if busy and self._share.heavy and behind >= behind_then:
+        if busy and self._share.heavy and not self._share.light and behind >= behind_then:
             self._since = None
             return True
         return False
