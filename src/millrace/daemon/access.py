@@ -18,6 +18,7 @@ from millrace.errors import RightsError
 from millrace.io.clock import now_ns, wall_ns
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Holder, Right, show_rights
 from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, new_secret
+from millrace.text import key_number
 from millrace.units import NS_PER_S, HostNs
 
 CONFIGURED = Holder("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
@@ -117,7 +118,7 @@ class Access:
 
     def _token(self, key: str) -> Token | None:
         kind, _, number = key.partition("/")
-        return self.tokens.get(int(number)) if kind == "token" and number.isascii() and number.isdigit() else None
+        return self.tokens.get(key_number(number)) if kind == "token" else None
 
     def _over(self, key: str) -> str:
         """Why a holder's rights have ended; empty while they are in force."""
