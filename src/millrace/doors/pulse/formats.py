@@ -174,6 +174,8 @@ def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:
 
 def remapped(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
     """A cvolume for other channels: each has its namesake's, or the mean of all."""
+    if len(volume) != len(source) or not volume:
+        raise CommandError(Err.INVALID, f"{len(volume)} volumes for {len(source)} channels")
     by_name, mean = dict(zip(source, volume, strict=True)), sum(volume) // len(volume)
     return tuple(by_name.get(name, mean) for name in target)
 
