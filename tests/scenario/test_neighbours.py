@@ -141,6 +141,33 @@ def test_recorders_that_take_more_than_there_is_are_cut_short_too() -> None:
     assert ear.whole() and max(ear.late_ns) < 10 * NS_PER_MS and worst.skipped_frames and not neighbour.skipped_frames
 
 
+def test_a_guest_whose_cycles_fail_does_not_stop_its_neighbour_nor_keep_the_loop_busy() -> None:
+    world = World()
+    bad, good = world.guest("bad"), world.guest("good")
+    world.play(bad, 0)
+    world.play(good, 0)
+    ear, broken = world.listen(good), world.listen(bad)
+    failed: list[str] = []
+    world.driver.failed = lambda graph, error: failed.append(f"{graph.name}: {error}")
+
+    def fail(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    broken.consume = fail  # type: ignore[method-assign]
+    world.run(0.5)
+    assert 0 < len(failed) <= 51 and set(failed) == {"bad: a bug"}
+    del broken.consume  # type: ignore[method-assign]
+    world.run(0.5)
+    assert len(broken.positions) > 40
+    assert ear.whole() and len(ear.positions) > 95
+    # Neither is left where a cycle fails before its position moves on.
+    bad._lanes.pools[0].service = fail  # type: ignore[method-assign]
+    before = len(failed)
+    world.run(0.5)
+    assert before < len(failed) <= before + 51
+    assert ear.whole() and len(ear.positions) > 145
+
+
 def test_many_such_guests_have_one_round_in_common() -> None:
     world = World()
     neighbour = world.guest("neighbour")

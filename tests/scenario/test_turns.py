@@ -191,6 +191,29 @@ def test_a_connection_that_ends_gives_its_streams_back_in_steps() -> None:
     assert left == list(range(39, 0, -1)) and not rig.graph.streams and not rig.door.clients
 
 
+def test_a_worker_that_fails_leaves_those_behind_it_their_turn() -> None:
+    class Once:
+        first = False
+
+        def __init__(self, error: Exception | None) -> None:
+            self.error, self.worked = error, False
+
+        def work(self) -> bool:
+            self.worked = True
+            if self.error is not None:
+                raise self.error
+            return True
+
+    async def main() -> None:
+        turns, behind = Turns(), Once(None)
+        turns.wait(Once(ValueError("a bug")))
+        turns.wait(behind)
+        await asyncio.sleep(0)
+        assert behind.worked and not turns.waiting
+
+    asyncio.run(main())
+
+
 def test_moving_what_plays_on_a_module_s_sink_is_done_in_steps() -> None:
     rig = Rig()
     client = rig.client()

@@ -115,6 +115,7 @@ class Daemon:
         self.driver.rearm = self._timer.rearm
         self._timer.strain_ns, self._timer.on_strain = STRAIN_NS, self.doctor.strain
         self._timer.on_run = self.doctor.ran
+        self.driver.failed = self.doctor.cycle_failed
         self.doctor.start()
         self._prompt_timer = TimerRunner(self.prompts, asyncio.get_running_loop())
         self.prompts.rearm = self._prompt_timer.rearm

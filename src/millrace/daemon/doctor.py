@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.budget import MIB
 from millrace.daemon.flight import FlightRecorder
+from millrace.graph.graph import Graph
 from millrace.graph.incidents import CAUSES, Incident, Incidents
 from millrace.graph.model import Node, Stream
 from millrace.io.clock import now_ns, wall_ns
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from millrace.daemon.guest import Guest
     from millrace.daemon.listener import ListenerSession
 
+log = logging.getLogger("millrace.daemon")
 STRAIN_NS = 20 * NS_PER_MS
 """A cycle this late, or that takes so long, is an incident."""
 CONFIRM_S = 0.15
@@ -172,6 +175,11 @@ class Doctor:
             "streams": sum(stream.active for stream in graph.streams.values()),
         }  # fmt: skip
         self.incidents.record("cycle", "cut short", now_ns(), guest.name, "", evidence)
+
+    def cycle_failed(self, graph: Graph, error: Exception) -> None:
+        """A bug of ours, in a guest's cycle."""
+        log.error("guest %s: internal error in a cycle", graph.name, exc_info=error)
+        self.incidents.record("cycle", "failed", now_ns(), graph.name, "", {"error": type(error).__name__})
 
     def made_to_wait(self, guest: str, subject: str, turns: Turns, waited_ns: HostNs) -> None:
         """A guest's programs, or a token's, have asked for more than their share for so long."""

@@ -5,7 +5,8 @@ to be called, `handle_timeout` is told what time it is (DESIGN: time is an argum
 
 One graph's work must not take the others' time: of those that are due at once, the ones that have worked least lately
 go first, each works no longer than its share, and all together no longer than a round; then the loop comes
-round before the rest goes on.
+round before the rest goes on. Nor must one graph's failure end the others' sound: it is reported, and that graph alone
+misses a cycle.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 from millrace.graph.graph import Graph
 from millrace.graph.share import Clock, Share
-from millrace.units import NS_PER_MS, HostNs
+from millrace.units import NS_PER_MS, HostNs, ns_to_frames
 
 ROUND_NS: HostNs = 6 * NS_PER_MS
 
@@ -26,6 +27,8 @@ class TimerDriver:
     def __init__(self, clock: Clock = lambda: 0, wall: Clock | None = None) -> None:
         self._clock, self._wall = clock, wall
         self.rearm: Callable[[], None] = lambda: None
+        self.failed: Callable[[Graph, Exception], None] | None = None
+        """A graph's run raised this, a bug. Without anybody to report it to, it is raised."""
         self._queue: list[tuple[HostNs, int, Graph]] = []
         self._queued: set[Graph] = set()
         self._serial = 0
@@ -65,12 +68,17 @@ class TimerDriver:
                 spent += self._run(graph, now_ns)
             self._enqueue(graph)
 
-    @staticmethod
-    def _run(graph: Graph, now_ns: HostNs) -> HostNs:
+    def _run(self, graph: Graph, now_ns: HostNs) -> HostNs:
         graph.share.renew(ROUND_NS if graph.share.light else 0)
         graph.share.enter()
         try:
             graph.handle_timeout(now_ns)
+        except Exception as error:
+            if self.failed is None:
+                raise
+            # The next cycle is one that is not due yet: one that fails every time must not keep the loop busy.
+            graph.jump(ns_to_frames(now_ns, graph.rate) + graph.quantum_frames)
+            self.failed(graph, error)
         finally:
             used = graph.share.leave(now_ns)
         return used

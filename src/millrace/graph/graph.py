@@ -409,7 +409,7 @@ class Graph:
 
     def _leave_out(self, behind: Frames, cut: bool) -> None:
         self.skipped_frames += behind
-        self._jump(self.position + behind)
+        self.jump(self.position + behind)
         self._lag.caught_up()
         if cut:
             self.cut_short(frames_to_ns(behind, self.rate))
@@ -429,7 +429,7 @@ class Graph:
         if self.running:
             self.handle_timeout(now_ns)
 
-    def _jump(self, position: Frames) -> None:
+    def jump(self, position: Frames) -> None:
         """Go on at `position`, taking along what the lanes hold."""
         self._lanes.jump(self.position, position)
         self.position = position
@@ -466,7 +466,7 @@ class Graph:
         """From idle: the media time line has gone on meanwhile, so the position jumps to now."""
         # On a grid of the shortest quantum, so that a worker with many graphs wakes once for several.
         now = ns_to_frames(now_ns, self.rate)
-        self._jump(max(self.position, now - now % self._quanta.shortest))
+        self.jump(max(self.position, now - now % self._quanta.shortest))
         self.running = True
         self._idle_since_ns = now_ns
         for node in (*self.mixes(), *self.taps.values()):

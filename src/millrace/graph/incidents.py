@@ -29,6 +29,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("loop", "busy"): "other work of the daemon kept a cycle waiting",
     ("cycle", "overran"): "mixing took longer than the cycle lasts: too many streams for this processor",
     ("cycle", "cut short"): "mixing for the guest took more than its share of the processor: sound was left out",
+    ("cycle", "failed"): "an internal error while mixing for the guest: a cycle was left out; the daemon's log has it",
     ("requests", "cut short"): "programs asked for more than their guest's share of the daemon's time: they waited",
     ("encoder", "slow"): "encoding took longer than the cycle lasts: less complexity, or fewer settings side by side",
     ("encoder", "changed"): "another codec, rate or layout is sent from here on",

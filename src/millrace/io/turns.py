@@ -9,6 +9,7 @@ had a turn: cycles of graphs first of all.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,7 @@ from millrace.graph.share import Clock, Share
 from millrace.io.clock import now_ns, worked_ns
 from millrace.units import NS_PER_S, HostNs
 
+log = logging.getLogger("millrace.io")
 T = TypeVar("T")
 TOLD_NS: HostNs = NS_PER_S // 2
 """Whose connections have waited so long without a break is told of."""
@@ -114,11 +116,20 @@ class Turns:
             for _ in range(len(self._waiting)):
                 worker = self._waiting.popleft()
                 self._queued.discard(worker)
-                if not worker.work():
+                if not self._worked(worker):
                     self.wait(worker)
                 if self.over():
                     break
         self._note()
+
+    @staticmethod
+    def _worked(worker: Worker) -> bool:
+        try:
+            return worker.work()
+        except Exception:
+            # A bug of ours must not leave the others waiting.
+            log.exception("internal error in a connection's turn")
+            return True
 
     def _note(self) -> None:
         """Whether the guest has been asking for more than its share for long."""
