@@ -45,6 +45,9 @@ ODD = {
     "deep object": post(b'{"target":' * 10_000),
     "huge number": post(b'{"target": ' + b"9" * 5_000 + b"}"),
     "number of another script": post('{"target": "sink/²", "settings": {"volume": "١٢"}}'.encode()),
+    "body that is not packed as it says": request(
+        b"POST /api/v1/set", KNOWN, b"Content-Encoding: gzip\r\n", body=b'{"target": 1}'
+    ),
     "body beyond the size": post(b"x" * 70_000),
     "path with escapes": request(b"GET /%1b[2J%0aforged%0d%00", KNOWN),
     "long path": request(b"GET /" + b"a/" * 3_000, KNOWN),
@@ -81,3 +84,29 @@ def test_an_odd_request_is_refused_in_words(tmp_path: Path, caplog: pytest.LogCa
     for record in caplog.records:
         shown = logging.Formatter().format(record)
         assert record.exc_info is None and shown.isprintable(), shown
+
+
+def test_a_body_that_nobody_reads_is_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> bytes:
+        daemon = Daemon(Config("127.0.0.1:0", runtime=tmp_path / "r", state=tmp_path / "s" / "state.db"))
+        try:
+            await daemon.start()
+            host, _, port = daemon.address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n"
+            writer.write(head + b"{}")
+            async with asyncio.timeout(10):
+                answer = await reader.read(100_000)
+                await reader.read()
+            writer.close()
+            return answer
+        finally:
+            await daemon.stop()
+
+    with caplog.at_level(logging.DEBUG):
+        answer = asyncio.run(main())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    said = [record for record in caplog.records if record.name == "millrace.http"]
+    assert any("can't be read" in record.getMessage() for record in said)
+    for record in said:
+        assert record.exc_info is None and record.levelno <= logging.INFO

@@ -13,8 +13,10 @@ import aiohttp
 import pytest
 
 from millrace.daemon.app import Daemon
+from millrace.daemon.attachments import DOORS_MAX
 from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import parse_door
+from millrace.errors import ConfigError
 from millrace.rights.grants import ANY, Identity, Permission, Verdict
 from millrace.rights.model import parse_rights
 from millrace.sim.rig import Rig as PulseRig
@@ -313,3 +315,37 @@ def test_grants_survive_a_restart(tmp_path: Path) -> None:
 
     for test in (first, second):
         running(tmp_path, test)
+
+
+def test_changes_that_one_asks_for_at_once_hold_up_nobody_else(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = await rig.token("alice", "admin", ["alice"])
+        bob = await rig.token("bob", "admin", ["bob"])
+        done: list[str] = []
+
+        async def change(guest: str, secret: str) -> None:
+            body = {"target": "sink/millrace", "settings": {"volume": "50%"}, "guest": guest}
+            status, text = await rig.ask("POST", "/api/v1/set", secret, body)
+            assert status == 200, text
+            done.append(guest)
+
+        async with rig.daemon.keeper.turn:
+            flood = [asyncio.create_task(change("alice", alice)) for _ in range(40)]
+            await asyncio.sleep(0.5)
+            other = asyncio.create_task(change("bob", bob))
+            await asyncio.sleep(0.2)
+        await asyncio.gather(*flood, other)
+        assert done.index("bob") <= 3
+
+    running(tmp_path, test)
+
+
+def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        for number in range(DOORS_MAX):
+            rig.daemon.attach("alice", parse_door(f"qmp:{tmp_path}/{number}"))
+        with pytest.raises(ConfigError, match="are the most"):
+            rig.daemon.attach("alice", parse_door(f"qmp:{tmp_path}/more"))
+        rig.daemon.attach("bob", parse_door(f"qmp:{tmp_path}/more"))
+
+    running(tmp_path, test)

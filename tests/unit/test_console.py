@@ -119,6 +119,27 @@ def test_a_home_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.state_path() == Path("/var/lib/millrace/state.db")
 
 
+def test_a_folder_that_somebody_else_made_is_not_this_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from millrace.errors import ConfigError
+    from millrace.io import paths
+
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(paths, "TEMPORARY", tmp_path)
+    place = tmp_path / f"millrace-{os.getuid()}"
+    assert paths.runtime_dir() == place
+    place.mkdir()
+    assert paths.runtime_dir() == place
+    place.rmdir()
+    place.symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="somebody else made it"):
+        paths.runtime_dir()
+    place.unlink()
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    (tmp_path / "millrace-54321").mkdir()
+    with pytest.raises(ConfigError, match="set XDG_RUNTIME_DIR"):
+        paths.runtime_dir()
+
+
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     import typer
 

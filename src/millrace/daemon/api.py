@@ -15,7 +15,7 @@ from millrace.daemon.commands import Command, Commands
 from millrace.daemon.openapi import describe
 from millrace.errors import ConfigError
 from millrace.rights.model import Holder
-from millrace.text import parse_json
+from millrace.text import parse_json, printable
 
 HOLDER = web.RequestKey("holder", Holder)
 ADDRESS = web.RequestKey("address", str)
@@ -46,6 +46,8 @@ async def _whole(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(text=f"the body did not come within {BODY_S:.0f} s\n") from None
+    except web.RequestPayloadError as error:
+        raise web.HTTPBadRequest(text=f"the body can't be read: {printable(error)}\n") from None
 
 
 class Api:

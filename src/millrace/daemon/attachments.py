@@ -7,6 +7,9 @@ from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
 from millrace.errors import ConfigError
 
+DOORS_MAX = 64
+"""Doors of one guest: each is looked for as long as it is there."""
+
 
 def _kind(name: str) -> type[Attachment]:
     """Which class serves `name`; what speaks its protocol is loaded when the first machine is attached."""
@@ -28,6 +31,8 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
         return twin
     if twin is not None:
         raise ConfigError(f"guest {guest.name} has {spec.text} attached already")
+    if len(guest.attachments) >= DOORS_MAX:
+        raise ConfigError(f"guest {guest.name} has {DOORS_MAX} doors, which are the most; detach one")
     attachment = _kind(spec.kind)(id_, guest, spec)
     guest.attachments.append(attachment)
     guest.on_door("new", attachment)

@@ -5,9 +5,11 @@ Each finds what is meant among what its holder may see, demands the right, and d
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from millrace import __version__
 from millrace.daemon import requests as r
@@ -56,6 +58,7 @@ class Commands:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self.table: dict[str, Command] = {}
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         for name, method, path, takes, run in self._rows():
             self.table[name] = Command(name, method, path, takes, run)
 
@@ -96,7 +99,12 @@ class Commands:
         command = self.table.get(name)
         if command is None:
             raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
-        return await command.run(r.parsed(command.takes, args), holder)
+        parsed = r.parsed(command.takes, args)
+        if command.method == "GET":
+            return await command.run(parsed, holder)
+        # A disk makes a few changes a second: who asks for many at once is held up by those, and nobody else is.
+        async with self._changing.setdefault(holder.key, asyncio.Lock()):
+            return await command.run(parsed, holder)
 
     # -- finding -----------------------------------------------------------------------------
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import logging
 
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 from millrace.text import printable
 
 log = logging.getLogger("millrace.http")
+
+
+def _nonsense(error: BaseException | None) -> str:
+    """What a request was that nobody could have read; empty for any other error."""
+    if isinstance(error, RequestPayloadError):
+        return f"its body can't be read: {error}"
+    if isinstance(error, HttpProcessingError) and error.code < 500:
+        return error.message or str(error.code)
+    return ""
 
 
 class OneLine(logging.Filter):
@@ -19,9 +29,10 @@ class OneLine(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, ConnectionError):
             return False
-        if isinstance(error, HttpProcessingError) and error.code < 500:
+        why = _nonsense(error)
+        if why:
             record.levelno, record.levelname = logging.INFO, "INFO"
-            record.msg, record.args = "%s: %s", (record.getMessage(), printable(error.message or error.code))
+            record.msg, record.args = "%s: %s", (record.getMessage(), printable(why))
             record.exc_info = record.exc_text = None
         return True
 

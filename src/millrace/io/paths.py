@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from millrace.errors import ConfigError
@@ -16,12 +17,22 @@ RUNTIME_LOCK, KEY_FILE = "lock", "key"
 RUNTIME_NAMES = frozenset({API_SOCKET, NATIVE_SOCKET, HANDOVER_SOCKET, RUNTIME_LOCK, KEY_FILE})
 """The daemon's own files in the runtime folder, where each guest has a folder of its name too."""
 SYSTEM_CONFIG = Path("/etc/xdg")
+TEMPORARY = Path("/tmp")
 
 
 def runtime_dir() -> Path:
-    """$XDG_RUNTIME_DIR/millrace, or a private place under /tmp for this user."""
+    """$XDG_RUNTIME_DIR/millrace, or a private place under /tmp for this user; ConfigError where somebody else has made
+    that."""
     base = _named("XDG_RUNTIME_DIR")
-    return base / "millrace" if base else Path(f"/tmp/millrace-{os.getuid()}")
+    if base:
+        return base / "millrace"
+    path = TEMPORARY / f"millrace-{os.getuid()}"
+    # Whoever answers at a socket in there is taken for this user's own daemon.
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise ConfigError(f"{path} is not a directory of this user: somebody else made it; set XDG_RUNTIME_DIR")
+    return path
 
 
 def state_path() -> Path:
