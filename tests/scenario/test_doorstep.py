@@ -230,3 +230,23 @@ def test_idle_connections_use_up_nothing_that_others_need(
             sock.close()
 
     running(tmp_path, test)
+
+
+def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path) -> None:
+    def payers(lines: object) -> set[object]:
+        return {line.get_protocol().turns for line in lines}  # type: ignore[attr-defined]
+
+    async def test(daemon: Daemon) -> None:
+        doorstep, alice = daemon.listeners.doorstep, daemon.guests["alice"]
+        async with aiohttp.ClientSession(headers=KNOWN) as http:
+            async with http.get(f"http://{daemon.address}/health"):
+                assert daemon.turns not in payers(doorstep.strangers)
+            async with http.get(f"http://{daemon.address}/api/v1/state") as answer:
+                await answer.read()
+            while not doorstep.resting:
+                await asyncio.sleep(0)
+            assert payers(doorstep.resting) == {daemon.turns}
+            async with http.ws_connect(f"http://{daemon.address}/alice"):
+                assert alice.turns in payers(line for line in doorstep._inside if hasattr(line, "get_protocol"))
+
+    running(tmp_path, test)
