@@ -26,7 +26,7 @@ MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 GROWTH_MAX_KIB = 384 * 1024
 """What the daemon may grow by: the guest's budget, and what its allocator keeps."""
 ANSWER_MAX_S = 10.0
-BAD_LINE = re.compile(r"internal error|Traceback|Error:|exception", re.IGNORECASE)
+BAD_LINE = re.compile(r"internal error|^Traceback|^[\w.]+(Error|Exception)\b|^(ERROR|CRITICAL) asyncio")
 FORGED = re.compile(r"^forged|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 CONFIG = """
 [guest.innocent]
