@@ -9,7 +9,11 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any, cast
 
+import pytest
+from aiohttp import WSMessage, WSMsgType, web
+
 from millrace.cli.logs import SAME_MAX, SAME_S, Rated
+from millrace.daemon.events import messages
 from millrace.daemon.registry import Registry, json_text
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
@@ -337,3 +341,87 @@ def test_streams_that_end_or_are_refused_leave_the_collector_nothing() -> None:
         gc.enable()
     # The rig's own client and what it is joined to.
     assert found < 100
+
+
+class Flooded:
+    """A WebSocket on which so many messages have come already."""
+
+    def __init__(self, guest: Guest, count: int, kind: WSMsgType) -> None:
+        self._guest, self._left, self._kind = guest, count, kind
+        self.answered = 0
+
+    async def receive(self) -> WSMessage:
+        """See aiohttp: it does not wait while there is something."""
+        self._guest.worked_ns += COST_NS
+        self._left -= 1
+        return WSMessage(self._kind if self._left >= 0 else WSMsgType.CLOSING, b"", None)
+
+    async def pong(self, data: bytes) -> None:
+        """See aiohttp."""
+        self.answered += 1
+
+
+@pytest.mark.parametrize("kind", [WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG])
+def test_messages_that_wait_on_many_websockets_are_read_a_share_at_a_time(kind: WSMsgType) -> None:
+    async def test() -> None:
+        guest = Guest()
+        lines = [Flooded(guest, 100, kind) for _ in range(10)]
+
+        async def read(line: Flooded) -> int:
+            return len([message async for message in messages(cast(web.WebSocketResponse, line), guest.turns)])
+
+        tasks = [asyncio.create_task(guest.turns.do(read(line))) for line in lines]
+        while not all(task.done() for task in tasks):
+            before = guest.worked_ns
+            await asyncio.sleep(0)
+            assert guest.worked_ns - before <= SLICE_NS + len(lines) * COST_NS
+        assert {task.result() for task in tasks} == {100 if kind is WSMsgType.TEXT else 0}
+        assert {line.answered for line in lines} == {100 if kind is WSMsgType.PING else 0}
+
+    run(test)
+
+
+def test_tasks_that_were_woken_together_go_on_one_after_the_other() -> None:
+    async def test() -> None:
+        guest = Guest()
+        gate = asyncio.Event()
+
+        async def costly() -> None:
+            await gate.wait()
+            guest.worked_ns += 2 * SLICE_NS
+
+        tasks = [asyncio.create_task(guest.turns.do(costly())) for _ in range(10)]
+        await asyncio.sleep(0)
+        gate.set()
+        while not all(task.done() for task in tasks):
+            before = guest.worked_ns
+            await asyncio.sleep(0)
+            assert guest.worked_ns - before <= 2 * SLICE_NS
+        assert guest.worked_ns == 20 * SLICE_NS
+
+    run(test)
+
+
+def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
+    async def test() -> None:
+        guest = Guest()
+        gate = asyncio.Event()
+        ended: list[str] = []
+
+        async def waits() -> None:
+            try:
+                await gate.wait()
+                ended.append("went on")
+            finally:
+                ended.append("ended")
+
+        task = asyncio.create_task(guest.turns.do(waits()))
+        await asyncio.sleep(0)
+        gate.set()
+        guest.turns.share.left_ns = 0
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled() and ended == ["ended"]
+
+    run(test)

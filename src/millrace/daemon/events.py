@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from millrace.budget import CONNECTIONS, Account
 from millrace.daemon.registry import Encode, json_text
+from millrace.io.turns import Turns
 from millrace.rights.model import Holder
 
 if TYPE_CHECKING:
@@ -23,6 +24,20 @@ WATCHER_BYTES = 24 * 1024
 FAREWELL_S = 5.0
 WAITING_MAX = 8 * 1024 * 1024
 """Bytes that may wait for a watcher; one that leaves more unread is sent away, and may come again."""
+
+
+async def messages(line: web.WebSocketResponse, turns: Turns) -> AsyncIterator[WSMessage]:
+    """What comes, text or bytes, until something else does; pings are answered. Each waits for its turn: aiohttp keeps
+    a thousand of them, and its own loop goes through all without a break."""
+    while True:
+        message = await line.receive()
+        if message.type is WSMsgType.PING:
+            await line.pong(message.data)
+        elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+            yield message
+        elif message.type is not WSMsgType.PONG:
+            return
+        await turns.turn()
 
 
 async def hang_up(
@@ -39,13 +54,15 @@ async def hang_up(
 class EventStream:
     """One watcher."""
 
-    def __init__(self, registry: Registry, holder: Holder, kinds: frozenset[str] | None, account: Account) -> None:
+    def __init__(
+        self, registry: Registry, holder: Holder, kinds: frozenset[str] | None, account: Account, turns: Turns
+    ) -> None:
         self.holder, self.kinds = holder, kinds
         self.encode: Encode = json_text
         self.cut: Callable[[], None] = lambda: None
         """Ends the line at once, without a word that nobody would read."""
         self._registry = registry
-        self._account = account
+        self._account, self._turns = account, turns
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._more = asyncio.Event()
@@ -77,10 +94,10 @@ class EventStream:
 
     async def serve(self, line: web.WebSocketResponse) -> None:
         """Until the watcher goes."""
-        sending = asyncio.create_task(self._send(line))
+        sending = asyncio.create_task(self._turns.do(self._send(line)))
         self._registry.watch(self)
         try:
-            async for message in line:
+            async for message in messages(line, self._turns):
                 if message.type is not WSMsgType.TEXT:
                     break
         finally:
@@ -101,3 +118,4 @@ class EventStream:
                 if self._waiting:
                     self._size -= len(self._waiting.popleft())
                     self._account.hold("waiting", self._size, CONNECTIONS)
+                await self._turns.turn()

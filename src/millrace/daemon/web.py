@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from millrace.budget import CONNECTIONS
@@ -20,7 +20,7 @@ from millrace.daemon import page, verbs
 from millrace.daemon.answers import send
 from millrace.daemon.api import ADDRESS, HOLDER, Api, holder_of
 from millrace.daemon.cookies import Cookies, cookie_name
-from millrace.daemon.events import WATCHER_BYTES, EventStream, hang_up
+from millrace.daemon.events import WATCHER_BYTES, EventStream, hang_up, messages
 from millrace.daemon.gate import Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
@@ -216,11 +216,11 @@ class Web:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """The registry, as it changes; `?kinds=stream,listener` for some of it."""
         kinds = request.query.get("kinds")
-        line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096)
+        line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096, autoping=False)
         wanted = frozenset(kinds.split(",")) if kinds else None
         holder = holder_of(request)
         account = self._daemon.budgets.of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
-        watcher = EventStream(self._daemon.registry, holder, wanted, account)
+        watcher = EventStream(self._daemon.registry, holder, wanted, account, self._daemon.turns_of(holder))
         if request.transport is not None:
             watcher.cut = request.transport.abort
         leave = self._daemon.access.enter(holder, watcher.end)
@@ -255,7 +255,7 @@ class Web:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             way = f"millrace listen {self._daemon.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
-        socket_ = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, compress=False)
+        socket_ = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, compress=False, autoping=False)
         assert request.transport is not None
         charge(request.transport, guest.turns)
         line = Line(request.transport)
@@ -279,7 +279,7 @@ class Web:
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().create_task(self._tick())
         try:
-            await self._serve(session, attended)
+            await guest.turns.do(self._serve(session, attended))
         finally:
             leave()
             del self._sockets[session]
@@ -289,13 +289,9 @@ class Web:
 
     async def _serve(self, session: ListenerSession, attended: Attended) -> None:
         socket_ = attended.line
-        async for message in socket_:
-            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                break
+        async for message in messages(socket_, session.guest.turns):
             try:
-                with session.guest.turns:
-                    session.receive(message.data, now_ns())
-                await session.guest.turns.turn()
+                session.receive(message.data, now_ns())
             except (ProtocolError, MillraceError) as error:
                 log.warning("listener %s: %s", session.address, error)
                 self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")
@@ -327,7 +323,7 @@ class Web:
         """Close without waiting for an answer, and take its sound away now."""
         session.closing = True
         session.closed()
-        closing = asyncio.get_running_loop().create_task(hang_up(*attended))
+        closing = asyncio.get_running_loop().create_task(session.guest.turns.do(hang_up(*attended)))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 

@@ -118,7 +118,8 @@ class Turns:
                 self._queued.discard(worker)
                 if not self._worked(worker):
                     self.wait(worker)
-                if self.over():
+                # What a task does in its turn is not known before the next round.
+                if self.over() or isinstance(worker, _Turn):
                     break
         self._note()
 
@@ -142,11 +143,14 @@ class Turns:
             self.on_wait(waited)
 
     async def turn(self) -> None:
-        """Wait until there is something left of the share."""
-        if not self.ready():
-            turn = _Turn()
-            self.wait(turn)
-            await turn.come
+        """Between two steps: wait until there is something left of the share."""
+        while not self.ready() or (self._depth > 0 and self.over()):
+            await self._turn().come
+
+    def _turn(self) -> _Turn:
+        turn = _Turn()
+        self.wait(turn)
+        return turn
 
     async def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something when it has its turn, at the guest's expense: what it waits for costs nothing."""
@@ -174,7 +178,7 @@ class _Turn:
 
 
 class _Charged(Awaitable[T]):
-    """A coroutine whose steps count as its guest's work, and wait for its turn."""
+    """A coroutine whose steps count as its guest's work, and each of which waits for its turn."""
 
     def __init__(self, turns: Turns, work: Coroutine[Any, Any, T]) -> None:
         self._turns, self._work = turns, work
@@ -190,5 +194,7 @@ class _Charged(Awaitable[T]):
                 return done.value  # type: ignore[no-any-return]
             try:
                 value, send = (yield awaited), self._work.send
+                while not self._turns.ready():
+                    yield from self._turns._turn().come
             except BaseException as error:
                 value, send = error, self._work.throw
