@@ -155,8 +155,11 @@ def _ns(text: str, option: str) -> int:
 
 
 def _share(text: str, option: str) -> float:
-    from millrace.text import parse_decimal
+    from millrace.errors import ConfigError
+    from millrace.text import parse_decimal, quoted
 
+    if not text.endswith("%"):
+        raise ConfigError(f"{option} {quoted(text)}: give a percentage, such as 2%")
     return parse_decimal(text, option, 0, 99.9, "%") / 100
 
 
