@@ -49,6 +49,12 @@ ODD = {
         b"POST /api/v1/set", KNOWN, b"Content-Encoding: gzip\r\n", body=b'{"target": 1}'
     ),
     "body beyond the size": post(b"x" * 70_000),
+    "argument that is misspelt": post(b'{"target": "sink/1", "settings": {}, "guset": "alice"}'),
+    "token for a guest by another word": request(
+        b"POST /api/v1/tokens", KNOWN, body=b'{"may": "see", "guest": ["alice"]}'
+    ),
+    "query that is misspelt": request(b"GET /api/v1/state?gust=alice", KNOWN),
+    "watcher of what is not there": request(b"GET /api/v1/events?kinds=strem", KNOWN, UPGRADE, KEY),
     "path with escapes": request(b"GET /%1b[2J%0aforged%0d%00", KNOWN),
     "long path": request(b"GET /" + b"a/" * 3_000, KNOWN),
     "path beyond the size": request(b"GET /" + b"a" * 9_000, KNOWN),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from millrace.daemon import verbs
+from millrace.daemon.registry import parse_kinds
+from millrace.daemon.requests import Arguments
 from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, LOW_DELAY_NS, NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.door import permission_of
@@ -45,7 +47,7 @@ PROPS_MAX = 32
 ALIASES = {"f32": "float32le", "s16": "s16le", "s24": "s24le", "s32": "s32le"}
 
 
-class Open(msgspec.Struct):
+class Open(Arguments):
     """Begin a stream: `play` to a sink of a guest, or `record` from a sink's monitor or a source."""
 
     guest: str = "default"
@@ -54,25 +56,25 @@ class Open(msgspec.Struct):
     format: str = "float32le"
     rate: int = 48_000
     channels: int = 2
-    positions: list[str] = []
+    positions: list[str] = msgspec.field(default_factory=list)
     latency_ms: float = 200.0
-    props: dict[str, str] = {}
+    props: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class OfStream(msgspec.Struct):
+class OfStream(Arguments):
     """One of one's own streams."""
 
     stream: int
 
 
-class Cork(msgspec.Struct):
+class Cork(Arguments):
     """Pause or resume."""
 
     stream: int
     corked: bool
 
 
-class Level(msgspec.Struct):
+class Level(Arguments):
     """A stream's own volume."""
 
     stream: int
@@ -80,20 +82,20 @@ class Level(msgspec.Struct):
     mute: bool | None = None
 
 
-class Watch(msgspec.Struct):
+class Watch(Arguments):
     """What to be told of: kinds of objects, all with null."""
 
     kinds: list[str] | None = None
 
 
-class Claim(msgspec.Struct):
+class Claim(Arguments):
     """Be the one who has a name, such as `policy`; with `replace` whoever has it loses it."""
 
     name: str
     replace: bool = False
 
 
-class Duck(msgspec.Struct):
+class Duck(Arguments):
     """Take a stream back by so many dB for as long as this connection lives; 0 lets go."""
 
     target: str
@@ -101,7 +103,7 @@ class Duck(msgspec.Struct):
     guest: str | None = None
 
 
-class Ask(msgspec.Struct):
+class Ask(Arguments):
     """Whether this program may: for programs that record a camera themselves."""
 
     what: str
@@ -347,7 +349,7 @@ class NativeStreams:
     # -- everything else -------------------------------------------------------------------------
 
     def _watch(self, serial: int, args: Watch) -> None:
-        self._session.kinds = None if args.kinds is None else frozenset(args.kinds)
+        self._session.kinds = None if args.kinds is None else parse_kinds(args.kinds)
         self._reply(serial)
         self._session.daemon.registry.watch(self._session)
 

@@ -6,7 +6,7 @@ sent. All telling is done in turns, a slice of objects to a watcher in a step: s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -14,8 +14,11 @@ import msgspec
 
 from millrace.io.turns import Steps, Turns
 from millrace.rights.model import Holder, Right
+from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed
 
+KINDS = ("guest", "sink", "source", "stream", "recorder", "client", "listener", "door", "request", "incident")
+"""What can be watched."""
 SLICE = 50
 FRAME_BYTES = 256 * 1024
 Shown = dict[str, Any]
@@ -127,6 +130,11 @@ class Registry:
             if len(part) < SLICE:
                 return
             yield
+
+
+def parse_kinds(names: Iterable[str]) -> frozenset[str]:
+    """Kinds of objects to watch; ConfigError for one that there is not."""
+    return frozenset(parse_choice(name, "kind", KINDS) for name in names)
 
 
 def native_frames(there: list[Shown], gone: list[int], synced: bool) -> bytes:

@@ -13,17 +13,21 @@ Value = str | int | float | bool
 T = TypeVar("T")
 
 
-class Nothing(msgspec.Struct):
+class Arguments(msgspec.Struct, forbid_unknown_fields=True):
+    """A name that is not known is refused: a token for `guest`, where `guests` was meant, would be one for all."""
+
+
+class Nothing(Arguments):
     """No arguments."""
 
 
-class State(msgspec.Struct):
+class State(Arguments):
     """Everything, or of one guest; the names of all are told either way."""
 
     guest: str | None = None
 
 
-class Set(msgspec.Struct):
+class Set(Arguments):
     """Change a thing's settings: volume and mute; of listeners codec, bitrate and more."""
 
     target: str
@@ -31,7 +35,7 @@ class Set(msgspec.Struct):
     guest: str | None = None
 
 
-class Move(msgspec.Struct):
+class Move(Arguments):
     """Let a stream or a listener go on at another sink."""
 
     target: str
@@ -39,7 +43,7 @@ class Move(msgspec.Struct):
     guest: str | None = None
 
 
-class LinkTo(msgspec.Struct):
+class LinkTo(Arguments):
     """Link a stream or a sink into a sink too, with a matrix of its own if given."""
 
     source: str
@@ -48,7 +52,7 @@ class LinkTo(msgspec.Struct):
     guest: str | None = None
 
 
-class GuestAdd(msgspec.Struct):
+class GuestAdd(Arguments):
     """Make a guest."""
 
     name: str
@@ -56,13 +60,13 @@ class GuestAdd(msgspec.Struct):
     channels: int | None = None
 
 
-class OfGuest(msgspec.Struct):
+class OfGuest(Arguments):
     """A guest."""
 
     guest: str
 
 
-class Attach(msgspec.Struct):
+class Attach(Arguments):
     """Give a guest a door to its machine."""
 
     guest: str
@@ -73,13 +77,13 @@ class Attach(msgspec.Struct):
     ca_file: str | None = None
 
 
-class Detach(msgspec.Struct):
+class Detach(Arguments):
     """Let go of a machine: the door's number."""
 
     door: str
 
 
-class SinkAdd(msgspec.Struct):
+class SinkAdd(Arguments):
     """Add a sink."""
 
     guest: str
@@ -87,14 +91,14 @@ class SinkAdd(msgspec.Struct):
     description: str = ""
 
 
-class SinkRemove(msgspec.Struct):
+class SinkRemove(Arguments):
     """Remove a sink, by name or number."""
 
     guest: str
     sink: str
 
 
-class Grant(msgspec.Struct):
+class Grant(Arguments):
     """Rule who may record: `allow` true, false, "prompt", or null to forget the rule."""
 
     guest: str
@@ -103,7 +107,7 @@ class Grant(msgspec.Struct):
     program: str = ""
 
 
-class Decide(msgspec.Struct):
+class Decide(Arguments):
     """Answer a request that waits; with `always`, for that program from now on."""
 
     request: str
@@ -111,7 +115,7 @@ class Decide(msgspec.Struct):
     always: bool = False
 
 
-class TokenNew(msgspec.Struct):
+class TokenNew(Arguments):
     """Make a token. No guests mean all."""
 
     may: str
@@ -120,33 +124,33 @@ class TokenNew(msgspec.Struct):
     name: str = ""
 
 
-class OfToken(msgspec.Struct):
+class OfToken(Arguments):
     """A token's number."""
 
     token: str
 
 
-class Remember(msgspec.Struct):
+class Remember(Arguments):
     """Keep a text under a key, or with null forget it: for session managers."""
 
     key: str
     value: str | None = None
 
 
-class Recall(msgspec.Struct):
+class Recall(Arguments):
     """What is kept under keys that begin so."""
 
     prefix: str = ""
 
 
-class Incidents(msgspec.Struct):
+class Incidents(Arguments):
     """What has gone wrong lately: in a guest, or about one object."""
 
     guest: str | None = None
     subject: str | None = None
 
 
-class About(msgspec.Struct):
+class About(Arguments):
     """One stream, or with `explain` one recorder."""
 
     target: str

@@ -25,6 +25,7 @@ from millrace.daemon.gate import Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
 from millrace.daemon.origins import parse_host
+from millrace.daemon.registry import parse_kinds
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge
@@ -216,8 +217,8 @@ class Web:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """The registry, as it changes; `?kinds=stream,listener` for some of it."""
         kinds = request.query.get("kinds")
+        wanted = parse_kinds(kinds.split(",")) if kinds else None
         line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096, autoping=False)
-        wanted = frozenset(kinds.split(",")) if kinds else None
         holder = holder_of(request)
         account = self._daemon.budgets.of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
         watcher = EventStream(self._daemon.registry, holder, wanted, account, self._daemon.turns_of(holder))
