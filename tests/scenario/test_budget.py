@@ -8,13 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from millrace.budget import MIB
+from millrace.budget import MIB, Budget
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.dsp.convert import SampleFormat, encode
+from millrace.graph.graph import Graph
+from millrace.graph.model import Ids, Stream
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Player, Rig, RigClient
 from millrace.sim.signals import sine
+from millrace.units import default_map
 from millrace.wire.pulse.client import Failed, record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
@@ -444,3 +447,17 @@ def test_streams_that_are_refused_or_killed_leave_nothing_to_the_collector() -> 
     finally:
         gc.enable()
     assert not left
+
+
+def test_lanes_are_wide_only_where_the_budget_has_room_for_them() -> None:
+    def lane_bytes(limit: int) -> int:
+        graph = Graph("x", Ids(), budget=Budget("guest x", limit))
+        graph.set_default(graph.add_sink("default"))
+        stream = Stream(graph.ids.take(), "x", default_map(2), bulk_frames=48_000)
+        assert graph.default is not None
+        graph.add_stream(stream, graph.default)
+        graph.activate(stream)
+        assert graph.budget.held <= limit
+        return sum(pool.data.nbytes for pool in graph._lanes.pools)
+
+    assert lane_bytes(200_000) < 100_000 < 200_000 < lane_bytes(10_000_000)

@@ -436,6 +436,20 @@ def test_everything_that_runs_by_a_token_ends_when_it_expires(listening: bool, t
     running(tmp_path, test)
 
 
+def test_times_to_expire_are_looked_at_again_soon_as_the_wall_clock_can_be_set(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        access = rig.daemon.access
+        number, secret = await rig.token("hear", ("alice",), lasts_s=86_400)
+        holder = access.let_in(secret, "127.0.0.1")
+        assert holder.key == f"token/{number}"
+        leave = access.enter(holder, lambda why: None)
+        assert access._timer is not None
+        assert access._timer.when() - asyncio.get_running_loop().time() <= 10
+        leave()
+
+    running(tmp_path, test)
+
+
 def test_what_has_ended_by_itself_is_forgotten(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         _, secret = await rig.token("hear,control", ("alice",))

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import WSMessage, WSMsgType, web
 
+from millrace.budget import MIB
 from millrace.cli.logs import SAME_MAX, SAME_S, Rated
 from millrace.daemon.events import messages
 from millrace.daemon.registry import Registry, json_text
@@ -39,6 +40,7 @@ class Line:
         self.written = bytearray()
         self.reading = True
         self.closed = False
+        self.unread = 0
 
     def pause_reading(self) -> None:
         """See asyncio."""
@@ -60,9 +62,13 @@ class Line:
         """See asyncio."""
         self.closed = True
 
+    def abort(self) -> None:
+        """See asyncio."""
+        self.closed = True
+
     def get_write_buffer_size(self) -> int:
         """See asyncio."""
-        return 0
+        return self.unread
 
     def set_write_buffer_limits(self, high: int) -> None:
         """See asyncio."""
@@ -156,6 +162,21 @@ def test_connections_of_a_guest_share_one_share_and_are_read_in_small_pieces_mea
         assert len(lines[-1][0].get_buffer(-1)) < RECEIVE_BYTES
         await guest.idle(*lines[0][:2])
         assert guest.done == 20 * 101
+
+    run(test)
+
+
+def test_who_leaves_more_unread_than_the_guest_may_have_held_is_cut_off() -> None:
+    async def test() -> None:
+        guest = Guest()
+        budget = guest.rig.graph.budget
+        for unread, cut in ((MIB // 2, False), (2 * MIB, True)):
+            runner, line, wire = guest.connect()
+            budget.limit = budget.held + 2 * MIB
+            line.unread = unread
+            deliver(runner, wire.data_to_send())
+            assert line.closed == cut
+            runner.connection_lost(None)
 
     run(test)
 

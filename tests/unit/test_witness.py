@@ -1,0 +1,41 @@
+"""Who speaks on a connection: the process that connected, and still as the program that it was."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from millrace.io import witness
+from millrace.io.witness import Witness, watch_writers
+from millrace.rights.grants import Identity
+
+CONNECTED = Identity(os.getpid(), os.getuid(), "player", unproven=True)
+
+
+def spoken(monkeypatch: pytest.MonkeyPatch, program: str) -> list[Identity]:
+    """What a witness tells when the process that connected writes twice, and is now `program`."""
+    told: list[Identity] = []
+    monkeypatch.setattr(witness, "identity_of", lambda pid, uid: Identity(pid, uid, program, unproven=True))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch_writers(ours)
+        watch = Witness(ours.fileno(), CONNECTED, told.append)
+        for _ in range(2):
+            if not watch.done:
+                theirs.send(b"x")
+                watch.reading()
+                watch.read(len(ours.recv(1)))
+        assert watch.done
+    return told
+
+
+def test_the_program_that_connected_is_proven_by_its_first_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spoken(monkeypatch, "player") == [Identity(os.getpid(), os.getuid(), "player")]
+
+
+def test_a_process_that_has_become_another_program_is_that_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = spoken(monkeypatch, "shell")
+    assert [identity.program for identity in told] == ["shell", "shell"]
+    assert [identity.unproven for identity in told] == [True, False]
