@@ -332,3 +332,24 @@ def test_a_new_stream_and_a_sample_have_what_is_remembered_from_their_first_fram
     assert node.sink is rig.sink and node.gains == (1.0, 1.0), "what the client chose itself counts more"
     reply = client.play(F32, (1, 2), props=props, volume_set=False).reply
     assert reply["sink_name"] == "music" and rig.graph.streams[reply["index"]].placed
+
+
+def test_a_sample_that_names_no_role_is_an_event_as_the_slider_of_system_sounds_expects() -> None:
+    rig = Rig()
+    client = rig.client()
+    heard = rig.capture(rig.sink)
+    rules = {"sink-input-by-media-role:event": Rule((0x8000,), ("mono",), False, None)}
+    client.ask(Command.EXTENSION, **a_write(SET, rules))
+    tone = np.full((4800, 2), 0.5, np.float32)
+    fields = {"spec": F32, "map": (1, 2), "length": tone.nbytes}
+    channel = client.ask(Command.CREATE_UPLOAD_STREAM, name="bell", props={}, **fields)["channel"]
+    client.wire.send_block(channel, tone.tobytes())
+    client.ask(Command.FINISH_UPLOAD_STREAM, channel=channel)
+    (sample,) = client.ask_list(Command.GET_SAMPLE_INFO_LIST)
+    assert sample["props"]["media.role"] == b"event\0"
+    client.ask(Command.PLAY_SAMPLE, sink_index=NO_INDEX, sink_name=None, volume=NO_INDEX, name="bell", props={})
+    (shown,) = client.ask_list(Command.GET_SINK_INPUT_INFO_LIST)
+    assert shown["props"]["media.role"] == b"event\0" and shown["props"]["event.id"] == b"bell\0"
+    assert shown["props"]["module-stream-restore.id"] == b"sink-input-by-media-role:event\0"
+    rig.run(0.5)
+    assert np.allclose(heard.trimmed(), 0.0625)

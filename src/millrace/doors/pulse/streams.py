@@ -13,6 +13,7 @@ from millrace.doors.pulse.formats import (
     gains_from,
     prop_text,
 )
+from millrace.doors.pulse.infos import as_props
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.graph.model import Stream
 from millrace.units import HostNs, frames_to_ns
@@ -163,7 +164,7 @@ def record_rate(client: PulseClient, request: Request) -> None:
 
 
 def create_upload(client: PulseClient, request: Request) -> None:
-    """CREATE_UPLOAD_STREAM."""
+    """CREATE_UPLOAD_STREAM. What says no other role is an event: what mixers call system sounds."""
     f = request.fields
     name = f["name"] or prop_text(f["props"], "event.id")
     if not name:
@@ -175,7 +176,7 @@ def create_upload(client: PulseClient, request: Request) -> None:
     if length + sum(upload.length for upload in client.uploads.values()) > UPLOADS_MAX:
         raise CommandError(Err.TOOLARGE, "too many uploads at once")
     channel = client.take_channel()
-    client.keep_upload(channel, Upload(name, fmt, length, f["props"]))
+    client.keep_upload(channel, Upload(name, fmt, length, as_props({"media.role": "event"}) | f["props"]))
     client.reply(request, {"channel": channel, "length": length})
 
 
@@ -237,7 +238,8 @@ def play_sample(client: PulseClient, request: Request) -> None:
 def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> PlaybackStream:
     door, layout = client.door, Layout(sample.format.frame_bytes, sample.format.rate)
     asked = PlaybackAttr(NO_INDEX, NO_INDEX, NO_INDEX, NO_INDEX)
-    merged = client.props | sample.props | props
+    named = as_props({"media.name": sample.name, "event.id": sample.name})
+    merged = client.props | named | sample.props | props
     node = Stream(door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged))
     attr = fix_playback(asked, layout, adjust=False, early=False)
     stream = PlaybackStream(NoOwner(), 0, sample.format, attr, node, door.graph, merged)
