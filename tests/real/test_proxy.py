@@ -197,3 +197,27 @@ def test_the_page_is_heard_through_nginx_on_its_path_with_a_token(front: Front, 
             assert (await page.run("location.href")) == front.url
 
     asyncio.run(main())
+
+
+def test_a_proxy_that_passes_no_websocket_on_is_told_apart_from_a_daemon_that_is_gone(
+    front: Front, tmp_path: Path
+) -> None:
+    need("chromium")
+    front.nginx(lambda text: re.sub(r".*proxy_set_header (Upgrade|Connection) .*\n", "", text))
+    secret = front.bus.cli("token", "new").stdout.strip()
+    listener = subprocess.run(
+        [*MILLRACE, "listen", front.url.replace("https", "wss") + "default", "--to", "null:", "--ca",
+         str(front.authority.cert)],
+        env=front.bus.env | {"MILLRACE_TOKEN": secret}, capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    assert listener.returncode == 5 and "has to pass Upgrade and Connection on" in listener.stderr
+
+    async def main() -> None:
+        async with Page(tmp_path / "profile", "--ignore-certificate-errors") as page:
+            await page.open(front.url)
+            await page.until("!document.querySelector('#login').hidden")
+            await page.run(f"document.querySelector('#token').value = {secret!r}")
+            await page.run("document.querySelector('#login').requestSubmit()")
+            await page.until("document.querySelector('#status').textContent.includes('no WebSocket to it opens')")
+
+    asyncio.run(main())

@@ -80,4 +80,9 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
     if error.status == 404:
         raise ConfigError(f"{url}: there is no such guest there; `millrace ls` lists them")
     if error.status == 200:
-        raise RemoteProtocolError(f"{url} is no Millrace daemon")
+        raise RemoteProtocolError(
+            f"{url} is a page and no guest of a Millrace daemon: listeners connect to ws://HOST:PORT/GUEST"
+        )
+    if error.status == 426:
+        why = "what was asked for as a WebSocket arrived as an ordinary request"
+        raise RemoteProtocolError(f"{url}: {why}; a proxy on the way has to pass Upgrade and Connection on")

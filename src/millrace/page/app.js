@@ -98,13 +98,14 @@ function soon() {
   setTimeout(() => { due = false; look().catch((error) => say(error.message, true)); }, wait);
 }
 
-/** Hear of changes; whoever is not let in any more learns that by looking. */
+/** Hear of changes, once looking has worked; whoever is not let in any more learns that by looking. */
 function follow() {
   if (locked) return;
+  let lost = "the daemon answers, but no WebSocket to it opens, and sound needs one: a proxy between has to pass them on; trying again";
   line = new WebSocket(lineAt("api/v1/events"));
-  line.onopen = () => say("connected");
+  line.onopen = () => { lost = "the daemon does not answer; trying again"; say("connected"); };
   line.onmessage = ({ data }) => { if (data.includes('"request"')) looks = 0; soon(); };
-  line.onclose = () => { if (!locked) again("the daemon does not answer; trying again"); };
+  line.onclose = () => { if (!locked) again(lost); };
 }
 
 function again(text) {
