@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from millrace.daemon import page
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig
 
@@ -116,3 +117,24 @@ def test_a_body_that_nobody_reads_is_no_traceback(tmp_path: Path, caplog: pytest
     assert any("can't be read" in record.getMessage() for record in said)
     for record in said:
         assert record.exc_info is None and record.levelno <= logging.INFO
+
+
+def test_names_that_there_are_not_have_no_file_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    take = page._read
+    monkeypatch.setattr(page, "_kept", {})
+    monkeypatch.setattr(page, "_read", lambda name: read.append(name) or take(name))
+
+    async def ask(name: str) -> bool:
+        return await page._file(name) is not None
+
+    async def main() -> None:
+        for turn in range(3):
+            assert await ask("app.js") and await ask("opus-decoder.min.js")
+            for number in range(100):
+                assert not await ask(f"{turn}-{number}.js")
+        for name in ("", ".", "..", "../config.py", "__init__.py", "opus-decoder.LICENSE.txt", "app.js/"):
+            assert not await ask(name)
+
+    asyncio.run(main())
+    assert sorted(read) == ["app.js", "opus-decoder.min.js"]

@@ -73,6 +73,19 @@ def test_what_is_kept_is_there_after_a_restart_and_private(tmp_path: Path) -> No
     assert b"another" not in path.read_bytes()
 
 
+def test_levels_of_sinks_that_come_and_go_do_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "LEVELS_MAX", 10)
+    store = Store(tmp_path / "state.db")
+    store.keep_level("bob", "sink", "millrace", ((0.5,), False))
+    for number in range(30):
+        store.keep_level("alice", "sink", f"s{number}", ((0.5,), False))
+        store.keep_level("alice", "sink", "millrace", ((number / 30,), False))
+    kept = store.guest("alice").levels
+    assert len(kept) == 10 and kept["sink", "millrace"] == ((29 / 30,), False) and ("sink", "s29") in kept
+    assert store.guest("bob").levels == {("sink", "millrace"): ((0.5,), False)}
+    store.close()
+
+
 def test_a_number_is_never_given_again_so_that_old_sessions_are_nobodys(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.db")
     first = store.add_token(made("a"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from functools import lru_cache
 from importlib.resources import files
 
 from aiohttp import web
 
+_kept: dict[str, tuple[bytes, bytes, str]] = {}
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; connect-src 'self' ws: wss:;"
@@ -16,20 +18,31 @@ POLICY = (
 )
 
 
-@lru_cache(maxsize=32)
-def _file(name: str) -> tuple[bytes, bytes, str] | None:
-    """A file as it is and compressed, and its type; None where there is none of that name."""
-    kind = TYPES.get("." + name.rpartition(".")[2])
-    found = files("millrace") / "page" / name
-    if kind is None or "/" in name or name.startswith(".") or not found.is_file():
+@lru_cache(maxsize=1)
+def _names() -> frozenset[str]:
+    """Which files there are."""
+    found = (files("millrace") / "page").iterdir()
+    return frozenset(one.name for one in found if "." + one.name.rpartition(".")[2] in TYPES and one.is_file())
+
+
+def _read(name: str) -> tuple[bytes, bytes, str]:
+    """A file as it is and compressed, and its type."""
+    data = (files("millrace") / "page" / name).read_bytes()
+    return data, gzip.compress(data, 9, mtime=0), TYPES["." + name.rpartition(".")[2]]
+
+
+async def _file(name: str) -> tuple[bytes, bytes, str] | None:
+    """One by its name, read once; None where there is none. Compressing takes longer than a cycle may wait."""
+    if name not in _names():
         return None
-    data = found.read_bytes()
-    return data, gzip.compress(data, 9, mtime=0), kind
+    if name not in _kept:
+        _kept[name] = await asyncio.to_thread(_read, name)
+    return _kept[name]
 
 
 async def serve(request: web.Request) -> web.Response:
     """`/` and `/page/NAME`."""
-    found = _file(request.match_info.get("name", "index.html"))
+    found = await _file(request.match_info.get("name", "index.html"))
     if found is None:
         raise web.HTTPNotFound(text="there is no such file\n")
     data, packed, kind = found

@@ -44,6 +44,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 """What brings a file from version n (its `user_version`) to n + 1, in one transaction each. Rows are only added."""
 MEMORY_MAX = 20_000
 """Keys that session managers may keep; beyond that the oldest go."""
+LEVELS_MAX = 1000
+"""Levels that are kept of one guest: sinks come and go, and theirs outlive them. Beyond that the oldest go."""
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
 _RUINED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -296,6 +298,8 @@ class Store:
         with self._writing() as db:
             values = (guest, kind, name, json.dumps(level[0]), int(level[1]))
             db.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
+            newest = "SELECT rowid FROM levels WHERE guest = ? ORDER BY rowid DESC LIMIT ?"
+            db.execute(f"DELETE FROM levels WHERE guest = ? AND rowid NOT IN ({newest})", (guest, guest, LEVELS_MAX))
 
     def keep_sink(self, guest: str, name: str, description: str | None) -> None:
         """A sink was added, or with None removed."""
