@@ -271,7 +271,7 @@ def _is_v6(host: str) -> bool:
 def parse_host(text: str, what: str) -> str:
     """A host's name or address, as it is without a port: no brackets around IPv6."""
     if len(text) > 255 or not (_HOST.fullmatch(text) or _is_v6(text)):
-        raise ConfigError(f"{what}: {quoted(text)} is no host name and no address")
+        raise ConfigError(f"{what}: {quoted(text)} is not a host name or an address")
     return text
 
 

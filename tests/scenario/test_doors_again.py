@@ -313,7 +313,7 @@ def test_a_vnc_server_that_another_viewer_has_for_itself_says_so_and_is_tried_ag
         await becomes(door, "attached")
         server.exclusive = True
         server.end(True)
-        await becomes(door, "displaced", "for itself (exclusive)")
+        await becomes(door, "displaced", "exclusive access")
         assert sorted(causes(daemon)) == ["machine displaced", "machine lost"]
         server.exclusive = False
         await becomes(door, "attached")

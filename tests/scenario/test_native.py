@@ -418,7 +418,7 @@ def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Pat
             assert Verdict.ALLOW in {verdict for _, _, verdict in grants}
         else:
             daemon.prompts.decide(daemon.prompts.get(await waiting(daemon)), False)  # type: ignore[arg-type]
-            with pytest.raises(RightsError, match="let"):
+            with pytest.raises(RightsError, match="denied"):
                 await entering
         again.close()
 

@@ -139,7 +139,7 @@ def test_a_password_file_is_a_file_of_ours_alone(tmp_path: Path) -> None:
     secret.write_text("geheim\r\n")
     assert read_password(secret) == "geheim"
     os.mkfifo(tmp_path / "pipe", 0o600)
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         read_password(tmp_path / "pipe")
 
 

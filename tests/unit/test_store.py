@@ -202,7 +202,7 @@ def test_a_damaged_file_is_set_aside_under_a_name_that_was_free_each_time(tmp_pa
     for n in range(3):
         path.write_bytes(b"this is no database, %d" % n * 1000)
         store = Store(path)
-        assert "not a database" in store.lost and "began anew" in store.lost and store.tokens() == []
+        assert "not a database" in store.lost and "a new, empty one was made" in store.lost and store.tokens() == []
         store.close()
     for n, name in enumerate(("state.broken", "state.broken-2", "state.broken-3")):
         assert (tmp_path / name).read_bytes().startswith(b"this is no database, %d" % n)
@@ -211,7 +211,7 @@ def test_a_damaged_file_is_set_aside_under_a_name_that_was_free_each_time(tmp_pa
     damaged[4096:8192] = bytes(4096)
     path.write_bytes(damaged)
     store = Store(path)
-    assert "began anew" in store.lost
+    assert "a new, empty one was made" in store.lost
     store.close()
     assert (tmp_path / "state.broken-4").read_bytes() == damaged
 

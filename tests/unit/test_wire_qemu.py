@@ -255,8 +255,8 @@ def test_qmp_hands_the_descriptor_over_with_its_name() -> None:
     [
         (b'{"error": {"class": "GenericError", "desc": "no such display"}}\n', "p2p=on"),
         (b'{"QMP": {"version": {"qemu": {"major": 7}}}}\n', "--dbus"),
-        (b"SSH-2.0-OpenSSH\n", "no QMP"),
-        (b"[1]\n", "no QMP"),
+        (b"SSH-2.0-OpenSSH\n", "not a QMP"),
+        (b"[1]\n", "not a QMP"),
         (b"x" * 1_100_000, "endless"),
     ],
 )

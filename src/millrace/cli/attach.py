@@ -30,7 +30,7 @@ def _attach(guest: str, body: dict[str, Any]) -> None:
         if door["state"] == "attached" or door["error"]:
             break
     machine = f" ({door['machine']})" if door["machine"] else ""
-    why = f": {door['error']}; it is tried again and again" if door["error"] else ""
+    why = f": {door['error']}; Millrace keeps trying" if door["error"] else ""
     say(f"{door['id']} {door['door']} {door['state']}{machine}{why}")
 
 

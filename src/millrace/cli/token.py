@@ -62,7 +62,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 
 @app.command("rotate")
 def rotate(token: _TOKEN) -> None:
-    """Give a token another secret and print it: what plays goes on, the old secret lets nobody in any more.
+    """Give a token another secret and print it: what plays goes on, the old secret is no longer valid.
 
     Example: millrace token rotate token/3 > alice.token
     """
@@ -72,7 +72,7 @@ def rotate(token: _TOKEN) -> None:
     try:
         say(secret)
     except OutputLost as error:
-        raise OutputLost(f"{error}; the old secret lets nobody in any more: make room and rotate again") from None
+        raise OutputLost(f"{error}; the old secret is no longer valid: make room and rotate again") from None
 
 
 @app.command("revoke")

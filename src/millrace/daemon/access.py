@@ -88,7 +88,7 @@ class Access:
         if holder is not None:
             return holder
         if self.limit.failed(address, now_ns()):
-            raise TooManyTries("too many wrong tokens from there; wait a minute")
+            raise TooManyTries("too many wrong tokens from this address; wait a few seconds")
         raise RightsError("that token is not valid: wrong, expired or revoked")
 
     def new_link(self) -> str:

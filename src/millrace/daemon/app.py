@@ -141,7 +141,7 @@ class Daemon:
         return runner
 
     def _open(self, sock: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None = None) -> None:
-        """Serve HTTP there. What strangers cost is nobody's else."""
+        """Serve HTTP there. What strangers cost is charged to nobody else."""
         server = runner.server
         assert server is not None
         strangers = Turns()

@@ -293,7 +293,7 @@ class VncAttachment(NetAttachment):
             self._accepted = self.password
             raise Displaced(
                 "the VNC server lets us in, and closes the connection when it is asked to share its screen: another"
-                " viewer has it for itself (exclusive). It is tried again and again; end that viewer, or let it share"
+                " viewer has exclusive access. Millrace keeps trying; close that viewer, or let it share"
             ) from None
 
     async def _into_tls(self, wire: VncClient, line: ClientLine) -> None:

@@ -198,7 +198,7 @@ class Commands:
         spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
         if args.password_file:
             if not holder.may(Right.ADMIN):
-                raise RightsError("only who has every right names a password file; send the password itself")
+                raise RightsError("only a token with every right may name a password file; send the password itself")
             spec = replace(spec, password_file=args.password_file)
         if not holder.may(Right.ADMIN):
             spec = confined(spec, guest.config.attach, guest.name)

@@ -80,7 +80,7 @@ def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
     service on loopback. So whoever has not every right names nothing but what was given to the guest.
     """
     if spec.ca_file:
-        raise RightsError("only who has every right names a CA file; `doors` in the configuration can")
+        raise RightsError("only a token with every right may name a CA file; or use `doors` in the configuration")
     if spec.host:
         if any(place.host == spec.host and place.port in (0, spec.port) for place in places):
             return spec
@@ -90,8 +90,8 @@ def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
         if path.startswith("/") and any(os.path.normpath(path).startswith(f"{folder}/") for folder in folders):
             return replace(spec, below=folders)
     raise RightsError(
-        f"only who has every right may attach {quoted(spec.text)}: `attach` in [guest.{guest}] says where this guest's"
-        " own admins may look for machines"
+        f"only a token with every right may attach {quoted(spec.text)}: `attach` in [guest.{guest}] lists what this"
+        " guest's own admins may attach"
     )
 
 
@@ -138,5 +138,5 @@ def bus_path(address: str) -> str:
 def read_password(path: Path) -> str:
     """A password from a file; ConfigError if others can read it, or if it is no such file."""
     if path.exists() and not path.is_file():
-        raise ConfigError(f"password file {path} is no regular file, which can be read at each attempt")
+        raise ConfigError(f"password file {path} is not a regular file: it is read at each attempt")
     return read_secret(path, "password")

@@ -117,7 +117,7 @@ class Gate(ABC):
         try:
             return self._access.let_in(given, address)
         except TooManyTries as error:
-            raise web.HTTPTooManyRequests(text=f"{error}\n", headers={"Retry-After": "60"}) from None
+            raise web.HTTPTooManyRequests(text=f"{error}\n", headers={"Retry-After": "6"}) from None
         except RightsError as error:
             raise web.HTTPUnauthorized(
                 text=f"{error}\n", headers={"WWW-Authenticate": 'Bearer realm="millrace", error="invalid_token"'}

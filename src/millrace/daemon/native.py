@@ -302,7 +302,7 @@ class NativeSession:
         if allow:
             self._welcome(guest.door.holder)
         else:
-            self.end("nobody let this program in", "rights")
+            self.end("the request to connect was denied, or not answered in time", "rights")
 
     def _welcome(self, holder: Holder) -> None:
         self._leave = self.daemon.access.enter(holder, lambda why: self.end(why, "rights"))
@@ -373,7 +373,7 @@ class NativeSession:
         if guest is None or not self.subject.identity.unproven:
             return
         if guest.door.grants.verdict(Permission.CONNECT, Subject()) is not Verdict.ALLOW:
-            raise RightsError("it is not known yet who speaks: wait for the welcome")
+            raise RightsError("this program is not identified yet: wait for the welcome")
 
     async def _do(self, call: Call) -> None:
         self._demand_speaker()

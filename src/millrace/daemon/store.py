@@ -122,7 +122,9 @@ class Store:
                 return self._connected()
             except _Ruined as error:
                 aside = self._set_aside()
-                self.lost = f"{self.path} was damaged ({error}): it is kept as {aside}, and everything began anew"
+                self.lost = (
+                    f"{self.path} was damaged ({error}): it was renamed to {aside}, and a new, empty one was made"
+                )
                 log.error("%s", self.lost)
                 return self._connected()
         except (sqlite3.Error, _Ruined) as error:

@@ -101,7 +101,7 @@ def _check_headers(request: web.Request) -> None:
     """Bytes that are no UTF-8 come as surrogates, which nothing further on can write; a handshake is ASCII."""
     for name, value in request.headers.items():
         if not (value.isascii() if name.lower().startswith("sec-websocket-") else clean_utf8(value)):
-            raise web.HTTPBadRequest(text=f"the header {printable(name)} is no text\n")
+            raise web.HTTPBadRequest(text=f"the header {printable(name)} is not valid text\n")
     host = request.headers.get("Host")
     if host and parse_host(host) is None:
         raise web.HTTPBadRequest(text=f"Host: {quoted(host)} is neither HOST nor HOST:PORT\n")

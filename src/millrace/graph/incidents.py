@@ -45,7 +45,7 @@ CAUSES: dict[tuple[str, str], str] = {
     (
         "machine",
         "displaced",
-    ): "the machine's server let us go, as it does when another viewer takes the place",
+    ): "the machine's server disconnected Millrace, as it does when another viewer takes over",
     ("send", "line full"): "the listener's line took less than it is sent: too thin, or nobody reads at its end",
     ("network", "packets lost"): "packets did not arrive",
     ("network", "stalled"): "nothing arrived for longer than the margin, then everything at once",
@@ -59,7 +59,10 @@ CAUSES: dict[tuple[str, str], str] = {
     ("microphone", "late"): "the listener's microphone came too late",
     ("clock", "jumped"): "the wall clock was set while sound played; sound keeps to another clock",
     ("store", "can't write"): "a change could not be kept on disk, and was not made",
-    ("store", "set aside"): "what was kept on disk was damaged: it was set aside, and everything began anew",
+    (
+        "store",
+        "set aside",
+    ): "what was kept on disk was damaged: it was renamed, and Millrace started with an empty database",
     ("guest", "left out"): "a guest that was added before could not be opened again",
     ("rights", "refused"): "somebody asked for what they may not",
 }

@@ -86,7 +86,7 @@ class Doorstep:
             while queue and next(iter(queue.values())) <= now_ns:
                 late += self._let_go(queue)
             if late:
-                log.info("%d connections let go: they %s in time", late, why)
+                log.info("closed %d connections that %s in time", late, why)
 
     def make_room(self) -> bool:
         """Descriptors run short: the stranger who has waited longest goes, else who rests. False: there is none."""

@@ -47,7 +47,7 @@ def _pairs(text: str, in_list: bool) -> list[tuple[str, str]]:
     while at < len(text):
         key = (_KEY_IN_LIST if in_list else _KEY).match(text, at)
         if key is None:
-            raise wrong(f"{quoted(text[at:])} is no KEY=VALUE")
+            raise wrong(f"{quoted(text[at:])} is not KEY=VALUE")
         bare = _BARE_IN_LIST if in_list else _BARE
         value = _QUOTED.get(text[key.end() : key.end() + 1], bare).match(text, key.end())
         if value is None:
@@ -104,7 +104,7 @@ class Args:
             raise wrong(f"{key}: more than {PROPS_MAX} properties")
         for name, _ in pairs:
             if not name.isascii() or not name.isprintable():
-                raise wrong(f"{key}: {quoted(name)} is no name of a property")
+                raise wrong(f"{key}: {quoted(name)} is not a property name")
         return {name: value.encode("utf-8", "replace") + b"\0" for name, value in pairs}
 
     def positions(self, key: str = "channel_map") -> Positions | None:
@@ -114,7 +114,7 @@ class Args:
             return None
         positions = parse_map(text)
         if positions is None:
-            raise wrong(f"{key}: {quoted(text)} is no channel map")
+            raise wrong(f"{key}: {quoted(text)} is not a channel map")
         return positions
 
     def format(self, default: StreamFormat) -> StreamFormat:
@@ -122,7 +122,7 @@ class Args:
         name = self._values.get("format")
         sample = default.sample if name is None else sample_format(name)
         if sample is None:
-            raise wrong(f"format: {quoted(name)} is no sample format")
+            raise wrong(f"format: {quoted(name)} is not a sample format")
         rate = self.number("rate", RATE_MIN, RATE_MAX) or default.rate
         channels, positions = self.number("channels", 1, MAX_CHANNELS), self.positions()
         if positions is None:

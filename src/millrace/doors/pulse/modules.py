@@ -27,7 +27,7 @@ from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.session import Request
 
 MIXES_MAX = 128
-"""Sinks and sources of one guest."""
+"""Where a guest has so many sinks and sources, modules make no more: the rest is for `millrace sink add`."""
 NAME_MAX = 128
 DESCRIPTION_MAX = 1024
 _SPEC = ("format", "rate", "channels", "channel_map")
@@ -59,7 +59,7 @@ class Loading:
         kind: str,
     ) -> Sink:  # fmt: skip
         if sum(1 for _ in self.door.graph.mixes()) >= MIXES_MAX:
-            raise wrong(f"a guest has {MIXES_MAX} sinks and sources at most")
+            raise wrong(f"this guest has {MIXES_MAX} sinks and sources already: modules make no more")
         props = {"device.class": kind.encode(), **self.args.props(f"{what}_properties")}
         text = prop_text(props, "device.description") or description
         asked = self.args.text(f"{what}_name")

@@ -49,7 +49,7 @@ class QmpHandover:
             if line.strip():
                 self._line(line)
         if len(self._buffer) > _LINE_MAX:
-            raise RemoteProtocolError("that is no QMP socket: an endless line")
+            raise RemoteProtocolError("this is not a QMP socket: an endless line")
 
     def _line(self, line: bytes) -> None:
         self._lines += 1
@@ -58,9 +58,9 @@ class QmpHandover:
         try:
             said = json_value(line)
         except RemoteProtocolError as refused:
-            raise RemoteProtocolError(f"that is no QMP socket: {refused}") from None
+            raise RemoteProtocolError(f"this is not a QMP socket: {refused}") from None
         if not isinstance(said, dict):
-            raise RemoteProtocolError("that is no QMP socket")
+            raise RemoteProtocolError("this is not a QMP socket")
         if "error" in said:
             error = said["error"]
             text = printable(error.get("desc", "") if isinstance(error, dict) else "")
