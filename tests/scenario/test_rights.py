@@ -340,6 +340,23 @@ def test_changes_that_one_asks_for_at_once_hold_up_nobody_else(tmp_path: Path) -
     running(tmp_path, test)
 
 
+def test_what_is_not_kept_waits_for_no_disk(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        body = {"target": "sink/millrace", "settings": {"volume": "50%"}, "guest": "alice"}
+        async with rig.daemon.keeper.turn:
+            kept = asyncio.create_task(rig.ask("POST", "/api/v1/set", "", body))
+            await asyncio.sleep(0.2)
+            async with asyncio.timeout(10):
+                status, _ = await rig.ask("POST", "/api/v1/set", "", body | {"target": "stream/1"})
+                assert status == 404
+                status, _ = await rig.ask("POST", "/api/v1/page-links", "", {})
+                assert status == 200
+            assert not kept.done()
+        assert (await kept)[0] == 200
+
+    running(tmp_path, test)
+
+
 def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         for number in range(DOORS_MAX):

@@ -38,6 +38,11 @@ KEY_MAX, VALUE_MAX = 200, 4096
 PROGRAM_MAX = 4096
 """A path may be as long (PATH_MAX)."""
 OK = {"ok": True}
+KEPT = frozenset({
+    "guest.add", "guest.remove", "sink.add", "sink.remove", "grant", "decide", "token.new", "token.rotate",
+    "token.revoke", "remember",
+})  # fmt: skip
+"""Commands that are on disk before they are answered."""
 Run = Callable[[Any, Holder], Awaitable[Any]]
 
 
@@ -100,7 +105,7 @@ class Commands:
         if command is None:
             raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
         parsed = r.parsed(command.takes, args)
-        if command.method == "GET":
+        if not _is_kept(name, parsed):
             return await command.run(parsed, holder)
         # A disk makes a few changes a second: who asks for many at once is held up by those, and nobody else is.
         async with self._changing.setdefault(holder.key, asyncio.Lock()):
@@ -315,6 +320,11 @@ class Commands:
     async def _recall(self, args: r.Recall, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         return await self._daemon.keeper.write(self._daemon.store.recall, args.prefix)
+
+
+def _is_kept(name: str, args: Any) -> bool:
+    """Whether a command waits for the disk."""
+    return name in KEPT or (isinstance(args, r.Set) and not args.target.startswith(("stream/", "listener/")))
 
 
 def _number(text: str) -> int:
