@@ -244,7 +244,12 @@ def test_a_place_is_taken_back_at_once_by_whoever_asks_or_when_the_server_is_new
         await becomes(door, "displaced")
         assert daemon.attach("alice", replace(spec, password="another")) is door
         await becomes(door, "attached")
-        assert not server.refused
+        await all_lines(server)
+        server.end(True)
+        await becomes(door, "displaced")
+        assert daemon.attach("alice", replace(spec, password="")) is door
+        await becomes(door, "attached")
+        assert not server.refused, "the password stays what it was where none is given"
         await all_lines(server)
         server.end(True)
         await becomes(door, "displaced")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 from millrace.daemon.doorspec import DoorSpec
@@ -118,10 +119,16 @@ class Attachment(ABC):
         """The session has ended: take its streams away."""
 
     def retake(self, spec: DoorSpec) -> bool:
-        """Asked for again, with another password for one: whether that is something to do, rather than a mistake."""
+        """Asked for again, with another password for one: whether that is something to do, rather than a mistake.
+
+        A password and an authority that are not given again stay what they were.
+        """
         if self.state == "attached" or self.spec.kind == "p2p":
             return False
-        self.spec = spec
+        before = self.spec
+        if not (spec.password or spec.password_file):
+            spec = replace(spec, password=before.password, password_file=before.password_file)
+        self.spec = spec if spec.ca_file else replace(spec, ca_file=before.ca_file)
         self._wanted.set()
         return True
 
