@@ -250,3 +250,27 @@ def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path
                 assert alice.turns in payers(line for line in doorstep._inside if hasattr(line, "get_protocol"))
 
     running(tmp_path, test)
+
+
+def test_a_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.daemon.web.TICK_S", 0.01)
+
+    async def test(daemon: Daemon) -> None:
+        async with aiohttp.ClientSession(headers=KNOWN) as http:
+            bad = await http.ws_connect(f"http://{daemon.address}/alice")
+            good = await http.ws_connect(f"http://{daemon.address}/alice")
+            sessions = daemon.guests["alice"].sessions
+            while len(sessions) < 2:
+                await asyncio.sleep(0.01)
+            ticks: list[int] = []
+
+            def fail(now_ns: int) -> None:
+                raise ValueError("a bug")
+
+            sessions[0].tick, sessions[1].tick = fail, ticks.append  # type: ignore[method-assign]
+            while len(ticks) < 5 or len(sessions) > 1:
+                await asyncio.sleep(0.01)
+            await bad.close()
+            await good.close()
+
+    running(tmp_path, test)

@@ -15,6 +15,8 @@ from millrace.policy.model import Command, Policy
 log = logging.getLogger("millrace.policy")
 NAME = "policy"
 RETRY_S = 0.5
+STEP = 25
+"""Changes that are looked at without a break: in the daemon's own process sound goes on in between."""
 SETTLE_S = 0.3
 """A slider that moves is kept where it stops."""
 
@@ -85,8 +87,11 @@ class Program:
         raise _Lost
 
     async def _watch(self, bus: Bus, policy: Policy) -> None:
-        synced = False
+        synced, looked_at = False, 0
         async for change in bus.watch():
+            looked_at += 1
+            if looked_at % STEP == 0:
+                await asyncio.sleep(0)
             thing = change.object
             if thing is None:
                 synced = True
