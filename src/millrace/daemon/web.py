@@ -341,4 +341,9 @@ class Web:
                     if not session.closing:
                         self._daemon.doctor.gone_silent(session, str(error))
                         self._end(session, attended)
+                except Exception:
+                    # A bug of ours must cost at most the session that met it.
+                    log.exception("listener %s ended by an internal error", session.address)
+                    if not session.closing:
+                        self._end(session, attended)
         self._ticker = None
