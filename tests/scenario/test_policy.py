@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from millrace.client.bus import Bus
+from millrace.client.bus import Bus, Change, Object
 from millrace.daemon.app import Daemon
 from millrace.errors import RightsError
 from millrace.policy.config import PolicyConfig, Rule
-from millrace.policy.program import Program
+from millrace.policy.model import Policy
+from millrace.policy.program import STEP, Program
 from millrace.rights.grants import ANY, Permission, Verdict
 
 from .test_native import eventually, noise, of_daemon, of_guest, running
@@ -129,3 +130,31 @@ def test_without_a_policy_the_unknown_wait_and_are_denied_and_the_known_play(tmp
             await stream.drain()
 
     running(tmp_path, test)
+
+
+class Told:
+    """A bus that has been told of a thousand objects already."""
+
+    def __init__(self) -> None:
+        self.looked_at = 0
+
+    async def watch(self) -> AsyncIterator[Change]:
+        """See `Bus`."""
+        for number in range(1000):
+            self.looked_at += 1
+            yield Change("added", Object(number, "client", "alice"))
+
+
+def test_sound_goes_on_while_the_policy_looks_at_thousands_of_changes() -> None:
+    async def test() -> None:
+        bus = Told()
+        program = Program(Path("none"), PolicyConfig())
+        watching = asyncio.create_task(program._watch(cast(Bus, bus), Policy(PolicyConfig())))
+        while not watching.done():
+            before = bus.looked_at
+            await asyncio.sleep(0)
+            assert bus.looked_at - before <= STEP
+        await watching
+        assert bus.looked_at == 1000
+
+    asyncio.run(test())

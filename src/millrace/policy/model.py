@@ -70,12 +70,14 @@ class Policy:
     _homes: dict[int, str] = field(default_factory=dict)
     _calls: dict[str, set[int]] = field(default_factory=dict)
     _sinks: dict[int, _Sink] = field(default_factory=dict)
+    _by_key: dict[str, _Sink] = field(default_factory=dict)
 
     def seen(self, id_: int, kind: str, guest: str, shown: dict[str, Any], new: bool) -> list[Command]:
         """An object is there: it came (`new`), was there from the start, or has changed."""
         if kind in ("sink", "source"):
             names = (shown["name"], *shown.get("aliases", ()))
-            self._sinks[id_] = _Sink(guest, shown["id"], tuple(f"{kind}/{name}" for name in names))
+            sink = _Sink(guest, shown["id"], tuple(f"{kind}/{name}" for name in names))
+            self._sinks[id_] = self._by_key[sink.key] = sink
         elif kind == "request":
             return self._answer(shown) if new else []
         elif kind == "stream":
@@ -84,7 +86,9 @@ class Policy:
 
     def gone(self, id_: int) -> list[Command]:
         """An object is no more."""
-        self._sinks.pop(id_, None)
+        sink = self._sinks.pop(id_, None)
+        if sink is not None:
+            self._by_key.pop(sink.key, None)
         stream = self._streams.get(self._homes.pop(id_, ""), {}).pop(id_, None)
         return self._duck(stream, id_, here=False) if stream is not None else []
 
@@ -120,7 +124,8 @@ class Policy:
 
     def _name_of(self, key: str) -> str:
         """A sink's name, which outlives its number."""
-        return next((sink.names[0] for sink in self._sinks.values() if sink.key == key), key)
+        sink = self._by_key.get(key)
+        return sink.names[0] if sink is not None else key
 
     def _sink(self, guest: str, name: str) -> str | None:
         """The name that a sink of a guest has now, by its key or any of its names; None where there is none."""
