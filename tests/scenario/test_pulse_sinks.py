@@ -316,6 +316,41 @@ def test_a_change_of_a_sinks_level_is_told_of_the_sink_alone() -> None:
     assert {Facility.SINK, Facility.SOURCE} <= facilities, "the monitor runs with its sink"
 
 
+def test_what_changes_nothing_is_told_to_nobody_so_those_who_set_on_each_event_come_to_rest() -> None:
+    rig = Rig()
+    client = rig.client()
+    microphone = rig.graph.add_source("microphone", "Microphone")
+    spec = Spec(SampleFormat.S16LE, 2, 48_000)
+    stream = client.play(spec, (1, 2)).index
+    record = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(spec, (1, 2), source_name="millrace.monitor"))
+    client.ask(Command.SUBSCRIBE, mask=0x2FF)
+    named = {"index": NO_INDEX, "name": "microphone"}
+    asked: tuple[tuple[Command, dict[str, object]], ...] = (
+        (Command.SET_DEFAULT_SINK, {"name": "millrace"}),
+        (Command.SET_DEFAULT_SOURCE, {"name": "microphone"}),
+        (Command.SET_SOURCE_VOLUME, named | {"volume": (0x10000, 0x10000)}),
+        (Command.SET_SOURCE_MUTE, named | {"mute": False}),
+        (Command.MOVE_SINK_INPUT, {"index": stream, "sink_index": NO_INDEX, "sink_name": "millrace"}),
+        (
+            Command.MOVE_SOURCE_OUTPUT,
+            {"index": record["index"], "source_index": NO_INDEX, "source_name": "millrace.monitor"},
+        ),
+    )
+    for command, fields in asked:
+        client.ask(command, **fields)
+    assert not client.named(Command.SUBSCRIBE_EVENT)
+    assert not client.named(Command.PLAYBACK_STREAM_MOVED) and not client.named(Command.RECORD_STREAM_MOVED)
+    client.ask(Command.SET_SOURCE_VOLUME, **named | {"volume": (0x8000, 0x8000)})
+    client.ask(Command.SET_DEFAULT_SOURCE, name="millrace.monitor")
+    told = [(n["event"] & 0xF, n["index"]) for n in client.named(Command.SUBSCRIBE_EVENT)]
+    assert told == [(Facility.SOURCE, microphone.id), (Facility.SERVER, NO_INDEX)]
+    # One that has links of its own is linked anew where it is moved to, also where it plays.
+    node, other = rig.graph.streams[stream], rig.graph.add_sink("other")
+    rig.graph.link(node, other)
+    client.ask(Command.MOVE_SINK_INPUT, index=stream, sink_index=NO_INDEX, sink_name="millrace")
+    assert [link.target for link in node.links] == [rig.sink]
+
+
 def test_a_microphone_that_a_client_may_never_have_is_not_shown_and_recording_it_is_refused_all_the_same() -> None:
     rig = Rig()
     client = rig.client()

@@ -187,12 +187,13 @@ class Graph:
     def take_default(self, sink: Sink) -> Iterator[None]:
         """As `set_default`, a stream in a step; what becomes the default meanwhile takes the rest."""
         before, self.default = self.default, sink
-        for observer in list(self.observers):
-            observer("default", sink)
+        if before is sink:
+            return
+        self._changed("default", sink)
         for stream in list(self.streams.values()):
             alone = len(stream.links) == 1 and stream.links[0].target is before
             bound = stream.placed or stream.pinned
-            if alone and before is not sink and not bound and "sink" not in stream.chosen:
+            if alone and not bound and "sink" not in stream.chosen:
                 self._relink(stream, self.default)
                 yield
 
@@ -249,13 +250,11 @@ class Graph:
     # -- links and levels ----------------------------------------------------------------
 
     def move_stream(self, stream: Stream, sink: Sink) -> None:
-        """Link `stream` to `sink` instead; while it plays, one fades into the other.
-
-        It stays there when the default changes, but for one that was moved to the default: that goes with it again.
-        """
+        """Link `stream` to `sink` instead, with a fade; one moved to the default goes with it again, others stay."""
         check_movable(stream)
         stream.placed = sink is not self.default
-        self._relink(stream, sink)
+        if len(stream.links) != 1 or not stream.links[0].same(link_to(stream, sink)):
+            self._relink(stream, sink)
 
     def _relink(self, stream: Stream, sink: Sink) -> None:
         set_links(stream, [link_to(stream, sink)])
@@ -267,8 +266,9 @@ class Graph:
     def move_tap(self, tap: Tap, sink: Sink) -> None:
         """Let `tap` hear `sink` instead."""
         check_movable(tap)
-        tap.hear(sink)
-        self._changed("change", tap)
+        if tap.sink is not sink:
+            tap.hear(sink)
+            self._changed("change", tap)
 
     def link(self, source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> None:
         """Add or replace a link into `sink`, with a mix matrix of one's own if given."""

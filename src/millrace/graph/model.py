@@ -167,6 +167,12 @@ class Link:
     target: Sink
     matrix: Matrix | None = None
 
+    def same(self, other: Link) -> bool:
+        """Whether the other does what this one does."""
+        if self.matrix is None or other.matrix is None:
+            return self.target is other.target and self.matrix is other.matrix
+        return self.target is other.target and np.array_equal(self.matrix, other.matrix)
+
 
 @dataclass(eq=False)
 class Stream(Levelled):

@@ -107,16 +107,20 @@ def output_mute(client: PulseClient, request: Request) -> None:
 def source_volume(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_VOLUME: of a monitor, for its recorders."""
     sink = client.door.find_source(request.fields["index"], request.fields["name"])
-    client.door.source_level(sink).gains = gains_from(request.fields["volume"], len(sink.positions))
-    client.door.source_changed(sink)
+    level, gains = client.door.source_level(sink), gains_from(request.fields["volume"], len(sink.positions))
+    if gains != level.gains:
+        level.gains = gains
+        client.door.source_changed(sink)
     client.reply(request)
 
 
 def source_mute(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_MUTE."""
     sink = client.door.find_source(request.fields["index"], request.fields["name"])
-    client.door.source_level(sink).mute = request.fields["mute"]
-    client.door.source_changed(sink)
+    level, mute = client.door.source_level(sink), request.fields["mute"]
+    if mute != level.mute:
+        level.mute = mute
+        client.door.source_changed(sink)
     client.reply(request)
 
 

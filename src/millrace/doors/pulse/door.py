@@ -167,9 +167,11 @@ class PulseDoor:
     def set_default_source(self, source: Sink) -> None:
         """Record it by default; those that named nothing go along, where their clients may."""
         before, self.default_source = self.recorded_by_default(), source
+        if before is source:
+            return
         for record in list(self.records.values()):
             owner, node = self.clients.get(record.owner.index), record.node
-            if owner is None or node.sink is not before or before is source or node.placed or node.pinned:
+            if owner is None or node.sink is not before or node.placed or node.pinned:
                 continue
             if self.may_record(owner, source):
                 self.graph.move_tap(node, source)
