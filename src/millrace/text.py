@@ -84,6 +84,11 @@ def quoted(value: object, limit: int = QUOTED_MAX) -> str:
     return f"'{printable(value, limit)}'" if isinstance(value, str) else printable(literal(value), limit)
 
 
+def counted(count: int, what: str) -> str:
+    """'1 client', '2 clients'."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def literal(value: object) -> str:
     """A value of a file or a message as people write it."""
     if isinstance(value, bool):

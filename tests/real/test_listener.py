@@ -65,6 +65,9 @@ def test_everything_ls_promises_is_there_and_can_be_changed_while_it_plays(bus: 
     assert bus.cli("set", stream["id"], "volume=loud", check=False).returncode == 3
     assert "neither a percentage" in bus.cli("set", stream["id"], "volume=loud", check=False).stderr
     assert bus.cli("set", "stream/99999", "volume=10%", check=False).returncode == 3
+    for wrong, code in (("nobody", 3), ("--sink=nothing", 3), ("--set=foo=bar", 2), ("--set=bitrate=1", 2)):
+        done = bus.cli("listen", "--to", "null:", wrong, check=False)
+        assert done.returncode == code and len(done.stderr.splitlines()) == 1, (wrong, done.stderr)
 
 
 def test_guests_are_added_isolated_and_removed(bus: Bus, tmp_path: Path) -> None:

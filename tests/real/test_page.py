@@ -179,6 +179,7 @@ def test_sound_that_the_browser_stopped_goes_on_at_a_touch_with_the_latency_of_b
         before = (await page.run(STATS))["latency"]
         await page.run("millrace.listener.context.suspend()")
         await page.until("document.querySelector('#heard').textContent.includes('stopped the sound')")
+        await page.until("document.querySelector('#left-shown').textContent === 'silent'")
         await asyncio.sleep(6)
         await page.click("#heard")
         await page.until("document.querySelector('#heard').textContent.includes('Hearing')")
@@ -262,12 +263,17 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_cookie_ends_with_it(b
 
     async def test(page: Page) -> None:
         await page.until("!document.querySelector('#login').hidden")
+        seen = (
+            "[...document.querySelectorAll('button')].filter(b => b.checkVisibility()).map(b => b.textContent).join()"
+        )
+        assert await page.run(seen) == "Sign in", "nothing is offered that does not work"
         for given, right in (("wrong", False), (secret, True)):
             await page.run(f"document.querySelector('#token').value = {given!r}")
             await page.run("document.querySelector('#login').requestSubmit()")
             await page.until("document.querySelector('#token').value === ''")
             await asyncio.sleep(0.5)
             assert await page.run("document.querySelector('#login').hidden") is right
+        assert "Listen" in await page.run(seen)
         assert secret not in await page.run("location.href + document.cookie + document.documentElement.outerHTML")
         assert await page.run("document.querySelector('#rights').hidden") is True
         assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 200
@@ -279,6 +285,9 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_cookie_ends_with_it(b
     async def main() -> None:
         flag = f"--host-resolver-rules=MAP millrace.test 127.0.0.1:{port}"
         async with Page(tmp_path / "profile", flag) as page:
+            await page.open(f"http://millrace.test:{port}/#in=mr_used")
+            await page.until("document.querySelector('#status').textContent.includes('this link has been used')")
+            await page.open("about:blank")
             await page.open(f"http://millrace.test:{port}/")
             await test(page)
 

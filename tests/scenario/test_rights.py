@@ -170,6 +170,7 @@ def test_wrong_tokens_let_nobody_in_even_on_loopback(secret: str, tmp_path: Path
         headers = {"Authorization": f"Bearer {secret}".encode().decode("latin-1")}
         async with rig.http.get(f"http://{rig.daemon.address}/api/v1/state", headers=headers) as answer:
             assert answer.status == 401
+            assert set(await answer.json()) == {"error"}, "as the API's description says"
         assert rig.daemon.refused() == 1
 
     running(tmp_path, test)

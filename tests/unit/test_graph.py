@@ -179,6 +179,20 @@ def test_a_removed_sink_hands_on_its_streams_and_taps() -> None:
     assert node.sink is first and len(heard.blocks) > before and rig.graph.default is first
 
 
+def test_a_sink_that_is_made_while_a_stream_plays_runs_as_the_others_do() -> None:
+    rig = Rig()
+    rig.capture()
+    node = add(rig)
+    rig.run(0.1)
+    made = rig.graph.add_sink("music")
+    rig.graph.move_stream(node, made)
+    rig.run(0.1)
+    assert made.state is NodeState.RUNNING
+    rig.graph.deactivate(node, "paused")
+    rig.run(30)
+    assert made.state is rig.sink.state is NodeState.IDLE
+
+
 def test_states_have_a_trace_and_lanes_are_reused() -> None:
     rig = Rig()
     rig.capture()

@@ -93,17 +93,15 @@ def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if as_json:
         show_json({"rules": rules, "requests": requests})
         return
-    verdicts = {True: "may", False: "may not", "prompt": "has to ask for"}
+    verdicts = {True: "may", False: "may not", "prompt": "has to ask to"}
     for rule in rules:
         program = "any other program" if rule["program"] == "*" else rule["program"]
-        say(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'], rule['allow'])}")
+        say(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'])}")
     for request in requests:
         say(_line(request))
 
 
-def _deed(what: str, verdict: bool | str = True) -> str:
-    if verdict == "prompt":
-        return "connecting" if what == "connect" else f"the {what}"
+def _deed(what: str) -> str:
     return "connect" if what == "connect" else f"record the {what}"
 
 

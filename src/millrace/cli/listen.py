@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millrace.cli.console import warn
-from millrace.text import parse_duration_ns
+from millrace.text import counted, parse_duration_ns
 from millrace.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def _sum_up(listener: Listener) -> None:
     """How it went."""
     report = listener.report()
     warn(
-        f"played {listener.played_s:.1f} s to {listener.output.name}: {report.underruns} underruns,"
-        f" {report.lost} packets lost, {report.skipped} frames skipped"
+        f"played {listener.played_s:.1f} s to {listener.output.name} ({counted(report.underruns, 'underrun')},"
+        f" {counted(report.lost, 'packet')} lost, {counted(report.skipped, 'frame')} skipped)"
     )
 
 

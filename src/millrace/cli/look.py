@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from millrace.cli.console import say, say_lines, screen, warn
+from millrace.cli.ls import faults_of
 from millrace.cli.values import decimal
-from millrace.text import printable
+from millrace.text import counted, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,13 +62,13 @@ def _table(state: dict[str, Any]) -> Table:
                 )
         for stream in guest["streams"]:
             drift = "" if stream.get("drift_ppm") is None else f"{stream['drift_ppm']:+.0f}"
-            faults = f"{stream['underruns']} underruns" if stream["underruns"] else ""
+            faults = counted(stream["underruns"], "underrun") if stream["underruns"] else ""
             label = stream["application"] or stream["name"]
             table.add_row(
                 stream["id"], printable(label, 32), stream["state"], "", f"{stream['ahead_ms']} ms", drift, "", faults
             )
         for one in guest["listeners"]:
-            faults = ", ".join(f"{one[key]} {key}" for key in ("underruns", "lost", "skipped") if one[key])
+            faults = ", ".join(faults_of(one))
             drift = f"{one['drift_ppm']:+.0f}" if one["locked"] else "…"
             rate = f"{one['bitrate'] / 1000:.0f}"
             late = f"{one['latency_ms']} ms"
@@ -78,7 +79,7 @@ def _table(state: dict[str, Any]) -> Table:
 
 
 def _late(guest: dict[str, Any]) -> str:
-    return f"{guest['late_cycles']} late cycles" if guest["late_cycles"] else ""
+    return counted(guest["late_cycles"], "late cycle") if guest["late_cycles"] else ""
 
 
 def _meter(peak: float) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from millrace.cli.console import say, show_json
+from millrace.text import counted
 
 
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -26,17 +27,19 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
         return
     for guest in state["guests"]:
         _guest(guest)
+    if state.get("trouble"):
+        say(f"changes can't be kept: {state['trouble']}")
     if state.get("requests"):
-        say(f"{state['requests']} requests wait for an answer: millrace grants")
+        say(f"waiting for an answer: {counted(state['requests'], 'request')}; `millrace grants` shows them")
     if "policy" in state and state["policy"] is None:
         say("no session manager runs: nothing is remembered, and nobody answers requests; see millrace-policy")
 
 
 def _guest(guest: dict[str, Any]) -> None:
-    late = f", {guest['late_cycles']} late cycles" if guest["late_cycles"] else ""
+    late = f", {counted(guest['late_cycles'], 'late cycle')}" if guest["late_cycles"] else ""
     say(
         f"guest {guest['name']}  {guest['state']}, {guest['rate']} Hz, quantum {guest['quantum_ms']} ms,"
-        f" {guest['clients']} clients{late}"
+        f" {counted(guest['clients'], 'client')}{late}"
     )
     for sink in guest["sinks"]:
         mark = "*" if sink["default"] else " "
@@ -63,6 +66,12 @@ def _label(stream: dict[str, Any]) -> str:
     return str(stream["application"] or stream["name"])[:32]
 
 
+def faults_of(listener: dict[str, Any]) -> list[str]:
+    """What a listener heard of faults."""
+    underruns = [counted(listener["underruns"], "underrun")] if listener["underruns"] else []
+    return underruns + [f"{listener[key]} {key}" for key in ("lost", "skipped") if listener[key]]
+
+
 def _volume(node: dict[str, Any]) -> str:
     volume = node["volume"]
     text = f"{volume}%" if isinstance(volume, int) else "/".join(f"{v}%" for v in volume)
@@ -77,13 +86,13 @@ def _stream(stream: dict[str, Any]) -> str:
     if stream.get("drift_ppm") is not None:
         parts.append(f"{stream['drift_ppm']:+.0f} ppm")
     if stream["underruns"]:
-        parts.append(f"{stream['underruns']} underruns")
+        parts.append(counted(stream["underruns"], "underrun"))
     return ", ".join(parts)
 
 
 def _listener(listener: dict[str, Any]) -> str:
     settings = listener["settings"]
-    faults = [f"{listener[key]} {key}" for key in ("underruns", "lost", "skipped") if listener[key]]
+    faults = faults_of(listener)
     faults += [f"{listener['dropped_packets']} dropped"] if listener["dropped_packets"] else []
     mic = listener.get("microphone", {}).get("state", "off")
     clock = [f"mic {mic}"] if mic != "off" else []

@@ -22,12 +22,17 @@ from millrace.client.complaints import PULSE_NS, Complaints
 from millrace.client.fileplayer import FilePlayer
 from millrace.client.microphone import MicrophoneSender
 from millrace.client.options import ListenerOptions
-from millrace.client.way import demand_welcome, own_socket, tls_of
+from millrace.client.way import demand_welcome, ending, own_socket, tls_of
 from millrace.clock.jitter import profile_of
 from millrace.codec.settings import CodecSettings
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
-from millrace.errors import ConfigError, OutputLost, PeerLost, RemoteProtocolError, RightsError
+from millrace.errors import (
+    ConfigError,
+    OutputLost,
+    PeerLost,
+    RightsError,
+)
 from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
 from millrace.text import quoted
@@ -336,9 +341,9 @@ class Listener:
             sender.end()
 
     def _fault(self, fault: Fault) -> None:
-        self.on_event("error", fault.message)
         if fault.fatal:
-            raise RemoteProtocolError(fault.message)
+            raise ending(fault.code, fault.message)
+        self.on_event("error", fault.message)
 
     def _silence(self) -> None:
         with self._lock:
@@ -416,7 +421,8 @@ class Listener:
     def _trouble(self, verdict: Verdict, now: HostNs) -> Trouble:
         offset = self._offset_ns(now)
         at = 0 if offset is None else verdict.at_ns + offset
-        self.on_event("trouble", f"{verdict.stage}: {verdict.cause} {verdict.evidence}")
+        evidence = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in verdict.evidence.items())
+        self.on_event("trouble", f"{verdict.stage}, {verdict.cause} [{evidence}]")
         return Trouble("underrun", verdict.stage, verdict.cause, at, verdict.evidence)
 
     def _offset_ns(self, now: HostNs) -> HostNs | None:

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import aiohttp
 
 from millrace.client.options import ListenerOptions
-from millrace.errors import ConfigError, RemoteProtocolError, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, RemoteProtocolError, RightsError
 from millrace.io.crypto import client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
 from millrace.text import quoted
@@ -74,11 +74,11 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
         raise RightsError(f"{url}: refused ({error.status}); give a token with --token-file or MILLRACE_TOKEN{here}")
     if error.status == 404 and options.socket is not None:
         name = unquote(urlsplit(url).path[1:])
-        raise ConfigError(
+        raise GraphError(
             f"this user's daemon has no guest {quoted(name)}; `millrace ls` lists them. Others' are ws://HOST:PORT/GUEST"
         )
     if error.status == 404:
-        raise ConfigError(f"{url}: there is no such guest there; `millrace ls` lists them")
+        raise GraphError(f"{url}: there is no such guest, or the token may not hear it; `millrace ls` lists them there")
     if error.status == 200:
         raise RemoteProtocolError(
             f"{url} is a page and no guest of a Millrace daemon: listeners connect to ws://HOST:PORT/GUEST"
@@ -86,3 +86,9 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
     if error.status == 426:
         why = "what was asked for as a WebSocket arrived as an ordinary request"
         raise RemoteProtocolError(f"{url}: {why}; a proxy on the way has to pass Upgrade and Connection on")
+
+
+def ending(code: str, why: str) -> MillraceError:
+    """What a session ended by, in the daemon's word; anything that is not known is the protocol's."""
+    kinds: dict[str, type[MillraceError]] = {"settings": ConfigError, "graph": GraphError, "limit": GraphError}
+    return kinds.get(code, RemoteProtocolError)(why)

@@ -10,7 +10,7 @@ from millrace.clock.jitter import asked_of_daemon
 from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.daemon.guest import Guest
 from millrace.doors.peer.microphone import MicrophoneStream
-from millrace.errors import ConfigError, RemoteProtocolError
+from millrace.errors import ConfigError, GraphError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.outlets.peer import PeerOutlet, Write
 from millrace.rights.model import Holder, Right
@@ -181,10 +181,10 @@ class ListenerSession:
 
         outlet = self.outlet
         outlet.name = hello.name[:_NAME_MAX] or self.address
-        outlet.latency, self.latency = self._asked(hello.latency), hello.latency
+        outlet.latency, self.latency = asked_of_daemon(hello.latency), hello.latency
         outlet.codecs = tuple(c for c in hello.codecs if c in CODECS)
         base = CodecSettings(application="lowdelay" if outlet.latency == "low" else "audio")
-        outlet.settings = self._agreed(self._parsed(base, hello.settings))
+        outlet.settings = self._agreed(changed(base, hello.settings))
         sink = self._find_sink(hello.sink)
         self.wire.send(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
         self.drain()
@@ -223,26 +223,13 @@ class ListenerSession:
             self.wire.send(Microphone(*state))
             self.drain()
 
-    @staticmethod
-    def _asked(latency: str) -> str:
-        try:
-            return asked_of_daemon(latency)
-        except ConfigError as error:
-            raise RemoteProtocolError(str(error)) from None
-
-    def _parsed(self, base: CodecSettings, asked: dict[str, str]) -> CodecSettings:
-        try:
-            return changed(base, asked)
-        except ConfigError as error:
-            raise RemoteProtocolError(str(error)) from None
-
     def _find_sink(self, name: str | None) -> Sink:
         graph = self.guest.graph
         for sink in graph.sinks.values():
             if name is not None and (name == sink.key or sink.answers_to(name)):
                 return sink
         if name is not None:
-            raise RemoteProtocolError(f"guest {self.guest.name} has no sink {quoted(name)}")
+            raise GraphError(f"guest {self.guest.name} has no sink {quoted(name)}")
         assert graph.default is not None
         return graph.default
 

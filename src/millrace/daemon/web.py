@@ -7,6 +7,7 @@ right it takes. What a holder may not see is answered as if it were not there.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from millrace.budget import CONNECTIONS
 from millrace.daemon import page, verbs
 from millrace.daemon.answers import send
-from millrace.daemon.api import ADDRESS, HOLDER, Api, holder_of
+from millrace.daemon.api import ADDRESS, HOLDER, PREFIX, Api, holder_of
 from millrace.daemon.cookies import Cookies, cookie_name
 from millrace.daemon.events import WATCHER_BYTES, EventStream, hang_up, messages
 from millrace.daemon.gate import Gate, NetworkGate, PrivateGate
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("millrace.web")
 
 REFUSALS = (400, 401, 403, 429)
+FAULTS = ((BudgetError, "limit"), (ConfigError, "settings"), (GraphError, "graph"))
+"""What a listener is told that its session ends by; anything else is "protocol"."""
 LINE_BYTES_MAX = 48 * 1024
 """What may wait in a listener's line before its own queue (which can drop) takes over."""
 SEND_BUFFER_BYTES = 32 * 1024
@@ -186,6 +189,9 @@ class Web:
         except web.HTTPException as error:
             if error.status in REFUSALS:
                 self._daemon.doctor.refused("", address, f"{error.status} {request.method} {request.path}")
+            if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
+                # As the API's description has it, whoever it is that refuses.
+                error.text, error.content_type = json.dumps({"error": (error.text or "").strip()}), "application/json"
             raise
         except RightsError as error:
             self._daemon.forbidden += 1
@@ -295,8 +301,9 @@ class Web:
                 session.receive(message.data, now_ns())
             except (ProtocolError, MillraceError) as error:
                 log.warning("listener %s: %s", session.address, error)
-                self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")
-                code = "limit" if isinstance(error, BudgetError) else "protocol"
+                code = next((name for kind, name in FAULTS if isinstance(error, kind)), "protocol")
+                if code not in ("settings", "graph"):
+                    self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")
                 session.outlet.send(encode_message(Fault(code, str(error), fatal=True)))
                 session.closing = True
             if session.closing:

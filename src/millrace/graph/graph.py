@@ -135,6 +135,7 @@ class Graph:
         self._demand_free(name, "sink")
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
         self._admission.admit(sink, len(self.sinks) + len(self.sources))
+        sink.state = NodeState.RUNNING if self.running else sink.state
         self.sinks[sink.id] = sink
         self._changed("new", sink)
         return sink
@@ -143,8 +144,7 @@ class Graph:
         """Take `sink` away; what was linked into it or heard it goes on at `heir`."""
         if self.default is sink:
             self.set_default(heir)
-        for _ in self.leave(sink, heir):
-            pass
+        list(self.leave(sink, heir))
         for tap in list(sink.taps):
             if tap.pinned:
                 self.remove_tap(tap)

@@ -3,7 +3,7 @@ import { Listener } from "./listen.js";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = 240, RIGHTS_EVERY = 5, LOOK_EVERY_MS = 500;
-let looks = 0, looked = 0, locked = false, line = null;
+let looks = 0, looked = 0, locked = false, line = null, unmet = "a token is needed";
 let state = { guests: [] }, chosen = "", player = null, incidents = [];
 const history = { latency: [], margin: [], spread: [], ppm: [], faults: [] };
 globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
@@ -33,7 +33,7 @@ async function api(method, path, body) {
   const answer = await fetch(at(`api/v1${path}`), {
     method, headers: body ? { "Content-Type": "application/json" } : {}, body: body ? JSON.stringify(body) : undefined,
   });
-  if (answer.status === 401) { lock(); throw new Error("a token is needed"); }
+  if (answer.status === 401) { lock(); throw new Error(unmet); }
   const text = await answer.text();
   let value;
   try { value = JSON.parse(text); } catch { value = { error: text.trim() || answer.statusText }; }
@@ -41,10 +41,16 @@ async function api(method, path, body) {
   return value;
 }
 
+/** Show the way in, and nothing else; or all the rest. */
+function shut(on) {
+  $("login").hidden = !on;
+  document.body.classList.toggle("locked", on);
+}
+
 /** What this browser has lets it in no more: ask for a token, and leave the daemon alone until there is one. */
 function lock() {
   locked = true;
-  $("login").hidden = false;
+  shut(true);
   line?.close();
   if (player) { player.stop(); player = null; stopped("A token is needed."); }
 }
@@ -54,7 +60,7 @@ async function enter(secret) {
   const answer = await fetch(at("session"), { method: "POST", headers: { Authorization: `Bearer ${secret}` } });
   if (!answer.ok) return false;
   locked = false;
-  $("login").hidden = true;
+  shut(false);
   return true;
 }
 
@@ -63,7 +69,7 @@ async function entered() {
   const code = new URLSearchParams(location.hash.slice(1)).get("in");
   if (!code) return;
   globalThis.history.replaceState(null, "", location.pathname + location.search);
-  if (!await enter(code)) say("that link was used, or is too old: `millrace page` prints another", true);
+  if (!await enter(code)) unmet = "this link has been used, or is too old; `millrace page` prints another";
 }
 
 /** Do something that a person asked for, and say what came of it. */
@@ -80,7 +86,7 @@ async function look() {
   looked = performance.now();
   const of = (path) => (chosen ? `${path}?guest=${encodeURIComponent(chosen)}` : path);
   [state, incidents] = await Promise.all([api("GET", of("/state")), api("GET", "/incidents")]);
-  $("login").hidden = true;
+  shut(false);
   if (!guest()) {
     const first = chosen ? state.names[0] : state.guests[0]?.name;
     if (first !== chosen && (chosen = first ?? "")) { soon(); return; }
@@ -150,14 +156,14 @@ function levelled(node, one) {
   const level = stream ? null : el("div", { class: "level" },
     el("meter", { min: -60, max: 0, high: -6, value: decibels(node.rms), "aria-label": `Level of ${label}, RMS, dB` }),
     el("span", { class: "soft" }, levels(node.peak, node.rms)));
-  const facts = [node.state, node.format && `${node.format} ${node.rate} Hz`, node.underruns && `${node.underruns} underruns`,
+  const facts = [node.state, node.format && `${node.format} ${node.rate} Hz`, node.underruns && counted(node.underruns, "underrun"),
     node.drift_ppm != null && `${node.drift_ppm} ppm`, node.ducked_db && `${node.ducked_db} dB, ducked`].filter(Boolean).join(", ");
   return el("div", { class: "thing" }, el("b", {}, label), el("span", { class: "soft" }, ` ${node.id}, ${facts}`),
     el("div", { class: "row" }, range, el("span", {}, `${volume} %`), mute, move), level);
 }
 
 function listener(one) {
-  const s = one.settings, faults = ["underruns", "lost", "skipped", "dropped_packets"].filter((key) => one[key]).map((key) => `${one[key]} ${key.replace("_", " ")}`);
+  const s = one.settings, faults = ["underruns", "lost", "skipped", "dropped_packets"].filter((key) => one[key]).map((key) => key === "underruns" ? counted(one[key], "underrun") : `${one[key]} ${key.replace("_", " ")}`);
   const rate = el("input", { type: "range", min: 16, max: 256, step: 8, value: s.bitrate / 1000, "aria-label": `Bitrate of ${one.name}, kb/s`,
     change: (event) => set(one.id, { bitrate: `${event.target.value}k` }) });
   const choice = (what, options, current, name) => el("select", { "aria-label": `${what} of ${one.name}`, change: (event) => set(one.id, { [name]: event.target.value }) },
@@ -172,10 +178,12 @@ function listener(one) {
     el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), codec, frame, latency));
 }
 
+const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+
 function incident(one) {
   const when = new Date(one.at * 1000).toLocaleTimeString(), about = [one.guest, one.subject].filter(Boolean).join(" ") || "the daemon";
   const evidence = Object.entries(one.evidence).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`).join(", ");
-  return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${one.count > 1 ? ` (× ${one.count})` : ""}. ${one.text}`,
+  return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${one.count > 1 ? ` (× ${one.count})` : ""}: ${one.text}`,
     evidence ? el("div", { class: "soft" }, evidence) : null);
 }
 
@@ -245,6 +253,7 @@ async function toggle() {
 }
 
 function stopped(text) {
+  meters([0, 0], [0, 0]);
   $("listen").textContent = "Listen";
   $("listen").setAttribute("aria-pressed", "false");
   $("heard").textContent = text;
@@ -257,14 +266,21 @@ function heard(what, detail) {
   else if (what === "ended") { player = null; stopped(detail); }
   else if (what === "settings") { if (detail.latency) $("latency").value = detail.latency; }
   else $("heard").textContent = detail;
+  if (what === "still" || what === "joined" || what === "ended") $("heard").className = what === "still" ? "bad" : "";
+  // The last level would stand there while nothing is heard.
+  if (what === "still" || what === "ended") meters([0, 0], [0, 0]);
+}
+
+function meters(peak, rms) {
+  for (const [side, name] of ["left", "right"].entries()) {
+    $(name).value = decibels(rms[side]);
+    $(`${name}-shown`).textContent = levels(peak[side], rms[side]);
+  }
 }
 
 let bytesBefore = [0, 0], faultsBefore = 0;
 function figures(s) {
-  for (const [side, name] of ["left", "right"].entries()) {
-    $(name).value = decibels(s.rms[side]);
-    $(`${name}-shown`).textContent = levels(s.peak[side], s.rms[side]);
-  }
+  meters(s.peak, s.rms);
   const ms = (ns) => (ns === null ? "…" : `${(ns / 1e6).toFixed(1)} ms`), now = performance.now();
   const rate = (s.bytes - bytesBefore[0]) * 8 / Math.max(1, now - bytesBefore[1]);
   bytesBefore = [s.bytes, now];
@@ -304,8 +320,10 @@ $("login").addEventListener("submit", async (event) => {
   event.preventDefault();
   const given = $("token").value;
   $("token").value = "";
-  if (await enter(given)) act(async () => follow());
-  else say("that token is not valid", true);
+  try {
+    if (await enter(given)) await act(async () => follow());
+    else say("this token is not valid", true);
+  } catch { say("the daemon does not answer", true); }
 });
 setInterval(() => document.hidden || soon(), 1000);
 entered().then(look).then(follow, (error) => locked ? say(error.message, true) : again(error.message));
