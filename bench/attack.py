@@ -95,7 +95,6 @@ class Line:
 
 def streams(pulse: str, native: str) -> None:
     """10,000 streams that begin at once and never have sound enough."""
-    fields = playback_fields(Spec(S16, 2, 44_100), STEREO, prebuf=0, tlength=8820, adjust_latency=True)
     lines = []
     for _ in range(40):
         line = Line(pulse)
@@ -103,6 +102,7 @@ def streams(pulse: str, native: str) -> None:
         lines.append(line)
     for line in lines:
         for _ in range(250):
+            fields = playback_fields(Spec(S16, 2, 44_100), STEREO, prebuf=0, tlength=8820, adjust_latency=True)
             line.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
         line.push()
         tally["streams asked for"] += 250
