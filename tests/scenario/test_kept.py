@@ -264,6 +264,29 @@ def test_a_change_to_a_guest_that_is_being_removed_is_not_kept_for_the_next_of_i
     running(tmp_path, test)
 
 
+def test_tokens_for_a_removed_guest_let_nobody_into_the_next_of_its_name(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    async def lets_in(daemon: Daemon) -> list[set[str]]:
+        held = [daemon.access.find(digest_of(secret)) for secret in made]
+        return [set(holder.guests) if holder else set() for holder in held]
+
+    async def removed(daemon: Daemon) -> None:
+        for guests in (["bob"], ["alice", "bob"], ["alice"]):
+            made.append((await ask(daemon, "token.new", name="x", may="hear", guests=guests))["token"])
+        await ask(daemon, "guest.add", name="bob")
+        assert await lets_in(daemon) == [{"bob"}, {"alice", "bob"}, {"alice"}]
+        await ask(daemon, "guest.remove", guest="bob")
+        await ask(daemon, "guest.add", name="bob")
+        assert await lets_in(daemon) == [set(), {"alice"}, {"alice"}]
+
+    async def again(daemon: Daemon) -> None:
+        assert await lets_in(daemon) == [set(), {"alice"}, {"alice"}]
+
+    running(tmp_path, removed)
+    running(tmp_path, again)
+
+
 def test_a_client_that_goes_amid_its_call_leaves_a_whole_change(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with daemon.keeper.turn:

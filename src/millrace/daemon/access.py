@@ -190,6 +190,17 @@ class Access:
         self._end(token.holder.key, "the token was revoked")
         return True
 
+    def forget_guest(self, name: str) -> None:
+        """A guest was removed, and with it everybody's right to it; tokens for no other guest end."""
+        for token in self.tokens:
+            if name not in token.guests:
+                continue
+            self.tokens.remove(token.id)
+            if rest := token.guests - {name}:
+                self.tokens.add(replace(token, guests=rest))
+            else:
+                self._end(token.holder.key, "the guest was removed")
+
 
 def token_view(token: Token) -> dict[str, Any]:
     """What is shown of a token: never its secret, nor the hash of it."""

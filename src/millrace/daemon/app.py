@@ -482,8 +482,9 @@ class Daemon:
         """End a guest: its clients and listeners are told."""
         async with self.keeper.turn:
             guest = self.guest(name)
-            await self.keeper.write(self.store.drop_guest, name)
+            await self.keeper.write(self.store.remove_guest, name)
             del self.guests[name]
+            self.access.forget_guest(name)
             if self._web is not None:
                 self._web.end_guest(guest, "the guest was removed")
             await self._stop_guest(guest)

@@ -287,13 +287,29 @@ class Store:
             db.execute("INSERT OR REPLACE INTO guests VALUES (?, ?)", (name, json.dumps(options)))
 
     def drop_guest(self, name: str) -> None:
-        """A guest was removed, and with it what was kept of it."""
+        """Forget a guest, and with it what was kept of it; tokens for it, which may have been made before it, stay."""
         with self._writing() as db:
-            db.execute("DELETE FROM guests WHERE name = ?", (name,))
-            for table in ("levels", "sinks", "grants"):
-                db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
-            streams = f"stream/{name}/"
-            db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
+            self._drop_guest(db, name)
+
+    def remove_guest(self, name: str) -> None:
+        """Forget a guest and everybody's right to it: the next of that name is another guest."""
+        with self._writing() as db:
+            self._drop_guest(db, name)
+            for id_, guests in db.execute("SELECT id, guests FROM tokens").fetchall():
+                names = json.loads(guests)
+                rest = [other for other in names if other != name]
+                if rest and rest != names:
+                    db.execute("UPDATE tokens SET guests = ? WHERE id = ?", (json.dumps(rest), id_))
+                elif rest != names:
+                    db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
+
+    @staticmethod
+    def _drop_guest(db: sqlite3.Connection, name: str) -> None:
+        db.execute("DELETE FROM guests WHERE name = ?", (name,))
+        for table in ("levels", "sinks", "grants"):
+            db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
+        streams = f"stream/{name}/"
+        db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
 
     def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:
         """A level was set."""
