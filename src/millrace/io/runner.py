@@ -89,6 +89,9 @@ class Connection(Timed, Protocol):
         ...
 
 
+AFTER_FAILURE_S = 0.1
+
+
 class TimerRunner:
     """Keeps one timer armed for a `Timed` core."""
 
@@ -126,7 +129,13 @@ class TimerRunner:
         deadline, began = self._armed_for, now_ns()
         # A deadline that had passed when it was set (a graph that begins again) is not late by that.
         late = began - max(deadline, self._armed_at) if deadline is not None else 0
-        self._core.handle_timeout(began)
+        try:
+            self._core.handle_timeout(began)
+        except Exception:
+            # A bug of ours must not stop the clock for good; nor may it spin, where its deadline is the same again.
+            log.exception("internal error when a timer ran out")
+            self._handle = self._loop.call_later(AFTER_FAILURE_S, self._fire)
+            return
         before, self._ended_at = self._ended_at, now_ns()
         spent = self._ended_at - began
         self.rearm()

@@ -1,0 +1,53 @@
+"""The runner's timer: armed for the next deadline, whatever happened at the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from millrace.io.clock import now_ns
+from millrace.io.runner import AFTER_FAILURE_S, TimerRunner
+from millrace.units import NS_PER_S, HostNs
+
+
+class Loop:
+    """A loop whose timers are called by hand."""
+
+    def __init__(self) -> None:
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
+        self.due.append((delay_s, callback))
+        return type("Handle", (), {"cancel": lambda _: None})()
+
+
+class Core:
+    """Wants to be called in a second, always; fails as often as it is told to."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.calls = failures, 0
+
+    def next_timeout(self) -> HostNs | None:
+        return now_ns() + NS_PER_S
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise ValueError("a bug")
+
+
+def test_a_core_that_fails_is_called_again_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    loop, core = Loop(), Core(failures=2)
+    runner = TimerRunner(core, cast(asyncio.AbstractEventLoop, loop))
+    runner.rearm()
+    delays = []
+    for _ in range(4):
+        delay_s, callback = loop.due.pop()
+        delays.append(delay_s)
+        callback()
+    assert core.calls == 4 and len(loop.due) == 1
+    assert delays[1:3] == [AFTER_FAILURE_S] * 2 and delays[3] == pytest.approx(1.0, abs=0.01)
+    assert len(caplog.records) == 2
