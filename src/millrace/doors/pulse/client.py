@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from millrace.budget import CONNECTIONS, ENTRY_BYTES, MIB, size_of
@@ -142,10 +141,12 @@ class PulseClient:
         if self._begun is None:
             return True
         request, steps = self._begun
-        with self._refusals(request):
+        try:
             for _ in steps:
                 if self.over():
                     return False
+        except (CommandError, GraphError) as error:
+            self._refuse(request, error)
         self._begun = None
         return True
 
@@ -211,21 +212,17 @@ class PulseClient:
             # What is due by now has been heard, even if this machine is late in running the cycle:
             # a client that stops by its own clock must not lose its last frames to that.
             self.door.graph.catch_up(self.now_ns)
-        with self._refusals(request):
+        try:
             self._demand(request)
             steps = handler(self, request)
             if steps is not None:
                 self._begun = request, steps
+        except (CommandError, GraphError) as error:
+            self._refuse(request, error)
 
-    @contextmanager
-    def _refusals(self, request: Request) -> Iterator[None]:
+    def _refuse(self, request: Request, error: CommandError | GraphError) -> None:
         """A request that can't be served is answered with PulseAudio's code for that."""
-        try:
-            yield
-        except CommandError as error:
-            self._wire.send_error(request.tag, error.code)
-        except GraphError:
-            self._wire.send_error(request.tag, Err.TOOLARGE)
+        self._wire.send_error(request.tag, error.code if isinstance(error, CommandError) else Err.TOOLARGE)
 
     def _demand(self, request: Request) -> None:
         """The one place where this door asks for rights: PA_ERR_ACCESS without them."""
