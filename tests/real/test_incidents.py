@@ -27,6 +27,7 @@ LOADED = {
     ("listener", "not run"), ("network", "late"), ("network", "stalled"),
 }  # fmt: skip
 """What happens by itself on a machine with other work to do."""
+STALLED = {("loop", "not run"), ("loop", "starved"), ("loop", "busy")}
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +47,31 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name.replace(" ", "-"))
 def test_an_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
-    """That it is the first, and how far off its time is, `python -m bench faults` measures on a calm machine."""
+    """That it is the first, and how far off its time is, `python -m bench faults` measures on a calm machine.
+
+    A fault that falls together with a stall of this machine, which an incident tells of, is made again.
+    """
     scene = scenes(kind.scene)
+    for last in (False, False, True):
+        named = made_and_named(kind, scene)
+        others = named - {(kind.stage, kind.cause), *kind.also} - LOADED
+        if last or not (named & STALLED) or ((kind.stage, kind.cause) in named and not others):
+            break
+    assert (kind.stage, kind.cause) in named, named
+    assert not others, "nobody else is blamed, but for what a loaded machine does"
+
+
+def made_and_named(kind: Kind, scene: Scene) -> set[tuple[str, str]]:
+    """The stages and causes of the incidents after a fault, until its own is among them, or for 8 s."""
     scene.ready()
     before = {one["id"] for one in scene.incidents()}
     kind.make(scene)
-
-    def new() -> set[tuple[str, str]]:
-        return {(one["stage"], one["cause"]) for one in scene.incidents() if one["id"] not in before}
-
-    wait_for(lambda: (kind.stage, kind.cause) in new(), 8, f"an incident of {kind.stage}: {kind.cause}")
-    others = new() - {(kind.stage, kind.cause), *kind.also} - LOADED
-    assert not others, "nobody else is blamed, but for what a loaded machine does"
+    end = time.monotonic() + 8
+    named: set[tuple[str, str]] = set()
+    while time.monotonic() < end and (kind.stage, kind.cause) not in named:
+        time.sleep(0.02)
+        named = {(one["stage"], one["cause"]) for one in scene.incidents() if one["id"] not in before}
+    return named
 
 
 def test_a_daemon_without_a_processor_says_so(scenes: Scenes) -> None:
