@@ -27,7 +27,6 @@ LOADED = {
     ("listener", "not run"), ("network", "late"), ("network", "stalled"),
 }  # fmt: skip
 """What happens by itself on a machine with other work to do."""
-STALLED = {("loop", "not run"), ("loop", "starved"), ("loop", "busy")}
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +46,16 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name.replace(" ", "-"))
 def test_an_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
-    """That it is the first, and how far off its time is, `python -m bench faults` measures on a calm machine.
+    """How often, that it is the first, and how far off its time is: `python -m bench faults` measures that.
 
-    A fault that falls together with a stall of this machine, which an incident tells of, is made again.
+    On a loaded machine a fault may fall together with a stall, or be bridged by what earlier stalls have made a
+    listener keep in hand: it is made three times at most.
     """
     scene = scenes(kind.scene)
-    for last in (False, False, True):
+    for _ in range(3):
         named = made_and_named(kind, scene)
         others = named - {(kind.stage, kind.cause), *kind.also} - LOADED
-        if last or not (named & STALLED) or ((kind.stage, kind.cause) in named and not others):
+        if (kind.stage, kind.cause) in named and not others:
             break
     assert (kind.stage, kind.cause) in named, named
     assert not others, "nobody else is blamed, but for what a loaded machine does"
