@@ -1,4 +1,4 @@
-"""Places for tests: a disk that is small, and how it is filled."""
+"""What tests ask of the machine: a small disk, and to fail where everything is required and something is missing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
+
+REQUIRE_ALL = os.environ.get("MILLRACE_REQUIRE") == "all"
 SMALL_BYTES = 128 * 1024
+
+
+def lack(what: str) -> NoReturn:
+    """Skip because something is missing; fail where everything is required."""
+    (pytest.fail if REQUIRE_ALL else pytest.skip)(f"this machine lacks {what}")
 
 
 @contextlib.contextmanager

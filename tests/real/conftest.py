@@ -12,12 +12,13 @@ import time
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
 
-REQUIRE_ALL = os.environ.get("MILLRACE_REQUIRE") == "all"
+from tests.places import lack
+
 STALLS = ("not run", "starved", "busy", "stopped", "wrote late")
 MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 
@@ -27,11 +28,6 @@ def need(*programs: str) -> None:
     missing = [p for p in programs if shutil.which(p) is None]
     if missing:
         lack(f"programs: {', '.join(missing)}")
-
-
-def lack(what: str) -> NoReturn:
-    """Skip for want of something; fail where everything is required."""
-    (pytest.fail if REQUIRE_ALL else pytest.skip)(f"this machine lacks {what}")
 
 
 def need_root() -> None:

@@ -15,7 +15,7 @@ import pytest
 from millrace.dsp.measure import frequency_hz
 from millrace.sim.signals import count, sine
 
-from .conftest import REQUIRE_ALL, Bus, need, trimmed, wait_for, write_wav
+from .conftest import Bus, lack, need, trimmed, wait_for, write_wav
 from .libpulse import (
     ADJUST_LATENCY,
     AUTO_TIMING_UPDATE,
@@ -47,7 +47,7 @@ def connection(bus: Bus) -> Iterator[Connection]:
     try:
         ctypes.CDLL("libpulse.so.0")
     except OSError:
-        (pytest.fail if REQUIRE_ALL else pytest.skip)("libpulse.so.0 is not installed")
+        lack("libpulse.so.0")
     one = Connection(bus.env["PULSE_SERVER"])
     yield one
     one.close()

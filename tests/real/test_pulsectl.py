@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import REQUIRE_ALL, need
+from .conftest import lack, need
 
 pytestmark = pytest.mark.real
 VERSION = "24.12.0"
@@ -27,7 +27,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
     got = subprocess.run([*command, f"pulsectl=={VERSION}"], capture_output=True, text=True, check=False)
     if got.returncode:
-        (pytest.fail if REQUIRE_ALL else pytest.skip)(f"pulsectl can't be fetched: {got.stderr[-300:]}")
+        lack(f"pulsectl's source, which pip can't fetch: {got.stderr[-300:]}")
     with tarfile.open(folder / f"pulsectl-{VERSION}.tar.gz") as archive:
         archive.extractall(folder, filter="data")
     return folder / f"pulsectl-{VERSION}"

@@ -25,7 +25,7 @@ from millrace.rights.model import OWNER
 from millrace.rights.tokens import digest_of
 from millrace.sim.rig import Rig
 from millrace.wire.pulse.constants import Command, Err
-from tests.places import fill, small_disk
+from tests.places import fill, lack, small_disk
 
 Test = Callable[[Daemon], Awaitable[None]]
 
@@ -318,5 +318,5 @@ def test_a_full_runtime_folder_refuses_a_guest_and_leaves_nothing_of_it(tmp_path
 
     with small_disk(tmp_path / "d") as mounted:
         if not mounted:
-            pytest.skip("no disk can be mounted here")
+            lack("a disk that can be mounted")
         running(tmp_path, test, runtime=tmp_path / "d" / "r")

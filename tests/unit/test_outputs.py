@@ -20,7 +20,7 @@ from millrace.errors import ConfigError, OutputLost
 from millrace.io.files import write_whole
 from millrace.io.sockets import own_secret
 from millrace.units import default_map
-from tests.places import fill, small_disk
+from tests.places import fill, lack, small_disk
 
 
 @pytest.mark.parametrize("sample", [SampleFormat.S16LE, SampleFormat.F32LE])
@@ -147,7 +147,7 @@ def test_a_secret_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert own_secret(tmp_path / "link", lambda: "third") == "third" and not (tmp_path / "link").is_symlink()
     with small_disk(tmp_path / "d") as mounted:
         if not mounted:
-            pytest.skip("no disk can be mounted here")
+            lack("a disk that can be mounted")
         (tmp_path / "d" / "key").touch(0o600)
         fill(tmp_path / "d")
         with pytest.raises(ConfigError, match="No space left"):

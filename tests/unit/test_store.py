@@ -24,7 +24,7 @@ from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right
 from millrace.rights.tokens import Token, digest_of
-from tests.places import fill, small_disk
+from tests.places import fill, lack, small_disk
 
 MONITOR = Permission.MONITOR
 AS_0_1_0 = """
@@ -402,7 +402,7 @@ def test_a_start_on_a_full_disk_leaves_what_is_there_alone(full: Path) -> None:
 def test_a_first_start_on_a_full_disk_is_refused(tmp_path: Path) -> None:
     with small_disk(tmp_path / "d") as mounted:
         if not mounted:
-            pytest.skip("no disk can be mounted here")
+            lack("a disk that can be mounted")
         path = tmp_path / "d" / "state.db"
         path.with_name("state.db.lock").touch()
         fill(path.parent)
