@@ -252,15 +252,19 @@ class Sink(Levelled):
 
 @dataclass(eq=False)
 class Tap(Node):
-    """Consumes a sink's monitor, or only what one stream gives, at its volume, in its own channel layout.
+    """Consumes a sink's monitor, or only what one stream gives, in its own channel layout.
 
-    A `clocked` tap keeps the graph running while nothing plays (a recorder wants silence).
+    Of a stream it hears what that sounds like, or with `before_volume` what its client gave: a stem keeps its level
+    while somebody turns it down, or mutes it. A `clocked` tap keeps the graph running while nothing plays
+    (a recorder wants silence).
     """
 
     consumer: Consumer = None  # type: ignore[assignment]
+    source: Sink | Stream | None = None
+    """What it hears."""
     sink: Sink | None = None
-    stream: Stream | None = None
-    """What it hears alone, if so; `sink` is then where that plays to."""
+    """The sink that it hears, or that the stream which it hears plays to."""
+    before_volume: bool = False
     clocked: bool = False
     placed: bool = False
     """Its client named what it records, or somebody moved it there: it does not go with the default source."""
@@ -272,20 +276,25 @@ class Tap(Node):
 
     kind = "tap"
 
+    @property
+    def stream(self) -> Stream | None:
+        """What it hears alone, if so."""
+        return self.source if isinstance(self.source, Stream) else None
+
     def hear(self, source: Sink | Stream) -> None:
         """Consume a sink's monitor, or one stream, from now on."""
         self.leave()
         source.taps.append(self)
+        self.source = source
         if isinstance(source, Stream):
-            self.stream, self.sink, self.pinned = source, source.sink, "it records one stream"
+            self.sink, self.pinned = source.sink, "it records one stream"
         else:
             self.sink = source
 
     def leave(self) -> None:
         """Consume nothing any more."""
-        source = self.stream or self.sink
-        if source is not None:
-            source.taps.remove(self)
+        if self.source is not None:
+            self.source.taps.remove(self)
 
 
 class Ids:

@@ -52,7 +52,7 @@ class TapRun:
 
 @dataclass(slots=True)
 class StreamTapRun:
-    """A tap of one stream: its lane with the stream's volume and the tap's layout; no lane, silence."""
+    """A tap of one stream: its lane, at the stream's volume or as it came, in the tap's layout; no lane, silence."""
 
     tap: Tap
     lane: LaneMix | None
@@ -172,7 +172,8 @@ class Planner:
         matrix = mapped(stream.positions, tap.positions, tap.mapping)
         if matrix is None:
             matrix = np.eye(len(tap.positions), dtype=np.float32)
-        now = new.tap_gains[tap.id] = np.asarray(stream.effective_gains, np.float32)[:, None] * matrix
+        gains = (1.0,) * len(stream.positions) if tap.before_volume else stream.effective_gains
+        now = new.tap_gains[tap.id] = np.asarray(gains, np.float32)[:, None] * matrix
         was = self._applied.tap_gains.get(tap.id)
         ramped = was if was is not None and not np.array_equal(was, now) else None
         return StreamTapRun(tap, LaneMix(pool, stream.lane, now, ramped), scratch)
