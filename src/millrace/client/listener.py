@@ -20,11 +20,10 @@ from millrace.backends.base import ClockedOutput, FileOutput
 from millrace.client.blame import Verdict
 from millrace.client.complaints import PULSE_NS, Complaints
 from millrace.client.fileplayer import FilePlayer
-from millrace.client.microphone import MicrophoneSender
 from millrace.client.options import ListenerOptions
-from millrace.client.way import demand_welcome, ending, own_socket, tls_of
+from millrace.client.speech import Speech
+from millrace.client.way import demand_welcome, ending, is_listeners, own_socket, tls_of
 from millrace.clock.jitter import profile_of
-from millrace.codec.settings import CodecSettings
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
 from millrace.errors import (
@@ -64,21 +63,10 @@ BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
 REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
 """How often an unchanged report is sent: a thousand idle listeners should cost nothing."""
-SPOKEN_MAX = 50
-"""Microphone packets that may wait for the line: half a second."""
-MICROPHONE = CodecSettings(bitrate=64_000, fec=True, application="audio")
 
 
 class Ended(Exception):
     """The daemon ended the session for good."""
-
-
-def _is_listeners(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("ws", "wss") and bool(parts.hostname and parts.path.strip("/")) and parts.port != 0
-    except ValueError:
-        return False
 
 
 class Listener:
@@ -87,7 +75,7 @@ class Listener:
     def __init__(self, url: str, output: ClockedOutput | FileOutput, options: ListenerOptions | None = None) -> None:
         self.url, self.output = url, output
         self.options = options or ListenerOptions()
-        if not _is_listeners(url):
+        if not is_listeners(url):
             raise ConfigError(f"{quoted(url)}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
         profile_of(self.options.latency)
         self.format: StreamFormat | None = None
@@ -108,9 +96,7 @@ class Listener:
         self._wire: PeerClient | None = None
         self._by_socket = False
         self._stopping = asyncio.Event()
-        self._spoken: asyncio.Queue[str | bytes] = asyncio.Queue(SPOKEN_MAX)
-        source = self.options.microphone
-        self._sender = MicrophoneSender(source, MICROPHONE, self._speak) if source else None
+        self._speech = Speech(self.options.microphone) if self.options.microphone else None
 
     # -- running -------------------------------------------------------------------------------
 
@@ -131,7 +117,8 @@ class Listener:
             self._clocked.on_end = lambda why: _hand(loop, self._output_ended, why)
             self._clocked.on_lost = lambda at_ns: _hand(loop, self._device_lost, at_ns)
             self._clocked.on_back = lambda: _hand(loop, self._device_back)
-        self._start_microphone()
+        if self._speech is not None:
+            self._speech.start()
         try:
             while not self._stopping.is_set():
                 before = self.connections
@@ -147,8 +134,8 @@ class Listener:
                 tries = 0 if self.connections != before else tries + 1
                 await self._pause(tries)
         finally:
-            if self.options.microphone is not None:
-                self.options.microphone.stop()
+            if self._speech is not None:
+                self._speech.stop()
             self._close_output()
         if self._output_lost is not None:
             raise self._output_lost
@@ -162,30 +149,6 @@ class Listener:
         if self.options.socket is not None and isinstance(error, aiohttp.ClientConnectorError):
             return f"no daemon answers at {self.options.socket}; start one with `millrace serve`"
         return str(error) or type(error).__name__
-
-    def _start_microphone(self) -> None:
-        """The source runs as long as the listener; what it captures is thrown away unless somebody records."""
-        sender, loop = self._sender, asyncio.get_running_loop()
-        if sender is not None:
-
-            def push(block: Samples) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(sender.feed, block)
-
-            sender.source.start(push)
-
-    def _speak(self, message: str | bytes) -> None:
-        """Queue for the line; a line that is full loses packets, and the daemon conceals them."""
-        if not self._spoken.full():
-            self._spoken.put_nowait(message)
-
-    async def _speaker(self, line: aiohttp.ClientWebSocketResponse) -> None:
-        while True:
-            message = await self._spoken.get()
-            if isinstance(message, str):
-                await line.send_str(message)
-            else:
-                await line.send_bytes(message)
 
     async def _pause(self, tries: int) -> None:
         top = BACKOFF_PATIENT_S if tries > PATIENCE_TRIES else BACKOFF_MAX_S
@@ -231,13 +194,13 @@ class Listener:
             settings=opts.settings,
             latency=opts.latency,
             sink=opts.sink,
-            microphone=self._sender is not None,
+            microphone=self._speech is not None,
         )
         wire = self._wire = PeerClient(hello, now_ns())
-        timers = asyncio.create_task(self._timers(wire, line))
-        stopper = asyncio.create_task(self._stop_line(line))
-        speaker = asyncio.create_task(self._speaker(line))
-        pulse = asyncio.create_task(self._pulse(wire, line))
+        work = [self._timers(wire, line), self._stop_line(line), self._pulse(wire, line)]
+        if self._speech is not None:
+            work.append(self._speech.send_on(line))
+        tasks = [asyncio.create_task(one) for one in work]
         try:
             await self._drain(wire, line)
             async for message in line:
@@ -250,18 +213,12 @@ class Listener:
                     self._handle(event, now)
         finally:
             self._wire = None
-            for task in (timers, stopper, speaker, pulse):
+            for task in tasks:
                 task.cancel()
-            self._hush()
+            if self._speech is not None:
+                self._speech.hush()
         if not self._stopping.is_set():
             raise PeerLost("the connection ended")
-
-    def _hush(self) -> None:
-        """The line is gone, and with it whoever recorded."""
-        if self._sender is not None:
-            self._sender.end()
-            while not self._spoken.empty():
-                self._spoken.get_nowait()
 
     async def _stop_line(self, line: aiohttp.ClientWebSocketResponse) -> None:
         await self._stopping.wait()
@@ -319,26 +276,14 @@ class Listener:
             self._set_latency(str(event.settings.get("latency", "")))
             self.on_event("settings", ", ".join(f"{k}={v}" for k, v in event.settings.items()))
         elif isinstance(event, Microphone):
-            self._microphone(event, now)
+            if self._speech is not None:
+                self._speech.told(event, now, lambda text: self.on_event("microphone", text))
         elif isinstance(event, Fault):
             self._fault(event)
         elif isinstance(event, Bye):
             self._silence()
             if not event.again:
                 raise Ended(event.reason)
-
-    def _microphone(self, event: Microphone, now: HostNs) -> None:
-        sender = self._sender
-        if sender is None:
-            return
-        if not event.allowed:
-            self.on_event("microphone", "this guest does not allow it")
-        if event.wanted and not sender.speaking:
-            self.on_event("microphone", "somebody records it")
-            sender.begin(now)
-        elif not event.wanted and sender.speaking:
-            self.on_event("microphone", "nobody records it any more")
-            sender.end()
 
     def _fault(self, fault: Fault) -> None:
         if fault.fatal:

@@ -20,6 +20,15 @@ from millrace.text import quoted
 ASK_S = 5.0
 
 
+def is_listeners(url: str) -> bool:
+    """Whether it names a guest as listeners connect to one."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("ws", "wss") and bool(parts.hostname and parts.path.strip("/")) and parts.port != 0
+    except ValueError:
+        return False
+
+
 async def own_socket(url: str) -> Path | None:
     """The socket of this user's daemon, if `url` is where that one says it listens; None if it is anybody else's.
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from millrace.budget import ENTRY_BYTES, size_of
+from millrace.budget import ENTRY_BYTES
 from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, unmake
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.doors.pulse.restore import GROUPED_BY, Rules, group_of
-from millrace.dsp.convert import Buffer, SampleFormat
+from millrace.doors.pulse.samples import SampleCache
+from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import NOTHING, Node, NodeState, Sink, Stream, Tap
@@ -27,36 +27,16 @@ from millrace.rights.prompts import Answer, Prompts
 from millrace.text import key_number
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
-from millrace.wire.pulse.tagstruct import Props
 
 if TYPE_CHECKING:
     from millrace.doors.pulse.client import PulseClient
 
 CLIENTS_MAX = 1024
-CACHE_BYTES_MAX = 64 * 1024 * 1024
 MODULES_MAX = 256
 WORDS_KEPT = 4
 """What a module's argument says is kept as it came, and in the names and properties of what it makes."""
-SAMPLE_BYTES = 1024
-"""What a cached sample takes besides its sound, name and properties."""
 MONITOR = ".monitor"
 STREAM_RESTORE, STREAM_RESTORE_EVENT = "module-stream-restore", 5
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """An uploaded sound."""
-
-    index: int
-    name: str
-    format: StreamFormat
-    data: Buffer
-    props: Props
-
-    @property
-    def weight(self) -> int:
-        """What it takes in memory."""
-        return len(self.data) + sys.getsizeof(self.name) + size_of(self.props) + SAMPLE_BYTES
 
 
 def permission_of(sink: Sink) -> Permission:
@@ -76,7 +56,6 @@ class PulseDoor:
         self.wall_ns = wall_ns
         self.clients: dict[int, PulseClient] = {}
         self.modules: dict[int, Module] = {}
-        self.samples: dict[str, Sample] = {}
         self.rules = Rules()
         self.rules.on_change = self._rules_changed
         """What is remembered of streams."""
@@ -96,6 +75,7 @@ class PulseDoor:
         self.refused = 0
         self.account = graph.budget.open("cache")
         """What is the guest's and no connection's: cached samples, modules."""
+        self.samples = SampleCache(self.account, self.publish)
         self.grants = Grants()
         self.prompts = Prompts(graph.ids.take)
         self.holder = Holder(f"guest/{graph.name}", GUEST_RIGHTS, frozenset({graph.name}))
@@ -386,7 +366,7 @@ class PulseDoor:
             record.ended()
         record.owner.record_changed(record, kind)
 
-    # -- streams, modules, samples -------------------------------------------------------
+    # -- streams, modules ----------------------------------------------------------------
 
     def begin_playback(self, stream: PlaybackStream, sink: Sink) -> None:
         """Let a stream play to `sink`, or where its like were put; on an error it is not there."""
@@ -427,24 +407,6 @@ class PulseDoor:
         self.account.hold(("module", module.index), ENTRY_BYTES + words)
         self.modules[module.index] = module
         self.publish(Facility.MODULE, Change.NEW, module.index)
-
-    def store_sample(self, sample: Sample) -> None:
-        """Keep an uploaded sound, replacing one of the same name."""
-        used = sum(len(s.data) for s in self.samples.values() if s.name != sample.name)
-        if used + len(sample.data) > CACHE_BYTES_MAX:
-            raise CommandError(Err.TOOLARGE, "the sample cache is full")
-        self.account.hold(("sample", sample.name), sample.weight)
-        change = Change.CHANGE if sample.name in self.samples else Change.NEW
-        self.samples[sample.name] = sample
-        self.publish(Facility.SAMPLE_CACHE, change, sample.index)
-
-    def drop_sample(self, name: str) -> Sample | None:
-        """Forget an uploaded sound; None where there is none."""
-        sample = self.samples.pop(name, None)
-        if sample is not None:
-            self.account.hold(("sample", name), 0)
-            self.publish(Facility.SAMPLE_CACHE, Change.REMOVE, sample.index)
-        return sample
 
     # -- the clock of replies --------------------------------------------------------------
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from millrace import __version__
-from millrace.doors.pulse.door import MONITOR, PulseDoor, Sample
+from millrace.doors.pulse.door import MONITOR, PulseDoor
 from millrace.doors.pulse.formats import map_numbers, prop_text, volume_of
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import GROUP_PROPERTY, GROUPED_BY, INPUT, OUTPUT, group_of
+from millrace.doors.pulse.samples import Sample
 from millrace.graph.model import NodeState, Sink
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, SINK_FLAGS, SOURCE_FLAGS, DeviceState, Encoding

@@ -37,7 +37,7 @@ def stat(client: PulseClient, request: Request) -> None:
     """STAT: bytes queued now; the rest are PulseAudio's own allocator's."""
     streams = client.door.playback.values()
     queued = sum(s.queue.length for s in streams)
-    cache = sum(len(s.data) for s in client.door.samples.values())
+    cache = client.door.samples.sound_bytes
     values = {"blocks": len(streams), "bytes": queued, "allocated": len(streams), "allocated_bytes": queued}
     client.reply(request, values | {"cache_bytes": cache})
 
@@ -59,7 +59,7 @@ def source(client: PulseClient, request: Request) -> None:
 def sample(client: PulseClient, request: Request) -> None:
     """GET_SAMPLE_INFO."""
     wanted, name = request.fields["index"], request.fields["name"]
-    for found in client.door.samples.values():
+    for found in client.door.samples:
         if found.name == name or found.index == wanted:
             client.records_reply(request, _C.GET_SAMPLE_INFO, [infos.sample_info(found)])
             return
@@ -93,7 +93,7 @@ _LISTS: dict[Command, tuple[Command, Lister]] = {
     ),
     _C.GET_SAMPLE_INFO_LIST: (
         _C.GET_SAMPLE_INFO,
-        lambda c: (infos.sample_info(s) for s in list(c.door.samples.values())),
+        lambda c: (infos.sample_info(s) for s in c.door.samples),
     ),
 }
 _ONE: dict[Command, Finder] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.client import Handler, PulseClient, Upload
 from millrace.doors.pulse.create import attr_reply, create_playback, create_record, held_by_resampler, shown_props
-from millrace.doors.pulse.door import Sample
 from millrace.doors.pulse.formats import (
     CommandError,
     checked_rate,
@@ -15,6 +14,7 @@ from millrace.doors.pulse.formats import (
 )
 from millrace.doors.pulse.infos import as_props
 from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.samples import Sample
 from millrace.graph.model import Stream
 from millrace.units import HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err
@@ -186,7 +186,7 @@ def finish_upload(client: PulseClient, request: Request) -> None:
     data = upload.finish()
     if not data:
         raise CommandError(Err.TOOLARGE)
-    client.door.store_sample(Sample(client.door.graph.ids.take(), upload.name, upload.format, data, upload.props))
+    client.door.samples.store(Sample(client.door.graph.ids.take(), upload.name, upload.format, data, upload.props))
     client.reply(request)
 
 
@@ -250,7 +250,7 @@ def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> Playbac
 
 def remove_sample(client: PulseClient, request: Request) -> None:
     """REMOVE_SAMPLE."""
-    if client.door.drop_sample(request.fields["name"] or "") is None:
+    if client.door.samples.drop(request.fields["name"] or "") is None:
         raise CommandError(Err.NOENTITY)
     client.reply(request)
 

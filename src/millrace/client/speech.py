@@ -1,0 +1,72 @@
+"""A listener's microphone on its way to the line: it is sent while somebody records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+
+from millrace.client.microphone import MicrophoneSender, MicrophoneSource
+from millrace.codec.settings import CodecSettings
+from millrace.dsp.convert import Samples
+from millrace.units import HostNs
+from millrace.wire.peer.messages import Microphone
+
+WAITING_MAX = 50
+"""Packets that may wait for the line: half a second."""
+MICROPHONE = CodecSettings(bitrate=64_000, fec=True, application="audio")
+
+
+class Speech:
+    """Runs as long as its listener; what is captured is thrown away unless somebody records."""
+
+    def __init__(self, source: MicrophoneSource) -> None:
+        self._source = source
+        self._sender = MicrophoneSender(source, MICROPHONE, self._queue)
+        self._waiting: asyncio.Queue[str | bytes] = asyncio.Queue(WAITING_MAX)
+
+    def start(self) -> None:
+        """Capture from now on."""
+        loop = asyncio.get_running_loop()
+
+        def push(block: Samples) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._sender.feed, block)
+
+        self._source.start(push)
+
+    def stop(self) -> None:
+        """Capture no more."""
+        self._source.stop()
+
+    def told(self, state: Microphone, now: HostNs, say: Callable[[str], None]) -> None:
+        """Whether somebody records now, and may."""
+        if not state.allowed:
+            say("this guest does not allow it")
+        if state.wanted and not self._sender.speaking:
+            say("somebody records it")
+            self._sender.begin(now)
+        elif not state.wanted and self._sender.speaking:
+            say("nobody records it any more")
+            self._sender.end()
+
+    def hush(self) -> None:
+        """The line is gone, and with it whoever recorded."""
+        self._sender.end()
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
+
+    def _queue(self, message: str | bytes) -> None:
+        """A line that is full loses packets, and the daemon conceals them."""
+        if not self._waiting.full():
+            self._waiting.put_nowait(message)
+
+    async def send_on(self, line: aiohttp.ClientWebSocketResponse) -> None:
+        """Send what waits, until cancelled."""
+        while True:
+            message = await self._waiting.get()
+            if isinstance(message, str):
+                await line.send_str(message)
+            else:
+                await line.send_bytes(message)

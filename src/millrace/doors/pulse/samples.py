@@ -1,0 +1,71 @@
+"""Sounds that the programs of a guest have uploaded, to be played by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from millrace.budget import Account, size_of
+from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.dsp.convert import Buffer
+from millrace.wire.pulse.constants import Change, Err, Facility
+from millrace.wire.pulse.tagstruct import Props
+
+CACHE_BYTES_MAX = 64 * 1024 * 1024
+ENTRY_BYTES = 1024
+"""What a cached sample takes besides its sound, name and properties."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An uploaded sound."""
+
+    index: int
+    name: str
+    format: StreamFormat
+    data: Buffer
+    props: Props
+
+    @property
+    def weight(self) -> int:
+        """What it takes in memory."""
+        return len(self.data) + sys.getsizeof(self.name) + size_of(self.props) + ENTRY_BYTES
+
+
+class SampleCache:
+    """One guest's samples, by name, at the guest's expense."""
+
+    def __init__(self, account: Account, publish: Callable[[Facility, Change, int], None]) -> None:
+        self._account, self._publish = account, publish
+        self._samples: dict[str, Sample] = {}
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(list(self._samples.values()))
+
+    def get(self, name: str) -> Sample | None:
+        """The sample of that name."""
+        return self._samples.get(name)
+
+    @property
+    def sound_bytes(self) -> int:
+        """What their sound alone takes."""
+        return sum(len(sample.data) for sample in self._samples.values())
+
+    def store(self, sample: Sample) -> None:
+        """Keep an uploaded sound, replacing one of the same name."""
+        before = self.get(sample.name)
+        used = self.sound_bytes - (len(before.data) if before else 0)
+        if used + len(sample.data) > CACHE_BYTES_MAX:
+            raise CommandError(Err.TOOLARGE, "the sample cache is full")
+        self._account.hold(("sample", sample.name), sample.weight)
+        self._samples[sample.name] = sample
+        self._publish(Facility.SAMPLE_CACHE, Change.CHANGE if before else Change.NEW, sample.index)
+
+    def drop(self, name: str) -> Sample | None:
+        """Forget an uploaded sound; None where there is none."""
+        sample = self._samples.pop(name, None)
+        if sample is not None:
+            self._account.hold(("sample", name), 0)
+            self._publish(Facility.SAMPLE_CACHE, Change.REMOVE, sample.index)
+        return sample
