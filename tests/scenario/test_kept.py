@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,33 @@ def test_a_second_daemon_is_refused_before_it_touches_anything(other: dict[str, 
         await ask(daemon, "sink.add", guest="alice", name="music")
 
     running(tmp_path, test)
+
+
+def test_rules_that_can_not_be_read_let_nobody_in_and_the_configuration_alone_does_not_stand_for_them(
+    tmp_path: Path,
+) -> None:
+    async def deny(daemon: Daemon) -> None:
+        await ask(daemon, "grant", guest="alice", what="connect", program="*", allow=False)
+
+    async def denied(daemon: Daemon) -> None:
+        assert len(await ask(daemon, "grants")) == 1
+
+    running(tmp_path, deny)
+    path = tmp_path / "s" / "state.db"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="put a copy from before in its place"):
+            Daemon(config(tmp_path))
+    assert not answers(tmp_path / "r" / "alice" / "pulse")
+    path.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("INSERT INTO tokens (digest, rights, guests) VALUES (x'00', 1, 'nonsense')")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="a token is none that Millrace writes"):
+            Daemon(config(tmp_path))
+    path.write_bytes(whole)
+    running(tmp_path, denied)
 
 
 def test_a_daemon_that_can_not_start_lets_go_and_takes_nothing_of_others_away(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     alice = store.guest("alice")
     assert store.guests() == {"alice": {"rate": 44_100, "channels": 2}} and alice.sinks == [("music", "Music")]
     assert alice.levels == {("sink", "default"): ((0.5, 0.25), True)} and store.recall("") == {"level/mpv": "0.5"}
-    assert alice.grants == [(MONITOR, "pacat", Verdict.DENY)] and not store.lost
+    assert alice.grants == [(MONITOR, "pacat", Verdict.DENY)]
     assert store.add_token(made("next")).id == 8
     store.close()
     assert not (tmp_path / "state.db-wal").exists()
@@ -159,7 +159,7 @@ def healthy(path: Path) -> bytes:
 def still_has_its_rule(path: Path) -> bool:
     store = Store(path)
     try:
-        return store.guest("alice").grants == [(MONITOR, "pacat", Verdict.DENY)] and not store.lost
+        return store.guest("alice").grants == [(MONITOR, "pacat", Verdict.DENY)]
     finally:
         store.close()
 
@@ -188,7 +188,7 @@ def test_a_file_that_is_locked_while_running_refuses_the_change_until_it_is_free
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(ConfigError, match=r"not kept: .*locked"):
             store.keep_sink("alice", "music", "Music")
-        with pytest.raises(ConfigError, match=r"not kept: .*locked"):
+        with pytest.raises(ConfigError, match=r"^not read: .*locked"):
             store.guest("alice")
         assert store.trouble
         other.execute("ROLLBACK")
@@ -197,23 +197,72 @@ def test_a_file_that_is_locked_while_running_refuses_the_change_until_it_is_free
     store.close()
 
 
-def test_a_damaged_file_is_set_aside_under_a_name_that_was_free_each_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", ["no database", "a page of zeros", "half of it"])
+def test_a_damaged_file_refuses_the_start_each_time_and_is_left_alone(harm: str, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    for n in range(3):
-        path.write_bytes(b"this is no database, %d" % n * 1000)
-        store = Store(path)
-        assert "not a database" in store.lost and "a new, empty one was made" in store.lost and store.tokens() == []
-        store.close()
-    for n, name in enumerate(("state.broken", "state.broken-2", "state.broken-3")):
-        assert (tmp_path / name).read_bytes().startswith(b"this is no database, %d" % n)
-    before = healthy(path)
-    damaged = bytearray(before)
-    damaged[4096:8192] = bytes(4096)
+    whole = healthy(path)
+    damaged = {
+        "no database": b"this is no database" * 1000,
+        "a page of zeros": whole[:4096] + bytes(4096) + whole[8192:],
+        "half of it": whole[: len(whole) // 2],
+    }[harm]
     path.write_bytes(damaged)
+    files = set(tmp_path.iterdir())
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"state\.db: .*; put a copy from before in its place.* move it away"):
+            Store(path)
+    assert path.read_bytes() == damaged and set(tmp_path.iterdir()) == files
+    path.write_bytes(whole)
+    assert still_has_its_rule(path)
+    path.rename(tmp_path / "state.db.damaged")
     store = Store(path)
-    assert "a new, empty one was made" in store.lost
+    assert store.guest("alice").grants == [] and store.tokens() == []
     store.close()
-    assert (tmp_path / "state.broken-4").read_bytes() == damaged
+
+
+ODD_ROWS = {
+    "tokens": "INSERT INTO tokens (name, digest, rights, guests) VALUES ('t', x'00', 1048576, '[]')",
+    "guests": "INSERT INTO guests VALUES ('alice', '[1]')",
+    "levels": "INSERT INTO levels VALUES ('alice', 'sink', 'millrace', '[\"loud\"]', 0)",
+    "grants": "INSERT INTO grants VALUES ('alice', 'fly', '*', 0)",
+    "verdicts": "INSERT INTO grants VALUES ('alice', 'monitor', '*', 7)",
+}
+
+
+@pytest.mark.parametrize("where", ODD_ROWS)
+def test_a_row_that_millrace_did_not_write_is_not_read_and_says_so(where: str, tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    healthy(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(ODD_ROWS[where])
+    store = Store(path)
+    read = {"tokens": store.tokens, "guests": store.guests}.get(where, partial(store.guest, "alice"))
+    with pytest.raises(ConfigError, match=r"^not read: .*state\.db: .*none that Millrace writes .*sqlite3"):
+        read()
+    assert not store.trouble
+    assert store.guest("bob").grants == []
+    store.keep_sink("bob", "music", "Music")
+    store.close()
+
+
+def test_a_fault_in_what_is_to_be_kept_is_no_trouble_of_the_file_and_one_of_ours_is_not_hidden(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db")
+    with pytest.raises(ConfigError, match=r"^not kept: .*half of a character"):
+        store.keep_sink("alice", "music", "\ud800")
+    assert not store.trouble and store.guest("alice").sinks == []
+    with pytest.raises(ValueError, match="our own"), store._writing():
+        raise ValueError("our own")
+    store.close()
+
+
+def test_what_is_acknowledged_is_synchronised_to_the_disk_and_no_journal_is_left(tmp_path: Path) -> None:
+    """SQLite: FULL is 2, and with a journal that is truncated it syncs both files before a change ends."""
+    store = Store(tmp_path / "s.db")
+    store.keep_sink("alice", "music", "Music")
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
+    assert (tmp_path / "s.db-journal").stat().st_size == 0
+    store.close()
 
 
 def test_a_file_that_may_not_be_written_refuses_the_start(tmp_path: Path) -> None:
@@ -356,7 +405,7 @@ def test_what_was_acknowledged_survives_a_kill_at_any_time(tmp_path: Path) -> No
         store = Store(path)
         kept = {name for name, _ in store.guest("alice").sinks}
         assert {f"sink{n}" for n in range(acknowledged + 1)} <= kept
-        assert len(store.guest("alice").grants) == 1 and not store.lost
+        assert len(store.guest("alice").grants) == 1
         store.close()
 
 

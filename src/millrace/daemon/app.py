@@ -9,7 +9,7 @@ import socket
 import ssl
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from millrace.daemon.attachments import attach
 from millrace.daemon.budgets import Budgets
 from millrace.daemon.claims import Claims
 from millrace.daemon.commands import Commands
-from millrace.daemon.config import Config, GuestConfig, checked_guest_name, graph_channels, graph_rate
+from millrace.daemon.config import Config, GuestConfig, added_guest, checked_guest_name
 from millrace.daemon.doctor import STRAIN_NS, Doctor
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
@@ -69,13 +69,13 @@ class Daemon:
         private_dir(config.runtime)
         taken = "another daemon runs in this runtime folder: stop it, or set XDG_RUNTIME_DIR to another directory"
         self._lock = FileLock(config.runtime / RUNTIME_LOCK, taken)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
             self.store = Store(config.state)
+            undo.callback(self.store.close)
             self.keeper = Keeper(self.store)
             self.access = Access(self.keeper, config.token)
-        except BaseException:
-            self._lock.release()
-            raise
+            undo.pop_all()
         self.ids = Ids()
         self.driver = TimerDriver(worked_ns, now_ns)
         self.turns = Turns()
@@ -240,8 +240,8 @@ class Daemon:
     async def add_guest(self, name: str, options: dict[str, Any]) -> Guest:
         """Make a guest and open its sockets. Where that can't be nothing of it is left."""
         checked_guest_name(name)
-        rate = graph_rate(options.get("rate", 48_000), "rate")
-        channels = graph_channels(options.get("channels", 2), "channels")
+        config = added_guest(name, options)
+        made = {"rate": config.rate, "channels": config.channels}
         async with self.keeper.turn:
             if name in self.guests:
                 raise ConfigError(f"guest {name} exists already")
@@ -251,14 +251,13 @@ class Daemon:
             before = (await self.keeper.write(self.store.guests)).get(name)
             keep = partial(self.store.keep_guest, name)
             otherwise = partial(self.store.drop_guest, name) if before is None else partial(keep, before)
-            async with self.keeper.keeping(partial(keep, {"rate": rate, "channels": channels}), otherwise):
-                return await self._start_guest(GuestConfig(name, rate, channels))
+            async with self.keeper.keeping(partial(keep, made), otherwise):
+                return await self._start_guest(config)
 
     async def _bring_back(self, name: str, options: dict[str, Any]) -> None:
         """A guest of before. One that can't be opened any more must not keep the others from starting."""
         try:
-            config = GuestConfig(name, options.get("rate", 48_000), options.get("channels", 2))
-            await self._start_guest(config)
+            await self._start_guest(added_guest(name, options))
         except MillraceError as error:
             log.error("guest %s is left out: %s", name, error)
             self.doctor.left_out(name, str(error))
@@ -312,8 +311,8 @@ class Daemon:
 
     @property
     def trouble(self) -> str:
-        """Why changes are not kept, or what was kept before and is not there."""
-        return self.store.trouble or self.store.lost
+        """Why changes are not kept."""
+        return self.store.trouble
 
     def turns_of(self, holder: Holder) -> Turns:
         """At whose expense a holder's commands are done: a guest's programs, each token, and the owner."""

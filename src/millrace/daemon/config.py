@@ -227,3 +227,9 @@ def with_token(config: Config, path: Path | None) -> Config:
     if path is not None:
         return replace(config, token=read_token(path))
     return replace(config, token=checked_token(os.environ.get("MILLRACE_TOKEN", config.token), "MILLRACE_TOKEN"))
+
+
+def added_guest(name: str, options: dict[str, Any]) -> GuestConfig:
+    """What a guest is that was added while running."""
+    rate = graph_rate(options.get("rate", 48_000), "rate")
+    return GuestConfig(name, rate, graph_channels(options.get("channels", 2), "channels"))

@@ -77,8 +77,6 @@ class Doctor:
 
     def start(self) -> None:
         """Look after the daemon from now on."""
-        if self._daemon.store.lost:
-            self.incidents.record("store", "set aside", now_ns(), evidence={"error": self._daemon.store.lost})
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     def stop(self) -> None:

@@ -4,9 +4,9 @@ Every change is one transaction, and on disk before it is acknowledged: kill -9 
 The file belongs to one daemon (a lock beside it says so), and is whole between changes: its journal is empty then.
 Media never waits for it.
 
-Nothing is destroyed by an error that may pass. Only a file that SQLite calls corrupt, or no database, is set aside, to
-a name that was free. A file that is locked, full, read-only, or not the one that was opened refuses the change, or the
-start, with a sentence.
+Nothing is destroyed by an error, and nobody is let in by one. A file that is locked, full, read-only, damaged, or not
+the one that was opened refuses the change, or the start, with a sentence: to go on without the rules that it keeps
+would let in whom they deny, so that is for the operator to say, by moving the file away.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right
 from millrace.rights.tokens import Token
+from millrace.text import quoted
 
 log = logging.getLogger("millrace.store")
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -48,16 +49,20 @@ LEVELS_MAX = 1000
 """Levels that are kept of one guest: sinks come and go, and theirs outlive them. Beyond that the oldest go."""
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
-_RUINED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_DAMAGED = (
+    "put a copy from before in its place. To start without the tokens, rules, guests and volumes that it keeps, move it"
+    " away: programs that its rules deny are let in then, until new rules are made"
+)
 _OURS = "make it readable and writable for this user, or set XDG_STATE_HOME to a directory that is"
 _MENDS = {
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
     sqlite3.SQLITE_BUSY: "another program has it open for writing; end that",
     sqlite3.SQLITE_FULL: "make room on that disk",
     sqlite3.SQLITE_READONLY: _OURS,
     sqlite3.SQLITE_CANTOPEN: _OURS,
     sqlite3.SQLITE_PERM: _OURS,
 }
-_FILES = ("", "-journal", "-wal", "-shm")
 Level = tuple[tuple[float, ...], bool]
 """Gains and mute."""
 
@@ -74,8 +79,14 @@ class KeptGuest:
     """(what, program, verdict)."""
 
 
-class _Ruined(Exception):
-    """SQLite says that the file is no database, or a damaged one."""
+class _Damaged(sqlite3.DatabaseError):
+    """SQLite has looked through the file and found faults."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+class _Odd(Exception):
+    """A row is none that Millrace writes."""
 
 
 class _Replaced(Exception):
@@ -89,8 +100,6 @@ class Store:
         self.path = path
         self.trouble = ""
         """Why the last change was refused, until one succeeds."""
-        self.lost = ""
-        """Which file was set aside at the start, if one was."""
         self._lock = self._locked()
         try:
             self._db = self._opened()
@@ -118,16 +127,8 @@ class Store:
 
     def _opened(self) -> sqlite3.Connection:
         try:
-            try:
-                return self._connected()
-            except _Ruined as error:
-                aside = self._set_aside()
-                self.lost = (
-                    f"{self.path} was damaged ({error}): it was renamed to {aside}, and a new, empty one was made"
-                )
-                log.error("%s", self.lost)
-                return self._connected()
-        except (sqlite3.Error, _Ruined) as error:
+            return self._connected()
+        except sqlite3.Error as error:
             raise ConfigError(self._sentence(error)) from None
         except OSError as error:
             raise ConfigError(f"{self.path}: {error.strerror}") from None
@@ -140,10 +141,8 @@ class Store:
             os.umask(before)
         try:
             self._prepare(db)
-        except BaseException as error:
+        except BaseException:
             db.close()
-            if isinstance(error, sqlite3.Error) and _code(error) in _RUINED:
-                raise _Ruined(str(error)) from None
             raise
         return db
 
@@ -155,7 +154,7 @@ class Store:
         db.execute("PRAGMA synchronous=FULL")
         found = [text for (text,) in db.execute("PRAGMA quick_check(1)")]
         if found != ["ok"]:
-            raise _Ruined("; ".join(found))
+            raise _Damaged(" ".join(" ".join(found).split()))
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             newer = f"was written by a newer Millrace (version {version}); this one knows {len(MIGRATIONS)}"
@@ -166,20 +165,6 @@ class Store:
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version={number}")
         (self._seen,) = db.execute("PRAGMA data_version").fetchone()
-
-    def _set_aside(self) -> Path:
-        """Rename the file, and what belongs to it, to a name that nothing has."""
-        number = 1
-        while any(Path(f"{self._aside(number)}{suffix}").exists() for suffix in _FILES):
-            number += 1
-        aside = self._aside(number)
-        for suffix in _FILES:
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
-        return aside
-
-    def _aside(self, number: int) -> Path:
-        return self.path.with_suffix(".broken" if number == 1 else f".broken-{number}")
 
     def _sentence(self, error: Exception) -> str:
         mend = _MENDS.get(_code(error)) if isinstance(error, sqlite3.Error) else ""
@@ -213,23 +198,31 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One change, on disk when the block ends. ConfigError where that can't be; then nothing is changed."""
-        with self._told(), _transaction(self._db) as db:
+        with self._told("kept"), _transaction(self._db) as db:
             self._demand_same()
             yield db
             self._demand_same()
-        with self._told():
+        with self._told("kept"):
             self._demand_same()
         self.trouble = ""
 
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """ConfigError where what is kept can't be read."""
+        return self._told("read")
+
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Trouble of the file as ConfigError; it is shown until a change succeeds."""
+    def _told(self, what: str) -> Iterator[None]:
+        """What was not kept or not read as ConfigError. Trouble of the file is shown until a change succeeds."""
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, _Replaced) as error:
+        except (sqlite3.Error, OSError, _Replaced) as error:
             self.trouble = self._sentence(error)
             log.error("%s", self.trouble)
-            raise ConfigError(f"not kept: {self.trouble}") from None
+            raise ConfigError(f"not {what}: {self.trouble}") from None
+        except _Odd as error:
+            raise ConfigError(f"not {what}: {self._sentence(error)}") from None
+        except UnicodeEncodeError:
+            raise ConfigError(f"not {what}: {self.path} keeps Unicode text, and this has half of a character") from None
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         return self._db.execute(query, values).fetchall()
@@ -238,7 +231,7 @@ class Store:
 
     def tokens(self) -> list[Token]:
         """All that are kept."""
-        with self._told():
+        with self._reading(), _understood("a token"):
             rows = self._rows("SELECT id, name, digest, rights, guests, created_s, expires_s FROM tokens")
             return [Token(i, n, d, Right(r), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
 
@@ -266,18 +259,18 @@ class Store:
 
     def guests(self) -> dict[str, dict[str, Any]]:
         """Guests that were added while running, with their options."""
-        with self._told():
-            return {name: json.loads(options) for name, options in self._rows("SELECT name, options FROM guests")}
+        with self._reading(), _understood("a guest"):
+            return {name: dict(json.loads(options)) for name, options in self._rows("SELECT name, options FROM guests")}
 
     def guest(self, name: str) -> KeptGuest:
         """What is kept of one."""
-        with self._told():
+        with self._reading(), _understood(f"a level or a rule of guest {quoted(name)}"):
             sinks = self._rows("SELECT name, description FROM sinks WHERE guest = ?", name)
             levels = self._rows("SELECT kind, name, gains, mute FROM levels WHERE guest = ?", name)
             grants = self._rows("SELECT what, program, allow FROM grants WHERE guest = ?", name)
             return KeptGuest(
                 sinks,
-                {(kind, name): (tuple(json.loads(gains)), bool(mute)) for kind, name, gains, mute in levels},
+                {(kind, name): (_gains(gains), bool(mute)) for kind, name, gains, mute in levels},
                 [(Permission(what), program, Verdict(verdict)) for what, program, verdict in grants],
             )
 
@@ -296,7 +289,8 @@ class Store:
         with self._writing() as db:
             self._drop_guest(db, name)
             for id_, guests in db.execute("SELECT id, guests FROM tokens").fetchall():
-                names = json.loads(guests)
+                with _understood("a token"):
+                    names = json.loads(guests)
                 rest = [other for other in names if other != name]
                 if rest and rest != names:
                     db.execute("UPDATE tokens SET guests = ? WHERE id = ?", (json.dumps(rest), id_))
@@ -364,7 +358,7 @@ class Store:
 
     def recall(self, prefix: str) -> dict[str, str]:
         """What is kept under keys that begin with `prefix`."""
-        with self._told():
+        with self._reading():
             return dict(self._rows("SELECT key, value FROM memory WHERE substr(key, 1, ?) = ?", len(prefix), prefix))
 
 
@@ -380,6 +374,22 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+@contextlib.contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Rows are made into what they stand for."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        raise
+    except (ValueError, TypeError) as error:
+        mend = "take it out with sqlite3, or put a copy from before in the file's place"
+        raise _Odd(f"{what} is none that Millrace writes ({' '.join(str(error).split())}); {mend}") from None
+
+
+def _gains(text: str) -> tuple[float, ...]:
+    return tuple(float(gain) for gain in json.loads(text))
 
 
 def _code(error: sqlite3.Error) -> int:

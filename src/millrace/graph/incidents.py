@@ -59,10 +59,6 @@ CAUSES: dict[tuple[str, str], str] = {
     ("microphone", "late"): "the listener's microphone came too late",
     ("clock", "jumped"): "the wall clock was set while sound played; sound keeps to another clock",
     ("store", "can't write"): "a change could not be kept on disk, and was not made",
-    (
-        "store",
-        "set aside",
-    ): "what was kept on disk was damaged: it was renamed, and Millrace started with an empty database",
     ("guest", "left out"): "a guest that was added before could not be opened again",
     ("rights", "refused"): "somebody asked for what they may not",
 }
