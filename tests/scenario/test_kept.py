@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -348,3 +349,29 @@ def test_a_full_runtime_folder_refuses_a_guest_and_leaves_nothing_of_it(tmp_path
         if not mounted:
             lack("a disk that can be mounted")
         running(tmp_path, test, runtime=tmp_path / "d" / "r")
+
+
+# -- descriptors -----------------------------------------------------------------------------------
+
+
+def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        mine, theirs = socket.socketpair()
+        mine.setblocking(False)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(GraphError):
+            daemon._take_connection({"guest": "nobody"}, theirs.fileno())
+        assert len(os.listdir("/proc/self/fd")) == before
+        for seconds in (None, 0.0, 0.05):
+            door = daemon._take_connection({"guest": "alice"}, theirs.fileno())
+            if seconds is not None:
+                await asyncio.sleep(seconds)
+            await daemon.detach(door["id"])
+            assert len(os.listdir("/proc/self/fd")) == before
+        theirs.close()
+        # What was said on it is read, and then its end is met: nobody holds the other side any more.
+        while await asyncio.get_running_loop().sock_recv(mine, 4096):
+            pass
+        mine.close()
+
+    running(tmp_path, test)

@@ -1,4 +1,4 @@
-"""The socket on which descriptors are handed over: what it takes, and what it refuses."""
+"""Descriptors that come with messages: whoever refuses them, or fails at them, closes them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from millrace.errors import ConfigError
+import pytest
+
+from millrace.client.bus import connect
+from millrace.errors import ConfigError, GraphError, MillraceError
+from millrace.io.descriptors import Descriptors
 from millrace.io.handover import Handover
 from millrace.io.listeners import Listeners
+from millrace.wire.native.messages import Fault, Message, Notice, Reply, Welcome, frame
 
 
 def asked(path: Path, data: bytes, fds: list[int]) -> dict[str, Any]:
@@ -27,9 +32,11 @@ def test_descriptors_are_taken_with_their_request_and_closed_where_they_are_refu
     taken: list[int] = []
 
     def take(request: dict[str, Any], fd: int) -> dict[str, Any]:
+        if request.get("guest") == "odd":
+            raise ValueError("a bug of ours")
         if request.get("guest") == "nobody":
             raise ConfigError("there is no guest 'nobody'")
-        taken.append(fd)
+        taken.append(os.dup(fd))
         return {"id": "door/1"}
 
     async def main() -> None:
@@ -41,6 +48,7 @@ def test_descriptors_are_taken_with_their_request_and_closed_where_they_are_refu
         for data, fds, expected in (
             (b'{"guest": "vm"}\n', [reader], "id"),
             (b'{"guest": "nobody"}\n', [reader], "no guest"),
+            (b'{"guest": "odd"}\n', [reader, writer, reader], "internal error"),
             (b"not json", [reader, writer], "expected"),
             (b'{"guest": "vm"}', [], "expected"),
             (b"[]", [reader], "expected"),
@@ -49,9 +57,68 @@ def test_descriptors_are_taken_with_their_request_and_closed_where_they_are_refu
             assert expected in json.dumps(answer)
         os.close(reader), os.close(writer), os.close(taken[0])
         assert len(taken) == 1
-        assert len(os.listdir("/proc/self/fd")) <= open_before + 1
+        assert len(os.listdir("/proc/self/fd")) == open_before
         assert path.stat().st_mode & 0o777 == 0o600
         handover.close()
         assert not path.exists()
+
+    asyncio.run(main())
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_what_was_given_away_is_not_closed_and_the_rest_is_however_the_block_ends() -> None:
+    reader, writer = os.pipe()
+    with pytest.raises(ValueError, match="odd"), Descriptors((reader, writer)) as owned:
+        assert owned.give() == reader
+        raise ValueError("odd")
+    os.fstat(reader)
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(writer)
+    with Descriptors() as owned:
+        owned.add(reader)
+        assert owned.give_all() == (reader,) and len(owned) == 0
+    os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("answer", "count", "error"),
+    [
+        (Fault(1, "graph", "there is no such sink"), 3, GraphError),
+        (Reply(1, {"stream": 4, "rate": 48_000}), 2, MillraceError),
+        (Reply(1, {"nothing": "of a stream"}), 3, KeyError),
+        (Notice(4, "ended", ""), 3, MillraceError),
+    ],
+)
+def test_a_client_closes_the_descriptors_that_it_does_not_take(
+    answer: Message, count: int, error: type[Exception], tmp_path: Path
+) -> None:
+    async def daemon(listener: socket.socket, fds: list[int]) -> None:
+        loop = asyncio.get_running_loop()
+        sock, _ = await loop.sock_accept(listener)
+        with sock:
+            await loop.sock_recv(sock, 4096)
+            socket.send_fds(sock, [frame(Welcome(1, "guest/alice", [], ["alice"]), 1)], fds[:1])
+            await loop.sock_recv(sock, 4096)
+            socket.send_fds(sock, [frame(answer, count)], fds[:count])
+
+    async def main() -> None:
+        path = tmp_path / "native"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            listener.setblocking(False)
+            reader, writer = os.pipe()
+            before = open_descriptors()
+            task = asyncio.create_task(daemon(listener, [reader, writer, reader]))
+            async with asyncio.timeout(10), connect(path, name="test") as bus:
+                with pytest.raises(error):
+                    async with bus.play(guest="alice"):
+                        pass
+            await task
+            assert open_descriptors() == before
+            os.close(reader), os.close(writer)
 
     asyncio.run(main())

@@ -31,14 +31,12 @@ RETRY_S, LOOK_S = 0.5, 0.25
 def _without_alsa_messages() -> Iterator[None]:
     """ALSA's library writes to stderr by itself when there is no card: the caller says it better."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with os.fdopen(os.dup(2), "wb") as kept, open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept.fileno(), 2)
 
 
 def device_names() -> list[str]:

@@ -24,11 +24,12 @@ from typing import Any, TypeVar
 
 from millrace.client.nativestream import NativeStream, Playing, Recording
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.io.descriptors import Descriptors
 from millrace.io.fdstream import FdStream
-from millrace.wire.native.messages import Call, Fault, Hello, Notice, Objects, Reply, Wait, Welcome
+from millrace.wire.native.messages import Call, Fault, Hello, Message, Notice, Objects, Reply, Wait, Welcome
 from millrace.wire.native.session import NativeWire
 
-TakeFds = Callable[[Any, tuple[int, ...]], Any]
+TakeFds = Callable[[Any, Descriptors], Any]
 CHANGES_MAX = 100_000
 _ERRORS: dict[str, type[MillraceError]] = {
     "config": ConfigError, "graph": GraphError, "rights": RightsError, "protocol": ProtocolError, "busy": PeerLost,
@@ -142,32 +143,37 @@ class Bus:
 
     def _after(self) -> None:
         for message, fds in self._wire.events():
-            if isinstance(message, Reply | Fault):
-                self._answered(message, fds)
-            elif isinstance(message, Objects):
-                self._told(message)
-            elif isinstance(message, Notice):
-                self._noticed(message)
-            elif isinstance(message, Wait):
-                self.on_wait(message.request, message.what)
-            elif isinstance(message, Welcome) and self._welcomed is not None and not self._welcomed.done():
-                self._welcomed.set_result(message)
+            with Descriptors(fds) as given:
+                self._take(message, given)
 
-    def _answered(self, message: Reply | Fault, fds: tuple[int, ...]) -> None:
+    def _take(self, message: Message, fds: Descriptors) -> None:
+        if isinstance(message, Reply | Fault):
+            self._answered(message, fds)
+        elif isinstance(message, Objects):
+            self._told(message)
+        elif isinstance(message, Notice):
+            self._noticed(message)
+        elif isinstance(message, Wait):
+            self.on_wait(message.request, message.what)
+        elif isinstance(message, Welcome) and self._welcomed is not None and not self._welcomed.done():
+            self._welcomed.set_result(message)
+
+    def _answered(self, message: Reply | Fault, fds: Descriptors) -> None:
         if isinstance(message, Fault) and message.serial == 0:
             kind = _ERRORS.get(message.code, PeerLost)
             self._ended(kind(message.message))
             return
         waiting = self._calls.pop(message.serial, None)
-        if waiting is None or waiting.future.done() or waiting.on_fds is None:
-            for fd in fds:
-                os.close(fd)
         if waiting is None or waiting.future.done():
             return
         if isinstance(message, Fault):
             waiting.future.set_exception(_ERRORS.get(message.code, MillraceError)(message.message))
         elif waiting.on_fds is not None:
-            waiting.future.set_result(waiting.on_fds(message.value, fds))
+            try:
+                waiting.future.set_result(waiting.on_fds(message.value, fds))
+            except Exception as error:
+                waiting.future.set_exception(error)
+                raise
         else:
             waiting.future.set_result(message.value)
 
@@ -229,7 +235,7 @@ class Bus:
             await self.call(method, **args)
             return
 
-        def began(value: Any, fds: tuple[int, ...]) -> int:
+        def began(value: Any, fds: Descriptors) -> int:
             stream.began(value, fds)
             self._streams[value["stream"]] = stream
             return int(value["stream"])

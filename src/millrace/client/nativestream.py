@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.dsp.convert import BY_NAME, SampleFormat, Samples, decode, encode
-from millrace.errors import ConfigError, PeerLost
+from millrace.errors import ConfigError, PeerLost, RemoteProtocolError
+from millrace.io.descriptors import Descriptors
 from millrace.io.shared import Bell, mapped
 from millrace.units import Frames, frames_to_ns
 from millrace.wire.native.ring import Ring
+
+DESCRIPTORS = 3
+"""What a stream comes with: its memory, what wakes us, and what wakes the daemon."""
 
 Open = Callable[[str, "NativeStream", dict[str, Any]], Awaitable[None]]
 
@@ -53,15 +57,16 @@ class NativeStream:
             await self._open("close", self, {"stream": self.id})
             self.ended("it was closed here")
 
-    def began(self, value: dict[str, Any], fds: tuple[int, ...]) -> None:
+    def began(self, value: dict[str, Any], fds: Descriptors) -> None:
         """The daemon has made the stream."""
-        memory_fd, hear_fd, ring_fd = fds
+        if len(fds) != DESCRIPTORS:
+            raise RemoteProtocolError(f"a stream comes with {DESCRIPTORS} descriptors, not {len(fds)}")
         self.id, self.rate, self.channels = value["stream"], value["rate"], len(value["positions"])
         self.capacity, self.target = value["capacity"], value["target"]
         self.format = BY_NAME[value["format"]]
-        self._memory = mapped(memory_fd, value["bytes"])
+        self._memory = mapped(fds.give(), value["bytes"])
         self._ring = Ring(self._memory, self.capacity, value["frame_bytes"])
-        self._bell = Bell(hear_fd, ring_fd, self._woken.set)
+        self._bell = Bell(fds.give(), fds.give(), self._woken.set)
 
     @property
     def key(self) -> str:

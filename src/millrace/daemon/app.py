@@ -307,7 +307,12 @@ class Daemon:
         """A connection to QEMU that another program made: `millrace attach qemu --p2p`."""
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise ConfigError("that descriptor is no socket")
-        return self.attach(str(request.get("guest", "default")), DoorSpec("p2p", f"fd {fd}", fd=fd)).view()
+        name, copy = str(request.get("guest", "default")), socket.socket(fileno=os.dup(fd))
+        try:
+            return self.attach(name, DoorSpec("p2p", f"fd {copy.fileno()}", connection=copy)).view()
+        except BaseException:
+            copy.close()
+            raise
 
     @property
     def trouble(self) -> str:

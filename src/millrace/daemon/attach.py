@@ -54,6 +54,8 @@ class Attachment(ABC):
         self._forget()
 
     def _forget(self) -> None:
+        if self.spec.connection is not None:
+            self.spec.connection.close()
         if self in self.guest.attachments:
             self.guest.attachments.remove(self)
             self.guest.on_door("remove", self)

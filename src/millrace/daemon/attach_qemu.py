@@ -89,12 +89,11 @@ class QemuAttachment(Attachment):
 
     def _register(self, client: DisplayClient, kind: str, lost: Lost) -> None:
         """One end of a socket pair for QEMU; it is served before anything else, since QEMU waits for it."""
-        mine, theirs = socket.socketpair()
+        mine, self._given[kind] = socket.socketpair()
         peer = AudioPeer(os.getuid())
         done = self._played(peer) if kind == "Out" else self._recorded(peer)
         self._streams.append(FdStream(mine, peer, done, lost, turns=self.guest.turns))
-        self._given[kind] = theirs
-        client.register(kind, theirs.fileno())
+        client.register(kind, self._given[kind].fileno())
 
     def _played(self, peer: AudioPeer) -> Callable[[], None]:
         return lambda: self.door.played(peer.events(), now_ns())
@@ -104,8 +103,8 @@ class QemuAttachment(Attachment):
 
     async def _connected(self) -> socket.socket:
         """A socket on which QEMU, or a bus, is about to authenticate us."""
-        if self.spec.kind == "p2p":
-            return socket.socket(fileno=self.spec.fd)
+        if self.spec.connection is not None:
+            return self.spec.connection
         if self.spec.kind == "dbus":
             return await _unix(bus_path(self.spec.address), "no bus", self.spec.below)
         qmp = await _unix(self.spec.address, "no QEMU", self.spec.below)
@@ -171,7 +170,9 @@ async def _unix(path: str, what: str, below: tuple[str, ...]) -> socket.socket:
     try:
         with found_below(path, below) as found:
             await asyncio.get_running_loop().sock_connect(sock, found)
-    except OSError as error:
+    except BaseException as error:
         sock.close()
+        if not isinstance(error, OSError):
+            raise
         raise PeerLost(f"{what} at {path.replace(chr(0), '@')} yet: {error.strerror}") from None
     return sock

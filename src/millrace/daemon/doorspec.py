@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,8 @@ class DoorSpec:
     """Read at each attempt: some hosts make a password for each start of a machine."""
     ca_file: str = ""
     channels: int = 2
-    fd: int = field(default=-1, repr=False)
+    connection: socket.socket | None = field(default=None, repr=False, compare=False)
+    """One that was handed to us; it is the attachment's."""
     below: tuple[str, ...] = ()
     """Folders of which `address` must be in one, when it is opened too; any will do if there are none."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +19,7 @@ from millrace.dsp.convert import BY_NAME, SampleFormat
 from millrace.dsp.resample import resampler_bytes
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.model import Sink, Stream, Tap
+from millrace.io.descriptors import Descriptors
 from millrace.io.shared import Bell, pipe, shared_memory
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import Right
@@ -160,21 +161,17 @@ class NativeStreams:
         node.chosen = ("sink",) if args.at else ()
         capacity = target + target // 4
         node.asks = _asks(guest, fmt, capacity, target)
-        own, fds = self._memory(guest, capacity, fmt, node.id)
-        made = NativePlayback(
-            guest.graph, node, fmt, own.ring, target, own.bell.ring, lambda what, why: self._notice(node.id, what, why)
-        )
-        made.pid = self._session.subject.identity.pid
-        own.playback = made
-        made.removed = lambda: self.removed(node.id)
-        guest.native[node.id] = made
-        try:
+        with Descriptors() as theirs, self._begun(node.id):
+            own = self._memory(guest, capacity, fmt, node.id, theirs)
+            made = own.playback = NativePlayback(
+                guest.graph, node, fmt, own.ring, target, own.bell.ring,
+                lambda what, why: self._notice(node.id, what, why),
+            )  # fmt: skip
+            made.pid = self._session.subject.identity.pid
+            made.removed = lambda: self.removed(node.id)
+            guest.native[node.id] = made
             guest.graph.add_stream(node, sink)
-        except GraphError:
-            self._forget(node.id)
-            _close_fds(fds)
-            raise
-        self._reply(serial, self._answer(node.id, capacity, target, fmt, sink), fds)
+            self._reply(serial, self._answer(node.id, capacity, target, fmt, sink), theirs.give_all())
 
     def _record(self, serial: int, args: Open) -> None:
         guest = self._guest(args.guest, Right.HEAR)
@@ -206,17 +203,22 @@ class NativeStreams:
         props = _props(args, self._session.name)
         node = Tap(guest.graph.ids.take(), args.name[:200] or "recorder", fmt.positions, props)
         node.asks = _asks(guest, fmt, 2 * target, max(1, target // 4))
-        own, fds = self._memory(guest, 2 * target, fmt, node.id)
-        own.record = NativeRecord(guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring)
-        own.record.removed = lambda: self.removed(node.id)
-        guest.native_records[node.id] = own.record
-        try:
+        with Descriptors() as theirs, self._begun(node.id):
+            own = self._memory(guest, 2 * target, fmt, node.id, theirs)
+            own.record = NativeRecord(guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring)
+            own.record.removed = lambda: self.removed(node.id)
+            guest.native_records[node.id] = own.record
             guest.graph.add_tap(node, source)
-        except GraphError:
-            self._forget(node.id)
-            _close_fds(fds)
+            self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), theirs.give_all())
+
+    @contextmanager
+    def _begun(self, id_: int) -> Iterator[None]:
+        """A stream is there as a whole, or not at all."""
+        try:
+            yield
+        except BaseException:
+            self._forget(id_)
             raise
-        self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), fds)
 
     def _checked(self, args: Open) -> tuple[SoundFormat, Frames]:
         if len(self._own) >= STREAMS_MAX:
@@ -234,23 +236,23 @@ class NativeStreams:
         wanted_ns = checked_number(args.latency_ms, "latency_ms", low, high) * NS_PER_MS
         return SoundFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
 
-    def _memory(self, guest: Guest, capacity: Frames, fmt: SoundFormat, id_: int) -> tuple[_Own, tuple[int, ...]]:
-        """A ring and two pipes; what goes to the client: memory, what wakes it, what wakes us."""
+    def _memory(self, guest: Guest, capacity: Frames, fmt: SoundFormat, id_: int, theirs: Descriptors) -> _Own:
+        """A ring and two pipes; into `theirs` what goes to the client: memory, what wakes it, what wakes us."""
         size = ring_bytes(capacity, fmt.frame_bytes)
-        opened: list[int] = []
-        try:
+        with Descriptors() as ours:
             fd, memory = shared_memory(size)
-            opened.append(fd)
-            for _ in range(2):
-                opened += pipe()
-        except GraphError:
-            _close_fds(opened)
-            raise
-        _, their_hear, our_ring, our_hear, their_ring = opened
-        bell = Bell(our_hear, our_ring, lambda: self._rung(id_))
+            theirs.add(fd)
+            their_hear, our_ring = pipe()
+            theirs.add(their_hear)
+            ours.add(our_ring)
+            our_hear, their_ring = pipe()
+            theirs.add(their_ring)
+            ours.add(our_hear)
+            bell = Bell(our_hear, our_ring, lambda: self._rung(id_))
+            ours.give_all()
         own = _Own(guest, Ring(memory, capacity, fmt.frame_bytes), memory, bell)
         self._own[id_] = own
-        return own, (fd, their_hear, their_ring)
+        return own
 
     @staticmethod
     def _answer(id_: int, capacity: Frames, target: Frames, fmt: SoundFormat, mix: Sink) -> dict[str, Any]:
@@ -385,8 +387,3 @@ def _asks(guest: Guest, fmt: SoundFormat, capacity: Frames, target: Frames) -> d
     low_delay = frames_to_ns(target, fmt.rate) < LOW_DELAY_NS
     resampler = resampler_bytes(fmt.rate, guest.graph.rate, len(fmt.positions), low_delay)
     return {"ring": ring_bytes(capacity, fmt.frame_bytes), "resampler": resampler}
-
-
-def _close_fds(fds: tuple[int, ...] | list[int]) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from millrace.errors import ConfigError, MillraceError
 from millrace.io.clock import now_ns
+from millrace.io.descriptors import Descriptors
 from millrace.io.doorstep import Visitor
 from millrace.io.listeners import Listeners
 from millrace.io.peers import is_ours
@@ -20,11 +21,13 @@ from millrace.io.sockets import bind_unix, peer_uid
 from millrace.io.turns import Turns
 from millrace.text import parse_json
 
+log = logging.getLogger("millrace.io")
 REQUEST_MAX = 4096
+FDS_MAX = 4
 PATIENCE_S = 5.0
 WAITING_MAX = 64
 Take = Callable[[dict[str, Any], int], dict[str, Any]]
-"""(request, descriptor) to the answer; whoever raises a MillraceError leaves the descriptor alone."""
+"""(request, descriptor) to the answer. The descriptor is closed after that: whoever keeps it keeps a copy of it."""
 
 
 class Handover:
@@ -50,32 +53,36 @@ class Handover:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(sock, REQUEST_MAX, 4)
+            data, fds, _, _ = socket.recv_fds(sock, REQUEST_MAX, FDS_MAX)
+        except (BlockingIOError, InterruptedError):
+            return
         except OSError:
             self._drop(sock)
             return
-        answer = self._answer(data, fds)
-        # Whoever asked may have gone; what was handed over stays.
-        with contextlib.suppress(OSError):
-            sock.send(json.dumps(answer).encode() + b"\n")
-        self._drop(sock)
+        try:
+            with Descriptors(fds):
+                answer = self._answer(data, fds)
+            # Whoever asked may have gone; what was handed over stays.
+            with contextlib.suppress(OSError):
+                sock.send(json.dumps(answer).encode() + b"\n")
+        finally:
+            self._drop(sock)
 
     def _answer(self, data: bytes, fds: list[int]) -> dict[str, Any]:
-        for spare in fds[1:]:
-            os.close(spare)
         try:
             request = parse_json(data, "the request")
-            if not isinstance(request, dict) or not fds:
-                raise ConfigError("no object, or no descriptor")
         except ConfigError:
-            for fd in fds[:1]:
-                os.close(fd)
+            request = None
+        if not isinstance(request, dict) or not fds:
             return {"error": "one line of JSON and one descriptor are expected"}
         try:
             return self._take(request, fds[0])
         except MillraceError as error:
-            os.close(fds[0])
             return {"error": str(error)}
+        except Exception:
+            # A bug of ours must cost at most the connection that met it.
+            log.exception("a descriptor is refused by an internal error")
+            return {"error": "an internal error; the daemon's log has it"}
 
     def _drop(self, sock: socket.socket) -> None:
         timer, visitor = self._waiting.pop(sock, (None, None))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import array
 import fcntl
-import os
 import socket
 import struct
 import termios
@@ -51,7 +50,7 @@ class Witness:
         """See who wrote what is read next."""
         self._writer = 0
         try:
-            with socket.socket(fileno=os.dup(self._fileno)) as again:
+            with socket.fromfd(self._fileno, socket.AF_UNIX, socket.SOCK_STREAM) as again:
                 flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
                 _, told, _, _ = again.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size), flags)
         except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from millrace.dsp.convert import Buffer
@@ -29,7 +29,7 @@ class NativeWire:
         self._daemon, self._close_fd = daemon, close_fd
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
-        self._events: list[Received] = []
+        self._events: deque[Received] = deque()
         self._out: list[Chunk] = []
 
     def receive_fds(self, fds: list[int]) -> None:
@@ -76,10 +76,10 @@ class NativeWire:
         """What has come of a message that is not all there."""
         return len(self._buffer)
 
-    def events(self) -> list[Received]:
-        """What has come since the last call."""
-        out, self._events = self._events, []
-        return out
+    def events(self) -> Iterator[Received]:
+        """What has come, one by one: the descriptors of those that nobody gets to are closed by `close`."""
+        while self._events:
+            yield self._events.popleft()
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Queue a message."""

@@ -1,0 +1,42 @@
+"""Descriptors with one owner: what was not given away is closed when the block ends, however it ends."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+
+class Descriptors:
+    """Open file descriptors, in order."""
+
+    def __init__(self, fds: Iterable[int] = ()) -> None:
+        self._fds = deque(fds)
+
+    def __len__(self) -> int:
+        return len(self._fds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._fds:
+            os.close(self._fds.popleft())
+
+    def add(self, fd: int) -> None:
+        """Own this one too."""
+        self._fds.append(fd)
+
+    def give(self) -> int:
+        """The first, which is the caller's from now on."""
+        return self._fds.popleft()
+
+    def give_all(self) -> tuple[int, ...]:
+        """All of them."""
+        given = tuple(self._fds)
+        self._fds.clear()
+        return given
