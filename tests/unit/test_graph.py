@@ -268,6 +268,7 @@ def test_what_was_taken_from_a_client_is_kept_however_long_the_host_has_been_up(
     stream = Stream(1, "one", default_map(2), {})
     ramp = np.repeat(np.arange(20_000, dtype=np.float32)[:, None], 2, axis=1)
     stream.stash = ramp
-    pool.add(stream, long)
+    pool.add(stream)
+    pool.begin(stream.lane, stream, long)
     pool.remove(stream, long + 500, keep=True)
     assert stream.stash is not None and np.array_equal(stream.stash, ramp[500:])

@@ -27,7 +27,8 @@ from millrace.graph.model import (
     Stream,
     Tap,
 )
-from millrace.graph.plan import Plan, Planner, ordered
+from millrace.graph.plan import check_loops
+from millrace.graph.planning import Planning
 from millrace.graph.quantum import Quanta
 from millrace.graph.share import Lag, Share
 from millrace.units import (
@@ -78,17 +79,14 @@ class Graph:
         self._quanta = Quanta(rate)
         lane, short = 1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta.longest - 1).bit_length()
         self._admission = Admission(name, self.budget, self._quanta.longest, short)
-        self._planner = Planner(self._quanta.longest)
-        self._plan = Plan([], [])
         self._lanes = Lanes(lane, short)
+        self._planning = Planning(self._quanta, self._lanes)
         self.share = Share()
         """What it may take of the worker's time in a run of cycles."""
         self.cut_short: Callable[[HostNs], None] = lambda left_out_ns: None
         """Its cycles took more than its share for so long that so much sound was left out."""
         self._steps: Iterator[None] | None = None
         self._lag = Lag(self.share)
-        self._dirty = True
-        self._quantum = self._quanta.longest
         self._needed = False
         self._idle_since_ns: HostNs = 0
         self._now_ns: HostNs = 0
@@ -278,7 +276,7 @@ class Graph:
         before = source.links
         set_links(source, [link for link in before if link.target is not sink] + [link_to(source, sink, matrix)])
         try:
-            ordered(self.mixes())
+            check_loops(self.mixes())
         except GraphError:
             set_links(source, before)
             raise
@@ -320,11 +318,11 @@ class Graph:
     # -- activity ------------------------------------------------------------------------
 
     def activate(self, stream: Stream) -> None:
-        """`stream` has sound: from the next cycle on it is pulled and mixed."""
+        """`stream` has sound: it is pulled and mixed from the next cycle on that a plan with it is ready for."""
         if stream.active:
             return
         stream.active = True
-        self._lanes.add(stream, self.position)
+        self._lanes.add(stream)
         self._update_need()
         self._enter(stream, NodeState.RUNNING, "has sound")
 
@@ -340,7 +338,7 @@ class Graph:
             return
         stream.active = False
         self._lanes.remove(stream, self.position, keep)
-        self._dirty = True
+        self._planning.stale = True
 
     def ahead(self, stream: Stream) -> Frames:
         """Frames taken from the stream's client and not heard yet."""
@@ -363,12 +361,12 @@ class Graph:
     @property
     def quantum_frames(self) -> Frames:
         """Frames per cycle now."""
-        return self._quantum
+        return self._planning.quantum
 
     @property
     def quantum_ns(self) -> HostNs:
         """How long a cycle lasts now."""
-        return frames_to_ns(self._quantum, self.rate)
+        return frames_to_ns(self._planning.quantum, self.rate)
 
     @property
     def now_ns(self) -> HostNs:
@@ -383,7 +381,7 @@ class Graph:
         """When the next cycle is due; None while the graph is idle."""
         if not (self.running or self._needed):
             return None
-        if not self.running or self._steps is not None:
+        if not self.running or self._steps is not None or self._planning.unfinished:
             return self._now_ns
         # Rounded up: at that time the position must have been reached, or the driver would spin.
         return -(-self.position * NS_PER_S // self.rate)
@@ -397,7 +395,7 @@ class Graph:
             self._start(now_ns)
         now = ns_to_frames(now_ns, self.rate)
         behind = now - self.position
-        self.late_cycles += behind > 2 * self._quantum
+        self.late_cycles += behind > 2 * self._planning.quantum
         if frames_to_ns(behind, self.rate) > BEHIND_MAX_NS:
             self._leave_out(behind, self._lag.cut)
         while self.running and (self._steps is not None or self.position <= now):
@@ -406,6 +404,7 @@ class Graph:
                     self._leave_out(now - self.position, cut=True)
                 return
         self._lag.caught_up()
+        self._planning.go_on(self.share.over, self.position)
 
     def _leave_out(self, behind: Frames, cut: bool) -> None:
         self.skipped_frames += behind
@@ -427,40 +426,37 @@ class Graph:
     def catch_up(self, now_ns: HostNs) -> None:
         """Run what is due by `now_ns` before something is changed that was meant to come after it."""
         if self.running:
+            # The share of the last run has been over for long.
+            self.share.renew()
+            self.share.enter()
             self.handle_timeout(now_ns)
+            self.share.leave(now_ns)
 
     def jump(self, position: Frames) -> None:
         """Go on at `position`, taking along what the lanes hold."""
         self._lanes.jump(self.position, position)
         self.position = position
         self._steps = None
-        self._dirty = True
+        self._planning.stale = True
 
     def _cycle(self) -> Iterator[None]:
         """One cycle in steps. Between them the graph may change: what is new is pulled in this cycle or the next."""
-        frames = self._quantum
-        while self._dirty or any(pool.due < self.position + frames for pool in self._plan.pools):
-            if self._dirty:
-                self._replan()
-                frames = min(frames, self._quantum)
-                yield
-            for pool in self._plan.pools:
+        if self.share.over():
+            yield
+        self._planning.begin(self.mixes(), self.streams.values(), self.taps.values())
+        self._planning.go_on(self.share.over, self.position)
+        frames, pools = self._planning.quantum, self._planning.plan.pools
+        while any(pool.due < self.position + frames for pool in pools):
+            for pool in pools:
                 if pool.due < self.position + frames:
                     yield from pool.service(self.position, frames)
         # From here on who comes begins with the next cycle.
         position, self.position = self.position, self.position + frames
-        yield from run_cycle(self._plan, position, frames)
+        yield from run_cycle(self._planning.plan, position, frames)
         if self._needed:
             self._idle_since_ns = self._now_ns
         elif self._now_ns - self._idle_since_ns > LINGER_NS:
             self._stop()
-
-    def _replan(self) -> None:
-        self._dirty = False
-        self._plan = self._planner.build(self.mixes(), self._lanes.pools, self.taps.values())
-        asks = [s.latency_ask_ns for s in self.streams.values() if s.active]
-        asks += [t.latency_ask_ns for t in self.taps.values() if t.active]
-        self._quantum = self._quanta.chosen(asks, self._quantum)
 
     def _start(self, now_ns: HostNs) -> None:
         """From idle: the media time line has gone on meanwhile, so the position jumps to now."""
@@ -474,6 +470,7 @@ class Graph:
 
     def _stop(self) -> None:
         self.running = False
+        self._planning.drop()
         for sink in self.mixes():
             sink.level = 0.0
             self._enter(sink, NodeState.IDLE, "nothing plays")
@@ -487,7 +484,7 @@ class Graph:
             self._changed("change", node)
 
     def _update_need(self) -> None:
-        self._dirty = True
+        self._planning.stale = True
         needed = len(self._lanes) > 0 or any(t.clocked and t.active for t in self.taps.values())
         if needed and not self._needed:
             self._needed = True

@@ -8,6 +8,9 @@ the real-time boundary; graph/cycle.py is the other.
 
 A pool is small, and a guest with many streams has many: so a pool that grows copies little, and what a mix
 of few streams costs does not depend on how many others there are.
+
+A plan knows lanes by their numbers, and is made while another one plays: so a lane whose stream has ended is silent
+from then on, and that of a new stream is until there is a plan that mixes it for this stream.
 """
 
 from __future__ import annotations
@@ -66,14 +69,23 @@ class LanePool:
         """The column of a position."""
         return (position + self._shift) % self.capacity
 
-    def add(self, stream: Stream, position: Frames) -> None:
-        """Give `stream` a lane whose first frame is heard at `position`."""
+    def add(self, stream: Stream) -> None:
+        """Give `stream` a lane, which waits."""
         if not self._free:
             self._grow()
-        lane = heapq.heappop(self._free)
+        stream.lane = lane = heapq.heappop(self._free)
         self.owners[lane] = stream
+        self.valid_until[lane] = FAR
+
+    def waits(self, lane: int) -> bool:
+        """Whether its stream has not begun."""
+        return self.owners[lane] is not None and self.valid_until[lane] == FAR
+
+    def begin(self, lane: int, stream: Stream, position: Frames) -> None:
+        """Let a lane that waits, if it still is that stream's, be heard, its first frame at `position`."""
+        if self.owners[lane] is not stream:
+            return
         self.valid_until[lane] = self.real_until[lane] = position
-        stream.lane = lane
         if stream.stash is not None:
             stash, stream.stash = stream.stash, None
             self._write(lane, position, stash)
@@ -93,21 +105,29 @@ class LanePool:
         self._free = list(range(lanes, lanes + more))
 
     def remove(self, stream: Stream, position: Frames, keep: bool) -> None:
-        """Take the lane back; with `keep`, frames pulled but not yet heard go to the stream's stash."""
+        """Take the lane back, silent; with `keep`, frames pulled but not yet heard go to the stream's stash."""
         lane, stream.lane = stream.lane, -1
         ahead = self.real_until[lane] - position
-        stream.stash = self._read(lane, position, ahead) if keep and ahead > 0 else None
+        if not keep:
+            stream.stash = None
+        elif not self.waits(lane):
+            stream.stash = self._read(lane, position, ahead) if ahead > 0 else None
         self.owners[lane] = None
         self.valid_until[lane] = FAR
+        self.data[lane] = 0.0
         heapq.heappush(self._free, lane)
 
     def ahead(self, stream: Stream, position: Frames) -> Frames:
         """Frames pulled from `stream` and not heard at `position`."""
+        if self.waits(stream.lane):
+            return 0 if stream.stash is None else len(stream.stash)
         return max(0, self.real_until[stream.lane] - position)
 
     def discard(self, stream: Stream, position: Frames) -> None:
         """Forget what was pulled and not yet heard."""
         lane = stream.lane
+        if self.waits(lane):
+            return
         self.valid_until[lane] = self.real_until[lane] = position
         self.due = min(self.due, position)
 
@@ -115,7 +135,7 @@ class LanePool:
         """What was to be heard from position `before` on is heard from `after` on."""
         self._shift += before - after
         for lane, owner in enumerate(self.owners):
-            if owner is not None:
+            if owner is not None and not self.waits(lane):
                 until = max(after, self.real_until[lane] + after - before)
                 self.valid_until[lane] = self.real_until[lane] = until
         self.due = min(self.valid_until)
@@ -181,10 +201,10 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._of)
 
-    def add(self, stream: Stream, position: Frames) -> None:
-        """Give `stream` a lane whose first frame is heard at `position`."""
+    def add(self, stream: Stream) -> None:
+        """Give `stream` a lane, which waits until there is a plan that mixes it."""
         pool = self._roomy(stream)
-        pool.add(stream, position)
+        pool.add(stream)
         self._of[stream.id] = pool
 
     def _roomy(self, stream: Stream) -> LanePool:
@@ -204,7 +224,7 @@ class Lanes:
         return len(self._of) < WIDE_LANES and stream.account.fits("lane", more)
 
     def remove(self, stream: Stream, position: Frames, keep: bool) -> None:
-        """Take the lane back; with `keep`, frames pulled but not yet heard go to the stream's stash."""
+        """Take the lane back, silent; with `keep`, frames pulled but not yet heard go to the stream's stash."""
         pool = self._of.pop(stream.id)
         pool.remove(stream, position, keep)
         if stream.stash is None or len(stream.stash) <= self.capacity_short:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,27 +92,36 @@ class Applied:
 class Plan:
     """Sinks in the order in which they must run, and the pools they mix."""
 
-    sinks: list[SinkRun]
-    pools: list[LanePool]
+    sinks: list[SinkRun] = field(default_factory=list)
+    pools: list[LanePool] = field(default_factory=list)
     stream_taps: list[StreamTapRun] = field(default_factory=list)
+    begin: list[tuple[LanePool, int, Stream]] = field(default_factory=list)
+    """Lanes that waited for it, and for whom."""
 
 
-def ordered(sinks: Iterable[Sink]) -> list[Sink]:
-    """Sinks so that each comes after those linked into it; GraphError for a loop."""
-    waits = dict.fromkeys(sinks, 0)
-    for sink in waits:
-        for link in sink.links:
+def ordered(links: Mapping[Sink, Iterable[Link]], done: list[Sink]) -> Iterator[None]:
+    """Put into `done` the sinks so that each comes after those linked into it, in steps; GraphError for a loop."""
+    waits = dict.fromkeys(links, 0)
+    for own in links.values():
+        for link in own:
             waits[link.target] += 1
-    done = [sink for sink, count in waits.items() if not count]
+        yield
+    done += [sink for sink, count in waits.items() if not count]
     for sink in done:
-        for link in sink.links:
+        for link in links[sink]:
             waits[link.target] -= 1
             if not waits[link.target]:
                 done.append(link.target)
+        yield
     if len(done) < len(waits):
         looped = next(sink for sink, count in waits.items() if count)
         raise GraphError(f"{looped.key} would hear itself: that link would make a loop")
-    return done
+
+
+def check_loops(sinks: Iterable[Sink]) -> None:
+    """GraphError where a sink would hear itself."""
+    for _ in ordered({sink: sink.links for sink in sinks}, []):
+        pass
 
 
 def link_gain(node: Levelled, link: Link) -> Matrix | float:
@@ -133,8 +142,9 @@ Factors = tuple[int, float, float]
 class Planner:
     """Builds plans for one graph, remembering what is in force so that changes ramp.
 
-    It looks at each node and each link once. Buffers are kept from plan to plan: sinks that mix one after
-    another have their scratch in common.
+    It looks at each node and each link once, in steps. The graph may change between two of them: a plan has the nodes
+    that there were when it was begun, each as it was when it was looked at; what ended meanwhile is silent in it.
+    Buffers are kept from plan to plan: sinks that mix one after another have their scratch in common.
     """
 
     def __init__(self, frames_max: Frames) -> None:
@@ -143,26 +153,43 @@ class Planner:
         self._mixed: dict[int, Samples] = {}
         self._scratch: dict[tuple[str, int], Samples] = {}
 
-    def build(self, sinks: Iterable[Sink], pools: Iterable[LanePool], taps: Iterable[Tap] = ()) -> Plan:
-        """A plan for the graph as it is now."""
-        new, before = Applied(), self._mixed
-        self._mixed = {}
-        runs = {sink.id: self._sink_run(sink, before, new) for sink in ordered(sinks)}
-        live = [pool for pool in pools if not pool.empty]
+    def build(
+        self, plan: Plan, sinks: Iterable[Sink], pools: Iterable[LanePool], taps: Iterable[Tap] = ()
+    ) -> Iterator[None]:
+        """Make `plan`, an empty one, the plan of the graph as it is now. It is to be in force from the last step on."""
+        new = Applied()
+        mixed: dict[int, Samples] = {}
+        plan.pools = [pool for pool in pools if not pool.empty]
+        alone = [(tap, tap.stream) for tap in taps if tap.stream and tap.active]
+        links = {sink: sink.links for sink in sinks}
+        order: list[Sink] = []
+        yield from ordered(links, order)
+        runs: dict[int, SinkRun] = {}
+        for sink in order:
+            runs[sink.id] = self._sink_run(sink, mixed, new)
+            yield
         for run in runs.values():
-            for link in run.sink.links:
-                matrix = link.matrix
-                if matrix is None:
-                    matrix = mix_matrix(run.sink.positions, link.target.positions)
-                runs[link.target.id].upstream.append((run, matrix))
-        for pool in live:
-            self._mix_pool(pool, runs, new)
+            self._join(run, links[run.sink], runs)
+            yield
+        for pool in plan.pools:
+            yield from self._mix_pool(pool, runs, new, plan.begin)
         # Sinks come after those linked into them, so backwards each target is known before its sources.
         for run in reversed(runs.values()):
-            run.heard = bool(run.taps) or any(runs[link.target.id].heard for link in run.sink.links)
-        heard_alone = [self._stream_tap(tap, tap.stream, live, new) for tap in taps if tap.stream and tap.active]
-        self._applied = new
-        return Plan(list(runs.values()), live, heard_alone)
+            run.heard = bool(run.taps) or any(runs[link.target.id].heard for link in links[run.sink])
+            yield
+        for tap, stream in alone:
+            plan.stream_taps.append(self._stream_tap(tap, stream, plan.pools, new))
+            yield
+        plan.sinks = list(runs.values())
+        self._applied, self._mixed = new, mixed
+
+    @staticmethod
+    def _join(run: SinkRun, links: Iterable[Link], runs: Mapping[int, SinkRun]) -> None:
+        for link in links:
+            matrix = link.matrix
+            if matrix is None:
+                matrix = mix_matrix(run.sink.positions, link.target.positions)
+            runs[link.target.id].upstream.append((run, matrix))
 
     def _stream_tap(self, tap: Tap, stream: Stream, pools: list[LanePool], new: Applied) -> StreamTapRun:
         scratch = self._shared("tap", len(tap.positions))
@@ -184,33 +211,39 @@ class Planner:
             self._scratch[use, channels] = np.zeros((self._frames_max, channels), np.float32)
         return self._scratch[use, channels]
 
-    def _sink_run(self, sink: Sink, buffers: dict[int, Samples], new: Applied) -> SinkRun:
+    def _sink_run(self, sink: Sink, mixed: dict[int, Samples], new: Applied) -> SinkRun:
         gains = np.asarray(sink.effective_gains, np.float32)
         before = self._applied.sink_gains.get(sink.id)
         new.sink_gains[sink.id] = gains
         new.limiters[sink.id] = limiter = self._applied.limiters.get(sink.id) or Limiter()
         channels = len(sink.positions)
-        mixed = buffers.get(sink.id)
-        if mixed is None:
-            mixed = np.zeros((self._frames_max, channels), np.float32)
-        self._mixed[sink.id] = mixed
+        buffer = self._mixed.get(sink.id)
+        if buffer is None:
+            buffer = np.zeros((self._frames_max, channels), np.float32)
+        mixed[sink.id] = buffer
         ramped = before if before is not None and not np.array_equal(before, gains) else None
         unity = bool((gains == 1.0).all())
-        run = SinkRun(sink, mixed, self._shared("sink", channels), limiter, gains, ramped, unity)
+        run = SinkRun(sink, buffer, self._shared("sink", channels), limiter, gains, ramped, unity)
         for tap in sink.taps:
             if tap.active:
                 scratch = self._shared("tap", len(tap.positions))
                 run.taps.append(TapRun(tap, mapped(sink.positions, tap.positions, tap.mapping), scratch))
         return run
 
-    def _mix_pool(self, pool: LanePool, runs: dict[int, SinkRun], new: Applied) -> None:
-        """What the streams of `pool` have in each sink, and had before."""
+    def _mix_pool(
+        self, pool: LanePool, runs: dict[int, SinkRun], new: Applied, begin: list[tuple[LanePool, int, Stream]]
+    ) -> Iterator[None]:
+        """What the streams of `pool` have in each sink, and had before; those that waited go to `begin`."""
         mixes: dict[int, list[Factors]] = {}
         for lane, stream in enumerate(pool.owners):
             if stream is None:
                 continue
+            if pool.waits(lane):
+                begin.append((pool, lane, stream))
             old = self._applied.stream_gains.get(stream.id)
-            now = new.stream_gains[stream.id] = {link.target.id: link_gain(stream, link) for link in stream.links}
+            now = new.stream_gains[stream.id] = {
+                link.target.id: link_gain(stream, link) for link in stream.links if link.target.id in runs
+            }
             for sink_id, gain in now.items():
                 # A stream that is new begins at once; one that played elsewhere fades in.
                 was = gain if old is None else old.get(sink_id, 0.0)
@@ -221,8 +254,10 @@ class Planner:
             if old is not None and old.keys() != now.keys():
                 for sink_id in old.keys() - now.keys() & runs.keys():
                     self._mix_lane(pool, lane, runs[sink_id], mixes, 0.0, old[sink_id])
-        for sink_id, lanes in mixes.items():
-            self._pool_mix(pool, runs[sink_id], lanes)
+            yield
+        for sink_id, factors in mixes.items():
+            self._pool_mix(pool, runs[sink_id], factors)
+            yield
 
     @staticmethod
     def _mix_lane(

@@ -1,0 +1,63 @@
+"""Planning: the plan that a graph plays by, and the next one in the making.
+
+A plan of thousands of streams takes longer than a guest's share of a round. So it is made in steps over as many rounds
+as that takes, while the plan of before plays on; a small one is there before the cycle that it was made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from millrace.graph.lanes import Lanes
+from millrace.graph.model import Sink, Stream, Tap
+from millrace.graph.plan import Plan, Planner
+from millrace.graph.quantum import Quanta
+from millrace.units import Frames
+
+
+class Planning:
+    """One graph's."""
+
+    def __init__(self, quanta: Quanta, lanes: Lanes) -> None:
+        self.quantum = quanta.longest
+        """Frames of a cycle by the plan in force."""
+        self.plan = Plan()
+        """The one in force."""
+        self.stale = True
+        """Whether something has changed since the last one was begun."""
+        self._quanta, self._lanes = quanta, lanes
+        self._planner = Planner(quanta.longest)
+        self._steps: Iterator[None] | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether one is in the making."""
+        return self._steps is not None
+
+    def begin(self, mixes: Iterable[Sink], streams: Iterable[Stream], taps: Iterable[Tap]) -> None:
+        """Begin a new one if that is needed, and none is in the making."""
+        if self.stale and self._steps is None:
+            self.stale = False
+            asks = [stream.latency_ask_ns for stream in streams if stream.active]
+            asks += [tap.latency_ask_ns for tap in taps if tap.active]
+            self._steps = self._make(list(mixes), list(taps), self._quanta.chosen(asks, self.quantum))
+
+    def go_on(self, over: Callable[[], bool], position: Frames) -> None:
+        """Make more of it until `over`. When it is there it comes into force, for what is heard from `position` on."""
+        steps, self._steps = self._steps, None
+        for _ in steps or ():
+            if over():
+                self._steps = steps
+                return
+        for pool, lane, stream in self.plan.begin:
+            pool.begin(lane, stream, position)
+        self.plan.begin.clear()
+
+    def drop(self) -> None:
+        """Nothing plays: what there is of plans is not needed any more."""
+        self.plan, self._steps, self.stale = Plan(), None, True
+
+    def _make(self, mixes: list[Sink], taps: list[Tap], quantum: Frames) -> Iterator[None]:
+        plan = Plan()
+        yield from self._planner.build(plan, mixes, self._lanes.pools, taps)
+        self.plan, self.quantum = plan, quantum

@@ -1,0 +1,214 @@
+"""A plan of many streams is made in steps: nobody waits for it, and what plays goes on meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.dsp.convert import Samples
+from millrace.graph.driver import ROUND_NS
+from millrace.graph.graph import Graph
+from millrace.graph.lanes import WIDE_LANES
+from millrace.graph.model import Stream
+from millrace.graph.plan import Plan, Planner, PoolMix
+from millrace.graph.share import SLICE_NS
+from millrace.units import NS_PER_MS, HostNs, default_map
+from tests.scenario.test_neighbours import Ear, Ramp, World
+
+COST_NS: HostNs = NS_PER_MS // 20
+MANY = 600
+
+
+class Silence:
+    """What a stream plays that is only to be planned."""
+
+    def pull(self, out: Samples) -> int:
+        """See `Feed`."""
+        out[:] = 0.0
+        return len(out)
+
+    def short(self, frames: int, played_out: bool) -> None:
+        """See `Feed`."""
+
+
+class Costly(Stream):
+    """To look at it takes its time."""
+
+    world: World
+
+    @property
+    def effective_gains(self) -> tuple[float, ...]:
+        """See `Levelled`."""
+        self.world.work(COST_NS)
+        return super().effective_gains
+
+
+def large(world: World, name: str = "large") -> tuple[Graph, list[Stream]]:
+    """A guest of which a plan takes 30 ms."""
+    graph = world.guest(name, 8)
+    sinks = list(graph.sinks.values())
+    streams: list[Stream] = []
+    for number in range(MANY):
+        node = Costly(world.ids.take(), "x", default_map(2), feed=Silence(), bulk_frames=4000)
+        node.world = world
+        graph.add_stream(node, sinks[number % 8])
+        graph.activate(node)
+        streams.append(node)
+    return graph, streams
+
+
+def runs_of(graph: Graph) -> list[HostNs]:
+    """Notes how long the guest works in each of its runs."""
+    used: list[HostNs] = []
+    run = graph.handle_timeout
+
+    def noted(now_ns: HostNs) -> None:
+        before = graph.share.clock()
+        run(now_ns)
+        used.append(graph.share.clock() - before)
+
+    graph.handle_timeout = noted  # type: ignore[method-assign]
+    return used
+
+
+def shape(plan: Plan) -> list[Any]:
+    """What a plan comes to, but for what it lets fade away."""
+
+    def factors(mix: PoolMix) -> list[Any]:
+        return [(plan.pools.index(mix.pool), mix.first + n, gain) for n, gain in enumerate(mix.gains.tolist()) if gain]
+
+    return [
+        (
+            run.sink.id, run.gains.tolist(), run.heard, [source.sink.id for source, _ in run.upstream],
+            [factors(mix) for mix in run.pools if mix.gains.any()],
+            [(lane.lane, lane.matrix.tolist()) for lane in run.lanes if lane.matrix.any()],
+            [tap.tap.id for tap in run.taps],
+        )
+        for run in plan.sinks
+    ]  # fmt: skip
+
+
+def at_once(graph: Graph) -> Plan:
+    """The plan of a graph as it is, by somebody who knows nothing of plans before."""
+    plan = Plan()
+    for _ in Planner(graph._quanta.longest).build(plan, graph.mixes(), graph._lanes.pools, graph.taps.values()):
+        pass
+    return plan
+
+
+def test_no_run_takes_more_than_a_share_however_much_there_is_to_plan() -> None:
+    world = World()
+    neighbour = world.guest("neighbour")
+    ear = world.listen(neighbour)
+    world.play(neighbour, 0)
+    graph, streams = large(world)
+    used = runs_of(graph)
+    for number in range(60):
+        world.run(0.01)
+        graph.set_mute(streams[number], True)
+    assert max(used) <= ROUND_NS + COST_NS and sorted(used)[-10] <= SLICE_NS + COST_NS
+    assert sum(used) > 10 * MANY * COST_NS
+    assert ear.whole() and max(ear.late_ns) < 10 * NS_PER_MS
+
+
+def test_what_plays_goes_on_while_its_guest_is_planned_again_and_again() -> None:
+    world = World()
+    graph, streams = large(world)
+    sinks = list(graph.sinks.values())
+    ear = world.listen(graph)
+    feed = world.play(graph, 0)
+    world.run(0.2)
+    for number in range(200):
+        graph.move_stream(streams[number], sinks[number % 8])
+        graph.set_gains(streams[-number - 1], (0.5,))
+        world.run(0.007)
+    assert ear.whole() and len(ear.sound) > 1.5 * 48_000
+    assert graph.skipped_frames == 0 and feed.shorts == 0 and max(ear.late_ns) < 20 * NS_PER_MS
+
+
+def test_changes_while_a_plan_is_made_are_taken_in() -> None:
+    world = World()
+    graph, streams = large(world)
+    world.listen(graph)
+    world.run(0.1)
+    sinks = list(graph.sinks.values())
+    graph.set_gains(streams[0], (0.25,))
+    world.run(0.012)
+    assert graph._planning.unfinished
+    # Everything that there is, in the middle of it: new, gone, moved, linked; before and behind what was looked at.
+    graph.set_gains(streams[1], (0.5,))
+    graph.set_gains(streams[-1], (0.75, 0.5))
+    graph.set_gains(sinks[7], (0.5,))
+    extra = graph.add_sink("extra")
+    graph.move_stream(streams[2], extra)
+    graph.move_stream(streams[-2], extra)
+    graph.link(extra, sinks[0])
+    graph.remove_sink(sinks[3], sinks[4])
+    graph.remove_stream(streams[3])
+    graph.remove_stream(streams[-3])
+    graph.deactivate(streams[-4], "paused")
+    graph.activate(streams[-4])
+    world.play(graph, 0)
+    world.run(0.3)
+    assert not graph._planning.unfinished and not graph._planning.stale
+    assert shape(graph._planning.plan) == shape(at_once(graph))
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_what_ends_is_silent_at_once_and_who_comes_after_it_is_heard_whole_where_it_plays(removed: bool) -> None:
+    world = World()
+    graph, _ = large(world)
+    ear, extra = world.listen(graph), graph.add_sink("extra")
+    other = world.listen(graph, sink=extra)
+    ended = world.play(graph, 0)
+    node = next(stream for stream in graph.streams.values() if stream.feed is ended)
+    world.run(0.3)
+    assert ear.blocks[-1].any()
+    if removed:
+        graph.remove_stream(node)
+    else:
+        graph.deactivate(node, "paused")
+    comes = Stream(world.ids.take(), "y", default_map(2), feed=Ramp(world, 0))
+    graph.add_stream(comes, extra)
+    graph.activate(comes)
+    before = len(ear.blocks)
+    world.run(0.03)
+    assert graph._planning.unfinished and len(ear.blocks) > before + 1
+    world.run(0.3)
+    # The plan of before knows a lane as that of the one that has ended.
+    assert not any(block.any() for block in ear.blocks[before + 1 :])
+    assert whole_from_its_first_frame(other)
+
+
+def whole_from_its_first_frame(ear: Ear) -> bool:
+    """Whether a `Ramp` was heard so; its first frame is 0."""
+    sound = ear.sound[:, 0]
+    loud = np.flatnonzero(sound)
+    return len(loud) > 0 and bool(np.allclose(np.diff(sound[loud[0] - 1 :]) % 1, 0.001, atol=1e-4))
+
+
+def test_a_lane_that_changes_hands_while_a_plan_is_made_plays_for_whom_it_was_planned() -> None:
+    # The first short lane is free, and soon looked at; one takes it, is looked at, and gives it to the next.
+    for number in range(12):
+        world = World()
+        graph, streams = large(world)
+        ear, extra = world.listen(graph), graph.add_sink("extra")
+        other = world.listen(graph, sink=extra)
+        graph.remove_stream(streams[WIDE_LANES])
+        world.run(0.1)
+        before = len(ear.blocks)
+        first = Stream(world.ids.take(), "first", default_map(2), feed=Ramp(world, 0))
+        graph.add_stream(first, graph.default or extra)
+        graph.activate(first)
+        world.run(0.002 * number)
+        lane = first.lane
+        graph.remove_stream(first)
+        second = Stream(world.ids.take(), "second", default_map(2), feed=Ramp(world, 0))
+        graph.add_stream(second, extra)
+        graph.activate(second)
+        assert second.lane == lane
+        world.run(0.15)
+        assert whole_from_its_first_frame(other)
+        assert not any(block.any() for block in ear.blocks[before:])
