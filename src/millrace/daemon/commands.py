@@ -48,13 +48,14 @@ Run = Callable[[Any, Holder], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, its place in the HTTP API, what it takes, and who does it."""
+    """One command: its name, its place in the HTTP API, what it takes, who does it, and what that is in a sentence."""
 
     name: str
     method: str
     path: str
     takes: type[Any]
     run: Run
+    summary: str
 
 
 class Commands:
@@ -64,39 +65,39 @@ class Commands:
         self._daemon = daemon
         self.table: dict[str, Command] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        for name, method, path, takes, run in self._rows():
-            self.table[name] = Command(name, method, path, takes, run)
+        for command in self._rows():
+            self.table[command[0]] = Command(*command)
 
-    def _rows(self) -> list[tuple[str, str, str, type[Any], Run]]:
+    def _rows(self) -> list[tuple[str, str, str, type[Any], Run, str]]:
         guest = "/guests/{guest}"
         return [
-            ("about", "GET", "/about", r.Nothing, self._about),
-            ("page.link", "POST", "/page-links", r.Nothing, self._page_link),
-            ("state", "GET", "/state", r.State, self._state),
-            ("set", "POST", "/set", r.Set, self._set),
-            ("move", "POST", "/move", r.Move, self._move),
-            ("link", "POST", "/links", r.LinkTo, self._link),
-            ("unlink", "DELETE", "/links", r.LinkTo, self._unlink),
-            ("guest.add", "POST", "/guests", r.GuestAdd, self._guest_add),
-            ("guest.remove", "DELETE", guest, r.OfGuest, self._guest_remove),
-            ("attach", "POST", f"{guest}/doors", r.Attach, self._attach),
-            ("detach", "DELETE", "/doors/{door}", r.Detach, self._detach),
-            ("sink.add", "POST", f"{guest}/sinks", r.SinkAdd, self._sink_add),
-            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", r.SinkRemove, self._sink_remove),
-            ("grants", "GET", "/grants", r.Nothing, self._grants),
-            ("grant", "POST", f"{guest}/grants", r.Grant, self._grant),
-            ("requests", "GET", "/requests", r.Nothing, self._requests),
-            ("decide", "POST", "/requests/{request}", r.Decide, self._decide),
-            ("latency", "GET", "/latency", r.About, self._latency),
-            ("explain", "GET", "/explain", r.About, self._explain),
-            ("flight", "GET", f"{guest}/flight", r.OfGuest, self._flight),
-            ("incidents", "GET", "/incidents", r.Incidents, self._incidents),
-            ("tokens", "GET", "/tokens", r.Nothing, self._tokens),
-            ("token.new", "POST", "/tokens", r.TokenNew, self._token_new),
-            ("token.rotate", "POST", "/tokens/{token}/rotate", r.OfToken, self._token_rotate),
-            ("token.revoke", "DELETE", "/tokens/{token}", r.OfToken, self._token_revoke),
-            ("remember", "POST", "/memory", r.Remember, self._remember),
-            ("recall", "GET", "/memory", r.Recall, self._recall),
+            ("about", "GET", "/about", r.Nothing, self._about, "Tell the version, the addresses, and who asks"),
+            ("page.link", "POST", "/page-links", r.Nothing, self._page_link, "Make a link for one browser"),
+            ("state", "GET", "/state", r.State, self._state, "Tell everything that may be seen, or one guest"),
+            ("set", "POST", "/set", r.Set, self._set, "Change volume, mute, or a listener's settings"),
+            ("move", "POST", "/move", r.Move, self._move, "Let a stream or a listener go on at another sink"),
+            ("link", "POST", "/links", r.LinkTo, self._link, "Link a stream or a sink into a sink as well"),
+            ("unlink", "DELETE", "/links", r.LinkTo, self._unlink, "Take a link away"),
+            ("guest.add", "POST", "/guests", r.GuestAdd, self._guest_add, "Make a guest"),
+            ("guest.remove", "DELETE", guest, r.OfGuest, self._guest_remove, "Remove a guest"),
+            ("attach", "POST", f"{guest}/doors", r.Attach, self._attach, "Give a guest a door to its machine"),
+            ("detach", "DELETE", "/doors/{door}", r.Detach, self._detach, "Let go of a machine"),
+            ("sink.add", "POST", f"{guest}/sinks", r.SinkAdd, self._sink_add, "Add a sink"),
+            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", r.SinkRemove, self._sink_remove, "Remove a sink"),
+            ("grants", "GET", "/grants", r.Nothing, self._grants, "List the rules about programs"),
+            ("grant", "POST", f"{guest}/grants", r.Grant, self._grant, "Make a rule about a program, or forget it"),
+            ("requests", "GET", "/requests", r.Nothing, self._requests, "List the requests that wait for an answer"),
+            ("decide", "POST", "/requests/{request}", r.Decide, self._decide, "Answer a request that waits"),
+            ("latency", "GET", "/latency", r.About, self._latency, "Tell what a stream's latency is made of"),
+            ("explain", "GET", "/explain", r.About, self._explain, "Tell why a stream sounds as it does"),
+            ("flight", "GET", f"{guest}/flight", r.OfGuest, self._flight, "Tell what a guest's last minute was like"),
+            ("incidents", "GET", "/incidents", r.Incidents, self._incidents, "List what has gone wrong lately"),
+            ("tokens", "GET", "/tokens", r.Nothing, self._tokens, "List the tokens, without their secrets"),
+            ("token.new", "POST", "/tokens", r.TokenNew, self._token_new, "Make a token; its secret is told once"),
+            ("token.rotate", "POST", "/tokens/{token}/rotate", r.OfToken, self._token_rotate, "Rotate a token"),
+            ("token.revoke", "DELETE", "/tokens/{token}", r.OfToken, self._token_revoke, "End a token"),
+            ("remember", "POST", "/memory", r.Remember, self._remember, "Keep a text under a key, or forget it"),
+            ("recall", "GET", "/memory", r.Recall, self._recall, "Tell what is kept under keys that begin so"),
         ]
 
     async def run(self, holder: Holder, name: str, args: Any) -> Any:
@@ -145,7 +146,8 @@ class Commands:
 
     async def _state(self, args: r.State, holder: Holder) -> Any:
         seen = self.visible(holder)
-        guests = [await guest_view(guest) for guest in seen if args.guest in (None, guest.name)]
+        shown = seen if args.guest is None else [self.guest(holder, args.guest, Right.SEE)]
+        guests = [await guest_view(guest) for guest in shown]
         state: dict[str, Any] = {"version": __version__, "listen": self._daemon.address, "guests": guests}
         state |= {"you": holder.key, "names": [guest.name for guest in seen]}
         if holder.may(Right.ADMIN):
@@ -276,7 +278,11 @@ class Commands:
 
     async def _incidents(self, args: r.Incidents, holder: Holder) -> Any:
         seen = [i for i in self._daemon.incidents if holder.may(Right.SEE, i.guest or None)]
-        return [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
+        found = [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
+        if args.guest is not None and not found:
+            # A guest's incidents outlive it; a guest that never was has none.
+            self.guest(holder, args.guest, Right.SEE)
+        return found
 
     # -- tokens --------------------------------------------------------------------------------
 

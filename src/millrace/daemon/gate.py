@@ -2,8 +2,8 @@
 
 Each listening socket has a gate, which says whom it lets in by what the kernel knows of the peer alone. At the private
 unix socket that is the daemon's own user and root; over TCP nobody, loopback too: a proxy of this user connects from
-there as well, and whoever is behind it with it. So there a token, a cookie that stands for one, or a TLS client
-certificate says who it is (docs/decisions/0009-who-is-it.md).
+there as well, and whoever is behind it with it. So there a token, a browser's session that stands for one, or a TLS
+client certificate says who it is (docs/decisions/0009-who-is-it.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from millrace.daemon.access import Access, TooManyTries
-from millrace.daemon.cookies import Cookies
 from millrace.daemon.origins import Addresses, parse_origin
 from millrace.errors import RightsError
 from millrace.io.crypto import names_in
@@ -29,21 +28,19 @@ PROXIED = (
 """Headers of requests that a proxy passes on."""
 BROWSED = ("Origin", "Referer", "Cookie", "Sec-Fetch-Site", "Sec-Fetch-Mode")
 """Headers of browsers, which know no unix sockets."""
-ALONE = ("Origin", "Host", "Authorization")
+ALONE = ("Origin", "Host", "Authorization", "Sec-WebSocket-Protocol")
 """Headers that count once or not at all: of two, each reader might believe another."""
+SUBPROTOCOL = "millrace"
+CREDENTIAL = "millrace.bearer."
+"""What a page can give a WebSocket instead of a header: a subprotocol with its credential, which is never chosen."""
 
 
 class Gate(ABC):
     """Lets requests in, as somebody, or says no."""
 
-    def __init__(self, access: Access, cookies: Cookies, addresses: Addresses) -> None:
-        self._access, self._cookies, self._addresses = access, cookies, addresses
+    def __init__(self, access: Access, addresses: Addresses) -> None:
+        self._access, self._addresses = access, addresses
         self.refused = 0
-
-    @property
-    def cookie(self) -> str:
-        """What its cookies are called."""
-        return self._cookies.name
 
     @abstractmethod
     def _known(self, request: web.Request) -> Holder | None:
@@ -61,14 +58,19 @@ class Gate(ABC):
         for name in ALONE:
             if len(request.headers.getall(name, ())) > 1:
                 raise web.HTTPBadRequest(text=f"a request has one {name} at most\n")
+        if len(_given(request)) > 1:
+            raise web.HTTPBadRequest(text="a request has one token at most\n")
+        offered = subprotocols(request)
+        if SUBPROTOCOL not in offered and any(one.startswith(CREDENTIAL) for one in offered):
+            raise web.HTTPBadRequest(text=f"whoever offers {CREDENTIAL}TOKEN offers {SUBPROTOCOL} too\n")
         self._refuse_foreign_page(request)
 
     def _holder(self, request: web.Request) -> Holder:
         self._refuse_odd(request)
-        given = bearer(request)
+        given = credential(request)
         if given is not None:
             return self._bearer(given, self.address(request))
-        known = self._by_cookie(request.cookies.get(self._cookies.name, "")) or self._known(request)
+        known = self._known(request)
         if known is not None:
             return known
         raise web.HTTPUnauthorized(
@@ -109,13 +111,9 @@ class Gate(ABC):
                 " asked for; behind a proxy, set public_url in [daemon]\n"
             )
 
-    def _by_cookie(self, cookie: str) -> Holder | None:
-        secret = self._access.secret_of(self._cookies.whose(cookie))
-        return None if secret is None or not self._cookies.proves(cookie, secret) else self._access.find(secret)
-
     def _bearer(self, given: str, address: str) -> Holder:
         try:
-            return self._access.let_in(given, address)
+            return self._access.admit(given, address)
         except TooManyTries as error:
             raise web.HTTPTooManyRequests(text=f"{error}\n", headers={"Retry-After": "6"}) from None
         except RightsError as error:
@@ -124,31 +122,39 @@ class Gate(ABC):
             ) from None
 
     def session(self, request: web.Request) -> tuple[Holder, str | None]:
-        """Who begins to use the page, and a cookie for the token or the link that they come with; None without either.
+        """Who begins to use the page, and a session for the token or the link that they come with; None without either.
 
         A link counts once, here and nowhere else.
         """
         try:
             self._refuse_odd(request)
-            given = bearer(request)
-            if given is None:
-                return self._holder(request), None
-            secret = self._access.follow_link(given)
+            given = credential(request)
+            secret = self._access.follow_link(given) if given is not None else None
             if secret is None:
-                self._bearer(given, self.address(request))
+                holder = self._holder(request)
+                if given is None or holder.session:
+                    return holder, None
                 secret = digest_of(given)
-            holder = self._access.find(secret)
-            assert holder is not None
-            return holder, self._cookies.make(holder.key, secret)
+            return self._access.begin_session(secret)
         except web.HTTPException:
             self.refused += 1
             raise
 
 
-def bearer(request: web.Request) -> str | None:
-    """The token in a request's header."""
+def subprotocols(request: web.Request) -> list[str]:
+    """What a WebSocket's client offers to speak."""
+    return [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+
+
+def _given(request: web.Request) -> list[str]:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    return given.strip() if scheme.lower() == "bearer" else None
+    offered = [one.removeprefix(CREDENTIAL) for one in subprotocols(request) if one.startswith(CREDENTIAL)]
+    return ([given.strip()] if scheme.lower() == "bearer" else []) + offered
+
+
+def credential(request: web.Request) -> str | None:
+    """The token or the session that a request comes with, in its header or as a WebSocket's subprotocol."""
+    return next(iter(_given(request)), None)
 
 
 class PrivateGate(Gate):
@@ -163,10 +169,8 @@ class PrivateGate(Gate):
 class NetworkGate(Gate):
     """TCP: nobody is known but by a certificate, and that is a proxy's own where one passes a request on."""
 
-    def __init__(
-        self, access: Access, cookies: Cookies, addresses: Addresses, certificates: Sequence[Certificate] = ()
-    ) -> None:
-        super().__init__(access, cookies, addresses)
+    def __init__(self, access: Access, addresses: Addresses, certificates: Sequence[Certificate] = ()) -> None:
+        super().__init__(access, addresses)
         self._certificates = certificates
 
     def _known(self, request: web.Request) -> Holder | None:

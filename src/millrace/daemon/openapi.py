@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import Any
 
@@ -49,7 +48,7 @@ def _operation(command: Command, schema: dict[str, Any]) -> dict[str, Any]:
     refusal = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
     out: dict[str, Any] = {
         "operationId": command.name,
-        "summary": (inspect.getdoc(command.takes) or command.name) if rest or in_path else command.name,
+        "summary": command.summary,
         "parameters": parameters,
         "responses": {"200": {"description": "done"}}
         | {code: {"description": text} | refusal for code, text in _REFUSALS.items()},

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from millrace.daemon.sessions import ENDED_MAX
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
@@ -41,6 +42,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE IF NOT EXISTS sinks (guest TEXT, name TEXT, description TEXT, PRIMARY KEY (guest, name))",
         "CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT)",
     ),
+    ("CREATE TABLE IF NOT EXISTS ended (secret BLOB, number TEXT, PRIMARY KEY (secret, number))",),
 )
 """What brings a file from version n (its `user_version`) to n + 1, in one transaction each. Rows are only added."""
 MEMORY_MAX = 20_000
@@ -254,6 +256,20 @@ class Store:
         """Forget one."""
         with self._writing() as db:
             db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
+
+    def ended(self) -> list[tuple[bytes, str]]:
+        """Browsers' sessions that were signed out: the digest of the secret that each stood for, and its number."""
+        with self._told():
+            return self._rows("SELECT secret, number FROM ended ORDER BY rowid")
+
+    def keep_ended(self, secret: bytes, number: str, others: list[bytes]) -> None:
+        """One was signed out. Those of secrets that are no token's and none of `others` are forgotten."""
+        newest = "SELECT rowid FROM ended WHERE secret = ? ORDER BY rowid DESC LIMIT ?"
+        gone = f"secret NOT IN (SELECT digest FROM tokens) AND secret NOT IN ({', '.join('?' * len(others))})"
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO ended VALUES (?, ?)", (secret, number))
+            db.execute(f"DELETE FROM ended WHERE secret = ? AND rowid NOT IN ({newest})", (secret, secret, ENDED_MAX))
+            db.execute(f"DELETE FROM ended WHERE {gone}", others)
 
     # -- guests --------------------------------------------------------------------------------------
 

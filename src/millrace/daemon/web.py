@@ -20,9 +20,8 @@ from millrace.budget import CONNECTIONS
 from millrace.daemon import page, verbs
 from millrace.daemon.answers import send
 from millrace.daemon.api import ADDRESS, HOLDER, PREFIX, Api, holder_of
-from millrace.daemon.cookies import Cookies, cookie_name
 from millrace.daemon.events import WATCHER_BYTES, EventStream, hang_up, messages
-from millrace.daemon.gate import Gate, NetworkGate, PrivateGate
+from millrace.daemon.gate import SUBPROTOCOL, Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
 from millrace.daemon.origins import parse_host
@@ -116,9 +115,8 @@ class Web:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         config, access = daemon.config, daemon.access
-        cookies = Cookies(cookie_name(str(config.state), config.listen), access.key)
-        self._private = PrivateGate(access, cookies, config.addresses)
-        self._network = NetworkGate(access, cookies, config.addresses, config.certificates)
+        self._private = PrivateGate(access, config.addresses)
+        self._network = NetworkGate(access, config.addresses, config.certificates)
         self._api = Api(daemon.commands, daemon.budgets.of)
         self._sockets: dict[ListenerSession, Attended] = {}
         self._ticker: asyncio.Task[None] | None = None
@@ -144,7 +142,8 @@ class Web:
             web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics),
             web.get("/health", self._health), web.get("/ready", self._ready),
             web.get("/", page.serve), web.get("/page/{name}", page.serve),
-            web.post("/session", self._session), web.get("/{guest}", self._listen),
+            web.post("/session", self._session), web.delete("/session", self._sign_out),
+            web.get("/{guest}", self._listen),
         ]  # fmt: skip
         app.add_routes([*self._api.routes(), *mine])
         return app
@@ -206,25 +205,24 @@ class Web:
             return web.json_response({"error": str(error)}, status=400)
 
     async def _session(self, request: web.Request) -> web.Response:
-        """A page's own way in: a browser can't send a token with a WebSocket, so it gets a cookie for it.
+        """A page's own way in: for the token or the link of whoever opens it, a session that it may keep."""
+        holder, session = request[GATE].session(request)
+        told = {"you": holder.key} | ({} if session is None else {"session": session})
+        return web.json_response(told, headers={"Cache-Control": "no-store"})
 
-        The cookie's path is that of the request as the browser wrote it (RFC 6265, section 5.1.4), which a proxy on a
-        sub-path may have changed for us.
-        """
-        gate = request[GATE]
-        holder, cookie = gate.session(request)
-        answer = web.json_response({"you": holder.key}, headers={"Cache-Control": "no-store"})
-        if cookie is not None:
-            # The page's own origin says how its browser came, whoever ended TLS.
-            secure = request.secure or request.headers.get("Origin", "").lower().startswith("https:")
-            answer.set_cookie(gate.cookie, cookie, httponly=True, samesite="Strict", secure=secure, path="")
-        return answer
+    async def _sign_out(self, request: web.Request) -> web.Response:
+        """A page's way out: its session ends, and what goes on by it."""
+        holder = holder_of(request)
+        if not holder.session:
+            raise web.HTTPBadRequest(text="there is no session to end: this came with a token, or with none\n")
+        await self._daemon.access.sign_out(holder)
+        return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """The registry, as it changes; `?kinds=stream,listener` for some of it."""
         kinds = request.query.get("kinds")
         wanted = parse_kinds(kinds.split(",")) if kinds else None
-        line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096, autoping=False)
+        line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096, autoping=False, protocols=(SUBPROTOCOL,))
         holder = holder_of(request)
         account = self._daemon.budgets.of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
         watcher = EventStream(self._daemon.registry, holder, wanted, account, self._daemon.turns_of(holder))
@@ -262,7 +260,9 @@ class Web:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             way = f"millrace listen {self._daemon.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
-        socket_ = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, compress=False, autoping=False)
+        socket_ = web.WebSocketResponse(
+            max_msg_size=MESSAGE_MAX, compress=False, autoping=False, protocols=(SUBPROTOCOL,)
+        )
         assert request.transport is not None
         charge(request.transport, guest.turns)
         line = Line(request.transport)

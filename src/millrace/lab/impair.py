@@ -18,9 +18,7 @@ from millrace.units import NS_PER_S
 from millrace.wire.peer.messages import MEDIA_MAX
 
 Message = str | bytes
-_PASSED_ON = frozenset(
-    {"authorization", "cookie", "origin", "host", "content-type", "accept-encoding", "sec-fetch-site"}
-)
+_PASSED_ON = frozenset({"authorization", "origin", "host", "content-type", "accept-encoding", "sec-fetch-site"})
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade"})
 
 
@@ -82,16 +80,18 @@ class Impairment:
                 return web.Response(status=502, text=f"{url}: {error}\n")
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
-        near = web.WebSocketResponse(max_msg_size=MEDIA_MAX, compress=False)
+        offered = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if one.strip()]
         self.sessions += 1
         async with aiohttp.ClientSession(headers=_kept(request)) as http:
             url = f"{self.origin}{request.path_qs}"
             try:
-                far = await http.ws_connect(url, max_msg_size=MEDIA_MAX, compress=0)
+                far = await http.ws_connect(url, protocols=offered, max_msg_size=MEDIA_MAX, compress=0)
             except aiohttp.WSServerHandshakeError as error:
                 return web.Response(status=error.status, text=f"the daemon refused: {error.message}\n")
             except aiohttp.ClientError as error:
                 return web.Response(status=502, text=f"{url}: {error}\n")
+            chosen = (far.protocol,) if far.protocol else ()
+            near = web.WebSocketResponse(max_msg_size=MEDIA_MAX, compress=False, protocols=chosen)
             async with far:
                 await near.prepare(request)
                 await self._carry(near, far)

@@ -1,5 +1,6 @@
 // The control page: what is there, how it fares, and the means to change it, over the public API.
 import { Listener } from "./listen.js";
+import { headers, keep, kept, protocols, watch } from "./session.js";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = 240, RIGHTS_EVERY = 5, LOOK_EVERY_MS = 500;
@@ -30,20 +31,25 @@ function el(tag, attributes = {}, ...children) {
 }
 
 async function api(method, path, body) {
-  const answer = await fetch(at(`api/v1${path}`), {
-    method, headers: body ? { "Content-Type": "application/json" } : {}, body: body ? JSON.stringify(body) : undefined,
-  });
-  if (answer.status === 401) { lock(); throw new Error(unmet); }
+  const session = kept(), type = body ? { "Content-Type": "application/json" } : {};
+  const answer = await fetch(at(`api/v1${path}`), { method, headers: { ...headers(session), ...type }, body: body ? JSON.stringify(body) : undefined });
+  if (answer.status === 401) {
+    // Another tab has signed in or out meanwhile.
+    if (kept() !== session) return api(method, path, body);
+    lock();
+    throw new Error(unmet);
+  }
   const text = await answer.text();
   let value;
   try { value = JSON.parse(text); } catch { value = { error: text.trim() || answer.statusText }; }
-  if (!answer.ok) throw new Error(value.error ?? answer.statusText);
+  if (!answer.ok) throw Object.assign(new Error(value.error ?? answer.statusText), { status: answer.status });
   return value;
 }
 
 /** Show the way in, and nothing else; or all the rest. */
 function shut(on) {
   $("login").hidden = !on;
+  $("leave").hidden = on || kept() === null;
   document.body.classList.toggle("locked", on);
 }
 
@@ -57,11 +63,37 @@ function lock() {
 
 /** Come in with a token, or by a link; whether that was right. */
 async function enter(secret) {
-  const answer = await fetch(at("session"), { method: "POST", headers: { Authorization: `Bearer ${secret}` } });
+  const answer = await fetch(at("session"), { method: "POST", headers: headers(secret) });
   if (!answer.ok) return false;
-  locked = false;
-  shut(false);
+  keep((await answer.json()).session ?? secret);
+  unlock();
   return true;
+}
+
+function unlock() {
+  locked = false;
+  unmet = "a token is needed";
+  shut(false);
+}
+
+/** Sign out, in every tab; the daemon ends what still goes on by the session. */
+async function leave() {
+  const session = kept();
+  keep(null);
+  signedOut();
+  const answer = await fetch(at("session"), { method: "DELETE", headers: headers(session) });
+  if (!answer.ok && answer.status !== 401) throw new Error(`signed out here, but the daemon answered ${answer.status}`);
+}
+
+function signedOut() {
+  unmet = "signed out";
+  lock();
+  say(unmet);
+}
+
+/** Another tab has signed in or out. */
+function changed() {
+  if (kept() === null) { if (!locked) signedOut(); } else if (locked) { unlock(); act(async () => follow()); }
 }
 
 /** A link that `millrace page` printed has a code behind its #, which counts once and stays out of the history. */
@@ -84,13 +116,18 @@ const set = (target, settings) => act(() => api("POST", "/set", { target, guest:
 
 async function look() {
   looked = performance.now();
-  const of = (path) => (chosen ? `${path}?guest=${encodeURIComponent(chosen)}` : path);
-  [state, incidents] = await Promise.all([api("GET", of("/state")), api("GET", "/incidents")]);
-  shut(false);
-  if (!guest()) {
-    const first = chosen ? state.names[0] : state.guests[0]?.name;
-    if (first !== chosen && (chosen = first ?? "")) { soon(); return; }
+  const asked = chosen, of = asked ? `?guest=${encodeURIComponent(asked)}` : "";
+  try {
+    [state, incidents] = await Promise.all([api("GET", `/state${of}`), api("GET", "/incidents")]);
+  } catch (error) {
+    if (error.status !== 404 || !asked) throw error;
+    // The guest was removed: another is shown.
+    if (chosen === asked) chosen = "";
+    return look();
   }
+  if (locked) return;
+  shut(false);
+  chosen ||= state.guests[0]?.name ?? "";
   draw();
   if (state.policy !== undefined && looks++ % RIGHTS_EVERY === 0) await drawRights();
 }
@@ -108,7 +145,7 @@ function soon() {
 function follow() {
   if (locked) return;
   let lost = "the daemon answers, but no WebSocket to it opens, and sound needs one: a proxy between has to pass them on; trying again";
-  line = new WebSocket(lineAt("api/v1/events"));
+  line = new WebSocket(lineAt("api/v1/events"), protocols());
   line.onopen = () => { lost = "the daemon does not answer; trying again"; say("connected"); };
   line.onmessage = ({ data }) => { if (data.includes('"request"')) looks = 0; soon(); };
   line.onclose = () => { if (!locked) again(lost); };
@@ -243,7 +280,7 @@ async function toggle() {
     return;
   }
   player = new Listener(lineAt(encodeURIComponent(chosen)), {
-    name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
+    protocols: protocols(), name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
     wasm: new URLSearchParams(location.search).get("decoder") === "wasm", on: heard,
   });
   $("listen").textContent = "Stop";
@@ -325,5 +362,7 @@ $("login").addEventListener("submit", async (event) => {
     else say("this token is not valid", true);
   } catch { say("the daemon does not answer", true); }
 });
+$("leave").addEventListener("click", () => leave().catch((error) => say(error.message, true)));
+watch(changed);
 setInterval(() => document.hidden || soon(), 1000);
 entered().then(look).then(follow, (error) => locked ? say(error.message, true) : again(error.message));

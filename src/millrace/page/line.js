@@ -52,8 +52,8 @@ function planesOf(data) {
 }
 
 class Line {
-  constructor({ url, hello, port, voice, wasm }) {
-    Object.assign(this, { url, hello, port, wasm });
+  constructor({ url, protocols, hello, port, voice, wasm }) {
+    Object.assign(this, { url, protocols, hello, port, wasm });
     this.blame = new Blame(PULSE_MS * NS_PER_MS); this.holes = []; this.lost = this.unclaimed = 0;
     if (voice) this.voice = new Voice(voice, (message) => this.send(message), (packet) => this.packet(packet));
     this.clock = new OffsetFilter();
@@ -72,7 +72,7 @@ class Line {
   }
 
   connect() {
-    const line = this.line = new WebSocket(this.url);
+    const line = this.line = new WebSocket(this.url, this.protocols);
     line.binaryType = "arraybuffer";
     line.onopen = () => { this.send(this.hello); this.send({ type: "ping", t: Math.round(nowNs()) }); };
     line.onmessage = ({ data }) => this.heard(data);

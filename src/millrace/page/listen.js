@@ -6,8 +6,8 @@ const TOUCHES = ["pointerdown", "keydown"];
 
 /** Plays one guest. `on(what, detail)` hears of joined, settings, stats, lost, refused, ended. */
 export class Listener {
-  constructor(url, { name, latency, settings, microphone, wasm, on }) {
-    Object.assign(this, { url, name, latency, settings, microphone, wasm, on });
+  constructor(url, { protocols = [], name, latency, settings, microphone, wasm, on }) {
+    Object.assign(this, { url, protocols, name, latency, settings, microphone, wasm, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
     this.still = false; this.from = OPENED_S; this.lastCard = 0;
   }
@@ -26,7 +26,7 @@ export class Listener {
     this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker could not be started");
     const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };
     const voice = this.microphone ? await this.capture() : null, ports = [channel.port2, ...(voice ? [voice] : [])];
-    this.worker.postMessage({ what: "begin", url: this.url, hello, port: channel.port2, voice, wasm: this.wasm, origin: performance.timeOrigin }, ports);
+    this.worker.postMessage({ what: "begin", url: this.url, protocols: this.protocols, hello, port: channel.port2, voice, wasm: this.wasm, origin: performance.timeOrigin }, ports);
     await this.context.resume();
     this.watch();
     this.timer = setInterval(() => this.tick(), CLOCK_MS);

@@ -7,7 +7,7 @@ guests and tokens themselves. Nobody has a right in a guest that was not named t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
 
 from millrace.errors import ConfigError, RightsError
@@ -72,6 +72,8 @@ class Holder:
     key: str
     rights: Right
     guests: frozenset[str]
+    session: str = field(default="", compare=False)
+    """The number of the browser's session that they come by, if they do."""
 
     def may(self, right: Right, guest: str | None = None) -> bool:
         """Whether they may do this in `guest`, or, with None, outside any guest."""
