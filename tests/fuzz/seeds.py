@@ -391,7 +391,9 @@ def http(token: str) -> list[Session]:
         [_request(f"POST {api}/links", {"source": "stream/1", "to": "sink/2", "matrix": [[1.0, 0.5]]}, **known)],
         [_request("GET /victim", **upgrade, **known)],
         [_request("GET /api/v1/events?kinds=stream", **upgrade, **known)],
-        [_request("POST /session", **known, Cookie="millrace=x"), _request("GET /metrics", **known)],
+        [_request("GET /victim", **upgrade, **{"Sec-WebSocket-Protocol": f"millrace, millrace.bearer.{token}"})],
+        [_request("POST /session", **known, Cookie="millrace=x"), _request("DELETE /session", **known)],
+        [_request("GET /metrics", **known)],
         [_request("GET /a/path%1b[2Jlong%0aline", **{"X-Forwarded-For": "::1", "Forwarded": "for=127.0.0.1"})],
         *(
             [part]

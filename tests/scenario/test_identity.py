@@ -569,6 +569,43 @@ def test_health_checks_need_no_token_and_learn_nothing(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
+def test_a_guest_that_is_not_there_is_told_so_and_one_that_may_not_be_seen_no_less(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        mine = bearer((await rig.token("see", ("alice",)))[1])
+        for path in (STATE, "/api/v1/incidents"):
+            assert (await rig.ask(f"{path}?guest=alice", **mine))[0] == 200
+            for name in ("nobody", "bob"):
+                status, text = await rig.ask(f"{path}?guest={name}", **mine)
+                assert (status, json.loads(text)) == (404, {"error": f"there is no guest {name!r}; there are: alice"})
+        _, text = await rig.ask(f"{STATE}?guest=alice", **mine)
+        assert [guest["name"] for guest in json.loads(text)["guests"]] == json.loads(text)["names"] == ["alice"]
+
+    running(tmp_path, test)
+
+
+def test_incidents_of_a_guest_that_was_removed_can_be_asked_for(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.daemon.doctor.incidents.record("rights", "refused", 1, "carol", "somebody", {})
+        owner = bearer(rig.daemon.access.key)
+        status, text = await rig.ask("/api/v1/incidents?guest=carol", **owner)
+        assert status == 200 and [one["guest"] for one in json.loads(text)] == ["carol"]
+
+    running(tmp_path, test)
+
+
+def test_every_operation_of_the_api_is_summed_up_in_a_short_sentence_of_its_own(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        _, text = await rig.ask("/api/v1/openapi.json", **bearer(rig.daemon.access.key))
+        operations = [one for path in json.loads(text)["paths"].values() for one in path.values()]
+        summaries = {one["summary"] for one in operations}
+        assert len(summaries) == len(operations) == len(rig.daemon.commands.table)
+        for one in operations:
+            assert 5 <= len(one["summary"]) <= 60 and one["summary"][0].isupper(), one["operationId"]
+            assert not one["summary"].endswith(".") and " " in one["summary"], one["operationId"]
+
+    running(tmp_path, test)
+
+
 WRITTEN = [
     "/page%2Fx",
     "/page%2F..%2Fapi%2Fv1%2Fstate",

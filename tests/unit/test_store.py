@@ -73,6 +73,19 @@ def test_what_is_kept_is_there_after_a_restart_and_private(tmp_path: Path) -> No
     assert b"another" not in path.read_bytes()
 
 
+def test_of_sessions_that_were_signed_out_the_latest_are_kept_while_their_secret_is_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "ENDED_MAX", 3)
+    store = Store(tmp_path / "s.db")
+    store.keep_ended(b"old key", "0", [b"old key"])
+    for n in range(5):
+        store.keep_ended(b"token", str(n), [b"old key", b"token"])
+    store.keep_ended(b"key", "0", [b"key", b"token"])
+    store.close()
+    assert Store(tmp_path / "s.db").ended() == [(b"token", "2"), (b"token", "3"), (b"token", "4"), (b"key", "0")]
+
+
 def test_levels_of_sinks_that_come_and_go_do_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "LEVELS_MAX", 10)
     store = Store(tmp_path / "state.db")

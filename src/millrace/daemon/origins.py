@@ -80,7 +80,7 @@ class Addresses:
 
     public_url: str = ""
     allowed: frozenset[Origin] = frozenset()
-    """Origins besides the request's own whose pages may ask: that of `public_url`, and `allowed_origins`."""
+    """Where the page is found besides the request's own `Host`: the origins of `public_url` and `allowed_origins`."""
     proxies: tuple[Network, ...] = ()
 
     def trusted(self, address: str) -> bool:

@@ -259,7 +259,7 @@ class Store:
 
     def ended(self) -> list[tuple[bytes, str]]:
         """Browsers' sessions that were signed out: the digest of the secret that each stood for, and its number."""
-        with self._told():
+        with self._reading():
             return self._rows("SELECT secret, number FROM ended ORDER BY rowid")
 
     def keep_ended(self, secret: bytes, number: str, others: list[bytes]) -> None:
