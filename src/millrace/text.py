@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -87,6 +87,15 @@ def quoted(value: object, limit: int = QUOTED_MAX) -> str:
 def counted(count: int, what: str) -> str:
     """'1 client', '2 clients'."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def show_measured(figures: Mapping[str, object]) -> str:
+    """What was measured, as people write it: `late_ms` 3.5 is 'late 3.5 ms'."""
+    parts = []
+    for key, value in figures.items():
+        name, _, unit = key.rpartition("_")
+        parts.append(f"{name} {value} {unit}" if name and unit in ("ms", "ppm", "s") else f"{key} {value}")
+    return ", ".join(part.replace("_", " ") for part in parts)
 
 
 def literal(value: object) -> str:

@@ -16,7 +16,7 @@ from millrace.daemon.app import Daemon
 from millrace.daemon.attachments import DOORS_MAX
 from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import parse_door
-from millrace.errors import ConfigError
+from millrace.errors import GraphError
 from millrace.rights.grants import ANY, Identity, Permission, Verdict
 from millrace.rights.model import parse_rights
 from millrace.sim.rig import Rig as PulseRig
@@ -362,7 +362,7 @@ def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         for number in range(DOORS_MAX):
             rig.daemon.attach("alice", parse_door(f"qmp:{tmp_path}/{number}"))
-        with pytest.raises(ConfigError, match="are the most"):
+        with pytest.raises(GraphError, match="the most it can have"):
             rig.daemon.attach("alice", parse_door(f"qmp:{tmp_path}/more"))
         rig.daemon.attach("bob", parse_door(f"qmp:{tmp_path}/more"))
 

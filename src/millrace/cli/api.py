@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.io.paths import API_SOCKET, runtime_dir
+
+WRONG = frozenset({400, 413, 414, 422, 431})
+"""What was asked is malformed, or longer than anything may be."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -38,8 +41,16 @@ def query_of(path: str, **given: str | None) -> str:
     return f"{path}?{urlencode(kept, errors='surrogateescape')}" if kept else path
 
 
+def refusal(status: int) -> type[MillraceError]:
+    """What an HTTP status of the daemon means: ConfigError where what was written can't be right (exit code 2),
+    GraphError where it is refused as things are (3)."""
+    if status in (401, 403):
+        return RightsError
+    return ConfigError if status in WRONG else GraphError
+
+
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Ask the daemon of this user; GraphError carries its refusal, ConfigError says that there is none."""
+    """Ask the daemon of this user; see `refusal` for its errors, ConfigError says that none runs."""
     where = runtime_dir() / API_SOCKET
     connection = _UnixConnection(where)
     try:
@@ -59,6 +70,5 @@ def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         parsed = {"error": text.strip()}
     if response.status >= 400:
         why = parsed.get("error") if isinstance(parsed, dict) else None
-        refusal = RightsError if response.status in (401, 403) else GraphError
-        raise refusal(why or f"the daemon answered {response.status}")
+        raise refusal(response.status)(why or f"the daemon answered {response.status}")
     return parsed

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from millrace.cli.columns import say_folded
 from millrace.cli.console import say
 from millrace.cli.values import whole
 
@@ -31,7 +32,7 @@ def _attach(guest: str, body: dict[str, Any]) -> None:
             break
     machine = f" ({door['machine']})" if door["machine"] else ""
     why = f": {door['error']}; Millrace keeps trying" if door["error"] else ""
-    say(f"{door['id']} {door['door']} {door['state']}{machine}{why}")
+    say_folded(f"{door['id']} {door['door']} {door['state']}{machine}{why}", 4)
 
 
 def _doors(guest: str) -> list[dict[str, Any]]:
@@ -81,6 +82,8 @@ def _give_descriptor(guest: str, fd: int) -> None:
     from millrace.io.paths import HANDOVER_SOCKET, runtime_dir
 
     where = runtime_dir() / HANDOVER_SOCKET
+    if not _is_socket(fd):
+        raise ConfigError(f"--p2p: descriptor {fd} is not a socket; give one that is connected to QEMU")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(10)
         try:
@@ -94,6 +97,16 @@ def _give_descriptor(guest: str, fd: int) -> None:
     if "error" in answer and not answer.get("id"):
         raise GraphError(answer["error"])
     say(f"{answer['id']} {answer['door']} {answer['state']}")
+
+
+def _is_socket(fd: int) -> bool:
+    import os
+    import stat
+
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False
 
 
 @app.command("spice")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from millrace.cli.console import say, show_json, warn
+from millrace.cli.columns import say_folded
+from millrace.cli.console import show_json, warn
 from millrace.text import quoted
 
 _WHAT = Annotated[str, typer.Argument(help="connect, microphone, monitor (what the guest plays) or camera.")]
@@ -96,9 +97,9 @@ def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     verdicts = {True: "may", False: "may not", "prompt": "has to ask to"}
     for rule in rules:
         program = "any other program" if rule["program"] == "*" else rule["program"]
-        say(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'])}")
+        say_folded(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'])}", 4)
     for request in requests:
-        say(_line(request))
+        say_folded(_line(request), 4)
 
 
 def _deed(what: str) -> str:
@@ -130,7 +131,7 @@ async def _answer() -> None:
         async for change in bus.watch(kinds=["request"]):
             if change.what != "added" or change.object is None:
                 continue
-            say(_line(change.object.props))
+            say_folded(_line(change.object.props), 4)
             word = await _asked()
             if not word:
                 continue

@@ -7,7 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from millrace.cli.console import say, show_json
+from millrace.cli.columns import say_folded
+from millrace.cli.console import show_json
+from millrace.text import show_measured
+
+INDENT = 13
+"""Where the text begins, after the time of day."""
 
 
 def incidents(
@@ -53,7 +58,7 @@ def _print(shown: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(shown, None)
         return
-    say(line(shown))
+    say_folded(line(shown), INDENT)
 
 
 def line(shown: dict[str, Any]) -> str:
@@ -62,7 +67,7 @@ def line(shown: dict[str, Any]) -> str:
     when = f"{time.strftime('%H:%M:%S', at)}.{int(shown['at'] * 1000) % 1000:03d}"
     where = " ".join(part for part in (shown["guest"], shown["subject"]) if part) or "the daemon"
     times = f" (× {shown['count']})" if shown["count"] > 1 else ""
-    evidence = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown["evidence"].items())
+    evidence = show_measured(shown["evidence"])
     return f"{when} {where}: {shown['stage']}, {shown['cause']}{times}: {shown['text']}" + (
         f" [{evidence}]" if evidence else ""
     )

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from millrace.cli.columns import folded, table
 from millrace.cli.console import say, say_lines, screen, warn
 from millrace.cli.ls import faults_of
 from millrace.cli.values import decimal
 from millrace.text import counted, printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
+
+HEADS = ("what", "name", "state", "level", "latency", "drift", "kb/s", "faults")
+INCIDENTS, LINE_MAX = 5, 2000
 
 
 def top(
@@ -27,18 +32,19 @@ def top(
     """
     import time
 
-    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
     from millrace.cli.api import call
-    from millrace.cli.incidents import line
-
-    def look() -> Group:
-        state, incidents = call("GET", "/api/v1/state"), call("GET", "/api/v1/incidents")
-        return Group(_table(state), *(Text(line(shown)) for shown in incidents[-5:]))
 
     console = screen()
+
+    def look() -> Text:
+        state, incidents = call("GET", "/api/v1/state"), call("GET", "/api/v1/incidents")
+        height = console.height - 1 if console.is_terminal and not once else None
+        lines = picture(state, incidents[-INCIDENTS:], console.width if console.is_terminal else None, height)
+        return Text("\n").join(lines)
+
     if once:
         console.print(look(), soft_wrap=True)
         return
@@ -48,34 +54,42 @@ def top(
             live.update(look(), refresh=True)
 
 
-def _table(state: dict[str, Any]) -> Table:
-    from rich.table import Table
+def picture(
+    state: dict[str, Any], incidents: list[dict[str, Any]], width: int | None, height: int | None
+) -> list[Text]:
+    """What `top` shows, in a screen of that size. Incidents stay in sight, however many streams there are."""
+    from rich.text import Text
 
-    table = Table("what", "name", "state", "level", "latency", "drift", "kb/s", "faults", box=None, pad_edge=False)
-    for guest in state["guests"]:
-        quantum = f"{guest['quantum_ms']:g} ms"
-        table.add_row(f"guest {guest['name']}", "", guest["state"], "", quantum, "", "", _late(guest), style="bold")
-        for sink in (*guest["sinks"], *guest["sources"]):
-            if sink["state"] == "running":
-                table.add_row(
-                    sink["id"], printable(sink["name"], 32), sink["state"], _meter(sink["peak"]), "", "", "", ""
-                )
-        for stream in guest["streams"]:
-            drift = "" if stream.get("drift_ppm") is None else f"{stream['drift_ppm']:+.0f}"
-            faults = counted(stream["underruns"], "underrun") if stream["underruns"] else ""
-            label = stream["application"] or stream["name"]
-            table.add_row(
-                stream["id"], printable(label, 32), stream["state"], "", f"{stream['ahead_ms']} ms", drift, "", faults
-            )
-        for one in guest["listeners"]:
-            faults = ", ".join(faults_of(one))
-            drift = f"{one['drift_ppm']:+.0f}" if one["locked"] else "…"
-            rate = f"{one['bitrate'] / 1000:.0f}"
-            late = f"{one['latency_ms']} ms"
-            table.add_row(
-                one["id"], printable(one["name"], 32), printable(one["output"], 32), "", late, drift, rate, faults
-            )
-    return table
+    from millrace.cli.incidents import INDENT, line
+
+    told = [printable(line(shown), LINE_MAX) for shown in incidents]
+    below = [[one] if width is None else list(folded(one, INDENT, width)) for one in told]
+    while height is not None and len(below) > 1 and sum(map(len, below)) > height // 2:
+        del below[0]
+    above = table([HEADS, *(row for guest in state["guests"] for row in _rows(guest))], (1, 2), width)
+    room = len(above) if height is None else max(2, height - sum(map(len, below)))
+    if len(above) > room:
+        above = [*above[: room - 1], f"… {len(above) - room + 1} lines more; `millrace ls` shows all"]
+    bold = {"what", *(f"guest {guest['name']}" for guest in state["guests"])}
+    marked = [Text(one, "bold" if any(one.startswith(head) for head in bold) else "") for one in above]
+    return marked + [Text(one) for lines in below for one in lines]
+
+
+def _rows(guest: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield f"guest {guest['name']}", "", guest["state"], "", f"{guest['quantum_ms']:g} ms", "", "", _late(guest)
+    for sink in (*guest["sinks"], *guest["sources"]):
+        if sink["state"] == "running":
+            yield sink["id"], printable(sink["name"]), sink["state"], _meter(sink["peak"]), "", "", "", ""
+    for stream in guest["streams"]:
+        label = printable(stream["application"] or stream["name"])
+        drift = "" if stream.get("drift_ppm") is None else f"{stream['drift_ppm']:+.0f}"
+        faults = counted(stream["underruns"], "underrun") if stream["underruns"] else ""
+        yield stream["id"], label, stream["state"], "", f"{stream['ahead_ms']} ms", drift, "", faults
+    for one in guest["listeners"]:
+        drift = f"{one['drift_ppm']:+.0f}" if one["locked"] else "…"
+        rate, late = f"{one['bitrate'] / 1000:.0f}", f"{one['latency_ms']} ms"
+        name, output = printable(one["name"]), printable(one["output"])
+        yield one["id"], name, output, "", late, drift, rate, ", ".join(faults_of(one))
 
 
 def _late(guest: dict[str, Any]) -> str:
@@ -86,7 +100,7 @@ def _meter(peak: float) -> str:
     import math
 
     db = 20 * math.log10(peak) if peak > 0 else -60.0
-    return "█" * max(0, min(12, round((db + 60) / 5))) + f" {db:.0f} dB"
+    return "█" * max(0, min(6, round((db + 60) / 10))) + f" {db:.0f} dB"
 
 
 def dot(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
 
-from millrace.cli.console import say, show_json
+from millrace.cli.columns import column, say_folded
+from millrace.cli.console import show_json
 from millrace.text import counted
 
 
@@ -28,33 +30,50 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
     for guest in state["guests"]:
         _guest(guest)
     if state.get("trouble"):
-        say(f"changes can't be kept: {state['trouble']}")
+        say_folded(f"changes can't be kept: {state['trouble']}", 4)
     if state.get("requests"):
-        say(f"waiting for an answer: {counted(state['requests'], 'request')}; `millrace grants` shows them")
+        say_folded(f"waiting for an answer: {counted(state['requests'], 'request')}; `millrace grants` shows them", 4)
     if "policy" in state and state["policy"] is None:
-        say("no session manager runs: nothing is remembered, and nobody answers requests; see millrace-policy")
+        say_folded(
+            "no session manager runs: nothing is remembered, and nobody answers requests; see millrace-policy", 4
+        )
+
+
+INDENT = 15
+"""Where the second column begins, and what does not fit goes on."""
+MACHINES = {"qmp": "QEMU", "dbus": "QEMU", "p2p": "QEMU", "spice": "SPICE", "vnc": "VNC"}
 
 
 def _guest(guest: dict[str, Any]) -> None:
     late = f", {counted(guest['late_cycles'], 'late cycle')}" if guest["late_cycles"] else ""
-    say(
+    say_folded(
         f"guest {guest['name']}  {guest['state']}, {guest['rate']} Hz, quantum {guest['quantum_ms']} ms,"
-        f" {counted(guest['clients'], 'client')}{late}"
+        f" {counted(guest['clients'], 'client')}{late}",
+        INDENT,
     )
     for sink in guest["sinks"]:
-        mark = "*" if sink["default"] else " "
-        say(f" {mark}{sink['id']:<12} {sink['name']:<16} {sink['state']:<9} {_volume(sink)}")
+        _row(sink["id"], sink["name"], f"{sink['state']:<9} {_volume(sink)}", "*" if sink["default"] else " ")
     for source in guest.get("sources", []):
         if source["state"] == "running" or source["mute"] or source["volume"] != 100:
-            say(f"  {source['id']:<12} {source['name']:<16} {source['state']:<9} {_volume(source)}")
+            _row(source["id"], source["name"], f"{source['state']:<9} {_volume(source)}")
     for door in guest.get("doors", []):
-        say(f"  {door['id']:<12} {door['machine'] or '-':<16} {door['state']:<9} {_door(door)}")
+        _row(door["id"], door["machine"] or _kind_of(door["door"]), f"{door['state']:<9} {_door(door)}")
     for stream in guest["streams"]:
-        say(f"  {stream['id']:<12} {_label(stream):<16} {stream['state']:<9} {_volume(stream)}  {_stream(stream)}")
+        _row(stream["id"], _label(stream), f"{stream['state']:<9} {_volume(stream)}  {_stream(stream)}")
     for recorder in guest["recorders"]:
-        say(f"  {recorder['id']:<12} {recorder['name']:<16} of {recorder['sink']}")
+        _row(recorder["id"], recorder["name"], f"of {recorder['sink']}")
     for listener in guest["listeners"]:
-        say(f"  {listener['id']:<12} {listener['name']:<16} {_listener(listener)}")
+        _row(listener["id"], listener["name"], _listener(listener))
+
+
+def _row(id_: str, name: str, rest: str, mark: str = " ") -> None:
+    say_folded(f" {mark}{id_:<12} {column(name, 16)} {rest}", INDENT)
+
+
+def _kind_of(door: str) -> str:
+    """What a machine that has not told its name is: the word before '://', '+tls' and the like left out."""
+    scheme = re.split("[:+]", door, maxsplit=1)[0]
+    return MACHINES.get(scheme, scheme)
 
 
 def _door(door: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from millrace.cli.columns import column, say_folded
 from millrace.cli.console import say, show_json, warn
 from millrace.errors import OutputLost
 
@@ -57,7 +58,9 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
         return
     for token in tokens:
         until = "expired" if token["expired"] else f"until {_when(token['expires'])}"
-        say(f"{token['id']:<10} {token['name']:<20} {','.join(token['may'])} in {_guests(token)}, {until}")
+        say_folded(
+            f"{token['id']:<10} {column(token['name'], 20)} {','.join(token['may'])} in {_guests(token)}, {until}", 11
+        )
 
 
 @app.command("rotate")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from millrace.cli.columns import say_folded
 from millrace.cli.console import say, show_json
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -50,10 +51,10 @@ def latency(
 
 def show(stream: str, way: dict[str, Any]) -> None:
     """One listener's ledger."""
-    say(f"{stream} → {way['listener']} {way['name']}")
+    say_folded(f"{stream} → {way['listener']} {way['name']}", 4)
     for stage in way["stages"]:
-        say(f"  {stage['ms']:8.2f} ms  {stage['stage']:<24} {stage['why']}")
-    say(f"  {way['sum_ms']:8.2f} ms  in all; {way['reported_ms']:.2f} ms by the listener's clock")
+        say_folded(f"  {stage['ms']:8.2f} ms  {stage['stage']:<24} {stage['why']}", 15)
+    say_folded(f"  {way['sum_ms']:8.2f} ms  in all; {way['reported_ms']:.2f} ms by the listener's clock", 15)
 
 
 def explain(
@@ -72,4 +73,4 @@ def explain(
         return
     say(f"{found['target']} of guest {found['guest']}")
     for step in found["steps"]:
-        say(f"  {'*' if step['changes'] else ' '} {step['stage']:<14} {step['text']}")
+        say_folded(f"  {'*' if step['changes'] else ' '} {step['stage']:<14} {step['text']}", 19)

@@ -24,6 +24,7 @@ from millrace.client.options import ListenerOptions
 from millrace.client.speech import Speech
 from millrace.client.way import demand_welcome, ending, is_listeners, own_socket, tls_of
 from millrace.clock.jitter import profile_of
+from millrace.codec.settings import show_settings
 from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
 from millrace.errors import (
@@ -34,7 +35,7 @@ from millrace.errors import (
 )
 from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
-from millrace.text import quoted
+from millrace.text import quoted, show_measured
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     MEDIA_MAX,
@@ -274,7 +275,7 @@ class Listener:
         elif isinstance(event, Configured):
             self.settings = event.settings
             self._set_latency(str(event.settings.get("latency", "")))
-            self.on_event("settings", ", ".join(f"{k}={v}" for k, v in event.settings.items()))
+            self.on_event("settings", show_settings(event.settings))
         elif isinstance(event, Microphone):
             if self._speech is not None:
                 self._speech.told(event, now, lambda text: self.on_event("microphone", text))
@@ -366,8 +367,7 @@ class Listener:
     def _trouble(self, verdict: Verdict, now: HostNs) -> Trouble:
         offset = self._offset_ns(now)
         at = 0 if offset is None else verdict.at_ns + offset
-        evidence = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in verdict.evidence.items())
-        self.on_event("trouble", f"{verdict.stage}, {verdict.cause} [{evidence}]")
+        self.on_event("trouble", f"{verdict.stage}, {verdict.cause} [{show_measured(verdict.evidence)}]")
         return Trouble("underrun", verdict.stage, verdict.cause, at, verdict.evidence)
 
     def _offset_ns(self, now: HostNs) -> HostNs | None:

@@ -7,7 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from millrace.errors import ConfigError
-from millrace.text import parse_choice, parse_duration_ns, parse_int, parse_size, parse_switch, quoted
+from millrace.text import (
+    parse_choice,
+    parse_duration_ns,
+    parse_int,
+    parse_size,
+    parse_switch,
+    quoted,
+    show_duration,
+    show_size,
+)
 from millrace.units import NS_PER_US
 
 CODECS = ("opus", "s16", "s24", "f32")
@@ -71,6 +80,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "channels": lambda t: parse_choice(t, "channels", CHANNEL_CHOICES),
 }
 SETTING_NAMES = tuple(_PARSERS)
+OPUS_ONLY = frozenset({"bitrate", "vbr", "complexity", "fec", "loss", "dtx", "bandwidth", "application"})
+"""What means nothing to PCM."""
 
 
 def changed(base: CodecSettings, changes: Mapping[str, str]) -> CodecSettings:
@@ -82,3 +93,23 @@ def changed(base: CodecSettings, changes: Mapping[str, str]) -> CodecSettings:
             raise ConfigError(f"{quoted(name)}: no such setting; there are {', '.join(SETTING_NAMES)}")
         values["frame_us" if name == "frame" else name] = parser(text)
     return replace(base, **values)
+
+
+def show_settings(settings: Mapping[str, object]) -> str:
+    """Settings as `changed` takes them: 'codec=opus, bitrate=64k, frame=10ms'. PCM is told without Opus's own.
+
+    They may be the far end's: what is not known is shown as it is.
+    """
+    pcm = settings.get("codec") in CODECS[1:]
+    shown = [_show_setting(name, value) for name, value in settings.items() if not (pcm and name in OPUS_ONLY)]
+    return ", ".join(shown)
+
+
+def _show_setting(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"{name}={'on' if value else 'off'}"
+    if name == "frame_us" and isinstance(value, int):
+        return f"frame={show_duration(value * NS_PER_US) if value else 'auto'}"
+    if name == "bitrate" and isinstance(value, int):
+        return f"bitrate={show_size(value)}"
+    return f"{name}={value}"

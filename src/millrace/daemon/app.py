@@ -244,9 +244,9 @@ class Daemon:
         made = {"rate": config.rate, "channels": config.channels}
         async with self.keeper.turn:
             if name in self.guests:
-                raise ConfigError(f"guest {name} exists already")
+                raise GraphError(f"guest {name} exists already")
             if len(self.guests) >= GUESTS_MAX:
-                raise ConfigError(f"{GUESTS_MAX} guests at most")
+                raise GraphError(f"there are {GUESTS_MAX} guests already, the most there can be; remove one")
             # One that was kept, but could not be brought back, is not forgotten for being tried again.
             before = (await self.keeper.write(self.store.guests)).get(name)
             keep = partial(self.store.keep_guest, name)
@@ -306,7 +306,7 @@ class Daemon:
     def _take_connection(self, request: dict[str, Any], fd: int) -> dict[str, Any]:
         """A connection to QEMU that another program made: `millrace attach qemu --p2p`."""
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise ConfigError("that descriptor is no socket")
+            raise ConfigError("that descriptor is not a socket")
         name, copy = str(request.get("guest", "default")), socket.socket(fileno=os.dup(fd))
         try:
             return self.attach(name, DoorSpec("p2p", f"fd {copy.fileno()}", connection=copy)).view()
@@ -431,7 +431,7 @@ class Daemon:
         """Answer a request, for this client or for its program from now on."""
         names = prompt.subject.identity.names
         if always and not names:
-            raise ConfigError("that program is unknown: it can be answered once only")
+            raise GraphError("that program can't be identified: answer without --always")
         if always:
             verdict = Verdict.ALLOW if allow else Verdict.DENY
             await self.grant(self.guest(prompt.guest), prompt.what, names[0], verdict)

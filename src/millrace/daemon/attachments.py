@@ -5,7 +5,7 @@ from __future__ import annotations
 from millrace.daemon.attach import Attachment
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
-from millrace.errors import ConfigError
+from millrace.errors import GraphError
 
 DOORS_MAX = 64
 """Doors of one guest: each is looked for as long as it is there."""
@@ -21,7 +21,7 @@ def _kind(name: str) -> type[Attachment]:
 
 
 def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
-    """Begin to look for a machine; ConfigError where the guest has that door already.
+    """Begin to look for a machine; GraphError where the guest has that door already.
 
     One that is not attached is tried again at once, as it is asked for now; a SPICE door whose place another viewer
     took takes it back.
@@ -30,9 +30,9 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
     if twin is not None and twin.retake(spec):
         return twin
     if twin is not None:
-        raise ConfigError(f"guest {guest.name} has {spec.text} attached already")
+        raise GraphError(f"{spec.text} is attached to guest {guest.name} already")
     if len(guest.attachments) >= DOORS_MAX:
-        raise ConfigError(f"guest {guest.name} has {DOORS_MAX} doors, which are the most; detach one")
+        raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the most it can have; detach one")
     attachment = _kind(spec.kind)(id_, guest, spec)
     guest.attachments.append(attachment)
     guest.on_door("new", attachment)

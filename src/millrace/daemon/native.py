@@ -16,6 +16,7 @@ from millrace.budget import CONNECTIONS
 from millrace.daemon.nativestreams import NativeStreams
 from millrace.daemon.registry import Encode, native_frames
 from millrace.daemon.requests import parsed
+from millrace.daemon.store import NotKept
 from millrace.daemon.visits import Leave
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
@@ -58,7 +59,7 @@ CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
 GREET_S = 10.0
 _CODES: tuple[tuple[type[Exception], str], ...] = (
-    (ConfigError, "config"), (BudgetError, "limit"), (GraphError, "graph"), (RightsError, "rights"),
+    (NotKept, "graph"), (ConfigError, "config"), (BudgetError, "limit"), (GraphError, "graph"), (RightsError, "rights"),
     (ProtocolError, "protocol"),
 )  # fmt: skip
 

@@ -11,8 +11,10 @@ from millrace import __version__
 from millrace.daemon.commands import Command, Commands
 
 _REFUSALS = {
-    "400": "what was asked makes no sense; the text says what to do", "401": "a token is needed",
-    "403": "no right to that", "404": "there is no such thing that may be seen", "429": "too many wrong tokens",
+    "400": "what was asked is wrong as it is written; the text says what to change", "401": "a token is needed",
+    "403": "no right to that", "404": "there is no such thing that may be seen",
+    "409": "refused as things are: a name that is taken, a limit, a loop", "429": "too many wrong tokens",
+    "503": "the change can't be written to disk, and was not made",
     "507": "the guest, or who asks, has used up the memory that it may have held; the text says for what",
 }  # fmt: skip
 _PATH_NAME = re.compile(r"\{(\w+)\}")

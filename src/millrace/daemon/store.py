@@ -30,6 +30,12 @@ from millrace.rights.tokens import Token
 from millrace.text import quoted
 
 log = logging.getLogger("millrace.store")
+
+
+class NotKept(ConfigError):
+    """A change that can't be written now, and so is not made."""
+
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE,"
@@ -214,13 +220,13 @@ class Store:
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """What was not kept or not read as ConfigError. Trouble of the file is shown until a change succeeds."""
+        """What was not kept or not read, as NotKept. Trouble with the file is shown until a change succeeds."""
         try:
             yield
         except (sqlite3.Error, OSError, _Replaced) as error:
             self.trouble = self._sentence(error)
             log.error("%s", self.trouble)
-            raise ConfigError(f"not {what}: {self.trouble}") from None
+            raise NotKept(f"not {what}: {self.trouble}") from None
         except _Odd as error:
             raise ConfigError(f"not {what}: {self._sentence(error)}") from None
         except UnicodeEncodeError:

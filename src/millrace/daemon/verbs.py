@@ -126,7 +126,7 @@ def _gains(node: Levelled, text: str) -> tuple[float, ...]:
     """One volume for all channels, or one each with commas between."""
     gains = tuple(parse_volume(part) for part in text.split(",", MAX_CHANNELS))
     if len(gains) not in (1, len(node.positions)):
-        raise ConfigError(f"volume: {len(gains)} volumes for the {len(node.positions)} channels of {node.key}")
+        raise GraphError(f"volume: {len(gains)} volumes for the {len(node.positions)} channels of {node.key}")
     return gains if len(gains) > 1 else gains * len(node.positions)
 
 
@@ -146,7 +146,7 @@ def move(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
         return
     home, node = find_node(daemon, key, guest)
     if not isinstance(node, Stream):
-        raise ConfigError(f"{printable(key)}: streams and listeners can be moved")
+        raise ConfigError(f"{printable(key)}: only streams and listeners can be moved")
     home.graph.move_stream(node, _target(home, to))
 
 
@@ -175,7 +175,7 @@ def unlink(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:
     home, node = find_node(daemon, key, guest)
     assert isinstance(node, Stream | Sink)
     if isinstance(node, Stream) and len(node.links) == 1:
-        raise ConfigError(f"{printable(key)} has no other link; mute it, or move it")
+        raise GraphError(f"{printable(key)} has no other link; mute it, or move it")
     home.graph.unlink(node, _target(home, to))
 
 
@@ -203,6 +203,6 @@ def removable(guest: Guest, name: str) -> tuple[Sink, Sink]:
         raise NotFound(f"guest {guest.name} has no sink {quoted(name)}")
     others = [s for s in guest.graph.sinks.values() if s is not sink]
     if not others:
-        raise ConfigError("a guest keeps one sink at least")
+        raise GraphError("this is the guest's last sink, and it needs one; add another first")
     default = guest.graph.default
     return sink, default if default is not None and default is not sink else others[0]

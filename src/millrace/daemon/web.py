@@ -26,6 +26,7 @@ from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
 from millrace.daemon.origins import parse_host
 from millrace.daemon.registry import parse_kinds
+from millrace.daemon.store import NotKept
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("millrace.web")
 
 REFUSALS = (400, 401, 403, 429)
+STATUS: tuple[tuple[type[MillraceError], int], ...] = (
+    (NotKept, 503), (ConfigError, 400), (verbs.NotFound, 404), (BudgetError, 507), (GraphError, 409),
+)  # fmt: skip
+"""400 is for what would be wrong at any time; the others are about what is there now. `millrace` exits by them."""
 FAULTS = ((BudgetError, "limit"), (ConfigError, "settings"), (GraphError, "graph"))
 """What a listener is told that its session ends by; anything else is "protocol"."""
 LINE_BYTES_MAX = 48 * 1024
@@ -197,12 +202,9 @@ class Web:
             self._daemon.doctor.refused("", holder_of(request).key, f"{request.method} {request.path}")
             log.warning("%s: %s %s", error, request.method, request.path)
             return web.json_response({"error": str(error)}, status=403)
-        except verbs.NotFound as error:
-            return web.json_response({"error": str(error)}, status=404)
-        except BudgetError as error:
-            return web.json_response({"error": str(error)}, status=507)
         except (ConfigError, GraphError) as error:
-            return web.json_response({"error": str(error)}, status=400)
+            status = next(status for kind, status in STATUS if isinstance(error, kind))
+            return web.json_response({"error": str(error)}, status=status)
 
     async def _session(self, request: web.Request) -> web.Response:
         """A page's own way in: for the token or the link of whoever opens it, a session that it may keep."""

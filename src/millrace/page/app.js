@@ -217,9 +217,12 @@ function listener(one) {
 
 const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
+/** A figure as people write it: late_ms 3.5 is "late 3.5 ms". */
+const measured = (key, value) => `${key} ${value}`.replace(/^(\w+)_(ms|ppm|s) (.*)$/, "$1 $3 $2").replaceAll("_", " ");
+
 function incident(one) {
   const when = new Date(one.at * 1000).toLocaleTimeString(), about = [one.guest, one.subject].filter(Boolean).join(" ") || "the daemon";
-  const evidence = Object.entries(one.evidence).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`).join(", ");
+  const evidence = Object.entries(one.evidence).map(([key, value]) => measured(key, value)).join(", ");
   return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${one.count > 1 ? ` (× ${one.count})` : ""}: ${one.text}`,
     evidence ? el("div", { class: "soft" }, evidence) : null);
 }

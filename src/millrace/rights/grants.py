@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, GraphError
 from millrace.text import quoted
 
 ANY = "*"
@@ -102,9 +102,9 @@ class Grants:
         return iter([(what, program, verdict) for (what, program), verdict in self._rules.items()])
 
     def demand_room(self, what: Permission, program: str) -> None:
-        """ConfigError where one more rule would be too many."""
+        """GraphError where one more rule would be too many."""
         if len(self._rules) >= RULES_MAX and (what, program) not in self._rules:
-            raise ConfigError(f"{RULES_MAX} grants a guest at most")
+            raise GraphError(f"this guest has {RULES_MAX} rules, the most it can have; forget one")
 
     def set(self, what: Permission, program: str, verdict: Verdict | None) -> None:
         """Make a rule, or with None take it away."""

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from millrace.errors import ConfigError
+from millrace.errors import GraphError
 from millrace.rights.model import Holder, Right
 from millrace.text import parse_duration_ns
 from millrace.units import NS_PER_S, HostNs
@@ -79,9 +79,9 @@ class TokenBook:
         return len(self._tokens)
 
     def demand_room(self) -> None:
-        """ConfigError where there are too many already."""
+        """GraphError where there are too many already."""
         if len(self._tokens) >= TOKENS_MAX:
-            raise ConfigError(f"{TOKENS_MAX} tokens at most; revoke some")
+            raise GraphError(f"there are {TOKENS_MAX} tokens, the most there can be; revoke one")
 
     def add(self, token: Token) -> None:
         """Put one in force."""
