@@ -94,7 +94,7 @@ class _Device(ABC):
         try:
             self._device = self._opened()
         except miniaudio.MiniaudioError as error:
-            raise ConfigError(f"no sound device ({error}); {without}") from None
+            raise ConfigError(f"no sound device is found ({error.args[0]}); {without}") from None
         self._keeper = threading.Thread(target=self._keep, name=self.name, daemon=True)
         self._keeper.start()
 

@@ -9,9 +9,10 @@ import typer
 
 from millrace.cli.columns import say_folded
 from millrace.cli.console import say
+from millrace.cli.group import Group
 from millrace.cli.values import whole
 
-app = typer.Typer(help="Attach a virtual machine's sound to a guest.", no_args_is_help=True)
+app = typer.Typer(help="Attach a virtual machine's sound to a guest.", no_args_is_help=True, cls=Group)
 
 _GUEST = Annotated[str, typer.Option(help="The guest whose machine this is.")]
 _PASSWORD = Annotated[Path | None, typer.Option(help="File with the password (mode 0600); it is read at each attempt.")]
@@ -50,18 +51,22 @@ def qemu(
     vm: Annotated[str, typer.Option(help="Name or UUID, where several machines share a bus.")] = "",
     guest: _GUEST = "default",
 ) -> None:
-    """Attach QEMU by D-Bus: every card, both directions, no format forced.
+    """Attach QEMU by D-Bus: every card, playing and recording.
 
     It is attached when QEMU is there, and again when QEMU or the daemon comes back.
 
     Examples:
 
+    \b
       millrace attach qemu --qmp /run/vm.qmp
       # qemu … -qmp unix:/run/vm.qmp,server=on,wait=off
-      #      -display dbus,p2p=on,audiodev=a -audiodev dbus,id=a,timer-period=5000
+      #   -display dbus,p2p=on,audiodev=a
+      #   -audiodev dbus,id=a,timer-period=5000
 
-      millrace attach qemu --dbus unix:path=/run/user/1000/bus --vm win11 --guest win11
-      # qemu … -name win11 -display dbus,audiodev=a -audiodev dbus,id=a,timer-period=5000
+    \b
+      millrace attach qemu --dbus unix:path=/run/user/1000/bus --vm win11
+      # qemu … -name win11 -display dbus,audiodev=a
+      #   -audiodev dbus,id=a,timer-period=5000
     """
     from millrace.errors import ConfigError
 
@@ -135,13 +140,17 @@ def vnc(
     ca_file: _CA = None,
     guest: _GUEST = "default",
 ) -> None:
-    """Attach a machine by VNC: QEMU with -vnc …,audiodev=ID. VNC has no microphone.
+    """Attach a machine by VNC: QEMU with -vnc and its audiodev option.
+
+    VNC has no microphone.
 
     TLS is used where QEMU offers it (VeNCrypt with certificates).
 
     Examples:
 
+    \b
       millrace attach vnc localhost:5901 --password-file ~/vm.pass
+      # qemu … -audiodev none,id=a -vnc :1,password=on,audiodev=a
     """
     _attach(guest, _network("vnc", address, False, password_file, ca_file))
 

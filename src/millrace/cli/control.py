@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from millrace.cli.console import say
+from millrace.cli.group import Group
 from millrace.cli.values import whole
 
 MATRIX_GAIN_MAX = 16.0
@@ -18,9 +19,11 @@ def set_(
     settings: Annotated[list[str], typer.Argument(help="NAME=VALUE …")],
     guest: _GUEST = None,
 ) -> None:
-    """Change volume and mute of streams and sinks, or codec settings of listeners.
+    """Change volume and mute, or a listener's codec settings.
 
-    Listener settings: codec (opus s16 s24 f32), bitrate (6k to 510k), vbr, complexity (0 to 10),
+    Streams, sinks and sources have volume (50%, -6dB, or one a channel: 40%,60%) and mute (on, off).
+
+    Listeners have codec (opus s16 s24 f32), bitrate (6k to 510k), vbr, complexity (0 to 10),
     frame (auto 2.5ms 5ms 10ms 20ms 40ms 60ms), fec, loss (0 to 100), dtx, bandwidth, application, channels.
 
     Examples:
@@ -64,13 +67,15 @@ def link(
     matrix: Annotated[str | None, typer.Option(help="Mix matrix: a row a source channel, 'a,b;c,d'.")] = None,
     guest: _GUEST = None,
 ) -> None:
-    """Link a stream or a sink into a sink as well, or change the link's mix matrix.
+    """Link a stream or a sink into one more sink, or change its mix.
 
     Examples:
 
       millrace link stream/7 sink/music
 
-      millrace link stream/7 sink/millrace --matrix '0,1;1,0'      # left and right swapped
+    \b
+      # left and right swapped
+      millrace link stream/7 sink/millrace --matrix '0,1;1,0'
     """
     from millrace.cli.api import call
 
@@ -89,8 +94,8 @@ def unlink(
     call("DELETE", "/api/v1/links", {"source": source, "to": to, "guest": guest})
 
 
-guest_app = typer.Typer(help="Add and remove guests of the running daemon.", no_args_is_help=True)
-sink_app = typer.Typer(help="Add and remove a guest's sinks.", no_args_is_help=True)
+guest_app = typer.Typer(help="Add and remove guests of the running daemon.", no_args_is_help=True, cls=Group)
+sink_app = typer.Typer(help="Add and remove a guest's sinks.", no_args_is_help=True, cls=Group)
 
 
 @guest_app.command("add")

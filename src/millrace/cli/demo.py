@@ -26,7 +26,7 @@ def demo(
         bool | None, typer.Option("--stay/--no-stay", help="Go on serving afterwards (default: on a terminal).")
     ] = None,
 ) -> None:
-    """Start the bus, play a sample guest, listen to it, and measure what arrived.
+    """Play a sample guest, listen to it, and measure what arrived.
 
     Examples:
 

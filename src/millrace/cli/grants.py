@@ -43,14 +43,16 @@ def grant(
     forget: Annotated[bool, typer.Option("--forget", help="Take the rule away instead.")] = False,
     always: _ALWAYS = False,
 ) -> None:
-    """Let programs of a guest in, or record; or say yes to a request that waits.
+    """Allow programs of a guest to connect or record, or one request.
 
-    A program is known by what the kernel says of it: a file of the system by its name, any other by its path, and
-    inside a sandbox the sandbox alone.
+    A program is identified by the kernel: a file of the system by its name, any other by its path, and one in a
+    sandbox by the sandbox alone.
 
     Examples:
 
-      millrace revoke microphone && millrace grant microphone --program firefox-esr    # firefox alone
+    \b
+      millrace revoke microphone                             # nobody records it,
+      millrace grant microphone --program firefox-esr        # but firefox does
 
       millrace grant microphone --program firefox-esr --forget
 
@@ -63,7 +65,7 @@ def grant(
 
 
 def revoke(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> None:
-    """Forbid programs of a guest to come in, or to record; what they do now ends at once.
+    """Forbid programs of a guest to connect or record, at once.
 
     Example: millrace revoke monitor --guest alice
     """
@@ -71,7 +73,9 @@ def revoke(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> No
 
 
 def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> None:
-    """Have programs of a guest wait until the policy or a person says yes; without an answer in 25 s it is no.
+    """Have programs of a guest ask before they connect or record.
+
+    Such a program waits until the session manager or a person says yes. Without an answer in 25 s it is refused.
 
     Example: millrace prompt connect --guest alice --program "flatpak:*"
     """
@@ -79,12 +83,14 @@ def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> No
 
 
 def deny(request: Annotated[str, typer.Argument(help="request/N that waits.")], always: _ALWAYS = False) -> None:
-    """Say no to a request that waits. Example: millrace deny request/12"""
+    """Refuse a request that waits. Example: millrace deny request/12"""
     _decide(request, False, always)
 
 
 def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show the rules, and the requests that wait. A guest without rules lets its programs in, and record.
+    """Show the rules for programs, and the requests that wait.
+
+    A guest without rules lets its programs in, and record.
 
     Example: millrace grants
     """
@@ -114,7 +120,7 @@ def _line(request: dict[str, Any]) -> str:
 
 
 def prompts() -> None:
-    """Wait for requests and answer them: y yes, a always, n no, v never.
+    """Answer requests as they come: y yes, a always, n no, v never.
 
     Example: millrace prompts
     """

@@ -21,7 +21,7 @@ def incidents(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one incident a line.")] = False,
 ) -> None:
-    """Show every hole, stall, loss and refusal, with its stage, its cause and the evidence.
+    """Show every hole, stall, loss and refusal, and its cause.
 
     Examples:
 

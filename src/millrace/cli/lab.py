@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millrace.cli.console import say, say_lines, show_json, tell
+from millrace.cli.group import Group
 from millrace.cli.values import decimal, whole
 
 if TYPE_CHECKING:
@@ -16,14 +17,12 @@ if TYPE_CHECKING:
     from millrace.lab.scenario import Outcome
     from millrace.sim.net import Path as NetPath
 
-app = typer.Typer(
-    help="Timing on bad networks and wrong clocks, in virtual time or on a real line.", no_args_is_help=True
-)
+app = typer.Typer(help="Try bad networks and wrong clocks.", no_args_is_help=True, cls=Group)
 
 
 @app.command("list")
 def list_() -> None:
-    """Name the policies, where their constants are from, and the scenarios. Example: millrace lab list"""
+    """Name the policies, their sources, and the scenarios. Example: millrace lab list"""
     from millrace.lab.report import SOURCES
     from millrace.lab.scenario import matrix
 
@@ -101,7 +100,9 @@ def sound(
     latency: Annotated[str, typer.Option(help="low, normal, robust, or fixed: 30ms.")] = "normal",
     to: Annotated[Path | None, typer.Option(help="Write what was heard to this WAV file.")] = None,
 ) -> None:
-    """Play 997 Hz the whole way in virtual time, real sound and codec included, and measure what is heard.
+    """Play a tone in virtual time and measure what is heard.
+
+    997 Hz go the whole way, codec included.
 
     Example: millrace lab sound ppm200/exp3/loss2 --set codec=opus
     """
@@ -121,19 +122,20 @@ def impair(
     jitter: Annotated[str, typer.Option(help="Mean of the one-sided jitter, such as 5ms.")] = "0ms",
     shape: Annotated[str, typer.Option(help="exp, saw or spikes.")] = "exp",
     loss: Annotated[str, typer.Option(help="Share of media packets lost, such as 2%.")] = "0%",
-    bursts: Annotated[bool, typer.Option(help="Lose packets in rows of five.")] = False,
+    bursts: Annotated[bool, typer.Option("--bursts", help="Lose packets five at a time.")] = False,
     reorder: Annotated[str, typer.Option(help="Share of packets held back behind later ones.")] = "0%",
     duplicate: Annotated[str, typer.Option(help="Share of packets that come twice.")] = "0%",
     rate: Annotated[str, typer.Option(help="Line rate, such as 256k; 0 for no limit.")] = "0",
     seed: Annotated[int, whole("--seed", 0, 1 << 32, "The same seed, the same luck.")] = 1,
 ) -> None:
-    """Stand between a listener and its daemon, and make the line bad.
+    """Make the line between a listener and its daemon bad.
 
     Examples:
 
-      millrace lab impair ws://127.0.0.1:8642 --delay 20ms --jitter 5ms --loss 2%
-
-      millrace listen ws://127.0.0.1:8643/default --token-file $XDG_RUNTIME_DIR/millrace/key
+    \b
+      millrace lab impair ws://127.0.0.1:8642 --delay 20ms --loss 2%
+      millrace listen ws://127.0.0.1:8643/default \\
+        --token-file $XDG_RUNTIME_DIR/millrace/key
     """
     from millrace.cli.run import run as run_async
     from millrace.codec.settings import parse_bitrate

@@ -60,7 +60,7 @@ def listen(
     ca: Annotated[Path | None, typer.Option(help="Trust this authority's TLS certificates (PEM).")] = None,
     cert: Annotated[Path | None, typer.Option(help="TLS certificate to show (PEM), where the daemon knows it.")] = None,
     key: Annotated[Path | None, typer.Option(help="Its key (PEM), if that is not in the same file.")] = None,
-    insecure: Annotated[bool, typer.Option(help="Accept any TLS certificate.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Accept any TLS certificate.")] = False,
     no_reconnect: Annotated[bool, typer.Option("--no-reconnect", help="End when the connection does.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -76,7 +76,7 @@ def listen(
 
       millrace listen --latency low --set bitrate=64k
 
-      millrace listen --mic device                               # and be heard, while something in the guest records
+      millrace listen --mic device    # and be heard while the guest records
 
       millrace listen --to raw:- | ffmpeg -f s16le -ar 48000 -ac 2 -i - out.mp3
     """
@@ -86,6 +86,8 @@ def listen(
     from millrace.clock.jitter import asked_of_daemon
 
     url, socket = _place(where)
+    if any((one or "").split(":")[0] == "device" for one in (to, mic)):
+        _keep_out(url)
     options = ListenerOptions(
         microphone=make_microphone(mic) if mic else None,
         name=name, settings=parse_settings(settings or []), latency=latency, sink=sink,
@@ -94,6 +96,15 @@ def listen(
     )  # fmt: skip
     for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
     _hear(Listener(url, make_output(to, asked_of_daemon(latency)), options), for_ns, quiet)
+
+
+def _keep_out(url: str) -> None:
+    """A card that is the guest itself would be heard, and played, for ever."""
+    from millrace.client.soundserver import keep_out
+
+    done = keep_out(url)
+    if done:
+        warn(done)
 
 
 def _place(where: str) -> tuple[str, Path | None]:

@@ -13,7 +13,8 @@ from millrace.cli.columns import folded, table
 from millrace.cli.console import say, say_lines, screen, warn
 from millrace.cli.ls import faults_of
 from millrace.cli.values import decimal
-from millrace.text import counted, printable
+from millrace.errors import GraphError
+from millrace.text import counted, printable, quoted
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -26,7 +27,9 @@ def top(
     every: Annotated[float, decimal("--every", 0.1, 3600, "Seconds between looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print once and end, for scripts and pipes.")] = False,
 ) -> None:
-    """Watch guests, streams and listeners live: levels, latency, drift, faults, and the latest incident. Ctrl-C ends.
+    """Watch levels, latency, drift, faults and incidents live.
+
+    It goes on until Ctrl-C.
 
     Example: millrace top
     """
@@ -117,7 +120,10 @@ def dot(
     """
     from millrace.cli.api import call
 
-    text = drawn(call("GET", "/api/v1/state"), guest)
+    state = call("GET", "/api/v1/state")
+    if guest is not None and all(one["name"] != guest for one in state["guests"]):
+        raise GraphError(f"there is no guest {quoted(guest)}; `millrace ls` shows them")
+    text = drawn(state, guest)
     if svg is None:
         say_lines(text.split("\n"))
         return
@@ -175,7 +181,9 @@ def _quoted(text: str) -> str:
 def report(
     to: Annotated[Path, typer.Option(help="The archive to write.")] = Path("millrace-report.tar.gz"),
 ) -> None:
-    """Pack up what a bug report needs: state, incidents, every guest's last minute, versions. No secrets, no sound.
+    """Pack up what a bug report needs, without secrets or sound.
+
+    In it are the state, incidents, every guest's last minute, and versions.
 
     Example: millrace report --to report.tar.gz
     """

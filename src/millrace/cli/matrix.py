@@ -21,12 +21,14 @@ def matrix(
     doors: Annotated[str, typer.Option(help="all, or with commas: dbus spice vnc pa.")] = "all",
     directions: Annotated[str, typer.Option(help="all, out or in.")] = "all",
     seconds: Annotated[int, whole("--seconds", 3, 3600, "Sound in each cell.")] = 20,
-    floor: Annotated[bool, typer.Option(help="Also what QEMU itself makes of it (-audiodev wav).")] = False,
+    floor: Annotated[bool, typer.Option("--floor", help="Also what QEMU itself makes of it (-audiodev wav).")] = False,
     binary: Annotated[str, typer.Option(help="QEMU to run.")] = "qemu-system-x86_64",
     keep: Annotated[Path | None, typer.Option(help="Leave recordings and logs in this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Boot a Linux guest in QEMU for every cell, let it play or record, and print what came of it.
+    """Try virtual sound cards, each in a Linux guest that QEMU boots.
+
+    Every cell of the matrix is a machine that plays or records; what came of it is printed.
 
     The guest is built once from Debian packages (apt, no root) into the cache folder. A cell takes its
     seconds and about eight more.

@@ -6,9 +6,9 @@ from millrace.cli.console import say
 
 
 def page() -> None:
-    """Print a link to the page that lets one browser in, once, within the hour, with every right.
+    """Print a link that lets one browser in, once, within the hour.
 
-    Others open the page by its plain address, and enter a token (`millrace token new`).
+    That browser has every right. Others open the page by its plain address, and enter a token (`millrace token new`).
 
     Example: millrace page
     """

@@ -38,7 +38,7 @@ def serve(
     log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Run the daemon: applications play into its guests, listeners hear them.
+    """Run the daemon: applications play into it, listeners hear them.
 
     Examples:
 
@@ -46,7 +46,9 @@ def serve(
 
       millrace serve --qemu-qmp /run/vm.qmp
 
-      millrace serve --guest alice --guest bob --listen 0.0.0.0:8642 --tls-cert c.pem --tls-key k.pem --token-file t
+      millrace serve --guest alice --guest bob
+
+      millrace serve --listen 0.0.0.0:8642 --tls-cert c.pem --tls-key k.pem
     """
     import gc
 

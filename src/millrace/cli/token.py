@@ -9,9 +9,10 @@ import typer
 
 from millrace.cli.columns import column, say_folded
 from millrace.cli.console import say, show_json, warn
+from millrace.cli.group import Group
 from millrace.errors import OutputLost
 
-app = typer.Typer(help="Tokens: let others in, with the rights they need and no more.", no_args_is_help=True)
+app = typer.Typer(help="Tokens: let others in, with the rights they need and no more.", no_args_is_help=True, cls=Group)
 CALENDAR_END_S = 253_402_300_799
 """The last second of the year 9999."""
 _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` shows it.")]
@@ -27,11 +28,13 @@ def new(
     """Make a token and print it. It is shown this once; only a hash of it is kept.
 
     hear: listen. speak: send a microphone. control: volumes, moves, settings. link: sinks and links. admin: all that,
-    machines, guests and tokens. Each lets see.
+    and machines, guests and tokens. Each of them includes see.
 
     Examples:
 
-      millrace token new --guest alice --may hear,speak --expires 8h > alice.token && chmod 600 alice.token
+    \b
+      umask 077     # the file is nobody else's to read
+      millrace token new --guest alice --may hear,speak > alice.token
 
       millrace listen wss://server:8642/alice --token-file alice.token
     """
@@ -65,7 +68,9 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 
 @app.command("rotate")
 def rotate(token: _TOKEN) -> None:
-    """Give a token another secret and print it: what plays goes on, the old secret is no longer valid.
+    """Replace a token's secret and print the new one.
+
+    What plays goes on. The old secret is no longer valid.
 
     Example: millrace token rotate token/3 > alice.token
     """
@@ -80,7 +85,7 @@ def rotate(token: _TOKEN) -> None:
 
 @app.command("revoke")
 def revoke(token: _TOKEN) -> None:
-    """End a token, and at once what plays by it. Example: millrace token revoke token/3"""
+    """Revoke a token; what plays by it ends at once. Example: millrace token revoke token/3"""
     from millrace.cli.api import call, path_of
 
     call("DELETE", path_of("tokens", token.removeprefix("token/")))

@@ -18,9 +18,10 @@ def latency(
     guest: Annotated[str, typer.Option(help="For --probe: the guest.")] = "default",
     as_json: _JSON = False,
 ) -> None:
-    """Show where a stream's sound spends its time, stage by stage, to each listener.
+    """Show where a stream's sound spends its time, stage by stage.
 
-    --probe plays ten clicks into the guest, hears them as a listener would, and puts the ledger beside that.
+    Each listener has a ledger of its own. --probe plays ten clicks into the guest, hears them as a listener would,
+    and compares what it measured with the ledger.
 
     Examples:
 
@@ -61,7 +62,9 @@ def explain(
     target: Annotated[str, typer.Argument(help="stream/7 or recorder/9, as `millrace ls` shows it.")],
     as_json: _JSON = False,
 ) -> None:
-    """Tell in plain words what is done to a stream's sound on its way; * marks what changes it.
+    """Tell in plain words what is done to a stream's sound.
+
+    The stages stand in their order, from the application to each listener; * marks those that change the sound.
 
     Example: millrace explain stream/7
     """

@@ -14,7 +14,6 @@ from millrace.text import (
     parse_size,
     parse_switch,
     quoted,
-    show_duration,
     show_size,
 )
 from millrace.units import NS_PER_US
@@ -109,7 +108,7 @@ def _show_setting(name: str, value: object) -> str:
     if isinstance(value, bool):
         return f"{name}={'on' if value else 'off'}"
     if name == "frame_us" and isinstance(value, int):
-        return f"frame={show_duration(value * NS_PER_US) if value else 'auto'}"
+        return f"frame={value / 1000:g}ms" if value else "frame=auto"
     if name == "bitrate" and isinstance(value, int):
         return f"bitrate={show_size(value)}"
     return f"{name}={value}"

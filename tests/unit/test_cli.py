@@ -1,0 +1,168 @@
+"""The command line as people see it: help, lines that fit, words that they know; and where its sound may go."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from millrace.cli.columns import cells, folded, shortened, table
+from millrace.cli.look import picture
+from millrace.cli.main import app
+from millrace.client.soundserver import keep_out
+from millrace.codec.settings import CodecSettings, changed, show_settings
+from millrace.errors import ConfigError
+from millrace.text import show_measured
+
+PARAGRAPH_MAX = 76
+"""What is left of 80 columns for an example, between click's margins."""
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    inner = getattr(command, "commands", {})
+    return [(path, command), *(found for name in inner for found in commands(inner[name], (*path, name)))]
+
+
+EVERY = commands(typer.main.get_command(app))
+
+
+@pytest.mark.parametrize("path", [path for path, command in EVERY if hasattr(command, "commands")])
+def test_help_lists_every_command_whole_and_on_one_line(path: tuple[str, ...]) -> None:
+    def listed(columns: int) -> list[str]:
+        done = CliRunner().invoke(app, [*path, "--help"], terminal_width=columns)
+        assert done.exit_code == 0 and max(map(len, done.output.splitlines())) <= columns
+        return done.output.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+
+    inner = next(command for where, command in EVERY if where == path).commands
+    wide = listed(80)
+    assert len(wide) == len(inner), "a first sentence is too long for its line"
+    assert all(line.endswith(".") and "…" not in line and "..." not in line for line in wide)
+    assert "".join(" ".join(listed(40)).split()) == "".join(" ".join(wide).split())
+
+
+@pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
+def test_examples_fit_a_line(path: tuple[str, ...], command: Any) -> None:
+    for paragraph in (command.help or "").split("\n\n"):
+        if paragraph.strip().startswith(("\b", "millrace ")):
+            assert all(len(line) <= PARAGRAPH_MAX for line in paragraph.splitlines()), paragraph
+    assert not any("--no-insecure" in option for one in command.params for option in one.secondary_opts)
+
+
+@pytest.mark.parametrize(("text", "room", "shown"), [
+    ("short", 10, "short"), ("a long name of something", 11, "a lon…thing"), ("短い日本語の名前", 10, "短い…名前"),
+    ("x" * 9, 1, "…"),
+])  # fmt: skip
+def test_a_name_is_shortened_in_its_middle(text: str, room: int, shown: str) -> None:
+    assert shortened(text, room) == shown and cells(shown) <= room
+
+
+def test_folded_text_loses_nothing_and_fits() -> None:
+    text = (
+        "  stream/5     mpv              idle   100%  → sink/0, 短い日本語の名前, /a/path/that/fits/in/no/line/of/those"
+    )
+    for width in (24, 40, 80, 200):
+        lines = list(folded(text, 15, width))
+        assert all(cells(line) <= width for line in lines)
+        assert "".join("".join(lines).split()) == "".join(text.split())
+    assert list(folded(text, 15, 200)) == [text]
+    assert all(line[:15].isspace() for line in list(folded(text, 15, 80))[1:])
+
+
+def test_a_table_gives_way_where_it_may() -> None:
+    rows = [("what", "name", "level", "faults"), ("stream/5", "n" * 60, "-12 dB", "12 underruns, 3 lost")]
+    assert len(table(rows, (1,), None)[1]) == 8 + 2 + 60 + 2 + 6 + 2 + 20
+    narrow = table(rows, (1,), 50)
+    assert all(cells(line) <= 50 for line in narrow) and narrow[2].strip() == "12 underruns, 3 lost"
+    assert narrow[1].startswith("stream/5 nnn") and "…" in narrow[1] and narrow[1].endswith("-12 dB")
+
+
+def test_top_keeps_incidents_in_sight() -> None:
+    stream = {"application": "player", "state": "running", "underruns": 0, "ahead_ms": 20.0}
+    guest: dict[str, Any] = {"name": "default", "state": "running", "quantum_ms": 20.0, "late_cycles": 0, "sinks": []}
+    guest |= {"sources": [], "listeners": [], "streams": [stream | {"id": f"stream/{n}"} for n in range(300)]}
+    said: dict[str, Any] = {"at": 0.0, "guest": "default", "subject": "stream/7", "stage": "stream", "cause": "starved"}
+    said |= {"count": 1, "text": "the application wrote late", "evidence": {"late_ms": 12.5}}
+    lines = [line.plain for line in picture({"guests": [guest]}, [said] * 5, 80, 24)]
+    assert len(lines) == 24 and all(cells(line) <= 80 for line in lines)
+    assert lines[-1].endswith("12.5 ms]") and any("more; `millrace ls`" in line for line in lines)
+    assert len(picture({"guests": [guest]}, [said] * 5, None, None)) == 302 + 5
+
+
+def test_settings_and_figures_are_told_as_people_write_them() -> None:
+    chosen = changed(CodecSettings(), {"bitrate": "64k", "frame": "2.5ms", "fec": "on"})
+    shown = show_settings(chosen.as_dict() | {"latency": "low", "new": 5})
+    assert shown.startswith("codec=opus, bitrate=64k, vbr=on") and "frame=2.5ms, fec=on" in shown
+    assert shown.endswith("latency=low, new=5")
+    taken = [word.split("=") for word in shown.split(", ")[:-2]]
+    assert changed(CodecSettings(), dict(taken)) == chosen
+    assert show_settings(changed(CodecSettings(), {"codec": "s16"}).as_dict()) == "codec=s16, frame=auto, channels=auto"
+    assert show_measured({"waited_for_processor_ms": 3.5, "packets": 2, "off_ppm": 9}) == (
+        "waited for processor 3.5 ms, packets 2, off 9 ppm"
+    )
+
+
+# -- whose sound server it is ------------------------------------------------------------------
+
+
+@pytest.fixture
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The socket of a guest `default`; nothing else that a client of PulseAudio would find."""
+    for name in ("PULSE_SERVER", "PULSE_RUNTIME_PATH", "PULSE_CLIENTCONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PULSE_CLIENTCONFIG", "/nowhere")
+    path = tmp_path / "millrace" / "default" / "pulse"
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        yield path
+
+
+HEARD = ("ws://localhost/default", "ws://127.0.0.1:8642/default", "ws://[::1]:1/default")
+
+
+@pytest.mark.parametrize("url", HEARD)
+@pytest.mark.parametrize(
+    "form", ["unix:{}", "{}", "{{0123abcd}}unix:{}", "tcp:far.example:4713 unix:{}", "unix:{}/../pulse2"]
+)
+def test_a_listener_does_not_play_into_the_guest_that_it_hears(
+    guest: Path, monkeypatch: pytest.MonkeyPatch, url: str, form: str
+) -> None:
+    (guest.parent / "pulse2").symlink_to("pulse")
+    where = str(guest.parent / "x") if ".." in form else str(guest)
+    (guest.parent / "x").mkdir()
+    monkeypatch.setenv("PULSE_SERVER", form.format(where))
+    assert "PULSE_SERVER leads into the guest" in keep_out(url)
+    assert "PULSE_SERVER" not in os.environ
+
+
+@pytest.mark.parametrize("url", ["ws://localhost/alice", "wss://desk.example/default", "ws://192.0.2.7:8642/default"])
+def test_a_listener_may_play_into_another_guest(guest: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("PULSE_SERVER", f"unix:{guest}")
+    assert keep_out(url) == "" and os.environ["PULSE_SERVER"] == f"unix:{guest}"
+
+
+@pytest.mark.parametrize("way", ["runtime folder", "client.conf"])
+def test_a_sound_server_that_is_the_guest_is_refused(
+    guest: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
+) -> None:
+    assert keep_out(HEARD[0]) == ""
+    if way == "client.conf":
+        (tmp_path / "client.conf").write_text(f"; comment\n default-server = unix:{guest}\n")
+        monkeypatch.setenv("PULSE_CLIENTCONFIG", str(tmp_path / "client.conf"))
+    else:
+        (tmp_path / "pulse").mkdir()
+        (tmp_path / "pulse" / "native").symlink_to(guest)
+    for server in (None, f"unix:{guest}"):
+        if server:
+            monkeypatch.setenv("PULSE_SERVER", server)
+        with pytest.raises(ConfigError, match="sound server is the guest itself"):
+            keep_out(HEARD[0])
+    monkeypatch.setenv("PULSE_SERVER", "unix:/elsewhere")
+    assert keep_out(HEARD[0]) == ""
