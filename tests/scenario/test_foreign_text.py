@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ def commanding(text: str) -> str:
     return "".join(c for c in text if c not in "\n\u200c\u200d" and unicodedata.category(c) in bad)
 
 
-async def commands_run(runtime: Path, commands: list[list[str]]) -> list[dict[str, Any]]:
+async def commands_run(
+    runtime: Path, commands: list[list[str]], streams: Sequence[str] = ("/dev/null", "captured", "captured")
+) -> list[dict[str, Any]]:
     """Each of them, against the daemon in `runtime`."""
     read, write = os.pipe()
-    spec = {"results": write, "streams": ["/dev/null", "captured", "captured"], "daemon": False}
+    spec = {"results": write, "streams": list(streams), "daemon": False}
     env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(runtime), "HOME": str(runtime)}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.everycommand", json.dumps(spec | {"commands": commands}),

@@ -51,8 +51,8 @@ def grant(
     Examples:
 
     \b
-      millrace revoke microphone                             # nobody records it,
-      millrace grant microphone --program firefox-esr        # but firefox does
+      millrace revoke microphone                           # nobody records it,
+      millrace grant microphone --program firefox-esr      # but firefox does
 
       millrace grant microphone --program firefox-esr --forget
 

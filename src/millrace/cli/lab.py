@@ -141,12 +141,28 @@ def impair(
     from millrace.codec.settings import parse_bitrate
     from millrace.sim.net import Path as NetPath
 
+    _demand_daemon(url)
     path: NetPath = NetPath(
         delay_ns=_ns(delay, "--delay"), jitter=shape, jitter_ns=float(_ns(jitter, "--jitter")),
         loss=_share(loss, "--loss"), burst=bursts, reorder=_share(reorder, "--reorder"),
         duplicate=_share(duplicate, "--duplicate"), rate_bps=0 if rate == "0" else parse_bitrate(rate),
     )  # fmt: skip
     run_async(_impair(url, listen, path, seed))
+
+
+def _demand_daemon(url: str) -> None:
+    from urllib.parse import urlsplit
+
+    from millrace.errors import ConfigError
+    from millrace.text import quoted
+
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("ws", "wss", "http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
+        raise ConfigError(f"{quoted(url)}: a daemon's address is ws://HOST:PORT or wss://HOST:PORT")
 
 
 def _ns(text: str, option: str) -> int:

@@ -82,7 +82,7 @@ def _door(door: dict[str, Any]) -> str:
 
 
 def _label(stream: dict[str, Any]) -> str:
-    return str(stream["application"] or stream["name"])[:32]
+    return str(stream["application"] or stream["name"])
 
 
 def faults_of(listener: dict[str, Any]) -> list[str]:

@@ -1,0 +1,171 @@
+"""Every command against a daemon: in a terminal of 80 columns, and with what can't be right or is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import struct
+import termios
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from millrace.cli.api import refusal
+from millrace.cli.columns import cells
+from millrace.client.player import PulsePlayer
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config
+from millrace.daemon.doorspec import parse_door
+from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.io.clock import now_ns
+from millrace.rights.grants import Permission, Verdict
+from millrace.rights.model import Right
+from millrace.wire.peer.messages import Hello, encode_message
+from millrace.wire.pulse.client import playback_fields
+from millrace.wire.pulse.constants import Command
+from millrace.wire.pulse.tagstruct import Spec
+from tests.everycommand import tree
+from tests.scenario.test_foreign_text import commands_run
+
+LONG = "the first player of many that have a name of some length"
+ESCAPES = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]")
+
+
+def with_daemon(folder: Path, test: Callable[[Daemon], Awaitable[None]]) -> None:
+    async def main() -> None:
+        daemon = Daemon(Config("127.0.0.1:0", runtime=folder / "millrace", state=Path(":memory:")))
+        await daemon.start()
+        try:
+            await test(daemon)
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
+
+
+class Terminal:
+    """A terminal of some width, and what was written to it."""
+
+    def __init__(self, columns: int) -> None:
+        self._own, self._theirs = pty.openpty()
+        fcntl.ioctl(self._own, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self.name = os.ttyname(self._theirs)
+        self._seen = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                self._seen += os.read(self._own, 65536)
+            except OSError:
+                return
+
+    def lines(self) -> list[str]:
+        """All that was written, when nobody writes any more."""
+        os.close(self._theirs)
+        self._reader.join()
+        os.close(self._own)
+        return ESCAPES.sub("\n", self._seen.decode()).replace("\r", "\n").split("\n")
+
+
+def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    async def test(daemon: Daemon) -> None:
+        guest = daemon.guests["default"]
+        player = await PulsePlayer.connect(guest.pulse_path, LONG)
+        fields = playback_fields(Spec(5, 2, 44_100), (1, 2), props={"application.name": LONG.encode() + b"\0"})
+        stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]
+        await daemon.access.new(LONG, Right.SEE | Right.HEAR | Right.SPEAK | Right.LINK, ["default"], 0)
+        await daemon.grant(guest, Permission.CAMERA, f"/home/{LONG}/bin/tool".replace(" ", "/"), Verdict.DENY)
+        daemon.attach("default", parse_door(f"spice+unix:///run/{LONG}/spice.sock".replace(" ", "-")))
+        evidence = {"late_ms": 12.5, "waited_for_processor_ms": 9.25, "packets": 4}
+        daemon.doctor.incidents.record("loop", "starved", now_ns(), "default", f"stream/{stream}", evidence)
+        terminal = Terminal(80)
+        shown = [["ls"], ["top", "--every", "0.2"], ["incidents"], ["grants"], ["token", "list"],
+                 ["explain", f"stream/{stream}"], ["latency", f"stream/{stream}"]]  # fmt: skip
+        where = aiohttp.UnixConnector(str(tmp_path / "millrace" / "api.sock"))
+        async with aiohttp.ClientSession(connector=where) as http, http.ws_connect("http://x/default") as line:
+            await line.send_str(encode_message(Hello(name=LONG, codecs=["opus"])))
+            await line.receive()
+            found = await commands_run(tmp_path, shown, ["/dev/null", terminal.name, "captured"])
+            piped = await commands_run(tmp_path, [["ls"]])
+        await player.close()
+        assert [one["code"] for one in found] == [0, 130, 0, 0, 0, 0, 0], found
+        lines = terminal.lines()
+        assert max(map(cells, lines)) <= 80
+        text = " ".join(" ".join(lines).split())
+        assert f"stream/{stream}" in text and re.search(r"\bthe \S*…\S* length\b|\bthe f…\w* length", text), text
+        # A machine that is waited for has no name yet, but a kind.
+        assert re.search(r"door/\d+ SPICE waiting", text) and "waited for processor 9.25 ms" in text
+        whole = next(one["out"] for one in piped)
+        assert any(LONG in line and "44100 Hz" in line for line in whole.splitlines()), "a pipe gets a line a thing"
+
+    with_daemon(tmp_path, test)
+
+
+# What can't be right whatever there is (2), and what is refused as things are (3). {n} is a stream that there is.
+WRONG = [
+    "set sink/millrace volume=loud", "set sink/millrace volume", "set sink/millrace bitrate=64k",
+    "set {n} mute=maybe", "set millrace mute=on", "move sink/millrace sink/microphone", "move x sink/millrace",
+    "link x sink/millrace", "link {n} sink/millrace --matrix 1;x", "link {n} sink/millrace --matrix 99",
+    "unlink x y", "guest add a/b", "guest add lock", "guest add b --rate 1", "guest add b --channels x",
+    "sink add a/b", "token new --may fly", "token new --expires soon", "grant dance", "revoke dance",
+    "prompt dance", "explain x", "explain sink/millrace", "latency x", "latency", "attach qemu",
+    "attach qemu --p2p 0", "attach qemu --p2p x", "attach spice x:y", "attach vnc x:y", "listen --to tape:",
+    "listen --to null: --mic tape", "listen --to null: --set bitrate=1", "listen --to null: --set x=1",
+    "listen --to null: --latency slow", "top --every 0", "lab run nothing", "lab sound nothing",
+    "lab impair nowhere", "serve --listen x", "serve --guest a/b", "matrix --cards none", "demo --to tape:",
+]  # fmt: skip
+REFUSED = [
+    "set stream/999 volume=50%", "set sink/none mute=on", "set {n} volume=1%,2%,3%", "set listener/999 bitrate=64k",
+    "move stream/999 sink/millrace", "move {n} sink/none", "link sink/millrace sink/millrace",
+    "unlink {n} sink/millrace", "link {n} sink/millrace --matrix 1,2,3", "guest add default", "guest remove none",
+    "sink add millrace", "sink remove millrace", "sink remove none", "sink add x --guest none", "token rotate 999",
+    "token revoke token/999", "grant request/999", "deny request/999", "grant connect --guest none",
+    "revoke connect --guest none", "prompt connect --guest none", "explain stream/999", "explain recorder/999",
+    "latency stream/999", "detach door/999", "attach qemu --qmp /x --guest none", "attach spice x:1 --guest none",
+    "attach vnc x:1 --guest none", "listen none --to null:", "listen --to null: --sink none", "dot --guest none",
+]  # fmt: skip
+NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts", "token list", "lab list"}
+
+
+def test_a_wrong_value_is_2_and_a_refusal_is_3_whoever_finds_it(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        player = await PulsePlayer.connect(daemon.guests["default"].pulse_path, "player")
+        made = await player.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(5, 2, 48_000), (1, 2)))
+        key = f"stream/{made['index']}"
+        lines = [*WRONG, *REFUSED]
+        found = await commands_run(tmp_path, [line.replace("{n}", key).split(" ") for line in lines])
+        await player.close()
+        got = {line: one["code"] for line, one in zip(lines, found, strict=True)}
+        assert got == dict.fromkeys(WRONG, 2) | dict.fromkeys(REFUSED, 3)
+        for one in found:
+            assert one["err"] and "Traceback" not in one["err"] and not one["out"], one
+
+    with_daemon(tmp_path, test)
+    leaves = {" ".join(word for word in command if word.isalpha()) for command in tree()}
+    untried = [leaf for leaf in leaves if not any(_same(leaf, line) for line in (*WRONG, *REFUSED))]
+    assert {leaf for leaf in untried if not any(_same(leaf, known) for known in NOTHING_TO_GET_WRONG)} == set()
+
+
+def _same(leaf: str, line: str) -> bool:
+    """Whether two command lines are of one command: by their first word, and the second of a group."""
+    groups = {"attach", "guest", "sink", "token", "lab"}
+    one, other = leaf.split(), line.split()
+    return one[0] == other[0] and (one[0] not in groups or one[1:2] == other[1:2])
+
+
+@pytest.mark.parametrize(("status", "kind"), [
+    (400, ConfigError), (413, ConfigError), (401, RightsError), (403, RightsError), (404, GraphError),
+    (409, GraphError), (429, GraphError), (500, GraphError), (503, GraphError), (507, GraphError),
+])  # fmt: skip
+def test_what_a_status_means(status: int, kind: type[Exception]) -> None:
+    assert refusal(status) is kind
