@@ -12,6 +12,7 @@ MillraceError
 ├── CodecError             a codec refused settings or data
 ├── OutputLost             what was to be written can't be: a disk is full, a device is gone
 └── PeerLost               the other machine is gone
+    └── NoDaemon              no daemon of this user runs
 """
 
 from __future__ import annotations
@@ -67,3 +68,7 @@ class OutputLost(MillraceError):
 
 class PeerLost(MillraceError):
     """The other machine is gone."""
+
+
+class NoDaemon(PeerLost):
+    """No daemon of this user answers where one would."""

@@ -163,6 +163,14 @@ def _same(leaf: str, line: str) -> bool:
     return one[0] == other[0] and (one[0] not in groups or one[1:2] == other[1:2])
 
 
+def test_without_a_daemon_every_command_that_needs_one_says_so(tmp_path: Path) -> None:
+    needing = [["ls"], ["set", "sink/millrace", "mute=on"], ["incidents"], ["incidents", "--follow"], ["prompts"],
+               ["latency", "--probe"], ["detach", "x"],
+               ["listen", "--to", "null:", "--no-reconnect"]]  # fmt: skip
+    for one in asyncio.run(commands_run(tmp_path, needing)):
+        assert one["code"] == 2 and "millrace serve" in one["err"] and one["err"].count("\n") == 1, one
+
+
 @pytest.mark.parametrize(("status", "kind"), [
     (400, ConfigError), (413, ConfigError), (401, RightsError), (403, RightsError), (404, GraphError),
     (409, GraphError), (429, GraphError), (500, GraphError), (503, GraphError), (507, GraphError),

@@ -9,7 +9,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
 from millrace.cli.console import OutputClosed, guard, settle, warn
-from millrace.errors import ConfigError, GraphError, MillraceError, OutputLost, PeerLost, ProtocolError, RightsError
+from millrace.errors import (
+    ConfigError,
+    GraphError,
+    MillraceError,
+    NoDaemon,
+    OutputLost,
+    PeerLost,
+    ProtocolError,
+    RightsError,
+)
 
 T = TypeVar("T")
 
@@ -22,6 +31,7 @@ EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
     (GraphError, 3),
     (RightsError, 4),
     (ProtocolError, 5),
+    (NoDaemon, 2),
     (PeerLost, 6),
     (OutputClosed, PIPE_CLOSED),
     (OutputLost, 7),

@@ -23,7 +23,16 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from millrace.client.nativestream import NativeStream, Playing, Recording
-from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.errors import (
+    BudgetError,
+    ConfigError,
+    GraphError,
+    MillraceError,
+    NoDaemon,
+    PeerLost,
+    ProtocolError,
+    RightsError,
+)
 from millrace.io.descriptors import Descriptors
 from millrace.io.fdstream import FdStream
 from millrace.wire.native.messages import Call, Fault, Hello, Message, Notice, Objects, Reply, Wait, Welcome
@@ -102,7 +111,7 @@ class Bus:
             sock.connect(str(self._path))
         except OSError as error:
             sock.close()
-            raise PeerLost(f"no daemon answers at {self._path} ({error.strerror}); start `millrace serve`") from None
+            raise NoDaemon(f"no daemon answers at {self._path} ({error.strerror}); start `millrace serve`") from None
         self._welcomed = loop.create_future()
         self._wire.send(Hello(name=self._name, token=self._token))
         self._line = FdStream(sock, self._wire, self._after, self._ended, self._wire.receive_fds)
@@ -299,7 +308,7 @@ def connect(path: str | Path | None = None, *, guest: str | None = None, name: s
     """A connection to this user's daemon, to be entered with `async with`.
 
     `path` is a socket; else it is $MILLRACE_SOCKET, else `guest`'s own socket, else the daemon's. `name` is what people
-    see. Entering raises PeerLost where no daemon answers, and RightsError where one lets nobody in.
+    see. Entering raises NoDaemon, a PeerLost, where no daemon answers, and RightsError where one lets nobody in.
     """
     from millrace.io.paths import NATIVE_SOCKET, runtime_dir
 

@@ -22,7 +22,7 @@ from millrace.client.complaints import PULSE_NS, Complaints
 from millrace.client.fileplayer import FilePlayer
 from millrace.client.options import ListenerOptions
 from millrace.client.speech import Speech
-from millrace.client.way import demand_welcome, ending, is_listeners, own_socket, tls_of
+from millrace.client.way import demand_welcome, ending, given_up, hindrance, is_listeners, own_socket, tls_of
 from millrace.clock.jitter import profile_of
 from millrace.codec.settings import show_settings
 from millrace.doors.peer.playout import Playout
@@ -129,9 +129,9 @@ class Listener:
                     return
                 except (TimeoutError, aiohttp.ClientError, OSError, PeerLost) as error:
                     if not self.options.reconnect:
-                        raise PeerLost(f"{self.url}: {self._why(error)}") from None
+                        raise given_up(self.url, self.options, error, self.connections > 0) from None
                     if self.connections != before or tries == 0:
-                        self.on_event("lost", self._why(error))
+                        self.on_event("lost", hindrance(self.options, error))
                 tries = 0 if self.connections != before else tries + 1
                 await self._pause(tries)
         finally:
@@ -144,12 +144,6 @@ class Listener:
     def _output_ended(self, why: OutputLost | None) -> None:
         self._output_lost = why
         self.stop()
-
-    def _why(self, error: Exception) -> str:
-        """What is in the way, and at the local daemon's socket what to do."""
-        if self.options.socket is not None and isinstance(error, aiohttp.ClientConnectorError):
-            return f"no daemon answers at {self.options.socket}; start one with `millrace serve`"
-        return str(error) or type(error).__name__
 
     async def _pause(self, tries: int) -> None:
         top = BACKOFF_PATIENT_S if tries > PATIENCE_TRIES else BACKOFF_MAX_S

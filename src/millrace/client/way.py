@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import aiohttp
 
 from millrace.client.options import ListenerOptions
-from millrace.errors import ConfigError, GraphError, MillraceError, RemoteProtocolError, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, NoDaemon, PeerLost, RemoteProtocolError, RightsError
 from millrace.io.crypto import client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
 from millrace.text import quoted
@@ -73,6 +73,24 @@ def tls_of(url: str, options: ListenerOptions) -> ssl.SSLContext | bool:
     if options.insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
+
+
+def hindrance(options: ListenerOptions, error: Exception) -> str:
+    """What is in the way, and at the local daemon's socket what to do."""
+    if _no_daemon(options, error):
+        return f"no daemon answers at {options.socket}; start one with `millrace serve`"
+    return str(error) or type(error).__name__
+
+
+def given_up(url: str, options: ListenerOptions, error: Exception, joined: bool) -> PeerLost:
+    """What a listener ends with that does not try again. A daemon that has gone was there before."""
+    if _no_daemon(options, error) and not joined:
+        return NoDaemon(hindrance(options, error))
+    return PeerLost(f"{url}: {hindrance(options, error)}")
+
+
+def _no_daemon(options: ListenerOptions, error: Exception) -> bool:
+    return options.socket is not None and isinstance(error, aiohttp.ClientConnectorError)
 
 
 def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHandshakeError) -> None:
