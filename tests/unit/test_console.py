@@ -183,3 +183,44 @@ def test_a_token_that_outlives_the_calendar_is_shown() -> None:
 
     assert _when(10**18) == "never"
     assert _when(0) == "never" and _when(86_400 * 365).startswith("1971")
+
+
+STOPPED = """
+import os, signal, sys, threading, time
+from millrace.cli.run import main_of
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+IN_THREAD_SHUTDOWN = """
+def ending():
+    frame = sys._current_frames()[threading.main_thread().ident]
+    while frame is not None and frame.f_code.co_name != "_shutdown":
+        frame = frame.f_back
+    return frame is not None
+
+def work():
+    while not ending():
+        time.sleep(0.01)
+    stop()
+    time.sleep(20)
+
+main_of(threading.Thread(target=work).start, "test")
+"""
+WHILE_SOMETHING_IS_FREED = """
+class Freed:
+    def __del__(self):
+        stop()
+
+def app():
+    Freed()
+    time.sleep(20)
+
+main_of(app, "test")
+"""
+
+
+@pytest.mark.parametrize(("when", "code"), [(IN_THREAD_SHUTDOWN, -15), (WHILE_SOMETHING_IS_FREED, 143)])
+def test_a_signal_at_an_odd_moment_ends_a_command_without_a_word(when: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED + when], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

@@ -36,6 +36,7 @@ EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
     (OutputClosed, PIPE_CLOSED),
     (OutputLost, 7),
 )
+AGAIN_S = 0.01
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -45,9 +46,8 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
     from millrace.cli.logs import set_up
 
     set_up()
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stopped)
+    _at_stop(_stopped)
+    sys.unraisablehook = _unheard
     try:
         app()
     except MillraceError as error:
@@ -60,13 +60,33 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(name, f"{where}{error.strerror or error}", 1)
     finally:
+        # What follows is the interpreter's own end: an exception would be printed there, and end nothing in order.
+        _at_stop(signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         settle()
     sys.exit(0)
+
+
+def _at_stop(what: Callable[[int, object], NoReturn] | signal.Handlers) -> None:
+    """What stop signals do, but for those that whoever started this had ignored (nohup)."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, what)
 
 
 def _stopped(number: int, frame: object) -> NoReturn:
     """End in order, as what was begun has to be ended: a screen, a machine that was started."""
     sys.exit(128 + number)
+
+
+def _unheard(unraisable: sys.UnraisableHookArgs) -> None:
+    """A signal that came while an object was freed, where exceptions end: it is heard soon after."""
+    stop = unraisable.exc_value
+    if not isinstance(stop, SystemExit):
+        sys.__unraisablehook__(unraisable)
+        return
+    signal.signal(signal.SIGALRM, lambda number, frame: sys.exit(stop.code))
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
 
 def _fail(name: str, why: str, code: int) -> NoReturn:
