@@ -102,7 +102,8 @@ def _native(daemon: bool) -> Take:
 
     def take(data: bytes) -> None:
         wire.receive(data, 0)
-        wire.events()
+        for _ in wire.events():
+            pass
         wire.chunks_to_send()
 
     return take

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 from collections import deque
@@ -576,6 +577,28 @@ def test_nonsense_ends_its_own_connection_alone(tmp_path: Path, data: bytes) -> 
             assert (await other.call("state"))["guests"]
 
     running(tmp_path, test)
+
+
+def test_the_log_names_the_guest_and_the_door_of_a_connection_that_ends_badly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(daemon: Daemon) -> None:
+        for place in ("alice/native", "alice/pulse", "native.sock"):
+            raw = Raw(daemon.config.runtime / place)
+            raw.sock.sendall(b"\xff" * 64)
+            with contextlib.suppress(ConnectionError):
+                while await asyncio.get_running_loop().sock_recv(raw.sock, 4096):
+                    pass
+
+    with caplog.at_level(logging.WARNING):
+        running(tmp_path, test)
+    said = [record.getMessage() for record in caplog.records]
+    for door in (
+        "guest alice, native: connection of",
+        "guest alice, PulseAudio: connection ended",
+        "the daemon's native",
+    ):
+        assert [line for line in said if line.startswith(door)], said
 
 
 def test_before_the_welcome_nothing_is_answered_and_who_says_nothing_is_sent_away(

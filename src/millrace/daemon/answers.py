@@ -30,7 +30,8 @@ async def send(request: web.Request, body: bytes, headers: dict[str, str], budge
                 await answer.write(body[at : at + SMALL])
             await answer.write_eof()
     except TimeoutError:
-        log.warning("connection ended: an answer of %d bytes was not read in %d s", len(body), READ_S)
+        what = f"{request.method} {request.path}"
+        log.warning("web, %s: connection ended: an answer of %d bytes was not read in %d s", what, len(body), READ_S)
         if request.transport is not None:
             request.transport.abort()
     finally:

@@ -42,6 +42,11 @@ class Attachment(ABC):
         """The name users and the API use."""
         return f"door/{self.id}"
 
+    @property
+    def label(self) -> str:
+        """The guest and the door, as the log has them."""
+        return f"guest {self.guest.name}, {self.spec.text}"
+
     def start(self) -> None:
         """Look for the machine from now on."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=self.key)
@@ -73,7 +78,7 @@ class Attachment(ABC):
                 raise
             except Exception as error:
                 # A bug of ours must cost at most this session.
-                log.exception("%s: session ended by an internal error", self.spec.text)
+                log.exception("%s: session ended by an internal error", self.label)
                 self._lost(error)
             wait = RETRY_FIRST_S if self.sessions > before else min(wait * 2, RETRY_MAX_S)
             if self.spec.kind == "p2p":

@@ -174,7 +174,7 @@ class SpiceAttachment(NetAttachment):
             main_end.append(why)
             self._end(why)
 
-        await self._open(ClientLine(main, after, main_ended, self.guest.turns), tls)
+        await self._open(ClientLine(main, after, main_ended, self.guest.turns, self.label), tls)
         began = now_ns()
         try:
             await self._until_ended("the SPICE server does not answer: is it stopped?")
@@ -223,11 +223,11 @@ class SpiceAttachment(NetAttachment):
         caps = PLAYBACK_CAPS | (OPUS_CAP if self.profile is REMOTE_PROFILE else 0)
         channel = self._channel(ChannelKind.PLAYBACK, self._number, caps)
         door = self.playback = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile)
-        await self._open(ClientLine(channel, door.receive, self._end, self.guest.turns), tls)
+        await self._open(ClientLine(channel, door.receive, self._end, self.guest.turns, self.label), tls)
 
     async def _record(self, tls: ssl.SSLContext | None) -> None:
         channel = self._channel(ChannelKind.RECORD, self._number, RECORD_CAPS)
-        line = ClientLine(channel, lambda now: door.receive(), self._end, self.guest.turns)
+        line = ClientLine(channel, lambda now: door.receive(), self._end, self.guest.turns, self.label)
         door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: line.wake())
         self.record = door
         await self._open(line, tls)
@@ -282,7 +282,7 @@ class VncAttachment(NetAttachment):
                 if isinstance(event, Ready) and not self.ready.done():
                     self.ready.set_result(None)
 
-        line = ClientLine(wire, after, self._end, self.guest.turns)
+        line = ClientLine(wire, after, self._end, self.guest.turns, self.label)
         await self._open(line, None)
         self._later(self._watch(wire))
         try:

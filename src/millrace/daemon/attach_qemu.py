@@ -63,7 +63,7 @@ class QemuAttachment(Attachment):
                 elif isinstance(event, NotThere):
                     lost(PeerLost(self._not_there(event)))
 
-        self._streams.append(FdStream(control, client, after, lost, turns=self.guest.turns))
+        self._streams.append(FdStream(control, client, after, lost, turns=self.guest.turns, whose=self.label))
         await asyncio.wait({ready, ended}, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done() and not ended.done():
             raise PeerLost("QEMU does not answer on D-Bus: is it stopped?")
@@ -73,7 +73,7 @@ class QemuAttachment(Attachment):
 
     def _refused(self, refusal: Refusal, lost: Lost) -> None:
         if refusal.what == "In":
-            log.warning("%s: no microphone for this machine: %s", self.spec.text, refusal.text)
+            log.warning("%s: no microphone for this machine: %s", self.label, refusal.text)
         elif refusal.error.endswith(".Invalid"):
             why = "QEMU takes one listener: end another program that shows this machine"
             lost(PeerLost(f"QEMU refuses ({refusal.text or refusal.error}); {why}"))
@@ -92,7 +92,7 @@ class QemuAttachment(Attachment):
         mine, self._given[kind] = socket.socketpair()
         peer = AudioPeer(os.getuid())
         done = self._played(peer) if kind == "Out" else self._recorded(peer)
-        self._streams.append(FdStream(mine, peer, done, lost, turns=self.guest.turns))
+        self._streams.append(FdStream(mine, peer, done, lost, turns=self.guest.turns, whose=self.label))
         client.register(kind, self._given[kind].fileno())
 
     def _played(self, peer: AudioPeer) -> Callable[[], None]:
@@ -131,7 +131,7 @@ class QemuAttachment(Attachment):
             if not done.done():
                 done.set_exception(why)
 
-        stream = FdStream(qmp, core, after, lost, turns=self.guest.turns)
+        stream = FdStream(qmp, core, after, lost, turns=self.guest.turns, whose=self.label)
         try:
             await asyncio.wait_for(done, ANSWER_S)
         except TimeoutError:

@@ -131,7 +131,8 @@ class Guest:
         self._driver.attach(self.graph)
 
     def _serve(self, sock: socket.socket) -> None:
-        self.servers.append(self._listeners.serve_cores(sock, self.turns, self._connect, self._watch))
+        whose = f"guest {self.name}, PulseAudio"
+        self.servers.append(self._listeners.serve_cores(sock, self.turns, self._connect, self._watch, whose))
 
     def _write_cookie(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW

@@ -80,6 +80,11 @@ class NativeServer:
         self.turns = daemon.turns if guest is None else guest.turns
         self._acceptor = daemon.listeners.take(bind_unix(path, watched=True), self.turns, self._take)
 
+    @property
+    def label(self) -> str:
+        """The guest and the door, as the log has them."""
+        return f"guest {self.guest.name}, native" if self.guest else "the daemon's native socket"
+
     def _take(self, sock: socket.socket) -> None:
         if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
             log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
@@ -91,7 +96,7 @@ class NativeServer:
         try:
             NativeSession(self, sock)
         except BudgetError as error:
-            log.warning("connection refused: %s", error)
+            log.warning("%s: connection refused: %s", self.label, error)
             with contextlib.suppress(OSError):
                 sock.send(frame(Fault(0, "limit", str(error))), socket.MSG_DONTWAIT)
             sock.close()
@@ -139,7 +144,7 @@ class NativeSession:
         self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
         self.line = FdStream(
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
-            may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS),
+            may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
         )  # fmt: skip
 
         if identity is not None and identity.unproven:
@@ -203,13 +208,13 @@ class NativeSession:
 
     def _ended(self, why: Exception) -> None:
         if isinstance(why, ProtocolError):
-            log.warning("native connection of %s ended: %s", self.subject.identity, why)
+            log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
             guest = self.server.guest
             self.daemon.doctor.violated(guest.name if guest else "", str(self.subject.identity), why)
         elif isinstance(why, BudgetError):
-            log.warning("native connection of %s ended: %s", self.subject.identity, why)
+            log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
         elif not isinstance(why, PeerLost):
-            log.error("native connection of %s ended: %s", self.subject.identity, why)
+            log.error("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
         self._gone()
 
     def _gone(self) -> None:
@@ -328,7 +333,7 @@ class NativeSession:
         """Answer a call with why not."""
         if isinstance(error, RightsError):
             self.daemon.forbidden += 1
-            log.warning("%s: %s", self.subject.identity, error)
+            log.warning("%s: %s: %s", self.server.label, self.subject.identity, error)
             guest = self.server.guest
             self.daemon.doctor.refused(guest.name if guest else "", str(self.subject.identity), str(error))
         self.send(Fault(serial, code_of(error), str(error)))
@@ -363,7 +368,7 @@ class NativeSession:
             except MillraceError as error:
                 self.refuse(call.serial, error)
             except Exception:
-                log.exception("call %s of %s", call.method, self.subject.identity)
+                log.exception("%s: call %s of %s", self.server.label, call.method, self.subject.identity)
                 self.send(Fault(call.serial, "internal", "an internal error; the daemon's log has it"))
             self.account.hold(("call", number), 0)
         self._worker = None

@@ -302,7 +302,7 @@ class Web:
             try:
                 session.receive(message.data, now_ns())
             except (ProtocolError, MillraceError) as error:
-                log.warning("listener %s: %s", session.address, error)
+                log.warning("guest %s, listener %s: %s", session.guest.name, session.address, error)
                 code = next((name for kind, name in FAULTS if isinstance(error, kind)), "protocol")
                 if code not in ("settings", "graph"):
                     self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")
@@ -346,13 +346,14 @@ class Web:
                 try:
                     session.tick(now)
                 except PeerLost as error:
-                    log.info("listener %s: %s", session.address, error)
+                    log.info("guest %s, listener %s: %s", session.guest.name, session.address, error)
                     if not session.closing:
                         self._daemon.doctor.gone_silent(session, str(error))
                         self._end(session, attended)
                 except Exception:
                     # A bug of ours must cost at most the session that met it.
-                    log.exception("listener %s ended by an internal error", session.address)
+                    who = f"guest {session.guest.name}, listener {session.address}"
+                    log.exception("%s: ended by an internal error", who)
                     if not session.closing:
                         self._end(session, attended)
         self._ticker = None

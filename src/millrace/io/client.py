@@ -38,8 +38,8 @@ class Closed(PeerLost):
 class _Runner(StreamRunner):
     """Tells its line how the connection ended."""
 
-    def __init__(self, line: ClientLine, turns: Turns | None) -> None:
-        super().__init__(lambda transport: line, turns)
+    def __init__(self, line: ClientLine, turns: Turns | None, whose: str) -> None:
+        super().__init__(lambda transport: line, turns, whose=whose)
         self._line = line
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -61,6 +61,7 @@ class ClientLine:
         after: Callable[[HostNs], None],
         ended: Callable[[Exception], None],
         turns: Turns | None = None,
+        whose: str = "a connection",
     ) -> None:
         self.closing, self.known = False, True
         self.congested = self.watched = False
@@ -70,7 +71,7 @@ class ClientLine:
         self.unfinished = False
         self._core, self._after, self._ended = core, after, ended
         self._why: Exception = Closed("the other side closed the connection")
-        self._runner = _Runner(self, turns)
+        self._runner = _Runner(self, turns, whose)
         self._transport: asyncio.Transport | None = None
         self._shaking = False
 

@@ -43,7 +43,7 @@ class FdStream:
     `after` is called when the core has taken bytes and before its answer goes out; `ended` once, with why. Descriptors
     that come in go to `take_fds`; without it the kernel drops them. `last_word` may have the core say something to a
     side that broke the rules, before the connection is closed for it. `may_wait` is asked whether so many bytes may
-    wait for the other side to read them, and told when none do.
+    wait for the other side to read them, and told when none do. `whose` is the guest and door, for the log.
     """
 
     first = False
@@ -59,7 +59,9 @@ class FdStream:
         last_word: Callable[[MillraceError], None] | None = None,
         turns: Turns | None = None,
         may_wait: Callable[[int], bool] = lambda unsent: True,
+        whose: str = "a connection",
     ) -> None:
+        self._whose = whose
         self._step = RECEIVE_BYTES if turns is None else STEP_BYTES
         self.turns = turns or Turns()
         """Whose expense it is to read what comes."""
@@ -123,7 +125,7 @@ class FdStream:
             self._end(error)
         except Exception as error:
             # A bug of ours must cost at most the connection that met it.
-            log.exception("connection ended by an internal error")
+            log.exception("%s: connection ended by an internal error", self._whose)
             self._end(error)
         else:
             self.flush()

@@ -60,12 +60,10 @@ class Listeners:
         """Run a protocol on each connection. It stands on the doorstep until somebody calls it in."""
         return Acceptor(sock, self.doorstep, turns, Joining(self, make, tls).take)
 
-    def serve_cores(
-        self, sock: socket.socket, turns: Turns, make: Make, watch: Watch = lambda transport, core: None
-    ) -> Acceptor:
-        """Run a sans-IO core on each connection: it is in when the core knows who it is."""
+    def serve_cores(self, sock: socket.socket, turns: Turns, make: Make, watch: Watch, whose: str) -> Acceptor:
+        """Run a sans-IO core on each connection: it is in when the core knows who it is. `whose` is for the log."""
         entered, gone = self.doorstep.enter, self.doorstep.left
-        return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch))
+        return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch, whose))
 
     def stop(self) -> None:
         """The daemon ends."""

@@ -182,8 +182,9 @@ class StreamRunner(asyncio.BufferedProtocol):
         entered: Callable[[asyncio.Transport], None] = lambda transport: None,
         gone: Callable[[asyncio.Transport], None] = lambda transport: None,
         watch: Watch = lambda transport, core: None,
+        whose: str = "a connection",
     ) -> None:
-        self._watch = watch
+        self._watch, self._whose = watch, whose
         self._witness: Witness | None = None
         self._make, self._entered, self._gone = make, entered, gone
         self._inside = False
@@ -238,15 +239,15 @@ class StreamRunner(asyncio.BufferedProtocol):
         try:
             taken = core.receive(data, now_ns())
         except RemoteProtocolError as error:
-            log.warning("connection ended: %s", error)
+            log.warning("%s: connection ended: %s", self._whose, error)
             core.violated(error)
             core.closing = True
         except BudgetError as error:
-            log.warning("connection ended: %s", error)
+            log.warning("%s: connection ended: %s", self._whose, error)
             core.closing = True
         except Exception:
             # A bug of ours must cost at most the connection that met it.
-            log.exception("connection ended by an internal error")
+            log.exception("%s: connection ended by an internal error", self._whose)
             core.closing = True
         if core.known and not self._inside and self._transport is not None:
             self._inside = True
@@ -338,7 +339,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         unread_bytes = transport.get_write_buffer_size()
         waiting_bytes = unread_bytes + len(self._rest)
         if unread_bytes > UNSENT_MAX or not core.may_wait(waiting_bytes):
-            log.warning("connection ended: its client left %d bytes unread", unread_bytes)
+            log.warning("%s: connection ended: its client left %d bytes unread", self._whose, unread_bytes)
             transport.abort()
         elif waiting_bytes and self._due is None:
             self._due = asyncio.get_running_loop().call_later(WEIGH_S, self._weigh_again)
