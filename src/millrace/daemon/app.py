@@ -31,11 +31,12 @@ from millrace.daemon.keeper import Keeper
 from millrace.daemon.native import NativeServer, NativeSession
 from millrace.daemon.publish import Publisher
 from millrace.daemon.registry import Registry
-from millrace.daemon.remembered import Remembered
+from millrace.daemon.remembered import Remembered, RememberedDevices
 from millrace.daemon.store import KeptGuest, Store
 from millrace.daemon.verbs import NotFound, find_node, home_of
 from millrace.daemon.views import guest_summary
 from millrace.daemon.web import Web
+from millrace.doors.pulse.devices import DEFAULT
 from millrace.errors import ConfigError, GraphError, MillraceError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.incidents import Incidents
@@ -272,6 +273,7 @@ class Daemon:
         self._look_after(guest)
         if config.rights is not None:
             guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))
+        guest.remembered_devices = RememberedDevices(self.keeper, config.name, guest.door.devices)
         self._restore(guest, kept)
         try:
             await guest.start()
@@ -289,16 +291,14 @@ class Daemon:
     @staticmethod
     def _restore(guest: Guest, kept: KeptGuest) -> None:
         """Its sinks, levels and rules of before; rules of the configuration stand where no others were made."""
+        defaults = {(DEFAULT, kind): name for kind, name in kept.defaults.items()}
+        guest.door.devices.load({**kept.levels, **defaults})
+        guest.door.devices.restore_all()
         for name, description in kept.sinks:
             try:
                 guest.graph.add_sink(name, description)
             except GraphError as error:
                 log.warning("guest %s: its sink %s of before is left out: %s", guest.name, name, error)
-        for mix in guest.graph.mixes():
-            names = (mix.name, *mix.aliases)
-            level = next((found for name in names if (found := kept.levels.get((mix.kind, name)))), None)
-            if level is not None and len(level[0]) == len(mix.positions):
-                mix.gains, mix.mute = level
         rules = [(what, ANY, verdict) for what, verdict in guest.config.grants]
         for what, program, verdict in (*rules, *kept.grants):
             guest.door.grants.set(what, program, verdict)
@@ -354,7 +354,10 @@ class Daemon:
         guest.graph.budget.on_refused = lambda what: doctor.no_memory(guest, what)
         guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
         guest.door.on_failure = lambda module, why: log.warning(
-            "guest %s: module %s was not loaded: %s", guest.name, printable(module), printable(why)
+            "guest %s: module %s was not loaded: %s", guest.name, printable(module), printable(why, len(why))
+        )
+        guest.door.on_idle = lambda module, why: log.info(
+            "guest %s: module %s: %s", guest.name, printable(module), printable(why, len(why))
         )
         guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)
 
@@ -467,6 +470,7 @@ class Daemon:
                 level = (gains or node.gains, node.mute if mute is None else mute)
                 await self.keeper.write(self.store.keep_level, guest.name, node.kind, node.name, level)
                 guest, node = find_node(self, key, guest.name)
+                guest.door.devices.learn((node.kind, node.name), level)
         verbs.set_level(guest, node, gains, mute)
 
     def attach(self, name: str, spec: DoorSpec) -> Attachment:

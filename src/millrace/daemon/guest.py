@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from millrace.daemon.attach import Attachment
     from millrace.daemon.doctor import Doctor
     from millrace.daemon.listener import ListenerSession
-    from millrace.daemon.remembered import Remembered
+    from millrace.daemon.remembered import Remembered, RememberedDevices
 
 log = logging.getLogger("millrace.guest")
 
@@ -51,11 +51,11 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _recorded(source: Sink) -> bool:
-    """Whether a source is recorded, or what is made of it; one that is looped back into a sink always is."""
-    if any(tap.active and tap.clocked for tap in source.taps):
+def _recorded(source: Sink, loops: Container[int]) -> bool:
+    """Whether a source is recorded, or what is made of it; `loops` are recorders that keep no graph running."""
+    if any(tap.active and (tap.clocked or tap.id in loops) for tap in source.taps):
         return True
-    return any(not link.target.capture or _recorded(link.target) for link in source.links)
+    return any(not link.target.capture or _recorded(link.target, loops) for link in source.links)
 
 
 class Guest:
@@ -84,13 +84,14 @@ class Guest:
         """Files that end with the guest."""
         self.turns = Turns()
         """What its programs may take of the daemon's time."""
-        spreading = Steps(self.door.spreading, self.turns.over, first=True)
-        self.door.spread = lambda: self.turns.wait(spreading)
+        spreading = Steps(self.door.news.spreading, self.turns.over, first=True)
+        self.door.news.spread = lambda: self.turns.wait(spreading)
         self._listeners = listeners
         self.servers: list[Acceptor] = []
         self.sessions: list[ListenerSession] = []
         self.doctor: Doctor | None = None
         self.remembered: Remembered | None = None
+        self.remembered_devices: RememberedDevices | None = None
         self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
         self.on_door: Callable[[str, Attachment], None] = lambda change, door: None
         self.native: dict[int, NativePlayback] = {}
@@ -99,7 +100,7 @@ class Guest:
     @property
     def recording(self) -> bool:
         """Whether anything in the guest records the microphone."""
-        return _recorded(self.microphone)
+        return _recorded(self.microphone, self.door.made_by)
 
     def _graph_changed(self, change: str, node: Node) -> None:
         """A recorder has come, gone, or paused: microphones send only while one runs."""
@@ -167,6 +168,8 @@ class Guest:
     async def stop(self) -> None:
         """Close the sockets: clients are told that their streams are killed, then that the connection ends."""
         self._driver.detach(self.graph)
+        if self.remembered_devices is not None:
+            self.remembered_devices.end()
         for attachment in list(self.attachments):
             await attachment.stop()
         for stream in list(self.graph.streams.values()):

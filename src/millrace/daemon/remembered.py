@@ -1,4 +1,4 @@
-"""Keeps what a guest's streams get: each change of the table is on disk before it is in force and answered."""
+"""Keeps what a guest's streams, sinks and sources get: each change is on disk before it is answered."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 from collections import deque
 
 from millrace.daemon.keeper import Keeper
+from millrace.doors.pulse import devices
+from millrace.doors.pulse.devices import DEFAULT, Devices, Value
 from millrace.doors.pulse.restore import RULES_MAX, Changes, Rules, Work, parsed, written
 from millrace.errors import ConfigError
 
 PREFIX = "stream/"
 """Where in the memory of session managers the tables are: stream/GUEST/GROUP."""
 WAITING_MAX = 16
+DEVICES_WAITING_MAX = 1024
 
 
 def prefix_of(guest: str) -> str:
@@ -65,3 +68,47 @@ class Remembered:
                 continue
             self._rules.take(changes)
             work.done(True)
+
+
+class RememberedDevices:
+    """One guest's sinks and sources on disk: what is set while another change is being written is written together."""
+
+    def __init__(self, keeper: Keeper, guest: str, table: Devices) -> None:
+        self._keeper, self._guest, self._table = keeper, guest, table
+        self._waiting: list[devices.Work] = []
+        self._task: asyncio.Task[None] | None = None
+        self._ended = False
+        table.submit = self._submit
+
+    def end(self) -> None:
+        """The guest is gone: the next of its name is another."""
+        self._ended = True
+
+    def _submit(self, work: devices.Work) -> None:
+        if len(self._waiting) >= DEVICES_WAITING_MAX:
+            self._table.was_not_kept({work.key: self._table.now[work.key]})
+            work.done(False)
+            return
+        self._waiting.append(work)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._waiting and not self._ended:
+            # In turn with the owner's changes: what is written last is what is in force.
+            async with self._keeper.turn:
+                works, self._waiting = self._waiting, []
+                values = {work.key: self._table.now[work.key] for work in works if work.key in self._table.now}
+                kept = not self._ended and await self._keep(values)
+            (self._table.was_kept if kept else self._table.was_not_kept)(values)
+            for work in works:
+                work.done(kept)
+
+    async def _keep(self, values: dict[devices.Key, Value]) -> bool:
+        levels = {key: value for key, value in values.items() if not isinstance(value, str)}
+        defaults = {key[1]: value for key, value in values.items() if key[0] == DEFAULT and isinstance(value, str)}
+        try:
+            await self._keeper.write(self._keeper.store.keep_devices, self._guest, levels, defaults)
+        except ConfigError:
+            return False
+        return True

@@ -49,6 +49,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT)",
     ),
     ("CREATE TABLE IF NOT EXISTS ended (secret BLOB, number TEXT, PRIMARY KEY (secret, number))",),
+    ("CREATE TABLE IF NOT EXISTS defaults (guest TEXT, kind TEXT, name TEXT, PRIMARY KEY (guest, kind))",),
 )
 """What brings a file from version n (its `user_version`) to n + 1, in one transaction each. Rows are only added."""
 MEMORY_MAX = 20_000
@@ -83,6 +84,8 @@ class KeptGuest:
     """(name, description)."""
     levels: dict[tuple[str, str], Level] = field(default_factory=dict)
     """By (kind, name) of sinks and sources."""
+    defaults: dict[str, str] = field(default_factory=dict)
+    """Names of the default sink and source that were chosen, by kind."""
     grants: list[tuple[Permission, str, Verdict]] = field(default_factory=list)
     """(what, program, verdict)."""
 
@@ -293,6 +296,7 @@ class Store:
             return KeptGuest(
                 sinks,
                 {(kind, name): (_gains(gains), bool(mute)) for kind, name, gains, mute in levels},
+                dict(self._rows("SELECT kind, name FROM defaults WHERE guest = ?", name)),
                 [(Permission(what), program, Verdict(verdict)) for what, program, verdict in grants],
             )
 
@@ -322,16 +326,23 @@ class Store:
     @staticmethod
     def _drop_guest(db: sqlite3.Connection, name: str) -> None:
         db.execute("DELETE FROM guests WHERE name = ?", (name,))
-        for table in ("levels", "sinks", "grants"):
+        for table in ("levels", "defaults", "sinks", "grants"):
             db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
         streams = f"stream/{name}/"
         db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
 
     def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:
         """A level was set."""
+        self.keep_devices(guest, {(kind, name): level}, {})
+
+    def keep_devices(self, guest: str, levels: dict[tuple[str, str], Level], defaults: dict[str, str]) -> None:
+        """Levels were set, by kind and name, or defaults chosen, by kind: all of them or none are kept."""
         with self._writing() as db:
-            values = (guest, kind, name, json.dumps(level[0]), int(level[1]))
-            db.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
+            for (kind, name), (gains, mute) in levels.items():
+                values = (guest, kind, name, json.dumps(gains), int(mute))
+                db.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
+            for kind, name in defaults.items():
+                db.execute("INSERT OR REPLACE INTO defaults VALUES (?, ?, ?)", (guest, kind, name))
             newest = "SELECT rowid FROM levels WHERE guest = ? ORDER BY rowid DESC LIMIT ?"
             db.execute(f"DELETE FROM levels WHERE guest = ? AND rowid NOT IN ({newest})", (guest, guest, LEVELS_MAX))
 

@@ -184,7 +184,7 @@ class PulseClient:
         self._begun = None
         self.account.close()
         self.uploads.clear()
-        self.door.subscribers.pop(self.index, None)
+        self.door.news.subscribers.pop(self.index, None)
         while self.streams or self.records:
             if self.streams:
                 self.forget_playback(next(iter(self.streams.values())))
@@ -362,12 +362,12 @@ class PulseClient:
     def subscribe(self, mask: int) -> None:
         """Hear of facilities from now on."""
         if not self.mask:
-            self._news_from = self.door.news_serial
+            self._news_from = self.door.news.serial
         self.mask = mask
         if mask:
-            self.door.subscribers[self.index] = self
+            self.door.news.subscribers[self.index] = self
         else:
-            self.door.subscribers.pop(self.index, None)
+            self.door.news.subscribers.pop(self.index, None)
 
     def note_events(self, news: Mapping[tuple[Facility, Change, int], int]) -> None:
         """Queue subscription events; the same one is queued once."""

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from millrace.budget import Account, size_of
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.formats import CommandError, gains_from
+from millrace.doors.pulse.loopback import Loopback
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.errors import BudgetError, GraphError
 from millrace.graph.model import Sink, Stream
+from millrace.text import quoted
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import PROPS_MAX, Props
 
 PROPS_BYTES_MAX = 256 * 1024
 """All properties of one client or stream together; an icon fits."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def auth(client: PulseClient, request: Request) -> None:
@@ -62,17 +67,32 @@ def _output(client: PulseClient, request: Request) -> RecordStream:
     return record
 
 
+def _answer(client: PulseClient, request: Request) -> Callable[[bool], None]:
+    """Acknowledges a change when it is kept; IO where it could not be, and has been undone."""
+
+    def done(kept: bool) -> None:
+        if client.index not in client.door.clients:
+            return
+        if kept:
+            client.reply(request)
+        else:
+            client.fail(request, Err.IO)
+
+    return done
+
+
 def sink_volume(client: PulseClient, request: Request) -> None:
     """SET_SINK_VOLUME."""
     sink = _sink(client, request)
     client.door.graph.set_gains(sink, gains_from(request.fields["volume"], len(sink.positions)))
-    client.reply(request)
+    client.door.devices.keep_level(sink, _answer(client, request))
 
 
 def sink_mute(client: PulseClient, request: Request) -> None:
     """SET_SINK_MUTE."""
-    client.door.graph.set_mute(_sink(client, request), request.fields["mute"])
-    client.reply(request)
+    sink = _sink(client, request)
+    client.door.graph.set_mute(sink, request.fields["mute"])
+    client.door.devices.keep_level(sink, _answer(client, request))
 
 
 def input_volume(client: PulseClient, request: Request) -> None:
@@ -111,7 +131,7 @@ def source_volume(client: PulseClient, request: Request) -> None:
     if gains != level.gains:
         level.gains = gains
         client.door.source_changed(sink)
-    client.reply(request)
+    client.door.devices.keep_source_level(sink, _answer(client, request))
 
 
 def source_mute(client: PulseClient, request: Request) -> None:
@@ -121,27 +141,27 @@ def source_mute(client: PulseClient, request: Request) -> None:
     if mute != level.mute:
         level.mute = mute
         client.door.source_changed(sink)
-    client.reply(request)
+    client.door.devices.keep_source_level(sink, _answer(client, request))
 
 
 def move_input(client: PulseClient, request: Request) -> None:
     """MOVE_SINK_INPUT."""
     stream = _stream(client, request)
     target = client.door.find_sink(request.fields["sink_index"], request.fields["sink_name"])
+    pulse = client.door.playback.get(stream.id)
+    if pulse is not None and isinstance(pulse.owner, Loopback):
+        pulse.owner.demand_no_echo(sink=target)
     client.door.graph.move_stream(stream, target)
     client.reply(request)
 
 
-def _owner(client: PulseClient, record: RecordStream) -> PulseClient:
-    """Who hears a recorder: another client may move it, but only to where its owner may record."""
-    return client.door.clients.get(record.owner.index, client)
-
-
 def move_output(client: PulseClient, request: Request) -> None:
-    """MOVE_SOURCE_OUTPUT."""
+    """MOVE_SOURCE_OUTPUT. Another client may move a recorder, but only to where its owner may record."""
     record = _output(client, request)
     target = client.door.find_source(request.fields["source_index"], request.fields["source_name"])
-    client.door.demand_capture(_owner(client, record), target)
+    client.door.demand_capture(record.owner, target)
+    if isinstance(record.owner, Loopback):
+        record.owner.demand_no_echo(source=target)
     record.node.placed = target is not client.door.recorded_by_default()
     client.door.graph.move_tap(record.node, target)
     client.reply(request)
@@ -196,16 +216,26 @@ def kill_output(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
+def _device_name(request: Request) -> str:
+    """The name of a sink or source; none, and those that stand for one (`@NONE@`, `@DEFAULT_SINK@`), are no names."""
+    name: str = request.fields["name"] or ""
+    if not _NAME.fullmatch(name):
+        raise CommandError(Err.INVALID, f"{quoted(name)} names no sink or source")
+    return name
+
+
 def set_default_sink(client: PulseClient, request: Request) -> Iterator[None]:
     """SET_DEFAULT_SINK."""
-    yield from client.door.graph.take_default(client.door.find_sink(NO_INDEX, request.fields["name"]))
-    client.reply(request)
+    sink = client.door.find_sink(NO_INDEX, _device_name(request))
+    yield from client.door.graph.take_default(sink)
+    client.door.devices.keep_default(sink, "sink", _answer(client, request))
 
 
 def set_default_source(client: PulseClient, request: Request) -> None:
     """SET_DEFAULT_SOURCE."""
-    client.door.set_default_source(client.door.find_source(NO_INDEX, request.fields["name"]))
-    client.reply(request)
+    source = client.door.find_source(NO_INDEX, _device_name(request))
+    client.door.set_default_source(source)
+    client.door.devices.keep_default(source, "source", _answer(client, request))
 
 
 # -- properties ------------------------------------------------------------------------------
@@ -288,6 +318,18 @@ def rename(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
+def set_sink_port(client: PulseClient, request: Request) -> None:
+    """SET_SINK_PORT: PulseAudio says so of every sink that has none."""
+    _sink(client, request)
+    raise CommandError(Err.NOTIMPLEMENTED, "sinks have no ports here")
+
+
+def set_source_port(client: PulseClient, request: Request) -> None:
+    """SET_SOURCE_PORT."""
+    client.door.find_source(request.fields["index"], request.fields["name"])
+    raise CommandError(Err.NOTIMPLEMENTED, "sources have no ports here")
+
+
 def refused(code: Err) -> Handler:
     """A handler for what is not served, with the error that says so."""
 
@@ -343,7 +385,7 @@ HANDLERS: dict[Command, Handler] = {
     _C.SET_PLAYBACK_STREAM_NAME: rename,
     _C.SET_RECORD_STREAM_NAME: rename,
     _C.SET_CARD_PROFILE: refused(Err.NOENTITY),
-    _C.SET_SINK_PORT: refused(Err.NOENTITY),
-    _C.SET_SOURCE_PORT: refused(Err.NOENTITY),
+    _C.SET_SINK_PORT: set_sink_port,
+    _C.SET_SOURCE_PORT: set_source_port,
     _C.SET_PORT_LATENCY_OFFSET: refused(Err.NOENTITY),
 }

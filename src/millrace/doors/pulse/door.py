@@ -7,12 +7,14 @@ know: connections, modules, the sample cache, properties, and who subscribed to 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
-from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, unmake
+from millrace.doors.pulse.guestdevices import GuestDevices
+from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
+from millrace.doors.pulse.news import News
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream, SourceLevel
 from millrace.doors.pulse.restore import GROUPED_BY, Rules, group_of
@@ -21,10 +23,10 @@ from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import NOTHING, Node, NodeState, Sink, Stream, Tap
-from millrace.rights.grants import Grants, Permission, Verdict
+from millrace.rights.grants import Grants, Permission, Subject, Verdict
 from millrace.rights.model import GUEST_RIGHTS, Holder
 from millrace.rights.prompts import Answer, Prompts
-from millrace.text import key_number
+from millrace.text import key_number, quoted
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 
@@ -46,6 +48,17 @@ def permission_of(sink: Sink) -> Permission:
     return Permission.MICROPHONE if sink.capture else Permission.MONITOR
 
 
+def feeds_source(stream: Stream) -> bool:
+    """Whether it is what a source gives (a microphone, a tone), and no input of a sink."""
+    return bool(stream.links) and stream.links[0].target.capture
+
+
+class Recorder(Protocol):
+    """Who wants to record: a client, or who loaded a module."""
+
+    subject: Subject
+
+
 class PulseDoor:
     """One guest's PulseAudio server."""
 
@@ -56,6 +69,10 @@ class PulseDoor:
         self.wall_ns = wall_ns
         self.clients: dict[int, PulseClient] = {}
         self.modules: dict[int, Module] = {}
+        self.news = News()
+        self.publish = self.news.publish
+        self.devices = GuestDevices(self)
+        """What is remembered of sinks and sources."""
         self.rules = Rules()
         self.rules.on_change = self._rules_changed
         """What is remembered of streams."""
@@ -64,11 +81,19 @@ class PulseDoor:
         self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace")
         built_in = [Module(graph.ids.take(), name, "", text) for name, text in BUILT_IN.items()]
         self.own_module.fixed = True
+        ends = {
+            STREAM_RESTORE: self.rules.stop,
+            "module-device-restore": self.devices.stop,
+            "module-default-device-restore": self.devices.stop_defaults,
+        }
         for module in built_in:
             module.fixed = module.name == "module-native-protocol-unix"
-            if module.name == STREAM_RESTORE:
-                module.undo = self.rules.stop
+            module.undo = ends.get(module.name, module.undo)
         self.modules |= {module.index: module for module in (self.own_module, *built_in)}
+        self.made_by: dict[int, Module] = {}
+        """Streams and recorders that are a module's, by their numbers."""
+        self.loading = 0
+        """Modules that are just being loaded: what comes now, they make."""
         self.default_source: Sink | None = None
         self.declared: dict[int, StreamFormat] = {}
         """What a module was told its sink or source is; the graph mixes in its own format all the same."""
@@ -88,11 +113,8 @@ class PulseDoor:
         self.on_refused: Callable[[str, str], None] = lambda who, what: None
         self.on_failure: Callable[[str, str], None] = lambda module, why: None
         """A module could not be loaded."""
-        self.subscribers: dict[int, PulseClient] = {}
-        self._news: dict[tuple[Facility, Change, int], int] = {}
-        self.news_serial = 0
-        self.spread: Callable[[], None] = self._spread_now
-        """Has `spreading` done: a thousand clients that listen are not all told at once."""
+        self.on_idle: Callable[[str, str], None] = lambda module, why: None
+        """A module was loaded with an argument that changes nothing."""
         self._source_levels: dict[int, SourceLevel] = {}
         self._source_states: dict[int, tuple[NodeState, bool]] = {}
         graph.observers.append(self._graph_changed)
@@ -123,7 +145,7 @@ class PulseDoor:
         for sink in self.graph.sinks.values():
             if sink.answers_to(name):
                 return sink
-        raise CommandError(Err.NOENTITY, f"no sink {name!r}")
+        raise CommandError(Err.NOENTITY, f"no sink {quoted(name)}")
 
     def _sink_by_index(self, index: int) -> Sink:
         sink = self.graph.sinks.get(index)
@@ -140,7 +162,7 @@ class PulseDoor:
         hidden = self.grants.verdict(Permission.MICROPHONE, client.subject) is Verdict.DENY
         return [mix for mix in self.graph.mixes() if not (hidden and permission_of(mix) is Permission.MICROPHONE)]
 
-    def may_record(self, client: PulseClient, source: Sink) -> bool:
+    def may_record(self, client: Recorder, source: Sink) -> bool:
         """Whether `client` may record that source or monitor without being asked."""
         return self.grants.verdict(permission_of(source), client.subject) is Verdict.ALLOW
 
@@ -150,10 +172,9 @@ class PulseDoor:
         if before is source:
             return
         for record in list(self.records.values()):
-            owner, node = self.clients.get(record.owner.index), record.node
-            if owner is None or node.sink is not before or node.placed or node.pinned:
-                continue
-            if self.may_record(owner, source):
+            node = record.node
+            free = node.sink is before and not node.placed and not node.pinned
+            if free and self.may_record(record.owner, source):
                 self.graph.move_tap(node, source)
         self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
 
@@ -185,7 +206,7 @@ class PulseDoor:
             return self.find_sink(NO_INDEX, name[: -len(MONITOR)])
         if (number := key_number(name)) >= 0:
             return self._sink_by_index(number)
-        raise CommandError(Err.NOENTITY, f"no source {name!r}")
+        raise CommandError(Err.NOENTITY, f"no source {quoted(name)}")
 
     def source_level(self, sink: Sink) -> SourceLevel:
         """The level of a sink's monitor, which is apart from the sink's own."""
@@ -203,8 +224,18 @@ class PulseDoor:
         """Take a module away, and what it has made."""
         if self.modules.pop(module.index, None) is not None:
             self.account.hold(("module", module.index), 0)
-            unmake(self.graph, module)
+            self.unmake(module)
             self.publish(Facility.MODULE, Change.REMOVE, module.index)
+
+    def unmake(self, module: Module) -> None:
+        """Take away what a module has made."""
+        unmake(self.graph, module)
+        for id_ in [id_ for id_, maker in self.made_by.items() if maker is module]:
+            del self.made_by[id_]
+
+    def module_of(self, index: int) -> Module:
+        """Whose a stream or recorder is: a module's, or the guest's own."""
+        return self.made_by.get(index, self.own_module)
 
     # -- rights --------------------------------------------------------------------------
 
@@ -223,13 +254,13 @@ class PulseDoor:
             raise self.refusal(client, what)
         return True
 
-    def refusal(self, client: PulseClient, what: Permission) -> CommandError:
+    def refusal(self, client: Recorder, what: Permission) -> CommandError:
         """PA_ERR_ACCESS, counted."""
         self.refused_captures += 1
         self.on_refused(str(client.subject.identity), what.value)
         return CommandError(Err.ACCESS, f"{client.subject.identity}: no grant for {what.value}")
 
-    def demand_capture(self, client: PulseClient, sink: Sink) -> None:
+    def demand_capture(self, client: Recorder, sink: Sink) -> None:
         """PA_ERR_ACCESS unless `client` may record that source or monitor without being asked."""
         if not self.may_record(client, sink):
             raise self.refusal(client, permission_of(sink))
@@ -264,28 +295,6 @@ class PulseDoor:
 
     # -- events --------------------------------------------------------------------------
 
-    def publish(self, facility: Facility, change: Change, index: int) -> None:
-        """Tell every client that subscribed to `facility`, when `spread` lets it."""
-        if not self.subscribers:
-            return
-        if change is Change.REMOVE:
-            self._news.pop((facility, Change.CHANGE, index), None)
-        self.news_serial += 1
-        self._news.setdefault((facility, change, index), self.news_serial)
-        self.spread()
-
-    def spreading(self) -> Iterator[None]:
-        """Tell the clients what is new, one in a step."""
-        while self._news:
-            news, self._news = self._news, {}
-            for client in list(self.subscribers.values()):
-                client.note_events(news)
-                yield
-
-    def _spread_now(self) -> None:
-        for _ in self.spreading():
-            pass
-
     def _rules_changed(self) -> None:
         """What is remembered of streams has changed: those hear that asked to."""
         module = next((m for m in self.modules.values() if m.name == STREAM_RESTORE), None)
@@ -302,6 +311,10 @@ class PulseDoor:
             return
         kind = {"new": Change.NEW, "change": Change.CHANGE, "remove": Change.REMOVE}[change]
         if isinstance(node, Sink):
+            if kind is Change.NEW:
+                self.devices.restore(node)
+                for module in list(self.modules.values()):
+                    module.greet(node)
             if not node.capture:
                 self.publish(Facility.SINK, kind, node.id)
             if self._source_shows(node, kind):
@@ -311,11 +324,14 @@ class PulseDoor:
             if kind is Change.REMOVE:
                 self._forget_sink(node)
         elif isinstance(node, Stream):
-            self.publish(Facility.SINK_INPUT, kind, node.id)
+            if not feeds_source(node):
+                self.publish(Facility.SINK_INPUT, kind, node.id)
             self._stream_changed(node, kind)
         elif isinstance(node, Tap) and node.id in self.records:
             self.publish(Facility.SOURCE_OUTPUT, kind, node.id)
             self._tap_changed(node, kind)
+        if isinstance(node, Tap):
+            self.sound_tones(*self.modules.values())
 
     def _source_shows(self, sink: Sink, kind: Change) -> bool:
         """Whether a change can be seen at the source or monitor: it has the sink's state, and a level of its own."""
@@ -336,6 +352,16 @@ class PulseDoor:
         for stream in list(self.playback.values()):
             if not stream.removed and not stream.node.active and stream.node.links and stream.node.sink is sink:
                 stream.check_ready()
+        self.sound_tones(*self.modules.values())
+
+    def sound_tones(self, *modules: Module) -> None:
+        """Streams of modules play wherever they can be heard: on a sink, or on a source that is recorded."""
+        for stream in [stream for module in modules for stream in module.streams if stream.links]:
+            sink = stream.sink
+            if sink.suspended or (sink.capture and not listened_to(sink)):
+                self.graph.deactivate(stream, "nobody records it", keep=False)
+            else:
+                self.graph.activate(stream)
 
     def _end_suspended(self, sink: Sink) -> None:
         """Streams that asked to fail when their sink or source is suspended."""
@@ -353,6 +379,9 @@ class PulseDoor:
         """
         stream = self.playback.get(node.id)
         if stream is None:
+            maker = self.made_by.get(node.id)
+            if maker is not None and kind is Change.REMOVE:
+                self.unload(maker)
             return
         if kind is Change.REMOVE:
             del self.playback[node.id]

@@ -179,15 +179,8 @@ def _apply_to_record(door: PulseDoor, record: RecordStream, rule: Rule) -> None:
         record.gains = tuple(cubic_to_gain(level) for level in levels)
     if rule.mute is not None:
         record.mute = rule.mute
-    owner = door.clients.get(record.owner.index)
     source = next((mix for mix in door.graph.mixes() if rule.device and door.source_name(mix) == rule.device), None)
-    if (
-        owner
-        and source
-        and source is not record.node.sink
-        and not record.node.pinned
-        and door.may_record(owner, source)
-    ):
+    if source and source is not record.node.sink and not record.node.pinned and door.may_record(record.owner, source):
         record.node.placed = source is not door.recorded_by_default()
         door.graph.move_tap(record.node, source)
     else:

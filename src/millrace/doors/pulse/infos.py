@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from millrace import __version__
-from millrace.doors.pulse.door import MONITOR, PulseDoor
+from millrace.doors.pulse.door import MONITOR, PulseDoor, feeds_source
 from millrace.doors.pulse.formats import map_numbers, prop_text, volume_of
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
@@ -95,11 +95,13 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
     node = door.graph.streams.get(index)
     if node is None:
         return None
+    if feeds_source(node):
+        return None
     stream = door.playback.get(index)
     fmt = stream.format if stream else door.format_of(node.sink)
     ahead_ns = door.graph.ahead(node) * 1_000_000_000 // door.graph.rate
     return {
-        "index": index, "name": node.name, "module": door.own_module.index,
+        "index": index, "name": node.name, "module": door.module_of(index).index,
         "client": stream.owner.index if stream else NO_INDEX, "sink": node.sink.id,
         "spec": fmt.spec, "map": fmt.wire_map,
         "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
@@ -119,7 +121,7 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
     """GET_SOURCE_OUTPUT_INFO."""
     assert stream.node.sink is not None
     return {
-        "index": stream.node.id, "name": stream.node.name, "module": door.own_module.index,
+        "index": stream.node.id, "name": stream.node.name, "module": door.module_of(stream.node.id).index,
         "client": stream.owner.index, "source": stream.node.sink.id, "spec": stream.format.spec,
         "map": stream.format.wire_map, "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
         "source_usec": 0, "resample_method": None, "driver": DRIVER,

@@ -11,7 +11,7 @@ import numpy as np
 from millrace.doors.pulse.record import SourceLevel
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.graph.graph import Graph
-from millrace.graph.model import Sink
+from millrace.graph.model import Sink, Stream
 from millrace.rights.grants import Permission, Subject
 
 
@@ -27,7 +27,8 @@ class Feed(NamedTuple):
 BUILT_IN = {
     "module-native-protocol-unix": "Native protocol (UNIX sockets)",
     "module-stream-restore": "Automatically restore the volume/mute/device state of streams",
-    "module-device-restore": "Formats of devices",
+    "module-device-restore": "Automatically restore the volume/mute state of devices",
+    "module-default-device-restore": "Automatically restore the default sink and source",
     "module-always-sink": "Always keeps at least one sink loaded even if it's a null one",
 }
 """What every guest does by itself, by PulseAudio's names for it."""
@@ -43,6 +44,8 @@ class Module:
     description: str = ""
     mixes: list[Sink] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
+    """Those that play what it makes itself."""
     masters: list[Sink] = field(default_factory=list)
     """Without these it is nothing: it goes with them."""
     recorder: tuple[Permission, Subject] | None = None
@@ -51,6 +54,8 @@ class Module:
     """It is the guest itself, and can't be unloaded."""
     undo: Callable[[], None] = lambda: None
     """What else ends with it."""
+    greet: Callable[[Sink], None] = lambda mix: None
+    """What it does about a sink or source that is new."""
 
 
 def feed(graph: Graph, one: Feed, level: SourceLevel) -> None:
@@ -65,6 +70,11 @@ def feed(graph: Graph, one: Feed, level: SourceLevel) -> None:
     graph.link(one.start, one.target, gains[:, None] * base)
 
 
+def listened_to(source: Sink) -> bool:
+    """Whether anything records a source, or what is made of it."""
+    return any(tap.active for tap in source.taps) or any(listened_to(link.target) for link in source.links)
+
+
 def heir_of(graph: Graph, sink: Sink) -> Sink:
     """Where what plays on `sink` goes on when it is taken away."""
     if graph.default not in (None, sink):
@@ -76,6 +86,8 @@ def heir_of(graph: Graph, sink: Sink) -> Sink:
 def unmake(graph: Graph, module: Module) -> None:
     """Take away what a module has made; what played on its sinks goes on at the default one."""
     module.undo()
+    for stream in module.streams:
+        graph.remove_stream(stream)
     for one in module.feeds:
         if any(link.target is one.target for link in one.start.links):
             graph.unlink(one.start, one.target)

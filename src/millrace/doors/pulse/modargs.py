@@ -107,6 +107,10 @@ class Args:
                 raise wrong(f"{key}: {quoted(name)} is not a property name")
         return {name: value.encode("utf-8", "replace") + b"\0" for name, value in pairs}
 
+    def texts(self, key: str) -> dict[str, str]:
+        """A property list, as text."""
+        return {name: value.rstrip(b"\0").decode() for name, value in self.props(key).items()}
+
     def positions(self, key: str = "channel_map") -> Positions | None:
         """A channel map."""
         text = self._values.get(key)

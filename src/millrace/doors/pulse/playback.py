@@ -36,7 +36,11 @@ class Owner(Protocol):
     """What a stream needs of its connection."""
 
     index: int
-    now_ns: HostNs
+
+    @property
+    def now_ns(self) -> HostNs:
+        """The time of what it does now."""
+        ...
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
         """The graph changed the stream's node: it was moved, or killed."""

@@ -15,6 +15,7 @@ from millrace.dsp.mix import ramp
 from millrace.dsp.resample import SINC_BYTES, Resampler, SincResampler, make_resampler, resampler_bytes
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
+from millrace.rights.grants import Subject
 from millrace.units import NS_PER_MS, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command
 from millrace.wire.pulse.tagstruct import Props
@@ -32,6 +33,7 @@ class RecordOwner(Protocol):
     """What a record stream needs of its connection."""
 
     index: int
+    subject: Subject
     congested: bool
     unread_since_ns: HostNs
 

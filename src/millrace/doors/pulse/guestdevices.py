@@ -1,0 +1,98 @@
+"""What is remembered of sinks and sources, put in force: levels and defaults, when one comes, is set, or is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from millrace.doors.pulse.devices import DEFAULT, RECORDED, Devices, Key
+from millrace.doors.pulse.record import SourceLevel
+from millrace.graph.graph import Graph
+from millrace.graph.model import Sink
+
+
+class Door(Protocol):
+    """What this needs of the door."""
+
+    graph: Graph
+
+    def source_name(self, sink: Sink) -> str:
+        """A source's name, or a monitor's."""
+        ...
+
+    def source_level(self, sink: Sink) -> SourceLevel:
+        """At which level it is recorded."""
+        ...
+
+    def source_changed(self, sink: Sink) -> None:
+        """That level was set."""
+        ...
+
+    def set_default_source(self, source: Sink) -> None:
+        """Record it by default."""
+        ...
+
+
+class GuestDevices(Devices):
+    """Those of one guest."""
+
+    def __init__(self, door: Door) -> None:
+        super().__init__()
+        self._door = door
+        self.undo = self._undo
+
+    def keep_level(self, mix: Sink, done: Callable[[bool], None]) -> None:
+        """The level of a sink was set."""
+        self.set((mix.kind, mix.name), (mix.gains, mix.mute), done)
+
+    def keep_source_level(self, mix: Sink, done: Callable[[bool], None]) -> None:
+        """The level was set at which a source or monitor is recorded."""
+        level = self._door.source_level(mix)
+        self.set((RECORDED, self._door.source_name(mix)), (level.gains, level.mute), done)
+
+    def keep_default(self, mix: Sink, kind: str, done: Callable[[bool], None]) -> None:
+        """A default sink or source was chosen: it is that again when it comes back."""
+        self.set((DEFAULT, kind), mix.name if kind == "sink" else self._door.source_name(mix), done)
+
+    def restore_all(self) -> None:
+        """Give what is there what is remembered of it."""
+        for mix in list(self._door.graph.mixes()):
+            self.restore(mix)
+
+    def restore(self, mix: Sink) -> None:
+        names, channels = (mix.name, *mix.aliases), len(mix.positions)
+        level = next((found for name in names if (found := self.level((mix.kind, name), channels))), None)
+        recorded = self.level((RECORDED, self._door.source_name(mix)), channels)
+        for node, kept in ((mix, level), (self._door.source_level(mix), recorded)):
+            if kept is not None and "volume" in self.restores:
+                node.gains = kept[0]
+            if kept is not None and "muted" in self.restores:
+                node.mute = kept[1]
+        if not mix.capture and self.default("sink") in names:
+            self._door.graph.set_default(mix)
+        if self.default("source") == self._door.source_name(mix):
+            self._door.set_default_source(mix)
+
+    def _undo(self, key: Key) -> None:
+        """A change could not be kept: it is as before."""
+        what, name = key
+        if what == DEFAULT:
+            self._undo_default(name)
+            return
+        for mix in self._door.graph.mixes():
+            level = self.level(key, len(mix.positions)) or ((1.0,) * len(mix.positions), False)
+            if what == RECORDED and self._door.source_name(mix) == name:
+                of_source = self._door.source_level(mix)
+                of_source.gains, of_source.mute = level
+                self._door.source_changed(mix)
+            elif (mix.kind, mix.name) == key:
+                self._door.graph.set_gains(mix, level[0])
+                self._door.graph.set_mute(mix, level[1])
+
+    def _undo_default(self, kind: str) -> None:
+        name, first = self.default(kind), next(iter(self._door.graph.sinks.values()))
+        if kind == "sink":
+            self._door.graph.set_default(next((s for s in self._door.graph.sinks.values() if s.name == name), first))
+        else:
+            source = next((mix for mix in self._door.graph.mixes() if self._door.source_name(mix) == name), None)
+            self._door.set_default_source(source or next(iter(self._door.graph.sources.values()), first))

@@ -1,0 +1,88 @@
+"""A module on its way: what it may make, and that all of it is written down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.door import PulseDoor, permission_of
+from millrace.doors.pulse.formats import StreamFormat, prop_text
+from millrace.doors.pulse.loaded import Feed, Module, feed
+from millrace.doors.pulse.modargs import Args, wrong
+from millrace.dsp.channels import Matrix
+from millrace.graph.model import Sink
+from millrace.units import Positions
+
+MIXES_MAX = 128
+"""Where a guest has so many sinks and sources, modules make no more: the rest is for `millrace sink add`."""
+NAME_MAX = 128
+
+
+@dataclass(slots=True)
+class Loading:
+    """A module on its way: whose it is, what it was given, and what it has made so far."""
+
+    client: PulseClient
+    args: Args
+    module: Module
+
+    @property
+    def door(self) -> PulseDoor:
+        """Where it is loaded."""
+        return self.client.door
+
+    def sink(self, fmt: StreamFormat, name: str, description: str, kind: str) -> Sink:
+        """Make a sink of the name that was asked for."""
+        return self._made(self.door.graph.add_sink, "sink", fmt, name, description, kind)
+
+    def source(self, fmt: StreamFormat, name: str, description: str, kind: str) -> Sink:
+        """Make a source of the name that was asked for."""
+        return self._made(self.door.graph.add_source, "source", fmt, name, description, kind)
+
+    def _made(
+        self, make: Callable[[str, str, Positions], Sink], what: str, fmt: StreamFormat, name: str, description: str,
+        kind: str,
+    ) -> Sink:  # fmt: skip
+        if sum(1 for _ in self.door.graph.mixes()) >= MIXES_MAX:
+            raise wrong(f"this guest has {MIXES_MAX} sinks and sources already: modules make no more")
+        props = {"device.class": kind.encode(), **self.args.props(f"{what}_properties")}
+        text = prop_text(props, "device.description") or description
+        asked = self.args.text(f"{what}_name")
+        mix = make(free_name(self.door, name if asked is None else asked), text, fmt.positions)
+        mix.props = {key: prop_text(props, key) for key in props}
+        self.door.declared[mix.id] = fmt
+        self.module.mixes.append(mix)
+        return mix
+
+    def link(self, source: Sink, target: Sink, matrix: Matrix | None = None) -> None:
+        """Feed one into another for as long as the module is there."""
+        if any(link.target is target for link in source.links):
+            raise wrong(f"{source.name} plays on {target.name} already")
+        one = Feed(source, target, matrix, self.module.recorder is not None)
+        feed(self.door.graph, one, self.door.source_level(source))
+        self.module.feeds.append(one)
+
+    def records(self, source: Sink) -> None:
+        """It records `source`: its loader must be allowed to, and once they are not it goes."""
+        self.door.demand_capture(self.client, source)
+        self.module.recorder = permission_of(source), self.client.subject
+
+    def choice(self, *keys: str) -> str | None:
+        """The one of several names of an argument that was given."""
+        given = [value for key in keys if (value := self.args.text(key)) is not None]
+        if len(given) > 1:
+            raise wrong(f"{' and '.join(keys)} are the same: give one")
+        return given[0] if given else None
+
+
+def free_name(door: PulseDoor, wanted: str) -> str:
+    """A name as PulseAudio's registry has it: letters, digits and `.-_`, with a number behind it where it is taken."""
+    if not 0 < len(wanted) <= NAME_MAX:
+        raise wrong(f"a name has 1 to {NAME_MAX} characters")
+    base = name = re.sub(r"[^A-Za-z0-9._-]", "_", wanted)
+    serial = 2
+    while door.name_taken(name):
+        name, serial = f"{base}.{serial}", serial + 1
+    return name

@@ -1,0 +1,161 @@
+"""module-loopback: a recorder and a stream of its own, the one fed into the other.
+
+Both are what clients have: in lists, with levels, movable, in the format asked for. Sound waits between them for the
+latency asked for, so a loopback may even hear what it plays, as an echo; but nobody can *move* one to where it would.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace.doors.pulse.attrs import MAXLENGTH_MAX, QUANTUM_MIN_NS, Layout, PlaybackAttr, RecordAttr
+from millrace.doors.pulse.door import PulseDoor, permission_of
+from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.doors.pulse.loaded import Module
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
+from millrace.dsp.convert import Samples
+from millrace.graph.model import Sink, Stream, Tap
+from millrace.rights.grants import Subject
+from millrace.units import NS_PER_MS, Frames, HostNs, ns_to_frames
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Seek
+from millrace.wire.pulse.session import Request
+from millrace.wire.pulse.tagstruct import Props
+
+LATENCY_MS, LATENCY_MS_MAX = 200, 30_000
+LATENCY_MIN_NS: HostNs = 10 * NS_PER_MS
+"""Less than this is not kept up: a cycle has 2.5 ms at least, and there are several in between."""
+PIECE_MAX_NS: HostNs = 20 * NS_PER_MS
+QUIET_NS: HostNs = 200 * NS_PER_MS
+"""After its latency and so much silence nothing is handed on: a graph in which nothing plays comes to rest."""
+
+
+class Loopback:
+    """Owns the two streams."""
+
+    index = NO_INDEX
+    congested = False
+    unread_since_ns: HostNs = 0
+
+    def __init__(self, door: PulseDoor, module: Module, subject: Subject) -> None:
+        self._door, self._module, self.subject = door, module, subject
+        self._record: _Heard | None = None
+        self._playback: PlaybackStream | None = None
+        self._source: Sink | None = None
+        self._sink: Sink | None = None
+
+    @property
+    def now_ns(self) -> HostNs:
+        """See `Owner`."""
+        return self._door.graph.now_ns
+
+    def begin(
+        self, tap: Tap, stream: Stream, source: Sink, sink: Sink, fmt: StreamFormat, latency_ns: HostNs,
+        props: tuple[Props, Props],
+    ) -> None:  # fmt: skip
+        """Hear `source` by `tap`, and play it on `sink` by `stream`, each with its properties."""
+        graph, layout = self._door.graph, Layout(fmt.frame_bytes, fmt.rate)
+        self._record = _Heard(self, 0, fmt, _pieces(layout, latency_ns), tap, graph, props[0], peak_detect=False)
+        self._record.rests_after = ns_to_frames(QUIET_NS + latency_ns, graph.rate)
+        self._record.keeps_awake = False
+        self._record.set_active(True)
+        self._playback = PlaybackStream(self, 0, fmt, _waiting(layout, latency_ns), stream, graph, props[1])
+        self._playback.end_is_drain = True
+        self._source = source
+        self._door.begin_playback(self._playback, sink)
+        self._sink = stream.sink
+        self._door.begin_record(self._record, source)
+
+    def end(self) -> None:
+        """Take both streams away."""
+        playback, record, self._playback, self._record = self._playback, self._record, None, None
+        if playback is not None:
+            playback.remove()
+        if record is not None:
+            record.remove()
+
+    # -- moves -----------------------------------------------------------------------------------
+
+    def demand_no_echo(self, source: Sink | None = None, sink: Sink | None = None) -> None:
+        """PulseAudio's INVALID where a move would have it hear itself."""
+        if (source or self._source) is (sink or self._sink):
+            raise CommandError(Err.INVALID, "the loopback would hear itself there")
+
+    def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
+        """See `Owner`: without its stream it is nothing. One that was moved to where it would hear itself goes back."""
+        if self._playback is None or kind is Change.NEW:
+            return
+        if kind is Change.REMOVE:
+            self._door.unload(self._module)
+            return
+        before, now = self._sink, stream.node.sink
+        if now is before or before is None:
+            return
+        if now is self._source and before.id in self._door.graph.sinks:
+            self._door.graph.move_stream(stream.node, before)
+        else:
+            self._sink = now
+
+    def record_changed(self, record: RecordStream, kind: Change) -> None:
+        """See `RecordOwner`."""
+        if self._record is None or kind is Change.NEW:
+            return
+        if kind is Change.REMOVE:
+            self._door.unload(self._module)
+            return
+        before, now = self._source, record.node.sink
+        if now is None or now is before or before is None:
+            return
+        if now is self._sink:
+            # If it was moved because what it heard is going, the module goes with that: it is among its masters.
+            self._door.graph.move_tap(record.node, before)
+            return
+        self._source, self._module.masters = now, [now]
+        record.source = self._door.source_level(now)
+        self._module.recorder = permission_of(now), self.subject
+
+    # -- sound -----------------------------------------------------------------------------------
+
+    def send_block(self, channel: int, data: bytes) -> None:
+        """See `RecordOwner`: what was recorded is played."""
+        del channel
+        if self._playback is not None:
+            self._playback.write(Seek.RELATIVE, 0, data)
+
+    def notice(self, command: Command, **values: Any) -> None:
+        """See `Owner`: there is nobody to tell."""
+
+    def reply(self, request: Request) -> None:
+        """See `Owner`."""
+
+    def fail(self, request: Request, code: Err) -> None:
+        """See `Owner`."""
+
+
+class _Heard(RecordStream):
+    """Its recorder. It keeps the graph running while it has heard something that is not played yet, and no longer."""
+
+    rests_after: Frames = 0
+    _quiet: Frames = 0
+
+    def consume(self, block: Samples, position: Frames, level: float) -> None:
+        """See `Consumer`."""
+        self._quiet = 0 if level > 0.0 else self._quiet + len(block)
+        awake = self._quiet <= self.rests_after
+        if awake and (level > 0.0 or self.node.clocked):
+            super().consume(block, position, level)
+        if awake != self.node.clocked and (level > 0.0 or not awake):
+            self.node.clocked = awake
+            self.graph.touch(self.node)
+
+
+def _pieces(layout: Layout, latency_ns: HostNs) -> RecordAttr:
+    piece = layout.to_bytes(max(QUANTUM_MIN_NS, min(latency_ns // 4, PIECE_MAX_NS)))
+    return RecordAttr(MAXLENGTH_MAX, piece)
+
+
+def _waiting(layout: Layout, latency_ns: HostNs) -> PlaybackAttr:
+    """It begins when the latency is queued."""
+    queued = layout.to_bytes(max(latency_ns, LATENCY_MIN_NS))
+    ask_ns = max(QUANTUM_MIN_NS, latency_ns // 4)
+    return PlaybackAttr(2 * queued, queued, queued, layout.frame_bytes, ask_ns, 0, 2 * queued)

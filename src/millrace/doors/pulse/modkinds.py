@@ -1,0 +1,398 @@
+"""The modules that a guest's programs may load: what each takes and makes. docs/pulse.md has the table.
+
+What changes nothing here is taken all the same, since scripts that people have should run, but it is said in the log
+(`Kind.idle`). What can't be done is refused, with what to do instead (`NOT_SERVED`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from millrace.doors.pulse.create import DONT_MOVE
+from millrace.doors.pulse.devices import RESTORED as LEVELS
+from millrace.doors.pulse.formats import StreamFormat
+from millrace.doors.pulse.infos import as_props
+from millrace.doors.pulse.loaded import BUILT_IN
+from millrace.doors.pulse.loading import Loading
+from millrace.doors.pulse.loopback import LATENCY_MS, LATENCY_MS_MAX, Loopback
+from millrace.doors.pulse.modargs import wrong
+from millrace.doors.pulse.restore import RESTORED
+from millrace.doors.pulse.tones import Sine
+from millrace.dsp.channels import Mapping as ChannelMapping
+from millrace.dsp.channels import Matrix, mix_matrix
+from millrace.dsp.convert import SampleFormat
+from millrace.graph.model import Sink, Stream, Tap
+from millrace.units import NS_PER_MS, RATE_MAX, RATE_MIN, Positions
+from millrace.wire.pulse.constants import NO_INDEX
+
+DESCRIPTION_MAX = 1024
+FREQUENCY = 440
+_SPEC = ("format", "rate", "channels", "channel_map")
+_ABSTRACT = {"media.role": "abstract"}
+
+
+# -- sinks and sources ------------------------------------------------------------------------
+
+
+def _null_sink(loading: Loading) -> None:
+    formats = loading.args.text("formats") or "pcm"
+    if any(one.split(",")[0].strip() != "pcm" for one in formats.split(";")):
+        raise wrong("formats: only PCM can be mixed")
+    fmt = loading.args.format(loading.door.sink_format)
+    loading.sink(fmt, "null", "Null Output", "abstract")
+
+
+def _null_source(loading: Loading) -> None:
+    fmt = loading.args.format(loading.door.sink_format)
+    loading.source(fmt, "source.null", loading.args.text("description") or "Null Input", "abstract")
+
+
+def _combine_sink(loading: Loading) -> None:
+    """On the sinks named, or on all that no module made, as PulseAudio takes all that are hardware."""
+    door, names = loading.door, loading.choice("slaves", "sinks")
+    description = "Simultaneous Output"
+    if names is None:
+        made = [mix for module in door.modules.values() for mix in module.mixes]
+        targets = [sink for sink in door.graph.sinks.values() if sink not in made]
+    else:
+        targets = [door.find_sink(NO_INDEX, name) for name in names.split(",") if name]
+        description = f"Simultaneous output to {', '.join(target.description for target in targets)}"
+    sink = loading.sink(loading.args.format(door.sink_format), "combined", description[:DESCRIPTION_MAX], "filter")
+    if names is not None:
+        sink.props.setdefault("combine.slaves", names)
+    remix = loading.args.flag("remix", True)
+    for target in played_once(targets):
+        loading.link(sink, target, None if remix else by_name(sink.positions, target.positions))
+
+
+def _ends(sink: Sink) -> set[Sink]:
+    """Where what `sink` plays arrives in the end."""
+    ends: set[Sink] = set()
+    seen = {sink}
+    ahead = [sink]
+    while ahead:
+        at = ahead.pop()
+        targets = {link.target for link in at.links}
+        if not targets:
+            ends.add(at)
+        ahead += targets - seen
+        seen |= targets
+    return ends
+
+
+def played_once(targets: Iterable[Sink]) -> list[Sink]:
+    """Whom to link so that each sink in the end hears it once.
+
+    Two that play on the same sink in the end would make it twice as loud there: the second is left out, and only
+    what it reaches beyond the first is linked.
+    """
+    out: list[Sink] = []
+    heard: set[Sink] = set()
+    for target in sorted(dict.fromkeys(targets), key=lambda sink: -len(_ends(sink))):
+        ends = _ends(target)
+        out += [target] if not ends & heard else sorted(ends - heard, key=lambda sink: sink.id)
+        heard |= ends
+    return out
+
+
+def by_name(source: Positions, target: Positions) -> Matrix:
+    """Each channel to those of its own name, and no mixing: `remix=no`."""
+    return np.array([[float(name == to) for to in target] for name in source], np.float32)
+
+
+def _remapped(loading: Loading, master: Sink) -> tuple[StreamFormat, Positions]:
+    """The format of a remapped device, and what its channels are at the master's, one for one."""
+    fmt = loading.args.format(loading.door.format_of(master))
+    positions = loading.args.positions("master_channel_map") or fmt.positions
+    if len(positions) != len(fmt.positions):
+        raise wrong(f"master_channel_map has {len(positions)} channels, the device {len(fmt.positions)}")
+    return fmt, positions
+
+
+def _mixed(source: Positions, target: Positions, remix: bool) -> Matrix:
+    if not remix:
+        return by_name(source, target)
+    matrix = mix_matrix(source, target)
+    return np.eye(len(source), dtype=np.float32) if matrix is None else matrix
+
+
+def _remap_sink(loading: Loading) -> None:
+    master = loading.door.find_sink(NO_INDEX, loading.args.text("master"))
+    _sink_on(loading, master, f"{master.name}.remapped", f"Remapped {master.description}")
+
+
+def _virtual_sink(loading: Loading) -> None:
+    master = loading.door.find_sink(NO_INDEX, loading.args.text("master"))
+    name = loading.args.text("sink_name") or f"{master.name}.vsink"
+    _sink_on(loading, master, name, f"Virtual Sink {name} on {master.description}")
+
+
+def _sink_on(loading: Loading, master: Sink, name: str, description: str) -> None:
+    fmt, positions = _remapped(loading, master)
+    sink = loading.sink(fmt, name, description[:DESCRIPTION_MAX], "filter")
+    sink.props.setdefault("device.master_device", master.name)
+    loading.module.masters.append(master)
+    loading.link(sink, master, _mixed(positions, master.positions, loading.args.flag("remix", True)))
+
+
+def _remap_source(loading: Loading) -> None:
+    door = loading.door
+    master = door.find_source(NO_INDEX, loading.args.text("master"))
+    _source_of(loading, master, f"{door.source_name(master)}.remapped", f"Remapped {door.source_description(master)}")
+
+
+def _virtual_source(loading: Loading) -> None:
+    door = loading.door
+    if loading.args.text("uplink_sink") is not None:
+        raise wrong("uplink_sink: load module-null-sink and a module-loopback of its monitor instead")
+    master = door.find_source(NO_INDEX, loading.args.text("master"))
+    name = loading.args.text("source_name") or f"{door.source_name(master)}.vsource"
+    _source_of(loading, master, name, f"Virtual Source {name} on {door.source_description(master)}")
+
+
+def _source_of(loading: Loading, master: Sink, name: str, description: str) -> None:
+    loading.records(master)
+    fmt, positions = _remapped(loading, master)
+    source = loading.source(fmt, name, description[:DESCRIPTION_MAX], "filter")
+    source.props.setdefault("device.master_device", loading.door.source_name(master))
+    source.master = master
+    loading.module.masters.append(master)
+    loading.link(master, source, _mixed(master.positions, positions, loading.args.flag("remix", True)))
+
+
+# -- streams ----------------------------------------------------------------------------------
+
+
+def _loopback(loading: Loading) -> None:
+    door, args = loading.door, loading.args
+    latency = args.number("latency_msec", 1, LATENCY_MS_MAX) or LATENCY_MS
+    source, sink = (
+        door.find_source(NO_INDEX, args.text("source")),
+        door.find_sink(NO_INDEX, args.text("sink")),
+    )
+    fmt = args.format(door.format_of(source))
+    mapping = ChannelMapping.MIX if args.flag("remix", True) else ChannelMapping.NAMES
+    heard = _described(loading, "source_output", f"Loopback to {sink.description}", "audio-card")
+    played = _described(
+        loading, "sink_input", f"Loopback from {door.source_description(source)}", "audio-input-microphone"
+    )
+    loading.records(source)
+    tap = Tap(door.graph.ids.take(), heard["media.name"], fmt.positions, heard, mapping=mapping)
+    tap.placed = args.text("source") is not None
+    tap.pinned = DONT_MOVE if args.flag("source_dont_move", False) else ""
+    stream = Stream(door.graph.ids.take(), played["media.name"], fmt.positions, played, mapping=mapping)
+    stream.chosen = ("sink",) if args.text("sink") is not None else ()
+    stream.pinned = DONT_MOVE if args.flag("sink_dont_move", False) else ""
+    loop = Loopback(door, loading.module, loading.client.subject)
+    loading.module.undo = loop.end
+    loading.module.masters = [source]
+    door.made_by |= {tap.id: loading.module, stream.id: loading.module}
+    loop.begin(tap, stream, source, sink, fmt, latency * NS_PER_MS, (as_props(heard), as_props(played)))
+
+
+def _described(loading: Loading, what: str, name: str, icon: str) -> dict[str, str]:
+    """The properties of a loopback's recorder or stream: those given count more."""
+    given = loading.args.texts(f"{what}_properties")
+    return {"media.name": name, "media.icon_name": icon, **_ABSTRACT, **given}
+
+
+def _frequency(loading: Loading) -> int:
+    return loading.args.number("frequency", 1, loading.door.graph.rate // 2) or FREQUENCY
+
+
+def _tone(loading: Loading, sink: Sink, frequency: int, name: str) -> None:
+    graph = loading.door.graph
+    stream = Stream(graph.ids.take(), name, ("mono",), {"media.name": name, "sine.hz": str(frequency), **_ABSTRACT})
+    stream.feed = Sine(frequency, graph.rate)
+    loading.door.made_by[stream.id] = loading.module
+    graph.add_stream(stream, sink)
+    loading.module.streams.append(stream)
+    loading.door.sound_tones(loading.module)
+
+
+def _sine(loading: Loading) -> None:
+    frequency = _frequency(loading)
+    sink = loading.door.find_sink(NO_INDEX, loading.args.text("sink"))
+    _tone(loading, sink, frequency, f"{frequency} Hz Sine")
+
+
+def _sine_source(loading: Loading) -> None:
+    frequency = _frequency(loading)
+    rate = loading.args.number("rate", RATE_MIN, RATE_MAX) or loading.door.graph.rate
+    fmt = StreamFormat(SampleFormat.F32LE, rate, ("mono",))
+    source = loading.source(fmt, "sine_input", f"Sine source at {frequency} Hz", "abstract")
+    source.props.setdefault("sine.hz", str(frequency))
+    _tone(loading, source, frequency, f"{frequency} Hz Sine")
+
+
+# -- what a guest does ------------------------------------------------------------------------
+
+
+def _native_protocol(loading: Loading) -> None:
+    """This door is open already. Paths are the daemon's own, and who may come in is not for programs to widen."""
+    for key in ("socket", "auth-group", "auth-cookie"):
+        if loading.args.text(key) is not None:
+            raise wrong(f"{key}: a program may not have the daemon open a path; the guest's socket is there already")
+    if loading.args.flag("auth-anonymous", False):
+        raise wrong("auth-anonymous: a program may not let strangers in")
+
+
+def _stream_restore(loading: Loading) -> None:
+    if loading.args.text("fallback_table") is not None:
+        raise wrong("fallback_table: a program may not have the daemon open a path; write the rules by the extension")
+    rules = loading.door.rules
+    rules.restores = frozenset(what for what in RESTORED if loading.args.flag(f"restore_{what}", True))
+    loading.module.undo = rules.stop
+
+
+def _device_restore(loading: Loading) -> None:
+    devices = loading.door.devices
+    devices.restores = frozenset(what for what in LEVELS if loading.args.flag(f"restore_{what}", True))
+    loading.module.undo = devices.stop
+
+
+def _default_device_restore(loading: Loading) -> None:
+    devices = loading.door.devices
+    devices.keeps_defaults = True
+    loading.module.undo = devices.stop_defaults
+
+
+def _switch_on_connect(loading: Loading) -> None:
+    """What is new becomes the default; what a module made is virtual."""
+    door, virtual = loading.door, not loading.args.flag("ignore_virtual", True)
+    if loading.args.text("blacklist") is not None:
+        raise wrong("blacklist: patterns of a program are not run here; let a policy choose by name")
+
+    def greet(mix: Sink) -> None:
+        if door.loading and not virtual:
+            return
+        if mix.capture:
+            door.set_default_source(mix)
+        else:
+            door.graph.set_default(mix)
+        door.devices.keep_default(mix, mix.kind, lambda kept: None)
+
+    loading.module.greet = greet
+
+
+def _nothing(loading: Loading) -> None:
+    """It does what every guest does anyway."""
+
+
+# -- the tables -------------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """A module that can be loaded. `idle` are arguments that change nothing here, and why."""
+
+    description: str
+    valid: tuple[str, ...]
+    make: Callable[[Loading], None]
+    idle: Mapping[str, str] = MappingProxyType({})
+    once: bool = False
+
+
+_SINK, _SOURCE = ("sink_name", "sink_properties", *_SPEC), ("source_name", "source_properties", *_SPEC)
+_REMAP = ("master", "master_channel_map", "remix")
+_ONE_CLOCK = "all of a guest has one clock, so there is nothing to adjust"
+_CYCLE = "the cycle is as long as the quickest stream needs"
+_RESAMPLER = {"resample_method": "each stream has the resampler that its latency allows"}
+_VOLUMES = {
+    "use_volume_sharing": "it has a volume of its own, and its master's counts besides",
+    "force_flat_volume": "there are no flat volumes here",
+}
+_OBSOLETE = "it does nothing in PulseAudio either"
+KINDS: dict[str, Kind] = {
+    "module-null-sink": Kind(
+        "Clocked NULL sink", (*_SINK, "formats"), _null_sink, {"norewinds": "nothing is ever rewound here"}
+    ),
+    "module-null-source": Kind(
+        "Clocked NULL source", (*_SOURCE, "description"), _null_source,
+        dict.fromkeys(("latency_time", "max_latency_msec"), _CYCLE),
+    ),
+    "module-combine-sink": Kind(
+        "Combine multiple sinks to one", (*_SINK, "slaves", "sinks", "remix"), _combine_sink,
+        {**_RESAMPLER, "adjust_time": _ONE_CLOCK},
+    ),
+    "module-remap-sink": Kind("Virtual channel remapping sink", (*_SINK, *_REMAP), _remap_sink, _RESAMPLER),
+    "module-remap-source": Kind("Virtual channel remapping source", (*_SOURCE, *_REMAP), _remap_source, _RESAMPLER),
+    "module-virtual-sink": Kind("Virtual sink", (*_SINK, "master"), _virtual_sink, _VOLUMES),
+    "module-virtual-source": Kind(
+        "Virtual source", (*_SOURCE, "master", "uplink_sink"), _virtual_source, _VOLUMES
+    ),
+    "module-loopback": Kind(
+        "Loopback from source to sink",
+        (
+            "source", "sink", "latency_msec", *_SPEC, "sink_input_properties", "source_output_properties",
+            "source_dont_move", "sink_dont_move", "remix",
+        ),
+        _loopback,
+        dict.fromkeys(
+            ("adjust_time", "max_latency_msec", "log_interval", "fast_adjust_threshold_msec", "adjust_threshold_usec"),
+            _ONE_CLOCK,
+        ),
+    ),
+    "module-sine": Kind(
+        "Sine wave generator", ("sink", "frequency"), _sine, {"rate": "the tone is made at the guest's own rate"}
+    ),
+    "module-sine-source": Kind(
+        "Sine wave source", ("source_name", "source_properties", "rate", "frequency"), _sine_source
+    ),
+    "module-switch-on-connect": Kind(
+        "When a sink/source is added, switch to it", ("ignore_virtual", "blacklist"), _switch_on_connect,
+        {"only_from_unavailable": "sinks have no ports here, so none is ever unavailable"}, once=True,
+    ),
+    "module-native-protocol-unix": Kind(
+        BUILT_IN["module-native-protocol-unix"], ("socket", "auth-anonymous", "auth-cookie", "auth-group"),
+        _native_protocol,
+        dict.fromkeys(("auth-cookie-enabled", "auth-group-enable"), "who may come in is for the owner to say")
+        | {"srbchannel": "memory is not shared with programs"},
+    ),
+    "module-stream-restore": Kind(
+        BUILT_IN["module-stream-restore"],
+        ("restore_device", "restore_volume", "restore_muted", "fallback_table"), _stream_restore,
+        dict.fromkeys(("on_hotplug", "on_rescue"), _OBSOLETE), once=True,
+    ),
+    "module-device-restore": Kind(
+        BUILT_IN["module-device-restore"], ("restore_volume", "restore_muted"), _device_restore,
+        {"restore_port": "sinks have no ports here", "restore_formats": "sinks take PCM alone"}, once=True,
+    ),
+    "module-default-device-restore": Kind(
+        BUILT_IN["module-default-device-restore"], (), _default_device_restore, once=True
+    ),
+    "module-always-sink": Kind(
+        BUILT_IN["module-always-sink"], (), _nothing, {"sink_name": "the guest's first sink is never gone"}, once=True
+    ),
+    "module-rescue-streams": Kind("Streams go on at the default when their sink is gone", (), _nothing, once=True),
+    "module-suspend-on-idle": Kind(
+        "What nothing plays on rests", (), _nothing, {"timeout": "a guest rests 0.2 s after its last sound"}, once=True
+    ),
+    "module-card-restore": Kind(
+        "Profiles of cards, of which there are none", (), _nothing,
+        {"restore_bluetooth_profile": "there are no cards here"}, once=True,
+    ),
+}  # fmt: skip
+"""What can be loaded."""
+
+_PATH = "it would have the daemon open a file for a program of a guest"
+_ROLES = "which sink a role goes to is the policy's: [roles] in policy.toml, see docs/policy.md"
+NOT_SERVED: dict[str, str] = {
+    "module-pipe-sink": f"{_PATH}; record the monitor of a module-null-sink by parec -d NAME.monitor > FILE",
+    "module-pipe-source": f"{_PATH}; play the file on a module-null-sink, whose monitor is a source"
+    " by pacat -d NAME < FILE",
+    "module-ladspa-sink": f"{_PATH}; run the effect in a program that records one sink's monitor and plays on another",
+    "module-echo-cancel": "there is no echo canceller here; browsers that listen do it before they send a microphone",
+    "module-filter-apply": "filters are loaded by hand: module-remap-sink, module-virtual-sink, module-loopback",
+    "module-filter-heuristics": "there is no echo canceller that it could ask for",
+    "module-role-ducking": "the policy takes the rest back while a call is on: [duck] in policy.toml, docs/policy.md",
+    "module-role-cork": "programs are not paused by others here; [duck] in policy.toml makes them quieter instead",
+    "module-intended-roles": _ROLES,
+    "module-device-manager": f"no list of devices by priority is kept; {_ROLES}",
+    "module-position-event-sounds": "sounds of events are not moved to where their window is",
+    "module-augment-properties": "the host's desktop files say nothing of guests' programs; set PULSE_PROP there",
+}
+"""What PulseAudio has and can't be had here, and what to do instead."""

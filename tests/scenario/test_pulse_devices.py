@@ -1,0 +1,216 @@
+"""Levels and defaults of sinks and sources: kept by name over removal and restart, and undone if they can't be."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.daemon.app import Daemon
+from millrace.daemon.store import Store
+from millrace.dsp.convert import SampleFormat
+from millrace.errors import ConfigError
+from millrace.sim.rig import Rig, RigClient
+from millrace.wire.pulse.client import Failed, Reply, record_fields
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
+from millrace.wire.pulse.tagstruct import Spec
+
+from .test_native import eventually, of_daemon, running
+from .test_pulse_restore import Program
+from .test_pulse_sinks import load, sinks_of
+
+S16 = Spec(SampleFormat.S16LE, 2, 48_000)
+HALF, FULL = (0x8000, 0x8000), (0x10000, 0x10000)
+
+
+def server(client: RigClient) -> tuple[str, str]:
+    info = client.ask(Command.GET_SERVER_INFO)
+    return info["default_sink"], info["default_source"]
+
+
+def source(client: RigClient, name: str) -> dict[str, Any]:
+    return client.ask(Command.GET_SOURCE_INFO, index=NO_INDEX, name=name)
+
+
+def test_a_default_that_went_and_comes_back_under_its_name_is_the_default_again() -> None:
+    rig = Rig()
+    rig.graph.add_source("microphone", "Microphone")
+    client = rig.client()
+    index = load(client, "module-null-sink", "sink_name=two")
+    line = load(client, "module-null-source", "source_name=line")
+    client.ask(Command.SET_DEFAULT_SINK, name="two")
+    client.ask(Command.SET_DEFAULT_SOURCE, name="line")
+    stream = rig.graph.streams[client.play(S16, (1, 2)).index]
+    record = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, (1, 2)))["index"]
+    assert (stream.sink.name, server(client)) == ("two", ("two", "line"))
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    client.ask(Command.UNLOAD_MODULE, index=line)
+    assert (stream.sink.name, server(client)) == ("millrace", ("millrace", "microphone"))
+    assert record not in rig.door.records
+    load(client, "module-null-sink", "sink_name=other")
+    assert server(client) == ("millrace", "microphone")
+    load(client, "module-null-sink", "sink_name=two")
+    load(client, "module-null-source", "source_name=line")
+    assert (stream.sink.name, server(client)) == ("two", ("two", "line"))
+    # A monitor is a default source like any other, and goes and comes with its sink.
+    client.ask(Command.SET_DEFAULT_SOURCE, name="other.monitor")
+    other = next(module for module in client.ask_list(Command.GET_MODULE_INFO_LIST) if "other" in module["argument"])
+    client.ask(Command.UNLOAD_MODULE, index=other["index"])
+    assert server(client)[1] != "other.monitor"
+    load(client, "module-null-sink", "sink_name=other")
+    assert server(client)[1] == "other.monitor"
+
+
+def test_a_sink_that_comes_back_under_its_name_has_its_levels_again() -> None:
+    rig = Rig()
+    client = rig.client()
+    index = load(client, "module-null-sink", "sink_name=two")
+    for command, name in ((Command.SET_SINK_VOLUME, "two"), (Command.SET_SOURCE_VOLUME, "two.monitor")):
+        client.ask(command, index=NO_INDEX, name=name, volume=(0x8000, 0x4000))
+    client.ask(Command.SET_SINK_MUTE, index=NO_INDEX, name="two", mute=True)
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    index = load(client, "module-null-sink", "sink_name=two")
+    back = sinks_of(client)["two"]
+    assert (back["volume"], back["mute"]) == ((0x8000, 0x4000), True)
+    assert (source(client, "two.monitor")["volume"], source(client, "two.monitor")["mute"]) == ((0x8000, 0x4000), False)
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    load(client, "module-null-sink", "sink_name=two channels=1")
+    assert len(sinks_of(client)["two"]["volume"]) == 1 and 0x4000 < sinks_of(client)["two"]["volume"][0] < 0x8000
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"), [("restore_volume=no", (FULL, True)), ("restore_muted=0", (HALF, False))]
+)
+def test_module_device_restore_restores_what_it_is_told_to_and_nothing_when_it_is_unloaded(
+    argument: str, kept: tuple[tuple[int, ...], bool]
+) -> None:
+    rig = Rig()
+    client = rig.client()
+
+    def again() -> tuple[tuple[int, ...], bool]:
+        index = load(client, "module-null-sink", "sink_name=two")
+        for _ in range(2):
+            client.ask(Command.SET_SINK_VOLUME, index=NO_INDEX, name="two", volume=HALF)
+            client.ask(Command.SET_SINK_MUTE, index=NO_INDEX, name="two", mute=True)
+        client.ask(Command.UNLOAD_MODULE, index=index)
+        index = load(client, "module-null-sink", "sink_name=two")
+        shown = sinks_of(client)["two"]
+        client.ask(Command.UNLOAD_MODULE, index=index)
+        return shown["volume"], shown["mute"]
+
+    assert again() == (HALF, True)
+    modules = client.ask_list(Command.GET_MODULE_INFO_LIST)
+    client.ask(Command.UNLOAD_MODULE, index=next(m["index"] for m in modules if m["name"] == "module-device-restore"))
+    assert again() == (FULL, False)
+    load(client, "module-device-restore", argument)
+    assert again() == kept
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "code"),
+    [
+        (Command.SET_DEFAULT_SINK, "@NONE@", Err.INVALID),
+        (Command.SET_DEFAULT_SINK, "@DEFAULT_SINK@", Err.INVALID),
+        (Command.SET_DEFAULT_SINK, "", Err.INVALID),
+        (Command.SET_DEFAULT_SINK, None, Err.INVALID),
+        (Command.SET_DEFAULT_SINK, "nowhere", Err.NOENTITY),
+        (Command.SET_DEFAULT_SOURCE, "@NONE@", Err.INVALID),
+        (Command.SET_DEFAULT_SOURCE, "@DEFAULT_MONITOR@", Err.INVALID),
+        (Command.SET_DEFAULT_SOURCE, "nowhere", Err.NOENTITY),
+    ],
+)
+def test_what_is_no_default_is_refused_with_pulseaudios_code(command: Command, name: str | None, code: Err) -> None:
+    client = Rig().client()
+    before = server(client)
+    assert client.error(command, name=name) == code
+    assert server(client) == before
+
+
+def test_ports_and_cards_are_refused_with_pulseaudios_codes() -> None:
+    client = Rig().client()
+    for command, name in ((Command.SET_SINK_PORT, "millrace"), (Command.SET_SOURCE_PORT, "millrace.monitor")):
+        assert client.error(command, index=NO_INDEX, name=name, port="speaker") == Err.NOTIMPLEMENTED
+        assert client.error(command, index=NO_INDEX, name="nowhere", port="speaker") == Err.NOENTITY
+    assert client.error(Command.SET_CARD_PROFILE, index=0, name=None, profile="off") == Err.NOENTITY
+
+
+def test_levels_and_defaults_outlive_the_daemon(tmp_path: Path) -> None:
+    async def first(daemon: Daemon) -> None:
+        program = Program(daemon)
+        await program.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=two")
+        for command in (Command.SET_SINK_VOLUME, Command.SET_SOURCE_VOLUME):
+            name = "two" if command is Command.SET_SINK_VOLUME else "microphone"
+            assert isinstance(await program.ask(command, index=NO_INDEX, name=name, volume=HALF), Reply)
+        await program.ask(Command.SET_SINK_MUTE, index=NO_INDEX, name="millrace", mute=True)
+        await program.ask(Command.SET_DEFAULT_SINK, name="two")
+        await program.ask(Command.SET_DEFAULT_SOURCE, name="millrace.monitor")
+        async with of_daemon(daemon) as bus:
+            await bus.set("sink/two", volume="20%")
+        await program.ask(Command.SET_SINK_MUTE, index=NO_INDEX, name="two", mute=True)
+
+    async def second(daemon: Daemon) -> None:
+        program = Program(daemon)
+        assert server(program.client) == ("millrace", "millrace.monitor")
+        assert sinks_of(program.client)["millrace"]["mute"]
+        assert source(program.client, "microphone")["volume"] == HALF
+        await program.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=two")
+        assert server(program.client)[0] == "two"
+        two = sinks_of(program.client)["two"]
+        assert [round(100 * volume / 0x10000) for volume in two["volume"]] == [20, 20] and two["mute"]
+
+    running(tmp_path, first)
+    running(tmp_path, second)
+
+
+def test_what_can_not_be_kept_is_refused_and_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(daemon: Daemon) -> None:
+        program = Program(daemon)
+        await program.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=two")
+        await program.ask(Command.SET_SINK_VOLUME, index=NO_INDEX, name="two", volume=HALF)
+
+        def full(self: Store, *args: object) -> None:
+            raise ConfigError("the disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "keep_devices", full)
+            refused = [
+                await program.ask(Command.SET_SINK_VOLUME, index=NO_INDEX, name="two", volume=FULL),
+                await program.ask(Command.SET_SOURCE_MUTE, index=NO_INDEX, name="two.monitor", mute=True),
+                await program.ask(Command.SET_DEFAULT_SINK, name="two"),
+                await program.ask(Command.SET_DEFAULT_SOURCE, name="two.monitor"),
+            ]
+        assert [failed.code for failed in refused if isinstance(failed, Failed)] == [Err.IO] * 4
+        assert sinks_of(program.client)["two"]["volume"] == HALF
+        assert not source(program.client, "two.monitor")["mute"]
+        assert server(program.client) == ("millrace", "microphone")
+
+    running(tmp_path, test)
+
+
+def test_many_changes_at_once_are_written_together_and_all_acknowledged(tmp_path: Path) -> None:
+    writes: list[int] = []
+
+    async def test(daemon: Daemon) -> None:
+        before = Store.keep_devices
+
+        def counted(store: Store, guest: str, levels: dict[Any, Any], defaults: dict[str, str]) -> None:
+            writes.append(len(levels))
+            before(store, guest, levels, defaults)
+
+        Store.keep_devices = counted  # type: ignore[method-assign]
+        try:
+            program = Program(daemon)
+            sent = [
+                program.client.send(Command.SET_SINK_VOLUME, index=NO_INDEX, name="millrace", volume=(v, v))
+                for v in range(100)
+            ]
+            await eventually(lambda: program.client.exchange() or all(tag in program.client.replies for tag in sent))
+        finally:
+            Store.keep_devices = before  # type: ignore[method-assign]
+        assert all(isinstance(program.client.replies[tag], Reply) for tag in sent)
+        assert len(writes) < 10
+        await asyncio.sleep(0)
+
+    running(tmp_path, test)

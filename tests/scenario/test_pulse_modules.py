@@ -1,0 +1,321 @@
+"""What modules do besides making sinks: loopbacks, tones, defaults that follow; and what is said of them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.daemon.app import Daemon
+from millrace.doors.pulse.modkinds import KINDS, NOT_SERVED
+from millrace.dsp.convert import SampleFormat
+from millrace.dsp.measure import frequency_hz
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.sim.rig import Capture, Rig, RigClient
+from millrace.wire.pulse.client import record_fields
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
+from millrace.wire.pulse.tagstruct import Spec
+
+from .test_native import running
+from .test_pulse_restore import Program
+from .test_pulse_sinks import load, sinks_of, sources_of
+
+F32 = Spec(SampleFormat.F32LE, 2, 48_000)
+
+
+def inputs(client: RigClient) -> list[dict[str, Any]]:
+    return client.ask_list(Command.GET_SINK_INPUT_INFO_LIST)
+
+
+def outputs(client: RigClient) -> list[dict[str, Any]]:
+    return client.ask_list(Command.GET_SOURCE_OUTPUT_INFO_LIST)
+
+
+def modules(client: RigClient) -> list[str]:
+    return [module["name"] for module in client.ask_list(Command.GET_MODULE_INFO_LIST)]
+
+
+def sink(rig: Rig, name: str) -> Any:
+    return next(mix for mix in rig.graph.mixes() if mix.name == name)
+
+
+def burst(client: RigClient, name: str, seconds: float = 0.1) -> None:
+    """Play a constant on a sink, and let it end."""
+    tone = np.full((round(48_000 * seconds), 2), 0.5, np.float32)
+    player = client.play(F32, (1, 2), tone.tobytes(), sink_name=name, tlength=9600)
+    client.send(Command.DRAIN_PLAYBACK_STREAM, channel=player.channel)
+
+
+def began(capture: Capture) -> int:
+    """Where it was first heard."""
+    for block, position in zip(capture.blocks, capture.positions, strict=True):
+        loud = np.flatnonzero(block.any(axis=1))
+        if len(loud):
+            return position + int(loud[0])
+    raise AssertionError("it was not heard")
+
+
+# -- loopbacks ---------------------------------------------------------------------------------
+
+
+def test_a_loopback_is_a_recorder_and_a_stream_of_its_module_in_the_format_asked_for() -> None:
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-null-sink", "sink_name=under")
+    asked = "format=u8 rate=22050 channels=1 sink_input_properties=a.b=c source_output_properties=media.name=X"
+    first = load(client, "module-loopback", f"source=under.monitor sink=millrace {asked}")
+    second = load(client, "module-loopback", "source=under.monitor sink=millrace")
+    assert [one["module"] for one in inputs(client)] == [one["module"] for one in outputs(client)] == [first, second]
+    played, heard = inputs(client)[0], outputs(client)[0]
+    assert played["spec"] == heard["spec"] == Spec(SampleFormat.U8, 1, 22_050)
+    assert (played["client"], played["sink"]) == (NO_INDEX, rig.sink.id)
+    assert (heard["client"], heard["source"]) == (NO_INDEX, sink(rig, "under").id)
+    assert played["props"]["a.b"] == b"c\0" and played["props"]["media.role"] == b"abstract\0"
+    assert played["name"] == "Loopback from Monitor of Null Output" and heard["name"] == "X"
+    assert played["resample_method"] is not None and inputs(client)[1]["resample_method"] is None
+
+
+@pytest.mark.parametrize(("argument", "latency_ms"), [("latency_msec=40", 40), ("", 200), ("latency_msec=1000", 1000)])
+def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argument: str, latency_ms: int) -> None:
+    rig = Rig()
+    client = rig.client()
+    troubles: list[str] = []
+    rig.graph.troubled = lambda node, what, since_ns: troubles.append(what)
+    load(client, "module-null-sink", "sink_name=under")
+    load(client, "module-loopback", f"source=under.monitor sink=millrace {argument}")
+    before, after = rig.capture(sink(rig, "under")), rig.capture()
+    for _ in range(2):
+        burst(client, "under")
+        rig.run(4)
+        assert not rig.graph.running, "a graph in which nothing plays is not kept running"
+    late_ms = (began(after) - began(before)) / 48
+    assert latency_ms <= late_ms < latency_ms + 45
+    assert np.array_equal(before.trimmed()[:4800], after.trimmed()[:4800])
+    assert np.count_nonzero(before.sound) == np.count_nonzero(after.sound)
+    assert not troubles
+
+
+def test_a_loopback_has_levels_and_is_moved_and_killed_like_any_stream() -> None:
+    rig = Rig()
+    client = rig.client()
+    for name in ("under", "aside"):
+        load(client, "module-null-sink", f"sink_name={name}")
+    load(client, "module-loopback", "source=under.monitor latency_msec=20")
+    here, there = rig.capture(), rig.capture(sink(rig, "aside"))
+    played, heard = inputs(client)[0]["index"], outputs(client)[0]["index"]
+    client.ask(Command.SET_SINK_INPUT_VOLUME, index=played, volume=(0x8000, 0x8000))
+    client.ask(Command.SET_SOURCE_OUTPUT_VOLUME, index=heard, volume=(0x8000, 0x8000))
+    burst(client, "under")
+    rig.run(1)
+    assert np.allclose(here.trimmed()[2000], 0.5 / 64, atol=1e-4)
+    client.ask(Command.SET_SOURCE_OUTPUT_MUTE, index=heard, mute=True)
+    for _ in range(2):
+        here.blocks.clear()
+        burst(client, "under")
+        rig.run(1)
+    assert not here.sound.any()
+    client.ask(Command.SET_SOURCE_OUTPUT_MUTE, index=heard, mute=False)
+    client.ask(Command.MOVE_SINK_INPUT, index=played, sink_index=NO_INDEX, sink_name="aside")
+    burst(client, "under")
+    rig.run(1)
+    assert not here.sound.any() and there.sound.any()
+    client.ask(Command.MOVE_SOURCE_OUTPUT, index=heard, source_index=NO_INDEX, source_name="millrace.monitor")
+    client.ask(Command.SET_SOURCE_MUTE, index=NO_INDEX, name="millrace.monitor", mute=True)
+    for _ in range(2):
+        there.blocks.clear()
+        burst(client, "millrace")
+        rig.run(1)
+    assert not there.sound.any(), "where it was moved to has the source's level too"
+    client.ask(Command.SET_SOURCE_MUTE, index=NO_INDEX, name="millrace.monitor", mute=False)
+    burst(client, "millrace")
+    rig.run(1)
+    assert there.sound.any()
+    assert outputs(client)[0]["source"] == rig.sink.id
+    client.ask(Command.KILL_SOURCE_OUTPUT, index=heard)
+    assert "module-loopback" not in modules(client) and not outputs(client)
+    assert played not in [one["index"] for one in inputs(client)]
+    load(client, "module-loopback", "source=under.monitor")
+    client.ask(Command.KILL_SINK_INPUT, index=inputs(client)[-1]["index"])
+    assert "module-loopback" not in modules(client) and not outputs(client)
+
+
+def test_a_loopback_may_be_loaded_to_hear_itself_but_not_moved_to() -> None:
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-null-sink", "sink_name=under")
+    index = load(client, "module-loopback", "source=millrace.monitor sink=millrace latency_msec=100")
+    client.ask(Command.SET_SINK_INPUT_VOLUME, index=inputs(client)[0]["index"], volume=(0x8000, 0x8000))
+    capture = rig.capture()
+    burst(client, "millrace", 0.05)
+    rig.run(3)
+    tops = sorted({round(float(block.max()), 3) for block in capture.blocks if block.max() > 1e-3}, reverse=True)
+    assert tops[:2] == [0.5, 0.062], "an echo at an eighth"
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    load(client, "module-loopback", "source=under.monitor")
+    played, heard = inputs(client)[-1]["index"], outputs(client)[-1]["index"]
+    to_sink: dict[str, Any] = {"index": played, "sink_index": NO_INDEX, "sink_name": "under"}
+    to_source: dict[str, Any] = {"index": heard, "source_index": NO_INDEX, "source_name": "millrace.monitor"}
+    assert client.error(Command.MOVE_SINK_INPUT, **to_sink) == Err.INVALID
+    assert client.error(Command.MOVE_SOURCE_OUTPUT, **to_source) == Err.INVALID
+    client.ask(Command.SET_DEFAULT_SINK, name="under")
+    assert inputs(client)[-1]["sink"] == rig.graph.streams[played].sink.id == sink(rig, "millrace").id
+    # With what it hears it goes, rather than hear itself.
+    client.ask(Command.SET_DEFAULT_SINK, name="millrace")
+    under = next(m for m in client.ask_list(Command.GET_MODULE_INFO_LIST) if m["argument"] == "sink_name=under")
+    client.ask(Command.UNLOAD_MODULE, index=under["index"])
+    assert "module-loopback" not in modules(client) and not outputs(client)
+
+
+def test_a_loopback_hears_only_what_who_loaded_it_may() -> None:
+    rig = Rig()
+    rig.graph.add_source("microphone", "Microphone")
+    client, other = rig.client(), rig.client()
+    load(client, "module-null-sink", "sink_name=under")
+    load(client, "module-loopback", "source=under.monitor")
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    move: dict[str, Any] = {"index": outputs(client)[0]["index"], "source_index": NO_INDEX}
+    assert other.error(Command.MOVE_SOURCE_OUTPUT, **move, source_name="microphone") == Err.ACCESS
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
+    other.ask(Command.MOVE_SOURCE_OUTPUT, **move, source_name="microphone")
+    rig.door.end_forbidden()
+    assert "module-loopback" in modules(client)
+    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.door.end_forbidden()
+    assert "module-loopback" not in modules(client)
+
+
+def test_a_long_loopback_counts_against_the_guests_budget_and_gives_it_back() -> None:
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-null-sink", "sink_name=under")
+    before = rig.graph.budget.held
+    loaded = []
+    while True:
+        tag = client.send(
+            Command.LOAD_MODULE, name="module-loopback", argument="source=under.monitor latency_msec=30000"
+        )
+        reply = client.replies[tag]
+        if not hasattr(reply, "records"):
+            break
+        loaded.append(reply.records[0]["index"])
+    assert loaded and len(inputs(client)) == len(outputs(client)) == len(loaded)
+    for index in loaded:
+        client.ask(Command.UNLOAD_MODULE, index=index)
+    assert rig.graph.budget.held == before and not rig.door.made_by
+
+
+# -- tones, and sinks and sources made of others -------------------------------------------------
+
+
+def test_a_tone_is_heard_where_it_is_sent_and_goes_with_its_stream() -> None:
+    rig = Rig()
+    client = rig.client()
+    index = load(client, "module-sine", "frequency=1000")
+    (tone,) = inputs(client)
+    assert (tone["module"], tone["name"]) == (index, "1000 Hz Sine")
+    capture = rig.capture()
+    rig.run(1)
+    sound = capture.sound[4800:40_000, 0]
+    assert round(frequency_hz(sound, 48_000)) == 1000 and round(float(sound.max()), 3) == 0.5
+    client.ask(Command.SUSPEND_SINK, index=rig.sink.id, name=None, suspend=True)
+    rig.run(1)
+    assert not rig.graph.running
+    client.ask(Command.SUSPEND_SINK, index=rig.sink.id, name=None, suspend=False)
+    assert rig.graph.streams[tone["index"]].active
+    client.ask(Command.KILL_SINK_INPUT, index=tone["index"])
+    assert "module-sine" not in modules(client)
+    rig.run(1)
+    assert not rig.graph.running
+
+
+def test_a_sine_source_sounds_while_it_is_recorded_and_is_no_input_of_a_sink() -> None:
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-sine-source", "source_name=tone frequency=500 rate=44100")
+    assert sources_of(client)["tone"]["spec"] == Spec(SampleFormat.F32LE, 1, 44_100)
+    rig.run(1)
+    assert not rig.graph.running and not inputs(client)
+    spec = Spec(SampleFormat.F32LE, 1, 48_000)
+    channel = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(spec, (0,), source_name="tone"))["channel"]
+    rig.run(1)
+    sound = np.frombuffer(bytes(client.recorded[channel]), np.float32)[4800:40_000]
+    assert round(frequency_hz(sound, 48_000)) == 500
+    client.ask(Command.DELETE_RECORD_STREAM, channel=channel)
+    rig.run(1)
+    assert not rig.graph.running
+
+
+def test_virtual_sinks_and_sources_are_named_after_their_masters_and_heard_through_them() -> None:
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-virtual-sink", "use_volume_sharing=no")
+    load(client, "module-virtual-source", "master=millrace.monitor")
+    assert sinks_of(client)["millrace.vsink"]["description"] == "Virtual Sink millrace.vsink on millrace"
+    assert "millrace.monitor.vsource" in sources_of(client)
+    here, there = rig.capture(), rig.capture(sink(rig, "millrace.monitor.vsource"))
+    burst(client, "millrace.vsink")
+    rig.run(1)
+    assert len(here.trimmed()) == len(there.trimmed()) == 4800
+
+
+# -- defaults that follow ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("argument", "virtual"), [("", False), ("ignore_virtual=no", True)])
+def test_what_is_new_becomes_the_default_while_module_switch_on_connect_is_loaded(argument: str, virtual: bool) -> None:
+    rig = Rig()
+    client = rig.client()
+    index = load(client, "module-switch-on-connect", argument)
+    load(client, "module-null-sink", "sink_name=made")
+    assert rig.sink.name == ("made" if virtual else "millrace")
+    rig.graph.add_sink("hall")
+    rig.graph.add_source("line", "Line")
+    assert (rig.sink.name, rig.door.recorded_by_default().name) == ("hall", "line")
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    rig.graph.add_sink("cellar")
+    assert rig.sink.name == "hall"
+
+
+# -- what is said --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("module-rescue-streams", ""),
+        ("module-suspend-on-idle", "timeout=5"),
+        ("module-card-restore", ""),
+        ("module-remap-sink", "resample_method=copy"),
+        ("module-loopback", "source=millrace.monitor adjust_time=3"),
+    ],
+)
+def test_scripts_that_load_what_is_done_anyway_run_on_and_an_argument_without_effect_is_told(
+    name: str, argument: str
+) -> None:
+    rig = Rig()
+    told: list[str] = []
+    rig.door.on_idle = lambda module, why: told.append(f"{module} {why}")
+    load(rig.client(), name, argument)
+    idle = [key for key in KINDS[name].idle if f"{key}=" in argument]
+    assert [line.startswith(f"{name} {key} changes nothing: ") for key, line in zip(idle, told, strict=True)] == [
+        True for _ in idle
+    ]
+
+
+def test_a_refusal_says_why_and_what_to_do_and_is_not_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(daemon: Daemon) -> None:
+        program = Program(daemon)
+        for name in ("module-nonsense", *NOT_SERVED):
+            await program.ask(Command.LOAD_MODULE, name=name, argument="")
+        await program.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=x nonsense=1")
+
+    with caplog.at_level(logging.WARNING):
+        running(tmp_path, test)
+    lines = [record.getMessage() for record in caplog.records if "was not loaded" in record.getMessage()]
+    assert len(lines) == len(NOT_SERVED) + 2
+    assert all(name in lines[0] for name in KINDS) and "…" not in "".join(lines)
+    for line, (name, why) in zip(lines[1:], NOT_SERVED.items(), strict=False):
+        assert line.endswith(f"module {name} was not loaded: {why}")
