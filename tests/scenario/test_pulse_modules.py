@@ -319,3 +319,26 @@ def test_a_refusal_says_why_and_what_to_do_and_is_not_cut(tmp_path: Path, caplog
     assert all(name in lines[0] for name in KINDS) and "…" not in "".join(lines)
     for line, (name, why) in zip(lines[1:], NOT_SERVED.items(), strict=False):
         assert line.endswith(f"module {name} was not loaded: {why}")
+
+
+# -- recorders of few frames ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rate", "glide"), [(1, False), (25, False), (999, True)])
+def test_a_recorder_has_any_rate_from_1_hz_on_and_hears_the_mean_of_each_period(rate: int, glide: bool) -> None:
+    rig = Rig()
+    client = rig.client()
+    spec = Spec(SampleFormat.F32LE, 1, rate)
+    fields = record_fields(spec, (0,), source_name="millrace.monitor", variable_rate=glide)
+    reply = client.ask(Command.CREATE_RECORD_STREAM, **fields)
+    burst(client, "millrace", seconds=5)
+    rig.run(5)
+    heard = np.frombuffer(bytes(client.recorded[reply["channel"]]), np.float32)
+    assert abs(len(heard) - 5 * rate) <= max(1, rate // 10) and round(float(heard[len(heard) // 2]), 2) == 0.5
+    index = client.ask(Command.UPDATE_RECORD_STREAM_SAMPLE_RATE, channel=reply["channel"], rate=48_000)
+    assert index == {}
+    rig.run(0.5)
+    client.ask(Command.UPDATE_RECORD_STREAM_SAMPLE_RATE, channel=reply["channel"], rate=2)
+    assert (
+        client.error(Command.CREATE_RECORD_STREAM, **record_fields(Spec(SampleFormat.F32LE, 1, 0), (0,))) == Err.INVALID
+    )

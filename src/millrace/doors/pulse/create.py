@@ -8,6 +8,7 @@ from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_pla
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.door import permission_of
 from millrace.doors.pulse.formats import (
+    RECORD_RATE_MIN,
     CommandError,
     StreamFormat,
     gains_from,
@@ -23,7 +24,7 @@ from millrace.dsp.channels import Mapping
 from millrace.dsp.mix import cubic_to_gain
 from millrace.dsp.resample import SINC_HOLDS, holds_ns
 from millrace.graph.model import Sink, Stream, Tap
-from millrace.units import RATE_MIN, HostNs, frames_to_ns
+from millrace.units import HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Err
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
@@ -175,8 +176,7 @@ def create_record(client: PulseClient, request: Request) -> None:
     if not door.settle(client, permission_of(sink), lambda allow: client.answered(request, allow)):
         return
     _check_suspended(f, sink)
-    # Volume meters ask for one peak every 1/25 s or so, as a stream of that rate.
-    fmt = negotiate(f, door.format_of(sink), rate_min=1 if f["peak_detect"] else RATE_MIN)
+    fmt = negotiate(f, door.format_of(sink), RECORD_RATE_MIN)
     record = _record_stream(client, f, fmt)
     door.begin_record(record, sink, only)
     client.keep_record(record)

@@ -24,6 +24,10 @@ _FORMATS = {
 """Second names of sample formats."""
 
 
+RECORD_RATE_MIN = 1
+"""A recorder has any rate from here on: volume meters ask for 25 Hz."""
+
+
 class CommandError(MillraceError):
     """A command refused with one of PulseAudio's error codes; the connection goes on."""
 
@@ -83,7 +87,7 @@ def map_names(numbers: tuple[int, ...]) -> Positions:
 def checked_rate(rate: int, rate_min: int = RATE_MIN) -> int:
     """A rate that can be played, else CommandError."""
     if not rate_min <= rate <= RATE_MAX:
-        raise CommandError(Err.INVALID, f"a rate of {rate} Hz; {RATE_MIN} to {RATE_MAX} can be played")
+        raise CommandError(Err.INVALID, f"a rate of {rate} Hz; {rate_min} to {RATE_MAX} can be played")
     return rate
 
 
@@ -122,13 +126,13 @@ def _whole(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
-def from_info(info: FormatInfo, default: StreamFormat) -> StreamFormat:
+def from_info(info: FormatInfo, default: StreamFormat, rate_min: int = RATE_MIN) -> StreamFormat:
     """A PCM format_info to a format, open fields taken from `default`."""
     name = _value(info.props, "format.sample_format")
     sample = sample_format(str(name)) if name is not None else default.sample
     if sample is None:
         raise CommandError(Err.NOTSUPPORTED, f"sample format {name} is unknown")
-    rate = checked_rate(_ranged(_value(info.props, "format.rate"), default.rate))
+    rate = checked_rate(_ranged(_value(info.props, "format.rate"), default.rate), rate_min)
     text = _value(info.props, "format.channel_map")
     if isinstance(text, str) and text:
         positions = parse_map(text)
@@ -148,7 +152,7 @@ def negotiate(fields: dict[str, Any], default: StreamFormat, rate_min: int = RAT
     if offers:
         for info in offers:
             if info.encoding in (Encoding.PCM, Encoding.ANY):
-                return from_info(info, default)
+                return from_info(info, default, rate_min)
         raise CommandError(Err.NOTSUPPORTED, "only PCM can be mixed")
     spec, numbers = fields["spec"], fields["map"]
     if fields["fix_channels"]:

@@ -16,7 +16,7 @@ from millrace.dsp.resample import SINC_BYTES, Resampler, SincResampler, make_res
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
 from millrace.rights.grants import Subject
-from millrace.units import NS_PER_MS, Frames, HostNs
+from millrace.units import NS_PER_MS, RATE_MIN, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command
 from millrace.wire.pulse.tagstruct import Props
 
@@ -88,7 +88,8 @@ class RecordStream:
         self.source = SourceLevel(())
         self._applied: Samples | None = None
         self._queue = bytearray()
-        self._peaks = PeakMeter(graph.rate, fmt.rate) if peak_detect else None
+        self._peak_detect = peak_detect
+        self._meter: PeriodMeter | None = None
         self._resampler: Resampler | None = None
         self._threshold = 0
         self.apply_attr(attr)
@@ -104,9 +105,15 @@ class RecordStream:
 
     def _resampler_bytes(self, rate: int) -> int:
         channels = len(self.format.positions)
+        if self._metered(rate):
+            return 0
         if self._glide:
             return SINC_BYTES * channels
-        return 0 if self._peaks is not None else resampler_bytes(self.graph.rate, rate, channels, self._low_delay(rate))
+        return resampler_bytes(self.graph.rate, rate, channels, self._low_delay(rate))
+
+    def _metered(self, rate: int) -> bool:
+        """Whether a frame stands for its whole period. At such rates a resampler would hold back minutes of sound."""
+        return self._peak_detect or rate < RATE_MIN
 
     def _low_delay(self, rate: int) -> bool:
         return Layout(self.format.frame_bytes, rate).to_ns(self.attr.fragsize) < 150 * NS_PER_MS
@@ -121,10 +128,11 @@ class RecordStream:
         self.format = StreamFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
         channels = len(self.format.positions)
-        if isinstance(self._resampler, SincResampler) and self._glide:
+        self._meter = PeriodMeter(self.graph.rate, rate, self._peak_detect) if self._metered(rate) else None
+        if self._meter is not None:
+            self._resampler = None
+        elif isinstance(self._resampler, SincResampler) and self._glide:
             self._resampler.ratio = rate / self.graph.rate
-        elif self._peaks is not None:
-            self._peaks = PeakMeter(self.graph.rate, rate)
         elif self._glide:
             self._resampler = SincResampler(rate / self.graph.rate, channels)
         else:
@@ -161,8 +169,8 @@ class RecordStream:
     def consume(self, block: Samples, position: Frames, level: float) -> None:
         """See `Consumer.consume`."""
         del position, level
-        if self._peaks is not None:
-            block = self._peaks.feed(block)
+        if self._meter is not None:
+            block = self._meter.feed(block)
         elif self._resampler is not None:
             block = self._resampler.process(block)
         if not len(block):
@@ -212,26 +220,36 @@ class RecordStream:
             self.owner.send_block(self.channel, data[at : at + self.attr.fragsize])
 
 
-class PeakMeter:
-    """Peak detection as volume meters want it: the largest magnitude of each 1/rate second."""
+class PeriodMeter:
+    """One frame for each 1/rate second: its largest magnitude, as volume meters want it, or its mean."""
 
-    def __init__(self, rate_in: int, rate_out: int) -> None:
+    def __init__(self, rate_in: int, rate_out: int, peaks: bool) -> None:
         self._step = rate_in / max(1, rate_out)
+        self._peaks = peaks
         self._fill = 0.0
-        self._peak: Samples | None = None
+        self._frames: Frames = 0
+        self._gathered: Samples | None = None
 
     def feed(self, block: Samples) -> Samples:
-        """Feed (frames, channels); returns the peaks completed, one frame each."""
+        """Feed (frames, channels); returns the periods completed, one frame each."""
         out: list[Samples] = []
         at = 0
         while at < len(block):
             take = min(len(block) - at, max(1, round(self._step - self._fill)))
-            top = np.abs(block[at : at + take]).max(axis=0)
-            self._peak = top if self._peak is None else np.maximum(self._peak, top)
+            self._gather(block[at : at + take])
             self._fill += take
             at += take
             if self._fill >= self._step - 0.5:
-                out.append(self._peak)
+                assert self._gathered is not None
+                out.append(self._gathered if self._peaks else self._gathered / np.float32(self._frames))
                 self._fill -= self._step
-                self._peak = None
+                self._gathered, self._frames = None, 0
         return np.array(out, np.float32).reshape(len(out), block.shape[1])
+
+    def _gather(self, part: Samples) -> None:
+        own: Samples = np.abs(part).max(axis=0) if self._peaks else part.sum(axis=0)
+        self._frames += len(part)
+        if self._gathered is None:
+            self._gathered = own
+        else:
+            self._gathered = np.maximum(self._gathered, own) if self._peaks else self._gathered + own
