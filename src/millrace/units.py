@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 HostNs: TypeAlias = int
 """Monotonic host time in nanoseconds."""
+MediaNs: TypeAlias = int
+"""Nanoseconds on the media time line: host time of what was captured or is to be shown."""
 Frames: TypeAlias = int
 """A count of frames, or a position in frames since a stream began."""
 Ppm: TypeAlias = float

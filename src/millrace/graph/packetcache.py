@@ -1,0 +1,128 @@
+"""What of a track is kept for those who join."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from millrace.budget import Account
+from millrace.media.packet import Cache, Flags, Packet
+from millrace.units import NS_PER_S
+
+GROUP_NS_MAX = NS_PER_S // 2
+GROUP_BYTES_MAX = 2_000_000
+"""Whoever gets a longer group is behind from the start: a key frame is asked for instead."""
+HOLD_STEP = 64 * 1024
+"""The budget is asked once for so many bytes, not for each packet."""
+
+
+def in_steps(size: int) -> int:
+    """`size`, rounded up to what is asked of the budget at once."""
+    return -(-size // HOLD_STEP) * HOLD_STEP
+
+
+class PacketCache(Protocol):
+    """Packets that a newcomer goes on from."""
+
+    def add(self, packet: Packet, starts: bool) -> None:
+        """The next packet; `starts` if it is the first part of its access unit."""
+        ...
+
+    def clear(self) -> None:
+        """What is kept is of no use any more."""
+        ...
+
+    def packets(self) -> tuple[Packet, ...]:
+        """What is kept."""
+        ...
+
+
+class Group:
+    """All since the last key packet, as long as that is short and the guest's budget has room."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._packets: list[Packet] = []
+        self._bytes = self._held = 0
+
+    def add(self, packet: Packet, starts: bool) -> None:
+        """See `PacketCache`."""
+        if packet.flags & Flags.KEY:
+            self._packets.clear()
+            self._bytes = 0
+        elif not self._packets:
+            return
+        self._packets.append(packet)
+        self._bytes += packet.weight
+        span_ns = packet.dts_ns + packet.duration_ns - self._packets[0].dts_ns
+        if span_ns > GROUP_NS_MAX or self._bytes > GROUP_BYTES_MAX or not self._hold():
+            self.clear()
+
+    def _hold(self) -> bool:
+        needed = in_steps(self._bytes)
+        if needed != self._held:
+            if not self._account.fits("cache", needed):
+                return False
+            self._held = needed
+        return True
+
+    def clear(self) -> None:
+        """See `PacketCache`."""
+        self._packets.clear()
+        self._bytes = 0
+        self._hold()
+
+    def packets(self) -> tuple[Packet, ...]:
+        """See `PacketCache`."""
+        return tuple(self._packets)
+
+
+class Last:
+    """The last access unit that is complete, and what there is of the next."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._whole: list[Packet] = []
+        self._next: list[Packet] = []
+
+    def add(self, packet: Packet, starts: bool) -> None:
+        """See `PacketCache`."""
+        if starts:
+            self._next = []
+        elif not self._next:
+            # Its beginning had no room.
+            return
+        self._next.append(packet)
+        if packet.flags & Flags.END:
+            self._whole, self._next = self._next, []
+        if not self._account.fits("cache", sum(held.weight for held in self._whole + self._next)):
+            self.clear()
+
+    def clear(self) -> None:
+        """See `PacketCache`."""
+        self._whole, self._next = [], []
+        self._account.hold("cache", 0)
+
+    def packets(self) -> tuple[Packet, ...]:
+        """See `PacketCache`."""
+        return (*self._whole, *self._next)
+
+
+class Nowhere:
+    """Nothing is kept."""
+
+    def add(self, packet: Packet, starts: bool) -> None:
+        """See `PacketCache`."""
+
+    def clear(self) -> None:
+        """See `PacketCache`."""
+
+    def packets(self) -> tuple[Packet, ...]:
+        """See `PacketCache`."""
+        return ()
+
+
+def make_cache(cache: Cache, account: Account) -> PacketCache:
+    """What a track asks for."""
+    if cache is Cache.GROUP:
+        return Group(account)
+    return Last(account) if cache is Cache.LAST else Nowhere()

@@ -1,0 +1,399 @@
+"""Packet ports: one track, from its source to all who get it.
+
+The laws, which `Track` holds whatever its source does:
+
+- Parameters come before the first packet and before every change; a packet bears their generation.
+- `number` only grows, from 0 on, or from where a relay joined. A jump is loss. What is lost is told by one Gap right
+  before the next packet that can be decoded: on a track whose packets come in groups that is the next key packet,
+  unless the hop that dropped them said by a Gap of its own that the rest can be decoded without.
+- dts never goes back but at DISCONTINUITY. KEY stands on the first part of its access unit, and on no other: whoever
+  lost that part can't take the rest for a beginning.
+- A newcomer gets the parameters, then the last group if that is kept, else nothing until the next key packet, which is
+  asked for. Nobody gets part of an access unit without its beginning.
+- Payloads are shared, and pushing blocks nowhere: what a subscriber can't take is its own queue's matter.
+
+A source that breaks them is refused by GraphError, which its door turns into its own protocol's error; the track is as
+it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from millrace.budget import Budget
+from millrace.errors import GraphError
+from millrace.graph.packetcache import make_cache
+from millrace.graph.seat import Seat, Watcher
+from millrace.media.format import AudioFormat, DataFormat, VideoFormat
+from millrace.media.packet import (
+    NO_DEMAND,
+    Cache,
+    Demand,
+    End,
+    Flags,
+    Gap,
+    Item,
+    KeyFrame,
+    Kind,
+    Packet,
+    PacketSink,
+    Parameters,
+    Segment,
+    TrackInfo,
+    Upstream,
+)
+from millrace.units import NS_PER_S, HostNs, MediaNs
+
+KEY_FRAME_NS = NS_PER_S // 2
+"""A source is asked for a key frame no more often than this."""
+KEY_FRAME_AGAIN_NS = 2 * NS_PER_S
+"""It is asked once more if packets went on coming so long without one."""
+UNIT_BYTES_MAX = 4 * 1024 * 1024
+"""An access unit: a key frame of a dense text desktop takes 1.4 MB at 1920 × 1080."""
+EXTRADATA_MAX = 64 * 1024
+SUBSCRIBERS_MAX = 256
+TRACK_BYTES = 8 * 1024
+_FORMATS = {Kind.AUDIO: AudioFormat, Kind.VIDEO: VideoFormat, Kind.TEXT: DataFormat, Kind.DATA: DataFormat}
+_KEY, _END, _DISCONTINUITY = int(Flags.KEY), int(Flags.END), int(Flags.DISCONTINUITY)
+
+
+class PacketSource(Protocol):
+    """Who makes a track's packets: what is wanted of it comes here, and is answered later, never by a push at once."""
+
+    def demand(self, wanted: Demand) -> None:
+        """What all subscribers together want now; told when it changes."""
+        ...
+
+    def upstream(self, event: Upstream, who: Watcher | None) -> None:
+        """Somebody asks for something; None: the track itself does, for all who wait."""
+        ...
+
+
+class Subscription:
+    """One subscriber's hold on a track."""
+
+    __slots__ = ("_track", "demand", "sink", "who")
+
+    def __init__(self, track: Track, sink: PacketSink, who: Watcher, demand: Demand) -> None:
+        self._track, self.sink, self.who, self.demand = track, sink, who, demand
+
+    @property
+    def info(self) -> TrackInfo:
+        """What the track is."""
+        return self._track.info
+
+    def wish(self, demand: Demand) -> None:
+        """It wants something else from now on."""
+        self.demand = demand
+        self._track.tell_demand()
+
+    def upstream(self, event: Upstream, now_ns: HostNs) -> None:
+        """Ask the source for something; RightsError for what only who has the keyboard may."""
+        if isinstance(event, KeyFrame):
+            self._track.ask_key_frame(now_ns)
+        else:
+            self._track.tell_source(event, self.who)
+
+    def leave(self) -> None:
+        """It gets nothing any more. A second time does nothing."""
+        self._track.leave(self)
+
+
+class Publisher:
+    """One source's hold on a track. Once another has the track, what this one pushes goes nowhere."""
+
+    __slots__ = ("_track", "source")
+
+    def __init__(self, track: Track, source: PacketSource) -> None:
+        self._track, self.source = track, source
+
+    @property
+    def next_generation(self) -> int:
+        """The least that its parameters may have."""
+        return self._track.generation + 1
+
+    @property
+    def next_number(self) -> int:
+        """The least that its packets may have."""
+        return self._track.number + 1
+
+    def push(self, item: Item) -> None:
+        """The next item; GraphError for one that breaks a law."""
+        if self._track.publisher is self:
+            self._track.push(item)
+
+    def withdraw(self) -> None:
+        """The source is gone, and another may take its place: subscribers stay."""
+        if self._track.publisher is self:
+            self._track.publisher = None
+
+
+class Track:
+    """One elementary flow of packets."""
+
+    def __init__(self, info: TrackInfo, seat: Seat, budget: Budget) -> None:
+        self.info = info
+        self.publisher: Publisher | None = None
+        self.ended = False
+        self.demand = NO_DEMAND
+        """What the source was told last."""
+        self.parameters: Parameters | None = None
+        self.segment: Segment | None = None
+        self.number = self.generation = -1
+        self._seat = seat
+        self._account = budget.open("track", {"track": TRACK_BYTES})
+        self._cache = make_cache(info.cache, self._account)
+        self._grouped = info.cache is Cache.GROUP
+        self._subscriptions: list[Subscription] = []
+        self._waiting: list[Subscription] = []
+        self._live: tuple[PacketSink, ...] = ()
+        self._dts_ns: MediaNs | None = None
+        self._resume_ns: MediaNs = 0
+        self._unit_bytes = 0
+        self._starts = True
+        self._lost = 0
+        self._declared: int | None = None
+        """What a Gap of the source's own says is missing before the next packet."""
+        self._broken = False
+        self._pushing = False
+        self._asked_ns: HostNs | None = None
+        self._key_wanted = self._key_awaited = False
+
+    # -- the source's side -----------------------------------------------------------------------
+
+    def publish(self, source: PacketSource) -> Publisher:
+        """`source` makes the packets from now on, instead of who did: it begins with parameters and a key packet."""
+        if self.ended:
+            raise GraphError(f"track {self.info.key} has ended: make another")
+        self.publisher = Publisher(self, source)
+        self.parameters = self.segment = None
+        self._begin_anew()
+        source.demand(self.demand)
+        return self.publisher
+
+    def _begin_anew(self) -> None:
+        """What follows can't be decoded by what came before."""
+        self._cache.clear()
+        self._starts, self._unit_bytes, self._declared = True, 0, None
+        self._broken = self._grouped
+
+    def push(self, item: Item) -> None:
+        """For publishers: the next item."""
+        if self.ended:
+            raise GraphError(f"track {self.info.key} has ended")
+        if isinstance(item, Packet):
+            self._pushing = True
+            self._push_packet(item)
+            self._pushing = False
+            if self._key_wanted:
+                self.handle_timeout(item.arrived_ns)
+        elif isinstance(item, Gap):
+            self._declared = (self._declared or 0) + item.dropped
+        elif isinstance(item, End):
+            self._end(item)
+        else:
+            self._push_state(item)
+
+    def _push_state(self, item: Parameters | Segment) -> None:
+        if not self._starts:
+            raise GraphError(f"track {self.info.key}: parameters within an access unit")
+        if isinstance(item, Segment):
+            self.segment = item
+        else:
+            self._check_parameters(item)
+            self.parameters, self.generation = item, item.generation
+            self._begin_anew()
+        self._fan_out(item)
+
+    def _check_parameters(self, item: Parameters) -> None:
+        if item.generation <= self.generation:
+            raise GraphError(
+                f"track {self.info.key}: parameters {item.generation} after {self.generation}; count them upward"
+            )
+        if not isinstance(item.format, _FORMATS[self.info.kind]):
+            raise GraphError(f"track {self.info.key} is {self.info.kind.value}: {item.format!r} is not its format")
+        if len(item.extradata) > EXTRADATA_MAX:
+            raise GraphError(
+                f"track {self.info.key}: {len(item.extradata)} bytes of extradata; {EXTRADATA_MAX} at most"
+            )
+
+    def _push_packet(self, packet: Packet) -> None:
+        flags, declared = int(packet.flags), self._declared
+        jump = packet.number - self.number - 1
+        key = bool(flags & _KEY)
+        torn = jump > (declared or 0)
+        starts = key or (self._starts and not torn)
+        self._check(packet, starts)
+        # A Gap and the numbers tell of the same loss; what no Gap tells of may be what others need.
+        if torn:
+            self._begin_anew()
+            self._broken = True
+        self._lost += max(jump if self.number >= 0 else 0, declared or 0)
+        self._declared = None
+        self.number, self._dts_ns = packet.number, packet.dts_ns
+        self._resume_ns = packet.pts_ns + packet.duration_ns
+        self._unit_bytes = packet.weight + (0 if starts else self._unit_bytes)
+        self._starts = bool(flags & _END)
+        resumes = key or (starts and not self._grouped)
+        if self._broken and not resumes:
+            self._lost += 1
+            self._want_again(packet.arrived_ns)
+        else:
+            self._deliver(packet, starts, resumes)
+
+    def _deliver(self, packet: Packet, starts: bool, resumes: bool) -> None:
+        if resumes:
+            self._broken = self._key_wanted = self._key_awaited = False
+        if self._lost:
+            self._fan_out(Gap(self._lost, packet.pts_ns))
+            self._lost = 0
+        if self._waiting:
+            if resumes:
+                self._go_live()
+            else:
+                self._want_again(packet.arrived_ns)
+        self._cache.add(packet, starts)
+        for sink in self._live:
+            sink.push(packet)
+
+    def _check(self, packet: Packet, starts: bool) -> None:
+        """The laws of a packet; nothing is changed yet."""
+        name, parameters = self.info.key, self.parameters
+        if parameters is None or packet.generation != parameters.generation:
+            raise GraphError(f"track {name}: a packet of parameters {packet.generation}, which were not given")
+        if packet.number <= self.number:
+            raise GraphError(f"track {name}: packet {packet.number} after {self.number}; count them upward")
+        back = self._dts_ns is not None and packet.dts_ns < self._dts_ns
+        if back and not packet.flags & _DISCONTINUITY:
+            raise GraphError(f"track {name}: packet {packet.number} goes back in time; mark a discontinuity")
+        if packet.weight + (0 if starts else self._unit_bytes) > UNIT_BYTES_MAX:
+            raise GraphError(f"track {name}: an access unit of more than {UNIT_BYTES_MAX} bytes")
+
+    def _end(self, item: End) -> None:
+        lost = self._lost + (self._declared or 0)
+        if lost:
+            self._fan_out(Gap(lost, self._resume_ns))
+        self._fan_out(item)
+        self.ended, self.publisher = True, None
+        self._cache.clear()
+        self._subscriptions, self._waiting, self._live = [], [], ()
+        self._account.close()
+
+    def _fan_out(self, item: Item) -> None:
+        for sink in self._live:
+            sink.push(item)
+        if not isinstance(item, Packet | Gap):
+            for subscription in self._waiting:
+                subscription.sink.push(item)
+
+    # -- the subscribers' side -------------------------------------------------------------------
+
+    def join(self, sink: PacketSink, who: Watcher, now_ns: HostNs, demand: Demand | None = None) -> Subscription:
+        """`sink` gets the track from now on; GraphError, and it does not, where there is no room for it."""
+        if self.ended:
+            raise GraphError(f"track {self.info.key} has ended")
+        if len(self._subscriptions) >= SUBSCRIBERS_MAX:
+            raise GraphError(f"track {self.info.key} has its {SUBSCRIBERS_MAX} subscribers already")
+        cached = self._cache.packets()
+        state = (item for item in (self.parameters, self.segment) if item is not None)
+        sink.begin((*state, *_with_gaps(cached)))
+        subscription = Subscription(self, sink, who, Demand() if demand is None else demand)
+        self._subscriptions.append(subscription)
+        if cached or (self._starts and not self._grouped):
+            self._live = (*self._live, sink)
+        else:
+            self._waiting.append(subscription)
+            if self._grouped:
+                self.ask_key_frame(now_ns)
+        self.tell_demand()
+        return subscription
+
+    def leave(self, subscription: Subscription) -> None:
+        """For subscriptions: one ends."""
+        if subscription not in self._subscriptions:
+            return
+        self._subscriptions.remove(subscription)
+        self._waiting = [waits for waits in self._waiting if waits is not subscription]
+        self._live = tuple(sink for sink in self._live if sink is not subscription.sink)
+        self.tell_demand()
+
+    def _go_live(self) -> None:
+        self._live = (*self._live, *(waits.sink for waits in self._waiting))
+        self._waiting = []
+
+    # -- upstream --------------------------------------------------------------------------------
+
+    def tell_demand(self) -> None:
+        """Tell the source what is wanted, if that has changed."""
+        wanted = merged(self._subscriptions, self._seat.who)
+        if wanted != self.demand:
+            self.demand = wanted
+            if self.publisher is not None:
+                self.publisher.source.demand(wanted)
+
+    def tell_source(self, event: Upstream, who: Watcher) -> None:
+        """An event for the source, from who has the keyboard; RightsError for others."""
+        self._seat.demand(who, type(event).__name__.lower())
+        if self.publisher is not None:
+            self.publisher.source.upstream(event, who)
+
+    def ask_key_frame(self, now_ns: HostNs) -> None:
+        """Somebody needs one: the source is asked now, or as soon as it may be asked again."""
+        self._key_wanted = True
+        if not self._pushing:
+            self.handle_timeout(now_ns)
+
+    def _want_again(self, now_ns: HostNs) -> None:
+        late = self._asked_ns is None or now_ns - self._asked_ns >= KEY_FRAME_AGAIN_NS
+        if self._grouped and (late or not self._key_awaited):
+            self._key_wanted = True
+
+    def next_timeout(self) -> HostNs | None:
+        """The next deadline."""
+        if not self._key_wanted or self.publisher is None:
+            return None
+        return 0 if self._asked_ns is None else self._asked_ns + KEY_FRAME_NS
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """Ask for the key frame that is wanted, if it is time."""
+        due_ns = self.next_timeout()
+        if due_ns is None or self.publisher is None or now_ns < due_ns:
+            return
+        self._key_wanted, self._key_awaited, self._asked_ns = False, True, now_ns
+        self.publisher.source.upstream(KeyFrame(), None)
+
+
+def _with_gaps(packets: Sequence[Packet]) -> Iterable[Item]:
+    """Packets as they were kept, with what was missing among them."""
+    before: int | None = None
+    for packet in packets:
+        if before is not None and packet.number > before + 1:
+            yield Gap(packet.number - before - 1, packet.pts_ns)
+        before = packet.number
+        yield packet
+
+
+def _largest(wishes: Iterable[float | None]) -> float | None:
+    """The greatest of them; None, no bound at all, if one has none."""
+    known = list(wishes)
+    bounded = [wish for wish in known if wish is not None]
+    return max(bounded) if len(bounded) == len(known) else None
+
+
+def merged(subscriptions: Sequence[Subscription], keyboard: Watcher | None = None) -> Demand:
+    """What all want together: what suits the slowest line, the longest way and the largest screen."""
+    wishes = [subscription.demand for subscription in subscriptions]
+    if not wishes:
+        return NO_DEMAND
+    width = _largest([wish.width_max for wish in wishes])
+    played = (held.demand.played_ns for held in subscriptions if keyboard is not None and held.who is keyboard)
+    return Demand(
+        subscribers=sum(wish.subscribers for wish in wishes),
+        bitrate_max=min((wish.bitrate_max for wish in wishes if wish.bitrate_max is not None), default=None),
+        latency_ns=max((wish.latency_ns for wish in wishes if wish.latency_ns is not None), default=None),
+        width_max=None if width is None else int(width),
+        fps_max=_largest([wish.fps_max for wish in wishes]),
+        drop_ratio=min(wish.drop_ratio for wish in wishes),
+        played_ns=next(played, None),
+    )

@@ -1,0 +1,169 @@
+"""What a screen shows: its mode, its memory, what lies over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from millrace.budget import Account
+from millrace.errors import GraphError
+from millrace.pixels.convert import Convert, PixelFormat, Plane, Planes, blank
+from millrace.pixels.rects import EMPTY, Damage, Point, Rect, Size
+from millrace.units import HostNs
+
+PIXEL_BYTES = 4
+SIDE_MAX = 16_384
+SHAPE_SIDE_MAX = 512
+
+
+class Mode(msgspec.Struct, frozen=True):
+    """A screen's size, and how its pixels lie in memory: bytes B, G, R, and one that says nothing."""
+
+    width: int
+    height: int
+    stride: int
+    format: str = "bgrx"
+
+    @property
+    def whole(self) -> Rect:
+        """All of it."""
+        return Rect(0, 0, self.width, self.height)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory."""
+        return self.stride * self.height
+
+
+class Move(msgspec.Struct, frozen=True):
+    """What stands at `to` came from elsewhere on the same screen, `dx` and `dy` before."""
+
+    to: Rect
+    dx: int
+    dy: int
+
+
+class Overlay(msgspec.Struct, frozen=True):
+    """Where a track is to be shown on the screen."""
+
+    track: str
+    at: Rect
+    clip: tuple[Rect, ...] = ()
+    z: int = 0
+    rotation: int = 0
+    source: Rect = EMPTY
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """The pointer. Its pixels are asked for by the number of the shape, once."""
+
+    shape: int = 0
+    hot: Point = Point(0, 0)
+    at: Point = Point(0, 0)
+    shown: bool = False
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What a cursor looks like: B, G, R and alpha."""
+
+    number: int
+    size: Size
+    pixels: bytes
+
+
+class ScreenSource(Protocol):
+    """Who paints: what readers want comes here.
+
+    It paints, and says so, in one go. Memory that somebody else may paint into at any time is copied first.
+    """
+
+    def key(self, code: int, down: bool) -> None:
+        """A key of the keyboard."""
+        ...
+
+    def pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        """The pointer is there, or moved so far, with these buttons down."""
+        ...
+
+    def size_wish(self, size: Size) -> None:
+        """Who has the keyboard would like it so large."""
+        ...
+
+    def paint(self, tracks: frozenset[str]) -> None:
+        """These overlays must be painted into the picture: somebody can't compose them."""
+        ...
+
+    def watched(self, interval_ns: HostNs | None) -> None:
+        """How often the most eager reader takes a picture; None: nobody reads."""
+        ...
+
+
+class Memory:
+    """One mode's pixels: given back by `free` once the screen and all readers are done with it."""
+
+    def __init__(self, mode: Mode, pixels: memoryview, account: Account, free: Callable[[], None]) -> None:
+        self.mode, self.pixels = mode, pixels.toreadonly()
+        self.picture: Plane = np.ndarray(
+            (mode.height, mode.width, PIXEL_BYTES), np.uint8, self.pixels, strides=(mode.stride, PIXEL_BYTES, 1)
+        )
+        self._account, self._free = account, free
+        self._converted: dict[PixelFormat, tuple[Planes, Damage]] = {}
+        self._leases = 1
+
+    def lease(self) -> None:
+        """One more uses it."""
+        self._leases += 1
+
+    def release(self) -> None:
+        """One uses it no more."""
+        self._leases -= 1
+        if not self._leases:
+            self._converted.clear()
+            del self.picture
+            self.pixels.release()
+            self._account.close()
+            self._free()
+
+    def changed(self, rect: Rect) -> None:
+        """What was converted is out of date there."""
+        for _, damage in self._converted.values():
+            damage.add(rect)
+
+    def converted(self, to: PixelFormat, by: Convert) -> Planes:
+        """It, converted; only what changed since is done anew."""
+        if to not in self._converted:
+            size = Size(self.mode.width, self.mode.height)
+            planes = blank(to, size)
+            self._account.hold(to, sum(plane.nbytes for plane in planes.planes))
+            self._converted[to] = planes, Damage([self.mode.whole])
+        planes, damage = self._converted[to]
+        if damage:
+            by(self.picture, planes, damage.take())
+        return planes
+
+
+def check_mode(mode: Mode, pixels: memoryview) -> None:
+    """GraphError for a mode that can't be, or whose pixels are not all there."""
+    if not (0 < mode.width <= SIDE_MAX and 0 < mode.height <= SIDE_MAX):
+        raise GraphError(f"a screen of {mode.width} × {mode.height}; {SIDE_MAX} at most either way")
+    if mode.format != "bgrx":
+        raise GraphError(f"a screen whose pixels are {mode.format!r}; bgrx is known")
+    if mode.stride < mode.width * PIXEL_BYTES or pixels.nbytes < mode.bytes:
+        raise GraphError(f"a screen of {mode.width} × {mode.height} in {pixels.nbytes} bytes, {mode.stride} a row")
+
+
+def check_shape(shape: Shape) -> None:
+    """GraphError for a cursor that can't be."""
+    width, height = shape.size.width, shape.size.height
+    if not (0 < width <= SHAPE_SIDE_MAX and 0 < height <= SHAPE_SIDE_MAX):
+        raise GraphError(f"a cursor of {width} × {height}; {SHAPE_SIDE_MAX} at most either way")
+    if len(shape.pixels) != width * height * PIXEL_BYTES:
+        raise GraphError(f"a cursor of {width} × {height} in {len(shape.pixels)} bytes")
+
+
+def visible(overlay: Overlay) -> tuple[Rect, ...]:
+    """Where an overlay is seen: all of its place, or what is not covered of it."""
+    return tuple(overlay.at.common(rect) for rect in overlay.clip) if overlay.clip else (overlay.at,)

@@ -1,0 +1,349 @@
+"""Screen ports: the newest picture of one screen, and for each reader what changed since he last took it.
+
+A screen is state, no queue: its source paints into memory that it was given or gives, and says what it painted. Readers
+take when they are ready. The laws:
+
+- Damage is each reader's own: it covers all that changed since he last took a picture, and may cover more.
+- A move is true from one serial to the next only. A reader gets moves only if he took the very picture before; else,
+  and where his last picture was still being read while the move was painted, or he has not got all that moves, they are
+  damage.
+- Overlays are part of the picture and come with its serial. A reader leaves out those that his viewer composes from
+  their tracks: what is painted there is no damage for him until the overlay is gone from that place. The source is told
+  which overlays it must paint, because somebody can't compose them.
+- A picture is a lease: its memory stays mapped and its mode stays, whatever the source does, until it is released. A
+  reader holds one at a time, so one who never releases holds back one mode's memory, and gets no other picture.
+- Paint that comes while a picture is held may show in it. It is damage of the next one, so what was torn is mended.
+- A picture is converted once for all who want it so, and only where it changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+
+from millrace.budget import Account, Budget
+from millrace.errors import GraphError
+from millrace.graph.pictures import (
+    Cursor,
+    Memory,
+    Mode,
+    Move,
+    Overlay,
+    ScreenSource,
+    Shape,
+    check_mode,
+    check_shape,
+    visible,
+)
+from millrace.graph.seat import Seat, Watcher
+from millrace.pixels.convert import Convert, PixelFormat, Planes, convert
+from millrace.pixels.rects import Damage, Point, Rect, Size
+from millrace.units import HostNs
+
+READERS_MAX = 256
+SCREEN_BYTES, READER_BYTES = 8 * 1024, 8 * 1024
+OVERLAYS_MAX = 64
+MOVES_MAX = 16
+SHAPES_MAX = 64
+"""Cursors kept: then the one is forgotten that was shown longest ago."""
+
+
+class Picture:
+    """A lease of the newest picture, and what changed since this reader's last."""
+
+    __slots__ = ("_memory", "_reader", "cursor", "damage", "mode", "moves", "overlays", "painted_ns", "serial")
+
+    def __init__(self, reader: Reader, memory: Memory, damage: tuple[Rect, ...], moves: tuple[Move, ...]) -> None:
+        screen = reader.screen
+        self._reader, self._memory = reader, memory
+        self.serial, self.mode, self.painted_ns = screen.serial, memory.mode, screen.painted_ns
+        self.cursor, self.overlays = screen.cursor, screen.overlays
+        self.damage, self.moves = damage, moves
+
+    @property
+    def pixels(self) -> memoryview:
+        """Rows of `mode.stride` bytes; read-only."""
+        return self._memory.pixels
+
+    def converted(self, to: PixelFormat) -> Planes:
+        """Its pixels in another format, shared by all who ask for that."""
+        assert self._reader.held is self, "a picture that was released"
+        return self._memory.converted(to, self._reader.screen.convert)
+
+    def release(self) -> None:
+        """Done with it. A second time does nothing."""
+        if self._reader.held is self:
+            self._reader.held = None
+            self._memory.release()
+
+
+class Reader:
+    """One who takes pictures: his own damage, at his own pace."""
+
+    def __init__(
+        self, screen: Screen, who: Watcher, account: Account, interval_ns: HostNs, leave_out: frozenset[str]
+    ) -> None:
+        self.screen, self.who = screen, who
+        self.interval_ns = interval_ns
+        """He takes no picture sooner after the last; 0: as soon as there is one."""
+        self.leave_out = leave_out
+        """Tracks of overlays that his viewer composes."""
+        self.held: Picture | None = None
+        self.ended = False
+        self._account = account
+        self._damage = Damage()
+        self._moves: list[Move] = []
+        self._serial = 0
+        self._cursor: Cursor | None = None
+        self._taken_ns: HostNs | None = None
+
+    def next_timeout(self) -> HostNs | None:
+        """When there is something for him to take; None: when something changes, or he has released what he holds."""
+        if self.ended or self.held is not None or self.screen.memory is None:
+            return None
+        if self._serial == self.screen.serial and self._cursor is self.screen.cursor:
+            return None
+        return 0 if self._taken_ns is None else self._taken_ns + self.interval_ns
+
+    def take(self, now_ns: HostNs) -> Picture | None:
+        """The newest picture, with what changed since his last; None where there is nothing new, or it is too soon."""
+        due_ns, memory = self.next_timeout(), self.screen.memory
+        if due_ns is None or now_ns < due_ns or memory is None:
+            return None
+        memory.lease()
+        damage, moves = self._seen(self._damage.take()), tuple(self._moves)
+        self._moves, self._serial, self._taken_ns = [], self.screen.serial, now_ns
+        self._cursor = self.screen.cursor
+        self.held = Picture(self, memory, damage, moves)
+        return self.held
+
+    def _seen(self, damage: tuple[Rect, ...]) -> tuple[Rect, ...]:
+        """Damage without what lies below an overlay that he leaves out."""
+        places = self._left_out(self.screen.overlays)
+        return tuple(rect for rect in damage if not any(place.holds(rect) for place in places))
+
+    def _left_out(self, overlays: Iterable[Overlay]) -> list[Rect]:
+        """Where he has not got what the source paints."""
+        return [place for overlay in overlays if overlay.track in self.leave_out for place in visible(overlay)]
+
+    def uncovered(self, overlays: Iterable[Overlay]) -> None:
+        """For the screen: what was below these, of those that he leaves out, he has never had."""
+        for place in self._left_out(overlays):
+            self._damage.add(place)
+
+    def changed(self, rects: Iterable[Rect], moves: list[Move], overlays: Iterable[Overlay]) -> None:
+        """For the screen: this was painted just now, moves first; overlays lie over it, or did until now."""
+        had_all = self._serial == self.screen.serial - 1 and self.held is None and not self._damage
+        if had_all and not _touched(moves, self._left_out(overlays)):
+            self._moves = moves
+        else:
+            self._forget_moves()
+            for move in moves:
+                self._damage.add(move.to)
+        for rect in rects:
+            self._damage.add(rect)
+
+    def _forget_moves(self) -> None:
+        """They are no longer from the picture that he has to the newest one."""
+        for move in self._moves:
+            self._damage.add(move.to)
+        self._moves = []
+
+    def all_changed(self, whole: Rect) -> None:
+        """For the screen: it is another."""
+        self._moves, self._damage = [], Damage([whole])
+
+    def key(self, code: int, down: bool) -> None:
+        """Press or release a key; RightsError but for who has the keyboard, as for the pointer and the size."""
+        self.screen.controlled(self.who, "typing").key(code, down)
+
+    def pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        """Move the pointer, with these buttons down."""
+        self.screen.controlled(self.who, "pointing").pointer(at, buttons, relative)
+
+    def wish_size(self, size: Size) -> None:
+        """Ask for another size of the screen."""
+        self.screen.controlled(self.who, "its size").size_wish(size)
+
+    def set_interval(self, interval_ns: HostNs) -> None:
+        """Take pictures more often, or less."""
+        self.interval_ns = interval_ns
+        self.screen.tell_watched()
+
+    def set_leave_out(self, tracks: frozenset[str]) -> None:
+        """His viewer composes other overlays than before."""
+        self.uncovered(overlay for overlay in self.screen.overlays if overlay.track not in tracks)
+        self.leave_out = tracks
+        self._serial = -1
+        self.screen.tell_paint()
+
+    def end(self) -> None:
+        """He reads no more; what he holds he may hold on until he releases it. A second time does nothing."""
+        if not self.ended:
+            self.ended = True
+            self._account.close()
+            self.screen.leave(self)
+
+
+class Screen:
+    """One screen of a guest."""
+
+    def __init__(self, key: str, source: ScreenSource, seat: Seat, budget: Budget, by: Convert = convert) -> None:
+        self.key, self.convert = key, by
+        self.memory: Memory | None = None
+        self.serial = 0
+        self.painted_ns: HostNs = 0
+        self.cursor = Cursor()
+        self.overlays: tuple[Overlay, ...] = ()
+        self.readers: list[Reader] = []
+        self._source, self._seat, self._budget = source, seat, budget
+        self._account = budget.open("screen", {"screen": SCREEN_BYTES})
+        self._shapes: dict[int, Shape] = {}
+        self._watched: HostNs | None = None
+        self._painted: frozenset[str] = frozenset()
+        self._ended = False
+
+    # -- the source's side -----------------------------------------------------------------------
+
+    def set_mode(self, mode: Mode, pixels: memoryview, now_ns: HostNs, free: Callable[[], None] = lambda: None) -> None:
+        """The screen has other memory from now on; `free` is called when nobody uses it any more.
+
+        GraphError, and it is as it was, for what can't be or has no room.
+        """
+        check_mode(mode, pixels)
+        account = self._budget.open("screen", {"pixels": mode.bytes})
+        before, self.memory = self.memory, Memory(mode, pixels, account, free)
+        if before is not None:
+            before.release()
+        self._next_serial(now_ns)
+        self.overlays = ()
+        for reader in self.readers:
+            reader.all_changed(mode.whole)
+        self.tell_paint()
+
+    def painted(
+        self,
+        rects: Iterable[Rect],
+        now_ns: HostNs,
+        moves: Iterable[Move] = (),
+        overlays: Iterable[Overlay] | None = None,
+    ) -> None:
+        """The next picture is there: first this was moved, then that was painted, and this lies over it."""
+        if self.memory is None:
+            raise GraphError(f"{self.key} has no mode yet")
+        whole = self.memory.mode.whole
+        moved, torn = _sorted_moves(list(moves), whole)
+        changed = [part for rect in chain(rects, torn) if (part := rect.common(whole)).area]
+        lying = self.overlays if overlays is None else tuple(overlays)[:OVERLAYS_MAX]
+        if not changed and not moved and lying == self.overlays:
+            return
+        self._next_serial(now_ns)
+        for rect in (*changed, *(move.to for move in moved)):
+            self.memory.changed(rect)
+        before, self.overlays = self.overlays, lying
+        gone = [overlay for overlay in before if overlay not in lying]
+        for reader in self.readers:
+            reader.changed(changed, moved, (*lying, *gone))
+            reader.uncovered(gone)
+        if lying != before:
+            self.tell_paint()
+
+    def _next_serial(self, now_ns: HostNs) -> None:
+        self.serial += 1
+        self.painted_ns = now_ns
+
+    def set_cursor(self, cursor: Cursor) -> None:
+        """The pointer is another, or elsewhere. That damages nothing."""
+        if cursor.shown:
+            if cursor.shape not in self._shapes:
+                raise GraphError(f"{self.key}: cursor {cursor.shape} was never defined")
+            self._shapes[cursor.shape] = self._shapes.pop(cursor.shape)
+        if cursor != self.cursor:
+            self.cursor = cursor
+
+    def define_shape(self, shape: Shape) -> None:
+        """What a cursor looks like, for all readers to ask for by its number."""
+        check_shape(shape)
+        known = {number: held for number, held in self._shapes.items() if number != shape.number}
+        while len(known) >= SHAPES_MAX:
+            del known[next(number for number in known if number != self.cursor.shape)]
+        known[shape.number] = shape
+        self._account.hold("shapes", sum(len(held.pixels) for held in known.values()))
+        self._shapes = known
+
+    def shape(self, number: int) -> Shape | None:
+        """What a cursor looks like, if that is still known."""
+        return self._shapes.get(number)
+
+    def end(self) -> None:
+        """The source is gone. Pictures that are held stay until they are released. A second time does nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        for reader in list(self.readers):
+            reader.end()
+        if self.memory is not None:
+            self.memory.release()
+            self.memory = None
+        self._shapes.clear()
+        self._account.close()
+
+    # -- the readers' side -----------------------------------------------------------------------
+
+    def read(self, who: Watcher, interval_ns: HostNs = 0, leave_out: frozenset[str] = frozenset()) -> Reader:
+        """One more reads; GraphError, and he does not, where there is no room."""
+        if self._ended:
+            raise GraphError(f"{self.key} has ended")
+        if len(self.readers) >= READERS_MAX:
+            raise GraphError(f"{self.key} has its {READERS_MAX} readers already")
+        account = self._budget.open("reader", {"reader": READER_BYTES})
+        reader = Reader(self, who, account, interval_ns, leave_out)
+        if self.memory is not None:
+            reader.all_changed(self.memory.mode.whole)
+        self.readers.append(reader)
+        self.tell_watched()
+        self.tell_paint()
+        return reader
+
+    def leave(self, reader: Reader) -> None:
+        """For readers: one ends."""
+        self.readers.remove(reader)
+        self.tell_watched()
+        self.tell_paint()
+
+    def controlled(self, who: Watcher, what: str) -> ScreenSource:
+        """The source, for who has the keyboard; RightsError for others."""
+        self._seat.demand(who, what)
+        return self._source
+
+    def tell_watched(self) -> None:
+        """Tell the source how often somebody takes a picture, if that has changed."""
+        interval_ns = min((reader.interval_ns for reader in self.readers), default=None)
+        if interval_ns != self._watched:
+            self._watched = interval_ns
+            self._source.watched(interval_ns)
+
+    def tell_paint(self) -> None:
+        """Tell the source which overlays it must paint, if those have changed."""
+        tracks = {overlay.track for overlay in self.overlays}
+        painted = frozenset(track for track in tracks if any(track not in reader.leave_out for reader in self.readers))
+        if painted != self._painted:
+            self._painted = painted
+            self._source.paint(painted)
+
+
+def _touched(moves: list[Move], places: list[Rect]) -> bool:
+    """Whether some move takes pixels from these places, or to them."""
+    return any(
+        place.common(move.to).area or place.common(move.to.moved(-move.dx, -move.dy)).area
+        for move in moves
+        for place in places
+    )
+
+
+def _sorted_moves(moves: list[Move], whole: Rect) -> tuple[list[Move], list[Rect]]:
+    """Moves that are true of such a screen, and what of it the others changed."""
+    true = [move for move in moves if whole.holds(move.to) and whole.holds(move.to.moved(-move.dx, -move.dy))]
+    if len(true) == len(moves) <= MOVES_MAX:
+        return true, []
+    return [], [move.to for move in moves]

@@ -1,0 +1,1 @@
+"""What flows: formats, parameters, packets; one type each."""

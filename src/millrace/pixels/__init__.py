@@ -1,0 +1,1 @@
+"""Pictures: rectangles, what changed, colour conversion. Pure."""

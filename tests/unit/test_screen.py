@@ -1,0 +1,431 @@
+"""Screen ports: each law of graph/screen.py. A reader that follows what he is told has the picture that was painted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millrace.budget import Budget
+from millrace.errors import BudgetError, GraphError, RightsError
+from millrace.graph.pictures import Cursor, Mode, Move, Overlay, Shape
+from millrace.graph.screen import MOVES_MAX, SHAPES_MAX, Picture, Reader, Screen
+from millrace.graph.seat import Seat, Watcher
+from millrace.pixels.convert import PixelFormat, Plane, blank, convert
+from millrace.pixels.rects import RECTS_MAX, Damage, Point, Rect, Size
+from millrace.rights.model import OWNER
+from millrace.units import NS_PER_S
+from tests.gops import WATCHER
+
+WIDTH, HEIGHT = 24, 16
+MODE = Mode(WIDTH, HEIGHT, WIDTH * 4)
+
+
+class Painter:
+    """A source that paints numbers: each pixel says when it was painted."""
+
+    def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
+        self.budget, self.seat = Budget(limit=limit), Seat("default")
+        self.screen = Screen("screen/0", self, self.seat, self.budget)
+        self.memory = bytearray(MODE.bytes)
+        self.picture: Plane = np.frombuffer(self.memory, np.uint8).reshape(HEIGHT, WIDTH, 4)
+        self.freed: list[int] = []
+        self.told: list[object] = []
+        self.step = 0
+
+    def key(self, code: int, down: bool) -> None:
+        self.told.append((code, down))
+
+    def pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        self.told.append((at, buttons, relative))
+
+    def size_wish(self, size: Size) -> None:
+        self.told.append(size)
+
+    def paint(self, tracks: frozenset[str]) -> None:
+        self.told.append(tracks)
+
+    def watched(self, interval_ns: int | None) -> None:
+        self.told.append(interval_ns)
+
+    def mode(self) -> None:
+        memory, number = bytearray(MODE.bytes), self.step
+        self.memory = memory
+        self.picture = np.frombuffer(memory, np.uint8).reshape(HEIGHT, WIDTH, 4)
+        self.screen.set_mode(MODE, memoryview(memory), 0, lambda: self.freed.append(number))
+
+    def fill(self, rect: Rect) -> Rect:
+        self.step += 1
+        noise = np.random.default_rng(self.step).integers(0, 256, (HEIGHT, WIDTH, 4), np.uint8)
+        part = slice(rect.y, rect.bottom), slice(rect.x, rect.right)
+        self.picture[part] = noise[part]
+        return rect
+
+    def move(self, move: Move) -> Move:
+        origin = move.to.moved(-move.dx, -move.dy)
+        self.picture[move.to.y : move.to.bottom, move.to.x : move.to.right] = self.picture[
+            origin.y : origin.bottom, origin.x : origin.right
+        ].copy()
+        return move
+
+
+class Viewer:
+    """Follows what a reader is told."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.canvas: Plane = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+        self.taken: list[Picture] = []
+        self.holding: Picture | None = None
+
+    def take(self, now_ns: int = 0) -> Picture | None:
+        picture = self.reader.take(now_ns)
+        if picture is not None:
+            self.taken.append(picture)
+            self.show(picture)
+            picture.release()
+        return picture
+
+    def hold(self) -> None:
+        self.holding = self.reader.take(0) or self.holding
+
+    def done(self) -> None:
+        """What it held is read only now: it may show what was painted meanwhile."""
+        if self.holding is not None:
+            self.show(self.holding)
+            self.holding.release()
+            self.holding = None
+
+    def show(self, picture: Picture) -> None:
+        pixels = np.frombuffer(picture.pixels, np.uint8).reshape(HEIGHT, WIDTH, 4)
+        for move in picture.moves:
+            origin = move.to.moved(-move.dx, -move.dy)
+            self.canvas[move.to.y : move.to.bottom, move.to.x : move.to.right] = self.canvas[
+                origin.y : origin.bottom, origin.x : origin.right
+            ].copy()
+        for rect in picture.damage:
+            part = slice(rect.y, rect.bottom), slice(rect.x, rect.right)
+            self.canvas[part] = pixels[part]
+
+
+def painter() -> Painter:
+    painter = Painter()
+    painter.mode()
+    return painter
+
+
+def test_a_reader_gets_all_at_first_then_what_changed_since_his_last() -> None:
+    own = painter()
+    slow, quick = Viewer(own.screen.read(WATCHER)), Viewer(own.screen.read(WATCHER))
+    assert [view.take() is not None for view in (slow, quick)] == [True, True]
+    assert slow.take() is None and slow.taken[0].damage == (MODE.whole,)
+    first, second = Rect(0, 0, 2, 2), Rect(8, 8, 2, 2)
+    own.screen.painted([own.fill(first)], 1)
+    quick.take()
+    own.screen.painted([own.fill(second)], 2)
+    slow.take(), quick.take()
+    assert (slow.taken[-1].damage, quick.taken[-1].damage) == ((first, second), (second,))
+    assert (slow.taken[-1].serial, slow.taken[-1].painted_ns) == (3, 2)
+    assert np.array_equal(slow.canvas, own.picture) and np.array_equal(quick.canvas, own.picture)
+
+
+def test_moves_are_for_who_took_the_very_picture_before() -> None:
+    own = painter()
+    views = [Viewer(own.screen.read(WATCHER)) for _ in range(3)]
+    follows, skips, reads = views
+    for view in views:
+        view.take()
+    move = Move(Rect(0, 0, WIDTH, HEIGHT - 4), 0, -4)
+    new = Rect(0, HEIGHT - 4, WIDTH, 4)
+    own.screen.painted([own.fill(MODE.whole)], 1)
+    follows.take()
+    reads.hold()
+    own.move(move)
+    own.screen.painted([own.fill(new)], 2, [move])
+    follows.take(), skips.take(), reads.done(), reads.take()
+    assert follows.taken[-1].moves == (move,) and follows.taken[-1].damage == (new,)
+    assert skips.taken[-1].moves == () == reads.taken[-1].moves
+    assert all(np.array_equal(view.canvas, own.picture) for view in views)
+    own.move(move)
+    own.screen.painted([own.fill(new)], 3, [move])
+    own.screen.painted([own.fill(Rect(0, 0, 1, 1))], 4)
+    follows.take()
+    assert follows.taken[-1].moves == () and np.array_equal(follows.canvas, own.picture)
+
+
+@pytest.mark.parametrize("move", [Move(Rect(0, 0, 8, 8), 4, 0), Move(Rect(0, 0, WIDTH, HEIGHT + 1), 0, 0)])
+def test_a_move_from_or_to_beyond_the_screen_is_damage(move: Move) -> None:
+    own = painter()
+    view = Viewer(own.screen.read(WATCHER))
+    view.take()
+    own.fill(Rect(0, 0, 8, 8))
+    own.screen.painted([], 1, [move])
+    view.take()
+    assert view.taken[-1].moves == () and np.array_equal(view.canvas, own.picture)
+
+
+def test_more_moves_than_are_worth_it_are_damage() -> None:
+    own = painter()
+    view = Viewer(own.screen.read(WATCHER))
+    view.take()
+    own.screen.painted([], 1, [Move(Rect(0, 0, 1, 1), 0, 0)] * (MOVES_MAX + 1))
+    picture = view.take()
+    assert picture is not None and (picture.moves, picture.damage) == ((), (Rect(0, 0, 1, 1),))
+
+
+def test_a_picture_keeps_its_memory_and_its_mode_until_it_is_released() -> None:
+    own = painter()
+    own.fill(MODE.whole)
+    reader = own.screen.read(WATCHER)
+    picture = reader.take(0)
+    assert picture is not None
+    before = bytes(picture.pixels)
+    own.step = 7
+    own.mode()
+    assert own.freed == [] and picture.mode == MODE and bytes(picture.pixels) == before
+    assert own.budget.shares()["screen"] > 2 * MODE.bytes
+    assert reader.take(0) is None and reader.next_timeout() is None
+    with pytest.raises(TypeError):
+        picture.pixels[0] = 1
+    picture.release()
+    picture.release()
+    assert own.freed == [0] and own.budget.shares()["screen"] < 2 * MODE.bytes + 8 * 1024
+    again = reader.take(0)
+    assert again is not None and again.damage == (MODE.whole,)
+    own.screen.end()
+    assert own.freed == [0] and reader.ended
+    again.release()
+    assert own.freed == [0, 7] and own.budget.held == 0
+    own.screen.end()
+
+
+def test_who_never_releases_holds_back_one_memory_however_often_the_mode_changes() -> None:
+    own = painter()
+    stuck = own.screen.read(WATCHER)
+    assert stuck.take(0)
+    for own.step in range(1, 50):
+        own.mode()
+    assert len(own.freed) == 48 and own.budget.held < 2 * MODE.bytes + 32 * 1024
+
+
+def test_a_mode_without_room_or_sense_is_refused_and_the_old_one_stays() -> None:
+    own = Painter(limit=100 * 1024)
+    own.mode()
+    big = Mode(200, 200, 800)
+    with pytest.raises(BudgetError):
+        own.screen.set_mode(big, memoryview(bytearray(big.bytes)), 0)
+    for mode, words in [
+        (Mode(24, 16, 95), "95 a row"),
+        (Mode(24, 17, 96), "in 1536 bytes"),
+        (Mode(0, 16, 96), "a screen of 0"),
+        (Mode(20_000, 16, 80_000), "16384 at most"),
+        (Mode(24, 16, 96, "rgb565"), "bgrx is known"),
+    ]:
+        with pytest.raises(GraphError, match=words):
+            own.screen.set_mode(mode, memoryview(bytearray(MODE.bytes)), 0)
+    assert own.screen.memory is not None and own.screen.memory.mode == MODE and own.freed == []
+
+
+def test_a_thumbnail_is_taken_when_it_is_time() -> None:
+    own = painter()
+    view = Viewer(own.screen.read(WATCHER, interval_ns=NS_PER_S))
+    assert view.reader.next_timeout() == 0 and view.take(5)
+    assert view.reader.next_timeout() is None
+    own.screen.painted([own.fill(Rect(0, 0, 1, 1))], 10)
+    assert view.reader.next_timeout() == NS_PER_S + 5 and view.take(NS_PER_S) is None
+    assert view.take(NS_PER_S + 5) is not None
+    view.reader.set_interval(0)
+    view.reader.end()
+    view.reader.end()
+    assert own.told == [NS_PER_S, 0, None]
+
+
+def test_overlays_come_with_the_picture_and_who_composes_them_is_not_told_what_is_painted_there() -> None:
+    own = painter()
+    whole, composes = Viewer(own.screen.read(WATCHER)), Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
+    film = Overlay("film", Rect(4, 4, 8, 8))
+    own.screen.painted([own.fill(film.at)], 1, overlays=[film])
+    assert own.told[-1] == frozenset({"film"})
+    for view in (whole, composes):
+        view.take()
+    own.screen.painted([own.fill(Rect(5, 5, 2, 2))], 2)
+    pictures = [view.take() for view in (whole, composes)]
+    assert [picture and picture.damage for picture in pictures] == [(Rect(5, 5, 2, 2),), ()]
+    assert [picture and picture.overlays for picture in pictures] == [(film,), (film,)]
+    moved = Overlay("film", Rect(6, 4, 8, 8))
+    own.screen.painted([own.fill(moved.at)], 3, overlays=[moved])
+    composes.take()
+    assert np.array_equal(composes.canvas[4:12, 4:6], own.picture[4:12, 4:6])
+    own.screen.painted([], 4, overlays=[])
+    composes.take()
+    assert np.array_equal(composes.canvas, own.picture)
+
+
+def test_the_source_paints_what_somebody_cannot_compose() -> None:
+    own = painter()
+    both, one = frozenset({"film", "camera"}), frozenset({"film"})
+    first = own.screen.read(WATCHER, leave_out=both)
+    own.screen.painted([], 1, overlays=[Overlay("film", Rect(0, 0, 2, 2)), Overlay("camera", Rect(4, 4, 2, 2))])
+    second = own.screen.read(WATCHER, leave_out=one)
+    second.set_leave_out(both)
+    third = own.screen.read(WATCHER)
+    third.end()
+    assert [told for told in own.told if isinstance(told, frozenset)] == [both - one, frozenset(), both, frozenset()]
+    first.end()
+
+
+def test_a_cursor_damages_nothing_and_its_pixels_are_asked_for_by_number() -> None:
+    own = painter()
+    view = Viewer(own.screen.read(WATCHER))
+    view.take()
+    with pytest.raises(GraphError, match="never defined"):
+        own.screen.set_cursor(Cursor(3, shown=True))
+    shape = Shape(3, Size(2, 1), bytes(8))
+    own.screen.define_shape(shape)
+    own.screen.set_cursor(Cursor(3, at=Point(5, 5), shown=True))
+    picture = view.take()
+    assert picture is not None and (picture.damage, picture.cursor.at) == ((), Point(5, 5))
+    assert own.screen.shape(3) == shape and view.take() is None
+    own.screen.painted([own.fill(MODE.whole)], 1, [])
+    own.screen.set_cursor(Cursor(3, at=Point(6, 5), shown=True))
+    own.screen.painted([], 2)
+    assert view.take() is not None and view.take() is None
+    for number in range(10, 10 + SHAPES_MAX):
+        own.screen.define_shape(Shape(number, Size(1, 1), bytes(4)))
+    assert own.screen.shape(3) == shape and own.screen.shape(10) is None
+    for bad in (Shape(1, Size(0, 1), b""), Shape(1, Size(2, 2), bytes(15)), Shape(1, Size(513, 1), bytes(513 * 4))):
+        with pytest.raises(GraphError, match="a cursor of"):
+            own.screen.define_shape(bad)
+
+
+def test_only_who_has_the_keyboard_types_points_and_sizes() -> None:
+    own = painter()
+    other = Watcher("listener/2", OWNER)
+    mine, theirs = own.screen.read(WATCHER), own.screen.read(other)
+    own.seat.take(WATCHER)
+    own.told.clear()
+    mine.key(30, True)
+    mine.pointer(Point(1, 2), 1, False)
+    mine.wish_size(Size(800, 600))
+    assert own.told == [(30, True), (Point(1, 2), 1, False), Size(800, 600)]
+    for act in (lambda: theirs.key(30, True), lambda: theirs.wish_size(Size(1, 1))):
+        with pytest.raises(RightsError, match="listener/2 only watches"):
+            act()
+
+
+def test_a_picture_is_converted_once_for_all_and_only_where_it_changed() -> None:
+    asked: list[tuple[Rect, ...]] = []
+    own = painter()
+
+    def noted(picture: Plane, planes: object, changed: object) -> None:
+        asked.append(tuple(changed))  # type: ignore[call-overload]
+        convert(picture, planes, asked[-1])  # type: ignore[arg-type]
+
+    own.screen.convert = noted  # type: ignore[assignment]
+    own.fill(MODE.whole)
+    readers = [own.screen.read(WATCHER) for _ in range(3)]
+    planes = []
+    for rect in (MODE.whole, Rect(3, 3, 4, 4)):
+        own.screen.painted([own.fill(rect)], 1)
+        for reader in readers:
+            picture = reader.take(0)
+            assert picture is not None
+            planes.append(picture.converted(PixelFormat.NV12))
+            picture.release()
+    assert asked == [(MODE.whole,), (Rect(3, 3, 4, 4),)] and all(held is planes[0] for held in planes)
+    fresh = blank(PixelFormat.NV12, Size(WIDTH, HEIGHT))
+    convert(own.picture, fresh, [MODE.whole])
+    assert all(np.array_equal(a, b) for a, b in zip(planes[0].planes, fresh.planes, strict=True))
+
+
+@pytest.mark.parametrize("to", list(PixelFormat))
+def test_known_colours_are_converted_as_bt_601_says(to: PixelFormat) -> None:
+    colours = {
+        (0, 0, 0): (16, 128, 128),
+        (255, 255, 255): (235, 128, 128),
+        (0, 0, 255): (82, 90, 240),
+        (255, 0, 0): (41, 240, 110),
+    }
+    for bgr, (luma, blue, red) in colours.items():
+        planes = blank(to, Size(5, 3))
+        convert(np.full((3, 5, 4), (*bgr, 0), np.uint8), planes, [Rect(0, 0, 5, 3)])
+        assert abs(int(planes.planes[0][2, 4]) - luma) <= 1
+        if to is PixelFormat.I420:
+            assert abs(int(planes.planes[1][1, 2]) - blue) <= 1 and abs(int(planes.planes[2][1, 2]) - red) <= 1
+        elif to is PixelFormat.NV12:
+            assert np.abs(planes.planes[1][1, 2].astype(int) - (blue, red)).max() <= 1
+
+
+RECTS = st.builds(
+    lambda x, y, w, h: Rect(x, y, min(w, WIDTH - x), min(h, HEIGHT - y)),
+    st.integers(0, WIDTH - 1), st.integers(0, HEIGHT - 1), st.integers(0, WIDTH), st.integers(0, HEIGHT),
+)  # fmt: skip
+
+
+@given(st.lists(RECTS, max_size=200))
+def test_damage_covers_all_that_changed_in_a_few_rectangles(rects: list[Rect]) -> None:
+    damage, painted, covered = Damage(rects), np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
+    for rect in rects:
+        painted[rect.y : rect.bottom, rect.x : rect.right] = True
+    for rect in damage.rects:
+        covered[rect.y : rect.bottom, rect.x : rect.right] = True
+    assert len(damage.rects) <= RECTS_MAX and not (painted & ~covered).any()
+
+
+MOVES = st.builds(
+    lambda to, dx, dy: Move(to, max(to.right - WIDTH, min(dx, to.x)), max(to.bottom - HEIGHT, min(dy, to.y))),
+    RECTS, st.integers(-8, 8), st.integers(-8, 8),
+)  # fmt: skip
+OVERLAYS = st.lists(st.builds(Overlay, st.sampled_from(["film", "camera"]), RECTS), max_size=2)
+STEPS = st.one_of(
+    st.tuples(st.just("paint"), st.lists(RECTS, max_size=3), st.lists(MOVES, max_size=2), st.none() | OVERLAYS),
+    st.tuples(st.sampled_from(["take", "hold", "done"]), st.integers(0, 2)),
+    st.tuples(st.just("leave_out"), st.integers(0, 2), st.frozensets(st.sampled_from(["film", "camera"]))),
+    st.tuples(st.sampled_from(["mode", "cursor"])),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(STEPS, max_size=40))
+def test_who_follows_what_he_is_told_has_the_picture(steps: list[tuple[object, ...]]) -> None:
+    own = painter()
+    own.screen.define_shape(Shape(0, Size(1, 1), bytes(4)))
+    views = [Viewer(own.screen.read(WATCHER)) for _ in range(3)]
+    for name, *values in steps:
+        if name == "paint":
+            rects, moves, overlays = values
+            moved = [own.move(move) for move in moves]  # type: ignore[attr-defined]
+            own.screen.painted([own.fill(rect) for rect in rects], own.step, moved, overlays)  # type: ignore[arg-type,attr-defined]
+        elif name == "mode":
+            own.mode()
+        elif name == "cursor":
+            own.screen.set_cursor(Cursor(at=Point(own.step, 0), shown=True))
+        elif name == "leave_out":
+            views[values[0]].reader.set_leave_out(values[1])  # type: ignore[index,arg-type]
+        else:
+            getattr(views[values[0]], str(name))()  # type: ignore[index]
+    for view in views:
+        view.done()
+        view.take()
+        leave_out = np.zeros((HEIGHT, WIDTH), bool)
+        for overlay in own.screen.overlays:
+            if overlay.track in view.reader.leave_out:
+                leave_out[overlay.at.y : overlay.at.bottom, overlay.at.x : overlay.at.right] = True
+        assert np.array_equal(view.canvas[~leave_out], own.picture[~leave_out])
+    own.screen.end()
+    assert own.budget.held == 0
+
+
+def test_who_composes_an_overlay_gets_what_is_moved_out_of_it_as_damage() -> None:
+    own = painter()
+    composes = Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
+    film = Overlay("film", Rect(0, 0, 8, 8))
+    own.screen.painted([], 1, overlays=[film])
+    composes.take()
+    own.screen.painted([own.fill(film.at)], 2)
+    composes.take()
+    move = own.move(Move(Rect(8, 8, 8, 8), 8, 8))
+    own.screen.painted([], 3, [move])
+    composes.take()
+    assert composes.taken[-1].moves == () and np.array_equal(composes.canvas[8:, 8:], own.picture[8:, 8:])
