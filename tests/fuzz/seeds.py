@@ -11,12 +11,16 @@ from pathlib import Path
 from millrace.codec.opus import OpusEncoder
 from millrace.codec.settings import CodecSettings
 from millrace.dsp.convert import SampleFormat, encode
+from millrace.media.packet import WHOLE_KEY, Packet
+from millrace.pixels.rects import Rect
 from millrace.sim.qemu import FakeQemu, ServerWire
 from millrace.sim.rig import Rig
 from millrace.sim.signals import sine
+from millrace.units import NS_PER_MS
 from millrace.wire.native.messages import HEADER as NATIVE_HEADER
 from millrace.wire.native.messages import Call, Hello, frame
 from millrace.wire.peer import messages as peer
+from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
 from millrace.wire.pulse.session import HEADER as PULSE_HEADER
@@ -170,6 +174,15 @@ def _media(payloads: list[bytes], frames: int = 960) -> list[bytes]:
     ]
 
 
+def _tracks(payloads: list[bytes]) -> list[bytes]:
+    step_ns, region = 20 * NS_PER_MS, Rect(0, 16, 64, 16)
+    packets = [
+        Packet(n, 1, n * step_ns, n * step_ns, step_ns, 0, WHOLE_KEY, payload) for n, payload in enumerate(payloads)
+    ]
+    picture = Packet(0, 1, step_ns, 0, step_ns, 0, WHOLE_KEY, bytes(64), region)
+    return [pack_track(1, picture), *(pack_track(SOUND_TRACK, packet) for packet in packets)]
+
+
 def _text(message: peer.FromListener | peer.FromDaemon) -> bytes:
     return peer.encode_message(message).encode()
 
@@ -216,6 +229,7 @@ def peer_daemon() -> list[Session]:
         ],
         [welcome, _text(peer.FormatChanged(peer.StreamFormat(1, "s16", 48_000, stereo))), *_media([bytes(3840)] * 20)],
         [welcome, _text(peer.FormatChanged(surround)), *_media(_opus(5, 2))],
+        [welcome, _text(peer.FormatChanged(peer.StreamFormat(1, "s16", 48_000, stereo))), *_tracks([bytes(3840)] * 20)],
     ]
 
 

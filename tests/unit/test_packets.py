@@ -232,6 +232,16 @@ def test_the_end_tells_of_what_was_left_out_before_it() -> None:
     world.source.publisher.push(End("again"))
 
 
+def test_a_newcomer_is_told_what_is_missing_of_the_group_he_gets() -> None:
+    world = World()
+    world.source.picture(key=True)
+    world.source.skip(2)
+    world.source.picture()
+    world.join()
+    assert [type(item) for item in world.take()] == [Parameters, Packet, Gap, Packet]
+    assert world.decoder.gaps == [Gap(2, 0)]
+
+
 # -- upstream ------------------------------------------------------------------------------------
 
 
@@ -383,6 +393,26 @@ def test_disposable_pictures_go_first() -> None:
     assert 0 < world.lanes[0].dropped <= 10
     assert all(unit in world.decoder.decoded for unit in (0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19))
     assert world.source.keys_asked == [0]
+
+
+def test_of_a_picture_that_is_left_out_no_part_is_taken() -> None:
+    world = World()
+    world.join()
+    world.source.picture(key=True, size=10)
+    world.source.picture(disposable=True, size=BYTES_MAX + 20_000, parts=3)
+    world.source.picture(size=10)
+    world.take()
+    assert world.decoder.decoded == [0, 2] and [gap.dropped for gap in world.decoder.gaps] == [3]
+
+
+def test_a_key_picture_ends_the_leaving_out_of_one_that_was_cut_off() -> None:
+    world = World()
+    world.join()
+    world.source.picture(key=True, size=10)
+    world.source.picture(disposable=True, size=BYTES_MAX * 2, parts=2, lost=frozenset({1}))
+    world.source.picture(key=True, size=10, parts=2)
+    world.take()
+    assert world.decoder.decoded == [0, 2] and [gap.dropped for gap in world.decoder.gaps] == [2]
 
 
 def test_the_oldest_group_goes_to_its_end() -> None:

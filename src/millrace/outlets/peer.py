@@ -22,8 +22,10 @@ from millrace.dsp.resample import Resampler, make_resampler, resampler_bytes
 from millrace.errors import GraphError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Tap
+from millrace.media.packet import WHOLE_KEY, Packet
 from millrace.units import NS_PER_MS, Frames, HostNs, Positions, default_map, frames_to_ns
 from millrace.wire.peer.messages import FormatChanged, Silence, StreamFormat, encode_message, pack_media
+from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 
 HOLD_NS = 200 * NS_PER_MS
 """Digital silence this long ends the sending: codec tails are out by then."""
@@ -48,6 +50,8 @@ class PeerOutlet:
         self.settings = CodecSettings()
         self.codecs: tuple[str, ...] = ("opus",)
         self.latency = "normal"
+        self.tracks = False
+        """It takes media packets in the layout of tracks."""
         self.group: EncodeGroup | None = None
         self.sent_packets = 0
         self.sent_bytes = 0
@@ -154,6 +158,8 @@ class EncodeGroup:
         self._quantum = 0
         self._packet_frames = 0
         self._packets: list[bytes] = []
+        self._tracked: list[bytes] = []
+        """The same packets in the layout of tracks, while somebody takes that."""
         self.clock: Callable[[], HostNs] = lambda: 0
         self.spent_ns: HostNs = 0
         """What its last cycle took."""
@@ -276,8 +282,9 @@ class EncodeGroup:
         """All packets of a cycle go out in one write a listener: on a busy host the writes cost most."""
         if self._packets:
             packets, self._packets = self._packets, []
+            tracked, self._tracked = self._tracked, []
             for outlet in self.outlets:
-                outlet.send(*packets)
+                outlet.send(*(tracked if outlet.tracks else packets))
 
     def _emit(self, block: Samples) -> None:
         assert self._next_position is not None
@@ -295,7 +302,15 @@ class EncodeGroup:
         follows = bool(self._packets)
         packet = pack_media(self.generation, len(block), self._sequence, position, host_ns, payload, follows)
         self._packets.append(packet)
+        if any(outlet.tracks for outlet in self.outlets):
+            self._tracked.append(self._track_packet(len(block), host_ns, payload, follows))
         self._sequence += 1
+
+    def _track_packet(self, frames: Frames, host_ns: HostNs, payload: bytes, follows: bool) -> bytes:
+        """What was encoded as a packet of a track: each part of sound can be decoded by itself."""
+        length_ns, flags = frames_to_ns(frames, self.rate), WHOLE_KEY
+        packet = Packet(self._sequence, self.generation, host_ns, host_ns, length_ns, host_ns, flags, payload)
+        return pack_track(SOUND_TRACK, packet, follows)
 
     def idle(self, position: Frames) -> None:
         """See `Consumer.idle`: say once where the sound ends, then send nothing."""

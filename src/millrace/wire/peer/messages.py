@@ -43,7 +43,8 @@ Wishes = Annotated[dict[str, str], msgspec.Meta(max_length=SETTINGS_MAX)]
 class Hello(msgspec.Struct, tag="hello", tag_field="type"):
     """Listener's first message: what it can play and wants. `latency` is low, normal, robust, or fixed such as 30ms.
 
-    With `microphone` it offers to be recorded; it sends when `Microphone` says that somebody does.
+    With `microphone` it offers to be recorded; it sends when `Microphone` says that somebody does. With `tracks` it is
+    sent media packets in the layout of tracks.py.
     """
 
     version: int = VERSION
@@ -55,6 +56,7 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type"):
     latency: str = "normal"
     sink: str | None = None
     microphone: bool = False
+    tracks: bool = False
 
 
 class StreamFormat(msgspec.Struct):

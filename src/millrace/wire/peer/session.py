@@ -27,12 +27,16 @@ from millrace.wire.peer.messages import (
     packet_fits,
     unpack_media,
 )
+from millrace.wire.peer.tracks import TRACK, sound_of, unpack_track
 
 PING_NS = 2 * NS_PER_S
 SILENT_MAX_NS = 15 * NS_PER_S
 HELLO_MAX_NS = 10 * NS_PER_S
 FORMAT_EVERY_NS = NS_PER_S // 10
 """A decoder and its buffers are made for each new format: on average no more often than this."""
+
+
+_TRACK_KIND = bytes([TRACK])
 
 
 class Keepalive:
@@ -187,9 +191,7 @@ class PeerClient(_Session):
         """Take one WebSocket message."""
         self.keepalive.heard(now_ns)
         if isinstance(message, bytes):
-            packet = unpack_media(message)
-            if packet is not None and self.format is not None and packet.generation == self.format.generation & 0xFF:
-                self._events.append(packet)
+            self._packet(message, now_ns)
             return
         parsed = decode_from_daemon(message)
         if self._answered(parsed, now_ns):
@@ -199,6 +201,17 @@ class PeerClient(_Session):
         elif isinstance(parsed, FormatChanged):
             self.format = self._new_format(parsed.format, now_ns)
         self._events.append(parsed)
+
+    def _packet(self, message: bytes, now_ns: HostNs) -> None:
+        if self.format is None:
+            return
+        if message[:1] == _TRACK_KIND:
+            tracked = unpack_track(message, now_ns)
+            packet = None if tracked is None else sound_of(tracked, self.format)
+        else:
+            packet = unpack_media(message)
+        if packet is not None and packet.generation == self.format.generation & 0xFF:
+            self._events.append(packet)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """As both ends, and PeerLost for a server that never says welcome."""

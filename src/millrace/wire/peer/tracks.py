@@ -1,0 +1,101 @@
+"""A packet of a track on the peer protocol: a media kind of its own, for listeners that say `tracks` in hello.
+
+Whoever does not know the kind skips it. Little-endian, 28 bytes: kind, flags, track, generation, number, pts in ns,
+duration in µs; then dts where it differs from pts, then the region of the picture that it is, where it is a part.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import RemoteProtocolError
+from millrace.media.packet import Flags
+from millrace.media.packet import Packet as TrackPacket
+from millrace.pixels.rects import Rect
+from millrace.units import NS_PER_S, NS_PER_US, HostNs
+from millrace.wire.decoding import INT_MAX
+from millrace.wire.peer.messages import Packet, StreamFormat
+
+TRACK = 3
+SOUND_TRACK = 0
+"""The track of the sink that a listener hears; its format is the one of `format`."""
+_HEADER = struct.Struct("<BBHIQqI")
+_DTS = struct.Struct("<q")
+_REGION = struct.Struct("<HHHH")
+TRACK_HEADER_BYTES = _HEADER.size
+_MEDIA_FLAGS = int(Flags.KEY | Flags.DISCONTINUITY | Flags.DISPOSABLE | Flags.END)
+_FOLLOWS, _HAS_DTS, _HAS_REGION = 16, 32, 64
+_KNOWN = _MEDIA_FLAGS | _FOLLOWS | _HAS_DTS | _HAS_REGION
+DURATION_MAX_NS = (2**32 - 1) * NS_PER_US
+
+
+class Tracked(NamedTuple):
+    """A packet, of which track, and whether it came together with the one before it."""
+
+    track: int
+    packet: TrackPacket
+    follows: bool = False
+
+
+def pack_track(track: int, packet: TrackPacket, follows: bool = False) -> bytes:
+    """A packet's bytes. Side data does not travel."""
+    assert not packet.side, "side data has no place on this wire yet"
+    flags, more = int(packet.flags), b""
+    if follows:
+        flags |= _FOLLOWS
+    if packet.dts_ns != packet.pts_ns:
+        flags |= _HAS_DTS
+        more += _DTS.pack(packet.dts_ns)
+    if packet.region is not None:
+        flags |= _HAS_REGION
+        more += _REGION.pack(packet.region.x, packet.region.y, packet.region.width, packet.region.height)
+    duration_us = min(packet.duration_ns, DURATION_MAX_NS) // NS_PER_US
+    head = _HEADER.pack(TRACK, flags, track, packet.generation & 0xFFFFFFFF, packet.number, packet.pts_ns, duration_us)
+    return head + more + packet.payload
+
+
+def unpack_track(data: Buffer, now_ns: HostNs) -> Tracked | None:
+    """Bytes to a packet; None for a kind or a flag that this version does not know."""
+    if len(data) < TRACK_HEADER_BYTES:
+        raise RemoteProtocolError(f"a packet of a track in {len(data)} bytes")
+    kind, flags, track, generation, number, pts_ns, duration_us = _HEADER.unpack_from(data)
+    if kind != TRACK or flags & ~_KNOWN:
+        return None
+    if number > INT_MAX:
+        raise RemoteProtocolError(f"a packet with the number {number}")
+    dts_ns, region, at = _optional(data, flags, pts_ns)
+    packet = TrackPacket(
+        number, generation, pts_ns, dts_ns, duration_us * NS_PER_US, now_ns, Flags(flags & _MEDIA_FLAGS),
+        bytes(memoryview(data)[at:]), region,
+    )  # fmt: skip
+    return Tracked(track, packet, bool(flags & _FOLLOWS))
+
+
+def _optional(data: Buffer, flags: int, pts_ns: int) -> tuple[int, Rect | None, int]:
+    """What stands between the header and the payload, and where that begins."""
+    at, dts_ns, region = TRACK_HEADER_BYTES, pts_ns, None
+    needed = at + bool(flags & _HAS_DTS) * _DTS.size + bool(flags & _HAS_REGION) * _REGION.size
+    if len(data) < needed:
+        raise RemoteProtocolError(f"a packet of a track in {len(data)} bytes, and its header needs {needed}")
+    if flags & _HAS_DTS:
+        (dts_ns,) = _DTS.unpack_from(data, at)
+        at += _DTS.size
+    if flags & _HAS_REGION:
+        region = Rect(*_REGION.unpack_from(data, at))
+    return dts_ns, region, needed
+
+
+def sound_of(tracked: Tracked, fmt: StreamFormat) -> Packet | None:
+    """A packet of the sound track as playout takes it; None for another track's, or another generation's.
+
+    Both ends of this line count frames from time 0, so the time gives the position back exactly.
+    """
+    packet = tracked.packet
+    if tracked.track != SOUND_TRACK or packet.generation != fmt.generation & 0xFFFFFFFF or packet.pts_ns < 0:
+        return None
+    frames = (packet.duration_ns * fmt.rate + NS_PER_S // 2) // NS_PER_S
+    position = (packet.pts_ns * fmt.rate + NS_PER_S // 2) // NS_PER_S
+    sequence = packet.number & 0xFFFFFFFF
+    return Packet(fmt.generation & 0xFF, frames, sequence, position, packet.pts_ns, packet.payload, tracked.follows)

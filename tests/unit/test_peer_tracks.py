@@ -1,0 +1,195 @@
+"""Packets of tracks on the peer protocol: the layout, who is sent it, and that older ends still play sound."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.codec.opus import OpusDecoder
+from millrace.doors.peer.decode import PacketDecoder
+from millrace.dsp.convert import SampleFormat, encode
+from millrace.dsp.measure import frequency_hz, level_dbfs
+from millrace.errors import RemoteProtocolError
+from millrace.media.packet import Flags
+from millrace.media.packet import Packet as TrackPacket
+from millrace.outlets.peer import PeerOutlet, PeerOutlets
+from millrace.pixels.rects import Rect
+from millrace.sim.rig import Rig
+from millrace.sim.signals import sine
+from millrace.units import NS_PER_S, frames_to_ns
+from millrace.wire.decoding import INT_MAX
+from millrace.wire.peer.messages import FormatChanged, Hello, Packet, StreamFormat, decode_from_listener, encode_message
+from millrace.wire.peer.session import PeerClient, PeerServer
+from millrace.wire.peer.tracks import (
+    SOUND_TRACK,
+    TRACK,
+    TRACK_HEADER_BYTES,
+    Tracked,
+    pack_track,
+    sound_of,
+    unpack_track,
+)
+from millrace.wire.pulse.tagstruct import Spec
+
+BEFORE = json.loads((Path(__file__).parent / "peer_0_1.json").read_text())
+"""What both ends of version 0.1.0 said: the daemon half a second of a 997 Hz sine."""
+HEADER_0_1 = struct.Struct("<BBHIQQ")
+
+
+def before(line: str) -> str | bytes:
+    return line if line.startswith("{") else base64.b64decode(line)
+
+
+# -- the layout ----------------------------------------------------------------------------------
+
+SIGNED = st.integers(-(2**63), 2**63 - 1)
+SMALL = st.integers(0, 0xFFFF)
+PACKETS = st.builds(
+    lambda number, generation, pts, dts, us, flags, payload, region: TrackPacket(
+        number, generation, pts, pts if dts is None else dts, us * 1_000, 5, Flags(flags), payload, region
+    ),
+    st.integers(0, INT_MAX), st.integers(0, 2**32 - 1), SIGNED, st.none() | SIGNED, st.integers(0, 2**32 - 1),
+    st.integers(0, 15), st.binary(max_size=100), st.none() | st.builds(Rect, SMALL, SMALL, SMALL, SMALL),
+)  # fmt: skip
+
+
+@given(SMALL, PACKETS, st.booleans())
+def test_a_packet_of_a_track_survives_a_round_trip(track: int, packet: TrackPacket, follows: bool) -> None:
+    assert unpack_track(pack_track(track, packet, follows), 5) == Tracked(track, packet, follows)
+
+
+@given(st.binary(max_size=80), st.booleans())
+def test_any_bytes_are_a_packet_or_skipped_or_refused(data: bytes, ours: bool) -> None:
+    if ours:
+        data = bytes([TRACK]) + data[1:]
+    client = PeerClient(Hello(), 0)
+    client.receive(encode_message(FormatChanged(FORMAT)), 0)
+    client.events()
+    try:
+        client.receive(data, 0)
+        tracked = unpack_track(data, 0)
+    except RemoteProtocolError:
+        return
+    assert all(isinstance(event, Packet) for event in client.events())
+    if tracked is not None and tracked.packet.duration_ns < 2**32 * 1_000:
+        again = pack_track(tracked.track, tracked.packet, tracked.follows)
+        assert unpack_track(again, 0) == tracked
+
+
+def test_an_unknown_flag_is_skipped_and_half_a_header_refused() -> None:
+    data = pack_track(1, TrackPacket(1, 1, 1, 0, 1_000, 0, Flags.KEY, b"", Rect(1, 2, 3, 4)))
+    assert unpack_track(data[:1] + b"\x80" + data[2:], 0) is None
+    assert unpack_track(b"\x04" + data[1:], 0) is None
+    for size in range(len(data)):
+        try:
+            unpack_track(data[:size], 0)
+        except RemoteProtocolError:
+            continue
+        raise AssertionError(f"{size} bytes of {len(data)}")
+
+
+@given(st.integers(0, 2**40), st.integers(1, 40_000), st.sampled_from([8_000, 11_025, 44_100, 48_000, 96_000, 384_000]))
+def test_a_time_gives_the_position_back_exactly(position: int, frames: int, rate: int) -> None:
+    start_ns = frames_to_ns(position, rate)
+    packet = TrackPacket(7, 1, start_ns, start_ns, frames_to_ns(frames, rate), 0, Flags.END, b"x")
+    fmt = StreamFormat(1, "s16", rate, ["mono"])
+    tracked = unpack_track(pack_track(SOUND_TRACK, packet), 0)
+    assert tracked is not None
+    assert sound_of(tracked, fmt) == Packet(1, frames, 7, position, start_ns, b"x")
+    assert sound_of(tracked._replace(track=1), fmt) is None
+
+
+# -- who is sent it ------------------------------------------------------------------------------
+
+FORMAT = StreamFormat(1, "opus", 48_000, ["front-left", "front-right"], 312)
+
+
+class Ends:
+    """A new daemon's outlet, and what listeners that said these hellos are sent."""
+
+    def __init__(self, *hellos: str) -> None:
+        self.rig = Rig()
+        outlets = PeerOutlets(self.rig.graph)
+        self.sent: list[list[str | bytes]] = []
+        for text in hellos:
+            server = PeerServer(0)
+            server.receive(text, 0)
+            (hello,) = server.events()
+            assert isinstance(hello, Hello)
+            lines: list[str | bytes] = []
+            outlet = PeerOutlet(self.rig.graph.ids.take(), "x", lines.extend, lambda: True)
+            outlet.tracks = hello.tracks
+            outlets.join(outlet, self.rig.sink)
+            self.sent.append(lines)
+        sound = encode(SampleFormat.F32LE, sine(0.5))
+        self.rig.client().play(Spec(SampleFormat.F32LE, 2, self.rig.graph.rate), (1, 2), sound).drain()
+        self.rig.run(1.0)
+
+    def media(self, which: int) -> list[bytes]:
+        return [message for message in self.sent[which] if isinstance(message, bytes)]
+
+
+def played(lines: list[str | bytes]) -> tuple[list[Packet], np.ndarray]:
+    """What a listener of today makes of what it is sent."""
+    client = PeerClient(Hello(), 0)
+    packets, decoder = [], None
+    for line in lines:
+        client.receive(line, 0)
+        for event in client.events():
+            if isinstance(event, FormatChanged):
+                decoder = PacketDecoder(event.format)
+            elif isinstance(event, Packet):
+                packets.append(event)
+    assert decoder is not None
+    return packets, np.concatenate([part.block for packet in packets for part in decoder.decode(packet)])
+
+
+def is_the_sine(sound: np.ndarray) -> bool:
+    middle = sound[4_800:19_200, 0]
+    return abs(frequency_hz(middle, 48_000) - 997) < 0.5 and abs(level_dbfs(middle) - level_dbfs(sine(0.3)[:, 0])) < 0.5
+
+
+def test_only_who_says_tracks_is_sent_them_and_both_play_the_same() -> None:
+    ends = Ends(encode_message(Hello(name="plain")), encode_message(Hello(name="tracks", tracks=True)))
+    plain, tracked = ends.media(0), ends.media(1)
+    assert {data[0] for data in plain} <= {1, 2} and {data[0] for data in tracked} == {TRACK}
+    assert len(tracked[0]) == len(plain[0]) + TRACK_HEADER_BYTES - HEADER_0_1.size
+    first, second = played(ends.sent[0]), played(ends.sent[1])
+    assert first[0] == second[0] and is_the_sine(first[1]) and np.array_equal(first[1], second[1])
+
+
+def test_a_listener_of_0_1_plays_what_this_daemon_sends() -> None:
+    ends = Ends(BEFORE["hello"], encode_message(Hello(name="beside", tracks=True)))
+    decoder, blocks, expected = OpusDecoder(2), [], None
+    for data in ends.media(0):
+        # As version 0.1.0 read it.
+        kind, generation, frames, sequence, position, host_ns = HEADER_0_1.unpack_from(data)
+        assert kind in (1, 2) and generation == 1 and host_ns == frames_to_ns(position, 48_000)
+        assert expected in (None, (sequence, position))
+        blocks.append(decoder.decode(data[HEADER_0_1.size :]))
+        assert len(blocks[-1]) == frames
+        expected = (sequence + 1, position + frames)
+    assert is_the_sine(np.concatenate(blocks))
+
+
+def test_this_listener_plays_what_a_daemon_of_0_1_sends() -> None:
+    packets, sound = played([before(line) for line in BEFORE["sent"]])
+    assert len(packets) == sum(not line.startswith("{") for line in BEFORE["sent"]) and is_the_sine(sound)
+
+
+def test_a_daemon_of_0_1_takes_the_hello_of_this_listener() -> None:
+    # It skipped fields that it did not know; all those that it knew are as they were.
+    new, old = json.loads(encode_message(Hello(name="before", tracks=True))), json.loads(BEFORE["hello"])
+    assert {name: new[name] for name in old} == old
+    assert decode_from_listener(BEFORE["hello"]) == Hello(name="before")
+
+
+def test_times_outside_of_what_sound_has_are_skipped() -> None:
+    packet = TrackPacket(1, 1, -1, -1, NS_PER_S, 0, Flags.END, b"x")
+    assert sound_of(Tracked(SOUND_TRACK, packet), FORMAT) is None
