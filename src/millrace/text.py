@@ -13,12 +13,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from millrace.errors import ConfigError
 from millrace.units import NS_PER_MS, NS_PER_S, NS_PER_US, HostNs
+
+N = TypeVar("N", int, float)
 
 SHOWN_MAX = 200
 QUOTED_MAX = 60
@@ -133,22 +135,25 @@ def well_formed(text: str, what: str) -> str:
 # -- numbers -------------------------------------------------------------------------------------
 
 
+def _within(value: N, given: object, what: str, low: N, high: N, show: Callable[[N], str]) -> N:
+    """`value`, which is what was `given`, within its bounds; nan is outside any."""
+    if not low <= value <= high:
+        raise ConfigError(f"{what}: {quoted(given)} is outside {show(low)} to {show(high)}")
+    return value
+
+
 def checked_int(value: object, what: str, low: int, high: int) -> int:
     """A number that came as one (TOML, JSON): whole, no truth value, within bounds."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{what}: {quoted(value)} is not a whole number; it is {low} to {high}")
-    if not low <= value <= high:
-        raise ConfigError(f"{what}: {quoted(value)} is outside {low} to {high}")
-    return value
+    return _within(value, value, what, low, high, str)
 
 
 def checked_number(value: object, what: str, low: float, high: float) -> float:
     """A number that came as one, whole or not; nan and infinities are outside any bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{what}: {quoted(value)} is not a number; it is {low:g} to {high:g}")
-    if not low <= value <= high:
-        raise ConfigError(f"{what}: {quoted(value)} is outside {low:g} to {high:g}")
-    return float(value)
+    return float(_within(value, value, what, low, high, "{:g}".format))
 
 
 def parse_int(text: str, what: str, low: int, high: int) -> int:
@@ -167,9 +172,7 @@ def parse_decimal(text: str, what: str, low: float, high: float, unit: str = "")
     if not _NUMBER.fullmatch(bare):
         raise ConfigError(f"{what}: {quoted(text)} is not a number; it is {low:g}{unit} to {high:g}{unit}")
     value = float(bare) if len(bare) <= DIGITS_MAX else float("nan")
-    if not low <= value <= high:
-        raise ConfigError(f"{what}: {quoted(text)} is outside {low:g}{unit} to {high:g}{unit}")
-    return value
+    return _within(value, text, what, low, high, lambda bound: f"{bound:g}{unit}")
 
 
 def _scaled(text: str, factors: dict[str, int], bare_unit: str | None) -> int | None:
@@ -193,9 +196,7 @@ def parse_size(text: str, what: str, low: int, high: int, units: Collection[str]
     value = _scaled(bare.removesuffix(ending), _FACTORS, "")
     if value is None:
         raise ConfigError(f"{what}: {quoted(text)} is not a number such as {show_size(high)}")
-    if not low <= value <= high:
-        raise ConfigError(f"{what}: {quoted(text)} is outside {show_size(low)} to {show_size(high)}")
-    return value
+    return _within(value, text, what, low, high, show_size)
 
 
 def show_size(value: int) -> str:
@@ -210,12 +211,10 @@ def show_size(value: int) -> str:
 def parse_duration_ns(text: str, what: str, low_ns: HostNs, high_ns: HostNs, bare_unit: str | None = None) -> HostNs:
     """A time: '2.5ms', '30s', '30m', '8h', '7d'. A number alone is refused unless `bare_unit` says what it is in."""
     value = _scaled(text, _NS, bare_unit)
-    bounds = f"{show_duration(low_ns)} to {show_duration(high_ns)}"
     if value is None:
+        bounds = f"{show_duration(low_ns)} to {show_duration(high_ns)}"
         raise ConfigError(f"{what}: {quoted(text)} is not a time such as 20ms, 30s, 30m, 8h or 7d; it is {bounds}")
-    if not low_ns <= value <= high_ns:
-        raise ConfigError(f"{what}: {quoted(text)} is outside {bounds}")
-    return value
+    return _within(value, text, what, low_ns, high_ns, show_duration)
 
 
 def show_duration(ns: HostNs) -> str:

@@ -134,7 +134,7 @@ class Native(Attacker):
         said = [message for message, _ in wire.events()]
         last = said[-1] if said else None
         if ended and not (isinstance(last, Fault) and last.serial == 0):
-            self.counts["ended without a Fault"] += 1
+            self.findings.append(f"native: the connection ended after {last!r:.200}, without a Fault")
         if any(isinstance(one, Fault) and one.code == "internal" for one in said):
             self.findings.append("native: an internal error")
 

@@ -11,9 +11,10 @@ from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_pla
 from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
 from millrace.doors.pulse.queue import ByteQueue
 from millrace.dsp.convert import SampleFormat
+from millrace.sim.rig import Rig
 from millrace.units import default_map
-from millrace.wire.pulse.constants import NO_INDEX, Seek
-from millrace.wire.pulse.tagstruct import FormatInfo
+from millrace.wire.pulse.constants import NO_INDEX, Command, Seek
+from millrace.wire.pulse.tagstruct import FormatInfo, Spec
 
 STEP = st.one_of(
     st.tuples(st.just("write"), st.integers(0, 300)),
@@ -126,3 +127,13 @@ def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:
     assert not second.write(b"x") and second.length == 1
     first.flush()
     assert budget.held == 0 and second.write(b"y")
+
+
+@pytest.mark.parametrize("wall_ns", [-1, -(10**18), 0, 2**32 * 10**9 + 5_000, 2**62])
+def test_a_latency_is_told_whatever_the_wall_clock_shows(wall_ns: int) -> None:
+    rig = Rig()
+    rig.door.wall_ns = lambda: wall_ns
+    client = rig.client()
+    player = client.play(Spec(SampleFormat.S16LE, 2, 48_000), (1, 2), bytes(19_200))
+    told = client.ask(Command.GET_PLAYBACK_LATENCY, channel=player.channel, time=(1, 2))
+    assert told["now"] == (wall_ns // 10**9 % 2**32, wall_ns % 10**9 // 1_000)

@@ -12,6 +12,7 @@ from millrace.rights.tokens import (
     TokenBook,
     digest_of,
     expired,
+    expiry,
     new_secret,
     parse_expiry,
 )
@@ -52,6 +53,16 @@ def test_a_token_is_found_by_its_secret_until_it_expires_or_goes() -> None:
     book.remove(1)
     assert book.find(digest_of(secret), 5) is None and len(book) == 1
     assert secret not in repr(found)
+
+
+@pytest.mark.parametrize("wall_s", [-(10**10), -3600, -1800, -1, 0, 1, 1_800_000_000, 2**31, 2**32, 2**40])
+def test_a_token_expires_whatever_the_wall_clock_shows(wall_s: int) -> None:
+    """A clock that was never set shows 1970, or before; one that was set wrongly anything."""
+    token = made(1, "s", expires_s=expiry(wall_s, 3600))
+    assert not expired(token, wall_s) and not expired(token, wall_s + 3598)
+    assert expired(token, wall_s + 3601) and expired(token, wall_s + 10**9)
+    forever = made(2, "t", expires_s=expiry(wall_s, 0))
+    assert not expired(forever, wall_s) and not expired(forever, wall_s + 10**10)
 
 
 def test_times_to_expire() -> None:

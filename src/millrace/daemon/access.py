@@ -18,7 +18,7 @@ from millrace.daemon.visits import End, Leave, Visits
 from millrace.errors import RightsError
 from millrace.io.clock import now_ns, wall_ns
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Holder, Right, show_rights
-from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, new_secret
+from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, expiry, new_secret
 from millrace.text import key_number
 from millrace.units import NS_PER_S, HostNs
 
@@ -203,7 +203,7 @@ class Access:
     async def new(self, name: str, rights: Right, guests: Iterable[str], lasts_s: int) -> tuple[Token, str]:
         """Make one; returns it with its secret, which is nowhere else."""
         secret, now = new_key(), _wall_s()
-        draft = Token(0, name, digest_of(secret), rights, frozenset(guests), now, now + lasts_s if lasts_s else 0)
+        draft = Token(0, name, digest_of(secret), rights, frozenset(guests), now, expiry(now, lasts_s))
         async with self._keeper.turn:
             self.tokens.demand_room()
             token = await self._keeper.write(self._keeper.store.add_token, draft)

@@ -105,7 +105,15 @@ class TokenBook:
 
 def expired(token: Token, wall_s: int) -> bool:
     """Whether its time is over."""
-    return 0 < token.expires_s <= wall_s
+    return token.expires_s != 0 and token.expires_s <= wall_s
+
+
+def expiry(wall_s: int, lasts_s: int) -> int:
+    """When a token expires that is made now; 0, which is never, only for one that lasts for ever.
+
+    A wall clock that was never set may stand in 1970 or before.
+    """
+    return (wall_s + lasts_s or 1) if lasts_s else 0
 
 
 def _source(address: str) -> str:

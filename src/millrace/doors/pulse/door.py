@@ -440,9 +440,9 @@ class PulseDoor:
     # -- the clock of replies --------------------------------------------------------------
 
     def timeval(self) -> tuple[int, int]:
-        """Wall-clock time as clients stamp their latency queries."""
+        """Wall-clock time as clients stamp their latency queries: 32 bits of its seconds, whatever the clock shows."""
         now = self.wall_ns()
-        return now // 1_000_000_000, now % 1_000_000_000 // 1_000
+        return now // 1_000_000_000 & 0xFFFF_FFFF, now % 1_000_000_000 // 1_000
 
     def monitor_latency_ns(self, sink: Sink, now_ns: HostNs) -> HostNs:
         """From the sink's mix to the slowest listener's ear, and what is mixed but not yet due."""
