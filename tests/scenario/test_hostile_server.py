@@ -17,6 +17,7 @@ from millrace.backends.wav import WavOutput
 from millrace.client.listener import Listener, ListenerOptions
 from millrace.codec.opus import OpusEncoder
 from millrace.codec.settings import CodecSettings
+from millrace.daemon import page
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS
@@ -43,7 +44,7 @@ def packets(payloads: list[bytes], frames: int = 960, step: int = 960) -> list[b
 
 @asynccontextmanager
 async def serving(speak: Speak) -> AsyncIterator[str]:
-    """A server that upgrades, speaks, and closes."""
+    """A server that upgrades, speaks, and closes; with the page's files, which speak to their own server alone."""
 
     async def upgrade(request: web.Request) -> web.WebSocketResponse:
         line = web.WebSocketResponse()
@@ -53,7 +54,7 @@ async def serving(speak: Speak) -> AsyncIterator[str]:
         return line
 
     app = web.Application()
-    app.add_routes([web.get("/g", upgrade)])
+    app.add_routes([web.get("/g", upgrade), web.get("/page/{name}", page.serve)])
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
