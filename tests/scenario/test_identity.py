@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import unused_port
 
 from millrace.client.bus import Bus
@@ -24,7 +25,9 @@ from millrace.daemon.doorspec import Place, parse_door
 from millrace.daemon.gate import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.daemon.origins import parse_addresses, parse_origin
 from millrace.errors import ConfigError, MillraceError, RightsError
+from millrace.lab.impair import Impairment
 from millrace.rights.model import parse_rights
+from millrace.sim.net import Path as ImpairedPath
 from millrace.wire.peer.messages import Hello, encode_message
 
 STATE = "/api/v1/state"
@@ -466,6 +469,24 @@ def test_a_link_is_of_no_use_after_an_hour(tmp_path: Path, monkeypatch: pytest.M
         later = access_module.now_ns() + (access_module.LINK_S + 1) * 10**9
         monkeypatch.setattr(access_module, "now_ns", lambda: later)
         assert (await rig.enter(code))[0] == 401
+
+    running(tmp_path, test)
+
+
+def test_a_page_behind_a_bad_line_is_let_in_as_itself(tmp_path: Path) -> None:
+    """`lab impair` stands between, and answers for the daemon what a WebSocket speaks."""
+
+    async def test(rig: Rig) -> None:
+        runner = web.AppRunner(Impairment(f"ws://{rig.daemon.address}", ImpairedPath()).application())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        offered = (SUBPROTOCOL, CREDENTIAL + session_of((await rig.enter(rig.daemon.access.key))[1]))
+        between = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        line = await rig.http.ws_connect(f"{between}/alice", protocols=offered, headers={"Origin": between})
+        await line.send_str(encode_message(Hello()))
+        assert line.protocol == SUBPROTOCOL and "welcome" in (await line.receive(5)).data
+        await line.close()
+        await runner.cleanup()
 
     running(tmp_path, test)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from millrace.daemon.sessions import ENDED_MAX, Sessions, is_session
 from millrace.errors import ConfigError, RightsError
 from millrace.rights.model import EVERYTHING, OWNER, Holder, Right, parse_rights, show_rights
 from millrace.rights.tokens import (
@@ -35,6 +36,22 @@ def test_nobody_has_a_right_where_it_was_not_given() -> None:
     assert not ALICE.may(Right.HEAR) and OWNER.may(Right.ADMIN)
     with pytest.raises(RightsError, match="may not control in guest alice"):
         ALICE.demand(Right.CONTROL, "alice")
+
+
+def test_of_the_sessions_of_one_secret_the_latest_that_were_signed_out_are_known() -> None:
+    sessions, secret = Sessions("key"), digest_of("secret")
+    session = sessions.make("token/1", secret)
+    number = sessions.proven(session, secret)
+    assert number and sessions.whose(session) == "token/1" and is_session(session)
+    assert sessions.proven(session, digest_of("other")) is None and Sessions("other").proven(session, secret) is None
+    sessions.end(secret, number)
+    assert sessions.proven(session, secret) is None and Sessions("key").proven(session, secret) == number
+    for n in range(ENDED_MAX):
+        sessions.end(digest_of("other"), str(n))
+    assert sessions.over(secret, number), "nobody pushes out another's"
+    for n in range(ENDED_MAX):
+        sessions.end(secret, str(n))
+    assert not sessions.over(secret, number) and sessions.over(secret, "0")
 
 
 def made(id_: int, secret: str, expires_s: int = 0) -> Token:
