@@ -53,8 +53,11 @@ async def serving(speak: Speak) -> AsyncIterator[str]:
         await line.close()
         return line
 
+    async def no_picture(request: web.Request) -> web.Response:
+        return web.Response(status=204)
+
     app = web.Application()
-    app.add_routes([web.get("/g", upgrade), web.get("/page/{name}", page.serve)])
+    app.add_routes([web.get("/g", upgrade), web.get("/page/{name}", page.serve), web.get("/favicon.ico", no_picture)])
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
