@@ -26,7 +26,9 @@ class World:
         self.worked_ns: HostNs = 0
         self.ids = Ids()
         self.driver = TimerDriver(lambda: self.worked_ns)
-        self.left_out: list[tuple[str, HostNs]] = []
+        self.left_out: list[tuple[str, bool]] = []
+        self.overloaded = False
+        """Whether the driver said so when sound was left out."""
 
     def work(self, cost_ns: HostNs) -> None:
         """The thread does something that takes so long."""
@@ -39,9 +41,14 @@ class World:
         graph.set_default(graph.add_sink("default"))
         for number in range(1, sinks):
             graph.add_sink(f"sink {number}")
-        graph.cut_short = lambda left_out_ns: self.left_out.append((name, left_out_ns))
+        graph.left_out = lambda left_out_ns, cut: self.note(name, cut)
         self.driver.attach(graph)
         return graph
+
+    def note(self, name: str, cut: bool) -> None:
+        """Sound of a guest was left out."""
+        self.left_out.append((name, cut))
+        self.overloaded |= self.driver.overloaded(self.now_ns)
 
     def play(self, graph: Graph, cost_ns: HostNs, bulk_frames: int = 0) -> Ramp:
         """A stream whose every pull takes so long."""
@@ -119,9 +126,27 @@ def test_a_guest_whose_streams_take_more_than_there_is_is_cut_short_and_its_neig
     world.run(5)
     assert ear.whole() and len(ear.sound) > 4.9 * 48_000 and neighbour.skipped_frames == 0
     assert max(ear.late_ns) < 10 * NS_PER_MS
-    assert world.left_out and {name for name, _ in world.left_out} == {"worst"}
+    assert world.left_out and set(world.left_out) == {("worst", True)}
     # What is left of the processor is still the guest's own.
     assert worst.share.used_ns > 3 * NS_PER_S
+
+
+def test_many_guests_that_each_take_little_are_too_much_together_and_none_is_to_blame() -> None:
+    world = World()
+    for number in range(60):
+        world.play(world.guest(f"g{number}"), NS_PER_MS)
+    world.run(5)
+    assert world.left_out and not any(cut for _, cut in world.left_out) and world.overloaded
+
+
+def test_a_thread_that_does_not_run_is_no_overload() -> None:
+    world = World()
+    graph = world.guest("one")
+    world.play(graph, NS_PER_MS)
+    world.run(1)
+    world.now_ns += 3 * NS_PER_S
+    world.run(1)
+    assert world.left_out == [("one", False)] and not world.overloaded
 
 
 def test_recorders_that_take_more_than_there_is_are_cut_short_too() -> None:

@@ -239,6 +239,30 @@ def test_a_worker_that_fails_leaves_those_behind_it_their_turn() -> None:
     asyncio.run(main())
 
 
+def test_who_waits_behind_a_task_has_the_next_round() -> None:
+    class Once:
+        first = False
+        worked = False
+
+        def work(self) -> bool:
+            self.worked = True
+            return True
+
+    async def main() -> None:
+        worked_ns = 0
+        turns, behind, loop = Turns(lambda: worked_ns, None), Once(), asyncio.get_running_loop()
+        # Both come between the work that uses the share up and the next round.
+        task = loop.create_task(turns.turn())
+        loop.call_soon(turns.wait, behind)
+        with turns:
+            worked_ns += 2 * SLICE_NS
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert task.done() and behind.worked and not turns.waiting
+
+    asyncio.run(main())
+
+
 def test_moving_what_plays_on_a_module_s_sink_is_done_in_steps() -> None:
     rig = Rig()
     client = rig.client()

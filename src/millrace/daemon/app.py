@@ -349,7 +349,7 @@ class Daemon:
         doctor, guest.doctor = self.doctor, self.doctor
         guest.graph.troubled = lambda node, what, since_ns: doctor.troubled(guest, node, what, since_ns)
         guest.turns.on_wait = lambda waited_ns: doctor.made_to_wait(guest.name, "", guest.turns, waited_ns)
-        guest.graph.cut_short = lambda left_out_ns: doctor.cut_short(guest, left_out_ns)
+        guest.graph.left_out = lambda left_out_ns, cut: doctor.left_out_sound(guest, left_out_ns, cut)
         guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
         guest.graph.budget.on_refused = lambda what: doctor.no_memory(guest, what)
         guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)

@@ -169,9 +169,16 @@ class Doctor:
         encoding = sum(guest.outlets.encoding_ns() for guest in self._daemon.guests.values())
         return ("encoder", "slow") if encoding > spent_ns // 2 else ("cycle", "overran")
 
-    def cut_short(self, guest: Guest, left_out_ns: HostNs) -> None:
-        """A guest's cycles took more than its share: so much of its sound is left out."""
+    def left_out_sound(self, guest: Guest, left_out_ns: HostNs, cut: bool) -> None:
+        """So much of a guest's sound is left out: it took more than its share, or all together took more than there is.
+
+        A machine that did not run the daemon is neither; `strain` tells of that.
+        """
         graph = guest.graph
+        if not cut:
+            if self._daemon.driver.overloaded(now_ns()):
+                self.incidents.record("cycle", "overran", now_ns(), evidence={"left_out_ms": _ms(left_out_ns)})
+            return
         evidence = {
             "left_out_ms": _ms(left_out_ns), "worked_lately_ms": _ms(graph.share.recent_ns),
             "streams": sum(stream.active for stream in graph.streams.values()),

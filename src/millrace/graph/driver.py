@@ -19,6 +19,8 @@ from millrace.graph.share import Clock, Share
 from millrace.units import NS_PER_MS, HostNs, ns_to_frames
 
 ROUND_NS: HostNs = 6 * NS_PER_MS
+OVERLOAD_NS: HostNs = 100 * NS_PER_MS
+"""So long must every round leave something over before that is called too much for this processor."""
 
 
 class TimerDriver:
@@ -32,6 +34,9 @@ class TimerDriver:
         self._queue: list[tuple[HostNs, int, Graph]] = []
         self._queued: set[Graph] = set()
         self._serial = 0
+        self._worked_ns: HostNs = 0
+        self._strained: tuple[HostNs, HostNs, HostNs] | None = None
+        """Since when each round has left something over, and what the thread and the graphs had worked then."""
         self.cycles = 0
 
     def attach(self, graph: Graph) -> None:
@@ -60,13 +65,27 @@ class TimerDriver:
             due.append(graph)
         due.sort(key=lambda graph: graph.share.recent_ns)
         recent_ns = sum(graph.share.recent_ns for graph in due)
-        spent = 0
+        spent = left_over = 0
         for graph in due:
             if spent < ROUND_NS:
                 self.cycles += 1
                 graph.share.heavy = 2 * len(due) * graph.share.recent_ns >= recent_ns
                 spent += self._run(graph, now_ns)
+            else:
+                left_over += 1
             self._enqueue(graph)
+        if left_over:
+            self._strained = self._strained or (now_ns, self._clock(), self._worked_ns)
+        else:
+            self._strained = None
+
+    def overloaded(self, now_ns: HostNs) -> bool:
+        """Whether the graphs together are more work than this processor does: it had time, and they most of it."""
+        if self._strained is None:
+            return False
+        since_ns, clock_ns, worked_ns = self._strained
+        passed, computed = now_ns - since_ns, self._clock() - clock_ns
+        return passed > OVERLOAD_NS and 2 * computed > passed and 2 * (self._worked_ns - worked_ns) > computed
 
     def _run(self, graph: Graph, now_ns: HostNs) -> HostNs:
         graph.share.renew(ROUND_NS if graph.share.light else 0)
@@ -81,6 +100,7 @@ class TimerDriver:
             self.failed(graph, error)
         finally:
             used = graph.share.leave(now_ns)
+            self._worked_ns += used
         return used
 
     def _enqueue(self, graph: Graph) -> None:

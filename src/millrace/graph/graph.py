@@ -83,8 +83,8 @@ class Graph:
         self._planning = Planning(self._quanta, self._lanes)
         self.share = Share()
         """What it may take of the worker's time in a run of cycles."""
-        self.cut_short: Callable[[HostNs], None] = lambda left_out_ns: None
-        """Its cycles took more than its share for so long that so much sound was left out."""
+        self.left_out: Callable[[HostNs, bool], None] = lambda left_out_ns, cut: None
+        """So much sound was left out; whether that is because its cycles took more than its share for long."""
         self._steps: Iterator[None] | None = None
         self._lag = Lag(self.share)
         self._needed = False
@@ -410,8 +410,7 @@ class Graph:
         self.skipped_frames += behind
         self.jump(self.position + behind)
         self._lag.caught_up()
-        if cut:
-            self.cut_short(frames_to_ns(behind, self.rate))
+        self.left_out(frames_to_ns(behind, self.rate), cut)
 
     def _step(self) -> bool:
         """Run or finish a cycle; False where it has to be finished later."""

@@ -82,7 +82,7 @@ class Lag:
     @property
     def cut(self) -> bool:
         """Whether it has been cut short since it last was where it should be, and not for others."""
-        return self._since is not None and self._share.heavy
+        return self._since is not None and self._share.heavy and not self._share.light
 
     def caught_up(self) -> None:
         """It is where it should be."""

@@ -121,6 +121,8 @@ class Turns:
                 # What a task does in its turn is not known before the next round.
                 if self.over() or isinstance(worker, _Turn):
                     break
+        if self._waiting:
+            self._schedule()
         self._note()
 
     @staticmethod
