@@ -8,13 +8,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 from aiohttp import WSMessage, WSMsgType, web
 
 from millrace.budget import MIB
 from millrace.cli.logs import SAME_MAX, SAME_S, Rated
-from millrace.daemon.events import messages
+from millrace.daemon.events import WebSocket, messages
 from millrace.daemon.registry import Registry, json_text
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
@@ -422,6 +423,36 @@ def test_messages_that_wait_on_many_websockets_are_read_a_share_at_a_time(kind: 
             assert guest.worked_ns - before <= SLICE_NS + len(lines) * COST_NS
         assert {task.result() for task in tasks} == {100 if kind is WSMsgType.TEXT else 0}
         assert {line.answered for line in lines} == {100 if kind is WSMsgType.PING else 0}
+
+    run(test)
+
+
+@pytest.mark.parametrize("charged", [True, False])
+def test_what_a_websocket_that_is_closed_has_still_sent_is_read_a_share_at_a_time(charged: bool) -> None:
+    class Reader:
+        def __init__(self, guest: Guest) -> None:
+            self._guest, self.left = guest, 200
+
+        async def read(self) -> WSMessage:
+            self._guest.worked_ns += COST_NS
+            self.left -= 1
+            return WSMessage(WSMsgType.TEXT if self.left else WSMsgType.CLOSE, "" if self.left else 1000, None)
+
+    async def test() -> None:
+        guest = Guest()
+        lines = []
+        for _ in range(3):
+            line = WebSocket(guest.turns)
+            line._reader = cast(Any, Reader(guest))
+            line._writer, line._payload_writer = AsyncMock(), AsyncMock()
+            lines.append(line)
+        # aiohttp closes some itself, when nobody works for the guest.
+        tasks = [asyncio.create_task(guest.turns.do(line.close()) if charged else line.close()) for line in lines]
+        while not all(task.done() for task in tasks):
+            before = guest.worked_ns
+            await asyncio.sleep(0)
+            assert guest.worked_ns - before <= SLICE_NS + len(lines) * COST_NS
+        assert [line.close_code for line in lines] == [1000] * 3 and guest.worked_ns == 3 * 200 * COST_NS
 
     run(test)
 

@@ -104,6 +104,7 @@ async def _serve(config: Config, policy: bool) -> None:
     import asyncio
 
     from millrace.cli.run import on_stop
+    from millrace.daemon.allocator import give_back
     from millrace.daemon.app import Daemon
     from millrace.daemon.collector import calm, keep_calm
     from millrace.io.notify import notify
@@ -122,6 +123,7 @@ async def _serve(config: Config, policy: bool) -> None:
         await daemon.start()
         if program is not None:
             deciding = asyncio.create_task(program.run())
+        give_back()
         calm()
         collecting = asyncio.create_task(keep_calm(daemon.quiet))
         _tell(daemon)

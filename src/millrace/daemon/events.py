@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
@@ -24,6 +24,39 @@ WATCHER_BYTES = 24 * 1024
 FAREWELL_S = 5.0
 WAITING_MAX = 8 * 1024 * 1024
 """Bytes that may wait for a watcher; one that leaves more unread is sent away, and may come again."""
+
+
+class InTurn:
+    """What aiohttp's own loops read from: each message waits for its turn, and is at the expense of `turns`."""
+
+    def __init__(self, reader: Any, turns: Turns) -> None:
+        self._reader, self._turns = reader, turns
+
+    async def read(self) -> WSMessage:
+        """The next message."""
+        message: WSMessage = await self._turns.do(self._reader.read())
+        return message
+
+    def feed_data(self, message: WSMessage, size: int) -> None:
+        """Put one behind those that have come."""
+        self._reader.feed_data(message, size)
+
+
+class WebSocket(web.WebSocketResponse):
+    """aiohttp's, whose close reads on to the other side's farewell: without a break, while there is something to read.
+
+    It closes those that nobody has closed too.
+    """
+
+    def __init__(self, turns: Turns, **options: Any) -> None:
+        super().__init__(autoping=False, **options)
+        self._turns = turns
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        """See aiohttp."""
+        if self._reader is not None and not isinstance(self._reader, InTurn):
+            self._reader = InTurn(self._reader, self._turns)  # type: ignore[assignment]
+        return await super().close(code=code, message=message, drain=drain)
 
 
 async def messages(line: web.WebSocketResponse, turns: Turns) -> AsyncIterator[WSMessage]:

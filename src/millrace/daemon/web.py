@@ -20,7 +20,7 @@ from millrace.budget import CONNECTIONS
 from millrace.daemon import page, verbs
 from millrace.daemon.answers import send
 from millrace.daemon.api import ADDRESS, HOLDER, PREFIX, Api, holder_of
-from millrace.daemon.events import WATCHER_BYTES, EventStream, hang_up, messages
+from millrace.daemon.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
 from millrace.daemon.gate import SUBPROTOCOL, Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
@@ -224,10 +224,11 @@ class Web:
         """The registry, as it changes; `?kinds=stream,listener` for some of it."""
         kinds = request.query.get("kinds")
         wanted = parse_kinds(kinds.split(",")) if kinds else None
-        line = web.WebSocketResponse(heartbeat=20.0, max_msg_size=4096, autoping=False, protocols=(SUBPROTOCOL,))
         holder = holder_of(request)
+        turns = self._daemon.turns_of(holder)
+        line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, protocols=(SUBPROTOCOL,))
         account = self._daemon.budgets.of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
-        watcher = EventStream(self._daemon.registry, holder, wanted, account, self._daemon.turns_of(holder))
+        watcher = EventStream(self._daemon.registry, holder, wanted, account, turns)
         if request.transport is not None:
             watcher.cut = request.transport.abort
         leave = self._daemon.access.enter(holder, watcher.end)
@@ -262,9 +263,7 @@ class Web:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             way = f"millrace listen {self._daemon.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
-        socket_ = web.WebSocketResponse(
-            max_msg_size=MESSAGE_MAX, compress=False, autoping=False, protocols=(SUBPROTOCOL,)
-        )
+        socket_ = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
         assert request.transport is not None
         charge(request.transport, guest.turns)
         line = Line(request.transport)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from millrace.dsp.convert import Samples
-from millrace.dsp.resample import Resampler, SincResampler, make_resampler
+from millrace.dsp.resample import PIECE_FRAMES, Resampler, SincResampler, make_resampler
 from millrace.units import Frames, HostNs, frames_to_ns
 
 Read = Callable[[Samples], Frames]
@@ -49,11 +49,10 @@ class Resampled:
         self._inside = 0.0
         """Frames read and not made yet, at `rate_out`."""
 
-    def _keep(self, more: Samples) -> Samples:
+    def _keep(self, more: Samples) -> None:
         """Queue what was made behind what is not taken yet."""
         pending = self._pending
         self._pending = more if pending is None or not len(pending) else np.concatenate((pending, more))
-        return self._pending
 
     @property
     def method(self) -> str | None:
@@ -80,21 +79,29 @@ class Resampled:
         """Fill the head of `out`; with `ending`, what the resampler holds back comes too when `read` is dry."""
         if self._resampler is None and not self.pending:
             return read(out)
-        ready = 0 if self._pending is None else len(self._pending)
-        while ready < len(out):
-            more = self._more(len(out) - ready, read, ending)
+        filled = self._take(out)
+        while filled < len(out):
+            more = self._more(len(out) - filled, read, ending)
             if more is None:
                 break
-            ready = len(self._keep(more))
-        if self._pending is None:
+            self._keep(more)
+            filled += self._take(out[filled:])
+        return filled
+
+    def _take(self, out: Samples) -> Frames:
+        """Fill the head of `out` with what is made already."""
+        pending = self._pending
+        if pending is None:
             return 0
-        got = min(ready, len(out))
-        out[:got] = self._pending[:got]
-        self._pending = self._pending[got:]
+        got = min(len(pending), len(out))
+        out[:got] = pending[:got]
+        # A copy: a view of some frames would keep all that was made with them.
+        self._pending = pending[got:].copy() if got < len(pending) else None
         return got
 
     def _more(self, frames: Frames, read: Read, ending: bool) -> Samples | None:
-        """Resample as much input as gives about `frames`; None when there is no more."""
+        """Resample as much input as gives about `frames`, or a piece of it; None when there is no more."""
+        frames = min(frames, PIECE_FRAMES, PIECE_FRAMES * self._rates[1] // self._rates[0] + 1)
         block = np.empty((frames * self._rates[0] // self._rates[1] + 1, self._channels), np.float32)
         got = read(block)
         if got:

@@ -27,7 +27,12 @@ def holds_ns(rate_in: int, rate_out: int, low_delay: bool) -> HostNs:
 
 
 SOXR_BYTES, SINC_BYTES = 144 * 1024, 64 * 1024
-"""What a channel takes, as measured at usual rates; from 1 kHz to 384 kHz it is up to four times that."""
+"""What a channel takes, as measured at usual rates in such pieces; from 1 kHz to 384 kHz it is up to twice that."""
+
+
+PIECE_FRAMES: Frames = 2048
+"""What a resampler is best fed at once, at the higher of its rates: soxr keeps buffers as large as the largest piece
+that it was ever given (half a second of 192 kHz: 700 KiB a channel), and takes twice the time for such."""
 
 
 def resampler_bytes(rate_in: int, rate_out: int, channels: int, low_delay: bool) -> int:

@@ -1,0 +1,29 @@
+"""What was freed goes back to the system, though what is kept lies in between."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import numpy as np
+from millrace.daemon.allocator import give_back
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) // 256
+
+give_back()
+# From here on glibc would take blocks of up to 8 MiB from its heap.
+del [np.ones(8 << 20, np.uint8)][0]
+before = resident()
+blocks = [(np.ones(100 << 10, np.uint8), np.ones(4 << 10, np.uint8)) for _ in range(1000)]
+kept = [small for _, small in blocks]
+del blocks
+print(resident() - before)
+"""
+
+
+def test_large_blocks_go_back_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20
