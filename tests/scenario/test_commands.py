@@ -20,7 +20,7 @@ from millrace.cli.api import refusal
 from millrace.cli.columns import cells
 from millrace.client.player import PulsePlayer
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import Config
+from millrace.daemon.config import GuestConfig
 from millrace.daemon.doorspec import parse_door
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.io.clock import now_ns
@@ -30,6 +30,7 @@ from millrace.wire.peer.messages import Hello, encode_message
 from millrace.wire.pulse.client import playback_fields
 from millrace.wire.pulse.constants import Command
 from millrace.wire.pulse.tagstruct import Spec
+from tests.bus import running
 from tests.everycommand import tree
 from tests.scenario.test_foreign_text import commands_run
 
@@ -38,15 +39,7 @@ ESCAPES = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]")
 
 
 def with_daemon(folder: Path, test: Callable[[Daemon], Awaitable[None]]) -> None:
-    async def main() -> None:
-        daemon = Daemon(Config("127.0.0.1:0", runtime=folder / "millrace", state=Path(":memory:")))
-        await daemon.start()
-        try:
-            await test(daemon)
-        finally:
-            await daemon.stop()
-
-    asyncio.run(main())
+    running(folder, test, guests=(GuestConfig("default"),), runtime=folder / "millrace", state=Path(":memory:"))
 
 
 class Terminal:

@@ -19,12 +19,12 @@ from millrace.daemon import attach as attach_module
 from millrace.daemon import attach_net
 from millrace.daemon.app import Daemon
 from millrace.daemon.attach import Attachment
-from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import DoorSpec
 from millrace.doors.pushed import PushedFormat, new_stream
 from millrace.errors import GraphError, RightsError
 from millrace.io.crypto import vnc_answer
 from millrace.rights.model import OWNER, Holder, parse_rights
+from tests import bus
 
 KEY = rsa.generate_private_key(65537, 1024)
 MAIN, PLAYBACK, RECORD = 1, 5, 6
@@ -148,22 +148,17 @@ class Vnc(Server):
 Test = Callable[[Daemon, Server, DoorSpec], Awaitable[None]]
 
 
-def running(folder: Path, server: Server, test: Test, password_file: Path | None = None) -> None:
-    async def main() -> None:
-        guests = (GuestConfig("alice"),)
-        daemon = Daemon(Config("127.0.0.1:0", guests, runtime=folder / "r", state=folder / "state.db"))
-        await daemon.start()
+def running(folder: Path, server: Server, test: Test) -> None:
+    async def main(daemon: Daemon) -> None:
         await server.start()
         kind = type(server).__name__.lower()
         spec = DoorSpec(kind, "", "127.0.0.1", server.port, password=server.password)
         try:
-            async with asyncio.timeout(20):
-                await test(daemon, server, spec)
+            await test(daemon, server, spec)
         finally:
-            await daemon.stop()
             await server.stop()
 
-    asyncio.run(main())
+    bus.running(folder, main)
 
 
 async def becomes(door: Attachment, state: str, *words: str) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import Config, GuestConfig
+from millrace.daemon.config import GuestConfig
 from millrace.io.doorstep import LOGIN_NS, REST_NS, Doorstep
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.native.messages import HEADER, Call, Hello, frame
 from millrace.wire.pulse.client import PulseClientSession
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
+from tests import bus
 
 TOKEN = "a-token-of-some-length"
 KNOWN = {"Authorization": f"Bearer {TOKEN}"}
-Test = Callable[[Daemon], Awaitable[None]]
 
 
 class Line:
@@ -75,21 +75,7 @@ def test_who_has_hung_up_is_forgotten() -> None:
     assert list(door.resting) == [last]
 
 
-def running(tmp_path: Path, test: Test) -> None:
-    async def main() -> None:
-        guests = (GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),)
-        config = Config(
-            "127.0.0.1:0", guests=guests, runtime=tmp_path / "r", state=tmp_path / "s" / "state.db", token=TOKEN
-        )
-        daemon = Daemon(config)
-        try:
-            await daemon.start()
-            async with asyncio.timeout(30):
-                await test(daemon)
-        finally:
-            await daemon.stop()
-
-    asyncio.run(main())
+running = partial(bus.running, guests=(GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),), token=TOKEN)
 
 
 def tcp_of(daemon: Daemon) -> tuple[str, int]:

@@ -20,7 +20,7 @@ from millrace.client.way import own_socket
 from millrace.daemon import access as access_module
 from millrace.daemon import gate as gate_module
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import Config, GuestConfig
+from millrace.daemon.config import GuestConfig
 from millrace.daemon.doorspec import Place, parse_door
 from millrace.daemon.gate import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.daemon.origins import parse_addresses, parse_origin
@@ -29,6 +29,7 @@ from millrace.lab.impair import Impairment
 from millrace.rights.model import parse_rights
 from millrace.sim.net import Path as ImpairedPath
 from millrace.wire.peer.messages import Hello, encode_message
+from tests import bus
 
 STATE = "/api/v1/state"
 Test = Callable[["Rig"], Awaitable[None]]
@@ -82,24 +83,13 @@ def session_of(headers: dict[str, str]) -> str:
 
 
 def running(tmp_path: Path, test: Test, **config: Any) -> None:
-    async def main() -> None:
-        guests = (GuestConfig("alice", attach=(Place(str(tmp_path / "alices")), Place(host="vm7", port=5900))),)
-        made = Config(
-            "127.0.0.1:0",
-            (*guests, GuestConfig("bob")),
-            runtime=tmp_path / "run",
-            state=tmp_path / "state.db",
-            **config,
-        )
-        daemon = Daemon(made)
-        await daemon.start()
-        try:
-            async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-                await test(Rig(daemon, http))
-        finally:
-            await daemon.stop()
+    alice = GuestConfig("alice", attach=(Place(str(tmp_path / "alices")), Place(host="vm7", port=5900)))
 
-    asyncio.run(main())
+    async def main(daemon: Daemon) -> None:
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+            await test(Rig(daemon, http))
+
+    bus.running(tmp_path, main, guests=(alice, GuestConfig("bob")), **config)
 
 
 # -- by the connection alone ---------------------------------------------------------------------------------
@@ -766,8 +756,8 @@ def test_a_listener_of_this_user_comes_by_the_private_socket_and_sends_no_creden
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "millrace").symlink_to(tmp_path / "run")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "millrace").symlink_to(tmp_path / "r")
 
     async def test(rig: Rig) -> None:
         port = rig.daemon.address.partition(":")[2]

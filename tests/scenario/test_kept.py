@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import Config, GuestConfig, checked_guest_name
+from millrace.daemon.config import checked_guest_name
 from millrace.daemon.web import Web
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.admission import LINKS_MAX
@@ -27,27 +26,8 @@ from millrace.rights.model import OWNER
 from millrace.rights.tokens import digest_of
 from millrace.sim.rig import Rig
 from millrace.wire.pulse.constants import Command, Err
+from tests.bus import config, running
 from tests.places import fill, lack, small_disk
-
-Test = Callable[[Daemon], Awaitable[None]]
-
-
-def config(folder: Path, **options: Any) -> Config:
-    made = {"guests": (GuestConfig("alice"),), "runtime": folder / "r", "state": folder / "s" / "state.db"} | options
-    return Config("127.0.0.1:0", **made)
-
-
-def running(folder: Path, test: Test, **options: Any) -> None:
-    async def main() -> None:
-        daemon = Daemon(config(folder, **options))
-        try:
-            await daemon.start()
-            async with asyncio.timeout(30):
-                await test(daemon)
-        finally:
-            await daemon.stop()
-
-    asyncio.run(main())
 
 
 async def ask(daemon: Daemon, method: str, **args: Any) -> Any:

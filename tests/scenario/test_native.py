@@ -9,7 +9,8 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from millrace.client.bus import Bus, Change, connect
 from millrace.client.nativestream import NativeStream, Recording
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import Config, GuestConfig
+from millrace.daemon.config import GuestConfig
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, RightsError
 from millrace.graph.model import Stream
 from millrace.rights.grants import ANY, Permission, Verdict
@@ -27,23 +28,9 @@ from millrace.rights.model import Right, parse_rights
 from millrace.units import NS_PER_MS, default_map
 from millrace.wire.native.messages import HEADER, Call, Fault, Hello, Kind, Message, Welcome, frame
 from millrace.wire.native.session import NativeWire
+from tests import bus
 
-Test = Callable[[Daemon], Awaitable[None]]
-
-
-def running(tmp_path: Path, test: Test, **options: Any) -> None:
-    async def main() -> None:
-        guests = (GuestConfig("alice"), GuestConfig("bob"))
-        made = {"guests": guests, "runtime": tmp_path / "r", "state": tmp_path / "s" / "state.db"} | options
-        daemon = Daemon(Config("127.0.0.1:0", **made))
-        try:
-            await daemon.start()
-            async with asyncio.timeout(30):
-                await test(daemon)
-        finally:
-            await daemon.stop()
-
-    asyncio.run(main())
+running = partial(bus.running, guests=bus.BOTH)
 
 
 def of_daemon(daemon: Daemon, **options: Any) -> Bus:

@@ -14,7 +14,6 @@ import pytest
 
 from millrace.daemon.app import Daemon
 from millrace.daemon.attachments import DOORS_MAX
-from millrace.daemon.config import Config, GuestConfig
 from millrace.daemon.doorspec import parse_door
 from millrace.errors import GraphError
 from millrace.rights.grants import ANY, Identity, Permission, Verdict
@@ -25,6 +24,7 @@ from millrace.wire.peer.messages import Hello, encode_message
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
+from tests import bus
 
 Run = Callable[["Rig"], Awaitable[None]]
 
@@ -52,18 +52,11 @@ class Rig:
 
 
 def running(tmp_path: Path, test: Run) -> None:
-    async def main() -> None:
-        guests = (GuestConfig("alice"), GuestConfig("bob"))
-        config = Config("127.0.0.1:0", guests, runtime=tmp_path / "run", state=tmp_path / "state.db")
-        daemon = Daemon(config)
-        await daemon.start()
-        try:
-            async with aiohttp.ClientSession() as http:
-                await test(Rig(daemon, http))
-        finally:
-            await daemon.stop()
+    async def main(daemon: Daemon) -> None:
+        async with aiohttp.ClientSession() as http:
+            await test(Rig(daemon, http))
 
-    asyncio.run(main())
+    bus.running(tmp_path, main, guests=bus.BOTH)
 
 
 # (what alice's token may, method, path, body, status expected). {n} are put in from the running daemon.

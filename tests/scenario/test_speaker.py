@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,10 @@ import uvloop
 
 from millrace.client.bus import Bus
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import Config, GuestConfig
 from millrace.errors import RightsError
 from millrace.io.peers import program_of
 from millrace.rights.grants import ANY, Permission, Verdict
+from tests import bus
 from tests.places import lack
 
 SLEEP = "/bin/sleep"
@@ -109,18 +109,8 @@ print(verdict, flush=True)
 """
 
 
-def running(tmp_path: Path, test: Callable[[Daemon], Awaitable[None]]) -> None:
-    async def main() -> None:
-        config = Config("127.0.0.1:0", (GuestConfig("alice"),), runtime=tmp_path / "run", state=tmp_path / "state.db")
-        daemon = Daemon(config)
-        await daemon.start()
-        try:
-            await test(daemon)
-        finally:
-            await daemon.stop()
-
-    # The loop that `serve` has: how it reads is part of this.
-    uvloop.run(main())
+# The loop that `serve` has: how it reads is part of this.
+running = partial(bus.running, run=uvloop.run)
 
 
 @pytest.mark.parametrize("what", ["record", "play"])
