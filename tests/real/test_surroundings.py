@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.everycommand import DAEMON, DOCUMENTED
+from tests.places import lack
 from tests.real.conftest import MILLRACE, need, need_root
 
 NOBODY = 54321
@@ -137,3 +138,38 @@ def test_a_start_with_nothing_open(tmp_path: Path) -> None:
     finally:
         serve.terminate()
     assert serve.wait(10) == 0
+
+
+@pytest.mark.real
+def test_the_command_line_in_a_latin_1_locale(tmp_path: Path) -> None:
+    """Arguments come in it, output goes out in it, and UTF-8 that somebody passes is shown without its controls."""
+    need("localedef")
+    made = ["localedef", "-c", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")]
+    if subprocess.run(made, check=False, capture_output=True).returncode > 1 or not (tmp_path / made[-1]).is_dir():
+        lack("the sources of locales (package locales)")
+    env = os.environ | {"LOCPATH": str(tmp_path), "LC_ALL": "en_US.ISO-8859-1", "PYTHONUTF8": "0"}
+    env |= {"PYTHONCOERCECLOCALE": "0", "XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    env.pop("PYTHONIOENCODING", None)
+    asked = [sys.executable, "-c", "import sys; print(sys.stdout.encoding, sys.getfilesystemencoding())"]
+    encodings = subprocess.run(asked, env=env, capture_output=True, text=True, check=True).stdout.split()
+    assert encodings == ["iso8859-1", "iso8859-1"]
+
+    def run(*words: str | bytes) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*MILLRACE, *words], env=env, capture_output=True, check=False)
+
+    serve = subprocess.Popen([*MILLRACE, "serve", "--listen", "127.0.0.1:0"], env=env, stdout=subprocess.PIPE)
+    try:
+        assert serve.stdout is not None
+        while b"ready" not in (line := serve.stdout.readline()):
+            assert line
+        named = run("sink", "add", "music", "--description", "Gerät".encode("latin-1"))
+        assert named.returncode == 0, named
+        shown = run("explain", "stream/Gerät".encode("latin-1"))
+        assert shown.returncode == 3 and b"Ger\xe4t" in shown.stderr, shown
+        assert json.loads(run("ls", "--json").stdout)["guests"][0]["sinks"][-1]["description"] == "Gerät"
+        # Its second byte is a control in Latin-1.
+        wrong = run("explain", "stream/音".encode())
+        assert wrong.returncode == 3 and b"\\x9f" in wrong.stderr and b"\x9f" not in wrong.stderr, wrong
+    finally:
+        serve.terminate()
+    assert serve.wait(20) == 0

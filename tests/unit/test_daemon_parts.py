@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -132,3 +134,22 @@ def test_wav_headers_are_right_at_every_moment(sample: SampleFormat, tmp_path: P
             assert np.frombuffer(file.readframes(1), "<i2")[0] == 8192
     with pytest.raises(ConfigError, match="No such file"):
         WavOutput(tmp_path / "no" / "x.wav").open(48_000, default_map(2))
+
+
+COLLECTED = """
+import gc
+from millrace.daemon.collector import MIDDLE, YOUNG, calm
+calm()
+before = [one["collections"] for one in gc.get_stats()]
+count = 50 * YOUNG
+kept = [[] for _ in range(count)]
+young, middle, old = (one["collections"] - was for one, was in zip(gc.get_stats(), before))
+assert 30 <= young + middle <= 60, (young, middle)
+assert middle >= young // (2 * MIDDLE + 2), (young, middle)
+assert old == 0, "the old were looked at, and there may be many"
+assert gc.get_freeze_count() > count // 2
+"""
+
+
+def test_the_collector_looks_at_the_young_alone_and_sets_aside_what_outlives_that() -> None:
+    subprocess.run([sys.executable, "-c", COLLECTED], check=True, timeout=60)
