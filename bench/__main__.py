@@ -20,6 +20,7 @@ NAMES = (
     "realtime",
     "neighbours",
     "memory",
+    "packets",
 )
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from millrace.budget import LISTENERS, Account
 from millrace.errors import BudgetError
-from millrace.graph.packetcache import in_steps
+from millrace.graph.packetcache import HOLD_STEP, in_steps
 from millrace.graph.packets import Subscription, Track
 from millrace.graph.seat import Watcher
 from millrace.media.packet import Cache, Demand, End, Flags, Gap, Item, KeyFrame, Kind, Packet, Parameters, TrackInfo
@@ -68,6 +68,7 @@ class Lane:
         self._resume_ns: MediaNs = 0
         self._waits_for_key = False
         self._skips_unit = False
+        self._late_ns = PICTURES_NS_MAX if info.kind is Kind.VIDEO else SOUND_NS_MAX
         self._unit_taken = True
         """The last packet taken was the last of its access unit; else the rest of that is not left out."""
 
@@ -78,6 +79,11 @@ class Lane:
     def order(self) -> int:
         """When what comes next of it was pushed."""
         return self._entries[0].order
+
+    @property
+    def late_ns(self) -> HostNs:
+        """How long its packets may wait."""
+        return self._late_ns
 
     @property
     def oldest_ns(self) -> HostNs | None:
@@ -107,14 +113,26 @@ class Lane:
             self._push_state(item)
 
     def _push_packet(self, packet: Packet) -> None:
+        # Done for each packet of each subscriber: what every other method does by steps is written out here.
         self._resume_ns = packet.pts_ns + packet.duration_ns
-        if self._left_out(int(packet.flags)):
+        flags, arrived_ns, weight, queue = int(packet.flags), packet.arrived_ns, packet.weight, self._queue
+        if (self._waits_for_key or self._skips_unit) and self._left_out(flags):
             self._lost += 1
             self.dropped += 1
-        else:
-            self._append(Entry(self._queue.next_order(), packet, packet.weight, False, self._missing(packet)))
-            self._queue.fit(self, packet.arrived_ns)
-        self.ask(packet.arrived_ns)
+            self.ask(arrived_ns)
+            return
+        self._entries.append(Entry(queue.next_order(), packet, weight, False, self._lost))
+        self._arrivals.append(arrived_ns)
+        self._lost = 0
+        if flags & _DISPOSABLE:
+            self._disposables += 1
+        self.bytes += weight
+        queue.bytes += weight
+        queue.held += weight
+        queue.packets += 1
+        if queue.full or arrived_ns - self._arrivals[0] > self._late_ns:
+            queue.fit(self, arrived_ns)
+            self.ask(arrived_ns)
 
     def _missing(self, item: Item) -> int:
         """What is missing before `item`: told with the next packet, or the end."""
@@ -156,11 +174,14 @@ class Lane:
                 self._arrivals.append(entry.item.arrived_ns)
 
     def _tally(self, entry: Entry, sign: int) -> None:
-        self._queue.held += sign * entry.weight
-        if not entry.spare:
-            self._queue.packets += sign * isinstance(entry.item, Packet)
-            self._queue.bytes += sign * entry.weight
-            self.bytes += sign * entry.weight
+        _, item, weight, spare, _ = entry
+        queue, weight = self._queue, sign * weight
+        queue.held += weight
+        if not spare:
+            self.bytes += weight
+            queue.bytes += weight
+            if isinstance(item, Packet):
+                queue.packets += sign
 
     def ask(self, now_ns: HostNs) -> None:
         """Ask for a key frame, if that is what it waits for: once the line has had all there was."""
@@ -171,17 +192,18 @@ class Lane:
 
     def take(self) -> tuple[Item, ...]:
         """What comes next of it."""
-        entry = self._entries.popleft()
+        _, item, _, spare, lost = entry = self._entries.popleft()
         self._tally(entry, -1)
-        item = entry.item
         if isinstance(item, Packet):
-            self._unit_taken = bool(int(item.flags) & _END)
-            self._disposables -= bool(int(item.flags) & _DISPOSABLE)
-            if not entry.spare:
+            flags = int(item.flags)
+            self._unit_taken = bool(flags & _END)
+            if flags & _DISPOSABLE:
+                self._disposables -= 1
+            if not spare:
                 self._arrivals.popleft()
-        if not entry.lost:
+        if not lost:
             return (item,)
-        return Gap(entry.lost, item.pts_ns if isinstance(item, Packet) else self._resume_ns), item
+        return Gap(lost, item.pts_ns if isinstance(item, Packet) else self._resume_ns), item
 
     # -- what is left out ------------------------------------------------------------------------
 
@@ -332,16 +354,19 @@ class PacketQueue:
 
     def take(self, now_ns: HostNs) -> tuple[Lane, tuple[Item, ...]] | None:
         """What goes on the line next, and of which track: one item, or a Gap and what it stands before."""
-        lane = min((lane for lane in self.lanes if len(lane)), key=lambda lane: lane.order, default=None)
-        if lane is None:
+        first = None
+        for lane in self.lanes:
+            if len(lane) and (first is None or lane.order < first.order):
+                first = lane
+        if first is None:
             return None
-        items = lane.take()
+        items = first.take()
         if isinstance(items[-1], End):
-            self._remove(lane)
-        lane.ask(now_ns)
-        if not self.held:
+            self._remove(first)
+        first.ask(now_ns)
+        if not self.held and self._reserved > HOLD_STEP:
             self.reserve(0)
-        return lane, items
+        return first, items
 
     # -- for lanes -------------------------------------------------------------------------------
 
@@ -350,9 +375,14 @@ class PacketQueue:
         self._order += 1
         return self._order
 
+    @property
+    def full(self) -> bool:
+        """Whether it has more than it may, or than was asked of the budget."""
+        return self.bytes > BYTES_MAX or self.packets > PACKETS_MAX or self.held > self._reserved
+
     def reserve(self, more: int) -> bool:
-        """Whether the budget has room for what is held and so much more."""
-        needed = in_steps(self.held + more)
+        """Whether the budget has room for what is held and so much more; one step is kept as long as it has lanes."""
+        needed = in_steps(max(self.held + more, len(self.lanes) and 1))
         if needed != self._reserved:
             if not self._account.fits("queue", needed, LISTENERS):
                 return False
@@ -367,7 +397,7 @@ class PacketQueue:
                 break
 
     def _drop_late(self, lane: Lane, now_ns: HostNs) -> None:
-        limit_ns = PICTURES_NS_MAX if lane.info.kind is Kind.VIDEO else SOUND_NS_MAX
+        limit_ns = lane.late_ns
         oldest_ns = lane.oldest_ns
         if oldest_ns is None or now_ns - oldest_ns <= limit_ns:
             return

@@ -60,7 +60,8 @@ class Packet(msgspec.Struct, frozen=True):
     @property
     def weight(self) -> int:
         """What it makes a queue hold, in bytes."""
-        return len(self.payload) + PACKET_BYTES + sum(len(part.data) for part in self.side)
+        weight = PACKET_BYTES + len(self.payload)
+        return weight + sum(len(part.data) for part in self.side) if self.side else weight
 
 
 PACKET_BYTES = 256
