@@ -103,7 +103,7 @@ def test_a_daemon_that_can_not_start_lets_go_and_takes_nothing_of_others_away(tm
     async def test(daemon: Daemon) -> None:
         raise AssertionError
 
-    with pytest.raises(ConfigError, match="is no socket"):
+    with pytest.raises(ConfigError, match="is not a socket"):
         running(tmp_path, test)
     assert (tmp_path / "r" / "api.sock").read_text() == "mine"
     (tmp_path / "r" / "api.sock").unlink()

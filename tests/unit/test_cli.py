@@ -166,3 +166,15 @@ def test_a_sound_server_that_is_the_guest_is_refused(
             keep_out(HEARD[0])
     monkeypatch.setenv("PULSE_SERVER", "unix:/elsewhere")
     assert keep_out(HEARD[0]) == ""
+
+
+def test_the_version_is_one_and_has_its_notes() -> None:
+    import tomllib
+
+    from millrace import __version__
+
+    root = Path(__file__).parents[2]
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"] == __version__
+    heads = [line for line in (root / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
+    assert heads[-1].startswith("## 0.1.0") and any(head.split()[1] == __version__ for head in heads)
+    assert CliRunner().invoke(app, ["--version"]).output == f"millrace {__version__}\n"

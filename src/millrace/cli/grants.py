@@ -1,4 +1,4 @@
-"""`millrace grant`, `revoke`, `prompt`, `deny`, `grants`, `prompts`: which programs of a guest may."""
+"""`millrace grant`, `revoke`, `prompt`, `deny`, `grants`, `prompts`: rules for a guest's programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`millrace token`: who else may, and what."""
+"""`millrace token`: let others in, with certain rights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def new(
     Examples:
 
     \b
-      umask 077     # the file is nobody else's to read
+      umask 077     # so that nobody else can read the file
       millrace token new --guest alice --may hear,speak > alice.token
 
       millrace listen wss://server:8642/alice --token-file alice.token

@@ -109,7 +109,7 @@ class Listener:
         """Play until `stop`, or until the daemon ends it for good.
 
         Reconnects by itself. RightsError when refused, ConfigError for an output that can't be used, OutputLost for one
-        that takes no more, RemoteProtocolError when the other side is no Millrace.
+        that takes no more, RemoteProtocolError when the other side is not Millrace.
         """
         tries = 0
         if self._clocked is not None:

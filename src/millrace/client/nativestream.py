@@ -142,7 +142,7 @@ class Playing(NativeStream):
         data = memoryview(self._bytes(samples))
         frame = self._live().frame_bytes
         if len(data) % frame:
-            raise ConfigError(f"{len(data)} bytes are no whole frames of {frame}")
+            raise ConfigError(f"{len(data)} bytes are not a whole number of frames of {frame}")
         while len(data):
             room = self.room
             if not room:

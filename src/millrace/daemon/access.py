@@ -52,7 +52,7 @@ def new_key() -> str:
 
 
 class Access:
-    """Who has which secret, and what runs by it."""
+    """Secrets and their holders, and what runs with their rights."""
 
     def __init__(self, keeper: Keeper, configured: str = "") -> None:
         self._keeper = keeper
@@ -93,7 +93,7 @@ class Access:
         return next((digest for digest, holder in self._standing.items() if holder.key == key), None)
 
     def let_in(self, secret: str, address: str) -> Holder:
-        """Who has that secret; RightsError for a wrong one. Whoever has a right one never waits."""
+        """The holder of that secret; RightsError for a wrong one. A right one never waits."""
         holder = self.find(digest_of(secret))
         if holder is not None:
             return holder
@@ -102,7 +102,7 @@ class Access:
         raise RightsError("that token is not valid: wrong, expired or revoked")
 
     def admit(self, given: str, address: str) -> Holder:
-        """Who has that token or session; RightsError for a wrong one. A session that has ended is no guess."""
+        """The holder of that token or session; RightsError for a wrong one. An ended session is not a guess."""
         known = self.by_session(given)
         if known is None and is_session(given) and self.find(digest_of(given)) is None:
             raise RightsError("this browser's session has ended; sign in again")

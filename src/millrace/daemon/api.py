@@ -25,7 +25,7 @@ BODY_S = 20.0
 
 
 def holder_of(request: web.Request) -> Holder:
-    """Who asks."""
+    """The sender of a request."""
     return request[HOLDER]
 
 

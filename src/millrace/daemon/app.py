@@ -398,7 +398,7 @@ class Daemon:
         session.holder.demand(Right.CONTROL, home.name)
         _, node = find_node(self, key, home.name)
         if not isinstance(node, Stream):
-            raise ConfigError(f"{key}: streams are taken back, not sinks")
+            raise ConfigError(f"{key}: only streams can be turned down")
         checked_number(db, "db", -96, 0)
         home.graph.set_trim(node, 1.0 if db == 0 else 10 ** (db / 20))
         session.trims.add(node.id)

@@ -1,4 +1,4 @@
-"""Who pays for what the daemon keeps for somebody who watches or asks: a guest, or whoever it is."""
+"""Whose budget pays for what the daemon keeps for a watcher or a request: the guest's, or the holder's own."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Claimant(Protocol):
 
 
 class Claims:
-    """Who has what. Whoever comes without `replace` waits in line; whoever is replaced waits first in it."""
+    """Which client has which name. A newcomer without `replace` waits in line; one that is replaced is first in it."""
 
     def __init__(self) -> None:
         self._lines: dict[str, list[Claimant]] = {}
@@ -50,6 +50,6 @@ class Claims:
                 line[0].claim_changed(name, True)
 
     def holder(self, name: str) -> Claimant | None:
-        """Who has it."""
+        """The client that has it."""
         line = self._lines.get(name)
         return line[0] if line else None

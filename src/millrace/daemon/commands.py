@@ -243,7 +243,7 @@ class Commands:
     async def _decide(self, args: r.Decide, holder: Holder) -> Any:
         asked = self._daemon.prompts.get(args.request)
         if asked is None or not holder.may(Right.SEE, asked.guest):
-            raise NotFound(f"there is no {printable(args.request)}; it may have been answered, or its time was over")
+            raise NotFound(f"there is no {printable(args.request)}; it was answered, or its time is over")
         holder.demand(Right.ADMIN, asked.guest)
         await self._daemon.decide(asked, args.allow, args.always, holder.key)
         return OK

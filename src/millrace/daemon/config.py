@@ -162,7 +162,7 @@ def _grants(table: dict[str, Any], where: str) -> tuple[tuple[Permission, Verdic
     verdicts = {"allow": Verdict.ALLOW, "deny": Verdict.DENY, "prompt": Verdict.PROMPT}
     for value in table.values():
         if not isinstance(value, str) or value not in verdicts:
-            raise ConfigError(f"{where}: {quoted(value)} is none of {', '.join(verdicts)}")
+            raise ConfigError(f"{where}: {quoted(value)} is not one of {', '.join(verdicts)}")
     return tuple((parse_permission(key), verdicts[value]) for key, value in table.items())
 
 

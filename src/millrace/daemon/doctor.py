@@ -80,7 +80,7 @@ class Doctor:
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     def stop(self) -> None:
-        """Look away."""
+        """Stop watching."""
         if self._ticker is not None:
             self._ticker.cancel()
 

@@ -113,7 +113,7 @@ def _level(stage: str, node: Levelled) -> Step:
     percents = sorted({round(gain_to_cubic(gain) / 655.36) for gain in node.gains})
     text = "/".join(f"{p} %" for p in percents) + (", muted" if node.mute else "")
     if node.trim != 1.0:
-        text += f", taken back by {-20 * np.log10(node.trim):.0f} dB by a session manager"
+        text += f", turned down by {-20 * np.log10(node.trim):.0f} dB by a session manager"
     return _step(stage, text, changes=node.effective_gains != (1.0,) * len(node.gains))
 
 
@@ -130,7 +130,7 @@ def _linked(guest: Guest, key: str, channels: int, link: Link, seen: set[int]) -
     else:
         steps = [_step("link", f"{key} to {sink.key}, as it is")]
     steps.append(_level(f"{sink.kind} {sink.name}", sink))
-    steps.append(_step("limiter", "peaks over full scale are held back, or else nothing is done"))
+    steps.append(_step("limiter", "peaks over full scale are limited; the rest is left as it is"))
     steps += [_heard(session) for session in guest.sessions if _hears(session, sink)]
     for further in sink.links:
         steps += _linked(guest, sink.key, len(sink.positions), further, seen)

@@ -102,7 +102,7 @@ class NativeServer:
             sock.close()
 
     def _one_less(self) -> bool:
-        """Who has said nothing for longest makes room for somebody who may."""
+        """The connection that has been silent for longest makes room for one that may come in."""
         silent = next((session for session in self.sessions if not session.greeted), None)
         if silent is not None:
             silent.end("no hello came, and others wait")
@@ -117,7 +117,7 @@ class NativeServer:
 
 
 class NativeSession:
-    """One connection. It is nobody until it has said hello and its rights are settled."""
+    """One connection. It has no rights until it has said hello and they are settled."""
 
     def __init__(self, server: NativeServer, sock: socket.socket) -> None:
         self.server, self.daemon = server, server.daemon
@@ -374,7 +374,7 @@ class NativeSession:
         self._worker = None
 
     def _demand_speaker(self) -> None:
-        """RightsError where a program was let in by a rule of its own, and it is not known yet that it speaks."""
+        """RightsError where a program's own rule let it in, and it has not yet been seen to write."""
         guest = self.server.guest
         if guest is None or not self.subject.identity.unproven:
             return

@@ -226,7 +226,7 @@ class NativeStreams:
         name = args.format.lower()
         sample: SampleFormat | None = BY_NAME.get(ALIASES.get(name, name))
         if sample is None:
-            raise ConfigError(f"format {quoted(args.format)}: there are {', '.join(BY_NAME)}")
+            raise ConfigError(f"format {quoted(args.format)} is unknown; there are {', '.join(BY_NAME)}")
         checked_int(args.rate, "rate", RATE_MIN, RATE_MAX)
         checked_int(args.channels, "channels", 1, MAX_CHANNELS)
         positions = tuple(args.positions) or default_map(args.channels)

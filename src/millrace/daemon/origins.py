@@ -94,7 +94,7 @@ class Addresses:
         return any(ip in network for network in self.proxies)
 
     def client(self, peer: str, forwarded_for: str) -> str:
-        """Who asks, from X-Forwarded-For: the last one in it that is no proxy of ours. Only those are believed."""
+        """The client's address by X-Forwarded-For: the last one that is not a trusted proxy's."""
         address = peer
         for one in reversed([part.strip() for part in forwarded_for.split(",") if part.strip()]):
             if not self.trusted(address):

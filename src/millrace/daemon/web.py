@@ -194,7 +194,7 @@ class Web:
             if error.status in REFUSALS:
                 self._daemon.doctor.refused("", address, f"{error.status} {request.method} {request.path}")
             if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
-                # As the API's description has it, whoever it is that refuses.
+                # In the form that the API's description gives, wherever the refusal comes from.
                 error.text, error.content_type = json.dumps({"error": (error.text or "").strip()}), "application/json"
             raise
         except RightsError as error:

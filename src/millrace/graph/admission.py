@@ -1,4 +1,4 @@
-"""Who comes into a graph: how many nodes and links there may be, and what each takes of its guest's budget.
+"""What is admitted to a graph: how many nodes and links, and what each costs of its guest's budget.
 
 A stream is let in only with its queue, its resampler and its lane paid for, so one that was let in can always be heard.
 """

@@ -1,6 +1,6 @@
 """Incidents: everything that could be heard or that was refused, with its stage, its cause and the evidence for it.
 
-A ring of the latest, and totals by guest, stage and cause for ever. What follows from an incident of the whole
+A ring of the latest, and totals by guest, stage and cause. What follows from an incident of the whole
 daemon (a stalled machine makes every stream late) is written down in the guest that heard it, with the same stage and
 cause: so a tenant sees why, and nothing of the others. Time is an argument.
 """

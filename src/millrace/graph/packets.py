@@ -59,7 +59,7 @@ _KEY, _END, _DISCONTINUITY = int(Flags.KEY), int(Flags.END), int(Flags.DISCONTIN
 
 
 class PacketSource(Protocol):
-    """Who makes a track's packets: what is wanted of it comes here, and is answered later, never by a push at once."""
+    """The producer of a track's packets. Requests to it come here; it answers later, and never pushes at once."""
 
     def demand(self, wanted: Demand) -> None:
         """What all subscribers together want now; told when it changes."""

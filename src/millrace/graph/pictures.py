@@ -89,7 +89,7 @@ class ScreenSource(Protocol):
         ...
 
     def size_wish(self, size: Size) -> None:
-        """Who has the keyboard would like it so large."""
+        """The viewer with the keyboard asks for this size."""
         ...
 
     def paint(self, tracks: frozenset[str]) -> None:

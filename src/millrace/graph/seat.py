@@ -25,7 +25,7 @@ class Seat:
 
     @property
     def who(self) -> Watcher | None:
-        """Who has it."""
+        """The holder of the seat."""
         return self._who
 
     def take(self, who: Watcher) -> None:

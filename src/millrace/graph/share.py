@@ -15,9 +15,9 @@ Clock = Callable[[], HostNs]
 SLICE_NS: HostNs = 2 * NS_PER_MS
 RECENT_NS: HostNs = 200 * NS_PER_MS
 LIGHT_NS: HostNs = 25 * NS_PER_MS
-"""Who has used less than this lately takes no other's time, and may catch up in larger pieces."""
+"""A guest that has used less than this lately takes no other's time, and may catch up in larger pieces."""
 HOPE_NS: HostNs = 150 * NS_PER_MS
-"""Who is cut short, and gets no nearer while the thread works so long, never will."""
+"""A graph that is cut short, and makes no progress while the thread works so long, never will."""
 
 
 class Share:

@@ -20,7 +20,7 @@ def spice_ticket(key_der: bytes, password: str) -> bytes:
 
     secret = password.encode() + b"\0"
     if len(secret) > 60:
-        raise ConfigError("a SPICE password has at most 59 bytes")
+        raise ConfigError("a SPICE password has 59 bytes at most")
     try:
         key = load_der_public_key(key_der)
         if not isinstance(key, RSAPublicKey) or key.key_size != SPICE_KEY_BITS:

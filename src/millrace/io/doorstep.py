@@ -1,4 +1,4 @@
-"""Who has connected and not logged in yet: they are let go in time, and first of all when descriptors run short.
+"""Connections that have not logged in yet: they are closed in time, and first of all when descriptors run short.
 
 Pure: time is an argument. Every door's connections stand here, whatever they speak: a daemon has one supply of
 descriptors, and whoever opens connections and says nothing must not use it up for those who have something to say.

@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection on this machine, as the kernel knows it."""
+"""The process at the other end of a connection on this machine, as the kernel knows it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _read_in(folder: int, name: str, size: int) -> str:
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{name} is no file")
+            raise OSError(f"{name} is not a file")
         return os.read(descriptor, size).decode("utf-8", "replace")
     finally:
         os.close(descriptor)

@@ -52,7 +52,7 @@ class Connection(Timed, Protocol):
     closing: bool
     congested: bool
     known: bool
-    """Who is at the other end has logged in, or need not."""
+    """The other side has logged in, or need not."""
     unread_since_ns: HostNs
     wake: Callable[[], None]
     over: Callable[[], bool]

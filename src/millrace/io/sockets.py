@@ -94,7 +94,7 @@ def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.so
 
 def _clear_dead(path: Path) -> None:
     if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise ConfigError(f"{path} is there and is no socket; remove it")
+        raise ConfigError(f"{path} exists and is not a socket; remove it")
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.connect(str(path))
@@ -190,7 +190,7 @@ def peer_uid(raw: socket.socket | None) -> int | None:
 
 
 def peer_identity(raw: socket.socket | None) -> Identity | None:
-    """Who is at the other end of a unix socket, as the kernel says; None elsewhere."""
+    """The process at the other end of a unix socket, as the kernel says; None elsewhere."""
     found = _credentials(raw)
     if found is None or raw is None:
         return None

@@ -6,7 +6,7 @@ remember = true                        # volumes, mutes and sinks of application
 music = "sink/music"
 
 [duck]
-on = ["phone", "communication"]        # while one of these plays, everything else is taken back
+on = ["phone", "communication"]        # while one of these plays, everything else is turned down
 db = -20
 
 [[rule]]                               # answers to programs that have to ask; the first that matches counts
@@ -108,7 +108,7 @@ def _rule(table: Any) -> Rule:
     if answer not in ANSWERS:
         raise ConfigError(f"rule: answer must be one of {', '.join(ANSWERS)}, not {quoted(answer)}")
     if not all(isinstance(word, str) and word in known for word in what):
-        raise ConfigError(f"rule: what is made of {', '.join(sorted(known))}")
+        raise ConfigError(f"rule: what is a list of {', '.join(sorted(known))}")
     if left:
         raise ConfigError(f"rule: unknown {', '.join(map(printable, sorted(left)))}")
     return Rule(answer, what=tuple(what), always=always, **patterns)

@@ -1,1 +1,1 @@
-"""Who may see, hear, speak, control what. Pure: time and randomness are arguments."""
+"""Who may do what: see, hear, speak, control. Pure: time and randomness are arguments."""

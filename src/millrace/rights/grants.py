@@ -43,7 +43,7 @@ def parse_permission(text: str) -> Permission:
     try:
         return Permission(text)
     except ValueError:
-        raise ConfigError(f"{quoted(text)}: there are {', '.join(p.value for p in Permission)}") from None
+        raise ConfigError(f"{quoted(text)} is unknown; there are {', '.join(p.value for p in Permission)}") from None
 
 
 def parse_verdict(value: bool | str) -> Verdict:
@@ -117,7 +117,7 @@ class Grants:
         """By what was granted once, else by the program's own rule, else by the one for any, else yes.
 
         A rule that forbids is above what was granted once. Whoever has not spoken yet may at most connect by a
-        program's own rule; for the rest that is nobody's, and nobody is asked about it.
+        program's own rule; no rule applies to the rest, and nobody is asked about it.
         """
         unproven = subject.identity.unproven and what is not Permission.CONNECT
         names = (ANY,) if unproven else (*subject.identity.names, ANY)

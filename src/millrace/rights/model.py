@@ -51,7 +51,7 @@ def parse_rights(text: str) -> Right:
 
 
 def implied(rights: Right) -> Right:
-    """`rights` with those that come along: who hears a guest sees it; an admin may everything."""
+    """`rights` with those that they include: whoever hears a guest sees it; an admin has all."""
     if Right.ADMIN in rights:
         return EVERYTHING
     for right, also in _IMPLIED.items():
@@ -101,7 +101,7 @@ class Certificate:
 
     @property
     def holder(self) -> Holder:
-        """Who has it."""
+        """The holder."""
         return Holder(f"certificate/{self.name}", self.rights, self.guests)
 
 

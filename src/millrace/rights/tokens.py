@@ -39,7 +39,7 @@ class Token:
 
     @property
     def holder(self) -> Holder:
-        """Who has it."""
+        """The holder."""
         return Holder(f"token/{self.id}", self.rights, self.guests)
 
 
@@ -109,7 +109,7 @@ def expired(token: Token, wall_s: int) -> bool:
 
 
 def expiry(wall_s: int, lasts_s: int) -> int:
-    """When a token expires that is made now; 0, which is never, only for one that lasts for ever.
+    """When a token that is made now expires; 0, which means never, only for one that lasts forever.
 
     A wall clock that was never set may stand in 1970 or before.
     """

@@ -240,7 +240,7 @@ class PulseClient:
 
     @property
     def _spoken(self) -> bool:
-        """Whether it is known who speaks, or whoever it is may be here."""
+        """Whether the program that writes is known, or any program may connect."""
         anybody = self.door.grants.verdict(Permission.CONNECT, Subject()) is Verdict.ALLOW
         return anybody or not self.subject.identity.unproven
 

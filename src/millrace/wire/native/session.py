@@ -57,7 +57,7 @@ class NativeWire:
         if self._daemon and fds:
             raise RemoteProtocolError("descriptors are not taken from clients")
         if zero:
-            raise RemoteProtocolError("these bytes are no message of the native protocol")
+            raise RemoteProtocolError("these bytes are not a message of the native protocol")
         if self._daemon == (kind >= FROM_DAEMON_MIN):
             raise RemoteProtocolError(f"a message of kind {kind} from the wrong side")
 

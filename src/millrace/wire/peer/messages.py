@@ -265,7 +265,7 @@ def checked_format(fmt: StreamFormat) -> StreamFormat:
     if fmt.lookahead * 1000 > fmt.rate * LOOKAHEAD_MAX_MS:
         raise RemoteProtocolError(f"a codec that is {fmt.lookahead} frames behind")
     if fmt.order and sorted(fmt.order) != list(range(channels)):
-        raise RemoteProtocolError("the channel order is no permutation")
+        raise RemoteProtocolError("the channel order is not a permutation")
     if fmt.codec == "opus":
         _check_opus(fmt, channels)
     return fmt

@@ -130,7 +130,7 @@ class DBusWire:
             return False
         order = {0x6C: "<", 0x42: ">"}.get(self._buffer[0])
         if order is None or self._buffer[3] != 1:
-            raise RemoteProtocolError("these bytes are no D-Bus message")
+            raise RemoteProtocolError("these bytes are not a D-Bus message")
         _, kind, flags, _, body_size, serial, fields_size = struct.unpack_from(order + "BBBBIII", self._buffer)
         head = _HEADER_BYTES + fields_size + -fields_size % 8
         if head + body_size > MESSAGE_MAX:

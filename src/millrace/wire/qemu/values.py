@@ -42,7 +42,7 @@ def _end(signature: str, at: int, depth: int) -> int:
     if end >= len(signature) or count == 0:
         raise _broken(signature)
     if code == "{" and (signature[at - 1 : at] != "a" or signature[at + 1] not in _KEYS or count != 2):
-        raise RemoteProtocolError(f"D-Bus signature {quoted(signature)} has a dictionary that is none")
+        raise RemoteProtocolError(f"D-Bus signature {quoted(signature)} has a malformed dictionary")
     return end + 1
 
 

@@ -92,7 +92,7 @@ class SpiceChannel:
             return False
         magic, major, _, size = struct.unpack("<4sIII", head)
         if magic != MAGIC:
-            raise RemoteProtocolError("that is no SPICE server")
+            raise RemoteProtocolError("this is not a SPICE server")
         if major != 2 or not 178 <= size <= LINK_MAX:
             raise RemoteProtocolError(f"SPICE version {major} with a link reply of {size} bytes")
         self._reply_bytes = size

@@ -102,7 +102,7 @@ class VncClient:
 
     def _version(self, part: bytes) -> None:
         if not part.startswith(b"RFB "):
-            raise RemoteProtocolError("that is no VNC server")
+            raise RemoteProtocolError("this is not a VNC server")
         if part < b"RFB 003.008\n":
             raise RemoteProtocolError(f"this VNC server speaks {printable(part[4:11])}; 3.8 is needed")
         self._out += b"RFB 003.008\n"
