@@ -189,7 +189,7 @@ class Policy:
     # -- ducking ---------------------------------------------------------------------------------
 
     def _duck(self, stream: _Stream, id_: int, here: bool) -> list[Command]:
-        """While a call is on, the guest's other streams are turned down: a new one, or all when a call begins or ends."""
+        """While a call is on, the guest's other streams are turned down: new ones, and all when it begins."""
         calls = self._calls.setdefault(stream.guest, set())
         before = bool(calls)
         if here and stream.running and stream.role in self.config.duck_on:
