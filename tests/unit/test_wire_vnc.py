@@ -65,7 +65,7 @@ def test_the_answer_is_des_with_the_bits_of_the_key_reversed() -> None:
 @pytest.mark.parametrize(
     ("said", "hint"),
     [
-        (b"SSH-2.0-Open\n", "no VNC"),
+        (b"SSH-2.0-Open\n", "not a VNC"),
         (b"RFB 003.003\n", "3.8 is needed"),
         (VERSION + b"\0" + struct.pack(">I", 4) + b"full", "full"),
         (VERSION + b"\x01\x02" + bytes(16), "--password-file"),
