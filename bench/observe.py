@@ -18,10 +18,10 @@ FORMAT = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
 PAGE = """
 import asyncio, sys
 from pathlib import Path
-from tests.real.browser import Page
+from tests.real.browser import own_page
 
 async def main():
-    async with Page(Path(sys.argv[2])) as page:
+    async with own_page(Path(sys.argv[2])) as page:
         await page.open(sys.argv[1])
         await asyncio.to_thread(sys.stdin.read)
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tests.real.browser import Page
+from tests.real.browser import own_page
 
 from bench.common import MILLRACE, daemon, music, processes
 from millrace.dsp.convert import SampleFormat, encode
@@ -26,7 +26,7 @@ FORMAT = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
 
 async def _watch(url: str, profile: Path) -> tuple[list[float], dict[str, float], dict[str, float]]:
     """Latency errors in µs after settling; the first and the last figures of the session."""
-    async with Page(profile) as page:
+    async with own_page(profile) as page:
         await page.open(url)
         await page.until("document.querySelector('#guest').value")
         await page.click("#listen")

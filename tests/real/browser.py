@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
+import subprocess
+import time
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,60 +51,59 @@ class Driven(ABC):
         return x, y
 
 
-class Page(Driven):
-    """One page of one browser."""
+class Chromium:
+    """One browser, and what its pages share: its flags. Each page has cookies, storage and a window of its own."""
 
     def __init__(self, profile: Path, *flags: str) -> None:
         self._profile, self._flags = profile, flags
-        self._serial = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self.errors: list[str] = []
+        self.address = ""
 
-    async def __aenter__(self) -> Page:
-        self._process = await asyncio.create_subprocess_exec(
-            "chromium", *FLAGS, *self._flags, f"--user-data-dir={self._profile}", "about:blank",
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        port_file = self._profile / "DevToolsActivePort"
-        async with asyncio.timeout(30):
-            while not port_file.exists() or not port_file.read_text().strip():
-                await asyncio.sleep(0.1)
-        port = port_file.read_text().split()[0]
-        self._http = aiohttp.ClientSession()
-        async with asyncio.timeout(30):
-            while True:
-                async with self._http.get(f"http://127.0.0.1:{port}/json") as answer:
-                    pages = [t for t in await answer.json() if t["type"] == "page"]
-                if pages:
-                    break
-                await asyncio.sleep(0.1)
-        self._line = await self._http.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0)
-        self._reader = asyncio.create_task(self._read())
-        for domain in ("Page", "Runtime", "Log"):
-            await self.send(f"{domain}.enable")
+    def __enter__(self) -> Chromium:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(
+            ["chromium", *FLAGS, *self._flags, f"--user-data-dir={self._profile}", "about:blank"], **quiet
+        )
+        try:
+            self.address = self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._reader.cancel()
-        await self._http.close()
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
-        await self._process.wait()
+        self._process.wait(10)
+
+    def _wait(self) -> str:
+        """The port and the path that it writes down when it can be driven."""
+        told = self._profile / "DevToolsActivePort"
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            if told.exists() and len(words := told.read_text().split()) == 2:
+                return f"ws://127.0.0.1:{words[0]}{words[1]}"
+            time.sleep(0.1)
+        raise AssertionError("Chromium can't be driven after 30 s")
+
+
+class Line:
+    """One connection of the DevTools protocol."""
+
+    def __init__(self, line: aiohttp.ClientWebSocketResponse, told: Callable[[dict[str, Any]], None]) -> None:
+        self._line, self._told = line, told
+        self._serial = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         async for message in self._line:
             told = json.loads(message.data)
             if "id" in told:
                 self._waiting.pop(told["id"]).set_result(told)
-            elif told["method"] == "Runtime.exceptionThrown":
-                details = told["params"]["exceptionDetails"]
-                self.errors.append(details.get("exception", {}).get("description", details["text"]))
-            elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
-                self.errors.append(told["params"]["entry"]["text"])
+            else:
+                self._told(told)
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol."""
+        """One command."""
         serial = next(self._serial)
         future = self._waiting[serial] = asyncio.get_running_loop().create_future()
         await self._line.send_json({"id": serial, "method": method, "params": params})
@@ -109,6 +112,54 @@ class Page(Driven):
         assert "error" not in answer, (method, answer)
         result: dict[str, Any] = answer["result"]
         return result
+
+    def close(self) -> None:
+        """Nothing more is read."""
+        self._reader.cancel()
+
+
+class Page(Driven):
+    """One page of a browser, with nothing that other pages have left there."""
+
+    def __init__(self, browser: Chromium) -> None:
+        self._browser = browser
+        self.errors: list[str] = []
+
+    async def __aenter__(self) -> Page:
+        self._http = aiohttp.ClientSession()
+        whole = self._browser.address
+        self._whole = Line(await self._http.ws_connect(whole), lambda told: None)
+        made = await self._whole.send("Target.createBrowserContext")
+        self._context = made["browserContextId"]
+        page = await self._whole.send(
+            "Target.createTarget", url="about:blank", browserContextId=self._context, newWindow=True
+        )
+        where = f"{whole.partition('/devtools/')[0]}/devtools/page/{page['targetId']}"
+        self._line = Line(await self._http.ws_connect(where, max_msg_size=0), self._told)
+        for domain in ("Page", "Runtime", "Log"):
+            await self.send(f"{domain}.enable")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._line.close()
+        try:
+            await self._whole.send("Target.disposeBrowserContext", browserContextId=self._context)
+        finally:
+            self._whole.close()
+            await self._http.close()
+
+    def _told(self, told: dict[str, Any]) -> None:
+        if told["method"] == "Runtime.exceptionThrown":
+            details = told["params"]["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description", details["text"]))
+        elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
+            self.errors.append(told["params"]["entry"]["text"])
+
+    async def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the protocol."""
+        return await self._line.send(method, **params)
 
     async def open(self, url: str) -> None:
         """Go there."""
@@ -142,3 +193,11 @@ class Page(Driven):
         """The whole page as PNG."""
         shot = await self.send("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
+
+
+@contextlib.asynccontextmanager
+async def own_page(profile: Path, *flags: str) -> AsyncIterator[Page]:
+    """The page of a browser that has flags of its own."""
+    with Chromium(profile, *flags) as browser:
+        async with Page(browser) as page:
+            yield page

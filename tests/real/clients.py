@@ -33,7 +33,7 @@ kill $!
 """
 CONVERTING = {
     "ffplay (SDL)": ["ffplay", "-nodisp", "-autoexit", "-v", "error", "{wav}"],
-    "ogg123": ["sh", "-c", "ffmpeg -v error -i {wav} -b:a 256k {wav}.ogg && ogg123 -q -d pulse {wav}.ogg"],
+    "ogg123": ["sh", "-c", "ffmpeg -y -v error -i {wav} -b:a 256k {wav}.ogg && ogg123 -q -d pulse {wav}.ogg"],
     "pulseaudio's tunnel": ["sh", "-c", TUNNEL],
     "paplay-44100": ["sh", "-c", "sox -q {wav} -r 44100 {wav}.44.wav && paplay {wav}.44.wav"],
     "pacat-96000-f32-mono": [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,9 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from millrace.io.paths import API_SOCKET
 from tests.places import lack
 
+from .browser import Chromium
+
 STALLS = ("not run", "starved", "busy", "stopped", "wrote late")
+LOOK_S = 0.2
+"""How often many at once may ask for the state: each question costs the daemon a millisecond that others wait for."""
 MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 
 
@@ -36,15 +44,28 @@ def need_root() -> None:
         lack("a root user, who alone may change priorities")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition") -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition", every: float = 0.02) -> Any:
     """Poll until `condition` is true; returns what it gave."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
         if value:
             return value
-        time.sleep(0.02)
+        time.sleep(every)
     raise AssertionError(f"{what}: not within {seconds} s")
+
+
+class ApiConnection(http.client.HTTPConnection):
+    """HTTP on the daemon's unix socket: what `millrace ls` does, without a process for each look."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
 
 
 class Bus:
@@ -109,8 +130,19 @@ class Bus:
     def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*MILLRACE, *args], env=self.env, capture_output=True, text=True, timeout=30, check=check)
 
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """One request to the daemon; the answer's JSON, or None where it was refused."""
+        connection = ApiConnection(self.runtime / "millrace" / API_SOCKET)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            text = answer.read()
+            return json.loads(text) if answer.status == 200 and text else None
+        finally:
+            connection.close()
+
     def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads(self.cli("ls", "--json").stdout)
+        state: dict[str, Any] = self.call("GET", "/api/v1/state")
         return state
 
     def guest(self, name: str = "default") -> dict[str, Any]:
@@ -118,11 +150,13 @@ class Bus:
 
     def incidents(self) -> list[dict[str, Any]]:
         """What the daemon wrote down."""
-        return [json.loads(line) for line in self.cli("incidents", "--json").stdout.splitlines()]
+        found: list[dict[str, Any]] = self.call("GET", "/api/v1/incidents")
+        return found
 
-    def stalls(self) -> list[str]:
-        """What the daemon wrote down of this machine, or a client, having stood still: each is a hole of its own."""
-        return [one["cause"] for one in self.incidents() for _ in range(one["count"]) if one["cause"] in STALLS]
+    def stalls(self, guest: str = "default") -> list[str]:
+        """What the daemon wrote down of the machine, or the guest's clients, having stood still: a hole for each."""
+        found = [one for one in self.incidents() if one["cause"] in STALLS and one["guest"] in ("", guest)]
+        return [one["cause"] for one in found for _ in range(one["count"])]
 
     def spawn(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         env = self.env | options.pop("env", {})
@@ -147,12 +181,12 @@ class Bus:
     def listener(self, target: Path, *args: str, guest: str = "default") -> subprocess.Popen[bytes]:
         before = len(self.guest(guest)["listeners"])
         process = self.spawn(*MILLRACE, "listen", self.url(guest), "--to", f"wav:{target}", "-q", *args)
-        wait_for(lambda: len(self.guest(guest)["listeners"]) > before, what="listener joins")
+        wait_for(lambda: len(self.guest(guest)["listeners"]) > before, 40, "listener joins", LOOK_S)
         return process
 
-    def hear(self, process: subprocess.Popen[bytes], target: Path) -> tuple[np.ndarray, int]:
+    def hear(self, process: subprocess.Popen[bytes], target: Path, guest: str = "default") -> tuple[np.ndarray, int]:
         """Wait until the guest is idle, end the listener, and read what it wrote: (frames, channels), rate."""
-        wait_for(lambda: self.guest()["state"] == "idle", 15, "the guest falls idle")
+        wait_for(lambda: self.guest(guest)["state"] == "idle", 15, "the guest falls idle", LOOK_S)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
@@ -207,11 +241,27 @@ def trimmed(sound: np.ndarray, threshold: int = 0) -> np.ndarray:
     return sound[loud[0] : loud[-1] + 1]
 
 
+@contextlib.contextmanager
+def running(runtime: Path, *args: str) -> Iterator[Bus]:
+    """A daemon, from start to end."""
+    runtime.mkdir(mode=0o700)
+    one = Bus(runtime, *args)
+    try:
+        one.start()
+        yield one
+    finally:
+        one.close()
+
+
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
-    runtime = tmp_path / "run"
-    runtime.mkdir(mode=0o700)
-    one = Bus(runtime)
-    one.start()
-    yield one
-    one.close()
+    with running(tmp_path / "run") as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """One browser for all pages: it takes longer to start than most of them are looked at."""
+    need("chromium")
+    with Chromium(tmp_path_factory.mktemp("chromium"), "--autoplay-policy=user-gesture-required") as one:
+        yield one

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz import live
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 
 def test_a_daemon_under_mutated_traffic_and_the_guest_beside_it(tmp_path: Path) -> None:

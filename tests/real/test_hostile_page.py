@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +21,12 @@ from millrace.wire.peer.messages import (
 )
 from tests.fuzz import seeds
 from tests.fuzz.mutate import Mutator
-from tests.real.browser import Page
+from tests.real.browser import Chromium, Page
 from tests.real.conftest import Bus
 from tests.real.test_page import in_browser
 from tests.scenario.test_hostile_server import BYE, WELCOME, opus, packets, serving, stream
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser")]
 JUDGE = """import('/page/messages.js').then(({ parseMessage, checkedFormat, parsePacket, Refusal }) => {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
   let format = null;
@@ -69,7 +68,7 @@ def traffic(seed: int) -> list[tuple[str, bytes]]:
     return [("text" if message[:1] in (b"{", b"[", b'"') else "packet", message) for message in session]
 
 
-def test_the_page_takes_no_packet_that_python_does_not(bus: Bus, tmp_path: Path) -> None:
+def test_the_page_takes_no_packet_that_python_does_not(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         seen: set[str] = set()
         for seed in range(150):
@@ -84,7 +83,7 @@ def test_the_page_takes_no_packet_that_python_does_not(bus: Bus, tmp_path: Path)
             seen |= set(theirs)
         assert seen == {"taken", "lost", "refused"}
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
 LISTEN = """import('/page/listen.js').then(async ({ Listener }) => {
@@ -101,7 +100,7 @@ async def opened(page: Page, url: str) -> None:
     await page.run(LISTEN.replace("URL", url))
 
 
-def test_a_bad_server_ends_in_a_sentence_and_damage_does_not_end_at_all(bus: Bus, tmp_path: Path) -> None:
+def test_a_bad_server_ends_in_a_sentence_and_damage_does_not_end_at_all(chromium: Chromium, bus: Bus) -> None:
     rng = random.Random(1)
     sent = [rng.randbytes(50) if n % 10 == 5 else payload for n, payload in enumerate(opus(250))]
 
@@ -139,4 +138,4 @@ def test_a_bad_server_ends_in_a_sentence_and_damage_does_not_end_at_all(bus: Bus
             assert not [what for what in await page.run("told.map(([what]) => what)") if what in ("ended", "refused")]
         assert not page.errors
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,21 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
         one.close()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name.replace(" ", "-"))
+BURNING = {"starved", "busy", "overran", "slow"}
+"""Whoever takes a processor for too long is told from who does not get one: there has to be one to take."""
+
+
+def beside(number: int, kind: Kind) -> Any:
+    """A kind with who runs it: each sort of scene by itself, the plain one three times; what takes the machine, alone.
+
+    A group's faults follow each other in one scene, and the groups run side by side.
+    """
+    group = f"{kind.scene} scene" + (f" {number % 3}" if kind.scene == "plain" else "")
+    marks = [pytest.mark.xdist_group(group), *([pytest.mark.alone] if kind.cause in BURNING else [])]
+    return pytest.param(kind, id=kind.name.replace(" ", "-"), marks=marks)
+
+
+@pytest.mark.parametrize("kind", [beside(number, kind) for number, kind in enumerate(KINDS)])
 def test_an_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
     """How often, that it is the first, and how far off its time is: `python -m bench faults` measures that.
 
@@ -74,6 +89,7 @@ def made_and_named(kind: Kind, scene: Scene) -> set[tuple[str, str]]:
     return named
 
 
+@pytest.mark.alone
 def test_a_daemon_without_a_processor_says_so(scenes: Scenes) -> None:
     """Many programs of higher priority, none of them real-time."""
     scene = scenes("plain")

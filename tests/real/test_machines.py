@@ -366,6 +366,7 @@ def test_parec_records_a_listeners_microphone_while_it_is_allowed(bus: Bus, tmp_
     assert abs(level_dbfs(middle) - -6.02) < 0.3
 
 
+@pytest.mark.alone
 def test_a_real_linux_plays_and_records_cleanly(tmp_path: Path) -> None:
     need("qemu-system-x86_64", "apt-get")
     command = [

@@ -21,24 +21,23 @@ from millrace.clock.jitter import PROFILES, JitterTarget
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.sim.signals import sine
 
-from .browser import Page
+from .browser import Chromium, Page, own_page
 from .conftest import MILLRACE, Bus, need, sound_server, wait_for, write_wav
 from .firefox import Firefox
 from .test_clients import s16
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser")]
 SHOTS = os.environ.get("MILLRACE_SHOTS")
 
 
 Browser = Page | Firefox
 
 
-def in_browser(bus: Bus, tmp_path: Path, test: Callable[[Page], Awaitable[None]], url: str = "") -> None:
+def in_browser(chromium: Chromium, bus: Bus, test: Callable[[Page], Awaitable[None]], url: str = "") -> None:
     """Run `test` with the daemon's page open."""
-    need("chromium")
 
     async def main() -> None:
-        async with Page(tmp_path / "profile", "--autoplay-policy=user-gesture-required") as page:
+        async with Page(chromium) as page:
             await page.open(url or bus.link())
             await test(page)
 
@@ -84,7 +83,9 @@ async def judged(page: Browser, seconds: float = 1.5) -> None:
     raise AssertionError(f"no second of a whole tone: {found}")
 
 
-def test_one_click_and_the_tone_is_heard_at_the_margin_that_is_aimed_at(bus: Bus, tmp_path: Path) -> None:
+def test_one_click_and_the_tone_is_heard_at_the_margin_that_is_aimed_at(
+    chromium: Chromium, bus: Bus, tmp_path: Path
+) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -98,11 +99,11 @@ def test_one_click_and_the_tone_is_heard_at_the_margin_that_is_aimed_at(bus: Bus
         assert set(listener["ledger_ms"]) == {"path", "network", "codec", "jitter", "period", "late", "device"}
         assert not page.errors
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
 @pytest.mark.parametrize("codec", ["s16", "f32"])
-def test_pcm_is_for_browsers_without_opus(bus: Bus, tmp_path: Path, codec: str) -> None:
+def test_pcm_is_for_browsers_without_opus(chromium: Chromium, bus: Bus, tmp_path: Path, codec: str) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -113,10 +114,12 @@ def test_pcm_is_for_browsers_without_opus(bus: Bus, tmp_path: Path, codec: str) 
         await judged(page)
         assert bus.guest()["listeners"][0]["settings"]["codec"] == codec
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
-def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(bus: Bus, tmp_path: Path) -> None:
+def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(
+    chromium: Chromium, bus: Bus, tmp_path: Path
+) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -127,7 +130,7 @@ def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(bus: 
         assert bus.guest()["listeners"][0]["settings"]["codec"] == "opus"
         assert not page.errors
 
-    in_browser(bus, tmp_path, test, bus.link().replace("#", "?decoder=wasm#"))
+    in_browser(chromium, bus, test, bus.link().replace("#", "?decoder=wasm#"))
 
 
 def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
@@ -149,7 +152,9 @@ def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_another_latency_is_chosen_for_a_page_and_a_program_that_play(bus: Bus, tmp_path: Path) -> None:
+def test_another_latency_is_chosen_for_a_page_and_a_program_that_play(
+    chromium: Chromium, bus: Bus, tmp_path: Path
+) -> None:
     playing(bus, tmp_path)
     bus.listener(tmp_path / "other.wav")
     null = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "-q")
@@ -170,10 +175,12 @@ def test_another_latency_is_chosen_for_a_page_and_a_program_that_play(bus: Bus, 
         assert "low, normal, robust" in bus.cli("set", one, "latency=quick", check=False).stderr
         assert null.poll() is None
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
-def test_sound_that_the_browser_stopped_goes_on_at_a_touch_with_the_latency_of_before(bus: Bus, tmp_path: Path) -> None:
+def test_sound_that_the_browser_stopped_goes_on_at_a_touch_with_the_latency_of_before(
+    chromium: Chromium, bus: Bus, tmp_path: Path
+) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -194,10 +201,10 @@ def test_sound_that_the_browser_stopped_goes_on_at_a_touch_with_the_latency_of_b
         await page.until(near, 10)
         assert not page.errors
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
-def test_quality_is_changed_while_it_plays_and_the_sound_goes_on(bus: Bus, tmp_path: Path) -> None:
+def test_quality_is_changed_while_it_plays_and_the_sound_goes_on(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -213,10 +220,10 @@ def test_quality_is_changed_while_it_plays_and_the_sound_goes_on(bus: Bus, tmp_p
         await asyncio.sleep(1)
         await judged(page)
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
-def test_the_page_is_back_in_sound_when_the_daemon_returns(bus: Bus, tmp_path: Path) -> None:
+def test_the_page_is_back_in_sound_when_the_daemon_returns(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     async def test(page: Page) -> None:
         await listening(page)
         assert bus.daemon is not None
@@ -233,10 +240,10 @@ def test_the_page_is_back_in_sound_when_the_daemon_returns(bus: Bus, tmp_path: P
     bus.listen = "127.0.0.1:18642"
     bus.start()
     playing(bus, tmp_path)
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
-def test_volumes_mutes_and_incidents_are_on_the_page(bus: Bus, tmp_path: Path) -> None:
+def test_volumes_mutes_and_incidents_are_on_the_page(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -255,7 +262,7 @@ def test_volumes_mutes_and_incidents_are_on_the_page(bus: Bus, tmp_path: Path) -
         await asyncio.to_thread(wait_for, lambda: bus.guest()["recorders"])
         assert not page.errors
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
 OWN_STATUS = """import('/page/session.js').then(({ headers, kept }) =>
@@ -294,7 +301,7 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
 
     async def main() -> None:
         flag = f"--host-resolver-rules=MAP millrace.test 127.0.0.1:{port}"
-        async with Page(tmp_path / "profile", flag) as page:
+        async with own_page(tmp_path / "profile", flag) as page:
             await page.open(f"http://millrace.test:{port}/#in=mr_used")
             await page.until("document.querySelector('#status').textContent.includes('this link has been used')")
             # What Millrace 0.1 gave its page instead.
@@ -311,7 +318,7 @@ SHOWN = "document.querySelector('#guest').value && document.querySelector('#logi
 
 
 def test_a_browser_stays_signed_in_over_a_reload_and_in_a_second_tab_until_it_is_signed_out(
-    bus: Bus, tmp_path: Path
+    chromium: Chromium, bus: Bus
 ) -> None:
     async def test(page: Page) -> None:
         await page.until(SHOWN)
@@ -347,7 +354,7 @@ def test_a_browser_stays_signed_in_over_a_reload_and_in_a_second_tab_until_it_is
         await page.until(f"{SHOWN} && document.querySelector('#guest').value === 'default'")
         assert await page.run("document.querySelector('#status').textContent") == "connected"
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
 EAVESDROPPER = """<!doctype html><img src="/picture"><script>
@@ -361,7 +368,7 @@ setTimeout(() => told({}).then(() => { document.title = 'done'; }), 1000);
 </script>"""
 
 
-def test_a_page_on_another_port_gets_nothing_that_millrace_lets_in(bus: Bus, tmp_path: Path) -> None:
+def test_a_page_on_another_port_gets_nothing_that_millrace_lets_in(chromium: Chromium, bus: Bus) -> None:
     """A browser sends a host's cookies to every port of it: another user of this machine may listen there."""
     need("chromium")
     got: list[dict[str, str]] = []
@@ -381,7 +388,7 @@ def test_a_page_on_another_port_gets_nothing_that_millrace_lets_in(bus: Bus, tmp
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        async with Page(tmp_path / "profile") as page:
+        async with Page(chromium) as page:
             await page.open(bus.link())
             await page.until(SHOWN)
             await page.open(f"http://127.0.0.1:{runner.addresses[0][1]}/")
@@ -404,7 +411,7 @@ def test_a_page_on_another_port_gets_nothing_that_millrace_lets_in(bus: Bus, tmp
     asyncio.run(main())
 
 
-def test_the_page_is_accessible_small_and_fits_a_phone(bus: Bus, tmp_path: Path) -> None:
+def test_the_page_is_accessible_small_and_fits_a_phone(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
     axe = (files("axe_core_python") / "axe.min.js").read_text()
 
@@ -431,7 +438,7 @@ def test_the_page_is_accessible_small_and_fits_a_phone(bus: Bus, tmp_path: Path)
         )
         assert 5_000 < size < 200_000
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
 def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, tmp_path: Path) -> None:
@@ -445,7 +452,7 @@ def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, 
     )
 
     async def main() -> None:
-        async with Page(tmp_path / "profile", *flags) as page:
+        async with own_page(tmp_path / "profile", *flags) as page:
             await page.open(bus.link())
             await page.until("document.querySelector('#guest').value")
             # A tone is noise to the browser's own processing.
@@ -495,7 +502,7 @@ def _held(seconds: float) -> list[int]:
     return [begin + (first + 8_000_000_000 + (at - first) // 5 if at > first else 0) for at in captured]
 
 
-def test_the_estimators_say_what_pythons_say(bus: Bus, tmp_path: Path) -> None:
+def test_the_estimators_say_what_pythons_say(chromium: Chromium, bus: Bus) -> None:
     stood = [(x, y + (6_000_000_000 if n > 2_000 else 0)) for n, (x, y) in enumerate(trace(4, 60, 100, 1.0))]
     held = [(x, max(y, trace_y)) for (x, y), trace_y in zip(trace(5, 60, 0, 1.0), _held(60), strict=True)]
     traces = [trace(1, 90, 300, 3.0), trace(2, 60, -150, 0.0), trace(3, 60, 0, 10.0), stood, held]
@@ -522,7 +529,7 @@ def test_the_estimators_say_what_pythons_say(bus: Bus, tmp_path: Path) -> None:
                 assert mine[3] == its[3]
                 assert np.allclose(mine[:3], its[:3], rtol=1e-6, atol=2.0), (mine, its)
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
 def moments(seed: int) -> list[tuple[str, int, int]]:
@@ -584,7 +591,7 @@ BLAME = """import('/page/blame.js').then(({ Blame }) => {
 })"""
 
 
-def test_the_page_blames_whom_python_blames(bus: Bus, tmp_path: Path) -> None:
+def test_the_page_blames_whom_python_blames(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         causes = set()
         for seed in range(8):
@@ -595,7 +602,7 @@ def test_the_page_blames_whom_python_blames(bus: Bus, tmp_path: Path) -> None:
             causes |= {one[1] for one in ours}
         assert causes == {"not run", "late", "packets lost", "stalled"}
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)
 
 
 SIMULATION = """import('/page/clock.js').then(async ({ Pace, PROFILES }) => {
@@ -629,7 +636,7 @@ SIMULATION = """import('/page/clock.js').then(async ({ Pace, PROFILES }) => {
 })"""
 
 
-def test_the_loop_in_javascript_holds_the_latency_as_ours_does(bus: Bus, tmp_path: Path) -> None:
+def test_the_loop_in_javascript_holds_the_latency_as_ours_does(chromium: Chromium, bus: Bus) -> None:
     """Ten minutes of packets with 3 ms of jitter to a card that is 300 ppm fast, in virtual time."""
     pairs = trace(7, 600, 0, 3.0)
 
@@ -638,4 +645,4 @@ def test_the_loop_in_javascript_holds_the_latency_as_ours_does(bus: Bus, tmp_pat
         assert found["underruns"] == 0 and found["error_us"] < 100 and found["noise_ppm"] < 10, found
         assert abs(found["ratio_ppm"] + 300) < 10 and found["margin"] < 60e6, found
 
-    in_browser(bus, tmp_path, test)
+    in_browser(chromium, bus, test)

@@ -16,7 +16,7 @@ import pytest
 from millrace.daemon.gate import CREDENTIAL, SUBPROTOCOL
 
 from ..scenario.test_certificates import Pair, certificate
-from .browser import Page
+from .browser import own_page
 from .conftest import MILLRACE, Bus, need, wait_for
 from .test_page import ANALYSER, judged, listening, playing
 
@@ -187,7 +187,7 @@ def test_the_page_is_heard_through_nginx_on_its_path_with_a_token(front: Front, 
     secret = front.bus.cli("token", "new", "--may", "hear,speak", "--guest", "default").stdout.strip()
 
     async def main() -> None:
-        async with Page(tmp_path / "profile", "--ignore-certificate-errors") as page:
+        async with own_page(tmp_path / "profile", "--ignore-certificate-errors") as page:
             await page.open(front.url)
             await page.until("!document.querySelector('#login').hidden")
             await page.run(f"document.querySelector('#token').value = {secret!r}")
@@ -216,7 +216,7 @@ def test_a_proxy_that_passes_no_websocket_on_is_told_apart_from_a_daemon_that_is
     assert listener.returncode == 5 and "has to pass Upgrade and Connection on" in listener.stderr
 
     async def main() -> None:
-        async with Page(tmp_path / "profile", "--ignore-certificate-errors") as page:
+        async with own_page(tmp_path / "profile", "--ignore-certificate-errors") as page:
             await page.open(front.url)
             await page.until("!document.querySelector('#login').hidden")
             await page.run(f"document.querySelector('#token').value = {secret!r}")

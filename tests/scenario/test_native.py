@@ -33,6 +33,31 @@ from tests import bus
 running = partial(bus.running, guests=bus.BOTH)
 
 
+def undisturbed(tmp_path: Path, test: Test) -> None:
+    """As `running`, for a test that judges every sample while client and daemon share a processor with others.
+
+    A machine that stands still makes a hole, and the daemon says so: then it is made again. Three times is no accident.
+    """
+    for attempt in range(3):
+        stalled: list[str] = []
+
+        async def noting(daemon: Daemon, stalled: list[str] = stalled) -> None:
+            try:
+                await test(daemon)
+            except BaseException:
+                stalled += [one.cause for one in daemon.doctor.incidents if one.stage == "loop"]
+                raise
+
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        try:
+            running(folder, noting)
+            return
+        except (AssertionError, TimeoutError):
+            if attempt == 2 or not stalled:
+                raise
+
+
 def of_daemon(daemon: Daemon, **options: Any) -> Bus:
     return connect(daemon.config.runtime / "native.sock", name="test", **options)
 
@@ -85,7 +110,7 @@ def test_every_frame_arrives_as_it_was(tmp_path: Path, name: str) -> None:
         scale = {"float32le": 0.0, "s16le": 2.0**-16, "s24le": 2.0**-24, "s32be": 2.0**-24}[name]
         assert np.abs(got - sound).max() <= scale
 
-    running(tmp_path, test)
+    undisturbed(tmp_path, test)
 
 
 def test_another_rate_is_resampled_to_its_last_frame_and_the_next_song_too(tmp_path: Path) -> None:
@@ -104,7 +129,7 @@ def test_another_rate_is_resampled_to_its_last_frame_and_the_next_song_too(tmp_p
                     assert min(apart) < 0.04
                     await asyncio.sleep(0.3)
 
-    running(tmp_path, test)
+    undisturbed(tmp_path, test)
 
 
 def test_a_stream_that_starves_goes_on_when_its_client_does(tmp_path: Path) -> None:
@@ -120,7 +145,7 @@ def test_a_stream_that_starves_goes_on_when_its_client_does(tmp_path: Path) -> N
                 second = await heard(recording, 4_800)
                 assert np.array_equal(first, sound) and np.array_equal(second, sound)
 
-    running(tmp_path, test)
+    undisturbed(tmp_path, test)
 
 
 def test_cork_flush_and_levels(tmp_path: Path) -> None:
@@ -241,13 +266,20 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: 
             changes = watcher.watch()
             await first_look(changes)
             sinks = [graph.add_sink(f"s{n}", "x" * 4000) for n in range(200)]
+            last = sinks[-1].key
             for round_ in range(500):
                 for sink in sinks:
                     graph.set_mute(sink, round_ % 2 == 0)
-                await asyncio.sleep(0.01)
+                # The next round is not before the one that reads knows of this: nobody outruns it on a loaded machine.
+                async for change in changes:
+                    told = change.object
+                    if told and told.key == last and told.props.get("mute") is (round_ % 2 == 0):
+                        break
                 if len(daemon._native[0].sessions) == 1:
                     break
             assert len(daemon._native[0].sessions) == 1
+            graph.set_mute(sinks[0], False)
+            graph.set_mute(sinks[0], True)
             assert (await anext(changes)).object
 
     running(tmp_path, test)
@@ -655,7 +687,7 @@ def test_scribbled_positions_end_that_stream_alone(tmp_path: Path, position: int
                 await good.drain()
                 assert np.array_equal(await task, sound)
 
-    running(tmp_path, test)
+    undisturbed(tmp_path, test)
 
 
 def test_scribbled_samples_are_made_safe(tmp_path: Path) -> None:
@@ -746,7 +778,7 @@ def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_
                     assert np.array_equal(await task, sound)
                 asyncio.get_running_loop().add_reader(bell._hear_fd, lambda: None)
 
-    running(tmp_path, test)
+    undisturbed(tmp_path, test)
 
 
 def test_a_client_that_dies_takes_its_streams_along_and_leaves_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import resource
 import signal
@@ -157,7 +158,7 @@ def not_kept(scene: Scene) -> int:
     resource.prlimit(scene.daemon, resource.RLIMIT_FSIZE, (1, hard))
     try:
         at = now_ns()
-        scene.call("POST", "/api/v1/guests/default/sinks", {"name": f"more{at}"})
+        scene.bus.call("POST", "/api/v1/guests/default/sinks", {"name": f"more{at}"})
     finally:
         resource.prlimit(scene.daemon, resource.RLIMIT_FSIZE, (soft, hard))
     return at
@@ -167,7 +168,7 @@ def other_codec(scene: Scene) -> int:
     one = scene.guest()["listeners"][0]
     codec = "s16" if one["settings"]["codec"] == "opus" else "opus"
     at = now_ns()
-    scene.call("POST", "/api/v1/set", {"target": one["id"], "settings": {"codec": codec}})
+    scene.bus.call("POST", "/api/v1/set", {"target": one["id"], "settings": {"codec": codec}})
     return at
 
 
@@ -258,14 +259,17 @@ def machine_killed(scene: Scene) -> int:
 
 def wrong_token(scene: Scene) -> int:
     at = now_ns()
-    scene.call("GET", "/api/v1/state", headers={"Authorization": "Bearer wrong-wrong-wrong-wrong"})
+    line = http.client.HTTPConnection(scene.bus.listen, timeout=10)
+    line.request("GET", "/api/v1/state", headers={"Authorization": "Bearer wrong-wrong-wrong-wrong"})
+    assert line.getresponse().status == 401
+    line.close()
     return at
 
 
 def no_grant(scene: Scene) -> int:
     """When parec has ended, it has just been refused."""
     need("parec")
-    scene.call("POST", "/api/v1/guests/default/grants", {"guest": "default", "what": "microphone", "allow": False})
+    scene.bus.call("POST", "/api/v1/guests/default/grants", {"guest": "default", "what": "microphone", "allow": False})
     command = ["parec", "--raw", "-d", "microphone"]
     subprocess.run(command, env=scene.bus.env, capture_output=True, timeout=10)
     return now_ns()

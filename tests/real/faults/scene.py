@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import signal
 import subprocess
@@ -183,29 +181,15 @@ class Scene:
             self.what != "microphone" or any(one["microphone"]["state"] == "on" for one in guest["listeners"])
         )
 
-    # -- asking, without a process of its own for each question ----------------------------------
-
-    def call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
-        """One request to the daemon; the answer's JSON, or None where it was refused."""
-        line = http.client.HTTPConnection(self.bus.listen, timeout=10)
-        try:
-            known = {"Authorization": f"Bearer {self.bus.key}"} | (headers or {})
-            line.request(method, path, None if body is None else json.dumps(body), known)
-            answer = line.getresponse()
-            text = answer.read()
-            return json.loads(text) if answer.status == 200 and text else None
-        finally:
-            line.close()
+    # -- asking ----------------------------------------------------------------------------------
 
     def guest(self) -> dict[str, Any]:
         """The only guest."""
-        found: dict[str, Any] = self.call("GET", "/api/v1/state")["guests"][0]
-        return found
+        return self.bus.guest()
 
     def incidents(self) -> list[dict[str, Any]]:
         """All there are, as they were recorded."""
-        found: list[dict[str, Any]] = self.call("GET", "/api/v1/incidents")
-        return sorted(found, key=lambda one: int(one["id"].partition("/")[2]))
+        return sorted(self.bus.incidents(), key=lambda one: int(one["id"].partition("/")[2]))
 
     # -- faults ----------------------------------------------------------------------------------
 
