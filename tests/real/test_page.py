@@ -236,9 +236,6 @@ def test_the_page_is_back_in_sound_when_the_daemon_returns(chromium: Chromium, b
             "millrace.state.guests.length && document.querySelector('#status').textContent === 'connected'"
         )
 
-    bus.stop()
-    bus.listen = "127.0.0.1:18642"
-    bus.start()
     playing(bus, tmp_path)
     in_browser(chromium, bus, test)
 
