@@ -31,31 +31,7 @@ from millrace.wire.native.session import NativeWire
 from tests import bus
 
 running = partial(bus.running, guests=bus.BOTH)
-
-
-def undisturbed(tmp_path: Path, test: Test) -> None:
-    """As `running`, for a test that judges every sample while client and daemon share a processor with others.
-
-    A machine that stands still makes a hole, and the daemon says so: then it is made again. Three times is no accident.
-    """
-    for attempt in range(3):
-        stalled: list[str] = []
-
-        async def noting(daemon: Daemon, stalled: list[str] = stalled) -> None:
-            try:
-                await test(daemon)
-            except BaseException:
-                stalled += [one.cause for one in daemon.doctor.incidents if one.stage == "loop"]
-                raise
-
-        folder = tmp_path / str(attempt)
-        folder.mkdir()
-        try:
-            running(folder, noting)
-            return
-        except (AssertionError, TimeoutError):
-            if attempt == 2 or not stalled:
-                raise
+undisturbed = partial(bus.undisturbed, guests=bus.BOTH)
 
 
 def of_daemon(daemon: Daemon, **options: Any) -> Bus:
