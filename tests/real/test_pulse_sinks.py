@@ -73,7 +73,26 @@ module-remap-sink sink_name=i master=a channels=2 master_channel_map=front-right
 module-remap-sink master=nowhere
 module-remap-source source_name=j master=a.monitor
 module-loopback source=a.monitor sink=c latency_msec=20
+module-loopback source=a.monitor sink=c
+module-loopback source=a.monitor sink=a latency_msec=30000
 module-loopback source=nowhere
+module-loopback source=a.monitor sink=c latency_msec=0
+module-loopback source=a.monitor sink=c latency_msec=30001
+module-loopback source=a.monitor sink=c source_dont_move=x
+module-loopback source=a.monitor sink=c rate=22050 format=u8 channels=1 sink_input_properties=a.b=c
+module-loopback source=a.monitor sink=c sink_properties=a.b=c
+module-virtual-sink master=a
+module-virtual-sink master=nowhere
+module-virtual-source master=k use_volume_sharing=no
+module-sine frequency=1000
+module-sine frequency=0
+module-sine bogus=1
+module-sine-source frequency=1000
+module-rescue-streams
+module-suspend-on-idle timeout=5
+module-card-restore
+module-switch-on-connect
+module-switch-on-connect
 module-null-source source_name=k
 module-combine-sink sink_name=l slaves=a,c
 module-combine-sink sink_name=m slaves=a,nowhere
@@ -113,6 +132,78 @@ def test_modules_take_and_refuse_what_pulseaudio_does_and_make_the_same(bus: Bus
                 for full in (name, f"{name}.monitor"):
                     made.get(full, {}).pop("sample_specification", None)
         assert ours_shown == theirs_shown
+
+
+# What people and scripts ask of sinks, defaults and loopbacks, one line each, after `pactl`.
+ASKED = """
+set-sink-port millrace speaker
+set-sink-port nowhere speaker
+set-source-port millrace.monitor speaker
+set-card-profile 0 off
+set-port-latency-offset card port 3
+set-default-sink @NONE@
+set-default-sink @DEFAULT_SINK@
+set-default-sink nowhere
+set-default-source @NONE@
+set-default-source @DEFAULT_MONITOR@
+load-module module-null-sink sink_name=two
+load-module module-null-sink sink_name=three
+set-default-sink two
+set-default-source three.monitor
+set-sink-volume two 30%
+set-sink-mute two 1
+set-source-volume two.monitor 40%
+get-default-sink
+unload-module module-null-sink
+get-default-sink
+load-module module-null-sink sink_name=three
+get-default-source
+load-module module-null-sink sink_name=two
+get-default-sink
+get-sink-volume two
+get-sink-mute two
+get-source-volume two.monitor
+load-module module-loopback source=three.monitor sink=two
+move-sink-input LOOP three
+move-source-output LOOP two.monitor
+set-sink-input-volume LOOP 25%
+set-source-output-mute LOOP 1
+"""
+
+
+def looped(env: dict[str, str], command: str) -> str:
+    """The number of the one loopback's stream, or of its recorder."""
+    kind = "sink-inputs" if "sink-input" in command else "source-outputs"
+    return pactl(env, "list", "short", kind).stdout.split()[0]
+
+
+def test_defaults_levels_ports_and_loopbacks_answer_as_pulseaudios_do(bus: Bus, reference: dict[str, str]) -> None:
+    for module in ("module-device-restore", "module-default-device-restore"):
+        pactl(reference, "load-module", module)
+    for line in ASKED.strip().splitlines():
+        theirs, ours = (
+            pactl(env, *(looped(env, line) if word == "LOOP" else word for word in line.split()))
+            for env in (reference, bus.env)
+        )
+        if line.startswith(("load-module", "get-default")) and "two" not in ours.stdout:
+            # Numbers are each server's own, and PulseAudio falls back on another sink than the first.
+            ours.stdout = theirs.stdout = ""
+        assert (theirs.returncode, theirs.stderr, theirs.stdout) == (ours.returncode, ours.stderr, ours.stdout), line
+    told = ("volume", "mute", "corked", "client")
+    for kind in ("sink-inputs", "source-outputs"):
+        theirs_shown, ours_shown = (
+            [{key: one[key] for key in told} for one in json.loads(pactl(env, "-f", "json", "list", kind).stdout)]
+            for env in (reference, bus.env)
+        )
+        assert len(ours_shown) == 1 and ours_shown == theirs_shown
+    for rate in (1, 25, 999, 384_000):
+        command = ["parec", "-d", "two.monitor", f"--rate={rate}", "--channels=1", "--latency-msec=20"]
+        for env in (reference, bus.env):
+            recorder = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            sought = f"1ch {rate}Hz"
+            wait_for(lambda env=env, sought=sought: sought in pactl(env, "list", "short", "source-outputs").stdout)
+            recorder.terminate()
+            assert recorder.communicate(timeout=10)[1] == b""
 
 
 def test_sox_hears_the_monitor_that_it_names(bus: Bus, tmp_path: Path) -> None:

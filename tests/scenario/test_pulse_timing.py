@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
 from millrace.dsp.convert import SampleFormat
@@ -145,3 +146,22 @@ def test_time_that_goes_on_without_prebuffering_is_exact_at_any_rate() -> None:
     stream = rig.door.playback[player.index]
     waited = 0.2
     assert stream.queue.read_index == pytest.approx((10.0 - waited) * 22_050 * FRAME, abs=22_050 * FRAME * 0.011)
+
+
+@pytest.mark.parametrize("rate", [22_050, 44_100, 96_000])
+def test_a_drain_after_a_pause_lets_out_what_the_resampler_held_back(rate: int) -> None:
+    rig = Rig()
+    client = rig.client()
+    capture = rig.capture()
+    spec = Spec(SampleFormat.F32LE, 1, rate)
+    for _ in range(3):
+        before = np.count_nonzero(capture.sound[:, 0])
+        tone = np.full(rate // 10, 0.5, np.float32)
+        player = client.play(spec, (0,), tone.tobytes(), tlength=rate // 50 * 4, prebuf=4)
+        rig.run(0.5)
+        tag = client.send(Command.DRAIN_PLAYBACK_STREAM, channel=player.channel)
+        rig.run(0.3)
+        client.exchange()
+        assert tag in client.replies
+        assert abs(np.count_nonzero(capture.sound[:, 0]) - before - 4800) <= 2
+        client.ask(Command.DELETE_PLAYBACK_STREAM, channel=player.channel)

@@ -128,15 +128,17 @@ def _remap_sink(loading: Loading) -> None:
 def _virtual_sink(loading: Loading) -> None:
     master = loading.door.find_sink(NO_INDEX, loading.args.text("master"))
     name = loading.args.text("sink_name") or f"{master.name}.vsink"
-    _sink_on(loading, master, name, f"Virtual Sink {name} on {master.description}")
+    sink = _sink_on(loading, master, name, f"Virtual Sink {name} on {master.description}")
+    sink.props.setdefault("device.vsink.name", sink.name)
 
 
-def _sink_on(loading: Loading, master: Sink, name: str, description: str) -> None:
+def _sink_on(loading: Loading, master: Sink, name: str, description: str) -> Sink:
     fmt, positions = _remapped(loading, master)
     sink = loading.sink(fmt, name, description[:DESCRIPTION_MAX], "filter")
     sink.props.setdefault("device.master_device", master.name)
     loading.module.masters.append(master)
     loading.link(sink, master, _mixed(positions, master.positions, loading.args.flag("remix", True)))
+    return sink
 
 
 def _remap_source(loading: Loading) -> None:
@@ -151,10 +153,11 @@ def _virtual_source(loading: Loading) -> None:
         raise wrong("uplink_sink: load module-null-sink and a module-loopback of its monitor instead")
     master = door.find_source(NO_INDEX, loading.args.text("master"))
     name = loading.args.text("source_name") or f"{door.source_name(master)}.vsource"
-    _source_of(loading, master, name, f"Virtual Source {name} on {door.source_description(master)}")
+    source = _source_of(loading, master, name, f"Virtual Source {name} on {door.source_description(master)}")
+    source.props.setdefault("device.vsource.name", source.name)
 
 
-def _source_of(loading: Loading, master: Sink, name: str, description: str) -> None:
+def _source_of(loading: Loading, master: Sink, name: str, description: str) -> Sink:
     loading.records(master)
     fmt, positions = _remapped(loading, master)
     source = loading.source(fmt, name, description[:DESCRIPTION_MAX], "filter")
@@ -162,6 +165,7 @@ def _source_of(loading: Loading, master: Sink, name: str, description: str) -> N
     source.master = master
     loading.module.masters.append(master)
     loading.link(master, source, _mixed(master.positions, positions, loading.args.flag("remix", True)))
+    return source
 
 
 # -- streams ----------------------------------------------------------------------------------

@@ -227,7 +227,8 @@ class PlaybackStream:
         if self.queue.length >= self.attr.prebuf:
             self.prebuffering = False
         held = self.corked or self.node.sink.suspended or self.removed
-        if not self.prebuffering and not held and (self.queue.length or self.attr.prebuf == 0):
+        has_sound = self.queue.length or self.attr.prebuf == 0 or (self.drain is not None and self._resampled.held_ns)
+        if not self.prebuffering and not held and has_sound:
             self.graph.activate(self.node)
 
     def set_corked(self, corked: bool) -> None:
@@ -287,7 +288,10 @@ class PlaybackStream:
             self.check_ready()
 
     def _empty(self) -> bool:
-        return self.queue.length == 0 and not self._resampled.pending and self.graph.ahead(self.node) == 0
+        """Nothing is left to be heard: what a resampler held back when the stream ran dry is its sound too."""
+        paused = self.corked or self.node.sink.suspended
+        left = self._resampled.pending if paused else self._resampled.held_ns
+        return self.queue.length == 0 and not left and self.graph.ahead(self.node) == 0
 
     def _finish_drain_if_empty(self) -> None:
         if self.drain is not None and self._empty():
