@@ -25,7 +25,7 @@ from bench.common import MILLRACE, Daemon, daemon, memory_kib, processes
 RATE = 48_000
 WRAP = 30_000
 EACH_S, ALL_S, QUIET_S = 4.0, 12.0, 8.0
-LONG_S = {"streams": 12.0, "properties": 8.0}
+LONG_S = {"streams": 12.0, "properties": 8.0, "bitrates": 8.0, "lists": 8.0}
 """What takes longer to ask for."""
 HEAD_START_S = 6.0
 SETTLE_S = 1.5
@@ -116,7 +116,7 @@ def attack(target: Daemon, names: list[str], seconds: float, start: Any) -> list
     done = []
     for process in running:
         try:
-            out = process.communicate(timeout=3)[0]
+            out = process.communicate(timeout=10)[0]
         except subprocess.TimeoutExpired:
             process.kill()
             out = "did not end in time"

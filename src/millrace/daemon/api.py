@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
 from millrace.budget import Budget
-from millrace.daemon.answers import send
+from millrace.daemon.answers import as_json, send
 from millrace.daemon.commands import Command, Commands
 from millrace.daemon.openapi import describe
 from millrace.errors import ConfigError
@@ -64,7 +63,7 @@ class Api:
     def _route(self, command: Command) -> web.RouteDef:
         async def handle(request: web.Request) -> web.StreamResponse:
             holder = holder_of(request)
-            body = json.dumps(await self._commands.run(holder, command.name, await arguments_of(request))).encode()
+            body = (await as_json(await self._commands.run(holder, command.name, await arguments_of(request)))).encode()
             headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
             return await send(request, body, headers, self._budget_of(holder))
 

@@ -50,7 +50,7 @@ from millrace.io.metered import Metered
 from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCKET, RUNTIME_LOCK
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_tcp, bind_unix, outward_address, own_secret, private_dir
-from millrace.io.turns import Turns
+from millrace.io.turns import Turns, in_steps
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Admits, Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
@@ -456,6 +456,7 @@ class Daemon:
             sink, _ = verbs.removable(guest, name)
             keep = partial(self.store.keep_sink, guest.name, sink.name)
             async with self.keeper.keeping(partial(keep, None), partial(keep, sink.description)):
+                await in_steps(guest.graph.leave(*verbs.removable(guest, sink.name)))
                 guest.graph.remove_sink(*verbs.removable(guest, sink.name))
 
     async def set(self, key: str, settings: dict[str, str], name: str) -> None:

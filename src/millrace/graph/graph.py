@@ -140,8 +140,6 @@ class Graph:
 
     def remove_sink(self, sink: Sink, heir: Sink) -> None:
         """Take `sink` away; what was linked into it or heard it goes on at `heir`."""
-        if self.default is sink:
-            self.set_default(heir)
         list(self.leave(sink, heir))
         for tap in list(sink.taps):
             if tap.pinned:
@@ -156,7 +154,9 @@ class Graph:
         self._changed("remove", sink)
 
     def leave(self, sink: Sink, heir: Sink) -> Iterator[None]:
-        """What is linked into `sink` goes on at `heir`, a stream in a step."""
+        """What is linked into `sink` goes on at `heir`, a stream in a step; so does who will name no sink."""
+        if self.default is sink:
+            yield from self.take_default(heir)
         for stream in list(self.streams.values()):
             if any(link.target is sink for link in stream.links):
                 stream.placed = False

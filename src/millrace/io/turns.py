@@ -20,6 +20,8 @@ from millrace.units import NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.io")
 T = TypeVar("T")
+TOGETHER = 25
+"""Small steps between two pauses."""
 TOLD_NS: HostNs = NS_PER_S // 2
 """Whose connections have waited so long without a break is told of."""
 
@@ -52,6 +54,13 @@ class Steps:
                 return False
         self._steps = None
         return True
+
+
+async def in_steps(steps: Iterator[None]) -> None:
+    """Go through all of `steps`, with pauses: sound goes on in between, and whoever does it has a turn at a time."""
+    for number, _ in enumerate(steps, 1):
+        if number % TOGETHER == 0:
+            await asyncio.sleep(0)
 
 
 class Turns:

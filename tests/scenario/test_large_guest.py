@@ -1,0 +1,68 @@
+"""What is done to a guest with thousands of streams, or told of it, is done with pauses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from millrace.daemon.answers import TOGETHER, as_json
+from millrace.daemon.app import Daemon
+from millrace.graph.model import Stream
+from millrace.io import turns
+from millrace.units import default_map
+from tests.scenario.test_kept import ask, running
+
+
+async def rounds_of(work: Coroutine[Any, Any, Any]) -> tuple[Any, int]:
+    """What comes of it, and how often the loop came round meanwhile."""
+    task, rounds = asyncio.ensure_future(work), 0
+    while not task.done():
+        await asyncio.sleep(0)
+        rounds += 1
+    return task.result(), rounds
+
+
+def test_removing_a_sink_moves_its_streams_with_pauses_and_those_that_come_meanwhile(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        await ask(daemon, "sink.add", guest="alice", name="extra")
+        graph = daemon.guests["alice"].graph
+        first, extra = graph.sinks.values()
+        graph.set_default(extra)
+        for _ in range(500):
+            graph.add_stream(Stream(graph.ids.take(), "s", default_map(2)), extra)
+        moved = []
+
+        async def watch() -> None:
+            while extra.id in graph.sinks:
+                moved.append(sum(stream.sink is first for stream in graph.streams.values()))
+                assert graph.default is not None
+                if moved[-1] and len(graph.streams) < 510:
+                    graph.add_stream(Stream(graph.ids.take(), "late", default_map(2)), graph.default)
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        await ask(daemon, "sink.remove", guest="alice", sink="extra")
+        await watching
+        assert {stream.sink for stream in graph.streams.values()} == {first} and len(graph.streams) == 510
+        assert max(after - before for before, after in pairwise(moved)) <= turns.TOGETHER + 2
+
+    running(tmp_path, test)
+
+
+def test_a_long_answer_is_made_text_of_with_pauses_and_is_what_it_was() -> None:
+    streams = [{"id": f"stream/{n}", "name": 'a "b", [c]', "volume": [1, 2.5, None], "mute": False} for n in range(520)]
+    value = {
+        "guests": [{"name": "a", "streams": streams, "sinks": [], "memory": {"for": {}}}],
+        "text": "\u202e",
+        "n": 7,
+    }
+
+    async def main() -> None:
+        made, rounds = await rounds_of(as_json(value))
+        assert made == json.dumps(value) and rounds > 520 / TOGETHER
+
+    asyncio.run(main())
