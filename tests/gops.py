@@ -153,6 +153,7 @@ class Decoder:
             self.gaps.append(item)
         elif isinstance(item, Parameters):
             self.generation = item.generation
+            self._parts = []
         elif isinstance(item, Segment):
             self.segments.append(item)
         else:

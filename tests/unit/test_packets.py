@@ -166,6 +166,9 @@ def test_a_source_that_breaks_a_law_is_refused_and_the_track_is_as_it_was() -> N
         with pytest.raises(GraphError, match=words):
             push(item)
     assert track.generation == 0
+    asked = len(source.keys_asked)
+    track.ask_key_frame(source.now_ns + NS_PER_S)
+    assert len(source.keys_asked) == asked + 1
     push(Packet(5, 0, -1, -1, 1, source.now_ns, Flags.KEY | Flags.END | Flags.DISCONTINUITY, good.payload))
     world.take()
     assert [gap.dropped for gap in world.decoder.gaps] == [4]

@@ -198,6 +198,10 @@ def test_a_picture_keeps_its_memory_and_its_mode_until_it_is_released() -> None:
     again.release()
     assert own.freed == [0, 7] and own.budget.held == 0
     own.screen.end()
+    for late in (own.mode, lambda: own.screen.read(WATCHER)):
+        with pytest.raises(GraphError, match="has ended"):
+            late()
+    assert own.budget.held == 0
 
 
 def test_who_never_releases_holds_back_one_memory_however_often_the_mode_changes() -> None:

@@ -7,7 +7,8 @@ The laws, which `Track` holds whatever its source does:
   before the next packet that can be decoded: on a track whose packets come in groups that is the next key packet,
   unless the hop that dropped them said by a Gap of its own that the rest can be decoded without.
 - dts never goes back but at DISCONTINUITY. KEY stands on the first part of its access unit, and on no other: whoever
-  lost that part can't take the rest for a beginning.
+  lost that part can't take the rest for a beginning. Parameters, KEY and a Gap cut off an access unit that has not
+  ended: its source was replaced, or its end is lost.
 - A newcomer gets the parameters, then the last group if that is kept, else nothing until the next key packet, which is
   asked for. Nobody gets part of an access unit without its beginning.
 - Payloads are shared, and pushing blocks nowhere: what a subscriber can't take is its own queue's matter.
@@ -184,8 +185,10 @@ class Track:
             raise GraphError(f"track {self.info.key} has ended")
         if isinstance(item, Packet):
             self._pushing = True
-            self._push_packet(item)
-            self._pushing = False
+            try:
+                self._push_packet(item)
+            finally:
+                self._pushing = False
             if self._key_wanted:
                 self.handle_timeout(item.arrived_ns)
         elif isinstance(item, Gap):

@@ -210,6 +210,8 @@ class Screen:
 
         GraphError, and it is as it was, for what can't be or has no room.
         """
+        if self._ended:
+            raise GraphError(f"{self.key} has ended")
         check_mode(mode, pixels)
         account = self._budget.open("screen", {"pixels": mode.bytes})
         before, self.memory = self.memory, Memory(mode, pixels, account, free)
