@@ -9,10 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from millrace.daemon.answers import TOGETHER, as_json
 from millrace.daemon.app import Daemon
 from millrace.graph.model import Stream
 from millrace.io import turns
+from millrace.rights.model import Holder, Right
 from millrace.units import default_map
 from tests.scenario.test_kept import ask, running
 
@@ -66,3 +69,38 @@ def test_a_long_answer_is_made_text_of_with_pauses_and_is_what_it_was() -> None:
         assert made == json.dumps(value) and rounds > 520 / TOGETHER
 
     asyncio.run(main())
+
+
+def test_a_guest_has_one_share_however_many_tokens_it_has(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        alice = daemon.guests["alice"].turns
+        for key in ("token/1", "token/2", "certificate/c", "guest/alice"):
+            assert daemon.turns_of(Holder(key, Right.HEAR, frozenset({"alice"}))) is alice
+        several = Holder("token/3", Right.HEAR, frozenset({"alice", "bob"}))
+        assert daemon.turns_of(several) not in (alice, daemon.turns, daemon.strangers)
+        assert daemon.turns_of(Holder("owner", Right.HEAR, frozenset({"alice"}))) is daemon.turns
+
+    running(tmp_path, test)
+
+
+def test_who_is_refused_is_answered_when_strangers_have_something_left_of_their_share(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        url = f"http://{daemon.address}/api/v1/state"
+        async with aiohttp.ClientSession() as session:
+
+            async def ask_as(token: str) -> int:
+                async with session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
+                    return answer.status
+
+            assert await ask_as("wrong") == 401 and daemon.strangers.share.used_ns > 0
+            turn = daemon.strangers.turn
+            left = asyncio.Event()
+            daemon.strangers.turn = left.wait  # type: ignore[assignment, method-assign]
+            asking = asyncio.create_task(ask_as("wrong"))
+            assert await ask_as((daemon.config.runtime / "key").read_text().strip()) == 200
+            assert not asking.done()
+            left.set()
+            assert await asking == 401
+            daemon.strangers.turn = turn  # type: ignore[method-assign]
+
+    running(tmp_path, test)

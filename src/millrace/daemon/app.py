@@ -79,7 +79,7 @@ class Daemon:
             undo.pop_all()
         self.ids = Ids()
         self.driver = TimerDriver(worked_ns, now_ns)
-        self.turns = Turns()
+        self.turns, self.strangers = Turns(), Turns()
         """Those of connections that are nobody's yet, and of the daemon's owner."""
         self._turns: dict[str, Turns] = {}
         self.guests: dict[str, Guest] = {}
@@ -145,7 +145,7 @@ class Daemon:
         """Serve HTTP there. What strangers cost is charged to nobody else."""
         server = runner.server
         assert server is not None
-        strangers = Turns()
+        strangers = self.strangers
         self._doors.append(self.listeners.serve(sock, strangers, lambda: Metered(server(), strangers), tls))
 
     def _listen_tcp(self, runner: web.AppRunner) -> None:
@@ -320,9 +320,10 @@ class Daemon:
         return self.store.trouble
 
     def turns_of(self, holder: Holder) -> Turns:
-        """At whose expense a holder's commands are done: a guest's programs, each token, and the owner."""
-        kind, _, name = holder.key.partition("/")
-        if kind == "guest" and name in self.guests:
+        """At whose expense a holder's commands are done: a guest, however many tokens it has, a token of several, and
+        the owner."""
+        kind = holder.key.partition("/")[0]
+        if kind != "owner" and len(holder.guests) == 1 and (name := min(holder.guests)) in self.guests:
             return self.guests[name].turns
         if kind != "token":
             return self.turns

@@ -189,9 +189,13 @@ class Web:
             # A link is let in by its own handler, and nowhere else.
             if serves == self._session:
                 return await handler(request)
-            return await self._known(gate.holder(request), request, handler)
+            with self._daemon.strangers:
+                holder = gate.holder(request)
+            return await self._known(holder, request, handler)
         except web.HTTPException as error:
             if error.status in REFUSALS:
+                # Then they ask the next on this connection when strangers have something left, however many there are.
+                await self._daemon.strangers.turn()
                 self._daemon.doctor.refused("", address, f"{error.status} {request.method} {request.path}")
             if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
                 # In the form that the API's description gives, wherever the refusal comes from.
