@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,41 +21,63 @@ from pathlib import Path
 
 from tests.fuzz.live import MILLRACE
 from tests.fuzz.seeds import RECORDED
+from tests.real.browser import FLAGS
+from tests.real.clients import BOOT_SECTOR, OSCILLATOR, browser_command
 
 KEPT_MAX = 12 * 1024
 
 
 class Tap:
-    """A unix socket in front of another: one connection, both ways kept."""
+    """A socket in front of another; what goes either way is kept, of its first connection or of `all_`."""
 
-    def __init__(self, path: Path, behind: Path | tuple[str, int]) -> None:
+    def __init__(self, path: Path | None, behind: Path | tuple[str, int], all_: bool = False) -> None:
+        """Without a path it listens on a port of its own."""
         self.said, self.heard = bytearray(), bytearray()
-        self._behind = behind
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(1)
+        self._behind, self._all = behind, all_
+        if path is None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(path))
+            self._listener.listen(8)
+        self.port = 0 if path is not None else int(self._listener.getsockname()[1])
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        client, _ = self._listener.accept()
+        self._serve(self._listener.accept()[0])
+        while self._all:
+            self._serve(self._listener.accept()[0])
+
+    def _serve(self, client: socket.socket) -> None:
         if isinstance(self._behind, tuple):
             server = socket.create_connection(self._behind)
         else:
             server = socket.socket(socket.AF_UNIX)
             server.connect(str(self._behind))
-        back = threading.Thread(target=_carry, args=(server, client, self.heard), daemon=True)
-        back.start()
-        _carry(client, server, self.said)
-        back.join(5)
+        for ends in ((server, client, self.heard), (client, server, self.said)):
+            threading.Thread(target=_carry, args=ends, daemon=True).start()
 
 
 def _carry(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
     with contextlib.suppress(OSError):
-        while data := source.recv(65_536):
+        while True:
+            data, fds = (source.recv(65_536), []) if sink.family != socket.AF_UNIX else _received(source)
+            if not data:
+                break
             kept += data
-            sink.sendall(data)
+            if fds:
+                socket.send_fds(sink, [data], fds)
+            else:
+                sink.sendall(data)
+            for fd in fds:
+                os.close(fd)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
+
+
+def _received(source: socket.socket) -> tuple[bytes, list[int]]:
+    data, fds, _, _ = socket.recv_fds(source, 65_536, 16)
+    return data, fds
 
 
 def _private() -> list[bytes]:
@@ -78,6 +102,8 @@ def pulse(runtime: Path, env: dict[str, str]) -> None:
     """Clients of PulseAudio."""
     tone = runtime / "tone.wav"
     subprocess.run(["sox", "-n", "-r", "44100", "-c", "2", str(tone), "synth", "0.4", "sine", "440"], check=True)
+    sounding = runtime / "page.html"
+    sounding.write_text(OSCILLATOR)
     programs = {
         "paplay": ["paplay", str(tone)],
         "pacat": ["pacat", "--latency-msec=50", "--channels=1", str(tone)],
@@ -90,6 +116,8 @@ def pulse(runtime: Path, env: dict[str, str]) -> None:
         "pactl-sample": ["pactl", "upload-sample", str(tone), "bell"],
         "pactl-play": ["pactl", "play-sample", "bell"],
         "ffmpeg": ["ffmpeg", "-v", "error", "-i", str(tone), "-f", "pulse", "seed"],
+        "mpv": ["mpv", "--no-config", "--no-video", "--ao=pulse", "--volume=50", str(tone)],
+        "chromium": browser_command("chromium", runtime / "profile", sounding),
         "gst": ["gst-launch-1.0", "-q", *f"filesrc location={tone} ! wavparse ! audioconvert ! pulsesink".split()],
     }  # fmt: skip
     for name, command in programs.items():
@@ -122,6 +150,46 @@ def http(runtime: Path) -> None:
         _keep("http", name, bytes(tap.said))
 
 
+def page(address: str, link: str) -> None:
+    """A browser that opens the page: each of its requests, once."""
+    host, _, port = address.rpartition(":")
+    tap = Tap(None, (host, int(port)), all_=True)
+    with tempfile.TemporaryDirectory(prefix="mrrec") as profile:
+        opened = link.replace(address, f"127.0.0.1:{tap.port}")
+        command = ["chromium", *FLAGS, f"--user-data-dir={profile}", opened]
+        subprocess.run(["timeout", "-k", "1", "6", *command], capture_output=True, check=False)
+    said = re.sub(rb"mr_[\w-]{43}", b"none", bytes(tap.said)).replace(str(tap.port).encode(), port.encode())
+    said = said.replace(b"guest=default", b"guest=victim")
+    heads = [part.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" for part in re.split(rb"(?=(?:GET|POST) /)", said)[1:]]
+    _keep("http", "chromium", b"".join({head.partition(b"\r\n")[0]: head for head in heads}.values()))
+
+
+def dbus(runtime: Path, env: dict[str, str]) -> None:
+    """QEMU on a bus, as Millrace hears it."""
+    folder = runtime / "vm"
+    folder.mkdir()
+    (folder / "boot.img").write_bytes(BOOT_SECTOR)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    address = f"unix:path={folder}/bus"
+    bus = subprocess.Popen(["dbus-daemon", "--session", "--nofork", f"--address={address}"], **quiet)
+    time.sleep(0.5)
+    machine = [
+        "qemu-system-x86_64", "-M", "pc,pcspk-audiodev=a", "-audiodev", "dbus,timer-period=5000,id=a", "-nodefaults",
+        "-drive", f"format=raw,file={folder}/boot.img", "-display", f"dbus,addr={address},audiodev=a",
+    ]  # fmt: skip
+    vm = subprocess.Popen(machine, **quiet)
+    try:
+        time.sleep(2)
+        tap = Tap(folder / "tapped", folder / "bus")
+        attach = [*MILLRACE, "attach", "qemu", "--dbus", f"unix:path={folder}/tapped"]
+        subprocess.run(attach, env=env, check=True, timeout=20)
+        time.sleep(2)
+        _keep("dbus-server", "qemu", bytes(tap.heard))
+    finally:
+        vm.kill()
+        bus.terminate()
+
+
 def main() -> None:
     """Entry point."""
     with tempfile.TemporaryDirectory(prefix="mrrec") as name:
@@ -132,6 +200,10 @@ def main() -> None:
             assert daemon.stdout is not None
             while b"ready" not in daemon.stdout.readline():
                 pass
+            shown = subprocess.run([*MILLRACE, "ls", "--json"], env=env, capture_output=True, check=True).stdout
+            link = subprocess.run([*MILLRACE, "page"], env=env, capture_output=True, check=True, text=True).stdout
+            dbus(runtime, env)
+            page(json.loads(shown)["listen"], link.split()[-1])
             pulse(runtime, env)
             http(runtime)
         finally:

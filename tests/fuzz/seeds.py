@@ -410,7 +410,7 @@ def http(token: str) -> list[Session]:
         [_request("GET /metrics", **known)],
         [_request("GET /a/path%1b[2Jlong%0aline", **{"X-Forwarded-For": "::1", "Forwarded": "for=127.0.0.1"})],
         *(
-            [part]
+            [part.replace(b"Bearer none", f"Bearer {token}".encode())]
             for part in split_http(b"".join(path.read_bytes() for path in sorted((RECORDED / "http").glob("*.bin"))))
         ),
     ]
