@@ -485,6 +485,16 @@ def test_sound_is_left_out_last() -> None:
     assert dropped[0] > 0 and dropped[1:] == [0, 0]
 
 
+def test_sound_overtakes_what_waits_of_other_tracks() -> None:
+    world = World(PICTURES, CAPTIONS, SOUND)
+    world.join()
+    world.take()
+    for source in world.sources:
+        source.group(1)
+    kinds = [lane.info.kind for _ in range(6) if (taken := world.queue.take(0)) is not None for lane in [taken[0]]]
+    assert kinds == [Kind.AUDIO] * 2 + [Kind.VIDEO] * 2 + [Kind.TEXT] * 2
+
+
 def test_captions_go_before_sound_and_one_by_one() -> None:
     world = World(CAPTIONS, SOUND)
     world.join()

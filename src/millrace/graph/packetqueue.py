@@ -1,7 +1,7 @@
 """A subscriber's queue: what of some tracks waits for one line, bounded, and what is left out when that is too slow.
 
-Each track has a lane of its own; `take` gives what came first of all lanes, so their order stays. Left out is, until
-the rest fits:
+Each track has a lane of its own, in order. `take` gives sound before all else, or a key picture would hold it up for as
+long as the line takes to carry that, and then what came first of the other lanes. Left out is, until the rest fits:
 
 1. pictures that no other needs (DISPOSABLE),
 2. the oldest group of pictures to its end, stills and thumbnails after the others; a key picture that begins the only
@@ -69,6 +69,7 @@ class Lane:
         self._waits_for_key = False
         self._skips_unit = False
         self._late_ns = PICTURES_NS_MAX if info.kind is Kind.VIDEO else SOUND_NS_MAX
+        self._yields = info.kind is not Kind.AUDIO
         self._unit_taken = True
         """The last packet taken was the last of its access unit; else the rest of that is not left out."""
 
@@ -76,9 +77,9 @@ class Lane:
         return len(self._entries)
 
     @property
-    def order(self) -> int:
-        """When what comes next of it was pushed."""
-        return self._entries[0].order
+    def turn(self) -> tuple[bool, int]:
+        """When it is taken from: the least of all lanes is next."""
+        return self._yields, self._entries[0].order
 
     @property
     def late_ns(self) -> HostNs:
@@ -354,10 +355,10 @@ class PacketQueue:
 
     def take(self, now_ns: HostNs) -> tuple[Lane, tuple[Item, ...]] | None:
         """What goes on the line next, and of which track: one item, or a Gap and what it stands before."""
-        first = None
+        first, earliest = None, (False, 0)
         for lane in self.lanes:
-            if len(lane) and (first is None or lane.order < first.order):
-                first = lane
+            if len(lane) and (first is None or lane.turn < earliest):
+                first, earliest = lane, lane.turn
         if first is None:
             return None
         items = first.take()
