@@ -293,6 +293,13 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
         assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 401, "nothing goes along by itself"
         bus.cli("token", "revoke", "token/1")
         assert await page.run(OWN_STATUS) == 401
+        for again in (False, True):
+            # What the browser keeps of a session that has ended is no more than a way to this form.
+            if again:
+                await page.open("about:blank")
+                await page.open(f"http://millrace.test:{port}/")
+            await page.until("!document.querySelector('#login').hidden")
+            assert await page.run(seen) == "Sign in"
 
     need("chromium")
 
