@@ -21,7 +21,7 @@ from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.graph.incidents import KEPT_OF_KIND, Incidents
 from millrace.graph.model import Stream
-from millrace.graph.share import SLICE_NS
+from millrace.graph.share import HOPE_NS, LIGHT_NS, SLICE_NS, Lag, Share
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
 from millrace.io.turns import Turns
 from millrace.rights.model import OWNER
@@ -455,6 +455,30 @@ def test_what_a_websocket_that_is_closed_has_still_sent_is_read_a_share_at_a_tim
         assert [line.close_code for line in lines] == [1000] * 3 and guest.worked_ns == 3 * 200 * COST_NS
 
     run(test)
+
+
+def test_a_share_that_is_used_for_the_most_part_is_whole_again_in_the_next_round() -> None:
+    async def test() -> None:
+        guest = Guest()
+        for _ in range(5):
+            with guest.turns:
+                guest.worked_ns += SLICE_NS * 3 // 4
+            await asyncio.sleep(0)
+            assert guest.turns.share.left_ns == SLICE_NS
+
+    run(test)
+
+
+def test_only_who_uses_as_much_as_others_leaves_out_what_it_is_behind() -> None:
+    worked_ns = 0
+    share = Share(lambda: worked_ns)
+    share.used_ns = share.recent_ns = 2 * LIGHT_NS
+    for heavy in (False, True):
+        lag = Lag(share)
+        share.heavy = heavy
+        assert not lag.hopeless(worked_ns, 1000)
+        worked_ns += HOPE_NS
+        assert lag.hopeless(worked_ns, 1000) == heavy
 
 
 def test_tasks_that_were_woken_together_go_on_one_after_the_other() -> None:
