@@ -158,7 +158,7 @@ def page(address: str, link: str) -> None:
         opened = link.replace(address, f"127.0.0.1:{tap.port}")
         command = ["chromium", *FLAGS, f"--user-data-dir={profile}", opened]
         subprocess.run(["timeout", "-k", "1", "6", *command], capture_output=True, check=False)
-    said = re.sub(rb"mr_[\w-]{43}", b"none", bytes(tap.said)).replace(str(tap.port).encode(), port.encode())
+    said = re.sub(rb"m[rs]_[\w.-]{20,}", b"none", bytes(tap.said)).replace(str(tap.port).encode(), port.encode())
     said = said.replace(b"guest=default", b"guest=victim")
     heads = [part.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" for part in re.split(rb"(?=(?:GET|POST) /)", said)[1:]]
     _keep("http", "chromium", b"".join({head.partition(b"\r\n")[0]: head for head in heads}.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from functools import lru_cache
@@ -410,7 +411,7 @@ def http(token: str) -> list[Session]:
         [_request("GET /metrics", **known)],
         [_request("GET /a/path%1b[2Jlong%0aline", **{"X-Forwarded-For": "::1", "Forwarded": "for=127.0.0.1"})],
         *(
-            [part.replace(b"Bearer none", f"Bearer {token}".encode())]
+            [re.sub(rb"(Bearer |bearer\.)none", rb"\g<1>" + token.encode(), part)]
             for part in split_http(b"".join(path.read_bytes() for path in sorted((RECORDED / "http").glob("*.bin"))))
         ),
     ]
