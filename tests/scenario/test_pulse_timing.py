@@ -165,3 +165,20 @@ def test_a_drain_after_a_pause_lets_out_what_the_resampler_held_back(rate: int) 
         assert tag in client.replies
         assert abs(np.count_nonzero(capture.sound[:, 0]) - before - 4800) <= 2
         client.ask(Command.DELETE_PLAYBACK_STREAM, channel=player.channel)
+
+
+@pytest.mark.parametrize("tlength_ms", [60, 250, 2000])
+@pytest.mark.parametrize("rate", [22_050, 44_100])
+def test_a_word_ends_whole_before_a_pause_and_the_next_begins_anew(rate: int, tlength_ms: int) -> None:
+    rig = Rig()
+    client = rig.client()
+    capture = rig.capture()
+    word = np.full(rate // 5, 0.5, np.float32)
+    player = client.play(
+        Spec(SampleFormat.F32LE, 1, rate), (0,), word.tobytes(), tlength=rate * tlength_ms // 1000 * 4, prebuf=4
+    )
+    for number in range(1, 4):
+        rig.run(1)
+        assert abs(np.count_nonzero(capture.sound[:, 0]) - number * 9600) <= 3 * number
+        player.data = memoryview(word.tobytes())
+        player.feed()

@@ -28,7 +28,7 @@ def test_what_is_pulled_far_ahead_is_resampled_in_small_pieces_to_the_same_sound
     resampled = Resampled(rate_in, rate_out, 2, low_delay=False)
     for frames in [rate_out // 2, 480, 1, 7] + [rate_out // 10] * 8:
         out = np.zeros((frames, 2), np.float32)
-        sound.append(out[: resampled.pull(out, read, ending=True)])
+        sound.append(out[: resampled.pull(out, read, due=frames)])
         # A view would keep all that was made with it.
         assert resampled._pending is None or resampled._pending.base is None
     assert max(asked) * max(1.0, rate_out / rate_in) < 1.1 * PIECE_FRAMES

@@ -75,13 +75,13 @@ class Resampled:
         self._pending = None
         self._begin()
 
-    def pull(self, out: Samples, read: Read, ending: bool) -> Frames:
-        """Fill the head of `out`; with `ending`, what the resampler holds back comes too when `read` is dry."""
+    def pull(self, out: Samples, read: Read, due: Frames) -> Frames:
+        """Fill the head of `out`. Where `read` is dry before `due` frames, what the resampler holds back comes too."""
         if self._resampler is None and not self.pending:
             return read(out)
         filled = self._take(out)
         while filled < len(out):
-            more = self._more(len(out) - filled, read, ending)
+            more = self._more(len(out) - filled, read, filled < due)
             if more is None:
                 break
             self._keep(more)

@@ -132,7 +132,7 @@ class NativePlayback:
 
     def pull(self, out: Samples) -> Frames:
         """See `Feed.pull`."""
-        return self._resampled.pull(out, self._read, self.draining)
+        return self._resampled.pull(out, self._read, len(out) if self.draining else 0)
 
     def _read(self, out: Samples) -> Frames:
         n = min(self.fill, len(out))

@@ -97,6 +97,9 @@ class PlaybackStream:
         self._underflow_told = True
         self._grace_frames = GRACE_NS * graph.rate // NS_PER_S
         self._missed_part = 0
+        self._pulled_at: Frames = 0
+        self._pulled_frames: Frames = 0
+        """What the cycle at that position has pulled so far."""
         self._wrote_ns: HostNs = 0
         self._asked_ns: HostNs = 0
         self._every_ns: HostNs = 0
@@ -320,12 +323,25 @@ class PlaybackStream:
 
     def pull(self, out: Samples) -> Frames:
         """See `Feed.pull`."""
-        got = self._resampled.pull(out, self._pull_direct, self.drain is not None or self.end_is_drain)
+        got = self._resampled.pull(out, self._pull_direct, self._due(len(out)))
+        self._pulled_frames += got
         if got:
             self._underflow_told = False
             self._grace_frames = GRACE_NS * self.graph.rate // NS_PER_S
             self.ask()
         return got
+
+    def _due(self, most: Frames) -> Frames:
+        """How many frames are to be made even at the end of what there is: all, or what silence would stand in for.
+
+        A word ends whole before a pause, not with its last milliseconds in front of the next word.
+        """
+        if self.drain is not None or self.end_is_drain:
+            return most
+        if self._pulled_at != self.graph.position:
+            self._pulled_at, self._pulled_frames = self.graph.position, 0
+        ahead = self.graph.ahead(self.node) + self._pulled_frames
+        return self.graph.quantum_frames - ahead if self.attr.prebuf > 0 else 0
 
     def _pull_direct(self, out: Samples) -> Frames:
         frame = self.layout.frame_bytes
