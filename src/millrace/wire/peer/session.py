@@ -203,14 +203,13 @@ class PeerClient(_Session):
         self._events.append(parsed)
 
     def _packet(self, message: bytes, now_ns: HostNs) -> None:
-        if self.format is None:
-            return
+        fmt = self.format
         if message[:1] == _TRACK_KIND:
             tracked = unpack_track(message, now_ns)
-            packet = None if tracked is None else sound_of(tracked, self.format)
+            packet = sound_of(tracked, fmt) if tracked is not None and fmt is not None else None
         else:
             packet = unpack_media(message)
-        if packet is not None and packet.generation == self.format.generation & 0xFF:
+        if packet is not None and fmt is not None and packet.generation == fmt.generation & 0xFF:
             self._events.append(packet)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
