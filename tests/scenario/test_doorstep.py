@@ -75,6 +75,17 @@ def test_who_has_hung_up_is_forgotten() -> None:
     assert list(door.resting) == [last]
 
 
+def test_who_was_inside_and_has_gone_is_a_stranger_like_any_other() -> None:
+    door, line = Doorstep(), Line()
+    door.arrive(line, 0)
+    door.enter(line)
+    door.arrive(line, 1)
+    assert not door.strangers
+    door.left(line)
+    door.arrive(line, 2)
+    assert list(door.strangers) == [line]
+
+
 running = partial(bus.running, guests=(GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),), token=TOKEN)
 
 

@@ -116,3 +116,12 @@ def test_one_network_of_ipv6_is_one_guesser() -> None:
 
 def test_any_text_has_a_digest() -> None:
     assert len({digest_of(text) for text in ("", "\udce9", "\ud800", "\0", "é")}) == 5
+
+
+def test_who_guesses_on_is_not_forgotten_for_others_that_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FailureLimit, "SOURCES_MAX", 3)
+    limit = FailureLimit(burst=5, every_ns=NS_PER_S)
+    for number in range(5):
+        assert not limit.failed("10.0.0.1", 0)
+        limit.failed(f"10.0.1.{number}", 0)
+    assert limit.failed("10.0.0.1", 0)

@@ -182,3 +182,10 @@ def test_shown_as_it_is_taken() -> None:
         assert t.parse_duration_ns(t.show_duration(ns), "thing", 0, 10**18) == ns
     for size in (1, 6_000, 1_500_000, 10**9):
         assert t.parse_size(t.show_size(size), "thing", 0, 10**9) == size
+
+
+def test_a_key_of_any_length_has_a_number_or_none() -> None:
+    assert t.key_number("12") == 12
+    assert t.key_number("9" * 15) == 10**15 - 1
+    for text in ("9" * 16, "9" * 5000, "", "-1", "1_0", "²", "١"):
+        assert t.key_number(text) == -1
