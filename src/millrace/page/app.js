@@ -167,6 +167,12 @@ function fill(id, ...children) {
   if (focus) box.querySelector(`[aria-label="${CSS.escape(focus)}"]`)?.focus();
 }
 
+function drawGraph() {
+  const one = guest();
+  if (one) fill("graph", graph(one, Math.max(280, $("graph").clientWidth)));
+}
+addEventListener("resize", drawGraph);
+
 function draw() {
   const names = state.names, select = $("guest");
   if (names.join() !== [...select.options].map((one) => one.value).join()) select.replaceChildren(...names.map((name) => el("option", {}, name)));
@@ -175,7 +181,7 @@ function draw() {
   if (!one) return;
   fill("mix", ...one.streams.map((stream) => levelled(stream, one)), ...[...one.sinks, ...one.sources].map((sink) => levelled(sink, one)));
   fill("listeners", ...(one.listeners.length ? one.listeners.map(listener) : [el("p", { class: "soft" }, "Nobody listens.")]));
-  fill("graph", graph(one));
+  drawGraph();
   const mine = incidents.filter((each) => !each.guest || each.guest === chosen).slice(-30).reverse();
   fill("incidents", ...(mine.length ? mine.map(incident) : [el("li", {}, "None.")]));
 }
@@ -228,26 +234,34 @@ function incident(one) {
 }
 
 /** Streams, sinks and listeners in three columns, with lines between what is linked. */
-function graph(one) {
+function graph(one, width) {
   const columns = [[...one.streams], [...one.sinks, ...one.sources], [...one.listeners, ...one.recorders]];
   const rows = Math.max(1, ...columns.map((column) => column.length)), height = rows * 56 + 8, place = {};
+  // One unit is one pixel, so letters keep their size on a phone: there the boxes are narrower, and names are shortened.
+  const gap = Math.round(width * 0.09), wide = Math.floor((width - 2 * gap - 8) / 3), letters = Math.floor((wide - 12) / 8.2);
   const boxes = columns.flatMap((column, c) => column.map((node, r) => {
-    const x = 8 + c * 300, y = 8 + r * 56;
+    const x = 4 + c * (wide + gap), y = 8 + r * 56;
     place[node.id] = [x, y];
-    const label = node.application || node.name, quiet = node.state && node.state !== "running";
-    return el("g", { class: quiet ? "quiet" : "" }, el("rect", { x, y, width: 200, height: 44, rx: 6 }),
-      el("text", { x: x + 8, y: y + 18 }, String(label).slice(0, 26)), el("text", { x: x + 8, y: y + 35 }, node.id));
+    const label = String(node.application || node.name), quiet = node.state && node.state !== "running";
+    return el("g", { class: quiet ? "quiet" : "" }, el("title", {}, `${label}, ${node.id}`), el("rect", { x, y, width: wide, height: 44, rx: 6 }),
+      el("text", { x: x + 6, y: y + 18 }, shortened(label, letters)), el("text", { x: x + 6, y: y + 35 }, node.id));
   }));
   const link = (from, to) => {
     if (!place[from] || !place[to]) return null;
-    const [ax, ay] = place[from], [bx, by] = place[to], x = ax + 200, y = ay + 22, end = by + 22;
-    return bx > ax ? el("path", { d: `M${x},${y} C${x + 50},${y} ${bx - 50},${end} ${bx},${end}` })
-      : el("path", { d: `M${x},${y} C${x + 60},${y} ${bx + 260},${end} ${bx + 200},${end}` });
+    const [ax, ay] = place[from], [bx, by] = place[to], x = ax + wide, y = ay + 22, end = by + 22;
+    return bx > ax ? el("path", { d: `M${x},${y} C${x + gap / 2},${y} ${bx - gap / 2},${end} ${bx},${end}` })
+      : el("path", { d: `M${x},${y} C${x + gap},${y} ${bx + wide + gap},${end} ${bx + wide},${end}` });
   };
   const lines = [...one.streams, ...one.sinks, ...one.sources].flatMap((node) => node.linked_to.map((to) => link(node.id, to)))
     .concat([...one.listeners, ...one.recorders].map((node) => link(node.sink, node.id))).filter(Boolean);
-  return el("svg", { viewBox: `0 0 816 ${height}`, role: "img", "aria-label": `Graph of guest ${one.name}: ${one.streams.length} streams, `
+  return el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Graph of guest ${one.name}: ${one.streams.length} streams, `
     + `${one.sinks.length} sinks, ${one.listeners.length} listeners` }, ...lines, ...boxes);
+}
+
+/** At most so many letters: the middle goes, as names differ at their ends. */
+function shortened(text, letters) {
+  const all = [...text], end = Math.max(1, Math.floor((letters - 1) / 2));
+  return all.length <= letters ? text : `${all.slice(0, letters - 1 - end).join("")}…${all.slice(-end).join("")}`;
 }
 
 async function drawRights() {
