@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from millrace.daemon.gate import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.daemon.origins import parse_addresses, parse_origin
 from millrace.errors import ConfigError, MillraceError, RightsError
 from millrace.lab.impair import Impairment
-from millrace.rights.model import parse_rights
+from millrace.rights.model import Right, parse_rights
 from millrace.sim.net import Path as ImpairedPath
 from millrace.wire.peer.messages import Hello, encode_message
 from tests import bus
@@ -386,6 +387,43 @@ def test_what_begins_while_its_session_is_signed_out_does_not_go_on(tmp_path: Pa
         with pytest.raises(RightsError, match="signed out"):
             access.enter(holder, lambda why: None)
         assert not list(access._visits)
+
+    running(tmp_path, test)
+
+
+def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that may only hear signs out on fifty connections at a time, a guest sets fifty levels: a slow disk's."""
+
+    async def test(rig: Rig) -> None:
+        daemon, kept = rig.daemon, []
+        _, secret = await daemon.access.new("theirs", Right.HEAR, ("alice",), 0)
+        sessions = [session_of((await rig.enter(secret))[1]) for _ in range(50)]
+        store = daemon.store
+
+        def slowly(what: str, change: Callable[..., Any]) -> Callable[..., Any]:
+            def kept_at_last(*args: Any) -> Any:
+                time.sleep(0.01)
+                kept.append(what)
+                return change(*args)
+
+            return kept_at_last
+
+        for what in ("keep_ended", "keep_level", "add_token"):
+            monkeypatch.setattr(store, what, slowly(what, getattr(store, what)))
+        sink = next(iter(daemon.guest("alice").graph.sinks.values()))
+        async with asyncio.TaskGroup() as tasks:
+            for session in sessions:
+                tasks.create_task(daemon.access.sign_out(daemon.access.admit(session, "127.0.0.1")))
+                tasks.create_task(daemon.set(sink.key, {"volume": "50%"}, "alice"))
+            await asyncio.sleep(0.05)
+            assert "add_token" not in kept
+            before = len(kept)
+            await daemon.access.new("the owner's", Right.HEAR, ("bob",), 0)
+            assert kept.index("add_token") - before <= 4, kept
+        assert kept.count("keep_ended") == kept.count("keep_level") == 50
+        assert all(daemon.access.by_session(session) is None for session in sessions)
 
     running(tmp_path, test)
 

@@ -128,7 +128,8 @@ class Access:
             return
         self._sessions.end(secret, holder.session)
         self._visits.end(_visit(holder.session), SIGNED_OUT)
-        await self._keeper.write(self._keeper.store.keep_ended, secret, holder.session, list(self._standing))
+        async with self._keeper.turn_of(holder.key):
+            await self._keeper.write(self._keeper.store.keep_ended, secret, holder.session, list(self._standing))
 
     def new_link(self) -> str:
         """A code that lets a browser in once, as the owner."""

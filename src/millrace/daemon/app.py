@@ -233,7 +233,7 @@ class Daemon:
     @asynccontextmanager
     async def _turn(self, guest: Guest) -> AsyncIterator[None]:
         """A change to a guest, while no other is made; NotFound where it was removed meanwhile."""
-        async with self.keeper.turn:
+        async with self.keeper.turn_of(f"guest/{guest.name}"):
             if self.guests.get(guest.name) is not guest:
                 raise NotFound(f"guest {guest.name} was removed")
             yield

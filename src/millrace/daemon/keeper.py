@@ -1,7 +1,8 @@
 """Changes that outlive the daemon: each is on disk first, and made then.
 
 What can't be kept is not made, and what can't be made is not kept: a refusal has no effect. Changes are made one at a
-time (`turn`), so that none is about a guest, sink or token that another has just taken away.
+time (`turn`), so that none is about a guest, sink or token that another has just taken away. Who asks for many at a
+time has one of them wait among the others' (`turn_of`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from millrace.daemon.store import Store
 from millrace.errors import ConfigError
@@ -27,9 +29,18 @@ class Keeper:
         self.store = store
         self.turn = asyncio.Lock()
         """Held by whoever makes a change, from looking at what is there until it is made."""
+        self._own: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.on_trouble: Callable[[str, HostNs], None] = lambda trouble, asked_ns: None
         """Something was not kept: why, and when that was asked for."""
         self._thread = ThreadPoolExecutor(1, "millrace-store")
+
+    @asynccontextmanager
+    async def turn_of(self, who: str) -> AsyncIterator[None]:
+        """The same, for one of whom only the first waits for it: however many they ask for, others come in between."""
+        # It lasts as long as somebody waits for it or holds it.
+        own = self._own.setdefault(who, asyncio.Lock())
+        async with own, self.turn:
+            yield
 
     async def write(self, change: Callable[..., T], *args: Any) -> T:
         """Do it, and come back when it is on disk. ConfigError where it can't be; then nothing is changed."""

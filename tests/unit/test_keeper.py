@@ -1,0 +1,63 @@
+"""Whose turn it is to have a change kept: who asks for many at a time makes nobody else wait for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from millrace.daemon.keeper import Keeper
+from millrace.daemon.store import IN_MEMORY, Store
+
+MANY = 50
+
+
+def test_others_come_in_between_however_many_one_asks_for() -> None:
+    async def main() -> list[str]:
+        keeper, order = Keeper(Store(IN_MEMORY)), []
+
+        async def change(who: str) -> None:
+            async with keeper.turn_of(who):
+                await asyncio.sleep(0)
+                order.append(who)
+
+        async with asyncio.TaskGroup() as tasks:
+            for who in ("many",) * MANY + ("other", "third"):
+                tasks.create_task(change(who))
+        gc.collect()
+        assert not keeper._own, "nothing is held of those who wait no more"
+        keeper.close()
+        return order
+
+    order = asyncio.run(main())
+    assert order.count("many") == MANY and order.index("other") <= 2 and order.index("third") <= 3, order
+
+
+def test_one_change_at_a_time_and_the_next_after_one_that_fails_or_is_given_up() -> None:
+    async def main() -> None:
+        keeper, inside = Keeper(Store(IN_MEMORY)), 0
+
+        async def change(who: str, fails: bool = False) -> None:
+            nonlocal inside
+            async with keeper.turn_of(who):
+                inside += 1
+                assert inside == 1
+                await asyncio.sleep(0.001)
+                inside -= 1
+                if fails:
+                    raise ValueError
+
+        made = [asyncio.create_task(change(who, fails)) for who in ("a", "b") for fails in (False, True, False)]
+        given_up = asyncio.create_task(change("a"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        results = await asyncio.gather(*made, return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), ValueError, type(None)] * 2
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        async with asyncio.timeout(5):
+            await change("a")
+        keeper.close()
+
+    asyncio.run(main())
