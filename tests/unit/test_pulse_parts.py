@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from millrace.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
+from millrace.doors.pulse.devices import LEVELS_MAX, Devices
 from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
 from millrace.doors.pulse.queue import ByteQueue
 from millrace.dsp.convert import SampleFormat
@@ -116,6 +117,20 @@ def test_volumes_fit_channels_or_are_refused() -> None:
     for volume, channels in (((), 2), ((1, 2, 3), 2)):
         with pytest.raises(CommandError):
             gains_from(volume, channels)
+
+
+def test_the_oldest_levels_go_past_the_bound_and_no_default() -> None:
+    table = Devices()
+    table.set(("default", "sink"), "speakers", lambda kept: None)
+    for number in range(LEVELS_MAX + 3):
+        table.set(("sink", f"s{number}"), ((0.5,), False), lambda kept: None)
+    assert table.default("sink") == "speakers"
+    for values in (table.now, table.kept):
+        assert len(values) == LEVELS_MAX + 1
+        assert ("sink", "s2") not in values and ("sink", "s3") in values
+    table.set(("sink", "s3"), ((0.6,), False), lambda kept: None)
+    table.set(("sink", "one more"), ((0.5,), False), lambda kept: None)
+    assert ("sink", "s3") in table.now and ("sink", "s4") not in table.now, "what was set again is not the oldest"
 
 
 def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:

@@ -19,7 +19,7 @@ from millrace.daemon.doorspec import confined, parse_door
 from millrace.daemon.explain import explain_recorder, explain_stream
 from millrace.daemon.guest import Guest
 from millrace.daemon.ledger import ledger
-from millrace.daemon.remembered import prefix_of
+from millrace.daemon.store import prefix_of
 from millrace.daemon.verbs import NotFound
 from millrace.daemon.views import guest_view
 from millrace.errors import ConfigError, RightsError

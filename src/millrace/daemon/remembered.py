@@ -6,20 +6,14 @@ import asyncio
 from collections import deque
 
 from millrace.daemon.keeper import Keeper
+from millrace.daemon.store import prefix_of
 from millrace.doors.pulse import devices
 from millrace.doors.pulse.devices import DEFAULT, Devices, Value
 from millrace.doors.pulse.restore import RULES_MAX, Changes, Rules, Work, parsed, written
 from millrace.errors import ConfigError
 
-PREFIX = "stream/"
-"""Where in the memory of session managers the tables are: stream/GUEST/GROUP."""
 WAITING_MAX = 16
 DEVICES_WAITING_MAX = 1024
-
-
-def prefix_of(guest: str) -> str:
-    """Of one guest's table."""
-    return f"{PREFIX}{guest}/"
 
 
 class Remembered:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.daemon.sessions import ENDED_MAX
+from millrace.doors.pulse.devices import LEVELS_MAX, Level
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
@@ -30,6 +31,15 @@ from millrace.rights.tokens import Token
 from millrace.text import quoted
 
 log = logging.getLogger("millrace.store")
+
+
+PREFIX = "stream/"
+"""Where in the memory of session managers the tables of guests' streams are: stream/GUEST/GROUP."""
+
+
+def prefix_of(guest: str) -> str:
+    """Of one guest's table."""
+    return f"{PREFIX}{guest}/"
 
 
 class NotKept(ConfigError):
@@ -54,8 +64,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 """What brings a file from version n (its `user_version`) to n + 1, in one transaction each. Rows are only added."""
 MEMORY_MAX = 20_000
 """Keys that session managers may keep; beyond that the oldest go."""
-LEVELS_MAX = 1000
-"""Levels that are kept of one guest: sinks come and go, and theirs outlive them. Beyond that the oldest go."""
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
 _DAMAGED = (
@@ -72,8 +80,6 @@ _MENDS = {
     sqlite3.SQLITE_CANTOPEN: _OURS,
     sqlite3.SQLITE_PERM: _OURS,
 }
-Level = tuple[tuple[float, ...], bool]
-"""Gains and mute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +334,7 @@ class Store:
         db.execute("DELETE FROM guests WHERE name = ?", (name,))
         for table in ("levels", "defaults", "sinks", "grants"):
             db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
-        streams = f"stream/{name}/"
+        streams = prefix_of(name)
         db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
 
     def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:

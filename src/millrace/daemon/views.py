@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from millrace.budget import Budget
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
-from millrace.daemon.remembered import prefix_of
+from millrace.daemon.store import prefix_of
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.formats import prop_text
 from millrace.doors.pulse.restore import group_of

@@ -18,8 +18,8 @@ Key = tuple[str, str]
 """(what, name): a level is of a `sink`, a `source`, or of what is `recorded` of one; a `default` is of a kind."""
 Value = Level | str
 RECORDED, DEFAULT = "recorded", "default"
-DEVICES_MAX = 1000
-"""Levels that are kept of one guest; beyond that the oldest go."""
+LEVELS_MAX = 1000
+"""Levels that are kept of one guest: sinks come and go, and theirs outlive them. Beyond that the oldest go."""
 RESTORED = frozenset({"volume", "muted"})
 
 
@@ -111,5 +111,6 @@ class Devices:
     def _put(values: dict[Key, Value], key: Key, value: Value) -> None:
         values.pop(key, None)
         values[key] = value
-        while len(values) > DEVICES_MAX:
-            del values[next(iter(values))]
+        if len(values) > LEVELS_MAX:
+            for oldest in [key for key in values if key[0] != DEFAULT][:-LEVELS_MAX]:
+                del values[oldest]
