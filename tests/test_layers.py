@@ -22,10 +22,16 @@ RANK = {
 }  # fmt: skip
 # Siblings on one row never import each other; these read one another's ground by DESIGN.
 ALLOWED_SIBLINGS = {("text", "errors"), ("text", "units"), ("budget", "errors")}
-EFFECTS = {"asyncio", "socket", "threading", "time", "random"}
+EFFECTS = {
+    "asyncio", "concurrent", "random", "secrets", "select", "selectors", "signal", "socket", "subprocess", "threading",
+    "time",
+}  # fmt: skip
 EFFECT_LAYERS = {"io", "backends", "daemon", "client", "policy", "cli"}
 EFFECT_FILES = {"lab/impair.py"}
 FILES = sorted(SRC.rglob("*.py"))
+MODULES = {"millrace." + ".".join(path.relative_to(SRC).with_suffix("").parts): path for path in FILES}
+CIRCULAR = ("daemon.", "doors.pulse.client", "doors.pulse.door", "cli.probe", "cli.why")
+"""Where files still import each other: nowhere else may they."""
 
 
 def layer(path: Path) -> str:
@@ -60,6 +66,27 @@ def test_imports_go_down_and_effects_stay_out(path: Path) -> None:
             raise AssertionError(f"{own} uses {parts[0]}")
     if own not in EFFECT_LAYERS:
         assert "os.urandom" not in path.read_text()
+
+
+def imported_files(path: Path) -> set[str]:
+    """The files of Millrace that one imports, in functions and under TYPE_CHECKING too."""
+    out: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            out |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            out |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return out & MODULES.keys()
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    reached = {name: imported_files(path) for name, path in MODULES.items()}
+    for middle, beyond in reached.items():
+        for others in reached.values():
+            if middle in others:
+                others |= beyond
+    circles = [name.removeprefix("millrace.") for name, others in reached.items() if name in others]
+    assert not [name for name in circles if not name.startswith(CIRCULAR)]
 
 
 def test_every_file_and_function_keeps_the_sizes() -> None:
