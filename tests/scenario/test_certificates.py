@@ -20,6 +20,7 @@ from millrace.client.listener import Listener, ListenerOptions
 from millrace.client.outputs import make_output
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig, load
+from millrace.daemon.gate import PROXIED
 from millrace.errors import ConfigError, RightsError
 from millrace.io.crypto import client_tls
 from millrace.rights.grants import Permission, Verdict
@@ -91,12 +92,14 @@ def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path) -> None:
         await daemon.start()
         port = daemon.address.rpartition(":")[2]
 
-        async def status(pair: Pair | None, path: str, method: str = "GET") -> int:
+        async def status(pair: Pair | None, path: str, method: str = "GET", **headers: str) -> int:
             context = client_tls(str(authority.cert))
             if pair is not None:
                 context.load_cert_chain(pair.cert, pair.key)
             async with aiohttp.ClientSession() as http:
-                async with http.request(method, f"https://localhost:{port}{path}", ssl=context) as answer:
+                async with http.request(
+                    method, f"https://localhost:{port}{path}", ssl=context, headers=headers
+                ) as answer:
                     return answer.status
 
         def listener(guest: str, pair: Pair) -> Listener:
@@ -110,6 +113,9 @@ def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path) -> None:
             assert await status(alice, "/api/v1/tokens") == 403
             assert await status(alice, "/bob") == 404
             assert await status(alice, "/alice") == 426
+            for name in PROXIED:
+                passed_on = await status(alice, "/api/v1/state", **{name: "10.0.0.7"})
+                assert passed_on == 401, f"{name}: the certificate is the proxy's own"
             assert await status(eve, "/api/v1/state") == 403
             with pytest.raises(aiohttp.ClientError):
                 await status(forged, "/api/v1/state")

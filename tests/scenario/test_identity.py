@@ -293,6 +293,18 @@ def test_a_session_stands_for_a_token_and_dies_with_it_at_once(tmp_path: Path) -
     running(tmp_path, test)
 
 
+def test_a_session_is_known_again_and_begets_no_other(tmp_path: Path) -> None:
+    """A second one would go on when the first is signed out."""
+
+    async def test(rig: Rig) -> None:
+        number, secret = await rig.token("see", ("alice",))
+        _, mine = await rig.enter(secret)
+        status, text = await rig.ask("/session", "POST", Origin=rig.url, **mine)
+        assert (status, json.loads(text)) == (200, {"you": f"token/{number}"})
+
+    running(tmp_path, test)
+
+
 def test_a_session_can_not_be_made_up(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         _, mine = await rig.enter((await rig.token("see", ("alice",)))[1])

@@ -128,6 +128,27 @@ def test_what_plays_goes_on_while_its_guest_is_planned_again_and_again() -> None
     assert graph.skipped_frames == 0 and feed.shorts == 0 and max(ear.late_ns) < 20 * NS_PER_MS
 
 
+def test_who_is_new_is_heard_soon_however_much_changes_meanwhile() -> None:
+    world = World()
+    graph, streams = large(world)
+    world.listen(graph)
+    world.run(0.2)
+    asked: list[HostNs] = []
+
+    class Asked(Silence):
+        def pull(self, out: Samples) -> int:
+            asked.append(graph.now_ns)
+            return super().pull(out)
+
+    new = Stream(world.ids.take(), "new", default_map(2), feed=Asked(), bulk_frames=4000)
+    graph.add_stream(new, next(iter(graph.sinks.values())))
+    graph.activate(new)
+    for number in range(100):
+        graph.set_gains(streams[number], (0.5,))
+        world.run(0.005)
+    assert asked, "each change began the plan anew"
+
+
 def test_changes_while_a_plan_is_made_are_taken_in() -> None:
     world = World()
     graph, streams = large(world)
