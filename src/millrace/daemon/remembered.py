@@ -80,8 +80,12 @@ class RememberedDevices:
 
     def _submit(self, work: devices.Work) -> None:
         if len(self._waiting) >= DEVICES_WAITING_MAX:
+            # What waits for the same key would keep what has just gone back.
+            refused = [one for one in self._waiting if one.key == work.key]
+            self._waiting = [one for one in self._waiting if one.key != work.key]
             self._table.was_not_kept({work.key: self._table.now[work.key]})
-            work.done(False)
+            for one in (*refused, work):
+                one.done(False)
             return
         self._waiting.append(work)
         if self._task is None or self._task.done():
@@ -95,8 +99,19 @@ class RememberedDevices:
                 values = {work.key: self._table.now[work.key] for work in works if work.key in self._table.now}
                 kept = not self._ended and await self._keep(values)
             (self._table.was_kept if kept else self._table.was_not_kept)(values)
+            if kept:
+                self._bring_back(values)
             for work in works:
                 work.done(kept)
+
+    def _bring_back(self, values: dict[devices.Key, Value]) -> None:
+        """What was refused while this was written has gone back too far: what is on disk is in force."""
+        coming = {one.key for one in self._waiting}
+        for key in values.keys() - coming:
+            now = self._table.now.get(key)
+            if now != values[key] and key in self._table.kept:
+                self._table.now.setdefault(key, values[key])
+                self._table.was_not_kept({key: self._table.now[key]})
 
     async def _keep(self, values: dict[devices.Key, Value]) -> bool:
         levels = {key: value for key, value in values.items() if not isinstance(value, str)}
