@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from millrace.cli.look import picture
 from millrace.cli.main import app
 from millrace.client.soundserver import keep_out
 from millrace.codec.settings import CodecSettings, changed, show_settings
+from millrace.daemon import explain
 from millrace.errors import ConfigError
 from millrace.text import show_measured
 
@@ -70,6 +72,12 @@ def test_folded_text_loses_nothing_and_fits() -> None:
         assert all(cells(line) <= width for line in lines)
         assert "".join("".join(lines).split()) == "".join(text.split())
     assert list(folded(text, 15, 200)) == [text]
+    figures = "late 31.6 ms, +2.5 ppm, 138 kb/s sent, 44100 Hz 2 ch, -6 dB; 50 %"
+    for width in range(12, 60):
+        lines = list(folded(figures, 2, width))
+        assert all(any(figure in line for line in lines) for figure in ("31.6 ms,", "138 kb/s", "44100 Hz", "50 %")), (
+            lines
+        )
     assert all(line[:15].isspace() for line in list(folded(text, 15, 80))[1:])
 
 
@@ -178,3 +186,12 @@ def test_the_version_is_one_and_has_its_notes() -> None:
     heads = [line for line in (root / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
     assert heads[-1].startswith("## 0.1.0") and any(head.split()[1] == __version__ for head in heads)
     assert CliRunner().invoke(app, ["--version"]).output == f"millrace {__version__}\n"
+
+
+def test_one_channel_is_explained_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain, "_level", lambda stage, node: {"text": ""})
+    sink = SimpleNamespace(id=1, key="sink/1", kind="sink", name="a", positions=("left", "right"), links=[])
+    link: Any = SimpleNamespace(target=sink, matrix=None)
+    guest: Any = SimpleNamespace(sessions=[])
+    told = [explain._linked(guest, "stream/7", channels, link, set())[0]["text"] for channels in (1, 6)]
+    assert told == ["stream/7 to sink/1: 1 channel mixed to 2", "stream/7 to sink/1: 6 channels mixed to 2"]

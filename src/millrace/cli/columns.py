@@ -18,7 +18,8 @@ COLUMN_MIN = 8
 """A column is not made narrower than that."""
 ROOMY = 100
 """From that width on there are two cells between columns, not one."""
-_WORDS = re.compile(r"\s*\S+")
+_WORDS = re.compile(r"\s*(?:[+-]?\d[\d.]* (?:ns|us|ms|s|ppm|dB|Hz|kb/s|ch|%)(?!\w)\S*|\S+)")
+"""A figure and its unit are one word."""
 
 
 def terminal_width() -> int | None:

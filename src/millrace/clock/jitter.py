@@ -53,10 +53,16 @@ def profile_of(text: str) -> JitterProfile:
     """A profile by name, or a fixed latency such as 30ms; ConfigError says what there is."""
     if text in PROFILES:
         return PROFILES[text]
+    wrong = ConfigError(
+        f"latency: {quoted(text)}: use one of {', '.join(PROFILES)}, or a time such as 30ms, 2s at most"
+    )
     # It comes from anybody who may listen, and is shown.
     if len(text) > FIXED_TEXT_MAX:
-        raise ConfigError(f"latency: {quoted(text)}: use one of {', '.join(PROFILES)}, or a time such as 30ms")
-    fixed = parse_duration_ns(text, f"latency ({', '.join(PROFILES)}, or a time such as 30ms)", NS_PER_US, FIXED_MAX_NS)
+        raise wrong
+    try:
+        fixed = parse_duration_ns(text, "latency", NS_PER_US, FIXED_MAX_NS)
+    except ConfigError:
+        raise wrong from None
     return JitterProfile(fixed, fixed, fixed, 0, 1.0)
 
 

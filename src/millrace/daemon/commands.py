@@ -251,10 +251,11 @@ class Commands:
     # -- why it sounds as it does ------------------------------------------------------------------
 
     def _found(self, args: r.About, holder: Holder) -> tuple[Guest, Stream]:
+        if not args.target.startswith("stream/"):
+            raise ConfigError(f"{quoted(args.target)}: name a stream as `millrace ls` does, such as stream/7")
         home = verbs.home_of(self.visible(holder), args.target, args.guest)
         _, node = verbs.find_node(self._daemon, args.target, home.name)
-        if not isinstance(node, Stream):
-            raise ConfigError(f"{quoted(args.target)}: name a stream, such as `millrace ls` shows")
+        assert isinstance(node, Stream)
         return home, node
 
     async def _latency(self, args: r.About, holder: Holder) -> Any:

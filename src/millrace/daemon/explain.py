@@ -10,6 +10,7 @@ from millrace.dsp.convert import NAMES
 from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.model import Levelled, Link, Sink, Stream
 from millrace.rights.grants import Permission, Subject
+from millrace.text import counted
 
 if TYPE_CHECKING:
     from millrace.daemon.guest import Guest
@@ -125,7 +126,7 @@ def _linked(guest: Guest, key: str, channels: int, link: Link, seen: set[int]) -
     if link.matrix is not None:
         steps = [_step("link", f"{key} to {sink.key} by a matrix of its own: {link.matrix.tolist()}", changes=True)]
     elif channels != len(sink.positions):
-        text = f"{key} to {sink.key}: {channels} channels are mixed to {len(sink.positions)}"
+        text = f"{key} to {sink.key}: {counted(channels, 'channel')} mixed to {len(sink.positions)}"
         steps = [_step("link", text, changes=True)]
     else:
         steps = [_step("link", f"{key} to {sink.key}, as it is")]
