@@ -1,13 +1,15 @@
 """`make test`: lint and all tests, in the least time that two processors need for them.
 
-What drives real programs and running daemons mostly waits: three tests at once. What only computes (lint, unit tests,
-hours of virtual time) does so at idle priority meanwhile, where it takes time from nobody. What judges time that others
-would spoil, or takes the whole machine, follows alone. What failed is shown once more at the end.
+What drives real programs and running daemons mostly waits, and judges sound as it comes: as many tests at once as there
+are processors to spare. What only computes (lint, unit tests, hours of virtual time) does so at idle priority
+meanwhile, where it takes time from nobody. What judges time that others would spoil, or takes the whole machine,
+follows alone. What failed is shown once more at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from typing import IO
 BIN = Path(sys.executable).parent
 SOURCES = ["src", "tests", "bench", "examples"]
 COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py", "tests/scenario/test_machines.py"]
-AT_ONCE = 3
+AT_ONCE = max(1, min(3, (os.cpu_count() or 1) - 1))
 LINT = [
     [f"{BIN}/ruff", "check", *SOURCES],
     [f"{BIN}/ruff", "format", "--check", "-q", *SOURCES],

@@ -360,3 +360,13 @@ def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
         rig.daemon.attach("bob", parse_door(f"qmp:{tmp_path}/more"))
 
     running(tmp_path, test)
+
+
+@pytest.mark.parametrize("path", ["api/v1/events", "alice"])
+def test_no_websocket_is_compressed_whatever_the_other_side_offers(path: str, tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        headers = {"Authorization": f"Bearer {await rig.token('a', 'see,hear', ['alice'])}"}
+        async with rig.http.ws_connect(f"ws://{rig.daemon.address}/{path}", headers=headers, compress=15) as line:
+            assert line.compress == 0
+
+    running(tmp_path, test)

@@ -230,7 +230,9 @@ class Web:
         wanted = parse_kinds(kinds.split(",")) if kinds else None
         holder = holder_of(request)
         turns = self._daemon.turns_of(holder)
-        line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, protocols=(SUBPROTOCOL,))
+        # Not compressed: a compressor takes 260 KiB a watcher (zlib's manual, deflateInit2), and aiohttp compresses
+        # what is large in a task of its own, which fails unseen where the watcher has gone meanwhile.
+        line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
         account = self._daemon.budgets.of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
         watcher = EventStream(self._daemon.registry, holder, wanted, account, turns)
         if request.transport is not None:
