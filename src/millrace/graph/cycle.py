@@ -100,9 +100,10 @@ def _product(mix: PoolMix, gains: Samples, position: Frames, out: Samples) -> No
     if len(gains) == 1 and head == frames:
         np.multiply(rows[0, at * width : (at + head) * width], gains[0], out=flat)
         return
-    np.dot(gains, rows[:, at * width : (at + head) * width], out=flat[: head * width])
+    # Not `dot`: it copies what lies in pieces, here a part of each lane, before it multiplies.
+    np.matmul(gains, rows[:, at * width : (at + head) * width], out=flat[: head * width])
     if head < frames:
-        np.dot(gains, rows[:, : (frames - head) * width], out=flat[head * width :])
+        np.matmul(gains, rows[:, : (frames - head) * width], out=flat[head * width :])
 
 
 def _add_lane(mix: LaneMix, block: Samples, position: Frames) -> None:
