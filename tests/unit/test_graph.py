@@ -272,3 +272,13 @@ def test_what_was_taken_from_a_client_is_kept_however_long_the_host_has_been_up(
     pool.begin(stream.lane, stream, long)
     pool.remove(stream, long + 500, keep=True)
     assert stream.stash is not None and np.array_equal(stream.stash, ramp[500:])
+
+
+def test_a_lane_that_waits_for_its_plan_waits_on_when_the_time_line_jumps() -> None:
+    pool = LanePool(default_map(2), 4096)
+    stream = Stream(1, "tone", default_map(2), feed=Tone())
+    pool.add(stream)
+    pool.jump(0, 48_000)
+    assert pool.waits(stream.lane)
+    pool.begin(stream.lane, stream, 48_000)
+    assert not pool.waits(stream.lane) and pool.due == 48_000

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from millrace.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
-from millrace.doors.pulse.devices import LEVELS_MAX, Devices
+from millrace.doors.pulse.devices import LEVELS_MAX, Devices, Work
 from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
 from millrace.doors.pulse.queue import ByteQueue
 from millrace.dsp.convert import SampleFormat
@@ -131,6 +131,17 @@ def test_the_oldest_levels_go_past_the_bound_and_no_default() -> None:
     table.set(("sink", "s3"), ((0.6,), False), lambda kept: None)
     table.set(("sink", "one more"), ((0.5,), False), lambda kept: None)
     assert ("sink", "s3") in table.now and ("sink", "s4") not in table.now, "what was set again is not the oldest"
+
+
+def test_what_is_set_again_while_it_is_being_kept_is_acknowledged_when_it_is() -> None:
+    table, told, works = Devices(), list[bool](), list[Work]()
+    table.submit = works.append
+    for _ in range(2):
+        table.set(("sink", "s"), ((0.5,), False), told.append)
+    assert len(works) == 2 and told == []
+    table.was_kept({("sink", "s"): ((0.5,), False)})
+    table.set(("sink", "s"), ((0.5,), False), told.append)
+    assert len(works) == 2 and told == [True], "that is on disk"
 
 
 def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:
