@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from millrace.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
+from millrace.doors.pulse.channelmaps import volume_for
 from millrace.doors.pulse.devices import LEVELS_MAX, Devices, Work
 from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
 from millrace.doors.pulse.queue import ByteQueue
+from millrace.doors.pulse.restore import Rule
 from millrace.dsp.convert import SampleFormat
 from millrace.sim.rig import Rig
 from millrace.units import default_map
@@ -163,3 +165,17 @@ def test_a_latency_is_told_whatever_the_wall_clock_shows(wall_ns: int) -> None:
     player = client.play(Spec(SampleFormat.S16LE, 2, 48_000), (1, 2), bytes(19_200))
     told = client.ask(Command.GET_PLAYBACK_LATENCY, channel=player.channel, time=(1, 2))
     assert told["now"] == (wall_ns // 10**9 % 2**32, wall_ns % 10**9 // 1_000)
+
+
+def test_a_volume_for_other_channels_is_as_pulseaudio_makes_it() -> None:
+    surround = default_map(6)
+    ten_to_sixty = (10, 20, 30, 40, 50, 60)
+    assert volume_for(ten_to_sixty, surround, ("mono",)) == (35,)
+    assert volume_for(ten_to_sixty, surround, ("front-right", "side-left", "lfe", "rear-center")) == (20, 20, 60, 50)
+    assert volume_for((10, 30), ("mono", "mono"), ("front-left", "mono")) == (20, 20)
+    rule = Rule((10, 90), ("front-left", "front-right"))
+    assert rule.fitted(("front-right", "front-left")) == (90, 10) and Rule().fitted(surround) == ()
+    table = Devices()
+    table.load({("sink", "s"): ((0.001, 0.216), False)})
+    level = table.level(("sink", "s"), 1)
+    assert level is not None and level[0] == pytest.approx((0.35**3,), rel=1e-3)

@@ -46,7 +46,7 @@ def _remembered(guest: Guest, stream: Stream) -> View:
     rule = guest.door.rules.restored(group)
     out: View = {"key": prefix_of(guest.name) + group, "levels": [], "mute": None, "sink": None}
     if rule is not None:
-        levels = rule.fitted(len(stream.positions))
+        levels = rule.fitted(stream.positions)
         out |= {"levels": list(levels), "mute": rule.mute, "sink": f"sink/{rule.device}" if rule.device else None}
     return out
 

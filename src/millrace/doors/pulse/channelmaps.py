@@ -44,3 +44,28 @@ def map_for(channels: int) -> Positions:
     """The map of so many channels where a module is given no other: AIFF's, and auxiliary ones past what that has."""
     base = _AIFF[min(channels, max(_AIFF))]
     return (*base, *(f"aux{n}" for n in range(channels - len(base))))
+
+
+_SIDES: tuple[frozenset[str], ...] = (
+    frozenset(name for name in POSITIONS if "left" in name),
+    frozenset(name for name in POSITIONS if "right" in name),
+    frozenset(name for name in POSITIONS if name.endswith("center") and "-of-" not in name),
+    frozenset({_LFE}),
+)
+
+
+def volume_for(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
+    """A cvolume for other channels (`pa_cvolume_remap`): the mean of its namesakes', of its side's, or of all."""
+
+    def mean(names: frozenset[str]) -> int | None:
+        found = [v for name, v in zip(source, volume, strict=True) if name in names]
+        return sum(found) // len(found) if found else None
+
+    def one(name: str) -> int:
+        near = mean(frozenset({name}))
+        for side in _SIDES:
+            if near is None and name in side:
+                near = mean(side)
+        return sum(volume) // len(volume) if near is None else near
+
+    return tuple(one(name) for name in target)

@@ -231,7 +231,7 @@ def _record_stream(client: PulseClient, f: Fields, fmt: StreamFormat) -> RecordS
     rule = _remembered(client, f)
     if f.get("volume_set") and f.get("volume"):
         record.gains = _gains(f, fmt)
-    elif levels := rule.fitted(len(fmt.positions)):
+    elif levels := rule.fitted(fmt.positions):
         record.gains = tuple(cubic_to_gain(level) for level in levels)
     record.mute = bool(f.get("muted")) if f.get("muted_set") else bool(rule.mute)
     record.fail_on_suspend = bool(f.get("fail_on_suspend"))

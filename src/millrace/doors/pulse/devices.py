@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
+
 Level = tuple[tuple[float, ...], bool]
 """Gains and mute."""
 Key = tuple[str, str]
@@ -95,7 +97,8 @@ class Devices:
             return None
         gains, mute = value
         if len(gains) != channels:
-            gains = (sum(gains) / len(gains),) * channels
+            # As PulseAudio: the mean of the volumes as they are shown, not of what they do.
+            gains = (cubic_to_gain(round(sum(map(gain_to_cubic, gains)) / len(gains))),) * channels
         return gains, mute
 
     def default(self, kind: str) -> str:

@@ -174,7 +174,7 @@ def apply(door: PulseDoor, rules: dict[str, Rule]) -> None:
 
 
 def _apply_to_record(door: PulseDoor, record: RecordStream, rule: Rule) -> None:
-    levels = rule.fitted(len(record.format.positions))
+    levels = rule.fitted(record.format.positions)
     if levels:
         record.gains = tuple(cubic_to_gain(level) for level in levels)
     if rule.mute is not None:
@@ -188,7 +188,7 @@ def _apply_to_record(door: PulseDoor, record: RecordStream, rule: Rule) -> None:
 
 
 def _apply(door: PulseDoor, stream: Stream, rule: Rule) -> None:
-    levels = rule.fitted(len(stream.positions))
+    levels = rule.fitted(stream.positions)
     if levels:
         door.graph.set_gains(stream, tuple(cubic_to_gain(level) for level in levels))
     if rule.mute is not None:

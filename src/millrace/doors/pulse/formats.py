@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from millrace.doors.pulse.channelmaps import parse_map
+from millrace.doors.pulse.channelmaps import parse_map, volume_for
 from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import BY_NAME, NAMES, SampleFormat
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
@@ -177,11 +177,10 @@ def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:
 
 
 def remapped(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
-    """A cvolume for other channels: each has its namesake's, or the mean of all."""
+    """A client's cvolume for `source`, for other channels."""
     if len(volume) != len(source) or not volume:
         raise CommandError(Err.INVALID, f"{len(volume)} volumes for {len(source)} channels")
-    by_name, mean = dict(zip(source, volume, strict=True)), sum(volume) // len(volume)
-    return tuple(by_name.get(name, mean) for name in target)
+    return volume_for(volume, source, target)
 
 
 def volume_of(gains: tuple[float, ...]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from millrace.doors.pulse.channelmaps import volume_for
 from millrace.dsp.mix import cubic_to_gain
 from millrace.graph.model import Stream
 from millrace.units import MAX_CHANNELS, POSITIONS, Positions
@@ -52,11 +53,9 @@ class Rule:
     mute: bool | None = None
     device: str = ""
 
-    def fitted(self, channels: int) -> tuple[int, ...]:
-        """Volumes for so many channels: its own where the counts agree, else their mean."""
-        if not self.levels or len(self.levels) == channels:
-            return self.levels
-        return (round(sum(self.levels) / len(self.levels)),) * channels
+    def fitted(self, positions: Positions) -> tuple[int, ...]:
+        """Volumes for these channels, none where no level is kept."""
+        return volume_for(self.levels, self.positions, positions) if self.levels else ()
 
 
 def written(name: str, rule: Rule) -> str:
@@ -143,7 +142,7 @@ class Rules:
         if rule is None:
             return ""
         if "volume" not in stream.chosen:
-            levels = rule.fitted(len(stream.positions))
+            levels = rule.fitted(stream.positions)
             stream.gains = tuple(cubic_to_gain(level) for level in levels) or stream.gains
         if "mute" not in stream.chosen and rule.mute is not None:
             stream.mute = rule.mute
