@@ -585,6 +585,19 @@ def test_the_quantum_follows_the_lowest_latency_asked_for() -> None:
     assert rig.graph.quantum_frames == 1920
 
 
+def test_the_quantum_stays_short_for_a_stream_that_has_run_dry_until_it_is_paused() -> None:
+    rig = Rig()
+    client = rig.client()
+    client.play(S16, STEREO, s16(sine(9.0)))
+    fast = client.play(S16, STEREO, s16(sine(0.1)), tlength=ms(10), adjust_latency=True)
+    rig.run(1.0)
+    # It waits for its client: what comes next would run dry within one long cycle again.
+    assert not rig.door.playback[fast.index].node.active and rig.graph.quantum_frames == 120
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=fast.channel, cork=True)
+    rig.run(0.1)
+    assert rig.graph.quantum_frames == 1920
+
+
 def test_bad_floats_from_one_client_do_not_poison_the_mix() -> None:
     rig = Rig()
     heard = rig.capture()

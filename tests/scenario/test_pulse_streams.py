@@ -264,12 +264,13 @@ def test_a_stream_starts_muted_or_at_the_volume_asked_for_only_where_that_is_set
         assert (node.mute, node.gains) == (mute, (gain, gain)), changes
 
 
-def test_with_the_sinks_channels_a_volume_goes_to_its_namesakes() -> None:
+def test_with_the_sinks_channels_a_volume_goes_to_its_namesakes_and_to_its_side() -> None:
     rig = Rig(channels=6)
     client = rig.client()
     player = client.play(S16, STEREO, fix_channels=True, volume=(0x10000, 0x8000), volume_set=True)
     volume = client.ask(Command.GET_SINK_INPUT_INFO, index=player.index)["volume"]
-    assert volume == (0x10000, 0x8000, 0xC000, 0xC000, 0xC000, 0xC000)
+    # Front, rear, centre and LFE, as pa_cvolume_remap has it.
+    assert volume == (0x10000, 0x8000, 0x10000, 0x8000, 0xC000, 0xC000)
 
 
 def test_thirty_two_channels_are_played_and_no_more() -> None:

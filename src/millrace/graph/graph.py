@@ -42,6 +42,7 @@ from millrace.units import (
     ns_to_frames,
 )
 
+STARVED = frozenset({"underrun", "prebuffering"})
 LINGER_NS: HostNs = 200 * NS_PER_MS
 """How long a graph keeps running after its last stream stopped: songs follow one another."""
 BEHIND_MAX_NS: HostNs = NS_PER_S
@@ -321,13 +322,15 @@ class Graph:
         """`stream` has sound: it is pulled and mixed from the next cycle on that a plan with it is ready for."""
         if stream.active:
             return
-        stream.active = True
+        stream.active, stream.starved = True, False
         self._lanes.add(stream)
         self._update_need()
         self._enter(stream, NodeState.RUNNING, "has sound")
 
     def deactivate(self, stream: Stream, cause: str, keep: bool = True) -> None:
         """`stream` pauses; frames pulled but not heard are kept for its return unless `keep` is off."""
+        if stream.starved != (cause in STARVED):
+            stream.starved, self._planning.stale = cause in STARVED, True
         if stream.active:
             self._release(stream, keep)
             self._enter(stream, NodeState.IDLE, cause)

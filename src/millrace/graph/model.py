@@ -187,6 +187,8 @@ class Stream(Levelled):
     bulk_frames: Frames = 0
     links: list[Link] = field(default_factory=list)
     active: bool = False
+    starved: bool = False
+    """It waits for its client to write, so what its client asked of the latency still counts."""
     lane: int = -1
     stash: Samples | None = None
     underruns: int = 0

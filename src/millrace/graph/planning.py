@@ -38,7 +38,7 @@ class Planning:
         """Begin a new one if that is needed, and none is in the making."""
         if self.stale and self._steps is None:
             self.stale = False
-            asks = [stream.latency_ask_ns for stream in streams if stream.active]
+            asks = [stream.latency_ask_ns for stream in streams if stream.active or stream.starved]
             asks += [tap.latency_ask_ns for tap in taps if tap.active]
             self._steps = self._make(list(mixes), list(taps), self._quanta.chosen(asks, self.quantum))
 
