@@ -139,6 +139,16 @@ def test_many_guests_that_each_take_little_are_too_much_together_and_none_is_to_
     assert world.left_out and not any(cut for _, cut in world.left_out) and world.overloaded
 
 
+def test_graphs_that_are_late_for_other_work_are_no_overload() -> None:
+    world = World()
+    for number in range(60):
+        world.play(world.guest(f"g{number}"), NS_PER_MS)
+    for _ in range(40):
+        world.work(100 * NS_PER_MS)
+        world.driver.handle_timeout(world.now_ns)
+    assert world.left_out and not world.overloaded
+
+
 def test_a_thread_that_does_not_run_is_no_overload() -> None:
     world = World()
     graph = world.guest("one")

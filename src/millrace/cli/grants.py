@@ -106,6 +106,8 @@ def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         say_folded(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'])}", 4)
     for request in requests:
         say_folded(_line(request), 4)
+    if not rules and not requests:
+        warn("no rules and no requests: what programs may do is what `rights` in [guest.NAME] says")
 
 
 def _deed(what: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -15,7 +16,7 @@ from millrace.client.options import ListenerOptions
 from millrace.errors import ConfigError, GraphError, MillraceError, NoDaemon, PeerLost, RemoteProtocolError, RightsError
 from millrace.io.crypto import client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
-from millrace.text import quoted
+from millrace.text import printable, quoted
 
 ASK_S = 5.0
 
@@ -79,6 +80,11 @@ def hindrance(options: ListenerOptions, error: Exception) -> str:
     """What is in the way, and at the local daemon's socket what to do."""
     if _no_daemon(options, error):
         return f"no daemon answers at {options.socket}; start one with `millrace serve`"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"there is no host {printable(error.host)}"
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        why = f" ({os.strerror(error.os_error.errno)})" if error.os_error.errno else ""
+        return f"nothing answers at {printable(error.host)}:{error.port}{why}; is `millrace serve` running there?"
     return str(error) or type(error).__name__
 
 

@@ -60,7 +60,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("clock", "jumped"): "the wall clock was set while sound played; sound keeps to another clock",
     ("store", "can't write"): "a change could not be kept on disk, and was not made",
     ("guest", "left out"): "a guest that was added before could not be opened again",
-    ("rights", "refused"): "somebody asked for what they may not",
+    ("rights", "refused"): "a request was refused: a wrong or missing token, or a right that it does not include",
 }
 """What each (stage, cause) means."""
 
