@@ -205,8 +205,13 @@ function levelled(node, one) {
     el("div", { class: "row" }, range, el("span", {}, `${volume} %`), mute, move), level);
 }
 
+const FAULTS = {
+  underruns: (n) => counted(n, "underrun"), lost: (n) => `${counted(n, "packet")} lost`,
+  skipped: (n) => `${counted(n, "frame")} skipped`, dropped_packets: (n) => `${counted(n, "packet")} dropped`,
+};
+
 function listener(one) {
-  const s = one.settings, faults = ["underruns", "lost", "skipped", "dropped_packets"].filter((key) => one[key]).map((key) => key === "underruns" ? counted(one[key], "underrun") : `${one[key]} ${key.replace("_", " ")}`);
+  const s = one.settings, faults = Object.entries(FAULTS).filter(([key]) => one[key]).map(([key, named]) => named(one[key]));
   const rate = el("input", { type: "range", min: 16, max: 256, step: 8, value: s.bitrate / 1000, "aria-label": `Bitrate of ${one.name}, kb/s`,
     change: (event) => set(one.id, { bitrate: `${event.target.value}k` }) });
   const choice = (what, options, current, name) => el("select", { "aria-label": `${what} of ${one.name}`, change: (event) => set(one.id, { [name]: event.target.value }) },
@@ -276,7 +281,8 @@ async function drawRights() {
     + `${{ true: "may", false: "may not", prompt: "has to ask to" }[one.allow]} ${one.what === "connect" ? "connect" : `record the ${one.what}`} `,
     el("button", { type: "button", "aria-label": `Forget the rule for ${one.program}, ${one.what}`,
       click: () => act(() => api("POST", `/guests/${one.guest}/grants`, { what: one.what, program: one.program, allow: null })) }, "Forget"))));
-  fill("tokens", ...tokens.map((one) => el("div", { class: "thing" }, el("b", {}, one.name || one.id), ` ${one.may.join(", ")} in ${one.guests.join(", ")} `,
+  fill("tokens", ...(rules.length + requests.length + tokens.length ? [] : [el("p", { class: "soft" }, "None.")]),
+    ...tokens.map((one) => el("div", { class: "thing" }, el("b", {}, one.name || one.id), ` ${one.may.join(", ")} in ${one.guests.join(", ")} `,
     el("button", { type: "button", "aria-label": `Revoke ${one.name || one.id}`, click: () => act(() => api("DELETE", `/tokens/${one.id.split("/")[1]}`)) }, "Revoke"))));
 }
 
