@@ -270,15 +270,18 @@ class Web:
             way = f"millrace listen {self._daemon.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
         socket_ = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
-        assert request.transport is not None
-        charge(request.transport, guest.turns)
-        line = Line(request.transport)
+        transport = request.transport
+        if transport is None:
+            # Its sender has gone while it waited for its turn: nobody reads this.
+            raise web.HTTPBadRequest(text="the connection is gone\n")
+        charge(transport, guest.turns)
+        line = Line(transport)
         address = request[ADDRESS]
         id_ = self._daemon.ids.take()
         session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)
         try:
             await socket_.prepare(request)
-            await self._attend(session, Attended(socket_, request.transport.abort))
+            await self._attend(session, Attended(socket_, transport.abort))
         finally:
             session.closed()
         return socket_
