@@ -26,6 +26,7 @@ from millrace.daemon.doorspec import Place, parse_door
 from millrace.daemon.gate import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.daemon.origins import parse_addresses, parse_origin
 from millrace.errors import ConfigError, MillraceError, RightsError
+from millrace.io.turns import Turns
 from millrace.lab.impair import Impairment
 from millrace.rights.model import Right, parse_rights
 from millrace.sim.net import Path as ImpairedPath
@@ -138,6 +139,34 @@ def test_a_request_whose_sender_has_gone_is_nobodys(way: str, tmp_path: Path) ->
                     break
             sock.close()
         assert set(rig.daemon.guests) == {"alice", "bob"}
+
+    running(tmp_path, test)
+
+
+def test_a_listener_that_goes_while_it_waits_for_its_turn_is_no_internal_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(rig: Rig) -> None:
+        path, turn = str(rig.daemon.config.runtime / "api.sock"), asyncio.Event()
+        waits = asyncio.Event()
+
+        async def held(turns: Turns) -> None:
+            waits.set()
+            await turn.wait()
+
+        monkeypatch.setattr(Turns, "turn", held)
+        upgrade = (
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + "A" * 22
+        )
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(f"GET /alice HTTP/1.1\r\nHost: x\r\n{upgrade}==\r\n\r\n".encode())
+        await waits.wait()
+        writer.close()
+        await writer.wait_closed()
+        await asyncio.sleep(0.05)
+        turn.set()
+        await asyncio.sleep(0.05)
+        assert not [record for record in caplog.records if record.exc_info]
 
     running(tmp_path, test)
 
