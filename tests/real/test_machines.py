@@ -107,7 +107,7 @@ def test_qemu_by_qmp_is_attached_when_it_comes_and_again_after_kill_9(bus: Bus, 
         beeps(bus, tmp_path / f"{attempt}.wav")
         vm.kill()
         wait_for(lambda: door(bus)["state"] == "waiting" and not bus.guest()["streams"], 10, "its end is noticed")
-    assert "yet" in wait_for(lambda: door(bus)["error"], 5)
+    wait_for(lambda: "yet" in door(bus)["error"], 5, "it says that there is no machine yet")
     bus.cli("detach", door(bus)["id"])
     assert not bus.guest()["doors"]
 
