@@ -96,6 +96,8 @@ def become(args: list[str], streams: list[str], captured: list[int], encoding: s
         os.dup2(made, number)
     os.closerange(3, 256)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Whoever runs the tests may ignore it (nohup), and what it runs then does too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     fresh_streams(encoding)
     sys.argv = ["millrace", *args]
     from millrace.cli.main import main
