@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ HELD_MAX = 20
 """Connections left open without a word, to be let go by the daemon."""
 
 
-class Attacker(threading.Thread):
+class Attacker(threading.Thread, ABC):
     """One door's bad client. `findings` are words that the daemon should not have said."""
 
     def __init__(self, name: str, connect: Connect, seed: int, stop: threading.Event) -> None:
@@ -56,9 +57,9 @@ class Attacker(threading.Thread):
                 self.session(sock)
             self._leave(sock)
 
+    @abstractmethod
     def session(self, sock: socket.socket) -> None:
         """One session."""
-        raise NotImplementedError
 
     def _leave(self, sock: socket.socket) -> None:
         """Politely, by a reset, or not at all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,7 @@ class Line:
             self.writer.close()
 
 
-class Server:
+class Server(ABC):
     """A server on a port of its own; what its lines are called is its kind's business."""
 
     def __init__(self, password: str = "") -> None:
@@ -85,8 +86,8 @@ class Server:
         except (asyncio.IncompleteReadError, OSError):
             writer.close()
 
-    async def serve(self, line: Line) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def serve(self, line: Line) -> None: ...
 
 
 class Spice(Server):
