@@ -1,4 +1,4 @@
-"""Answers over HTTP that may be large: whoever asks pays for one until it has been read."""
+"""Answers that may be large: made in steps; over HTTP, whoever asks pays for one until it has been read."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import json
 import logging
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from millrace.budget import CONNECTIONS, Budget
+from millrace.errors import BudgetError
+from millrace.wire.native.messages import FRAME_MAX, packed
 
 log = logging.getLogger("millrace.web")
 SMALL = 32 * 1024
 """An answer up to this size goes out in one piece, and is part of what a connection takes anyway."""
 READ_S = 30.0
 """One that is larger is read in that time, or the connection ends."""
-
-
 TOGETHER = 25
-"""Items of a list that are made text of in one go."""
+"""Items of a list that are encoded in one go."""
+REPLY_MAX = FRAME_MAX - 1024
+"""The largest value of a native reply."""
 
 
 async def as_json(value: Any) -> str:
@@ -35,6 +38,37 @@ async def as_json(value: Any) -> str:
             await asyncio.sleep(0)
         return "[" + ", ".join(parts) + "]"
     return "[" + ", ".join([await as_json(item) for item in value]) + "]"
+
+
+async def as_msgpack(value: Any) -> msgspec.Raw:
+    """A native reply's value, with the same pauses; BudgetError as soon as it is too large for a message."""
+    return await _packed(value, [REPLY_MAX])
+
+
+async def _packed(value: Any, room: list[int]) -> msgspec.Raw:
+    if isinstance(value, dict):
+        return packed({key: await _packed(item, room) for key, item in value.items()})
+    if isinstance(value, list) and len(value) > TOGETHER:
+        parts = []
+        for number, item in enumerate(value, 1):
+            parts.append(_leaf(item, room))
+            if number % TOGETHER == 0:
+                await asyncio.sleep(0)
+        return packed(parts)
+    if isinstance(value, list):
+        return packed([await _packed(item, room) for item in value])
+    return _leaf(value, room)
+
+
+def _leaf(value: Any, room: list[int]) -> msgspec.Raw:
+    made = packed(value)
+    room[0] -= len(bytes(made)) + 5
+    if room[0] < 0:
+        raise BudgetError(
+            f"the answer does not go into one message ({FRAME_MAX} bytes): ask about one guest or one object, `watch`"
+            " instead, or ask over HTTP"
+        )
+    return made
 
 
 async def send(request: web.Request, body: bytes, headers: dict[str, str], budget: Budget) -> web.StreamResponse:

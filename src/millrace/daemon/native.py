@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millrace.budget import CONNECTIONS
+from millrace.daemon.answers import as_msgpack
 from millrace.daemon.nativestreams import NativeStreams
 from millrace.daemon.registry import Encode, native_frames
 from millrace.daemon.requests import parsed
@@ -58,6 +59,7 @@ ARGS_BYTES_MAX = 64 * 1024
 CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
 GREET_S = 10.0
+INTERNAL = "an internal error; the daemon's log has it"
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (NotKept, "graph"), (ConfigError, "config"), (BudgetError, "limit"), (GraphError, "graph"), (RightsError, "rights"),
     (ProtocolError, "protocol"),
@@ -102,17 +104,18 @@ class NativeServer:
             sock.close()
 
     def _one_less(self) -> bool:
-        """The connection that has been silent for longest makes room for one that may come in."""
-        silent = next((session for session in self.sessions if not session.greeted), None)
-        if silent is not None:
-            silent.end("no hello came, and others wait")
-        return silent is not None
+        """A connection that is on its way out, or has been silent for longest, makes room for one that may come in."""
+        waits = next((session for session in self.sessions if session.closed or not session.greeted), None)
+        if waits is not None:
+            waits.abort()
+        return waits is not None
 
     def close(self) -> None:
         """Stop accepting, and end every connection."""
         self._acceptor.close()
         for session in list(self.sessions):
             session.end("the daemon is stopping" if self.guest is None else "the guest is stopping")
+            session.line.close()
         self._path.unlink(missing_ok=True)
 
 
@@ -145,6 +148,7 @@ class NativeSession:
         self.line = FdStream(
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
             may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
+            gone=self._gone,
         )  # fmt: skip
 
         if identity is not None and identity.unproven:
@@ -175,6 +179,7 @@ class NativeSession:
     def abort(self) -> None:
         """See `Visitor`: others need its descriptor."""
         self.end("no hello came, and others wait")
+        self.line.close()
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -197,14 +202,19 @@ class NativeSession:
         """End the connection, and say why."""
         if self.closed:
             return
+        if code == "rights":
+            # What was to be told is for somebody who may know it.
+            self.line.forget()
         self.wire.send(Fault(0, code, why))
-        self.line.flush()
-        self.line.close()
-        self._gone()
+        self.line.finish()
+        self._cease()
 
-    def _last_word(self, why: MillraceError) -> None:
-        code = code_of(why)
-        self.wire.send(Fault(0, code if code != "internal" else "protocol", printable(why)))
+    def _last_word(self, why: Exception) -> None:
+        if isinstance(why, MillraceError):
+            code = code_of(why)
+            self.wire.send(Fault(0, code if code != "internal" else "protocol", printable(why)))
+        else:
+            self.wire.send(Fault(0, "internal", INTERNAL))
 
     def _ended(self, why: Exception) -> None:
         if isinstance(why, ProtocolError):
@@ -215,16 +225,15 @@ class NativeSession:
             log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
         elif not isinstance(why, PeerLost):
             log.error("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
-        self._gone()
+        self._cease()
 
-    def _gone(self) -> None:
+    def _cease(self) -> None:
+        """Nothing more is done for it, though it may have to read its last words yet."""
         if self.closed:
             return
         self.closed = True
-        self.account.close()
         self._patience.cancel()
         self._leave()
-        self.server.sessions.pop(self, None)
         self.daemon.listeners.doorstep.left(self)
         self.daemon.registry.unwatch(self)
         self.daemon.prompts.forget(self.subject)
@@ -233,6 +242,12 @@ class NativeSession:
         self.wire.close()
         # A call that has begun is finished: half of one would be kept and not made.
         self._calls.clear()
+
+    def _gone(self) -> None:
+        """The socket is closed: it takes nothing any more."""
+        self._cease()
+        self.account.close()
+        self.server.sessions.pop(self, None)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -369,7 +384,7 @@ class NativeSession:
                 self.refuse(call.serial, error)
             except Exception:
                 log.exception("%s: call %s of %s", self.server.label, call.method, self.subject.identity)
-                self.send(Fault(call.serial, "internal", "an internal error; the daemon's log has it"))
+                self.send(Fault(call.serial, "internal", INTERNAL))
             self.account.hold(("call", number), 0)
         self._worker = None
 
@@ -389,4 +404,4 @@ class NativeSession:
             run(call.serial, parsed(takes, call.args))
             return
         value = await self.daemon.commands.run(self.holder, call.method, call.args)
-        self.send(Reply(call.serial, value))
+        self.send(Reply(call.serial, await as_msgpack(value)))

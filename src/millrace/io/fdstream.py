@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from millrace.errors import MillraceError, PeerLost
+from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.io.clock import now_ns
+from millrace.io.runner import FAREWELL_S
 from millrace.io.turns import Turns
 from millrace.io.witness import Witness
 from millrace.units import HostNs
@@ -40,10 +41,11 @@ class ChunkConnection(Protocol):
 class FdStream:
     """Runs one core on one connected unix socket, which it owns.
 
-    `after` is called when the core has taken bytes and before its answer goes out; `ended` once, with why. Descriptors
-    that come in go to `take_fds`; without it the kernel drops them. `last_word` may have the core say something to a
-    side that broke the rules, before the connection is closed for it. `may_wait` is asked whether so many bytes may
-    wait for the other side to read them, and told when none do. `whose` is the guest and door, for the log.
+    `after` is called when the core has taken bytes and before its answer goes out; `ended` once, with why: nothing more
+    is read. Descriptors that come in go to `take_fds`; without it the kernel drops them. `last_word` has the core say
+    why to a side that is sent away; the connection stays until that is read, for `FAREWELL_S` at most. `gone` is called
+    when it is closed, in whatever way. `may_wait` is asked whether so many bytes may wait for the other side to read
+    them, and told when none do. `whose` is the guest and door, for the log.
     """
 
     first = False
@@ -56,12 +58,13 @@ class FdStream:
         after: Callable[[], None],
         ended: Callable[[Exception], None],
         take_fds: Callable[[list[int]], None] | None = None,
-        last_word: Callable[[MillraceError], None] | None = None,
+        last_word: Callable[[Exception], None] | None = None,
         turns: Turns | None = None,
         may_wait: Callable[[int], bool] = lambda unsent: True,
         whose: str = "a connection",
+        gone: Callable[[], None] = lambda: None,
     ) -> None:
-        self._whose = whose
+        self._whose, self._gone = whose, gone
         self._step = RECEIVE_BYTES if turns is None else STEP_BYTES
         self.turns = turns or Turns()
         """Whose expense it is to read what comes."""
@@ -72,7 +75,9 @@ class FdStream:
         self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Chunk] = deque()
-        self._writing = False
+        self._writing = self._begun = False
+        self._farewell: asyncio.TimerHandle | None = None
+        """Runs from when it was ended: only what was said until then still goes out."""
         self._unsent = 0
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
@@ -92,7 +97,7 @@ class FdStream:
         if self._flush_due and self._sock.fileno() >= 0:
             self._flush_due = False
             self.flush()
-        if self._paused and self._sock.fileno() >= 0:
+        if self._paused and self._sock.fileno() >= 0 and self._farewell is None:
             self._paused = False
             self._loop.add_reader(self._sock, self._readable)
             self._read()
@@ -119,14 +124,11 @@ class FdStream:
             self._core.receive(self._buffer[:size], now_ns())
             self._after()
         except MillraceError as error:
-            if self._last_word is not None:
-                self._last_word(error)
-                self.flush()
-            self._end(error)
+            self._send_away(error)
         except Exception as error:
             # A bug of ours must cost at most the connection that met it.
             log.exception("%s: connection ended by an internal error", self._whose)
-            self._end(error)
+            self._send_away(error)
         else:
             self.flush()
 
@@ -168,7 +170,8 @@ class FdStream:
                 return
             _given(chunk)
             self._unsent -= sent
-            if sent < len(chunk.data):
+            self._begun = sent < len(chunk.data)
+            if self._begun:
                 self._waiting[0] = Chunk(chunk.data[sent:])
             else:
                 self._waiting.popleft()
@@ -176,18 +179,59 @@ class FdStream:
             self._writing = False
             self._loop.remove_writer(self._sock)
             self._may_wait(0)
+        if self._farewell is not None:
+            self.close()
 
     def _await_room(self) -> None:
         if self._unsent > UNSENT_MAX or not self._may_wait(self._unsent):
-            self._end(PeerLost("the other side does not read"))
+            self._too_much()
         elif not self._writing:
             self._writing = True
             self._loop.add_writer(self._sock, self._write)
 
-    def _end(self, why: Exception) -> None:
-        if self._sock.fileno() >= 0:
+    def _too_much(self) -> None:
+        """The other side does not read. If it goes on with what it has a part of, it learns why there is no more."""
+        unread = self._unsent
+        if self._farewell is not None:
             self.close()
+        elif self._last_word is None:
+            self._end(PeerLost("the other side does not read"))
+        else:
+            self.forget()
+            self._send_away(BudgetError(f"{unread} bytes were left unread"))
+
+    def forget(self) -> None:
+        """Drop what has not gone out, but for the message of which the other side has a part."""
+        begun = [self._waiting.popleft()] if self._begun else []
+        for chunk in (*self._waiting, *self._core.chunks_to_send()):
+            _given(chunk)
+        self._waiting = deque(begun)
+        self._unsent = sum(len(chunk.data) for chunk in begun)
+
+    def _send_away(self, why: Exception) -> None:
+        """End it for what the other side has done, and tell it."""
+        if self._last_word is None:
+            self._end(why)
+        elif self._farewell is None and self._sock.fileno() >= 0:
+            self._last_word(why)
+            self.finish()
             self._ended(why)
+
+    def finish(self) -> None:
+        """Read no more, and close when what has been said is read, or was not in time; `ended` is not called."""
+        if self._farewell is not None or self._sock.fileno() < 0:
+            return
+        self._loop.remove_reader(self._sock)
+        self._farewell = self._loop.call_later(FAREWELL_S, self.close)
+        self.flush()
+
+    def _end(self, why: Exception) -> None:
+        """There is nobody to tell."""
+        if self._sock.fileno() >= 0:
+            ended = self._farewell is not None
+            self.close()
+            if not ended:
+                self._ended(why)
 
     def close(self) -> None:
         """Close the socket; `ended` is not called."""
@@ -195,10 +239,12 @@ class FdStream:
             self._loop.remove_reader(self._sock)
             if self._writing:
                 self._loop.remove_writer(self._sock)
+            if self._farewell is not None:
+                self._farewell.cancel()
             self._sock.close()
-            for chunk in (*self._waiting, *self._core.chunks_to_send()):
-                _given(chunk)
-            self._waiting.clear()
+            self._begun = False
+            self.forget()
+            self._gone()
 
 
 def _given(chunk: Chunk) -> None:
