@@ -39,19 +39,30 @@ def matrix(
 
       millrace matrix --json --keep out/matrix > matrix.jsonl
     """
-
     from millrace.cli.progress import progress
+    from millrace.lab.cells import table_head, table_line
+
+    cells = chosen_cells(cards, doors, directions, floor)
+    images = guest_images()
+    if not as_json:
+        say(table_head())
+    with progress("cells", len(cells)) as now:
+        for cell in cells:
+            now(f"{cell.card} by {cell.door}, {cell.direction}")
+            verdict = run_cell(cell, images, seconds, binary, keep)
+            show_json(verdict.row(), None) if as_json else say(table_line(verdict))
+
+
+def chosen_cells(cards: str, doors: str, directions: str, floor: bool) -> list[Cell]:
+    """The cells that were asked for, a card's together."""
     from millrace.errors import ConfigError
-    from millrace.lab.cells import CARDS, DIRECTIONS, DOORS, FLOOR, Cell, parse_choice, table_head, table_line
+    from millrace.lab.cells import CARDS, DIRECTIONS, DOORS, FLOOR, Cell, parse_choice
 
     try:
         chosen = [parse_choice(*pair) for pair in ((cards, CARDS), (doors, DOORS), (directions, DIRECTIONS))]
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    images = guest_images()
-    if not as_json:
-        say(table_head())
-    cells = [
+    return [
         cell
         for card in chosen[0]
         for cell in [
@@ -59,11 +70,6 @@ def matrix(
             *(Cell(card, door, way) for way in chosen[2] for door in chosen[1]),
         ]
     ]
-    with progress("cells", len(cells)) as now:
-        for cell in cells:
-            now(f"{cell.card} by {cell.door}, {cell.direction}")
-            verdict = run_cell(cell, images, seconds, binary, keep)
-            show_json(verdict.row(), None) if as_json else say(table_line(verdict))
 
 
 def guest_images() -> Path:

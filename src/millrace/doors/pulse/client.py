@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hmac
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from millrace.budget import CONNECTIONS, ENTRY_BYTES, MIB, size_of
+from millrace.budget import CONNECTIONS, MIB
 from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
-from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.news import Subscription
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
+from millrace.doors.pulse.samples import Upload
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, GraphError, RemoteProtocolError
 from millrace.rights.grants import Identity, Permission, Subject, Verdict
@@ -44,33 +45,6 @@ _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_S
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
 
 
-class Upload:
-    """A sample on its way in."""
-
-    def __init__(self, name: str, fmt: StreamFormat, length: int, props: Props) -> None:
-        self.name, self.format, self.length, self.props = name, fmt, length, props
-        self._data = bytearray()
-        self._fill = 0
-
-    @property
-    def weight(self) -> int:
-        """What it takes in memory when all of it has come."""
-        return self.length + sys.getsizeof(self.name) + size_of(self.props) + ENTRY_BYTES
-
-    def write(self, block: memoryview) -> None:
-        """More of it has come; what is more than was announced is left out."""
-        if not self._data:
-            self._data = bytearray(self.length)
-        end = min(self._fill + len(block), self.length)
-        self._data[self._fill : end] = block[: end - self._fill]
-        self._fill = end
-
-    def finish(self) -> bytearray:
-        """What has come of it, in whole frames."""
-        del self._data[self._fill // self.format.frame_bytes * self.format.frame_bytes :]
-        return self._data
-
-
 class PulseClient:
     """The door's side of one connection, with the sans-IO contract.
 
@@ -95,17 +69,15 @@ class PulseClient:
         self.wake: Callable[[], None] = lambda: None
         self.over: Callable[[], bool] = lambda: False
         self.now_ns: HostNs = 0
-        self.mask = 0
+        self.subscription = Subscription(door.news, self.index, lambda: self.wake())
         self.extensions: set[str] = set()
         """Modules whose changes it wants to hear of."""
-        self._news_from = 0
         self.streams: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
         self.uploads: dict[int, Upload] = {}
         self._sinks: dict[int, int] = {}
         self._handlers = handlers
         self._wire = PulseSession()
-        self._events: dict[tuple[int, int], None] = {}
         self._next_channel = self._asked = 0
         self._begun: tuple[Request, Iterator[None]] | None = None
 
@@ -152,10 +124,8 @@ class PulseClient:
 
     def data_to_send(self) -> bytes:
         """Bytes to write now, subscription events included."""
-        if self._events:
-            events, self._events = self._events, {}
-            for kind, index in events:
-                self._wire.send_notice(Command.SUBSCRIBE_EVENT, event=kind, index=index)
+        for kind, index in self.subscription.take():
+            self._wire.send_notice(Command.SUBSCRIBE_EVENT, event=kind, index=index)
         return self._wire.data_to_send()
 
     @property
@@ -184,7 +154,7 @@ class PulseClient:
         self._begun = None
         self.account.close()
         self.uploads.clear()
-        self.door.news.subscribers.pop(self.index, None)
+        self.subscription.set_mask(0)
         while self.streams or self.records:
             if self.streams:
                 self.forget_playback(next(iter(self.streams.values())))
@@ -358,26 +328,6 @@ class PulseClient:
         """Send recorded sound."""
         self._wire.send_block(channel, data)
         self.wake()
-
-    def subscribe(self, mask: int) -> None:
-        """Hear of facilities from now on."""
-        if not self.mask:
-            self._news_from = self.door.news.serial
-        self.mask = mask
-        if mask:
-            self.door.news.subscribers[self.index] = self
-        else:
-            self.door.news.subscribers.pop(self.index, None)
-
-    def note_events(self, news: Mapping[tuple[Facility, Change, int], int]) -> None:
-        """Queue subscription events; the same one is queued once."""
-        for (facility, change, index), serial in news.items():
-            if self.mask & (1 << facility) and serial > self._news_from:
-                if change is Change.REMOVE:
-                    self._events.pop((facility | Change.CHANGE, index), None)
-                self._events.setdefault((facility | change, index))
-        if self._events:
-            self.wake()
 
     def take_channel(self) -> int:
         """A channel number for a new stream."""

@@ -45,7 +45,7 @@ def leave(client: PulseClient, request: Request) -> None:
 
 def subscribe(client: PulseClient, request: Request) -> None:
     """SUBSCRIBE."""
-    client.subscribe(request.fields["mask"])
+    client.subscription.set_mask(request.fields["mask"])
     client.reply(request)
 
 

@@ -7,7 +7,7 @@ know: connections, modules, the sample cache, properties, and who subscribed to 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from millrace.budget import ENTRY_BYTES
@@ -68,7 +68,6 @@ class PulseDoor:
         self.server_name = server_name
         self.wall_ns = wall_ns
         self.clients: dict[int, PulseClient] = {}
-        self.modules: dict[int, Module] = {}
         self.news = News()
         self.publish = self.news.publish
         self.devices = GuestDevices(self)
@@ -78,18 +77,8 @@ class PulseDoor:
         """What is remembered of streams."""
         self.playback: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
-        self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace")
-        built_in = [Module(graph.ids.take(), name, "", text) for name, text in BUILT_IN.items()]
-        self.own_module.fixed = True
-        ends = {
-            STREAM_RESTORE: self.rules.stop,
-            "module-device-restore": self.devices.stop,
-            "module-default-device-restore": self.devices.stop_defaults,
-        }
-        for module in built_in:
-            module.fixed = module.name == "module-native-protocol-unix"
-            module.undo = ends.get(module.name, module.undo)
-        self.modules |= {module.index: module for module in (self.own_module, *built_in)}
+        self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace", fixed=True)
+        self.modules = {module.index: module for module in (self.own_module, *self._built_in())}
         self.made_by: dict[int, Module] = {}
         """Streams and recorders that are a module's, by their numbers."""
         self.loading = 0
@@ -118,6 +107,18 @@ class PulseDoor:
         self._source_levels: dict[int, SourceLevel] = {}
         self._source_states: dict[int, tuple[NodeState, bool]] = {}
         graph.observers.append(self._graph_changed)
+
+    def _built_in(self) -> Iterator[Module]:
+        """What every guest does by itself."""
+        ends = {
+            STREAM_RESTORE: self.rules.stop,
+            "module-device-restore": self.devices.stop,
+            "module-default-device-restore": self.devices.stop_defaults,
+        }
+        for name, text in BUILT_IN.items():
+            module = Module(self.graph.ids.take(), name, "", text, fixed=name == "module-native-protocol-unix")
+            module.undo = ends.get(name, module.undo)
+            yield module
 
     # -- lookups -------------------------------------------------------------------------
 

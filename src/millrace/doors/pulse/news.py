@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from millrace.wire.pulse.constants import Change, Facility
 
 Event = tuple[Facility, Change, int]
 
 
-class Subscriber(Protocol):
-    """A client that wants to hear of changes."""
-
-    def note_events(self, news: Mapping[Event, int]) -> None:
-        """Tell it those that it asked for."""
-        ...
-
-
 class News:
     """Changes of one guest, gathered until they are spread."""
 
     def __init__(self) -> None:
-        self.subscribers: dict[int, Subscriber] = {}
+        self.subscriptions: dict[int, Subscription] = {}
         self.serial = 0
         self.spread: Callable[[], None] = self._spread_now
         """Has `spreading` done: a thousand clients that listen are not all told at once."""
@@ -30,7 +21,7 @@ class News:
 
     def publish(self, facility: Facility, change: Change, index: int) -> None:
         """Tell every client that subscribed to `facility`, when `spread` lets it."""
-        if not self.subscribers:
+        if not self.subscriptions:
             return
         if change is Change.REMOVE:
             self._waiting.pop((facility, Change.CHANGE, index), None)
@@ -42,10 +33,44 @@ class News:
         """Tell the clients what is new, one in a step."""
         while self._waiting:
             news, self._waiting = self._waiting, {}
-            for client in list(self.subscribers.values()):
-                client.note_events(news)
+            for subscription in list(self.subscriptions.values()):
+                subscription.note(news)
                 yield
 
     def _spread_now(self) -> None:
         for _ in self.spreading():
             pass
+
+
+class Subscription:
+    """What one client wants to hear of, and what it has not been told yet. `wake` is called when there is something."""
+
+    def __init__(self, news: News, client: int, wake: Callable[[], None]) -> None:
+        self._news, self._client, self._wake = news, client, wake
+        self._mask = self._from = 0
+        self._events: dict[tuple[int, int], None] = {}
+
+    def set_mask(self, mask: int) -> None:
+        """Hear of these facilities from now on, of none where it is 0."""
+        if not self._mask:
+            self._from = self._news.serial
+        self._mask = mask
+        if mask:
+            self._news.subscriptions[self._client] = self
+        else:
+            self._news.subscriptions.pop(self._client, None)
+
+    def note(self, news: Mapping[Event, int]) -> None:
+        """Queue those that it asked for; the same one is queued once."""
+        for (facility, change, index), serial in news.items():
+            if self._mask & (1 << facility) and serial > self._from:
+                if change is Change.REMOVE:
+                    self._events.pop((facility | Change.CHANGE, index), None)
+                self._events.setdefault((facility | change, index))
+        if self._events:
+            self._wake()
+
+    def take(self) -> Iterable[tuple[int, int]]:
+        """What to tell the client now: (event, index)."""
+        events, self._events = self._events, {}
+        return events

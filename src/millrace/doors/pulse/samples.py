@@ -1,4 +1,4 @@
-"""Sounds that the programs of a guest have uploaded, to be played by name."""
+"""Sounds that the programs of a guest upload, to be played by name."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from millrace.budget import Account, size_of
+from millrace.budget import ENTRY_BYTES, Account, size_of
 from millrace.doors.pulse.formats import CommandError, StreamFormat
 from millrace.dsp.convert import Buffer
 from millrace.wire.pulse.constants import Change, Err, Facility
 from millrace.wire.pulse.tagstruct import Props
 
 CACHE_BYTES_MAX = 64 * 1024 * 1024
-ENTRY_BYTES = 1024
+CACHED_BYTES = 1024
 """What a cached sample takes besides its sound, name and properties."""
 
 
@@ -30,7 +30,34 @@ class Sample:
     @property
     def weight(self) -> int:
         """What it takes in memory."""
-        return len(self.data) + sys.getsizeof(self.name) + size_of(self.props) + ENTRY_BYTES
+        return len(self.data) + sys.getsizeof(self.name) + size_of(self.props) + CACHED_BYTES
+
+
+class Upload:
+    """A sample on its way in."""
+
+    def __init__(self, name: str, fmt: StreamFormat, length: int, props: Props) -> None:
+        self.name, self.format, self.length, self.props = name, fmt, length, props
+        self._data = bytearray()
+        self._fill = 0
+
+    @property
+    def weight(self) -> int:
+        """What it takes in memory when all of it has come."""
+        return self.length + sys.getsizeof(self.name) + size_of(self.props) + ENTRY_BYTES
+
+    def write(self, block: memoryview) -> None:
+        """More of it has come; what is more than was announced is left out."""
+        if not self._data:
+            self._data = bytearray(self.length)
+        end = min(self._fill + len(block), self.length)
+        self._data[self._fill : end] = block[: end - self._fill]
+        self._fill = end
+
+    def finish(self) -> bytearray:
+        """What has come of it, in whole frames."""
+        del self._data[self._fill // self.format.frame_bytes * self.format.frame_bytes :]
+        return self._data
 
 
 class SampleCache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
-from millrace.doors.pulse.client import Handler, PulseClient, Upload
+from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.create import attr_reply, create_playback, create_record, held_by_resampler, shown_props
 from millrace.doors.pulse.formats import (
     RECORD_RATE_MIN,
@@ -15,7 +15,7 @@ from millrace.doors.pulse.formats import (
 )
 from millrace.doors.pulse.infos import as_props
 from millrace.doors.pulse.playback import PlaybackStream
-from millrace.doors.pulse.samples import Sample
+from millrace.doors.pulse.samples import Sample, Upload
 from millrace.graph.model import Stream
 from millrace.units import HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err
