@@ -63,11 +63,20 @@ def _print(shown: dict[str, Any], as_json: bool) -> None:
 
 def line(shown: dict[str, Any]) -> str:
     """One incident, as people read it."""
-    at = time.localtime(shown["at"])
-    when = f"{time.strftime('%H:%M:%S', at)}.{int(shown['at'] * 1000) % 1000:03d}"
+    when = f"{_clock(shown['at'])}.{int(shown['at'] * 1000) % 1000:03d}"
     where = " ".join(part for part in (shown["guest"], shown["subject"]) if part) or "the daemon"
-    times = f" (× {shown['count']})" if shown["count"] > 1 else ""
+    times = f" (× {shown['count']}{_until(shown)})" if shown["count"] > 1 else ""
     evidence = show_measured(shown["evidence"])
     return f"{when} {where}: {shown['stage']}, {shown['cause']}{times}: {shown['text']}" + (
         f" [{evidence}]" if evidence else ""
     )
+
+
+def _until(shown: dict[str, Any]) -> str:
+    """When it last happened, if that is another second. A daemon that is older than this command does not tell."""
+    last = _clock(shown.get("last", shown["at"]))
+    return "" if last == _clock(shown["at"]) else f" until {last}"
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))

@@ -19,6 +19,9 @@ KEPT = 1000
 KEPT_OF_KIND = 100
 """One guest's flood of one kind pushes out none of the others, its own neither."""
 MERGE_NS = NS_PER_S
+LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
+"""Conditions: while they last they are told of again and again, with pauses."""
+MERGE_LASTING_NS = 60 * NS_PER_S
 
 CAUSES: dict[tuple[str, str], str] = {
     (
@@ -67,7 +70,10 @@ CAUSES: dict[tuple[str, str], str] = {
 
 @dataclass(eq=False)
 class Incident:
-    """One. `at_ns` is host time, `wall_ns` the same on the wall clock; `subject` is an object's key, or empty."""
+    """One. `at_ns` is host time, `wall_ns` the same on the wall clock; `subject` is an object's key, or empty.
+
+    It happened `count` times, the first at `at_ns` and the last at `last_ns`.
+    """
 
     number: int
     at_ns: HostNs
@@ -86,6 +92,7 @@ class Incident:
             "id": f"incident/{self.number}", "at": self.wall_ns / NS_PER_S, "host_ns": self.at_ns, "guest": self.guest,
             "subject": self.subject, "stage": self.stage, "cause": self.cause, "text": CAUSES[self.stage, self.cause],
             "evidence": self.evidence, "count": self.count,
+            "last": (self.wall_ns + self.last_ns - self.at_ns) / NS_PER_S,
         }  # fmt: skip
 
 
@@ -119,13 +126,14 @@ class Incidents:
         self, stage: str, cause: str, now_ns: HostNs, guest: str = "", subject: str = "",
         evidence: dict[str, Any] | None = None, at_ns: HostNs | None = None,
     ) -> Incident:  # fmt: skip
-        """Write one down; the same again within a second is counted with it."""
+        """Write one down; the same again within a second, or a minute where it lasts, is counted with it."""
         assert (stage, cause) in CAUSES, (stage, cause)
         subject = printable(subject)
         at = now_ns if at_ns is None else at_ns
         self._totals[guest, stage, cause] += 1
         earlier = self._latest.get((stage, cause, guest, subject))
-        if earlier is not None and at - earlier.last_ns <= MERGE_NS:
+        within_ns = MERGE_LASTING_NS if (stage, cause) in LASTING else MERGE_NS
+        if earlier is not None and at - earlier.last_ns <= within_ns:
             earlier.count += 1
             earlier.last_ns = max(at, earlier.last_ns)
             self.on_change("change", earlier)

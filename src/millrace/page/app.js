@@ -232,9 +232,10 @@ const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 const measured = (key, value) => `${key} ${value}`.replace(/^(\w+)_(ms|ppm|s) (.*)$/, "$1 $3 $2").replaceAll("_", " ");
 
 function incident(one) {
-  const when = new Date(one.at * 1000).toLocaleTimeString(), about = [one.guest, one.subject].filter(Boolean).join(" ") || "the daemon";
+  const clock = (at) => new Date(at * 1000).toLocaleTimeString(), when = clock(one.at), about = [one.guest, one.subject].filter(Boolean).join(" ") || "the daemon";
   const evidence = Object.entries(one.evidence).map(([key, value]) => measured(key, value)).join(", ");
-  return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${one.count > 1 ? ` (× ${one.count})` : ""}: ${one.text}`,
+  const until = clock(one.last) === when ? "" : ` until ${clock(one.last)}`, times = one.count > 1 ? ` (× ${one.count}${until})` : "";
+  return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${times}: ${one.text}`,
     evidence ? el("div", { class: "soft" }, evidence) : null);
 }
 
