@@ -118,7 +118,7 @@ def test_latency_explain_top_dot_and_report_tell_of_a_running_stream(bus: Bus, t
     tone = write_wav(tmp_path / "tone.wav", s16(sine(40.0)))
     player = bus.spawn("paplay", "--latency-msec=60", str(tone), stderr=subprocess.DEVNULL)
     bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "-q")
-    wait_for(lambda: any(one["latency_ms"] > 0 for one in bus.guest()["listeners"]), 30, "the listener hears")
+    wait_for(lambda: any(one["latency_ms"] for one in bus.guest()["listeners"]), 30, "the listener hears")
     time.sleep(1.0)
     stream = bus.guest()["streams"][0]["id"]
     way = json.loads(bus.cli("latency", stream, "--json").stdout)["listeners"][0]

@@ -96,6 +96,9 @@ def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: p
         assert max(map(cells, lines)) <= 80
         text = " ".join(" ".join(lines).split())
         assert f"stream/{stream}" in text and re.search(r"\bthe \S*…\S* length\b|\bthe f…\w* length", text), text
+        assert re.search(r"token/\d+ the \S.* never default see hear speak link\b", text), text
+        assert re.search(r"listener/\d+ .*← sink/0, opus 128k, 0 kb/s sent, latency -(?!, fill)", text), text
+        assert "ms to the mix; the listener tells of no latency" in text and "no latency: it writes a file" in text
         # A machine that is waited for has no name yet, but a kind.
         assert re.search(r"door/\d+ SPICE waiting", text) and "waited for processor 9.25 ms" in text
         whole = next(one["out"] for one in piped)
@@ -123,11 +126,13 @@ REFUSED = [
     "move stream/999 sink/millrace", "move {n} sink/none", "link sink/millrace sink/millrace",
     "unlink {n} sink/millrace", "link {n} sink/millrace --matrix 1,2,3", "guest add default", "guest remove none",
     "sink add millrace", "sink remove millrace", "sink remove none", "sink add x --guest none", "token rotate 999",
-    "token revoke token/999", "grant request/999", "deny request/999", "grant connect --guest none",
+    "token revoke token/999", "grant request/999", "deny request/999", "deny 999", "grant connect --guest none",
     "revoke connect --guest none", "prompt connect --guest none", "explain stream/999", "explain recorder/999",
     "latency stream/999", "detach door/999", "attach qemu --qmp /x --guest none", "attach spice x:1 --guest none",
     "attach vnc x:1 --guest none", "listen none --to null:", "listen --to null: --sink none", "dot --guest none",
 ]  # fmt: skip
+SHOWS = r"`millrace (ls|grants|token list)`|there are: default$|it has (sink/)?millrace\b"
+"""What says how to see those that there are."""
 NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts", "token list", "lab list"}
 
 
@@ -141,8 +146,11 @@ def test_a_wrong_value_is_2_and_a_refusal_is_3_whoever_finds_it(tmp_path: Path) 
         await player.close()
         got = {line: one["code"] for line, one in zip(lines, found, strict=True)}
         assert got == dict.fromkeys(WRONG, 2) | dict.fromkeys(REFUSED, 3)
-        for one in found:
+        for line, one in zip(lines, found, strict=True):
             assert one["err"] and "Traceback" not in one["err"] and not one["out"], one
+            asked_for = re.search(r"\S*\b(999|none)\b", line)
+            if line in REFUSED and asked_for is not None:
+                assert asked_for[0] in one["err"] and re.search(SHOWS, one["err"]), one
 
     with_daemon(tmp_path, test)
     leaves = {" ".join(word for word in command if word.isalpha()) for command in tree()}

@@ -109,6 +109,8 @@ def test_who_is_to_blame() -> None:
         one.run(50)
         verdict = one.blame.hole(one.now)
         assert (verdict.stage, verdict.cause) == (stage, cause) and (stage, cause) in CAUSES
+        assert all(verdict.evidence.values()), f"a figure that says nothing: {verdict}"
+        assert ("device_late_ms" in verdict.evidence) is (cause == "not run" and "device" in held)
         if cause in ("not run", "late", "stalled") and held:
             assert abs(verdict.at_ns - began) <= 50 * MS
 
@@ -161,4 +163,4 @@ def test_packets_that_come_together_are_no_jitter_and_no_stall() -> None:
         blame.arrived(now + 1000, 20 * MS, n + 1, follows=True)
     assert not blame.unsure(now + 50 * MS)
     verdict = blame.hole(now)
-    assert (verdict.cause, verdict.at_ns) == ("late", now), "nothing before that was late"
+    assert (verdict.cause, verdict.at_ns, verdict.evidence) == ("late", now, {}), "nothing before that was late"

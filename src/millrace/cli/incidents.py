@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from millrace.cli.columns import say_folded
-from millrace.cli.console import show_json
+from millrace.cli.console import show_json, warn
 from millrace.text import show_measured
 
 INDENT = 13
@@ -38,8 +38,11 @@ def incidents(
 
         run_until_stopped(_follow(guest, about, as_json))
         return
-    for shown in call("GET", query_of("/api/v1/incidents", guest=guest, subject=about)):
+    found = call("GET", query_of("/api/v1/incidents", guest=guest, subject=about))
+    for shown in found:
         _print(shown, as_json)
+    if not found and not as_json:
+        warn("no incidents")
 
 
 async def _follow(guest: str | None, about: str | None, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from millrace.cli.columns import folded, table
 from millrace.cli.console import say, say_lines, screen, warn
-from millrace.cli.ls import faults_of
+from millrace.cli.ls import faults_of, latency_of
 from millrace.cli.values import decimal
 from millrace.errors import GraphError
 from millrace.text import counted, printable, quoted
@@ -89,8 +89,9 @@ def _rows(guest: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         faults = counted(stream["underruns"], "underrun") if stream["underruns"] else ""
         yield stream["id"], label, stream["state"], "", f"{stream['ahead_ms']} ms", drift, "", faults
     for one in guest["listeners"]:
-        drift = f"{one['drift_ppm']:+.0f}" if one["locked"] else "…"
-        rate, late = f"{one['bitrate'] / 1000:.0f}", f"{one['latency_ms']} ms"
+        learning = "-" if one["latency_ms"] is None else "…"
+        drift = f"{one['drift_ppm']:+.0f}" if one["locked"] else learning
+        rate, late = f"{one['bitrate'] / 1000:.0f}", latency_of(one)
         name, output = printable(one["name"]), printable(one["output"])
         yield one["id"], name, output, "", late, drift, rate, ", ".join(faults_of(one))
 
@@ -167,7 +168,7 @@ def _of_guest(guest: dict[str, Any]) -> list[str]:
         lines.append(f"{name(recorder['id'])} [shape=note, label={_quoted(recorder['name'])}];")
         lines.append(f"{name(recorder['sink'])} -> {name(recorder['id'])};")
     for one in guest["listeners"]:
-        label = f"{one['name']}\n{one['settings']['codec']}, {one['latency_ms']} ms"
+        label = f"{one['name']}\n{one['settings']['codec']}, latency {latency_of(one)}"
         lines.append(f"{name(one['id'])} [shape=house, label={_quoted(label)}];")
         lines.append(f"{name(str(one['sink']))} -> {name(one['id'])};")
     return lines

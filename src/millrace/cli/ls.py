@@ -91,6 +91,11 @@ def faults_of(listener: dict[str, Any]) -> list[str]:
     return underruns + [f"{listener[key]} {key}" for key in ("lost", "skipped") if listener[key]]
 
 
+def latency_of(listener: dict[str, Any]) -> str:
+    """A listener's latency; a dash where nothing is heard: it writes a file, or plays nothing now."""
+    return "-" if listener["latency_ms"] is None else f"{listener['latency_ms']} ms"
+
+
 def _volume(node: dict[str, Any]) -> str:
     volume = node["volume"]
     text = f"{volume}%" if isinstance(volume, int) else "/".join(f"{v}%" for v in volume)
@@ -117,9 +122,11 @@ def _listener(listener: dict[str, Any]) -> str:
     clock = [f"mic {mic}"] if mic != "off" else []
     clock += [f"{listener['drift_ppm']:+.0f} ppm"] if listener.get("locked") else []
     codec = f"opus {settings['bitrate'] // 1000}k" if settings["codec"] == "opus" else settings["codec"]
+    # A file has neither.
+    fill = [f"fill {listener['fill_ms']} ms"] if listener["latency_ms"] is not None or listener["fill_ms"] else []
     return ", ".join(
         [
             f"← {listener['sink']}", codec, f"{listener['bitrate'] / 1000:.0f} kb/s sent",
-            f"latency {listener['latency_ms']} ms", f"fill {listener['fill_ms']} ms", *clock, *faults,
+            f"latency {latency_of(listener)}", *fill, *clock, *faults,
         ]
     )  # fmt: skip

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from millrace.cli.columns import column, say_folded
-from millrace.cli.console import say, show_json, warn
+from millrace.cli.columns import table, terminal_width
+from millrace.cli.console import say, say_lines, show_json, warn
 from millrace.cli.group import Group
 from millrace.errors import OutputLost
+from millrace.text import printable
 
 app = typer.Typer(help="Tokens: let others in, with the rights they need and no more.", no_args_is_help=True, cls=Group)
+HEADS = ("token", "name", "until", "in", "may")
 CALENDAR_END_S = 253_402_300_799
 """The last second of the year 9999."""
 _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` shows it.")]
@@ -59,11 +61,10 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
     if as_json:
         show_json(tokens)
         return
-    for token in tokens:
-        until = "expired" if token["expired"] else f"until {_when(token['expires'])}"
-        say_folded(
-            f"{token['id']:<10} {column(token['name'], 20)} {','.join(token['may'])} in {_guests(token)}, {until}", 11
-        )
+    if tokens:
+        say_lines(table([HEADS, *map(_row, tokens)], (1, 3), terminal_width()))
+    else:
+        warn("no tokens; `millrace token new` makes one")
 
 
 @app.command("rotate")
@@ -89,6 +90,11 @@ def revoke(token: _TOKEN) -> None:
     from millrace.cli.api import call, path_of
 
     call("DELETE", path_of("tokens", token.removeprefix("token/")))
+
+
+def _row(token: dict[str, Any]) -> tuple[str, ...]:
+    until = "expired" if token["expired"] else _when(token["expires"])
+    return token["id"], printable(token["name"]), until, printable(_guests(token)), " ".join(token["may"])
 
 
 def _guests(token: dict[str, Any]) -> str:

@@ -179,9 +179,9 @@ class Blame:
         loop, device = self._loop.recent(now_ns), self._device.recent(now_ns)
         line = self._line.open(now_ns, self._batch_ns) or self._line.recent(now_ns)
         if loop is not None:
-            both = device is not None
+            too = {} if device is None else {"device_late_ms": device.ms}
             at = began(loop, device if _meet(loop, device) else None, line if _meet(loop, line) else None)
-            return Verdict("listener", "not run", at, {"late_ms": loop.ms, "device_too": float(both)})
+            return Verdict("listener", "not run", at, {"late_ms": loop.ms} | too)
         if device is not None:
             return Verdict("device", "late", began(device), {"late_ms": device.ms})
         lost = [(at, n) for at, n in self._lost if now_ns - at < RECENT_NS]
@@ -190,7 +190,8 @@ class Blame:
         if line is not None:
             return Verdict("network", "stalled", began(line), {"nothing_for_ms": line.ms})
         timely_ns = min(now_ns, self._pace.timely_ns)
-        return Verdict("network", "late", timely_ns, {"late_for_ms": round((now_ns - timely_ns) / NS_PER_MS, 1)})
+        late_ms = round((now_ns - timely_ns) / NS_PER_MS, 1)
+        return Verdict("network", "late", timely_ns, {"late_for_ms": late_ms} if late_ms else {})
 
 
 def _meet(one: Span, other: Span | None) -> bool:

@@ -361,7 +361,8 @@ class Listener:
     def _trouble(self, verdict: Verdict, now: HostNs) -> Trouble:
         offset = self._offset_ns(now)
         at = 0 if offset is None else verdict.at_ns + offset
-        self.on_event("trouble", f"{verdict.stage}, {verdict.cause} [{show_measured(verdict.evidence)}]")
+        measured = f" [{show_measured(verdict.evidence)}]" if verdict.evidence else ""
+        self.on_event("trouble", f"{verdict.stage}, {verdict.cause}{measured}")
         return Trouble("underrun", verdict.stage, verdict.cause, at, verdict.evidence)
 
     def _offset_ns(self, now: HostNs) -> HostNs | None:

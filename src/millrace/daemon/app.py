@@ -28,12 +28,12 @@ from millrace.daemon.doctor import STRAIN_NS, Doctor
 from millrace.daemon.doorspec import DoorSpec
 from millrace.daemon.guest import Guest
 from millrace.daemon.keeper import Keeper
+from millrace.daemon.missing import NotFound, missing, missing_guest
 from millrace.daemon.native import NativeServer, NativeSession
 from millrace.daemon.publish import Publisher
 from millrace.daemon.registry import Registry
 from millrace.daemon.remembered import Remembered, RememberedDevices
 from millrace.daemon.store import KeptGuest, Store
-from millrace.daemon.verbs import NotFound, find_node, home_of
 from millrace.daemon.views import guest_summary
 from millrace.daemon.web import Web
 from millrace.doors.pulse.devices import DEFAULT
@@ -227,7 +227,7 @@ class Daemon:
         """A guest by name, else NotFound."""
         found = self.guests.get(name)
         if found is None:
-            raise NotFound(f"there is no guest {quoted(name)}; there are: {', '.join(self.guests) or 'none'}")
+            raise missing_guest(name, self.guests)
         return found
 
     @asynccontextmanager
@@ -395,9 +395,9 @@ class Daemon:
 
     def duck(self, session: NativeSession, key: str, db: float, guest: str | None) -> None:
         """Take a stream back for as long as that connection lives."""
-        home = home_of(self.commands.visible(session.holder), key, guest)
+        home = verbs.home_of(self.commands.visible(session.holder), key, guest)
         session.holder.demand(Right.CONTROL, home.name)
-        _, node = find_node(self, key, home.name)
+        _, node = verbs.find_node(self, key, home.name)
         if not isinstance(node, Stream):
             raise ConfigError(f"{key}: only streams can be turned down")
         checked_number(db, "db", -96, 0)
@@ -465,13 +465,13 @@ class Daemon:
         if key.startswith("listener/"):
             verbs.find_listener(self, key).configure(settings)
             return
-        guest, node = find_node(self, key, name)
+        guest, node = verbs.find_node(self, key, name)
         gains, mute = verbs.parse_level(node, settings)
         if isinstance(node, Sink):
             async with self._turn(guest):
                 level = (gains or node.gains, node.mute if mute is None else mute)
                 await self.keeper.write(self.store.keep_level, guest.name, node.kind, node.name, level)
-                guest, node = find_node(self, key, guest.name)
+                guest, node = verbs.find_node(self, key, guest.name)
                 guest.door.devices.learn((node.kind, node.name), level)
         verbs.set_level(guest, node, gains, mute)
 
@@ -486,7 +486,7 @@ class Daemon:
                 if attachment.key == key:
                     await attachment.stop()
                     return
-        raise NotFound(f"there is no {key}; `millrace ls` shows the doors")
+        raise missing(key)
 
     async def remove_guest(self, name: str) -> None:
         """End a guest: its clients and listeners are told."""

@@ -19,8 +19,8 @@ from millrace.daemon.doorspec import confined, parse_door
 from millrace.daemon.explain import explain_recorder, explain_stream
 from millrace.daemon.guest import Guest
 from millrace.daemon.ledger import ledger
+from millrace.daemon.missing import NotFound, missing, missing_guest
 from millrace.daemon.store import prefix_of
-from millrace.daemon.verbs import NotFound
 from millrace.daemon.views import guest_view
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
@@ -28,7 +28,7 @@ from millrace.io.clock import now_ns
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, OWNER, Holder, Right, parse_rights
 from millrace.rights.tokens import parse_expiry
-from millrace.text import key_number, parse_label, printable, quoted
+from millrace.text import key_number, parse_label, quoted
 
 if TYPE_CHECKING:
     from millrace.daemon.app import Daemon
@@ -123,7 +123,7 @@ class Commands:
         seen = self.visible(holder)
         found = next((guest for guest in seen if guest.name == name), None)
         if found is None:
-            raise NotFound(f"there is no guest {quoted(name)}; there are: {', '.join(g.name for g in seen) or 'none'}")
+            raise missing_guest(name, (guest.name for guest in seen))
         holder.demand(right, name)
         return found
 
@@ -218,7 +218,7 @@ class Commands:
                 holder.demand(Right.ADMIN, guest.name)
                 await self._daemon.detach(key)
                 return OK
-        raise NotFound(f"there is no {printable(key)}; `millrace ls` shows the doors")
+        raise missing(key)
 
     # -- grants --------------------------------------------------------------------------------
 
@@ -241,9 +241,10 @@ class Commands:
         return [q.view() for q in self._daemon.prompts if holder.may(Right.ADMIN, q.guest)]
 
     async def _decide(self, args: r.Decide, holder: Holder) -> Any:
-        asked = self._daemon.prompts.get(args.request)
+        key = f"request/{args.request.removeprefix('request/')}"
+        asked = self._daemon.prompts.get(key)
         if asked is None or not holder.may(Right.SEE, asked.guest):
-            raise NotFound(f"there is no {printable(args.request)}; it was answered, or its time is over")
+            raise missing(key, why=" that waits: it was answered, or its time is over")
         holder.demand(Right.ADMIN, asked.guest)
         await self._daemon.decide(asked, args.allow, args.always, holder.key)
         return OK
@@ -268,7 +269,7 @@ class Commands:
             for guest in self.visible(holder):
                 if number in guest.door.records or number in guest.native_records:
                     return {"target": args.target, "guest": guest.name, "steps": explain_recorder(guest, number)}
-            raise NotFound(f"there is no {printable(args.target)}")
+            raise missing(args.target)
         home, stream = self._found(args, holder)
         return {"target": stream.key, "guest": home.name, "steps": explain_stream(home, stream)}
 
@@ -302,13 +303,13 @@ class Commands:
         holder.demand(Right.ADMIN)
         secret = await self._daemon.access.rotate(_number(args.token))
         if secret is None:
-            raise NotFound(f"there is no token {quoted(args.token)}")
+            raise _no_token(args.token)
         return {"token": secret}
 
     async def _token_revoke(self, args: r.OfToken, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         if not await self._daemon.access.revoke(_number(args.token)):
-            raise NotFound(f"there is no token {quoted(args.token)}")
+            raise _no_token(args.token)
         return OK
 
     # -- what session managers keep ----------------------------------------------------------------
@@ -332,6 +333,10 @@ class Commands:
 def _is_kept(name: str, args: Any) -> bool:
     """Whether a command waits for the disk."""
     return name in KEPT or (isinstance(args, r.Set) and not args.target.startswith(("stream/", "listener/")))
+
+
+def _no_token(text: str) -> NotFound:
+    return missing(f"token/{text.removeprefix('token/')}")
 
 
 def _number(text: str) -> int:

@@ -213,7 +213,7 @@ class Doctor:
             "overrun": ("client", "too much"), "microphone": ("microphone", "late"),
         }[what]  # fmt: skip
         if not self._hurt_by_us(guest, node.key, heard):
-            evidence = {"name": node.name, "heard_after_ms": _ms(heard - at)}
+            evidence = {"name": node.name} | _heard_after(heard, at)
             self.incidents.record(stage, cause, heard, guest.name, node.key, evidence, at_ns=at)
 
     def _underrun(self, guest: Guest, node: Node, heard: HostNs, at: HostNs, stopped: bool) -> None:
@@ -226,8 +226,7 @@ class Doctor:
         assert isinstance(node, Stream)
         evidence: dict[str, Any] = {
             "application": node.props.get("application.name", ""), "underruns": node.underruns,
-            "heard_after_ms": _ms(heard - at),
-        }  # fmt: skip
+        } | _heard_after(heard, at)  # fmt: skip
         if pulse is not None:
             evidence["asked_for_ms"] = _ms(pulse.layout.to_ns(max(0, pulse.requested)))
         pid = self._pid(guest, node)
@@ -314,6 +313,12 @@ class Doctor:
     def refused(self, guest: str, who: str, what: str) -> None:
         """Somebody asked for what they may not."""
         self.incidents.record("rights", "refused", now_ns(), guest, "", {"who": who, "what": what[:200]})
+
+
+def _heard_after(heard_ns: HostNs, at_ns: HostNs) -> dict[str, float]:
+    """How long after it began it was heard, where that is not at once."""
+    after_ms = _ms(heard_ns - at_ns)
+    return {"heard_after_ms": after_ms} if after_ms else {}
 
 
 def _ms(ns: float) -> float:

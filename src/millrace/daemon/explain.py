@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from millrace.daemon.views import latency_ms
 from millrace.dsp.convert import NAMES
 from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.model import Levelled, Link, Sink, Stream
@@ -151,16 +152,19 @@ def _heard(session: ListenerSession) -> Step:
         codec = ", ".join((f"Opus at {s.bitrate // 1000} kb/s", f"complexity {s.complexity}", *extras))
     else:
         codec = f"{s.codec}, lossless" if s.codec != "s16" else "s16, exact to 16 bits"
-    clock = (
-        f"its card runs {report.drift_ppm:+.1f} ppm fast, and is followed"
-        if report.locked
-        else "clocks are being learnt"
-    )
     text = (
         f"{outlet.key} {outlet.name!r} hears it by {codec}, on {report.output or 'an output that it does not name'};"
-        f" latency {report.latency_ns / 1e6:.1f} ms (`millrace latency`), {clock}; allowed by {session.holder.key}"
+        f" {_late(session)}; allowed by {session.holder.key}"
     )
     return _step("listener", text, changes=True)
+
+
+def _late(session: ListenerSession) -> str:
+    latency, report = latency_ms(session), session.report
+    if latency is None:
+        return "no latency: it writes a file, or plays nothing now"
+    clock = f"its card runs {report.drift_ppm:+.1f} ppm fast, and is followed"
+    return f"latency {latency:.1f} ms (`millrace latency`), {clock if report.locked else 'clocks are being learnt'}"
 
 
 def explain_recorder(guest: Guest, id_: int) -> list[Step]:

@@ -6,6 +6,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from millrace.daemon.views import latency_ms
 from millrace.units import HostNs
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def sample(guest: Guest, now_ns: HostNs) -> dict[str, Any]:
     }
     listeners = {
         s.outlet.key: {
-            "latency_ms": round(s.report.latency_ns / 1e6, 2), "fill_ms": round(s.report.fill_ns / 1e6, 1),
+            "latency_ms": latency_ms(s), "fill_ms": round(s.report.fill_ns / 1e6, 1),
             "target_ms": round(s.report.target_ns / 1e6, 1), "drift_ppm": s.report.drift_ppm,
             "underruns": s.report.underruns, "lost": s.report.lost, "skipped": s.report.skipped,
             "queued": s.outlet.queued, "dropped": s.outlet.dropped_packets, "bitrate": s.bitrate(),

@@ -83,11 +83,11 @@ def ledger(guest: Guest, stream: Stream, now_ns: HostNs) -> dict[str, Any]:
         group = session.outlet.group
         if group is None or group.sink not in sinks:
             continue
-        stages = [*first, *of_listener(session)]
+        stages, latency_ns = [*first, *of_listener(session)], session.report.latency_ns
         ways.append({
             "listener": session.outlet.key, "name": session.outlet.name,
             "stages": [{"stage": s.stage, "ms": round(s.ns / 1e6, 2), "why": s.why} for s in stages],
             "sum_ms": round(sum(s.ns for s in stages) / 1e6, 2),
-            "reported_ms": round((sum(s.ns for s in first) + session.report.latency_ns) / 1e6, 2),
+            "reported_ms": round((sum(s.ns for s in first) + latency_ns) / 1e6, 2) if latency_ns else None,
         })  # fmt: skip
     return {"stream": stream.key, "name": stream.name, "listeners": ways}

@@ -9,12 +9,13 @@ from millrace.budget import LISTENERS
 from millrace.clock.jitter import asked_of_daemon
 from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.daemon.guest import Guest
+from millrace.daemon.missing import missing_sink
 from millrace.doors.peer.microphone import MicrophoneStream
-from millrace.errors import ConfigError, GraphError, RemoteProtocolError
+from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.outlets.peer import PeerOutlet, Write
 from millrace.rights.model import Holder, Right
-from millrace.text import parse_switch, quoted
+from millrace.text import parse_switch
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     VERSION,
@@ -230,7 +231,7 @@ class ListenerSession:
             if name is not None and (name == sink.key or sink.answers_to(name)):
                 return sink
         if name is not None:
-            raise GraphError(f"guest {self.guest.name} has no sink {quoted(name)}")
+            raise missing_sink(self.guest.name, name, (sink.name for sink in graph.sinks.values()))
         assert graph.default is not None
         return graph.default
 

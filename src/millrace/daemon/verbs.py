@@ -9,6 +9,7 @@ import numpy as np
 
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
+from millrace.daemon.missing import NotFound, missing, missing_sink
 from millrace.dsp.channels import Matrix
 from millrace.dsp.mix import CUBIC_NORM, cubic_to_gain
 from millrace.errors import ConfigError, GraphError
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 VOLUME_MAX_PERCENT = 400.0
 LEVEL_MIN_DB, LEVEL_MAX_DB = -200.0, 36.0
 MATRIX_GAIN_MAX = 16.0
-
-
-class NotFound(GraphError):
-    """There is no such thing."""
 
 
 def parse_volume(text: str) -> float:
@@ -70,7 +67,7 @@ def find_node(daemon: Daemon, key: str, guest: str | None) -> tuple[Guest, Level
         found = _node(home, kind, name)
         if found is not None:
             return home, found
-    raise NotFound(f"there is no {printable(key)}" + (f" in guest {printable(guest)}" if guest else ""))
+    raise missing(key, guest)
 
 
 def find_listener(daemon: Daemon, key: str) -> ListenerSession:
@@ -79,7 +76,7 @@ def find_listener(daemon: Daemon, key: str) -> ListenerSession:
         for session in home.sessions:
             if session.outlet.key == key:
                 return session
-    raise NotFound(f"there is no {printable(key)}")
+    raise missing(key)
 
 
 def home_of(guests: Iterable[Guest], key: str, name: str | None) -> Guest:
@@ -92,7 +89,7 @@ def home_of(guests: Iterable[Guest], key: str, name: str | None) -> Guest:
             return home
         if _node(home, kind, rest) is not None:
             return home
-    raise NotFound(f"there is no {printable(key)}" + (f" in guest {printable(name)}" if name else ""))
+    raise missing(key, name)
 
 
 def find_mix(guest: Guest, key: str) -> Sink:
@@ -200,7 +197,7 @@ def removable(guest: Guest, name: str) -> tuple[Sink, Sink]:
     """A sink that can be removed, and where what plays there goes on."""
     sink = find_sink(guest, name)
     if sink is None:
-        raise NotFound(f"guest {guest.name} has no sink {quoted(name)}")
+        raise missing_sink(guest.name, name, (sink.name for sink in guest.graph.sinks.values()))
     others = [s for s in guest.graph.sinks.values() if s is not sink]
     if not others:
         raise GraphError("this is the guest's last sink, and it needs one; add another first")

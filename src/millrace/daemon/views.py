@@ -113,16 +113,22 @@ def microphone_view(session: ListenerSession) -> View:
     return out
 
 
+def latency_ms(session: ListenerSession) -> float | None:
+    """From the mix to the ear, as the listener reports it; None while it plays nothing, and always where it writes a
+    file: what is in that is heard at no moment of the bus."""
+    return round(session.report.latency_ns / 1e6, 2) or None
+
+
 def listener_view(session: ListenerSession) -> View:
     """One listener."""
-    outlet, report = session.outlet, session.report
+    outlet, report, latency = session.outlet, session.report, latency_ms(session)
     group = outlet.group
     return {
         "id": outlet.key, "name": outlet.name, "address": session.address,
         "by": session.holder.key, "sink": group.sink.key if group else None,
         "settings": outlet.settings.as_dict(), "latency_profile": session.latency,
         "microphone": microphone_view(session), "bitrate": session.bitrate(),
-        "latency_ms": round(report.latency_ns / 1e6, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
+        "latency_ms": None if latency is None else round(latency, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
         "ledger_ms": {name: round(ns / 1e6, 2) for name, ns in report.ledger.items()},
         "target_ms": round(report.target_ns / 1e6, 1), "drift_ppm": report.drift_ppm, "locked": report.locked,
         "underruns": report.underruns, "bridged": report.bridged, "lost": report.lost, "skipped": report.skipped,

@@ -17,13 +17,14 @@ from aiohttp import WSCloseCode, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from millrace.budget import CONNECTIONS
-from millrace.daemon import page, verbs
+from millrace.daemon import page
 from millrace.daemon.answers import send
 from millrace.daemon.api import ADDRESS, HOLDER, PREFIX, Api, holder_of
 from millrace.daemon.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
 from millrace.daemon.gate import SUBPROTOCOL, Gate, NetworkGate, PrivateGate
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.metrics import exposition
+from millrace.daemon.missing import NotFound
 from millrace.daemon.origins import parse_host
 from millrace.daemon.registry import parse_kinds
 from millrace.daemon.store import NotKept
@@ -42,7 +43,7 @@ log = logging.getLogger("millrace.web")
 
 REFUSALS = (400, 401, 403, 429)
 STATUS: tuple[tuple[type[MillraceError], int], ...] = (
-    (NotKept, 503), (ConfigError, 400), (verbs.NotFound, 404), (BudgetError, 507), (GraphError, 409),
+    (NotKept, 503), (ConfigError, 400), (NotFound, 404), (BudgetError, 507), (GraphError, 409),
 )  # fmt: skip
 """400 is for what would be wrong at any time; the others are about what is there now. `millrace` exits by them."""
 FAULTS = ((BudgetError, "limit"), (ConfigError, "settings"), (GraphError, "graph"))

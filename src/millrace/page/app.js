@@ -220,7 +220,7 @@ function listener(one) {
   const latency = choice("Latency", ["low", "normal", "robust"], one.latency_profile, "latency");
   const codec = choice("Codec", ["opus", "s16", "f32"], s.codec, "codec");
   return el("div", { class: "thing" }, el("b", {}, one.name), el("span", { class: "soft" }, ` ${one.id}, ${one.output || "file"}`),
-    el("div", {}, `${s.codec}, ${(one.bitrate / 1000).toFixed(0)} kb/s sent, latency ${one.latency_ms} ms`
+    el("div", {}, `${s.codec}, ${(one.bitrate / 1000).toFixed(0)} kb/s sent, latency ${one.latency_ms === null ? "-" : `${one.latency_ms} ms`}`
       + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm.toFixed(1)} ppm` : "")),
     faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
     el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), codec, frame, latency));

@@ -74,7 +74,8 @@ export class Blame {
     const line = this.line.open(now, this.batch) ?? this.line.recent(now);
     if (loop !== null) {
       const at = began(loop, meet(loop, device) ? device : null, meet(loop, line) ? line : null);
-      return { stage: "listener", cause: "not run", at, evidence: { late_ms: ms(loop.ended - loop.began), device_too: device === null ? 0 : 1 } };
+      const too = device === null ? {} : { device_late_ms: ms(device.ended - device.began) };
+      return { stage: "listener", cause: "not run", at, evidence: { late_ms: ms(loop.ended - loop.began), ...too } };
     }
     if (device !== null) return { stage: "device", cause: "late", at: began(device), evidence: { late_ms: ms(device.ended - device.began) } };
     const lost = this.losses.filter(([at]) => now - at < RECENT);
@@ -83,7 +84,7 @@ export class Blame {
       return { stage: "network", cause: "packets lost", at: lost[0][0], evidence: { packets } };
     }
     if (line !== null) return { stage: "network", cause: "stalled", at: began(line), evidence: { nothing_for_ms: ms(line.ended - line.began) } };
-    const timely = Math.min(now, this.timely);
-    return { stage: "network", cause: "late", at: timely, evidence: { late_for_ms: ms(now - timely) } };
+    const timely = Math.min(now, this.timely), lateFor = ms(now - timely);
+    return { stage: "network", cause: "late", at: timely, evidence: lateFor ? { late_for_ms: lateFor } : {} };
   }
 }

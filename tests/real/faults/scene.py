@@ -176,7 +176,7 @@ class Scene:
     def calm(self) -> bool:
         """Whether somebody hears, at a latency near what it aims at (which faults raise), and all else goes on."""
         guest = self.guest()
-        heard = any(0 < one["latency_ms"] < one["target_ms"] + 150 for one in guest["listeners"])
+        heard = any(0 < (one["latency_ms"] or 0) < one["target_ms"] + 150 for one in guest["listeners"])
         return heard and (
             self.what != "microphone" or any(one["microphone"]["state"] == "on" for one in guest["listeners"])
         )
