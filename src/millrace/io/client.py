@@ -102,20 +102,27 @@ class ClientLine:
         self.wake()
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Go on inside TLS, on the same connection."""
-        assert self._transport is not None
-        loop = asyncio.get_running_loop()
+        """Go on inside TLS, on the same connection; PeerLost says why not."""
+        plain = self._transport
+        assert plain is not None
+        if plain.is_closing():
+            # uvloop would begin all the same, fail unseen in a callback of its own, and wait for an answer.
+            raise PeerLost("TLS: the connection ended before the handshake")
         self._shaking = True
         try:
-            made = await loop.start_tls(
-                self._transport, self._runner, context, server_hostname=host, ssl_handshake_timeout=CONNECT_S
+            made = await asyncio.get_running_loop().start_tls(
+                plain, self._runner, context, server_hostname=host, ssl_handshake_timeout=CONNECT_S
             )
         except (ssl.SSLError, OSError) as error:
-            self._why = PeerLost(f"TLS: {error}")
+            self._why = PeerLost(f"TLS: {getattr(error, 'reason', None) or error}")
             raise self._why from None
         finally:
             self._shaking = False
         self._transport = cast(asyncio.Transport, made)
+        if self._transport.is_closing():
+            # Closed in order, which is no error to asyncio.
+            self._why = PeerLost("TLS: the connection ended during the handshake")
+            raise self._why
         self._runner.connection_made(self._transport)
 
     def receive(self, data: memoryview, now_ns: HostNs) -> int:
@@ -169,5 +176,10 @@ class ClientLine:
 
     def close(self) -> None:
         """Close the connection; `ended` hears of it."""
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        if self._shaking:
+            # The handshake is about to begin, in a callback that needs the connection.
+            asyncio.get_running_loop().call_soon(self._transport.abort)
+        else:
             self._transport.abort()

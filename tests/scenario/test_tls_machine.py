@@ -1,0 +1,131 @@
+"""Machines that hang up around the TLS handshake: their door says so, and uvloop has nothing to complain of."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from millrace.daemon.doorspec import parse_door
+from millrace.errors import PeerLost
+from millrace.io.client import ClientLine
+from millrace.units import HostNs
+from tests.bus import daemon_in
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Silent:
+    """A core that says nothing."""
+
+    def receive(self, data: memoryview, now_ns: HostNs) -> None:
+        pass
+
+    def data_to_send(self) -> bytes:
+        return b""
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """In uvloop, as the daemon runs; what fails in one of its callbacks fails the test."""
+    unseen: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, what: unseen.append(what))
+        await test
+
+    uvloop.run(main())
+    assert not unseen
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+@asynccontextmanager
+async def connected(serve: Serve) -> AsyncIterator[tuple[ClientLine, list[Exception]]]:
+    ends: list[Exception] = []
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        line = ClientLine(Silent(), lambda now: None, ends.append)
+        await line.connect("127.0.0.1", server.sockets[0].getsockname()[1], "", None)
+        yield line, ends
+        line.close()
+        await asyncio.sleep(0.02)
+
+
+def test_a_machine_that_hangs_up_before_the_handshake() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reset(writer)
+
+    async def test() -> None:
+        async with connected(serve) as (line, ends):
+            async with asyncio.timeout(5):
+                while not ends:
+                    await asyncio.sleep(0.005)
+                with pytest.raises(PeerLost, match="TLS: the connection ended before the handshake"):
+                    await line.start_tls(ssl.create_default_context(), "localhost")
+
+    run(test())
+
+
+def test_a_machine_that_is_let_go_of_as_the_handshake_begins() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def test() -> None:
+        async with connected(serve) as (line, _):
+            shaking = asyncio.create_task(line.start_tls(ssl.create_default_context(), "localhost"))
+            # In the same round as the task begins.
+            asyncio.get_running_loop().call_soon(line.close)
+            async with asyncio.timeout(2):
+                with pytest.raises(PeerLost, match="TLS"):
+                    await shaking
+
+    run(test())
+
+
+LOGIN = [b"RFB 003.008\n", b"\1\x13", b"\0\2", b"\0\1" + struct.pack(">I", 260), b"\1"]
+
+
+@pytest.mark.parametrize("where", ["with the login", "after the login", "at the hello", "in the answer"])
+def test_a_vnc_machine_that_hangs_up_around_the_handshake(tmp_path: Path, where: str) -> None:
+    served: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if where == "with the login":
+            writer.write(b"".join(LOGIN))
+            await asyncio.sleep(0.02)
+        else:
+            for part in LOGIN:
+                writer.write(part)
+                await asyncio.sleep(0.01)
+        if where in ("at the hello", "in the answer"):
+            hello = b""
+            while b"\x16\x03" not in hello:
+                hello += await reader.read(4096)
+        if where == "in the answer":
+            writer.write(b"\x16\x03\x03\0\x7a\2\0")
+            await writer.drain()
+        reset(writer)
+        served.append(where)
+
+    async def test() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, daemon_in(tmp_path) as daemon:
+            daemon.attach("alice", parse_door(f"vnc+tls://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+            (door,) = daemon.guests["alice"].attachments
+            async with asyncio.timeout(10):
+                while not served or not door.view()["error"]:
+                    await asyncio.sleep(0.005)
+            said = door.view()["error"]
+            assert "TLS" in said or "broke" in said or "closed" in said, said
+
+    run(test())
