@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +113,27 @@ def test_settings_and_figures_are_told_as_people_write_them() -> None:
     assert show_measured({"waited_for_processor_ms": 3.5, "packets": 2, "off_ppm": 9}) == (
         "waited for processor 3.5 ms, packets 2, off 9 ppm"
     )
+
+
+# -- help ---------------------------------------------------------------------------------------
+
+
+def test_help_names_what_it_takes_in_one_way() -> None:
+    told: dict[str, str] = {}
+    for path, command in EVERY:
+        if hasattr(command, "commands"):
+            continue
+        shown = told[" ".join(path)] = CliRunner().invoke(app, [*path, "--help"]).output
+        names = [p.metavar for p in command.params if not getattr(p, "is_flag", False)]
+        assert all(re.fullmatch(r"[A-Z][A-Z0-9_]*([|:=][A-Z]+)?", name) for name in names), (path, names)
+        usage = re.sub(r"\s+", " ", shown.partition("\n\n")[0])
+        words = r"( [A-Z|:=]+(\.\.\.)?| \[[A-Z|:=]+\](\.\.\.)?)*"
+        assert re.fullmatch(rf"Usage: \S+ {' '.join(path)} \[OPTIONS\]{words}", usage.strip()), usage
+        assert not re.search(r"[<{]|list\[", shown.partition("\nArguments:")[2] + shown.partition("\nOptions:")[2]), (
+            shown
+        )
+    assert " set [OPTIONS] TARGET NAME=VALUE...\n" in told["set"] and " [GUEST|URL]\n" in told["listen"]
+    assert "--token-file FILE " in told["listen"] and "--guest GUEST " in told["token new"]
 
 
 # -- whose sound server it is ------------------------------------------------------------------

@@ -9,14 +9,18 @@ import typer
 
 from millrace.cli.columns import say_folded
 from millrace.cli.console import say
-from millrace.cli.group import Group
+from millrace.cli.group import App
 from millrace.cli.values import whole
 
-app = typer.Typer(help="Attach a virtual machine's sound to a guest.", no_args_is_help=True, cls=Group)
+app = App(help="Attach a virtual machine's sound to a guest.")
 
 _GUEST = Annotated[str, typer.Option(help="The guest whose machine this is.")]
-_PASSWORD = Annotated[Path | None, typer.Option(help="File with the password (mode 0600); it is read at each attempt.")]
-_CA = Annotated[Path | None, typer.Option(help="Trust this CA certificate (PEM) instead of the system's.")]
+_PASSWORD = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File with the password (mode 0600); it is read at each attempt.")
+]
+_CA = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Trust this CA certificate (PEM) instead of the system's.")
+]
 
 
 def _attach(guest: str, body: dict[str, Any]) -> None:
@@ -45,8 +49,10 @@ def _doors(guest: str) -> list[dict[str, Any]]:
 
 @app.command("qemu")
 def qemu(
-    qmp: Annotated[Path | None, typer.Option(help="QMP socket: QEMU runs with -display dbus,p2p=on.")] = None,
-    dbus: Annotated[str | None, typer.Option(help="D-Bus address that QEMU was given too.")] = None,
+    qmp: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="QMP socket: QEMU runs with -display dbus,p2p=on.")
+    ] = None,
+    dbus: Annotated[str | None, typer.Option(metavar="ADDRESS", help="D-Bus address that QEMU was given too.")] = None,
     p2p: Annotated[int | None, whole("--p2p", 0, 1 << 20, "Descriptor of a connection that QEMU has.")] = None,
     vm: Annotated[str, typer.Option(help="Name or UUID, where several machines share a bus.")] = "",
     guest: _GUEST = "default",
@@ -116,7 +122,7 @@ def _is_socket(fd: int) -> bool:
 
 @app.command("spice")
 def spice(
-    address: Annotated[str, typer.Argument(help="HOST:PORT, or unix:PATH")],
+    address: Annotated[str, typer.Argument(help="HOST:PORT, or unix:PATH.")],
     password_file: _PASSWORD = None,
     tls: Annotated[bool, typer.Option("--tls", help="HOST:PORT is the TLS port.")] = False,
     ca_file: _CA = None,
@@ -135,7 +141,7 @@ def spice(
 
 @app.command("vnc")
 def vnc(
-    address: Annotated[str, typer.Argument(help="HOST:PORT, or unix:PATH")],
+    address: Annotated[str, typer.Argument(help="HOST:PORT, or unix:PATH.")],
     password_file: _PASSWORD = None,
     ca_file: _CA = None,
     guest: _GUEST = "default",
@@ -164,7 +170,7 @@ def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Pa
     return {"door": door} | {name: str(path.absolute()) for name, path in files.items() if path}
 
 
-def detach(door: Annotated[str, typer.Argument(help="door/N as `millrace ls` shows it")]) -> None:
+def detach(door: Annotated[str, typer.Argument(help="door/N as `millrace ls` shows it.")]) -> None:
     """Let go of a machine. Example: millrace detach door/7"""
     from millrace.cli.api import call, path_of
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from millrace.cli.console import say
-from millrace.cli.group import Group
+from millrace.cli.group import App
 from millrace.cli.values import whole
 
 MATRIX_GAIN_MAX = 16.0
@@ -15,8 +15,8 @@ _GUEST = Annotated[str | None, typer.Option("--guest", help="Which guest's sink 
 
 
 def set_(
-    target: Annotated[str, typer.Argument(help="stream/N, sink/NAME or listener/N")],
-    settings: Annotated[list[str], typer.Argument(help="NAME=VALUE …")],
+    target: Annotated[str, typer.Argument(help="stream/N, sink/NAME or listener/N.")],
+    settings: Annotated[list[str], typer.Argument(metavar="NAME=VALUE", help="What to change, and to what.")],
     guest: _GUEST = None,
 ) -> None:
     """Change volume and mute, or a listener's codec settings.
@@ -39,8 +39,8 @@ def set_(
 
 
 def move(
-    target: Annotated[str, typer.Argument(help="stream/N or listener/N")],
-    to: Annotated[str, typer.Argument(help="sink/NAME")],
+    target: Annotated[str, typer.Argument(help="stream/N or listener/N.")],
+    to: Annotated[str, typer.Argument(metavar="SINK", help="sink/NAME.")],
     guest: _GUEST = None,
 ) -> None:
     """Move a stream or a listener to another sink of its guest.
@@ -62,8 +62,8 @@ def parse_matrix(text: str) -> list[list[float]]:
 
 
 def link(
-    source: Annotated[str, typer.Argument(help="stream/N or sink/NAME")],
-    to: Annotated[str, typer.Argument(help="sink/NAME")],
+    source: Annotated[str, typer.Argument(help="stream/N or sink/NAME.")],
+    to: Annotated[str, typer.Argument(metavar="SINK", help="sink/NAME.")],
     matrix: Annotated[str | None, typer.Option(help="Mix matrix: a row a source channel, 'a,b;c,d'.")] = None,
     guest: _GUEST = None,
 ) -> None:
@@ -84,8 +84,8 @@ def link(
 
 
 def unlink(
-    source: Annotated[str, typer.Argument(help="stream/N or sink/NAME")],
-    to: Annotated[str, typer.Argument(help="sink/NAME")],
+    source: Annotated[str, typer.Argument(help="stream/N or sink/NAME.")],
+    to: Annotated[str, typer.Argument(metavar="SINK", help="sink/NAME.")],
     guest: _GUEST = None,
 ) -> None:
     """Take a link away. Example: millrace unlink stream/7 sink/music"""
@@ -94,8 +94,8 @@ def unlink(
     call("DELETE", "/api/v1/links", {"source": source, "to": to, "guest": guest})
 
 
-guest_app = typer.Typer(help="Add and remove guests of the running daemon.", no_args_is_help=True, cls=Group)
-sink_app = typer.Typer(help="Add and remove a guest's sinks.", no_args_is_help=True, cls=Group)
+guest_app = App(help="Add and remove guests of the running daemon.")
+sink_app = App(help="Add and remove a guest's sinks.")
 
 
 @guest_app.command("add")
@@ -112,7 +112,7 @@ def guest_add(
 
 
 @guest_app.command("remove")
-def guest_remove(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+def guest_remove(name: Annotated[str, typer.Argument(metavar="GUEST", help="Its name.")]) -> None:
     """Remove a guest: its clients and listeners end. Example: millrace guest remove alice"""
     from millrace.cli.api import call, path_of
 
@@ -123,7 +123,7 @@ def guest_remove(name: Annotated[str, typer.Argument(help="Its name.")]) -> None
 def sink_add(
     name: Annotated[str, typer.Argument(help="Its name.")],
     guest: Annotated[str, typer.Option(help="The guest.")] = "default",
-    description: Annotated[str, typer.Option(help="What people see.")] = "",
+    description: Annotated[str, typer.Option(metavar="TEXT", help="What people see.")] = "",
 ) -> None:
     """Add a sink. Example: millrace sink add music"""
     from millrace.cli.api import call, path_of
@@ -133,7 +133,7 @@ def sink_add(
 
 @sink_app.command("remove")
 def sink_remove(
-    name: Annotated[str, typer.Argument(help="Its name.")],
+    name: Annotated[str, typer.Argument(metavar="SINK", help="Its name.")],
     guest: Annotated[str, typer.Option(help="The guest.")] = "default",
 ) -> None:
     """Remove a sink; what plays there goes on at the default one. Example: millrace sink remove music"""

@@ -21,7 +21,9 @@ _LEVEL = 0.5
 
 def demo(
     seconds: Annotated[float, decimal("--seconds", 0.1, 3600, "How long the sample guest plays.")] = 8.0,
-    to: Annotated[str, typer.Option(help="Where to listen; default: the sound card, else out/demo.wav.")] = "",
+    to: Annotated[
+        str, typer.Option(metavar="OUTPUT", help="Where to listen; default: the sound card, else out/demo.wav.")
+    ] = "",
     stay: Annotated[
         bool | None, typer.Option("--stay/--no-stay", help="Go on serving afterwards (default: on a terminal).")
     ] = None,

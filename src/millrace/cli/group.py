@@ -2,11 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from typer.core import TyperGroup
+import typer
+from typer.core import TyperCommand, TyperGroup
 
+F = TypeVar("F", bound=Callable[..., Any])
 WHOLE = 1000
+
+
+class Command(TyperCommand):
+    """Names what it takes in one way, whatever typer makes of it: `TARGET NAME=VALUE... [GUEST]`, `--to FILE`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for param in self.params:
+            if not getattr(param, "is_flag", False) and param.metavar is None:
+                param.metavar = str(param.name).upper()
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """See click."""
+        return ["[OPTIONS]", *(_in_usage(param) for param in self.params if param.param_type_name == "argument")]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """See click."""
+        found: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            name, text = param.get_help_record(ctx) or ("", "")
+            if param.param_type_name == "argument":
+                found["Arguments"].append((str(param.metavar), text))
+            elif name:
+                found["Options"].append((name, text))
+        for title, rows in found.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def _in_usage(param: Any) -> str:
+    name = param.metavar if param.required else f"[{param.metavar}]"
+    return f"{name}..." if param.nargs != 1 else name
+
+
+class App(typer.Typer):
+    """A group of commands that all are a `Command`."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("no_args_is_help", True)
+        super().__init__(cls=Group, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        """See typer."""
+        return super().command(name, cls=Command, **options)
 
 
 class Group(TyperGroup):

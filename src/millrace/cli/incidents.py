@@ -17,7 +17,7 @@ INDENT = 13
 
 def incidents(
     guest: Annotated[str | None, typer.Option(help="Of this guest alone.")] = None,
-    about: Annotated[str | None, typer.Option(help="About one thing: stream/7, listener/9.")] = None,
+    about: Annotated[str | None, typer.Option(metavar="TARGET", help="About one thing: stream/7, listener/9.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one incident a line.")] = False,
 ) -> None:

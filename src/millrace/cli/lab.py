@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millrace.cli.console import say, say_lines, show_json, tell
-from millrace.cli.group import Group
+from millrace.cli.group import App
 from millrace.cli.values import decimal, whole
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from millrace.lab.scenario import Outcome
     from millrace.sim.net import Path as NetPath
 
-app = typer.Typer(help="Try bad networks and wrong clocks.", no_args_is_help=True, cls=Group)
+app = App(help="Try bad networks and wrong clocks.")
 
 
 @app.command("list")
@@ -36,10 +36,16 @@ def list_() -> None:
 
 @app.command()
 def run(
-    scenarios: Annotated[list[str] | None, typer.Argument(help="Such as ppm200/exp3/loss2, or `matrix`.")] = None,
+    scenarios: Annotated[
+        list[str] | None, typer.Argument(metavar="SCENARIO", help="Such as ppm200/exp3/loss2, or `matrix`.")
+    ] = None,
     hours: Annotated[float, decimal("--hours", 0.0001, 1000, "Virtual time for each.")] = 1.0,
-    policy: Annotated[str, typer.Option(help="all, or names with commas; see `millrace lab list`.")] = "millrace",
-    plots: Annotated[Path | None, typer.Option(help="Folder for PNG plots of latency and ratio over time.")] = None,
+    policy: Annotated[
+        str, typer.Option(metavar="POLICIES", help="all, or names with commas; see `millrace lab list`.")
+    ] = "millrace",
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for PNG plots of latency and ratio over time.")
+    ] = None,
     jobs: Annotated[int, whole("--jobs", 1, 1024, "Processes at a time.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -96,9 +102,11 @@ def _one(work: tuple[str, str, float, Path | None]) -> Outcome:
 def sound(
     scenario: Annotated[str, typer.Argument(help="Such as ppm200/exp3/loss2.")] = "ppm300/exp3",
     seconds: Annotated[float, decimal("--seconds", 10, 86_400, "How long it plays, in virtual time.")] = 130.0,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE as in `millrace set`.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="As in `millrace set`.")
+    ] = None,
     latency: Annotated[str, typer.Option(help="low, normal, robust, or fixed: 30ms.")] = "normal",
-    to: Annotated[Path | None, typer.Option(help="Write what was heard to this WAV file.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what was heard to this WAV file.")] = None,
 ) -> None:
     """Play a tone in virtual time and measure what is heard.
 
@@ -117,14 +125,18 @@ def sound(
 @app.command()
 def impair(
     url: Annotated[str, typer.Argument(help="The daemon: ws://127.0.0.1:8642")] = "ws://127.0.0.1:8642",
-    listen: Annotated[str, typer.Option(help="Where listeners connect instead; loopback only.")] = "127.0.0.1:8643",
-    delay: Annotated[str, typer.Option(help="Each way, such as 20ms.")] = "0ms",
-    jitter: Annotated[str, typer.Option(help="Mean of the one-sided jitter, such as 5ms.")] = "0ms",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where listeners connect instead; loopback only.")
+    ] = "127.0.0.1:8643",
+    delay: Annotated[str, typer.Option(metavar="DURATION", help="Each way, such as 20ms.")] = "0ms",
+    jitter: Annotated[str, typer.Option(metavar="DURATION", help="Mean of the one-sided jitter, such as 5ms.")] = "0ms",
     shape: Annotated[str, typer.Option(help="exp, saw or spikes.")] = "exp",
-    loss: Annotated[str, typer.Option(help="Share of media packets lost, such as 2%.")] = "0%",
+    loss: Annotated[str, typer.Option(metavar="PERCENT", help="Share of media packets lost, such as 2%.")] = "0%",
     bursts: Annotated[bool, typer.Option("--bursts", help="Lose packets five at a time.")] = False,
-    reorder: Annotated[str, typer.Option(help="Share of packets held back behind later ones.")] = "0%",
-    duplicate: Annotated[str, typer.Option(help="Share of packets that come twice.")] = "0%",
+    reorder: Annotated[
+        str, typer.Option(metavar="PERCENT", help="Share of packets held back behind later ones.")
+    ] = "0%",
+    duplicate: Annotated[str, typer.Option(metavar="PERCENT", help="Share of packets that come twice.")] = "0%",
     rate: Annotated[str, typer.Option(help="Line rate, such as 256k; 0 for no limit.")] = "0",
     seed: Annotated[int, whole("--seed", 0, 1 << 32, "The same seed, the same luck.")] = 1,
 ) -> None:

@@ -36,14 +36,20 @@ _Where = Annotated[
     str,
     typer.Argument(metavar="GUEST|URL", help="A guest of this user's daemon here; or ws://HOST:PORT/GUEST, wss://…"),
 ]
-_To = Annotated[str, typer.Option(help="device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE or null:")]
-_Latency = Annotated[str, typer.Option(help="low, normal, robust, or a fixed margin over the path: 30ms.")]
-_Mic = Annotated[str | None, typer.Option(help="Send this: device, device:NAME, wav:FILE, tone:440, null.")]
-_Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="NAME=VALUE as in `millrace set`; may be given again.")
+_To = Annotated[
+    str, typer.Option(metavar="OUTPUT", help="device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE or null:")
 ]
-_Cert = Annotated[Path | None, typer.Option(help="TLS certificate to show (PEM), where the daemon knows it.")]
-_Key = Annotated[Path | None, typer.Option(help="Its key (PEM), if that is not in the same file.")]
+_Latency = Annotated[str, typer.Option(help="low, normal, robust, or a fixed margin over the path: 30ms.")]
+_Mic = Annotated[
+    str | None, typer.Option(metavar="INPUT", help="Send this: device, device:NAME, wav:FILE, tone:440, null.")
+]
+_Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="As in `millrace set`; may be given again.")
+]
+_Cert = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TLS certificate to show (PEM), where the daemon knows it.")
+]
+_Key = Annotated[Path | None, typer.Option(metavar="FILE", help="Its key (PEM), if that is not in the same file.")]
 
 
 def listen(
@@ -54,9 +60,13 @@ def listen(
     settings: _Settings = None,
     sink: Annotated[str | None, typer.Option(help="Hear this sink of the guest instead of its default.")] = None,
     name: Annotated[str, typer.Option(help="What `millrace ls` shows.")] = "",
-    seconds: Annotated[str | None, typer.Option(help="End after this long: 90, 30m, 8h.")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token; or $MILLRACE_TOKEN.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="Trust this authority's TLS certificates (PEM).")] = None,
+    seconds: Annotated[str | None, typer.Option(metavar="DURATION", help="End after this long: 90, 30m, 8h.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the bearer token; or $MILLRACE_TOKEN.")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Trust this authority's TLS certificates (PEM).")
+    ] = None,
     cert: _Cert = None,
     key: _Key = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Accept any TLS certificate.")] = False,

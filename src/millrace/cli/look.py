@@ -108,7 +108,7 @@ def _meter(peak: float) -> str:
 
 
 def dot(
-    svg: Annotated[Path | None, typer.Option(help="Write an SVG, with Graphviz's dot.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an SVG, with Graphviz's dot.")] = None,
     guest: Annotated[str | None, typer.Option(help="This guest alone.")] = None,
 ) -> None:
     """Print the graph for Graphviz, or draw it.
@@ -180,7 +180,7 @@ def _quoted(text: str) -> str:
 
 
 def report(
-    to: Annotated[Path, typer.Option(help="The archive to write.")] = Path("millrace-report.tar.gz"),
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The archive to write.")] = Path("millrace-report.tar.gz"),
 ) -> None:
     """Pack up what a bug report needs, without secrets or sound.
 

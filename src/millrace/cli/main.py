@@ -28,15 +28,13 @@ from millrace.cli import (
     why,
 )
 from millrace.cli.console import say
-from millrace.cli.group import Group
+from millrace.cli.group import App
 from millrace.cli.run import main_of
 
-app = typer.Typer(
+app = App(
     name="millrace",
     help="The audio/video bus for virtual machines and remote desktops.",
     epilog="Start with `millrace demo`, or `millrace serve` and follow what it prints.",
-    no_args_is_help=True,
-    cls=Group,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

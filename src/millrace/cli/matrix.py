@@ -22,8 +22,10 @@ def matrix(
     directions: Annotated[str, typer.Option(help="all, out or in.")] = "all",
     seconds: Annotated[int, whole("--seconds", 3, 3600, "Sound in each cell.")] = 20,
     floor: Annotated[bool, typer.Option("--floor", help="Also what QEMU itself makes of it (-audiodev wav).")] = False,
-    binary: Annotated[str, typer.Option(help="QEMU to run.")] = "qemu-system-x86_64",
-    keep: Annotated[Path | None, typer.Option(help="Leave recordings and logs in this folder.")] = None,
+    binary: Annotated[str, typer.Option(metavar="PROGRAM", help="QEMU to run.")] = "qemu-system-x86_64",
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Leave recordings and logs in this folder.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Try virtual sound cards, each in a Linux guest that QEMU boots.

@@ -7,18 +7,22 @@ from typing import Annotated
 
 import typer
 
+from millrace.cli.group import App
 from millrace.cli.logs import set_up
 from millrace.cli.run import main_of
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = App(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
 def policy(
     config: Annotated[
-        Path | None, typer.Option(help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/policy.toml.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/policy.toml."),
     ] = None,
-    socket: Annotated[Path | None, typer.Option(help="The daemon's socket, if not this user's usual one.")] = None,
+    socket: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The daemon's socket, if not this user's usual one.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take over from the policy that runs now.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:

@@ -19,23 +19,28 @@ DESCRIPTORS = 65_536
 
 def serve(
     config: Annotated[
-        Path | None, typer.Option(help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/config.toml.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/config.toml."),
     ] = None,
-    listen: Annotated[str | None, typer.Option(help="Where listeners connect, HOST:PORT.")] = None,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where listeners connect.")] = None,
     guest: Annotated[list[str] | None, typer.Option(help="A guest to serve; may be given again.")] = None,
     qemu_qmp: Annotated[
-        list[Path] | None, typer.Option(help="QMP socket of the first guest's QEMU; see `millrace attach qemu`.")
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="QMP socket of the first guest's QEMU; see `millrace attach qemu`."),
     ] = None,
-    qemu_dbus: Annotated[str | None, typer.Option(help="D-Bus address of the first guest's QEMU.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
+    qemu_dbus: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="D-Bus address of the first guest's QEMU.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS certificate chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS private key (PEM).")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="File with the bearer token for other machines; or $MILLRACE_TOKEN.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the bearer token for other machines; or $MILLRACE_TOKEN."),
     ] = None,
     policy: Annotated[
         bool, typer.Option("--policy/--no-policy", help="Run the session manager too; see `millrace-policy`.")
     ] = True,
-    log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text",
+    log_format: Annotated[str, typer.Option(metavar="FORMAT", help="text, or json: one object a line.")] = "text",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Run the daemon: applications play into it, listeners hear them.

@@ -9,11 +9,11 @@ import typer
 
 from millrace.cli.columns import table, terminal_width
 from millrace.cli.console import say, say_lines, show_json, warn
-from millrace.cli.group import Group
+from millrace.cli.group import App
 from millrace.errors import OutputLost
 from millrace.text import printable
 
-app = typer.Typer(help="Tokens: let others in, with the rights they need and no more.", no_args_is_help=True, cls=Group)
+app = App(help="Tokens: let others in, with the rights they need and no more.")
 HEADS = ("token", "name", "until", "in", "may")
 CALENDAR_END_S = 253_402_300_799
 """The last second of the year 9999."""
@@ -22,9 +22,11 @@ _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` sh
 
 @app.command("new")
 def new(
-    may: Annotated[str, typer.Option(help="see hear speak control link admin, with commas; or all.")] = "hear",
+    may: Annotated[
+        str, typer.Option(metavar="RIGHTS", help="see hear speak control link admin, with commas; or all.")
+    ] = "hear",
     guest: Annotated[list[str] | None, typer.Option(help="In this guest; may be given again. All if absent.")] = None,
-    expires: Annotated[str, typer.Option(help="30m, 8h, 7d, or never.")] = "30d",
+    expires: Annotated[str, typer.Option(metavar="DURATION", help="30m, 8h, 7d, or never.")] = "30d",
     name: Annotated[str, typer.Option(help="What it is for, to find it again.")] = "",
 ) -> None:
     """Make a token and print it. It is shown this once; only a hash of it is kept.
