@@ -2,6 +2,7 @@
 
 MillraceError
 ├── ConfigError            what the operator wrote can't be used; the text says what to change
+│   └── NoDevice              there is no such sound device
 ├── GraphError             a verb that the graph refuses (no such node, a loop, a limit)
 │   └── BudgetError           a guest has used up the memory that it may have
 ├── RightsError            somebody may not do that
@@ -24,6 +25,10 @@ class MillraceError(Exception):
 
 class ConfigError(MillraceError):
     """Configuration or arguments that can't be used."""
+
+
+class NoDevice(ConfigError):
+    """A sound device that can't be opened, or that there is not."""
 
 
 class GraphError(MillraceError):

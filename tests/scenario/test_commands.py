@@ -133,6 +133,7 @@ REFUSED = [
 ]  # fmt: skip
 SHOWS = r"`millrace (ls|grants|token list)`|there are: default$|it has (sink/)?millrace\b"
 """What says how to see those that there are."""
+LEADS = "which leads into the guest that is heard here"
 NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts", "token list", "lab list"}
 
 
@@ -171,6 +172,30 @@ def test_without_a_daemon_every_command_that_needs_one_says_so(tmp_path: Path) -
                ["listen", "--to", "null:", "--no-reconnect"]]  # fmt: skip
     for one in asyncio.run(commands_run(tmp_path, needing)):
         assert one["code"] == 2 and "millrace serve" in one["err"] and one["err"].count("\n") == 1, one
+
+
+@pytest.mark.parametrize("by", ["unix", "tcp"])
+def test_an_output_that_can_not_be_opened_is_told_in_one_sentence_and_nothing_was_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setenv("PULSE_CLIENTCONFIG", "/nowhere")
+
+    async def test(daemon: Daemon) -> None:
+        guest = daemon.guests["default"]
+        server = f"unix:{guest.pulse_path}" if by == "unix" else f"tcp:{guest.pulse_tcp[0]}"
+        monkeypatch.setenv("PULSE_SERVER", server)
+        outputs = ("device:no such card", "wav:/nowhere/a.wav")
+        device, file = await commands_run(tmp_path, [["listen", "--to", to] for to in outputs])
+        assert (device["code"], file["code"]) == (2, 2) and file["err"].startswith("millrace: /nowhere/a.wav: No such")
+        assert device["err"].startswith("millrace: no sound device ")
+        assert device["err"].endswith(f"; or set PULSE_SERVER, {LEADS}, to the server of a sound card\n")
+        assert device["err"].count("\n") == file["err"].count("\n") == 1
+        assert not guest.sessions
+
+    running(
+        tmp_path, test, guests=(GuestConfig("default", pulse_tcp=("127.0.0.1:0",)),),
+        runtime=tmp_path / "millrace", state=Path(":memory:"),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("status", "kind"), [

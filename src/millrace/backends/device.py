@@ -15,7 +15,7 @@ import numpy as np
 
 from millrace.backends.base import Pull
 from millrace.dsp.convert import Samples
-from millrace.errors import ConfigError, OutputLost
+from millrace.errors import ConfigError, NoDevice, OutputLost
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
@@ -70,7 +70,7 @@ class _Device(ABC):
 
     @abstractmethod
     def _open(self) -> Any:
-        """Open and start the device; MiniaudioError or ConfigError where there is none."""
+        """Open and start the device; MiniaudioError or NoDevice where there is none."""
 
     @abstractmethod
     def _names(self) -> list[tuple[str, Any]]:
@@ -83,18 +83,18 @@ class _Device(ABC):
         for name, id_ in names:
             if self._wanted.lower() in name.lower():
                 return id_
-        raise ConfigError(
+        raise NoDevice(
             f"no sound device named {self._wanted!r}; there are: {', '.join(name for name, _ in names) or 'none'}"
         )
 
     def _begin(self, without: str) -> None:
-        """Open it, and keep it open; ConfigError, which ends in `without`, where that can't be."""
+        """Open it, and keep it open; NoDevice, which ends in `without`, where that can't be."""
         import miniaudio
 
         try:
             self._device = self._opened()
         except miniaudio.MiniaudioError as error:
-            raise ConfigError(f"no sound device is found ({error.args[0]}); {without}") from None
+            raise NoDevice(f"no sound device is found ({error.args[0]}); {without}") from None
         self._keeper = threading.Thread(target=self._keep, name=self.name, daemon=True)
         self._keeper.start()
 
@@ -202,7 +202,7 @@ class DeviceInput(_Device):
         return [(str(device["name"]), device["id"]) for device in miniaudio.Devices().get_captures()]
 
     def start(self, push: Pull) -> None:
-        """Hand over blocks from the device's own thread; ConfigError where there is no device."""
+        """Hand over blocks from the device's own thread; NoDevice where there is no device."""
         self._push = push
         self._begin("speak with --mic wav:FILE or tone:440")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millrace.cli.console import warn
+from millrace.errors import ConfigError, NoDevice
 from millrace.text import counted, parse_duration_ns
 from millrace.units import NS_PER_S
 
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from millrace.client.listener import Listener
 
 
+LED_BACK = "PULSE_SERVER leads into the guest that is heard here: this listener does not use it"
+NO_OTHER = "; or set PULSE_SERVER, which leads into the guest that is heard here, to the server of a sound card"
 SECONDS_MAX_NS = 365 * 86_400 * NS_PER_S
 
 
 def parse_settings(words: list[str]) -> dict[str, str]:
     """'name=value' words to a dict; ConfigError for anything else."""
-    from millrace.errors import ConfigError
     from millrace.text import quoted
 
     out: dict[str, str] = {}
@@ -95,8 +97,8 @@ def listen(
     from millrace.clock.jitter import asked_of_daemon
 
     url, socket = _place(where)
-    if any((one or "").split(":")[0] == "device" for one in (to, mic)):
-        _keep_out(url)
+    by_card = any((one or "").split(":")[0] == "device" for one in (to, mic))
+    kept_out = by_card and _keep_out(url)
     options = ListenerOptions(
         microphone=make_microphone(mic) if mic else None,
         name=name, settings=parse_settings(settings or []), latency=latency, sink=sink,
@@ -104,16 +106,31 @@ def listen(
         token=_token(token_file), insecure=insecure, reconnect=not no_reconnect, socket=socket,
     )  # fmt: skip
     for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
-    _hear(Listener(url, make_output(to, asked_of_daemon(latency)), options), for_ns, quiet)
+    listener = Listener(url, make_output(to, asked_of_daemon(latency)), options)
+    try:
+        _hear(listener, for_ns, quiet, LED_BACK if kept_out else "")
+    except NoDevice as error:
+        raise ConfigError(f"{error}{NO_OTHER if kept_out else ''}") from None
 
 
-def _keep_out(url: str) -> None:
+def _keep_out(url: str) -> bool:
     """A card that is the guest itself would be heard, and played, for ever."""
     from millrace.client.soundserver import keep_out
 
-    done = keep_out(url)
-    if done:
-        warn(done)
+    return keep_out(url, _tcp_of)
+
+
+def _tcp_of(guest: str) -> list[str]:
+    """At which addresses a guest speaks PulseAudio by TCP."""
+    from millrace.cli.api import call, query_of
+    from millrace.errors import GraphError
+
+    try:
+        found = call("GET", query_of("/api/v1/state", guest=guest))
+    except (ConfigError, GraphError):
+        # No daemon, or no such guest: listening there says so, and better.
+        return []
+    return [address for one in found["guests"] for address in one.get("pulse_tcp", ())]
 
 
 def _place(where: str) -> tuple[str, Path | None]:
@@ -127,12 +144,19 @@ def _place(where: str) -> tuple[str, Path | None]:
     return f"ws://localhost/{quote(where, safe='', errors='surrogateescape')}", runtime_dir() / API_SOCKET
 
 
-def _hear(listener: Listener, for_ns: int | None, quiet: bool) -> None:
-    """Until it ends; what happens meanwhile is told."""
+def _hear(listener: Listener, for_ns: int | None, quiet: bool, note: str) -> None:
+    """Until it ends; what happens meanwhile is told, and `note` once it has begun."""
     from millrace.cli.run import run
 
+    def told(kind: str, text: str) -> None:
+        nonlocal note
+        warn(f"{kind}: {text}")
+        if kind == "joined" and note:
+            warn(note)
+            note = ""
+
     if not quiet:
-        listener.on_event = lambda kind, text: warn(f"{kind}: {text}")
+        listener.on_event = told
     run(_listen(listener, for_ns))
     if not quiet:
         _sum_up(listener)

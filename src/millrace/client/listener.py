@@ -93,6 +93,8 @@ class Listener:
         self._output_latency_ns: HostNs = 0
         self._age_ns = 0.0
         """How old the next frame was when the output asked for it last, but for the clocks' offset."""
+        self._joined = ""
+        """What is told of a session as soon as its sound has somewhere to go."""
         self._complaints = Complaints()
         self._wire: PeerClient | None = None
         self._by_socket = False
@@ -265,7 +267,7 @@ class Listener:
             with self._lock:
                 if self._playout is not None and self.connections > 1:
                     self._playout.rejoined()
-            self.on_event("joined", f"listener/{event.listener} hears {event.guest}, sink {event.sink}")
+            self._joined = f"listener/{event.listener} hears {event.guest}, sink {event.sink}"
         elif isinstance(event, Configured):
             self.settings = event.settings
             self._set_latency(str(event.settings.get("latency", "")))
@@ -309,10 +311,16 @@ class Listener:
 
     def _set_format(self, fmt: StreamFormat) -> None:
         self.format = fmt
-        self.on_event("format", f"{fmt.codec}, {fmt.rate} Hz, {len(fmt.positions)} channels")
         if self._file is not None:
             self._file.set_format(fmt)
-            return
+        else:
+            self._set_playout(fmt)
+        joined, self._joined = self._joined, ""
+        if joined:
+            self.on_event("joined", joined)
+        self.on_event("format", f"{fmt.codec}, {fmt.rate} Hz, {len(fmt.positions)} channels")
+
+    def _set_playout(self, fmt: StreamFormat) -> None:
         first = self._playout is None
         with self._lock:
             self._complaints.blame.silence()

@@ -8,43 +8,58 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from millrace.errors import ConfigError
 from millrace.io.paths import runtime_dir
+from millrace.text import key_number, parse_address
 
 SERVER = "PULSE_SERVER"
+PORT = 4713
+"""PulseAudio's own, where an address has none."""
 CLIENT_CONFIGURATIONS = (Path("~/.config/pulse/client.conf"), Path("/etc/pulse/client.conf"))
 
 
-def keep_out(url: str) -> str:
-    """Have this process's sound cards be elsewhere than in the guest that `url` names; returns what was done for that.
+class _Guest(NamedTuple):
+    """Where a guest's applications play: a socket, and what its daemon says of TCP."""
+
+    name: str
+    socket: Path
+    tcp_of: Callable[[str], Sequence[str]]
+
+
+def keep_out(url: str, tcp_of: Callable[[str], Sequence[str]]) -> bool:
+    """Have this process's sound cards be elsewhere than in the guest that `url` names; whether PULSE_SERVER was, and
+    is not used by this process any more. `tcp_of` tells at which addresses a guest speaks PulseAudio by TCP.
 
     ConfigError where even this user's own sound server is that guest.
     """
-    guest = _socket_of(url)
+    guest = _guest_of(url, tcp_of)
     if guest is None:
-        return ""
-    done = ""
-    if _leads_to(guest, os.environ.get(SERVER, "")):
+        return False
+    led_there = _leads_to(guest, os.environ.get(SERVER, ""))
+    if led_there:
         # libpulse reads it whenever it connects.
         del os.environ[SERVER]
-        done = f"{SERVER} leads into the guest that is heard here, and is not used by this listener"
     if SERVER not in os.environ and any(_leads_to(guest, server) for server in _defaults()):
         raise ConfigError(
-            f"this user's sound server is the guest itself ({guest}): it would hear its own sound again;"
+            f"this user's sound server is the guest itself ({guest.socket}): it would hear its own sound again;"
             f" set {SERVER} to the server of a sound card, or use no card (--to wav:FILE, raw:-, null:; --mic wav:FILE)"
         )
-    return done
+    return led_there
 
 
-def _socket_of(url: str) -> Path | None:
-    """Where the guest's applications play, if it is one of this machine's."""
+def _guest_of(url: str, tcp_of: Callable[[str], Sequence[str]]) -> _Guest | None:
+    """The guest, if it is one of this machine's."""
     parts = urlsplit(url)
-    path = runtime_dir() / unquote(parts.path.strip("/"), errors="surrogateescape") / "pulse"
-    return path if _is_here(parts.hostname or "") and path.is_socket() else None
+    name = unquote(parts.path.strip("/"), errors="surrogateescape")
+    path = runtime_dir() / name / "pulse"
+    return _Guest(name, path, tcp_of) if _is_here(parts.hostname or "") and path.is_socket() else None
 
 
 def _is_here(host: str) -> bool:
@@ -54,16 +69,47 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
-def _leads_to(socket: Path, server: str) -> bool:
-    """Whether one of a PULSE_SERVER's addresses is that socket, by whatever path."""
-    return any(os.path.exists(path) and os.path.samefile(path, socket) for path in _paths(server))
+def _leads_to(guest: _Guest, server: str) -> bool:
+    """Whether one of a PULSE_SERVER's addresses is the guest's socket, by whatever path, or one of its TCP ports."""
+    addresses = [address.rpartition("}")[2] for address in server.split()]
+    paths = [one.removeprefix("unix:") for one in addresses if one.startswith(("unix:", "/"))]
+    if any(os.path.exists(path) and os.path.samefile(path, guest.socket) for path in paths):
+        return True
+    named = [_host_and_port(one) for one in addresses if not one.startswith(("unix:", "/"))]
+    bound = [parse_address(one, "pulse_tcp") for one in guest.tcp_of(guest.name)] if named else []
+    ports = {port for _, port in bound}
+    found = [(ip, port) for host, port in named if port in ports for ip in _resolved(host)]
+    return any(port == own_port and _reaches(ip, own) for ip, port in found for own, own_port in bound)
 
 
-def _paths(server: str) -> Iterator[str]:
-    for address in server.split():
-        _, _, bare = address.rpartition("}")
-        if bare.startswith(("unix:", "/")):
-            yield bare.removeprefix("unix:")
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Of `tcp:HOST:PORT`, `tcp6:[HOST]` and the like; libpulse takes HOST alone, too."""
+    bare = re.sub("^tcp[46]?:", "", address)
+    found = re.fullmatch(r"(?:\[(.*)\]|([^:]*))(?::([0-9]+))?", bare)
+    return ("", 0) if found is None else (found[1] or found[2], key_number(found[3]) if found[3] else PORT)
+
+
+def _resolved(host: str) -> Iterator[str]:
+    try:
+        infos = socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        # Nobody is reached there, nor this guest.
+        return
+    yield from {str(info[4][0]) for info in infos}
+
+
+def _reaches(ip: str, bound: str) -> bool:
+    """Whether whoever connects to `ip` reaches what listens at `bound`, which may be all addresses of this host."""
+    one, other = ipaddress.ip_address(ip), ipaddress.ip_address(bound)
+    if one == other or not other.is_unspecified or one.version != other.version:
+        return one == other
+    try:
+        # Only an address of this host can be bound.
+        with socket.socket(socket.AF_INET6 if one.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((ip, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _defaults() -> list[str]:

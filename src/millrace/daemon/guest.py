@@ -31,7 +31,7 @@ from millrace.io.sockets import bind_tcp, bind_unix, peer_identity, private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.io.witness import Witness
 from millrace.outlets.peer import PeerOutlets
-from millrace.text import parse_address, printable
+from millrace.text import parse_address, printable, show_address
 from millrace.units import default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
 
@@ -73,6 +73,8 @@ class Guest:
         self.directory = runtime / config.name
         self.cookie_path = self.directory / "cookie"
         self.pulse_path = self.directory / "pulse"
+        self.pulse_tcp: list[str] = []
+        """The addresses at which PulseAudio is spoken by TCP as well."""
         self.native_path = self.directory / "native"
         self.id = ids.take()
         cookie = secrets.token_bytes(COOKIE_BYTES)
@@ -128,6 +130,7 @@ class Guest:
             except OSError as error:
                 raise ConfigError(f"pulse_tcp: can't listen on {address}: {error.strerror}; is it in use?") from None
             for sock in bound:
+                self.pulse_tcp.append(show_address(*sock.getsockname()[:2]))
                 self._serve(sock)
         self._driver.attach(self.graph)
 

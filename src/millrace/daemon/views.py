@@ -190,7 +190,7 @@ async def guest_view(guest: Guest) -> View:
         "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
         "clients": len(guest.door.clients), "memory": memory_view(guest.graph.budget),
         "refused_logins": guest.door.refused, "refused_captures": guest.door.refused_captures,
-        "pulse": str(guest.pulse_path), "native": str(guest.native_path),
+        "pulse": str(guest.pulse_path), "pulse_tcp": guest.pulse_tcp, "native": str(guest.native_path),
         "sinks": await _all(lambda sink: sink_view(guest, sink), graph.sinks.values()),
         "sources": await _all(lambda source: sink_view(guest, source), graph.sources.values()),
         "doors": [attachment.view() for attachment in guest.attachments],
