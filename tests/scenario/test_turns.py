@@ -82,7 +82,7 @@ class Guest:
         self.rig = Rig()
         self.worked_ns = 0
         self.done = 0
-        self.turns = Turns(lambda: self.worked_ns, None)
+        self.turns = Turns(lambda: self.worked_ns)
 
     def _costly(self, handler: Any) -> Any:
         def run(client: PulseClient, request: Any) -> Any:
@@ -251,7 +251,7 @@ def test_who_waits_behind_a_task_has_the_next_round() -> None:
 
     async def main() -> None:
         worked_ns = 0
-        turns, behind, loop = Turns(lambda: worked_ns, None), Once(), asyncio.get_running_loop()
+        turns, behind, loop = Turns(lambda: worked_ns), Once(), asyncio.get_running_loop()
         # Both come between the work that uses the share up and the next round.
         task = loop.create_task(turns.turn())
         loop.call_soon(turns.wait, behind)
@@ -290,7 +290,7 @@ def test_moving_what_plays_on_a_module_s_sink_is_done_in_steps() -> None:
 def test_calls_are_charged_to_who_makes_them_and_what_they_wait_for_is_not() -> None:
     async def test() -> None:
         worked_ns = 0
-        turns = Turns(lambda: worked_ns, None)
+        turns = Turns(lambda: worked_ns)
         order: list[str] = []
 
         async def call(name: str) -> None:

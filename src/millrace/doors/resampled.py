@@ -60,6 +60,11 @@ class Resampled:
         return None if self._resampler is None else str(getattr(self._resampler, "name", "src-sinc-fastest"))
 
     @property
+    def direct(self) -> bool:
+        """Whether what is read next is given as it is: there is no resampler, and nothing left of one."""
+        return self._resampler is None and self._pending is None
+
+    @property
     def pending(self) -> bool:
         """Whether frames are resampled and not taken."""
         return self._pending is not None and len(self._pending) > 0
@@ -77,7 +82,7 @@ class Resampled:
 
     def pull(self, out: Samples, read: Read, due: Frames) -> Frames:
         """Fill the head of `out`. Where `read` is dry before `due` frames, what the resampler holds back comes too."""
-        if self._resampler is None and not self.pending:
+        if self.direct:
             return read(out)
         filled = self._take(out)
         while filled < len(out):

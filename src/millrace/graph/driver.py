@@ -99,7 +99,7 @@ class TimerDriver:
             graph.jump(ns_to_frames(now_ns, graph.rate) + graph.quantum_frames)
             self.failed(graph, error)
         finally:
-            used = graph.share.leave(now_ns)
+            used = graph.share.ended(now_ns)
             self._worked_ns += used
         return used
 

@@ -432,7 +432,7 @@ class Graph:
             self.share.renew()
             self.share.enter()
             self.handle_timeout(now_ns)
-            self.share.leave(now_ns)
+            self.share.ended(now_ns)
 
     def jump(self, position: Frames) -> None:
         """Go on at `position`, taking along what the lanes hold."""
@@ -448,10 +448,9 @@ class Graph:
         self._planning.begin(self.mixes(), self.streams.values(), self.taps.values())
         self._planning.go_on(self.share.over, self.position)
         frames, pools = self._planning.quantum, self._planning.plan.pools
-        while any(pool.due < self.position + frames for pool in pools):
-            for pool in pools:
-                if pool.due < self.position + frames:
-                    yield from pool.service(self.position, frames)
+        while due := [pool for pool in pools if pool.due < self.position + frames]:
+            for pool in due:
+                yield from pool.service(self.position, frames)
         # From here on who comes begins with the next cycle.
         position, self.position = self.position, self.position + frames
         yield from run_cycle(self._planning.plan, position, frames)

@@ -143,7 +143,8 @@ class LanePool:
     def service(self, position: Frames, frames: Frames) -> Iterator[None]:
         """Make every lane valid for [position, position + frames); a step for each."""
         end = position + frames
-        for lane in range(len(self.owners)):
+        for lane in [lane for lane, until in enumerate(self.valid_until) if until < end]:
+            # Unless it ended while another one had its turn.
             if self.valid_until[lane] < end:
                 self._refill(lane, position, end)
                 yield

@@ -1,8 +1,8 @@
 """A share: what one guest may take of the worker's time at a stretch, before the others have had theirs.
 
 One thread serves all guests, so nobody is interrupted: whoever works for a guest does it in small steps, asks after
-each whether the share is used up, and if so goes on in the next round. Time is what a clock of the processor
-says, which is handed down: a thread that waited for the processor has used nothing.
+each whether the share is used up, and if so goes on in the next round. The clock is handed down. That of a graph is the
+processor's: a thread that waited for the processor has used nothing.
 """
 
 from __future__ import annotations
@@ -20,29 +20,17 @@ HOPE_NS: HostNs = 150 * NS_PER_MS
 """A graph that is cut short, and makes no progress while the thread works so long, never will."""
 
 
-class Share:
-    """One guest's share of a round."""
+class Slice:
+    """What may be used in a round, by one clock."""
 
-    __slots__ = (
-        "_at_ns", "_entered", "_entered_wall", "_wall", "clock", "heavy", "left_ns", "recent_ns", "slice_ns", "used_ns"
-    )  # fmt: skip
+    __slots__ = ("_entered", "clock", "left_ns", "slice_ns", "used_ns")
 
-    def __init__(self, clock: Clock = lambda: 0, wall: Clock | None = None, slice_ns: HostNs = SLICE_NS) -> None:
-        # Asking what a thread has worked takes a system call; no more than has passed by a clock on the wall.
-        self.clock, self._wall = clock, wall or clock
+    def __init__(self, clock: Clock = lambda: 0, slice_ns: HostNs = SLICE_NS) -> None:
+        self.clock = clock
         self.slice_ns = self.left_ns = slice_ns
         self.used_ns: HostNs = 0
         """Since the beginning."""
-        self.recent_ns: HostNs = 0
-        """Lately: who has used least is served first."""
-        self.heavy = False
-        """Whether it has lately used about as much as others that have something to do now, or more."""
-        self._entered = self._entered_wall = self._at_ns = 0
-
-    @property
-    def light(self) -> bool:
-        """Whether it has used little lately; of who has just come that is not known."""
-        return self.used_ns > 0 and self.recent_ns < LIGHT_NS
+        self._entered: HostNs = 0
 
     def renew(self, slice_ns: HostNs = 0) -> None:
         """A new round: the whole slice again, or another."""
@@ -50,19 +38,51 @@ class Share:
 
     def enter(self) -> None:
         """Work for the guest begins."""
-        self._entered, self._entered_wall = self.clock(), self._wall()
+        self._entered = self.clock()
 
     def over(self) -> bool:
         """Whether the work that was begun must go on in another round."""
-        if self._wall() - self._entered_wall < self.left_ns:
-            return False
         return self.clock() - self._entered >= self.left_ns
 
-    def leave(self, now_ns: HostNs) -> HostNs:
+    def leave(self) -> HostNs:
         """Work for the guest ends, for now; returns how long it took."""
         used = self.clock() - self._entered
         self.left_ns -= used
         self.used_ns += used
+        return used
+
+
+class Share(Slice):
+    """One graph's share of a round. `clock` tells what the thread has worked."""
+
+    __slots__ = ("_at_ns", "_entered_wall", "_wall", "heavy", "recent_ns")
+
+    def __init__(self, clock: Clock = lambda: 0, wall: Clock | None = None, slice_ns: HostNs = SLICE_NS) -> None:
+        super().__init__(clock, slice_ns)
+        # Asking what a thread has worked takes a system call; no more than has passed by a clock on the wall.
+        self._wall = wall or clock
+        self.recent_ns: HostNs = 0
+        """Lately: who has used least is served first."""
+        self.heavy = False
+        """Whether it has lately used about as much as others that have something to do now, or more."""
+        self._entered_wall = self._at_ns = 0
+
+    @property
+    def light(self) -> bool:
+        """Whether it has used little lately; of who has just come that is not known."""
+        return self.used_ns > 0 and self.recent_ns < LIGHT_NS
+
+    def enter(self) -> None:
+        """See `Slice`."""
+        self._entered, self._entered_wall = self.clock(), self._wall()
+
+    def over(self) -> bool:
+        """See `Slice`."""
+        return self._wall() - self._entered_wall >= self.left_ns and super().over()
+
+    def ended(self, now_ns: HostNs) -> HostNs:
+        """As `leave`, at that time."""
+        used = self.leave()
         passed, self._at_ns = now_ns - self._at_ns, now_ns
         self.recent_ns += used - self.recent_ns * min(passed, RECENT_NS) // RECENT_NS
         return used

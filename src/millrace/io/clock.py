@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from millrace.units import HostNs
 
-
-def now_ns() -> HostNs:
-    """Monotonic host time."""
-    return time.monotonic_ns()
+now_ns: Callable[[], HostNs] = time.monotonic_ns
+"""Monotonic host time."""
 
 
 def wall_ns() -> int:
@@ -17,6 +16,5 @@ def wall_ns() -> int:
     return time.time_ns()
 
 
-def worked_ns() -> HostNs:
-    """What this thread has computed: time in which it waited, for the processor too, does not count."""
-    return time.thread_time_ns()
+worked_ns: Callable[[], HostNs] = time.thread_time_ns
+"""What this thread has computed: time in which it waited, for the processor too, does not count."""

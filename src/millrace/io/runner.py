@@ -22,9 +22,11 @@ from millrace.units import NS_PER_MS, HostNs
 
 log = logging.getLogger("millrace.io")
 
-RECEIVE_BYTES = 64 * 1024
+RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES_BESIDE = 64 * 1024
 RECEIVE_BYTES_WAITING = 4 * 1024
-"""A guest whose connections wait for their turn is read no faster than this: what is read must be kept."""
+"""A guest whose connections wait for their turn is read no faster than this, or with something left of its share than
+that: what is read must be kept."""
 UNSENT_MAX = 8 * 1024 * 1024
 """A connection that leaves more than this unread is cut: it would only grow."""
 
@@ -192,6 +194,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._core: Connection | None = None
         self._transport: asyncio.Transport | None = None
         self._rest = b""
+        self._weighed = 0
         self._paused = self._lost = False
         self._due: asyncio.TimerHandle | None = None
         self._read_ns: HostNs = 0
@@ -215,7 +218,9 @@ class StreamRunner(asyncio.BufferedProtocol):
         """See asyncio."""
         if self._witness is not None:
             self._witness.reading()
-        return self._buffer if self._turns.ready() else self._buffer[:RECEIVE_BYTES_WAITING]
+        if self._turns.free():
+            return self._buffer
+        return self._buffer[: RECEIVE_BYTES_BESIDE if self._turns.ready() else RECEIVE_BYTES_WAITING]
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio."""
@@ -331,13 +336,13 @@ class StreamRunner(asyncio.BufferedProtocol):
             transport.write(data)
         if core.closing:
             self._close(transport)
-        else:
+        elif self._weighed or self._rest or transport.get_write_buffer_size():
             self._weigh(core, transport)
 
     def _weigh(self, core: Connection, transport: asyncio.Transport) -> None:
         """Whether what is left unread, on either side, may wait; looked at again until nothing is."""
         unread_bytes = transport.get_write_buffer_size()
-        waiting_bytes = unread_bytes + len(self._rest)
+        self._weighed = waiting_bytes = unread_bytes + len(self._rest)
         if unread_bytes > UNSENT_MAX or not core.may_wait(waiting_bytes):
             log.warning("%s: connection ended: its client left %d bytes unread", self._whose, unread_bytes)
             transport.abort()

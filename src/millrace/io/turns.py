@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, Protocol, TypeVar
 
-from millrace.graph.share import Clock, Share
-from millrace.io.clock import now_ns, worked_ns
+from millrace.graph.share import Clock, Slice
+from millrace.io.clock import now_ns
 from millrace.units import NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.io")
@@ -66,8 +66,10 @@ async def in_steps(steps: Iterator[None]) -> None:
 class Turns:
     """One guest's turns. It must be made and used in one loop."""
 
-    def __init__(self, clock: Clock = worked_ns, wall: Clock | None = now_ns) -> None:
-        self.share = Share(clock, wall)
+    def __init__(self, clock: Clock = now_ns) -> None:
+        # By the clock on the wall: to ask what a thread has worked takes a system call, and whoever the machine
+        # interrupts loses no more than the rest of one turn.
+        self.share = Slice(clock)
         self.on_wait: Callable[[HostNs], None] = lambda waited_ns: None
         """Somebody has had to wait for so long, on and on."""
         self._waiting: deque[Worker] = deque()
@@ -89,17 +91,21 @@ class Turns:
         """Whether something new may begin now: there is something left of the share."""
         return self.share.left_ns > 0
 
+    def free(self) -> bool:
+        """As `ready`, and nobody waits."""
+        return self.share.left_ns > 0 and not self._waiting
+
     def __enter__(self) -> None:
         """Work for the guest begins."""
-        self._depth += 1
-        if self._depth == 1:
+        if self._depth == 0:
             self.share.enter()
+        self._depth += 1
 
     def __exit__(self, *_: object) -> None:
         """Work for the guest ends, for now."""
         self._depth -= 1
         if self._depth == 0:
-            self.share.leave(now_ns())
+            self.share.leave()
             if self.share.left_ns < self.share.slice_ns // 2:
                 self._schedule()
 

@@ -78,7 +78,7 @@ class PulseClient:
         self._sinks: dict[int, int] = {}
         self._handlers = handlers
         self._wire = PulseSession()
-        self._next_channel = self._asked = 0
+        self._next_channel = self._asked = self._partial_bytes = 0
         self._begun: tuple[Request, Iterator[None]] | None = None
 
     # -- the sans-IO contract --------------------------------------------------------------
@@ -86,20 +86,22 @@ class PulseClient:
     def receive(self, data: Buffer, now_ns: HostNs) -> int:
         """Take bytes, as far as the turn goes; RemoteProtocolError ends this connection."""
         self.now_ns = now_ns
-        view, at = memoryview(data), 0
-        while self._go_on() and at < len(view) and not self.closing:
-            at += self._wire.take(view[at:])
-            self.account.hold("command", self._wire.partial_bytes, CONNECTIONS)
-            for event in self._wire.events():
+        wire, view, at = self._wire, memoryview(data), 0
+        while (self._begun is None or self._go_on()) and at < len(view) and not self.closing:
+            at += wire.take(view[at:])
+            if (partial_bytes := wire.partial_bytes) != self._partial_bytes:
+                self.account.hold("command", partial_bytes, CONNECTIONS)
+                self._partial_bytes = partial_bytes
+            for event in wire.events():
                 if isinstance(event, Block):
                     self._block(event)
                 elif isinstance(event, Request):
                     self._request(event)
                 elif isinstance(event, Refused):
-                    self._wire.send_error(event.tag, event.code)
-            if self._wire.unsent_bytes > ANSWERS_MAX:
+                    wire.send_error(event.tag, event.code)
+            if wire.unsent_bytes > ANSWERS_MAX:
                 raise BudgetError(f"more than {ANSWERS_MAX // MIB} MiB of answers were asked for at once")
-            if self.over():
+            if at < len(view) and self.over():
                 break
         return at
 

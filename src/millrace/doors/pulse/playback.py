@@ -95,7 +95,7 @@ class PlaybackStream:
         self.removed = False
         self.end_is_drain = False
         self._underflow_told = True
-        self._grace_frames = GRACE_NS * graph.rate // NS_PER_S
+        self._grace_frames = self._grace_frames_max = GRACE_NS * graph.rate // NS_PER_S
         self._missed_part = 0
         self._pulled_at: Frames = 0
         self._pulled_frames: Frames = 0
@@ -227,11 +227,13 @@ class PlaybackStream:
 
     def check_ready(self) -> None:
         """Start playing if prebuffering is over and nothing holds it back."""
-        if self.queue.length >= self.attr.prebuf:
+        if self.prebuffering and self.queue.length >= self.attr.prebuf:
             self.prebuffering = False
+        if self.prebuffering or self.node.active:
+            return
         held = self.corked or self.node.sink.suspended or self.removed
         has_sound = self.queue.length or self.attr.prebuf == 0 or (self.drain is not None and self._resampled.held_ns)
-        if not self.prebuffering and not held and has_sound:
+        if not held and has_sound:
             self.graph.activate(self.node)
 
     def set_corked(self, corked: bool) -> None:
@@ -323,11 +325,14 @@ class PlaybackStream:
 
     def pull(self, out: Samples) -> Frames:
         """See `Feed.pull`."""
-        got = self._resampled.pull(out, self._pull_direct, self._due(len(out)))
-        self._pulled_frames += got
+        if self._resampled.direct:
+            got = self._pull_direct(out)
+        else:
+            got = self._resampled.pull(out, self._pull_direct, self._due(len(out)))
+            self._pulled_frames += got
         if got:
             self._underflow_told = False
-            self._grace_frames = GRACE_NS * self.graph.rate // NS_PER_S
+            self._grace_frames = self._grace_frames_max
             self.ask()
         return got
 

@@ -82,7 +82,8 @@ class ByteQueue:
             return True
         if not self._reserve(end - self.read_index):
             return False
-        self._fill_hole(start)
+        if start > self._high:
+            self._fill_hole(start)
         self._store(start, view)
         self._high = max(self._high, end)
         return True

@@ -19,6 +19,8 @@ class Rendered:
     def __init__(self) -> None:
         self.playing_for = 0
         """Bytes taken since the last break."""
+        self.silent = True
+        """Whether nothing has been rendered yet, or not since the last break."""
         self._silent_from: Frames | None = None
         self._begun = False
 
@@ -26,27 +28,22 @@ class Rendered:
         """The stream was paused: what comes next is a beginning."""
         self.playing_for = 0
         self._silent_from = None
-        self._begun = False
-
-    @property
-    def silent(self) -> bool:
-        """Whether nothing has been rendered yet, or not since the last break."""
-        return not self._begun or self._silent_from is not None
+        self._begun, self.silent = False, True
 
     def taken(self, size: int) -> bool:
         """`size` bytes were rendered; True where that ended a silence."""
-        ended = self.silent
-        if ended:
-            self.playing_for = 0
-        self._begun, self._silent_from = True, None
         self.playing_for += size
-        return ended
+        if not self.silent:
+            return False
+        self.playing_for = size
+        self._begun, self._silent_from, self.silent = True, None, False
+        return True
 
     def broke_off(self, position: Frames) -> None:
         """There is nothing to render from `position` on."""
         self.playing_for = 0
         if self._begun and self._silent_from is None:
-            self._silent_from = position
+            self._silent_from, self.silent = position, True
 
     def underrun_frames(self, position: Frames) -> Frames | None:
         """Frames of silence rendered by `position`, at the graph's rate; None where nothing was ever rendered."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
@@ -54,8 +54,7 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """Sound (or silence to skip) for a channel. `data` is a view, valid until the next `receive`."""
 
     channel: int
@@ -117,22 +116,23 @@ class PulseSession:
         """As `receive`, up to the next event; returns how many bytes that took."""
         at, before = 0, len(self._events)
         while at < len(view) and len(self._events) == before:
-            if self._left == 0:
-                at = self._read_header(view, at)
-            else:
-                at = self._read_payload(view, at)
+            at = self._read_payload(view, at) if self._left else self._read_header(view, at)
         return at
 
     def _read_header(self, view: memoryview, at: int) -> int:
-        need = HEADER.size - len(self._header)
-        self._header += view[at : at + need]
+        if not self._header and len(view) - at >= HEADER.size:
+            self._begin(*HEADER.unpack_from(view, at))
+            return at + HEADER.size
+        piece = view[at : at + HEADER.size - len(self._header)]
+        self._header += piece
         if len(self._header) == HEADER.size:
-            length, self._channel, high, low, flags = HEADER.unpack(self._header)
+            whole = HEADER.unpack(self._header)
             self._header.clear()
-            self._begin(length, (high << 32) | low, flags)
-        return at + need if at + need < len(view) else len(view)
+            self._begin(*whole)
+        return at + len(piece)
 
-    def _begin(self, length: int, offset: int, flags: int) -> None:
+    def _begin(self, length: int, channel: int, high: int, low: int, flags: int) -> None:
+        self._channel = channel
         if flags & _SHM_FLAGS:
             raise bad("shared memory was declined, but a block refers to it")
         if self._channel == NO_INDEX:
@@ -141,7 +141,7 @@ class PulseSession:
         elif not 0 <= length <= FRAME_MAX:
             raise bad(f"a memory block of {length} bytes")
         self._left = length
-        self._seek, self._offset = flags & _SEEK_MASK, offset
+        self._seek, self._offset = flags & _SEEK_MASK, (high << 32) | low
         if self._seek > Seek.RELATIVE_END:
             raise bad(f"unknown seek mode {self._seek}")
         if self._channel != NO_INDEX and length == 0:
