@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -245,3 +248,23 @@ def test_one_channel_is_explained_as_one(monkeypatch: pytest.MonkeyPatch) -> Non
     guest: Any = SimpleNamespace(sessions=[])
     told = [explain._linked(guest, "stream/7", channels, link, set())[0]["text"] for channels in (1, 6)]
     assert told == ["stream/7 to sink/1: 1 channel mixed to 2", "stream/7 to sink/1: 6 channels mixed to 2"]
+
+
+LARGE = {"aiohttp", "asyncio", "av", "cryptography", "msgspec", "numpy", "pydantic", "rich"}
+LOADED = """
+import json, sys
+from millrace.cli.main import main
+try:
+    main()
+except SystemExit:
+    print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+@pytest.mark.parametrize("command", [["ls"], ["set", "sink/default", "volume=50%"], ["token", "list"]])
+def test_a_question_to_the_daemon_loads_nothing_large(command: list[str], tmp_path: Path) -> None:
+    """Each would cost more than all the rest of the command."""
+    env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", LOADED, *command], env=env, capture_output=True, text=True, check=True)
+    assert "no daemon" in done.stderr
+    assert not LARGE & set(json.loads(done.stdout))
