@@ -262,6 +262,17 @@ def test_volumes_mutes_and_incidents_are_on_the_page(chromium: Chromium, bus: Bu
     in_browser(chromium, bus, test)
 
 
+SHOWN_AS_WRONG = (
+    "[...document.querySelectorAll('.bad')].filter(e => e.checkVisibility()).map(e => e.textContent).join()"
+)
+
+
+async def shot(page: Page, name: str) -> None:
+    """A picture, for whoever wants to see how it looks."""
+    if SHOTS:
+        await page.screenshot(Path(SHOTS) / f"{name}.png")
+
+
 OWN_STATUS = """import('/page/session.js').then(({ headers, kept }) =>
 fetch('/api/v1/state', { headers: headers(kept()) })).then(a => a.status)"""
 
@@ -278,12 +289,20 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
             "[...document.querySelectorAll('button')].filter(b => b.checkVisibility()).map(b => b.textContent).join()"
         )
         assert await page.run(seen) == "Sign in", "nothing is offered that does not work"
+        assert await page.run("document.querySelector('#login').textContent.includes('millrace page')")
+        assert await page.run(SHOWN_AS_WRONG) == "", "who comes for the first time has done nothing wrong"
+        await shot(page, "first-visit")
         for given, right in (("wrong", False), (secret, True)):
             await page.run(f"document.querySelector('#token').value = {given!r}")
             await page.run("document.querySelector('#login').requestSubmit()")
             await page.until("document.querySelector('#token').value === ''")
             await asyncio.sleep(0.5)
             assert await page.run("document.querySelector('#login').hidden") is right
+            assert bool(await page.run(SHOWN_AS_WRONG)) is not right
+            if not right:
+                assert "not valid" in await page.run("document.querySelector('#wrong').textContent")
+                assert await page.run("document.activeElement.id + document.activeElement.ariaInvalid") == "tokentrue"
+                await shot(page, "wrong-token")
         assert "Listen" in await page.run(seen)
         assert secret not in await page.run("location.href + document.documentElement.outerHTML")
         assert secret not in await page.run("JSON.stringify({ ...localStorage, ...sessionStorage })")
@@ -300,6 +319,10 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
                 await page.open(f"http://millrace.test:{port}/")
             await page.until("!document.querySelector('#login').hidden")
             assert await page.run(seen) == "Sign in"
+            assert (
+                await page.run("document.querySelector('#why').textContent") == "Your session has ended. Sign in again."
+            )
+            assert await page.run(SHOWN_AS_WRONG) == ""
 
     need("chromium")
 
@@ -307,7 +330,7 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
         flag = f"--host-resolver-rules=MAP millrace.test 127.0.0.1:{port}"
         async with own_page(tmp_path / "profile", flag) as page:
             await page.open(f"http://millrace.test:{port}/#in=mr_used")
-            await page.until("document.querySelector('#status').textContent.includes('this link has been used')")
+            await page.until("document.querySelector('#why').textContent.includes('This link has been used')")
             # What Millrace 0.1 gave its page instead.
             await page.run("document.cookie = 'millrace-0123456789=b3duZXI.a.b'")
             await page.open("about:blank")
@@ -450,8 +473,8 @@ def test_the_page_is_accessible_small_and_fits_a_phone(chromium: Chromium, bus: 
             )
             assert not found, (width, dark, found)
             assert await page.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
-            if SHOTS and width != 360:
-                await page.screenshot(Path(SHOTS) / f"page-{'wide' if width > 600 else 'narrow'}{'-dark' * dark}.png")
+            if width != 360:
+                await shot(page, f"page-{'wide' if width > 600 else 'narrow'}{'-dark' * dark}")
         size = await page.run(
             "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
             ".filter(e => !e.name.includes('/api/')).reduce((s, e) => s + e.encodedBodySize, 0)"

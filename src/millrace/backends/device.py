@@ -168,7 +168,7 @@ class DeviceOutput(_Device):
     def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
         """See `ClockedOutput`."""
         self._rate, self._channels, self._pull = rate, len(positions), pull
-        self._begin("play with --to wav:FILE, raw:- or null:")
+        self._begin("play with --to null:, raw:- or wav:FILE")
         return self._buffer_ms * NS_PER_MS
 
     def _open(self) -> Any:

@@ -4,7 +4,7 @@ import { headers, keep, kept, protocols, watch } from "./session.js";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = 240, RIGHTS_EVERY = 5, LOOK_EVERY_MS = 500;
-let looks = 0, looked = 0, locked = false, line = null, unmet = "a token is needed";
+let looks = 0, looked = 0, locked = false, line = null;
 let state = { guests: [] }, chosen = "", player = null, incidents = [];
 const history = { latency: [], margin: [], spread: [], ppm: [], faults: [] };
 globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
@@ -36,8 +36,9 @@ async function api(method, path, body) {
   if (answer.status === 401) {
     // Another tab has signed in or out meanwhile.
     if (kept() !== session) return api(method, path, body);
-    lock();
-    throw new Error(unmet);
+    if (session !== null && !$("why").textContent) because("Your session has ended. Sign in again.");
+    lock("not signed in");
+    throw new Error("not signed in");
   }
   const text = await answer.text();
   let value;
@@ -53,26 +54,33 @@ function shut(on) {
   document.body.classList.toggle("locked", on);
 }
 
-/** What this browser has lets it in no more: ask for a token, and leave the daemon alone until there is one. */
-function lock() {
+/** What this browser has lets it in no more, or not yet: show the way in, and leave the daemon alone until then. */
+function lock(text) {
   locked = true;
   shut(true);
+  say(text);
   line?.close();
-  if (player) { player.stop(); player = null; stopped("A token is needed."); }
+  if (player) { player.stop(); player = null; stopped("You are signed out."); }
 }
 
-/** Come in with a token, or by a link; whether that was right. */
+/** Why the way in is shown again. */
+const because = (text, bad = false) => { $("why").textContent = text; $("why").className = bad ? "bad" : ""; };
+/** What is wrong with the token that was given. */
+const wrong = (text) => { $("wrong").textContent = text; $("token").setAttribute("aria-invalid", String(Boolean(text))); };
+
+/** Come in with a token, or by a link; how that is refused. */
 async function enter(secret) {
   const answer = await fetch(at("session"), { method: "POST", headers: headers(secret) });
-  if (!answer.ok) return false;
+  if (!answer.ok) return answer.status;
   keep((await answer.json()).session ?? secret);
   unlock();
-  return true;
+  return 0;
 }
 
 function unlock() {
   locked = false;
-  unmet = "a token is needed";
+  because("");
+  wrong("");
   shut(false);
 }
 
@@ -86,9 +94,8 @@ async function leave() {
 }
 
 function signedOut() {
-  unmet = "signed out";
-  lock();
-  say(unmet);
+  because("");
+  lock("signed out");
 }
 
 /** Another tab has signed in or out. */
@@ -101,13 +108,15 @@ async function entered() {
   const code = new URLSearchParams(location.hash.slice(1)).get("in");
   if (!code) return;
   globalThis.history.replaceState(null, "", location.pathname + location.search);
-  if (!await enter(code)) unmet = "this link has been used, or is too old; `millrace page` prints another";
+  if (await enter(code)) because("This link has been used, or is too old.", true);
 }
 
 /** Do something that a person asked for, and say what came of it. */
 async function act(work) {
-  try { await work(); looks = 0; await look(); } catch (error) { say(error.message, true); }
+  try { await work(); looks = 0; await look(); } catch (error) { trouble(error); }
 }
+/** Whoever has not signed in has done nothing wrong. */
+const trouble = (error) => say(error.message, !locked);
 const say = (text, bad = false) => { $("status").textContent = text; $("status").className = bad ? "bad" : ""; };
 const guest = () => state.guests.find((one) => one.name === chosen);
 const set = (target, settings) => act(() => api("POST", "/set", { target, guest: chosen, settings }));
@@ -138,7 +147,7 @@ function soon() {
   if (due || locked) return;
   due = true;
   const wait = Math.max(120, looked + LOOK_EVERY_MS - performance.now());
-  setTimeout(() => { due = false; look().catch((error) => say(error.message, true)); }, wait);
+  setTimeout(() => { due = false; look().catch(trouble); }, wait);
 }
 
 /** Hear of changes, once looking has worked; whoever is not let in any more learns that by looking. */
@@ -153,7 +162,7 @@ function follow() {
 
 function again(text) {
   say(text, true);
-  setTimeout(() => look().then(follow, (error) => locked ? say(error.message, true) : again(text)), 1000);
+  setTimeout(() => look().then(follow, (error) => locked ? trouble(error) : again(text)), 1000);
 }
 
 // -- drawing ------------------------------------------------------------------------------------
@@ -381,12 +390,15 @@ $("login").addEventListener("submit", async (event) => {
   event.preventDefault();
   const given = $("token").value;
   $("token").value = "";
+  wrong("");
   try {
-    if (await enter(given)) await act(async () => follow());
-    else say("this token is not valid", true);
-  } catch { say("the daemon does not answer", true); }
+    const refused = await enter(given);
+    if (!refused) { await act(async () => follow()); return; }
+    wrong(refused === 429 ? "Too many wrong tokens came from here. Wait a few seconds." : "This token is not valid: it was mistyped, revoked, or has expired.");
+  } catch { wrong("Millrace does not answer. Try again."); }
+  $("token").focus();
 });
 $("leave").addEventListener("click", leave);
 watch(changed);
 setInterval(() => document.hidden || soon(), 1000);
-entered().then(look).then(follow, (error) => locked ? say(error.message, true) : again(error.message));
+entered().then(look).then(follow, (error) => locked ? trouble(error) : again(error.message));
