@@ -667,6 +667,10 @@ def test_a_guest_that_is_not_there_is_told_so_and_one_that_may_not_be_seen_no_le
             for name in ("nobody", "bob"):
                 status, text = await rig.ask(f"{path}?guest={name}", **mine)
                 assert (status, json.loads(text)) == (404, {"error": f"there is no guest {name!r}; there are: alice"})
+        for method, path, refused in (("GET", "/api/v1/nothing", 404), ("GET", "/api/v1/tokens/9", 405)):
+            status, text = await rig.ask(path, method, **mine)
+            told = f"there is no {method} {path}; GET /api/v1/openapi.json tells what there is"
+            assert (status, json.loads(text)) == (refused, {"error": told})
         _, text = await rig.ask(f"{STATE}?guest=alice", **mine)
         assert [guest["name"] for guest in json.loads(text)["guests"]] == json.loads(text)["names"] == ["alice"]
 

@@ -58,7 +58,7 @@ def grant(
 
       millrace grant request/12 --always
     """
-    if what.startswith("request/"):
+    if what.startswith("request/") or what.isdecimal():
         _decide(what, True, always)
     else:
         _rule(what, guest, program, None if forget else True)

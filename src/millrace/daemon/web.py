@@ -115,6 +115,10 @@ def _check_headers(request: web.Request) -> None:
         raise web.HTTPBadRequest(text=f"Host: {quoted(host)} is neither HOST nor HOST:PORT\n")
 
 
+def _no_command(request: web.Request) -> str:
+    return f"there is no {request.method} {printable(request.path)}; GET {PREFIX}/openapi.json tells what there is"
+
+
 class Web:
     """The daemon's HTTP side."""
 
@@ -200,7 +204,8 @@ class Web:
                 self._daemon.doctor.refused("", address, f"{error.status} {request.method} {request.path}")
             if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
                 # In the form that the API's description gives, wherever the refusal comes from.
-                error.text, error.content_type = json.dumps({"error": (error.text or "").strip()}), "application/json"
+                why = _no_command(request) if error.status in (404, 405) else (error.text or "").strip()
+                error.text, error.content_type = json.dumps({"error": why}), "application/json"
             raise
         except RightsError as error:
             self._daemon.forbidden += 1

@@ -43,7 +43,8 @@ def parse_permission(text: str) -> Permission:
     try:
         return Permission(text)
     except ValueError:
-        raise ConfigError(f"{quoted(text)} is unknown; there are {', '.join(p.value for p in Permission)}") from None
+        known = ", ".join(p.value for p in Permission)
+        raise ConfigError(f"programs have no right {quoted(text)}; there are {known}") from None
 
 
 def parse_verdict(value: bool | str) -> Verdict:
