@@ -163,10 +163,10 @@ def _go_on(daemon: Daemon, stay: bool) -> None:
     tell()
     tell("how to go on:")
     if not stay:
-        tell("  millrace serve &")
+        tell("  millrace serve           # in a terminal of its own")
+    tell("  millrace listen          # in another")
     tell(f"  export PULSE_SERVER=unix:{guest.pulse_path}")
-    tell("  mpv song.flac            # or any other application")
-    tell("  millrace listen")
+    tell("  mpv song.flac            # or any other application, in a third: after the export it plays into the guest")
     tell("  millrace ls")
     if stay:
         tell()
