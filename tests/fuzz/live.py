@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from millrace.client.player import PulsePlayer
+from millrace.errors import MillraceError
+from tests.fuzz import verdicts
 from tests.fuzz.attackers import Attacker, Handing, Http, Native, Pulse, WebSocket, tcp, unix
 from tests.fuzz.farends import FarEnds
 
@@ -26,6 +32,12 @@ MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 GROWTH_MAX_KIB = 384 * 1024
 """What the daemon may grow by: the guest's budget, and what its allocator keeps."""
 ANSWER_MAX_S = 10.0
+AFTERWARDS_S = 30.0
+"""Within so long nothing is left of those who have gone."""
+THEIRS = ("connection", "listener", "watcher", "answer")
+"""What ends with whoever made it; sinks, samples and modules stay."""
+DESCRIPTORS_MORE_MAX = 60
+"""Of the innocent guest, and of the machines, which go on."""
 BAD_LINE = re.compile(r"internal error|^Traceback|^[\w.]+(Error|Exception)\b|^(ERROR|CRITICAL) asyncio")
 FORGED = re.compile(r"^forged|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 CONFIG = """
@@ -130,8 +142,31 @@ class Bench:
             self.call("GET", "/health")
         except OSError as error:
             self.outcome.findings.append(f"no answer within {ANSWER_MAX_S:.0f} s: {error}")
+        for door in self.call("GET", "/api/v1/state?guest=victim")["guests"][0]["doors"]:
+            if (wrong := verdicts.door(door)) and wrong not in self.outcome.findings:
+                self.outcome.findings.append(wrong)
         self.outcome.slowest_answer_s = max(self.outcome.slowest_answer_s, time.monotonic() - began)
         self.outcome.grown_kib = max(self.outcome.grown_kib, self.memory_kib() - self.began_kib)
+
+    def judge_rest(self) -> None:
+        """Everybody has gone: nothing of them is left, and their guest sounds."""
+        ends = time.monotonic() + AFTERWARDS_S
+        while (left := self._left()) and time.monotonic() < ends:
+            time.sleep(0.5)
+        self.outcome.findings += [f"afterwards: {one}" for one in left]
+        self.outcome.descriptors = (self.descriptors, self._descriptors())
+        try:
+            asyncio.run(_play(self.runtime / "victim" / "pulse"))
+        except (OSError, MillraceError) as error:
+            self.outcome.findings.append(f"afterwards nothing can be played: {error!r}")
+
+    def _left(self) -> list[str]:
+        (victim,) = self.call("GET", "/api/v1/state?guest=victim")["guests"]
+        left = [f"{victim['clients']} clients"] if victim["clients"] else []
+        held = {what: size for what, size in victim["memory"]["for"].items() if what in THEIRS}
+        left += [f"memory for {held}"] if held else []
+        more = self._descriptors() - self.descriptors
+        return [*left, f"{more} descriptors more"] if more > DESCRIPTORS_MORE_MAX else left
 
     def judge_log(self) -> None:
         """No internal error, and no line or escape that somebody else wrote."""
@@ -142,7 +177,6 @@ class Bench:
 
     def stop(self) -> None:
         """End the daemon, as a service manager does."""
-        self.outcome.descriptors = (self.descriptors, self._descriptors())
         self.daemon.terminate()
         try:
             code = self.daemon.wait(30)
@@ -151,6 +185,13 @@ class Bench:
             code = -9
         if code != 0:
             self.outcome.findings.append(f"the daemon ended with {code} when it was asked to")
+
+
+async def _play(path: Path) -> None:
+    """A quarter of a second, to its end."""
+    async with asyncio.timeout(20):
+        player = await PulsePlayer.connect(path, "afterwards")
+        await player.play(np.zeros((12_000, 2), np.float32), 48_000)
 
 
 def _free_port() -> int:
@@ -188,9 +229,12 @@ def run(seconds: float, seed: int, folder: Path) -> Outcome:
             attacker.join(10)
             outcome.counts[attacker.name] = dict(attacker.counts)
             outcome.findings += attacker.findings
+            attacker.leave_all()
         outcome.counts |= {kind: {"sessions": n} for kind, n in ends.sessions().items()}
         time.sleep(1)
         bench.watch()
+        if bench.daemon.poll() is None:
+            bench.judge_rest()
     finally:
         out, _ = innocent.communicate(timeout=30)
         ends.close()

@@ -57,6 +57,16 @@ split_pulse = by_header(0, ">I", PULSE_HEADER.size)
 split_native = by_header(0, "<I", NATIVE_HEADER.size)
 
 
+def with_cookie(message: bytes, cookie: bytes) -> bytes:
+    """An AUTH with another cookie; other messages as they are."""
+    # The tag and the length go along: the length ends with a zero, as the cookie of a seed begins with one.
+    begin = b"x" + struct.pack(">I", COOKIE_BYTES)
+    at = message.find(begin) + len(begin)
+    if at < len(begin) or len(message) < at + COOKIE_BYTES:
+        return message
+    return message[:at] + cookie + message[at + COOKIE_BYTES :]
+
+
 def split_lines(data: bytes) -> Session:
     """Lines, with their ends."""
     return data.splitlines(keepends=True)

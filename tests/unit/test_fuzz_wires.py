@@ -8,6 +8,10 @@ from millrace.wire.pulse.tagstruct import Reader, Writer
 from tests.fuzz.parsers import WIRES, Wire, one_session
 
 SESSIONS = 40
+HONEST = (
+    "pulse: client to daemon", "native: client to daemon", "peer: listener to daemon", "peer: daemon to listener",
+    "dbus: bus to daemon", "dbus: sound",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
@@ -20,6 +24,15 @@ def test_mutated_traffic_is_served_or_refused(wire: Wire) -> None:
 def test_recorded_traffic_is_understood() -> None:
     for wire in WIRES:
         assert wire.sessions() and all(session for session in wire.sessions())
+
+
+@pytest.mark.parametrize("wire", [wire for wire in WIRES if wire.name in HONEST], ids=lambda wire: wire.name)
+def test_what_real_programs_said_is_taken_to_its_end(wire: Wire) -> None:
+    """Else the fuzz would get no further than the first message of each."""
+    for session in wire.sessions():
+        take = wire.open()
+        for message in session:
+            take(message)
 
 
 def test_a_sum_beyond_32_bits_is_told_as_the_most_there_is() -> None:
