@@ -176,7 +176,7 @@ class WebSocket(Http):
             self.counts["not upgraded"] += 1
             self.judge(verdicts.http(begun))
             return
-        frames = [_frame(rng.randbytes(4), one) for one in self.mutator.session(seeds.peer_listener())]
+        frames = [masked(rng.randbytes(4), one) for one in self.mutator.session(seeds.peer_listener())]
         if rng.random() < 0.2:
             frames = [self.mutator.message(frame) if rng.random() < 0.2 else frame for frame in frames]
         heard = self.exchange(sock, frames)
@@ -184,7 +184,7 @@ class WebSocket(Http):
         self.judge(verdicts.websocket(heard))
 
 
-def _frame(mask: bytes, payload: bytes) -> bytes:
+def masked(mask: bytes, payload: bytes) -> bytes:
     """A client's WebSocket frame (RFC 6455, section 5.2): text for what begins like JSON."""
     first = bytes((0x81 if payload[:1] in (b"{", b"[", b'"') else 0x82,))
     size = len(payload)

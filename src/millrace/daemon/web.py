@@ -74,20 +74,21 @@ class Line:
     more than the graph does. Frames go to the transport whole, so they never mix with aiohttp's own.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, transport: asyncio.Transport, whole: web.WebSocketResponse) -> None:
+        self._transport, self._whole = transport, whole
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def write(self, messages: Sequence[str | bytes]) -> None:
-        """Put messages on the line, with one system call."""
+        """Put messages on the line, with one system call; nothing comes after a Close (RFC 6455, section 5.5.1)."""
+        if self._whole.closed or self._transport.is_closing():
+            return
         parts: list[bytes] = []
         for message in messages:
             opcode, data = (1, message.encode()) if isinstance(message, str) else (2, message)
             parts += (_frame_header(len(data), opcode), data)
-        if not self._transport.is_closing():
-            self._transport.write(b"".join(parts))
+        self._transport.write(b"".join(parts))
 
     def room(self) -> bool:
         """Whether it can take more without piling up."""
@@ -281,7 +282,7 @@ class Web:
             # Its sender has gone while it waited for its turn: nobody reads this.
             raise web.HTTPBadRequest(text="the connection is gone\n")
         charge(transport, guest.turns)
-        line = Line(transport)
+        line = Line(transport, socket_)
         address = request[ADDRESS]
         id_ = self._daemon.ids.take()
         session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)

@@ -1,0 +1,66 @@
+"""After a Close frame nothing more is said (RFC 6455, section 5.5.1), however much sound there is to send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.client.player import PulsePlayer
+from millrace.daemon.app import Daemon
+from millrace.wire.peer.messages import Hello, encode_message
+from tests.bus import daemon_in
+from tests.fuzz.attackers import masked
+from tests.fuzz.verdicts import CLOSE, frames
+
+TOKEN = "a-token-of-some-length"
+UPGRADE = (
+    b"GET /alice HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer "
+    + TOKEN.encode() + b"\r\n\r\n"
+)  # fmt: skip
+MASK = b"abcd"
+ENDS = {
+    "a goodbye": masked(MASK, b'{"type":"bye"}'),
+    "a frame of no known kind": b"\x83\x80" + MASK,
+    "a message that is none": masked(MASK, b'{"type":"nonsense"}'),
+    "Close": b"\x88\x80" + MASK,
+}
+BINARY = 2
+
+
+async def heard_after(daemon: Daemon, last: bytes) -> list[int]:
+    """The kinds of frames that come for half a second after `last`, which is said amid sound."""
+    host, _, port = daemon.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(UPGRADE)
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(masked(MASK, encode_message(Hello()).encode()))
+    before = bytearray()
+    while [kind for kind, _ in frames(bytes(before))].count(BINARY) < 5:
+        before += await reader.read(65_536)
+    writer.write(last)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            while data := await reader.read(65_536):
+                before += data
+    writer.close()
+    return [kind for kind, _ in frames(bytes(before))]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_close_is_the_last_that_is_said(tmp_path: Path, end: str) -> None:
+    async def main() -> None:
+        async with daemon_in(tmp_path, token=TOKEN) as daemon:
+            player = await PulsePlayer.connect(daemon.config.runtime / "alice" / "pulse", "test")
+            sound = np.random.default_rng(1).uniform(-0.5, 0.5, (480_000, 2)).astype(np.float32)
+            playing = asyncio.create_task(player.play(sound, 48_000))
+            kinds = await heard_after(daemon, ENDS[end])
+            assert kinds.count(CLOSE) == 1 and kinds[-1] == CLOSE, kinds[-20:]
+            playing.cancel()
+            await player.close()
+
+    asyncio.run(main())
