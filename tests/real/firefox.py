@@ -75,8 +75,11 @@ class Firefox(Driven):
         serial = next(self._serial)
         future = self._waiting[serial] = asyncio.get_running_loop().create_future()
         await self._line.send_json({"id": serial, "method": method, "params": params})
-        async with asyncio.timeout(60):
-            answer = await future
+        try:
+            async with asyncio.timeout(60):
+                answer = await future
+        except TimeoutError:
+            raise AssertionError(f"Firefox hangs: no answer to {method} {params} within 60 s") from None
         assert answer["type"] == "success", (method, answer)
         result: dict[str, Any] = answer["result"]
         return result

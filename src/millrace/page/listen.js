@@ -3,13 +3,19 @@ import { NS_PER_S } from "./clock.js";
 
 const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6, PERIOD_MIN = 128e9 / 48000, OPENED_S = 0.03;
 const TOUCHES = ["pointerdown", "keydown"];
+/**
+ * Gecko knows no more of when a frame is heard than the context's time and a constant, and asks its device for that the first time it
+ * is asked. With PulseAudio under it, it hangs for good where that falls together with the start of the device: the lock that it holds
+ * meanwhile is wanted by the callback that the start waits for. So it is asked once, long after the start.
+ */
+const GECKO = /Gecko\/\d/.test(navigator.userAgent), STARTED_MS = 3000;
 
 /** Plays one guest. `on(what, detail)` hears of joined, settings, stats, lost, refused, ended. */
 export class Listener {
   constructor(url, { protocols = [], name, latency, settings, microphone, wasm, on }) {
     Object.assign(this, { url, protocols, name, latency, settings, microphone, wasm, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
-    this.still = false; this.from = OPENED_S; this.lastCard = 0;
+    this.still = false; this.from = OPENED_S; this.lastCard = 0; this.device = 0; this.ran = null;
   }
 
   /** Begin: to be called from a click, as browsers want it. */
@@ -42,7 +48,7 @@ export class Listener {
       if (this.context.state === "closed" || running !== this.still) return;
       this.still = !running;
       if (this.still) { this.on("still", "The browser has stopped the sound. Touch the page to go on."); return; }
-      this.lags = []; this.from = this.context.currentTime + OPENED_S;
+      this.lags = []; this.from = this.context.currentTime + OPENED_S; this.ran = null;
       this.node.port.postMessage({ what: "resumed" });
       if (this.joined) this.on("joined", this.joined);
     };
@@ -79,14 +85,24 @@ export class Listener {
     this.on(what, detail);
   }
 
+  /** What the browser says of what is heard; Gecko's constant becomes a part of the latency that is shown. */
+  heard() {
+    if (!GECKO) return this.context.getOutputTimestamp?.() ?? {};
+    this.ran ??= performance.now();
+    if (!this.device && performance.now() - this.ran > STARTED_MS) {
+      this.device = this.context.outputLatency * NS_PER_S;
+      this.ran = performance.now();
+    }
+    return {};
+  }
+
   /**
    * The audio clock, by when its frames leave the device: within 0.1 ms, where `currentTime` jumps by whole periods. How far
    * ahead of that the context pulls goes up and down by a period; it is measured for a while, and then kept unless it moves.
    */
   tick() {
-    // Firefox can hang in getOutputTimestamp while its device is still being opened.
     if (this.context.currentTime < this.from || this.still) return;
-    const { contextTime, performanceTime } = this.context.getOutputTimestamp?.() ?? {}, now = performance.now() * 1e6;
+    const { contextTime, performanceTime } = this.heard(), now = performance.now() * 1e6;
     const known = contextTime > 0 && performanceTime > 0;
     const card = (known ? contextTime : this.context.currentTime) * NS_PER_S, heard = known ? performanceTime * 1e6 : now;
     // A clock that stands still says nothing of when its frames are heard.
@@ -98,6 +114,6 @@ export class Listener {
       if (Math.abs(least - this.lag) > LAG_MOVED || this.period === 0) { this.lag = least; this.period = Math.max(PERIOD_MIN, Math.min(most - least, PERIOD_MAX)); }
       this.lags = [];
     }
-    if (this.period) this.node.port.postMessage({ what: "clock", card, now: heard, lag: this.lag, period: this.period });
+    if (this.period) this.node.port.postMessage({ what: "clock", card, now: heard, lag: this.lag, period: this.period, device: this.device });
   }
 }
