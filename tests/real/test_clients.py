@@ -290,6 +290,7 @@ def test_a_30_ms_file_plays_whole(bus: Bus, tmp_path: Path) -> None:
     assert np.array_equal(trimmed(sound), frames)
 
 
+@pytest.mark.beside
 def test_pactl_sees_and_changes_what_a_user_expects(bus: Bus, tone: Path) -> None:
     need("pactl", "paplay")
     assert "Default Sink: millrace" in bus.run("pactl", "info").stdout
@@ -318,6 +319,7 @@ def test_pactl_sees_and_changes_what_a_user_expects(bus: Bus, tone: Path) -> Non
     player.terminate()
 
 
+@pytest.mark.beside
 def test_pactl_subscribe_tells_of_a_stream(bus: Bus, tmp_path: Path) -> None:
     need("pactl", "paplay")
     watcher = bus.spawn("pactl", "subscribe", stdout=subprocess.PIPE)

@@ -90,6 +90,7 @@ def test_all_kinds_of_hostility_leave_a_playing_client_bit_exact(bus: Bus, tmp_p
     judge_numbered(trimmed(sound), frames, len(bus.stalls()))
 
 
+@pytest.mark.beside
 def test_a_recorder_that_never_reads_is_bounded(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     stuck, wire = greeted(bus)
@@ -121,6 +122,7 @@ def test_a_stopped_player_does_not_disturb_and_goes_on(bus: Bus, tmp_path: Path)
     judge_numbered(trimmed(sound), frames, len(bus.stalls()))
 
 
+@pytest.mark.beside
 def test_sockets_are_private_and_links_in_their_place_are_refused(bus: Bus, tmp_path: Path) -> None:
     assert bus.pulse().stat().st_mode & 0o777 == 0o600
     assert bus.pulse().parent.stat().st_mode & 0o777 == 0o700

@@ -68,6 +68,7 @@ def traffic(seed: int) -> list[tuple[str, bytes]]:
     return [("text" if message[:1] in (b"{", b"[", b'"') else "packet", message) for message in session]
 
 
+@pytest.mark.beside
 def test_the_page_takes_no_packet_that_python_does_not(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         seen: set[str] = set()

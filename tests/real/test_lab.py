@@ -60,6 +60,7 @@ def test_a_listener_behind_a_bad_line_hears_and_says_what_it_lost(bus: Bus, tmp_
     assert abs(level_dbfs(middle) - -6.02) < 1.0
 
 
+@pytest.mark.beside
 def test_the_proxy_passes_refusals_on(bus: Bus) -> None:
     port = free_port()
     proxy = bus.spawn(
@@ -76,6 +77,7 @@ def test_the_proxy_passes_refusals_on(bus: Bus) -> None:
         assert done.returncode == 2 and done.stderr.startswith("millrace: ")
 
 
+@pytest.mark.beside
 def test_lab_prints_a_table_json_and_plots(bus: Bus, tmp_path: Path) -> None:
     done = bus.cli("lab", "run", "ppm50/exp3", "--hours", "0.1", "--policy", "millrace,none", "--plots", str(tmp_path))
     assert "millrace" in done.stdout and "xruns" in done.stdout

@@ -153,6 +153,7 @@ def test_raw_output_is_real_time_sound(bus: Bus, tmp_path: Path) -> None:
     assert abs(level_dbfs(loud[24_000:72_000]) - -6.02) < 1.5
 
 
+@pytest.mark.beside
 def test_the_listener_ends_when_its_reader_does(bus: Bus, tmp_path: Path) -> None:
     play_tone(bus, tmp_path)
     listener = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "raw:-", "-q", stdout=subprocess.PIPE)
@@ -162,6 +163,7 @@ def test_the_listener_ends_when_its_reader_does(bus: Bus, tmp_path: Path) -> Non
     assert listener.wait(10) == 0
 
 
+@pytest.mark.beside
 def test_a_token_is_needed_by_others_and_pages_of_other_sites_are_refused(bus: Bus, tmp_path: Path) -> None:
     import http.client
 
@@ -226,6 +228,7 @@ def _own_address() -> str:
         return str(probe.getsockname()[0])
 
 
+@pytest.mark.beside
 def test_wrong_use_says_what_to_do(bus: Bus, tmp_path: Path) -> None:
     second = subprocess.run(
         [*MILLRACE, "serve", "--listen", "127.0.0.1:0"], env=bus.env, capture_output=True, text=True
@@ -249,6 +252,7 @@ def test_wrong_use_says_what_to_do(bus: Bus, tmp_path: Path) -> None:
     assert os.path.exists(bus.pulse())
 
 
+@pytest.mark.beside
 def test_a_token_lets_a_listener_in_and_its_end_ends_it(bus: Bus, tmp_path: Path) -> None:
     secret = bus.cli(
         "token", "new", "--guest", "default", "--may", "hear", "--expires", "1h", "--name", "x"
@@ -273,6 +277,7 @@ def test_a_token_lets_a_listener_in_and_its_end_ends_it(bus: Bus, tmp_path: Path
     assert secret not in bus.log.read_text()
 
 
+@pytest.mark.beside
 def test_guests_volumes_and_tokens_survive_kill_9(bus: Bus) -> None:
     bus.cli("guest", "add", "carol")
     bus.cli("set", "sink/default", "volume=50%", "--guest", "carol")
@@ -284,6 +289,7 @@ def test_guests_volumes_and_tokens_survive_kill_9(bus: Bus) -> None:
     bus.cli("guest", "remove", "carol")
 
 
+@pytest.mark.beside
 def test_parec_records_only_what_it_is_granted(bus: Bus, tmp_path: Path) -> None:
     need("parec")
     bus.cli("revoke", "monitor")

@@ -237,6 +237,7 @@ def test_quality_is_changed_while_it_plays_and_the_sound_goes_on(chromium: Chrom
     in_browser(chromium, bus, test)
 
 
+@pytest.mark.beside
 def test_the_page_is_back_in_sound_when_the_daemon_returns(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     async def test(page: Page) -> None:
         await listening(page)
@@ -254,6 +255,7 @@ def test_the_page_is_back_in_sound_when_the_daemon_returns(chromium: Chromium, b
     in_browser(chromium, bus, test)
 
 
+@pytest.mark.beside
 def test_volumes_mutes_and_incidents_are_on_the_page(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
 
@@ -291,6 +293,7 @@ OWN_STATUS = """import('/page/session.js').then(({ headers, kept }) =>
 fetch('/api/v1/state', { headers: headers(kept()) })).then(a => a.status)"""
 
 
+@pytest.mark.beside
 def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(bus: Bus, tmp_path: Path) -> None:
     """The page by its plain address, under a name that stands for another machine."""
     playing(bus, tmp_path)
@@ -358,6 +361,7 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
 SHOWN = "document.querySelector('#guest').value && document.querySelector('#login').hidden"
 
 
+@pytest.mark.beside
 def test_a_browser_stays_signed_in_over_a_reload_and_in_a_second_tab_until_it_is_signed_out(
     chromium: Chromium, bus: Bus
 ) -> None:
@@ -409,6 +413,7 @@ setTimeout(() => told({}).then(() => { document.title = 'done'; }), 1000);
 </script>"""
 
 
+@pytest.mark.beside
 def test_a_page_on_another_port_gets_nothing_that_millrace_lets_in(chromium: Chromium, bus: Bus) -> None:
     """A browser sends a host's cookies to every port of it: another user of this machine may listen there."""
     need("chromium")
@@ -465,6 +470,7 @@ GRAPH_FITS = """(() => {
 """All of the graph is in sight, in letters that can be read, each within its box."""
 
 
+@pytest.mark.beside
 def test_the_page_is_accessible_small_and_fits_a_phone(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
     axe = (files("axe_core_python") / "axe.min.js").read_text()
@@ -559,6 +565,7 @@ def _held(seconds: float) -> list[int]:
     return [begin + (first + 8_000_000_000 + (at - first) // 5 if at > first else 0) for at in captured]
 
 
+@pytest.mark.beside
 def test_the_estimators_say_what_pythons_say(chromium: Chromium, bus: Bus) -> None:
     stood = [(x, y + (6_000_000_000 if n > 2_000 else 0)) for n, (x, y) in enumerate(trace(4, 60, 100, 1.0))]
     held = [(x, max(y, trace_y)) for (x, y), trace_y in zip(trace(5, 60, 0, 1.0), _held(60), strict=True)]
@@ -648,6 +655,7 @@ BLAME = """import('/page/blame.js').then(({ Blame }) => {
 })"""
 
 
+@pytest.mark.beside
 def test_the_page_blames_whom_python_blames(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         causes = set()
@@ -693,6 +701,7 @@ SIMULATION = """import('/page/clock.js').then(async ({ Pace, PROFILES }) => {
 })"""
 
 
+@pytest.mark.beside
 def test_the_loop_in_javascript_holds_the_latency_as_ours_does(chromium: Chromium, bus: Bus) -> None:
     """Ten minutes of packets with 3 ms of jitter to a card that is 300 ppm fast, in virtual time."""
     pairs = trace(7, 600, 0, 3.0)

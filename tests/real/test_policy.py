@@ -107,6 +107,7 @@ def test_the_policy_is_killed_while_somebody_plays_and_not_a_frame_is_lost(lone:
     assert "no session manager" in lone.cli("ls").stdout
 
 
+@pytest.mark.beside
 def test_a_policy_of_ones_own_takes_over_and_the_built_in_one_comes_back(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     wait_for(lambda: in_charge(bus, bus.daemon.pid), what="the built-in policy")  # type: ignore[union-attr]
@@ -121,6 +122,7 @@ def test_a_policy_of_ones_own_takes_over_and_the_built_in_one_comes_back(bus: Bu
     wait_for(lambda: in_charge(bus, bus.daemon.pid), what="the built-in policy again")  # type: ignore[union-attr]
 
 
+@pytest.mark.beside
 def test_parec_has_to_wait_and_hears_what_was_decided(bus: Bus, tmp_path: Path) -> None:
     need("parec")
     bus.cli("prompt", "microphone")
@@ -147,6 +149,7 @@ def test_parec_has_to_wait_and_hears_what_was_decided(bus: Bus, tmp_path: Path) 
     assert granted.wait(10) != 0
 
 
+@pytest.mark.beside
 def test_an_unknown_client_is_told_to_wait_and_then_that_it_may_not(bus: Bus) -> None:
     need("pactl")
     bus.cli("prompt", "connect", "--program", "pactl")
@@ -161,6 +164,7 @@ def test_an_unknown_client_is_told_to_wait_and_then_that_it_may_not(bus: Bus) ->
     bus.run("pactl", "info")
 
 
+@pytest.mark.beside
 def test_a_guest_that_may_only_speak(bus: Bus, tmp_path: Path) -> None:
     need("pactl", "paplay", "parec")
     bus.stop()
@@ -186,6 +190,7 @@ def test_a_guest_that_may_only_speak(bus: Bus, tmp_path: Path) -> None:
 # -- who a program is ------------------------------------------------------------------------------------
 
 
+@pytest.mark.beside
 def test_a_program_is_its_file_and_not_its_name(bus: Bus, tmp_path: Path) -> None:
     """A copy of pactl that calls itself firefox-esr is known by its path."""
     need("pactl")
@@ -216,6 +221,7 @@ def jailed(root: Path) -> subprocess.Popen[bytes]:
 INFO = "[Application]\nname=org.example.App\nruntime=x\n"
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize("trap", ["", "symlink", "fifo", "directory", "garbage", "huge"])
 def test_a_flatpak_is_known_by_what_its_root_says_and_traps_there_catch_nobody(tmp_path: Path, trap: str) -> None:
     info = tmp_path / ".flatpak-info"
@@ -242,6 +248,7 @@ def test_a_flatpak_is_known_by_what_its_root_says_and_traps_there_catch_nobody(t
     assert found.sandbox == named.get(trap, found.sandbox) and (trap in named or "flatpak" not in found.sandbox)
 
 
+@pytest.mark.beside
 def test_another_mount_namespace_is_a_container_and_its_file_names_say_nothing(bus: Bus) -> None:
     need("unshare", "pactl")
     bus.cli("revoke", "connect", "--program", "container:*")
@@ -253,6 +260,7 @@ def test_another_mount_namespace_is_a_container_and_its_file_names_say_nothing(b
     bus.run("pactl", "info")
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -268,6 +276,7 @@ def test_snaps_and_containers_are_known_by_their_control_group(line: str, expect
     assert sandbox_of_cgroup(line + "\n") == expected
 
 
+@pytest.mark.beside
 def test_a_process_that_has_gone_is_nobody() -> None:
     process = subprocess.Popen(["true"])
     pidfd = os.pidfd_open(process.pid)

@@ -143,6 +143,7 @@ async def everything_works(front: Front, secret: str, url: str = "") -> None:
             await http.ws_connect(url + "default", protocols=offered, headers={"Origin": "https://localhost:1"})
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize("proxy", ["nginx", "haproxy", "caddy"])
 def test_the_page_the_api_and_listeners_work_behind(proxy: str, front: Front) -> None:
     getattr(front, proxy)()
@@ -163,6 +164,7 @@ def test_the_page_the_api_and_listeners_work_behind(proxy: str, front: Front) ->
     assert front.bus.cli("page").stdout.startswith(f"{front.url}#in=")
 
 
+@pytest.mark.beside
 def test_whatever_the_proxy_makes_of_host(front: Front) -> None:
     hosts = ("$http_host", "$host:443", "$proxy_host", "LOCALHOST")
 
@@ -202,6 +204,7 @@ def test_the_page_is_heard_through_nginx_on_its_path_with_a_token(front: Front, 
     asyncio.run(main())
 
 
+@pytest.mark.beside
 def test_a_proxy_that_passes_no_websocket_on_is_told_apart_from_a_daemon_that_is_gone(
     front: Front, tmp_path: Path
 ) -> None:

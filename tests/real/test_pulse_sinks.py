@@ -118,6 +118,7 @@ def shown(env: dict[str, str], kind: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.beside
 def test_modules_take_and_refuse_what_pulseaudio_does_and_make_the_same(bus: Bus, reference: dict[str, str]) -> None:
     bus.run("pactl", "unload-module", "module-always-sink")
     for line in LOADS.strip().splitlines():
@@ -178,6 +179,7 @@ def looped(env: dict[str, str], command: str) -> str:
     return pactl(env, "list", "short", kind).stdout.split()[0]
 
 
+@pytest.mark.beside
 def test_defaults_levels_ports_and_loopbacks_answer_as_pulseaudios_do(bus: Bus, reference: dict[str, str]) -> None:
     for module in ("module-device-restore", "module-default-device-restore"):
         pactl(reference, "load-module", module)

@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import lack, need
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.beside]
 VERSION = "24.12.0"
 SUITE = "pulsectl.tests.test_with_dummy_instance"
 NOT_OURS = "test_cli"

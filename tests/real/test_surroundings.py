@@ -16,6 +16,7 @@ from tests.everycommand import DAEMON, DOCUMENTED
 from tests.places import lack
 from tests.real.conftest import MILLRACE, need, need_root
 
+pytestmark = [pytest.mark.real, pytest.mark.beside]
 NOBODY = 54321
 """A user that no file of names knows."""
 HEARD = ["/dev/null", "captured", "captured"]
@@ -92,7 +93,6 @@ def tried(place: Surroundings, folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.real
 @pytest.mark.parametrize("name", PLACES)
 def test_every_command_works_or_says_why_not(name: str, tmp_path: Path) -> None:
     need_root()
@@ -120,7 +120,6 @@ def test_every_command_works_or_says_why_not(name: str, tmp_path: Path) -> None:
         assert next(one for one in found if one["args"] == ["ls"])["code"] == 0
 
 
-@pytest.mark.real
 def test_a_start_with_nothing_open(tmp_path: Path) -> None:
     """The same for what happens before a command runs: the interpreter's own start, imports, uvloop."""
     env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
@@ -140,7 +139,6 @@ def test_a_start_with_nothing_open(tmp_path: Path) -> None:
     assert serve.wait(10) == 0
 
 
-@pytest.mark.real
 def test_the_command_line_in_a_latin_1_locale(tmp_path: Path) -> None:
     """Arguments come in it, output goes out in it, and UTF-8 that somebody passes is shown without its controls."""
     need("localedef")
