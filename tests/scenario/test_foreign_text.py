@@ -28,7 +28,15 @@ from millrace.daemon.doorspec import parse_door
 from millrace.io.clock import now_ns
 from millrace.rights.grants import Identity, Permission, Subject, Verdict
 from millrace.rights.model import Right
-from millrace.wire.peer.messages import Configured, Fault, Hello, Welcome, encode_message
+from millrace.wire.peer.messages import (
+    Configured,
+    Fault,
+    FormatChanged,
+    Hello,
+    StreamFormat,
+    Welcome,
+    encode_message,
+)
 from millrace.wire.pulse.client import playback_fields, record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command
 from millrace.wire.pulse.tagstruct import Spec
@@ -102,8 +110,11 @@ async def bad_server() -> tuple[web.AppRunner, list[str]]:
         line = web.WebSocketResponse()
         await line.prepare(request)
         settings = {FOREIGN: FOREIGN}
-        for said in (Welcome(1, FOREIGN, FOREIGN, settings), Configured(settings), Fault(FOREIGN, FOREIGN, fatal=True)):
+        # Whom it has joined is told when there is a format.
+        sound = FormatChanged(StreamFormat(1, "s16", 48_000, ["front-left", "front-right"]))
+        for said in (Welcome(1, FOREIGN, FOREIGN, settings), sound, Configured(settings)):
             await line.send_str(encode_message(said))
+        await line.send_str(encode_message(Fault(FOREIGN, FOREIGN, fatal=True)))
         await line.close()
         return line
 
