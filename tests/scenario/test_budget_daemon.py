@@ -52,7 +52,7 @@ def test_a_listener_gives_everything_back_however_it_ends(how: str, tmp_path: Pa
         alice = rig.daemon.guest("alice")
         secret = await rig.token("a", "hear,speak", ["alice"])
         with contextlib.suppress(Exception):
-            await (await rig.http.get(f"http://{rig.daemon.address}/health")).read()
+            await (await rig.http.get(f"http://{rig.daemon.serving.address}/health")).read()
         await rig.http.connector.close()  # type: ignore[union-attr]
         before = state(alice)
         async with aiohttp.ClientSession() as http:
@@ -112,14 +112,14 @@ def test_settings_that_there_is_no_room_for_are_refused_and_the_listener_hears_o
 
 async def deaf_watcher(rig: Rig, secret: str) -> socket.socket:
     """A WebSocket that watches and never reads."""
-    host, _, port = rig.daemon.address.rpartition(":")
+    host, _, port = rig.daemon.serving.address.rpartition(":")
     line = socket.socket()
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     line.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(line, (host, int(port)))
     upgrade = (
-        f"GET /api/v1/events HTTP/1.1\r\nHost: {rig.daemon.address}\r\nAuthorization: Bearer {secret}\r\n"
+        f"GET /api/v1/events HTTP/1.1\r\nHost: {rig.daemon.serving.address}\r\nAuthorization: Bearer {secret}\r\n"
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
@@ -192,11 +192,12 @@ def test_an_answer_that_nobody_reads_is_paid_for_and_let_go(tmp_path: Path, monk
         assert status == 200 and json.loads(text)["guests"] and len(text) > MIB
         budget = alice.graph.budget
         held = budget.held
-        host, _, port = rig.daemon.address.rpartition(":")
+        host, _, port = rig.daemon.serving.address.rpartition(":")
         line = socket.socket()
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         line.connect((host, int(port)))
-        request = f"GET /api/v1/state HTTP/1.1\r\nHost: {rig.daemon.address}\r\nAuthorization: Bearer {secret}\r\n\r\n"
+        here = rig.daemon.serving.address
+        request = f"GET /api/v1/state HTTP/1.1\r\nHost: {here}\r\nAuthorization: Bearer {secret}\r\n\r\n"
         line.sendall(request.encode())
         await eventually(lambda: budget.shares().get("answer", 0) > MIB)
         await eventually(lambda: budget.held == held)

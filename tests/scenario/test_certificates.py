@@ -90,7 +90,7 @@ def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path) -> None:
             )
         )  # fmt: skip
         await daemon.start()
-        port = daemon.address.rpartition(":")[2]
+        port = daemon.serving.address.rpartition(":")[2]
 
         async def status(pair: Pair | None, path: str, method: str = "GET", **headers: str) -> int:
             context = client_tls(str(authority.cert))

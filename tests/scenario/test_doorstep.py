@@ -90,14 +90,14 @@ running = partial(bus.running, guests=(GuestConfig("alice", pulse_tcp=("127.0.0.
 
 
 def tcp_of(daemon: Daemon) -> tuple[str, int]:
-    host, _, port = daemon.address.rpartition(":")
+    host, _, port = daemon.serving.address.rpartition(":")
     return host, int(port)
 
 
 async def answers(daemon: Daemon) -> bool:
     """Whether somebody who is known is served."""
     async with aiohttp.ClientSession(headers=KNOWN) as http:
-        async with http.get(f"http://{daemon.address}/api/v1/state") as answer:
+        async with http.get(f"http://{daemon.serving.address}/api/v1/state") as answer:
             return answer.status == 200
 
 
@@ -165,7 +165,7 @@ def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         native, to_native = await opened(daemon, "native.sock")
         to_native.write(frame(Hello()))
         await pulse.read(1), await native.read(1)
-        url = f"http://{daemon.address}"
+        url = f"http://{daemon.serving.address}"
         async with aiohttp.ClientSession(headers=KNOWN) as http, http.ws_connect(f"{url}/alice") as line:
             await line.send_str('{"type": "hello"}')
             async with http.get(f"{url}/api/v1/state") as answer:
@@ -199,7 +199,7 @@ def test_idle_connections_use_up_nothing_that_others_need(
     async def test(daemon: Daemon) -> None:
         async with (
             aiohttp.ClientSession(headers=KNOWN) as http,
-            http.get(f"http://{daemon.address}/api/v1/state") as answer,
+            http.get(f"http://{daemon.serving.address}/api/v1/state") as answer,
         ):
             assert answer.status == 200
         with socket.socket() as free:
@@ -220,7 +220,7 @@ def test_idle_connections_use_up_nothing_that_others_need(
         assert len(daemon.listeners.doorstep.strangers) < 120
         async with (
             aiohttp.ClientSession(headers=KNOWN) as http,
-            http.get(f"http://{daemon.address}/api/v1/state") as answer,
+            http.get(f"http://{daemon.serving.address}/api/v1/state") as answer,
         ):
             assert answer.status == 200
         for sock in idle:
@@ -236,14 +236,14 @@ def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path
     async def test(daemon: Daemon) -> None:
         doorstep, alice = daemon.listeners.doorstep, daemon.guests["alice"]
         async with aiohttp.ClientSession(headers=KNOWN) as http:
-            async with http.get(f"http://{daemon.address}/health"):
+            async with http.get(f"http://{daemon.serving.address}/health"):
                 assert daemon.turns not in payers(doorstep.strangers)
-            async with http.get(f"http://{daemon.address}/api/v1/state") as answer:
+            async with http.get(f"http://{daemon.serving.address}/api/v1/state") as answer:
                 await answer.read()
             while not doorstep.resting:
                 await asyncio.sleep(0)
             assert payers(doorstep.resting) == {daemon.turns}
-            async with http.ws_connect(f"http://{daemon.address}/alice"):
+            async with http.ws_connect(f"http://{daemon.serving.address}/alice"):
                 assert alice.turns in payers(line for line in doorstep._inside if hasattr(line, "get_protocol"))
 
     running(tmp_path, test)
@@ -254,8 +254,8 @@ def test_a_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: py
 
     async def test(daemon: Daemon) -> None:
         async with aiohttp.ClientSession(headers=KNOWN) as http:
-            bad = await http.ws_connect(f"http://{daemon.address}/alice")
-            good = await http.ws_connect(f"http://{daemon.address}/alice")
+            bad = await http.ws_connect(f"http://{daemon.serving.address}/alice")
+            good = await http.ws_connect(f"http://{daemon.serving.address}/alice")
             sessions = daemon.guests["alice"].sessions
             while len(sessions) < 2:
                 await asyncio.sleep(0.01)

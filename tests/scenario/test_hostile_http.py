@@ -69,7 +69,7 @@ ODD = {
 def test_an_odd_request_is_refused_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: str) -> None:
     async def main() -> bytes:
         async with daemon_in(tmp_path, token=TOKEN) as daemon:
-            host, _, port = daemon.address.rpartition(":")
+            host, _, port = daemon.serving.address.rpartition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(ODD[odd])
             answer = await reader.read(100_000)
@@ -89,7 +89,7 @@ def test_an_odd_request_is_refused_in_words(tmp_path: Path, caplog: pytest.LogCa
 def test_a_body_that_nobody_reads_is_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> bytes:
         async with daemon_in(tmp_path) as daemon:
-            host, _, port = daemon.address.rpartition(":")
+            host, _, port = daemon.serving.address.rpartition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n"
             writer.write(head + b"{}")

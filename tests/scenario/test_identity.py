@@ -45,7 +45,7 @@ class Rig:
 
     @property
     def url(self) -> str:
-        return f"http://{self.daemon.address}"
+        return f"http://{self.daemon.serving.address}"
 
     async def token(self, may: str = "all", guests: tuple[str, ...] = ("*",), lasts_s: int = 0) -> tuple[int, str]:
         token, secret = await self.daemon.access.new("t", parse_rights(may), guests, lasts_s)
@@ -117,7 +117,7 @@ def test_a_request_whose_sender_has_gone_is_nobodys(way: str, tmp_path: Path) ->
     """Of a socket in TIME_WAIT the kernel knows no owner, and calls that 0."""
 
     async def test(rig: Rig) -> None:
-        host, port = rig.daemon.address.split(":")
+        host, port = rig.daemon.serving.address.split(":")
         body = json.dumps({"name": "eve"})
         text = (
             f"POST /api/v1/guests HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
@@ -174,7 +174,7 @@ def test_a_listener_that_goes_while_it_waits_for_its_turn_is_no_internal_error(
 async def pumped(rig: Rig, runner: int) -> bytes:
     """A socket without an address, as a supervisor or a tunnel hands it over."""
     ours, theirs = socket.socketpair()
-    server = rig.daemon._runners[runner].server
+    server = rig.daemon.serving.runners[runner].server
     assert server is not None
     await asyncio.get_running_loop().connect_accepted_socket(server, theirs)
     ours.setblocking(False)
@@ -220,7 +220,7 @@ def test_another_user_at_the_private_socket_is_nobody(tmp_path: Path, monkeypatc
 
 
 async def raw(rig: Rig, *lines: str) -> int:
-    host, port = rig.daemon.address.split(":")
+    host, port = rig.daemon.serving.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write("\r\n".join([f"GET {STATE} HTTP/1.1", *lines, "Connection: close", "", ""]).encode())
     status = int((await reader.readline()).split()[1])
@@ -230,7 +230,7 @@ async def raw(rig: Rig, *lines: str) -> int:
 
 def test_other_sites_pages_are_refused_whatever_they_have(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        here, secret = rig.daemon.address, (await rig.token())[1]
+        here, secret = rig.daemon.serving.address, (await rig.token())[1]
         auth = f"Authorization: Bearer {secret}"
         assert await raw(rig, f"Host: {here}", auth, f"Origin: http://{here}") == 200
         for origin in (
@@ -546,7 +546,7 @@ def test_a_page_behind_a_bad_line_is_let_in_as_itself(tmp_path: Path) -> None:
     """`lab impair` stands between, and answers for the daemon what a WebSocket speaks."""
 
     async def test(rig: Rig) -> None:
-        runner = web.AppRunner(Impairment(f"ws://{rig.daemon.address}", ImpairedPath()).application())
+        runner = web.AppRunner(Impairment(f"ws://{rig.daemon.serving.address}", ImpairedPath()).application())
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         offered = (SUBPROTOCOL, CREDENTIAL + session_of((await rig.enter(rig.daemon.access.key))[1]))
@@ -728,7 +728,7 @@ WRITTEN = [
 @pytest.mark.parametrize("path", WRITTEN)
 def test_no_way_to_write_an_address_leads_past_the_gate(path: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        host, port = rig.daemon.address.split(":")
+        host, port = rig.daemon.serving.address.split(":")
         for method in ("GET", "POST", "HEAD"):
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
@@ -843,7 +843,7 @@ def test_a_listener_of_this_user_comes_by_the_private_socket_and_sends_no_creden
     (tmp_path / "millrace").symlink_to(tmp_path / "r")
 
     async def test(rig: Rig) -> None:
-        port = rig.daemon.address.partition(":")[2]
+        port = rig.daemon.serving.address.partition(":")[2]
         assert await own_socket(f"ws://127.0.0.1:{port}/alice") == tmp_path / "millrace" / "api.sock"
         for url in (
             f"ws://127.0.0.1:{unused_port()}/alice", f"ws://10.0.0.1:{port}/alice", f"wss://127.0.0.1:{port}/alice",

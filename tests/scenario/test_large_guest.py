@@ -85,7 +85,7 @@ def test_a_guest_has_one_share_however_many_tokens_it_has(tmp_path: Path) -> Non
 
 def test_who_is_refused_is_answered_when_strangers_have_something_left_of_their_share(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        url = f"http://{daemon.address}/api/v1/state"
+        url = f"http://{daemon.serving.address}/api/v1/state"
         async with aiohttp.ClientSession() as session:
 
             async def ask_as(token: str) -> int:

@@ -18,7 +18,7 @@ from tests.places import small_disk
 
 async def listened(daemon: Daemon, token: Path, to: str) -> tuple[int, str]:
     """Exit code of a listener that writes to `to`, and what it said."""
-    command = [sys.executable, "-m", "millrace.cli.main", "listen", f"{daemon.url}/default", "--to", to]
+    command = [sys.executable, "-m", "millrace.cli.main", "listen", f"{daemon.serving.url}/default", "--to", to]
     command += ["--token-file", str(token), "--set", "codec=f32", "--seconds", "20"]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:

@@ -45,7 +45,7 @@ class Rig:
     async def ask(self, method: str, path: str, secret: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """As whoever has that secret; without one as the owner."""
         headers = {"Authorization": f"Bearer {secret or self.daemon.access.key}"} | headers
-        url = f"http://{self.daemon.address}{path}"
+        url = f"http://{self.daemon.serving.address}{path}"
         async with self.http.request(method, url, json=body, headers=headers) as answer:
             text = await answer.text()
             return answer.status, text
@@ -161,7 +161,7 @@ def test_a_token_sees_its_guests_and_no_others(tmp_path: Path) -> None:
 def test_wrong_tokens_let_nobody_in_even_on_loopback(secret: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         headers = {"Authorization": f"Bearer {secret}".encode().decode("latin-1")}
-        async with rig.http.get(f"http://{rig.daemon.address}/api/v1/state", headers=headers) as answer:
+        async with rig.http.get(f"http://{rig.daemon.serving.address}/api/v1/state", headers=headers) as answer:
             assert answer.status == 401
             assert set(await answer.json()) == {"error"}, "as the API's description says"
         assert rig.daemon.refused() == 1
@@ -182,7 +182,7 @@ def test_guessing_is_slowed_down_and_a_right_token_always_lets_in(tmp_path: Path
 
 async def joined(rig: Rig, secret: str, guest: str = "alice", **hello: Any) -> aiohttp.ClientWebSocketResponse:
     headers = {"Authorization": f"Bearer {secret}"}
-    line = await rig.http.ws_connect(f"ws://{rig.daemon.address}/{guest}", headers=headers)
+    line = await rig.http.ws_connect(f"ws://{rig.daemon.serving.address}/{guest}", headers=headers)
     await line.send_str(encode_message(Hello(**hello)))
     assert "welcome" in (await line.receive(5)).data
     return line
@@ -366,7 +366,9 @@ def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
 def test_no_websocket_is_compressed_whatever_the_other_side_offers(path: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         headers = {"Authorization": f"Bearer {await rig.token('a', 'see,hear', ['alice'])}"}
-        async with rig.http.ws_connect(f"ws://{rig.daemon.address}/{path}", headers=headers, compress=15) as line:
+        async with rig.http.ws_connect(
+            f"ws://{rig.daemon.serving.address}/{path}", headers=headers, compress=15
+        ) as line:
             assert line.compress == 0
 
     running(tmp_path, test)

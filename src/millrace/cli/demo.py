@@ -66,7 +66,7 @@ async def _demo(seconds: float, to: str, stay: bool) -> None:
     on_stop(stopping.set)
     try:
         await daemon.start()
-        tell(f"bus         {daemon.url}, guest 'default'")
+        tell(f"bus         {daemon.serving.url}, guest 'default'")
         await _play_and_listen(daemon, seconds, to)
         _go_on(daemon, stay)
         if stay:

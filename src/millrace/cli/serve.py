@@ -161,11 +161,11 @@ def _tell(daemon: Daemon) -> None:
         for address in guest.config.pulse_tcp:
             tell(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.cookie_path}")
         tell(f"  listeners:     millrace listen {guest.name}")
-        where = f"{daemon.scheme}://{daemon.outward or daemon.address}/{guest.name}"
+        where = f"{daemon.serving.scheme}://{daemon.serving.outward or daemon.serving.address}/{guest.name}"
         tell(f"  by network:    millrace listen {where} --token-file FILE")
     if os.isatty(1):
         tell(f"browser:  {daemon.page_link()}")
         tell("          lets one browser in, once, within the hour; `millrace page` prints another")
     else:
-        tell(f"browser:  {daemon.page_url} with a token, or by the link that `millrace page` prints")
+        tell(f"browser:  {daemon.serving.page_url} with a token, or by the link that `millrace page` prints")
     tell("ready; `millrace ls` shows what is going on, Ctrl-C ends")

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-import ssl
 import stat
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -14,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
-from millrace.daemon import verbs, weblog
+from millrace.daemon import verbs
 from millrace.daemon.access import Access, new_key
 from millrace.daemon.attach import Attachment
 from millrace.daemon.attachments import attach
@@ -33,6 +30,7 @@ from millrace.daemon.native import NativeServer, NativeSession
 from millrace.daemon.publish import Publisher
 from millrace.daemon.registry import Registry
 from millrace.daemon.remembered import Remembered, RememberedDevices
+from millrace.daemon.serving import Serving
 from millrace.daemon.store import KeptGuest, Store
 from millrace.daemon.views import guest_summary
 from millrace.daemon.web import Web
@@ -42,23 +40,20 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.incidents import Incidents
 from millrace.graph.model import Ids, Sink, Stream
 from millrace.io.clock import now_ns, worked_ns
-from millrace.io.crypto import server_tls
 from millrace.io.handover import Handover
-from millrace.io.listeners import Acceptor, Listeners
+from millrace.io.listeners import Listeners
 from millrace.io.locks import FileLock
-from millrace.io.metered import Metered
 from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCKET, RUNTIME_LOCK
 from millrace.io.runner import TimerRunner
-from millrace.io.sockets import bind_tcp, bind_unix, outward_address, own_secret, private_dir
+from millrace.io.sockets import bind_unix, own_secret, private_dir
 from millrace.io.turns import Turns, in_steps
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Admits, Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
-from millrace.text import checked_number, parse_address, printable, quoted, show_address
+from millrace.text import checked_number
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
-KEEPALIVE_S = 75.0
 
 
 class Daemon:
@@ -84,14 +79,9 @@ class Daemon:
         self._turns: dict[str, Turns] = {}
         self.guests: dict[str, Guest] = {}
         self.budgets = Budgets(self.guests)
-        self.address = config.listen
-        """Where listeners on this host connect."""
-        self.outward = ""
-        """Where those elsewhere do, if all addresses are listened on."""
         self.commands = Commands(self)
         self._web: Web | None = None
         self._api_path: Path | None = None
-        self._runners: list[web.AppRunner] = []
         self._timer: TimerRunner | None = None
         self._handover: Handover | None = None
         self.prompts = Prompts(self.ids.take)
@@ -104,7 +94,7 @@ class Daemon:
         self.prompts.on_change = self._prompt_changed
         self.doctor = Doctor(self)
         self.listeners = Listeners()
-        self._doors: list[Acceptor] = []
+        self.serving = Serving(config, self.listeners, self.strangers)
         self.keeper.on_trouble = self.doctor.not_kept
 
     async def start(self) -> None:
@@ -129,49 +119,9 @@ class Daemon:
         self.access.on_end = self._forget_turns
         self.access.set_key(own_secret(self.config.runtime / KEY_FILE, new_key))
         self._web = Web(self)
-        self._open(api_socket, await self._serving(self._web.private()))
+        await self.serving.serve(self._web.private(), api_socket)
         self._handover = Handover(self.config.runtime / HANDOVER_SOCKET, self._take_connection, self.listeners)
-        self._listen_tcp(await self._serving(self._web.network()))
-
-    async def _serving(self, application: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(
-            application, access_log=None, logger=weblog.log, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_S
-        )
-        self._runners.append(runner)
-        await runner.setup()
-        return runner
-
-    def _open(self, sock: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None = None) -> None:
-        """Serve HTTP there. What strangers cost is charged to nobody else."""
-        server = runner.server
-        assert server is not None
-        strangers = self.strangers
-        self._doors.append(self.listeners.serve(sock, strangers, lambda: Metered(server(), strangers), tls))
-
-    def _listen_tcp(self, runner: web.AppRunner) -> None:
-        host, port = parse_address(self.config.listen, "listen")
-        tls = self._tls()
-        try:
-            bound = bind_tcp(host, port)
-        except OSError as error:
-            raise ConfigError(
-                f"can't listen on {quoted(self.config.listen)}: {error.strerror}; use --listen HOST:PORT"
-            ) from None
-        for one in bound:
-            self._open(one, runner, tls)
-        port = bound[-1].getsockname()[1]
-        everywhere = host in ("", "::", "0.0.0.0")
-        # What is listened on is no address to connect to where it means all of them.
-        self.address = show_address("127.0.0.1" if everywhere else host, port)
-        self.outward = show_address(found, port) if everywhere and (found := outward_address()) else ""
-
-    def _tls(self) -> ssl.SSLContext | None:
-        cert, key = self.config.tls_cert, self.config.tls_key
-        if not cert and not key:
-            return None
-        if not (cert and key):
-            raise ConfigError("TLS needs both --tls-cert and --tls-key")
-        return server_tls(cert, key, self.config.client_ca)
+        await self.serving.listen(self._web.network())
 
     async def stop(self) -> None:
         """Tell listeners and clients, close sockets, remove files."""
@@ -182,11 +132,9 @@ class Daemon:
             for session in guest.sessions:
                 session.farewell("the daemon is stopping", again=True)
             await guest.stop()
-        for door in self._doors:
-            door.close()
+        self.serving.close()
         self.access.close()
-        for runner in self._runners:
-            await runner.cleanup()
+        await self.serving.cleanup()
         self.listeners.stop()
         if self._timer is not None:
             self._timer.stop()
@@ -199,27 +147,10 @@ class Daemon:
             self._api_path.unlink(missing_ok=True)
         self._lock.release()
 
-    @property
-    def url(self) -> str:
-        """Where listeners connect, without the guest."""
-        return f"{self.scheme}://{self.address}"
-
-    @property
-    def scheme(self) -> str:
-        """ws, or with TLS wss."""
-        return "wss" if self.config.tls_cert else "ws"
-
-    @property
-    def page_url(self) -> str:
-        """Where the page is."""
-        if self.config.addresses.public_url:
-            return f"{self.config.addresses.public_url}/"
-        return f"{'https' if self.config.tls_cert else 'http'}://{self.address}/"
-
     def page_link(self) -> str:
         """An address that lets a browser in once, as the owner. What is behind # stays in the browser: it is in no
         request, and in no proxy's log."""
-        return f"{self.page_url}#in={self.access.new_link()}"
+        return f"{self.serving.page_url}#in={self.access.new_link()}"
 
     # -- guests ------------------------------------------------------------------------------
 
@@ -270,7 +201,7 @@ class Daemon:
         guest.door.prompts = self.prompts
         guest.remembered = Remembered(self.keeper, config.name, guest.door.rules)
         await guest.remembered.load()
-        self._look_after(guest)
+        self.doctor.look_after(guest)
         if config.rights is not None:
             guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))
         guest.remembered_devices = RememberedDevices(self.keeper, config.name, guest.door.devices)
@@ -344,23 +275,6 @@ class Daemon:
     def incidents(self) -> Incidents:
         """What has gone wrong."""
         return self.doctor.incidents
-
-    def _look_after(self, guest: Guest) -> None:
-        """The doctor hears of what goes wrong in a guest."""
-        doctor, guest.doctor = self.doctor, self.doctor
-        guest.graph.troubled = lambda node, what, since_ns: doctor.troubled(guest, node, what, since_ns)
-        guest.turns.on_wait = lambda waited_ns: doctor.made_to_wait(guest.name, "", guest.turns, waited_ns)
-        guest.graph.left_out = lambda left_out_ns, cut: doctor.left_out_sound(guest, left_out_ns, cut)
-        guest.door.on_violation = lambda client, error: doctor.violated(guest.name, f"client/{client.index}", error)
-        guest.graph.budget.on_refused = lambda what: doctor.no_memory(guest, what)
-        guest.outlets.changed = lambda outlet, before, after: doctor.changed(guest, outlet, before, after)
-        guest.door.on_failure = lambda module, why: log.warning(
-            "guest %s: module %s was not loaded: %s", guest.name, printable(module), printable(why, len(why))
-        )
-        guest.door.on_idle = lambda module, why: log.info(
-            "guest %s: module %s: %s", guest.name, printable(module), printable(why, len(why))
-        )
-        guest.door.on_refused = lambda who, what: doctor.refused(guest.name, who, what)
 
     def policy(self) -> dict[str, Any] | None:
         """Which session manager is in charge, if any."""

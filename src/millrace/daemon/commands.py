@@ -136,8 +136,8 @@ class Commands:
     # -- looking -----------------------------------------------------------------------------
 
     async def _about(self, args: r.Nothing, holder: Holder) -> Any:
-        daemon = self._daemon
-        return {"version": __version__, "you": holder.key, "listen": daemon.address, "page": daemon.page_url}
+        at = self._daemon.serving
+        return {"version": __version__, "you": holder.key, "listen": at.address, "page": at.page_url}
 
     async def _page_link(self, args: r.Nothing, holder: Holder) -> Any:
         if holder != OWNER:
@@ -148,7 +148,7 @@ class Commands:
         seen = self.visible(holder)
         shown = seen if args.guest is None else [self.guest(holder, args.guest, Right.SEE)]
         guests = [await guest_view(guest) for guest in shown]
-        state: dict[str, Any] = {"version": __version__, "listen": self._daemon.address, "guests": guests}
+        state: dict[str, Any] = {"version": __version__, "listen": self._daemon.serving.address, "guests": guests}
         state |= {"you": holder.key, "names": [guest.name for guest in seen]}
         if holder.may(Right.ADMIN):
             state |= {"refused": self._daemon.refused(), "trouble": self._daemon.trouble}

@@ -18,6 +18,7 @@ from millrace.io.clock import now_ns, wall_ns
 from millrace.io.notify import notify
 from millrace.io.turns import Turns
 from millrace.outlets.peer import PeerOutlet
+from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import Trouble
 
@@ -83,6 +84,23 @@ class Doctor:
         """Stop watching."""
         if self._ticker is not None:
             self._ticker.cancel()
+
+    def look_after(self, guest: Guest) -> None:
+        """Hear of what goes wrong in a guest."""
+        guest.doctor = self
+        guest.graph.troubled = lambda node, what, since_ns: self.troubled(guest, node, what, since_ns)
+        guest.turns.on_wait = lambda waited_ns: self.made_to_wait(guest.name, "", guest.turns, waited_ns)
+        guest.graph.left_out = lambda left_out_ns, cut: self.left_out_sound(guest, left_out_ns, cut)
+        guest.door.on_violation = lambda client, error: self.violated(guest.name, f"client/{client.index}", error)
+        guest.graph.budget.on_refused = lambda what: self.no_memory(guest, what)
+        guest.outlets.changed = lambda outlet, before, after: self.changed(guest, outlet, before, after)
+        guest.door.on_failure = lambda module, why: log.warning(
+            "guest %s: module %s was not loaded: %s", guest.name, printable(module), printable(why, len(why))
+        )
+        guest.door.on_idle = lambda module, why: log.info(
+            "guest %s: module %s: %s", guest.name, printable(module), printable(why, len(why))
+        )
+        guest.door.on_refused = lambda who, what: self.refused(guest.name, who, what)
 
     def _changed(self, change: str, incident: Incident) -> None:
         if change == "remove":

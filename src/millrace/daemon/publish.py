@@ -25,7 +25,7 @@ class Publisher:
         self._registry.put(id_, kind, self._guest.name, view)
 
     def node_changed(self, change: str, node: Node) -> None:
-        """See `graph.Observer`."""
+        """See `nodes.Observer`."""
         guest = self._guest
         if change == "remove":
             self._registry.drop(node.id)

@@ -274,7 +274,7 @@ class Web:
         holder = holder_of(request)
         guest = self._daemon.commands.guest(holder, request.match_info["guest"], Right.HEAR)
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            way = f"millrace listen {self._daemon.url}/{guest.name}"
+            way = f"millrace listen {self._daemon.serving.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
         socket_ = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
         transport = request.transport

@@ -20,13 +20,13 @@ from millrace.graph.model import (
     FIRST_SINK_ALIASES,
     NOTHING,
     Ids,
-    Levelled,
     Node,
     NodeState,
     Sink,
     Stream,
     Tap,
 )
+from millrace.graph.nodes import Nodes
 from millrace.graph.plan import check_loops
 from millrace.graph.planning import Planning
 from millrace.graph.quantum import Quanta
@@ -48,31 +48,23 @@ LINGER_NS: HostNs = 200 * NS_PER_MS
 BEHIND_MAX_NS: HostNs = NS_PER_S
 """A graph later than this (machine suspended) jumps ahead instead of catching up."""
 
-Observer = Callable[[str, Node], None]
 
-
-class Graph:
+class Graph(Nodes):
     """Nodes and links of one guest, and their cycle."""
 
     def __init__(
         self, name: str, ids: Ids, rate: int = 48_000, positions: Positions | None = None, budget: Budget | None = None
     ) -> None:
+        super().__init__(positions or default_map(2))
         self.name = name
         self.budget = budget or Budget(f"guest {name}")
         """What all of the guest may make the daemon hold, nodes and whatever else."""
         self.rate = rate
         self.ids = ids
-        self.positions = positions or default_map(2)
-        self.sinks: dict[int, Sink] = {}
-        self.sources: dict[int, Sink] = {}
-        self.streams: dict[int, Stream] = {}
-        self.taps: dict[int, Tap] = {}
-        self.observers: list[Observer] = []
         self.wake: Callable[[], None] = lambda: None
         self.troubled: Callable[[Node, str, HostNs], None] = lambda node, what, since_ns: None
         """Something could be heard of a node: underrun, late, scribbled, unread, overrun, microphone. And since when
         its cause has been there, as far as that is known; 0 for now."""
-        self.default: Sink | None = None
         self.position: Frames = 0
         self.late_cycles = 0
         self.skipped_frames: Frames = 0
@@ -93,25 +85,6 @@ class Graph:
         self._now_ns: HostNs = 0
 
     # -- nodes ---------------------------------------------------------------------------
-
-    def nodes(self) -> Iterator[Node]:
-        """All nodes: sinks, sources, streams, taps."""
-        yield from self.mixes()
-        yield from self.streams.values()
-        yield from self.taps.values()
-
-    def mixes(self) -> Iterator[Sink]:
-        """Everything that mixes: sinks, and sources."""
-        yield from self.sinks.values()
-        yield from self.sources.values()
-
-    def name_taken(self, name: str) -> bool:
-        """Whether a sink or source is called so, or was."""
-        return any(name == mix.name or name in mix.aliases for mix in self.mixes())
-
-    def _demand_free(self, name: str, kind: str) -> None:
-        if self.name_taken(name):
-            raise GraphError(f"a {kind} named {name!r} exists already")
 
     def add_first_sink(self, description: str = "") -> Sink:
         """The sink that a guest begins with, its default."""
@@ -246,7 +219,7 @@ class Graph:
         self._changed("remove", tap)
         tap.consumer = NOTHING
 
-    # -- links and levels ----------------------------------------------------------------
+    # -- links --------------------------------------------------------------------------
 
     def move_stream(self, stream: Stream, sink: Sink) -> None:
         """Link `stream` to `sink` instead, with a fade; one moved to the default goes with it again, others stay."""
@@ -289,32 +262,6 @@ class Graph:
             raise GraphError(f"{source.key} is not linked to {sink.key}")
         set_links(source, [link for link in source.links if link.target is not sink])
         self._changed("change", source)
-
-    def set_gains(self, node: Levelled, gains: tuple[float, ...]) -> None:
-        """Set linear gains, one per channel (or one for all); the next cycle ramps to them."""
-        if len(gains) == 1:
-            gains = gains * len(node.positions)
-        if len(gains) != len(node.positions):
-            raise GraphError(f"{node.key} has {len(node.positions)} channels, not {len(gains)}")
-        if gains != node.gains:
-            node.gains = gains
-            self._changed("change", node)
-
-    def set_mute(self, node: Levelled, mute: bool) -> None:
-        """Mute or unmute; the next cycle ramps."""
-        if mute != node.mute:
-            node.mute = mute
-            self._changed("change", node)
-
-    def set_trim(self, node: Levelled, trim: float) -> None:
-        """Duck, or with 1.0 let go; the next cycle ramps."""
-        if trim != node.trim:
-            node.trim = trim
-            self._changed("change", node)
-
-    def touch(self, node: Node) -> None:
-        """Something about `node` that observers show has changed."""
-        self._changed("change", node)
 
     # -- activity ------------------------------------------------------------------------
 
@@ -494,5 +441,4 @@ class Graph:
 
     def _changed(self, change: str, node: Node) -> None:
         self._update_need()
-        for observer in list(self.observers):
-            observer(change, node)
+        super()._changed(change, node)
