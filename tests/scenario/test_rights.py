@@ -12,10 +12,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from millrace.client.bus import Bus
 from millrace.daemon.app import Daemon
 from millrace.daemon.attachments import DOORS_MAX
 from millrace.daemon.doorspec import parse_door
-from millrace.errors import GraphError
+from millrace.errors import GraphError, RightsError
+from millrace.graph.model import Stream
 from millrace.rights.grants import ANY, Identity, Permission, Verdict
 from millrace.rights.model import parse_rights
 from millrace.sim.rig import Rig as PulseRig
@@ -290,6 +292,74 @@ def test_programs_record_what_they_were_granted_and_no_more() -> None:
     assert [record.owner.index for record in rig.door.records.values()] == [allowed.server.index]
     grants.set(Permission.MONITOR, ANY, None)
     assert program(rig, "evil").ask(Command.CREATE_RECORD_STREAM, **source("default.monitor"))
+
+
+def test_no_program_moves_or_ends_what_a_source_gives() -> None:
+    rig = PulseRig()
+    microphone = rig.graph.add_source("microphone", "Microphone")
+    voice = Stream(rig.graph.ids.take(), "voice", ("mono",))
+    rig.graph.add_stream(voice, microphone)
+    evil = program(rig, "evil")
+    moved = {"index": voice.id, "sink_index": NO_INDEX, "sink_name": "millrace"}
+    assert evil.error(Command.MOVE_SINK_INPUT, **moved) == Err.NOENTITY
+    assert evil.error(Command.KILL_SINK_INPUT, index=voice.id) == Err.NOENTITY
+    assert evil.error(Command.SET_SINK_INPUT_MUTE, index=voice.id, mute=True) == Err.NOENTITY
+    assert voice.sink is microphone and not voice.mute
+
+
+def test_whoever_may_be_forbidden_to_record_the_microphone_does_not_hear_it_by_a_link_or_a_move(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        guest = rig.daemon.guest("alice")
+        voice = Stream(guest.graph.ids.take(), "voice", ("mono",))
+        guest.graph.add_stream(voice, guest.microphone)
+        secret = await rig.token("a", "hear,control,link", ["alice"])
+        listener = await joined(rig, secret)
+        heard = guest.sessions[0].outlet
+        await rig.daemon.grant(guest, Permission.MICROPHONE, ANY, Verdict.DENY)
+        asked: list[tuple[str, dict[str, str]]] = [
+            ("links", {"source": "source/microphone", "to": "sink/millrace"}),
+            ("links", {"source": voice.key, "to": "sink/millrace"}),
+            ("move", {"target": voice.key, "to": "sink/millrace"}),
+            ("move", {"target": heard.key, "to": "source/microphone"}),
+        ]
+        async with Bus(guest.native_path, "evil", "") as program:
+            for path, body in asked:
+                status, text = await rig.ask("POST", f"/api/v1/{path}", secret, body)
+                assert status == 403 and "record it" in text, (path, body, text)
+                with pytest.raises(RightsError, match="record it"):
+                    await program.call("link" if path == "links" else path, **body)
+        assert not guest.microphone.links and [link.target for link in voice.links] == [guest.microphone]
+        assert not guest.microphone.taps and not listener.closed
+        for path, body in asked:
+            assert (await rig.ask("POST", f"/api/v1/{path}", "", body))[0] == 200, "the owner may"
+
+    running(tmp_path, test)
+
+
+def test_the_next_guest_of_a_name_is_another_for_whoever_is_there_by_a_token_for_several(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        secret = await rig.token("a", "hear,control", ["alice", "bob"])
+        headers = {"Authorization": f"Bearer {secret}"}
+        events = f"ws://{rig.daemon.address}/api/v1/events"
+        native = rig.daemon.config.runtime / "native.sock"
+        async with rig.http.ws_connect(events, headers=headers) as line, Bus(native, "t", secret) as program:
+            listener = await joined(rig, secret)
+            await rig.daemon.remove_guest("bob")
+            bob = await rig.daemon.add_guest("bob", {})
+            await rig.daemon.add_sink(bob, "secret", "")
+            body = {"target": "sink/secret", "settings": {"mute": "on"}}
+            assert (await rig.ask("POST", "/api/v1/set", secret, body))[0] == 404
+            with pytest.raises(GraphError, match="no sink/secret"):
+                await program.call("set", **body)
+            # What it still has goes on.
+            await rig.daemon.add_sink(rig.daemon.guest("alice"), "known", "")
+            told = ""
+            while "known" not in told:
+                told += (await line.receive(5)).data
+            assert "secret" not in told and not listener.closed
+            assert [guest["name"] for guest in (await program.call("state"))["guests"]] == ["alice"]
+
+    running(tmp_path, test)
 
 
 def test_grants_survive_a_restart(tmp_path: Path) -> None:

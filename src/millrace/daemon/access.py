@@ -14,7 +14,7 @@ from typing import Any
 
 from millrace.daemon.keeper import Keeper
 from millrace.daemon.sessions import Sessions, is_session
-from millrace.daemon.visits import End, Leave, Visits
+from millrace.daemon.visits import End, Leave, Lose, Visits
 from millrace.errors import RightsError
 from millrace.io.clock import now_ns, wall_ns
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Holder, Right, show_rights
@@ -147,13 +147,13 @@ class Access:
 
     # -- what ends with it ---------------------------------------------------------------------
 
-    def enter(self, holder: Holder, end: End) -> Leave:
+    def enter(self, holder: Holder, end: End, lose: Lose) -> Leave:
         """Something begins by a holder's rights: see `Visits`. RightsError where they have ended meanwhile."""
         why = self._over(holder.key) or self._signed_out(holder)
         if why:
             raise RightsError(why)
         keys = (holder.key, _visit(holder.session)) if holder.session else (holder.key,)
-        leave = self._visits.enter(keys, end)
+        leave = self._visits.enter(keys, end, lose)
         self._arm()
         return leave
 
@@ -243,6 +243,7 @@ class Access:
             self.tokens.remove(token.id)
             if rest := token.guests - {name}:
                 self.tokens.add(replace(token, guests=rest))
+                self._visits.lose(token.holder.key, name)
             else:
                 self._end(token.holder.key, "the guest was removed")
 

@@ -133,6 +133,13 @@ class Commands:
         holder.demand(right, home.name)
         return home.name
 
+    def _demand_no_source(self, holder: Holder, guest: str, key: str, to: str = "") -> None:
+        """Where what a source gives goes is not for those to say who might be forbidden to record it."""
+        if verbs.about_source(self._daemon.guest(guest), key, to) and not holder.may(Right.ADMIN, guest):
+            raise RightsError(
+                f"{holder.key} may not link or move what a source gives, nor move anything there; record it"
+            )
+
     # -- looking -----------------------------------------------------------------------------
 
     async def _about(self, args: r.Nothing, holder: Holder) -> Any:
@@ -165,11 +172,13 @@ class Commands:
 
     async def _move(self, args: r.Move, holder: Holder) -> Any:
         home = self._home(holder, args.target, args.guest, Right.CONTROL)
+        self._demand_no_source(holder, home, args.target, args.to)
         verbs.move(self._daemon, args.target, args.to, home)
         return OK
 
     async def _link(self, args: r.LinkTo, holder: Holder) -> Any:
         home = self._home(holder, args.source, args.guest, Right.LINK)
+        self._demand_no_source(holder, home, args.source)
         verbs.link(self._daemon, args.source, args.to, verbs.parse_matrix(args.matrix), home)
         return OK
 

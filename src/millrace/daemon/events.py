@@ -125,6 +125,10 @@ class EventStream:
         self._ended = why
         self._more.set()
 
+    def lose(self, guest: str) -> None:
+        """A guest was removed: the next of its name is another."""
+        self.holder = self.holder.without(guest)
+
     async def serve(self, line: web.WebSocketResponse) -> None:
         """Until the watcher goes."""
         sending = asyncio.create_task(self._turns.do(self._send(line)))

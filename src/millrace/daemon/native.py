@@ -326,11 +326,15 @@ class NativeSession:
             self.end("the request to connect was denied, or not answered in time", "rights")
 
     def _welcome(self, holder: Holder) -> None:
-        self._leave = self.daemon.access.enter(holder, lambda why: self.end(why, "rights"))
+        self._leave = self.daemon.access.enter(holder, lambda why: self.end(why, "rights"), self._lose)
         self.holder, self.ready = holder, True
         self.line.turns = self.daemon.turns_of(holder)
         guests = [guest.name for guest in self.daemon.commands.visible(holder)]
         self.send(Welcome(VERSION, holder.key, show_rights(holder.rights), guests[:1000]))
+
+    def _lose(self, guest: str) -> None:
+        """A guest was removed: the next of its name is another."""
+        self.holder = self.holder.without(guest)
 
     def end_forbidden(self, guest: Guest) -> None:
         """The grants have changed: what they forbid ends."""

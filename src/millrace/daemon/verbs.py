@@ -10,6 +10,7 @@ import numpy as np
 from millrace.daemon.guest import Guest
 from millrace.daemon.listener import ListenerSession
 from millrace.daemon.missing import NotFound, missing, missing_sink
+from millrace.doors.pulse.door import feeds_source
 from millrace.dsp.channels import Matrix
 from millrace.dsp.mix import CUBIC_NORM, cubic_to_gain
 from millrace.errors import ConfigError, GraphError
@@ -133,6 +134,14 @@ def set_level(guest: Guest, node: Levelled, gains: tuple[float, ...] | None, mut
         guest.graph.set_gains(node, gains)
     if mute is not None:
         guest.graph.set_mute(node, mute)
+
+
+def about_source(guest: Guest, key: str, to: str) -> bool:
+    """Whether `key` is a source, or a stream that is what a source gives, or is to go where one is."""
+    kind, name = _split(key)
+    node = _node(guest, kind, name)
+    gives = feeds_source(node) if isinstance(node, Stream) else isinstance(node, Sink) and node.capture
+    return gives or to.startswith("source/")
 
 
 def move(daemon: Daemon, key: str, to: str, guest: str | None = None) -> None:

@@ -244,7 +244,7 @@ class Web:
         watcher = EventStream(self._daemon.registry, holder, wanted, account, turns)
         if request.transport is not None:
             watcher.cut = request.transport.abort
-        leave = self._daemon.access.enter(holder, watcher.end)
+        leave = self._daemon.access.enter(holder, watcher.end, watcher.lose)
         try:
             await line.prepare(request)
             await watcher.serve(line)
@@ -296,7 +296,7 @@ class Web:
     async def _attend(self, session: ListenerSession, attended: Attended) -> None:
         """A listener has come; until it goes."""
         guest, holder = session.guest, session.holder
-        leave = self._daemon.access.enter(holder, lambda why: self._dismiss(session, why))
+        leave = self._daemon.access.enter(holder, lambda why: self._dismiss(session, why), lambda guest: None)
         guest.sessions.append(session)
         guest.on_listener("new", session)
         self._sockets[session] = attended

@@ -7,7 +7,7 @@ guests and tokens themselves. Nobody has a right in a guest that was not named t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, Flag, auto
 
 from millrace.errors import ConfigError, RightsError
@@ -82,6 +82,10 @@ class Holder:
         if guest is None:
             return ALL_GUESTS in self.guests
         return ALL_GUESTS in self.guests or guest in self.guests
+
+    def without(self, guest: str) -> Holder:
+        """The same, without that guest."""
+        return replace(self, guests=self.guests - {guest})
 
     def demand(self, right: Right, guest: str | None = None) -> None:
         """RightsError unless they may. It does not tell whether the guest exists."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from millrace.budget import Account, size_of
 from millrace.doors.pulse.client import Handler, PulseClient
+from millrace.doors.pulse.door import feeds_source
 from millrace.doors.pulse.formats import CommandError, gains_from
 from millrace.doors.pulse.loopback import Loopback
 from millrace.doors.pulse.playback import PlaybackStream
@@ -55,7 +56,8 @@ def _sink(client: PulseClient, request: Request) -> Sink:
 
 def _stream(client: PulseClient, request: Request) -> Stream:
     stream = client.door.graph.streams.get(request.fields["index"])
-    if stream is None:
+    # Who could move what a source gives to a sink would hear it there.
+    if stream is None or feeds_source(stream):
         raise CommandError(Err.NOENTITY)
     return stream
 
