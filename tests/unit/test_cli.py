@@ -16,6 +16,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from millrace.backends import device
+from millrace.cli import demo
 from millrace.cli.columns import cells, folded, shortened, table
 from millrace.cli.look import picture
 from millrace.cli.main import app
@@ -207,6 +209,15 @@ def test_a_tcp_server_that_is_another_is_used(
 def test_a_listener_may_play_into_another_guest(guest: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("PULSE_SERVER", f"unix:{guest}")
     assert not keep_out(url, nowhere) and os.environ["PULSE_SERVER"] == f"unix:{guest}"
+
+
+def test_nor_does_the_demonstration_ask_its_own_guest_for_a_card(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for the answer in the thread that has to give it."""
+    asked: list[str | None] = []
+    monkeypatch.setattr(device, "device_names", lambda: asked.append(os.environ.get("PULSE_SERVER")) or ["card"])
+    monkeypatch.setenv("PULSE_SERVER", f"unix:{guest}")
+    assert demo._chosen("null:", HEARD[0]) == "null:" and os.environ["PULSE_SERVER"] == f"unix:{guest}"
+    assert demo._chosen("", HEARD[0]) == "device" and asked == [None]
 
 
 @pytest.mark.parametrize("way", ["runtime folder", "client.conf"])

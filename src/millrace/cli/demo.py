@@ -86,7 +86,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     guest = daemon.guests["default"]
     url, own = "ws://localhost/default", daemon.config.runtime / API_SOCKET
     where = _room_for(Path("out/demo.wav"))
-    to = to or _card_or_nothing()
+    to = _chosen(to, url)
     # The file is what gets measured; the card or the null output keeps time and shows the latency.
     heard = Listener(url, make_output(f"wav:{where}", "normal"), ListenerOptions(name="demo file", socket=own))
     clocked = Listener(url, make_output(to, "normal"), ListenerOptions(name=to, socket=own))
@@ -115,6 +115,16 @@ def _room_for(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"{path.parent.absolute()}: {error.strerror}; run this in a folder you may write") from None
     return path
+
+
+def _chosen(to: str, url: str) -> str:
+    """The output, if one is named; a sound card, if there is one. A card is not the guest itself."""
+    from millrace.client.soundserver import keep_out
+
+    if to.partition(":")[0] in ("", "device"):
+        # The demonstration's guest has no TCP.
+        keep_out(url, lambda guest: ())
+    return to or _card_or_nothing()
 
 
 def _card_or_nothing() -> str:
