@@ -173,7 +173,7 @@ class WebSocket(Http):
         self.hear(sock, begun, PATIENCE_S)
         head, _, first = bytes(begun.data).partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 101"):
-            self.counts["not upgraded"] += 1
+            self.counts[f"not upgraded: {head[9:12].decode('ascii', 'replace') or 'no answer'}"] += 1
             self.judge(verdicts.http(begun))
             return
         frames = [masked(rng.randbytes(4), one) for one in self.mutator.session(seeds.peer_listener())]

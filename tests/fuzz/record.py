@@ -6,6 +6,7 @@ has grown or a program is to be added.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import getpass
 import json
@@ -14,25 +15,33 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.fuzz.live import MILLRACE
 from tests.fuzz.seeds import RECORDED
-from tests.real.browser import FLAGS
+from tests.real.browser import FLAGS, own_page
 from tests.real.clients import BOOT_SECTOR, OSCILLATOR, browser_command
 
 KEPT_MAX = 12 * 1024
 
 
 class Tap:
-    """A socket in front of another; what goes either way is kept, of its first connection or of `all_`."""
+    """A socket in front of another; what goes either way is kept, of its first connection or of `all_`.
+
+    A descriptor that the client hands over is tapped too, in `handed`: what whoever it is for says there.
+    """
 
     def __init__(self, path: Path | None, behind: Path | tuple[str, int], all_: bool = False) -> None:
         """Without a path it listens on a port of its own."""
         self.said, self.heard = bytearray(), bytearray()
+        self.each: list[bytearray] = []
+        """What the client said, by connection."""
+        self.handed: list[bytearray] = []
         self._behind, self._all = behind, all_
         if path is None:
             self._listener = socket.create_server(("127.0.0.1", 0))
@@ -54,17 +63,34 @@ class Tap:
         else:
             server = socket.socket(socket.AF_UNIX)
             server.connect(str(self._behind))
-        for ends in ((server, client, self.heard), (client, server, self.said)):
+        own = bytearray()
+        self.each.append(own)
+        for ends in ((server, client, [self.heard], None), (client, server, [self.said, own], self._hand)):
             threading.Thread(target=_carry, args=ends, daemon=True).start()
 
+    def _hand(self, fd: int) -> int:
+        """Another descriptor in place of a socket, with a tap between the two."""
+        mine, theirs = socket.socketpair()
+        kept = bytearray()
+        self.handed.append(kept)
+        behind = socket.socket(fileno=fd)
+        for ends in ((mine, behind, [kept], None), (behind, mine, [], None)):
+            threading.Thread(target=_carry, args=ends, daemon=True).start()
+        return theirs.detach()
 
-def _carry(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
+
+def _carry(
+    source: socket.socket, sink: socket.socket, kept: list[bytearray], hand: Callable[[int], int] | None
+) -> None:
     with contextlib.suppress(OSError):
         while True:
             data, fds = (source.recv(65_536), []) if sink.family != socket.AF_UNIX else _received(source)
             if not data:
                 break
-            kept += data
+            for one in kept:
+                one += data
+            if hand is not None:
+                fds = [hand(fd) for fd in fds]
             if fds:
                 socket.send_fds(sink, [data], fds)
             else:
@@ -111,6 +137,15 @@ def pulse(runtime: Path, env: dict[str, str]) -> None:
         "pactl-list": ["pactl", "list"],
         "pactl-info": ["pactl", "info"],
         "pactl-load": ["pactl", "load-module", "module-null-sink", "sink_name=n", "sink_properties='a.b=\"a b\"'"],
+        "pactl-remap": ["pactl", "load-module", "module-remap-sink", "sink_name=r", "master=millrace", "channels=2",
+                        "channel_map=front-right,front-left", "master_channel_map=front-left,front-right", "remix=no",
+                        "sink_properties=\"device.description='One Two' a.b=c\""],
+        "pactl-loopback": ["pactl", "load-module", "module-loopback", "source=millrace.monitor", "latency_msec=40",
+                           "sink_input_properties=media.role=music"],
+        "pactl-combine": ["pactl", "load-module", "module-combine-sink", "sink_name=c", "slaves=millrace",
+                          "rate=44100", "format=s16le", "channel_map=surround-40", "channels=4"],
+        "pactl-odd": ["pactl", "load-module", "module-null-sink", "sink_name=o", "rate=0", "nonsense=1"],
+        "extensions": [sys.executable, "-m", "tests.fuzz.extensions"],
         "pactl-subscribe": ["timeout", "0.5", "pactl", "subscribe"],
         "pactl-volume": ["pactl", "set-sink-volume", "@DEFAULT_SINK@", "50%"],
         "pactl-sample": ["pactl", "upload-sample", str(tone), "bell"],
@@ -164,6 +199,37 @@ def page(address: str, link: str) -> None:
     _keep("http", "chromium", b"".join({head.partition(b"\r\n")[0]: head for head in heads}.values()))
 
 
+async def _listen(link: str, profile: Path) -> None:
+    flags = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    async with own_page(profile, *flags) as opened:
+        await opened.open(link)
+        await opened.until("document.querySelector('#guest').value")
+        await opened.click("#listen")
+        await opened.until(
+            "millrace.listener && millrace.listener.stats && millrace.listener.stats.state === 'playing'"
+        )
+        await asyncio.sleep(1.5)
+
+
+def page_socket(address: str, link: str, runtime: Path, env: dict[str, str]) -> None:
+    """The page's own WebSocket in a real Chromium: its handshake, and what it says while it plays."""
+    host, _, port = address.rpartition(":")
+    tap = Tap(None, (host, int(port)), all_=True)
+    sounding = [
+        subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+        for command in (["parec", "--device=microphone"], ["pacat", "/dev/urandom"])
+    ]
+    try:
+        asyncio.run(_listen(link.replace(address, f"127.0.0.1:{tap.port}"), runtime / "chromium"))
+    finally:
+        for one in sounding:
+            one.kill()
+    said = max((one for one in tap.each if b"GET /default" in one), key=len)
+    _, end, frames = said.partition(b"\r\n\r\n")
+    assert end and frames
+    _keep("peer-listener", "chromium", bytes(frames))
+
+
 def dbus(runtime: Path, env: dict[str, str]) -> None:
     """QEMU on a bus, as Millrace hears it."""
     folder = runtime / "vm"
@@ -185,6 +251,8 @@ def dbus(runtime: Path, env: dict[str, str]) -> None:
         subprocess.run(attach, env=env, check=True, timeout=20)
         time.sleep(2)
         _keep("dbus-server", "qemu", bytes(tap.heard))
+        for number, kept in enumerate(tap.handed):
+            _keep("dbus-audio", f"qemu-{number}", bytes(kept))
     finally:
         vm.kill()
         bus.terminate()
@@ -204,6 +272,9 @@ def main() -> None:
             link = subprocess.run([*MILLRACE, "page"], env=env, capture_output=True, check=True, text=True).stdout
             dbus(runtime, env)
             page(json.loads(shown)["listen"], link.split()[-1])
+            link = subprocess.run([*MILLRACE, "page"], env=env, capture_output=True, check=True, text=True).stdout
+            socket_env = env | {"PULSE_SERVER": f"unix:{runtime}/millrace/default/pulse"}
+            page_socket(json.loads(shown)["listen"], link.split()[-1], runtime, socket_env)
             pulse(runtime, env)
             http(runtime)
         finally:

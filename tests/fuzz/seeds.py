@@ -94,6 +94,21 @@ def split_spice(data: bytes) -> Session:
     return [data[:end], data[end : end + 4], *by_header(2, "<I", 6)(data[end + 4 :])]
 
 
+def split_frames(data: bytes) -> Session:
+    """What a WebSocket client's frames hold; one that is cut, or is none of its messages, is left out."""
+    out: Session = []
+    while len(data) > 6:
+        size, at = data[1] & 0x7F, 2
+        if size >= 126:
+            at = 4 if size == 126 else 10
+            size = int.from_bytes(data[2:at], "big")
+        mask, payload, kind = data[at : at + 4], data[at + 4 : at + 4 + size], data[0] & 0x0F
+        if kind in (1, 2) and len(payload) == size:
+            out.append(bytes(byte ^ mask[n % 4] for n, byte in enumerate(payload)))
+        data = data[at + 4 + size :]
+    return out
+
+
 # -- PulseAudio ------------------------------------------------------------------------------
 
 
@@ -191,7 +206,8 @@ def _tracks(payloads: list[bytes]) -> list[bytes]:
         Packet(n, 1, n * step_ns, n * step_ns, step_ns, 0, WHOLE_KEY, payload) for n, payload in enumerate(payloads)
     ]
     picture = Packet(0, 1, step_ns, 0, step_ns, 0, WHOLE_KEY, bytes(64), region)
-    return [pack_track(1, picture), *(pack_track(SOUND_TRACK, packet) for packet in packets)]
+    together = [pack_track(SOUND_TRACK, packet, follows=packet.number % 2 == 1) for packet in packets]
+    return [pack_track(1, picture), *together]
 
 
 def _text(message: peer.FromListener | peer.FromDaemon) -> bytes:
@@ -217,6 +233,8 @@ def peer_listener() -> list[Session]:
             _text(peer.Bye("done")),
         ],
         [_text(peer.Hello(microphone=True)), _text(peer.FormatChanged(plain)), *_media([bytes(1920)] * 10)],
+        [_text(peer.Hello(tracks=True)), _text(peer.Ping(5)), _text(report), _text(peer.Bye("done"))],
+        *recorded("peer-listener", split_frames),
     ]
 
 

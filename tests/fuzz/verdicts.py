@@ -101,7 +101,7 @@ def native(heard: Heard) -> str:
 
 def answers(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(status, body) of each HTTP answer there is; the last body may be cut."""
-    while data.startswith(b"HTTP/1.") and b"\r\n\r\n" in data:
+    while data.startswith(b"HTTP/") and b"\r\n\r\n" in data:
         head, _, rest = data.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
         size = int(length[1]) if length else len(rest) if b"101" in head[:12] else 0
