@@ -173,7 +173,9 @@ def _encode_law(samples: Samples, fmt: SampleFormat) -> bytes:
 
 def _encode_s16(samples: Samples, fmt: SampleFormat) -> bytes:
     scaled = np.rint(samples * np.float32(32768))
-    np.clip(scaled, -32768, 32767, out=scaled)
+    # As `clip` does it, without what that costs for each short block.
+    np.maximum(scaled, np.float32(-32768), out=scaled)
+    np.minimum(scaled, np.float32(32767), out=scaled)
     rounded: NDArray[np.int16] = scaled.astype("<i2" if fmt is SampleFormat.S16LE else ">i2")
     return rounded.tobytes()
 

@@ -44,8 +44,10 @@ class Planning:
 
     def go_on(self, over: Callable[[], bool], position: Frames) -> None:
         """Make more of it until `over`. When it is there it comes into force, for what is heard from `position` on."""
+        if self._steps is None:
+            return
         steps, self._steps = self._steps, None
-        for _ in steps or ():
+        for _ in steps:
             if over():
                 self._steps = steps
                 return

@@ -47,8 +47,7 @@ class Slice:
     def leave(self) -> HostNs:
         """Work for the guest ends, for now; returns how long it took."""
         used = self.clock() - self._entered
-        self.left_ns -= used
-        self.used_ns += used
+        self.left_ns, self.used_ns = self.left_ns - used, self.used_ns + used
         return used
 
 

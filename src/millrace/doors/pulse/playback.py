@@ -210,9 +210,7 @@ class PlaybackStream:
 
     def ask(self) -> None:
         """Request what is missing, once it is worth a request."""
-        if self.removed or self.missing <= 0:
-            return
-        if self.missing >= self.attr.ask or self.prebuffering:
+        if (self.missing >= self.attr.ask or self.prebuffering) and self.missing > 0 and not self.removed:
             self.requested += self.missing
             size, self.missing = self.missing, 0
             if not self._asked_ns:
@@ -350,19 +348,18 @@ class PlaybackStream:
 
     def _pull_direct(self, out: Samples) -> Frames:
         frame = self.layout.frame_bytes
-        size = min(self.queue.length // frame * frame, len(out) * frame)
-        if size == 0:
+        frames = min(self.queue.length // frame, len(out))
+        if frames == 0:
             return 0
-        flat, at = out.reshape(-1), 0
-        views = self.queue.peek(size)
+        at, views = 0, self.queue.peek(frames * frame)
         if len(views) > 1 and len(views[0]) % frame:
             views = [memoryview(b"".join(views))]
         for view in views:
-            samples = len(view) // frame * out.shape[1]
-            decode(self.format.sample, view, flat[at : at + samples])
-            at += samples
-        self._advance(size)
-        return size // frame
+            end = at + len(view) // frame
+            decode(self.format.sample, view, out[at:end].reshape(-1))
+            at = end
+        self._advance(frames * frame)
+        return frames
 
     def _advance(self, size: int) -> None:
         if self.rendered.silent:

@@ -70,22 +70,22 @@ class ByteQueue:
 
         What lies before the read index is too late and is dropped silently.
         """
-        view = memoryview(data)
-        start, end = self.write_index, self.write_index + len(view)
-        self.write_index = end
+        view, start = memoryview(data), self.write_index
+        self.write_index = end = start + len(view)
         if end - self.read_index > self.maxlength:
             return False
         if start < self.read_index:
             view = view[self.read_index - start :]
             start = self.read_index
-        if not len(view):
+        if start >= end:
             return True
         if not self._reserve(end - self.read_index):
             return False
         if start > self._high:
             self._fill_hole(start)
         self._store(start, view)
-        self._high = max(self._high, end)
+        if end > self._high:
+            self._high = end
         return True
 
     def _reserve(self, needed: int) -> bool:
@@ -106,13 +106,13 @@ class ByteQueue:
             self._store(begin, memoryview(bytes((self._silence,)) * (start - begin)))
 
     def _store(self, index: int, view: memoryview) -> None:
-        if not len(view):
-            return
-        at = index % len(self._data)
-        head = min(len(view), len(self._data) - at)
-        self._data[at : at + head] = view[:head]
-        if head < len(view):
-            self._data[: len(view) - head] = view[head:]
+        size, at = len(view), index % len(self._data)
+        head = len(self._data) - at
+        if size <= head:
+            self._data[at : at + size] = view
+        else:
+            self._data[at:] = view[:head]
+            self._data[: size - head] = view[head:]
 
     def _views(self, size: int) -> list[memoryview]:
         if size == 0:
@@ -123,16 +123,17 @@ class ByteQueue:
 
     def peek(self, size: int) -> list[memoryview]:
         """Up to two views that make `size` queued bytes (at most `length`), silence where nobody wrote."""
-        real = max(0, min(size, self._high - self.read_index))
-        views = self._views(real)
-        if real < size:
-            views.append(memoryview(bytes((self._silence,)) * (size - real)))
-        return views
+        real = self._high - self.read_index
+        if real >= size:
+            return self._views(size)
+        real = max(0, real)
+        return [*self._views(real), memoryview(bytes((self._silence,)) * (size - real))]
 
     def advance(self, size: int) -> None:
         """Move the read index."""
         self.read_index += size
-        self._high = max(self._high, self.read_index)
+        if self.read_index > self._high:
+            self._high = self.read_index
 
     def flush(self) -> None:
         """Drop everything queued."""

@@ -87,6 +87,9 @@ class RecordStream:
         self.dropped_bytes = 0
         self.source = SourceLevel(())
         self._applied: Samples | None = None
+        """The gains in force, which the levels `_asked` came to; whether they change nothing."""
+        self._asked: tuple[tuple[float, ...], bool, tuple[float, ...], bool] | None = None
+        self._unity = True
         self._queue = bytearray()
         self._peak_detect = peak_detect
         self._meter: PeriodMeter | None = None
@@ -182,11 +185,15 @@ class RecordStream:
 
     def _levelled(self, block: Samples) -> Samples:
         """Apply the recorder's own level and its source's; a change ramps over the block."""
-        gains = self.source.fitted(len(self.gains)) * np.asarray((0.0,) if self.mute else self.gains, np.float32)
-        before, self._applied = self._applied, gains
-        if before is not None and not np.array_equal(before, gains):
-            return block * (before + ramp(len(block)) * (gains - before))
-        return block if (gains == 1.0).all() else block * gains
+        asked = self.source.gains, self.source.mute, self.gains, self.mute
+        before, gains = self._applied, self._applied
+        if gains is None or asked != self._asked:
+            own = np.asarray((0.0,) if self.mute else self.gains, np.float32)
+            self._applied = gains = self.source.fitted(len(self.gains)) * own
+            self._asked, self._unity = asked, bool((gains == 1.0).all())
+            if before is not None and not np.array_equal(before, gains):
+                return block * (before + ramp(len(block)) * (gains - before))
+        return block if self._unity else block * gains
 
     def idle(self, position: Frames) -> None:
         """See `Consumer.idle`; a running recorder is clocked, so this means corked."""

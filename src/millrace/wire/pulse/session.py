@@ -114,9 +114,11 @@ class PulseSession:
 
     def take(self, view: memoryview) -> int:
         """As `receive`, up to the next event; returns how many bytes that took."""
-        at, before = 0, len(self._events)
-        while at < len(view) and len(self._events) == before:
+        at, end = 0, len(view)
+        while at < end:
             at = self._read_payload(view, at) if self._left else self._read_header(view, at)
+            if self._events:
+                break
         return at
 
     def _read_header(self, view: memoryview, at: int) -> int:
