@@ -92,7 +92,7 @@ def test_who_is_refused_is_answered_when_strangers_have_something_left_of_their_
                 async with session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
                     return answer.status
 
-            assert await ask_as("wrong") == 401 and daemon.strangers.share.used_ns > 0
+            assert await ask_as("wrong") == 401 and daemon.strangers.used_ns > 0
             turn = daemon.strangers.turn
             left = asyncio.Event()
             daemon.strangers.turn = left.wait  # type: ignore[assignment, method-assign]

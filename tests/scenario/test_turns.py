@@ -308,7 +308,7 @@ def test_calls_are_charged_to_who_makes_them_and_what_they_wait_for_is_not() -> 
         await asyncio.gather(turns.do(call("a")), turns.do(call("b")), other())
         # One step of either in each round, however many there are.
         assert all("-" in order[n : n + 3] for n in range(len(order) - 2)), "".join(order)
-        assert turns.share.used_ns == 6 * SLICE_NS
+        assert turns.used_ns == 6 * SLICE_NS
 
     run(test)
 
@@ -464,7 +464,7 @@ def test_a_share_that_is_used_for_the_most_part_is_whole_again_in_the_next_round
             with guest.turns:
                 guest.worked_ns += SLICE_NS * 3 // 4
             await asyncio.sleep(0)
-            assert guest.turns.share.left_ns == SLICE_NS
+            assert guest.turns.left_ns == SLICE_NS
 
     run(test)
 
@@ -518,7 +518,7 @@ def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
         task = asyncio.create_task(guest.turns.do(waits()))
         await asyncio.sleep(0)
         gate.set()
-        guest.turns.share.left_ns = 0
+        guest.turns.left_ns = 0
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

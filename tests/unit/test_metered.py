@@ -89,9 +89,9 @@ def test_who_is_known_pays_from_there_on() -> None:
         own = Turns(lambda: parser.worked_ns)
         line.send(b"a")
         charge(cast(asyncio.Transport, line), own)
-        before = strangers.share.used_ns
+        before = strangers.used_ns
         line.send(b"b")
-        assert parser.got == b"ab" and own.share.used_ns == SLICE_NS
-        assert strangers.share.used_ns == before and not own.ready()
+        assert parser.got == b"ab" and own.used_ns == SLICE_NS
+        assert strangers.used_ns == before and not own.ready()
 
     asyncio.run(main())

@@ -169,7 +169,7 @@ class LanePool:
     def _pull(self, stream: Stream, lane: int, start: Frames, goal: Frames) -> Frames:
         row = self.data[lane].reshape(self.capacity, self.channels)
         while start < goal:
-            at = self.at(start)
+            at = (start + self._shift) % self.capacity
             view = row[at : min(at + goal - start, self.capacity)]
             got = stream.feed.pull(view)
             start += got

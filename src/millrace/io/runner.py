@@ -230,7 +230,7 @@ class StreamRunner(asyncio.BufferedProtocol):
                 self._witness = None
         if self._core is None or self._core.closing:
             return
-        if self._rest or not self._turns.ready():
+        if self._rest or self._turns.left_ns <= 0:
             self._park(self._rest + bytes(self._buffer[:nbytes]))
             return
         with self._turns:

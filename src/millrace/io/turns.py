@@ -63,13 +63,13 @@ async def in_steps(steps: Iterator[None]) -> None:
             await asyncio.sleep(0)
 
 
-class Turns:
-    """One guest's turns. It must be made and used in one loop."""
+class Turns(Slice):
+    """One guest's turns, and its share of them. It must be made and used in one loop."""
 
     def __init__(self, clock: Clock = now_ns) -> None:
         # By the clock on the wall: to ask what a thread has worked takes a system call, and whoever the machine
         # interrupts loses no more than the rest of one turn.
-        self.share = Slice(clock)
+        super().__init__(clock)
         self.on_wait: Callable[[HostNs], None] = lambda waited_ns: None
         """Somebody has had to wait for so long, on and on."""
         self._waiting: deque[Worker] = deque()
@@ -83,30 +83,26 @@ class Turns:
         """How many connections wait for a turn."""
         return len(self._waiting)
 
-    def over(self) -> bool:
-        """Whether the work that was begun must go on in another round."""
-        return self.share.over()
-
     def ready(self) -> bool:
         """Whether something new may begin now: there is something left of the share."""
-        return self.share.left_ns > 0
+        return self.left_ns > 0
 
     def free(self) -> bool:
         """As `ready`, and nobody waits."""
-        return self.share.left_ns > 0 and not self._waiting
+        return self.left_ns > 0 and not self._waiting
 
     def __enter__(self) -> None:
         """Work for the guest begins."""
         if self._depth == 0:
-            self.share.enter()
+            self._entered = self.clock()
         self._depth += 1
 
     def __exit__(self, *_: object) -> None:
         """Work for the guest ends, for now."""
         self._depth -= 1
         if self._depth == 0:
-            self.share.leave()
-            if self.share.left_ns < self.share.slice_ns // 2:
+            self.leave()
+            if self.left_ns < self.slice_ns // 2:
                 self._schedule()
 
     def wait(self, worker: Worker) -> None:
@@ -126,7 +122,7 @@ class Turns:
 
     def _round(self) -> None:
         self._due = False
-        self.share.renew()
+        self.renew()
         with self:
             for _ in range(len(self._waiting)):
                 worker = self._waiting.popleft()

@@ -89,9 +89,9 @@ class PulseClient:
         wire, view, at = self._wire, memoryview(data), 0
         while (self._begun is None or self._go_on()) and at < len(view) and not self.closing:
             at += wire.take(view[at:])
-            if (partial_bytes := wire.partial_bytes) != self._partial_bytes:
-                self.account.hold("command", partial_bytes, CONNECTIONS)
-                self._partial_bytes = partial_bytes
+            if wire.partial_bytes != self._partial_bytes:
+                self.account.hold("command", wire.partial_bytes, CONNECTIONS)
+                self._partial_bytes = wire.partial_bytes
             for event in wire.events():
                 if isinstance(event, Block):
                     self._block(event)

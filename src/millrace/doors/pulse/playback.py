@@ -194,7 +194,7 @@ class PlaybackStream:
             self._every_ns, self._wrote_ns = now - self._wrote_ns, now
         self._asked_ns = 0
         if len(data):
-            self._account(len(data), received=True)
+            self.requested -= len(data)
             if not self.queue.write(data):
                 self.graph.troubled(self.node, "overrun", 0)
                 self.owner.notice(Command.OVERFLOW, channel=self.channel)

@@ -100,6 +100,8 @@ class PulseSession:
         self._out: list[bytes] = []
         self.command_bytes = 0
         """How long the command was that came last."""
+        self.partial_bytes = 0
+        """What a command that has begun, and not ended, may take until it has."""
         self.unsent_bytes = 0
         """What waits to be taken by `data_to_send`."""
 
@@ -116,7 +118,10 @@ class PulseSession:
         """As `receive`, up to the next event; returns how many bytes that took."""
         at, end = 0, len(view)
         while at < end:
-            at = self._read_payload(view, at) if self._left else self._read_header(view, at)
+            if not self._left:
+                at = self._read_header(view, at)
+            if self._left and at < end:
+                at = self._read_payload(view, at)
             if self._events:
                 break
         return at
@@ -140,6 +145,7 @@ class PulseSession:
         if self._channel == NO_INDEX:
             if flags or not 0 < length <= COMMAND_MAX:
                 raise bad(f"a command of {length} bytes with flags {flags:#x}")
+            self.partial_bytes = length
         elif not 0 <= length <= FRAME_MAX:
             raise bad(f"a memory block of {length} bytes")
         self._left = length
@@ -157,6 +163,7 @@ class PulseSession:
             if self._left == 0:
                 data = bytes(self._command)
                 self._command.clear()
+                self.partial_bytes = 0
                 self._read_command(data)
         else:
             self._events.append(Block(self._channel, self._seek, self._offset, piece))
@@ -190,11 +197,6 @@ class PulseSession:
         """The lower 16 bits are the version; the upper ones offer shared memory, which is declined."""
         values["version"] &= 0xFFFF
         self.version = min(values["version"], PROTOCOL_VERSION)
-
-    @property
-    def partial_bytes(self) -> int:
-        """What a command that has begun, and not ended, may take until it has."""
-        return len(self._command) + self._left if self._channel == NO_INDEX else 0
 
     def events(self) -> list[Event]:
         """What has come since the last call."""
