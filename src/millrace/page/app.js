@@ -348,14 +348,16 @@ function meters(peak, rms) {
   }
 }
 
-let bytesBefore = [0, 0], faultsBefore = 0;
+let bytesBefore = [0, 0], rate = null, faultsBefore = 0;
 function figures(s) {
   meters(s.peak, s.rms);
   const ms = (ns) => (ns === null ? "…" : `${(ns / 1e6).toFixed(1)} ms`), now = performance.now();
-  const rate = (s.bytes - bytesBefore[0]) * 8 / Math.max(1, now - bytesBefore[1]);
-  bytesBefore = [s.bytes, now];
+  const since = now - bytesBefore[1], begins = s.bytes < bytesBefore[0] || since > 5000;
+  if (begins) rate = null;
+  else if (since > 1000) rate = (s.bytes - bytesBefore[0]) * 8 / since;
+  if (begins || since > 1000) bytesBefore = [s.bytes, now];
   const rows = { Latency: ms(s.latency), Margin: ms(s.margin), "Off target": ms(s.late), Queued: ms(s.fill),
-    Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "being learnt", Line: `${rate.toFixed(0)} kb/s`,
+    Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "being learnt", Line: rate === null ? "…" : `${rate.toFixed(0)} kb/s`,
     "Round trip": ms(s.rtt), Jitter: ms(s.spread), Underruns: s.underruns, Lost: s.lost, Bridged: s.carried - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
   $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
   const faults = s.carried + s.lost, scaled = (ns) => (ns === null ? null : ns / 1e6);
