@@ -29,7 +29,7 @@ OTHERS = [f"--ignore={path}" for path in COMPUTING]
 SOUNDING, BESIDE = max(1, min(3, PROCESSORS - 1)), max(1, min(3, PROCESSORS // 4))
 """How many tests at once."""
 IDLY = ["chrt", "--idle", "0"] if shutil.which("chrt") else ["nice", "-n", "19"]
-GIVING_WAY = ["nice", "-n", "5"]
+GIVING_WAY = ["nice", "-n", "10"]
 LINT = [
     [f"{BIN}/ruff", "check", *SOURCES],
     [f"{BIN}/ruff", "format", "--check", "-q", *SOURCES],

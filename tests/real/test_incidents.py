@@ -47,15 +47,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
 
 BURNING = {"starved", "busy", "overran", "slow"}
 """Whoever takes a processor for too long is told from who does not get one: there has to be one to take."""
+DELICATE = {"line", "microphone"}
+"""Scenes with little sound in hand: what others do to this machine is heard before the fault is."""
 
 
 def beside(number: int, kind: Kind) -> Any:
-    """A kind with who runs it: each sort of scene by itself, the plain one three times; what takes the machine, alone.
+    """A kind with who runs it: each sort of scene by itself, the plain one three times.
 
+    What takes the machine, or needs it, is made alone.
     A group's faults follow each other in one scene, and the groups run side by side.
     """
     group = f"{kind.scene} scene" + (f" {number % 3}" if kind.scene == "plain" else "")
-    marks = [pytest.mark.xdist_group(group), *([pytest.mark.alone] if kind.cause in BURNING else [])]
+    alone = kind.cause in BURNING or kind.scene in DELICATE
+    marks = [pytest.mark.xdist_group(group), *([pytest.mark.alone] if alone else [])]
     return pytest.param(kind, id=kind.name.replace(" ", "-"), marks=marks)
 
 
