@@ -155,6 +155,11 @@ class Bench:
         wrong = {verdicts.door(door) for door in victim["doors"]} - {"", *self.outcome.findings}
         self.outcome.findings += sorted(wrong)
 
+    def innocent_incidents(self) -> list[str]:
+        """What the daemon says was heard in the innocent guest, and why: the machine's own stalls are among that."""
+        found = self.call("GET", "/api/v1/incidents?guest=innocent")
+        return [f"{one['stage']}, {one['cause']} ({one['count']}): {one['evidence']}" for one in found]
+
     def judge_rest(self) -> None:
         """Everybody has gone: nothing of them is left, and their guest sounds."""
         ends = time.monotonic() + AFTERWARDS_S
@@ -213,7 +218,7 @@ def run(seconds: float, seed: int, folder: Path) -> Outcome:
     bench = Bench(folder, seed)
     outcome = bench.outcome
     ends = FarEnds(folder, seed)
-    stop = threading.Event()
+    stop, incidents = threading.Event(), list[str]()
     innocent = subprocess.Popen(
         [sys.executable, "-m", "tests.fuzz.innocent", str(bench.runtime / "innocent" / "pulse"),
          f"ws://{bench.address}/innocent"],
@@ -241,12 +246,14 @@ def run(seconds: float, seed: int, folder: Path) -> Outcome:
         time.sleep(1)
         bench.watch()
         if bench.daemon.poll() is None:
+            incidents = bench.innocent_incidents()
             bench.judge_rest()
     finally:
         out, _ = innocent.communicate(timeout=30)
         ends.close()
         bench.stop()
     outcome.innocent = json.loads(out.splitlines()[-1]) if out else {"failed": ["it said nothing"]}
+    outcome.innocent["incidents"] = incidents
     bench.judge_log()
     _judge(outcome)
     return outcome
