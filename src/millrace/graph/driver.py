@@ -63,6 +63,18 @@ class TimerDriver:
             _, _, graph = heapq.heappop(self._queue)
             self._queued.discard(graph)
             due.append(graph)
+        if len(due) == 1:
+            self._run_alone(due[0], now_ns)
+        else:
+            self._run_by_turns(due, now_ns)
+
+    def _run_alone(self, graph: Graph, now_ns: HostNs) -> None:
+        self.cycles += 1
+        graph.share.heavy, self._strained = True, None
+        self._run(graph, now_ns)
+        self._enqueue(graph)
+
+    def _run_by_turns(self, due: list[Graph], now_ns: HostNs) -> None:
         due.sort(key=lambda graph: graph.share.recent_ns)
         recent_ns = sum(graph.share.recent_ns for graph in due)
         spent = left_over = 0
@@ -88,8 +100,7 @@ class TimerDriver:
         return passed > OVERLOAD_NS and 2 * computed > passed and 2 * (self._worked_ns - worked_ns) > computed
 
     def _run(self, graph: Graph, now_ns: HostNs) -> HostNs:
-        graph.share.renew(ROUND_NS if graph.share.light else 0)
-        graph.share.enter()
+        graph.share.begin(ROUND_NS)
         try:
             graph.handle_timeout(now_ns)
         except Exception as error:

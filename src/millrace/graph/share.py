@@ -79,9 +79,15 @@ class Share(Slice):
         """See `Slice`."""
         return self._wall() - self._entered_wall >= self.left_ns and super().over()
 
+    def begin(self, light_ns: HostNs) -> None:
+        """A new round, and work in it: the whole slice again, or `light_ns` if it has used little lately."""
+        self.left_ns = light_ns if self.light else self.slice_ns
+        self._entered, self._entered_wall = self.clock(), self._wall()
+
     def ended(self, now_ns: HostNs) -> HostNs:
         """As `leave`, at that time."""
-        used = self.leave()
+        used = self.clock() - self._entered
+        self.left_ns, self.used_ns = self.left_ns - used, self.used_ns + used
         passed, self._at_ns = now_ns - self._at_ns, now_ns
         self.recent_ns += used - self.recent_ns * min(passed, RECENT_NS) // RECENT_NS
         return used
