@@ -181,6 +181,8 @@ class WebSocket(Http):
             frames = [self.mutator.message(frame) if rng.random() < 0.2 else frame for frame in frames]
         heard = self.exchange(sock, frames)
         heard.data[:0] = first
+        if heard.ended:
+            self.counts["last word"] += any(kind == verdicts.CLOSE for kind, _ in verdicts.frames(bytes(heard.data)))
         self.judge(verdicts.websocket(heard))
 
 
