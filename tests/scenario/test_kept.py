@@ -19,6 +19,7 @@ from millrace.daemon.config import checked_guest_name
 from millrace.daemon.web import Web
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.admission import LINKS_MAX
+from millrace.graph.model import Stream
 from millrace.io.clock import now_ns
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Identity, Permission, Subject
@@ -353,5 +354,26 @@ def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_p
         while await asyncio.get_running_loop().sock_recv(mine, 4096):
             pass
         mine.close()
+
+    running(tmp_path, test)
+
+
+def test_of_two_sinks_that_are_removed_at_once_the_last_stays_and_is_kept(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        guest = daemon.guest("alice")
+        for name in ("a", "b"):
+            await ask(daemon, "sink.add", guest="alice", name=name)
+        await ask(daemon, "sink.remove", guest="alice", sink="millrace")
+        sinks = list(guest.graph.sinks.values())
+        # So many that it takes steps.
+        for number in range(60):
+            guest.graph.add_stream(Stream(guest.graph.ids.take(), "s", ("mono",)), sinks[number % 2])
+        removals = [daemon.remove_sink(guest, name) for name in ("a", "b", "a")]
+        first, second, again = await asyncio.gather(*removals, return_exceptions=True)
+        assert first is None and isinstance(second, GraphError) and isinstance(again, GraphError)
+        assert [sink.name for sink in guest.graph.sinks.values()] == ["b"]
+        assert {stream.sink.name for stream in guest.graph.streams.values()} == {"b"}
+        assert [name for name, _ in daemon.store.guest("alice").sinks] == ["b"]
+        assert not guest.leaving
 
     running(tmp_path, test)

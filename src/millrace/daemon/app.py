@@ -370,9 +370,13 @@ class Daemon:
         async with self._turn(guest):
             sink, _ = verbs.removable(guest, name)
             await self.keeper.write(self.store.keep_sink, guest.name, sink.name, None)
+            guest.leaving.add(sink)
         # With thousands of streams that takes a while, which other guests' changes need not wait for.
-        await in_steps(guest.graph.leave(*verbs.removable(guest, sink.name)))
-        guest.graph.remove_sink(*verbs.removable(guest, sink.name))
+        try:
+            await in_steps(guest.graph.leave(sink, verbs.heir(guest, sink)))
+            guest.graph.remove_sink(sink, verbs.heir(guest, sink))
+        finally:
+            guest.leaving.discard(sink)
 
     async def set(self, key: str, settings: dict[str, str], name: str) -> None:
         """Change a listener's settings, or a level; those of sinks and sources outlive the daemon."""

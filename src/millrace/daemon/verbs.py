@@ -205,10 +205,15 @@ def demand_sink_name(guest: Guest, name: str) -> None:
 def removable(guest: Guest, name: str) -> tuple[Sink, Sink]:
     """A sink that can be removed, and where what plays there goes on."""
     sink = find_sink(guest, name)
-    if sink is None:
+    if sink is None or sink in guest.leaving:
         raise missing_sink(guest.name, name, (sink.name for sink in guest.graph.sinks.values()))
-    others = [s for s in guest.graph.sinks.values() if s is not sink]
+    return sink, heir(guest, sink)
+
+
+def heir(guest: Guest, sink: Sink) -> Sink:
+    """Where what plays on a sink goes on without it; GraphError where there is no other that stays."""
+    others = [s for s in guest.graph.sinks.values() if s is not sink and s not in guest.leaving]
     if not others:
         raise GraphError("this is the guest's last sink, and it needs one; add another first")
     default = guest.graph.default
-    return sink, default if default is not None and default is not sink else others[0]
+    return default if default in others else others[0]
