@@ -340,7 +340,7 @@ def test_the_next_guest_of_a_name_is_another_for_whoever_is_there_by_a_token_for
     async def test(rig: Rig) -> None:
         secret = await rig.token("a", "hear,control", ["alice", "bob"])
         headers = {"Authorization": f"Bearer {secret}"}
-        events = f"ws://{rig.daemon.address}/api/v1/events"
+        events = f"ws://{rig.daemon.serving.address}/api/v1/events"
         native = rig.daemon.config.runtime / "native.sock"
         async with rig.http.ws_connect(events, headers=headers) as line, Bus(native, "t", secret) as program:
             listener = await joined(rig, secret)
