@@ -53,6 +53,8 @@ class Attacker(threading.Thread, ABC):
             with contextlib.suppress(OSError):
                 self.session(sock)
             self._leave(sock)
+        while self._held:
+            self._held.pop().close()
 
     @abstractmethod
     def session(self, sock: socket.socket) -> None:
@@ -70,11 +72,6 @@ class Attacker(threading.Thread, ABC):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
-
-    def leave_all(self) -> None:
-        """Close what was left open."""
-        while self._held:
-            self._held.pop().close()
 
     def exchange(self, sock: socket.socket, messages: list[bytes]) -> Heard:
         """Send messages in pieces, and hear what comes back."""
