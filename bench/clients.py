@@ -275,7 +275,7 @@ def kill_client(bench: Bench) -> None:
 KILL = """
 import asyncio
 from pathlib import Path
-from millrace.client.player import PulsePlayer
+from millrace.client.pulse import PulsePlayer
 from millrace.wire.pulse.constants import Command
 async def main():
     player = await PulsePlayer.connect(Path({path!r}), "killer")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvloop
 
-from millrace.client.player import PulsePlayer
+from millrace.client.pulse import PulsePlayer
 from millrace.wire.pulse.constants import Command
 
 

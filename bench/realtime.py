@@ -23,7 +23,7 @@ from bench.common import MILLRACE, daemon, processes
 from millrace.backends.clocked import NullOutput
 from millrace.client.listener import Listener, ListenerOptions
 from millrace.dsp.convert import SampleFormat, Samples, encode
-from millrace.graph.adaptive import State
+from millrace.playout.adaptive import State
 from millrace.sim.signals import sine
 
 PPM, STALL_NS, AFTER_STALL_NS, SETTLE_S = 300.0, 20_000_000, 300_000_000, 60.0

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from millrace.client.listener import Listener, ListenerOptions
-from millrace.client.player import PulsePlayer
+from millrace.client.pulse import PulsePlayer
 from millrace.dsp.convert import SampleFormat, Samples
 from millrace.units import Frames, Positions
 from millrace.wire.pulse.client import Notice, playback_fields

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from millrace.client.player import PulsePlayer
+from millrace.client.pulse import PulsePlayer
 from millrace.errors import MillraceError
 from tests.fuzz import verdicts
 from tests.fuzz.attackers import Attacker, Handing, Http, Native, Pulse, WebSocket, tcp, unix

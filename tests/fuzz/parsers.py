@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from millrace.client.fileplayer import FilePlayer
-from millrace.doors.peer.microphone import MicrophoneStream
-from millrace.doors.peer.playout import Playout
+from millrace.doors.microphone import MicrophoneStream
 from millrace.doors.qemu.door import QemuDoor
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import Samples
 from millrace.errors import MillraceError
+from millrace.playout.playout import Playout
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, Frames, Positions, default_map
 from millrace.wire.native.session import NativeWire

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from millrace.daemon.gate import CREDENTIAL, SUBPROTOCOL
+from millrace.server.http.authentication import CREDENTIAL, SUBPROTOCOL
 
 from ..scenario.test_certificates import Pair, certificate
 from .browser import own_page

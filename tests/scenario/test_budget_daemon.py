@@ -16,9 +16,9 @@ import pytest
 from millrace.budget import MIB
 from millrace.client.bus import Bus, connect
 from millrace.daemon.config import load
-from millrace.daemon.guest import Guest
 from millrace.errors import BudgetError, ConfigError
 from millrace.graph.model import Stream
+from millrace.guest.guest import Guest
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.wire.native.messages import HEADER, Fault, frame
 from millrace.wire.native.messages import Hello as NativeHello
@@ -182,7 +182,7 @@ def test_what_watchers_leave_unread_is_bounded_by_the_budget_of_their_guest(tmp_
 
 
 def test_an_answer_that_nobody_reads_is_paid_for_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.daemon.answers.READ_S", 0.5)
+    monkeypatch.setattr("millrace.server.http.answers.READ_S", 0.5)
 
     async def test(rig: Rig) -> None:
         alice = rig.daemon.guest("alice")

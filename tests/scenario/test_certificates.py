@@ -20,11 +20,11 @@ from millrace.client.listener import Listener, ListenerOptions
 from millrace.client.outputs import make_output
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config, GuestConfig, load
-from millrace.daemon.gate import PROXIED
 from millrace.errors import ConfigError, RightsError
 from millrace.io.crypto import client_tls
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Certificate, parse_rights
+from millrace.server.http.authentication import PROXIED
 
 
 @dataclass

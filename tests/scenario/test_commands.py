@@ -18,11 +18,11 @@ import pytest
 
 from millrace.cli.api import refusal
 from millrace.cli.columns import cells
-from millrace.client.player import PulsePlayer
+from millrace.client.pulse import PulsePlayer
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import GuestConfig
-from millrace.daemon.doorspec import parse_door
 from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right

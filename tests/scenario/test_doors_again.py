@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from millrace.daemon import attach as attach_module
-from millrace.daemon import attach_net
 from millrace.daemon.app import Daemon
-from millrace.daemon.attach import Attachment
-from millrace.daemon.doorspec import DoorSpec
 from millrace.doors.pushed import PushedFormat, new_stream
 from millrace.errors import GraphError, RightsError
+from millrace.guest.machines import attachment as attach_module
+from millrace.guest.machines import network as attach_net
+from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.attachment import Attachment
 from millrace.io.crypto import vnc_answer
 from millrace.rights.model import OWNER, Holder, parse_rights
 from tests import bus

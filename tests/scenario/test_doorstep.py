@@ -130,7 +130,7 @@ HALF = {
 @pytest.mark.parametrize("drips", [False, True], ids=["silent", "drips"])
 def test_half_a_login_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, drips: bool) -> None:
     monkeypatch.setattr("millrace.io.doorstep.LOGIN_NS", 300 * NS_PER_MS)
-    monkeypatch.setattr("millrace.daemon.native.GREET_S", 0.3)
+    monkeypatch.setattr("millrace.server.native.session.GREET_S", 0.3)
     monkeypatch.setattr("millrace.io.handover.PATIENCE_S", 0.3)
 
     async def test(daemon: Daemon) -> None:
@@ -181,7 +181,7 @@ def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_body_that_does_not_come_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.daemon.api.BODY_S", 0.1)
+    monkeypatch.setattr("millrace.server.http.api.BODY_S", 0.1)
 
     async def test(daemon: Daemon) -> None:
         reader, writer = await opened(daemon, "api.sock")
@@ -250,7 +250,7 @@ def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path
 
 
 def test_a_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.daemon.web.TICK_S", 0.01)
+    monkeypatch.setattr("millrace.server.http.app.TICK_S", 0.01)
 
     async def test(daemon: Daemon) -> None:
         async with aiohttp.ClientSession(headers=KNOWN) as http:

@@ -21,10 +21,10 @@ import pytest
 from aiohttp import web
 
 from millrace.cli.logs import JsonLines, TextLines
-from millrace.client.player import PulsePlayer
+from millrace.client.pulse import PulsePlayer
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config
-from millrace.daemon.doorspec import parse_door
+from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
 from millrace.rights.grants import Identity, Permission, Subject, Verdict
 from millrace.rights.model import Right

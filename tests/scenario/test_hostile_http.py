@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace.daemon import page
+from millrace.server.http import assets as page
 from tests.bus import daemon_in
 
 TOKEN = "a-token-of-some-length"

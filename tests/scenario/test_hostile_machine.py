@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace.daemon.doorspec import parse_door
+from millrace.guest.machines.address import parse_door
 from tests.bus import daemon_in
 from tests.fuzz import seeds
 

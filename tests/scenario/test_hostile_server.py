@@ -17,8 +17,8 @@ from millrace.backends.wav import WavOutput
 from millrace.client.listener import Listener, ListenerOptions
 from millrace.codec.opus import OpusEncoder
 from millrace.codec.settings import CodecSettings
-from millrace.daemon import page
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
+from millrace.server.http import assets as page
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS
 from millrace.wire.peer.messages import Hello, Ping, encode_message, pack_media

@@ -18,17 +18,17 @@ from aiohttp.test_utils import unused_port
 
 from millrace.client.bus import Bus
 from millrace.client.way import own_socket
-from millrace.daemon import access as access_module
-from millrace.daemon import gate as gate_module
+from millrace.control import tokens as access_module
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import GuestConfig
-from millrace.daemon.doorspec import Place, parse_door
-from millrace.daemon.gate import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
-from millrace.daemon.origins import parse_addresses, parse_origin
 from millrace.errors import ConfigError, MillraceError, RightsError
+from millrace.guest.machines.address import Place, parse_door
 from millrace.io.turns import Turns
 from millrace.lab.impair import Impairment
 from millrace.rights.model import Right, parse_rights
+from millrace.server.http import authentication as gate_module
+from millrace.server.http.authentication import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
+from millrace.server.http.origins import parse_addresses, parse_origin
 from millrace.sim.net import Path as ImpairedPath
 from millrace.wire.peer.messages import Hello, encode_message
 from tests import bus

@@ -16,7 +16,6 @@ import pytest
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import checked_guest_name
-from millrace.daemon.web import Web
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.admission import LINKS_MAX
 from millrace.graph.model import Stream
@@ -25,6 +24,7 @@ from millrace.io.locks import FileLock
 from millrace.rights.grants import Identity, Permission, Subject
 from millrace.rights.model import OWNER
 from millrace.rights.tokens import digest_of
+from millrace.server.http.app import Web
 from millrace.sim.rig import Rig
 from millrace.wire.pulse.constants import Command, Err
 from tests.bus import config, running

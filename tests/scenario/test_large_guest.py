@@ -11,11 +11,11 @@ from typing import Any
 
 import aiohttp
 
-from millrace.daemon.answers import TOGETHER, as_json
 from millrace.daemon.app import Daemon
 from millrace.graph.model import Stream
 from millrace.io import turns
 from millrace.rights.model import Holder, Right
+from millrace.server.http.answers import TOGETHER, as_json
 from millrace.units import default_map
 from tests.scenario.test_kept import ask, running
 

@@ -10,7 +10,7 @@ import pytest
 
 from millrace.codec.opus import OpusDecoder, OpusEncoder
 from millrace.codec.settings import CodecSettings
-from millrace.doors.peer.microphone import MicrophoneStream
+from millrace.doors.microphone import MicrophoneStream
 from millrace.doors.qemu.door import QemuDoor
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor

@@ -15,11 +15,11 @@ import pytest
 
 from millrace.budget import CONNECTIONS
 from millrace.client.bus import connect
+from millrace.control.registry import native_frames
 from millrace.daemon.app import Daemon
-from millrace.daemon.native import NativeServer, NativeSession
-from millrace.daemon.registry import native_frames
 from millrace.errors import BudgetError
 from millrace.io.clock import now_ns
+from millrace.server.native.session import NativeServer, NativeSession
 from millrace.wire.native.messages import HEADER, Call, Fault, Hello, Message, Reply, Welcome, frame
 from millrace.wire.native.session import NativeWire
 from tests import bus
@@ -158,7 +158,7 @@ def test_whoever_never_reads_again_keeps_nothing_for_long(tmp_path: Path, monkey
 
 
 def test_those_on_their_way_out_make_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.daemon.native.CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("millrace.server.native.session.CONNECTIONS_MAX", 2)
 
     async def test(daemon: Daemon) -> None:
         server = server_of(daemon)

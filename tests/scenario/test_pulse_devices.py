@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from millrace.control.store import Store
 from millrace.daemon.app import Daemon
-from millrace.daemon.store import Store
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import ConfigError
 from millrace.sim.rig import Rig, RigClient

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from millrace.control.store import Store
 from millrace.daemon.app import Daemon
-from millrace.daemon.store import Store
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError
 from millrace.graph.model import Sink

@@ -14,10 +14,10 @@ import pytest
 
 from millrace.client.bus import Bus
 from millrace.daemon.app import Daemon
-from millrace.daemon.attachments import DOORS_MAX
-from millrace.daemon.doorspec import parse_door
 from millrace.errors import GraphError, RightsError
 from millrace.graph.model import Stream
+from millrace.guest.machines.address import parse_door
+from millrace.guest.machines.attach import DOORS_MAX
 from millrace.rights.grants import ANY, Identity, Permission, Verdict
 from millrace.rights.model import parse_rights
 from millrace.sim.rig import Rig as PulseRig

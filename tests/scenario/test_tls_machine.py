@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from millrace.daemon.doorspec import parse_door
 from millrace.errors import PeerLost
+from millrace.guest.machines.address import parse_door
 from millrace.io.client import ClientLine
 from millrace.units import HostNs
 from tests.bus import daemon_in

@@ -15,16 +15,16 @@ from aiohttp import WSMessage, WSMsgType, web
 
 from millrace.budget import MIB
 from millrace.cli.logs import SAME_MAX, SAME_S, Rated
-from millrace.daemon.events import WebSocket, messages
-from millrace.daemon.registry import Registry, json_text
+from millrace.control.registry import Registry, json_text
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
-from millrace.graph.incidents import KEPT_OF_KIND, Incidents
 from millrace.graph.model import Stream
 from millrace.graph.share import HOPE_NS, LIGHT_NS, SLICE_NS, Lag, Share
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
 from millrace.io.turns import Turns
+from millrace.observe.incidents import KEPT_OF_KIND, Incidents
 from millrace.rights.model import OWNER
+from millrace.server.http.events import WebSocket, messages
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, default_map
 from millrace.wire.pulse.client import Failed, PulseClientSession, Reply, playback_fields

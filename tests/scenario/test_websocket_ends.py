@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from millrace.client.player import PulsePlayer
+from millrace.client.pulse import PulsePlayer
 from millrace.daemon.app import Daemon
 from millrace.wire.peer.messages import Hello, encode_message
 from tests.bus import daemon_in

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from millrace.clock.jitter import PROFILES
 from millrace.clock.pace import Pace
-from millrace.doors.peer.reorder import Reorder
 from millrace.dsp.measure import level_dbfs, phase_jumps, tone_snr_db
 from millrace.errors import ConfigError
-from millrace.graph.adaptive import AdaptiveLink, State, carry_gain
-from millrace.graph.voice import TapeVoice
+from millrace.playout.adaptive import AdaptiveLink, State, carry_gain
+from millrace.playout.buffer import TapeVoice
+from millrace.playout.reorder import Reorder
 from millrace.sim.clocks import SimClock
 from millrace.sim.net import NetEmulator, Path
 from millrace.sim.signals import sine

@@ -23,8 +23,8 @@ from millrace.cli.look import picture
 from millrace.cli.main import app
 from millrace.client.soundserver import keep_out
 from millrace.codec.settings import CodecSettings, changed, show_settings
-from millrace.daemon import explain
 from millrace.errors import ConfigError
+from millrace.observe import explain
 from millrace.text import show_measured
 
 PARAGRAPH_MAX = 76

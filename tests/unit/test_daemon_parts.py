@@ -15,8 +15,8 @@ from millrace.cli.control import parse_matrix as parse_rows
 from millrace.cli.demo import tune
 from millrace.cli.listen import parse_settings
 from millrace.client.outputs import make_output
+from millrace.control.verbs import parse_matrix, parse_volume
 from millrace.daemon import config as cfg
-from millrace.daemon.verbs import parse_matrix, parse_volume
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import ConfigError
 from millrace.units import default_map

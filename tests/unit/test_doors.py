@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from millrace.daemon.config import load
-from millrace.daemon.doorspec import bus_path, parse_door, read_password
 from millrace.doors.capture import CaptureQueue
 from millrace.doors.pushed import SpeedMeter
 from millrace.doors.qemu.pcm import PcmCodec, gains_of
 from millrace.errors import ConfigError
+from millrace.guest.machines.address import bus_path, parse_door, read_password
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_S, default_map
 from millrace.wire.qemu.audio import PcmInfo

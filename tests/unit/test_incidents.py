@@ -6,7 +6,7 @@ import pytest
 
 from millrace.cli.incidents import line
 from millrace.client.blame import Blame
-from millrace.graph.incidents import CAUSES, KEPT, Incidents
+from millrace.observe.incidents import CAUSES, KEPT, Incidents
 from millrace.units import NS_PER_MS, NS_PER_S
 
 MS = NS_PER_MS

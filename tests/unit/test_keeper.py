@@ -7,8 +7,8 @@ import gc
 
 import pytest
 
-from millrace.daemon.keeper import Keeper
-from millrace.daemon.store import IN_MEMORY, Store
+from millrace.control.store import IN_MEMORY, Store
+from millrace.control.writer import Keeper
 
 MANY = 50
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from millrace.codec.opus import OpusDecoder, OpusEncoder, version, wire_order
 from millrace.codec.pcm import decode_pcm, encode_pcm
 from millrace.codec.settings import CodecSettings, changed, parse_bitrate
-from millrace.doors.peer.decode import PacketDecoder
-from millrace.doors.peer.playout import Playout, State
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.errors import CodecError, ConfigError, PeerLost, RemoteProtocolError
 from millrace.outlets.peer import PeerOutlet, PeerOutlets
+from millrace.playout.decode import PacketDecoder
+from millrace.playout.playout import Playout, State
 from millrace.sim.rig import Rig
 from millrace.sim.signals import count, sine
 from millrace.units import DEFAULT_MAPS, NS_PER_MS, NS_PER_S, default_map

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.codec.opus import OpusDecoder
-from millrace.doors.peer.decode import PacketDecoder
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.errors import RemoteProtocolError
@@ -20,6 +19,7 @@ from millrace.media.packet import Flags
 from millrace.media.packet import Packet as TrackPacket
 from millrace.outlets.peer import PeerOutlet, PeerOutlets
 from millrace.pixels.rects import Rect
+from millrace.playout.decode import PacketDecoder
 from millrace.sim.rig import Rig
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_S, frames_to_ns

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from millrace.daemon.keeper import Keeper
-from millrace.daemon.remembered import DEVICES_WAITING_MAX, RememberedDevices
-from millrace.daemon.store import Store
+from millrace.control.remembered import DEVICES_WAITING_MAX, RememberedDevices
+from millrace.control.store import Store
+from millrace.control.writer import Keeper
 from millrace.doors.pulse.devices import Devices
 
 

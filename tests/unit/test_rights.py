@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millrace.daemon.sessions import ENDED_MAX, Sessions, is_session
+from millrace.control.sessions import ENDED_MAX, Sessions, is_session
 from millrace.errors import ConfigError, RightsError
 from millrace.rights.model import EVERYTHING, OWNER, Holder, Right, parse_rights, show_rights
 from millrace.rights.tokens import (

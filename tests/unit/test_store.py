@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from millrace.daemon import store as store_module
-from millrace.daemon.store import Store
+from millrace.control import store as store_module
+from millrace.control.store import Store
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
@@ -299,7 +299,7 @@ def as_nobody(folder: Path, statement: str) -> str:
         statement = f"import os; os.setgid(65534); os.setuid(65534); {statement}"
     else:
         folder.chmod(0o500)
-    code = f"from pathlib import Path; from millrace.daemon.store import Store; {statement}"
+    code = f"from pathlib import Path; from millrace.control.store import Store; {statement}"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     finally:
@@ -313,7 +313,7 @@ def as_nobody(folder: Path, statement: str) -> str:
 def test_a_store_has_one_daemon_at_a_time_and_a_crash_lets_go(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     holding = f"""
-from pathlib import Path; from millrace.daemon.store import Store
+from pathlib import Path; from millrace.control.store import Store
 store = Store(Path({str(path)!r})); print("held", flush=True); input()
 """
     with subprocess.Popen(
@@ -394,7 +394,7 @@ def test_a_kill_at_any_step_leaves_all_of_a_change_or_nothing(what: str, tmp_pat
 WRITER = """
 import sys
 from pathlib import Path
-from millrace.daemon.store import Store
+from millrace.control.store import Store
 from millrace.rights.grants import Permission, Verdict
 store = Store(Path(sys.argv[1]))
 for n in range(10**6):

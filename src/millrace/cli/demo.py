@@ -80,7 +80,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
 
     from millrace.client.listener import Listener, ListenerOptions
     from millrace.client.outputs import make_output
-    from millrace.client.player import PulsePlayer
+    from millrace.client.pulse import PulsePlayer
     from millrace.io.paths import API_SOCKET
 
     guest = daemon.guests["default"]

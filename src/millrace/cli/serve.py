@@ -97,7 +97,7 @@ def _with_machines(config: Config, qmp: list[Path], dbus: str | None) -> Config:
     """The first guest gets the machines that the command line names."""
     from dataclasses import replace
 
-    from millrace.daemon.doorspec import parse_door
+    from millrace.guest.machines.address import parse_door
 
     texts = [f"qmp:{path.absolute()}" for path in qmp] + ([f"dbus:{dbus}"] if dbus else [])
     first, *others = config.guests

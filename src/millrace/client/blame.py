@@ -37,7 +37,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Stage and cause as graph/incidents.py has them; `at_ns` is when it began, on this machine's clock."""
+    """Stage and cause as observe/incidents.py has them; `at_ns` is when it began, on this machine's clock."""
 
     stage: str
     cause: str

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from millrace.client.blame import Blame, Verdict
-from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
+from millrace.playout.playout import Playout
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 PULSE_NS: HostNs = 50 * NS_PER_MS

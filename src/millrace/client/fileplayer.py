@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millrace.backends.base import FileOutput
 from millrace.clock.allowance import Allowance
-from millrace.doors.peer.decode import PacketDecoder
+from millrace.playout.decode import PacketDecoder
 from millrace.units import NS_PER_S, Frames, HostNs, frames_to_ns
 from millrace.wire.peer.messages import Packet, StreamFormat
 

@@ -25,7 +25,6 @@ from millrace.client.speech import Speech
 from millrace.client.way import demand_welcome, ending, given_up, hindrance, is_listeners, own_socket, tls_of
 from millrace.clock.jitter import profile_of
 from millrace.codec.settings import show_settings
-from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import Samples
 from millrace.errors import (
     ConfigError,
@@ -33,8 +32,9 @@ from millrace.errors import (
     PeerLost,
     RightsError,
 )
-from millrace.graph.adaptive import State
 from millrace.io.clock import now_ns
+from millrace.playout.adaptive import State
+from millrace.playout.playout import Playout
 from millrace.text import quoted, show_measured
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (

@@ -13,32 +13,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from millrace.daemon import verbs
-from millrace.daemon.access import Access, new_key
-from millrace.daemon.attach import Attachment
-from millrace.daemon.attachments import attach
-from millrace.daemon.budgets import Budgets
-from millrace.daemon.claims import Claims
-from millrace.daemon.commands import Commands
+from millrace.control import verbs
+from millrace.control.budgets import Budgets
+from millrace.control.claims import Claims
+from millrace.control.commands import Commands
+from millrace.control.publish import Publisher
+from millrace.control.registry import Registry
+from millrace.control.remembered import Remembered, RememberedDevices
+from millrace.control.store import KeptGuest, Store
+from millrace.control.tokens import Access, new_key
+from millrace.control.writer import Keeper
 from millrace.daemon.config import Config, GuestConfig, added_guest, checked_guest_name
-from millrace.daemon.doctor import STRAIN_NS, Doctor
-from millrace.daemon.doorspec import DoorSpec
-from millrace.daemon.guest import Guest
-from millrace.daemon.keeper import Keeper
-from millrace.daemon.missing import NotFound, missing, missing_guest
-from millrace.daemon.native import NativeServer, NativeSession
-from millrace.daemon.publish import Publisher
-from millrace.daemon.registry import Registry
-from millrace.daemon.remembered import Remembered, RememberedDevices
 from millrace.daemon.serving import Serving
-from millrace.daemon.store import KeptGuest, Store
-from millrace.daemon.views import guest_summary
-from millrace.daemon.web import Web
 from millrace.doors.pulse.devices import DEFAULT
 from millrace.errors import ConfigError, GraphError, MillraceError
 from millrace.graph.driver import TimerDriver
-from millrace.graph.incidents import Incidents
 from millrace.graph.model import Ids, Sink, Stream
+from millrace.guest.guest import Guest
+from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.attach import attach
+from millrace.guest.machines.attachment import Attachment
+from millrace.guest.missing import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns, worked_ns
 from millrace.io.handover import Handover
 from millrace.io.listeners import Listeners
@@ -47,9 +42,14 @@ from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCK
 from millrace.io.runner import TimerRunner
 from millrace.io.sockets import bind_unix, own_secret, private_dir
 from millrace.io.turns import Turns, in_steps
+from millrace.observe.diagnosis import STRAIN_NS, Doctor
+from millrace.observe.incidents import Incidents
+from millrace.observe.views import guest_summary
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Admits, Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
+from millrace.server.http.app import Web
+from millrace.server.native.session import NativeServer, NativeSession
 from millrace.text import checked_number
 
 log = logging.getLogger("millrace.daemon")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from millrace.budget import GUEST_BYTES_MAX, GUEST_BYTES_MIN
-from millrace.daemon.doorspec import DoorSpec, Place, parse_door, parse_places
-from millrace.daemon.origins import Addresses, parse_addresses
 from millrace.errors import ConfigError
+from millrace.guest.machines.address import DoorSpec, Place, parse_door, parse_places
 from millrace.io.files import read_secret, read_toml
 from millrace.io.paths import RUNTIME_NAMES, config_path, expanded, is_there, runtime_dir, state_path
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
+from millrace.server.http.origins import Addresses, parse_addresses
 from millrace.text import checked_int, parse_address, parse_name, parse_size, printable, quoted
 from millrace.units import RATE_MAX
 

@@ -7,7 +7,6 @@ import ssl
 
 from aiohttp import web
 
-from millrace.daemon import weblog
 from millrace.daemon.config import Config
 from millrace.errors import ConfigError
 from millrace.io.crypto import server_tls
@@ -15,6 +14,7 @@ from millrace.io.listeners import Acceptor, Listeners
 from millrace.io.metered import Metered
 from millrace.io.sockets import bind_tcp, outward_address
 from millrace.io.turns import Turns
+from millrace.server.http import weblog
 from millrace.text import parse_address, quoted, show_address
 
 KEEPALIVE_S = 75.0

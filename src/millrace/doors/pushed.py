@@ -16,10 +16,10 @@ from millrace.clock.jitter import JitterProfile, JitterTarget
 from millrace.clock.pace import TAU_LOCKED_S, Pace
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import ramp
-from millrace.graph.adaptive import AdaptiveLink, State
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
-from millrace.graph.voice import TapeVoice, tape_bytes
+from millrace.playout.adaptive import AdaptiveLink, State
+from millrace.playout.buffer import TapeVoice, tape_bytes
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns
 
 PROFILE = JitterProfile(10 * NS_PER_MS, 10 * NS_PER_MS, 120 * NS_PER_MS, NS_PER_MS // 2, 1e-4)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from millrace.codec.settings import CodecSettings, changed
-from millrace.doors.peer.playout import Playout
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.lab.scenario import Scenario
 from millrace.outlets.peer import Message, PeerOutlet, PeerOutlets
+from millrace.playout.playout import Playout
 from millrace.sim.card import FakeCard
 from millrace.sim.clocks import SimClock
 from millrace.sim.net import NetEmulator

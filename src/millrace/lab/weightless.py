@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millrace.clock.jitter import profile_of
 from millrace.clock.pace import Pace
-from millrace.graph.adaptive import AdaptiveLink, State
+from millrace.playout.adaptive import AdaptiveLink, State
 from millrace.units import Frames, HostNs
 
 _CUT_LEAST, _CUT_MOST = 144, 624
@@ -56,7 +56,7 @@ class MillracePolicy:
     """The product's own link as a policy under test."""
 
     name = "millrace"
-    source = "this repository: clock/pace.py, graph/adaptive.py"
+    source = "this repository: clock/pace.py, playout/adaptive.py"
 
     def __init__(self, rate: int, period: Frames, packet_ns: HostNs, latency: str = "normal") -> None:
         del period

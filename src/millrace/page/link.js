@@ -1,4 +1,4 @@
-// Sound from the daemon's clock to the audio context's: tape, resampler, splices, and the decisions of graph/adaptive.py.
+// Sound from the daemon's clock to the audio context's: tape, resampler, splices, and the decisions of playout/adaptive.py.
 import { NS_PER_MS, NS_PER_S } from "./clock.js";
 
 /** Frames ahead of a head, and some behind it; planar. See dsp/tape.py. */
@@ -46,7 +46,7 @@ const TABLE = (() => {
 const FINE_MS = 2, LOW_MS = 3, HIGH_MS = 13, BEYOND_MS = 2, ALIKE = 0.8;
 const CARRY = 20 * NS_PER_MS, FADE_OUT = 20 * NS_PER_MS;
 
-/** Queued sound and what can be done with it. See graph/voice.py and dsp/splice.py. */
+/** Queued sound and what can be done with it. See playout/buffer.py and dsp/splice.py. */
 export class Voice {
   constructor(rate, channels, outRate) {
     this.rate = rate; this.channels = channels; this.outRate = outRate;
@@ -167,7 +167,7 @@ const STEER = 20 * NS_PER_MS, SPLICE = 2 * NS_PER_MS, SPLICE_EVERY = 60 * NS_PER
 const SKIP = 150 * NS_PER_MS, GAP_MAX = 500 * NS_PER_MS;
 export const QUIET = "quiet", PRIMING = "priming", PLAYING = "playing";
 
-/** The decisions: see graph/adaptive.py. */
+/** The decisions: see playout/adaptive.py. */
 export class AdaptiveLink {
   constructor(rate, outRate, pace, voice) {
     this.rate = rate; this.outRate = outRate; this.pace = pace; this.voice = voice;

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import millrace.codec.opus as opus
-import millrace.daemon.doctor as doctor
 import millrace.graph.graph as graph
+import millrace.observe.diagnosis as doctor
 from millrace.cli.main import main
 from millrace.dsp.convert import Samples
 

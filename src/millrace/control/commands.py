@@ -1,0 +1,352 @@
+"""What can be asked of the daemon, apart from how: the HTTP API and the native protocol run the same commands.
+
+Each finds what is meant among what its holder may see, demands the right, and does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from millrace import __version__
+from millrace.control import requests as r
+from millrace.control import verbs
+from millrace.control.store import prefix_of
+from millrace.control.tokens import token_view
+from millrace.errors import ConfigError, RightsError
+from millrace.graph.model import Stream
+from millrace.guest.guest import Guest
+from millrace.guest.machines.address import confined, parse_door
+from millrace.guest.missing import NotFound, missing, missing_guest
+from millrace.io.clock import now_ns
+from millrace.observe.explain import explain_recorder, explain_stream
+from millrace.observe.latency import ledger
+from millrace.observe.views import guest_view
+from millrace.rights.grants import ANY, parse_permission, parse_verdict
+from millrace.rights.model import ALL_GUESTS, OWNER, Holder, Right, parse_rights
+from millrace.rights.tokens import parse_expiry
+from millrace.text import key_number, parse_label, quoted
+
+if TYPE_CHECKING:
+    from millrace.daemon.app import Daemon
+
+TOKEN_DAYS = "30d"
+KEY_MAX, VALUE_MAX = 200, 4096
+PROGRAM_MAX = 4096
+"""A path may be as long (PATH_MAX)."""
+OK = {"ok": True}
+KEPT = frozenset({
+    "guest.add", "guest.remove", "sink.add", "sink.remove", "grant", "decide", "token.new", "token.rotate",
+    "token.revoke", "remember",
+})  # fmt: skip
+"""Commands that are on disk before they are answered."""
+Run = Callable[[Any, Holder], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its name, its place in the HTTP API, what it takes, who does it, and what that is in a sentence."""
+
+    name: str
+    method: str
+    path: str
+    takes: type[Any]
+    run: Run
+    summary: str
+
+
+class Commands:
+    """All of them, for one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.table: dict[str, Command] = {}
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        for command in self._rows():
+            self.table[command[0]] = Command(*command)
+
+    def _rows(self) -> list[tuple[str, str, str, type[Any], Run, str]]:
+        guest = "/guests/{guest}"
+        return [
+            ("about", "GET", "/about", r.Nothing, self._about, "Tell the version, the addresses, and who asks"),
+            ("page.link", "POST", "/page-links", r.Nothing, self._page_link, "Make a link for one browser"),
+            ("state", "GET", "/state", r.State, self._state, "Tell everything that may be seen, or one guest"),
+            ("set", "POST", "/set", r.Set, self._set, "Change volume, mute, or a listener's settings"),
+            ("move", "POST", "/move", r.Move, self._move, "Let a stream or a listener go on at another sink"),
+            ("link", "POST", "/links", r.LinkTo, self._link, "Link a stream or a sink into a sink as well"),
+            ("unlink", "DELETE", "/links", r.LinkTo, self._unlink, "Take a link away"),
+            ("guest.add", "POST", "/guests", r.GuestAdd, self._guest_add, "Make a guest"),
+            ("guest.remove", "DELETE", guest, r.OfGuest, self._guest_remove, "Remove a guest"),
+            ("attach", "POST", f"{guest}/doors", r.Attach, self._attach, "Give a guest a door to its machine"),
+            ("detach", "DELETE", "/doors/{door}", r.Detach, self._detach, "Let go of a machine"),
+            ("sink.add", "POST", f"{guest}/sinks", r.SinkAdd, self._sink_add, "Add a sink"),
+            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", r.SinkRemove, self._sink_remove, "Remove a sink"),
+            ("grants", "GET", "/grants", r.Nothing, self._grants, "List the rules about programs"),
+            ("grant", "POST", f"{guest}/grants", r.Grant, self._grant, "Make a rule about a program, or forget it"),
+            ("requests", "GET", "/requests", r.Nothing, self._requests, "List the requests that wait for an answer"),
+            ("decide", "POST", "/requests/{request}", r.Decide, self._decide, "Answer a request that waits"),
+            ("latency", "GET", "/latency", r.About, self._latency, "Tell what a stream's latency is made of"),
+            ("explain", "GET", "/explain", r.About, self._explain, "Tell why a stream sounds as it does"),
+            ("flight", "GET", f"{guest}/flight", r.OfGuest, self._flight, "Tell what a guest's last minute was like"),
+            ("incidents", "GET", "/incidents", r.Incidents, self._incidents, "List what has gone wrong lately"),
+            ("tokens", "GET", "/tokens", r.Nothing, self._tokens, "List the tokens, without their secrets"),
+            ("token.new", "POST", "/tokens", r.TokenNew, self._token_new, "Make a token; its secret is told once"),
+            ("token.rotate", "POST", "/tokens/{token}/rotate", r.OfToken, self._token_rotate, "Rotate a token"),
+            ("token.revoke", "DELETE", "/tokens/{token}", r.OfToken, self._token_revoke, "End a token"),
+            ("remember", "POST", "/memory", r.Remember, self._remember, "Keep a text under a key, or forget it"),
+            ("recall", "GET", "/memory", r.Recall, self._recall, "Tell what is kept under keys that begin so"),
+        ]
+
+    async def run(self, holder: Holder, name: str, args: Any) -> Any:
+        """Do it, for `holder`. ConfigError, GraphError and RightsError carry the refusal."""
+        command = self.table.get(name)
+        if command is None:
+            raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
+        parsed = r.parsed(command.takes, args)
+        if not _is_kept(name, parsed):
+            return await command.run(parsed, holder)
+        # A disk makes a few changes a second: who asks for many at once is held up by those, and nobody else is.
+        async with self._changing.setdefault(holder.key, asyncio.Lock()):
+            return await command.run(parsed, holder)
+
+    # -- finding -----------------------------------------------------------------------------
+
+    def visible(self, holder: Holder) -> list[Guest]:
+        """The guests that `holder` may see."""
+        return [guest for guest in self._daemon.guests.values() if holder.may(Right.SEE, guest.name)]
+
+    def guest(self, holder: Holder, name: str, right: Right) -> Guest:
+        """A guest in which `holder` has `right`. One that they may not see is not there."""
+        seen = self.visible(holder)
+        found = next((guest for guest in seen if guest.name == name), None)
+        if found is None:
+            raise missing_guest(name, (guest.name for guest in seen))
+        holder.demand(right, name)
+        return found
+
+    def _home(self, holder: Holder, key: str, guest: str | None, right: Right) -> str:
+        """The name of the guest in which `key` is, among those that `holder` may see."""
+        home = verbs.home_of(self.visible(holder), key, guest)
+        holder.demand(right, home.name)
+        return home.name
+
+    def _demand_no_source(self, holder: Holder, guest: str, key: str, to: str = "") -> None:
+        """Where what a source gives goes is not for those to say who might be forbidden to record it."""
+        if verbs.about_source(self._daemon.guest(guest), key, to) and not holder.may(Right.ADMIN, guest):
+            raise RightsError(
+                f"{holder.key} may not link or move what a source gives, nor move anything there; record it"
+            )
+
+    # -- looking -----------------------------------------------------------------------------
+
+    async def _about(self, args: r.Nothing, holder: Holder) -> Any:
+        at = self._daemon.serving
+        return {"version": __version__, "you": holder.key, "listen": at.address, "page": at.page_url}
+
+    async def _page_link(self, args: r.Nothing, holder: Holder) -> Any:
+        if holder != OWNER:
+            raise RightsError(f"{holder.key} may not make links: they let a browser in as the daemon's owner")
+        return {"link": self._daemon.page_link()}
+
+    async def _state(self, args: r.State, holder: Holder) -> Any:
+        seen = self.visible(holder)
+        shown = seen if args.guest is None else [self.guest(holder, args.guest, Right.SEE)]
+        guests = [await guest_view(guest) for guest in shown]
+        state: dict[str, Any] = {"version": __version__, "listen": self._daemon.serving.address, "guests": guests}
+        state |= {"you": holder.key, "names": [guest.name for guest in seen]}
+        if holder.may(Right.ADMIN):
+            state |= {"refused": self._daemon.refused(), "trouble": self._daemon.trouble}
+            state |= {"policy": self._daemon.policy(), "requests": len(list(self._daemon.prompts))}
+        return state
+
+    # -- changing ----------------------------------------------------------------------------
+
+    async def _set(self, args: r.Set, holder: Holder) -> Any:
+        home = self._home(holder, args.target, args.guest, Right.CONTROL)
+        texts = {key: verbs.setting_text(value) for key, value in args.settings.items()}
+        await self._daemon.set(args.target, texts, home)
+        return OK
+
+    async def _move(self, args: r.Move, holder: Holder) -> Any:
+        home = self._home(holder, args.target, args.guest, Right.CONTROL)
+        self._demand_no_source(holder, home, args.target, args.to)
+        verbs.move(self._daemon, args.target, args.to, home)
+        return OK
+
+    async def _link(self, args: r.LinkTo, holder: Holder) -> Any:
+        home = self._home(holder, args.source, args.guest, Right.LINK)
+        self._demand_no_source(holder, home, args.source)
+        verbs.link(self._daemon, args.source, args.to, verbs.parse_matrix(args.matrix), home)
+        return OK
+
+    async def _unlink(self, args: r.LinkTo, holder: Holder) -> Any:
+        home = self._home(holder, args.source, args.guest, Right.LINK)
+        verbs.unlink(self._daemon, args.source, args.to, home)
+        return OK
+
+    async def _sink_add(self, args: r.SinkAdd, holder: Holder) -> Any:
+        guest = self.guest(holder, args.guest, Right.LINK)
+        sink = await self._daemon.add_sink(guest, args.name, parse_label(args.description, "sink description"))
+        return {"id": sink.key, "name": sink.name}
+
+    async def _sink_remove(self, args: r.SinkRemove, holder: Holder) -> Any:
+        guest = self.guest(holder, args.guest, Right.LINK)
+        await self._daemon.remove_sink(guest, args.sink)
+        return OK
+
+    # -- guests and their machines -------------------------------------------------------------
+
+    async def _guest_add(self, args: r.GuestAdd, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        options = {key: value for key in ("rate", "channels") if (value := getattr(args, key)) is not None}
+        return await guest_view(await self._daemon.add_guest(args.name, options))
+
+    async def _guest_remove(self, args: r.OfGuest, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        await self._daemon.remove_guest(args.guest)
+        return OK
+
+    async def _attach(self, args: r.Attach, holder: Holder) -> Any:
+        guest = self.guest(holder, args.guest, Right.ADMIN)
+        spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
+        if args.password_file:
+            if not holder.may(Right.ADMIN):
+                raise RightsError("only a token with every right may name a password file; send the password itself")
+            spec = replace(spec, password_file=args.password_file)
+        if not holder.may(Right.ADMIN):
+            spec = confined(spec, guest.config.attach, guest.name)
+        return self._daemon.attach(guest.name, spec).view()
+
+    async def _detach(self, args: r.Detach, holder: Holder) -> Any:
+        key = f"door/{args.door.removeprefix('door/')}"
+        for guest in self.visible(holder):
+            if any(attachment.key == key for attachment in guest.attachments):
+                holder.demand(Right.ADMIN, guest.name)
+                await self._daemon.detach(key)
+                return OK
+        raise missing(key)
+
+    # -- grants --------------------------------------------------------------------------------
+
+    async def _grants(self, args: r.Nothing, holder: Holder) -> Any:
+        return [
+            {"guest": guest.name, "what": what.value, "program": program, "allow": verdict.as_json()}
+            for guest in self.visible(holder)
+            for what, program, verdict in guest.door.grants
+        ]
+
+    async def _grant(self, args: r.Grant, holder: Holder) -> Any:
+        guest = self.guest(holder, args.guest, Right.ADMIN)
+        verdict = None if args.allow is None else parse_verdict(args.allow)
+        if len(args.program) > PROGRAM_MAX:
+            raise ConfigError(f"program: {PROGRAM_MAX} characters at most")
+        await self._daemon.grant(guest, parse_permission(args.what), args.program or ANY, verdict)
+        return OK
+
+    async def _requests(self, args: r.Nothing, holder: Holder) -> Any:
+        return [q.view() for q in self._daemon.prompts if holder.may(Right.ADMIN, q.guest)]
+
+    async def _decide(self, args: r.Decide, holder: Holder) -> Any:
+        key = f"request/{args.request.removeprefix('request/')}"
+        asked = self._daemon.prompts.get(key)
+        if asked is None or not holder.may(Right.SEE, asked.guest):
+            raise missing(key, why=" that waits: it was answered, or its time is over")
+        holder.demand(Right.ADMIN, asked.guest)
+        await self._daemon.decide(asked, args.allow, args.always, holder.key)
+        return OK
+
+    # -- why it sounds as it does ------------------------------------------------------------------
+
+    def _found(self, args: r.About, holder: Holder) -> tuple[Guest, Stream]:
+        if not args.target.startswith("stream/"):
+            raise ConfigError(f"{quoted(args.target)}: name a stream as `millrace ls` does, such as stream/7")
+        home = verbs.home_of(self.visible(holder), args.target, args.guest)
+        _, node = verbs.find_node(self._daemon, args.target, home.name)
+        assert isinstance(node, Stream)
+        return home, node
+
+    async def _latency(self, args: r.About, holder: Holder) -> Any:
+        return ledger(*self._found(args, holder), now_ns())
+
+    async def _explain(self, args: r.About, holder: Holder) -> Any:
+        kind, _, text = args.target.partition("/")
+        if kind == "recorder":
+            number = key_number(text)
+            for guest in self.visible(holder):
+                if number in guest.door.records or number in guest.native_records:
+                    return {"target": args.target, "guest": guest.name, "steps": explain_recorder(guest, number)}
+            raise missing(args.target)
+        home, stream = self._found(args, holder)
+        return {"target": stream.key, "guest": home.name, "steps": explain_stream(home, stream)}
+
+    async def _flight(self, args: r.OfGuest, holder: Holder) -> Any:
+        return self._daemon.doctor.flight.of(self.guest(holder, args.guest, Right.SEE).name)
+
+    # -- what has gone wrong -----------------------------------------------------------------------
+
+    async def _incidents(self, args: r.Incidents, holder: Holder) -> Any:
+        seen = [i for i in self._daemon.incidents if holder.may(Right.SEE, i.guest or None)]
+        found = [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
+        if args.guest is not None and not found:
+            # A guest's incidents outlive it; a guest that never was has none.
+            self.guest(holder, args.guest, Right.SEE)
+        return found
+
+    # -- tokens --------------------------------------------------------------------------------
+
+    async def _tokens(self, args: r.Nothing, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        return [token_view(token) for token in self._daemon.access.tokens]
+
+    async def _token_new(self, args: r.TokenNew, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        rights, lasts_s = parse_rights(args.may), parse_expiry(args.expires or TOKEN_DAYS)
+        name, guests = parse_label(args.name, "token name", 100), args.guests or [ALL_GUESTS]
+        token, secret = await self._daemon.access.new(name, rights, guests, lasts_s)
+        return token_view(token) | {"token": secret}
+
+    async def _token_rotate(self, args: r.OfToken, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        secret = await self._daemon.access.rotate(_number(args.token))
+        if secret is None:
+            raise _no_token(args.token)
+        return {"token": secret}
+
+    async def _token_revoke(self, args: r.OfToken, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        if not await self._daemon.access.revoke(_number(args.token)):
+            raise _no_token(args.token)
+        return OK
+
+    # -- what session managers keep ----------------------------------------------------------------
+
+    async def _remember(self, args: r.Remember, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        if not 0 < len(args.key) <= KEY_MAX or len(args.value or "") > VALUE_MAX:
+            raise ConfigError(f"a key has 1 to {KEY_MAX} characters, a value {VALUE_MAX} at most")
+        guest = next((g for g in self._daemon.guests.values() if args.key.startswith(prefix_of(g.name))), None)
+        if guest is not None and guest.remembered is not None:
+            await guest.remembered.learn(args.key, args.value)
+        else:
+            await self._daemon.keeper.write(self._daemon.store.remember, args.key, args.value)
+        return OK
+
+    async def _recall(self, args: r.Recall, holder: Holder) -> Any:
+        holder.demand(Right.ADMIN)
+        return await self._daemon.keeper.write(self._daemon.store.recall, args.prefix)
+
+
+def _is_kept(name: str, args: Any) -> bool:
+    """Whether a command waits for the disk."""
+    return name in KEPT or (isinstance(args, r.Set) and not args.target.startswith(("stream/", "listener/")))
+
+
+def _no_token(text: str) -> NotFound:
+    return missing(f"token/{text.removeprefix('token/')}")
+
+
+def _number(text: str) -> int:
+    return key_number(text.removeprefix("token/"))

@@ -1,0 +1,62 @@
+"""Puts a guest's objects into the registry whenever they change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from millrace.control.registry import Registry
+from millrace.graph.model import Node, Sink, Stream, Tap
+from millrace.guest.guest import Guest
+from millrace.observe.views import client_view, guest_summary, listener_view, recorder_view, sink_view, stream_view
+
+if TYPE_CHECKING:
+    from millrace.doors.pulse.client import PulseClient
+    from millrace.guest.listener import ListenerSession
+    from millrace.guest.machines.attachment import Attachment
+
+
+class Publisher:
+    """One guest's observer."""
+
+    def __init__(self, registry: Registry, guest: Guest) -> None:
+        self._registry, self._guest = registry, guest
+
+    def _put(self, id_: int, kind: str, view: Any) -> None:
+        self._registry.put(id_, kind, self._guest.name, view)
+
+    def node_changed(self, change: str, node: Node) -> None:
+        """See `nodes.Observer`."""
+        guest = self._guest
+        if change == "remove":
+            self._registry.drop(node.id)
+        elif change == "default":
+            self._put(guest.id, "guest", lambda: guest_summary(guest))
+            for sink in guest.graph.sinks.values():
+                self._put(sink.id, "sink", lambda sink=sink: sink_view(guest, sink))
+        elif isinstance(node, Sink):
+            self._put(node.id, node.kind, lambda: sink_view(guest, node))
+        elif isinstance(node, Stream):
+            self._put(node.id, "stream", lambda: stream_view(guest, node))
+        elif isinstance(node, Tap) and (node.id in guest.door.records or node.id in guest.native_records):
+            self._put(node.id, "recorder", lambda: recorder_view(node))
+
+    def client_changed(self, change: str, client: PulseClient) -> None:
+        """A PulseAudio client came, changed or went."""
+        if change == "remove":
+            self._registry.drop(client.index)
+        else:
+            self._put(client.index, "client", lambda: client_view(client))
+
+    def listener_changed(self, change: str, session: ListenerSession) -> None:
+        """A listener came, changed or went."""
+        if change == "remove":
+            self._registry.drop(session.outlet.id)
+        else:
+            self._put(session.outlet.id, "listener", lambda: listener_view(session))
+
+    def door_changed(self, change: str, door: Attachment) -> None:
+        """A machine's door came, changed or went."""
+        if change == "remove":
+            self._registry.drop(door.id)
+        else:
+            self._put(door.id, "door", door.view)

@@ -1,0 +1,437 @@
+"""What survives a restart, in SQLite: tokens, grants, guests and sinks that were added, volumes, what policies keep.
+
+Every change is one transaction, and on disk before it is acknowledged: kill -9 loses none, and leaves none half done.
+The file belongs to one daemon (a lock beside it says so), and is whole between changes: its journal is empty then.
+Media never waits for it.
+
+Nothing is destroyed by an error, and nobody is let in by one. A file that is locked, full, read-only, damaged, or not
+the one that was opened refuses the change, or the start, with a sentence: to go on without the rules that it keeps
+would let in whom they deny, so that is for the operator to say, by moving the file away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from millrace.control.sessions import ENDED_MAX
+from millrace.doors.pulse.devices import LEVELS_MAX, Level
+from millrace.errors import ConfigError
+from millrace.io.locks import FileLock
+from millrace.rights.grants import Permission, Verdict
+from millrace.rights.model import Right
+from millrace.rights.tokens import Token
+from millrace.text import quoted
+
+log = logging.getLogger("millrace.store")
+
+
+PREFIX = "stream/"
+"""Where in the memory of session managers the tables of guests' streams are: stream/GUEST/GROUP."""
+
+
+def prefix_of(guest: str) -> str:
+    """Of one guest's table."""
+    return f"{PREFIX}{guest}/"
+
+
+class NotKept(ConfigError):
+    """A change that can't be written now, and so is not made."""
+
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE,"
+        " rights INTEGER, guests TEXT, created_s INTEGER, expires_s INTEGER)",
+        "CREATE TABLE IF NOT EXISTS guests (name TEXT PRIMARY KEY, options TEXT)",
+        "CREATE TABLE IF NOT EXISTS grants (guest TEXT, what TEXT, program TEXT, allow INTEGER,"
+        " PRIMARY KEY (guest, what, program))",
+        "CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT, mute INTEGER,"
+        " PRIMARY KEY (guest, kind, name))",
+        "CREATE TABLE IF NOT EXISTS sinks (guest TEXT, name TEXT, description TEXT, PRIMARY KEY (guest, name))",
+        "CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT)",
+    ),
+    ("CREATE TABLE IF NOT EXISTS ended (secret BLOB, number TEXT, PRIMARY KEY (secret, number))",),
+    ("CREATE TABLE IF NOT EXISTS defaults (guest TEXT, kind TEXT, name TEXT, PRIMARY KEY (guest, kind))",),
+)
+"""What brings a file from version n (its `user_version`) to n + 1, in one transaction each. Rows are only added."""
+MEMORY_MAX = 20_000
+"""Keys that session managers may keep; beyond that the oldest go."""
+BUSY_S = 2.0
+IN_MEMORY = Path(":memory:")
+_DAMAGED = (
+    "put a copy from before in its place. To start without the tokens, rules, guests and volumes that it keeps, move it"
+    " away: programs that its rules deny are let in then, until new rules are made"
+)
+_OURS = "make it readable and writable for this user, or set XDG_STATE_HOME to a directory that is"
+_MENDS = {
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_BUSY: "another program has it open for writing; end that",
+    sqlite3.SQLITE_FULL: "make room on that disk",
+    sqlite3.SQLITE_READONLY: _OURS,
+    sqlite3.SQLITE_CANTOPEN: _OURS,
+    sqlite3.SQLITE_PERM: _OURS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGuest:
+    """What is kept of one guest."""
+
+    sinks: list[tuple[str, str]] = field(default_factory=list)
+    """(name, description)."""
+    levels: dict[tuple[str, str], Level] = field(default_factory=dict)
+    """By (kind, name) of sinks and sources."""
+    defaults: dict[str, str] = field(default_factory=dict)
+    """Names of the default sink and source that were chosen, by kind."""
+    grants: list[tuple[Permission, str, Verdict]] = field(default_factory=list)
+    """(what, program, verdict)."""
+
+
+class _Damaged(sqlite3.DatabaseError):
+    """SQLite has looked through the file and found faults."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+class _Odd(Exception):
+    """A row is none that Millrace writes."""
+
+
+class _Replaced(Exception):
+    """The file is not what this daemon has read."""
+
+
+class Store:
+    """One daemon's database; used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trouble = ""
+        """Why the last change was refused, until one succeeds."""
+        self._lock = self._locked()
+        try:
+            self._db = self._opened()
+            self._file = self._identity()
+        except BaseException:
+            self._let_go()
+            raise
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _locked(self) -> FileLock | None:
+        if self.path == IN_MEMORY:
+            return None
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            where = "set XDG_STATE_HOME to a directory of this user"
+            raise ConfigError(f"{self.path.parent}: {error.strerror}; {where}") from None
+        taken = f"{self.path} is in use by another daemon: stop it, or set XDG_STATE_HOME to another directory"
+        return FileLock(self.path.with_name(self.path.name + ".lock"), taken)
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return self._connected()
+        except sqlite3.Error as error:
+            raise ConfigError(self._sentence(error)) from None
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {error.strerror}") from None
+
+    def _connected(self) -> sqlite3.Connection:
+        before = os.umask(0o177)
+        try:
+            db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        finally:
+            os.umask(before)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        if self.path != IN_MEMORY and not os.access(self.path, os.W_OK):
+            raise ConfigError(f"{self.path} can't be written; {_OURS}")
+        # Files of Millrace 0.1.0 keep their latest changes in a log beside them (WAL), which is taken in here.
+        db.execute("PRAGMA journal_mode=TRUNCATE")
+        db.execute("PRAGMA synchronous=FULL")
+        found = [text for (text,) in db.execute("PRAGMA quick_check(1)")]
+        if found != ["ok"]:
+            raise _Damaged(" ".join(" ".join(found).split()))
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            newer = f"was written by a newer Millrace (version {version}); this one knows {len(MIGRATIONS)}"
+            raise ConfigError(f"{self.path} {newer}")
+        with _transaction(db):
+            for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+                for statement in statements:
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={number}")
+        (self._seen,) = db.execute("PRAGMA data_version").fetchone()
+
+    def _sentence(self, error: Exception) -> str:
+        mend = _MENDS.get(_code(error)) if isinstance(error, sqlite3.Error) else ""
+        return f"{self.path}: {error}" + (f"; {mend}" if mend else "")
+
+    def close(self) -> None:
+        """Finish."""
+        self._db.close()
+        self._let_go()
+
+    # -- one change --------------------------------------------------------------------------------
+
+    def _identity(self) -> tuple[int, int] | None:
+        if self.path == IN_MEMORY:
+            return None
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (found.st_dev, found.st_ino)
+
+    def _demand_same(self) -> None:
+        """What is written to a file that was moved away or overwritten would be acknowledged and lost."""
+        (seen,) = self._db.execute("PRAGMA data_version").fetchone()
+        if self._identity() != self._file or seen != self._seen:
+            raise _Replaced(
+                "it was moved, removed or changed by another program since the daemon has read it;"
+                " put it back, or restart the daemon with what is there"
+            )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One change, on disk when the block ends. ConfigError where that can't be; then nothing is changed."""
+        with self._told("kept"), _transaction(self._db) as db:
+            self._demand_same()
+            yield db
+            self._demand_same()
+        with self._told("kept"):
+            self._demand_same()
+        self.trouble = ""
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """ConfigError where what is kept can't be read."""
+        return self._told("read")
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """What was not kept or not read, as NotKept. Trouble with the file is shown until a change succeeds."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, _Replaced) as error:
+            self.trouble = self._sentence(error)
+            log.error("%s", self.trouble)
+            raise NotKept(f"not {what}: {self.trouble}") from None
+        except _Odd as error:
+            raise ConfigError(f"not {what}: {self._sentence(error)}") from None
+        except UnicodeEncodeError:
+            raise ConfigError(f"not {what}: {self.path} keeps Unicode text, and this has half of a character") from None
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        return self._db.execute(query, values).fetchall()
+
+    # -- tokens ------------------------------------------------------------------------------------
+
+    def tokens(self) -> list[Token]:
+        """All that are kept."""
+        with self._reading(), _understood("a token"):
+            rows = self._rows("SELECT id, name, digest, rights, guests, created_s, expires_s FROM tokens")
+            return [Token(i, n, d, Right(r), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
+
+    def add_token(self, token: Token) -> Token:
+        """Keep one; it comes back with its number, which is never given again."""
+        values = (token.name, token.digest, token.rights.value, json.dumps(sorted(token.guests)))
+        with self._writing() as db:
+            made = db.execute(
+                "INSERT INTO tokens (name, digest, rights, guests, created_s, expires_s) VALUES (?, ?, ?, ?, ?, ?)",
+                (*values, token.created_s, token.expires_s),
+            )
+        return replace(token, id=made.lastrowid or 0)
+
+    def replace_token(self, token: Token) -> None:
+        """Keep another hash for one."""
+        with self._writing() as db:
+            db.execute("UPDATE tokens SET digest = ? WHERE id = ?", (token.digest, token.id))
+
+    def remove_token(self, id_: int) -> None:
+        """Forget one."""
+        with self._writing() as db:
+            db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
+
+    def ended(self) -> list[tuple[bytes, str]]:
+        """Browsers' sessions that were signed out: the digest of the secret that each stood for, and its number."""
+        with self._reading():
+            return self._rows("SELECT secret, number FROM ended ORDER BY rowid")
+
+    def keep_ended(self, secret: bytes, number: str, others: list[bytes]) -> None:
+        """One was signed out. Those of secrets that are no token's and none of `others` are forgotten."""
+        newest = "SELECT rowid FROM ended WHERE secret = ? ORDER BY rowid DESC LIMIT ?"
+        gone = f"secret NOT IN (SELECT digest FROM tokens) AND secret NOT IN ({', '.join('?' * len(others))})"
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO ended VALUES (?, ?)", (secret, number))
+            db.execute(f"DELETE FROM ended WHERE secret = ? AND rowid NOT IN ({newest})", (secret, secret, ENDED_MAX))
+            db.execute(f"DELETE FROM ended WHERE {gone}", others)
+
+    # -- guests --------------------------------------------------------------------------------------
+
+    def guests(self) -> dict[str, dict[str, Any]]:
+        """Guests that were added while running, with their options."""
+        with self._reading(), _understood("a guest"):
+            return {name: dict(json.loads(options)) for name, options in self._rows("SELECT name, options FROM guests")}
+
+    def guest(self, name: str) -> KeptGuest:
+        """What is kept of one."""
+        with self._reading(), _understood(f"a level or a rule of guest {quoted(name)}"):
+            sinks = self._rows("SELECT name, description FROM sinks WHERE guest = ?", name)
+            levels = self._rows("SELECT kind, name, gains, mute FROM levels WHERE guest = ?", name)
+            grants = self._rows("SELECT what, program, allow FROM grants WHERE guest = ?", name)
+            return KeptGuest(
+                sinks,
+                {(kind, name): (_gains(gains), bool(mute)) for kind, name, gains, mute in levels},
+                dict(self._rows("SELECT kind, name FROM defaults WHERE guest = ?", name)),
+                [(Permission(what), program, Verdict(verdict)) for what, program, verdict in grants],
+            )
+
+    def keep_guest(self, name: str, options: dict[str, Any]) -> None:
+        """A guest was added."""
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO guests VALUES (?, ?)", (name, json.dumps(options)))
+
+    def drop_guest(self, name: str) -> None:
+        """Forget a guest, and with it what was kept of it; tokens for it, which may have been made before it, stay."""
+        with self._writing() as db:
+            self._drop_guest(db, name)
+
+    def remove_guest(self, name: str) -> None:
+        """Forget a guest and everybody's right to it: the next of that name is another guest."""
+        with self._writing() as db:
+            self._drop_guest(db, name)
+            for id_, guests in db.execute("SELECT id, guests FROM tokens").fetchall():
+                with _understood("a token"):
+                    names = json.loads(guests)
+                rest = [other for other in names if other != name]
+                if rest and rest != names:
+                    db.execute("UPDATE tokens SET guests = ? WHERE id = ?", (json.dumps(rest), id_))
+                elif rest != names:
+                    db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
+
+    @staticmethod
+    def _drop_guest(db: sqlite3.Connection, name: str) -> None:
+        db.execute("DELETE FROM guests WHERE name = ?", (name,))
+        for table in ("levels", "defaults", "sinks", "grants"):
+            db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
+        streams = prefix_of(name)
+        db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
+
+    def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:
+        """A level was set."""
+        self.keep_devices(guest, {(kind, name): level}, {})
+
+    def keep_devices(self, guest: str, levels: dict[tuple[str, str], Level], defaults: dict[str, str]) -> None:
+        """Levels were set, by kind and name, or defaults chosen, by kind: all of them or none are kept."""
+        with self._writing() as db:
+            for (kind, name), (gains, mute) in levels.items():
+                values = (guest, kind, name, json.dumps(gains), int(mute))
+                db.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
+            for kind, name in defaults.items():
+                db.execute("INSERT OR REPLACE INTO defaults VALUES (?, ?, ?)", (guest, kind, name))
+            newest = "SELECT rowid FROM levels WHERE guest = ? ORDER BY rowid DESC LIMIT ?"
+            db.execute(f"DELETE FROM levels WHERE guest = ? AND rowid NOT IN ({newest})", (guest, guest, LEVELS_MAX))
+
+    def keep_sink(self, guest: str, name: str, description: str | None) -> None:
+        """A sink was added, or with None removed."""
+        with self._writing() as db:
+            if description is None:
+                db.execute("DELETE FROM sinks WHERE guest = ? AND name = ?", (guest, name))
+            else:
+                db.execute("INSERT OR REPLACE INTO sinks VALUES (?, ?, ?)", (guest, name, description))
+
+    def keep_grant(self, guest: str, what: Permission, program: str, verdict: Verdict | None) -> None:
+        """A rule was made, or with None taken away."""
+        with self._writing() as db:
+            if verdict is None:
+                rule = (guest, what.value, program)
+                db.execute("DELETE FROM grants WHERE guest = ? AND what = ? AND program = ?", rule)
+            else:
+                values = (guest, what.value, program, verdict.value)
+                db.execute("INSERT OR REPLACE INTO grants VALUES (?, ?, ?, ?)", values)
+
+    # -- what session managers keep ------------------------------------------------------------------
+
+    def remember(self, key: str, value: str | None) -> None:
+        """Keep a text, or with None forget it."""
+        with self._writing() as db:
+            db.execute("DELETE FROM memory WHERE key = ?", (key,))
+            if value is not None:
+                db.execute("INSERT INTO memory VALUES (?, ?)", (key, value))
+                (kept,) = db.execute("SELECT count(*) FROM memory").fetchone()
+                if kept > MEMORY_MAX:
+                    db.execute("DELETE FROM memory WHERE rowid = (SELECT min(rowid) FROM memory)")
+
+    def remember_all(self, texts: dict[str, str | None], prefix: str, most: int) -> None:
+        """Keep or forget several, all of them or none; of those under `prefix` the oldest go past `most`."""
+        begins = "substr(key, 1, ?) = ?"
+        with self._writing() as db:
+            for key, value in texts.items():
+                db.execute("DELETE FROM memory WHERE key = ?", (key,))
+                if value is not None:
+                    db.execute("INSERT INTO memory VALUES (?, ?)", (key, value))
+            (kept,) = db.execute(f"SELECT count(*) FROM memory WHERE {begins}", (len(prefix), prefix)).fetchone()
+            if kept > most:
+                oldest = f"SELECT rowid FROM memory WHERE {begins} ORDER BY rowid LIMIT ?"
+                db.execute(f"DELETE FROM memory WHERE rowid IN ({oldest})", (len(prefix), prefix, kept - most))
+
+    def recall(self, prefix: str) -> dict[str, str]:
+        """What is kept under keys that begin with `prefix`."""
+        with self._reading():
+            return dict(self._rows("SELECT key, value FROM memory WHERE substr(key, 1, ?) = ?", len(prefix), prefix))
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All of the block, or nothing of it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        # SQLite may have taken it back already, on a full disk for one.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Rows are made into what they stand for."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        raise
+    except (ValueError, TypeError) as error:
+        mend = "take it out with sqlite3, or put a copy from before in the file's place"
+        raise _Odd(f"{what} is none that Millrace writes ({' '.join(str(error).split())}); {mend}") from None
+
+
+def _gains(text: str) -> tuple[float, ...]:
+    return tuple(float(gain) for gain in json.loads(text))
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; −1 where the error is none of SQLite's own."""
+    code: int = getattr(error, "sqlite_errorcode", -1)
+    return code & 0xFF if code >= 0 else -1

@@ -1,0 +1,256 @@
+"""Whom a secret lets in, and what ends with it.
+
+Tokens are made, found, rotated and revoked here, and kept by the store before that is acknowledged. Everything that
+goes on by somebody's rights enters here, and is ended here when they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from millrace.control.sessions import Sessions, is_session
+from millrace.control.visits import End, Leave, Lose, Visits
+from millrace.control.writer import Keeper
+from millrace.errors import RightsError
+from millrace.io.clock import now_ns, wall_ns
+from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Holder, Right, show_rights
+from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, expiry, new_secret
+from millrace.text import key_number
+from millrace.units import NS_PER_S, HostNs
+
+CONFIGURED = Holder("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
+LINK_S = 3600
+"""How long a link for a browser lets somebody in, who has it and is the first to follow it."""
+LINKS_MAX = 100
+LOOK_S = 10.0
+"""How often times to expire are looked at, at the least, while something runs by a token that has one: the wall clock
+can be set."""
+
+
+SIGNED_OUT = "the browser was signed out"
+
+
+def _visit(session: str) -> str:
+    return f"session/{session}"
+
+
+class TooManyTries(RightsError):
+    """Wrong tokens came too often from there."""
+
+
+def _wall_s() -> int:
+    return wall_ns() // NS_PER_S
+
+
+def new_key() -> str:
+    """A new secret."""
+    return new_secret(secrets.token_bytes(SECRET_BYTES))
+
+
+class Access:
+    """Secrets and their holders, and what runs with their rights."""
+
+    def __init__(self, keeper: Keeper, configured: str = "") -> None:
+        self._keeper = keeper
+        self.limit = FailureLimit()
+        self.tokens = TokenBook()
+        self.key = ""
+        """The owner's own: in a file that only they can read."""
+        self._standing: dict[bytes, Holder] = {}
+        if configured:
+            self._standing[digest_of(configured)] = CONFIGURED
+        self._links: dict[bytes, HostNs] = {}
+        self.on_end: Callable[[str], None] = lambda key: None
+        """A holder's rights have ended."""
+        self._visits = Visits()
+        self._sessions = Sessions("")
+        self._timer: asyncio.TimerHandle | None = None
+        for token in keeper.store.tokens():
+            self.tokens.add(token)
+
+    def set_key(self, key: str) -> None:
+        """Let whoever has this one in as the owner."""
+        self.key = key
+        self._standing[digest_of(key)] = OWNER
+        self._sessions = Sessions(key, self._keeper.store.ended())
+
+    # -- who comes in --------------------------------------------------------------------------
+
+    def find(self, digest: bytes) -> Holder | None:
+        """Whose secret has that digest, if it is in force now."""
+        token = self.tokens.find(digest, _wall_s())
+        return self._standing.get(digest) if token is None else token.holder
+
+    def secret_of(self, key: str) -> bytes | None:
+        """The digest of the secret of the holder with that key, if it is in force now."""
+        token = self._token(key)
+        if token is not None:
+            return None if expired(token, _wall_s()) else token.digest
+        return next((digest for digest, holder in self._standing.items() if holder.key == key), None)
+
+    def let_in(self, secret: str, address: str) -> Holder:
+        """The holder of that secret; RightsError for a wrong one. A right one never waits."""
+        holder = self.find(digest_of(secret))
+        if holder is not None:
+            return holder
+        if self.limit.failed(address, now_ns()):
+            raise TooManyTries("too many wrong tokens from this address; wait a few seconds")
+        raise RightsError("that token is not valid: wrong, expired or revoked")
+
+    def admit(self, given: str, address: str) -> Holder:
+        """The holder of that token or session; RightsError for a wrong one. An ended session is not a guess."""
+        known = self.by_session(given)
+        if known is None and is_session(given) and self.find(digest_of(given)) is None:
+            raise RightsError("this browser's session has ended; sign in again")
+        return known or self.let_in(given, address)
+
+    def by_session(self, session: str) -> Holder | None:
+        """Whose session that is, if it is in force now."""
+        secret = self.secret_of(self._sessions.whose(session)) if is_session(session) else None
+        number = self._sessions.proven(session, secret) if secret is not None else None
+        holder = self.find(secret) if secret is not None and number else None
+        return replace(holder, session=number) if holder is not None and number else None
+
+    def begin_session(self, secret: bytes) -> tuple[Holder, str]:
+        """A session for the secret in force that has that digest."""
+        holder = self.find(secret)
+        assert holder is not None
+        return holder, self._sessions.make(holder.key, secret)
+
+    async def sign_out(self, holder: Holder) -> None:
+        """End the session that a holder comes by, and what runs by it: here at once, whatever the disk makes of it."""
+        secret = self.secret_of(holder.key)
+        if secret is None:
+            return
+        self._sessions.end(secret, holder.session)
+        self._visits.end(_visit(holder.session), SIGNED_OUT)
+        async with self._keeper.turn_of(holder.key):
+            await self._keeper.write(self._keeper.store.keep_ended, secret, holder.session, list(self._standing))
+
+    def new_link(self) -> str:
+        """A code that lets a browser in once, as the owner."""
+        code, now = new_key(), now_ns()
+        self._links = {kept: until for kept, until in self._links.items() if until > now}
+        while len(self._links) >= LINKS_MAX:
+            del self._links[next(iter(self._links))]
+        self._links[digest_of(code)] = now + LINK_S * NS_PER_S
+        return code
+
+    def follow_link(self, code: str) -> bytes | None:
+        """The digest of the secret that a link stands for, the first time that it is followed; else None."""
+        until = self._links.pop(digest_of(code), 0)
+        return digest_of(self.key) if until > now_ns() else None
+
+    # -- what ends with it ---------------------------------------------------------------------
+
+    def enter(self, holder: Holder, end: End, lose: Lose) -> Leave:
+        """Something begins by a holder's rights: see `Visits`. RightsError where they have ended meanwhile."""
+        why = self._over(holder.key) or self._signed_out(holder)
+        if why:
+            raise RightsError(why)
+        keys = (holder.key, _visit(holder.session)) if holder.session else (holder.key,)
+        leave = self._visits.enter(keys, end, lose)
+        self._arm()
+        return leave
+
+    def _signed_out(self, holder: Holder) -> str:
+        secret = self.secret_of(holder.key) if holder.session else None
+        return SIGNED_OUT if secret is not None and self._sessions.over(secret, holder.session) else ""
+
+    def _token(self, key: str) -> Token | None:
+        kind, _, number = key.partition("/")
+        return self.tokens.get(key_number(number)) if kind == "token" else None
+
+    def _over(self, key: str) -> str:
+        """Why a holder's rights have ended; empty while they are in force."""
+        token = self._token(key)
+        if token is None:
+            return "the token was revoked" if key.startswith("token/") else ""
+        return "the token has expired" if expired(token, _wall_s()) else ""
+
+    def _arm(self) -> None:
+        """Look again when the next token expires by which something runs."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        ends = [token.expires_s for key in self._visits if (token := self._token(key)) and token.expires_s]
+        if ends:
+            wait_s = max(0.0, min(ends) - wall_ns() / NS_PER_S) + 0.01
+            self._timer = asyncio.get_running_loop().call_later(min(LOOK_S, wait_s), self.end_expired)
+
+    def _end(self, key: str, why: str) -> None:
+        self._visits.end(key, why)
+        self.on_end(key)
+
+    def end_expired(self) -> None:
+        """End what runs by tokens whose time is over."""
+        for key in self._visits:
+            why = self._over(key)
+            if why:
+                self._end(key, why)
+        self._arm()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # -- tokens --------------------------------------------------------------------------------
+
+    async def new(self, name: str, rights: Right, guests: Iterable[str], lasts_s: int) -> tuple[Token, str]:
+        """Make one; returns it with its secret, which is nowhere else."""
+        secret, now = new_key(), _wall_s()
+        draft = Token(0, name, digest_of(secret), rights, frozenset(guests), now, expiry(now, lasts_s))
+        async with self._keeper.turn:
+            self.tokens.demand_room()
+            token = await self._keeper.write(self._keeper.store.add_token, draft)
+            self.tokens.add(token)
+        return token, secret
+
+    async def rotate(self, id_: int) -> str | None:
+        """Another secret for the same token: what runs goes on, the old secret lets nobody in any more."""
+        secret = new_key()
+        async with self._keeper.turn:
+            old = self.tokens.get(id_)
+            if old is None:
+                return None
+            token = replace(old, digest=digest_of(secret))
+            await self._keeper.write(self._keeper.store.replace_token, token)
+            self.tokens.remove(id_)
+            self.tokens.add(token)
+        return secret
+
+    async def revoke(self, id_: int) -> bool:
+        """End a token, and at once what runs by it; False where there is none."""
+        async with self._keeper.turn:
+            token = self.tokens.get(id_)
+            if token is None:
+                return False
+            await self._keeper.write(self._keeper.store.remove_token, id_)
+            self.tokens.remove(id_)
+        self._end(token.holder.key, "the token was revoked")
+        return True
+
+    def forget_guest(self, name: str) -> None:
+        """A guest was removed, and with it everybody's right to it; tokens for no other guest end."""
+        for token in self.tokens:
+            if name not in token.guests:
+                continue
+            self.tokens.remove(token.id)
+            if rest := token.guests - {name}:
+                self.tokens.add(replace(token, guests=rest))
+                self._visits.lose(token.holder.key, name)
+            else:
+                self._end(token.holder.key, "the guest was removed")
+
+
+def token_view(token: Token) -> dict[str, Any]:
+    """What is shown of a token: never its secret, nor the hash of it."""
+    return {
+        "id": token.holder.key, "name": token.name, "may": show_rights(token.rights), "guests": sorted(token.guests),
+        "created": token.created_s, "expires": token.expires_s or None, "expired": expired(token, _wall_s()),
+    }  # fmt: skip

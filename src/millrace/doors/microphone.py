@@ -1,0 +1,80 @@
+"""A listener's microphone in its guest's graph: packets from the listener's clock to the guest's source."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millrace.budget import LISTENERS
+from millrace.clock.jitter import JitterProfile
+from millrace.dsp.convert import Samples
+from millrace.errors import RemoteProtocolError
+from millrace.graph.graph import Graph
+from millrace.graph.model import Sink, Stream
+from millrace.playout.adaptive import State
+from millrace.playout.buffer import tape_bytes
+from millrace.playout.playout import Playout
+from millrace.units import NS_PER_MS, NS_PER_S, POSITIONS, Frames, HostNs, frames_to_ns
+from millrace.wire.peer.messages import Packet, StreamFormat
+
+PROFILE = JitterProfile(25 * NS_PER_MS, 20 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-5)
+"""Recordings are kept: a hole in one is worse than 20 ms more of delay."""
+SPLICE_NS = 25 * NS_PER_MS
+"""Recordings are worked with afterwards: what is off by less is worked off by speed."""
+CHANNELS_MAX = 2
+SILENT_NS = 2 * NS_PER_S
+"""A microphone that sends nothing for that long has stopped; before, it is late."""
+
+
+class MicrophoneStream:
+    """The graph's `Feed` of one listener's microphone."""
+
+    def __init__(self, graph: Graph, source: Sink, name: str) -> None:
+        self.graph = graph
+        self.node = Stream(graph.ids.take(), name, source.positions, {"application.name": name, "media.role": "phone"})
+        self.node.feed = self
+        self.node.reach = LISTENERS
+        self.node.latency_ask_ns = 10 * NS_PER_MS
+        self.playout = Playout(graph.rate, source.positions, PROFILE, SPLICE_NS)
+        self._came_ns: HostNs = 0
+        graph.add_stream(self.node, source)
+
+    def set_format(self, fmt: StreamFormat) -> None:
+        """Packets of this format follow; RemoteProtocolError for one that makes no sense."""
+        if not 1 <= len(fmt.positions) <= CHANNELS_MAX or not set(fmt.positions) <= set(POSITIONS):
+            raise RemoteProtocolError(f"a microphone has one or two channels, not {len(fmt.positions)}")
+        # The tape takes nothing before something is written to it.
+        self.node.account.hold("tape", tape_bytes(fmt.rate, len(self.playout.positions)), LISTENERS)
+        self.playout.set_format(fmt)
+
+    def push(self, packet: Packet, now_ns: HostNs) -> None:
+        """A packet has come."""
+        self._came_ns = now_ns
+        self.playout.push(packet, now_ns)
+        if self.playout.state is not State.QUIET and not self.node.sink.suspended:
+            self.graph.activate(self.node)
+
+    def silence(self) -> None:
+        """The listener says that it has stopped."""
+        self.playout.silence()
+
+    def pull(self, out: Samples) -> Frames:
+        """See `Feed.pull`."""
+        now_ns = self.graph.now_ns
+        if self.playout.state is State.QUIET or now_ns - self._came_ns > SILENT_NS:
+            return 0
+        holes = self.playout.underruns
+        self.playout.pull(out, now_ns, frames_to_ns(self.graph.position, self.graph.rate))
+        if self.playout.underruns != holes:
+            self.graph.troubled(self.node, "microphone", self._came_ns)
+        np.clip(out, -1.0, 1.0, out=out)
+        return len(out)
+
+    def short(self, frames: Frames, played_out: bool) -> None:
+        """See `Feed.short`."""
+        del frames
+        if played_out:
+            self.graph.deactivate(self.node, "the microphone is silent")
+
+    def remove(self) -> None:
+        """The listener is gone, or may no longer speak."""
+        self.graph.remove_stream(self.node)

@@ -1,0 +1,1 @@
+"""One guest: its graph, doors, listeners and machines."""

@@ -1,0 +1,189 @@
+"""A guest, composed: its graph, its PulseAudio door with sockets, its listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from millrace.budget import Budget
+from millrace.daemon.config import GuestConfig
+from millrace.doors.native.playback import NativePlayback
+from millrace.doors.native.record import NativeRecord
+from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.door import PulseDoor
+from millrace.doors.pulse.handlers import HANDLERS
+from millrace.errors import ConfigError, GraphError
+from millrace.graph.driver import TimerDriver
+from millrace.graph.graph import Graph
+from millrace.graph.model import Ids, Node, Sink, Stream, Tap
+from millrace.io.clock import now_ns, wall_ns
+from millrace.io.listeners import Acceptor, Listeners
+from millrace.io.peers import is_ours
+from millrace.io.runner import Connection
+from millrace.io.sockets import bind_tcp, bind_unix, peer_identity, private_dir
+from millrace.io.turns import Steps, Turns
+from millrace.io.witness import Witness
+from millrace.outlets.peer import PeerOutlets
+from millrace.text import parse_address, printable, show_address
+from millrace.units import default_map
+from millrace.wire.pulse.constants import COOKIE_BYTES
+
+if TYPE_CHECKING:
+    from millrace.control.remembered import Remembered, RememberedDevices
+    from millrace.guest.listener import ListenerSession
+    from millrace.guest.machines.attachment import Attachment
+    from millrace.observe.diagnosis import Doctor
+
+log = logging.getLogger("millrace.guest")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _recorded(source: Sink, loops: Container[int]) -> bool:
+    """Whether a source is recorded, or what is made of it; `loops` are recorders that keep no graph running."""
+    if any(tap.active and (tap.clocked or tap.id in loops) for tap in source.taps):
+        return True
+    return any(not link.target.capture or _recorded(link.target, loops) for link in source.links)
+
+
+class Guest:
+    """The unit of isolation."""
+
+    def __init__(self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path, listeners: Listeners) -> None:
+        self.config = config
+        self.name = config.name
+        budget = Budget(f"guest {config.name}", config.memory)
+        self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget)
+        self.graph.add_first_sink(f"Millrace {config.name}")
+        self.leaving: set[Sink] = set()
+        """Sinks on their way out: nothing goes on there."""
+        self.microphone = self.graph.add_source("microphone", "Microphone")
+        self._driver = driver
+        self.attachments: list[Attachment] = []
+        self.directory = runtime / config.name
+        self.cookie_path = self.directory / "cookie"
+        self.pulse_path = self.directory / "pulse"
+        self.pulse_tcp: list[str] = []
+        """The addresses at which PulseAudio is spoken by TCP as well."""
+        self.native_path = self.directory / "native"
+        self.id = ids.take()
+        cookie = secrets.token_bytes(COOKIE_BYTES)
+        self.door = PulseDoor(self.graph, cookie, printable(f"{_user()}@{socket.gethostname()}"), wall_ns)
+        self.outlets = PeerOutlets(self.graph)
+        self.outlets.clock = now_ns
+        self.graph.observers.append(self._graph_changed)
+        self._made: list[Path] = []
+        """Files that end with the guest."""
+        self.turns = Turns()
+        """What its programs may take of the daemon's time."""
+        spreading = Steps(self.door.news.spreading, self.turns.over, first=True)
+        self.door.news.spread = lambda: self.turns.wait(spreading)
+        self._listeners = listeners
+        self.servers: list[Acceptor] = []
+        self.sessions: list[ListenerSession] = []
+        self.doctor: Doctor | None = None
+        self.remembered: Remembered | None = None
+        self.remembered_devices: RememberedDevices | None = None
+        self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
+        self.on_door: Callable[[str, Attachment], None] = lambda change, door: None
+        self.native: dict[int, NativePlayback] = {}
+        self.native_records: dict[int, NativeRecord] = {}
+
+    @property
+    def recording(self) -> bool:
+        """Whether anything in the guest records the microphone."""
+        return _recorded(self.microphone, self.door.made_by)
+
+    def _graph_changed(self, change: str, node: Node) -> None:
+        """A recorder has come, gone, or paused: microphones send only while one runs."""
+        if isinstance(node, Stream | Tap) and change == "remove":
+            gone = self.native.get(node.id) or self.native_records.get(node.id)
+            if gone is not None:
+                gone.removed()
+        elif isinstance(node, Sink) and change == "resume":
+            for stream in self.native.values():
+                if not stream.node.active and stream.node.links and stream.node.sink is node:
+                    stream.resume()
+        if isinstance(node, Tap) or (isinstance(node, Sink) and node.capture):
+            for session in self.sessions:
+                session.update_microphone()
+
+    async def start(self) -> None:
+        """Open the sockets."""
+        private_dir(self.directory)
+        self._serve(bind_unix(self.pulse_path, watched=True))
+        self._made.append(self.pulse_path)
+        self._write_cookie()
+        for address in self.config.pulse_tcp:
+            try:
+                bound = bind_tcp(*parse_address(address, "pulse_tcp"))
+            except OSError as error:
+                raise ConfigError(f"pulse_tcp: can't listen on {address}: {error.strerror}; is it in use?") from None
+            for sock in bound:
+                self.pulse_tcp.append(show_address(*sock.getsockname()[:2]))
+                self._serve(sock)
+        self._driver.attach(self.graph)
+
+    def _serve(self, sock: socket.socket) -> None:
+        whose = f"guest {self.name}, PulseAudio"
+        self.servers.append(self._listeners.serve_cores(sock, self.turns, self._connect, self._watch, whose))
+
+    def _write_cookie(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        try:
+            with os.fdopen(os.open(self.cookie_path, flags, 0o600), "wb") as file:
+                self._made.append(self.cookie_path)
+                file.write(self.door.cookie)
+        except OSError as error:
+            raise ConfigError(f"{self.cookie_path}: {error.strerror}") from None
+
+    def _connect(self, transport: asyncio.Transport) -> PulseClient | None:
+        """A unix peer of this user (or root) is trusted; anybody else needs the cookie."""
+        identity = peer_identity(transport.get_extra_info("socket"))
+        trusted = identity is not None and is_ours(identity.uid)
+        try:
+            client = PulseClient(self.door, HANDLERS, trusted)
+        except GraphError as error:
+            log.warning("connection refused: %s", error)
+            return None
+        if identity is not None:
+            client.subject.identity = identity
+        return client
+
+    def _watch(self, transport: asyncio.Transport, core: Connection) -> Witness | None:
+        """A program's own rules are for who speaks, and not for who connected."""
+        assert isinstance(core, PulseClient)
+        identity = core.subject.identity
+        if not identity.unproven:
+            return None
+        return Witness(transport.get_extra_info("socket").fileno(), identity, core.identified)
+
+    async def stop(self) -> None:
+        """Close the sockets: clients are told that their streams are killed, then that the connection ends."""
+        self._driver.detach(self.graph)
+        if self.remembered_devices is not None:
+            self.remembered_devices.end()
+        for attachment in list(self.attachments):
+            await attachment.stop()
+        for stream in list(self.graph.streams.values()):
+            self.graph.remove_stream(stream)
+        for client in list(self.door.clients.values()):
+            client.closing = True
+            client.wake()
+        for server in self.servers:
+            server.close()
+        for path in self._made:
+            path.unlink(missing_ok=True)
+        await asyncio.sleep(0)

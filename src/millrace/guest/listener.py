@@ -1,0 +1,289 @@
+"""A listener's session in the daemon: the peer protocol on one side, an outlet on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from millrace.budget import LISTENERS
+from millrace.clock.jitter import asked_of_daemon
+from millrace.codec.settings import CODECS, CodecSettings, changed
+from millrace.doors.microphone import MicrophoneStream
+from millrace.errors import ConfigError, RemoteProtocolError
+from millrace.graph.model import Sink
+from millrace.guest.guest import Guest
+from millrace.guest.missing import missing_sink
+from millrace.outlets.peer import PeerOutlet, Write
+from millrace.rights.model import Holder, Right
+from millrace.text import parse_switch
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.peer.messages import (
+    VERSION,
+    Bye,
+    Configure,
+    Configured,
+    Fault,
+    FormatChanged,
+    FromListener,
+    Hello,
+    Microphone,
+    Packet,
+    Report,
+    Silence,
+    Trouble,
+    Welcome,
+)
+from millrace.wire.peer.session import PeerServer
+
+_NAME_MAX = 100
+LISTENER_BYTES = 96 * 1024
+"""What a listener takes: its connection, what its line holds, and what is noted of it."""
+LEDGER = ("path", "network", "codec", "jitter", "late", "period", "device")
+"""The parts of a listener's latency that are known; others are not kept."""
+LOSS_PACKETS = 250
+"""Over how many packets loss is measured: 5 s of 20 ms frames."""
+
+
+class ListenerSession:
+    """One connected listener. `write` puts a message on the line, `room` says whether it can take more."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        id_: int,
+        address: str,
+        write: Write,
+        room: Callable[[], bool],
+        now_ns: HostNs,
+        holder: Holder,
+    ) -> None:
+        self.guest = guest
+        self.holder = holder
+        self._left = False
+        self.account = guest.graph.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
+        self.address = address
+        self.wire = PeerServer(now_ns)
+        self.outlet = PeerOutlet(id_, address, write, room)
+        self.outlet.on_drop = self._dropped
+        self.outlet.may_queue = lambda size: self.account.fits("queue", size, LISTENERS)
+        self.report = Report()
+        self.closing = False
+        self._codec_reason = ""
+        self._rate_mark: tuple[HostNs, int] = (now_ns, 0)
+        self._bitrate = 0
+        self._loss_mark: tuple[int, int | None] = (0, None)
+        self.microphone: MicrophoneStream | None = None
+        self.may_speak = True
+        self.latency = "normal"
+        """The profile, or the fixed latency, that the listener keeps."""
+        self._offered = False
+        self._told: tuple[bool, bool] | None = None
+
+    @property
+    def rtt_ns(self) -> HostNs | None:
+        """Round trip to the listener."""
+        return self.wire.keepalive.clock.rtt_ns
+
+    @property
+    def heard_ns(self) -> HostNs:
+        """When the listener last said anything."""
+        return self.wire.keepalive.heard_ns
+
+    def bitrate(self) -> int:
+        """Bit/s sent lately."""
+        return self._bitrate
+
+    # -- the line ----------------------------------------------------------------------------
+
+    def receive(self, message: str | bytes, now_ns: HostNs) -> None:
+        """Take one message; RemoteProtocolError ends the session."""
+        self.wire.receive(message, now_ns)
+        for event in self.wire.events():
+            self._handle(event, now_ns)
+        self.drain()
+
+    def drain(self) -> None:
+        """Write what waits."""
+        for message in self.wire.messages_to_send():
+            self.outlet.send(message)
+        self.outlet.flush()
+
+    def tick(self, now_ns: HostNs) -> None:
+        """Once a second or so: keepalive, bitrate, reported latency. PeerLost if the peer is gone."""
+        self.wire.handle_timeout(now_ns)
+        then, sent = self._rate_mark
+        if now_ns - then >= NS_PER_S:
+            self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
+            self._rate_mark = (now_ns, self.outlet.sent_bytes)
+        self.drain()
+
+    def closed(self) -> None:
+        """The line is gone, or its rights are."""
+        if self._left:
+            return
+        self._left = True
+        self.account.close()
+        if self.microphone is not None:
+            self.microphone.remove()
+            self.microphone = None
+        self.guest.outlets.leave(self.outlet)
+        self._publish_latency()
+
+    # -- events ------------------------------------------------------------------------------
+
+    def _handle(self, event: FromListener | Packet, now_ns: HostNs) -> None:
+        if isinstance(event, Packet):
+            if self.microphone is not None:
+                self.microphone.push(event, now_ns)
+        elif isinstance(event, Hello):
+            self._greet(event)
+        elif isinstance(event, Configure):
+            try:
+                self.configure(event.settings)
+            except ConfigError as error:
+                self.wire.send(Fault("settings", str(error)))
+        elif isinstance(event, Report):
+            event.ledger = {name: event.ledger[name] for name in LEDGER if name in event.ledger}
+            event.output = event.output[:_NAME_MAX]
+            self.report = event
+            self._feed_back_loss()
+            self._publish_latency()
+        elif isinstance(event, Trouble):
+            if self.guest.doctor is not None:
+                self.guest.doctor.listener(self, event)
+        elif isinstance(event, FormatChanged):
+            if self.microphone is not None:
+                self.microphone.set_format(event.format)
+        elif isinstance(event, Silence):
+            if self.microphone is not None:
+                self.microphone.silence()
+        elif isinstance(event, Bye):
+            self.closing = True
+
+    def _dropped(self) -> None:
+        if self.guest.doctor is not None:
+            self.guest.doctor.dropped(self)
+
+    def _feed_back_loss(self) -> None:
+        """What share of the packets sent lately the listener misses goes to the encoder."""
+        sent, lost = self.outlet.sent_packets, self.report.lost
+        sent_before, lost_before = self._loss_mark
+        if sent - sent_before < LOSS_PACKETS:
+            return
+        missed = 0 if lost_before is None else max(0, lost - lost_before)
+        self._loss_mark = sent, lost
+        self.outlet.loss_percent = min(100, round(100 * missed / (sent - sent_before)))
+        if self.outlet.group is not None:
+            self.outlet.group.update_loss()
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.version != VERSION:
+            raise RemoteProtocolError(f"peer protocol version {hello.version}; this daemon speaks {VERSION}")
+
+        outlet = self.outlet
+        outlet.name = hello.name[:_NAME_MAX] or self.address
+        outlet.latency, self.latency = asked_of_daemon(hello.latency), hello.latency
+        outlet.tracks = hello.tracks
+        outlet.codecs = tuple(c for c in hello.codecs if c in CODECS)
+        base = CodecSettings(application="lowdelay" if outlet.latency == "low" else "audio")
+        outlet.settings = self._agreed(changed(base, hello.settings))
+        sink = self._find_sink(hello.sink)
+        self.wire.send(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
+        self.drain()
+        self.guest.outlets.join(outlet, sink)
+        self._offered = hello.microphone
+        self.may_speak = self.guest.config.microphone and self._has_voice
+        self.update_microphone()
+
+    # -- the microphone ----------------------------------------------------------------------
+
+    @property
+    def _has_voice(self) -> bool:
+        return self.holder.may(Right.SPEAK, self.guest.name)
+
+    @property
+    def microphone_state(self) -> str:
+        """off (not offered), forbidden, ready, or on while somebody records it."""
+        if not self._offered:
+            return "off"
+        if not self.may_speak:
+            return "forbidden"
+        return "on" if self.guest.recording else "ready"
+
+    def update_microphone(self) -> None:
+        """Tell the listener whether it may speak and is recorded, if that has changed."""
+        if not self._offered or self._left:
+            return
+        if self.may_speak and self.microphone is None:
+            self.microphone = MicrophoneStream(self.guest.graph, self.guest.microphone, self.outlet.name)
+        elif not self.may_speak and self.microphone is not None:
+            self.microphone.remove()
+            self.microphone = None
+        state = (self.may_speak, self.may_speak and self.guest.recording)
+        if state != self._told:
+            self._told = state
+            self.wire.send(Microphone(*state))
+            self.drain()
+
+    def _find_sink(self, name: str | None) -> Sink:
+        graph = self.guest.graph
+        for sink in graph.sinks.values():
+            if name is not None and (name == sink.key or sink.answers_to(name)):
+                return sink
+        if name is not None:
+            raise missing_sink(self.guest.name, name, (sink.name for sink in graph.sinks.values()))
+        assert graph.default is not None
+        return graph.default
+
+    def _agreed(self, wanted: CodecSettings) -> CodecSettings:
+        """The wanted codec if the listener has it, else the next best it has, and why."""
+        codecs = self.outlet.codecs
+        if wanted.codec in codecs:
+            self._codec_reason = ""
+            return wanted
+        for codec in CODECS:
+            if codec in codecs:
+                self._codec_reason = f"the listener can't play {wanted.codec}"
+                return changed(wanted, {"codec": codec})
+        raise RemoteProtocolError(f"no common codec: this daemon has {', '.join(CODECS)}")
+
+    def configure(self, changes: dict[str, str]) -> CodecSettings:
+        """Change settings while it plays; ConfigError says what is wrong."""
+        rest = dict(changes)
+        spoken, latency = rest.pop("mic", None), rest.pop("latency", None)
+        asked = asked_of_daemon(latency) if latency is not None else self.outlet.latency
+        settings = self._agreed(changed(self.outlet.settings, rest))
+        if spoken is not None:
+            if parse_switch(spoken, "mic") and not self._has_voice:
+                raise ConfigError(f"mic: {self.holder.key} has no right to speak in guest {self.guest.name}")
+            self.may_speak = parse_switch(spoken, "mic")
+            self.update_microphone()
+        if latency is not None:
+            self.latency, self.outlet.latency = latency, asked
+        self.guest.outlets.configure(self.outlet, settings)
+        if self.outlet.group is not None:
+            self.outlet.group.update_latency()
+        self.wire.send(Configured(self._shown()))
+        self.drain()
+        return settings
+
+    def _shown(self) -> dict[str, Any]:
+        shown = self.outlet.settings.as_dict() | {"latency": self.latency}
+        if self._codec_reason:
+            shown["reason"] = self._codec_reason
+        return shown
+
+    def farewell(self, reason: str, again: bool) -> None:
+        """Tell the listener that the session ends."""
+        self.wire.send(Bye(reason, again))
+        self.drain()
+
+    def _publish_latency(self) -> None:
+        """Players in the guest ask the sink for its latency: it is that of its slowest listener."""
+        reports: dict[int, int] = {}
+        for session in self.guest.sessions:
+            group = session.outlet.group
+            if group is not None:
+                reports[group.sink.id] = max(reports.get(group.sink.id, 0), session.report.latency_ns)
+        for sink in self.guest.graph.sinks.values():
+            sink.outlet_latency_ns = reports.get(sink.id, 0)

@@ -1,0 +1,1 @@
+"""Virtual machines whose sound is fetched."""

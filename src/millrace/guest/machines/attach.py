@@ -1,0 +1,40 @@
+"""Which attachment serves which kind of door."""
+
+from __future__ import annotations
+
+from millrace.errors import GraphError
+from millrace.guest.guest import Guest
+from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.attachment import Attachment
+
+DOORS_MAX = 64
+"""Doors of one guest: each is looked for as long as it is there."""
+
+
+def _kind(name: str) -> type[Attachment]:
+    """Which class serves `name`; what speaks its protocol is loaded when the first machine is attached."""
+    from millrace.guest.machines.network import SpiceAttachment, VncAttachment
+    from millrace.guest.machines.qemu import QemuAttachment
+
+    kinds: dict[str, type[Attachment]] = {"spice": SpiceAttachment, "vnc": VncAttachment}
+    return kinds.get(name, QemuAttachment)
+
+
+def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
+    """Begin to look for a machine; GraphError where the guest has that door already.
+
+    One that is not attached is tried again at once, as it is asked for now; a SPICE door whose place another viewer
+    took takes it back.
+    """
+    twin = next((other for other in guest.attachments if other.spec.text == spec.text), None)
+    if twin is not None and twin.retake(spec):
+        return twin
+    if twin is not None:
+        raise GraphError(f"{spec.text} is attached to guest {guest.name} already")
+    if len(guest.attachments) >= DOORS_MAX:
+        raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the most it can have; detach one")
+    attachment = _kind(spec.kind)(id_, guest, spec)
+    guest.attachments.append(attachment)
+    guest.on_door("new", attachment)
+    attachment.start()
+    return attachment

@@ -1,0 +1,170 @@
+"""Attachments: a guest's machine, looked for until it is there, and again whenever it has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any
+
+from millrace.doors.pushed import PushedStream
+from millrace.errors import MillraceError, PeerLost
+from millrace.guest.guest import Guest
+from millrace.guest.machines.address import DoorSpec
+
+log = logging.getLogger("millrace.attach")
+RETRY_FIRST_S, RETRY_MAX_S = 0.25, 1.0
+REAL_TIME_PERCENT = (99.0, 101.0)
+SLOW_TICK_PERCENT = (97.0, 99.5)
+
+
+class Displaced(PeerLost):
+    """Another viewer has what the machine's server gives to one at a time."""
+
+
+class Attachment(ABC):
+    """One door of one guest. Subclasses serve one session, which ends with an exception."""
+
+    kind = ""
+
+    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+        self.id, self.guest, self.spec = id_, guest, spec
+        self.state = "waiting"
+        self.error = ""
+        self.sessions = 0
+        self._task: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        """Somebody has asked for it again."""
+
+    @property
+    def key(self) -> str:
+        """The name users and the API use."""
+        return f"door/{self.id}"
+
+    @property
+    def label(self) -> str:
+        """The guest and the door, as the log has them."""
+        return f"guest {self.guest.name}, {self.spec.text}"
+
+    def start(self) -> None:
+        """Look for the machine from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=self.key)
+
+    async def stop(self) -> None:
+        """Let go of the machine."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.spec.connection is not None:
+            self.spec.connection.close()
+        if self in self.guest.attachments:
+            self.guest.attachments.remove(self)
+            self.guest.on_door("remove", self)
+
+    async def _run(self) -> None:
+        wait = RETRY_FIRST_S
+        while True:
+            before = self.sessions
+            try:
+                await self._session()
+            except (MillraceError, OSError, TimeoutError, EOFError) as error:
+                self._lost(error)
+            except asyncio.CancelledError:
+                self._gone()
+                raise
+            except Exception as error:
+                # A bug of ours must cost at most this session.
+                log.exception("%s: session ended by an internal error", self.label)
+                self._lost(error)
+            wait = RETRY_FIRST_S if self.sessions > before else min(wait * 2, RETRY_MAX_S)
+            if self.spec.kind == "p2p":
+                self._forget()
+                return
+            await self._asked_within(wait)
+
+    async def _asked_within(self, seconds: float) -> bool:
+        """Wait; whether that was cut short because somebody asked for it again."""
+        try:
+            await asyncio.wait_for(self._wanted.wait(), seconds)
+        except TimeoutError:
+            return False
+        self._wanted.clear()
+        return True
+
+    def _attached(self) -> None:
+        """The session is up."""
+        self.state, self.error = "attached", ""
+        self.sessions += 1
+        self.guest.on_door("change", self)
+        log.info("guest %s: %s attached", self.guest.name, self.spec.text)
+
+    def _lost(self, error: Exception) -> None:
+        text = str(error) or "no answer in time"
+        if self.state == "attached" or text != self.error:
+            log.warning("guest %s: %s: %s", self.guest.name, self.spec.text, text)
+        if self.state == "attached" and self.guest.doctor is not None:
+            self.guest.doctor.machine_lost(self.guest, self.key, text)
+        self._show("displaced" if isinstance(error, Displaced) else "waiting", text)
+        self._gone()
+
+    def _show(self, state: str, error: str) -> None:
+        if state == "displaced" and self.state != state and self.guest.doctor is not None:
+            self.guest.doctor.machine_displaced(self.guest, self.key, error)
+        self.state, self.error = state, error
+        self.guest.on_door("change", self)
+
+    @abstractmethod
+    async def _session(self) -> None:
+        """Find the machine and serve it until that ends, with an error that says why."""
+
+    @abstractmethod
+    def _gone(self) -> None:
+        """The session has ended: take its streams away."""
+
+    def retake(self, spec: DoorSpec) -> bool:
+        """Asked for again, with another password for one: whether that is something to do, rather than a mistake.
+
+        A password and an authority that are not given again stay what they were.
+        """
+        if self.state == "attached" or self.spec.kind == "p2p":
+            return False
+        before = self.spec
+        if not (spec.password or spec.password_file):
+            spec = replace(spec, password=before.password, password_file=before.password_file)
+        self.spec = spec if spec.ca_file else replace(spec, ca_file=before.ca_file)
+        self._wanted.set()
+        return True
+
+    def streams(self) -> list[PushedStream]:
+        """What the machine plays."""
+        return []
+
+    def stream(self, node_id: int) -> PushedStream | None:
+        """The stream of a node, if it is one of this door's."""
+        return next((s for s in self.streams() if s.node.id == node_id), None)
+
+    def hint(self) -> str:
+        """What the user should know or do."""
+        percents = [p for s in self.streams() if s.node.active and (p := s.speed.percent(s.format.rate)) is not None]
+        if not percents:
+            return ""
+        percent = min(percents)
+        if self.spec.kind in ("qmp", "dbus", "p2p") and SLOW_TICK_PERCENT[0] <= percent < SLOW_TICK_PERCENT[1]:
+            return (
+                f"QEMU delivers {percent:.1f} % of real time, as its default timing does:"
+                " add timer-period=5000 to -audiodev dbus, if it is not there"
+            )
+        if not REAL_TIME_PERCENT[0] <= percent <= REAL_TIME_PERCENT[1]:
+            return f"guest is at {percent:.0f} % of real time; if it has too little CPU, give it more"
+        return ""
+
+    def view(self) -> dict[str, Any]:
+        """What `ls` shows."""
+        return {
+            "id": self.key, "door": self.spec.text, "state": self.state, "error": self.error,
+            "machine": "", "sessions": self.sessions, "recording": False, "hint": self.hint(),
+        }  # fmt: skip

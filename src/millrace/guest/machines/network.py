@@ -1,0 +1,327 @@
+"""Attachments over a network protocol: SPICE and VNC."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from millrace.clock.jitter import JitterProfile
+from millrace.doors.pushed import PROFILE, REMOTE_PROFILE, PushedStream
+from millrace.doors.spice.door import SpicePlayback, SpiceRecord
+from millrace.doors.vnc.door import VncDoor
+from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.guest.guest import Guest
+from millrace.guest.machines.address import DoorSpec, read_password
+from millrace.guest.machines.attachment import Attachment, Displaced
+from millrace.io.client import ClientLine, Closed
+from millrace.io.clock import now_ns
+from millrace.io.crypto import client_tls, spice_ticket, vnc_answer
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.spice.channel import ChannelKind, SpiceChannel
+from millrace.wire.spice.messages import (
+    ATTACH_CHANNELS,
+    OPUS_CAP,
+    PLAYBACK_CAPS,
+    RECORD_CAPS,
+    ChannelsList,
+    MainInit,
+    main_event,
+)
+from millrace.wire.vnc.client import Ready, TlsWanted, VncClient
+
+ANSWER_S = 10.0
+LAST_WORDS_S = 0.3
+"""What ends together ends within this."""
+HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
+"""How long a SPICE server that has ended a session is left to whoever may have come instead."""
+LOOK_S = 2.0
+
+
+class NetAttachment(Attachment):
+    """What SPICE and VNC share: a password, and lines to a server, any of whose ends ends the session."""
+
+    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self.password = ""
+        self._accepted: str | None = None
+        """The last password that was."""
+
+    async def _session(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.lines: list[ClientLine] = []
+        self.ends: list[Exception] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        await self._until_due()
+        file = self.spec.password_file
+        self.password = await asyncio.to_thread(read_password, Path(file)) if file else self.spec.password
+        try:
+            await self._serve()
+        except PasswordRefused as error:
+            raise PeerLost(f"{error}: {self._what_password()}") from None
+
+    async def _until_due(self) -> None:
+        """Wait where it is not time for another attempt; PeerLost where there is no server."""
+
+    @abstractmethod
+    async def _serve(self) -> None:
+        """Connect, and serve until that ends."""
+
+    def _what_password(self) -> str:
+        """Neither protocol tells a wrong password from one whose time is over; what happened before may."""
+        known = "it was accepted before, so it has expired or was changed"
+        which = known if self.password == self._accepted else "the password is wrong, or has expired"
+        file = self.spec.password_file
+        return which + (f"; put the present one into {file}, which is read at each attempt" if file else "")
+
+    def _attached(self) -> None:
+        self._accepted = self.password
+        super()._attached()
+
+    def _end(self, why: Exception) -> None:
+        self.ends.append(why)
+        if not self.ended.done():
+            self.ended.set_exception(why)
+
+    def _later(self, coroutine: Any) -> None:
+        """Run a part of the session; if it fails, so does the session."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self.tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._end(error if isinstance(error, Exception) else PeerLost(str(error)))
+
+        task.add_done_callback(done)
+
+    async def _open(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
+        self.lines.append(line)
+        await self._connect(line, tls)
+
+    async def _connect(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
+        await line.connect(self.spec.host, self.spec.port, self.spec.address, tls, self.spec.below)
+
+    async def _until_ended(self, silent: str) -> None:
+        await asyncio.wait({self.ready, self.ended}, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
+        if not self.ready.done() and not self.ended.done():
+            raise PeerLost(silent)
+        if not self.ended.done():
+            self._attached()
+        await self.ended
+
+    def _close_lines(self) -> None:
+        for task in list(self.tasks):
+            task.cancel()
+        for line in self.lines:
+            line.close()
+        self.lines.clear()
+        # Nobody may be left to ask for it.
+        if self.ended.done() and not self.ended.cancelled():
+            self.ended.exception()
+
+    @property
+    def profile(self) -> JitterProfile:
+        """Less is allowed for where no network lies between."""
+        host = self.spec.host
+        try:
+            near = not host or host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            near = False
+        return PROFILE if near else REMOTE_PROFILE
+
+
+class SpiceAttachment(NetAttachment):
+    """A machine by SPICE. A SPICE server lets one viewer in: who comes later takes the place.
+
+    spice-server (0.15) says nothing to the one whose place was taken: it closes all channels of that one, in order and
+    within milliseconds, and goes on. Only where just that happened the place is left alone for a while, since to take
+    it back throws the other out; it is tried again in any case. A channel that breaks, or ends alone, is another thing.
+    """
+
+    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self.playback: SpicePlayback | None = None
+        self.record: SpiceRecord | None = None
+        self._let_go = False
+        self._hold_s = HOLD_FIRST_S
+
+    async def _serve(self) -> None:
+        self._channels: set[ChannelKind] = set()
+        self._number = 0
+        tls = client_tls(self.spec.ca_file) if self.spec.tls else None
+        main = self._channel(ChannelKind.MAIN, 0, 0)
+        main_end: list[Exception] = []
+
+        def after(now: HostNs) -> None:
+            del now
+            for message in main.events():
+                event = main_event(message)
+                if isinstance(event, MainInit):
+                    self._number = event.session
+                    main.send(ATTACH_CHANNELS)
+                elif isinstance(event, ChannelsList):
+                    self._list(event, tls)
+                    if not self.ready.done():
+                        self.ready.set_result(None)
+
+        def main_ended(why: Exception) -> None:
+            main_end.append(why)
+            self._end(why)
+
+        await self._open(ClientLine(main, after, main_ended, self.guest.turns, self.label), tls)
+        began = now_ns()
+        try:
+            await self._until_ended("the SPICE server does not answer: is it stopped?")
+        except PeerLost:
+            if self.ready.done():
+                await asyncio.sleep(LAST_WORDS_S)
+                # The others may have had something unread, and are reset then.
+                closed = bool(main_end) and isinstance(main_end[0], Closed)
+                self._let_go = closed and len(self.ends) == len(self.lines)
+                if now_ns() - began > self._hold_s * NS_PER_S:
+                    self._hold_s = HOLD_FIRST_S
+            raise
+
+    async def _until_due(self) -> None:
+        """Leave the place to others for a while, until the server goes, or until somebody asks for it again."""
+        if not self._let_go:
+            return
+        self._let_go = False
+        hold_s, self._hold_s = self._hold_s, min(self._hold_s * HOLD_FACTOR, HOLD_MAX_S)
+        until = now_ns() + round(hold_s * NS_PER_S)
+        while now_ns() < until:
+            # It says nothing, so nobody is thrown out; PeerLost where there is no server any more.
+            probe = ClientLine(SpiceProbe(), lambda now: None, lambda why: None)
+            await self._connect(probe, None)
+            probe.close()
+            self._show(
+                "displaced",
+                "the SPICE server closed all channels at once and still answers, as it does when another viewer comes"
+                f" (it lets in one at a time); tried again after {hold_s:.0f} s, or at once if you attach again."
+                " For both, run QEMU with SPICE_DEBUG_ALLOW_MC=1",
+            )
+            if await self._asked_within(LOOK_S):
+                return
+
+    def _channel(self, kind: ChannelKind, session: int, caps: int) -> SpiceChannel:
+        return SpiceChannel(kind, session, caps, self.password, spice_ticket)
+
+    def _list(self, event: ChannelsList, tls: ssl.SSLContext | None) -> None:
+        for kind in (ChannelKind.PLAYBACK, ChannelKind.RECORD):
+            if (kind, 0) in event.channels and kind not in self._channels:
+                self._channels.add(kind)
+                self._later(self._playback(tls) if kind is ChannelKind.PLAYBACK else self._record(tls))
+
+    async def _playback(self, tls: ssl.SSLContext | None) -> None:
+        # Opus saves nothing on this machine, and costs; over a network it is what the line is thin for.
+        caps = PLAYBACK_CAPS | (OPUS_CAP if self.profile is REMOTE_PROFILE else 0)
+        channel = self._channel(ChannelKind.PLAYBACK, self._number, caps)
+        door = self.playback = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile)
+        await self._open(ClientLine(channel, door.receive, self._end, self.guest.turns, self.label), tls)
+
+    async def _record(self, tls: ssl.SSLContext | None) -> None:
+        channel = self._channel(ChannelKind.RECORD, self._number, RECORD_CAPS)
+        line = ClientLine(channel, lambda now: door.receive(), self._end, self.guest.turns, self.label)
+        door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: line.wake())
+        self.record = door
+        await self._open(line, tls)
+
+    def _gone(self) -> None:
+        self._close_lines()
+        if self.playback is not None:
+            self.playback.lost()
+        if self.record is not None:
+            self.record.lost()
+        self.playback = self.record = None
+
+    def streams(self) -> list[PushedStream]:
+        """See `Attachment.streams`."""
+        return [self.playback.stream] if self.playback is not None and self.playback.stream is not None else []
+
+    def view(self) -> dict[str, Any]:
+        """See `Attachment.view`."""
+        queue = self.record.queue if self.record is not None else None
+        return super().view() | {
+            "machine": "SPICE" if self.state == "attached" else "",
+            "recording": queue is not None and queue.running,
+        }  # fmt: skip
+
+
+class SpiceProbe:
+    """Connects and says nothing: a server that answers is still there, and nobody is thrown out."""
+
+    def receive(self, data: memoryview, now_ns: HostNs) -> None:
+        """Nothing is expected."""
+
+    def data_to_send(self) -> bytes:
+        """Nothing is said."""
+        return b""
+
+
+class VncAttachment(NetAttachment):
+    """A machine by VNC."""
+
+    door: VncDoor | None = None
+
+    async def _serve(self) -> None:
+        wire = VncClient(self.guest.graph.rate, self.spec.channels, self.password, vnc_answer)
+        door = self.door = VncDoor(self.guest.graph, wire, self.profile)
+
+        def after(now: HostNs) -> None:
+            for event in wire.events():
+                if isinstance(event, TlsWanted):
+                    self._later(self._into_tls(wire, line))
+                    continue
+                door.handle(event, now)
+                if isinstance(event, Ready) and not self.ready.done():
+                    self.ready.set_result(None)
+
+        line = ClientLine(wire, after, self._end, self.guest.turns, self.label)
+        await self._open(line, None)
+        self._later(self._watch(wire))
+        try:
+            await self._until_ended("the VNC server does not answer: is it stopped?")
+        except Closed:
+            if not wire.joining:
+                raise
+            self._accepted = self.password
+            raise Displaced(
+                "the VNC server lets us in, and closes the connection when it is asked to share its screen: another"
+                " viewer has exclusive access. Millrace keeps trying; close that viewer, or let it share"
+            ) from None
+
+    async def _into_tls(self, wire: VncClient, line: ClientLine) -> None:
+        await line.start_tls(client_tls(self.spec.ca_file), self.spec.host or "localhost")
+        wire.tls_ready()
+
+    async def _watch(self, wire: VncClient) -> None:
+        """Keep the wire's one deadline."""
+        while not self.ready.done():
+            await asyncio.sleep(0.5)
+            deadline = wire.next_timeout()
+            if deadline is not None and now_ns() >= deadline:
+                try:
+                    wire.handle_timeout(now_ns())
+                except RemoteProtocolError as error:
+                    self._end(error)
+                    return
+
+    def _gone(self) -> None:
+        self._close_lines()
+        if self.door is not None:
+            self.door.lost()
+
+    def streams(self) -> list[PushedStream]:
+        """See `Attachment.streams`."""
+        return [self.door.stream] if self.door is not None and self.door.stream is not None else []
+
+    def view(self) -> dict[str, Any]:
+        """See `Attachment.view`."""
+        name = self.door.name if self.door is not None and self.state == "attached" else ""
+        return super().view() | {"machine": name}

@@ -1,0 +1,178 @@
+"""The attachment of a machine by D-Bus, as QEMU speaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from millrace.doors.pushed import PushedStream
+from millrace.doors.qemu.door import QemuDoor
+from millrace.errors import PeerLost
+from millrace.guest.guest import Guest
+from millrace.guest.machines.address import DoorSpec, bus_path
+from millrace.guest.machines.attachment import Attachment
+from millrace.io.clock import now_ns
+from millrace.io.fdstream import FdStream
+from millrace.io.paths import found_below
+from millrace.wire.qemu.audio import AudioPeer, DisplayClient, Machine, NotThere, Refusal, Registered
+from millrace.wire.qemu.qmp import QmpHandover
+
+log = logging.getLogger("millrace.attach")
+ANSWER_S = 10.0
+Lost = Callable[[Exception], None]
+
+
+class QemuAttachment(Attachment):
+    """A machine by D-Bus: over QMP, a bus, or a connection that was handed to us."""
+
+    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self.door = QemuDoor(guest.graph, guest.microphone)
+        self.read_ns_max = 0
+        self._streams: list[FdStream] = []
+        self._given: dict[str, socket.socket] = {}
+
+    async def _session(self) -> None:
+        control = await self._connected()
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        client = DisplayClient(os.getuid(), self.spec.kind == "dbus", self.spec.vm or None)
+        ready = loop.create_future()
+
+        def lost(why: Exception) -> None:
+            if not ended.done():
+                ended.set_exception(why)
+
+        def after() -> None:
+            for event in client.events():
+                if isinstance(event, Machine):
+                    self.door.machine = event.name or "QEMU"
+                    self._register(client, "Out", lost)
+                    self._register(client, "In", lost)
+                elif isinstance(event, Registered):
+                    # Ours until QEMU has its copy; as long as one is open here its end would not be seen.
+                    self._given.pop(event.kind).close()
+                    if event.kind == "Out" and not ready.done():
+                        ready.set_result(None)
+                elif isinstance(event, Refusal):
+                    self._refused(event, lost)
+                elif isinstance(event, NotThere):
+                    lost(PeerLost(self._not_there(event)))
+
+        self._streams.append(FdStream(control, client, after, lost, turns=self.guest.turns, whose=self.label))
+        await asyncio.wait({ready, ended}, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done() and not ended.done():
+            raise PeerLost("QEMU does not answer on D-Bus: is it stopped?")
+        if not ended.done():
+            self._attached()
+        await ended
+
+    def _refused(self, refusal: Refusal, lost: Lost) -> None:
+        if refusal.what == "In":
+            log.warning("%s: no microphone for this machine: %s", self.label, refusal.text)
+        elif refusal.error.endswith(".Invalid"):
+            why = "QEMU takes one listener: end another program that shows this machine"
+            lost(PeerLost(f"QEMU refuses ({refusal.text or refusal.error}); {why}"))
+        elif "UnknownMethod" in refusal.error or "UnknownObject" in refusal.error:
+            lost(PeerLost("QEMU has no sound on D-Bus: run it with -display dbus,…,audiodev=ID -audiodev dbus,id=ID"))
+        else:
+            lost(PeerLost(f"QEMU refuses: {refusal.text or refusal.error}"))
+
+    def _not_there(self, event: NotThere) -> str:
+        if event.names:
+            return f"no machine {self.spec.vm!r} on this bus; there are: {', '.join(event.names)}"
+        return "no QEMU on this bus yet"
+
+    def _register(self, client: DisplayClient, kind: str, lost: Lost) -> None:
+        """One end of a socket pair for QEMU; it is served before anything else, since QEMU waits for it."""
+        mine, self._given[kind] = socket.socketpair()
+        peer = AudioPeer(os.getuid())
+        done = self._played(peer) if kind == "Out" else self._recorded(peer)
+        self._streams.append(FdStream(mine, peer, done, lost, turns=self.guest.turns, whose=self.label))
+        client.register(kind, self._given[kind].fileno())
+
+    def _played(self, peer: AudioPeer) -> Callable[[], None]:
+        return lambda: self.door.played(peer.events(), now_ns())
+
+    def _recorded(self, peer: AudioPeer) -> Callable[[], None]:
+        return lambda: self.door.recorded(peer, peer.events())
+
+    async def _connected(self) -> socket.socket:
+        """A socket on which QEMU, or a bus, is about to authenticate us."""
+        if self.spec.connection is not None:
+            return self.spec.connection
+        if self.spec.kind == "dbus":
+            return await _unix(bus_path(self.spec.address), "no bus", self.spec.below)
+        qmp = await _unix(self.spec.address, "no QEMU", self.spec.below)
+        mine, theirs = socket.socketpair()
+        try:
+            await self._hand_over(qmp, theirs)
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
+        return mine
+
+    async def _hand_over(self, qmp: socket.socket, theirs: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        core = QmpHandover(theirs.fileno())
+
+        def after() -> None:
+            if core.done and not done.done():
+                done.set_result(None)
+
+        def lost(why: Exception) -> None:
+            if not done.done():
+                done.set_exception(why)
+
+        stream = FdStream(qmp, core, after, lost, turns=self.guest.turns, whose=self.label)
+        try:
+            await asyncio.wait_for(done, ANSWER_S)
+        except TimeoutError:
+            raise PeerLost(
+                f"no answer on the QMP socket for {ANSWER_S:.0f} s: it serves one program at a time, and none while"
+                " QEMU is stopped; give Millrace a socket of its own (-qmp unix:PATH,server=on,wait=off)"
+            ) from None
+        finally:
+            stream.close()
+
+    def _gone(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        for given in self._given.values():
+            given.close()
+        self._streams.clear()
+        self._given.clear()
+        self.door.lost()
+
+    def streams(self) -> list[PushedStream]:
+        """See `Attachment.streams`."""
+        return [voice.stream for voice in self.door.outs.values()]
+
+    def view(self) -> dict[str, Any]:
+        """See `Attachment.view`."""
+        ins = self.door.ins.values()
+        return super().view() | {
+            "machine": self.door.machine, "recording": any(voice.queue.running for voice in ins),
+            "reads": sum(voice.reads for voice in ins),
+        }  # fmt: skip
+
+
+async def _unix(path: str, what: str, below: tuple[str, ...]) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        with found_below(path, below) as found:
+            await asyncio.get_running_loop().sock_connect(sock, found)
+    except BaseException as error:
+        sock.close()
+        if not isinstance(error, OSError):
+            raise
+        raise PeerLost(f"{what} at {path.replace(chr(0), '@')} yet: {error.strerror}") from None
+    return sock

@@ -1,0 +1,389 @@
+"""What a native connection has of its own: streams, what it watches, what it has claimed and ducked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from millrace.control import verbs
+from millrace.control.registry import parse_kinds
+from millrace.control.requests import Arguments
+from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, LOW_DELAY_NS, NativePlayback
+from millrace.doors.native.record import NativeRecord
+from millrace.doors.pulse.door import permission_of
+from millrace.doors.soundformat import SoundFormat
+from millrace.dsp.convert import BY_NAME, SampleFormat
+from millrace.dsp.resample import resampler_bytes
+from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.graph.model import Sink, Stream, Tap
+from millrace.io.descriptors import Descriptors
+from millrace.io.shared import Bell, pipe, shared_memory
+from millrace.rights.grants import Permission, Verdict, parse_permission
+from millrace.rights.model import Right
+from millrace.text import checked_int, checked_number, quoted
+from millrace.units import (
+    MAX_CHANNELS,
+    NS_PER_MS,
+    POSITIONS,
+    RATE_MAX,
+    RATE_MIN,
+    Frames,
+    default_map,
+    frames_to_ns,
+    ns_to_frames,
+)
+from millrace.wire.native.messages import Notice, Reply
+from millrace.wire.native.ring import Ring, ring_bytes
+
+if TYPE_CHECKING:
+    from millrace.guest.guest import Guest
+    from millrace.server.native.session import NativeSession
+
+STREAMS_MAX = 64
+"""Streams of one connection: each takes the daemon two descriptors."""
+PROPS_MAX = 32
+ALIASES = {"f32": "float32le", "s16": "s16le", "s24": "s24le", "s32": "s32le"}
+
+
+class Open(Arguments):
+    """Begin a stream: `play` to a sink of a guest, or `record` from a sink's monitor or a source."""
+
+    guest: str = "default"
+    at: str = ""
+    name: str = "stream"
+    format: str = "float32le"
+    rate: int = 48_000
+    channels: int = 2
+    positions: list[str] = msgspec.field(default_factory=list)
+    latency_ms: float = 200.0
+    props: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class OfStream(Arguments):
+    """One of one's own streams."""
+
+    stream: int
+
+
+class Cork(Arguments):
+    """Pause or resume."""
+
+    stream: int
+    corked: bool
+
+
+class Level(Arguments):
+    """A stream's own volume."""
+
+    stream: int
+    volume: str | None = None
+    mute: bool | None = None
+
+
+class Watch(Arguments):
+    """What to be told of: kinds of objects, all with null."""
+
+    kinds: list[str] | None = None
+
+
+class Claim(Arguments):
+    """Be the one who has a name, such as `policy`; with `replace` whoever has it loses it."""
+
+    name: str
+    replace: bool = False
+
+
+class Duck(Arguments):
+    """Take a stream back by so many dB for as long as this connection lives; 0 lets go."""
+
+    target: str
+    db: float
+    guest: str | None = None
+
+
+class Ask(Arguments):
+    """Whether this program may: for programs that record a camera themselves."""
+
+    what: str
+    guest: str = "default"
+
+
+class _Own:
+    """A stream with its memory and its bell."""
+
+    def __init__(self, guest: Guest, ring: Ring, memory: Any, bell: Bell) -> None:
+        self.guest, self.ring, self.memory, self.bell = guest, ring, memory, bell
+        self.playback: NativePlayback | None = None
+        self.record: NativeRecord | None = None
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.bell.close()
+        self.ring.close()
+        self.memory.close()
+
+
+class NativeStreams:
+    """The streams of one connection, and its other own methods."""
+
+    def __init__(self, session: NativeSession) -> None:
+        self._session = session
+        self._own: dict[int, _Own] = {}
+        self.methods: dict[str, tuple[type[Any], Callable[[int, Any], None]]] = {
+            "play": (Open, self._play), "record": (Open, self._record), "close": (OfStream, self._close),
+            "cork": (Cork, self._cork), "drain": (OfStream, self._drain), "flush": (OfStream, self._flush),
+            "level": (Level, self._level), "watch": (Watch, self._watch), "claim": (Claim, self._claim),
+            "duck": (Duck, self._duck), "ask": (Ask, self._ask),
+        }  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def _reply(self, serial: int, value: Any = None, fds: tuple[int, ...] = ()) -> None:
+        self._session.send(Reply(serial, value), fds)
+
+    # -- begin -----------------------------------------------------------------------------------
+
+    def _guest(self, name: str, right: Right) -> Guest:
+        return self._session.daemon.commands.guest(self._session.holder, name, right)
+
+    def _play(self, serial: int, args: Open) -> None:
+        guest = self._guest(args.guest, Right.SPEAK)
+        sink = verbs.find_mix(guest, args.at) if args.at else guest.graph.default
+        if sink is None or sink.capture:
+            raise GraphError(f"{args.at}: sound is played to a sink")
+        fmt, target = self._checked(args)
+        props = _props(args, self._session.name)
+        node = Stream(guest.graph.ids.take(), args.name[:200] or "stream", fmt.positions, props)
+        node.chosen = ("sink",) if args.at else ()
+        capacity = target + target // 4
+        node.asks = _asks(guest, fmt, capacity, target)
+        with Descriptors() as theirs, self._begun(node.id):
+            own = self._memory(guest, capacity, fmt, node.id, theirs)
+            made = own.playback = NativePlayback(
+                guest.graph, node, fmt, own.ring, target, own.bell.ring,
+                lambda what, why: self._notice(node.id, what, why),
+            )  # fmt: skip
+            made.pid = self._session.subject.identity.pid
+            made.removed = lambda: self.removed(node.id)
+            guest.native[node.id] = made
+            guest.graph.add_stream(node, sink)
+            self._reply(serial, self._answer(node.id, capacity, target, fmt, sink), theirs.give_all())
+
+    def _record(self, serial: int, args: Open) -> None:
+        guest = self._guest(args.guest, Right.HEAR)
+        source = verbs.find_mix(guest, args.at) if args.at else guest.microphone
+        what = permission_of(source)
+        if self._session.holder.may(Right.ADMIN, guest.name):
+            self._begin_record(serial, args, guest, source)
+            return
+        verdict = guest.door.grants.verdict(what, self._session.subject)
+        if verdict is Verdict.DENY:
+            guest.door.refused_captures += 1
+            raise RightsError(f"{self._session.subject.identity} has no grant for the {what.value}")
+        if verdict is Verdict.ALLOW:
+            self._begin_record(serial, args, guest, source)
+        else:
+            self._session.ask(guest, what, lambda allow: self._record_decided(serial, args, allow))
+
+    def _record_decided(self, serial: int, args: Open, allow: bool) -> None:
+        """What waited for an answer is served, or refused."""
+        try:
+            if not allow:
+                raise RightsError("nobody granted that")
+            self._record(serial, args)
+        except (GraphError, ConfigError, RightsError) as error:
+            self._session.refuse(serial, error)
+
+    def _begin_record(self, serial: int, args: Open, guest: Guest, source: Sink) -> None:
+        fmt, target = self._checked(args)
+        props = _props(args, self._session.name)
+        node = Tap(guest.graph.ids.take(), args.name[:200] or "recorder", fmt.positions, props)
+        node.asks = _asks(guest, fmt, 2 * target, max(1, target // 4))
+        with Descriptors() as theirs, self._begun(node.id):
+            own = self._memory(guest, 2 * target, fmt, node.id, theirs)
+            own.record = NativeRecord(guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring)
+            own.record.removed = lambda: self.removed(node.id)
+            guest.native_records[node.id] = own.record
+            guest.graph.add_tap(node, source)
+            self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), theirs.give_all())
+
+    @contextmanager
+    def _begun(self, id_: int) -> Iterator[None]:
+        """A stream is there as a whole, or not at all."""
+        try:
+            yield
+        except BaseException:
+            self._forget(id_)
+            raise
+
+    def _checked(self, args: Open) -> tuple[SoundFormat, Frames]:
+        if len(self._own) >= STREAMS_MAX:
+            raise GraphError(f"{STREAMS_MAX} streams a connection at most; close some, or connect again")
+        name = args.format.lower()
+        sample: SampleFormat | None = BY_NAME.get(ALIASES.get(name, name))
+        if sample is None:
+            raise ConfigError(f"format {quoted(args.format)} is unknown; there are {', '.join(BY_NAME)}")
+        checked_int(args.rate, "rate", RATE_MIN, RATE_MAX)
+        checked_int(args.channels, "channels", 1, MAX_CHANNELS)
+        positions = tuple(args.positions) or default_map(args.channels)
+        if len(positions) != args.channels or not set(positions) <= set(POSITIONS):
+            raise ConfigError(f"positions: {args.channels} of {', '.join(POSITIONS[:12])} and so on")
+        low, high = LATENCY_MIN_NS / NS_PER_MS, LATENCY_MAX_NS / NS_PER_MS
+        wanted_ns = checked_number(args.latency_ms, "latency_ms", low, high) * NS_PER_MS
+        return SoundFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
+
+    def _memory(self, guest: Guest, capacity: Frames, fmt: SoundFormat, id_: int, theirs: Descriptors) -> _Own:
+        """A ring and two pipes; into `theirs` what goes to the client: memory, what wakes it, what wakes us."""
+        size = ring_bytes(capacity, fmt.frame_bytes)
+        with Descriptors() as ours:
+            fd, memory = shared_memory(size)
+            theirs.add(fd)
+            their_hear, our_ring = pipe()
+            theirs.add(their_hear)
+            ours.add(our_ring)
+            our_hear, their_ring = pipe()
+            theirs.add(their_ring)
+            ours.add(our_hear)
+            bell = Bell(our_hear, our_ring, lambda: self._rung(id_))
+            ours.give_all()
+        own = _Own(guest, Ring(memory, capacity, fmt.frame_bytes), memory, bell)
+        self._own[id_] = own
+        return own
+
+    @staticmethod
+    def _answer(id_: int, capacity: Frames, target: Frames, fmt: SoundFormat, mix: Sink) -> dict[str, Any]:
+        return {
+            "stream": id_, "capacity": capacity, "target": target, "frame_bytes": fmt.frame_bytes,
+            "bytes": ring_bytes(capacity, fmt.frame_bytes), "format": fmt.name, "rate": fmt.rate,
+            "positions": list(fmt.positions), "at": mix.key,
+        }  # fmt: skip
+
+    # -- go on -----------------------------------------------------------------------------------
+
+    def _rung(self, id_: int) -> None:
+        own = self._own.get(id_)
+        if own is not None and own.playback is not None:
+            own.playback.rung()
+
+    def _notice(self, id_: int, what: str, why: str) -> None:
+        self._session.send(Notice(id_, what, why))
+
+    def _mine(self, id_: int) -> _Own:
+        own = self._own.get(id_)
+        if own is None:
+            raise GraphError(f"this connection has no stream {id_}")
+        return own
+
+    def _cork(self, serial: int, args: Cork) -> None:
+        own = self._mine(args.stream)
+        (own.playback or own.record).cork(args.corked)  # type: ignore[union-attr]
+        self._reply(serial)
+
+    def _playback(self, id_: int) -> NativePlayback:
+        playback = self._mine(id_).playback
+        if playback is None:
+            raise GraphError(f"stream {id_} records")
+        return playback
+
+    def _drain(self, serial: int, args: OfStream) -> None:
+        playback = self._playback(args.stream)
+        self._reply(serial)
+        playback.drain()
+
+    def _flush(self, serial: int, args: OfStream) -> None:
+        self._playback(args.stream).flush()
+        self._reply(serial)
+
+    def _level(self, serial: int, args: Level) -> None:
+        playback = self._playback(args.stream)
+        if args.volume is not None:
+            playback.graph.set_gains(playback.node, (verbs.parse_volume(args.volume),))
+        if args.mute is not None:
+            playback.graph.set_mute(playback.node, args.mute)
+        self._reply(serial)
+
+    def _close(self, serial: int, args: OfStream) -> None:
+        self._mine(args.stream)
+        self._forget(args.stream)
+        self._reply(serial)
+
+    def removed(self, id_: int) -> None:
+        """The graph has let a stream go: it was killed, its guest went, or it ended itself."""
+        own = self._own.get(id_)
+        if own is not None:
+            why = own.playback.why if own.playback is not None else ""
+            self._notice(id_, "ended", why or "it was removed")
+            self._forget(id_)
+
+    def end_forbidden(self, guest: Guest) -> None:
+        """The grants have changed: recorders that may not go on end."""
+        if self._session.holder.may(Right.ADMIN, guest.name):
+            return
+        for id_, own in list(self._own.items()):
+            sink = own.record.node.sink if own.record is not None and own.guest is guest else None
+            if sink is None:
+                continue
+            if guest.door.grants.verdict(permission_of(sink), self._session.subject) is not Verdict.ALLOW:
+                self._notice(id_, "ended", "the grant was taken away")
+                self._forget(id_)
+
+    def _forget(self, id_: int) -> None:
+        own = self._own.pop(id_, None)
+        if own is None:
+            return
+        own.guest.native.pop(id_, None)
+        own.guest.native_records.pop(id_, None)
+        if own.playback is not None:
+            own.guest.graph.remove_stream(own.playback.node)
+        if own.record is not None:
+            own.guest.graph.remove_tap(own.record.node)
+        own.close()
+
+    def close(self) -> None:
+        """The connection is gone."""
+        for id_ in list(self._own):
+            self._forget(id_)
+
+    # -- everything else -------------------------------------------------------------------------
+
+    def _watch(self, serial: int, args: Watch) -> None:
+        self._session.kinds = None if args.kinds is None else parse_kinds(args.kinds)
+        self._reply(serial)
+        self._session.daemon.registry.watch(self._session)
+
+    def _claim(self, serial: int, args: Claim) -> None:
+        self._session.holder.demand(Right.ADMIN)
+        have = self._session.daemon.claims.claim(args.name[:100], self._session, args.replace)
+        self._reply(serial, {"have": have})
+
+    def _duck(self, serial: int, args: Duck) -> None:
+        daemon = self._session.daemon
+        daemon.duck(self._session, args.target, args.db, args.guest)
+        self._reply(serial)
+
+    def _ask(self, serial: int, args: Ask) -> None:
+        what, guest = parse_permission(args.what), self._guest(args.guest, Right.SEE)
+        if what is not Permission.CAMERA:
+            raise ConfigError("ask is for the camera; `record` asks for the microphone and monitors by itself")
+        verdict = guest.door.grants.verdict(what, self._session.subject)
+        if verdict is Verdict.PROMPT:
+            self._session.ask(guest, what, lambda allow: self._reply(serial, allow))
+        else:
+            self._reply(serial, verdict is Verdict.ALLOW)
+
+
+def _props(args: Open, client: str) -> dict[str, str]:
+    """A stream's properties, in bounds."""
+    shown = {key[:64]: value[:256] for key, value in list(args.props.items())[:PROPS_MAX]}
+    return {"application.name": client, "media.name": args.name[:200]} | shown
+
+
+def _asks(guest: Guest, fmt: SoundFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:
+    """What a stream takes of its guest's budget: the ring counts as ours, whoever fills it."""
+    low_delay = frames_to_ns(target, fmt.rate) < LOW_DELAY_NS
+    resampler = resampler_bytes(fmt.rate, guest.graph.rate, len(fmt.positions), low_delay)
+    return {"ring": ring_bytes(capacity, fmt.frame_bytes), "resampler": resampler}

@@ -1,0 +1,1 @@
+"""Reads guests and says why. Changes nothing."""

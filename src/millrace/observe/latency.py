@@ -1,0 +1,93 @@
+"""The ledger: where a stream's sound spends its time on the way to a listener's ear, stage by stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from millrace.graph.model import Stream
+from millrace.units import HostNs, frames_to_ns
+
+if TYPE_CHECKING:
+    from millrace.guest.guest import Guest
+    from millrace.guest.listener import ListenerSession
+
+SOXR_HELD = 657
+SINC_HELD = 19
+"""Frames that the resamplers hold back, at the graph's rate (measured)."""
+
+
+class Stage(NamedTuple):
+    """One stage: how long, and whose choice that is."""
+
+    stage: str
+    ns: float
+    why: str
+
+
+def of_stream(guest: Guest, stream: Stream, now_ns: HostNs) -> list[Stage]:
+    """From the application's write to the graph's time line: the frame at position p is due at p / rate."""
+    graph = guest.graph
+    due_ns = max(0, frames_to_ns(graph.position, graph.rate) - now_ns) if graph.running else 0
+    quantum = f"a quantum of {graph.quantum_ns / 1e6:g} ms is mixed at a time"
+    ahead = Stage("graph", frames_to_ns(graph.ahead(stream), graph.rate), "taken from the client, not yet mixed")
+    pulse, native = guest.door.playback.get(stream.id), guest.native.get(stream.id)
+    pushed = next((s for a in guest.attachments if (s := a.stream(stream.id))), None)
+    out: list[Stage] = []
+    if pulse is not None:
+        asked = pulse.layout.to_ns(pulse.attr.tlength) / 1e6
+        fill = pulse.layout.to_ns(pulse.queue.length)
+        out.append(Stage("client buffer", fill, f"the application asked for {asked:.0f} ms"))
+        out += _resampler(pulse.resample_method, graph.rate)
+    elif native is not None:
+        fill = frames_to_ns(native.fill, native.format.rate)
+        asked = frames_to_ns(native.target, native.format.rate) / 1e6
+        out.append(Stage("ring", fill, f"the application asked for {asked:.0f} ms"))
+        out += _resampler(native.resample_method, graph.rate)
+    elif pushed is not None:
+        out.append(Stage("machine's jitter buffer", pushed.margin_ns, "what its timer's unevenness needs"))
+        out.append(Stage("off target", pushed.latency_ns - pushed.margin_ns, "being worked off"))
+    return [*out, ahead, Stage("cycle", due_ns, quantum)]
+
+
+def _resampler(method: str | None, rate: int) -> list[Stage]:
+    if method is None:
+        return []
+    held = SINC_HELD if "sinc" in method else SOXR_HELD
+    return [Stage("resampler", frames_to_ns(held, rate), f"{method} holds {held} frames back")]
+
+
+def of_listener(session: ListenerSession) -> list[Stage]:
+    """From the mix to the ear, as the listener reports it."""
+    parts = session.report.ledger
+    if not parts:
+        return []
+    network = parts.get("network", 0)
+    device = session.report.output or "its output"
+    return [
+        Stage("encoder and send", parts.get("path", 0) - network, "packets go out when the cycle has run"),
+        Stage("network", network, "half the quickest round trip"),
+        Stage("codec", parts.get("codec", 0), f"{session.outlet.settings.codec}'s look-ahead"),
+        Stage("jitter buffer", parts.get("jitter", 0), f"profile {session.outlet.latency}, follows the line"),
+        Stage("off target", parts.get("late", 0), "being worked off"),
+        Stage("output period", parts.get("period", 0), "what the output asks for at a time"),
+        Stage("device", parts.get("device", 0), device),
+    ]
+
+
+def ledger(guest: Guest, stream: Stream, now_ns: HostNs) -> dict[str, Any]:
+    """All of it, per listener of the stream's sinks."""
+    first = of_stream(guest, stream, now_ns)
+    sinks = {link.target for link in stream.links}
+    ways = []
+    for session in guest.sessions:
+        group = session.outlet.group
+        if group is None or group.sink not in sinks:
+            continue
+        stages, latency_ns = [*first, *of_listener(session)], session.report.latency_ns
+        ways.append({
+            "listener": session.outlet.key, "name": session.outlet.name,
+            "stages": [{"stage": s.stage, "ms": round(s.ns / 1e6, 2), "why": s.why} for s in stages],
+            "sum_ms": round(sum(s.ns for s in stages) / 1e6, 2),
+            "reported_ms": round((sum(s.ns for s in first) + latency_ns) / 1e6, 2) if latency_ns else None,
+        })  # fmt: skip
+    return {"stream": stream.key, "name": stream.name, "listeners": ways}

@@ -1,0 +1,202 @@
+"""What `millrace ls` and the API show."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from millrace.budget import Budget
+from millrace.control.store import prefix_of
+from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.formats import prop_text
+from millrace.doors.pulse.restore import group_of
+from millrace.doors.pushed import PushedStream
+from millrace.dsp.convert import NAMES
+from millrace.dsp.mix import gain_to_cubic
+from millrace.graph.model import Levelled, Sink, Stream, Tap
+from millrace.guest.guest import Guest
+from millrace.guest.listener import ListenerSession
+
+View = dict[str, Any]
+T = TypeVar("T")
+STEP = 25
+
+
+def _volume(node: Levelled) -> View:
+    percents = [round(gain_to_cubic(g) / 655.36) for g in node.gains]
+    return {"volume": percents[0] if len(set(percents)) == 1 else percents, "mute": node.mute}
+
+
+def sink_view(guest: Guest, sink: Sink) -> View:
+    """One sink."""
+    return {
+        "id": sink.key, "name": sink.name, "aliases": list(sink.aliases),
+        "description": sink.description, "state": sink.state.value,
+        "default": guest.graph.default is sink, "channels": len(sink.positions), "rate": guest.graph.rate,
+        "peak": round(sink.level, 4), "rms": round(sink.rms, 4),
+        "linked_to": [link.target.key for link in sink.links], **_volume(sink),
+    }  # fmt: skip
+
+
+def _remembered(guest: Guest, stream: Stream) -> View:
+    """Under which key a session manager remembers it, and what is remembered there."""
+    group = group_of(guest.door.props_of(stream))
+    rule = guest.door.rules.restored(group)
+    out: View = {"key": prefix_of(guest.name) + group, "levels": [], "mute": None, "sink": None}
+    if rule is not None:
+        levels = rule.fitted(stream.positions)
+        out |= {"levels": list(levels), "mute": rule.mute, "sink": f"sink/{rule.device}" if rule.device else None}
+    return out
+
+
+def stream_view(guest: Guest, stream: Stream) -> View:
+    """One stream."""
+    out: View = {
+        "id": stream.key, "name": stream.name, "state": stream.state.value, "sink": stream.sink.key,
+        "linked_to": [link.target.key for link in stream.links],
+        "application": stream.props.get("application.name", ""), "role": stream.props.get("media.role", ""),
+        "map": ",".join(stream.positions), "levels": [gain_to_cubic(g) for g in stream.gains],
+        "remembered": _remembered(guest, stream), "chosen": list(stream.chosen), "placed": stream.placed,
+        "ducked_db": round(20 * math.log10(stream.trim), 1),
+        "underruns": stream.underruns,
+        "ahead_ms": round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1), **_volume(stream),
+    }  # fmt: skip
+    native = guest.native.get(stream.id)
+    if native is not None:
+        out |= {
+            "door": "native", "format": native.format.name, "rate": native.format.rate,
+            "channels": len(native.format.positions), "corked": native.corked,
+            "fill_ms": round(native.fill * 1000 / native.format.rate, 1), "resampler": native.resample_method,
+        }  # fmt: skip
+    pushed = next((s for a in guest.attachments if (s := a.stream(stream.id))), None)
+    if pushed is not None:
+        out |= pushed_view(pushed)
+    pulse = guest.door.playback.get(stream.id)
+    if pulse is not None:
+        out |= {
+            "door": "pulse", "format": NAMES[pulse.format.sample], "rate": pulse.format.rate,
+            "channels": len(pulse.format.positions), "corked": pulse.corked,
+            "fill_ms": round(pulse.layout.to_ns(pulse.queue.length) / 1e6, 1),
+            "resampler": pulse.resample_method,
+        }  # fmt: skip
+    return out
+
+
+def pushed_view(stream: PushedStream) -> View:
+    """A stream that its guest pushes."""
+    percent, drift = stream.speed.percent(stream.format.rate), stream.drift_ppm
+    return {
+        "door": "machine", "format": stream.format.name, "rate": stream.format.rate,
+        "channels": len(stream.format.positions), "corked": not stream.node.active,
+        "fill_ms": round(stream.fill_ns / 1e6, 1), "margin_ms": round(stream.margin_ns / 1e6, 1),
+        "latency_ms": round(stream.latency_ns / 1e6, 1),
+        "underruns": stream.underruns, "bridged": stream.bridged, "skipped": stream.skipped_frames,
+        "guest_volume": stream.volume, "frames": stream.frames,
+        "real_time_percent": None if percent is None else round(percent, 2),
+        "drift_ppm": None if drift is None else round(drift, 1),
+    }  # fmt: skip
+
+
+def microphone_view(session: ListenerSession) -> View:
+    """A listener's microphone."""
+    out: View = {"state": session.microphone_state}
+    if session.microphone is not None:
+        playout = session.microphone.playout
+        out |= {
+            "stream": session.microphone.node.key, "fill_ms": round(playout.fill_ns / 1e6, 1),
+            "target_ms": round(playout.pace.margin_ns / 1e6, 1), "underruns": playout.underruns,
+            "bridged": playout.bridged, "lost": playout.lost_packets, "skipped": playout.skipped_frames,
+            "splices": playout.tally.splices,
+        }  # fmt: skip
+    return out
+
+
+def latency_ms(session: ListenerSession) -> float | None:
+    """From the mix to the ear, as the listener reports it; None while it plays nothing, and always where it writes a
+    file: what is in that is heard at no moment of the bus."""
+    return round(session.report.latency_ns / 1e6, 2) or None
+
+
+def listener_view(session: ListenerSession) -> View:
+    """One listener."""
+    outlet, report, latency = session.outlet, session.report, latency_ms(session)
+    group = outlet.group
+    return {
+        "id": outlet.key, "name": outlet.name, "address": session.address,
+        "by": session.holder.key, "sink": group.sink.key if group else None,
+        "settings": outlet.settings.as_dict(), "latency_profile": session.latency,
+        "microphone": microphone_view(session), "bitrate": session.bitrate(),
+        "latency_ms": None if latency is None else round(latency, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
+        "ledger_ms": {name: round(ns / 1e6, 2) for name, ns in report.ledger.items()},
+        "target_ms": round(report.target_ns / 1e6, 1), "drift_ppm": report.drift_ppm, "locked": report.locked,
+        "underruns": report.underruns, "bridged": report.bridged, "lost": report.lost, "skipped": report.skipped,
+        "loss_percent": outlet.loss_percent, "output": report.output,
+        "sent_packets": outlet.sent_packets, "dropped_packets": outlet.dropped_packets, "queued": outlet.queued,
+        "rtt_ms": None if session.rtt_ns is None else round(session.rtt_ns / 1e6, 2),
+    }  # fmt: skip
+
+
+def recorder_view(node: Tap) -> View:
+    """One recorder."""
+    return {
+        "id": f"recorder/{node.id}", "name": node.name, "sink": node.sink.key if node.sink else None,
+        "running": node.clocked, "application": node.props.get("application.name", ""),
+    }  # fmt: skip
+
+
+def client_view(client: PulseClient) -> View:
+    """One PulseAudio client."""
+    identity = client.subject.identity
+    return {
+        "id": f"client/{client.index}", "name": prop_text(client.props, "application.name"),
+        "program": str(identity), "sandbox": identity.sandbox, "pid": identity.pid, "uid": identity.uid,
+    }  # fmt: skip
+
+
+def guest_summary(guest: Guest) -> View:
+    """One guest, without what is in it."""
+    graph = guest.graph
+    return {
+        "id": f"guest/{guest.id}", "name": guest.name, "rate": graph.rate, "channels": len(graph.positions),
+        "pulse": str(guest.pulse_path), "native": str(guest.native_path),
+        "default": graph.default.key if graph.default is not None else None,
+    }  # fmt: skip
+
+
+async def _all(view: Callable[[T], View], things: Iterable[T]) -> list[View]:
+    """A view of each, with pauses: sound goes on in between."""
+    out: list[View] = []
+    for thing in list(things):
+        out.append(view(thing))
+        if len(out) % STEP == 0:
+            await asyncio.sleep(0)
+    return out
+
+
+def memory_view(budget: Budget) -> View:
+    """What a guest makes the daemon hold, in bytes, what it may, and for what."""
+    return {"held": budget.held, "max": budget.limit, "refused": budget.refusals, "for": budget.shares()}
+
+
+async def guest_view(guest: Guest) -> View:
+    """One guest with everything in it."""
+    graph = guest.graph
+    recorders = [record.node for record in guest.door.records.values()]
+    recorders += [record.node for record in guest.native_records.values()]
+    return {
+        "name": guest.name, "state": "running" if graph.running else "idle", "rate": graph.rate,
+        "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
+        "clients": len(guest.door.clients), "memory": memory_view(guest.graph.budget),
+        "refused_logins": guest.door.refused, "refused_captures": guest.door.refused_captures,
+        "pulse": str(guest.pulse_path), "pulse_tcp": guest.pulse_tcp, "native": str(guest.native_path),
+        "sinks": await _all(lambda sink: sink_view(guest, sink), graph.sinks.values()),
+        "sources": await _all(lambda source: sink_view(guest, source), graph.sources.values()),
+        "doors": [attachment.view() for attachment in guest.attachments],
+        "streams": await _all(
+            lambda stream: stream_view(guest, stream), (s for s in graph.streams.values() if s.links)
+        ),
+        "recorders": await _all(recorder_view, recorders),
+        "listeners": await _all(listener_view, guest.sessions),
+    }  # fmt: skip

@@ -1,0 +1,128 @@
+"""The sound of an AdaptiveLink: a tape, a resampler whose ratio may change at every pull, and splices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millrace.dsp.convert import Samples
+from millrace.dsp.mix import ramp
+from millrace.dsp.resample import SINC_BYTES, SincResampler
+from millrace.dsp.splice import cut, last_period, skip, stretch
+from millrace.dsp.tape import Tape
+from millrace.playout.adaptive import carry_gain
+from millrace.units import Frames
+
+LOOKAHEAD: Frames = 21
+"""What `sinc_fastest` holds back near unity (measured: 19 to 20 frames)."""
+_HISTORY_MS, _BLEND_MS, _FADE_MS = 40, 3, 5
+
+
+def tape_bytes(rate: int, channels: int, seconds: int = 4) -> int:
+    """What a voice takes in memory: its tape, and its resampler."""
+    return 2 * rate * (1000 * seconds + _HISTORY_MS) // 1000 * channels * 4 + channels * SINC_BYTES
+
+
+class TapeVoice:
+    """`Voice` with real frames: (frames, channels) float32 at `rate`, at most `seconds` of them."""
+
+    def __init__(self, rate: int, channels: int, seconds: int = 4, output_rate: int | None = None) -> None:
+        self.rate, self.channels = rate, channels
+        # Towards a lower rate the filter is as much longer.
+        self.lookahead = -(-LOOKAHEAD * max(rate, output_rate or rate) // (output_rate or rate))
+        self.overrun_frames: Frames = 0
+        self._tape = Tape(rate * seconds, rate * _HISTORY_MS // 1000, channels)
+        self._resampler = SincResampler(1.0, channels)
+        self._out: Samples = np.zeros((0, channels), np.float32)
+        self._inside = 0.0
+        self._carried: Frames = 0
+        self._loop: Samples = np.zeros((1, channels), np.float32)
+        self._fade_in = True
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def write(self, block: Samples) -> None:
+        """Append what has come; carried sound blends into it."""
+        if not len(block):
+            return
+        if self._carried:
+            n = min(len(block), self.rate * _BLEND_MS // 1000)
+            more = self._carry_on(n)
+            block = block.copy()
+            block[:n] = more + (block[:n] - more) * ramp(n)
+            self._carried = 0
+        written = self._tape.write(block)
+        self.overrun_frames += len(block) - written
+
+    def carry(self, frames: Frames) -> None:
+        """See `Voice`."""
+        if frames > 0:
+            self._tape.write(self._carry_on(frames))
+
+    def _carry_on(self, frames: Frames) -> Samples:
+        """The next `frames` of the last period, repeated and fading."""
+        if self._carried == 0:
+            self._loop = last_period(self._tape.behind(self._tape.history), self.rate)
+        at = np.arange(self._carried, self._carried + frames)
+        self._carried += frames
+        more: Samples = self._loop[at % len(self._loop)] * carry_gain(at, self.rate)[:, None]
+        return more
+
+    # -- out -------------------------------------------------------------------------------------
+
+    @property
+    def fill(self) -> float:
+        """See `Voice`."""
+        return self._tape.fill + self._inside
+
+    @property
+    def ready(self) -> float:
+        """See `Voice`."""
+        return max(0.0, self.fill - self.lookahead)
+
+    def read(self, out: Samples, ratio: float) -> Frames:
+        """Fill `out` at `ratio` output frames for each of the tape's; returns how many there were."""
+        self._resampler.ratio = ratio
+        while len(self._out) < len(out) and self._tape.fill:
+            take = min(self._tape.fill, int((len(out) - len(self._out)) / ratio) + 1)
+            made = self._resampler.process(self._tape.ahead(take))
+            self._tape.advance(take)
+            self._inside += take
+            self._out = np.concatenate((self._out, made)) if len(self._out) else made
+        got = min(len(out), len(self._out))
+        out[:got] = self._out[:got]
+        out[got:] = 0.0
+        self._out = self._out[got:]
+        self._inside -= got / ratio
+        if self._fade_in and got:
+            n = min(got, self.rate * _FADE_MS // 1000)
+            out[:n] *= ramp(n)
+            self._fade_in = False
+        return got
+
+    def stop(self) -> None:
+        """What follows begins anew: forget what is queued, and fade in."""
+        self._tape.clear()
+        self._resampler = SincResampler(1.0, self.channels)
+        self._out = self._out[:0]
+        self._inside = 0.0
+        self._carried = 0
+        self._fade_in = True
+
+    def cut(self, most: Frames) -> Frames:
+        """See `Voice`."""
+        return cut(self._tape, self.rate, most)
+
+    def stretch(self, most: Frames) -> Frames:
+        """See `Voice`."""
+        return stretch(self._tape, self.rate, most)
+
+    def skip(self, frames: Frames) -> Frames:
+        """See `Voice`."""
+        return skip(self._tape, self.rate, frames)
+
+    def drop(self, frames: Frames) -> Frames:
+        """See `Voice`."""
+        n = max(0, min(frames, self._tape.fill))
+        self._tape.advance(n)
+        self._fade_in = True
+        return n

@@ -1,0 +1,1 @@
+"""Who comes in to control: HTTP and the native protocol."""

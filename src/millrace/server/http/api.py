@@ -1,0 +1,73 @@
+"""The HTTP API: each route runs one command, with its body and path as arguments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from millrace.budget import Budget
+from millrace.control.commands import Command, Commands
+from millrace.errors import ConfigError
+from millrace.rights.model import Holder
+from millrace.server.http.answers import as_json, send
+from millrace.server.http.openapi import describe
+from millrace.text import parse_json, printable
+
+HOLDER = web.RequestKey("holder", Holder)
+ADDRESS = web.RequestKey("address", str)
+"""Where the request comes from, as far as that is to be believed."""
+PREFIX = "/api/v1"
+BODY_S = 20.0
+
+
+def holder_of(request: web.Request) -> Holder:
+    """The sender of a request."""
+    return request[HOLDER]
+
+
+async def arguments_of(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object, the query and what its path names; ConfigError says what is wrong with it."""
+    body: Any = {}
+    if request.can_read_body:
+        body = parse_json(await _whole(request), "the request's body")
+    if not isinstance(body, dict):
+        raise ConfigError("the request's body must be an object")
+    return dict(request.query) | body | dict(request.match_info)
+
+
+async def _whole(request: web.Request) -> bytes:
+    """The body, if it comes in time."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text=f"the body did not come within {BODY_S:.0f} s\n") from None
+    except web.RequestPayloadError as error:
+        raise web.HTTPBadRequest(text=f"the body can't be read: {printable(error)}\n") from None
+
+
+class Api:
+    """Handlers of /api/v1."""
+
+    def __init__(self, commands: Commands, budget_of: Callable[[Holder], Budget]) -> None:
+        self._commands, self._budget_of = commands, budget_of
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where they are."""
+        made = [self._route(command) for command in self._commands.table.values()]
+        return [*made, web.get(f"{PREFIX}/openapi.json", self._openapi)]
+
+    def _route(self, command: Command) -> web.RouteDef:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            holder = holder_of(request)
+            body = (await as_json(await self._commands.run(holder, command.name, await arguments_of(request)))).encode()
+            headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
+            return await send(request, body, headers, self._budget_of(holder))
+
+        return web.route(command.method, PREFIX + command.path, handle)
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(describe(self._commands, PREFIX))

@@ -1,0 +1,374 @@
+"""HTTP and WebSocket: listeners and the API, on TCP and on a private unix socket.
+
+Each listening socket has its gate (server/http/authentication.py), which says from whom a request comes; each handler demands the
+right it takes. What a holder may not see is answered as if it were not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiohttp import WSCloseCode, web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from millrace.budget import CONNECTIONS
+from millrace.control.registry import parse_kinds
+from millrace.control.store import NotKept
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.guest.listener import ListenerSession
+from millrace.guest.missing import NotFound
+from millrace.io.clock import now_ns
+from millrace.io.metered import charge
+from millrace.observe.metrics import exposition
+from millrace.rights.model import Holder, Right
+from millrace.server.http import assets as page
+from millrace.server.http.answers import send
+from millrace.server.http.api import ADDRESS, HOLDER, PREFIX, Api, holder_of
+from millrace.server.http.authentication import SUBPROTOCOL, Gate, NetworkGate, PrivateGate
+from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
+from millrace.server.http.origins import parse_host
+from millrace.text import clean_utf8, printable, quoted
+from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
+
+if TYPE_CHECKING:
+    from millrace.daemon.app import Daemon
+    from millrace.guest.guest import Guest
+
+log = logging.getLogger("millrace.web")
+
+REFUSALS = (400, 401, 403, 429)
+STATUS: tuple[tuple[type[MillraceError], int], ...] = (
+    (NotKept, 503), (ConfigError, 400), (NotFound, 404), (BudgetError, 507), (GraphError, 409),
+)  # fmt: skip
+"""400 is for what would be wrong at any time; the others are about what is there now. `millrace` exits by them."""
+FAULTS = ((BudgetError, "limit"), (ConfigError, "settings"), (GraphError, "graph"))
+"""What a listener is told that its session ends by; anything else is "protocol"."""
+LINE_BYTES_MAX = 48 * 1024
+"""What may wait in a listener's line before its own queue (which can drop) takes over."""
+SEND_BUFFER_BYTES = 32 * 1024
+TICK_S = 1.0
+
+GATE = web.RequestKey("gate", Gate)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _frame_header(size: int, opcode: int) -> bytes:
+    """An unmasked, final WebSocket frame header (RFC 6455, section 5.2)."""
+    first = bytes((0x80 | opcode,))
+    if size < 126:
+        return first + bytes((size,))
+    if size < 65536:
+        return first + b"\x7e" + size.to_bytes(2, "big")
+    return first + b"\x7f" + size.to_bytes(8, "big")
+
+
+class Line:
+    """Writes whole WebSocket frames from the cycle, with no task in between.
+
+    aiohttp's `send_bytes` is a coroutine; waking a task for every packet of every listener costs
+    more than the graph does. Frames go to the transport whole, so they never mix with aiohttp's own.
+    """
+
+    def __init__(self, transport: asyncio.Transport, whole: web.WebSocketResponse) -> None:
+        self._transport, self._whole = transport, whole
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    def write(self, messages: Sequence[str | bytes]) -> None:
+        """Put messages on the line, with one system call; nothing comes after a Close (RFC 6455, section 5.5.1)."""
+        if self._whole.closed or self._transport.is_closing():
+            return
+        parts: list[bytes] = []
+        for message in messages:
+            opcode, data = (1, message.encode()) if isinstance(message, str) else (2, message)
+            parts += (_frame_header(len(data), opcode), data)
+        self._transport.write(b"".join(parts))
+
+    def room(self) -> bool:
+        """Whether it can take more without piling up."""
+        return self._transport.get_write_buffer_size() < LINE_BYTES_MAX
+
+
+BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
+"""Without the WebSocket's own goodbye (RFC 6455, section 7.1.5)."""
+
+
+class Attended(NamedTuple):
+    """A listener's WebSocket, and what ends its connection at once."""
+
+    line: web.WebSocketResponse
+    cut: Callable[[], None]
+
+
+def _check_headers(request: web.Request) -> None:
+    """Bytes that are no UTF-8 come as surrogates, which nothing further on can write; a handshake is ASCII."""
+    for name, value in request.headers.items():
+        if not (value.isascii() if name.lower().startswith("sec-websocket-") else clean_utf8(value)):
+            raise web.HTTPBadRequest(text=f"the header {printable(name)} is not valid text\n")
+    host = request.headers.get("Host")
+    if host and parse_host(host) is None:
+        raise web.HTTPBadRequest(text=f"Host: {quoted(host)} is neither HOST nor HOST:PORT\n")
+
+
+def _no_command(request: web.Request) -> str:
+    return f"there is no {request.method} {printable(request.path)}; GET {PREFIX}/openapi.json tells what there is"
+
+
+class Web:
+    """The daemon's HTTP side."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        config, access = daemon.config, daemon.access
+        self._private = PrivateGate(access, config.addresses)
+        self._network = NetworkGate(access, config.addresses, config.certificates)
+        self._api = Api(daemon.commands, daemon.budgets.of)
+        self._sockets: dict[ListenerSession, Attended] = {}
+        self._ticker: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def private(self) -> web.Application:
+        """What the daemon's own unix socket serves."""
+        return self._application(self._private)
+
+    def network(self) -> web.Application:
+        """What TCP serves."""
+        return self._application(self._network)
+
+    def _application(self, gate: Gate) -> web.Application:
+        """The routes, behind a gate."""
+
+        @web.middleware
+        async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._guarded(gate, request, handler)
+
+        app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[self._counted, guarded])
+        mine = [
+            web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics),
+            web.get("/health", self._health), web.get("/ready", self._ready),
+            web.get("/", page.serve), web.get("/page/{name}", page.serve),
+            web.post("/session", self._session), web.delete("/session", self._sign_out),
+            web.get("/{guest}", self._listen),
+        ]  # fmt: skip
+        app.add_routes([*self._api.routes(), *mine])
+        return app
+
+    @web.middleware
+    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A connection is on the doorstep but while it serves somebody who is known."""
+        listeners, line = self._daemon.listeners, request.transport
+        try:
+            _check_headers(request)
+            return await handler(request)
+        finally:
+            if line is not None and HOLDER in request:
+                listeners.rest(line)
+            elif line is not None:
+                listeners.arrive(line)
+
+    async def _known(self, holder: Holder, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Serve somebody, at their expense: this request, and what comes after it."""
+        request[HOLDER], turns = holder, self._daemon.turns_of(holder)
+        if request.transport is not None:
+            self._daemon.listeners.doorstep.enter(request.transport)
+            charge(request.transport, turns)
+
+        async def serve() -> web.StreamResponse:
+            return await handler(request)
+
+        return await turns.do(serve())
+
+    async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
+        # By what serves it: an address can be written in many ways.
+        serves = request.match_info.handler
+        if serves in (page.serve, self._health, self._ready):
+            return await handler(request)
+        request[GATE], address = gate, gate.address(request)
+        request[ADDRESS] = address
+        try:
+            # A link is let in by its own handler, and nowhere else.
+            if serves == self._session:
+                return await handler(request)
+            with self._daemon.strangers:
+                holder = gate.holder(request)
+            return await self._known(holder, request, handler)
+        except web.HTTPException as error:
+            if error.status in REFUSALS:
+                # Then they ask the next on this connection when strangers have something left, however many there are.
+                await self._daemon.strangers.turn()
+                self._daemon.doctor.refused("", address, f"{error.status} {request.method} {request.path}")
+            if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
+                # In the form that the API's description gives, wherever the refusal comes from.
+                why = _no_command(request) if error.status in (404, 405) else (error.text or "").strip()
+                error.text, error.content_type = json.dumps({"error": why}), "application/json"
+            raise
+        except RightsError as error:
+            self._daemon.forbidden += 1
+            self._daemon.doctor.refused("", holder_of(request).key, f"{request.method} {request.path}")
+            log.warning("%s: %s %s", error, request.method, request.path)
+            return web.json_response({"error": str(error)}, status=403)
+        except (ConfigError, GraphError) as error:
+            status = next(status for kind, status in STATUS if isinstance(error, kind))
+            return web.json_response({"error": str(error)}, status=status)
+
+    async def _session(self, request: web.Request) -> web.Response:
+        """A page's own way in: for the token or the link of whoever opens it, a session that it may keep."""
+        holder, session = request[GATE].session(request)
+        told = {"you": holder.key} | ({} if session is None else {"session": session})
+        return web.json_response(told, headers={"Cache-Control": "no-store"})
+
+    async def _sign_out(self, request: web.Request) -> web.Response:
+        """A page's way out: its session ends, and what goes on by it."""
+        holder = holder_of(request)
+        if not holder.session:
+            raise web.HTTPBadRequest(text="there is no session to end: this came with a token, or with none\n")
+        await self._daemon.access.sign_out(holder)
+        return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """The registry, as it changes; `?kinds=stream,listener` for some of it."""
+        kinds = request.query.get("kinds")
+        wanted = parse_kinds(kinds.split(",")) if kinds else None
+        holder = holder_of(request)
+        turns = self._daemon.turns_of(holder)
+        # Not compressed: a compressor takes 260 KiB a watcher (zlib's manual, deflateInit2), and aiohttp compresses
+        # what is large in a task of its own, which fails unseen where the watcher has gone meanwhile.
+        line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
+        account = self._daemon.budgets.of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
+        watcher = EventStream(self._daemon.registry, holder, wanted, account, turns)
+        if request.transport is not None:
+            watcher.cut = request.transport.abort
+        leave = self._daemon.access.enter(holder, watcher.end, watcher.lose)
+        try:
+            await line.prepare(request)
+            await watcher.serve(line)
+        finally:
+            leave()
+            account.close()
+        return line
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        holder = holder_of(request)
+        guests = self._daemon.commands.visible(holder)
+        text = exposition(self._daemon, guests, whole=holder.may(Right.SEE))
+        return await send(request, text, {"Content-Type": CONTENT_TYPE_LATEST}, self._daemon.budgets.of(holder))
+
+    async def _health(self, request: web.Request) -> web.Response:
+        """Whether this process answers. A load balancer has no token, and learns nothing else."""
+        return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        """Whether sound can flow and changes are kept: 503 if not; the state says why, to whoever may see it."""
+        ready = not self._daemon.store.trouble
+        return web.json_response({"ready": ready}, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
+
+    # -- listeners ---------------------------------------------------------------------------
+
+    async def _listen(self, request: web.Request) -> web.StreamResponse:
+        holder = holder_of(request)
+        guest = self._daemon.commands.guest(holder, request.match_info["guest"], Right.HEAR)
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            way = f"millrace listen {self._daemon.serving.url}/{guest.name}"
+            raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
+        socket_ = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
+        transport = request.transport
+        if transport is None:
+            # Its sender has gone while it waited for its turn: nobody reads this.
+            raise web.HTTPBadRequest(text="the connection is gone\n")
+        charge(transport, guest.turns)
+        line = Line(transport, socket_)
+        address = request[ADDRESS]
+        id_ = self._daemon.ids.take()
+        session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)
+        try:
+            await socket_.prepare(request)
+            await self._attend(session, Attended(socket_, transport.abort))
+        finally:
+            session.closed()
+        return socket_
+
+    async def _attend(self, session: ListenerSession, attended: Attended) -> None:
+        """A listener has come; until it goes."""
+        guest, holder = session.guest, session.holder
+        leave = self._daemon.access.enter(holder, lambda why: self._dismiss(session, why), lambda guest: None)
+        guest.sessions.append(session)
+        guest.on_listener("new", session)
+        self._sockets[session] = attended
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        try:
+            await guest.turns.do(self._serve(session, attended))
+        finally:
+            leave()
+            del self._sockets[session]
+            guest.sessions.remove(session)
+            guest.on_listener("remove", session)
+            session.closed()
+
+    async def _serve(self, session: ListenerSession, attended: Attended) -> None:
+        socket_ = attended.line
+        async for message in messages(socket_, session.guest.turns):
+            try:
+                session.receive(message.data, now_ns())
+            except (ProtocolError, MillraceError) as error:
+                log.warning("guest %s, listener %s: %s", session.guest.name, session.address, error)
+                code = next((name for kind, name in FAULTS if isinstance(error, kind)), "protocol")
+                if code not in ("settings", "graph"):
+                    self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")
+                session.outlet.send(encode_message(Fault(code, str(error), fatal=True)))
+                session.closing = True
+            if session.closing:
+                break
+        if socket_.close_code in BROKEN_OFF and not session.closing:
+            self._daemon.doctor.left(session)
+        await hang_up(*attended)
+
+    def refused(self) -> int:
+        """Requests that were not let in."""
+        return self._private.refused + self._network.refused
+
+    def _dismiss(self, session: ListenerSession, why: str) -> None:
+        """A listener's rights have ended."""
+        if not session.closing:
+            session.farewell(why, again=False)
+            self._end(session, self._sockets[session])
+
+    def end_guest(self, guest: Guest, why: str) -> None:
+        """A guest is gone, and with it whoever listened to it."""
+        for session in [session for session in self._sockets if session.guest is guest]:
+            self._dismiss(session, why)
+
+    def _end(self, session: ListenerSession, attended: Attended) -> None:
+        """Close without waiting for an answer, and take its sound away now."""
+        session.closing = True
+        session.closed()
+        closing = asyncio.get_running_loop().create_task(session.guest.turns.do(hang_up(*attended)))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _tick(self) -> None:
+        """One task serves the timers of all listeners, while there are any."""
+        while self._sockets:
+            await asyncio.sleep(TICK_S)
+            now = now_ns()
+            for session, attended in list(self._sockets.items()):
+                try:
+                    session.tick(now)
+                except PeerLost as error:
+                    log.info("guest %s, listener %s: %s", session.guest.name, session.address, error)
+                    if not session.closing:
+                        self._daemon.doctor.gone_silent(session, str(error))
+                        self._end(session, attended)
+                except Exception:
+                    # A bug of ours must cost at most the session that met it.
+                    who = f"guest {session.guest.name}, listener {session.address}"
+                    log.exception("%s: ended by an internal error", who)
+                    if not session.closing:
+                        self._end(session, attended)
+        self._ticker = None

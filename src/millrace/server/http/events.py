@@ -1,0 +1,158 @@
+"""The registry over a WebSocket: what is there, then every change, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+
+from millrace.budget import CONNECTIONS, Account
+from millrace.control.registry import Encode, json_text
+from millrace.io.turns import Turns
+from millrace.rights.model import Holder
+
+if TYPE_CHECKING:
+    from millrace.control.registry import Registry
+
+log = logging.getLogger("millrace.web")
+WATCHER_BYTES = 24 * 1024
+"""What a watcher takes."""
+FAREWELL_S = 5.0
+WAITING_MAX = 8 * 1024 * 1024
+"""Bytes that may wait for a watcher; one that leaves more unread is sent away, and may come again."""
+
+
+class InTurn:
+    """What aiohttp's own loops read from: each message waits for its turn, and is at the expense of `turns`."""
+
+    def __init__(self, reader: Any, turns: Turns) -> None:
+        self._reader, self._turns = reader, turns
+
+    async def read(self) -> WSMessage:
+        """The next message."""
+        message: WSMessage = await self._turns.do(self._reader.read())
+        return message
+
+    def feed_data(self, message: WSMessage, size: int) -> None:
+        """Put one behind those that have come."""
+        self._reader.feed_data(message, size)
+
+
+class WebSocket(web.WebSocketResponse):
+    """aiohttp's, whose close reads on to the other side's farewell: without a break, while there is something to read.
+
+    It closes those that nobody has closed too.
+    """
+
+    def __init__(self, turns: Turns, **options: Any) -> None:
+        super().__init__(autoping=False, **options)
+        self._turns = turns
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        """See aiohttp."""
+        if self._reader is not None and not isinstance(self._reader, InTurn):
+            self._reader = InTurn(self._reader, self._turns)  # type: ignore[assignment]
+        return await super().close(code=code, message=message, drain=drain)
+
+
+async def messages(line: web.WebSocketResponse, turns: Turns) -> AsyncIterator[WSMessage]:
+    """What comes, text or bytes, until something else does; pings are answered. Each waits for its turn: aiohttp keeps
+    a thousand of them, and its own loop goes through all without a break."""
+    while True:
+        message = await line.receive()
+        if message.type is WSMsgType.PING:
+            await line.pong(message.data)
+        elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+            yield message
+        elif message.type is not WSMsgType.PONG:
+            return
+        await turns.turn()
+
+
+async def hang_up(
+    line: web.WebSocketResponse, cut: Callable[[], None], code: WSCloseCode = WSCloseCode.OK, why: str = ""
+) -> None:
+    """Close a WebSocket as it is done (RFC 6455, section 7.1.1), but let nobody keep it open by not reading."""
+    try:
+        async with asyncio.timeout(FAREWELL_S):
+            await line.close(code=code, message=why.encode())
+    except TimeoutError:
+        cut()
+
+
+class EventStream:
+    """One watcher."""
+
+    def __init__(
+        self, registry: Registry, holder: Holder, kinds: frozenset[str] | None, account: Account, turns: Turns
+    ) -> None:
+        self.holder, self.kinds = holder, kinds
+        self.encode: Encode = json_text
+        self.cut: Callable[[], None] = lambda: None
+        """Ends the line at once, without a word that nobody would read."""
+        self._registry = registry
+        self._account, self._turns = account, turns
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._more = asyncio.Event()
+        self._ended = ""
+
+    def send_objects(self, made: bytes) -> None:
+        """See `Watcher`."""
+        size = self._size + len(made)
+        if size > WAITING_MAX or not self._account.fits("waiting", size, CONNECTIONS):
+            log.warning("a watcher of %s was cut off: it left %d bytes unread", self.holder.key, self._size)
+            self._let_go()
+            self.cut()
+            return
+        self._waiting.append(made)
+        self._size = size
+        self._more.set()
+
+    def _let_go(self) -> None:
+        self._registry.unwatch(self)
+        self._waiting.clear()
+        self._size = 0
+        self._account.hold("waiting", 0)
+
+    def end(self, why: str) -> None:
+        """Its holder's rights have ended: nothing more is told."""
+        self._let_go()
+        self._ended = why
+        self._more.set()
+
+    def lose(self, guest: str) -> None:
+        """A guest was removed: the next of its name is another."""
+        self.holder = self.holder.without(guest)
+
+    async def serve(self, line: web.WebSocketResponse) -> None:
+        """Until the watcher goes."""
+        sending = asyncio.create_task(self._turns.do(self._send(line)))
+        self._registry.watch(self)
+        try:
+            async for message in messages(line, self._turns):
+                if message.type is not WSMsgType.TEXT:
+                    break
+        finally:
+            self._registry.unwatch(self)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def _send(self, line: web.WebSocketResponse) -> None:
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            if self._ended:
+                await hang_up(line, self.cut, WSCloseCode.POLICY_VIOLATION, self._ended)
+                return
+            while self._waiting:
+                # What is on its way out still counts: the line takes it only when the other side reads.
+                await line.send_str(self._waiting[0].decode())
+                if self._waiting:
+                    self._size -= len(self._waiting.popleft())
+                    self._account.hold("waiting", self._size, CONNECTIONS)
+                await self._turns.turn()

@@ -1,0 +1,63 @@
+"""The API's own description (OpenAPI 3.1), made from the table of commands."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from millrace import __version__
+from millrace.control.commands import Command, Commands
+
+_REFUSALS = {
+    "400": "what was asked is wrong as it is written; the text says what to change", "401": "a token is needed",
+    "403": "no right to that", "404": "there is no such thing that may be seen",
+    "409": "refused as things are: a name that is taken, a limit, a loop", "429": "too many wrong tokens",
+    "503": "the change can't be written to disk, and was not made",
+    "507": "the guest, or who asks, has used up the memory that it may have held; the text says for what",
+}  # fmt: skip
+_PATH_NAME = re.compile(r"\{(\w+)\}")
+
+
+def describe(commands: Commands, prefix: str) -> dict[str, Any]:
+    """The document."""
+    kinds = [command.takes for command in commands.table.values()]
+    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for command in commands.table.values():
+        operation = _operation(command, schemas[command.takes.__name__])
+        paths.setdefault(prefix + command.path, {})[command.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Millrace", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {
+            "schemas": schemas | {"Refusal": {"type": "object", "properties": {"error": {"type": "string"}}}},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"token": []}],
+    }
+
+
+def _operation(command: Command, schema: dict[str, Any]) -> dict[str, Any]:
+    """One command. What its path names is no part of its body; a GET's arguments are in the query."""
+    in_path = _PATH_NAME.findall(command.path)
+    properties = schema.get("properties", {})
+    parameters = [{"name": n, "in": "path", "required": True, "schema": properties[n]} for n in in_path]
+    rest = {name: shape for name, shape in properties.items() if name not in in_path}
+    required = [name for name in schema.get("required", []) if name in rest]
+    refusal = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
+    out: dict[str, Any] = {
+        "operationId": command.name,
+        "summary": command.summary,
+        "parameters": parameters,
+        "responses": {"200": {"description": "done"}}
+        | {code: {"description": text} | refusal for code, text in _REFUSALS.items()},
+    }
+    if command.method == "GET":
+        parameters += [{"name": n, "in": "query", "schema": shape} for n, shape in rest.items()]
+    elif rest:
+        body = {"type": "object", "properties": rest, "required": required}
+        out["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": body}}}
+    return out

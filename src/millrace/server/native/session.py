@@ -1,0 +1,411 @@
+"""Native connections: who comes by which socket, what they ask, and their streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millrace.budget import CONNECTIONS
+from millrace.control.registry import Encode, native_frames
+from millrace.control.requests import parsed
+from millrace.control.store import NotKept
+from millrace.control.visits import Leave
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.guest.native import NativeStreams
+from millrace.io.clock import now_ns
+from millrace.io.fdstream import FdStream
+from millrace.io.peers import is_ours
+from millrace.io.sockets import bind_unix, peer_identity
+from millrace.io.witness import Witness
+from millrace.rights.grants import Identity, Permission, Subject, Verdict
+from millrace.rights.model import NOBODY, OWNER, Admits, Holder, Right, show_rights
+from millrace.server.http.answers import as_msgpack
+from millrace.text import printable
+from millrace.wire.native.messages import (
+    VERSION,
+    Call,
+    Fault,
+    Hello,
+    Message,
+    Notice,
+    Reply,
+    Wait,
+    Welcome,
+    frame,
+)
+from millrace.wire.native.session import NativeWire
+
+if TYPE_CHECKING:
+    from millrace.daemon.app import Daemon
+    from millrace.guest.guest import Guest
+
+log = logging.getLogger("millrace.native")
+CONNECTIONS_MAX = 512
+SESSION_BYTES = 24 * 1024
+"""What a connection takes."""
+ASKED_MAX = 16
+"""Requests of one connection that may wait for somebody's answer."""
+CALL_BYTES = 512
+"""What a call that waits takes besides its arguments."""
+ARGS_BYTES_MAX = 64 * 1024
+"""As much as a request over HTTP may bring."""
+CALLS_MAX = 1024
+"""Calls of one connection that may wait at a time."""
+GREET_S = 10.0
+INTERNAL = "an internal error; the daemon's log has it"
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (NotKept, "graph"), (ConfigError, "config"), (BudgetError, "limit"), (GraphError, "graph"), (RightsError, "rights"),
+    (ProtocolError, "protocol"),
+)  # fmt: skip
+
+
+def code_of(error: Exception) -> str:
+    """A refusal's code."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), "internal")
+
+
+class NativeServer:
+    """Accepts on one socket: the daemon's own, or `guest`'s."""
+
+    def __init__(self, daemon: Daemon, path: Path, admits: Admits, guest: Guest | None = None) -> None:
+        assert (guest is not None) is (admits is Admits.PROGRAMS)
+        self.daemon, self.guest, self.admits, self._path = daemon, guest, admits, path
+        self.sessions: dict[NativeSession, None] = {}
+        """In the order in which they came."""
+        self.turns = daemon.turns if guest is None else guest.turns
+        self._acceptor = daemon.listeners.take(bind_unix(path, watched=True), self.turns, self._take)
+
+    @property
+    def label(self) -> str:
+        """The guest and the door, as the log has them."""
+        return f"guest {self.guest.name}, native" if self.guest else "the daemon's native socket"
+
+    def _take(self, sock: socket.socket) -> None:
+        if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
+            log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
+            refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections are the most; close one")
+            with contextlib.suppress(OSError):
+                sock.send(frame(refusal), socket.MSG_DONTWAIT)
+            sock.close()
+            return
+        try:
+            NativeSession(self, sock)
+        except BudgetError as error:
+            log.warning("%s: connection refused: %s", self.label, error)
+            with contextlib.suppress(OSError):
+                sock.send(frame(Fault(0, "limit", str(error))), socket.MSG_DONTWAIT)
+            sock.close()
+
+    def _one_less(self) -> bool:
+        """A connection that is on its way out, or has been silent for longest, makes room for one that may come in."""
+        waits = next((session for session in self.sessions if session.closed or not session.greeted), None)
+        if waits is not None:
+            waits.abort()
+        return waits is not None
+
+    def close(self) -> None:
+        """Stop accepting, and end every connection."""
+        self._acceptor.close()
+        for session in list(self.sessions):
+            session.end("the daemon is stopping" if self.guest is None else "the guest is stopping")
+            session.line.close()
+        self._path.unlink(missing_ok=True)
+
+
+class NativeSession:
+    """One connection. It has no rights until it has said hello and they are settled."""
+
+    def __init__(self, server: NativeServer, sock: socket.socket) -> None:
+        self.server, self.daemon = server, server.daemon
+        identity = peer_identity(sock)
+        budget = self.daemon.budgets.of(OWNER) if server.guest is None else server.guest.graph.budget
+        self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS)
+        self.subject = Subject() if identity is None else Subject(identity)
+        self.holder = NOBODY
+        self._leave: Leave = lambda: None
+        self.kinds: frozenset[str] | None = None
+        self.encode: Encode = native_frames
+        self.name = ""
+        self.ready = self.token = False
+        self.closed = False
+        self.trims: set[int] = set()
+        self.greeted = False
+        self._calls: deque[tuple[int, Call]] = deque()
+        self._called = self._asked = 0
+        self._worker: asyncio.Task[None] | None = None
+        self.wire = NativeWire(daemon=True)
+        self.streams = NativeStreams(self)
+        server.sessions[self] = None
+        self.daemon.listeners.arrive(self)
+        self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
+        self.line = FdStream(
+            sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
+            may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
+            gone=self._gone,
+        )  # fmt: skip
+
+        if identity is not None and identity.unproven:
+            self.line.witness = Witness(sock.fileno(), identity, self._identified)
+
+    def _identified(self, identity: Identity) -> None:
+        """This is who speaks. What was granted to somebody else is not his; a token is who has it."""
+        if self.token:
+            return
+        before, self.subject.identity = self.subject.identity, identity
+        guest = self.server.guest
+        if guest is None or identity.names == before.names:
+            return
+        self.subject.once.clear()
+        if self.ready and guest.door.grants.verdict(Permission.CONNECT, self.subject) is not Verdict.ALLOW:
+            self.end(f"{identity} has no grant to connect to guest {guest.name}", "rights")
+        else:
+            self.streams.end_forbidden(guest)
+
+    def _too_late(self) -> None:
+        if not self.greeted:
+            self.end("no hello came")
+
+    def is_closing(self) -> bool:
+        """See `Visitor`."""
+        return self.closed
+
+    def abort(self) -> None:
+        """See `Visitor`: others need its descriptor."""
+        self.end("no hello came, and others wait")
+        self.line.close()
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        """Send a message when the loop comes round."""
+        if self.closed:
+            for fd in fds:
+                os.close(fd)
+            return
+        self.wire.send(message, fds)
+        self.line.flush_soon()
+
+    def send_objects(self, made: bytes) -> None:
+        """See `Watcher`."""
+        if not self.closed:
+            self.wire.send_frame(made)
+            self.line.flush_soon()
+
+    def end(self, why: str, code: str = "busy") -> None:
+        """End the connection, and say why."""
+        if self.closed:
+            return
+        if code == "rights":
+            # What was to be told is for somebody who may know it.
+            self.line.forget()
+        self.wire.send(Fault(0, code, why))
+        self.line.finish()
+        self._cease()
+
+    def _last_word(self, why: Exception) -> None:
+        if isinstance(why, MillraceError):
+            code = code_of(why)
+            self.wire.send(Fault(0, code if code != "internal" else "protocol", printable(why)))
+        else:
+            self.wire.send(Fault(0, "internal", INTERNAL))
+
+    def _ended(self, why: Exception) -> None:
+        if isinstance(why, ProtocolError):
+            log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
+            guest = self.server.guest
+            self.daemon.doctor.violated(guest.name if guest else "", str(self.subject.identity), why)
+        elif isinstance(why, BudgetError):
+            log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
+        elif not isinstance(why, PeerLost):
+            log.error("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
+        self._cease()
+
+    def _cease(self) -> None:
+        """Nothing more is done for it, though it may have to read its last words yet."""
+        if self.closed:
+            return
+        self.closed = True
+        self._patience.cancel()
+        self._leave()
+        self.daemon.listeners.doorstep.left(self)
+        self.daemon.registry.unwatch(self)
+        self.daemon.prompts.forget(self.subject)
+        self.streams.close()
+        self.daemon.release(self)
+        self.wire.close()
+        # A call that has begun is finished: half of one would be kept and not made.
+        self._calls.clear()
+
+    def _gone(self) -> None:
+        """The socket is closed: it takes nothing any more."""
+        self._cease()
+        self.account.close()
+        self.server.sessions.pop(self, None)
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def _after(self) -> None:
+        self.account.hold("message", self.wire.partial_bytes, CONNECTIONS)
+        for message, _ in self.wire.events():
+            if self.closed:
+                return
+            if isinstance(message, Hello):
+                self._hello(message)
+            elif isinstance(message, Call):
+                self._call(message)
+
+    def _hello(self, hello: Hello) -> None:
+        if self.greeted:
+            self.end("hello was said already", "protocol")
+            return
+        self.greeted = True
+        self.daemon.listeners.doorstep.enter(self)
+        self.name = hello.name[:100]
+        if hello.version < 1:
+            why = f"version {hello.version} of the native protocol is not known; this daemon speaks {VERSION}"
+            self.end(why, "protocol")
+            return
+        try:
+            self._settle(hello)
+        except MillraceError as error:
+            self.end(str(error), code_of(error))
+
+    def _settle(self, hello: Hello) -> None:
+        """Who this is: by a token, by the daemon's own socket, or as a program of the socket's guest."""
+        guest = self.server.guest
+        if hello.token:
+            identity = self.subject.identity
+            holder = self.daemon.access.let_in(hello.token, f"uid {identity.uid}")
+            # Rules name a token, whatever program has it.
+            self.token = True
+            self.subject.identity = replace(identity, sandbox=holder.key.replace("/", ":"), unproven=False)
+            self._welcome(holder)
+            return
+        if not is_ours(self.subject.identity.uid):
+            raise RightsError("only the daemon's user comes in without a token")
+        if self.server.admits is Admits.OWNER:
+            self._welcome(OWNER)
+            return
+        assert guest is not None
+        verdict = guest.door.grants.verdict(Permission.CONNECT, self.subject)
+        if verdict is Verdict.DENY:
+            guest.door.refused += 1
+            raise RightsError(f"{self.subject.identity} has no grant to connect to guest {guest.name}")
+        if verdict is Verdict.ALLOW:
+            self._welcome(guest.door.holder)
+        else:
+            self.ask(guest, Permission.CONNECT, self._let_in)
+
+    def ask(self, guest: Guest, what: Permission, answer: Any) -> None:
+        """Let somebody decide; the client is told to wait."""
+        if self._asked >= ASKED_MAX:
+            raise BudgetError(f"{ASKED_MAX} requests of this connection wait for an answer already")
+        self._asked += 1
+
+        def answered(allow: bool) -> None:
+            self._asked -= 1
+            answer(allow)
+
+        prompt = self.daemon.prompts.ask(guest.name, what, self.subject, self.name, now_ns(), answered)
+        if prompt is not None:
+            self.send(Wait(prompt.key, what.value))
+
+    def _let_in(self, allow: bool) -> None:
+        guest = self.server.guest
+        assert guest is not None
+        if allow:
+            self._welcome(guest.door.holder)
+        else:
+            self.end("the request to connect was denied, or not answered in time", "rights")
+
+    def _welcome(self, holder: Holder) -> None:
+        self._leave = self.daemon.access.enter(holder, lambda why: self.end(why, "rights"), self._lose)
+        self.holder, self.ready = holder, True
+        self.line.turns = self.daemon.turns_of(holder)
+        guests = [guest.name for guest in self.daemon.commands.visible(holder)]
+        self.send(Welcome(VERSION, holder.key, show_rights(holder.rights), guests[:1000]))
+
+    def _lose(self, guest: str) -> None:
+        """A guest was removed: the next of its name is another."""
+        self.holder = self.holder.without(guest)
+
+    def end_forbidden(self, guest: Guest) -> None:
+        """The grants have changed: what they forbid ends."""
+        own = self.server.guest is guest and not self.holder.may(Right.ADMIN, guest.name)
+        if own and guest.door.grants.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
+            self.end("the grant to connect was taken away", "rights")
+        else:
+            self.streams.end_forbidden(guest)
+
+    def claim_changed(self, name: str, have: bool) -> None:
+        """See `Claimant`."""
+        self.send(Notice(0, "claim-got" if have else "claim-lost", name))
+
+    def refuse(self, serial: int, error: Exception) -> None:
+        """Answer a call with why not."""
+        if isinstance(error, RightsError):
+            self.daemon.forbidden += 1
+            log.warning("%s: %s: %s", self.server.label, self.subject.identity, error)
+            guest = self.server.guest
+            self.daemon.doctor.refused(guest.name if guest else "", str(self.subject.identity), str(error))
+        self.send(Fault(serial, code_of(error), str(error)))
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def _call(self, call: Call) -> None:
+        if not self.ready:
+            self.send(Fault(call.serial, "rights", "not let in yet: say hello, and wait for the welcome"))
+            return
+        if len(self._calls) >= CALLS_MAX:
+            self.send(Fault(call.serial, "busy", f"{CALLS_MAX} calls wait already"))
+            return
+        size = len(bytes(call.args))
+        if size > ARGS_BYTES_MAX:
+            self.send(Fault(call.serial, "limit", f"arguments of {size} bytes; {ARGS_BYTES_MAX} at most"))
+            return
+        if not self.account.fits(("call", self._called), CALL_BYTES + size):
+            self.send(Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes wait already"))
+            return
+        self._calls.append((self._called, call))
+        self._called += 1
+        if self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        """Calls are done one after another, in the order in which they came."""
+        while self._calls:
+            number, call = self._calls.popleft()
+            try:
+                await self.line.turns.do(self._do(call))
+            except MillraceError as error:
+                self.refuse(call.serial, error)
+            except Exception:
+                log.exception("%s: call %s of %s", self.server.label, call.method, self.subject.identity)
+                self.send(Fault(call.serial, "internal", INTERNAL))
+            self.account.hold(("call", number), 0)
+        self._worker = None
+
+    def _demand_speaker(self) -> None:
+        """RightsError where a program's own rule let it in, and it has not yet been seen to write."""
+        guest = self.server.guest
+        if guest is None or not self.subject.identity.unproven:
+            return
+        if guest.door.grants.verdict(Permission.CONNECT, Subject()) is not Verdict.ALLOW:
+            raise RightsError("this program is not identified yet: wait for the welcome")
+
+    async def _do(self, call: Call) -> None:
+        self._demand_speaker()
+        own = self.streams.methods.get(call.method)
+        if own is not None:
+            takes, run = own
+            run(call.serial, parsed(takes, call.args))
+            return
+        value = await self.daemon.commands.run(self.holder, call.method, call.args)
+        self.send(Reply(call.serial, await as_msgpack(value)))
