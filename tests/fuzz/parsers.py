@@ -19,11 +19,12 @@ from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import Samples
 from millrace.errors import MillraceError
+from millrace.media.audio import AudioPacket
 from millrace.playout.playout import Playout
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, Frames, Positions, default_map
 from millrace.wire.native.session import NativeWire
-from millrace.wire.peer.messages import FormatChanged, Hello, Packet, Silence
+from millrace.wire.peer.messages import FormatChanged, Hello, Silence
 from millrace.wire.peer.session import PeerClient, PeerServer
 from millrace.wire.pulse.client import PulseClientSession
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient
@@ -121,7 +122,7 @@ def _peer_server() -> Take:
     def take(data: bytes) -> None:
         wire.receive(_message(data), rig.now_ns)
         for event in wire.events():
-            if isinstance(event, Packet):
+            if isinstance(event, AudioPacket):
                 voice.push(event, rig.now_ns)
             elif isinstance(event, FormatChanged):
                 voice.set_format(event.format)
@@ -143,7 +144,7 @@ def _peer_client() -> Take:
         now[0] += STEP_NS
         wire.receive(_message(data), now[0])
         for event in wire.events():
-            if isinstance(event, Packet):
+            if isinstance(event, AudioPacket):
                 playout.push(event, now[0])
                 file.push(event, now[0])
             elif isinstance(event, FormatChanged):

@@ -11,14 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from millrace.codec.parameters import checked_parameters, packet_fits
 from millrace.errors import RemoteProtocolError
-from millrace.wire.peer.messages import (
-    FormatChanged,
-    checked_format,
-    decode_from_daemon,
-    packet_fits,
-    unpack_media,
-)
+from millrace.wire.peer.messages import FormatChanged, decode_from_daemon, unpack_media
 from tests.fuzz import seeds
 from tests.fuzz.mutate import Mutator
 from tests.real.browser import Chromium, Page
@@ -54,7 +49,7 @@ def pythons(messages: list[tuple[str, bytes]]) -> list[str]:
                 continue
             message = decode_from_daemon(data.decode("utf-8", "replace"))
             if isinstance(message, FormatChanged):
-                fmt = checked_format(message.format)
+                fmt = checked_parameters(message.format)
             out.append("taken")
         except RemoteProtocolError:
             out.append("lost" if kind == "packet" else "refused")

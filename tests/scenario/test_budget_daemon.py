@@ -15,6 +15,7 @@ import pytest
 
 from millrace.budget import MIB
 from millrace.client.bus import Bus, connect
+from millrace.codec.parameters import CodecParameters
 from millrace.daemon.config import load
 from millrace.errors import BudgetError, ConfigError
 from millrace.graph.model import Stream
@@ -23,7 +24,7 @@ from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.wire.native.messages import HEADER, Fault, frame
 from millrace.wire.native.messages import Hello as NativeHello
 from millrace.wire.native.session import NativeWire
-from millrace.wire.peer.messages import Configure, FormatChanged, StreamFormat, encode_message
+from millrace.wire.peer.messages import Configure, FormatChanged, encode_message
 from tests.scenario.test_native import eventually
 from tests.scenario.test_rights import Rig, joined, running
 
@@ -64,7 +65,7 @@ def test_a_listener_gives_everything_back_however_it_ends(how: str, tmp_path: Pa
                 alice.graph.budget.limit = 256 * MIB
             else:
                 line = await joined(own, secret, microphone=True)
-                await line.send_str(encode_message(FormatChanged(StreamFormat(1, "opus", 48_000, ["mono"]))))
+                await line.send_str(encode_message(FormatChanged(CodecParameters(1, "opus", 48_000, ["mono"]))))
                 await line.send_str(encode_message(Configure({"bitrate": "32k"})))
                 await eventually(lambda: alice.graph.budget.shares().get("tap", 0) and alice.sessions[0].microphone)
                 await eventually(lambda: alice.graph.budget.shares()["stream"] > 3 * MIB)

@@ -22,21 +22,14 @@ from aiohttp import web
 
 from millrace.cli.logs import JsonLines, TextLines
 from millrace.client.pulse import PulsePlayer
+from millrace.codec.parameters import CodecParameters
 from millrace.daemon.app import Daemon
 from millrace.daemon.config import Config
 from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
 from millrace.rights.grants import Identity, Permission, Subject, Verdict
 from millrace.rights.model import Right
-from millrace.wire.peer.messages import (
-    Configured,
-    Fault,
-    FormatChanged,
-    Hello,
-    StreamFormat,
-    Welcome,
-    encode_message,
-)
+from millrace.wire.peer.messages import Configured, Fault, FormatChanged, Hello, Welcome, encode_message
 from millrace.wire.pulse.client import playback_fields, record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command
 from millrace.wire.pulse.tagstruct import Spec
@@ -111,7 +104,7 @@ async def bad_server() -> tuple[web.AppRunner, list[str]]:
         await line.prepare(request)
         settings = {FOREIGN: FOREIGN}
         # Whom it has joined is told when there is a format.
-        sound = FormatChanged(StreamFormat(1, "s16", 48_000, ["front-left", "front-right"]))
+        sound = FormatChanged(CodecParameters(1, "s16", 48_000, ["front-left", "front-right"]))
         for said in (Welcome(1, FOREIGN, FOREIGN, settings), sound, Configured(settings)):
             await line.send_str(encode_message(said))
         await line.send_str(encode_message(Fault(FOREIGN, FOREIGN, fatal=True)))

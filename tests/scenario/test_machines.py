@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from millrace.codec.opus import OpusDecoder, OpusEncoder
+from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import CodecSettings
 from millrace.doors.microphone import MicrophoneStream
 from millrace.doors.qemu.door import QemuDoor
@@ -17,11 +18,12 @@ from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
 from millrace.errors import CodecError, RemoteProtocolError
+from millrace.media.audio import AudioPacket
 from millrace.sim.qemu import FakeQemu
 from millrace.sim.rig import Capture, Rig
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS, NS_PER_S, frames_to_ns
-from millrace.wire.peer.messages import FormatChanged, Hello, Packet, StreamFormat, encode_message, pack_media
+from millrace.wire.peer.messages import FormatChanged, Hello, encode_message, pack_media
 from millrace.wire.peer.session import PeerServer
 from millrace.wire.qemu.audio import AudioPeer
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
@@ -214,12 +216,12 @@ def test_more_voices_than_any_card_has_are_left_out() -> None:
 def listeners_packets(source: MicrophoneStream, rig: Rig, seconds: float) -> None:
     """A listener's microphone, 10 ms packets of a tone, on a clock of its own."""
     encoder = OpusEncoder(1, CodecSettings(bitrate=64_000))
-    source.set_format(StreamFormat(1, "opus", 48_000, ["mono"], lookahead=encoder.lookahead_frames))
+    source.set_format(CodecParameters(1, "opus", 48_000, ["mono"], lookahead=encoder.lookahead_frames))
     tone = sine(seconds, 440.0, channels=1)
     for n in range(round(seconds * 100)):
         rig.run(0.01)
         payload = encoder.encode(tone[n * 480 : n * 480 + 480])
-        source.push(Packet(1, 480, n, n * 480, 5 * NS_PER_S + n * 10 * NS_PER_MS, payload), rig.now_ns)
+        source.push(AudioPacket(1, 480, n, n * 480, 5 * NS_PER_S + n * 10 * NS_PER_MS, payload), rig.now_ns)
 
 
 def test_a_read_is_answered_at_once_with_what_the_host_has_made_of_the_microphone() -> None:
@@ -229,12 +231,12 @@ def test_a_read_is_answered_at_once_with_what_the_host_has_made_of_the_microphon
     machine.exchange()
     speaker = MicrophoneStream(machine.rig.graph, machine.source, "laptop")
     encoder = OpusEncoder(1, CodecSettings(bitrate=64_000))
-    speaker.set_format(StreamFormat(1, "opus", 48_000, ["mono"], lookahead=encoder.lookahead_frames))
+    speaker.set_format(CodecParameters(1, "opus", 48_000, ["mono"], lookahead=encoder.lookahead_frames))
     tone = sine(10.0, 440.0, channels=1)
     for n in range(1000):
         machine.rig.run(0.01)
         payload = encoder.encode(tone[n * 480 : n * 480 + 480])
-        packet = Packet(1, 480, n, n * 480, 5 * NS_PER_S + n * 10 * NS_PER_MS, payload)
+        packet = AudioPacket(1, 480, n, n * 480, 5 * NS_PER_S + n * 10 * NS_PER_MS, payload)
         speaker.push(packet, machine.rig.now_ns)
         machine.mic.read(1920 * 4, 7)
         machine.exchange()
@@ -377,7 +379,7 @@ def test_what_is_removed_is_gone_without_the_collector() -> None:
 def test_a_microphones_packet_of_a_length_that_can_not_be_ends_its_session(frames: int) -> None:
     server = PeerServer(0)
     server.receive(encode_message(Hello(microphone=True)), 0)
-    server.receive(encode_message(FormatChanged(StreamFormat(1, "opus", 48_000, ["mono"]))), 0)
+    server.receive(encode_message(FormatChanged(CodecParameters(1, "opus", 48_000, ["mono"]))), 0)
     payload = OpusEncoder(1, CodecSettings()).encode(sine(0.01, channels=1))
     server.receive(pack_media(1, 480, 0, 0, NS_PER_S, payload), 0)
     with pytest.raises(RemoteProtocolError, match="frames"):
@@ -389,7 +391,7 @@ def test_a_microphone_has_one_or_two_known_channels(positions: list[str]) -> Non
     rig = Rig()
     speaker = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "evil")
     with pytest.raises(RemoteProtocolError, match="channels"):
-        speaker.set_format(StreamFormat(1, "opus", 48_000, positions))
+        speaker.set_format(CodecParameters(1, "opus", 48_000, positions))
 
 
 def test_opus_is_never_asked_for_more_than_its_buffer_holds() -> None:
@@ -405,11 +407,11 @@ def test_garbage_from_a_microphone_is_silence_and_the_graph_goes_on() -> None:
     source = rig.graph.add_source("microphone", "Microphone")
     heard = rig.capture(source, clocked=True)
     speaker = MicrophoneStream(rig.graph, source, "evil")
-    speaker.set_format(StreamFormat(1, "opus", 48_000, ["mono"]))
+    speaker.set_format(CodecParameters(1, "opus", 48_000, ["mono"]))
     noise = np.random.default_rng(1)
     for n in range(0, 300, 2):
         rig.run(0.02)
         payload = noise.bytes(int(noise.integers(0, 200)))
-        speaker.push(Packet(1, 480, n, n * 480, 5 * NS_PER_S + n * 10 * NS_PER_MS, payload), rig.now_ns)
+        speaker.push(AudioPacket(1, 480, n, n * 480, 5 * NS_PER_S + n * 10 * NS_PER_MS, payload), rig.now_ns)
     rig.run(3.0)
     assert len(heard.sound) > 5.9 * 48_000 and np.isfinite(heard.sound).all()

@@ -11,6 +11,7 @@ from millrace.clock.jitter import PROFILES
 from millrace.clock.pace import Pace
 from millrace.dsp.measure import level_dbfs, phase_jumps, tone_snr_db
 from millrace.errors import ConfigError
+from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import AdaptiveLink, State, carry_gain
 from millrace.playout.buffer import TapeVoice
 from millrace.playout.reorder import Reorder
@@ -18,7 +19,6 @@ from millrace.sim.clocks import SimClock
 from millrace.sim.net import NetEmulator, Path
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS, NS_PER_S
-from millrace.wire.peer.messages import Packet
 
 
 def test_a_voice_resamples_without_a_seam_while_the_ratio_changes() -> None:
@@ -130,8 +130,8 @@ def test_what_was_carried_on_stands_for_what_was_lost() -> None:
 # -- reorder ------------------------------------------------------------------------------------------
 
 
-def packet(sequence: int) -> Packet:
-    return Packet(1, 960, sequence % (1 << 32), 0, 0, b"")
+def packet(sequence: int) -> AudioPacket:
+    return AudioPacket(1, 960, sequence % (1 << 32), 0, 0, b"")
 
 
 @given(st.permutations(range(12)), st.integers(0, (1 << 32) - 1))

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.codec.opus import OpusDecoder, OpusEncoder, version, wire_order
+from millrace.codec.parameters import CodecParameters
 from millrace.codec.pcm import decode_pcm, encode_pcm
 from millrace.codec.settings import CodecSettings, changed, parse_bitrate
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.errors import CodecError, ConfigError, PeerLost, RemoteProtocolError
+from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import PeerOutlet, PeerOutlets
 from millrace.playout.decode import PacketDecoder
 from millrace.playout.playout import Playout, State
@@ -23,12 +25,10 @@ from millrace.wire.peer.messages import (
     Configure,
     FormatChanged,
     Hello,
-    Packet,
     Ping,
     Pong,
     Report,
     Silence,
-    StreamFormat,
     Welcome,
     decode_from_daemon,
     decode_from_listener,
@@ -38,7 +38,7 @@ from millrace.wire.peer.messages import (
 )  # fmt: skip
 from millrace.wire.peer.session import PeerClient, PeerServer
 
-FORMAT = StreamFormat(1, "s16", 48_000, list(default_map(2)))
+FORMAT = CodecParameters(1, "s16", 48_000, list(default_map(2)))
 
 
 # -- messages and sessions -------------------------------------------------------------------
@@ -56,7 +56,7 @@ def test_messages_survive_a_round_trip() -> None:
     for message in (Welcome(3, "g", "default", {"codec": "opus"}), FormatChanged(FORMAT), Silence(9), Pong(1, 2)):
         assert decode_from_daemon(encode_message(message)) == message
     packet = pack_media(2, 960, 7, 1 << 50, 1 << 60, b"data")
-    assert unpack_media(packet) == Packet(2, 960, 7, 1 << 50, 1 << 60, b"data")
+    assert unpack_media(packet) == AudioPacket(2, 960, 7, 1 << 50, 1 << 60, b"data")
     assert unpack_media(b"\x09" + packet[1:]) is None
 
 
@@ -173,7 +173,7 @@ class Line:
         return out
 
     @property
-    def packets(self) -> list[Packet]:
+    def packets(self) -> list[AudioPacket]:
         return [p for m in self.messages if isinstance(m, bytes) and (p := unpack_media(m))]
 
     @property
@@ -265,9 +265,9 @@ def test_graphs_at_44100_are_resampled_for_opus() -> None:
 # -- the decoder and the playout ------------------------------------------------------------------
 
 
-def pcm_packets(signal: np.ndarray, size: int = 960) -> list[Packet]:
+def pcm_packets(signal: np.ndarray, size: int = 960) -> list[AudioPacket]:
     return [
-        Packet(
+        AudioPacket(
             1,
             size,
             i,
@@ -285,7 +285,7 @@ def test_lost_opus_packets_are_concealed_to_the_frame() -> None:
     )
     signal = sine(2.0, 300)
     packets = [
-        Packet(
+        AudioPacket(
             1,
             960,
             i,
@@ -295,7 +295,7 @@ def test_lost_opus_packets_are_concealed_to_the_frame() -> None:
         )
         for i in range(100)
     ]
-    decoder = PacketDecoder(StreamFormat(1, "opus", 48_000, list(default_map(2)), lookahead=312))
+    decoder = PacketDecoder(CodecParameters(1, "opus", 48_000, list(default_map(2)), lookahead=312))
     lost = {20, 50, 51}
     parts = [part for i, p in enumerate(packets) if i not in lost for part in decoder.decode(p)]
     assert decoder.lost_packets == 3
@@ -307,18 +307,18 @@ def test_lost_opus_packets_are_concealed_to_the_frame() -> None:
 
 
 def test_damage_costs_one_packet_and_bad_formats_are_refused() -> None:
-    decoder = PacketDecoder(StreamFormat(1, "opus", 48_000, list(default_map(2))))
-    parts = decoder.decode(Packet(1, 960, 0, 0, 0, b"\xff\xff\xff"))
+    decoder = PacketDecoder(CodecParameters(1, "opus", 48_000, list(default_map(2))))
+    parts = decoder.decode(AudioPacket(1, 960, 0, 0, 0, b"\xff\xff\xff"))
     assert decoder.damaged_packets == 1 and len(parts[0].block) == 960
     for bad in (
-        StreamFormat(1, "opus", 44_100, ["mono"]),
-        StreamFormat(1, "s16", 0, ["mono"]),
-        StreamFormat(1, "s16", 48_000, []),
+        CodecParameters(1, "opus", 44_100, ["mono"]),
+        CodecParameters(1, "s16", 0, ["mono"]),
+        CodecParameters(1, "s16", 48_000, []),
     ):
         with pytest.raises(RemoteProtocolError):
             PacketDecoder(bad)
     with pytest.raises(RemoteProtocolError, match="permutation"):
-        PacketDecoder(StreamFormat(1, "s16", 48_000, ["front-left", "front-right"], order=[0, 0]))
+        PacketDecoder(CodecParameters(1, "s16", 48_000, ["front-left", "front-right"], order=[0, 0]))
 
 
 def run_playout(

@@ -12,19 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.codec.opus import OpusDecoder
+from millrace.codec.parameters import CodecParameters
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.errors import RemoteProtocolError
-from millrace.media.packet import Flags
-from millrace.media.packet import Packet as TrackPacket
+from millrace.media.audio import AudioPacket
+from millrace.media.fields import INT_MAX
+from millrace.media.packet import Flags, Packet
 from millrace.outlets.peer import PeerOutlet, PeerOutlets
 from millrace.pixels.rects import Rect
 from millrace.playout.decode import PacketDecoder
 from millrace.sim.rig import Rig
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_S, frames_to_ns
-from millrace.wire.decoding import INT_MAX
-from millrace.wire.peer.messages import FormatChanged, Hello, Packet, StreamFormat, decode_from_listener, encode_message
+from millrace.wire.peer.messages import FormatChanged, Hello, decode_from_listener, encode_message
 from millrace.wire.peer.session import PeerClient, PeerServer
 from millrace.wire.peer.tracks import (
     SOUND_TRACK,
@@ -51,7 +52,7 @@ def before(line: str) -> str | bytes:
 SIGNED = st.integers(-(2**63), 2**63 - 1)
 SMALL = st.integers(0, 0xFFFF)
 PACKETS = st.builds(
-    lambda number, generation, pts, dts, us, flags, payload, region: TrackPacket(
+    lambda number, generation, pts, dts, us, flags, payload, region: Packet(
         number, generation, pts, pts if dts is None else dts, us * 1_000, 5, Flags(flags), payload, region
     ),
     st.integers(0, INT_MAX), st.integers(0, 2**32 - 1), SIGNED, st.none() | SIGNED, st.integers(0, 2**32 - 1),
@@ -60,7 +61,7 @@ PACKETS = st.builds(
 
 
 @given(SMALL, PACKETS, st.booleans())
-def test_a_packet_of_a_track_survives_a_round_trip(track: int, packet: TrackPacket, follows: bool) -> None:
+def test_a_packet_of_a_track_survives_a_round_trip(track: int, packet: Packet, follows: bool) -> None:
     assert unpack_track(pack_track(track, packet, follows), 5) == Tracked(track, packet, follows)
 
 
@@ -76,14 +77,14 @@ def test_any_bytes_are_a_packet_or_skipped_or_refused(data: bytes, ours: bool) -
         tracked = unpack_track(data, 0)
     except RemoteProtocolError:
         return
-    assert all(isinstance(event, Packet) for event in client.events())
+    assert all(isinstance(event, AudioPacket) for event in client.events())
     if tracked is not None and tracked.packet.duration_ns < 2**32 * 1_000:
         again = pack_track(tracked.track, tracked.packet, tracked.follows)
         assert unpack_track(again, 0) == tracked
 
 
 def test_an_unknown_flag_is_skipped_and_half_a_header_refused() -> None:
-    data = pack_track(1, TrackPacket(1, 1, 1, 0, 1_000, 0, Flags.KEY, b"", Rect(1, 2, 3, 4)))
+    data = pack_track(1, Packet(1, 1, 1, 0, 1_000, 0, Flags.KEY, b"", Rect(1, 2, 3, 4)))
     assert unpack_track(data[:1] + b"\x80" + data[2:], 0) is None
     assert unpack_track(b"\x04" + data[1:], 0) is None
     for size in range(len(data)):
@@ -97,17 +98,17 @@ def test_an_unknown_flag_is_skipped_and_half_a_header_refused() -> None:
 @given(st.integers(0, 2**40), st.integers(1, 40_000), st.sampled_from([8_000, 11_025, 44_100, 48_000, 96_000, 384_000]))
 def test_a_time_gives_the_position_back_exactly(position: int, frames: int, rate: int) -> None:
     start_ns = frames_to_ns(position, rate)
-    packet = TrackPacket(7, 1, start_ns, start_ns, frames_to_ns(frames, rate), 0, Flags.END, b"x")
-    fmt = StreamFormat(1, "s16", rate, ["mono"])
+    packet = Packet(7, 1, start_ns, start_ns, frames_to_ns(frames, rate), 0, Flags.END, b"x")
+    fmt = CodecParameters(1, "s16", rate, ["mono"])
     tracked = unpack_track(pack_track(SOUND_TRACK, packet), 0)
     assert tracked is not None
-    assert sound_of(tracked, fmt) == Packet(1, frames, 7, position, start_ns, b"x")
+    assert sound_of(tracked, fmt) == AudioPacket(1, frames, 7, position, start_ns, b"x")
     assert sound_of(tracked._replace(track=1), fmt) is None
 
 
 # -- who is sent it ------------------------------------------------------------------------------
 
-FORMAT = StreamFormat(1, "opus", 48_000, ["front-left", "front-right"], 312)
+FORMAT = CodecParameters(1, "opus", 48_000, ["front-left", "front-right"], 312)
 
 
 class Ends:
@@ -135,7 +136,7 @@ class Ends:
         return [message for message in self.sent[which] if isinstance(message, bytes)]
 
 
-def played(lines: list[str | bytes]) -> tuple[list[Packet], np.ndarray]:
+def played(lines: list[str | bytes]) -> tuple[list[AudioPacket], np.ndarray]:
     """What a listener of today makes of what it is sent."""
     client = PeerClient(Hello(), 0)
     packets, decoder = [], None
@@ -144,7 +145,7 @@ def played(lines: list[str | bytes]) -> tuple[list[Packet], np.ndarray]:
         for event in client.events():
             if isinstance(event, FormatChanged):
                 decoder = PacketDecoder(event.format)
-            elif isinstance(event, Packet):
+            elif isinstance(event, AudioPacket):
                 packets.append(event)
     assert decoder is not None
     return packets, np.concatenate([part.block for packet in packets for part in decoder.decode(packet)])
@@ -191,5 +192,5 @@ def test_a_daemon_of_0_1_takes_the_hello_of_this_listener() -> None:
 
 
 def test_times_outside_of_what_sound_has_are_skipped() -> None:
-    packet = TrackPacket(1, 1, -1, -1, NS_PER_S, 0, Flags.END, b"x")
+    packet = Packet(1, 1, -1, -1, NS_PER_S, 0, Flags.END, b"x")
     assert sound_of(Tracked(SOUND_TRACK, packet), FORMAT) is None

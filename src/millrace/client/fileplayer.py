@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from millrace.backends.base import FileOutput
 from millrace.clock.allowance import Allowance
+from millrace.codec.parameters import CodecParameters
+from millrace.media.audio import AudioPacket
 from millrace.playout.decode import PacketDecoder
 from millrace.units import NS_PER_S, Frames, HostNs, frames_to_ns
-from millrace.wire.peer.messages import Packet, StreamFormat
 
 SILENCE_MAX_S = 60
 """A longer pause is left out; so is one that the time which passed does not account for."""
@@ -28,14 +29,14 @@ class FilePlayer:
         """Packets that never came."""
         return self._lost_before + (self._decoder.lost_packets if self._decoder else 0)
 
-    def set_format(self, fmt: StreamFormat) -> None:
+    def set_format(self, fmt: CodecParameters) -> None:
         """Packets of this format follow."""
         self._lost_before = self.lost_packets
         decoder = PacketDecoder(fmt, self._allowance)
         self._output.open(fmt.rate, tuple(fmt.positions))
         self._decoder = decoder
 
-    def push(self, packet: Packet, now_ns: HostNs) -> None:
+    def push(self, packet: AudioPacket, now_ns: HostNs) -> None:
         """A packet has come."""
         if self._decoder is None or not self._decoder.fits(packet, now_ns):
             return

@@ -24,6 +24,7 @@ from millrace.client.options import ListenerOptions
 from millrace.client.speech import Speech
 from millrace.client.way import demand_welcome, ending, given_up, hindrance, is_listeners, own_socket, tls_of
 from millrace.clock.jitter import profile_of
+from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import show_settings
 from millrace.dsp.convert import Samples
 from millrace.errors import (
@@ -33,6 +34,7 @@ from millrace.errors import (
     RightsError,
 )
 from millrace.io.clock import now_ns
+from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import State
 from millrace.playout.playout import Playout
 from millrace.text import quoted, show_measured
@@ -46,10 +48,8 @@ from millrace.wire.peer.messages import (
     FormatChanged,
     Hello,
     Microphone,
-    Packet,
     Report,
     Silence,
-    StreamFormat,
     Trouble,
     Welcome,
 )
@@ -79,7 +79,7 @@ class Listener:
         if not is_listeners(url):
             raise ConfigError(f"{quoted(url)}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
         profile_of(self.options.latency)
-        self.format: StreamFormat | None = None
+        self.format: CodecParameters | None = None
         self.welcome: Welcome | None = None
         self.settings: dict[str, str | int | bool] = {}
         self.connections = 0
@@ -248,7 +248,7 @@ class Listener:
     # -- what comes ------------------------------------------------------------------------------
 
     def _handle(self, event: ListenerEvent, now: HostNs) -> None:
-        if isinstance(event, Packet):
+        if isinstance(event, AudioPacket):
             with self._lock:
                 if self._playout is not None:
                     self._playout.push(event, now)
@@ -309,7 +309,7 @@ class Listener:
             if self._playout is not None:
                 self._playout.pace.jitter.change(profile)
 
-    def _set_format(self, fmt: StreamFormat) -> None:
+    def _set_format(self, fmt: CodecParameters) -> None:
         self.format = fmt
         if self._file is not None:
             self._file.set_format(fmt)
@@ -320,7 +320,7 @@ class Listener:
             self.on_event("joined", joined)
         self.on_event("format", f"{fmt.codec}, {fmt.rate} Hz, {len(fmt.positions)} channels")
 
-    def _set_playout(self, fmt: StreamFormat) -> None:
+    def _set_playout(self, fmt: CodecParameters) -> None:
         first = self._playout is None
         with self._lock:
             self._complaints.blame.silence()

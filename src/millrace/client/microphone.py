@@ -17,13 +17,14 @@ from typing import Protocol
 import numpy as np
 
 from millrace.codec.opus import OPUS_RATE, OpusEncoder
+from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import CodecSettings
 from millrace.dsp.convert import SampleFormat, Samples, decode
 from millrace.dsp.resample import SoxrResampler
 from millrace.errors import ConfigError
 from millrace.text import parse_int, printable, quoted
 from millrace.units import NS_PER_S, Frames, HostNs, Positions, default_map, frames_to_ns
-from millrace.wire.peer.messages import FormatChanged, Silence, StreamFormat, encode_message, pack_media
+from millrace.wire.peer.messages import FormatChanged, Silence, encode_message, pack_media
 
 CHOICES = "device, device:NAME, wav:FILE, tone:440, tone:440,660, null"
 PACKET_FRAMES = 480
@@ -149,7 +150,7 @@ class MicrophoneSender:
         self._generation += 1
         self._pending = self._pending[:0]
         self._position, self._began_ns = 0, now_ns
-        fmt = StreamFormat(
+        fmt = CodecParameters(
             self._generation, "opus", OPUS_RATE, list(self.source.positions), lookahead=encoder.lookahead_frames,
             coupled=channels - 1, mapping=list(encoder.mapping),
         )  # fmt: skip

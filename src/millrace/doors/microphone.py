@@ -6,15 +6,16 @@ import numpy as np
 
 from millrace.budget import LISTENERS
 from millrace.clock.jitter import JitterProfile
+from millrace.codec.parameters import CodecParameters
 from millrace.dsp.convert import Samples
 from millrace.errors import RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
+from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import State
 from millrace.playout.buffer import tape_bytes
 from millrace.playout.playout import Playout
 from millrace.units import NS_PER_MS, NS_PER_S, POSITIONS, Frames, HostNs, frames_to_ns
-from millrace.wire.peer.messages import Packet, StreamFormat
 
 PROFILE = JitterProfile(25 * NS_PER_MS, 20 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-5)
 """Recordings are kept: a hole in one is worse than 20 ms more of delay."""
@@ -38,7 +39,7 @@ class MicrophoneStream:
         self._came_ns: HostNs = 0
         graph.add_stream(self.node, source)
 
-    def set_format(self, fmt: StreamFormat) -> None:
+    def set_format(self, fmt: CodecParameters) -> None:
         """Packets of this format follow; RemoteProtocolError for one that makes no sense."""
         if not 1 <= len(fmt.positions) <= CHANNELS_MAX or not set(fmt.positions) <= set(POSITIONS):
             raise RemoteProtocolError(f"a microphone has one or two channels, not {len(fmt.positions)}")
@@ -46,7 +47,7 @@ class MicrophoneStream:
         self.node.account.hold("tape", tape_bytes(fmt.rate, len(self.playout.positions)), LISTENERS)
         self.playout.set_format(fmt)
 
-    def push(self, packet: Packet, now_ns: HostNs) -> None:
+    def push(self, packet: AudioPacket, now_ns: HostNs) -> None:
         """A packet has come."""
         self._came_ns = now_ns
         self.playout.push(packet, now_ns)

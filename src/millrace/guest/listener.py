@@ -13,6 +13,7 @@ from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.guest.guest import Guest
 from millrace.guest.missing import missing_sink
+from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import PeerOutlet, Write
 from millrace.rights.model import Holder, Right
 from millrace.text import parse_switch
@@ -27,7 +28,6 @@ from millrace.wire.peer.messages import (
     FromListener,
     Hello,
     Microphone,
-    Packet,
     Report,
     Silence,
     Trouble,
@@ -131,8 +131,8 @@ class ListenerSession:
 
     # -- events ------------------------------------------------------------------------------
 
-    def _handle(self, event: FromListener | Packet, now_ns: HostNs) -> None:
-        if isinstance(event, Packet):
+    def _handle(self, event: FromListener | AudioPacket, now_ns: HostNs) -> None:
+        if isinstance(event, AudioPacket):
             if self.microphone is not None:
                 self.microphone.push(event, now_ns)
         elif isinstance(event, Hello):

@@ -11,6 +11,7 @@ import numpy as np
 from millrace.codec.settings import CodecSettings, changed
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.lab.scenario import Scenario
+from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import Message, PeerOutlet, PeerOutlets
 from millrace.playout.playout import Playout
 from millrace.sim.card import FakeCard
@@ -18,7 +19,7 @@ from millrace.sim.clocks import SimClock
 from millrace.sim.net import NetEmulator
 from millrace.sim.rig import START_NS, Rig
 from millrace.units import NS_PER_S, HostNs, default_map
-from millrace.wire.peer.messages import FormatChanged, Hello, Packet, Silence
+from millrace.wire.peer.messages import FormatChanged, Hello, Silence
 from millrace.wire.peer.session import PeerClient
 from millrace.wire.pulse.tagstruct import Spec
 
@@ -98,7 +99,7 @@ class SoundRun:
         for message in self.net.receive(self.now_ns):
             self._wire.receive(message, self.now_ns)
         for event in self._wire.events():
-            if isinstance(event, Packet):
+            if isinstance(event, AudioPacket):
                 self.playout.push(event, self.now_ns)
             elif isinstance(event, FormatChanged):
                 self.playout.set_format(event.format)

@@ -15,6 +15,7 @@ import numpy as np
 
 from millrace.budget import LISTENERS
 from millrace.codec.opus import OPUS_RATE, OpusEncoder, wire_order
+from millrace.codec.parameters import CodecParameters
 from millrace.codec.pcm import encode_pcm
 from millrace.codec.settings import CodecSettings
 from millrace.dsp.convert import Samples
@@ -24,7 +25,7 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Tap
 from millrace.media.packet import WHOLE_KEY, Packet
 from millrace.units import NS_PER_MS, Frames, HostNs, Positions, default_map, frames_to_ns
-from millrace.wire.peer.messages import FormatChanged, Silence, StreamFormat, encode_message, pack_media
+from millrace.wire.peer.messages import FormatChanged, Silence, encode_message, pack_media
 from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 
 HOLD_NS = 200 * NS_PER_MS
@@ -175,10 +176,10 @@ class EncodeGroup:
         assert self.tap.sink is not None
         return self.tap.sink
 
-    def format(self) -> StreamFormat:
+    def format(self) -> CodecParameters:
         """What its packets carry, for the listeners."""
         encoder = self._encoder
-        return StreamFormat(
+        return CodecParameters(
             self.generation, self.settings.codec, self.rate, list(self.tap.positions),
             lookahead=encoder.lookahead_frames if encoder else 0, streams=encoder.streams if encoder else 1,
             coupled=encoder.coupled if encoder else 0, mapping=list(encoder.mapping) if encoder else [],

@@ -8,11 +8,12 @@ import numpy as np
 
 from millrace.clock.allowance import Allowance
 from millrace.codec.opus import OpusDecoder
+from millrace.codec.parameters import CodecParameters, checked_parameters, packet_fits
 from millrace.codec.pcm import decode_pcm
 from millrace.dsp.convert import Samples
 from millrace.errors import CodecError, RemoteProtocolError
+from millrace.media.audio import AudioPacket
 from millrace.units import Frames, HostNs, frames_to_ns
-from millrace.wire.peer.messages import Packet, StreamFormat, checked_format, packet_fits
 
 DTX_MAX_MS = 500
 """Opus sends one packet at least every 400 ms in DTX (RFC 6716, section 2.1.9)."""
@@ -29,8 +30,8 @@ class Decoded(NamedTuple):
 class PacketDecoder:
     """Decodes one stream format. What is made of a packet of a few bytes is bounded by `allowance`."""
 
-    def __init__(self, fmt: StreamFormat, allowance: Allowance | None = None) -> None:
-        self.format = checked_format(fmt)
+    def __init__(self, fmt: CodecParameters, allowance: Allowance | None = None) -> None:
+        self.format = checked_parameters(fmt)
         self.channels = len(fmt.positions)
         self._allowance = allowance or Allowance()
         self.lost_packets = 0
@@ -57,7 +58,7 @@ class PacketDecoder:
         """A pause follows: the next packet's position is no loss."""
         self._expected = None
 
-    def fits(self, packet: Packet, now_ns: HostNs) -> bool:
+    def fits(self, packet: AudioPacket, now_ns: HostNs) -> bool:
         """Asked of each packet when it comes. One that can't be is counted, and as good as lost."""
         self._allowance.passed(now_ns)
         fits = packet_fits(packet, self.format) and self._take(packet.frames)
@@ -67,7 +68,7 @@ class PacketDecoder:
     def _take(self, frames: Frames) -> bool:
         return self._allowance.take(frames_to_ns(frames, self.format.rate))
 
-    def decode(self, packet: Packet) -> list[Decoded]:
+    def decode(self, packet: AudioPacket) -> list[Decoded]:
         """The packet's frames, preceded by what had to be made up for those before it."""
         out: list[Decoded] = []
         if self._expected is not None:
@@ -83,7 +84,7 @@ class PacketDecoder:
         self._sequence = packet.sequence
         return out
 
-    def _conceal(self, packet: Packet, start: Frames, missing: Frames) -> list[Decoded]:
+    def _conceal(self, packet: AudioPacket, start: Frames, missing: Frames) -> list[Decoded]:
         if self._opus is None or missing > self.format.rate * DTX_MAX_MS // 1000 or not self._take(missing):
             return []
         step = packet.frames
@@ -98,7 +99,7 @@ class PacketDecoder:
             start, missing = start + step, missing - step
         return out
 
-    def _frames(self, packet: Packet) -> Samples:
+    def _frames(self, packet: AudioPacket) -> Samples:
         if self._opus is None:
             return decode_pcm(self.format.codec, packet.payload, self.channels)
         try:

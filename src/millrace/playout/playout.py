@@ -11,14 +11,15 @@ import numpy as np
 from millrace.clock.allowance import Allowance
 from millrace.clock.jitter import JitterProfile, profile_of
 from millrace.clock.pace import Pace
+from millrace.codec.parameters import CodecParameters
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.dsp.convert import Samples
+from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import SPLICE_NS, AdaptiveLink, State, Tally
 from millrace.playout.buffer import LOOKAHEAD, TapeVoice
 from millrace.playout.decode import PacketDecoder
 from millrace.playout.reorder import Reorder
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns
-from millrace.wire.peer.messages import Packet, StreamFormat
 
 WAIT_NS = 10 * NS_PER_MS
 """A missing packet is waited for until there is no more than this to play before it."""
@@ -47,7 +48,7 @@ class Playout:
 
     # -- in ----------------------------------------------------------------------------------
 
-    def set_format(self, fmt: StreamFormat) -> None:
+    def set_format(self, fmt: CodecParameters) -> None:
         """Packets of this format follow."""
         decoder = PacketDecoder(fmt, self._allowance)
         self._lost_before = self.lost_packets
@@ -69,7 +70,7 @@ class Playout:
         """Packets that never came."""
         return self._lost_before + (self._decoder.lost_packets if self._decoder else 0)
 
-    def push(self, packet: Packet, now_ns: HostNs) -> None:
+    def push(self, packet: AudioPacket, now_ns: HostNs) -> None:
         """A packet has come."""
         if self._decoder is None or not self._decoder.fits(packet, now_ns):
             return
@@ -78,7 +79,7 @@ class Playout:
         for ready in self._reorder.add(packet):
             self._decode(ready, self._decoder)
 
-    def _decode(self, packet: Packet, decoder: PacketDecoder) -> None:
+    def _decode(self, packet: AudioPacket, decoder: PacketDecoder) -> None:
         link = self._link
         for part in decoder.decode(packet):
             if link.state is State.QUIET:

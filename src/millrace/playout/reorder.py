@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millrace.wire.peer.messages import Packet
+from millrace.media.audio import AudioPacket
 
 HELD_MAX = 64
 HELD_BYTES_MAX = 4 * 1024 * 1024
@@ -13,13 +13,13 @@ class Reorder:
     """Holds packets that came before their turn, until that comes or the player can't wait."""
 
     def __init__(self) -> None:
-        self._held: dict[int, Packet] = {}
+        self._held: dict[int, AudioPacket] = {}
         self._bytes = 0
         self._next: int | None = None
         self.late_packets = 0
         """Came after their turn, or twice."""
 
-    def add(self, packet: Packet) -> list[Packet]:
+    def add(self, packet: AudioPacket) -> list[AudioPacket]:
         """What may be decoded now that `packet` has come, in order."""
         if self._next is None:
             self._next = packet.sequence
@@ -33,8 +33,8 @@ class Reorder:
             return self.release()
         return self._run()
 
-    def _run(self) -> list[Packet]:
-        out: list[Packet] = []
+    def _run(self) -> list[AudioPacket]:
+        out: list[AudioPacket] = []
         while self._next in self._held:
             packet = self._held.pop(self._next)
             self._bytes -= len(packet.payload)
@@ -47,7 +47,7 @@ class Reorder:
         """Something is held back because of what is missing before it."""
         return bool(self._held)
 
-    def release(self) -> list[Packet]:
+    def release(self) -> list[AudioPacket]:
         """Wait no longer: go on at the first that is here."""
         if self._held and self._next is not None:
             start = self._next

@@ -7,7 +7,7 @@ than the stack. Whoever decodes what is foreign does it here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,11 +16,6 @@ from millrace.text import printable
 
 T = TypeVar("T")
 D = TypeVar("D", str, bytes)
-
-INT_MAX = 2**63 - 1
-Count = Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
-"""A number that only grows: a position, a total, a time."""
-Signed = Annotated[int, msgspec.Meta(ge=-INT_MAX, le=INT_MAX)]
 
 _json = msgspec.json.Decoder()
 

@@ -1,7 +1,7 @@
 """HTTP and WebSocket: listeners and the API, on TCP and on a private unix socket.
 
-Each listening socket has its gate (server/http/authentication.py), which says from whom a request comes; each handler demands the
-right it takes. What a holder may not see is answered as if it were not there.
+Each listening socket has its gate (server/http/authentication.py), which says from whom a request comes; each handler
+demands the right it takes. What a holder may not see is answered as if it were not there.
 """
 
 from __future__ import annotations

@@ -7,17 +7,17 @@ It runs over WebSocket (RFC 6455): text frames are control messages, binary fram
 from __future__ import annotations
 
 import struct
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
-from millrace.codec.opus import OPUS_RATE
-from millrace.codec.pcm import PCM_BYTES
+from millrace.codec.parameters import CodecParameters
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
-from millrace.text import quoted
-from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN, Frames, HostNs
-from millrace.wire.decoding import INT_MAX, Count, Signed, understood
+from millrace.media.audio import AudioPacket
+from millrace.media.fields import Count, Signed
+from millrace.units import Frames, HostNs
+from millrace.wire.decoding import understood
 
 VERSION = 1
 MESSAGE_MAX = 64 * 1024
@@ -27,15 +27,7 @@ MEDIA, MEDIA_FOLLOWS = 1, 2
 """The second kind was sent together with the packet before it, so its arrival tells nothing of the path."""
 _HEADER = struct.Struct("<BBHIQQ")
 HEADER_BYTES = _HEADER.size
-OPUS_STEP = OPUS_RATE // 400
-"""Opus counts in 2.5 ms."""
-PACKET_MAX_MS = 120
-"""The longest that Opus has (RFC 6716, section 3.1)."""
-LOOKAHEAD_MAX_MS = 100
-SAMPLES_MAX = 8 * RATE_MAX
-"""A second of all channels: what a player keeps of it is made when the format comes."""
 SETTINGS_MAX = 64
-Channels = Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=255)]], msgspec.Meta(max_length=MAX_CHANNELS)]
 Settings = Annotated[dict[str, str | Signed | bool], msgspec.Meta(max_length=SETTINGS_MAX)]
 Wishes = Annotated[dict[str, str], msgspec.Meta(max_length=SETTINGS_MAX)]
 
@@ -59,24 +51,6 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type"):
     tracks: bool = False
 
 
-class StreamFormat(msgspec.Struct):
-    """What the media packets that follow carry. `lookahead` frames at the start are codec delay.
-
-    `order[i]` is our channel that travels as channel i; streams, coupled and mapping are those of
-    Opus multistream (RFC 7845, section 5.1.1) where there are more than two channels.
-    """
-
-    generation: Count
-    codec: str
-    rate: Count
-    positions: Annotated[list[str], msgspec.Meta(max_length=MAX_CHANNELS)]
-    lookahead: Count = 0
-    streams: Count = 1
-    coupled: Count = 0
-    mapping: Channels = []
-    order: Channels = []
-
-
 class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
     """Daemon's answer: who the listener is, what it hears, and the settings in force."""
 
@@ -90,7 +64,7 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
 class FormatChanged(msgspec.Struct, tag="format", tag_field="type"):
     """Media packets of `format.generation` follow."""
 
-    format: StreamFormat
+    format: CodecParameters
 
 
 class Configure(msgspec.Struct, tag="set", tag_field="type"):
@@ -192,18 +166,6 @@ _from_daemon = msgspec.json.Decoder(FromDaemon)
 _encoder = msgspec.json.Encoder()
 
 
-class Packet(NamedTuple):
-    """A media packet. `position` is its first frame's, `host_ns` that frame's time on the daemon's clock."""
-
-    generation: int
-    frames: Frames
-    sequence: int
-    position: Frames
-    host_ns: HostNs
-    payload: bytes
-    follows: bool = False
-
-
 def pack_media(
     generation: int,
     frames: Frames,
@@ -218,7 +180,7 @@ def pack_media(
     return _HEADER.pack(kind, generation & 0xFF, frames, sequence & 0xFFFFFFFF, position, host_ns) + payload
 
 
-def unpack_media(data: Buffer) -> Packet | None:
+def unpack_media(data: Buffer) -> AudioPacket | None:
     """Bytes to a packet; None for a kind this version does not know (to be skipped)."""
     if len(data) < HEADER_BYTES:
         raise RemoteProtocolError(f"a media packet of {len(data)} bytes")
@@ -226,7 +188,7 @@ def unpack_media(data: Buffer) -> Packet | None:
     if kind not in (MEDIA, MEDIA_FOLLOWS):
         return None
     payload = bytes(memoryview(data)[HEADER_BYTES:])
-    return Packet(generation, frames, sequence, position, host_ns, payload, kind == MEDIA_FOLLOWS)
+    return AudioPacket(generation, frames, sequence, position, host_ns, payload, kind == MEDIA_FOLLOWS)
 
 
 def encode_message(message: FromListener | FromDaemon) -> str:
@@ -251,43 +213,3 @@ def sized(text: str) -> str:
     if len(text) > MESSAGE_MAX:
         raise RemoteProtocolError(f"a message of {len(text)} characters; {MESSAGE_MAX} at most")
     return text
-
-
-def checked_format(fmt: StreamFormat) -> StreamFormat:
-    """A format that can be, before anything is made for it; RemoteProtocolError says what can't."""
-    channels = len(fmt.positions)
-    if fmt.codec != "opus" and fmt.codec not in PCM_BYTES:
-        raise RemoteProtocolError(f"a stream in {quoted(fmt.codec)}; opus, {', '.join(PCM_BYTES)} can be played")
-    if not RATE_MIN <= fmt.rate <= RATE_MAX or not 1 <= channels <= MAX_CHANNELS:
-        raise RemoteProtocolError(f"a stream of {channels} channels at {fmt.rate} Hz")
-    if channels * fmt.rate > SAMPLES_MAX:
-        raise RemoteProtocolError(f"a stream of {channels} channels at {fmt.rate} Hz is more than can be played")
-    if fmt.lookahead * 1000 > fmt.rate * LOOKAHEAD_MAX_MS:
-        raise RemoteProtocolError(f"a codec that is {fmt.lookahead} frames behind")
-    if fmt.order and sorted(fmt.order) != list(range(channels)):
-        raise RemoteProtocolError("the channel order is not a permutation")
-    if fmt.codec == "opus":
-        _check_opus(fmt, channels)
-    return fmt
-
-
-def _check_opus(fmt: StreamFormat, channels: int) -> None:
-    """RFC 7845, section 5.1.1: as many decoded channels as streams, and coupled ones twice; 255 is silence."""
-    if fmt.rate != OPUS_RATE:
-        raise RemoteProtocolError(f"Opus at {fmt.rate} Hz")
-    if channels <= 2:
-        return
-    decoded = fmt.streams + fmt.coupled
-    whole = 1 <= fmt.streams <= MAX_CHANNELS and fmt.coupled <= fmt.streams and len(fmt.mapping) == channels
-    if not whole or any(decoded <= index != 255 for index in fmt.mapping):
-        raise RemoteProtocolError(f"Opus of {channels} channels from {fmt.streams} streams, {fmt.coupled} coupled")
-
-
-def packet_fits(packet: Packet, fmt: StreamFormat) -> bool:
-    """Whether a packet can be one of `fmt`, by its length and its times. One that can't is as good as lost."""
-    frames, size = packet.frames, len(packet.payload)
-    if not size or not 0 < frames * 1000 <= fmt.rate * PACKET_MAX_MS or max(packet.position, packet.host_ns) > INT_MAX:
-        return False
-    if fmt.codec == "opus":
-        return frames % OPUS_STEP == 0 and size <= MESSAGE_MAX
-    return size == frames * PCM_BYTES[fmt.codec] * len(fmt.positions)

@@ -6,7 +6,9 @@ from typing import TypeAlias
 
 from millrace.clock.allowance import Allowance
 from millrace.clock.sync import OffsetFilter
+from millrace.codec.parameters import CodecParameters, checked_parameters, packet_fits
 from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.media.audio import AudioPacket
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     MESSAGE_MAX,
@@ -15,16 +17,12 @@ from millrace.wire.peer.messages import (
     FromDaemon,
     FromListener,
     Hello,
-    Packet,
     Ping,
     Pong,
-    StreamFormat,
     Welcome,
-    checked_format,
     decode_from_daemon,
     decode_from_listener,
     encode_message,
-    packet_fits,
     unpack_media,
 )
 from millrace.wire.peer.tracks import TRACK, sound_of, unpack_track
@@ -95,11 +93,11 @@ class _Session:
         out, self._out = self._out, []
         return out
 
-    def _new_format(self, fmt: StreamFormat, now_ns: HostNs) -> StreamFormat:
+    def _new_format(self, fmt: CodecParameters, now_ns: HostNs) -> CodecParameters:
         self._formats.passed(now_ns)
         if not self._formats.take(FORMAT_EVERY_NS):
             raise RemoteProtocolError("the format of the sound changes again and again")
-        return checked_format(fmt)
+        return checked_parameters(fmt)
 
     def _answered(self, message: object, now_ns: HostNs) -> bool:
         """Serve pings and pongs here, for both ends."""
@@ -120,8 +118,8 @@ class PeerServer(_Session):
         self.greeted = False
         self._since_ns = now_ns
         self._offered = False
-        self._speaks: StreamFormat | None = None
-        self._events: list[FromListener | Packet] = []
+        self._speaks: CodecParameters | None = None
+        self._events: list[FromListener | AudioPacket] = []
 
     def receive(self, message: str | bytes, now_ns: HostNs) -> None:
         """Take one WebSocket message; RemoteProtocolError ends the session."""
@@ -163,7 +161,7 @@ class PeerServer(_Session):
             raise PeerLost("no hello")
         super().handle_timeout(now_ns)
 
-    def events(self) -> list[FromListener | Packet]:
+    def events(self) -> list[FromListener | AudioPacket]:
         """What has come since the last call."""
         out, self._events = self._events, []
         return out
@@ -173,7 +171,7 @@ class PeerServer(_Session):
         self._out.append(encode_message(message))
 
 
-ListenerEvent: TypeAlias = FromDaemon | Packet
+ListenerEvent: TypeAlias = FromDaemon | AudioPacket
 
 
 class PeerClient(_Session):
@@ -183,7 +181,7 @@ class PeerClient(_Session):
         super().__init__(now_ns, PING_NS)
         self._since_ns = now_ns
         self.welcome: Welcome | None = None
-        self.format: StreamFormat | None = None
+        self.format: CodecParameters | None = None
         self._events: list[ListenerEvent] = []
         self._out.append(encode_message(hello))
 

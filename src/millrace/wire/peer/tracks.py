@@ -9,14 +9,14 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from millrace.codec.parameters import CodecParameters
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
-from millrace.media.packet import Flags
-from millrace.media.packet import Packet as TrackPacket
+from millrace.media.audio import AudioPacket
+from millrace.media.fields import INT_MAX
+from millrace.media.packet import Flags, Packet
 from millrace.pixels.rects import Rect
 from millrace.units import NS_PER_S, NS_PER_US, HostNs
-from millrace.wire.decoding import INT_MAX
-from millrace.wire.peer.messages import Packet, StreamFormat
 
 TRACK = 3
 SOUND_TRACK = 0
@@ -35,11 +35,11 @@ class Tracked(NamedTuple):
     """A packet, of which track, and whether it came together with the one before it."""
 
     track: int
-    packet: TrackPacket
+    packet: Packet
     follows: bool = False
 
 
-def pack_track(track: int, packet: TrackPacket, follows: bool = False) -> bytes:
+def pack_track(track: int, packet: Packet, follows: bool = False) -> bytes:
     """A packet's bytes. Side data does not travel."""
     assert not packet.side, "side data has no place on this wire yet"
     flags, more = int(packet.flags), b""
@@ -66,7 +66,7 @@ def unpack_track(data: Buffer, now_ns: HostNs) -> Tracked | None:
     if number > INT_MAX:
         raise RemoteProtocolError(f"a packet with the number {number}")
     dts_ns, region, at = _optional(data, flags, pts_ns)
-    packet = TrackPacket(
+    packet = Packet(
         number, generation, pts_ns, dts_ns, duration_us * NS_PER_US, now_ns, Flags(flags & _MEDIA_FLAGS),
         bytes(memoryview(data)[at:]), region,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def _optional(data: Buffer, flags: int, pts_ns: int) -> tuple[int, Rect | None, 
     return dts_ns, region, needed
 
 
-def sound_of(tracked: Tracked, fmt: StreamFormat) -> Packet | None:
+def sound_of(tracked: Tracked, fmt: CodecParameters) -> AudioPacket | None:
     """A packet of the sound track as playout takes it; None for another track's, or another generation's.
 
     Both ends of this line count frames from time 0, so the time gives the position back exactly.
@@ -98,4 +98,6 @@ def sound_of(tracked: Tracked, fmt: StreamFormat) -> Packet | None:
     frames = (packet.duration_ns * fmt.rate + NS_PER_S // 2) // NS_PER_S
     position = (packet.pts_ns * fmt.rate + NS_PER_S // 2) // NS_PER_S
     sequence = packet.number & 0xFFFFFFFF
-    return Packet(fmt.generation & 0xFF, frames, sequence, position, packet.pts_ns, packet.payload, tracked.follows)
+    return AudioPacket(
+        fmt.generation & 0xFF, frames, sequence, position, packet.pts_ns, packet.payload, tracked.follows
+    )

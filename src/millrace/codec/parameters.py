@@ -1,0 +1,83 @@
+"""What is needed to decode sound, and whether that can be."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from millrace.codec.opus import OPUS_RATE
+from millrace.codec.pcm import PCM_BYTES
+from millrace.errors import RemoteProtocolError
+from millrace.media.audio import AudioPacket
+from millrace.media.fields import INT_MAX, Count
+from millrace.text import quoted
+from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN
+
+OPUS_STEP = OPUS_RATE // 400
+"""Opus counts in 2.5 ms."""
+OPUS_BYTES_MAX = 64 * 1024
+PACKET_MAX_MS = 120
+"""The longest that Opus has (RFC 6716, section 3.1)."""
+LOOKAHEAD_MAX_MS = 100
+SAMPLES_MAX = 8 * RATE_MAX
+"""A second of all channels: what a player keeps of it is made when the format comes."""
+Channels = Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=255)]], msgspec.Meta(max_length=MAX_CHANNELS)]
+
+
+class CodecParameters(msgspec.Struct):
+    """What the media packets that follow carry. `lookahead` frames at the start are codec delay.
+
+    `order[i]` is our channel that travels as channel i; streams, coupled and mapping are those of
+    Opus multistream (RFC 7845, section 5.1.1) where there are more than two channels.
+    """
+
+    generation: Count
+    codec: str
+    rate: Count
+    positions: Annotated[list[str], msgspec.Meta(max_length=MAX_CHANNELS)]
+    lookahead: Count = 0
+    streams: Count = 1
+    coupled: Count = 0
+    mapping: Channels = []
+    order: Channels = []
+
+
+def checked_parameters(fmt: CodecParameters) -> CodecParameters:
+    """A format that can be, before anything is made for it; RemoteProtocolError says what can't."""
+    channels = len(fmt.positions)
+    if fmt.codec != "opus" and fmt.codec not in PCM_BYTES:
+        raise RemoteProtocolError(f"a stream in {quoted(fmt.codec)}; opus, {', '.join(PCM_BYTES)} can be played")
+    if not RATE_MIN <= fmt.rate <= RATE_MAX or not 1 <= channels <= MAX_CHANNELS:
+        raise RemoteProtocolError(f"a stream of {channels} channels at {fmt.rate} Hz")
+    if channels * fmt.rate > SAMPLES_MAX:
+        raise RemoteProtocolError(f"a stream of {channels} channels at {fmt.rate} Hz is more than can be played")
+    if fmt.lookahead * 1000 > fmt.rate * LOOKAHEAD_MAX_MS:
+        raise RemoteProtocolError(f"a codec that is {fmt.lookahead} frames behind")
+    if fmt.order and sorted(fmt.order) != list(range(channels)):
+        raise RemoteProtocolError("the channel order is not a permutation")
+    if fmt.codec == "opus":
+        _check_opus(fmt, channels)
+    return fmt
+
+
+def _check_opus(fmt: CodecParameters, channels: int) -> None:
+    """RFC 7845, section 5.1.1: as many decoded channels as streams, and coupled ones twice; 255 is silence."""
+    if fmt.rate != OPUS_RATE:
+        raise RemoteProtocolError(f"Opus at {fmt.rate} Hz")
+    if channels <= 2:
+        return
+    decoded = fmt.streams + fmt.coupled
+    whole = 1 <= fmt.streams <= MAX_CHANNELS and fmt.coupled <= fmt.streams and len(fmt.mapping) == channels
+    if not whole or any(decoded <= index != 255 for index in fmt.mapping):
+        raise RemoteProtocolError(f"Opus of {channels} channels from {fmt.streams} streams, {fmt.coupled} coupled")
+
+
+def packet_fits(packet: AudioPacket, fmt: CodecParameters) -> bool:
+    """Whether a packet can be one of `fmt`, by its length and its times. One that can't is as good as lost."""
+    frames, size = packet.frames, len(packet.payload)
+    if not size or not 0 < frames * 1000 <= fmt.rate * PACKET_MAX_MS or max(packet.position, packet.host_ns) > INT_MAX:
+        return False
+    if fmt.codec == "opus":
+        return frames % OPUS_STEP == 0 and size <= OPUS_BYTES_MAX
+    return size == frames * PCM_BYTES[fmt.codec] * len(fmt.positions)
