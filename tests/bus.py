@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import Config, GuestConfig
+from millrace.daemon.config import Config
+from millrace.guest.config import GuestConfig
 
 Test = Callable[[Daemon], Awaitable[None]]
 BOTH = (GuestConfig("alice"), GuestConfig("bob"))

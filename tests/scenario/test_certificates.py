@@ -19,8 +19,9 @@ from cryptography.x509.oid import NameOID
 from millrace.client.listener import Listener, ListenerOptions
 from millrace.client.outputs import make_output
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import Config, GuestConfig, load
+from millrace.daemon.config import Config, load
 from millrace.errors import ConfigError, RightsError
+from millrace.guest.config import GuestConfig
 from millrace.io.crypto import client_tls
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Certificate, parse_rights

@@ -20,8 +20,8 @@ from millrace.cli.api import refusal
 from millrace.cli.columns import cells
 from millrace.client.pulse import PulsePlayer
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import GuestConfig
 from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
 from millrace.rights.grants import Permission, Verdict

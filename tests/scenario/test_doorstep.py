@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import GuestConfig
+from millrace.guest.config import GuestConfig
 from millrace.io.doorstep import LOGIN_NS, REST_NS, Doorstep
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.native.messages import HEADER, Call, Hello, frame

@@ -20,8 +20,8 @@ from millrace.client.bus import Bus
 from millrace.client.way import own_socket
 from millrace.control import tokens as access_module
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import GuestConfig
 from millrace.errors import ConfigError, MillraceError, RightsError
+from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import Place, parse_door
 from millrace.io.turns import Turns
 from millrace.lab.impair import Impairment

@@ -15,10 +15,10 @@ import pytest
 
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import checked_guest_name
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.admission import LINKS_MAX
 from millrace.graph.model import Stream
+from millrace.guest.config import checked_guest_name
 from millrace.io.clock import now_ns
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Identity, Permission, Subject

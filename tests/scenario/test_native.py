@@ -20,9 +20,9 @@ import pytest
 from millrace.client.bus import Bus, Change, connect
 from millrace.client.nativestream import NativeStream, Recording
 from millrace.daemon.app import Daemon
-from millrace.daemon.config import GuestConfig
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, RightsError
 from millrace.graph.model import Stream
+from millrace.guest.config import GuestConfig
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Right, parse_rights
 from millrace.units import NS_PER_MS, default_map

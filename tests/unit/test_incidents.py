@@ -6,7 +6,8 @@ import pytest
 
 from millrace.cli.incidents import line
 from millrace.client.blame import Blame
-from millrace.observe.incidents import CAUSES, KEPT, Incidents
+from millrace.observe.incidents import KEPT, Incidents
+from millrace.symptoms import CAUSES
 from millrace.units import NS_PER_MS, NS_PER_S
 
 MS = NS_PER_MS

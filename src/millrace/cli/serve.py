@@ -78,7 +78,8 @@ def _configured(
     """The file's configuration with the command line's over it."""
     from dataclasses import replace
 
-    from millrace.daemon.config import GuestConfig, checked_guest_name, load, with_token
+    from millrace.daemon.config import load, with_token
+    from millrace.guest.config import GuestConfig, checked_guest_name
     from millrace.text import parse_address
 
     config = load(path)

@@ -14,10 +14,10 @@ from weakref import WeakValueDictionary
 from millrace import __version__
 from millrace.control import requests as r
 from millrace.control import verbs
-from millrace.control.store import prefix_of
 from millrace.control.tokens import token_view
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
+from millrace.guest.config import stream_table
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import confined, parse_door
 from millrace.guest.missing import NotFound, missing, missing_guest
@@ -327,7 +327,7 @@ class Commands:
         holder.demand(Right.ADMIN)
         if not 0 < len(args.key) <= KEY_MAX or len(args.value or "") > VALUE_MAX:
             raise ConfigError(f"a key has 1 to {KEY_MAX} characters, a value {VALUE_MAX} at most")
-        guest = next((g for g in self._daemon.guests.values() if args.key.startswith(prefix_of(g.name))), None)
+        guest = next((g for g in self._daemon.guests.values() if args.key.startswith(stream_table(g.name))), None)
         if guest is not None and guest.remembered is not None:
             await guest.remembered.learn(args.key, args.value)
         else:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from millrace.control.store import prefix_of
 from millrace.control.writer import Keeper
 from millrace.doors.pulse import devices
 from millrace.doors.pulse.devices import DEFAULT, Devices, Value
 from millrace.doors.pulse.restore import RULES_MAX, Changes, Rules, Work, parsed, written
 from millrace.errors import ConfigError
+from millrace.guest.config import stream_table
 
 WAITING_MAX = 16
 DEVICES_WAITING_MAX = 1024
@@ -20,7 +20,7 @@ class Remembered:
     """One guest's table on disk."""
 
     def __init__(self, keeper: Keeper, guest: str, rules: Rules) -> None:
-        self._keeper, self._prefix, self._rules = keeper, prefix_of(guest), rules
+        self._keeper, self._prefix, self._rules = keeper, stream_table(guest), rules
         self._waiting: deque[Work] = deque()
         self._task: asyncio.Task[None] | None = None
         rules.submit = self._submit

@@ -24,6 +24,7 @@ from typing import Any
 from millrace.control.sessions import ENDED_MAX
 from millrace.doors.pulse.devices import LEVELS_MAX, Level
 from millrace.errors import ConfigError
+from millrace.guest.config import stream_table
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right
@@ -31,15 +32,6 @@ from millrace.rights.tokens import Token
 from millrace.text import quoted
 
 log = logging.getLogger("millrace.store")
-
-
-PREFIX = "stream/"
-"""Where in the memory of session managers the tables of guests' streams are: stream/GUEST/GROUP."""
-
-
-def prefix_of(guest: str) -> str:
-    """Of one guest's table."""
-    return f"{PREFIX}{guest}/"
 
 
 class NotKept(ConfigError):
@@ -334,7 +326,7 @@ class Store:
         db.execute("DELETE FROM guests WHERE name = ?", (name,))
         for table in ("levels", "defaults", "sinks", "grants"):
             db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
-        streams = prefix_of(name)
+        streams = stream_table(name)
         db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
 
     def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:

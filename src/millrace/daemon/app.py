@@ -23,12 +23,13 @@ from millrace.control.remembered import Remembered, RememberedDevices
 from millrace.control.store import KeptGuest, Store
 from millrace.control.tokens import Access, new_key
 from millrace.control.writer import Keeper
-from millrace.daemon.config import Config, GuestConfig, added_guest, checked_guest_name
+from millrace.daemon.config import Config, added_guest
 from millrace.daemon.serving import Serving
 from millrace.doors.pulse.devices import DEFAULT
 from millrace.errors import ConfigError, GraphError, MillraceError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.model import Ids, Sink, Stream
+from millrace.guest.config import GuestConfig, checked_guest_name
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attach import attach

@@ -9,41 +9,20 @@ from typing import Any
 
 from millrace.budget import GUEST_BYTES_MAX, GUEST_BYTES_MIN
 from millrace.errors import ConfigError
-from millrace.guest.machines.address import DoorSpec, Place, parse_door, parse_places
+from millrace.guest.config import GuestConfig, checked_guest_name
+from millrace.guest.machines.address import DoorSpec, parse_door, parse_places
 from millrace.io.files import read_secret, read_toml
-from millrace.io.paths import RUNTIME_NAMES, config_path, expanded, is_there, runtime_dir, state_path
+from millrace.io.paths import config_path, expanded, is_there, runtime_dir, state_path
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.server.http.origins import Addresses, parse_addresses
-from millrace.text import checked_int, parse_address, parse_name, parse_size, printable, quoted
+from millrace.text import checked_int, parse_address, parse_size, printable, quoted
 from millrace.units import RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 TOKEN_CHARS_MIN = 16
 MEMORY_MAX = 1_000_000_000_000
 GUEST_RATE_MIN, GUEST_CHANNELS_MAX = 8_000, 8
-_RESERVED = frozenset({"api", "metrics", "health", "ready", "static", "page", "session"}) | RUNTIME_NAMES
-
-
-@dataclass(frozen=True, slots=True)
-class GuestConfig:
-    """One guest."""
-
-    name: str
-    rate: int = 48_000
-    channels: int = 2
-    pulse_tcp: tuple[str, ...] = ()
-    doors: tuple[DoorSpec, ...] = ()
-    rights: Right | None = None
-    """What this guest's own programs may; all but admin if not given."""
-    grants: tuple[tuple[Permission, Verdict], ...] = ()
-    """Rules for all its programs that stand unless others were made while it ran."""
-    attach: tuple[Place, ...] = ()
-    """Where this guest's own admins may look for its machines: see doorspec."""
-    microphone: bool = True
-    """Whether listeners that offer their microphone may speak, unless `set listener/N mic=off` says otherwise."""
-    memory: int = GUEST_BYTES_MAX
-    """Bytes that all of it together may make the daemon hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +40,6 @@ class Config:
     token: str = field(default="", repr=False)
     runtime: Path = field(default_factory=runtime_dir)
     state: Path = field(default_factory=state_path)
-
-
-def checked_guest_name(name: str) -> str:
-    """A name fit for paths and URLs, else ConfigError."""
-    return parse_name(name, "guest name", _RESERVED)
 
 
 def _take(table: dict[str, Any], key: str, kind: type, where: str) -> Any:

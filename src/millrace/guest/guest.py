@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from millrace.budget import Budget
-from millrace.daemon.config import GuestConfig
 from millrace.doors.native.playback import NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.client import PulseClient
@@ -23,6 +22,7 @@ from millrace.errors import ConfigError, GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
+from millrace.guest.config import GuestConfig
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.listeners import Acceptor, Listeners
 from millrace.io.peers import is_ours

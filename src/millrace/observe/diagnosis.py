@@ -16,8 +16,9 @@ from millrace.io.clock import now_ns, wall_ns
 from millrace.io.notify import notify
 from millrace.io.turns import Turns
 from millrace.observe.flight import FlightRecorder
-from millrace.observe.incidents import CAUSES, Incident, Incidents
+from millrace.observe.incidents import Incident, Incidents
 from millrace.outlets.peer import PeerOutlet
+from millrace.symptoms import CAUSES
 from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import Trouble

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from millrace.symptoms import CAUSES
 from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
@@ -22,50 +23,6 @@ MERGE_NS = NS_PER_S
 LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
 """Conditions: while they last they are told of again and again, with pauses."""
 MERGE_LASTING_NS = 60 * NS_PER_S
-
-CAUSES: dict[tuple[str, str], str] = {
-    (
-        "loop",
-        "not run",
-    ): "the daemon neither ran nor waited for the processor: stopped, asleep, or held up by memory or a disk",
-    ("loop", "starved"): "other programs had the processor when a cycle was due",
-    ("loop", "busy"): "other work of the daemon kept a cycle waiting",
-    ("cycle", "overran"): "mixing took longer than the cycle lasts: too many streams for this processor",
-    ("cycle", "cut short"): "mixing for the guest took more than its share of the processor: sound was left out",
-    ("cycle", "failed"): "an internal error while mixing for the guest: a cycle was left out; the daemon's log has it",
-    ("requests", "cut short"): "programs asked for more than their guest's share of the daemon's time: they waited",
-    ("encoder", "slow"): "encoding took longer than the cycle lasts: less complexity, or fewer settings side by side",
-    ("encoder", "changed"): "another codec, rate or layout is sent from here on",
-    ("client", "wrote late"): "the application did not write in time, though it was asked to",
-    ("client", "stopped"): "the application's process is stopped (SIGSTOP, or a debugger)",
-    ("client", "broke the protocol"): "the application sent what its protocol forbids, and was cut off",
-    ("client", "scribbled"): "the application wrote impossible positions into its shared memory",
-    ("guest", "no memory"): "the guest has used up what it may make the daemon hold: what it asked for was refused",
-    ("client", "too much"): "the application wrote more than its buffer holds",
-    ("recorder", "does not read"): "the application records, and does not read what it recorded",
-    ("machine", "late"): "the virtual machine delivered too little: paused, overloaded, or slower than real time",
-    ("machine", "lost"): "the connection to the virtual machine ended",
-    (
-        "machine",
-        "displaced",
-    ): "the machine's server disconnected Millrace, as it does when another viewer takes over",
-    ("send", "line full"): "the listener's line took less than it is sent: too thin, or nobody reads at its end",
-    ("network", "packets lost"): "packets did not arrive",
-    ("network", "stalled"): "nothing arrived for longer than the margin, then everything at once",
-    ("network", "late"): "packets took longer than ever before",
-    ("network", "gone silent"): "the listener has not answered for too long, and was given up",
-    ("listener", "not run"): "the listener's machine did not run it: stopped, asleep or overloaded",
-    ("listener", "broke the protocol"): "the listener sent what its protocol forbids, and was cut off",
-    ("listener", "left"): "the listener's connection broke off without a word",
-    ("device", "late"): "the listener's sound device asked late, then for more at once",
-    ("device", "lost"): "the listener's sound device is gone",
-    ("microphone", "late"): "the listener's microphone came too late",
-    ("clock", "jumped"): "the wall clock was set while sound played; sound keeps to another clock",
-    ("store", "can't write"): "a change could not be kept on disk, and was not made",
-    ("guest", "left out"): "a guest that was added before could not be opened again",
-    ("rights", "refused"): "a request was refused: a wrong or missing token, or a right that it does not include",
-}
-"""What each (stage, cause) means."""
 
 
 @dataclass(eq=False)

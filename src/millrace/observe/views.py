@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from millrace.budget import Budget
-from millrace.control.store import prefix_of
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.formats import prop_text
 from millrace.doors.pulse.restore import group_of
@@ -16,6 +15,7 @@ from millrace.doors.pushed import PushedStream
 from millrace.dsp.convert import NAMES
 from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.model import Levelled, Sink, Stream, Tap
+from millrace.guest.config import stream_table
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 
@@ -44,7 +44,7 @@ def _remembered(guest: Guest, stream: Stream) -> View:
     """Under which key a session manager remembers it, and what is remembered there."""
     group = group_of(guest.door.props_of(stream))
     rule = guest.door.rules.restored(group)
-    out: View = {"key": prefix_of(guest.name) + group, "levels": [], "mute": None, "sink": None}
+    out: View = {"key": stream_table(guest.name) + group, "levels": [], "mute": None, "sink": None}
     if rule is not None:
         levels = rule.fitted(stream.positions)
         out |= {"levels": list(levels), "mute": rule.mute, "sink": f"sink/{rule.device}" if rule.device else None}
