@@ -60,7 +60,7 @@ def undisturbed(folder: Path, test: Test, **options: Any) -> None:
             try:
                 await test(daemon)
             except BaseException:
-                stalled += [one.cause for one in daemon.doctor.incidents if one.stage == "loop"]
+                stalled += [one.cause for one in daemon.worker.diagnosis.incidents if one.stage == "loop"]
                 raise
 
         own = folder / str(attempt)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from millrace.codec.opus import OpusEncoder
+from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import CodecSettings
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.media.packet import WHOLE_KEY, Packet
@@ -217,8 +218,8 @@ def _text(message: peer.FromListener | peer.FromDaemon) -> bytes:
 @lru_cache(maxsize=1)
 def peer_listener() -> list[Session]:
     """Listener to daemon: what begins with { is a text frame."""
-    mono = peer.StreamFormat(1, "opus", 48_000, ["mono"], 312)
-    plain = peer.StreamFormat(1, "s16", 48_000, ["mono"])
+    mono = CodecParameters(1, "opus", 48_000, ["mono"], 312)
+    plain = CodecParameters(1, "s16", 48_000, ["mono"])
     report = peer.Report(1_000_000, 2_000_000, 1, 2, 3, "wav", ledger={"path": 5, "jitter": 7})
     return [
         [
@@ -242,12 +243,12 @@ def peer_listener() -> list[Session]:
 def peer_daemon() -> list[Session]:
     """Daemon to listener."""
     stereo = ["front-left", "front-right"]
-    surround = peer.StreamFormat(1, "opus", 48_000, ["a", "b", "c"], 312, 2, 1, [0, 1, 2], [0, 2, 1])
+    surround = CodecParameters(1, "opus", 48_000, ["a", "b", "c"], 312, 2, 1, [0, 1, 2], [0, 2, 1])
     welcome = _text(peer.Welcome(1, "g", "s", {"codec": "opus"}))
     return [
         [
             welcome,
-            _text(peer.FormatChanged(peer.StreamFormat(1, "opus", 48_000, stereo, 312))),
+            _text(peer.FormatChanged(CodecParameters(1, "opus", 48_000, stereo, 312))),
             *_media(_opus(20, 2)),
             _text(peer.Silence(19_200)),
             _text(peer.Configured({"latency": "low"})),
@@ -256,9 +257,9 @@ def peer_daemon() -> list[Session]:
             _text(peer.Fault("settings", "no")),
             _text(peer.Bye()),
         ],
-        [welcome, _text(peer.FormatChanged(peer.StreamFormat(1, "s16", 48_000, stereo))), *_media([bytes(3840)] * 20)],
+        [welcome, _text(peer.FormatChanged(CodecParameters(1, "s16", 48_000, stereo))), *_media([bytes(3840)] * 20)],
         [welcome, _text(peer.FormatChanged(surround)), *_media(_opus(5, 2))],
-        [welcome, _text(peer.FormatChanged(peer.StreamFormat(1, "s16", 48_000, stereo))), *_tracks([bytes(3840)] * 20)],
+        [welcome, _text(peer.FormatChanged(CodecParameters(1, "s16", 48_000, stereo))), *_tracks([bytes(3840)] * 20)],
     ]
 
 

@@ -50,7 +50,7 @@ def settled(guest: Guest, before: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("how", ["bye", "abort", "revoked", "guest removed", "bad message", "refused"])
 def test_a_listener_gives_everything_back_however_it_ends(how: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        alice = rig.daemon.guest("alice")
+        alice = rig.daemon.worker.guest("alice")
         secret = await rig.token("a", "hear,speak", ["alice"])
         with contextlib.suppress(Exception):
             await (await rig.http.get(f"http://{rig.daemon.serving.address}/health")).read()
@@ -75,9 +75,9 @@ def test_a_listener_gives_everything_back_however_it_ends(how: str, tmp_path: Pa
                     assert line._response.connection is not None
                     line._response.connection.transport.abort()  # type: ignore[union-attr]
                 elif how == "revoked":
-                    assert await rig.daemon.access.revoke(1)
+                    assert await rig.daemon.worker.access.revoke(1)
                 elif how == "guest removed":
-                    await rig.daemon.remove_guest("alice")
+                    await rig.daemon.worker.remove_guest("alice")
                     assert not alice.graph.streams and not alice.graph.taps
                 elif how == "bad message":
                     await line.send_str("{}")
@@ -93,7 +93,7 @@ def test_a_listener_gives_everything_back_however_it_ends(how: str, tmp_path: Pa
 
 def test_settings_that_there_is_no_room_for_are_refused_and_the_listener_hears_on(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        alice = rig.daemon.guest("alice")
+        alice = rig.daemon.worker.guest("alice")
         line = await joined(rig, await rig.token("a", "hear", ["alice"]))
         session = alice.sessions[0]
         group = session.outlet.group
@@ -138,7 +138,7 @@ def churn(guest: Guest, count: int, name: str = "x" * 3000) -> list[Stream]:
 
 def test_a_watcher_that_reads_nothing_is_cut_off_and_what_it_left_is_given_back(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        alice = rig.daemon.guest("alice")
+        alice = rig.daemon.worker.guest("alice")
         streams = churn(alice, 200)
         secret = await rig.token("a", "see", ["alice"])
         held = alice.graph.budget.held
@@ -150,9 +150,9 @@ def test_a_watcher_that_reads_nothing_is_cut_off_and_what_it_left_is_given_back(
                 alice.graph.set_mute(stream, round_ % 2 == 0)
             await asyncio.sleep(0.01)
             most = max(most, alice.graph.budget.shares().get("watcher", 0))
-            if not rig.daemon.registry._watchers:
+            if not rig.daemon.worker.registry._watchers:
                 break
-        assert not rig.daemon.registry._watchers and MIB < most < 9 * MIB
+        assert not rig.daemon.worker.registry._watchers and MIB < most < 9 * MIB
         await eventually(lambda: alice.graph.budget.held == held)
         line.close()
 
@@ -161,20 +161,20 @@ def test_a_watcher_that_reads_nothing_is_cut_off_and_what_it_left_is_given_back(
 
 def test_what_watchers_leave_unread_is_bounded_by_the_budget_of_their_guest(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        alice = rig.daemon.guest("alice")
+        alice = rig.daemon.worker.guest("alice")
         streams = churn(alice, 100)
         secret = await rig.token("a", "see", ["alice"])
         budget = alice.graph.budget
         held = budget.held
         budget.limit = (held + 4 * MIB) * 16 // 15
         lines = [await deaf_watcher(rig, secret) for _ in range(6)]
-        await eventually(lambda: len(rig.daemon.registry._watchers) == 6)
+        await eventually(lambda: len(rig.daemon.worker.registry._watchers) == 6)
         for round_ in range(40):
             for stream in streams:
                 alice.graph.set_mute(stream, round_ % 2 == 0)
             await asyncio.sleep(0.01)
             assert budget.held <= held + 4 * MIB
-        assert len(rig.daemon.registry._watchers) < 6
+        assert len(rig.daemon.worker.registry._watchers) < 6
         for line in lines:
             line.close()
         await eventually(lambda: budget.held == held)
@@ -186,7 +186,7 @@ def test_an_answer_that_nobody_reads_is_paid_for_and_let_go(tmp_path: Path, monk
     monkeypatch.setattr("millrace.server.http.answers.READ_S", 0.5)
 
     async def test(rig: Rig) -> None:
-        alice = rig.daemon.guest("alice")
+        alice = rig.daemon.worker.guest("alice")
         churn(alice, 500, "x" * 14_000)
         secret = await rig.token("a", "see", ["alice"])
         status, text = await rig.ask("GET", "/api/v1/state", secret)
@@ -222,7 +222,7 @@ def of_guest(rig: Rig) -> Bus:
 )
 def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        alice = rig.daemon.guest("alice")
+        alice = rig.daemon.worker.guest("alice")
         before = state(alice)
         bus = await of_guest(rig).__aenter__()
         playing = await bus.play(guest="alice", rate=44_100).__aenter__()
@@ -237,7 +237,7 @@ def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path
             alice.graph.remove_tap(alice.graph.taps[recording.id])
         elif how == "grant":
             alice.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
-            for session in rig.daemon._native_sessions():
+            for session in list(rig.daemon.worker.sessions):
                 session.end_forbidden(alice)
         elif how == "refused":
             alice.graph.budget.limit = alice.graph.budget.held + 1000
@@ -247,7 +247,7 @@ def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path
                 with pytest.raises(BudgetError, match="no room"):
                     await bus.record("sink/default", guest="alice").__aenter__()
         elif how == "guest removed":
-            await rig.daemon.remove_guest("alice")
+            await rig.daemon.worker.remove_guest("alice")
         bus.close()
         if how == "guest removed":
             await eventually(lambda: set(alice.graph.budget.shares()) == {"sink", "source", "cache"})
@@ -261,7 +261,7 @@ def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path
 
 def test_calls_that_wait_and_messages_that_never_end_are_paid_for(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        alice = rig.daemon.guest("alice")
+        alice = rig.daemon.worker.guest("alice")
         budget = alice.graph.budget
         held = budget.held
         budget.limit = (held + 4 * MIB) * 16 // 15
@@ -304,7 +304,7 @@ def test_how_much_a_guest_may_have_held_is_configured_and_shown(tmp_path: Path) 
             load(tmp_path / "c.toml")
 
     async def test(rig: Rig) -> None:
-        budget = rig.daemon.guest("alice").graph.budget
+        budget = rig.daemon.worker.guest("alice").graph.budget
         state = json.loads((await rig.ask("GET", "/api/v1/state", ""))[1])
         memory = next(guest for guest in state["guests"] if guest["name"] == "alice")["memory"]
         assert memory == {"held": budget.held, "max": 256 * MIB, "refused": 0, "for": budget.shares()}
@@ -316,11 +316,11 @@ def test_how_much_a_guest_may_have_held_is_configured_and_shown(tmp_path: Path) 
 
 def test_a_guest_that_is_refused_for_want_of_memory_is_told_of(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        alice = rig.daemon.guest("alice")
+        alice = rig.daemon.worker.guest("alice")
         alice.graph.budget.limit = alice.graph.budget.held + 1000
         with pytest.raises(BudgetError):
             churn(alice, 1)
-        told = [i for i in rig.daemon.incidents if (i.stage, i.cause) == ("guest", "no memory")]
+        told = [i for i in rig.daemon.worker.diagnosis.incidents if (i.stage, i.cause) == ("guest", "no memory")]
         assert len(told) == 1 and told[0].guest == "alice" and told[0].evidence["for"] == "stream"
 
     running(tmp_path, test)

@@ -123,9 +123,9 @@ def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path) -> None:
             hearing = listener("alice", alice)
             task = asyncio.create_task(hearing.run())
             async with asyncio.timeout(10):
-                while not daemon.guest("alice").sessions:
+                while not daemon.worker.guest("alice").sessions:
                     await asyncio.sleep(0.01)
-            assert daemon.guest("alice").sessions[0].holder.key == "certificate/alice"
+            assert daemon.worker.guest("alice").sessions[0].holder.key == "certificate/alice"
             hearing.stop()
             await task
             with pytest.raises(RightsError):

@@ -72,15 +72,15 @@ def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("COLUMNS", raising=False)
 
     async def test(daemon: Daemon) -> None:
-        guest = daemon.guests["default"]
+        guest = daemon.worker.guests["default"]
         player = await PulsePlayer.connect(guest.pulse_path, LONG)
         fields = playback_fields(Spec(5, 2, 44_100), (1, 2), props={"application.name": LONG.encode() + b"\0"})
         stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]
-        await daemon.access.new(LONG, Right.SEE | Right.HEAR | Right.SPEAK | Right.LINK, ["default"], 0)
-        await daemon.grant(guest, Permission.CAMERA, f"/home/{LONG}/bin/tool".replace(" ", "/"), Verdict.DENY)
-        daemon.attach("default", parse_door(f"spice+unix:///run/{LONG}/spice.sock".replace(" ", "-")))
+        await daemon.worker.access.new(LONG, Right.SEE | Right.HEAR | Right.SPEAK | Right.LINK, ["default"], 0)
+        await daemon.worker.grant(guest, Permission.CAMERA, f"/home/{LONG}/bin/tool".replace(" ", "/"), Verdict.DENY)
+        daemon.worker.attach("default", parse_door(f"spice+unix:///run/{LONG}/spice.sock".replace(" ", "-")))
         evidence = {"late_ms": 12.5, "waited_for_processor_ms": 9.25, "packets": 4}
-        daemon.doctor.incidents.record("loop", "starved", now_ns(), "default", f"stream/{stream}", evidence)
+        daemon.worker.diagnosis.incidents.record("loop", "starved", now_ns(), "default", f"stream/{stream}", evidence)
         terminal = Terminal(80)
         shown = [["ls"], ["top", "--every", "0.2"], ["incidents"], ["grants"], ["token", "list"],
                  ["explain", f"stream/{stream}"], ["latency", f"stream/{stream}"]]  # fmt: skip
@@ -140,7 +140,7 @@ NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts"
 
 def test_a_wrong_value_is_2_and_a_refusal_is_3_whoever_finds_it(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        player = await PulsePlayer.connect(daemon.guests["default"].pulse_path, "player")
+        player = await PulsePlayer.connect(daemon.worker.guests["default"].pulse_path, "player")
         made = await player.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(5, 2, 48_000), (1, 2)))
         key = f"stream/{made['index']}"
         lines = [*WRONG, *REFUSED]
@@ -182,7 +182,7 @@ def test_an_output_that_can_not_be_opened_is_told_in_one_sentence_and_nothing_wa
     monkeypatch.setenv("PULSE_CLIENTCONFIG", "/nowhere")
 
     async def test(daemon: Daemon) -> None:
-        guest = daemon.guests["default"]
+        guest = daemon.worker.guests["default"]
         server = f"unix:{guest.pulse_path}" if by == "unix" else f"tcp:{guest.pulse_tcp[0]}"
         monkeypatch.setenv("PULSE_SERVER", server)
         outputs = ("device:no such card", "wav:/nowhere/a.wav")

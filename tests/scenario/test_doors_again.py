@@ -179,16 +179,16 @@ class Watch:
 
     def __init__(self, daemon: Daemon) -> None:
         self.states: list[str] = []
-        daemon.guest("alice").on_door = lambda change, door: self.states.append(door.state)
+        daemon.worker.guest("alice").on_door = lambda change, door: self.states.append(door.state)
 
 
 def causes(daemon: Daemon) -> list[str]:
-    return [f"{i.stage} {i.cause}" for i in daemon.incidents]
+    return [f"{i.stage} {i.cause}" for i in daemon.worker.diagnosis.incidents]
 
 
 def test_spice_lines_that_are_reset_are_taken_up_again_at_once(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
-        watch, door = Watch(daemon), daemon.attach("alice", spec)
+        watch, door = Watch(daemon), daemon.worker.attach("alice", spec)
         # All of them broken; one broken; one closed, and the others not.
         for in_order, kinds in ((False, ()), (False, (PLAYBACK,)), (True, (RECORD,)), (False, (MAIN,))):
             logins = server.logins
@@ -205,7 +205,7 @@ def test_spice_lines_that_are_reset_are_taken_up_again_at_once(tmp_path: Path) -
 
 def test_a_spice_server_that_lets_go_is_left_alone_for_a_while_and_tried_again(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
-        door = daemon.attach("alice", spec)
+        door = daemon.worker.attach("alice", spec)
         await becomes(door, "attached")
         await all_lines(server)
         for wait in ("0 s", "1 s"):
@@ -225,25 +225,25 @@ def test_a_place_is_taken_back_at_once_by_whoever_asks_or_when_the_server_is_new
     monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 1000.0)
 
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
-        door = daemon.attach("alice", spec)
+        door = daemon.worker.attach("alice", spec)
         await becomes(door, "attached")
         await all_lines(server)
         with pytest.raises(GraphError, match=r"attached to guest .* already"):
-            daemon.attach("alice", spec)
+            daemon.worker.attach("alice", spec)
         server.end(True)
         await becomes(door, "displaced")
-        assert daemon.attach("alice", spec) is door
+        assert daemon.worker.attach("alice", spec) is door
         await becomes(door, "attached")
         await all_lines(server)
         server.password = "another"
         server.end(True)
         await becomes(door, "displaced")
-        assert daemon.attach("alice", replace(spec, password="another")) is door
+        assert daemon.worker.attach("alice", replace(spec, password="another")) is door
         await becomes(door, "attached")
         await all_lines(server)
         server.end(True)
         await becomes(door, "displaced")
-        assert daemon.attach("alice", replace(spec, password="")) is door
+        assert daemon.worker.attach("alice", replace(spec, password="")) is door
         await becomes(door, "attached")
         assert not server.refused, "the password stays what it was where none is given"
         await all_lines(server)
@@ -265,7 +265,7 @@ def test_a_password_file_is_read_at_each_attempt_and_the_reason_says_what_is_kno
 
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         secret.touch(0o600)
-        door = daemon.attach("alice", replace(spec, password="", password_file=str(secret)))
+        door = daemon.worker.attach("alice", replace(spec, password="", password_file=str(secret)))
         await becomes(door, "waiting", "wants a password: --password-file")
         secret.write_text("wrong\n")
         await becomes(door, "waiting", "refuses the password", "is wrong, or has expired", str(secret))
@@ -285,10 +285,10 @@ def test_a_password_file_is_read_at_each_attempt_and_the_reason_says_what_is_kno
 
 def test_explain_names_no_sender_that_it_does_not_know(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
-        graph = daemon.guest("alice").graph
+        graph = daemon.worker.guest("alice").graph
         assert graph.default is not None
         stream = new_stream(graph, graph.default, "x", PushedFormat(48_000, ("mono",), "s16le"), {})
-        told = await daemon.commands.run(OWNER, "explain", {"target": stream.key})
+        told = await daemon.plane.commands.run(OWNER, "explain", {"target": stream.key})
         assert "not known here" in told["steps"][0]["text"] and "microphone" not in str(told)
 
     running(tmp_path, Vnc(), test)
@@ -299,10 +299,10 @@ def test_only_the_owner_names_password_files(tmp_path: Path) -> None:
         tenant = Holder("token/1", parse_rights("admin"), frozenset({"alice"}))
         asked: dict[str, Any] = {"guest": "alice", "door": spec.text, "password_file": str(tmp_path / "x")}
         with pytest.raises(RightsError):
-            await daemon.commands.run(tenant, "attach", asked)
-        assert not daemon.guest("alice").attachments
-        await daemon.commands.run(OWNER, "attach", asked)
-        await becomes(daemon.guest("alice").attachments[0], "waiting", "x: No such file")
+            await daemon.plane.commands.run(tenant, "attach", asked)
+        assert not daemon.worker.guest("alice").attachments
+        await daemon.plane.commands.run(OWNER, "attach", asked)
+        await becomes(daemon.worker.guest("alice").attachments[0], "waiting", "x: No such file")
 
     running(tmp_path, Vnc(), test)
 
@@ -310,7 +310,7 @@ def test_only_the_owner_names_password_files(tmp_path: Path) -> None:
 def test_a_vnc_server_that_another_viewer_has_for_itself_says_so_and_is_tried_again(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         assert isinstance(server, Vnc)
-        door = daemon.attach("alice", spec)
+        door = daemon.worker.attach("alice", spec)
         await becomes(door, "attached")
         server.exclusive = True
         server.end(True)

@@ -105,7 +105,7 @@ async def opened(daemon: Daemon, door: str) -> tuple[asyncio.StreamReader, async
     if door == "http":
         return await asyncio.open_connection(*tcp_of(daemon))
     if door == "pulse tcp":
-        return await asyncio.open_connection(*daemon.guests["alice"].servers[1].address)
+        return await asyncio.open_connection(*daemon.worker.guests["alice"].servers[1].address)
     return await asyncio.open_unix_connection(str(daemon.config.runtime / door))
 
 
@@ -171,10 +171,10 @@ def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             async with http.get(f"{url}/api/v1/state") as answer:
                 assert answer.status == 200
             await asyncio.sleep(0.5)
-            assert not line.closed and daemon.guests["alice"].sessions
+            assert not line.closed and daemon.worker.guests["alice"].sessions
             to_native.write(frame(Call(1, "state", {})))
             assert len(await native.read(100_000)) > 50
-            assert daemon.guests["alice"].door.clients
+            assert daemon.worker.guests["alice"].door.clients
             assert len(daemon.listeners.doorstep.resting) == 1
 
     running(tmp_path, test)
@@ -234,15 +234,15 @@ def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path
         return {line.get_protocol().turns for line in lines}  # type: ignore[attr-defined]
 
     async def test(daemon: Daemon) -> None:
-        doorstep, alice = daemon.listeners.doorstep, daemon.guests["alice"]
+        doorstep, alice = daemon.listeners.doorstep, daemon.worker.guests["alice"]
         async with aiohttp.ClientSession(headers=KNOWN) as http:
             async with http.get(f"http://{daemon.serving.address}/health"):
-                assert daemon.turns not in payers(doorstep.strangers)
+                assert daemon.worker.turns not in payers(doorstep.strangers)
             async with http.get(f"http://{daemon.serving.address}/api/v1/state") as answer:
                 await answer.read()
             while not doorstep.resting:
                 await asyncio.sleep(0)
-            assert payers(doorstep.resting) == {daemon.turns}
+            assert payers(doorstep.resting) == {daemon.worker.turns}
             async with http.ws_connect(f"http://{daemon.serving.address}/alice"):
                 assert alice.turns in payers(line for line in doorstep._inside if hasattr(line, "get_protocol"))
 
@@ -256,7 +256,7 @@ def test_a_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: py
         async with aiohttp.ClientSession(headers=KNOWN) as http:
             bad = await http.ws_connect(f"http://{daemon.serving.address}/alice")
             good = await http.ws_connect(f"http://{daemon.serving.address}/alice")
-            sessions = daemon.guests["alice"].sessions
+            sessions = daemon.worker.guests["alice"].sessions
             while len(sessions) < 2:
                 await asyncio.sleep(0.01)
             ticks: list[int] = []

@@ -67,7 +67,7 @@ async def commands_run(
 
 async def hostile(daemon: Daemon) -> tuple[PulsePlayer, list[list[str]]]:
     """Everything that has a name gets a bad one. Returns a client to keep, and commands about what there is."""
-    guest = daemon.guests["default"]
+    guest = daemon.worker.guests["default"]
     player = await PulsePlayer.connect(guest.pulse_path, FOREIGN)
     name = FOREIGN.encode() + b"\0"
     fields = playback_fields(Spec(5, 2, 48_000), (1, 2), props={"media.name": name, "application.name": name})
@@ -75,11 +75,11 @@ async def hostile(daemon: Daemon) -> tuple[PulsePlayer, list[list[str]]]:
     fields = record_fields(Spec(5, 2, 48_000), (1, 2), source_index=NO_INDEX, source_name=None)
     recorder = (await player.ask(Command.CREATE_RECORD_STREAM, **fields))["index"]
     guest.graph.add_sink(FOREIGN, FOREIGN)
-    await daemon.access.new(FOREIGN, Right.SEE, [FOREIGN], 0)
-    await daemon.grant(guest, Permission.CAMERA, FOREIGN, Verdict.DENY)
-    daemon.attach("default", parse_door("qmp:/nowhere/\x1b[31m"))
-    daemon.doctor.incidents.record("rights", "refused", now_ns(), "", FOREIGN, {FOREIGN: FOREIGN})
-    daemon.prompts.ask(
+    await daemon.worker.access.new(FOREIGN, Right.SEE, [FOREIGN], 0)
+    await daemon.worker.grant(guest, Permission.CAMERA, FOREIGN, Verdict.DENY)
+    daemon.worker.attach("default", parse_door("qmp:/nowhere/\x1b[31m"))
+    daemon.worker.diagnosis.incidents.record("rights", "refused", now_ns(), "", FOREIGN, {FOREIGN: FOREIGN})
+    daemon.worker.prompts.ask(
         "default", Permission.CAMERA, Subject(Identity(1, 2, FOREIGN)), FOREIGN, now_ns(), lambda yes: None
     )
     about = [["latency", f"stream/{stream}"], ["explain", f"stream/{stream}"], ["explain", f"recorder/{recorder}"]]

@@ -48,7 +48,7 @@ class Rig:
         return f"http://{self.daemon.serving.address}"
 
     async def token(self, may: str = "all", guests: tuple[str, ...] = ("*",), lasts_s: int = 0) -> tuple[int, str]:
-        token, secret = await self.daemon.access.new("t", parse_rights(may), guests, lasts_s)
+        token, secret = await self.daemon.worker.access.new("t", parse_rights(may), guests, lasts_s)
         return token.id, secret
 
     async def ask(self, path: str = STATE, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, str]:
@@ -107,7 +107,7 @@ def test_over_tcp_nobody_is_somebody_without_a_credential(tmp_path: Path) -> Non
         for host in ("evil.example", "localhost", "127.0.0.1", "[::1]", "10.0.0.1", "0.0.0.0"):
             assert (await rig.ask(Host=host))[0] == 401
         assert (await rig.ask("/api/v1/guests", "POST", {"name": "eve"}))[0] == 401
-        assert "eve" not in rig.daemon.guests and rig.daemon.refused() == 15
+        assert "eve" not in rig.daemon.worker.guests and rig.daemon.plane.commands.refused() == 15
 
     running(tmp_path, test)
 
@@ -132,13 +132,13 @@ def test_a_request_whose_sender_has_gone_is_nobodys(way: str, tmp_path: Path) ->
                 sock.shutdown(socket.SHUT_WR)
             else:
                 sock.close()
-            before = rig.daemon.refused()
+            before = rig.daemon.plane.commands.refused()
             for _ in range(50):
                 await asyncio.sleep(0.002)
-                if rig.daemon.refused() > before:
+                if rig.daemon.plane.commands.refused() > before:
                     break
             sock.close()
-        assert set(rig.daemon.guests) == {"alice", "bob"}
+        assert set(rig.daemon.worker.guests) == {"alice", "bob"}
 
     running(tmp_path, test)
 
@@ -313,10 +313,10 @@ def test_a_session_stands_for_a_token_and_dies_with_it_at_once(tmp_path: Path) -
         assert status == 200 and secret not in str(mine)
         status, text = await rig.ask(**mine)
         assert status == 200 and "bob" not in text
-        new = await rig.daemon.access.rotate(number)
+        new = await rig.daemon.worker.access.rotate(number)
         assert (await rig.ask(**mine))[0] == 401, "whoever had the old secret may be out for good"
         _, mine = await rig.enter(str(new))
-        assert await rig.daemon.access.revoke(number)
+        assert await rig.daemon.worker.access.revoke(number)
         assert (await rig.ask(**mine))[0] == 401
 
     running(tmp_path, test)
@@ -354,8 +354,8 @@ def test_a_cookie_is_worth_nothing(tmp_path: Path) -> None:
     """A browser sends a host's cookies to every port of it, whoever listens there (RFC 6265, section 8.5)."""
 
     async def test(rig: Rig) -> None:
-        _, mine = await rig.enter(rig.daemon.access.key)
-        for value in (session_of(mine), session_of(mine).removeprefix("ms_"), rig.daemon.access.key):
+        _, mine = await rig.enter(rig.daemon.worker.access.key)
+        for value in (session_of(mine), session_of(mine).removeprefix("ms_"), rig.daemon.worker.access.key):
             for name in ("millrace", "session", f"millrace-{'0' * 10}"):
                 assert (await rig.ask(Cookie=f"{name}={value}"))[0] == 401
         # What browsers kept of Millrace 0.1 beside a session harms nobody.
@@ -368,7 +368,7 @@ def test_a_session_that_has_ended_never_locks_its_user_out(tmp_path: Path) -> No
     async def test(rig: Rig) -> None:
         number, secret = await rig.token()
         _, mine = await rig.enter(secret)
-        await rig.daemon.access.revoke(number)
+        await rig.daemon.worker.access.revoke(number)
         assert {(await rig.ask(**mine))[0] for _ in range(40)} == {401}
         assert (await rig.enter((await rig.token())[1]))[0] == 200
         assert (await rig.ask(**bearer("wrong")))[0] == 401, "none of them was a guess"
@@ -380,7 +380,7 @@ def test_a_session_outlives_a_daemon_that_is_started_again_unless_it_was_signed_
     kept: list[dict[str, str]] = []
 
     async def first(rig: Rig) -> None:
-        for secret in ((await rig.token("see"))[1], rig.daemon.access.key):
+        for secret in ((await rig.token("see"))[1], rig.daemon.worker.access.key):
             kept.extend([(await rig.enter(secret))[1] for _ in range(2)])
         for mine in kept[::2]:
             assert (await rig.ask("/session", "DELETE", **mine))[0] == 200
@@ -422,7 +422,7 @@ def test_signing_out_ends_at_once_what_goes_on_by_that_session_and_nothing_else(
 
 def test_what_begins_while_its_session_is_signed_out_does_not_go_on(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        access = rig.daemon.access
+        access = rig.daemon.worker.access
         holder = access.admit(session_of((await rig.enter(access.key))[1]), "127.0.0.1")
         await access.sign_out(holder)
         with pytest.raises(RightsError, match="signed out"):
@@ -439,9 +439,9 @@ def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
 
     async def test(rig: Rig) -> None:
         daemon, kept = rig.daemon, []
-        _, secret = await daemon.access.new("theirs", Right.HEAR, ("alice",), 0)
+        _, secret = await daemon.worker.access.new("theirs", Right.HEAR, ("alice",), 0)
         sessions = [session_of((await rig.enter(secret))[1]) for _ in range(50)]
-        store = daemon.store
+        store = daemon.worker.store
 
         def slowly(what: str, change: Callable[..., Any]) -> Callable[..., Any]:
             def kept_at_last(*args: Any) -> Any:
@@ -453,18 +453,18 @@ def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
 
         for what in ("keep_ended", "keep_level", "add_token"):
             monkeypatch.setattr(store, what, slowly(what, getattr(store, what)))
-        sink = next(iter(daemon.guest("alice").graph.sinks.values()))
+        sink = next(iter(daemon.worker.guest("alice").graph.sinks.values()))
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
-                tasks.create_task(daemon.access.sign_out(daemon.access.admit(session, "127.0.0.1")))
-                tasks.create_task(daemon.set(sink.key, {"volume": "50%"}, "alice"))
+                tasks.create_task(daemon.worker.access.sign_out(daemon.worker.access.admit(session, "127.0.0.1")))
+                tasks.create_task(daemon.worker.set(sink.key, {"volume": "50%"}, "alice"))
             await asyncio.sleep(0.05)
             assert "add_token" not in kept
             before = len(kept)
-            await daemon.access.new("the owner's", Right.HEAR, ("bob",), 0)
+            await daemon.worker.access.new("the owner's", Right.HEAR, ("bob",), 0)
             assert kept.index("add_token") - before <= 4, kept
         assert kept.count("keep_ended") == kept.count("keep_level") == 50
-        assert all(daemon.access.by_session(session) is None for session in sessions)
+        assert all(daemon.worker.access.by_session(session) is None for session in sessions)
 
     running(tmp_path, test)
 
@@ -473,7 +473,7 @@ def test_a_websockets_credential_is_neither_answered_nor_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(rig: Rig) -> None:
-        session = session_of((await rig.enter(rig.daemon.access.key))[1])
+        session = session_of((await rig.enter(rig.daemon.worker.access.key))[1])
         for offered, more, status in (
             ((CREDENTIAL + session,), {}, 400), ((CREDENTIAL + session, "other"), {}, 400),
             ((SUBPROTOCOL, CREDENTIAL + session, CREDENTIAL + session), {}, 400),
@@ -496,7 +496,7 @@ def test_a_key_that_others_can_read_is_replaced(tmp_path: Path) -> None:
     seen = []
 
     async def test(rig: Rig) -> None:
-        seen.append(rig.daemon.access.key)
+        seen.append(rig.daemon.worker.access.key)
         (rig.daemon.config.runtime / "key").chmod(0o640)
 
     running(tmp_path, test)
@@ -508,7 +508,7 @@ def test_a_session_of_one_daemon_is_nothing_to_another(tmp_path: Path) -> None:
     kept: list[dict[str, str]] = []
 
     async def first(rig: Rig) -> None:
-        kept.append((await rig.enter(rig.daemon.access.key))[1])
+        kept.append((await rig.enter(rig.daemon.worker.access.key))[1])
 
     async def second(rig: Rig) -> None:
         assert (await rig.ask(**kept[0]))[0] == 401
@@ -524,7 +524,7 @@ def test_a_link_lets_one_browser_in_once(tmp_path: Path) -> None:
         assert (await rig.enter(code, Origin="http://evil.example"))[0] == 403
         status, mine = await rig.enter(code)
         assert status == 200 and (await rig.ask("/api/v1/tokens", **mine))[0] == 200
-        assert rig.daemon.access.key not in str(mine), "the owner's key is in no browser"
+        assert rig.daemon.worker.access.key not in str(mine), "the owner's key is in no browser"
         assert (await rig.enter(code))[0] == 401
         admin = (await rig.token())[1]
         assert (await rig.ask("/api/v1/page-links", "POST", **bearer(admin)))[0] == 403
@@ -549,7 +549,7 @@ def test_a_page_behind_a_bad_line_is_let_in_as_itself(tmp_path: Path) -> None:
         runner = web.AppRunner(Impairment(f"ws://{rig.daemon.serving.address}", ImpairedPath()).application())
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        offered = (SUBPROTOCOL, CREDENTIAL + session_of((await rig.enter(rig.daemon.access.key))[1]))
+        offered = (SUBPROTOCOL, CREDENTIAL + session_of((await rig.enter(rig.daemon.worker.access.key))[1]))
         between = f"http://127.0.0.1:{runner.addresses[0][1]}"
         line = await rig.http.ws_connect(f"{between}/alice", protocols=offered, headers={"Origin": between})
         await line.send_str(encode_message(Hello()))
@@ -586,8 +586,8 @@ async def ended(rig: Rig, mine: dict[str, str], lines: list[Any], bus: Bus, secr
     with pytest.raises(MillraceError):
         await bus.call("set", target="sink/default", settings={"mute": "on"}, guest="alice")
     await bus.__aexit__(None, None, None)
-    assert not [s for s in rig.daemon.guest("alice").sessions if not s.closing]
-    assert not rig.daemon.registry._watchers and not list(rig.daemon.access._visits)
+    assert not [s for s in rig.daemon.worker.guest("alice").sessions if not s.closing]
+    assert not rig.daemon.worker.registry._watchers and not list(rig.daemon.worker.access._visits)
     assert (await rig.ask(**mine))[0] == (await rig.ask(**bearer(secret)))[0] == 401
 
 
@@ -595,7 +595,7 @@ def test_everything_that_runs_by_a_token_ends_when_it_is_revoked(tmp_path: Path)
     async def test(rig: Rig) -> None:
         number, secret = await rig.token("hear,control", ("alice",))
         things = await everything(rig, secret)
-        assert await rig.daemon.access.revoke(number)
+        assert await rig.daemon.worker.access.revoke(number)
         await ended(rig, *things, secret, number)
 
     running(tmp_path, test)
@@ -617,7 +617,7 @@ def test_everything_that_runs_by_a_token_ends_when_it_expires(listening: bool, t
 
 def test_times_to_expire_are_looked_at_again_soon_as_the_wall_clock_can_be_set(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        access = rig.daemon.access
+        access = rig.daemon.worker.access
         number, secret = await rig.token("hear", ("alice",), lasts_s=86_400)
         holder = access.let_in(secret, "127.0.0.1")
         assert holder.key == f"token/{number}"
@@ -637,7 +637,7 @@ def test_what_has_ended_by_itself_is_forgotten(tmp_path: Path) -> None:
             await line.close()
         await bus.__aexit__(None, None, None)
         async with asyncio.timeout(5):
-            while list(rig.daemon.access._visits):
+            while list(rig.daemon.worker.access._visits):
                 await asyncio.sleep(0.01)
 
     running(tmp_path, test)
@@ -651,10 +651,10 @@ def test_health_checks_need_no_token_and_learn_nothing(tmp_path: Path) -> None:
         for headers in ({}, bearer("wrong"), {"Host": "evil.example"}, {"Origin": "http://evil.example"}):
             assert await rig.ask("/health", **headers) == (200, '{"ok": true}')
             assert await rig.ask("/ready", **headers) == (200, '{"ready": true}')
-        rig.daemon.store.trouble = "/secret/path: disk is full"
+        rig.daemon.worker.store.trouble = "/secret/path: disk is full"
         assert await rig.ask("/ready") == (503, '{"ready": false}')
         assert (await rig.ask("/metrics"))[0] == (await rig.ask("/alice"))[0] == 401
-        assert rig.daemon.refused() == 2
+        assert rig.daemon.plane.commands.refused() == 2
 
     running(tmp_path, test)
 
@@ -679,8 +679,8 @@ def test_a_guest_that_is_not_there_is_told_so_and_one_that_may_not_be_seen_no_le
 
 def test_incidents_of_a_guest_that_was_removed_can_be_asked_for(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        rig.daemon.doctor.incidents.record("rights", "refused", 1, "carol", "somebody", {})
-        owner = bearer(rig.daemon.access.key)
+        rig.daemon.worker.diagnosis.incidents.record("rights", "refused", 1, "carol", "somebody", {})
+        owner = bearer(rig.daemon.worker.access.key)
         status, text = await rig.ask("/api/v1/incidents?guest=carol", **owner)
         assert status == 200 and [one["guest"] for one in json.loads(text)] == ["carol"]
 
@@ -689,10 +689,10 @@ def test_incidents_of_a_guest_that_was_removed_can_be_asked_for(tmp_path: Path) 
 
 def test_every_operation_of_the_api_is_summed_up_in_a_short_sentence_of_its_own(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        _, text = await rig.ask("/api/v1/openapi.json", **bearer(rig.daemon.access.key))
+        _, text = await rig.ask("/api/v1/openapi.json", **bearer(rig.daemon.worker.access.key))
         operations = [one for path in json.loads(text)["paths"].values() for one in path.values()]
         summaries = {one["summary"] for one in operations}
-        assert len(summaries) == len(operations) == len(rig.daemon.commands.table)
+        assert len(summaries) == len(operations) == len(rig.daemon.plane.commands.table)
         for one in operations:
             assert 5 <= len(one["summary"]) <= 60 and one["summary"][0].isupper(), one["operationId"]
             assert not one["summary"].endswith(".") and " " in one["summary"], one["operationId"]
@@ -764,7 +764,7 @@ def test_a_guests_admin_attaches_what_the_configuration_gives_that_guest(tmp_pat
         ):  # fmt: skip
             assert await attach(door) == 403, door
         assert await attach("spice+tls://vm7:5900", ca_file="/etc/shadow") == 403
-        assert not rig.daemon.guest("alice").attachments
+        assert not rig.daemon.worker.guest("alice").attachments
         for door in (f"qmp:{mine}/vm.sock", f"dbus:unix:path={mine}/bus", f"vnc+unix://{mine}/a/b", "spice://VM7"):
             assert await attach(door) == 200, door
         everybody = bearer((await rig.token("admin"))[1])
@@ -796,7 +796,7 @@ def test_a_link_in_a_guests_own_folder_leads_nowhere_else(tmp_path: Path) -> Non
             while reached.count("own") < 2:
                 await asyncio.sleep(0.01)
         assert "host" not in reached
-        said = {a.spec.text: a.error for a in rig.daemon.guest("alice").attachments}
+        said = {a.spec.text: a.error for a in rig.daemon.worker.guest("alice").attachments}
         assert {said[door].replace(door.partition(":")[2].removeprefix("//"), "") for door in doors[:1]} == {
             said[doors[3]].replace(f"{mine}/nothing", "")
         }, "whether there is something elsewhere is not told"

@@ -32,7 +32,7 @@ from tests.places import fill, lack, small_disk
 
 
 async def ask(daemon: Daemon, method: str, **args: Any) -> Any:
-    return await daemon.commands.run(OWNER, method, args)
+    return await daemon.plane.commands.run(OWNER, method, args)
 
 
 async def everything(daemon: Daemon) -> str:
@@ -123,7 +123,7 @@ def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path:
     async def test(daemon: Daemon) -> None:
         own = {path.name for path in daemon.config.runtime.iterdir()} - {"alice"}
         assert {"api.sock", "native.sock", "attach.sock", "lock", "key"} <= own
-        routes = Web(daemon).network().router.resources()
+        routes = Web(daemon.plane, daemon.config.addresses, ()).network().router.resources()
         own |= {first for route in routes if (first := route.canonical.split("/")[1]) and "{" not in first}
         before = await everything(daemon)
         for name in sorted(own):
@@ -135,7 +135,7 @@ def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path:
         with pytest.raises(ConfigError, match="notes must be a directory"):
             await ask(daemon, "guest.add", name="notes")
         assert await everything(daemon) == before
-        assert daemon.store.guests() == {}
+        assert daemon.worker.store.guests() == {}
 
     running(tmp_path, test)
 
@@ -145,13 +145,17 @@ def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path:
 
 def test_a_guest_that_can_not_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        before, objects, servers = await everything(daemon), len(daemon.registry), len(daemon._native)
+        before, objects, servers = await everything(daemon), len(daemon.worker.registry), len(daemon._native)
         # One byte of path more than the system allows, for one of its two sockets.
         name = "g" * (107 - len(str(daemon.config.runtime)) - len("//pulse"))
         with pytest.raises(ConfigError, match=r"native is too long"):
             await ask(daemon, "guest.add", name=name)
-        assert (await everything(daemon), len(daemon.registry), len(daemon._native)) == (before, objects, servers)
-        assert not list((daemon.config.runtime / name).iterdir()) and daemon.store.guests() == {}
+        assert (await everything(daemon), len(daemon.worker.registry), len(daemon._native)) == (
+            before,
+            objects,
+            servers,
+        )
+        assert not list((daemon.config.runtime / name).iterdir()) and daemon.worker.store.guests() == {}
         await ask(daemon, "guest.add", name=name[:-1])
 
     # Shorter than pytest's own folder.
@@ -164,13 +168,15 @@ def test_a_guest_that_could_not_be_brought_back_is_not_forgotten(tmp_path: Path)
         await ask(daemon, "sink.add", guest="carol", name="music")
 
     async def second(daemon: Daemon) -> None:
-        assert "carol" not in daemon.guests
-        assert [(i.stage, i.cause, i.guest) for i in daemon.incidents] == [("guest", "left out", "carol")]
+        assert "carol" not in daemon.worker.guests
+        assert [(i.stage, i.cause, i.guest) for i in daemon.worker.diagnosis.incidents] == [
+            ("guest", "left out", "carol")
+        ]
         with pytest.raises(ConfigError, match="must be a directory"):
             await ask(daemon, "guest.add", name="carol")
 
     async def third(daemon: Daemon) -> None:
-        carol = daemon.guest("carol").graph
+        carol = daemon.worker.guest("carol").graph
         assert carol.rate == 44_100 and carol.name_taken("music")
 
     running(tmp_path, first)
@@ -199,7 +205,7 @@ def test_a_module_that_can_not_be_loaded_leaves_no_sink() -> None:
 async def waiting(daemon: Daemon) -> str:
     """A request that waits."""
     subject = Subject(Identity(1, 0, "firefox-esr"))
-    prompt = daemon.prompts.ask("alice", Permission.CAMERA, subject, "", now_ns(), lambda allow: None)
+    prompt = daemon.worker.prompts.ask("alice", Permission.CAMERA, subject, "", now_ns(), lambda allow: None)
     assert prompt is not None
     return prompt.key
 
@@ -225,29 +231,32 @@ def test_what_can_not_be_kept_is_not_made(tmp_path: Path) -> None:
             ("token.new", {"may": "all"}), ("token.rotate", {"token": token["id"]}),
             ("token.revoke", {"token": token["id"]}), ("remember", {"key": "k", "value": "v"}),
         ]  # fmt: skip
-        before, objects = await everything(daemon), len(daemon.registry)
-        daemon.store._db.execute("PRAGMA query_only=1")
+        before, objects = await everything(daemon), len(daemon.worker.registry)
+        daemon.worker.store._db.execute("PRAGMA query_only=1")
         for method, args in changes:
             with pytest.raises(ConfigError, match="not kept"):
                 await ask(daemon, method, **args)
             assert await everything(daemon) == before, method
-        assert daemon.access.find(digest_of(token["token"])) is not None and len(daemon.registry) == objects + 1
-        assert {(i.stage, i.cause) for i in daemon.incidents} == {("store", "can't write")}
-        daemon.store._db.execute("PRAGMA query_only=0")
+        assert (
+            daemon.worker.access.find(digest_of(token["token"])) is not None
+            and len(daemon.worker.registry) == objects + 1
+        )
+        assert {(i.stage, i.cause) for i in daemon.worker.diagnosis.incidents} == {("store", "can't write")}
+        daemon.worker.store._db.execute("PRAGMA query_only=0")
         for method, args in changes:
             if method != "guest.remove" or args["guest"] == "bob":
                 await ask(daemon, method, **args)
-        assert not daemon.trouble and {"alice", "carol"} == set(daemon.guests)
+        assert not daemon.worker.trouble and {"alice", "carol"} == set(daemon.worker.guests)
 
     running(tmp_path, test)
 
 
 def test_volumes_of_streams_and_listeners_wait_for_no_disk(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        daemon.store._db.execute("PRAGMA query_only=1")
+        daemon.worker.store._db.execute("PRAGMA query_only=1")
         alice = daemon.config.runtime / "alice" / "native"
-        async with daemon.keeper.turn, connect(alice, name="test") as bus, bus.play(guest="alice", channels=2):
-            node = next(iter(daemon.guest("alice").graph.streams.values()))
+        async with daemon.worker.keeper.turn, connect(alice, name="test") as bus, bus.play(guest="alice", channels=2):
+            node = next(iter(daemon.worker.guest("alice").graph.streams.values()))
             await ask(daemon, "set", target=node.key, settings={"mute": True})
             assert node.mute
 
@@ -267,9 +276,9 @@ def test_a_change_to_a_guest_that_is_being_removed_is_not_kept_for_the_next_of_i
             return_exceptions=True,
         )
         assert [isinstance(one, GraphError) for one in done] == [False, True, True, True, False], done
-        bob = daemon.guest("bob")
+        bob = daemon.worker.guest("bob")
         assert not bob.microphone.mute and not bob.graph.name_taken("music") and not list(bob.door.grants)
-        assert daemon.store.guest("bob") == type(daemon.store.guest("nobody"))()
+        assert daemon.worker.store.guest("bob") == type(daemon.worker.store.guest("nobody"))()
 
     running(tmp_path, test)
 
@@ -278,7 +287,7 @@ def test_tokens_for_a_removed_guest_let_nobody_into_the_next_of_its_name(tmp_pat
     made: list[str] = []
 
     async def lets_in(daemon: Daemon) -> list[set[str]]:
-        held = [daemon.access.find(digest_of(secret)) for secret in made]
+        held = [daemon.worker.access.find(digest_of(secret)) for secret in made]
         return [set(holder.guests) if holder else set() for holder in held]
 
     async def removed(daemon: Daemon) -> None:
@@ -299,7 +308,7 @@ def test_tokens_for_a_removed_guest_let_nobody_into_the_next_of_its_name(tmp_pat
 
 def test_a_client_that_goes_amid_its_call_leaves_a_whole_change(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        async with daemon.keeper.turn:
+        async with daemon.worker.keeper.turn:
             async with connect(daemon.config.runtime / "native.sock", name="test") as bus:
                 call = asyncio.create_task(bus.call("guest.add", name="bob"))
                 await asyncio.sleep(0.05)
@@ -307,9 +316,9 @@ def test_a_client_that_goes_amid_its_call_leaves_a_whole_change(tmp_path: Path) 
             call.cancel()
             await asyncio.sleep(0.05)
         async with asyncio.timeout(5):
-            while "bob" not in daemon.guests:
+            while "bob" not in daemon.worker.guests:
                 await asyncio.sleep(0.005)
-        assert list(daemon.store.guests()) == ["bob"]
+        assert list(daemon.worker.store.guests()) == ["bob"]
 
     running(tmp_path, test)
 
@@ -320,7 +329,7 @@ def test_a_full_runtime_folder_refuses_a_guest_and_leaves_nothing_of_it(tmp_path
         fill(tmp_path / "d")
         with pytest.raises(ConfigError, match="No space left"):
             await ask(daemon, "guest.add", name="bob")
-        assert await everything(daemon) == before and daemon.store.guests() == {}
+        assert await everything(daemon) == before and daemon.worker.store.guests() == {}
         made = {path for path in daemon.config.runtime.rglob("*") if not path.is_dir()} - set(there)
         assert not made, made
         (tmp_path / "d" / "filler").unlink()
@@ -347,7 +356,7 @@ def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_p
             door = daemon._take_connection({"guest": "alice"}, theirs.fileno())
             if seconds is not None:
                 await asyncio.sleep(seconds)
-            await daemon.detach(door["id"])
+            await daemon.worker.detach(door["id"])
             assert len(os.listdir("/proc/self/fd")) == before
         theirs.close()
         # What was said on it is read, and then its end is met: nobody holds the other side any more.
@@ -360,7 +369,7 @@ def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_p
 
 def test_of_two_sinks_that_are_removed_at_once_the_last_stays_and_is_kept(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        guest = daemon.guest("alice")
+        guest = daemon.worker.guest("alice")
         for name in ("a", "b"):
             await ask(daemon, "sink.add", guest="alice", name=name)
         await ask(daemon, "sink.remove", guest="alice", sink="millrace")
@@ -368,12 +377,12 @@ def test_of_two_sinks_that_are_removed_at_once_the_last_stays_and_is_kept(tmp_pa
         # So many that it takes steps.
         for number in range(60):
             guest.graph.add_stream(Stream(guest.graph.ids.take(), "s", ("mono",)), sinks[number % 2])
-        removals = [daemon.remove_sink(guest, name) for name in ("a", "b", "a")]
+        removals = [daemon.worker.remove_sink(guest, name) for name in ("a", "b", "a")]
         first, second, again = await asyncio.gather(*removals, return_exceptions=True)
         assert first is None and isinstance(second, GraphError) and isinstance(again, GraphError)
         assert [sink.name for sink in guest.graph.sinks.values()] == ["b"]
         assert {stream.sink.name for stream in guest.graph.streams.values()} == {"b"}
-        assert [name for name, _ in daemon.store.guest("alice").sinks] == ["b"]
+        assert [name for name, _ in daemon.worker.store.guest("alice").sinks] == ["b"]
         assert not guest.leaving
 
     running(tmp_path, test)

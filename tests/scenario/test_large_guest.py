@@ -32,7 +32,7 @@ async def rounds_of(work: Coroutine[Any, Any, Any]) -> tuple[Any, int]:
 def test_removing_a_sink_moves_its_streams_with_pauses_and_those_that_come_meanwhile(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         await ask(daemon, "sink.add", guest="alice", name="extra")
-        graph = daemon.guests["alice"].graph
+        graph = daemon.worker.guests["alice"].graph
         first, extra = graph.sinks.values()
         graph.set_default(extra)
         for _ in range(500):
@@ -73,12 +73,12 @@ def test_a_long_answer_is_made_text_of_with_pauses_and_is_what_it_was() -> None:
 
 def test_a_guest_has_one_share_however_many_tokens_it_has(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        alice = daemon.guests["alice"].turns
+        alice = daemon.worker.guests["alice"].turns
         for key in ("token/1", "token/2", "certificate/c", "guest/alice"):
-            assert daemon.turns_of(Holder(key, Right.HEAR, frozenset({"alice"}))) is alice
+            assert daemon.worker.turns_of(Holder(key, Right.HEAR, frozenset({"alice"}))) is alice
         several = Holder("token/3", Right.HEAR, frozenset({"alice", "bob"}))
-        assert daemon.turns_of(several) not in (alice, daemon.turns, daemon.strangers)
-        assert daemon.turns_of(Holder("owner", Right.HEAR, frozenset({"alice"}))) is daemon.turns
+        assert daemon.worker.turns_of(several) not in (alice, daemon.worker.turns, daemon.worker.strangers)
+        assert daemon.worker.turns_of(Holder("owner", Right.HEAR, frozenset({"alice"}))) is daemon.worker.turns
 
     running(tmp_path, test)
 
@@ -92,15 +92,15 @@ def test_who_is_refused_is_answered_when_strangers_have_something_left_of_their_
                 async with session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
                     return answer.status
 
-            assert await ask_as("wrong") == 401 and daemon.strangers.used_ns > 0
-            turn = daemon.strangers.turn
+            assert await ask_as("wrong") == 401 and daemon.worker.strangers.used_ns > 0
+            turn = daemon.worker.strangers.turn
             left = asyncio.Event()
-            daemon.strangers.turn = left.wait  # type: ignore[assignment, method-assign]
+            daemon.worker.strangers.turn = left.wait  # type: ignore[assignment, method-assign]
             asking = asyncio.create_task(ask_as("wrong"))
             assert await ask_as((daemon.config.runtime / "key").read_text().strip()) == 200
             assert not (await asyncio.wait({asking}, timeout=0.2))[0]
             left.set()
             assert await asking == 401
-            daemon.strangers.turn = turn  # type: ignore[method-assign]
+            daemon.worker.strangers.turn = turn  # type: ignore[method-assign]
 
     running(tmp_path, test)

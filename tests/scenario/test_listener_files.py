@@ -43,7 +43,7 @@ def test_a_listener_whose_output_takes_no_more_says_why_and_ends_with_7(tmp_path
         daemon = Daemon(Config("127.0.0.1:0", runtime=tmp_path / "r", state=tmp_path / "state.db"))
         await daemon.start()
         token = tmp_path / "token"
-        _, secret = await daemon.access.new("t", Right.SEE | Right.HEAR, ["default"], 0)
+        _, secret = await daemon.worker.access.new("t", Right.SEE | Right.HEAR, ["default"], 0)
         token.write_text(secret)
         token.chmod(0o600)
         playing = asyncio.create_task(noise(daemon))

@@ -127,7 +127,7 @@ def test_a_stream_that_starves_goes_on_when_its_client_does(tmp_path: Path) -> N
 def test_cork_flush_and_levels(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon) as bus, bus.play(guest="alice", latency_ms=500) as stream:
-            node = next(iter(daemon.guest("alice").graph.streams.values()))
+            node = next(iter(daemon.worker.guest("alice").graph.streams.values()))
             await stream.cork()
             await stream.write(noise(20_000))
             await asyncio.sleep(0.05)
@@ -215,14 +215,14 @@ def test_a_guests_programs_see_their_guest_alone(tmp_path: Path) -> None:
                 with contextlib.suppress(GraphError):
                     answer = await attempt
                 assert "alice" not in str(answer)
-            assert not daemon.guest("alice").graph.default.mute  # type: ignore[union-attr]
+            assert not daemon.worker.guest("alice").graph.default.mute  # type: ignore[union-attr]
 
     running(tmp_path, test)
 
 
 def test_many_objects_are_told_in_slices_and_none_is_lost(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        graph = daemon.guest("alice").graph
+        graph = daemon.worker.guest("alice").graph
         assert graph.default is not None
         for n in range(1_000):
             graph.add_stream(Stream(graph.ids.take(), f"s{n}", default_map(2)), graph.default)
@@ -237,7 +237,7 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: 
     async def test(daemon: Daemon) -> None:
         raw = await greeted(daemon)
         raw.sock.send(frame(Call(1, "watch", {})))
-        graph = daemon.guest("alice").graph
+        graph = daemon.worker.guest("alice").graph
         async with of_daemon(daemon) as watcher:
             changes = watcher.watch()
             await first_look(changes)
@@ -251,9 +251,9 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: 
                     told = change.object
                     if told and told.key == last and told.props.get("mute") is (round_ % 2 == 0):
                         break
-                if len(daemon._native[0].sessions) == 1:
+                if len(daemon._native[None].sessions) == 1:
                     break
-            assert len(daemon._native[0].sessions) == 1
+            assert len(daemon._native[None].sessions) == 1
             graph.set_mute(sinks[0], False)
             graph.set_mute(sinks[0], True)
             assert (await anext(changes)).object
@@ -308,7 +308,7 @@ def test_attempts_by_the_native_protocol_are_refused(tmp_path: Path) -> None:
     ]
 
     async def test(daemon: Daemon) -> None:
-        bob = daemon.guest("bob")
+        bob = daemon.worker.guest("bob")
         async with of_daemon(daemon) as owner, owner.play(guest="bob") as stream, of_guest(daemon) as bus:
             assert bob.graph.default is not None
             names = {"{bob_sink}": bob.graph.default.key, "{bob_stream}": stream.key}
@@ -350,20 +350,20 @@ def test_a_guest_whose_programs_may_only_speak(tmp_path: Path) -> None:
 
 def test_a_token_gives_its_own_rights_and_its_end_ends_the_connection(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        token, secret = await daemon.access.new("t", Right.SEE | Right.HEAR, ["alice"], 0)
+        token, secret = await daemon.worker.access.new("t", Right.SEE | Right.HEAR, ["alice"], 0)
         with pytest.raises(RightsError, match="not valid"):
             await of_daemon(daemon, token=secret + "x").__aenter__()
         async with of_daemon(daemon, token=secret) as bus, bus.record("sink/default", guest="alice") as recording:
             assert bus.you == token.holder.key and bus.rights == ("see", "hear")
             with pytest.raises(RightsError):
                 await bus.play(guest="alice").__aenter__()
-            await daemon.access.revoke(token.id)
+            await daemon.worker.access.revoke(token.id)
             with pytest.raises(PeerLost):
                 while True:
                     await recording.read()
             with pytest.raises(RightsError, match="revoked"):
                 await bus.call("state")
-        assert not daemon.guest("alice").native_records
+        assert not daemon.worker.guest("alice").native_records
 
     running(tmp_path, test)
 
@@ -383,14 +383,14 @@ def test_whoever_guesses_tokens_is_slowed_down(tmp_path: Path) -> None:
 
 
 async def waiting(daemon: Daemon) -> str:
-    await eventually(lambda: list(daemon.prompts))
-    return next(iter(daemon.prompts)).key
+    await eventually(lambda: list(daemon.worker.prompts))
+    return next(iter(daemon.worker.prompts)).key
 
 
 @pytest.mark.parametrize("always", [False, True])
 def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Path, always: bool) -> None:
     async def test(daemon: Daemon) -> None:
-        grants = daemon.guest("alice").door.grants
+        grants = daemon.worker.guest("alice").door.grants
         grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
         told: list[str] = []
         bus = of_guest(daemon)
@@ -413,7 +413,7 @@ def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Pat
             await entering
             assert Verdict.ALLOW in {verdict for _, _, verdict in grants}
         else:
-            daemon.prompts.decide(daemon.prompts.get(await waiting(daemon)), False)  # type: ignore[arg-type]
+            daemon.worker.prompts.decide(daemon.worker.prompts.get(await waiting(daemon)), False)  # type: ignore[arg-type]
             with pytest.raises(RightsError, match="denied"):
                 await entering
         again.close()
@@ -423,20 +423,20 @@ def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Pat
 
 def test_who_is_not_answered_in_time_is_denied_and_who_leaves_waits_no_more(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        daemon.prompts._patience_ns = 50 * NS_PER_MS
-        daemon.guest("alice").door.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+        daemon.worker.prompts._patience_ns = 50 * NS_PER_MS
+        daemon.worker.guest("alice").door.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
         async with of_guest(daemon) as bus:
             with pytest.raises(RightsError, match="nobody"):
                 await bus.record("source/microphone", guest="alice").__aenter__()
             async with bus.record("sink/default", guest="alice"):
                 pass
-        daemon.prompts._patience_ns = 10_000 * NS_PER_MS
+        daemon.worker.prompts._patience_ns = 10_000 * NS_PER_MS
         leaver = of_guest(daemon)
         await leaver.__aenter__()
         task = asyncio.create_task(leaver.record("source/microphone", guest="alice").__aenter__())
         await waiting(daemon)
         leaver.close()
-        await eventually(lambda: not list(daemon.prompts))
+        await eventually(lambda: not list(daemon.worker.prompts))
         with pytest.raises(PeerLost):
             await task
 
@@ -467,9 +467,9 @@ def test_a_camera_is_asked_for(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon) as bus:
             assert await bus.call("ask", what="camera", guest="alice") is True
-            daemon.guest("alice").door.grants.set(Permission.CAMERA, ANY, Verdict.PROMPT)
+            daemon.worker.guest("alice").door.grants.set(Permission.CAMERA, ANY, Verdict.PROMPT)
             asked = asyncio.create_task(bus.call("ask", what="camera", guest="alice"))
-            daemon.prompts.decide(daemon.prompts.get(await waiting(daemon)), False)  # type: ignore[arg-type]
+            daemon.worker.prompts.decide(daemon.worker.prompts.get(await waiting(daemon)), False)  # type: ignore[arg-type]
             assert await asked is False
 
     running(tmp_path, test)
@@ -499,7 +499,7 @@ def test_a_claimed_name_goes_on_to_the_next_in_line(tmp_path: Path) -> None:
 def test_ducking_ends_with_the_connection_that_ducked(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as player, player.play(guest="alice") as stream:
-            node = daemon.guest("alice").graph.streams[stream.id]
+            node = daemon.worker.guest("alice").graph.streams[stream.id]
             async with of_daemon(daemon) as policy:
                 await policy.call("duck", target=stream.key, db=-20)
                 assert abs(node.effective_gains[0] - 0.1) < 1e-6 and node.gains[0] == 1.0
@@ -744,7 +744,7 @@ def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_
                 asyncio.get_running_loop().remove_reader(bell._hear_fd)
                 for fd in (bell._hear_fd, bell._ring_fd):
                     os.set_blocking(fd, True)
-                playback = daemon.guest("alice").native[lazy.id]
+                playback = daemon.worker.guest("alice").native[lazy.id]
                 for _ in range(1_000):
                     for _ in range(100):
                         playback._wake()
@@ -762,7 +762,7 @@ def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_
 
 def test_a_client_that_dies_takes_its_streams_along_and_leaves_nothing(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        alice = daemon.guest("alice")
+        alice = daemon.worker.guest("alice")
         held = alice.graph.budget.held
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(5):
@@ -781,7 +781,7 @@ def test_a_client_that_dies_takes_its_streams_along_and_leaves_nothing(tmp_path:
 
 def test_streams_calls_and_memory_are_bounded(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        alice = daemon.guest("alice")
+        alice = daemon.worker.guest("alice")
         async with of_guest(daemon) as bus:
             for _ in range(64):
                 await bus.play(guest="alice", latency_ms=10).__aenter__()
@@ -813,7 +813,7 @@ def test_no_descriptor_left_is_said_and_passes(tmp_path: Path) -> None:
             try:
                 with pytest.raises(GraphError, match=r"descriptor|memory"):
                     await bus.play(guest="alice").__aenter__()
-                assert not daemon.guest("alice").native
+                assert not daemon.worker.guest("alice").native
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             async with bus.play(guest="alice"):
@@ -851,7 +851,7 @@ def test_truncated_messages_of_every_length(tmp_path: Path) -> None:
             raw.sock.close()
         async with of_daemon(daemon) as bus:
             assert (await bus.call("state"))["guests"]
-        await eventually(lambda: not daemon._native[0].sessions)
+        await eventually(lambda: not daemon._native[None].sessions)
 
     running(tmp_path, test)
 
@@ -872,9 +872,9 @@ def test_any_command_with_any_arguments_is_done_or_refused_and_never_an_internal
         dice = random.Random(7)
         done = 0
         async with of_daemon(daemon) as bus:
-            await eventually(lambda: daemon._native[0].sessions)
-            (session,) = daemon._native[0].sessions
-            takes = {name: command.takes for name, command in daemon.commands.table.items()}
+            await eventually(lambda: daemon._native[None].sessions)
+            (session,) = daemon._native[None].sessions
+            takes = {name: command.takes for name, command in daemon.plane.commands.table.items()}
             takes |= {name: kind for name, (kind, _) in session.streams.methods.items()}
             for _ in range(4_000):
                 method = dice.choice(sorted(takes))

@@ -64,7 +64,7 @@ def at_door(daemon: Daemon, guest: str = "alice") -> Client:
 
 
 def server_of(daemon: Daemon, guest: str = "alice") -> NativeServer:
-    return next(server for server in daemon._native if server.guest is daemon.guest(guest))
+    return next(server for server in daemon._native if server.guest is daemon.worker.guest(guest))
 
 
 def much_went_wrong(daemon: Daemon, count: int) -> None:
@@ -74,7 +74,7 @@ def much_went_wrong(daemon: Daemon, count: int) -> None:
         evidence = {"what": "x" * 150}
         # The same cause is kept a hundred times only.
         stage, cause = [("client", "wrote late"), ("machine", "late"), ("send", "line full"), ("device", "late")][n % 4]
-        daemon.doctor.incidents.record(stage, cause, at, "alice", f"stream/{n}", evidence, at_ns=at)
+        daemon.worker.diagnosis.incidents.record(stage, cause, at, "alice", f"stream/{n}", evidence, at_ns=at)
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -130,7 +130,7 @@ def test_whoever_reads_nothing_is_told_so_when_it_reads_again(tmp_path: Path, ca
         assert isinstance(last, Fault) and (last.serial, last.code) == (0, "limit") and "left unread" in last.message
         assert 1 <= len(replies) < 10, "what it had no part of is not sent"
         await until(lambda: not server.sessions)
-        assert not daemon.guest("alice").graph.budget.shares().get("connection")
+        assert not daemon.worker.guest("alice").graph.budget.shares().get("connection")
 
     with caplog.at_level(logging.WARNING, "millrace.native"):
         running(tmp_path, test)
@@ -141,7 +141,7 @@ def test_whoever_never_reads_again_keeps_nothing_for_long(tmp_path: Path, monkey
     monkeypatch.setattr("millrace.io.fdstream.FAREWELL_S", 0.1)
 
     async def test(daemon: Daemon) -> None:
-        server, budget = server_of(daemon), daemon.guest("alice").graph.budget
+        server, budget = server_of(daemon), daemon.worker.guest("alice").graph.budget
         clients = [await at_door(daemon).greet() for _ in range(5)]
         before = len(os.listdir("/proc/self/fd"))
         for session in list(server.sessions):
@@ -176,7 +176,7 @@ def test_those_on_their_way_out_make_room_for_others(tmp_path: Path, monkeypatch
 
 def test_what_a_guest_has_no_room_for_is_not_kept_for_a_farewell(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        server, budget = server_of(daemon), daemon.guest("alice").graph.budget
+        server, budget = server_of(daemon), daemon.worker.guest("alice").graph.budget
         client = await at_door(daemon).greet()
         (session,) = server.sessions
         other = budget.open("stream")
@@ -229,7 +229,7 @@ def test_an_internal_error_ends_with_a_fault_that_says_so(
 
 def test_an_answer_too_large_for_a_message_is_refused_and_the_connection_goes_on(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        graph = daemon.guest("alice").graph
+        graph = daemon.worker.guest("alice").graph
         assert graph.default is not None
         sinks = [graph.add_sink(f"s{n}", "x" * 5_000) for n in range(250)]
         async with connect(daemon.config.runtime / "native.sock") as own:

@@ -25,9 +25,9 @@ from .test_native import eventually, noise, of_daemon, of_guest, running
 async def policy(daemon: Daemon, config: PolicyConfig | None = None, replace: bool = False) -> AsyncIterator[Program]:
     """A policy at work while the block runs."""
     program = Program(daemon.config.runtime / "native.sock", config or PolicyConfig(), replace)
-    before = daemon.claims.holder("policy")
+    before = daemon.worker.claims.holder("policy")
     task = asyncio.create_task(program.run())
-    await eventually(lambda: daemon.claims.holder("policy") not in (None, before))
+    await eventually(lambda: daemon.worker.claims.holder("policy") not in (None, before))
     await asyncio.sleep(0.05)
     try:
         yield program
@@ -39,12 +39,12 @@ async def policy(daemon: Daemon, config: PolicyConfig | None = None, replace: bo
 async def played(bus: Bus, daemon: Daemon, role: str = "music", name: str = "mpv") -> tuple[Any, Any]:
     """A stream and its node."""
     stream = await bus.play(guest="alice", props={"application.name": name, "media.role": role}).__aenter__()
-    return stream, daemon.guest("alice").graph.streams[stream.id]
+    return stream, daemon.worker.guest("alice").graph.streams[stream.id]
 
 
 def test_a_level_is_remembered_across_streams_and_restarts(tmp_path: Path) -> None:
     async def first(daemon: Daemon) -> None:
-        daemon.guest("alice").graph.add_sink("music")
+        daemon.worker.guest("alice").graph.add_sink("music")
         async with of_daemon(daemon) as bus:
             async with policy(daemon):
                 stream, node = await played(bus, daemon)
@@ -89,14 +89,14 @@ def test_rules_answer_programs_that_have_to_ask(tmp_path: Path) -> None:
 
     async def test(daemon: Daemon) -> None:
         for what in (Permission.MICROPHONE, Permission.MONITOR):
-            daemon.guest("alice").door.grants.set(what, ANY, Verdict.PROMPT)
+            daemon.worker.guest("alice").door.grants.set(what, ANY, Verdict.PROMPT)
         async with policy(daemon, PolicyConfig(rules=rules)), of_guest(daemon) as bus:
             async with bus.record("source/microphone", guest="alice"):
                 pass
             with pytest.raises(RightsError):
                 await bus.record("sink/default", guest="alice").__aenter__()
             # What was granted once was granted to that connection.
-            assert not [v for _, name, v in daemon.guest("alice").door.grants if name != ANY]
+            assert not [v for _, name, v in daemon.worker.guest("alice").door.grants if name != ANY]
 
     running(tmp_path, test)
 
@@ -104,14 +104,14 @@ def test_rules_answer_programs_that_have_to_ask(tmp_path: Path) -> None:
 def test_another_policy_takes_over_and_gives_the_place_back(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as bus, policy(daemon) as first:
-            embedded = daemon.claims.holder("policy")
+            embedded = daemon.worker.claims.holder("policy")
             async with policy(daemon, PolicyConfig(roles=(("music", "sink/other"),)), replace=True):
-                daemon.guest("alice").graph.add_sink("other")
+                daemon.worker.guest("alice").graph.add_sink("other")
                 await asyncio.sleep(0.1)
                 _, node = await played(bus, daemon)
                 await eventually(lambda: node.sink.name == "other")
-                assert daemon.claims.holder("policy") is not embedded
-            await eventually(lambda: daemon.claims.holder("policy") is not None)
+                assert daemon.worker.claims.holder("policy") is not embedded
+            await eventually(lambda: daemon.worker.claims.holder("policy") is not None)
             _, node = await played(bus, daemon, name="third")
             await asyncio.sleep(0.1)
             assert node.sink.name == "millrace" and first.commands == 0
@@ -121,8 +121,8 @@ def test_another_policy_takes_over_and_gives_the_place_back(tmp_path: Path) -> N
 
 def test_without_a_policy_the_unknown_wait_and_are_denied_and_the_known_play(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        daemon.prompts._patience_ns = 50_000_000
-        daemon.guest("alice").door.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
+        daemon.worker.prompts._patience_ns = 50_000_000
+        daemon.worker.guest("alice").door.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
         with pytest.raises(RightsError):
             await of_guest(daemon).__aenter__()
         async with of_guest(daemon, "bob") as bus, bus.play(guest="bob") as stream:

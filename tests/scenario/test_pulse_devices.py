@@ -220,16 +220,16 @@ def test_a_guest_of_the_same_name_has_nothing_of_one_that_was_removed_while_a_ch
     async def test(daemon: Daemon) -> None:
         program = Program(daemon)
         await program.ask(Command.SET_SINK_VOLUME, index=NO_INDEX, name="millrace", volume=HALF)
-        async with daemon.keeper.turn:
-            removing = asyncio.create_task(daemon.remove_guest("alice"))
+        async with daemon.worker.keeper.turn:
+            removing = asyncio.create_task(daemon.worker.remove_guest("alice"))
             await asyncio.sleep(0)
             program.client.send(Command.SET_SINK_MUTE, index=NO_INDEX, name="millrace", mute=True)
             await asyncio.sleep(0)
         await removing
         for _ in range(10):
             await asyncio.sleep(0.001)
-        await daemon.add_guest("alice", {})
-        sink = daemon.guest("alice").graph.default
+        await daemon.worker.add_guest("alice", {})
+        sink = daemon.worker.guest("alice").graph.default
         assert sink is not None and (sink.gains, sink.mute) == ((1.0, 1.0), False)
 
     running(tmp_path, test)

@@ -225,7 +225,7 @@ class Program:
     """A PulseAudio client of a daemon's guest, in memory."""
 
     def __init__(self, daemon: Daemon, name: str = "mpv") -> None:
-        self.door = daemon.guest("alice").door
+        self.door = daemon.worker.guest("alice").door
         self.rig = Rig()
         self.rig.door = self.door
         self.client = RigClient(self.rig, 35, True)
@@ -245,28 +245,30 @@ class Program:
 
 def test_a_rule_that_a_program_writes_is_what_the_policy_gives_to_the_next_stream_and_is_kept(tmp_path: Path) -> None:
     async def first(daemon: Daemon) -> None:
-        daemon.guest("alice").graph.add_sink("music")
+        daemon.worker.guest("alice").graph.add_sink("music")
         async with policy(daemon):
             program = Program(daemon)
             await program.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}))
-            stream = daemon.guest("alice").graph.streams[program.client.play(S16, (1, 2), volume_set=False).index]
+            stream = daemon.worker.guest("alice").graph.streams[
+                program.client.play(S16, (1, 2), volume_set=False).index
+            ]
             await eventually(lambda: stream.mute and stream.sink.name == "music")
             assert [round(gain, 4) for gain in stream.gains] == [0.125, 0.0156]
             # And what a person sets from there is what the program reads.
             async with of_daemon(daemon) as bus:
                 await bus.set(stream.key, volume="25%", mute=False)
             quarter = Rule((0x4000, 0x4000), LOUD.positions, False, "music")
-            await eventually(lambda: daemon.guest("alice").door.rules.kept[MPV] == quarter)
+            await eventually(lambda: daemon.worker.guest("alice").door.rules.kept[MPV] == quarter)
             assert table((await program.ask(Command.EXTENSION, **asked(1))).fields) == {MPV: quarter}
 
     async def second(daemon: Daemon) -> None:
         program = Program(daemon)
         kept = Rule((0x4000, 0x4000), LOUD.positions, False, "music")
-        assert daemon.guest("alice").door.rules.kept == {MPV: kept}
+        assert daemon.worker.guest("alice").door.rules.kept == {MPV: kept}
         await program.ask(Command.EXTENSION, **asked(3, ("string", MPV)))
 
     async def third(daemon: Daemon) -> None:
-        assert not daemon.guest("alice").door.rules.kept
+        assert not daemon.worker.guest("alice").door.rules.kept
 
     for test in (first, second, third):
         running(tmp_path, test)
@@ -276,11 +278,11 @@ def test_a_rule_that_the_disk_does_not_take_is_refused_and_not_in_force(tmp_path
     async def test(daemon: Daemon) -> None:
         program = Program(daemon)
         await program.ask(Command.EXTENSION, **a_write(SET, {"a": LOW}))
-        daemon.store._db.execute("PRAGMA query_only = ON")
+        daemon.worker.store._db.execute("PRAGMA query_only = ON")
         reply = await program.ask(Command.EXTENSION, **a_write(SET, {"b": LOUD}))
         assert reply.code == Err.IO
-        assert daemon.guest("alice").door.rules.kept == {"a": LOW}
-        daemon.store._db.execute("PRAGMA query_only = OFF")
+        assert daemon.worker.guest("alice").door.rules.kept == {"a": LOW}
+        daemon.worker.store._db.execute("PRAGMA query_only = OFF")
 
     running(tmp_path, test)
 

@@ -42,7 +42,7 @@ def test_what_was_kept_and_configured_for_the_old_name_counts_for_the_new_one(tm
     store.close()
 
     async def test(daemon: Daemon) -> None:
-        sink = daemon.guest("alice").graph.default
+        sink = daemon.worker.guest("alice").graph.default
         assert sink is not None and sink.name == "millrace"
         assert (sink.gains, sink.mute) == ((0.5, 0.25), True)
         async with of_daemon(daemon) as bus:
@@ -384,7 +384,7 @@ def test_sinks_take_plain_pcm_and_clients_say_how_they_came() -> None:
 
 def test_listeners_are_asked_for_their_microphones_by_whoever_records_what_was_made_of_them(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        guest = daemon.guest("alice")
+        guest = daemon.worker.guest("alice")
         program = Program(daemon)
         loaded = (await program.ask(Command.LOAD_MODULE, name="module-loopback", argument="source=microphone")).fields
         assert guest.recording, "it is heard all the while"

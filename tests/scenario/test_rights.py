@@ -39,14 +39,14 @@ class Rig:
         self.tokens: dict[str, str] = {}
 
     async def token(self, name: str, may: str, guests: list[str], lasts_s: int = 0) -> str:
-        token, secret = await self.daemon.access.new(name, parse_rights(may), guests, lasts_s)
+        token, secret = await self.daemon.worker.access.new(name, parse_rights(may), guests, lasts_s)
         self.tokens[name] = secret
         assert token.name == name
         return secret
 
     async def ask(self, method: str, path: str, secret: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """As whoever has that secret; without one as the owner."""
-        headers = {"Authorization": f"Bearer {secret or self.daemon.access.key}"} | headers
+        headers = {"Authorization": f"Bearer {secret or self.daemon.worker.access.key}"} | headers
         url = f"http://{self.daemon.serving.address}{path}"
         async with self.http.request(method, url, json=body, headers=headers) as answer:
             text = await answer.text()
@@ -119,8 +119,8 @@ ATTEMPTS: list[tuple[str, str, str, Any, int]] = [
 
 def test_every_attempt_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        bob = rig.daemon.guest("bob")
-        door = rig.daemon.attach("bob", parse_door("qmp:/nowhere"))
+        bob = rig.daemon.worker.guest("bob")
+        door = rig.daemon.worker.attach("bob", parse_door("qmp:/nowhere"))
         names = {
             "{bob_sink}": next(iter(bob.graph.sinks.values())).key, "{bob_door}": door.key.split("/")[1],
             "{bob_source}": bob.microphone.key,
@@ -166,7 +166,7 @@ def test_wrong_tokens_let_nobody_in_even_on_loopback(secret: str, tmp_path: Path
         async with rig.http.get(f"http://{rig.daemon.serving.address}/api/v1/state", headers=headers) as answer:
             assert answer.status == 401
             assert set(await answer.json()) == {"error"}, "as the API's description says"
-        assert rig.daemon.refused() == 1
+        assert rig.daemon.plane.commands.refused() == 1
 
     running(tmp_path, test)
 
@@ -193,13 +193,13 @@ async def joined(rig: Rig, secret: str, guest: str = "alice", **hello: Any) -> a
 def test_revoking_a_token_ends_what_plays_by_it_within_100_ms_and_others_go_on(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         lines = [await joined(rig, await rig.token(name, "hear", ["alice"])) for name in ("a", "b")]
-        first = next(t for t in rig.daemon.access.tokens if t.name == "a")
+        first = next(t for t in rig.daemon.worker.access.tokens if t.name == "a")
         began = time.monotonic()
-        assert await rig.daemon.access.revoke(first.id)
+        assert await rig.daemon.worker.access.revoke(first.id)
         while (message := await lines[0].receive(5)).type is aiohttp.WSMsgType.TEXT:
             ended = "revoked" in message.data
         assert ended and time.monotonic() - began < 2.0
-        assert [s.holder.key for s in rig.daemon.guest("alice").sessions if not s.closing] == ["token/2"]
+        assert [s.holder.key for s in rig.daemon.worker.guest("alice").sessions if not s.closing] == ["token/2"]
         status, _ = await rig.ask("GET", "/api/v1/state", rig.tokens["a"])
         assert status == 401
         assert not lines[1].closed
@@ -211,12 +211,12 @@ def test_rotating_keeps_what_plays_and_the_old_secret_lets_nobody_in(tmp_path: P
     async def test(rig: Rig) -> None:
         old = await rig.token("a", "hear", ["alice"])
         line = await joined(rig, old)
-        new = await rig.daemon.access.rotate(1)
+        new = await rig.daemon.worker.access.rotate(1)
         assert new and new != old
         assert (await rig.ask("GET", "/api/v1/state", old))[0] == 401
         assert (await rig.ask("GET", "/api/v1/state", new))[0] == 200
-        assert not line.closed and len(rig.daemon.guest("alice").sessions) == 1
-        assert await rig.daemon.access.rotate(99) is None
+        assert not line.closed and len(rig.daemon.worker.guest("alice").sessions) == 1
+        assert await rig.daemon.worker.access.rotate(99) is None
 
     running(tmp_path, test)
 
@@ -225,9 +225,9 @@ def test_a_listener_without_the_right_to_speak_is_forbidden_and_can_not_be_allow
     async def test(rig: Rig) -> None:
         deaf = await joined(rig, await rig.token("a", "hear", ["alice"]), microphone=True)
         both = await joined(rig, await rig.token("b", "hear,speak", ["alice"]), microphone=True)
-        states = [session.microphone_state for session in rig.daemon.guest("alice").sessions]
+        states = [session.microphone_state for session in rig.daemon.worker.guest("alice").sessions]
         assert states == ["forbidden", "ready"] and not deaf.closed and not both.closed
-        key = rig.daemon.guest("alice").sessions[0].outlet.key
+        key = rig.daemon.worker.guest("alice").sessions[0].outlet.key
         status, text = await rig.ask("POST", "/api/v1/set", "", {"target": key, "settings": {"mic": "on"}})
         assert status == 400 and "no right to speak" in text
 
@@ -240,18 +240,18 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
         body = {"target": "sink/default", "settings": {"volume": "50%", "mute": "on"}, "guest": "carol"}
         assert (await rig.ask("POST", "/api/v1/set", "", body))[0] == 200
         await rig.token("kept", "hear", ["carol"])
-        rig.daemon.keeper.store._db.execute("PRAGMA wal_checkpoint")
+        rig.daemon.worker.keeper.store._db.execute("PRAGMA wal_checkpoint")
         secrets.append(rig.tokens["kept"])
 
     async def second(rig: Rig) -> None:
-        carol = rig.daemon.guest("carol")
+        carol = rig.daemon.worker.guest("carol")
         sink = carol.graph.default
         assert carol.graph.rate == 44_100 and sink is not None and sink.mute and abs(sink.gains[0] - 0.125) < 0.001
         assert (await rig.ask("GET", "/api/v1/state", secrets[0]))[0] == 200
         assert (await rig.ask("DELETE", "/api/v1/guests/carol", ""))[0] == 200
 
     async def third(rig: Rig) -> None:
-        assert "carol" not in rig.daemon.guests
+        assert "carol" not in rig.daemon.worker.guests
 
     secrets: list[str] = []
     for test in (first, second, third):
@@ -309,13 +309,13 @@ def test_no_program_moves_or_ends_what_a_source_gives() -> None:
 
 def test_whoever_may_be_forbidden_to_record_the_microphone_does_not_hear_it_by_a_link_or_a_move(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        guest = rig.daemon.guest("alice")
+        guest = rig.daemon.worker.guest("alice")
         voice = Stream(guest.graph.ids.take(), "voice", ("mono",))
         guest.graph.add_stream(voice, guest.microphone)
         secret = await rig.token("a", "hear,control,link", ["alice"])
         listener = await joined(rig, secret)
         heard = guest.sessions[0].outlet
-        await rig.daemon.grant(guest, Permission.MICROPHONE, ANY, Verdict.DENY)
+        await rig.daemon.worker.grant(guest, Permission.MICROPHONE, ANY, Verdict.DENY)
         asked: list[tuple[str, dict[str, str]]] = [
             ("links", {"source": "source/microphone", "to": "sink/millrace"}),
             ("links", {"source": voice.key, "to": "sink/millrace"}),
@@ -344,15 +344,15 @@ def test_the_next_guest_of_a_name_is_another_for_whoever_is_there_by_a_token_for
         native = rig.daemon.config.runtime / "native.sock"
         async with rig.http.ws_connect(events, headers=headers) as line, Bus(native, "t", secret) as program:
             listener = await joined(rig, secret)
-            await rig.daemon.remove_guest("bob")
-            bob = await rig.daemon.add_guest("bob", {})
-            await rig.daemon.add_sink(bob, "secret", "")
+            await rig.daemon.worker.remove_guest("bob")
+            bob = await rig.daemon.worker.add_guest("bob", {})
+            await rig.daemon.worker.add_sink(bob, "secret", "")
             body = {"target": "sink/secret", "settings": {"mute": "on"}}
             assert (await rig.ask("POST", "/api/v1/set", secret, body))[0] == 404
             with pytest.raises(GraphError, match="no sink/secret"):
                 await program.call("set", **body)
             # What it still has goes on.
-            await rig.daemon.add_sink(rig.daemon.guest("alice"), "known", "")
+            await rig.daemon.worker.add_sink(rig.daemon.worker.guest("alice"), "known", "")
             told = ""
             while "known" not in told:
                 told += (await line.receive(5)).data
@@ -372,8 +372,8 @@ def test_grants_survive_a_restart(tmp_path: Path) -> None:
         ] == 200
 
     async def second(rig: Rig) -> None:
-        assert list(rig.daemon.guest("alice").door.grants) == [(Permission.MONITOR, "pacat", Verdict.DENY)]
-        assert not list(rig.daemon.guest("bob").door.grants)
+        assert list(rig.daemon.worker.guest("alice").door.grants) == [(Permission.MONITOR, "pacat", Verdict.DENY)]
+        assert not list(rig.daemon.worker.guest("bob").door.grants)
         see = await rig.token("a", "see", ["bob"])
         assert (await rig.ask("GET", "/api/v1/grants", see))[1] == "[]"
 
@@ -393,7 +393,7 @@ def test_changes_that_one_asks_for_at_once_hold_up_nobody_else(tmp_path: Path) -
             assert status == 200, text
             done.append(guest)
 
-        async with rig.daemon.keeper.turn:
+        async with rig.daemon.worker.keeper.turn:
             flood = [asyncio.create_task(change("alice", alice)) for _ in range(40)]
             await asyncio.sleep(0.5)
             other = asyncio.create_task(change("bob", bob))
@@ -407,7 +407,7 @@ def test_changes_that_one_asks_for_at_once_hold_up_nobody_else(tmp_path: Path) -
 def test_what_is_not_kept_waits_for_no_disk(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         body = {"target": "sink/millrace", "settings": {"volume": "50%"}, "guest": "alice"}
-        async with rig.daemon.keeper.turn:
+        async with rig.daemon.worker.keeper.turn:
             kept = asyncio.create_task(rig.ask("POST", "/api/v1/set", "", body))
             await asyncio.sleep(0.2)
             async with asyncio.timeout(10):
@@ -424,10 +424,10 @@ def test_what_is_not_kept_waits_for_no_disk(tmp_path: Path) -> None:
 def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         for number in range(DOORS_MAX):
-            rig.daemon.attach("alice", parse_door(f"qmp:{tmp_path}/{number}"))
+            rig.daemon.worker.attach("alice", parse_door(f"qmp:{tmp_path}/{number}"))
         with pytest.raises(GraphError, match="the most it can have"):
-            rig.daemon.attach("alice", parse_door(f"qmp:{tmp_path}/more"))
-        rig.daemon.attach("bob", parse_door(f"qmp:{tmp_path}/more"))
+            rig.daemon.worker.attach("alice", parse_door(f"qmp:{tmp_path}/more"))
+        rig.daemon.worker.attach("bob", parse_door(f"qmp:{tmp_path}/more"))
 
     running(tmp_path, test)
 

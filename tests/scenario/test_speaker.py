@@ -121,7 +121,7 @@ def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str,
     said is said before that, and the child only reads."""
 
     async def test(daemon: Daemon) -> None:
-        guest = daemon.guest("alice")
+        guest = daemon.worker.guest("alice")
         for permission in (Permission.MICROPHONE, Permission.CONNECT)[: 1 if what == "record" else 2]:
             guest.door.grants.set(permission, ANY, Verdict.DENY)
             guest.door.grants.set(permission, "sleep", Verdict.ALLOW)
@@ -150,7 +150,7 @@ def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str,
 
 def test_a_program_that_speaks_for_itself_has_its_grant(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        guest, own = daemon.guest("alice"), program_of(os.getpid())
+        guest, own = daemon.worker.guest("alice"), program_of(os.getpid())
         for permission in (Permission.CONNECT, Permission.MICROPHONE):
             guest.door.grants.set(permission, ANY, Verdict.DENY)
             guest.door.grants.set(permission, own, Verdict.ALLOW)

@@ -83,7 +83,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     from millrace.client.pulse import PulsePlayer
     from millrace.io.paths import API_SOCKET
 
-    guest = daemon.guests["default"]
+    guest = daemon.worker.guests["default"]
     url, own = "ws://localhost/default", daemon.config.runtime / API_SOCKET
     where = _room_for(Path("out/demo.wav"))
     to = _chosen(to, url)
@@ -169,7 +169,7 @@ def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float,
 
 
 def _go_on(daemon: Daemon, stay: bool) -> None:
-    guest = daemon.guests["default"]
+    guest = daemon.worker.guests["default"]
     tell()
     tell("how to go on:")
     if not stay:

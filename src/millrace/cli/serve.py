@@ -131,7 +131,7 @@ async def _serve(config: Config, policy: bool) -> None:
             deciding = asyncio.create_task(program.run())
         give_back()
         calm()
-        collecting = asyncio.create_task(keep_calm(daemon.quiet))
+        collecting = asyncio.create_task(keep_calm(daemon.worker.quiet))
         _tell(daemon)
         notify("READY=1")
         await stopping.wait()
@@ -156,7 +156,7 @@ def _more_descriptors() -> None:
 
 def _tell(daemon: Daemon) -> None:
     """What to export, and how to listen."""
-    for guest in daemon.guests.values():
+    for guest in daemon.worker.guests.values():
         tell(f"guest {guest.name}")
         tell(f"  applications:  export PULSE_SERVER=unix:{guest.pulse_path}")
         for address in guest.config.pulse_tcp:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from millrace.rights.grants import Subject
+
 NAMES_MAX = 64
 
 
 class Claimant(Protocol):
     """A connection."""
+
+    name: str
+    subject: Subject
 
     def claim_changed(self, name: str, have: bool) -> None:
         """It has got the name, or lost it."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from millrace import __version__
 from millrace.control import requests as r
 from millrace.control import verbs
 from millrace.control.tokens import token_view
+from millrace.control.worker import Worker
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
 from millrace.guest.config import stream_table
@@ -29,9 +30,6 @@ from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, OWNER, Holder, Right, parse_rights
 from millrace.rights.tokens import parse_expiry
 from millrace.text import key_number, parse_label, quoted
-
-if TYPE_CHECKING:
-    from millrace.daemon.app import Daemon
 
 TOKEN_DAYS = "30d"
 KEY_MAX, VALUE_MAX = 200, 4096
@@ -58,11 +56,32 @@ class Command:
     summary: str
 
 
+class Place(Protocol):
+    """Where the daemon is found."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, for listeners on this host."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Where listeners connect, without the guest."""
+        ...
+
+    @property
+    def page_url(self) -> str:
+        """Where the page is."""
+        ...
+
+
 class Commands:
     """All of them, for one daemon."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, worker: Worker, place: Place) -> None:
+        self._worker, self._place = worker, place
+        self.turned_away: Callable[[], int] = lambda: 0
+        """How many requests came from nobody who is known."""
         self.table: dict[str, Command] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         for command in self._rows():
@@ -112,11 +131,20 @@ class Commands:
         async with self._changing.setdefault(holder.key, asyncio.Lock()):
             return await command.run(parsed, holder)
 
+    def page_link(self) -> str:
+        """An address that lets a browser in once, as the owner. What is behind # stays in the browser: it is in no
+        request, and in no proxy's log."""
+        return f"{self._place.page_url}#in={self._worker.access.new_link()}"
+
+    def refused(self) -> int:
+        """Requests that were not let in, or not allowed."""
+        return self._worker.forbidden + self.turned_away()
+
     # -- finding -----------------------------------------------------------------------------
 
     def visible(self, holder: Holder) -> list[Guest]:
         """The guests that `holder` may see."""
-        return [guest for guest in self._daemon.guests.values() if holder.may(Right.SEE, guest.name)]
+        return self._worker.visible(holder)
 
     def guest(self, holder: Holder, name: str, right: Right) -> Guest:
         """A guest in which `holder` has `right`. One that they may not see is not there."""
@@ -135,7 +163,7 @@ class Commands:
 
     def _demand_no_source(self, holder: Holder, guest: str, key: str, to: str = "") -> None:
         """Where what a source gives goes is not for those to say who might be forbidden to record it."""
-        if verbs.about_source(self._daemon.guest(guest), key, to) and not holder.may(Right.ADMIN, guest):
+        if verbs.about_source(self._worker.guest(guest), key, to) and not holder.may(Right.ADMIN, guest):
             raise RightsError(
                 f"{holder.key} may not link or move what a source gives, nor move anything there; record it"
             )
@@ -143,23 +171,23 @@ class Commands:
     # -- looking -----------------------------------------------------------------------------
 
     async def _about(self, args: r.Nothing, holder: Holder) -> Any:
-        at = self._daemon.serving
-        return {"version": __version__, "you": holder.key, "listen": at.address, "page": at.page_url}
+        place = self._place
+        return {"version": __version__, "you": holder.key, "listen": place.address, "page": place.page_url}
 
     async def _page_link(self, args: r.Nothing, holder: Holder) -> Any:
         if holder != OWNER:
             raise RightsError(f"{holder.key} may not make links: they let a browser in as the daemon's owner")
-        return {"link": self._daemon.page_link()}
+        return {"link": self.page_link()}
 
     async def _state(self, args: r.State, holder: Holder) -> Any:
         seen = self.visible(holder)
         shown = seen if args.guest is None else [self.guest(holder, args.guest, Right.SEE)]
         guests = [await guest_view(guest) for guest in shown]
-        state: dict[str, Any] = {"version": __version__, "listen": self._daemon.serving.address, "guests": guests}
+        state: dict[str, Any] = {"version": __version__, "listen": self._place.address, "guests": guests}
         state |= {"you": holder.key, "names": [guest.name for guest in seen]}
         if holder.may(Right.ADMIN):
-            state |= {"refused": self._daemon.refused(), "trouble": self._daemon.trouble}
-            state |= {"policy": self._daemon.policy(), "requests": len(list(self._daemon.prompts))}
+            state |= {"refused": self.refused(), "trouble": self._worker.trouble}
+            state |= {"policy": self._worker.policy(), "requests": len(list(self._worker.prompts))}
         return state
 
     # -- changing ----------------------------------------------------------------------------
@@ -167,34 +195,34 @@ class Commands:
     async def _set(self, args: r.Set, holder: Holder) -> Any:
         home = self._home(holder, args.target, args.guest, Right.CONTROL)
         texts = {key: verbs.setting_text(value) for key, value in args.settings.items()}
-        await self._daemon.set(args.target, texts, home)
+        await self._worker.set(args.target, texts, home)
         return OK
 
     async def _move(self, args: r.Move, holder: Holder) -> Any:
         home = self._home(holder, args.target, args.guest, Right.CONTROL)
         self._demand_no_source(holder, home, args.target, args.to)
-        verbs.move(self._daemon, args.target, args.to, home)
+        verbs.move(self._worker.guests.values(), args.target, args.to, home)
         return OK
 
     async def _link(self, args: r.LinkTo, holder: Holder) -> Any:
         home = self._home(holder, args.source, args.guest, Right.LINK)
         self._demand_no_source(holder, home, args.source)
-        verbs.link(self._daemon, args.source, args.to, verbs.parse_matrix(args.matrix), home)
+        verbs.link(self._worker.guests.values(), args.source, args.to, verbs.parse_matrix(args.matrix), home)
         return OK
 
     async def _unlink(self, args: r.LinkTo, holder: Holder) -> Any:
         home = self._home(holder, args.source, args.guest, Right.LINK)
-        verbs.unlink(self._daemon, args.source, args.to, home)
+        verbs.unlink(self._worker.guests.values(), args.source, args.to, home)
         return OK
 
     async def _sink_add(self, args: r.SinkAdd, holder: Holder) -> Any:
         guest = self.guest(holder, args.guest, Right.LINK)
-        sink = await self._daemon.add_sink(guest, args.name, parse_label(args.description, "sink description"))
+        sink = await self._worker.add_sink(guest, args.name, parse_label(args.description, "sink description"))
         return {"id": sink.key, "name": sink.name}
 
     async def _sink_remove(self, args: r.SinkRemove, holder: Holder) -> Any:
         guest = self.guest(holder, args.guest, Right.LINK)
-        await self._daemon.remove_sink(guest, args.sink)
+        await self._worker.remove_sink(guest, args.sink)
         return OK
 
     # -- guests and their machines -------------------------------------------------------------
@@ -202,11 +230,11 @@ class Commands:
     async def _guest_add(self, args: r.GuestAdd, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         options = {key: value for key in ("rate", "channels") if (value := getattr(args, key)) is not None}
-        return await guest_view(await self._daemon.add_guest(args.name, options))
+        return await guest_view(await self._worker.add_guest(args.name, options))
 
     async def _guest_remove(self, args: r.OfGuest, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
-        await self._daemon.remove_guest(args.guest)
+        await self._worker.remove_guest(args.guest)
         return OK
 
     async def _attach(self, args: r.Attach, holder: Holder) -> Any:
@@ -218,14 +246,14 @@ class Commands:
             spec = replace(spec, password_file=args.password_file)
         if not holder.may(Right.ADMIN):
             spec = confined(spec, guest.config.attach, guest.name)
-        return self._daemon.attach(guest.name, spec).view()
+        return self._worker.attach(guest.name, spec).view()
 
     async def _detach(self, args: r.Detach, holder: Holder) -> Any:
         key = f"door/{args.door.removeprefix('door/')}"
         for guest in self.visible(holder):
             if any(attachment.key == key for attachment in guest.attachments):
                 holder.demand(Right.ADMIN, guest.name)
-                await self._daemon.detach(key)
+                await self._worker.detach(key)
                 return OK
         raise missing(key)
 
@@ -243,19 +271,19 @@ class Commands:
         verdict = None if args.allow is None else parse_verdict(args.allow)
         if len(args.program) > PROGRAM_MAX:
             raise ConfigError(f"program: {PROGRAM_MAX} characters at most")
-        await self._daemon.grant(guest, parse_permission(args.what), args.program or ANY, verdict)
+        await self._worker.grant(guest, parse_permission(args.what), args.program or ANY, verdict)
         return OK
 
     async def _requests(self, args: r.Nothing, holder: Holder) -> Any:
-        return [q.view() for q in self._daemon.prompts if holder.may(Right.ADMIN, q.guest)]
+        return [q.view() for q in self._worker.prompts if holder.may(Right.ADMIN, q.guest)]
 
     async def _decide(self, args: r.Decide, holder: Holder) -> Any:
         key = f"request/{args.request.removeprefix('request/')}"
-        asked = self._daemon.prompts.get(key)
+        asked = self._worker.prompts.get(key)
         if asked is None or not holder.may(Right.SEE, asked.guest):
             raise missing(key, why=" that waits: it was answered, or its time is over")
         holder.demand(Right.ADMIN, asked.guest)
-        await self._daemon.decide(asked, args.allow, args.always, holder.key)
+        await self._worker.decide(asked, args.allow, args.always, holder.key)
         return OK
 
     # -- why it sounds as it does ------------------------------------------------------------------
@@ -264,7 +292,7 @@ class Commands:
         if not args.target.startswith("stream/"):
             raise ConfigError(f"{quoted(args.target)}: name a stream as `millrace ls` does, such as stream/7")
         home = verbs.home_of(self.visible(holder), args.target, args.guest)
-        _, node = verbs.find_node(self._daemon, args.target, home.name)
+        _, node = verbs.find_node(self._worker.guests.values(), args.target, home.name)
         assert isinstance(node, Stream)
         return home, node
 
@@ -283,12 +311,12 @@ class Commands:
         return {"target": stream.key, "guest": home.name, "steps": explain_stream(home, stream)}
 
     async def _flight(self, args: r.OfGuest, holder: Holder) -> Any:
-        return self._daemon.doctor.flight.of(self.guest(holder, args.guest, Right.SEE).name)
+        return self._worker.flight.of(self.guest(holder, args.guest, Right.SEE).name)
 
     # -- what has gone wrong -----------------------------------------------------------------------
 
     async def _incidents(self, args: r.Incidents, holder: Holder) -> Any:
-        seen = [i for i in self._daemon.incidents if holder.may(Right.SEE, i.guest or None)]
+        seen = [i for i in self._worker.diagnosis.incidents if holder.may(Right.SEE, i.guest or None)]
         found = [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
         if args.guest is not None and not found:
             # A guest's incidents outlive it; a guest that never was has none.
@@ -299,25 +327,25 @@ class Commands:
 
     async def _tokens(self, args: r.Nothing, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
-        return [token_view(token) for token in self._daemon.access.tokens]
+        return [token_view(token) for token in self._worker.access.tokens]
 
     async def _token_new(self, args: r.TokenNew, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         rights, lasts_s = parse_rights(args.may), parse_expiry(args.expires or TOKEN_DAYS)
         name, guests = parse_label(args.name, "token name", 100), args.guests or [ALL_GUESTS]
-        token, secret = await self._daemon.access.new(name, rights, guests, lasts_s)
+        token, secret = await self._worker.access.new(name, rights, guests, lasts_s)
         return token_view(token) | {"token": secret}
 
     async def _token_rotate(self, args: r.OfToken, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
-        secret = await self._daemon.access.rotate(_number(args.token))
+        secret = await self._worker.access.rotate(_number(args.token))
         if secret is None:
             raise _no_token(args.token)
         return {"token": secret}
 
     async def _token_revoke(self, args: r.OfToken, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
-        if not await self._daemon.access.revoke(_number(args.token)):
+        if not await self._worker.access.revoke(_number(args.token)):
             raise _no_token(args.token)
         return OK
 
@@ -327,16 +355,16 @@ class Commands:
         holder.demand(Right.ADMIN)
         if not 0 < len(args.key) <= KEY_MAX or len(args.value or "") > VALUE_MAX:
             raise ConfigError(f"a key has 1 to {KEY_MAX} characters, a value {VALUE_MAX} at most")
-        guest = next((g for g in self._daemon.guests.values() if args.key.startswith(stream_table(g.name))), None)
-        if guest is not None and guest.remembered is not None:
-            await guest.remembered.learn(args.key, args.value)
+        guest = next((g for g in self._worker.guests.values() if args.key.startswith(stream_table(g.name))), None)
+        if guest is not None:
+            await self._worker.learn(guest, args.key, args.value)
         else:
-            await self._daemon.keeper.write(self._daemon.store.remember, args.key, args.value)
+            await self._worker.keeper.write(self._worker.store.remember, args.key, args.value)
         return OK
 
     async def _recall(self, args: r.Recall, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
-        return await self._daemon.keeper.write(self._daemon.store.recall, args.prefix)
+        return await self._worker.keeper.write(self._worker.store.recall, args.prefix)
 
 
 def _is_kept(name: str, args: Any) -> bool:

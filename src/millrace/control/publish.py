@@ -11,8 +11,8 @@ from millrace.observe.views import client_view, guest_summary, listener_view, re
 
 if TYPE_CHECKING:
     from millrace.doors.pulse.client import PulseClient
+    from millrace.guest.home import Machine
     from millrace.guest.listener import ListenerSession
-    from millrace.guest.machines.attachment import Attachment
 
 
 class Publisher:
@@ -54,7 +54,7 @@ class Publisher:
         else:
             self._put(session.outlet.id, "listener", lambda: listener_view(session))
 
-    def door_changed(self, change: str, door: Attachment) -> None:
+    def door_changed(self, change: str, door: Machine) -> None:
         """A machine's door came, changed or went."""
         if change == "remove":
             self._registry.drop(door.id)

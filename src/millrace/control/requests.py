@@ -8,13 +8,10 @@ import msgspec
 
 from millrace.errors import ConfigError
 from millrace.text import printable
+from millrace.wire.arguments import Arguments
 
 Value = str | int | float | bool
 T = TypeVar("T")
-
-
-class Arguments(msgspec.Struct, forbid_unknown_fields=True):
-    """A name that is not known is refused: a token for `guest`, where `guests` was meant, would be one for all."""
 
 
 class Nothing(Arguments):
@@ -119,7 +116,7 @@ class TokenNew(Arguments):
     """Make a token. No guests mean all."""
 
     may: str
-    guests: list[str] = []
+    guests: list[str] = msgspec.field(default_factory=list)
     expires: str = ""
     name: str = ""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from millrace.budget import GUEST_BYTES_MAX, GUEST_BYTES_MIN
 from millrace.errors import ConfigError
-from millrace.guest.config import GuestConfig, checked_guest_name
+from millrace.guest.config import GuestConfig, checked_guest_name, graph_channels, graph_rate
 from millrace.guest.machines.address import DoorSpec, parse_door, parse_places
 from millrace.io.files import read_secret, read_toml
 from millrace.io.paths import config_path, expanded, is_there, runtime_dir, state_path
@@ -17,12 +17,10 @@ from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.server.http.origins import Addresses, parse_addresses
 from millrace.text import checked_int, parse_address, parse_size, printable, quoted
-from millrace.units import RATE_MAX
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 TOKEN_CHARS_MIN = 16
 MEMORY_MAX = 1_000_000_000_000
-GUEST_RATE_MIN, GUEST_CHANNELS_MAX = 8_000, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +50,6 @@ def _take(table: dict[str, Any], key: str, kind: type, where: str) -> Any:
 def _table(table: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     """A table of its own, empty where there is none."""
     return _take(table, key, dict, where) or {}
-
-
-def graph_rate(value: object, what: str) -> int:
-    """A guest's rate in Hz, from a file or a message."""
-    return checked_int(value, what, GUEST_RATE_MIN, RATE_MAX)
-
-
-def graph_channels(value: object, what: str) -> int:
-    """The channels of a guest's default sink."""
-    return checked_int(value, what, 1, GUEST_CHANNELS_MAX)
 
 
 def _no_more(table: dict[str, Any], where: str) -> None:
@@ -201,9 +189,3 @@ def with_token(config: Config, path: Path | None) -> Config:
     if path is not None:
         return replace(config, token=read_token(path))
     return replace(config, token=checked_token(os.environ.get("MILLRACE_TOKEN", config.token), "MILLRACE_TOKEN"))
-
-
-def added_guest(name: str, options: dict[str, Any]) -> GuestConfig:
-    """What a guest is that was added while running."""
-    rate = graph_rate(options.get("rate", 48_000), "rate")
-    return GuestConfig(name, rate, graph_channels(options.get("channels", 2), "channels"))

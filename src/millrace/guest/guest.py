@@ -10,7 +10,6 @@ import secrets
 import socket
 from collections.abc import Callable, Container
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from millrace.budget import Budget
 from millrace.doors.native.playback import NativePlayback
@@ -23,6 +22,8 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.guest.config import GuestConfig
+from millrace.guest.home import Machine
+from millrace.guest.listener import ListenerSession
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.listeners import Acceptor, Listeners
 from millrace.io.peers import is_ours
@@ -31,15 +32,10 @@ from millrace.io.sockets import bind_tcp, bind_unix, peer_identity, private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.io.witness import Witness
 from millrace.outlets.peer import PeerOutlets
+from millrace.symptoms import Report
 from millrace.text import parse_address, printable, show_address
-from millrace.units import default_map
+from millrace.units import HostNs, default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
-
-if TYPE_CHECKING:
-    from millrace.control.remembered import Remembered, RememberedDevices
-    from millrace.guest.listener import ListenerSession
-    from millrace.guest.machines.attachment import Attachment
-    from millrace.observe.diagnosis import Doctor
 
 log = logging.getLogger("millrace.guest")
 
@@ -61,8 +57,11 @@ def _recorded(source: Sink, loops: Container[int]) -> bool:
 class Guest:
     """The unit of isolation."""
 
-    def __init__(self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path, listeners: Listeners) -> None:
+    def __init__(
+        self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path, listeners: Listeners, report: Report
+    ) -> None:
         self.config = config
+        self.report = report
         self.name = config.name
         budget = Budget(f"guest {config.name}", config.memory)
         self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget)
@@ -71,7 +70,7 @@ class Guest:
         """Sinks on their way out: nothing goes on there."""
         self.microphone = self.graph.add_source("microphone", "Microphone")
         self._driver = driver
-        self.attachments: list[Attachment] = []
+        self.attachments: list[Machine] = []
         self.directory = runtime / config.name
         self.cookie_path = self.directory / "cookie"
         self.pulse_path = self.directory / "pulse"
@@ -93,11 +92,8 @@ class Guest:
         self._listeners = listeners
         self.servers: list[Acceptor] = []
         self.sessions: list[ListenerSession] = []
-        self.doctor: Doctor | None = None
-        self.remembered: Remembered | None = None
-        self.remembered_devices: RememberedDevices | None = None
         self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
-        self.on_door: Callable[[str, Attachment], None] = lambda change, door: None
+        self.on_door: Callable[[str, Machine], None] = lambda change, door: None
         self.native: dict[int, NativePlayback] = {}
         self.native_records: dict[int, NativeRecord] = {}
 
@@ -105,6 +101,24 @@ class Guest:
     def recording(self) -> bool:
         """Whether anything in the guest records the microphone."""
         return _recorded(self.microphone, self.door.made_by)
+
+    def latency_changed(self) -> None:
+        """Players ask a sink for its latency: it is that of its slowest listener."""
+        reports: dict[int, HostNs] = {}
+        for session in self.sessions:
+            group = session.outlet.group
+            if group is not None:
+                reports[group.sink.id] = max(reports.get(group.sink.id, 0), session.report.latency_ns)
+        for sink in self.graph.sinks.values():
+            sink.outlet_latency_ns = reports.get(sink.id, 0)
+
+    def machine_changed(self, change: str, machine: Machine) -> None:
+        """See `Home`."""
+        if change == "new":
+            self.attachments.append(machine)
+        elif change == "remove":
+            self.attachments.remove(machine)
+        self.on_door(change, machine)
 
     def _graph_changed(self, change: str, node: Node) -> None:
         """A recorder has come, gone, or paused: microphones send only while one runs."""
@@ -173,8 +187,6 @@ class Guest:
     async def stop(self) -> None:
         """Close the sockets: clients are told that their streams are killed, then that the connection ends."""
         self._driver.detach(self.graph)
-        if self.remembered_devices is not None:
-            self.remembered_devices.end()
         for attachment in list(self.attachments):
             await attachment.stop()
         for stream in list(self.graph.streams.values()):

@@ -11,13 +11,15 @@ from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.doors.microphone import MicrophoneStream
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
-from millrace.guest.guest import Guest
+from millrace.guest.home import Home
 from millrace.guest.missing import missing_sink
+from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import PeerOutlet, Write
 from millrace.rights.model import Holder, Right
+from millrace.symptoms import Symptom
 from millrace.text import parse_switch
-from millrace.units import NS_PER_S, HostNs
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     VERSION,
     Bye,
@@ -40,6 +42,9 @@ LISTENER_BYTES = 96 * 1024
 """What a listener takes: its connection, what its line holds, and what is noted of it."""
 LEDGER = ("path", "network", "codec", "jitter", "late", "period", "device")
 """The parts of a listener's latency that are known; others are not kept."""
+TROUBLE_AGE_MAX_NS = 60 * NS_PER_S
+HEARD_EVERY_NS = NS_PER_S
+"""A listener that plays tells how it fares more often than this."""
 LOSS_PACKETS = 250
 """Over how many packets loss is measured: 5 s of 20 ms frames."""
 
@@ -49,7 +54,7 @@ class ListenerSession:
 
     def __init__(
         self,
-        guest: Guest,
+        guest: Home,
         id_: int,
         address: str,
         write: Write,
@@ -127,7 +132,7 @@ class ListenerSession:
             self.microphone.remove()
             self.microphone = None
         self.guest.outlets.leave(self.outlet)
-        self._publish_latency()
+        self.guest.latency_changed()
 
     # -- events ------------------------------------------------------------------------------
 
@@ -147,10 +152,9 @@ class ListenerSession:
             event.output = event.output[:_NAME_MAX]
             self.report = event
             self._feed_back_loss()
-            self._publish_latency()
+            self.guest.latency_changed()
         elif isinstance(event, Trouble):
-            if self.guest.doctor is not None:
-                self.guest.doctor.listener(self, event)
+            self._tell(event, now_ns)
         elif isinstance(event, FormatChanged):
             if self.microphone is not None:
                 self.microphone.set_format(event.format)
@@ -161,8 +165,21 @@ class ListenerSession:
             self.closing = True
 
     def _dropped(self) -> None:
-        if self.guest.doctor is not None:
-            self.guest.doctor.dropped(self)
+        evidence = {"queued": self.outlet.queued, "rtt_ms": round((self.rtt_ns or 0) / NS_PER_MS, 1)}
+        self.guest.report(self.silent("send", "line full", evidence, now_ns()))
+
+    def _tell(self, told: Trouble, now_ns: HostNs) -> None:
+        """The listener's sound suffered, and it says whom it blames."""
+        at = min(now_ns, max(told.at_ns, now_ns - TROUBLE_AGE_MAX_NS)) if told.at_ns else now_ns
+        evidence = {key[:40]: value for key, value in list(told.evidence.items())[:8]} | {"heard": told.what[:20]}
+        key = self.outlet.key
+        self.guest.report(Symptom(told.stage, told.cause, self.guest.name, key, evidence, at, inferred=True))
+
+    def silent(self, stage: str, cause: str, evidence: dict[str, Any], now_ns: HostNs) -> Symptom:
+        """What began when the listener was last heard of, if that is long ago."""
+        at = self.heard_ns if now_ns - self.heard_ns > HEARD_EVERY_NS else now_ns
+        evidence = evidence | {"last_heard_ms_before": round((now_ns - self.heard_ns) / NS_PER_MS, 1)}
+        return Symptom(stage, cause, self.guest.name, self.outlet.key, evidence, at)
 
     def _feed_back_loss(self) -> None:
         """What share of the packets sent lately the listener misses goes to the encoder."""
@@ -277,13 +294,3 @@ class ListenerSession:
         """Tell the listener that the session ends."""
         self.wire.send(Bye(reason, again))
         self.drain()
-
-    def _publish_latency(self) -> None:
-        """Players in the guest ask the sink for its latency: it is that of its slowest listener."""
-        reports: dict[int, int] = {}
-        for session in self.guest.sessions:
-            group = session.outlet.group
-            if group is not None:
-                reports[group.sink.id] = max(reports.get(group.sink.id, 0), session.report.latency_ns)
-        for sink in self.guest.graph.sinks.values():
-            sink.outlet_latency_ns = reports.get(sink.id, 0)

@@ -1,16 +1,13 @@
-"""What a native connection has of its own: streams, what it watches, what it has claimed and ducked."""
+"""The streams of a native connection: their memory, their bells, and what is asked about them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
-from millrace.control import verbs
-from millrace.control.registry import parse_kinds
-from millrace.control.requests import Arguments
 from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, LOW_DELAY_NS, NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.door import permission_of
@@ -19,10 +16,12 @@ from millrace.dsp.convert import BY_NAME, SampleFormat
 from millrace.dsp.resample import resampler_bytes
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.model import Sink, Stream, Tap
+from millrace.guest.find import find_mix, parse_volume
+from millrace.guest.guest import Guest
 from millrace.io.descriptors import Descriptors
 from millrace.io.shared import Bell, pipe, shared_memory
-from millrace.rights.grants import Permission, Verdict, parse_permission
-from millrace.rights.model import Right
+from millrace.rights.grants import Permission, Subject, Verdict
+from millrace.rights.model import Holder, Right
 from millrace.text import checked_int, checked_number, quoted
 from millrace.units import (
     MAX_CHANNELS,
@@ -35,12 +34,9 @@ from millrace.units import (
     frames_to_ns,
     ns_to_frames,
 )
-from millrace.wire.native.messages import Notice, Reply
+from millrace.wire.arguments import Arguments
+from millrace.wire.native.messages import Message, Notice, Reply
 from millrace.wire.native.ring import Ring, ring_bytes
-
-if TYPE_CHECKING:
-    from millrace.guest.guest import Guest
-    from millrace.server.native.session import NativeSession
 
 STREAMS_MAX = 64
 """Streams of one connection: each takes the daemon two descriptors."""
@@ -83,32 +79,28 @@ class Level(Arguments):
     mute: bool | None = None
 
 
-class Watch(Arguments):
-    """What to be told of: kinds of objects, all with null."""
+class Session(Protocol):
+    """The connection that has the streams."""
 
-    kinds: list[str] | None = None
-
-
-class Claim(Arguments):
-    """Be the one who has a name, such as `policy`; with `replace` whoever has it loses it."""
-
+    holder: Holder
+    subject: Subject
     name: str
-    replace: bool = False
 
+    def guest(self, name: str, right: Right) -> Guest:
+        """The guest of that name, if the connection has that right in it."""
+        ...
 
-class Duck(Arguments):
-    """Take a stream back by so many dB for as long as this connection lives; 0 lets go."""
+    def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        """Send a message, and with it descriptors, which are the connection's from then on."""
+        ...
 
-    target: str
-    db: float
-    guest: str | None = None
+    def ask(self, guest: Guest, what: Permission, answer: Callable[[bool], None]) -> None:
+        """Let somebody decide whether the program may."""
+        ...
 
-
-class Ask(Arguments):
-    """Whether this program may: for programs that record a camera themselves."""
-
-    what: str
-    guest: str = "default"
+    def refuse(self, serial: int, error: Exception) -> None:
+        """Answer a call with why not."""
+        ...
 
 
 class _Own:
@@ -127,16 +119,15 @@ class _Own:
 
 
 class NativeStreams:
-    """The streams of one connection, and its other own methods."""
+    """The streams of one connection."""
 
-    def __init__(self, session: NativeSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self._own: dict[int, _Own] = {}
         self.methods: dict[str, tuple[type[Any], Callable[[int, Any], None]]] = {
             "play": (Open, self._play), "record": (Open, self._record), "close": (OfStream, self._close),
             "cork": (Cork, self._cork), "drain": (OfStream, self._drain), "flush": (OfStream, self._flush),
-            "level": (Level, self._level), "watch": (Watch, self._watch), "claim": (Claim, self._claim),
-            "duck": (Duck, self._duck), "ask": (Ask, self._ask),
+            "level": (Level, self._level),
         }  # fmt: skip
 
     def __len__(self) -> int:
@@ -147,12 +138,9 @@ class NativeStreams:
 
     # -- begin -----------------------------------------------------------------------------------
 
-    def _guest(self, name: str, right: Right) -> Guest:
-        return self._session.daemon.commands.guest(self._session.holder, name, right)
-
     def _play(self, serial: int, args: Open) -> None:
-        guest = self._guest(args.guest, Right.SPEAK)
-        sink = verbs.find_mix(guest, args.at) if args.at else guest.graph.default
+        guest = self._session.guest(args.guest, Right.SPEAK)
+        sink = find_mix(guest, args.at) if args.at else guest.graph.default
         if sink is None or sink.capture:
             raise GraphError(f"{args.at}: sound is played to a sink")
         fmt, target = self._checked(args)
@@ -174,8 +162,8 @@ class NativeStreams:
             self._reply(serial, self._answer(node.id, capacity, target, fmt, sink), theirs.give_all())
 
     def _record(self, serial: int, args: Open) -> None:
-        guest = self._guest(args.guest, Right.HEAR)
-        source = verbs.find_mix(guest, args.at) if args.at else guest.microphone
+        guest = self._session.guest(args.guest, Right.HEAR)
+        source = find_mix(guest, args.at) if args.at else guest.microphone
         what = permission_of(source)
         if self._session.holder.may(Right.ADMIN, guest.name):
             self._begin_record(serial, args, guest, source)
@@ -301,7 +289,7 @@ class NativeStreams:
     def _level(self, serial: int, args: Level) -> None:
         playback = self._playback(args.stream)
         if args.volume is not None:
-            playback.graph.set_gains(playback.node, (verbs.parse_volume(args.volume),))
+            playback.graph.set_gains(playback.node, (parse_volume(args.volume),))
         if args.mute is not None:
             playback.graph.set_mute(playback.node, args.mute)
         self._reply(serial)
@@ -347,33 +335,6 @@ class NativeStreams:
         """The connection is gone."""
         for id_ in list(self._own):
             self._forget(id_)
-
-    # -- everything else -------------------------------------------------------------------------
-
-    def _watch(self, serial: int, args: Watch) -> None:
-        self._session.kinds = None if args.kinds is None else parse_kinds(args.kinds)
-        self._reply(serial)
-        self._session.daemon.registry.watch(self._session)
-
-    def _claim(self, serial: int, args: Claim) -> None:
-        self._session.holder.demand(Right.ADMIN)
-        have = self._session.daemon.claims.claim(args.name[:100], self._session, args.replace)
-        self._reply(serial, {"have": have})
-
-    def _duck(self, serial: int, args: Duck) -> None:
-        daemon = self._session.daemon
-        daemon.duck(self._session, args.target, args.db, args.guest)
-        self._reply(serial)
-
-    def _ask(self, serial: int, args: Ask) -> None:
-        what, guest = parse_permission(args.what), self._guest(args.guest, Right.SEE)
-        if what is not Permission.CAMERA:
-            raise ConfigError("ask is for the camera; `record` asks for the microphone and monitors by itself")
-        verdict = guest.door.grants.verdict(what, self._session.subject)
-        if verdict is Verdict.PROMPT:
-            self._session.ask(guest, what, lambda allow: self._reply(serial, allow))
-        else:
-            self._reply(serial, verdict is Verdict.ALLOW)
 
 
 def _props(args: Open, client: str) -> dict[str, str]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from millrace.dsp.convert import NAMES
 from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.model import Levelled, Link, Sink, Stream
+from millrace.guest.guest import Guest
+from millrace.guest.listener import ListenerSession
 from millrace.observe.views import latency_ms
 from millrace.rights.grants import Permission, Subject
 from millrace.text import counted
-
-if TYPE_CHECKING:
-    from millrace.guest.guest import Guest
-    from millrace.guest.listener import ListenerSession
 
 Step = dict[str, Any]
 
@@ -52,7 +50,7 @@ def _who(guest: Guest, stream: Stream) -> Step:
 def _sender(guest: Guest, stream: Stream) -> str:
     door = next((a for a in guest.attachments if a.stream(stream.id)), None)
     if door is not None:
-        return door.spec.text
+        return str(door.view()["door"])
     speaker = _speaker(guest, stream)
     return f"the microphone of {speaker}" if speaker else "somewhere that is not known here"
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from millrace.guest.guest import Guest
 from millrace.observe.views import latency_ms
 from millrace.units import HostNs
-
-if TYPE_CHECKING:
-    from millrace.guest.guest import Guest
 
 SECONDS = 60
 THINGS_MAX = 64

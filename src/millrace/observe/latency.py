@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from millrace.graph.model import Stream
+from millrace.guest.guest import Guest
+from millrace.guest.listener import ListenerSession
 from millrace.units import HostNs, frames_to_ns
-
-if TYPE_CHECKING:
-    from millrace.guest.guest import Guest
-    from millrace.guest.listener import ListenerSession
 
 SOXR_HELD = 657
 SINC_HELD = 19

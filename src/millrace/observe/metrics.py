@@ -5,26 +5,36 @@ Labels are a guest's name, a stage and a cause: never a listener or a stream, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from millrace import __version__
 from millrace.guest.guest import Guest
-
-if TYPE_CHECKING:
-    from millrace.daemon.app import Daemon
+from millrace.observe.incidents import Incidents
 
 _GUEST = ["guest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What is counted of the whole daemon."""
+
+    cycles: int
+    refused: int
+    objects: int
+    requests_waiting: int
+    policy: bool
+    store_trouble: bool
 
 
 class Collected:
     """A collector for one request."""
 
-    def __init__(self, daemon: Daemon, guests: list[Guest], whole: bool) -> None:
-        self._daemon, self._guests, self._whole = daemon, guests, whole
+    def __init__(self, counters: Counters, incidents: Incidents, guests: list[Guest], whole: bool) -> None:
+        self._counters, self._totals, self._guests, self._whole = counters, incidents.totals(), guests, whole
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
@@ -37,15 +47,15 @@ class Collected:
             yield from self._of_daemon()
 
     def _of_daemon(self) -> Iterator[Metric]:
-        daemon = self._daemon
-        yield CounterMetricFamily("millrace_cycles", "Times that a graph was run.", daemon.driver.cycles)
-        yield CounterMetricFamily("millrace_refused", "Requests that were refused.", daemon.refused())
-        yield GaugeMetricFamily("millrace_objects", "Objects in the registry.", len(daemon.registry))
+        counters = self._counters
+        yield CounterMetricFamily("millrace_cycles", "Times that a graph was run.", counters.cycles)
+        yield CounterMetricFamily("millrace_refused", "Requests that were refused.", counters.refused)
+        yield GaugeMetricFamily("millrace_objects", "Objects in the registry.", counters.objects)
         yield GaugeMetricFamily(
-            "millrace_requests_waiting", "Programs that wait for an answer.", _count(daemon.prompts)
+            "millrace_requests_waiting", "Programs that wait for an answer.", counters.requests_waiting
         )
-        yield GaugeMetricFamily("millrace_policy_running", "Whether a session manager is there.", bool(daemon.policy()))
-        yield GaugeMetricFamily("millrace_store_trouble", "Whether changes can't be kept.", bool(daemon.store.trouble))
+        yield GaugeMetricFamily("millrace_policy_running", "Whether a session manager is there.", counters.policy)
+        yield GaugeMetricFamily("millrace_store_trouble", "Whether changes can't be kept.", counters.store_trouble)
 
     def _of_guests(self) -> Iterator[Metric]:
         def family(kind: type[Metric], name: str, text: str, values: list[float]) -> Metric:
@@ -84,18 +94,14 @@ class Collected:
             labels=["guest", "stage", "cause"],
         )
         names = {guest.name for guest in self._guests}
-        for (guest, stage, cause), count in sorted(self._daemon.incidents.totals().items()):
+        for (guest, stage, cause), count in sorted(self._totals.items()):
             if guest in names or (not guest and self._whole):
                 made.add_metric([guest, stage, cause], count)
         return made
 
 
-def _count(things: Iterable[object]) -> int:
-    return sum(1 for _ in things)
-
-
-def exposition(daemon: Daemon, guests: list[Guest], whole: bool) -> bytes:
+def exposition(counters: Counters, incidents: Incidents, guests: list[Guest], whole: bool) -> bytes:
     """The text that Prometheus reads; `whole` for whoever may see all of the daemon."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collected(daemon, guests, whole))
+    registry.register(Collected(counters, incidents, guests, whole))
     return generate_latest(registry)

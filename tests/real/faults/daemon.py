@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import millrace.codec.opus as opus
+import millrace.control.worker as worker
 import millrace.graph.graph as graph
-import millrace.observe.diagnosis as doctor
 from millrace.cli.main import main
 from millrace.dsp.convert import Samples
 
@@ -44,7 +44,7 @@ def if_armed(switch: int) -> None:
         burn()
 
 
-mix, encode, wall_ns = graph.run_cycle, opus.OpusEncoder.encode, doctor.wall_ns
+mix, encode, wall_ns = graph.run_cycle, opus.OpusEncoder.encode, worker.wall_ns
 
 
 def slow_mix(*args: Any) -> Iterator[None]:
@@ -70,7 +70,7 @@ def arm() -> None:
     """Put the switches in."""
     graph.run_cycle = slow_mix
     opus.OpusEncoder.encode = slow_encode  # type: ignore[method-assign]
-    doctor.wall_ns = lambda: wall_ns() + jumped_ns
+    worker.wall_ns = lambda: wall_ns() + jumped_ns
     signal.signal(BUSY, lambda *_: burn())
     signal.signal(MIX, lambda *_: armed.add(MIX))
     signal.signal(ENCODE, lambda *_: armed.add(ENCODE))

@@ -26,7 +26,8 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
     One that is not attached is tried again at once, as it is asked for now; a SPICE door whose place another viewer
     took takes it back.
     """
-    twin = next((other for other in guest.attachments if other.spec.text == spec.text), None)
+    attached = (machine for machine in guest.attachments if isinstance(machine, Attachment))
+    twin = next((other for other in attached if other.spec.text == spec.text), None)
     if twin is not None and twin.retake(spec):
         return twin
     if twin is not None:
@@ -34,7 +35,6 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
     if len(guest.attachments) >= DOORS_MAX:
         raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the most it can have; detach one")
     attachment = _kind(spec.kind)(id_, guest, spec)
-    guest.attachments.append(attachment)
-    guest.on_door("new", attachment)
+    guest.machine_changed("new", attachment)
     attachment.start()
     return attachment

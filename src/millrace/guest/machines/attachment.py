@@ -10,8 +10,9 @@ from typing import Any
 
 from millrace.doors.pushed import PushedStream
 from millrace.errors import MillraceError, PeerLost
-from millrace.guest.guest import Guest
+from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
+from millrace.symptoms import Symptom
 
 log = logging.getLogger("millrace.attach")
 RETRY_FIRST_S, RETRY_MAX_S = 0.25, 1.0
@@ -28,11 +29,12 @@ class Attachment(ABC):
 
     kind = ""
 
-    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         self.id, self.guest, self.spec = id_, guest, spec
         self.state = "waiting"
         self.error = ""
         self.sessions = 0
+        self._forgotten = False
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         """Somebody has asked for it again."""
@@ -61,9 +63,9 @@ class Attachment(ABC):
     def _forget(self) -> None:
         if self.spec.connection is not None:
             self.spec.connection.close()
-        if self in self.guest.attachments:
-            self.guest.attachments.remove(self)
-            self.guest.on_door("remove", self)
+        if not self._forgotten:
+            self._forgotten = True
+            self.guest.machine_changed("remove", self)
 
     async def _run(self) -> None:
         wait = RETRY_FIRST_S
@@ -99,23 +101,26 @@ class Attachment(ABC):
         """The session is up."""
         self.state, self.error = "attached", ""
         self.sessions += 1
-        self.guest.on_door("change", self)
+        self.guest.machine_changed("change", self)
         log.info("guest %s: %s attached", self.guest.name, self.spec.text)
 
     def _lost(self, error: Exception) -> None:
         text = str(error) or "no answer in time"
         if self.state == "attached" or text != self.error:
             log.warning("guest %s: %s: %s", self.guest.name, self.spec.text, text)
-        if self.state == "attached" and self.guest.doctor is not None:
-            self.guest.doctor.machine_lost(self.guest, self.key, text)
+        if self.state == "attached":
+            self._report("lost", text)
         self._show("displaced" if isinstance(error, Displaced) else "waiting", text)
         self._gone()
 
+    def _report(self, cause: str, error: str) -> None:
+        self.guest.report(Symptom("machine", cause, self.guest.name, self.key, {"error": error}))
+
     def _show(self, state: str, error: str) -> None:
-        if state == "displaced" and self.state != state and self.guest.doctor is not None:
-            self.guest.doctor.machine_displaced(self.guest, self.key, error)
+        if state == "displaced" and self.state != state:
+            self._report("displaced", error)
         self.state, self.error = state, error
-        self.guest.on_door("change", self)
+        self.guest.machine_changed("change", self)
 
     @abstractmethod
     async def _session(self) -> None:

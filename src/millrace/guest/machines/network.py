@@ -14,7 +14,7 @@ from millrace.doors.pushed import PROFILE, REMOTE_PROFILE, PushedStream
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
-from millrace.guest.guest import Guest
+from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attachment import Attachment, Displaced
 from millrace.io.client import ClientLine, Closed
@@ -44,7 +44,7 @@ LOOK_S = 2.0
 class NetAttachment(Attachment):
     """What SPICE and VNC share: a password, and lines to a server, any of whose ends ends the session."""
 
-    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.password = ""
         self._accepted: str | None = None
@@ -144,7 +144,7 @@ class SpiceAttachment(NetAttachment):
     it back throws the other out; it is tried again in any case. A channel that breaks, or ends alone, is another thing.
     """
 
-    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.playback: SpicePlayback | None = None
         self.record: SpiceRecord | None = None

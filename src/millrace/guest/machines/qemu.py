@@ -12,7 +12,7 @@ from typing import Any
 from millrace.doors.pushed import PushedStream
 from millrace.doors.qemu.door import QemuDoor
 from millrace.errors import PeerLost
-from millrace.guest.guest import Guest
+from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, bus_path
 from millrace.guest.machines.attachment import Attachment
 from millrace.io.clock import now_ns
@@ -29,7 +29,7 @@ Lost = Callable[[Exception], None]
 class QemuAttachment(Attachment):
     """A machine by D-Bus: over QMP, a bus, or a connection that was handed to us."""
 
-    def __init__(self, id_: int, guest: Guest, spec: DoorSpec) -> None:
+    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.door = QemuDoor(guest.graph, guest.microphone)
         self.read_ns_max = 0

@@ -11,33 +11,31 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from aiohttp import WSCloseCode, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from millrace.budget import CONNECTIONS
+from millrace.control.plane import ControlPlane
 from millrace.control.registry import parse_kinds
 from millrace.control.store import NotKept
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.guest.missing import NotFound
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge
-from millrace.observe.metrics import exposition
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Certificate, Holder, Right
 from millrace.server.http import assets as page
 from millrace.server.http.answers import send
 from millrace.server.http.api import ADDRESS, HOLDER, PREFIX, Api, holder_of
 from millrace.server.http.authentication import SUBPROTOCOL, Gate, NetworkGate, PrivateGate
 from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
-from millrace.server.http.origins import parse_host
+from millrace.server.http.origins import Addresses, parse_host
+from millrace.symptoms import Symptom
 from millrace.text import clean_utf8, printable, quoted
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
-
-if TYPE_CHECKING:
-    from millrace.daemon.app import Daemon
-    from millrace.guest.guest import Guest
 
 log = logging.getLogger("millrace.web")
 
@@ -123,12 +121,12 @@ def _no_command(request: web.Request) -> str:
 class Web:
     """The daemon's HTTP side."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-        config, access = daemon.config, daemon.access
-        self._private = PrivateGate(access, config.addresses)
-        self._network = NetworkGate(access, config.addresses, config.certificates)
-        self._api = Api(daemon.commands, daemon.budgets.of)
+    def __init__(self, plane: ControlPlane, addresses: Addresses, certificates: Sequence[Certificate]) -> None:
+        self._plane = plane
+        self._private = PrivateGate(plane.access, addresses)
+        self._network = NetworkGate(plane.access, addresses, certificates)
+        self._api = Api(plane.commands, plane.budget_of)
+        plane.commands.turned_away = self.refused
         self._sockets: dict[ListenerSession, Attended] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -162,7 +160,7 @@ class Web:
     @web.middleware
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A connection is on the doorstep but while it serves somebody who is known."""
-        listeners, line = self._daemon.listeners, request.transport
+        listeners, line = self._plane.listeners, request.transport
         try:
             _check_headers(request)
             return await handler(request)
@@ -174,9 +172,9 @@ class Web:
 
     async def _known(self, holder: Holder, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Serve somebody, at their expense: this request, and what comes after it."""
-        request[HOLDER], turns = holder, self._daemon.turns_of(holder)
+        request[HOLDER], turns = holder, self._plane.turns_of(holder)
         if request.transport is not None:
-            self._daemon.listeners.doorstep.enter(request.transport)
+            self._plane.listeners.doorstep.enter(request.transport)
             charge(request.transport, turns)
 
         async def serve() -> web.StreamResponse:
@@ -195,22 +193,21 @@ class Web:
             # A link is let in by its own handler, and nowhere else.
             if serves == self._session:
                 return await handler(request)
-            with self._daemon.strangers:
+            with self._plane.strangers:
                 holder = gate.holder(request)
             return await self._known(holder, request, handler)
         except web.HTTPException as error:
             if error.status in REFUSALS:
                 # Then they ask the next on this connection when strangers have something left, however many there are.
-                await self._daemon.strangers.turn()
-                self._daemon.doctor.refused("", address, f"{error.status} {request.method} {request.path}")
+                await self._plane.strangers.turn()
+                self._plane.refused("", address, f"{error.status} {request.method} {request.path}")
             if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
                 # In the form that the API's description gives, wherever the refusal comes from.
                 why = _no_command(request) if error.status in (404, 405) else (error.text or "").strip()
                 error.text, error.content_type = json.dumps({"error": why}), "application/json"
             raise
         except RightsError as error:
-            self._daemon.forbidden += 1
-            self._daemon.doctor.refused("", holder_of(request).key, f"{request.method} {request.path}")
+            self._plane.forbade("", holder_of(request).key, f"{request.method} {request.path}")
             log.warning("%s: %s %s", error, request.method, request.path)
             return web.json_response({"error": str(error)}, status=403)
         except (ConfigError, GraphError) as error:
@@ -228,7 +225,7 @@ class Web:
         holder = holder_of(request)
         if not holder.session:
             raise web.HTTPBadRequest(text="there is no session to end: this came with a token, or with none\n")
-        await self._daemon.access.sign_out(holder)
+        await self._plane.access.sign_out(holder)
         return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
@@ -236,15 +233,15 @@ class Web:
         kinds = request.query.get("kinds")
         wanted = parse_kinds(kinds.split(",")) if kinds else None
         holder = holder_of(request)
-        turns = self._daemon.turns_of(holder)
+        turns = self._plane.turns_of(holder)
         # Not compressed: a compressor takes 260 KiB a watcher (zlib's manual, deflateInit2), and aiohttp compresses
         # what is large in a task of its own, which fails unseen where the watcher has gone meanwhile.
         line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
-        account = self._daemon.budgets.of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
-        watcher = EventStream(self._daemon.registry, holder, wanted, account, turns)
+        account = self._plane.budget_of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
+        watcher = EventStream(self._plane.registry, holder, wanted, account, turns)
         if request.transport is not None:
             watcher.cut = request.transport.abort
-        leave = self._daemon.access.enter(holder, watcher.end, watcher.lose)
+        leave = self._plane.enter(holder, watcher.end, watcher.lose)
         try:
             await line.prepare(request)
             await watcher.serve(line)
@@ -255,9 +252,8 @@ class Web:
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         holder = holder_of(request)
-        guests = self._daemon.commands.visible(holder)
-        text = exposition(self._daemon, guests, whole=holder.may(Right.SEE))
-        return await send(request, text, {"Content-Type": CONTENT_TYPE_LATEST}, self._daemon.budgets.of(holder))
+        text = self._plane.metrics(holder)
+        return await send(request, text, {"Content-Type": CONTENT_TYPE_LATEST}, self._plane.budget_of(holder))
 
     async def _health(self, request: web.Request) -> web.Response:
         """Whether this process answers. A load balancer has no token, and learns nothing else."""
@@ -265,16 +261,16 @@ class Web:
 
     async def _ready(self, request: web.Request) -> web.Response:
         """Whether sound can flow and changes are kept: 503 if not; the state says why, to whoever may see it."""
-        ready = not self._daemon.store.trouble
+        ready = self._plane.ready
         return web.json_response({"ready": ready}, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
     # -- listeners ---------------------------------------------------------------------------
 
     async def _listen(self, request: web.Request) -> web.StreamResponse:
         holder = holder_of(request)
-        guest = self._daemon.commands.guest(holder, request.match_info["guest"], Right.HEAR)
+        guest = self._plane.guest(holder, request.match_info["guest"], Right.HEAR)
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            way = f"millrace listen {self._daemon.serving.url}/{guest.name}"
+            way = f"millrace listen {self._plane.place.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
         socket_ = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
         transport = request.transport
@@ -284,19 +280,18 @@ class Web:
         charge(transport, guest.turns)
         line = Line(transport, socket_)
         address = request[ADDRESS]
-        id_ = self._daemon.ids.take()
+        id_ = self._plane.take_id()
         session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)
         try:
             await socket_.prepare(request)
-            await self._attend(session, Attended(socket_, transport.abort))
+            await self._attend(guest, session, Attended(socket_, transport.abort))
         finally:
             session.closed()
         return socket_
 
-    async def _attend(self, session: ListenerSession, attended: Attended) -> None:
+    async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
         """A listener has come; until it goes."""
-        guest, holder = session.guest, session.holder
-        leave = self._daemon.access.enter(holder, lambda why: self._dismiss(session, why), lambda guest: None)
+        leave = self._plane.enter(session.holder, lambda why: self._dismiss(session, why), lambda guest: None)
         guest.sessions.append(session)
         guest.on_listener("new", session)
         self._sockets[session] = attended
@@ -320,13 +315,13 @@ class Web:
                 log.warning("guest %s, listener %s: %s", session.guest.name, session.address, error)
                 code = next((name for kind, name in FAULTS if isinstance(error, kind)), "protocol")
                 if code not in ("settings", "graph"):
-                    self._daemon.doctor.violated(session.guest.name, session.outlet.key, error, "listener")
+                    self._plane.violated(session.guest.name, session.outlet.key, error, "listener")
                 session.outlet.send(encode_message(Fault(code, str(error), fatal=True)))
                 session.closing = True
             if session.closing:
                 break
         if socket_.close_code in BROKEN_OFF and not session.closing:
-            self._daemon.doctor.left(session)
+            self._plane.report(Symptom("listener", "left", session.guest.name, session.outlet.key))
         await hang_up(*attended)
 
     def refused(self) -> int:
@@ -363,7 +358,7 @@ class Web:
                 except PeerLost as error:
                     log.info("guest %s, listener %s: %s", session.guest.name, session.address, error)
                     if not session.closing:
-                        self._daemon.doctor.gone_silent(session, str(error))
+                        self._plane.report(session.silent("network", "gone silent", {"error": str(error)}, now))
                         self._end(session, attended)
                 except Exception:
                     # A bug of ours must cost at most the session that met it.

@@ -8,16 +8,19 @@ import logging
 import os
 import socket
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from millrace.budget import CONNECTIONS
+from millrace.control.plane import ControlPlane
 from millrace.control.registry import Encode, native_frames
 from millrace.control.requests import parsed
 from millrace.control.store import NotKept
 from millrace.control.visits import Leave
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.guest.guest import Guest
 from millrace.guest.native import NativeStreams
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
@@ -27,6 +30,7 @@ from millrace.io.witness import Witness
 from millrace.rights.grants import Identity, Permission, Subject, Verdict
 from millrace.rights.model import NOBODY, OWNER, Admits, Holder, Right, show_rights
 from millrace.server.http.answers import as_msgpack
+from millrace.server.native.own import OwnMethods
 from millrace.text import printable
 from millrace.wire.native.messages import (
     VERSION,
@@ -41,10 +45,6 @@ from millrace.wire.native.messages import (
     frame,
 )
 from millrace.wire.native.session import NativeWire
-
-if TYPE_CHECKING:
-    from millrace.daemon.app import Daemon
-    from millrace.guest.guest import Guest
 
 log = logging.getLogger("millrace.native")
 CONNECTIONS_MAX = 512
@@ -74,13 +74,13 @@ def code_of(error: Exception) -> str:
 class NativeServer:
     """Accepts on one socket: the daemon's own, or `guest`'s."""
 
-    def __init__(self, daemon: Daemon, path: Path, admits: Admits, guest: Guest | None = None) -> None:
+    def __init__(self, plane: ControlPlane, path: Path, admits: Admits, guest: Guest | None = None) -> None:
         assert (guest is not None) is (admits is Admits.PROGRAMS)
-        self.daemon, self.guest, self.admits, self._path = daemon, guest, admits, path
+        self.plane, self.guest, self.admits, self._path = plane, guest, admits, path
         self.sessions: dict[NativeSession, None] = {}
         """In the order in which they came."""
-        self.turns = daemon.turns if guest is None else guest.turns
-        self._acceptor = daemon.listeners.take(bind_unix(path, watched=True), self.turns, self._take)
+        self.turns = plane.owners if guest is None else guest.turns
+        self._acceptor = plane.listeners.take(bind_unix(path, watched=True), self.turns, self._take)
 
     @property
     def label(self) -> str:
@@ -110,11 +110,11 @@ class NativeServer:
             waits.abort()
         return waits is not None
 
-    def close(self) -> None:
+    def close(self, why: str) -> None:
         """Stop accepting, and end every connection."""
         self._acceptor.close()
         for session in list(self.sessions):
-            session.end("the daemon is stopping" if self.guest is None else "the guest is stopping")
+            session.end(why)
             session.line.close()
         self._path.unlink(missing_ok=True)
 
@@ -123,9 +123,9 @@ class NativeSession:
     """One connection. It has no rights until it has said hello and they are settled."""
 
     def __init__(self, server: NativeServer, sock: socket.socket) -> None:
-        self.server, self.daemon = server, server.daemon
+        self.server, self._plane = server, server.plane
         identity = peer_identity(sock)
-        budget = self.daemon.budgets.of(OWNER) if server.guest is None else server.guest.graph.budget
+        budget = self._plane.budget_of(OWNER) if server.guest is None else server.guest.graph.budget
         self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS)
         self.subject = Subject() if identity is None else Subject(identity)
         self.holder = NOBODY
@@ -142,8 +142,10 @@ class NativeSession:
         self._worker: asyncio.Task[None] | None = None
         self.wire = NativeWire(daemon=True)
         self.streams = NativeStreams(self)
+        self._methods = self.streams.methods | OwnMethods(self, self._plane).table
         server.sessions[self] = None
-        self.daemon.listeners.arrive(self)
+        self._plane.joined(self)
+        self._plane.listeners.arrive(self)
         self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
         self.line = FdStream(
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
@@ -192,6 +194,14 @@ class NativeSession:
         self.wire.send(message, fds)
         self.line.flush_soon()
 
+    def reply(self, serial: int, value: Any = None) -> None:
+        """Answer a call."""
+        self.send(Reply(serial, value))
+
+    def guest(self, name: str, right: Right) -> Guest:
+        """See `guest.native.Session`."""
+        return self._plane.guest(self.holder, name, right)
+
     def send_objects(self, made: bytes) -> None:
         """See `Watcher`."""
         if not self.closed:
@@ -220,7 +230,7 @@ class NativeSession:
         if isinstance(why, ProtocolError):
             log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
             guest = self.server.guest
-            self.daemon.doctor.violated(guest.name if guest else "", str(self.subject.identity), why)
+            self._plane.violated(guest.name if guest else "", str(self.subject.identity), why)
         elif isinstance(why, BudgetError):
             log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
         elif not isinstance(why, PeerLost):
@@ -234,11 +244,11 @@ class NativeSession:
         self.closed = True
         self._patience.cancel()
         self._leave()
-        self.daemon.listeners.doorstep.left(self)
-        self.daemon.registry.unwatch(self)
-        self.daemon.prompts.forget(self.subject)
+        self._plane.listeners.doorstep.left(self)
+        self._plane.registry.unwatch(self)
+        self._plane.prompts.forget(self.subject)
         self.streams.close()
-        self.daemon.release(self)
+        self._plane.release(self)
         self.wire.close()
         # A call that has begun is finished: half of one would be kept and not made.
         self._calls.clear()
@@ -266,7 +276,7 @@ class NativeSession:
             self.end("hello was said already", "protocol")
             return
         self.greeted = True
-        self.daemon.listeners.doorstep.enter(self)
+        self._plane.listeners.doorstep.enter(self)
         self.name = hello.name[:100]
         if hello.version < 1:
             why = f"version {hello.version} of the native protocol is not known; this daemon speaks {VERSION}"
@@ -282,7 +292,7 @@ class NativeSession:
         guest = self.server.guest
         if hello.token:
             identity = self.subject.identity
-            holder = self.daemon.access.let_in(hello.token, f"uid {identity.uid}")
+            holder = self._plane.access.let_in(hello.token, f"uid {identity.uid}")
             # Rules name a token, whatever program has it.
             self.token = True
             self.subject.identity = replace(identity, sandbox=holder.key.replace("/", ":"), unproven=False)
@@ -303,7 +313,7 @@ class NativeSession:
         else:
             self.ask(guest, Permission.CONNECT, self._let_in)
 
-    def ask(self, guest: Guest, what: Permission, answer: Any) -> None:
+    def ask(self, guest: Guest, what: Permission, answer: Callable[[bool], None]) -> None:
         """Let somebody decide; the client is told to wait."""
         if self._asked >= ASKED_MAX:
             raise BudgetError(f"{ASKED_MAX} requests of this connection wait for an answer already")
@@ -313,7 +323,7 @@ class NativeSession:
             self._asked -= 1
             answer(allow)
 
-        prompt = self.daemon.prompts.ask(guest.name, what, self.subject, self.name, now_ns(), answered)
+        prompt = self._plane.prompts.ask(guest.name, what, self.subject, self.name, now_ns(), answered)
         if prompt is not None:
             self.send(Wait(prompt.key, what.value))
 
@@ -326,10 +336,10 @@ class NativeSession:
             self.end("the request to connect was denied, or not answered in time", "rights")
 
     def _welcome(self, holder: Holder) -> None:
-        self._leave = self.daemon.access.enter(holder, lambda why: self.end(why, "rights"), self._lose)
+        self._leave = self._plane.enter(holder, lambda why: self.end(why, "rights"), self._lose)
         self.holder, self.ready = holder, True
-        self.line.turns = self.daemon.turns_of(holder)
-        guests = [guest.name for guest in self.daemon.commands.visible(holder)]
+        self.line.turns = self._plane.turns_of(holder)
+        guests = [guest.name for guest in self._plane.visible(holder)]
         self.send(Welcome(VERSION, holder.key, show_rights(holder.rights), guests[:1000]))
 
     def _lose(self, guest: str) -> None:
@@ -351,10 +361,9 @@ class NativeSession:
     def refuse(self, serial: int, error: Exception) -> None:
         """Answer a call with why not."""
         if isinstance(error, RightsError):
-            self.daemon.forbidden += 1
             log.warning("%s: %s: %s", self.server.label, self.subject.identity, error)
             guest = self.server.guest
-            self.daemon.doctor.refused(guest.name if guest else "", str(self.subject.identity), str(error))
+            self._plane.forbade(guest.name if guest else "", str(self.subject.identity), str(error))
         self.send(Fault(serial, code_of(error), str(error)))
 
     # -- calls -----------------------------------------------------------------------------------
@@ -402,10 +411,10 @@ class NativeSession:
 
     async def _do(self, call: Call) -> None:
         self._demand_speaker()
-        own = self.streams.methods.get(call.method)
+        own = self._methods.get(call.method)
         if own is not None:
             takes, run = own
             run(call.serial, parsed(takes, call.args))
             return
-        value = await self.daemon.commands.run(self.holder, call.method, call.args)
+        value = await self._plane.run(self.holder, call.method, call.args)
         self.send(Reply(call.serial, await as_msgpack(value)))

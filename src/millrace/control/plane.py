@@ -1,0 +1,100 @@
+"""The control plane: all that a server is given. It says who somebody is, and does what they ask, by their rights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace.budget import Budget
+from millrace.control.commands import Commands, Place
+from millrace.control.visits import End, Leave, Lose
+from millrace.control.worker import Session, Worker
+from millrace.guest.guest import Guest
+from millrace.io.turns import Turns
+from millrace.observe.metrics import exposition
+from millrace.rights.model import OWNER, Holder, Right
+from millrace.symptoms import Symptom
+
+
+class ControlPlane:
+    """That of one worker."""
+
+    def __init__(self, worker: Worker, place: Place) -> None:
+        self._worker, self.place = worker, place
+        self.commands = Commands(worker, place)
+        self.access, self.registry, self.claims = worker.access, worker.registry, worker.claims
+        self.prompts, self.listeners = worker.prompts, worker.listeners
+        self.owners, self.strangers = worker.turns, worker.strangers
+
+    # -- who it is ---------------------------------------------------------------------------
+
+    def enter(self, holder: Holder, end: End, lose: Lose) -> Leave:
+        """Something begins by a holder's rights: see `Access.enter`."""
+        return self.access.enter(holder, end, lose)
+
+    def turns_of(self, holder: Holder) -> Turns:
+        """At whose expense a holder's commands are done."""
+        return self._worker.turns_of(holder)
+
+    def budget_of(self, holder: Holder = OWNER) -> Budget:
+        """Whose budget pays for what is kept for a holder."""
+        return self._worker.budgets.of(holder)
+
+    def visible(self, holder: Holder) -> list[Guest]:
+        """The guests that `holder` may see."""
+        return self._worker.visible(holder)
+
+    def guest(self, holder: Holder, name: str, right: Right) -> Guest:
+        """A guest in which `holder` has `right`. One that they may not see is not there."""
+        return self.commands.guest(holder, name, right)
+
+    # -- what is asked -----------------------------------------------------------------------
+
+    async def run(self, holder: Holder, name: str, args: Any) -> Any:
+        """Do a command; see `Commands.run`."""
+        return await self.commands.run(holder, name, args)
+
+    def metrics(self, holder: Holder) -> bytes:
+        """What Prometheus reads, of the guests that `holder` may see."""
+        counters = self._worker.counters(self.commands.refused())
+        guests, whole = self.visible(holder), holder.may(Right.SEE)
+        return exposition(counters, self._worker.diagnosis.incidents, guests, whole)
+
+    @property
+    def ready(self) -> bool:
+        """Whether changes are kept."""
+        return not self._worker.store.trouble
+
+    def take_id(self) -> int:
+        """A number for a new object."""
+        return self._worker.ids.take()
+
+    def duck(self, session: Session, key: str, db: float, guest: str | None) -> None:
+        """Take a stream back for as long as that connection lives."""
+        self._worker.duck(session, key, db, guest)
+
+    def joined(self, session: Session) -> None:
+        """A program's connection has come."""
+        self._worker.sessions[session] = None
+
+    def release(self, session: Session) -> None:
+        """It has gone, and with it what it had claimed and ducked."""
+        self._worker.release(session)
+
+    # -- what went wrong ---------------------------------------------------------------------
+
+    def report(self, symptom: Symptom) -> None:
+        """See `symptoms.Report`."""
+        self._worker.report(symptom)
+
+    def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
+        """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
+        self._worker.violated(guest, key, error, stage)
+
+    def refused(self, guest: str, who: str, what: str) -> None:
+        """Somebody asked for what they may not."""
+        self._worker.refused(guest, who, what)
+
+    def forbade(self, guest: str, who: str, what: str) -> None:
+        """Somebody who is known asked for what they have no right to."""
+        self._worker.forbidden += 1
+        self._worker.refused(guest, who, what)

@@ -1,0 +1,453 @@
+"""The worker: its guests, and every change to them. It opens no socket of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from millrace.control import verbs
+from millrace.control.budgets import Budgets
+from millrace.control.claims import Claims
+from millrace.control.publish import Publisher
+from millrace.control.registry import Registry
+from millrace.control.remembered import Remembered, RememberedDevices
+from millrace.control.store import KeptGuest, Store
+from millrace.control.tokens import Access
+from millrace.control.verbs import find_node, home_of
+from millrace.control.writer import Keeper
+from millrace.doors.pulse.devices import DEFAULT
+from millrace.errors import ConfigError, GraphError, MillraceError
+from millrace.graph.driver import TimerDriver
+from millrace.graph.model import Ids, Sink, Stream
+from millrace.guest.config import GuestConfig, added_guest, checked_guest_name
+from millrace.guest.guest import Guest
+from millrace.guest.home import Machine
+from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.attach import attach
+from millrace.guest.missing import NotFound, missing, missing_guest
+from millrace.io.clock import now_ns, wall_ns, worked_ns
+from millrace.io.listeners import Listeners
+from millrace.io.load import computed_ns, is_stopped, run_delay_ns
+from millrace.io.runner import TimerRunner
+from millrace.io.turns import Turns, in_steps
+from millrace.observe.diagnosis import STRAIN_NS, Diagnosis, Surroundings
+from millrace.observe.flight import FlightRecorder
+from millrace.observe.incidents import Incident
+from millrace.observe.metrics import Counters
+from millrace.observe.views import guest_summary
+from millrace.rights.grants import ANY, Permission, Subject, Verdict
+from millrace.rights.model import Holder, Right
+from millrace.rights.prompts import Prompt, Prompts
+from millrace.symptoms import Symptom
+from millrace.text import checked_number, printable
+
+log = logging.getLogger("millrace.daemon")
+GUESTS_MAX = 10_000
+FLIGHT_GUESTS = 10
+TEXT_MAX = 200
+
+
+class Session(Protocol):
+    """A connection of a program that controls guests, or plays in them."""
+
+    name: str
+    holder: Holder
+    subject: Subject
+    trims: set[int]
+    """Streams that it has taken back."""
+
+    def claim_changed(self, name: str, have: bool) -> None:
+        """See `Claimant`."""
+        ...
+
+    def end_forbidden(self, guest: Guest) -> None:
+        """The grants have changed: what they forbid ends."""
+        ...
+
+
+class Servers(Protocol):
+    """What serves a guest's own programs and listeners, besides its doors."""
+
+    def open_guest(self, guest: Guest) -> None:
+        """Let them come in."""
+        ...
+
+    def close_guest(self, guest: Guest, why: str) -> None:
+        """Tell them why, and let nobody in any more."""
+        ...
+
+
+class Worker:
+    """The guests of one process."""
+
+    def __init__(self, runtime: Path, state: Path, token: str, servers: Servers) -> None:
+        """Takes the database; ConfigError where another daemon has it, or it can't be read."""
+        self._runtime, self._servers = runtime, servers
+        with ExitStack() as undo:
+            self.store = Store(state)
+            undo.callback(self.store.close)
+            self.keeper = Keeper(self.store)
+            self.access = Access(self.keeper, token)
+            undo.pop_all()
+        self.listeners = Listeners()
+        self.ids = Ids()
+        self.driver = TimerDriver(worked_ns, now_ns)
+        self.turns, self.strangers = Turns(), Turns()
+        """Those of the daemon's owner, and of connections that are nobody's yet."""
+        self._turns: dict[str, Turns] = {}
+        self.guests: dict[str, Guest] = {}
+        self._kept: dict[str, tuple[Remembered, RememberedDevices]] = {}
+        self.budgets = Budgets(self.guests)
+        self.registry, self.claims = Registry(), Claims()
+        self.sessions: dict[Session, None] = {}
+        self.prompts = Prompts(self.ids.take)
+        self.prompts.on_change = self._prompt_changed
+        around = Surroundings(now_ns, wall_ns, run_delay_ns, computed_ns, is_stopped)
+        self.diagnosis = Diagnosis(around, self.ids.take, self.guests.values, self._incident_changed)
+        self.report = self.diagnosis.report
+        self.flight = FlightRecorder()
+        self.keeper.on_trouble = self.diagnosis.not_kept
+        self.forbidden = 0
+        """Requests of people who had not the right."""
+        self._timers: list[TimerRunner] = []
+
+    async def start(self, guests: tuple[GuestConfig, ...]) -> None:
+        """Begin with these guests, and those of before."""
+        loop = asyncio.get_running_loop()
+        cycles = TimerRunner(self.driver, loop)
+        self._timers.append(cycles)
+        self.driver.rearm = cycles.rearm
+        cycles.strain_ns, cycles.on_strain = STRAIN_NS, self.diagnosis.strain
+        cycles.on_run = self.diagnosis.ran
+        self.driver.failed = self.diagnosis.cycle_failed
+        for core in (self.prompts, self.diagnosis):
+            timer = TimerRunner(core, loop)
+            self._timers.append(timer)
+            core.rearm = timer.rearm
+        self.access.on_end = self._forget_turns
+        for guest in guests:
+            await self._start_guest(guest)
+        for name, options in (await self.keeper.write(self.store.guests)).items():
+            if name not in self.guests:
+                await self._bring_back(name, options)
+
+    async def second(self) -> None:
+        """What is looked at every second; a few guests at a time: with hundreds of them sound goes on in between."""
+        now = now_ns()
+        self.diagnosis.second(now)
+        guests = list(self.guests.values())
+        for at in range(0, len(guests), FLIGHT_GUESTS):
+            self.flight.note(guests[at : at + FLIGHT_GUESTS], now)
+            await asyncio.sleep(0)
+
+    async def stop(self, why: str) -> None:
+        """Tell listeners and clients, and end every guest."""
+        for guest in self.guests.values():
+            for session in guest.sessions:
+                session.farewell(why, again=True)
+            await self._end(guest)
+
+    def close(self) -> None:
+        """Nothing comes in any more: end the timers, and let go of the database."""
+        self.access.close()
+        for timer in self._timers:
+            timer.stop()
+        self.keeper.close()
+
+    # -- guests ------------------------------------------------------------------------------
+
+    def guest(self, name: str) -> Guest:
+        """A guest by name, else NotFound."""
+        found = self.guests.get(name)
+        if found is None:
+            raise missing_guest(name, self.guests)
+        return found
+
+    def visible(self, holder: Holder) -> list[Guest]:
+        """The guests that `holder` may see."""
+        return [guest for guest in self.guests.values() if holder.may(Right.SEE, guest.name)]
+
+    @asynccontextmanager
+    async def _turn(self, guest: Guest) -> AsyncIterator[None]:
+        """A change to a guest, while no other is made; NotFound where it was removed meanwhile."""
+        async with self.keeper.turn_of(f"guest/{guest.name}"):
+            if self.guests.get(guest.name) is not guest:
+                raise NotFound(f"guest {guest.name} was removed")
+            yield
+
+    async def add_guest(self, name: str, options: dict[str, Any]) -> Guest:
+        """Make a guest and open its sockets. Where that can't be nothing of it is left."""
+        checked_guest_name(name)
+        config = added_guest(name, options)
+        made = {"rate": config.rate, "channels": config.channels}
+        async with self.keeper.turn:
+            if name in self.guests:
+                raise GraphError(f"guest {name} exists already")
+            if len(self.guests) >= GUESTS_MAX:
+                raise GraphError(f"there are {GUESTS_MAX} guests already, the most there can be; remove one")
+            # One that was kept, but could not be brought back, is not forgotten for being tried again.
+            before = (await self.keeper.write(self.store.guests)).get(name)
+            keep = partial(self.store.keep_guest, name)
+            otherwise = partial(self.store.drop_guest, name) if before is None else partial(keep, before)
+            async with self.keeper.keeping(partial(keep, made), otherwise):
+                return await self._start_guest(config)
+
+    async def _bring_back(self, name: str, options: dict[str, Any]) -> None:
+        """A guest of before. One that can't be opened any more must not keep the others from starting."""
+        try:
+            await self._start_guest(added_guest(name, options))
+        except MillraceError as error:
+            log.error("guest %s is left out: %s", name, error)
+            self.diagnosis.left_out(name, str(error))
+
+    async def _start_guest(self, config: GuestConfig) -> Guest:
+        """Make a guest and open its sockets; where that can't be nothing of it is left."""
+        kept = await self.keeper.write(self.store.guest, config.name)
+        guest = Guest(config, self.ids, self.driver, self._runtime, self.listeners, self.report)
+        guest.door.prompts = self.prompts
+        remembered = Remembered(self.keeper, config.name, guest.door.rules)
+        await remembered.load()
+        self._look_after(guest)
+        if config.rights is not None:
+            guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))
+        self._kept[config.name] = remembered, RememberedDevices(self.keeper, config.name, guest.door.devices)
+        self._restore(guest, kept)
+        try:
+            await guest.start()
+            self._servers.open_guest(guest)
+            self.guests[guest.name] = guest
+            self._publish(guest)
+            for spec in config.doors:
+                self.attach(guest.name, spec)
+        except BaseException:
+            self.guests.pop(guest.name, None)
+            await self._stop_guest(guest, "the guest was not made")
+            raise
+        return guest
+
+    @staticmethod
+    def _restore(guest: Guest, kept: KeptGuest) -> None:
+        """Its sinks, levels and rules of before; rules of the configuration stand where no others were made."""
+        defaults = {(DEFAULT, kind): name for kind, name in kept.defaults.items()}
+        guest.door.devices.load({**kept.levels, **defaults})
+        guest.door.devices.restore_all()
+        for name, description in kept.sinks:
+            try:
+                guest.graph.add_sink(name, description)
+            except GraphError as error:
+                log.warning("guest %s: its sink %s of before is left out: %s", guest.name, name, error)
+        rules = [(what, ANY, verdict) for what, verdict in guest.config.grants]
+        for what, program, verdict in (*rules, *kept.grants):
+            guest.door.grants.set(what, program, verdict)
+
+    @property
+    def trouble(self) -> str:
+        """Why changes are not kept."""
+        return self.store.trouble
+
+    def turns_of(self, holder: Holder) -> Turns:
+        """At whose expense a holder's commands are done: a guest, however many tokens it has, a token of several, and
+        the owner."""
+        kind = holder.key.partition("/")[0]
+        if kind != "owner" and len(holder.guests) == 1 and (name := min(holder.guests)) in self.guests:
+            return self.guests[name].turns
+        if kind != "token":
+            return self.turns
+        if holder.key not in self._turns:
+            made = self._turns[holder.key] = Turns()
+            made.on_wait = lambda waited_ns: self.diagnosis.made_to_wait("", holder.key, made.waiting, waited_ns)
+        return self._turns[holder.key]
+
+    def quiet(self) -> bool:
+        """Whether nothing plays in any guest."""
+        return not any(guest.graph.running for guest in self.guests.values())
+
+    def counters(self, refused: int) -> Counters:
+        """What is counted of the whole daemon; `refused` requests were not let in."""
+        return Counters(
+            self.driver.cycles, refused, len(self.registry), sum(1 for _ in self.prompts),
+            self.policy() is not None, bool(self.store.trouble),
+        )  # fmt: skip
+
+    def _look_after(self, guest: Guest) -> None:
+        """What goes wrong in a guest is diagnosed."""
+        diagnosis = self.diagnosis
+        guest.graph.troubled = lambda node, what, since_ns: diagnosis.troubled(guest, node, what, since_ns)
+        guest.turns.on_wait = lambda waited_ns: diagnosis.made_to_wait(guest.name, "", guest.turns.waiting, waited_ns)
+        guest.graph.left_out = lambda left_out_ns, cut: diagnosis.left_out_sound(
+            guest, left_out_ns, cut, self.driver.overloaded(now_ns())
+        )
+        guest.door.on_violation = lambda client, error: self.violated(guest.name, f"client/{client.index}", error)
+        guest.graph.budget.on_refused = lambda what: diagnosis.no_memory(guest, what)
+        guest.outlets.changed = lambda outlet, before, after: diagnosis.changed(guest, outlet, before, after)
+        guest.door.on_failure = lambda module, why: log.warning(
+            "guest %s: module %s was not loaded: %s", guest.name, printable(module), printable(why, len(why))
+        )
+        guest.door.on_idle = lambda module, why: log.info(
+            "guest %s: module %s: %s", guest.name, printable(module), printable(why, len(why))
+        )
+        guest.door.on_refused = lambda who, what: self.refused(guest.name, who, what)
+
+    def policy(self) -> dict[str, Any] | None:
+        """Which session manager is in charge, if any."""
+        holder = self.claims.holder("policy")
+        if holder is None:
+            return None
+        return {"name": holder.name, "pid": holder.subject.identity.pid}
+
+    # -- connections, and what they do -------------------------------------------------------
+
+    async def _stop_guest(self, guest: Guest, why: str) -> None:
+        self._servers.close_guest(guest, why)
+        await self._end(guest)
+        self.registry.drop_guest(guest.name)
+        self.flight.forget(guest.name)
+
+    async def _end(self, guest: Guest) -> None:
+        kept = self._kept.pop(guest.name, None)
+        if kept is not None:
+            kept[1].end()
+        await guest.stop()
+
+    async def learn(self, guest: Guest, key: str, text: str | None) -> None:
+        """What a session manager remembers of a guest's group of streams."""
+        await self._kept[guest.name][0].learn(key, text)
+
+    def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
+        """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
+        self.report(Symptom(stage, "broke the protocol", guest, key, {"error": str(error)[:TEXT_MAX]}))
+
+    def refused(self, guest: str, who: str, what: str) -> None:
+        """Somebody asked for what they may not."""
+        self.report(Symptom("rights", "refused", guest, "", {"who": who, "what": what[:TEXT_MAX]}))
+
+    def _incident_changed(self, change: str, incident: Incident) -> None:
+        if change == "remove":
+            self.registry.drop(incident.number)
+        else:
+            self.registry.put(incident.number, "incident", incident.guest, incident.view)
+
+    def _forget_turns(self, key: str) -> None:
+        self._turns.pop(key, None)
+        self.budgets.forget(key)
+
+    def release(self, session: Session) -> None:
+        """A connection has gone, and with it what it had claimed and ducked."""
+        self.sessions.pop(session, None)
+        self.claims.release(session)
+        for guest in self.guests.values():
+            for id_ in session.trims & guest.graph.streams.keys():
+                guest.graph.set_trim(guest.graph.streams[id_], 1.0)
+
+    def duck(self, session: Session, key: str, db: float, guest: str | None) -> None:
+        """Take a stream back for as long as that connection lives."""
+        home = home_of(self.visible(session.holder), key, guest)
+        session.holder.demand(Right.CONTROL, home.name)
+        _, node = find_node(self.guests.values(), key, home.name)
+        if not isinstance(node, Stream):
+            raise ConfigError(f"{key}: only streams can be turned down")
+        checked_number(db, "db", -96, 0)
+        home.graph.set_trim(node, 1.0 if db == 0 else 10 ** (db / 20))
+        session.trims.add(node.id)
+
+    def _prompt_changed(self, change: str, prompt: Prompt) -> None:
+        if change == "new":
+            self.registry.put(prompt.id, "request", prompt.guest, prompt.view)
+        else:
+            self.registry.drop(prompt.id)
+
+    def _publish(self, guest: Guest) -> None:
+        """A guest's objects, now and whenever they change."""
+        self.registry.put(guest.id, "guest", guest.name, lambda: guest_summary(guest))
+        publisher = Publisher(self.registry, guest)
+        for node in guest.graph.nodes():
+            publisher.node_changed("new", node)
+        guest.graph.observers.append(publisher.node_changed)
+        guest.door.on_client = publisher.client_changed
+        guest.on_listener = publisher.listener_changed
+        guest.on_door = publisher.door_changed
+
+    async def grant(self, guest: Guest, what: Permission, program: str, verdict: Verdict | None) -> None:
+        """Make or take away a rule; what may not go on ends at once."""
+        async with self._turn(guest):
+            guest.door.grants.demand_room(what, program)
+            await self.keeper.write(self.store.keep_grant, guest.name, what, program, verdict)
+            guest.door.grants.set(what, program, verdict)
+        guest.door.end_forbidden()
+        for session in list(self.sessions):
+            session.end_forbidden(guest)
+
+    async def decide(self, prompt: Prompt, allow: bool, always: bool, by: str) -> None:
+        """Answer a request, for this client or for its program from now on."""
+        names = prompt.subject.identity.names
+        if always and not names:
+            raise GraphError("that program can't be identified: answer without --always")
+        if always:
+            verdict = Verdict.ALLOW if allow else Verdict.DENY
+            await self.grant(self.guest(prompt.guest), prompt.what, names[0], verdict)
+        log.info("guest %s: %s was %s %s by %s", prompt.guest, prompt.subject.identity,
+                 "granted" if allow else "denied", prompt.what.value, by)  # fmt: skip
+        self.prompts.decide(prompt, allow)
+
+    async def add_sink(self, guest: Guest, name: str, description: str) -> Sink:
+        """Add a sink that outlives the daemon."""
+        async with self._turn(guest):
+            verbs.demand_sink_name(guest, name)
+            keep = partial(self.store.keep_sink, guest.name, name)
+            async with self.keeper.keeping(partial(keep, description or name), partial(keep, None)):
+                return guest.graph.add_sink(name, description or name)
+
+    async def remove_sink(self, guest: Guest, name: str) -> None:
+        """Remove a sink: what plays there goes on at the default sink."""
+        async with self._turn(guest):
+            sink, _ = verbs.removable(guest, name)
+            await self.keeper.write(self.store.keep_sink, guest.name, sink.name, None)
+            guest.leaving.add(sink)
+        # With thousands of streams that takes a while, which other guests' changes need not wait for.
+        try:
+            await in_steps(guest.graph.leave(sink, verbs.heir(guest, sink)))
+            guest.graph.remove_sink(sink, verbs.heir(guest, sink))
+        finally:
+            guest.leaving.discard(sink)
+
+    async def set(self, key: str, settings: dict[str, str], name: str) -> None:
+        """Change a listener's settings, or a level; those of sinks and sources outlive the daemon."""
+        if key.startswith("listener/"):
+            verbs.find_listener(self.guests.values(), key)[1].configure(settings)
+            return
+        guest, node = find_node(self.guests.values(), key, name)
+        gains, mute = verbs.parse_level(node, settings)
+        if isinstance(node, Sink):
+            async with self._turn(guest):
+                level = (gains or node.gains, node.mute if mute is None else mute)
+                await self.keeper.write(self.store.keep_level, guest.name, node.kind, node.name, level)
+                guest, node = find_node(self.guests.values(), key, guest.name)
+                guest.door.devices.learn((node.kind, node.name), level)
+        verbs.set_level(guest, node, gains, mute)
+
+    def attach(self, name: str, spec: DoorSpec) -> Machine:
+        """Give a guest a door to its machine."""
+        return attach(self.ids.take(), self.guest(name), spec)
+
+    async def detach(self, key: str) -> None:
+        """Let go of a machine."""
+        for guest in self.guests.values():
+            for attachment in guest.attachments:
+                if attachment.key == key:
+                    await attachment.stop()
+                    return
+        raise missing(key)
+
+    async def remove_guest(self, name: str) -> None:
+        """End a guest: its clients and listeners are told."""
+        async with self.keeper.turn:
+            guest = self.guest(name)
+            await self.keeper.write(self.store.remove_guest, name)
+            del self.guests[name]
+            self.access.forget_guest(name)
+            await self._stop_guest(guest, "the guest was removed")

@@ -1,0 +1,29 @@
+"""What the operating system knows of this thread, and of other processes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from millrace.units import HostNs
+
+
+def run_delay_ns() -> HostNs:
+    """How long this thread has waited for a processor (proc(5), schedstat); 0 where that is not known."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def computed_ns() -> HostNs:
+    """How long this thread has computed."""
+    return time.thread_time_ns()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped (proc(5), stat: state T or t)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False

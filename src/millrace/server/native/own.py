@@ -1,0 +1,94 @@
+"""What a native connection has of its own besides streams: what it watches, has claimed and ducked, and asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from millrace.control.plane import ControlPlane
+from millrace.control.registry import Watcher, parse_kinds
+from millrace.control.worker import Session
+from millrace.errors import ConfigError
+from millrace.guest.guest import Guest
+from millrace.rights.grants import Permission, Verdict, parse_permission
+from millrace.rights.model import Right
+from millrace.wire.arguments import Arguments
+
+
+class Watch(Arguments):
+    """What to be told of: kinds of objects, all with null."""
+
+    kinds: list[str] | None = None
+
+
+class Claim(Arguments):
+    """Be the one who has a name, such as `policy`; with `replace` whoever has it loses it."""
+
+    name: str
+    replace: bool = False
+
+
+class Duck(Arguments):
+    """Take a stream back by so many dB for as long as this connection lives; 0 lets go."""
+
+    target: str
+    db: float
+    guest: str | None = None
+
+
+class Ask(Arguments):
+    """Whether this program may: for programs that record a camera themselves."""
+
+    what: str
+    guest: str = "default"
+
+
+class Asker(Session, Watcher, Protocol):
+    """The connection."""
+
+    def guest(self, name: str, right: Right) -> Guest:
+        """The guest of that name, if the connection has that right in it."""
+        ...
+
+    def ask(self, guest: Guest, what: Permission, answer: Callable[[bool], None]) -> None:
+        """Let somebody decide whether the program may."""
+        ...
+
+    def reply(self, serial: int, value: Any = None) -> None:
+        """Answer a call."""
+        ...
+
+
+class OwnMethods:
+    """The methods of one connection."""
+
+    def __init__(self, session: Asker, plane: ControlPlane) -> None:
+        self._session, self._plane = session, plane
+        self.table: dict[str, tuple[type[Any], Callable[[int, Any], None]]] = {
+            "watch": (Watch, self._watch), "claim": (Claim, self._claim),
+            "duck": (Duck, self._duck), "ask": (Ask, self._ask),
+        }  # fmt: skip
+
+    def _watch(self, serial: int, args: Watch) -> None:
+        self._session.kinds = None if args.kinds is None else parse_kinds(args.kinds)
+        self._session.reply(serial)
+        self._plane.registry.watch(self._session)
+
+    def _claim(self, serial: int, args: Claim) -> None:
+        self._session.holder.demand(Right.ADMIN)
+        have = self._plane.claims.claim(args.name[:100], self._session, args.replace)
+        self._session.reply(serial, {"have": have})
+
+    def _duck(self, serial: int, args: Duck) -> None:
+        self._plane.duck(self._session, args.target, args.db, args.guest)
+        self._session.reply(serial)
+
+    def _ask(self, serial: int, args: Ask) -> None:
+        what, guest = parse_permission(args.what), self._session.guest(args.guest, Right.SEE)
+        if what is not Permission.CAMERA:
+            raise ConfigError("ask is for the camera; `record` asks for the microphone and monitors by itself")
+        verdict = guest.door.grants.verdict(what, self._session.subject)
+        if verdict is Verdict.PROMPT:
+            self._session.ask(guest, what, lambda allow: self._session.reply(serial, allow))
+        else:
+            self._session.reply(serial, verdict is Verdict.ALLOW)
