@@ -34,7 +34,7 @@ BINARY = 2
 
 async def heard_after(daemon: Daemon, last: bytes) -> list[int]:
     """The kinds of frames that come for half a second after `last`, which is said amid sound."""
-    host, _, port = daemon.address.rpartition(":")
+    host, _, port = daemon.serving.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(UPGRADE)
     await reader.readuntil(b"\r\n\r\n")

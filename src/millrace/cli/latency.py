@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from millrace.cli.columns import say_folded
 from millrace.cli.console import say, show_json
+from millrace.cli.stages import show
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -48,19 +49,6 @@ def latency(
         show(found["stream"], way)
     if not found["listeners"]:
         say(f"{stream}: nobody hears it")
-
-
-def show(stream: str, way: dict[str, Any]) -> None:
-    """One listener's ledger."""
-    say_folded(f"{stream} → {way['listener']} {way['name']}", 4)
-    for stage in way["stages"]:
-        say_folded(f"  {stage['ms']:8.2f} ms  {stage['stage']:<24} {stage['why']}", 15)
-    told = (
-        "to the mix; the listener tells of no latency after it: it writes a file, or plays nothing yet"
-        if way["reported_ms"] is None
-        else f"in all; {way['reported_ms']:.2f} ms by the listener's clock"
-    )
-    say_folded(f"  {way['sum_ms']:8.2f} ms  {told}", 15)
 
 
 def explain(

@@ -12,8 +12,8 @@ import typer
 
 from millrace.backends.clocked import NullOutput
 from millrace.cli.console import say, show_json, warn
-from millrace.cli.latency import show
 from millrace.cli.progress import progress
+from millrace.cli.stages import show
 from millrace.client.bus import connect
 from millrace.client.listener import Listener, ListenerOptions
 from millrace.dsp.convert import Samples

@@ -23,6 +23,7 @@ from millrace.guest.guest import Guest
 from millrace.guest.machines.address import confined, parse_door
 from millrace.guest.missing import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns
+from millrace.io.turns import in_steps
 from millrace.observe.explain import explain_recorder, explain_stream
 from millrace.observe.latency import ledger
 from millrace.observe.views import guest_view
@@ -182,7 +183,7 @@ class Commands:
     async def _state(self, args: r.State, holder: Holder) -> Any:
         seen = self.visible(holder)
         shown = seen if args.guest is None else [self.guest(holder, args.guest, Right.SEE)]
-        guests = [await guest_view(guest) for guest in shown]
+        guests: list[dict[str, Any]] = [await in_steps(guest_view(guest)) for guest in shown]
         state: dict[str, Any] = {"version": __version__, "listen": self._place.address, "guests": guests}
         state |= {"you": holder.key, "names": [guest.name for guest in seen]}
         if holder.may(Right.ADMIN):
@@ -230,7 +231,7 @@ class Commands:
     async def _guest_add(self, args: r.GuestAdd, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)
         options = {key: value for key in ("rate", "channels") if (value := getattr(args, key)) is not None}
-        return await guest_view(await self._worker.add_guest(args.name, options))
+        return await in_steps(guest_view(await self._worker.add_guest(args.name, options)))
 
     async def _guest_remove(self, args: r.OfGuest, holder: Holder) -> Any:
         holder.demand(Right.ADMIN)

@@ -10,7 +10,7 @@ from millrace.guest.guest import Guest
 from millrace.observe.views import client_view, guest_summary, listener_view, recorder_view, sink_view, stream_view
 
 if TYPE_CHECKING:
-    from millrace.doors.pulse.client import PulseClient
+    from millrace.doors.pulse.clients import Client
     from millrace.guest.home import Machine
     from millrace.guest.listener import ListenerSession
 
@@ -40,7 +40,7 @@ class Publisher:
         elif isinstance(node, Tap) and (node.id in guest.door.records or node.id in guest.native_records):
             self._put(node.id, "recorder", lambda: recorder_view(node))
 
-    def client_changed(self, change: str, client: PulseClient) -> None:
+    def client_changed(self, change: str, client: Client) -> None:
         """A PulseAudio client came, changed or went."""
         if change == "remove":
             self._registry.drop(client.index)

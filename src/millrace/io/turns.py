@@ -56,9 +56,15 @@ class Steps:
         return True
 
 
-async def in_steps(steps: Iterator[None]) -> None:
-    """Go through all of `steps`, with pauses: sound goes on in between, and whoever does it has a turn at a time."""
-    for number, _ in enumerate(steps, 1):
+async def in_steps(steps: Iterator[None] | Generator[None, None, T]) -> T:
+    """What `steps` make, with pauses: sound goes on in between, and whoever does it has a turn at a time."""
+    number = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as made:
+            return made.value  # type: ignore[no-any-return]
+        number += 1
         if number % TOGETHER == 0:
             await asyncio.sleep(0)
 

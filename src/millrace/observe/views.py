@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from millrace.budget import Budget
-from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.clients import Client
 from millrace.doors.pulse.formats import prop_text
 from millrace.doors.pulse.restore import group_of
 from millrace.doors.pushed import PushedStream
@@ -21,7 +20,6 @@ from millrace.guest.listener import ListenerSession
 
 View = dict[str, Any]
 T = TypeVar("T")
-STEP = 25
 
 
 def _volume(node: Levelled) -> View:
@@ -146,7 +144,7 @@ def recorder_view(node: Tap) -> View:
     }  # fmt: skip
 
 
-def client_view(client: PulseClient) -> View:
+def client_view(client: Client) -> View:
     """One PulseAudio client."""
     identity = client.subject.identity
     return {
@@ -165,13 +163,12 @@ def guest_summary(guest: Guest) -> View:
     }  # fmt: skip
 
 
-async def _all(view: Callable[[T], View], things: Iterable[T]) -> list[View]:
-    """A view of each, with pauses: sound goes on in between."""
+def _all(view: Callable[[T], View], things: Iterable[T]) -> Generator[None, None, list[View]]:
+    """A view of each, in steps."""
     out: list[View] = []
     for thing in list(things):
         out.append(view(thing))
-        if len(out) % STEP == 0:
-            await asyncio.sleep(0)
+        yield
     return out
 
 
@@ -180,8 +177,8 @@ def memory_view(budget: Budget) -> View:
     return {"held": budget.held, "max": budget.limit, "refused": budget.refusals, "for": budget.shares()}
 
 
-async def guest_view(guest: Guest) -> View:
-    """One guest with everything in it."""
+def guest_view(guest: Guest) -> Generator[None, None, View]:
+    """One guest with everything in it, in steps."""
     graph = guest.graph
     recorders = [record.node for record in guest.door.records.values()]
     recorders += [record.node for record in guest.native_records.values()]
@@ -191,12 +188,12 @@ async def guest_view(guest: Guest) -> View:
         "clients": len(guest.door.clients), "memory": memory_view(guest.graph.budget),
         "refused_logins": guest.door.refused, "refused_captures": guest.door.refused_captures,
         "pulse": str(guest.pulse_path), "pulse_tcp": guest.pulse_tcp, "native": str(guest.native_path),
-        "sinks": await _all(lambda sink: sink_view(guest, sink), graph.sinks.values()),
-        "sources": await _all(lambda source: sink_view(guest, source), graph.sources.values()),
+        "sinks": (yield from _all(lambda sink: sink_view(guest, sink), graph.sinks.values())),
+        "sources": (yield from _all(lambda source: sink_view(guest, source), graph.sources.values())),
         "doors": [attachment.view() for attachment in guest.attachments],
-        "streams": await _all(
+        "streams": (yield from _all(
             lambda stream: stream_view(guest, stream), (s for s in graph.streams.values() if s.links)
-        ),
-        "recorders": await _all(recorder_view, recorders),
-        "listeners": await _all(listener_view, guest.sessions),
+        )),
+        "recorders": (yield from _all(recorder_view, recorders)),
+        "listeners": (yield from _all(listener_view, guest.sessions)),
     }  # fmt: skip

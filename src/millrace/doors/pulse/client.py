@@ -230,6 +230,11 @@ class PulseClient:
             return any(stream.node.id == index for stream in self.streams.values())
         return request.command in OF_OUTPUT and any(r.node.id == index for r in self.records.values())
 
+    @property
+    def recording(self) -> dict[int, RecordStream]:
+        """See `clients.Client`."""
+        return self.records
+
     def await_answer(self, again: Answer) -> Answer:
         """Keep the request that is being served until somebody has decided; BudgetError where there is no room."""
         self._asked += 1

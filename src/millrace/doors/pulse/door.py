@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
 
 from millrace.budget import ENTRY_BYTES
+from millrace.doors.pulse.clients import Client, Recorder
 from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
 from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
@@ -23,15 +23,12 @@ from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import NOTHING, Node, NodeState, Sink, Stream, Tap
-from millrace.rights.grants import Grants, Permission, Subject, Verdict
+from millrace.rights.grants import Grants, Permission, Verdict
 from millrace.rights.model import GUEST_RIGHTS, Holder
 from millrace.rights.prompts import Answer, Prompts
 from millrace.text import key_number, quoted
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
-
-if TYPE_CHECKING:
-    from millrace.doors.pulse.client import PulseClient
 
 CLIENTS_MAX = 1024
 MODULES_MAX = 256
@@ -53,12 +50,6 @@ def feeds_source(stream: Stream) -> bool:
     return bool(stream.links) and stream.links[0].target.capture
 
 
-class Recorder(Protocol):
-    """Who wants to record: a client, or who loaded a module."""
-
-    subject: Subject
-
-
 class PulseDoor:
     """One guest's PulseAudio server."""
 
@@ -67,7 +58,7 @@ class PulseDoor:
         self.cookie = cookie
         self.server_name = server_name
         self.wall_ns = wall_ns
-        self.clients: dict[int, PulseClient] = {}
+        self.clients: dict[int, Client] = {}
         self.news = News()
         self.publish = self.news.publish
         self.devices = GuestDevices(self)
@@ -96,9 +87,9 @@ class PulseDoor:
         """What the programs of this guest may."""
         self.refused_captures = 0
         self.refused_commands = 0
-        self.on_client: Callable[[str, PulseClient], None] = lambda change, client: None
+        self.on_client: Callable[[str, Client], None] = lambda change, client: None
         """A client has come, changed or gone."""
-        self.on_violation: Callable[[PulseClient, RemoteProtocolError], None] = lambda client, error: None
+        self.on_violation: Callable[[Client, RemoteProtocolError], None] = lambda client, error: None
         self.on_refused: Callable[[str, str], None] = lambda who, what: None
         self.on_failure: Callable[[str, str], None] = lambda module, why: None
         """A module could not be loaded."""
@@ -158,7 +149,7 @@ class PulseDoor:
         """What is recorded by those that name nothing: a chosen source, else the microphone, else the monitor."""
         return self.default_source or next(iter(self.graph.sources.values()), None) or self.default_sink
 
-    def sources_for(self, client: PulseClient) -> list[Sink]:
+    def sources_for(self, client: Client) -> list[Sink]:
         """Sources and sinks whose monitors a client is shown: a microphone that it may never have is not there."""
         hidden = self.grants.verdict(Permission.MICROPHONE, client.subject) is Verdict.DENY
         return [mix for mix in self.graph.mixes() if not (hidden and permission_of(mix) is Permission.MICROPHONE)]
@@ -240,7 +231,7 @@ class PulseDoor:
 
     # -- rights --------------------------------------------------------------------------
 
-    def settle(self, client: PulseClient, what: Permission, again: Answer) -> bool:
+    def settle(self, client: Client, what: Permission, again: Answer) -> bool:
         """Whether `client` may; where somebody is to be asked, False for now, and `again` hears the answer.
 
         PA_ERR_ACCESS where it may not.
@@ -275,14 +266,14 @@ class PulseDoor:
             if module.recorder and self.grants.verdict(*module.recorder) is not Verdict.ALLOW:
                 self.unload(module)
 
-    def end_forbidden_of(self, client: PulseClient, needed: Verdict | None = None) -> None:
+    def end_forbidden_of(self, client: Client, needed: Verdict | None = None) -> None:
         """The same for one client, which must not be denied to be here, or with `needed` must have that verdict."""
         verdict = self.grants.verdict(Permission.CONNECT, client.subject)
         if verdict is Verdict.DENY or needed not in (None, verdict):
             client.closing = True
             client.wake()
             return
-        for record in list(client.records.values()):
+        for record in list(client.recording.values()):
             sink = record.node.sink
             if sink and self.grants.verdict(permission_of(sink), client.subject) is not Verdict.ALLOW:
                 self.graph.remove_tap(record.node)

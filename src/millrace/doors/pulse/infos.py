@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from millrace import __version__
+from millrace.doors.pulse.clients import Client
 from millrace.doors.pulse.door import MONITOR, PulseDoor, feeds_source
 from millrace.doors.pulse.formats import map_numbers, prop_text, volume_of
 from millrace.doors.pulse.loaded import Module
@@ -131,13 +132,13 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
     }  # fmt: skip
 
 
-def client_info(client: PulseClient) -> Record:
+def client_info(door: PulseDoor, client: Client) -> Record:
     """GET_CLIENT_INFO."""
     peer = "UNIX socket client" if client.trusted else "TCP/IP client"
     own = as_props({"native-protocol.peer": peer, "native-protocol.version": str(client.version)})
     return {
         "index": client.index, "name": prop_text(client.props, "application.name"),
-        "module": client.door.own_module.index, "driver": DRIVER, "props": own | client.props,
+        "module": door.own_module.index, "driver": DRIVER, "props": own | client.props,
     }  # fmt: skip
 
 

@@ -85,7 +85,7 @@ _LISTS: dict[Command, tuple[Command, Lister]] = {
     ),
     _C.GET_CLIENT_INFO_LIST: (
         _C.GET_CLIENT_INFO,
-        lambda c: (infos.client_info(x) for x in list(c.door.clients.values())),
+        lambda c: (infos.client_info(c.door, x) for x in list(c.door.clients.values())),
     ),
     _C.GET_MODULE_INFO_LIST: (
         _C.GET_MODULE_INFO,
@@ -101,7 +101,9 @@ _ONE: dict[Command, Finder] = {
     _C.GET_SOURCE_OUTPUT_INFO: lambda c, index: (
         infos.source_output_info(c.door, c.door.records[index]) if index in c.door.records else None
     ),
-    _C.GET_CLIENT_INFO: lambda c, index: infos.client_info(c.door.clients[index]) if index in c.door.clients else None,
+    _C.GET_CLIENT_INFO: lambda c, index: (
+        infos.client_info(c.door, c.door.clients[index]) if index in c.door.clients else None
+    ),
     _C.GET_MODULE_INFO: lambda c, index: (
         infos.module_info(c.door, c.door.modules[index]) if index in c.door.modules else None
     ),

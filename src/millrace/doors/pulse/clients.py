@@ -1,0 +1,49 @@
+"""What the door knows of its clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from millrace.doors.pulse.record import RecordStream
+from millrace.rights.grants import Subject
+from millrace.rights.prompts import Answer
+from millrace.units import HostNs
+from millrace.wire.pulse.constants import Command
+from millrace.wire.pulse.tagstruct import Props
+
+
+class Recorder(Protocol):
+    """Who wants to record: a client, or who loaded a module."""
+
+    subject: Subject
+
+
+class Client(Recorder, Protocol):
+    """A connection of a PulseAudio client."""
+
+    index: int
+    trusted: bool
+    props: Props
+    closing: bool
+    wake: Callable[[], None]
+    now_ns: HostNs
+    extensions: set[str]
+
+    @property
+    def version(self) -> int:
+        """Of the protocol, that it speaks."""
+        ...
+
+    @property
+    def recording(self) -> Mapping[int, RecordStream]:
+        """Its recorders."""
+        ...
+
+    def notice(self, command: Command, **fields: Any) -> None:
+        """Tell it something that it has not asked for."""
+        ...
+
+    def await_answer(self, again: Answer) -> Answer:
+        """What to call with the answer to a request of it that somebody decides: `again`, if it is still there."""
+        ...
