@@ -97,7 +97,7 @@ def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: p
         text = " ".join(" ".join(lines).split())
         assert f"stream/{stream}" in text and re.search(r"\bthe \S*…\S* length\b|\bthe f…\w* length", text), text
         assert re.search(r"token/\d+ the \S.* never default see hear speak link\b", text), text
-        assert re.search(r"listener/\d+ .*← sink/0, opus 128k, 0 kb/s sent, latency -(?!, fill)", text), text
+        assert re.search(r"listener/\d+ .*← sink/0, opus 128k, \d+ kb/s sent, latency -(?!, fill)", text), text
         assert "ms to the mix; the listener tells of no latency" in text and "no latency: it writes a file" in text
         # A machine that is waited for has no name yet, but a kind.
         assert re.search(r"door/\d+ SPICE waiting", text) and "waited for processor 9.25 ms" in text

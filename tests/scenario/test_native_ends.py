@@ -64,7 +64,7 @@ def at_door(daemon: Daemon, guest: str = "alice") -> Client:
 
 
 def server_of(daemon: Daemon, guest: str = "alice") -> NativeServer:
-    return next(server for server in daemon._native if server.guest is daemon.worker.guest(guest))
+    return daemon._native[daemon.worker.guest(guest)]
 
 
 def much_went_wrong(daemon: Daemon, count: int) -> None:
