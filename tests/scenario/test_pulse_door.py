@@ -639,3 +639,26 @@ def test_a_refused_property_update_changes_nothing() -> None:
     assert refused == 2 and {"kept", "more", "big0", "big1"} <= set(shown) and "big3" not in shown
     client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=0, props={"other": b"1\0"})
     assert "kept" not in client.ask(Command.GET_CLIENT_INFO, index=client.server.index)["props"]
+
+
+def test_a_sources_level_acts_on_its_own_channels_before_they_become_the_recorders() -> None:
+    """A recorder in mono of a source whose left is at 20 % and whose right is muted, as PulseAudio 16.1 has it."""
+    rig = Rig()
+    client = rig.client()
+    mono = Spec(SampleFormat.F32LE, 1, 48_000)
+    reply = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(mono, (0,), source_name="millrace.monitor"))
+    sound = np.zeros((96_000, 2), np.float32)
+    sound[:, 0] = 0.5
+    player = rig.client().play(Spec(SampleFormat.F32LE, 2, 48_000), STEREO, sound.tobytes())
+    one = client.ask(
+        Command.CREATE_RECORD_STREAM,
+        **record_fields(mono, (0,), source_name="millrace.monitor", direct_on_input=player.index),
+    )
+    rig.run(0.5)
+    client.ask(Command.SET_SOURCE_VOLUME, index=NO_INDEX, name="millrace.monitor", volume=(0x8000, 0))
+    rig.run(0.5)
+    for channel in (reply["channel"], one["channel"]):
+        heard = np.frombuffer(bytes(client.recorded[channel]), "<f4")
+        assert heard[-1] == pytest.approx(0.25 / 8, abs=1e-4)
+        assert heard.max() == pytest.approx(0.25, abs=1e-4)
+        assert np.abs(np.diff(heard[2_000:])).max() < 0.01, "a change of the level ramps"

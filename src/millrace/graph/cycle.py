@@ -35,6 +35,9 @@ def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
             else:
                 own = tap.scratch[:frames]
                 np.dot(block, tap.matrix, out=own)
+                if tap.before is not None:
+                    own += (1.0 - ramp(frames)) * (block @ (tap.before - tap.matrix))
+                    tap.before = None
                 tap.tap.consumer.consume(own, position, level)
             yield
     for alone in plan.stream_taps:

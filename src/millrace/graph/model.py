@@ -211,12 +211,25 @@ class Stream(Levelled):
         return self.links[0].target
 
 
+@dataclass(slots=True)
+class Recorded:
+    """The level at which a source, or a sink's monitor, is recorded; apart from the sink's own."""
+
+    gains: tuple[float, ...]
+    mute: bool = False
+
+    @property
+    def effective_gains(self) -> tuple[float, ...]:
+        """What its sound is multiplied by, for who records it."""
+        return (0.0,) * len(self.gains) if self.mute else self.gains
+
+
 @dataclass(eq=False)
 class Sink(Levelled):
     """Mixes what is linked into it; its monitor feeds taps and other sinks.
 
     With `capture` it is what a guest knows as a source: listeners' microphones are linked into it, and its
-    monitor is what applications record.
+    monitor is what applications record, at the level `recorded`.
     `outlet_latency_ns` is what lies behind the monitor of its slowest listener, as reported.
     """
 
@@ -234,6 +247,10 @@ class Sink(Levelled):
     """What a remapped source is made of."""
     aliases: tuple[str, ...] = ()
     """Names of before, by which it is found all the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.recorded = Recorded((1.0,) * len(self.positions))
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -267,6 +284,8 @@ class Tap(Node):
     sink: Sink | None = None
     """The sink that it hears, or that the stream which it hears plays to."""
     before_volume: bool = False
+    records: bool = False
+    """It hears at the level at which its sink or source is recorded. Listeners don't."""
     clocked: bool = False
     placed: bool = False
     """Its client named what it records, or somebody moved it there: it does not go with the default source."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from millrace.dsp.channels import Matrix, mapped, mix_matrix
+from millrace.dsp.channels import Mapping, Matrix, mapped, mix_matrix
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import Limiter
 from millrace.errors import GraphError
@@ -43,10 +44,11 @@ class LaneMix:
 
 @dataclass(slots=True)
 class TapRun:
-    """A tap and how the sink's layout becomes its own."""
+    """A tap and how the sink's layout becomes its own; `before` as of a `LaneMix`."""
 
     tap: Tap
     matrix: Matrix | None
+    before: Matrix | None
     scratch: Samples
 
 
@@ -80,12 +82,12 @@ class SinkRun:
 
 @dataclass(slots=True)
 class Applied:
-    """What the last plan applied, so that the next one can ramp from it: gains by sink, and by stream then sink."""
+    """What the last plan applied, so that the next one can ramp from it: by sink, stream then sink, tap and source."""
 
     sink_gains: dict[int, Samples] = field(default_factory=dict)
     limiters: dict[int, Limiter] = field(default_factory=dict)
     stream_gains: dict[int, dict[int, Matrix | float]] = field(default_factory=dict)
-    tap_gains: dict[int, Matrix] = field(default_factory=dict)
+    tap_gains: dict[tuple[int, int], Matrix] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ class Plan:
     """Lanes that waited for it, and for whom."""
 
 
-def ordered(links: Mapping[Sink, Iterable[Link]], done: list[Sink]) -> Iterator[None]:
+def ordered(links: MappingOf[Sink, Iterable[Link]], done: list[Sink]) -> Iterator[None]:
     """Put into `done` the sinks so that each comes after those linked into it, in steps; GraphError for a loop."""
     waits = dict.fromkeys(links, 0)
     for own in links.values():
@@ -133,6 +135,29 @@ def link_gain(node: Levelled, link: Link) -> Matrix | float:
     if base is None:
         base = np.eye(len(node.positions), dtype=np.float32)
     return np.ascontiguousarray(np.asarray(gains, np.float32)[:, None] * base)
+
+
+def _at_unity(sink: Sink) -> bool:
+    """Whether it is recorded as it is."""
+    return all(gain == 1.0 for gain in sink.recorded.effective_gains)
+
+
+def _way_to_tap(tap: Tap, source: Sink | Stream) -> Matrix:
+    """From what `source` gives to what `tap` gets: a recorder's channels are made of levelled ones, as PulseAudio's."""
+    matrix = mapped(source.positions, tap.positions, tap.mapping)
+    if matrix is None:
+        matrix = np.eye(len(tap.positions), dtype=np.float32)
+    if not tap.records or tap.sink is None or _at_unity(tap.sink):
+        return matrix
+    gains = np.asarray(tap.sink.recorded.effective_gains, np.float32)
+    if source.positions == tap.sink.positions:
+        return gains[:, None] * matrix
+    through, back = (
+        mapped(source.positions, tap.sink.positions, Mapping.MIX),
+        mapped(tap.sink.positions, tap.positions, tap.mapping),
+    )
+    assert through is not None
+    return through @ (gains[:, None] * (np.eye(len(gains), dtype=np.float32) if back is None else back))
 
 
 Factors = tuple[int, float, float]
@@ -184,7 +209,7 @@ class Planner:
         self._applied, self._mixed = new, mixed
 
     @staticmethod
-    def _join(run: SinkRun, links: Iterable[Link], runs: Mapping[int, SinkRun]) -> None:
+    def _join(run: SinkRun, links: Iterable[Link], runs: MappingOf[int, SinkRun]) -> None:
         for link in links:
             matrix = link.matrix
             if matrix is None:
@@ -196,14 +221,24 @@ class Planner:
         pool = next((pool for pool in pools if pool.holds(stream)), None)
         if pool is None:
             return StreamTapRun(tap, None, scratch)
-        matrix = mapped(stream.positions, tap.positions, tap.mapping)
-        if matrix is None:
-            matrix = np.eye(len(tap.positions), dtype=np.float32)
         gains = (1.0,) * len(stream.positions) if tap.before_volume else stream.effective_gains
-        now = new.tap_gains[tap.id] = np.asarray(gains, np.float32)[:, None] * matrix
-        was = self._applied.tap_gains.get(tap.id)
-        ramped = was if was is not None and not np.array_equal(was, now) else None
-        return StreamTapRun(tap, LaneMix(pool, stream.lane, now, ramped), scratch)
+        now = np.asarray(gains, np.float32)[:, None] * _way_to_tap(tap, stream)
+        return StreamTapRun(tap, LaneMix(pool, stream.lane, now, self._tap_ramp(tap, stream, now, new)), scratch)
+
+    def _tap_run(self, tap: Tap, sink: Sink, new: Applied) -> TapRun:
+        scratch = self._shared("tap", len(tap.positions))
+        if not tap.records:
+            return TapRun(tap, mapped(sink.positions, tap.positions, tap.mapping), None, scratch)
+        now = _way_to_tap(tap, sink)
+        ramped = self._tap_ramp(tap, sink, now, new)
+        plain = ramped is None and sink.positions == tap.positions and _at_unity(sink)
+        return TapRun(tap, None if plain else now, ramped, scratch)
+
+    def _tap_ramp(self, tap: Tap, source: Sink | Stream, now: Matrix, new: Applied) -> Matrix | None:
+        """What it is to ramp from: what it had of the same source before, if that is something else."""
+        new.tap_gains[tap.id, source.id] = now
+        was = self._applied.tap_gains.get((tap.id, source.id))
+        return None if was is None or np.array_equal(was, now) else was
 
     def _shared(self, use: str, channels: int) -> Samples:
         """A buffer for what is done with as soon as it is made."""
@@ -226,8 +261,7 @@ class Planner:
         run = SinkRun(sink, buffer, self._shared("sink", channels), limiter, gains, ramped, unity)
         for tap in sink.taps:
             if tap.active:
-                scratch = self._shared("tap", len(tap.positions))
-                run.taps.append(TapRun(tap, mapped(sink.positions, tap.positions, tap.mapping), scratch))
+                run.taps.append(self._tap_run(tap, sink, new))
         return run
 
     def _mix_pool(

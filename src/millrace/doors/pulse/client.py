@@ -445,7 +445,6 @@ class PulseClient:
         sink = record.node.sink
         if sink is not None and self._sinks.get(record.node.id) != sink.id:
             self._sinks[record.node.id] = sink.id
-            record.source = self.door.source_level(sink)
             self.notice(
                 Command.RECORD_STREAM_MOVED, channel=record.channel, index=sink.id, name=self.door.source_name(sink),
                 suspended=sink.suspended, maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,

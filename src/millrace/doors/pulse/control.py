@@ -129,20 +129,15 @@ def output_mute(client: PulseClient, request: Request) -> None:
 def source_volume(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_VOLUME: of a monitor, for its recorders."""
     sink = client.door.find_source(request.fields["index"], request.fields["name"])
-    level, gains = client.door.source_level(sink), gains_from(request.fields["volume"], len(sink.positions))
-    if gains != level.gains:
-        level.gains = gains
-        client.door.source_changed(sink)
+    gains = gains_from(request.fields["volume"], len(sink.positions))
+    client.door.set_recorded(sink, gains, sink.recorded.mute)
     client.door.devices.keep_source_level(sink, _answer(client, request))
 
 
 def source_mute(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_MUTE."""
     sink = client.door.find_source(request.fields["index"], request.fields["name"])
-    level, mute = client.door.source_level(sink), request.fields["mute"]
-    if mute != level.mute:
-        level.mute = mute
-        client.door.source_changed(sink)
+    client.door.set_recorded(sink, sink.recorded.gains, request.fields["mute"])
     client.door.devices.keep_source_level(sink, _answer(client, request))
 
 

@@ -16,7 +16,7 @@ from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
 from millrace.doors.pulse.news import News
 from millrace.doors.pulse.playback import PlaybackStream
-from millrace.doors.pulse.record import RecordStream, SourceLevel
+from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import GROUPED_BY, Rules, group_of
 from millrace.doors.pulse.samples import SampleCache
 from millrace.dsp.convert import SampleFormat
@@ -95,7 +95,6 @@ class PulseDoor:
         """A module could not be loaded."""
         self.on_idle: Callable[[str, str], None] = lambda module, why: None
         """A module was loaded with an argument that changes nothing."""
-        self._source_levels: dict[int, SourceLevel] = {}
         self._source_states: dict[int, tuple[NodeState, bool]] = {}
         graph.observers.append(self._graph_changed)
 
@@ -200,16 +199,17 @@ class PulseDoor:
             return self._sink_by_index(number)
         raise CommandError(Err.NOENTITY, f"no source {quoted(name)}")
 
-    def source_level(self, sink: Sink) -> SourceLevel:
-        """The level of a sink's monitor, which is apart from the sink's own."""
-        return self._source_levels.setdefault(sink.id, SourceLevel((1.0,) * len(sink.positions)))
-
-    def source_changed(self, sink: Sink) -> None:
-        """The level of a source or monitor was set: what records it hears that, modules too."""
+    def set_recorded(self, sink: Sink, gains: tuple[float, ...], mute: bool) -> None:
+        """Set the level of a source or monitor: what records it hears that, modules too."""
+        if (gains, mute) == (sink.recorded.gains, sink.recorded.mute):
+            return
+        sink.recorded.gains, sink.recorded.mute = gains, mute
+        for record in [record for record in self.records.values() if record.node.sink is sink]:
+            self.graph.touch(record.node)
         for module in self.modules.values():
             for one in module.feeds:
                 if one.start is sink and one.recorded:
-                    feed(self.graph, one, self.source_level(sink))
+                    feed(self.graph, one)
         self.publish(Facility.SOURCE, Change.CHANGE, sink.id)
 
     def unload(self, module: Module) -> None:
@@ -332,7 +332,6 @@ class PulseDoor:
         return kind is not Change.CHANGE or state != before
 
     def _forget_sink(self, sink: Sink) -> None:
-        self._source_levels.pop(sink.id, None)
         self._source_states.pop(sink.id, None)
         self.declared.pop(sink.id, None)
         for module in [m for m in self.modules.values() if sink in m.masters]:
@@ -413,7 +412,6 @@ class PulseDoor:
     def begin_record(self, record: RecordStream, sink: Sink, only: Stream | None = None) -> None:
         """As `begin_playback`, for a recorder of a source, of `sink`'s monitor, or of one of its streams."""
         record.node.consumer = record
-        record.source = self.source_level(sink)
         self.records[record.node.id] = record
         try:
             self.graph.add_tap(record.node, only or sink)

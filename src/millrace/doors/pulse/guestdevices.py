@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from millrace.doors.pulse.devices import DEFAULT, RECORDED, Devices, Key
-from millrace.doors.pulse.record import SourceLevel
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
 
@@ -20,12 +19,8 @@ class Door(Protocol):
         """A source's name, or a monitor's."""
         ...
 
-    def source_level(self, sink: Sink) -> SourceLevel:
-        """At which level it is recorded."""
-        ...
-
-    def source_changed(self, sink: Sink) -> None:
-        """That level was set."""
+    def set_recorded(self, sink: Sink, gains: tuple[float, ...], mute: bool) -> None:
+        """Set the level at which it is recorded."""
         ...
 
     def set_default_source(self, source: Sink) -> None:
@@ -47,8 +42,7 @@ class GuestDevices(Devices):
 
     def keep_source_level(self, mix: Sink, done: Callable[[bool], None]) -> None:
         """The level was set at which a source or monitor is recorded."""
-        level = self._door.source_level(mix)
-        self.set((RECORDED, self._door.source_name(mix)), (level.gains, level.mute), done)
+        self.set((RECORDED, self._door.source_name(mix)), (mix.recorded.gains, mix.recorded.mute), done)
 
     def keep_default(self, mix: Sink, kind: str, done: Callable[[bool], None]) -> None:
         """A default sink or source was chosen: it is that again when it comes back."""
@@ -63,7 +57,7 @@ class GuestDevices(Devices):
         names, channels = (mix.name, *mix.aliases), len(mix.positions)
         level = next((found for name in names if (found := self.level((mix.kind, name), channels))), None)
         recorded = self.level((RECORDED, self._door.source_name(mix)), channels)
-        for node, kept in ((mix, level), (self._door.source_level(mix), recorded)):
+        for node, kept in ((mix, level), (mix.recorded, recorded)):
             if kept is not None and "volume" in self.restores:
                 node.gains = kept[0]
             if kept is not None and "muted" in self.restores:
@@ -82,9 +76,7 @@ class GuestDevices(Devices):
         for mix in self._door.graph.mixes():
             level = self.level(key, len(mix.positions)) or ((1.0,) * len(mix.positions), False)
             if what == RECORDED and self._door.source_name(mix) == name:
-                of_source = self._door.source_level(mix)
-                of_source.gains, of_source.mute = level
-                self._door.source_changed(mix)
+                self._door.set_recorded(mix, *level)
             elif (mix.kind, mix.name) == key:
                 self._door.graph.set_gains(mix, level[0])
                 self._door.graph.set_mute(mix, level[1])

@@ -79,7 +79,7 @@ def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
 
 def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
     """GET_SOURCE_INFO of a source, or of a sink's monitor, which is after the sink's volume; levels are their own."""
-    level = door.source_level(sink)
+    level = sink.recorded
     del now_ns
     description = door.source_description(sink)
     props = _device_props(sink, description, "sound" if sink.capture else "monitor", "audio-input-microphone")

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from millrace.doors.pulse.record import SourceLevel
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
@@ -58,9 +57,9 @@ class Module:
     """What it does about a sink or source that is new."""
 
 
-def feed(graph: Graph, one: Feed, level: SourceLevel) -> None:
+def feed(graph: Graph, one: Feed) -> None:
     """Put a feed in force, or change it to another level of what it records."""
-    gains = level.fitted(len(one.start.positions))
+    gains = np.asarray(one.start.recorded.effective_gains, np.float32)
     if not one.recorded or (gains == 1.0).all():
         graph.link(one.start, one.target, one.matrix)
         return

@@ -61,7 +61,7 @@ class Loading:
         if any(link.target is target for link in source.links):
             raise wrong(f"{source.name} plays on {target.name} already")
         one = Feed(source, target, matrix, self.module.recorder is not None)
-        feed(self.door.graph, one, self.door.source_level(source))
+        feed(self.door.graph, one)
         self.module.feeds.append(one)
 
     def records(self, source: Sink) -> None:

@@ -111,7 +111,6 @@ class Loopback:
             self._door.graph.move_tap(record.node, before)
             return
         self._source, self._module.masters = now, [now]
-        record.source = self._door.source_level(now)
         self._module.recorder = permission_of(now), self.subject
 
     # -- sound -----------------------------------------------------------------------------------

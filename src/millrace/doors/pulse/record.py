@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,22 +49,6 @@ class RecordOwner(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class SourceLevel:
-    """Volume and mute of a source (a monitor), one linear gain per channel: what its recorders hear."""
-
-    gains: tuple[float, ...]
-    mute: bool = False
-
-    def fitted(self, channels: int) -> Samples:
-        """The gains for a recorder of so many channels: its own where the counts agree, else their mean."""
-        if self.mute or not self.gains:
-            return np.full(channels, 0.0 if self.mute else 1.0, np.float32)
-        if len(self.gains) == channels:
-            return np.asarray(self.gains, np.float32)
-        return np.full(channels, sum(self.gains) / len(self.gains), np.float32)
-
-
 class RecordStream:
     """One source-output; the graph's `Consumer`."""
 
@@ -85,10 +68,9 @@ class RecordStream:
         self.mute = False
         self.write_index = 0
         self.dropped_bytes = 0
-        self.source = SourceLevel(())
         self._applied: Samples | None = None
         """The gains in force, which the levels `_asked` came to; whether they change nothing."""
-        self._asked: tuple[tuple[float, ...], bool, tuple[float, ...], bool] | None = None
+        self._asked: tuple[tuple[float, ...], bool] | None = None
         self._unity = True
         self._queue = bytearray()
         self._peak_detect = peak_detect
@@ -97,6 +79,7 @@ class RecordStream:
         self._threshold = 0
         self.apply_attr(attr)
         self.set_rate(fmt.rate)
+        node.records = True
         node.asks = {"props": size_of(props), "resampler": self._resampler_bytes(fmt.rate)}
 
     def apply_attr(self, attr: RecordAttr) -> None:
@@ -184,12 +167,11 @@ class RecordStream:
         self._deliver()
 
     def _levelled(self, block: Samples) -> Samples:
-        """Apply the recorder's own level and its source's; a change ramps over the block."""
-        asked = self.source.gains, self.source.mute, self.gains, self.mute
+        """Apply the recorder's own level, its source's is in what it hears; a change ramps over the block."""
+        asked = self.gains, self.mute
         before, gains = self._applied, self._applied
         if gains is None or asked != self._asked:
-            own = np.asarray((0.0,) if self.mute else self.gains, np.float32)
-            self._applied = gains = self.source.fitted(len(self.gains)) * own
+            self._applied = gains = np.asarray((0.0,) * len(self.gains) if self.mute else self.gains, np.float32)
             self._asked, self._unity = asked, bool((gains == 1.0).all())
             if before is not None and not np.array_equal(before, gains):
                 return block * (before + ramp(len(block)) * (gains - before))
