@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,25 @@ class Pair:
     secret: ec.EllipticCurvePrivateKey
 
 
-def certificate(folder: Path, name: str, issuer: Pair | None = None, alternative: str = "") -> Pair:
+AUTHORITY_MAY = x509.KeyUsage(
+    key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
+
+def by_the_letter(key: ec.EllipticCurvePublicKey, issuer: Pair | None) -> Iterator[tuple[x509.ExtensionType, bool]]:
+    """What RFC 5280 wants of an authority or of what one has signed, and whether it is critical."""
+    yield x509.SubjectKeyIdentifier.from_public_key(key), False
+    if issuer is None:
+        yield AUTHORITY_MAY, True
+    else:
+        yield x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.secret.public_key()), False
+
+
+def certificate(
+    folder: Path, name: str, issuer: Pair | None = None, alternative: str = "", *, bare: bool = False
+) -> Pair:
+    """An authority, or what `issuer` has signed; `bare` as the usual `openssl req -x509` and `openssl x509 -req`."""
     secret = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -50,6 +69,8 @@ def certificate(folder: Path, name: str, issuer: Pair | None = None, alternative
     )  # fmt: skip
     if alternative:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(alternative)]), critical=False)
+    for extension, critical in () if bare else by_the_letter(secret.public_key(), issuer):
+        builder = builder.add_extension(extension, critical=critical)
     made = builder.sign(issuer.secret if issuer else secret, hashes.SHA256())
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
@@ -63,7 +84,7 @@ def certificate(folder: Path, name: str, issuer: Pair | None = None, alternative
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verification as Python 3.13's: certificates of the simple kind, as made here, must pass it."""
+    """Verification as Python 3.13's."""
     made = ssl.create_default_context
 
     def strictly(*args: Any, **options: Any) -> ssl.SSLContext:
@@ -75,12 +96,12 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("strict")
-def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path) -> None:
-    authority, stranger = certificate(tmp_path, "authority"), certificate(tmp_path, "stranger")
-    server = certificate(tmp_path, "server", authority, "localhost")
-    alice = certificate(tmp_path, "alice", authority)
-    eve = certificate(tmp_path, "eve", authority)
-    forged = certificate(tmp_path, "forged", stranger, "alice")
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "by the letter"])
+def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path, bare: bool) -> None:
+    authority, stranger = (certificate(tmp_path, name, bare=bare) for name in ("authority", "stranger"))
+    server = certificate(tmp_path, "server", authority, "localhost", bare=bare)
+    alice, eve = (certificate(tmp_path, name, authority, bare=bare) for name in ("alice", "eve"))
+    forged = certificate(tmp_path, "forged", stranger, "alice", bare=bare)
     known = Certificate("alice", parse_rights("hear"), frozenset({"alice"}))
 
     async def main() -> None:

@@ -111,12 +111,10 @@ def test_module_device_restore_restores_what_it_is_told_to_and_nothing_when_it_i
 @pytest.mark.parametrize(
     ("command", "name", "code"),
     [
-        (Command.SET_DEFAULT_SINK, "@NONE@", Err.INVALID),
         (Command.SET_DEFAULT_SINK, "@DEFAULT_SINK@", Err.INVALID),
         (Command.SET_DEFAULT_SINK, "", Err.INVALID),
         (Command.SET_DEFAULT_SINK, None, Err.INVALID),
         (Command.SET_DEFAULT_SINK, "nowhere", Err.NOENTITY),
-        (Command.SET_DEFAULT_SOURCE, "@NONE@", Err.INVALID),
         (Command.SET_DEFAULT_SOURCE, "@DEFAULT_MONITOR@", Err.INVALID),
         (Command.SET_DEFAULT_SOURCE, "nowhere", Err.NOENTITY),
     ],
@@ -126,6 +124,45 @@ def test_what_is_no_default_is_refused_with_pulseaudios_code(command: Command, n
     before = server(client)
     assert client.error(command, name=name) == code
     assert server(client) == before
+
+
+def test_none_takes_the_choice_of_a_default_back() -> None:
+    """As PulseAudio 17 does: who named nothing goes along, and what was chosen is no default when it comes again."""
+    rig = Rig()
+    rig.graph.add_source("microphone", "Microphone")
+    client = rig.client()
+    index = load(client, "module-null-sink", "sink_name=two")
+    stream = rig.graph.streams[client.play(S16, (1, 2)).index]
+    recorder = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, (1, 2)))["index"]
+    node = rig.door.records[recorder].node
+
+    def shown() -> tuple[str, str, str, str]:
+        return (*server(client), stream.sink.name, rig.door.source_name(node.sink))
+
+    before = shown()
+    client.ask(Command.SET_DEFAULT_SINK, name="two")
+    client.ask(Command.SET_DEFAULT_SOURCE, name="two.monitor")
+    assert shown() == ("two", "two.monitor", "two", "two.monitor")
+    for command in (Command.SET_DEFAULT_SINK, Command.SET_DEFAULT_SOURCE):
+        for _ in range(2):
+            client.ask(command, name="@NONE@")
+    assert shown() == before == ("millrace", "microphone", "millrace", "microphone")
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    load(client, "module-null-sink", "sink_name=two")
+    assert shown() == before
+
+
+def test_a_default_that_was_taken_back_stays_so_after_a_restart(tmp_path: Path) -> None:
+    async def first(daemon: Daemon) -> None:
+        program = Program(daemon)
+        for name in ("millrace.monitor", "@NONE@"):
+            assert isinstance(await program.ask(Command.SET_DEFAULT_SOURCE, name=name), Reply)
+
+    async def second(daemon: Daemon) -> None:
+        assert server(Program(daemon).client) == ("millrace", "microphone")
+
+    running(tmp_path, first)
+    running(tmp_path, second)
 
 
 def test_ports_and_cards_are_refused_with_pulseaudios_codes() -> None:
@@ -180,8 +217,9 @@ def test_what_can_not_be_kept_is_refused_and_undone(tmp_path: Path, monkeypatch:
                 await program.ask(Command.SET_SOURCE_MUTE, index=NO_INDEX, name="two.monitor", mute=True),
                 await program.ask(Command.SET_DEFAULT_SINK, name="two"),
                 await program.ask(Command.SET_DEFAULT_SOURCE, name="two.monitor"),
+                await program.ask(Command.SET_DEFAULT_SOURCE, name="@NONE@"),
             ]
-        assert [failed.code for failed in refused if isinstance(failed, Failed)] == [Err.IO] * 4
+        assert [failed.code for failed in refused if isinstance(failed, Failed)] == [Err.IO] * 5
         assert sinks_of(program.client)["two"]["volume"] == HALF
         assert not source(program.client, "two.monitor")["mute"]
         assert server(program.client) == ("millrace", "microphone")

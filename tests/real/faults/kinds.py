@@ -59,7 +59,7 @@ def client_late(scene: Scene) -> int:
     # Asked for in small pieces, so that what has come is written and does not wait in the pipe.
     sound = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
     command = ["pacat", *sound, "--latency-msec=60", "--process-time-msec=5"]
-    pacat = scene.bus.spawn(*command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    pacat = scene.bus.spawn(*command, bufsize=0, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     # What comes before pacat is there would wait in the pipe for ever.
     wait_for(lambda: any(one["application"] == "pacat" for one in scene.guest()["streams"]), what="pacat is there")
     source = LiveSource(pacat.stdin)

@@ -28,7 +28,7 @@ def now_ns() -> int:
 
 
 class LiveSource(threading.Thread):
-    """Sound that comes into being at its own pace, into a pipe: 10 ms every 10 ms, with a little in hand."""
+    """Sound that comes into being at its own pace, into a pipe (unbuffered): 10 ms every 10 ms, a little in hand."""
 
     AHEAD, BLOCK_S = 4, 0.01
 
@@ -52,7 +52,6 @@ class LiveSource(threading.Thread):
                     time.sleep(self._pause_s)
                     self._pause_s = 0.0
                 self._out.write(block)
-                self._out.flush()
                 due += self.BLOCK_S
                 time.sleep(max(0.0, due - time.monotonic()))
         except (BrokenPipeError, ValueError):

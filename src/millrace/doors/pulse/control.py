@@ -214,25 +214,29 @@ def kill_output(client: PulseClient, request: Request) -> None:
 
 
 def _device_name(request: Request) -> str:
-    """The name of a sink or source; none, and those that stand for one (`@NONE@`, `@DEFAULT_SINK@`), are no names."""
+    """The name of a sink or source, or '' for the `@NONE@` that takes a choice back; other wildcards are no names."""
     name: str = request.fields["name"] or ""
+    if name == "@NONE@":
+        return ""
     if not _NAME.fullmatch(name):
         raise CommandError(Err.INVALID, f"{quoted(name)} names no sink or source")
     return name
 
 
 def set_default_sink(client: PulseClient, request: Request) -> Iterator[None]:
-    """SET_DEFAULT_SINK."""
-    sink = client.door.find_sink(NO_INDEX, _device_name(request))
-    yield from client.door.graph.take_default(sink)
-    client.door.devices.keep_default(sink, "sink", _answer(client, request))
+    """SET_DEFAULT_SINK: a sink, or with `@NONE@` the first again."""
+    name, door = _device_name(request), client.door
+    sink = door.find_sink(NO_INDEX, name) if name else None
+    yield from door.graph.take_default(sink or next(iter(door.graph.sinks.values())))
+    door.devices.keep_default(sink, "sink", _answer(client, request))
 
 
 def set_default_source(client: PulseClient, request: Request) -> None:
-    """SET_DEFAULT_SOURCE."""
-    source = client.door.find_source(NO_INDEX, _device_name(request))
-    client.door.set_default_source(source)
-    client.door.devices.keep_default(source, "source", _answer(client, request))
+    """SET_DEFAULT_SOURCE: a source, or with `@NONE@` whatever is recorded where none was chosen."""
+    name, door = _device_name(request), client.door
+    source = door.find_source(NO_INDEX, name) if name else None
+    door.set_default_source(source)
+    door.devices.keep_default(source, "source", _answer(client, request))
 
 
 # -- properties ------------------------------------------------------------------------------

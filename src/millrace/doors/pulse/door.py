@@ -157,16 +157,16 @@ class PulseDoor:
         """Whether `client` may record that source or monitor without being asked."""
         return self.grants.verdict(permission_of(source), client.subject) is Verdict.ALLOW
 
-    def set_default_source(self, source: Sink) -> None:
-        """Record it by default; those that named nothing go along, where their clients may."""
+    def set_default_source(self, source: Sink | None) -> None:
+        """Record it by default, None whatever is there; those that named nothing go along, where their clients may."""
         before, self.default_source = self.recorded_by_default(), source
-        if before is source:
+        now = self.recorded_by_default()
+        if before is now:
             return
         for record in list(self.records.values()):
-            node = record.node
-            free = node.sink is before and not node.placed and not node.pinned
-            if free and self.may_record(record.owner, source):
-                self.graph.move_tap(node, source)
+            free = record.node.sink is before and not (record.node.placed or record.node.pinned)
+            if free and self.may_record(record.owner, now):
+                self.graph.move_tap(record.node, now)
         self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
 
     @staticmethod

@@ -23,8 +23,8 @@ class Door(Protocol):
         """Set the level at which it is recorded."""
         ...
 
-    def set_default_source(self, source: Sink) -> None:
-        """Record it by default."""
+    def set_default_source(self, source: Sink | None) -> None:
+        """Record it by default; None takes a choice back."""
         ...
 
 
@@ -44,9 +44,10 @@ class GuestDevices(Devices):
         """The level was set at which a source or monitor is recorded."""
         self.set((RECORDED, self._door.source_name(mix)), (mix.recorded.gains, mix.recorded.mute), done)
 
-    def keep_default(self, mix: Sink, kind: str, done: Callable[[bool], None]) -> None:
-        """A default sink or source was chosen: it is that again when it comes back."""
-        self.set((DEFAULT, kind), mix.name if kind == "sink" else self._door.source_name(mix), done)
+    def keep_default(self, mix: Sink | None, kind: str, done: Callable[[bool], None]) -> None:
+        """A default sink or source was chosen: it is that again when it comes back. None: the choice was taken back."""
+        name = "" if mix is None else mix.name if kind == "sink" else self._door.source_name(mix)
+        self.set((DEFAULT, kind), name, done)
 
     def restore_all(self) -> None:
         """Give what is there what is remembered of it."""
@@ -82,9 +83,10 @@ class GuestDevices(Devices):
                 self._door.graph.set_mute(mix, level[1])
 
     def _undo_default(self, kind: str) -> None:
-        name, first = self.default(kind), next(iter(self._door.graph.sinks.values()))
+        name = self.default(kind)
         if kind == "sink":
+            first = next(iter(self._door.graph.sinks.values()))
             self._door.graph.set_default(next((s for s in self._door.graph.sinks.values() if s.name == name), first))
         else:
-            source = next((mix for mix in self._door.graph.mixes() if self._door.source_name(mix) == name), None)
-            self._door.set_default_source(source or next(iter(self._door.graph.sources.values()), first))
+            sources = (mix for mix in self._door.graph.mixes() if self._door.source_name(mix) == name)
+            self._door.set_default_source(next(sources, None))
