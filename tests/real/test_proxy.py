@@ -146,6 +146,7 @@ async def everything_works(front: Front, secret: str, url: str = "") -> None:
 @pytest.mark.beside
 @pytest.mark.parametrize("proxy", ["nginx", "haproxy", "caddy"])
 def test_the_page_the_api_and_listeners_work_behind(proxy: str, front: Front) -> None:
+    need("curl")
     getattr(front, proxy)()
     secret = front.bus.cli("token", "new", "--may", "hear", "--guest", "default").stdout.strip()
     asyncio.run(everything_works(front, secret))
