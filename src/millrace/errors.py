@@ -18,13 +18,24 @@ MillraceError
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class MillraceError(Exception):
-    """Base of all errors that Millrace raises on purpose."""
+    """Base of all errors that Millrace raises on purpose. What each is called elsewhere, its kind says."""
+
+    status: ClassVar[int] = 500
+    """By HTTP."""
+    word: ClassVar[str] = "internal"
+    """In the native protocol's Fault."""
+    exit_code: ClassVar[int] = 1
+    """Of a command that it ends."""
 
 
 class ConfigError(MillraceError):
     """Configuration or arguments that can't be used."""
+
+    status, word, exit_code = 400, "config", 2
 
 
 class NoDevice(ConfigError):
@@ -34,17 +45,25 @@ class NoDevice(ConfigError):
 class GraphError(MillraceError):
     """A verb the graph refuses."""
 
+    status, word, exit_code = 409, "graph", 3
+
 
 class BudgetError(GraphError):
     """A guest has used up what it may make the daemon hold."""
+
+    status, word = 507, "limit"
 
 
 class RightsError(MillraceError):
     """An action without the right to it."""
 
+    status, word, exit_code = 403, "rights", 4
+
 
 class ProtocolError(MillraceError):
     """A protocol was violated."""
+
+    word, exit_code = "protocol", 5
 
 
 class LocalProtocolError(ProtocolError):
@@ -70,10 +89,16 @@ class CodecError(MillraceError):
 class OutputLost(MillraceError):
     """A file or a pipe does not take what is written to it."""
 
+    exit_code = 7
+
 
 class PeerLost(MillraceError):
     """The other machine is gone."""
 
+    exit_code = 6
+
 
 class NoDaemon(PeerLost):
     """No daemon of this user answers where one would."""
+
+    exit_code = 2

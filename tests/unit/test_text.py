@@ -189,3 +189,9 @@ def test_a_key_of_any_length_has_a_number_or_none() -> None:
     assert t.key_number("9" * 15) == 10**15 - 1
     for text in ("9" * 16, "9" * 5000, "", "-1", "1_0", "²", "١"):
         assert t.key_number(text) == -1
+
+
+def test_a_size_of_more_digits_than_any_is_refused_before_it_is_worked_out() -> None:
+    assert t.parse_size("0" * 29 + "1", "size", 0, 10) == 1
+    with pytest.raises(ConfigError, match="is not a number"):
+        t.parse_size("0" * 30 + "1", "size", 0, 10)

@@ -20,10 +20,14 @@ from millrace.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
+PIPE_CLOSED = 141
+"""What the shell makes of SIGPIPE."""
 
 
 class OutputClosed(OutputLost):
     """Whoever read standard output has had enough."""
+
+    exit_code = PIPE_CLOSED
 
 
 class Guarded:

@@ -8,34 +8,14 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-from millrace.cli.console import OutputClosed, guard, settle, warn
-from millrace.errors import (
-    ConfigError,
-    GraphError,
-    MillraceError,
-    NoDaemon,
-    OutputLost,
-    PeerLost,
-    ProtocolError,
-    RightsError,
-)
+from millrace.cli.console import PIPE_CLOSED, guard, settle, warn
+from millrace.errors import MillraceError
 
 T = TypeVar("T")
 
-INTERRUPTED, PIPE_CLOSED = 130, 141
-# Exit codes for scripts: 2 is the shell's own for wrong usage, 128 and more are what it makes of signals: 129 SIGHUP,
-# 130 SIGINT, 141 SIGPIPE, 143 SIGTERM.
-# Anything else is 1.
-EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
-    (ConfigError, 2),
-    (GraphError, 3),
-    (RightsError, 4),
-    (ProtocolError, 5),
-    (NoDaemon, 2),
-    (PeerLost, 6),
-    (OutputClosed, PIPE_CLOSED),
-    (OutputLost, 7),
-)
+INTERRUPTED = 130
+# Exit codes for scripts: what `errors` has for each kind, where 2 is the shell's own for wrong usage; 128 and more are
+# what the shell makes of signals: 129 SIGHUP, 130 SIGINT, 141 SIGPIPE, 143 SIGTERM. Anything else is 1.
 AGAIN_S = 0.01
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -51,7 +31,7 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
     try:
         app()
     except MillraceError as error:
-        _fail(name, str(error), next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1))
+        _fail(name, str(error), error.exit_code)
     except BrokenPipeError:
         _fail(name, "", PIPE_CLOSED)
     except KeyboardInterrupt:

@@ -37,6 +37,8 @@ log = logging.getLogger("millrace.store")
 class NotKept(ConfigError):
     """A change that can't be written now, and so is not made."""
 
+    status, word = 503, "graph"
+
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -59,18 +61,19 @@ MEMORY_MAX = 20_000
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
 _DAMAGED = (
-    "put a copy from before in its place. To start without the tokens, rules, guests and volumes that it keeps, move it"
+    "is damaged, or no database: put a copy from before in its place."
+    " To start without the tokens, rules, guests and volumes that it keeps, move it"
     " away: programs that its rules deny are let in then, until new rules are made"
 )
 _OURS = "make it readable and writable for this user, or set XDG_STATE_HOME to a directory that is"
 _MENDS = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_BUSY: "another program has it open for writing; end that",
-    sqlite3.SQLITE_FULL: "make room on that disk",
-    sqlite3.SQLITE_READONLY: _OURS,
-    sqlite3.SQLITE_CANTOPEN: _OURS,
-    sqlite3.SQLITE_PERM: _OURS,
+    sqlite3.SQLITE_BUSY: "is locked: another program has it open for writing; end that",
+    sqlite3.SQLITE_FULL: "finds no room: make room on that disk",
+    sqlite3.SQLITE_READONLY: f"can't be written: {_OURS}",
+    sqlite3.SQLITE_CANTOPEN: f"can't be opened: {_OURS}",
+    sqlite3.SQLITE_PERM: f"can't be opened: {_OURS}",
 }
 
 
@@ -177,7 +180,7 @@ class Store:
 
     def _sentence(self, error: Exception) -> str:
         mend = _MENDS.get(_code(error)) if isinstance(error, sqlite3.Error) else ""
-        return f"{self.path}: {error}" + (f"; {mend}" if mend else "")
+        return f"{self.path} {mend} ({error})" if mend else f"{self.path}: {error}"
 
     def close(self) -> None:
         """Finish."""

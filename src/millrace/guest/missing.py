@@ -14,6 +14,8 @@ SHOWN_BY = {"request": "millrace grants", "token": "millrace token list"}
 class NotFound(GraphError):
     """There is no such thing."""
 
+    status = 404
+
 
 def missing(key: str, guest: str | None = None, why: str = "") -> NotFound:
     """There is nothing of that key, perhaps because of `why`."""

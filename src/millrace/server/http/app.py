@@ -19,11 +19,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from millrace.budget import CONNECTIONS
 from millrace.control.plane import ControlPlane
 from millrace.control.registry import parse_kinds
-from millrace.control.store import NotKept
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
-from millrace.guest.missing import NotFound
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge
 from millrace.rights.model import Certificate, Holder, Right
@@ -40,10 +38,6 @@ from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 log = logging.getLogger("millrace.web")
 
 REFUSALS = (400, 401, 403, 429)
-STATUS: tuple[tuple[type[MillraceError], int], ...] = (
-    (NotKept, 503), (ConfigError, 400), (NotFound, 404), (BudgetError, 507), (GraphError, 409),
-)  # fmt: skip
-"""400 is for what would be wrong at any time; the others are about what is there now. `millrace` exits by them."""
 FAULTS = ((BudgetError, "limit"), (ConfigError, "settings"), (GraphError, "graph"))
 """What a listener is told that its session ends by; anything else is "protocol"."""
 LINE_BYTES_MAX = 48 * 1024
@@ -211,8 +205,7 @@ class Web:
             log.warning("%s: %s %s", error, request.method, request.path)
             return web.json_response({"error": str(error)}, status=403)
         except (ConfigError, GraphError) as error:
-            status = next(status for kind, status in STATUS if isinstance(error, kind))
-            return web.json_response({"error": str(error)}, status=status)
+            return web.json_response({"error": str(error)}, status=error.status)
 
     async def _session(self, request: web.Request) -> web.Response:
         """A page's own way in: for the token or the link of whoever opens it, a session that it may keep."""

@@ -17,9 +17,8 @@ from millrace.budget import CONNECTIONS
 from millrace.control.plane import ControlPlane
 from millrace.control.registry import Encode, native_frames
 from millrace.control.requests import parsed
-from millrace.control.store import NotKept
 from millrace.control.visits import Leave
-from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.errors import BudgetError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.native import NativeStreams
 from millrace.io.clock import now_ns
@@ -60,15 +59,11 @@ CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
 GREET_S = 10.0
 INTERNAL = "an internal error; the daemon's log has it"
-_CODES: tuple[tuple[type[Exception], str], ...] = (
-    (NotKept, "graph"), (ConfigError, "config"), (BudgetError, "limit"), (GraphError, "graph"), (RightsError, "rights"),
-    (ProtocolError, "protocol"),
-)  # fmt: skip
 
 
 def code_of(error: Exception) -> str:
     """A refusal's code."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), "internal")
+    return error.word if isinstance(error, MillraceError) else "internal"
 
 
 class NativeServer:
