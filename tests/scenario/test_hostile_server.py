@@ -14,7 +14,9 @@ import pytest
 from aiohttp import web
 
 from millrace.backends.wav import WavOutput
+from millrace.client import way
 from millrace.client.listener import Listener, ListenerOptions
+from millrace.client.said import Said
 from millrace.codec.opus import OpusEncoder
 from millrace.codec.settings import CodecSettings
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
@@ -22,7 +24,7 @@ from millrace.server.http import assets as page
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS
 from millrace.wire.peer.messages import Hello, Ping, encode_message, pack_media
-from millrace.wire.peer.session import HELLO_MAX_NS, PeerClient
+from millrace.wire.peer.session import ANSWERS_MAX, HELLO_MAX_NS, PeerClient
 
 Speak = Callable[[web.WebSocketResponse], Awaitable[None]]
 WELCOME = {"type": "welcome", "listener": 1, "guest": "g", "sink": "s", "settings": {}}
@@ -184,3 +186,50 @@ def test_noise_is_survived_or_refused(tmp_path: Path) -> None:
             heard(script, tmp_path / f"{n}.wav")
         except MillraceError as error:
             assert str(error)
+
+
+@pytest.mark.parametrize("nonsense", [False, True])
+def test_a_server_that_sends_on_after_the_close_holds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: bool
+) -> None:
+    monkeypatch.setattr(way, "CLOSE_S", 0.2)
+
+    async def main() -> None:
+        gone = asyncio.Event()
+
+        async def speak(line: web.WebSocketResponse) -> None:
+            for item in (WELCOME, stream(), *([{"type": "nonsense"}] if nonsense else [])):
+                await line.send_str(json.dumps(item))
+            # It reads nothing, so it hears no Close.
+            while not gone.is_set():
+                await line.send_bytes(packets(opus(1))[0])
+                await asyncio.sleep(0.02)
+
+        async with serving(speak) as url:
+            listener = Listener(url, WavOutput(tmp_path / "out.wav"), ListenerOptions(reconnect=False))
+            asyncio.get_running_loop().call_later(0.3, listener.stop)
+            try:
+                async with asyncio.timeout(10):
+                    await listener.run()
+            except RemoteProtocolError:
+                assert nonsense
+            finally:
+                gone.set()
+
+    asyncio.run(main())
+
+
+def test_pings_of_a_server_that_reads_nothing_fill_no_memory() -> None:
+    wire = PeerClient(Hello(), 0)
+    for n in range(1000):
+        wire.receive(encode_message(Ping(n)), 0)
+    assert len(wire.messages_to_send()) <= ANSWERS_MAX
+
+
+def test_a_server_that_talks_on_and_on_fills_no_log() -> None:
+    told: list[str] = []
+    said = Said()
+    for _ in range(1000):
+        said(lambda kind, text: told.append(text), "error", "x" * 60_000)
+    assert 0 < len(told) < 200
+    assert max(map(len, told)) < 1000

@@ -21,8 +21,9 @@ from millrace.client.blame import Verdict
 from millrace.client.complaints import PULSE_NS, Complaints
 from millrace.client.fileplayer import FilePlayer
 from millrace.client.options import ListenerOptions
+from millrace.client.said import Said
 from millrace.client.speech import Speech
-from millrace.client.way import demand_welcome, ending, given_up, hindrance, is_listeners, own_socket, tls_of
+from millrace.client.way import demand_welcome, ending, given_up, hindrance, is_listeners, own_socket, parting, tls_of
 from millrace.clock.jitter import profile_of
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import show_settings
@@ -95,7 +96,7 @@ class Listener:
         """How old the next frame was when the output asked for it last, but for the clocks' offset."""
         self._joined = ""
         """What is told of a session as soon as its sound has somewhere to go."""
-        self._complaints = Complaints()
+        self._complaints, self._said = Complaints(), Said()
         self._wire: PeerClient | None = None
         self._by_socket = False
         self._stopping = asyncio.Event()
@@ -169,7 +170,7 @@ class Listener:
             except aiohttp.ClientConnectorCertificateError as error:
                 why = f"its certificate is not trusted here ({error.certificate_error})"
                 raise RightsError(f"{self.url}: {why}; trust its authority with --ca, or any with --insecure") from None
-            async with line:
+            async with parting(line):
                 await self._talk(line)
 
     async def _way(self) -> tuple[str, aiohttp.BaseConnector | None]:
@@ -271,10 +272,10 @@ class Listener:
         elif isinstance(event, Configured):
             self.settings = event.settings
             self._set_latency(str(event.settings.get("latency", "")))
-            self.on_event("settings", show_settings(event.settings))
+            self._said(self.on_event, "settings", show_settings(event.settings))
         elif isinstance(event, Microphone):
             if self._speech is not None:
-                self._speech.told(event, now, lambda text: self.on_event("microphone", text))
+                self._speech.told(event, now, lambda text: self._said(self.on_event, "microphone", text))
         elif isinstance(event, Fault):
             self._fault(event)
         elif isinstance(event, Bye):
@@ -285,7 +286,7 @@ class Listener:
     def _fault(self, fault: Fault) -> None:
         if fault.fatal:
             raise ending(fault.code, fault.message)
-        self.on_event("error", fault.message)
+        self._said(self.on_event, "error", fault.message)
 
     def _silence(self) -> None:
         with self._lock:
@@ -302,7 +303,7 @@ class Listener:
         try:
             profile = profile_of(latency)
         except ConfigError as error:
-            self.on_event("error", str(error))
+            self._said(self.on_event, "error", str(error))
             return
         self.options.latency = latency
         with self._lock:

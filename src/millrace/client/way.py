@@ -7,6 +7,8 @@ import asyncio
 import ipaddress
 import os
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -19,6 +21,8 @@ from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
 from millrace.text import printable, quoted
 
 ASK_S = 5.0
+CLOSE_S = 2.0
+"""How long the other side has to close its end, whatever it sends until then."""
 
 
 def is_listeners(url: str) -> bool:
@@ -74,6 +78,17 @@ def tls_of(url: str, options: ListenerOptions) -> ssl.SSLContext | bool:
     if options.insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
+
+
+@asynccontextmanager
+async def parting(line: aiohttp.ClientWebSocketResponse) -> AsyncIterator[None]:
+    """Close the line afterwards. For the Close of its other end aiohttp waits anew after each message from there."""
+    try:
+        yield
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await line.close()
 
 
 def hindrance(options: ListenerOptions, error: Exception) -> str:

@@ -92,6 +92,11 @@ class Line {
     if (this.line?.readyState === WebSocket.OPEN) this.line.send(JSON.stringify(message));
   }
 
+  /** A server that pings on and reads nothing is not answered. */
+  answer(message) {
+    if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.send(message);
+  }
+
   /** A line that is full loses packets of the microphone, and the daemon conceals them. */
   packet(made) {
     if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.line.send(made);
@@ -124,7 +129,7 @@ class Line {
 
   control(message) {
     const now = nowNs();
-    if (message.type === "ping") this.send({ type: "pong", t: message.t, now: Math.round(now) });
+    if (message.type === "ping") this.answer({ type: "pong", t: message.t, now: Math.round(now) });
     else if (message.type === "pong") this.clock.add(message.t, message.now, now);
     else if (message.type === "welcome") {
       if (this.welcome) { this.clock = new OffsetFilter(); this.port.postMessage({ what: "rejoined" }); }

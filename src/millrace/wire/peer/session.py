@@ -30,6 +30,8 @@ from millrace.wire.peer.tracks import TRACK, sound_of, unpack_track
 PING_NS = 2 * NS_PER_S
 SILENT_MAX_NS = 15 * NS_PER_S
 HELLO_MAX_NS = 10 * NS_PER_S
+ANSWERS_MAX = 64
+"""Messages that may wait for a peer that pings on and reads nothing: then its pings go unanswered."""
 FORMAT_EVERY_NS = NS_PER_S // 10
 """A decoder and its buffers are made for each new format: on average no more often than this."""
 
@@ -102,7 +104,8 @@ class _Session:
     def _answered(self, message: object, now_ns: HostNs) -> bool:
         """Serve pings and pongs here, for both ends."""
         if isinstance(message, Ping):
-            self._out.append(encode_message(Pong(message.t, now_ns)))
+            if len(self._out) < ANSWERS_MAX:
+                self._out.append(encode_message(Pong(message.t, now_ns)))
             return True
         if isinstance(message, Pong):
             self.keepalive.pong(message, now_ns)
