@@ -512,6 +512,24 @@ def test_ducking_ends_with_the_connection_that_ducked(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
+def test_who_ducks_what_another_ducks_too_leaves_that_alone_when_he_goes(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with of_daemon(daemon) as player, player.play(guest="alice") as stream:
+            node = daemon.worker.guest("alice").graph.streams[stream.id]
+            async with of_daemon(daemon) as stays:
+                async with of_daemon(daemon) as goes:
+                    await stays.call("duck", target=stream.key, db=-20)
+                    await goes.call("duck", target=stream.key, db=-40)
+                    await stays.call("duck", target=stream.key, db=-6)
+                    assert abs(node.effective_gains[0] - 0.01) < 1e-6
+                    await stays.call("duck", target=stream.key, db=-20)
+                await eventually(lambda: abs(node.effective_gains[0] - 0.1) < 1e-6)
+                await stays.call("duck", target=stream.key, db=0)
+                assert node.effective_gains[0] == 1.0
+
+    running(tmp_path, test)
+
+
 # -- hostile clients -------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from millrace.control import verbs
 from millrace.control.budgets import Budgets
 from millrace.control.claims import Claims
+from millrace.control.ducks import Ducks
 from millrace.control.publish import Publisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import Remembered, RememberedDevices
@@ -58,8 +59,6 @@ class Session(Protocol):
     name: str
     holder: Holder
     subject: Subject
-    trims: set[int]
-    """Streams that it has taken back."""
 
     def claim_changed(self, name: str, have: bool) -> None:
         """See `Claimant`."""
@@ -103,7 +102,7 @@ class Worker:
         self.guests: dict[str, Guest] = {}
         self._kept: dict[str, tuple[Remembered, RememberedDevices]] = {}
         self.budgets = Budgets(self.guests)
-        self.registry, self.claims = Registry(), Claims()
+        self.registry, self.claims, self._ducks = Registry(), Claims(), Ducks()
         self.sessions: dict[Session, None] = {}
         self.prompts = Prompts(self.ids.take)
         self.prompts.on_change = self._prompt_changed
@@ -340,9 +339,7 @@ class Worker:
         """A connection has gone, and with it what it had claimed and ducked."""
         self.sessions.pop(session, None)
         self.claims.release(session)
-        for guest in self.guests.values():
-            for id_ in session.trims & guest.graph.streams.keys():
-                guest.graph.set_trim(guest.graph.streams[id_], 1.0)
+        self._ducks.release(session, (guest.graph for guest in self.guests.values()))
 
     def duck(self, session: Session, key: str, db: float, guest: str | None) -> None:
         """Take a stream back for as long as that connection lives."""
@@ -352,8 +349,7 @@ class Worker:
         if not isinstance(node, Stream):
             raise ConfigError(f"{key}: only streams can be turned down")
         checked_number(db, "db", -96, 0)
-        home.graph.set_trim(node, 1.0 if db == 0 else 10 ** (db / 20))
-        session.trims.add(node.id)
+        self._ducks.duck(session, home.graph, node, db)
 
     def _prompt_changed(self, change: str, prompt: Prompt) -> None:
         if change == "new":

@@ -130,7 +130,6 @@ class NativeSession:
         self.name = ""
         self.ready = self.token = False
         self.closed = False
-        self.trims: set[int] = set()
         self.greeted = False
         self._calls: deque[tuple[int, Call]] = deque()
         self._called = self._asked = 0

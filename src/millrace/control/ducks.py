@@ -1,0 +1,34 @@
+"""Streams that programs have turned down for as long as they are connected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from millrace.graph.graph import Graph
+from millrace.graph.model import Stream
+
+
+class Ducks:
+    """Who has which stream how far down. Where several have, it is as quiet as the one that takes most has it."""
+
+    def __init__(self) -> None:
+        self._trims: dict[object, dict[int, float]] = {}
+
+    def duck(self, who: object, graph: Graph, stream: Stream, db: float) -> None:
+        """Take it back by so much; with 0 let it go."""
+        own = self._trims.setdefault(who, {})
+        own.pop(stream.id, None)
+        if db:
+            own[stream.id] = 10 ** (db / 20)
+        self._settle(graph, stream)
+
+    def release(self, who: object, graphs: Iterable[Graph]) -> None:
+        """A connection has gone: what it had turned down is as the others have it."""
+        own = self._trims.pop(who, {})
+        for graph in graphs:
+            for id_ in own.keys() & graph.streams.keys():
+                self._settle(graph, graph.streams[id_])
+
+    def _settle(self, graph: Graph, stream: Stream) -> None:
+        trims = (own[stream.id] for own in self._trims.values() if stream.id in own)
+        graph.set_trim(stream, min(trims, default=1.0))
