@@ -15,6 +15,7 @@ from millrace.dsp.convert import SampleFormat
 from millrace.dsp.measure import frequency_hz
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Capture, Rig, RigClient
+from millrace.units import NS_PER_MS
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
@@ -95,6 +96,23 @@ def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argum
     assert latency_ms <= late_ms < latency_ms + 45
     assert np.array_equal(before.trimmed()[:4800], after.trimmed()[:4800])
     assert np.count_nonzero(before.sound) == np.count_nonzero(after.sound)
+    assert not troubles
+
+
+@pytest.mark.parametrize("form", ["", "rate=44100", "rate=8000 format=u8", "rate=96000"])
+def test_a_loopback_that_is_to_be_quick_asks_for_no_shorter_cycles_than_help_it(form: str) -> None:
+    rig = Rig()
+    client = rig.client()
+    troubles: list[str] = []
+    rig.graph.troubled = lambda node, what, since_ns: troubles.append(what)
+    load(client, "module-null-sink", "sink_name=under")
+    load(client, "module-loopback", f"source=under.monitor sink=millrace latency_msec=1 {form}")
+    before, after = rig.capture(sink(rig, "under")), rig.capture()
+    burst(client, "under", 3)
+    rig.run(1)
+    assert rig.graph.quantum_ns == 5 * NS_PER_MS
+    rig.run(4)
+    assert 10 <= (began(after) - began(before)) / 48 <= 15
     assert not troubles
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from millrace.doors.pulse.attrs import MAXLENGTH_MAX, QUANTUM_MIN_NS, Layout, PlaybackAttr, RecordAttr
+from millrace.doors.pulse.attrs import MAXLENGTH_MAX, Layout, PlaybackAttr, RecordAttr
 from millrace.doors.pulse.door import PulseDoor, permission_of
 from millrace.doors.pulse.formats import CommandError, StreamFormat
 from millrace.doors.pulse.loaded import Module
@@ -25,6 +25,8 @@ from millrace.wire.pulse.tagstruct import Props
 LATENCY_MS, LATENCY_MS_MAX = 200, 30_000
 LATENCY_MIN_NS: HostNs = 10 * NS_PER_MS
 """Less than this is not kept up: a cycle has 2.5 ms at least, and there are several in between."""
+PIECE_MIN_NS: HostNs = LATENCY_MIN_NS // 2
+"""One is played while the next is heard: shorter cycles would cost all that plays here, and nothing would be sooner."""
 PIECE_MAX_NS: HostNs = 20 * NS_PER_MS
 QUIET_NS: HostNs = 200 * NS_PER_MS
 """After its latency and so much silence nothing is handed on: a graph in which nothing plays comes to rest."""
@@ -149,12 +151,12 @@ class _Heard(RecordStream):
 
 
 def _pieces(layout: Layout, latency_ns: HostNs) -> RecordAttr:
-    piece = layout.to_bytes(max(QUANTUM_MIN_NS, min(latency_ns // 4, PIECE_MAX_NS)))
+    piece = layout.to_bytes(max(PIECE_MIN_NS, min(latency_ns // 4, PIECE_MAX_NS)))
     return RecordAttr(MAXLENGTH_MAX, piece)
 
 
 def _waiting(layout: Layout, latency_ns: HostNs) -> PlaybackAttr:
     """It begins when the latency is queued."""
     queued = layout.to_bytes(max(latency_ns, LATENCY_MIN_NS))
-    ask_ns = max(QUANTUM_MIN_NS, latency_ns // 4)
+    ask_ns = max(PIECE_MIN_NS, latency_ns // 4)
     return PlaybackAttr(2 * queued, queued, queued, layout.frame_bytes, ask_ns, 0, 2 * queued)
