@@ -502,6 +502,21 @@ def test_tasks_that_were_woken_together_go_on_one_after_the_other() -> None:
     run(test)
 
 
+def test_turns_that_nobody_waits_for_any_more_take_no_rounds() -> None:
+    async def test() -> None:
+        guest = Guest()
+        guest.turns.left_ns = 0
+        *gone, last = [asyncio.create_task(guest.turns.turn()) for _ in range(1000)]
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert last.done()
+
+    run(test)
+
+
 def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
     async def test() -> None:
         guest = Guest()

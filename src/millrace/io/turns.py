@@ -136,7 +136,7 @@ class Turns(Slice):
                 if not self._worked(worker):
                     self.wait(worker)
                 # What a task does in its turn is not known before the next round.
-                if self.over() or isinstance(worker, _Turn):
+                if self.over() or (isinstance(worker, _Turn) and not worker.come.cancelled()):
                     break
         if self._waiting:
             self._schedule()
