@@ -11,7 +11,6 @@ import msgspec
 from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, LOW_DELAY_NS, NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.door import permission_of
-from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import BY_NAME, SampleFormat
 from millrace.dsp.resample import resampler_bytes
 from millrace.errors import ConfigError, GraphError, RightsError
@@ -20,6 +19,7 @@ from millrace.guest.find import find_mix, parse_volume
 from millrace.guest.guest import Guest
 from millrace.io.descriptors import Descriptors
 from millrace.io.shared import Bell, pipe, shared_memory
+from millrace.media.format import AudioFormat
 from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.rights.model import Holder, Right
 from millrace.text import checked_int, checked_number, quoted
@@ -208,7 +208,7 @@ class NativeStreams:
             self._forget(id_)
             raise
 
-    def _checked(self, args: Open) -> tuple[SoundFormat, Frames]:
+    def _checked(self, args: Open) -> tuple[AudioFormat, Frames]:
         if len(self._own) >= STREAMS_MAX:
             raise GraphError(f"{STREAMS_MAX} streams a connection at most; close some, or connect again")
         name = args.format.lower()
@@ -222,9 +222,9 @@ class NativeStreams:
             raise ConfigError(f"positions: {args.channels} of {', '.join(POSITIONS[:12])} and so on")
         low, high = LATENCY_MIN_NS / NS_PER_MS, LATENCY_MAX_NS / NS_PER_MS
         wanted_ns = checked_number(args.latency_ms, "latency_ms", low, high) * NS_PER_MS
-        return SoundFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
+        return AudioFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
 
-    def _memory(self, guest: Guest, capacity: Frames, fmt: SoundFormat, id_: int, theirs: Descriptors) -> _Own:
+    def _memory(self, guest: Guest, capacity: Frames, fmt: AudioFormat, id_: int, theirs: Descriptors) -> _Own:
         """A ring and two pipes; into `theirs` what goes to the client: memory, what wakes it, what wakes us."""
         size = ring_bytes(capacity, fmt.frame_bytes)
         with Descriptors() as ours:
@@ -243,7 +243,7 @@ class NativeStreams:
         return own
 
     @staticmethod
-    def _answer(id_: int, capacity: Frames, target: Frames, fmt: SoundFormat, mix: Sink) -> dict[str, Any]:
+    def _answer(id_: int, capacity: Frames, target: Frames, fmt: AudioFormat, mix: Sink) -> dict[str, Any]:
         return {
             "stream": id_, "capacity": capacity, "target": target, "frame_bytes": fmt.frame_bytes,
             "bytes": ring_bytes(capacity, fmt.frame_bytes), "format": fmt.name, "rate": fmt.rate,
@@ -343,7 +343,7 @@ def _props(args: Open, client: str) -> dict[str, str]:
     return {"application.name": client, "media.name": args.name[:200]} | shown
 
 
-def _asks(guest: Guest, fmt: SoundFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:
+def _asks(guest: Guest, fmt: AudioFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:
     """What a stream takes of its guest's budget: the ring counts as ours, whoever fills it."""
     low_delay = frames_to_ns(target, fmt.rate) < LOW_DELAY_NS
     resampler = resampler_bytes(fmt.rate, guest.graph.rate, len(fmt.positions), low_delay)

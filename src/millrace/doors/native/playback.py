@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from millrace.doors.resampled import Resampled
-from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import Samples, decode
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
+from millrace.media.format import AudioFormat
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns, ns_to_frames
 from millrace.wire.native.ring import Ring
 
@@ -27,7 +27,7 @@ class NativePlayback:
     """The graph's `Feed`. `wake` wakes the client; `notice` tells it what happened to its stream."""
 
     def __init__(
-        self, graph: Graph, node: Stream, fmt: SoundFormat, ring: Ring, target: Frames, wake: Callable[[], None],
+        self, graph: Graph, node: Stream, fmt: AudioFormat, ring: Ring, target: Frames, wake: Callable[[], None],
         notice: Callable[[str, str], None],
     ) -> None:  # fmt: skip
         self.graph, self.node, self.format, self.ring, self.target = graph, node, fmt, ring, target

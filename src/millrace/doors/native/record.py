@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
+from millrace.media.format import AudioFormat
 from millrace.units import NS_PER_MS, Frames, HostNs, frames_to_ns
 from millrace.wire.native.ring import Ring
 
@@ -23,7 +23,7 @@ class NativeRecord:
     """The graph's `Consumer`."""
 
     def __init__(
-        self, graph: Graph, node: Tap, fmt: SoundFormat, ring: Ring, period: Frames, wake: Callable[[], None]
+        self, graph: Graph, node: Tap, fmt: AudioFormat, ring: Ring, period: Frames, wake: Callable[[], None]
     ) -> None:
         self.graph, self.node, self.format, self.ring, self.period = graph, node, fmt, ring, period
         self._wake = wake

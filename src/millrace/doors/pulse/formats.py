@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from millrace.doors.pulse.channelmaps import parse_map, volume_for
-from millrace.doors.soundformat import SoundFormat
 from millrace.dsp.convert import BY_NAME, NAMES, SampleFormat
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
 from millrace.errors import ConfigError, MillraceError
+from millrace.media.format import AudioFormat
 from millrace.text import parse_json, quoted
 from millrace.units import MAX_CHANNELS, POSITIONS, RATE_MAX, RATE_MIN, Positions, default_map
 from millrace.wire.pulse.constants import Encoding, Err
@@ -36,7 +36,7 @@ class CommandError(MillraceError):
         self.code = code
 
 
-class StreamFormat(SoundFormat):
+class StreamFormat(AudioFormat, frozen=True):
     """A format as PulseAudio's protocol writes it."""
 
     @property
