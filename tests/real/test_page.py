@@ -671,14 +671,14 @@ def test_the_page_blames_whom_python_blames(chromium: Chromium, bus: Bus) -> Non
     in_browser(chromium, bus, test)
 
 
-SIMULATION = """import('/page/clock.js').then(async ({ Pace, PROFILES }) => {
+SIMULATION = """import('/page/clock.js').then(async ({ RateController, PROFILES }) => {
   const { AdaptiveLink, PLAYING } = await import('/page/link.js');
   const pairs = PAIRS, ppm = 300, rate = 48000, quantum = 128;
   const less = (n) => { voice.frames -= n; return n; };
   const voice = { frames: 0, get fill() { return this.frames; }, get ready() { return Math.max(0, this.frames - 17); },
     cut: less, skip: less, stretch(n) { this.frames += n; return n; }, carry(n) { this.frames += n; },
     drop(n) { return less(Math.max(0, Math.min(n, this.frames))); } };
-  const pace = new Pace(rate, PROFILES.normal), link = new AdaptiveLink(rate, rate, pace, voice);
+  const pace = new RateController(rate, PROFILES.normal), link = new AdaptiveLink(rate, rate, pace, voice);
   const errors = [], ratios = [];
   let at = 0, clock = 0, card = 0;
   const begin = pairs[0][1];

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.clock.jitter import PROFILES
-from millrace.clock.pace import Pace
+from millrace.clock.pace import RateController
 from millrace.dsp.measure import level_dbfs, phase_jumps, tone_snr_db
 from millrace.errors import ConfigError
 from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import AdaptiveLink, State, carry_gain
-from millrace.playout.buffer import TapeVoice
+from millrace.playout.buffer import JitterBuffer
 from millrace.playout.reorder import Reorder
 from millrace.sim.clocks import SimClock
 from millrace.sim.net import NetEmulator, Path
@@ -22,7 +22,7 @@ from millrace.units import NS_PER_MS, NS_PER_S
 
 
 def test_a_voice_resamples_without_a_seam_while_the_ratio_changes() -> None:
-    voice = TapeVoice(48_000, 2)
+    voice = JitterBuffer(48_000, 2)
     signal = sine(2.0)
     voice.write(signal[:48_000])
     voice.write(signal[48_000:])
@@ -38,7 +38,7 @@ def test_a_voice_resamples_without_a_seam_while_the_ratio_changes() -> None:
 
 
 def test_carried_sound_goes_on_and_fades_and_blends_into_what_comes() -> None:
-    voice = TapeVoice(48_000, 1)
+    voice = JitterBuffer(48_000, 1)
     signal = sine(1.0, 441, channels=1)
     voice.write(signal[:9600])
     for _ in range(8):
@@ -53,10 +53,10 @@ def test_carried_sound_goes_on_and_fades_and_blends_into_what_comes() -> None:
     assert carry_gain(np.array([0, 960, 1440, 1920, 9999]), 48_000).tolist() == [1.0, 1.0, 0.5, 0.0, 0.0]
 
 
-def playing(latency: str = "normal", packet_ms: int = 20) -> tuple[AdaptiveLink, TapeVoice, list[float]]:
+def playing(latency: str = "normal", packet_ms: int = 20) -> tuple[AdaptiveLink, JitterBuffer, list[float]]:
     """A link that has played 10 s of a tone."""
-    pace = Pace(48_000, PROFILES[latency])
-    voice = TapeVoice(48_000, 1)
+    pace = RateController(48_000, PROFILES[latency])
+    voice = JitterBuffer(48_000, 1)
     link = AdaptiveLink(48_000, 48_000, pace, voice)
     heard: list[float] = []
     run(link, voice, heard, 0, 10_000, packet_ms)
@@ -65,7 +65,7 @@ def playing(latency: str = "normal", packet_ms: int = 20) -> tuple[AdaptiveLink,
 
 def run(
     link: AdaptiveLink,
-    voice: TapeVoice,
+    voice: JitterBuffer,
     heard: list[float],
     start: int,
     end: int,

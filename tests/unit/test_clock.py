@@ -14,7 +14,7 @@ from millrace.clock.drift import DriftEstimator, Lock
 from millrace.clock.envelope import line_below, lower_hull
 from millrace.clock.jitter import PROFILES, JitterTarget, asked_of_daemon, profile_of
 from millrace.clock.map import ClockMap
-from millrace.clock.pace import CORRECTION_MAX, Pace
+from millrace.clock.pace import CORRECTION_MAX, RateController
 from millrace.clock.sync import OffsetFilter
 from millrace.errors import ConfigError
 from millrace.units import NS_PER_MS, NS_PER_S
@@ -146,7 +146,7 @@ def test_a_stall_that_is_caught_up_slowly_is_no_jump(period_ms: int) -> None:
 
 @pytest.mark.parametrize("stood_s", [0.4, 1.5, 6.0])
 def test_a_card_that_stood_still_is_known_again_at_its_second_pull(stood_s: float) -> None:
-    pace = Pace(48_000, PROFILES["normal"])
+    pace = RateController(48_000, PROFILES["normal"])
     stood = round(stood_s * NS_PER_S)
     for k in range(3_000):
         pace.pulled(480, 7 + k * 10 * NS_PER_MS)
@@ -222,7 +222,7 @@ def test_latencies_by_name_or_number() -> None:
 
 
 def test_the_speed_is_the_clocks_ratio_and_a_bounded_correction() -> None:
-    pace = Pace(48_000, PROFILES["normal"])
+    pace = RateController(48_000, PROFILES["normal"])
     for k in range(60 * 200):
         now = BOOT + k * 5 * NS_PER_MS
         if k % 4 == 0:
@@ -237,7 +237,7 @@ def test_the_speed_is_the_clocks_ratio_and_a_bounded_correction() -> None:
 
 
 def test_packets_of_one_burst_are_one_observation() -> None:
-    pace = Pace(48_000, PROFILES["normal"])
+    pace = RateController(48_000, PROFILES["normal"])
     for k in range(2000):
         now = k * 40 * NS_PER_MS
         pace.arrived(now, 20 * NS_PER_MS, now)
@@ -249,7 +249,7 @@ def test_packets_of_one_burst_are_one_observation() -> None:
 def test_this_machines_own_stalls_are_no_jitter() -> None:
     margins = {}
     for card_stalls in (True, False):
-        pace = Pace(48_000, PROFILES["normal"])
+        pace = RateController(48_000, PROFILES["normal"])
         for k in range(8000):
             nominal = k * 5 * NS_PER_MS
             stall = 60 * NS_PER_MS - (k % 1000) * 5 * NS_PER_MS if k % 1000 < 12 else 0

@@ -8,14 +8,14 @@ import gc
 import pytest
 
 from millrace.control.store import IN_MEMORY, Store
-from millrace.control.writer import Keeper
+from millrace.control.writer import StoreWriter
 
 MANY = 50
 
 
 def test_others_come_in_between_however_many_one_asks_for() -> None:
     async def main() -> list[str]:
-        keeper, order = Keeper(Store(IN_MEMORY)), []
+        keeper, order = StoreWriter(Store(IN_MEMORY)), []
 
         async def change(who: str) -> None:
             async with keeper.turn_of(who):
@@ -36,7 +36,7 @@ def test_others_come_in_between_however_many_one_asks_for() -> None:
 
 def test_one_change_at_a_time_and_the_next_after_one_that_fails_or_is_given_up() -> None:
     async def main() -> None:
-        keeper, inside = Keeper(Store(IN_MEMORY)), 0
+        keeper, inside = StoreWriter(Store(IN_MEMORY)), 0
 
         async def change(who: str, fails: bool = False) -> None:
             nonlocal inside

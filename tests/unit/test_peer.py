@@ -14,7 +14,7 @@ from millrace.codec.settings import CodecSettings, changed, parse_bitrate
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.errors import CodecError, ConfigError, PeerLost, RemoteProtocolError
 from millrace.media.audio import AudioPacket
-from millrace.outlets.peer import PeerOutlet, PeerOutlets
+from millrace.outlets.peer import Subscriber, Subscribers
 from millrace.playout.decode import PacketDecoder
 from millrace.playout.playout import Playout, State
 from millrace.sim.rig import Rig
@@ -167,8 +167,8 @@ class Line:
         self.messages: list[str | bytes] = []
         self.open = True
 
-    def outlet(self, rig: Rig, **settings: str) -> PeerOutlet:
-        out = PeerOutlet(rig.graph.ids.take(), "x", self.messages.extend, lambda: self.open)
+    def outlet(self, rig: Rig, **settings: str) -> Subscriber:
+        out = Subscriber(rig.graph.ids.take(), "x", self.messages.extend, lambda: self.open)
         out.settings = changed(CodecSettings(), settings)
         return out
 
@@ -190,7 +190,7 @@ def playing(rig: Rig, signal: np.ndarray) -> None:
 
 def test_equal_settings_share_an_encoder_and_its_packets() -> None:
     rig, outlets = Rig(), None
-    outlets = PeerOutlets(rig.graph)
+    outlets = Subscribers(rig.graph)
     a, b, c = Line(), Line(), Line()
     for line, settings in ((a, {}), (b, {}), (c, {"bitrate": "32k"})):
         outlets.join(line.outlet(rig, **settings), rig.sink)
@@ -206,7 +206,7 @@ def test_equal_settings_share_an_encoder_and_its_packets() -> None:
 def test_silence_is_said_once_and_costs_nothing() -> None:
     rig = Rig()
     line = Line()
-    PeerOutlets(rig.graph).join(line.outlet(rig), rig.sink)
+    Subscribers(rig.graph).join(line.outlet(rig), rig.sink)
     playing(rig, np.concatenate((sine(0.5), np.zeros((48_000 * 5, 2), np.float32), sine(0.5))))
     rig.run(10.0)
     assert len(line.packets) < (1.0 + 2 * 0.3) * 50
@@ -218,7 +218,7 @@ def test_silence_is_said_once_and_costs_nothing() -> None:
 
 def test_a_full_line_drops_the_oldest_media_and_keeps_messages() -> None:
     rig = Rig()
-    outlets = PeerOutlets(rig.graph)
+    outlets = Subscribers(rig.graph)
     slow, fast = Line(), Line()
     stuck = slow.outlet(rig, codec="s16")
     outlets.join(stuck, rig.sink)
@@ -235,7 +235,7 @@ def test_a_full_line_drops_the_oldest_media_and_keeps_messages() -> None:
 
 def test_settings_change_in_place_or_with_a_new_generation() -> None:
     rig = Rig()
-    outlets = PeerOutlets(rig.graph)
+    outlets = Subscribers(rig.graph)
     line = Line()
     outlet = line.outlet(rig)
     outlets.join(outlet, rig.sink)
@@ -254,7 +254,7 @@ def test_settings_change_in_place_or_with_a_new_generation() -> None:
 def test_graphs_at_44100_are_resampled_for_opus() -> None:
     rig = Rig(rate=44_100)
     line = Line()
-    PeerOutlets(rig.graph).join(line.outlet(rig), rig.sink)
+    Subscribers(rig.graph).join(line.outlet(rig), rig.sink)
     playing(rig, sine(2.0, rate=44_100))
     rig.run(3.0)
     decoder = OpusDecoder(2)
@@ -399,7 +399,7 @@ def test_sound_and_picture_share_one_presentation_time() -> None:
 
 def test_an_encoder_is_given_back_as_soon_as_nobody_listens() -> None:
     rig = Rig()
-    outlets = PeerOutlets(rig.graph)
+    outlets = Subscribers(rig.graph)
     line = Line()
     outlet = line.outlet(rig)
     outlets.join(outlet, rig.sink)

@@ -19,7 +19,7 @@ from millrace.errors import RemoteProtocolError
 from millrace.media.audio import AudioPacket
 from millrace.media.fields import INT_MAX
 from millrace.media.packet import Flags, Packet
-from millrace.outlets.peer import PeerOutlet, PeerOutlets
+from millrace.outlets.peer import Subscriber, Subscribers
 from millrace.pixels.rects import Rect
 from millrace.playout.decode import PacketDecoder
 from millrace.sim.rig import Rig
@@ -116,7 +116,7 @@ class Ends:
 
     def __init__(self, *hellos: str) -> None:
         self.rig = Rig()
-        outlets = PeerOutlets(self.rig.graph)
+        outlets = Subscribers(self.rig.graph)
         self.sent: list[list[str | bytes]] = []
         for text in hellos:
             server = PeerServer(0)
@@ -124,7 +124,7 @@ class Ends:
             (hello,) = server.events()
             assert isinstance(hello, Hello)
             lines: list[str | bytes] = []
-            outlet = PeerOutlet(self.rig.graph.ids.take(), "x", lines.extend, lambda: True)
+            outlet = Subscriber(self.rig.graph.ids.take(), "x", lines.extend, lambda: True)
             outlet.tracks = hello.tracks
             outlets.join(outlet, self.rig.sink)
             self.sent.append(lines)

@@ -11,14 +11,14 @@ import pytest
 
 from millrace.control.remembered import DEVICES_WAITING_MAX, RememberedDevices
 from millrace.control.store import Store
-from millrace.control.writer import Keeper
+from millrace.control.writer import StoreWriter
 from millrace.doors.pulse.devices import Devices
 
 
 @pytest.mark.parametrize("while_written", [False, True])
 def test_of_too_many_levels_at_a_time_none_is_acknowledged_and_lost(tmp_path: Path, while_written: bool) -> None:
     async def main() -> None:
-        keeper, table = Keeper(Store(tmp_path / "state.db")), Devices()
+        keeper, table = StoreWriter(Store(tmp_path / "state.db")), Devices()
         RememberedDevices(keeper, "alice", table)
         key, heard = ("sink", "x"), dict[int, bool]()
         values = [((n / 4096,), False) for n in range(2000)]

@@ -32,7 +32,7 @@ _STALL_MEMORY_NS = 300 * NS_PER_MS
 _STALL_MIN_NS = 3 * NS_PER_MS
 
 
-class Pace:
+class RateController:
     """Both clocks, the margin, and the speed. `codec_ns` is what the codec holds back."""
 
     __slots__ = (

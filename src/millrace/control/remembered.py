@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from millrace.control.writer import Keeper
+from millrace.control.writer import StoreWriter
 from millrace.doors.pulse import devices
 from millrace.doors.pulse.devices import DEFAULT, Devices, Value
 from millrace.doors.pulse.restore import RULES_MAX, Changes, Rules, Work, parsed, written
@@ -19,7 +19,7 @@ DEVICES_WAITING_MAX = 1024
 class Remembered:
     """One guest's table on disk."""
 
-    def __init__(self, keeper: Keeper, guest: str, rules: Rules) -> None:
+    def __init__(self, keeper: StoreWriter, guest: str, rules: Rules) -> None:
         self._keeper, self._prefix, self._rules = keeper, stream_table(guest), rules
         self._waiting: deque[Work] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -67,7 +67,7 @@ class Remembered:
 class RememberedDevices:
     """One guest's sinks and sources on disk: what is set while another change is being written is written together."""
 
-    def __init__(self, keeper: Keeper, guest: str, table: Devices) -> None:
+    def __init__(self, keeper: StoreWriter, guest: str, table: Devices) -> None:
         self._keeper, self._guest, self._table = keeper, guest, table
         self._waiting: list[devices.Work] = []
         self._task: asyncio.Task[None] | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 from millrace.control.sessions import Sessions, is_session
 from millrace.control.visits import End, Leave, Lose, Visits
-from millrace.control.writer import Keeper
+from millrace.control.writer import StoreWriter
 from millrace.errors import RightsError
 from millrace.io.clock import now_ns, wall_ns
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Holder, Right, show_rights
@@ -54,7 +54,7 @@ def new_key() -> str:
 class Access:
     """Secrets and their holders, and what runs with their rights."""
 
-    def __init__(self, keeper: Keeper, configured: str = "") -> None:
+    def __init__(self, keeper: StoreWriter, configured: str = "") -> None:
         self._keeper = keeper
         self.limit = FailureLimit()
         self.tokens = TokenBook()

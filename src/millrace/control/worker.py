@@ -20,7 +20,7 @@ from millrace.control.remembered import Remembered, RememberedDevices
 from millrace.control.store import KeptGuest, Store
 from millrace.control.tokens import Access
 from millrace.control.verbs import find_node, home_of
-from millrace.control.writer import Keeper
+from millrace.control.writer import StoreWriter
 from millrace.doors.pulse.devices import DEFAULT
 from millrace.errors import ConfigError, GraphError, MillraceError
 from millrace.graph.driver import TimerDriver
@@ -90,7 +90,7 @@ class Worker:
         with ExitStack() as undo:
             self.store = Store(state)
             undo.callback(self.store.close)
-            self.keeper = Keeper(self.store)
+            self.keeper = StoreWriter(self.store)
             self.access = Access(self.keeper, token)
             undo.pop_all()
         self.listeners = Listeners()

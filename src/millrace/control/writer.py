@@ -22,7 +22,7 @@ from millrace.units import HostNs
 T = TypeVar("T")
 
 
-class Keeper:
+class StoreWriter:
     """Runs the store's work in one thread of its own, in order: a disk that is slow holds up no sound."""
 
     def __init__(self, store: Store) -> None:

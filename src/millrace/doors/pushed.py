@@ -13,13 +13,13 @@ import numpy as np
 
 from millrace.clock.drift import Lock
 from millrace.clock.jitter import JitterProfile, JitterTarget
-from millrace.clock.pace import TAU_LOCKED_S, Pace
+from millrace.clock.pace import TAU_LOCKED_S, RateController
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import ramp
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
 from millrace.playout.adaptive import AdaptiveLink, State
-from millrace.playout.buffer import TapeVoice, tape_bytes
+from millrace.playout.buffer import JitterBuffer, tape_bytes
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns
 
 PROFILE = JitterProfile(10 * NS_PER_MS, 10 * NS_PER_MS, 120 * NS_PER_MS, NS_PER_MS // 2, 1e-4)
@@ -77,14 +77,19 @@ class PushedStream:
     """The graph's `Feed` behind one such stream. `node` is in the graph from the first sound on."""
 
     def __init__(
-        self, graph: Graph, node: Stream, fmt: PushedFormat, profile: JitterProfile = PROFILE, pace: Pace | None = None
+        self,
+        graph: Graph,
+        node: Stream,
+        fmt: PushedFormat,
+        profile: JitterProfile = PROFILE,
+        pace: RateController | None = None,
     ) -> None:
         self.graph, self.node, self.format = graph, node, fmt
         self.frames: Frames = 0
         self.speed = SpeedMeter()
-        self.pace = pace or Pace(graph.rate, profile, DRIFT_MAX, TAU_LOCKED_S)
+        self.pace = pace or RateController(graph.rate, profile, DRIFT_MAX, TAU_LOCKED_S)
         self._drift_known = self.pace.media.rate != 0.0
-        self._voice = TapeVoice(fmt.rate, len(fmt.positions), TAPE_S, graph.rate)
+        self._voice = JitterBuffer(fmt.rate, len(fmt.positions), TAPE_S, graph.rate)
         self._link = AdaptiveLink(fmt.rate, graph.rate, self.pace, self._voice, SPLICE_NS)
         self._anchored = False
         self._media_ns: HostNs = 0

@@ -31,7 +31,7 @@ from millrace.io.runner import Connection
 from millrace.io.sockets import bind_tcp, bind_unix, peer_identity, private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.io.witness import Witness
-from millrace.outlets.peer import PeerOutlets
+from millrace.outlets.peer import Subscribers
 from millrace.symptoms import Report
 from millrace.text import parse_address, printable, show_address
 from millrace.units import HostNs, default_map
@@ -80,7 +80,7 @@ class Guest:
         self.id = ids.take()
         cookie = secrets.token_bytes(COOKIE_BYTES)
         self.door = PulseDoor(self.graph, cookie, printable(f"{_user()}@{socket.gethostname()}"), wall_ns)
-        self.outlets = PeerOutlets(self.graph)
+        self.outlets = Subscribers(self.graph)
         self.outlets.clock = now_ns
         self.graph.observers.append(self._graph_changed)
         self._made: list[Path] = []

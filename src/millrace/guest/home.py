@@ -9,7 +9,7 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
 from millrace.guest.config import GuestConfig
 from millrace.io.turns import Turns
-from millrace.outlets.peer import PeerOutlets
+from millrace.outlets.peer import Subscribers
 from millrace.symptoms import Report
 
 
@@ -42,7 +42,7 @@ class Home(Protocol):
     name: str
     config: GuestConfig
     graph: Graph
-    outlets: PeerOutlets
+    outlets: Subscribers
     microphone: Sink
     turns: Turns
     report: Report

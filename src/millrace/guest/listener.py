@@ -15,7 +15,7 @@ from millrace.guest.home import Home
 from millrace.guest.missing import missing_sink
 from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
-from millrace.outlets.peer import PeerOutlet, Write
+from millrace.outlets.peer import Subscriber, Write
 from millrace.rights.model import Holder, Right
 from millrace.symptoms import Symptom
 from millrace.text import parse_switch
@@ -68,7 +68,7 @@ class ListenerSession:
         self.account = guest.graph.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
         self.address = address
         self.wire = PeerServer(now_ns)
-        self.outlet = PeerOutlet(id_, address, write, room)
+        self.outlet = Subscriber(id_, address, write, room)
         self.outlet.on_drop = self._dropped
         self.outlet.may_queue = lambda size: self.account.fits("queue", size, LISTENERS)
         self.report = Report()

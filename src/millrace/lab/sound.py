@@ -12,7 +12,7 @@ from millrace.codec.settings import CodecSettings, changed
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.lab.scenario import Scenario
 from millrace.media.audio import AudioPacket
-from millrace.outlets.peer import Message, PeerOutlet, PeerOutlets
+from millrace.outlets.peer import Message, Subscriber, Subscribers
 from millrace.playout.playout import Playout
 from millrace.sim.card import FakeCard
 from millrace.sim.clocks import SimClock
@@ -49,9 +49,9 @@ class SoundRun:
         self.fills: list[tuple[HostNs, HostNs, float, float]] = []
         """(time, fill, late, ratio ppm) at every pull."""
         self._wire = PeerClient(Hello(), TRUE_EPOCH)
-        outlet = PeerOutlet(1, "lab", self._send, lambda: True)
+        outlet = Subscriber(1, "lab", self._send, lambda: True)
         outlet.settings = changed(CodecSettings(), settings)
-        PeerOutlets(self.rig.graph).join(outlet, self.rig.sink)
+        Subscribers(self.rig.graph).join(outlet, self.rig.sink)
         self._player = self.rig.client()
         spec = Spec(SampleFormat.F32LE, 2, scenario.rate)
         self._player.play(spec, _STEREO, encode(SampleFormat.F32LE, signal)).drain()

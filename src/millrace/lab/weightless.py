@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millrace.clock.jitter import profile_of
-from millrace.clock.pace import Pace
+from millrace.clock.pace import RateController
 from millrace.playout.adaptive import AdaptiveLink, State
 from millrace.units import Frames, HostNs
 
@@ -11,18 +11,18 @@ _CUT_LEAST, _CUT_MOST = 144, 624
 
 
 class WeightlessVoice:
-    """`Voice` with a number in place of a tape; splices take the most that they may, like a tape's on average."""
+    """`PlayoutBuffer` with a number for a tape; splices take the most that they may, like a tape's on average."""
 
     def __init__(self) -> None:
         self.fill = 0.0
 
     @property
     def ready(self) -> float:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         return self.fill
 
     def cut(self, most: Frames) -> Frames:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         done = min(most, _CUT_MOST, int(self.fill))
         if done < _CUT_LEAST:
             return 0
@@ -30,7 +30,7 @@ class WeightlessVoice:
         return done
 
     def stretch(self, most: Frames) -> Frames:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         done = min(most, _CUT_MOST)
         if done < _CUT_LEAST:
             return 0
@@ -38,17 +38,17 @@ class WeightlessVoice:
         return done
 
     def skip(self, frames: Frames) -> Frames:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         return self.drop(frames)
 
     def drop(self, frames: Frames) -> Frames:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         done = max(0, min(frames, int(self.fill)))
         self.fill -= done
         return done
 
     def carry(self, frames: Frames) -> None:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         self.fill += frames
 
 
@@ -61,7 +61,7 @@ class MillracePolicy:
     def __init__(self, rate: int, period: Frames, packet_ns: HostNs, latency: str = "normal") -> None:
         del period
         self.packet_ns = packet_ns
-        self.pace = Pace(rate, profile_of(latency))
+        self.pace = RateController(rate, profile_of(latency))
         self.voice = WeightlessVoice()
         self.link = AdaptiveLink(rate, rate, self.pace, self.voice)
 

@@ -18,7 +18,7 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Stream
 from millrace.guest.guest import Guest
 from millrace.observe.incidents import Incident, Incidents
-from millrace.outlets.peer import PeerOutlet
+from millrace.outlets.peer import Subscriber
 from millrace.symptoms import CAUSES, Symptom
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
@@ -247,7 +247,7 @@ class Diagnosis:
         self.incidents.record(near.stage, near.cause, self._around.now_ns(), guest, key, evidence, at_ns=near.at_ns)
         return True
 
-    def changed(self, guest: Guest, outlet: PeerOutlet, before: str, after: str) -> None:
+    def changed(self, guest: Guest, outlet: Subscriber, before: str, after: str) -> None:
         """A listener is sent something else from here on."""
         evidence = {"from": before, "to": after}
         self.incidents.record("encoder", "changed", self._around.now_ns(), guest.name, outlet.key, evidence)

@@ -1,6 +1,6 @@
 """The peer outlet: a sink's monitor, encoded once per distinct setting, to any number of listeners.
 
-`EncodeGroup` is a tap with one encoder; every listener whose settings are the same shares it, and
+`SharedEncoder` is a tap with one encoder; every listener whose settings are the same shares it, and
 each gets the same packet bytes. A listener that can't keep up has its oldest packets dropped, whole,
 from its own bounded queue; nobody else notices.
 """
@@ -40,7 +40,7 @@ Message = str | bytes
 Write = Callable[[Sequence[Message]], None]
 
 
-class PeerOutlet:
+class Subscriber:
     """One listener: its settings, its queue, its counters.
 
     `write` puts messages on the line, in one go; `room` says whether the line can take more now.
@@ -53,7 +53,7 @@ class PeerOutlet:
         self.latency = "normal"
         self.tracks = False
         """It takes media packets in the layout of tracks."""
-        self.group: EncodeGroup | None = None
+        self.group: SharedEncoder | None = None
         self.sent_packets = 0
         self.sent_bytes = 0
         self.dropped_packets = 0
@@ -129,12 +129,12 @@ def _layout(sink: Sink, settings: CodecSettings) -> Positions:
     return sink.positions
 
 
-class EncodeGroup:
+class SharedEncoder:
     """One encoder on one sink; the graph's `Consumer`."""
 
     def __init__(self, graph: Graph, sink: Sink, settings: CodecSettings, generation: int) -> None:
         self.graph, self.settings, self.generation = graph, settings, generation
-        self.outlets: list[PeerOutlet] = []
+        self.outlets: list[Subscriber] = []
         positions = _layout(sink, settings)
         self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self, reach=LISTENERS)
         low = resampler_bytes(graph.rate, OPUS_RATE, len(positions), low_delay=True)
@@ -334,22 +334,22 @@ class EncodeGroup:
             outlet.send(text)
 
 
-def _in_words(group: EncodeGroup | None) -> str:
+def _in_words(group: SharedEncoder | None) -> str:
     if group is None:
         return ""
     made = group.format()
     return f"{made.codec}, {made.rate} Hz, {'-'.join(made.positions)}"
 
 
-class PeerOutlets:
+class Subscribers:
     """All listeners of one guest, grouped by sink and settings."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.outlets: dict[int, PeerOutlet] = {}
-        self._groups: list[EncodeGroup] = []
+        self.outlets: dict[int, Subscriber] = {}
+        self._groups: list[SharedEncoder] = []
         self._generation = 0
-        self.changed: Callable[[PeerOutlet, str, str], None] = lambda outlet, before, after: None
+        self.changed: Callable[[Subscriber, str, str], None] = lambda outlet, before, after: None
         """A listener hears another codec, rate or layout from here on: what it was and what it is, in words."""
         self.clock: Callable[[], HostNs] = lambda: 0
         """Host time, given from outside: what the encoders take is measured by it."""
@@ -358,22 +358,22 @@ class PeerOutlets:
         """What the encoders took in their last cycle."""
         return sum(group.spent_ns for group in self._groups)
 
-    def join(self, outlet: PeerOutlet, sink: Sink) -> None:
+    def join(self, outlet: Subscriber, sink: Sink) -> None:
         """`outlet` begins to hear `sink`."""
         group = self._group_for(sink, outlet.settings)
         self.outlets[outlet.id] = outlet
         self._enter(outlet, group)
 
-    def leave(self, outlet: PeerOutlet) -> None:
+    def leave(self, outlet: Subscriber) -> None:
         """`outlet` is gone."""
         self.outlets.pop(outlet.id, None)
         self._exit(outlet)
 
-    def move(self, outlet: PeerOutlet, sink: Sink) -> None:
+    def move(self, outlet: Subscriber, sink: Sink) -> None:
         """`outlet` hears another sink."""
         self._go_over(outlet, sink, outlet.settings)
 
-    def configure(self, outlet: PeerOutlet, settings: CodecSettings) -> None:
+    def configure(self, outlet: Subscriber, settings: CodecSettings) -> None:
         """Change a listener's settings while it plays, keeping the encoder's state where that is possible."""
         group, old = outlet.group, outlet.settings
         if group is None or old == settings:
@@ -387,7 +387,7 @@ class PeerOutlets:
             return
         self._go_over(outlet, group.sink, settings)
 
-    def _go_over(self, outlet: PeerOutlet, sink: Sink, settings: CodecSettings) -> None:
+    def _go_over(self, outlet: Subscriber, sink: Sink, settings: CodecSettings) -> None:
         before = _in_words(outlet.group)
         # Refused here, if at all: then the listener goes on hearing what it heard.
         group = self._group_for(sink, settings)
@@ -400,26 +400,26 @@ class PeerOutlets:
         if before and before != after:
             self.changed(outlet, before, after)
 
-    def _find(self, sink: Sink, settings: CodecSettings) -> EncodeGroup | None:
+    def _find(self, sink: Sink, settings: CodecSettings) -> SharedEncoder | None:
         return next((g for g in self._groups if g.sink is sink and g.settings == settings), None)
 
-    def _group_for(self, sink: Sink, settings: CodecSettings) -> EncodeGroup:
+    def _group_for(self, sink: Sink, settings: CodecSettings) -> SharedEncoder:
         group = self._find(sink, settings)
         if group is None:
-            group = EncodeGroup(self.graph, sink, settings, self._generation + 1)
+            group = SharedEncoder(self.graph, sink, settings, self._generation + 1)
             self._generation += 1
             group.clock = self.clock
             self._groups.append(group)
         return group
 
     @staticmethod
-    def _enter(outlet: PeerOutlet, group: EncodeGroup) -> None:
+    def _enter(outlet: Subscriber, group: SharedEncoder) -> None:
         group.outlets.append(outlet)
         outlet.group = group
         outlet.send(encode_message(FormatChanged(group.format())))
         group.update_latency()
 
-    def _exit(self, outlet: PeerOutlet) -> None:
+    def _exit(self, outlet: Subscriber) -> None:
         group, outlet.group = outlet.group, None
         if group is None:
             return

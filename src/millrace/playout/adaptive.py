@@ -2,10 +2,10 @@
 
 Whoever is pushed by a foreign clock uses it: a listener's card, a door whose guest sends when it likes, a
 listener's microphone. Frames go in with the time of their capture and the time at which they came; the
-other side pulls. A `Pace` says how fast to play; small errors are resampled away, larger ones spliced,
+other side pulls. A `RateController` says how fast to play; small errors are resampled away, larger ones spliced,
 the largest skipped, and where nothing has come in time the last sound is carried on and faded.
 
-The sound itself is behind `Voice`, so that the laboratory can run a day of the same decisions in a minute.
+The sound itself is behind `PlayoutBuffer`, so that the laboratory can run a day of the same decisions in a minute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.clock.pace import Pace
+from millrace.clock.pace import RateController
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
 STEER_NS = 20 * NS_PER_MS
@@ -41,7 +41,7 @@ class State(Enum):
     PLAYING = "playing"
 
 
-class Voice(Protocol):
+class PlayoutBuffer(Protocol):
     """Frames queued at the media's rate, and what can be done with them."""
 
     @property
@@ -76,7 +76,7 @@ class Voice(Protocol):
 
 
 @dataclass(slots=True)
-class Tally:
+class PlayoutStats:
     """What had to be done, in frames of the media or in times it happened."""
 
     underruns: int = 0
@@ -101,12 +101,14 @@ class Tally:
 class AdaptiveLink:
     """The decisions. `rate` is the media's, `output_rate` the puller's; past `splice_ns` an error is spliced away."""
 
-    def __init__(self, rate: int, output_rate: int, pace: Pace, voice: Voice, splice_ns: HostNs = SPLICE_NS) -> None:
+    def __init__(
+        self, rate: int, output_rate: int, pace: RateController, voice: PlayoutBuffer, splice_ns: HostNs = SPLICE_NS
+    ) -> None:
         self._splice_ns = splice_ns
         self.rate, self.output_rate = rate, output_rate
         self.pace, self.voice = pace, voice
         self.state = State.QUIET
-        self.tally = Tally()
+        self.tally = PlayoutStats()
         self.late_ns = 0.0
         self.speed = 1.0
         self.lead: Frames = 0

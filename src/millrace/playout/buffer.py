@@ -22,8 +22,8 @@ def tape_bytes(rate: int, channels: int, seconds: int = 4) -> int:
     return 2 * rate * (1000 * seconds + _HISTORY_MS) // 1000 * channels * 4 + channels * SINC_BYTES
 
 
-class TapeVoice:
-    """`Voice` with real frames: (frames, channels) float32 at `rate`, at most `seconds` of them."""
+class JitterBuffer:
+    """`PlayoutBuffer` with real frames: (frames, channels) float32 at `rate`, at most `seconds` of them."""
 
     def __init__(self, rate: int, channels: int, seconds: int = 4, output_rate: int | None = None) -> None:
         self.rate, self.channels = rate, channels
@@ -54,7 +54,7 @@ class TapeVoice:
         self.overrun_frames += len(block) - written
 
     def carry(self, frames: Frames) -> None:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         if frames > 0:
             self._tape.write(self._carry_on(frames))
 
@@ -71,12 +71,12 @@ class TapeVoice:
 
     @property
     def fill(self) -> float:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         return self._tape.fill + self._inside
 
     @property
     def ready(self) -> float:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         return max(0.0, self.fill - self.lookahead)
 
     def read(self, out: Samples, ratio: float) -> Frames:
@@ -109,19 +109,19 @@ class TapeVoice:
         self._fade_in = True
 
     def cut(self, most: Frames) -> Frames:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         return cut(self._tape, self.rate, most)
 
     def stretch(self, most: Frames) -> Frames:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         return stretch(self._tape, self.rate, most)
 
     def skip(self, frames: Frames) -> Frames:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         return skip(self._tape, self.rate, frames)
 
     def drop(self, frames: Frames) -> Frames:
-        """See `Voice`."""
+        """See `PlayoutBuffer`."""
         n = max(0, min(frames, self._tape.fill))
         self._tape.advance(n)
         self._fade_in = True

@@ -10,13 +10,13 @@ import numpy as np
 
 from millrace.clock.allowance import Allowance
 from millrace.clock.jitter import JitterProfile, profile_of
-from millrace.clock.pace import Pace
+from millrace.clock.pace import RateController
 from millrace.codec.parameters import CodecParameters
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.dsp.convert import Samples
 from millrace.media.audio import AudioPacket
-from millrace.playout.adaptive import SPLICE_NS, AdaptiveLink, State, Tally
-from millrace.playout.buffer import LOOKAHEAD, TapeVoice
+from millrace.playout.adaptive import SPLICE_NS, AdaptiveLink, PlayoutStats, State
+from millrace.playout.buffer import LOOKAHEAD, JitterBuffer
 from millrace.playout.decode import PacketDecoder
 from millrace.playout.reorder import Reorder
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns
@@ -36,13 +36,13 @@ class Playout:
     ) -> None:
         self.rate, self.positions = rate, positions
         self.played_frames: Frames = 0
-        self.pace = Pace(rate, profile_of(latency) if isinstance(latency, str) else latency)
+        self.pace = RateController(rate, profile_of(latency) if isinstance(latency, str) else latency)
         self._splice_ns = splice_ns
         self._decoder: PacketDecoder | None = None
         self._allowance = Allowance()
         self._matrix: Matrix | None = None
         self._reorder = Reorder()
-        self._voice = TapeVoice(rate, len(positions))
+        self._voice = JitterBuffer(rate, len(positions))
         self._link = AdaptiveLink(rate, rate, self.pace, self._voice, splice_ns)
         self._lost_before = 0
 
@@ -57,7 +57,7 @@ class Playout:
         self._reorder.clear()
         self.pace.codec_ns = frames_to_ns(fmt.lookahead, fmt.rate)
         if fmt.rate != self._link.rate:
-            self._voice = TapeVoice(fmt.rate, len(self.positions))
+            self._voice = JitterBuffer(fmt.rate, len(self.positions))
             self._link = AdaptiveLink(fmt.rate, self.rate, self.pace, self._voice, self._splice_ns)
 
     def rejoined(self) -> None:
@@ -130,7 +130,7 @@ class Playout:
         return self._link.state
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> PlayoutStats:
         """What had to be done to keep time."""
         return self._link.tally
 

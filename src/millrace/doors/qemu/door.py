@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from millrace.clock.pace import Pace
+from millrace.clock.pace import RateController
 from millrace.doors.capture import CaptureQueue
 from millrace.doors.pushed import PushedFormat, PushedStream, fitted, new_stream
 from millrace.doors.qemu.pcm import PcmCodec, gains_of
@@ -36,7 +36,7 @@ class _Kept:
     sink: Sink
     gains: tuple[float, ...]
     mute: bool
-    pace: Pace
+    pace: RateController
     """The card's clock, as far as it was learnt."""
 
 
