@@ -35,7 +35,20 @@ from millrace.errors import (
 )
 from millrace.io.descriptors import Descriptors
 from millrace.io.fdstream import FdStream
-from millrace.wire.native.messages import Call, Fault, Hello, Message, Notice, Objects, Reply, Wait, Welcome
+from millrace.wire.native.messages import (
+    Call,
+    Fault,
+    Hello,
+    Message,
+    Notice,
+    Objects,
+    Reply,
+    Shown,
+    Wait,
+    Welcome,
+    begun,
+    shown,
+)
 from millrace.wire.native.session import NativeWire
 
 TakeFds = Callable[[Any, Descriptors], Any]
@@ -245,9 +258,10 @@ class Bus:
             return
 
         def began(value: Any, fds: Descriptors) -> int:
-            stream.began(value, fds)
-            self._streams[value["stream"]] = stream
-            return int(value["stream"])
+            made = begun(value)
+            stream.began(made, fds)
+            self._streams[made.stream] = stream
+            return made.stream
 
         await self._call(method, args, began)
 
@@ -283,7 +297,7 @@ class Bus:
             if old is not None:
                 changes.append(Change("removed", old))
         for raw in message.there:
-            made = _object(raw)
+            made = _object(shown(raw))
             changes.append(Change("changed" if made.id in self.objects else "added", made))
             self.objects[made.id] = made
         if message.synced:
@@ -297,11 +311,8 @@ class Bus:
                 return
 
 
-def _object(raw: Any) -> Object:
-    import msgspec
-
-    shown = msgspec.msgpack.decode(raw)
-    return Object(shown["n"], shown["kind"], shown["guest"], shown["is"])
+def _object(told: Shown) -> Object:
+    return Object(told.number, told.kind, told.guest, told.view)
 
 
 def connect(path: str | Path | None = None, *, guest: str | None = None, name: str = "", token: str = "") -> Bus:

@@ -14,8 +14,10 @@ from millrace.dsp.convert import BY_NAME, SampleFormat, Samples, decode, encode
 from millrace.errors import ConfigError, PeerLost, RemoteProtocolError
 from millrace.io.descriptors import Descriptors
 from millrace.io.shared import Bell, mapped
+from millrace.text import quoted
 from millrace.units import Frames, frames_to_ns
-from millrace.wire.native.ring import Ring
+from millrace.wire.native.messages import Begun
+from millrace.wire.native.ring import Ring, ring_bytes
 
 DESCRIPTORS = 3
 """What a stream comes with: its memory, what wakes us, and what wakes the daemon."""
@@ -57,15 +59,20 @@ class NativeStream:
             await self._open("close", self, {"stream": self.id})
             self.ended("it was closed here")
 
-    def began(self, value: dict[str, Any], fds: Descriptors) -> None:
-        """The daemon has made the stream."""
+    def began(self, made: Begun, fds: Descriptors) -> None:
+        """The daemon has made the stream; RemoteProtocolError where that can't be."""
         if len(fds) != DESCRIPTORS:
             raise RemoteProtocolError(f"a stream comes with {DESCRIPTORS} descriptors, not {len(fds)}")
-        self.id, self.rate, self.channels = value["stream"], value["rate"], len(value["positions"])
-        self.capacity, self.target = value["capacity"], value["target"]
-        self.format = BY_NAME[value["format"]]
-        self._memory = mapped(fds.give(), value["bytes"])
-        self._ring = Ring(self._memory, self.capacity, value["frame_bytes"])
+        sample = BY_NAME.get(made.format)
+        if sample is None or made.bytes < ring_bytes(made.capacity, made.frame_bytes):
+            raise RemoteProtocolError(f"a stream in {quoted(made.format)}, {made.bytes} bytes of it, that can't be")
+        self.id, self.rate, self.channels = made.stream, made.rate, len(made.positions)
+        self.capacity, self.target, self.format = made.capacity, made.target, sample
+        try:
+            self._memory = mapped(fds.give(), made.bytes)
+        except (ValueError, OSError) as error:
+            raise RemoteProtocolError(f"a stream whose memory can't be used: {error}") from None
+        self._ring = Ring(self._memory, self.capacity, made.frame_bytes)
         self._bell = Bell(fds.give(), fds.give(), self._woken.set)
 
     @property

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
+from millrace.errors import RemoteProtocolError
+from millrace.media.fields import Count
+from millrace.text import printable
+from millrace.units import MAX_CHANNELS, RATE_MAX
 from millrace.wire.decoding import understood
 
 VERSION = 1
@@ -20,6 +24,8 @@ HEADER = struct.Struct("<IHBB")
 FRAME_MAX = 1024 * 1024
 """Largest message either side accepts."""
 FDS_MAX = 4
+FRAMES_MAX = 2**31 - 1
+FRAME_BYTES_MAX = 8 * MAX_CHANNELS
 
 
 class Kind(IntEnum):
@@ -103,6 +109,28 @@ class Objects(msgspec.Struct):
     synced: bool = False
 
 
+class Shown(msgspec.Struct):
+    """One object of the registry."""
+
+    number: Count = msgspec.field(name="n")
+    kind: str
+    guest: str
+    view: dict[str, Any] = msgspec.field(name="is")
+
+
+class Begun(msgspec.Struct):
+    """What Reply says of a stream that has begun: its ring, of `bytes` in all, and what is in it."""
+
+    stream: Count
+    capacity: Annotated[int, msgspec.Meta(ge=1, le=FRAMES_MAX)]
+    target: Annotated[int, msgspec.Meta(ge=1, le=FRAMES_MAX)]
+    frame_bytes: Annotated[int, msgspec.Meta(ge=1, le=FRAME_BYTES_MAX)]
+    bytes: Count
+    format: str
+    rate: Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX)]
+    positions: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_CHANNELS)]
+
+
 class Notice(msgspec.Struct):
     """Something happened to one of the client's own streams: underrun, drained, moved, ended."""
 
@@ -123,6 +151,22 @@ _KINDS = {made: kind for kind, made in TYPES.items()}
 _decoders = {kind: msgspec.msgpack.Decoder(made) for kind, made in TYPES.items()}
 _call_decoder = msgspec.msgpack.Decoder(_Called)
 _encoder = msgspec.msgpack.Encoder()
+
+
+_shown_decoder = msgspec.msgpack.Decoder(Shown)
+
+
+def shown(raw: msgspec.Raw) -> Shown:
+    """An object of `Objects`; RemoteProtocolError for nonsense."""
+    return understood(_shown_decoder.decode, bytes(raw))
+
+
+def begun(value: Any) -> Begun:
+    """What a stream's Reply says; RemoteProtocolError for nonsense."""
+    try:
+        return msgspec.convert(value, Begun)
+    except msgspec.ValidationError as error:
+        raise RemoteProtocolError(f"a stream that is not understood: {printable(error)}") from None
 
 
 def packed(value: Any) -> msgspec.Raw:

@@ -1,0 +1,75 @@
+"""The native client meets a daemon that says what can't be: the program gets one of Millrace's errors, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from millrace.client.bus import Bus
+from millrace.errors import MillraceError
+from millrace.wire.native.messages import Hello, Message, Objects, Reply, Welcome, frame
+from millrace.wire.native.session import NativeWire
+
+STREAM = {
+    "stream": 1, "capacity": 4800, "target": 2400, "frame_bytes": 8, "bytes": 45_056, "format": "float32le",
+    "rate": 48_000, "positions": ["front-left", "front-right"],
+}  # fmt: skip
+
+
+async def saying(path: Path, answer: Message) -> asyncio.Server:
+    """A daemon that answers every call with `answer`; a reply bears the call's serial."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire = NativeWire(daemon=True)
+        while data := await reader.read(65_536):
+            wire.receive(data, 0)
+            for message, _ in wire.events():
+                if isinstance(message, Hello):
+                    writer.write(frame(Welcome(1, "you", [], [])))
+                elif isinstance(answer, Reply):
+                    writer.write(frame(Reply(message.serial, answer.value)))  # type: ignore[union-attr]
+                else:
+                    writer.write(frame(answer))
+        writer.close()
+
+    return await asyncio.start_unix_server(serve, path)
+
+
+@pytest.mark.parametrize("raw", [b"\x05", b"\x80", b"\xc1", msgspec.msgpack.encode({"n": -1, "kind": 1})])
+def test_objects_that_are_none_end_the_connection(raw: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with await saying(tmp_path / "s", Objects([msgspec.Raw(raw)])), asyncio.timeout(5):
+            with pytest.raises(MillraceError, match="not understood"):
+                async with Bus(tmp_path / "s", "test", "") as bus:
+                    async for _ in bus.watch():
+                        pass
+
+    asyncio.run(main())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("value", [None, 5, {}, {"stream": 1}, STREAM | {"capacity": 2**62}, STREAM | {"rate": "x"}])
+def test_a_stream_that_can_not_be_is_refused(value: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with await saying(tmp_path / "s", Reply(0, value)), asyncio.timeout(5):
+            with pytest.raises(MillraceError, match="not understood"):
+                async with Bus(tmp_path / "s", "test", "") as bus, bus.play():
+                    pass
+
+    asyncio.run(main())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_stream_without_its_memory_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with await saying(tmp_path / "s", Reply(0, STREAM)), asyncio.timeout(5):
+            with pytest.raises(MillraceError, match="3 descriptors, not 0"):
+                async with Bus(tmp_path / "s", "test", "") as bus, bus.play():
+                    pass
+
+    asyncio.run(main())
