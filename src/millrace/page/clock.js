@@ -214,7 +214,7 @@ const TAU_ACQUIRE = 2, TAU_LOCKED = 12, DEADBAND = 2000, CORRECTION_MAX = 1e-3, 
 const REFRESH = NS_PER_S, LOST_MAX = 120 * NS_PER_MS, ROUNDING = 1000, STALL_MEMORY = 300 * NS_PER_MS, STALL_MIN = 3 * NS_PER_MS;
 
 /** Both clocks, the margin, and the speed. The card's position comes from the audio context. See clock/pace.py. */
-export class Pace {
+export class RateController {
   constructor(rate, chosen) {
     this.rate = rate;
     this.media = new DriftEstimator(); this.card = new DriftEstimator(CARD_JUMP, 0);

@@ -1,6 +1,6 @@
 // The real-time side: an AudioWorklet that pulls from the link. `performance` is not known here, so the main thread tells
 // what the audio clock showed at which of its times, and the line through that gives the time of every pull.
-import { LOST, NS_PER_S, Pace, profileOf } from "./clock.js";
+import { LOST, NS_PER_S, RateController, profileOf } from "./clock.js";
 import { AdaptiveLink, LOOKAHEAD, PLAYING, QUIET, Voice } from "./link.js";
 
 const STATS_FRAMES = 12000;
@@ -8,7 +8,7 @@ const STATS_FRAMES = 12000;
 class Player extends AudioWorkletProcessor {
   constructor(options) {
     super();
-    this.pace = new Pace(sampleRate, profileOf(options.processorOptions.profile));
+    this.pace = new RateController(sampleRate, profileOf(options.processorOptions.profile));
     this.since = 0; this.peak = [0, 0]; this.squares = [0, 0]; this.holes = 0; this.device = 0;
     this.format({ rate: sampleRate, channels: 2, codec: 0 });
     this.port.onmessage = ({ data }) => this[data.what](data);
