@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from millrace.client.bus import connect
-from millrace.errors import ConfigError, GraphError, MillraceError
+from millrace.errors import ConfigError, GraphError, MillraceError, RemoteProtocolError
 from millrace.io.descriptors import Descriptors
 from millrace.io.handover import Handover
 from millrace.io.listeners import Listeners
@@ -88,7 +88,7 @@ def test_what_was_given_away_is_not_closed_and_the_rest_is_however_the_block_end
     [
         (Fault(1, "graph", "there is no such sink"), 3, GraphError),
         (Reply(1, {"stream": 4, "rate": 48_000}), 2, MillraceError),
-        (Reply(1, {"nothing": "of a stream"}), 3, KeyError),
+        (Reply(1, {"nothing": "of a stream"}), 3, RemoteProtocolError),
         (Notice(4, "ended", ""), 3, MillraceError),
     ],
 )
