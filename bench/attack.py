@@ -1,6 +1,6 @@
 """What a guest's worst programs do: `python -m bench.attack KIND PULSE NATIVE SECONDS`, bounded in time and number.
 
-It runs at nice 19, so that what is measured is the daemon's fairness and not the kernel's.
+It is run at nice 19, so that what is measured is the daemon's fairness and not the kernel's.
 """
 
 from __future__ import annotations
@@ -398,7 +398,6 @@ FLOODS = ("fuzz", "connections", "lists", "calls", "web")
 def main() -> None:
     """Entry point."""
     global ends_s
-    os.nice(19)
     kind, pulse, native, seconds = sys.argv[1:]
     ends_s = time.monotonic() + float(seconds)
     while left():
