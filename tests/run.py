@@ -5,8 +5,9 @@ has the machine first, as many tests at once as there are processors to spare: i
 and daemons but judges no time goes on beside it, with less priority. What only computes (lint, unit tests, hours of
 virtual time) does so when nobody else would.
 
-What judges time that others would spoil, or takes the whole machine, follows alone. What failed is shown once more at
-the end.
+What judges time that others would spoil, or takes the whole machine, follows alone; so does what failed while others
+ran beside it: it is judged by what it does alone, and named if that is something else. What failed is shown once more
+at the end.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from tests.failed import FILE
+
 BIN = Path(sys.executable).parent
 PROCESSORS = os.cpu_count() or 1
 SOURCES = ["src", "tests", "bench", "examples"]
 COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py", "tests/scenario/test_machines.py"]
 OTHERS = [f"--ignore={path}" for path in COMPUTING]
-SOUNDING, BESIDE = max(1, min(3, PROCESSORS - 1)), max(1, min(3, PROCESSORS // 4))
+SOUNDING, BESIDE = max(1, min(3, PROCESSORS)), max(1, min(3, PROCESSORS // 4))
 """How many tests at once."""
+AGAIN_MAX = 40
+"""With more failures than that it was not the others."""
 IDLY = ["chrt", "--idle", "0"] if shutil.which("chrt") else ["nice", "-n", "19"]
 GIVING_WAY = ["nice", "-n", "10"]
 LINT = [
@@ -39,7 +44,7 @@ LINT = [
 
 def pytest(*args: str) -> list[str]:
     """A run of tests that leaves other runs' files alone."""
-    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.failed", *args]
 
 
 def several(number: int, *args: str) -> list[str]:
@@ -53,14 +58,31 @@ SOUND = several(SOUNDING, "-m", "real and not beside and not alone", *OTHERS)
 ALONE = pytest("-m", "alone")
 
 
-def quietly(log: IO[bytes], *commands: list[str]) -> int:
-    """Run one after another; what they say is kept."""
-    return max(abs(subprocess.run(command, stdout=log, stderr=log).returncode) for command in commands)
+def quietly(log: IO[bytes], *commands: list[str], failed: Path | None = None) -> int:
+    """Run one after another; what they say is kept, and what fails is named in `failed`."""
+    env = noting(failed)
+    return max(abs(subprocess.run(command, stdout=log, stderr=log, env=env).returncode) for command in commands)
 
 
-def shown(command: list[str], log: IO[bytes]) -> int:
+def noting(failed: Path | None) -> dict[str, str]:
+    """The environment of a run that writes there what fails."""
+    return os.environ | ({FILE: str(failed)} if failed else {})
+
+
+def again(code: int, failed: Path) -> int:
+    """Judge by themselves the tests that failed beside others; returns what counts."""
+    if code != 1 or not failed.exists():
+        return code
+    names = list(dict.fromkeys(failed.read_text().splitlines()))
+    if not 0 < len(names) <= AGAIN_MAX:
+        return code
+    print(f"\nfailed beside others, and run again alone: {', '.join(names)}", flush=True)
+    return subprocess.run(pytest(*names)).returncode
+
+
+def shown(command: list[str], log: IO[bytes], failed: Path | None = None) -> int:
     """Run it; what it says is shown, and kept."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=noting(failed)) as process:
         assert process.stdout is not None
         while data := process.stdout.read1():
             log.write(data)
@@ -79,14 +101,20 @@ def main() -> int:
     """Run all; 0 if nothing failed."""
     with contextlib.ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(4)]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        beside, sound = folder / "beside", folder / "sound"
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        others = [pool.submit(quietly, logs[0], *COMPUTE), pool.submit(quietly, logs[1], BESIDE_SOUND)]
-        sounded = shown(SOUND, logs[2])
+        others = [
+            pool.submit(quietly, logs[0], *COMPUTE),
+            pool.submit(quietly, logs[1], BESIDE_SOUND, failed=beside),
+        ]
+        sounded = shown(SOUND, logs[2], sound)
         codes = [one.result() for one in others]
         for log in logs[:2]:
             log.seek(0)
             print(log.read().decode(errors="replace"), flush=True)
         codes += [sounded, shown(ALONE, logs[3])]
+        codes[1:3] = again(codes[1], beside), again(codes[2], sound)
         for code, log in zip(codes, logs, strict=True):
             if code:
                 log.seek(0)

@@ -126,7 +126,7 @@ def programs(command: list[str]) -> list[str]:
     return [command[0], *NEEDED] if command[0] == "sh" else [command[0]]
 
 
-@pytest.mark.xdist_group("clients")
+@pytest.mark.xdist_group("heavy")
 @pytest.mark.parametrize("name", EXACT)
 def test_every_frame_of_every_client_arrives_once_and_in_order(name: str, together: Together) -> None:
     need(*programs(EXACT[name]))
@@ -148,14 +148,14 @@ def judge_numbered(heard: np.ndarray, frames: np.ndarray, stalls: int = 0) -> No
     assert holes(heard) <= stalls, f"{holes(heard)} holes"
 
 
-@pytest.mark.xdist_group("clients")
+@pytest.mark.xdist_group("heavy")
 @pytest.mark.parametrize("name", CONVERTING)
 def test_converting_clients_keep_frequency_level_and_continuity(name: str, together: Together) -> None:
     need(*programs(CONVERTING[name]))
     together.judged(name)
 
 
-@pytest.mark.xdist_group("clients")
+@pytest.mark.xdist_group("heavy")
 @pytest.mark.parametrize("name", [OPUS])
 def test_opus_has_no_gap_and_keeps_level(name: str, together: Together) -> None:
     need("paplay")

@@ -21,7 +21,7 @@ from tests.real.conftest import Bus
 from tests.real.test_page import in_browser
 from tests.scenario.test_hostile_server import BYE, WELCOME, opus, packets, serving, stream
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
 JUDGE = """import('/page/messages.js').then(({ parseMessage, checkedFormat, parsePacket, Refusal }) => {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
   let format = null;

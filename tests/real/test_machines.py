@@ -23,7 +23,7 @@ from millrace.io.crypto import vnc_answer
 from .clients import BOOT_SECTOR, old_qemu
 from .conftest import MILLRACE, Bus, need, read_wav, trimmed, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
 PCM = ("--set", "codec=s16")
 BEEP_HZ = 996.6
 """QEMU makes the square wave from whole samples."""

@@ -26,7 +26,7 @@ from .conftest import MILLRACE, Bus, need, sound_server, wait_for, write_wav
 from .firefox import Firefox
 from .test_clients import s16
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
 SHOTS = os.environ.get("MILLRACE_SHOTS")
 
 

@@ -20,7 +20,7 @@ from .browser import own_page
 from .conftest import MILLRACE, Bus, need, wait_for
 from .test_page import ANALYSER, judged, listening, playing
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
 DOCS = (Path(__file__).parents[2] / "docs" / "proxy.md").read_text()
 NGINX = """daemon off; master_process off; worker_processes 1; pid {home}/pid; error_log {home}/log;
 events {{}}
