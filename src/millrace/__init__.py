@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from millrace.version import __version__
+
 if TYPE_CHECKING:
     from millrace.client.bus import Bus, Change, Object, connect
 
-__version__ = "0.1.0"
 __all__ = ["Bus", "Change", "Object", "__version__", "connect"]
 
 

@@ -240,16 +240,26 @@ def test_a_sound_server_that_is_the_guest_is_refused(
     assert not keep_out(HEARD[0], nowhere)
 
 
-def test_the_version_is_one_and_has_its_notes() -> None:
+def test_the_version_is_said_in_one_place_and_has_its_notes() -> None:
+    import re
     import tomllib
 
     from millrace import __version__
 
     root = Path(__file__).parents[2]
-    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"] == __version__
-    heads = [line for line in (root / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
-    assert heads[-1].startswith("## 0.1.0") and any(head.split()[1] == __version__ for head in heads)
+    settings = tomllib.loads((root / "pyproject.toml").read_text())
+    assert settings["project"]["dynamic"] == ["version"] and "version" not in settings["project"]
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "millrace.version.__version__"}
+    said = [path.name for path in (root / "src").rglob("*.py") if re.search(r"^__version__ =", path.read_text(), re.M)]
+    assert said == ["version.py"]
     assert CliRunner().invoke(app, ["--version"]).output == f"millrace {__version__}\n"
+    heads = re.findall(r"^## (.*)$", (root / "CHANGELOG.md").read_text(), re.M)
+    releases = [
+        re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", head) for head in heads if head != "[Unreleased]"
+    ]
+    assert [found and found[1] for found in releases] == [__version__, "0.1.0"]
+    kinds = re.findall(r"^### (.*)$", (root / "CHANGELOG.md").read_text(), re.M)
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_one_channel_is_explained_as_one(monkeypatch: pytest.MonkeyPatch) -> None:

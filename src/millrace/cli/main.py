@@ -10,12 +10,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer
 
-from millrace import __version__
 from millrace.cli import attach, control, demo, grants, incidents, lab, listen, look, ls, matrix, page, serve, token
 from millrace.cli import latency as why
 from millrace.cli.console import say
 from millrace.cli.group import App
 from millrace.cli.run import main_of
+from millrace.version import __version__
 
 app = App(
     name="millrace",

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from millrace import __version__
 from millrace.control import requests as r
 from millrace.control import verbs
 from millrace.control.tokens import token_view
@@ -31,6 +30,7 @@ from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, OWNER, Holder, Right, parse_rights
 from millrace.rights.tokens import parse_expiry
 from millrace.text import key_number, parse_label, quoted
+from millrace.version import __version__
 
 TOKEN_DAYS = "30d"
 KEY_MAX, VALUE_MAX = 200, 4096

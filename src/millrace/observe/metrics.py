@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from millrace import __version__
 from millrace.guest.guest import Guest
 from millrace.observe.incidents import Incidents
+from millrace.version import __version__
 
 _GUEST = ["guest"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from millrace import __version__
 from millrace.doors.pulse.clients import Client
 from millrace.doors.pulse.door import MONITOR, PulseDoor, feeds_source
 from millrace.doors.pulse.formats import map_numbers, prop_text, volume_of
@@ -16,6 +15,7 @@ from millrace.doors.pulse.restore import GROUP_PROPERTY, GROUPED_BY, INPUT, OUTP
 from millrace.doors.pulse.samples import Sample
 from millrace.graph.model import NodeState, Sink
 from millrace.units import HostNs
+from millrace.version import __version__
 from millrace.wire.pulse.constants import NO_INDEX, SINK_FLAGS, SOURCE_FLAGS, DeviceState, Encoding
 from millrace.wire.pulse.tagstruct import FormatInfo, Props
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
-from millrace import __version__
 from millrace.doors.pulse import infos
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.formats import CommandError
+from millrace.version import __version__
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.session import Request
 

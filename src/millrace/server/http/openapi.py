@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from millrace import __version__
 from millrace.control.commands import Command, Commands
+from millrace.version import __version__
 
 _REFUSALS = {
     "400": "what was asked is wrong as it is written; the text says what to change", "401": "a token is needed",
