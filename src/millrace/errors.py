@@ -7,8 +7,7 @@ MillraceError
 │   └── BudgetError           a guest has used up the memory that it may have
 ├── RightsError            somebody may not do that
 ├── ProtocolError
-│   ├── LocalProtocolError    we used a protocol wrongly: a bug of ours
-│   └── RemoteProtocolError   the other side did: ends that one connection
+│   └── RemoteProtocolError   the other side violated it: ends that one connection
 │       └── PasswordRefused       or does not take our password
 ├── CodecError             a codec refused settings or data
 ├── OutputLost             what was to be written can't be: a disk is full, a device is gone
@@ -64,10 +63,6 @@ class ProtocolError(MillraceError):
     """A protocol was violated."""
 
     word, exit_code = "protocol", 5
-
-
-class LocalProtocolError(ProtocolError):
-    """We violated a protocol: a bug on this side."""
 
 
 class RemoteProtocolError(ProtocolError):

@@ -7,7 +7,6 @@ integers; floats are for `ratio` and `ppm`, where + means the remote is fast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 HostNs: TypeAlias = int
@@ -16,8 +15,6 @@ MediaNs: TypeAlias = int
 """Nanoseconds on the media time line: host time of what was captured or is to be shown."""
 Frames: TypeAlias = int
 """A count of frames, or a position in frames since a stream began."""
-Ppm: TypeAlias = float
-"""Parts per million; + means the remote clock runs fast against ours."""
 
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
@@ -73,19 +70,6 @@ def default_map(channels: int) -> Positions:
     """The channel map to assume for a bare channel count (auxiliary names past 7.1)."""
     known = DEFAULT_MAPS.get(channels)
     return known if known is not None else tuple(f"aux{i}" for i in range(channels))
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """What flows through a pcm port: float32 at `rate` Hz, one channel per position."""
-
-    rate: int
-    positions: Positions
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return len(self.positions)
 
 
 def frames_to_ns(frames: Frames, rate: int) -> HostNs:

@@ -205,7 +205,7 @@ def test_what_a_recorder_keeps_for_a_client_that_does_not_read_is_bounded_by_the
     budget.limit = (budget.held + 200_000) * 8 // 7
     client.server.congested = True
     guest.rig.run(5.0)
-    assert 150_000 < record.queued_bytes < 200_000 and record.dropped_bytes > 2 * SECOND
+    assert 150_000 < record.queued_bytes < 200_000
     client.server.congested = False
     guest.rig.run(0.5)
     assert record.queued_bytes < SECOND // 10 and record.node.account.part("queue") == 0

@@ -21,7 +21,6 @@ CALLED = {
     errors.RightsError: (403, "rights", 4),
     TooManyTries: (403, "rights", 4),
     errors.ProtocolError: (500, "protocol", 5),
-    errors.LocalProtocolError: (500, "protocol", 5),
     errors.RemoteProtocolError: (500, "protocol", 5),
     errors.PasswordRefused: (500, "protocol", 5),
     errors.CodecError: (500, "internal", 1),

@@ -309,7 +309,7 @@ def test_lost_opus_packets_are_concealed_to_the_frame() -> None:
 def test_damage_costs_one_packet_and_bad_formats_are_refused() -> None:
     decoder = PacketDecoder(CodecParameters(1, "opus", 48_000, list(default_map(2))))
     parts = decoder.decode(AudioPacket(1, 960, 0, 0, 0, b"\xff\xff\xff"))
-    assert decoder.damaged_packets == 1 and len(parts[0].block) == 960
+    assert decoder.lost_packets == 1 and len(parts[0].block) == 960
     for bad in (
         CodecParameters(1, "opus", 44_100, ["mono"]),
         CodecParameters(1, "s16", 0, ["mono"]),

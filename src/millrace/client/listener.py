@@ -84,7 +84,6 @@ class Listener:
         self.welcome: Welcome | None = None
         self.settings: dict[str, str | int | bool] = {}
         self.connections = 0
-        self.received_bytes = 0
         self.on_event: Callable[[str, str], None] = lambda kind, text: None
         self._lock = threading.Lock()
         self._playout: Playout | None = None
@@ -204,7 +203,6 @@ class Listener:
             async for message in line:
                 if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                     break
-                self.received_bytes += len(message.data)
                 now = now_ns()
                 wire.receive(message.data, now)
                 for event in wire.events():

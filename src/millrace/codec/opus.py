@@ -25,13 +25,12 @@ from millrace.errors import CodecError
 from millrace.units import Positions
 
 OPUS_RATE = 48_000
-RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 MAX_FRAMES = 5760
 """120 ms, the longest Opus packet."""
 _PACKET_MAX = 1275 * 6 + 7
 
 # Request numbers of opus_defines.h.
-_SET_APPLICATION, _SET_BITRATE, _SET_VBR, _SET_BANDWIDTH = 4000, 4002, 4006, 4008
+_SET_BITRATE, _SET_VBR, _SET_BANDWIDTH = 4002, 4006, 4008
 _SET_COMPLEXITY, _SET_FEC, _SET_LOSS, _SET_DTX = 4010, 4012, 4014, 4016
 _GET_LOOKAHEAD, _GET_BITRATE = 4027, 4003
 _AUTO = -1000

@@ -24,8 +24,6 @@ class CaptureQueue:
 
     def __init__(self, graph: Graph, source: Sink, name: str, rate: int, positions: Positions) -> None:
         self.graph, self.rate, self.positions = graph, rate, positions
-        self.dropped_frames: Frames = 0
-        self.taken_frames: Frames = 0
         self.on_frames: Callable[[], None] = lambda: None
         """Called when more is ready."""
         self.node = Tap(graph.ids.take(), name, positions, consumer=self, latency_ask_ns=10 * NS_PER_MS)
@@ -65,9 +63,7 @@ class CaptureQueue:
         self._blocks.append(made)
         self._fill += len(made)
         while self._fill > self._keep and len(self._blocks) > 1:
-            oldest = self._blocks.pop(0)
-            self._fill -= len(oldest)
-            self.dropped_frames += len(oldest)
+            self._fill -= len(self._blocks.pop(0))
         self.on_frames()
 
     def idle(self, position: Frames) -> None:
@@ -86,7 +82,6 @@ class CaptureQueue:
             out.append(part)
             frames -= len(part)
             self._fill -= len(part)
-            self.taken_frames += len(part)
         return np.concatenate(out) if out else np.zeros((0, len(self.positions)), np.float32)
 
     def remove(self) -> None:

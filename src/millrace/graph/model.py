@@ -18,7 +18,7 @@ from millrace.budget import ENDED, PROGRAMS, Account
 from millrace.dsp.channels import Mapping, Matrix
 from millrace.dsp.convert import Samples
 from millrace.errors import GraphError
-from millrace.units import Format, Frames, HostNs, Positions
+from millrace.units import Frames, HostNs, Positions
 
 
 class NodeState(Enum):
@@ -331,4 +331,4 @@ class Ids:
         return value
 
 
-__all__ = ["Consumer", "Feed", "Format", "Ids", "Levelled", "Link", "Node", "NodeState", "Sink", "Stream", "Tap"]
+__all__ = ["Consumer", "Feed", "Ids", "Levelled", "Link", "Node", "NodeState", "Sink", "Stream", "Tap"]

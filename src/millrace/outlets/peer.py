@@ -34,7 +34,6 @@ QUEUE_PACKETS_MAX, QUEUE_BYTES_MAX = 50, 1024 * 1024
 ENCODER_BYTES = 64 * 1024
 """What an encoder takes for each channel, its packets included."""
 LATENCY_ASKS_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PER_MS, "robust": 40 * NS_PER_MS}
-_PCM_PACKET_NS = 20 * NS_PER_MS
 
 Message = str | bytes
 Write = Callable[[Sequence[Message]], None]

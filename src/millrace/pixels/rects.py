@@ -112,10 +112,6 @@ class Damage:
         costs = [held.around(rect).area - held.area for held in self._rects]
         return costs.index(min(costs))
 
-    def touches(self, rect: Rect) -> bool:
-        """Whether some of `rect` changed."""
-        return any(held.common(rect).area for held in self._rects)
-
     def take(self) -> tuple[Rect, ...]:
         """What changed since it was last taken."""
         rects, self._rects = self._rects, []

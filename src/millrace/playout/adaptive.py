@@ -82,7 +82,6 @@ class PlayoutStats:
     underruns: int = 0
     carried: int = 0
     cut_frames: Frames = 0
-    stretched_frames: Frames = 0
     skips: int = 0
     skipped_frames: Frames = 0
     splices: int = 0
@@ -219,7 +218,6 @@ class AdaptiveLink:
             self.tally.splices += done > 0
         else:
             done = -self.voice.stretch(frames)
-            self.tally.stretched_frames -= done
             self.tally.splices += done < 0
         self._spliced_ns = now_ns
         return late - done * NS_PER_S / self.rate

@@ -35,7 +35,6 @@ class PacketDecoder:
         self.channels = len(fmt.positions)
         self._allowance = allowance or Allowance()
         self.lost_packets = 0
-        self.damaged_packets = 0
         self._opus = self._decoder() if fmt.codec == "opus" else None
         self._back = self._inverse_order()
         self._expected: Frames | None = None
@@ -59,11 +58,9 @@ class PacketDecoder:
         self._expected = None
 
     def fits(self, packet: AudioPacket, now_ns: HostNs) -> bool:
-        """Asked of each packet when it comes. One that can't be is counted, and as good as lost."""
+        """Asked of each packet when it comes. One that can't be is as good as lost."""
         self._allowance.passed(now_ns)
-        fits = packet_fits(packet, self.format) and self._take(packet.frames)
-        self.damaged_packets += not fits
-        return fits
+        return packet_fits(packet, self.format) and self._take(packet.frames)
 
     def _take(self, frames: Frames) -> bool:
         return self._allowance.take(frames_to_ns(frames, self.format.rate))
@@ -107,7 +104,6 @@ class PacketDecoder:
             if len(block) != packet.frames:
                 raise CodecError(f"a packet of {packet.frames} frames has {len(block)}")
         except CodecError:
-            self.damaged_packets += 1
             self.lost_packets += 1
             block = self._made_up(self._opus, packet.frames)
         return self._ordered(block)

@@ -16,8 +16,6 @@ class Reorder:
         self._held: dict[int, AudioPacket] = {}
         self._bytes = 0
         self._next: int | None = None
-        self.late_packets = 0
-        """Came after their turn, or twice."""
 
     def add(self, packet: AudioPacket) -> list[AudioPacket]:
         """What may be decoded now that `packet` has come, in order."""
@@ -25,7 +23,7 @@ class Reorder:
             self._next = packet.sequence
         ahead = (packet.sequence - self._next) % _WRAP
         if ahead >= _WRAP // 2 or packet.sequence in self._held:
-            self.late_packets += 1
+            # It comes after its turn, or twice.
             return []
         self._held[packet.sequence] = packet
         self._bytes += len(packet.payload)

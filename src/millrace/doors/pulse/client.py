@@ -206,7 +206,6 @@ class PulseClient:
         """PA_ERR_ACCESS unless the programs of this guest have that right."""
         if self.door.holder.may(needed, self.door.graph.name) and self._spoken:
             return
-        self.door.refused_commands += 1
         self.door.on_refused(str(self.subject.identity), what)
         raise CommandError(Err.ACCESS, f"the programs of this guest may not {needed.name}")
 

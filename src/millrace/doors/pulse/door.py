@@ -86,7 +86,6 @@ class PulseDoor:
         self.holder = Holder(f"guest/{graph.name}", GUEST_RIGHTS, frozenset({graph.name}))
         """What the programs of this guest may."""
         self.refused_captures = 0
-        self.refused_commands = 0
         self.on_client: Callable[[str, Client], None] = lambda change, client: None
         """A client has come, changed or gone."""
         self.on_violation: Callable[[Client, RemoteProtocolError], None] = lambda client, error: None

@@ -67,7 +67,6 @@ class RecordStream:
         self.gains: tuple[float, ...] = (1.0,) * len(fmt.positions)
         self.mute = False
         self.write_index = 0
-        self.dropped_bytes = 0
         self._applied: Samples | None = None
         """The gains in force, which the levels `_asked` came to; whether they change nothing."""
         self._asked: tuple[tuple[float, ...], bool] | None = None
@@ -198,7 +197,6 @@ class RecordStream:
                 frame = self.layout.frame_bytes
                 excess = -(-excess // frame) * frame
                 del self._queue[:excess]
-                self.dropped_bytes += excess
                 self.graph.troubled(self.node, "unread", self.owner.unread_since_ns)
             return
         if len(self._queue) < self._threshold:

@@ -56,7 +56,6 @@ class InVoice:
     codec: PcmCodec
     queue: CaptureQueue
     reads: int = 0
-    asked_bytes: int = 0
 
 
 class QemuDoor:
@@ -169,7 +168,6 @@ class QemuDoor:
         if voice is None:
             return b""
         voice.reads += 1
-        voice.asked_bytes = event.size
         return voice.codec.encode(voice.queue.take(event.size // voice.codec.info.frame_bytes))
 
     # -- the end -----------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from millrace.units import Frames
 
 PAGE = 4096
 _WRITTEN, _READ, _WRITER_WAITS, _READER_WAITS, _LATENCY = 8, 16, 24, 32, 40
-CAPACITY_MAX_BYTES = 4 * 1024 * 1024
 
 
 def ring_bytes(capacity: Frames, frame_bytes: int) -> int:

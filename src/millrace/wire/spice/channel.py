@@ -22,7 +22,7 @@ MAGIC = b"REDQ"
 _PERMISSION_DENIED = 7
 _COMMON_CAPS = 0b1011
 """AUTH_SELECTION, AUTH_SPICE, MINI_HEADER."""
-_SET_ACK, _PING, _DISCONNECTING, _NOTIFY = 3, 4, 6, 7
+_SET_ACK, _PING = 3, 4
 _ACK_SYNC, _ACK, _PONG = 1, 2, 3
 LINK_ERRORS = {
     1: "it gives no reason", 2: "it found no SPICE in what was sent", 3: "it found the link broken",
