@@ -17,13 +17,15 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from millrace.daemon.app import Daemon
-from millrace.doors.pushed import PushedFormat, new_stream
+from millrace.doors.pushed import new_stream
+from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RightsError
 from millrace.guest.machines import attachment as attach_module
 from millrace.guest.machines import network as attach_net
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attachment import Attachment
 from millrace.io.crypto import vnc_answer
+from millrace.media.format import AudioFormat
 from millrace.rights.model import OWNER, Holder, parse_rights
 from tests import bus
 
@@ -287,7 +289,7 @@ def test_explain_names_no_sender_that_it_does_not_know(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         graph = daemon.worker.guest("alice").graph
         assert graph.default is not None
-        stream = new_stream(graph, graph.default, "x", PushedFormat(48_000, ("mono",), "s16le"), {})
+        stream = new_stream(graph, graph.default, "x", AudioFormat(SampleFormat.S16LE, 48_000, ("mono",)), {})
         told = await daemon.plane.commands.run(OWNER, "explain", {"target": stream.key})
         assert "not known here" in told["steps"][0]["text"] and "microphone" not in str(told)
 

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.dsp.channels import mix_matrix
-from millrace.dsp.convert import FLOAT_LIMIT, SAMPLE_BYTES, SampleFormat, decode, encode, silence_byte
+from millrace.dsp.convert import (
+    FLOAT_LIMIT,
+    NAMES,
+    PULSE_FORMATS,
+    SAMPLE_BYTES,
+    SampleFormat,
+    decode,
+    encode,
+    silence_byte,
+)
 from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
 from millrace.dsp.mix import Limiter, cubic_to_gain, gain_to_cubic, peak, ramp
 from millrace.dsp.resample import make_resampler
@@ -17,7 +26,8 @@ from millrace.dsp.tape import Tape
 from millrace.sim.signals import sine
 from millrace.units import DEFAULT_MAPS
 
-EXACT = [f for f in SampleFormat if f not in (SampleFormat.S32LE, SampleFormat.S32BE, SampleFormat.ULAW)]
+ROUNDED = ["s32le", "s32be", "u32le", "u32be", "uLaw"]
+EXACT = [fmt for fmt, name in NAMES.items() if name not in ROUNDED]
 
 
 def decoded(fmt: SampleFormat, data: bytes) -> np.ndarray:
@@ -49,12 +59,27 @@ def test_s32_keeps_24_bits_and_mulaw_has_one_zero() -> None:
 
 @pytest.mark.parametrize("fmt", list(SampleFormat))
 def test_silence_is_silence_and_overs_clip(fmt: SampleFormat) -> None:
-    quiet = decoded(fmt, bytes((silence_byte(fmt),)) * 4 * SAMPLE_BYTES[fmt])
+    quiet = decoded(fmt, encode(fmt, np.zeros(4, np.float32)))
     assert np.abs(quiet).max() < 3e-4
+    if fmt in PULSE_FORMATS:
+        assert np.array_equal(decoded(fmt, bytes((silence_byte(fmt),)) * 4 * SAMPLE_BYTES[fmt]), quiet)
     if fmt in (SampleFormat.F32LE, SampleFormat.F32BE):
         return
     loud = decoded(fmt, encode(fmt, np.array([2.0, -2.0], np.float32)))
     assert 0.96 < loud[0] <= 1.0 and -1.0 <= loud[1] < -0.96
+
+
+def test_unsigned_samples_are_signed_ones_about_their_middle_to_the_last_bit() -> None:
+    for unsigned, signed in (("U16", "S16"), ("U32", "S32")):
+        for end, dtype in (("LE", "<"), ("BE", ">")):
+            bits = int(unsigned[1:])
+            values = np.array([0, 1, 1 << (bits - 1), (1 << (bits - 1)) + 1, (1 << bits) - 1], np.int64)
+            low = values - (1 << (bits - 1))
+            ours = decoded(SampleFormat[unsigned + end], values.astype(f"{dtype}u{bits // 8}").tobytes())
+            assert np.array_equal(
+                ours, decoded(SampleFormat[signed + end], low.astype(f"{dtype}i{bits // 8}").tobytes())
+            )
+            assert ours[3] == 2.0 ** (1 - bits) and ours[0] == -1.0
 
 
 def test_known_companding_values() -> None:

@@ -13,14 +13,14 @@ from millrace.doors.spice.door import SpicePlayback
 from millrace.errors import RemoteProtocolError
 from millrace.io.crypto import spice_ticket
 from millrace.sim.rig import Rig
-from millrace.wire.qemu.audio import AudioPeer, PcmInfo, VoiceFini, VoiceInit, VoiceVolume
+from millrace.wire.qemu.audio import AudioPeer, VoiceFini, VoiceInit, VoiceVolume, format_of
 from millrace.wire.qemu.dbus import CALL, Message
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.qemu.values import VALUES_MAX, Reader, Writer, element
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.vnc.client import VncClient
 
-PCM = PcmInfo(16, True, False, 48_000, 2, False)
+PCM = format_of(16, True, False, 48_000, 2, False)
 
 
 @pytest.mark.parametrize(

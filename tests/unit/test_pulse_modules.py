@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from millrace.doors.pulse.channelmaps import map_for, parse_map
-from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, sample_format
+from millrace.doors.pulse.formats import CommandError, from_info, sample_format
 from millrace.doors.pulse.modargs import ARGUMENT_MAX, Args
 from millrace.dsp.convert import SampleFormat
+from millrace.media.format import AudioFormat
 from millrace.units import default_map
 from millrace.wire.pulse.constants import Encoding
 from millrace.wire.pulse.tagstruct import FormatInfo
@@ -85,7 +86,7 @@ def test_broken_property_lists_are_refused(text: str) -> None:
 
 
 def test_specs_are_honoured_and_contradictions_refused() -> None:
-    default = StreamFormat(SampleFormat.F32LE, 48_000, default_map(2))
+    default = AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
     made = Args("rate=44100 format=u8 channels=4", VALID).format(default)
     assert (made.rate, made.sample, made.positions) == (44_100, SampleFormat.U8, map_for(4))
     assert Args("channel_map=surround-51", VALID).format(default).positions == default_map(6)
@@ -107,7 +108,7 @@ def test_flags_and_formats_have_all_their_names() -> None:
 
 
 def test_the_formats_api_knows_the_same_names() -> None:
-    default = StreamFormat(SampleFormat.F32LE, 48_000, default_map(2))
+    default = AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
     info = FormatInfo(Encoding.PCM, {"format.channel_map": b'"surround-40"\0', "format.sample_format": b'"s16ne"\0'})
     assert from_info(info, default).positions == ("front-left", "front-right", "rear-left", "rear-right")
     assert from_info(info, default).sample is SampleFormat.S16LE

@@ -10,10 +10,11 @@ from millrace.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.channelmaps import volume_for
 from millrace.doors.pulse.devices import LEVELS_MAX, Devices, Work
-from millrace.doors.pulse.formats import CommandError, StreamFormat, from_info, gains_from, volume_of
+from millrace.doors.pulse.formats import CommandError, from_info, gains_from, volume_of
 from millrace.doors.pulse.queue import ByteQueue
 from millrace.doors.pulse.restore import Rule
 from millrace.dsp.convert import SampleFormat
+from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
 from millrace.units import default_map
 from millrace.wire.pulse.constants import NO_INDEX, Command, Seek
@@ -99,13 +100,13 @@ def test_record_fragments_are_whole_frames() -> None:
     assert fix_record(RecordAttr(NO_INDEX, NO_INDEX), LAYOUT).fragsize == ms(2000)
 
 
-DEFAULT = StreamFormat(SampleFormat.F32LE, 48_000, default_map(2))
+DEFAULT = AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
 
 
 def test_format_infos_may_leave_things_open() -> None:
     assert from_info(FormatInfo(1, {}), DEFAULT) == DEFAULT
     info = FormatInfo(1, {"format.rate": b'{"min": 96000, "max": 192000}', "format.channel_map": b'"mono"'})
-    assert from_info(info, DEFAULT) == StreamFormat(SampleFormat.F32LE, 96_000, ("mono",))
+    assert from_info(info, DEFAULT) == AudioFormat(SampleFormat.F32LE, 96_000, ("mono",))
     listed = FormatInfo(1, {"format.rate": b"[44100, 48000]", "format.channels": b"6"})
     assert from_info(listed, DEFAULT).rate == 44_100 and len(from_info(listed, DEFAULT).positions) == 6
     for key, value in (("format.rate", b"{"), ("format.sample_format", b'"s13"'), ("format.channels", b"77")):

@@ -7,7 +7,6 @@ so (`stop`); one that falls silent without a word is carried on for a moment, th
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,9 +17,10 @@ from millrace.dsp.convert import Samples
 from millrace.dsp.mix import ramp
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
+from millrace.media.format import AudioFormat
 from millrace.playout.adaptive import AdaptiveLink, State
 from millrace.playout.buffer import JitterBuffer, tape_bytes
-from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns
+from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
 
 PROFILE = JitterProfile(10 * NS_PER_MS, 10 * NS_PER_MS, 120 * NS_PER_MS, NS_PER_MS // 2, 1e-4)
 """A guest on this machine. QEMU's periods against its timer make a saw-tooth of 5 ms, now and then of 11."""
@@ -38,16 +38,6 @@ TAPE_S = 2
 _GAP_NS = NS_PER_S
 _QUIET_NS = 2 * NS_PER_S
 _SPEED_MARKS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class PushedFormat:
-    """What the guest sends."""
-
-    rate: int
-    positions: Positions
-    name: str
-    """As users read it, such as s16le."""
 
 
 class SpeedMeter:
@@ -80,7 +70,7 @@ class PushedStream:
         self,
         graph: Graph,
         node: Stream,
-        fmt: PushedFormat,
+        fmt: AudioFormat,
         profile: JitterProfile = PROFILE,
         pace: RateController | None = None,
     ) -> None:
@@ -248,7 +238,7 @@ def fitted(gains: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return (sum(gains) / len(gains) if gains else 1.0,) * channels
 
 
-def new_stream(graph: Graph, sink: Sink, name: str, fmt: PushedFormat, props: dict[str, str]) -> Stream:
+def new_stream(graph: Graph, sink: Sink, name: str, fmt: AudioFormat, props: dict[str, str]) -> Stream:
     """A node for a pushed stream, in the graph; GraphError where the guest has too many."""
     node = Stream(graph.ids.take(), name, fmt.positions, props)
     node.asks = {"tape": tape_bytes(fmt.rate, len(fmt.positions), TAPE_S)}

@@ -2,13 +2,14 @@
 
 Integers are divided by their own full scale (2^(bits-1)), so int -> float -> int gives
 the same bits back for every format of at most 24 bits. A-law and mu-law follow ITU-T G.711.
+Of unsigned ones the middle is silence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class SampleFormat(IntEnum):
-    """Sample formats; the values are those of pulse/sample.h, `pa_sample_format_t`."""
+    """Sample formats; the values are those of pulse/sample.h, `pa_sample_format_t`, for those in PULSE_FORMATS."""
 
     U8 = 0
     ALAW = 1
@@ -33,8 +34,16 @@ class SampleFormat(IntEnum):
     S24BE = 10
     S24_32LE = 11
     S24_32BE = 12
+    # PulseAudio has none of these; sound cards of virtual machines do.
+    S8 = 100
+    U16LE = 101
+    U16BE = 102
+    U32LE = 103
+    U32BE = 104
 
 
+PULSE_FORMATS: tuple[SampleFormat, ...] = tuple(fmt for fmt in SampleFormat if fmt <= SampleFormat.S24_32BE)
+"""What programs may choose from, in PulseAudio's order."""
 NAMES: dict[SampleFormat, str] = {
     SampleFormat.U8: "u8",
     SampleFormat.ALAW: "aLaw",
@@ -49,11 +58,17 @@ NAMES: dict[SampleFormat, str] = {
     SampleFormat.S24BE: "s24be",
     SampleFormat.S24_32LE: "s24-32le",
     SampleFormat.S24_32BE: "s24-32be",
+    SampleFormat.S8: "s8",
+    SampleFormat.U16LE: "u16le",
+    SampleFormat.U16BE: "u16be",
+    SampleFormat.U32LE: "u32le",
+    SampleFormat.U32BE: "u32be",
 }
-BY_NAME: dict[str, SampleFormat] = {name.lower(): fmt for fmt, name in NAMES.items()}
+BY_NAME: dict[str, SampleFormat] = {NAMES[fmt].lower(): fmt for fmt in PULSE_FORMATS}
 
 SAMPLE_BYTES: dict[SampleFormat, int] = {
-    fmt: 1 if fmt <= 2 else 2 if fmt <= 4 else 3 if fmt in (9, 10) else 4 for fmt in SampleFormat
+    fmt: 1 if name[1:] in ("8", "Law") else 2 if "16" in name else 3 if name in ("s24le", "s24be") else 4
+    for fmt, name in NAMES.items()
 }
 
 _SILENCE: dict[SampleFormat, int] = {SampleFormat.U8: 0x80, SampleFormat.ALAW: 0xD5, SampleFormat.ULAW: 0xFF}
@@ -92,11 +107,15 @@ def _law_encoder(table: Samples) -> tuple[Samples, NDArray[np.uint8]]:
 _LAW_SORTED = {fmt: _law_encoder(table) for fmt, table in _TABLES.items()}
 
 _INT: dict[SampleFormat, tuple[str, float]] = {
+    SampleFormat.S8: ("i1", 2.0**7),
     SampleFormat.S16LE: ("<i2", 2.0**15),
     SampleFormat.S16BE: (">i2", 2.0**15),
     SampleFormat.S32LE: ("<i4", 2.0**31),
     SampleFormat.S32BE: (">i4", 2.0**31),
 }
+_UNSIGNED: dict[SampleFormat, str] = {
+    SampleFormat.U16LE: "<u2", SampleFormat.U16BE: ">u2", SampleFormat.U32LE: "<u4", SampleFormat.U32BE: ">u4",
+}  # fmt: skip
 
 
 def _packed24(raw: NDArray[np.uint8], big: bool) -> NDArray[np.int32]:
@@ -133,6 +152,10 @@ def decode(fmt: SampleFormat, data: Buffer, out: Samples) -> None:
     elif fmt in (SampleFormat.F32LE, SampleFormat.F32BE):
         out[:] = np.frombuffer(data, "<f4" if fmt is SampleFormat.F32LE else ">f4")
         _make_safe(out)
+    elif fmt in _UNSIGNED:
+        signed = _signed(data, _UNSIGNED[fmt])
+        out[:] = signed
+        out *= np.float32(2.0 ** (1 - 8 * signed.itemsize))
     elif fmt is SampleFormat.U8:
         np.subtract(np.frombuffer(data, np.uint8), np.float32(128), out=out, casting="unsafe")
         out *= np.float32(1 / 128)
@@ -144,6 +167,16 @@ def decode(fmt: SampleFormat, data: Buffer, out: Samples) -> None:
     else:
         raw = np.frombuffer(data, "<u4" if fmt is SampleFormat.S24_32LE else ">u4").astype("<u4")
         np.multiply((raw << 8).view("<i4"), np.float32(2.0**-31), out=out, casting="unsafe")
+
+
+def _signed(data: Buffer, dtype: str) -> NDArray[np.signedinteger[Any]]:
+    """Unsigned samples less their middle: one bit is another. Taking that off as floats would lose the low bits."""
+    wide = np.frombuffer(data, dtype)
+    size = wide.itemsize
+    native = wide.astype(f"u{size}")
+    native ^= native.dtype.type(1 << (8 * size - 1))
+    signed: NDArray[np.signedinteger[Any]] = native.view(f"i{size}")
+    return signed
 
 
 def _rounded(samples: Samples, bits: int) -> NDArray[np.int64]:
@@ -161,6 +194,11 @@ def _encode_s24(samples: Samples, fmt: SampleFormat) -> bytes:
 def _encode_s24_32(samples: Samples, fmt: SampleFormat) -> bytes:
     low = (_rounded(samples, 24) & 0xFFFFFF).astype(np.uint32)
     return low.astype("<u4" if fmt is SampleFormat.S24_32LE else ">u4").tobytes()
+
+
+def _encode_unsigned(samples: Samples, fmt: SampleFormat) -> bytes:
+    bits = 8 * SAMPLE_BYTES[fmt]
+    return (_rounded(samples, bits) + (1 << (bits - 1))).astype(_UNSIGNED[fmt]).tobytes()
 
 
 def _encode_law(samples: Samples, fmt: SampleFormat) -> bytes:
@@ -194,6 +232,11 @@ _ENCODERS: dict[SampleFormat, Callable[[Samples, SampleFormat], bytes]] = {
     SampleFormat.S24BE: _encode_s24,
     SampleFormat.S24_32LE: _encode_s24_32,
     SampleFormat.S24_32BE: _encode_s24_32,
+    SampleFormat.S8: lambda s, _: _rounded(s, 8).astype(np.int8).tobytes(),
+    SampleFormat.U16LE: _encode_unsigned,
+    SampleFormat.U16BE: _encode_unsigned,
+    SampleFormat.U32LE: _encode_unsigned,
+    SampleFormat.U32BE: _encode_unsigned,
 }
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
-from millrace.dsp.convert import NAMES, SAMPLE_BYTES, SampleFormat
+from millrace.dsp.convert import NAMES, SAMPLE_BYTES, Buffer, SampleFormat, Samples, decode, encode
 from millrace.units import Positions
 
 
 class AudioFormat(msgspec.Struct, frozen=True):
-    """Samples: how each is written, how many a second, one channel per position."""
+    """Samples: how each is written, how many a second, one channel per position.
+
+    The one format of sound there is. What a protocol calls one (PulseAudio's sample spec and map, format_info, what
+    QEMU says of a voice) is made into this where it comes in, and from this where it goes out.
+    """
 
     sample: SampleFormat
     rate: int
     positions: Positions
+    coded: str = ""
+    """What its guest sends instead, which a codec made into these samples: opus."""
 
     @property
     def channels(self) -> int:
@@ -27,8 +34,19 @@ class AudioFormat(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The sample format, as users read it."""
-        return NAMES[self.sample]
+        """What is sent, as users read it."""
+        return self.coded or NAMES[self.sample]
+
+    def decode(self, data: Buffer) -> Samples:
+        """(frames, channels); what does not make a whole frame is left out."""
+        frames = len(data) // self.frame_bytes
+        out = np.empty(frames * len(self.positions), np.float32)
+        decode(self.sample, data[: frames * self.frame_bytes], out)
+        return out.reshape(frames, -1)
+
+    def encode(self, block: Samples) -> bytes:
+        """(frames, channels) to bytes."""
+        return encode(self.sample, np.ascontiguousarray(block))
 
 
 class VideoFormat(msgspec.Struct, frozen=True):

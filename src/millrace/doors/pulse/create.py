@@ -10,12 +10,14 @@ from millrace.doors.pulse.door import permission_of
 from millrace.doors.pulse.formats import (
     RECORD_RATE_MIN,
     CommandError,
-    StreamFormat,
     gains_from,
+    info_of,
     map_names,
+    map_of,
     negotiate,
     prop_text,
     remapped,
+    spec_of,
 )
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
@@ -24,6 +26,7 @@ from millrace.dsp.channels import Mapping
 from millrace.dsp.mix import cubic_to_gain
 from millrace.dsp.resample import SINC_HOLDS, holds_ns
 from millrace.graph.model import Sink, Stream, Tap
+from millrace.media.format import AudioFormat
 from millrace.units import HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Err
 from millrace.wire.pulse.session import Request
@@ -67,7 +70,7 @@ def _check_suspended(f: Fields, sink: Sink) -> None:
         raise CommandError(Err.BADSTATE, f"{sink.name} is suspended, and the stream asked to fail then")
 
 
-def _gains(f: Fields, fmt: StreamFormat) -> tuple[float, ...]:
+def _gains(f: Fields, fmt: AudioFormat) -> tuple[float, ...]:
     """The volume asked for, which is for the channels as asked for: the sink's may have taken their place."""
     volume: tuple[int, ...] = f["volume"]
     asked = map_names(f["map"])
@@ -114,7 +117,7 @@ def _sink_for(client: PulseClient, f: Fields, base: PlaybackStream | None) -> Si
     return sink
 
 
-def _playback_node(client: PulseClient, f: Fields, fmt: StreamFormat, joins: bool) -> Stream:
+def _playback_node(client: PulseClient, f: Fields, fmt: AudioFormat, joins: bool) -> Stream:
     shown = shown_props(client, client.props | f["props"])
     node = Stream(client.door.graph.ids.take(), stream_name(f["props"], client), fmt.positions, shown)
     if f.get("volume_set", True):
@@ -134,7 +137,7 @@ def _playback_node(client: PulseClient, f: Fields, fmt: StreamFormat, joins: boo
     return node
 
 
-def _asked_attr(client: PulseClient, f: Fields, fmt: StreamFormat) -> PlaybackAttr:
+def _asked_attr(client: PulseClient, f: Fields, fmt: AudioFormat) -> PlaybackAttr:
     asked = PlaybackAttr(f["maxlength"], f["tlength"], f["prebuf"], f["minreq"])
     held_ns = held_by_resampler(fmt.rate, client.door.graph.rate, f["variable_rate"])
     early = bool(f.get("early_requests"))
@@ -149,9 +152,9 @@ def held_by_resampler(rate: int, rate_out: int, glide: bool) -> HostNs:
 def _playback_reply(stream: PlaybackStream) -> dict[str, object]:
     sink = stream.node.sink
     return attr_reply(stream) | {
-        "channel": stream.channel, "index": stream.node.id, "spec": stream.format.spec,
-        "map": stream.format.wire_map, "sink_index": sink.id, "sink_name": sink.name,
-        "suspended": sink.suspended, "format": stream.format.info(),
+        "channel": stream.channel, "index": stream.node.id, "spec": spec_of(stream.format),
+        "map": map_of(stream.format), "sink_index": sink.id, "sink_name": sink.name,
+        "suspended": sink.suspended, "format": info_of(stream.format),
     }  # fmt: skip
 
 
@@ -216,7 +219,7 @@ def _remembered_source(client: PulseClient, f: Fields) -> Sink | None:
     return source if source is not None and door.may_record(client, source) else None
 
 
-def _record_stream(client: PulseClient, f: Fields, fmt: StreamFormat) -> RecordStream:
+def _record_stream(client: PulseClient, f: Fields, fmt: AudioFormat) -> RecordStream:
     graph, props = client.door.graph, client.props | f["props"]
     early = bool(f.get("early_requests"))
     asked = RecordAttr(f["maxlength"], f["fragsize"])
@@ -244,6 +247,6 @@ def _record_reply(client: PulseClient, record: RecordStream, sink: Sink) -> dict
     fmt, attr = record.format, record.attr
     return {
         "channel": record.channel, "index": record.node.id, "maxlength": attr.maxlength, "fragsize": attr.fragsize,
-        "spec": fmt.spec, "map": fmt.wire_map, "source_index": sink.id, "source_name": client.door.source_name(sink),
-        "suspended": sink.suspended, "latency": record.node.latency_ask_ns // 1000, "format": fmt.info(),
+        "spec": spec_of(fmt), "map": map_of(fmt), "source_index": sink.id, "source_name": client.door.source_name(sink),
+        "suspended": sink.suspended, "latency": record.node.latency_ask_ns // 1000, "format": info_of(fmt),
     }  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.pulse.clients import Client, Recorder
-from millrace.doors.pulse.formats import CommandError, StreamFormat, prop_text
+from millrace.doors.pulse.formats import CommandError, prop_text
 from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
 from millrace.doors.pulse.news import News
@@ -23,6 +23,7 @@ from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import NOTHING, Node, NodeState, Sink, Stream, Tap
+from millrace.media.format import AudioFormat
 from millrace.rights.grants import Grants, Permission, Verdict
 from millrace.rights.model import GUEST_RIGHTS, Holder
 from millrace.rights.prompts import Answer, Prompts
@@ -75,7 +76,7 @@ class PulseDoor:
         self.loading = 0
         """Modules that are just being loaded: what comes now, they make."""
         self.default_source: Sink | None = None
-        self.declared: dict[int, StreamFormat] = {}
+        self.declared: dict[int, AudioFormat] = {}
         """What a module was told its sink or source is; the graph mixes in its own format all the same."""
         self.refused = 0
         self.account = graph.budget.open("cache")
@@ -118,13 +119,13 @@ class PulseDoor:
         return self.graph.default
 
     @property
-    def sink_format(self) -> StreamFormat:
+    def sink_format(self) -> AudioFormat:
         """What `fix_*` flags and the server info answer with."""
         return self.format_of(self.default_sink)
 
-    def format_of(self, sink: Sink) -> StreamFormat:
+    def format_of(self, sink: Sink) -> AudioFormat:
         """A sink's own format, as clients see it."""
-        return self.declared.get(sink.id) or StreamFormat(SampleFormat.F32LE, self.graph.rate, sink.positions)
+        return self.declared.get(sink.id) or AudioFormat(SampleFormat.F32LE, self.graph.rate, sink.positions)
 
     def find_sink(self, index: int, name: str | None) -> Sink:
         """By index, name, number as text, or @DEFAULT_SINK@; the default where nothing is named."""

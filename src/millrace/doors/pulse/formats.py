@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from millrace.doors.pulse.channelmaps import parse_map, volume_for
-from millrace.dsp.convert import BY_NAME, NAMES, SampleFormat
+from millrace.dsp.convert import BY_NAME, NAMES, PULSE_FORMATS, SampleFormat
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
 from millrace.errors import ConfigError, MillraceError
 from millrace.media.format import AudioFormat
@@ -36,30 +36,27 @@ class CommandError(MillraceError):
         self.code = code
 
 
-class StreamFormat(AudioFormat, frozen=True):
-    """A format as PulseAudio's protocol writes it."""
+def spec_of(fmt: AudioFormat) -> Spec:
+    """A format as a sample spec."""
+    return Spec(fmt.sample, len(fmt.positions), fmt.rate)
 
-    @property
-    def spec(self) -> Spec:
-        """As a sample spec."""
-        return Spec(self.sample, len(self.positions), self.rate)
 
-    @property
-    def wire_map(self) -> tuple[int, ...]:
-        """As position numbers."""
-        return map_numbers(self.positions)
+def map_of(fmt: AudioFormat) -> tuple[int, ...]:
+    """Its channel map, in numbers."""
+    return map_numbers(fmt.positions)
 
-    def info(self) -> FormatInfo:
-        """As a format_info."""
-        return FormatInfo(
-            Encoding.PCM,
-            {
-                "format.sample_format": _json(NAMES[self.sample]),
-                "format.rate": _json(self.rate),
-                "format.channels": _json(len(self.positions)),
-                "format.channel_map": _json(",".join(self.positions)),
-            },
-        )
+
+def info_of(fmt: AudioFormat) -> FormatInfo:
+    """A format as a format_info."""
+    return FormatInfo(
+        Encoding.PCM,
+        {
+            "format.sample_format": _json(NAMES[fmt.sample]),
+            "format.rate": _json(fmt.rate),
+            "format.channels": _json(len(fmt.positions)),
+            "format.channel_map": _json(",".join(fmt.positions)),
+        },
+    )
 
 
 def sample_format(name: str) -> SampleFormat | None:
@@ -91,14 +88,14 @@ def checked_rate(rate: int, rate_min: int = RATE_MIN) -> int:
     return rate
 
 
-def from_spec(spec: Spec, numbers: tuple[int, ...], rate_min: int = RATE_MIN) -> StreamFormat:
+def from_spec(spec: Spec, numbers: tuple[int, ...], rate_min: int = RATE_MIN) -> AudioFormat:
     """A stream format from a spec and a map, which must fit each other."""
-    if spec.format not in set(SampleFormat) or not 1 <= spec.channels <= MAX_CHANNELS:
+    if spec.format not in PULSE_FORMATS or not 1 <= spec.channels <= MAX_CHANNELS:
         raise CommandError(Err.INVALID, "unknown sample format or channel count")
     positions = map_names(numbers) if numbers else default_map(spec.channels)
     if len(positions) != spec.channels:
         raise CommandError(Err.INVALID, "the channel map does not fit the channel count")
-    return StreamFormat(SampleFormat(spec.format), checked_rate(spec.rate, rate_min), positions)
+    return AudioFormat(SampleFormat(spec.format), checked_rate(spec.rate, rate_min), positions)
 
 
 def _value(props: Props, key: str) -> Any:
@@ -126,7 +123,7 @@ def _whole(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
-def from_info(info: FormatInfo, default: StreamFormat, rate_min: int = RATE_MIN) -> StreamFormat:
+def from_info(info: FormatInfo, default: AudioFormat, rate_min: int = RATE_MIN) -> AudioFormat:
     """A PCM format_info to a format, open fields taken from `default`."""
     name = _value(info.props, "format.sample_format")
     sample = sample_format(str(name)) if name is not None else default.sample
@@ -138,15 +135,15 @@ def from_info(info: FormatInfo, default: StreamFormat, rate_min: int = RATE_MIN)
         positions = parse_map(text)
         if positions is None:
             raise CommandError(Err.INVALID, f"channel map {quoted(text)} is unknown")
-        return StreamFormat(sample, rate, positions)
+        return AudioFormat(sample, rate, positions)
     channels = _ranged(_value(info.props, "format.channels"), len(default.positions))
     if not 1 <= channels <= MAX_CHANNELS:
         raise CommandError(Err.INVALID, f"{channels} channels")
     same = channels == len(default.positions)
-    return StreamFormat(sample, rate, default.positions if same else default_map(channels))
+    return AudioFormat(sample, rate, default.positions if same else default_map(channels))
 
 
-def negotiate(fields: dict[str, Any], default: StreamFormat, rate_min: int = RATE_MIN) -> StreamFormat:
+def negotiate(fields: dict[str, Any], default: AudioFormat, rate_min: int = RATE_MIN) -> AudioFormat:
     """The format of a stream to create: the first PCM format offered, or the spec with its fix_* flags."""
     offers: list[FormatInfo] = fields.get("formats") or []
     if offers:
@@ -157,7 +154,7 @@ def negotiate(fields: dict[str, Any], default: StreamFormat, rate_min: int = RAT
     spec, numbers = fields["spec"], fields["map"]
     if fields["fix_channels"]:
         spec = Spec(spec.format, len(default.positions), spec.rate)
-        numbers = default.wire_map
+        numbers = map_of(default)
     if fields["fix_format"]:
         spec = Spec(default.sample, spec.channels, spec.rate)
     if fields["fix_rate"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from millrace.doors.pulse.clients import Client
 from millrace.doors.pulse.door import MONITOR, PulseDoor, feeds_source
-from millrace.doors.pulse.formats import map_numbers, prop_text, volume_of
+from millrace.doors.pulse.formats import info_of, map_numbers, map_of, prop_text, spec_of, volume_of
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
@@ -53,7 +53,7 @@ def _device(door: PulseDoor, sink: Sink) -> Record:
     fmt = door.format_of(sink)
     module = next((m.index for m in door.modules.values() if sink in m.mixes), door.own_module.index)
     return {
-        "index": sink.id, "spec": fmt.spec, "map": fmt.wire_map, "module": module, "driver": DRIVER,
+        "index": sink.id, "spec": spec_of(fmt), "map": map_of(fmt), "module": module, "driver": DRIVER,
         "base_volume": VOLUME_NORM, "state": _device_state(sink), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
         "ports": 0, "active_port": None, "formats": [FormatInfo(Encoding.PCM)],
         "configured": door.graph.quantum_ns // 1000,
@@ -104,13 +104,13 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
     return {
         "index": index, "name": node.name, "module": door.module_of(index).index,
         "client": stream.owner.index if stream else NO_INDEX, "sink": node.sink.id,
-        "spec": fmt.spec, "map": fmt.wire_map,
+        "spec": spec_of(fmt), "map": map_of(fmt),
         "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
         "sink_usec": (door.monitor_latency_ns(node.sink, now_ns) + ahead_ns) // 1000,
         "resample_method": stream.resample_method if stream else None, "driver": DRIVER, "mute": node.mute,
         "props": _grouped(stream.props if stream else as_props(node.props), OUTPUT),
         "corked": stream.corked if stream else not node.active,
-        "has_volume": True, "writable": True, "format": fmt.info(),
+        "has_volume": True, "writable": True, "format": info_of(fmt),
     }  # fmt: skip
 
 
@@ -123,12 +123,12 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
     assert stream.node.sink is not None
     return {
         "index": stream.node.id, "name": stream.node.name, "module": door.module_of(stream.node.id).index,
-        "client": stream.owner.index, "source": stream.node.sink.id, "spec": stream.format.spec,
-        "map": stream.format.wire_map, "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
+        "client": stream.owner.index, "source": stream.node.sink.id, "spec": spec_of(stream.format),
+        "map": map_of(stream.format), "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
         "source_usec": 0, "resample_method": None, "driver": DRIVER,
         "props": _grouped(stream.props, INPUT), "corked": stream.corked, "volume": volume_of(stream.gains),
         "mute": stream.mute, "has_volume": True,
-        "writable": True, "format": stream.format.info(),
+        "writable": True, "format": info_of(stream.format),
     }  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def sample_info(sample: Sample) -> Record:
     fmt = sample.format
     return {
         "index": sample.index, "name": sample.name, "volume": (VOLUME_NORM,) * len(fmt.positions),
-        "duration": len(sample.data) // fmt.frame_bytes * 1_000_000 // fmt.rate, "spec": fmt.spec,
+        "duration": len(sample.data) // fmt.frame_bytes * 1_000_000 // fmt.rate, "spec": spec_of(fmt),
         "map": map_numbers(fmt.positions), "bytes": len(sample.data), "lazy": False, "filename": None,
         "props": sample.props,
     }  # fmt: skip
@@ -171,6 +171,6 @@ def server_info(client: PulseClient, user: str, host: str, version: str) -> Reco
         source = door.default_sink
     return {
         "package": f"PulseAudio (on Millrace {version})", "version": "16.1", "user": user, "host": host,
-        "spec": fmt.spec, "default_sink": door.default_sink.name, "default_source": door.source_name(source),
-        "cookie": int.from_bytes(door.cookie[:4], "big"), "map": fmt.wire_map,
+        "spec": spec_of(fmt), "default_sink": door.default_sink.name, "default_source": door.source_name(source),
+        "cookie": int.from_bytes(door.cookie[:4], "big"), "map": map_of(fmt),
     }  # fmt: skip

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.door import PulseDoor, permission_of
-from millrace.doors.pulse.formats import StreamFormat, prop_text
+from millrace.doors.pulse.formats import prop_text
 from millrace.doors.pulse.loaded import Feed, Module, feed
 from millrace.doors.pulse.modargs import Args, wrong
 from millrace.dsp.channels import Matrix
 from millrace.graph.model import Sink
+from millrace.media.format import AudioFormat
 from millrace.units import Positions
 
 MIXES_MAX = 128
@@ -33,16 +34,16 @@ class Loading:
         """Where it is loaded."""
         return self.client.door
 
-    def sink(self, fmt: StreamFormat, name: str, description: str, kind: str) -> Sink:
+    def sink(self, fmt: AudioFormat, name: str, description: str, kind: str) -> Sink:
         """Make a sink of the name that was asked for."""
         return self._made(self.door.graph.add_sink, "sink", fmt, name, description, kind)
 
-    def source(self, fmt: StreamFormat, name: str, description: str, kind: str) -> Sink:
+    def source(self, fmt: AudioFormat, name: str, description: str, kind: str) -> Sink:
         """Make a source of the name that was asked for."""
         return self._made(self.door.graph.add_source, "source", fmt, name, description, kind)
 
     def _made(
-        self, make: Callable[[str, str, Positions], Sink], what: str, fmt: StreamFormat, name: str, description: str,
+        self, make: Callable[[str, str, Positions], Sink], what: str, fmt: AudioFormat, name: str, description: str,
         kind: str,
     ) -> Sink:  # fmt: skip
         if sum(1 for _ in self.door.graph.mixes()) >= MIXES_MAX:

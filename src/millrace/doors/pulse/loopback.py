@@ -10,12 +10,13 @@ from typing import Any
 
 from millrace.doors.pulse.attrs import MAXLENGTH_MAX, Layout, PlaybackAttr, RecordAttr
 from millrace.doors.pulse.door import PulseDoor, permission_of
-from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.dsp.convert import Samples
 from millrace.graph.model import Sink, Stream, Tap
+from millrace.media.format import AudioFormat
 from millrace.rights.grants import Subject
 from millrace.units import NS_PER_MS, Frames, HostNs, ns_to_frames
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Seek
@@ -52,7 +53,7 @@ class Loopback:
         return self._door.graph.now_ns
 
     def begin(
-        self, tap: Tap, stream: Stream, source: Sink, sink: Sink, fmt: StreamFormat, latency_ns: HostNs,
+        self, tap: Tap, stream: Stream, source: Sink, sink: Sink, fmt: AudioFormat, latency_ns: HostNs,
         props: tuple[Props, Props],
     ) -> None:  # fmt: skip
         """Hear `source` by `tap`, and play it on `sink` by `stream`, each with its properties."""

@@ -11,8 +11,9 @@ import re
 from collections.abc import Collection
 
 from millrace.doors.pulse.channelmaps import map_for, parse_map
-from millrace.doors.pulse.formats import CommandError, StreamFormat, sample_format
+from millrace.doors.pulse.formats import CommandError, sample_format
 from millrace.errors import ConfigError
+from millrace.media.format import AudioFormat
 from millrace.text import parse_int, quoted
 from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN, Positions
 from millrace.wire.pulse.constants import Err
@@ -121,7 +122,7 @@ class Args:
             raise wrong(f"{key}: {quoted(text)} is not a channel map")
         return positions
 
-    def format(self, default: StreamFormat) -> StreamFormat:
+    def format(self, default: AudioFormat) -> AudioFormat:
         """`format`, `rate`, `channels` and `channel_map`; the last two must agree."""
         name = self._values.get("format")
         sample = default.sample if name is None else sample_format(name)
@@ -133,4 +134,4 @@ class Args:
             positions = default.positions if channels in (None, len(default.positions)) else map_for(channels or 1)
         elif channels is not None and channels != len(positions):
             raise wrong(f"channels={channels}, but the channel map has {len(positions)}")
-        return StreamFormat(sample, rate, positions)
+        return AudioFormat(sample, rate, positions)

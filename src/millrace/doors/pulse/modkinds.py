@@ -14,7 +14,6 @@ import numpy as np
 
 from millrace.doors.pulse.create import DONT_MOVE
 from millrace.doors.pulse.devices import RESTORED as LEVELS
-from millrace.doors.pulse.formats import StreamFormat
 from millrace.doors.pulse.infos import as_props
 from millrace.doors.pulse.loaded import BUILT_IN
 from millrace.doors.pulse.loading import Loading
@@ -26,6 +25,7 @@ from millrace.dsp.channels import Mapping as ChannelMapping
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.model import Sink, Stream, Tap
+from millrace.media.format import AudioFormat
 from millrace.units import NS_PER_MS, RATE_MAX, RATE_MIN, Positions
 from millrace.wire.pulse.constants import NO_INDEX
 
@@ -104,7 +104,7 @@ def by_name(source: Positions, target: Positions) -> Matrix:
     return np.array([[float(name == to) for to in target] for name in source], np.float32)
 
 
-def _remapped(loading: Loading, master: Sink) -> tuple[StreamFormat, Positions]:
+def _remapped(loading: Loading, master: Sink) -> tuple[AudioFormat, Positions]:
     """The format of a remapped device, and what its channels are at the master's, one for one."""
     fmt = loading.args.format(loading.door.format_of(master))
     positions = loading.args.positions("master_channel_map") or fmt.positions
@@ -227,7 +227,7 @@ def _sine(loading: Loading) -> None:
 def _sine_source(loading: Loading) -> None:
     frequency = _frequency(loading)
     rate = loading.args.number("rate", RATE_MIN, RATE_MAX) or loading.door.graph.rate
-    fmt = StreamFormat(SampleFormat.F32LE, rate, ("mono",))
+    fmt = AudioFormat(SampleFormat.F32LE, rate, ("mono",))
     source = loading.source(fmt, "sine_input", f"Sine source at {frequency} Hz", "abstract")
     source.props.setdefault("sine.hz", str(frequency))
     _tone(loading, source, frequency, f"{frequency} Hz Sine")

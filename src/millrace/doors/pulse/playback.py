@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from millrace.budget import size_of
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr
-from millrace.doors.pulse.formats import StreamFormat
 from millrace.doors.pulse.queue import ByteQueue, capacity_for
 from millrace.doors.pulse.rendered import NEVER, Rendered
 from millrace.doors.resampled import Resampled
@@ -21,6 +20,7 @@ from millrace.dsp.resample import SINC_BYTES, holds_ns, resampler_bytes
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
 from millrace.graph.quantum import QUANTA_NS
+from millrace.media.format import AudioFormat
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Seek
 from millrace.wire.pulse.session import Request
@@ -71,7 +71,7 @@ class PlaybackStream:
         self,
         owner: Owner,
         channel: int,
-        fmt: StreamFormat,
+        fmt: AudioFormat,
         attr: PlaybackAttr,
         node: Stream,
         graph: Graph,
@@ -154,7 +154,7 @@ class PlaybackStream:
 
     def set_rate(self, rate: int) -> None:
         """Play at another rate."""
-        self.format = StreamFormat(self.format.sample, rate, self.format.positions)
+        self.format = AudioFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
         self._resampled.change(rate, self._low_delay(rate))
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from millrace.budget import size_of
 from millrace.doors.pulse.attrs import Layout, RecordAttr
-from millrace.doors.pulse.formats import StreamFormat
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.mix import ramp
 from millrace.dsp.resample import SINC_BYTES, Resampler, SincResampler, make_resampler, resampler_bytes
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
+from millrace.media.format import AudioFormat
 from millrace.rights.grants import Subject
 from millrace.units import NS_PER_MS, RATE_MIN, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command
@@ -53,7 +53,7 @@ class RecordStream:
     """One source-output; the graph's `Consumer`."""
 
     def __init__(
-        self, owner: RecordOwner, channel: int, fmt: StreamFormat, attr: RecordAttr, node: Tap, graph: Graph,
+        self, owner: RecordOwner, channel: int, fmt: AudioFormat, attr: RecordAttr, node: Tap, graph: Graph,
         props: Props, peak_detect: bool, glide: bool = False,
     ) -> None:  # fmt: skip
         self.owner, self.channel, self.format, self.attr = owner, channel, fmt, attr
@@ -110,7 +110,7 @@ class RecordStream:
 
     def set_rate(self, rate: int) -> None:
         """Record at another rate."""
-        self.format = StreamFormat(self.format.sample, rate, self.format.positions)
+        self.format = AudioFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
         channels = len(self.format.positions)
         self._meter = PeriodMeter(self.graph.rate, rate, self._peak_detect) if self._metered(rate) else None

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from millrace.budget import ENTRY_BYTES, Account, size_of
-from millrace.doors.pulse.formats import CommandError, StreamFormat
+from millrace.doors.pulse.formats import CommandError
 from millrace.dsp.convert import Buffer
+from millrace.media.format import AudioFormat
 from millrace.wire.pulse.constants import Change, Err, Facility
 from millrace.wire.pulse.tagstruct import Props
 
@@ -23,7 +24,7 @@ class Sample:
 
     index: int
     name: str
-    format: StreamFormat
+    format: AudioFormat
     data: Buffer
     props: Props
 
@@ -36,7 +37,7 @@ class Sample:
 class Upload:
     """A sample on its way in."""
 
-    def __init__(self, name: str, fmt: StreamFormat, length: int, props: Props) -> None:
+    def __init__(self, name: str, fmt: AudioFormat, length: int, props: Props) -> None:
         self.name, self.format, self.length, self.props = name, fmt, length, props
         self._data = bytearray()
         self._fill = 0

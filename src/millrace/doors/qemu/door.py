@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from millrace.clock.pace import RateController
 from millrace.doors.capture import CaptureQueue
-from millrace.doors.pushed import PushedFormat, PushedStream, fitted, new_stream
-from millrace.doors.qemu.pcm import PcmCodec, gains_of
+from millrace.doors.pushed import PushedStream, fitted, new_stream
+from millrace.dsp.mix import cubic_to_gain
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
+from millrace.media.format import AudioFormat
 from millrace.units import HostNs
 from millrace.wire.qemu.audio import (
     AudioPeer,
@@ -27,6 +28,15 @@ log = logging.getLogger("millrace.qemu")
 VOICES_MAX = 64
 KEPT_MAX = 256
 """Voices that have ended and may come back."""
+VOLUME_MAX = 255
+
+
+def gains_of(volume: tuple[int, ...]) -> tuple[float, ...]:
+    """The guest's mixer, 0 to 255, as linear gains: cubic, as QEMU's own PulseAudio output has it.
+
+    Cards count in steps of decibels, and the cubic law is the nearest to that of those in use.
+    """
+    return tuple(cubic_to_gain(v * 65536 // VOLUME_MAX) for v in volume)
 
 
 @dataclass(slots=True)
@@ -44,7 +54,6 @@ class _Kept:
 class OutVoice:
     """A card's output."""
 
-    codec: PcmCodec
     stream: PushedStream
     enabled: bool = False
 
@@ -53,7 +62,7 @@ class OutVoice:
 class InVoice:
     """A card's input."""
 
-    codec: PcmCodec
+    format: AudioFormat
     queue: CaptureQueue
     reads: int = 0
 
@@ -77,7 +86,7 @@ class QemuDoor:
             if isinstance(event, VoiceWrite):
                 voice = self.outs.get(event.id)
                 if voice is not None:
-                    voice.stream.write(voice.codec.decode(event.data), now_ns)
+                    voice.stream.write(voice.stream.format.decode(event.data), now_ns)
             elif isinstance(event, VoiceInit):
                 self._init_out(event)
             elif isinstance(event, VoiceFini):
@@ -92,19 +101,17 @@ class QemuDoor:
         if len(self.outs) >= VOICES_MAX:
             log.warning("%s has %d voices already; one more is left out", self.machine, VOICES_MAX)
             return
-        codec = PcmCodec(event.format)
         kept = self._kept.get(event.id)
         default = self.graph.default
         assert default is not None
         sink = kept.sink if kept and kept.sink.id in self.graph.sinks else default
-        fmt = PushedFormat(event.format.rate, codec.positions, codec.name)
         props = {"application.name": self.machine, "media.name": "sound card", "media.role": "production"}
-        node = new_stream(self.graph, sink, self.machine, fmt, props)
+        node = new_stream(self.graph, sink, self.machine, event.format, props)
         if kept is not None:
             node.mute = kept.mute
             node.gains = fitted(kept.gains, len(node.gains))
-        stream = PushedStream(self.graph, node, fmt, pace=kept.pace if kept else None)
-        voice = self.outs[event.id] = OutVoice(codec, stream)
+        stream = PushedStream(self.graph, node, event.format, pace=kept.pace if kept else None)
+        voice = self.outs[event.id] = OutVoice(stream)
         if event.id in self._volume:
             voice.stream.set_volume(*self._volume[event.id])
 
@@ -153,9 +160,9 @@ class QemuDoor:
         self._fini_in(event.id)
         if len(self.ins) >= VOICES_MAX:
             return
-        codec = PcmCodec(event.format)
-        queue = CaptureQueue(self.graph, self.source, self.machine, event.format.rate, codec.positions)
-        self.ins[event.id] = InVoice(codec, queue)
+        fmt = event.format
+        queue = CaptureQueue(self.graph, self.source, self.machine, fmt.rate, fmt.positions)
+        self.ins[event.id] = InVoice(fmt, queue)
 
     def _fini_in(self, id_: int) -> None:
         voice = self.ins.pop(id_, None)
@@ -168,7 +175,7 @@ class QemuDoor:
         if voice is None:
             return b""
         voice.reads += 1
-        return voice.codec.encode(voice.queue.take(event.size // voice.codec.info.frame_bytes))
+        return voice.format.encode(voice.queue.take(event.size // voice.format.frame_bytes))
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -10,12 +10,13 @@ import numpy as np
 from millrace.clock.jitter import JitterProfile
 from millrace.codec.opus import OPUS_RATE, OpusDecoder
 from millrace.doors.capture import CaptureQueue
-from millrace.doors.pushed import PROFILE, PushedFormat, PushedStream, fitted, new_stream
-from millrace.dsp.convert import SampleFormat, Samples, decode, encode
+from millrace.doors.pushed import PROFILE, PushedStream, fitted, new_stream
+from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import CodecError, RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
+from millrace.media.format import AudioFormat
 from millrace.units import Frames, HostNs, default_map
 from millrace.wire.spice.channel import SpiceChannel
 from millrace.wire.spice.messages import (
@@ -83,9 +84,8 @@ class SpicePlayback:
             raise RemoteProtocolError(f"SPICE Opus at {event.rate} Hz")
         if self._mode == MODE_OPUS and event.channels > 2:
             raise RemoteProtocolError(f"SPICE Opus of {event.channels} channels")
-        coded = "opus" if self._mode == MODE_OPUS else "s16le"
-        fmt = PushedFormat(event.rate, default_map(event.channels), coded)
-        self._channels = event.channels
+        sample, coded = (SampleFormat.F32LE, "opus") if self._mode == MODE_OPUS else (SampleFormat.S16LE, "")
+        fmt = AudioFormat(sample, event.rate, default_map(event.channels), coded)
         self._opus = OpusDecoder(event.channels) if self._mode == MODE_OPUS else None
         self._expected_ms = None
         if self.stream is not None and self.stream.format == fmt:
@@ -107,7 +107,7 @@ class SpicePlayback:
         stream = self.stream
         if stream is None:
             return
-        block = self._decoded(event.payload)
+        block = self._decoded(event.payload, stream.format)
         self._check_time(event.mm_time, len(block), stream)
         stream.write(block, now_ns)
 
@@ -119,16 +119,13 @@ class SpicePlayback:
                 stream.stop()
         self._expected_ms = (mm_time + frames * 1000 // stream.format.rate) % _MM_MODULO
 
-    def _decoded(self, payload: bytes) -> Samples:
+    def _decoded(self, payload: bytes, fmt: AudioFormat) -> Samples:
         if self._opus is not None:
             try:
                 return self._opus.decode(payload)
             except CodecError as error:
                 raise RemoteProtocolError(f"SPICE Opus that can't be decoded: {error}") from None
-        whole = len(payload) // (2 * self._channels) * self._channels
-        out = np.empty(whole, np.float32)
-        decode(SampleFormat.S16LE, payload[: 2 * whole], out)
-        return out.reshape(-1, self._channels)
+        return fmt.decode(payload)
 
     def _level(self, event: Volume | Mute) -> None:
         if isinstance(event, Mute):

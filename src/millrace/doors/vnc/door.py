@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from millrace.clock.jitter import JitterProfile
-from millrace.doors.pushed import PROFILE, PushedFormat, PushedStream, new_stream
-from millrace.dsp.convert import SampleFormat, decode
+from millrace.doors.pushed import PROFILE, PushedStream, new_stream
+from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
+from millrace.media.format import AudioFormat
 from millrace.units import HostNs, default_map
 from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, VncClient, VncEvent
 
@@ -25,7 +24,7 @@ class VncDoor:
         """Handle one event."""
         if isinstance(event, AudioData):
             if self.stream is not None:
-                self._data(event.payload, self.stream, now_ns)
+                self.stream.write(self.stream.format.decode(event.payload), now_ns)
         elif isinstance(event, Ready):
             self.name = event.name or "VNC"
         elif isinstance(event, AudioBegin):
@@ -38,17 +37,10 @@ class VncDoor:
             return
         default = self.graph.default
         assert default is not None
-        fmt = PushedFormat(self.wire.rate, default_map(self.wire.channels), "s16le")
+        fmt = AudioFormat(SampleFormat.S16LE, self.wire.rate, default_map(self.wire.channels))
         props = {"application.name": self.name, "media.name": "VNC"}
         node = new_stream(self.graph, default, self.name, fmt, props)
         self.stream = PushedStream(self.graph, node, fmt, self._profile)
-
-    def _data(self, payload: bytes, stream: PushedStream, now_ns: HostNs) -> None:
-        channels = self.wire.channels
-        whole = len(payload) // (2 * channels) * channels
-        out = np.empty(whole, np.float32)
-        decode(SampleFormat.S16LE, payload[: 2 * whole], out)
-        stream.write(out.reshape(-1, channels), now_ns)
 
     def lost(self) -> None:
         """The connection is gone."""

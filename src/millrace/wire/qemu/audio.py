@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from millrace.dsp.convert import Buffer
+from millrace.dsp.convert import Buffer, SampleFormat
 from millrace.errors import RemoteProtocolError
-from millrace.units import RATE_MAX, HostNs
+from millrace.media.format import AudioFormat
+from millrace.units import RATE_MAX, RATE_MIN, HostNs, Positions, default_map
 from millrace.wire.chunk import Chunk
 from millrace.wire.qemu.dbus import CALL, ERROR, DBusWire, Message
 from millrace.wire.qemu.values import Writer
@@ -25,23 +26,21 @@ BUS, BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 QEMU_NAME = "org.qemu"
 CHANNELS_MAX = 16
 _NO_PROPERTIES = bytes(8)
-
-
-@dataclass(frozen=True, slots=True)
-class PcmInfo:
-    """What `Init` says of a voice."""
-
-    bits: int
-    signed: bool
-    floating: bool
-    rate: int
-    channels: int
-    big_endian: bool
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one frame."""
-        return self.bits // 8 * self.channels
+_WAVE_MAPS: dict[int, Positions] = {
+    6: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right"),
+    8: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right", "side-left", "side-right"),
+}
+"""USB Audio 1.0, table A-6: the order of QEMU's surround cards, which is not PulseAudio's."""
+_FLOATS = {32: (SampleFormat.F32LE, SampleFormat.F32BE)}
+_INTEGERS = {
+    (8, False): (SampleFormat.U8, SampleFormat.U8),
+    (8, True): (SampleFormat.S8, SampleFormat.S8),
+    (16, False): (SampleFormat.U16LE, SampleFormat.U16BE),
+    (16, True): (SampleFormat.S16LE, SampleFormat.S16BE),
+    (32, False): (SampleFormat.U32LE, SampleFormat.U32BE),
+    (32, True): (SampleFormat.S32LE, SampleFormat.S32BE),
+}
+"""By bits, and bits and sign: little-endian, big-endian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class VoiceInit:
     """A voice begins, or comes back in another format."""
 
     id: int
-    format: PcmInfo
+    format: AudioFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ class AudioPeer:
             return VoiceRead(id_, size, message)
         if member == "Init":
             id_, bits, signed, floating, rate, channels, _, _, big = message.values("tybbuyuub")
-            return VoiceInit(id_, checked(PcmInfo(bits, bool(signed), bool(floating), rate, channels, bool(big))))
+            return VoiceInit(id_, format_of(bits, bool(signed), bool(floating), rate, channels, bool(big)))
         if member == "SetEnabled":
             id_, enabled = message.values("tb")
             return VoiceEnabled(id_, bool(enabled))
@@ -161,12 +160,15 @@ class AudioPeer:
         return self.wire.chunks_to_send()
 
 
-def checked(info: PcmInfo) -> PcmInfo:
-    """`info` if it can be played, else RemoteProtocolError."""
-    plain = info.bits in (8, 16, 32) and not (info.floating and info.bits != 32)
-    if not plain or not 1 <= info.channels <= CHANNELS_MAX or not 1_000 <= info.rate <= RATE_MAX:
-        raise RemoteProtocolError(f"QEMU offers a format that can't be: {info}")
-    return info
+def format_of(bits: int, signed: bool, floating: bool, rate: int, channels: int, big_endian: bool) -> AudioFormat:
+    """What `Init` says of a voice; RemoteProtocolError for what can't be played."""
+    written = _FLOATS.get(bits) if floating else _INTEGERS.get((bits, signed))
+    if written is None or not 1 <= channels <= CHANNELS_MAX or not RATE_MIN <= rate <= RATE_MAX:
+        kind = "float" if floating else "signed" if signed else "unsigned"
+        raise RemoteProtocolError(
+            f"QEMU offers a format that can't be: {bits} bits, {kind}, {channels} channels at {rate} Hz"
+        )
+    return AudioFormat(written[big_endian], rate, _WAVE_MAPS.get(channels) or default_map(channels))
 
 
 @dataclass(frozen=True, slots=True)
