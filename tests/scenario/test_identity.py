@@ -19,13 +19,14 @@ from aiohttp.test_utils import unused_port
 from millrace.client.bus import Bus
 from millrace.client.way import own_socket
 from millrace.control import tokens as access_module
+from millrace.control.verbs import find
 from millrace.daemon.app import Daemon
 from millrace.errors import ConfigError, MillraceError, RightsError
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import Place, parse_door
 from millrace.io.turns import Turns
 from millrace.lab.impair import Impairment
-from millrace.rights.model import Right, parse_rights
+from millrace.rights.model import OWNER, Right, parse_rights
 from millrace.server.http import authentication as gate_module
 from millrace.server.http.authentication import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.server.http.origins import parse_addresses, parse_origin
@@ -453,11 +454,11 @@ def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
 
         for what in ("keep_ended", "keep_level", "add_token"):
             monkeypatch.setattr(store, what, slowly(what, getattr(store, what)))
-        sink = next(iter(daemon.worker.guest("alice").graph.sinks.values()))
+        found = find(daemon.worker.visible(OWNER), "sink/default", "alice")
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
                 tasks.create_task(daemon.worker.access.sign_out(daemon.worker.access.admit(session, "127.0.0.1")))
-                tasks.create_task(daemon.worker.set(sink.key, {"volume": "50%"}, "alice"))
+                tasks.create_task(daemon.worker.set(found, {"volume": "50%"}))
             await asyncio.sleep(0.05)
             assert "add_token" not in kept
             before = len(kept)

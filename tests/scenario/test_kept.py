@@ -356,7 +356,7 @@ def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_p
             door = daemon._take_connection({"guest": "alice"}, theirs.fileno())
             if seconds is not None:
                 await asyncio.sleep(seconds)
-            await daemon.worker.detach(door["id"])
+            await daemon.plane.run(OWNER, "detach", {"door": door["id"]})
             assert len(os.listdir("/proc/self/fd")) == before
         theirs.close()
         # What was said on it is read, and then its end is met: nobody holds the other side any more.

@@ -156,15 +156,16 @@ class Commands:
         holder.demand(right, name)
         return found
 
-    def _home(self, holder: Holder, key: str, guest: str | None, right: Right) -> str:
-        """The name of the guest in which `key` is, among those that `holder` may see."""
-        home = verbs.home_of(self.visible(holder), key, guest)
-        holder.demand(right, home.name)
-        return home.name
+    def find(self, holder: Holder, key: str, guest: str | None, right: Right) -> verbs.Found:
+        """What `key` names among what `holder` may see, in a guest in which they have `right`."""
+        found = verbs.find(self.visible(holder), key, guest)
+        holder.demand(right, found.guest.name)
+        return found
 
-    def _demand_no_source(self, holder: Holder, guest: str, key: str, to: str = "") -> None:
+    @staticmethod
+    def _demand_no_source(holder: Holder, found: verbs.Found, to: str = "") -> None:
         """Where what a source gives goes is not for those to say who might be forbidden to record it."""
-        if verbs.about_source(self._worker.guest(guest), key, to) and not holder.may(Right.ADMIN, guest):
+        if verbs.about_source(found, to) and not holder.may(Right.ADMIN, found.guest.name):
             raise RightsError(
                 f"{holder.key} may not link or move what a source gives, nor move anything there; record it"
             )
@@ -194,26 +195,24 @@ class Commands:
     # -- changing ----------------------------------------------------------------------------
 
     async def _set(self, args: r.Set, holder: Holder) -> Any:
-        home = self._home(holder, args.target, args.guest, Right.CONTROL)
-        texts = {key: verbs.setting_text(value) for key, value in args.settings.items()}
-        await self._worker.set(args.target, texts, home)
+        found = self.find(holder, args.target, args.guest, Right.CONTROL)
+        await self._worker.set(found, {key: verbs.setting_text(value) for key, value in args.settings.items()})
         return OK
 
     async def _move(self, args: r.Move, holder: Holder) -> Any:
-        home = self._home(holder, args.target, args.guest, Right.CONTROL)
-        self._demand_no_source(holder, home, args.target, args.to)
-        verbs.move(self._worker.guests.values(), args.target, args.to, home)
+        found = self.find(holder, args.target, args.guest, Right.CONTROL)
+        self._demand_no_source(holder, found, args.to)
+        verbs.move(found, args.to)
         return OK
 
     async def _link(self, args: r.LinkTo, holder: Holder) -> Any:
-        home = self._home(holder, args.source, args.guest, Right.LINK)
-        self._demand_no_source(holder, home, args.source)
-        verbs.link(self._worker.guests.values(), args.source, args.to, verbs.parse_matrix(args.matrix), home)
+        found = self.find(holder, args.source, args.guest, Right.LINK)
+        self._demand_no_source(holder, found)
+        verbs.link(found, args.to, verbs.parse_matrix(args.matrix))
         return OK
 
     async def _unlink(self, args: r.LinkTo, holder: Holder) -> Any:
-        home = self._home(holder, args.source, args.guest, Right.LINK)
-        verbs.unlink(self._worker.guests.values(), args.source, args.to, home)
+        verbs.unlink(self.find(holder, args.source, args.guest, Right.LINK), args.to)
         return OK
 
     async def _sink_add(self, args: r.SinkAdd, holder: Holder) -> Any:
@@ -252,9 +251,10 @@ class Commands:
     async def _detach(self, args: r.Detach, holder: Holder) -> Any:
         key = f"door/{args.door.removeprefix('door/')}"
         for guest in self.visible(holder):
-            if any(attachment.key == key for attachment in guest.attachments):
+            machine = next((one for one in guest.attachments if one.key == key), None)
+            if machine is not None:
                 holder.demand(Right.ADMIN, guest.name)
-                await self._worker.detach(key)
+                await machine.stop()
                 return OK
         raise missing(key)
 
@@ -292,10 +292,9 @@ class Commands:
     def _found(self, args: r.About, holder: Holder) -> tuple[Guest, Stream]:
         if not args.target.startswith("stream/"):
             raise ConfigError(f"{quoted(args.target)}: name a stream as `millrace ls` does, such as stream/7")
-        home = verbs.home_of(self.visible(holder), args.target, args.guest)
-        _, node = verbs.find_node(self._worker.guests.values(), args.target, home.name)
-        assert isinstance(node, Stream)
-        return home, node
+        found = self.find(holder, args.target, args.guest, Right.SEE)
+        assert isinstance(found.thing, Stream)
+        return found.guest, found.thing
 
     async def _latency(self, args: r.About, holder: Holder) -> Any:
         return ledger(*self._found(args, holder), now_ns())

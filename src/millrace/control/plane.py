@@ -70,7 +70,7 @@ class ControlPlane:
 
     def duck(self, session: Session, key: str, db: float, guest: str | None) -> None:
         """Take a stream back for as long as that connection lives."""
-        self._worker.duck(session, key, db, guest)
+        self._worker.duck(session, self.commands.find(session.holder, key, guest, Right.CONTROL), db)
 
     def joined(self, session: Session) -> None:
         """A program's connection has come."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,38 +26,35 @@ def setting_text(value: str | int | float | bool) -> str:
     return value if isinstance(value, str) else literal(value)
 
 
-def find_node(guests: Iterable[Guest], key: str, guest: str | None) -> tuple[Guest, Levelled]:
-    """A stream or sink by key; a sink's name is looked for in `guest`, or in all."""
-    kind, name = split_key(key)
-    for home in guests:
-        if guest not in (None, home.name):
-            continue
-        found = node_of(home, kind, name)
-        if found is not None:
-            return home, found
-    raise missing(key, guest)
+class Found(NamedTuple):
+    """What a key names, the guest in which that is, and the key as it was asked for."""
+
+    guest: Guest
+    thing: Levelled | ListenerSession
+    key: str
+
+    @property
+    def node(self) -> Stream | Sink:
+        """The stream or sink; NotFound for a listener, which is no node of the graph."""
+        if isinstance(self.thing, Stream | Sink):
+            return self.thing
+        raise missing(self.key)
 
 
-def find_listener(guests: Iterable[Guest], key: str) -> tuple[Guest, ListenerSession]:
-    """A listener by key, and its guest."""
-    for home in guests:
-        for session in home.sessions:
-            if session.outlet.key == key:
-                return home, session
-    raise missing(key)
-
-
-def home_of(guests: Iterable[Guest], key: str, name: str | None) -> Guest:
-    """The one of `guests` in which `key` is; NotFound where it is in none of them."""
+def find(guests: Iterable[Guest], key: str, name: str | None) -> Found:
+    """What `key` names in one of `guests`, or in the one of that name. A sink's name can be in several: the first."""
     kind, rest = split_key(key)
-    for home in guests:
-        if name not in (None, home.name):
+    for guest in guests:
+        if name not in (None, guest.name):
             continue
-        if kind == "listener" and any(session.outlet.key == key for session in home.sessions):
-            return home
-        if node_of(home, kind, rest) is not None:
-            return home
+        thing = _listener(guest, key) if kind == "listener" else node_of(guest, kind, rest)
+        if thing is not None:
+            return Found(guest, thing, key)
     raise missing(key, name)
+
+
+def _listener(guest: Guest, key: str) -> ListenerSession | None:
+    return next((session for session in guest.sessions if session.outlet.key == key), None)
 
 
 def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, ...] | None, bool | None]:
@@ -89,24 +87,22 @@ def set_level(guest: Guest, node: Levelled, gains: tuple[float, ...] | None, mut
         guest.graph.set_mute(node, mute)
 
 
-def about_source(guest: Guest, key: str, to: str) -> bool:
-    """Whether `key` is a source, or a stream that is what a source gives, or is to go where one is."""
-    kind, name = split_key(key)
-    node = node_of(guest, kind, name)
-    gives = feeds_source(node) if isinstance(node, Stream) else isinstance(node, Sink) and node.capture
+def about_source(found: Found, to: str = "") -> bool:
+    """Whether it is a source, or a stream that is what a source gives, or is to go where one is."""
+    thing = found.thing
+    gives = feeds_source(thing) if isinstance(thing, Stream) else isinstance(thing, Sink) and thing.capture
     return gives or to.startswith("source/")
 
 
-def move(guests: Iterable[Guest], key: str, to: str, guest: str | None = None) -> None:
+def move(found: Found, to: str) -> None:
     """`millrace move`: a stream or a listener to another sink of the same guest."""
-    if key.startswith("listener/"):
-        home, session = find_listener(guests, key)
-        home.outlets.move(session.outlet, find_mix(home, to))
-        return
-    home, node = find_node(guests, key, guest)
-    if not isinstance(node, Stream):
+    guest, thing, key = found
+    if isinstance(thing, ListenerSession):
+        guest.outlets.move(thing.outlet, find_mix(guest, to))
+    elif isinstance(thing, Stream):
+        guest.graph.move_stream(thing, find_mix(guest, to))
+    else:
         raise ConfigError(f"{printable(key)}: only streams and listeners can be moved")
-    home.graph.move_stream(node, find_mix(home, to))
 
 
 def parse_matrix(rows: object) -> Matrix | None:
@@ -122,20 +118,17 @@ def parse_matrix(rows: object) -> Matrix | None:
     return matrix.astype(np.float32)
 
 
-def link(guests: Iterable[Guest], key: str, to: str, matrix: Matrix | None, guest: str | None = None) -> None:
+def link(found: Found, to: str, matrix: Matrix | None) -> None:
     """`millrace link`: a stream or sink into a sink as well, with a mix matrix of its own if given."""
-    home, node = find_node(guests, key, guest)
-    assert isinstance(node, Stream | Sink)
-    home.graph.link(node, find_mix(home, to), matrix)
+    found.guest.graph.link(found.node, find_mix(found.guest, to), matrix)
 
 
-def unlink(guests: Iterable[Guest], key: str, to: str, guest: str | None = None) -> None:
+def unlink(found: Found, to: str) -> None:
     """`millrace unlink`. A stream keeps one link at least: mute it instead."""
-    home, node = find_node(guests, key, guest)
-    assert isinstance(node, Stream | Sink)
+    node = found.node
     if isinstance(node, Stream) and len(node.links) == 1:
-        raise GraphError(f"{printable(key)} has no other link; mute it, or move it")
-    home.graph.unlink(node, find_mix(home, to))
+        raise GraphError(f"{printable(found.key)} has no other link; mute it, or move it")
+    found.guest.graph.unlink(node, find_mix(found.guest, to))
 
 
 def demand_sink_name(guest: Guest, name: str) -> None:

@@ -19,7 +19,7 @@ from millrace.control.registry import Registry
 from millrace.control.remembered import Remembered, RememberedDevices
 from millrace.control.store import KeptGuest, Store
 from millrace.control.tokens import Access
-from millrace.control.verbs import find_node, home_of
+from millrace.control.verbs import Found
 from millrace.control.writer import StoreWriter
 from millrace.doors.pulse.devices import DEFAULT
 from millrace.errors import ConfigError, GraphError, MillraceError
@@ -28,6 +28,7 @@ from millrace.graph.model import Ids, Sink, Stream
 from millrace.guest.config import GuestConfig, added_guest, checked_guest_name
 from millrace.guest.guest import Guest
 from millrace.guest.home import Machine
+from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attach import attach
 from millrace.guest.missing import NotFound, missing, missing_guest
@@ -341,15 +342,12 @@ class Worker:
         self.claims.release(session)
         self._ducks.release(session, (guest.graph for guest in self.guests.values()))
 
-    def duck(self, session: Session, key: str, db: float, guest: str | None) -> None:
+    def duck(self, session: Session, found: Found, db: float) -> None:
         """Take a stream back for as long as that connection lives."""
-        home = home_of(self.visible(session.holder), key, guest)
-        session.holder.demand(Right.CONTROL, home.name)
-        _, node = find_node(self.guests.values(), key, home.name)
-        if not isinstance(node, Stream):
-            raise ConfigError(f"{key}: only streams can be turned down")
+        if not isinstance(found.thing, Stream):
+            raise ConfigError(f"{printable(found.key)}: only streams can be turned down")
         checked_number(db, "db", -96, 0)
-        self._ducks.duck(session, home.graph, node, db)
+        self._ducks.duck(session, found.guest.graph, found.thing, db)
 
     def _prompt_changed(self, change: str, prompt: Prompt) -> None:
         if change == "new":
@@ -411,33 +409,25 @@ class Worker:
         finally:
             guest.leaving.discard(sink)
 
-    async def set(self, key: str, settings: dict[str, str], name: str) -> None:
+    async def set(self, found: Found, settings: dict[str, str]) -> None:
         """Change a listener's settings, or a level; those of sinks and sources outlive the daemon."""
-        if key.startswith("listener/"):
-            verbs.find_listener(self.guests.values(), key)[1].configure(settings)
+        guest, thing, key = found
+        if isinstance(thing, ListenerSession):
+            thing.configure(settings)
             return
-        guest, node = find_node(self.guests.values(), key, name)
-        gains, mute = verbs.parse_level(node, settings)
-        if isinstance(node, Sink):
+        gains, mute = verbs.parse_level(thing, settings)
+        if isinstance(thing, Sink):
             async with self._turn(guest):
-                level = (gains or node.gains, node.mute if mute is None else mute)
-                await self.keeper.write(self.store.keep_level, guest.name, node.kind, node.name, level)
-                guest, node = find_node(self.guests.values(), key, guest.name)
-                guest.door.devices.learn((node.kind, node.name), level)
-        verbs.set_level(guest, node, gains, mute)
+                level = (gains or thing.gains, thing.mute if mute is None else mute)
+                await self.keeper.write(self.store.keep_level, guest.name, thing.kind, thing.name, level)
+                if thing not in guest.graph.mixes():
+                    raise missing(key, guest.name)
+                guest.door.devices.learn((thing.kind, thing.name), level)
+        verbs.set_level(guest, thing, gains, mute)
 
     def attach(self, name: str, spec: DoorSpec) -> Machine:
         """Give a guest a door to its machine."""
         return attach(self.ids.take(), self.guest(name), spec)
-
-    async def detach(self, key: str) -> None:
-        """Let go of a machine."""
-        for guest in self.guests.values():
-            for attachment in guest.attachments:
-                if attachment.key == key:
-                    await attachment.stop()
-                    return
-        raise missing(key)
 
     async def remove_guest(self, name: str) -> None:
         """End a guest: its clients and listeners are told."""
