@@ -71,4 +71,18 @@ class Symptom:
     """Judged by somebody who can't see the daemon's own stalls: where there was one, that is the cause."""
 
 
+TEXT_MAX = 200
+"""What is shown of an error's own words."""
+
+
+def violation(guest: str, key: str, error: Exception, stage: str = "client") -> Symptom:
+    """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
+    return Symptom(stage, "broke the protocol", guest, key, {"error": str(error)[:TEXT_MAX]})
+
+
+def refusal(guest: str, who: str, what: str) -> Symptom:
+    """Somebody asked for what they may not."""
+    return Symptom("rights", "refused", guest, "", {"who": who, "what": what[:TEXT_MAX]})
+
+
 Report: TypeAlias = Callable[[Symptom], None]

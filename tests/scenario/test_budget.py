@@ -134,8 +134,8 @@ def sink_gone(guest: Guest, client: RigClient, player: Player) -> None:
 
 
 def connect_forbidden(guest: Guest, client: RigClient, player: Player) -> None:
-    guest.rig.door.grants.set(Permission.CONNECT, ANY, Verdict.DENY)
-    guest.rig.door.end_forbidden()
+    guest.rig.admission.grants.set(Permission.CONNECT, ANY, Verdict.DENY)
+    guest.rig.admission.enforce()
     assert client.server.closing
     client.close()
 
@@ -181,8 +181,8 @@ def test_a_recorder_gives_everything_back_however_it_ends(how: str) -> None:
     elif how == "kill client":
         guest.other.ask(Command.KILL_CLIENT, index=client.server.index)
     elif how == "deny":
-        guest.rig.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
-        guest.rig.door.end_forbidden()
+        guest.rig.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+        guest.rig.admission.enforce()
     elif how == "api":
         guest.rig.graph.remove_tap(record.node)
     elif how == "unread then killed":

@@ -236,7 +236,7 @@ def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path
         elif how == "recorder killed":
             alice.graph.remove_tap(alice.graph.taps[recording.id])
         elif how == "grant":
-            alice.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+            alice.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
             for session in list(rig.daemon.worker.sessions):
                 session.end_forbidden(alice)
         elif how == "refused":

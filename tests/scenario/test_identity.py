@@ -23,15 +23,22 @@ from millrace.control.verbs import find
 from millrace.daemon.app import Daemon
 from millrace.errors import ConfigError, MillraceError, RightsError
 from millrace.guest.config import GuestConfig
+from millrace.guest.guest import Guest
 from millrace.guest.machines.address import Place, parse_door
+from millrace.io import sockets as sockets_module
 from millrace.io.turns import Turns
 from millrace.lab.impair import Impairment
 from millrace.rights.model import OWNER, Right, parse_rights
 from millrace.server.http import authentication as gate_module
 from millrace.server.http.authentication import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.server.http.origins import parse_addresses, parse_origin
+from millrace.server.native.session import NativeServer
 from millrace.sim.net import Path as ImpairedPath
+from millrace.wire.native.messages import Hello as NativeHello
+from millrace.wire.native.messages import frame
 from millrace.wire.peer.messages import Hello, encode_message
+from millrace.wire.pulse.client import PulseClientSession, Reply
+from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
 from tests import bus
 
 STATE = "/api/v1/state"
@@ -215,6 +222,77 @@ def test_another_user_at_the_private_socket_is_nobody(tmp_path: Path, monkeypatc
             assert await rig.by_socket() == 401
 
         running(tmp_path, test)
+
+
+async def asked(take: Callable[[socket.socket], None], pair: tuple[socket.socket, socket.socket], said: bytes) -> bytes:
+    """What comes back first on a connection that is handed over."""
+    ours, theirs = pair
+    for end in pair:
+        end.setblocking(False)
+    take(theirs)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(ours, said)
+    got = await loop.sock_recv(ours, 65536)
+    ours.close()
+    return got
+
+
+async def logs_in(guest: Guest, at: int, cookie: bytes = bytes(COOKIE_BYTES)) -> bool:
+    """Whether a socket without an address may play at one of a guest's PulseAudio sockets."""
+    wire = PulseClientSession()
+    wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": cookie})
+    wire.receive(await asked(guest.servers[at]._take, socket.socketpair(), wire.data_to_send()))
+    return isinstance(next(iter(wire.events())), Reply)
+
+
+async def greets(server: NativeServer, pair: tuple[socket.socket, socket.socket]) -> bool:
+    """Whether whoever has that socket is welcome at a native socket."""
+    return b"not let in" not in (said := await asked(server._take, pair, frame(NativeHello(name="x")))) and (
+        b"without a token" not in said
+    )
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        return ours, listener.accept()[0]
+
+
+def test_a_connection_without_an_address_needs_the_cookie_where_tcp_is_spoken(tmp_path: Path) -> None:
+    """TLS that ended elsewhere is pumped on by a socket pair: at its other end is this very process."""
+
+    async def test(daemon: Daemon) -> None:
+        alice = daemon.worker.guest("alice")
+        unix, tcp = 0, 1
+        assert not await logs_in(alice, tcp) and alice.admission.refused_logins == 1
+        assert await logs_in(alice, tcp, alice.door.cookie)
+        assert await logs_in(alice, unix), "it is this process's own, at the private entrance"
+
+    bus.running(tmp_path, test, guests=(GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),))
+
+
+@pytest.mark.parametrize("kernel", [None, (1, 12345), (1, 65534)])
+def test_of_whom_the_kernel_knows_nothing_is_nobody_at_any_socket(
+    kernel: tuple[int, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(daemon: Daemon) -> None:
+        alice = daemon.worker.guest("alice")
+        servers = [daemon._native[None], daemon._native[alice]]
+        assert all([await greets(server, socket.socketpair()) for server in servers]) and await logs_in(alice, 0)
+        monkeypatch.setattr(sockets_module, "_credentials", lambda raw: kernel)
+        for server in servers:
+            assert not await greets(server, socket.socketpair())
+        assert not await logs_in(alice, 0) and await logs_in(alice, 0, alice.door.cookie)
+
+    bus.running(tmp_path, test, guests=(GuestConfig("alice"),))
+
+
+def test_a_connection_over_tcp_is_nobody_at_a_native_socket(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        for server in daemon._native.values():
+            assert not await greets(server, tcp_pair())
+
+    bus.running(tmp_path, test, guests=(GuestConfig("alice"),))
 
 
 # -- pages of others -----------------------------------------------------------------------------------------

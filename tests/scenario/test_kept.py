@@ -277,7 +277,7 @@ def test_a_change_to_a_guest_that_is_being_removed_is_not_kept_for_the_next_of_i
         )
         assert [isinstance(one, GraphError) for one in done] == [False, True, True, True, False], done
         bob = daemon.worker.guest("bob")
-        assert not bob.microphone.mute and not bob.graph.name_taken("music") and not list(bob.door.grants)
+        assert not bob.microphone.mute and not bob.graph.name_taken("music") and not list(bob.admission.grants)
         assert daemon.worker.store.guest("bob") == type(daemon.worker.store.guest("nobody"))()
 
     running(tmp_path, test)

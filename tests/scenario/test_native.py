@@ -390,7 +390,7 @@ async def waiting(daemon: Daemon) -> str:
 @pytest.mark.parametrize("always", [False, True])
 def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Path, always: bool) -> None:
     async def test(daemon: Daemon) -> None:
-        grants = daemon.worker.guest("alice").door.grants
+        grants = daemon.worker.guest("alice").admission.grants
         grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
         told: list[str] = []
         bus = of_guest(daemon)
@@ -424,7 +424,7 @@ def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Pat
 def test_who_is_not_answered_in_time_is_denied_and_who_leaves_waits_no_more(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         daemon.worker.prompts._patience_ns = 50 * NS_PER_MS
-        daemon.worker.guest("alice").door.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+        daemon.worker.guest("alice").admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
         async with of_guest(daemon) as bus:
             with pytest.raises(RightsError, match="nobody"):
                 await bus.record("source/microphone", guest="alice").__aenter__()
@@ -467,7 +467,7 @@ def test_a_camera_is_asked_for(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon) as bus:
             assert await bus.call("ask", what="camera", guest="alice") is True
-            daemon.worker.guest("alice").door.grants.set(Permission.CAMERA, ANY, Verdict.PROMPT)
+            daemon.worker.guest("alice").admission.grants.set(Permission.CAMERA, ANY, Verdict.PROMPT)
             asked = asyncio.create_task(bus.call("ask", what="camera", guest="alice"))
             daemon.worker.prompts.decide(daemon.worker.prompts.get(await waiting(daemon)), False)  # type: ignore[arg-type]
             assert await asked is False

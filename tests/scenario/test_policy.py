@@ -89,14 +89,14 @@ def test_rules_answer_programs_that_have_to_ask(tmp_path: Path) -> None:
 
     async def test(daemon: Daemon) -> None:
         for what in (Permission.MICROPHONE, Permission.MONITOR):
-            daemon.worker.guest("alice").door.grants.set(what, ANY, Verdict.PROMPT)
+            daemon.worker.guest("alice").admission.grants.set(what, ANY, Verdict.PROMPT)
         async with policy(daemon, PolicyConfig(rules=rules)), of_guest(daemon) as bus:
             async with bus.record("source/microphone", guest="alice"):
                 pass
             with pytest.raises(RightsError):
                 await bus.record("sink/default", guest="alice").__aenter__()
             # What was granted once was granted to that connection.
-            assert not [v for _, name, v in daemon.worker.guest("alice").door.grants if name != ANY]
+            assert not [v for _, name, v in daemon.worker.guest("alice").admission.grants if name != ANY]
 
     running(tmp_path, test)
 
@@ -122,7 +122,7 @@ def test_another_policy_takes_over_and_gives_the_place_back(tmp_path: Path) -> N
 def test_without_a_policy_the_unknown_wait_and_are_denied_and_the_known_play(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         daemon.worker.prompts._patience_ns = 50_000_000
-        daemon.worker.guest("alice").door.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
+        daemon.worker.guest("alice").admission.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
         with pytest.raises(RightsError):
             await of_guest(daemon).__aenter__()
         async with of_guest(daemon, "bob") as bus, bus.play(guest="bob") as stream:

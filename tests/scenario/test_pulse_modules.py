@@ -193,15 +193,15 @@ def test_a_loopback_hears_only_what_who_loaded_it_may() -> None:
     client, other = rig.client(), rig.client()
     load(client, "module-null-sink", "sink_name=under")
     load(client, "module-loopback", "source=under.monitor")
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
     move: dict[str, Any] = {"index": outputs(client)[0]["index"], "source_index": NO_INDEX}
     assert other.error(Command.MOVE_SOURCE_OUTPUT, **move, source_name="microphone") == Err.ACCESS
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
     other.ask(Command.MOVE_SOURCE_OUTPUT, **move, source_name="microphone")
-    rig.door.end_forbidden()
+    rig.admission.enforce()
     assert "module-loopback" in modules(client)
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
-    rig.door.end_forbidden()
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.admission.enforce()
     assert "module-loopback" not in modules(client)
 
 

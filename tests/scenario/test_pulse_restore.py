@@ -132,7 +132,7 @@ def test_a_rule_written_to_be_applied_is_heard_at_once_and_every_change_is_told(
 def test_programs_without_the_right_to_control_may_look_only() -> None:
     rig = Rig()
     client = rig.client()
-    rig.door.holder = Holder("guest/default", Right.SPEAK, frozenset({"default"}))
+    rig.admission.holder = Holder("guest/default", Right.SPEAK, frozenset({"default"}))
     assert client.error(Command.EXTENSION, **a_write(SET, {"a": LOW})) == Err.ACCESS
     assert client.error(Command.EXTENSION, **asked(3, ("string", "a"))) == Err.ACCESS
     assert read(client) == {}
@@ -297,14 +297,14 @@ def test_a_rule_for_recorders_is_applied_where_their_clients_may_record() -> Non
     group = "source-output-by-application-name:recorder"
     (shown,) = client.ask_list(Command.GET_SOURCE_OUTPUT_INFO_LIST)
     assert shown["props"]["module-stream-restore.id"].rstrip(b"\0").decode() == group
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
     rule = Rule((0x8000,), ("mono",), True, "microphone")
     client.ask(Command.EXTENSION, **a_write(SET, {group: rule}, at_once=True))
     (shown,) = client.ask_list(Command.GET_SOURCE_OUTPUT_INFO_LIST)
     assert shown["volume"] == (0x8000, 0x8000) and shown["mute"] and record.node.sink is rig.sink
     fields = record_fields(S16, (1, 2), props=props)
     assert client.error(Command.CREATE_RECORD_STREAM, **fields) == Err.ACCESS, "the default is the microphone"
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
     new = client.ask(Command.CREATE_RECORD_STREAM, **fields)
     assert new["source_name"] == "microphone" and rig.door.records[new["index"]].mute
     assert rig.door.records[new["index"]].gains == (0.125, 0.125)

@@ -246,16 +246,16 @@ def test_what_a_module_records_needs_the_grant_that_its_loader_would_need() -> N
     client = rig.client()
     load(client, "module-remap-source", "master=microphone source_name=mine")
     load(client, "module-loopback", "source=microphone sink=millrace")
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
-    rig.door.end_forbidden()
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.admission.enforce()
     assert "mine" not in sources_of(client) and not next(iter(rig.graph.sources.values())).links
     for argument in ("module-remap-source master=microphone", "module-loopback source=microphone sink=millrace"):
         name, _, rest = argument.partition(" ")
         assert client.error(Command.LOAD_MODULE, name=name, argument=rest) == Err.ACCESS
     # And a source that was made of a monitor is a monitor.
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
     load(client, "module-remap-source", "master=millrace.monitor source_name=quiet channels=1 master_channel_map=left")
-    rig.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+    rig.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     assert client.error(Command.CREATE_RECORD_STREAM, **quiet_recorder()) == Err.ACCESS
 
 
@@ -301,7 +301,7 @@ def test_a_new_default_source_takes_along_recorders_that_named_none_where_they_m
 
     client.ask(Command.SET_DEFAULT_SOURCE, name="line")
     assert where() == ["line", "microphone"]
-    rig.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+    rig.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     client.ask(Command.SET_DEFAULT_SOURCE, name="millrace.monitor")
     assert where() == ["line", "microphone"]
     client.ask(Command.SET_DEFAULT_SOURCE, name="microphone")
@@ -365,12 +365,12 @@ def test_a_microphone_that_a_client_may_never_have_is_not_shown_and_recording_it
     client = rig.client()
     rig.graph.add_source("microphone", "Microphone")
     assert set(sources_of(client)) == {"microphone", "millrace.monitor"}
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
     assert set(sources_of(client)) == {"millrace.monitor"}
     assert client.ask(Command.GET_SERVER_INFO)["default_source"] == "millrace.monitor"
     spec = Spec(SampleFormat.S16LE, 1, 48_000)
     assert client.error(Command.CREATE_RECORD_STREAM, **record_fields(spec, (0,))) == Err.ACCESS
-    rig.door.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
     assert set(sources_of(client)) == {"microphone", "millrace.monitor"}
 
 

@@ -455,6 +455,6 @@ def test_only_a_stream_that_is_there_can_be_recorded_and_only_by_who_may_record_
     elsewhere = record_fields(S16, STEREO, direct_on_input=player.index, source_index=other.id)
     assert client.error(Command.CREATE_RECORD_STREAM, **gone) == Err.NOENTITY
     assert client.error(Command.CREATE_RECORD_STREAM, **elsewhere) == Err.INVALID
-    rig.door.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+    rig.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     fields = record_fields(S16, STEREO, direct_on_input=player.index)
     assert client.error(Command.CREATE_RECORD_STREAM, **fields) == Err.ACCESS

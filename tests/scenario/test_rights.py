@@ -271,7 +271,7 @@ def source(name: str) -> dict[str, Any]:
 def test_programs_record_what_they_were_granted_and_no_more() -> None:
     rig = PulseRig()
     rig.graph.add_source("microphone", "Microphone")
-    grants = rig.door.grants
+    grants = rig.admission.grants
     grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
     grants.set(Permission.MICROPHONE, "firefox-esr", Verdict.ALLOW)
     allowed = program(rig, "firefox-esr")
@@ -284,9 +284,9 @@ def test_programs_record_what_they_were_granted_and_no_more() -> None:
         assert evil.error(Command.MOVE_SOURCE_OUTPUT, **target) == Err.ACCESS
         # Nor may a program that is allowed put another's recorder there.
         assert allowed.error(Command.MOVE_SOURCE_OUTPUT, **target) == Err.ACCESS
-    assert rig.door.refused_captures == 6
+    assert rig.admission.refused_captures == 6
     grants.set(Permission.MONITOR, ANY, Verdict.DENY)
-    rig.door.end_forbidden()
+    rig.admission.enforce()
     evil.exchange()
     assert len(evil.named(Command.RECORD_STREAM_KILLED)) == 1
     assert [record.owner.index for record in rig.door.records.values()] == [allowed.server.index]
@@ -372,8 +372,8 @@ def test_grants_survive_a_restart(tmp_path: Path) -> None:
         ] == 200
 
     async def second(rig: Rig) -> None:
-        assert list(rig.daemon.worker.guest("alice").door.grants) == [(Permission.MONITOR, "pacat", Verdict.DENY)]
-        assert not list(rig.daemon.worker.guest("bob").door.grants)
+        assert list(rig.daemon.worker.guest("alice").admission.grants) == [(Permission.MONITOR, "pacat", Verdict.DENY)]
+        assert not list(rig.daemon.worker.guest("bob").admission.grants)
         see = await rig.token("a", "see", ["bob"])
         assert (await rig.ask("GET", "/api/v1/grants", see))[1] == "[]"
 

@@ -123,8 +123,8 @@ def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str,
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guest("alice")
         for permission in (Permission.MICROPHONE, Permission.CONNECT)[: 1 if what == "record" else 2]:
-            guest.door.grants.set(permission, ANY, Verdict.DENY)
-            guest.door.grants.set(permission, "sleep", Verdict.ALLOW)
+            guest.admission.grants.set(permission, ANY, Verdict.DENY)
+            guest.admission.grants.set(permission, "sleep", Verdict.ALLOW)
         path = guest.native_path if door == "native" else guest.pulse_path
         evil = subprocess.Popen(
             [sys.executable, "-c", ATTACK, door, str(path), when, what], stdout=subprocess.PIPE, text=True
@@ -152,11 +152,11 @@ def test_a_program_that_speaks_for_itself_has_its_grant(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         guest, own = daemon.worker.guest("alice"), program_of(os.getpid())
         for permission in (Permission.CONNECT, Permission.MICROPHONE):
-            guest.door.grants.set(permission, ANY, Verdict.DENY)
-            guest.door.grants.set(permission, own, Verdict.ALLOW)
+            guest.admission.grants.set(permission, ANY, Verdict.DENY)
+            guest.admission.grants.set(permission, own, Verdict.ALLOW)
         async with Bus(guest.native_path, "t", "") as bus, bus.record("source/microphone", guest="alice"):
             assert len(guest.native_records) == 1
-            guest.door.grants.set(Permission.MICROPHONE, own, None)
+            guest.admission.grants.set(Permission.MICROPHONE, own, None)
             with pytest.raises(RightsError):
                 async with bus.record("source/microphone", guest="alice"):
                     pass

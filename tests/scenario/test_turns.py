@@ -23,6 +23,7 @@ from millrace.graph.share import HOPE_NS, LIGHT_NS, SLICE_NS, Lag, Share
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
 from millrace.io.turns import Turns
 from millrace.observe.incidents import KEPT_OF_KIND, Incidents
+from millrace.rights.grants import Subject
 from millrace.rights.model import OWNER
 from millrace.server.http.events import WebSocket, messages
 from millrace.sim.rig import Rig
@@ -95,7 +96,7 @@ class Guest:
     def connect(self) -> tuple[StreamRunner, Line, PulseClientSession]:
         """A connection that is logged in."""
         handlers = {command: self._costly(handler) for command, handler in HANDLERS.items()}
-        runner = StreamRunner(lambda _: PulseClient(self.rig.door, handlers, trusted=True), self.turns)
+        runner = StreamRunner(lambda _: PulseClient(self.rig.door, handlers, Subject(ours=True)), self.turns)
         line, wire = Line(), PulseClientSession(PROTOCOL_VERSION)
         runner.connection_made(cast(asyncio.Transport, line))
         wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})

@@ -264,7 +264,7 @@ class Commands:
         return [
             {"guest": guest.name, "what": what.value, "program": program, "allow": verdict.as_json()}
             for guest in self.visible(holder)
-            for what, program, verdict in guest.door.grants
+            for what, program, verdict in guest.admission.grants
         ]
 
     async def _grant(self, args: r.Grant, holder: Holder) -> Any:

@@ -12,7 +12,7 @@ from millrace.guest.guest import Guest
 from millrace.io.turns import Turns
 from millrace.observe.metrics import exposition
 from millrace.rights.model import OWNER, Holder, Right
-from millrace.symptoms import Symptom
+from millrace.symptoms import Symptom, refusal, violation
 
 
 class ControlPlane:
@@ -88,13 +88,12 @@ class ControlPlane:
 
     def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
         """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
-        self._worker.violated(guest, key, error, stage)
+        self.report(violation(guest, key, error, stage))
 
     def refused(self, guest: str, who: str, what: str) -> None:
         """Somebody asked for what they may not."""
-        self._worker.refused(guest, who, what)
+        self.report(refusal(guest, who, what))
 
-    def forbade(self, guest: str, who: str, what: str) -> None:
-        """Somebody who is known asked for what they have no right to."""
+    def forbidden(self) -> None:
+        """Somebody who is known has asked for what they have no right to: that is counted."""
         self._worker.forbidden += 1
-        self._worker.refused(guest, who, what)

@@ -45,13 +45,11 @@ from millrace.observe.views import guest_summary
 from millrace.rights.grants import ANY, Permission, Subject, Verdict
 from millrace.rights.model import Holder, Right
 from millrace.rights.prompts import Prompt, Prompts
-from millrace.symptoms import Symptom
 from millrace.text import checked_number, printable
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
 FLIGHT_GUESTS = 10
-TEXT_MAX = 200
 
 
 class Session(Protocol):
@@ -208,13 +206,10 @@ class Worker:
     async def _start_guest(self, config: GuestConfig) -> Guest:
         """Make a guest and open its sockets; where that can't be nothing of it is left."""
         kept = await self.keeper.write(self.store.guest, config.name)
-        guest = Guest(config, self.ids, self.driver, self._runtime, self.listeners, self.report)
-        guest.door.prompts = self.prompts
+        guest = Guest(config, self.ids, self.driver, self._runtime, self.listeners, self.prompts, self.report)
         remembered = Remembered(self.keeper, config.name, guest.door.rules)
         await remembered.load()
         self._look_after(guest)
-        if config.rights is not None:
-            guest.door.holder = Holder(f"guest/{guest.name}", config.rights, frozenset({guest.name}))
         self._kept[config.name] = remembered, RememberedDevices(self.keeper, config.name, guest.door.devices)
         self._restore(guest, kept)
         try:
@@ -243,7 +238,7 @@ class Worker:
                 log.warning("guest %s: its sink %s of before is left out: %s", guest.name, name, error)
         rules = [(what, ANY, verdict) for what, verdict in guest.config.grants]
         for what, program, verdict in (*rules, *kept.grants):
-            guest.door.grants.set(what, program, verdict)
+            guest.admission.grants.set(what, program, verdict)
 
     @property
     def trouble(self) -> str:
@@ -282,7 +277,6 @@ class Worker:
         guest.graph.left_out = lambda left_out_ns, cut: diagnosis.left_out_sound(
             guest, left_out_ns, cut, self.driver.overloaded(now_ns())
         )
-        guest.door.on_violation = lambda client, error: self.violated(guest.name, f"client/{client.index}", error)
         guest.graph.budget.on_refused = lambda what: diagnosis.no_memory(guest, what)
         guest.outlets.changed = lambda outlet, before, after: diagnosis.changed(guest, outlet, before, after)
         guest.door.on_failure = lambda module, why: log.warning(
@@ -291,7 +285,6 @@ class Worker:
         guest.door.on_idle = lambda module, why: log.info(
             "guest %s: module %s: %s", guest.name, printable(module), printable(why, len(why))
         )
-        guest.door.on_refused = lambda who, what: self.refused(guest.name, who, what)
 
     def policy(self) -> dict[str, Any] | None:
         """Which session manager is in charge, if any."""
@@ -317,14 +310,6 @@ class Worker:
     async def learn(self, guest: Guest, key: str, text: str | None) -> None:
         """What a session manager remembers of a guest's group of streams."""
         await self._kept[guest.name][0].learn(key, text)
-
-    def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
-        """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
-        self.report(Symptom(stage, "broke the protocol", guest, key, {"error": str(error)[:TEXT_MAX]}))
-
-    def refused(self, guest: str, who: str, what: str) -> None:
-        """Somebody asked for what they may not."""
-        self.report(Symptom("rights", "refused", guest, "", {"who": who, "what": what[:TEXT_MAX]}))
 
     def _incident_changed(self, change: str, incident: Incident) -> None:
         if change == "remove":
@@ -369,10 +354,10 @@ class Worker:
     async def grant(self, guest: Guest, what: Permission, program: str, verdict: Verdict | None) -> None:
         """Make or take away a rule; what may not go on ends at once."""
         async with self._turn(guest):
-            guest.door.grants.demand_room(what, program)
+            guest.admission.grants.demand_room(what, program)
             await self.keeper.write(self.store.keep_grant, guest.name, what, program, verdict)
-            guest.door.grants.set(what, program, verdict)
-        guest.door.end_forbidden()
+            guest.admission.grants.set(what, program, verdict)
+        guest.admission.enforce()
         for session in list(self.sessions):
             session.end_forbidden(guest)
 

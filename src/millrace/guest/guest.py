@@ -9,9 +9,11 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Container
+from functools import partial
 from pathlib import Path
 
 from millrace.budget import Budget
+from millrace.doors.admission import Admission
 from millrace.doors.native.playback import NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.pulse.client import PulseClient
@@ -26,12 +28,13 @@ from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.listeners import Acceptor, Listeners
-from millrace.io.peers import is_ours
 from millrace.io.runner import Connection
-from millrace.io.sockets import bind_tcp, bind_unix, peer_identity, private_dir
+from millrace.io.sockets import bind_tcp, bind_unix, peer_subject, private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.io.witness import Witness
 from millrace.outlets.peer import Subscribers
+from millrace.rights.model import Admits
+from millrace.rights.prompts import Prompts
 from millrace.symptoms import Report
 from millrace.text import parse_address, printable, show_address
 from millrace.units import HostNs, default_map
@@ -58,12 +61,14 @@ class Guest:
     """The unit of isolation."""
 
     def __init__(
-        self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path, listeners: Listeners, report: Report
-    ) -> None:
+        self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path, listeners: Listeners,
+        prompts: Prompts, report: Report,
+    ) -> None:  # fmt: skip
         self.config = config
         self.report = report
         self.name = config.name
         budget = Budget(f"guest {config.name}", config.memory)
+        self.admission = Admission(config.name, budget, prompts, report, config.rights)
         self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget)
         self.graph.add_first_sink(f"Millrace {config.name}")
         self.leaving: set[Sink] = set()
@@ -79,7 +84,8 @@ class Guest:
         self.native_path = self.directory / "native"
         self.id = ids.take()
         cookie = secrets.token_bytes(COOKIE_BYTES)
-        self.door = PulseDoor(self.graph, cookie, printable(f"{_user()}@{socket.gethostname()}"), wall_ns)
+        host = printable(f"{_user()}@{socket.gethostname()}")
+        self.door = PulseDoor(self.graph, self.admission, cookie, host, wall_ns)
         self.outlets = Subscribers(self.graph)
         self.outlets.clock = now_ns
         self.graph.observers.append(self._graph_changed)
@@ -137,7 +143,7 @@ class Guest:
     async def start(self) -> None:
         """Open the sockets."""
         private_dir(self.directory)
-        self._serve(bind_unix(self.pulse_path, watched=True))
+        self._serve(bind_unix(self.pulse_path, watched=True), Admits.PROGRAMS)
         self._made.append(self.pulse_path)
         self._write_cookie()
         for address in self.config.pulse_tcp:
@@ -147,12 +153,13 @@ class Guest:
                 raise ConfigError(f"pulse_tcp: can't listen on {address}: {error.strerror}; is it in use?") from None
             for sock in bound:
                 self.pulse_tcp.append(show_address(*sock.getsockname()[:2]))
-                self._serve(sock)
+                self._serve(sock, Admits.NOBODY)
         self._driver.attach(self.graph)
 
-    def _serve(self, sock: socket.socket) -> None:
-        whose = f"guest {self.name}, PulseAudio"
-        self.servers.append(self._listeners.serve_cores(sock, self.turns, self._connect, self._watch, whose))
+    def _serve(self, sock: socket.socket, admits: Admits) -> None:
+        """Speak PulseAudio on a socket. Whom it does not admit by what the kernel knows of them needs the cookie."""
+        whose, connect = f"guest {self.name}, PulseAudio", partial(self._connect, admits)
+        self.servers.append(self._listeners.serve_cores(sock, self.turns, connect, self._watch, whose))
 
     def _write_cookie(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -163,18 +170,12 @@ class Guest:
         except OSError as error:
             raise ConfigError(f"{self.cookie_path}: {error.strerror}") from None
 
-    def _connect(self, transport: asyncio.Transport) -> PulseClient | None:
-        """A unix peer of this user (or root) is trusted; anybody else needs the cookie."""
-        identity = peer_identity(transport.get_extra_info("socket"))
-        trusted = identity is not None and is_ours(identity.uid)
+    def _connect(self, admits: Admits, transport: asyncio.Transport) -> PulseClient | None:
         try:
-            client = PulseClient(self.door, HANDLERS, trusted)
+            return PulseClient(self.door, HANDLERS, peer_subject(transport.get_extra_info("socket"), admits))
         except GraphError as error:
             log.warning("connection refused: %s", error)
             return None
-        if identity is not None:
-            client.subject.identity = identity
-        return client
 
     def _watch(self, transport: asyncio.Transport, core: Connection) -> Witness | None:
         """A program's own rules are for who speaks, and not for who connected."""

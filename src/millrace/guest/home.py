@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from millrace.doors.admission import Admission
 from millrace.doors.pushed import PushedStream
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
@@ -41,6 +42,7 @@ class Home(Protocol):
 
     name: str
     config: GuestConfig
+    admission: Admission
     graph: Graph
     outlets: Subscribers
     microphone: Sink

@@ -16,7 +16,7 @@ from millrace.guest.missing import missing_sink
 from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import Subscriber, Write
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Holder
 from millrace.symptoms import Symptom
 from millrace.text import parse_switch
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
@@ -65,7 +65,7 @@ class ListenerSession:
         self.guest = guest
         self.holder = holder
         self._left = False
-        self.account = guest.graph.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
+        self.account = guest.admission.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
         self.address = address
         self.wire = PeerServer(now_ns)
         self.outlet = Subscriber(id_, address, write, room)
@@ -209,14 +209,10 @@ class ListenerSession:
         self.drain()
         self.guest.outlets.join(outlet, sink)
         self._offered = hello.microphone
-        self.may_speak = self.guest.config.microphone and self._has_voice
+        self.may_speak = self.guest.config.microphone and self.guest.admission.may_speak(self.holder)
         self.update_microphone()
 
     # -- the microphone ----------------------------------------------------------------------
-
-    @property
-    def _has_voice(self) -> bool:
-        return self.holder.may(Right.SPEAK, self.guest.name)
 
     @property
     def microphone_state(self) -> str:
@@ -271,7 +267,7 @@ class ListenerSession:
         asked = asked_of_daemon(latency) if latency is not None else self.outlet.latency
         settings = self._agreed(changed(self.outlet.settings, rest))
         if spoken is not None:
-            if parse_switch(spoken, "mic") and not self._has_voice:
+            if parse_switch(spoken, "mic") and not self.guest.admission.may_speak(self.holder):
                 raise ConfigError(f"mic: {self.holder.key} has no right to speak in guest {self.guest.name}")
             self.may_speak = parse_switch(spoken, "mic")
             self.update_microphone()

@@ -8,19 +8,19 @@ from typing import Any, Protocol
 
 import msgspec
 
+from millrace.doors.admission import Asker, permission_of
 from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, LOW_DELAY_NS, NativePlayback
 from millrace.doors.native.record import NativeRecord
-from millrace.doors.pulse.door import permission_of
 from millrace.dsp.convert import BY_NAME, SampleFormat
 from millrace.dsp.resample import resampler_bytes
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.guest.find import find_mix, parse_volume
 from millrace.guest.guest import Guest
+from millrace.io.clock import now_ns
 from millrace.io.descriptors import Descriptors
 from millrace.io.shared import Bell, pipe, shared_memory
 from millrace.media.format import AudioFormat
-from millrace.rights.grants import Permission, Subject, Verdict
 from millrace.rights.model import Holder, Right
 from millrace.text import checked_int, checked_number, quoted
 from millrace.units import (
@@ -79,12 +79,10 @@ class Level(Arguments):
     mute: bool | None = None
 
 
-class Session(Protocol):
+class Session(Asker, Protocol):
     """The connection that has the streams."""
 
     holder: Holder
-    subject: Subject
-    name: str
 
     def guest(self, name: str, right: Right) -> Guest:
         """The guest of that name, if the connection has that right in it."""
@@ -92,10 +90,6 @@ class Session(Protocol):
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send a message, and with it descriptors, which are the connection's from then on."""
-        ...
-
-    def ask(self, guest: Guest, what: Permission, answer: Callable[[bool], None]) -> None:
-        """Let somebody decide whether the program may."""
         ...
 
     def refuse(self, serial: int, error: Exception) -> None:
@@ -165,17 +159,10 @@ class NativeStreams:
         guest = self._session.guest(args.guest, Right.HEAR)
         source = find_mix(guest, args.at) if args.at else guest.microphone
         what = permission_of(source)
-        if self._session.holder.may(Right.ADMIN, guest.name):
+        if self._session.holder.may(Right.ADMIN, guest.name) or guest.admission.authorize(
+            what, self._session, now_ns(), lambda allow: self._record_decided(serial, args, allow)
+        ):
             self._begin_record(serial, args, guest, source)
-            return
-        verdict = guest.door.grants.verdict(what, self._session.subject)
-        if verdict is Verdict.DENY:
-            guest.door.refused_captures += 1
-            raise RightsError(f"{self._session.subject.identity} has no grant for the {what.value}")
-        if verdict is Verdict.ALLOW:
-            self._begin_record(serial, args, guest, source)
-        else:
-            self._session.ask(guest, what, lambda allow: self._record_decided(serial, args, allow))
 
     def _record_decided(self, serial: int, args: Open, allow: bool) -> None:
         """What waited for an answer is served, or refused."""
@@ -315,7 +302,7 @@ class NativeStreams:
             sink = own.record.node.sink if own.record is not None and own.guest is guest else None
             if sink is None:
                 continue
-            if guest.door.grants.verdict(permission_of(sink), self._session.subject) is not Verdict.ALLOW:
+            if not guest.admission.allows(permission_of(sink), self._session.subject):
                 self._notice(id_, "ended", "the grant was taken away")
                 self._forget(id_)
 

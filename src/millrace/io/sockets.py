@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from millrace.errors import ConfigError
-from millrace.io.peers import identity_of
+from millrace.io.peers import identity_of, is_ours
 from millrace.io.witness import watch_writers
-from millrace.rights.grants import Identity
+from millrace.rights.grants import Identity, Subject
+from millrace.rights.model import Admits
 
 log = logging.getLogger("millrace.io")
 BACKLOG = 1024
@@ -203,3 +204,13 @@ def peer_identity(raw: socket.socket | None) -> Identity | None:
         return identity_of(pid, uid, pidfd)
     finally:
         os.close(pidfd)
+
+
+def peer_subject(raw: socket.socket | None, admits: Admits) -> Subject:
+    """Who is at the other end of a connection: decided here, once, for whatever is asked by it.
+
+    What the kernel says counts only where the listening socket lets somebody in by that. A connection that came by TCP
+    and was handed on by a socket pair would else be this very process's own.
+    """
+    identity = None if admits is Admits.NOBODY else peer_identity(raw)
+    return Subject() if identity is None else Subject(identity, ours=is_ours(identity.uid))

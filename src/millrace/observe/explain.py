@@ -178,7 +178,7 @@ def explain_recorder(guest: Guest, id_: int) -> list[Step]:
         fmt = f"{native.format.name}, {native.format.rate} Hz, {_channels(native.format.positions)}"
     sink = node.sink
     what = Permission.MICROPHONE if sink is not None and sink.capture else Permission.MONITOR
-    rules = {(p, name): verdict for p, name, verdict in guest.door.grants}
+    rules = {(p, name): verdict for p, name, verdict in guest.admission.grants}
     named = next((name for name in (*subject.identity.names, "*") if (what, name) in rules), None)
     rule = f"by the rule for {named!r}" if named else "as no rule says otherwise"
     return [

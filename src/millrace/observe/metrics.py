@@ -85,7 +85,7 @@ class Collected:
             [sum(s.bitrate() for s in g.sessions) for g in guests],
         )
         yield family(counter, "late_cycles", "Cycles that ran late.", [g.graph.late_cycles for g in guests])
-        yield family(counter, "refused_captures", "Recordings refused.", [g.door.refused_captures for g in guests])
+        yield family(counter, "refused_captures", "Recordings refused.", [g.admission.refused_captures for g in guests])
 
     def _incidents(self) -> Metric:
         made = CounterMetricFamily(

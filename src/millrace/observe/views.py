@@ -186,7 +186,7 @@ def guest_view(guest: Guest) -> Generator[None, None, View]:
         "name": guest.name, "state": "running" if graph.running else "idle", "rate": graph.rate,
         "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
         "clients": len(guest.door.clients), "memory": memory_view(guest.graph.budget),
-        "refused_logins": guest.door.refused, "refused_captures": guest.door.refused_captures,
+        "refused_logins": guest.admission.refused_logins, "refused_captures": guest.admission.refused_captures,
         "pulse": str(guest.pulse_path), "pulse_tcp": guest.pulse_tcp, "native": str(guest.native_path),
         "sinks": (yield from _all(lambda sink: sink_view(guest, sink), graph.sinks.values())),
         "sources": (yield from _all(lambda source: sink_view(guest, source), graph.sources.values())),

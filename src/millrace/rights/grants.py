@@ -87,10 +87,15 @@ UNKNOWN = Identity()
 
 @dataclass(eq=False)
 class Subject:
-    """A local client: who it is, and what was granted to it alone, once."""
+    """Who is at the other end of a connection, and what was granted to it alone, once.
+
+    It is made where the connection is accepted, and goes with it. `ours` is the daemon's own user, or root; one of
+    which nothing is known, such as a connection over TCP, is nobody.
+    """
 
     identity: Identity = UNKNOWN
     once: dict[Permission, bool] = field(default_factory=dict)
+    ours: bool = False
 
 
 class Grants:

@@ -115,7 +115,7 @@ NOBODY = Holder("nobody", Right.NONE, frozenset())
 
 
 class Admits(Enum):
-    """Whom a unix socket lets in by what the kernel says of the peer alone.
+    """Whom a listening socket lets in by what the kernel says of the peer alone.
 
     It is said where the socket is opened, and never guessed from a connection: what has no address, no name or no
     owner is not somebody for that.
@@ -125,3 +125,5 @@ class Admits(Enum):
     """This user and root, with every right."""
     PROGRAMS = "programs"
     """This user and root, as programs of one guest."""
+    NOBODY = "nobody"
+    """TCP: whoever comes shows a secret."""

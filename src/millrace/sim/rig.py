@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from millrace.doors.admission import Admission
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
@@ -16,6 +17,9 @@ from millrace.dsp.convert import Samples
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Sink, Tap
+from millrace.rights.grants import Subject
+from millrace.rights.prompts import Prompts
+from millrace.symptoms import Symptom
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, default_map
 from millrace.wire.pulse.client import Failed, Notice, PulseClientSession, Reply, Sound, playback_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
@@ -64,7 +68,10 @@ class Rig:
         self.graph = Graph("default", Ids(), rate, default_map(channels))
         self.graph.add_first_sink()
         self.driver.attach(self.graph)
-        self.door = PulseDoor(self.graph, bytes(range(256)), "user@host", lambda: self.now_ns)
+        self.symptoms: list[Symptom] = []
+        self.prompts = Prompts(self.graph.ids.take)
+        self.admission = Admission("default", self.graph.budget, self.prompts, self.symptoms.append)
+        self.door = PulseDoor(self.graph, self.admission, bytes(range(256)), "user@host", lambda: self.now_ns)
         self.clients: list[RigClient] = []
 
     @property
@@ -114,7 +121,7 @@ class RigClient:
     def __init__(self, rig: Rig, version: int, trusted: bool) -> None:
         self.rig = rig
         self.wire = PulseClientSession(version)
-        self.server = PulseClient(rig.door, HANDLERS, trusted)
+        self.server = PulseClient(rig.door, HANDLERS, Subject(ours=trusted))
         self.replies: dict[int, Reply | Failed] = {}
         self.notices: list[Notice] = []
         self.recorded: dict[int, bytearray] = {}

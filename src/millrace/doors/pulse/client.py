@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from millrace.budget import CONNECTIONS, MIB
+from millrace.doors.pulse.clientstreams import ClientStreams
 from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
-from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of, prop_text
 from millrace.doors.pulse.news import Subscription
-from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
-from millrace.doors.pulse.samples import Upload
 from millrace.dsp.convert import Buffer
-from millrace.errors import BudgetError, GraphError, RemoteProtocolError
+from millrace.errors import BudgetError, GraphError, MillraceError, RemoteProtocolError
 from millrace.rights.grants import Identity, Permission, Subject, Verdict
 from millrace.rights.model import Right
-from millrace.rights.prompts import Answer
+from millrace.rights.prompts import Answer, Prompt
+from millrace.symptoms import violation
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import (
     COOKIE_BYTES,
@@ -34,7 +34,6 @@ from millrace.wire.pulse.tagstruct import Props
 
 Handler = Callable[["PulseClient", Request], Iterator[None] | None]
 """What takes long is an iterator: it goes on, step by step, before the client's next request is looked at."""
-STREAMS_PER_CLIENT_MAX = 256
 CLIENT_BYTES = {"itself": 10 * 1024, "paid props": 6 * 1024}
 """What a connection takes, its socket and the properties that clients usually have included."""
 ASKED_FACTOR = 16
@@ -45,23 +44,20 @@ _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_S
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
 
 
-class PulseClient:
+class PulseClient(ClientStreams):
     """The door's side of one connection, with the sans-IO contract.
 
-    `trusted` connections (same user by peer credentials) need no cookie. `wake` is called when
-    there is something to send that no `receive` has caused.
+    Programs of the daemon's own user need no cookie. `wake` is called when there is something to send that no
+    `receive` has caused.
     """
 
-    def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], trusted: bool) -> None:
+    def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], subject: Subject) -> None:
         if len(door.clients) >= CLIENTS_MAX:
             raise GraphError(f"guest {door.graph.name} has its {CLIENTS_MAX} connections already")
-        self.door = door
-        self.account = door.graph.budget.open("connection", CLIENT_BYTES, CONNECTIONS)
+        super().__init__(door, door.admission.account(CLIENT_BYTES))
         self.index = door.graph.ids.take()
         self.props: Props = {}
-        self.trusted = trusted
-        self.subject = Subject()
-        """What runs at the other end, as the kernel says; unknown for connections over TCP."""
+        self.subject = subject
         self.ready = self.known = False
         self.closing = False
         self.congested = False
@@ -72,13 +68,9 @@ class PulseClient:
         self.subscription = Subscription(door.news, self.index, lambda: self.wake())
         self.extensions: set[str] = set()
         """Modules whose changes it wants to hear of."""
-        self.streams: dict[int, PlaybackStream] = {}
-        self.records: dict[int, RecordStream] = {}
-        self.uploads: dict[int, Upload] = {}
-        self._sinks: dict[int, int] = {}
         self._handlers = handlers
         self._wire = PulseSession()
-        self._next_channel = self._asked = self._partial_bytes = 0
+        self._asked = self._partial_bytes = 0
         self._begun: tuple[Request, Iterator[None]] | None = None
 
     # -- the sans-IO contract --------------------------------------------------------------
@@ -119,7 +111,7 @@ class PulseClient:
             for _ in steps:
                 if self.over():
                     return False
-        except (CommandError, GraphError) as error:
+        except REFUSALS as error:
             self._refuse(request, error)
         self._begun = None
         return True
@@ -145,7 +137,7 @@ class PulseClient:
 
     def violated(self, error: RemoteProtocolError) -> None:
         """See `Connection`."""
-        self.door.on_violation(self, error)
+        self.door.admission.report(violation(self.door.graph.name, f"client/{self.index}", error))
 
     def may_wait(self, waiting_bytes: int) -> bool:
         """See `Connection`: it is the guest that pays for it."""
@@ -164,7 +156,7 @@ class PulseClient:
                 self.forget_record(next(iter(self.records.values())))
             if self.over() and (self.streams or self.records):
                 return False
-        self.door.prompts.forget(self.subject)
+        self.door.admission.prompts.forget(self.subject)
         if self.door.clients.pop(self.index, None) is not None:
             self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
             self.door.on_client("remove", self)
@@ -189,12 +181,12 @@ class PulseClient:
             steps = handler(self, request)
             if steps is not None:
                 self._begun = request, steps
-        except (CommandError, GraphError) as error:
+        except REFUSALS as error:
             self._refuse(request, error)
 
-    def _refuse(self, request: Request, error: CommandError | GraphError) -> None:
+    def _refuse(self, request: Request, error: MillraceError) -> None:
         """A request that can't be served is answered with PulseAudio's code for that."""
-        self._wire.send_error(request.tag, error.code if isinstance(error, CommandError) else Err.TOOLARGE)
+        self._wire.send_error(request.tag, code_of(error))
 
     def _demand(self, request: Request) -> None:
         """The one place where this door asks for rights: PA_ERR_ACCESS without them."""
@@ -204,22 +196,11 @@ class PulseClient:
 
     def demand(self, needed: Right, what: str) -> None:
         """PA_ERR_ACCESS unless the programs of this guest have that right."""
-        if self.door.holder.may(needed, self.door.graph.name) and self._spoken:
-            return
-        self.door.on_refused(str(self.subject.identity), what)
-        raise CommandError(Err.ACCESS, f"the programs of this guest may not {needed.name}")
-
-    @property
-    def _spoken(self) -> bool:
-        """Whether the program that writes is known, or any program may connect."""
-        anybody = self.door.grants.verdict(Permission.CONNECT, Subject()) is Verdict.ALLOW
-        return anybody or not self.subject.identity.unproven
+        self.door.admission.demand_right(needed, self.subject, what)
 
     def identified(self, identity: Identity) -> None:
-        """This is who speaks. What was granted to somebody else is not his."""
-        before, self.subject.identity = self.subject.identity, identity
-        if identity.names != before.names:
-            self.subject.once.clear()
+        """This is who speaks."""
+        if self.door.admission.identify(self.subject, identity):
             self.door.end_forbidden_of(self, Verdict.ALLOW)
 
     def _own(self, request: Request) -> bool:
@@ -234,8 +215,16 @@ class PulseClient:
         """See `clients.Client`."""
         return self.records
 
+    @property
+    def name(self) -> str:
+        """What the program calls itself."""
+        return prop_text(self.props, "application.name")
+
+    def waits(self, prompt: Prompt) -> None:
+        """See `Asker`: the protocol has no word for that."""
+
     def await_answer(self, again: Answer) -> Answer:
-        """Keep the request that is being served until somebody has decided; BudgetError where there is no room."""
+        """See `Asker`."""
         self._asked += 1
         part = ("asked", self._asked)
         self.account.hold(part, ASKED_FACTOR * self._wire.command_bytes, CONNECTIONS)
@@ -270,17 +259,22 @@ class PulseClient:
             raise CommandError(Err.VERSION, f"protocol {version}; {VERSION_MIN} at least is needed")
         cookie: bytes = request.fields["cookie"]
         right = len(cookie) == COOKIE_BYTES and hmac.compare_digest(cookie, self.door.cookie)
-        if not (self.trusted or right):
-            self.door.refused += 1
+        admission = self.door.admission
+        if not (self.subject.ours or right):
+            admission.wrong_secret()
             self.closing = True
             raise CommandError(Err.ACCESS, "wrong cookie")
         self.known = True
-        if self.door.grants.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
+        if admission.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
             self.closing = True
-        if not self.ready and self.door.settle(self, Permission.CONNECT, lambda allow: self._let_in(request, allow)):
-            self._let_in(request, True)
-        elif self.ready:
+        if self.ready:
             self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
+        elif self.authorize(Permission.CONNECT, lambda allow: self._let_in(request, allow)):
+            self._let_in(request, True)
+
+    def authorize(self, what: Permission, again: Answer) -> bool:
+        """See `Admission.authorize`."""
+        return self.door.admission.authorize(what, self, self.now_ns, again)
 
     def _let_in(self, request: Request, allow: bool) -> None:
         """The connection is settled."""
@@ -334,118 +328,3 @@ class PulseClient:
         """Send recorded sound."""
         self._wire.send_block(channel, data)
         self.wake()
-
-    def take_channel(self) -> int:
-        """A channel number for a new stream."""
-        if len(self.streams) + len(self.records) + len(self.uploads) >= STREAMS_PER_CLIENT_MAX:
-            raise CommandError(Err.TOOLARGE, f"{STREAMS_PER_CLIENT_MAX} streams a connection at most")
-        channel, self._next_channel = self._next_channel, self._next_channel + 1
-        return channel
-
-    def stream_at(self, request: Request) -> PlaybackStream:
-        """The playback stream a request is about."""
-        stream = self.streams.get(request.fields["channel"])
-        if stream is None:
-            raise CommandError(Err.NOENTITY)
-        return stream
-
-    def record_at(self, request: Request) -> RecordStream:
-        """The record stream a request is about."""
-        record = self.records.get(request.fields["channel"])
-        if record is None:
-            raise CommandError(Err.NOENTITY)
-        return record
-
-    # -- streams come and go -------------------------------------------------------------------
-
-    def synchronised(self, sync_id: int) -> list[PlaybackStream]:
-        """The streams of this connection with that number: they are paused, resumed and flushed together."""
-        return [stream for stream in self.streams.values() if stream.sync_id == sync_id]
-
-    def group_at(self, request: Request) -> list[PlaybackStream]:
-        """The stream a request is about, and those synchronised with it."""
-        return self.synchronised(self.stream_at(request).sync_id)
-
-    def _join(self, sync_id: int) -> None:
-        """A stream has come to its group, or left it."""
-        group = self.synchronised(sync_id)
-        for stream in group:
-            stream.set_synchronised(len(group) > 1)
-
-    def keep_playback(self, stream: PlaybackStream) -> None:
-        """Register a new playback stream."""
-        self.streams[stream.channel] = stream
-        self._join(stream.sync_id)
-        self._sinks[stream.node.id] = stream.node.sink.id
-
-    def forget_playback(self, stream: PlaybackStream) -> None:
-        """Remove a playback stream."""
-        self.streams.pop(stream.channel, None)
-        self._sinks.pop(stream.node.id, None)
-        stream.remove()
-        self._join(stream.sync_id)
-
-    def keep_upload(self, channel: int, upload: Upload) -> None:
-        """Register a sample that is to come; there is room for all of it from the start."""
-        self.account.hold(("upload", channel), upload.weight)
-        self.uploads[channel] = upload
-
-    def take_upload(self, request: Request) -> Upload:
-        """The upload a request is about, which ends by that."""
-        channel = request.fields["channel"]
-        upload = self.uploads.pop(channel, None)
-        if upload is None:
-            raise CommandError(Err.NOENTITY)
-        self.account.hold(("upload", channel), 0)
-        return upload
-
-    def keep_record(self, record: RecordStream) -> None:
-        """Register a new record stream."""
-        assert record.node.sink is not None
-        self.records[record.channel] = record
-        self._sinks[record.node.id] = record.node.sink.id
-
-    def forget_record(self, record: RecordStream) -> None:
-        """Remove a record stream."""
-        self.records.pop(record.channel, None)
-        self._sinks.pop(record.node.id, None)
-        record.remove()
-
-    def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
-        """The graph changed a stream: if it is ours and was moved or killed, tell the client."""
-        if self.streams.get(stream.channel) is not stream:
-            return
-        if kind is Change.REMOVE:
-            self.streams.pop(stream.channel)
-            self._sinks.pop(stream.node.id, None)
-            self._join(stream.sync_id)
-            self.notice(Command.PLAYBACK_STREAM_KILLED, channel=stream.channel)
-            return
-        sink = stream.node.sink
-        if self._sinks.get(stream.node.id) != sink.id:
-            self._sinks[stream.node.id] = sink.id
-            attr = stream.attr
-            self.notice(
-                Command.PLAYBACK_STREAM_MOVED, channel=stream.channel, index=sink.id, name=sink.name,
-                suspended=sink.suspended, maxlength=attr.maxlength, tlength=attr.tlength, prebuf=attr.prebuf,
-                minreq=attr.minreq, latency=attr.sink_ns // 1000,
-            )  # fmt: skip
-            stream.check_ready()
-
-    def record_changed(self, record: RecordStream, kind: Change) -> None:
-        """As `playback_changed`, for a recorder."""
-        if self.records.get(record.channel) is not record or kind is Change.NEW:
-            return
-        if kind is Change.REMOVE:
-            self.records.pop(record.channel)
-            self._sinks.pop(record.node.id, None)
-            self.notice(Command.RECORD_STREAM_KILLED, channel=record.channel)
-            return
-        sink = record.node.sink
-        if sink is not None and self._sinks.get(record.node.id) != sink.id:
-            self._sinks[record.node.id] = sink.id
-            self.notice(
-                Command.RECORD_STREAM_MOVED, channel=record.channel, index=sink.id, name=self.door.source_name(sink),
-                suspended=sink.suspended, maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,
-                latency=record.node.latency_ask_ns // 1000,
-            )  # fmt: skip

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from millrace.doors.pulse.record import RecordStream
 from millrace.rights.grants import Subject
-from millrace.rights.prompts import Answer
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import Command
 from millrace.wire.pulse.tagstruct import Props
@@ -23,7 +22,6 @@ class Client(Recorder, Protocol):
     """A connection of a PulseAudio client."""
 
     index: int
-    trusted: bool
     props: Props
     closing: bool
     wake: Callable[[], None]
@@ -42,8 +40,4 @@ class Client(Recorder, Protocol):
 
     def notice(self, command: Command, **fields: Any) -> None:
         """Tell it something that it has not asked for."""
-        ...
-
-    def await_answer(self, again: Answer) -> Answer:
-        """What to call with the answer to a request of it that somebody decides: `again`, if it is still there."""
         ...

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from millrace.budget import Account, size_of
+from millrace.doors.admission import permission_of
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import feeds_source
 from millrace.doors.pulse.formats import CommandError, gains_from
@@ -156,7 +157,7 @@ def move_output(client: PulseClient, request: Request) -> None:
     """MOVE_SOURCE_OUTPUT. Another client may move a recorder, but only to where its owner may record."""
     record = _output(client, request)
     target = client.door.find_source(request.fields["source_index"], request.fields["source_name"])
-    client.door.demand_capture(record.owner, target)
+    client.door.admission.demand(permission_of(target), record.owner.subject)
     if isinstance(record.owner, Loopback):
         record.owner.demand_no_echo(source=target)
     record.node.placed = target is not client.door.recorded_by_default()

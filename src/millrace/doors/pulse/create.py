@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from millrace.doors.admission import permission_of
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.client import PulseClient
-from millrace.doors.pulse.door import permission_of
 from millrace.doors.pulse.formats import (
     RECORD_RATE_MIN,
     CommandError,
@@ -176,7 +176,7 @@ def create_record(client: PulseClient, request: Request) -> None:
     _check(f, f["source_index"], f["source_name"])
     only = _only_stream(client, f)
     sink = _source_for(client, f, only)
-    if not door.settle(client, permission_of(sink), lambda allow: client.answered(request, allow)):
+    if not client.authorize(permission_of(sink), lambda allow: client.answered(request, allow)):
         return
     _check_suspended(f, sink)
     fmt = negotiate(f, door.format_of(sink), RECORD_RATE_MIN)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from millrace.budget import ENTRY_BYTES
+from millrace.doors.admission import Admission, permission_of
 from millrace.doors.pulse.clients import Client, Recorder
 from millrace.doors.pulse.formats import CommandError, prop_text
 from millrace.doors.pulse.guestdevices import GuestDevices
@@ -20,13 +21,11 @@ from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import GROUPED_BY, Rules, group_of
 from millrace.doors.pulse.samples import SampleCache
 from millrace.dsp.convert import SampleFormat
-from millrace.errors import GraphError, RemoteProtocolError
+from millrace.errors import GraphError
 from millrace.graph.graph import Graph
 from millrace.graph.model import NOTHING, Node, NodeState, Sink, Stream, Tap
 from millrace.media.format import AudioFormat
-from millrace.rights.grants import Grants, Permission, Verdict
-from millrace.rights.model import GUEST_RIGHTS, Holder
-from millrace.rights.prompts import Answer, Prompts
+from millrace.rights.grants import Permission, Verdict
 from millrace.text import key_number, quoted
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
@@ -39,13 +38,6 @@ MONITOR = ".monitor"
 STREAM_RESTORE, STREAM_RESTORE_EVENT = "module-stream-restore", 5
 
 
-def permission_of(sink: Sink) -> Permission:
-    """What recording from `sink` is; a remapped source is what it was made of."""
-    while sink.master is not None:
-        sink = sink.master
-    return Permission.MICROPHONE if sink.capture else Permission.MONITOR
-
-
 def feeds_source(stream: Stream) -> bool:
     """Whether it is what a source gives (a microphone, a tone), and no input of a sink."""
     return bool(stream.links) and stream.links[0].target.capture
@@ -54,8 +46,11 @@ def feeds_source(stream: Stream) -> bool:
 class PulseDoor:
     """One guest's PulseAudio server."""
 
-    def __init__(self, graph: Graph, cookie: bytes, server_name: str, wall_ns: Callable[[], int]) -> None:
-        self.graph = graph
+    def __init__(
+        self, graph: Graph, admission: Admission, cookie: bytes, server_name: str, wall_ns: Callable[[], int]
+    ) -> None:
+        self.graph, self.admission = graph, admission
+        admission.doors.append(self)
         self.cookie = cookie
         self.server_name = server_name
         self.wall_ns = wall_ns
@@ -78,19 +73,11 @@ class PulseDoor:
         self.default_source: Sink | None = None
         self.declared: dict[int, AudioFormat] = {}
         """What a module was told its sink or source is; the graph mixes in its own format all the same."""
-        self.refused = 0
-        self.account = graph.budget.open("cache")
+        self.account = admission.budget.open("cache")
         """What is the guest's and no connection's: cached samples, modules."""
         self.samples = SampleCache(self.account, self.publish)
-        self.grants = Grants()
-        self.prompts = Prompts(graph.ids.take)
-        self.holder = Holder(f"guest/{graph.name}", GUEST_RIGHTS, frozenset({graph.name}))
-        """What the programs of this guest may."""
-        self.refused_captures = 0
         self.on_client: Callable[[str, Client], None] = lambda change, client: None
         """A client has come, changed or gone."""
-        self.on_violation: Callable[[Client, RemoteProtocolError], None] = lambda client, error: None
-        self.on_refused: Callable[[str, str], None] = lambda who, what: None
         self.on_failure: Callable[[str, str], None] = lambda module, why: None
         """A module could not be loaded."""
         self.on_idle: Callable[[str, str], None] = lambda module, why: None
@@ -150,12 +137,12 @@ class PulseDoor:
 
     def sources_for(self, client: Client) -> list[Sink]:
         """Sources and sinks whose monitors a client is shown: a microphone that it may never have is not there."""
-        hidden = self.grants.verdict(Permission.MICROPHONE, client.subject) is Verdict.DENY
+        hidden = self.admission.verdict(Permission.MICROPHONE, client.subject) is Verdict.DENY
         return [mix for mix in self.graph.mixes() if not (hidden and permission_of(mix) is Permission.MICROPHONE)]
 
     def may_record(self, client: Recorder, source: Sink) -> bool:
         """Whether `client` may record that source or monitor without being asked."""
-        return self.grants.verdict(permission_of(source), client.subject) is Verdict.ALLOW
+        return self.admission.allows(permission_of(source), client.subject)
 
     def set_default_source(self, source: Sink | None) -> None:
         """Record it by default, None whatever is there; those that named nothing go along, where their clients may."""
@@ -231,51 +218,24 @@ class PulseDoor:
 
     # -- rights --------------------------------------------------------------------------
 
-    def settle(self, client: Client, what: Permission, again: Answer) -> bool:
-        """Whether `client` may; where somebody is to be asked, False for now, and `again` hears the answer.
-
-        PA_ERR_ACCESS where it may not.
-        """
-        verdict = self.grants.verdict(what, client.subject)
-        if verdict is Verdict.PROMPT:
-            name = prop_text(client.props, "application.name")
-            answered = client.await_answer(again)
-            self.prompts.ask(self.graph.name, what, client.subject, name, client.now_ns, answered)
-            return False
-        if verdict is Verdict.DENY:
-            raise self.refusal(client, what)
-        return True
-
-    def refusal(self, client: Recorder, what: Permission) -> CommandError:
-        """PA_ERR_ACCESS, counted."""
-        self.refused_captures += 1
-        self.on_refused(str(client.subject.identity), what.value)
-        return CommandError(Err.ACCESS, f"{client.subject.identity}: no grant for {what.value}")
-
-    def demand_capture(self, client: Recorder, sink: Sink) -> None:
-        """PA_ERR_ACCESS unless `client` may record that source or monitor without being asked."""
-        if not self.may_record(client, sink):
-            raise self.refusal(client, permission_of(sink))
-
     def end_forbidden(self) -> None:
-        """After a change of the grants: recorders and clients that may not go on are killed."""
-        self.prompts.settle(self.graph.name, self.grants)
+        """See `admission.Door`: recorders and clients that may not go on are killed."""
         for client in list(self.clients.values()):
             self.end_forbidden_of(client)
         for module in list(self.modules.values()):
-            if module.recorder and self.grants.verdict(*module.recorder) is not Verdict.ALLOW:
+            if module.recorder and not self.admission.allows(*module.recorder):
                 self.unload(module)
 
     def end_forbidden_of(self, client: Client, needed: Verdict | None = None) -> None:
         """The same for one client, which must not be denied to be here, or with `needed` must have that verdict."""
-        verdict = self.grants.verdict(Permission.CONNECT, client.subject)
+        verdict = self.admission.verdict(Permission.CONNECT, client.subject)
         if verdict is Verdict.DENY or needed not in (None, verdict):
             client.closing = True
             client.wake()
             return
         for record in list(client.recording.values()):
             sink = record.node.sink
-            if sink and self.grants.verdict(permission_of(sink), client.subject) is not Verdict.ALLOW:
+            if sink and not self.may_record(client, sink):
                 self.graph.remove_tap(record.node)
 
     # -- streams -------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 from millrace.doors.pulse.channelmaps import parse_map, volume_for
 from millrace.dsp.convert import BY_NAME, NAMES, PULSE_FORMATS, SampleFormat
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
-from millrace.errors import ConfigError, MillraceError
+from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.media.format import AudioFormat
 from millrace.text import parse_json, quoted
 from millrace.units import MAX_CHANNELS, POSITIONS, RATE_MAX, RATE_MIN, Positions, default_map
@@ -34,6 +34,17 @@ class CommandError(MillraceError):
     def __init__(self, code: Err, message: str = "") -> None:
         super().__init__(message or code.name.lower())
         self.code = code
+
+
+REFUSALS = (CommandError, GraphError, RightsError)
+"""What a request can be refused by; the connection goes on."""
+
+
+def code_of(refusal: MillraceError) -> Err:
+    """What PulseAudio calls that."""
+    if isinstance(refusal, CommandError):
+        return refusal.code
+    return Err.ACCESS if isinstance(refusal, RightsError) else Err.TOOLARGE
 
 
 def spec_of(fmt: AudioFormat) -> Spec:

@@ -134,7 +134,7 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
 
 def client_info(door: PulseDoor, client: Client) -> Record:
     """GET_CLIENT_INFO."""
-    peer = "UNIX socket client" if client.trusted else "TCP/IP client"
+    peer = "UNIX socket client" if client.subject.ours else "TCP/IP client"
     own = as_props({"native-protocol.peer": peer, "native-protocol.version": str(client.version)})
     return {
         "index": client.index, "name": prop_text(client.props, "application.name"),

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from millrace.doors.admission import permission_of
 from millrace.doors.pulse.client import PulseClient
-from millrace.doors.pulse.door import PulseDoor, permission_of
+from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.formats import prop_text
 from millrace.doors.pulse.loaded import Feed, Module, feed
 from millrace.doors.pulse.modargs import Args, wrong
@@ -67,7 +68,7 @@ class Loading:
 
     def records(self, source: Sink) -> None:
         """It records `source`: its loader must be allowed to, and once they are not it goes."""
-        self.door.demand_capture(self.client, source)
+        self.door.admission.demand(permission_of(source), self.client.subject)
         self.module.recorder = permission_of(source), self.client.subject
 
     def choice(self, *keys: str) -> str | None:

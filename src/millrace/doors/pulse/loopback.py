@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from millrace.doors.admission import permission_of
 from millrace.doors.pulse.attrs import MAXLENGTH_MAX, Layout, PlaybackAttr, RecordAttr
-from millrace.doors.pulse.door import PulseDoor, permission_of
+from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream

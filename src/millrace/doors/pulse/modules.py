@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import MODULES_MAX
-from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of
 from millrace.doors.pulse.loaded import Module, heir_of
 from millrace.doors.pulse.loading import Loading
 from millrace.doors.pulse.modargs import Args, wrong
 from millrace.doors.pulse.modkinds import KINDS, NOT_SERVED, Kind
-from millrace.errors import GraphError
 from millrace.wire.pulse.constants import Command, Err
 from millrace.wire.pulse.session import Request
 
@@ -25,9 +24,9 @@ def load_module(client: PulseClient, request: Request) -> None:
     name, text = request.fields["name"] or "", request.fields["argument"] or ""
     try:
         module = _loaded(client, name, text)
-    except (CommandError, GraphError) as error:
+    except REFUSALS as error:
         client.door.on_failure(f"{name} {text}".rstrip(), str(error))
-        denied = isinstance(error, CommandError) and error.code is Err.ACCESS
+        denied = code_of(error) is Err.ACCESS
         raise CommandError(Err.ACCESS if denied else Err.MODINITFAILED, str(error)) from None
     client.reply(request, {"index": module.index})
 
@@ -53,7 +52,7 @@ def _loaded(client: PulseClient, name: str, text: str) -> Module:
     try:
         kind.make(Loading(client, args, module))
         door.load(module)
-    except (CommandError, GraphError):
+    except REFUSALS:
         door.unmake(module)
         raise
     finally:

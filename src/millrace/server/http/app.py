@@ -201,7 +201,8 @@ class Web:
                 error.text, error.content_type = json.dumps({"error": why}), "application/json"
             raise
         except RightsError as error:
-            self._plane.forbade("", holder_of(request).key, f"{request.method} {request.path}")
+            self._plane.forbidden()
+            self._plane.refused("", holder_of(request).key, f"{request.method} {request.path}")
             log.warning("%s: %s %s", error, request.method, request.path)
             return web.json_response({"error": str(error)}, status=403)
         except (ConfigError, GraphError) as error:

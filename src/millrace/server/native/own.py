@@ -8,8 +8,10 @@ from typing import Any, Protocol
 from millrace.control.plane import ControlPlane
 from millrace.control.registry import Watcher, parse_kinds
 from millrace.control.worker import Session
+from millrace.doors.admission import Asker
 from millrace.errors import ConfigError
 from millrace.guest.guest import Guest
+from millrace.io.clock import now_ns
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import Right
 from millrace.wire.arguments import Arguments
@@ -43,15 +45,11 @@ class Ask(Arguments):
     guest: str = "default"
 
 
-class Asker(Session, Watcher, Protocol):
+class Connection(Session, Watcher, Asker, Protocol):
     """The connection."""
 
     def guest(self, name: str, right: Right) -> Guest:
         """The guest of that name, if the connection has that right in it."""
-        ...
-
-    def ask(self, guest: Guest, what: Permission, answer: Callable[[bool], None]) -> None:
-        """Let somebody decide whether the program may."""
         ...
 
     def reply(self, serial: int, value: Any = None) -> None:
@@ -62,7 +60,7 @@ class Asker(Session, Watcher, Protocol):
 class OwnMethods:
     """The methods of one connection."""
 
-    def __init__(self, session: Asker, plane: ControlPlane) -> None:
+    def __init__(self, session: Connection, plane: ControlPlane) -> None:
         self._session, self._plane = session, plane
         self.table: dict[str, tuple[type[Any], Callable[[int, Any], None]]] = {
             "watch": (Watch, self._watch), "claim": (Claim, self._claim),
@@ -87,8 +85,8 @@ class OwnMethods:
         what, guest = parse_permission(args.what), self._session.guest(args.guest, Right.SEE)
         if what is not Permission.CAMERA:
             raise ConfigError("ask is for the camera; `record` asks for the microphone and monitors by itself")
-        verdict = guest.door.grants.verdict(what, self._session.subject)
+        verdict = guest.admission.verdict(what, self._session.subject)
         if verdict is Verdict.PROMPT:
-            self._session.ask(guest, what, lambda allow: self._session.reply(serial, allow))
+            guest.admission.ask(what, self._session, now_ns(), lambda allow: self._session.reply(serial, allow))
         else:
             self._session.reply(serial, verdict is Verdict.ALLOW)

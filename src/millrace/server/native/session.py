@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,17 @@ from millrace.control.plane import ControlPlane
 from millrace.control.registry import Encode, native_frames
 from millrace.control.requests import parsed
 from millrace.control.visits import Leave
+from millrace.doors.admission import Admission, Refused
 from millrace.errors import BudgetError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.native import NativeStreams
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
-from millrace.io.peers import is_ours
-from millrace.io.sockets import bind_unix, peer_identity
+from millrace.io.sockets import bind_unix, peer_subject
 from millrace.io.witness import Witness
-from millrace.rights.grants import Identity, Permission, Subject, Verdict
+from millrace.rights.grants import Identity, Permission, Verdict
 from millrace.rights.model import NOBODY, OWNER, Admits, Holder, Right, show_rights
+from millrace.rights.prompts import Answer, Prompt
 from millrace.server.http.answers import as_msgpack
 from millrace.server.native.own import OwnMethods
 from millrace.text import printable
@@ -119,10 +119,9 @@ class NativeSession:
 
     def __init__(self, server: NativeServer, sock: socket.socket) -> None:
         self.server, self._plane = server, server.plane
-        identity = peer_identity(sock)
-        budget = self._plane.budget_of(OWNER) if server.guest is None else server.guest.graph.budget
+        self.subject = peer_subject(sock, server.admits)
+        budget = self._plane.budget_of(OWNER) if server.guest is None else server.guest.admission.budget
         self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS)
-        self.subject = Subject() if identity is None else Subject(identity)
         self.holder = NOBODY
         self._leave: Leave = lambda: None
         self.kinds: frozenset[str] | None = None
@@ -147,19 +146,15 @@ class NativeSession:
             gone=self._gone,
         )  # fmt: skip
 
-        if identity is not None and identity.unproven:
-            self.line.witness = Witness(sock.fileno(), identity, self._identified)
+        if self.subject.identity.unproven:
+            self.line.witness = Witness(sock.fileno(), self.subject.identity, self._identified)
 
     def _identified(self, identity: Identity) -> None:
-        """This is who speaks. What was granted to somebody else is not his; a token is who has it."""
-        if self.token:
-            return
-        before, self.subject.identity = self.subject.identity, identity
+        """This is who speaks; a token is who has it."""
         guest = self.server.guest
-        if guest is None or identity.names == before.names:
+        if self.token or not Admission.identify(self.subject, identity) or guest is None:
             return
-        self.subject.once.clear()
-        if self.ready and guest.door.grants.verdict(Permission.CONNECT, self.subject) is not Verdict.ALLOW:
+        if self.ready and not guest.admission.allows(Permission.CONNECT, self.subject):
             self.end(f"{identity} has no grant to connect to guest {guest.name}", "rights")
         else:
             self.streams.end_forbidden(guest)
@@ -292,40 +287,36 @@ class NativeSession:
             self.subject.identity = replace(identity, sandbox=holder.key.replace("/", ":"), unproven=False)
             self._welcome(holder)
             return
-        if not is_ours(self.subject.identity.uid):
+        if not self.subject.ours:
             raise RightsError("only the daemon's user comes in without a token")
         if self.server.admits is Admits.OWNER:
             self._welcome(OWNER)
             return
         assert guest is not None
-        verdict = guest.door.grants.verdict(Permission.CONNECT, self.subject)
-        if verdict is Verdict.DENY:
-            guest.door.refused += 1
-            raise RightsError(f"{self.subject.identity} has no grant to connect to guest {guest.name}")
-        if verdict is Verdict.ALLOW:
-            self._welcome(guest.door.holder)
-        else:
-            self.ask(guest, Permission.CONNECT, self._let_in)
+        if guest.admission.authorize(Permission.CONNECT, self, now_ns(), self._let_in):
+            self._welcome(guest.admission.holder)
 
-    def ask(self, guest: Guest, what: Permission, answer: Callable[[bool], None]) -> None:
-        """Let somebody decide; the client is told to wait."""
+    def await_answer(self, again: Answer) -> Answer:
+        """See `Asker`."""
         if self._asked >= ASKED_MAX:
             raise BudgetError(f"{ASKED_MAX} requests of this connection wait for an answer already")
         self._asked += 1
 
         def answered(allow: bool) -> None:
             self._asked -= 1
-            answer(allow)
+            again(allow)
 
-        prompt = self._plane.prompts.ask(guest.name, what, self.subject, self.name, now_ns(), answered)
-        if prompt is not None:
-            self.send(Wait(prompt.key, what.value))
+        return answered
+
+    def waits(self, prompt: Prompt) -> None:
+        """See `Asker`: the client is told."""
+        self.send(Wait(prompt.key, prompt.what.value))
 
     def _let_in(self, allow: bool) -> None:
         guest = self.server.guest
         assert guest is not None
         if allow:
-            self._welcome(guest.door.holder)
+            self._welcome(guest.admission.holder)
         else:
             self.end("the request to connect was denied, or not answered in time", "rights")
 
@@ -343,7 +334,7 @@ class NativeSession:
     def end_forbidden(self, guest: Guest) -> None:
         """The grants have changed: what they forbid ends."""
         own = self.server.guest is guest and not self.holder.may(Right.ADMIN, guest.name)
-        if own and guest.door.grants.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
+        if own and guest.admission.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
             self.end("the grant to connect was taken away", "rights")
         else:
             self.streams.end_forbidden(guest)
@@ -356,8 +347,10 @@ class NativeSession:
         """Answer a call with why not."""
         if isinstance(error, RightsError):
             log.warning("%s: %s: %s", self.server.label, self.subject.identity, error)
+            self._plane.forbidden()
+        if isinstance(error, RightsError) and not isinstance(error, Refused):
             guest = self.server.guest
-            self._plane.forbade(guest.name if guest else "", str(self.subject.identity), str(error))
+            self._plane.refused(guest.name if guest else "", str(self.subject.identity), str(error))
         self.send(Fault(serial, code_of(error), str(error)))
 
     # -- calls -----------------------------------------------------------------------------------
@@ -395,16 +388,9 @@ class NativeSession:
             self.account.hold(("call", number), 0)
         self._worker = None
 
-    def _demand_speaker(self) -> None:
-        """RightsError where a program's own rule let it in, and it has not yet been seen to write."""
-        guest = self.server.guest
-        if guest is None or not self.subject.identity.unproven:
-            return
-        if guest.door.grants.verdict(Permission.CONNECT, Subject()) is not Verdict.ALLOW:
-            raise RightsError("this program is not identified yet: wait for the welcome")
-
     async def _do(self, call: Call) -> None:
-        self._demand_speaker()
+        if self.server.guest is not None:
+            self.server.guest.admission.demand_known(self.subject)
         own = self._methods.get(call.method)
         if own is not None:
             takes, run = own

@@ -1,0 +1,147 @@
+"""The streams of one PulseAudio connection: what it plays, records and uploads, by their channels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from millrace.budget import Account
+from millrace.doors.pulse.door import PulseDoor
+from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.samples import Upload
+from millrace.wire.pulse.constants import Change, Command, Err
+from millrace.wire.pulse.session import Request
+
+STREAMS_PER_CLIENT_MAX = 256
+
+
+class ClientStreams(ABC):
+    """They come and go here, and their client is told of what happens to them elsewhere."""
+
+    def __init__(self, door: PulseDoor, account: Account) -> None:
+        self.door, self.account = door, account
+        self.streams: dict[int, PlaybackStream] = {}
+        self.records: dict[int, RecordStream] = {}
+        self.uploads: dict[int, Upload] = {}
+        self._sinks: dict[int, int] = {}
+        """Where the client was last told that each plays or records."""
+        self._next_channel = 0
+
+    @abstractmethod
+    def notice(self, command: Command, **values: Any) -> None:
+        """Tell the client something."""
+
+    def take_channel(self) -> int:
+        """A channel number for a new stream."""
+        if len(self.streams) + len(self.records) + len(self.uploads) >= STREAMS_PER_CLIENT_MAX:
+            raise CommandError(Err.TOOLARGE, f"{STREAMS_PER_CLIENT_MAX} streams a connection at most")
+        channel, self._next_channel = self._next_channel, self._next_channel + 1
+        return channel
+
+    def stream_at(self, request: Request) -> PlaybackStream:
+        """The playback stream a request is about."""
+        stream = self.streams.get(request.fields["channel"])
+        if stream is None:
+            raise CommandError(Err.NOENTITY)
+        return stream
+
+    def record_at(self, request: Request) -> RecordStream:
+        """The record stream a request is about."""
+        record = self.records.get(request.fields["channel"])
+        if record is None:
+            raise CommandError(Err.NOENTITY)
+        return record
+
+    def synchronised(self, sync_id: int) -> list[PlaybackStream]:
+        """The streams of this connection with that number: they are paused, resumed and flushed together."""
+        return [stream for stream in self.streams.values() if stream.sync_id == sync_id]
+
+    def group_at(self, request: Request) -> list[PlaybackStream]:
+        """The stream a request is about, and those synchronised with it."""
+        return self.synchronised(self.stream_at(request).sync_id)
+
+    def _join(self, sync_id: int) -> None:
+        """A stream has come to its group, or left it."""
+        group = self.synchronised(sync_id)
+        for stream in group:
+            stream.set_synchronised(len(group) > 1)
+
+    def keep_playback(self, stream: PlaybackStream) -> None:
+        """Register a new playback stream."""
+        self.streams[stream.channel] = stream
+        self._join(stream.sync_id)
+        self._sinks[stream.node.id] = stream.node.sink.id
+
+    def forget_playback(self, stream: PlaybackStream) -> None:
+        """Remove a playback stream."""
+        self.streams.pop(stream.channel, None)
+        self._sinks.pop(stream.node.id, None)
+        stream.remove()
+        self._join(stream.sync_id)
+
+    def keep_upload(self, channel: int, upload: Upload) -> None:
+        """Register a sample that is to come; there is room for all of it from the start."""
+        self.account.hold(("upload", channel), upload.weight)
+        self.uploads[channel] = upload
+
+    def take_upload(self, request: Request) -> Upload:
+        """The upload a request is about, which ends by that."""
+        channel = request.fields["channel"]
+        upload = self.uploads.pop(channel, None)
+        if upload is None:
+            raise CommandError(Err.NOENTITY)
+        self.account.hold(("upload", channel), 0)
+        return upload
+
+    def keep_record(self, record: RecordStream) -> None:
+        """Register a new record stream."""
+        assert record.node.sink is not None
+        self.records[record.channel] = record
+        self._sinks[record.node.id] = record.node.sink.id
+
+    def forget_record(self, record: RecordStream) -> None:
+        """Remove a record stream."""
+        self.records.pop(record.channel, None)
+        self._sinks.pop(record.node.id, None)
+        record.remove()
+
+    def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
+        """The graph changed a stream: if it is ours and was moved or killed, tell the client."""
+        if self.streams.get(stream.channel) is not stream:
+            return
+        if kind is Change.REMOVE:
+            self.streams.pop(stream.channel)
+            self._sinks.pop(stream.node.id, None)
+            self._join(stream.sync_id)
+            self.notice(Command.PLAYBACK_STREAM_KILLED, channel=stream.channel)
+            return
+        sink = stream.node.sink
+        if self._sinks.get(stream.node.id) != sink.id:
+            self._sinks[stream.node.id] = sink.id
+            attr = stream.attr
+            self.notice(
+                Command.PLAYBACK_STREAM_MOVED, channel=stream.channel, index=sink.id, name=sink.name,
+                suspended=sink.suspended, maxlength=attr.maxlength, tlength=attr.tlength, prebuf=attr.prebuf,
+                minreq=attr.minreq, latency=attr.sink_ns // 1000,
+            )  # fmt: skip
+            stream.check_ready()
+
+    def record_changed(self, record: RecordStream, kind: Change) -> None:
+        """As `playback_changed`, for a recorder."""
+        if self.records.get(record.channel) is not record or kind is Change.NEW:
+            return
+        if kind is Change.REMOVE:
+            self.records.pop(record.channel)
+            self._sinks.pop(record.node.id, None)
+            self.notice(Command.RECORD_STREAM_KILLED, channel=record.channel)
+            return
+        sink = record.node.sink
+        if sink is not None and self._sinks.get(record.node.id) != sink.id:
+            self._sinks[record.node.id] = sink.id
+            self.notice(
+                Command.RECORD_STREAM_MOVED, channel=record.channel, index=sink.id, name=self.door.source_name(sink),
+                suspended=sink.suspended, maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,
+                latency=record.node.latency_ask_ns // 1000,
+            )  # fmt: skip

@@ -1,0 +1,103 @@
+"""A guest's admission: the same decision, the same count and the same report, whatever door asks."""
+
+from __future__ import annotations
+
+import pytest
+
+from millrace.budget import Budget
+from millrace.doors.admission import Admission, Refused
+from millrace.errors import RightsError
+from millrace.graph.model import Ids
+from millrace.rights.grants import ANY, Identity, Permission, Subject, Verdict
+from millrace.rights.model import Right
+from millrace.rights.prompts import Answer, Prompt, Prompts
+from millrace.symptoms import Symptom
+
+
+class Asker:
+    """A connection of some door."""
+
+    def __init__(self, program: str) -> None:
+        self.subject = Subject(Identity(1, 0, program))
+        self.name = program
+        self.waiting: list[str] = []
+        self.answers: list[bool] = []
+
+    def await_answer(self, again: Answer) -> Answer:
+        return again
+
+    def waits(self, prompt: Prompt) -> None:
+        self.waiting.append(prompt.key)
+
+
+class Rig:
+    def __init__(self, rights: Right | None = None) -> None:
+        self.told: list[Symptom] = []
+        self.prompts = Prompts(Ids().take)
+        self.admission = Admission("alice", Budget(), self.prompts, self.told.append, rights)
+
+    def authorize(self, what: Permission, asker: Asker) -> bool:
+        return self.admission.authorize(what, asker, 0, asker.answers.append)
+
+
+@pytest.mark.parametrize("what", list(Permission))
+def test_a_refusal_is_counted_and_reported_once(what: Permission) -> None:
+    rig, evil = Rig(), Asker("evil")
+    rig.admission.grants.set(what, ANY, Verdict.DENY)
+    with pytest.raises(Refused, match=r"^evil has no grant (to connect to guest alice|for the \w+)$"):
+        rig.authorize(what, evil)
+    logins = what is Permission.CONNECT
+    assert (rig.admission.refused_logins, rig.admission.refused_captures) == (logins, not logins)
+    assert [(one.stage, one.cause, one.guest, one.evidence) for one in rig.told] == [
+        ("rights", "refused", "alice", {"who": "evil", "what": what.value})
+    ]
+    with pytest.raises(Refused):
+        rig.admission.demand(what, evil.subject)
+    assert len(rig.told) == 2
+
+
+def test_who_is_to_be_asked_about_waits_and_hears_the_answer_and_what_a_rule_says_meanwhile() -> None:
+    rig, first, second = Rig(), Asker("first"), Asker("second")
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+    assert not rig.authorize(Permission.MICROPHONE, first) and not rig.authorize(Permission.MICROPHONE, second)
+    asked = rig.prompts.get(first.waiting[0])
+    assert asked is not None and asked.guest == "alice"
+    rig.prompts.decide(asked, True)
+    assert first.answers == [True] and rig.authorize(Permission.MICROPHONE, first) and not second.answers
+    ended: list[str] = []
+
+    class Door:
+        def end_forbidden(self) -> None:
+            ended.append("here")
+
+    rig.admission.doors += [Door(), Door()]
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.admission.enforce()
+    assert second.answers == [False] and len(ended) == 2, "every door is told"
+    with pytest.raises(Refused):
+        rig.authorize(Permission.MICROPHONE, first)
+
+
+def test_what_was_granted_once_is_for_that_program_alone() -> None:
+    rig, asker = Rig(), Asker("player")
+    asker.subject.once[Permission.MONITOR] = True
+    assert not rig.admission.identify(asker.subject, Identity(1, 0, "player")) and asker.subject.once
+    assert rig.admission.identify(asker.subject, Identity(2, 0, "other")) and not asker.subject.once
+    assert asker.subject.identity.program == "other"
+
+
+def test_a_right_of_the_guest_is_for_who_is_known_to_speak() -> None:
+    rig = Rig(Right.SEE | Right.SPEAK)
+    known, unproven = Subject(Identity(1, 0, "player")), Subject(Identity(1, 0, "player", unproven=True))
+    rig.admission.demand_right(Right.SPEAK, known, "play")
+    rig.admission.demand_right(Right.SPEAK, unproven, "play")
+    with pytest.raises(Refused, match="may not CONTROL"):
+        rig.admission.demand_right(Right.CONTROL, known, "set volume")
+    rig.admission.grants.set(Permission.CONNECT, ANY, Verdict.DENY)
+    rig.admission.grants.set(Permission.CONNECT, "player", Verdict.ALLOW)
+    rig.admission.demand_right(Right.SPEAK, known, "play")
+    rig.admission.demand_known(known)
+    with pytest.raises(Refused):
+        rig.admission.demand_right(Right.SPEAK, unproven, "play")
+    with pytest.raises(RightsError, match="not identified yet"):
+        rig.admission.demand_known(unproven)
