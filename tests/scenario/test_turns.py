@@ -232,7 +232,7 @@ def test_a_worker_that_fails_leaves_those_behind_it_their_turn() -> None:
             return True
 
     async def main() -> None:
-        turns, behind = Turns(), Once(None)
+        turns, behind = Turns(lambda: 0), Once(None)
         turns.wait(Once(ValueError("a bug")))
         turns.wait(behind)
         await asyncio.sleep(0)
