@@ -12,11 +12,12 @@ from millrace.budget import Budget
 from millrace.errors import BudgetError, GraphError, RightsError
 from millrace.graph.packetcache import GROUP_BYTES_MAX, HOLD_STEP
 from millrace.graph.packetqueue import BYTES_MAX, PACKETS_MAX, Lane, PacketQueue
-from millrace.graph.packets import KEY_FRAME_NS, UNIT_BYTES_MAX, Track
+from millrace.graph.packets import KEY_FRAME_NS, SUBSCRIBERS_MAX, UNIT_BYTES_MAX, Track
 from millrace.graph.seat import Seat, Watcher
 from millrace.media.format import DataFormat
 from millrace.media.packet import (
     NO_DEMAND,
+    Cache,
     Demand,
     End,
     Flags,
@@ -180,6 +181,30 @@ def test_parameters_within_an_access_unit_are_refused() -> None:
     assert not first.flags & Flags.END
     with pytest.raises(GraphError, match="within an access unit"):
         world.source.parameters()
+
+
+def test_an_access_unit_is_bounded_in_all_its_parts_together() -> None:
+    world = World()
+    part = UNIT_BYTES_MAX // 3
+    push, now_ns = world.source.publisher.push, world.source.now_ns
+    push(Packet(0, 0, 0, 0, 1, now_ns, Flags.KEY, bytes(part)))
+    push(Packet(1, 0, 0, 0, 1, now_ns, Flags(0), bytes(part)))
+    with pytest.raises(GraphError, match="an access unit of more"):
+        push(Packet(2, 0, 0, 0, 1, now_ns, Flags.END, bytes(part)))
+    push(Packet(2, 0, 0, 0, 1, now_ns, Flags.KEY | Flags.END, bytes(part)))
+
+
+def test_payloads_are_shared_by_all_who_get_them_and_never_copied() -> None:
+    world = World()
+    made = world.source.picture(key=True)
+    decoders = [Decoder(), Decoder()]
+    for decoder in decoders:
+        world.source.track.join(decoder, WATCHER, 0)
+    world.join()
+    made += world.source.picture()
+    world.take()
+    for decoder in (*decoders, world.decoder):
+        assert [got.payload is packet.payload for got, packet in zip(decoder.packets, made, strict=True)] == [True] * 2
 
 
 def test_new_parameters_make_all_wait_for_a_key_picture() -> None:
@@ -368,6 +393,26 @@ def test_a_source_is_replaced_and_its_subscribers_stay() -> None:
     assert world.decoder.decoded == [0, 1, 2, 101]
 
 
+def test_who_takes_a_track_over_begins_with_parameters_of_his_own() -> None:
+    world = World()
+    world.source.picture(key=True)
+    track = world.source.track
+    publisher = track.publish(world.source)
+    with pytest.raises(GraphError, match="were not given"):
+        publisher.push(Packet(5, 0, 1, 1, 1, 0, Flags.KEY | Flags.END, b""))
+    publisher.push(Parameters(publisher.next_generation, "h264", FORMATS[Kind.VIDEO]))
+    publisher.push(Packet(publisher.next_number, 1, 1, 1, 1, 0, Flags.KEY | Flags.END, b""))
+
+
+def test_a_track_has_so_many_subscribers_and_no_more() -> None:
+    world = World()
+    for _ in range(SUBSCRIBERS_MAX):
+        world.source.track.join(Decoder(), WATCHER, 0)
+    with pytest.raises(GraphError, match="256 subscribers already"):
+        world.join()
+    assert world.queue.lanes == [] and world.source.demands[-1].subscribers == SUBSCRIBERS_MAX
+
+
 def test_one_subscriber_leaves_and_the_others_notice_nothing() -> None:
     world = World()
     track = world.source.track
@@ -453,6 +498,31 @@ def test_the_oldest_group_goes_to_its_end() -> None:
     assert world.decoder.decoded == list(range(4, 12)) and world.decoder.gaps == [
         Gap(4, world.decoder.packets[0].pts_ns)
     ]
+
+
+def test_stills_are_left_out_after_the_others_however_large_they_are() -> None:
+    world = World(THUMBNAILS, PICTURES)
+    world.join()
+    stills, pictures = world.sources
+    for _ in range(3):
+        stills.picture(key=True, size=BYTES_MAX // 4)
+    for _ in range(4):
+        pictures.group(3, BYTES_MAX // 32)
+    world.take()
+    assert [lane.dropped > 0 for lane in world.lanes] == [False, True]
+
+
+def test_the_lane_that_takes_most_room_gives_way_first() -> None:
+    world = World(TrackInfo("track/camera", Kind.VIDEO, role="camera", cache=Cache.GROUP), PICTURES)
+    world.join()
+    small, large = world.sources
+    small.group(1, 100)
+    for _ in range(3):
+        large.group(3, BYTES_MAX // 12)
+    small.group(1, 100)
+    for _ in range(2):
+        large.group(3, BYTES_MAX // 12)
+    assert [lane.dropped > 0 for lane in world.lanes] == [False, True]
 
 
 def test_a_key_picture_larger_than_the_bound_arrives_all_the_same() -> None:
@@ -552,7 +622,7 @@ def test_many_small_packets_are_bounded_by_number() -> None:
     world.join()
     for _ in range(PACKETS_MAX + 500):
         world.source.picture(key=True, size=0)
-    assert world.queue.packets <= PACKETS_MAX
+        assert world.queue.packets <= PACKETS_MAX
 
 
 def test_parameters_without_packets_do_not_pile_up() -> None:

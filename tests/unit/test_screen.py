@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from millrace.budget import Budget
 from millrace.errors import BudgetError, GraphError, RightsError
 from millrace.graph.pictures import Cursor, Mode, Move, Overlay, Shape
-from millrace.graph.screen import MOVES_MAX, SHAPES_MAX, Picture, Reader, Screen
+from millrace.graph.screen import MOVES_MAX, READERS_MAX, SHAPES_MAX, Picture, Reader, Screen
 from millrace.graph.seat import Seat, Watcher
 from millrace.pixels.convert import PixelFormat, Plane, blank, convert
 from millrace.pixels.rects import RECTS_MAX, Damage, Point, Rect, Size
@@ -231,6 +231,25 @@ def test_a_mode_without_room_or_sense_is_refused_and_the_old_one_stays() -> None
     assert own.screen.memory is not None and own.screen.memory.mode == MODE and own.freed == []
 
 
+def test_another_mode_has_no_overlays_yet() -> None:
+    own = painter()
+    view = Viewer(own.screen.read(WATCHER))
+    own.screen.painted([], 1, overlays=[Overlay("film", Rect(0, 0, 4, 4))])
+    own.mode()
+    picture = view.take()
+    assert picture is not None and picture.overlays == ()
+    assert [told for told in own.told if isinstance(told, frozenset)] == [frozenset({"film"}), frozenset()]
+
+
+def test_a_screen_has_so_many_readers_and_no_more() -> None:
+    own = painter()
+    for _ in range(READERS_MAX):
+        own.screen.read(WATCHER)
+    with pytest.raises(GraphError, match="256 readers already"):
+        own.screen.read(WATCHER)
+    assert len(own.screen.readers) == READERS_MAX
+
+
 def test_a_thumbnail_is_taken_when_it_is_time() -> None:
     own = painter()
     view = Viewer(own.screen.read(WATCHER, interval_ns=NS_PER_S))
@@ -240,6 +259,7 @@ def test_a_thumbnail_is_taken_when_it_is_time() -> None:
     assert view.reader.next_timeout() == NS_PER_S + 5 and view.take(NS_PER_S) is None
     assert view.take(NS_PER_S + 5) is not None
     view.reader.set_interval(0)
+    own.screen.read(WATCHER, interval_ns=NS_PER_S).end()
     view.reader.end()
     view.reader.end()
     assert own.told == [NS_PER_S, 0, None]
