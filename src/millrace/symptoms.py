@@ -28,7 +28,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("client", "wrote late"): "the application did not write in time, though it was asked to",
     ("client", "stopped"): "the application's process is stopped (SIGSTOP, or a debugger)",
     ("client", "broke the protocol"): "the application sent what its protocol forbids, and was cut off",
-    ("client", "scribbled"): "the application wrote impossible positions into its shared memory",
+    ("client", "ring corrupted"): "the application wrote impossible positions into its shared memory",
     ("guest", "no memory"): "the guest has used up what it may make the daemon hold: what it asked for was refused",
     ("client", "too much"): "the application wrote more than its buffer holds",
     ("recorder", "does not read"): "the application records, and does not read what it recorded",

@@ -664,7 +664,7 @@ def opened(stream: NativeStream) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("position", [2**64 - 1, 2**63, 10**9, 0])
-def test_scribbled_positions_end_that_stream_alone(tmp_path: Path, position: int) -> None:
+def test_corrupted_positions_end_that_stream_alone(tmp_path: Path, position: int) -> None:
     async def test(daemon: Daemon) -> None:
         sound = noise(24_000)
         async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
@@ -684,7 +684,7 @@ def test_scribbled_positions_end_that_stream_alone(tmp_path: Path, position: int
     undisturbed(tmp_path, test)
 
 
-def test_scribbled_samples_are_made_safe(tmp_path: Path) -> None:
+def test_corrupted_samples_are_made_safe(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
             async with bus.play(guest="alice", latency_ms=40) as evil:
@@ -698,7 +698,7 @@ def test_scribbled_samples_are_made_safe(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_the_whole_page_of_positions_scribbled_again_and_again(tmp_path: Path) -> None:
+def test_the_whole_page_of_positions_corrupted_again_and_again(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         random = np.random.default_rng(5)
         async with of_daemon(daemon) as other, other.record("sink/default", guest="alice") as recording:

@@ -126,7 +126,7 @@ def warn(text: object) -> None:
     print(printable(whole, len(whole)), file=sys.stderr, flush=True)
 
 
-def settle() -> None:
+def flush_stdout() -> None:
     """At the end: what can't be written has been told, or was a courtesy, and is not tried again by the interpreter."""
     try:
         sys.stdout.flush()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-from millrace.cli.console import PIPE_CLOSED, guard, settle, warn
+from millrace.cli.console import PIPE_CLOSED, flush_stdout, guard, warn
 from millrace.errors import MillraceError
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
         # What follows is the interpreter's own end: an exception would be printed there, and end nothing in order.
         _at_stop(signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        settle()
+        flush_stdout()
     sys.exit(0)
 
 

@@ -20,15 +20,15 @@ class Ducks:
         own.pop(stream.id, None)
         if db:
             own[stream.id] = 10 ** (db / 20)
-        self._settle(graph, stream)
+        self._apply(graph, stream)
 
     def release(self, who: object, graphs: Iterable[Graph]) -> None:
         """A connection has gone: what it had turned down is as the others have it."""
         own = self._trims.pop(who, {})
         for graph in graphs:
             for id_ in own.keys() & graph.streams.keys():
-                self._settle(graph, graph.streams[id_])
+                self._apply(graph, graph.streams[id_])
 
-    def _settle(self, graph: Graph, stream: Stream) -> None:
+    def _apply(self, graph: Graph, stream: Stream) -> None:
         trims = (own[stream.id] for own in self._trims.values() if stream.id in own)
         graph.set_trim(stream, min(trims, default=1.0))

@@ -129,7 +129,7 @@ class Admission:
 
     def enforce(self) -> None:
         """The grants have changed: who waits is answered as far as they say, and what they forbid ends."""
-        self.prompts.settle(self.guest, self.grants)
+        self.prompts.answer_decided(self.guest, self.grants)
         for door in self.doors:
             door.end_forbidden()
 

@@ -63,8 +63,8 @@ class Graph(Nodes):
         self.ids = ids
         self.wake: Callable[[], None] = lambda: None
         self.troubled: Callable[[Node, str, HostNs], None] = lambda node, what, since_ns: None
-        """Something could be heard of a node: underrun, late, scribbled, unread, overrun, microphone. And since when
-        its cause has been there, as far as that is known; 0 for now."""
+        """Something could be heard of a node: underrun, late, ring_corrupted, unread, overrun, microphone. And
+        since when its cause has been there, as far as that is known; 0 for now."""
         self.position: Frames = 0
         self.late_cycles = 0
         self.skipped_frames: Frames = 0

@@ -67,14 +67,14 @@ class Witness:
         was = self._identity
         now = identity_of(self._writer, was.uid) if self._writer > 0 else Identity(0, was.uid)
         if self._writer == was.pid and now.names == was.names:
-            self._settle(replace(now, unproven=False))
+            self._known(replace(now, unproven=False))
         elif self._looks < LOOKS_MAX and self._writer > 0:
             self._look(now)
             self._tell(now)
         else:
-            self._settle(Identity(self._writer, was.uid))
+            self._known(Identity(self._writer, was.uid))
 
-    def _settle(self, identity: Identity) -> None:
+    def _known(self, identity: Identity) -> None:
         self._looks = 0
         self._tell(identity)
 

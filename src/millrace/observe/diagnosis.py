@@ -198,7 +198,7 @@ class Diagnosis:
     # -- streams -----------------------------------------------------------------------------
 
     def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:
-        """The graph tells of a node: underrun, late, scribbled, unread, overrun, microphone; and since when."""
+        """The graph tells of a node: underrun, late, ring_corrupted, unread, overrun, microphone; and since when."""
         heard = self._around.now_ns()
         at = since_ns or heard
         if what == "underrun":
@@ -209,8 +209,9 @@ class Diagnosis:
                 self.rearm()
             return
         stage, cause = {
-            "late": ("machine", "late"), "scribbled": ("client", "scribbled"), "unread": ("recorder", "does not read"),
-            "overrun": ("client", "too much"), "microphone": ("microphone", "late"),
+            "late": ("machine", "late"), "ring_corrupted": ("client", "ring corrupted"),
+            "unread": ("recorder", "does not read"), "overrun": ("client", "too much"),
+            "microphone": ("microphone", "late"),
         }[what]  # fmt: skip
         if not self._hurt_by_us(guest.name, node.key, heard):
             evidence = {"name": node.name} | _heard_after(heard, at)

@@ -93,7 +93,7 @@ class Prompts:
                 del self._waiting[prompt.key]
                 self.on_change("remove", prompt)
 
-    def settle(self, guest: str, grants: Grants) -> None:
+    def answer_decided(self, guest: str, grants: Grants) -> None:
         """Rules have changed: answer those that they answer now."""
         for prompt in self:
             verdict = grants.verdict(prompt.what, prompt.subject) if prompt.guest == guest else Verdict.PROMPT

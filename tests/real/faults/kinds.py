@@ -95,6 +95,10 @@ def native_told(scene: Scene, number: int) -> int:
     return at
 
 
+def native_corrupts(scene: Scene) -> int:
+    return native_told(scene, signal.SIGUSR2)
+
+
 def native_stopped(scene: Scene) -> int:
     player = native(scene)
     at = scene.stop(player.pid, 0.6)
@@ -280,7 +284,7 @@ KINDS = (
     Kind("an application's source pauses (pacat)", client_late, "client", "wrote late"),
     Kind("a native client is stopped", native_stopped, "client", "stopped", "silent"),
     Kind("a native client pauses", lambda s: native_told(s, signal.SIGUSR1), "client", "wrote late", "silent"),
-    Kind("a native client scribbles", lambda s: native_told(s, signal.SIGUSR2), "client", "scribbled", "silent"),
+    Kind("a native client corrupts its ring", native_corrupts, "client", "ring corrupted", "silent"),
     Kind("an application writes more than its buffer", client_overflows, "client", "too much"),
     Kind("garbage to PulseAudio's socket", lambda s: garbage(s.bus.pulse()), "client", "broke the protocol"),
     Kind("garbage to the native socket", lambda s: garbage(s.bus.pulse().with_name("native")), "client",

@@ -23,7 +23,7 @@ async def main(socket: str) -> None:
     asked: set[str] = set()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, asked.add, "pause")
-    loop.add_signal_handler(signal.SIGUSR2, asked.add, "scribble")
+    loop.add_signal_handler(signal.SIGUSR2, asked.add, "corrupt")
     turn = 2 * np.pi * 500 * np.arange(BLOCK) / RATE
     block = np.repeat(0.2 * np.sin(turn)[:, None], 2, axis=1)
     async with millrace.connect(path=socket, name="faulty") as bus:
@@ -35,7 +35,7 @@ async def main(socket: str) -> None:
                     asked.clear()
                     print(time.monotonic_ns(), flush=True)
                     await asyncio.sleep(PAUSE_S)
-                elif "scribble" in asked:
+                elif "corrupt" in asked:
                     asked.clear()
                     print(time.monotonic_ns(), flush=True)
                     ring = stream._live()

@@ -125,7 +125,7 @@ class NativePlayback:
         """Take the stream away, and say why, and since when if not just now."""
         self.why = why
         if self.broken:
-            self.graph.troubled(self.node, "scribbled", since_ns)
+            self.graph.troubled(self.node, "ring_corrupted", since_ns)
         self.graph.remove_stream(self.node)
 
     # -- the graph's side ------------------------------------------------------------------------

@@ -277,7 +277,7 @@ class PulseClient(ClientStreams):
         return self.door.admission.authorize(what, self, self.now_ns, again)
 
     def _let_in(self, request: Request, allow: bool) -> None:
-        """The connection is settled."""
+        """Somebody has decided whether it may come in."""
         if not allow:
             self.closing = True
             self._wire.send_error(request.tag, Err.ACCESS)

@@ -115,7 +115,7 @@ class NativeServer:
 
 
 class NativeSession:
-    """One connection. It has no rights until it has said hello and they are settled."""
+    """One connection. It has no rights until it has said hello and is authorized."""
 
     def __init__(self, server: NativeServer, sock: socket.socket) -> None:
         self.server, self._plane = server, server.plane
@@ -272,11 +272,11 @@ class NativeSession:
             self.end(why, "protocol")
             return
         try:
-            self._settle(hello)
+            self._authorize(hello)
         except MillraceError as error:
             self.end(str(error), code_of(error))
 
-    def _settle(self, hello: Hello) -> None:
+    def _authorize(self, hello: Hello) -> None:
         """Who this is: by a token, by the daemon's own socket, or as a program of the socket's guest."""
         guest = self.server.guest
         if hello.token:
