@@ -117,7 +117,7 @@ def _message(data: bytes) -> str | bytes:
 def _peer_server() -> Take:
     rig = Rig()
     wire = PeerServer(rig.now_ns)
-    voice = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "fuzz")
+    voice = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "fuzz", "listener/1")
 
     def take(data: bytes) -> None:
         wire.receive(_message(data), rig.now_ns)

@@ -229,7 +229,7 @@ def test_a_read_is_answered_at_once_with_what_the_host_has_made_of_the_microphon
     machine.mic.init(7)
     machine.mic.enable(True, 7)
     machine.exchange()
-    speaker = MicrophoneStream(machine.rig.graph, machine.source, "laptop")
+    speaker = MicrophoneStream(machine.rig.graph, machine.source, "laptop", "listener/1")
     encoder = OpusEncoder(1, CodecSettings(bitrate=64_000))
     speaker.set_format(CodecParameters(1, "opus", 48_000, ["mono"], lookahead=encoder.lookahead_frames))
     tone = sine(10.0, 440.0, channels=1)
@@ -295,7 +295,7 @@ def test_spice_plays_raw_and_opus(coded: str) -> None:
     assert abs(level_dbfs(sound[:, 0]) - -6.02) < 0.1
     spice_says(channel, 106, b"\x01")
     door.receive(rig.now_ns)
-    assert door.stream is not None and door.stream.volume == [0.0, 0.0]
+    assert door.stream is not None and door.stream.volume == (0.0, 0.0)
     door.lost()
     assert not rig.graph.streams
 
@@ -352,7 +352,7 @@ def test_the_guests_source_is_what_pulseaudio_clients_record_by_default() -> Non
     assert sources["millrace.monitor"]["monitor_of_name"] == "millrace"
     assert [s["name"] for s in client.ask_list(Command.GET_SINK_INFO_LIST)] == ["millrace"]
     assert client.ask(Command.LOOKUP_SOURCE, name="@DEFAULT_SOURCE@")["index"] == source.id
-    speaker = MicrophoneStream(rig.graph, source, "laptop")
+    speaker = MicrophoneStream(rig.graph, source, "laptop", "listener/1")
     heard = rig.capture(source, clocked=True, channels=1)
     listeners_packets(speaker, rig, 3.0)
     judge(heard.trimmed()[9_600:-4800], 440.0)
@@ -363,7 +363,7 @@ def test_what_is_removed_is_gone_without_the_collector() -> None:
     source = rig.graph.add_source("microphone", "Microphone")
     gc.disable()
     try:
-        speaker = MicrophoneStream(rig.graph, source, "laptop")
+        speaker = MicrophoneStream(rig.graph, source, "laptop", "listener/1")
         vnc = VncDoor(rig.graph, VncClient(48_000, 2, "", lambda challenge, text: b""))
         vnc.handle(AudioBegin(), rig.now_ns)
         gone = [weakref.ref(speaker.playout), weakref.ref(vnc.stream)]
@@ -389,7 +389,7 @@ def test_a_microphones_packet_of_a_length_that_can_not_be_ends_its_session(frame
 @pytest.mark.parametrize("positions", [[], ["mono"] * 3, ["nowhere"]])
 def test_a_microphone_has_one_or_two_known_channels(positions: list[str]) -> None:
     rig = Rig()
-    speaker = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "evil")
+    speaker = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "evil", "listener/1")
     with pytest.raises(RemoteProtocolError, match="channels"):
         speaker.set_format(CodecParameters(1, "opus", 48_000, positions))
 
@@ -406,7 +406,7 @@ def test_garbage_from_a_microphone_is_silence_and_the_graph_goes_on() -> None:
     rig = Rig()
     source = rig.graph.add_source("microphone", "Microphone")
     heard = rig.capture(source, clocked=True)
-    speaker = MicrophoneStream(rig.graph, source, "evil")
+    speaker = MicrophoneStream(rig.graph, source, "evil", "listener/1")
     speaker.set_format(CodecParameters(1, "opus", 48_000, ["mono"]))
     noise = np.random.default_rng(1)
     for n in range(0, 300, 2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millrace.control.registry import Registry
+from millrace.doors.ingress import recorder_of
 from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.guest.guest import Guest
 from millrace.observe.views import client_view, guest_summary, listener_view, recorder_view, sink_view, stream_view
@@ -37,7 +38,7 @@ class Publisher:
             self._put(node.id, node.kind, lambda: sink_view(guest, node))
         elif isinstance(node, Stream):
             self._put(node.id, "stream", lambda: stream_view(guest, node))
-        elif isinstance(node, Tap) and (node.id in guest.door.records or node.id in guest.native_records):
+        elif isinstance(node, Tap) and recorder_of(node) is not None:
             self._put(node.id, "recorder", lambda: recorder_view(node))
 
     def client_changed(self, change: str, client: Client) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from millrace.budget import LISTENERS
 from millrace.clock.jitter import JitterProfile
 from millrace.codec.parameters import CodecParameters
+from millrace.doors.ingress import Ingress, IngressStatus, PlayoutStatus
 from millrace.dsp.convert import Samples
 from millrace.errors import RemoteProtocolError
 from millrace.graph.graph import Graph
@@ -26,11 +27,22 @@ SILENT_NS = 2 * NS_PER_S
 """A microphone that sends nothing for that long has stopped; before, it is late."""
 
 
-class MicrophoneStream:
-    """The graph's `Feed` of one listener's microphone."""
+class MicrophoneStatus(IngressStatus, frozen=True):
+    """What is told of such a stream."""
 
-    def __init__(self, graph: Graph, source: Sink, name: str) -> None:
-        self.graph = graph
+    speaker: str = ""
+
+    @property
+    def origin(self) -> str:
+        """See `IngressStatus`."""
+        return f"it comes from the microphone of {self.speaker}"
+
+
+class MicrophoneStream(Ingress):
+    """The graph's `Feed` of one listener's microphone; `speaker` is the listener's key."""
+
+    def __init__(self, graph: Graph, source: Sink, name: str, speaker: str) -> None:
+        self.graph, self.speaker = graph, speaker
         self.node = Stream(graph.ids.take(), name, source.positions, {"application.name": name, "media.role": "phone"})
         self.node.feed = self
         self.node.reach = LISTENERS
@@ -75,6 +87,16 @@ class MicrophoneStream:
         del frames
         if played_out:
             self.graph.deactivate(self.node, "the microphone is silent")
+
+    def status(self) -> IngressStatus:
+        """See `Ingress`."""
+        playout = self.playout
+        fares = PlayoutStatus(
+            playout.pace.margin_ns, playout.pace.margin_ns + playout.late_ns, playout.underruns, playout.bridged,
+            playout.skipped_frames, playout.pace.media.ppm if playout.pace.locked else None,
+            lost=playout.lost_packets, splices=playout.tally.splices,
+        )  # fmt: skip
+        return MicrophoneStatus("microphone", fill_ns=playout.fill_ns, playout=fares, speaker=self.speaker)
 
     def remove(self) -> None:
         """The listener is gone, or may no longer speak."""

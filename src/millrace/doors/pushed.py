@@ -13,6 +13,7 @@ import numpy as np
 from millrace.clock.drift import Lock
 from millrace.clock.jitter import JitterProfile, JitterTarget
 from millrace.clock.pace import TAU_LOCKED_S, RateController
+from millrace.doors.ingress import SOMEWHERE, Ingress, IngressStatus, PlayoutStatus, Stage, round_ms
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import ramp
 from millrace.graph.graph import Graph
@@ -63,8 +64,38 @@ class SpeedMeter:
         return 100.0 * (after - before) * NS_PER_S / (rate * (now - then))
 
 
-class PushedStream:
-    """The graph's `Feed` behind one such stream. `node` is in the graph from the first sound on."""
+class PushedStatus(IngressStatus, frozen=True):
+    """What is told of such a stream."""
+
+    place: str = SOMEWHERE
+
+    @property
+    def origin(self) -> str:
+        """See `IngressStatus`."""
+        return f"it comes from {self.place}"
+
+    @property
+    def buffer(self) -> str:
+        """See `IngressStatus`."""
+        assert self.playout is not None
+        return f"a machine sends when it likes: {round_ms(self.playout.target_ns)} are kept in hand"
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """See `IngressStatus`."""
+        assert self.playout is not None
+        target_ns = self.playout.target_ns
+        return (
+            Stage("machine's jitter buffer", target_ns, "what its timer's unevenness needs"),
+            Stage("off target", self.playout.latency_ns - target_ns, "being worked off"),
+        )
+
+
+class PushedStream(Ingress):
+    """The graph's `Feed` behind one such stream. `node` is in the graph from the first sound on.
+
+    `origin` is where the machine was found.
+    """
 
     def __init__(
         self,
@@ -73,8 +104,9 @@ class PushedStream:
         fmt: AudioFormat,
         profile: JitterProfile = PROFILE,
         pace: RateController | None = None,
+        origin: str = SOMEWHERE,
     ) -> None:
-        self.graph, self.node, self.format = graph, node, fmt
+        self.graph, self.node, self.format, self.origin = graph, node, fmt, origin
         self.frames: Frames = 0
         self.speed = SpeedMeter()
         self.pace = pace or RateController(graph.rate, profile, DRIFT_MAX, TAU_LOCKED_S)
@@ -151,9 +183,9 @@ class PushedStream:
         self._wanted = np.asarray((0.0,) * channels if mute else fitted(gains, channels), np.float32)
 
     @property
-    def volume(self) -> list[float]:
+    def volume(self) -> tuple[float, ...]:
         """Linear gains the guest asked for."""
-        return [round(float(g), 4) for g in self._wanted]
+        return tuple(round(float(g), 4) for g in self._wanted)
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -194,6 +226,16 @@ class PushedStream:
         self.graph.remove_stream(self.node)
 
     # -- how it fares ----------------------------------------------------------------------------
+
+    def status(self) -> IngressStatus:
+        """See `Ingress`."""
+        playout = PlayoutStatus(
+            self.margin_ns, self.latency_ns, self.underruns, self.bridged, self.skipped_frames, self.drift_ppm,
+            frames=self.frames, gains=self.volume, real_time_percent=self.speed.percent(self.format.rate),
+        )  # fmt: skip
+        return PushedStatus(
+            "machine", self.format, self.fill_ns, corked=not self.node.active, playout=playout, place=self.origin
+        )
 
     @property
     def underruns(self) -> int:

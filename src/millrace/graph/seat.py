@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from millrace.errors import RightsError
-from millrace.rights.model import Principal, Right
+from millrace.rights.model import Holder, Right
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Watcher:
-    """One session of somebody's. Two sessions of the same principal are two watchers."""
+    """One session of somebody's. Two sessions of the same holder are two watchers."""
 
     key: str
-    principal: Principal
+    holder: Holder
 
 
 class Seat:
@@ -25,12 +25,12 @@ class Seat:
 
     @property
     def who(self) -> Watcher | None:
-        """Who has it."""
+        """The holder of the seat."""
         return self._who
 
     def take(self, who: Watcher) -> None:
         """`who` has it from now on, whoever had it before; RightsError unless they may control the guest."""
-        who.principal.demand(Right.CONTROL, self._guest)
+        who.holder.demand(Right.CONTROL, self._guest)
         self._who = who
 
     def leave(self, who: Watcher) -> None:

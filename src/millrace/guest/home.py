@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from millrace.doors.admission import Admission
-from millrace.doors.pushed import PushedStream
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
 from millrace.guest.config import GuestConfig
@@ -26,10 +25,6 @@ class Machine(Protocol):
 
     def view(self) -> dict[str, Any]:
         """What `ls` shows."""
-        ...
-
-    def stream(self, node_id: int) -> PushedStream | None:
-        """The stream of a node, if it is one of this machine's."""
         ...
 
     async def stop(self) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from millrace.budget import MIB
+from millrace.doors.ingress import status_of
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Stream
 from millrace.guest.guest import Guest
@@ -56,7 +57,7 @@ class Doubt(NamedTuple):
 
     due_ns: HostNs
     guest: Guest
-    node: Node
+    node: Stream
     heard_ns: HostNs
     at_ns: HostNs
     stopped: bool
@@ -202,9 +203,10 @@ class Diagnosis:
         heard = self._around.now_ns()
         at = since_ns or heard
         if what == "underrun":
+            assert isinstance(node, Stream)
             if self._doubtful[guest.name] < CONFIRMED_MAX:
                 self._doubtful[guest.name] += 1
-                stopped = self._around.is_stopped(_pid(guest, node))
+                stopped = self._around.is_stopped(status_of(node).pid)
                 self._doubts.append(Doubt(heard + CONFIRM_NS, guest, node, heard, at, stopped))
                 self.rearm()
             return
@@ -223,20 +225,17 @@ class Diagnosis:
         if not self._doubtful[guest.name]:
             del self._doubtful[guest.name]
         gone = node.id not in guest.graph.streams
-        pulse = guest.door.playback.get(node.id)
-        ended = pulse is not None and (pulse.corked or pulse.drain is not None)
-        if gone or ended or self._hurt_by_us(guest.name, node.key, doubt.heard_ns):
+        status = status_of(node)
+        if gone or status.corked or status.draining or self._hurt_by_us(guest.name, node.key, doubt.heard_ns):
             return
-        assert isinstance(node, Stream)
         evidence: dict[str, Any] = {
             "application": node.props.get("application.name", ""), "underruns": node.underruns,
         } | _heard_after(doubt.heard_ns, at)  # fmt: skip
-        if pulse is not None:
-            evidence["asked_for_ms"] = _ms(pulse.layout.to_ns(max(0, pulse.requested)))
-        pid = _pid(guest, node)
-        cause = "stopped" if doubt.stopped or self._around.is_stopped(pid) else "wrote late"
+        if status.asked_ns is not None:
+            evidence["asked_for_ms"] = _ms(status.asked_ns)
+        cause = "stopped" if doubt.stopped or self._around.is_stopped(status.pid) else "wrote late"
         self.incidents.record(
-            "client", cause, self._around.now_ns(), guest.name, node.key, evidence | {"pid": pid}, at_ns=at
+            "client", cause, self._around.now_ns(), guest.name, node.key, evidence | {"pid": status.pid}, at_ns=at
         )
 
     def _hurt_by_us(self, guest: str, key: str, at: HostNs) -> bool:
@@ -268,13 +267,3 @@ def _heard_after(heard_ns: HostNs, at_ns: HostNs) -> dict[str, float]:
 
 def _ms(ns: float) -> float:
     return round(ns / NS_PER_MS, 1)
-
-
-def _pid(guest: Guest, node: Node) -> int:
-    """Whose stream a node is; 0 where that is no process of this machine."""
-    pulse = guest.door.playback.get(node.id)
-    if pulse is not None:
-        client = guest.door.clients.get(pulse.owner.index)
-        return client.subject.identity.pid if client is not None else 0
-    native = guest.native.get(node.id)
-    return native.pid if native is not None else 0

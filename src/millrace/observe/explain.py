@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from millrace.dsp.convert import NAMES
+from millrace.doors.ingress import IngressStatus, RecorderStatus, described, status_of
 from millrace.dsp.mix import gain_to_cubic
-from millrace.graph.model import Levelled, Link, Sink, Stream
+from millrace.graph.model import Levelled, Link, Sink, Stream, Tap
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
+from millrace.media.format import AudioFormat
 from millrace.observe.views import latency_ms
-from millrace.rights.grants import Permission, Subject
+from millrace.rights.grants import Permission
 from millrace.text import counted
 
 Step = dict[str, Any]
@@ -25,7 +26,8 @@ def _step(stage: str, text: str, changes: bool = False) -> Step:
 
 def explain_stream(guest: Guest, stream: Stream) -> list[Step]:
     """Where it comes from, what is done to it, and who hears it."""
-    steps = [_who(guest, stream), *_came_in(guest, stream), _level("volume", stream)]
+    status = status_of(stream)
+    steps = [_who(stream, status), *_came_in(guest, stream, status), _level("volume", stream)]
     for link in stream.links:
         steps += _linked(guest, stream.key, len(stream.positions), link, seen=set())
     if stream.underruns:
@@ -33,69 +35,26 @@ def explain_stream(guest: Guest, stream: Stream) -> list[Step]:
     return steps
 
 
-def _who(guest: Guest, stream: Stream) -> Step:
-    pulse, native = guest.door.playback.get(stream.id), guest.native.get(stream.id)
+def _who(stream: Stream, status: IngressStatus) -> Step:
     label = stream.props.get("application.name") or stream.name
     role = stream.props.get("media.role", "")
     head = f"{label!r}" + (f", role {role}" if role else "") + f", is {stream.state.value}"
-    if pulse is not None:
-        client = guest.door.clients.get(pulse.owner.index)
-        who = f"{head}; it came by PulseAudio"
-        return _step("client", who + (f" from {_identity(client.subject)}" if client else ""))
-    if native is not None:
-        return _step("client", f"{head}; it came by the native protocol from process {native.pid}")
-    return _step("client", f"{head}; it comes from {_sender(guest, stream)}")
+    return _step("client", f"{head}; {status.origin}")
 
 
-def _sender(guest: Guest, stream: Stream) -> str:
-    door = next((a for a in guest.attachments if a.stream(stream.id)), None)
-    if door is not None:
-        return str(door.view()["door"])
-    speaker = _speaker(guest, stream)
-    return f"the microphone of {speaker}" if speaker else "somewhere that is not known here"
-
-
-def _speaker(guest: Guest, stream: Stream) -> str:
-    """The listener whose microphone it is, if it is one."""
-    spoken = (s for s in guest.sessions if s.microphone is not None and s.microphone.node is stream)
-    return next((s.outlet.key for s in spoken), "")
-
-
-def _identity(subject: Subject) -> str:
-    identity = subject.identity
-    if not identity.pid:
-        return "a connection whose program is not known"
-    return f"{identity} (process {identity.pid} of user {identity.uid})"
-
-
-def _came_in(guest: Guest, stream: Stream) -> list[Step]:
-    graph = guest.graph
-    pulse, native = guest.door.playback.get(stream.id), guest.native.get(stream.id)
-    pushed = next((s for a in guest.attachments if (s := a.stream(stream.id))), None)
-    if pulse is not None:
-        fmt, attr, ns = pulse.format, pulse.attr, pulse.layout.to_ns
-        steps = [
-            _step("format", f"{NAMES[fmt.sample]}, {fmt.rate} Hz, {_channels(fmt.positions)}"),
-            _step("buffer", f"the application asked for {ns(attr.tlength) / 1e6:.0f} ms, and starts when "
-                  f"{ns(attr.prebuf) / 1e6:.0f} ms are there; {ns(pulse.queue.length) / 1e6:.0f} ms are in it now"),
-        ]  # fmt: skip
-        return [*steps, _resampling(fmt.rate, graph.rate, pulse.resample_method)]
-    if native is not None:
-        fill, target = (frames * 1000 / native.format.rate for frames in (native.fill, native.target))
-        steps = [
-            _step("format", f"{native.format.name}, {native.format.rate} Hz, {_channels(native.format.positions)}"),
-            _step("buffer", f"a ring of {target:.0f} ms, as the application asked; {fill:.0f} ms are in it now"),
-        ]
-        return [*steps, _resampling(native.format.rate, graph.rate, native.resample_method)]
-    if pushed is None:
-        return [_step("format", f"at the guest's own {graph.rate} Hz, {_channels(stream.positions)}")]
-    drift = pushed.drift_ppm
+def _came_in(guest: Guest, stream: Stream, status: IngressStatus) -> list[Step]:
+    if status.format is None:
+        return [_step("format", f"at the guest's own {guest.graph.rate} Hz, {_channels(stream.positions)}")]
+    steps = [_step("format", _format(status.format)), _step("buffer", status.buffer)]
+    if status.playout is None:
+        return [*steps, _resampling(status.format.rate, guest.graph.rate, status.resampler)]
+    drift = status.playout.drift_ppm
     clock = "its clock is not known yet" if drift is None else f"its clock is {drift:+.1f} ppm from this machine's"
-    return [
-        _step("format", f"{pushed.format.name}, {pushed.format.rate} Hz, {_channels(pushed.format.positions)}"),
-        _step("buffer", f"a machine sends when it likes: {pushed.margin_ns / 1e6:.0f} ms are kept in hand"),
-        _step("clock", f"{clock}; it is followed by resampling, a few ppm at a time", changes=True),
-    ]
+    return [*steps, _step("clock", f"{clock}; it is followed by resampling, a few ppm at a time", changes=True)]
+
+
+def _format(fmt: AudioFormat) -> str:
+    return f"{fmt.name}, {fmt.rate} Hz, {_channels(fmt.positions)}"
 
 
 def _channels(positions: tuple[str, ...]) -> str:
@@ -152,7 +111,7 @@ def _heard(session: ListenerSession) -> Step:
         codec = f"{s.codec}, lossless" if s.codec != "s16" else "s16, exact to 16 bits"
     text = (
         f"{outlet.key} {outlet.name!r} hears it by {codec}, on {report.output or 'an output that it does not name'};"
-        f" {_late(session)}; allowed by {session.principal.key}"
+        f" {_late(session)}; allowed by {session.holder.key}"
     )
     return _step("listener", text, changes=True)
 
@@ -165,23 +124,14 @@ def _late(session: ListenerSession) -> str:
     return f"latency {latency:.1f} ms (`millrace latency`), {clock if report.locked else 'clocks are being learnt'}"
 
 
-def explain_recorder(guest: Guest, id_: int) -> list[Step]:
+def explain_recorder(guest: Guest, node: Tap, recorder: RecorderStatus) -> list[Step]:
     """A recorder: what it hears, in which format, and which rule lets it."""
-    record, native = guest.door.records.get(id_), guest.native_records.get(id_)
-    if record is not None:
-        client = guest.door.clients.get(record.owner.index)
-        subject, node = (client.subject if client else Subject()), record.node
-        fmt = f"{NAMES[record.format.sample]}, {record.format.rate} Hz, {_channels(record.format.positions)}"
-    else:
-        assert native is not None
-        subject, node = Subject(), native.node
-        fmt = f"{native.format.name}, {native.format.rate} Hz, {_channels(native.format.positions)}"
-    sink = node.sink
+    sink, identity = node.sink, recorder.identity
     what = Permission.MICROPHONE if sink is not None and sink.capture else Permission.MONITOR
     rules = {(p, name): verdict for p, name, verdict in guest.admission.grants}
-    named = next((name for name in (*subject.identity.names, "*") if (what, name) in rules), None)
+    named = next((name for name in (*identity.names, "*") if (what, name) in rules), None)
     rule = f"by the rule for {named!r}" if named else "as no rule says otherwise"
     return [
-        _step("client", f"{node.name!r}, {_identity(subject)}"), _step("source", sink.key if sink else "nothing"),
-        _step("format", fmt), _step("rights", f"it may record the {what.value}, {rule}"),
+        _step("client", f"{node.name!r}, {described(identity)}"), _step("source", sink.key if sink else "nothing"),
+        _step("format", _format(recorder.format)), _step("rights", f"it may record the {what.value}, {rule}"),
     ]  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from millrace.doors.ingress import Stage, status_of
 from millrace.graph.model import Stream
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
@@ -14,37 +15,14 @@ SINC_HELD = 19
 """Frames that the resamplers hold back, at the graph's rate (measured)."""
 
 
-class Stage(NamedTuple):
-    """One stage: how long, and whose choice that is."""
-
-    stage: str
-    ns: float
-    why: str
-
-
 def of_stream(guest: Guest, stream: Stream, now_ns: HostNs) -> list[Stage]:
     """From the application's write to the graph's time line: the frame at position p is due at p / rate."""
     graph = guest.graph
     due_ns = max(0, frames_to_ns(graph.position, graph.rate) - now_ns) if graph.running else 0
     quantum = f"a quantum of {graph.quantum_ns / 1e6:g} ms is mixed at a time"
     ahead = Stage("graph", frames_to_ns(graph.ahead(stream), graph.rate), "taken from the client, not yet mixed")
-    pulse, native = guest.door.playback.get(stream.id), guest.native.get(stream.id)
-    pushed = next((s for a in guest.attachments if (s := a.stream(stream.id))), None)
-    out: list[Stage] = []
-    if pulse is not None:
-        asked = pulse.layout.to_ns(pulse.attr.tlength) / 1e6
-        fill = pulse.layout.to_ns(pulse.queue.length)
-        out.append(Stage("client buffer", fill, f"the application asked for {asked:.0f} ms"))
-        out += _resampler(pulse.resample_method, graph.rate)
-    elif native is not None:
-        fill = frames_to_ns(native.fill, native.format.rate)
-        asked = frames_to_ns(native.target, native.format.rate) / 1e6
-        out.append(Stage("ring", fill, f"the application asked for {asked:.0f} ms"))
-        out += _resampler(native.resample_method, graph.rate)
-    elif pushed is not None:
-        out.append(Stage("machine's jitter buffer", pushed.margin_ns, "what its timer's unevenness needs"))
-        out.append(Stage("off target", pushed.latency_ns - pushed.margin_ns, "being worked off"))
-    return [*out, ahead, Stage("cycle", due_ns, quantum)]
+    status = status_of(stream)
+    return [*status.stages, *_resampler(status.resampler, graph.rate), ahead, Stage("cycle", due_ns, quantum)]
 
 
 def _resampler(method: str | None, rate: int) -> list[Stage]:

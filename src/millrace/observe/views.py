@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from millrace.budget import Budget
+from millrace.doors.ingress import IngressStatus, PlayoutStatus, recorder_of, status_of
 from millrace.doors.pulse.clients import Client
 from millrace.doors.pulse.formats import prop_text
 from millrace.doors.pulse.restore import group_of
-from millrace.doors.pushed import PushedStream
-from millrace.dsp.convert import NAMES
 from millrace.dsp.mix import gain_to_cubic
+from millrace.graph.graph import Graph
 from millrace.graph.model import Levelled, Sink, Stream, Tap
 from millrace.guest.config import stream_table
 from millrace.guest.guest import Guest
@@ -61,37 +61,26 @@ def stream_view(guest: Guest, stream: Stream) -> View:
         "underruns": stream.underruns,
         "ahead_ms": round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1), **_volume(stream),
     }  # fmt: skip
-    native = guest.native.get(stream.id)
-    if native is not None:
-        out |= {
-            "door": "native", "format": native.format.name, "rate": native.format.rate,
-            "channels": len(native.format.positions), "corked": native.corked,
-            "fill_ms": round(native.fill * 1000 / native.format.rate, 1), "resampler": native.resample_method,
-        }  # fmt: skip
-    pushed = next((s for a in guest.attachments if (s := a.stream(stream.id))), None)
-    if pushed is not None:
-        out |= pushed_view(pushed)
-    pulse = guest.door.playback.get(stream.id)
-    if pulse is not None:
-        out |= {
-            "door": "pulse", "format": NAMES[pulse.format.sample], "rate": pulse.format.rate,
-            "channels": len(pulse.format.positions), "corked": pulse.corked,
-            "fill_ms": round(pulse.layout.to_ns(pulse.queue.length) / 1e6, 1),
-            "resampler": pulse.resample_method,
-        }  # fmt: skip
-    return out
+    return out | ingress_view(status_of(stream))
 
 
-def pushed_view(stream: PushedStream) -> View:
-    """A stream that its guest pushes."""
-    percent, drift = stream.speed.percent(stream.format.rate), stream.drift_ppm
+def ingress_view(status: IngressStatus) -> View:
+    """What a door tells of a stream; nothing where it is made in the graph's own format."""
+    if status.format is None:
+        return {}
+    out: View = {
+        "door": status.door, "format": status.format.name, "rate": status.format.rate,
+        "channels": len(status.format.positions), "corked": status.corked, "fill_ms": round(status.fill_ns / 1e6, 1),
+    }  # fmt: skip
+    return out | ({"resampler": status.resampler} if status.playout is None else _playout_view(status.playout))
+
+
+def _playout_view(playout: PlayoutStatus) -> View:
+    percent, drift = playout.real_time_percent, playout.drift_ppm
     return {
-        "door": "machine", "format": stream.format.name, "rate": stream.format.rate,
-        "channels": len(stream.format.positions), "corked": not stream.node.active,
-        "fill_ms": round(stream.fill_ns / 1e6, 1), "margin_ms": round(stream.margin_ns / 1e6, 1),
-        "latency_ms": round(stream.latency_ns / 1e6, 1),
-        "underruns": stream.underruns, "bridged": stream.bridged, "skipped": stream.skipped_frames,
-        "guest_volume": stream.volume, "frames": stream.frames,
+        "margin_ms": round(playout.target_ns / 1e6, 1), "latency_ms": round(playout.latency_ns / 1e6, 1),
+        "underruns": playout.underruns, "bridged": playout.concealed, "skipped": playout.skipped,
+        "guest_volume": list(playout.gains), "frames": playout.frames,
         "real_time_percent": None if percent is None else round(percent, 2),
         "drift_ppm": None if drift is None else round(drift, 1),
     }  # fmt: skip
@@ -100,13 +89,15 @@ def pushed_view(stream: PushedStream) -> View:
 def microphone_view(session: ListenerSession) -> View:
     """A listener's microphone."""
     out: View = {"state": session.microphone_state}
-    if session.microphone is not None:
-        playout = session.microphone.playout
+    if session.microphone is None:
+        return out
+    status = session.microphone.status()
+    if (playout := status.playout) is not None:
         out |= {
-            "stream": session.microphone.node.key, "fill_ms": round(playout.fill_ns / 1e6, 1),
-            "target_ms": round(playout.pace.margin_ns / 1e6, 1), "underruns": playout.underruns,
-            "bridged": playout.bridged, "lost": playout.lost_packets, "skipped": playout.skipped_frames,
-            "splices": playout.tally.splices,
+            "stream": session.microphone.node.key, "fill_ms": round(status.fill_ns / 1e6, 1),
+            "target_ms": round(playout.target_ns / 1e6, 1), "underruns": playout.underruns,
+            "bridged": playout.concealed, "lost": playout.lost, "skipped": playout.skipped,
+            "splices": playout.splices,
         }  # fmt: skip
     return out
 
@@ -123,7 +114,7 @@ def listener_view(session: ListenerSession) -> View:
     group = outlet.group
     return {
         "id": outlet.key, "name": outlet.name, "address": session.address,
-        "by": session.principal.key, "sink": group.sink.key if group else None,
+        "by": session.holder.key, "sink": group.sink.key if group else None,
         "settings": outlet.settings.as_dict(), "latency_profile": session.latency,
         "microphone": microphone_view(session), "bitrate": session.bitrate(),
         "latency_ms": None if latency is None else round(latency, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
@@ -177,11 +168,16 @@ def memory_view(budget: Budget) -> View:
     return {"held": budget.held, "max": budget.limit, "refused": budget.refusals, "for": budget.shares()}
 
 
+def _recorders(graph: Graph) -> list[Tap]:
+    """The recorders of programs, those of one door after those of another."""
+    told = [(tap, recorder_of(tap)) for tap in graph.taps.values()]
+    found = [(tap, recorder.door) for tap, recorder in told if recorder is not None]
+    return [tap for tap, _ in sorted(found, key=lambda one: one[1], reverse=True)]
+
+
 def guest_view(guest: Guest) -> Generator[None, None, View]:
     """One guest with everything in it, in steps."""
     graph = guest.graph
-    recorders = [record.node for record in guest.door.records.values()]
-    recorders += [record.node for record in guest.native_records.values()]
     return {
         "name": guest.name, "state": "running" if graph.running else "idle", "rate": graph.rate,
         "quantum_ms": round(graph.quantum_ns / 1e6, 2), "late_cycles": graph.late_cycles,
@@ -194,6 +190,6 @@ def guest_view(guest: Guest) -> Generator[None, None, View]:
         "streams": (yield from _all(
             lambda stream: stream_view(guest, stream), (s for s in graph.streams.values() if s.links)
         )),
-        "recorders": (yield from _all(recorder_view, recorders)),
+        "recorders": (yield from _all(recorder_view, _recorders(guest.graph))),
         "listeners": (yield from _all(listener_view, guest.sessions)),
     }  # fmt: skip

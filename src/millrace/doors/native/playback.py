@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from millrace.doors.ingress import Ingress, IngressStatus, Stage, round_ms
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Samples, decode
 from millrace.graph.graph import Graph
@@ -23,7 +24,29 @@ ASK_MIN_NS, ASK_MAX_NS = 2_500_000, 40 * NS_PER_MS
 LOW_DELAY_NS: HostNs = 150 * NS_PER_MS
 
 
-class NativePlayback:
+class NativeStatus(IngressStatus, frozen=True):
+    """What is told of such a stream."""
+
+    target_ns: HostNs = 0
+
+    @property
+    def origin(self) -> str:
+        """See `IngressStatus`."""
+        return f"it came by the native protocol from process {self.pid}"
+
+    @property
+    def buffer(self) -> str:
+        """See `IngressStatus`."""
+        asked, fill = round_ms(self.target_ns), round_ms(self.fill_ns)
+        return f"a ring of {asked}, as the application asked; {fill} are in it now"
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """See `IngressStatus`."""
+        return (Stage("ring", self.fill_ns, f"the application asked for {round_ms(self.target_ns)}"),)
+
+
+class NativePlayback(Ingress):
     """The graph's `Feed`. `wake` wakes the client; `notice` tells it what happened to its stream."""
 
     def __init__(
@@ -67,6 +90,14 @@ class NativePlayback:
             self.broken = True
             return 0
         return fill
+
+    def status(self) -> IngressStatus:
+        """See `Ingress`."""
+        rate = self.format.rate
+        return NativeStatus(
+            "native", self.format, frames_to_ns(self.fill, rate), self.pid, corked=self.corked, draining=self.draining,
+            resampler=self.resample_method, target_ns=frames_to_ns(self.target, rate),
+        )  # fmt: skip
 
     # -- the client's side -----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from millrace.doors.ingress import Recorder, RecorderStatus
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
@@ -19,7 +20,7 @@ from millrace.wire.native.ring import Ring
 LOW_DELAY_NS: HostNs = 150 * NS_PER_MS
 
 
-class NativeRecord:
+class NativeRecord(Recorder):
     """The graph's `Consumer`."""
 
     def __init__(
@@ -37,6 +38,10 @@ class NativeRecord:
         node.consumer = self
         node.active = node.clocked = True
         node.latency_ask_ns = min(max(period_ns, 2_500_000), 40 * NS_PER_MS)
+
+    def status(self) -> RecorderStatus:
+        """See `Recorder`."""
+        return RecorderStatus("native", self.format)
 
     def cork(self, corked: bool) -> None:
         """Pause or resume; a corked recorder keeps no graph running."""

@@ -57,7 +57,7 @@ class PulseClient(ClientStreams):
         super().__init__(door, door.admission.account(CLIENT_BYTES))
         self.index = door.graph.ids.take()
         self.props: Props = {}
-        self.subject = subject
+        self.subject = self.program = subject
         self.ready = self.known = False
         self.closing = False
         self.congested = False

@@ -38,6 +38,7 @@ class Loopback:
     """Owns the two streams."""
 
     index = NO_INDEX
+    program = None
     congested = False
     unread_since_ns: HostNs = 0
 

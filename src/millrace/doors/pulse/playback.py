@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from millrace.budget import size_of
+from millrace.doors.ingress import Ingress
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr
 from millrace.doors.pulse.queue import ByteQueue, capacity_for
 from millrace.doors.pulse.rendered import NEVER, Rendered
+from millrace.doors.pulse.status import PulseStatus
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
 from millrace.dsp.resample import SINC_BYTES, holds_ns, resampler_bytes
@@ -21,6 +23,7 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
 from millrace.graph.quantum import QUANTA_NS
 from millrace.media.format import AudioFormat
+from millrace.rights.grants import Subject
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Seek
 from millrace.wire.pulse.session import Request
@@ -36,6 +39,11 @@ class Owner(Protocol):
     """What a stream needs of its connection."""
 
     index: int
+
+    @property
+    def program(self) -> Subject | None:
+        """The program that has it; None for a module's stream, and a sample's."""
+        ...
 
     @property
     def now_ns(self) -> HostNs:
@@ -64,20 +72,13 @@ def _may_queue(node: Stream, size: int) -> bool:
     return node.account.fits("queue", max(0, size - node.account.part("paid queue")))
 
 
-class PlaybackStream:
+class PlaybackStream(Ingress):
     """One sink-input; the graph's `Feed`."""
 
     def __init__(
-        self,
-        owner: Owner,
-        channel: int,
-        fmt: AudioFormat,
-        attr: PlaybackAttr,
-        node: Stream,
-        graph: Graph,
-        props: Props,
-        glide: bool = False,
-    ) -> None:
+        self, owner: Owner, channel: int, fmt: AudioFormat, attr: PlaybackAttr, node: Stream, graph: Graph,
+        props: Props, glide: bool = False,
+    ) -> None:  # fmt: skip
         self.owner, self.channel, self.format, self.glide = owner, channel, fmt, glide
         self.node, self.graph, self.props = node, graph, props
         self.layout = Layout(fmt.frame_bytes, fmt.rate)
@@ -180,6 +181,16 @@ class PlaybackStream:
     def held_ns(self) -> HostNs:
         """What the resampler has read and not given yet."""
         return self._resampled.held_ns
+
+    def status(self) -> PulseStatus:
+        """See `Ingress`."""
+        to_ns, attr, program = self.layout.to_ns, self.attr, self.owner.program
+        identity = None if program is None else program.identity
+        return PulseStatus(
+            "pulse", self.format, to_ns(self.queue.length), 0 if identity is None else identity.pid,
+            to_ns(max(0, self.requested)), self.corked, self.drain is not None, self.resample_method,
+            identity=identity, tlength_ns=to_ns(attr.tlength), prebuf_ns=to_ns(attr.prebuf),
+        )  # fmt: skip
 
     # -- the client's side ---------------------------------------------------------------
 

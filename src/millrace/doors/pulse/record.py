@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from millrace.budget import size_of
+from millrace.doors.ingress import Recorder, RecorderStatus
 from millrace.doors.pulse.attrs import Layout, RecordAttr
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.mix import ramp
@@ -14,7 +15,7 @@ from millrace.dsp.resample import SINC_BYTES, Resampler, SincResampler, make_res
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
 from millrace.media.format import AudioFormat
-from millrace.rights.grants import Subject
+from millrace.rights.grants import UNKNOWN, Subject
 from millrace.units import NS_PER_MS, RATE_MIN, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command
 from millrace.wire.pulse.tagstruct import Props
@@ -36,6 +37,11 @@ class RecordOwner(Protocol):
     congested: bool
     unread_since_ns: HostNs
 
+    @property
+    def program(self) -> Subject | None:
+        """The program that has it; None for a module's."""
+        ...
+
     def record_changed(self, record: RecordStream, kind: Change) -> None:
         """The graph changed the stream's node: it was moved, or killed."""
         ...
@@ -49,7 +55,7 @@ class RecordOwner(Protocol):
         ...
 
 
-class RecordStream:
+class RecordStream(Recorder):
     """One source-output; the graph's `Consumer`."""
 
     def __init__(
@@ -127,6 +133,11 @@ class RecordStream:
     def queued_bytes(self) -> int:
         """Recorded and not sent."""
         return len(self._queue)
+
+    def status(self) -> RecorderStatus:
+        """See `Recorder`."""
+        program = self.owner.program
+        return RecorderStatus("pulse", self.format, UNKNOWN if program is None else program.identity)
 
     def set_corked(self, corked: bool) -> None:
         """Pause or resume; a corked recorder keeps no graph running."""

@@ -201,6 +201,7 @@ class NoOwner:
     """Owns the streams that play cached samples: there is no connection to tell."""
 
     index = NO_INDEX
+    program = None
     now_ns: HostNs = 0
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from millrace.doors.ingress import Ingress, IngressStatus
 from millrace.dsp.convert import Samples
 from millrace.units import Frames
 
@@ -11,7 +12,7 @@ AMPLITUDE = 0.5
 """As PulseAudio's own."""
 
 
-class Sine:
+class Sine(Ingress):
     """The `Feed` of a tone; every frame is worked out from its number, so it never drifts off."""
 
     def __init__(self, frequency: int, rate: int) -> None:
@@ -25,6 +26,10 @@ class Sine:
         out[:] = (AMPLITUDE * np.sin(2 * np.pi * phase))[:, None]
         self._at = (self._at + len(out)) % self._rate
         return len(out)
+
+    def status(self) -> IngressStatus:
+        """See `Ingress`."""
+        return IngressStatus("module")
 
     def short(self, frames: Frames, played_out: bool) -> None:
         """See `Feed`: it never is."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from millrace.clock.pace import RateController
 from millrace.doors.capture import CaptureQueue
+from millrace.doors.ingress import SOMEWHERE
 from millrace.doors.pushed import PushedStream, fitted, new_stream
 from millrace.dsp.mix import cubic_to_gain
 from millrace.graph.graph import Graph
@@ -68,10 +69,10 @@ class InVoice:
 
 
 class QemuDoor:
-    """Voices of one machine in one guest. `source` is what its cards record."""
+    """Voices of one machine in one guest. `source` is what its cards record, `origin` where it was found."""
 
-    def __init__(self, graph: Graph, source: Sink) -> None:
-        self.graph, self.source = graph, source
+    def __init__(self, graph: Graph, source: Sink, origin: str = SOMEWHERE) -> None:
+        self.graph, self.source, self._origin = graph, source, origin
         self.machine = "QEMU"
         self.outs: dict[int, OutVoice] = {}
         self.ins: dict[int, InVoice] = {}
@@ -110,7 +111,8 @@ class QemuDoor:
         if kept is not None:
             node.mute = kept.mute
             node.gains = fitted(kept.gains, len(node.gains))
-        stream = PushedStream(self.graph, node, event.format, pace=kept.pace if kept else None)
+        pace = kept.pace if kept else None
+        stream = PushedStream(self.graph, node, event.format, pace=pace, origin=self._origin)
         voice = self.outs[event.id] = OutVoice(stream)
         if event.id in self._volume:
             voice.stream.set_volume(*self._volume[event.id])

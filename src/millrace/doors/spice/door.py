@@ -10,6 +10,7 @@ import numpy as np
 from millrace.clock.jitter import JitterProfile
 from millrace.codec.opus import OPUS_RATE, OpusDecoder
 from millrace.doors.capture import CaptureQueue
+from millrace.doors.ingress import SOMEWHERE
 from millrace.doors.pushed import PROFILE, PushedStream, fitted, new_stream
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.dsp.mix import cubic_to_gain
@@ -46,8 +47,10 @@ _MM_MODULO = 1 << 32
 class SpicePlayback:
     """The playback channel: what the machine plays."""
 
-    def __init__(self, graph: Graph, channel: SpiceChannel, name: str, profile: JitterProfile = PROFILE) -> None:
-        self.graph, self.channel, self.name = graph, channel, name
+    def __init__(
+        self, graph: Graph, channel: SpiceChannel, name: str, profile: JitterProfile = PROFILE, origin: str = SOMEWHERE
+    ) -> None:
+        self.graph, self.channel, self.name, self._origin = graph, channel, name, origin
         self.stream: PushedStream | None = None
         self._profile = profile
         self._mode = MODE_RAW
@@ -100,7 +103,7 @@ class SpicePlayback:
             node.mute = old.node.mute
             node.gains = fitted(old.node.gains, len(node.gains))
             old.remove()
-        self.stream = PushedStream(self.graph, node, fmt, self._profile, old.pace if old else None)
+        self.stream = PushedStream(self.graph, node, fmt, self._profile, old.pace if old else None, self._origin)
         self.stream.set_volume(self._gains, self._mute)
 
     def _data(self, event: Data, now_ns: HostNs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from millrace.clock.jitter import JitterProfile
+from millrace.doors.ingress import SOMEWHERE
 from millrace.doors.pushed import PROFILE, PushedStream, new_stream
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
@@ -14,8 +15,10 @@ from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, Vnc
 class VncDoor:
     """One VNC connection's stream."""
 
-    def __init__(self, graph: Graph, wire: VncClient, profile: JitterProfile = PROFILE) -> None:
-        self.graph, self.wire = graph, wire
+    def __init__(
+        self, graph: Graph, wire: VncClient, profile: JitterProfile = PROFILE, origin: str = SOMEWHERE
+    ) -> None:
+        self.graph, self.wire, self._origin = graph, wire, origin
         self.name = "VNC"
         self.stream: PushedStream | None = None
         self._profile = profile
@@ -40,7 +43,7 @@ class VncDoor:
         fmt = AudioFormat(SampleFormat.S16LE, self.wire.rate, default_map(self.wire.channels))
         props = {"application.name": self.name, "media.name": "VNC"}
         node = new_stream(self.graph, default, self.name, fmt, props)
-        self.stream = PushedStream(self.graph, node, fmt, self._profile)
+        self.stream = PushedStream(self.graph, node, fmt, self._profile, origin=self._origin)
 
     def lost(self) -> None:
         """The connection is gone."""

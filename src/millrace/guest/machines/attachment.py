@@ -148,10 +148,6 @@ class Attachment(ABC):
         """What the machine plays."""
         return []
 
-    def stream(self, node_id: int) -> PushedStream | None:
-        """The stream of a node, if it is one of this door's."""
-        return next((s for s in self.streams() if s.node.id == node_id), None)
-
     def hint(self) -> str:
         """What the user should know or do."""
         percents = [p for s in self.streams() if s.node.active and (p := s.speed.percent(s.format.rate)) is not None]

@@ -222,7 +222,7 @@ class SpiceAttachment(NetAttachment):
         # Opus saves nothing on this machine, and costs; over a network it is what the line is thin for.
         caps = PLAYBACK_CAPS | (OPUS_CAP if self.profile is REMOTE_PROFILE else 0)
         channel = self._channel(ChannelKind.PLAYBACK, self._number, caps)
-        door = self.playback = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile)
+        door = self.playback = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
         await self._open(ClientLine(channel, door.receive, self._end, self.guest.turns, self.label), tls)
 
     async def _record(self, tls: ssl.SSLContext | None) -> None:
@@ -271,7 +271,7 @@ class VncAttachment(NetAttachment):
 
     async def _serve(self) -> None:
         wire = VncClient(self.guest.graph.rate, self.spec.channels, self.password, vnc_answer)
-        door = self.door = VncDoor(self.guest.graph, wire, self.profile)
+        door = self.door = VncDoor(self.guest.graph, wire, self.profile, self.spec.text)
 
         def after(now: HostNs) -> None:
             for event in wire.events():

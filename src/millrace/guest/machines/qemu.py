@@ -31,7 +31,7 @@ class QemuAttachment(Attachment):
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
-        self.door = QemuDoor(guest.graph, guest.microphone)
+        self.door = QemuDoor(guest.graph, guest.microphone, spec.text)
         self._streams: list[FdStream] = []
         self._given: dict[str, socket.socket] = {}
 
