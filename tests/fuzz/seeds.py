@@ -408,7 +408,7 @@ def _request(line: str, body: object = None, **headers: str) -> bytes:
 
 
 def http(token: str) -> list[Session]:
-    """A client's requests: as nobody, and as the holder of a token."""
+    """A client's requests: as nobody, and as the principal of a token."""
     known = {"Authorization": f"Bearer {token}"}
     upgrade = {
         "Upgrade": "websocket",

@@ -1,4 +1,4 @@
-"""TLS client certificates: their holders have the rights that the configuration gives their names, and no others."""
+"""TLS client certificates: their principals have the rights that the configuration gives their names, and no others."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path, bare: bool) 
             async with asyncio.timeout(10):
                 while not daemon.worker.guest("alice").sessions:
                     await asyncio.sleep(0.01)
-            assert daemon.worker.guest("alice").sessions[0].holder.key == "certificate/alice"
+            assert daemon.worker.guest("alice").sessions[0].principal.key == "certificate/alice"
             hearing.stop()
             await task
             with pytest.raises(RightsError):

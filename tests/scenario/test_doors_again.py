@@ -26,7 +26,7 @@ from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attachment import Attachment
 from millrace.io.crypto import vnc_answer
 from millrace.media.format import AudioFormat
-from millrace.rights.model import OWNER, Holder, parse_rights
+from millrace.rights.model import OWNER, Principal, parse_rights
 from tests import bus
 
 KEY = rsa.generate_private_key(65537, 1024)
@@ -298,7 +298,7 @@ def test_explain_names_no_sender_that_it_does_not_know(tmp_path: Path) -> None:
 
 def test_only_the_owner_names_password_files(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
-        tenant = Holder("token/1", parse_rights("admin"), frozenset({"alice"}))
+        tenant = Principal("token/1", parse_rights("admin"), frozenset({"alice"}))
         asked: dict[str, Any] = {"guest": "alice", "door": spec.text, "password_file": str(tmp_path / "x")}
         with pytest.raises(RightsError):
             await daemon.plane.commands.run(tenant, "attach", asked)

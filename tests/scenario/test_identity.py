@@ -502,10 +502,10 @@ def test_signing_out_ends_at_once_what_goes_on_by_that_session_and_nothing_else(
 def test_what_begins_while_its_session_is_signed_out_does_not_go_on(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         access = rig.daemon.worker.access
-        holder = access.admit(session_of((await rig.enter(access.key))[1]), "127.0.0.1")
-        await access.sign_out(holder)
+        principal = access.admit(session_of((await rig.enter(access.key))[1]), "127.0.0.1")
+        await access.sign_out(principal)
         with pytest.raises(RightsError, match="signed out"):
-            access.enter(holder, lambda why: None, lambda guest: None)
+            access.enter(principal, lambda why: None, lambda guest: None)
         assert not list(access._visits)
 
     running(tmp_path, test)
@@ -698,9 +698,9 @@ def test_times_to_expire_are_looked_at_again_soon_as_the_wall_clock_can_be_set(t
     async def test(rig: Rig) -> None:
         access = rig.daemon.worker.access
         number, secret = await rig.token("hear", ("alice",), lasts_s=86_400)
-        holder = access.let_in(secret, "127.0.0.1")
-        assert holder.key == f"token/{number}"
-        leave = access.enter(holder, lambda why: None, lambda guest: None)
+        principal = access.let_in(secret, "127.0.0.1")
+        assert principal.key == f"token/{number}"
+        leave = access.enter(principal, lambda why: None, lambda guest: None)
         assert access._timer is not None
         assert access._timer.when() - asyncio.get_running_loop().time() <= 10
         leave()

@@ -60,7 +60,7 @@ Shown = dict[str, Any]
 class Program:
     """A program that speaks the native protocol: a session for its streams, and its end of their memory."""
 
-    holder, name = OWNER, "mpv"
+    principal, name = OWNER, "mpv"
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest

@@ -288,7 +288,7 @@ def test_tokens_for_a_removed_guest_let_nobody_into_the_next_of_its_name(tmp_pat
 
     async def lets_in(daemon: Daemon) -> list[set[str]]:
         held = [daemon.worker.access.find(digest_of(secret)) for secret in made]
-        return [set(holder.guests) if holder else set() for holder in held]
+        return [set(principal.guests) if principal else set() for principal in held]
 
     async def removed(daemon: Daemon) -> None:
         for guests in (["bob"], ["alice", "bob"], ["alice"]):

@@ -14,7 +14,7 @@ import aiohttp
 from millrace.daemon.app import Daemon
 from millrace.graph.model import Stream
 from millrace.io import turns
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Principal, Right
 from millrace.server.http.answers import TOGETHER, as_json
 from millrace.units import default_map
 from tests.scenario.test_kept import ask, running
@@ -75,10 +75,10 @@ def test_a_guest_has_one_share_however_many_tokens_it_has(tmp_path: Path) -> Non
     async def test(daemon: Daemon) -> None:
         alice = daemon.worker.guests["alice"].turns
         for key in ("token/1", "token/2", "certificate/c", "guest/alice"):
-            assert daemon.worker.turns_of(Holder(key, Right.HEAR, frozenset({"alice"}))) is alice
-        several = Holder("token/3", Right.HEAR, frozenset({"alice", "bob"}))
+            assert daemon.worker.turns_of(Principal(key, Right.HEAR, frozenset({"alice"}))) is alice
+        several = Principal("token/3", Right.HEAR, frozenset({"alice", "bob"}))
         assert daemon.worker.turns_of(several) not in (alice, daemon.worker.turns, daemon.worker.strangers)
-        assert daemon.worker.turns_of(Holder("owner", Right.HEAR, frozenset({"alice"}))) is daemon.worker.turns
+        assert daemon.worker.turns_of(Principal("owner", Right.HEAR, frozenset({"alice"}))) is daemon.worker.turns
 
     running(tmp_path, test)
 

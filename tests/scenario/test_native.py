@@ -354,7 +354,7 @@ def test_a_token_gives_its_own_rights_and_its_end_ends_the_connection(tmp_path: 
         with pytest.raises(RightsError, match="not valid"):
             await of_daemon(daemon, token=secret + "x").__aenter__()
         async with of_daemon(daemon, token=secret) as bus, bus.record("sink/default", guest="alice") as recording:
-            assert bus.you == token.holder.key and bus.rights == ("see", "hear")
+            assert bus.you == token.principal.key and bus.rights == ("see", "hear")
             with pytest.raises(RightsError):
                 await bus.play(guest="alice").__aenter__()
             await daemon.worker.access.revoke(token.id)

@@ -32,7 +32,7 @@ class Hop(PacketSource):
         self.track = Track(near.track.info, Seat("far"), world.far_budget)
         self.publisher = self.track.publish(self)
         self.viewer = Decoder(grouped=near.track.info == PICTURES)
-        self.track.join(self.viewer, Watcher("listener/9", WATCHER.holder), 0)
+        self.track.join(self.viewer, Watcher("listener/9", WATCHER.principal), 0)
 
     def demand(self, wanted: Demand) -> None:
         """See `PacketSource`."""

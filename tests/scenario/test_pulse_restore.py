@@ -12,7 +12,7 @@ from millrace.daemon.app import Daemon
 from millrace.doors.pulse.restore import RULES_MAX, Rule, Rules, group_of, parsed, written
 from millrace.dsp.convert import SampleFormat
 from millrace.rights.grants import ANY, Permission, Verdict
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Principal, Right
 from millrace.sim.rig import Rig, RigClient
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err
@@ -132,7 +132,7 @@ def test_a_rule_written_to_be_applied_is_heard_at_once_and_every_change_is_told(
 def test_programs_without_the_right_to_control_may_look_only() -> None:
     rig = Rig()
     client = rig.client()
-    rig.admission.holder = Holder("guest/default", Right.SPEAK, frozenset({"default"}))
+    rig.admission.principal = Principal("guest/default", Right.SPEAK, frozenset({"default"}))
     assert client.error(Command.EXTENSION, **a_write(SET, {"a": LOW})) == Err.ACCESS
     assert client.error(Command.EXTENSION, **asked(3, ("string", "a"))) == Err.ACCESS
     assert read(client) == {}

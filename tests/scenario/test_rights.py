@@ -199,7 +199,7 @@ def test_revoking_a_token_ends_what_plays_by_it_within_100_ms_and_others_go_on(t
         while (message := await lines[0].receive(5)).type is aiohttp.WSMsgType.TEXT:
             ended = "revoked" in message.data
         assert ended and time.monotonic() - began < 2.0
-        assert [s.holder.key for s in rig.daemon.worker.guest("alice").sessions if not s.closing] == ["token/2"]
+        assert [s.principal.key for s in rig.daemon.worker.guest("alice").sessions if not s.closing] == ["token/2"]
         status, _ = await rig.ask("GET", "/api/v1/state", rig.tokens["a"])
         assert status == 401
         assert not lines[1].closed

@@ -316,7 +316,7 @@ def test_calls_are_charged_to_who_makes_them_and_what_they_wait_for_is_not() -> 
 
 def test_watchers_are_told_in_slices_and_by_turns() -> None:
     class Watcher:
-        holder = OWNER
+        principal = OWNER
         kinds = None
         encode = staticmethod(json_text)
 

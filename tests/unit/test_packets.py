@@ -32,7 +32,7 @@ from millrace.media.packet import (
     Segment,
     TrackInfo,
 )
-from millrace.rights.model import OWNER, Holder, Right
+from millrace.rights.model import OWNER, Principal, Right
 from millrace.units import NS_PER_MS, NS_PER_S
 from tests.gops import CAPTIONS, FORMATS, PICTURES, SOUND, THUMBNAILS, WATCHER, Decoder, Source
 
@@ -370,7 +370,7 @@ def test_a_mere_watcher_may_ask_for_key_frames_and_not_seek() -> None:
 def test_the_keyboard_is_for_who_may_control_the_guest() -> None:
     seat = Seat("default")
     with pytest.raises(RightsError, match="may not control"):
-        seat.take(Watcher("listener/3", Holder("token/1", Right.SEE | Right.HEAR, frozenset({"default"}))))
+        seat.take(Watcher("listener/3", Principal("token/1", Right.SEE | Right.HEAR, frozenset({"default"}))))
     assert seat.who is None
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from millrace.control.sessions import ENDED_MAX, Sessions, is_session
 from millrace.errors import ConfigError, RightsError
-from millrace.rights.model import EVERYTHING, OWNER, Holder, Right, parse_rights, show_rights
+from millrace.rights.model import EVERYTHING, OWNER, Principal, Right, parse_rights, show_rights
 from millrace.rights.tokens import (
     FailureLimit,
     Token,
@@ -19,7 +19,7 @@ from millrace.rights.tokens import (
 )
 from millrace.units import NS_PER_S
 
-ALICE = Holder("token/1", parse_rights("hear,speak"), frozenset({"alice"}))
+ALICE = Principal("token/1", parse_rights("hear,speak"), frozenset({"alice"}))
 
 
 def test_rights_imply_seeing_and_admins_may_everything() -> None:
@@ -64,7 +64,7 @@ def test_a_token_is_found_by_its_secret_until_it_expires_or_goes() -> None:
     book.add(made(1, secret, expires_s=100))
     book.add(made(2, "other"))
     found = book.find(digest_of(secret), 99)
-    assert found is not None and found.holder.key == "token/1"
+    assert found is not None and found.principal.key == "token/1"
     assert book.find(digest_of(secret), 100) is None and expired(found, 100)
     assert book.find(digest_of(secret[:-1]), 5) is None and book.find(digest_of(""), 5) is None
     book.remove(1)

@@ -1,6 +1,6 @@
 """What can be asked of the daemon, apart from how: the HTTP API and the native protocol run the same commands.
 
-Each finds what is meant among what its holder may see, demands the right, and does it.
+Each finds what is meant among what its principal may see, demands the right, and does it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from millrace.observe.explain import explain_recorder, explain_stream
 from millrace.observe.latency import ledger
 from millrace.observe.views import guest_view
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
-from millrace.rights.model import ALL_GUESTS, OWNER, Holder, Right, parse_rights
+from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right, parse_rights
 from millrace.rights.tokens import parse_expiry
 from millrace.text import key_number, parse_label, quoted
 from millrace.version import __version__
@@ -43,7 +43,7 @@ KEPT = frozenset({
     "token.revoke", "remember",
 })  # fmt: skip
 """Commands that are on disk before they are answered."""
-Run = Callable[[Any, Holder], Awaitable[Any]]
+Run = Callable[[Any, Principal], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +121,17 @@ class Commands:
             ("recall", "GET", "/memory", r.Recall, self._recall, "Tell what is kept under keys that begin so"),
         ]
 
-    async def run(self, holder: Holder, name: str, args: Any) -> Any:
-        """Do it, for `holder`. ConfigError, GraphError and RightsError carry the refusal."""
+    async def run(self, principal: Principal, name: str, args: Any) -> Any:
+        """Do it, for `principal`. ConfigError, GraphError and RightsError carry the refusal."""
         command = self.table.get(name)
         if command is None:
             raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
         parsed = r.parsed(command.takes, args)
         if not _is_kept(name, parsed):
-            return await command.run(parsed, holder)
+            return await command.run(parsed, principal)
         # A disk makes a few changes a second: who asks for many at once is held up by those, and nobody else is.
-        async with self._changing.setdefault(holder.key, asyncio.Lock()):
-            return await command.run(parsed, holder)
+        async with self._changing.setdefault(principal.key, asyncio.Lock()):
+            return await command.run(parsed, principal)
 
     def page_link(self) -> str:
         """An address that lets a browser in once, as the owner. What is behind # stays in the browser: it is in no
@@ -144,219 +144,219 @@ class Commands:
 
     # -- finding -----------------------------------------------------------------------------
 
-    def visible(self, holder: Holder) -> list[Guest]:
-        """The guests that `holder` may see."""
-        return self._worker.visible(holder)
+    def visible(self, principal: Principal) -> list[Guest]:
+        """The guests that `principal` may see."""
+        return self._worker.visible(principal)
 
-    def guest(self, holder: Holder, name: str, right: Right) -> Guest:
-        """A guest in which `holder` has `right`. One that they may not see is not there."""
-        seen = self.visible(holder)
+    def guest(self, principal: Principal, name: str, right: Right) -> Guest:
+        """A guest in which `principal` has `right`. One that they may not see is not there."""
+        seen = self.visible(principal)
         found = next((guest for guest in seen if guest.name == name), None)
         if found is None:
             raise missing_guest(name, (guest.name for guest in seen))
-        holder.demand(right, name)
+        principal.demand(right, name)
         return found
 
-    def find(self, holder: Holder, key: str, guest: str | None, right: Right) -> verbs.Found:
-        """What `key` names among what `holder` may see, in a guest in which they have `right`."""
-        found = verbs.find(self.visible(holder), key, guest)
-        holder.demand(right, found.guest.name)
+    def find(self, principal: Principal, key: str, guest: str | None, right: Right) -> verbs.Found:
+        """What `key` names among what `principal` may see, in a guest in which they have `right`."""
+        found = verbs.find(self.visible(principal), key, guest)
+        principal.demand(right, found.guest.name)
         return found
 
     @staticmethod
-    def _demand_no_source(holder: Holder, found: verbs.Found, to: str = "") -> None:
+    def _demand_no_source(principal: Principal, found: verbs.Found, to: str = "") -> None:
         """Where what a source gives goes is not for those to say who might be forbidden to record it."""
-        if verbs.about_source(found, to) and not holder.may(Right.ADMIN, found.guest.name):
+        if verbs.about_source(found, to) and not principal.may(Right.ADMIN, found.guest.name):
             raise RightsError(
-                f"{holder.key} may not link or move what a source gives, nor move anything there; record it"
+                f"{principal.key} may not link or move what a source gives, nor move anything there; record it"
             )
 
     # -- looking -----------------------------------------------------------------------------
 
-    async def _about(self, args: r.Nothing, holder: Holder) -> Any:
+    async def _about(self, args: r.Nothing, principal: Principal) -> Any:
         place = self._place
-        return {"version": __version__, "you": holder.key, "listen": place.address, "page": place.page_url}
+        return {"version": __version__, "you": principal.key, "listen": place.address, "page": place.page_url}
 
-    async def _page_link(self, args: r.Nothing, holder: Holder) -> Any:
-        if holder != OWNER:
-            raise RightsError(f"{holder.key} may not make links: they let a browser in as the daemon's owner")
+    async def _page_link(self, args: r.Nothing, principal: Principal) -> Any:
+        if principal != OWNER:
+            raise RightsError(f"{principal.key} may not make links: they let a browser in as the daemon's owner")
         return {"link": self.page_link()}
 
-    async def _state(self, args: r.State, holder: Holder) -> Any:
-        seen = self.visible(holder)
-        shown = seen if args.guest is None else [self.guest(holder, args.guest, Right.SEE)]
+    async def _state(self, args: r.State, principal: Principal) -> Any:
+        seen = self.visible(principal)
+        shown = seen if args.guest is None else [self.guest(principal, args.guest, Right.SEE)]
         guests: list[dict[str, Any]] = [await in_steps(guest_view(guest)) for guest in shown]
         state: dict[str, Any] = {"version": __version__, "listen": self._place.address, "guests": guests}
-        state |= {"you": holder.key, "names": [guest.name for guest in seen]}
-        if holder.may(Right.ADMIN):
+        state |= {"you": principal.key, "names": [guest.name for guest in seen]}
+        if principal.may(Right.ADMIN):
             state |= {"refused": self.refused(), "trouble": self._worker.trouble}
             state |= {"policy": self._worker.policy(), "requests": len(list(self._worker.prompts))}
         return state
 
     # -- changing ----------------------------------------------------------------------------
 
-    async def _set(self, args: r.Set, holder: Holder) -> Any:
-        found = self.find(holder, args.target, args.guest, Right.CONTROL)
+    async def _set(self, args: r.Set, principal: Principal) -> Any:
+        found = self.find(principal, args.target, args.guest, Right.CONTROL)
         await self._worker.set(found, {key: verbs.setting_text(value) for key, value in args.settings.items()})
         return OK
 
-    async def _move(self, args: r.Move, holder: Holder) -> Any:
-        found = self.find(holder, args.target, args.guest, Right.CONTROL)
-        self._demand_no_source(holder, found, args.to)
+    async def _move(self, args: r.Move, principal: Principal) -> Any:
+        found = self.find(principal, args.target, args.guest, Right.CONTROL)
+        self._demand_no_source(principal, found, args.to)
         verbs.move(found, args.to)
         return OK
 
-    async def _link(self, args: r.LinkTo, holder: Holder) -> Any:
-        found = self.find(holder, args.source, args.guest, Right.LINK)
-        self._demand_no_source(holder, found)
+    async def _link(self, args: r.LinkTo, principal: Principal) -> Any:
+        found = self.find(principal, args.source, args.guest, Right.LINK)
+        self._demand_no_source(principal, found)
         verbs.link(found, args.to, verbs.parse_matrix(args.matrix))
         return OK
 
-    async def _unlink(self, args: r.LinkTo, holder: Holder) -> Any:
-        verbs.unlink(self.find(holder, args.source, args.guest, Right.LINK), args.to)
+    async def _unlink(self, args: r.LinkTo, principal: Principal) -> Any:
+        verbs.unlink(self.find(principal, args.source, args.guest, Right.LINK), args.to)
         return OK
 
-    async def _sink_add(self, args: r.SinkAdd, holder: Holder) -> Any:
-        guest = self.guest(holder, args.guest, Right.LINK)
+    async def _sink_add(self, args: r.SinkAdd, principal: Principal) -> Any:
+        guest = self.guest(principal, args.guest, Right.LINK)
         sink = await self._worker.add_sink(guest, args.name, parse_label(args.description, "sink description"))
         return {"id": sink.key, "name": sink.name}
 
-    async def _sink_remove(self, args: r.SinkRemove, holder: Holder) -> Any:
-        guest = self.guest(holder, args.guest, Right.LINK)
+    async def _sink_remove(self, args: r.SinkRemove, principal: Principal) -> Any:
+        guest = self.guest(principal, args.guest, Right.LINK)
         await self._worker.remove_sink(guest, args.sink)
         return OK
 
     # -- guests and their machines -------------------------------------------------------------
 
-    async def _guest_add(self, args: r.GuestAdd, holder: Holder) -> Any:
-        holder.demand(Right.ADMIN)
+    async def _guest_add(self, args: r.GuestAdd, principal: Principal) -> Any:
+        principal.demand(Right.ADMIN)
         options = {key: value for key in ("rate", "channels") if (value := getattr(args, key)) is not None}
         return await in_steps(guest_view(await self._worker.add_guest(args.name, options)))
 
-    async def _guest_remove(self, args: r.OfGuest, holder: Holder) -> Any:
-        holder.demand(Right.ADMIN)
+    async def _guest_remove(self, args: r.OfGuest, principal: Principal) -> Any:
+        principal.demand(Right.ADMIN)
         await self._worker.remove_guest(args.guest)
         return OK
 
-    async def _attach(self, args: r.Attach, holder: Holder) -> Any:
-        guest = self.guest(holder, args.guest, Right.ADMIN)
+    async def _attach(self, args: r.Attach, principal: Principal) -> Any:
+        guest = self.guest(principal, args.guest, Right.ADMIN)
         spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
         if args.password_file:
-            if not holder.may(Right.ADMIN):
+            if not principal.may(Right.ADMIN):
                 raise RightsError("only a token with every right may name a password file; send the password itself")
             spec = replace(spec, password_file=args.password_file)
-        if not holder.may(Right.ADMIN):
+        if not principal.may(Right.ADMIN):
             spec = confined(spec, guest.config.attach, guest.name)
         return self._worker.attach(guest.name, spec).view()
 
-    async def _detach(self, args: r.Detach, holder: Holder) -> Any:
+    async def _detach(self, args: r.Detach, principal: Principal) -> Any:
         key = f"door/{args.door.removeprefix('door/')}"
-        for guest in self.visible(holder):
+        for guest in self.visible(principal):
             machine = next((one for one in guest.attachments if one.key == key), None)
             if machine is not None:
-                holder.demand(Right.ADMIN, guest.name)
+                principal.demand(Right.ADMIN, guest.name)
                 await machine.stop()
                 return OK
         raise missing(key)
 
     # -- grants --------------------------------------------------------------------------------
 
-    async def _grants(self, args: r.Nothing, holder: Holder) -> Any:
+    async def _grants(self, args: r.Nothing, principal: Principal) -> Any:
         return [
             {"guest": guest.name, "what": what.value, "program": program, "allow": verdict.as_json()}
-            for guest in self.visible(holder)
+            for guest in self.visible(principal)
             for what, program, verdict in guest.admission.grants
         ]
 
-    async def _grant(self, args: r.Grant, holder: Holder) -> Any:
-        guest = self.guest(holder, args.guest, Right.ADMIN)
+    async def _grant(self, args: r.Grant, principal: Principal) -> Any:
+        guest = self.guest(principal, args.guest, Right.ADMIN)
         verdict = None if args.allow is None else parse_verdict(args.allow)
         if len(args.program) > PROGRAM_MAX:
             raise ConfigError(f"program: {PROGRAM_MAX} characters at most")
         await self._worker.grant(guest, parse_permission(args.what), args.program or ANY, verdict)
         return OK
 
-    async def _requests(self, args: r.Nothing, holder: Holder) -> Any:
-        return [q.view() for q in self._worker.prompts if holder.may(Right.ADMIN, q.guest)]
+    async def _requests(self, args: r.Nothing, principal: Principal) -> Any:
+        return [q.view() for q in self._worker.prompts if principal.may(Right.ADMIN, q.guest)]
 
-    async def _decide(self, args: r.Decide, holder: Holder) -> Any:
+    async def _decide(self, args: r.Decide, principal: Principal) -> Any:
         key = f"request/{args.request.removeprefix('request/')}"
         asked = self._worker.prompts.get(key)
-        if asked is None or not holder.may(Right.SEE, asked.guest):
+        if asked is None or not principal.may(Right.SEE, asked.guest):
             raise missing(key, why=" that waits: it was answered, or its time is over")
-        holder.demand(Right.ADMIN, asked.guest)
-        await self._worker.decide(asked, args.allow, args.always, holder.key)
+        principal.demand(Right.ADMIN, asked.guest)
+        await self._worker.decide(asked, args.allow, args.always, principal.key)
         return OK
 
     # -- why it sounds as it does ------------------------------------------------------------------
 
-    def _found(self, args: r.About, holder: Holder) -> tuple[Guest, Stream]:
+    def _found(self, args: r.About, principal: Principal) -> tuple[Guest, Stream]:
         if not args.target.startswith("stream/"):
             raise ConfigError(f"{quoted(args.target)}: name a stream as `millrace ls` does, such as stream/7")
-        found = self.find(holder, args.target, args.guest, Right.SEE)
+        found = self.find(principal, args.target, args.guest, Right.SEE)
         assert isinstance(found.thing, Stream)
         return found.guest, found.thing
 
-    async def _latency(self, args: r.About, holder: Holder) -> Any:
-        return ledger(*self._found(args, holder), now_ns())
+    async def _latency(self, args: r.About, principal: Principal) -> Any:
+        return ledger(*self._found(args, principal), now_ns())
 
-    async def _explain(self, args: r.About, holder: Holder) -> Any:
+    async def _explain(self, args: r.About, principal: Principal) -> Any:
         kind, _, text = args.target.partition("/")
         if kind == "recorder":
             number = key_number(text)
-            for guest in self.visible(holder):
+            for guest in self.visible(principal):
                 tap = guest.graph.taps.get(number)
                 recorder = None if tap is None else recorder_of(tap)
                 if tap is not None and recorder is not None:
                     steps = explain_recorder(guest, tap, recorder)
                     return {"target": args.target, "guest": guest.name, "steps": steps}
             raise missing(args.target)
-        home, stream = self._found(args, holder)
+        home, stream = self._found(args, principal)
         return {"target": stream.key, "guest": home.name, "steps": explain_stream(home, stream)}
 
-    async def _flight(self, args: r.OfGuest, holder: Holder) -> Any:
-        return self._worker.flight.of(self.guest(holder, args.guest, Right.SEE).name)
+    async def _flight(self, args: r.OfGuest, principal: Principal) -> Any:
+        return self._worker.flight.of(self.guest(principal, args.guest, Right.SEE).name)
 
     # -- what has gone wrong -----------------------------------------------------------------------
 
-    async def _incidents(self, args: r.Incidents, holder: Holder) -> Any:
-        seen = [i for i in self._worker.diagnosis.incidents if holder.may(Right.SEE, i.guest or None)]
+    async def _incidents(self, args: r.Incidents, principal: Principal) -> Any:
+        seen = [i for i in self._worker.diagnosis.incidents if principal.may(Right.SEE, i.guest or None)]
         found = [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
         if args.guest is not None and not found:
             # A guest's incidents outlive it; a guest that never was has none.
-            self.guest(holder, args.guest, Right.SEE)
+            self.guest(principal, args.guest, Right.SEE)
         return found
 
     # -- tokens --------------------------------------------------------------------------------
 
-    async def _tokens(self, args: r.Nothing, holder: Holder) -> Any:
-        holder.demand(Right.ADMIN)
+    async def _tokens(self, args: r.Nothing, principal: Principal) -> Any:
+        principal.demand(Right.ADMIN)
         return [token_view(token) for token in self._worker.access.tokens]
 
-    async def _token_new(self, args: r.TokenNew, holder: Holder) -> Any:
-        holder.demand(Right.ADMIN)
+    async def _token_new(self, args: r.TokenNew, principal: Principal) -> Any:
+        principal.demand(Right.ADMIN)
         rights, lasts_s = parse_rights(args.may), parse_expiry(args.expires or TOKEN_DAYS)
         name, guests = parse_label(args.name, "token name", 100), args.guests or [ALL_GUESTS]
         token, secret = await self._worker.access.new(name, rights, guests, lasts_s)
         return token_view(token) | {"token": secret}
 
-    async def _token_rotate(self, args: r.OfToken, holder: Holder) -> Any:
-        holder.demand(Right.ADMIN)
+    async def _token_rotate(self, args: r.OfToken, principal: Principal) -> Any:
+        principal.demand(Right.ADMIN)
         secret = await self._worker.access.rotate(_number(args.token))
         if secret is None:
             raise _no_token(args.token)
         return {"token": secret}
 
-    async def _token_revoke(self, args: r.OfToken, holder: Holder) -> Any:
-        holder.demand(Right.ADMIN)
+    async def _token_revoke(self, args: r.OfToken, principal: Principal) -> Any:
+        principal.demand(Right.ADMIN)
         if not await self._worker.access.revoke(_number(args.token)):
             raise _no_token(args.token)
         return OK
 
     # -- what session managers keep ----------------------------------------------------------------
 
-    async def _remember(self, args: r.Remember, holder: Holder) -> Any:
-        holder.demand(Right.ADMIN)
+    async def _remember(self, args: r.Remember, principal: Principal) -> Any:
+        principal.demand(Right.ADMIN)
         if not 0 < len(args.key) <= KEY_MAX or len(args.value or "") > VALUE_MAX:
             raise ConfigError(f"a key has 1 to {KEY_MAX} characters, a value {VALUE_MAX} at most")
         guest = next((g for g in self._worker.guests.values() if args.key.startswith(stream_table(g.name))), None)
@@ -366,8 +366,8 @@ class Commands:
             await self._worker.keeper.write(self._worker.store.remember, args.key, args.value)
         return OK
 
-    async def _recall(self, args: r.Recall, holder: Holder) -> Any:
-        holder.demand(Right.ADMIN)
+    async def _recall(self, args: r.Recall, principal: Principal) -> Any:
+        principal.demand(Right.ADMIN)
         return await self._worker.keeper.write(self._worker.store.recall, args.prefix)
 
 

@@ -11,7 +11,7 @@ from millrace.control.worker import Session, Worker
 from millrace.guest.guest import Guest
 from millrace.io.turns import Turns
 from millrace.observe.metrics import exposition
-from millrace.rights.model import OWNER, Holder, Right
+from millrace.rights.model import OWNER, Principal, Right
 from millrace.symptoms import Symptom, refusal, violation
 
 
@@ -27,36 +27,36 @@ class ControlPlane:
 
     # -- who it is ---------------------------------------------------------------------------
 
-    def enter(self, holder: Holder, end: End, lose: Lose) -> Leave:
-        """Something begins by a holder's rights: see `Access.enter`."""
-        return self.access.enter(holder, end, lose)
+    def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
+        """Something begins by a principal's rights: see `Access.enter`."""
+        return self.access.enter(principal, end, lose)
 
-    def turns_of(self, holder: Holder) -> Turns:
-        """At whose expense a holder's commands are done."""
-        return self._worker.turns_of(holder)
+    def turns_of(self, principal: Principal) -> Turns:
+        """At whose expense a principal's commands are done."""
+        return self._worker.turns_of(principal)
 
-    def budget_of(self, holder: Holder = OWNER) -> Budget:
-        """Whose budget pays for what is kept for a holder."""
-        return self._worker.budgets.of(holder)
+    def budget_of(self, principal: Principal = OWNER) -> Budget:
+        """Whose budget pays for what is kept for a principal."""
+        return self._worker.budgets.of(principal)
 
-    def visible(self, holder: Holder) -> list[Guest]:
-        """The guests that `holder` may see."""
-        return self._worker.visible(holder)
+    def visible(self, principal: Principal) -> list[Guest]:
+        """The guests that `principal` may see."""
+        return self._worker.visible(principal)
 
-    def guest(self, holder: Holder, name: str, right: Right) -> Guest:
-        """A guest in which `holder` has `right`. One that they may not see is not there."""
-        return self.commands.guest(holder, name, right)
+    def guest(self, principal: Principal, name: str, right: Right) -> Guest:
+        """A guest in which `principal` has `right`. One that they may not see is not there."""
+        return self.commands.guest(principal, name, right)
 
     # -- what is asked -----------------------------------------------------------------------
 
-    async def run(self, holder: Holder, name: str, args: Any) -> Any:
+    async def run(self, principal: Principal, name: str, args: Any) -> Any:
         """Do a command; see `Commands.run`."""
-        return await self.commands.run(holder, name, args)
+        return await self.commands.run(principal, name, args)
 
-    def metrics(self, holder: Holder) -> bytes:
-        """What Prometheus reads, of the guests that `holder` may see."""
+    def metrics(self, principal: Principal) -> bytes:
+        """What Prometheus reads, of the guests that `principal` may see."""
         counters = self._worker.counters(self.commands.refused())
-        guests, whole = self.visible(holder), holder.may(Right.SEE)
+        guests, whole = self.visible(principal), principal.may(Right.SEE)
         return exposition(counters, self._worker.diagnosis.incidents, guests, whole)
 
     @property
@@ -70,7 +70,7 @@ class ControlPlane:
 
     def duck(self, session: Session, key: str, db: float, guest: str | None) -> None:
         """Take a stream back for as long as that connection lives."""
-        self._worker.duck(session, self.commands.find(session.holder, key, guest, Right.CONTROL), db)
+        self._worker.duck(session, self.commands.find(session.principal, key, guest, Right.CONTROL), db)
 
     def joined(self, session: Session) -> None:
         """A program's connection has come."""

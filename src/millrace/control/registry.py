@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from millrace.io.turns import Steps, Turns
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Principal, Right
 from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed
 
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 class Watcher(Protocol):
     """Who hears of changes."""
 
-    holder: Holder
+    principal: Principal
     kinds: frozenset[str] | None
     encode: Encode
 
@@ -99,7 +99,7 @@ class Registry:
             shown = {entry.id: _shown(entry) for entry in there.values()}
             made: dict[tuple[Any, ...], bytes | None] = {}
             for watcher in list(self._watchers):
-                key = (watcher.holder.rights, watcher.holder.guests, watcher.kinds, watcher.encode)
+                key = (watcher.principal.rights, watcher.principal.guests, watcher.kinds, watcher.encode)
                 if key not in made:
                     seen = [shown[e.id] for e in there.values() if _sees(watcher, e)]
                     lost = [e.id for e in gone.values() if _sees(watcher, e)]
@@ -162,7 +162,7 @@ def _sees(watcher: Watcher, entry: Entry) -> bool:
     if watcher.kinds is not None and entry.kind not in watcher.kinds:
         return False
     right = Right.ADMIN if entry.kind == "request" else Right.SEE
-    return watcher.holder.may(right, entry.guest or None)
+    return watcher.principal.may(right, entry.guest or None)
 
 
 def _shown(entry: Entry) -> Shown:

@@ -41,7 +41,7 @@ class Sessions:
         return _text(hmac.digest(self._key, b"\0".join((whose.encode(), number.encode(), secret)), "sha256"))
 
     def make(self, whose: str, secret: bytes) -> str:
-        """A session for a holder's key and the digest of their secret."""
+        """A session for a principal's key and the digest of their secret."""
         number = secrets.token_urlsafe(16)
         return f"{PREFIX}{_text(whose.encode())}.{number}.{self._proof(whose, number, secret)}"
 

@@ -17,12 +17,12 @@ from millrace.control.visits import End, Leave, Lose, Visits
 from millrace.control.writer import StoreWriter
 from millrace.errors import RightsError
 from millrace.io.clock import now_ns, wall_ns
-from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Holder, Right, show_rights
+from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Principal, Right, show_rights
 from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, expiry, new_secret
 from millrace.text import key_number
 from millrace.units import NS_PER_S, HostNs
 
-CONFIGURED = Holder("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
+CONFIGURED = Principal("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
 LINK_S = 3600
 """How long a link for a browser lets somebody in, who has it and is the first to follow it."""
 LINKS_MAX = 100
@@ -52,7 +52,7 @@ def new_key() -> str:
 
 
 class Access:
-    """Secrets and their holders, and what runs with their rights."""
+    """Secrets, whose they are, and what runs with their rights."""
 
     def __init__(self, keeper: StoreWriter, configured: str = "") -> None:
         self._keeper = keeper
@@ -60,12 +60,12 @@ class Access:
         self.tokens = TokenBook()
         self.key = ""
         """The owner's own: in a file that only they can read."""
-        self._standing: dict[bytes, Holder] = {}
+        self._standing: dict[bytes, Principal] = {}
         if configured:
             self._standing[digest_of(configured)] = CONFIGURED
         self._links: dict[bytes, HostNs] = {}
         self.on_end: Callable[[str], None] = lambda key: None
-        """A holder's rights have ended."""
+        """A principal's rights have ended."""
         self._visits = Visits()
         self._sessions = Sessions("")
         self._timer: asyncio.TimerHandle | None = None
@@ -80,56 +80,56 @@ class Access:
 
     # -- who comes in --------------------------------------------------------------------------
 
-    def find(self, digest: bytes) -> Holder | None:
+    def find(self, digest: bytes) -> Principal | None:
         """Whose secret has that digest, if it is in force now."""
         token = self.tokens.find(digest, _wall_s())
-        return self._standing.get(digest) if token is None else token.holder
+        return self._standing.get(digest) if token is None else token.principal
 
     def secret_of(self, key: str) -> bytes | None:
-        """The digest of the secret of the holder with that key, if it is in force now."""
+        """The digest of the secret of the principal with that key, if it is in force now."""
         token = self._token(key)
         if token is not None:
             return None if expired(token, _wall_s()) else token.digest
-        return next((digest for digest, holder in self._standing.items() if holder.key == key), None)
+        return next((digest for digest, principal in self._standing.items() if principal.key == key), None)
 
-    def let_in(self, secret: str, address: str) -> Holder:
-        """The holder of that secret; RightsError for a wrong one. A right one never waits."""
-        holder = self.find(digest_of(secret))
-        if holder is not None:
-            return holder
+    def let_in(self, secret: str, address: str) -> Principal:
+        """Whose that secret is; RightsError for a wrong one. A right one never waits."""
+        principal = self.find(digest_of(secret))
+        if principal is not None:
+            return principal
         if self.limit.failed(address, now_ns()):
             raise TooManyTries("too many wrong tokens from this address; wait a few seconds")
         raise RightsError("that token is not valid: wrong, expired or revoked")
 
-    def admit(self, given: str, address: str) -> Holder:
-        """The holder of that token or session; RightsError for a wrong one. An ended session is not a guess."""
+    def admit(self, given: str, address: str) -> Principal:
+        """Whose that token or session is; RightsError for a wrong one. An ended session is not a guess."""
         known = self.by_session(given)
         if known is None and is_session(given) and self.find(digest_of(given)) is None:
             raise RightsError("this browser's session has ended; sign in again")
         return known or self.let_in(given, address)
 
-    def by_session(self, session: str) -> Holder | None:
+    def by_session(self, session: str) -> Principal | None:
         """Whose session that is, if it is in force now."""
         secret = self.secret_of(self._sessions.whose(session)) if is_session(session) else None
         number = self._sessions.proven(session, secret) if secret is not None else None
-        holder = self.find(secret) if secret is not None and number else None
-        return replace(holder, session=number) if holder is not None and number else None
+        principal = self.find(secret) if secret is not None and number else None
+        return replace(principal, session=number) if principal is not None and number else None
 
-    def begin_session(self, secret: bytes) -> tuple[Holder, str]:
+    def begin_session(self, secret: bytes) -> tuple[Principal, str]:
         """A session for the secret in force that has that digest."""
-        holder = self.find(secret)
-        assert holder is not None
-        return holder, self._sessions.make(holder.key, secret)
+        principal = self.find(secret)
+        assert principal is not None
+        return principal, self._sessions.make(principal.key, secret)
 
-    async def sign_out(self, holder: Holder) -> None:
-        """End the session that a holder comes by, and what runs by it: here at once, whatever the disk makes of it."""
-        secret = self.secret_of(holder.key)
+    async def sign_out(self, principal: Principal) -> None:
+        """End the session that a principal came in by, and what runs by it: here at once, even if the disk refuses."""
+        secret = self.secret_of(principal.key)
         if secret is None:
             return
-        self._sessions.end(secret, holder.session)
-        self._visits.end(_visit(holder.session), SIGNED_OUT)
-        async with self._keeper.turn_of(holder.key):
-            await self._keeper.write(self._keeper.store.keep_ended, secret, holder.session, list(self._standing))
+        self._sessions.end(secret, principal.session)
+        self._visits.end(_visit(principal.session), SIGNED_OUT)
+        async with self._keeper.turn_of(principal.key):
+            await self._keeper.write(self._keeper.store.keep_ended, secret, principal.session, list(self._standing))
 
     def new_link(self) -> str:
         """A code that lets a browser in once, as the owner."""
@@ -147,26 +147,26 @@ class Access:
 
     # -- what ends with it ---------------------------------------------------------------------
 
-    def enter(self, holder: Holder, end: End, lose: Lose) -> Leave:
-        """Something begins by a holder's rights: see `Visits`. RightsError where they have ended meanwhile."""
-        why = self._over(holder.key) or self._signed_out(holder)
+    def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
+        """Something begins by a principal's rights: see `Visits`. RightsError where they have ended meanwhile."""
+        why = self._over(principal.key) or self._signed_out(principal)
         if why:
             raise RightsError(why)
-        keys = (holder.key, _visit(holder.session)) if holder.session else (holder.key,)
+        keys = (principal.key, _visit(principal.session)) if principal.session else (principal.key,)
         leave = self._visits.enter(keys, end, lose)
         self._arm()
         return leave
 
-    def _signed_out(self, holder: Holder) -> str:
-        secret = self.secret_of(holder.key) if holder.session else None
-        return SIGNED_OUT if secret is not None and self._sessions.over(secret, holder.session) else ""
+    def _signed_out(self, principal: Principal) -> str:
+        secret = self.secret_of(principal.key) if principal.session else None
+        return SIGNED_OUT if secret is not None and self._sessions.over(secret, principal.session) else ""
 
     def _token(self, key: str) -> Token | None:
         kind, _, number = key.partition("/")
         return self.tokens.get(key_number(number)) if kind == "token" else None
 
     def _over(self, key: str) -> str:
-        """Why a holder's rights have ended; empty while they are in force."""
+        """Why a principal's rights have ended; empty while they are in force."""
         token = self._token(key)
         if token is None:
             return "the token was revoked" if key.startswith("token/") else ""
@@ -232,7 +232,7 @@ class Access:
                 return False
             await self._keeper.write(self._keeper.store.remove_token, id_)
             self.tokens.remove(id_)
-        self._end(token.holder.key, "the token was revoked")
+        self._end(token.principal.key, "the token was revoked")
         return True
 
     def forget_guest(self, name: str) -> None:
@@ -243,14 +243,14 @@ class Access:
             self.tokens.remove(token.id)
             if rest := token.guests - {name}:
                 self.tokens.add(replace(token, guests=rest))
-                self._visits.lose(token.holder.key, name)
+                self._visits.lose(token.principal.key, name)
             else:
-                self._end(token.holder.key, "the guest was removed")
+                self._end(token.principal.key, "the guest was removed")
 
 
 def token_view(token: Token) -> dict[str, Any]:
     """What is shown of a token: never its secret, nor the hash of it."""
     return {
-        "id": token.holder.key, "name": token.name, "may": show_rights(token.rights), "guests": sorted(token.guests),
+        "id": token.principal.key, "name": token.name, "may": show_rights(token.rights), "guests": sorted(token.guests),
         "created": token.created_s, "expires": token.expires_s or None, "expired": expired(token, _wall_s()),
     }  # fmt: skip

@@ -37,12 +37,12 @@ class Visits:
         return leave
 
     def end(self, key: str, why: str) -> None:
-        """End everything of that holder, or by that session."""
+        """End everything of that principal, or by that session."""
         for leave, end, _ in list(self._by_key.get(key, {}).values()):
             leave()
             end(why)
 
     def lose(self, key: str, guest: str) -> None:
-        """Everything of that holder goes on without that guest."""
+        """Everything of that principal goes on without that guest."""
         for _, _, lose in list(self._by_key.get(key, {}).values()):
             lose(guest)

@@ -43,7 +43,7 @@ from millrace.observe.incidents import Incident
 from millrace.observe.metrics import Counters
 from millrace.observe.views import guest_summary
 from millrace.rights.grants import ANY, Permission, Subject, Verdict
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Principal, Right
 from millrace.rights.prompts import Prompt, Prompts
 from millrace.text import checked_number, printable
 
@@ -56,7 +56,7 @@ class Session(Protocol):
     """A connection of a program that controls guests, or plays in them."""
 
     name: str
-    holder: Holder
+    principal: Principal
     subject: Subject
 
     def claim_changed(self, name: str, have: bool) -> None:
@@ -166,9 +166,9 @@ class Worker:
             raise missing_guest(name, self.guests)
         return found
 
-    def visible(self, holder: Holder) -> list[Guest]:
-        """The guests that `holder` may see."""
-        return [guest for guest in self.guests.values() if holder.may(Right.SEE, guest.name)]
+    def visible(self, principal: Principal) -> list[Guest]:
+        """The guests that `principal` may see."""
+        return [guest for guest in self.guests.values() if principal.may(Right.SEE, guest.name)]
 
     @asynccontextmanager
     async def _turn(self, guest: Guest) -> AsyncIterator[None]:
@@ -245,18 +245,18 @@ class Worker:
         """Why changes are not kept."""
         return self.store.trouble
 
-    def turns_of(self, holder: Holder) -> Turns:
-        """At whose expense a holder's commands are done: a guest, however many tokens it has, a token of several, and
-        the owner."""
-        kind = holder.key.partition("/")[0]
-        if kind != "owner" and len(holder.guests) == 1 and (name := min(holder.guests)) in self.guests:
+    def turns_of(self, principal: Principal) -> Turns:
+        """At whose expense a principal's commands are done: a guest, however many tokens it has, a token of several
+        guests, and the owner."""
+        kind = principal.key.partition("/")[0]
+        if kind != "owner" and len(principal.guests) == 1 and (name := min(principal.guests)) in self.guests:
             return self.guests[name].turns
         if kind != "token":
             return self.turns
-        if holder.key not in self._turns:
-            made = self._turns[holder.key] = Turns()
-            made.on_wait = lambda waited_ns: self.diagnosis.made_to_wait("", holder.key, made.waiting, waited_ns)
-        return self._turns[holder.key]
+        if principal.key not in self._turns:
+            made = self._turns[principal.key] = Turns()
+            made.on_wait = lambda waited_ns: self.diagnosis.made_to_wait("", principal.key, made.waiting, waited_ns)
+        return self._turns[principal.key]
 
     def quiet(self) -> bool:
         """Whether nothing plays in any guest."""
@@ -288,10 +288,10 @@ class Worker:
 
     def policy(self) -> dict[str, Any] | None:
         """Which session manager is in charge, if any."""
-        holder = self.claims.holder("policy")
-        if holder is None:
+        principal = self.claims.holder("policy")
+        if principal is None:
             return None
-        return {"name": holder.name, "pid": holder.subject.identity.pid}
+        return {"name": principal.name, "pid": principal.subject.identity.pid}
 
     # -- connections, and what they do -------------------------------------------------------
 

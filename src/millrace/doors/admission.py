@@ -15,7 +15,7 @@ from millrace.budget import CONNECTIONS, Account, Budget
 from millrace.errors import RightsError
 from millrace.graph.model import Sink
 from millrace.rights.grants import Grants, Identity, Permission, Subject, Verdict
-from millrace.rights.model import GUEST_RIGHTS, Holder, Right
+from millrace.rights.model import GUEST_RIGHTS, Principal, Right
 from millrace.rights.prompts import Answer, Prompt, Prompts
 from millrace.symptoms import Report, refusal
 from millrace.units import HostNs
@@ -68,7 +68,7 @@ class Admission:
         self.guest, self.budget, self.prompts = guest, budget, prompts
         self.report = report
         self.grants = Grants()
-        self.holder = Holder(f"guest/{guest}", GUEST_RIGHTS if rights is None else rights, frozenset({guest}))
+        self.principal = Principal(f"guest/{guest}", GUEST_RIGHTS if rights is None else rights, frozenset({guest}))
         """What the programs of this guest may."""
         self.doors: list[Door] = []
         self.refused_logins = self.refused_captures = 0
@@ -141,7 +141,7 @@ class Admission:
 
     def demand_right(self, right: Right, subject: Subject, what: str) -> None:
         """Refused unless the programs of this guest have that right, and it is known that one of them asks."""
-        if not (self.holder.may(right, self.guest) and self.knows(subject)):
+        if not (self.principal.may(right, self.guest) and self.knows(subject)):
             raise self._refused(subject, what, f"the programs of guest {self.guest} may not {right.name}")
 
     def demand_known(self, subject: Subject) -> None:
@@ -158,6 +158,6 @@ class Admission:
         subject.once.clear()
         return True
 
-    def may_speak(self, holder: Holder) -> bool:
+    def may_speak(self, principal: Principal) -> bool:
         """Whether a listener's microphone may be heard in this guest."""
-        return holder.may(Right.SPEAK, self.guest)
+        return principal.may(Right.SPEAK, self.guest)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from millrace.errors import RightsError
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Principal, Right
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Watcher:
-    """One session of somebody's. Two sessions of the same holder are two watchers."""
+    """One session of somebody's. Two sessions of the same principal are two watchers."""
 
     key: str
-    holder: Holder
+    principal: Principal
 
 
 class Seat:
@@ -25,12 +25,12 @@ class Seat:
 
     @property
     def who(self) -> Watcher | None:
-        """The holder of the seat."""
+        """Who has it."""
         return self._who
 
     def take(self, who: Watcher) -> None:
         """`who` has it from now on, whoever had it before; RightsError unless they may control the guest."""
-        who.holder.demand(Right.CONTROL, self._guest)
+        who.principal.demand(Right.CONTROL, self._guest)
         self._who = who
 
     def leave(self, who: Watcher) -> None:

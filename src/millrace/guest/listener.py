@@ -16,7 +16,7 @@ from millrace.guest.missing import missing_sink
 from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import Subscriber, Write
-from millrace.rights.model import Holder
+from millrace.rights.model import Principal
 from millrace.symptoms import Symptom
 from millrace.text import parse_switch
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
@@ -60,10 +60,10 @@ class ListenerSession:
         write: Write,
         room: Callable[[], bool],
         now_ns: HostNs,
-        holder: Holder,
+        principal: Principal,
     ) -> None:
         self.guest = guest
-        self.holder = holder
+        self.principal = principal
         self._left = False
         self.account = guest.admission.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
         self.address = address
@@ -209,7 +209,7 @@ class ListenerSession:
         self.drain()
         self.guest.outlets.join(outlet, sink)
         self._offered = hello.microphone
-        self.may_speak = self.guest.config.microphone and self.guest.admission.may_speak(self.holder)
+        self.may_speak = self.guest.config.microphone and self.guest.admission.may_speak(self.principal)
         self.update_microphone()
 
     # -- the microphone ----------------------------------------------------------------------
@@ -268,8 +268,8 @@ class ListenerSession:
         asked = asked_of_daemon(latency) if latency is not None else self.outlet.latency
         settings = self._agreed(changed(self.outlet.settings, rest))
         if spoken is not None:
-            if parse_switch(spoken, "mic") and not self.guest.admission.may_speak(self.holder):
-                raise ConfigError(f"mic: {self.holder.key} has no right to speak in guest {self.guest.name}")
+            if parse_switch(spoken, "mic") and not self.guest.admission.may_speak(self.principal):
+                raise ConfigError(f"mic: {self.principal.key} has no right to speak in guest {self.guest.name}")
             self.may_speak = parse_switch(spoken, "mic")
             self.update_microphone()
         if latency is not None:

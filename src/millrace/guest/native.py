@@ -21,7 +21,7 @@ from millrace.io.clock import now_ns
 from millrace.io.descriptors import Descriptors
 from millrace.io.shared import Bell, pipe, shared_memory
 from millrace.media.format import AudioFormat
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Principal, Right
 from millrace.text import checked_int, checked_number, quoted
 from millrace.units import (
     MAX_CHANNELS,
@@ -82,7 +82,7 @@ class Level(Arguments):
 class Session(Asker, Protocol):
     """The connection that has the streams."""
 
-    holder: Holder
+    principal: Principal
 
     def guest(self, name: str, right: Right) -> Guest:
         """The guest of that name, if the connection has that right in it."""
@@ -159,7 +159,7 @@ class NativeStreams:
         guest = self._session.guest(args.guest, Right.HEAR)
         source = find_mix(guest, args.at) if args.at else guest.microphone
         what = permission_of(source)
-        if self._session.holder.may(Right.ADMIN, guest.name) or guest.admission.authorize(
+        if self._session.principal.may(Right.ADMIN, guest.name) or guest.admission.authorize(
             what, self._session, now_ns(), lambda allow: self._record_decided(serial, args, allow)
         ):
             self._begin_record(serial, args, guest, source)
@@ -296,7 +296,7 @@ class NativeStreams:
 
     def end_forbidden(self, guest: Guest) -> None:
         """The grants have changed: recorders that may not go on end."""
-        if self._session.holder.may(Right.ADMIN, guest.name):
+        if self._session.principal.may(Right.ADMIN, guest.name):
             return
         for id_, own in list(self._own.items()):
             sink = own.record.node.sink if own.record is not None and own.guest is guest else None

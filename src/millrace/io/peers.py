@@ -7,8 +7,11 @@ import os
 import re
 import signal
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from millrace.io.mounts import may_be_asked
 from millrace.rights.grants import Identity
 
 _SNAP = re.compile(r"/snap\.([A-Za-z0-9-]+)[.]")
@@ -39,45 +42,58 @@ def _overflow_uid() -> int:
         return -1
 
 
+@contextmanager
+def _opened(path: str, folder: int | None = None) -> Iterator[int]:
+    """A file of a process's, to be looked at and not into (O_PATH): nothing there is asked or waited for."""
+    follow = 0 if folder is None else os.O_NOFOLLOW
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC | follow, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def program_of(pid: int) -> str:
     """What a process runs: a name if the file is the system's own, else its whole path; empty if it can't be told.
 
     From proc(5), /proc/PID/exe, whose link leads to the file itself. What a process calls itself is not asked.
     """
     try:
-        exe = Path(f"/proc/{pid}/exe")
-        # What is no UTF-8 is shown as escapes: rules, messages and the store are made of text.
-        path = os.fsencode(exe.readlink()).decode(errors="backslashreplace").removesuffix(" (deleted)")
-        status = exe.stat()
+        with _opened(f"/proc/{pid}/exe") as exe:
+            # What is no UTF-8 is shown as escapes: rules, messages and the store are made of text.
+            path = os.fsencode(os.readlink(f"/proc/self/fd/{exe}")).decode(errors="backslashreplace")
+            system = may_be_asked(exe, pid) and _is_the_systems(os.fstat(exe))
     except OSError:
         return ""
-    system = status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    path = path.removesuffix(" (deleted)")
     return Path(path).name if system else path
 
 
-def _read_in(folder: int, name: str, size: int) -> str:
-    """A small regular file in a folder of somebody else's: no links are followed, nothing is waited for."""
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{name} is not a file")
-        return os.read(descriptor, size).decode("utf-8", "replace")
-    finally:
-        os.close(descriptor)
+def _is_the_systems(status: os.stat_result) -> bool:
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _flatpak_info(pid: int) -> str:
+    """The file that flatpak puts into an application's root; OSError where there is none.
+
+    It is a small regular file on one of the kernel's own file systems: what else may be there is not asked.
+    """
+    with _opened(f"/proc/{pid}/root") as root:
+        if not may_be_asked(root, pid):
+            raise OSError("a root that some program answers for")
+        with _opened(".flatpak-info", root) as info:
+            if not may_be_asked(info, pid) or not stat.S_ISREG(os.fstat(info).st_mode):
+                raise OSError("no file")
+            with open(f"/proc/self/fd/{info}", "rb") as file:
+                return file.read(64 * 1024).decode("utf-8", "replace")
 
 
 def _flatpak(pid: int) -> str:
     """The application's id, from /.flatpak-info in the process's own root, as portals read it (flatpak-run(1))."""
     try:
-        root = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC)
+        text = _flatpak_info(pid)
     except OSError:
         return ""
-    try:
-        text = _read_in(root, ".flatpak-info", 64 * 1024)
-    except OSError:
-        return ""
-    finally:
-        os.close(root)
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read_string(text)
@@ -107,22 +123,36 @@ def _other_world(pid: int) -> bool:
         return False
 
 
-def sandbox_of(pid: int) -> str:
-    """flatpak:APP, snap:NAME or container:ID; empty for a process like any other."""
-    flatpak = _flatpak(pid)
-    if flatpak:
-        return flatpak
+def _cgroup(pid: int) -> str:
+    """The snap or container that a process was put into, if we are not in the same one."""
     try:
-        cgroup = Path(f"/proc/{pid}/cgroup").read_text(errors="replace")[:65536]
-        own = Path("/proc/self/cgroup").read_text(errors="replace")
+        named = sandbox_of_cgroup(Path(f"/proc/{pid}/cgroup").read_text(errors="replace")[:65536])
+        return "" if named == sandbox_of_cgroup(Path("/proc/self/cgroup").read_text(errors="replace")) else named
     except OSError:
-        cgroup = own = ""
-    named = "" if cgroup == own else sandbox_of_cgroup(cgroup)
-    return named or ("container:?" if _other_world(pid) else "")
+        return ""
+
+
+def sandbox_of(pid: int) -> str:
+    """flatpak:APP, snap:NAME or container:ID; empty for a process like any other.
+
+    A control group goes first: nobody leaves theirs, and in a container anybody can make a root as a flatpak has it.
+    """
+    return _cgroup(pid) or _flatpak(pid) or ("container:?" if _other_world(pid) else "")
+
+
+def _numbers_are_ours() -> bool:
+    """Whether /proc has the processes' numbers as the kernel tells us. It may be another PID namespace's, if somebody
+    began one and left /proc as it was: a number is somebody else's there (pid_namespaces(7))."""
+    try:
+        return Path("/proc/self").readlink().name == str(os.getpid())
+    except OSError:
+        return False
 
 
 def identity_of(pid: int, uid: int, pidfd: int | None = None) -> Identity:
     """Who a process is. With its descriptor (SO_PEERPIDFD) a number that was given to another since is noticed."""
+    if not _numbers_are_ours():
+        return Identity(pid, uid)
     found = Identity(pid, uid, program_of(pid), sandbox_of(pid), unproven=True)
     if pidfd is not None:
         try:

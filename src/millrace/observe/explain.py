@@ -111,7 +111,7 @@ def _heard(session: ListenerSession) -> Step:
         codec = f"{s.codec}, lossless" if s.codec != "s16" else "s16, exact to 16 bits"
     text = (
         f"{outlet.key} {outlet.name!r} hears it by {codec}, on {report.output or 'an output that it does not name'};"
-        f" {_late(session)}; allowed by {session.holder.key}"
+        f" {_late(session)}; allowed by {session.principal.key}"
     )
     return _step("listener", text, changes=True)
 

@@ -114,7 +114,7 @@ def listener_view(session: ListenerSession) -> View:
     group = outlet.group
     return {
         "id": outlet.key, "name": outlet.name, "address": session.address,
-        "by": session.holder.key, "sink": group.sink.key if group else None,
+        "by": session.principal.key, "sink": group.sink.key if group else None,
         "settings": outlet.settings.as_dict(), "latency_profile": session.latency,
         "microphone": microphone_view(session), "bitrate": session.bitrate(),
         "latency_ms": None if latency is None else round(latency, 1), "fill_ms": round(report.fill_ns / 1e6, 1),

@@ -1,6 +1,6 @@
 """Rights: what may be done, where, by whom. One function decides.
 
-A holder has rights in guests. `see` is a guest's existence and state, `hear` its sound, `speak` its
+A principal has rights in guests. `see` is a guest's existence and state, `hear` its sound, `speak` its
 source, `control` volumes, moves and settings, `link` the graph's links, `admin` everything, and
 guests and tokens themselves. Nobody has a right in a guest that was not named to them.
 """
@@ -66,7 +66,7 @@ def show_rights(rights: Right) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class Principal:
     """Somebody with rights. `key` names them in logs and lists: owner, token/N, certificate/NAME."""
 
     key: str
@@ -83,7 +83,7 @@ class Holder:
             return ALL_GUESTS in self.guests
         return ALL_GUESTS in self.guests or guest in self.guests
 
-    def without(self, guest: str) -> Holder:
+    def without(self, guest: str) -> Principal:
         """The same, without that guest."""
         return replace(self, guests=self.guests - {guest})
 
@@ -97,21 +97,21 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the holder of a TLS client certificate may, who is known by a name in it."""
+    """What the principal of a TLS client certificate may, who is known by a name in it."""
 
     name: str
     rights: Right
     guests: frozenset[str]
 
     @property
-    def holder(self) -> Holder:
-        """The holder."""
-        return Holder(f"certificate/{self.name}", self.rights, self.guests)
+    def principal(self) -> Principal:
+        """The principal."""
+        return Principal(f"certificate/{self.name}", self.rights, self.guests)
 
 
-OWNER = Holder("owner", EVERYTHING, frozenset({ALL_GUESTS}))
+OWNER = Principal("owner", EVERYTHING, frozenset({ALL_GUESTS}))
 """The daemon's own user, or root."""
-NOBODY = Holder("nobody", Right.NONE, frozenset())
+NOBODY = Principal("nobody", Right.NONE, frozenset())
 
 
 class Admits(Enum):

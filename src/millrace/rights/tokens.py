@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from millrace.errors import GraphError
-from millrace.rights.model import Holder, Right
+from millrace.rights.model import Principal, Right
 from millrace.text import parse_duration_ns
 from millrace.units import NS_PER_S, HostNs
 
@@ -38,9 +38,9 @@ class Token:
     expires_s: int = 0
 
     @property
-    def holder(self) -> Holder:
-        """The holder."""
-        return Holder(f"token/{self.id}", self.rights, self.guests)
+    def principal(self) -> Principal:
+        """The principal."""
+        return Principal(f"token/{self.id}", self.rights, self.guests)
 
 
 def new_secret(random: bytes) -> str:

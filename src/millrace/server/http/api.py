@@ -11,21 +11,21 @@ from aiohttp import web
 from millrace.budget import Budget
 from millrace.control.commands import Command, Commands
 from millrace.errors import ConfigError
-from millrace.rights.model import Holder
+from millrace.rights.model import Principal
 from millrace.server.http.answers import as_json, send
 from millrace.server.http.openapi import describe
 from millrace.text import parse_json, printable
 
-HOLDER = web.RequestKey("holder", Holder)
+PRINCIPAL = web.RequestKey("principal", Principal)
 ADDRESS = web.RequestKey("address", str)
 """Where the request comes from, as far as that is to be believed."""
 PREFIX = "/api/v1"
 BODY_S = 20.0
 
 
-def holder_of(request: web.Request) -> Holder:
+def principal_of(request: web.Request) -> Principal:
     """The sender of a request."""
-    return request[HOLDER]
+    return request[PRINCIPAL]
 
 
 async def arguments_of(request: web.Request) -> dict[str, Any]:
@@ -52,7 +52,7 @@ async def _whole(request: web.Request) -> bytes:
 class Api:
     """Handlers of /api/v1."""
 
-    def __init__(self, commands: Commands, budget_of: Callable[[Holder], Budget]) -> None:
+    def __init__(self, commands: Commands, budget_of: Callable[[Principal], Budget]) -> None:
         self._commands, self._budget_of = commands, budget_of
 
     def routes(self) -> list[web.RouteDef]:
@@ -62,10 +62,11 @@ class Api:
 
     def _route(self, command: Command) -> web.RouteDef:
         async def handle(request: web.Request) -> web.StreamResponse:
-            holder = holder_of(request)
-            body = (await as_json(await self._commands.run(holder, command.name, await arguments_of(request)))).encode()
+            principal = principal_of(request)
+            result = await self._commands.run(principal, command.name, await arguments_of(request))
+            body = (await as_json(result)).encode()
             headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
-            return await send(request, body, headers, self._budget_of(holder))
+            return await send(request, body, headers, self._budget_of(principal))
 
         return web.route(command.method, PREFIX + command.path, handle)
 

@@ -1,7 +1,7 @@
 """HTTP and WebSocket: listeners and the API, on TCP and on a private unix socket.
 
 Each listening socket has its gate (server/http/authentication.py), which says from whom a request comes; each handler
-demands the right it takes. What a holder may not see is answered as if it were not there.
+demands the right it takes. What a principal may not see is answered as if it were not there.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge
-from millrace.rights.model import Certificate, Holder, Right
+from millrace.rights.model import Certificate, Principal, Right
 from millrace.server.http import assets as page
 from millrace.server.http.answers import send
-from millrace.server.http.api import ADDRESS, HOLDER, PREFIX, Api, holder_of
+from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, principal_of
 from millrace.server.http.authentication import SUBPROTOCOL, Gate, NetworkGate, PrivateGate
 from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
 from millrace.server.http.origins import Addresses, parse_host
@@ -159,14 +159,14 @@ class Web:
             _check_headers(request)
             return await handler(request)
         finally:
-            if line is not None and HOLDER in request:
+            if line is not None and PRINCIPAL in request:
                 listeners.rest(line)
             elif line is not None:
                 listeners.arrive(line)
 
-    async def _known(self, holder: Holder, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _known(self, principal: Principal, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Serve somebody, at their expense: this request, and what comes after it."""
-        request[HOLDER], turns = holder, self._plane.turns_of(holder)
+        request[PRINCIPAL], turns = principal, self._plane.turns_of(principal)
         if request.transport is not None:
             self._plane.listeners.doorstep.enter(request.transport)
             charge(request.transport, turns)
@@ -188,8 +188,8 @@ class Web:
             if serves == self._session:
                 return await handler(request)
             with self._plane.strangers:
-                holder = gate.holder(request)
-            return await self._known(holder, request, handler)
+                principal = gate.principal(request)
+            return await self._known(principal, request, handler)
         except web.HTTPException as error:
             if error.status in REFUSALS:
                 # Then they ask the next on this connection when strangers have something left, however many there are.
@@ -202,7 +202,7 @@ class Web:
             raise
         except RightsError as error:
             self._plane.forbidden()
-            self._plane.refused("", holder_of(request).key, f"{request.method} {request.path}")
+            self._plane.refused("", principal_of(request).key, f"{request.method} {request.path}")
             log.warning("%s: %s %s", error, request.method, request.path)
             return web.json_response({"error": str(error)}, status=403)
         except (ConfigError, GraphError) as error:
@@ -210,32 +210,32 @@ class Web:
 
     async def _session(self, request: web.Request) -> web.Response:
         """A page's own way in: for the token or the link of whoever opens it, a session that it may keep."""
-        holder, session = request[GATE].session(request)
-        told = {"you": holder.key} | ({} if session is None else {"session": session})
+        principal, session = request[GATE].session(request)
+        told = {"you": principal.key} | ({} if session is None else {"session": session})
         return web.json_response(told, headers={"Cache-Control": "no-store"})
 
     async def _sign_out(self, request: web.Request) -> web.Response:
         """A page's way out: its session ends, and what goes on by it."""
-        holder = holder_of(request)
-        if not holder.session:
+        principal = principal_of(request)
+        if not principal.session:
             raise web.HTTPBadRequest(text="there is no session to end: this came with a token, or with none\n")
-        await self._plane.access.sign_out(holder)
+        await self._plane.access.sign_out(principal)
         return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """The registry, as it changes; `?kinds=stream,listener` for some of it."""
         kinds = request.query.get("kinds")
         wanted = parse_kinds(kinds.split(",")) if kinds else None
-        holder = holder_of(request)
-        turns = self._plane.turns_of(holder)
+        principal = principal_of(request)
+        turns = self._plane.turns_of(principal)
         # Not compressed: a compressor takes 260 KiB a watcher (zlib's manual, deflateInit2), and aiohttp compresses
         # what is large in a task of its own, which fails unseen where the watcher has gone meanwhile.
         line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
-        account = self._plane.budget_of(holder).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
-        watcher = EventStream(self._plane.registry, holder, wanted, account, turns)
+        account = self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
+        watcher = EventStream(self._plane.registry, principal, wanted, account, turns)
         if request.transport is not None:
             watcher.cut = request.transport.abort
-        leave = self._plane.enter(holder, watcher.end, watcher.lose)
+        leave = self._plane.enter(principal, watcher.end, watcher.lose)
         try:
             await line.prepare(request)
             await watcher.serve(line)
@@ -245,9 +245,9 @@ class Web:
         return line
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        holder = holder_of(request)
-        text = self._plane.metrics(holder)
-        return await send(request, text, {"Content-Type": CONTENT_TYPE_LATEST}, self._plane.budget_of(holder))
+        principal = principal_of(request)
+        text = self._plane.metrics(principal)
+        return await send(request, text, {"Content-Type": CONTENT_TYPE_LATEST}, self._plane.budget_of(principal))
 
     async def _health(self, request: web.Request) -> web.Response:
         """Whether this process answers. A load balancer has no token, and learns nothing else."""
@@ -261,8 +261,8 @@ class Web:
     # -- listeners ---------------------------------------------------------------------------
 
     async def _listen(self, request: web.Request) -> web.StreamResponse:
-        holder = holder_of(request)
-        guest = self._plane.guest(holder, request.match_info["guest"], Right.HEAR)
+        principal = principal_of(request)
+        guest = self._plane.guest(principal, request.match_info["guest"], Right.HEAR)
         if request.headers.get("Upgrade", "").lower() != "websocket":
             way = f"millrace listen {self._plane.place.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
@@ -275,7 +275,7 @@ class Web:
         line = Line(transport, socket_)
         address = request[ADDRESS]
         id_ = self._plane.take_id()
-        session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), holder)
+        session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), principal)
         try:
             await socket_.prepare(request)
             await self._attend(guest, session, Attended(socket_, transport.abort))
@@ -285,7 +285,7 @@ class Web:
 
     async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
         """A listener has come; until it goes."""
-        leave = self._plane.enter(session.holder, lambda why: self._dismiss(session, why), lambda guest: None)
+        leave = self._plane.enter(session.principal, lambda why: self._dismiss(session, why), lambda guest: None)
         guest.sessions.append(session)
         guest.on_listener("new", session)
         self._sockets[session] = attended

@@ -18,7 +18,7 @@ from millrace.errors import RightsError
 from millrace.io.crypto import names_in
 from millrace.io.peers import is_ours
 from millrace.io.sockets import peer_uid
-from millrace.rights.model import OWNER, Certificate, Holder
+from millrace.rights.model import OWNER, Certificate, Principal
 from millrace.rights.tokens import digest_of
 from millrace.server.http.origins import Addresses, parse_origin
 
@@ -43,13 +43,13 @@ class Gate(ABC):
         self.refused = 0
 
     @abstractmethod
-    def _known(self, request: web.Request) -> Holder | None:
+    def _known(self, request: web.Request) -> Principal | None:
         """Who this is by the connection alone."""
 
-    def holder(self, request: web.Request) -> Holder:
+    def principal(self, request: web.Request) -> Principal:
         """Who this is, or the HTTP refusal is raised."""
         try:
-            return self._holder(request)
+            return self._proved(request)
         except web.HTTPException:
             self.refused += 1
             raise
@@ -65,7 +65,7 @@ class Gate(ABC):
             raise web.HTTPBadRequest(text=f"whoever offers {CREDENTIAL}TOKEN offers {SUBPROTOCOL} too\n")
         self._refuse_foreign_page(request)
 
-    def _holder(self, request: web.Request) -> Holder:
+    def _proved(self, request: web.Request) -> Principal:
         self._refuse_odd(request)
         given = credential(request)
         if given is not None:
@@ -111,7 +111,7 @@ class Gate(ABC):
                 " asked for; behind a proxy, set public_url in [daemon]\n"
             )
 
-    def _bearer(self, given: str, address: str) -> Holder:
+    def _bearer(self, given: str, address: str) -> Principal:
         try:
             return self._access.admit(given, address)
         except TooManyTries as error:
@@ -121,7 +121,7 @@ class Gate(ABC):
                 text=f"{error}\n", headers={"WWW-Authenticate": 'Bearer realm="millrace", error="invalid_token"'}
             ) from None
 
-    def session(self, request: web.Request) -> tuple[Holder, str | None]:
+    def session(self, request: web.Request) -> tuple[Principal, str | None]:
         """Who begins to use the page, and a session for the token or the link that they come with; None without either.
 
         A link counts once, here and nowhere else.
@@ -131,9 +131,9 @@ class Gate(ABC):
             given = credential(request)
             secret = self._access.follow_link(given) if given is not None else None
             if secret is None:
-                holder = self._holder(request)
-                if given is None or holder.session:
-                    return holder, None
+                principal = self._proved(request)
+                if given is None or principal.session:
+                    return principal, None
                 secret = digest_of(given)
             return self._access.begin_session(secret)
         except web.HTTPException:
@@ -160,7 +160,7 @@ def credential(request: web.Request) -> str | None:
 class PrivateGate(Gate):
     """The daemon's own unix socket: this user and root are the owner, unless a proxy speaks for others."""
 
-    def _known(self, request: web.Request) -> Holder | None:
+    def _known(self, request: web.Request) -> Principal | None:
         if any(name in request.headers for name in (*PROXIED, *BROWSED)) or request.transport is None:
             return None
         return OWNER if is_ours(peer_uid(request.transport.get_extra_info("socket"))) else None
@@ -173,17 +173,17 @@ class NetworkGate(Gate):
         super().__init__(access, addresses)
         self._certificates = certificates
 
-    def _known(self, request: web.Request) -> Holder | None:
+    def _known(self, request: web.Request) -> Principal | None:
         if any(name in request.headers for name in PROXIED) or request.transport is None:
             return None
         shown = request.transport.get_extra_info("peercert")
         return self._certified(names_in(shown)) if shown else None
 
-    def _certified(self, names: set[str]) -> Holder:
+    def _certified(self, names: set[str]) -> Principal:
         """A certificate that our authority has signed: somebody with rights, or nobody."""
         found = next((known for known in self._certificates if known.name in names), None)
         if found is None:
             raise web.HTTPForbidden(
                 text=f"no [[tls.client]] has any of this certificate's names: {', '.join(sorted(names))}\n"
             )
-        return found.holder
+        return found.principal

@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from millrace.budget import CONNECTIONS, Account
 from millrace.control.registry import Encode, json_text
 from millrace.io.turns import Turns
-from millrace.rights.model import Holder
+from millrace.rights.model import Principal
 
 if TYPE_CHECKING:
     from millrace.control.registry import Registry
@@ -88,9 +88,9 @@ class EventStream:
     """One watcher."""
 
     def __init__(
-        self, registry: Registry, holder: Holder, kinds: frozenset[str] | None, account: Account, turns: Turns
+        self, registry: Registry, principal: Principal, kinds: frozenset[str] | None, account: Account, turns: Turns
     ) -> None:
-        self.holder, self.kinds = holder, kinds
+        self.principal, self.kinds = principal, kinds
         self.encode: Encode = json_text
         self.cut: Callable[[], None] = lambda: None
         """Ends the line at once, without a word that nobody would read."""
@@ -105,7 +105,7 @@ class EventStream:
         """See `Watcher`."""
         size = self._size + len(made)
         if size > WAITING_MAX or not self._account.fits("waiting", size, CONNECTIONS):
-            log.warning("a watcher of %s was cut off: it left %d bytes unread", self.holder.key, self._size)
+            log.warning("a watcher of %s was cut off: it left %d bytes unread", self.principal.key, self._size)
             self._let_go()
             self.cut()
             return
@@ -120,14 +120,14 @@ class EventStream:
         self._account.hold("waiting", 0)
 
     def end(self, why: str) -> None:
-        """Its holder's rights have ended: nothing more is told."""
+        """Its principal's rights have ended: nothing more is told."""
         self._let_go()
         self._ended = why
         self._more.set()
 
     def lose(self, guest: str) -> None:
         """A guest was removed: the next of its name is another."""
-        self.holder = self.holder.without(guest)
+        self.principal = self.principal.without(guest)
 
     async def serve(self, line: web.WebSocketResponse) -> None:
         """Until the watcher goes."""

@@ -73,7 +73,7 @@ class OwnMethods:
         self._plane.registry.watch(self._session)
 
     def _claim(self, serial: int, args: Claim) -> None:
-        self._session.holder.demand(Right.ADMIN)
+        self._session.principal.demand(Right.ADMIN)
         have = self._plane.claims.claim(args.name[:100], self._session, args.replace)
         self._session.reply(serial, {"have": have})
 

@@ -26,7 +26,7 @@ from millrace.io.fdstream import FdStream
 from millrace.io.sockets import bind_unix, peer_subject
 from millrace.io.witness import Witness
 from millrace.rights.grants import Identity, Permission, Verdict
-from millrace.rights.model import NOBODY, OWNER, Admits, Holder, Right, show_rights
+from millrace.rights.model import NOBODY, OWNER, Admits, Principal, Right, show_rights
 from millrace.rights.prompts import Answer, Prompt
 from millrace.server.http.answers import as_msgpack
 from millrace.server.native.own import OwnMethods
@@ -122,7 +122,7 @@ class NativeSession:
         self.subject = peer_subject(sock, server.admits)
         budget = self._plane.budget_of(OWNER) if server.guest is None else server.guest.admission.budget
         self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS)
-        self.holder = NOBODY
+        self.principal = NOBODY
         self._leave: Leave = lambda: None
         self.kinds: frozenset[str] | None = None
         self.encode: Encode = native_frames
@@ -189,7 +189,7 @@ class NativeSession:
 
     def guest(self, name: str, right: Right) -> Guest:
         """See `guest.native.Session`."""
-        return self._plane.guest(self.holder, name, right)
+        return self._plane.guest(self.principal, name, right)
 
     def send_objects(self, made: bytes) -> None:
         """See `Watcher`."""
@@ -281,11 +281,11 @@ class NativeSession:
         guest = self.server.guest
         if hello.token:
             identity = self.subject.identity
-            holder = self._plane.access.let_in(hello.token, f"uid {identity.uid}")
+            principal = self._plane.access.let_in(hello.token, f"uid {identity.uid}")
             # Rules name a token, whatever program has it.
             self.token = True
-            self.subject.identity = replace(identity, sandbox=holder.key.replace("/", ":"), unproven=False)
-            self._welcome(holder)
+            self.subject.identity = replace(identity, sandbox=principal.key.replace("/", ":"), unproven=False)
+            self._welcome(principal)
             return
         if not self.subject.ours:
             raise RightsError("only the daemon's user comes in without a token")
@@ -294,7 +294,7 @@ class NativeSession:
             return
         assert guest is not None
         if guest.admission.authorize(Permission.CONNECT, self, now_ns(), self._let_in):
-            self._welcome(guest.admission.holder)
+            self._welcome(guest.admission.principal)
 
     def await_answer(self, again: Answer) -> Answer:
         """See `Asker`."""
@@ -316,24 +316,24 @@ class NativeSession:
         guest = self.server.guest
         assert guest is not None
         if allow:
-            self._welcome(guest.admission.holder)
+            self._welcome(guest.admission.principal)
         else:
             self.end("the request to connect was denied, or not answered in time", "rights")
 
-    def _welcome(self, holder: Holder) -> None:
-        self._leave = self._plane.enter(holder, lambda why: self.end(why, "rights"), self._lose)
-        self.holder, self.ready = holder, True
-        self.line.turns = self._plane.turns_of(holder)
-        guests = [guest.name for guest in self._plane.visible(holder)]
-        self.send(Welcome(VERSION, holder.key, show_rights(holder.rights), guests[:1000]))
+    def _welcome(self, principal: Principal) -> None:
+        self._leave = self._plane.enter(principal, lambda why: self.end(why, "rights"), self._lose)
+        self.principal, self.ready = principal, True
+        self.line.turns = self._plane.turns_of(principal)
+        guests = [guest.name for guest in self._plane.visible(principal)]
+        self.send(Welcome(VERSION, principal.key, show_rights(principal.rights), guests[:1000]))
 
     def _lose(self, guest: str) -> None:
         """A guest was removed: the next of its name is another."""
-        self.holder = self.holder.without(guest)
+        self.principal = self.principal.without(guest)
 
     def end_forbidden(self, guest: Guest) -> None:
         """The grants have changed: what they forbid ends."""
-        own = self.server.guest is guest and not self.holder.may(Right.ADMIN, guest.name)
+        own = self.server.guest is guest and not self.principal.may(Right.ADMIN, guest.name)
         if own and guest.admission.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
             self.end("the grant to connect was taken away", "rights")
         else:
@@ -396,5 +396,5 @@ class NativeSession:
             takes, run = own
             run(call.serial, parsed(takes, call.args))
             return
-        value = await self._plane.run(self.holder, call.method, call.args)
+        value = await self._plane.run(self.principal, call.method, call.args)
         self.send(Reply(call.serial, await as_msgpack(value)))

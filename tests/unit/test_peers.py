@@ -1,0 +1,93 @@
+"""Who a process is, where others made the files that say so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.io import mounts, peers
+from millrace.io.mounts import Mount, may_be_asked, mount_of
+from millrace.io.peers import identity_of, program_of, sandbox_of
+
+OURS = b"21 1 254:0 / / rw - ext4 /dev/vda rw\n22 21 0:40 / /home/a/x\\040y rw,nosuid shared:3 - fuse.sshfs b: rw\n"
+THEIRS = b"31 1 0:50 / / rw - tmpfs tmpfs rw\n32 31 0:51 / /a rw - fuse slow rw\n33 31 0:52 / /b rw - overlay o rw\n"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        # Until it is exec'd it is still what began it.
+        while program_of(process.pid) != "sleep":
+            pass
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_mount_is_found_by_its_number() -> None:
+    assert mount_of(21, OURS) == Mount("254:0", "ext4") and mount_of(22, OURS) == Mount("0:40", "fuse.sshfs")
+    assert mount_of(1, OURS) is None and mount_of(2, OURS) is None and mount_of(0, b"") is None
+    assert mount_of(5, b"5 1 0:1 / /\n") is None and mount_of(5, b"5 - x") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "asked"), [(21, True), (22, False), (31, True), (32, False), (33, False), (99, False), (0, False)]
+)
+def test_only_what_no_users_program_answers_for_is_asked(
+    number: int, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FUSE, or in a world of their own anything over it: such a file can hold up whoever asks it, for good."""
+    monkeypatch.setattr(mounts, "_number", lambda descriptor: number)
+    monkeypatch.setattr(mounts, "_root", lambda: 7)
+    monkeypatch.setattr(mounts, "_table", lambda process: OURS if process == "self" else THEIRS)
+    assert may_be_asked(0, 4711) is asked
+
+
+def test_what_our_own_root_is_on_is_asked_though_it_is_fuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container without rights of root's has its root on fuse-overlayfs."""
+    table = b"7 1 0:9 / / rw - fuse.fuse-overlayfs o rw\n8 7 0:9 /usr /usr rw - fuse.fuse-overlayfs o rw\n"
+    monkeypatch.setattr(mounts, "_root", lambda: 7)
+    monkeypatch.setattr(mounts, "_table", lambda process: table)
+    for number in (7, 8):
+        monkeypatch.setattr(mounts, "_number", lambda descriptor, number=number: number)
+        assert may_be_asked(0, 4711)
+
+
+def test_a_file_of_a_users_file_system_is_not_the_systems_and_is_not_asked(
+    sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An AppImage can say that root owns what is in it."""
+
+    asked: list[Any] = []
+    monkeypatch.setattr(peers, "may_be_asked", lambda descriptor, pid: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", asked.append)
+        program, sandbox = program_of(sleeper), sandbox_of(sleeper)
+    assert program.startswith("/") and program.endswith("bin/sleep") and "flatpak" not in sandbox
+    assert not asked, "it may never answer"
+
+
+def test_in_a_container_a_root_like_a_flatpaks_is_still_in_that_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = "0::/system.slice/millrace.service\n"
+    cgroups = {"self": own, "9": "0::/system.slice/docker-0123456789abcdef0123.scope\n", "8": own}
+    monkeypatch.setattr(peers, "_flatpak_info", lambda pid: "[Application]\nname=org.mozilla.firefox\n")
+    monkeypatch.setattr(Path, "read_text", lambda self, **how: cgroups[self.parent.name])
+    assert sandbox_of(9) == "container:0123456789ab"
+    assert sandbox_of(8) == "flatpak:org.mozilla.firefox"
+    # We are in that container too: it tells nobody apart.
+    cgroups["self"] = cgroups["9"]
+    assert sandbox_of(9) == "flatpak:org.mozilla.firefox"
+
+
+def test_where_proc_counts_other_processes_nobody_is_known(sleeper: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `unshare --pid --fork` without a /proc of its own."""
+    assert identity_of(sleeper, 0).names == ("sleep",)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert identity_of(sleeper, 0).names == ()
