@@ -15,7 +15,7 @@ from millrace.daemon.app import Daemon
 from millrace.graph.model import Stream
 from millrace.io import turns
 from millrace.rights.model import Principal, Right
-from millrace.server.http.answers import TOGETHER, as_json
+from millrace.server.http.answers import ITEMS_AT_ONCE, as_json
 from millrace.units import default_map
 from tests.scenario.test_kept import ask, running
 
@@ -51,7 +51,7 @@ def test_removing_a_sink_moves_its_streams_with_pauses_and_those_that_come_meanw
         await ask(daemon, "sink.remove", guest="alice", sink="extra")
         await watching
         assert {stream.sink for stream in graph.streams.values()} == {first} and len(graph.streams) == 510
-        assert max(after - before for before, after in pairwise(moved)) <= turns.TOGETHER + 2
+        assert max(after - before for before, after in pairwise(moved)) <= turns.STEPS_PER_PAUSE + 2
 
     running(tmp_path, test)
 
@@ -66,7 +66,7 @@ def test_a_long_answer_is_made_text_of_with_pauses_and_is_what_it_was() -> None:
 
     async def main() -> None:
         made, rounds = await rounds_of(as_json(value))
-        assert made == json.dumps(value) and rounds > 520 / TOGETHER
+        assert made == json.dumps(value) and rounds > 520 / ITEMS_AT_ONCE
 
     asyncio.run(main())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,12 @@ import pytest
 
 from millrace.dsp.convert import Samples
 from millrace.graph.driver import ROUND_NS
-from millrace.graph.graph import Graph
+from millrace.graph.graph import LINGER_NS, Graph
 from millrace.graph.lanes import WIDE_LANES
 from millrace.graph.model import Stream
 from millrace.graph.plan import Plan, Planner, PoolMix
 from millrace.graph.share import SLICE_NS
-from millrace.units import NS_PER_MS, HostNs, default_map
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs, default_map
 from tests.scenario.test_neighbours import Ear, Ramp, World
 
 COST_NS: HostNs = NS_PER_MS // 20
@@ -233,3 +235,35 @@ def test_a_lane_that_changes_hands_while_a_plan_is_made_plays_for_whom_it_was_pl
         world.run(0.15)
         assert whole_from_its_first_frame(other)
         assert not any(block.any() for block in ear.blocks[before:])
+
+
+def test_a_graph_in_which_nothing_plays_keeps_nothing_of_a_sink_that_is_removed() -> None:
+    world = World()
+    graph = world.guest("alice", 2)
+    kept, gone = graph.sinks.values()
+    world.play(graph, 0)
+    world.run(0.1)
+    for stream in list(graph.streams.values()):
+        graph.remove_stream(stream)
+    world.run(LINGER_NS / NS_PER_S + 0.1)
+    assert not graph.running
+    graph.remove_sink(gone, kept)
+    there = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert there() is None
+
+
+def test_a_plan_in_the_making_is_not_gone_on_with_after_nothing_has_played() -> None:
+    world = World()
+    graph, streams = large(world)
+    world.listen(graph)
+    world.run(0.1)
+    graph.set_gains(streams[0], (0.5,))
+    world.run(0.012)
+    planning = graph._planning
+    assert planning.unfinished and planning.plan.pools
+    planning.drop()
+    assert not planning.unfinished and planning.stale and not planning.plan.pools
+    world.run(0.3)
+    assert shape(planning.plan) == shape(at_once(graph))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
 from typing import Any, cast
 from unittest.mock import AsyncMock
@@ -21,7 +21,7 @@ from millrace.doors.pulse.handlers import HANDLERS
 from millrace.graph.model import Stream
 from millrace.graph.share import HOPE_NS, LIGHT_NS, SLICE_NS, Lag, Share
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
-from millrace.io.turns import Turns
+from millrace.io.turns import Steps, Turns
 from millrace.observe.incidents import KEPT_OF_KIND, Incidents
 from millrace.rights.grants import Subject
 from millrace.rights.model import OWNER
@@ -539,5 +539,59 @@ def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled() and ended == ["ended"]
+
+    run(test)
+
+
+class Endless:
+    """A worker that always has more to do, and takes its whole share for it."""
+
+    first = False
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        self._work()
+        return False
+
+
+def test_a_task_has_its_turn_beside_a_worker_that_always_takes_the_whole_share() -> None:
+    async def test() -> None:
+        guest = Guest()
+
+        def work() -> None:
+            guest.worked_ns += SLICE_NS
+
+        guest.turns.left_ns = 0
+        task = asyncio.create_task(guest.turns.turn())
+        await asyncio.sleep(0)
+        guest.turns.wait(Endless(work))
+        for _ in range(8):
+            await asyncio.sleep(0)
+        assert task.done(), "what is left of the round it is woken in must be the task's"
+
+    run(test)
+
+
+def test_who_is_first_works_before_those_that_wait_already() -> None:
+    async def test() -> None:
+        order: list[str] = []
+        turns = Turns(lambda: 0)
+
+        def steps(name: str) -> Callable[[], Iterator[None]]:
+            def make() -> Iterator[None]:
+                order.append(name)
+                yield
+
+            return make
+
+        for name in ("a", "first", "b"):
+            worker = Steps(steps(name), turns.over, first=name == "first")
+            turns.wait(worker)
+            turns.wait(worker)  # It waits already.
+        await asyncio.sleep(0)
+        assert order == ["first", "a", "b"] and not turns.waiting
 
     run(test)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from millrace.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.channelmaps import volume_for
-from millrace.doors.pulse.devices import LEVELS_MAX, Devices, Work
+from millrace.doors.pulse.devices import LEVELS_MAX, Devices, DeviceUpdate
 from millrace.doors.pulse.formats import CommandError, from_info, gains_from, volume_of
 from millrace.doors.pulse.queue import ByteQueue
 from millrace.doors.pulse.restore import Rule
@@ -137,14 +137,14 @@ def test_the_oldest_levels_go_past_the_bound_and_no_default() -> None:
 
 
 def test_what_is_set_again_while_it_is_being_kept_is_acknowledged_when_it_is() -> None:
-    table, told, works = Devices(), list[bool](), list[Work]()
-    table.submit = works.append
+    table, told, updates = Devices(), list[bool](), list[DeviceUpdate]()
+    table.submit = updates.append
     for _ in range(2):
         table.set(("sink", "s"), ((0.5,), False), told.append)
-    assert len(works) == 2 and told == []
+    assert len(updates) == 2 and told == []
     table.was_kept({("sink", "s"): ((0.5,), False)})
     table.set(("sink", "s"), ((0.5,), False), told.append)
-    assert len(works) == 2 and told == [True], "that is on disk"
+    assert len(updates) == 2 and told == [True], "that is on disk"
 
 
 def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:

@@ -1,18 +1,21 @@
-"""What a guest's devices get is kept before it is acknowledged, also where more is asked for than may wait."""
+"""What a guest's streams and devices get is kept before it is acknowledged, however much is asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from millrace.control.remembered import DEVICES_WAITING_MAX, RememberedDevices
+from millrace.control.remembered import DEVICES_WAITING_MAX, RULES_WAITING_MAX, RememberedDevices, RememberedStreams
 from millrace.control.store import Store
 from millrace.control.writer import StoreWriter
-from millrace.doors.pulse.devices import Devices
+from millrace.doors.pulse.devices import Devices, Key, Value
+from millrace.doors.pulse.restore import Rule, Rules, RuleUpdate
+from millrace.errors import ConfigError
 
 
 @pytest.mark.parametrize("while_written", [False, True])
@@ -46,3 +49,143 @@ def test_of_too_many_levels_at_a_time_none_is_acknowledged_and_lost(tmp_path: Pa
         keeper.close()
 
     asyncio.run(main())
+
+
+KEY: Key = ("sink", "x")
+QUIET, LOUD = ((0.25,), False), ((1.0,), False)
+
+
+@pytest.mark.parametrize(
+    ("kept", "now", "after"),
+    [
+        ({KEY: QUIET}, {KEY: LOUD}, {KEY: QUIET}),
+        ({}, {KEY: LOUD}, {}),
+        # Changed again meanwhile, or gone: that is for what comes after it.
+        ({KEY: QUIET}, {KEY: ((0.5,), True)}, {KEY: ((0.5,), True)}),
+        ({KEY: QUIET}, {}, {}),
+    ],
+)
+def test_what_could_not_be_kept_goes_back_unless_it_has_changed_again(
+    kept: dict[Key, Value], now: dict[Key, Value], after: dict[Key, Value]
+) -> None:
+    table, undone = Devices(), list[Key]()
+    table.kept, table.now, table.undo = dict(kept), dict(now), undone.append
+    table.was_not_kept({KEY: LOUD})
+    assert table.now == after and table.kept == kept
+    assert undone == ([KEY] if now != after else [])
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("while_written", [False, True])
+def test_what_is_in_force_is_what_is_on_disk_after_too_many_levels(
+    tmp_path: Path, while_written: bool, known: bool
+) -> None:
+    async def main() -> None:
+        keeper, table, heard, undone = StoreWriter(Store(tmp_path / "state.db")), Devices(), list[bool](), list[Key]()
+        RememberedDevices(keeper, "alice", table)
+        before: dict[Key, Value] = {KEY: QUIET} if known else {}
+        table.load(before)
+        table.undo = undone.append
+        slow = threading.Event()
+        if while_written:
+            table.set(KEY, LOUD, heard.append)
+            keeper._thread.submit(slow.wait)
+            await asyncio.sleep(0)
+        for number in range(DEVICES_WAITING_MAX + 1):
+            table.set(KEY, ((number / 4096,), False), heard.append)
+        assert table.now == before and undone == [KEY] and heard == [False] * (DEVICES_WAITING_MAX + 1)
+        slow.set()
+        while while_written and not heard[-1]:
+            await asyncio.sleep(0.001)
+        # What was being written meanwhile is kept, and so in force.
+        assert table.now == table.kept == ({KEY: LOUD} if while_written else before)
+        assert keeper.store.guest("alice").levels == ({KEY: LOUD} if while_written else {})
+        assert undone == [KEY] * (1 + while_written)
+        keeper.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+class Refusing(Store):
+    """A store on a disk that is full."""
+
+    def keep_devices(self, *values: object) -> None:
+        """See `Store`."""
+        raise ConfigError("not kept")
+
+    def remember_all(self, *values: object) -> None:
+        """See `Store`."""
+        raise ConfigError("not kept")
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(Store, True), (Refusing, False)])
+def test_a_level_that_the_disk_does_not_take_goes_back(kind: type[Store], kept: bool, tmp_path: Path) -> None:
+    async def main() -> None:
+        keeper, table = StoreWriter(kind(tmp_path / "state.db")), Devices()
+        RememberedDevices(keeper, "alice", table)
+        table.load({KEY: QUIET})
+        undone, heard = list[Key](), list[bool]()
+        table.undo = undone.append
+        table.set(KEY, LOUD, heard.append)
+        assert table.now == {KEY: LOUD}
+        while not heard:
+            await asyncio.sleep(0.001)
+        assert heard == [kept] and undone == [KEY] * (not kept)
+        assert table.now == table.kept == {KEY: LOUD if kept else QUIET}
+        keeper.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_of_a_guest_that_is_gone_nothing_is_kept_and_whoever_waits_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        keeper, table, heard = StoreWriter(Store(tmp_path / "state.db")), Devices(), list[bool]()
+        remembered = RememberedDevices(keeper, "alice", table)
+        table.set(KEY, LOUD, heard.append)
+        remembered.end()
+        while not heard:
+            await asyncio.sleep(0.001)
+        assert heard == [False] and keeper.store.guest("alice").levels == {}
+        keeper.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_rules_are_written_in_order_each_upon_those_before_it_and_no_more_wait_than_may(tmp_path: Path) -> None:
+    async def main() -> None:
+        keeper, rules = StoreWriter(Store(tmp_path / "state.db")), Rules()
+        await RememberedStreams(keeper, "alice", rules).load()
+        seen, heard = list[int](), dict[int, bool]()
+
+        def change(number: int) -> dict[str, Rule | None]:
+            seen.append(len(rules.kept))
+            return {f"sink-input-by-media-name:{number}": Rule(mute=True)}
+
+        for number in range(RULES_WAITING_MAX + 1):
+            done = partial(heard.__setitem__, number)
+            rules.submit(RuleUpdate(partial(change, number), done))
+        assert heard == {RULES_WAITING_MAX: False}
+        while len(heard) <= RULES_WAITING_MAX:
+            await asyncio.sleep(0.001)
+        assert seen == list(range(RULES_WAITING_MAX)) and all(heard[number] for number in seen)
+        again = Rules()
+        await RememberedStreams(keeper, "alice", again).load()
+        assert again.kept == rules.kept and len(again.kept) == RULES_WAITING_MAX
+        keeper.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_rule_that_the_disk_does_not_take_is_not_in_force(tmp_path: Path) -> None:
+    async def main() -> None:
+        keeper, rules, heard = StoreWriter(Refusing(tmp_path / "state.db")), Rules(), list[bool]()
+        await RememberedStreams(keeper, "alice", rules).load()
+        rules.submit(RuleUpdate(lambda: {"sink-input-by-media-name:x": Rule(mute=True)}, heard.append))
+        rules.submit(RuleUpdate(dict, heard.append))
+        while len(heard) < 2:
+            await asyncio.sleep(0.001)
+        # What changes nothing needs no disk.
+        assert heard == [False, True] and rules.kept == {}
+        keeper.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))

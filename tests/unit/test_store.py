@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from millrace.control import store as store_module
-from millrace.control.store import Store
+from millrace.control.store import NotKept, Store
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
@@ -313,7 +313,7 @@ def as_nobody(folder: Path, statement: str) -> str:
 def test_a_store_has_one_daemon_at_a_time_and_a_crash_lets_go(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     holding = f"""
-from pathlib import Path; from millrace.control.store import Store
+from pathlib import Path; from millrace.control.store import NotKept, Store
 store = Store(Path({str(path)!r})); print("held", flush=True); input()
 """
     with subprocess.Popen(
@@ -394,7 +394,7 @@ def test_a_kill_at_any_step_leaves_all_of_a_change_or_nothing(what: str, tmp_pat
 WRITER = """
 import sys
 from pathlib import Path
-from millrace.control.store import Store
+from millrace.control.store import NotKept, Store
 from millrace.rights.grants import Permission, Verdict
 store = Store(Path(sys.argv[1]))
 for n in range(10**6):
@@ -516,4 +516,27 @@ def test_a_file_that_was_moved_away_and_comes_back_takes_changes_again(tmp_path:
     store.close()
     store = Store(path)
     assert store.guest("alice").sinks == [("film", "Film")]
+    store.close()
+
+
+@pytest.mark.parametrize("before", ["INSERT", "DELETE", "COMMIT"])
+def test_a_file_that_is_moved_away_amid_a_change_refuses_it(before: str, tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "state.db", tmp_path / "elsewhere"
+    store = Store(path)
+    store._db.set_trace_callback(lambda sql: path.rename(elsewhere) if sql.startswith(before) else None)
+    with pytest.raises(NotKept, match="moved"):
+        store.keep_devices("alice", {("sink", "music"): ((0.5,), False)}, {})
+    store._db.set_trace_callback(None)
+    elsewhere.rename(path)
+    # What is refused has no effect, as far as that is known in time.
+    assert bool(store.guest("alice").levels) == (before == "COMMIT")
+    store.close()
+
+
+def test_a_file_that_was_overwritten_with_another_says_so_whatever_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = Store(path)
+    overwritten(path)
+    with pytest.raises(NotKept, match="moved, removed or changed by another program"):
+        store.keep_sink("alice", "music", "Music")
     store.close()

@@ -23,7 +23,7 @@ from millrace.guest.guest import Guest
 from millrace.guest.machines.address import confined, parse_door
 from millrace.guest.missing import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns
-from millrace.io.turns import in_steps
+from millrace.io.turns import with_pauses
 from millrace.observe.explain import explain_recorder, explain_stream
 from millrace.observe.latency import ledger
 from millrace.observe.views import guest_view
@@ -185,7 +185,7 @@ class Commands:
     async def _state(self, args: r.State, principal: Principal) -> Any:
         seen = self.visible(principal)
         shown = seen if args.guest is None else [self.guest(principal, args.guest, Right.SEE)]
-        guests: list[dict[str, Any]] = [await in_steps(guest_view(guest)) for guest in shown]
+        guests: list[dict[str, Any]] = [await with_pauses(guest_view(guest)) for guest in shown]
         state: dict[str, Any] = {"version": __version__, "listen": self._place.address, "guests": guests}
         state |= {"you": principal.key, "names": [guest.name for guest in seen]}
         if principal.may(Right.ADMIN):
@@ -231,7 +231,7 @@ class Commands:
     async def _guest_add(self, args: r.GuestAdd, principal: Principal) -> Any:
         principal.demand(Right.ADMIN)
         options = {key: value for key in ("rate", "channels") if (value := getattr(args, key)) is not None}
-        return await in_steps(guest_view(await self._worker.add_guest(args.name, options)))
+        return await with_pauses(guest_view(await self._worker.add_guest(args.name, options)))
 
     async def _guest_remove(self, args: r.OfGuest, principal: Principal) -> Any:
         principal.demand(Right.ADMIN)

@@ -4,25 +4,54 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from millrace.control.writer import StoreWriter
-from millrace.doors.pulse import devices
-from millrace.doors.pulse.devices import DEFAULT, Devices, Value
-from millrace.doors.pulse.restore import RULES_MAX, Changes, Rules, Work, parsed, written
+from millrace.doors.pulse.devices import DEFAULT, Devices, DeviceUpdate, Key, Value
+from millrace.doors.pulse.restore import RULES_MAX, Changes, Rules, RuleUpdate, parsed, written
 from millrace.errors import ConfigError
 from millrace.guest.config import stream_table
 
-WAITING_MAX = 16
+RULES_WAITING_MAX = 16
 DEVICES_WAITING_MAX = 1024
+T = TypeVar("T")
 
 
-class Remembered:
-    """One guest's table on disk."""
+class _Queue(Generic[T]):
+    """Updates that wait for the disk, `size` at most, and the task that goes on with `write` while any do."""
+
+    def __init__(self, size: int, write: Callable[[], Awaitable[None]]) -> None:
+        self.waiting: deque[T] = deque()
+        self._size, self._write = size, write
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, update: T) -> bool:
+        """False where too many wait already."""
+        if len(self.waiting) >= self._size:
+            return False
+        self.waiting.append(update)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        return True
+
+    def take(self) -> list[T]:
+        """All that wait."""
+        taken = list(self.waiting)
+        self.waiting.clear()
+        return taken
+
+    async def _run(self) -> None:
+        while self.waiting:
+            await self._write()
+
+
+class RememberedStreams:
+    """One guest's table of streams on disk: updates are written one by one, since each builds on those before it."""
 
     def __init__(self, keeper: StoreWriter, guest: str, rules: Rules) -> None:
         self._keeper, self._prefix, self._rules = keeper, stream_table(guest), rules
-        self._waiting: deque[Work] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._queue: _Queue[RuleUpdate] = _Queue(RULES_WAITING_MAX, self._write)
         rules.submit = self._submit
 
     async def load(self) -> None:
@@ -42,26 +71,21 @@ class Remembered:
         changes = {self._prefix + name: text for name, text in texts.items()}
         await self._keeper.write(self._keeper.store.remember_all, changes, self._prefix, RULES_MAX)
 
-    def _submit(self, work: Work) -> None:
-        if len(self._waiting) >= WAITING_MAX:
-            work.done(False)
-            return
-        self._waiting.append(work)
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
+    def _submit(self, update: RuleUpdate) -> None:
+        if not self._queue.add(update):
+            update.done(False)
 
-    async def _run(self) -> None:
-        while self._waiting:
-            work = self._waiting.popleft()
-            changes: Changes = work.changes()
-            try:
-                if changes:
-                    await self._keep({n: None if rule is None else written(n, rule) for n, rule in changes.items()})
-            except ConfigError:
-                work.done(False)
-                continue
-            self._rules.take(changes)
-            work.done(True)
+    async def _write(self) -> None:
+        update = self._queue.waiting.popleft()
+        changes: Changes = update.changes()
+        try:
+            if changes:
+                await self._keep({n: None if rule is None else written(n, rule) for n, rule in changes.items()})
+        except ConfigError:
+            update.done(False)
+            return
+        self._rules.take(changes)
+        update.done(True)
 
 
 class RememberedDevices:
@@ -69,8 +93,7 @@ class RememberedDevices:
 
     def __init__(self, keeper: StoreWriter, guest: str, table: Devices) -> None:
         self._keeper, self._guest, self._table = keeper, guest, table
-        self._waiting: list[devices.Work] = []
-        self._task: asyncio.Task[None] | None = None
+        self._queue: _Queue[DeviceUpdate] = _Queue(DEVICES_WAITING_MAX, self._write)
         self._ended = False
         table.submit = self._submit
 
@@ -78,42 +101,40 @@ class RememberedDevices:
         """The guest is gone: the next of its name is another."""
         self._ended = True
 
-    def _submit(self, work: devices.Work) -> None:
-        if len(self._waiting) >= DEVICES_WAITING_MAX:
-            # What waits for the same key would keep what has just gone back.
-            refused = [one for one in self._waiting if one.key == work.key]
-            self._waiting = [one for one in self._waiting if one.key != work.key]
-            self._table.was_not_kept({work.key: self._table.now[work.key]})
-            for one in (*refused, work):
-                one.done(False)
+    def _submit(self, update: DeviceUpdate) -> None:
+        if self._queue.add(update):
             return
-        self._waiting.append(work)
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        # What waits for the same key would keep what has just gone back.
+        waiting = self._queue.take()
+        self._queue.waiting.extend(one for one in waiting if one.key != update.key)
+        self._table.was_not_kept({update.key: self._table.now[update.key]})
+        for one in (*(one for one in waiting if one.key == update.key), update):
+            one.done(False)
 
-    async def _run(self) -> None:
-        while self._waiting and not self._ended:
-            # In turn with the owner's changes: what is written last is what is in force.
-            async with self._keeper.turn:
-                works, self._waiting = self._waiting, []
-                values = {work.key: self._table.now[work.key] for work in works if work.key in self._table.now}
-                kept = not self._ended and await self._keep(values)
-            (self._table.was_kept if kept else self._table.was_not_kept)(values)
-            if kept:
-                self._bring_back(values)
-            for work in works:
-                work.done(kept)
+    async def _write(self) -> None:
+        # In turn with the owner's changes: what is written last is what is in force.
+        async with self._keeper.turn:
+            updates = self._queue.take()
+            values = {one.key: self._table.now[one.key] for one in updates if one.key in self._table.now}
+            kept = not self._ended and await self._keep(values)
+        if kept:
+            self._table.was_kept(values)
+            self._bring_back(values)
+        elif not self._ended:
+            self._table.was_not_kept(values)
+        for update in updates:
+            update.done(kept)
 
-    def _bring_back(self, values: dict[devices.Key, Value]) -> None:
+    def _bring_back(self, values: dict[Key, Value]) -> None:
         """What was refused while this was written has gone back too far: what is on disk is in force."""
-        coming = {one.key for one in self._waiting}
+        coming = {one.key for one in self._queue.waiting}
         for key in values.keys() - coming:
             now = self._table.now.get(key)
             if now != values[key] and key in self._table.kept:
                 self._table.now.setdefault(key, values[key])
                 self._table.was_not_kept({key: self._table.now[key]})
 
-    async def _keep(self, values: dict[devices.Key, Value]) -> bool:
+    async def _keep(self, values: dict[Key, Value]) -> bool:
         levels = {key: value for key, value in values.items() if not isinstance(value, str)}
         defaults = {key[1]: value for key, value in values.items() if key[0] == DEFAULT and isinstance(value, str)}
         try:

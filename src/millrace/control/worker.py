@@ -16,7 +16,7 @@ from millrace.control.claims import Claims
 from millrace.control.ducks import Ducks
 from millrace.control.publish import Publisher
 from millrace.control.registry import Registry
-from millrace.control.remembered import Remembered, RememberedDevices
+from millrace.control.remembered import RememberedDevices, RememberedStreams
 from millrace.control.store import KeptGuest, Store
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
@@ -36,7 +36,7 @@ from millrace.io.clock import now_ns, wall_ns, worked_ns
 from millrace.io.listeners import Listeners
 from millrace.io.load import computed_ns, is_stopped, run_delay_ns
 from millrace.io.runner import TimerRunner
-from millrace.io.turns import Turns, in_steps
+from millrace.io.turns import Turns, with_pauses
 from millrace.observe.diagnosis import STRAIN_NS, Diagnosis, Surroundings
 from millrace.observe.flight import FlightRecorder
 from millrace.observe.incidents import Incident
@@ -99,7 +99,7 @@ class Worker:
         """Those of the daemon's owner, and of connections that are nobody's yet."""
         self._turns: dict[str, Turns] = {}
         self.guests: dict[str, Guest] = {}
-        self._kept: dict[str, tuple[Remembered, RememberedDevices]] = {}
+        self._kept: dict[str, tuple[RememberedStreams, RememberedDevices]] = {}
         self.budgets = Budgets(self.guests)
         self.registry, self.claims, self._ducks = Registry(), Claims(), Ducks()
         self.sessions: dict[Session, None] = {}
@@ -207,7 +207,7 @@ class Worker:
         """Make a guest and open its sockets; where that can't be nothing of it is left."""
         kept = await self.keeper.write(self.store.guest, config.name)
         guest = Guest(config, self.ids, self.driver, self._runtime, self.listeners, self.prompts, self.report)
-        remembered = Remembered(self.keeper, config.name, guest.door.rules)
+        remembered = RememberedStreams(self.keeper, config.name, guest.door.rules)
         await remembered.load()
         self._look_after(guest)
         self._kept[config.name] = remembered, RememberedDevices(self.keeper, config.name, guest.door.devices)
@@ -389,7 +389,7 @@ class Worker:
             guest.leaving.add(sink)
         # With thousands of streams that takes a while, which other guests' changes need not wait for.
         try:
-            await in_steps(guest.graph.leave(sink, verbs.heir(guest, sink)))
+            await with_pauses(guest.graph.leave(sink, verbs.heir(guest, sink)))
             guest.graph.remove_sink(sink, verbs.heir(guest, sink))
         finally:
             guest.leaving.discard(sink)

@@ -15,7 +15,7 @@ HOLD_STEP = 64 * 1024
 """The budget is asked once for so many bytes, not for each packet."""
 
 
-def in_steps(size: int) -> int:
+def rounded_up(size: int) -> int:
     """`size`, rounded up to what is asked of the budget at once."""
     return -(-size // HOLD_STEP) * HOLD_STEP
 
@@ -58,7 +58,7 @@ class Group:
             self.clear()
 
     def _hold(self) -> bool:
-        needed = in_steps(self._bytes)
+        needed = rounded_up(self._bytes)
         if needed != self._held:
             if not self._account.fits("cache", needed):
                 return False

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from millrace.budget import LISTENERS, Account
 from millrace.errors import BudgetError
-from millrace.graph.packetcache import HOLD_STEP, in_steps
+from millrace.graph.packetcache import HOLD_STEP, rounded_up
 from millrace.graph.packets import Subscription, Track
 from millrace.graph.seat import Watcher
 from millrace.media.packet import Cache, Demand, End, Flags, Gap, Item, KeyFrame, Kind, Packet, Parameters, TrackInfo
@@ -383,7 +383,7 @@ class PacketQueue:
 
     def reserve(self, more: int) -> bool:
         """Whether the budget has room for what is held and so much more; one step is kept as long as it has lanes."""
-        needed = in_steps(max(self.held + more, len(self.lanes) and 1))
+        needed = rounded_up(max(self.held + more, len(self.lanes) and 1))
         if needed != self._reserved:
             if not self._account.fits("queue", needed, LISTENERS):
                 return False

@@ -20,7 +20,7 @@ from millrace.units import NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.io")
 T = TypeVar("T")
-TOGETHER = 25
+STEPS_PER_PAUSE = 25
 """Small steps between two pauses."""
 TOLD_NS: HostNs = NS_PER_S // 2
 """Whose connections have waited so long without a break is told of."""
@@ -56,7 +56,7 @@ class Steps:
         return True
 
 
-async def in_steps(steps: Iterator[None] | Generator[None, None, T]) -> T:
+async def with_pauses(steps: Iterator[None] | Generator[None, None, T]) -> T:
     """What `steps` make, with pauses: sound goes on in between, and whoever does it has a turn at a time."""
     number = 0
     while True:
@@ -65,7 +65,7 @@ async def in_steps(steps: Iterator[None] | Generator[None, None, T]) -> T:
         except StopIteration as made:
             return made.value  # type: ignore[no-any-return]
         number += 1
-        if number % TOGETHER == 0:
+        if number % STEPS_PER_PAUSE == 0:
             await asyncio.sleep(0)
 
 

@@ -25,21 +25,21 @@ LEVELS_MAX = 1000
 RESTORED = frozenset({"volume", "muted"})
 
 
-class Work(NamedTuple):
-    """A value that is to be kept, and who hears whether it was."""
+class DeviceUpdate(NamedTuple):
+    """A value that is to be kept; `done` is told whether it was."""
 
     key: Key
     done: Callable[[bool], None]
 
 
 class Devices:
-    """One guest's. `submit` is replaced by who keeps it on disk."""
+    """One guest's. What keeps it on disk replaces `submit`."""
 
     def __init__(self) -> None:
         self.now: dict[Key, Value] = {}
         """What is in force, or would be if the device was there."""
         self.kept: dict[Key, Value] = {}
-        self.submit: Callable[[Work], None] = self._at_once
+        self.submit: Callable[[DeviceUpdate], None] = self._at_once
         self.undo: Callable[[Key], None] = lambda key: None
         """`now` has gone back for that key: so should the device."""
         self.restores = RESTORED
@@ -72,7 +72,7 @@ class Devices:
         if not kept or before == value == self.kept.get(key):
             done(True)
         else:
-            self.submit(Work(key, done))
+            self.submit(DeviceUpdate(key, done))
 
     def was_kept(self, values: Mapping[Key, Value]) -> None:
         """These are on disk."""
@@ -106,9 +106,9 @@ class Devices:
         value = self.now.get((DEFAULT, kind), "")
         return value if isinstance(value, str) else ""
 
-    def _at_once(self, work: Work) -> None:
-        self._put(self.kept, work.key, self.now[work.key])
-        work.done(True)
+    def _at_once(self, update: DeviceUpdate) -> None:
+        self._put(self.kept, update.key, self.now[update.key])
+        update.done(True)
 
     @staticmethod
     def _put(values: dict[Key, Value], key: Key, value: Value) -> None:

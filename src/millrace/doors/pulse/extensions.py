@@ -13,7 +13,7 @@ from millrace.doors.pulse.door import STREAM_RESTORE, PulseDoor
 from millrace.doors.pulse.formats import CommandError, map_names, map_numbers, prop_text
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import GROUP_MAX, GROUPED_BY, INPUT, RULES_MAX, Changes, Rule, Work, group_of
+from millrace.doors.pulse.restore import GROUP_MAX, GROUPED_BY, INPUT, RULES_MAX, Changes, Rule, RuleUpdate, group_of
 from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import RemoteProtocolError
 from millrace.graph.model import Stream
@@ -89,7 +89,7 @@ def _turn(client: PulseClient, request: Request, changes: Callable[[], Changes],
         else:
             client.fail(request, Err.IO)
 
-    client.door.rules.submit(Work(changes, told))
+    client.door.rules.submit(RuleUpdate(changes, told))
 
 
 def _read(client: PulseClient, request: Request, reader: Reader) -> None:

@@ -104,8 +104,8 @@ def _levels(kept: dict[str, Any]) -> tuple[tuple[int, ...], Positions]:
 Changes = dict[str, Rule | None]
 
 
-class Work(NamedTuple):
-    """A turn at the table: what it changes, worked out when its turn comes, and who hears whether that was kept."""
+class RuleUpdate(NamedTuple):
+    """A change of the table, worked out when its turn comes; `done` is told whether it was kept."""
 
     changes: Callable[[], Changes]
     done: Callable[[bool], None]
@@ -116,7 +116,7 @@ class Rules:
 
     def __init__(self) -> None:
         self.kept: dict[str, Rule] = {}
-        self.submit: Callable[[Work], None] = self._at_once
+        self.submit: Callable[[RuleUpdate], None] = self._at_once
         self.on_change: Callable[[], None] = lambda: None
         self.restores = RESTORED
         """What streams get of their rules; nothing while module-stream-restore is not loaded."""
@@ -148,9 +148,9 @@ class Rules:
             stream.mute = rule.mute
         return "" if "sink" in stream.chosen else rule.device
 
-    def _at_once(self, work: Work) -> None:
-        self.take(work.changes())
-        work.done(True)
+    def _at_once(self, update: RuleUpdate) -> None:
+        self.take(update.changes())
+        update.done(True)
 
     def take(self, changes: Changes) -> None:
         """Put changes in force."""

@@ -19,7 +19,7 @@ SMALL = 32 * 1024
 """An answer up to this size goes out in one piece, and is part of what a connection takes anyway."""
 READ_S = 30.0
 """One that is larger is read in that time, or the connection ends."""
-TOGETHER = 25
+ITEMS_AT_ONCE = 25
 """Items of a list that are encoded in one go."""
 REPLY_MAX = FRAME_MAX - 1024
 """The largest value of a native reply."""
@@ -31,10 +31,10 @@ async def as_json(value: Any) -> str:
         return "{" + ", ".join([f"{json.dumps(str(key))}: {await as_json(item)}" for key, item in value.items()]) + "}"
     if not isinstance(value, list) or not value:
         return json.dumps(value)
-    if len(value) > TOGETHER:
+    if len(value) > ITEMS_AT_ONCE:
         parts = []
-        for at in range(0, len(value), TOGETHER):
-            parts.append(json.dumps(value[at : at + TOGETHER])[1:-1])
+        for at in range(0, len(value), ITEMS_AT_ONCE):
+            parts.append(json.dumps(value[at : at + ITEMS_AT_ONCE])[1:-1])
             await asyncio.sleep(0)
         return "[" + ", ".join(parts) + "]"
     return "[" + ", ".join([await as_json(item) for item in value]) + "]"
@@ -48,11 +48,11 @@ async def as_msgpack(value: Any) -> msgspec.Raw:
 async def _packed(value: Any, room: list[int]) -> msgspec.Raw:
     if isinstance(value, dict):
         return packed({key: await _packed(item, room) for key, item in value.items()})
-    if isinstance(value, list) and len(value) > TOGETHER:
+    if isinstance(value, list) and len(value) > ITEMS_AT_ONCE:
         parts = []
         for number, item in enumerate(value, 1):
             parts.append(_leaf(item, room))
-            if number % TOGETHER == 0:
+            if number % ITEMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return packed(parts)
     if isinstance(value, list):
