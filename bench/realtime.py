@@ -62,7 +62,7 @@ class MeasuredOutput(NullOutput):
         if playout is not None and playout.state is State.PLAYING:
             after = self.due_ns + len(block) * 1_000_000_000 / playout.rate
             latency = after - playout.head_ns
-            self.watch.pulls.append((self.due_ns, latency, playout.pace.margin_ns, playout.underruns))
+            self.watch.pulls.append((self.due_ns, latency, playout.pace.margin_ns, playout.tally.underruns))
         return super().take(block)
 
 

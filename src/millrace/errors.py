@@ -12,11 +12,13 @@ MillraceError
 ├── CodecError             a codec refused settings or data
 ├── OutputLost             what was to be written can't be: a disk is full, a device is gone
 └── PeerLost               the other machine is gone
-    └── NoDaemon              no daemon of this user runs
+    ├── NoDaemon              no daemon of this user runs
+    └── Busy                  the daemon has no room now, or stops
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -27,6 +29,8 @@ class MillraceError(Exception):
     """By HTTP."""
     word: ClassVar[str] = "internal"
     """In the native protocol's Fault."""
+    listener_word: ClassVar[str] = "protocol"
+    """In the listeners' protocol's Fault."""
     exit_code: ClassVar[int] = 1
     """Of a command that it ends."""
 
@@ -35,6 +39,7 @@ class ConfigError(MillraceError):
     """Configuration or arguments that can't be used."""
 
     status, word, exit_code = 400, "config", 2
+    listener_word = "settings"
 
 
 class NoDevice(ConfigError):
@@ -45,12 +50,14 @@ class GraphError(MillraceError):
     """A verb the graph refuses."""
 
     status, word, exit_code = 409, "graph", 3
+    listener_word = "graph"
 
 
 class BudgetError(GraphError):
     """A guest has used up what it may make the daemon hold."""
 
     status, word = 507, "limit"
+    listener_word = "limit"
 
 
 class RightsError(MillraceError):
@@ -97,3 +104,19 @@ class NoDaemon(PeerLost):
     """No daemon of this user answers where one would."""
 
     exit_code = 2
+
+
+class Busy(PeerLost):
+    """The daemon answers, but has no room for this now, or stops."""
+
+    word = "busy"
+
+
+BY_WORD: Mapping[str, type[MillraceError]] = {
+    kind.word: kind for kind in (ConfigError, GraphError, BudgetError, RightsError, ProtocolError, Busy)
+}
+"""What the native protocol's words stand for."""
+BY_LISTENER_WORD: Mapping[str, type[MillraceError]] = {
+    kind.listener_word: kind for kind in (ConfigError, GraphError, BudgetError, RemoteProtocolError)
+}
+"""What the words of the listeners' protocol stand for."""

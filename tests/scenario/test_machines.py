@@ -83,8 +83,12 @@ class Machine:
 
     @property
     def stream(self) -> dict[str, float]:
-        voice = next(iter(self.door.outs.values())).stream
-        return {"underruns": voice.underruns, "bridged": voice.bridged, "skipped": voice.skipped_frames}
+        tally = next(iter(self.door.outs.values())).stream.tally
+        return {
+            "underruns": tally.underruns,
+            "bridged": tally.bridged,
+            "skipped": tally.left_out_frames,
+        }
 
 
 def judge(sound: np.ndarray, hz: float = 997.0, rate: int = 48_000) -> None:

@@ -52,7 +52,7 @@ def test_a_stalled_line_is_back_at_its_target_within_3_seconds_without_a_click(s
     stall = ((13 * NS_PER_S, 13 * NS_PER_S + round(stall_s * NS_PER_S)),)
     run = playing(Path(5 * NS_PER_MS, "exp", 1e6, stalls=tuple((a + 3 * 10**12, b + 3 * 10**12) for a, b in stall)), 25)
     sound = run.run(25.0)
-    assert run.playout.underruns == 1
+    assert run.playout.tally.underruns == 1
     assert late_after(run, 13 + stall_s + 3) < 20
     assert np.abs(np.diff(sound[:, 0])).max() < EDGE
     back = sound[round((13.5 + stall_s) * 48_000) : 24 * 48_000, 0]
@@ -103,7 +103,7 @@ def test_a_pause_and_a_new_sound_keep_the_clocks() -> None:
     signal = np.concatenate((sine(12), np.zeros((48_000 * 20, 2), np.float32), sine(6)))
     run = SoundRun(Scenario("x", Path(), daemon_ppm=150.0, wander_ppm=0.0), signal, {"codec": "f32"})
     sound = run.run(38.5)
-    assert run.playout.underruns == 0
+    assert run.playout.tally.underruns == 0
     loud = np.flatnonzero(np.abs(sound[:, 0]) > 0.01)
     again = loud[loud > 48_000 * 30][0]
     assert not len(phase_jumps(sound[again + 480 : again + 48_000 * 5, 0], 48_000, 997))

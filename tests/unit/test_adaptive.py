@@ -203,3 +203,14 @@ def test_a_clock_and_its_inverse() -> None:
     true = np.linspace(0, 86_400e9, 1000)
     assert np.abs(clock.when(clock.read(true)) - true).max() < 1.0
     assert SimClock(0.0, jumps=((5.0, 100.0),)).read(np.array([4.0, 6.0])).tolist() == [4.0, 106.0]
+
+
+def test_what_there_was_no_room_for_counts_as_left_out() -> None:
+    link, voice, _ = playing()
+    before = link.tally.left_out_frames
+    block = np.zeros((48_000, 1), np.float32)
+    for second in range(10, 16):
+        link.written(second * NS_PER_S, len(block), voice.write(block))
+    left_out = link.tally.left_out_frames - before
+    assert left_out == link.tally.overrun_frames > 48_000
+    assert link.fill_ns == round(voice.fill * NS_PER_S / 48_000) < 5 * NS_PER_S

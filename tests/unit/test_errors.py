@@ -6,9 +6,10 @@ import pytest
 
 from millrace import errors
 from millrace.cli.console import OutputClosed
+from millrace.client.way import ending
 from millrace.control.store import NotKept
 from millrace.control.tokens import TooManyTries
-from millrace.errors import MillraceError
+from millrace.errors import BY_LISTENER_WORD, BY_WORD, MillraceError
 from millrace.guest.missing import NotFound
 
 CALLED = {
@@ -29,6 +30,7 @@ CALLED = {
     errors.NoDevice: (400, "config", 2),
     errors.PeerLost: (500, "internal", 6),
     errors.NoDaemon: (500, "internal", 2),
+    errors.Busy: (500, "busy", 6),
 }
 
 
@@ -40,3 +42,24 @@ def test_each_kind_of_error_has_its_names(kind: type[MillraceError], called: tup
 def test_every_kind_of_the_tree_is_named_here() -> None:
     tree = {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, MillraceError)}
     assert tree <= CALLED.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        (errors.ConfigError, "settings"), (NotKept, "settings"), (errors.GraphError, "graph"), (NotFound, "graph"),
+        (errors.BudgetError, "limit"), (errors.RightsError, "protocol"), (errors.RemoteProtocolError, "protocol"),
+        (errors.PeerLost, "protocol"), (errors.CodecError, "protocol"),
+    ],
+)  # fmt: skip
+def test_a_listener_is_told_in_the_words_of_its_protocol(kind: type[MillraceError], word: str) -> None:
+    assert kind.listener_word == word
+    assert issubclass(kind, BY_LISTENER_WORD[word]) or word == "protocol"
+
+
+def test_a_client_hears_of_the_kind_of_error_that_the_daemon_named() -> None:
+    assert sorted(BY_WORD) == ["busy", "config", "graph", "limit", "protocol", "rights"]
+    assert all(kind.word == word for word, kind in BY_WORD.items())
+    assert all(kind.listener_word == word for word, kind in BY_LISTENER_WORD.items())
+    ends = {"settings": errors.ConfigError, "limit": errors.BudgetError, "?": errors.RemoteProtocolError}
+    assert {code: type(ending(code, "why")) for code in ends} == ends

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -350,7 +352,7 @@ def run_playout(
 def test_smooth_arrivals_play_every_frame_once() -> None:
     signal = count(28_800)
     playout, heard = run_playout([0.0], signal)
-    assert playout.underruns == 0 and playout.skipped_frames == 0
+    assert playout.tally.underruns == 0 and playout.tally.left_out_frames == 0
     loud = heard[heard.any(axis=1)]
     # A ramp: after fading in it climbs by 1/32768 a frame, without a step, to its end.
     assert np.allclose(np.diff(loud[300:28_000, 0]), 1 / 32768, atol=1e-5)
@@ -361,7 +363,7 @@ def test_jitter_below_the_quantile_is_absorbed() -> None:
     random = np.random.default_rng(3)
     delays = [0.0, *random.uniform(0, 8, 300)]
     playout, _heard = run_playout(delays, count(48_000 * 5))
-    assert playout.underruns == 0
+    assert playout.tally.underruns == 0
 
 
 def test_a_stall_is_one_faded_underrun_and_latency_comes_back() -> None:
@@ -369,9 +371,17 @@ def test_a_stall_is_one_faded_underrun_and_latency_comes_back() -> None:
     for i in range(200, 215):
         delays[i] = max(0.0, 300.0 - (i - 200) * 20)
     playout, heard = run_playout(delays, sine(8.0))
-    assert 1 <= playout.underruns <= 2
+    assert 1 <= playout.tally.underruns <= 2
     assert np.abs(np.diff(heard[:, 0])).max() < 0.5 * 2 * np.pi * 997 / 48_000 * 1.5 + 0.02
-    assert playout.skipped_frames > 48_000 * 0.15
+    assert playout.tally.left_out_frames > 48_000 * 0.15
+
+
+def test_what_was_counted_is_not_forgotten_when_the_sound_changes_its_rate() -> None:
+    playout, _ = run_playout([0.0] * 50 + [300.0] * 50, sine(2.0))
+    counted = replace(playout.tally)
+    assert counted.underruns > 0
+    playout.set_format(CodecParameters(2, "s16", 44_100, list(default_map(2))))
+    assert playout.tally == counted
 
 
 def test_another_rate_and_layout_are_converted() -> None:

@@ -24,14 +24,10 @@ from typing import Any, TypeVar
 
 from millrace.client.nativestream import NativeStream, Playing, Recording
 from millrace.errors import (
-    BudgetError,
-    ConfigError,
-    GraphError,
+    BY_WORD,
     MillraceError,
     NoDaemon,
     PeerLost,
-    ProtocolError,
-    RightsError,
 )
 from millrace.io.descriptors import Descriptors
 from millrace.io.fdstream import FdStream
@@ -53,10 +49,6 @@ from millrace.wire.native.session import NativeWire
 
 TakeFds = Callable[[Any, Descriptors], Any]
 CHANGES_MAX = 100_000
-_ERRORS: dict[str, type[MillraceError]] = {
-    "config": ConfigError, "graph": GraphError, "rights": RightsError, "protocol": ProtocolError, "busy": PeerLost,
-    "limit": BudgetError,
-}  # fmt: skip
 S = TypeVar("S", bound=NativeStream)
 
 
@@ -182,14 +174,14 @@ class Bus:
 
     def _answered(self, message: Reply | Fault, fds: Descriptors) -> None:
         if isinstance(message, Fault) and message.serial == 0:
-            kind = _ERRORS.get(message.code, PeerLost)
+            kind = BY_WORD.get(message.code, PeerLost)
             self._ended(kind(message.message))
             return
         waiting = self._calls.pop(message.serial, None)
         if waiting is None or waiting.future.done():
             return
         if isinstance(message, Fault):
-            waiting.future.set_exception(_ERRORS.get(message.code, MillraceError)(message.message))
+            waiting.future.set_exception(BY_WORD.get(message.code, MillraceError)(message.message))
         elif waiting.on_fds is not None:
             try:
                 waiting.future.set_result(waiting.on_fds(message.value, fds))

@@ -404,8 +404,8 @@ class Listener:
                     out.latency_ns = max(0, round(self._age_ns + offset + self._output_latency_ns))
                     out.ledger = self._ledger(playout, offset)
                 out.fill_ns = playout.fill_ns
-                out.underruns, out.lost = playout.underruns, playout.lost_packets
-                out.skipped, out.bridged = playout.skipped_frames, playout.bridged
+                out.underruns, out.lost = playout.tally.underruns, playout.lost_packets
+                out.skipped, out.bridged = playout.tally.left_out_frames, playout.tally.bridged
                 out.target_ns, out.locked = round(playout.pace.margin_ns), playout.pace.locked
                 out.drift_ppm = round((1.0 / playout.pace.ratio - 1.0) * 1e6, 1)
             elif self._file is not None:

@@ -15,7 +15,15 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import aiohttp
 
 from millrace.client.options import ListenerOptions
-from millrace.errors import ConfigError, GraphError, MillraceError, NoDaemon, PeerLost, RemoteProtocolError, RightsError
+from millrace.errors import (
+    BY_LISTENER_WORD,
+    GraphError,
+    MillraceError,
+    NoDaemon,
+    PeerLost,
+    RemoteProtocolError,
+    RightsError,
+)
 from millrace.io.crypto import client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
 from millrace.text import printable, quoted
@@ -138,5 +146,4 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
 
 def ending(code: str, why: str) -> MillraceError:
     """What a session ended by, in the daemon's word; anything that is not known is the protocol's."""
-    kinds: dict[str, type[MillraceError]] = {"settings": ConfigError, "graph": GraphError, "limit": GraphError}
-    return kinds.get(code, RemoteProtocolError)(why)
+    return BY_LISTENER_WORD.get(code, RemoteProtocolError)(why)

@@ -75,9 +75,9 @@ class MicrophoneStream(Ingress):
         now_ns = self.graph.now_ns
         if self.playout.state is State.QUIET or now_ns - self._came_ns > SILENT_NS:
             return 0
-        holes = self.playout.underruns
+        holes = self.playout.tally.underruns
         self.playout.pull(out, now_ns, frames_to_ns(self.graph.position, self.graph.rate))
-        if self.playout.underruns != holes:
+        if self.playout.tally.underruns != holes:
             self.graph.troubled(self.node, "microphone", self._came_ns)
         np.clip(out, -1.0, 1.0, out=out)
         return len(out)
@@ -90,11 +90,10 @@ class MicrophoneStream(Ingress):
 
     def status(self) -> IngressStatus:
         """See `Ingress`."""
-        playout = self.playout
+        playout, pace, tally = self.playout, self.playout.pace, self.playout.tally
         fares = PlayoutStatus(
-            playout.pace.margin_ns, playout.pace.margin_ns + playout.late_ns, playout.underruns, playout.bridged,
-            playout.skipped_frames, playout.pace.media.ppm if playout.pace.locked else None,
-            lost=playout.lost_packets, splices=playout.tally.splices,
+            pace.margin_ns, pace.margin_ns + playout.late_ns, tally.underruns, tally.bridged, tally.left_out_frames,
+            pace.media.ppm if pace.locked else None, lost=playout.lost_packets, splices=tally.splices,
         )  # fmt: skip
         return MicrophoneStatus("microphone", fill_ns=playout.fill_ns, playout=fares, speaker=self.speaker)
 

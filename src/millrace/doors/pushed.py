@@ -19,7 +19,7 @@ from millrace.dsp.mix import ramp
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
 from millrace.media.format import AudioFormat
-from millrace.playout.adaptive import AdaptiveLink, State
+from millrace.playout.adaptive import AdaptiveLink, PlayoutStats, State
 from millrace.playout.buffer import JitterBuffer, tape_bytes
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
 
@@ -136,8 +136,7 @@ class PushedStream(Ingress):
             self._voice.stop()
         media_ns = self._media_ns + frames_to_ns(self._since, self.format.rate)
         self.pace.arrived(media_ns, frames_to_ns(len(block), self.format.rate), now_ns)
-        self._voice.write(block)
-        self._link.written(media_ns, len(block))
+        self._link.written(media_ns, len(block), self._voice.write(block))
         self._learn()
         self._since += len(block)
         self.frames += len(block)
@@ -193,9 +192,9 @@ class PushedStream(Ingress):
         """See `Feed.pull`."""
         now_ns = self.graph.now_ns
         link = self._link
-        holes = link.tally.underruns
+        holes = self.tally.underruns
         pulled = link.pull(len(out), now_ns, frames_to_ns(self.graph.position, self.graph.rate))
-        if link.tally.underruns != holes:
+        if self.tally.underruns != holes:
             self.graph.troubled(self.node, "late", self._came_ns)
         if pulled:
             lead = link.lead
@@ -229,8 +228,9 @@ class PushedStream(Ingress):
 
     def status(self) -> IngressStatus:
         """See `Ingress`."""
+        tally = self.tally
         playout = PlayoutStatus(
-            self.margin_ns, self.latency_ns, self.underruns, self.bridged, self.skipped_frames, self.drift_ppm,
+            self.margin_ns, self.latency_ns, tally.underruns, tally.bridged, tally.left_out_frames, self.drift_ppm,
             frames=self.frames, gains=self.volume, real_time_percent=self.speed.percent(self.format.rate),
         )  # fmt: skip
         return PushedStatus(
@@ -238,24 +238,14 @@ class PushedStream(Ingress):
         )
 
     @property
-    def underruns(self) -> int:
-        """Holes that were heard."""
-        return self._link.tally.underruns
-
-    @property
-    def bridged(self) -> int:
-        """Times that sound was carried on over what came late, without a hole."""
-        return self._link.tally.bridged
-
-    @property
-    def skipped_frames(self) -> Frames:
-        """Frames left out to keep the latency, or because nobody took them."""
-        return self._link.tally.left_out_frames + self._voice.overrun_frames
+    def tally(self) -> PlayoutStats:
+        """What had to be done to keep time."""
+        return self._link.tally
 
     @property
     def fill_ns(self) -> HostNs:
         """Sound queued."""
-        return round(self._voice.fill * NS_PER_S / self.format.rate)
+        return self._link.fill_ns
 
     @property
     def margin_ns(self) -> float:

@@ -107,7 +107,7 @@ class MillracePolicy:
     @property
     def bridged(self) -> int:
         """Holes bridged by carrying the sound on for up to 20 ms."""
-        return self.link.tally.carried - self.link.tally.underruns
+        return self.link.tally.bridged
 
     @property
     def resyncs(self) -> int:

@@ -84,6 +84,7 @@ class PlayoutStats:
     cut_frames: Frames = 0
     skips: int = 0
     skipped_frames: Frames = 0
+    overrun_frames: Frames = 0
     splices: int = 0
 
     @property
@@ -93,21 +94,30 @@ class PlayoutStats:
 
     @property
     def left_out_frames(self) -> Frames:
-        """Frames left out to keep the latency."""
-        return self.skipped_frames + self.cut_frames
+        """Frames left out to keep the latency, or because there was no room for them."""
+        return self.skipped_frames + self.cut_frames + self.overrun_frames
 
 
 class AdaptiveLink:
-    """The decisions. `rate` is the media's, `output_rate` the puller's; past `splice_ns` an error is spliced away."""
+    """The decisions. `rate` is the media's, `output_rate` the puller's; past `splice_ns` an error is spliced away.
+
+    A link that goes on from another, at another rate, goes on counting in its `tally`.
+    """
 
     def __init__(
-        self, rate: int, output_rate: int, pace: RateController, voice: PlayoutBuffer, splice_ns: HostNs = SPLICE_NS
+        self,
+        rate: int,
+        output_rate: int,
+        pace: RateController,
+        voice: PlayoutBuffer,
+        splice_ns: HostNs = SPLICE_NS,
+        tally: PlayoutStats | None = None,
     ) -> None:
         self._splice_ns = splice_ns
         self.rate, self.output_rate = rate, output_rate
         self.pace, self.voice = pace, voice
         self.state = State.QUIET
-        self.tally = PlayoutStats()
+        self.tally = tally or PlayoutStats()
         self.late_ns = 0.0
         self.speed = 1.0
         self.lead: Frames = 0
@@ -121,8 +131,9 @@ class AdaptiveLink:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def written(self, media_ns: HostNs, frames: Frames) -> None:
-        """`frames` captured from `media_ns` on are now in the voice."""
+    def written(self, media_ns: HostNs, frames: Frames, overrun: Frames = 0) -> None:
+        """`frames` captured from `media_ns` on are now in the voice, but for `overrun` that it had no room for."""
+        self.tally.overrun_frames += overrun
         self._ended = False
         self._carried_ns = self._stead = 0.0
         if self.state is State.QUIET:
@@ -146,6 +157,11 @@ class AdaptiveLink:
         self._ended = True
 
     # -- out -------------------------------------------------------------------------------------
+
+    @property
+    def fill_ns(self) -> HostNs:
+        """How much is queued."""
+        return round(self.voice.fill * NS_PER_S / self.rate)
 
     @property
     def head_ns(self) -> float:

@@ -29,7 +29,6 @@ class JitterBuffer:
         self.rate, self.channels = rate, channels
         # Towards a lower rate the filter is as much longer.
         self.lookahead = -(-LOOKAHEAD * max(rate, output_rate or rate) // (output_rate or rate))
-        self.overrun_frames: Frames = 0
         self._tape = Tape(rate * seconds, rate * _HISTORY_MS // 1000, channels)
         self._resampler = SincResampler(1.0, channels)
         self._out: Samples = np.zeros((0, channels), np.float32)
@@ -40,18 +39,17 @@ class JitterBuffer:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def write(self, block: Samples) -> None:
-        """Append what has come; carried sound blends into it."""
+    def write(self, block: Samples) -> Frames:
+        """Append what has come; carried sound blends into it. Returns how many frames there was no room for."""
         if not len(block):
-            return
+            return 0
         if self._carried:
             n = min(len(block), self.rate * _BLEND_MS // 1000)
             more = self._carry_on(n)
             block = block.copy()
             block[:n] = more + (block[:n] - more) * ramp(n)
             self._carried = 0
-        written = self._tape.write(block)
-        self.overrun_frames += len(block) - written
+        return len(block) - self._tape.write(block)
 
     def carry(self, frames: Frames) -> None:
         """See `PlayoutBuffer`."""

@@ -58,7 +58,7 @@ class Playout:
         self.pace.codec_ns = frames_to_ns(fmt.lookahead, fmt.rate)
         if fmt.rate != self._link.rate:
             self._voice = JitterBuffer(fmt.rate, len(self.positions))
-            self._link = AdaptiveLink(fmt.rate, self.rate, self.pace, self._voice, self._splice_ns)
+            self._link = AdaptiveLink(fmt.rate, self.rate, self.pace, self._voice, self._splice_ns, self.tally)
 
     def rejoined(self) -> None:
         """The connection is a new one: perhaps to another machine, with another clock."""
@@ -91,8 +91,7 @@ class Playout:
             block = part.block if self._matrix is None else part.block @ self._matrix
             if part.concealed:
                 block = block[link.replaced(len(block)) :]
-            self._voice.write(block)
-            link.written(media_ns, len(part.block))
+            link.written(media_ns, len(part.block), self._voice.write(block))
 
     def silence(self) -> None:
         """The sound has ended: what is queued is played, then nothing, and that is no underrun."""
@@ -135,24 +134,9 @@ class Playout:
         return self._link.tally
 
     @property
-    def underruns(self) -> int:
-        """Holes that were heard."""
-        return self._link.tally.underruns
-
-    @property
-    def bridged(self) -> int:
-        """Times that sound was carried on over what came late, without a hole."""
-        return self._link.tally.bridged
-
-    @property
-    def skipped_frames(self) -> Frames:
-        """Frames left out to keep the latency."""
-        return self._link.tally.left_out_frames + self._voice.overrun_frames
-
-    @property
     def fill_ns(self) -> HostNs:
         """How much is queued."""
-        return round(self._voice.fill * NS_PER_S / self._link.rate)
+        return self._link.fill_ns
 
     @property
     def head_ns(self) -> float:

@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from millrace.budget import CONNECTIONS
 from millrace.control.plane import ControlPlane
 from millrace.control.registry import parse_kinds
-from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, ProtocolError, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.io.clock import now_ns
@@ -38,8 +38,6 @@ from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 log = logging.getLogger("millrace.web")
 
 REFUSALS = (400, 401, 403, 429)
-FAULTS = ((BudgetError, "limit"), (ConfigError, "settings"), (GraphError, "graph"))
-"""What a listener is told that its session ends by; anything else is "protocol"."""
 LINE_BYTES_MAX = 48 * 1024
 """What may wait in a listener's line before its own queue (which can drop) takes over."""
 SEND_BUFFER_BYTES = 32 * 1024
@@ -204,7 +202,7 @@ class Web:
             self._plane.forbidden()
             self._plane.refused("", principal_of(request).key, f"{request.method} {request.path}")
             log.warning("%s: %s %s", error, request.method, request.path)
-            return web.json_response({"error": str(error)}, status=403)
+            return web.json_response({"error": str(error)}, status=error.status)
         except (ConfigError, GraphError) as error:
             return web.json_response({"error": str(error)}, status=error.status)
 
@@ -305,12 +303,11 @@ class Web:
         async for message in messages(socket_, session.guest.turns):
             try:
                 session.receive(message.data, now_ns())
-            except (ProtocolError, MillraceError) as error:
+            except MillraceError as error:
                 log.warning("guest %s, listener %s: %s", session.guest.name, session.address, error)
-                code = next((name for kind, name in FAULTS if isinstance(error, kind)), "protocol")
-                if code not in ("settings", "graph"):
+                if error.listener_word not in ("settings", "graph"):
                     self._plane.violated(session.guest.name, session.outlet.key, error, "listener")
-                session.outlet.send(encode_message(Fault(code, str(error), fatal=True)))
+                session.outlet.send(encode_message(Fault(error.listener_word, str(error), fatal=True)))
                 session.closing = True
             if session.closing:
                 break
