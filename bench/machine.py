@@ -46,7 +46,7 @@ class FakeMachine:
 
     def _serve(self, message: Message, fds: list[int]) -> None:
         if message.member == "GetAll":
-            self._wire.reply(message, "a{sv}", bytes(8))
+            self._wire.send_reply(message, "a{sv}", bytes(8))
         elif _FDS in message.fields:
             kind = message.member.removeprefix("Register").removesuffix("Listener")
             end = socket.socket(fileno=fds.pop(0))
@@ -55,10 +55,10 @@ class FakeMachine:
                 qemu.receive(end.recv(65536))
                 end.sendall(qemu.data_to_send())
             self.ends[kind] = (end, qemu)
-            self._wire.reply(message)
+            self._wire.send_reply(message)
 
     def _flush(self) -> None:
-        for chunk in self._wire.chunks_to_send():
+        for chunk in self._wire.data_to_send():
             self._control.sendall(chunk.data)
 
     def say(self, kind: str) -> None:

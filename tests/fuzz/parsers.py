@@ -30,7 +30,7 @@ from millrace.wire.pulse.client import PulseClientSession
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
-from millrace.wire.spice.messages import main_event
+from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import TlsWanted, VncClient
 from tests.fuzz import seeds
 from tests.fuzz.mutate import Mutator, Repair, repair_at, repair_line
@@ -105,7 +105,7 @@ def _native(daemon: bool) -> Take:
         wire.receive(data, 0)
         for _ in wire.events():
             pass
-        wire.chunks_to_send()
+        wire.data_to_send()
 
     return take
 
@@ -155,30 +155,30 @@ def _peer_client() -> Take:
                 file.silence()
         playout.pull(out, now[0])
         wire.handle_timeout(now[0])
-        wire.messages_to_send()
+        wire.data_to_send()
 
     return take
 
 
 def _qmp() -> Take:
-    core = QmpHandover(3)
+    core = QmpHandover(3, 0)
 
     def take(data: bytes) -> None:
         core.receive(data, 0)
-        core.chunks_to_send()
+        core.data_to_send()
 
     return take
 
 
 def _display(on_bus: bool) -> Take:
-    core = DisplayClient(0, on_bus)
+    core = DisplayClient(0, on_bus, 0)
 
     def take(data: bytes) -> None:
         core.receive(data, 0)
         for event in core.events():
             if type(event).__name__ == "Machine":
-                core.register("Out", 3)
-        core.chunks_to_send()
+                core.send_register("Out", 3)
+        core.data_to_send()
 
     return take
 
@@ -195,7 +195,7 @@ def _audio() -> Take:
         recorded.receive(data, rig.now_ns)
         door.recorded(recorded, recorded.events())
         for peer in peers:
-            peer.chunks_to_send()
+            peer.data_to_send()
         rig.run(0.01)
 
     return take
@@ -206,13 +206,12 @@ def _channel(kind: ChannelKind) -> SpiceChannel:
 
 
 def _spice_main() -> Take:
-    channel = _channel(ChannelKind.MAIN)
+    main = SpiceMain("", lambda key, password: bytes(128), 0)
 
     def take(data: bytes) -> None:
-        channel.receive(data, 0)
-        for message in channel.events():
-            main_event(message)
-        channel.data_to_send()
+        main.receive(data, 0)
+        main.events()
+        main.data_to_send()
 
     return take
 
@@ -248,7 +247,7 @@ def _spice_record() -> Take:
 
 def _vnc() -> Take:
     rig = Rig()
-    wire = VncClient(48_000, 2, "secret", lambda challenge, password: bytes(16))
+    wire = VncClient(48_000, 2, "secret", lambda challenge, password: bytes(16), 0)
     door = VncDoor(rig.graph, wire)
 
     def take(data: bytes) -> None:

@@ -291,20 +291,20 @@ def dbus_answer(message: Message) -> tuple[str, bytes]:
 @lru_cache(maxsize=2)
 def dbus_display(on_bus: bool) -> list[Session]:
     """A bus, or QEMU, to the client that looks for the machine."""
-    client, wire, said = DisplayClient(0, on_bus), ServerWire(), [b""]
+    client, wire, said = DisplayClient(0, on_bus, 0), ServerWire(), [b""]
     registered = False
     for _ in range(12):
-        for chunk in client.chunks_to_send():
+        for chunk in client.data_to_send():
             wire.receive(bytes(chunk.data), 0)
         for message in wire.events():
-            wire.reply(message, *dbus_answer(message))
-        for chunk in wire.chunks_to_send():
+            wire.send_reply(message, *dbus_answer(message))
+        for chunk in wire.data_to_send():
             said.append(bytes(chunk.data))
             client.receive(chunk.data, 0)
         if client.events() and not registered:
             registered = True
-            client.register("Out", 3)
-            client.register("In", 4)
+            client.send_register("Out", 3)
+            client.send_register("In", 4)
     return [split_dbus(b"".join(said)), *recorded("dbus-server", split_dbus)]
 
 
@@ -317,7 +317,7 @@ def dbus_audio() -> list[Session]:
 
         def exchange(qemu: FakeQemu = qemu, peer_: AudioPeer = peer_, said: list[bytes] = said) -> None:
             for _ in range(4):
-                qemu.receive(b"".join(bytes(chunk.data) for chunk in peer_.chunks_to_send()))
+                qemu.receive(b"".join(bytes(chunk.data) for chunk in peer_.data_to_send()))
                 said.append(qemu.data_to_send())
                 peer_.receive(said[-1], 0)
             peer_.events()

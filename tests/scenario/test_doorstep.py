@@ -130,7 +130,7 @@ HALF = {
 @pytest.mark.parametrize("drips", [False, True], ids=["silent", "drips"])
 def test_half_a_login_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, drips: bool) -> None:
     monkeypatch.setattr("millrace.io.doorstep.LOGIN_NS", 300 * NS_PER_MS)
-    monkeypatch.setattr("millrace.server.native.session.GREET_S", 0.3)
+    monkeypatch.setattr("millrace.wire.native.session.GREET_NS", 300 * NS_PER_MS)
     monkeypatch.setattr("millrace.io.handover.PATIENCE_S", 0.3)
 
     async def test(daemon: Daemon) -> None:

@@ -225,7 +225,7 @@ def test_pings_of_a_server_that_reads_nothing_fill_no_memory() -> None:
     wire = PeerClient(Hello(), 0)
     for n in range(1000):
         wire.receive(encode_message(Ping(n)), 0)
-    assert len(wire.messages_to_send()) <= ANSWERS_MAX
+    assert len(wire.data_to_send()) <= ANSWERS_MAX
 
 
 def test_a_server_that_talks_on_and_on_fills_no_log() -> None:

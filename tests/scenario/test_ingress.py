@@ -206,7 +206,7 @@ class House(Rig):
 
         def exchange() -> None:
             for _ in range(6):
-                card.receive(b"".join(bytes(chunk.data) for chunk in peer.chunks_to_send()))
+                card.receive(b"".join(bytes(chunk.data) for chunk in peer.data_to_send()))
                 peer.receive(card.data_to_send(), self.now_ns)
                 qemu.door.played(peer.events(), self.now_ns)
 
@@ -226,7 +226,7 @@ class House(Rig):
 
     def _vnc(self, vnc: Attachment) -> Callable[[], None]:
         assert isinstance(vnc, VncAttachment)
-        wire = VncClient(48_000, 2, "", lambda challenge, text: b"")
+        wire = VncClient(48_000, 2, "", lambda challenge, text: b"", 0)
         door = vnc.door = VncDoor(self.graph, wire, vnc.profile, vnc.spec.text)
         for event in (Ready("vm"), AudioBegin()):
             door.handle(event, self.now_ns)

@@ -55,7 +55,7 @@ class Machine:
     def exchange(self) -> None:
         for qemu, peer in ((self.out, self.out_peer), (self.mic, self.mic_peer)):
             for _ in range(6):
-                there = b"".join(bytes(chunk.data) for chunk in peer.chunks_to_send())
+                there = b"".join(bytes(chunk.data) for chunk in peer.data_to_send())
                 back = qemu.data_to_send()
                 if there:
                     qemu.receive(there)
@@ -329,7 +329,7 @@ def test_spice_records_in_messages_that_its_server_does_not_garble() -> None:
 def test_vnc_plays_and_stops() -> None:
     rig = Rig()
     heard = rig.capture()
-    door = VncDoor(rig.graph, VncClient(48_000, 2, "", lambda challenge, text: b""))
+    door = VncDoor(rig.graph, VncClient(48_000, 2, "", lambda challenge, text: b"", 0))
     tone = encode(SampleFormat.S16LE, sine(8.0))
     for event in (Ready("vm"), AudioBegin()):
         door.handle(event, rig.now_ns)
@@ -368,7 +368,7 @@ def test_what_is_removed_is_gone_without_the_collector() -> None:
     gc.disable()
     try:
         speaker = MicrophoneStream(rig.graph, source, "laptop", "listener/1")
-        vnc = VncDoor(rig.graph, VncClient(48_000, 2, "", lambda challenge, text: b""))
+        vnc = VncDoor(rig.graph, VncClient(48_000, 2, "", lambda challenge, text: b"", 0))
         vnc.handle(AudioBegin(), rig.now_ns)
         gone = [weakref.ref(speaker.playout), weakref.ref(vnc.stream)]
         speaker.remove()

@@ -617,7 +617,7 @@ def test_the_log_names_the_guest_and_the_door_of_a_connection_that_ends_badly(
 def test_before_the_welcome_nothing_is_answered_and_who_says_nothing_is_sent_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millrace.server.native.session.GREET_S", 0.1)
+    monkeypatch.setattr("millrace.wire.native.session.GREET_NS", 100 * NS_PER_MS)
 
     async def test(daemon: Daemon) -> None:
         raw = Raw(daemon.config.runtime / "native.sock")

@@ -41,8 +41,8 @@ class Native:
         at = "source/microphone" if what == "record" else "sink/default"
         yield self.sent(Call(1, what, {"at": at, "guest": "alice"} | ({"rate": 48000} if what == "play" else {})))
     def sent(self, message):
-        self.wire.send(message)
-        return b"".join(chunk.data for chunk in self.wire.chunks_to_send())
+        self.wire.send_message(message)
+        return b"".join(chunk.data for chunk in self.wire.data_to_send())
     def answer(self, data):
         try:
             self.wire.receive(memoryview(data), 0)

@@ -18,12 +18,13 @@ from millrace.errors import PeerLost
 from millrace.guest.machines.address import parse_door
 from millrace.io.client import ClientLine
 from millrace.units import HostNs
+from millrace.wire.contract import Untimed
 from tests.bus import daemon_in
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Silent:
+class Silent(Untimed):
     """A core that says nothing."""
 
     def receive(self, data: memoryview, now_ns: HostNs) -> None:

@@ -38,7 +38,7 @@ PCM = format_of(16, True, False, 48_000, 2, False)
 )
 def test_what_is_no_qmp_is_said_in_a_sentence(said: bytes, expected: str) -> None:
     with pytest.raises(RemoteProtocolError, match=expected) as raised:
-        core = QmpHandover(9)
+        core = QmpHandover(9, 0)
         for at in range(0, len(said), 4096):
             core.receive(said[at : at + 4096], 0)
     assert len(str(raised.value)) < 400
@@ -97,7 +97,7 @@ def test_spice_opus_has_one_or_two_channels() -> None:
 
 
 def test_a_vnc_servers_reason_can_not_write_on_the_terminal() -> None:
-    wire = VncClient(48_000, 2, "", lambda challenge, password: bytes(16))
+    wire = VncClient(48_000, 2, "", lambda challenge, password: bytes(16), 0)
     with pytest.raises(RemoteProtocolError) as raised:
         wire.receive(b"RFB 003.008\n\0" + struct.pack(">I", 12) + b"\x1b[2J\nforged!", 0)
     assert str(raised.value) == "the VNC server refuses: \\x1b[2J\\nforged!"

@@ -83,17 +83,17 @@ def test_hello_comes_first_and_once() -> None:
 
 def test_keepalive_pings_measures_and_gives_up() -> None:
     server, client = PeerServer(0), PeerClient(Hello(), 0)
-    server.receive(client.messages_to_send()[0], 0)
+    server.receive(client.data_to_send()[0], 0)
     client.receive(encode_message(Welcome(1, "g", "s", {})), 0)
     offset = 77 * NS_PER_S
     for now in range(0, 20 * NS_PER_S, NS_PER_S):
         client.handle_timeout(now)
-        for message in client.messages_to_send():
+        for message in client.data_to_send():
             server.receive(message, now + offset + 3 * NS_PER_MS)
         server.handle_timeout(now)
-        for message in server.messages_to_send():
+        for message in server.data_to_send():
             client.receive(message, now + 6 * NS_PER_MS)
-        for message in client.messages_to_send():
+        for message in client.data_to_send():
             server.receive(message, now)
     assert client.keepalive.clock.rtt_ns == 6 * NS_PER_MS
     assert client.keepalive.clock.offset_ns(20 * NS_PER_S) == offset

@@ -26,7 +26,7 @@ from millrace.wire.qemu.audio import (
     format_of,
 )
 from millrace.wire.qemu.dbus import CALL, MESSAGE_MAX, DBusWire, Message
-from millrace.wire.qemu.qmp import QmpHandover
+from millrace.wire.qemu.qmp import HandedOver, QmpHandover
 from millrace.wire.qemu.values import Reader, Writer, elements
 
 
@@ -39,7 +39,7 @@ def joined() -> tuple[FakeQemu, AudioPeer]:
 
 def exchange(qemu: FakeQemu, peer: AudioPeer) -> None:
     for _ in range(8):
-        there = b"".join(bytes(chunk.data) for chunk in peer.chunks_to_send())
+        there = b"".join(bytes(chunk.data) for chunk in peer.data_to_send())
         back = qemu.data_to_send()
         if not there and not back:
             return
@@ -105,17 +105,17 @@ def test_a_read_is_answered_with_what_it_is_given() -> None:
     exchange(qemu, peer)
     (read,) = peer.events()
     assert isinstance(read, VoiceRead) and (read.id, read.size) == (3, 1920)
-    peer.answer(read, b"abcd")
+    peer.send_sound(read, b"abcd")
     exchange(qemu, peer)
     assert qemu.answers == [b"abcd"]
 
 
 def test_an_unknown_call_is_refused_and_nothing_ends() -> None:
     wire, peer = ServerWire(), AudioPeer(1000)
-    serial = wire.call("/x", "org.example", "Frobnicate")
+    serial = wire.send_call("/x", "org.example", "Frobnicate")
     for _ in range(4):
-        wire.receive(b"".join(bytes(c.data) for c in peer.chunks_to_send()), 0)
-        for chunk in wire.chunks_to_send():
+        wire.receive(b"".join(bytes(c.data) for c in peer.data_to_send()), 0)
+        for chunk in wire.data_to_send():
             peer.receive(chunk.data, 0)
     (answer,) = wire.events()
     assert answer.reply_to == serial and answer.error.endswith("UnknownMethod")
@@ -140,7 +140,7 @@ def test_lengths_are_checked_before_anything_is_kept() -> None:
 
 def test_a_write_with_other_arguments_ends_the_connection() -> None:
     qemu, peer = joined()
-    qemu.wire.call("/o", "i", "Write", "s", Writer().text("s", "no").bytes())
+    qemu.wire.send_call("/o", "i", "Write", "s", Writer().text("s", "no").bytes())
     with pytest.raises(RemoteProtocolError, match="expected"):
         exchange(qemu, peer)
 
@@ -177,11 +177,11 @@ def bus_answers(client: DisplayClient, machines: dict[str, str]) -> list[object]
     """A bus with `machines` (unique name to VM name), and QEMU behind each."""
     wire, seen = ServerWire(), []
     for _ in range(12):
-        for chunk in client.chunks_to_send():
+        for chunk in client.data_to_send():
             wire.receive(bytes(chunk.data), 0)
         for message in wire.events():
-            wire.reply(message, *_answer(message, machines))
-        for chunk in wire.chunks_to_send():
+            wire.send_reply(message, *_answer(message, machines))
+        for chunk in wire.data_to_send():
             client.receive(chunk.data, 0)
         seen += client.events()
     return seen
@@ -206,30 +206,30 @@ def _answer(message: Message, machines: dict[str, str]) -> tuple[str, bytes]:
 
 
 def test_the_right_machine_of_several_on_a_bus_is_found() -> None:
-    client = DisplayClient(0, on_bus=True, vm="beta")
+    client = DisplayClient(0, on_bus=True, now_ns=0, vm="beta")
     assert bus_answers(client, {":1.2": "alpha", ":1.3": "beta"}) == [Machine("beta", "")]
-    client.register("Out", 7)
-    (chunk,) = client.chunks_to_send()
+    client.send_register("Out", 7)
+    (chunk,) = client.data_to_send()
     assert chunk.fds == (7,) and b":1.3" in chunk.data
 
 
 def test_a_bus_without_the_machine_says_which_there_are() -> None:
-    assert bus_answers(DisplayClient(0, on_bus=True, vm="gamma"), {":1.2": "alpha"}) == [NotThere(("alpha",))]
-    assert bus_answers(DisplayClient(0, on_bus=True), {}) == [NotThere(())]
+    assert bus_answers(DisplayClient(0, on_bus=True, now_ns=0, vm="gamma"), {":1.2": "alpha"}) == [NotThere(("alpha",))]
+    assert bus_answers(DisplayClient(0, on_bus=True, now_ns=0), {}) == [NotThere(())]
 
 
 def test_peer_to_peer_registers_and_hears_a_refusal() -> None:
-    client, wire = DisplayClient(0, on_bus=False), ServerWire()
+    client, wire = DisplayClient(0, on_bus=False, now_ns=0), ServerWire()
     assert bus_answers(client, {}) == [Machine("only", "")]
-    client.register("Out", 3)
-    client.register("In", 4)
+    client.send_register("Out", 3)
+    client.send_register("In", 4)
     wire.ready = True
-    for chunk in client.chunks_to_send():
+    for chunk in client.data_to_send():
         wire.receive(bytes(chunk.data), 0)
     first, second = wire.events()
-    wire.reply(first)
-    wire.refuse(second, "org.qemu.Display1.Error.Invalid", "taken")
-    for chunk in wire.chunks_to_send():
+    wire.send_reply(first)
+    wire.send_error(second, "org.qemu.Display1.Error.Invalid", "taken")
+    for chunk in wire.data_to_send():
         client.receive(chunk.data, 0)
     assert client.events() == [Registered("Out"), Refusal("In", "org.qemu.Display1.Error.Invalid", "taken")]
 
@@ -238,13 +238,13 @@ def test_peer_to_peer_registers_and_hears_a_refusal() -> None:
 
 
 def test_qmp_hands_the_descriptor_over_with_its_name() -> None:
-    qmp = QmpHandover(9)
+    qmp = QmpHandover(9, 0)
     qmp.receive(b'{"QMP": {"version": {}}}\r\n', 0)
     sent = []
     for _ in range(3):
-        sent += qmp.chunks_to_send()
+        sent += qmp.data_to_send()
         qmp.receive(b'{"event": "RTC_CHANGE"}\n{"return": {}}\n', 0)
-    assert qmp.done
+    assert qmp.events() == [HandedOver()]
     assert [b"capabilities" in c.data for c in sent] == [True, False, False]
     assert [c.fds for c in sent] == [(), (9,), ()]
 
@@ -261,7 +261,7 @@ def test_qmp_hands_the_descriptor_over_with_its_name() -> None:
 )
 def test_qmp_that_refuses_or_is_none_is_explained(said: bytes, expected: str) -> None:
     with pytest.raises(RemoteProtocolError, match=expected):
-        QmpHandover(9).receive(said, 0)
+        QmpHandover(9, 0).receive(said, 0)
 
 
 @pytest.mark.parametrize("signature", ["a()", "()", "a{}", "a{s}", "a{sss}", "a{vs}", "a{ass}", "v"])

@@ -20,7 +20,7 @@ FORMAT_AND_ENABLE = struct.pack(">BBHBBI", 255, 1, 2, 3, 2, 48_000) + struct.pac
 
 
 def client(password: str = "") -> VncClient:
-    return VncClient(48_000, 2, password, lambda challenge, text: text.encode().ljust(16, b"."))
+    return VncClient(48_000, 2, password, lambda challenge, text: text.encode().ljust(16, b"."), 0)
 
 
 def ready() -> VncClient:

@@ -118,7 +118,7 @@ class Bus:
             sock.close()
             raise NoDaemon(f"no daemon answers at {self._path} ({error.strerror}); start `millrace serve`") from None
         self._welcomed = loop.create_future()
-        self._wire.send(Hello(name=self._name, token=self._token))
+        self._wire.send_message(Hello(name=self._name, token=self._token))
         self._line = FdStream(sock, self._wire, self._after, self._ended, self._wire.receive_fds)
         try:
             welcome = await self._welcomed
@@ -217,7 +217,7 @@ class Bus:
             raise self._lost or PeerLost("not connected: use `async with`")
         serial = next(self._serials)
         waiting = self._calls[serial] = _Waiting(asyncio.get_running_loop().create_future(), on_fds)
-        self._wire.send(Call(serial, method, args))
+        self._wire.send_message(Call(serial, method, args))
         self._line.flush()
         return await waiting.future
 

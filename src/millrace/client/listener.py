@@ -7,6 +7,7 @@ await listener.run()
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import threading
@@ -35,6 +36,7 @@ from millrace.errors import (
     RightsError,
 )
 from millrace.io.clock import now_ns
+from millrace.io.messages import MessageRunner
 from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import State
 from millrace.playout.playout import Playout
@@ -47,6 +49,7 @@ from millrace.wire.peer.messages import (
     Configured,
     Fault,
     FormatChanged,
+    FromListener,
     Hello,
     Microphone,
     Report,
@@ -97,6 +100,7 @@ class Listener:
         """What is told of a session as soon as its sound has somewhere to go."""
         self._complaints, self._said = Complaints(), Said()
         self._wire: PeerClient | None = None
+        self._runner: MessageRunner | None = None
         self._by_socket = False
         self._stopping = asyncio.Event()
         self._speech = Speech(self.options.microphone) if self.options.microphone else None
@@ -194,12 +198,13 @@ class Listener:
             microphone=self._speech is not None,
         )
         wire = self._wire = PeerClient(hello, now_ns())
-        work = [self._timers(wire, line), self._stop_line(line), self._pulse(wire, line)]
+        lost = asyncio.Event()
+        runner = self._runner = MessageRunner(wire, lambda message: _write(line, message), lambda error: lost.set())
+        work = [runner.run(), self._reports(wire), self._pulse(), _closing(line, self._stopping), _closing(line, lost)]
         if self._speech is not None:
             work.append(self._speech.send_on(line))
         tasks = [asyncio.create_task(one) for one in work]
         try:
-            await self._drain(wire, line)
             async for message in line:
                 if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                     break
@@ -207,8 +212,9 @@ class Listener:
                 wire.receive(message.data, now)
                 for event in wire.events():
                     self._handle(event, now)
+                runner.flush()
         finally:
-            self._wire = None
+            self._wire = self._runner = None
             for task in tasks:
                 task.cancel()
             if self._speech is not None:
@@ -216,33 +222,21 @@ class Listener:
         if not self._stopping.is_set():
             raise PeerLost("the connection ended")
 
-    async def _stop_line(self, line: aiohttp.ClientWebSocketResponse) -> None:
-        await self._stopping.wait()
-        await line.close()
-
-    async def _timers(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
-        """Keepalive and reports."""
+    async def _reports(self, wire: PeerClient) -> None:
+        """Say how it fares, now and then."""
         last, quiet_for = Report(), 0.0
         while True:
             await asyncio.sleep(REPORT_S)
             report = self.report()
             quiet_for += REPORT_S
             if wire.welcome is not None and (report != last or quiet_for >= REPORT_QUIET_S):
-                wire.send(report)
+                self._say(report)
                 last, quiet_for = report, 0.0
-            deadline = wire.next_timeout()
-            if deadline is not None and deadline <= now_ns():
-                try:
-                    wire.handle_timeout(now_ns())
-                except PeerLost:
-                    await line.close()
-                    return
-            await self._drain(wire, line)
 
-    async def _drain(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
-        for message in wire.messages_to_send():
-            if isinstance(message, str):
-                await line.send_str(message)
+    def _say(self, message: FromListener) -> None:
+        if self._wire is not None and self._runner is not None:
+            self._wire.send_message(message)
+            self._runner.flush()
 
     # -- what comes ------------------------------------------------------------------------------
 
@@ -354,7 +348,7 @@ class Listener:
             self._complaints.blame.back(now_ns())
         self.on_event("device", f"{self.output.name} is back")
 
-    async def _pulse(self, wire: PeerClient, line: aiohttp.ClientWebSocketResponse) -> None:
+    async def _pulse(self) -> None:
         """See whether this program is let run, and tell the daemon whose fault the holes were."""
         while True:
             await asyncio.sleep(PULSE_NS / NS_PER_S)
@@ -362,8 +356,7 @@ class Listener:
             with self._lock:
                 verdicts = self._complaints.pulse(self._playout, now)
             for verdict in verdicts:
-                wire.send(self._trouble(verdict, now))
-                await self._drain(wire, line)
+                self._say(self._trouble(verdict, now))
 
     def _trouble(self, verdict: Verdict, now: HostNs) -> Trouble:
         offset = self._offset_ns(now)
@@ -390,8 +383,7 @@ class Listener:
     def configure(self, changes: dict[str, str]) -> None:
         """Change settings while it plays."""
         self.options.settings.update({name: text for name, text in changes.items() if name != "latency"})
-        if self._wire is not None:
-            self._wire.send(Configure(changes))
+        self._say(Configure(changes))
 
     def report(self) -> Report:
         """How it fares."""
@@ -435,6 +427,17 @@ class Listener:
             return 0.0
         rate = player.rate if isinstance(player, Playout) else self.format.rate
         return player.played_frames / rate
+
+
+async def _write(line: aiohttp.ClientWebSocketResponse, message: str | bytes) -> None:
+    # Whoever reads the line sees that it has ended.
+    with contextlib.suppress(ConnectionError):
+        await (line.send_str(message) if isinstance(message, str) else line.send_bytes(message))
+
+
+async def _closing(line: aiohttp.ClientWebSocketResponse, due: asyncio.Event) -> None:
+    await due.wait()
+    await line.close()
 
 
 def _hand(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: HostNs | OutputLost | None) -> None:

@@ -109,18 +109,26 @@ class ListenerSession:
 
     def drain(self) -> None:
         """Write what waits."""
-        for message in self.wire.messages_to_send():
+        for message in self.wire.data_to_send():
             self.outlet.send(message)
         self.outlet.flush()
 
-    def tick(self, now_ns: HostNs) -> None:
-        """Once a second or so: keepalive, bitrate, reported latency. PeerLost if the peer is gone."""
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`."""
+        return self.wire.next_timeout()
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`; PeerLost if the peer is gone."""
         self.wire.handle_timeout(now_ns)
+        self.drain()
+
+    def tick(self, now_ns: HostNs) -> None:
+        """Once a second or so: its bitrate, and what its line had no room for."""
         then, sent = self._rate_mark
         if now_ns - then >= NS_PER_S:
             self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
             self._rate_mark = (now_ns, self.outlet.sent_bytes)
-        self.drain()
+        self.outlet.flush()
 
     def closed(self) -> None:
         """The line is gone, or its rights are."""
@@ -146,7 +154,7 @@ class ListenerSession:
             try:
                 self.configure(event.settings)
             except ConfigError as error:
-                self.wire.send(Fault("settings", str(error)))
+                self.wire.send_message(Fault("settings", str(error)))
         elif isinstance(event, Report):
             event.ledger = {name: event.ledger[name] for name in LEDGER if name in event.ledger}
             event.output = event.output[:_NAME_MAX]
@@ -205,7 +213,7 @@ class ListenerSession:
         base = CodecSettings(application="lowdelay" if outlet.latency == "low" else "audio")
         outlet.settings = self._agreed(changed(base, hello.settings))
         sink = self._find_sink(hello.sink)
-        self.wire.send(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
+        self.wire.send_message(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
         self.drain()
         self.guest.outlets.join(outlet, sink)
         self._offered = hello.microphone
@@ -236,7 +244,7 @@ class ListenerSession:
         state = (self.may_speak, self.may_speak and self.guest.recording)
         if state != self._told:
             self._told = state
-            self.wire.send(Microphone(*state))
+            self.wire.send_message(Microphone(*state))
             self.drain()
 
     def _find_sink(self, name: str | None) -> Sink:
@@ -277,7 +285,7 @@ class ListenerSession:
         self.guest.outlets.configure(self.outlet, settings)
         if self.outlet.group is not None:
             self.outlet.group.update_latency()
-        self.wire.send(Configured(self._shown()))
+        self.wire.send_message(Configured(self._shown()))
         self.drain()
         return settings
 
@@ -289,5 +297,5 @@ class ListenerSession:
 
     def farewell(self, reason: str, again: bool) -> None:
         """Tell the listener that the session ends."""
-        self.wire.send(Bye(reason, again))
+        self.wire.send_message(Bye(reason, again))
         self.drain()

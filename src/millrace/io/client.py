@@ -6,29 +6,19 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
+from millrace.dsp.convert import Buffer
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.io.paths import found_below
 from millrace.io.runner import StreamRunner
 from millrace.io.turns import Turns
 from millrace.units import HostNs
+from millrace.wire.contract import Session
 
 CONNECT_S = 5.0
 PIECE_BYTES = 1024
 """What is taken before the others are thought of: messages may be of one byte, and cost more than it seems."""
-
-
-class Core(Protocol):
-    """A sans-IO client of a byte stream."""
-
-    def receive(self, data: memoryview, now_ns: HostNs) -> None:
-        """Bytes have come."""
-        ...
-
-    def data_to_send(self) -> bytes:
-        """What to write now."""
-        ...
 
 
 class Closed(PeerLost):
@@ -52,12 +42,13 @@ class _Runner(StreamRunner):
 class ClientLine:
     """One core on one connection, as the runner wants it.
 
-    `after` is called when bytes were taken; `ended` once, with why. It is all at the expense of `turns`.
+    `after` is called when bytes were taken or a deadline has passed; `ended` once, with why. All at the expense of
+    `turns`.
     """
 
     def __init__(
         self,
-        core: Core,
+        core: Session[Buffer, bytes],
         after: Callable[[HostNs], None],
         ended: Callable[[Exception], None],
         turns: Turns | None = None,
@@ -149,11 +140,17 @@ class ClientLine:
         return self._core.data_to_send()
 
     def next_timeout(self) -> HostNs | None:
-        """Deadlines are kept by the session."""
-        return None
+        """See `Connection`. A handshake has a deadline of its own."""
+        return None if self._shaking else self._core.next_timeout()
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """See `next_timeout`."""
+        """See `Connection`."""
+        try:
+            self._core.handle_timeout(now_ns)
+        except MillraceError as error:
+            self._why, self.closing = error, True
+        else:
+            self._after(now_ns)
 
     def may_wait(self, waiting_bytes: int) -> bool:
         """See `Connection`: as much as the runner lets wait for anybody."""

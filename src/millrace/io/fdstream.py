@@ -8,15 +8,16 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
+from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.io.clock import now_ns
-from millrace.io.runner import FAREWELL_S
+from millrace.io.runner import FAREWELL_S, TimerRunner
 from millrace.io.turns import Turns
 from millrace.io.witness import Witness
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
+from millrace.wire.contract import Session
 
 log = logging.getLogger("millrace.io")
 RECEIVE_BYTES = 64 * 1024
@@ -26,26 +27,14 @@ FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
 
 
-class ChunkConnection(Protocol):
-    """A sans-IO core whose output carries descriptors."""
-
-    def receive(self, data: memoryview, now_ns: HostNs) -> None:
-        """Bytes have come; RemoteProtocolError ends the connection."""
-        ...
-
-    def chunks_to_send(self) -> list[Chunk]:
-        """What to write now."""
-        ...
-
-
 class FdStream:
     """Runs one core on one connected unix socket, which it owns.
 
-    `after` is called when the core has taken bytes and before its answer goes out; `ended` once, with why: nothing more
-    is read. Descriptors that come in go to `take_fds`; without it the kernel drops them. `last_word` has the core say
-    why to a side that is sent away; the connection stays until that is read, for `FAREWELL_S` at most. `gone` is called
-    when it is closed, in whatever way. `may_wait` is asked whether so many bytes may wait for the other side to read
-    them, and told when none do. `whose` is the guest and door, for the log.
+    `after` is called when the core has taken bytes, or a deadline has passed, and before its answer goes out; `ended`
+    once, with why: nothing more is read. Descriptors that come in go to `take_fds`; without it the kernel drops them.
+    `last_word` has the core say why to a side that is sent away; the connection stays until that is read, for
+    `FAREWELL_S` at most. `gone` is called when it is closed, in whatever way. `may_wait` is asked whether so many bytes
+    may wait for the other side to read them, and told when none do. `whose` is the guest and door, for the log.
     """
 
     first = False
@@ -54,7 +43,7 @@ class FdStream:
     def __init__(
         self,
         sock: socket.socket,
-        core: ChunkConnection,
+        core: Session[Buffer, list[Chunk]],
         after: Callable[[], None],
         ended: Callable[[Exception], None],
         take_fds: Callable[[list[int]], None] | None = None,
@@ -79,6 +68,7 @@ class FdStream:
         self._farewell: asyncio.TimerHandle | None = None
         """Runs from when it was ended: only what was said until then still goes out."""
         self._unsent = 0
+        self._timer = TimerRunner(self, self._loop)
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
         self.flush()
@@ -120,8 +110,22 @@ class FdStream:
             self.witness.read(size)
             if self.witness is not None and self.witness.done:
                 self.witness = None
+        self._run(lambda: self._core.receive(self._buffer[:size], now_ns()))
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`: the core's, while it is listened to."""
+        listening = self._farewell is None and self._sock.fileno() >= 0
+        return self._core.next_timeout() if listening else None
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`."""
+        with self.turns:
+            self._run(lambda: self._core.handle_timeout(now_ns))
+
+    def _run(self, step: Callable[[], None]) -> None:
+        """Have the core take something, and write what it has to say to that."""
         try:
-            self._core.receive(self._buffer[:size], now_ns())
+            step()
             self._after()
         except MillraceError as error:
             self._send_away(error)
@@ -147,13 +151,14 @@ class FdStream:
 
     def flush(self) -> None:
         """Write what the core has to say."""
-        for chunk in self._core.chunks_to_send():
+        for chunk in self._core.data_to_send():
             self._waiting.append(chunk)
             self._unsent += len(chunk.data)
         if self._writing:
             self._await_room()
         else:
             self._write()
+        self._timer.rearm()
 
     def _write(self) -> None:
         if self._sock.fileno() < 0:
@@ -203,7 +208,7 @@ class FdStream:
     def forget(self) -> None:
         """Drop what has not gone out, but for the message of which the other side has a part."""
         begun = [self._waiting.popleft()] if self._begun else []
-        for chunk in (*self._waiting, *self._core.chunks_to_send()):
+        for chunk in (*self._waiting, *self._core.data_to_send()):
             _given(chunk)
         self._waiting = deque(begun)
         self._unsent = sum(len(chunk.data) for chunk in begun)
@@ -241,6 +246,7 @@ class FdStream:
                 self._loop.remove_writer(self._sock)
             if self._farewell is not None:
                 self._farewell.cancel()
+            self._timer.stop()
             self._sock.close()
             self._begun = False
             self.forget()

@@ -14,11 +14,12 @@ import termios
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from millrace.errors import BudgetError, RemoteProtocolError
+from millrace.errors import BudgetError, PeerLost, RemoteProtocolError
 from millrace.io.clock import now_ns
 from millrace.io.turns import Turns
 from millrace.io.witness import Witness
 from millrace.units import NS_PER_MS, HostNs
+from millrace.wire.contract import Sender, Timed
 
 log = logging.getLogger("millrace.io")
 
@@ -36,20 +37,8 @@ FAREWELL_S = 3.0
 """A connection that is ended has so long to read its last messages."""
 
 
-class Timed(Protocol):
-    """Something with deadlines."""
-
-    def next_timeout(self) -> HostNs | None:
-        """When it wants to be called."""
-        ...
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """It is now `now_ns`."""
-        ...
-
-
-class Connection(Timed, Protocol):
-    """A sans-IO connection over a byte stream."""
+class Connection(Sender[bytes], Timed, Protocol):
+    """A sans-IO connection over a byte stream. It does no more in its turn than it has time for."""
 
     closing: bool
     congested: bool
@@ -72,10 +61,6 @@ class Connection(Timed, Protocol):
 
     def receive(self, data: memoryview, now_ns: HostNs) -> int:
         """Bytes have come, valid during the call only; returns how many were taken before the turn ended."""
-        ...
-
-    def data_to_send(self) -> bytes:
-        """What to write now."""
         ...
 
     def may_wait(self, waiting_bytes: int) -> bool:
@@ -114,7 +99,7 @@ class TimerRunner:
     def rearm(self) -> None:
         """The core's next deadline may have changed."""
         deadline = self._core.next_timeout()
-        if deadline == self._armed_for and self._handle is not None:
+        if deadline == self._armed_for and (self._handle is not None or deadline is None):
             return
         if self._handle is not None:
             self._handle.cancel()
@@ -197,6 +182,8 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._weighed = 0
         self._paused = self._lost = False
         self._due: asyncio.TimerHandle | None = None
+        self._timer: TimerRunner | None = None
+        """Made when the core has a deadline: most never have."""
         self._read_ns: HostNs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -213,6 +200,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._witness = self._watch(transport, self._core)
         self._core.wake = self._wake
         self._core.over = self._turns.over
+        self._arm(self._core)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio."""
@@ -243,23 +231,51 @@ class StreamRunner(asyncio.BufferedProtocol):
         taken = len(data)
         try:
             taken = core.receive(data, now_ns())
-        except RemoteProtocolError as error:
-            log.warning("%s: connection ended: %s", self._whose, error)
-            core.violated(error)
-            core.closing = True
-        except BudgetError as error:
-            log.warning("%s: connection ended: %s", self._whose, error)
-            core.closing = True
-        except Exception:
-            # A bug of ours must cost at most the connection that met it.
-            log.exception("%s: connection ended by an internal error", self._whose)
-            core.closing = True
+        except Exception as error:
+            self._failed(core, error)
         if core.known and not self._inside and self._transport is not None:
             self._inside = True
             self._entered(self._transport)
         if not core.closing and (taken < len(data) or core.unfinished):
             self._park(bytes(data[taken:]))
         self._flush()
+
+    def _failed(self, core: Connection, error: Exception) -> None:
+        """It ends by this."""
+        core.closing = True
+        if isinstance(error, PeerLost):
+            log.info("%s: connection ended: %s", self._whose, error)
+        elif isinstance(error, RemoteProtocolError | BudgetError):
+            log.warning("%s: connection ended: %s", self._whose, error)
+            if isinstance(error, RemoteProtocolError):
+                core.violated(error)
+        else:
+            # A bug of ours must cost at most the connection that met it.
+            log.error("%s: connection ended by an internal error", self._whose, exc_info=error)
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`: the core's."""
+        return None if self._core is None or self._core.closing else self._core.next_timeout()
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`."""
+        core = self._core
+        if core is None or core.closing:
+            return
+        with self._turns:
+            try:
+                core.handle_timeout(now_ns)
+            except Exception as error:
+                self._failed(core, error)
+            self._flush()
+
+    def _arm(self, core: Connection) -> None:
+        """Its next deadline may have changed."""
+        if self._timer is not None:
+            self._timer.rearm()
+        elif core.next_timeout() is not None:
+            self._timer = TimerRunner(self, asyncio.get_running_loop())
+            self._timer.rearm()
 
     def _park(self, rest: bytes) -> None:
         """Go on in another round; until then nothing more is read."""
@@ -311,6 +327,9 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._lost, self._rest = True, b""
         if self._due is not None:
             self._due.cancel()
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
         if self._transport is not None:
             self._gone(self._transport)
         if self._turns.ready():
@@ -334,6 +353,7 @@ class StreamRunner(asyncio.BufferedProtocol):
                 before, self._read_ns = self._read_ns, now_ns()
                 core.unread_since_ns = (before + self._read_ns) // 2
             transport.write(data)
+        self._arm(core)
         if core.closing:
             self._close(transport)
         elif self._weighed or self._rest or transport.get_write_buffer_size():

@@ -51,7 +51,7 @@ class FakeQemu:
         self._path = OUT_PATH if kind == "Out" else IN_PATH
         self._interface = f"org.qemu.Display1.Audio{kind}Listener"
         body = Writer().text("s", self._interface).bytes()
-        self._asked = self.wire.call(self._path, PROPERTIES, "GetAll", "s", body)
+        self._asked = self.wire.send_call(self._path, PROPERTIES, "GetAll", "s", body)
 
     def receive(self, data: bytes, now_ns: HostNs = 0) -> None:
         """Bytes from the listener."""
@@ -68,10 +68,10 @@ class FakeQemu:
 
     def data_to_send(self) -> bytes:
         """Bytes to the listener."""
-        return b"".join(bytes(chunk.data) for chunk in self.wire.chunks_to_send())
+        return b"".join(bytes(chunk.data) for chunk in self.wire.data_to_send())
 
     def _call(self, member: str, signature: str, body: bytes) -> None:
-        self.wire.call(self._path, self._interface, member, signature, body)
+        self.wire.send_call(self._path, self._interface, member, signature, body)
 
     def init(
         self, id_: int = 1, rate: int = 48_000, channels: int = 2, bits: int = 16, signed: bool = True,

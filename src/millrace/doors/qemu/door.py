@@ -150,7 +150,7 @@ class QemuDoor:
         """Calls to the in listener. QEMU, and with it the guest, waits for the answer to a read."""
         for event in events:
             if isinstance(event, VoiceRead):
-                peer.answer(event, self._read(event))
+                peer.send_sound(event, self._read(event))
             elif isinstance(event, VoiceInit):
                 self._init_in(event)
             elif isinstance(event, VoiceFini):

@@ -168,8 +168,8 @@ class SpiceRecord:
         self.queue = CaptureQueue(self.graph, self.source, self.name, event.rate, default_map(event.channels))
         self.queue.on_frames = self._send
         self.sent_frames = 0
-        self.channel.send(RECORD_MODE, struct.pack("<IH", 0, MODE_RAW))
-        self.channel.send(RECORD_START_MARK, struct.pack("<I", 0))
+        self.channel.send_message(RECORD_MODE, struct.pack("<IH", 0, MODE_RAW))
+        self.channel.send_message(RECORD_START_MARK, struct.pack("<I", 0))
         self.queue.run(True)
 
     def _send(self) -> None:
@@ -178,7 +178,7 @@ class SpiceRecord:
         while queue.fill_frames >= RECORD_FRAMES:
             pcm = encode(SampleFormat.S16LE, np.ascontiguousarray(queue.take(RECORD_FRAMES)))
             mm_time = self.sent_frames * 1000 // queue.rate
-            self.channel.send(RECORD_DATA, record_data(mm_time, pcm))
+            self.channel.send_message(RECORD_DATA, record_data(mm_time, pcm))
             self.sent_frames += RECORD_FRAMES
             self._wake()
 

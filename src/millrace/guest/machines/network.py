@@ -13,7 +13,8 @@ from millrace.clock.jitter import JitterProfile
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE, PushedStream
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
-from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.dsp.convert import Buffer
+from millrace.errors import PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attachment import Attachment, Displaced
@@ -21,19 +22,12 @@ from millrace.io.client import ClientLine, Closed
 from millrace.io.clock import now_ns
 from millrace.io.crypto import client_tls, spice_ticket, vnc_answer
 from millrace.units import NS_PER_S, HostNs
+from millrace.wire.contract import Untimed
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
-from millrace.wire.spice.messages import (
-    ATTACH_CHANNELS,
-    OPUS_CAP,
-    PLAYBACK_CAPS,
-    RECORD_CAPS,
-    ChannelsList,
-    MainInit,
-    main_event,
-)
+from millrace.wire.spice.main import SpiceMain
+from millrace.wire.spice.messages import OPUS_CAP, PLAYBACK_CAPS, RECORD_CAPS, ChannelsList, MainInit
 from millrace.wire.vnc.client import Ready, TlsWanted, VncClient
 
-ANSWER_S = 10.0
 LAST_WORDS_S = 0.3
 """What ends together ends within this."""
 HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
@@ -107,10 +101,8 @@ class NetAttachment(Attachment):
     async def _connect(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
         await line.connect(self.spec.host, self.spec.port, self.spec.address, tls, self.spec.below)
 
-    async def _until_ended(self, silent: str) -> None:
-        await asyncio.wait({self.ready, self.ended}, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
-        if not self.ready.done() and not self.ended.done():
-            raise PeerLost(silent)
+    async def _until_ended(self) -> None:
+        await asyncio.wait({self.ready, self.ended}, return_when=asyncio.FIRST_COMPLETED)
         if not self.ended.done():
             self._attached()
         await self.ended
@@ -155,16 +147,14 @@ class SpiceAttachment(NetAttachment):
         self._channels: set[ChannelKind] = set()
         self._number = 0
         tls = client_tls(self.spec.ca_file) if self.spec.tls else None
-        main = self._channel(ChannelKind.MAIN, 0, 0)
+        main = SpiceMain(self.password, spice_ticket, now_ns())
         main_end: list[Exception] = []
 
         def after(now: HostNs) -> None:
             del now
-            for message in main.events():
-                event = main_event(message)
+            for event in main.events():
                 if isinstance(event, MainInit):
                     self._number = event.session
-                    main.send(ATTACH_CHANNELS)
                 elif isinstance(event, ChannelsList):
                     self._list(event, tls)
                     if not self.ready.done():
@@ -177,7 +167,7 @@ class SpiceAttachment(NetAttachment):
         await self._open(ClientLine(main, after, main_ended, self.guest.turns, self.label), tls)
         began = now_ns()
         try:
-            await self._until_ended("the SPICE server does not answer: is it stopped?")
+            await self._until_ended()
         except PeerLost:
             if self.ready.done():
                 await asyncio.sleep(LAST_WORDS_S)
@@ -253,10 +243,10 @@ class SpiceAttachment(NetAttachment):
         }  # fmt: skip
 
 
-class SpiceProbe:
+class SpiceProbe(Untimed):
     """Connects and says nothing: a server that answers is still there, and nobody is thrown out."""
 
-    def receive(self, data: memoryview, now_ns: HostNs) -> None:
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Nothing is expected."""
 
     def data_to_send(self) -> bytes:
@@ -270,7 +260,7 @@ class VncAttachment(NetAttachment):
     door: VncDoor | None = None
 
     async def _serve(self) -> None:
-        wire = VncClient(self.guest.graph.rate, self.spec.channels, self.password, vnc_answer)
+        wire = VncClient(self.guest.graph.rate, self.spec.channels, self.password, vnc_answer, now_ns())
         door = self.door = VncDoor(self.guest.graph, wire, self.profile, self.spec.text)
 
         def after(now: HostNs) -> None:
@@ -284,9 +274,8 @@ class VncAttachment(NetAttachment):
 
         line = ClientLine(wire, after, self._end, self.guest.turns, self.label)
         await self._open(line, None)
-        self._later(self._watch(wire))
         try:
-            await self._until_ended("the VNC server does not answer: is it stopped?")
+            await self._until_ended()
         except Closed:
             if not wire.joining:
                 raise
@@ -299,18 +288,6 @@ class VncAttachment(NetAttachment):
     async def _into_tls(self, wire: VncClient, line: ClientLine) -> None:
         await line.start_tls(client_tls(self.spec.ca_file), self.spec.host or "localhost")
         wire.tls_ready()
-
-    async def _watch(self, wire: VncClient) -> None:
-        """Keep the wire's one deadline."""
-        while not self.ready.done():
-            await asyncio.sleep(0.5)
-            deadline = wire.next_timeout()
-            if deadline is not None and now_ns() >= deadline:
-                try:
-                    wire.handle_timeout(now_ns())
-                except RemoteProtocolError as error:
-                    self._end(error)
-                    return
 
     def _gone(self) -> None:
         self._close_lines()

@@ -24,6 +24,7 @@ from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge
+from millrace.io.runner import TimerRunner
 from millrace.rights.model import Certificate, Principal, Right
 from millrace.server.http import assets as page
 from millrace.server.http.answers import send
@@ -33,6 +34,7 @@ from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, h
 from millrace.server.http.origins import Addresses, parse_host
 from millrace.symptoms import Symptom
 from millrace.text import clean_utf8, printable, quoted
+from millrace.units import HostNs
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 
 log = logging.getLogger("millrace.web")
@@ -94,6 +96,24 @@ class Attended(NamedTuple):
 
     line: web.WebSocketResponse
     cut: Callable[[], None]
+
+
+class Deadlines:
+    """A listener's, as a timer wants them: one that is silent is lost."""
+
+    def __init__(self, session: ListenerSession, lost: Callable[[PeerLost], None]) -> None:
+        self._session, self._lost = session, lost
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`."""
+        return None if self._session.closing else self._session.next_timeout()
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`."""
+        try:
+            self._session.handle_timeout(now_ns)
+        except PeerLost as error:
+            self._lost(error)
 
 
 def _check_headers(request: web.Request) -> None:
@@ -289,17 +309,21 @@ class Web:
         self._sockets[session] = attended
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        deadlines = Deadlines(session, lambda error: self._lost(session, attended, error))
+        timer = TimerRunner(deadlines, asyncio.get_running_loop())
         try:
-            await guest.turns.do(self._serve(session, attended))
+            await guest.turns.do(self._serve(session, attended, timer))
         finally:
+            timer.stop()
             leave()
             del self._sockets[session]
             guest.sessions.remove(session)
             guest.on_listener("remove", session)
             session.closed()
 
-    async def _serve(self, session: ListenerSession, attended: Attended) -> None:
+    async def _serve(self, session: ListenerSession, attended: Attended, timer: TimerRunner) -> None:
         socket_ = attended.line
+        timer.rearm()
         async for message in messages(socket_, session.guest.turns):
             try:
                 session.receive(message.data, now_ns())
@@ -309,6 +333,7 @@ class Web:
                     self._plane.violated(session.guest.name, session.outlet.key, error, "listener")
                 session.outlet.send(encode_message(Fault(error.listener_word, str(error), fatal=True)))
                 session.closing = True
+            timer.rearm()
             if session.closing:
                 break
         if socket_.close_code in BROKEN_OFF and not session.closing:
@@ -338,19 +363,21 @@ class Web:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
+    def _lost(self, session: ListenerSession, attended: Attended, error: PeerLost) -> None:
+        """A listener has gone without a word."""
+        log.info("guest %s, listener %s: %s", session.guest.name, session.address, error)
+        if not session.closing:
+            self._plane.report(session.silent("network", "gone silent", {"error": str(error)}, now_ns()))
+            self._end(session, attended)
+
     async def _tick(self) -> None:
-        """One task serves the timers of all listeners, while there are any."""
+        """One task measures all listeners, while there are any."""
         while self._sockets:
             await asyncio.sleep(TICK_S)
             now = now_ns()
             for session, attended in list(self._sockets.items()):
                 try:
                     session.tick(now)
-                except PeerLost as error:
-                    log.info("guest %s, listener %s: %s", session.guest.name, session.address, error)
-                    if not session.closing:
-                        self._plane.report(session.silent("network", "gone silent", {"error": str(error)}, now))
-                        self._end(session, attended)
                 except Exception:
                     # A bug of ours must cost at most the session that met it.
                     who = f"guest {session.guest.name}, listener {session.address}"

@@ -57,7 +57,6 @@ ARGS_BYTES_MAX = 64 * 1024
 """As much as a request over HTTP may bring."""
 CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
-GREET_S = 10.0
 INTERNAL = "an internal error; the daemon's log has it"
 
 
@@ -133,13 +132,12 @@ class NativeSession:
         self._calls: deque[tuple[int, Call]] = deque()
         self._called = self._asked = 0
         self._worker: asyncio.Task[None] | None = None
-        self.wire = NativeWire(daemon=True)
+        self.wire = NativeWire(daemon=True, began_ns=now_ns())
         self.streams = NativeStreams(self)
         self._methods = self.streams.methods | OwnMethods(self, self._plane).table
         server.sessions[self] = None
         self._plane.joined(self)
         self._plane.listeners.arrive(self)
-        self._patience = asyncio.get_running_loop().call_later(GREET_S, self._too_late)
         self.line = FdStream(
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
             may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
@@ -159,10 +157,6 @@ class NativeSession:
         else:
             self.streams.end_forbidden(guest)
 
-    def _too_late(self) -> None:
-        if not self.greeted:
-            self.end("no hello came")
-
     def is_closing(self) -> bool:
         """See `Visitor`."""
         return self.closed
@@ -180,7 +174,7 @@ class NativeSession:
             for fd in fds:
                 os.close(fd)
             return
-        self.wire.send(message, fds)
+        self.wire.send_message(message, fds)
         self.line.flush_soon()
 
     def reply(self, serial: int, value: Any = None) -> None:
@@ -204,16 +198,18 @@ class NativeSession:
         if code == "rights":
             # What was to be told is for somebody who may know it.
             self.line.forget()
-        self.wire.send(Fault(0, code, why))
+        self.wire.send_message(Fault(0, code, why))
         self.line.finish()
         self._cease()
 
     def _last_word(self, why: Exception) -> None:
-        if isinstance(why, MillraceError):
+        if isinstance(why, PeerLost):
+            self.wire.send_message(Fault(0, "busy", str(why)))
+        elif isinstance(why, MillraceError):
             code = code_of(why)
-            self.wire.send(Fault(0, code if code != "internal" else "protocol", printable(why)))
+            self.wire.send_message(Fault(0, code if code != "internal" else "protocol", printable(why)))
         else:
-            self.wire.send(Fault(0, "internal", INTERNAL))
+            self.wire.send_message(Fault(0, "internal", INTERNAL))
 
     def _ended(self, why: Exception) -> None:
         if isinstance(why, ProtocolError):
@@ -231,7 +227,6 @@ class NativeSession:
         if self.closed:
             return
         self.closed = True
-        self._patience.cancel()
         self._leave()
         self._plane.listeners.doorstep.left(self)
         self._plane.registry.unwatch(self)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from millrace.dsp.convert import Buffer
-from millrace.errors import RemoteProtocolError
-from millrace.units import HostNs
+from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
-from millrace.wire.native.messages import FRAME_MAX, HEADER, Kind, Message, decode, frame
+from millrace.wire.native.messages import FRAME_MAX, HEADER, Hello, Kind, Message, decode, frame
 
 FROM_DAEMON_MIN = 128
+GREET_NS = 10 * NS_PER_S
 
 
 class Received(NamedTuple):
@@ -22,34 +24,52 @@ class Received(NamedTuple):
     fds: tuple[int, ...] = ()
 
 
-class NativeWire:
-    """One end. The daemon's takes no descriptors; `close_fd` gets those that belong to nothing known."""
+@dataclass(slots=True)
+class NativeState:
+    """What one end is in the middle of. A value: its descriptors go along by their own way."""
 
-    def __init__(self, daemon: bool, close_fd: Callable[[int], None] = lambda fd: None) -> None:
+    partial: bytearray = field(default_factory=bytearray)
+    fds: deque[int] = field(default_factory=deque)
+    """They came before their message."""
+    events: deque[Received] = field(default_factory=deque)
+    unsent: list[Chunk] = field(default_factory=list)
+    hello_by_ns: HostNs | None = None
+    """Until when a hello is waited for."""
+
+
+class NativeWire:
+    """One end. The daemon's takes no descriptors; `close_fd` gets those that belong to nothing known.
+
+    With `began_ns` it waits for a hello from then on, for `GREET_NS`. It goes on from a `state` that another was in.
+    """
+
+    def __init__(
+        self, daemon: bool, close_fd: Callable[[int], None] = lambda fd: None, began_ns: HostNs | None = None,
+        state: NativeState | None = None,
+    ) -> None:  # fmt: skip
         self._daemon, self._close_fd = daemon, close_fd
-        self._buffer = bytearray()
-        self._fds: deque[int] = deque()
-        self._events: deque[Received] = deque()
-        self._out: list[Chunk] = []
+        hello_by_ns = None if began_ns is None else began_ns + GREET_NS
+        self.state = state or NativeState(hello_by_ns=hello_by_ns)
 
     def receive_fds(self, fds: list[int]) -> None:
         """Descriptors have come with the bytes that follow."""
-        self._fds.extend(fds)
+        self.state.fds.extend(fds)
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection."""
         del now_ns
-        self._buffer += data
+        partial = self.state.partial
+        partial += data
         at = 0
-        while len(self._buffer) - at >= HEADER.size:
-            size, kind, fds, zero = HEADER.unpack_from(self._buffer, at)
+        while len(partial) - at >= HEADER.size:
+            size, kind, fds, zero = HEADER.unpack_from(partial, at)
             self._check(size, kind, fds, zero)
             end = at + HEADER.size + size
-            if len(self._buffer) < end:
+            if len(partial) < end:
                 break
-            self._take(decode(kind, bytes(self._buffer[at + HEADER.size : end])), fds)
+            self._take(decode(kind, bytes(partial[at + HEADER.size : end])), fds)
             at = end
-        del self._buffer[:at]
+        del partial[:at]
 
     def _check(self, size: int, kind: int, fds: int, zero: int) -> None:
         if size > FRAME_MAX:
@@ -62,11 +82,14 @@ class NativeWire:
             raise RemoteProtocolError(f"a message of kind {kind} from the wrong side")
 
     def _take(self, message: Message | None, count: int) -> None:
-        if len(self._fds) < count:
+        state = self.state
+        if len(state.fds) < count:
             raise RemoteProtocolError("a message came without its descriptors")
-        fds = tuple(self._fds.popleft() for _ in range(count))
+        fds = tuple(state.fds.popleft() for _ in range(count))
+        if isinstance(message, Hello):
+            state.hello_by_ns = None
         if message is not None:
-            self._events.append(Received(message, fds))
+            state.events.append(Received(message, fds))
             return
         for fd in fds:
             self._close_fd(fd)
@@ -74,32 +97,42 @@ class NativeWire:
     @property
     def partial_bytes(self) -> int:
         """What has come of a message that is not all there."""
-        return len(self._buffer)
+        return len(self.state.partial)
 
     def events(self) -> Iterator[Received]:
         """What has come, one by one: the descriptors of those that nobody gets to are closed by `close`."""
-        while self._events:
-            yield self._events.popleft()
+        events = self.state.events
+        while events:
+            yield events.popleft()
 
-    def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+    def next_timeout(self) -> HostNs | None:
+        """When it waits for a hello no longer."""
+        return self.state.hello_by_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """PeerLost for a client that says no hello."""
+        if self.state.hello_by_ns is not None and now_ns >= self.state.hello_by_ns:
+            raise PeerLost("no hello came")
+
+    def send_message(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Queue a message."""
-        self._out.append(Chunk(bytearray(frame(message, len(fds))), fds, give=True))
+        self.state.unsent.append(Chunk(bytearray(frame(message, len(fds))), fds, give=True))
 
     def send_frame(self, made: bytes) -> None:
         """Queue a frame that was made once for many."""
-        self._out.append(Chunk(bytearray(made)))
+        self.state.unsent.append(Chunk(bytearray(made)))
 
-    def chunks_to_send(self) -> list[Chunk]:
+    def data_to_send(self) -> list[Chunk]:
         """What to write now, in order."""
-        out, self._out = self._out, []
+        out, self.state.unsent = self.state.unsent, []
         return out
 
     def close(self) -> None:
         """Descriptors that nobody took are closed."""
         for received in self.events():
-            self._fds.extend(received.fds)
-        while self._fds:
-            self._close_fd(self._fds.popleft())
+            self.state.fds.extend(received.fds)
+        while self.state.fds:
+            self._close_fd(self.state.fds.popleft())
 
 
 __all__ = ["Kind", "NativeWire", "Received"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from millrace.clock.allowance import Allowance
 from millrace.clock.sync import OffsetFilter
@@ -49,6 +49,10 @@ class Keepalive:
         self._next_ping_ns = now_ns
         self.clock = OffsetFilter()
 
+    def rest_until(self, now_ns: HostNs) -> None:
+        """Ping from then on."""
+        self._next_ping_ns = now_ns
+
     def heard(self, now_ns: HostNs) -> None:
         """Something has come."""
         self.heard_ns = now_ns
@@ -76,21 +80,29 @@ class Keepalive:
 class _Session:
     """What both ends share."""
 
+    _first: ClassVar[str]
+    """What the other side says first."""
+
     def __init__(self, now_ns: HostNs, ping_ns: HostNs) -> None:
         self.keepalive = Keepalive(ping_ns, now_ns)
+        self._hello_by_ns: HostNs | None = now_ns + HELLO_MAX_NS
+        """Until when the other side is to have said who it is."""
         self._formats = Allowance()
         self._out: list[str | bytes] = []
 
     def next_timeout(self) -> HostNs | None:
         """The next deadline."""
-        return self.keepalive.next_timeout()
+        deadline = self.keepalive.next_timeout()
+        return deadline if self._hello_by_ns is None else min(deadline, self._hello_by_ns)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Ping if it is time; PeerLost if the peer is gone."""
+        """Ping if it is time; PeerLost if the peer is gone, or has not said in time who it is."""
+        if self._hello_by_ns is not None and now_ns >= self._hello_by_ns:
+            raise PeerLost(f"no {self._first}")
         if self.keepalive.due(now_ns):
             self._out.append(encode_message(Ping(now_ns)))
 
-    def messages_to_send(self) -> list[str | bytes]:
+    def data_to_send(self) -> list[str | bytes]:
         """What to write now, in order."""
         out, self._out = self._out, []
         return out
@@ -114,12 +126,14 @@ class _Session:
 
 
 class PeerServer(_Session):
-    """The daemon's end: expects Hello first."""
+    """The daemon's end: expects Hello first, and pings from then on."""
+
+    _first = "hello"
 
     def __init__(self, now_ns: HostNs) -> None:
         super().__init__(now_ns, 4 * PING_NS)
+        self.keepalive.rest_until(now_ns + HELLO_MAX_NS)
         self.greeted = False
-        self._since_ns = now_ns
         self._offered = False
         self._speaks: CodecParameters | None = None
         self._events: list[FromListener | AudioPacket] = []
@@ -137,6 +151,8 @@ class PeerServer(_Session):
             raise RemoteProtocolError("hello comes first, and once")
         self.greeted = True
         if isinstance(parsed, Hello):
+            self._hello_by_ns = None
+            self.keepalive.rest_until(now_ns)
             self._offered = parsed.microphone
         elif isinstance(parsed, FormatChanged):
             if not self._offered:
@@ -158,18 +174,12 @@ class PeerServer(_Session):
             )
         self._events.append(packet)
 
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """As both ends, and PeerLost for one that connects and never says hello."""
-        if not self.greeted and now_ns - self._since_ns >= HELLO_MAX_NS:
-            raise PeerLost("no hello")
-        super().handle_timeout(now_ns)
-
     def events(self) -> list[FromListener | AudioPacket]:
         """What has come since the last call."""
         out, self._events = self._events, []
         return out
 
-    def send(self, message: FromDaemon) -> None:
+    def send_message(self, message: FromDaemon) -> None:
         """Queue a control message."""
         self._out.append(encode_message(message))
 
@@ -180,9 +190,10 @@ ListenerEvent: TypeAlias = FromDaemon | AudioPacket
 class PeerClient(_Session):
     """The listener's end."""
 
+    _first = "welcome"
+
     def __init__(self, hello: Hello, now_ns: HostNs) -> None:
         super().__init__(now_ns, PING_NS)
-        self._since_ns = now_ns
         self.welcome: Welcome | None = None
         self.format: CodecParameters | None = None
         self._events: list[ListenerEvent] = []
@@ -198,7 +209,7 @@ class PeerClient(_Session):
         if self._answered(parsed, now_ns):
             return
         if isinstance(parsed, Welcome):
-            self.welcome = parsed
+            self.welcome, self._hello_by_ns = parsed, None
         elif isinstance(parsed, FormatChanged):
             self.format = self._new_format(parsed.format, now_ns)
         self._events.append(parsed)
@@ -213,18 +224,12 @@ class PeerClient(_Session):
         if packet is not None and fmt is not None and packet.generation == fmt.generation & 0xFF:
             self._events.append(packet)
 
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """As both ends, and PeerLost for a server that never says welcome."""
-        if self.welcome is None and now_ns - self._since_ns >= HELLO_MAX_NS:
-            raise PeerLost("no welcome")
-        super().handle_timeout(now_ns)
-
     def events(self) -> list[ListenerEvent]:
         """What has come since the last call."""
         out, self._events = self._events, []
         return out
 
-    def send(self, message: FromListener) -> None:
+    def send_message(self, message: FromListener) -> None:
         """Queue a control message."""
         self._out.append(encode_message(message))
 

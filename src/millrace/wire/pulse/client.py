@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
 from millrace.units import HostNs
+from millrace.wire.contract import Untimed
 from millrace.wire.pulse.constants import BLOCK_MAX, FRAME_MAX, NO_INDEX, PROTOCOL_VERSION, Command
 from millrace.wire.pulse.layouts import NOTICES, REPLIES, REQUESTS, read_fields, read_many, write_fields
 from millrace.wire.pulse.session import HEADER
@@ -88,7 +89,7 @@ def record_fields(spec: Spec, numbers: tuple[int, ...], **changes: Any) -> dict[
     return fields | changes
 
 
-class PulseClientSession:
+class PulseClientSession(Untimed):
     """The client's end of one connection."""
 
     def __init__(self, version: int = PROTOCOL_VERSION) -> None:

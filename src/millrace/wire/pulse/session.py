@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
 from millrace.units import HostNs
+from millrace.wire.contract import Untimed
 from millrace.wire.pulse.constants import (
     BLOCK_MAX,
     COMMAND_MAX,
@@ -86,7 +87,7 @@ class RecordsReply:
             write_fields(REPLIES[self.command], record, self.writer, self.version)
 
 
-class PulseSession:
+class PulseSession(Untimed):
     """The server's end of one connection."""
 
     def __init__(self) -> None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer, SampleFormat
-from millrace.errors import RemoteProtocolError
+from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.media.format import AudioFormat
-from millrace.units import RATE_MAX, RATE_MIN, HostNs, Positions, default_map
+from millrace.units import NS_PER_S, RATE_MAX, RATE_MIN, HostNs, Positions, default_map
 from millrace.wire.chunk import Chunk
+from millrace.wire.contract import Untimed
 from millrace.wire.qemu.dbus import CALL, ERROR, DBusWire, Message
 from millrace.wire.qemu.values import Writer
 
@@ -25,6 +26,7 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 BUS, BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 QEMU_NAME = "org.qemu"
 CHANNELS_MAX = 16
+ANSWER_NS = 10 * NS_PER_S
 _NO_PROPERTIES = bytes(8)
 _WAVE_MAPS: dict[int, Positions] = {
     6: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right"),
@@ -85,7 +87,7 @@ class VoiceWrite:
 
 @dataclass(frozen=True, slots=True)
 class VoiceRead:
-    """The guest wants `size` bytes of microphone; QEMU waits for `AudioPeer.answer`."""
+    """The guest wants `size` bytes of microphone; QEMU waits for `AudioPeer.send_sound`."""
 
     id: int
     size: int
@@ -95,7 +97,7 @@ class VoiceRead:
 VoiceEvent: TypeAlias = VoiceInit | VoiceFini | VoiceEnabled | VoiceVolume | VoiceWrite | VoiceRead
 
 
-class AudioPeer:
+class AudioPeer(Untimed):
     """Our end of a registered listener's connection."""
 
     def __init__(self, uid: int) -> None:
@@ -113,15 +115,15 @@ class AudioPeer:
     def _called(self, message: Message) -> None:
         if message.interface == PROPERTIES:
             self.greeted = True
-            self.wire.reply(message, "a{sv}", _NO_PROPERTIES)
+            self.wire.send_reply(message, "a{sv}", _NO_PROPERTIES)
             return
         event = self._event(message)
         if event is None:
-            self.wire.refuse(message, "org.freedesktop.DBus.Error.UnknownMethod", f"no {message.member} here")
+            self.wire.send_error(message, "org.freedesktop.DBus.Error.UnknownMethod", f"no {message.member} here")
             return
         self._events.append(event)
         if not isinstance(event, VoiceRead):
-            self.wire.reply(message)
+            self.wire.send_reply(message)
 
     @staticmethod
     def _event(message: Message) -> VoiceEvent | None:
@@ -151,13 +153,13 @@ class AudioPeer:
         out, self._events = self._events, []
         return out
 
-    def answer(self, read: VoiceRead, data: bytes) -> None:
+    def send_sound(self, read: VoiceRead, data: bytes) -> None:
         """Give the microphone's bytes."""
-        self.wire.reply(read.call, "ay", Writer().blob(data).bytes())
+        self.wire.send_reply(read.call, "ay", Writer().blob(data).bytes())
 
-    def chunks_to_send(self) -> list[Chunk]:
+    def data_to_send(self) -> list[Chunk]:
         """What to write now."""
-        return self.wire.chunks_to_send()
+        return self.wire.data_to_send()
 
 
 def format_of(bits: int, signed: bool, floating: bool, rate: int, channels: int, big_endian: bool) -> AudioFormat:
@@ -209,10 +211,11 @@ class DisplayClient:
     """Finds the machine, then registers listeners.
 
     On a bus several machines queue for one name, and each is asked its own; `vm` says which is meant. Peer
-    to peer there is one. After `Machine` call `register`.
+    to peer there is one. After `Machine` call `send_register`.
     """
 
-    def __init__(self, uid: int, on_bus: bool, vm: str | None = None) -> None:
+    def __init__(self, uid: int, on_bus: bool, now_ns: HostNs, vm: str | None = None) -> None:
+        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
         self._wire = DBusWire(uid)
         self._vm = vm
         self._destination: str | None = None
@@ -231,14 +234,14 @@ class DisplayClient:
         self, what: str, path: str, interface: str, member: str, signature: str = "", body: bytes = b"",
         destination: str | None = None, fds: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
-        serial = self._wire.call(path, interface, member, signature, body, destination, fds)
+        serial = self._wire.send_call(path, interface, member, signature, body, destination, fds)
         self._pending[serial] = (what, destination)
 
     def _ask_machine(self, destination: str | None) -> None:
         body = Writer().text("s", VM).bytes()
         self._ask("machine", VM_PATH, PROPERTIES, "GetAll", "s", body, destination)
 
-    def register(self, kind: str, fd: int) -> None:
+    def send_register(self, kind: str, fd: int) -> None:
         """Give QEMU one end of a socket pair; `kind` is Out or In."""
         body = Writer().number("h", 0).bytes()
         self._ask(kind, AUDIO_PATH, AUDIO, f"Register{kind}Listener", "h", body, self._destination, (fd,))
@@ -248,7 +251,7 @@ class DisplayClient:
         self._wire.receive(data, now_ns)
         for message in self._wire.events():
             if message.kind == CALL:
-                self._wire.refuse(message, "org.freedesktop.DBus.Error.UnknownObject", "nothing is served here")
+                self._wire.send_error(message, "org.freedesktop.DBus.Error.UnknownObject", "nothing is served here")
                 continue
             pending = self._pending.pop(message.reply_to, None) if message.reply_to is not None else None
             if pending is not None:
@@ -266,6 +269,8 @@ class DisplayClient:
         elif what == "machine":
             self._machine(destination, message)
         elif what in ("Out", "In"):
+            if what == "Out":
+                self._answer_by_ns = None
             self._events.append(Registered(what))
 
     def _machine(self, destination: str | None, message: Message) -> None:
@@ -289,9 +294,18 @@ class DisplayClient:
         out, self._events = self._events, []
         return out
 
-    def chunks_to_send(self) -> list[Chunk]:
+    def next_timeout(self) -> HostNs | None:
+        """When it waits for the machine no longer."""
+        return self._answer_by_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """PeerLost for a machine that has not taken our listener in time."""
+        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
+            raise PeerLost("QEMU does not answer on D-Bus: is it stopped?")
+
+    def data_to_send(self) -> list[Chunk]:
         """What to write now."""
-        return self._wire.chunks_to_send()
+        return self._wire.data_to_send()
 
 
 __all__ = ["AudioPeer", "DisplayClient", "RemoteProtocolError"]

@@ -15,6 +15,7 @@ from millrace.errors import RemoteProtocolError
 from millrace.text import printable, quoted
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
+from millrace.wire.contract import Untimed
 from millrace.wire.qemu.values import Reader, Writer
 
 MESSAGE_MAX = 4 * 1024 * 1024
@@ -82,7 +83,7 @@ class Message:
         return Reader(self.body, self.order).values(self.signature)
 
 
-class DBusWire:
+class DBusWire(Untimed):
     """Bytes ⇄ messages. Calls queue until authentication is done."""
 
     def __init__(self, uid: int) -> None:
@@ -155,7 +156,7 @@ class DBusWire:
 
     # -- out -------------------------------------------------------------------------------------
 
-    def call(
+    def send_call(
         self, path: str, interface: str, member: str, signature: str = "", body: bytes = b"",
         destination: str | None = None, fds: tuple[int, ...] = (),
     ) -> int:  # fmt: skip
@@ -165,12 +166,12 @@ class DBusWire:
             fields[_DESTINATION] = destination
         return self._send(CALL, 0, fields, signature, body, fds)
 
-    def reply(self, to: Message, signature: str = "", body: bytes = b"") -> None:
+    def send_reply(self, to: Message, signature: str = "", body: bytes = b"") -> None:
         """Answer a call, if it wants an answer."""
         if to.wants_reply:
             self._send(RETURN, NO_REPLY, self._back(to), signature, body)
 
-    def refuse(self, to: Message, name: str, text: str) -> None:
+    def send_error(self, to: Message, name: str, text: str) -> None:
         """Answer a call with an error."""
         if to.wants_reply:
             fields = self._back(to) | {_ERROR_NAME: name}
@@ -210,7 +211,7 @@ class DBusWire:
         (self._out if self.ready else self._held).append(Chunk(message, fds))
         return self._serial
 
-    def chunks_to_send(self) -> list[Chunk]:
+    def data_to_send(self) -> list[Chunk]:
         """What to write now, in order."""
         out, self._out = self._out, []
         return out

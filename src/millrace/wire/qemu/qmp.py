@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from millrace.dsp.convert import Buffer
-from millrace.errors import RemoteProtocolError
+from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.text import printable
-from millrace.units import HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.decoding import json_value
 
@@ -19,13 +20,21 @@ _LINES_MAX = 1000
 """Events of the machine may come in between, but not for ever: the answers are three."""
 _FD_NAME = "millrace"
 PEER_TO_PEER_MAJOR = 8
+ANSWER_NS = 10 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """QEMU has taken the descriptor."""
 
 
 class QmpHandover:
-    """Gives QEMU a descriptor as a D-Bus display client; `done` when it has taken it."""
+    """Gives QEMU a descriptor as a D-Bus display client."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, now_ns: HostNs) -> None:
         self._fd = fd
+        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
+        self._events: list[HandedOver] = []
         self._buffer = bytearray()
         self._steps: list[tuple[str, dict[str, Any]]] = [
             ("qmp_capabilities", {}),
@@ -35,7 +44,6 @@ class QmpHandover:
         self._out: list[Chunk] = []
         self._greeted = False
         self._lines = 0
-        self.done = False
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError says what QEMU refused."""
@@ -87,13 +95,31 @@ class QmpHandover:
 
     def _next(self) -> None:
         if not self._steps:
-            self.done = True
+            self._answer_by_ns = None
+            self._events.append(HandedOver())
             return
         name, arguments = self._steps.pop(0)
         text = msgspec.json.encode({"execute": name, "arguments": arguments})
         self._out.append(Chunk(bytearray(text + b"\n"), (self._fd,) if name == "getfd" else ()))
 
-    def chunks_to_send(self) -> list[Chunk]:
+    def events(self) -> list[HandedOver]:
+        """What has come of it."""
+        out, self._events = self._events, []
+        return out
+
+    def next_timeout(self) -> HostNs | None:
+        """When it waits for QEMU no longer."""
+        return self._answer_by_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """PeerLost for a QEMU that is silent."""
+        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
+            raise PeerLost(
+                f"no answer on the QMP socket for {ANSWER_NS // NS_PER_S} s: it serves one program at a time, and none"
+                " while QEMU is stopped; give Millrace a socket of its own (-qmp unix:PATH,server=on,wait=off)"
+            )
+
+    def data_to_send(self) -> list[Chunk]:
         """What to write now."""
         out, self._out = self._out, []
         return out

@@ -14,6 +14,7 @@ from enum import IntEnum
 from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, RemoteProtocolError
 from millrace.units import HostNs
+from millrace.wire.contract import Untimed
 
 MESSAGE_MAX = 1024 * 1024
 LINK_MAX = 4096
@@ -54,7 +55,7 @@ class SpiceMessage:
     body: bytes
 
 
-class SpiceChannel:
+class SpiceChannel(Untimed):
     """Bytes ⇄ messages of one channel."""
 
     def __init__(self, kind: ChannelKind, session: int, caps: int, password: str, encrypt: Encrypt) -> None:
@@ -150,17 +151,17 @@ class SpiceChannel:
         if kind == _SET_ACK:
             generation, self._window = unpack("<II", body)
             self._left = self._window
-            self.send(_ACK_SYNC, struct.pack("<I", generation))
+            self.send_message(_ACK_SYNC, struct.pack("<I", generation))
             return
         if self._window:
             self._left -= 1
             if self._left <= 0:
                 self._left = self._window
-                self.send(_ACK)
+                self.send_message(_ACK)
         if kind == _PING:
             if len(body) < 12:
                 raise RemoteProtocolError("a SPICE ping cut short")
-            self.send(_PONG, body[:12])
+            self.send_message(_PONG, body[:12])
         elif kind > 100:
             self._events.append(SpiceMessage(kind, body))
 
@@ -171,7 +172,7 @@ class SpiceChannel:
 
     # -- out -------------------------------------------------------------------------------------
 
-    def send(self, kind: int, body: bytes = b"") -> None:
+    def send_message(self, kind: int, body: bytes = b"") -> None:
         """Queue a message."""
         self._out += struct.pack("<HI", kind, len(body)) + body
 

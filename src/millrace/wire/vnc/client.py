@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
-from millrace.errors import PasswordRefused, RemoteProtocolError
+from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.text import printable
 from millrace.units import NS_PER_S, HostNs
 
@@ -20,7 +20,7 @@ AUDIO_ENCODING = -259
 DATA_MAX = 1024 * 1024
 TEXT_MAX = 1024 * 1024
 NAME_MAX = 4096
-ANSWER_NS = 5 * NS_PER_S
+ANSWER_NS, SOUND_NS = 10 * NS_PER_S, 5 * NS_PER_S
 S16 = 3
 RATE_MAX = 48_000
 _NONE, _VNC, _VENCRYPT = 1, 2, 19
@@ -65,7 +65,7 @@ VncEvent: TypeAlias = TlsWanted | Ready | AudioBegin | AudioEnd | AudioData
 class VncClient:
     """One connection. `rate` and `channels` are what is asked of QEMU, which converts."""
 
-    def __init__(self, rate: int, channels: int, password: str, respond: Respond) -> None:
+    def __init__(self, rate: int, channels: int, password: str, respond: Respond, now_ns: HostNs) -> None:
         self.rate, self.channels = min(rate, RATE_MAX), min(channels, 2)
         self.name = ""
         self._password, self._respond = password, respond
@@ -75,7 +75,7 @@ class VncClient:
         self._need = 12
         self._step: Callable[[bytes], None] = self._version
         self._rectangles = 0
-        self._deadline_ns: HostNs | None = None
+        self._deadline_ns: HostNs | None = now_ns + ANSWER_NS
         self._waits = False
         self._paused = False
         self._answered = False
@@ -87,9 +87,10 @@ class VncClient:
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection."""
         self._buffer += data
+        waited = self._waits
         self._run()
-        if self._waits and self._deadline_ns is None:
-            self._deadline_ns = now_ns + ANSWER_NS
+        if self._waits and not waited:
+            self._deadline_ns = now_ns + SOUND_NS
 
     def _run(self) -> None:
         while len(self._buffer) >= self._need and not self._paused:
@@ -296,13 +297,16 @@ class VncClient:
         return out
 
     def next_timeout(self) -> HostNs | None:
-        """When it gives up waiting for sound to be acknowledged."""
+        """When it waits no longer, for a server that is silent or for its word that it has sound."""
         return self._deadline_ns
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """RemoteProtocolError for a server without sound."""
-        if self._deadline_ns is not None and now_ns >= self._deadline_ns:
-            raise RemoteProtocolError(
-                f"this VNC server does not say within {ANSWER_NS // NS_PER_S} s that it has sound;"
-                " QEMU has with -vnc …,audiodev=ID"
-            )
+        """PeerLost for a server that is silent, RemoteProtocolError for one without sound."""
+        if self._deadline_ns is None or now_ns < self._deadline_ns:
+            return
+        if not self._waits:
+            raise PeerLost("the VNC server does not answer: is it stopped?")
+        raise RemoteProtocolError(
+            f"this VNC server does not say within {SOUND_NS // NS_PER_S} s that it has sound;"
+            " QEMU has with -vnc …,audiodev=ID"
+        )

@@ -1,0 +1,59 @@
+"""Runs a session of whole messages where writing one may have to wait, as to a WebSocket of aiohttp's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from millrace.errors import MillraceError
+from millrace.io.runner import TimerRunner
+from millrace.units import HostNs
+from millrace.wire.contract import Session
+
+Message = str | bytes
+
+
+class MessageRunner:
+    """Writes from one task, so in order. `ended` is told of the deadline that the other side has missed, once."""
+
+    def __init__(
+        self,
+        wire: Session[Message, list[Message]],
+        write: Callable[[Message], Awaitable[None]],
+        ended: Callable[[MillraceError], None],
+    ) -> None:
+        self._wire, self._write, self._ended = wire, write, ended
+        self._over = False
+        self._due = asyncio.Event()
+        self._timer = TimerRunner(self, asyncio.get_running_loop())
+
+    def flush(self) -> None:
+        """Something was said, or has come."""
+        self._due.set()
+        self._timer.rearm()
+
+    async def run(self) -> None:
+        """Write what the session has to say, until cancelled."""
+        self.flush()
+        try:
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                for message in self._wire.data_to_send():
+                    await self._write(message)
+        finally:
+            self._timer.stop()
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`: the session's."""
+        return None if self._over else self._wire.next_timeout()
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`."""
+        try:
+            self._wire.handle_timeout(now_ns)
+        except MillraceError as error:
+            self._over = True
+            self._ended(error)
+        else:
+            self._due.set()

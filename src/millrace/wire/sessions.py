@@ -1,0 +1,25 @@
+"""Every session there is: mypy holds each to the contract's types, and tests/unit/test_wire_contract.py to its laws."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from millrace.wire.contract import ByteWire, ChunkWire, MessageWire
+from millrace.wire.native.session import NativeWire
+from millrace.wire.peer.session import PeerClient, PeerServer
+from millrace.wire.pulse.client import PulseClientSession
+from millrace.wire.pulse.session import PulseSession
+from millrace.wire.qemu.audio import AudioPeer, DisplayClient
+from millrace.wire.qemu.dbus import DBusWire
+from millrace.wire.qemu.qmp import QmpHandover
+from millrace.wire.spice.channel import SpiceChannel
+from millrace.wire.spice.main import SpiceMain
+from millrace.wire.vnc.client import VncClient
+
+AnyWire: TypeAlias = ByteWire[object] | ChunkWire[object] | MessageWire[object]
+OVER_BYTES: tuple[type[ByteWire[object]], ...] = (
+    PulseSession, PulseClientSession, SpiceMain, SpiceChannel, VncClient,
+)  # fmt: skip
+OVER_CHUNKS: tuple[type[ChunkWire[object]], ...] = (NativeWire, DBusWire, AudioPeer, DisplayClient, QmpHandover)
+OVER_MESSAGES: tuple[type[MessageWire[object]], ...] = (PeerServer, PeerClient)
+EVERY: tuple[type[AnyWire], ...] = (*OVER_BYTES, *OVER_CHUNKS, *OVER_MESSAGES)

@@ -1,0 +1,51 @@
+"""A SPICE session's main channel, from the client's side: the session's number, and which other channels there are."""
+
+from __future__ import annotations
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import PeerLost
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel
+from millrace.wire.spice.messages import ATTACH_CHANNELS, ChannelsList, MainEvent, MainInit, main_event
+
+ANSWER_NS = 10 * NS_PER_S
+
+
+class SpiceMain:
+    """Asks for the channels as soon as it may."""
+
+    def __init__(self, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
+        self._channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, encrypt)
+        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
+        self._events: list[MainEvent] = []
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError ends the session."""
+        self._channel.receive(data, now_ns)
+        for message in self._channel.events():
+            event = main_event(message)
+            if event is None:
+                continue
+            if isinstance(event, MainInit):
+                self._channel.send_message(ATTACH_CHANNELS)
+            elif isinstance(event, ChannelsList):
+                self._answer_by_ns = None
+            self._events.append(event)
+
+    def events(self) -> list[MainEvent]:
+        """What the server has said of the session."""
+        out, self._events = self._events, []
+        return out
+
+    def data_to_send(self) -> bytes:
+        """What to write now."""
+        return self._channel.data_to_send()
+
+    def next_timeout(self) -> HostNs | None:
+        """When it waits for the channels no longer."""
+        return self._answer_by_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """PeerLost for a server that is silent."""
+        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
+            raise PeerLost("the SPICE server does not answer: is it stopped?")

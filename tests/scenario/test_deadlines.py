@@ -1,0 +1,131 @@
+"""A protocol's own deadlines pass wherever it runs: over a byte stream, with descriptors, in whole messages."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from millrace.errors import MillraceError, PeerLost
+from millrace.io.client import ClientLine
+from millrace.io.clock import now_ns
+from millrace.io.fdstream import FdStream
+from millrace.io.messages import MessageRunner
+from millrace.units import NS_PER_MS
+from millrace.wire.peer.messages import Hello, Ping, Welcome, encode_message
+from millrace.wire.peer.session import PeerClient
+from millrace.wire.qemu.audio import DisplayClient
+from millrace.wire.qemu.qmp import QmpHandover
+from millrace.wire.spice.main import SpiceMain
+from millrace.wire.vnc.client import VncClient
+
+PATIENCE_NS = 60 * NS_PER_MS
+SILENT = {
+    "spice": ("millrace.wire.spice.main", lambda: SpiceMain("", lambda key, text: b"", now_ns())),
+    "vnc": ("millrace.wire.vnc.client", lambda: VncClient(48_000, 2, "", lambda asked, text: b"", now_ns())),
+    "dbus": ("millrace.wire.qemu.audio", lambda: DisplayClient(0, False, now_ns())),
+    "qmp": ("millrace.wire.qemu.qmp", lambda: QmpHandover(0, now_ns())),
+}
+
+
+async def first(ends: list[Any]) -> Any:
+    async with asyncio.timeout(10):
+        while not ends:
+            await asyncio.sleep(0.005)
+    return ends[0]
+
+
+@pytest.mark.parametrize("kind", ["spice", "vnc"])
+def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    module, make = SILENT[kind]
+    monkeypatch.setattr(f"{module}.ANSWER_NS", PATIENCE_NS)
+
+    async def test() -> None:
+        ends: list[Exception] = []
+        gone = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(100):
+                pass
+            gone.set()
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            line = ClientLine(make(), lambda now: None, ends.append)
+            await line.connect("127.0.0.1", server.sockets[0].getsockname()[1], "", None)
+            error = await first(ends)
+            assert isinstance(error, PeerLost) and "does not answer: is it stopped?" in str(error)
+            await asyncio.wait_for(gone.wait(), 10)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("kind", ["dbus", "qmp"])
+def test_a_machine_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    module, make = SILENT[kind]
+    monkeypatch.setattr(f"{module}.ANSWER_NS", PATIENCE_NS)
+
+    async def test() -> None:
+        ends: list[Exception] = []
+        mine, theirs = socket.socketpair()
+        with theirs:
+            FdStream(mine, make(), lambda: None, ends.append)
+            assert isinstance(await first(ends), PeerLost)
+            assert mine.fileno() < 0
+
+    asyncio.run(test())
+
+
+class Line:
+    """What a listener writes, and when it is given up."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+        self.ends: list[MillraceError] = []
+
+    async def write(self, message: str | bytes) -> None:
+        self.written.append(message)
+
+
+def listening(test: Callable[[PeerClient, MessageRunner, Line], Any]) -> None:
+    async def run() -> None:
+        line, wire = Line(), PeerClient(Hello(), now_ns())
+        runner = MessageRunner(wire, line.write, line.ends.append)
+        task = asyncio.create_task(runner.run())
+        try:
+            await test(wire, runner, line)
+        finally:
+            task.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_listener_pings_by_itself_and_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.wire.peer.session.PING_NS", 20 * NS_PER_MS)
+
+    async def test(wire: PeerClient, runner: MessageRunner, line: Line) -> None:
+        wire.receive(encode_message(Welcome(1, "g", "s", {})), now_ns())
+        wire.receive(encode_message(Ping(7)), now_ns())
+        runner.flush()
+        async with asyncio.timeout(10):
+            while sum('"ping"' in text for text in line.written) < 3:
+                await asyncio.sleep(0.005)
+        assert '"hello"' in line.written[0] and not line.ends
+        assert any('"pong"' in text for text in line.written[:3])
+
+    listening(test)
+
+
+def test_a_daemon_that_says_no_welcome_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.wire.peer.session.HELLO_MAX_NS", PATIENCE_NS)
+
+    async def test(wire: PeerClient, runner: MessageRunner, line: Line) -> None:
+        error = await first(line.ends)
+        assert isinstance(error, PeerLost) and str(error) == "no welcome"
+        await asyncio.sleep(0.05)
+        assert len(line.ends) == 1
+
+    listening(test)

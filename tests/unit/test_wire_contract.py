@@ -1,0 +1,192 @@
+"""The laws of wire/contract.py, for every session: with what real programs said, and what the cores in the tree say."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import millrace.wire
+from millrace.errors import MillraceError
+from millrace.units import NS_PER_S
+from millrace.wire.native.session import NativeWire
+from millrace.wire.peer.messages import Hello
+from millrace.wire.peer.session import PeerClient, PeerServer
+from millrace.wire.pulse.client import PulseClientSession
+from millrace.wire.pulse.constants import Command, Seek
+from millrace.wire.pulse.session import Block, PulseSession
+from millrace.wire.qemu.audio import AudioPeer, DisplayClient
+from millrace.wire.qemu.dbus import DBusWire
+from millrace.wire.qemu.qmp import QmpHandover
+from millrace.wire.sessions import EVERY, OVER_MESSAGES
+from millrace.wire.spice.channel import ChannelKind, SpiceChannel
+from millrace.wire.spice.main import SpiceMain
+from millrace.wire.vnc.client import TlsWanted, VncClient
+from tests.fuzz import seeds
+
+NOW = 5 * NS_PER_S
+LINK = [seeds.spice_reply(bytes(162)), bytes(4)]
+SPLITS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A session, and what the other side has said to one like it."""
+
+    name: str
+    make: Callable[[], Any]
+    sessions: Callable[[], list[seeds.Session]]
+
+
+def spoken_native() -> NativeWire:
+    wire = NativeWire(daemon=True, began_ns=NOW)
+    wire.receive_fds([])
+    return wire
+
+
+def asked_pulse() -> PulseClientSession:
+    """One that has asked what the seeds answer."""
+    wire = PulseClientSession()
+    for _ in range(4):
+        wire.send_request(Command.STAT)
+    return wire
+
+
+def spice(kind: ChannelKind) -> SpiceChannel:
+    return SpiceChannel(kind, 7, 0b0110, "", lambda key, password: bytes(128))
+
+
+def linked(sessions: list[seeds.Session]) -> list[seeds.Session]:
+    return [session if session[0].startswith(b"REDQ") else [*LINK, *session] for session in sessions]
+
+
+CASES = (
+    Case("PulseSession", PulseSession, lambda: seeds.pulse()[0]),
+    Case("PulseClientSession", asked_pulse, lambda: seeds.pulse()[1]),
+    Case("NativeWire", spoken_native, seeds.native),
+    Case("DBusWire", lambda: DBusWire(0), seeds.dbus_audio),
+    Case("AudioPeer", lambda: AudioPeer(0), seeds.dbus_audio),
+    Case("DisplayClient", lambda: DisplayClient(0, True, NOW), lambda: seeds.dbus_display(True)),
+    Case("DisplayClient", lambda: DisplayClient(0, False, NOW), lambda: seeds.dbus_display(False)),
+    Case("QmpHandover", lambda: QmpHandover(3, NOW), seeds.qmp),
+    Case("SpiceMain", lambda: SpiceMain("", lambda key, password: bytes(128), NOW), lambda: linked(seeds.spice_main())),
+    Case("SpiceChannel", lambda: spice(ChannelKind.PLAYBACK), lambda: linked(seeds.spice_sound())),
+    Case("VncClient", lambda: VncClient(48_000, 2, "secret", lambda asked, text: bytes(16), NOW), seeds.vnc),
+    Case("PeerServer", lambda: PeerServer(NOW), seeds.peer_listener),
+    Case("PeerClient", lambda: PeerClient(Hello(microphone=True), NOW), seeds.peer_daemon),
+)
+MESSAGES = {kind.__name__ for kind in OVER_MESSAGES}
+every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def pieces(case: Case, session: seeds.Session, seed: int | None = None) -> Iterator[Any]:
+    """What came, message by message; bytes split anywhere, by `seed`; messages stay whole."""
+    if case.name in MESSAGES:
+        yield from (part.decode() if part[:1] == b"{" else part for part in session)
+        return
+    data, rng, at = b"".join(session), random.Random(seed), 0
+    while at < len(data):
+        size = len(data) if seed is None else rng.choice((1, 1, 2, 7, 100, 5_000))
+        yield data[at : at + size]
+        at += size
+
+
+def heard(wire: Any, came: Iterator[Any]) -> list[Any]:
+    """The events of it, and the error that ended it. A block of sound comes in pieces, which are joined here."""
+    out: list[Any] = []
+    try:
+        for piece in came:
+            wire.receive(piece, NOW)
+            for event in wire.events():
+                if isinstance(event, TlsWanted):
+                    wire.tls_ready()
+                if not isinstance(event, Block):
+                    out.append(event)
+                elif (
+                    out
+                    and isinstance(out[-1], list)
+                    and out[-1][0] == event.channel
+                    and event[1:3] == (Seek.RELATIVE, 0)
+                ):
+                    out[-1][-1] += event.data
+                else:
+                    out.append([*event[:3], bytes(event.data)])
+    except MillraceError as error:
+        out.append((type(error), str(error)))
+    return out
+
+
+def written(wire: Any) -> bytes:
+    """All that it writes now."""
+    out = wire.data_to_send()
+    if isinstance(out, bytes):
+        return out
+    parts = [bytes(part.data) if hasattr(part, "data") else part for part in out]
+    return b"".join(part.encode() if isinstance(part, str) else part for part in parts)
+
+
+def test_every_class_that_writes_is_a_session_of_the_table() -> None:
+    wires = set()
+    for path in Path(millrace.wire.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            made = isinstance(node, ast.ClassDef) and path.name != "contract.py" and not node.name.startswith("_")
+            if made and any(getattr(part, "name", "") == "receive" for part in node.body):
+                wires.add(node.name)
+    assert wires == {kind.__name__ for kind in EVERY} == {case.name for case in CASES}
+
+
+@every
+def test_bytes_give_the_same_events_wherever_they_are_split(case: Case) -> None:
+    told = 0
+    for session in case.sessions():
+        whole = case.make()
+        expected = heard(whole, pieces(case, session))
+        told += len(expected)
+        answers = written(whole)
+        for seed in range(SPLITS):
+            split = case.make()
+            assert heard(split, pieces(case, session, seed)) == expected
+            assert written(split) == answers
+    assert told, "sessions that say nothing prove nothing"
+
+
+@every
+def test_nothing_is_written_or_told_twice(case: Case) -> None:
+    for session in case.sessions():
+        wire = case.make()
+        for piece in pieces(case, session):
+            with contextlib.suppress(MillraceError):
+                wire.receive(piece, NOW)
+        list(wire.events())
+        written(wire)
+        assert not written(wire) and not list(wire.events())
+
+
+@every
+def test_a_deadline_passes_once_and_an_early_call_does_nothing(case: Case) -> None:
+    for silent in (True, False):
+        wire = case.make()
+        if not silent:
+            heard(wire, pieces(case, case.sessions()[0]))
+        written(wire)
+        for _ in range(50):
+            deadline = wire.next_timeout()
+            if deadline is None:
+                break
+            wire.handle_timeout(min(deadline, NOW) - 1)
+            assert not written(wire) and wire.next_timeout() == deadline
+            try:
+                wire.handle_timeout(deadline)
+            except MillraceError:
+                break
+            after = wire.next_timeout()
+            assert after is None or after > deadline
+            written(wire)
+        else:
+            raise AssertionError("it goes on for ever with nobody at the other end")
