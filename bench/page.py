@@ -32,7 +32,7 @@ async def _watch(url: str, profile: Path) -> tuple[list[float], dict[str, float]
         await page.click("#listen")
         await page.until("(millrace.listener && millrace.listener.stats || {}).state === 'playing'", 20)
         await asyncio.sleep(SETTLE_S)
-        names = "late, state, underruns, carried, splices, margin, first, ppm"
+        names = "late, state, underruns, carried, splices, targetDelay, first, ppm"
         script = f"(() => {{ const {{ {names} }} = millrace.listener.stats; return {{ {names} }}; }})()"
         first = last = await page.run(script)
         errors = []
@@ -68,5 +68,6 @@ def main() -> None:
         faults = {key: last[key] - first[key] for key in ("underruns", "carried", "splices")}
         where = f"page: {MINUTES:g} minutes in Chromium, 3 ms of jitter, a card {PPM:+.0f} ppm"
         print(f"{where}: latency off by {rms:.0f} µs RMS (goal 2000),")
-        print(f"  {faults} since it had settled, margin {last['margin'] / 1e6:.1f} ms, clock {last['ppm']:+.1f} ppm")
+        target_ms = last["targetDelay"] / 1e6
+        print(f"  {faults} since it had settled, target delay {target_ms:.1f} ms, clock {last['ppm']:+.1f} ppm")
         print(f"  from the click to the first sound {last['first']:.0f} ms (goal 500); incidents: {causes or 'none'}")

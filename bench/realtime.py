@@ -62,7 +62,7 @@ class MeasuredOutput(NullOutput):
         if playout is not None and playout.state is State.PLAYING:
             after = self.due_ns + len(block) * 1_000_000_000 / playout.rate
             latency = after - playout.head_ns
-            self.watch.pulls.append((self.due_ns, latency, playout.pace.margin_ns, playout.tally.underruns))
+            self.watch.pulls.append((self.due_ns, latency, playout.pace.target_delay_ns, playout.tally.underruns))
         return super().take(block)
 
 
@@ -101,12 +101,12 @@ def main() -> None:
 
 def report(watch: Watch, listener: Listener, minutes: float) -> None:
     """Work it out and print it."""
-    at, latency, margin, underruns = (np.array(column, np.float64) for column in zip(*watch.pulls, strict=True))
+    at, latency, target, underruns = (np.array(column, np.float64) for column in zip(*watch.pulls, strict=True))
     after_stall = np.zeros(len(at), bool)
     for began, ended in watch.stalls:
         after_stall |= (at >= began - 50_000_000) & (at <= ended + AFTER_STALL_NS)
     settled = at >= at[0] + SETTLE_S * 1e9
-    error = latency - margin
+    error = latency - target
     calm = settled & ~after_stall
     error -= np.median(error[calm])
     new_xruns = np.diff(underruns, prepend=underruns[0]) > 0

@@ -40,7 +40,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ): "the machine's server disconnected Millrace, as it does when another viewer takes over",
     ("send", "line full"): "the listener's line took less than it is sent: too thin, or nobody reads at its end",
     ("network", "packets lost"): "packets did not arrive",
-    ("network", "stalled"): "nothing arrived for longer than the margin, then everything at once",
+    ("network", "stalled"): "nothing arrived for longer than the target delay, then everything at once",
     ("network", "late"): "packets took longer than ever before",
     ("network", "gone silent"): "the listener has not answered for too long, and was given up",
     ("listener", "not run"): "the listener's machine did not run it: stopped, asleep or overloaded",

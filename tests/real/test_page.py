@@ -83,9 +83,7 @@ async def judged(page: Browser, seconds: float = 1.5) -> None:
     raise AssertionError(f"no second of a whole tone: {found}")
 
 
-def test_one_click_and_the_tone_is_heard_at_the_margin_that_is_aimed_at(
-    chromium: Chromium, bus: Bus, tmp_path: Path
-) -> None:
+def test_one_click_and_the_tone_is_heard_at_the_target_delay(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -581,12 +579,12 @@ def test_the_estimators_say_what_pythons_say(chromium: Chromium, bus: Bus) -> No
                 jitter.add(late)
                 if n % 50 == 49:
                     jitter.refresh(1.0)
-                    said.append([late, ours.rate * 1e6, jitter.margin_ns, ours.state.value])
+                    said.append([late, ours.rate * 1e6, jitter.target_delay_ns, ours.state.value])
             theirs = await page.run(
                 "import('/page/clock.js').then(({ DriftEstimator, JitterTarget, PROFILES }) => {"
                 " const d = new DriftEstimator(), j = new JitterTarget(PROFILES.normal), out = [];"
                 f" {json.dumps(pairs)}.forEach(([x, y], n) => {{ const late = d.observe(x, y); j.add(late);"
-                " if (n % 50 === 49) { j.refresh(1); out.push([late, d.rate * 1e6, j.margin, d.state]); } });"
+                " if (n % 50 === 49) { j.refresh(1); out.push([late, d.rate * 1e6, j.targetDelay, d.state]); } });"
                 " return out; })"
             )
             assert len(said) == len(theirs)
@@ -697,8 +695,8 @@ SIMULATION = """import('/page/clock.js').then(async ({ RateController, PROFILES 
   }
   const rms = (list, mean) => Math.sqrt(list.reduce((s, v) => s + (v - mean) ** 2, 0) / list.length);
   const mean = ratios.reduce((s, v) => s + v, 0) / ratios.length;
-  const noise_ppm = rms(ratios, mean), margin = pace.margin;
-  return { error_us: rms(errors, 0) / 1e3, ratio_ppm: mean, noise_ppm, ...link.tally, margin };
+  const noise_ppm = rms(ratios, mean), targetDelay = pace.targetDelay;
+  return { error_us: rms(errors, 0) / 1e3, ratio_ppm: mean, noise_ppm, ...link.tally, targetDelay };
 })"""
 
 
@@ -710,6 +708,6 @@ def test_the_loop_in_javascript_holds_the_latency_as_ours_does(chromium: Chromiu
     async def test(page: Page) -> None:
         found = await page.run(SIMULATION.replace("PAIRS", json.dumps(pairs)))
         assert found["underruns"] == 0 and found["error_us"] < 100 and found["noise_ppm"] < 10, found
-        assert abs(found["ratio_ppm"] + 300) < 10 and found["margin"] < 60e6, found
+        assert abs(found["ratio_ppm"] + 300) < 10 and found["targetDelay"] < 60e6, found
 
     in_browser(chromium, bus, test)

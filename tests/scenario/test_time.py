@@ -85,7 +85,7 @@ def test_reordered_and_doubled_packets_are_heard_once_and_in_order() -> None:
     run = playing(Path(5 * NS_PER_MS, reorder=0.05, duplicate=0.05, ordered=False), 30)
     sound = run.run(29.0)
     assert run.net.reordered > 20 and run.net.duplicated > 20
-    # One may come too late while the margin is still being learnt.
+    # One may come too late while the target delay is still being learnt.
     assert run.playout.lost_packets <= 1
     assert not len(phase_jumps(sound[10 * 48_000 : 28 * 48_000, 0], 48_000, 997))
 
@@ -95,7 +95,7 @@ def test_low_and_fixed_latencies_are_had() -> None:
         run = SoundRun(replace(named("ppm0/none"), wander_ppm=0.0), sine(10), {"codec": "f32"}, latency)
         run.run(9.5)
         fills = [fill / NS_PER_MS for at, fill, _, _ in run.fills if at > 8 * NS_PER_S]
-        # 40 ms come at a time, so the fill swings by as much above the margin.
+        # 40 ms come at a time, so the fill swings by as much above the target delay.
         assert low <= min(fills) <= high, (latency, min(fills))
 
 

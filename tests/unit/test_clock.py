@@ -1,4 +1,4 @@
-"""Clocks: maps, the loop, the line under the delays, drift, the margin, the pace."""
+"""Clocks: maps, the loop, the line under the delays, drift, the target delay, the pace."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_another_clock_begins_anew() -> None:
     assert est.state is Lock.LOST and est.ppm == 0.0
 
 
-# -- the margin -------------------------------------------------------------------------------------
+# -- the target delay -------------------------------------------------------------------------------------
 
 
 def settle(target: JitterTarget, late: np.ndarray, seconds: int) -> None:
@@ -175,35 +175,35 @@ def settle(target: JitterTarget, late: np.ndarray, seconds: int) -> None:
         target.refresh(1.0)
 
 
-def test_the_margin_follows_the_tail() -> None:
+def test_the_target_delay_follows_the_tail() -> None:
     random = np.random.default_rng(1)
     for scale_ms, low, high in ((3.0, 30, 45), (1.0, 9, 16)):
         target = JitterTarget(PROFILES["normal"])
         settle(target, random.exponential(scale_ms * NS_PER_MS, 50_000), 600)
-        assert low < target.margin_ns / NS_PER_MS < high
+        assert low < target.target_delay_ns / NS_PER_MS < high
     bounded = JitterTarget(PROFILES["normal"])
     settle(bounded, random.uniform(0, 10 * NS_PER_MS, 50_000), 600)
-    assert 10 < bounded.margin_ns / NS_PER_MS < 13
+    assert 10 < bounded.target_delay_ns / NS_PER_MS < 13
 
 
 def test_a_late_packet_grows_it_at_once_and_it_shrinks_slowly() -> None:
     target = JitterTarget(PROFILES["normal"])
     settle(target, np.zeros(1), 120)
-    calm = target.margin_ns
+    calm = target.target_delay_ns
     target.add(12.0 * NS_PER_MS)
-    grown = target.margin_ns
+    grown = target.target_delay_ns
     assert grown > 12 * NS_PER_MS
     settle(target, np.zeros(1), 10)
-    assert grown - target.margin_ns < 0.2 * NS_PER_MS
+    assert grown - target.target_delay_ns < 0.2 * NS_PER_MS
     settle(target, np.zeros(1), 1200)
-    assert target.margin_ns < calm + 2 * NS_PER_MS
+    assert target.target_delay_ns < calm + 2 * NS_PER_MS
 
 
 def test_one_stall_is_not_worth_a_latency_that_stays() -> None:
     target = JitterTarget(PROFILES["normal"])
     settle(target, np.zeros(1), 60)
     target.add(300.0 * NS_PER_MS)
-    assert target.margin_ns < 30 * NS_PER_MS
+    assert target.target_delay_ns < 30 * NS_PER_MS
     settle(target, np.zeros(1), 60)
     assert target.wanted_ns < 10 * NS_PER_MS
 
@@ -212,7 +212,7 @@ def test_latencies_by_name_or_number() -> None:
     assert profile_of("robust") is PROFILES["robust"]
     fixed = JitterTarget(profile_of("30ms"))
     settle(fixed, np.array([0.0, 100.0 * NS_PER_MS]), 100)
-    assert fixed.margin_ns == 30 * NS_PER_MS
+    assert fixed.target_delay_ns == 30 * NS_PER_MS
     for bad in ("fast", "30", "-5ms", "xms", "9000ms"):
         with pytest.raises(ConfigError, match=r"use one of low, normal, robust, or a time such as 30ms"):
             profile_of(bad)
@@ -242,12 +242,12 @@ def test_packets_of_one_burst_are_one_observation() -> None:
         now = k * 40 * NS_PER_MS
         pace.arrived(now, 20 * NS_PER_MS, now)
         pace.arrived(now + 20 * NS_PER_MS, 20 * NS_PER_MS, now, follows=True)
-    assert pace.jitter.margin_ns < 8 * NS_PER_MS
+    assert pace.jitter.target_delay_ns < 8 * NS_PER_MS
     assert math.isclose(pace.media.y_after(now, 0), now, abs_tol=1000)
 
 
 def test_this_machines_own_stalls_are_no_jitter() -> None:
-    margins = {}
+    delays = {}
     for card_stalls in (True, False):
         pace = RateController(48_000, PROFILES["normal"])
         for k in range(8000):
@@ -256,8 +256,8 @@ def test_this_machines_own_stalls_are_no_jitter() -> None:
             pace.pulled(240, nominal + (stall if card_stalls else 0))
             if k % 4 == 0:
                 pace.arrived(nominal, 20 * NS_PER_MS, nominal + stall)
-        margins[card_stalls] = pace.jitter.margin_ns
-    assert margins[True] < 12 * NS_PER_MS < margins[False]
+        delays[card_stalls] = pace.jitter.target_delay_ns
+    assert delays[True] < 12 * NS_PER_MS < delays[False]
 
 
 def test_the_quickest_round_trip_tells_the_offset_and_drift_carries_it_on() -> None:

@@ -403,7 +403,7 @@ def test_sound_and_picture_share_one_presentation_time() -> None:
     playout, _ = run_playout([0.0, 3.0, 1.0], sine(3.0))
     captured = 2 * NS_PER_S
     assert playout.presentation_ns(captured) == pytest.approx(
-        captured + 40 * NS_PER_MS + playout.pace.margin_ns, abs=NS_PER_MS
+        captured + 40 * NS_PER_MS + playout.pace.target_delay_ns, abs=NS_PER_MS
     )
 
 

@@ -41,7 +41,7 @@ _Where = Annotated[
 _To = Annotated[
     str, typer.Option(metavar="OUTPUT", help="device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE or null:")
 ]
-_Latency = Annotated[str, typer.Option(help="low, normal, robust, or a fixed margin over the path: 30ms.")]
+_Latency = Annotated[str, typer.Option(help="low, normal, robust, or a fixed target delay over the path: 30ms.")]
 _Mic = Annotated[
     str | None, typer.Option(metavar="INPUT", help="Send this: device, device:NAME, wav:FILE, tone:440, null.")
 ]

@@ -30,7 +30,7 @@ _FEW = 100
 
 @dataclass(frozen=True, slots=True)
 class JitterProfile:
-    """`late` is the share of packets that may come too late; margins in ns."""
+    """`late` is the share of packets that may come too late; target delays in ns."""
 
     start_ns: HostNs
     floor_ns: HostNs
@@ -74,7 +74,7 @@ def asked_of_daemon(latency: str) -> str:
 
 
 class JitterTarget:
-    """The margin behind the best: grows at once when a packet was late, shrinks slowly."""
+    """The target delay behind the best: grows at once when a packet was late, shrinks slowly."""
 
     __slots__ = (
         "_age_s",
@@ -83,28 +83,28 @@ class JitterTarget:
         "_peak",
         "_recent",
         "_second",
-        "margin_ns",
         "moving",
         "profile",
+        "target_delay_ns",
         "wanted_ns",
     )
 
     def __init__(self, profile: JitterProfile) -> None:
         self.profile = profile
-        self.margin_ns = float(profile.start_ns)
-        self.wanted_ns = self.margin_ns
+        self.target_delay_ns = float(profile.start_ns)
+        self.wanted_ns = self.target_delay_ns
         self._counts = np.zeros(BINS)
         self._recent = [0] * BINS
         self._peak = self._second = 0.0
         self._growing = False
         self._age_s = 0.0
         self.moving = 0.0
-        """How fast the margin moves until the next refresh, in ns a second."""
+        """How fast the target delay moves until the next refresh, in ns a second."""
 
     def change(self, profile: JitterProfile) -> None:
         """Another profile from here on; what is known of the line is kept."""
         self.profile = profile
-        self.margin_ns = min(max(self.margin_ns, float(profile.floor_ns)), float(profile.ceiling_ns))
+        self.target_delay_ns = min(max(self.target_delay_ns, float(profile.floor_ns)), float(profile.ceiling_ns))
         self._age_s, self.moving = 0.0, 0.0
 
     def add(self, late_ns: float) -> None:
@@ -112,12 +112,12 @@ class JitterTarget:
         self._recent[min(BINS - 1, max(0, int(late_ns / BIN_NS)))] += 1
         if late_ns > self._second:
             self._peak, self._second = max(late_ns, self._peak), min(late_ns, self._peak)
-        if late_ns + self.profile.guard_ns > self.margin_ns:
-            grown = min(late_ns * 1.1 + self.profile.guard_ns, self.margin_ns + GROW_ONCE_NS)
-            self.margin_ns = max(self.margin_ns, min(grown, float(self.profile.ceiling_ns)))
+        if late_ns + self.profile.guard_ns > self.target_delay_ns:
+            grown = min(late_ns * 1.1 + self.profile.guard_ns, self.target_delay_ns + GROW_ONCE_NS)
+            self.target_delay_ns = max(self.target_delay_ns, min(grown, float(self.profile.ceiling_ns)))
 
     def refresh(self, dt_s: float) -> None:
-        """`dt_s` have passed: forget a little, and move the margin towards what is wanted."""
+        """`dt_s` have passed: forget a little, and move the target delay towards what is wanted."""
         forget = 0.5 ** (dt_s / HALF_LIFE_S)
         self._counts *= forget
         self._counts += self._recent
@@ -131,7 +131,7 @@ class JitterTarget:
         profile, counts = self.profile, self._counts
         total = float(counts.sum())
         if total < _FEW:
-            return max(self.margin_ns, float(profile.floor_ns))
+            return max(self.target_delay_ns, float(profile.floor_ns))
         above = np.cumsum(counts[::-1])[::-1]
         k = int(np.searchsorted(-above, -_TAIL * total))
         quantile = k * BIN_NS
@@ -145,17 +145,17 @@ class JitterTarget:
 
     def _approach(self, dt_s: float) -> None:
         """Carry out the last second's move, and choose the next: slow while all is well, so that it can't be heard."""
-        self.margin_ns += self.moving * dt_s
+        self.target_delay_ns += self.moving * dt_s
         shrinking, self.moving = self.moving < 0.0, 0.0
-        error = self.wanted_ns - self.margin_ns
+        error = self.wanted_ns - self.target_delay_ns
         self._age_s += dt_s
         young = self._age_s < YOUNG_S
         if error > 0 and young:
-            self.margin_ns = self.wanted_ns
+            self.target_delay_ns = self.wanted_ns
         elif error > 0:
             self._growing = error > NS_PER_MS or (self._growing and error > CALM_NS_PER_S)
             self.moving = CALM_NS_PER_S if self._growing else 0.0
         elif -error > (
-            NS_PER_MS / 4 if shrinking else NS_PER_MS if young else max(2.0 * NS_PER_MS, 0.1 * self.margin_ns)
+            NS_PER_MS / 4 if shrinking else NS_PER_MS if young else max(2.0 * NS_PER_MS, 0.1 * self.target_delay_ns)
         ):
             self.moving = -FAST_NS_PER_S if -error > 20 * NS_PER_MS else -YOUNG_NS_PER_S if young else -CALM_NS_PER_S

@@ -1,14 +1,14 @@
 """How fast to play: from packets' arrivals and a card's pulls to a speed that keeps the latency.
 
-A frame captured at T (daemon's clock) is due at M(T) + margin on ours, M being the path at its best
-and margin what jitter asks for. The card's next frame is heard at C(N), C being the card's own line. So
+A frame captured at T (daemon's clock) is due at M(T) + target delay on ours, M being the path at its best
+and target delay what jitter asks for. The card's next frame is heard at C(N), C being the card's own line. So
 
-    late = C(N) − M(T of the next frame) − margin
+    late = C(N) − M(T of the next frame) − target delay
 
 is known from sample positions, smooth, and free of what a single packet or callback did. The speed is
 the two clocks' ratio, fed forward, plus late / τ: the position itself integrates, so a
 proportional term settles it, without an integrator there is nothing to wind up, and the time constant
-is τ. Within the deadband the ratio alone rules. A margin that moves slowly is fed forward too.
+is τ. Within the deadband the ratio alone rules. A target delay that moves slowly is fed forward too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STALL_MIN_NS = 3 * NS_PER_MS
 
 
 class RateController:
-    """Both clocks, the margin, and the speed. `codec_ns` is what the codec holds back."""
+    """Both clocks, the target delay, and the speed. `codec_ns` is what the codec holds back."""
 
     __slots__ = (
         "_arrived_ns", "_card_ns", "_correction",
@@ -108,21 +108,21 @@ class RateController:
             self._stall_ns, self._stalled_ns = late, now_ns
 
     @property
-    def margin_ns(self) -> float:
+    def target_delay_ns(self) -> float:
         """How long after the best arrival of its frame a frame is heard.
 
         A pull takes its last frame one period before that is heard, so a period is part of it.
         """
-        return self.jitter.margin_ns + self._moved_ns + self._pull_ns + self.codec_ns
+        return self.jitter.target_delay_ns + self._moved_ns + self._pull_ns + self.codec_ns
 
     def parts_ns(self) -> dict[str, float]:
-        """What the margin is made of."""
-        return {"jitter": self.jitter.margin_ns + self._moved_ns, "period": self._pull_ns, "codec": self.codec_ns}
+        """What the target delay is made of."""
+        return {"jitter": self.jitter.target_delay_ns + self._moved_ns, "period": self._pull_ns, "codec": self.codec_ns}
 
     def late_ns(self, media_ns: float) -> float:
         """How much too late the frame captured at `media_ns` would be heard if it were the card's next."""
         origin = self._origin_ns
-        return self.card.y_after(self._card_ns, origin) - self.media.y_after(media_ns, origin) - self.margin_ns
+        return self.card.y_after(self._card_ns, origin) - self.media.y_after(media_ns, origin) - self.target_delay_ns
 
     @property
     def locked(self) -> bool:

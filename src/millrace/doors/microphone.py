@@ -92,8 +92,9 @@ class MicrophoneStream(Ingress):
         """See `Ingress`."""
         playout, pace, tally = self.playout, self.playout.pace, self.playout.tally
         fares = PlayoutStatus(
-            pace.margin_ns, pace.margin_ns + playout.late_ns, tally.underruns, tally.bridged, tally.left_out_frames,
-            pace.media.ppm if pace.locked else None, lost=playout.lost_packets, splices=tally.splices,
+            pace.target_delay_ns, pace.target_delay_ns + playout.late_ns, tally.underruns, tally.bridged,
+            tally.left_out_frames, pace.media.ppm if pace.locked else None, lost=playout.lost_packets,
+            splices=tally.splices,
         )  # fmt: skip
         return MicrophoneStatus("microphone", fill_ns=playout.fill_ns, playout=fares, speaker=self.speaker)
 

@@ -153,8 +153,8 @@ class PushedStream(Ingress):
                 return
         late = self._link.late_ns
         if self.pace.media.state is Lock.ACQUIRE and NS_PER_MS < late < SETTLE_NS:
-            # The first sound was late, and so all that follows it: a margin that shrinks calmly, not a hurry.
-            self.pace.jitter.margin_ns += late
+            # The first sound was late, and so all that follows it: a target delay that shrinks calmly, not a hurry.
+            self.pace.jitter.target_delay_ns += late
             self._link.late_ns = 0.0
 
     def resume(self) -> None:
@@ -230,8 +230,9 @@ class PushedStream(Ingress):
         """See `Ingress`."""
         tally = self.tally
         playout = PlayoutStatus(
-            self.margin_ns, self.latency_ns, tally.underruns, tally.bridged, tally.left_out_frames, self.drift_ppm,
-            frames=self.frames, gains=self.volume, real_time_percent=self.speed.percent(self.format.rate),
+            self.target_delay_ns, self.latency_ns, tally.underruns, tally.bridged, tally.left_out_frames,
+            self.drift_ppm, frames=self.frames, gains=self.volume,
+            real_time_percent=self.speed.percent(self.format.rate),
         )  # fmt: skip
         return PushedStatus(
             "machine", self.format, self.fill_ns, corked=not self.node.active, playout=playout, place=self.origin
@@ -248,14 +249,14 @@ class PushedStream(Ingress):
         return self._link.fill_ns
 
     @property
-    def margin_ns(self) -> float:
+    def target_delay_ns(self) -> float:
         """How long after its arrival a frame is mixed."""
-        return self.pace.margin_ns
+        return self.pace.target_delay_ns
 
     @property
     def latency_ns(self) -> float:
         """From the arrival of a frame, at its earliest, to the graph's mix."""
-        return self.pace.margin_ns + self._link.late_ns
+        return self.pace.target_delay_ns + self._link.late_ns
 
     @property
     def drift_ppm(self) -> float | None:

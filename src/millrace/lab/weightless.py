@@ -92,7 +92,7 @@ class MillracePolicy:
     @property
     def target_ns(self) -> float:
         """The latency it wants, beyond the path's best."""
-        return self.pace.margin_ns
+        return self.pace.target_delay_ns
 
     @property
     def locked(self) -> bool:

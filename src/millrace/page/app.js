@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const HISTORY = 240, RIGHTS_EVERY = 5, LOOK_EVERY_MS = 500;
 let looks = 0, looked = 0, locked = false, line = null;
 let state = { guests: [] }, chosen = "", player = null, incidents = [];
-const history = { latency: [], margin: [], spread: [], ppm: [], faults: [] };
+const history = { latency: [], targetDelay: [], spread: [], ppm: [], faults: [] };
 globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
 
 /** An address of the daemon's: relative to this page, which a proxy may have put anywhere. */
@@ -356,18 +356,18 @@ function figures(s) {
   if (begins) rate = null;
   else if (since > 1000) rate = (s.bytes - bytesBefore[0]) * 8 / since;
   if (begins || since > 1000) bytesBefore = [s.bytes, now];
-  const rows = { Latency: ms(s.latency), Margin: ms(s.margin), "Off target": ms(s.late), Queued: ms(s.fill),
+  const rows = { Latency: ms(s.latency), "Target delay": ms(s.targetDelay), "Off target": ms(s.late), Queued: ms(s.fill),
     Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "being learnt", Line: rate === null ? "…" : `${rate.toFixed(0)} kb/s`,
     "Round trip": ms(s.rtt), Jitter: ms(s.spread), Underruns: s.underruns, Lost: s.lost, Bridged: s.carried - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
   $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
   const faults = s.carried + s.lost, scaled = (ns) => (ns === null ? null : ns / 1e6);
-  const point = { latency: scaled(s.latency), margin: scaled(s.margin), spread: scaled(s.spread), ppm: s.locked ? s.ppm : null, faults: faults - Math.min(faultsBefore, faults) };
+  const point = { latency: scaled(s.latency), targetDelay: scaled(s.targetDelay), spread: scaled(s.spread), ppm: s.locked ? s.ppm : null, faults: faults - Math.min(faultsBefore, faults) };
   faultsBefore = faults;
   for (const [key, value] of Object.entries(point)) {
     if (value !== null) history[key].push(value);
     if (history[key].length > HISTORY) history[key].shift();
   }
-  $("plots").replaceChildren(plot("Latency, ms", history.latency), plot("Margin, ms", history.margin), plot("Jitter, ms", history.spread),
+  $("plots").replaceChildren(plot("Latency, ms", history.latency), plot("Target delay, ms", history.targetDelay), plot("Jitter, ms", history.spread),
     plot("Drift, ppm", history.ppm), plot("Bridged, underruns and lost, each", history.faults));
 }
 

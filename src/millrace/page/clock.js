@@ -1,4 +1,4 @@
-// How fast to play: the listener's clocks, jitter margin and pace, as in the Python package `millrace.clock`, rule by rule.
+// How fast to play: the listener's clocks, target delay and pace, as in the Python package `millrace.clock`, rule by rule.
 // Times are nanoseconds as doubles. tests/real/test_page.py runs both on the same traces.
 
 export const NS_PER_S = 1e9, NS_PER_MS = 1e6;
@@ -151,11 +151,11 @@ export function profileOf(name) {
   return Object.hasOwn(PROFILES, name) ? PROFILES[name] : (fixed > 0 ? profile(fixed, fixed, fixed, 0, 1) : PROFILES.normal);
 }
 
-/** The margin behind the best: grows at once, shrinks slowly. See clock/jitter.py. */
+/** The target delay behind the best: grows at once, shrinks slowly. See clock/jitter.py. */
 export class JitterTarget {
   constructor(chosen) {
     this.profile = chosen;
-    this.margin = this.wanted = chosen.start;
+    this.targetDelay = this.wanted = chosen.start;
     this.counts = new Float64Array(BINS); this.recent = new Float64Array(BINS);
     this.peak = this.second = 0;
     this.growing = false; this.age = 0; this.moving = 0;
@@ -163,15 +163,15 @@ export class JitterTarget {
   /** Another profile from here on; what is known of the line is kept. */
   change(chosen) {
     this.profile = chosen;
-    this.margin = Math.min(Math.max(this.margin, chosen.floor), chosen.ceiling);
+    this.targetDelay = Math.min(Math.max(this.targetDelay, chosen.floor), chosen.ceiling);
     this.age = this.moving = 0;
   }
   add(late) {
     this.recent[Math.min(BINS - 1, Math.max(0, Math.trunc(late / BIN)))]++;
     if (late > this.second) [this.peak, this.second] = [Math.max(late, this.peak), Math.min(late, this.peak)];
-    if (late + this.profile.guard > this.margin) {
-      const grown = Math.min(late * 1.1 + this.profile.guard, this.margin + GROW_ONCE);
-      this.margin = Math.max(this.margin, Math.min(grown, this.profile.ceiling));
+    if (late + this.profile.guard > this.targetDelay) {
+      const grown = Math.min(late * 1.1 + this.profile.guard, this.targetDelay + GROW_ONCE);
+      this.targetDelay = Math.max(this.targetDelay, Math.min(grown, this.profile.ceiling));
     }
   }
   refresh(dt) {
@@ -185,7 +185,7 @@ export class JitterTarget {
   want() {
     const { floor, ceiling, guard, late } = this.profile, counts = this.counts;
     const total = counts.reduce((sum, n) => sum + n, 0);
-    if (total < FEW) return Math.max(this.margin, floor);
+    if (total < FEW) return Math.max(this.targetDelay, floor);
     let above = 0, k = BINS;
     while (k > 0 && above + counts[k - 1] <= TAIL * total) above += counts[--k];
     let weighed = 0, tail = 0;
@@ -196,15 +196,15 @@ export class JitterTarget {
     return Math.min(Math.max(wanted + guard, floor), ceiling);
   }
   approach(dt) {
-    this.margin += this.moving * dt;
-    const shrinking = this.moving < 0, error = this.wanted - this.margin;
+    this.targetDelay += this.moving * dt;
+    const shrinking = this.moving < 0, error = this.wanted - this.targetDelay;
     this.moving = 0; this.age += dt;
     const young = this.age < YOUNG_S;
-    if (error > 0 && young) this.margin = this.wanted;
+    if (error > 0 && young) this.targetDelay = this.wanted;
     else if (error > 0) {
       this.growing = error > NS_PER_MS || (this.growing && error > CALM);
       this.moving = this.growing ? CALM : 0;
-    } else if (-error > (shrinking ? NS_PER_MS / 4 : young ? NS_PER_MS : Math.max(2 * NS_PER_MS, 0.1 * this.margin))) {
+    } else if (-error > (shrinking ? NS_PER_MS / 4 : young ? NS_PER_MS : Math.max(2 * NS_PER_MS, 0.1 * this.targetDelay))) {
       this.moving = -error > 20 * NS_PER_MS ? -FAST : young ? -YOUNG : -CALM;
     }
   }
@@ -213,7 +213,7 @@ export class JitterTarget {
 const TAU_ACQUIRE = 2, TAU_LOCKED = 12, DEADBAND = 2000, CORRECTION_MAX = 1e-3, SLEW = 5e-4, FOLLOW_MAX = 0.03;
 const REFRESH = NS_PER_S, LOST_MAX = 120 * NS_PER_MS, ROUNDING = 1000, STALL_MEMORY = 300 * NS_PER_MS, STALL_MIN = 3 * NS_PER_MS;
 
-/** Both clocks, the margin, and the speed. The card's position comes from the audio context. See clock/pace.py. */
+/** Both clocks, the target delay, and the speed. The card's position comes from the audio context. See clock/pace.py. */
 export class RateController {
   constructor(rate, chosen) {
     this.rate = rate;
@@ -250,8 +250,8 @@ export class RateController {
     this.cardAt = card; this.pull = Math.max(frames * NS_PER_S / this.rate, this.period);
     if (this.refreshed !== null) this.moved = this.jitter.moving * (now - this.refreshed) / NS_PER_S;
   }
-  get margin() { return this.jitter.margin + this.moved + this.pull + this.codec; }
-  late(media) { return this.pullTime(this.cardAt) - this.media.yAfter(media, 0) - this.margin; }
+  get targetDelay() { return this.jitter.targetDelay + this.moved + this.pull + this.codec; }
+  late(media) { return this.pullTime(this.cardAt) - this.media.yAfter(media, 0) - this.targetDelay; }
   get locked() { return this.media.state === LOCKED && this.card.state === LOCKED; }
   get ratio() {
     const ratio = (1 + this.card.rate) / (1 + this.media.rate);

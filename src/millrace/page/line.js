@@ -244,7 +244,7 @@ class Line {
     const whole = (value) => Math.max(0, Math.round(value || 0)), network = (s.rtt ?? 0) / 2;
     this.send({
       type: "report", latency_ns: whole(s.latency), fill_ns: whole(s.fill), underruns: s.underruns, lost: this.lost,
-      skipped: Math.round(s.skipped + s.cut + s.overrun), output: "browser", target_ns: whole(s.margin), drift_ppm: s.ppm,
+      skipped: Math.round(s.skipped + s.cut + s.overrun), output: "browser", target_ns: whole(s.targetDelay), drift_ppm: s.ppm,
       locked: s.locked, bridged: s.carried - s.underruns,
       ledger: s.latency === null ? {} : {
         path: Math.round(s.path + s.offset), network: whole(network), codec: whole(s.codec), jitter: whole(s.jitter),

@@ -67,8 +67,8 @@ class Player extends AudioWorkletProcessor {
   tell(now) {
     const { link, pace, voice } = this;
     this.line?.postMessage({
-      state: link.state, now, age: link.state === PLAYING ? now - link.head : null, late: link.late, margin: pace.margin,
-      jitter: pace.jitter.margin + pace.moved, pull: pace.pull, codec: pace.codec, fill: voice.fill * NS_PER_S / this.rate,
+      state: link.state, now, age: link.state === PLAYING ? now - link.head : null, late: link.late, targetDelay: pace.targetDelay,
+      jitter: pace.jitter.targetDelay + pace.moved, pull: pace.pull, codec: pace.codec, fill: voice.fill * NS_PER_S / this.rate,
       ppm: (1 / pace.ratio - 1) * 1e6, locked: pace.locked, lag: pace.lag + this.device, mediaRate: pace.media.rate, path: pace.media.yAfter(now, now),
       peak: this.peak, rms: this.squares.map((sum) => Math.sqrt(sum / STATS_FRAMES)), ...link.tally, overrun: voice.overrun,
     });

@@ -159,4 +159,4 @@ class Playout:
 
     def presentation_ns(self, media_ns: HostNs) -> HostNs:
         """When, on our clock, what was captured at `media_ns` is to be heard, and seen."""
-        return self.pace.media.map().forward(media_ns) + round(self.pace.margin_ns)
+        return self.pace.media.map().forward(media_ns) + round(self.pace.target_delay_ns)

@@ -88,8 +88,8 @@ class Silence(msgspec.Struct, tag="silence", tag_field="type"):
 class Report(msgspec.Struct, tag="report", tag_field="type"):
     """How the listener fares: shown by `ls`, and told to players for lip sync. Totals since it joined.
 
-    `target_ns` is the margin it keeps, `drift_ppm` how much faster than captured its card plays, `bridged` how often
-    sound was carried on over what came late, without a hole.
+    `target_ns` is the target delay it keeps, `drift_ppm` how much faster than captured its card plays, `bridged` how
+    often sound was carried on over what came late, without a hole.
     """
 
     latency_ns: Count = 0
