@@ -15,6 +15,7 @@ import pytest
 
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
+from millrace.doors.pulse.loaded import Module
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.admission import LINKS_MAX
 from millrace.graph.model import Stream
@@ -367,6 +368,41 @@ def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_p
     running(tmp_path, test)
 
 
+def test_a_removal_of_a_sink_is_done_though_who_asked_for_it_goes(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        guest = daemon.worker.guest("alice")
+        for name in ("a", "b"):
+            await ask(daemon, "sink.add", guest="alice", name=name)
+        first, a, b = guest.graph.sinks.values()
+        for _ in range(100):
+            guest.graph.add_stream(Stream(guest.graph.ids.take(), "s", ("mono",)), a)
+        removal = asyncio.ensure_future(daemon.worker.remove_sink(guest, "a"))
+        while not any(stream.sink is first for stream in guest.graph.streams.values()):
+            await asyncio.sleep(0)
+        assert any(stream.sink is a for stream in guest.graph.streams.values())
+        removal.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removal
+        assert list(guest.graph.sinks.values()) == [first, b] and not guest.graph.leaving
+        assert {stream.sink for stream in guest.graph.streams.values()} == {first}
+
+    running(tmp_path, test)
+
+
+def test_the_last_sink_that_no_module_made_stays(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        guest = daemon.worker.guest("alice")
+        own = guest.graph.add_sink("made")
+        guest.door.load(Module(guest.graph.ids.take(), "module-null-sink", "sink_name=made", mixes=[own]))
+        with pytest.raises(GraphError, match="last sink"):
+            await daemon.worker.remove_sink(guest, "millrace")
+        await ask(daemon, "sink.add", guest="alice", name="a")
+        await daemon.worker.remove_sink(guest, "millrace")
+        assert [sink.name for sink in guest.graph.sinks.values()] == ["made", "a"]
+
+    running(tmp_path, test)
+
+
 def test_of_two_sinks_that_are_removed_at_once_the_last_stays_and_is_kept(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guest("alice")
@@ -383,6 +419,6 @@ def test_of_two_sinks_that_are_removed_at_once_the_last_stays_and_is_kept(tmp_pa
         assert [sink.name for sink in guest.graph.sinks.values()] == ["b"]
         assert {stream.sink.name for stream in guest.graph.streams.values()} == {"b"}
         assert [name for name, _ in daemon.worker.store.guest("alice").sinks] == ["b"]
-        assert not guest.leaving
+        assert not guest.graph.leaving
 
     running(tmp_path, test)

@@ -236,7 +236,7 @@ def test_an_answer_too_large_for_a_message_is_refused_and_the_connection_goes_on
             with pytest.raises(BudgetError, match="does not go into one message"):
                 await own.call("state")
             for sink in sinks[50:]:
-                graph.remove_sink(sink, graph.default)
+                graph.remove_sink(sink)
             state = await own.call("state", guest="alice")
             assert len(state["guests"][0]["sinks"]) == 51
             assert await own.call("state", guest="bob")

@@ -168,7 +168,7 @@ def test_changes_while_a_plan_is_made_are_taken_in() -> None:
     graph.move_stream(streams[2], extra)
     graph.move_stream(streams[-2], extra)
     graph.link(extra, sinks[0])
-    graph.remove_sink(sinks[3], sinks[4])
+    graph.remove_sink(sinks[3])
     graph.remove_stream(streams[3])
     graph.remove_stream(streams[-3])
     graph.deactivate(streams[-4], "paused")
@@ -240,14 +240,14 @@ def test_a_lane_that_changes_hands_while_a_plan_is_made_plays_for_whom_it_was_pl
 def test_a_graph_in_which_nothing_plays_keeps_nothing_of_a_sink_that_is_removed() -> None:
     world = World()
     graph = world.guest("alice", 2)
-    kept, gone = graph.sinks.values()
+    _, gone = graph.sinks.values()
     world.play(graph, 0)
     world.run(0.1)
     for stream in list(graph.streams.values()):
         graph.remove_stream(stream)
     world.run(LINGER_NS / NS_PER_S + 0.1)
     assert not graph.running
-    graph.remove_sink(gone, kept)
+    graph.remove_sink(gone)
     there = weakref.ref(gone)
     del gone
     gc.collect()

@@ -187,6 +187,80 @@ def test_a_loopback_may_be_loaded_to_hear_itself_but_not_moved_to() -> None:
     assert "module-loopback" not in modules(client) and not outputs(client)
 
 
+@pytest.mark.parametrize(
+    "made", ["module-null-source source_name=s", "module-remap-source source_name=s master=a.monitor"]
+)
+def test_what_records_a_source_that_goes_goes_on_at_the_default_one(made: str) -> None:
+    rig = Rig()
+    client = rig.client()
+    for name in ("a", "b"):
+        load(client, "module-null-sink", f"sink_name={name}")
+    index = load(client, *made.split(" ", 1))
+    load(client, "module-loopback", "source=s sink=b")
+    for argument in ("source=s sink=b source_dont_move=yes", "source=s sink=millrace"):
+        load(client, "module-loopback", argument)
+    recorder = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(F32, (1, 2), source_name="s"))
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    # One was to stay where it was, and one would hear itself: these end.
+    assert modules(client).count("module-loopback") == 1 and len(inputs(client)) == 1
+    assert [one["source"] for one in outputs(client)] == [rig.sink.id] * 2
+    assert [told["channel"] for told in client.named(Command.RECORD_STREAM_MOVED)] == [recorder["channel"]]
+    heard = rig.capture(sink(rig, "b"))
+    burst(client, "millrace")
+    rig.run(2)
+    assert np.count_nonzero(heard.sound) == 2 * 4800
+    # They named what is gone: from here on they go with the default.
+    client.ask(Command.SET_DEFAULT_SOURCE, name="a.monitor")
+    assert [one["source"] for one in outputs(client)] == [sink(rig, "a").id] * 2
+
+
+def test_who_may_not_record_the_default_source_ends_with_what_it_records() -> None:
+    rig = Rig()
+    client = rig.client()
+    microphone = rig.graph.add_source("microphone", "Microphone")
+    rig.admission.grants.set(Permission.MONITOR, ANY, Verdict.ALLOW)
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+    load(client, "module-null-sink", "sink_name=under")
+    index = load(client, "module-remap-source", "source_name=s master=under.monitor")
+    load(client, "module-loopback", "source=s")
+    client.ask(Command.CREATE_RECORD_STREAM, **record_fields(F32, (1, 2), source_name="s"))
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    assert client.named(Command.RECORD_STREAM_KILLED) and not outputs(client)
+    assert "module-loopback" not in modules(client) and not microphone.taps
+
+
+def test_a_loopback_without_its_sink_ends_where_it_would_hear_itself_at_another() -> None:
+    rig = Rig()
+    client = rig.client()
+    a, b = (load(client, "module-null-sink", f"sink_name={name}") for name in ("a", "b"))
+    load(client, "module-loopback", "source=a.monitor sink=b")
+    client.ask(Command.UNLOAD_MODULE, index=a)
+    assert [one["source"] for one in outputs(client)] == [rig.sink.id]
+    client.ask(Command.UNLOAD_MODULE, index=b)
+    assert "module-loopback" not in modules(client) and not outputs(client) and not inputs(client)
+
+
+def test_an_unloading_that_was_begun_is_done_though_its_client_goes() -> None:
+    """And two that go at once leave nothing behind where one of them would have gone on at the other."""
+    rig = Rig()
+    client, other = rig.client(), rig.client()
+    a, b = (load(client, "module-null-sink", f"sink_name={name}") for name in ("a", "b"))
+    client.ask(Command.SET_DEFAULT_SINK, name="b")
+    for _ in range(20):
+        other.play(F32, (1, 2), sink_name="a")
+    client.server.over = lambda: True
+    client.send(Command.UNLOAD_MODULE, index=a)
+    at_b = len([one for one in inputs(other) if one["sink"] == sink(rig, "b").id])
+    assert 0 < at_b < 20 and client.server.unfinished
+    other.ask(Command.UNLOAD_MODULE, index=b)
+    rig.clients.remove(client)
+    while not client.server.closed():
+        pass
+    assert list(rig.door.clients) == [other.server.index]
+    assert list(sinks_of(other)) == ["millrace"] and modules(other).count("module-null-sink") == 0
+    assert [one["sink"] for one in inputs(other)] == [rig.sink.id] * 20 and not rig.graph.leaving
+
+
 def test_a_loopback_hears_only_what_who_loaded_it_may() -> None:
     rig = Rig()
     rig.graph.add_source("microphone", "Microphone")

@@ -205,7 +205,7 @@ def test_a_null_source_is_silent_and_keeps_its_recorder_going() -> None:
     rig.run(1.0)
     assert len(client.recorded[recorder["channel"]]) > 80_000 and not any(client.recorded[recorder["channel"]])
     client.ask(Command.UNLOAD_MODULE, index=index)
-    assert client.named(Command.RECORD_STREAM_KILLED)
+    assert [one["index"] for one in client.named(Command.RECORD_STREAM_MOVED)] == [rig.sink.id]
 
 
 def quiet_recorder() -> dict[str, Any]:

@@ -173,7 +173,7 @@ def test_a_removed_sink_hands_on_its_streams_and_taps() -> None:
     rig.graph.set_default(a)
     rig.run(0.1)
     first = next(s for s in rig.graph.sinks.values() if s.name == "millrace")
-    rig.graph.remove_sink(a, first)
+    rig.graph.remove_sink(a)
     before = len(heard.blocks)
     rig.run(0.2)
     assert node.sink is first and len(heard.blocks) > before and rig.graph.default is first

@@ -138,18 +138,13 @@ def demand_sink_name(guest: Guest, name: str) -> None:
         raise GraphError(f"a sink named {name!r} exists already")
 
 
-def removable(guest: Guest, name: str) -> tuple[Sink, Sink]:
-    """A sink that can be removed, and where what plays there goes on."""
+def removable(guest: Guest, name: str) -> Sink:
+    """A sink that can be removed. Modules may end at any time, so what they made is no sink to rely on."""
+    graph = guest.graph
     sink = find_sink(guest, name)
-    if sink is None or sink in guest.leaving:
-        raise missing_sink(guest.name, name, (sink.name for sink in guest.graph.sinks.values()))
-    return sink, heir(guest, sink)
-
-
-def heir(guest: Guest, sink: Sink) -> Sink:
-    """Where what plays on a sink goes on without it; GraphError where there is no other that stays."""
-    others = [s for s in guest.graph.sinks.values() if s is not sink and s not in guest.leaving]
-    if not others:
+    if sink is None or sink in graph.leaving:
+        raise missing_sink(guest.name, name, (sink.name for sink in graph.sinks.values()))
+    made = {mix for module in guest.door.modules.values() for mix in module.mixes}
+    if not any(other is not sink for other in graph.sinks.values() if other not in made | graph.leaving):
         raise GraphError("this is the guest's last sink, and it needs one; add another first")
-    default = guest.graph.default
-    return default if default in others else others[0]
+    return sink

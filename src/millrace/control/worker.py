@@ -384,15 +384,16 @@ class Worker:
     async def remove_sink(self, guest: Guest, name: str) -> None:
         """Remove a sink: what plays there goes on at the default sink."""
         async with self._turn(guest):
-            sink, _ = verbs.removable(guest, name)
+            sink = verbs.removable(guest, name)
             await self.keeper.write(self.store.keep_sink, guest.name, sink.name, None)
-            guest.leaving.add(sink)
+            steps = guest.graph.leave(sink)
+            next(steps, None)
         # With thousands of streams that takes a while, which other guests' changes need not wait for.
         try:
-            await with_pauses(guest.graph.leave(sink, verbs.heir(guest, sink)))
-            guest.graph.remove_sink(sink, verbs.heir(guest, sink))
+            await with_pauses(steps)
         finally:
-            guest.leaving.discard(sink)
+            # Nor is it left half done where who asked for it has gone: it is kept that the sink is no more.
+            guest.graph.remove_sink(sink)
 
     async def set(self, found: Found, settings: dict[str, str]) -> None:
         """Change a listener's settings, or a level; those of sinks and sources outlive the daemon."""

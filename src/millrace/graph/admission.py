@@ -77,6 +77,11 @@ def check_movable(node: Stream | Tap) -> None:
         raise GraphError(f"{node.key} can't be moved: {node.pinned}")
 
 
+def linked(source: Stream | Sink, sink: Sink) -> bool:
+    """Whether there is a link into `sink`."""
+    return any(link.target is sink for link in source.links)
+
+
 def link_to(source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> Link:
     """A link with the matrix asked for, or with what the stream's own way of mapping channels gives."""
     if matrix is None and isinstance(source, Stream) and source.mapping is not Mapping.MIX:

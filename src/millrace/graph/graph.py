@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from millrace.budget import Budget
-from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
-from millrace.graph.admission import Admission, bytes_of, check_movable, link_to, set_links
+from millrace.graph.admission import Admission, bytes_of, check_movable, link_to, linked, set_links
 from millrace.graph.cycle import run_cycle
 from millrace.graph.lanes import Lanes
 from millrace.graph.model import (
@@ -27,7 +26,6 @@ from millrace.graph.model import (
     Tap,
 )
 from millrace.graph.nodes import Nodes
-from millrace.graph.plan import check_loops
 from millrace.graph.planning import Planning
 from millrace.graph.quantum import Quanta
 from millrace.graph.share import Lag, Share
@@ -112,44 +110,60 @@ class Graph(Nodes):
         self._changed("new", sink)
         return sink
 
-    def remove_sink(self, sink: Sink, heir: Sink) -> None:
-        """Take `sink` away; what was linked into it or heard it goes on at `heir`."""
-        list(self.leave(sink, heir))
+    def remove_sink(self, sink: Sink) -> None:
+        """Take `sink` away; what was linked into it or heard it goes on at its heir."""
+        if self.sinks.get(sink.id) is not sink:
+            return
+        list(self.leave(sink))
+        for stream in [stream for stream in self.streams.values() if linked(stream, sink)]:
+            # It was put back there meanwhile.
+            self.remove_stream(stream)
+        self._changed("leaving", sink)
         for tap in list(sink.taps):
             if tap.pinned:
                 self.remove_tap(tap)
             else:
-                self.move_tap(tap, heir)
-        for other in self.mixes():
-            set_links(other, [link for link in other.links if link.target is not sink])
-        set_links(sink, [])
-        del self.sinks[sink.id]
-        sink.account.close()
-        self._changed("remove", sink)
+                self.move_tap(tap, self.heir(sink))
+        self._let_go(sink, self.sinks)
+        self.leaving.discard(sink)
 
-    def leave(self, sink: Sink, heir: Sink) -> Iterator[None]:
-        """What is linked into `sink` goes on at `heir`, a stream in a step; so does who will name no sink."""
+    def leave(self, sink: Sink) -> Iterator[None]:
+        """What is linked into `sink` goes on at its heir, a stream in a step; so does who will name no sink.
+
+        Whoever begins this has to end it, with `remove_sink`. Others may leave in between, an heir too.
+        """
+        self.leaving.add(sink)
         if self.default is sink:
-            yield from self.take_default(heir)
+            self.default = self.heir(sink)
+            self._changed("default", self.default)
         for stream in list(self.streams.values()):
-            if any(link.target is sink for link in stream.links):
-                stream.placed = False
-                if stream.pinned:
-                    self.remove_stream(stream)
-                else:
-                    self._relink(stream, heir)
+            if stream.id in self.streams and linked(stream, sink):
+                self._pass_on(stream, self.heir(sink))
                 yield
 
+    def _pass_on(self, stream: Stream, heir: Sink) -> None:
+        stream.placed = False
+        try:
+            check_movable(stream)
+            self._relink(stream, heir)
+        except GraphError:
+            # Its client asked for that, or there is no room in the budget for what the link takes.
+            self.remove_stream(stream)
+
     def remove_source(self, source: Sink) -> None:
-        """Take `source` away; those that record it are killed: another source is for others to grant."""
+        """Take `source` away; who still records it then is killed: another source is for others to grant."""
+        self._changed("leaving", source)
         for tap in list(source.taps):
             self.remove_tap(tap)
+        self._let_go(source, self.sources)
+
+    def _let_go(self, mix: Sink, among: dict[int, Sink]) -> None:
         for other in self.mixes():
-            set_links(other, [link for link in other.links if link.target is not source])
-        set_links(source, [])
-        del self.sources[source.id]
-        source.account.close()
-        self._changed("remove", source)
+            set_links(other, [link for link in other.links if link.target is not mix])
+        set_links(mix, [])
+        del among[mix.id]
+        mix.account.close()
+        self._changed("remove", mix)
 
     def set_default(self, sink: Sink) -> None:
         """Where streams go that name no sink: new ones, and those on the default of before that nobody has moved."""
@@ -218,50 +232,6 @@ class Graph(Nodes):
         tap.leave()
         self._changed("remove", tap)
         tap.consumer = NOTHING
-
-    # -- links --------------------------------------------------------------------------
-
-    def move_stream(self, stream: Stream, sink: Sink) -> None:
-        """Link `stream` to `sink` instead, with a fade; one moved to the default goes with it again, others stay."""
-        check_movable(stream)
-        stream.placed = sink is not self.default
-        if len(stream.links) != 1 or not stream.links[0].same(link_to(stream, sink)):
-            self._relink(stream, sink)
-
-    def _relink(self, stream: Stream, sink: Sink) -> None:
-        set_links(stream, [link_to(stream, sink)])
-        for tap in stream.taps:
-            tap.sink = sink
-            self._changed("change", tap)
-        self._changed("change", stream)
-
-    def move_tap(self, tap: Tap, sink: Sink) -> None:
-        """Let `tap` hear `sink` instead."""
-        check_movable(tap)
-        if tap.sink is not sink:
-            tap.hear(sink)
-            self._changed("change", tap)
-
-    def link(self, source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> None:
-        """Add or replace a link into `sink`, with a mix matrix of one's own if given."""
-        shape = (len(source.positions), len(sink.positions))
-        if matrix is not None and matrix.shape != shape:
-            raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {matrix.shape}")
-        before = source.links
-        set_links(source, [link for link in before if link.target is not sink] + [link_to(source, sink, matrix)])
-        try:
-            check_loops(self.mixes())
-        except GraphError:
-            set_links(source, before)
-            raise
-        self._changed("change", source)
-
-    def unlink(self, source: Stream | Sink, sink: Sink) -> None:
-        """Take the link into `sink` away; GraphError where there is none."""
-        if not any(link.target is sink for link in source.links):
-            raise GraphError(f"{source.key} is not linked to {sink.key}")
-        set_links(source, [link for link in source.links if link.target is not sink])
-        self._changed("change", source)
 
     # -- activity ------------------------------------------------------------------------
 

@@ -1,11 +1,14 @@
-"""The nodes of one graph: what there is, its levels, and who is told of changes."""
+"""The nodes of one graph: what there is, its levels and links, and who is told of changes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
+from millrace.graph.admission import check_movable, link_to, linked, set_links
 from millrace.graph.model import Levelled, Node, Sink, Stream, Tap
+from millrace.graph.plan import check_loops
 from millrace.units import Positions
 
 Observer = Callable[[str, Node], None]
@@ -21,6 +24,8 @@ class Nodes:
         self.streams: dict[int, Stream] = {}
         self.taps: dict[int, Tap] = {}
         self.default: Sink | None = None
+        self.leaving: set[Sink] = set()
+        """Sinks on their way out: nothing goes on there."""
         self.observers: list[Observer] = []
 
     def nodes(self) -> Iterator[Node]:
@@ -33,6 +38,13 @@ class Nodes:
         """Everything that mixes: sinks, and sources."""
         yield from self.sinks.values()
         yield from self.sources.values()
+
+    def heir(self, sink: Sink) -> Sink:
+        """Where what plays on `sink` goes on without it; GraphError where there is no other that stays."""
+        others = [other for other in self.sinks.values() if other is not sink and other not in self.leaving]
+        if not others:
+            raise GraphError("this is the guest's last sink, and it needs one; add another first")
+        return self.default if self.default in others else others[0]
 
     def name_taken(self, name: str) -> bool:
         """Whether a sink or source is called so, or was."""
@@ -71,3 +83,47 @@ class Nodes:
     def _changed(self, change: str, node: Node) -> None:
         for observer in list(self.observers):
             observer(change, node)
+
+    # -- links --------------------------------------------------------------------------
+
+    def move_stream(self, stream: Stream, sink: Sink) -> None:
+        """Link `stream` to `sink` instead, with a fade; one moved to the default goes with it again, others stay."""
+        check_movable(stream)
+        stream.placed = sink is not self.default
+        if len(stream.links) != 1 or not stream.links[0].same(link_to(stream, sink)):
+            self._relink(stream, sink)
+
+    def _relink(self, stream: Stream, sink: Sink) -> None:
+        set_links(stream, [link_to(stream, sink)])
+        for tap in stream.taps:
+            tap.sink = sink
+            self._changed("change", tap)
+        self._changed("change", stream)
+
+    def move_tap(self, tap: Tap, sink: Sink) -> None:
+        """Let `tap` hear `sink` instead."""
+        check_movable(tap)
+        if tap.sink is not sink:
+            tap.hear(sink)
+            self._changed("change", tap)
+
+    def link(self, source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> None:
+        """Add or replace a link into `sink`, with a mix matrix of one's own if given."""
+        shape = (len(source.positions), len(sink.positions))
+        if matrix is not None and matrix.shape != shape:
+            raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {matrix.shape}")
+        before = source.links
+        set_links(source, [link for link in before if link.target is not sink] + [link_to(source, sink, matrix)])
+        try:
+            check_loops(self.mixes())
+        except GraphError:
+            set_links(source, before)
+            raise
+        self._changed("change", source)
+
+    def unlink(self, source: Stream | Sink, sink: Sink) -> None:
+        """Take the link into `sink` away; GraphError where there is none."""
+        if not linked(source, sink):
+            raise GraphError(f"{source.key} is not linked to {sink.key}")
+        set_links(source, [link for link in source.links if link.target is not sink])
+        self._changed("change", source)

@@ -71,8 +71,6 @@ class Guest:
         self.admission = Admission(config.name, budget, prompts, report, config.rights)
         self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget)
         self.graph.add_first_sink(f"Millrace {config.name}")
-        self.leaving: set[Sink] = set()
-        """Sinks on their way out: nothing goes on there."""
         self.microphone = self.graph.add_source("microphone", "Microphone")
         self._driver = driver
         self.attachments: list[Machine] = []

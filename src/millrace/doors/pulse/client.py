@@ -144,8 +144,9 @@ class PulseClient(ClientStreams):
         return self.account.fits("waiting", waiting_bytes, CONNECTIONS)
 
     def closed(self) -> bool:
-        """The connection is gone: so are its streams, as many as its turn allows."""
-        self._begun = None
+        """The connection is gone: so are its streams, as many as its turn allows. What it had begun is done first."""
+        if not self._go_on():
+            return False
         self.account.close()
         self.uploads.clear()
         self.subscription.set_mask(0)

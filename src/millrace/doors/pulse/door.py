@@ -7,7 +7,7 @@ know: connections, modules, the sample cache, properties, and who subscribed to 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.admission import Admission, permission_of
@@ -131,9 +131,12 @@ class PulseDoor:
             raise CommandError(Err.NOENTITY, f"no sink {index}")
         return sink
 
-    def recorded_by_default(self) -> Sink:
+    def recorded_by_default(self, without: Sink | None = None) -> Sink:
         """What is recorded by those that name nothing: a chosen source, else the microphone, else the monitor."""
-        return self.default_source or next(iter(self.graph.sources.values()), None) or self.default_sink
+        if self.default_source not in (None, without):
+            assert self.default_source is not None
+            return self.default_source
+        return next((source for source in self.graph.sources.values() if source is not without), self.default_sink)
 
     def sources_for(self, client: Client) -> list[Sink]:
         """Sources and sinks whose monitors a client is shown: a microphone that it may never have is not there."""
@@ -150,11 +153,15 @@ class PulseDoor:
         now = self.recorded_by_default()
         if before is now:
             return
-        for record in list(self.records.values()):
-            free = record.node.sink is before and not (record.node.placed or record.node.pinned)
-            if free and self.may_record(record.owner, now):
-                self.graph.move_tap(record.node, now)
+        self._hand_on(before, now, (record for record in self.records.values() if not record.node.placed))
         self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
+
+    def _hand_on(self, before: Sink, now: Sink, records: Iterable[RecordStream]) -> None:
+        """Those that record `before` go on at `now`, where their clients may."""
+        for record in [record for record in records if record.node.sink is before and not record.node.pinned]:
+            if self.may_record(record.owner, now):
+                record.node.placed = False
+                self.graph.move_tap(record.node, now)
 
     @staticmethod
     def source_name(sink: Sink) -> str:
@@ -260,6 +267,11 @@ class PulseDoor:
             return
         if change == "resume":
             self._resume_streams(node)
+            return
+        if change == "leaving":
+            assert isinstance(node, Sink)
+            # As in PulseAudio, which calls it rescuing.
+            self._hand_on(node, self.recorded_by_default(without=node), self.records.values())
             return
         kind = {"new": Change.NEW, "change": Change.CHANGE, "remove": Change.REMOVE}[change]
         if isinstance(node, Sink):

@@ -74,14 +74,6 @@ def listened_to(source: Sink) -> bool:
     return any(tap.active for tap in source.taps) or any(listened_to(link.target) for link in source.links)
 
 
-def heir_of(graph: Graph, sink: Sink) -> Sink:
-    """Where what plays on `sink` goes on when it is taken away."""
-    if graph.default not in (None, sink):
-        assert graph.default is not None
-        return graph.default
-    return next(other for other in graph.sinks.values() if other is not sink)
-
-
 def unmake(graph: Graph, module: Module) -> None:
     """Take away what a module has made; what played on its sinks goes on at the default one."""
     module.undo()
@@ -93,5 +85,5 @@ def unmake(graph: Graph, module: Module) -> None:
     for mix in module.mixes:
         if mix.id in graph.sources:
             graph.remove_source(mix)
-        elif mix.id in graph.sinks:
-            graph.remove_sink(mix, heir_of(graph, mix))
+        else:
+            graph.remove_sink(mix)

@@ -96,10 +96,13 @@ class Loopback:
         before, now = self._sink, stream.node.sink
         if now is before or before is None:
             return
-        if now is self._source and before.id in self._door.graph.sinks:
-            self._door.graph.move_stream(stream.node, before)
-        else:
+        graph = self._door.graph
+        if now is not self._source:
             self._sink = now
+        elif before.id in graph.sinks and before not in graph.leaving:
+            graph.move_stream(stream.node, before)
+        else:
+            self._door.unload(self._module)
 
     def record_changed(self, record: RecordStream, kind: Change) -> None:
         """See `RecordOwner`."""

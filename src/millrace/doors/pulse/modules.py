@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import MODULES_MAX
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of
-from millrace.doors.pulse.loaded import Module, heir_of
+from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.loading import Loading
 from millrace.doors.pulse.modargs import Args, wrong
 from millrace.doors.pulse.modkinds import KINDS, NOT_SERVED, Kind
@@ -72,7 +72,7 @@ def unload_module(client: PulseClient, request: Request) -> Iterator[None]:
         raise CommandError(Err.ACCESS)
     for mix in module.mixes:
         if mix.id in client.door.graph.sinks:
-            yield from client.door.graph.leave(mix, heir_of(client.door.graph, mix))
+            yield from client.door.graph.leave(mix)
     client.door.unload(module)
     client.reply(request)
 
