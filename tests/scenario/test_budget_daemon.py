@@ -35,7 +35,7 @@ def state(guest: Guest) -> dict[str, Any]:
         "held": guest.graph.budget.held, "shares": guest.graph.budget.shares(), "streams": set(guest.graph.streams),
         "taps": set(guest.graph.taps), "lanes": len(guest.graph._lanes), "observers": len(guest.graph.observers),
         "groups": len(guest.outlets._groups), "outlets": set(guest.outlets.outlets), "sessions": list(guest.sessions),
-        "native": set(guest.native) | set(guest.native_records), "clients": set(guest.door.clients),
+        "native": set(guest.native.playback) | set(guest.native.records), "clients": set(guest.door.clients),
         "descriptors": len(os.listdir("/proc/self/fd")),
     }  # fmt: skip
 
@@ -251,7 +251,7 @@ def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path
         bus.close()
         if how == "guest removed":
             await eventually(lambda: set(alice.graph.budget.shares()) == {"sink", "source", "cache"})
-            assert not alice.native and not alice.native_records
+            assert not alice.native.playback and not alice.native.records
             await eventually(lambda: len(os.listdir("/proc/self/fd")) < before["descriptors"])
         else:
             await settled(alice, before)

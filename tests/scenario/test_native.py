@@ -363,7 +363,7 @@ def test_a_token_gives_its_own_rights_and_its_end_ends_the_connection(tmp_path: 
                     await recording.read()
             with pytest.raises(RightsError, match="revoked"):
                 await bus.call("state")
-        assert not daemon.worker.guest("alice").native_records
+        assert not daemon.worker.guest("alice").native.records
 
     running(tmp_path, test)
 
@@ -762,7 +762,7 @@ def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_
                 asyncio.get_running_loop().remove_reader(bell._hear_fd)
                 for fd in (bell._hear_fd, bell._ring_fd):
                     os.set_blocking(fd, True)
-                playback = daemon.worker.guest("alice").native[lazy.id]
+                playback = daemon.worker.guest("alice").native.playback[lazy.id]
                 for _ in range(1_000):
                     for _ in range(100):
                         playback._wake()
@@ -788,9 +788,9 @@ def test_a_client_that_dies_takes_its_streams_along_and_leaves_nothing(tmp_path:
             for _ in range(4):
                 await bus.play(guest="alice").__aenter__()
                 await bus.record("sink/default", guest="alice").__aenter__()
-            assert len(alice.native) == len(alice.native_records) == 4
+            assert len(alice.native.playback) == len(alice.native.records) == 4
             bus.close()
-            await eventually(lambda: not alice.native and not alice.native_records)
+            await eventually(lambda: not alice.native.playback and not alice.native.records)
         await eventually(lambda: len(os.listdir("/proc/self/fd")) == before)
         assert alice.graph.budget.held == held and not alice.graph.streams
 
@@ -805,7 +805,7 @@ def test_streams_calls_and_memory_are_bounded(tmp_path: Path) -> None:
                 await bus.play(guest="alice", latency_ms=10).__aenter__()
             with pytest.raises(GraphError, match="64 streams"):
                 await bus.play(guest="alice").__aenter__()
-        await eventually(lambda: not alice.native)
+        await eventually(lambda: not alice.native.playback)
         async with of_guest(daemon) as bus:
             alice.graph.budget.limit = 500_000
             with pytest.raises(BudgetError, match="memory"):
@@ -831,7 +831,7 @@ def test_no_descriptor_left_is_said_and_passes(tmp_path: Path) -> None:
             try:
                 with pytest.raises(GraphError, match=r"descriptor|memory"):
                     await bus.play(guest="alice").__aenter__()
-                assert not daemon.worker.guest("alice").native
+                assert not daemon.worker.guest("alice").native.playback
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             async with bus.play(guest="alice"):

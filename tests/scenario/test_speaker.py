@@ -136,7 +136,7 @@ def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str,
                 assert evil.poll() is None
             assert evil.stdout is not None
             assert (await asyncio.to_thread(evil.stdout.readline)).strip() == "refused"
-            assert not guest.graph.streams and not guest.door.records and not guest.native_records
+            assert not guest.graph.streams and not guest.door.records and not guest.native.records
         finally:
             evil.kill()
             evil.wait()
@@ -155,7 +155,7 @@ def test_a_program_that_speaks_for_itself_has_its_grant(tmp_path: Path) -> None:
             guest.admission.grants.set(permission, ANY, Verdict.DENY)
             guest.admission.grants.set(permission, own, Verdict.ALLOW)
         async with Bus(guest.native_path, "t", "") as bus, bus.record("source/microphone", guest="alice"):
-            assert len(guest.native_records) == 1
+            assert len(guest.native.records) == 1
             guest.admission.grants.set(Permission.MICROPHONE, own, None)
             with pytest.raises(RightsError):
                 async with bus.record("source/microphone", guest="alice"):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millrace.control.registry import Registry
-from millrace.doors.ingress import recorder_of
+from millrace.doors.ingress import Program, recorder_of
 from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.guest.guest import Guest
 from millrace.observe.views import client_view, guest_summary, listener_view, recorder_view, sink_view, stream_view
 
 if TYPE_CHECKING:
-    from millrace.doors.pulse.clients import Client
     from millrace.guest.home import Machine
     from millrace.guest.listener import ListenerSession
 
@@ -41,7 +40,7 @@ class Publisher:
         elif isinstance(node, Tap) and recorder_of(node) is not None:
             self._put(node.id, "recorder", lambda: recorder_view(node))
 
-    def client_changed(self, change: str, client: Client) -> None:
+    def client_changed(self, change: str, client: Program) -> None:
         """A PulseAudio client came, changed or went."""
         if change == "remove":
             self._registry.drop(client.index)

@@ -8,13 +8,13 @@ where the sound comes from, and what its buffer is like, each says in its own wo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from millrace.graph.model import Stream, Tap
 from millrace.media.format import AudioFormat
-from millrace.rights.grants import UNKNOWN, Identity
+from millrace.rights.grants import UNKNOWN, Identity, Subject
 from millrace.units import NS_PER_MS, Frames, HostNs
 
 SOMEWHERE = "somewhere that is not known here"
@@ -97,6 +97,18 @@ class RecorderStatus(msgspec.Struct, frozen=True):
     format: AudioFormat
     identity: Identity = UNKNOWN
     """The program that has it, as far as it is known."""
+
+
+class Program(Protocol):
+    """A program's connection, as it is shown."""
+
+    index: int
+    subject: Subject
+
+    @property
+    def name(self) -> str:
+        """What the program calls itself."""
+        ...
 
 
 class Ingress(ABC):

@@ -14,15 +14,14 @@ from pathlib import Path
 
 from millrace.budget import Budget
 from millrace.doors.admission import Admission
-from millrace.doors.native.playback import NativePlayback
-from millrace.doors.native.record import NativeRecord
+from millrace.doors.native.door import NativeDoor
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
-from millrace.graph.model import Ids, Node, Sink, Stream, Tap
+from millrace.graph.model import Ids, Node, Sink, Tap
 from millrace.guest.config import GuestConfig
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
@@ -84,6 +83,7 @@ class Guest:
         cookie = secrets.token_bytes(COOKIE_BYTES)
         host = printable(f"{_user()}@{socket.gethostname()}")
         self.door = PulseDoor(self.graph, self.admission, cookie, host, wall_ns)
+        self.native = NativeDoor(self.graph)
         self.outlets = Subscribers(self.graph)
         self.outlets.clock = now_ns
         self.graph.observers.append(self._graph_changed)
@@ -98,8 +98,6 @@ class Guest:
         self.sessions: list[ListenerSession] = []
         self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
         self.on_door: Callable[[str, Machine], None] = lambda change, door: None
-        self.native: dict[int, NativePlayback] = {}
-        self.native_records: dict[int, NativeRecord] = {}
 
     @property
     def recording(self) -> bool:
@@ -126,14 +124,6 @@ class Guest:
 
     def _graph_changed(self, change: str, node: Node) -> None:
         """A recorder has come, gone, or paused: microphones send only while one runs."""
-        if isinstance(node, Stream | Tap) and change == "remove":
-            gone = self.native.get(node.id) or self.native_records.get(node.id)
-            if gone is not None:
-                gone.removed()
-        elif isinstance(node, Sink) and change == "resume":
-            for stream in self.native.values():
-                if not stream.node.active and stream.node.links and stream.node.sink is node:
-                    stream.resume()
         if isinstance(node, Tap) or (isinstance(node, Sink) and node.capture):
             for session in self.sessions:
                 session.update_microphone()

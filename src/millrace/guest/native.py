@@ -151,7 +151,7 @@ class NativeStreams:
             )  # fmt: skip
             made.pid = self._session.subject.identity.pid
             made.removed = lambda: self.removed(node.id)
-            guest.native[node.id] = made
+            guest.native.playback[node.id] = made
             guest.graph.add_stream(node, sink)
             self._reply(serial, self._answer(node.id, capacity, target, fmt, sink), theirs.give_all())
 
@@ -182,7 +182,7 @@ class NativeStreams:
             own = self._memory(guest, 2 * target, fmt, node.id, theirs)
             own.record = NativeRecord(guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring)
             own.record.removed = lambda: self.removed(node.id)
-            guest.native_records[node.id] = own.record
+            guest.native.records[node.id] = own.record
             guest.graph.add_tap(node, source)
             self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), theirs.give_all())
 
@@ -310,8 +310,7 @@ class NativeStreams:
         own = self._own.pop(id_, None)
         if own is None:
             return
-        own.guest.native.pop(id_, None)
-        own.guest.native_records.pop(id_, None)
+        own.guest.native.forget(id_)
         if own.playback is not None:
             own.guest.graph.remove_stream(own.playback.node)
         if own.record is not None:

@@ -7,10 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from millrace.budget import Budget
-from millrace.doors.ingress import IngressStatus, PlayoutStatus, recorder_of, status_of
-from millrace.doors.pulse.clients import Client
-from millrace.doors.pulse.formats import prop_text
-from millrace.doors.pulse.restore import group_of
+from millrace.doors.ingress import IngressStatus, PlayoutStatus, Program, recorder_of, status_of
 from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.graph import Graph
 from millrace.graph.model import Levelled, Sink, Stream, Tap
@@ -40,7 +37,7 @@ def sink_view(guest: Guest, sink: Sink) -> View:
 
 def _remembered(guest: Guest, stream: Stream) -> View:
     """Under which key a session manager remembers it, and what is remembered there."""
-    group = group_of(guest.door.props_of(stream))
+    group = guest.door.group(stream)
     rule = guest.door.rules.restored(group)
     out: View = {"key": stream_table(guest.name) + group, "levels": [], "mute": None, "sink": None}
     if rule is not None:
@@ -135,11 +132,11 @@ def recorder_view(node: Tap) -> View:
     }  # fmt: skip
 
 
-def client_view(client: Client) -> View:
-    """One PulseAudio client."""
+def client_view(client: Program) -> View:
+    """One program's connection."""
     identity = client.subject.identity
     return {
-        "id": f"client/{client.index}", "name": prop_text(client.props, "application.name"),
+        "id": f"client/{client.index}", "name": client.name,
         "program": str(identity), "sandbox": identity.sandbox, "pid": identity.pid, "uid": identity.uid,
     }  # fmt: skip
 

@@ -38,6 +38,11 @@ class Client(Recorder, Protocol):
         """Its recorders."""
         ...
 
+    @property
+    def name(self) -> str:
+        """What the program calls itself."""
+        ...
+
     def notice(self, command: Command, **fields: Any) -> None:
         """Tell it something that it has not asked for."""
         ...

@@ -247,10 +247,10 @@ class PulseDoor:
 
     # -- streams -------------------------------------------------------------------------
 
-    def props_of(self, stream: Stream) -> dict[str, str]:
-        """By what a stream is grouped: as its client said, or its own door did."""
+    def group(self, stream: Stream) -> str:
+        """The group in which a stream is remembered, by what its client said of it, or its own door did."""
         pulse = self.playback.get(stream.id)
-        return stream.props if pulse is None else {key: prop_text(pulse.props, key) for key in GROUPED_BY}
+        return group_of(stream.props if pulse is None else {key: prop_text(pulse.props, key) for key in GROUPED_BY})
 
     # -- events --------------------------------------------------------------------------
 
@@ -374,7 +374,7 @@ class PulseDoor:
 
     def _place(self, node: Stream, sink: Sink) -> Sink:
         """Where a new stream goes; it is given what is remembered of its like before a frame of it is heard."""
-        device = self.rules.give(node, group_of(self.props_of(node)))
+        device = self.rules.give(node, self.group(node))
         target = next((one for one in self.graph.sinks.values() if device and one.answers_to(device)), None)
         if target is None:
             return sink

@@ -165,7 +165,7 @@ def _delete(client: PulseClient, request: Request, reader: Reader) -> None:
 def apply(door: PulseDoor, rules: dict[str, Rule]) -> None:
     """Give all streams what rules say, now; recorders go only where their clients may record."""
     for stream in list(door.graph.streams.values()):
-        if rule := rules.get(group_of(door.props_of(stream))):
+        if rule := rules.get(door.group(stream)):
             _apply(door, stream, rule)
     for record in list(door.records.values()):
         texts = {key: prop_text(record.props, key) for key in GROUPED_BY}

@@ -1,0 +1,31 @@
+"""The native door of one guest: its streams and recorders, whichever connection has them."""
+
+from __future__ import annotations
+
+from millrace.doors.native.playback import NativePlayback
+from millrace.doors.native.record import NativeRecord
+from millrace.graph.graph import Graph
+from millrace.graph.model import Node, Sink
+
+
+class NativeDoor:
+    """What the graph does to them goes to them: they are taken away, or their sink plays again."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.playback: dict[int, NativePlayback] = {}
+        self.records: dict[int, NativeRecord] = {}
+        graph.observers.append(self._graph_changed)
+
+    def forget(self, id_: int) -> None:
+        """A stream or recorder is none of the door's any more."""
+        self.playback.pop(id_, None)
+        self.records.pop(id_, None)
+
+    def _graph_changed(self, change: str, node: Node) -> None:
+        gone = (self.playback.get(node.id) or self.records.get(node.id)) if change == "remove" else None
+        if gone is not None:
+            gone.removed()
+        if change == "resume" and isinstance(node, Sink):
+            for stream in self.playback.values():
+                if not stream.node.active and stream.node.links and stream.node.sink is node:
+                    stream.resume()
