@@ -231,6 +231,24 @@ def test_a_paused_stream_says_so() -> None:
         assert status_of(case.stream).corked
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 60.0])
+def test_a_native_client_that_wrote_once_fell_silent_then_and_not_long_before(pause_s: float) -> None:
+    case = native(Rig())
+    feed = case.stream.feed
+    assert isinstance(feed, NativePlayback)
+    case.bring()
+    case.rig.run(1.0)
+    case.rig.run(pause_s)
+    feed.ring.written += 2_205
+    feed.rung()
+    feed.prebuffering = False
+    feed.resume()
+    began_ns = case.rig.now_ns
+    case.rig.run(1.0)
+    assert case.stream.underruns == 2
+    assert abs(feed.silent_since_ns - began_ns) < 50 * NS_PER_MS
+
+
 def test_recorders_of_programs_are_told_of_and_other_taps_are_not() -> None:
     rig = Rig()
     asked = record_fields(Spec(SampleFormat.S16LE, 1, 16_000), (0,), source_name="millrace.monitor")

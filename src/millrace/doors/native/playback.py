@@ -115,6 +115,9 @@ class NativePlayback(Ingress):
         """Let the graph pull, if there is something to hear and nothing holds it back."""
         held = self.corked or self.prebuffering or self.broken or self.node.sink.suspended
         if not held and (self.fill or self._resampled.pending):
+            if not self.node.active:
+                # Nobody has looked meanwhile: what was written is dated by the first look from here on.
+                self._looked_ns = self._woken_ns = 0
             self.ring.reader_waits = False
             self.graph.activate(self.node)
 
@@ -190,8 +193,12 @@ class NativePlayback(Ingress):
         """When the client last wrote (where it was woken for that, just then), and was first woken since."""
         written, now = self.taken + self.fill, self.graph.now_ns
         if written != self._seen:
-            self._seen, self._wrote_ns, self._woken_ns = written, self._woken_ns or (self._looked_ns + now) // 2, 0
+            self._seen, self._wrote_ns, self._woken_ns = written, self._woken_ns or self._since_looked(now), 0
         self._looked_ns = now
+
+    def _since_looked(self, now_ns: HostNs) -> HostNs:
+        """When something was written that was not there at the last look."""
+        return ((self._looked_ns or now_ns) + now_ns) // 2
 
     @property
     def silent_since_ns(self) -> HostNs:
@@ -202,7 +209,7 @@ class NativePlayback(Ingress):
         """See `Feed.short`."""
         del frames
         if self.broken:
-            self.end("the ring's positions are impossible", (self._looked_ns + self.graph.now_ns) // 2)
+            self.end("the ring's positions are impossible", self._since_looked(self.graph.now_ns))
             return
         if not played_out:
             return
