@@ -34,6 +34,10 @@ EFFECTS = {
 }  # fmt: skip
 EFFECT_LAYERS = {"io", "backends", "guest", "control", "server", "daemon", "client", "policy", "cli"}
 EFFECT_FILES = {"lab/impair.py"}
+BINDS = {
+    "bind", "create_server", "create_unix_server", "serve_forever", "start_server", "start_unix_server", "TCPSite",
+    "UnixSite",
+}  # fmt: skip
 FILES = sorted(SRC.rglob("*.py"))
 MODULES = {"millrace." + ".".join(path.relative_to(SRC).with_suffix("").parts): path for path in FILES}
 
@@ -90,6 +94,18 @@ def test_files_import_each_other_in_no_circle() -> None:
             if middle in others:
                 others |= beyond
     assert not [name.removeprefix("millrace.") for name, others in reached.items() if name in others]
+
+
+def test_only_one_file_binds_sockets() -> None:
+    """Else nobody could hand a socket over, nor keep the last descriptors free."""
+    for path in FILES:
+        called = {
+            node.func.attr
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
+        binds = BINDS & called
+        assert not binds or str(path.relative_to(SRC)) == "io/listeners.py", f"{path.name}: {binds}"
 
 
 def test_every_file_and_function_keeps_the_sizes() -> None:

@@ -200,6 +200,7 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
 
     from millrace.cli.run import on_stop
     from millrace.errors import ConfigError
+    from millrace.io.listeners import bind_tcp
     from millrace.io.paths import KEY_FILE, runtime_dir
     from millrace.lab.impair import Impairment
     from millrace.text import parse_address, quoted
@@ -213,7 +214,8 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
     runner = web.AppRunner(proxy.application(), access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        for sock in bind_tcp(host, port):
+            await web.SockSite(runner, sock).start()
         key = runtime_dir() / KEY_FILE
         token = f" --token-file {key}" if key.exists() else ""
         tell(f"millrace listen ws://{listen}/GUEST{token} now goes through a bad line to {url}; Ctrl-C ends it")

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from millrace.errors import ConfigError
+from millrace.io.listeners import is_here
 from millrace.io.paths import runtime_dir
 from millrace.text import key_number, parse_address
 
@@ -103,13 +104,7 @@ def _reaches(ip: str, bound: str) -> bool:
     one, other = ipaddress.ip_address(ip), ipaddress.ip_address(bound)
     if one == other or not other.is_unspecified or one.version != other.version:
         return one == other
-    try:
-        # Only an address of this host can be bound.
-        with socket.socket(socket.AF_INET6 if one.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((ip, 0))
-    except OSError:
-        return False
-    return True
+    return is_here(ip)
 
 
 def _defaults() -> list[str]:

@@ -20,10 +20,11 @@ from millrace.errors import ConfigError
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import DoorSpec
 from millrace.io.handover import Handover
+from millrace.io.listeners import bind_unix
 from millrace.io.locks import FileLock
 from millrace.io.notify import notify
 from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCKET, RUNTIME_LOCK
-from millrace.io.sockets import bind_unix, own_secret, private_dir
+from millrace.io.sockets import own_secret, private_dir
 from millrace.rights.model import Admits
 from millrace.server.http.app import Web
 from millrace.server.native.session import NativeServer

@@ -10,9 +10,9 @@ from aiohttp import web
 from millrace.daemon.config import Config
 from millrace.errors import ConfigError
 from millrace.io.crypto import server_tls
-from millrace.io.listeners import Acceptor, Listeners
+from millrace.io.listeners import Acceptor, Listeners, bind_tcp
 from millrace.io.metered import Metered
-from millrace.io.sockets import bind_tcp, outward_address
+from millrace.io.sockets import outward_address
 from millrace.io.turns import Turns
 from millrace.server.http import weblog
 from millrace.text import parse_address, quoted, show_address

@@ -26,9 +26,9 @@ from millrace.guest.config import GuestConfig
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.io.clock import now_ns, wall_ns
-from millrace.io.listeners import Acceptor, Listeners
+from millrace.io.listeners import Acceptor, Listeners, bind_tcp, bind_unix
 from millrace.io.runner import Connection
-from millrace.io.sockets import bind_tcp, bind_unix, peer_subject, private_dir
+from millrace.io.sockets import peer_subject, private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.io.witness import Witness
 from millrace.outlets.peer import Subscribers

@@ -15,9 +15,9 @@ from millrace.errors import ConfigError, MillraceError
 from millrace.io.clock import now_ns
 from millrace.io.descriptors import Descriptors
 from millrace.io.doorstep import Visitor
-from millrace.io.listeners import Listeners
+from millrace.io.listeners import Listeners, bind_unix
 from millrace.io.peers import is_ours
-from millrace.io.sockets import bind_unix, peer_uid
+from millrace.io.sockets import peer_uid
 from millrace.io.turns import Turns
 from millrace.text import parse_json
 

@@ -1,4 +1,7 @@
-"""Accepting connections: the one place where doors open, so that none of them can use up the daemon's descriptors."""
+"""Listening: only this file binds sockets, and only what it accepts comes in, so that nothing uses up the descriptors.
+
+Sockets are private by default, and never made on top of a living one.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,28 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import resource
 import socket
 import ssl
+import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from millrace.errors import ConfigError
 from millrace.io.clock import now_ns
 from millrace.io.doorstep import Doorstep, Visitor
 from millrace.io.runner import Connection, StreamRunner, TimerRunner, Watch
 from millrace.io.turns import Turns
+from millrace.io.witness import watch_writers
 
 log = logging.getLogger("millrace.io")
 RESERVE = 64
 """Descriptors kept free of connections: for files, machines, and streams of those who are in."""
 BACK_OFF_S = 0.5
 HANDSHAKE_S = 10.0
+BACKLOG = 1024
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 Take = Callable[[socket.socket], None]
 Make = Callable[[asyncio.Transport], Connection | None]
@@ -207,3 +216,127 @@ class Handshake:
         self.aborted = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+
+
+# -- binding: private by default, never on top of a living one ----------------------------------
+
+
+def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.socket:
+    """A unix socket at `path`, taking the place of a dead one; ConfigError if one lives there.
+
+    With `watched` the kernel says of each message who wrote it: see io/witness.py.
+    """
+    if len(os.fsencode(path)) > 107:
+        raise ConfigError(
+            f"the socket path {path} is too long for the system (107 bytes); use a shorter XDG_RUNTIME_DIR"
+        )
+    if path.exists() or path.is_symlink():
+        _clear_dead(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177 & ~mode | 0o177)
+    try:
+        listener.bind(str(path))
+        path.chmod(mode)
+        if watched:
+            watch_writers(listener)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"no socket can be made at {path}: {error.strerror}") from None
+    finally:
+        os.umask(before)
+    listener.setblocking(False)
+    return listener
+
+
+def _clear_dead(path: Path) -> None:
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ConfigError(f"{path} exists and is not a socket; remove it")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(str(path))
+    except OSError as error:
+        if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        path.unlink(missing_ok=True)
+    else:
+        raise ConfigError(f"{path}: another daemon answers there; stop it, or use another XDG_RUNTIME_DIR")
+    finally:
+        probe.close()
+
+
+def bind_tcp(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address of `host`, on one port; OSError where there is none.
+
+    '' and '::' are all addresses of both families, a socket each: an IPv4 peer then is one, and no mapped IPv6 one.
+    """
+    everywhere = host in ("", "::")
+    infos = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if everywhere else _resolved(host)
+    made: list[socket.socket] = []
+    failed: OSError | None = None
+    for family, address in infos:
+        try:
+            made.append(_bound(family, address, made[0].getsockname()[1] if made else port))
+        except OSError as error:
+            # A host without one of the families has none of its addresses; any other reason counts.
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                close_all(made)
+                raise
+            failed = error
+    if not made:
+        raise failed or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return made
+
+
+def bind_udp(host: str, port: int) -> socket.socket:
+    """A socket for datagrams at the first address of `host`; OSError where there is none."""
+    family, address = _resolved(host)[0]
+    return _bound(family, address, port, socket.SOCK_DGRAM)
+
+
+def is_here(address: str) -> bool:
+    """Whether it is an address of this host: no other can be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    """Close them."""
+    for one in sockets:
+        one.close()
+
+
+def _resolved(host: str) -> list[tuple[int, str]]:
+    try:
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", None) or str(error)) from None
+    return list(dict.fromkeys((int(info[0]), _scoped(info[4])) for info in infos))
+
+
+def _scoped(address: tuple[Any, ...]) -> str:
+    """A link's own address is nothing without its link."""
+    host = str(address[0])
+    return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
+
+
+def _bound(family: int, address: str, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    made = socket.socket(family, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(socket.getaddrinfo(address, port, family, kind)[0][4])
+        if kind == socket.SOCK_STREAM:
+            made.listen(BACKLOG)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made

@@ -1,4 +1,4 @@
-"""Listening sockets: private by default, never on top of a living one."""
+"""Who is at the other end of a socket, and what only this user may read: folders, secrets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.io.peers import identity_of, is_ours
-from millrace.io.witness import watch_writers
 from millrace.rights.grants import Identity, Subject
 from millrace.rights.model import Admits
 
 log = logging.getLogger("millrace.io")
-BACKLOG = 1024
 SO_PEERPIDFD = 77
 """asm-generic/socket.h, Linux 6.5; Python has no name for it yet."""
 
@@ -62,108 +59,6 @@ def own_secret(path: Path, make: Callable[[], str]) -> str:
         # A part of a secret is one that can be guessed.
         path.unlink(missing_ok=True)
         raise ConfigError(f"{path} can't be written: {error.strerror}") from None
-    return made
-
-
-def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.socket:
-    """A unix socket at `path`, taking the place of a dead one; ConfigError if one lives there.
-
-    With `watched` the kernel says of each message who wrote it: see io/witness.py.
-    """
-    if len(os.fsencode(path)) > 107:
-        raise ConfigError(
-            f"the socket path {path} is too long for the system (107 bytes); use a shorter XDG_RUNTIME_DIR"
-        )
-    if path.exists() or path.is_symlink():
-        _clear_dead(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177 & ~mode | 0o177)
-    try:
-        listener.bind(str(path))
-        path.chmod(mode)
-        if watched:
-            watch_writers(listener)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"no socket can be made at {path}: {error.strerror}") from None
-    finally:
-        os.umask(before)
-    listener.setblocking(False)
-    return listener
-
-
-def _clear_dead(path: Path) -> None:
-    if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise ConfigError(f"{path} exists and is not a socket; remove it")
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(str(path))
-    except OSError as error:
-        if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
-            raise ConfigError(f"{path}: {error.strerror}") from None
-        path.unlink(missing_ok=True)
-    else:
-        raise ConfigError(f"{path}: another daemon answers there; stop it, or use another XDG_RUNTIME_DIR")
-    finally:
-        probe.close()
-
-
-def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of `host`, on one port; OSError where there is none.
-
-    '' and '::' are all addresses of both families, a socket each: an IPv4 peer then is one, and no mapped IPv6 one.
-    """
-    everywhere = host in ("", "::")
-    infos = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if everywhere else _resolved(host)
-    made: list[socket.socket] = []
-    failed: OSError | None = None
-    for family, address in infos:
-        try:
-            made.append(_bound(family, address, made[0].getsockname()[1] if made else port))
-        except OSError as error:
-            # A host without one of the families has none of its addresses; any other reason counts.
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                close_all(made)
-                raise
-            failed = error
-    if not made:
-        raise failed or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-    return made
-
-
-def close_all(sockets: list[socket.socket]) -> None:
-    """Close them."""
-    for one in sockets:
-        one.close()
-
-
-def _resolved(host: str) -> list[tuple[int, str]]:
-    try:
-        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", None) or str(error)) from None
-    return list(dict.fromkeys((int(info[0]), _scoped(info[4])) for info in infos))
-
-
-def _scoped(address: tuple[Any, ...]) -> str:
-    """A link's own address is nothing without its link."""
-    host = str(address[0])
-    return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
-
-
-def _bound(family: int, address: str, port: int) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(socket.getaddrinfo(address, port, family, socket.SOCK_STREAM)[0][4])
-        made.listen(BACKLOG)
-        made.setblocking(False)
-    except OSError:
-        made.close()
-        raise
     return made
 
 

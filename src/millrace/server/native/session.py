@@ -23,7 +23,8 @@ from millrace.guest.guest import Guest
 from millrace.guest.native import NativeStreams
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
-from millrace.io.sockets import bind_unix, peer_subject
+from millrace.io.listeners import bind_unix
+from millrace.io.sockets import peer_subject
 from millrace.io.witness import Witness
 from millrace.rights.grants import Identity, Permission, Verdict
 from millrace.rights.model import NOBODY, OWNER, Admits, Principal, Right, show_rights
