@@ -76,11 +76,15 @@ class Untimed:
         """See `Timed`."""
 
 
+Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+"""Of an IPv4 peer, or of an IPv6 one."""
+
+
 class Datagram(NamedTuple):
     """What comes in one piece, or not at all; from whom, or to whom."""
 
     payload: bytes
-    address: tuple[str, int]
+    address: Address
 
 
 ByteWire: TypeAlias = Wire[Buffer, Event, bytes]

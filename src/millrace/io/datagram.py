@@ -1,0 +1,104 @@
+"""Runs a session of datagrams on one socket: who sent each, and to whom each goes, is the session's matter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+from millrace.errors import MillraceError
+from millrace.io.clock import now_ns
+from millrace.io.runner import TimerRunner
+from millrace.io.turns import Turns
+from millrace.units import HostNs
+from millrace.wire.contract import Address, Datagram, Session
+
+log = logging.getLogger("millrace.io")
+
+
+class DatagramRunner(asyncio.DatagramProtocol):
+    """Mutate, drain, arm one timer.
+
+    `after` is called when the session has taken something or a deadline has passed, and before its answer goes out;
+    `ended` once, with why, unless `close` was called.
+    """
+
+    def __init__(
+        self,
+        wire: Session[Datagram, list[Datagram]],
+        after: Callable[[], None],
+        ended: Callable[[Exception], None],
+        turns: Turns | None = None,
+    ) -> None:
+        self._wire, self._after, self._ended = wire, after, ended
+        self._turns = turns or Turns()
+        self._transport: asyncio.DatagramTransport | None = None
+        self._timer = TimerRunner(self, asyncio.get_running_loop())
+        self._full = False
+        self.lost = 0
+        """Datagrams for which there was no room, on our side already."""
+
+    async def start(self, sock: socket.socket) -> None:
+        """Run on a socket that is bound (io/listeners.py), which it owns from now on."""
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=sock)
+        self._transport = transport
+        self.flush()
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        """See asyncio."""
+        self._step(lambda: self._wire.receive(Datagram(data, addr), now_ns()))
+
+    def error_received(self, exc: Exception) -> None:
+        """See asyncio: nobody was there for one that was sent. Who that is comes with no name here."""
+        log.debug("a datagram came back: %s", exc)
+
+    def pause_writing(self) -> None:
+        """See asyncio: the kernel takes no more for now."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        self._full = False
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`: the session's."""
+        return None if self._transport is None else self._wire.next_timeout()
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`."""
+        self._step(lambda: self._wire.handle_timeout(now_ns))
+
+    def _step(self, step: Callable[[], None]) -> None:
+        if self._transport is None:
+            return
+        try:
+            with self._turns:
+                step()
+                self._after()
+        except Exception as error:
+            if not isinstance(error, MillraceError):
+                # A bug of ours must cost at most the session that met it.
+                log.exception("a session of datagrams ended by an internal error")
+            self.close()
+            self._ended(error)
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what the session has to say."""
+        if self._transport is None:
+            return
+        for payload, address in self._wire.data_to_send():
+            if self._full:
+                self.lost += 1
+            else:
+                self._transport.sendto(payload, address)
+        self._timer.rearm()
+
+    def close(self) -> None:
+        """Close the socket; `ended` is not called."""
+        transport, self._transport = self._transport, None
+        self._timer.stop()
+        if transport is not None:
+            transport.close()

@@ -1,0 +1,120 @@
+"""Datagrams over the loopback, by a session that echoes them, greets after a while, and gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+
+from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.io.clock import now_ns
+from millrace.io.datagram import DatagramRunner
+from millrace.io.listeners import bind_udp
+from millrace.units import NS_PER_MS, HostNs
+from millrace.wire.contract import Address, Datagram, DatagramWire
+
+
+class Echo:
+    """Says all again, `later` to the first of all, and gives up when nothing has come for long."""
+
+    def __init__(self, now_ns: HostNs, patience_ns: HostNs = 10_000 * NS_PER_MS) -> None:
+        self._out: list[Datagram] = []
+        self._events: list[bytes] = []
+        self._patience_ns, self._until_ns = patience_ns, now_ns + patience_ns
+        self._later: tuple[HostNs, Address] | None = None
+        self._greeted = False
+
+    def receive(self, data: Datagram, now_ns: HostNs) -> None:
+        if data.payload == b"bad":
+            raise RemoteProtocolError("a bad one")
+        self._until_ns = now_ns + self._patience_ns
+        self._out.append(data)
+        self._events.append(data.payload)
+        if not self._greeted:
+            self._greeted, self._later = True, (now_ns + 20 * NS_PER_MS, data.address)
+
+    def events(self) -> list[bytes]:
+        out, self._events = self._events, []
+        return out
+
+    def data_to_send(self) -> list[Datagram]:
+        out, self._out = self._out, []
+        return out
+
+    def next_timeout(self) -> HostNs | None:
+        return self._until_ns if self._later is None else min(self._until_ns, self._later[0])
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        if now_ns >= self._until_ns:
+            raise PeerLost("nobody speaks")
+        if self._later is not None and now_ns >= self._later[0]:
+            self._out.append(Datagram(b"later", self._later[1]))
+            self._later = None
+
+
+Test = Callable[[Echo, DatagramRunner, list[bytes], list[Exception], socket.socket], Awaitable[None]]
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def host(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def running(host: str, test: Test, patience_ns: HostNs = 10_000 * NS_PER_MS) -> None:
+    async def main() -> None:
+        heard: list[bytes] = []
+        ends: list[Exception] = []
+        wire = Echo(now_ns(), patience_ns)
+        session: DatagramWire[bytes] = wire
+        runner = DatagramRunner(session, lambda: heard.extend(wire.events()), ends.append)
+        bound = bind_udp(host, 0)
+        with socket.socket(bound.family, socket.SOCK_DGRAM) as peer:
+            peer.setblocking(False)
+            peer.connect(bound.getsockname())
+            await runner.start(bound)
+            await test(wire, runner, heard, ends, peer)
+            runner.close()
+            await asyncio.sleep(0)
+
+    uvloop.run(main())
+
+
+async def said(peer: socket.socket) -> bytes:
+    async with asyncio.timeout(10):
+        return await asyncio.get_running_loop().sock_recv(peer, 2000)
+
+
+def test_each_datagram_is_answered_and_deadlines_are_kept(host: str) -> None:
+    async def test(
+        wire: Echo, runner: DatagramRunner, heard: list[bytes], ends: list[Exception], peer: socket.socket
+    ) -> None:
+        peer.send(b"one")
+        peer.send(b"x" * 1400)
+        assert {await said(peer) for _ in range(3)} == {b"one", b"x" * 1400, b"later"}
+        assert heard == [b"one", b"x" * 1400] and not ends and not runner.lost
+
+    running(host, test)
+
+
+@pytest.mark.parametrize("bad", [True, False], ids=["bad", "silent"])
+def test_it_ends_once_and_closes_its_socket(bad: bool) -> None:
+    async def test(
+        wire: Echo, runner: DatagramRunner, heard: list[bytes], ends: list[Exception], peer: socket.socket
+    ) -> None:
+        if bad:
+            peer.send(b"bad")
+            peer.send(b"bad")
+        async with asyncio.timeout(10):
+            while not ends:
+                await asyncio.sleep(0.005)
+            with pytest.raises(ConnectionRefusedError):
+                while True:
+                    peer.send(b"anybody?")
+                    await asyncio.sleep(0.005)
+        assert [type(end) for end in ends] == [RemoteProtocolError if bad else PeerLost]
+        runner.flush()
+
+    running("127.0.0.1", test, patience_ns=(10_000 if bad else 50) * NS_PER_MS)
