@@ -54,6 +54,10 @@ module-null-sink sink_name=x channels=4 channel_map=stereo
 module-null-sink sink_name=e rate=44100 format=s16 channel_map=surround-51
 module-null-sink sink_name=f rate=44100 format=float32 channel_map=left,right,subwoofer,aux3
 module-null-sink sink_name=x rate=999999999
+module-null-sink sink_name=k rate=1
+module-null-sink sink_name=l rate=387840
+module-null-sink sink_name=x rate=387841
+module-null-sink sink_name=x rate=0
 module-null-sink sink_name=x format=floaty
 module-null-sink sink_name=a
 module-null-sink sink_name=x sink_name=y
@@ -205,7 +209,7 @@ def test_defaults_levels_ports_and_loopbacks_answer_as_pulseaudios_do(bus: Bus, 
             for env in (reference, bus.env)
         )
         assert len(ours_shown) == 1 and ours_shown == theirs_shown
-    for rate in (1, 25, 999, 384_000):
+    for rate in (1, 25, 999, 384_000, 387_840):
         command = ["parec", "-d", "two.monitor", f"--rate={rate}", "--channels=1", "--latency-msec=20"]
         for env in (reference, bus.env):
             recorder = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -80,6 +80,36 @@ def test_a_sink_that_comes_back_under_its_name_has_its_levels_again() -> None:
     assert len(sinks_of(client)["two"]["volume"]) == 1 and 0x4000 < sinks_of(client)["two"]["volume"][0] < 0x8000
 
 
+STEREO, SURROUND = (19_660, 58_982), (6_553, 13_107, 19_660, 26_214, 32_768, 39_321)
+
+
+@pytest.mark.parametrize(
+    ("kept", "argument", "given"),
+    [
+        (STEREO, "channels=1", (39_321,)),
+        (SURROUND, "channels=1", (22_937,)),
+        (STEREO, "channel_map=front-left,front-right,lfe", (19_660, 58_982, 39_321)),
+        (SURROUND, "channel_map=front-left,front-right,lfe", (6_553, 13_107, 39_321)),
+        (SURROUND, "channel_map=surround-40", SURROUND[:4]),
+        (STEREO, "channel_map=surround-51", (*STEREO, *STEREO, 39_321, 39_321)),
+        (SURROUND, "channel_map=aux0,aux1,aux2", (22_937,) * 3),
+    ],
+)
+def test_a_level_goes_to_the_channels_namesakes_and_sides_where_a_sink_has_others(
+    kept: tuple[int, ...], argument: str, given: tuple[int, ...]
+) -> None:
+    """All figures are PulseAudio's."""
+    rig = Rig()
+    client = rig.client()
+    index = load(
+        client, "module-null-sink", f"sink_name=two channel_map={'surround-51' if len(kept) > 2 else 'stereo'}"
+    )
+    client.ask(Command.SET_SINK_VOLUME, index=NO_INDEX, name="two", volume=kept)
+    client.ask(Command.UNLOAD_MODULE, index=index)
+    load(client, "module-null-sink", f"sink_name=two {argument}")
+    assert sinks_of(client)["two"]["volume"] == given
+
+
 @pytest.mark.parametrize(
     ("argument", "kept"), [("restore_volume=no", (FULL, True)), ("restore_muted=0", (HALF, False))]
 )

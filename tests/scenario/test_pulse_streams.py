@@ -92,6 +92,57 @@ def test_a_change_of_rate_loses_nothing_and_with_variable_rate_it_glides(variabl
         assert steps.max() < 0.5 * 2 * np.pi * 997 / 48_000 + 0.001
 
 
+@pytest.mark.parametrize("variable", [False, True])
+@pytest.mark.parametrize("rate", [1, 7, 100, 999])
+def test_below_1_khz_each_frame_is_heard_for_as_long_as_it_lasts(rate: int, variable: bool) -> None:
+    rig = Rig()
+    heard = rig.capture()
+    client = rig.client()
+    levels = np.resize(np.array([[0.5, 0.25], [-0.25, 0.5], [0.125, -0.5]], np.float32), (2 * rate + 3, 2))
+    player = client.play(Spec(SampleFormat.F32LE, 2, rate), STEREO, levels.tobytes(), variable_rate=variable)
+    player.drain()
+    rig.run(8.0)
+    ends = np.arange(len(levels) + 1) * 48_000 // rate
+    assert np.array_equal(heard.trimmed(), np.repeat(levels, np.diff(ends), axis=0))
+    # What is queued then is heard at another rate, a high one too, and nothing breaks off.
+    for other in (44_100, 3, 387_840, 48_000):
+        client.ask(Command.UPDATE_PLAYBACK_STREAM_SAMPLE_RATE, channel=player.channel, rate=other)
+        player.data = memoryview(levels[:6].tobytes())
+        player.feed()
+        player.drain()
+        rig.run(3.0)
+    assert not rig.door.playback[player.index].queue.length
+    for absurd in (0, 387_841):
+        fields = {"channel": player.channel, "rate": absurd}
+        assert client.error(Command.UPDATE_PLAYBACK_STREAM_SAMPLE_RATE, **fields) == Err.INVALID
+
+
+@pytest.mark.parametrize("tlength_ms", [60, 2000])
+@pytest.mark.parametrize("prebuf", [{}, {"prebuf": 0}])
+def test_a_word_before_a_pause_is_heard_whole_at_once_and_no_frame_later(
+    tlength_ms: int, prebuf: dict[str, int]
+) -> None:
+    """As speech comes: between two words nothing is written, and nothing drained."""
+    rig = Rig()
+    heard = rig.capture(clocked=True)
+    rate = 22_050
+    frames = [2_205, 4_410, 3_000, 1_871, 5_001]
+    player = rig.client().play(
+        Spec(SampleFormat.S16LE, 1, rate), (0,), tlength=ms(tlength_ms, 2, rate), adjust_latency=True, **prebuf
+    )
+    for number, length in enumerate(frames):
+        player.data = memoryview(s16(np.full((length, 1), 0.5, np.float32)))
+        player.feed()
+        if tlength_ms == 2000 and not prebuf:
+            player.client.ask(Command.TRIGGER_PLAYBACK_STREAM, channel=player.channel)
+        rig.run(length / rate + 0.12 + 0.013 * number)
+        loud = np.abs(heard.sound[:, 0]) > 0.2
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], loud, [False])).astype(int)))
+        lengths = edges[1::2] - edges[::2]
+        assert len(lengths) == number + 1 and abs(lengths[-1] - length * 48_000 / rate) <= 4
+    assert rig.door.playback[player.index].held_ns == 0
+
+
 def test_what_a_drain_lets_out_is_the_sound_to_its_last_frame_and_no_more() -> None:
     rig = Rig()
     heard = rig.capture(clocked=True)

@@ -16,7 +16,7 @@ from millrace.errors import ConfigError
 from millrace.guest.machines.address import bus_path, parse_door, read_password
 from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
-from millrace.units import NS_PER_S, default_map
+from millrace.units import NS_PER_MS, NS_PER_S, default_map
 from millrace.wire.qemu.audio import format_of
 
 FORMATS = [
@@ -80,6 +80,18 @@ def test_the_speed_of_a_guest_is_told_after_three_seconds_and_pauses_do_not_coun
     assert meter.percent(48_000) == pytest.approx(93.0)
     meter.restart()
     assert meter.percent(48_000) is None
+
+
+@pytest.mark.parametrize("block_ms", [5, 600, 990])
+def test_the_speed_of_a_guest_is_that_of_the_last_ten_seconds_whatever_its_blocks(block_ms: int) -> None:
+    """A guest that writes rarely gives as many seconds of its past as one that writes often."""
+    meter, frames, now_ns = SpeedMeter(), 0, 0
+    for speed, seconds in ((0.5, 20), (1.0, 12)):
+        for _ in range(seconds * 1000 // block_ms):
+            now_ns += block_ms * NS_PER_MS
+            frames += round(block_ms * 48 * speed)
+            meter.mark(now_ns, frames)
+    assert meter.percent(48_000) == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize(

@@ -178,5 +178,5 @@ def test_a_volume_for_other_channels_is_as_pulseaudio_makes_it() -> None:
     assert rule.fitted(("front-right", "front-left")) == (90, 10) and Rule().fitted(surround) == ()
     table = Devices()
     table.load({("sink", "s"): ((0.001, 0.216), False)})
-    level = table.level(("sink", "s"), 1)
+    level = table.level(("sink", "s"), ("mono",))
     assert level is not None and level[0] == pytest.approx((0.35**3,), rel=1e-3)

@@ -38,14 +38,15 @@ FAR_OFF = 5_000e-6
 TAPE_S = 2
 _GAP_NS = NS_PER_S
 _QUIET_NS = 2 * NS_PER_S
-_SPEED_MARKS = 10
+_SPEED_NS: HostNs = 10 * NS_PER_S
+_SPEED_MIN_NS: HostNs = 3 * NS_PER_S
 
 
 class SpeedMeter:
     """How much sound a second of ours brings: frames over host time, of the last ten seconds."""
 
     def __init__(self) -> None:
-        self._marks: deque[tuple[HostNs, Frames]] = deque(maxlen=_SPEED_MARKS + 1)
+        self._marks: deque[tuple[HostNs, Frames]] = deque()
 
     def restart(self) -> None:
         """The guest stood still, which is no slowness."""
@@ -55,10 +56,12 @@ class SpeedMeter:
         """So many frames in all have come by now."""
         if not self._marks or now_ns - self._marks[-1][0] >= NS_PER_S:
             self._marks.append((now_ns, frames))
+        while now_ns - self._marks[0][0] > _SPEED_NS and len(self._marks) > 2:
+            self._marks.popleft()
 
     def percent(self, rate: int) -> float | None:
         """Of real time; None before three seconds."""
-        if len(self._marks) < 4:
+        if not self._marks or self._marks[-1][0] - self._marks[0][0] < _SPEED_MIN_NS:
             return None
         (then, before), (now, after) = self._marks[0], self._marks[-1]
         return 100.0 * (after - before) * NS_PER_S / (rate * (now - then))

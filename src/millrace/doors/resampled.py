@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from millrace.dsp.convert import Samples
-from millrace.dsp.resample import PIECE_FRAMES, Resampler, SincResampler, make_resampler
+from millrace.dsp.resample import PIECE_FRAMES, Resampler, SincResampler, make_resampler, stretched
 from millrace.units import Frames, HostNs, frames_to_ns
 
 Read = Callable[[Samples], Frames]
@@ -33,7 +33,7 @@ class Resampled:
         if (rate_in, low_delay) == (self._rates[0], self._low_delay):
             return
         self._rates, self._low_delay = (rate_in, self._rates[1]), low_delay
-        if self._glide and isinstance(self._resampler, SincResampler):
+        if self._glides and isinstance(self._resampler, SincResampler):
             self._resampler.ratio = self._rates[1] / rate_in
             return
         if self._resampler is not None:
@@ -42,12 +42,16 @@ class Resampled:
 
     def _begin(self) -> None:
         rate_in, rate_out = self._rates
-        if self._glide:
+        if self._glides:
             self._resampler = SincResampler(rate_out / rate_in, self._channels)
         else:
             self._resampler = make_resampler(rate_in, rate_out, self._channels, self._low_delay)
         self._inside = 0.0
         """Frames read and not made yet, at `rate_out`."""
+
+    @property
+    def _glides(self) -> bool:
+        return self._glide and not stretched(*self._rates)
 
     def _keep(self, more: Samples) -> None:
         """Queue what was made behind what is not taken yet."""

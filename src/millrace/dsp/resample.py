@@ -12,16 +12,25 @@ from typing import Protocol
 import numpy as np
 
 from millrace.dsp.convert import Samples
-from millrace.units import NS_PER_S, Frames, HostNs
+from millrace.units import NS_PER_S, RATE_MIN, Frames, HostNs
 
 SOXR_HOLDS: Frames = 1400
 SINC_HOLDS: Frames = 20
 """The most that each holds back, in frames of the lower of its two rates (measured from 4 to 384 kHz: 1,367 and 20)."""
 
 
+SINC_STRETCH_MAX = 256
+"""libsamplerate does no more than so many times."""
+
+
+def stretched(low: int, high: int) -> bool:
+    """Whether a frame at the lower rate stands for all of its period: a filter would hold back seconds of sound."""
+    return low < RATE_MIN or low * SINC_STRETCH_MAX < high
+
+
 def holds_ns(rate_in: int, rate_out: int, low_delay: bool) -> HostNs:
     """The most that a resampler between these rates holds back; 0 where none is needed."""
-    if rate_in == rate_out:
+    if rate_in == rate_out or stretched(rate_in, rate_out):
         return 0
     return (SINC_HOLDS if low_delay else SOXR_HOLDS) * NS_PER_S // min(rate_in, rate_out)
 
@@ -35,8 +44,14 @@ PIECE_FRAMES: Frames = 2048
 that it was ever given (half a second of 192 kHz: 700 KiB a channel), and takes twice the time for such."""
 
 
+FRAME_BYTES = 4
+"""A channel of a frame."""
+
+
 def resampler_bytes(rate_in: int, rate_out: int, channels: int, low_delay: bool) -> int:
     """The memory of what `make_resampler` makes."""
+    if stretched(rate_in, rate_out):
+        return channels * FRAME_BYTES * 2 * (rate_out // rate_in + 1)
     return 0 if rate_in == rate_out else channels * (SINC_BYTES if low_delay else SOXR_BYTES)
 
 
@@ -113,10 +128,33 @@ class SincResampler:
         return np.asarray(out, np.float32).reshape(-1, self._channels)
 
 
+class TrivialResampler:
+    """Each frame for as long as it lasts, to a higher rate; it holds nothing back. PulseAudio's name for that."""
+
+    name = "trivial"
+
+    def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
+        self._rates, self._channels = (rate_in, rate_out), channels
+        self._fed = 0
+
+    def process(self, block: Samples) -> Samples:
+        """See `Resampler`."""
+        rate_in, rate_out = self._rates
+        ends = np.arange(self._fed, self._fed + len(block) + 1) * rate_out // rate_in
+        self._fed = (self._fed + len(block)) % rate_in
+        return np.repeat(block, np.diff(ends), axis=0)
+
+    def finish(self) -> Samples:
+        """See `Resampler`."""
+        return np.zeros((0, self._channels), np.float32)
+
+
 def make_resampler(rate_in: int, rate_out: int, channels: int, low_delay: bool) -> Resampler | None:
     """A resampler between two fixed rates, or None where they are the same."""
     if rate_in == rate_out:
         return None
-    if low_delay:
+    if rate_in < rate_out and stretched(rate_in, rate_out):
+        return TrivialResampler(rate_in, rate_out, channels)
+    if low_delay and rate_in <= rate_out * SINC_STRETCH_MAX:
         return SincResampler(rate_out / rate_in, channels)
     return SoxrResampler(rate_in, rate_out, channels)

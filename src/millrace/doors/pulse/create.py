@@ -8,7 +8,6 @@ from millrace.doors.admission import permission_of
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.formats import (
-    RECORD_RATE_MIN,
     CommandError,
     gains_from,
     info_of,
@@ -24,7 +23,7 @@ from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import GROUPED_BY, INPUT, Rule, group_of
 from millrace.dsp.channels import Mapping
 from millrace.dsp.mix import cubic_to_gain
-from millrace.dsp.resample import SINC_HOLDS, holds_ns
+from millrace.dsp.resample import SINC_HOLDS, holds_ns, stretched
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.media.format import AudioFormat
 from millrace.units import HostNs, frames_to_ns
@@ -146,7 +145,9 @@ def _asked_attr(client: PulseClient, f: Fields, fmt: AudioFormat) -> PlaybackAtt
 
 def held_by_resampler(rate: int, rate_out: int, glide: bool) -> HostNs:
     """What the resampler of a stream with a short buffer holds back."""
-    return frames_to_ns(SINC_HOLDS, min(rate, rate_out)) if glide else holds_ns(rate, rate_out, low_delay=True)
+    if glide and not stretched(rate, rate_out):
+        return frames_to_ns(SINC_HOLDS, min(rate, rate_out))
+    return holds_ns(rate, rate_out, low_delay=True)
 
 
 def _playback_reply(stream: PlaybackStream) -> dict[str, object]:
@@ -179,7 +180,7 @@ def create_record(client: PulseClient, request: Request) -> None:
     if not client.authorize(permission_of(sink), lambda allow: client.answered(request, allow)):
         return
     _check_suspended(f, sink)
-    fmt = negotiate(f, door.format_of(sink), RECORD_RATE_MIN)
+    fmt = negotiate(f, door.format_of(sink))
     record = _record_stream(client, f, fmt)
     door.begin_record(record, sink, only)
     client.keep_record(record)

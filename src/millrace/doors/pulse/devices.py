@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from millrace.doors.pulse.channelmaps import volume_for
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
+from millrace.units import Positions, default_map
 
 Level = tuple[tuple[float, ...], bool]
 """Gains and mute."""
@@ -90,15 +92,16 @@ class Devices:
                 del self.now[key]
             self.undo(key)
 
-    def level(self, key: Key, channels: int) -> Level | None:
-        """The level of a device with so many channels: its own where the counts agree, else their mean."""
+    def level(self, key: Key, positions: Positions) -> Level | None:
+        """The level of a device with these channels. Of another number of them, the usual map is assumed."""
         value = self.now.get(key)
         if value is None or isinstance(value, str):
             return None
         gains, mute = value
-        if len(gains) != channels:
-            # As PulseAudio: the mean of the volumes as they are shown, not of what they do.
-            gains = (cubic_to_gain(round(sum(map(gain_to_cubic, gains)) / len(gains))),) * channels
+        if len(gains) != len(positions):
+            # As PulseAudio: means of the volumes as they are shown, not of what they do.
+            shown = tuple(map(gain_to_cubic, gains))
+            gains = tuple(map(cubic_to_gain, volume_for(shown, default_map(len(gains)), positions)))
         return gains, mute
 
     def default(self, kind: str) -> str:

@@ -11,7 +11,7 @@ from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
 from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.media.format import AudioFormat
 from millrace.text import parse_json, quoted
-from millrace.units import MAX_CHANNELS, POSITIONS, RATE_MAX, RATE_MIN, Positions, default_map
+from millrace.units import MAX_CHANNELS, POSITIONS, RATE_MAX, Positions, default_map
 from millrace.wire.pulse.constants import Encoding, Err
 from millrace.wire.pulse.tagstruct import FormatInfo, Props, Spec
 
@@ -24,8 +24,8 @@ _FORMATS = {
 """Second names of sample formats."""
 
 
-RECORD_RATE_MIN = 1
-"""A recorder has any rate from here on: volume meters ask for 25 Hz."""
+STREAM_RATE_MIN, STREAM_RATE_MAX = 1, RATE_MAX * 101 // 100
+"""As PulseAudio has it: volume meters ask for 25 Hz, and a rate that is adjusted may go beyond the highest."""
 
 
 class CommandError(MillraceError):
@@ -92,21 +92,21 @@ def map_names(numbers: tuple[int, ...]) -> Positions:
     return tuple(POSITIONS[n] for n in numbers)
 
 
-def checked_rate(rate: int, rate_min: int = RATE_MIN) -> int:
+def checked_rate(rate: int) -> int:
     """A rate that can be played, else CommandError."""
-    if not rate_min <= rate <= RATE_MAX:
-        raise CommandError(Err.INVALID, f"a rate of {rate} Hz; {rate_min} to {RATE_MAX} can be played")
+    if not STREAM_RATE_MIN <= rate <= STREAM_RATE_MAX:
+        raise CommandError(Err.INVALID, f"a rate of {rate} Hz; {STREAM_RATE_MIN} to {STREAM_RATE_MAX} can be played")
     return rate
 
 
-def from_spec(spec: Spec, numbers: tuple[int, ...], rate_min: int = RATE_MIN) -> AudioFormat:
+def from_spec(spec: Spec, numbers: tuple[int, ...]) -> AudioFormat:
     """A stream format from a spec and a map, which must fit each other."""
     if spec.format not in PULSE_FORMATS or not 1 <= spec.channels <= MAX_CHANNELS:
         raise CommandError(Err.INVALID, "unknown sample format or channel count")
     positions = map_names(numbers) if numbers else default_map(spec.channels)
     if len(positions) != spec.channels:
         raise CommandError(Err.INVALID, "the channel map does not fit the channel count")
-    return AudioFormat(SampleFormat(spec.format), checked_rate(spec.rate, rate_min), positions)
+    return AudioFormat(SampleFormat(spec.format), checked_rate(spec.rate), positions)
 
 
 def _value(props: Props, key: str) -> Any:
@@ -134,13 +134,13 @@ def _whole(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
-def from_info(info: FormatInfo, default: AudioFormat, rate_min: int = RATE_MIN) -> AudioFormat:
+def from_info(info: FormatInfo, default: AudioFormat) -> AudioFormat:
     """A PCM format_info to a format, open fields taken from `default`."""
     name = _value(info.props, "format.sample_format")
     sample = sample_format(str(name)) if name is not None else default.sample
     if sample is None:
         raise CommandError(Err.NOTSUPPORTED, f"sample format {name} is unknown")
-    rate = checked_rate(_ranged(_value(info.props, "format.rate"), default.rate), rate_min)
+    rate = checked_rate(_ranged(_value(info.props, "format.rate"), default.rate))
     text = _value(info.props, "format.channel_map")
     if isinstance(text, str) and text:
         positions = parse_map(text)
@@ -154,13 +154,13 @@ def from_info(info: FormatInfo, default: AudioFormat, rate_min: int = RATE_MIN) 
     return AudioFormat(sample, rate, default.positions if same else default_map(channels))
 
 
-def negotiate(fields: dict[str, Any], default: AudioFormat, rate_min: int = RATE_MIN) -> AudioFormat:
+def negotiate(fields: dict[str, Any], default: AudioFormat) -> AudioFormat:
     """The format of a stream to create: the first PCM format offered, or the spec with its fix_* flags."""
     offers: list[FormatInfo] = fields.get("formats") or []
     if offers:
         for info in offers:
             if info.encoding in (Encoding.PCM, Encoding.ANY):
-                return from_info(info, default, rate_min)
+                return from_info(info, default)
         raise CommandError(Err.NOTSUPPORTED, "only PCM can be mixed")
     spec, numbers = fields["spec"], fields["map"]
     if fields["fix_channels"]:
@@ -170,7 +170,7 @@ def negotiate(fields: dict[str, Any], default: AudioFormat, rate_min: int = RATE
         spec = Spec(default.sample, spec.channels, spec.rate)
     if fields["fix_rate"]:
         spec = Spec(spec.format, spec.channels, default.rate)
-    return from_spec(spec, numbers, rate_min)
+    return from_spec(spec, numbers)
 
 
 def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:

@@ -55,9 +55,9 @@ class GuestDevices(Devices):
             self.restore(mix)
 
     def restore(self, mix: Sink) -> None:
-        names, channels = (mix.name, *mix.aliases), len(mix.positions)
-        level = next((found for name in names if (found := self.level((mix.kind, name), channels))), None)
-        recorded = self.level((RECORDED, self._door.source_name(mix)), channels)
+        names, positions = (mix.name, *mix.aliases), mix.positions
+        level = next((found for name in names if (found := self.level((mix.kind, name), positions))), None)
+        recorded = self.level((RECORDED, self._door.source_name(mix)), positions)
         for node, kept in ((mix, level), (mix.recorded, recorded)):
             if kept is not None and "volume" in self.restores:
                 node.gains = kept[0]
@@ -75,7 +75,7 @@ class GuestDevices(Devices):
             self._undo_default(name)
             return
         for mix in self._door.graph.mixes():
-            level = self.level(key, len(mix.positions)) or ((1.0,) * len(mix.positions), False)
+            level = self.level(key, mix.positions) or ((1.0,) * len(mix.positions), False)
             if what == RECORDED and self._door.source_name(mix) == name:
                 self._door.set_recorded(mix, *level)
             elif (mix.kind, mix.name) == key:

@@ -11,11 +11,11 @@ import re
 from collections.abc import Collection
 
 from millrace.doors.pulse.channelmaps import map_for, parse_map
-from millrace.doors.pulse.formats import CommandError, sample_format
+from millrace.doors.pulse.formats import STREAM_RATE_MAX, STREAM_RATE_MIN, CommandError, sample_format
 from millrace.errors import ConfigError
 from millrace.media.format import AudioFormat
 from millrace.text import parse_int, quoted
-from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN, Positions
+from millrace.units import MAX_CHANNELS, Positions
 from millrace.wire.pulse.constants import Err
 from millrace.wire.pulse.tagstruct import PROPS_MAX, Props
 
@@ -128,7 +128,7 @@ class Args:
         sample = default.sample if name is None else sample_format(name)
         if sample is None:
             raise wrong(f"format: {quoted(name)} is not a sample format")
-        rate = self.number("rate", RATE_MIN, RATE_MAX) or default.rate
+        rate = self.number("rate", STREAM_RATE_MIN, STREAM_RATE_MAX) or default.rate
         channels, positions = self.number("channels", 1, MAX_CHANNELS), self.positions()
         if positions is None:
             positions = default.positions if channels in (None, len(default.positions)) else map_for(channels or 1)

@@ -18,7 +18,7 @@ from millrace.doors.pulse.rendered import NEVER, Rendered
 from millrace.doors.pulse.status import PulseStatus
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Buffer, Samples, decode, silence_byte
-from millrace.dsp.resample import SINC_BYTES, holds_ns, resampler_bytes
+from millrace.dsp.resample import SINC_BYTES, holds_ns, resampler_bytes, stretched
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
 from millrace.graph.quantum import QUANTA_NS
@@ -168,7 +168,7 @@ class PlaybackStream(Ingress):
 
     def _resampler_bytes(self, rate: int) -> int:
         channels = len(self.format.positions)
-        if self.glide:
+        if self.glide and not stretched(rate, self.graph.rate):
             return SINC_BYTES * channels
         return resampler_bytes(rate, self.graph.rate, channels, self._low_delay(rate))
 
@@ -355,7 +355,7 @@ class PlaybackStream(Ingress):
         if self._pulled_at != self.graph.position:
             self._pulled_at, self._pulled_frames = self.graph.position, 0
         ahead = self.graph.ahead(self.node) + self._pulled_frames
-        return self.graph.quantum_frames - ahead if self.attr.prebuf > 0 else 0
+        return self.graph.quantum_frames - ahead
 
     def _pull_direct(self, out: Samples) -> Frames:
         frame = self.layout.frame_bytes

@@ -11,12 +11,12 @@ from millrace.doors.ingress import Recorder, RecorderStatus
 from millrace.doors.pulse.attrs import Layout, RecordAttr
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.mix import ramp
-from millrace.dsp.resample import SINC_BYTES, Resampler, SincResampler, make_resampler, resampler_bytes
+from millrace.dsp.resample import SINC_BYTES, Resampler, SincResampler, make_resampler, resampler_bytes, stretched
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import UNKNOWN, Subject
-from millrace.units import NS_PER_MS, RATE_MIN, Frames, HostNs
+from millrace.units import NS_PER_MS, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command
 from millrace.wire.pulse.tagstruct import Props
 
@@ -104,7 +104,7 @@ class RecordStream(Recorder):
 
     def _metered(self, rate: int) -> bool:
         """Whether a frame stands for its whole period. At such rates a resampler would hold back minutes of sound."""
-        return self._peak_detect or rate < RATE_MIN
+        return self._peak_detect or stretched(rate, self.graph.rate)
 
     def _low_delay(self, rate: int) -> bool:
         return Layout(self.format.frame_bytes, rate).to_ns(self.attr.fragsize) < 150 * NS_PER_MS

@@ -6,7 +6,6 @@ from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_pla
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.create import attr_reply, create_playback, create_record, held_by_resampler, shown_props
 from millrace.doors.pulse.formats import (
-    RECORD_RATE_MIN,
     CommandError,
     checked_rate,
     from_spec,
@@ -160,7 +159,7 @@ def set_record_attr(client: PulseClient, request: Request) -> None:
 
 def record_rate(client: PulseClient, request: Request) -> None:
     """UPDATE_RECORD_STREAM_SAMPLE_RATE."""
-    client.record_at(request).change_rate(checked_rate(request.fields["rate"], RECORD_RATE_MIN))
+    client.record_at(request).change_rate(checked_rate(request.fields["rate"]))
     client.reply(request)
 
 
