@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from millrace.client import bus as bus_module
 from millrace.client.bus import Bus
-from millrace.errors import MillraceError
-from millrace.wire.native.messages import Hello, Message, Objects, Reply, Welcome, frame
+from millrace.errors import MillraceError, NoDaemon
+from millrace.wire.native.messages import Hello, Message, Objects, Reply, Wait, Welcome, frame
 from millrace.wire.native.session import NativeWire
 
 STREAM = {
@@ -70,6 +72,70 @@ def test_a_stream_without_its_memory_is_refused(tmp_path: Path) -> None:
         async with await saying(tmp_path / "s", Reply(0, STREAM)), asyncio.timeout(5):
             with pytest.raises(MillraceError, match="3 descriptors, not 0"):
                 async with Bus(tmp_path / "s", "test", "") as bus, bus.play():
+                    pass
+
+    asyncio.run(main())
+
+
+async def silent(path: Path, *words: Message, then: float = 0.0, last: Message | None = None) -> asyncio.Server:
+    """A daemon that says `words` to a hello, and after a while `last`, or nothing for good."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for word in words:
+            writer.write(frame(word))
+        await asyncio.sleep(then)
+        if last is not None:
+            writer.write(frame(last))
+        while await reader.read(65_536):
+            pass
+        writer.close()
+
+    return await asyncio.start_unix_server(serve, path)
+
+
+@pytest.mark.parametrize("words", [(), (Wait("request/1", "connect"),) * 3])
+def test_a_daemon_that_never_lets_anybody_in_is_given_up(
+    words: tuple[Message, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "WELCOME_S", 0.2)
+    monkeypatch.setattr(bus_module, "ASKED_S", 0.2)
+
+    async def main() -> None:
+        async with await silent(tmp_path / "s", *words), asyncio.timeout(30):
+            with pytest.raises(NoDaemon, match="s does not answer; is it stopped, or busy"):
+                async with Bus(tmp_path / "s", "test", ""):
+                    pass
+
+    asyncio.run(main())
+
+
+def test_a_daemon_that_has_to_ask_has_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "WELCOME_S", 1.0)
+
+    async def main() -> None:
+        welcome = Welcome(1, "you", [], [])
+        wait = Wait("request/1", "connect")
+        async with await silent(tmp_path / "s", wait, then=1.3, last=welcome), asyncio.timeout(30):
+            waits: list[str] = []
+            bus = Bus(tmp_path / "s", "test", "")
+            bus.on_wait = lambda request, what: waits.append(what)
+            async with bus:
+                assert bus.you == "you" and waits == ["connect"]
+
+    asyncio.run(main())
+
+
+def test_a_socket_before_which_too_many_wait_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is stopped accepts nobody: to connect then waits in the kernel, and the whole program with it."""
+    monkeypatch.setattr(bus_module, "WELCOME_S", 0.2)
+
+    async def main() -> None:
+        with socket.socket(socket.AF_UNIX) as stopped, socket.socket(socket.AF_UNIX) as first:
+            stopped.bind(str(tmp_path / "s"))
+            stopped.listen(0)
+            first.connect(str(tmp_path / "s"))
+            with pytest.raises(NoDaemon, match="is it stopped"):
+                async with Bus(tmp_path / "s", "test", ""):
                     pass
 
     asyncio.run(main())

@@ -48,6 +48,12 @@ from millrace.wire.native.messages import (
 from millrace.wire.native.session import NativeWire
 
 TakeFds = Callable[[Any, Descriptors], Any]
+WELCOME_S = 20.0
+"""For the daemon's first word."""
+ASKED_S = 40.0
+"""For its answer, if it says that somebody is asked first: nobody is asked for that long."""
+KNOCK_S = 0.05
+"""Between two tries at a socket before which too many wait already."""
 CHANGES_MAX = 100_000
 S = TypeVar("S", bound=NativeStream)
 
@@ -94,6 +100,8 @@ class Bus:
         self._watches: list[asyncio.Queue[Change]] = []
         self._line: FdStream | None = None
         self._welcomed: asyncio.Future[Welcome] | None = None
+        self._patience: asyncio.Timeout | None = None
+        """How long the daemon has to let us in, until it has said once that it will take longer."""
         self._lost: Exception | None = None
         self._synced = False
         self._watching = False
@@ -110,23 +118,42 @@ class Bus:
     # -- the connection ----------------------------------------------------------------------
 
     async def __aenter__(self) -> Bus:
-        loop = asyncio.get_running_loop()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._patience = patience = asyncio.timeout(WELCOME_S)
         try:
-            sock.connect(str(self._path))
-        except OSError as error:
-            sock.close()
-            raise NoDaemon(f"no daemon answers at {self._path} ({error.strerror}); start `millrace serve`") from None
-        self._welcomed = loop.create_future()
-        self._wire.send_message(Hello(name=self._name, token=self._token))
-        self._line = FdStream(sock, self._wire, self._after, self._ended, self._wire.receive_fds)
-        try:
-            welcome = await self._welcomed
+            async with patience:
+                welcome = await self._greeted(await self._connected())
+        except TimeoutError:
+            self.close()
+            raise NoDaemon(f"the daemon at {self._path} does not answer; is it stopped, or busy?") from None
         except BaseException:
             self.close()
             raise
         self.you, self.rights, self.guests = welcome.you, tuple(welcome.rights), tuple(welcome.guests)
         return self
+
+    async def _connected(self) -> socket.socket:
+        """A connection to the socket; while too many wait there already, again and again."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            while True:
+                try:
+                    sock.connect(str(self._path))
+                    return sock
+                except BlockingIOError:
+                    await asyncio.sleep(KNOCK_S)
+        except OSError as error:
+            sock.close()
+            raise NoDaemon(f"no daemon answers at {self._path} ({error.strerror}); start `millrace serve`") from None
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _greeted(self, sock: socket.socket) -> Welcome:
+        self._welcomed = asyncio.get_running_loop().create_future()
+        self._wire.send_message(Hello(name=self._name, token=self._token))
+        self._line = FdStream(sock, self._wire, self._after, self._ended, self._wire.receive_fds)
+        return await self._welcomed
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -168,9 +195,15 @@ class Bus:
         elif isinstance(message, Notice):
             self._noticed(message)
         elif isinstance(message, Wait):
-            self.on_wait(message.request, message.what)
+            self._told_to_wait(message)
         elif isinstance(message, Welcome) and self._welcomed is not None and not self._welcomed.done():
             self._welcomed.set_result(message)
+
+    def _told_to_wait(self, message: Wait) -> None:
+        patience, self._patience = self._patience, None
+        if patience is not None and self._welcomed is not None and not self._welcomed.done():
+            patience.reschedule(asyncio.get_running_loop().time() + ASKED_S)
+        self.on_wait(message.request, message.what)
 
     def _answered(self, message: Reply | Fault, fds: Descriptors) -> None:
         if isinstance(message, Fault) and message.serial == 0:
