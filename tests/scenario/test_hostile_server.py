@@ -235,3 +235,33 @@ def test_a_server_that_talks_on_and_on_fills_no_log() -> None:
         said(lambda kind, text: told.append(text), "error", "x" * 60_000)
     assert 0 < len(told) < 200
     assert max(map(len, told)) < 1000
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_server_that_sends_listeners_elsewhere_is_not_followed(status: int, tmp_path: Path) -> None:
+    """From wss:// that could lead to where no TLS is, and to whoever it likes."""
+    asked: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=status, headers={"Location": f"http://127.0.0.1:{request.url.port}/other"})
+
+    async def main() -> None:
+        app = web.Application()
+        app.add_routes([web.get("/{name}", elsewhere)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"ws://127.0.0.1:{runner.addresses[0][1]}/g"
+        listener = Listener(url, WavOutput(tmp_path / "w.wav"), ListenerOptions(token="mr_x"))
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(
+                    RemoteProtocolError, match=r"sends listeners to 'http://.*/other.*give that address"
+                ):
+                    await listener.run()
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(main())
+    assert asked == ["/g"]

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from millrace.backends.base import ClockedOutput, FileOutput
+from millrace.client import way
 from millrace.client.blame import Verdict
 from millrace.client.complaints import PULSE_NS, Complaints
 from millrace.client.fileplayer import FilePlayer
@@ -160,10 +161,8 @@ class Listener:
             return
 
     async def _session(self) -> None:
-        headers = {"Authorization": f"Bearer {self.options.token}"} if self.options.token else {}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
         (url, connector), tls = await self._way(), tls_of(self.url, self.options)
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as http:
+        async with way.session(self.options, connector) as http:
             try:
                 async with asyncio.timeout(HANDSHAKE_S):
                     line = await http.ws_connect(url, max_msg_size=MEDIA_MAX, ssl=tls, compress=0)

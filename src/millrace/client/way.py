@@ -26,9 +26,10 @@ from millrace.errors import (
 )
 from millrace.io.crypto import client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
-from millrace.text import printable, quoted
+from millrace.text import SHOWN_MAX, printable, quoted
 
 ASK_S = 5.0
+CONNECT_S = 5.0
 CLOSE_S = 2.0
 """How long the other side has to close its end, whatever it sends until then."""
 
@@ -86,6 +87,27 @@ def tls_of(url: str, options: ListenerOptions) -> ssl.SSLContext | bool:
     if options.insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
+
+
+def staying() -> aiohttp.TraceConfig:
+    """For a client's session: a server that sends it elsewhere is not followed, as browsers follow none with a
+    WebSocket. From wss:// that may lead to where no TLS is, and to anybody."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_sent_elsewhere)
+    return trace
+
+
+def session(options: ListenerOptions, connector: aiohttp.BaseConnector | None) -> aiohttp.ClientSession:
+    """To connect with, as whoever the options say."""
+    headers = {"Authorization": f"Bearer {options.token}"} if options.token else {}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+    return aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector, trace_configs=[staying()])
+
+
+async def _sent_elsewhere(session: object, about: object, params: aiohttp.TraceRequestRedirectParams) -> None:
+    there = params.response.headers.get("Location", "")
+    what = "if that is right, give that address, with ws:// or wss://"
+    raise RemoteProtocolError(f"{params.url} sends listeners to {quoted(there, SHOWN_MAX)}; {what}")
 
 
 @asynccontextmanager

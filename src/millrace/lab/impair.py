@@ -12,6 +12,8 @@ from collections.abc import Callable
 import aiohttp
 from aiohttp import web
 
+from millrace.client.way import staying
+from millrace.errors import RemoteProtocolError
 from millrace.io.clock import now_ns
 from millrace.sim.net import NetEmulator, Path
 from millrace.units import NS_PER_S
@@ -73,7 +75,8 @@ class Impairment:
         url = self.origin.replace("ws", "http", 1) + request.path_qs
         async with aiohttp.ClientSession(headers=_kept(request), auto_decompress=False) as http:
             try:
-                async with http.request(request.method, url, data=await request.read()) as answer:
+                data = await request.read()
+                async with http.request(request.method, url, data=data, allow_redirects=False) as answer:
                     headers = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
                     return web.Response(status=answer.status, body=await answer.read(), headers=headers)
             except aiohttp.ClientError as error:
@@ -82,13 +85,13 @@ class Impairment:
     async def _session(self, request: web.Request) -> web.StreamResponse:
         offered = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if one.strip()]
         self.sessions += 1
-        async with aiohttp.ClientSession(headers=_kept(request)) as http:
+        async with aiohttp.ClientSession(headers=_kept(request), trace_configs=[staying()]) as http:
             url = f"{self.origin}{request.path_qs}"
             try:
                 far = await http.ws_connect(url, protocols=offered, max_msg_size=MEDIA_MAX, compress=0)
             except aiohttp.WSServerHandshakeError as error:
                 return web.Response(status=error.status, text=f"the daemon refused: {error.message}\n")
-            except aiohttp.ClientError as error:
+            except (aiohttp.ClientError, RemoteProtocolError) as error:
                 return web.Response(status=502, text=f"{url}: {error}\n")
             chosen = (far.protocol,) if far.protocol else ()
             near = web.WebSocketResponse(max_msg_size=MEDIA_MAX, compress=False, protocols=chosen)
