@@ -23,6 +23,7 @@ from millrace.codec.settings import CodecSettings
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.server.http import assets as page
 from millrace.sim.signals import sine
+from millrace.text import SHOWN_MAX
 from millrace.units import NS_PER_MS
 from millrace.wire.peer.messages import Hello, Ping, encode_message, pack_media
 from millrace.wire.peer.session import ANSWERS_MAX, HELLO_MAX_NS, PeerClient
@@ -235,6 +236,32 @@ def test_a_server_that_talks_on_and_on_fills_no_log() -> None:
         said(lambda kind, text: told.append(text), "error", "x" * 60_000)
     assert 0 < len(told) < 200
     assert max(map(len, told)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("error", {"type": "error", "code": "limit", "message": "x" * 60_000, "fatal": False}),
+        ("settings", {"type": "settings", "settings": {"bitrate": "y" * 60_000}}),
+        ("error", {"type": "settings", "settings": {"latency": "z" * 60_000}}),
+    ],
+)
+def test_a_listener_repeats_only_so_much_of_it(kind: str, message: dict[str, Any], tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def main() -> None:
+        async def speak(line: web.WebSocketResponse) -> None:
+            for item in (WELCOME, stream(), *[message] * 300, BYE):
+                await line.send_str(json.dumps(item))
+
+        async with serving(speak) as url, asyncio.timeout(20):
+            listener = Listener(url, WavOutput(tmp_path / "w.wav"), ListenerOptions(reconnect=False))
+            listener.on_event = lambda what, text: told.append((what, text))
+            await listener.run()
+
+    asyncio.run(main())
+    texts = [text for what, text in told if what == kind]
+    assert 0 < len(texts) < 290 and max(map(len, texts)) <= SHOWN_MAX
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
