@@ -135,3 +135,30 @@ def test_a_bad_server_ends_in_a_sentence_and_damage_does_not_end_at_all(chromium
         assert not page.errors
 
     in_browser(chromium, bus, test)
+
+
+UNREAD = """(async () => {
+  const told = [], line = { readyState: 1, bufferedAmount: 0, sent: 0, send(data) { this.sent++; this.bufferedAmount += data.length; }, close() {} };
+  Object.assign(globalThis, { WebSocket: Object.assign(function () { return line; }, { OPEN: 1 }), postMessage: (message) => told.push(message) });
+  await import('/page/line.js');
+  onmessage({ data: { what: "begin", origin: 0, url: "", protocols: [], hello: {}, port: { postMessage() {} } } });
+  while (!line.onmessage) await new Promise((resolve) => setTimeout(resolve, 10));
+  const pings = (count) => { const before = line.sent; for (let n = 0; n < count; n++) line.onmessage({ data: '{"type":"ping","t":1}' }); return line.sent - before; };
+  const few = pings(10), all = pings(100000), held = line.bufferedAmount;
+  line.bufferedAmount = 0;
+  return { few, all, held, again: pings(1), ended: told.filter(({ what }) => what === "ended").length };
+})()"""  # noqa: E501
+
+
+@pytest.mark.beside
+def test_pings_of_a_server_that_reads_nothing_fill_no_memory_of_the_browsers(chromium: Chromium, bus: Bus) -> None:
+    """The line's own code, with a WebSocket that sends nothing: its answers end, and go on when it can send again."""
+
+    async def test(page: Page) -> None:
+        # Without the page's own line.
+        await page.open(bus.link().partition("#")[0] + "page/style.css")
+        told = await page.run(UNREAD)
+        assert told["few"] == 10 and told["again"] == 1 and not told["ended"]
+        assert told["all"] < 5000 and told["held"] < 100_000
+
+    in_browser(chromium, bus, test)
