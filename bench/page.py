@@ -32,7 +32,7 @@ async def _watch(url: str, profile: Path) -> tuple[list[float], dict[str, float]
         await page.click("#listen")
         await page.until("(millrace.listener && millrace.listener.stats || {}).state === 'playing'", 20)
         await asyncio.sleep(SETTLE_S)
-        names = "late, state, underruns, carried, splices, targetDelay, first, ppm"
+        names = "late, state, underruns, concealments, splices, targetDelay, first, ppm"
         script = f"(() => {{ const {{ {names} }} = millrace.listener.stats; return {{ {names} }}; }})()"
         first = last = await page.run(script)
         errors = []
@@ -65,7 +65,7 @@ def main() -> None:
             [*MILLRACE, "incidents", "--json"], env=bus.env, capture_output=True, text=True, check=True
         ).stdout.splitlines()
         causes = [f"{i['stage']}: {i['cause']} × {i['count']}" for i in map(json.loads, incidents)]
-        faults = {key: last[key] - first[key] for key in ("underruns", "carried", "splices")}
+        faults = {key: last[key] - first[key] for key in ("underruns", "concealments", "splices")}
         where = f"page: {MINUTES:g} minutes in Chromium, 3 ms of jitter, a card {PPM:+.0f} ppm"
         print(f"{where}: latency off by {rms:.0f} µs RMS (goal 2000),")
         target_ms = last["targetDelay"] / 1e6

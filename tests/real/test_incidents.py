@@ -67,7 +67,7 @@ def beside(number: int, kind: Kind) -> Any:
 def test_an_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
     """How often, that it is the first, and how far off its time is: `python -m bench faults` measures that.
 
-    On a loaded machine a fault may fall together with a stall, or be bridged by what earlier stalls have made a
+    On a loaded machine a fault may fall together with a stall, or be concealed by what earlier stalls have made a
     listener keep in hand: it is made three times at most.
     """
     scene = scenes(kind.scene)

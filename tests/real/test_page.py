@@ -674,7 +674,7 @@ SIMULATION = """import('/page/clock.js').then(async ({ RateController, PROFILES 
   const pairs = PAIRS, ppm = 300, rate = 48000, quantum = 128;
   const less = (n) => { voice.frames -= n; return n; };
   const voice = { frames: 0, get fill() { return this.frames; }, get ready() { return Math.max(0, this.frames - 17); },
-    cut: less, skip: less, stretch(n) { this.frames += n; return n; }, carry(n) { this.frames += n; },
+    accelerate: less, skip: less, expand(n) { this.frames += n; return n; }, conceal(n) { this.frames += n; },
     drop(n) { return less(Math.max(0, Math.min(n, this.frames))); } };
   const pace = new RateController(rate, PROFILES.normal), link = new AdaptiveLink(rate, rate, pace, voice);
   const errors = [], ratios = [];
@@ -686,7 +686,7 @@ SIMULATION = """import('/page/clock.js').then(async ({ RateController, PROFILES 
       const [media, came] = pairs[at++];
       pace.arrived(media, 20e6, came);
       const missing = link.missing(media);
-      if (missing) voice.carry(missing - link.replaced(missing));
+      if (missing) voice.conceal(missing - link.replaced(missing));
       voice.frames += 960; link.written(media, 960);
     }
     if (now - clock > 20e6) { clock = now; pace.observed(card * 1e9 / rate, now); }

@@ -86,7 +86,7 @@ class Machine:
         tally = next(iter(self.door.outs.values())).stream.tally
         return {
             "underruns": tally.underruns,
-            "bridged": tally.bridged,
+            "concealed": tally.concealed,
             "skipped": tally.left_out_frames,
         }
 
@@ -102,7 +102,7 @@ def test_a_machine_at_any_rate_plays_without_a_frame_lost_or_doubled(rate: int) 
     machine = Machine(rate)
     machine.begin()
     machine.play(12.0)
-    assert machine.stream == {"underruns": 0, "bridged": 0, "skipped": 0}
+    assert machine.stream == {"underruns": 0, "concealed": 0, "skipped": 0}
     sound = machine.heard.trimmed()
     assert len(sound) > 11.9 * 48_000
     judge(sound[4800:-4800])

@@ -12,7 +12,7 @@ from millrace.clock.pace import RateController
 from millrace.dsp.measure import level_dbfs, phase_jumps, tone_snr_db
 from millrace.errors import ConfigError
 from millrace.media.audio import AudioPacket
-from millrace.playout.adaptive import AdaptiveLink, State, carry_gain
+from millrace.playout.adaptive import AdaptiveLink, State, conceal_gain
 from millrace.playout.buffer import JitterBuffer
 from millrace.playout.reorder import Reorder
 from millrace.sim.clocks import SimClock
@@ -37,12 +37,12 @@ def test_a_voice_resamples_without_a_seam_while_the_ratio_changes() -> None:
     assert abs(voice.fill - (96_000 - sum(480 / (1.0 + 2e-6 * (k % 7)) for k in range(150)))) < 0.1
 
 
-def test_carried_sound_goes_on_and_fades_and_blends_into_what_comes() -> None:
+def test_concealment_goes_on_and_fades_and_blends_into_what_comes() -> None:
     voice = JitterBuffer(48_000, 1)
     signal = sine(1.0, 441, channels=1)
     voice.write(signal[:9600])
     for _ in range(8):
-        voice.carry(240)
+        voice.conceal(240)
     voice.write(signal[9600 + 8 * 240 :])
     heard = np.empty((30_000, 1), np.float32)
     voice.read(heard, 1.0)
@@ -50,7 +50,7 @@ def test_carried_sound_goes_on_and_fades_and_blends_into_what_comes() -> None:
     assert np.abs(np.diff(heard[400:, 0])).max() < 0.5 * 2 * np.pi * 441 / 48_000 * 1.6
     assert level_dbfs(heard[9600:10_400, 0]) == pytest.approx(-6.02, abs=0.3)
     assert level_dbfs(heard[11_300:11_500, 0]) < -20
-    assert carry_gain(np.array([0, 960, 1440, 1920, 9999]), 48_000).tolist() == [1.0, 1.0, 0.5, 0.0, 0.0]
+    assert conceal_gain(np.array([0, 960, 1440, 1920, 9999]), 48_000).tolist() == [1.0, 1.0, 0.5, 0.0, 0.0]
 
 
 def playing(latency: str = "normal", packet_ms: int = 20) -> tuple[AdaptiveLink, JitterBuffer, list[float]]:
@@ -93,7 +93,7 @@ def test_a_small_error_is_spliced_and_a_large_one_skipped() -> None:
         link, voice, heard = playing()
         # A path that was 40 or 400 ms slower until now.
         voice.write(np.zeros((extra_ms * 48, 1), np.float32))
-        link.voice.carry(1)
+        link.voice.conceal(1)
         run(link, voice, heard, 10_000, 12_000)
         assert abs(link.late_ns) < 3 * NS_PER_MS
         assert link.tally.skips == skips and link.tally.underruns == 0
@@ -115,7 +115,7 @@ def test_a_link_runs_dry_once_fades_and_comes_back_on_time() -> None:
     assert np.abs(np.diff(sound)).max() < 0.5 * 2 * np.pi * 440 / 48_000 * 1.6
 
 
-def test_what_was_carried_on_stands_for_what_was_lost() -> None:
+def test_what_was_concealed_stands_for_what_was_lost() -> None:
     link, _, _ = playing()
     assert link.missing(10_040 * NS_PER_MS) == 40 * 48
     assert link.missing(9_000 * NS_PER_MS) == 0

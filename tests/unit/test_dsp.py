@@ -21,7 +21,7 @@ from millrace.dsp.convert import (
 from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
 from millrace.dsp.mix import Limiter, cubic_to_gain, gain_to_cubic, peak, ramp
 from millrace.dsp.resample import make_resampler
-from millrace.dsp.splice import best_match, cut, last_period, skip, stretch
+from millrace.dsp.splice import accelerate, best_match, expand, last_period, skip
 from millrace.dsp.tape import Tape
 from millrace.sim.signals import sine
 from millrace.units import DEFAULT_MAPS
@@ -144,9 +144,9 @@ def tape_of(signal: np.ndarray, played: int) -> Tape:
 def test_splices_of_a_tone_leave_no_break(hz: float) -> None:
     signal = sine(1.0, hz)
     for splice in (
-        lambda t: -cut(t, 48_000, 10_000),
+        lambda t: -accelerate(t, 48_000, 10_000),
         lambda t: -skip(t, 48_000, 9600),
-        lambda t: stretch(t, 48_000, 10_000),
+        lambda t: expand(t, 48_000, 10_000),
     ):
         tape = tape_of(signal, 4800)
         changed = splice(tape)
@@ -158,11 +158,11 @@ def test_splices_of_a_tone_leave_no_break(hz: float) -> None:
 
 def test_splices_need_room_and_obey_the_most() -> None:
     tape = tape_of(sine(0.004), 0)
-    assert cut(tape, 48_000, 10_000) == skip(tape, 48_000, 9600) == 0
+    assert accelerate(tape, 48_000, 10_000) == skip(tape, 48_000, 9600) == 0
     tape = tape_of(sine(1.0), 4800)
-    assert cut(tape, 48_000, 100) == stretch(tape, 48_000, 100) == 0
-    assert 144 <= cut(tape, 48_000, 200) <= 200 + 96
-    assert 144 <= stretch(tape, 48_000, 200) <= 200 + 96
+    assert accelerate(tape, 48_000, 100) == expand(tape, 48_000, 100) == 0
+    assert 144 <= accelerate(tape, 48_000, 200) <= 200 + 96
+    assert 144 <= expand(tape, 48_000, 200) <= 200 + 96
 
 
 def test_a_continuation_goes_on_as_it_was() -> None:

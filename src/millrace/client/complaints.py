@@ -29,12 +29,12 @@ class Complaints:
 
     def pull(self, playout: Playout, out: Samples, now_ns: HostNs) -> None:
         """The output asks: fill `out`, and see what was wrong with it."""
-        holes, left_out = playout.tally.carried, playout.tally.left_out_frames
+        holes, left_out = playout.tally.concealments, playout.tally.left_out_frames
         late_ns = self.blame.pulled(now_ns, len(out) * NS_PER_S // playout.rate)
         playout.pull(out, now_ns)
         skipped_ns = (playout.tally.left_out_frames - left_out) * NS_PER_S // playout.rate
         # A device that is late by more than it holds was heard to be, even if it makes up for it at once.
-        if playout.tally.carried != holes or skipped_ns > SKIP_NS or late_ns > STOOD_NS:
+        if playout.tally.concealments != holes or skipped_ns > SKIP_NS or late_ns > STOOD_NS:
             self._holes.append(now_ns)
 
     def gone(self, at_ns: HostNs) -> None:

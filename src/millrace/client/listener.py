@@ -396,7 +396,7 @@ class Listener:
                     out.ledger = self._ledger(playout, offset)
                 out.fill_ns = playout.fill_ns
                 out.underruns, out.lost = playout.tally.underruns, playout.lost_packets
-                out.skipped, out.bridged = playout.tally.left_out_frames, playout.tally.bridged
+                out.skipped, out.concealed = playout.tally.left_out_frames, playout.tally.concealed
                 out.target_ns, out.locked = round(playout.pace.target_delay_ns), playout.pace.locked
                 out.drift_ppm = round((1.0 / playout.pace.ratio - 1.0) * 1e6, 1)
             elif self._file is not None:

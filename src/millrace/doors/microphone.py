@@ -92,7 +92,7 @@ class MicrophoneStream(Ingress):
         """See `Ingress`."""
         playout, pace, tally = self.playout, self.playout.pace, self.playout.tally
         fares = PlayoutStatus(
-            pace.target_delay_ns, pace.target_delay_ns + playout.late_ns, tally.underruns, tally.bridged,
+            pace.target_delay_ns, pace.target_delay_ns + playout.late_ns, tally.underruns, tally.concealed,
             tally.left_out_frames, pace.media.ppm if pace.locked else None, lost=playout.lost_packets,
             splices=tally.splices,
         )  # fmt: skip

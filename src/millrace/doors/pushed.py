@@ -233,7 +233,7 @@ class PushedStream(Ingress):
         """See `Ingress`."""
         tally = self.tally
         playout = PlayoutStatus(
-            self.target_delay_ns, self.latency_ns, tally.underruns, tally.bridged, tally.left_out_frames,
+            self.target_delay_ns, self.latency_ns, tally.underruns, tally.concealed, tally.left_out_frames,
             self.drift_ppm, frames=self.frames, gains=self.volume,
             real_time_percent=self.speed.percent(self.format.rate),
         )  # fmt: skip

@@ -47,7 +47,7 @@ def lengths(rate: int) -> tuple[Frames, Frames, Frames]:
     return rate * _FINE_MS // 1000, rate * _MIN_MS // 1000, rate * _MAX_MS // 1000
 
 
-def cut(tape: Tape, rate: int, most: Frames) -> Frames:
+def accelerate(tape: Tape, rate: int, most: Frames) -> Frames:
     """Leave out about `most` frames (at most 13 ms) at the head; returns how many, 0 where nothing fits."""
     fade, low, longest = lengths(rate)
     if most < low:
@@ -77,7 +77,7 @@ def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames, alike: float = -1
     return offset
 
 
-def stretch(tape: Tape, rate: int, most: Frames) -> Frames:
+def expand(tape: Tape, rate: int, most: Frames) -> Frames:
     """Repeat about `most` frames (at most 13 ms) of what was just played; returns how many."""
     fade, low, longest = lengths(rate)
     high = min(longest, most + rate * _BEYOND_MS // 1000, tape.past - fade, tape.capacity - tape.fill)

@@ -134,7 +134,7 @@ class Day:
         policy, trace = self.policy, self.trace
         out = Outcome(
             self.scenario.name, policy.name, self.hours, sound_s=self.sound_s, lock_s=self.lock_s,
-            xruns=policy.underruns, bridged=policy.bridged, resyncs=policy.resyncs, splices=policy.splices,
+            xruns=policy.underruns, concealed=policy.concealed, resyncs=policy.resyncs, splices=policy.splices,
             took_s=took_s,
         )  # fmt: skip
         settled = np.array(trace.at_ns) >= min(SETTLE_S, self.hours * 360) * NS_PER_S

@@ -48,7 +48,7 @@ def measure_sound(
         "latency error, µs RMS": round(float(np.sqrt(np.mean(late**2))) / 1e3, 1),
         "media clock, ppm": round(playout.pace.media.ppm, 2),
         "xruns": tally.underruns,
-        "bridged": tally.bridged,
+        "concealed": tally.concealed,
         "splices": tally.splices,
         "skips": tally.skips,
         "packets lost": playout.lost_packets,

@@ -32,7 +32,7 @@ class Policy(Protocol):
         ...
 
     @property
-    def bridged(self) -> int:
+    def concealed(self) -> int:
         """Holes that were covered."""
         ...
 
@@ -79,7 +79,7 @@ class FillPolicy:
 
     def __init__(self, rate: int, period: Frames, packet_ns: HostNs) -> None:
         self.rate, self.period, self.packet_ns = rate, period, packet_ns
-        self.underruns = self.bridged = self.resyncs = self.splices = 0
+        self.underruns = self.concealed = self.resyncs = self.splices = 0
         self.speed = 1.0
         self.target_ns = TARGET_NS
         self.locked = False

@@ -18,7 +18,7 @@ COLUMNS = (
     ("ratio ppm", "ratio_rms_ppm", "{:.2f}"), ("cents", "pitch_max_cents", "{:.2f}"),
     ("mean ms", "latency_mean_ms", "{:.1f}"), ("max ms", "latency_max_ms", "{:.0f}"),
     ("lock s", "lock_s", "{:.1f}"), ("sound s", "sound_s", "{:.2f}"),
-    ("xruns", "xruns", "{}"), ("bridged", "bridged", "{}"),
+    ("xruns", "xruns", "{}"), ("concealed", "concealed", "{}"),
     ("resyncs", "resyncs", "{}"), ("splices", "splices", "{}"),
 )  # fmt: skip
 

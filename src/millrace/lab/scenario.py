@@ -66,7 +66,7 @@ class Outcome:
     """What came of one policy in one scenario. µs, ms, ppm and cents as named; `nan` where it never locked.
 
     Errors are of the true latency against the policy's own target, and of the speed against the true ratio,
-    after the first ten minutes (or the first tenth). `xruns` are holes that were heard, `bridged` those for
+    after the first ten minutes (or the first tenth). `xruns` are holes that were heard, `concealed` those for
     which the sound was carried on for up to 20 ms; `splices` are cuts and repeats at matching places.
     """
 
@@ -82,7 +82,7 @@ class Outcome:
     lock_s: float = float("nan")
     sound_s: float = float("nan")
     xruns: int = 0
-    bridged: int = 0
+    concealed: int = 0
     resyncs: int = 0
     splices: int = 0
     took_s: float = 0.0

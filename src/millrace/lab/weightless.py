@@ -21,7 +21,7 @@ class WeightlessVoice:
         """See `PlayoutBuffer`."""
         return self.fill
 
-    def cut(self, most: Frames) -> Frames:
+    def accelerate(self, most: Frames) -> Frames:
         """See `PlayoutBuffer`."""
         done = min(most, _CUT_MOST, int(self.fill))
         if done < _CUT_LEAST:
@@ -29,7 +29,7 @@ class WeightlessVoice:
         self.fill -= done
         return done
 
-    def stretch(self, most: Frames) -> Frames:
+    def expand(self, most: Frames) -> Frames:
         """See `PlayoutBuffer`."""
         done = min(most, _CUT_MOST)
         if done < _CUT_LEAST:
@@ -47,7 +47,7 @@ class WeightlessVoice:
         self.fill -= done
         return done
 
-    def carry(self, frames: Frames) -> None:
+    def conceal(self, frames: Frames) -> None:
         """See `PlayoutBuffer`."""
         self.fill += frames
 
@@ -105,9 +105,9 @@ class MillracePolicy:
         return self.link.tally.underruns
 
     @property
-    def bridged(self) -> int:
-        """Holes bridged by carrying the sound on for up to 20 ms."""
-        return self.link.tally.bridged
+    def concealed(self) -> int:
+        """Holes concealed by extending the sound for up to 20 ms."""
+        return self.link.tally.concealed
 
     @property
     def resyncs(self) -> int:

@@ -117,7 +117,7 @@ def listener_view(session: ListenerSession) -> View:
         "latency_ms": None if latency is None else round(latency, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
         "ledger_ms": {name: round(ns / 1e6, 2) for name, ns in report.ledger.items()},
         "target_ms": round(report.target_ns / 1e6, 1), "drift_ppm": report.drift_ppm, "locked": report.locked,
-        "underruns": report.underruns, "bridged": report.bridged, "lost": report.lost, "skipped": report.skipped,
+        "underruns": report.underruns, "bridged": report.concealed, "lost": report.lost, "skipped": report.skipped,
         "loss_percent": outlet.loss_percent, "output": report.output,
         "sent_packets": outlet.sent_packets, "dropped_packets": outlet.dropped_packets, "queued": outlet.queued,
         "rtt_ms": None if session.rtt_ns is None else round(session.rtt_ns / 1e6, 2),

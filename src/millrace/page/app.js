@@ -358,9 +358,9 @@ function figures(s) {
   if (begins || since > 1000) bytesBefore = [s.bytes, now];
   const rows = { Latency: ms(s.latency), "Target delay": ms(s.targetDelay), "Off target": ms(s.late), Queued: ms(s.fill),
     Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "being learnt", Line: rate === null ? "…" : `${rate.toFixed(0)} kb/s`,
-    "Round trip": ms(s.rtt), Jitter: ms(s.spread), Underruns: s.underruns, Lost: s.lost, Bridged: s.carried - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
+    "Round trip": ms(s.rtt), Jitter: ms(s.spread), Underruns: s.underruns, Lost: s.lost, Concealed: s.concealments - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
   $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
-  const faults = s.carried + s.lost, scaled = (ns) => (ns === null ? null : ns / 1e6);
+  const faults = s.concealments + s.lost, scaled = (ns) => (ns === null ? null : ns / 1e6);
   const point = { latency: scaled(s.latency), targetDelay: scaled(s.targetDelay), spread: scaled(s.spread), ppm: s.locked ? s.ppm : null, faults: faults - Math.min(faultsBefore, faults) };
   faultsBefore = faults;
   for (const [key, value] of Object.entries(point)) {

@@ -97,7 +97,7 @@ class Line {
     if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.send(message);
   }
 
-  /** A line that is full loses packets of the microphone, and the daemon conceals them. */
+  /** A line that is full loses packets of the microphone, and the daemon concealments them. */
   packet(made) {
     if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.line.send(made);
   }
@@ -244,8 +244,8 @@ class Line {
     const whole = (value) => Math.max(0, Math.round(value || 0)), network = (s.rtt ?? 0) / 2;
     this.send({
       type: "report", latency_ns: whole(s.latency), fill_ns: whole(s.fill), underruns: s.underruns, lost: this.lost,
-      skipped: Math.round(s.skipped + s.cut + s.overrun), output: "browser", target_ns: whole(s.targetDelay), drift_ppm: s.ppm,
-      locked: s.locked, bridged: s.carried - s.underruns,
+      skipped: Math.round(s.skipped + s.accelerated + s.overrun), output: "browser", target_ns: whole(s.targetDelay), drift_ppm: s.ppm,
+      locked: s.locked, bridged: s.concealments - s.underruns,
       ledger: s.latency === null ? {} : {
         path: Math.round(s.path + s.offset), network: whole(network), codec: whole(s.codec), jitter: whole(s.jitter),
         period: whole(s.pull), late: Math.round(s.late), device: whole(s.device),

@@ -44,7 +44,7 @@ const TABLE = (() => {
 })();
 
 const FINE_MS = 2, LOW_MS = 3, HIGH_MS = 13, BEYOND_MS = 2, ALIKE = 0.8;
-const CARRY = 20 * NS_PER_MS, FADE_OUT = 20 * NS_PER_MS;
+const CONCEAL = 20 * NS_PER_MS, FADE_OUT = 20 * NS_PER_MS;
 
 /** Queued sound and what can be done with it. See playout/buffer.py and dsp/splice.py. */
 export class Voice {
@@ -58,32 +58,32 @@ export class Voice {
   }
   stop() {
     this.tape.clear();
-    this.fraction = 0; this.carried = 0; this.loop = null;
+    this.fraction = 0; this.concealed = 0; this.loop = null;
     this.fade = 0; this.fadeFrames = Math.floor(this.outRate * 0.005);
   }
   get fill() { return this.tape.fill - this.fraction; }
   get ready() { return Math.max(0, this.fill - LOOKAHEAD); }
   write(planes, count) {
     if (!count) return;
-    if (this.carried) {
-      const n = Math.min(count, this.low), more = this.carryOn(n);
+    if (this.concealed) {
+      const n = Math.min(count, this.low), more = this.concealment(n);
       planes.forEach((plane, c) => { for (let k = 0; k < n; k++) plane[k] = more[c][k] + (plane[k] - more[c][k]) * (k + 1) / n; });
-      this.carried = 0;
+      this.concealed = 0;
     }
     this.overrun += count - this.tape.write(planes, 0, count);
   }
-  carry(frames) { if (frames > 0) this.tape.write(this.carryOn(frames), 0, frames); }
-  carryOn(frames) {
-    if (!this.carried) this.loop = this.lastPeriod();
+  conceal(frames) { if (frames > 0) this.tape.write(this.concealment(frames), 0, frames); }
+  concealment(frames) {
+    if (!this.concealed) this.loop = this.lastPeriod();
     const out = this.loop.map((plane) => {
       const made = new Float32Array(frames);
       for (let k = 0; k < frames; k++) {
-        const ns = (this.carried + k) * NS_PER_S / this.rate;
-        made[k] = plane[(this.carried + k) % plane.length] * Math.min(1, Math.max(0, (CARRY + FADE_OUT - ns) / FADE_OUT));
+        const ns = (this.concealed + k) * NS_PER_S / this.rate;
+        made[k] = plane[(this.concealed + k) % plane.length] * Math.min(1, Math.max(0, (CONCEAL + FADE_OUT - ns) / FADE_OUT));
       }
       return made;
     });
-    this.carried += frames;
+    this.concealed += frames;
     return out;
   }
   lastPeriod() {
@@ -121,12 +121,12 @@ export class Voice {
     tape.data.forEach((plane, c) => { for (let k = 0; k < n; k++) plane[tape.head + k] += (before[c][k] - plane[tape.head + k]) * (1 - (k + 1) / n); });
     return Math.abs(offset);
   }
-  cut(most) {
+  accelerate(most) {
     if (most < this.low) return 0;
     const high = Math.min(this.high, most + this.beyond, this.tape.fill - 2 * this.fine);
     return high < this.low ? 0 : this.jump(this.low, high, most < this.high ? ALIKE : -1, false);
   }
-  stretch(most) {
+  expand(most) {
     const high = Math.min(this.high, most + this.beyond, this.tape.head - this.fine, this.tape.capacity - this.tape.fill);
     if (most < this.low || high < this.low || this.tape.fill < this.fine) return 0;
     return this.jump(this.low, high, most < this.high ? ALIKE : -1, true);
@@ -172,11 +172,11 @@ export class AdaptiveLink {
   constructor(rate, outRate, pace, voice) {
     this.rate = rate; this.outRate = outRate; this.pace = pace; this.voice = voice;
     this.state = QUIET; this.late = 0; this.speed = 1; this.lead = 0;
-    this.tally = { underruns: 0, carried: 0, cut: 0, stretched: 0, skipped: 0, splices: 0, begun: 0 };
-    this.tail = 0; this.ended = false; this.carriedNs = 0; this.stead = 0; this.splicedAt = 0; this.steeredAt = -STEER;
+    this.tally = { underruns: 0, concealments: 0, accelerated: 0, expanded: 0, skipped: 0, splices: 0, begun: 0 };
+    this.tail = 0; this.ended = false; this.concealedNs = 0; this.stead = 0; this.splicedAt = 0; this.steeredAt = -STEER;
   }
   written(media, frames) {
-    this.ended = false; this.carriedNs = this.stead = 0;
+    this.ended = false; this.concealedNs = this.stead = 0;
     if (this.state === QUIET) this.state = PRIMING;
     this.tail = media + frames * NS_PER_S / this.rate;
   }
@@ -222,19 +222,19 @@ export class AdaptiveLink {
     let done = 0;
     if (late > SKIP) this.tally.skipped += done = this.voice.skip(frames);
     else if (now - this.splicedAt < SPLICE_EVERY) return late;
-    else if (late > 0) { this.tally.cut += done = this.voice.cut(frames); this.tally.splices += done > 0; }
-    else { done = -this.voice.stretch(frames); this.tally.stretched -= done; this.tally.splices += done < 0; }
+    else if (late > 0) { this.tally.accelerated += done = this.voice.accelerate(frames); this.tally.splices += done > 0; }
+    else { done = -this.voice.expand(frames); this.tally.expanded -= done; this.tally.splices += done < 0; }
     this.splicedAt = now;
     return late - done * NS_PER_S / this.rate;
   }
   fillUp(short) {
     if (this.ended) { this.state = QUIET; return this.voice.fill > 0; }
-    if (this.carriedNs >= CARRY + FADE_OUT) { this.state = PRIMING; return false; }
-    const before = this.carriedNs, frames = Math.trunc(short) + 1;
-    this.carriedNs += short * NS_PER_S / this.rate;
-    this.tally.carried += before === 0;
-    this.tally.underruns += before <= CARRY && CARRY < this.carriedNs;
-    this.voice.carry(frames);
+    if (this.concealedNs >= CONCEAL + FADE_OUT) { this.state = PRIMING; return false; }
+    const before = this.concealedNs, frames = Math.trunc(short) + 1;
+    this.concealedNs += short * NS_PER_S / this.rate;
+    this.tally.concealments += before === 0;
+    this.tally.underruns += before <= CONCEAL && CONCEAL < this.concealedNs;
+    this.voice.conceal(frames);
     this.stead += frames;
     return true;
   }

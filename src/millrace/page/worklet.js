@@ -33,7 +33,7 @@ class Player extends AudioWorkletProcessor {
     const { link, voice } = this, frames = planes[0].length;
     if (link.state === QUIET) voice.stop();
     const missing = link.missing(media);
-    if (missing) voice.carry(missing - link.replaced(missing));
+    if (missing) voice.conceal(missing - link.replaced(missing));
     voice.write(planes, frames);
     link.written(media, frames);
   }
@@ -58,7 +58,7 @@ class Player extends AudioWorkletProcessor {
         for (const v of out[Math.min(c, out.length - 1)]) { this.peak[c] = Math.max(this.peak[c], Math.abs(v)); this.squares[c] += v * v; }
       }
     }
-    const holes = this.link.tally.underruns + this.link.tally.carried;
+    const holes = this.link.tally.underruns + this.link.tally.concealments;
     if (holes !== this.holes) { this.holes = holes; this.line?.postMessage({ hole: holes }); }
     this.since += frames;
     if (this.since >= STATS_FRAMES) { this.since = 0; this.tell(now); }

@@ -27,7 +27,7 @@ SPLICE_EVERY_NS = 60 * NS_PER_MS
 """Up to 13 ms in 60: 20 ms of latency are worked off in less than half a second."""
 LATE_START_NS = 20 * NS_PER_MS
 SKIP_NS = 150 * NS_PER_MS
-CARRY_NS = 20 * NS_PER_MS
+CONCEAL_NS = 20 * NS_PER_MS
 """Sound that is carried on for no longer than this is not heard as a hole."""
 FADE_OUT_NS = 20 * NS_PER_MS
 GAP_MAX_NS = 500 * NS_PER_MS
@@ -54,11 +54,11 @@ class PlayoutBuffer(Protocol):
         """How many of them can be read now: a resampler looks ahead."""
         ...
 
-    def cut(self, most: Frames) -> Frames:
+    def accelerate(self, most: Frames) -> Frames:
         """Leave out up to `most`, inaudibly; returns how many."""
         ...
 
-    def stretch(self, most: Frames) -> Frames:
+    def expand(self, most: Frames) -> Frames:
         """Repeat up to `most`, inaudibly; returns how many."""
         ...
 
@@ -70,7 +70,7 @@ class PlayoutBuffer(Protocol):
         """Forget up to `frames`, and fade in what follows: nothing is heard yet. Returns how many."""
         ...
 
-    def carry(self, frames: Frames) -> None:
+    def conceal(self, frames: Frames) -> None:
         """Append `frames` of what the sound was doing."""
         ...
 
@@ -80,22 +80,23 @@ class PlayoutStats:
     """What had to be done, in frames of the media or in times it happened."""
 
     underruns: int = 0
-    carried: int = 0
-    cut_frames: Frames = 0
+    concealments: int = 0
+    """Times that something was late, and the sound went on without it; some became underruns."""
+    accelerated_frames: Frames = 0
     skips: int = 0
     skipped_frames: Frames = 0
     overrun_frames: Frames = 0
     splices: int = 0
 
     @property
-    def bridged(self) -> int:
-        """Times that sound was carried on over what came late, without a hole."""
-        return self.carried - self.underruns
+    def concealed(self) -> int:
+        """Concealments that were over before they could be heard as a hole."""
+        return self.concealments - self.underruns
 
     @property
     def left_out_frames(self) -> Frames:
         """Frames left out to keep the latency, or because there was no room for them."""
-        return self.skipped_frames + self.cut_frames + self.overrun_frames
+        return self.skipped_frames + self.accelerated_frames + self.overrun_frames
 
 
 class AdaptiveLink:
@@ -124,7 +125,7 @@ class AdaptiveLink:
         """Frames of this pull that stay silent, because the sound begins after them."""
         self._tail_ns: HostNs = 0
         self._ended = False
-        self._carried_ns = 0.0
+        self._concealed_ns = 0.0
         self._stead = 0.0
         self._spliced_ns: HostNs = 0
         self._steered_ns: HostNs = -STEER_NS
@@ -135,7 +136,7 @@ class AdaptiveLink:
         """`frames` captured from `media_ns` on are now in the voice, but for `overrun` that it had no room for."""
         self.tally.overrun_frames += overrun
         self._ended = False
-        self._carried_ns = self._stead = 0.0
+        self._concealed_ns = self._stead = 0.0
         if self.state is State.QUIET:
             self.state = State.PRIMING
         self._tail_ns = media_ns + frames * NS_PER_S // self.rate
@@ -229,34 +230,34 @@ class AdaptiveLink:
         elif now_ns - self._spliced_ns < SPLICE_EVERY_NS:
             return late
         elif late > 0:
-            done = self.voice.cut(frames)
-            self.tally.cut_frames += done
+            done = self.voice.accelerate(frames)
+            self.tally.accelerated_frames += done
             self.tally.splices += done > 0
         else:
-            done = -self.voice.stretch(frames)
+            done = -self.voice.expand(frames)
             self.tally.splices += done < 0
         self._spliced_ns = now_ns
         return late - done * NS_PER_S / self.rate
 
     def _fill_up(self, short: float) -> bool:
-        """Not enough has come: carry the sound on for a while, then it has run dry."""
+        """Not enough has come: conceal that for a while, then it has run dry."""
         if self._ended:
             self.state = State.QUIET
             return self.voice.fill > 0
-        if self._carried_ns >= CARRY_NS + FADE_OUT_NS:
+        if self._concealed_ns >= CONCEAL_NS + FADE_OUT_NS:
             self.state = State.PRIMING
             return False
-        before = self._carried_ns
-        self._carried_ns += short * NS_PER_S / self.rate
-        self.tally.carried += before == 0.0
-        self.tally.underruns += before <= CARRY_NS < self._carried_ns
-        self.voice.carry(int(short) + 1)
+        before = self._concealed_ns
+        self._concealed_ns += short * NS_PER_S / self.rate
+        self.tally.concealments += before == 0.0
+        self.tally.underruns += before <= CONCEAL_NS < self._concealed_ns
+        self.voice.conceal(int(short) + 1)
         self._stead += int(short) + 1
         return True
 
 
-def carry_gain(carried: NDArray[np.int64], rate: int) -> NDArray[np.float32]:
-    """The loudness of carried sound, frame by frame: full for 20 ms, gone after 40."""
-    ns = carried * (NS_PER_S / rate)
-    gain: NDArray[np.float32] = np.clip((CARRY_NS + FADE_OUT_NS - ns) / FADE_OUT_NS, 0.0, 1.0).astype(np.float32)
+def conceal_gain(concealed: NDArray[np.int64], rate: int) -> NDArray[np.float32]:
+    """The loudness of concealment, frame by frame: full for 20 ms, gone after 40."""
+    ns = concealed * (NS_PER_S / rate)
+    gain: NDArray[np.float32] = np.clip((CONCEAL_NS + FADE_OUT_NS - ns) / FADE_OUT_NS, 0.0, 1.0).astype(np.float32)
     return gain

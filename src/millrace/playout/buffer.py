@@ -7,9 +7,9 @@ import numpy as np
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import ramp
 from millrace.dsp.resample import SINC_BYTES, SincResampler
-from millrace.dsp.splice import cut, last_period, skip, stretch
+from millrace.dsp.splice import accelerate, expand, last_period, skip
 from millrace.dsp.tape import Tape
-from millrace.playout.adaptive import carry_gain
+from millrace.playout.adaptive import conceal_gain
 from millrace.units import Frames
 
 LOOKAHEAD: Frames = 21
@@ -33,36 +33,36 @@ class JitterBuffer:
         self._resampler = SincResampler(1.0, channels)
         self._out: Samples = np.zeros((0, channels), np.float32)
         self._inside = 0.0
-        self._carried: Frames = 0
+        self._concealed: Frames = 0
         self._loop: Samples = np.zeros((1, channels), np.float32)
         self._fade_in = True
 
     # -- in --------------------------------------------------------------------------------------
 
     def write(self, block: Samples) -> Frames:
-        """Append what has come; carried sound blends into it. Returns how many frames there was no room for."""
+        """Append what has come; concealment blends into it. Returns how many frames there was no room for."""
         if not len(block):
             return 0
-        if self._carried:
+        if self._concealed:
             n = min(len(block), self.rate * _BLEND_MS // 1000)
             more = self._carry_on(n)
             block = block.copy()
             block[:n] = more + (block[:n] - more) * ramp(n)
-            self._carried = 0
+            self._concealed = 0
         return len(block) - self._tape.write(block)
 
-    def carry(self, frames: Frames) -> None:
+    def conceal(self, frames: Frames) -> None:
         """See `PlayoutBuffer`."""
         if frames > 0:
             self._tape.write(self._carry_on(frames))
 
     def _carry_on(self, frames: Frames) -> Samples:
         """The next `frames` of the last period, repeated and fading."""
-        if self._carried == 0:
+        if self._concealed == 0:
             self._loop = last_period(self._tape.behind(self._tape.history), self.rate)
-        at = np.arange(self._carried, self._carried + frames)
-        self._carried += frames
-        more: Samples = self._loop[at % len(self._loop)] * carry_gain(at, self.rate)[:, None]
+        at = np.arange(self._concealed, self._concealed + frames)
+        self._concealed += frames
+        more: Samples = self._loop[at % len(self._loop)] * conceal_gain(at, self.rate)[:, None]
         return more
 
     # -- out -------------------------------------------------------------------------------------
@@ -103,16 +103,16 @@ class JitterBuffer:
         self._resampler = SincResampler(1.0, self.channels)
         self._out = self._out[:0]
         self._inside = 0.0
-        self._carried = 0
+        self._concealed = 0
         self._fade_in = True
 
-    def cut(self, most: Frames) -> Frames:
+    def accelerate(self, most: Frames) -> Frames:
         """See `PlayoutBuffer`."""
-        return cut(self._tape, self.rate, most)
+        return accelerate(self._tape, self.rate, most)
 
-    def stretch(self, most: Frames) -> Frames:
+    def expand(self, most: Frames) -> Frames:
         """See `PlayoutBuffer`."""
-        return stretch(self._tape, self.rate, most)
+        return expand(self._tape, self.rate, most)
 
     def skip(self, frames: Frames) -> Frames:
         """See `PlayoutBuffer`."""

@@ -87,7 +87,7 @@ class Playout:
             media_ns = packet.host_ns + (part.position - packet.position) * NS_PER_S // link.rate
             missing = link.missing(media_ns)
             if missing:
-                self._voice.carry(missing - link.replaced(missing))
+                self._voice.conceal(missing - link.replaced(missing))
             block = part.block if self._matrix is None else part.block @ self._matrix
             if part.concealed:
                 block = block[link.replaced(len(block)) :]

@@ -88,7 +88,7 @@ class Silence(msgspec.Struct, tag="silence", tag_field="type"):
 class Report(msgspec.Struct, tag="report", tag_field="type"):
     """How the listener fares: shown by `ls`, and told to players for lip sync. Totals since it joined.
 
-    `target_ns` is the target delay it keeps, `drift_ppm` how much faster than captured its card plays, `bridged` how
+    `target_ns` is the target delay it keeps, `drift_ppm` how much faster than captured its card plays, `concealed` how
     often sound was carried on over what came late, without a hole.
     """
 
@@ -101,7 +101,7 @@ class Report(msgspec.Struct, tag="report", tag_field="type"):
     target_ns: Count = 0
     drift_ppm: float = 0.0
     locked: bool = False
-    bridged: Count = 0
+    concealed: Count = msgspec.field(default=0, name="bridged")
     ledger: Annotated[dict[str, Signed], msgspec.Meta(max_length=SETTINGS_MAX)] = {}
     """What `latency_ns` is made of, in ns: path (from capture to the best arrival), network (of that, half the quickest
     round trip), codec, jitter, period, late, device."""
