@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from millrace.doors.pulse.door import feeds_source
 from millrace.dsp.channels import Matrix
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.model import Levelled, Sink, Stream
@@ -90,7 +89,7 @@ def set_level(guest: Guest, node: Levelled, gains: tuple[float, ...] | None, mut
 def about_source(found: Found, to: str = "") -> bool:
     """Whether it is a source, or a stream that is what a source gives, or is to go where one is."""
     thing = found.thing
-    gives = feeds_source(thing) if isinstance(thing, Stream) else isinstance(thing, Sink) and thing.capture
+    gives = thing.feeds_source if isinstance(thing, Stream) else isinstance(thing, Sink) and thing.capture
     return gives or to.startswith("source/")
 
 

@@ -210,6 +210,11 @@ class Stream(Levelled):
             raise GraphError(f"{self.key} is not linked to a sink")
         return self.links[0].target
 
+    @property
+    def feeds_source(self) -> bool:
+        """Whether it is what a source gives (a microphone, a tone), and no input of a sink."""
+        return bool(self.links) and self.links[0].target.capture
+
 
 @dataclass(slots=True)
 class Recorded:

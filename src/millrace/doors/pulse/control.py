@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from millrace.budget import Account, size_of
 from millrace.doors.admission import permission_of
 from millrace.doors.pulse.client import Handler, PulseClient
-from millrace.doors.pulse.door import feeds_source
 from millrace.doors.pulse.formats import CommandError, gains_from
 from millrace.doors.pulse.loopback import Loopback
 from millrace.doors.pulse.playback import PlaybackStream
@@ -58,7 +57,7 @@ def _sink(client: PulseClient, request: Request) -> Sink:
 def _stream(client: PulseClient, request: Request) -> Stream:
     stream = client.door.graph.streams.get(request.fields["index"])
     # Who could move what a source gives to a sink would hear it there.
-    if stream is None or feeds_source(stream):
+    if stream is None or stream.feeds_source:
         raise CommandError(Err.NOENTITY)
     return stream
 

@@ -38,11 +38,6 @@ MONITOR = ".monitor"
 STREAM_RESTORE, STREAM_RESTORE_EVENT = "module-stream-restore", 5
 
 
-def feeds_source(stream: Stream) -> bool:
-    """Whether it is what a source gives (a microphone, a tone), and no input of a sink."""
-    return bool(stream.links) and stream.links[0].target.capture
-
-
 class PulseDoor:
     """One guest's PulseAudio server."""
 
@@ -288,7 +283,7 @@ class PulseDoor:
             if kind is Change.REMOVE:
                 self._forget_sink(node)
         elif isinstance(node, Stream):
-            if not feeds_source(node):
+            if not node.feeds_source:
                 self.publish(Facility.SINK_INPUT, kind, node.id)
             self._stream_changed(node, kind)
         elif isinstance(node, Tap) and node.id in self.records:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from millrace.doors.pulse.clients import Client
-from millrace.doors.pulse.door import MONITOR, PulseDoor, feeds_source
+from millrace.doors.pulse.door import MONITOR, PulseDoor
 from millrace.doors.pulse.formats import info_of, map_numbers, map_of, prop_text, spec_of, volume_of
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
@@ -96,7 +96,7 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
     node = door.graph.streams.get(index)
     if node is None:
         return None
-    if feeds_source(node):
+    if node.feeds_source:
         return None
     stream = door.playback.get(index)
     fmt = stream.format if stream else door.format_of(node.sink)
