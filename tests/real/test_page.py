@@ -276,6 +276,41 @@ def test_volumes_mutes_and_incidents_are_on_the_page(chromium: Chromium, bus: Bu
     in_browser(chromium, bus, test)
 
 
+ASKED_FOR = "performance.getEntriesByType('resource').map(e => e.name).filter(n => n.includes('/api/')).join(' ')"
+
+
+@pytest.mark.beside
+def test_what_changes_is_shown_without_asking_for_the_state_again(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
+    playing(bus, tmp_path)
+
+    async def test(page: Page) -> None:
+        mix = "[...document.querySelectorAll('#mix .thing')].map(t => t.textContent).join()"
+        await page.until(f"{mix}.includes('RMS -9 dB') && !document.querySelector('#rights').hidden")
+        asked = await page.run(ASKED_FOR)
+        assert asked.count("/state") == 1 and asked.count("/incidents") == 1, asked
+        for percent in (50, 70):
+            bus.cli("set", "sink/default", f"volume={percent}%")
+            await page.until(f"{mix}.includes('{percent} %')")
+        # Levels are measured, and no change of anything: 70 % is 9.3 dB less.
+        await page.until(f"{mix}.includes('RMS -18 dB')")
+        bus.cli("token", "new", "--may", "see", "--name", "one that is new")
+        await page.until("document.querySelector('#tokens').textContent.includes('one that is new')")
+        bus.cli("revoke", "monitor", "--program", "/bin/ear")
+        await page.until("document.querySelector('#grants').textContent.includes('/bin/ear may not')")
+        bus.cli("token", "revoke", "token/1")
+        await page.until("!document.querySelector('#tokens').textContent.includes('one that is new')")
+        bus.cli("guest", "add", "alice")
+        await page.until("[...document.querySelector('#guest').options].length === 2")
+        assert await page.run(ASKED_FOR) == asked
+        await shot(page, "deltas")
+        await page.click("#mix .thing button")
+        await page.until("document.querySelector('#mix .thing button').textContent === 'Muted'")
+        assert (await page.run(ASKED_FOR)).removeprefix(asked).split("/")[-1] == "set"
+        assert not page.errors
+
+    in_browser(chromium, bus, test)
+
+
 SHOWN_AS_WRONG = (
     "[...document.querySelectorAll('.bad')].filter(e => e.checkVisibility()).map(e => e.textContent).join()"
 )

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from millrace.control import requests as r
 from millrace.control import verbs
+from millrace.control.publish import grant_view
 from millrace.control.tokens import token_view
 from millrace.control.worker import Worker
 from millrace.doors.ingress import recorder_of
@@ -263,7 +264,7 @@ class Commands:
 
     async def _grants(self, args: r.Nothing, principal: Principal) -> Any:
         return [
-            {"guest": guest.name, "what": what.value, "program": program, "allow": verdict.as_json()}
+            grant_view(guest.name, what, program, verdict)
             for guest in self.visible(principal)
             for what, program, verdict in guest.admission.grants
         ]

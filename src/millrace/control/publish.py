@@ -1,14 +1,19 @@
-"""Puts a guest's objects into the registry whenever they change."""
+"""Puts objects into the registry whenever they change: a guest's, and tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from millrace.control.registry import Registry
+from millrace.control.tokens import token_view
 from millrace.doors.ingress import Program, recorder_of
 from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.guest.guest import Guest
 from millrace.observe.views import client_view, guest_summary, listener_view, recorder_view, sink_view, stream_view
+from millrace.rights.grants import Grants, Permission, Verdict
+from millrace.rights.tokens import Token
 
 if TYPE_CHECKING:
     from millrace.guest.home import Machine
@@ -60,3 +65,48 @@ class Publisher:
             self._registry.drop(door.id)
         else:
             self._put(door.id, "door", door.view)
+
+
+def grant_view(guest: str, what: Permission, program: str, verdict: Verdict) -> dict[str, Any]:
+    """One rule about a program."""
+    return {"guest": guest, "what": what.value, "program": program, "allow": verdict.as_json()}
+
+
+class GrantPublisher:
+    """All guests' rules, as objects: a number for each as long as it is there."""
+
+    def __init__(self, registry: Registry, take_id: Callable[[], int]) -> None:
+        self._registry, self._take_id = registry, take_id
+        self._known: dict[str, dict[tuple[Permission, str], tuple[int, Verdict]]] = {}
+
+    def publish(self, guest: str, grants: Grants) -> None:
+        """Tell of what has changed."""
+        known = self._known.setdefault(guest, {})
+        rules = {(what, program): verdict for what, program, verdict in grants}
+        for key in known.keys() - rules.keys():
+            self._registry.drop(known.pop(key)[0])
+        for key, verdict in rules.items():
+            id_, before = known.get(key) or (self._take_id(), None)
+            if verdict is not before:
+                known[key] = id_, verdict
+                self._registry.put(id_, "grant", guest, partial(grant_view, guest, *key, verdict))
+
+    def forget(self, guest: str) -> None:
+        """A guest is gone, and its objects with it."""
+        self._known.pop(guest, None)
+
+
+class TokenPublisher:
+    """The tokens, as objects."""
+
+    def __init__(self, registry: Registry, take_id: Callable[[], int]) -> None:
+        self._registry, self._take_id = registry, take_id
+        self._known: dict[int, int] = {}
+
+    def changed(self, change: str, token: Token) -> None:
+        """See `TokenBook`."""
+        if change == "remove":
+            self._registry.drop(self._known.pop(token.id))
+        else:
+            id_ = self._known[token.id] = self._take_id()
+            self._registry.put(id_, "token", "", partial(token_view, token))

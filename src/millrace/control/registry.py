@@ -2,6 +2,9 @@
 
 Changes are gathered until the loop comes round, made into one message for all watchers of the same guests, and
 sent. All telling is done in turns, a slice of objects to a watcher in a step: sound goes on in between.
+
+Levels, latencies and counters change all the time, and are no changes of their objects. Who asks for a guest's is told
+each second of the objects that look different by then: one look for all who ask.
 """
 
 from __future__ import annotations
@@ -18,7 +21,11 @@ from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed
 
 KINDS = ("guest", "sink", "source", "stream", "recorder", "client", "listener", "door", "request", "incident")
-"""What can be watched."""
+"""What can be watched, and is where nobody says what."""
+ON_REQUEST = ("grant", "token")
+"""What else can be watched."""
+MEASURED = frozenset({"sink", "source", "stream", "listener", "door"})
+"""Of these something is measured."""
 SLICE = 50
 FRAME_BYTES = 256 * 1024
 Shown = dict[str, Any]
@@ -57,6 +64,10 @@ class Registry:
         """Each with what its first look goes by: a second look ends the first."""
         self._there: dict[int, Entry] = {}
         self._gone: dict[int, Entry] = {}
+        self._measured: dict[int, Entry] = {}
+        self._measuring: dict[Watcher, str] = {}
+        self._last: dict[str, dict[int, Shown]] = {}
+        """What those who ask for a guest's measurements have all been told last."""
         self._of_guest: dict[str, set[int]] = {}
         self._turns = Turns()
         self._telling = Steps(self._tell, self._turns.over)
@@ -78,8 +89,10 @@ class Registry:
         """An object is gone."""
         entry = self._entries.pop(id_, None)
         self._there.pop(id_, None)
+        self._measured.pop(id_, None)
         if entry is None:
             return
+        self._last.get(entry.guest, {}).pop(id_, None)
         self._of_guest[entry.guest].discard(id_)
         if self._watchers:
             self._gone[id_] = entry
@@ -91,23 +104,49 @@ class Registry:
             self.drop(id_)
         self._of_guest.pop(guest, None)
 
+    def second(self) -> None:
+        """A second has gone by: look at what is measured in the guests that somebody asks about."""
+        asked = {guest for watcher, guest in self._measuring.items() if watcher.principal.may(Right.SEE, guest)}
+        self._last = {guest: self._last.get(guest, {}) for guest in asked}
+        for guest in asked:
+            entries = (self._entries[id_] for id_ in self._of_guest.get(guest, ()))
+            self._measured.update((entry.id, entry) for entry in entries if entry.kind in MEASURED)
+        if self._measured:
+            self._turns.wait(self._telling)
+
     def _tell(self) -> Iterator[None]:
-        """Tell all watchers of what has changed: a step for each of them, and slice by slice."""
-        while self._there or self._gone:
-            there = {id_: self._there.pop(id_) for id_ in list(islice(self._there, SLICE))}
-            gone, self._gone = self._gone, {}
-            shown = {entry.id: _shown(entry) for entry in there.values()}
-            made: dict[tuple[Any, ...], bytes | None] = {}
-            for watcher in list(self._watchers):
-                key = (watcher.principal.rights, watcher.principal.guests, watcher.kinds, watcher.encode)
-                if key not in made:
-                    seen = [shown[e.id] for e in there.values() if _sees(watcher, e)]
-                    lost = [e.id for e in gone.values() if _sees(watcher, e)]
-                    made[key] = watcher.encode(seen, lost, False) if seen or lost else None
-                data = made[key]
-                if data is not None and watcher in self._watchers:
-                    watcher.send_objects(data)
-                yield
+        """Tell watchers of what has changed: a step for each of them, and slice by slice; then of what is measured."""
+        while self._there or self._gone or self._measured:
+            if self._there or self._gone:
+                there = _slice(self._there)
+                gone, self._gone = self._gone, {}
+                shown = {entry.id: _shown(entry) for entry in there}
+                yield from self._tell_of(there, shown, gone, list(self._watchers))
+            else:
+                there = _slice(self._measured)
+                shown = {entry.id: _shown(entry) for entry in there}
+                there = [e for e in there if self._last.get(e.guest, {}).get(e.id) != shown[e.id]]
+                for guest in {entry.guest for entry in there}:
+                    watchers = [watcher for watcher, asked in self._measuring.items() if asked == guest]
+                    yield from self._tell_of([e for e in there if e.guest == guest], shown, {}, watchers)
+
+    def _tell_of(
+        self, there: list[Entry], shown: dict[int, Shown], gone: dict[int, Entry], watchers: list[Watcher]
+    ) -> Iterator[None]:
+        for entry in there:
+            if entry.guest in self._last:
+                self._last[entry.guest][entry.id] = shown[entry.id]
+        made: dict[tuple[Any, ...], bytes | None] = {}
+        for watcher in watchers:
+            key = (watcher.principal.rights, watcher.principal.guests, watcher.kinds, watcher.encode)
+            if key not in made:
+                seen = [shown[e.id] for e in there if _sees(watcher, e)]
+                lost = [e.id for e in gone.values() if _sees(watcher, e)]
+                made[key] = watcher.encode(seen, lost, False) if seen or lost else None
+            data = made[key]
+            if data is not None and watcher in self._watchers:
+                watcher.send_objects(data)
+            yield
 
     # -- watchers --------------------------------------------------------------------------------
 
@@ -120,6 +159,15 @@ class Registry:
     def unwatch(self, watcher: Watcher) -> None:
         """Tell it no more."""
         self._watchers.pop(watcher, None)
+        self._measuring.pop(watcher, None)
+
+    def measure(self, watcher: Watcher, guest: str | None) -> None:
+        """Tell `watcher`, each second, of what is measured in a guest too; with None no more."""
+        self._measuring.pop(watcher, None)
+        if guest is not None and watcher in self._watchers:
+            self._measuring[watcher] = guest
+            # It has not been told what the others have.
+            self._last.pop(guest, None)
 
     def _show(self, watcher: Watcher, look: object) -> Iterator[None]:
         ids = iter(list(self._entries))
@@ -134,7 +182,7 @@ class Registry:
 
 def parse_kinds(names: Iterable[str]) -> frozenset[str]:
     """Kinds of objects to watch; ConfigError for one that there is not."""
-    return frozenset(parse_choice(name, "kind", KINDS) for name in names)
+    return frozenset(parse_choice(name, "kind", (*KINDS, *ON_REQUEST)) for name in names)
 
 
 def native_frames(there: list[Shown], gone: list[int], synced: bool) -> bytes:
@@ -158,10 +206,15 @@ def json_text(there: list[Shown], gone: list[int], synced: bool) -> bytes:
     return msgspec.json.encode({"there": there, "gone": gone, "synced": synced})
 
 
+def _slice(entries: dict[int, Entry]) -> list[Entry]:
+    """The first of them, taken out."""
+    return [entries.pop(id_) for id_ in list(islice(entries, SLICE))]
+
+
 def _sees(watcher: Watcher, entry: Entry) -> bool:
-    if watcher.kinds is not None and entry.kind not in watcher.kinds:
+    if entry.kind in ON_REQUEST if watcher.kinds is None else entry.kind not in watcher.kinds:
         return False
-    right = Right.ADMIN if entry.kind == "request" else Right.SEE
+    right = Right.ADMIN if entry.kind in ("request", "token") else Right.SEE
     return watcher.principal.may(right, entry.guest or None)
 
 

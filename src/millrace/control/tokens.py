@@ -54,10 +54,10 @@ def new_key() -> str:
 class Access:
     """Secrets, whose they are, and what runs with their rights."""
 
-    def __init__(self, keeper: StoreWriter, configured: str = "") -> None:
+    def __init__(self, keeper: StoreWriter, configured: str, token_changed: Callable[[str, Token], None]) -> None:
         self._keeper = keeper
         self.limit = FailureLimit()
-        self.tokens = TokenBook()
+        self.tokens = TokenBook(token_changed)
         self.key = ""
         """The owner's own: in a file that only they can read."""
         self._standing: dict[bytes, Principal] = {}

@@ -14,7 +14,7 @@ from millrace.control import verbs
 from millrace.control.budgets import Budgets
 from millrace.control.claims import Claims
 from millrace.control.ducks import Ducks
-from millrace.control.publish import Publisher
+from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import RememberedDevices, RememberedStreams
 from millrace.control.store import KeptGuest, Store
@@ -86,14 +86,14 @@ class Worker:
     def __init__(self, runtime: Path, state: Path, token: str, servers: Servers) -> None:
         """Takes the database; ConfigError where another daemon has it, or it can't be read."""
         self._runtime, self._servers = runtime, servers
+        self.ids, self.registry = Ids(), Registry()
         with ExitStack() as undo:
             self.store = Store(state)
             undo.callback(self.store.close)
             self.keeper = StoreWriter(self.store)
-            self.access = Access(self.keeper, token)
+            self.access = Access(self.keeper, token, TokenPublisher(self.registry, self.ids.take).changed)
             undo.pop_all()
         self.listeners = Listeners()
-        self.ids = Ids()
         self.driver = TimerDriver(worked_ns, now_ns)
         self.turns, self.strangers = Turns(), Turns()
         """Those of the daemon's owner, and of connections that are nobody's yet."""
@@ -101,10 +101,11 @@ class Worker:
         self.guests: dict[str, Guest] = {}
         self._kept: dict[str, tuple[RememberedStreams, RememberedDevices]] = {}
         self.budgets = Budgets(self.guests)
-        self.registry, self.claims, self._ducks = Registry(), Claims(), Ducks()
+        self.claims, self._ducks = Claims(), Ducks()
         self.sessions: dict[Session, None] = {}
         self.prompts = Prompts(self.ids.take)
         self.prompts.on_change = self._prompt_changed
+        self._rules = GrantPublisher(self.registry, self.ids.take)
         around = Surroundings(now_ns, wall_ns, run_delay_ns, computed_ns, is_stopped)
         self.diagnosis = Diagnosis(around, self.ids.take, self.guests.values, self._incident_changed)
         self.report = self.diagnosis.report
@@ -138,6 +139,7 @@ class Worker:
         """What is looked at every second; a few guests at a time: with hundreds of them sound goes on in between."""
         now = now_ns()
         self.diagnosis.second(now)
+        self.registry.second()
         guests = list(self.guests.values())
         for at in range(0, len(guests), FLIGHT_GUESTS):
             self.flight.note(guests[at : at + FLIGHT_GUESTS], now)
@@ -299,6 +301,7 @@ class Worker:
         self._servers.close_guest(guest, why)
         await self._end(guest)
         self.registry.drop_guest(guest.name)
+        self._rules.forget(guest.name)
         self.flight.forget(guest.name)
 
     async def _end(self, guest: Guest) -> None:
@@ -344,6 +347,7 @@ class Worker:
         """A guest's objects, now and whenever they change."""
         self.registry.put(guest.id, "guest", guest.name, lambda: guest_summary(guest))
         publisher = Publisher(self.registry, guest)
+        self._rules.publish(guest.name, guest.admission.grants)
         for node in guest.graph.nodes():
             publisher.node_changed("new", node)
         guest.graph.observers.append(publisher.node_changed)
@@ -357,6 +361,7 @@ class Worker:
             guest.admission.grants.demand_room(what, program)
             await self.keeper.write(self.store.keep_grant, guest.name, what, program, verdict)
             guest.admission.grants.set(what, program, verdict)
+            self._rules.publish(guest.name, guest.admission.grants)
         guest.admission.enforce()
         for session in list(self.sessions):
             session.end_forbidden(guest)

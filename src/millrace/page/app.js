@@ -1,13 +1,15 @@
 // The control page: what is there, how it fares, and the means to change it, over the public API.
 import { Listener } from "./listen.js";
+import { Objects, WATCHED } from "./objects.js";
 import { headers, keep, kept, protocols, watch } from "./session.js";
 
 const $ = (id) => document.getElementById(id);
-const HISTORY = 240, RIGHTS_EVERY = 5, LOOK_EVERY_MS = 500;
-let looks = 0, looked = 0, locked = false, line = null;
-let state = { guests: [] }, chosen = "", player = null, incidents = [];
+const HISTORY = 240, DRAW_EVERY_MS = 500;
+let drawn = 0, locked = false, line = null;
+let state = {}, chosen = "", player = null;
+const objects = new Objects();
 const history = { latency: [], targetDelay: [], spread: [], ppm: [], faults: [] };
-globalThis.millrace = { get listener() { return player; }, get state() { return state; } };
+globalThis.millrace = { get listener() { return player; }, get state() { return { ...state, guests: [guest()].filter(Boolean) }; } };
 
 /** An address of the daemon's: relative to this page, which a proxy may have put anywhere. */
 const at = (path) => new URL(path, document.baseURI);
@@ -111,21 +113,24 @@ async function entered() {
   if (await enter(code)) because("This link has been used, or is too old.", true);
 }
 
-/** Do something that a person asked for, and say what came of it. */
+/** Do something that a person asked for, and say what went wrong; what came of it is told by the event stream. */
 async function act(work) {
-  try { await work(); looks = 0; await look(); } catch (error) { trouble(error); }
+  try { await work(); } catch (error) { trouble(error); }
+  // What was refused is shown as it is.
+  soon();
 }
 /** Whoever has not signed in has done nothing wrong. */
 const trouble = (error) => say(error.message, !locked);
 const say = (text, bad = false) => { $("status").textContent = text; $("status").className = bad ? "bad" : ""; };
-const guest = () => state.guests.find((one) => one.name === chosen);
+const guest = () => objects.guest(chosen);
 const set = (target, settings) => act(() => api("POST", "/set", { target, guest: chosen, settings }));
 
 // -- looking ------------------------------------------------------------------------------------
 
+/** Fetch the whole state, where a connection begins. */
 async function look() {
-  looked = performance.now();
   const asked = chosen, of = asked ? `?guest=${encodeURIComponent(asked)}` : "";
+  let incidents;
   try {
     [state, incidents] = await Promise.all([api("GET", `/state${of}`), api("GET", "/incidents")]);
   } catch (error) {
@@ -135,29 +140,32 @@ async function look() {
     return look();
   }
   if (locked) return;
+  objects.load(state, incidents);
   shut(false);
-  chosen ||= state.guests[0]?.name ?? "";
   draw();
-  if (state.policy !== undefined && looks++ % RIGHTS_EVERY === 0) await drawRights();
 }
 
 let due = false;
-/** Look again soon: many changes at once are one look. */
+/** Draw soon: many changes at once are one picture. */
 function soon() {
   if (due || locked) return;
   due = true;
-  const wait = Math.max(120, looked + LOOK_EVERY_MS - performance.now());
-  setTimeout(() => { due = false; look().catch(trouble); }, wait);
+  setTimeout(() => { due = false; if (!locked) draw(); }, Math.max(120, drawn + DRAW_EVERY_MS - performance.now()));
 }
 
 /** Hear of changes, once looking has worked; whoever is not let in any more learns that by looking. */
 function follow() {
   if (locked) return;
   let lost = "the daemon answers, but no WebSocket to it opens, and sound needs one: a proxy between has to pass them on; trying again";
-  line = new WebSocket(lineAt("api/v1/events"), protocols());
-  line.onopen = () => { lost = "the daemon does not answer; trying again"; say("connected"); };
-  line.onmessage = ({ data }) => { if (data.includes('"request"')) looks = 0; soon(); };
+  line = new WebSocket(lineAt(WATCHED), protocols());
+  line.onopen = () => { lost = "the daemon does not answer; trying again"; say("connected"); measure(); };
+  line.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); soon(); };
   line.onclose = () => { if (!locked) again(lost); };
+}
+
+/** Be told each second of levels and latencies in the guest that is shown, while somebody looks. */
+function measure() {
+  if (line?.readyState === WebSocket.OPEN) line.send(JSON.stringify({ measure: document.hidden || !chosen ? null : chosen }));
 }
 
 function again(text) {
@@ -183,15 +191,21 @@ function drawGraph() {
 addEventListener("resize", drawGraph);
 
 function draw() {
-  const names = state.names, select = $("guest");
+  drawn = performance.now();
+  const names = objects.names, select = $("guest");
+  if (!names.includes(chosen)) {
+    chosen = names[0] ?? "";
+    measure();
+  }
   if (names.join() !== [...select.options].map((one) => one.value).join()) select.replaceChildren(...names.map((name) => el("option", {}, name)));
   select.value = chosen;
+  drawRights();
   const one = guest();
   if (!one) return;
   fill("mix", ...one.streams.map((stream) => levelled(stream, one)), ...[...one.sinks, ...one.sources].map((sink) => levelled(sink, one)));
   fill("listeners", ...(one.listeners.length ? one.listeners.map(listener) : [el("p", { class: "soft" }, "Nobody listens.")]));
   drawGraph();
-  const mine = incidents.filter((each) => !each.guest || each.guest === chosen).slice(-30).reverse();
+  const mine = objects.of("incident").filter((each) => !each.guest || each.guest === chosen).slice(-30).reverse();
   fill("incidents", ...(mine.length ? mine.map(incident) : [el("li", {}, "None.")]));
 }
 
@@ -279,9 +293,12 @@ function shortened(text, letters) {
   return all.length <= letters ? text : `${all.slice(0, letters - 1 - end).join("")}…${all.slice(-end).join("")}`;
 }
 
-async function drawRights() {
-  const [rules, requests, tokens] = await Promise.all([api("GET", "/grants"), api("GET", "/requests"), api("GET", "/tokens")]);
-  $("rights").hidden = false;
+/** Rules, requests and tokens: for who has every right, to whom alone the state tells of a session manager. */
+function drawRights() {
+  if (!objects.whole) return;
+  $("rights").hidden = state.policy === undefined;
+  if ($("rights").hidden) return;
+  const [rules, requests, tokens] = ["grant", "request", "token"].map((kind) => objects.of(kind));
   const decide = (one, allow, always) => act(() => api("POST", `/requests/${encodeURIComponent(one.id)}`, { allow, always }));
   const answer = (one, text, allow, always) => el("button", { type: "button", "aria-label": `${text}: ${one.program} ${one.what}`, click: () => decide(one, allow, always) }, text);
   fill("requests", ...requests.map((one) => el("div", { class: "thing", role: "alert" },
@@ -382,7 +399,7 @@ function plot(title, values) {
 // -- beginning ----------------------------------------------------------------------------------
 
 $("listen").addEventListener("click", toggle);
-$("guest").addEventListener("change", (event) => { chosen = event.target.value; if (player) toggle(); soon(); });
+$("guest").addEventListener("change", (event) => { chosen = event.target.value; if (player) toggle(); measure(); soon(); });
 $("bitrate").addEventListener("input", () => { $("bitrate-shown").textContent = `${$("bitrate").value} kb/s`; });
 if (!("AudioEncoder" in globalThis) || !navigator.mediaDevices) $("microphone").disabled = true;
 $("microphone").addEventListener("change", () => { if (player) { toggle(); toggle(); } });
@@ -402,5 +419,7 @@ $("login").addEventListener("submit", async (event) => {
 });
 $("leave").addEventListener("click", leave);
 watch(changed);
-setInterval(() => document.hidden || soon(), 1000);
+document.addEventListener("visibilitychange", () => { measure(); soon(); });
+// What a person was using has not been drawn meanwhile.
+document.addEventListener("focusout", soon);
 entered().then(look).then(follow, (error) => locked ? trouble(error) : again(error.message));

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from millrace.errors import GraphError
@@ -62,9 +62,10 @@ def parse_expiry(text: str) -> int:
 
 
 class TokenBook:
-    """The tokens in force."""
+    """The tokens in force. `changed` is told of each that comes ("new") or goes ("remove")."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[str, Token], None] = lambda change, token: None) -> None:
+        self._changed = changed
         self._tokens: dict[int, Token] = {}
         self._by_digest: dict[bytes, Token] = {}
 
@@ -86,12 +87,14 @@ class TokenBook:
     def add(self, token: Token) -> None:
         """Put one in force."""
         self._tokens[token.id] = self._by_digest[token.digest] = token
+        self._changed("new", token)
 
     def remove(self, id_: int) -> Token | None:
         """Take one out of force."""
         token = self._tokens.pop(id_, None)
         if token is not None:
             del self._by_digest[token.digest]
+            self._changed("remove", token)
         return token
 
     def find(self, digest: bytes, wall_s: int) -> Token | None:

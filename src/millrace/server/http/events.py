@@ -12,8 +12,12 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from millrace.budget import CONNECTIONS, Account
 from millrace.control.registry import Encode, json_text
+from millrace.control.requests import parsed
+from millrace.errors import ConfigError
 from millrace.io.turns import Turns
 from millrace.rights.model import Principal
+from millrace.text import parse_json
+from millrace.wire.arguments import Arguments
 
 if TYPE_CHECKING:
     from millrace.control.registry import Registry
@@ -22,6 +26,7 @@ log = logging.getLogger("millrace.web")
 WATCHER_BYTES = 24 * 1024
 """What a watcher takes."""
 FAREWELL_S = 5.0
+UNKNOWN = 'what can be sent here is {"measure": "GUEST"}, or null instead of the guest'
 WAITING_MAX = 8 * 1024 * 1024
 """Bytes that may wait for a watcher; one that leaves more unread is sent away, and may come again."""
 
@@ -84,6 +89,12 @@ async def hang_up(
         cut()
 
 
+class Measure(Arguments):
+    """What a watcher may say: the guest whose levels, latencies and counters it is told each second; null for none."""
+
+    measure: str | None
+
+
 class EventStream:
     """One watcher."""
 
@@ -137,6 +148,12 @@ class EventStream:
             async for message in messages(line, self._turns):
                 if message.type is not WSMsgType.TEXT:
                     break
+                try:
+                    asked = parsed(Measure, parse_json(message.data, "the message"))
+                except ConfigError:
+                    await hang_up(line, self.cut, WSCloseCode.INVALID_TEXT, UNKNOWN)
+                    break
+                self._registry.measure(self, asked.measure)
         finally:
             self._registry.unwatch(self)
             sending.cancel()

@@ -1,0 +1,103 @@
+"""The registry: what watchers are told, and what those are told who ask for measurements too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from millrace.control.registry import Registry, json_text
+from millrace.rights.model import OWNER, Principal, parse_rights
+
+
+class Watcher:
+    """One that keeps what it is told."""
+
+    kinds = None
+    encode = staticmethod(json_text)
+
+    def __init__(self, registry: Registry, principal: Principal = OWNER) -> None:
+        self.principal = principal
+        self.heard: list[Any] = []
+        registry.watch(self)
+
+    def send_objects(self, made: bytes) -> None:
+        self.heard.append(json.loads(made))
+
+    def take(self) -> list[Any]:
+        """What was told since the last time: each object as it is, and numbers of those that are gone."""
+        told = [one["is"] for message in self.heard for one in message["there"]]
+        told += [number for message in self.heard for number in message["gone"]]
+        self.heard.clear()
+        return told
+
+
+def run(test: Callable[[Registry], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test(Registry())
+
+    asyncio.run(main())
+
+
+async def told(watchers: Iterable[Watcher]) -> list[list[Any]]:
+    """What each has been told by now."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+    return [watcher.take() for watcher in watchers]
+
+
+def test_who_asks_for_measurements_is_told_each_second_what_is_different() -> None:
+    async def test(registry: Registry) -> None:
+        level = {"a": [0.5], "b": [0.5]}
+        registry.put(1, "sink", "a", lambda: {"a": level["a"][0]})
+        registry.put(2, "sink", "b", lambda: {"b": level["b"][0]})
+        registry.put(3, "guest", "a", lambda: {"guest": level["a"][0]})
+        plain, of_a, of_b = watchers = [Watcher(registry) for _ in range(3)]
+        await told(watchers)
+        registry.second()
+        assert await told(watchers) == [[], [], []], "nobody has asked"
+        registry.measure(of_a, "a")
+        registry.measure(of_b, "b")
+        registry.second()
+        assert await told(watchers) == [[], [{"a": 0.5}], [{"b": 0.5}]]
+        registry.second()
+        assert await told(watchers) == [[], [], []], "what is as it was is not told again"
+        level["a"][0] = 0.25
+        registry.second()
+        assert await told(watchers) == [[], [{"a": 0.25}], []]
+        # A change is told to all, and not once more as a measurement.
+        level["a"][0] = 0.125
+        registry.put(1, "sink", "a", lambda: {"a": level["a"][0]})
+        assert await told(watchers) == [[{"a": 0.125}]] * 3
+        registry.second()
+        assert await told(watchers) == [[], [], []]
+        # Who comes later is told all of it.
+        registry.measure(plain, "a")
+        registry.second()
+        assert (await told(watchers))[0] == [{"a": 0.125}]
+        registry.measure(of_a, None)
+        registry.unwatch(plain)
+        level["a"][0] = 1.0
+        registry.second()
+        assert await told(watchers) == [[], [], []]
+        registry.measure(of_b, "b")
+        registry.second()
+        registry.drop_guest("b")
+        assert (await told(watchers))[2] == [2]
+
+    run(test)
+
+
+def test_measurements_of_a_guest_are_for_those_who_may_see_it() -> None:
+    async def test(registry: Registry) -> None:
+        looks: list[str] = []
+        registry.put(1, "sink", "a", lambda: {"looks": looks.append("a") or len(looks)})  # type: ignore[func-returns-value]
+        stranger = Watcher(registry, Principal("token/1", parse_rights("see"), frozenset({"b"})))
+        await told([stranger])
+        looks.clear()
+        registry.measure(stranger, "a")
+        registry.second()
+        assert await told([stranger]) == [[]] and not looks, "nobody looks for a stranger"
+
+    run(test)
