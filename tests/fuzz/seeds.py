@@ -220,7 +220,7 @@ def peer_listener() -> list[Session]:
     """Listener to daemon: what begins with { is a text frame."""
     mono = CodecParameters(1, "opus", 48_000, ["mono"], 312)
     plain = CodecParameters(1, "s16", 48_000, ["mono"])
-    report = peer.Report(1_000_000, 2_000_000, 1, 2, 3, "wav", ledger={"path": 5, "jitter": 7})
+    report = peer.Report(1_000_000, 2_000_000, 1, 2, 3, "wav", breakdown={"path": 5, "jitter": 7})
     return [
         [
             _text(peer.Hello(name="seed", settings={"bitrate": "64k"}, microphone=True)),

@@ -29,7 +29,7 @@ from millrace.guest.native import NativeStreams, Open
 from millrace.io.listeners import Listeners
 from millrace.observe.diagnosis import Diagnosis, Surroundings
 from millrace.observe.explain import explain_recorder, explain_stream
-from millrace.observe.latency import ledger
+from millrace.observe.latency import breakdown
 from millrace.observe.metrics import Counters, exposition
 from millrace.observe.views import guest_view, stream_view
 from millrace.rights.grants import Identity, Subject
@@ -253,8 +253,8 @@ class House(Rig):
                 n = number // 4
                 session.receive(pack_media(1, 960, n, n * 960, self.now_ns - 20 * NS_PER_MS, payload), self.now_ns)
 
-        ledger_ns = {"path": 3_000_000, "network": 1_000_000, "codec": 0, "jitter": 20_000_000, "late": 100_000}
-        report = Report(42_000_000, 30_000_000, 1, 2, 3, "card", 25_000_000, 12.5, True, 4, ledger_ns)
+        breakdown_ns = {"path": 3_000_000, "network": 1_000_000, "codec": 0, "jitter": 20_000_000, "late": 100_000}
+        report = Report(42_000_000, 30_000_000, 1, 2, 3, "card", 25_000_000, 12.5, True, 4, breakdown_ns)
         session.receive(encode_message(report), self.now_ns)
         return session, tick
 
@@ -274,7 +274,7 @@ class House(Rig):
             stream = self.graph.streams[number]
             out["streams"][name] = _plain(stream_view(self.guest, stream))
             out["explain"][name] = explain_stream(self.guest, stream)
-            out["latency"][name] = ledger(self.guest, stream, self.now_ns)
+            out["latency"][name] = breakdown(self.guest, stream, self.now_ns)
         return out | self._guest_told()
 
     def _guest_told(self) -> Shown:

@@ -21,8 +21,8 @@ def latency(
 ) -> None:
     """Show where a stream's sound spends its time, stage by stage.
 
-    Each listener has a ledger of its own. --probe plays ten clicks into the guest, hears them as a listener would,
-    and compares what it measured with the ledger.
+    Each listener has a breakdown of its own. --probe plays ten clicks into the guest, hears them as a listener would,
+    and compares what it measured with the breakdown.
 
     Examples:
 

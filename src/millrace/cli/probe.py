@@ -1,4 +1,4 @@
-"""The probe: clicks go in as a client's, come out as a listener's, and the ledger is put beside the measured time."""
+"""The probe: clicks go in as a client's, come out as a listener's, and are timed beside the latency breakdown."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def measure(guest: str, listen: str, as_json: bool) -> None:
 async def _clicks(
     bus: Any, stream: Any, output: HearingOutput, now: Callable[[str], None]
 ) -> tuple[list[HostNs], list[dict[str, Any]]]:
-    """Play quiet noise with a click now and then; each click's time is when it was written, and the ledger of then."""
+    """Play quiet noise with a click now and then; a click's time is when it was written, and its breakdown of then."""
     random = np.random.default_rng(1)
     step = RATE // 100
     sent_ns: list[HostNs] = []
@@ -97,6 +97,6 @@ def _print(guest: str, sent: list[HostNs], heard: list[HostNs], ways: list[dict[
         return
     show("probe", pairs[-1][2])
     say(
-        f"{len(pairs)} clicks: measured {median:.2f} ms, the ledger says {summed:.2f} ms (medians),"
+        f"{len(pairs)} clicks: measured {median:.2f} ms, the breakdown says {summed:.2f} ms (medians),"
         f" {summed - median:+.2f} ms apart"
     )

@@ -393,7 +393,7 @@ class Listener:
                 offset = self._offset_ns(now_ns())
                 if offset is not None and playout.state is State.PLAYING:
                     out.latency_ns = max(0, round(self._age_ns + offset + self._output_latency_ns))
-                    out.ledger = self._ledger(playout, offset)
+                    out.breakdown = self._breakdown(playout, offset)
                 out.fill_ns = playout.fill_ns
                 out.underruns, out.lost = playout.tally.underruns, playout.lost_packets
                 out.skipped, out.concealed = playout.tally.left_out_frames, playout.tally.concealed
@@ -403,7 +403,7 @@ class Listener:
                 out.lost = self._file.lost_packets
         return out
 
-    def _ledger(self, playout: Playout, offset: HostNs) -> dict[str, HostNs]:
+    def _breakdown(self, playout: Playout, offset: HostNs) -> dict[str, HostNs]:
         """The parts of the latency, each from where it arises."""
         captured = now_ns() + offset
         parts = playout.pace.parts_ns() | {

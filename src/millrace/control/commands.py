@@ -26,7 +26,7 @@ from millrace.guest.missing import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns
 from millrace.io.turns import with_pauses
 from millrace.observe.explain import explain_recorder, explain_stream
-from millrace.observe.latency import ledger
+from millrace.observe.latency import breakdown
 from millrace.observe.views import guest_view
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right, parse_rights
@@ -299,7 +299,7 @@ class Commands:
         return found.guest, found.thing
 
     async def _latency(self, args: r.About, principal: Principal) -> Any:
-        return ledger(*self._found(args, principal), now_ns())
+        return breakdown(*self._found(args, principal), now_ns())
 
     async def _explain(self, args: r.About, principal: Principal) -> Any:
         kind, _, text = args.target.partition("/")

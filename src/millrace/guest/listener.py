@@ -40,7 +40,7 @@ from millrace.wire.peer.session import PeerServer
 _NAME_MAX = 100
 LISTENER_BYTES = 96 * 1024
 """What a listener takes: its connection, what its line holds, and what is noted of it."""
-LEDGER = ("path", "network", "codec", "jitter", "late", "period", "device")
+BREAKDOWN = ("path", "network", "codec", "jitter", "late", "period", "device")
 """The parts of a listener's latency that are known; others are not kept."""
 TROUBLE_AGE_MAX_NS = 60 * NS_PER_S
 HEARD_EVERY_NS = NS_PER_S
@@ -156,7 +156,7 @@ class ListenerSession:
             except ConfigError as error:
                 self.wire.send_message(Fault("settings", str(error)))
         elif isinstance(event, Report):
-            event.ledger = {name: event.ledger[name] for name in LEDGER if name in event.ledger}
+            event.breakdown = {name: event.breakdown[name] for name in BREAKDOWN if name in event.breakdown}
             event.output = event.output[:_NAME_MAX]
             self.report = event
             self._feed_back_loss()

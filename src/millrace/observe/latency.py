@@ -1,4 +1,4 @@
-"""The ledger: where a stream's sound spends its time on the way to a listener's ear, stage by stage."""
+"""The latency breakdown: where a stream's sound spends its time on the way to a listener's ear, stage by stage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _resampler(method: str | None, rate: int) -> list[Stage]:
 
 def of_listener(session: ListenerSession) -> list[Stage]:
     """From the mix to the ear, as the listener reports it."""
-    parts = session.report.ledger
+    parts = session.report.breakdown
     if not parts:
         return []
     network = parts.get("network", 0)
@@ -50,7 +50,7 @@ def of_listener(session: ListenerSession) -> list[Stage]:
     ]
 
 
-def ledger(guest: Guest, stream: Stream, now_ns: HostNs) -> dict[str, Any]:
+def breakdown(guest: Guest, stream: Stream, now_ns: HostNs) -> dict[str, Any]:
     """All of it, per listener of the stream's sinks."""
     first = of_stream(guest, stream, now_ns)
     sinks = {link.target for link in stream.links}

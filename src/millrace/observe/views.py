@@ -115,7 +115,7 @@ def listener_view(session: ListenerSession) -> View:
         "settings": outlet.settings.as_dict(), "latency_profile": session.latency,
         "microphone": microphone_view(session), "bitrate": session.bitrate(),
         "latency_ms": None if latency is None else round(latency, 1), "fill_ms": round(report.fill_ns / 1e6, 1),
-        "ledger_ms": {name: round(ns / 1e6, 2) for name, ns in report.ledger.items()},
+        "ledger_ms": {name: round(ns / 1e6, 2) for name, ns in report.breakdown.items()},
         "target_ms": round(report.target_ns / 1e6, 1), "drift_ppm": report.drift_ppm, "locked": report.locked,
         "underruns": report.underruns, "bridged": report.concealed, "lost": report.lost, "skipped": report.skipped,
         "loss_percent": outlet.loss_percent, "output": report.output,

@@ -97,7 +97,7 @@ class Line {
     if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.send(message);
   }
 
-  /** A line that is full loses packets of the microphone, and the daemon concealments them. */
+  /** A line that is full loses packets of the microphone, and the daemon conceals them. */
   packet(made) {
     if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.line.send(made);
   }

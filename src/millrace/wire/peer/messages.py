@@ -102,7 +102,9 @@ class Report(msgspec.Struct, tag="report", tag_field="type"):
     drift_ppm: float = 0.0
     locked: bool = False
     concealed: Count = msgspec.field(default=0, name="bridged")
-    ledger: Annotated[dict[str, Signed], msgspec.Meta(max_length=SETTINGS_MAX)] = {}
+    breakdown: Annotated[dict[str, Signed], msgspec.Meta(max_length=SETTINGS_MAX)] = msgspec.field(
+        default_factory=dict, name="ledger"
+    )
     """What `latency_ns` is made of, in ns: path (from capture to the best arrival), network (of that, half the quickest
     round trip), codec, jitter, period, late, device."""
 
