@@ -20,10 +20,10 @@ from millrace.daemon.app import Daemon
 from millrace.doors.pushed import new_stream
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RightsError
-from millrace.guest.machines import attachment as attach_module
+from millrace.guest.machines import attached as attach_module
 from millrace.guest.machines import network as attach_net
 from millrace.guest.machines.address import DoorSpec
-from millrace.guest.machines.attachment import Attachment
+from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.crypto import vnc_answer
 from millrace.media.format import AudioFormat
 from millrace.rights.model import OWNER, Principal, parse_rights
@@ -164,7 +164,7 @@ def running(folder: Path, server: Server, test: Test) -> None:
     bus.running(folder, main)
 
 
-async def becomes(door: Attachment, state: str, *words: str) -> None:
+async def becomes(door: AttachedMachine, state: str, *words: str) -> None:
     async with asyncio.timeout(5):
         while door.state != state or not all(word in door.error for word in words):
             await asyncio.sleep(0.005)
@@ -302,9 +302,9 @@ def test_only_the_owner_names_password_files(tmp_path: Path) -> None:
         asked: dict[str, Any] = {"guest": "alice", "door": spec.text, "password_file": str(tmp_path / "x")}
         with pytest.raises(RightsError):
             await daemon.plane.commands.run(tenant, "attach", asked)
-        assert not daemon.worker.guest("alice").attachments
+        assert not daemon.worker.guest("alice").machines
         await daemon.plane.commands.run(OWNER, "attach", asked)
-        await becomes(daemon.worker.guest("alice").attachments[0], "waiting", "x: No such file")
+        await becomes(daemon.worker.guest("alice").machines[0], "waiting", "x: No such file")
 
     running(tmp_path, Vnc(), test)
 

@@ -843,7 +843,7 @@ def test_a_guests_admin_attaches_what_the_configuration_gives_that_guest(tmp_pat
         ):  # fmt: skip
             assert await attach(door) == 403, door
         assert await attach("spice+tls://vm7:5900", ca_file="/etc/shadow") == 403
-        assert not rig.daemon.worker.guest("alice").attachments
+        assert not rig.daemon.worker.guest("alice").machines
         for door in (f"qmp:{mine}/vm.sock", f"dbus:unix:path={mine}/bus", f"vnc+unix://{mine}/a/b", "spice://VM7"):
             assert await attach(door) == 200, door
         everybody = bearer((await rig.token("admin"))[1])
@@ -875,7 +875,7 @@ def test_a_link_in_a_guests_own_folder_leads_nowhere_else(tmp_path: Path) -> Non
             while reached.count("own") < 2:
                 await asyncio.sleep(0.01)
         assert "host" not in reached
-        said = {a.spec.text: a.error for a in rig.daemon.worker.guest("alice").attachments}
+        said = {a.spec.text: a.error for a in rig.daemon.worker.guest("alice").machines}
         assert {said[door].replace(door.partition(":")[2].removeprefix("//"), "") for door in doors[:1]} == {
             said[doors[3]].replace(f"{mine}/nothing", "")
         }, "whether there is something elsewhere is not told"

@@ -22,9 +22,9 @@ from millrace.guest.config import GuestConfig
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
-from millrace.guest.machines.attachment import Attachment
-from millrace.guest.machines.network import VncAttachment
-from millrace.guest.machines.qemu import QemuAttachment
+from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.network import VncMachine
+from millrace.guest.machines.qemu import QemuMachine
 from millrace.guest.native import NativeStreams, Open
 from millrace.io.listeners import Listeners
 from millrace.observe.diagnosis import Diagnosis, Surroundings
@@ -190,16 +190,16 @@ class House(Rig):
         takes, run = program.streams.methods["cork"]
         run(3, takes(stream=int(key.removeprefix("stream/")), corked=True))
 
-    def machine(self, kind: type[Attachment], spec: DoorSpec) -> Callable[[], None]:
+    def machine(self, kind: type[AttachedMachine], spec: DoorSpec) -> Callable[[], None]:
         """A machine that plays in each tick."""
-        attachment = kind(self.graph.ids.take(), self.guest, spec)
-        self.guest.attachments.append(attachment)
+        machine = kind(self.graph.ids.take(), self.guest, spec)
+        self.guest.machines.append(machine)
         before = set(self.graph.streams)
-        tick = self._qemu(attachment) if isinstance(attachment, QemuAttachment) else self._vnc(attachment)
+        tick = self._qemu(machine) if isinstance(machine, QemuMachine) else self._vnc(machine)
         self.called(spec.kind, before)
         return tick
 
-    def _qemu(self, qemu: QemuAttachment) -> Callable[[], None]:
+    def _qemu(self, qemu: QemuMachine) -> Callable[[], None]:
         card, peer = FakeQemu("Out"), AudioPeer(0)
         tone = encode(SampleFormat.S16LE, sine(20.0, 997, 44_100))
         sent = 0
@@ -224,8 +224,8 @@ class House(Rig):
         exchange()
         return tick
 
-    def _vnc(self, vnc: Attachment) -> Callable[[], None]:
-        assert isinstance(vnc, VncAttachment)
+    def _vnc(self, vnc: AttachedMachine) -> Callable[[], None]:
+        assert isinstance(vnc, VncMachine)
         wire = VncClient(48_000, 2, "", lambda challenge, text: b"", 0)
         door = vnc.door = VncDoor(self.graph, wire, vnc.profile, vnc.spec.text)
         for event in (Ready("vm"), AudioBegin()):
@@ -324,10 +324,10 @@ async def _play(folder: Path) -> Shown:
     await house.native()
     house.pulse()
     session, speak = house.listener()
-    ticks = [speak, house.machine(QemuAttachment, DoorSpec("qmp", "/run/vm.qmp"))]
+    ticks = [speak, house.machine(QemuMachine, DoorSpec("qmp", "/run/vm.qmp"))]
     for number in range(2200):
         if number == 2000:
-            ticks.append(house.machine(VncAttachment, DoorSpec("vnc", "", "127.0.0.1", 5901)))
+            ticks.append(house.machine(VncMachine, DoorSpec("vnc", "", "127.0.0.1", 5901)))
         house.run(TICK_S)
         for tick in ticks:
             tick()

@@ -253,7 +253,7 @@ class Commands:
     async def _detach(self, args: r.Detach, principal: Principal) -> Any:
         key = f"door/{args.door.removeprefix('door/')}"
         for guest in self.visible(principal):
-            machine = next((one for one in guest.attachments if one.key == key), None)
+            machine = next((one for one in guest.machines if one.key == key), None)
             if machine is not None:
                 principal.demand(Right.ADMIN, guest.name)
                 await machine.stop()

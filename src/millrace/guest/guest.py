@@ -72,7 +72,7 @@ class Guest:
         self.graph.add_first_sink(f"Millrace {config.name}")
         self.microphone = self.graph.add_source("microphone", "Microphone")
         self._driver = driver
-        self.attachments: list[Machine] = []
+        self.machines: list[Machine] = []
         self.directory = runtime / config.name
         self.cookie_path = self.directory / "cookie"
         self.pulse_path = self.directory / "pulse"
@@ -117,9 +117,9 @@ class Guest:
     def machine_changed(self, change: str, machine: Machine) -> None:
         """See `Home`."""
         if change == "new":
-            self.attachments.append(machine)
+            self.machines.append(machine)
         elif change == "remove":
-            self.attachments.remove(machine)
+            self.machines.remove(machine)
         self.on_door(change, machine)
 
     def _graph_changed(self, change: str, node: Node) -> None:
@@ -176,8 +176,8 @@ class Guest:
     async def stop(self) -> None:
         """Close the sockets: clients are told that their streams are killed, then that the connection ends."""
         self._driver.detach(self.graph)
-        for attachment in list(self.attachments):
-            await attachment.stop()
+        for machine in list(self.machines):
+            await machine.stop()
         for stream in list(self.graph.streams.values()):
             self.graph.remove_stream(stream)
         for client in list(self.door.clients.values()):

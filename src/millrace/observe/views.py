@@ -183,7 +183,7 @@ def guest_view(guest: Guest) -> Generator[None, None, View]:
         "pulse": str(guest.pulse_path), "pulse_tcp": guest.pulse_tcp, "native": str(guest.native_path),
         "sinks": (yield from _all(lambda sink: sink_view(guest, sink), graph.sinks.values())),
         "sources": (yield from _all(lambda source: sink_view(guest, source), graph.sources.values())),
-        "doors": [attachment.view() for attachment in guest.attachments],
+        "doors": [machine.view() for machine in guest.machines],
         "streams": (yield from _all(
             lambda stream: stream_view(guest, stream), (s for s in graph.streams.values() if s.links)
         )),

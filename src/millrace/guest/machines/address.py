@@ -35,7 +35,7 @@ class DoorSpec:
     ca_file: str = ""
     channels: int = 2
     connection: socket.socket | None = field(default=None, repr=False, compare=False)
-    """One that was handed to us; it is the attachment's."""
+    """One that was handed to us; it is the machine's."""
     below: tuple[str, ...] = ()
     """Folders of which `address` must be in one, when it is opened too; any will do if there are none."""
 

@@ -1,40 +1,40 @@
-"""Which attachment serves which kind of door."""
+"""Which class serves which kind of door."""
 
 from __future__ import annotations
 
 from millrace.errors import GraphError
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import DoorSpec
-from millrace.guest.machines.attachment import Attachment
+from millrace.guest.machines.attached import AttachedMachine
 
 DOORS_MAX = 64
 """Doors of one guest: each is looked for as long as it is there."""
 
 
-def _kind(name: str) -> type[Attachment]:
+def _kind(name: str) -> type[AttachedMachine]:
     """Which class serves `name`; what speaks its protocol is loaded when the first machine is attached."""
-    from millrace.guest.machines.network import SpiceAttachment, VncAttachment
-    from millrace.guest.machines.qemu import QemuAttachment
+    from millrace.guest.machines.network import SpiceMachine, VncMachine
+    from millrace.guest.machines.qemu import QemuMachine
 
-    kinds: dict[str, type[Attachment]] = {"spice": SpiceAttachment, "vnc": VncAttachment}
-    return kinds.get(name, QemuAttachment)
+    kinds: dict[str, type[AttachedMachine]] = {"spice": SpiceMachine, "vnc": VncMachine}
+    return kinds.get(name, QemuMachine)
 
 
-def attach(id_: int, guest: Guest, spec: DoorSpec) -> Attachment:
+def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
     """Begin to look for a machine; GraphError where the guest has that door already.
 
     One that is not attached is tried again at once, as it is asked for now; a SPICE door whose place another viewer
     took takes it back.
     """
-    attached = (machine for machine in guest.attachments if isinstance(machine, Attachment))
+    attached = (one for one in guest.machines if isinstance(one, AttachedMachine))
     twin = next((other for other in attached if other.spec.text == spec.text), None)
     if twin is not None and twin.retake(spec):
         return twin
     if twin is not None:
         raise GraphError(f"{spec.text} is attached to guest {guest.name} already")
-    if len(guest.attachments) >= DOORS_MAX:
+    if len(guest.machines) >= DOORS_MAX:
         raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the most it can have; detach one")
-    attachment = _kind(spec.kind)(id_, guest, spec)
-    guest.machine_changed("new", attachment)
-    attachment.start()
-    return attachment
+    machine = _kind(spec.kind)(id_, guest, spec)
+    guest.machine_changed("new", machine)
+    machine.start()
+    return machine

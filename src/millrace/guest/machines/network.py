@@ -1,4 +1,4 @@
-"""Attachments over a network protocol: SPICE and VNC."""
+"""Machines over a network protocol: SPICE and VNC."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
-from millrace.guest.machines.attachment import Attachment, Displaced
+from millrace.guest.machines.attached import AttachedMachine, Displaced
 from millrace.io.client import ClientLine, Closed
 from millrace.io.clock import now_ns
 from millrace.io.crypto import client_tls, spice_ticket, vnc_answer
@@ -35,7 +35,7 @@ HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
 LOOK_S = 2.0
 
 
-class NetAttachment(Attachment):
+class NetworkMachine(AttachedMachine):
     """What SPICE and VNC share: a password, and lines to a server, any of whose ends ends the session."""
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
@@ -128,7 +128,7 @@ class NetAttachment(Attachment):
         return PROFILE if near else REMOTE_PROFILE
 
 
-class SpiceAttachment(NetAttachment):
+class SpiceMachine(NetworkMachine):
     """A machine by SPICE. A SPICE server lets one viewer in: who comes later takes the place.
 
     spice-server (0.15) says nothing to the one whose place was taken: it closes all channels of that one, in order and
@@ -231,11 +231,11 @@ class SpiceAttachment(NetAttachment):
         self.playback = self.record = None
 
     def streams(self) -> list[PushedStream]:
-        """See `Attachment.streams`."""
+        """See `AttachedMachine.streams`."""
         return [self.playback.stream] if self.playback is not None and self.playback.stream is not None else []
 
     def view(self) -> dict[str, Any]:
-        """See `Attachment.view`."""
+        """See `AttachedMachine.view`."""
         queue = self.record.queue if self.record is not None else None
         return super().view() | {
             "machine": "SPICE" if self.state == "attached" else "",
@@ -254,7 +254,7 @@ class SpiceProbe(Untimed):
         return b""
 
 
-class VncAttachment(NetAttachment):
+class VncMachine(NetworkMachine):
     """A machine by VNC."""
 
     door: VncDoor | None = None
@@ -295,10 +295,10 @@ class VncAttachment(NetAttachment):
             self.door.lost()
 
     def streams(self) -> list[PushedStream]:
-        """See `Attachment.streams`."""
+        """See `AttachedMachine.streams`."""
         return [self.door.stream] if self.door is not None and self.door.stream is not None else []
 
     def view(self) -> dict[str, Any]:
-        """See `Attachment.view`."""
+        """See `AttachedMachine.view`."""
         name = self.door.name if self.door is not None and self.state == "attached" else ""
         return super().view() | {"machine": name}

@@ -1,4 +1,4 @@
-"""The attachment of a machine by D-Bus, as QEMU speaks it."""
+"""A machine by D-Bus, as QEMU speaks it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from millrace.doors.qemu.door import QemuDoor
 from millrace.errors import PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, bus_path
-from millrace.guest.machines.attachment import Attachment
+from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.paths import found_below
@@ -25,7 +25,7 @@ log = logging.getLogger("millrace.attach")
 Lost = Callable[[Exception], None]
 
 
-class QemuAttachment(Attachment):
+class QemuMachine(AttachedMachine):
     """A machine by D-Bus: over QMP, a bus, or a connection that was handed to us."""
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
@@ -143,11 +143,11 @@ class QemuAttachment(Attachment):
         self.door.lost()
 
     def streams(self) -> list[PushedStream]:
-        """See `Attachment.streams`."""
+        """See `AttachedMachine.streams`."""
         return [voice.stream for voice in self.door.outs.values()]
 
     def view(self) -> dict[str, Any]:
-        """See `Attachment.view`."""
+        """See `AttachedMachine.view`."""
         ins = self.door.ins.values()
         return super().view() | {
             "machine": self.door.machine, "recording": any(voice.queue.running for voice in ins),

@@ -1,4 +1,4 @@
-"""Attachments: a guest's machine, looked for until it is there, and again whenever it has gone."""
+"""A guest's machine, looked for until it is there, and again whenever it has gone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Displaced(PeerLost):
     """Another viewer has what the machine's server gives to one at a time."""
 
 
-class Attachment(ABC):
+class AttachedMachine(ABC):
     """One door of one guest. Subclasses serve one session, which ends with an exception."""
 
     kind = ""
