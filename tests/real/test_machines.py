@@ -346,7 +346,12 @@ def test_a_vnc_server_without_sound_is_told_what_it_lacks(bus: Bus, tmp_path: Pa
 def test_parec_records_a_listeners_microphone_while_it_is_allowed(bus: Bus, tmp_path: Path) -> None:
     need("parec")
     bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "--mic", "tone:440", "-q")
-    listener = wait_for(lambda: bus.guest()["listeners"], 15, "the listener joins")[0]
+    # It is there from its connection on, and offers its microphone a moment later.
+    listener = wait_for(
+        lambda: [one for one in bus.guest()["listeners"] if one["microphone"]["state"] != "off"],
+        15,
+        "the listener joins",
+    )[0]
     assert listener["microphone"]["state"] == "ready"
     raw = tmp_path / "mic.raw"
     with raw.open("wb") as out:

@@ -18,6 +18,7 @@ from millrace.cli.logs import SAME_MAX, SAME_S, Rated
 from millrace.control.registry import Registry, json_text
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
+from millrace.doors.pulse.state import ClientState
 from millrace.graph.model import Stream
 from millrace.graph.share import HOPE_NS, LIGHT_NS, SLICE_NS, Lag, Share
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
@@ -96,7 +97,8 @@ class Guest:
     def connect(self) -> tuple[StreamRunner, Line, PulseClientSession]:
         """A connection that is logged in."""
         handlers = {command: self._costly(handler) for command, handler in HANDLERS.items()}
-        runner = StreamRunner(lambda _: PulseClient(self.rig.door, handlers, Subject(ours=True)), self.turns)
+        state = ClientState(self.rig.graph.ids.take(), Subject(ours=True))
+        runner = StreamRunner(lambda _: PulseClient(self.rig.door, handlers, state), self.turns)
         line, wire = Line(), PulseClientSession(PROTOCOL_VERSION)
         runner.connection_made(cast(asyncio.Transport, line))
         wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})

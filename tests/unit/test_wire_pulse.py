@@ -89,7 +89,7 @@ def test_version_is_the_lower_of_both() -> None:
     client = PulseClientSession()
     client.send_request(Command.AUTH, {"version": 20, "cookie": b""})
     session.receive(client.data_to_send(), 0)
-    assert session.version == 20
+    assert session.state.version == 20
 
 
 @pytest.mark.parametrize(

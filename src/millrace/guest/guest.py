@@ -18,6 +18,7 @@ from millrace.doors.native.door import NativeDoor
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
+from millrace.doors.pulse.state import ClientState
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
@@ -160,7 +161,8 @@ class Guest:
 
     def _connect(self, admits: Admits, transport: asyncio.Transport) -> PulseClient | None:
         try:
-            return PulseClient(self.door, HANDLERS, peer_subject(transport.get_extra_info("socket"), admits))
+            subject = peer_subject(transport.get_extra_info("socket"), admits)
+            return PulseClient(self.door, HANDLERS, ClientState(self.graph.ids.take(), subject))
         except GraphError as error:
             log.warning("connection refused: %s", error)
             return None

@@ -42,12 +42,15 @@ class Connection(Sender[bytes], Timed, Protocol):
 
     closing: bool
     congested: bool
-    known: bool
-    """The other side has logged in, or need not."""
     unread_since_ns: HostNs
     wake: Callable[[], None]
     over: Callable[[], bool]
     """Asked after each step: whether the turn is over."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the other side has logged in, or need not."""
+        ...
 
     @property
     def unfinished(self) -> bool:
@@ -233,7 +236,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             taken = core.receive(data, now_ns())
         except Exception as error:
             self._failed(core, error)
-        if core.known and not self._inside and self._transport is not None:
+        if not self._inside and core.known and self._transport is not None:
             self._inside = True
             self._entered(self._transport)
         if not core.closing and (taken < len(data) or core.unfinished):

@@ -13,6 +13,7 @@ from millrace.doors.admission import Admission
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
+from millrace.doors.pulse.state import ClientState
 from millrace.dsp.convert import Samples
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
@@ -121,7 +122,7 @@ class RigClient:
     def __init__(self, rig: Rig, version: int, trusted: bool) -> None:
         self.rig = rig
         self.wire = PulseClientSession(version)
-        self.server = PulseClient(rig.door, HANDLERS, Subject(ours=trusted))
+        self.server = PulseClient(rig.door, HANDLERS, ClientState(rig.graph.ids.take(), Subject(ours=trusted)))
         self.replies: dict[int, Reply | Failed] = {}
         self.notices: list[Notice] = []
         self.recorded: dict[int, bytearray] = {}

@@ -13,9 +13,10 @@ from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of, prop_t
 from millrace.doors.pulse.news import Subscription
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
+from millrace.doors.pulse.state import ClientState, weigh_props
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, GraphError, MillraceError, RemoteProtocolError
-from millrace.rights.grants import Identity, Permission, Subject, Verdict
+from millrace.rights.grants import Identity, Permission, Verdict
 from millrace.rights.model import Right
 from millrace.rights.prompts import Answer, Prompt
 from millrace.symptoms import violation
@@ -30,7 +31,6 @@ from millrace.wire.pulse.constants import (
     Facility,
 )
 from millrace.wire.pulse.session import Block, PulseSession, RecordsReply, Refused, Request
-from millrace.wire.pulse.tagstruct import Props
 
 Handler = Callable[["PulseClient", Request], Iterator[None] | None]
 """What takes long is an iterator: it goes on, step by step, before the client's next request is looked at."""
@@ -48,42 +48,41 @@ class PulseClient(ClientStreams):
     """The door's side of one connection, with the sans-IO contract.
 
     Programs of the daemon's own user need no cookie. `wake` is called when there is something to send that no
-    `receive` has caused.
+    `receive` has caused. It begins with a new `state`, or goes on with one that another was in.
     """
 
-    def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], subject: Subject) -> None:
+    def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], state: ClientState) -> None:
         if len(door.clients) >= CLIENTS_MAX:
             raise GraphError(f"guest {door.graph.name} has its {CLIENTS_MAX} connections already")
-        super().__init__(door, door.admission.account(CLIENT_BYTES))
-        self.index = door.graph.ids.take()
-        self.props: Props = {}
-        self.subject = self.program = subject
-        self.ready = self.known = False
+        super().__init__(door, door.admission.account(CLIENT_BYTES), state)
+        self.index, self.props, self.extensions = state.index, state.props, state.extensions
+        self.subject = self.program = state.subject
         self.closing = False
         self.congested = False
         self.unread_since_ns: HostNs = 0
         self.wake: Callable[[], None] = lambda: None
         self.over: Callable[[], bool] = lambda: False
         self.now_ns: HostNs = 0
-        self.subscription = Subscription(door.news, self.index, lambda: self.wake())
-        self.extensions: set[str] = set()
-        """Modules whose changes it wants to hear of."""
+        self.subscription = Subscription(door.news, self.index, lambda: self.wake(), state.subscribed)
         self._handlers = handlers
-        self._wire = PulseSession()
+        self._wire = PulseSession(state.wire)
         self._asked = self._partial_bytes = 0
         self._begun: tuple[Request, Iterator[None]] | None = None
+        self._hold_partial()
+        if state.ready:
+            weigh_props(self.account, self.props)
+            self._enter()
 
     # -- the sans-IO contract --------------------------------------------------------------
 
     def receive(self, data: Buffer, now_ns: HostNs) -> int:
         """Take bytes, as far as the turn goes; RemoteProtocolError ends this connection."""
         self.now_ns = now_ns
-        wire, view, at = self._wire, memoryview(data), 0
+        wire, frames, view, at = self._wire, self._wire.state, memoryview(data), 0
         while (self._begun is None or self._go_on()) and at < len(view) and not self.closing:
             at += wire.take(view[at:])
-            if wire.partial_bytes != self._partial_bytes:
-                self.account.hold("command", wire.partial_bytes, CONNECTIONS)
-                self._partial_bytes = wire.partial_bytes
+            if frames.partial_bytes != self._partial_bytes:
+                self._hold_partial()
             for event in wire.events():
                 if isinstance(event, Block):
                     self._block(event)
@@ -91,11 +90,21 @@ class PulseClient(ClientStreams):
                     self._request(event)
                 elif isinstance(event, Refused):
                     wire.send_error(event.tag, event.code)
-            if wire.unsent_bytes > ANSWERS_MAX:
+            if frames.unsent_bytes > ANSWERS_MAX:
                 raise BudgetError(f"more than {ANSWERS_MAX // MIB} MiB of answers were asked for at once")
             if at < len(view) and self.over():
                 break
         return at
+
+    def _hold_partial(self) -> None:
+        """A command is paid for from its header on."""
+        self._partial_bytes = self.state.wire.partial_bytes
+        self.account.hold("command", self._partial_bytes, CONNECTIONS)
+
+    @property
+    def known(self) -> bool:
+        """See `Connection`."""
+        return self.state.known
 
     @property
     def unfinished(self) -> bool:
@@ -167,7 +176,7 @@ class PulseClient(ClientStreams):
 
     def _request(self, request: Request) -> None:
         handler = self._handlers.get(request.command)
-        if not self.ready and request.command not in _BEFORE_AUTH:
+        if not self.state.ready and request.command not in _BEFORE_AUTH:
             self._wire.send_error(request.tag, Err.ACCESS)
             return
         if handler is None:
@@ -228,7 +237,7 @@ class PulseClient(ClientStreams):
         """See `Asker`."""
         self._asked += 1
         part = ("asked", self._asked)
-        self.account.hold(part, ASKED_FACTOR * self._wire.command_bytes, CONNECTIONS)
+        self.account.hold(part, ASKED_FACTOR * self._wire.state.command_bytes, CONNECTIONS)
 
         def answered(allow: bool) -> None:
             self.account.hold(part, 0)
@@ -265,10 +274,10 @@ class PulseClient(ClientStreams):
             admission.wrong_secret()
             self.closing = True
             raise CommandError(Err.ACCESS, "wrong cookie")
-        self.known = True
+        self.state.known = True
         if admission.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
             self.closing = True
-        if self.ready:
+        if self.state.ready:
             self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
         elif self.authorize(Permission.CONNECT, lambda allow: self._let_in(request, allow)):
             self._let_in(request, True)
@@ -282,20 +291,24 @@ class PulseClient(ClientStreams):
         if not allow:
             self.closing = True
             self._wire.send_error(request.tag, Err.ACCESS)
-        elif not self.ready:
-            self.ready = True
-            self.door.clients[self.index] = self
+        elif not self.state.ready:
+            self.state.ready = True
+            self._enter()
             self.door.publish(Facility.CLIENT, Change.NEW, self.index)
-            self.door.on_client("new", self)
             self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
         self.wake()
+
+    def _enter(self) -> None:
+        """It is one of the door's clients."""
+        self.door.clients[self.index] = self
+        self.door.on_client("new", self)
 
     # -- what handlers and streams use ---------------------------------------------------------
 
     @property
     def version(self) -> int:
         """The protocol version in force."""
-        return self._wire.version
+        return self._wire.state.version
 
     def reply(self, request: Request, values: Mapping[str, Any] | None = None) -> None:
         """Answer a request."""

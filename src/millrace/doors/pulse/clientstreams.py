@@ -11,6 +11,7 @@ from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.samples import Upload
+from millrace.doors.pulse.state import ClientState
 from millrace.wire.pulse.constants import Change, Command, Err
 from millrace.wire.pulse.session import Request
 
@@ -20,14 +21,13 @@ STREAMS_PER_CLIENT_MAX = 256
 class ClientStreams(ABC):
     """They come and go here, and their client is told of what happens to them elsewhere."""
 
-    def __init__(self, door: PulseDoor, account: Account) -> None:
-        self.door, self.account = door, account
+    def __init__(self, door: PulseDoor, account: Account, state: ClientState) -> None:
+        self.door, self.account, self.state = door, account, state
         self.streams: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
-        self.uploads: dict[int, Upload] = {}
-        self._sinks: dict[int, int] = {}
-        """Where the client was last told that each plays or records."""
-        self._next_channel = 0
+        self.uploads, self._sinks = state.uploads, state.told_sinks
+        for channel, upload in self.uploads.items():
+            account.hold(("upload", channel), upload.weight)
 
     @abstractmethod
     def notice(self, command: Command, **values: Any) -> None:
@@ -37,8 +37,8 @@ class ClientStreams(ABC):
         """A channel number for a new stream."""
         if len(self.streams) + len(self.records) + len(self.uploads) >= STREAMS_PER_CLIENT_MAX:
             raise CommandError(Err.TOOLARGE, f"{STREAMS_PER_CLIENT_MAX} streams a connection at most")
-        channel, self._next_channel = self._next_channel, self._next_channel + 1
-        return channel
+        self.state.next_channel += 1
+        return self.state.next_channel - 1
 
     def stream_at(self, request: Request) -> PlaybackStream:
         """The playback stream a request is about."""

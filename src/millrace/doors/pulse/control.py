@@ -6,13 +6,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from millrace.budget import Account, size_of
+from millrace.budget import Account
 from millrace.doors.admission import permission_of
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.formats import CommandError, gains_from
 from millrace.doors.pulse.loopback import Loopback
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.state import weigh_props
 from millrace.errors import BudgetError, GraphError
 from millrace.graph.model import Sink, Stream
 from millrace.text import quoted
@@ -242,17 +243,12 @@ def set_default_source(client: PulseClient, request: Request) -> None:
 # -- properties ------------------------------------------------------------------------------
 
 
-def _weigh_props(account: Account, props: Props) -> None:
-    """A connection has paid for some when it came, so that one that may only mend things can say who it is."""
-    account.hold("props", max(0, size_of(props) - account.part("paid props")))
-
-
 def merge_props(account: Account, props: Props, new: Props, keep: bool = True) -> None:
     """Take `new` into `props`, or in their place; an error past the bounds, and nothing has changed then."""
     merged = props | new if keep else dict(new)
     if len(merged) > PROPS_MAX or sum(len(k) + len(v) for k, v in merged.items()) > PROPS_BYTES_MAX:
         raise CommandError(Err.TOOLARGE, "too many properties")
-    _weigh_props(account, merged)
+    weigh_props(account, merged)
     props.clear()
     props.update(merged)
 
@@ -269,7 +265,7 @@ def _update(account: Account, props: Props, mode: int, new: Props) -> None:
 def _without(account: Account, props: Props, keys: list[str]) -> None:
     for key in keys:
         props.pop(key, None)
-    _weigh_props(account, props)
+    weigh_props(account, props)
 
 
 def _with_props(client: PulseClient, request: Request) -> PlaybackStream | RecordStream:

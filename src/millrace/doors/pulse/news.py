@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from millrace.wire.pulse.constants import Change, Facility
 
@@ -42,19 +43,31 @@ class News:
             pass
 
 
-class Subscription:
-    """What one client wants to hear of, and what it has not been told yet. `wake` is called when there is something."""
+@dataclass(slots=True)
+class Subscribed:
+    """What one client wants to hear of, and what it has not been told yet."""
 
-    def __init__(self, news: News, client: int, wake: Callable[[], None]) -> None:
-        self._news, self._client, self._wake = news, client, wake
-        self._mask = self._from = 0
-        self._events: dict[tuple[int, int], None] = {}
+    mask: int = 0
+    since: int = 0
+    """The serial from which on it wants that."""
+    events: dict[tuple[int, int], None] = field(default_factory=dict)
+
+
+class Subscription:
+    """One client's, which goes on from a `state`. `wake` is called when there is something to tell."""
+
+    def __init__(self, news: News, client: int, wake: Callable[[], None], state: Subscribed) -> None:
+        self._news, self._client, self._wake, self._state = news, client, wake, state
+        if state.mask:
+            # Serials count one guest's news in one process: what is new here is new to it.
+            state.since = news.serial
+            news.subscriptions[client] = self
 
     def set_mask(self, mask: int) -> None:
         """Hear of these facilities from now on, of none where it is 0."""
-        if not self._mask:
-            self._from = self._news.serial
-        self._mask = mask
+        if not self._state.mask:
+            self._state.since = self._news.serial
+        self._state.mask = mask
         if mask:
             self._news.subscriptions[self._client] = self
         else:
@@ -62,15 +75,16 @@ class Subscription:
 
     def note(self, news: Mapping[Event, int]) -> None:
         """Queue those that it asked for; the same one is queued once."""
+        state = self._state
         for (facility, change, index), serial in news.items():
-            if self._mask & (1 << facility) and serial > self._from:
+            if state.mask & (1 << facility) and serial > state.since:
                 if change is Change.REMOVE:
-                    self._events.pop((facility | Change.CHANGE, index), None)
-                self._events.setdefault((facility | change, index))
-        if self._events:
+                    state.events.pop((facility | Change.CHANGE, index), None)
+                state.events.setdefault((facility | change, index))
+        if state.events:
             self._wake()
 
     def take(self) -> Iterable[tuple[int, int]]:
         """What to tell the client now: (event, index)."""
-        events, self._events = self._events, {}
+        events, self._state.events = self._state.events, {}
         return events

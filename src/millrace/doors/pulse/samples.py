@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from millrace.budget import ENTRY_BYTES, Account, size_of
 from millrace.doors.pulse.formats import CommandError
@@ -34,13 +34,16 @@ class Sample:
         return len(self.data) + sys.getsizeof(self.name) + size_of(self.props) + CACHED_BYTES
 
 
+@dataclass(slots=True)
 class Upload:
     """A sample on its way in."""
 
-    def __init__(self, name: str, fmt: AudioFormat, length: int, props: Props) -> None:
-        self.name, self.format, self.length, self.props = name, fmt, length, props
-        self._data = bytearray()
-        self._fill = 0
+    name: str
+    format: AudioFormat
+    length: int
+    props: Props
+    data: bytearray = field(default_factory=bytearray)
+    fill: int = 0
 
     @property
     def weight(self) -> int:
@@ -49,16 +52,16 @@ class Upload:
 
     def write(self, block: memoryview) -> None:
         """More of it has come; what is more than was announced is left out."""
-        if not self._data:
-            self._data = bytearray(self.length)
-        end = min(self._fill + len(block), self.length)
-        self._data[self._fill : end] = block[: end - self._fill]
-        self._fill = end
+        if not self.data:
+            self.data = bytearray(self.length)
+        end = min(self.fill + len(block), self.length)
+        self.data[self.fill : end] = block[: end - self.fill]
+        self.fill = end
 
     def finish(self) -> bytearray:
         """What has come of it, in whole frames."""
-        del self._data[self._fill // self.format.frame_bytes * self.format.frame_bytes :]
-        return self._data
+        del self.data[self.fill // self.format.frame_bytes * self.format.frame_bytes :]
+        return self.data
 
 
 class SampleCache:

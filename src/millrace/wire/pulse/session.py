@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from millrace.dsp.convert import Buffer
@@ -87,24 +87,35 @@ class RecordsReply:
             write_fields(REPLIES[self.command], record, self.writer, self.version)
 
 
-class PulseSession(Untimed):
-    """The server's end of one connection."""
+@dataclass(slots=True)
+class PulseState:
+    """What the server's end is in the middle of, between two events: a value, with which another can go on."""
 
-    def __init__(self) -> None:
-        self.version = PROTOCOL_VERSION
-        self._header = bytearray()
-        self._command = bytearray()
-        self._channel = NO_INDEX
-        self._left = 0
-        self._seek, self._offset = 0, 0
+    version: int = PROTOCOL_VERSION
+    header: bytearray = field(default_factory=bytearray)
+    """What has come of a header."""
+    command: bytearray = field(default_factory=bytearray)
+    """What has come of a command."""
+    channel: int = NO_INDEX
+    left: int = 0
+    """How much of the frame is still to come."""
+    seek: int = 0
+    offset: int = 0
+    command_bytes: int = 0
+    """How long the command was that came last."""
+    partial_bytes: int = 0
+    """What a command that has begun, and not ended, may take until it has."""
+    unsent: list[bytes] = field(default_factory=list)
+    unsent_bytes: int = 0
+    """What waits to be taken by `data_to_send`."""
+
+
+class PulseSession(Untimed):
+    """The server's end of one connection; it goes on from a `state` that another was in."""
+
+    def __init__(self, state: PulseState | None = None) -> None:
+        self.state = state or PulseState()
         self._events: list[Event] = []
-        self._out: list[bytes] = []
-        self.command_bytes = 0
-        """How long the command was that came last."""
-        self.partial_bytes = 0
-        """What a command that has begun, and not ended, may take until it has."""
-        self.unsent_bytes = 0
-        """What waits to be taken by `data_to_send`."""
 
     # -- in ------------------------------------------------------------------------------
 
@@ -117,62 +128,65 @@ class PulseSession(Untimed):
 
     def take(self, view: memoryview) -> int:
         """As `receive`, up to the next event; returns how many bytes that took."""
-        at, end = 0, len(view)
+        at, end, state = 0, len(view), self.state
         while at < end:
-            if not self._left:
+            if not state.left:
                 at = self._read_header(view, at)
-            if self._left and at < end:
+            if state.left and at < end:
                 at = self._read_payload(view, at)
             if self._events:
                 break
         return at
 
     def _read_header(self, view: memoryview, at: int) -> int:
-        if not self._header and len(view) - at >= HEADER.size:
+        header = self.state.header
+        if not header and len(view) - at >= HEADER.size:
             self._begin(*HEADER.unpack_from(view, at))
             return at + HEADER.size
-        piece = view[at : at + HEADER.size - len(self._header)]
-        self._header += piece
-        if len(self._header) == HEADER.size:
-            whole = HEADER.unpack(self._header)
-            self._header.clear()
+        piece = view[at : at + HEADER.size - len(header)]
+        header += piece
+        if len(header) == HEADER.size:
+            whole = HEADER.unpack(header)
+            header.clear()
             self._begin(*whole)
         return at + len(piece)
 
     def _begin(self, length: int, channel: int, high: int, low: int, flags: int) -> None:
-        self._channel = channel
+        state = self.state
+        state.channel = channel
         if flags & _SHM_FLAGS:
             raise bad("shared memory was declined, but a block refers to it")
-        if self._channel == NO_INDEX:
+        if channel == NO_INDEX:
             if flags or not 0 < length <= COMMAND_MAX:
                 raise bad(f"a command of {length} bytes with flags {flags:#x}")
-            self.partial_bytes = length
+            state.partial_bytes = length
         elif not 0 <= length <= FRAME_MAX:
             raise bad(f"a memory block of {length} bytes")
-        self._left = length
-        self._seek, self._offset = flags & _SEEK_MASK, (high << 32) | low
-        if self._seek > Seek.RELATIVE_END:
-            raise bad(f"unknown seek mode {self._seek}")
-        if self._channel != NO_INDEX and length == 0:
-            self._events.append(Block(self._channel, self._seek, self._offset, memoryview(b"")))
+        state.left = length
+        state.seek, state.offset = flags & _SEEK_MASK, (high << 32) | low
+        if state.seek > Seek.RELATIVE_END:
+            raise bad(f"unknown seek mode {state.seek}")
+        if channel != NO_INDEX and length == 0:
+            self._events.append(Block(channel, state.seek, state.offset, memoryview(b"")))
 
     def _read_payload(self, view: memoryview, at: int) -> int:
-        piece = view[at : at + self._left]
-        self._left -= len(piece)
-        if self._channel == NO_INDEX:
-            self._command += piece
-            if self._left == 0:
-                data = bytes(self._command)
-                self._command.clear()
-                self.partial_bytes = 0
+        state = self.state
+        piece = view[at : at + state.left]
+        state.left -= len(piece)
+        if state.channel == NO_INDEX:
+            state.command += piece
+            if state.left == 0:
+                data = bytes(state.command)
+                state.command.clear()
+                state.partial_bytes = 0
                 self._read_command(data)
         else:
-            self._events.append(Block(self._channel, self._seek, self._offset, piece))
-            self._seek, self._offset = Seek.RELATIVE, 0
+            self._events.append(Block(state.channel, state.seek, state.offset, piece))
+            state.seek, state.offset = Seek.RELATIVE, 0
         return at + len(piece)
 
     def _read_command(self, data: bytes) -> None:
-        self.command_bytes = len(data)
+        self.state.command_bytes = len(data)
         reader = Reader(data)
         number, tag = reader.u32(), reader.u32()
         try:
@@ -187,7 +201,7 @@ class PulseSession(Untimed):
             self._events.append(Refused(tag, Err.NOTIMPLEMENTED, f"{command.name} is not served"))
             return
         try:
-            values = read_fields(fields, reader, self.version)
+            values = read_fields(fields, reader, self.state.version)
         except RemoteProtocolError as error:
             raise bad(f"{command.name}: {error}") from None
         if command is Command.AUTH:
@@ -197,7 +211,7 @@ class PulseSession(Untimed):
     def _agree_version(self, values: dict[str, Any]) -> None:
         """The lower 16 bits are the version; the upper ones offer shared memory, which is declined."""
         values["version"] &= 0xFFFF
-        self.version = min(values["version"], PROTOCOL_VERSION)
+        self.state.version = min(values["version"], PROTOCOL_VERSION)
 
     def events(self) -> list[Event]:
         """What has come since the last call."""
@@ -219,7 +233,7 @@ class PulseSession(Untimed):
 
     def begin_records(self, tag: int, command: Command) -> RecordsReply:
         """Begin such an answer; other messages may be sent before it ends."""
-        return RecordsReply(tag, command, self._start(Command.REPLY, tag), self.version)
+        return RecordsReply(tag, command, self._start(Command.REPLY, tag), self.state.version)
 
     def end_records(self, reply: RecordsReply) -> None:
         """Send it, or where it has become too long that it has."""
@@ -247,7 +261,7 @@ class PulseSession(Untimed):
 
     def _send(self, command: Command, tag: int, fields: Any, values: Mapping[str, Any]) -> None:
         writer = self._start(command, tag)
-        write_fields(fields, values, writer, self.version)
+        write_fields(fields, values, writer, self.state.version)
         self._finish(writer)
 
     def _start(self, command: Command, tag: int) -> Writer:
@@ -260,14 +274,16 @@ class PulseSession(Untimed):
         self._put(HEADER.pack(len(writer.data), NO_INDEX, 0, 0, 0), bytes(writer.data))
 
     def _put(self, header: bytes, payload: bytes) -> None:
-        self._out += (header, payload)
-        self.unsent_bytes += len(header) + len(payload)
+        state = self.state
+        state.unsent += (header, payload)
+        state.unsent_bytes += len(header) + len(payload)
 
     def data_to_send(self) -> bytes:
         """Everything to be written now, in order."""
-        if not self._out:
+        state = self.state
+        if not state.unsent:
             return b""
-        out = b"".join(self._out)
-        self._out.clear()
-        self.unsent_bytes = 0
+        out = b"".join(state.unsent)
+        state.unsent.clear()
+        state.unsent_bytes = 0
         return out

@@ -1,0 +1,103 @@
+"""A PulseAudio connection frozen to a value goes on from it, wherever it was, and in another process."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import pytest
+
+from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.handlers import HANDLERS
+from millrace.dsp.convert import SampleFormat
+from millrace.sim.rig import Rig, RigClient
+from millrace.wire.pulse.client import PulseClientSession
+from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
+from millrace.wire.pulse.tagstruct import Spec
+
+SPEC = Spec(SampleFormat.S16LE, 2, 48_000)
+SOUND = bytes(range(256)) * 16
+NAME = {"application.name": b"thawed\0"}
+
+
+def conversation() -> bytes:
+    """What a client says that uploads a sound, and hears of what happens."""
+    wire = PulseClientSession()
+    wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
+    wire.send_request(Command.SET_CLIENT_NAME, {"props": NAME})
+    wire.send_request(Command.SUBSCRIBE, {"mask": 0xFFF})
+    upload = {"name": "bell", "spec": SPEC, "map": (1, 2), "length": len(SOUND), "props": {}}
+    wire.send_request(Command.CREATE_UPLOAD_STREAM, upload)
+    wire.send_block(0, SOUND)
+    wire.send_request(Command.FINISH_UPLOAD_STREAM, {"channel": 0})
+    wire.send_request(Command.GET_SERVER_INFO)
+    wire.send_request(Command.CREATE_UPLOAD_STREAM, upload | {"name": "gong"})
+    wire.send_request(Command.GET_CLIENT_INFO_LIST)
+    return wire.data_to_send()
+
+
+def thawed(client: RigClient, rig: Rig) -> PulseClient:
+    """The server's side of a connection, as it goes on in `rig`."""
+    frozen = pickle.dumps(client.server.state)
+    client.server.account.close()
+    return PulseClient(rig.door, HANDLERS, pickle.loads(frozen))
+
+
+def answered(rig: Rig, seed: int, freezing: bool) -> tuple[bytes, list[int]]:
+    """All that the conversation is answered with, in pieces by `seed`, and what the connection held after each."""
+    client, said, rng, out = rig.client(login=False), conversation(), random.Random(seed), b""
+    held: list[int] = []
+    while said:
+        size = rng.choice((1, 7, 100, 1_000))
+        assert client.server.receive(said[:size], rig.now_ns) == len(said[:size])
+        said = said[size:]
+        if freezing:
+            client.server = thawed(client, rig)
+        out += client.server.data_to_send()
+        held.append(client.server.account.held)
+    return out, held
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_connection_frozen_anywhere_is_answered_as_one_that_was_not(seed: int) -> None:
+    whole, frozen = Rig(), Rig()
+    expected = answered(whole, seed, freezing=False)
+    assert b"thawed" in expected[0] and answered(frozen, seed, freezing=True) == expected
+    assert frozen.graph.budget.held == whole.graph.budget.held
+    for rig in (whole, frozen):
+        assert [(sample.name, bytes(sample.data)) for sample in rig.door.samples] == [("bell", SOUND)]
+
+
+def test_it_goes_on_in_another_process() -> None:
+    here, there = Rig(), Rig()
+    client = here.client()
+    client.ask(Command.SUBSCRIBE, mask=0xFFF)
+    upload = {"name": "bell", "spec": SPEC, "map": (1, 2), "length": len(SOUND), "props": {}}
+    client.play(SPEC, (1, 2))
+    client.server.extensions.add("module-stream-restore")
+    channel = client.ask(Command.CREATE_UPLOAD_STREAM, **upload)["channel"]
+    client.wire.send_block(channel, SOUND)
+    sent = client.wire.data_to_send()
+    client.server.receive(sent[:1000], here.now_ns)
+    # Nobody has read these yet: a reply, and news.
+    client.wire.send_request(Command.GET_SERVER_INFO)
+    said = sent[1000:] + client.wire.data_to_send()
+    client.server.receive(said, here.now_ns)
+    here.client()
+    before = client.server.state
+    client.server, client.rig = thawed(client, there), there
+    there.clients.append(client)
+    after = client.server.state
+    assert list(there.door.clients) == [before.index] and client.server.name == "test"
+    assert after.known and after.extensions == before.extensions and after.told_sinks == before.told_sinks != {}
+    notices = len(client.notices)
+    client.exchange()
+    assert any(reply.fields.get("server_version") or reply.fields.get("host") for reply in client.replies.values())
+    assert len(client.notices) > notices
+    notices = len(client.notices)
+    client.ask(Command.FINISH_UPLOAD_STREAM, channel=channel)
+    assert [(sample.name, bytes(sample.data)) for sample in there.door.samples] == [("bell", SOUND)]
+    assert len(client.notices) > notices, "it still hears of what happens"
+    assert client.ask(Command.CREATE_UPLOAD_STREAM, **upload)["channel"] == channel + 1
+    client.close()
+    assert not there.door.clients
