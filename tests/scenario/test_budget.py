@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -16,9 +17,9 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Stream
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Player, Rig, RigClient
-from millrace.sim.signals import sine
+from millrace.sim.signals import count, sine
 from millrace.units import default_map
-from millrace.wire.pulse.client import Failed, record_fields
+from millrace.wire.pulse.client import Failed, Reply, record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
 
@@ -253,6 +254,31 @@ def test_streams_that_are_killed_again_and_again_leave_the_guest_its_sound() -> 
         player = client.play(S16, STEREO, bytes(4 * SECOND), tlength=4 * SECOND)
         guest.other.ask(Command.KILL_SINK_INPUT, index=player.index)
     client.close()
+    assert guest.state() == guest.before
+
+
+def test_a_game_that_connects_for_each_of_its_sounds_leaves_nothing_and_no_gap_in_anothers() -> None:
+    guest = Guest()
+    heard, signal, dice = guest.rig.capture(), count(48_000 * 2), random.Random(1)
+    music = guest.rig.client()
+    song = music.play(Spec(SampleFormat.S16LE, 2, 48_000), STEREO, encode(SampleFormat.S16LE, signal))
+    tag = song.drain()
+    for _ in range(200):
+        game = guest.rig.client()
+        # As OpenAL does: what the sink has is asked for first.
+        fixed = {"fix_format": True, "fix_rate": True, "fix_channels": True}
+        probe = game.play(S16, STEREO, corked=True, **fixed)
+        game.ask(Command.DELETE_PLAYBACK_STREAM, channel=probe.channel)
+        spec = Spec(SampleFormat.S16LE, 2, dice.choice((22_050, 44_100, 48_000)))
+        attr = {"tlength": dice.choice((4_096, 24_576)), "prebuf": dice.choice((0, 2**32 - 1))}
+        game.play(spec, STEREO, sound(0.05), muted=True, muted_set=True, **attr)
+        guest.rig.run(dice.uniform(0.0, 0.02))
+        game.close()
+    guest.rig.run(4.0)
+    assert np.array_equal(heard.trimmed(), signal) and isinstance(music.replies[tag], Reply)
+    music.close()
+    for tap in [tap for tap in guest.rig.graph.taps.values() if tap.consumer is heard]:
+        guest.rig.graph.remove_tap(tap)
     assert guest.state() == guest.before
 
 

@@ -25,7 +25,13 @@ def ms(milliseconds: float, frame_bytes: int = FRAME, rate: int = 48_000) -> int
     return int(milliseconds * rate / 1000) * frame_bytes
 
 
-@pytest.mark.parametrize("latency", [{}, {"tlength": ms(100)}, {"tlength": ms(20), "adjust_latency": True}])
+ODD_LATENCIES = [{"tlength": tlength, "adjust_latency": True} for tlength in (0, 1, ms(1), ms(100_000), 2**32 - 2)]
+"""What libpulse makes of PULSE_LATENCY_MSEC=1, 100000 and their like."""
+
+
+@pytest.mark.parametrize(
+    "latency", [{}, {"tlength": ms(100)}, {"tlength": ms(20), "adjust_latency": True}, *ODD_LATENCIES]
+)
 def test_every_frame_arrives_once_and_in_order(latency: dict[str, int]) -> None:
     rig = Rig()
     heard = rig.capture()

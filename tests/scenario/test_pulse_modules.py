@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def began(capture: Capture) -> int:
     raise AssertionError("it was not heard")
 
 
+def edges(capture: Capture) -> tuple[int, int]:
+    """Where a burst begins and ends."""
+    loud = [
+        position + at
+        for block, position in zip(capture.blocks, capture.positions, strict=True)
+        for at in np.flatnonzero(block[:, 0] > 0.25)
+    ]
+    return loud[0], loud[-1]
+
+
 # -- loopbacks ---------------------------------------------------------------------------------
 
 
@@ -97,6 +108,30 @@ def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argum
     assert np.array_equal(before.trimmed()[:4800], after.trimmed()[:4800])
     assert np.count_nonzero(before.sound) == np.count_nonzero(after.sound)
     assert not troubles
+
+
+@pytest.mark.parametrize("form", ["", "rate=44100", "rate=47999"])
+def test_the_latency_of_a_loopback_does_not_creep(form: str) -> None:
+    """Neither while it plays on and on, nor from pause to pause, nor where the machine stands still."""
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-null-sink", "sink_name=under")
+    load(client, "module-loopback", f"source=under.monitor sink=millrace latency_msec=40 {form}")
+    dice, late_ms = random.Random(1), []
+    for number in range(16):
+        before, after = rig.capture(sink(rig, "under")), rig.capture()
+        seconds = 8.0 if number == 6 else dice.uniform(0.03, 0.3)
+        burst(client, "under", seconds)
+        rig.run(0.1)
+        if number % 3 == 2:
+            rig.stall(dice.uniform(20, 1500))
+        rig.run(seconds + dice.uniform(0.3, 1.0))
+        for tap in [tap for tap in rig.graph.taps.values() if tap.consumer in (before, after)]:
+            rig.graph.remove_tap(tap)
+        late_ms += [(b - a) / 48 for a, b in zip(edges(before), edges(after), strict=True)]
+    assert late_ms[12] == pytest.approx(late_ms[13], abs=0.05), "all through the long one"
+    assert all(40 <= late < 40 + 25 for late in late_ms), late_ms
+    assert not any(stream.queue.length for stream in rig.door.playback.values())
 
 
 @pytest.mark.parametrize("form", ["", "rate=44100", "rate=8000 format=u8", "rate=96000"])
