@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from millrace.codec.parameters import CodecParameters
 from millrace.control.publish import Publisher
 from millrace.control.registry import Registry
@@ -258,6 +260,11 @@ class House(Rig):
         session.receive(encode_message(report), self.now_ns)
         return session, tick
 
+    def diagnose(self) -> None:
+        """Look into the underruns whose time has come."""
+        while (due := self.diagnosis.next_timeout()) is not None and due <= self.now_ns:
+            self.diagnosis.handle_timeout(self.now_ns)
+
     # -- what is told --------------------------------------------------------------------------
 
     def told(self) -> Shown:
@@ -331,8 +338,7 @@ async def _play(folder: Path) -> Shown:
         house.run(TICK_S)
         for tick in ticks:
             tick()
-        while (due := house.diagnosis.next_timeout()) is not None and due <= house.now_ns:
-            house.diagnosis.handle_timeout(house.now_ns)
+        house.diagnose()
     told = house.told()
     session.closed()
     return told
@@ -359,3 +365,32 @@ def test_users_are_told_of_each_kind_of_door_what_they_were_told_before(tmp_path
         # The order of names is part of what is shown.
         assert json.dumps(told[part]) == json.dumps(value)
     assert told.keys() == kept.keys()
+
+
+@pytest.mark.parametrize("pauses", [True, False])
+@pytest.mark.parametrize("door", ["pulse", "native"])
+def test_a_stream_that_is_paused_when_it_has_run_dry_is_no_incident_at_any_door(
+    tmp_path: Path, door: str, pauses: bool
+) -> None:
+    async def test() -> list[str]:
+        house = House(tmp_path)
+        if door == "native":
+            program = Program(house.guest)
+            number = int((await program.play(48_000, "film")).removeprefix("stream/"))
+            takes, run = program.streams.methods["cork"]
+            pause: Callable[[], object] = lambda: run(3, takes(stream=number, corked=True))  # noqa: E731
+        else:
+            client = house.program(FIREFOX)
+            data = encode(SampleFormat.S16LE, sine(0.06, 440, 44_100))
+            player = client.play(S16, STEREO, data, tlength=len(data), prebuf=0)
+            pause = lambda: client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=True)  # noqa: E731
+        house.run(0.18)
+        (stream,) = house.graph.streams.values()
+        assert stream.underruns == 1 and house.diagnosis.next_timeout() is not None
+        if pauses:
+            pause()
+        house.run(0.2)
+        house.diagnose()
+        return [incident.subject for incident in house.diagnosis.incidents]
+
+    assert len(asyncio.run(test())) == (0 if pauses else 1)
