@@ -81,15 +81,21 @@ class Account:
             budget.closed(self, held)
 
 
+def _untold(what: str) -> None:
+    """Nobody asks what was refused."""
+
+
 class Budget:
     """One guest's."""
 
-    def __init__(self, whose: str = "this guest", limit: int = GUEST_BYTES_MAX) -> None:
+    def __init__(
+        self, whose: str = "this guest", limit: int = GUEST_BYTES_MAX, refused: Callable[[str], None] = _untold
+    ) -> None:
+        """`refused` hears for what there was no memory."""
         self.whose, self.limit = whose, limit
         self.held = 0
         self.refusals = 0
-        self.on_refused: Callable[[str], None] = lambda what: None
-        """Something was refused for want of memory."""
+        self._refused = refused
         self._accounts: set[Account] = set()
 
     def open(self, what: str, parts: Mapping[Any, int] | None = None, reach: float = PROGRAMS) -> Account:
@@ -109,7 +115,7 @@ class Budget:
         """For accounts: hold so many bytes more, or fewer."""
         if not self.has_room(more, reach):
             self.refusals += 1
-            self.on_refused(what)
+            self._refused(what)
             raise BudgetError(
                 f"{self.whose} holds {self.held / MIB:.0f} of the {self.limit / MIB:.0f} MiB that it may: no room for"
                 f" this {what}; end some of its streams, samples or connections, or raise its `memory`"

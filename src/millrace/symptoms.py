@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from millrace.units import HostNs
+from millrace.units import NS_PER_MS, HostNs
 
 CAUSES: dict[tuple[str, str], str] = {
     (
@@ -83,6 +83,12 @@ def violation(guest: str, key: str, error: Exception, stage: str = "client") -> 
 def refusal(guest: str, who: str, what: str) -> Symptom:
     """Somebody asked for what they may not."""
     return Symptom("rights", "refused", guest, "", {"who": who, "what": what[:TEXT_MAX]})
+
+
+def kept_waiting(guest: str, subject: str, waited_ns: HostNs, connections: int) -> Symptom:
+    """A guest's programs, or a token's, have asked for more than their share for so long."""
+    evidence = {"waited_ms": round(waited_ns / NS_PER_MS, 1), "connections": connections}
+    return Symptom("requests", "cut short", guest, subject, evidence)
 
 
 Report: TypeAlias = Callable[[Symptom], None]

@@ -181,7 +181,10 @@ class Watch:
 
     def __init__(self, daemon: Daemon) -> None:
         self.states: list[str] = []
-        daemon.worker.guest("alice").on_door = lambda change, door: self.states.append(door.state)
+        daemon.worker.guest("alice").observers.append(self)
+
+    def door_changed(self, change: str, door: AttachedMachine) -> None:
+        self.states.append(door.view()["state"])
 
 
 def causes(daemon: Daemon) -> list[str]:

@@ -21,7 +21,7 @@ from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.graph.model import Ids
 from millrace.guest.config import GuestConfig
-from millrace.guest.guest import Guest
+from millrace.guest.guest import Common, Guest
 from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
@@ -121,19 +121,17 @@ class House(Rig):
         self.driver.detach(self.graph)
         self.clients.clear()
         ids = Ids()
-        self.guest = Guest(
-            GuestConfig(name="alice"), ids, self.driver, folder, Listeners(), Prompts(ids.take), lambda symptom: None
-        )
+        now: Callable[[], HostNs] = lambda: self.now_ns  # noqa: E731
+        around = Surroundings(now, now, lambda: 0, lambda: 0, lambda pid: pid == FIREFOX.pid)
+        self.diagnosis = Diagnosis(around, ids.take, lambda: [self.guest], lambda change, incident: None, lambda: None)
+        common = Common(ids, self.driver, folder, Listeners(), Prompts(ids.take), self.diagnosis)
+        self.guest = Guest(GuestConfig(name="alice"), common)
         self.graph, self.door = self.guest.graph, self.guest.door
-        self.guest.outlets.clock = lambda: self.now_ns
+        self.guest.outlets._clock = now
         self.driver.attach(self.graph)
         self.registry = Registry()
         publisher = Publisher(self.registry, self.guest)
         self.graph.observers.append(publisher.node_changed)
-        now: Callable[[], HostNs] = lambda: self.now_ns  # noqa: E731
-        around = Surroundings(now, now, lambda: 0, lambda: 0, lambda pid: pid == FIREFOX.pid)
-        self.diagnosis = Diagnosis(around, ids.take, lambda: [self.guest], lambda change, incident: None)
-        self.graph.troubled = lambda node, what, since_ns: self.diagnosis.troubled(self.guest, node, what, since_ns)
         self.names: dict[str, str] = {}
         """Keys of streams and recorders by what they are called here."""
 

@@ -14,8 +14,19 @@ from millrace.graph.admission import LINKS_MAX, MIXES_MAX
 from millrace.graph.driver import ROUND_NS, TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Sink, Stream, Tap
+from millrace.graph.reports import Unreported
 from millrace.sim.rig import START_NS, Capture
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, default_map
+
+
+class Noted(Unreported):
+    """A guest's reports."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self._name = world, name
+
+    def left_out(self, left_out_ns: HostNs, cut: bool) -> None:
+        self._world.note(self._name, cut)
 
 
 class World:
@@ -25,10 +36,14 @@ class World:
         self.now_ns: HostNs = START_NS
         self.worked_ns: HostNs = 0
         self.ids = Ids()
-        self.driver = TimerDriver(lambda: self.worked_ns)
+        self.failed: list[str] = []
+        self.driver = TimerDriver(lambda: self.worked_ns, failed=self._failed)
         self.left_out: list[tuple[str, bool]] = []
         self.overloaded = False
         """Whether the driver said so when sound was left out."""
+
+    def _failed(self, graph: Graph, error: Exception) -> None:
+        self.failed.append(f"{graph.name}: {error}")
 
     def work(self, cost_ns: HostNs) -> None:
         """The thread does something that takes so long."""
@@ -37,11 +52,10 @@ class World:
 
     def guest(self, name: str, sinks: int = 1) -> Graph:
         """A guest with so many sinks."""
-        graph = Graph(name, self.ids)
+        graph = Graph(name, self.ids, reports=Noted(self, name))
         graph.set_default(graph.add_sink("default"))
         for number in range(1, sinks):
             graph.add_sink(f"sink {number}")
-        graph.left_out = lambda left_out_ns, cut: self.note(name, cut)
         self.driver.attach(graph)
         return graph
 
@@ -183,24 +197,22 @@ def test_a_guest_whose_cycles_fail_does_not_stop_its_neighbour_nor_keep_the_loop
     world.play(bad, 0)
     world.play(good, 0)
     ear, broken = world.listen(good), world.listen(bad)
-    failed: list[str] = []
-    world.driver.failed = lambda graph, error: failed.append(f"{graph.name}: {error}")
 
     def fail(*_: Any) -> None:
         raise ValueError("a bug")
 
     broken.consume = fail  # type: ignore[method-assign]
     world.run(0.5)
-    assert 0 < len(failed) <= 51 and set(failed) == {"bad: a bug"}
+    assert 0 < len(world.failed) <= 51 and set(world.failed) == {"bad: a bug"}
     del broken.consume  # type: ignore[method-assign]
     world.run(0.5)
     assert len(broken.positions) > 40
     assert ear.whole() and len(ear.positions) > 95
     # Neither is left where a cycle fails before its position moves on.
     bad._lanes.pools[0].service = fail  # type: ignore[method-assign]
-    before = len(failed)
+    before = len(world.failed)
     world.run(0.5)
-    assert before < len(failed) <= before + 51
+    assert before < len(world.failed) <= before + 51
     assert ear.whole() and len(ear.positions) > 145
 
 

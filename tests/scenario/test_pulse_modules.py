@@ -94,8 +94,6 @@ def test_a_loopback_is_a_recorder_and_a_stream_of_its_module_in_the_format_asked
 def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argument: str, latency_ms: int) -> None:
     rig = Rig()
     client = rig.client()
-    troubles: list[str] = []
-    rig.graph.troubled = lambda node, what, since_ns: troubles.append(what)
     load(client, "module-null-sink", "sink_name=under")
     load(client, "module-loopback", f"source=under.monitor sink=millrace {argument}")
     before, after = rig.capture(sink(rig, "under")), rig.capture()
@@ -107,7 +105,7 @@ def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argum
     assert latency_ms <= late_ms < latency_ms + 45
     assert np.array_equal(before.trimmed()[:4800], after.trimmed()[:4800])
     assert np.count_nonzero(before.sound) == np.count_nonzero(after.sound)
-    assert not troubles
+    assert not rig.troubles
 
 
 @pytest.mark.parametrize("form", ["", "rate=44100", "rate=47999"])
@@ -138,8 +136,6 @@ def test_the_latency_of_a_loopback_does_not_creep(form: str) -> None:
 def test_a_loopback_that_is_to_be_quick_asks_for_no_shorter_cycles_than_help_it(form: str) -> None:
     rig = Rig()
     client = rig.client()
-    troubles: list[str] = []
-    rig.graph.troubled = lambda node, what, since_ns: troubles.append(what)
     load(client, "module-null-sink", "sink_name=under")
     load(client, "module-loopback", f"source=under.monitor sink=millrace latency_msec=1 {form}")
     before, after = rig.capture(sink(rig, "under")), rig.capture()
@@ -148,7 +144,7 @@ def test_a_loopback_that_is_to_be_quick_asks_for_no_shorter_cycles_than_help_it(
     assert rig.graph.quantum_ns == 5 * NS_PER_MS
     rig.run(4)
     assert 10 <= (began(after) - began(before)) / 48 <= 15
-    assert not troubles
+    assert not rig.troubles
 
 
 def test_a_loopback_has_levels_and_is_moved_and_killed_like_any_stream() -> None:
@@ -423,13 +419,11 @@ def test_scripts_that_load_what_is_done_anyway_run_on_and_an_argument_without_ef
     name: str, argument: str
 ) -> None:
     rig = Rig()
-    told: list[str] = []
-    rig.door.on_idle = lambda module, why: told.append(f"{module} {why}")
     load(rig.client(), name, argument)
     idle = [key for key in KINDS[name].idle if f"{key}=" in argument]
-    assert [line.startswith(f"{name} {key} changes nothing: ") for key, line in zip(idle, told, strict=True)] == [
-        True for _ in idle
-    ]
+    assert [
+        line.startswith(f"{name} {key} changes nothing: ") for key, line in zip(idle, rig.modules_told, strict=True)
+    ] == [True for _ in idle]
 
 
 def test_a_refusal_says_why_and_what_to_do_and_is_not_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

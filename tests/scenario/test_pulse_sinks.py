@@ -140,13 +140,11 @@ def test_a_null_sink_is_what_its_arguments_say_and_goes_when_it_is_unloaded() ->
 def test_modules_that_can_not_do_what_they_are_told_fail_and_leave_nothing(name: str, argument: str) -> None:
     rig = Rig()
     client = rig.client()
-    reasons: list[str] = []
-    rig.door.on_failure = lambda module, why: reasons.append(f"{module}: {why}")
     before = sinks_of(client), sources_of(client), client.ask_list(Command.GET_MODULE_INFO_LIST)
     assert client.error(Command.LOAD_MODULE, name=name, argument=argument) == Err.MODINITFAILED
     assert (sinks_of(client), sources_of(client), client.ask_list(Command.GET_MODULE_INFO_LIST)) == before
     assert not rig.sink.links
-    assert len(reasons) == 1 and reasons[0].startswith(f"{name} {argument}".rstrip() + ": ")
+    assert len(rig.modules_told) == 1 and rig.modules_told[0].startswith(f"{name} {argument}".rstrip() + ": ")
 
 
 def test_what_every_guest_does_is_listed_and_the_protocol_can_be_loaded_once_more() -> None:

@@ -346,7 +346,7 @@ def test_watchers_are_told_in_slices_and_by_turns() -> None:
 
 def test_one_guest_s_incidents_push_out_none_of_the_others_() -> None:
     numbers = iter(range(100_000))
-    ring = Incidents(lambda: next(numbers), lambda: 0)
+    ring = Incidents(lambda: next(numbers), lambda: 0, lambda change, incident: None)
     ring.record("client", "wrote late", 0, "neighbour", "stream/1")
     ring.record("cycle", "cut short", 0, "worst")
     for number in range(5000):

@@ -44,8 +44,7 @@ def test_a_closed_account_holds_nothing_and_never_will_again() -> None:
 
 def test_an_account_is_opened_with_all_its_parts_or_not_at_all() -> None:
     told: list[str] = []
-    budget = Budget("guest alice", 1000)
-    budget.on_refused = told.append
+    budget = Budget("guest alice", 1000, told.append)
     budget.open("sample", {"data": 800})
     with pytest.raises(BudgetError, match=r"guest alice holds .* no room for this stream"):
         budget.open("stream", {"node": 40, "queue": 40})

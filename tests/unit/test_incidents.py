@@ -6,7 +6,7 @@ import pytest
 
 from millrace.cli.incidents import line
 from millrace.client.blame import Blame
-from millrace.observe.incidents import KEPT, Incidents
+from millrace.observe.incidents import KEPT, Incident, Incidents
 from millrace.symptoms import CAUSES
 from millrace.units import NS_PER_MS, NS_PER_S
 
@@ -15,9 +15,12 @@ MS = NS_PER_MS
 
 def ring() -> tuple[Incidents, list[tuple[str, int]]]:
     ids = iter(range(1, 10_000))
-    made, seen = Incidents(lambda: next(ids), lambda: 1_000 * NS_PER_S), []
-    made.on_change = lambda change, incident: seen.append((change, incident.number))
-    return made, seen
+    seen: list[tuple[str, int]] = []
+
+    def changed(change: str, incident: Incident) -> None:
+        seen.append((change, incident.number))
+
+    return Incidents(lambda: next(ids), lambda: 1_000 * NS_PER_S, changed), seen
 
 
 def test_the_same_within_a_second_is_one_incident_and_counts() -> None:

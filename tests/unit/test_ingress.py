@@ -96,7 +96,7 @@ def native(rig: Rig) -> Case:
     fmt, capacity = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2)), len(TONE)
     node = Stream(rig.graph.ids.take(), "film", fmt.positions)
     ring = Ring(mmap.mmap(-1, ring_bytes(capacity, fmt.frame_bytes)), capacity, fmt.frame_bytes)
-    made = NativePlayback(rig.graph, node, fmt, ring, capacity, lambda: None, lambda what, why: None)
+    made = NativePlayback(rig.graph, node, fmt, ring, capacity, lambda: None, lambda what, why: None, lambda: None)
     made.pid = 4713
     rig.graph.add_stream(node, rig.sink)
 
@@ -259,7 +259,7 @@ def test_recorders_of_programs_are_told_of_and_other_taps_are_not() -> None:
     fmt = AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
     ring = Ring(mmap.mmap(-1, ring_bytes(480, fmt.frame_bytes)), 480, fmt.frame_bytes)
     node = Tap(rig.graph.ids.take(), "take", fmt.positions)
-    NativeRecord(rig.graph, node, fmt, ring, 240, lambda: None)
+    NativeRecord(rig.graph, node, fmt, ring, 240, lambda: None, lambda: None)
     rig.graph.add_tap(node, rig.sink)
     told = recorder_of(node)
     assert told is not None and (told.door, told.identity.pid, told.format) == ("native", 0, fmt)

@@ -137,8 +137,8 @@ def test_the_oldest_levels_go_past_the_bound_and_no_default() -> None:
 
 
 def test_what_is_set_again_while_it_is_being_kept_is_acknowledged_when_it_is() -> None:
-    table, told, updates = Devices(), list[bool](), list[DeviceUpdate]()
-    table.submit = updates.append
+    told, updates = list[bool](), list[DeviceUpdate]()
+    table = Devices(lambda _: updates.append)
     for _ in range(2):
         table.set(("sink", "s"), ((0.5,), False), told.append)
     assert len(updates) == 2 and told == []

@@ -10,19 +10,38 @@ from pathlib import Path
 
 import pytest
 
-from millrace.control.remembered import DEVICES_WAITING_MAX, RULES_WAITING_MAX, RememberedDevices, RememberedStreams
+from millrace.control.remembered import DEVICES_WAITING_MAX, RULES_WAITING_MAX, Memory
 from millrace.control.store import Store
 from millrace.control.writer import StoreWriter
-from millrace.doors.pulse.devices import Devices, Key, Value
+from millrace.doors.pulse.devices import Devices, Keep, Key, Value
 from millrace.doors.pulse.restore import Rule, Rules, RuleUpdate
 from millrace.errors import ConfigError
+
+
+class Table(Devices):
+    """What devices were told to go back."""
+
+    def __init__(self, keep: Keep | None = None) -> None:
+        super().__init__(keep)
+        self.undone: list[Key] = []
+
+    def undo(self, key: Key) -> None:
+        self.undone.append(key)
+
+
+async def loaded(keeper: StoreWriter) -> Rules:
+    """A guest's rules, as they are on disk."""
+    memory = Memory(keeper, "alice")
+    rules = Rules(keep=memory.keep_rules)
+    await memory.streams.load()
+    return rules
 
 
 @pytest.mark.parametrize("while_written", [False, True])
 def test_of_too_many_levels_at_a_time_none_is_acknowledged_and_lost(tmp_path: Path, while_written: bool) -> None:
     async def main() -> None:
-        keeper, table = StoreWriter(Store(tmp_path / "state.db")), Devices()
-        RememberedDevices(keeper, "alice", table)
+        keeper = StoreWriter(Store(tmp_path / "state.db"))
+        table = Devices(Memory(keeper, "alice").keep_devices)
         key, heard = ("sink", "x"), dict[int, bool]()
         values = [((n / 4096,), False) for n in range(2000)]
 
@@ -68,11 +87,11 @@ QUIET, LOUD = ((0.25,), False), ((1.0,), False)
 def test_what_could_not_be_kept_goes_back_unless_it_has_changed_again(
     kept: dict[Key, Value], now: dict[Key, Value], after: dict[Key, Value]
 ) -> None:
-    table, undone = Devices(), list[Key]()
-    table.kept, table.now, table.undo = dict(kept), dict(now), undone.append
+    table = Table()
+    table.kept, table.now = dict(kept), dict(now)
     table.was_not_kept({KEY: LOUD})
     assert table.now == after and table.kept == kept
-    assert undone == ([KEY] if now != after else [])
+    assert table.undone == ([KEY] if now != after else [])
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -81,11 +100,10 @@ def test_what_is_in_force_is_what_is_on_disk_after_too_many_levels(
     tmp_path: Path, while_written: bool, known: bool
 ) -> None:
     async def main() -> None:
-        keeper, table, heard, undone = StoreWriter(Store(tmp_path / "state.db")), Devices(), list[bool](), list[Key]()
-        RememberedDevices(keeper, "alice", table)
+        keeper, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
+        table = Table(Memory(keeper, "alice").keep_devices)
         before: dict[Key, Value] = {KEY: QUIET} if known else {}
         table.load(before)
-        table.undo = undone.append
         slow = threading.Event()
         if while_written:
             table.set(KEY, LOUD, heard.append)
@@ -93,14 +111,14 @@ def test_what_is_in_force_is_what_is_on_disk_after_too_many_levels(
             await asyncio.sleep(0)
         for number in range(DEVICES_WAITING_MAX + 1):
             table.set(KEY, ((number / 4096,), False), heard.append)
-        assert table.now == before and undone == [KEY] and heard == [False] * (DEVICES_WAITING_MAX + 1)
+        assert table.now == before and table.undone == [KEY] and heard == [False] * (DEVICES_WAITING_MAX + 1)
         slow.set()
         while while_written and not heard[-1]:
             await asyncio.sleep(0.001)
         # What was being written meanwhile is kept, and so in force.
         assert table.now == table.kept == ({KEY: LOUD} if while_written else before)
         assert keeper.store.guest("alice").levels == ({KEY: LOUD} if while_written else {})
-        assert undone == [KEY] * (1 + while_written)
+        assert table.undone == [KEY] * (1 + while_written)
         keeper.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
@@ -121,16 +139,14 @@ class Refusing(Store):
 @pytest.mark.parametrize(("kind", "kept"), [(Store, True), (Refusing, False)])
 def test_a_level_that_the_disk_does_not_take_goes_back(kind: type[Store], kept: bool, tmp_path: Path) -> None:
     async def main() -> None:
-        keeper, table = StoreWriter(kind(tmp_path / "state.db")), Devices()
-        RememberedDevices(keeper, "alice", table)
+        keeper, heard = StoreWriter(kind(tmp_path / "state.db")), list[bool]()
+        table = Table(Memory(keeper, "alice").keep_devices)
         table.load({KEY: QUIET})
-        undone, heard = list[Key](), list[bool]()
-        table.undo = undone.append
         table.set(KEY, LOUD, heard.append)
         assert table.now == {KEY: LOUD}
         while not heard:
             await asyncio.sleep(0.001)
-        assert heard == [kept] and undone == [KEY] * (not kept)
+        assert heard == [kept] and table.undone == [KEY] * (not kept)
         assert table.now == table.kept == {KEY: LOUD if kept else QUIET}
         keeper.close()
 
@@ -139,10 +155,10 @@ def test_a_level_that_the_disk_does_not_take_goes_back(kind: type[Store], kept: 
 
 def test_of_a_guest_that_is_gone_nothing_is_kept_and_whoever_waits_is_told(tmp_path: Path) -> None:
     async def main() -> None:
-        keeper, table, heard = StoreWriter(Store(tmp_path / "state.db")), Devices(), list[bool]()
-        remembered = RememberedDevices(keeper, "alice", table)
-        table.set(KEY, LOUD, heard.append)
-        remembered.end()
+        keeper, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
+        memory = Memory(keeper, "alice")
+        Devices(memory.keep_devices).set(KEY, LOUD, heard.append)
+        memory.devices.end()
         while not heard:
             await asyncio.sleep(0.001)
         assert heard == [False] and keeper.store.guest("alice").levels == {}
@@ -153,8 +169,8 @@ def test_of_a_guest_that_is_gone_nothing_is_kept_and_whoever_waits_is_told(tmp_p
 
 def test_rules_are_written_in_order_each_upon_those_before_it_and_no_more_wait_than_may(tmp_path: Path) -> None:
     async def main() -> None:
-        keeper, rules = StoreWriter(Store(tmp_path / "state.db")), Rules()
-        await RememberedStreams(keeper, "alice", rules).load()
+        keeper = StoreWriter(Store(tmp_path / "state.db"))
+        rules = await loaded(keeper)
         seen, heard = list[int](), dict[int, bool]()
 
         def change(number: int) -> dict[str, Rule | None]:
@@ -168,8 +184,7 @@ def test_rules_are_written_in_order_each_upon_those_before_it_and_no_more_wait_t
         while len(heard) <= RULES_WAITING_MAX:
             await asyncio.sleep(0.001)
         assert seen == list(range(RULES_WAITING_MAX)) and all(heard[number] for number in seen)
-        again = Rules()
-        await RememberedStreams(keeper, "alice", again).load()
+        again = await loaded(keeper)
         assert again.kept == rules.kept and len(again.kept) == RULES_WAITING_MAX
         keeper.close()
 
@@ -178,8 +193,8 @@ def test_rules_are_written_in_order_each_upon_those_before_it_and_no_more_wait_t
 
 def test_a_rule_that_the_disk_does_not_take_is_not_in_force(tmp_path: Path) -> None:
     async def main() -> None:
-        keeper, rules, heard = StoreWriter(Refusing(tmp_path / "state.db")), Rules(), list[bool]()
-        await RememberedStreams(keeper, "alice", rules).load()
+        keeper, heard = StoreWriter(Refusing(tmp_path / "state.db")), list[bool]()
+        rules = await loaded(keeper)
         rules.submit(RuleUpdate(lambda: {"sink-input-by-media-name:x": Rule(mute=True)}, heard.append))
         rules.submit(RuleUpdate(dict, heard.append))
         while len(heard) < 2:

@@ -83,8 +83,6 @@ class Commands:
 
     def __init__(self, worker: Worker, place: Place) -> None:
         self._worker, self._place = worker, place
-        self.turned_away: Callable[[], int] = lambda: 0
-        """How many requests came from nobody who is known."""
         self.table: dict[str, Command] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         for command in self._rows():
@@ -141,7 +139,7 @@ class Commands:
 
     def refused(self) -> int:
         """Requests that were not let in, or not allowed."""
-        return self._worker.forbidden + self.turned_away()
+        return self._worker.forbidden + self._worker.access.refused
 
     # -- finding -----------------------------------------------------------------------------
 

@@ -52,7 +52,6 @@ class RememberedStreams:
     def __init__(self, keeper: StoreWriter, guest: str, rules: Rules) -> None:
         self._keeper, self._prefix, self._rules = keeper, stream_table(guest), rules
         self._queue: _Queue[RuleUpdate] = _Queue(RULES_WAITING_MAX, self._write)
-        rules.submit = self._submit
 
     async def load(self) -> None:
         """Take up what is kept; what an earlier daemon wrote otherwise is written anew."""
@@ -71,7 +70,8 @@ class RememberedStreams:
         changes = {self._prefix + name: text for name, text in texts.items()}
         await self._keeper.write(self._keeper.store.remember_all, changes, self._prefix, RULES_MAX)
 
-    def _submit(self, update: RuleUpdate) -> None:
+    def submit(self, update: RuleUpdate) -> None:
+        """See `Rules`."""
         if not self._queue.add(update):
             update.done(False)
 
@@ -95,13 +95,13 @@ class RememberedDevices:
         self._keeper, self._guest, self._table = keeper, guest, table
         self._queue: _Queue[DeviceUpdate] = _Queue(DEVICES_WAITING_MAX, self._write)
         self._ended = False
-        table.submit = self._submit
 
     def end(self) -> None:
         """The guest is gone: the next of its name is another."""
         self._ended = True
 
-    def _submit(self, update: DeviceUpdate) -> None:
+    def submit(self, update: DeviceUpdate) -> None:
+        """See `Devices`."""
         if self._queue.add(update):
             return
         # What waits for the same key would keep what has just gone back.
@@ -142,3 +142,23 @@ class RememberedDevices:
         except ConfigError:
             return False
         return True
+
+
+class Memory:
+    """All that a guest remembers of streams and devices; its door makes the tables."""
+
+    streams: RememberedStreams
+    devices: RememberedDevices
+
+    def __init__(self, keeper: StoreWriter, guest: str) -> None:
+        self._keeper, self._guest = keeper, guest
+
+    def keep_rules(self, table: Rules) -> Callable[[RuleUpdate], None]:
+        """See `clients.Memory`."""
+        self.streams = RememberedStreams(self._keeper, self._guest, table)
+        return self.streams.submit
+
+    def keep_devices(self, table: Devices) -> Callable[[DeviceUpdate], None]:
+        """See `clients.Memory`."""
+        self.devices = RememberedDevices(self._keeper, self._guest, table)
+        return self.devices.submit

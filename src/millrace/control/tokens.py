@@ -54,8 +54,14 @@ def new_key() -> str:
 class Access:
     """Secrets, whose they are, and what runs with their rights."""
 
-    def __init__(self, keeper: StoreWriter, configured: str, token_changed: Callable[[str, Token], None]) -> None:
-        self._keeper = keeper
+    def __init__(
+        self, keeper: StoreWriter, configured: str, token_changed: Callable[[str, Token], None],
+        ended: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """`ended` hears whose rights have."""
+        self._keeper, self._ended = keeper, ended
+        self.refused = 0
+        """Requests over HTTP that were not let in."""
         self.limit = FailureLimit()
         self.tokens = TokenBook(token_changed)
         self.key = ""
@@ -64,8 +70,6 @@ class Access:
         if configured:
             self._standing[digest_of(configured)] = CONFIGURED
         self._links: dict[bytes, HostNs] = {}
-        self.on_end: Callable[[str], None] = lambda key: None
-        """A principal's rights have ended."""
         self._visits = Visits()
         self._sessions = Sessions("")
         self._timer: asyncio.TimerHandle | None = None
@@ -184,7 +188,7 @@ class Access:
 
     def _end(self, key: str, why: str) -> None:
         self._visits.end(key, why)
-        self.on_end(key)
+        self._ended(key)
 
     def end_expired(self) -> None:
         """End what runs by tokens whose time is over."""

@@ -16,7 +16,7 @@ from millrace.control.claims import Claims
 from millrace.control.ducks import Ducks
 from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
-from millrace.control.remembered import RememberedDevices, RememberedStreams
+from millrace.control.remembered import Memory
 from millrace.control.store import KeptGuest, Store
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
@@ -26,7 +26,7 @@ from millrace.errors import ConfigError, GraphError, MillraceError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.model import Ids, Sink, Stream
 from millrace.guest.config import GuestConfig, added_guest, checked_guest_name
-from millrace.guest.guest import Guest
+from millrace.guest.guest import Common, Guest
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
@@ -37,7 +37,7 @@ from millrace.io.listeners import Listeners
 from millrace.io.load import computed_ns, is_stopped, run_delay_ns
 from millrace.io.runner import TimerRunner
 from millrace.io.turns import Turns, with_pauses
-from millrace.observe.diagnosis import STRAIN_NS, Diagnosis, Surroundings
+from millrace.observe.diagnosis import Diagnosis, Surroundings
 from millrace.observe.flight import FlightRecorder
 from millrace.observe.incidents import Incident
 from millrace.observe.metrics import Counters
@@ -45,6 +45,7 @@ from millrace.observe.views import guest_summary
 from millrace.rights.grants import ANY, Permission, Subject, Verdict
 from millrace.rights.model import Principal, Right
 from millrace.rights.prompts import Prompt, Prompts
+from millrace.symptoms import kept_waiting
 from millrace.text import checked_number, printable
 
 log = logging.getLogger("millrace.daemon")
@@ -85,50 +86,42 @@ class Worker:
 
     def __init__(self, runtime: Path, state: Path, token: str, servers: Servers) -> None:
         """Takes the database; ConfigError where another daemon has it, or it can't be read."""
-        self._runtime, self._servers = runtime, servers
-        self.ids, self.registry = Ids(), Registry()
+        self._servers = servers
+        self.ids, self.registry, self.guests = Ids(), Registry(), dict[str, Guest]()
+        self._later, self._asking = TimerRunner(), TimerRunner()
+        around = Surroundings(now_ns, wall_ns, run_delay_ns, computed_ns, is_stopped)
+        self.diagnosis = Diagnosis(around, self.ids.take, self.guests.values, self._incident_changed, self._later.rearm)
+        self.report = self.diagnosis.report
         with ExitStack() as undo:
             self.store = Store(state)
             undo.callback(self.store.close)
-            self.keeper = StoreWriter(self.store)
-            self.access = Access(self.keeper, token, TokenPublisher(self.registry, self.ids.take).changed)
+            self.keeper = StoreWriter(self.store, self.diagnosis.not_kept)
+            tokens = TokenPublisher(self.registry, self.ids.take)
+            self.access = Access(self.keeper, token, tokens.changed, self._forget_turns)
             undo.pop_all()
         self.listeners = Listeners()
-        self.driver = TimerDriver(worked_ns, now_ns)
+        self._cycles = TimerRunner(observer=self.diagnosis)
+        self.driver = TimerDriver(worked_ns, now_ns, self._cycles.rearm, self.diagnosis.cycle_failed)
         self.turns, self.strangers = Turns(), Turns()
         """Those of the daemon's owner, and of connections that are nobody's yet."""
         self._turns: dict[str, Turns] = {}
-        self.guests: dict[str, Guest] = {}
-        self._kept: dict[str, tuple[RememberedStreams, RememberedDevices]] = {}
+        self._memories: dict[str, Memory] = {}
         self.budgets = Budgets(self.guests)
         self.claims, self._ducks = Claims(), Ducks()
         self.sessions: dict[Session, None] = {}
-        self.prompts = Prompts(self.ids.take)
-        self.prompts.on_change = self._prompt_changed
+        self.prompts = Prompts(self.ids.take, self._prompt_changed, self._asking.rearm)
         self._rules = GrantPublisher(self.registry, self.ids.take)
-        around = Surroundings(now_ns, wall_ns, run_delay_ns, computed_ns, is_stopped)
-        self.diagnosis = Diagnosis(around, self.ids.take, self.guests.values, self._incident_changed)
-        self.report = self.diagnosis.report
         self.flight = FlightRecorder()
-        self.keeper.on_trouble = self.diagnosis.not_kept
+        self._common = Common(self.ids, self.driver, runtime, self.listeners, self.prompts, self.diagnosis)
         self.forbidden = 0
         """Requests of people who had not the right."""
-        self._timers: list[TimerRunner] = []
 
     async def start(self, guests: tuple[GuestConfig, ...]) -> None:
         """Begin with these guests, and those of before."""
         loop = asyncio.get_running_loop()
-        cycles = TimerRunner(self.driver, loop)
-        self._timers.append(cycles)
-        self.driver.rearm = cycles.rearm
-        cycles.strain_ns, cycles.on_strain = STRAIN_NS, self.diagnosis.strain
-        cycles.on_run = self.diagnosis.ran
-        self.driver.failed = self.diagnosis.cycle_failed
-        for core in (self.prompts, self.diagnosis):
-            timer = TimerRunner(core, loop)
-            self._timers.append(timer)
-            core.rearm = timer.rearm
-        self.access.on_end = self._forget_turns
+        self._cycles.drive(self.driver, loop)
+        self._asking.drive(self.prompts, loop)
+        self._later.drive(self.diagnosis, loop)
         for guest in guests:
             await self._start_guest(guest)
         for name, options in (await self.keeper.write(self.store.guests)).items():
@@ -155,7 +148,7 @@ class Worker:
     def close(self) -> None:
         """Nothing comes in any more: end the timers, and let go of the database."""
         self.access.close()
-        for timer in self._timers:
+        for timer in (self._cycles, self._asking, self._later):
             timer.stop()
         self.keeper.close()
 
@@ -208,11 +201,10 @@ class Worker:
     async def _start_guest(self, config: GuestConfig) -> Guest:
         """Make a guest and open its sockets; where that can't be nothing of it is left."""
         kept = await self.keeper.write(self.store.guest, config.name)
-        guest = Guest(config, self.ids, self.driver, self._runtime, self.listeners, self.prompts, self.report)
-        remembered = RememberedStreams(self.keeper, config.name, guest.door.rules)
-        await remembered.load()
-        self._look_after(guest)
-        self._kept[config.name] = remembered, RememberedDevices(self.keeper, config.name, guest.door.devices)
+        memory = Memory(self.keeper, config.name)
+        guest = Guest(config, self._common, memory)
+        await memory.streams.load()
+        self._memories[config.name] = memory
         self._restore(guest, kept)
         try:
             await guest.start()
@@ -256,8 +248,8 @@ class Worker:
         if kind != "token":
             return self.turns
         if principal.key not in self._turns:
-            made = self._turns[principal.key] = Turns()
-            made.on_wait = lambda waited_ns: self.diagnosis.made_to_wait("", principal.key, made.waiting, waited_ns)
+            told = partial(kept_waiting, "", principal.key)
+            self._turns[principal.key] = Turns(kept_waiting=lambda *waited: self.report(told(*waited)))
         return self._turns[principal.key]
 
     def quiet(self) -> bool:
@@ -270,23 +262,6 @@ class Worker:
             self.driver.cycles, refused, len(self.registry), sum(1 for _ in self.prompts),
             self.policy() is not None, bool(self.store.trouble),
         )  # fmt: skip
-
-    def _look_after(self, guest: Guest) -> None:
-        """What goes wrong in a guest is diagnosed."""
-        diagnosis = self.diagnosis
-        guest.graph.troubled = lambda node, what, since_ns: diagnosis.troubled(guest, node, what, since_ns)
-        guest.turns.on_wait = lambda waited_ns: diagnosis.made_to_wait(guest.name, "", guest.turns.waiting, waited_ns)
-        guest.graph.left_out = lambda left_out_ns, cut: diagnosis.left_out_sound(
-            guest, left_out_ns, cut, self.driver.overloaded(now_ns())
-        )
-        guest.graph.budget.on_refused = lambda what: diagnosis.no_memory(guest, what)
-        guest.outlets.changed = lambda outlet, before, after: diagnosis.changed(guest, outlet, before, after)
-        guest.door.on_failure = lambda module, why: log.warning(
-            "guest %s: module %s was not loaded: %s", guest.name, printable(module), printable(why, len(why))
-        )
-        guest.door.on_idle = lambda module, why: log.info(
-            "guest %s: module %s: %s", guest.name, printable(module), printable(why, len(why))
-        )
 
     def policy(self) -> dict[str, Any] | None:
         """Which session manager is in charge, if any."""
@@ -305,14 +280,14 @@ class Worker:
         self.flight.forget(guest.name)
 
     async def _end(self, guest: Guest) -> None:
-        kept = self._kept.pop(guest.name, None)
-        if kept is not None:
-            kept[1].end()
+        memory = self._memories.pop(guest.name, None)
+        if memory is not None:
+            memory.devices.end()
         await guest.stop()
 
     async def learn(self, guest: Guest, key: str, text: str | None) -> None:
         """What a session manager remembers of a guest's group of streams."""
-        await self._kept[guest.name][0].learn(key, text)
+        await self._memories[guest.name].streams.learn(key, text)
 
     def _incident_changed(self, change: str, incident: Incident) -> None:
         if change == "remove":
@@ -346,14 +321,8 @@ class Worker:
     def _publish(self, guest: Guest) -> None:
         """A guest's objects, now and whenever they change."""
         self.registry.put(guest.id, "guest", guest.name, lambda: guest_summary(guest))
-        publisher = Publisher(self.registry, guest)
         self._rules.publish(guest.name, guest.admission.grants)
-        for node in guest.graph.nodes():
-            publisher.node_changed("new", node)
-        guest.graph.observers.append(publisher.node_changed)
-        guest.door.on_client = publisher.client_changed
-        guest.on_listener = publisher.listener_changed
-        guest.on_door = publisher.door_changed
+        guest.watch(Publisher(self.registry, guest))
 
     async def grant(self, guest: Guest, what: Permission, program: str, verdict: Verdict | None) -> None:
         """Make or take away a rule; what may not go on ends at once."""

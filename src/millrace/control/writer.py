@@ -22,16 +22,19 @@ from millrace.units import HostNs
 T = TypeVar("T")
 
 
+def _untold(trouble: str, asked_ns: HostNs) -> None:
+    """Nobody asks what was not kept, but who asked for it."""
+
+
 class StoreWriter:
     """Runs the store's work in one thread of its own, in order: a disk that is slow holds up no sound."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, not_kept: Callable[[str, HostNs], None] = _untold) -> None:
+        """`not_kept` hears why something was not, and when that was asked for."""
+        self.store, self._not_kept = store, not_kept
         self.turn = asyncio.Lock()
         """Held by whoever makes a change, from looking at what is there until it is made."""
         self._own: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.on_trouble: Callable[[str, HostNs], None] = lambda trouble, asked_ns: None
-        """Something was not kept: why, and when that was asked for."""
         self._thread = ThreadPoolExecutor(1, "millrace-store")
 
     @asynccontextmanager
@@ -49,7 +52,7 @@ class StoreWriter:
             return await asyncio.get_running_loop().run_in_executor(self._thread, change, *args)
         except ConfigError:
             if self.store.trouble:
-                self.on_trouble(self.store.trouble, asked)
+                self._not_kept(self.store.trouble, asked)
             raise
 
     @asynccontextmanager

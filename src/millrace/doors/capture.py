@@ -22,10 +22,12 @@ class CaptureQueue:
     While `running` its graph is clocked, so it fills at the host's pace, with silence if nobody speaks.
     """
 
-    def __init__(self, graph: Graph, source: Sink, name: str, rate: int, positions: Positions) -> None:
-        self.graph, self.rate, self.positions = graph, rate, positions
-        self.on_frames: Callable[[], None] = lambda: None
-        """Called when more is ready."""
+    def __init__(
+        self, graph: Graph, source: Sink, name: str, rate: int, positions: Positions,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`ready` is called when more is."""
+        self.graph, self.rate, self.positions, self._ready = graph, rate, positions, ready
         self.node = Tap(graph.ids.take(), name, positions, consumer=self, latency_ask_ns=10 * NS_PER_MS)
         self.node.active = self.node.clocked = False
         self._keep = ns_to_frames(KEEP_NS, rate)
@@ -64,7 +66,7 @@ class CaptureQueue:
         self._fill += len(made)
         while self._fill > self._keep and len(self._blocks) > 1:
             self._fill -= len(self._blocks.pop(0))
-        self.on_frames()
+        self._ready()
 
     def idle(self, position: Frames) -> None:
         """See `Consumer.idle`."""

@@ -26,11 +26,15 @@ OVERLOAD_NS: HostNs = 100 * NS_PER_MS
 class TimerDriver:
     """Runs the cycles of many graphs when they are due. `clock` tells how long that takes: shares are of its time."""
 
-    def __init__(self, clock: Clock = lambda: 0, wall: Clock | None = None) -> None:
-        self._clock, self._wall = clock, wall
-        self.rearm: Callable[[], None] = lambda: None
-        self.failed: Callable[[Graph, Exception], None] | None = None
-        """A graph's run raised this, a bug. Without anybody to report it to, it is raised."""
+    def __init__(
+        self, clock: Clock = lambda: 0, wall: Clock | None = None, rearm: Callable[[], None] = lambda: None,
+        failed: Callable[[Graph, Exception], None] | None = None,
+    ) -> None:  # fmt: skip
+        """`rearm` is called when the next deadline is an earlier one, `failed` when a graph's run raises: a bug.
+
+        Without anybody to report it to, it is raised.
+        """
+        self._clock, self._wall, self._rearm, self._failed = clock, wall, rearm, failed
         self._queue: list[tuple[HostNs, int, Graph]] = []
         self._queued: set[Graph] = set()
         self._serial = 0
@@ -41,13 +45,12 @@ class TimerDriver:
 
     def attach(self, graph: Graph) -> None:
         """Clock `graph` from now on, whenever it needs it."""
-        graph.wake = lambda: self._enqueue(graph)
-        graph.clock_by(Share(self._clock, self._wall))
+        graph.clock_by(Share(self._clock, self._wall), self._enqueue)
         self._enqueue(graph)
 
     def detach(self, graph: Graph) -> None:
         """Stop clocking `graph`."""
-        graph.wake = lambda: None
+        graph.clock_by(graph.share)
         self._queue = [entry for entry in self._queue if entry[2] is not graph]
         heapq.heapify(self._queue)
         self._queued.discard(graph)
@@ -104,11 +107,11 @@ class TimerDriver:
         try:
             graph.handle_timeout(now_ns)
         except Exception as error:
-            if self.failed is None:
+            if self._failed is None:
                 raise
             # The next cycle is one that is not due yet: one that fails every time must not keep the loop busy.
             graph.jump(ns_to_frames(now_ns, graph.rate) + graph.quantum_frames)
-            self.failed(graph, error)
+            self._failed(graph, error)
         finally:
             used = graph.share.ended(now_ns)
             self._worked_ns += used
@@ -122,4 +125,4 @@ class TimerDriver:
         self._queued.add(graph)
         heapq.heappush(self._queue, (deadline, self._serial, graph))
         if self._queue[0][2] is graph:
-            self.rearm()
+            self._rearm()

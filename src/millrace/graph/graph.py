@@ -8,6 +8,7 @@ host time are one line; the driver says when, the graph says how far.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from millrace.budget import Budget
 from millrace.errors import GraphError
@@ -28,6 +29,7 @@ from millrace.graph.model import (
 from millrace.graph.nodes import Nodes
 from millrace.graph.planning import Planning
 from millrace.graph.quantum import Quanta
+from millrace.graph.reports import UNREPORTED, Reports
 from millrace.graph.share import Lag, Share
 from millrace.units import (
     NS_PER_MS,
@@ -47,22 +49,23 @@ BEHIND_MAX_NS: HostNs = NS_PER_S
 """A graph later than this (machine suspended) jumps ahead instead of catching up."""
 
 
+Wake: TypeAlias = Callable[["Graph"], None]
+
+
 class Graph(Nodes):
     """Nodes and links of one guest, and their cycle."""
 
     def __init__(
-        self, name: str, ids: Ids, rate: int = 48_000, positions: Positions | None = None, budget: Budget | None = None
-    ) -> None:
+        self, name: str, ids: Ids, rate: int = 48_000, positions: Positions | None = None,
+        budget: Budget | None = None, reports: Reports = UNREPORTED,
+    ) -> None:  # fmt: skip
         super().__init__(positions or default_map(2))
         self.name = name
         self.budget = budget or Budget(f"guest {name}")
         """What all of the guest may make the daemon hold, nodes and whatever else."""
         self.rate = rate
         self.ids = ids
-        self.wake: Callable[[], None] = lambda: None
-        self.troubled: Callable[[Node, str, HostNs], None] = lambda node, what, since_ns: None
-        """Something could be heard of a node: underrun, late, ring_corrupted, unread, overrun, microphone. And
-        since when its cause has been there, as far as that is known; 0 for now."""
+        self._reports, self.troubled = reports, reports.troubled
         self.position: Frames = 0
         self.late_cycles = 0
         self.skipped_frames: Frames = 0
@@ -74,8 +77,7 @@ class Graph(Nodes):
         self._planning = Planning(self._quanta, self._lanes)
         self.share = Share()
         """What it may take of the worker's time in a run of cycles."""
-        self.left_out: Callable[[HostNs, bool], None] = lambda left_out_ns, cut: None
-        """So much sound was left out; whether that is because its cycles took more than its share for long."""
+        self._wake: Wake | None = None
         self._steps: Iterator[None] | None = None
         self._lag = Lag(self.share)
         self._needed = False
@@ -293,9 +295,9 @@ class Graph(Nodes):
         """The time that the cycle now running was given."""
         return self._now_ns
 
-    def clock_by(self, share: Share) -> None:
-        """Keep to that share from now on."""
-        self.share, self._lag = share, Lag(share)
+    def clock_by(self, share: Share, wake: Wake | None = None) -> None:
+        """Keep to that share from now on, and tell `wake` when it needs to be run."""
+        self.share, self._lag, self._wake = share, Lag(share), wake
 
     def next_timeout(self) -> HostNs | None:
         """When the next cycle is due; None while the graph is idle."""
@@ -330,7 +332,7 @@ class Graph(Nodes):
         self.skipped_frames += behind
         self.jump(self.position + behind)
         self._lag.caught_up()
-        self.left_out(frames_to_ns(behind, self.rate), cut)
+        self._reports.left_out(frames_to_ns(behind, self.rate), cut)
 
     def _step(self) -> bool:
         """Run or finish a cycle; False where it has to be finished later."""
@@ -406,7 +408,8 @@ class Graph(Nodes):
         needed = len(self._lanes) > 0 or any(t.clocked and t.active for t in self.taps.values())
         if needed and not self._needed:
             self._needed = True
-            self.wake()
+            if self._wake is not None:
+                self._wake(self)
         self._needed = needed
 
     def _changed(self, change: str, node: Node) -> None:

@@ -8,14 +8,17 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
-from millrace.budget import Budget
+from millrace.budget import MIB, Budget
 from millrace.doors.admission import Admission
 from millrace.doors.native.door import NativeDoor
 from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.clients import Client, Memory
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.doors.pulse.state import ClientState
@@ -32,12 +35,12 @@ from millrace.io.runner import Connection
 from millrace.io.sockets import peer_subject, private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.io.witness import Witness
-from millrace.outlets.peer import Subscribers
+from millrace.outlets.peer import Subscriber, Subscribers
 from millrace.rights.model import Admits
 from millrace.rights.prompts import Prompts
-from millrace.symptoms import Report
+from millrace.symptoms import Report, Symptom, kept_waiting
 from millrace.text import parse_address, printable, show_address
-from millrace.units import HostNs, default_map
+from millrace.units import NS_PER_MS, HostNs, default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
 
 log = logging.getLogger("millrace.guest")
@@ -57,24 +60,68 @@ def _recorded(source: Sink, loops: Container[int]) -> bool:
     return any(not link.target.capture or _recorded(link.target, loops) for link in source.links)
 
 
+class Reports(Protocol):
+    """Who hears what goes wrong in guests."""
+
+    def report(self, symptom: Symptom) -> None:
+        """See `symptoms.Report`."""
+        ...
+
+    def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:
+        """See `graph.reports.Reports`: what could be heard of one of its nodes."""
+        ...
+
+
+class Observer(Protocol):
+    """Who is told of what is in a guest: when it is new, changes, and goes (new, change, remove)."""
+
+    def node_changed(self, change: str, node: Node) -> None:
+        """See `nodes.Observer`."""
+        ...
+
+    def client_changed(self, change: str, client: Client) -> None:
+        """A PulseAudio client."""
+        ...
+
+    def listener_changed(self, change: str, session: ListenerSession) -> None:
+        """A listener."""
+        ...
+
+    def door_changed(self, change: str, door: Machine) -> None:
+        """A machine's door."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all guests of a worker have in common."""
+
+    ids: Ids
+    driver: TimerDriver
+    runtime: Path
+    listeners: Listeners
+    prompts: Prompts
+    reports: Reports
+
+
 class Guest:
     """The unit of isolation."""
 
-    def __init__(
-        self, config: GuestConfig, ids: Ids, driver: TimerDriver, runtime: Path, listeners: Listeners,
-        prompts: Prompts, report: Report,
-    ) -> None:  # fmt: skip
-        self.config = config
-        self.report = report
-        self.name = config.name
-        budget = Budget(f"guest {config.name}", config.memory)
-        self.admission = Admission(config.name, budget, prompts, report, config.rights)
-        self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget)
+    def __init__(self, config: GuestConfig, common: Common, memory: Memory | None = None) -> None:
+        self.config, self.name = config, config.name
+        self._reports = common.reports
+        self.report: Report = common.reports.report
+        self._driver, self._listeners = common.driver, common.listeners
+        self.turns = Turns(kept_waiting=self._kept_waiting)
+        """What its programs may take of the daemon's time."""
+        self.observers: list[Observer] = []
+        ids, budget = common.ids, Budget(f"guest {config.name}", config.memory, self._no_memory)
+        self.admission = Admission(config.name, budget, common.prompts, self.report, config.rights)
+        self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget, self)
         self.graph.add_first_sink(f"Millrace {config.name}")
         self.microphone = self.graph.add_source("microphone", "Microphone")
-        self._driver = driver
         self.machines: list[Machine] = []
-        self.directory = runtime / config.name
+        self.directory = common.runtime / config.name
         self.cookie_path = self.directory / "cookie"
         self.pulse_path = self.directory / "pulse"
         self.pulse_tcp: list[str] = []
@@ -83,22 +130,14 @@ class Guest:
         self.id = ids.take()
         cookie = secrets.token_bytes(COOKIE_BYTES)
         host = printable(f"{_user()}@{socket.gethostname()}")
-        self.door = PulseDoor(self.graph, self.admission, cookie, host, wall_ns)
+        self.door = PulseDoor(self.graph, self.admission, self, cookie, host, wall_ns, memory)
         self.native = NativeDoor(self.graph)
-        self.outlets = Subscribers(self.graph)
-        self.outlets.clock = now_ns
+        self.outlets = Subscribers(self.graph, now_ns, self._sent_changed)
         self.graph.observers.append(self._graph_changed)
         self._made: list[Path] = []
         """Files that end with the guest."""
-        self.turns = Turns()
-        """What its programs may take of the daemon's time."""
-        spreading = Steps(self.door.news.spreading, self.turns.over, first=True)
-        self.door.news.spread = lambda: self.turns.wait(spreading)
-        self._listeners = listeners
         self.servers: list[Acceptor] = []
         self.sessions: list[ListenerSession] = []
-        self.on_listener: Callable[[str, ListenerSession], None] = lambda change, session: None
-        self.on_door: Callable[[str, Machine], None] = lambda change, door: None
 
     @property
     def recording(self) -> bool:
@@ -121,7 +160,77 @@ class Guest:
             self.machines.append(machine)
         elif change == "remove":
             self.machines.remove(machine)
-        self.on_door(change, machine)
+        for observer in self.observers:
+            observer.door_changed(change, machine)
+
+    # -- who is told -------------------------------------------------------------------------
+
+    def watch(self, observer: Observer) -> None:
+        """Tell `observer` of all that is in the guest, and whenever it changes."""
+        for node in self.graph.nodes():
+            observer.node_changed("new", node)
+        self.graph.observers.append(observer.node_changed)
+        self.observers.append(observer)
+
+    def client_changed(self, change: str, client: Client) -> None:
+        """See `clients.Host`."""
+        for observer in self.observers:
+            observer.client_changed(change, client)
+
+    def listener_changed(self, change: str, session: ListenerSession) -> None:
+        """A listener has come, changed or gone: new, change, remove."""
+        if change == "new":
+            self.sessions.append(session)
+        elif change == "remove":
+            self.sessions.remove(session)
+        for observer in self.observers:
+            observer.listener_changed(change, session)
+
+    def in_turns(self, steps: Callable[[], Iterator[None]]) -> Callable[[], None]:
+        """See `clients.Host`."""
+        worker = Steps(steps, self.turns.over, first=True)
+        return lambda: self.turns.wait(worker)
+
+    # -- what goes wrong ---------------------------------------------------------------------
+
+    def module_failed(self, module: str, why: str) -> None:
+        """See `clients.Host`."""
+        log.warning("guest %s: module %s was not loaded: %s", self.name, printable(module), printable(why, len(why)))
+
+    def module_idle(self, module: str, why: str) -> None:
+        """See `clients.Host`."""
+        log.info("guest %s: module %s: %s", self.name, printable(module), printable(why, len(why)))
+
+    def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
+        """See `graph.reports.Reports`."""
+        self._reports.troubled(self, node, what, since_ns)
+
+    def left_out(self, left_out_ns: HostNs, cut: bool) -> None:
+        """See `graph.reports.Reports`: it took more than its share, or all guests together took more than there is.
+
+        A machine that did not run the daemon is neither: who runs the graphs sees that.
+        """
+        evidence: dict[str, Any] = {"left_out_ms": round(left_out_ns / NS_PER_MS, 1)}
+        if cut:
+            evidence["worked_lately_ms"] = round(self.graph.share.recent_ns / NS_PER_MS, 1)
+            evidence["streams"] = sum(stream.active for stream in self.graph.streams.values())
+            self.report(Symptom("cycle", "cut short", self.name, "", evidence))
+        elif self._driver.overloaded(now_ns()):
+            self.report(Symptom("cycle", "overran", evidence=evidence))
+
+    def _kept_waiting(self, waited_ns: HostNs, waiting: int) -> None:
+        self.report(kept_waiting(self.name, "", waited_ns, waiting))
+
+    def _no_memory(self, what: str) -> None:
+        budget = self.admission.budget
+        held, limit = round(budget.held / MIB, 1), round(budget.limit / MIB, 1)
+        evidence = {"for": what, "held_mib": held, "may_hold_mib": limit}
+        self.report(Symptom("guest", "no memory", self.name, "", evidence))
+
+    def _sent_changed(self, outlet: Subscriber, before: str, after: str) -> None:
+        self.report(Symptom("encoder", "changed", self.name, outlet.key, {"from": before, "to": after}))
+
+    # -- what it does ------------------------------------------------------------------------
 
     def _graph_changed(self, change: str, node: Node) -> None:
         """A recorder has come, gone, or paused: microphones send only while one runs."""

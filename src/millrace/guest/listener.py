@@ -68,9 +68,7 @@ class ListenerSession:
         self.account = guest.admission.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
         self.address = address
         self.wire = PeerServer(now_ns)
-        self.outlet = Subscriber(id_, address, write, room)
-        self.outlet.on_drop = self._dropped
-        self.outlet.may_queue = lambda size: self.account.fits("queue", size, LISTENERS)
+        self.outlet = Subscriber(id_, address, write, room, self._may_queue, self._dropped)
         self.report = Report()
         self.closing = False
         self._codec_reason = ""
@@ -171,6 +169,9 @@ class ListenerSession:
                 self.microphone.silence()
         elif isinstance(event, Bye):
             self.closing = True
+
+    def _may_queue(self, size: int) -> bool:
+        return self.account.fits("queue", size, LISTENERS)
 
     def _dropped(self) -> None:
         evidence = {"queued": self.outlet.queued, "rtt_ms": round((self.rtt_ns or 0) / NS_PER_MS, 1)}

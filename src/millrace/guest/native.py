@@ -147,10 +147,9 @@ class NativeStreams:
             own = self._memory(guest, capacity, fmt, node.id, theirs)
             made = own.playback = NativePlayback(
                 guest.graph, node, fmt, own.ring, target, own.bell.ring,
-                lambda what, why: self._notice(node.id, what, why),
+                lambda what, why: self._notice(node.id, what, why), lambda: self.removed(node.id),
             )  # fmt: skip
             made.pid = self._session.subject.identity.pid
-            made.removed = lambda: self.removed(node.id)
             guest.native.playback[node.id] = made
             guest.graph.add_stream(node, sink)
             self._reply(serial, self._answer(node.id, capacity, target, fmt, sink), theirs.give_all())
@@ -180,8 +179,9 @@ class NativeStreams:
         node.asks = _asks(guest, fmt, 2 * target, max(1, target // 4))
         with Descriptors() as theirs, self._begun(node.id):
             own = self._memory(guest, 2 * target, fmt, node.id, theirs)
-            own.record = NativeRecord(guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring)
-            own.record.removed = lambda: self.removed(node.id)
+            own.record = NativeRecord(
+                guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring, lambda: self.removed(node.id)
+            )
             guest.native.records[node.id] = own.record
             guest.graph.add_tap(node, source)
             self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), theirs.give_all())

@@ -82,25 +82,42 @@ class Connection(Sender[bytes], Timed, Protocol):
 AFTER_FAILURE_S = 0.1
 
 
+class RunObserver(Protocol):
+    """Who sees a core being run."""
+
+    strain_ns: HostNs
+
+    def ran(self, began_ns: HostNs) -> None:
+        """It was run."""
+        ...
+
+    def strain(self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs, before_ns: HostNs) -> None:
+        """It began later than `strain_ns` after its deadline, or took longer; the run before ended at `before_ns`."""
+        ...
+
+
 class TimerRunner:
-    """Keeps one timer armed for a `Timed` core."""
+    """Keeps one timer armed for a `Timed` core. One that is given `rearm` when it is made comes later, by `drive`."""
 
-    def __init__(self, core: Timed, loop: asyncio.AbstractEventLoop) -> None:
-        self._core, self._loop = core, loop
+    def __init__(
+        self, core: Timed | None = None, loop: asyncio.AbstractEventLoop | None = None,
+        observer: RunObserver | None = None,
+    ) -> None:  # fmt: skip
+        self._core, self._loop, self._observer = core, loop, observer
         self._handle: asyncio.Handle | None = None
-        self.strain_ns: HostNs = 0
-        self.on_strain: Callable[[HostNs, HostNs, HostNs, HostNs], None] = lambda late, spent, began, before: None
-        """Called where a run began later than `strain_ns` after its deadline, or took longer; 0 for never.
-
-        How late it was, how long it took, when it began, and when the run before it ended, in ns.
-        """
-        self.on_run: Callable[[HostNs], None] = lambda now_ns: None
         self._ended_at: HostNs = 0
         self._armed_for: HostNs | None = None
         self._armed_at: HostNs = 0
 
+    def drive(self, core: Timed, loop: asyncio.AbstractEventLoop) -> None:
+        """Call this one from now on, in that loop."""
+        self._core, self._loop = core, loop
+        self.rearm()
+
     def rearm(self) -> None:
         """The core's next deadline may have changed."""
+        if self._core is None or self._loop is None:
+            return
         deadline = self._core.next_timeout()
         if deadline == self._armed_for and (self._handle is not None or deadline is None):
             return
@@ -116,6 +133,7 @@ class TimerRunner:
 
     def _fire(self) -> None:
         self._handle = None
+        assert self._core is not None and self._loop is not None
         deadline, began = self._armed_for, now_ns()
         # A deadline that had passed when it was set (a graph that begins again) is not late by that.
         late = began - max(deadline, self._armed_at) if deadline is not None else 0
@@ -129,9 +147,11 @@ class TimerRunner:
         before, self._ended_at = self._ended_at, now_ns()
         spent = self._ended_at - began
         self.rearm()
-        self.on_run(began)
-        if self.strain_ns and (late > self.strain_ns or spent > self.strain_ns):
-            self.on_strain(late, spent, began, before)
+        observer = self._observer
+        if observer is not None:
+            observer.ran(began)
+            if late > observer.strain_ns or spent > observer.strain_ns:
+                observer.strain(late, spent, began, before)
 
     def stop(self) -> None:
         """Disarm for good."""

@@ -69,15 +69,19 @@ async def with_pauses(steps: Iterator[None] | Generator[None, None, T]) -> T:
             await asyncio.sleep(0)
 
 
+def _untold(waited_ns: HostNs, waiting: int) -> None:
+    """Nobody asks who waits."""
+
+
 class Turns(Slice):
     """One guest's turns, and its share of them. It must be made and used in one loop."""
 
-    def __init__(self, clock: Clock = now_ns) -> None:
+    def __init__(self, clock: Clock = now_ns, kept_waiting: Callable[[HostNs, int], None] = _untold) -> None:
+        """`kept_waiting` hears for how long somebody has had to wait, on and on, and how many do."""
         # By the clock on the wall: to ask what a thread has worked takes a system call, and whoever the machine
         # interrupts loses no more than the rest of one turn.
         super().__init__(clock)
-        self.on_wait: Callable[[HostNs], None] = lambda waited_ns: None
-        """Somebody has had to wait for so long, on and on."""
+        self._kept_waiting = kept_waiting
         self._waiting: deque[Worker] = deque()
         self._queued: set[Worker] = set()
         self._due = False
@@ -159,7 +163,7 @@ class Turns(Slice):
             self._since_ns = now_ns()
         elif (waited := now_ns() - self._since_ns) > TOLD_NS:
             self._since_ns += waited
-            self.on_wait(waited)
+            self._kept_waiting(waited, self.waiting)
 
     async def turn(self) -> None:
         """Between two steps: wait until there is something left of the share."""

@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from millrace.budget import MIB
 from millrace.doors.ingress import status_of
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Stream
 from millrace.guest.guest import Guest
-from millrace.observe.incidents import Incident, Incidents
-from millrace.outlets.peer import Subscriber
+from millrace.observe.incidents import Changed, Incidents
 from millrace.symptoms import CAUSES, Symptom
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
@@ -66,19 +64,19 @@ class Doubt(NamedTuple):
 class Diagnosis:
     """One worker's."""
 
+    strain_ns = STRAIN_NS
+
     def __init__(
         self, surroundings: Surroundings, take_id: Callable[[], int], guests: Callable[[], Iterable[Guest]],
-        publish: Callable[[str, Incident], None],
+        publish: Changed, rearm: Callable[[], None],
     ) -> None:  # fmt: skip
-        self._around, self._guests = surroundings, guests
-        self.incidents = Incidents(take_id, surroundings.wall_ns)
-        self.incidents.on_change = publish
+        self._around, self._guests, self._rearm = surroundings, guests, rearm
+        self.incidents = Incidents(take_id, surroundings.wall_ns, publish)
         self._waited_ns = surroundings.waited_ns()
         self._cpu_ns = self._cpu_before_ns = surroundings.computed_ns()
         self._wall_offset = surroundings.wall_ns() - surroundings.now_ns()
         self._doubts: deque[Doubt] = deque()
         self._doubtful: Counter[str] = Counter()
-        self.rearm: Callable[[], None] = lambda: None
 
     def next_timeout(self) -> HostNs | None:
         """When an underrun is to be looked into."""
@@ -168,33 +166,10 @@ class Diagnosis:
         encoding = sum(guest.outlets.encoding_ns() for guest in self._guests())
         return ("encoder", "slow") if encoding > spent_ns // 2 else ("cycle", "overran")
 
-    def left_out_sound(self, guest: Guest, left_out_ns: HostNs, cut: bool, overloaded: bool) -> None:
-        """So much of a guest's sound is left out: it took more than its share, or all together took more than there is.
-
-        A machine that did not run the daemon is neither; `strain` tells of that.
-        """
-        graph = guest.graph
-        if not cut:
-            if overloaded:
-                self.incidents.record(
-                    "cycle", "overran", self._around.now_ns(), evidence={"left_out_ms": _ms(left_out_ns)}
-                )
-            return
-        evidence = {
-            "left_out_ms": _ms(left_out_ns), "worked_lately_ms": _ms(graph.share.recent_ns),
-            "streams": sum(stream.active for stream in graph.streams.values()),
-        }  # fmt: skip
-        self.incidents.record("cycle", "cut short", self._around.now_ns(), guest.name, "", evidence)
-
     def cycle_failed(self, graph: Graph, error: Exception) -> None:
         """A bug of ours, in a guest's cycle."""
         log.error("guest %s: internal error in a cycle", graph.name, exc_info=error)
         self.incidents.record("cycle", "failed", self._around.now_ns(), graph.name, "", {"error": type(error).__name__})
-
-    def made_to_wait(self, guest: str, subject: str, connections: int, waited_ns: HostNs) -> None:
-        """A guest's programs, or a token's, have asked for more than their share for so long."""
-        evidence = {"waited_ms": _ms(waited_ns), "connections": connections}
-        self.incidents.record("requests", "cut short", self._around.now_ns(), guest, subject, evidence)
 
     # -- streams -----------------------------------------------------------------------------
 
@@ -208,7 +183,7 @@ class Diagnosis:
                 self._doubtful[guest.name] += 1
                 stopped = self._around.is_stopped(status_of(node).pid)
                 self._doubts.append(Doubt(heard + CONFIRM_NS, guest, node, heard, at, stopped))
-                self.rearm()
+                self._rearm()
             return
         stage, cause = {
             "late": ("machine", "late"), "ring_corrupted": ("client", "ring corrupted"),
@@ -246,17 +221,6 @@ class Diagnosis:
         evidence = near.evidence | {"heard_by": key}
         self.incidents.record(near.stage, near.cause, self._around.now_ns(), guest, key, evidence, at_ns=near.at_ns)
         return True
-
-    def changed(self, guest: Guest, outlet: Subscriber, before: str, after: str) -> None:
-        """A listener is sent something else from here on."""
-        evidence = {"from": before, "to": after}
-        self.incidents.record("encoder", "changed", self._around.now_ns(), guest.name, outlet.key, evidence)
-
-    def no_memory(self, guest: Guest, what: str) -> None:
-        """The guest's budget had no room for something."""
-        budget = guest.graph.budget
-        evidence = {"for": what, "held_mib": round(budget.held / MIB, 1), "may_hold_mib": round(budget.limit / MIB, 1)}
-        self.incidents.record("guest", "no memory", self._around.now_ns(), guest.name, "", evidence)
 
 
 def _heard_after(heard_ns: HostNs, at_ns: HostNs) -> dict[str, float]:

@@ -58,16 +58,19 @@ def _printable(evidence: dict[str, Any]) -> dict[str, Any]:
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in evidence.items()}
 
 
+Changed = Callable[[str, Incident], None]
+"""An incident is new, happened again, or is forgotten: new, change, remove."""
+
+
 class Incidents:
     """The ring."""
 
-    def __init__(self, take_id: Callable[[], int], wall_ns: Callable[[], int]) -> None:
-        self._take_id, self._wall_ns = take_id, wall_ns
+    def __init__(self, take_id: Callable[[], int], wall_ns: Callable[[], int], changed: Changed) -> None:
+        self._take_id, self._wall_ns, self._changed = take_id, wall_ns, changed
         self._ring: OrderedDict[int, Incident] = OrderedDict()
         self._of_kind: dict[tuple[str, str, str], OrderedDict[int, Incident]] = {}
         self._latest: dict[tuple[str, str, str, str], Incident] = {}
         self._totals: Counter[tuple[str, str, str]] = Counter()
-        self.on_change: Callable[[str, Incident], None] = lambda change, incident: None
 
     def __iter__(self) -> Iterator[Incident]:
         return iter(list(self._ring.values()))
@@ -93,14 +96,14 @@ class Incidents:
         if earlier is not None and at - earlier.last_ns <= within_ns:
             earlier.count += 1
             earlier.last_ns = max(at, earlier.last_ns)
-            self.on_change("change", earlier)
+            self._changed("change", earlier)
             return earlier
         wall = self._wall_ns() - (now_ns - at)
         shown = _printable(evidence or {})
         made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, shown, last_ns=at)
         own = self._of_kind.setdefault((guest, stage, cause), OrderedDict())
         self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
-        self.on_change("new", made)
+        self._changed("new", made)
         if guest and len(own) > KEPT_OF_KIND:
             self._forget(next(iter(own.values())))
         elif len(self._ring) > KEPT:
@@ -116,7 +119,7 @@ class Incidents:
         key = (old.stage, old.cause, old.guest, old.subject)
         if self._latest[key] is old:
             del self._latest[key]
-        self.on_change("remove", old)
+        self._changed("remove", old)
 
     def near(self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, subject: str = "") -> Incident | None:
         """The latest incident of such a stage, of the whole daemon or about `subject`, not long before `at_ns`."""

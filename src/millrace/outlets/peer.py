@@ -42,10 +42,14 @@ Write = Callable[[Sequence[Message]], None]
 class Subscriber:
     """One listener: its settings, its queue, its counters.
 
-    `write` puts messages on the line, in one go; `room` says whether the line can take more now.
+    `write` puts messages on the line, in one go; `room` says whether the line can take more now, and `may_queue`
+    whether so many bytes may wait for it; `dropped` hears that it is full, and a packet was thrown away.
     """
 
-    def __init__(self, id_: int, name: str, write: Write, room: Callable[[], bool]) -> None:
+    def __init__(
+        self, id_: int, name: str, write: Write, room: Callable[[], bool],
+        may_queue: Callable[[int], bool] = lambda size: True, dropped: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.id, self.name = id_, name
         self.settings = CodecSettings()
         self.codecs: tuple[str, ...] = ("opus",)
@@ -57,11 +61,7 @@ class Subscriber:
         self.sent_bytes = 0
         self.dropped_packets = 0
         self.loss_percent = 0
-        self.on_drop: Callable[[], None] = lambda: None
-        """The line is full, and a packet was thrown away."""
-        self._write, self._room = write, room
-        self.may_queue: Callable[[int], bool] = lambda size: True
-        """Whether so many bytes may wait for the line."""
+        self._write, self._room, self._may_queue, self._dropped = write, room, may_queue, dropped
         self._queue: deque[Message] = deque()
         self._queued_bytes = 0
 
@@ -83,8 +83,8 @@ class Subscriber:
 
     def _fits(self) -> bool:
         if not self._queue:
-            return self.may_queue(0)
-        return self._queued_bytes <= QUEUE_BYTES_MAX and self.may_queue(self._queued_bytes)
+            return self._may_queue(0)
+        return self._queued_bytes <= QUEUE_BYTES_MAX and self._may_queue(self._queued_bytes)
 
     def _take(self, at: int = 0) -> Message:
         message = self._queue[at]
@@ -97,7 +97,7 @@ class Subscriber:
             if isinstance(message, bytes):
                 self._take(at)
                 self.dropped_packets += 1
-                self.on_drop()
+                self._dropped()
                 return
         self._take()
 
@@ -106,7 +106,7 @@ class Subscriber:
         while self._queue and self._room():
             self._put((self._take(),))
             if not self._queue:
-                self.may_queue(0)
+                self._may_queue(0)
 
     def _put(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -131,8 +131,10 @@ def _layout(sink: Sink, settings: CodecSettings) -> Positions:
 class SharedEncoder:
     """One encoder on one sink; the graph's `Consumer`."""
 
-    def __init__(self, graph: Graph, sink: Sink, settings: CodecSettings, generation: int) -> None:
-        self.graph, self.settings, self.generation = graph, settings, generation
+    def __init__(
+        self, graph: Graph, sink: Sink, settings: CodecSettings, generation: int, clock: Callable[[], HostNs]
+    ) -> None:
+        self.graph, self.settings, self.generation, self.clock = graph, settings, generation, clock
         self.outlets: list[Subscriber] = []
         positions = _layout(sink, settings)
         self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self, reach=LISTENERS)
@@ -160,7 +162,6 @@ class SharedEncoder:
         self._packets: list[bytes] = []
         self._tracked: list[bytes] = []
         """The same packets in the layout of tracks, while somebody takes that."""
-        self.clock: Callable[[], HostNs] = lambda: 0
         self.spent_ns: HostNs = 0
         """What its last cycle took."""
         try:
@@ -340,18 +341,23 @@ def _in_words(group: SharedEncoder | None) -> str:
     return f"{made.codec}, {made.rate} Hz, {'-'.join(made.positions)}"
 
 
+Changed = Callable[[Subscriber, str, str], None]
+"""A listener hears another codec, rate or layout from here on: what it was and what it is, in words."""
+
+
+def _untold(outlet: Subscriber, before: str, after: str) -> None:
+    """Nobody asks what listeners are sent."""
+
+
 class Subscribers:
     """All listeners of one guest, grouped by sink and settings."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, clock: Callable[[], HostNs] = lambda: 0, changed: Changed = _untold) -> None:
+        """What the encoders take is measured by `clock`."""
+        self.graph, self._clock, self._changed = graph, clock, changed
         self.outlets: dict[int, Subscriber] = {}
         self._groups: list[SharedEncoder] = []
         self._generation = 0
-        self.changed: Callable[[Subscriber, str, str], None] = lambda outlet, before, after: None
-        """A listener hears another codec, rate or layout from here on: what it was and what it is, in words."""
-        self.clock: Callable[[], HostNs] = lambda: 0
-        """Host time, given from outside: what the encoders take is measured by it."""
 
     def encoding_ns(self) -> HostNs:
         """What the encoders took in their last cycle."""
@@ -397,7 +403,7 @@ class Subscribers:
         self._enter(outlet, group)
         after = _in_words(outlet.group)
         if before and before != after:
-            self.changed(outlet, before, after)
+            self._changed(outlet, before, after)
 
     def _find(self, sink: Sink, settings: CodecSettings) -> SharedEncoder | None:
         return next((g for g in self._groups if g.sink is sink and g.settings == settings), None)
@@ -405,9 +411,8 @@ class Subscribers:
     def _group_for(self, sink: Sink, settings: CodecSettings) -> SharedEncoder:
         group = self._find(sink, settings)
         if group is None:
-            group = SharedEncoder(self.graph, sink, settings, self._generation + 1)
+            group = SharedEncoder(self.graph, sink, settings, self._generation + 1, self._clock)
             self._generation += 1
-            group.clock = self.clock
             self._groups.append(group)
         return group
 

@@ -43,14 +43,24 @@ class Prompt:
         }  # fmt: skip
 
 
-class Prompts:
-    """All guests' requests. Time is an argument; `on_change` tells observers ("new" or "remove")."""
+Changed = Callable[[str, Prompt], None]
+"""A request is there, or is not any more: new, remove."""
 
-    def __init__(self, take_id: Callable[[], int], patience_ns: HostNs = PATIENCE_NS) -> None:
-        self._take_id, self._patience_ns = take_id, patience_ns
+
+def _untold(change: str, prompt: Prompt) -> None:
+    """Nobody looks on."""
+
+
+class Prompts:
+    """All guests' requests. Time is an argument."""
+
+    def __init__(
+        self, take_id: Callable[[], int], changed: Changed = _untold, rearm: Callable[[], None] = lambda: None
+    ) -> None:
+        """`rearm` is called when the next deadline may be another."""
+        self._take_id, self._changed, self._rearm = take_id, changed, rearm
+        self._patience_ns = PATIENCE_NS
         self._waiting: dict[str, Prompt] = {}
-        self.on_change: Callable[[str, Prompt], None] = lambda change, prompt: None
-        self.rearm: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[Prompt]:
         return iter(list(self._waiting.values()))
@@ -73,8 +83,8 @@ class Prompts:
             return None
         prompt = Prompt(self._take_id(), guest, what, subject, name, now_ns + self._patience_ns, [answer])
         self._waiting[prompt.key] = prompt
-        self.on_change("new", prompt)
-        self.rearm()
+        self._changed("new", prompt)
+        self._rearm()
         return prompt
 
     def decide(self, prompt: Prompt, allow: bool) -> None:
@@ -82,7 +92,7 @@ class Prompts:
         if self._waiting.pop(prompt.key, None) is None:
             return
         prompt.subject.once[prompt.what] = allow
-        self.on_change("remove", prompt)
+        self._changed("remove", prompt)
         for answer in prompt.answers:
             answer(allow)
 
@@ -91,7 +101,7 @@ class Prompts:
         for prompt in self:
             if prompt.subject is subject:
                 del self._waiting[prompt.key]
-                self.on_change("remove", prompt)
+                self._changed("remove", prompt)
 
     def answer_decided(self, guest: str, grants: Grants) -> None:
         """Rules have changed: answer those that they answer now."""

@@ -5,19 +5,22 @@ Time moves from deadline to deadline, so minutes of sound take a moment and ever
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from millrace.doors.admission import Admission
 from millrace.doors.pulse.client import PulseClient
+from millrace.doors.pulse.clients import Client as DoorClient
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.doors.pulse.state import ClientState
 from millrace.dsp.convert import Samples
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
-from millrace.graph.model import Ids, Sink, Tap
+from millrace.graph.model import Ids, Node, Sink, Tap
+from millrace.graph.reports import Unreported
 from millrace.rights.grants import Subject
 from millrace.rights.prompts import Prompts
 from millrace.symptoms import Symptom
@@ -60,20 +63,48 @@ class Capture:
         return sound[loud[0] : loud[-1] + 1] if len(loud) else sound[:0]
 
 
-class Rig:
+class Rig(Unreported):
     """One guest with a virtual clock."""
 
     def __init__(self, rate: int = 48_000, channels: int = 2) -> None:
         self.now_ns: HostNs = START_NS
         self.driver = TimerDriver()
-        self.graph = Graph("default", Ids(), rate, default_map(channels))
+        self.troubles: list[str] = []
+        self.modules_told: list[str] = []
+        self.graph = Graph("default", Ids(), rate, default_map(channels), reports=self)
         self.graph.add_first_sink()
         self.driver.attach(self.graph)
         self.symptoms: list[Symptom] = []
         self.prompts = Prompts(self.graph.ids.take)
         self.admission = Admission("default", self.graph.budget, self.prompts, self.symptoms.append)
-        self.door = PulseDoor(self.graph, self.admission, bytes(range(256)), "user@host", lambda: self.now_ns)
+        self.door = PulseDoor(self.graph, self.admission, self, bytes(range(256)), "user@host", lambda: self.now_ns)
         self.clients: list[RigClient] = []
+
+    # -- what a guest does for its graph and its door ----------------------------------------
+
+    def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
+        """See `graph.reports.Reports`."""
+        self.troubles.append(what)
+
+    def client_changed(self, change: str, client: DoorClient) -> None:
+        """See `clients.Host`."""
+
+    def module_failed(self, module: str, why: str) -> None:
+        """See `clients.Host`."""
+        self.modules_told.append(f"{module}: {why}")
+
+    def module_idle(self, module: str, why: str) -> None:
+        """See `clients.Host`."""
+        self.modules_told.append(f"{module} {why}")
+
+    def in_turns(self, steps: Callable[[], Iterator[None]]) -> Callable[[], None]:
+        """See `clients.Host`: at once."""
+
+        def run() -> None:
+            for _ in steps():
+                pass
+
+        return run
 
     @property
     def sink(self) -> Sink:

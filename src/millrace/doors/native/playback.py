@@ -51,8 +51,9 @@ class NativePlayback(Ingress):
 
     def __init__(
         self, graph: Graph, node: Stream, fmt: AudioFormat, ring: Ring, target: Frames, wake: Callable[[], None],
-        notice: Callable[[str, str], None],
+        notice: Callable[[str, str], None], removed: Callable[[], None],
     ) -> None:  # fmt: skip
+        """`removed` is called when the graph has let the stream go."""
         self.graph, self.node, self.format, self.ring, self.target = graph, node, fmt, ring, target
         self._wake, self._notice = wake, notice
         self.taken: Frames = 0
@@ -68,8 +69,7 @@ class NativePlayback(Ingress):
         self._wrote_ns: HostNs = 0
         self._looked_ns: HostNs = 0
         self._woken_ns: HostNs = 0
-        self.removed: Callable[[], None] = lambda: None
-        """Called when the graph has let the stream go."""
+        self.removed = removed
         target_ns = frames_to_ns(target, fmt.rate)
         self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), target_ns < LOW_DELAY_NS)
         node.feed = self

@@ -24,13 +24,15 @@ class NativeRecord(Recorder):
     """The graph's `Consumer`."""
 
     def __init__(
-        self, graph: Graph, node: Tap, fmt: AudioFormat, ring: Ring, period: Frames, wake: Callable[[], None]
-    ) -> None:
+        self, graph: Graph, node: Tap, fmt: AudioFormat, ring: Ring, period: Frames, wake: Callable[[], None],
+        removed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`removed` is called when the graph has let it go."""
         self.graph, self.node, self.format, self.ring, self.period = graph, node, fmt, ring, period
         self._wake = wake
         self.written: Frames = 0
         self._told: Frames = 0
-        self.removed: Callable[[], None] = lambda: None
+        self.removed = removed
         period_ns = frames_to_ns(period, fmt.rate)
         self._resampler: Resampler | None = make_resampler(
             graph.rate, fmt.rate, len(fmt.positions), period_ns < LOW_DELAY_NS

@@ -169,7 +169,7 @@ class PulseClient(ClientStreams):
         self.door.admission.prompts.forget(self.subject)
         if self.door.clients.pop(self.index, None) is not None:
             self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
-            self.door.on_client("remove", self)
+            self.door.host.client_changed("remove", self)
         return True
 
     # -- dispatch ----------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class PulseClient(ClientStreams):
     def _enter(self) -> None:
         """It is one of the door's clients."""
         self.door.clients[self.index] = self
-        self.door.on_client("new", self)
+        self.door.host.client_changed("new", self)
 
     # -- what handlers and streams use ---------------------------------------------------------
 

@@ -37,7 +37,7 @@ def set_name(client: PulseClient, request: Request) -> None:
     merge_props(client.account, client.props, request.fields["props"])
     client.reply(request, {"index": client.index})
     client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
-    client.door.on_client("change", client)
+    client.door.host.client_changed("change", client)
 
 
 def leave(client: PulseClient, request: Request) -> None:
@@ -293,7 +293,7 @@ def update_client_props(client: PulseClient, request: Request) -> None:
     """UPDATE_CLIENT_PROPLIST."""
     _update(client.account, client.props, request.fields["mode"], request.fields["props"])
     client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
-    client.door.on_client("change", client)
+    client.door.host.client_changed("change", client)
     client.reply(request)
 
 

@@ -35,15 +35,14 @@ class DeviceUpdate(NamedTuple):
 
 
 class Devices:
-    """One guest's. What keeps it on disk replaces `submit`."""
+    """One guest's."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Keep | None = None) -> None:
+        """`keep` has updates written to disk; else nothing outlives the table."""
         self.now: dict[Key, Value] = {}
         """What is in force, or would be if the device was there."""
         self.kept: dict[Key, Value] = {}
-        self.submit: Callable[[DeviceUpdate], None] = self._at_once
-        self.undo: Callable[[Key], None] = lambda key: None
-        """`now` has gone back for that key: so should the device."""
+        self._submit = self._at_once if keep is None else keep(self)
         self.restores = RESTORED
         """What devices get of their levels; nothing while module-device-restore is not loaded."""
         self.keeps_defaults = True
@@ -74,7 +73,7 @@ class Devices:
         if not kept or before == value == self.kept.get(key):
             done(True)
         else:
-            self.submit(DeviceUpdate(key, done))
+            self._submit(DeviceUpdate(key, done))
 
     def was_kept(self, values: Mapping[Key, Value]) -> None:
         """These are on disk."""
@@ -109,6 +108,9 @@ class Devices:
         value = self.now.get((DEFAULT, kind), "")
         return value if isinstance(value, str) else ""
 
+    def undo(self, key: Key) -> None:
+        """`now` has gone back for that key: so should the device."""
+
     def _at_once(self, update: DeviceUpdate) -> None:
         self._put(self.kept, update.key, self.now[update.key])
         update.done(True)
@@ -120,3 +122,7 @@ class Devices:
         if len(values) > LEVELS_MAX:
             for oldest in [key for key in values if key[0] != DEFAULT][:-LEVELS_MAX]:
                 del values[oldest]
+
+
+Keep = Callable[[Devices], Callable[[DeviceUpdate], None]]
+"""Takes a table on, and gives where its updates go."""

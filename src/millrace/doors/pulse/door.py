@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.admission import Admission, permission_of
-from millrace.doors.pulse.clients import Client, Recorder
+from millrace.doors.pulse.clients import Client, Host, Memory, Recorder
 from millrace.doors.pulse.formats import CommandError, prop_text
 from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
@@ -42,20 +42,20 @@ class PulseDoor:
     """One guest's PulseAudio server."""
 
     def __init__(
-        self, graph: Graph, admission: Admission, cookie: bytes, server_name: str, wall_ns: Callable[[], int]
-    ) -> None:
-        self.graph, self.admission = graph, admission
+        self, graph: Graph, admission: Admission, host: Host, cookie: bytes, server_name: str,
+        wall_ns: Callable[[], int], memory: Memory | None = None,
+    ) -> None:  # fmt: skip
+        self.graph, self.admission, self.host = graph, admission, host
         admission.doors.append(self)
         self.cookie = cookie
         self.server_name = server_name
         self.wall_ns = wall_ns
         self.clients: dict[int, Client] = {}
-        self.news = News()
+        self.news = News(host.in_turns)
         self.publish = self.news.publish
-        self.devices = GuestDevices(self)
+        self.devices = GuestDevices(self, memory.keep_devices if memory else None)
         """What is remembered of sinks and sources."""
-        self.rules = Rules()
-        self.rules.on_change = self._rules_changed
+        self.rules = Rules(self._rules_changed, memory.keep_rules if memory else None)
         """What is remembered of streams."""
         self.playback: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
@@ -71,12 +71,6 @@ class PulseDoor:
         self.account = admission.budget.open("cache")
         """What is the guest's and no connection's: cached samples, modules."""
         self.samples = SampleCache(self.account, self.publish)
-        self.on_client: Callable[[str, Client], None] = lambda change, client: None
-        """A client has come, changed or gone."""
-        self.on_failure: Callable[[str, str], None] = lambda module, why: None
-        """A module could not be loaded."""
-        self.on_idle: Callable[[str, str], None] = lambda module, why: None
-        """A module was loaded with an argument that changes nothing."""
         self._source_states: dict[int, tuple[NodeState, bool]] = {}
         graph.observers.append(self._graph_changed)
 

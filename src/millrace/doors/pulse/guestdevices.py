@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from millrace.doors.pulse.devices import DEFAULT, RECORDED, Devices, Key
+from millrace.doors.pulse.devices import DEFAULT, RECORDED, Devices, Keep, Key
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
 
@@ -31,10 +31,9 @@ class Door(Protocol):
 class GuestDevices(Devices):
     """Those of one guest."""
 
-    def __init__(self, door: Door) -> None:
-        super().__init__()
+    def __init__(self, door: Door, keep: Keep | None) -> None:
+        super().__init__(keep)
         self._door = door
-        self.undo = self._undo
 
     def keep_level(self, mix: Sink, done: Callable[[bool], None]) -> None:
         """The level of a sink was set."""
@@ -68,7 +67,7 @@ class GuestDevices(Devices):
         if self.default("source") == self._door.source_name(mix):
             self._door.set_default_source(mix)
 
-    def _undo(self, key: Key) -> None:
+    def undo(self, key: Key) -> None:
         """A change could not be kept: it is as before."""
         what, name = key
         if what == DEFAULT:

@@ -25,7 +25,7 @@ def load_module(client: PulseClient, request: Request) -> None:
     try:
         module = _loaded(client, name, text)
     except REFUSALS as error:
-        client.door.on_failure(f"{name} {text}".rstrip(), str(error))
+        client.door.host.module_failed(f"{name} {text}".rstrip(), str(error))
         denied = code_of(error) is Err.ACCESS
         raise CommandError(Err.ACCESS if denied else Err.MODINITFAILED, str(error)) from None
     client.reply(request, {"index": module.index})
@@ -59,7 +59,7 @@ def _loaded(client: PulseClient, name: str, text: str) -> Module:
         door.loading -= 1
     for key, why in kind.idle.items():
         if args.text(key) is not None:
-            door.on_idle(name, f"{key} changes nothing: {why}")
+            door.host.module_idle(name, f"{key} changes nothing: {why}")
     return module
 
 

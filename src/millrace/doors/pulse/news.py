@@ -10,25 +10,29 @@ from millrace.wire.pulse.constants import Change, Facility
 Event = tuple[Facility, Change, int]
 
 
+InTurns = Callable[[Callable[[], Iterator[None]]], Callable[[], None]]
+"""Makes of steps what is called whenever there is something for them to do: they are done in turns."""
+
+
 class News:
     """Changes of one guest, gathered until they are spread."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_turns: InTurns) -> None:
         self.subscriptions: dict[int, Subscription] = {}
         self.serial = 0
-        self.spread: Callable[[], None] = self._spread_now
-        """Has `spreading` done: a thousand clients that listen are not all told at once."""
         self._waiting: dict[Event, int] = {}
+        # A thousand clients that listen are not all told at once.
+        self._spread = in_turns(self.spreading)
 
     def publish(self, facility: Facility, change: Change, index: int) -> None:
-        """Tell every client that subscribed to `facility`, when `spread` lets it."""
+        """Tell every client that subscribed to `facility`, when it is its turn."""
         if not self.subscriptions:
             return
         if change is Change.REMOVE:
             self._waiting.pop((facility, Change.CHANGE, index), None)
         self.serial += 1
         self._waiting.setdefault((facility, change, index), self.serial)
-        self.spread()
+        self._spread()
 
     def spreading(self) -> Iterator[None]:
         """Tell the clients what is new, one in a step."""
@@ -37,10 +41,6 @@ class News:
             for subscription in list(self.subscriptions.values()):
                 subscription.note(news)
                 yield
-
-    def _spread_now(self) -> None:
-        for _ in self.spreading():
-            pass
 
 
 @dataclass(slots=True)

@@ -112,12 +112,13 @@ class RuleUpdate(NamedTuple):
 
 
 class Rules:
-    """One guest's table. `submit` is replaced by who keeps it on disk: changes come in order, and kept first."""
+    """One guest's table."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None] = lambda: None, keep: Keep | None = None) -> None:
+        """`keep` has updates written to disk: they come in order, and kept first. Else nothing outlives the table."""
         self.kept: dict[str, Rule] = {}
-        self.submit: Callable[[RuleUpdate], None] = self._at_once
-        self.on_change: Callable[[], None] = lambda: None
+        self._changed = changed
+        self.submit = self._at_once if keep is None else keep(self)
         self.restores = RESTORED
         """What streams get of their rules; nothing while module-stream-restore is not loaded."""
 
@@ -161,7 +162,7 @@ class Rules:
         while len(self.kept) > RULES_MAX:
             del self.kept[next(iter(self.kept))]
         if changes:
-            self.on_change()
+            self._changed()
 
     def load(self, kept: Mapping[str, str]) -> dict[str, str | None]:
         """Take up what was kept; returns what is to be kept instead of what an earlier daemon wrote otherwise."""
@@ -178,6 +179,10 @@ class Rules:
                 self.kept[name] = rule
                 again[name] = written(name, rule)
         return again
+
+
+Keep = Callable[[Rules], Callable[[RuleUpdate], None]]
+"""Takes a table on, and gives where its updates go."""
 
 
 def _of_before(key: str, rule: Rule) -> tuple[str, Rule]:

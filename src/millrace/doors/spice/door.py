@@ -165,8 +165,8 @@ class SpiceRecord:
 
     def _start(self, event: Start) -> None:
         self.lost()
-        self.queue = CaptureQueue(self.graph, self.source, self.name, event.rate, default_map(event.channels))
-        self.queue.on_frames = self._send
+        positions = default_map(event.channels)
+        self.queue = CaptureQueue(self.graph, self.source, self.name, event.rate, positions, self._send)
         self.sent_frames = 0
         self.channel.send_message(RECORD_MODE, struct.pack("<IH", 0, MODE_RAW))
         self.channel.send_message(RECORD_START_MARK, struct.pack("<I", 0))

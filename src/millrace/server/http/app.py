@@ -138,7 +138,6 @@ class Web:
         self._private = PrivateGate(plane.access, addresses)
         self._network = NetworkGate(plane.access, addresses, certificates)
         self._api = Api(plane.commands, plane.budget_of)
-        plane.commands.turned_away = self.refused
         self._sockets: dict[ListenerSession, Attended] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -304,8 +303,7 @@ class Web:
     async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
         """A listener has come; until it goes."""
         leave = self._plane.enter(session.principal, lambda why: self._dismiss(session, why), lambda guest: None)
-        guest.sessions.append(session)
-        guest.on_listener("new", session)
+        guest.listener_changed("new", session)
         self._sockets[session] = attended
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().create_task(self._tick())
@@ -317,8 +315,7 @@ class Web:
             timer.stop()
             leave()
             del self._sockets[session]
-            guest.sessions.remove(session)
-            guest.on_listener("remove", session)
+            guest.listener_changed("remove", session)
             session.closed()
 
     async def _serve(self, session: ListenerSession, attended: Attended, timer: TimerRunner) -> None:
@@ -339,10 +336,6 @@ class Web:
         if socket_.close_code in BROKEN_OFF and not session.closing:
             self._plane.report(Symptom("listener", "left", session.guest.name, session.outlet.key))
         await hang_up(*attended)
-
-    def refused(self) -> int:
-        """Requests that were not let in."""
-        return self._private.refused + self._network.refused
 
     def _dismiss(self, session: ListenerSession, why: str) -> None:
         """A listener's rights have ended."""

@@ -40,7 +40,6 @@ class Gate(ABC):
 
     def __init__(self, access: Access, addresses: Addresses) -> None:
         self._access, self._addresses = access, addresses
-        self.refused = 0
 
     @abstractmethod
     def _known(self, request: web.Request) -> Principal | None:
@@ -51,7 +50,7 @@ class Gate(ABC):
         try:
             return self._proved(request)
         except web.HTTPException:
-            self.refused += 1
+            self._access.refused += 1
             raise
 
     def _refuse_odd(self, request: web.Request) -> None:
@@ -137,7 +136,7 @@ class Gate(ABC):
                 secret = digest_of(given)
             return self._access.begin_session(secret)
         except web.HTTPException:
-            self.refused += 1
+            self._access.refused += 1
             raise
 
 
