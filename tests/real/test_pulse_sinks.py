@@ -54,8 +54,8 @@ module-null-sink sink_name=x channels=4 channel_map=stereo
 module-null-sink sink_name=e rate=44100 format=s16 channel_map=surround-51
 module-null-sink sink_name=f rate=44100 format=float32 channel_map=left,right,subwoofer,aux3
 module-null-sink sink_name=x rate=999999999
-module-null-sink sink_name=k rate=1
-module-null-sink sink_name=l rate=387840
+module-null-sink sink_name=slow rate=1 format=s16
+module-null-sink sink_name=fast rate=387840 format=s16
 module-null-sink sink_name=x rate=387841
 module-null-sink sink_name=x rate=0
 module-null-sink sink_name=x format=floaty
@@ -172,7 +172,15 @@ get-source-volume two.monitor
 load-module module-loopback source=three.monitor sink=two
 move-sink-input LOOP three
 move-source-output LOOP two.monitor
+load-module module-null-source source_name=gone
+move-source-output LOOP gone
+unload-module module-null-source
 set-sink-input-volume LOOP 25%
+set-sink-volume two 30% 80%
+get-sink-volume two
+set-sink-volume two 10% 20% 30%
+set-sink-volume two +10% -5%
+get-sink-volume two
 set-source-output-mute LOOP 1
 """
 
