@@ -101,6 +101,8 @@ class DriftEstimator:
         if self.state is Lock.LOST or late < -_BROKEN or u - self._close_at > _LOST_AFTER:
             self._begin(x_ns, y_ns)
             return 0.0
+        # What is far below the line, or comes after minutes of nothing, is another clock, or the same one set anew;
+        # what is far above may only have been held up.
         if late > self._jump_ns:
             if self._is_held_up(late, y_ns):
                 return late
@@ -133,6 +135,8 @@ class DriftEstimator:
         best, point = self._best, (self._best_u, self._best_d)
         self._best = float("inf")
         self._close_at = u + (_BUCKET_LOCKED if self.state is Lock.LOCKED else _BUCKET_ACQUIRE)
+        # The least late of a bucket is kept, with the time at which it came, not at which the bucket was closed: the
+        # edge is made of single good packets, and a point beside its time would tilt it.
         points = self._points
         if point[0] < u - _WINDOW or (points and point[0] <= points[-1][0]):
             return
@@ -159,6 +163,7 @@ class DriftEstimator:
     def _follow(self, u: float, measured: float, slope: float) -> None:
         dll, dt_s = self._dll, (u - self._dll_u) / NS_PER_S
         if self.state is Lock.ACQUIRE:
+            # While acquiring, the line's own slope is the rate: a loop as fast as this would take it from noise.
             dll.update(measured, dt_s, BANDWIDTH_ACQUIRE_HZ)
             dll.rate = slope * NS_PER_S
             self._try_lock(u, slope)

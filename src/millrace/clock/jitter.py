@@ -145,6 +145,10 @@ class JitterTarget:
 
     def _approach(self, dt_s: float) -> None:
         """Carry out the last second's move, and choose the next: slow while all is well, so that it can't be heard."""
+        # Growing on lateness is `add`'s, at once: a packet that is too late is heard. Here the target follows the
+        # histogram, which is worth less the younger it is: so a young one moves fast both ways, an old one by 10 µs a
+        # second, and only where it is off by more than it wanders. `shrinking` and `_growing` are hysteresis: without
+        # it the target would start and stop at the threshold, and each start bends the speed.
         self.target_delay_ns += self.moving * dt_s
         shrinking, self.moving = self.moving < 0.0, 0.0
         error = self.wanted_ns - self.target_delay_ns

@@ -75,6 +75,8 @@ class RateController:
         if ROUNDING_NS < step <= LOST_MAX_NS:
             # What was lost is made up from this packet, so it comes one packet later than it should have.
             self.jitter.add(late + length_ns)
+        # While this machine stood still, packets waited here and not on the line: lateness that such a stall explains
+        # is no jitter, and must not buy a latency that stays.
         own_stall = self._stall_ns if now_ns - self._stalled_ns < _STALL_MEMORY_NS else 0.0
         if late > own_stall + _STALL_MIN_NS or own_stall == 0.0:
             self.jitter.add(late)
@@ -141,6 +143,8 @@ class RateController:
         beyond = 0.0 if -DEADBAND_NS < late_ns < DEADBAND_NS else late_ns
         wanted = (beyond / tau_s - self.jitter.moving) / NS_PER_S
         wanted = max(-CORRECTION_MAX, min(CORRECTION_MAX, wanted))
+        # The correction moves by no more than this: a step in speed is a step in pitch. What it is limited by is the
+        # card's time, so that a pull that comes late does not allow a larger step.
         step = SLEW_PER_S * (self._card_ns - self._steered_ns) / NS_PER_S
         self._steered_ns = self._card_ns
         self._correction += max(-step, min(step, wanted - self._correction))

@@ -21,6 +21,9 @@ METER_FRAMES = 12_000
 
 def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
     """Mix [position, position + frames) in every sink and hand it to the taps; a step for each of them."""
+    # Sinks come in an order in which whatever is linked into one has been mixed before it, so one pass is enough, and
+    # `run.buffer` holds what its upstream gave in this very cycle. A step ends only where a sink or a tap is complete:
+    # whoever looks at the graph in between never sees half a block.
     for run in plan.sinks:
         if not run.heard and position % METER_FRAMES >= frames:
             continue
@@ -84,6 +87,8 @@ def _add_pool(mix: PoolMix, block: Samples, position: Frames, scratch: Samples, 
     own = mix.scratch[: len(block)]
     _product(mix, mix.gains, position, own)
     if mix.before is not None:
+        # Both mixes are made and crossfaded over the cycle: a gain that jumped would be heard as a click, and one that
+        # stepped by blocks as zipper noise. The plan keeps `before` for one cycle only.
         old = np.empty_like(own)
         _product(mix, mix.before, position, old)
         mix.before = None
@@ -133,6 +138,7 @@ def _finish(run: SinkRun, block: Samples) -> float:
     elif not run.unity:
         block *= run.gains
     level = peak(block.reshape(-1))
+    # A limiter that has turned down lets go over several cycles, so it also runs where nothing is too loud any more.
     if level > 1.0 or run.limiter.gain != 1.0:
         run.limiter.apply(block, level)
         level = min(level, 1.0)

@@ -84,6 +84,7 @@ class TimerDriver:
         for graph in due:
             if spent < ROUND_NS:
                 self.cycles += 1
+                # At least half the average of those that are due: only such a graph may be blamed for being late.
                 graph.share.heavy = 2 * len(due) * graph.share.recent_ns >= recent_ns
                 spent += self._run(graph, now_ns)
             else:
@@ -98,6 +99,8 @@ class TimerDriver:
         """Whether the graphs together are more work than this processor does: it had time, and they most of it."""
         if self._strained is None:
             return False
+        # Late rounds alone prove nothing: the machine may give the thread no time. It is too much work only where the
+        # thread ran more than half of that time, and spent more than half of what it ran on cycles.
         since_ns, clock_ns, worked_ns = self._strained
         passed, computed = now_ns - since_ns, self._clock() - clock_ns
         return passed > OVERLOAD_NS and 2 * computed > passed and 2 * (self._worked_ns - worked_ns) > computed

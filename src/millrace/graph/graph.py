@@ -315,6 +315,8 @@ class Graph(Nodes):
             if not self._needed:
                 return
             self._start(now_ns)
+        # A cycle is due as soon as its first frame is. So after this call `position` is ahead of the host's clock, by a
+        # quantum at most, and before it behind by as long as the call is late; up to two quanta are no late cycle.
         now = ns_to_frames(now_ns, self.rate)
         behind = now - self.position
         self.late_cycles += behind > 2 * self._planning.quantum
@@ -367,6 +369,9 @@ class Graph(Nodes):
         self._planning.begin(self.mixes(), self.streams.values(), self.taps.values())
         self._planning.go_on(self.share.over, self.position)
         frames, pools = self._planning.quantum, self._planning.plan.pools
+        # Refilling a lane runs the client's door, which may start, stop or move other streams. So it is asked again
+        # which pools are due, until none is; only then is the cycle's position taken, and nothing pulled for it is
+        # missed.
         while due := [pool for pool in pools if pool.due < self.position + frames]:
             for pool in due:
                 yield from pool.service(self.position, frames)

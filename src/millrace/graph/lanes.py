@@ -133,6 +133,7 @@ class LanePool:
 
     def jump(self, before: Frames, after: Frames) -> None:
         """What was to be heard from position `before` on is heard from `after` on."""
+        # The frames stay where they are in memory: only the column that a position means is another from here on.
         self._shift += before - after
         for lane, owner in enumerate(self.owners):
             if owner is not None and not self.waits(lane):
@@ -158,6 +159,9 @@ class LanePool:
         pulled_to = self._pull(stream, lane, have, goal)
         if pulled_to > have:
             self.real_until[lane] = pulled_to
+        # What a client did not give is silence, written like sound: the lane is valid for the whole cycle, so mixing
+        # needs no case for it. `real_until` remembers where the client's own frames end, which alone are kept over a
+        # pause.
         if pulled_to < end:
             stream.feed.short(end - pulled_to, self.real_until[lane] <= position)
             if self.owners[lane] is not stream:

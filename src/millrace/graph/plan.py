@@ -274,6 +274,9 @@ class Planner:
                 continue
             if pool.waits(lane):
                 begin.append((pool, lane, stream))
+            # What was in force is remembered by stream and sink, not by lane: a plan is made anew for any change, and
+            # by then a lane may be another stream's. So whatever the reason for the new plan, gains ramp from what was
+            # heard.
             old = self._applied.stream_gains.get(stream.id)
             now = new.stream_gains[stream.id] = {
                 link.target.id: link_gain(stream, link) for link in stream.links if link.target.id in runs
@@ -312,6 +315,8 @@ class Planner:
         heard = [(lane, now, was) for lane, now, was in lanes if now or was]
         if not heard:
             return
+        # Lanes in between that this sink does not mix are multiplied by zero: one product over a contiguous block is
+        # cheaper than picking rows, and a lane without a stream is silent.
         first = heard[0][0]
         gains = [0.0] * (heard[-1][0] - first + 1)
         before = gains.copy()

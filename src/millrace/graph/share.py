@@ -88,6 +88,8 @@ class Share(Slice):
         """As `leave`, at that time."""
         used = self.clock() - self._entered
         self.left_ns, self.used_ns = self.left_ns - used, self.used_ns + used
+        # A leaky sum with the time constant RECENT_NS: a guest that works all the time stays near what it uses in so
+        # long, one long cycle is soon forgotten, and of a guest that rested so long nothing is held.
         passed, self._at_ns = now_ns - self._at_ns, now_ns
         self.recent_ns += used - self.recent_ns * min(passed, RECENT_NS) // RECENT_NS
         return used
@@ -120,6 +122,8 @@ class Lag:
         if self._since is not None and worked_ns - worked_then_ns < HOPE_NS:
             return False
         self._since = now_ns, worked_ns, behind
+        # The thread had the processor for more than half of the time, and this graph is one of those that used it: if
+        # it is no nearer than before, more time will not help, and leaving sound out is the only way back to now.
         busy = (worked_ns - worked_then_ns) * 2 > now_ns - since_ns > 0
         if busy and self._share.heavy and not self._share.light and behind >= behind_then:
             self._since = None

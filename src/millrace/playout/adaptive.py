@@ -149,6 +149,8 @@ class AdaptiveLink:
 
     def replaced(self, frames: Frames) -> Frames:
         """How many of `frames` that were lost need not be made up: sound was carried on in their stead."""
+        # Concealment already took the place of these frames. To make them up as well would play them twice: each loss
+        # would add its length to the latency, and be worked off again by splices that can be heard.
         done = min(frames, int(self._stead))
         self._stead -= done
         return done
@@ -179,6 +181,8 @@ class AdaptiveLink:
             self.pace.pulled(frames, now_ns)
         else:
             self.pace.pulled_on_time(frames, due_ns, now_ns)
+        # In this order: the clock is told of the pull first, as the latency is judged by it; then the sound may start
+        # within this pull; then the speed is chosen; and only what is still missing at that speed is concealed.
         self.lead = 0
         if self.state is State.PRIMING:
             self._try_start(frames)
@@ -228,6 +232,7 @@ class AdaptiveLink:
             self.tally.skips += done > 0
             self.tally.skipped_frames += done
         elif now_ns - self._spliced_ns < SPLICE_EVERY_NS:
+            # One splice at a matching place is not heard; one after another they roughen the tone.
             return late
         elif late > 0:
             done = self.voice.accelerate(frames)
@@ -247,6 +252,8 @@ class AdaptiveLink:
         if self._concealed_ns >= CONCEAL_NS + FADE_OUT_NS:
             self.state = State.PRIMING
             return False
+        # One concealment counts once, when it begins, and becomes an underrun once, when it passes CONCEAL_NS. A frame
+        # more than is short: the resampler reads ahead of what it gives, by a fraction.
         before = self._concealed_ns
         self._concealed_ns += short * NS_PER_S / self.rate
         self.tally.concealments += before == 0.0

@@ -45,6 +45,7 @@ class JitterBuffer:
             return 0
         if self._concealed:
             n = min(len(block), self.rate * _BLEND_MS // 1000)
+            # What comes does not begin where the repeated period happens to end: without a blend that is a click.
             more = self._carry_on(n)
             block = block.copy()
             block[:n] = more + (block[:n] - more) * ramp(n)
@@ -79,6 +80,8 @@ class JitterBuffer:
 
     def read(self, out: Samples, ratio: float) -> Frames:
         """Fill `out` at `ratio` output frames for each of the tape's; returns how many there were."""
+        # `_inside` is what the resampler has taken and not given: without it the fill, and so the latency, would be off
+        # by as much, and would jump with the ratio.
         self._resampler.ratio = ratio
         while len(self._out) < len(out) and self._tape.fill:
             take = min(self._tape.fill, int((len(out) - len(self._out)) / ratio) + 1)

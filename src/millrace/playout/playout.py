@@ -112,6 +112,8 @@ class Playout:
 
     def pull(self, out: Samples, now_ns: HostNs, due_ns: HostNs | None = None) -> None:
         """Fill `out` (frames, channels) with what is to be heard from `now_ns` on; for `due_ns` see AdaptiveLink."""
+        # A missing packet costs nothing while there is sound to play, so it is waited for until the last moment: then
+        # what stands behind it is worth more than what may still come.
         if self._reorder.waiting and self.fill_ns < WAIT_NS + frames_to_ns(len(out), self.rate):
             self._release()
         if self._link.pull(len(out), now_ns, due_ns):
