@@ -76,8 +76,11 @@ def test_a_guest_has_one_share_however_many_tokens_it_has(tmp_path: Path) -> Non
         alice = daemon.worker.guests["alice"].turns
         for key in ("token/1", "token/2", "certificate/c", "guest/alice"):
             assert daemon.worker.turns_of(Principal(key, Right.HEAR, frozenset({"alice"}))) is alice
-        several = Principal("token/3", Right.HEAR, frozenset({"alice", "bob"}))
-        assert daemon.worker.turns_of(several) not in (alice, daemon.worker.turns, daemon.worker.strangers)
+        shares = {alice, daemon.worker.turns, daemon.worker.strangers}
+        for key in ("token/3", "token/4", "certificate/d", "certificate/e"):
+            of_several = {daemon.worker.turns_of(Principal(key, Right.HEAR, frozenset({"alice", "bob"}))) for _ in "ab"}
+            assert len(of_several) == 1 and not of_several & shares, "who may do little takes no time of who may do all"
+            shares |= of_several
         assert daemon.worker.turns_of(Principal("owner", Right.HEAR, frozenset({"alice"}))) is daemon.worker.turns
 
     running(tmp_path, test)

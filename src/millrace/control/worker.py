@@ -240,12 +240,12 @@ class Worker:
         return self.store.trouble
 
     def turns_of(self, principal: Principal) -> Turns:
-        """At whose expense a principal's commands are done: a guest, however many tokens it has, a token of several
-        guests, and the owner."""
+        """At whose expense a principal's commands are done: a guest, however many tokens it has, a token or certificate
+        of several guests, and the owner."""
         kind = principal.key.partition("/")[0]
         if kind != "owner" and len(principal.guests) == 1 and (name := min(principal.guests)) in self.guests:
             return self.guests[name].turns
-        if kind != "token":
+        if kind not in ("token", "certificate"):
             return self.turns
         if principal.key not in self._turns:
             told = partial(kept_waiting, "", principal.key)
