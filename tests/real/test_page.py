@@ -253,6 +253,39 @@ def test_the_page_is_back_in_sound_when_the_daemon_returns(chromium: Chromium, b
     in_browser(chromium, bus, test)
 
 
+EMPTY = """[...document.querySelectorAll("main > section")].filter((card) => card.offsetHeight).map((card) =>
+[card.querySelector("h2").textContent, card.getBoundingClientRect().bottom
+ - Math.max(...[...card.children].map((child) => child.getBoundingClientRect().bottom))])"""
+
+
+@pytest.mark.beside
+def test_no_card_is_larger_than_what_is_in_it(chromium: Chromium, bus: Bus) -> None:
+    async def test(page: Page) -> None:
+        await page.until("document.querySelector('#listeners').textContent")
+        for width in (390, 900, 1000, 1280, 1700):
+            await page.size(width, 800)
+            cards = dict(await page.run(EMPTY))
+            assert len(cards) >= 5 and max(cards.values()) < 40, (width, cards)
+
+    in_browser(chromium, bus, test)
+
+
+@pytest.mark.beside
+def test_a_list_without_incidents_numbers_nothing(chromium: Chromium, bus: Bus) -> None:
+    none = """(() => { const ask = fetch; globalThis.fetch = (at, ...rest) => String(at).endsWith("/incidents")
+? Promise.resolve(new Response("[]")) : ask(at, ...rest); return true; })()"""
+    marks = "[...document.querySelectorAll('#incidents li')].map((li) => getComputedStyle(li).listStyleType)"
+
+    async def test(page: Page) -> None:
+        await page.until("document.querySelector('#guest').value")
+        await page.run(none)
+        await page.click("#mix button")  # Whoever changes something looks again.
+        await page.until("document.querySelector('#incidents').textContent === 'None.'")
+        assert await page.run(marks) == ["none"]
+
+    in_browser(chromium, bus, test)
+
+
 @pytest.mark.beside
 def test_volumes_mutes_and_incidents_are_on_the_page(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)

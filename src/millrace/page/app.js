@@ -206,7 +206,7 @@ function draw() {
   fill("listeners", ...(one.listeners.length ? one.listeners.map(listener) : [el("p", { class: "soft" }, "Nobody listens.")]));
   drawGraph();
   const mine = objects.of("incident").filter((each) => !each.guest || each.guest === chosen).slice(-30).reverse();
-  fill("incidents", ...(mine.length ? mine.map(incident) : [el("li", {}, "None.")]));
+  fill("incidents", ...(mine.length ? mine.map(incident) : [el("li", { class: "soft none" }, "None.")]));
 }
 
 function levelled(node, one) {
