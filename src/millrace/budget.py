@@ -2,7 +2,7 @@
 
 An account belongs to something that certainly ends: a node of the graph, a connection, a guest's cache. Whatever is
 held for that thing is held in parts of its account (`hold` says how much a part is *now*, so that nothing is ever added
-or given back twice), and closing the account gives back all of it at once. Whoever owns the thing closes the account
+or given back twice), and closing the account gives back all of it at once. The owner of the thing closes the account
 at the one place where the thing ends, whatever the way there: no exit path has to remember anything.
 
 The figures are what things cost in resident memory, as far as that is known (docs/architecture.md says how they were
@@ -117,8 +117,8 @@ class Budget:
             self.refusals += 1
             self._refused(what)
             raise BudgetError(
-                f"{self.whose} holds {self.held / MIB:.0f} of the {self.limit / MIB:.0f} MiB that it may: no room for"
-                f" this {what}; end some of its streams, samples or connections, or raise its `memory`"
+                f"{self.whose} holds {self.held / MIB:.0f} of the {self.limit / MIB:.0f} MiB that it may hold: no room"
+                f" for this {what}; end some of its streams, samples or connections, or raise its `memory`"
             )
         self.held += more
 

@@ -247,7 +247,8 @@ def parse_name(text: str, what: str, reserved: Collection[str] = ()) -> str:
     """A name fit for paths, addresses and command lines: guests, sinks."""
     if len(text) > NAME_MAX or not _NAME.fullmatch(text):
         raise ConfigError(
-            f"{what} {quoted(text)}: use letters, digits, '_', and after the first '.' and '-', {NAME_MAX} at most"
+            f"{what} {quoted(text)}: use letters, digits and '_', and after the first character '.' and '-';"
+            f" {NAME_MAX} at most"
         )
     if text in reserved:
         raise ConfigError(f"{what} {quoted(text)} is taken by Millrace itself, as are {', '.join(sorted(reserved))}")

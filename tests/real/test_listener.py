@@ -76,16 +76,16 @@ def test_guests_are_added_isolated_and_removed(bus: Bus, tmp_path: Path) -> None
     out = bus.cli("guest", "add", "alice").stdout
     assert "PULSE_SERVER=unix:" in out
     in_alice = {"PULSE_SERVER": f"unix:{bus.pulse('alice')}"}
-    hers = bus.listener(tmp_path / "alice.wav", *PCM, guest="alice")
-    his = bus.listener(tmp_path / "default.wav", *PCM)
+    in_guest = bus.listener(tmp_path / "alice.wav", *PCM, guest="alice")
+    beside = bus.listener(tmp_path / "default.wav", *PCM)
     player = play_tone(bus, tmp_path, 2)
     assert bus.run("pactl", "list", "sink-inputs", env=in_alice).stdout == ""
     assert player.wait(10) == 0
-    # Then something in alice, so that what she heard can be told from a listener that heard nothing at all.
+    # Then something in alice, so that what was heard there can be told from a listener that heard nothing at all.
     other = write_wav(tmp_path / "other.wav", s16(sine(1.0, hz=500.0)))
     bus.run("paplay", str(other), env=in_alice)
     wait_for(lambda: bus.guest("alice")["state"] == "idle", 15, "alice falls idle")
-    for listener, file, hz, seconds in ((hers, "alice.wav", 500, 1.0), (his, "default.wav", 997, 2.0)):
+    for listener, file, hz, seconds in ((in_guest, "alice.wav", 500, 1.0), (beside, "default.wav", 997, 2.0)):
         sound, rate = bus.hear(listener, tmp_path / file)
         heard = trimmed(sound)
         assert abs(len(heard) / rate - seconds) < 0.1, "its own sound and no more"

@@ -92,7 +92,7 @@ def test_rules_that_can_not_be_read_let_nobody_in_and_the_configuration_alone_do
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("INSERT INTO tokens (digest, rights, guests) VALUES (x'00', 1, 'nonsense')")
     for _ in range(2):
-        with pytest.raises(ConfigError, match="a token is none that Millrace writes"):
+        with pytest.raises(ConfigError, match="a token is not as Millrace writes it"):
             Daemon(config(tmp_path))
     path.write_bytes(whole)
     running(tmp_path, denied)

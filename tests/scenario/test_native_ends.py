@@ -233,7 +233,7 @@ def test_an_answer_too_large_for_a_message_is_refused_and_the_connection_goes_on
         assert graph.default is not None
         sinks = [graph.add_sink(f"s{n}", "x" * 5_000) for n in range(250)]
         async with connect(daemon.config.runtime / "native.sock") as own:
-            with pytest.raises(BudgetError, match="does not go into one message"):
+            with pytest.raises(BudgetError, match="does not fit into one message"):
                 await own.call("state")
             for sink in sinks[50:]:
                 graph.remove_sink(sink)

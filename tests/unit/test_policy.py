@@ -184,7 +184,7 @@ def test_the_file_is_read_and_mistakes_are_named(tmp_path: Path) -> None:
     for text, message in (
         ("remember = 1", "remember must be bool"), ("[duck]\ndb = 3", "outside -96"), ("colour = 1", "unknown colour"),
         ('[[rule]]\nanswer = "maybe"', "allow, deny, ask"), ('[[rule]]\nanswer = "ask"\nwhat = ["x"]', "microphone"),
-        ('[[rule]]\nanswer = "ask"\nwho = "x"', "unknown who"), ("[roles]\nmusic = 1", "made of strings"),
+        ('[[rule]]\nanswer = "ask"\nwho = "x"', "unknown who"), ("[roles]\nmusic = 1", "must be strings"),
         ("=", "line 1"),
         ("rule = [1]", "is a table"),
     ):  # fmt: skip

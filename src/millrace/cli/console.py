@@ -25,7 +25,7 @@ PIPE_CLOSED = 141
 
 
 class OutputClosed(OutputLost):
-    """Whoever read standard output has had enough."""
+    """What read standard output has closed it."""
 
     exit_code = PIPE_CLOSED
 

@@ -10,7 +10,7 @@ from millrace.text import parse_choice, printable, printable_lines
 MESSAGE_MAX = 4000
 KINDS_MAX = 1000
 SAME_MAX, SAME_S = 20, 10.0
-"""So many messages of one kind are written in so many seconds: who makes the daemon complain writes no log full."""
+"""So many messages of one kind are written in so many seconds: no program fills the log."""
 FORMS = ("text", "json")
 
 

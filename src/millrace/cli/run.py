@@ -87,7 +87,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def run_until_stopped(main: Coroutine[Any, Any, None]) -> None:
-    """Run what only watches: who stops it has had no error."""
+    """Run what only watches: to stop it is no error."""
     run(_until_stopped(main))
 
 

@@ -65,7 +65,7 @@ class NativeStream:
             raise RemoteProtocolError(f"a stream comes with {DESCRIPTORS} descriptors, not {len(fds)}")
         sample = BY_NAME.get(made.format)
         if sample is None or made.bytes < ring_bytes(made.capacity, made.frame_bytes):
-            raise RemoteProtocolError(f"a stream in {quoted(made.format)}, {made.bytes} bytes of it, that can't be")
+            raise RemoteProtocolError(f"a stream of {made.bytes} bytes in {quoted(made.format)}, which is impossible")
         self.id, self.rate, self.channels = made.stream, made.rate, len(made.positions)
         self.capacity, self.target, self.format = made.capacity, made.target, sample
         try:

@@ -26,7 +26,7 @@ class PulsePlayer:
 
     @classmethod
     async def connect(cls, path: Path, name: str) -> PulsePlayer:
-        """Connect and say who we are."""
+        """Connect and say which program this is."""
         player = cls(*await asyncio.open_unix_connection(str(path)))
         await player.ask(Command.AUTH, version=PROTOCOL_VERSION, cookie=bytes(COOKIE_BYTES))
         await player.ask(Command.SET_CLIENT_NAME, props={"application.name": name.encode() + b"\0"})

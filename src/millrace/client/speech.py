@@ -52,7 +52,7 @@ class Speech:
             self._sender.end()
 
     def hush(self) -> None:
-        """The line is gone, and with it whoever recorded."""
+        """The line is gone, and with it what recorded."""
         self._sender.end()
         while not self._waiting.empty():
             self._waiting.get_nowait()

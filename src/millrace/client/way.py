@@ -46,7 +46,7 @@ def is_listeners(url: str) -> bool:
 async def own_socket(url: str) -> Path | None:
     """The socket of this user's daemon, if `url` is where that one says it listens; None if it is anybody else's.
 
-    Whoever writes wss:// means TLS. No credential goes out over TCP by itself: another user's program may listen there.
+    wss:// means TLS. No credential goes out over TCP by itself: another user's program may listen there.
     """
     path, parts = runtime_dir() / API_SOCKET, urlsplit(url)
     if parts.scheme != "ws" or not path.is_socket():
@@ -159,11 +159,11 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
         raise GraphError(f"{url}: there is no such guest, or the token may not hear it; `millrace ls` lists them there")
     if error.status == 200:
         raise RemoteProtocolError(
-            f"{url} is a page and no guest of a Millrace daemon: listeners connect to ws://HOST:PORT/GUEST"
+            f"{url} is a web page, not a guest of a Millrace daemon: listeners connect to ws://HOST:PORT/GUEST"
         )
     if error.status == 426:
-        why = "what was asked for as a WebSocket arrived as an ordinary request"
-        raise RemoteProtocolError(f"{url}: {why}; a proxy on the way has to pass Upgrade and Connection on")
+        why = "the WebSocket request arrived as an ordinary one"
+        raise RemoteProtocolError(f"{url}: {why}; a proxy in between must pass the headers Upgrade and Connection on")
 
 
 def ending(code: str, why: str) -> MillraceError:

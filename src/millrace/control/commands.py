@@ -128,7 +128,7 @@ class Commands:
         parsed = r.parsed(command.takes, args)
         if not _is_kept(name, parsed):
             return await command.run(parsed, principal)
-        # A disk makes a few changes a second: who asks for many at once is held up by those, and nobody else is.
+        # A disk makes a few changes a second: a client that asks for many at once is held up by those, and no other is.
         async with self._changing.setdefault(principal.key, asyncio.Lock()):
             return await command.run(parsed, principal)
 
@@ -164,10 +164,10 @@ class Commands:
 
     @staticmethod
     def _demand_no_source(principal: Principal, found: verbs.Found, to: str = "") -> None:
-        """Where what a source gives goes is not for those to say who might be forbidden to record it."""
+        """Where what a source gives goes is not for a program to say that might be forbidden to record it."""
         if verbs.about_source(found, to) and not principal.may(Right.ADMIN, found.guest.name):
             raise RightsError(
-                f"{principal.key} may not link or move what a source gives, nor move anything there; record it"
+                f"{principal.key} may not link or move a source, nor move anything to one; record it instead"
             )
 
     # -- looking -----------------------------------------------------------------------------

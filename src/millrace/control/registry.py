@@ -1,4 +1,4 @@
-"""The registry: every object of the daemon by its number, and who watches.
+"""The registry: every object of the daemon by its number, and the watchers.
 
 Changes are gathered until the loop comes round, made into one message for all watchers of the same guests, and
 sent. All telling is done in turns, a slice of objects to a watcher in a step: sound goes on in between.
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Who hears of changes."""
+    """Hears of changes."""
 
     principal: Principal
     kinds: frozenset[str] | None

@@ -98,7 +98,7 @@ class _Damaged(sqlite3.DatabaseError):
 
 
 class _Odd(Exception):
-    """A row is none that Millrace writes."""
+    """A row is not as Millrace writes it."""
 
 
 class _Replaced(Exception):
@@ -234,7 +234,7 @@ class Store:
         except _Odd as error:
             raise ConfigError(f"not {what}: {self._sentence(error)}") from None
         except UnicodeEncodeError:
-            raise ConfigError(f"not {what}: {self.path} keeps Unicode text, and this has half of a character") from None
+            raise ConfigError(f"not {what}: {self.path} keeps Unicode text, and this has a lone surrogate") from None
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         return self._db.execute(query, values).fetchall()
@@ -419,7 +419,7 @@ def _understood(what: str) -> Iterator[None]:
         raise
     except (ValueError, TypeError) as error:
         mend = "take it out with sqlite3, or put a copy from before in the file's place"
-        raise _Odd(f"{what} is none that Millrace writes ({' '.join(str(error).split())}); {mend}") from None
+        raise _Odd(f"{what} is not as Millrace writes it ({' '.join(str(error).split())}); {mend}") from None
 
 
 def _gains(text: str) -> tuple[float, ...]:

@@ -66,7 +66,7 @@ def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, 
         elif name == "mute":
             mute = parse_switch(text, "mute")
         else:
-            raise ConfigError(f"{quoted(name)}: a {node.kind} has volume and mute")
+            raise ConfigError(f"{quoted(name)} is not a setting of a {node.kind}, which has volume and mute")
     return gains, mute
 
 
@@ -113,7 +113,7 @@ def parse_matrix(rows: object) -> Matrix | None:
     except (ValueError, TypeError, OverflowError):
         matrix = np.zeros(0)
     if matrix.ndim != 2 or not np.isfinite(matrix).all() or np.abs(matrix).max(initial=0.0) > MATRIX_GAIN_MAX:
-        raise ConfigError(f"matrix: rows of numbers of at most {MATRIX_GAIN_MAX:g}, one row a source channel")
+        raise ConfigError(f"matrix: one row of numbers for each source channel, {MATRIX_GAIN_MAX:g} at most")
     return matrix.astype(np.float32)
 
 

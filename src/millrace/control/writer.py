@@ -1,8 +1,8 @@
 """Changes that outlive the daemon: each is on disk first, and made then.
 
 What can't be kept is not made, and what can't be made is not kept: a refusal has no effect. Changes are made one at a
-time (`turn`), so that none is about a guest, sink or token that another has just taken away. Who asks for many at a
-time has one of them wait among the others' (`turn_of`).
+time (`turn`), so that none is about a guest, sink or token that another has just taken away. Of what one principal
+asks for at a time, only the first waits among the others' (`turn_of`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StoreWriter:
         """`not_kept` hears why something was not, and when that was asked for."""
         self.store, self._not_kept = store, not_kept
         self.turn = asyncio.Lock()
-        """Held by whoever makes a change, from looking at what is there until it is made."""
+        """Held while a change is made, from looking at what is there until it is made."""
         self._own: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._thread = ThreadPoolExecutor(1, "millrace-store")
 

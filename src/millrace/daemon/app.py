@@ -71,7 +71,7 @@ class Daemon:
         await self.serving.listen(self._web.network())
 
     async def _tick(self) -> None:
-        """Every second: what nobody tells us, and a sign of life for who watches."""
+        """Every second: what nobody tells us, and a sign of life for what watches."""
         while True:
             await asyncio.sleep(TICK_S)
             notify("WATCHDOG=1")

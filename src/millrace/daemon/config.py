@@ -71,7 +71,7 @@ def _texts(table: dict[str, Any], key: str, where: str) -> list[str]:
     """A list of texts."""
     found = _take(table, key, list, where) or []
     if not all(isinstance(item, str) for item in found):
-        raise ConfigError(f"{where}.{key} must be a list of texts, not {quoted(found)}")
+        raise ConfigError(f"{where}.{key} must be a list of strings, not {quoted(found)}")
     return found
 
 

@@ -128,7 +128,7 @@ class Admission:
         self.refused_logins += 1
 
     def enforce(self) -> None:
-        """The grants have changed: who waits is answered as far as they say, and what they forbid ends."""
+        """The grants have changed: what waits is answered as far as they say, and what they forbid ends."""
         self.prompts.answer_decided(self.guest, self.grants)
         for door in self.doors:
             door.end_forbidden()
@@ -136,7 +136,7 @@ class Admission:
     # -- by who it is ------------------------------------------------------------------------
 
     def knows(self, subject: Subject) -> bool:
-        """Whether it is known who speaks, or any program may connect."""
+        """Whether it is known which program speaks, or any program may connect."""
         return not subject.identity.unproven or self.allows(Permission.CONNECT, Subject())
 
     def demand_right(self, right: Right, subject: Subject, what: str) -> None:
@@ -151,7 +151,7 @@ class Admission:
 
     @staticmethod
     def identify(subject: Subject, identity: Identity) -> bool:
-        """This is who speaks. What was granted to somebody else, once, is not theirs: True where it was another."""
+        """The program that speaks. What was granted once to another is not its own: True where it was another."""
         before, subject.identity = subject.identity, identity
         if identity.names == before.names:
             return False

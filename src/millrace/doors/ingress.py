@@ -1,6 +1,6 @@
 """What a door tells of its streams and recorders.
 
-Whoever shows a stream, takes its latency apart or says why it sounds as it does asks its feed, and knows no door. So a
+What shows a stream, takes its latency apart or says why it sounds as it does asks its feed, and knows no door. So a
 new door is shown, explained and diagnosed as soon as its feed is an `Ingress`. The numbers are the same for all doors;
 where the sound comes from, and what its buffer is like, each says in its own words.
 """
@@ -55,7 +55,7 @@ class PlayoutStatus(msgspec.Struct, frozen=True):
 
 
 class IngressStatus(msgspec.Struct, frozen=True):
-    """What a door tells of one stream, now. A door puts its words into a subclass: only some who ask want them."""
+    """What a door tells of one stream, now. A door puts its words into a subclass: only some that ask want them."""
 
     door: str = ""
     """Which kind, as users read it; empty where no door has the stream."""

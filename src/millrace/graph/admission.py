@@ -29,7 +29,7 @@ SINK_BUFFERS, TAP_BUFFERS = 3, 1
 
 
 def _turn_away(node: Node) -> None:
-    """Let go of who feeds or hears a node that does not come in: see `Nothing`."""
+    """Let go of what feeds or hears a node that does not come in: see `Nothing`."""
     if isinstance(node, Stream):
         node.feed = NOTHING
     elif isinstance(node, Tap):

@@ -130,9 +130,9 @@ class Graph(Nodes):
         self.leaving.discard(sink)
 
     def leave(self, sink: Sink) -> Iterator[None]:
-        """What is linked into `sink` goes on at its heir, a stream in a step; so does who will name no sink.
+        """What is linked into `sink` goes on at its heir, a stream in a step; so does a stream that names no sink.
 
-        Whoever begins this has to end it, with `remove_sink`. Others may leave in between, an heir too.
+        What is begun here has to be ended, with `remove_sink`. Others may leave in between, an heir too.
         """
         self.leaving.add(sink)
         if self.default is sink:
@@ -153,7 +153,7 @@ class Graph(Nodes):
             self.remove_stream(stream)
 
     def remove_source(self, source: Sink) -> None:
-        """Take `source` away; who still records it then is killed: another source is for others to grant."""
+        """Take `source` away; what still records it then is killed: another source is for others to grant."""
         self._changed("leaving", source)
         for tap in list(source.taps):
             self.remove_tap(tap)
@@ -375,7 +375,7 @@ class Graph(Nodes):
         while due := [pool for pool in pools if pool.due < self.position + frames]:
             for pool in due:
                 yield from pool.service(self.position, frames)
-        # From here on who comes begins with the next cycle.
+        # What comes from here on begins with the next cycle.
         position, self.position = self.position, self.position + frames
         yield from run_cycle(self._planning.plan, position, frames)
         if self._needed:

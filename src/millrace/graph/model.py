@@ -82,7 +82,7 @@ class Consumer(Protocol):
 class Nothing:
     """Feed and consumer of nodes that were removed.
 
-    A node and who feeds it know each other; left so, their buffers would wait for the cyclic collector, which
+    A node and its feed know each other; left so, their buffers would wait for the cyclic collector, which
     runs rarely here.
     """
 
@@ -225,7 +225,7 @@ class Recorded:
 
     @property
     def effective_gains(self) -> tuple[float, ...]:
-        """What its sound is multiplied by, for who records it."""
+        """What its sound is multiplied by, for what records it."""
         return (0.0,) * len(self.gains) if self.mute else self.gains
 
 
@@ -244,7 +244,7 @@ class Sink(Levelled):
     level: float = 0.0
     """Peak of the last cycle that was metered, linear."""
     latest: Samples | None = None
-    """What that cycle gave: looked at by whoever wants to know more of it."""
+    """What that cycle gave: for what wants to know more of it."""
     suspended: bool = False
     outlet_latency_ns: HostNs = 0
     capture: bool = False

@@ -1,4 +1,4 @@
-"""What of a track is kept for those who join."""
+"""What of a track is kept for those that join."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from millrace.units import NS_PER_S
 
 GROUP_NS_MAX = NS_PER_S // 2
 GROUP_BYTES_MAX = 2_000_000
-"""Whoever gets a longer group is behind from the start: a key frame is asked for instead."""
+"""A newcomer that gets a longer group is behind from the start: a key frame is asked for instead."""
 HOLD_STEP = 64 * 1024
 """The budget is asked once for so many bytes, not for each packet."""
 

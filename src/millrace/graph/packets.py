@@ -1,4 +1,4 @@
-"""Packet ports: one track, from its source to all who get it.
+"""Packet ports: one track, from its source to all that get it.
 
 The laws, which `Track` holds whatever its source does:
 
@@ -67,7 +67,7 @@ class PacketSource(Protocol):
         ...
 
     def upstream(self, event: Upstream, who: Watcher | None) -> None:
-        """Somebody asks for something; None: the track itself does, for all who wait."""
+        """Somebody asks for something; None: the track itself does, for all that wait."""
         ...
 
 
@@ -90,7 +90,7 @@ class Subscription:
         self._track.tell_demand()
 
     def upstream(self, event: Upstream, now_ns: HostNs) -> None:
-        """Ask the source for something; RightsError for what only who has the keyboard may."""
+        """Ask the source for something; RightsError for what only the holder of the keyboard may."""
         if isinstance(event, KeyFrame):
             self._track.ask_key_frame(now_ns)
         else:
@@ -164,7 +164,7 @@ class Track:
     # -- the source's side -----------------------------------------------------------------------
 
     def publish(self, source: PacketSource) -> Publisher:
-        """`source` makes the packets from now on, instead of who did: it begins with parameters and a key packet."""
+        """`source` makes the packets from now on, in place of another: it begins with parameters and a key packet."""
         if self.ended:
             raise GraphError(f"track {self.info.key} has ended: make another")
         self.publisher = Publisher(self, source)
@@ -336,7 +336,7 @@ class Track:
                 self.publisher.source.demand(wanted)
 
     def tell_source(self, event: Upstream, who: Watcher) -> None:
-        """An event for the source, from who has the keyboard; RightsError for others."""
+        """An event for the source, from the holder of the keyboard; RightsError for others."""
         self._seat.demand(who, type(event).__name__.lower())
         if self.publisher is not None:
             self.publisher.source.upstream(event, who)

@@ -75,7 +75,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class ScreenSource(Protocol):
-    """Who paints: what readers want comes here.
+    """The source, which paints: what readers want comes here.
 
     It paints, and says so, in one go. Memory that somebody else may paint into at any time is copied first.
     """

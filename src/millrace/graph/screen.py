@@ -1,19 +1,19 @@
-"""Screen ports: the newest picture of one screen, and for each reader what changed since he last took it.
+"""Screen ports: the newest picture of one screen, and for each reader what changed since it last took it.
 
 A screen is state, no queue: its source paints into memory that it was given or gives, and says what it painted. Readers
 take when they are ready. The laws:
 
-- Damage is each reader's own: it covers all that changed since he last took a picture, and may cover more.
-- A move is true from one serial to the next only. A reader gets moves only if he took the very picture before; else,
-  and where his last picture was still being read while the move was painted, or he has not got all that moves, they are
+- Damage is each reader's own: it covers all that changed since it last took a picture, and may cover more.
+- A move is true from one serial to the next only. A reader gets moves only if it took the very picture before; else,
+  and where its last picture was still being read while the move was painted, or it has not got all that moves, they are
   damage.
-- Overlays are part of the picture and come with its serial. A reader leaves out those that his viewer composes from
-  their tracks: what is painted there is no damage for him until the overlay is gone from that place. The source is told
+- Overlays are part of the picture and come with its serial. A reader leaves out those that its viewer composes from
+  their tracks: what is painted there is no damage for it until the overlay is gone from that place. The source is told
   which overlays it must paint, because somebody can't compose them.
 - A picture is a lease: its memory stays mapped and its mode stays, whatever the source does, until it is released. A
-  reader holds one at a time, so one who never releases holds back one mode's memory, and gets no other picture.
+  reader holds one at a time, so one that never releases holds back one mode's memory, and gets no other picture.
 - Paint that comes while a picture is held may show in it. It is damage of the next one, so what was torn is mended.
-- A picture is converted once for all who want it so, and only where it changed.
+- A picture is converted once for all that want it so, and only where it changed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Picture:
         return self._memory.pixels
 
     def converted(self, to: PixelFormat) -> Planes:
-        """Its pixels in another format, shared by all who ask for that."""
+        """Its pixels in another format, shared by all that ask for that."""
         assert self._reader.held is self, "a picture that was released"
         return self._memory.converted(to, self._reader.screen.convert)
 
@@ -78,16 +78,16 @@ class Picture:
 
 
 class Reader:
-    """One who takes pictures: his own damage, at his own pace."""
+    """Takes pictures: with its own damage, at its own pace."""
 
     def __init__(
         self, screen: Screen, who: Watcher, account: Account, interval_ns: HostNs, leave_out: frozenset[str]
     ) -> None:
         self.screen, self.who = screen, who
         self.interval_ns = interval_ns
-        """He takes no picture sooner after the last; 0: as soon as there is one."""
+        """It takes no picture sooner after the last; 0: as soon as there is one."""
         self.leave_out = leave_out
-        """Tracks of overlays that his viewer composes."""
+        """Tracks of overlays that its viewer composes."""
         self.held: Picture | None = None
         self.ended = False
         self._account = account
@@ -98,7 +98,7 @@ class Reader:
         self._taken_ns: HostNs | None = None
 
     def next_timeout(self) -> HostNs | None:
-        """When there is something for him to take; None: when something changes, or he has released what he holds."""
+        """When there is something for it to take; None: when something changes, or it has released what it holds."""
         if self.ended or self.held is not None or self.screen.memory is None:
             return None
         if self._serial == self.screen.serial and self._cursor is self.screen.cursor:
@@ -106,7 +106,7 @@ class Reader:
         return 0 if self._taken_ns is None else self._taken_ns + self.interval_ns
 
     def take(self, now_ns: HostNs) -> Picture | None:
-        """The newest picture, with what changed since his last; None where there is nothing new, or it is too soon."""
+        """The newest picture, with what changed since its last; None where there is nothing new, or it is too soon."""
         due_ns, memory = self.next_timeout(), self.screen.memory
         if due_ns is None or now_ns < due_ns or memory is None:
             return None
@@ -118,16 +118,16 @@ class Reader:
         return self.held
 
     def _seen(self, damage: tuple[Rect, ...]) -> tuple[Rect, ...]:
-        """Damage without what lies below an overlay that he leaves out."""
+        """Damage without what lies below an overlay that it leaves out."""
         places = self._left_out(self.screen.overlays)
         return tuple(rect for rect in damage if not any(place.holds(rect) for place in places))
 
     def _left_out(self, overlays: Iterable[Overlay]) -> list[Rect]:
-        """Where he has not got what the source paints."""
+        """Where it has not got what the source paints."""
         return [place for overlay in overlays if overlay.track in self.leave_out for place in visible(overlay)]
 
     def uncovered(self, overlays: Iterable[Overlay]) -> None:
-        """For the screen: what was below these, of those that he leaves out, he has never had."""
+        """For the screen: what was below these, of those that it leaves out, it has never had."""
         for place in self._left_out(overlays):
             self._damage.add(place)
 
@@ -144,7 +144,7 @@ class Reader:
             self._damage.add(rect)
 
     def _forget_moves(self) -> None:
-        """They are no longer from the picture that he has to the newest one."""
+        """They are no longer from the picture that it has to the newest one."""
         for move in self._moves:
             self._damage.add(move.to)
         self._moves = []
@@ -154,7 +154,7 @@ class Reader:
         self._moves, self._damage = [], Damage([whole])
 
     def key(self, code: int, down: bool) -> None:
-        """Press or release a key; RightsError but for who has the keyboard, as for the pointer and the size."""
+        """Press or release a key; RightsError unless it has the keyboard, as for the pointer and the size."""
         self.screen.controlled(self.who, "typing").key(code, down)
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
@@ -178,7 +178,7 @@ class Reader:
         self.screen.tell_paint()
 
     def end(self) -> None:
-        """He reads no more; what he holds he may hold on until he releases it. A second time does nothing."""
+        """It reads no more; what it holds it may hold on until it releases it. A second time does nothing."""
         if not self.ended:
             self.ended = True
             self._account.close()
@@ -293,7 +293,7 @@ class Screen:
     # -- the readers' side -----------------------------------------------------------------------
 
     def read(self, who: Watcher, interval_ns: HostNs = 0, leave_out: frozenset[str] = frozenset()) -> Reader:
-        """One more reads; GraphError, and he does not, where there is no room."""
+        """One more reads; GraphError, and it does not, where there is no room."""
         if self._ended:
             raise GraphError(f"{self.key} has ended")
         if len(self.readers) >= READERS_MAX:
@@ -314,7 +314,7 @@ class Screen:
         self.tell_paint()
 
     def controlled(self, who: Watcher, what: str) -> ScreenSource:
-        """The source, for who has the keyboard; RightsError for others."""
+        """The source, for the holder of the keyboard; RightsError for others."""
         self._seat.demand(who, what)
         return self._source
 

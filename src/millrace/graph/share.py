@@ -1,7 +1,7 @@
 """A share: what one guest may take of the worker's time at a stretch, before the others have had theirs.
 
-One thread serves all guests, so nobody is interrupted: whoever works for a guest does it in small steps, asks after
-each whether the share is used up, and if so goes on in the next round. The clock is handed down. That of a graph is the
+One thread serves all guests, so nobody is interrupted: work for a guest is done in small steps. Where the share
+is used up after one of them, the work goes on in the next round. The clock is handed down. That of a graph is the
 processor's: a thread that waited for the processor has used nothing.
 """
 
@@ -61,14 +61,14 @@ class Share(Slice):
         # Asking what a thread has worked takes a system call; no more than has passed by a clock on the wall.
         self._wall = wall or clock
         self.recent_ns: HostNs = 0
-        """Lately: who has used least is served first."""
+        """Lately: the one that has used least is served first."""
         self.heavy = False
         """Whether it has lately used about as much as others that have something to do now, or more."""
         self._entered_wall = self._at_ns = 0
 
     @property
     def light(self) -> bool:
-        """Whether it has used little lately; of who has just come that is not known."""
+        """Whether it has used little lately; of one that has just come that is not known."""
         return self.used_ns > 0 and self.recent_ns < LIGHT_NS
 
     def enter(self) -> None:

@@ -255,7 +255,7 @@ class Guest:
         self._driver.attach(self.graph)
 
     def _serve(self, sock: socket.socket, admits: Admits) -> None:
-        """Speak PulseAudio on a socket. Whom it does not admit by what the kernel knows of them needs the cookie."""
+        """Speak PulseAudio on a socket. What it does not admit by what the kernel knows of it needs the cookie."""
         whose, connect = f"guest {self.name}, PulseAudio", partial(self._connect, admits)
         self.servers.append(self._listeners.serve_cores(sock, self.turns, connect, self._watch, whose))
 
@@ -277,7 +277,7 @@ class Guest:
             return None
 
     def _watch(self, transport: asyncio.Transport, core: Connection) -> Witness | None:
-        """A program's own rules are for who speaks, and not for who connected."""
+        """A program's own rules are for the program that speaks, not for the one that connected."""
         assert isinstance(core, PulseClient)
         identity = core.subject.identity
         if not identity.unproven:

@@ -136,7 +136,7 @@ class NativeStreams:
         guest = self._session.guest(args.guest, Right.SPEAK)
         sink = find_mix(guest, args.at) if args.at else guest.graph.default
         if sink is None or sink.capture:
-            raise GraphError(f"{args.at}: sound is played to a sink")
+            raise GraphError(f"{args.at} is not a sink; sound is played to a sink")
         fmt, target = self._checked(args)
         props = _props(args, self._session.name)
         node = Stream(guest.graph.ids.take(), args.name[:200] or "stream", fmt.positions, props)
@@ -197,7 +197,7 @@ class NativeStreams:
 
     def _checked(self, args: Open) -> tuple[AudioFormat, Frames]:
         if len(self._own) >= STREAMS_MAX:
-            raise GraphError(f"{STREAMS_MAX} streams a connection at most; close some, or connect again")
+            raise GraphError(f"a connection has {STREAMS_MAX} streams at most; close some, or open another")
         name = args.format.lower()
         sample: SampleFormat | None = BY_NAME.get(ALIASES.get(name, name))
         if sample is None:
@@ -206,7 +206,7 @@ class NativeStreams:
         checked_int(args.channels, "channels", 1, MAX_CHANNELS)
         positions = tuple(args.positions) or default_map(args.channels)
         if len(positions) != args.channels or not set(positions) <= set(POSITIONS):
-            raise ConfigError(f"positions: {args.channels} of {', '.join(POSITIONS[:12])} and so on")
+            raise ConfigError(f"positions: give {args.channels}, each one of {', '.join(POSITIONS[:12])} and so on")
         low, high = LATENCY_MIN_NS / NS_PER_MS, LATENCY_MAX_NS / NS_PER_MS
         wanted_ns = checked_number(args.latency_ms, "latency_ms", low, high) * NS_PER_MS
         return AudioFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
@@ -261,7 +261,7 @@ class NativeStreams:
     def _playback(self, id_: int) -> NativePlayback:
         playback = self._mine(id_).playback
         if playback is None:
-            raise GraphError(f"stream {id_} records")
+            raise GraphError(f"stream {id_} is a recording")
         return playback
 
     def _drain(self, serial: int, args: OfStream) -> None:
@@ -330,7 +330,7 @@ def _props(args: Open, client: str) -> dict[str, str]:
 
 
 def _asks(guest: Guest, fmt: AudioFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:
-    """What a stream takes of its guest's budget: the ring counts as ours, whoever fills it."""
+    """What a stream takes of its guest's budget: the ring counts as ours, whichever side fills it."""
     low_delay = frames_to_ns(target, fmt.rate) < LOW_DELAY_NS
     resampler = resampler_bytes(fmt.rate, guest.graph.rate, len(fmt.positions), low_delay)
     return {"ring": ring_bytes(capacity, fmt.frame_bytes), "resampler": resampler}

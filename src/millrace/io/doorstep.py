@@ -1,7 +1,7 @@
 """Connections that have not logged in yet: they are closed in time, and first of all when descriptors run short.
 
 Pure: time is an argument. Every door's connections stand here, whatever they speak: a daemon has one supply of
-descriptors, and whoever opens connections and says nothing must not use it up for those who have something to say.
+descriptors, and one that opens connections and says nothing must not use it up for those that have something to say.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Doorstep:
         self._inside: set[Visitor] = set()
         self._swept_ns: HostNs = 0
         self.pressed = 0
-        """For so many more who come somebody goes."""
+        """For so many more that come one goes."""
 
     def arrive(self, visitor: Visitor, now_ns: HostNs) -> None:
         """Somebody has connected, or a stranger has asked something: their time begins."""
@@ -50,7 +50,7 @@ class Doorstep:
             self.strangers[visitor] = now_ns + LOGIN_NS
 
     def enter(self, visitor: Visitor) -> None:
-        """It is known who that is."""
+        """It is known which program that is."""
         self.left(visitor)
         self._inside.add(visitor)
 
@@ -80,7 +80,7 @@ class Doorstep:
         return min((next(iter(queue.values())) for queue in (self.strangers, self.resting) if queue), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Let those go whose time is over."""
+        """Let go those whose time is over."""
         for queue, why in ((self.strangers, "did not log in"), (self.resting, "asked nothing more")):
             late = 0
             while queue and next(iter(queue.values())) <= now_ns:
@@ -89,7 +89,7 @@ class Doorstep:
                 log.info("closed %d connections that %s in time", late, why)
 
     def make_room(self) -> bool:
-        """Descriptors run short: the stranger who has waited longest goes, else who rests. False: there is none."""
+        """Descriptors run short: the stranger that has waited longest goes, else one at rest. False: none."""
         for queue in (self.strangers, self.resting):
             while queue:
                 if self._let_go(queue):

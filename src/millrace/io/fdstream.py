@@ -56,11 +56,11 @@ class FdStream:
         self._whose, self._gone = whose, gone
         self._step = RECEIVE_BYTES if turns is None else STEP_BYTES
         self.turns = turns or Turns()
-        """Whose expense it is to read what comes."""
+        """The guest at whose expense it is read."""
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
         self._take_fds, self._last_word, self._may_wait = take_fds, last_word, may_wait
         self.witness: Witness | None = None
-        """Sees to it who speaks, if that matters."""
+        """Finds out which program speaks, if that matters."""
         self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Chunk] = deque()

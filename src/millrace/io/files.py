@@ -1,4 +1,4 @@
-"""Files written whole: who reads one finds all of it, or what was there before. And files of users, read with care."""
+"""Files written whole: a reader finds all of it, or what was there before. And files of users, read with care."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     except (ValueError, RecursionError):
-        raise ConfigError(f"{path}: a number of too many digits, or brackets too deep") from None
+        raise ConfigError(f"{path}: a number has too many digits, or brackets nest too deep") from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -27,7 +27,7 @@ FDS_MAX = 4
 PATIENCE_S = 5.0
 WAITING_MAX = 64
 Take = Callable[[dict[str, Any], int], dict[str, Any]]
-"""(request, descriptor) to the answer. The descriptor is closed after that: whoever keeps it keeps a copy of it."""
+"""(request, descriptor) to the answer. The descriptor is closed after that: what keeps it keeps a copy."""
 
 
 class Handover:
@@ -62,7 +62,7 @@ class Handover:
         try:
             with Descriptors(fds):
                 answer = self._answer(data, fds)
-            # Whoever asked may have gone; what was handed over stays.
+            # The one that asked may have gone; what was handed over stays.
             with contextlib.suppress(OSError):
                 sock.send(json.dumps(answer).encode() + b"\n")
         finally:

@@ -27,7 +27,7 @@ from millrace.io.witness import watch_writers
 
 log = logging.getLogger("millrace.io")
 RESERVE = 64
-"""Descriptors kept free of connections: for files, machines, and streams of those who are in."""
+"""Descriptors kept free of connections: for files, machines, and streams of those that are in."""
 BACK_OFF_S = 0.5
 HANDSHAKE_S = 10.0
 BACKLOG = 1024
@@ -70,7 +70,7 @@ class Listeners:
         return Acceptor(sock, self.doorstep, turns, Joining(self, make, tls).take)
 
     def serve_cores(self, sock: socket.socket, turns: Turns, make: Make, watch: Watch, whose: str) -> Acceptor:
-        """Run a sans-IO core on each connection: it is in when the core knows who it is. `whose` is for the log."""
+        """Run a sans-IO core on each connection: it is in when the core knows its program. `whose` is for the log."""
         entered, gone = self.doorstep.enter, self.doorstep.left
         return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch, whose))
 
@@ -137,7 +137,7 @@ class Acceptor:
     def _room_for(self, sock: socket.socket) -> bool:
         """The lowest free number is given to each descriptor: a high one says that those below are taken.
 
-        Then somebody goes for each who comes, for a while: who goes leaves a low number free, which says nothing. At a
+        Then one goes for each that comes, for a while: it leaves a low number free, which says nothing. At a
         high one two go, so that it does not get worse.
         """
         limit, doorstep = descriptors(), self._doorstep
@@ -188,7 +188,7 @@ class Joining:
                 self._make, sock, ssl=self._tls, ssl_handshake_timeout=timeout
             )
         except OSError as error:
-            # A stranger who can't do TLS, or has gone.
+            # A stranger that can't do TLS, or has gone.
             log.debug("a connection ended before it began: %s", error)
             sock.close()
             return

@@ -53,7 +53,7 @@ class FileLock:
             return "?"
 
     def release(self) -> None:
-        """Let go. The file stays: who removes a lock's file lets two in."""
+        """Let go. The file stays: to remove a lock's file would let two in."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -1,6 +1,6 @@
 """Whether a file may be asked for anything at once, or some program would have to answer first.
 
-A file system of a user's own (FUSE) is a program. One that does not answer holds up whoever asks it, for good: not
+A file system of a user's own (FUSE) is a program. One that does not answer holds up all that ask it, for good: not
 even SIGKILL ends that wait. So the daemon asks nothing of a file that others chose before it knows what that is on,
 which the kernel tells by itself (/proc/PID/mountinfo, proc(5)).
 """

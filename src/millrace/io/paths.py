@@ -27,7 +27,7 @@ def runtime_dir() -> Path:
     if base:
         return base / "millrace"
     path = TEMPORARY / f"millrace-{os.getuid()}"
-    # Whoever answers at a socket in there is taken for this user's own daemon.
+    # A program that answers at a socket in there is taken for this user's own daemon.
     with suppress(FileNotFoundError):
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():

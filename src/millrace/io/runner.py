@@ -168,7 +168,7 @@ def unread(transport: asyncio.Transport) -> int:
 
 
 def _nobody() -> None:
-    """Whom a connection wakes that is gone: it and its runner know each other no more."""
+    """What a connection wakes that is gone: it and its runner know each other no more."""
 
 
 def _never() -> bool:
@@ -176,7 +176,7 @@ def _never() -> bool:
 
 
 Watch = Callable[[asyncio.Transport, Connection], Witness | None]
-"""Who sees to it who speaks on a connection, if that matters."""
+"""Finds out which program speaks on a connection, if that matters."""
 
 
 class StreamRunner(asyncio.BufferedProtocol):

@@ -1,6 +1,6 @@
 """Memory shared with a client, and the two pipes by which either wakes the other.
 
-The daemon makes the memory and seals its size: a client that could shrink it would kill whoever reads it. Pipes and not
+The daemon makes the memory and seals its size: a client that could shrink it would kill its reader. Pipes and not
 an eventfd: whether an eventfd blocks is a flag of the one description that both sides would hold, so a client could
 clear it and stop the daemon in its next write. A pipe's ends are two.
 """

@@ -2,7 +2,7 @@
 
 A connection works in small steps: a command, a piece of sound, an object of a list. When the share of its guest is used
 up it waits, and goes on in a later round, in the order in which connections began to wait; bytes that have not
-come yet stay in the kernel, so whoever sends too much is slowed by that. Between two rounds everybody else has
+come yet stay in the kernel, so a client that sends too much is slowed by that. Between two rounds everybody else has
 had a turn: cycles of graphs first of all.
 """
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 STEPS_PER_PAUSE = 25
 """Small steps between two pauses."""
 TOLD_NS: HostNs = NS_PER_S // 2
-"""Whose connections have waited so long without a break is told of."""
+"""A guest whose connections have waited so long without a break is told of."""
 
 
 class Worker(Protocol):
@@ -57,7 +57,7 @@ class Steps:
 
 
 async def with_pauses(steps: Iterator[None] | Generator[None, None, T]) -> T:
-    """What `steps` make, with pauses: sound goes on in between, and whoever does it has a turn at a time."""
+    """What `steps` make, with pauses: sound goes on in between, and others have their turn."""
     number = 0
     while True:
         try:

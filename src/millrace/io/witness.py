@@ -1,4 +1,4 @@
-"""Who speaks on a unix socket: not who connected it, but the process that writes, as the program that it is.
+"""Which program speaks on a unix socket: not the one that connected it, but the process that writes.
 
 SO_PEERCRED names the process that connected. What that runs is read from /proc a moment later, and in between it may
 have left the socket to a child and become another program. So what was read counts as proven only once that very
@@ -20,7 +20,7 @@ from millrace.io.peers import identity_of
 from millrace.rights.grants import Identity
 
 LOOKS_MAX = 4
-"""Others that write are looked at in their turn; who passes a socket on and on stays unknown."""
+"""Others that write are looked at in their turn; a program that passes a socket on and on stays unknown."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -35,7 +35,7 @@ class Witness:
 
     @property
     def done(self) -> bool:
-        """Whether it is known who speaks, as far as it ever will be."""
+        """Whether it is known which program speaks, as far as it ever will be."""
         return self._looks == 0
 
     def _look(self, identity: Identity) -> None:
@@ -47,7 +47,7 @@ class Witness:
         self._before = waiting[0]
 
     def reading(self) -> None:
-        """See who wrote what is read next."""
+        """See which process wrote what is read next."""
         self._writer = 0
         try:
             with socket.fromfd(self._fileno, socket.AF_UNIX, socket.SOCK_STREAM) as again:
@@ -80,5 +80,5 @@ class Witness:
 
 
 def watch_writers(sock: socket.socket) -> None:
-    """Have the kernel say who writes, here and on what is accepted here."""
+    """Have the kernel say which process writes, here and on what is accepted here."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

@@ -1,4 +1,4 @@
-"""Runs rows and says who did best."""
+"""Runs rows and says which did best."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class SideData(msgspec.Struct, frozen=True):
 
 
 class Packet(msgspec.Struct, frozen=True):
-    """An access unit, or a part of one. Its payload is shared by all who get it, and never changed."""
+    """An access unit, or a part of one. Its payload is shared by all that get it, and never changed."""
 
     number: int
     """One more for each packet of the track; given by its first source, and kept by every hop."""
@@ -113,7 +113,7 @@ class Kind(Enum):
 
 
 class Cache(Enum):
-    """What of a track is kept for those who join."""
+    """What of a track is kept for those that join."""
 
     GROUP = "group"
     """All since the last key packet, as long as that is short."""
@@ -152,7 +152,7 @@ class Demand(msgspec.Struct, frozen=True):
     drop_ratio: float = 0.0
     """What share of the pictures nobody can use."""
     played_ns: MediaNs | None = None
-    """What is heard or seen by who has the keyboard."""
+    """What is heard or seen where the keyboard is."""
 
 
 NO_DEMAND = Demand(subscribers=0)
@@ -189,7 +189,7 @@ Upstream: TypeAlias = KeyFrame | Seek | Navigation | Custom
 
 
 class PacketSink(Protocol):
-    """Who gets a track: a subscriber's queue, a recorder, a door that gives it to a guest, a relay."""
+    """Gets a track: a subscriber's queue, a recorder, a door that gives it to a guest, a relay."""
 
     def begin(self, items: tuple[Item, ...]) -> None:
         """What a newcomer needs to go on from: parameters, the segment, the last group; or BudgetError."""

@@ -1,4 +1,4 @@
-"""Prometheus metrics, of the guests that whoever asks may see.
+"""Prometheus metrics, of the guests that the one who asks may see.
 
 Labels are a guest's name, a stage and a cause: never a listener or a stream, whose numbers have no bound.
 """
@@ -101,7 +101,7 @@ class Collected:
 
 
 def exposition(counters: Counters, incidents: Incidents, guests: list[Guest], whole: bool) -> bytes:
-    """The text that Prometheus reads; `whole` for whoever may see all of the daemon."""
+    """The text that Prometheus reads; `whole` for one who may see all of the daemon."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collected(counters, incidents, guests, whole))
     return generate_latest(registry)

@@ -31,7 +31,7 @@ class PixelFormat(Enum):
 
 @dataclass(frozen=True)
 class Planes:
-    """A converted picture, shared by all who read it."""
+    """A converted picture, shared by all that read it."""
 
     format: PixelFormat
     planes: tuple[Plane, ...]

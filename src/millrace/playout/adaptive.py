@@ -1,6 +1,6 @@
 """AdaptiveLink: sound from a clock that is not ours to one that is not ours either.
 
-Whoever is pushed by a foreign clock uses it: a listener's card, a door whose guest sends when it likes, a
+It is used wherever a foreign clock pushes: a listener's card, a door whose guest sends when it likes, a
 listener's microphone. Frames go in with the time of their capture and the time at which they came; the
 other side pulls. A `RateController` says how fast to play; small errors are resampled away, larger ones spliced,
 the largest skipped, and where nothing has come in time the last sound is carried on and faded.

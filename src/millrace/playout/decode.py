@@ -45,7 +45,7 @@ class PacketDecoder:
         try:
             return OpusDecoder(self.channels, fmt.streams, fmt.coupled, tuple(fmt.mapping))
         except CodecError as error:
-            raise RemoteProtocolError(f"Opus of {self.channels} channels that can't be decoded: {error}") from None
+            raise RemoteProtocolError(f"Opus with {self.channels} channels can't be decoded: {error}") from None
 
     def _inverse_order(self) -> list[int] | None:
         order = self.format.order

@@ -83,7 +83,7 @@ def _parsed(data: dict[str, Any]) -> PolicyConfig:
     on, db = _typed(duck, "on", list, list(ROLES_THAT_DUCK)), duck.pop("db", -20)
     db = checked_number(db, "duck.db", -96, 0)
     if not all(isinstance(word, str) for word in (*on, *roles.values())):
-        raise ConfigError("roles and duck.on are made of strings")
+        raise ConfigError("roles and duck.on must be strings")
     for rest, where in ((data, ""), (duck, "duck.")):
         if rest:
             raise ConfigError(f"unknown {', '.join(printable(where + key) for key in sorted(rest))}")
@@ -108,7 +108,7 @@ def _rule(table: Any) -> Rule:
     if answer not in ANSWERS:
         raise ConfigError(f"rule: answer must be one of {', '.join(ANSWERS)}, not {quoted(answer)}")
     if not all(isinstance(word, str) and word in known for word in what):
-        raise ConfigError(f"rule: what is a list of {', '.join(sorted(known))}")
+        raise ConfigError(f"rule: what must be a list of {', '.join(sorted(known))}")
     if left:
         raise ConfigError(f"rule: unknown {', '.join(map(printable, sorted(left)))}")
     return Rule(answer, what=tuple(what), always=always, **patterns)

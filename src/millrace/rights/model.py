@@ -44,7 +44,8 @@ def parse_rights(text: str) -> Right:
             return EVERYTHING
         if name not in NAMES or not NAMES[name]:
             raise ConfigError(
-                f"right {quoted(word.strip())}: there are {', '.join(n for n, r in NAMES.items() if r)} and all"
+                f"there is no right {quoted(word.strip())}; there are"
+                f" {', '.join(n for n, r in NAMES.items() if r)} and all"
             )
         out |= NAMES[name]
     return implied(out)

@@ -1,7 +1,7 @@
 """Messages in JSON and MessagePack from another machine: understood, or a RemoteProtocolError, nothing else.
 
 A decoder has more ways to fail than its own error: bytes that are no UTF-8, surrogates that stand alone, nesting deeper
-than the stack. Whoever decodes what is foreign does it here.
+than the stack. What is foreign is decoded here.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ class PulseClient(ClientStreams):
         self.door.admission.demand_right(needed, self.subject, what)
 
     def identified(self, identity: Identity) -> None:
-        """This is who speaks."""
+        """The program that speaks is known."""
         if self.door.admission.identify(self.subject, identity):
             self.door.end_forbidden_of(self, Verdict.ALLOW)
 

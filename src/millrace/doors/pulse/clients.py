@@ -15,7 +15,7 @@ from millrace.wire.pulse.tagstruct import Props
 
 
 class Recorder(Protocol):
-    """Who wants to record: a client, or who loaded a module."""
+    """What wants to record: a client, or the client that loaded a module."""
 
     subject: Subject
 

@@ -57,7 +57,7 @@ def _sink(client: PulseClient, request: Request) -> Sink:
 
 def _stream(client: PulseClient, request: Request) -> Stream:
     stream = client.door.graph.streams.get(request.fields["index"])
-    # Who could move what a source gives to a sink would hear it there.
+    # A client that could move what a source gives to a sink would hear it there.
     if stream is None or stream.feeds_source:
         raise CommandError(Err.NOENTITY)
     return stream

@@ -1,7 +1,7 @@
 """The PulseAudio door of one guest: what its connections share.
 
 A guest's sinks, streams and recorders are the graph's; this holds what only PulseAudio clients
-know: connections, modules, the sample cache, properties, and who subscribed to what.
+know: connections, modules, the sample cache, properties, and which client subscribed to what.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class PulseDoor:
             del self.made_by[id_]
 
     def module_of(self, index: int) -> Module:
-        """Whose a stream or recorder is: a module's, or the guest's own."""
+        """What a stream or recorder belongs to: a module, or the guest's own."""
         return self.made_by.get(index, self.own_module)
 
     # -- rights --------------------------------------------------------------------------

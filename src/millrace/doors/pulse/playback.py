@@ -321,7 +321,7 @@ class PlaybackStream(Ingress):
         self.graph.remove_stream(self.node)
 
     def ended(self) -> None:
-        """The graph has let the stream go, whoever wanted that; a pending drain fails."""
+        """The graph has let the stream go, for whatever reason; a pending drain fails."""
         self.removed = True
         self.queue.close()
         self._resampled.clear()

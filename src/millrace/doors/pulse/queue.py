@@ -37,7 +37,7 @@ class ByteQueue:
         self._data = memoryview(bytearray())
 
     def close(self) -> None:
-        """Drop everything, for good. Whose queue it is is let go: a thousand of them leave the collector nothing."""
+        """Drop everything, for good. Its owner is let go: a thousand of them leave the collector nothing."""
         self.flush()
         self._may_hold = _never
 

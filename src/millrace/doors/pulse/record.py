@@ -159,7 +159,7 @@ class RecordStream(Recorder):
         self.graph.remove_tap(self.node)
 
     def ended(self) -> None:
-        """The graph has let the stream go, whoever wanted that."""
+        """The graph has let the stream go, for whatever reason."""
         self._queue.clear()
 
     def consume(self, block: Samples, position: Frames, level: float) -> None:

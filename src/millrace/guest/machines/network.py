@@ -31,7 +31,7 @@ from millrace.wire.vnc.client import Ready, TlsWanted, VncClient
 LAST_WORDS_S = 0.3
 """What ends together ends within this."""
 HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
-"""How long a SPICE server that has ended a session is left to whoever may have come instead."""
+"""How long a SPICE server that has ended a session is left to the viewer that may have come instead."""
 LOOK_S = 2.0
 
 
@@ -67,7 +67,7 @@ class NetworkMachine(AttachedMachine):
         """Connect, and serve until that ends."""
 
     def _what_password(self) -> str:
-        """Neither protocol tells a wrong password from one whose time is over; what happened before may."""
+        """Neither protocol tells a wrong password from an expired one; what happened before may."""
         known = "it was accepted before, so it has expired or was changed"
         which = known if self.password == self._accepted else "the password is wrong, or has expired"
         file = self.spec.password_file
@@ -129,7 +129,7 @@ class NetworkMachine(AttachedMachine):
 
 
 class SpiceMachine(NetworkMachine):
-    """A machine by SPICE. A SPICE server lets one viewer in: who comes later takes the place.
+    """A machine by SPICE. A SPICE server lets one viewer in: one that comes later takes its place.
 
     spice-server (0.15) says nothing to the one whose place was taken: it closes all channels of that one, in order and
     within milliseconds, and goes on. Only where just that happened the place is left alone for a while, since to take

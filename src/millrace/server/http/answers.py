@@ -1,4 +1,4 @@
-"""Answers that may be large: made in steps; over HTTP, whoever asks pays for one until it has been read."""
+"""Answers that may be large: made in steps; over HTTP, the one who asks pays for one until it has been read."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _leaf(value: Any, room: list[int]) -> msgspec.Raw:
     room[0] -= len(bytes(made)) + 5
     if room[0] < 0:
         raise BudgetError(
-            f"the answer does not go into one message ({FRAME_MAX} bytes): ask about one guest or one object, `watch`"
+            f"the answer does not fit into one message ({FRAME_MAX} bytes): ask about one guest or one object, `watch`"
             " instead, or ask over HTTP"
         )
     return made

@@ -1,4 +1,4 @@
-"""The page: files that hold no secret, served to whoever asks; what they ask for is guarded."""
+"""The page: files that hold no secret, served to anybody who asks; the API behind them is guarded."""
 
 from __future__ import annotations
 

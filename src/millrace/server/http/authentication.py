@@ -61,7 +61,7 @@ class Gate(ABC):
             raise web.HTTPBadRequest(text="a request has one token at most\n")
         offered = subprotocols(request)
         if SUBPROTOCOL not in offered and any(one.startswith(CREDENTIAL) for one in offered):
-            raise web.HTTPBadRequest(text=f"whoever offers {CREDENTIAL}TOKEN offers {SUBPROTOCOL} too\n")
+            raise web.HTTPBadRequest(text=f"offer {SUBPROTOCOL} along with {CREDENTIAL}TOKEN\n")
         self._refuse_foreign_page(request)
 
     def _proved(self, request: web.Request) -> Principal:

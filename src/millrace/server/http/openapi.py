@@ -15,7 +15,7 @@ _REFUSALS = {
     "403": "no right to that", "404": "there is no such thing that may be seen",
     "409": "refused as things are: a name that is taken, a limit, a loop", "429": "too many wrong tokens",
     "503": "the change can't be written to disk, and was not made",
-    "507": "the guest, or who asks, has used up the memory that it may have held; the text says for what",
+    "507": "the guest or the client has used up its memory budget; the text says for what",
 }  # fmt: skip
 _PATH_NAME = re.compile(r"\{(\w+)\}")
 

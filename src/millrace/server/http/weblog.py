@@ -1,4 +1,4 @@
-"""What aiohttp logs of requests: a stranger's nonsense is a line, not a traceback of ours, and who hung up is none."""
+"""What aiohttp logs of requests: a stranger's nonsense is a line, not a traceback of ours, and a hang-up is none."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Watch(Arguments):
 
 
 class Claim(Arguments):
-    """Be the one who has a name, such as `policy`; with `replace` whoever has it loses it."""
+    """Be the one who has a name, such as `policy`; with `replace` the one that has it loses it."""
 
     name: str
     replace: bool = False

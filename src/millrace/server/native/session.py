@@ -1,4 +1,4 @@
-"""Native connections: who comes by which socket, what they ask, and their streams."""
+"""Native connections: by which socket they come, what they ask, and their streams."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class NativeSession:
             self.line.witness = Witness(sock.fileno(), self.subject.identity, self._identified)
 
     def _identified(self, identity: Identity) -> None:
-        """This is who speaks; a token is who has it."""
+        """The program that speaks is known; a token speaks for its owner."""
         guest = self.server.guest
         if self.token or not Admission.identify(self.subject, identity) or guest is None:
             return
@@ -284,7 +284,7 @@ class NativeSession:
             self._welcome(principal)
             return
         if not self.subject.ours:
-            raise RightsError("only the daemon's user comes in without a token")
+            raise RightsError("without a token only the daemon's own user is let in")
         if self.server.admits is Admits.OWNER:
             self._welcome(OWNER)
             return

@@ -18,7 +18,7 @@ GREET_NS = 10 * NS_PER_S
 
 
 class Received(NamedTuple):
-    """A message with the descriptors that came along, which whoever takes it owns."""
+    """A message with the descriptors that came along, which the one that takes it owns."""
 
     message: Message
     fds: tuple[int, ...] = ()

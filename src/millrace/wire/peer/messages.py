@@ -52,7 +52,7 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type"):
 
 
 class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
-    """Daemon's answer: who the listener is, what it hears, and the settings in force."""
+    """Daemon's answer: which principal the listener is, what it hears, and the settings in force."""
 
     listener: Count
     guest: str

@@ -1,6 +1,6 @@
 """A packet of a track on the peer protocol: a media kind of its own, for listeners that say `tracks` in hello.
 
-Whoever does not know the kind skips it. Little-endian, 28 bytes: kind, flags, track, generation, number, pts in ns,
+One that does not know the kind skips it. Little-endian, 28 bytes: kind, flags, track, generation, number, pts in ns,
 duration in µs; then dts where it differs from pts, then the region of the picture that it is, where it is a part.
 """
 
