@@ -273,7 +273,8 @@ def test_no_card_is_larger_than_what_is_in_it(chromium: Chromium, bus: Bus) -> N
 @pytest.mark.beside
 def test_a_list_without_incidents_numbers_nothing(chromium: Chromium, bus: Bus) -> None:
     none = """import("/page/objects.js").then(({ Objects: { prototype } }) => { const all = prototype.of;
-prototype.of = function (kind, guest) { return kind === "incident" ? [] : all.call(this, kind, guest); }; return true; })"""
+prototype.of = function (kind, guest) { return kind === "incident" ? [] : all.call(this, kind, guest); };
+return true; })"""
     marks = "[...document.querySelectorAll('#incidents li')].map((li) => getComputedStyle(li).listStyleType)"
 
     async def test(page: Page) -> None:
