@@ -250,7 +250,7 @@ def test_a_row_that_millrace_did_not_write_is_not_read_and_says_so(where: str, t
         db.execute(ODD_ROWS[where])
     store = Store(path)
     read = {"tokens": store.tokens, "guests": store.guests}.get(where, partial(store.guest, "alice"))
-    with pytest.raises(ConfigError, match=r"^not read: .*state\.db: .*none that Millrace writes .*sqlite3"):
+    with pytest.raises(ConfigError, match=r"^not read: .*state\.db: .*not as Millrace writes it .*sqlite3"):
         read()
     assert not store.trouble
     assert store.guest("bob").grants == []
