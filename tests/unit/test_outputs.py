@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from millrace.backends.base import Unwatched
 from millrace.backends.clocked import NullOutput, RawOutput
 from millrace.backends.wav import HEADER_BYTES, WavOutput
 from millrace.client.outputs import make_output
@@ -58,8 +59,12 @@ def test_a_wav_that_can_not_be_begun_says_so() -> None:
 def ended(output: NullOutput, pull: Callable[[Samples], None] = lambda block: None) -> OutputLost | None:
     """Play, and wait for the output to say that it is over."""
     told: queue.Queue[OutputLost | None] = queue.Queue()
-    output.on_end = told.put
-    output.start(48_000, default_map(2), pull)
+
+    class Watch(Unwatched):
+        def output_ended(self, why: OutputLost | None) -> None:
+            told.put(why)
+
+    output.start(48_000, default_map(2), pull, Watch())
     try:
         return told.get(timeout=20)
     finally:

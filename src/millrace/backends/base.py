@@ -13,20 +13,41 @@ Pull = Callable[[Samples], None]
 """Fills (frames, channels) float32 with what is to be heard now. Called from the output's own thread."""
 
 
-class ClockedOutput(Protocol):
-    """A sound card, or something that keeps time as one does.
+class OutputWatch(Protocol):
+    """Who hears what becomes of an output. Called from the output's own thread."""
 
-    Called from the output's own thread: `on_end` when it can't go on, with why, or with None where its reader has
-    ended; `on_lost` when it has to look for its device, with the time in ns at which that went, and `on_back` when it
-    has found one.
-    """
+    def output_ended(self, why: OutputLost | None) -> None:
+        """It can't go on, and why; None where its reader has ended."""
+        ...
+
+    def device_lost(self, at_ns: HostNs) -> None:
+        """Its device went then, and it looks for it."""
+        ...
+
+    def device_back(self) -> None:
+        """It has found one."""
+        ...
+
+
+class Unwatched:
+    """Nobody."""
+
+    def output_ended(self, why: OutputLost | None) -> None:
+        """See `OutputWatch`."""
+
+    def device_lost(self, at_ns: HostNs) -> None:
+        """See `OutputWatch`."""
+
+    def device_back(self) -> None:
+        """See `OutputWatch`."""
+
+
+class ClockedOutput(Protocol):
+    """A sound card, or something that keeps time as one does."""
 
     name: str
-    on_end: Callable[[OutputLost | None], None]
-    on_lost: Callable[[HostNs], None]
-    on_back: Callable[[], None]
 
-    def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
+    def start(self, rate: int, positions: Positions, pull: Pull, watch: OutputWatch) -> HostNs:
         """Begin to pull; returns the output's own latency. ConfigError where it can't be opened."""
         ...
 

@@ -6,12 +6,11 @@ import logging
 import select
 import threading
 import time
-from collections.abc import Callable
 from io import RawIOBase
 
 import numpy as np
 
-from millrace.backends.base import Pull
+from millrace.backends.base import OutputWatch, Pull
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.errors import OutputLost
 from millrace.units import NS_PER_S, HostNs, Positions
@@ -36,28 +35,27 @@ class NullOutput:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.peak = 0.0
-        self.on_end: Callable[[OutputLost | None], None] = lambda why: None
-        self.on_lost: Callable[[HostNs], None] = lambda at_ns: None
-        self.on_back: Callable[[], None] = lambda: None
 
-    def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
+    def start(self, rate: int, positions: Positions, pull: Pull, watch: OutputWatch) -> HostNs:
         """See `ClockedOutput`."""
-        args = (rate, len(positions), pull)
+        args = (rate, len(positions), pull, watch)
         self._thread = threading.Thread(target=self._run, args=args, name=self.name, daemon=True)
         self._thread.start()
         return self._period_ns
 
-    def _run(self, rate: int, channels: int, pull: Pull) -> None:
+    def _run(self, rate: int, channels: int, pull: Pull, watch: OutputWatch) -> None:
         """The thread: whatever ends it but `stop` is told."""
         try:
-            self._play(rate, channels, pull)
+            if not self._play(rate, channels, pull):
+                watch.output_ended(None)
         except OutputLost as error:
-            self.on_end(error)
+            watch.output_ended(error)
         except Exception:
             log.exception("%s ended by an internal error", self.name)
-            self.on_end(OutputLost(f"{self.name}: an internal error, see the log"))
+            watch.output_ended(OutputLost(f"{self.name}: an internal error, see the log"))
 
-    def _play(self, rate: int, channels: int, pull: Pull) -> None:
+    def _play(self, rate: int, channels: int, pull: Pull) -> bool:
+        """False where nobody takes any more."""
         frames = max(1, rate * self._period_ns // NS_PER_S)
         block = np.zeros((frames, channels), np.float32)
         began, done = time.monotonic_ns(), 0
@@ -71,8 +69,8 @@ class NullOutput:
             pull(block)
             done += frames
             if not self.take(block):
-                self.on_end(None)
-                return
+                return False
+        return True
 
     def take(self, block: Samples) -> bool:
         """What to do with a period; False ends, and so does OutputLost."""

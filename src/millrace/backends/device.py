@@ -7,15 +7,15 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from millrace.backends.base import Pull
+from millrace.backends.base import OutputWatch, Pull, Unwatched
 from millrace.dsp.convert import Samples
-from millrace.errors import ConfigError, NoDevice, OutputLost
+from millrace.errors import ConfigError, NoDevice
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
@@ -65,8 +65,7 @@ class _Device(ABC):
         self._lost_ns: HostNs = 0
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._keeper: threading.Thread | None = None
-        self.on_lost: Callable[[HostNs], None] = lambda at_ns: None
-        self.on_back: Callable[[], None] = lambda: None
+        self._watch: OutputWatch = Unwatched()
 
     @abstractmethod
     def _open(self) -> Any:
@@ -125,7 +124,7 @@ class _Device(ABC):
         """Close what has gone, and look for it, or another, until it is there."""
         import miniaudio
 
-        self.on_lost(lost_ns)
+        self._watch.device_lost(lost_ns)
         self._close()
         while not self._stopping.wait(RETRY_S):
             try:
@@ -133,7 +132,7 @@ class _Device(ABC):
             except (miniaudio.MiniaudioError, ConfigError):
                 continue
             self._device = device
-            self.on_back()
+            self._watch.device_back()
             return
 
     def _close(self) -> None:
@@ -158,16 +157,15 @@ class DeviceOutput(_Device):
         self._buffer_ms = BUFFER_MS[profile]
         self._rate, self._channels = 0, 0
         self._pull: Pull = lambda block: None
-        self.on_end: Callable[[OutputLost | None], None] = lambda why: None
 
     def _names(self) -> list[tuple[str, Any]]:
         import miniaudio
 
         return [(str(device["name"]), device["id"]) for device in miniaudio.Devices().get_playbacks()]
 
-    def start(self, rate: int, positions: Positions, pull: Pull) -> HostNs:
+    def start(self, rate: int, positions: Positions, pull: Pull, watch: OutputWatch) -> HostNs:
         """See `ClockedOutput`."""
-        self._rate, self._channels, self._pull = rate, len(positions), pull
+        self._rate, self._channels, self._pull, self._watch = rate, len(positions), pull, watch
         self._begin("play with --to null:, raw:- or wav:FILE")
         return self._buffer_ms * NS_PER_MS
 

@@ -23,6 +23,7 @@ from millrace.client.blame import Verdict
 from millrace.client.complaints import PULSE_NS, Complaints
 from millrace.client.fileplayer import FilePlayer
 from millrace.client.options import ListenerOptions
+from millrace.client.outputs import InLoop
 from millrace.client.said import Said
 from millrace.client.speech import Speech
 from millrace.client.way import demand_welcome, ending, given_up, hindrance, is_listeners, own_socket, parting, tls_of
@@ -119,12 +120,6 @@ class Listener:
         that takes no more, RemoteProtocolError when the other side is not Millrace.
         """
         tries = 0
-        if self._clocked is not None:
-            loop = asyncio.get_running_loop()
-
-            self._clocked.on_end = lambda why: _hand(loop, self._output_ended, why)
-            self._clocked.on_lost = lambda at_ns: _hand(loop, self._device_lost, at_ns)
-            self._clocked.on_back = lambda: _hand(loop, self._device_back)
         if self._speech is not None:
             self._speech.start()
         try:
@@ -148,7 +143,8 @@ class Listener:
         if self._output_lost is not None:
             raise self._output_lost
 
-    def _output_ended(self, why: OutputLost | None) -> None:
+    def output_ended(self, why: OutputLost | None) -> None:
+        """See `OutputWatch`; in the loop."""
         self._output_lost = why
         self.stop()
 
@@ -325,7 +321,8 @@ class Listener:
 
     def _start_output(self, playout: Playout) -> None:
         assert self._clocked is not None
-        self._output_latency_ns = self._clocked.start(playout.rate, playout.positions, self._pull)
+        watch = InLoop(asyncio.get_running_loop(), self)
+        self._output_latency_ns = self._clocked.start(playout.rate, playout.positions, self._pull, watch)
 
     def _pull(self, out: Samples) -> None:
         """Called from the output's thread."""
@@ -337,12 +334,14 @@ class Listener:
             self._age_ns = now - playout.head_ns
             self._complaints.pull(playout, out, now)
 
-    def _device_lost(self, at_ns: HostNs) -> None:
+    def device_lost(self, at_ns: HostNs) -> None:
+        """See `OutputWatch`; in the loop."""
         with self._lock:
             self._complaints.gone(at_ns)
         self.on_event("device", f"{self.output.name} is gone; looking for it")
 
-    def _device_back(self) -> None:
+    def device_back(self) -> None:
+        """See `OutputWatch`; in the loop."""
         with self._lock:
             self._complaints.blame.back(now_ns())
         self.on_event("device", f"{self.output.name} is back")
@@ -437,12 +436,6 @@ async def _write(line: aiohttp.ClientWebSocketResponse, message: str | bytes) ->
 async def _closing(line: aiohttp.ClientWebSocketResponse, due: asyncio.Event) -> None:
     await due.wait()
     await line.close()
-
-
-def _hand(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: HostNs | OutputLost | None) -> None:
-    """Call it in the loop, from another thread, if there still is one."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call, *args)
 
 
 __all__ = ["NS_PER_S", "Listener", "ListenerOptions"]

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from millrace.backends.base import ClockedOutput, FileOutput
+from millrace.backends.base import ClockedOutput, FileOutput, OutputWatch
 from millrace.backends.clocked import PERIOD_LOW_NS, PERIOD_NS, NullOutput, RawOutput
 from millrace.backends.wav import WavOutput
 from millrace.dsp.convert import SampleFormat
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, OutputLost
 from millrace.text import parse_decimal, quoted
+from millrace.units import HostNs
 
 CHOICES = "device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE, null:, null:+300ppm"
 PPM_MAX = 5000
+
+
+class InLoop:
+    """What an output tells in a thread of its own is told in the loop, if there still is one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, watch: OutputWatch) -> None:
+        self._loop, self._watch = loop, watch
+
+    def _hand(self, call: Callable[..., None], *args: HostNs | OutputLost | None) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, *args)
+
+    def output_ended(self, why: OutputLost | None) -> None:
+        """See `OutputWatch`."""
+        self._hand(self._watch.output_ended, why)
+
+    def device_lost(self, at_ns: HostNs) -> None:
+        """See `OutputWatch`."""
+        self._hand(self._watch.device_lost, at_ns)
+
+    def device_back(self) -> None:
+        """See `OutputWatch`."""
+        self._hand(self._watch.device_back)
 
 
 def make_output(text: str, profile: str) -> ClockedOutput | FileOutput:
