@@ -139,6 +139,7 @@ Object.defineProperty(page, 'outputLatency', { get });
 return true; })()"""
 
 
+@pytest.mark.alone
 def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
     need("firefox-esr")
     playing(bus, tmp_path)
