@@ -99,6 +99,26 @@ def test_each_datagram_is_answered_and_deadlines_are_kept(host: str) -> None:
     running(host, test)
 
 
+def test_each_of_several_peers_is_answered_at_its_own_address(host: str) -> None:
+    async def test(
+        wire: Echo, runner: DatagramRunner, heard: list[bytes], ends: list[Exception], peer: socket.socket
+    ) -> None:
+        with socket.socket(peer.family, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            other.connect(peer.getpeername())
+            for n in range(20):
+                peer.send(b"mine %d" % n)
+                other.send(b"other's %d" % n)
+            async with asyncio.timeout(10):
+                while len(heard) < 40:
+                    await asyncio.sleep(0.005)
+            mine, others = [await said(peer) for _ in range(21)], [await said(other) for _ in range(20)]
+        assert [one for one in mine if one != b"later"] == [b"mine %d" % n for n in range(20)]
+        assert others == [b"other's %d" % n for n in range(20)] and not ends
+
+    running(host, test)
+
+
 @pytest.mark.parametrize("bad", [True, False], ids=["bad", "silent"])
 def test_it_ends_once_and_closes_its_socket(bad: bool) -> None:
     async def test(

@@ -17,7 +17,7 @@ from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
 from millrace.doors.pulse.loaded import Module
 from millrace.errors import ConfigError, GraphError
-from millrace.graph.admission import LINKS_MAX
+from millrace.graph.accounts import LINKS_MAX
 from millrace.graph.model import Stream
 from millrace.guest.config import checked_guest_name
 from millrace.io.clock import now_ns

@@ -10,7 +10,7 @@ import pytest
 
 from millrace.dsp.convert import Samples
 from millrace.errors import GraphError
-from millrace.graph.admission import LINKS_MAX, MIXES_MAX
+from millrace.graph.accounts import LINKS_MAX, MIXES_MAX
 from millrace.graph.driver import ROUND_NS, TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Sink, Stream, Tap

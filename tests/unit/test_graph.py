@@ -230,7 +230,7 @@ def test_lane_ring_wraps_without_a_trace() -> None:
 
 
 def test_streams_are_bounded() -> None:
-    from millrace.graph import admission as module
+    from millrace.graph import accounts as module
 
     rig = Rig()
     for _ in range(module.STREAMS_MAX):

@@ -52,6 +52,8 @@ WELCOME_S = 20.0
 """For the daemon's first word."""
 ASKED_S = 40.0
 """For its answer, if it says that somebody is asked first: nobody is asked for that long."""
+CALL_S = 60.0
+"""For the answer to a call. It is longer than `ASKED_S`: the answer may have to wait for somebody's decision."""
 KNOCK_S = 0.05
 """Between two tries at a socket before which too many wait already."""
 CHANGES_MAX = 100_000
@@ -211,9 +213,12 @@ class Bus:
             self._ended(kind(message.message))
             return
         waiting = self._calls.pop(message.serial, None)
-        if waiting is None or waiting.future.done():
+        if waiting is None:
             return
-        if isinstance(message, Fault):
+        if waiting.future.done():
+            if waiting.on_fds is not None and isinstance(message, Reply):
+                self._give_back(message.value)
+        elif isinstance(message, Fault):
             waiting.future.set_exception(BY_WORD.get(message.code, MillraceError)(message.message))
         elif waiting.on_fds is not None:
             try:
@@ -223,6 +228,12 @@ class Bus:
                 raise
         else:
             waiting.future.set_result(message.value)
+
+    def _give_back(self, value: Any) -> None:
+        """A stream has begun, and whoever asked for it waits no longer."""
+        if self._line is not None:
+            self._wire.send_message(Call(next(self._serials), "close", {"stream": begun(value).stream}))
+            self._line.flush_soon()
 
     def _noticed(self, notice: Notice) -> None:
         if notice.stream == 0:
@@ -241,18 +252,26 @@ class Bus:
 
     # -- calls -------------------------------------------------------------------------------
 
-    async def call(self, method: str, **args: Any) -> Any:
-        """Run any command of the daemon; a MillraceError says why it was refused."""
-        return await self._call(method, args, None)
+    async def call(self, method: str, *, timeout_s: float | None = CALL_S, **args: Any) -> Any:
+        """Run any command of the daemon; a MillraceError says why it was refused.
 
-    async def _call(self, method: str, args: dict[str, Any], on_fds: TakeFds | None) -> Any:
+        PeerLost where no answer comes within `timeout_s` (None: wait for ever). The daemon may do it all the same,
+        later; the connection stays.
+        """
+        return await self._call(method, args, None, timeout_s)
+
+    async def _call(self, method: str, args: dict[str, Any], on_fds: TakeFds | None, timeout_s: float | None) -> Any:
         if self._lost is not None or self._line is None:
             raise self._lost or PeerLost("not connected: use `async with`")
         serial = next(self._serials)
         waiting = self._calls[serial] = _Waiting(asyncio.get_running_loop().create_future(), on_fds)
         self._wire.send_message(Call(serial, method, args))
         self._line.flush()
-        return await waiting.future
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await waiting.future
+        except TimeoutError:
+            raise PeerLost(f"no answer to {method} within {timeout_s:g} s; is the daemon stopped, or busy?") from None
 
     async def set(self, target: str, guest: str | None = None, **settings: str | bool | float) -> None:
         """Change settings, such as `set("sink/millrace", volume="50%")`."""
@@ -279,7 +298,7 @@ class Bus:
 
     async def _open(self, method: str, stream: NativeStream, args: dict[str, Any]) -> None:
         if method not in ("play", "record"):
-            await self.call(method, **args)
+            await self._call(method, args, None, CALL_S)
             return
 
         def began(value: Any, fds: Descriptors) -> int:
@@ -288,7 +307,7 @@ class Bus:
             self._streams[made.stream] = stream
             return made.stream
 
-        await self._call(method, args, began)
+        await self._call(method, args, began, CALL_S)
 
     # -- the registry ------------------------------------------------------------------------
 

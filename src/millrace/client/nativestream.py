@@ -56,8 +56,10 @@ class NativeStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self.why:
-            await self._open("close", self, {"stream": self.id})
-            self.ended("it was closed here")
+            try:
+                await self._open("close", self, {"stream": self.id})
+            finally:
+                self.ended("it was closed here")
 
     def began(self, made: Begun, fds: Descriptors) -> None:
         """The daemon has made the stream; RemoteProtocolError where that can't be."""

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from millrace.budget import Budget
 from millrace.errors import GraphError
-from millrace.graph.admission import Admission, bytes_of, check_movable, link_to, linked, set_links
+from millrace.graph.accounts import NodeAccounts, bytes_of, check_movable, link_to, linked, set_links
 from millrace.graph.cycle import run_cycle
 from millrace.graph.lanes import Lanes
 from millrace.graph.model import (
@@ -72,7 +72,7 @@ class Graph(Nodes):
         self.running = False
         self._quanta = Quanta(rate)
         lane, short = 1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta.longest - 1).bit_length()
-        self._admission = Admission(name, self.budget, self._quanta.longest, short)
+        self._accounts = NodeAccounts(name, self.budget, self._quanta.longest, short)
         self._lanes = Lanes(lane, short)
         self._planning = Planning(self._quanta, self._lanes)
         self.share = Share()
@@ -97,7 +97,7 @@ class Graph(Nodes):
         """A new source: what is linked into it can be recorded. GraphError where the name is taken."""
         self._demand_free(name, "source")
         source = Sink(self.ids.take(), name, positions or self.positions, description=description or name, capture=True)
-        self._admission.admit(source, len(self.sinks) + len(self.sources))
+        self._accounts.admit(source, len(self.sinks) + len(self.sources))
         self.sources[source.id] = source
         self._changed("new", source)
         return source
@@ -106,7 +106,7 @@ class Graph(Nodes):
         """A new sink with its monitor; GraphError where the name is taken."""
         self._demand_free(name, "sink")
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
-        self._admission.admit(sink, len(self.sinks) + len(self.sources))
+        self._accounts.admit(sink, len(self.sinks) + len(self.sources))
         sink.state = NodeState.RUNNING if self.running else sink.state
         self.sinks[sink.id] = sink
         self._changed("new", sink)
@@ -200,7 +200,7 @@ class Graph(Nodes):
         """Bring in a stream, linked to `sink`, inactive."""
         link = link_to(stream, sink)
         stream.asks = stream.asks | {"links": bytes_of([link])}
-        self._admission.admit(stream, len(self.streams))
+        self._accounts.admit(stream, len(self.streams))
         stream.links = [link]
         self.streams[stream.id] = stream
         self._changed("new", stream)
@@ -218,7 +218,7 @@ class Graph(Nodes):
 
     def add_tap(self, tap: Tap, source: Sink | Stream) -> None:
         """Bring in a tap on a sink's monitor, or on one stream, with which it ends."""
-        self._admission.admit(tap, len(self.taps))
+        self._accounts.admit(tap, len(self.taps))
         tap.hear(source)
         self.taps[tap.id] = tap
         self._enter(tap, NodeState.RUNNING if self.running else NodeState.IDLE, "linked")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
-from millrace.graph.admission import check_movable, link_to, linked, set_links
+from millrace.graph.accounts import check_movable, link_to, linked, set_links
 from millrace.graph.model import Levelled, Node, Sink, Stream, Tap
 from millrace.graph.plan import check_loops
 from millrace.units import Positions

@@ -1,4 +1,4 @@
-"""What is admitted to a graph: how many nodes and links, and what each costs of its guest's budget.
+"""How many nodes and links a graph may have, and what each costs of its guest's budget.
 
 A stream is let in only with its queue, its resampler and its lane paid for, so one that was let in can always be heard.
 """
@@ -36,8 +36,8 @@ def _turn_away(node: Node) -> None:
         node.consumer = NOTHING
 
 
-class Admission:
-    """One guest's. `block` is the frames of the longest cycle, `lane` those of the shortest lane."""
+class NodeAccounts:
+    """Opens those of one guest. `block` is the frames of the longest cycle, `lane` those of the shortest lane."""
 
     def __init__(self, guest: str, budget: Budget, block: Frames, lane: Frames) -> None:
         self._guest, self._budget, self._block, self._lane = guest, budget, block, lane
