@@ -42,6 +42,8 @@ def reference(tmp_path: Path) -> Iterator[dict[str, str]]:
         server.wait(10)
 
 
+# PulseAudio 17 takes twice the rate that 16 takes; Millrace keeps to 16.
+TOO_FAST_FOR_16 = "module-null-sink sink_name=x rate=387841"
 # One line a module, as people type it after `pactl load-module`.
 LOADS = r"""
 module-null-sink sink_name=a sink_properties=device.description=O'Brien
@@ -56,7 +58,6 @@ module-null-sink sink_name=f rate=44100 format=float32 channel_map=left,right,su
 module-null-sink sink_name=x rate=999999999
 module-null-sink sink_name=slow rate=1 format=s16
 module-null-sink sink_name=fast rate=387840 format=s16
-module-null-sink sink_name=x rate=387841
 module-null-sink sink_name=x rate=0
 module-null-sink sink_name=x format=floaty
 module-null-sink sink_name=a
@@ -125,7 +126,8 @@ def shown(env: dict[str, str], kind: str) -> dict[str, Any]:
 @pytest.mark.beside
 def test_modules_take_and_refuse_what_pulseaudio_does_and_make_the_same(bus: Bus, reference: dict[str, str]) -> None:
     bus.run("pactl", "unload-module", "module-always-sink")
-    for line in LOADS.strip().splitlines():
+    with_16 = " 16." in subprocess.run(["pulseaudio", "--version"], capture_output=True, text=True, check=True).stdout
+    for line in [*LOADS.strip().splitlines(), *([TOO_FAST_FOR_16] if with_16 else ())]:
         name, _, argument = line.partition(" ")
         theirs, ours = (pactl(env, "load-module", name, argument) for env in (reference, bus.env))
         assert (theirs.returncode, theirs.stderr) == (ours.returncode, ours.stderr), line
