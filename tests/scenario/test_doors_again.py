@@ -184,7 +184,7 @@ class Watch:
         daemon.worker.guest("alice").observers.append(self)
 
     def door_changed(self, change: str, door: AttachedMachine) -> None:
-        self.states.append(door.view()["state"])
+        self.states.append(door.view().state)
 
 
 def causes(daemon: Daemon) -> list[str]:
@@ -294,7 +294,7 @@ def test_explain_names_no_sender_that_it_does_not_know(tmp_path: Path) -> None:
         assert graph.default is not None
         stream = new_stream(graph, graph.default, "x", AudioFormat(SampleFormat.S16LE, 48_000, ("mono",)), {})
         told = await daemon.plane.commands.run(OWNER, "explain", {"target": stream.key})
-        assert "not known here" in told["steps"][0]["text"] and "microphone" not in str(told)
+        assert "not known here" in told.steps[0].text and "microphone" not in str(told)
 
     running(tmp_path, Vnc(), test)
 

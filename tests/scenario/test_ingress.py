@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Struct, convert, to_builtins
 
 from millrace.codec.parameters import CodecParameters
 from millrace.control.publish import Publisher
@@ -274,12 +275,12 @@ class House(Rig):
                 tap = self.graph.taps[number]
                 recorder = recorder_of(tap)
                 assert recorder is not None
-                out["explain"][name] = explain_recorder(self.guest, tap, recorder)
+                out["explain"][name] = _shown(explain_recorder(self.guest, tap, recorder))
                 continue
             stream = self.graph.streams[number]
-            out["streams"][name] = _plain(stream_view(self.guest, stream))
-            out["explain"][name] = explain_stream(self.guest, stream)
-            out["latency"][name] = breakdown(self.guest, stream, self.now_ns)
+            out["streams"][name] = _plain(_shown(stream_view(self.guest, stream)))
+            out["explain"][name] = _shown(explain_stream(self.guest, stream))
+            out["latency"][name] = _shown(breakdown(self.guest, stream, self.now_ns))
         return out | self._guest_told()
 
     def _guest_told(self) -> Shown:
@@ -288,14 +289,14 @@ class House(Rig):
             while True:
                 next(steps)
         except StopIteration as made:
-            whole = _plain(made.value)
+            whole = _plain(_shown(made.value))
         for name in ("pulse", "native", "memory"):
             del whole[name]
         whole["streams"] = [shown["id"] for shown in whole["streams"]]
         metrics = exposition(
             Counters(1, 2, 3, 4, True, False), self.diagnosis.incidents, [self.guest], whole=True
         ).decode()
-        incidents = [incident.view() for incident in self.diagnosis.incidents]
+        incidents = [_shown(incident.view()) for incident in self.diagnosis.incidents]
         return {
             "guest": whole, "metrics": [line for line in metrics.splitlines() if not _varies(line)],
             "registry": [f"{entry.kind}/{entry.id}" for entry in self.registry._entries.values()],
@@ -303,6 +304,15 @@ class House(Rig):
                 {key: shown[key] for key in ("subject", "stage", "cause", "evidence", "count")} for shown in incidents
             ],
         }  # fmt: skip
+
+
+def _shown(view: Struct | list[Any]) -> Any:
+    """A view as JSON has it, and of the types that the API's description names."""
+    if isinstance(view, list):
+        return [_shown(one) for one in view]
+    shown = to_builtins(view)
+    assert to_builtins(convert(shown, type(view))) == shown
+    return shown
 
 
 def _varies(line: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
 
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
@@ -33,7 +34,7 @@ from tests.places import fill, lack, small_disk
 
 
 async def ask(daemon: Daemon, method: str, **args: Any) -> Any:
-    return await daemon.plane.commands.run(OWNER, method, args)
+    return to_builtins(await daemon.plane.commands.run(OWNER, method, args))
 
 
 async def everything(daemon: Daemon) -> str:

@@ -263,11 +263,11 @@ def test_the_version_is_said_in_one_place_and_has_its_notes() -> None:
 
 
 def test_one_channel_is_explained_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain, "_level", lambda stage, node: {"text": ""})
+    monkeypatch.setattr(explain, "_level", lambda stage, node: explain.Step(stage, ""))
     sink = SimpleNamespace(id=1, key="sink/1", kind="sink", name="a", positions=("left", "right"), links=[])
     link: Any = SimpleNamespace(target=sink, matrix=None)
     guest: Any = SimpleNamespace(sessions=[])
-    told = [explain._linked(guest, "stream/7", channels, link, set())[0]["text"] for channels in (1, 6)]
+    told = [explain._linked(guest, "stream/7", channels, link, set())[0].text for channels in (1, 6)]
     assert told == ["stream/7 to sink/1: 1 channel mixed to 2", "stream/7 to sink/1: 6 channels mixed to 2"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import to_builtins
 
 from millrace.cli.incidents import line
 from millrace.client.blame import Blame
@@ -33,7 +34,7 @@ def test_the_same_within_a_second_is_one_incident_and_counts() -> None:
     assert made.totals() == {("alice", "client", "wrote late"): 4}
     assert seen == [("new", 1), ("change", 1), ("new", 2), ("new", 3)]
     view = first.view()
-    assert view["id"] == "incident/1" and view["text"] and view["evidence"] == {"asked_for_ms": 4}
+    assert view.id == "incident/1" and view.text and view.evidence == {"asked_for_ms": 4}
 
 
 def test_a_condition_that_lasts_is_one_incident_with_its_first_and_last_time() -> None:
@@ -42,7 +43,7 @@ def test_a_condition_that_lasts_is_one_incident_with_its_first_and_last_time() -
         for second in range(0, 180, 9):
             made.record(stage, "cut short", second * NS_PER_S, "worst")
         made.record(stage, "cut short", 300 * NS_PER_S, "worst")
-        once, again = [incident.view() for incident in made if incident.stage == stage]
+        once, again = [to_builtins(incident.view()) for incident in made if incident.stage == stage]
         assert (once["count"], again["count"]) == (20, 1)
         assert once["last"] - once["at"] == 171 and again["last"] == again["at"]
         assert " (× 20 until " in line(once) and "×" not in line(again)

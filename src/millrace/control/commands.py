@@ -27,6 +27,7 @@ from millrace.io.clock import now_ns
 from millrace.io.turns import with_pauses
 from millrace.observe.explain import explain_recorder, explain_stream
 from millrace.observe.latency import breakdown
+from millrace.observe.objects import GuestView
 from millrace.observe.views import guest_view
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right, parse_rights
@@ -184,7 +185,7 @@ class Commands:
     async def _state(self, args: r.State, principal: Principal) -> Any:
         seen = self.visible(principal)
         shown = seen if args.guest is None else [self.guest(principal, args.guest, Right.SEE)]
-        guests: list[dict[str, Any]] = [await with_pauses(guest_view(guest)) for guest in shown]
+        guests: list[GuestView] = [await with_pauses(guest_view(guest)) for guest in shown]
         state: dict[str, Any] = {"version": __version__, "listen": self._place.address, "guests": guests}
         state |= {"you": principal.key, "names": [guest.name for guest in seen]}
         if principal.may(Right.ADMIN):

@@ -28,8 +28,18 @@ MEASURED = frozenset({"sink", "source", "stream", "listener", "door"})
 """Of these something is measured."""
 SLICE = 50
 FRAME_BYTES = 256 * 1024
-Shown = dict[str, Any]
-View = Callable[[], Shown]
+View = Callable[[], object]
+
+
+class Shown(msgspec.Struct):
+    """One object, as watchers are told of it."""
+
+    number: int = msgspec.field(name="n")
+    kind: str
+    guest: str
+    view: object = msgspec.field(name="is")
+
+
 Encode = Callable[[list[Shown], list[int], bool], bytes]
 """(objects that are new or have changed, numbers that are gone, whether the first look is over) to bytes."""
 
@@ -219,4 +229,4 @@ def _sees(watcher: Watcher, entry: Entry) -> bool:
 
 
 def _shown(entry: Entry) -> Shown:
-    return {"n": entry.id, "kind": entry.kind, "guest": entry.guest, "is": entry.view()}
+    return Shown(entry.id, entry.kind, entry.guest, entry.view())

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from millrace.control.plane import ControlPlane
 from millrace.control.tokens import new_key
 from millrace.control.worker import Worker
@@ -87,7 +89,8 @@ class Daemon:
             raise ConfigError("that descriptor is not a socket")
         name, copy = str(request.get("guest", "default")), socket.socket(fileno=os.dup(fd))
         try:
-            return self.worker.attach(name, DoorSpec("p2p", f"fd {copy.fileno()}", connection=copy)).view()
+            machine = self.worker.attach(name, DoorSpec("p2p", f"fd {copy.fileno()}", connection=copy))
+            return dict(msgspec.to_builtins(machine.view()))
         except BaseException:
             copy.close()
             raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from millrace.doors.admission import Admission
 from millrace.graph.graph import Graph
@@ -11,6 +14,20 @@ from millrace.guest.config import GuestConfig
 from millrace.io.turns import Turns
 from millrace.outlets.peer import Subscribers
 from millrace.symptoms import Report
+
+
+class MachineView(msgspec.Struct, frozen=True):
+    """What is shown of a machine. `reads` is only of QEMU: how often it has taken what is recorded."""
+
+    id: str
+    door: str
+    state: str
+    error: str
+    machine: str
+    sessions: int
+    recording: bool
+    hint: str
+    reads: int | UnsetType = UNSET
 
 
 class Machine(Protocol):
@@ -23,7 +40,7 @@ class Machine(Protocol):
         """The name users and the API use."""
         ...
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> MachineView:
         """What `ls` shows."""
         ...
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import msgspec
 import numpy as np
 
 from millrace.doors.ingress import IngressStatus, RecorderStatus, described, status_of
@@ -16,12 +15,13 @@ from millrace.observe.views import latency_ms
 from millrace.rights.grants import Permission
 from millrace.text import counted
 
-Step = dict[str, Any]
 
+class Step(msgspec.Struct, frozen=True):
+    """One stage of the way; `changes`: whether the sound leaves it other than it came."""
 
-def _step(stage: str, text: str, changes: bool = False) -> Step:
-    """`changes`: whether the sound leaves this stage other than it came."""
-    return {"stage": stage, "text": text, "changes": changes}
+    stage: str
+    text: str
+    changes: bool = False
 
 
 def explain_stream(guest: Guest, stream: Stream) -> list[Step]:
@@ -31,7 +31,7 @@ def explain_stream(guest: Guest, stream: Stream) -> list[Step]:
     for link in stream.links:
         steps += _linked(guest, stream.key, len(stream.positions), link, seen=set())
     if stream.underruns:
-        steps.append(_step("faults", f"it ran dry {stream.underruns} times; `millrace incidents --about {stream.key}`"))
+        steps.append(Step("faults", f"it ran dry {stream.underruns} times; `millrace incidents --about {stream.key}`"))
     return steps
 
 
@@ -39,18 +39,18 @@ def _who(stream: Stream, status: IngressStatus) -> Step:
     label = stream.props.get("application.name") or stream.name
     role = stream.props.get("media.role", "")
     head = f"{label!r}" + (f", role {role}" if role else "") + f", is {stream.state.value}"
-    return _step("client", f"{head}; {status.origin}")
+    return Step("client", f"{head}; {status.origin}")
 
 
 def _came_in(guest: Guest, stream: Stream, status: IngressStatus) -> list[Step]:
     if status.format is None:
-        return [_step("format", f"at the guest's own {guest.graph.rate} Hz, {_channels(stream.positions)}")]
-    steps = [_step("format", _format(status.format)), _step("buffer", status.buffer)]
+        return [Step("format", f"at the guest's own {guest.graph.rate} Hz, {_channels(stream.positions)}")]
+    steps = [Step("format", _format(status.format)), Step("buffer", status.buffer)]
     if status.playout is None:
         return [*steps, _resampling(status.format.rate, guest.graph.rate, status.resampler)]
     drift = status.playout.drift_ppm
     clock = "its clock is not known yet" if drift is None else f"its clock is {drift:+.1f} ppm from this machine's"
-    return [*steps, _step("clock", f"{clock}; it is followed by resampling, a few ppm at a time", changes=True)]
+    return [*steps, Step("clock", f"{clock}; it is followed by resampling, a few ppm at a time", changes=True)]
 
 
 def _format(fmt: AudioFormat) -> str:
@@ -63,9 +63,9 @@ def _channels(positions: tuple[str, ...]) -> str:
 
 def _resampling(rate: int, own: int, method: str | None) -> Step:
     if method is None:
-        return _step("resampling", f"none: the guest runs at {own} Hz too")
+        return Step("resampling", f"none: the guest runs at {own} Hz too")
     text = f"{rate} to {own} Hz by {method}, because the guest's graph runs at {own} Hz"
-    return _step("resampling", text, changes=True)
+    return Step("resampling", text, changes=True)
 
 
 def _level(stage: str, node: Levelled) -> Step:
@@ -73,7 +73,7 @@ def _level(stage: str, node: Levelled) -> Step:
     text = "/".join(f"{p} %" for p in percents) + (", muted" if node.mute else "")
     if node.trim != 1.0:
         text += f", turned down by {-20 * np.log10(node.trim):.0f} dB by a session manager"
-    return _step(stage, text, changes=node.effective_gains != (1.0,) * len(node.gains))
+    return Step(stage, text, changes=node.effective_gains != (1.0,) * len(node.gains))
 
 
 def _linked(guest: Guest, key: str, channels: int, link: Link, seen: set[int]) -> list[Step]:
@@ -82,14 +82,14 @@ def _linked(guest: Guest, key: str, channels: int, link: Link, seen: set[int]) -
         return []
     seen.add(sink.id)
     if link.matrix is not None:
-        steps = [_step("link", f"{key} to {sink.key} by a matrix of its own: {link.matrix.tolist()}", changes=True)]
+        steps = [Step("link", f"{key} to {sink.key} by a matrix of its own: {link.matrix.tolist()}", changes=True)]
     elif channels != len(sink.positions):
         text = f"{key} to {sink.key}: {counted(channels, 'channel')} mixed to {len(sink.positions)}"
-        steps = [_step("link", text, changes=True)]
+        steps = [Step("link", text, changes=True)]
     else:
-        steps = [_step("link", f"{key} to {sink.key}, as it is")]
+        steps = [Step("link", f"{key} to {sink.key}, as it is")]
     steps.append(_level(f"{sink.kind} {sink.name}", sink))
-    steps.append(_step("limiter", "peaks over full scale are limited; the rest is left as it is"))
+    steps.append(Step("limiter", "peaks over full scale are limited; the rest is left as it is"))
     steps += [_heard(session) for session in guest.sessions if _hears(session, sink)]
     for further in sink.links:
         steps += _linked(guest, sink.key, len(sink.positions), further, seen)
@@ -113,7 +113,7 @@ def _heard(session: ListenerSession) -> Step:
         f"{outlet.key} {outlet.name!r} hears it by {codec}, on {report.output or 'an output that it does not name'};"
         f" {_late(session)}; allowed by {session.principal.key}"
     )
-    return _step("listener", text, changes=True)
+    return Step("listener", text, changes=True)
 
 
 def _late(session: ListenerSession) -> str:
@@ -132,6 +132,6 @@ def explain_recorder(guest: Guest, node: Tap, recorder: RecorderStatus) -> list[
     named = next((name for name in (*identity.names, "*") if (what, name) in rules), None)
     rule = f"by the rule for {named!r}" if named else "as no rule says otherwise"
     return [
-        _step("client", f"{node.name!r}, {described(identity)}"), _step("source", sink.key if sink else "nothing"),
-        _step("format", _format(recorder.format)), _step("rights", f"it may record the {what.value}, {rule}"),
+        Step("client", f"{node.name!r}, {described(identity)}"), Step("source", sink.key if sink else "nothing"),
+        Step("format", _format(recorder.format)), Step("rights", f"it may record the {what.value}, {rule}"),
     ]  # fmt: skip

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from millrace.symptoms import CAUSES
 from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
@@ -23,6 +25,22 @@ MERGE_NS = NS_PER_S
 LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
 """Conditions: while they last they are told of again and again, with pauses."""
 MERGE_LASTING_NS = 60 * NS_PER_S
+
+
+class IncidentView(msgspec.Struct, frozen=True):
+    """What is shown of an incident. `at` and `last` are in seconds since 1970."""
+
+    id: str
+    at: float
+    host_ns: int
+    guest: str
+    subject: str
+    stage: str
+    cause: str
+    text: str
+    evidence: dict[str, str | int | float | bool | None]
+    count: int
+    last: float
 
 
 @dataclass(eq=False)
@@ -43,14 +61,14 @@ class Incident:
     count: int = 1
     last_ns: HostNs = 0
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> IncidentView:
         """What is shown."""
-        return {
-            "id": f"incident/{self.number}", "at": self.wall_ns / NS_PER_S, "host_ns": self.at_ns, "guest": self.guest,
-            "subject": self.subject, "stage": self.stage, "cause": self.cause, "text": CAUSES[self.stage, self.cause],
-            "evidence": self.evidence, "count": self.count,
-            "last": (self.wall_ns + self.last_ns - self.at_ns) / NS_PER_S,
-        }  # fmt: skip
+        return IncidentView(
+            id=f"incident/{self.number}", at=self.wall_ns / NS_PER_S, host_ns=self.at_ns, guest=self.guest,
+            subject=self.subject, stage=self.stage, cause=self.cause, text=CAUSES[self.stage, self.cause],
+            evidence=self.evidence, count=self.count,
+            last=(self.wall_ns + self.last_ns - self.at_ns) / NS_PER_S,
+        )  # fmt: skip
 
 
 def _printable(evidence: dict[str, Any]) -> dict[str, Any]:

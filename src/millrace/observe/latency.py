@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import msgspec
 
 from millrace.doors.ingress import Stage, status_of
 from millrace.graph.model import Stream
@@ -50,7 +50,33 @@ def of_listener(session: ListenerSession) -> list[Stage]:
     ]
 
 
-def breakdown(guest: Guest, stream: Stream, now_ns: HostNs) -> dict[str, Any]:
+class StageView(msgspec.Struct, frozen=True):
+    """One stage: how long, and whose choice that is."""
+
+    stage: str
+    ms: float
+    why: str
+
+
+class WayView(msgspec.Struct, frozen=True):
+    """A stream's way to one listener. What the listener reports may differ from the sum a little."""
+
+    listener: str
+    name: str
+    stages: list[StageView]
+    sum_ms: float
+    reported_ms: float | None
+
+
+class Breakdown(msgspec.Struct, frozen=True):
+    """What a stream's latency is made of, for each of its listeners."""
+
+    stream: str
+    name: str
+    listeners: list[WayView]
+
+
+def breakdown(guest: Guest, stream: Stream, now_ns: HostNs) -> Breakdown:
     """All of it, per listener of the stream's sinks."""
     first = of_stream(guest, stream, now_ns)
     sinks = {link.target for link in stream.links}
@@ -60,10 +86,10 @@ def breakdown(guest: Guest, stream: Stream, now_ns: HostNs) -> dict[str, Any]:
         if group is None or group.sink not in sinks:
             continue
         stages, latency_ns = [*first, *of_listener(session)], session.report.latency_ns
-        ways.append({
-            "listener": session.outlet.key, "name": session.outlet.name,
-            "stages": [{"stage": s.stage, "ms": round(s.ns / 1e6, 2), "why": s.why} for s in stages],
-            "sum_ms": round(sum(s.ns for s in stages) / 1e6, 2),
-            "reported_ms": round((sum(s.ns for s in first) + latency_ns) / 1e6, 2) if latency_ns else None,
-        })  # fmt: skip
-    return {"stream": stream.key, "name": stream.name, "listeners": ways}
+        ways.append(WayView(
+            listener=session.outlet.key, name=session.outlet.name,
+            stages=[StageView(s.stage, round(s.ns / 1e6, 2), s.why) for s in stages],
+            sum_ms=round(sum(s.ns for s in stages) / 1e6, 2),
+            reported_ms=round((sum(s.ns for s in first) + latency_ns) / 1e6, 2) if latency_ns else None,
+        ))  # fmt: skip
+    return Breakdown(stream.key, stream.name, ways)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+
+import msgspec
 
 from millrace.rights.grants import Grants, Permission, Subject, Verdict
 from millrace.units import NS_PER_S, HostNs
@@ -15,6 +16,19 @@ PROMPTS_MAX = 64
 """A guest's requests that may wait at a time; more are denied at once."""
 
 Answer = Callable[[bool], None]
+
+
+class RequestView(msgspec.Struct, frozen=True):
+    """What is shown of a request."""
+
+    id: str
+    guest: str
+    what: str
+    program: str
+    sandbox: str
+    name: str
+    pid: int
+    uid: int
 
 
 @dataclass(eq=False)
@@ -34,13 +48,13 @@ class Prompt:
         """The name users and the API use."""
         return f"request/{self.id}"
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> RequestView:
         """What is shown."""
         identity = self.subject.identity
-        return {
-            "id": self.key, "guest": self.guest, "what": self.what.value, "program": str(identity),
-            "sandbox": identity.sandbox, "name": self.name, "pid": identity.pid, "uid": identity.uid,
-        }  # fmt: skip
+        return RequestView(
+            id=self.key, guest=self.guest, what=self.what.value, program=str(identity),
+            sandbox=identity.sandbox, name=self.name, pid=identity.pid, uid=identity.uid,
+        )  # fmt: skip
 
 
 Changed = Callable[[str, Prompt], None]

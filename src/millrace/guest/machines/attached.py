@@ -6,11 +6,10 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any
 
 from millrace.doors.pushed import PushedStream
 from millrace.errors import MillraceError, PeerLost
-from millrace.guest.home import Home
+from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec
 from millrace.symptoms import Symptom
 
@@ -163,9 +162,9 @@ class AttachedMachine(ABC):
             return f"guest is at {percent:.0f} % of real time; if it has too little CPU, give it more"
         return ""
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> MachineView:
         """What `ls` shows."""
-        return {
-            "id": self.key, "door": self.spec.text, "state": self.state, "error": self.error,
-            "machine": "", "sessions": self.sessions, "recording": False, "hint": self.hint(),
-        }  # fmt: skip
+        return MachineView(
+            id=self.key, door=self.spec.text, state=self.state, error=self.error,
+            machine="", sessions=self.sessions, recording=False, hint=self.hint(),
+        )  # fmt: skip

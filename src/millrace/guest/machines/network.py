@@ -9,13 +9,15 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from millrace.clock.jitter import JitterProfile
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE, PushedStream
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost
-from millrace.guest.home import Home
+from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine, Displaced
 from millrace.io.client import ClientLine, Closed
@@ -234,13 +236,11 @@ class SpiceMachine(NetworkMachine):
         """See `AttachedMachine.streams`."""
         return [self.playback.stream] if self.playback is not None and self.playback.stream is not None else []
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> MachineView:
         """See `AttachedMachine.view`."""
         queue = self.record.queue if self.record is not None else None
-        return super().view() | {
-            "machine": "SPICE" if self.state == "attached" else "",
-            "recording": queue is not None and queue.running,
-        }  # fmt: skip
+        machine = "SPICE" if self.state == "attached" else ""
+        return replace(super().view(), machine=machine, recording=queue is not None and queue.running)
 
 
 class SpiceProbe(Untimed):
@@ -298,7 +298,7 @@ class VncMachine(NetworkMachine):
         """See `AttachedMachine.streams`."""
         return [self.door.stream] if self.door is not None and self.door.stream is not None else []
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> MachineView:
         """See `AttachedMachine.view`."""
         name = self.door.name if self.door is not None and self.state == "attached" else ""
-        return super().view() | {"machine": name}
+        return replace(super().view(), machine=name)

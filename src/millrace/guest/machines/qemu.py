@@ -7,12 +7,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+
+from msgspec.structs import replace
 
 from millrace.doors.pushed import PushedStream
 from millrace.doors.qemu.door import QemuDoor
 from millrace.errors import PeerLost
-from millrace.guest.home import Home
+from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec, bus_path
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.clock import now_ns
@@ -146,13 +147,13 @@ class QemuMachine(AttachedMachine):
         """See `AttachedMachine.streams`."""
         return [voice.stream for voice in self.door.outs.values()]
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> MachineView:
         """See `AttachedMachine.view`."""
         ins = self.door.ins.values()
-        return super().view() | {
-            "machine": self.door.machine, "recording": any(voice.queue.running for voice in ins),
-            "reads": sum(voice.reads for voice in ins),
-        }  # fmt: skip
+        return replace(
+            super().view(), machine=self.door.machine, recording=any(voice.queue.running for voice in ins),
+            reads=sum(voice.reads for voice in ins),
+        )  # fmt: skip
 
 
 async def _unix(path: str, what: str, below: tuple[str, ...]) -> socket.socket:

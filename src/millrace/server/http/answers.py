@@ -27,17 +27,30 @@ REPLY_MAX = FRAME_MAX - 1024
 
 async def as_json(value: Any) -> str:
     """JSON of what may be a guest with thousands of streams, with pauses: sound goes on in between."""
+    value = _opened(value)
     if isinstance(value, dict):
         return "{" + ", ".join([f"{json.dumps(str(key))}: {await as_json(item)}" for key, item in value.items()]) + "}"
     if not isinstance(value, list) or not value:
-        return json.dumps(value)
+        return _text(value)
     if len(value) > ITEMS_AT_ONCE:
         parts = []
         for at in range(0, len(value), ITEMS_AT_ONCE):
-            parts.append(json.dumps(value[at : at + ITEMS_AT_ONCE])[1:-1])
+            parts.append(_text(value[at : at + ITEMS_AT_ONCE])[1:-1])
             await asyncio.sleep(0)
         return "[" + ", ".join(parts) + "]"
     return "[" + ", ".join([await as_json(item) for item in value]) + "]"
+
+
+def _opened(value: Any) -> Any:
+    """A struct as a dict of what is in it, by the names that users see, without what is not there; else `value`."""
+    if not isinstance(value, msgspec.Struct):
+        return value
+    fields = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+    return {shown: item for shown, own in fields if (item := getattr(value, own)) is not msgspec.UNSET}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(msgspec.to_builtins(value))
 
 
 async def as_msgpack(value: Any) -> msgspec.Raw:
@@ -46,6 +59,7 @@ async def as_msgpack(value: Any) -> msgspec.Raw:
 
 
 async def _packed(value: Any, room: list[int]) -> msgspec.Raw:
+    value = _opened(value)
     if isinstance(value, dict):
         return packed({key: await _packed(item, room) for key, item in value.items()})
     if isinstance(value, list) and len(value) > ITEMS_AT_ONCE:

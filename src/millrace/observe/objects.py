@@ -1,0 +1,185 @@
+"""What is shown of each object: by `millrace ls`, the API, and to watchers. The API's description is made of these.
+
+What only some objects have is UNSET for the others, and is then left out.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from millrace.codec.settings import CodecSettings
+from millrace.guest.home import MachineView
+
+
+class SinkView(msgspec.Struct, frozen=True):
+    """A sink or a source. `volume` is in percent: one number where all channels have the same."""
+
+    id: str
+    name: str
+    aliases: list[str]
+    description: str
+    state: str
+    default: bool
+    channels: int
+    rate: int
+    peak: float
+    rms: float
+    linked_to: list[str]
+    volume: int | list[int]
+    mute: bool
+
+
+class RememberedView(msgspec.Struct, frozen=True):
+    """Under which key a session manager remembers a stream, and what is remembered there."""
+
+    key: str
+    levels: list[int] = []
+    mute: bool | None = None
+    sink: str | None = None
+
+
+class StreamView(msgspec.Struct):
+    """A stream. From `door` on: what its door tells of it; from `margin_ms` on: where its guest's clock is followed."""
+
+    id: str
+    name: str
+    state: str
+    sink: str
+    linked_to: list[str]
+    application: str
+    role: str
+    map: str
+    levels: list[int]
+    remembered: RememberedView
+    chosen: list[str]
+    placed: bool
+    ducked_db: float
+    underruns: int
+    ahead_ms: float
+    volume: int | list[int]
+    mute: bool
+    door: str | UnsetType = UNSET
+    format: str | UnsetType = UNSET
+    rate: int | UnsetType = UNSET
+    channels: int | UnsetType = UNSET
+    corked: bool | UnsetType = UNSET
+    fill_ms: float | UnsetType = UNSET
+    resampler: str | UnsetType | None = UNSET
+    margin_ms: float | UnsetType = UNSET
+    latency_ms: float | UnsetType = UNSET
+    bridged: int | UnsetType = UNSET
+    skipped: int | UnsetType = UNSET
+    guest_volume: list[float] | UnsetType = UNSET
+    frames: int | UnsetType = UNSET
+    real_time_percent: float | UnsetType | None = UNSET
+    drift_ppm: float | UnsetType | None = UNSET
+
+
+class MicrophoneView(msgspec.Struct, frozen=True):
+    """A listener's microphone; all but the state while it speaks."""
+
+    state: str
+    stream: str | UnsetType = UNSET
+    fill_ms: float | UnsetType = UNSET
+    target_ms: float | UnsetType = UNSET
+    underruns: int | UnsetType = UNSET
+    bridged: int | UnsetType = UNSET
+    lost: int | UnsetType = UNSET
+    skipped: int | UnsetType = UNSET
+    splices: int | UnsetType = UNSET
+
+
+class ListenerView(msgspec.Struct, frozen=True):
+    """A listener."""
+
+    id: str
+    name: str
+    address: str
+    by: str
+    sink: str | None
+    settings: CodecSettings
+    latency_profile: str
+    microphone: MicrophoneView
+    bitrate: int
+    latency_ms: float | None
+    fill_ms: float
+    ledger_ms: dict[str, float]
+    target_ms: float
+    drift_ppm: float
+    locked: bool
+    underruns: int
+    bridged: int
+    lost: int
+    skipped: int
+    loss_percent: int
+    output: str
+    sent_packets: int
+    dropped_packets: int
+    queued: int
+    rtt_ms: float | None
+
+
+class RecorderView(msgspec.Struct, frozen=True):
+    """A program that records."""
+
+    id: str
+    name: str
+    sink: str | None
+    running: bool
+    application: str
+
+
+class ClientView(msgspec.Struct, frozen=True):
+    """A program's connection."""
+
+    id: str
+    name: str
+    program: str
+    sandbox: str
+    pid: int
+    uid: int
+
+
+class GuestSummary(msgspec.Struct, frozen=True):
+    """A guest, without what is in it."""
+
+    id: str
+    name: str
+    rate: int
+    channels: int
+    pulse: str
+    native: str
+    default: str | None
+
+
+class MemoryView(msgspec.Struct, frozen=True):
+    """What a guest makes the daemon hold, in bytes, what it may, and for what."""
+
+    held: int
+    max: int
+    refused: int
+    held_for: dict[str, int] = msgspec.field(name="for")
+
+
+class GuestView(msgspec.Struct, frozen=True):
+    """A guest with everything in it."""
+
+    name: str
+    state: str
+    rate: int
+    quantum_ms: float
+    late_cycles: int
+    clients: int
+    memory: MemoryView
+    refused_logins: int
+    refused_captures: int
+    pulse: str
+    pulse_tcp: list[str]
+    native: str
+    sinks: list[SinkView]
+    sources: list[SinkView]
+    doors: list[MachineView]
+    streams: list[StreamView]
+    recorders: list[RecorderView]
+    listeners: list[ListenerView]
