@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from millrace.control import requests as r
-from millrace.control import verbs
+from millrace.control import results, verbs
 from millrace.control.publish import grant_view
 from millrace.control.tokens import token_view
 from millrace.control.worker import Worker
@@ -21,16 +23,20 @@ from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
 from millrace.guest.config import stream_table
 from millrace.guest.guest import Guest
+from millrace.guest.home import MachineView
 from millrace.guest.machines.address import confined, parse_door
 from millrace.guest.missing import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns
 from millrace.io.turns import with_pauses
 from millrace.observe.explain import explain_recorder, explain_stream
-from millrace.observe.latency import breakdown
+from millrace.observe.flight import Sample
+from millrace.observe.incidents import IncidentView
+from millrace.observe.latency import Breakdown, breakdown
 from millrace.observe.objects import GuestView
 from millrace.observe.views import guest_view
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right, parse_rights
+from millrace.rights.prompts import RequestView
 from millrace.rights.tokens import parse_expiry
 from millrace.text import key_number, parse_label, quoted
 from millrace.version import __version__
@@ -39,7 +45,7 @@ TOKEN_DAYS = "30d"
 KEY_MAX, VALUE_MAX = 200, 4096
 PROGRAM_MAX = 4096
 """A path may be as long (PATH_MAX)."""
-OK = {"ok": True}
+OK = results.Done()
 KEPT = frozenset({
     "guest.add", "guest.remove", "sink.add", "sink.remove", "grant", "decide", "token.new", "token.rotate",
     "token.revoke", "remember",
@@ -50,12 +56,14 @@ Run = Callable[[Any, Principal], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, its place in the HTTP API, what it takes, who does it, and what that is in a sentence."""
+    """One command: its name, its place in the HTTP API, what it takes and returns, who does it, and what that is in a
+    sentence."""
 
     name: str
     method: str
     path: str
     takes: type[Any]
+    returns: Any
     run: Run
     summary: str
 
@@ -86,39 +94,40 @@ class Commands:
         self._worker, self._place = worker, place
         self.table: dict[str, Command] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        for command in self._rows():
-            self.table[command[0]] = Command(*command)
+        for name, method, path, run, summary in self._rows():
+            types = get_type_hints(run)
+            self.table[name] = Command(name, method, path, types["args"], types["return"], run, summary)
 
-    def _rows(self) -> list[tuple[str, str, str, type[Any], Run, str]]:
+    def _rows(self) -> list[tuple[str, str, str, Run, str]]:
         guest = "/guests/{guest}"
         return [
-            ("about", "GET", "/about", r.Nothing, self._about, "Tell the version, the addresses, and who asks"),
-            ("page.link", "POST", "/page-links", r.Nothing, self._page_link, "Make a link for one browser"),
-            ("state", "GET", "/state", r.State, self._state, "Tell everything that may be seen, or one guest"),
-            ("set", "POST", "/set", r.Set, self._set, "Change volume, mute, or a listener's settings"),
-            ("move", "POST", "/move", r.Move, self._move, "Let a stream or a listener go on at another sink"),
-            ("link", "POST", "/links", r.LinkTo, self._link, "Link a stream or a sink into a sink as well"),
-            ("unlink", "DELETE", "/links", r.LinkTo, self._unlink, "Take a link away"),
-            ("guest.add", "POST", "/guests", r.GuestAdd, self._guest_add, "Make a guest"),
-            ("guest.remove", "DELETE", guest, r.OfGuest, self._guest_remove, "Remove a guest"),
-            ("attach", "POST", f"{guest}/doors", r.Attach, self._attach, "Give a guest a door to its machine"),
-            ("detach", "DELETE", "/doors/{door}", r.Detach, self._detach, "Let go of a machine"),
-            ("sink.add", "POST", f"{guest}/sinks", r.SinkAdd, self._sink_add, "Add a sink"),
-            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", r.SinkRemove, self._sink_remove, "Remove a sink"),
-            ("grants", "GET", "/grants", r.Nothing, self._grants, "List the rules about programs"),
-            ("grant", "POST", f"{guest}/grants", r.Grant, self._grant, "Make a rule about a program, or forget it"),
-            ("requests", "GET", "/requests", r.Nothing, self._requests, "List the requests that wait for an answer"),
-            ("decide", "POST", "/requests/{request}", r.Decide, self._decide, "Answer a request that waits"),
-            ("latency", "GET", "/latency", r.About, self._latency, "Tell what a stream's latency is made of"),
-            ("explain", "GET", "/explain", r.About, self._explain, "Tell why a stream sounds as it does"),
-            ("flight", "GET", f"{guest}/flight", r.OfGuest, self._flight, "Tell what a guest's last minute was like"),
-            ("incidents", "GET", "/incidents", r.Incidents, self._incidents, "List what has gone wrong lately"),
-            ("tokens", "GET", "/tokens", r.Nothing, self._tokens, "List the tokens, without their secrets"),
-            ("token.new", "POST", "/tokens", r.TokenNew, self._token_new, "Make a token; its secret is told once"),
-            ("token.rotate", "POST", "/tokens/{token}/rotate", r.OfToken, self._token_rotate, "Rotate a token"),
-            ("token.revoke", "DELETE", "/tokens/{token}", r.OfToken, self._token_revoke, "End a token"),
-            ("remember", "POST", "/memory", r.Remember, self._remember, "Keep a text under a key, or forget it"),
-            ("recall", "GET", "/memory", r.Recall, self._recall, "Tell what is kept under keys that begin so"),
+            ("about", "GET", "/about", self._about, "Tell the version, the addresses, and who asks"),
+            ("page.link", "POST", "/page-links", self._page_link, "Make a link for one browser"),
+            ("state", "GET", "/state", self._state, "Tell everything that may be seen, or one guest"),
+            ("set", "POST", "/set", self._set, "Change volume, mute, or a listener's settings"),
+            ("move", "POST", "/move", self._move, "Let a stream or a listener go on at another sink"),
+            ("link", "POST", "/links", self._link, "Link a stream or a sink into a sink as well"),
+            ("unlink", "DELETE", "/links", self._unlink, "Take a link away"),
+            ("guest.add", "POST", "/guests", self._guest_add, "Make a guest"),
+            ("guest.remove", "DELETE", guest, self._guest_remove, "Remove a guest"),
+            ("attach", "POST", f"{guest}/doors", self._attach, "Give a guest a door to its machine"),
+            ("detach", "DELETE", "/doors/{door}", self._detach, "Let go of a machine"),
+            ("sink.add", "POST", f"{guest}/sinks", self._sink_add, "Add a sink"),
+            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", self._sink_remove, "Remove a sink"),
+            ("grants", "GET", "/grants", self._grants, "List the rules about programs"),
+            ("grant", "POST", f"{guest}/grants", self._grant, "Make a rule about a program, or forget it"),
+            ("requests", "GET", "/requests", self._requests, "List the requests that wait for an answer"),
+            ("decide", "POST", "/requests/{request}", self._decide, "Answer a request that waits"),
+            ("latency", "GET", "/latency", self._latency, "Tell what a stream's latency is made of"),
+            ("explain", "GET", "/explain", self._explain, "Tell why a stream sounds as it does"),
+            ("flight", "GET", f"{guest}/flight", self._flight, "Tell what a guest's last minute was like"),
+            ("incidents", "GET", "/incidents", self._incidents, "List what has gone wrong lately"),
+            ("tokens", "GET", "/tokens", self._tokens, "List the tokens, without their secrets"),
+            ("token.new", "POST", "/tokens", self._token_new, "Make a token; its secret is told once"),
+            ("token.rotate", "POST", "/tokens/{token}/rotate", self._token_rotate, "Rotate a token"),
+            ("token.revoke", "DELETE", "/tokens/{token}", self._token_revoke, "End a token"),
+            ("remember", "POST", "/memory", self._remember, "Keep a text under a key, or forget it"),
+            ("recall", "GET", "/memory", self._recall, "Tell what is kept under keys that begin so"),
         ]
 
     async def run(self, principal: Principal, name: str, args: Any) -> Any:
@@ -173,72 +182,72 @@ class Commands:
 
     # -- looking -----------------------------------------------------------------------------
 
-    async def _about(self, args: r.Nothing, principal: Principal) -> Any:
+    async def _about(self, args: r.Nothing, principal: Principal) -> results.DaemonView:
         place = self._place
-        return {"version": __version__, "you": principal.key, "listen": place.address, "page": place.page_url}
+        return results.DaemonView(__version__, principal.key, place.address, place.page_url)
 
-    async def _page_link(self, args: r.Nothing, principal: Principal) -> Any:
+    async def _page_link(self, args: r.Nothing, principal: Principal) -> results.PageLink:
         if principal != OWNER:
             raise RightsError(f"{principal.key} may not make links: they let a browser in as the daemon's owner")
-        return {"link": self.page_link()}
+        return results.PageLink(self.page_link())
 
-    async def _state(self, args: r.State, principal: Principal) -> Any:
+    async def _state(self, args: r.State, principal: Principal) -> results.StateView:
         seen = self.visible(principal)
         shown = seen if args.guest is None else [self.guest(principal, args.guest, Right.SEE)]
         guests: list[GuestView] = [await with_pauses(guest_view(guest)) for guest in shown]
-        state: dict[str, Any] = {"version": __version__, "listen": self._place.address, "guests": guests}
-        state |= {"you": principal.key, "names": [guest.name for guest in seen]}
+        names = [guest.name for guest in seen]
+        state = results.StateView(__version__, self._place.address, guests, principal.key, names)
         if principal.may(Right.ADMIN):
-            state |= {"refused": self.refused(), "trouble": self._worker.trouble}
-            state |= {"policy": self._worker.policy(), "requests": len(list(self._worker.prompts))}
+            state.refused, state.trouble = self.refused(), self._worker.trouble
+            state.policy, state.requests = self._worker.policy(), len(list(self._worker.prompts))
         return state
 
     # -- changing ----------------------------------------------------------------------------
 
-    async def _set(self, args: r.Set, principal: Principal) -> Any:
+    async def _set(self, args: r.Set, principal: Principal) -> results.Done:
         found = self.find(principal, args.target, args.guest, Right.CONTROL)
         await self._worker.set(found, {key: verbs.setting_text(value) for key, value in args.settings.items()})
         return OK
 
-    async def _move(self, args: r.Move, principal: Principal) -> Any:
+    async def _move(self, args: r.Move, principal: Principal) -> results.Done:
         found = self.find(principal, args.target, args.guest, Right.CONTROL)
         self._demand_no_source(principal, found, args.to)
         verbs.move(found, args.to)
         return OK
 
-    async def _link(self, args: r.LinkTo, principal: Principal) -> Any:
+    async def _link(self, args: r.LinkTo, principal: Principal) -> results.Done:
         found = self.find(principal, args.source, args.guest, Right.LINK)
         self._demand_no_source(principal, found)
         verbs.link(found, args.to, verbs.parse_matrix(args.matrix))
         return OK
 
-    async def _unlink(self, args: r.LinkTo, principal: Principal) -> Any:
+    async def _unlink(self, args: r.LinkTo, principal: Principal) -> results.Done:
         verbs.unlink(self.find(principal, args.source, args.guest, Right.LINK), args.to)
         return OK
 
-    async def _sink_add(self, args: r.SinkAdd, principal: Principal) -> Any:
+    async def _sink_add(self, args: r.SinkAdd, principal: Principal) -> results.NewSink:
         guest = self.guest(principal, args.guest, Right.LINK)
         sink = await self._worker.add_sink(guest, args.name, parse_label(args.description, "sink description"))
-        return {"id": sink.key, "name": sink.name}
+        return results.NewSink(sink.key, sink.name)
 
-    async def _sink_remove(self, args: r.SinkRemove, principal: Principal) -> Any:
+    async def _sink_remove(self, args: r.SinkRemove, principal: Principal) -> results.Done:
         guest = self.guest(principal, args.guest, Right.LINK)
         await self._worker.remove_sink(guest, args.sink)
         return OK
 
     # -- guests and their machines -------------------------------------------------------------
 
-    async def _guest_add(self, args: r.GuestAdd, principal: Principal) -> Any:
+    async def _guest_add(self, args: r.GuestAdd, principal: Principal) -> GuestView:
         principal.demand(Right.ADMIN)
         options = {key: value for key in ("rate", "channels") if (value := getattr(args, key)) is not None}
         return await with_pauses(guest_view(await self._worker.add_guest(args.name, options)))
 
-    async def _guest_remove(self, args: r.OfGuest, principal: Principal) -> Any:
+    async def _guest_remove(self, args: r.OfGuest, principal: Principal) -> results.Done:
         principal.demand(Right.ADMIN)
         await self._worker.remove_guest(args.guest)
         return OK
 
-    async def _attach(self, args: r.Attach, principal: Principal) -> Any:
+    async def _attach(self, args: r.Attach, principal: Principal) -> MachineView:
         guest = self.guest(principal, args.guest, Right.ADMIN)
         spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
         if args.password_file:
@@ -249,7 +258,7 @@ class Commands:
             spec = confined(spec, guest.config.attach, guest.name)
         return self._worker.attach(guest.name, spec).view()
 
-    async def _detach(self, args: r.Detach, principal: Principal) -> Any:
+    async def _detach(self, args: r.Detach, principal: Principal) -> results.Done:
         key = f"door/{args.door.removeprefix('door/')}"
         for guest in self.visible(principal):
             machine = next((one for one in guest.machines if one.key == key), None)
@@ -261,14 +270,14 @@ class Commands:
 
     # -- grants --------------------------------------------------------------------------------
 
-    async def _grants(self, args: r.Nothing, principal: Principal) -> Any:
+    async def _grants(self, args: r.Nothing, principal: Principal) -> list[results.GrantView]:
         return [
             grant_view(guest.name, what, program, verdict)
             for guest in self.visible(principal)
             for what, program, verdict in guest.admission.grants
         ]
 
-    async def _grant(self, args: r.Grant, principal: Principal) -> Any:
+    async def _grant(self, args: r.Grant, principal: Principal) -> results.Done:
         guest = self.guest(principal, args.guest, Right.ADMIN)
         verdict = None if args.allow is None else parse_verdict(args.allow)
         if len(args.program) > PROGRAM_MAX:
@@ -276,10 +285,10 @@ class Commands:
         await self._worker.grant(guest, parse_permission(args.what), args.program or ANY, verdict)
         return OK
 
-    async def _requests(self, args: r.Nothing, principal: Principal) -> Any:
+    async def _requests(self, args: r.Nothing, principal: Principal) -> list[RequestView]:
         return [q.view() for q in self._worker.prompts if principal.may(Right.ADMIN, q.guest)]
 
-    async def _decide(self, args: r.Decide, principal: Principal) -> Any:
+    async def _decide(self, args: r.Decide, principal: Principal) -> results.Done:
         key = f"request/{args.request.removeprefix('request/')}"
         asked = self._worker.prompts.get(key)
         if asked is None or not principal.may(Right.SEE, asked.guest):
@@ -297,10 +306,10 @@ class Commands:
         assert isinstance(found.thing, Stream)
         return found.guest, found.thing
 
-    async def _latency(self, args: r.About, principal: Principal) -> Any:
+    async def _latency(self, args: r.About, principal: Principal) -> Breakdown:
         return breakdown(*self._found(args, principal), now_ns())
 
-    async def _explain(self, args: r.About, principal: Principal) -> Any:
+    async def _explain(self, args: r.About, principal: Principal) -> results.Explanation:
         kind, _, text = args.target.partition("/")
         if kind == "recorder":
             number = key_number(text)
@@ -309,17 +318,17 @@ class Commands:
                 recorder = None if tap is None else recorder_of(tap)
                 if tap is not None and recorder is not None:
                     steps = explain_recorder(guest, tap, recorder)
-                    return {"target": args.target, "guest": guest.name, "steps": steps}
+                    return results.Explanation(args.target, guest.name, steps)
             raise missing(args.target)
         home, stream = self._found(args, principal)
-        return {"target": stream.key, "guest": home.name, "steps": explain_stream(home, stream)}
+        return results.Explanation(stream.key, home.name, explain_stream(home, stream))
 
-    async def _flight(self, args: r.OfGuest, principal: Principal) -> Any:
+    async def _flight(self, args: r.OfGuest, principal: Principal) -> list[Sample]:
         return self._worker.flight.of(self.guest(principal, args.guest, Right.SEE).name)
 
     # -- what has gone wrong -----------------------------------------------------------------------
 
-    async def _incidents(self, args: r.Incidents, principal: Principal) -> Any:
+    async def _incidents(self, args: r.Incidents, principal: Principal) -> list[IncidentView]:
         seen = [i for i in self._worker.diagnosis.incidents if principal.may(Right.SEE, i.guest or None)]
         found = [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
         if args.guest is not None and not found:
@@ -329,25 +338,25 @@ class Commands:
 
     # -- tokens --------------------------------------------------------------------------------
 
-    async def _tokens(self, args: r.Nothing, principal: Principal) -> Any:
+    async def _tokens(self, args: r.Nothing, principal: Principal) -> list[results.TokenView]:
         principal.demand(Right.ADMIN)
         return [token_view(token) for token in self._worker.access.tokens]
 
-    async def _token_new(self, args: r.TokenNew, principal: Principal) -> Any:
+    async def _token_new(self, args: r.TokenNew, principal: Principal) -> results.NewToken:
         principal.demand(Right.ADMIN)
         rights, lasts_s = parse_rights(args.may), parse_expiry(args.expires or TOKEN_DAYS)
         name, guests = parse_label(args.name, "token name", 100), args.guests or [ALL_GUESTS]
         token, secret = await self._worker.access.new(name, rights, guests, lasts_s)
-        return token_view(token) | {"token": secret}
+        return results.NewToken(**msgspec.structs.asdict(token_view(token)), token=secret)
 
-    async def _token_rotate(self, args: r.OfToken, principal: Principal) -> Any:
+    async def _token_rotate(self, args: r.OfToken, principal: Principal) -> results.NewSecret:
         principal.demand(Right.ADMIN)
         secret = await self._worker.access.rotate(_number(args.token))
         if secret is None:
             raise _no_token(args.token)
-        return {"token": secret}
+        return results.NewSecret(secret)
 
-    async def _token_revoke(self, args: r.OfToken, principal: Principal) -> Any:
+    async def _token_revoke(self, args: r.OfToken, principal: Principal) -> results.Done:
         principal.demand(Right.ADMIN)
         if not await self._worker.access.revoke(_number(args.token)):
             raise _no_token(args.token)
@@ -355,7 +364,7 @@ class Commands:
 
     # -- what session managers keep ----------------------------------------------------------------
 
-    async def _remember(self, args: r.Remember, principal: Principal) -> Any:
+    async def _remember(self, args: r.Remember, principal: Principal) -> results.Done:
         principal.demand(Right.ADMIN)
         if not 0 < len(args.key) <= KEY_MAX or len(args.value or "") > VALUE_MAX:
             raise ConfigError(f"a key has 1 to {KEY_MAX} characters, a value {VALUE_MAX} at most")
@@ -366,7 +375,7 @@ class Commands:
             await self._worker.keeper.write(self._worker.store.remember, args.key, args.value)
         return OK
 
-    async def _recall(self, args: r.Recall, principal: Principal) -> Any:
+    async def _recall(self, args: r.Recall, principal: Principal) -> dict[str, str]:
         principal.demand(Right.ADMIN)
         return await self._worker.keeper.write(self._worker.store.recall, args.prefix)
 

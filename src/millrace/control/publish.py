@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from millrace.control.registry import Registry
+from millrace.control.registry import Registry, View
+from millrace.control.results import GrantView
 from millrace.control.tokens import token_view
 from millrace.doors.ingress import Program, recorder_of
 from millrace.graph.model import Node, Sink, Stream, Tap
@@ -26,7 +27,7 @@ class Publisher:
     def __init__(self, registry: Registry, guest: Guest) -> None:
         self._registry, self._guest = registry, guest
 
-    def _put(self, id_: int, kind: str, view: Any) -> None:
+    def _put(self, id_: int, kind: str, view: View) -> None:
         self._registry.put(id_, kind, self._guest.name, view)
 
     def node_changed(self, change: str, node: Node) -> None:
@@ -37,7 +38,7 @@ class Publisher:
         elif change == "default":
             self._put(guest.id, "guest", lambda: guest_summary(guest))
             for sink in guest.graph.sinks.values():
-                self._put(sink.id, "sink", lambda sink=sink: sink_view(guest, sink))
+                self._put(sink.id, "sink", partial(sink_view, guest, sink))
         elif isinstance(node, Sink):
             self._put(node.id, node.kind, lambda: sink_view(guest, node))
         elif isinstance(node, Stream):
@@ -67,9 +68,9 @@ class Publisher:
             self._put(door.id, "door", door.view)
 
 
-def grant_view(guest: str, what: Permission, program: str, verdict: Verdict) -> dict[str, Any]:
+def grant_view(guest: str, what: Permission, program: str, verdict: Verdict) -> GrantView:
     """One rule about a program."""
-    return {"guest": guest, "what": what.value, "program": program, "allow": verdict.as_json()}
+    return GrantView(guest, what.value, program, verdict.as_json())
 
 
 class GrantPublisher:

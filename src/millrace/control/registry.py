@@ -28,7 +28,7 @@ MEASURED = frozenset({"sink", "source", "stream", "listener", "door"})
 """Of these something is measured."""
 SLICE = 50
 FRAME_BYTES = 256 * 1024
-View = Callable[[], object]
+View = Callable[[], msgspec.Struct]
 
 
 class Shown(msgspec.Struct):
@@ -37,7 +37,7 @@ class Shown(msgspec.Struct):
     number: int = msgspec.field(name="n")
     kind: str
     guest: str
-    view: object = msgspec.field(name="is")
+    view: msgspec.Struct = msgspec.field(name="is")
 
 
 Encode = Callable[[list[Shown], list[int], bool], bytes]

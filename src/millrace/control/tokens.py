@@ -10,8 +10,8 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
+from millrace.control.results import TokenView
 from millrace.control.sessions import Sessions, is_session
 from millrace.control.visits import End, Leave, Lose, Visits
 from millrace.control.writer import StoreWriter
@@ -252,9 +252,9 @@ class Access:
                 self._end(token.principal.key, "the guest was removed")
 
 
-def token_view(token: Token) -> dict[str, Any]:
+def token_view(token: Token) -> TokenView:
     """What is shown of a token: never its secret, nor the hash of it."""
-    return {
-        "id": token.principal.key, "name": token.name, "may": show_rights(token.rights), "guests": sorted(token.guests),
-        "created": token.created_s, "expires": token.expires_s or None, "expired": expired(token, _wall_s()),
-    }  # fmt: skip
+    return TokenView(
+        id=token.principal.key, name=token.name, may=show_rights(token.rights), guests=sorted(token.guests),
+        created=token.created_s, expires=token.expires_s or None, expired=expired(token, _wall_s()),
+    )  # fmt: skip

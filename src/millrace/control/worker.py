@@ -17,6 +17,7 @@ from millrace.control.ducks import Ducks
 from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import Memory
+from millrace.control.results import PolicyView
 from millrace.control.store import KeptGuest, Store
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
@@ -263,12 +264,12 @@ class Worker:
             self.policy() is not None, bool(self.store.trouble),
         )  # fmt: skip
 
-    def policy(self) -> dict[str, Any] | None:
+    def policy(self) -> PolicyView | None:
         """Which session manager is in charge, if any."""
         principal = self.claims.holder("policy")
         if principal is None:
             return None
-        return {"name": principal.name, "pid": principal.subject.identity.pid}
+        return PolicyView(principal.name, principal.subject.identity.pid)
 
     # -- connections, and what they do -------------------------------------------------------
 

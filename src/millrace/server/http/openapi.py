@@ -17,30 +17,33 @@ _REFUSALS = {
     "503": "the change can't be written to disk, and was not made",
     "507": "the guest or the client has used up its memory budget; the text says for what",
 }  # fmt: skip
+_REFUSAL = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 _PATH_NAME = re.compile(r"\{(\w+)\}")
 
 
 def describe(commands: Commands, prefix: str) -> dict[str, Any]:
     """The document."""
-    kinds = [command.takes for command in commands.table.values()]
-    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    rows = list(commands.table.values())
+    kinds = [*(row.takes for row in rows), *(row.returns for row in rows)]
+    shapes, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    answers = dict(zip((row.name for row in rows), shapes[len(rows) :], strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for command in commands.table.values():
-        operation = _operation(command, schemas[command.takes.__name__])
+    for command in rows:
+        operation = _operation(command, schemas[command.takes.__name__], answers[command.name])
         paths.setdefault(prefix + command.path, {})[command.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Millrace", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": paths,
         "components": {
-            "schemas": schemas | {"Refusal": {"type": "object", "properties": {"error": {"type": "string"}}}},
+            "schemas": schemas | {"Refusal": _REFUSAL},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"token": []}],
     }
 
 
-def _operation(command: Command, schema: dict[str, Any]) -> dict[str, Any]:
+def _operation(command: Command, schema: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     """One command. What its path names is no part of its body; a GET's arguments are in the query."""
     in_path = _PATH_NAME.findall(command.path)
     properties = schema.get("properties", {})
@@ -52,7 +55,7 @@ def _operation(command: Command, schema: dict[str, Any]) -> dict[str, Any]:
         "operationId": command.name,
         "summary": command.summary,
         "parameters": parameters,
-        "responses": {"200": {"description": "done"}}
+        "responses": {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}}
         | {code: {"description": text} | refusal for code, text in _REFUSALS.items()},
     }
     if command.method == "GET":
