@@ -162,3 +162,37 @@ def test_pings_of_a_server_that_reads_nothing_fill_no_memory_of_the_browsers(chr
         assert told["all"] < 5000 and told["held"] < 100_000
 
     in_browser(chromium, bus, test)
+
+
+FLOOD = """(async () => {
+  const told = [], line = { readyState: 1, bufferedAmount: 0, closed: false, send() {}, close() { this.closed = true; } };
+  Object.assign(globalThis, { WebSocket: Object.assign(function () { return line; }, { OPEN: 1 }), postMessage: (message) => told.push(message), close() {} });
+  await import('/page/line.js');
+  onmessage({ data: { what: "begin", origin: 0, url: "", protocols: [], hello: { settings: {} }, port: { postMessage() {} } } });
+  while (!line.onmessage) await new Promise((resolve) => setTimeout(resolve, 10));
+  const say = (message, count) => { for (let n = 0; n < count && !line.closed; n++) line.onmessage({ data: JSON.stringify(message) }); };
+  say(MESSAGE, 500);
+  const few = told.length, ended = line.closed;
+  say(MESSAGE, 100000);
+  return { few, ended, all: told.length, last: told.at(-1) };
+})()"""  # noqa: E501
+
+
+@pytest.mark.beside
+@pytest.mark.parametrize("message", [
+    {"type": "error", "message": "no"}, {"type": "settings", "settings": {"latency": "low"}},
+    {"type": "microphone", "allowed": False, "wanted": True},
+    {"type": "welcome", "listener": 1, "guest": "g", "sink": "s", "settings": {}},
+])  # fmt: skip
+def test_a_server_that_floods_the_page_with_news_ends_in_a_sentence(
+    chromium: Chromium, bus: Bus, message: dict[str, Any]
+) -> None:
+    async def test(page: Page) -> None:
+        await page.open(bus.link().partition("#")[0] + "page/style.css")
+        told = await page.run(FLOOD.replace("MESSAGE", json.dumps(message)))
+        assert told["few"] == 500 and not told["ended"]
+        assert told["all"] < 3_000 and told["last"] == {
+            "what": "ended", "detail": "The server floods this page with messages.",
+        }  # fmt: skip
+
+    in_browser(chromium, bus, test)

@@ -19,10 +19,12 @@ import pytest
 from millrace.cli.api import refusal
 from millrace.cli.columns import cells
 from millrace.client.pulse import PulsePlayer
+from millrace.control.store import NotKept
 from millrace.daemon.app import Daemon
-from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, RightsError
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_door
+from millrace.guest.missing import NotFound
 from millrace.io.clock import now_ns
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right
@@ -205,3 +207,8 @@ def test_an_output_that_can_not_be_opened_is_told_in_one_sentence_and_nothing_wa
 ])  # fmt: skip
 def test_what_a_status_means(status: int, kind: type[Exception]) -> None:
     assert refusal(status) is kind
+
+
+@pytest.mark.parametrize("kind", [ConfigError, GraphError, BudgetError, RightsError, NotFound, NotKept])
+def test_a_refusal_ends_a_command_alike_whether_it_comes_over_http_or_is_met_here(kind: type[MillraceError]) -> None:
+    assert refusal(kind.status).exit_code == kind.exit_code

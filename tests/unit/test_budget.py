@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from millrace.budget import CONNECTIONS, ENDED, LISTENERS, PROGRAMS, Budget, size_of
+from millrace.control.budgets import Budgets
 from millrace.errors import BudgetError
+from millrace.rights.model import Principal, Right
 
 
 def test_accounts_add_up_to_what_is_held_whatever_is_done_with_them() -> None:
@@ -71,3 +75,16 @@ def test_who_would_mend_or_listen_comes_in_where_programs_have_used_up_their_sha
         with pytest.raises(BudgetError):
             account.hold("itself", room + 1, reach)
     assert budget.held == 1000
+
+
+def test_a_token_of_several_guests_uses_up_none_of_theirs() -> None:
+    guests: dict[str, Any] = {
+        name: SimpleNamespace(graph=SimpleNamespace(budget=Budget(name))) for name in ("alice", "bob")
+    }
+    budgets = Budgets(guests)
+
+    def of(*names: str) -> Budget:
+        return budgets.of(Principal("token/1", Right.SEE, frozenset(names)))
+
+    assert of("alice").whose == "alice" and of("bob").whose == "bob"
+    assert of("alice", "bob") is of("alice", "nobody") is of("nobody") and of("alice", "bob").whose == "token/1"

@@ -7,7 +7,7 @@ import pytest
 from millrace import errors
 from millrace.cli.console import OutputClosed
 from millrace.client.way import ending
-from millrace.control.store import NotKept
+from millrace.control.store import NotKept, NotRead
 from millrace.control.tokens import TooManyTries
 from millrace.errors import BY_LISTENER_WORD, BY_WORD, MillraceError
 from millrace.guest.missing import NotFound
@@ -15,7 +15,8 @@ from millrace.guest.missing import NotFound
 CALLED = {
     errors.MillraceError: (500, "internal", 1),
     errors.ConfigError: (400, "config", 2),
-    NotKept: (503, "graph", 2),
+    NotKept: (503, "graph", 3),
+    NotRead: (503, "graph", 2),
     errors.GraphError: (409, "graph", 3),
     NotFound: (404, "graph", 3),
     errors.BudgetError: (507, "limit", 3),

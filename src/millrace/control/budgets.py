@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from millrace.guest.guest import Guest
 
 PRINCIPAL_BYTES_MAX = 64 * MIB
-"""What the daemon keeps for one principal who is of no guest."""
+"""What the daemon keeps for one principal who is of no guest, or of several."""
 
 
 class Budgets:
@@ -23,10 +23,10 @@ class Budgets:
         self._own: dict[str, Budget] = {}
 
     def of(self, principal: Principal) -> Budget:
-        """The budget of the guest that a principal is let into, of the first where they are several, or its own."""
-        homes = sorted(principal.guests & self._guests.keys())
-        if homes:
-            return self._guests[homes[0]].graph.budget
+        """The budget of the guest that a principal is let into, or its own where that is no one guest."""
+        home = self._guests.get(min(principal.guests)) if len(principal.guests) == 1 else None
+        if home is not None:
+            return home.graph.budget
         return self._own.setdefault(principal.key, Budget(principal.key, PRINCIPAL_BYTES_MAX))
 
     def forget(self, key: str) -> None:

@@ -37,7 +37,14 @@ log = logging.getLogger("millrace.store")
 class NotKept(ConfigError):
     """A change that can't be written now, and so is not made."""
 
-    status, word = 503, "graph"
+    status, word, exit_code = 503, "graph", 3
+
+
+class NotRead(NotKept):
+    """What is kept can't be read."""
+
+    # By this a daemon does not start; the command is `serve`.
+    exit_code = 2
 
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -70,6 +77,7 @@ _MENDS = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
     sqlite3.SQLITE_BUSY: "is locked: another program has it open for writing; end that",
+    sqlite3.SQLITE_IOERR: "can't be read or written: the disk fails or has become read-only; see the kernel's log",
     sqlite3.SQLITE_FULL: "finds no room: make room on that disk",
     sqlite3.SQLITE_READONLY: f"can't be written: {_OURS}",
     sqlite3.SQLITE_CANTOPEN: f"can't be opened: {_OURS}",
@@ -210,27 +218,27 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One change, on disk when the block ends. ConfigError where that can't be; then nothing is changed."""
-        with self._told("kept"), _transaction(self._db) as db:
+        with self._told("kept", NotKept), _transaction(self._db) as db:
             self._demand_same()
             yield db
             self._demand_same()
-        with self._told("kept"):
+        with self._told("kept", NotKept):
             self._demand_same()
         self.trouble = ""
 
     def _reading(self) -> contextlib.AbstractContextManager[None]:
         """ConfigError where what is kept can't be read."""
-        return self._told("read")
+        return self._told("read", NotRead)
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """What was not kept or not read, as NotKept. Trouble with the file is shown until a change succeeds."""
+    def _told(self, what: str, kind: type[NotKept]) -> Iterator[None]:
+        """What was not kept or not read, as `kind`. Trouble with the file is shown until a change succeeds."""
         try:
             yield
         except (sqlite3.Error, OSError, _Replaced) as error:
             self.trouble = self._sentence(error)
             log.error("%s", self.trouble)
-            raise NotKept(f"not {what}: {self.trouble}") from None
+            raise kind(f"not {what}: {self.trouble}") from None
         except _Odd as error:
             raise ConfigError(f"not {what}: {self._sentence(error)}") from None
         except UnicodeEncodeError:

@@ -2,7 +2,7 @@
 // command line's listener (docs/peer-protocol.md), decodes, and hands sound to the worklet by a port of their own.
 import { Blame } from "./blame.js";
 import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
-import { Allowance, HEADER_BYTES, MEDIA, Refusal, checkedFormat, formatAllowance, parseMessage, parsePacket, plain } from "./messages.js";
+import { Allowance, HEADER_BYTES, MEDIA, Refusal, checkedFormat, formatAllowance, newsAllowance, parseMessage, parsePacket, plain } from "./messages.js";
 
 const PING_MS = 2000, REPORT_MS = 500, AGAIN_MS = [100, 200, 400, 500];
 const DAMAGED_MS = 20, PULSE_MS = 50, UNSURE = NS_PER_S, STOOD = 250 * NS_PER_MS, STATS = 250 * NS_PER_MS;
@@ -57,7 +57,7 @@ class Line {
     this.blame = new Blame(PULSE_MS * NS_PER_MS); this.holes = []; this.lost = this.unclaimed = 0;
     if (voice) this.voice = new Voice(voice, (message) => this.send(message), (packet) => this.packet(packet));
     this.clock = new OffsetFilter();
-    this.allowance = new Allowance(); this.formats = formatAllowance();
+    this.allowance = new Allowance(); this.formats = formatAllowance(); this.news = newsAllowance();
     this.tries = 0; this.bytes = 0; this.welcome = null; this.first = null; this.stats = null; this.device = 0;
     port.onmessage = ({ data }) => this.told(data);
   }
@@ -131,6 +131,7 @@ class Line {
     const now = nowNs();
     if (message.type === "ping") this.answer({ type: "pong", t: message.t, now: Math.round(now) });
     else if (message.type === "pong") this.clock.add(message.t, message.now, now);
+    else if (!this.news.take(1, now)) throw new Refusal("The server floods this page with messages.");
     else if (message.type === "welcome") {
       if (this.welcome) { this.clock = new OffsetFilter(); this.port.postMessage({ what: "rejoined" }); }
       this.tries = 0; this.welcome = message;

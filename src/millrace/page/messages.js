@@ -5,7 +5,7 @@ export const HEADER_BYTES = 24, MEDIA = 1, MEDIA_FOLLOWS = 2;
 const MESSAGE_MAX = 65536, TEXT_MAX = 300, CHANNELS_MAX = 32, RATE_MIN = 1000, RATE_MAX = 384000, SAMPLES_MAX = 8 * RATE_MAX;
 const PACKET_MAX_MS = 120, OPUS_RATE = 48000, OPUS_STEP = OPUS_RATE / 400, LOOKAHEAD_MAX_MS = 100, TIME_MAX = 2n ** 63n;
 const PCM_BYTES = { s16: 2, f32: 4 };
-const AHEAD_NS = 10e9, FASTER = 1.05, FORMATS_AHEAD = 100, FORMATS_PER_NS = 10 / 1e9;
+const AHEAD_NS = 10e9, FASTER = 1.05, FORMATS_AHEAD = 100, FORMATS_PER_NS = 10 / 1e9, NEWS_AHEAD = 1000, NEWS_PER_NS = 100 / 1e9;
 
 /** What ends the line, as a sentence. */
 export class Refusal extends Error {}
@@ -94,3 +94,6 @@ export class Allowance {
 
 /** As many formats as a line may have: a decoder is made for each. */
 export const formatAllowance = () => new Allowance(FORMATS_AHEAD, FORMATS_PER_NS);
+
+/** As much as a server may have to say besides sound and pings: each goes on to the page, which shows it. */
+export const newsAllowance = () => new Allowance(NEWS_AHEAD, NEWS_PER_NS);
