@@ -36,8 +36,7 @@ def set_name(client: PulseClient, request: Request) -> None:
     """SET_CLIENT_NAME."""
     merge_props(client.account, client.props, request.fields["props"])
     client.reply(request, {"index": client.index})
-    client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
-    client.door.host.client_changed("change", client)
+    _tell_changed(client)
 
 
 def leave(client: PulseClient, request: Request) -> None:
@@ -262,10 +261,18 @@ def _update(account: Account, props: Props, mode: int, new: Props) -> None:
     merge_props(account, props, new, keep=mode != 0)
 
 
-def _without(account: Account, props: Props, keys: list[str]) -> None:
+def _without(account: Account, props: Props, keys: list[str]) -> bool:
+    """Whether any of them was there."""
+    before = len(props)
     for key in keys:
         props.pop(key, None)
     weigh_props(account, props)
+    return len(props) < before
+
+
+def _tell_changed(client: PulseClient) -> None:
+    client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
+    client.door.host.client_changed("change", client)
 
 
 def _with_props(client: PulseClient, request: Request) -> PlaybackStream | RecordStream:
@@ -284,22 +291,22 @@ def update_stream_props(client: PulseClient, request: Request) -> None:
 def remove_stream_props(client: PulseClient, request: Request) -> None:
     """REMOVE_*_STREAM_PROPLIST."""
     stream = _with_props(client, request)
-    _without(stream.node.account, stream.props, request.fields["keys"])
-    client.door.graph.touch(stream.node)
+    if _without(stream.node.account, stream.props, request.fields["keys"]):
+        client.door.graph.touch(stream.node)
     client.reply(request)
 
 
 def update_client_props(client: PulseClient, request: Request) -> None:
     """UPDATE_CLIENT_PROPLIST."""
     _update(client.account, client.props, request.fields["mode"], request.fields["props"])
-    client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
-    client.door.host.client_changed("change", client)
+    _tell_changed(client)
     client.reply(request)
 
 
 def remove_client_props(client: PulseClient, request: Request) -> None:
     """REMOVE_CLIENT_PROPLIST."""
-    _without(client.account, client.props, request.fields["keys"])
+    if _without(client.account, client.props, request.fields["keys"]):
+        _tell_changed(client)
     client.reply(request)
 
 

@@ -1,0 +1,25 @@
+"""Stand-ins that have what a protocol says, and nothing else: whoever asks them for more fails."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+
+def members_of(protocol: type) -> set[str]:
+    """The names that a protocol says, those of its bases included."""
+    names: set[str] = set()
+    for base in protocol.__mro__:
+        if base.__module__ not in ("typing", "builtins"):
+            names |= {name for name in (*vars(base), *inspect.get_annotations(base)) if name[0] != "_"}
+    return names
+
+
+def bare(protocol: type, **members: Any) -> Any:
+    """An object with exactly the members of `protocol`, as given here."""
+    said = members_of(protocol)
+    assert members.keys() == said, f"{protocol.__name__}: {members.keys() ^ said}"
+    made = type(f"Bare{protocol.__name__}", (), {"__slots__": tuple(said)})()
+    for name, value in members.items():
+        setattr(made, name, value)
+    return made

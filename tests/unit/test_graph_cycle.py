@@ -1,0 +1,221 @@
+"""One cycle of a plan made by hand: what is summed, faded, limited, metered, and who is handed it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from millrace.dsp.convert import Samples
+from millrace.dsp.mix import Limiter, ramp
+from millrace.graph.cycle import METER_FRAMES, run_cycle
+from millrace.graph.lanes import LanePool
+from millrace.graph.model import Sink, Tap
+from millrace.graph.plan import LaneMix, Plan, PoolMix, SinkRun, StreamTapRun, TapRun
+from millrace.sim.rig import Capture
+from millrace.units import Positions, default_map
+
+FRAMES = 240
+STEREO, MONO = default_map(2), default_map(1)
+
+
+def array(*values: float) -> Samples:
+    return np.array(values, np.float32)
+
+
+def run_of(sink: Sink, **parts: object) -> SinkRun:
+    """A sink's part of a plan, at unity and heard, but for `parts`."""
+    channels = len(sink.positions)
+    buffer, scratch = np.full((FRAMES, channels), 9.0, np.float32), np.full((FRAMES, channels), 9.0, np.float32)
+    made = SinkRun(sink, buffer, scratch, Limiter(), np.ones(channels, np.float32), None, True)
+    for name, value in parts.items():
+        setattr(made, name, value)
+    return made
+
+
+def pool_of(*lanes: Samples | float, positions: Positions = STEREO, capacity: int = 1024) -> LanePool:
+    """A pool whose lanes hold these, from position 0 on: a ramp of frames, or the same value all through."""
+    pool = LanePool(positions, capacity)
+    pool.data = np.zeros((len(lanes), capacity * len(positions)), np.float32)
+    for row, lane in zip(pool.data, lanes, strict=True):
+        row[:] = np.repeat(lane, len(positions)) if isinstance(lane, np.ndarray) else lane
+    return pool
+
+
+def mix_of(pool: LanePool, gains: Samples, first: int = 0, **parts: object) -> PoolMix:
+    made = PoolMix(pool, first, gains, None, None, np.full((FRAMES, pool.channels), 9.0, np.float32))
+    for name, value in parts.items():
+        setattr(made, name, value)
+    return made
+
+
+def listen(run: SinkRun, positions: Positions = STEREO, **parts: object) -> Capture:
+    """A tap on a sink's part of the plan."""
+    heard = Capture()
+    scratch = np.full((FRAMES, len(positions)), 9.0, np.float32)
+    made = TapRun(Tap(7, "tap", positions, consumer=heard), None, None, scratch)
+    for name, value in parts.items():
+        setattr(made, name, value)
+    run.taps.append(made)
+    return heard
+
+
+def cycle(*runs: SinkRun, position: int = 0, alone: tuple[StreamTapRun, ...] = ()) -> int:
+    """One cycle; returns how many steps it took."""
+    return sum(1 for _ in run_cycle(Plan(sinks=list(runs), stream_taps=list(alone)), position, FRAMES))
+
+
+def test_lanes_are_summed_by_their_gains_from_the_column_of_the_position_on() -> None:
+    count = np.arange(1024, dtype=np.float32) / 4096
+    pool = pool_of(count, 1.0, 0.25)
+    run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool, array(0.5, 0.0, 1.0))])
+    heard = listen(run)
+    cycle(run, position=480)
+    assert np.array_equal(heard.sound[:, 0], 0.5 * count[480:720] + 0.25) and heard.positions == [480]
+    assert np.array_equal(heard.sound[:, 0], heard.sound[:, 1])
+
+
+@pytest.mark.parametrize("gains", [[0.5], [0.5, 0.5]])
+def test_where_the_ring_wraps_nothing_is_lost_nor_heard_twice(gains: list[float]) -> None:
+    count = np.arange(1000, dtype=np.float32) / 4000
+    pool = pool_of(*[count] * len(gains), capacity=1000)
+    run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool, array(*gains))])
+    alone = run_of(Sink(2, "lane", STEREO), lanes=[LaneMix(pool, 0, np.eye(2, dtype=np.float32), None)])
+    heard, by_lane = listen(run), listen(alone)
+    cycle(run, alone, position=5900)
+    whole = np.concatenate((count[900:], count[:140]))
+    assert np.allclose(heard.sound[:, 0], 0.5 * len(gains) * whole) and np.array_equal(by_lane.sound[:, 1], whole)
+
+
+def test_a_mix_of_some_lanes_leaves_the_others_alone_and_adds_to_what_was_there() -> None:
+    pool, other = pool_of(0.5, 0.25, 0.125), pool_of(0.0625, positions=MONO)
+    widen = array(1.0, 0.5).reshape(1, 2)
+    run = run_of(
+        Sink(1, "sink", STEREO),
+        pools=[mix_of(pool, array(1.0), first=1), mix_of(other, array(1.0), matrix=widen), mix_of(pool, array(1.0))],
+    )
+    alone = run_of(Sink(2, "alone", STEREO), pools=[mix_of(other, array(0.5), matrix=widen)])
+    heard, first = listen(run), listen(alone)
+    cycle(run, alone)
+    assert np.allclose(heard.sound, (0.25 + 0.0625 + 0.5, 0.25 + 0.03125 + 0.5))
+    assert np.allclose(first.sound, (0.03125, 0.015625))
+
+
+def test_gains_that_changed_are_faded_over_one_cycle_and_only_one() -> None:
+    pool = pool_of(0.5, 0.25)
+    mix = mix_of(pool, array(1.0, 0.0), before=array(0.0, 1.0))
+    run = run_of(Sink(1, "sink", STEREO), pools=[mix])
+    heard = listen(run)
+    cycle(run)
+    cycle(run, position=FRAMES)
+    expected = 0.25 + ramp(FRAMES)[:, 0] * 0.25
+    assert np.allclose(heard.blocks[0][:, 0], expected, atol=1e-6) and (heard.blocks[1] == 0.5).all()
+    assert mix.before is None
+
+
+def test_a_lane_with_a_matrix_of_its_own_is_faded_too_and_adds_to_the_sum() -> None:
+    swap, straight = array(0, 1, 1, 0).reshape(2, 2), np.eye(2, dtype=np.float32)
+    pool = pool_of(0.0)
+    pool.data[0] = np.tile(array(0.5, 0.25), 1024)
+    lane = LaneMix(pool, 0, swap, straight)
+    run = run_of(Sink(1, "sink", STEREO), lanes=[lane], pools=[mix_of(pool_of(0.125), array(1.0))])
+    heard = listen(run)
+    cycle(run, position=900)
+    cycle(run, position=900 + FRAMES)
+    expected = 0.125 + 0.5 - 0.25 * ramp(FRAMES)[:, 0]
+    assert np.allclose(heard.blocks[0][:, 0], expected, atol=1e-6)
+    assert np.allclose(heard.blocks[1], (0.375, 0.625)) and lane.before is None
+
+
+def test_a_sink_that_is_linked_into_another_is_heard_there_after_its_own_volume() -> None:
+    quiet = run_of(Sink(1, "quiet", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))], gains=array(0.5, 0.25),
+                   unity=False)  # fmt: skip
+    fold = np.full((2, 1), 0.5, np.float32)
+    plain, mono = run_of(Sink(2, "plain", STEREO)), run_of(Sink(3, "mono", MONO))
+    plain.upstream, mono.upstream = [(quiet, None), (quiet, None)], [(quiet, fold)]
+    twice, folded = listen(plain), listen(mono, MONO)
+    cycle(quiet, plain, mono)
+    assert np.allclose(twice.sound, (0.5, 0.25)) and np.allclose(folded.sound, 0.1875)
+
+
+def test_a_sinks_own_volume_is_faded_and_then_stays() -> None:
+    run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))], gains=array(0.5, 1.0), unity=False,
+                 before=array(1.0, 1.0))  # fmt: skip
+    heard = listen(run)
+    cycle(run)
+    cycle(run, position=FRAMES)
+    assert np.allclose(heard.blocks[0][:, 0], 0.5 - 0.25 * ramp(FRAMES)[:, 0], atol=1e-6)
+    assert (heard.blocks[0][:, 1] == 0.5).all() and np.allclose(heard.blocks[1], (0.25, 0.5))
+    assert run.sink.level == 0.5 and run.sink.latest is not None and np.allclose(run.sink.latest[0], (0.25, 0.5))
+
+
+def test_what_is_too_loud_is_limited_and_let_go_gradually() -> None:
+    pool = pool_of(1.0, 1.0)
+    mix = mix_of(pool, array(1.0, 1.0))
+    run = run_of(Sink(1, "sink", STEREO), pools=[mix])
+    heard = listen(run)
+    cycle(run)
+    cycle(run, position=FRAMES)
+    assert np.abs(heard.blocks[1]).max() <= 1.0 and run.sink.level == 1.0 and run.limiter.gain < 1.0
+    # What follows is not too loud, but the gain comes back from cycle to cycle and not at once.
+    mix.gains = array(0.25, 0.0)
+    cycle(run, position=2 * FRAMES)
+    assert 0.0 < heard.blocks[2].max() < 0.25
+    for number in range(3, 2000):
+        cycle(run, position=number * FRAMES)
+    assert run.limiter.gain == 1.0 and (heard.blocks[-1] == 0.25).all() and run.sink.level == 0.25
+
+
+def test_a_sink_with_nothing_in_it_is_silent_whatever_its_buffer_held() -> None:
+    run = run_of(Sink(1, "sink", STEREO, level=0.5), gains=array(0.5, 0.5), unity=False)
+    heard = listen(run)
+    cycle(run)
+    assert not heard.sound.any() and run.sink.level == 0.0 and run.sink.latest is not None
+
+
+def test_a_sink_that_nobody_hears_is_mixed_once_for_its_meter() -> None:
+    run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))], heard=False)
+    for position in range(FRAMES, METER_FRAMES, FRAMES):
+        assert cycle(run, position=position) == 0
+    assert run.sink.level == 0.0 and run.sink.latest is None
+    assert cycle(run, position=METER_FRAMES) == 1 and run.sink.level == 0.5
+    # Where no cycle begins just there, the first that begins after it: never two, and never none.
+    assert sum(cycle(run, position=at) for at in range(7, 2 * METER_FRAMES, FRAMES)) == 2
+
+
+def test_taps_get_their_own_layout_with_a_fade_of_one_cycle() -> None:
+    run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))])
+    half, quarter = np.full((2, 1), 0.5, np.float32), np.full((2, 1), 0.25, np.float32)
+    plain, mono = listen(run), listen(run, MONO, matrix=half, before=quarter)
+    cycle(run)
+    cycle(run, position=FRAMES)
+    assert (plain.sound == 0.5).all()
+    assert np.allclose(mono.blocks[0][:, 0], 0.25 + 0.25 * ramp(FRAMES)[:, 0], atol=1e-6)
+    assert np.allclose(mono.blocks[1], 0.5)
+
+
+def test_a_tap_of_one_stream_hears_its_lane_alone_and_silence_without_one() -> None:
+    pool = pool_of(0.5, 0.25)
+    run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool, array(1.0, 1.0))])
+    stem, gone = Capture(), Capture()
+    lane = LaneMix(pool, 1, np.eye(2, dtype=np.float32), None)
+    alone = (
+        StreamTapRun(Tap(7, "stem", STEREO, consumer=stem), lane, np.full((FRAMES, 2), 9.0, np.float32)),
+        StreamTapRun(Tap(8, "gone", STEREO, consumer=gone), None, np.full((FRAMES, 2), 9.0, np.float32)),
+    )
+    cycle(run, alone=alone)
+    assert (stem.sound == 0.25).all() and not gone.sound.any()
+    assert stem.positions == gone.positions == [0]
+
+
+def test_a_step_ends_where_a_sink_or_a_tap_is_complete() -> None:
+    run, silent = (
+        run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))]),
+        run_of(Sink(2, "x", STEREO)),
+    )
+    heard = [listen(run), listen(run), listen(silent)]
+    told = []
+    for _ in run_cycle(Plan(sinks=[run, silent]), 0, FRAMES):
+        told.append(([len(one.blocks) for one in heard], run.sink.level))
+    assert told == [
+        ([0, 0, 0], 0.5), ([1, 0, 0], 0.5), ([1, 1, 0], 0.5), ([1, 1, 0], 0.5), ([1, 1, 1], 0.5)
+    ]  # fmt: skip

@@ -1,0 +1,158 @@
+"""Planning: when a plan is made, in how many rounds, and from when on it is in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from millrace.graph.lanes import Lanes
+from millrace.graph.model import Sink, Stream, Tap
+from millrace.graph.planning import Planning
+from millrace.graph.quantum import Quanta
+from millrace.units import NS_PER_MS, default_map
+
+STEREO = default_map(2)
+
+
+def never() -> bool:
+    return False
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """A share that lasts so many steps."""
+    left = [steps]
+
+    def over() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    return over
+
+
+class Bench:
+    """A planning and what it plans: a sink, and streams with lanes that wait."""
+
+    def __init__(self) -> None:
+        self.lanes = Lanes(4096, 4096)
+        self.planning = Planning(Quanta(48_000), self.lanes)
+        self.sink = Sink(1, "sink", STEREO)
+        self.streams: list[Stream] = []
+        self.taps: list[Tap] = []
+
+    def stream(self, ask_ms: int, active: bool = True, starved: bool = False) -> Stream:
+        stream = Stream(len(self.streams) + 2, "stream", STEREO, latency_ask_ns=ask_ms * NS_PER_MS)
+        stream.active, stream.starved = active, starved
+        if active:
+            self.lanes.add(stream)
+        self.streams.append(stream)
+        return stream
+
+    def begin(self) -> None:
+        self.planning.begin([self.sink], self.streams, self.taps)
+
+    def planned(self) -> int:
+        """Plan all of it; the quantum that comes of it."""
+        self.planning.stale = True
+        self.begin()
+        self.planning.go_on(never, 0)
+        return self.planning.quantum
+
+
+def test_a_plan_is_begun_once_for_a_change_and_none_for_no_change() -> None:
+    bench = Bench()
+    planning = bench.planning
+    assert planning.stale and not planning.unfinished
+    planning.go_on(never, 0)
+    assert planning.plan.sinks == [], "nothing was begun"
+    bench.begin()
+    assert planning.unfinished and not planning.stale
+    planning.go_on(never, 0)
+    first = planning.plan
+    assert not planning.unfinished and [run.sink for run in first.sinks] == [bench.sink]
+    bench.begin()
+    assert not planning.unfinished and planning.plan is first
+
+
+def test_what_changes_meanwhile_is_for_the_next_plan_which_waits_for_this_one() -> None:
+    bench = Bench()
+    planning = bench.planning
+    bench.begin()
+    planning.go_on(after(1), 0)
+    other = Sink(9, "other", STEREO)
+    planning.stale = True
+    planning.begin([bench.sink, other], [], [])
+    planning.go_on(never, 0)
+    assert [run.sink for run in planning.plan.sinks] == [bench.sink] and planning.stale
+    planning.begin([bench.sink, other], [], [])
+    planning.go_on(never, 0)
+    assert [run.sink for run in planning.plan.sinks] == [bench.sink, other] and not planning.stale
+
+
+def test_the_old_plan_and_its_quantum_are_in_force_until_the_last_step_of_the_new_one() -> None:
+    bench = Bench()
+    planning = bench.planning
+    assert bench.planned() == 1920
+    old = planning.plan
+    bench.stream(5)
+    planning.stale = True
+    bench.begin()
+    rounds = 0
+    while planning.unfinished:
+        assert planning.plan is old and planning.quantum == 1920
+        planning.go_on(after(1), 48_000)
+        rounds += 1
+    assert rounds > 2 and planning.plan is not old and planning.quantum == 240
+
+
+def test_a_lane_that_waited_is_heard_from_the_position_at_which_its_plan_came_into_force() -> None:
+    bench = Bench()
+    stream = bench.stream(20)
+    (pool,) = bench.lanes.pools
+    bench.begin()
+    bench.planning.go_on(after(1), 48_000)
+    assert pool.waits(stream.lane)
+    bench.planning.go_on(never, 50_000)
+    assert not pool.waits(stream.lane) and pool.due == 50_000
+    # Its beginning is done with: the next plan has no more to do with it.
+    assert bench.planning.plan.begin == []
+    pool.valid_until[stream.lane] = 60_000
+    bench.planning.stale = True
+    bench.begin()
+    bench.planning.go_on(never, 55_000)
+    assert pool.valid_until[stream.lane] == 60_000
+
+
+def test_whose_latency_counts_is_heard_or_will_be_soon() -> None:
+    bench = Bench()
+    stream = bench.stream(20)
+    assert bench.planned() == 960
+    # A paused stream asks for nothing; one that has only run dry will be back.
+    paused = bench.stream(5, active=False)
+    assert bench.planned() == 960
+    paused.starved = True
+    assert bench.planned() == 240
+    paused.starved = False
+    tap = Tap(90, "tap", STEREO, latency_ask_ns=10 * NS_PER_MS)
+    bench.taps.append(tap)
+    assert bench.planned() == 480
+    tap.active = False
+    assert bench.planned() == 960
+    # Where nobody asks any more, the quantum of before is as good as any.
+    stream.active = False
+    assert bench.planned() == 960
+
+
+def test_dropped_plans_are_made_anew() -> None:
+    bench = Bench()
+    planning = bench.planning
+    assert bench.planned() == 1920
+    planning.stale = True
+    bench.begin()
+    planning.go_on(after(1), 0)
+    planning.stale = False
+    planning.drop()
+    assert planning.plan.sinks == [] and not planning.unfinished and planning.stale
+    planning.go_on(never, 0)
+    assert planning.plan.sinks == []
+    bench.begin()
+    planning.go_on(never, 0)
+    assert planning.plan.sinks

@@ -1,0 +1,121 @@
+"""A listener's session and a machine work in anything that is a `Home`: they ask for nothing that it doesn't say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from millrace.codec.parameters import CodecParameters
+from millrace.doors.admission import Admission
+from millrace.errors import PeerLost
+from millrace.guest.config import GuestConfig
+from millrace.guest.home import Home, Machine
+from millrace.guest.listener import ListenerSession
+from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.attached import AttachedMachine
+from millrace.io.turns import Turns
+from millrace.outlets.peer import Subscribers
+from millrace.rights.model import OWNER
+from millrace.sim.rig import Rig
+from millrace.symptoms import Symptom
+from millrace.wire.peer.messages import FormatChanged, Hello, Report, Trouble, encode_message
+from tests.bare import bare, members_of
+from tests.unit.test_graph import add
+
+
+class House:
+    """A `Home` around a rig, and what it was told."""
+
+    def __init__(self) -> None:
+        self.rig = Rig()
+        self.latencies = 0
+        self.machines: list[tuple[str, Any]] = []
+        self.symptoms: list[Symptom] = []
+        graph = self.rig.graph
+        self.home: Home = bare(
+            Home, name="alice", config=GuestConfig("alice"), graph=graph, outlets=Subscribers(graph),
+            admission=Admission("alice", graph.budget, self.rig.prompts, self.symptoms.append),
+            microphone=graph.add_source("microphone", "Microphone"), turns=Turns(lambda: 0),
+            report=self.symptoms.append, recording=False, latency_changed=self._latency_changed,
+            machine_changed=lambda change, machine: self.machines.append((change, machine)),
+        )  # fmt: skip
+
+    def _latency_changed(self) -> None:
+        self.latencies += 1
+
+
+def test_a_listener_is_served_from_its_hello_to_its_end() -> None:
+    house = House()
+    rig, home = house.rig, house.home
+    sent: list[str | bytes] = []
+    session = ListenerSession(home, 7, "10.0.0.7", sent.extend, lambda: True, rig.now_ns, OWNER)
+    assert home.admission.budget.shares()["listener"] == session.account.held > 0
+    session.receive(encode_message(Hello(name="laptop", microphone=True)), rig.now_ns)
+    told = [json.loads(text) for text in sent if isinstance(text, str)]
+    assert [one["type"] for one in told] == ["welcome", "format", "microphone"]
+    assert (told[0]["guest"], told[0]["sink"], told[2]["allowed"], told[2]["wanted"]) == (
+        "alice",
+        "millrace",
+        True,
+        False,
+    )
+    assert session.microphone_state == "ready" and session.microphone is not None
+    home.recording = True
+    session.update_microphone()
+    assert json.loads(sent[-1])["wanted"] is True and session.microphone_state == "on"
+    session.receive(encode_message(FormatChanged(CodecParameters(1, "s16", 48_000, ["mono"]))), rig.now_ns)
+    # What its outlet hears is the graph's; what its network does is for the guest to know.
+    add(rig)
+    rig.run(0.1)
+    assert any(isinstance(message, bytes) for message in sent)
+    session.receive(encode_message(Report(latency_ns=5_000_000)), rig.now_ns)
+    session.receive(encode_message(Trouble("hole", "network", "late")), rig.now_ns)
+    assert house.latencies == 1
+    assert [(one.stage, one.guest, one.subject) for one in house.symptoms] == [("network", "alice", "listener/7")]
+    session.closed()
+    session.closed()
+    assert house.latencies == 2 and session.account.held == 0 and not home.outlets.outlets
+    assert not home.microphone.taps and not any(stream.feeds_source for stream in rig.graph.streams.values())
+
+
+class Machined(AttachedMachine):
+    """A machine that is there for a moment."""
+
+    kind = "test"
+
+    async def _session(self) -> None:
+        self._attached()
+        raise PeerLost("it was switched off")
+
+    def _gone(self) -> None:
+        """See `AttachedMachine`."""
+
+    def view(self) -> dict[str, Any]:
+        """See `Machine`."""
+        return {}
+
+
+def test_a_machine_tells_its_home_what_becomes_of_it_and_once_that_it_is_gone() -> None:
+    async def main() -> None:
+        house = House()
+        machine = Machined(9, house.home, DoorSpec("p2p", "fd"))
+        machine.start()
+        assert machine._task is not None
+        await machine._task
+        await machine.stop()
+        assert house.machines == [("change", machine), ("change", machine), ("remove", machine)]
+        (told,) = house.symptoms
+        assert (told.stage, told.cause, told.guest, told.subject) == ("machine", "lost", "alice", "door/9")
+        assert all(hasattr(machine, name) for name in members_of(Machine))
+
+    asyncio.run(main())
+
+
+def test_a_home_that_lacks_something_is_noticed_here() -> None:
+    with pytest.raises(AssertionError, match="Machine"):
+        bare(Machine, id=1, key="door/1", view=dict)
+    with pytest.raises(AttributeError):
+        print(bare(Machine, id=1, key="door/1", view=dict, stop=None).spec)

@@ -1,0 +1,72 @@
+"""What the operating system tells of this thread, and of other processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from millrace.io import load
+
+NAMED = "open('/proc/self/comm', 'w').write('a) T (b'); print(flush=True); import time; time.sleep(60)"
+"""A name may hold what the fields of /proc/PID/stat are told apart by."""
+
+
+def test_a_process_is_stopped_from_the_stop_until_it_may_go_on() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-E", "-c", NAMED], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline()
+            assert not load.is_stopped(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            assert load.is_stopped(process.pid)
+            process.send_signal(signal.SIGCONT)
+            os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+            assert not load.is_stopped(process.pid)
+        finally:
+            process.kill()
+    assert not load.is_stopped(process.pid), "it is gone"
+
+
+def test_a_thread_has_computed_what_it_has_computed_and_not_what_another_has() -> None:
+    took: list[int] = []
+
+    def compute() -> None:
+        before_ns = load.computed_ns()
+        sum(range(1_000_000))
+        took.append(load.computed_ns() - before_ns)
+
+    before_ns = load.computed_ns()
+    compute()
+    assert load.computed_ns() - before_ns >= took[0] > 0
+    before_ns = load.computed_ns()
+    other = threading.Thread(target=compute)
+    other.start()
+    other.join()
+    assert load.computed_ns() - before_ns < took[1]
+
+
+def test_how_long_it_waited_for_a_processor_is_the_second_figure_where_the_system_tells_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+
+    def read(path: Path, *args: object) -> str:
+        assert str(path) == "/proc/thread-self/schedstat"
+        return told[0]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    for text, delay_ns in (("1200 34 5\n", 34), ("", 0), ("1200\n", 0), ("1200 many 5\n", 0)):
+        told[:] = [text]
+        assert load.run_delay_ns() == delay_ns
+
+    def absent(path: Path, *args: object) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    assert load.run_delay_ns() == 0

@@ -1,0 +1,419 @@
+"""Commands that change things: what becomes of the guest, what is kept, and what is refused without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from millrace.budget import Budget
+from millrace.doors.pulse import control
+from millrace.doors.pulse.control import HANDLERS, guarded, merge_props, refused
+from millrace.doors.pulse.devices import DeviceUpdate
+from millrace.doors.pulse.formats import CommandError
+from millrace.dsp.convert import SampleFormat
+from millrace.errors import BudgetError, GraphError
+from millrace.graph.model import Stream
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.sim.rig import Rig
+from millrace.units import default_map
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
+from millrace.wire.pulse.session import Request
+from millrace.wire.pulse.tagstruct import PROPS_MAX, Spec
+from tests.caller import Caller
+from tests.unit.test_graph import Tone
+
+S16 = Spec(SampleFormat.S16LE, 2, 48_000)
+STEREO = (1, 2)
+HALF = 0x8000
+C = Command
+
+
+class Scene(Rig):
+    """A guest with a second sink and a source, a program that plays and records, and one that changes things."""
+
+    def __init__(self) -> None:
+        self.changed: list[tuple[str, int]] = []
+        super().__init__()
+        self.music = self.graph.add_sink("music", "Music")
+        self.source = self.graph.add_source("microphone", "Microphone")
+        self.program = Caller(self)
+        self.channel: int = self.program.play(S16, STEREO, tlength=9_600)["channel"]
+        self.record_channel: int = self.program.record(S16, STEREO, source_name="millrace.monitor")["channel"]
+        self.stream, self.record = self.program.streams[self.channel], self.program.records[self.record_channel]
+        self.caller = Caller(self, HANDLERS)
+        self.published: list[tuple[Facility, Change, int]] = []
+        self.door.publish = lambda *change: self.published.append(change)  # type: ignore[method-assign]
+        self.changed.clear()
+
+    def client_changed(self, change: str, client: Any) -> None:
+        """See `clients.Host`."""
+        self.changed.append((change, client.index))
+
+    def ask(self, command: Command, index: int = NO_INDEX, name: str | None = None, **fields: Any) -> Any:
+        """What the one that changes things is answered."""
+        return self.caller.ask(command, index=index, name=name, **fields)
+
+    def kept_later(self) -> list[DeviceUpdate]:
+        """From now on what is set of devices is kept when the test says so."""
+        updates: list[DeviceUpdate] = []
+        self.door.devices._submit = updates.append
+        return updates
+
+
+# -- levels -----------------------------------------------------------------------------------
+
+
+def test_levels_of_sinks_and_sources_are_set_and_remembered_each_as_its_own() -> None:
+    scene = Scene()
+    assert scene.ask(C.SET_SINK_VOLUME, name="music", volume=(HALF,)) == {}
+    assert scene.ask(C.SET_SINK_MUTE, scene.music.id, mute=True) == {}
+    assert (scene.music.gains, scene.music.mute) == ((0.125, 0.125), True)
+    assert (scene.music.recorded.gains, scene.music.recorded.mute) == ((1.0, 1.0), False)
+    assert scene.ask(C.SET_SOURCE_VOLUME, name="music.monitor", volume=(0x10000, HALF)) == {}
+    assert scene.ask(C.SET_SOURCE_MUTE, scene.source.id, mute=True) == {}
+    assert scene.music.recorded.gains == (1.0, 0.125) and scene.source.recorded.mute and not scene.source.mute
+    assert scene.door.devices.kept == {
+        ("sink", "music"): ((0.125, 0.125), True), ("recorded", "music.monitor"): ((1.0, 0.125), False),
+        ("recorded", "microphone"): ((1.0, 1.0), True),
+    }  # fmt: skip
+
+
+def test_a_muted_source_keeps_its_level_and_a_level_its_mute() -> None:
+    scene = Scene()
+    scene.ask(C.SET_SOURCE_MUTE, name="microphone", mute=True)
+    scene.ask(C.SET_SOURCE_VOLUME, name="microphone", volume=(HALF, HALF))
+    assert scene.source.recorded.mute and scene.source.recorded.gains == (0.125, 0.125)
+    scene.ask(C.SET_SOURCE_MUTE, name="microphone", mute=False)
+    assert not scene.source.recorded.mute and scene.source.recorded.gains == (0.125, 0.125)
+
+
+CHANGES: list[tuple[Command, dict[str, Any]]] = [
+    (C.SET_SINK_VOLUME, {"name": "music", "volume": (HALF,)}),
+    (C.SET_SINK_MUTE, {"name": "music", "mute": True}),
+    (C.SET_SOURCE_VOLUME, {"name": "microphone", "volume": (HALF,)}),
+    (C.SET_SOURCE_MUTE, {"name": "microphone", "mute": True}),
+    (C.SET_DEFAULT_SINK, {"name": "music"}),
+    (C.SET_DEFAULT_SOURCE, {"name": "microphone"}),
+]
+
+
+@pytest.mark.parametrize(("command", "fields"), CHANGES, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(("kept", "answer"), [(True, {}), (False, Err.IO)])
+def test_what_is_to_be_kept_is_answered_when_it_is_and_refused_where_it_could_not_be(
+    command: Command, fields: dict[str, Any], kept: bool, answer: Any
+) -> None:
+    scene = Scene()
+    updates = scene.kept_later()
+    tag = scene.caller.send(command, **({"index": NO_INDEX} | fields))
+    (update,) = updates
+    assert tag not in scene.caller.answers
+    update.done(kept)
+    assert scene.caller.answers[tag] == answer
+    tag = scene.caller.send(command, **({"index": NO_INDEX} | fields))
+    scene.caller.closed()
+    updates[-1].done(kept)
+    assert tag not in scene.caller.answers, "who has gone is not told"
+
+
+def test_levels_of_streams_and_recorders_are_set_at_once() -> None:
+    scene = Scene()
+    stream, record = scene.stream.node, scene.record
+    assert scene.ask(C.SET_SINK_INPUT_VOLUME, stream.id, volume=(HALF,)) == {} and stream.gains == (0.125, 0.125)
+    assert scene.ask(C.SET_SINK_INPUT_MUTE, stream.id, mute=True) == {} and stream.mute
+    scene.published.clear()
+    assert scene.ask(C.SET_SOURCE_OUTPUT_VOLUME, record.node.id, volume=(HALF, 0x10000)) == {}
+    assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, record.node.id, mute=True) == {}
+    assert record.gains == (0.125, 1.0) and record.mute
+    assert scene.published == [(Facility.SOURCE_OUTPUT, Change.CHANGE, record.node.id)] * 2
+    assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, record.node.id, mute=False) == {} and not record.mute
+
+
+@pytest.mark.parametrize("command", ["SET_SINK_VOLUME", "SET_SOURCE_VOLUME", "SET_SINK_INPUT_VOLUME"])
+def test_a_volume_of_other_channels_is_refused(command: str) -> None:
+    scene = Scene()
+    index = scene.stream.node.id if command == "SET_SINK_INPUT_VOLUME" else scene.sink.id
+    assert scene.ask(C[command], index, volume=(1, 2, 3)) is Err.INVALID
+    assert scene.sink.gains == scene.sink.recorded.gains == scene.stream.node.gains == (1.0, 1.0)
+
+
+OF_INPUTS = [("SET", "_VOLUME"), ("SET", "_MUTE"), ("KILL", ""), ("MOVE", "")]
+
+# -- what is not there ------------------------------------------------------------------------
+
+NOT_THERE = [
+    ("SET_SINK_VOLUME", {"volume": (1,)}), ("SET_SINK_MUTE", {"mute": True}), ("SET_SOURCE_VOLUME", {"volume": (1,)}),
+    ("SET_SOURCE_MUTE", {"mute": True}), ("SET_SINK_INPUT_VOLUME", {"volume": (1,)}), ("KILL_CLIENT", {}),
+    ("SET_SINK_INPUT_MUTE", {"mute": True}), ("SET_SOURCE_OUTPUT_VOLUME", {"volume": (1,)}), ("KILL_SINK_INPUT", {}),
+    ("SET_SOURCE_OUTPUT_MUTE", {"mute": True}), ("KILL_SOURCE_OUTPUT", {}), ("SUSPEND_SINK", {"suspend": True}),
+    ("SUSPEND_SOURCE", {"suspend": True}), ("SET_SINK_PORT", {"port": "x"}), ("SET_SOURCE_PORT", {"port": "x"}),
+    ("MOVE_SINK_INPUT", {"sink_index": NO_INDEX, "sink_name": "music"}), ("SET_CARD_PROFILE", {"profile": "off"}),
+    ("MOVE_SOURCE_OUTPUT", {"source_index": NO_INDEX, "source_name": "microphone"}),
+    ("SET_PORT_LATENCY_OFFSET", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "fields"), NOT_THERE, ids=[name for name, _ in NOT_THERE])
+def test_what_is_not_there_is_no_entity(command: str, fields: dict[str, Any]) -> None:
+    assert Scene().ask(C[command], 12_345, **fields) is Err.NOENTITY
+
+
+@pytest.mark.parametrize(
+    "command", ["SET_SINK_INPUT_VOLUME", "SET_SINK_INPUT_MUTE", "KILL_SINK_INPUT", "MOVE_SINK_INPUT"]
+)
+def test_what_gives_a_source_its_sound_can_be_neither_changed_nor_moved_to_where_it_is_heard(command: str) -> None:
+    scene = Scene()
+    voice = Stream(scene.graph.ids.take(), "voice", default_map(2), feed=Tone())
+    scene.graph.add_stream(voice, scene.source)
+    fields = {"volume": (1,), "mute": True, "sink_index": NO_INDEX, "sink_name": "music"}
+    assert scene.ask(C[command], voice.id, **fields) is Err.NOENTITY
+    assert voice.sink is scene.source and voice.id in scene.graph.streams and not voice.mute
+
+
+def test_ports_that_nothing_has_are_not_implemented() -> None:
+    scene = Scene()
+    assert scene.ask(C.SET_SINK_PORT, scene.sink.id, port="x") is Err.NOTIMPLEMENTED
+    assert scene.ask(C.SET_SOURCE_PORT, scene.sink.id, port="x") is Err.NOTIMPLEMENTED
+
+
+# -- places -----------------------------------------------------------------------------------
+
+
+def test_a_stream_is_moved_by_name_or_index_and_its_client_told() -> None:
+    scene = Scene()
+    stream = scene.stream.node
+
+    def move(index: int, name: str | None) -> Any:
+        return scene.ask(C.MOVE_SINK_INPUT, stream.id, sink_index=index, sink_name=name)
+
+    assert move(NO_INDEX, "music") == {} and stream.sink is scene.music and stream.placed
+    assert [told["index"] for told in scene.program.named(C.PLAYBACK_STREAM_MOVED)] == [scene.music.id]
+    assert move(scene.sink.id, None) == {} and stream.sink is scene.sink and not stream.placed
+    assert move(12_345, None) is Err.NOENTITY
+    stream.pinned = "its client asked that it stay where it is"
+    assert move(NO_INDEX, "music") is Err.INVALID and stream.sink is scene.sink
+
+
+def test_a_recorder_is_moved_to_where_its_own_client_may_record() -> None:
+    scene = Scene()
+    record = scene.record.node
+
+    def move(name: str) -> Any:
+        return scene.ask(C.MOVE_SOURCE_OUTPUT, record.id, source_index=NO_INDEX, source_name=name)
+
+    assert move("microphone") == {} and record.sink is scene.source and not record.placed
+    assert move("music.monitor") == {} and record.sink is scene.music and record.placed
+    scene.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    assert move("microphone") is Err.ACCESS and record.sink is scene.music and record.placed
+    assert move("nothing") is Err.NOENTITY
+    record.pinned = "it records one stream"
+    assert move("millrace.monitor") is Err.INVALID and record.sink is scene.music
+
+
+def test_a_loopback_goes_nowhere_where_it_would_hear_itself() -> None:
+    scene = Scene()
+    loader = Caller(scene)
+    loader.ask(C.LOAD_MODULE, name="module-loopback", argument="source=millrace.monitor sink=music")
+    stream = next(one for one in scene.door.playback.values() if one is not scene.stream)
+    record = next(one for one in scene.door.records.values() if one is not scene.record)
+    to = {"sink_index": NO_INDEX, "source_index": NO_INDEX}
+    assert scene.ask(C.MOVE_SINK_INPUT, stream.node.id, **to, sink_name="millrace") is Err.INVALID
+    assert scene.ask(C.MOVE_SOURCE_OUTPUT, record.node.id, **to, source_name="music.monitor") is Err.INVALID
+    assert stream.node.sink is scene.music and record.node.sink is scene.sink
+    assert scene.ask(C.MOVE_SOURCE_OUTPUT, record.node.id, **to, source_name="microphone") == {}
+    assert scene.ask(C.MOVE_SINK_INPUT, stream.node.id, **to, sink_name="millrace") == {}
+
+
+def test_a_sink_is_suspended_once_and_those_that_use_it_are_told() -> None:
+    scene = Scene()
+    suspended = {"channel": scene.channel, "suspended": True}
+    assert scene.ask(C.SUSPEND_SINK, scene.sink.id, suspend=True) == {} and scene.sink.suspended
+    assert scene.program.named(C.PLAYBACK_STREAM_SUSPENDED) == [suspended]
+    assert scene.program.named(C.RECORD_STREAM_SUSPENDED) == [suspended | {"channel": scene.record_channel}]
+    assert scene.ask(C.SUSPEND_SINK, scene.sink.id, suspend=True) == {}
+    assert scene.ask(C.SUSPEND_SOURCE, name="music.monitor", suspend=True) == {} and scene.music.suspended
+    assert len(scene.program.named(C.PLAYBACK_STREAM_SUSPENDED)) == 1, "that is no sink of theirs"
+    assert scene.ask(C.SUSPEND_SOURCE, name="millrace.monitor", suspend=False) == {} and not scene.sink.suspended
+    assert scene.program.named(C.PLAYBACK_STREAM_SUSPENDED)[-1]["suspended"] is False
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_no_name_at_all_suspends_everything_a_node_in_a_step(name: str | None) -> None:
+    scene = Scene()
+    scene.caller.steps = 0
+    assert scene.ask(C.SUSPEND_SINK, name=name, suspend=True) == {}
+    assert all(mix.suspended for mix in scene.graph.mixes()) and scene.caller.steps == 3
+    assert scene.ask(C.SUSPEND_SINK, scene.sink.id, suspend=False) == {}
+    assert [mix.suspended for mix in scene.graph.mixes()] == [False, True, True]
+
+
+def test_defaults_are_chosen_by_name_and_taken_back() -> None:
+    scene = Scene()
+    default: Callable[[], str] = lambda: scene.door.recorded_by_default().name  # noqa: E731
+    assert scene.ask(C.SET_DEFAULT_SINK, name="music") == {} and scene.graph.default is scene.music
+    assert scene.stream.node.sink is scene.music, "it named no sink, and goes along"
+    assert scene.ask(C.SET_DEFAULT_SOURCE, name="music.monitor") == {} and default() == "music"
+    assert (scene.door.devices.default("sink"), scene.door.devices.default("source")) == ("music", "music.monitor")
+    assert scene.ask(C.SET_DEFAULT_SINK, name="@NONE@") == {} and scene.graph.default is scene.sink
+    assert scene.graph.default.name == "millrace"
+    assert scene.ask(C.SET_DEFAULT_SOURCE, name="@NONE@") == {} and default() == "microphone"
+    assert (scene.door.devices.default("sink"), scene.door.devices.default("source")) == ("", "")
+
+
+@pytest.mark.parametrize("name", [None, "", "@DEFAULT_SINK@", "@DEFAULT_SOURCE@", "a b", "x" * 129, "\x1b[2J", "a/b"])
+def test_what_names_no_device_is_invalid_and_what_names_none_that_is_there_is_no_entity(name: str | None) -> None:
+    scene = Scene()
+    for command in (C.SET_DEFAULT_SINK, C.SET_DEFAULT_SOURCE):
+        assert scene.ask(command, name=name) is Err.INVALID
+        assert scene.ask(command, name="nothing") is Err.NOENTITY
+    assert scene.graph.default is not scene.music and scene.door.devices.kept == {}
+
+
+# -- ends -------------------------------------------------------------------------------------
+
+
+def test_clients_streams_and_recorders_are_ended_by_their_numbers() -> None:
+    scene = Scene()
+    woken: list[bool] = []
+    scene.program.wake = lambda: woken.append(scene.program.closing)
+    assert scene.ask(C.KILL_SINK_INPUT, scene.stream.node.id) == {}
+    assert scene.ask(C.KILL_SOURCE_OUTPUT, scene.record.node.id) == {}
+    assert scene.program.named(C.PLAYBACK_STREAM_KILLED) == [{"channel": scene.channel}]
+    assert scene.program.named(C.RECORD_STREAM_KILLED) == [{"channel": scene.record_channel}]
+    assert not scene.program.streams and not scene.program.records and not woken
+    assert scene.ask(C.KILL_CLIENT, scene.program.index) == {}
+    assert woken == [True], "it is closed as soon as its connection looks"
+    assert scene.ask(C.KILL_CLIENT, scene.caller.index) == {} and scene.caller.closing, "itself too, and is answered"
+
+
+def test_no_client_may_end_the_server() -> None:
+    scene = Scene()
+    assert scene.ask(C.EXIT) is Err.ACCESS and not scene.caller.closing
+
+
+# -- properties -------------------------------------------------------------------------------
+
+
+def test_a_client_says_who_it_is_and_those_hear_of_it_that_asked_to() -> None:
+    scene = Scene()
+    told = [(Facility.CLIENT, Change.CHANGE, scene.caller.index)], [("change", scene.caller.index)]
+    news: Callable[[], Any] = lambda: (scene.published.copy(), scene.changed.copy())  # noqa: E731
+    asks: list[tuple[Command, dict[str, Any]]] = [
+        (C.SET_CLIENT_NAME, {"props": {"application.name": b"player\0", "a": b"1\0"}}),
+        (C.UPDATE_CLIENT_PROPLIST, {"mode": 2, "props": {"a": b"2\0"}}),
+        (C.REMOVE_CLIENT_PROPLIST, {"keys": ["application.name", "nothing"]}),
+    ]
+    for command, fields in asks:
+        scene.published.clear()
+        scene.changed.clear()
+        answer = scene.ask(command, **fields)
+        assert answer == ({"index": scene.caller.index} if command is C.SET_CLIENT_NAME else {})
+        assert news() == told, command.name
+    assert scene.caller.props == {"a": b"2\0"}
+    scene.published.clear()
+    assert scene.ask(C.REMOVE_CLIENT_PROPLIST, keys=["application.name"]) == {}
+    assert scene.published == [], "nothing was removed"
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [(0, {"a": b"2\0", "b": b"2\0"}), (1, {"a": b"1\0", "b": b"2\0", "c": b"1\0"}),
+     (2, {"a": b"2\0", "b": b"2\0", "c": b"1\0"})],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["PLAYBACK_STREAM", "RECORD_STREAM", "CLIENT"])
+def test_properties_are_set_merged_or_replaced(kind: str, mode: int, expected: dict[str, bytes]) -> None:
+    scene = Scene()
+    caller = scene.program
+    target, channel = {
+        "PLAYBACK_STREAM": (scene.stream.props, scene.channel), "CLIENT": (caller.props, None),
+        "RECORD_STREAM": (scene.record.props, scene.record_channel),
+    }[kind]  # fmt: skip
+    target.clear()
+    target |= {"a": b"1\0", "c": b"1\0"}
+    update, new = C[f"UPDATE_{kind}_PROPLIST"], {"a": b"2\0", "b": b"2\0"}
+    assert caller.ask(update, channel=channel, mode=mode, props=new) == {}
+    assert target == expected
+    assert caller.ask(update, channel=channel, mode=3, props={"d": b"3\0"}) is Err.INVALID and target == expected
+    assert caller.ask(C[f"REMOVE_{kind}_PROPLIST"], channel=channel, keys=["a", "z"]) == {}
+    assert target == {key: value for key, value in expected.items() if key != "a"}
+
+
+def test_those_who_watch_a_stream_hear_that_its_properties_or_its_name_changed() -> None:
+    scene = Scene()
+    for kind, channel, node in (
+        ("PLAYBACK", scene.channel, scene.stream.node), ("RECORD", scene.record_channel, scene.record.node)
+    ):  # fmt: skip
+        facility = Facility.SINK_INPUT if kind == "PLAYBACK" else Facility.SOURCE_OUTPUT
+        for command, fields in (
+            (f"UPDATE_{kind}_STREAM_PROPLIST", {"mode": 2, "props": {"a": b"1\0"}}),
+            (f"REMOVE_{kind}_STREAM_PROPLIST", {"keys": ["a"]}),
+            (f"SET_{kind}_STREAM_NAME", {"name": "song"}),
+        ):
+            scene.published.clear()
+            assert scene.program.ask(C[command], channel=channel, **fields) == {}
+            assert scene.published == [(facility, Change.CHANGE, node.id)], command
+        scene.published.clear()
+        assert scene.program.ask(C[f"REMOVE_{kind}_STREAM_PROPLIST"], channel=channel, keys=["a"]) == {}
+        assert scene.published == [], "nothing was removed"
+        assert node.name == "song" and node.account.part("name") > 4
+    assert scene.stream.props["media.name"] == scene.record.props["media.name"] == b"song\0"
+    assert scene.program.ask(C.SET_PLAYBACK_STREAM_NAME, channel=scene.channel, name=None) == {}
+    assert scene.stream.node.name == ""
+    assert scene.program.ask(C.SET_RECORD_STREAM_NAME, channel=scene.channel + 99, name="x") is Err.NOENTITY
+
+
+def test_properties_have_a_bound_in_number_and_in_bytes_and_beyond_it_nothing_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    account = Budget().open("client")
+    props = {"a": b"1"}
+    with pytest.raises(CommandError) as error:
+        merge_props(account, props, {str(number): b"" for number in range(PROPS_MAX)})
+    assert error.value.code is Err.TOOLARGE and props == {"a": b"1"}
+    monkeypatch.setattr(control, "PROPS_BYTES_MAX", 10)
+    merge_props(account, props, {"b": b"12345678"}, keep=False)
+    with pytest.raises(CommandError):
+        merge_props(account, props, {"b": b"1234567890"})
+    merge_props(account, props, {"b": b"123456789"})
+    assert props == {"b": b"123456789"}
+    assert account.part("props") > 10
+    merge_props(account, props, {"c": b""}, keep=False)
+    assert props == {"c": b""}
+
+
+def test_properties_that_there_is_no_room_for_change_nothing() -> None:
+    account = Budget(limit=200).open("client")
+    props = {"a": b"1"}
+    with pytest.raises(BudgetError):
+        merge_props(account, props, {"b": b"1", "c": b"1"})
+    assert props == {"a": b"1"} and account.held == 0
+
+
+# -- what all have in common ------------------------------------------------------------------
+
+
+def test_a_mask_is_put_in_force_and_zero_ends_it() -> None:
+    scene = Scene()
+    assert scene.ask(C.SUBSCRIBE, mask=1 << Facility.SINK) == {}
+    assert scene.door.news.subscriptions == {scene.caller.index: scene.caller.subscription}
+    assert scene.ask(C.SUBSCRIBE, mask=0) == {} and scene.door.news.subscriptions == {}
+
+
+def test_what_is_not_served_says_why_and_the_graphs_refusals_are_invalid_but_for_the_budgets() -> None:
+    caller, request = Caller(Rig()), Request(C.EXIT, 1, {})
+    with pytest.raises(CommandError) as error:
+        refused(Err.BUSY)(caller, request)
+    assert error.value.code is Err.BUSY
+
+    def full(client: Any, request: Request) -> None:
+        raise BudgetError("no room")
+
+    def wrong(client: Any, request: Request) -> None:
+        raise GraphError("it would make a loop")
+
+    with pytest.raises(BudgetError):
+        guarded(full)(caller, request)
+    with pytest.raises(CommandError, match="it would make a loop") as error:
+        guarded(wrong)(caller, request)
+    assert error.value.code is Err.INVALID

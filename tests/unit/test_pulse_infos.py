@@ -1,0 +1,226 @@
+"""What PulseAudio clients are shown of a guest, record by record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.doors.pulse import infos
+from millrace.doors.pulse.samples import Sample
+from millrace.dsp.convert import SampleFormat
+from millrace.graph.model import Stream
+from millrace.media.format import AudioFormat
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.sim.rig import Rig
+from millrace.units import NS_PER_MS, default_map
+from millrace.version import __version__
+from millrace.wire.pulse.constants import NO_INDEX, Command, DeviceState, Encoding
+from millrace.wire.pulse.tagstruct import Spec
+from tests.caller import Caller
+from tests.unit.test_graph import Tone
+
+S16 = Spec(SampleFormat.S16LE, 2, 24_000)
+STEREO = (1, 2)
+F32 = Spec(SampleFormat.F32LE, 2, 48_000)
+
+
+def subset(record: Any, **expected: Any) -> None:
+    """A record has these fields among others."""
+    assert {key: record[key] for key in expected} == expected
+
+
+def text(record: Any, key: str) -> str:
+    return str(record["props"][key].removesuffix(b"\0").decode())
+
+
+def test_properties_are_zero_terminated_and_dots_stand_for_underlines() -> None:
+    assert infos.text_props(device__api="x", a="ü") == {"device.api": b"x\0", "a": "ü".encode() + b"\0"}
+    assert infos.as_props({"a.b": "\ud800"}) == {"a.b": b"?\0"}
+
+
+def test_a_sink_is_shown_with_its_own_level_and_its_monitor_with_the_one_it_is_recorded_at() -> None:
+    rig = Rig()
+    rig.graph.set_gains(rig.sink, (1.0, 0.125))
+    rig.sink.recorded.gains, rig.sink.recorded.mute = (0.125, 1.0), True
+    rig.sink.props = {"device.icon_name": "speaker", "device.description": "Loud"}
+    sink, monitor = infos.sink_info(rig.door, rig.sink, rig.now_ns), infos.source_info(rig.door, rig.sink, rig.now_ns)
+    subset(
+        sink, index=rig.sink.id, name="millrace", volume=(0x10000, 0x8000), mute=False, spec=F32, map=STEREO,
+        monitor_index=rig.sink.id, monitor_name="millrace.monitor", module=rig.door.own_module.index,
+        base_volume=0x10000, steps=0x10001, ports=0, active_port=None, card=NO_INDEX, configured=40_000, latency=0,
+        state=DeviceState.SUSPENDED,
+    )  # fmt: skip
+    assert [one.encoding for one in sink["formats"]] == [Encoding.PCM]
+    assert (text(sink, "device.class"), text(sink, "device.icon_name")) == ("sound", "speaker")
+    assert text(sink, "device.description") == "Loud"
+    subset(
+        monitor, index=rig.sink.id, name="millrace.monitor", volume=(0x8000, 0x10000), mute=True, latency=0,
+        monitor_of_index=rig.sink.id, monitor_of_name="millrace", description="Monitor of millrace",
+    )  # fmt: skip
+    # A monitor has properties of its own: its sink's would have it pass for a sink.
+    assert (text(monitor, "device.class"), text(monitor, "device.icon_name")) == ("monitor", "audio-input-microphone")
+    assert text(monitor, "device.description") == "Monitor of millrace"
+
+
+def test_a_source_is_no_monitor() -> None:
+    rig = Rig()
+    source = rig.graph.add_source("microphone", "Microphone", ("mono",))
+    record = infos.source_info(rig.door, source, rig.now_ns)
+    subset(
+        record, name="microphone", description="Microphone", monitor_of_index=NO_INDEX, monitor_of_name=None, map=(0,),
+        spec=Spec(SampleFormat.F32LE, 1, 48_000),
+    )  # fmt: skip
+    assert text(record, "device.class") == "sound"
+
+
+def test_what_a_sink_does_is_its_state() -> None:
+    rig = Rig()
+
+    def state() -> DeviceState:
+        return DeviceState(infos.sink_info(rig.door, rig.sink, rig.now_ns)["state"])
+
+    assert state() is DeviceState.SUSPENDED, "nothing has played there yet"
+    node = Stream(rig.graph.ids.take(), "tone", default_map(2), feed=Tone())
+    rig.graph.add_stream(node, rig.sink)
+    rig.graph.activate(node)
+    rig.run(0.1)
+    assert state() is DeviceState.RUNNING
+    rig.graph.deactivate(node, "paused")
+    rig.run(1.0)
+    assert state() is DeviceState.IDLE
+    rig.graph.suspend(rig.sink, True)
+    assert state() is DeviceState.SUSPENDED
+
+
+def test_a_sinks_latency_is_what_is_mixed_and_not_heard() -> None:
+    rig = Rig()
+    rig.sink.outlet_latency_ns = 30 * NS_PER_MS
+    assert infos.sink_info(rig.door, rig.sink, rig.now_ns)["latency"] == 30_000
+    rig.capture(clocked=True)
+    rig.run(0.1)
+    mixed_ns = rig.graph.position * 1_000_000_000 // 48_000 - rig.now_ns
+    assert mixed_ns > 0
+    assert infos.sink_info(rig.door, rig.sink, rig.now_ns)["latency"] == 30_000 + mixed_ns // 1000
+
+
+def test_a_programs_stream_is_shown_in_the_programs_format() -> None:
+    rig = Rig()
+    caller = Caller(rig, props={"application.name": b"player\0"})
+    made = caller.play(S16, STEREO, tlength=9_600, props={"media.name": b"song\0"}, muted=True, muted_set=True)
+    stream = rig.door.playback[made["index"]]
+    stream.queue.write(bytes(4_800))
+    record = infos.sink_input_info(rig.door, made["index"], rig.now_ns)
+    subset(
+        record, index=made["index"], name="song", client=caller.index, sink=rig.sink.id, spec=S16, map=STEREO,
+        buffer_usec=50_000, module=rig.door.own_module.index, mute=True, volume=(0x10000, 0x10000), has_volume=True,
+        writable=True, corked=False, driver="millrace", resample_method=stream.resample_method,
+    )  # fmt: skip
+    assert stream.resample_method and text(record, "media.name") == "song"
+    assert text(record, "module-stream-restore.id") == "sink-input-by-application-name:player"
+    stream.set_corked(True)
+    record = infos.sink_input_info(rig.door, made["index"], rig.now_ns)
+    assert record is not None and record["corked"] is True
+
+
+def test_a_stream_of_another_door_is_shown_as_the_graph_has_it() -> None:
+    rig = Rig()
+    node = Stream(rig.graph.ids.take(), "film", default_map(2), {"media.role": "movie"}, feed=Tone())
+    rig.graph.add_stream(node, rig.sink)
+    record = infos.sink_input_info(rig.door, node.id, rig.now_ns)
+    subset(record, client=NO_INDEX, spec=F32, buffer_usec=0, resample_method=None, corked=True, sink_usec=0)
+    assert text(record, "module-stream-restore.id") == "sink-input-by-media-role:movie"
+    rig.graph.activate(node)
+    rig.run(0.1)
+    record = infos.sink_input_info(rig.door, node.id, rig.now_ns)
+    assert record is not None and record["corked"] is False
+    ahead_ns = rig.graph.ahead(node) * 1_000_000_000 // 48_000
+    assert record["sink_usec"] == (ahead_ns + rig.door.monitor_latency_ns(rig.sink, rig.now_ns)) // 1000 > 0
+
+
+def test_what_gives_a_source_its_sound_is_no_input_and_neither_is_what_is_not_there() -> None:
+    rig = Rig()
+    source = rig.graph.add_source("microphone", "Microphone")
+    node = Stream(rig.graph.ids.take(), "voice", default_map(2), feed=Tone())
+    rig.graph.add_stream(node, source)
+    assert infos.sink_input_info(rig.door, node.id, rig.now_ns) is None
+    assert infos.sink_input_info(rig.door, 12_345, rig.now_ns) is None
+
+
+def test_a_recorder_is_shown_with_what_waits_for_its_client() -> None:
+    rig = Rig()
+    caller = Caller(rig, props={"application.name": b"recorder\0"})
+    made = caller.record(S16, STEREO, fragsize=480, corked=True)
+    record = rig.door.records[made["index"]]
+    record.mute, record.gains = True, (0.125, 1.0)
+    record._queue += bytes(960)
+    told = infos.source_output_info(rig.door, record)
+    subset(
+        told, index=made["index"], name="recorder", client=caller.index, source=rig.sink.id, spec=S16, map=STEREO,
+        buffer_usec=10_000, corked=True, mute=True, volume=(0x8000, 0x10000), module=rig.door.own_module.index,
+    )  # fmt: skip
+    assert text(told, "module-stream-restore.id") == "source-output-by-application-name:recorder"
+
+
+def test_a_client_is_shown_by_what_it_says_of_itself() -> None:
+    rig = Rig()
+    ours, foreign = Caller(rig, props={"application.name": b"player\0"}), Caller(rig, trusted=False)
+    record = infos.client_info(rig.door, ours)
+    subset(record, index=ours.index, name="player", module=rig.door.own_module.index)
+    assert text(record, "native-protocol.peer") == "UNIX socket client"
+    assert text(record, "native-protocol.version") == "35"
+    assert text(infos.client_info(rig.door, foreign), "native-protocol.peer") == "TCP/IP client"
+    ours.props["native-protocol.peer"] = b"mine\0"
+    assert text(infos.client_info(rig.door, ours), "native-protocol.peer") == "mine"
+
+
+def test_a_module_is_used_as_often_as_something_plays_on_what_it_made() -> None:
+    rig = Rig()
+    caller = Caller(rig)
+    caller.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=extra rate=24000 format=s16le")
+    module = next(m for m in rig.door.modules.values() if m.name == "module-null-sink")
+    extra = module.mixes[0]
+    subset(
+        infos.module_info(rig.door, module), index=module.index, name="module-null-sink", users=0,
+        argument="sink_name=extra rate=24000 format=s16le",
+    )  # fmt: skip
+    subset(infos.sink_info(rig.door, extra, rig.now_ns), module=module.index, spec=S16)
+    for _ in range(2):
+        caller.play(S16, STEREO, sink_name="extra")
+    record = infos.module_info(rig.door, module)
+    assert record["users"] == 1 and text(record, "module.version") == __version__
+    assert text(record, "module.author") == "Millrace" and text(record, "module.description")
+    assert infos.module_info(rig.door, rig.door.own_module)["users"] == NO_INDEX
+
+
+def test_a_samples_length_is_in_whole_frames_of_its_own_rate() -> None:
+    fmt = AudioFormat(SampleFormat.S16LE, 24_000, default_map(2))
+    record = infos.sample_info(Sample(7, "bell", fmt, bytes(4 * 2_400 + 2), {"a": b"b\0"}))
+    subset(
+        record, index=7, name="bell", duration=100_000, bytes=9_602, spec=S16, map=STEREO, props={"a": b"b\0"},
+        volume=(0x10000, 0x10000), lazy=False, filename=None,
+    )  # fmt: skip
+
+
+def test_the_server_names_a_default_source_only_to_those_that_may_have_it() -> None:
+    rig = Rig()
+    caller = Caller(rig)
+    source = rig.graph.add_source("microphone", "Microphone")
+    record = infos.server_info(caller, "user", "host", "1.2.3")
+    subset(
+        record, package="PulseAudio (on Millrace 1.2.3)", version="16.1", user="user", host="host", spec=F32,
+        map=STEREO, default_sink="millrace", default_source="microphone", cookie=0x00010203,
+    )  # fmt: skip
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    assert infos.server_info(caller, "user", "host", "1.2.3")["default_source"] == "millrace.monitor"
+    rig.graph.remove_source(source)
+    assert infos.server_info(caller, "user", "host", "1.2.3")["default_source"] == "millrace.monitor"
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0, 1e30])
+def test_levels_are_shown_within_what_the_protocol_can_say(gain: float) -> None:
+    rig = Rig()
+    rig.graph.set_gains(rig.sink, (gain,))
+    volume = infos.sink_info(rig.door, rig.sink, rig.now_ns)["volume"]
+    assert all(0 <= one <= 0x7FFFFFFF for one in volume) and np.isfinite(volume).all()

@@ -1,0 +1,161 @@
+"""News: each change once, to those that asked for it, in turns, and nothing from before they asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from millrace.doors.pulse.news import News, Subscribed, Subscription
+from millrace.wire.pulse.constants import Change, Facility
+
+SINK, STREAM, CLIENT = Facility.SINK, Facility.SINK_INPUT, Facility.CLIENT
+NEW, CHANGE, REMOVE = Change.NEW, Change.CHANGE, Change.REMOVE
+
+
+def mask(*facilities: Facility) -> int:
+    return sum(1 << facility for facility in facilities)
+
+
+class Turns:
+    """News that are spread when the test says so, a step at a time."""
+
+    def __init__(self) -> None:
+        self.called = 0
+        self._make: Callable[[], Iterator[None]] = lambda: iter(())
+        self.news = News(self._in_turns)
+        self.woken: list[int] = []
+
+    def _in_turns(self, make: Callable[[], Iterator[None]]) -> Callable[[], None]:
+        self._make = make
+
+        def call() -> None:
+            self.called += 1
+
+        return call
+
+    def subscribe(self, client: int, *facilities: Facility, state: Subscribed | None = None) -> Subscription:
+        one = Subscription(self.news, client, lambda: self.woken.append(client), state or Subscribed())
+        if facilities:
+            one.set_mask(mask(*facilities))
+        return one
+
+    def spread(self) -> int:
+        """Tell all; the number of steps."""
+        return sum(1 for _ in self._make())
+
+
+def told(subscription: Subscription) -> list[tuple[int, int]]:
+    return list(subscription.take())
+
+
+def test_each_hears_of_what_it_asked_for_and_of_nothing_else() -> None:
+    turns = Turns()
+    sinks, both, none = turns.subscribe(1, SINK), turns.subscribe(2, SINK, STREAM), turns.subscribe(3)
+    turns.news.publish(SINK, NEW, 7)
+    turns.news.publish(STREAM, CHANGE, 8)
+    turns.news.publish(CLIENT, NEW, 9)
+    assert told(sinks) == [] and turns.called == 3, "nothing is told out of turn"
+    assert turns.spread() == 2 and turns.woken == [1, 2]
+    assert told(sinks) == [(SINK | NEW, 7)] and told(sinks) == []
+    assert told(both) == [(SINK | NEW, 7), (STREAM | CHANGE, 8)] and told(none) == []
+    assert turns.spread() == 0 and turns.woken == [1, 2]
+
+
+def test_where_nobody_listens_nothing_is_kept() -> None:
+    turns = Turns()
+    turns.news.publish(SINK, NEW, 7)
+    assert (turns.called, turns.news.serial, turns.spread()) == (0, 0, 0)
+
+
+def test_who_asks_later_hears_of_nothing_that_was_before() -> None:
+    turns = Turns()
+    first, late = turns.subscribe(1, SINK), turns.subscribe(2)
+    turns.news.publish(SINK, NEW, 7)
+    late.set_mask(mask(SINK))
+    turns.news.publish(SINK, NEW, 8)
+    turns.spread()
+    assert told(late) == [(SINK | NEW, 8)] and len(told(first)) == 2
+    # Who only asks for more has been listening all along.
+    turns.news.publish(SINK, NEW, 9)
+    late.set_mask(mask(SINK, STREAM))
+    turns.spread()
+    assert told(late) == [(SINK | NEW, 9)]
+    late.set_mask(0)
+    turns.news.publish(SINK, NEW, 10)
+    late.set_mask(mask(SINK))
+    turns.spread()
+    assert told(late) == [] and turns.news.subscriptions.keys() == {1, 2}
+
+
+def test_one_change_is_told_once_however_often_it_happened() -> None:
+    turns = Turns()
+    one = turns.subscribe(1, SINK)
+    for _ in range(3):
+        turns.news.publish(SINK, CHANGE, 7)
+    turns.news.publish(SINK, CHANGE, 8)
+    turns.spread()
+    # A client that reads slowly is told once too, though the change was spread again.
+    turns.news.publish(SINK, CHANGE, 7)
+    turns.spread()
+    assert told(one) == [(SINK | CHANGE, 7), (SINK | CHANGE, 8)]
+    turns.news.publish(SINK, CHANGE, 7)
+    turns.spread()
+    assert told(one) == [(SINK | CHANGE, 7)]
+
+
+def test_a_change_of_what_is_gone_is_not_told_before_that_it_is_gone() -> None:
+    turns = Turns()
+    one = turns.subscribe(1, SINK)
+    turns.news.publish(SINK, CHANGE, 7)
+    turns.news.publish(SINK, CHANGE, 8)
+    turns.news.publish(SINK, REMOVE, 7)
+    turns.spread()
+    assert told(one) == [(SINK | CHANGE, 8), (SINK | REMOVE, 7)]
+    # The same where the change was spread already, and waits in the client's own queue.
+    turns.news.publish(SINK, NEW, 9)
+    turns.news.publish(SINK, CHANGE, 9)
+    turns.spread()
+    turns.news.publish(SINK, REMOVE, 9)
+    turns.spread()
+    assert told(one) == [(SINK | NEW, 9), (SINK | REMOVE, 9)]
+
+
+def test_what_is_published_while_it_is_spread_is_told_in_the_same_go() -> None:
+    turns = Turns()
+    first, second = turns.subscribe(1, SINK), turns.subscribe(2, SINK)
+    turns.news.publish(SINK, NEW, 7)
+    steps = turns._make()
+    next(steps)
+    turns.news.publish(SINK, NEW, 8)
+    assert told(first) == [(SINK | NEW, 7)]
+    for _ in steps:
+        pass
+    assert told(first) == [(SINK | NEW, 8)] and told(second) == [(SINK | NEW, 7), (SINK | NEW, 8)]
+
+
+def test_who_leaves_while_it_is_spread_is_no_obstacle() -> None:
+    turns = Turns()
+    first, second = turns.subscribe(1, SINK), turns.subscribe(2, SINK)
+    turns.news.publish(SINK, NEW, 7)
+    steps = turns._make()
+    next(steps)
+    second.set_mask(0)
+    first.set_mask(0)
+    for _ in steps:
+        pass
+    assert turns.news.subscriptions == {} and told(second) == []
+
+
+def test_a_state_goes_on_elsewhere_with_what_was_not_told_and_hears_only_what_is_new_there() -> None:
+    before = Turns()
+    state = Subscribed()
+    one = before.subscribe(1, SINK, state=state)
+    before.news.publish(SINK, NEW, 7)
+    before.spread()
+    after = Turns()
+    after.subscribe(2, SINK)
+    for index in range(5):
+        after.news.publish(SINK, NEW, index)
+    again = after.subscribe(1, state=state)
+    after.news.publish(SINK, NEW, 9)
+    after.spread()
+    assert told(again) == [(SINK | NEW, 7), (SINK | NEW, 9)] and told(one) == []

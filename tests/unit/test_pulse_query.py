@@ -1,0 +1,172 @@
+"""Commands that ask: what is found by which name, lists in steps, and the answer to what is not there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from millrace.doors.pulse.query import HANDLERS
+from millrace.doors.pulse.samples import Sample
+from millrace.dsp.convert import SampleFormat
+from millrace.media.format import AudioFormat
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.sim.rig import Rig
+from millrace.units import default_map
+from millrace.version import __version__
+from millrace.wire.pulse.constants import NO_INDEX, Command, Err
+from millrace.wire.pulse.tagstruct import Spec
+from tests.caller import Caller
+
+S16 = Spec(SampleFormat.S16LE, 2, 48_000)
+STEREO = (1, 2)
+FMT = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2))
+
+
+class Scene(Rig):
+    """A guest with a second sink, a source, a sample, and a program that plays and records; `ask` asks this table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.music = self.graph.add_sink("music", "Music")
+        self.source = self.graph.add_source("microphone", "Microphone")
+        self.program = Caller(self, props={"application.name": b"player\0"})
+        self.stream: int = self.program.play(S16, STEREO, tlength=9_600)["index"]
+        self.recorder: int = self.program.record(S16, STEREO)["index"]
+        self.door.samples.store(Sample(self.graph.ids.take(), "bell", FMT, bytes(400), {}))
+        self.caller = Caller(self, HANDLERS)
+
+    def ask(self, command: Command, index: int = NO_INDEX, name: str | None = None, **fields: Any) -> Any:
+        """The answer."""
+        return self.caller.ask(command, index=index, name=name, **fields)
+
+
+def names(records: Any) -> list[str]:
+    return [record["name"] for record in records]
+
+
+def test_the_server_is_who_and_where_it_says() -> None:
+    answer = Scene().ask(Command.GET_SERVER_INFO)
+    assert (answer["user"], answer["host"], answer["default_sink"]) == ("user", "host", "millrace")
+    assert __version__ in answer["package"]
+
+
+def test_sinks_and_sources_are_found_by_index_name_and_what_stands_for_the_default() -> None:
+    scene = Scene()
+    sinks = [(scene.music, (NO_INDEX, "music")), (scene.music, (scene.music.id, None)), (scene.sink, (NO_INDEX, None)),
+             (scene.sink, (NO_INDEX, "@DEFAULT_SINK@"))]  # fmt: skip
+    for sink, given in sinks:
+        (record,) = scene.ask(Command.GET_SINK_INFO, *given)
+        assert record["index"] == sink.id and record["description"] == sink.description
+    sources = [("microphone", (NO_INDEX, None)), ("music.monitor", (NO_INDEX, "music.monitor")),
+               ("millrace.monitor", (scene.sink.id, None)), ("microphone", (scene.source.id, None))]  # fmt: skip
+    for name, given in sources:
+        assert names(scene.ask(Command.GET_SOURCE_INFO, *given)) == [name]
+    assert scene.ask(Command.LOOKUP_SINK, name="music") == {"index": scene.music.id}
+    assert scene.ask(Command.LOOKUP_SOURCE, name="music.monitor") == {"index": scene.music.id}
+    assert scene.ask(Command.LOOKUP_SOURCE, name="microphone") == {"index": scene.source.id}
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["GET_SINK_INFO", "GET_SOURCE_INFO", "GET_SAMPLE_INFO", "LOOKUP_SINK", "LOOKUP_SOURCE", "GET_SINK_INPUT_INFO",
+     "GET_SOURCE_OUTPUT_INFO", "GET_CLIENT_INFO", "GET_MODULE_INFO", "GET_CARD_INFO"],
+)  # fmt: skip
+def test_what_is_not_there_is_no_entity(command: str) -> None:
+    scene = Scene()
+    for index in (12_345, NO_INDEX):
+        assert scene.ask(Command[command], index, "nothing") is Err.NOENTITY
+
+
+def test_what_has_only_a_number_is_found_by_that_of_its_own_kind() -> None:
+    scene = Scene()
+    found = {
+        Command.GET_SINK_INPUT_INFO: scene.stream, Command.GET_SOURCE_OUTPUT_INFO: scene.recorder,
+        Command.GET_CLIENT_INFO: scene.program.index, Command.GET_MODULE_INFO: scene.door.own_module.index,
+    }  # fmt: skip
+    for command in found:
+        for other, index in found.items():
+            answer = scene.ask(command, index)
+            if other is command:
+                assert [record["index"] for record in answer] == [index]
+            else:
+                assert answer is Err.NOENTITY, (command.name, other.name)
+
+
+def test_samples_are_found_by_name_or_by_number() -> None:
+    scene = Scene()
+    scene.door.samples.store(Sample(77, "gong", FMT, bytes(800), {}))
+    assert names(scene.ask(Command.GET_SAMPLE_INFO, name="bell")) == ["bell"]
+    assert names(scene.ask(Command.GET_SAMPLE_INFO, 77)) == ["gong"]
+    assert names(scene.ask(Command.GET_SAMPLE_INFO_LIST)) == ["bell", "gong"]
+
+
+def test_a_list_has_all_of_a_kind_one_in_a_step() -> None:
+    scene = Scene()
+    lists = {
+        Command.GET_SINK_INFO_LIST: ["millrace", "music"],
+        Command.GET_SOURCE_INFO_LIST: ["millrace.monitor", "music.monitor", "microphone"],
+        Command.GET_SINK_INPUT_INFO_LIST: ["player"],
+        Command.GET_SOURCE_OUTPUT_INFO_LIST: ["player"],
+        Command.GET_CLIENT_INFO_LIST: ["player", ""],
+        Command.GET_MODULE_INFO_LIST: [module.name for module in scene.door.modules.values()],
+        Command.GET_SAMPLE_INFO_LIST: ["bell"],
+    }
+    for command, expected in lists.items():
+        scene.caller.steps = 0
+        assert names(scene.ask(command)) == expected
+        assert scene.caller.steps == len(expected), command.name
+    assert scene.ask(Command.GET_CARD_INFO_LIST) == {}
+
+
+@pytest.mark.parametrize("command", [c for c in HANDLERS if c.name.endswith("_LIST")], ids=lambda c: c.name)
+def test_what_ends_while_a_list_is_made_is_no_obstacle(command: Command) -> None:
+    scene = Scene()
+    rows = len(scene.ask(command))
+    ended: list[bool] = []
+
+    def end_all() -> bool:
+        if not ended:
+            ended.append(True)
+            Caller(scene)
+            scene.graph.remove_sink(scene.music)
+            scene.graph.remove_source(scene.source)
+            scene.program.closed()
+            scene.door.samples.drop("bell")
+            scene.door.unload(next(m for m in scene.door.modules.values() if not m.fixed))
+        return False
+
+    scene.caller.over = end_all
+    assert len(scene.ask(command)) <= rows + 1 and (ended or not rows)
+
+
+def test_a_microphone_that_a_program_may_never_have_is_in_no_list() -> None:
+    scene = Scene()
+    scene.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    assert names(scene.ask(Command.GET_SOURCE_INFO_LIST)) == ["millrace.monitor", "music.monitor"]
+
+
+def test_what_feeds_a_source_is_no_row_of_the_list_of_inputs() -> None:
+    scene = Scene()
+    scene.graph.move_stream(scene.graph.streams[scene.stream], scene.source)
+    assert scene.ask(Command.GET_SINK_INPUT_INFO_LIST) == []
+
+
+def test_statistics_count_what_is_queued_and_what_is_cached() -> None:
+    scene = Scene()
+    scene.door.playback[scene.stream].queue.write(bytes(1_000))
+    answer = scene.ask(Command.STAT)
+    assert answer == {"blocks": 1, "bytes": 1_000, "allocated": 1, "allocated_bytes": 1_000, "cache_bytes": 400}
+
+
+def test_the_core_lists_who_takes_messages_and_others_are_not_there() -> None:
+    scene = Scene()
+
+    def message(path: str, text: str) -> Any:
+        return scene.caller.ask(Command.SEND_OBJECT_MESSAGE, path=path, message=text, parameters=None)
+
+    (listed,) = json.loads(message("/core", "list-handlers")["response"])
+    assert listed == {"name": "/core", "description": "Core message handler"}
+    assert message("/core", "reboot") is Err.NOTIMPLEMENTED
+    assert message("/card/0", "list-handlers") is Err.NOENTITY

@@ -1,0 +1,105 @@
+"""Samples: uploads that come in pieces, and the cache that keeps them at the guest's expense."""
+
+from __future__ import annotations
+
+import pytest
+
+from millrace.budget import Budget
+from millrace.doors.pulse import samples
+from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.samples import CACHED_BYTES, Sample, SampleCache, Upload
+from millrace.dsp.convert import SampleFormat
+from millrace.errors import BudgetError
+from millrace.media.format import AudioFormat
+from millrace.units import default_map
+from millrace.wire.pulse.constants import Change, Err, Facility
+
+S16 = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2))
+
+
+class Cache:
+    """A cache, its guest's budget, and what was published of it."""
+
+    def __init__(self, limit: int = 1 << 30) -> None:
+        self.budget = Budget("guest", limit)
+        self.told: list[tuple[Facility, Change, int]] = []
+        self.samples = SampleCache(self.budget.open("cache"), lambda *change: self.told.append(change))
+
+    def store(self, index: int, name: str, size: int) -> Sample:
+        sample = Sample(index, name, S16, bytes(size), {})
+        self.samples.store(sample)
+        return sample
+
+
+def test_an_upload_is_what_came_of_it_in_whole_frames_and_never_more_than_announced() -> None:
+    upload = Upload("bell", S16, 12, {})
+    for piece in (b"abcde", b"", b"fg"):
+        upload.write(memoryview(piece))
+    assert upload.fill == 7 and upload.finish() == b"abcd"
+    upload = Upload("bell", S16, 12, {})
+    for piece in (b"abcdefgh", b"ijklmnop", b"q"):
+        upload.write(memoryview(piece))
+    assert upload.fill == 12 and upload.finish() == b"abcdefghijkl"
+    assert Upload("bell", S16, 12, {}).finish() == b""
+
+
+def test_an_upload_weighs_all_that_it_may_become() -> None:
+    small, large = Upload("bell", S16, 4, {}), Upload("bell", S16, 4_000, {})
+    assert large.weight - small.weight == 3_996 and small.weight > 4 + len("bell")
+    assert Upload("bell", S16, 4, {"media.role": b"event\0"}).weight > small.weight + len("media.roleevent")
+    large.write(memoryview(b"abcd"))
+    assert large.weight - small.weight == 3_996, "what has come of it was paid for"
+
+
+def test_a_sample_is_found_by_its_name_until_it_is_dropped_and_each_change_is_told() -> None:
+    cache = Cache()
+    bell, gong = cache.store(7, "bell", 400), cache.store(8, "gong", 800)
+    assert cache.samples.get("bell") is bell and cache.samples.get("drum") is None
+    assert list(cache.samples) == [bell, gong] and cache.samples.sound_bytes == 1_200
+    again = cache.store(9, "bell", 40)
+    assert cache.samples.get("bell") is again and cache.samples.sound_bytes == 840
+    assert cache.samples.drop("gong") is gong and cache.samples.drop("gong") is None
+    kinds = [(Change.NEW, 7), (Change.NEW, 8), (Change.CHANGE, 9), (Change.REMOVE, 8)]
+    assert cache.told == [(Facility.SAMPLE_CACHE, kind, index) for kind, index in kinds]
+
+
+def test_whoever_goes_through_the_samples_may_drop_them() -> None:
+    cache = Cache()
+    for index in range(3):
+        cache.store(index, f"s{index}", 4)
+    for sample in cache.samples:
+        cache.samples.drop(sample.name)
+    assert not list(cache.samples)
+
+
+def test_what_is_kept_is_paid_for_and_paid_back() -> None:
+    cache = Cache()
+    sample = cache.store(1, "bell", 4_000)
+    assert cache.budget.held == sample.weight > 4_000 + CACHED_BYTES
+    cache.store(2, "bell", 400)
+    assert 400 + CACHED_BYTES < cache.budget.held < 4_000
+    cache.samples.drop("bell")
+    assert cache.budget.held == 0
+
+
+def test_one_that_there_is_no_room_for_leaves_the_one_of_before() -> None:
+    cache = Cache(limit=10_000)
+    before = cache.store(1, "bell", 4_000)
+    with pytest.raises(BudgetError):
+        cache.store(2, "bell", 20_000)
+    assert cache.samples.get("bell") is before and cache.budget.held == before.weight and len(cache.told) == 1
+
+
+def test_the_cache_is_full_at_its_bound_and_what_is_replaced_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(samples, "CACHE_BYTES_MAX", 1_000)
+    cache = Cache()
+    cache.store(1, "bell", 600)
+    cache.store(2, "gong", 400)
+    cache.store(3, "bell", 600)
+    for name, size in (("bell", 604), ("drum", 4)):
+        with pytest.raises(CommandError, match="cache is full") as refused:
+            cache.store(4, name, size)
+        assert refused.value.code is Err.TOOLARGE
+    assert cache.samples.sound_bytes == 1_000 and len(cache.told) == 3

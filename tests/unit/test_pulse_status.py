@@ -1,0 +1,23 @@
+"""What is told of a PulseAudio stream, in words that users read."""
+
+from __future__ import annotations
+
+from millrace.doors.pulse.status import PulseStatus
+from millrace.rights.grants import UNKNOWN, Identity
+from millrace.units import NS_PER_MS
+
+
+def test_where_it_comes_from_is_told_as_far_as_it_is_known() -> None:
+    assert PulseStatus("pulse").origin == "it came by PulseAudio"
+    firefox = PulseStatus("pulse", identity=Identity(4711, 1000, "firefox")).origin
+    assert firefox == "it came by PulseAudio from firefox (process 4711 of user 1000)"
+    stranger = PulseStatus("pulse", identity=UNKNOWN).origin
+    assert stranger == "it came by PulseAudio from a connection whose program is not known"
+
+
+def test_its_buffer_is_told_with_what_was_asked_for_and_what_is_in_it() -> None:
+    status = PulseStatus("pulse", fill_ns=60 * NS_PER_MS, tlength_ns=200 * NS_PER_MS, prebuf_ns=180 * NS_PER_MS)
+    assert status.buffer == "the application asked for 200 ms, and starts when 180 ms are there; 60 ms are in it now"
+    (stage,) = status.stages
+    assert (stage.stage, stage.ns) == ("client buffer", 60 * NS_PER_MS)
+    assert stage.why == "the application asked for 200 ms"
