@@ -7,7 +7,10 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import pytest
+
 from millrace.control.registry import Registry, json_text
+from millrace.io.turns import Turns
 from millrace.rights.model import OWNER, Principal, parse_rights
 
 
@@ -99,5 +102,27 @@ def test_measurements_of_a_guest_are_for_those_who_may_see_it() -> None:
         registry.measure(stranger, "a")
         registry.second()
         assert await told([stranger]) == [[]] and not looks, "nobody looks for a stranger"
+
+    run(test)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_message_that_others_get_as_well_is_sent_to_several_in_a_step(
+    alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each step uses up the share.
+    monkeypatch.setattr(Turns, "over", lambda turns: True)
+
+    async def test(registry: Registry) -> None:
+        of_each = [Principal(f"token/{n}", OWNER.rights, frozenset({"a", "" if alike else str(n)})) for n in range(100)]
+        watchers = [Watcher(registry, principal) for principal in of_each]
+        await told(watchers)
+        registry.put(1, "sink", "a", lambda: {"id": 1})
+        rounds = 0
+        while not all(watcher.heard for watcher in watchers):
+            await asyncio.sleep(0)
+            rounds += 1
+        assert rounds <= 10 if alike else rounds >= 100, "to make a message takes a step"
+        assert await told(watchers) == [[{"id": 1}]] * 100
 
     run(test)

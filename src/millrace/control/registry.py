@@ -1,7 +1,7 @@
 """The registry: every object of the daemon by its number, and the watchers.
 
 Changes are gathered until the loop comes round, made into one message for all watchers of the same guests, and
-sent. All telling is done in turns, a slice of objects to a watcher in a step: sound goes on in between.
+sent. All telling is done in turns, a slice of objects to a few watchers in a step: sound goes on in between.
 
 Levels, latencies and counters change all the time, and are no changes of their objects. Who asks for a guest's is told
 each second of the objects that look different by then: one look for all who ask.
@@ -27,6 +27,8 @@ ON_REQUEST = ("grant", "token")
 MEASURED = frozenset({"sink", "source", "stream", "listener", "door"})
 """Of these something is measured."""
 SLICE = 50
+SENDS_A_STEP = 20
+"""Watchers that are sent a message in one step, where it was made for another of them."""
 FRAME_BYTES = 256 * 1024
 View = Callable[[], msgspec.Struct]
 
@@ -125,7 +127,7 @@ class Registry:
             self._turns.wait(self._telling)
 
     def _tell(self) -> Iterator[None]:
-        """Tell watchers of what has changed: a step for each of them, and slice by slice; then of what is measured."""
+        """Tell watchers of what has changed, slice by slice, a few watchers in a step; then of what is measured."""
         while self._there or self._gone or self._measured:
             if self._there or self._gone:
                 there = _slice(self._there)
@@ -146,17 +148,20 @@ class Registry:
         for entry in there:
             if entry.guest in self._last:
                 self._last[entry.guest][entry.id] = shown[entry.id]
-        made: dict[tuple[Any, ...], bytes | None] = {}
-        for watcher in watchers:
+        made: dict[tuple[Any, ...], bytes] = {}
+        """Empty where those watchers see nothing of it."""
+        for number, watcher in enumerate(watchers, 1):
             key = (watcher.principal.rights, watcher.principal.guests, watcher.kinds, watcher.encode)
-            if key not in made:
+            data = made.get(key)
+            if new := data is None:
                 seen = [shown[e.id] for e in there if _sees(watcher, e)]
                 lost = [e.id for e in gone.values() if _sees(watcher, e)]
-                made[key] = watcher.encode(seen, lost, False) if seen or lost else None
-            data = made[key]
-            if data is not None and watcher in self._watchers:
+                data = made[key] = watcher.encode(seen, lost, False) if seen or lost else b""
+            if data and watcher in self._watchers:
                 watcher.send_objects(data)
-            yield
+            # To make a message takes long; to send what was made takes less than a step does.
+            if new or number % SENDS_A_STEP == 0:
+                yield
 
     # -- watchers --------------------------------------------------------------------------------
 
