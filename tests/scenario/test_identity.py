@@ -32,7 +32,7 @@ from millrace.rights.model import OWNER, Right, parse_rights
 from millrace.server.http import authentication as gate_module
 from millrace.server.http.authentication import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.server.http.origins import parse_addresses, parse_origin
-from millrace.server.native.session import NativeServer
+from millrace.server.native.server import NativeServer
 from millrace.sim.net import Path as ImpairedPath
 from millrace.wire.native.messages import Hello as NativeHello
 from millrace.wire.native.messages import frame

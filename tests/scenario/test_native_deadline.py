@@ -28,9 +28,9 @@ class Gate:
         self._do = NativeSession._do
         gate = self
 
-        async def held(session: NativeSession, call: Any) -> None:
+        async def held(session: NativeSession, number: int, call: Any) -> None:
             await gate._open.wait()
-            await gate._do(session, call)
+            await gate._do(session, number, call)
 
         monkeypatch.setattr(NativeSession, "_do", held)
 

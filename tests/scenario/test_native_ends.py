@@ -19,7 +19,8 @@ from millrace.control.registry import native_frames
 from millrace.daemon.app import Daemon
 from millrace.errors import BudgetError
 from millrace.io.clock import now_ns
-from millrace.server.native.session import NativeServer, NativeSession
+from millrace.server.native.server import NativeServer
+from millrace.server.native.session import NativeSession
 from millrace.wire.native.messages import HEADER, Call, Fault, Hello, Message, Reply, Welcome, frame
 from millrace.wire.native.session import NativeWire
 from tests import bus
@@ -90,7 +91,7 @@ def test_a_violation_behind_answers_that_nobody_has_read_yet(tmp_path: Path, cou
         client, server = await at_door(daemon).greet(), server_of(daemon)
         (session,) = server.sessions
         await client.say(frame(Call(n, "incidents", {})) for n in range(1, 4))
-        await until(lambda: session._called == 3 and session._worker is None)
+        await until(lambda: session.state.called == 3 and session._worker is None)
         await client.say([NONSENSE])
         await until(lambda: session.closed)
         *answers, last = await client.rest()
@@ -158,7 +159,7 @@ def test_whoever_never_reads_again_keeps_nothing_for_long(tmp_path: Path, monkey
 
 
 def test_those_on_their_way_out_make_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.server.native.session.CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("millrace.server.native.server.CONNECTIONS_MAX", 2)
 
     async def test(daemon: Daemon) -> None:
         server = server_of(daemon)

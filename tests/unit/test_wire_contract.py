@@ -18,7 +18,7 @@ from millrace.dsp.convert import SampleFormat
 from millrace.errors import MillraceError
 from millrace.units import NS_PER_S
 from millrace.wire.native.messages import Reply
-from millrace.wire.native.session import NativeWire
+from millrace.wire.native.session import NativeWire, awaiting_hello
 from millrace.wire.peer.messages import Hello
 from millrace.wire.peer.session import PeerClient, PeerServer
 from millrace.wire.pulse.client import PulseClientSession, playback_fields
@@ -51,7 +51,7 @@ class Case:
 
 
 def spoken_native() -> NativeWire:
-    wire = NativeWire(daemon=True, began_ns=NOW)
+    wire = NativeWire(daemon=True, state=awaiting_hello(NOW))
     wire.receive_fds([])
     return wire
 

@@ -12,8 +12,12 @@ NAMES_MAX = 64
 class Claimant(Protocol):
     """A connection."""
 
-    name: str
     subject: Subject
+
+    @property
+    def name(self) -> str:
+        """What it calls itself."""
+        ...
 
     def claim_changed(self, name: str, have: bool) -> None:
         """It has got the name, or lost it."""
@@ -53,6 +57,10 @@ class Claims:
                 del self._lines[name]
             elif first:
                 line[0].claim_changed(name, True)
+
+    def of(self, who: Claimant) -> dict[str, bool]:
+        """The names that a connection has (True) or waits for."""
+        return {name: line[0] is who for name, line in self._lines.items() if who in line}
 
     def holder(self, name: str) -> Claimant | None:
         """The client that has it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
@@ -21,6 +21,17 @@ class Ducks:
         if db:
             own[stream.id] = 10 ** (db / 20)
         self._apply(graph, stream)
+
+    def of(self, who: object) -> dict[int, float]:
+        """By number of the stream: what a connection leaves of it, linear."""
+        return dict(self._trims.get(who, {}))
+
+    def resume(self, who: object, trims: Mapping[int, float], graphs: Iterable[Graph]) -> None:
+        """A connection goes on with what it had turned down elsewhere, as far as that is there."""
+        there = {id_: (graph, graph.streams[id_]) for graph in graphs for id_ in trims.keys() & graph.streams.keys()}
+        for id_, (graph, stream) in there.items():
+            self._trims.setdefault(who, {})[id_] = trims[id_]
+            self._apply(graph, stream)
 
     def release(self, who: object, graphs: Iterable[Graph]) -> None:
         """A connection has gone: what it had turned down is as the others have it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from millrace.budget import Budget
 from millrace.control.commands import Commands, Place
+from millrace.control.registry import Looked, Watcher
 from millrace.control.visits import End, Leave, Lose
 from millrace.control.worker import Session, Worker
 from millrace.guest.guest import Guest
@@ -13,6 +15,17 @@ from millrace.io.turns import Turns
 from millrace.observe.metrics import exposition
 from millrace.rights.model import OWNER, Principal, Right
 from millrace.symptoms import Symptom, refusal, violation
+
+
+class Held(NamedTuple):
+    """What the plane keeps for one connection, with which another can go on for it."""
+
+    claims: Mapping[str, bool] = {}
+    """Names that it has (True) or waits for."""
+    ducks: Mapping[int, float] = {}
+    """By number of a stream: what it leaves of it, linear."""
+    looked: Looked | None = None
+    """None where it watches nothing."""
 
 
 class ControlPlane:
@@ -75,6 +88,20 @@ class ControlPlane:
     def joined(self, session: Session) -> None:
         """A program's connection has come."""
         self._worker.sessions[session] = None
+
+    def held(self, session: Session, watcher: Watcher) -> Held:
+        """What is kept for it, before it is released here to go on elsewhere."""
+        return Held(self.claims.of(session), self._worker.ducks.of(session), self.registry.looked(watcher))
+
+    def resume(self, session: Session, watcher: Watcher, held: Held) -> None:
+        """It goes on with what was kept for it elsewhere, and is told of what it has no more."""
+        for name, had in held.claims.items():
+            have = self.claims.claim(name, session, replace=had)
+            if have is not had:
+                session.claim_changed(name, have)
+        self._worker.ducks.resume(session, held.ducks, (guest.graph for guest in self._worker.guests.values()))
+        if held.looked is not None:
+            self.registry.watch(watcher, held.looked)
 
     def release(self, session: Session) -> None:
         """It has gone, and with it what it had claimed and ducked."""

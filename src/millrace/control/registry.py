@@ -10,6 +10,7 @@ each second of the objects that look different by then: one look for all who ask
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -58,13 +59,41 @@ class Entry(NamedTuple):
 class Watcher(Protocol):
     """Hears of changes."""
 
-    principal: Principal
-    kinds: frozenset[str] | None
     encode: Encode
+
+    @property
+    def principal(self) -> Principal:
+        """Who has its rights."""
+        ...
+
+    @property
+    def kinds(self) -> frozenset[str] | None:
+        """What it hears of; None for all kinds."""
+        ...
 
     def send_objects(self, made: bytes) -> None:
         """Send what `encode` has made."""
         ...
+
+
+class Looked(NamedTuple):
+    """What a watcher has seen, with which another can go on."""
+
+    numbers: frozenset[int] = frozenset()
+    synced: bool = False
+    """Its first look is over."""
+
+
+NOTHING = Looked()
+
+
+@dataclass(slots=True, eq=False)
+class _Look:
+    """A watcher's first look. A second one ends it."""
+
+    gone: frozenset[int]
+    """What is still to be told of what another has seen: some of it may be there no more."""
+    synced: bool
 
 
 class Registry:
@@ -72,10 +101,11 @@ class Registry:
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
-        self._watchers: dict[Watcher, object] = {}
-        """Each with what its first look goes by: a second look ends the first."""
+        self._watchers: dict[Watcher, _Look] = {}
         self._there: dict[int, Entry] = {}
         self._gone: dict[int, Entry] = {}
+        self._leaving: dict[int, Entry] = {}
+        """What is gone, and is being told just now."""
         self._measured: dict[int, Entry] = {}
         self._measuring: dict[Watcher, str] = {}
         self._last: dict[str, dict[int, Shown]] = {}
@@ -132,8 +162,10 @@ class Registry:
             if self._there or self._gone:
                 there = _slice(self._there)
                 gone, self._gone = self._gone, {}
+                self._leaving = gone
                 shown = {entry.id: _shown(entry) for entry in there}
                 yield from self._tell_of(there, shown, gone, list(self._watchers))
+                self._leaving = {}
             else:
                 there = _slice(self._measured)
                 shown = {entry.id: _shown(entry) for entry in there}
@@ -165,11 +197,19 @@ class Registry:
 
     # -- watchers --------------------------------------------------------------------------------
 
-    def watch(self, watcher: Watcher) -> None:
-        """Show `watcher` what is there, then every change."""
-        look = self._watchers[watcher] = object()
+    def watch(self, watcher: Watcher, before: Looked = NOTHING) -> None:
+        """Show `watcher` what is there, and what of `before` is gone; then every change."""
+        look = self._watchers[watcher] = _Look(before.numbers, before.synced)
         steps = self._show(watcher, look)
         self._turns.wait(Steps(lambda: steps, self._turns.over))
+
+    def looked(self, watcher: Watcher) -> Looked | None:
+        """What it has seen, or is about to be told is gone; None for one that watches nothing."""
+        look = self._watchers.get(watcher)
+        if look is None:
+            return None
+        there = (*self._entries.values(), *self._leaving.values(), *self._gone.values())
+        return Looked(look.gone.union(e.id for e in there if _sees(watcher, e)), look.synced)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Tell it no more."""
@@ -184,13 +224,16 @@ class Registry:
             # It has not been told what the others have.
             self._last.pop(guest, None)
 
-    def _show(self, watcher: Watcher, look: object) -> Iterator[None]:
+    def _show(self, watcher: Watcher, look: _Look) -> Iterator[None]:
         ids = iter(list(self._entries))
         while self._watchers.get(watcher) is look:
             part = [self._entries.get(id_) for id_ in islice(ids, SLICE)]
             shown = [_shown(entry) for entry in part if entry is not None and _sees(watcher, entry)]
-            watcher.send_objects(watcher.encode(shown, [], len(part) < SLICE))
-            if len(part) < SLICE:
+            over = len(part) < SLICE
+            gone, look.gone = sorted(look.gone - self._entries.keys()), frozenset()
+            watcher.send_objects(watcher.encode(shown, gone, over and not look.synced))
+            if over:
+                look.synced = True
                 return
             yield
 

@@ -57,9 +57,17 @@ FLIGHT_GUESTS = 10
 class Session(Protocol):
     """A connection of a program that controls guests, or plays in them."""
 
-    name: str
-    principal: Principal
     subject: Subject
+
+    @property
+    def name(self) -> str:
+        """What it calls itself."""
+        ...
+
+    @property
+    def principal(self) -> Principal:
+        """Who has its rights."""
+        ...
 
     def claim_changed(self, name: str, have: bool) -> None:
         """See `Claimant`."""
@@ -108,7 +116,7 @@ class Worker:
         self._turns: dict[str, Turns] = {}
         self._memories: dict[str, Memory] = {}
         self.budgets = Budgets(self.guests)
-        self.claims, self._ducks = Claims(), Ducks()
+        self.claims, self.ducks = Claims(), Ducks()
         self.sessions: dict[Session, None] = {}
         self.prompts = Prompts(self.ids.take, self._prompt_changed, self._asking.rearm)
         self._rules = GrantPublisher(self.registry, self.ids.take)
@@ -304,14 +312,14 @@ class Worker:
         """A connection has gone, and with it what it had claimed and ducked."""
         self.sessions.pop(session, None)
         self.claims.release(session)
-        self._ducks.release(session, (guest.graph for guest in self.guests.values()))
+        self.ducks.release(session, (guest.graph for guest in self.guests.values()))
 
     def duck(self, session: Session, found: Found, db: float) -> None:
         """Take a stream back for as long as that connection lives."""
         if not isinstance(found.thing, Stream):
             raise ConfigError(f"{printable(found.key)}: only streams can be turned down")
         checked_number(db, "db", -96, 0)
-        self._ducks.duck(session, found.guest.graph, found.thing, db)
+        self.ducks.duck(session, found.guest.graph, found.thing, db)
 
     def _prompt_changed(self, change: str, prompt: Prompt) -> None:
         if change == "new":

@@ -29,7 +29,7 @@ from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCK
 from millrace.io.sockets import own_secret, private_dir
 from millrace.rights.model import Admits
 from millrace.server.http.app import Web
-from millrace.server.native.session import NativeServer
+from millrace.server.native.server import NativeServer
 
 log = logging.getLogger("millrace.daemon")
 TICK_S = 1.0

@@ -82,7 +82,10 @@ class Level(Arguments):
 class Session(Asker, Protocol):
     """The connection that has the streams."""
 
-    principal: Principal
+    @property
+    def principal(self) -> Principal:
+        """Who has its rights."""
+        ...
 
     def guest(self, name: str, right: Right) -> Guest:
         """The guest of that name, if the connection has that right in it."""
@@ -316,6 +319,12 @@ class NativeStreams:
         if own.record is not None:
             own.guest.graph.remove_tap(own.record.node)
         own.close()
+
+    def end_all(self, why: str) -> None:
+        """They end, and the client is told."""
+        for id_ in list(self._own):
+            self._notice(id_, "ended", why)
+            self._forget(id_)
 
     def close(self) -> None:
         """The connection is gone."""

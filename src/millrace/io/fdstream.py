@@ -8,6 +8,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, MillraceError, PeerLost
@@ -27,8 +28,17 @@ FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
 
 
+@dataclass(slots=True)
+class Outgoing:
+    """What has been said and has not gone out yet. A value: its descriptors go along by their own way."""
+
+    chunks: deque[Chunk] = field(default_factory=deque)
+    begun: bool = False
+    """The other side has a part of the first."""
+
+
 class FdStream:
-    """Runs one core on one connected unix socket, which it owns.
+    """Runs one core on one connected unix socket, which it owns. It goes on from what another had `outgoing`.
 
     `after` is called when the core has taken bytes, or a deadline has passed, and before its answer goes out; `ended`
     once, with why: nothing more is read. Descriptors that come in go to `take_fds`; without it the kernel drops them.
@@ -52,6 +62,7 @@ class FdStream:
         may_wait: Callable[[int], bool] = lambda unsent: True,
         whose: str = "a connection",
         gone: Callable[[], None] = lambda: None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self._whose, self._gone = whose, gone
         self._step = RECEIVE_BYTES if turns is None else STEP_BYTES
@@ -63,11 +74,11 @@ class FdStream:
         """Finds out which program speaks, if that matters."""
         self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Chunk] = deque()
-        self._writing = self._begun = False
+        self._out = outgoing or Outgoing()
+        self._writing = False
         self._farewell: asyncio.TimerHandle | None = None
         """Runs from when it was ended: only what was said until then still goes out."""
-        self._unsent = 0
+        self._unsent = _bytes_of(self._out)
         self._timer = TimerRunner(self, self._loop)
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
@@ -152,7 +163,7 @@ class FdStream:
     def flush(self) -> None:
         """Write what the core has to say."""
         for chunk in self._core.data_to_send():
-            self._waiting.append(chunk)
+            self._out.chunks.append(chunk)
             self._unsent += len(chunk.data)
         if self._writing:
             self._await_room()
@@ -163,8 +174,9 @@ class FdStream:
     def _write(self) -> None:
         if self._sock.fileno() < 0:
             return
-        while self._waiting:
-            chunk = self._waiting[0]
+        out = self._out
+        while out.chunks:
+            chunk = out.chunks[0]
             try:
                 sent = socket.send_fds(self._sock, [chunk.data], chunk.fds)
             except (BlockingIOError, InterruptedError):
@@ -175,11 +187,11 @@ class FdStream:
                 return
             _given(chunk)
             self._unsent -= sent
-            self._begun = sent < len(chunk.data)
-            if self._begun:
-                self._waiting[0] = Chunk(chunk.data[sent:])
+            out.begun = sent < len(chunk.data)
+            if out.begun:
+                out.chunks[0] = Chunk(chunk.data[sent:])
             else:
-                self._waiting.popleft()
+                out.chunks.popleft()
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._sock)
@@ -207,11 +219,12 @@ class FdStream:
 
     def forget(self) -> None:
         """Drop what has not gone out, but for the message of which the other side has a part."""
-        begun = [self._waiting.popleft()] if self._begun else []
-        for chunk in (*self._waiting, *self._core.data_to_send()):
+        out = self._out
+        begun = [out.chunks.popleft()] if out.begun else []
+        for chunk in (*out.chunks, *self._core.data_to_send()):
             _given(chunk)
-        self._waiting = deque(begun)
-        self._unsent = sum(len(chunk.data) for chunk in begun)
+        out.chunks = deque(begun)
+        self._unsent = _bytes_of(out)
 
     def _send_away(self, why: Exception) -> None:
         """End it for what the other side has done, and tell it."""
@@ -241,16 +254,28 @@ class FdStream:
     def close(self) -> None:
         """Close the socket; `ended` is not called."""
         if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            if self._writing:
-                self._loop.remove_writer(self._sock)
-            if self._farewell is not None:
-                self._farewell.cancel()
-            self._timer.stop()
+            self._stop()
             self._sock.close()
-            self._begun = False
+            self._out.begun = False
             self.forget()
             self._gone()
+
+    def hand_on(self) -> tuple[socket.socket, Outgoing]:
+        """Let go of a socket that is open: another goes on with it, and with what has not gone out. Nobody is told."""
+        self._stop()
+        return socket.socket(fileno=self._sock.detach()), self._out
+
+    def _stop(self) -> None:
+        self._loop.remove_reader(self._sock)
+        if self._writing:
+            self._loop.remove_writer(self._sock)
+        if self._farewell is not None:
+            self._farewell.cancel()
+        self._timer.stop()
+
+
+def _bytes_of(out: Outgoing) -> int:
+    return sum(len(chunk.data) for chunk in out.chunks)
 
 
 def _given(chunk: Chunk) -> None:

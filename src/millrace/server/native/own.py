@@ -56,6 +56,10 @@ class Connection(Session, Watcher, Asker, Protocol):
         """Answer a call."""
         ...
 
+    def watch(self, kinds: frozenset[str] | None) -> None:
+        """Hear of objects of these kinds from now on; None for all kinds."""
+        ...
+
 
 class OwnMethods:
     """The methods of one connection."""
@@ -68,9 +72,9 @@ class OwnMethods:
         }  # fmt: skip
 
     def _watch(self, serial: int, args: Watch) -> None:
-        self._session.kinds = None if args.kinds is None else parse_kinds(args.kinds)
+        kinds = None if args.kinds is None else parse_kinds(args.kinds)
         self._session.reply(serial)
-        self._plane.registry.watch(self._session)
+        self._session.watch(kinds)
 
     def _claim(self, serial: int, args: Claim) -> None:
         self._session.principal.demand(Right.ADMIN)

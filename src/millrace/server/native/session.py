@@ -1,16 +1,13 @@
-"""Native connections: by which socket they come, what they ask, and their streams."""
+"""Native connections: what they ask, and their streams."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
-from collections import deque
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from millrace.budget import CONNECTIONS
 from millrace.control.plane import ControlPlane
@@ -23,14 +20,14 @@ from millrace.guest.guest import Guest
 from millrace.guest.native import NativeStreams
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
-from millrace.io.listeners import bind_unix
-from millrace.io.sockets import peer_subject
+from millrace.io.turns import Turns
 from millrace.io.witness import Witness
 from millrace.rights.grants import Identity, Permission, Verdict
-from millrace.rights.model import NOBODY, OWNER, Admits, Principal, Right, show_rights
+from millrace.rights.model import OWNER, Admits, Principal, Right, show_rights
 from millrace.rights.prompts import Answer, Prompt
 from millrace.server.http.answers import as_msgpack
 from millrace.server.native.own import OwnMethods
+from millrace.server.native.state import SessionState
 from millrace.text import printable
 from millrace.wire.native.messages import (
     VERSION,
@@ -42,12 +39,10 @@ from millrace.wire.native.messages import (
     Reply,
     Wait,
     Welcome,
-    frame,
 )
 from millrace.wire.native.session import NativeWire
 
 log = logging.getLogger("millrace.native")
-CONNECTIONS_MAX = 512
 SESSION_BYTES = 24 * 1024
 """What a connection takes."""
 ASKED_MAX = 16
@@ -58,6 +53,7 @@ ARGS_BYTES_MAX = 64 * 1024
 """As much as a request over HTTP may bring."""
 CALLS_MAX = 1024
 """Calls of one connection that may wait at a time."""
+NO_CALL = (-1, None)
 INTERNAL = "an internal error; the daemon's log has it"
 
 
@@ -66,74 +62,39 @@ def code_of(error: Exception) -> str:
     return error.word if isinstance(error, MillraceError) else "internal"
 
 
-class NativeServer:
-    """Accepts on one socket: the daemon's own, or `guest`'s."""
+class Entrance(Protocol):
+    """The socket by which connections come: the daemon's own, or `guest`'s."""
 
-    def __init__(self, plane: ControlPlane, path: Path, admits: Admits, guest: Guest | None = None) -> None:
-        assert (guest is not None) is (admits is Admits.PROGRAMS)
-        self.plane, self.guest, self.admits, self._path = plane, guest, admits, path
-        self.sessions: dict[NativeSession, None] = {}
-        """In the order in which they came."""
-        self.turns = plane.owners if guest is None else guest.turns
-        self._acceptor = plane.listeners.take(bind_unix(path, watched=True), self.turns, self._take)
+    plane: ControlPlane
+    guest: Guest | None
+    admits: Admits
+    turns: Turns
+    sessions: dict[NativeSession, None]
+    """Those that came by it, in the order in which they came."""
 
     @property
     def label(self) -> str:
         """The guest and the door, as the log has them."""
-        return f"guest {self.guest.name}, native" if self.guest else "the daemon's native socket"
-
-    def _take(self, sock: socket.socket) -> None:
-        if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
-            log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
-            refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections are the most; close one")
-            with contextlib.suppress(OSError):
-                sock.send(frame(refusal), socket.MSG_DONTWAIT)
-            sock.close()
-            return
-        try:
-            NativeSession(self, sock)
-        except BudgetError as error:
-            log.warning("%s: connection refused: %s", self.label, error)
-            with contextlib.suppress(OSError):
-                sock.send(frame(Fault(0, "limit", str(error))), socket.MSG_DONTWAIT)
-            sock.close()
-
-    def _one_less(self) -> bool:
-        """A connection that is on its way out, or has been silent for longest, makes room for one that may come in."""
-        waits = next((session for session in self.sessions if session.closed or not session.greeted), None)
-        if waits is not None:
-            waits.abort()
-        return waits is not None
-
-    def close(self, why: str) -> None:
-        """Stop accepting, and end every connection."""
-        self._acceptor.close()
-        for session in list(self.sessions):
-            session.end(why)
-            session.line.close()
-        self._path.unlink(missing_ok=True)
+        ...
 
 
 class NativeSession:
-    """One connection. It has no rights until it has said hello and is authorized."""
+    """One connection. It has no rights until it has said hello and is authorized.
 
-    def __init__(self, server: NativeServer, sock: socket.socket) -> None:
-        self.server, self._plane = server, server.plane
-        self.subject = peer_subject(sock, server.admits)
+    It begins with a new `state`, or goes on with one that another was in, which was frozen.
+    """
+
+    def __init__(self, server: Entrance, sock: socket.socket, state: SessionState) -> None:
+        self.server, self._plane, self.state = server, server.plane, state
+        self.subject = state.subject
         budget = self._plane.budget_of(OWNER) if server.guest is None else server.guest.admission.budget
         self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS)
-        self.principal = NOBODY
         self._leave: Leave = lambda: None
-        self.kinds: frozenset[str] | None = None
         self.encode: Encode = native_frames
-        self.name = ""
-        self.ready = self.token = False
-        self.closed = False
-        self.greeted = False
-        self._calls: deque[tuple[int, Call]] = deque()
-        self._called = self._asked = 0
+        self.closed = self._freezing = False
+        self._doing: tuple[int, Call | None] = NO_CALL
         self._worker: asyncio.Task[None] | None = None
-        self.wire = NativeWire(daemon=True, began_ns=now_ns())
+        self.wire = NativeWire(daemon=True, state=state.wire)
         self.streams = NativeStreams(self)
         self._methods = self.streams.methods | OwnMethods(self, self._plane).table
         server.sessions[self] = None
@@ -142,18 +103,80 @@ class NativeSession:
         self.line = FdStream(
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
             may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
-            gone=self._gone,
+            gone=self._gone, outgoing=state.outgoing,
         )  # fmt: skip
-
         if self.subject.identity.unproven:
             self.line.witness = Witness(sock.fileno(), self.subject.identity, self._identified)
+        try:
+            if not self.closed:
+                self._go_on()
+        except MillraceError as error:
+            self.end(str(error), code_of(error))
+
+    # -- going on elsewhere ----------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Where the one was whose state it has. What waited for somebody's decision is asked for again."""
+        state = self.state
+        waiting = [(number, call) for number, call in state.asked.items() if call is not None]
+        state.asked.clear()
+        state.calls.extendleft(reversed(waiting))
+        for number, call in state.calls:
+            self.account.hold(("call", number), CALL_BYTES + len(bytes(call.args)))
+        if state.greeted:
+            self._plane.listeners.doorstep.enter(self)
+        if state.ready:
+            self._enter()
+            self._plane.resume(self, self, state.held)
+        elif state.greeted:
+            self._admit()
+        if state.ready and self.server.guest is not None:
+            self.end_forbidden(self.server.guest)
+        self._after()
+        self._work_soon()
+
+    async def freeze(self) -> tuple[SessionState, socket.socket]:
+        """Let go of the connection: its state and its socket, with which another goes on. The client hears nothing of
+        it but that its streams have ended; a call that has begun is finished first. PeerLost where the client goes."""
+        self._freezing = True
+        if self._worker is not None:
+            await self._worker
+        if self.closed:
+            raise PeerLost("the connection ended before it was handed on")
+        self.streams.end_all("its connection was handed on")
+        self.state.held = self._plane.held(self, self)
+        sock, self.state.outgoing = self.line.hand_on()
+        self.closed = True
+        self._leave_all()
+        self._forgotten()
+        return self.state, sock
+
+    @property
+    def name(self) -> str:
+        """What the program calls itself."""
+        return self.state.name
+
+    @property
+    def principal(self) -> Principal:
+        """Who has its rights."""
+        return self.state.principal
+
+    @property
+    def kinds(self) -> frozenset[str] | None:
+        """See `Watcher`."""
+        return self.state.kinds
+
+    def watch(self, kinds: frozenset[str] | None) -> None:
+        """See `Connection`."""
+        self.state.kinds = kinds
+        self._plane.registry.watch(self)
 
     def _identified(self, identity: Identity) -> None:
         """The program that speaks is known; a token speaks for its owner."""
         guest = self.server.guest
-        if self.token or not Admission.identify(self.subject, identity) or guest is None:
+        if self.state.token or not Admission.identify(self.subject, identity) or guest is None:
             return
-        if self.ready and not guest.admission.allows(Permission.CONNECT, self.subject):
+        if self.state.ready and not guest.admission.allows(Permission.CONNECT, self.subject):
             self.end(f"{identity} has no grant to connect to guest {guest.name}", "rights")
         else:
             self.streams.end_forbidden(guest)
@@ -228,19 +251,25 @@ class NativeSession:
         if self.closed:
             return
         self.closed = True
+        self._leave_all()
+        self.wire.close()
+        # A call that has begun is finished: half of one would be kept and not made.
+        self.state.calls.clear()
+
+    def _leave_all(self) -> None:
         self._leave()
         self._plane.listeners.doorstep.left(self)
         self._plane.registry.unwatch(self)
         self._plane.prompts.forget(self.subject)
         self.streams.close()
         self._plane.release(self)
-        self.wire.close()
-        # A call that has begun is finished: half of one would be kept and not made.
-        self._calls.clear()
 
     def _gone(self) -> None:
         """The socket is closed: it takes nothing any more."""
         self._cease()
+        self._forgotten()
+
+    def _forgotten(self) -> None:
         self.account.close()
         self.server.sessions.pop(self, None)
 
@@ -257,12 +286,12 @@ class NativeSession:
                 self._call(message)
 
     def _hello(self, hello: Hello) -> None:
-        if self.greeted:
+        if self.state.greeted:
             self.end("hello was said already", "protocol")
             return
-        self.greeted = True
+        self.state.greeted = True
         self._plane.listeners.doorstep.enter(self)
-        self.name = hello.name[:100]
+        self.state.name = hello.name[:100]
         if hello.version < 1:
             why = f"version {hello.version} of the native protocol is not known; this daemon speaks {VERSION}"
             self.end(why, "protocol")
@@ -274,12 +303,11 @@ class NativeSession:
 
     def _authorize(self, hello: Hello) -> None:
         """Who this is: by a token, by the daemon's own socket, or as a program of the socket's guest."""
-        guest = self.server.guest
         if hello.token:
             identity = self.subject.identity
             principal = self._plane.access.let_in(hello.token, f"uid {identity.uid}")
             # Rules name a token, whatever program has it.
-            self.token = True
+            self.state.token = True
             self.subject.identity = replace(identity, sandbox=principal.key.replace("/", ":"), unproven=False)
             self._welcome(principal)
             return
@@ -288,18 +316,24 @@ class NativeSession:
         if self.server.admits is Admits.OWNER:
             self._welcome(OWNER)
             return
+        self._admit()
+
+    def _admit(self) -> None:
+        """By the grants of the socket's guest, or when somebody has decided."""
+        guest = self.server.guest
         assert guest is not None
         if guest.admission.authorize(Permission.CONNECT, self, now_ns(), self._let_in):
             self._welcome(guest.admission.principal)
 
     def await_answer(self, again: Answer) -> Answer:
         """See `Asker`."""
-        if self._asked >= ASKED_MAX:
+        asked = self.state.asked
+        if len(asked) >= ASKED_MAX:
             raise BudgetError(f"{ASKED_MAX} requests of this connection wait for an answer already")
-        self._asked += 1
+        number, asked[number] = self._doing
 
         def answered(allow: bool) -> None:
-            self._asked -= 1
+            asked.pop(number, None)
             again(allow)
 
         return answered
@@ -317,15 +351,20 @@ class NativeSession:
             self.end("the request to connect was denied, or not answered in time", "rights")
 
     def _welcome(self, principal: Principal) -> None:
-        self._leave = self._plane.enter(principal, lambda why: self.end(why, "rights"), self._lose)
-        self.principal, self.ready = principal, True
-        self.line.turns = self._plane.turns_of(principal)
+        self.state.principal, self.state.ready = principal, True
+        self._enter()
         guests = [guest.name for guest in self._plane.visible(principal)]
         self.send(Welcome(VERSION, principal.key, show_rights(principal.rights), guests[:1000]))
 
+    def _enter(self) -> None:
+        """It is let in."""
+        principal = self.principal
+        self._leave = self._plane.enter(principal, lambda why: self.end(why, "rights"), self._lose)
+        self.line.turns = self._plane.turns_of(principal)
+
     def _lose(self, guest: str) -> None:
         """A guest was removed: the next of its name is another."""
-        self.principal = self.principal.without(guest)
+        self.state.principal = self.principal.without(guest)
 
     def end_forbidden(self, guest: Guest) -> None:
         """The grants have changed: what they forbid ends."""
@@ -352,30 +391,33 @@ class NativeSession:
     # -- calls -----------------------------------------------------------------------------------
 
     def _call(self, call: Call) -> None:
-        if not self.ready:
+        if not self.state.ready:
             self.send(Fault(call.serial, "rights", "not let in yet: say hello, and wait for the welcome"))
             return
-        if len(self._calls) >= CALLS_MAX:
+        if len(self.state.calls) >= CALLS_MAX:
             self.send(Fault(call.serial, "busy", f"{CALLS_MAX} calls wait already"))
             return
         size = len(bytes(call.args))
         if size > ARGS_BYTES_MAX:
             self.send(Fault(call.serial, "limit", f"arguments of {size} bytes; {ARGS_BYTES_MAX} at most"))
             return
-        if not self.account.fits(("call", self._called), CALL_BYTES + size):
+        if not self.account.fits(("call", self.state.called), CALL_BYTES + size):
             self.send(Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes wait already"))
             return
-        self._calls.append((self._called, call))
-        self._called += 1
-        if self._worker is None:
+        self.state.calls.append((self.state.called, call))
+        self.state.called += 1
+        self._work_soon()
+
+    def _work_soon(self) -> None:
+        if self._worker is None and self.state.calls and not self._freezing:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
         """Calls are done one after another, in the order in which they came."""
-        while self._calls:
-            number, call = self._calls.popleft()
+        while self.state.calls and not self._freezing:
+            number, call = self.state.calls.popleft()
             try:
-                await self.line.turns.do(self._do(call))
+                await self.line.turns.do(self._do(number, call))
             except MillraceError as error:
                 self.refuse(call.serial, error)
             except Exception:
@@ -384,13 +426,17 @@ class NativeSession:
             self.account.hold(("call", number), 0)
         self._worker = None
 
-    async def _do(self, call: Call) -> None:
+    async def _do(self, number: int, call: Call) -> None:
         if self.server.guest is not None:
             self.server.guest.admission.demand_known(self.subject)
         own = self._methods.get(call.method)
         if own is not None:
             takes, run = own
-            run(call.serial, parsed(takes, call.args))
+            self._doing = number, call
+            try:
+                run(call.serial, parsed(takes, call.args))
+            finally:
+                self._doing = NO_CALL
             return
         value = await self._plane.run(self.principal, call.method, call.args)
         self.send(Reply(call.serial, await as_msgpack(value)))

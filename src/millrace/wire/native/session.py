@@ -37,19 +37,22 @@ class NativeState:
     """Until when a hello is waited for."""
 
 
+def awaiting_hello(now_ns: HostNs) -> NativeState:
+    """A new connection's, whose client is to say hello within `GREET_NS`."""
+    return NativeState(hello_by_ns=now_ns + GREET_NS)
+
+
 class NativeWire:
     """One end. The daemon's takes no descriptors; `close_fd` gets those that belong to nothing known.
 
-    With `began_ns` it waits for a hello from then on, for `GREET_NS`. It goes on from a `state` that another was in.
+    It goes on from a `state` that another was in.
     """
 
     def __init__(
-        self, daemon: bool, close_fd: Callable[[int], None] = lambda fd: None, began_ns: HostNs | None = None,
-        state: NativeState | None = None,
-    ) -> None:  # fmt: skip
+        self, daemon: bool, close_fd: Callable[[int], None] = lambda fd: None, state: NativeState | None = None
+    ) -> None:
         self._daemon, self._close_fd = daemon, close_fd
-        hello_by_ns = None if began_ns is None else began_ns + GREET_NS
-        self.state = state or NativeState(hello_by_ns=hello_by_ns)
+        self.state = state or NativeState()
 
     def receive_fds(self, fds: list[int]) -> None:
         """Descriptors have come with the bytes that follow."""

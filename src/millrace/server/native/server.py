@@ -1,0 +1,70 @@
+"""Native connections: by which socket they come."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from pathlib import Path
+
+from millrace.control.plane import ControlPlane
+from millrace.errors import BudgetError
+from millrace.guest.guest import Guest
+from millrace.io.clock import now_ns
+from millrace.io.listeners import bind_unix
+from millrace.io.sockets import peer_subject
+from millrace.rights.model import Admits
+from millrace.server.native.session import Entrance, NativeSession
+from millrace.server.native.state import SessionState
+from millrace.wire.native.messages import Fault, frame
+from millrace.wire.native.session import awaiting_hello
+
+log = logging.getLogger("millrace.native")
+CONNECTIONS_MAX = 512
+
+
+class NativeServer(Entrance):
+    """Accepts on one socket: the daemon's own, or `guest`'s."""
+
+    def __init__(self, plane: ControlPlane, path: Path, admits: Admits, guest: Guest | None = None) -> None:
+        assert (guest is not None) is (admits is Admits.PROGRAMS)
+        self.plane, self.guest, self.admits, self._path = plane, guest, admits, path
+        self.sessions: dict[NativeSession, None] = {}
+        self.turns = plane.owners if guest is None else guest.turns
+        self._acceptor = plane.listeners.take(bind_unix(path, watched=True), self.turns, self._take)
+
+    @property
+    def label(self) -> str:
+        """The guest and the door, as the log has them."""
+        return f"guest {self.guest.name}, native" if self.guest else "the daemon's native socket"
+
+    def _take(self, sock: socket.socket) -> None:
+        if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
+            log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
+            refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections are the most; close one")
+            with contextlib.suppress(OSError):
+                sock.send(frame(refusal), socket.MSG_DONTWAIT)
+            sock.close()
+            return
+        try:
+            NativeSession(self, sock, SessionState(peer_subject(sock, self.admits), awaiting_hello(now_ns())))
+        except BudgetError as error:
+            log.warning("%s: connection refused: %s", self.label, error)
+            with contextlib.suppress(OSError):
+                sock.send(frame(Fault(0, "limit", str(error))), socket.MSG_DONTWAIT)
+            sock.close()
+
+    def _one_less(self) -> bool:
+        """A connection that is on its way out, or has been silent for longest, makes room for one that may come in."""
+        waits = next((session for session in self.sessions if session.closed or not session.state.greeted), None)
+        if waits is not None:
+            waits.abort()
+        return waits is not None
+
+    def close(self, why: str) -> None:
+        """Stop accepting, and end every connection."""
+        self._acceptor.close()
+        for session in list(self.sessions):
+            session.end(why)
+            session.line.close()
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,323 @@
+"""A native connection frozen to a value goes on from it, wherever it was, and at another daemon's socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import random
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.client.bus import Bus, Change, connect
+from millrace.daemon.app import Daemon
+from millrace.errors import PeerLost, RightsError
+from millrace.graph.model import Stream
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.server.native.server import NativeServer
+from millrace.server.native.session import CALL_BYTES, SESSION_BYTES, NativeSession
+from millrace.units import default_map
+from millrace.wire.native.messages import Call, Hello, Message, Objects, Reply, Welcome, frame, shown
+from millrace.wire.native.session import NativeWire
+from tests import bus
+
+running = partial(bus.running, guests=bus.BOTH)
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+def server_of(daemon: Daemon, guest: str = "alice") -> NativeServer:
+    return daemon._native[daemon.worker.guest(guest)]
+
+
+def at_door(daemon: Daemon) -> Bus:
+    return connect(daemon.config.runtime / "alice" / "native")
+
+
+async def frozen(server: NativeServer) -> tuple[bytes, socket.socket]:
+    """The only connection there is, as it travels."""
+    (session,) = server.sessions
+    state, sock = await session.freeze()
+    assert session.closed and not server.sessions
+    return pickle.dumps(state), sock
+
+
+def thawed(server: NativeServer, state: bytes, sock: socket.socket) -> NativeSession:
+    return NativeSession(server, sock, pickle.loads(state))
+
+
+async def moved(here: NativeServer, there: NativeServer) -> NativeSession:
+    return thawed(there, *await frozen(here))
+
+
+def conversation() -> bytes:
+    """What a session manager says that makes and removes sinks, and watches them."""
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("watch", {"kinds": ["sink"]}), ("sink.add", {"guest": "alice", "name": "one"}), ("claim", {"name": "x"}),
+        ("set", {"target": "sink/one", "guest": "alice", "settings": {"volume": "50%"}}), ("nonsense", {}),
+        ("sink.add", {"guest": "alice", "name": "two"}), ("sink.remove", {"guest": "alice", "sink": "one"}),
+        ("state", {"guest": "alice"}), ("sink.add", {"guest": "alice", "name": "three"}),
+    ]  # fmt: skip
+    return frame(Hello(name="mover")) + b"".join(frame(Call(n, *call)) for n, call in enumerate(calls, 1))
+
+
+class Told:
+    """What a client has been told."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, int]] = []
+        self.sinks: dict[int, str] = {}
+        self.synced = 0
+
+    def take(self, message: Message) -> None:
+        if isinstance(message, Objects):
+            self.sinks |= {told.number: f"{told.guest}: {told.view['name']}" for told in map(shown, message.there)}
+            for number in message.gone:
+                self.sinks.pop(number, None)
+            self.synced += message.synced
+        else:
+            self.answers.append((type(message).__name__, getattr(message, "serial", 0)))
+
+
+async def talked(daemon: Daemon, seed: int, freezing: bool) -> Told:
+    """The conversation in pieces by `seed`, frozen after each or not."""
+    loop, rng, said, told = asyncio.get_running_loop(), random.Random(seed), conversation(), Told()
+    server, wire = daemon._native[None], NativeWire(daemon=False, close_fd=os.close)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        sock.connect(str(daemon.config.runtime / "native.sock"))
+        await until(lambda: server.sessions)
+        while said:
+            size = rng.choice((1, 7, 60, 200))
+            await loop.sock_sendall(sock, said[:size])
+            said = said[size:]
+            for _ in range(rng.randrange(6)):
+                await asyncio.sleep(0)
+            if freezing:
+                await moved(server, server)
+        async with asyncio.timeout(20):
+            while told.answers[-1:] != [("Reply", 9)] or not {"alice: two", "alice: three"} <= {*told.sinks.values()}:
+                wire.receive(await loop.sock_recv(sock, 65_536), 0)
+                for message, _ in wire.events():
+                    told.take(message)
+    await until(lambda: not server.sessions)
+    assert not daemon.plane.budget_of().shares().get("connection") and daemon.plane.claims.holder("x") is None
+    return told
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_connection_frozen_anywhere_is_answered_as_one_that_was_not(tmp_path: Path, seed: int) -> None:
+    out: list[Told] = []
+    for freezing in (False, True):
+
+        async def test(daemon: Daemon, freezing: bool = freezing) -> None:
+            out.append(await talked(daemon, seed, freezing))
+
+        folder = tmp_path / str(freezing)
+        folder.mkdir()
+        running(folder, test)
+    whole, frozen_ = out
+    assert whole.answers[0] == ("Welcome", 0) and ("Fault", 5) in whole.answers and len(whole.answers) == 10
+    assert frozen_.answers == whole.answers
+    assert sorted(frozen_.sinks.values()) == sorted(whole.sinks.values()) and frozen_.synced == whole.synced == 1
+
+
+def test_it_goes_on_in_another_process(tmp_path: Path) -> None:
+    """Another daemon stands for it: nothing but the value and the socket goes from here to there."""
+
+    async def test(here: Daemon) -> None:
+        (tmp_path / "there").mkdir()
+        told: list[tuple[str, bool]] = []
+        async with bus.daemon_in(tmp_path / "there", guests=bus.BOTH) as there, AsyncExitStack() as ends:
+            server, other = here._native[None], there._native[None]
+            own = await ends.enter_async_context(connect(here.config.runtime / "native.sock", name="mover"))
+            own.on_claim = lambda name, have: told.append((name, have))
+            changes: list[Change] = []
+            watching = asyncio.create_task(gathered(own, changes))
+            await until(lambda: any(change.what == "synced" for change in changes))
+            assert await own.claim("mine") and await own.claim("policy")
+            stays = await ends.enter_async_context(connect(there.config.runtime / "native.sock"))
+            assert await stays.claim("policy")
+            graph, second = here.worker.guest("alice").graph, there.worker.guest("alice").graph
+            streams = [Stream(7_000_000, "x", default_map(2)) for _ in range(2)]
+            graph.add_stream(streams[0], graph.default)
+            await own.call("duck", target="stream/7000000", db=-20, guest="alice")
+            await until(lambda: 7_000_000 in own.objects)
+            second.add_stream(streams[1], second.default)
+            for _ in range(1000):
+                here.worker.ids.take()
+            extra = graph.add_sink("goes")
+            await until(lambda: extra.id in own.objects)
+            graph.remove_sink(extra)
+            state, sock = await frozen(server)
+            assert streams[0].effective_gains[0] == 1.0 and here.plane.claims.holder("mine") is None
+            session = thawed(other, state, sock)
+            assert session.name == "mover" and session.principal.key == "owner" and session in other.sessions
+            assert abs(streams[1].effective_gains[0] - 0.1) < 1e-6
+            assert there.plane.claims.holder("mine") is session is there.plane.claims.holder("policy")
+            second.add_sink("comes")
+            await until(lambda: any(one.props.get("name") == "comes" for one in own.objects.values()))
+            assert extra.id not in own.objects, "what went while nobody looked is told"
+            assert [change.what for change in changes].count("synced") == 1 and not told
+            assert await own.call("state", guest="alice")
+            assert session.account.held == SESSION_BYTES
+            second.remove_stream(streams[1])
+            watching.cancel()
+
+    running(tmp_path, test)
+
+
+async def gathered(own: Bus, changes: list[Change]) -> None:
+    async for change in own.watch():
+        changes.append(change)
+
+
+def test_answers_that_nobody_has_read_go_along(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        server, loop = server_of(daemon), asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.setblocking(False)
+            sock.connect(str(daemon.config.runtime / "alice" / "native"))
+            await loop.sock_sendall(sock, frame(Hello()))
+            await until(lambda: server.sessions and all(one.state.ready for one in server.sessions))
+            (session,) = server.sessions
+            for n in range(3):
+                session.send(Reply(n, bytes([n]) * 400_000))
+            session.line.flush()
+            session.send(Reply(3))
+            assert session.line._out.begun
+            budget = daemon.worker.guest("alice").graph.budget
+            session = await moved(server, server)
+            assert budget.shares()["connection"] > 3 * 200_000
+            wire, heard = NativeWire(daemon=False), list[Message]()
+            while len(heard) < 5:
+                wire.receive(await loop.sock_recv(sock, 65_536), 0)
+                heard += [message for message, _ in wire.events()]
+            assert isinstance(heard[0], Welcome)
+            assert heard[1:] == [*(Reply(n, bytes([n]) * 400_000) for n in range(3)), Reply(3)]
+            await until(lambda: session.account.held == SESSION_BYTES)
+
+    running(tmp_path, test)
+
+
+def test_what_waits_for_a_decision_is_asked_for_again(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        server, prompts = server_of(daemon), daemon.worker.prompts
+        grants = daemon.worker.guest("alice").admission.grants
+        grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
+        grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+        grants.set(Permission.CAMERA, ANY, Verdict.PROMPT)
+
+        async def decide(allow: bool) -> None:
+            await until(lambda: list(prompts))
+            before = [prompt.key for prompt in prompts]
+            session = await moved(server, server)
+            await until(lambda: len(list(prompts)) == len(before))
+            assert {prompt.key for prompt in prompts}.isdisjoint(before)
+            for prompt in list(prompts):
+                prompts.decide(prompt, allow)
+            assert not session.state.asked
+
+        own = at_door(daemon)
+        entering = asyncio.create_task(own.__aenter__())
+        await decide(True)
+        await entering
+        recording = own.record(guest="alice")
+        begins = asyncio.create_task(recording.__aenter__())
+        camera = asyncio.create_task(own.call("ask", what="camera", guest="alice"))
+        await until(lambda: len(list(prompts)) == 2)
+        await decide(True)
+        assert await camera is True
+        await begins
+        assert daemon.worker.guest("alice").graph.taps
+        own.close()
+
+    running(tmp_path, test)
+
+
+def test_streams_end_and_the_client_is_told(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with at_door(daemon) as own, own.play(guest="alice") as stream:
+            await moved(server_of(daemon), server_of(daemon))
+            await until(lambda: stream.why)
+            assert "handed on" in stream.why and not daemon.worker.guest("alice").graph.streams
+            async with own.play(guest="alice") as again:
+                assert not again.why
+
+    running(tmp_path, test)
+
+
+def test_calls_that_nobody_has_begun_go_along_and_one_that_has_is_finished_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(daemon: Daemon) -> None:
+        server, gate, real = server_of(daemon), asyncio.Event(), NativeSession._do
+
+        async def held(session: NativeSession, number: int, call: Any) -> None:
+            await gate.wait()
+            await real(session, number, call)
+
+        async with at_door(daemon) as own:
+            (session,) = server.sessions
+            monkeypatch.setattr(NativeSession, "_do", held)
+            calls = [asyncio.create_task(own.call("state", guest="alice")) for _ in range(3)]
+            await until(lambda: session.state.called == 3)
+            freezing = asyncio.create_task(frozen(server))
+            await asyncio.sleep(0)
+            gate.set()
+            state, sock = await freezing
+            assert len(pickle.loads(state).calls) == 2
+            other = thawed(server, state, sock)
+            assert other.account.held > SESSION_BYTES + 2 * CALL_BYTES
+            assert all([await call for call in calls])
+            await until(lambda: other.account.held == SESSION_BYTES)
+
+    running(tmp_path, test)
+
+
+def test_who_may_be_there_no_longer_is_sent_away_when_it_goes_on(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        server = server_of(daemon)
+        async with at_door(daemon) as own:
+            state, sock = await frozen(server)
+            daemon.worker.guest("alice").admission.grants.set(Permission.CONNECT, ANY, Verdict.DENY)
+            thawed(server, state, sock)
+            await until(lambda: own.lost)
+            assert isinstance(own.lost, RightsError)
+            await until(lambda: not server.sessions)
+
+    running(tmp_path, test)
+
+
+def test_one_whose_client_goes_meanwhile_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(daemon: Daemon) -> None:
+        server, gate = server_of(daemon), asyncio.Event()
+
+        async def held(session: NativeSession, number: int, call: Any) -> None:
+            await gate.wait()
+
+        monkeypatch.setattr(NativeSession, "_do", held)
+        async with at_door(daemon) as own:
+            (session,) = server.sessions
+            call = asyncio.create_task(own.call("state"))
+            await until(lambda: session._worker)
+            freezing = asyncio.create_task(session.freeze())
+            await asyncio.sleep(0)
+        await until(lambda: session.closed)
+        gate.set()
+        with pytest.raises(PeerLost, match="before it was handed on"):
+            await freezing
+        with pytest.raises(PeerLost):
+            await call
+
+    running(tmp_path, test)
