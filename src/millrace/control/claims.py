@@ -31,18 +31,16 @@ class Claims:
         self._lines: dict[str, list[Claimant]] = {}
 
     def claim(self, name: str, who: Claimant, replace: bool) -> bool:
-        """Whether `who` has it now."""
+        """Whether `who` has it now. Who asks again without `replace` stays where it is in the line."""
         if name not in self._lines and len(self._lines) >= NAMES_MAX:
             return False
         line = self._lines.setdefault(name, [])
         had = line[0] if line else None
-        if who in line:
+        if replace and who in line:
             line.remove(who)
-        if replace:
-            line.insert(0, who)
-        else:
-            line.append(who)
-        if line[0] is who and had is not None and had is not who:
+        if who not in line:
+            line.insert(0 if replace else len(line), who)
+        if had is not None and had is not line[0]:
             had.claim_changed(name, False)
         return line[0] is who
 

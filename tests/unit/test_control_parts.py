@@ -1,0 +1,250 @@
+"""What control keeps of connections: budgets, names, streams turned down, visits; and arguments as types."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from millrace.budget import Budget
+from millrace.control import requests as r
+from millrace.control.budgets import PRINCIPAL_BYTES_MAX, Budgets
+from millrace.control.claims import NAMES_MAX, Claims
+from millrace.control.ducks import Ducks
+from millrace.control.requests import parsed
+from millrace.control.visits import Visits
+from millrace.errors import BudgetError, ConfigError
+from millrace.graph.model import Stream
+from millrace.rights.grants import Subject
+from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right
+from millrace.sim.rig import Rig
+from millrace.units import default_map
+
+# -- budgets -------------------------------------------------------------------------------------
+
+
+def of_guests(*names: str, key: str = "token/1") -> Principal:
+    return Principal(key, Right.SEE, frozenset(names))
+
+
+def test_a_guest_pays_for_who_is_let_into_it_and_others_for_themselves() -> None:
+    guests: Any = {name: SimpleNamespace(graph=SimpleNamespace(budget=Budget(name))) for name in ("bob", "alice")}
+    budgets = Budgets(guests)
+    assert budgets.of(of_guests("bob")) is guests["bob"].graph.budget
+    assert budgets.of(of_guests("bob", "alice")) is guests["alice"].graph.budget, "one and the same each time"
+    own = budgets.of(of_guests("gone"))
+    assert own is budgets.of(of_guests("gone")) and own.whose == "token/1" and own.limit == PRINCIPAL_BYTES_MAX
+    assert budgets.of(OWNER) is not own and budgets.of(OWNER).whose == "owner"
+    assert budgets.of(of_guests(ALL_GUESTS)) is own, "all guests are no guest of one's own"
+    with pytest.raises(BudgetError):
+        own.open("watcher", {"queue": PRINCIPAL_BYTES_MAX})
+
+
+def test_a_guest_that_was_added_pays_from_then_on_and_a_token_that_is_gone_begins_anew() -> None:
+    guests: Any = {}
+    budgets = Budgets(guests)
+    before = budgets.of(of_guests("alice"))
+    budgets.forget("token/2")
+    assert budgets.of(of_guests("alice")) is before
+    budgets.forget("token/1")
+    budgets.forget("token/1")
+    assert budgets.of(of_guests("alice")) is not before
+    guests["alice"] = SimpleNamespace(graph=SimpleNamespace(budget=Budget("alice")))
+    assert budgets.of(of_guests("alice")).whose == "alice"
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+class Claimant:
+    """A connection that hears what becomes of its claims."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.subject = name, Subject()
+        self.told: list[tuple[str, bool]] = []
+
+    def claim_changed(self, name: str, have: bool) -> None:
+        self.told.append((name, have))
+
+
+def test_who_comes_first_has_a_name_and_the_next_in_line_follows() -> None:
+    claims, one, two, three = Claims(), Claimant("one"), Claimant("two"), Claimant("three")
+    assert claims.holder("policy") is None
+    assert claims.claim("policy", one, replace=False)
+    assert not claims.claim("policy", two, replace=False) and not claims.claim("policy", three, replace=False)
+    assert claims.claim("policy", one, replace=True) and one.told == [], "it has it already"
+    assert claims.holder("policy") is one
+    claims.release(two)
+    assert one.told == two.told == three.told == []
+    claims.release(one)
+    assert claims.holder("policy") is three and three.told == [("policy", True)] and one.told == []
+    claims.release(three)
+    claims.release(three)
+    assert claims.holder("policy") is None and three.told == [("policy", True)]
+
+
+def test_who_was_replaced_gets_the_name_back_before_those_who_wait() -> None:
+    claims, old, waiting, new = Claims(), Claimant("old"), Claimant("waiting"), Claimant("new")
+    claims.claim("policy", old, replace=False)
+    claims.claim("policy", waiting, replace=False)
+    assert claims.claim("policy", new, replace=True) and claims.holder("policy") is new
+    assert old.told == [("policy", False)] and waiting.told == new.told == []
+    claims.release(new)
+    assert claims.holder("policy") is old and old.told == [("policy", False), ("policy", True)] and not waiting.told
+    assert claims.claim("policy", waiting, replace=True), "one that waits may take it, too"
+    claims.release(waiting)
+    assert claims.holder("policy") is old, "and stands in line once"
+
+
+def test_who_asks_again_stays_where_it_is_in_the_line() -> None:
+    claims, one, two, three = Claims(), Claimant("one"), Claimant("two"), Claimant("three")
+    for who in (one, two, three):
+        claims.claim("policy", who, replace=False)
+    assert claims.claim("policy", one, replace=False) and claims.holder("policy") is one, (
+        "else `two` has it unknowingly"
+    )
+    assert not claims.claim("policy", two, replace=False)
+    assert one.told == two.told == three.told == []
+    claims.release(one)
+    assert claims.holder("policy") is two and two.told == [("policy", True)], "before those who came later"
+    claims.release(two)
+    claims.release(three)
+    assert claims.holder("policy") is None, "nobody stands in line twice"
+
+
+def test_names_are_bounded_and_one_that_nobody_has_makes_room() -> None:
+    claims, one, other = Claims(), Claimant("one"), Claimant("other")
+    for n in range(NAMES_MAX):
+        assert claims.claim(f"name {n}", one, replace=False)
+    assert not claims.claim("one more", one, replace=True) and claims.holder("one more") is None
+    assert not claims.claim("name 0", other, replace=False), "a name that there is has a line all the same"
+    claims.release(one)
+    assert claims.holder("name 0") is other and claims.claim("one more", one, replace=False)
+
+
+# -- turned down ---------------------------------------------------------------------------------
+
+
+def played(rig: Rig, name: str) -> Stream:
+    stream = Stream(rig.graph.ids.take(), name, default_map(2))
+    rig.graph.add_stream(stream, rig.sink)
+    return stream
+
+
+def test_a_stream_is_as_quiet_as_the_one_that_takes_most_off_has_it() -> None:
+    rig, ducks = Rig(), Ducks()
+    music, speech = played(rig, "music"), played(rig, "speech")
+    ducks.duck("a", rig.graph, music, -20.0)
+    assert music.trim == pytest.approx(0.1) and speech.trim == 1.0
+    ducks.duck("b", rig.graph, music, -6.0)
+    assert music.trim == pytest.approx(0.1)
+    ducks.duck("b", rig.graph, music, -40.0)
+    assert music.trim == pytest.approx(0.01), "the same connection's second word counts, not both"
+    ducks.duck("b", rig.graph, music, 0.0)
+    assert music.trim == pytest.approx(0.1), "0 lets go of one's own only"
+    ducks.duck("a", rig.graph, music, 0.0)
+    assert music.trim == 1.0
+
+
+def test_what_a_connection_had_turned_down_comes_back_when_it_has_gone() -> None:
+    rig, other, ducks = Rig(), Rig(), Ducks()
+    other.graph.ids = rig.graph.ids
+    music, gone, far = played(rig, "music"), played(rig, "gone"), played(other, "far")
+    for stream, graph in ((music, rig.graph), (gone, rig.graph), (far, other.graph)):
+        ducks.duck("a", graph, stream, -20.0)
+    ducks.duck("b", rig.graph, music, -6.0)
+    rig.graph.remove_stream(gone)
+    ducks.release("nobody", (rig.graph, other.graph))
+    assert music.trim == far.trim == pytest.approx(0.1)
+    ducks.release("a", (rig.graph, other.graph))
+    assert music.trim == pytest.approx(10 ** (-6 / 20)) and far.trim == 1.0
+    ducks.release("b", (rig.graph, other.graph))
+    assert music.trim == 1.0
+
+
+# -- visits --------------------------------------------------------------------------------------
+
+
+class Visit:
+    """One that keeps what it was told."""
+
+    def __init__(self, visits: Visits, *keys: str) -> None:
+        self.ended: list[str] = []
+        self.lost: list[str] = []
+        self.leave = visits.enter(keys, self.ended.append, self.lost.append)
+
+
+def test_what_goes_on_by_somebodys_rights_ends_with_them_once() -> None:
+    visits = Visits()
+    one, two, other = Visit(visits, "token/1"), Visit(visits, "token/1", "session/5"), Visit(visits, "token/2")
+    visits.lose("token/1", "alice")
+    assert one.lost == two.lost == ["alice"] and other.lost == []
+    visits.end("session/5", "signed out")
+    assert two.ended == ["signed out"] and one.ended == [] and sorted(visits) == ["token/1", "token/2"]
+    visits.end("token/1", "revoked")
+    assert one.ended == ["revoked"] and two.ended == ["signed out"], "one that has ended is not ended again"
+    visits.end("token/1", "revoked")
+    visits.lose("token/1", "alice")
+    assert one.ended == ["revoked"] and one.lost == ["alice"]
+    assert list(visits) == ["token/2"] and other.ended == []
+
+
+def test_what_has_ended_by_itself_leaves_nothing_behind() -> None:
+    visits = Visits()
+    one, two = Visit(visits, "token/1", "session/5"), Visit(visits, "token/1")
+    one.leave()
+    one.leave()
+    assert list(visits) == ["token/1"]
+    visits.end("session/5", "signed out")
+    visits.end("token/1", "revoked")
+    assert one.ended == [] and two.ended == ["revoked"] and list(visits) == []
+
+
+def test_one_that_ends_another_while_it_is_ended_disturbs_nobody() -> None:
+    visits, ended = Visits(), list[str]()
+    visits.enter(["token/1"], lambda why: (ended.append("first"), last(), None)[-1], lambda guest: None)
+    visits.enter(["token/1"], lambda why: ended.append("second"), lambda guest: None)
+    last = visits.enter(["token/1"], lambda why: ended.append("third"), lambda guest: None)
+    visits.end("token/1", "revoked")
+    assert ended[:2] == ["first", "second"] and list(visits) == []
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+
+def test_arguments_are_checked_alike_however_they_come() -> None:
+    given = {"target": "sink/1", "settings": {"volume": "50%", "mute": True}, "guest": None}
+    assert parsed(r.Set, given) == parsed(r.Set, msgspec.Raw(msgspec.msgpack.encode(given)))
+    assert parsed(r.Set, given) == r.Set("sink/1", {"volume": "50%", "mute": True})
+    assert parsed(r.TokenNew, {"may": "hear"}).guests == [] and parsed(r.Recall, {}).prefix == ""
+    assert parsed(r.Nothing, {}) == r.Nothing()
+    assert not parsed(r.Decide, {"request": "1", "allow": True}).always, "once, unless it is said"
+    with pytest.raises(ConfigError, match="arguments not understood: "):
+        parsed(r.Nothing, msgspec.Raw(b""))
+    matrix = parsed(r.LinkTo, {"source": "stream/1", "to": "sink/2", "matrix": [[1, 0.5]]}).matrix
+    assert matrix == [[1.0, 0.5]]
+
+
+@pytest.mark.parametrize(("kind", "given", "why"), [
+    (r.OfGuest, {}, "required field `guest`; this takes guest"),
+    (r.OfGuest, {"guest": 5}, "at `$.guest`; this takes guest"),
+    (r.TokenNew, {"may": "hear", "guest": "alice"}, "`guest`; this takes may, guests, expires, name"),
+    (r.Nothing, {"x": 1}, "`x`; this takes nothing"),
+    (r.Decide, {"request": "1", "allow": "yes"}, "`bool`"),
+    (r.OfGuest, [1], "Expected `object`, got `array`"),
+    (r.Set, {"target": "x", "settings": {"volume": [1]}}, "settings"),
+])  # fmt: skip
+def test_wrong_arguments_say_which_and_what_would_do(kind: type[Any], given: Any, why: str) -> None:
+    for args in (given, msgspec.Raw(msgspec.msgpack.encode(given))):
+        with pytest.raises(ConfigError) as refused:
+            parsed(kind, args)
+        assert why in str(refused.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x81", b"\xc1", b"\x91" * 100_000, b"\x81\xa5guest\xa1\xff", b"\x80\x80"])
+def test_bytes_that_are_no_arguments_are_refused_in_one_line(data: bytes) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parsed(r.OfGuest, msgspec.Raw(data))
+    assert str(refused.value).isprintable()
