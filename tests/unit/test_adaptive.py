@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from millrace.clock.jitter import PROFILES
 from millrace.clock.pace import RateController
+from millrace.dsp.convert import Samples
 from millrace.dsp.measure import level_dbfs, phase_jumps, tone_snr_db
 from millrace.errors import ConfigError
 from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import AdaptiveLink, State, conceal_gain
 from millrace.playout.buffer import JitterBuffer
 from millrace.playout.reorder import Reorder
+from millrace.sim.card import FakeCard
 from millrace.sim.clocks import SimClock
 from millrace.sim.net import NetEmulator, Path
 from millrace.sim.signals import sine
@@ -203,6 +205,27 @@ def test_a_clock_and_its_inverse() -> None:
     true = np.linspace(0, 86_400e9, 1000)
     assert np.abs(clock.when(clock.read(true)) - true).max() < 1.0
     assert SimClock(0.0, jumps=((5.0, 100.0),)).read(np.array([4.0, 6.0])).tolist() == [4.0, 106.0]
+
+
+def test_a_card_pulls_by_its_own_clock_from_when_it_starts_and_keeps_what_it_is_given() -> None:
+    card = FakeCard(48_000, 2, 480, SimClock(ppm=1_000.0), 5 * NS_PER_S)
+    assert card.sound.shape == (0, 2)
+    given: list[int] = []
+
+    def pull(block: Samples, now_ns: int) -> None:
+        assert block.shape == (480, 2) and not block.any()
+        block += len(given) + 1
+        given.append(now_ns)
+
+    card.handle_timeout(5 * NS_PER_S - 1, pull)
+    assert not given and card.next_timeout() == 5 * NS_PER_S
+    while (due := card.next_timeout()) < 6 * NS_PER_S:
+        card.handle_timeout(due, pull)
+    # A clock 1000 ppm fast has pulled after 99.9 ms what lasts 100.
+    assert len(given) == 101 and given[10] - given[0] == round(100 * NS_PER_MS / 1.001)
+    card.handle_timeout(6 * NS_PER_S + 55 * NS_PER_MS, pull)
+    assert len(given) == 106 and set(given[101:]) == {6 * NS_PER_S + 55 * NS_PER_MS}, "all that is due"
+    assert card.sound.shape == (106 * 480, 2) and card.sound[::480, 1].tolist() == list(range(1, 107))
 
 
 def test_what_there_was_no_room_for_counts_as_left_out() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace.clock.allowance import AHEAD_NS, FASTER, Allowance
 from millrace.clock.dll import Dll
 from millrace.clock.drift import DriftEstimator, Lock
 from millrace.clock.envelope import line_below, lower_hull
@@ -287,3 +288,42 @@ def test_a_latency_that_is_none_is_refused_with_what_there_is(text: str) -> None
 def test_what_is_asked_of_the_daemon_follows_the_latency() -> None:
     asked = [asked_of_daemon(text) for text in ("robust", "24ms", "25ms", "500ms")]
     assert asked == ["robust", "low", "normal", "normal"]
+
+
+# -- what may come in a time -----------------------------------------------------------------------
+
+
+def test_what_comes_at_the_pace_of_time_or_a_little_faster_is_taken_for_ever() -> None:
+    for speed in (1.0, 1.04):
+        allowance = Allowance()
+        for second in range(3600):
+            allowance.passed(BOOT + second * NS_PER_S)
+            assert allowance.take(round(speed * NS_PER_S))
+
+
+def test_what_comes_faster_than_a_clock_can_run_ends_where_it_is_ahead_enough() -> None:
+    allowance, taken = Allowance(), 0
+    for second in range(1000):
+        allowance.passed(BOOT + second * NS_PER_S)
+        taken += allowance.take(2 * NS_PER_S) * 2 * NS_PER_S
+    assert taken == pytest.approx(AHEAD_NS + 999 * NS_PER_S * FASTER, abs=2 * NS_PER_S)
+
+
+def test_what_a_line_that_stood_still_may_bring_at_once_is_bounded_however_long_it_stood() -> None:
+    allowance = Allowance(4 * NS_PER_S)
+    assert not allowance.take(4 * NS_PER_S + 1) and allowance.take(4 * NS_PER_S) and not allowance.take(1)
+    assert allowance.take(0)
+    allowance.passed(BOOT)
+    assert not allowance.take(1), "before the first time nothing has passed"
+    allowance.passed(BOOT + 3600 * NS_PER_S)
+    assert allowance.take(3 * NS_PER_S) and allowance.take(NS_PER_S) and not allowance.take(1)
+
+
+def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
+    allowance = Allowance(NS_PER_S)
+    allowance.passed(BOOT)
+    assert allowance.take(NS_PER_S)
+    allowance.passed(BOOT - 5 * NS_PER_S)
+    assert not allowance.take(1)
+    allowance.passed(BOOT - 5 * NS_PER_S + 100 * NS_PER_MS)
+    assert allowance.take(105 * NS_PER_MS) and not allowance.take(1)

@@ -23,13 +23,14 @@ from millrace.dsp.convert import SampleFormat, Samples, decode
 from millrace.dsp.resample import SoxrResampler
 from millrace.errors import ConfigError
 from millrace.text import parse_int, printable, quoted
-from millrace.units import NS_PER_S, Frames, HostNs, Positions, default_map, frames_to_ns
+from millrace.units import NS_PER_S, RATE_MAX, RATE_MIN, Frames, HostNs, Positions, default_map, frames_to_ns
 from millrace.wire.peer.messages import FormatChanged, Silence, encode_message, pack_media
 
 CHOICES = "device, device:NAME, wav:FILE, tone:440, tone:440,660, null"
 PACKET_FRAMES = 480
 PERIOD_FRAMES = 480
 _BEHIND_MAX_NS = NS_PER_S
+_WIDTHS = {1: SampleFormat.U8, 2: SampleFormat.S16LE, 3: SampleFormat.S24LE, 4: SampleFormat.S32LE}
 Push = Callable[[Samples], None]
 
 
@@ -109,19 +110,24 @@ def _tones(text: str) -> Samples:
 
 
 def _wav(path: Path) -> Samples:
+    """What is in a WAV file, at 48 kHz; one that was cut off, as far as it goes."""
     try:
         with wave.open(str(path)) as file:
             channels, rate, width = file.getnchannels(), file.getframerate(), file.getsampwidth()
             data = file.readframes(file.getnframes())
     except (OSError, wave.Error, EOFError) as error:
-        raise ConfigError(f"--mic wav:{path}: {error or 'there is no sound in it'}") from None
-    fmt = {1: SampleFormat.U8, 2: SampleFormat.S16LE, 3: SampleFormat.S24LE, 4: SampleFormat.S32LE}[width]
-    flat = np.empty(len(data) // width, np.float32)
-    decode(fmt, data, flat)
+        raise ConfigError(f"--mic wav:{path}: {str(error) or 'there is no sound in it'}") from None
+    fmt = _WIDTHS.get(width)
+    if fmt is None or channels > 2 or not RATE_MIN <= rate <= RATE_MAX:
+        raise ConfigError(f"--mic wav:{path}: one or two channels of 8 to 32 bits at 1 to 384 kHz are needed")
+    flat = np.empty(len(data) // (channels * width) * channels, np.float32)
+    decode(fmt, data[: len(flat) * width], flat)
     frames = flat.reshape(-1, channels)
-    if not len(frames) or channels > 2:
-        raise ConfigError(f"--mic wav:{path}: one or two channels and some sound are needed")
-    return frames if rate == OPUS_RATE else SoxrResampler(rate, OPUS_RATE, channels).finish_of(frames)
+    if len(frames) and rate != OPUS_RATE:
+        frames = SoxrResampler(rate, OPUS_RATE, channels).finish_of(frames)
+    if not len(frames):
+        raise ConfigError(f"--mic wav:{path}: there is no sound in it")
+    return frames
 
 
 class MicrophoneSender:

@@ -44,10 +44,11 @@ class Speech:
         """Whether somebody records now, and may."""
         if not state.allowed:
             say("this guest does not allow it")
-        if state.wanted and not self._sender.speaking:
+        wanted = state.allowed and state.wanted
+        if wanted and not self._sender.speaking:
             say("somebody records it")
             self._sender.begin(now)
-        elif not state.wanted and self._sender.speaking:
+        elif not wanted and self._sender.speaking:
             say("nobody records it any more")
             self._sender.end()
 

@@ -1,0 +1,99 @@
+"""What every wire is made of: foreign JSON and MessagePack, arguments of commands, bytes with descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import RemoteProtocolError
+from millrace.wire.arguments import Arguments
+from millrace.wire.chunk import Chunk
+from millrace.wire.decoding import json_value, understood
+
+DEEP = 100_000
+
+
+class Both(msgspec.Struct):
+    """A message of some form."""
+
+    name: str
+    count: int = 0
+
+
+FORMS: list[tuple[Callable[[Any], Any], Callable[[Any], Any]]] = [
+    (msgspec.json.encode, msgspec.json.Decoder(Both).decode),
+    (msgspec.msgpack.encode, msgspec.msgpack.Decoder(Both).decode),
+]
+
+
+@pytest.mark.parametrize(("encode", "decode"), FORMS)
+def test_a_message_is_understood_or_it_is_said_what_is_wrong(
+    encode: Callable[[Any], Any], decode: Callable[[Any], Any]
+) -> None:
+    assert understood(decode, encode({"name": "x", "count": 3, "new": True})) == Both("x", 3)
+    for wrong, why in ((5, "Expected `object`, got `int`"), ({}, "`name`"), ({"name": 1}, r"`\$.name`")):
+        with pytest.raises(RemoteProtocolError, match=f"message not understood: .*{why}"):
+            understood(decode, encode(wrong))
+
+
+@pytest.mark.parametrize("decode", [msgspec.json.decode, msgspec.msgpack.decode])
+@given(data=st.binary(max_size=60))
+def test_no_bytes_do_anything_else(decode: Callable[[Any], Any], data: bytes) -> None:
+    try:
+        understood(decode, data)
+    except RemoteProtocolError as error:
+        assert str(error).isprintable() and error.__cause__ is None and error.__suppress_context__
+
+
+def test_what_is_nested_too_deeply_or_is_no_utf_8_is_told_apart() -> None:
+    for decode, data in ((msgspec.json.decode, b"[" * DEEP), (msgspec.msgpack.decode, b"\x91" * DEEP)):
+        with pytest.raises(RemoteProtocolError, match="nested too deeply"):
+            understood(decode, data)
+    for decode, data in ((msgspec.json.decode, b'"\xff"'), (msgspec.msgpack.decode, b"\xa1\xff")):
+        with pytest.raises(RemoteProtocolError, match="not understood"):
+            understood(decode, data)
+    with pytest.raises(RemoteProtocolError, match="not UTF-8"):
+        understood(msgspec.json.decode, '"\udc80"')
+
+
+def test_a_bug_of_our_own_is_not_taken_for_the_other_sides() -> None:
+    def broken(data: bytes) -> None:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        understood(broken, b"")
+
+
+def test_json_is_of_any_form_but_is_json() -> None:
+    assert json_value(b' {"a": [1, 2.5, null, "\\u00e4"]} ') == {"a": [1, 2.5, None, "ä"]}
+    for data in (b"", b"{", b"nan", b'"\\ud800"', b"{} {}", b"\xff", b"1" * 5000 + b"x"):
+        with pytest.raises(RemoteProtocolError, match="message not understood"):
+            json_value(data)
+
+
+class Taken(Arguments):
+    """What a command takes."""
+
+    guests: list[str] = msgspec.field(default_factory=list)
+
+
+def test_an_argument_that_is_not_known_is_refused() -> None:
+    """A token for `guest`, where `guests` was meant, would be one for all."""
+    assert msgspec.convert({"guests": ["alice"]}, Taken).guests == ["alice"] and Taken() == Taken([])
+    with pytest.raises(msgspec.ValidationError, match="unknown field `guest`"):
+        msgspec.convert({"guest": "alice"}, Taken)
+    with pytest.raises(msgspec.ValidationError, match="unknown field `guest`"):
+        msgspec.json.decode(b'{"guest": "alice"}', type=Taken)
+
+
+def test_bytes_go_with_their_own_descriptors() -> None:
+    one, two = Chunk(), Chunk(bytearray(b"x"), (5,), give=True)
+    one.data += b"y"
+    assert bytes(Chunk().data) == b"" and Chunk().fds == () and not Chunk().give, "nobody else's bytes"
+    assert (bytes(two.data), two.fds, two.give) == (b"x", (5,), True)
+    assert one != two and not hasattr(one, "__dict__")
