@@ -29,11 +29,12 @@ def of_guests(*names: str, key: str = "token/1") -> Principal:
     return Principal(key, Right.SEE, frozenset(names))
 
 
-def test_a_guest_pays_for_who_is_let_into_it_and_others_for_themselves() -> None:
+def test_a_guest_pays_for_who_is_let_into_it_alone_and_others_for_themselves() -> None:
     guests: Any = {name: SimpleNamespace(graph=SimpleNamespace(budget=Budget(name))) for name in ("bob", "alice")}
     budgets = Budgets(guests)
     assert budgets.of(of_guests("bob")) is guests["bob"].graph.budget
-    assert budgets.of(of_guests("bob", "alice")) is guests["alice"].graph.budget, "one and the same each time"
+    several = budgets.of(of_guests("bob", "alice", key="token/2"))
+    assert several.whose == "token/2" and several is budgets.of(of_guests("bob", "alice", key="token/2"))
     own = budgets.of(of_guests("gone"))
     assert own is budgets.of(of_guests("gone")) and own.whose == "token/1" and own.limit == PRINCIPAL_BYTES_MAX
     assert budgets.of(OWNER) is not own and budgets.of(OWNER).whose == "owner"
