@@ -44,7 +44,7 @@ def test_only_what_no_users_program_answers_for_is_asked(
     number: int, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FUSE, or in a world of their own anything over it: such a file can hold up whoever asks it, for good."""
-    monkeypatch.setattr(mounts, "_number", lambda descriptor: number)
+    monkeypatch.setattr(mounts, "mount_number", lambda descriptor: number)
     monkeypatch.setattr(mounts, "_root", lambda: 7)
     monkeypatch.setattr(mounts, "_table", lambda process: OURS if process == "self" else THEIRS)
     assert may_be_asked(0, 4711) is asked
@@ -56,7 +56,7 @@ def test_what_our_own_root_is_on_is_asked_though_it_is_fuse(monkeypatch: pytest.
     monkeypatch.setattr(mounts, "_root", lambda: 7)
     monkeypatch.setattr(mounts, "_table", lambda process: table)
     for number in (7, 8):
-        monkeypatch.setattr(mounts, "_number", lambda descriptor, number=number: number)
+        monkeypatch.setattr(mounts, "mount_number", lambda descriptor, number=number: number)
         assert may_be_asked(0, 4711)
 
 

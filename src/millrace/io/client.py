@@ -10,7 +10,7 @@ from typing import cast
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
-from millrace.io.paths import found_below
+from millrace.io.lookup import found_below
 from millrace.io.runner import StreamRunner
 from millrace.io.turns import Turns
 from millrace.units import HostNs

@@ -61,8 +61,8 @@ def _table(process: int | str) -> bytes:
     return _read(f"/proc/{process}/mountinfo")
 
 
-def _number(descriptor: int) -> int:
-    """Of the mount that an open file is on; 0 if it can't be told."""
+def mount_number(descriptor: int) -> int:
+    """The number of the mount that an open file is on; 0 if it can't be told."""
     found = _MOUNT.search(_read(f"/proc/self/fdinfo/{descriptor}"))
     return int(found[1]) if found else 0
 
@@ -72,7 +72,7 @@ def _root() -> int:
     """The mount that our own root is on."""
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        return _number(root)
+        return mount_number(root)
     finally:
         os.close(root)
 
@@ -83,7 +83,7 @@ def may_be_asked(descriptor: int, pid: int) -> bool:
     What is mounted where we live was mounted by root, but for FUSE; what our own root is on, we ask in any case.
     Elsewhere anybody could have mounted it.
     """
-    number = _number(descriptor)
+    number = mount_number(descriptor)
     if number and number == _root():
         return True
     ours = _table("self")
@@ -92,3 +92,14 @@ def may_be_asked(descriptor: int, pid: int) -> bool:
         theirs = mount_of(number, _table(pid))
         return theirs is not None and theirs.kind in _THE_KERNELS_OWN
     return not mount.kind.startswith("fuse") or (root is not None and mount.device == root.device)
+
+
+def are_known() -> bool:
+    """Whether mounts can be told apart: not without /proc."""
+    return _root() != 0
+
+
+def is_proc(descriptor: int) -> bool:
+    """Whether an open file is one of /proc, whose links lead to files rather than to names."""
+    mount = mount_of(mount_number(descriptor), _table("self"))
+    return mount is not None and mount.kind == "proc"

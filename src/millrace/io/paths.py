@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from millrace.errors import ConfigError
@@ -96,25 +94,3 @@ def _under(variable: str, place: str) -> Path:
     if base is None:
         raise ConfigError(f"no home directory is known for user {os.getuid()}: set HOME, or {variable} to a folder")
     return base
-
-
-@contextmanager
-def found_below(path: str, folders: tuple[str, ...]) -> Iterator[str]:
-    """A path to open instead of `path`: the very file that is there now, and only if it lies in one of `folders`.
-
-    Links are followed first and what they lead to is judged then, so none can be changed in between. Whatever lies
-    elsewhere is not there (OSError), whether it exists or not. Without folders any path will do.
-    """
-    if not folders:
-        yield path
-        return
-    descriptor = -1
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        real = os.readlink(f"/proc/self/fd/{descriptor}")
-        if not any(real.startswith(f"{os.path.realpath(folder)}/") for folder in folders):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)

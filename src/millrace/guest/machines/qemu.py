@@ -18,7 +18,7 @@ from millrace.guest.machines.address import DoorSpec, bus_path
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
-from millrace.io.paths import found_below
+from millrace.io.lookup import found_below
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient, Machine, NotThere, Refusal, Registered
 from millrace.wire.qemu.qmp import QmpHandover
 

@@ -1,0 +1,158 @@
+"""Files at paths that others chose, looked up step by step.
+
+What lies at a path may be on a file system of a user's own (io/mounts.py). To look into one of its folders, to follow a
+link there or to connect to a socket is to ask it; to open a file with O_PATH by its name in a folder that may be asked
+is not. So each step is made with what the last one found, and the mount that it leads to is known before the next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from millrace.io.mounts import are_known, is_proc, may_be_asked, mount_number
+
+LINKS_MAX = 40
+"""As the kernel has it, path_resolution(7)."""
+_NEVER = "some user's program answers for that file system (FUSE), and may never; put the socket on another"
+_LOOK = os.O_PATH | os.O_CLOEXEC
+TrustsLink = Callable[[os.stat_result], bool]
+
+
+class _Walk:
+    """A way from the root, or from here, to one file."""
+
+    def __init__(self, path: str, trusts_link: TrustsLink, foreign: bool) -> None:
+        """With `foreign` it may lead into another process's mounts (/proc/PID/root)."""
+        self._trusts_link, self._foreign = trusts_link, foreign
+        self._names = deque(path.split("/"))
+        self.links = self._pid = 0
+        self.at = os.open("/" if path.startswith("/") else ".", _LOOK)
+
+    def close(self) -> None:
+        """Let go of where it is."""
+        os.close(self.at)
+
+    def go(self) -> None:
+        """To the end; OSError says why not. What `at` is then may be asked."""
+        while self._names:
+            name = self._names.popleft()
+            if name not in ("", "."):
+                self._step(name, bool(self._names))
+
+    def _step(self, name: str, more: bool) -> None:
+        if name.isdigit() and len(name) < 10 and self._foreign and is_proc(self.at):
+            self._pid = int(name)
+        found = self._opened(name, more)
+        try:
+            status = self._asked(found)
+            if not stat.S_ISLNK(status.st_mode):
+                found, self.at = self.at, found
+                return
+            self._follow(name, found, status)
+        finally:
+            os.close(found)
+
+    def _opened(self, name: str, more: bool) -> int:
+        # What is looked for as a folder is mounted first where it is not yet (autofs).
+        if more:
+            with suppress(NotADirectoryError):
+                return os.open(name, _LOOK | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=self.at)
+        return os.open(name, _LOOK | os.O_NOFOLLOW, dir_fd=self.at)
+
+    def _asked(self, found: int) -> os.stat_result:
+        if mount_number(found) != mount_number(self.at) and not may_be_asked(found, self._pid):
+            raise OSError(errno.EOPNOTSUPP, _NEVER)
+        return os.fstat(found)
+
+    def _follow(self, name: str, link: int, status: os.stat_result) -> None:
+        self.links += 1
+        if self.links > LINKS_MAX or not self._trusts_link(status):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if is_proc(link):
+            self._jump(name)
+            return
+        target = os.readlink("", dir_fd=link)
+        if target.startswith("/"):
+            os.close(self.at)
+            self.at = os.open("/", _LOOK)
+        self._names.extendleft(reversed(target.split("/")))
+
+    def _jump(self, name: str) -> None:
+        """A link that leads to the file itself, whatever its text says: into other mounts, where the same names mean
+        something else."""
+        if not self._foreign:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        found = os.open(name, _LOOK, dir_fd=self.at)
+        try:
+            self._asked(found)
+        except BaseException:
+            os.close(found)
+            raise
+        os.close(self.at)
+        self.at = found
+
+
+@contextmanager
+def _walked(path: str, trusts_link: TrustsLink, foreign: bool) -> Iterator[_Walk]:
+    walk = _Walk(path, trusts_link, foreign)
+    try:
+        yield walk
+    finally:
+        walk.close()
+
+
+def _name_of(descriptor: int) -> str:
+    return os.readlink(f"/proc/self/fd/{descriptor}")
+
+
+def _any_link(status: os.stat_result) -> bool:
+    del status
+    return True
+
+
+def _our_link(status: os.stat_result) -> bool:
+    """Made by root or by this user: a guest that may write where its folder lies makes it no other folder."""
+    return status.st_uid in (0, os.getuid())
+
+
+def _real_folders(folders: tuple[str, ...]) -> list[str]:
+    """What they are now; one that is not there has nothing in it."""
+    found = []
+    for folder in folders:
+        with suppress(OSError), _walked(folder, _our_link, foreign=False) as walk:
+            walk.go()
+            found.append(_name_of(walk.at))
+    return found
+
+
+@contextmanager
+def found_below(path: str, folders: tuple[str, ...]) -> Iterator[str]:
+    """A path to open instead of `path`: the very file that is there now, and only if it lies in one of `folders`.
+
+    Links are followed first and what they lead to is judged then, so none can be changed in between. Whatever lies
+    elsewhere is not there (OSError), whether it exists or not. Without folders any path will do.
+    """
+    if not folders and (path.startswith("\0") or not are_known()):
+        yield path
+        return
+    with ExitStack() as held:
+        walk = held.enter_context(_walked(path, _any_link, foreign=not folders))
+        try:
+            walk.go()
+            if folders and not _is_below(_name_of(walk.at), _real_folders(folders)):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        except OSError as error:
+            # Why not is told of what was named, and not of where a link led.
+            if not folders or not walk.links:
+                raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+        yield f"/proc/self/fd/{walk.at}"
+
+
+def _is_below(path: str, folders: list[str]) -> bool:
+    return any(path.startswith(f"{folder}/") for folder in folders)
