@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from millrace.dsp.channels import mix_matrix
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.dsp.measure import frequency_hz
 from millrace.sim.signals import sine
@@ -37,6 +40,42 @@ def reference(tmp_path: Path) -> Iterator[dict[str, str]]:
     try:
         wait_for(lambda: subprocess.run(["pactl", "info"], env=env, capture_output=True).returncode == 0)
         yield env
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+FRONT, REAR = "front-left,front-right", "rear-left,rear-right"
+MAPS = ("mono", "mono,mono", FRONT, f"{FRONT},{FRONT}", f"{FRONT},front-center,rear-center",
+        f"{FRONT},{REAR},front-center,lfe", f"{FRONT},{REAR},side-left,side-right")  # fmt: skip
+
+
+def test_channels_are_mixed_as_by_pulseaudio(tmp_path: Path) -> None:
+    """What it prints of each stream's channels at sinks of other maps."""
+    need("pulseaudio", "pacat")
+    log, env = tmp_path / "log", os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    env["PULSE_SERVER"] = f"unix:{tmp_path}/bare"
+    loads = [f"module-null-sink sink_name=map{n} channel_map={map_}" for n, map_ in enumerate(MAPS)]
+    loads.append(f"module-native-protocol-unix socket={tmp_path}/bare auth-anonymous=1")
+    with log.open("wb") as file:
+        server = subprocess.Popen([*BARE, "-vvv", *(f"--load={load}" for load in loads)], env=env, stderr=file)
+
+    def printed(source: str, sink: int, outputs: int) -> list[list[float]]:
+        begin, channels = log.stat().st_size, source.count(",") + 1
+        shape = f"--channels={channels}", f"--channel-map={source}", f"--device=map{sink}"
+        with subprocess.Popen(["pacat", "--raw", *shape, "/dev/zero"], env=env) as player:
+            row = re.compile(r"O\d+ +\|((?: +[0-9.]+)+)\n")
+            wait_for(lambda: len(row.findall(log.read_text()[begin:])) >= outputs)
+            player.kill()
+        return [[float(gain) for gain in one.split()] for one in row.findall(log.read_text()[begin:])[:outputs]]
+
+    try:
+        wait_for(lambda: subprocess.run(["pactl", "info"], env=env, capture_output=True).returncode == 0)
+        for source, (sink, target) in product(MAPS, enumerate(MAPS)):
+            if source != target:
+                ours = mix_matrix(tuple(source.split(",")), tuple(target.split(",")))
+                rows = printed(source, sink, target.count(",") + 1)
+                assert ours is not None and np.allclose(ours.T, rows, atol=2e-3), (source, target, rows)
     finally:
         server.terminate()
         server.wait(10)

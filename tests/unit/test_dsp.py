@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.dsp.channels import mix_matrix
+from millrace.dsp.channels import Mapping, mapped, mix_matrix
 from millrace.dsp.convert import (
     FLOAT_LIMIT,
     NAMES,
@@ -95,7 +95,7 @@ def test_bad_floats_are_made_safe() -> None:
     assert list(out) == [0, 0, 0, FLOAT_LIMIT, -FLOAT_LIMIT, 0.5]
 
 
-def test_downmix_folds_and_never_exceeds_full_scale() -> None:
+def test_no_mix_exceeds_full_scale() -> None:
     for n, source in DEFAULT_MAPS.items():
         for m, target in DEFAULT_MAPS.items():
             matrix = mix_matrix(source, target)
@@ -103,14 +103,48 @@ def test_downmix_folds_and_never_exceeds_full_scale() -> None:
             if matrix is not None:
                 assert matrix.shape == (n, m) and matrix.any()
                 assert matrix.sum(axis=0).max() <= 1.0001
-    stereo = mix_matrix(DEFAULT_MAPS[6], DEFAULT_MAPS[2])
-    assert stereo is not None
-    left = stereo[:, 0] / stereo[0, 0]
-    assert np.allclose(left, [1, 0, 0.7071, 0, 0.7071, 0], atol=1e-3)
-    mono = mix_matrix(DEFAULT_MAPS[2], DEFAULT_MAPS[1])
-    assert mono is not None and np.allclose(mono, 0.5)
-    up = mix_matrix(DEFAULT_MAPS[1], DEFAULT_MAPS[8])
-    assert up is not None and list(up[0]) == [1, 1, 0, 0, 0, 0, 0, 0]
+
+
+FL, FR, FC, RL, RR, RC = (f"{depth}-{side}" for depth in ("front", "rear") for side in ("left", "right", "center"))
+LFE, SL, SR, MONO = "lfe", "side-left", "side-right", "mono"
+SURROUND_51 = (FL, FR, RL, RR, FC, LFE)
+# As PulseAudio 16.1 prints them: a row for each output.
+MIXES: list[tuple[tuple[str, ...], tuple[str, ...], list[list[float]]]] = [
+    (SURROUND_51, (FL, FR), [[0.621, 0, 0.069, 0, 0.31, 0], [0, 0.621, 0, 0.069, 0.31, 0]]),
+    (SURROUND_51, (MONO,), [[0.167] * 6]),
+    ((FL, FR), SURROUND_51, [[1, 0], [0, 1], [1, 0], [0, 1], [0.5, 0.5], [0, 0]]),
+    ((MONO,), SURROUND_51, [[1], [1], [1], [1], [1], [0]]),
+    ((FL, FR, RL, RR, SL, SR), (FL, FR, RL, RR), [[0.9, 0, 0, 0, 0.1, 0], [0, 0.9, 0, 0, 0, 0.1],
+                                                  [0, 0, 0.9, 0, 0.1, 0], [0, 0, 0, 0.9, 0, 0.1]]),
+    ((FL, FR, FC), (FL, FR, RL, RR), [[0.667, 0, 0.333], [0, 0.667, 0.333], [1, 0, 0], [0, 1, 0]]),
+    ((FL, FR, RL, RR, RC), (FL, FR, RL, RR), [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0.667, 0, 0.333],
+                                              [0, 0, 0, 0.667, 0.333]]),
+    ((FL, FR, RC), (FL, FR), [[0.667, 0, 0.333], [0, 0.667, 0.333]]),
+    ((FL, FR, FC, RC), (FL, FR, FC), [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0.9, 0.1]]),
+    ((FC, RC), (FL, FR), [[0.25, 0.25], [0.25, 0.25]]),
+    ((FL, FR), (FC,), [[0.5, 0.5]]),
+    ((FL, RL, FR), (FR,), [[0, 0, 1]]),
+    ((FL, FR), (MONO, MONO), [[0.5, 0.5], [0.5, 0.5]]),
+    ((MONO, MONO), (FL, FR), [[0.5, 0.5], [0.5, 0.5]]),
+    ((FL, FR), (FL, FR, FL, FR), [[1, 0], [0, 1], [1, 0], [0, 1]]),
+    ((FL, FL, FR, FR), (FL, FR), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]),
+    ((MONO, FL, FR), (FL, FR, FC), [[0.5, 0.5, 0], [0.5, 0, 0.5], [1, 0, 0]]),
+    ((LFE,), (FL, FR), [[0], [0]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "target", "rows"), MIXES)
+def test_channels_are_mixed_as_by_pulseaudio(
+    source: tuple[str, ...], target: tuple[str, ...], rows: list[list[float]]
+) -> None:
+    matrix = mix_matrix(source, target)
+    assert matrix is not None and np.allclose(matrix.T, rows, atol=1e-3)
+
+
+def test_channels_that_share_a_name_are_all_heard_without_mixing() -> None:
+    """And not louder than full scale together."""
+    matrix = mapped((FL, FL), (FL, FR), Mapping.NAMES)
+    assert matrix is not None and np.allclose(matrix.T, [[0.5, 0.5], [0, 0]])
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(-8, 40)), max_size=60))

@@ -1,14 +1,14 @@
 """Channel maps: the matrix that turns one layout into another.
 
-Coefficients follow ITU-R BS.775-4, Annex 4: a channel that the target lacks is
-folded into its neighbours at -3 dB (0.7071), and each output is scaled down where
-its inputs could add up past full scale, so a downmix of full-scale channels does
-not clip. LFE is dropped on the way down, as BS.775 leaves it optional and stereo
-loudspeakers rarely carry it.
+Channels go where PulseAudio 16.1 sends them by default: to their namesakes. An output without one is made of what there
+is on its side. An input without one is folded into its side, or, from the centre, into both, quieter than what
+belongs there. An output is scaled down where its inputs could add up past full scale, so a mix of full-scale channels
+does not clip. LFE goes to LFE alone, or into mono with all others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from functools import lru_cache
 
@@ -19,91 +19,109 @@ from millrace.units import Positions
 
 Matrix = NDArray[np.float32]
 
-_H = 0.7071067811865476
-_LEFT = ("front-left", "rear-left", "side-left", "front-left-of-center", "top-front-left", "top-rear-left")
-_RIGHT = tuple(name.replace("left", "right") for name in _LEFT)
-
-# Where a position goes when the target lacks it: the first row whose targets all exist is taken.
-_FOLD: dict[str, tuple[tuple[tuple[str, float], ...], ...]] = {
-    "mono": ((("front-left", 1.0), ("front-right", 1.0)), (("front-center", 1.0),)),
-    "front-center": ((("front-left", _H), ("front-right", _H)), (("mono", _H),)),
-    "front-left": ((("mono", 0.5),), (("front-center", 0.5),)),
-    "front-right": ((("mono", 0.5),), (("front-center", 0.5),)),
-    "rear-center": (
-        (("rear-left", _H), ("rear-right", _H)),
-        (("side-left", _H), ("side-right", _H)),
-        (("front-left", 0.5), ("front-right", 0.5)),
-        (("mono", 0.5),),
-    ),
-    "lfe": ((),),
-}
+_MONO, _LFE = "mono", "lfe"
+_LEFT, _RIGHT, _CENTRE = "left", "right", "centre"
+_OWN, _FOLDED = 0.9, 0.1
+"""What is left of an output's own inputs where others are folded into it, and what those others get together."""
+_CENTRE_FOLDED = 0.5
+"""What those of a centre get together in each of left and right, where there is no centre to be folded into."""
 
 
-def _side_fold(name: str) -> tuple[tuple[tuple[str, float], ...], ...]:
-    """Rear, side, top and wide channels: to the same side's sister, else the front, else mono."""
-    side = "left" if "left" in name else "right"
-    sister = {"rear": "side", "side": "rear"}.get(name.split("-")[0])
-    rows: list[tuple[tuple[str, float], ...]] = []
-    if sister is not None:
-        rows.append(((f"{sister}-{side}", 1.0),))
-    rows.append(((f"front-{side}", _H),))
-    rows.append((("mono", 0.5),))
-    rows.append((("front-center", 0.5),))
-    return tuple(rows)
+def _side(name: str) -> str:
+    if name.endswith("center") and "-of-" not in name:
+        return _CENTRE
+    return _LEFT if "left" in name else _RIGHT if "right" in name else ""
 
 
-def _rows_for(name: str) -> tuple[tuple[tuple[str, float], ...], ...]:
-    if name in _FOLD:
-        return _FOLD[name]
-    if name in _LEFT or name in _RIGHT:
-        return _side_fold(name)
-    if name.startswith("top-"):
-        return ((("front-left", 0.5), ("front-right", 0.5)), (("mono", 0.5),))
-    return ((("mono", 1.0),),)
+def _depth(name: str) -> str:
+    return "front" if "front" in name else "rear" if "rear" in name else ""
 
 
-def _route(name: str, index: int, target: Positions, matrix: Matrix) -> None:
-    if name in target:
-        matrix[index, target.index(name)] = 1.0
-        return
-    for row in _rows_for(name):
-        if all(to in target for to, _ in row):
-            for to, gain in row:
-                matrix[index, target.index(to)] += gain
+class _Mix:
+    """A matrix in the making, each row an output."""
+
+    def __init__(self, source: Positions, target: Positions) -> None:
+        self.source, self.target = source, target
+        self.rows = np.zeros((len(target), len(source)), np.float32)
+        self.heard: set[int] = set()
+        """Inputs that have an output."""
+
+    def whole(self) -> Matrix:
+        """(source channels, target channels)."""
+        self._to_namesakes()
+        self._fill_outputs()
+        self._fold_centres()
+        self._fold_side(_LEFT)
+        self._fold_side(_RIGHT)
+        return normalised(self.rows.T)
+
+    def _to_namesakes(self) -> None:
+        """Mono goes to all but LFE, and all go to mono."""
+        for to, output in enumerate(self.target):
+            for at, name in enumerate(self.source):
+                if output == _MONO:
+                    self._hear(to, [at], 1.0 / len(self.source))
+                elif name == output or (name == _MONO and output != _LFE):
+                    self._hear(to, [at], 1.0)
+
+    def _fill_outputs(self) -> None:
+        empty = [to for to, row in enumerate(self.rows) if _side(self.target[to]) and not row.any()]
+        for to in empty:
+            side = _side(self.target[to])
+            inputs = self._inputs(side)
+            if not inputs and side == _CENTRE:
+                inputs = self._inputs(_LEFT, _RIGHT)
+            if inputs:
+                self._hear(to, inputs, 1.0 / len(inputs))
+
+    def _fold_centres(self) -> None:
+        if self._outputs(_CENTRE):
+            self._fold_side(_CENTRE)
             return
-    if index < len(target) and name.startswith("aux"):
-        matrix[index, index] = 1.0
+        unheard = [at for at in self._inputs(_CENTRE) if at not in self.heard]
+        outputs = self._outputs(_LEFT, _RIGHT)
+        depths = {_depth(self.target[to]) for to in outputs}
+        for to in outputs:
+            own = _depth(self.target[to])
+            here = [at for at in unheard if (depth := _depth(self.source[at])) == own or depth not in depths]
+            if here:
+                self._hear(to, here, _CENTRE_FOLDED / len(here))
+
+    def _fold_side(self, side: str) -> None:
+        unheard = [at for at in self._inputs(side) if at not in self.heard]
+        if unheard:
+            for to in self._outputs(side):
+                self.rows[to] *= _OWN
+                self._hear(to, unheard, _FOLDED / len(unheard))
+
+    def _inputs(self, *sides: str) -> list[int]:
+        return [at for at, name in enumerate(self.source) if _side(name) in sides]
+
+    def _outputs(self, *sides: str) -> list[int]:
+        return [to for to, name in enumerate(self.target) if _side(name) in sides]
+
+    def _hear(self, to: int, inputs: Iterable[int], gain: float) -> None:
+        for at in inputs:
+            self.rows[to, at] = gain
+            self.heard.add(at)
 
 
-def _normalised(matrix: Matrix, source: Positions) -> Matrix:
-    """Scale the whole matrix so that no output can exceed full scale; leave plain copies alone."""
-    peak = float(matrix.sum(axis=0).max(initial=0.0))
-    if peak > 1.0 and len(source) > 1:
-        matrix /= np.float32(peak)
-    return matrix
+def normalised(matrix: Matrix) -> Matrix:
+    """With each output scaled so that it can't exceed full scale."""
+    return np.ascontiguousarray(matrix / np.maximum(matrix.sum(axis=0), 1.0), np.float32)
 
 
 @lru_cache(maxsize=256)
 def mix_matrix(source: Positions, target: Positions) -> Matrix | None:
     """The (source channels, target channels) matrix, or None where the layouts are the same.
 
-    Mono goes to every target but LFE at full level, as every sound server does.
+    Auxiliary channels have no place: where nothing would be heard, the first goes to the first and so on.
     """
     if source == target:
         return None
-    matrix = np.zeros((len(source), len(target)), np.float32)
-    if source == ("mono",):
-        for i, name in enumerate(target):
-            matrix[0, i] = 0.0 if name == "lfe" else 1.0
-        if "front-left" in target:
-            matrix[0, :] = [1.0 if n in ("front-left", "front-right", "mono") else 0.0 for n in target]
-    else:
-        for index, name in enumerate(source):
-            _route(name, index, target, matrix)
-        matrix = _normalised(matrix, source)
-    if not matrix.any():
-        for i in range(min(matrix.shape)):
-            matrix[i, i] = 1.0
+    matrix = _Mix(source, target).whole()
+    if not matrix.any() and any(name.startswith("aux") for name in (*source, *target)):
+        matrix = np.eye(len(source), len(target), dtype=np.float32)
     matrix.setflags(write=False)
     return matrix
 
@@ -112,11 +130,16 @@ class Mapping(Enum):
     """How the channels of one layout find those of another."""
 
     MIX = "mix"
-    """By name, what the target lacks folded into its neighbours."""
+    """By name, what has no namesake folded into its side, or made of it."""
     NAMES = "names"
     """By name, or not at all."""
     INDEX = "index"
     """The first to the first, whatever they are called."""
+
+
+def by_name(source: Positions, target: Positions) -> Matrix:
+    """Each channel to those of its own name, and no mixing but of those that share one."""
+    return normalised(np.array([[float(name == to) for to in target] for name in source], np.float32))
 
 
 @lru_cache(maxsize=256)
@@ -127,6 +150,6 @@ def mapped(source: Positions, target: Positions, mapping: Mapping) -> Matrix | N
     if mapping is Mapping.INDEX:
         matrix = np.eye(len(source), len(target), dtype=np.float32)
     else:
-        matrix = np.array([[float(a == b) for b in target] for a in source], np.float32)
+        matrix = by_name(source, target)
     matrix.setflags(write=False)
     return matrix

@@ -22,7 +22,7 @@ from millrace.doors.pulse.modargs import wrong
 from millrace.doors.pulse.restore import RESTORED
 from millrace.doors.pulse.tones import Sine
 from millrace.dsp.channels import Mapping as ChannelMapping
-from millrace.dsp.channels import Matrix, mix_matrix
+from millrace.dsp.channels import Matrix, by_name, mix_matrix
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.media.format import AudioFormat
@@ -97,11 +97,6 @@ def played_once(targets: Iterable[Sink]) -> list[Sink]:
         out += [target] if not ends & heard else sorted(ends - heard, key=lambda sink: sink.id)
         heard |= ends
     return out
-
-
-def by_name(source: Positions, target: Positions) -> Matrix:
-    """Each channel to those of its own name, and no mixing: `remix=no`."""
-    return np.array([[float(name == to) for to in target] for name in source], np.float32)
 
 
 def _remapped(loading: Loading, master: Sink) -> tuple[AudioFormat, Positions]:
