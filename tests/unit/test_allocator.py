@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from millrace.daemon import allocator
 
 PROGRAM = """
 import numpy as np
@@ -27,3 +33,17 @@ print(resident() - before)
 def test_large_blocks_go_back_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20
+
+
+def test_the_library_is_told_from_which_size_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def library(name: str | None) -> Any:
+        asked.append(name)
+        return SimpleNamespace(mallopt=lambda *setting: asked.append(setting))
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", library)
+    allocator.give_back()
+    assert asked == [None, (-3, 65_536)], "M_MMAP_THRESHOLD, of mallopt(3)"
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace())
+    allocator.give_back()

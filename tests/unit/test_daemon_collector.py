@@ -1,0 +1,78 @@
+"""When the cyclic collector looks at what; that it does is test_daemon_parts's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from millrace.daemon import collector
+from millrace.daemon.collector import ANYWAY_S, EVERY_S, MIDDLE, NEVER, QUIET_S, YOUNG
+
+
+class Collector:
+    """Stands in for the module `gc`: keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.did: list[Any] = []
+        self.callbacks: list[Callable[[str, dict[str, Any]], None]] = []
+
+    def set_threshold(self, *thresholds: int) -> None:
+        self.did.append(thresholds)
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.did.append(name)
+
+
+@pytest.fixture
+def gc(monkeypatch: pytest.MonkeyPatch) -> Collector:
+    made = Collector()
+    monkeypatch.setattr(collector, "gc", made)
+    return made
+
+
+def test_from_the_start_on_only_what_is_young_is_looked_at(gc: Collector) -> None:
+    collector.calm()
+    assert gc.did == ["collect", "freeze", (YOUNG, MIDDLE, NEVER), "enable"] and len(gc.callbacks) == 1
+    gc.did.clear()
+    for phase, generation in (("start", 0), ("stop", 0), ("start", 1)):
+        gc.callbacks[0](phase, {"generation": generation})
+    assert gc.did == [], "the youngest are not set aside: most will go by themselves"
+    gc.callbacks[0]("stop", {"generation": 1})
+    gc.callbacks[0]("stop", {"generation": 2})
+    assert gc.did == ["freeze", "freeze"]
+
+
+def test_a_whole_collection_looks_at_what_was_set_aside_and_sets_it_aside_again(gc: Collector) -> None:
+    collector.collect()
+    assert gc.did == ["unfreeze", "collect", "freeze"]
+
+
+def collections(monkeypatch: pytest.MonkeyPatch, quiet: Callable[[float], bool], hours: float) -> list[float]:
+    """When everything is collected, in seconds, by a clock that nobody waits for."""
+    now, at = 0.0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        assert seconds == EVERY_S
+        now += seconds
+        if now > hours * 3600:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(collector.asyncio, "sleep", sleep)
+    monkeypatch.setattr(collector, "collect", lambda: at.append(now))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(collector.keep_calm(lambda: quiet(now)))
+    return at
+
+
+def test_everything_is_collected_now_and_then_while_nothing_plays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert collections(monkeypatch, lambda now: True, 0.5) == [QUIET_S * n for n in range(1, 7)]
+    # Sound for an hour: as soon as it ends, and not before.
+    assert collections(monkeypatch, lambda now: now > 3600, 1.2)[:2] == [3660, 3660 + QUIET_S]
+
+
+def test_and_once_a_day_whatever_plays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert collections(monkeypatch, lambda now: False, 49) == [ANYWAY_S, 2 * ANYWAY_S]

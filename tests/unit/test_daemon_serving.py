@@ -1,0 +1,154 @@
+"""Where the daemon is reached by HTTP, and what people are told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from millrace.daemon import serving
+from millrace.daemon.config import Config
+from millrace.daemon.serving import Serving
+from millrace.errors import ConfigError
+from millrace.io.turns import Turns
+from millrace.server.http.origins import Addresses
+
+
+class Acceptors:
+    """Listeners that take sockets and let nobody in."""
+
+    def __init__(self) -> None:
+        self.served: list[Any] = []
+        self.closed = 0
+
+    def serve(self, sock: socket.socket, turns: Turns, make: Callable[[], Any], tls: Any) -> Any:
+        self.served.append(SimpleNamespace(sock=sock, turns=turns, make=make, tls=tls))
+
+        def close() -> None:
+            self.closed += 1
+            sock.close()
+
+        return SimpleNamespace(close=close)
+
+
+def served(test: Callable[[Serving, Acceptors], Awaitable[None]], **settings: Any) -> None:
+    """A test with what serves by a configuration."""
+
+    async def main() -> None:
+        acceptors: Any = Acceptors()
+        made = Serving(Config(**{"runtime": Path("r"), "state": Path("s")} | settings), acceptors, Turns())
+        try:
+            await test(made, acceptors)
+        finally:
+            made.close()
+            await made.cleanup()
+        assert acceptors.closed == len(acceptors.served)
+
+    asyncio.run(main())
+
+
+def application() -> web.Application:
+    return web.Application()
+
+
+def test_what_is_told_is_where_it_can_be_reached() -> None:
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        assert made.address == "127.0.0.1:0", "until it is known"
+        await made.listen(application())
+        (one,) = acceptors.served
+        host, port = one.sock.getsockname()
+        assert (host, made.address, made.outward) == ("127.0.0.1", f"127.0.0.1:{port}", "") and port
+        assert one.tls is None and made.url == f"ws://127.0.0.1:{port}"
+        assert made.page_url == f"http://127.0.0.1:{port}/"
+
+    served(test, listen="127.0.0.1:0")
+
+
+@pytest.mark.parametrize("listen", [":0", "0.0.0.0:0", "[::]:0"])
+def test_all_addresses_are_none_to_connect_to(listen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "outward_address", lambda: "2001:db8::7")
+
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        await made.listen(application())
+        ports = {one.sock.getsockname()[1] for one in acceptors.served}
+        assert len(ports) == 1 and made.address == f"127.0.0.1:{ports.pop()}"
+        assert made.outward == f"[2001:db8::7]:{made.address.rpartition(':')[2]}"
+
+    served(test, listen=listen)
+
+
+def test_a_host_without_a_way_out_is_told_of_by_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "outward_address", lambda: "")
+
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        await made.listen(application())
+        assert made.outward == ""
+
+    served(test, listen="0.0.0.0:0")
+
+
+def test_an_address_that_is_taken_or_none_is_told_in_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for listen, why in (
+            (
+                f"127.0.0.1:{taken.getsockname()[1]}",
+                "can't listen on '127.0.0.1:.*Address already in use; use --listen",
+            ),
+            ("192.0.2.1:0", "can't listen on '192.0.2.1:0': Cannot assign requested address"),
+            ("nowhere", "not HOST:PORT"),
+        ):
+
+            async def test(made: Serving, acceptors: Acceptors, why: str = why) -> None:
+                with pytest.raises(ConfigError, match=why):
+                    await made.listen(application())
+                assert not acceptors.served
+
+            served(test, listen=listen)
+
+
+@pytest.mark.parametrize(("cert", "key"), [("c.pem", ""), ("", "k.pem")])
+def test_tls_takes_a_certificate_and_its_key(cert: str, key: str) -> None:
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        with pytest.raises(ConfigError, match="both --tls-cert and --tls-key"):
+            await made.listen(application())
+
+    served(test, listen="127.0.0.1:0", tls_cert=cert, tls_key=key)
+
+
+def test_with_tls_all_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    context = object()
+    monkeypatch.setattr(serving, "server_tls", lambda *files: asked.append(files) or context)
+
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        await made.listen(application())
+        assert asked == [("c.pem", "k.pem", "ca.pem")] and acceptors.served[0].tls is context
+        assert made.url == f"wss://{made.address}" and made.page_url == f"https://{made.address}/"
+
+    served(test, listen="127.0.0.1:0", tls_cert="c.pem", tls_key="k.pem", client_ca="ca.pem")
+
+
+def test_where_people_are_sent_by_a_proxy_that_is_where_the_page_is() -> None:
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        assert made.page_url == "https://desk.example/sound/"
+        assert made.url == "ws://127.0.0.1:0", "who listens on this host needs no proxy"
+
+    served(test, listen="127.0.0.1:0", addresses=Addresses(public_url="https://desk.example/sound"))
+
+
+def test_several_sockets_serve_one_application_at_strangers_expense() -> None:
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        pair = socket.socketpair()
+        await made.serve(application(), *pair)
+        assert [one.sock for one in acceptors.served] == list(pair) and len(made.runners) == 1
+        one, two = (one.make() for one in acceptors.served)
+        assert one.turns is two.turns is acceptors.served[0].turns
+        assert one._inner is not two._inner, "each connection has a parser of its own"
+
+    served(test, listen="127.0.0.1:0")

@@ -1,0 +1,74 @@
+"""What aiohttp logs of requests, as it is written."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import pytest
+from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine, HttpProcessingError
+from aiohttp.web import RequestPayloadError
+
+from millrace.server.http.weblog import OneLine, log
+
+
+class Kept(logging.Handler):
+    """Keeps what comes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def logged(error: BaseException) -> list[logging.LogRecord]:
+    """What the log has of an error, as aiohttp tells it."""
+    kept = Kept()
+    log.addHandler(kept)
+    try:
+        raise error
+    except type(error):
+        log.exception("Error handling request from %s", "10.0.0.7")
+    finally:
+        log.removeHandler(kept)
+    return kept.records
+
+
+@pytest.mark.parametrize(("error", "why"), [
+    (BadStatusLine("x\x1b[2J"), "x\\x1b[2J"), (BadHttpMessage("no such\nthing"), "no such\\nthing"),
+    (RequestPayloadError("cut \u202eshort"), "its body can't be read: cut \\u202eshort"),
+    (HttpProcessingError(code=413, message=""), "413"), (HttpProcessingError(code=499, message="gone"), "gone"),
+])  # fmt: skip
+def test_a_strangers_nonsense_is_one_line_and_no_error_of_ours(error: Exception, why: str) -> None:
+    (record,) = logged(error)
+    assert (record.levelno, record.levelname) == (logging.INFO, "INFO")
+    text = logging.Formatter("%(message)s").format(record)
+    assert text.startswith("Error handling request from 10.0.0.7: ") and why in text
+    assert text.isprintable() and record.exc_info is None
+
+
+@pytest.mark.parametrize("error", [
+    KeyError("ours"), HttpProcessingError(code=500, message="ours"), OSError("disk"), ValueError("\x1b"),
+])  # fmt: skip
+def test_an_error_of_our_own_keeps_its_traceback(error: Exception) -> None:
+    (record,) = logged(error)
+    assert record.levelno == logging.ERROR and record.exc_info is not None and record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), BrokenPipeError(), ConnectionAbortedError("x")])
+def test_who_hangs_up_is_not_logged(error: Exception) -> None:
+    assert logged(error) == []
+
+
+def test_what_is_said_without_an_error_stays_as_it_is() -> None:
+    kept = Kept()
+    log.addHandler(kept)
+    try:
+        log.warning("%d %%", 5)
+        log.error("bare", exc_info=(None, None, None))
+    finally:
+        log.removeHandler(kept)
+    assert [record.getMessage() for record in kept.records] == ["5 %", "bare"]
+    assert OneLine().filter(logging.LogRecord("x", 40, "f", 1, "m", (), sys.exc_info()))
