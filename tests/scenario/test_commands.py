@@ -80,7 +80,9 @@ def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: p
         stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]
         await daemon.worker.access.new(LONG, Right.SEE | Right.HEAR | Right.SPEAK | Right.LINK, ["default"], 0)
         await daemon.worker.grant(guest, Permission.CAMERA, f"/home/{LONG}/bin/tool".replace(" ", "/"), Verdict.DENY)
-        daemon.worker.attach("default", parse_door(f"spice+unix:///run/{LONG}/spice.sock".replace(" ", "-")))
+        daemon.worker.attach(
+            daemon.worker.guests["default"], parse_door(f"spice+unix:///run/{LONG}/spice.sock".replace(" ", "-"))
+        )
         evidence = {"late_ms": 12.5, "waited_for_processor_ms": 9.25, "packets": 4}
         daemon.worker.diagnosis.incidents.record("loop", "starved", now_ns(), "default", f"stream/{stream}", evidence)
         terminal = Terminal(80)

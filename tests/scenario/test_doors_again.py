@@ -193,7 +193,7 @@ def causes(daemon: Daemon) -> list[str]:
 
 def test_spice_lines_that_are_reset_are_taken_up_again_at_once(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
-        watch, door = Watch(daemon), daemon.worker.attach("alice", spec)
+        watch, door = Watch(daemon), daemon.worker.attach(daemon.worker.guests["alice"], spec)
         # All of them broken; one broken; one closed, and the others not.
         for in_order, kinds in ((False, ()), (False, (PLAYBACK,)), (True, (RECORD,)), (False, (MAIN,))):
             logins = server.logins
@@ -210,7 +210,7 @@ def test_spice_lines_that_are_reset_are_taken_up_again_at_once(tmp_path: Path) -
 
 def test_a_spice_server_that_lets_go_is_left_alone_for_a_while_and_tried_again(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
-        door = daemon.worker.attach("alice", spec)
+        door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
         await becomes(door, "attached")
         await all_lines(server)
         for wait in ("0 s", "1 s"):
@@ -230,25 +230,25 @@ def test_a_place_is_taken_back_at_once_by_whoever_asks_or_when_the_server_is_new
     monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 1000.0)
 
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
-        door = daemon.worker.attach("alice", spec)
+        door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
         await becomes(door, "attached")
         await all_lines(server)
         with pytest.raises(GraphError, match=r"attached to guest .* already"):
-            daemon.worker.attach("alice", spec)
+            daemon.worker.attach(daemon.worker.guests["alice"], spec)
         server.end(True)
         await becomes(door, "displaced")
-        assert daemon.worker.attach("alice", spec) is door
+        assert daemon.worker.attach(daemon.worker.guests["alice"], spec) is door
         await becomes(door, "attached")
         await all_lines(server)
         server.password = "another"
         server.end(True)
         await becomes(door, "displaced")
-        assert daemon.worker.attach("alice", replace(spec, password="another")) is door
+        assert daemon.worker.attach(daemon.worker.guests["alice"], replace(spec, password="another")) is door
         await becomes(door, "attached")
         await all_lines(server)
         server.end(True)
         await becomes(door, "displaced")
-        assert daemon.worker.attach("alice", replace(spec, password="")) is door
+        assert daemon.worker.attach(daemon.worker.guests["alice"], replace(spec, password="")) is door
         await becomes(door, "attached")
         assert not server.refused, "the password stays what it was where none is given"
         await all_lines(server)
@@ -270,7 +270,9 @@ def test_a_password_file_is_read_at_each_attempt_and_the_reason_says_what_is_kno
 
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         secret.touch(0o600)
-        door = daemon.worker.attach("alice", replace(spec, password="", password_file=str(secret)))
+        door = daemon.worker.attach(
+            daemon.worker.guests["alice"], replace(spec, password="", password_file=str(secret))
+        )
         await becomes(door, "waiting", "wants a password: --password-file")
         secret.write_text("wrong\n")
         await becomes(door, "waiting", "refuses the password", "is wrong, or has expired", str(secret))
@@ -315,7 +317,7 @@ def test_only_the_owner_names_password_files(tmp_path: Path) -> None:
 def test_a_vnc_server_that_another_viewer_has_for_itself_says_so_and_is_tried_again(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         assert isinstance(server, Vnc)
-        door = daemon.worker.attach("alice", spec)
+        door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
         await becomes(door, "attached")
         server.exclusive = True
         server.end(True)

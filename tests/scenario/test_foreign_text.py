@@ -77,7 +77,7 @@ async def hostile(daemon: Daemon) -> tuple[PulsePlayer, list[list[str]]]:
     guest.graph.add_sink(FOREIGN, FOREIGN)
     await daemon.worker.access.new(FOREIGN, Right.SEE, [FOREIGN], 0)
     await daemon.worker.grant(guest, Permission.CAMERA, FOREIGN, Verdict.DENY)
-    daemon.worker.attach("default", parse_door("qmp:/nowhere/\x1b[31m"))
+    daemon.worker.attach(daemon.worker.guests["default"], parse_door("qmp:/nowhere/\x1b[31m"))
     daemon.worker.diagnosis.incidents.record("rights", "refused", now_ns(), "", FOREIGN, {FOREIGN: FOREIGN})
     daemon.worker.prompts.ask(
         "default", Permission.CAMERA, Subject(Identity(1, 2, FOREIGN)), FOREIGN, now_ns(), lambda yes: None

@@ -33,7 +33,9 @@ def test_a_flood_from_a_machine_is_taken_in_small_steps(tmp_path: Path, flood: s
 
     async def main() -> float:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, daemon_in(tmp_path) as daemon:
-            daemon.worker.attach("alice", parse_door(f"vnc://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+            daemon.worker.attach(
+                daemon.worker.guests["alice"], parse_door(f"vnc://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            )
             while not daemon.worker.guests["alice"].machines[0].sessions:
                 await asyncio.sleep(0.01)
             # Its own processor time between two rounds, whatever else this machine does.

@@ -19,7 +19,6 @@ from aiohttp.test_utils import unused_port
 from millrace.client.bus import Bus
 from millrace.client.way import own_socket
 from millrace.control import tokens as access_module
-from millrace.control.verbs import find
 from millrace.daemon.app import Daemon
 from millrace.errors import ConfigError, MillraceError, RightsError
 from millrace.guest.config import GuestConfig
@@ -532,7 +531,7 @@ def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
 
         for what in ("keep_ended", "keep_level", "add_token"):
             monkeypatch.setattr(store, what, slowly(what, getattr(store, what)))
-        found = find(daemon.worker.visible(OWNER), "sink/default", "alice")
+        found = daemon.plane.commands.find(OWNER, "sink/default", "alice", Right.CONTROL)
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
                 tasks.create_task(daemon.worker.access.sign_out(daemon.worker.access.admit(session, "127.0.0.1")))

@@ -120,7 +120,7 @@ ATTEMPTS: list[tuple[str, str, str, Any, int]] = [
 def test_every_attempt_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         bob = rig.daemon.worker.guest("bob")
-        door = rig.daemon.worker.attach("bob", parse_door("qmp:/nowhere"))
+        door = rig.daemon.worker.attach(rig.daemon.worker.guests["bob"], parse_door("qmp:/nowhere"))
         names = {
             "{bob_sink}": next(iter(bob.graph.sinks.values())).key, "{bob_door}": door.key.split("/")[1],
             "{bob_source}": bob.microphone.key,
@@ -424,10 +424,10 @@ def test_what_is_not_kept_waits_for_no_disk(tmp_path: Path) -> None:
 def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         for number in range(DOORS_MAX):
-            rig.daemon.worker.attach("alice", parse_door(f"qmp:{tmp_path}/{number}"))
+            rig.daemon.worker.attach(rig.daemon.worker.guests["alice"], parse_door(f"qmp:{tmp_path}/{number}"))
         with pytest.raises(GraphError, match="the most it can have"):
-            rig.daemon.worker.attach("alice", parse_door(f"qmp:{tmp_path}/more"))
-        rig.daemon.worker.attach("bob", parse_door(f"qmp:{tmp_path}/more"))
+            rig.daemon.worker.attach(rig.daemon.worker.guests["alice"], parse_door(f"qmp:{tmp_path}/more"))
+        rig.daemon.worker.attach(rig.daemon.worker.guests["bob"], parse_door(f"qmp:{tmp_path}/more"))
 
     running(tmp_path, test)
 

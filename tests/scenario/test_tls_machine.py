@@ -121,7 +121,9 @@ def test_a_vnc_machine_that_hangs_up_around_the_handshake(tmp_path: Path, where:
 
     async def test() -> None:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, daemon_in(tmp_path) as daemon:
-            daemon.worker.attach("alice", parse_door(f"vnc+tls://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+            daemon.worker.attach(
+                daemon.worker.guests["alice"], parse_door(f"vnc+tls://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            )
             (door,) = daemon.worker.guests["alice"].machines
             async with asyncio.timeout(10):
                 while not served or not door.view().error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -18,10 +18,10 @@ from millrace.control import results, verbs
 from millrace.control.publish import grant_view
 from millrace.control.tokens import token_view
 from millrace.control.worker import Worker
-from millrace.doors.ingress import recorder_of
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
 from millrace.guest.config import stream_table
+from millrace.guest.find import split_key
 from millrace.guest.guest import Guest
 from millrace.guest.home import MachineView
 from millrace.guest.machines.address import confined, parse_door
@@ -52,6 +52,7 @@ KEPT = frozenset({
 })  # fmt: skip
 """Commands that are on disk before they are answered."""
 Run = Callable[[Any, Principal], Awaitable[Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,20 @@ class Commands:
 
     def find(self, principal: Principal, key: str, guest: str | None, right: Right) -> verbs.Found:
         """What `key` names among what `principal` may see, in a guest in which they have `right`."""
-        found = verbs.find(self.visible(principal), key, guest)
-        principal.demand(right, found.guest.name)
-        return found
+        kind, name = split_key(key)
+        return self._first(principal, key, lambda one: verbs.find(one, kind, name), right, guest)[1]
+
+    def _first(
+        self, principal: Principal, key: str, look: Callable[[Guest], T | None], right: Right, name: str | None = None
+    ) -> tuple[Guest, T]:
+        """What `look` finds in one of the guests that `principal` may see, or in the one of that name, and in which
+        they have `right`. A sink's name can be in several: the first."""
+        for guest in self.visible(principal):
+            thing = look(guest) if name in (None, guest.name) else None
+            if thing is not None:
+                principal.demand(right, guest.name)
+                return guest, thing
+        raise missing(key, name)
 
     @staticmethod
     def _demand_no_source(principal: Principal, found: verbs.Found, to: str = "") -> None:
@@ -256,17 +268,13 @@ class Commands:
             spec = replace(spec, password_file=args.password_file)
         if not principal.may(Right.ADMIN):
             spec = confined(spec, guest.config.attach, guest.name)
-        return self._worker.attach(guest.name, spec).view()
+        return self._worker.attach(guest, spec).view()
 
     async def _detach(self, args: r.Detach, principal: Principal) -> results.Done:
         key = f"door/{args.door.removeprefix('door/')}"
-        for guest in self.visible(principal):
-            machine = next((one for one in guest.machines if one.key == key), None)
-            if machine is not None:
-                principal.demand(Right.ADMIN, guest.name)
-                await machine.stop()
-                return OK
-        raise missing(key)
+        _, machine = self._first(principal, key, lambda guest: verbs.machine_of(guest, key), Right.ADMIN)
+        await machine.stop()
+        return OK
 
     # -- grants --------------------------------------------------------------------------------
 
@@ -313,15 +321,10 @@ class Commands:
         kind, _, text = args.target.partition("/")
         if kind == "recorder":
             number = key_number(text)
-            for guest in self.visible(principal):
-                tap = guest.graph.taps.get(number)
-                recorder = None if tap is None else recorder_of(tap)
-                if tap is not None and recorder is not None:
-                    steps = explain_recorder(guest, tap, recorder)
-                    return results.Explanation(args.target, guest.name, steps)
-            raise missing(args.target)
-        home, stream = self._found(args, principal)
-        return results.Explanation(stream.key, home.name, explain_stream(home, stream))
+            guest, told = self._first(principal, args.target, lambda one: verbs.recorder_tap(one, number), Right.SEE)
+            return results.Explanation(args.target, guest.name, explain_recorder(guest, *told))
+        guest, stream = self._found(args, principal)
+        return results.Explanation(stream.key, guest.name, explain_stream(guest, stream))
 
     async def _flight(self, args: r.OfGuest, principal: Principal) -> list[Sample]:
         return self._worker.flight.of(self.guest(principal, args.guest, Right.SEE).name)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from millrace.doors.ingress import RecorderStatus, recorder_of
 from millrace.dsp.channels import Matrix
 from millrace.errors import ConfigError, GraphError
-from millrace.graph.model import Levelled, Sink, Stream
-from millrace.guest.find import find_mix, find_sink, node_of, parse_volume, split_key
+from millrace.graph.model import Levelled, Sink, Stream, Tap
+from millrace.guest.find import find_mix, find_sink, node_of, parse_volume
 from millrace.guest.guest import Guest
+from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.missing import missing, missing_sink
 from millrace.text import literal, parse_name, parse_switch, printable, quoted
@@ -40,20 +41,27 @@ class Found(NamedTuple):
         raise missing(self.key)
 
 
-def find(guests: Iterable[Guest], key: str, name: str | None) -> Found:
-    """What `key` names in one of `guests`, or in the one of that name. A sink's name can be in several: the first."""
-    kind, rest = split_key(key)
-    for guest in guests:
-        if name not in (None, guest.name):
-            continue
-        thing = _listener(guest, key) if kind == "listener" else node_of(guest, kind, rest)
-        if thing is not None:
-            return Found(guest, thing, key)
-    raise missing(key, name)
+def find(guest: Guest, kind: str, name: str) -> Found | None:
+    """A stream, sink, source or listener of a guest; None where it has none such."""
+    key = f"{kind}/{name}"
+    thing = _listener(guest, key) if kind == "listener" else node_of(guest, kind, name)
+    return None if thing is None else Found(guest, thing, key)
 
 
 def _listener(guest: Guest, key: str) -> ListenerSession | None:
     return next((session for session in guest.sessions if session.outlet.key == key), None)
+
+
+def machine_of(guest: Guest, key: str) -> Machine | None:
+    """A machine that a guest looks for, or has."""
+    return next((machine for machine in guest.machines if machine.key == key), None)
+
+
+def recorder_tap(guest: Guest, number: int) -> tuple[Tap, RecorderStatus] | None:
+    """A program's recorder in a guest, and what its door tells of it."""
+    tap = guest.graph.taps.get(number)
+    recorder = None if tap is None else recorder_of(tap)
+    return None if tap is None or recorder is None else (tap, recorder)
 
 
 def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, ...] | None, bool | None]:

@@ -221,7 +221,7 @@ class Worker:
             self.guests[guest.name] = guest
             self._publish(guest)
             for spec in config.doors:
-                self.attach(guest.name, spec)
+                self.attach(guest, spec)
         except BaseException:
             self.guests.pop(guest.name, None)
             await self._stop_guest(guest, "the guest was not made")
@@ -394,9 +394,9 @@ class Worker:
                 guest.door.devices.learn((thing.kind, thing.name), level)
         verbs.set_level(guest, thing, gains, mute)
 
-    def attach(self, name: str, spec: DoorSpec) -> Machine:
+    def attach(self, guest: Guest, spec: DoorSpec) -> Machine:
         """Give a guest a door to its machine."""
-        return attach(self.ids.take(), self.guest(name), spec)
+        return attach(self.ids.take(), guest, spec)
 
     async def remove_guest(self, name: str) -> None:
         """End a guest: its clients and listeners are told."""

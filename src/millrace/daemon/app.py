@@ -87,9 +87,10 @@ class Daemon:
         """A connection to QEMU that another program made: `millrace attach qemu --p2p`."""
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise ConfigError("that descriptor is not a socket")
-        name, copy = str(request.get("guest", "default")), socket.socket(fileno=os.dup(fd))
+        guest = self.worker.guest(str(request.get("guest", "default")))
+        copy = socket.socket(fileno=os.dup(fd))
         try:
-            machine = self.worker.attach(name, DoorSpec("p2p", f"fd {copy.fileno()}", connection=copy))
+            machine = self.worker.attach(guest, DoorSpec("p2p", f"fd {copy.fileno()}", connection=copy))
             return dict(msgspec.to_builtins(machine.view()))
         except BaseException:
             copy.close()
