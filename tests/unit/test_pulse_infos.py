@@ -16,8 +16,9 @@ from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, default_map
 from millrace.version import __version__
-from millrace.wire.pulse.constants import NO_INDEX, Command, DeviceState, Encoding
-from millrace.wire.pulse.tagstruct import Spec
+from millrace.wire.pulse.constants import NO_INDEX, PROTOCOL_VERSION, Command, DeviceState, Encoding
+from millrace.wire.pulse.layouts import REPLIES, read_fields, write_fields
+from millrace.wire.pulse.tagstruct import Reader, Spec, Writer
 from tests.caller import Caller
 from tests.unit.test_graph import Tone
 
@@ -40,6 +41,28 @@ def test_properties_are_zero_terminated_and_dots_stand_for_underlines() -> None:
     assert infos.as_props({"a.b": "\ud800"}) == {"a.b": b"?\0"}
 
 
+def test_each_record_has_what_its_layout_asks_for_and_nothing_else() -> None:
+    rig = Rig()
+    caller = Caller(rig)
+    stream, recorder = caller.play(S16, STEREO)["index"], caller.record(S16, STEREO)["index"]
+    door, now_ns = rig.door, rig.now_ns
+    made = {
+        Command.GET_SINK_INFO: infos.sink_info(door, rig.sink, now_ns),
+        Command.GET_SOURCE_INFO: infos.source_info(door, rig.sink, now_ns),
+        Command.GET_SINK_INPUT_INFO: infos.sink_input_info(door, stream, now_ns),
+        Command.GET_SOURCE_OUTPUT_INFO: infos.source_output_info(door, door.records[recorder]),
+        Command.GET_CLIENT_INFO: infos.client_info(door, caller),
+        Command.GET_MODULE_INFO: infos.module_info(door, door.own_module),
+        Command.GET_SAMPLE_INFO: infos.sample_info(Sample(7, "bell", door.sink_format, b"", {})),
+        Command.GET_SERVER_INFO: infos.server_info(caller, "user", "host", "1"),
+    }
+    for command, record in made.items():
+        assert record is not None
+        writer = Writer()
+        write_fields(REPLIES[command], record, writer, PROTOCOL_VERSION)
+        assert set(read_fields(REPLIES[command], Reader(writer.data), PROTOCOL_VERSION)) == set(record), command.name
+
+
 def test_a_sink_is_shown_with_its_own_level_and_its_monitor_with_the_one_it_is_recorded_at() -> None:
     rig = Rig()
     rig.graph.set_gains(rig.sink, (1.0, 0.125))
@@ -53,6 +76,7 @@ def test_a_sink_is_shown_with_its_own_level_and_its_monitor_with_the_one_it_is_r
         state=DeviceState.SUSPENDED,
     )  # fmt: skip
     assert [one.encoding for one in sink["formats"]] == [Encoding.PCM]
+    assert text(sink, "device.api") == "millrace"
     assert (text(sink, "device.class"), text(sink, "device.icon_name")) == ("sound", "speaker")
     assert text(sink, "device.description") == "Loud"
     subset(

@@ -1,17 +1,28 @@
-"""Module arguments and channel maps, against what PulseAudio 16.1 takes and refuses."""
+"""Modules: their arguments and channel maps, against what PulseAudio 16.1 takes and refuses; loading and unloading."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from millrace.doors.pulse import modules
 from millrace.doors.pulse.channelmaps import map_for, parse_map
 from millrace.doors.pulse.formats import CommandError, from_info, sample_format
-from millrace.doors.pulse.modargs import ARGUMENT_MAX, Args
+from millrace.doors.pulse.loaded import Module
+from millrace.doors.pulse.loading import Loading
+from millrace.doors.pulse.modargs import ARGUMENT_MAX, Args, wrong
+from millrace.doors.pulse.modkinds import Kind
+from millrace.doors.pulse.modules import HANDLERS
 from millrace.dsp.convert import SampleFormat
+from millrace.errors import GraphError
 from millrace.media.format import AudioFormat
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.sim.rig import Rig
 from millrace.units import default_map
-from millrace.wire.pulse.constants import Encoding
-from millrace.wire.pulse.tagstruct import FormatInfo
+from millrace.wire.pulse.constants import Command, Encoding, Err
+from millrace.wire.pulse.tagstruct import FormatInfo, Spec
+from tests.caller import Caller
 
 VALID = ("sink_name", "sink_properties", "rate", "format", "channels", "channel_map", "remix")
 
@@ -114,3 +125,126 @@ def test_the_formats_api_knows_the_same_names() -> None:
     assert from_info(info, default).sample is SampleFormat.S16LE
     with pytest.raises(CommandError):
         from_info(FormatInfo(Encoding.PCM, {"format.channel_map": b'"left, right"\0'}), default)
+
+
+# -- loading and unloading ---------------------------------------------------------------------
+
+
+class Scene(Rig):
+    """A guest, and a client that may only load and unload."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caller = Caller(self, HANDLERS)
+
+    def load(self, name: str | None, argument: str | None = None) -> Any:
+        """The module, or the error."""
+        answer = self.caller.ask(Command.LOAD_MODULE, name=name, argument=argument)
+        return self.door.modules[answer["index"]] if isinstance(answer, dict) else answer
+
+    def unload(self, index: int) -> Any:
+        return self.caller.ask(Command.UNLOAD_MODULE, index=index)
+
+
+@pytest.fixture
+def kinds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
+    """The table of modules, for a test to put its own in."""
+    mine: dict[str, Kind] = {}
+    monkeypatch.setattr(modules, "KINDS", mine)
+    return mine
+
+
+def test_a_module_that_was_loaded_is_its_row_with_its_arguments_and_what_it_made(kinds: dict[str, Kind]) -> None:
+    scene = Scene()
+    loading: list[int] = []
+
+    def make(given: Loading) -> None:
+        loading.append(given.door.loading)
+        given.sink(given.door.sink_format, "made", "Made", "abstract")
+
+    kinds["module-made"] = Kind("Makes a sink", ("sink_name",), make)
+    module = scene.load("module-made", "sink_name=mine")
+    assert (module.name, module.argument, module.description) == ("module-made", "sink_name=mine", "Makes a sink")
+    assert [mix.name for mix in module.mixes] == ["mine"] and not module.fixed and scene.modules_told == []
+    assert loading == [1] and scene.door.loading == 0, "what comes while it is loaded, it makes"
+    assert scene.load("module-made").mixes[0].name == "made"
+
+
+@pytest.mark.parametrize("error", [wrong("no"), GraphError("no"), CommandError(Err.NOENTITY, "no")])
+def test_one_that_fails_half_way_leaves_nothing_and_says_why(kinds: dict[str, Kind], error: Exception) -> None:
+    scene = Scene()
+    held, undone = scene.graph.budget.held, []
+
+    def fail(given: Loading) -> None:
+        sink = given.sink(given.door.sink_format, "made", "Made", "abstract")
+        given.link(sink, scene.sink)
+        given.module.undo = lambda: undone.append(True)
+        raise error
+
+    kinds["module-failing"] = Kind("Fails", ("a",), fail)
+    assert scene.load("module-failing", "a=b") is Err.MODINITFAILED
+    assert scene.modules_told == ["module-failing a=b: no"]
+    assert undone == [True] and len(scene.graph.sinks) == 1 and scene.graph.budget.held == held
+    assert scene.door.loading == 0 and len(scene.door.modules) == 6
+
+
+def test_one_that_its_loader_may_not_have_is_refused_as_that(kinds: dict[str, Kind]) -> None:
+    scene = Scene()
+    scene.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
+    kinds["module-records"] = Kind("Records", (), lambda given: given.records(scene.sink))
+    assert scene.load("module-records") is Err.ACCESS and len(scene.modules_told) == 1
+
+
+def test_one_that_there_is_no_room_for_leaves_nothing(kinds: dict[str, Kind]) -> None:
+    scene = Scene()
+
+    def fill(given: Loading) -> None:
+        given.sink(given.door.sink_format, "made", "Made", "abstract")
+        scene.graph.budget.limit = 0
+
+    kinds["module-large"] = Kind("Fills all there is", (), fill)
+    assert scene.load("module-large") is Err.MODINITFAILED and len(scene.graph.sinks) == 1
+
+
+def test_what_there_is_not_is_refused_with_what_there_is_instead() -> None:
+    scene = Scene()
+    for name in (None, "module-nothing", "module-pipe-sink"):
+        assert scene.load(name) is Err.MODINITFAILED
+    assert "module-null-sink" in scene.modules_told[0] and "module-null-sink" in scene.modules_told[1]
+    assert scene.modules_told[2].startswith("module-pipe-sink: it would have the daemon open a file")
+    assert scene.load("module-null-sink", "nonsense=1") is Err.MODINITFAILED
+
+
+def test_some_are_loaded_once_and_all_have_a_bound(kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    kinds["module-once"] = Kind("Once", (), lambda given: None, once=True)
+    kinds["module-often"] = Kind("Often", (), lambda given: None)
+    once = scene.load("module-once")
+    assert scene.load("module-once") is Err.MODINITFAILED and "loaded already" in scene.modules_told[-1]
+    assert scene.unload(once.index) == {} and isinstance(scene.load("module-once"), Module)
+    monkeypatch.setattr(modules, "MODULES_MAX", 9)
+    assert isinstance(scene.load("module-often"), Module) and isinstance(scene.load("module-often"), Module)
+    assert scene.load("module-often") is Err.MODINITFAILED and "9 modules" in scene.modules_told[-1]
+
+
+def test_an_argument_that_changes_nothing_is_taken_and_said_where_it_was_given(kinds: dict[str, Kind]) -> None:
+    scene = Scene()
+    kinds["module-idle"] = Kind("Idle", ("a",), lambda given: None, {"adjust_time": "there is one clock"})
+    assert isinstance(scene.load("module-idle", "a=b"), Module) and scene.modules_told == []
+    assert isinstance(scene.load("module-idle", "adjust_time=5"), Module)
+    assert scene.modules_told == ["module-idle adjust_time changes nothing: there is one clock"]
+
+
+def test_what_played_on_a_module_goes_on_elsewhere_a_stream_in_a_step() -> None:
+    scene = Scene()
+    module = scene.load("module-null-sink", "sink_name=extra")
+    player = Caller(scene)
+    played = [player.play(Spec(SampleFormat.S16LE, 2, 48_000), (1, 2), sink_name="extra") for _ in range(3)]
+    scene.caller.steps = 0
+    assert scene.unload(module.index) == {} and scene.caller.steps == 3
+    assert [scene.graph.streams[one["index"]].sink for one in played] == [scene.sink] * 3
+    assert "extra" not in [sink.name for sink in scene.graph.sinks.values()]
+    assert scene.unload(module.index) is Err.NOENTITY
+    assert scene.unload(scene.door.own_module.index) is Err.ACCESS and scene.door.own_module.index in scene.door.modules
+    source = scene.load("module-null-source", "source_name=line")
+    assert scene.unload(source.index) == {} and not scene.graph.sources

@@ -86,6 +86,16 @@ def test_who_asks_later_hears_of_nothing_that_was_before() -> None:
     assert told(late) == [] and turns.news.subscriptions.keys() == {1, 2}
 
 
+def test_who_asked_between_two_changes_that_wait_hears_of_the_second() -> None:
+    turns = Turns()
+    first, late = turns.subscribe(1, SINK), turns.subscribe(2)
+    turns.news.publish(SINK, CHANGE, 7)
+    late.set_mask(mask(SINK))
+    turns.news.publish(SINK, CHANGE, 7)
+    turns.spread()
+    assert told(first) == told(late) == [(SINK | CHANGE, 7)]
+
+
 def test_one_change_is_told_once_however_often_it_happened() -> None:
     turns = Turns()
     one = turns.subscribe(1, SINK)

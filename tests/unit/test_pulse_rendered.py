@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millrace.doors.pulse.rendered import Rendered
+from millrace.doors.pulse.rendered import NEVER, Rendered
 
 
 def test_nothing_was_rendered_of_a_stream_that_has_not_begun() -> None:
@@ -10,6 +10,10 @@ def test_nothing_was_rendered_of_a_stream_that_has_not_begun() -> None:
     assert rendered.silent and rendered.playing_for == 0 and rendered.underrun_frames(1 << 40) is None
     rendered.broke_off(480)
     assert rendered.silent and rendered.underrun_frames(960) is None, "prebuffering is no underrun"
+
+
+def test_never_is_what_clients_know_as_never() -> None:
+    assert NEVER == 0xFFFF_FFFF_FFFF_FFFF
 
 
 def test_it_has_sounded_since_the_last_silence_and_the_first_sound_says_so_once() -> None:

@@ -35,11 +35,11 @@ def test_an_upload_is_what_came_of_it_in_whole_frames_and_never_more_than_announ
     upload = Upload("bell", S16, 12, {})
     for piece in (b"abcde", b"", b"fg"):
         upload.write(memoryview(piece))
-    assert upload.fill == 7 and upload.finish() == b"abcd"
+    assert upload.fill == 7 and len(upload.data) == 12 and upload.finish() == b"abcd"
     upload = Upload("bell", S16, 12, {})
     for piece in (b"abcdefgh", b"ijklmnop", b"q"):
         upload.write(memoryview(piece))
-    assert upload.fill == 12 and upload.finish() == b"abcdefghijkl"
+    assert upload.fill == len(upload.data) == 12 and upload.finish() == b"abcdefghijkl"
     assert Upload("bell", S16, 12, {}).finish() == b""
 
 
@@ -47,6 +47,7 @@ def test_an_upload_weighs_all_that_it_may_become() -> None:
     small, large = Upload("bell", S16, 4, {}), Upload("bell", S16, 4_000, {})
     assert large.weight - small.weight == 3_996 and small.weight > 4 + len("bell")
     assert Upload("bell", S16, 4, {"media.role": b"event\0"}).weight > small.weight + len("media.roleevent")
+    assert Upload("bell" * 100, S16, 4, {}).weight - small.weight == 396
     large.write(memoryview(b"abcd"))
     assert large.weight - small.weight == 3_996, "what has come of it was paid for"
 
@@ -76,6 +77,8 @@ def test_what_is_kept_is_paid_for_and_paid_back() -> None:
     cache = Cache()
     sample = cache.store(1, "bell", 4_000)
     assert cache.budget.held == sample.weight > 4_000 + CACHED_BYTES
+    weights = [Sample(1, name, S16, b"", props).weight for name, props in (("a", {}), ("ab", {}), ("a", {"b": b"c"}))]
+    assert weights[1] == weights[0] + 1 < weights[2]
     cache.store(2, "bell", 400)
     assert 400 + CACHED_BYTES < cache.budget.held < 4_000
     cache.samples.drop("bell")
@@ -98,7 +101,7 @@ def test_the_cache_is_full_at_its_bound_and_what_is_replaced_counts_for_nothing(
     cache.store(1, "bell", 600)
     cache.store(2, "gong", 400)
     cache.store(3, "bell", 600)
-    for name, size in (("bell", 604), ("drum", 4)):
+    for name, size in (("bell", 601), ("drum", 1)):
         with pytest.raises(CommandError, match="cache is full") as refused:
             cache.store(4, name, size)
         assert refused.value.code is Err.TOOLARGE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millrace.graph.model import Stream, Tap
+from millrace.graph.model import NodeState, Stream, Tap
 from millrace.sim.rig import Capture, Rig
 from millrace.units import default_map
 from tests.unit.test_graph import Tone
@@ -20,6 +20,20 @@ def playing(rig: Rig, value: float) -> Stream:
     rig.graph.add_stream(node, rig.sink)
     rig.graph.activate(node)
     return node
+
+
+def test_the_first_that_is_told_of_a_tap_is_that_it_is_new() -> None:
+    for running in (False, True):
+        rig = Rig()
+        if running:
+            playing(rig, 0.5)
+            rig.run(0.1)
+        told: list[tuple[str, NodeState]] = []
+        rig.graph.observers.append(lambda change, node, told=told: told.append((change, node.state)))
+        rig.capture()
+        (tap,) = rig.graph.taps.values()
+        state = NodeState.RUNNING if running else NodeState.IDLE
+        assert told == [("new", state)] and tap.trace[-1].cause == "linked"
 
 
 def test_stems_hear_one_stream_each_as_it_came_or_as_it_sounds() -> None:

@@ -221,7 +221,8 @@ class Graph(Nodes):
         self._accounts.admit(tap, len(self.taps))
         tap.hear(source)
         self.taps[tap.id] = tap
-        self._enter(tap, NodeState.RUNNING if self.running else NodeState.IDLE, "linked")
+        # Nobody hears of a change of what is not there yet: that it is new says all.
+        tap.enter(NodeState.RUNNING if self.running else NodeState.IDLE, "linked", self._now_ns)
         self._changed("new", tap)
         if not self.running:
             tap.consumer.idle(self.position)

@@ -28,10 +28,9 @@ class News:
         """Tell every client that subscribed to `facility`, when it is its turn."""
         if not self.subscriptions:
             return
-        if change is Change.REMOVE:
-            self._waiting.pop((facility, Change.CHANGE, index), None)
         self.serial += 1
-        self._waiting.setdefault((facility, change, index), self.serial)
+        # Who has subscribed since it last happened hears of it now.
+        self._waiting[facility, change, index] = self.serial
         self._spread()
 
     def spreading(self) -> Iterator[None]:

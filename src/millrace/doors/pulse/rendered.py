@@ -27,7 +27,6 @@ class Rendered:
     def restart(self) -> None:
         """The stream was paused: what comes next is a beginning."""
         self.playing_for = 0
-        self._silent_from = None
         self._begun, self.silent = False, True
 
     def taken(self, size: int) -> bool:
@@ -35,7 +34,6 @@ class Rendered:
         self.playing_for += size
         if not self.silent:
             return False
-        self.playing_for = size
         self._begun, self._silent_from, self.silent = True, None, False
         return True
 

@@ -1,0 +1,108 @@
+"""What the door knows of those it works with: it asks them for nothing that their protocols don't say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from millrace.doors.admission import Admission
+from millrace.doors.pulse.clients import Client, Host, Memory, Recorder
+from millrace.doors.pulse.devices import DeviceUpdate
+from millrace.doors.pulse.door import STREAM_RESTORE, PulseDoor
+from millrace.doors.pulse.infos import client_info
+from millrace.doors.pulse.restore import Rule, RuleUpdate
+from millrace.graph.graph import Graph
+from millrace.graph.model import Ids
+from millrace.rights.grants import ANY, Permission, Subject, Verdict
+from millrace.rights.prompts import Prompts
+from millrace.wire.pulse.constants import Change, Command, Facility
+from tests.bare import bare, members_of
+from tests.caller import Caller
+from tests.unit.test_pulse_control import Scene
+
+
+class Bench:
+    """A door between a host, a memory and clients that have what is said of them, and nothing else."""
+
+    def __init__(self) -> None:
+        self.rules: list[RuleUpdate] = []
+        self.devices: list[DeviceUpdate] = []
+        self.turns: list[Callable[[], Iterator[None]]] = []
+        self.told: list[tuple[Command, dict[str, Any]]] = []
+        self.woken = 0
+        host = bare(
+            Host, client_changed=None, module_failed=None, module_idle=None, in_turns=self._in_turns
+        )  # fmt: skip
+        memory = bare(
+            Memory, keep_rules=lambda table: self.rules.append, keep_devices=lambda table: self.devices.append
+        )
+        self.graph = Graph("guest", Ids())
+        self.graph.add_first_sink()
+        self.admission = Admission("guest", self.graph.budget, Prompts(lambda: 0), lambda symptom: None)
+        self.door = PulseDoor(self.graph, self.admission, host, bytes(256), "user@host", lambda: 0, memory)
+
+    def _in_turns(self, steps: Callable[[], Iterator[None]]) -> Callable[[], None]:
+        self.turns.append(steps)
+        return lambda: None
+
+    def client(self, **members: Any) -> Client:
+        """One that was let in."""
+        made: Client = bare(
+            Client, **({
+                "index": 7, "props": {"application.name": b"player\0"}, "closing": False, "wake": self._wake,
+                "now_ns": 0, "extensions": set(), "version": 35, "recording": {}, "name": "player",
+                "notice": lambda command, **values: self.told.append((command, values)), "subject": Subject(),
+            } | members)
+        )  # fmt: skip
+        self.door.clients[made.index] = made
+        return made
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+
+def test_news_are_spread_in_turns_that_the_host_gives() -> None:
+    bench = Bench()
+    assert bench.turns == [bench.door.news.spreading]
+
+
+def test_what_is_remembered_goes_where_the_memory_says_and_is_in_force_when_it_is_kept() -> None:
+    bench = Bench()
+    client = bench.client(extensions={STREAM_RESTORE})
+    other = bench.client(index=8)
+    bench.door.rules.submit(RuleUpdate(lambda: {"a": Rule(device="music")}, lambda kept: None))
+    bench.door.devices.keep_level(bench.door.default_sink, lambda kept: None)
+    assert len(bench.rules) == len(bench.devices) == 1 and bench.door.rules.kept == {} and bench.told == []
+    bench.door.rules.take(bench.rules[0].changes())
+    (told,) = bench.told
+    assert told[0] is Command.EXTENSION and told[1]["name"] == STREAM_RESTORE and told[1]["event"] == 5
+    assert client.extensions and not other.extensions
+
+
+def test_who_may_not_be_here_any_more_is_closed_and_woken() -> None:
+    bench = Bench()
+    client = bench.client()
+    bench.door.end_forbidden()
+    assert not client.closing and bench.woken == 0
+    bench.admission.grants.set(Permission.CONNECT, ANY, Verdict.DENY)
+    bench.door.end_forbidden()
+    assert client.closing and bench.woken == 1
+
+
+def test_a_client_is_shown_by_what_is_said_of_it() -> None:
+    bench = Bench()
+    record = client_info(bench.door, bench.client(version=13))
+    assert (record["index"], record["name"]) == (7, "player")
+    assert record["props"]["native-protocol.version"] == b"13\0"
+    bench.door.publish(Facility.CLIENT, Change.NEW, 7)
+
+
+@pytest.mark.parametrize(("protocol", "made"), [(Client, Caller), (Host, Scene), (Recorder, Caller)])
+def test_those_that_the_tests_make_are_what_they_stand_for(protocol: type, made: type) -> None:
+    scene = Scene()
+    one = scene if made is Scene else scene.caller
+    assert [name for name in members_of(protocol) if not hasattr(one, name)] == []
+    with pytest.raises(AssertionError, match=protocol.__name__):
+        bare(protocol, nonsense=1)

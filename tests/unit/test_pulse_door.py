@@ -1,0 +1,475 @@
+"""The door of one guest: what its names mean, who is told of what, and what ends with what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from millrace.budget import BudgetError
+from millrace.doors.pulse.door import MODULES_MAX, STREAM_RESTORE
+from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.loaded import Feed, Module, feed
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.restore import Rule
+from millrace.dsp.convert import SampleFormat
+from millrace.graph.model import NOTHING, Sink, Stream, Tap
+from millrace.media.format import AudioFormat
+from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.sim.rig import Capture, Rig
+from millrace.units import NS_PER_MS, default_map
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
+from millrace.wire.pulse.tagstruct import Spec
+from tests.caller import Caller
+from tests.unit.test_graph import Tone
+
+S16 = Spec(SampleFormat.S16LE, 2, 48_000)
+STEREO = (1, 2)
+
+
+class Scene(Rig):
+    """A guest with a second sink and a source, a client, and all that is published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.music = self.graph.add_sink("music", "Music")
+        self.source = self.graph.add_source("microphone", "Microphone")
+        self.caller = Caller(self)
+        self.published: list[tuple[Facility, Change, int]] = []
+        self.door.publish = lambda *change: self.published.append(change)  # type: ignore[method-assign]
+
+    def play(self, **changes: Any) -> PlaybackStream:
+        return self.caller.streams[self.caller.play(S16, STEREO, **changes)["channel"]]
+
+    def record(self, **changes: Any) -> RecordStream:
+        return self.caller.records[self.caller.record(S16, STEREO, **changes)["channel"]]
+
+    def tone(self, sink: Sink, **parts: Any) -> Stream:
+        """A stream of another door."""
+        node = Stream(self.graph.ids.take(), "tone", default_map(2), feed=Tone(), **parts)
+        self.graph.add_stream(node, sink)
+        return node
+
+    def module(self, *mixes: Sink, **parts: Any) -> Module:
+        """One that was loaded."""
+        made = Module(self.graph.ids.take(), "module-test", "a=b", mixes=list(mixes), **parts)
+        self.door.load(made)
+        return made
+
+    def news(self) -> list[tuple[Facility, Change, int]]:
+        """What was published since the last time."""
+        news, self.published[:] = list(self.published), []
+        return news
+
+
+# -- names ------------------------------------------------------------------------------------
+
+
+def test_a_sink_is_found_by_its_index_before_its_name_and_without_either_it_is_the_default() -> None:
+    scene = Scene()
+    door, music = scene.door, scene.music
+    assert door.find_sink(music.id, None) is door.find_sink(NO_INDEX, "music") is music
+    assert door.find_sink(NO_INDEX, str(music.id)) is music and door.find_sink(music.id, "millrace") is music
+    for name in (None, "", "@DEFAULT_SINK@", "default"):
+        assert door.find_sink(NO_INDEX, name) is scene.sink
+    for index, name in ((12_345, "music"), (scene.source.id, None), (NO_INDEX, "microphone"), (NO_INDEX, "\x1b[2J")):
+        with pytest.raises(CommandError) as refused:
+            door.find_sink(index, name)
+        assert refused.value.code is Err.NOENTITY and "\x1b" not in str(refused.value)
+
+
+def test_a_source_is_a_source_or_a_sinks_monitor_by_any_of_its_names() -> None:
+    scene = Scene()
+    door, music = scene.door, scene.music
+    assert door.find_source(scene.source.id, None) is door.find_source(NO_INDEX, "microphone") is scene.source
+    assert door.find_source(NO_INDEX, str(scene.source.id)) is scene.source
+    for index, name in ((music.id, None), (NO_INDEX, "music.monitor"), (NO_INDEX, str(music.id))):
+        assert door.find_source(index, name) is music
+    for name in (None, "", "@DEFAULT_SOURCE@"):
+        assert door.find_source(NO_INDEX, name) is scene.source
+    assert (
+        door.find_source(NO_INDEX, "@DEFAULT_MONITOR@") is door.find_source(NO_INDEX, "default.monitor") is scene.sink
+    )
+    for name in ("music", "nothing", "nothing.monitor", "12345", "microphone.monitor", "²"):
+        with pytest.raises(CommandError) as refused:
+            door.find_source(NO_INDEX, name)
+        assert refused.value.code is Err.NOENTITY
+
+
+def test_a_name_is_taken_by_a_sink_a_source_or_a_monitor() -> None:
+    taken = Scene().door.name_taken
+    assert taken("music") and taken("music.monitor") and taken("microphone") and taken("default")
+    assert not taken("musi") and not taken("monitor")
+
+
+def test_sources_are_named_and_described_as_programs_know_them() -> None:
+    scene = Scene()
+    assert [scene.door.source_name(mix) for mix in scene.graph.mixes()] == [
+        "millrace.monitor", "music.monitor", "microphone",
+    ]  # fmt: skip
+    assert scene.door.source_description(scene.music) == "Monitor of Music"
+    assert scene.door.source_description(scene.source) == "Microphone"
+
+
+def test_the_format_of_a_sink_is_what_its_module_was_told_else_the_graphs() -> None:
+    scene = Scene()
+    assert scene.door.sink_format == AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
+    told = AudioFormat(SampleFormat.U8, 8_000, default_map(2))
+    scene.door.declared[scene.music.id] = told
+    assert scene.door.format_of(scene.music) is told
+    scene.graph.remove_sink(scene.music)
+    assert scene.door.declared == {}
+
+
+# -- the default source -----------------------------------------------------------------------
+
+
+def test_what_is_recorded_by_default_is_what_was_chosen_else_a_source_else_the_default_monitor() -> None:
+    scene = Scene()
+    door = scene.door
+    assert door.recorded_by_default() is scene.source
+    door.set_default_source(scene.music)
+    assert door.recorded_by_default() is scene.music and door.recorded_by_default(without=scene.music) is scene.source
+    scene.graph.remove_sink(scene.music)
+    assert door.default_source is None and door.recorded_by_default() is scene.source
+    assert door.recorded_by_default(without=scene.source) is scene.sink
+    scene.graph.remove_source(scene.source)
+    assert door.recorded_by_default() is scene.sink
+
+
+def test_a_new_default_source_takes_along_those_that_named_none_and_may_record_it() -> None:
+    scene = Scene()
+    plain, placed, pinned = scene.record(), scene.record(source_name="microphone"), scene.record(no_move=True)
+    elsewhere = scene.record()
+    scene.graph.move_tap(elsewhere.node, scene.sink)
+    scene.news()
+    scene.door.set_default_source(scene.music)
+    assert [one.node.sink for one in (plain, placed, pinned, elsewhere)] == [
+        scene.music, scene.source, scene.source, scene.sink,
+    ]  # fmt: skip
+    assert (Facility.SERVER, Change.CHANGE, NO_INDEX) in scene.news()
+    scene.door.set_default_source(scene.music)
+    assert scene.news() == []
+    scene.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    scene.door.set_default_source(None)
+    assert plain.node.sink is scene.music, "its client may not record the microphone"
+    # What was the default without being chosen, and is chosen now, is nothing new.
+    scene.news()
+    scene.door.set_default_source(scene.source)
+    assert scene.news() == []
+
+
+def test_what_records_a_source_that_goes_goes_on_at_the_default_one_however_it_came_there() -> None:
+    scene = Scene()
+    record, pinned = scene.record(source_name="music.monitor"), scene.record(source_name="music.monitor", no_move=True)
+    scene.graph.remove_sink(scene.music)
+    assert record.node.sink is scene.source and not record.node.placed and record.node.id in scene.door.records
+    assert pinned.node.id not in scene.door.records
+    scene.graph.remove_source(scene.source)
+    assert record.node.sink is scene.sink
+
+
+# -- levels of sources ------------------------------------------------------------------------
+
+
+def test_the_level_of_a_source_is_heard_by_its_recorders_and_told_where_it_changes() -> None:
+    scene = Scene()
+    record, other = scene.record(source_name="music.monitor"), scene.record()
+    scene.news()
+    scene.door.set_recorded(scene.music, (0.5, 0.25), True)
+    assert (scene.music.recorded.gains, scene.music.recorded.mute) == ((0.5, 0.25), True)
+    assert scene.news() == [
+        (Facility.SOURCE_OUTPUT, Change.CHANGE, record.node.id), (Facility.SOURCE, Change.CHANGE, scene.music.id),
+    ]  # fmt: skip
+    scene.door.set_recorded(scene.music, (0.5, 0.25), True)
+    assert scene.news() == [] and other.node.sink is scene.source
+
+
+def test_a_module_that_records_takes_a_source_at_its_level_and_one_that_does_not_takes_it_as_it_is() -> None:
+    scene = Scene()
+    module = scene.module()
+    for target, recorded in (("recorded", True), ("plain", False)):
+        module.feeds.append(Feed(scene.music, scene.graph.add_sink(target), None, recorded))
+        feed(scene.graph, module.feeds[-1])
+    scene.door.set_recorded(scene.music, (0.5, 0.25), False)
+    matrices = {link.target.name: link.matrix for link in scene.music.links}
+    assert matrices["recorded"] is not None and matrices["recorded"].tolist() == [[0.5, 0.0], [0.0, 0.25]]
+    assert matrices["plain"] is None
+
+
+# -- modules ----------------------------------------------------------------------------------
+
+
+def test_every_guest_has_what_it_does_by_itself_as_modules_and_two_are_for_good() -> None:
+    scene = Scene()
+    names = {module.name: module.fixed for module in scene.door.modules.values()}
+    assert names == {
+        "module-millrace": True, "module-native-protocol-unix": True, "module-stream-restore": False,
+        "module-device-restore": False, "module-default-device-restore": False, "module-always-sink": False,
+    }  # fmt: skip
+    assert len({module.index for module in scene.door.modules.values()}) == 6 < MODULES_MAX
+    by_name = {module.name: module for module in scene.door.modules.values()}
+    scene.door.unload(by_name["module-stream-restore"])
+    assert not scene.door.rules.restores and scene.door.devices.restores and scene.door.devices.keeps_defaults
+    scene.door.unload(by_name["module-device-restore"])
+    assert not scene.door.devices.restores and scene.door.devices.keeps_defaults
+    scene.door.unload(by_name["module-default-device-restore"])
+    assert not scene.door.devices.keeps_defaults
+
+
+def test_a_module_is_paid_for_and_told_of_from_its_loading_to_its_unloading_once() -> None:
+    scene = Scene()
+    held, undone = scene.graph.budget.held, []
+    made = scene.graph.add_sink("made")
+    scene.news()
+    module = scene.module(made, undo=lambda: undone.append(True))
+    assert scene.door.account.part(("module", module.index)) > 4 * len("a=b")
+    assert scene.door.modules[module.index] is module
+    assert scene.news() == [(Facility.MODULE, Change.NEW, module.index)]
+    scene.door.made_by[99], scene.door.made_by[98] = module, scene.door.own_module
+    scene.door.unload(module)
+    scene.door.unload(module)
+    assert undone == [True] and made.id not in scene.graph.sinks and scene.graph.budget.held == held
+    assert scene.news().count((Facility.MODULE, Change.REMOVE, module.index)) == 1
+    assert scene.door.made_by == {98: scene.door.own_module}
+    assert scene.door.module_of(98) is scene.door.module_of(12_345) is scene.door.own_module
+
+
+def test_a_module_that_there_is_no_room_for_is_not_there() -> None:
+    scene = Scene()
+    scene.graph.budget.limit = 0
+    with pytest.raises(BudgetError):
+        scene.module()
+    assert len(scene.door.modules) == 6 and scene.news() == []
+
+
+def test_a_module_goes_with_what_it_stands_on_and_with_the_stream_that_it_plays() -> None:
+    scene = Scene()
+    on_music, on_source = scene.module(masters=[scene.music]), scene.module(masters=[scene.source])
+    player = scene.module()
+    node = scene.tone(scene.sink)
+    scene.door.made_by[node.id] = player
+    scene.graph.touch(node)
+    scene.graph.remove_sink(scene.music)
+    assert on_music.index not in scene.door.modules and on_source.index in scene.door.modules
+    assert player.index in scene.door.modules
+    scene.graph.remove_stream(node)
+    assert player.index not in scene.door.modules
+
+
+def test_what_is_new_is_greeted_by_the_modules_that_wait_for_it() -> None:
+    scene = Scene()
+    greeted: list[str] = []
+    scene.module(greet=lambda mix: greeted.append(mix.name))
+    made = scene.graph.add_sink("new")
+    scene.graph.add_source("line", "Line")
+    scene.graph.touch(made)
+    scene.graph.remove_sink(made)
+    assert greeted == ["new", "line"]
+
+
+def test_a_tone_sounds_where_it_is_heard_and_nowhere_else() -> None:
+    scene = Scene()
+    on_sink, on_source = scene.tone(scene.sink), scene.tone(scene.source)
+    module = scene.module(streams=[on_sink, on_source])
+    scene.door.sound_tones(module)
+    assert on_sink.active and not on_source.active
+    tap = Tap(scene.graph.ids.take(), "tap", default_map(2), consumer=Capture())
+    scene.graph.add_tap(tap, scene.source)
+    assert on_source.active, "somebody records it now"
+    scene.graph.remove_tap(tap)
+    assert not on_source.active and on_sink.active
+    scene.graph.suspend(scene.sink, True)
+    assert not on_sink.active
+    scene.graph.suspend(scene.sink, False)
+    assert on_sink.active
+
+
+# -- rights -----------------------------------------------------------------------------------
+
+
+def test_what_the_grants_forbid_ends_and_what_they_do_not_goes_on() -> None:
+    scene = Scene()
+    microphone, monitor = scene.record(), scene.record(source_name="music.monitor")
+    recorder = scene.module(recorder=(Permission.MICROPHONE, scene.caller.subject))
+    plain = scene.module()
+    scene.door.end_forbidden()
+    assert len(scene.door.records) == 2 and recorder.index in scene.door.modules
+    scene.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    scene.door.end_forbidden()
+    assert list(scene.door.records) == [monitor.node.id] and microphone.node.id not in scene.graph.taps
+    assert recorder.index not in scene.door.modules and plain.index in scene.door.modules
+    assert not scene.caller.closing
+
+
+def test_a_client_that_must_be_allowed_is_closed_where_it_is_only_not_denied() -> None:
+    scene = Scene()
+    scene.admission.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
+    woken: list[bool] = []
+    scene.caller.wake = lambda: woken.append(True)
+    scene.door.end_forbidden_of(scene.caller)
+    assert not scene.caller.closing and not woken
+    scene.door.end_forbidden_of(scene.caller, Verdict.ALLOW)
+    assert scene.caller.closing and woken == [True]
+
+
+def test_a_microphone_is_shown_to_those_that_may_have_it_some_day() -> None:
+    scene = Scene()
+    for verdict, shown in ((Verdict.ALLOW, True), (Verdict.PROMPT, True), (Verdict.DENY, False)):
+        scene.admission.grants.set(Permission.MICROPHONE, ANY, verdict)
+        assert (scene.source in scene.door.sources_for(scene.caller)) is shown
+        assert scene.music in scene.door.sources_for(scene.caller)
+        assert scene.door.may_record(scene.caller, scene.source) is (verdict is Verdict.ALLOW)
+
+
+# -- streams ----------------------------------------------------------------------------------
+
+
+def test_a_stream_is_grouped_by_what_its_client_says_else_by_what_its_door_does() -> None:
+    scene = Scene()
+    pulse = scene.play(props={"media.role": b"music\0"})
+    other = scene.tone(scene.sink, props={"application.name": "mpv"})
+    assert scene.door.group(pulse.node) == "sink-input-by-media-role:music"
+    assert scene.door.group(other) == "sink-input-by-application-name:mpv"
+
+
+def test_a_stream_goes_where_its_like_were_put_and_is_placed_there_unless_that_is_the_default() -> None:
+    scene = Scene()
+    scene.door.rules.kept["sink-input-by-media-role:music"] = Rule((0x8000,), ("mono",), True, "music")
+    stream = scene.play(props={"media.role": b"music\0"})
+    assert stream.node.sink is scene.music and stream.node.placed
+    assert stream.node.gains == (0.125, 0.125) and stream.node.mute
+    scene.graph.set_default(scene.music)
+    assert not scene.play(props={"media.role": b"music\0"}).node.placed
+    scene.graph.remove_sink(scene.music)
+    assert scene.play(props={"media.role": b"music\0"}).node.sink is scene.sink, "it is not there any more"
+
+
+def test_a_stream_or_recorder_that_does_not_come_in_is_nowhere() -> None:
+    scene = Scene()
+    one, tap = scene.play(), scene.record()
+    scene.caller.forget_playback(one)
+    scene.caller.forget_record(tap)
+    scene.graph.budget.limit = 0
+    again = PlaybackStream(scene.caller, 9, one.format, one.attr, one.node, scene.graph, {})
+    with pytest.raises(BudgetError):
+        scene.door.begin_playback(again, scene.sink)
+    taken = RecordStream(scene.caller, 9, tap.format, tap.attr, tap.node, scene.graph, {}, False)
+    with pytest.raises(BudgetError):
+        scene.door.begin_record(taken, scene.sink)
+    assert scene.door.playback == scene.door.records == {} and again.removed
+    assert one.node.feed is NOTHING and tap.node.consumer is NOTHING
+
+
+def test_however_a_stream_ends_it_is_told_and_its_client_too() -> None:
+    scene = Scene()
+    stream, record = scene.play(), scene.record()
+    record._queue += b"1234"
+    scene.graph.remove_stream(stream.node)
+    scene.graph.remove_tap(record.node)
+    assert stream.removed and record.queued_bytes == 0 and not scene.door.playback and not scene.door.records
+    assert [told for told, _ in scene.caller.told] == [Command.PLAYBACK_STREAM_KILLED, Command.RECORD_STREAM_KILLED]
+
+
+def test_what_asked_to_fail_on_suspend_ends_with_its_own_sink_alone() -> None:
+    scene = Scene()
+    fails, waits = scene.play(fail_on_suspend=True), scene.play()
+    records, other = scene.record(fail_on_suspend=True, source_name="millrace.monitor"), scene.record()
+    scene.graph.suspend(scene.music, True)
+    assert len(scene.door.playback) == len(scene.door.records) == 2
+    scene.graph.suspend(scene.sink, True)
+    assert list(scene.door.playback) == [waits.node.id] and list(scene.door.records) == [other.node.id]
+    assert fails.removed and records.node.id not in scene.graph.taps
+
+
+def test_streams_of_a_sink_that_plays_again_go_on_if_they_have_something_to_play() -> None:
+    scene = Scene()
+    ready, empty, elsewhere = scene.play(prebuf=4), scene.play(prebuf=4), scene.play(prebuf=4, sink_name="music")
+    for stream in (ready, elsewhere):
+        stream.queue.write(bytes(400))
+    scene.graph.suspend(scene.sink, True)
+    scene.graph.suspend(scene.sink, False)
+    assert (ready.node.active, empty.node.active, elsewhere.node.active) == (True, False, False)
+
+
+# -- news -------------------------------------------------------------------------------------
+
+
+def test_each_change_is_told_as_what_it_is_a_change_of() -> None:
+    scene = Scene()
+    made = scene.graph.add_sink("made")
+    line = scene.graph.add_source("line", "Line")
+    assert scene.news() == [
+        (Facility.SINK, Change.NEW, made.id), (Facility.SOURCE, Change.NEW, made.id),
+        (Facility.SOURCE, Change.NEW, line.id),
+    ]  # fmt: skip
+    stream, record = scene.play(), scene.record()
+    assert scene.news() == [
+        (Facility.SINK_INPUT, Change.NEW, stream.node.id), (Facility.SOURCE_OUTPUT, Change.NEW, record.node.id),
+    ]  # fmt: skip
+    scene.graph.set_mute(stream.node, True)
+    scene.graph.remove_tap(record.node)
+    scene.graph.remove_sink(made)
+    scene.graph.set_default(scene.music)
+    news = scene.news()
+    for change in (
+        (Facility.SINK_INPUT, Change.CHANGE, stream.node.id), (Facility.SOURCE_OUTPUT, Change.REMOVE, record.node.id),
+        (Facility.SINK, Change.REMOVE, made.id), (Facility.SOURCE, Change.REMOVE, made.id),
+        (Facility.SERVER, Change.CHANGE, NO_INDEX),
+    ):  # fmt: skip
+        assert change in news
+
+
+def test_taps_that_are_no_programs_and_what_feeds_a_source_are_nobodys_news() -> None:
+    scene = Scene()
+    scene.capture()
+    voice = scene.tone(scene.source)
+    scene.graph.set_mute(voice, True)
+    scene.graph.remove_stream(voice)
+    assert scene.news() == []
+
+
+def test_a_sinks_level_is_no_news_of_its_monitor_and_its_state_is_news_of_both() -> None:
+    scene = Scene()
+    scene.graph.set_mute(scene.music, True)
+    assert scene.news() == [(Facility.SINK, Change.CHANGE, scene.music.id)]
+    scene.graph.suspend(scene.music, True)
+    assert scene.news() == [(facility, Change.CHANGE, scene.music.id) for facility in (Facility.SINK, Facility.SOURCE)]
+    scene.graph.set_mute(scene.music, False)
+    assert scene.news() == [(Facility.SINK, Change.CHANGE, scene.music.id)]
+
+
+def test_those_are_told_that_rules_changed_who_asked_and_only_while_the_module_is_there() -> None:
+    scene = Scene()
+    other = Caller(scene)
+    scene.caller.extensions.add(STREAM_RESTORE)
+    module = next(one for one in scene.door.modules.values() if one.name == STREAM_RESTORE)
+    scene.door.rules.take({"a": Rule()})
+    assert (
+        scene.caller.told == [(Command.EXTENSION, {"index": module.index, "name": STREAM_RESTORE, "event": 5})]
+        and not other.told
+    )
+    scene.door.unload(module)
+    scene.door.rules.take({"b": Rule()})
+    assert len(scene.caller.told) == 1
+
+
+# -- time -------------------------------------------------------------------------------------
+
+
+def test_a_latency_is_what_is_mixed_ahead_and_what_lies_behind_the_sink() -> None:
+    scene = Scene()
+    scene.music.outlet_latency_ns = 25 * NS_PER_MS
+    assert scene.door.monitor_latency_ns(scene.music, scene.now_ns) == 25 * NS_PER_MS
+    scene.capture(clocked=True)
+    scene.run(0.1)
+    due_ns = scene.graph.position * 10**9 // 48_000
+    assert scene.door.monitor_latency_ns(scene.music, due_ns - 7) == 25 * NS_PER_MS + 7
+    assert scene.door.monitor_latency_ns(scene.sink, due_ns + 1_000) == 0, "a machine that is late"
+
+
+def test_the_time_of_replies_is_the_wall_clocks() -> None:
+    scene = Scene()
+    scene.door.wall_ns = lambda: 5 * 10**9 + 123_456_789
+    assert scene.door.timeval() == (5, 123_456)
