@@ -1,0 +1,202 @@
+"""The matrix of cards and doors: which cells there are, how QEMU is told, and what is made of what came out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace.lab.cells import (
+    CARDS,
+    COLUMNS,
+    DIRECTIONS,
+    DOORS,
+    FLOOR,
+    RIG,
+    RING_S,
+    TONES_HZ,
+    Cell,
+    Verdict,
+    parse_choice,
+    table_head,
+    table_line,
+)
+
+HERE, IMAGES = Path("/tmp/cell"), Path("/images")
+
+
+def command(cell: Cell, bus: bool = False) -> list[str]:
+    return cell.guest_command(HERE, IMAGES, 20, "qemu-8", bus)
+
+
+def option(line: list[str], name: str) -> str:
+    """What is given to an option that stands once."""
+    assert line.count(name) == 1, line
+    return line[line.index(name) + 1]
+
+
+@pytest.mark.parametrize("door", [*DOORS, FLOOR])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_guest_plays_or_records_through_the_door_of_its_cell(door: str, direction: str) -> None:
+    cell = Cell("hda", door, direction)
+    line = command(cell)
+    assert line[:2] == [sys.executable, str(RIG / "run-guest")] and (RIG / "run-guest").exists()
+    assert (option(line, "--images"), option(line, "--device"), option(line, "--binary")) == (
+        "/images",
+        "hda",
+        "qemu-8",
+    )
+    assert option(line, "--play") == ("sine" if direction == "out" else "none")
+    assert option(line, "--seconds") == "20" and option(line, "--qmp") == "/tmp/cell/qmp"
+    recorded = line[line.index("--record") :] if "--record" in line else []
+    assert recorded == ([] if direction == "out" else ["--record", "20", "--rec-out", "/tmp/cell/mic.raw"])
+    assert not any("{" in word for word in line), "every path is filled in"
+    backend = {"vnc": "none", FLOOR: "wav"}.get(door, door)
+    assert option(line, "--audiodev").split(",")[0] == backend
+    if door in ("dbus", "vnc"):
+        assert "audiodev=snd0" in option(line, "--qemu"), "a display that carries sound names whose"
+    assert ("--qemu" in line) is (door in ("dbus", "spice", "vnc"))
+
+
+def test_an_old_qemu_goes_over_a_bus_and_is_attached_there() -> None:
+    cell = Cell("hda", "dbus", "out")
+    assert option(command(cell, bus=True), "--qemu") == "-display dbus,addr=unix:path=/tmp/cell/bus,audiodev=snd0"
+    assert cell.address(HERE, bus=True) == "dbus:unix:path=/tmp/cell/bus"
+    assert cell.address(HERE, bus=False) == "qmp:/tmp/cell/qmp"
+    assert option(command(cell), "--qemu") == "-display dbus,p2p=on,audiodev=snd0"
+    assert Cell("hda", "spice", "in").address(HERE, False) == "spice+unix:///tmp/cell/spice"
+    assert Cell("hda", "vnc", "out").address(HERE, False) == "vnc+unix:///tmp/cell/vnc"
+    assert Cell("hda", "pa", "out").address(HERE, False) == Cell("hda", FLOOR, "out").address(HERE, False) == ""
+
+
+def test_what_is_not_there_says_why_and_all_else_is() -> None:
+    missing = {
+        (card, door, way): why
+        for card in CARDS for door in (*DOORS, FLOOR) for way in DIRECTIONS
+        if (why := Cell(card, door, way).missing)
+    }  # fmt: skip
+    assert all(way == "in" for _, _, way in missing)
+    assert {card for card, door, _ in missing if door == "dbus"} == {"usb", "pcspk"}
+    assert (
+        {card for card, door, _ in missing if door == "vnc"} == set(CARDS) == {c for c, d, _ in missing if d == FLOOR}
+    )
+    assert missing["hda", "vnc", "in"] == "VNC has no microphone" and "capture" in missing["usb", "spice", "in"]
+
+
+def test_a_choice_keeps_its_order_and_names_what_is_not_known() -> None:
+    assert parse_choice("all", DOORS) == DOORS and parse_choice("vnc,dbus", DOORS) == ("vnc", "dbus")
+    for text, word in (("vnc,jack", "'jack'"), ("", "''"), ("all,vnc", "'all'")):
+        with pytest.raises(ValueError, match=f"{word}: there are dbus, spice, vnc, pa"):
+            parse_choice(text, DOORS)
+
+
+# -- what came out -----------------------------------------------------------------------------
+
+
+def analysed(seconds: float = 20.0, events: list[tuple[float, int | None]] | None = None,
+             gaps: list[tuple[float, float]] | None = None, count: int | None = None, file_s: float = 25.0) -> str:  # fmt: skip
+    """What the analyser says of a recording."""
+    found = [{"at": at, "dropped": dropped} for at, dropped in events or []]
+    channel = {"freq": 997.0042, "ppm": 4.24, "residual_dB": -81.5}
+    listed = gaps or []
+    sine = {"seconds": seconds, "channels": [channel, channel | {"freq": 1.0}], "first_events": found,
+            "first_gaps": listed, "gaps": len(listed) if count is None else count}  # fmt: skip
+    return json.dumps({"sine": sine, "file": {"frames": file_s * 48_000, "rate": 48_000}})
+
+
+def judged(card: str = "hda", direction: str = "out", tone: bool = True, **said: Any) -> Verdict:
+    verdict = Verdict(card, "dbus", direction)
+    verdict.take_analysis(analysed(**said), tone)
+    return verdict
+
+
+def test_jumps_are_frames_that_were_lost_or_came_twice() -> None:
+    one = judged(events=[(1.0, 48), (2.0, -7), (3.0, 2), (4.0, None)])
+    assert (one.jumps, one.lost, one.doubled) == (4, 50, 7)
+    assert (one.hz, one.ppm, one.snr_db, one.seconds, one.note) == (997.0, 4.2, 81.5, 20.0, "")
+    beep = judged(tone=False, events=[(1.0, 48)], gaps=[(1.0, 0.1)])
+    assert (beep.jumps, beep.lost, beep.ppm, beep.snr_db, beep.gaps, beep.hz) == (0, 0, 0.0, None, 1, 997.0)
+
+
+def test_gaps_are_counted_by_their_list_while_that_is_whole() -> None:
+    assert judged(gaps=[(1.0, 0.1), (2.0, 0.1)]).gaps == 2
+    assert judged(gaps=[(float(n), 0.1) for n in range(8)], count=300).gaps == 300
+
+
+def test_where_a_microphones_tone_sets_in_is_no_jump_of_its_card() -> None:
+    # 25 s were recorded, and the tone is the last 20 of them.
+    events = [(5.05, 100), (5.2, 3)]
+    assert judged(direction="in", events=events).lost == 3
+    assert judged(events=events).lost == 103
+
+
+def test_the_ring_that_an_ac97_plays_once_more_is_not_judged() -> None:
+    end = [(10.0, 1), (19.5, 2), (20.0 - RING_S / 4, -480)]
+    one = judged("ac97", events=end, gaps=[(5.0, 0.1), (20.0, 0.1)])
+    assert (one.lost, one.doubled, one.gaps) == (3, 0, 1)
+    assert judged("ac97", events=[(10.0, 1), (19.0, 2)], gaps=[(5.0, 0.1)]).gaps == 1, "all is judged before the end"
+    assert judged("ac97", events=[(10.0, 1), (19.0, 2)]).lost == 3 and judged("ac97").lost == 0
+    other = judged("hda", events=end, gaps=[(5.0, 0.1), (20.0, 0.1)])
+    assert (other.lost, other.doubled, other.gaps) == (3, 480, 2)
+    assert judged("ac97", direction="in", events=[(19.5, 2), (24.99, 1)]).lost == 3
+
+
+def test_a_recording_without_sound_says_so() -> None:
+    for text, why in (("", "no sound"), ("{}", "no sound"), ('{"sine": {"error": "too short"}}', "too short")):
+        verdict = Verdict("hda", "dbus", "out")
+        verdict.take_analysis(text)
+        assert verdict.note == why and verdict.seconds == 0.0
+
+
+def test_a_guest_that_did_not_run_is_told_by_its_last_words() -> None:
+    verdict = Verdict("hda", "dbus", "out")
+    verdict.take_guest("boot\nstalls over 10 ms: 3 of 400: [[1.5, 12], [2.5, 44], [3.5, 11]]\nRIG bye\n")
+    assert (verdict.stalls, verdict.worst_stall_ms, verdict.note) == (3, 44, "")
+    for said, last in (("one\n\x20\nKernel  panic\n\n", "Kernel  panic"), ("", ""), ("x" * 500, "x" * 160)):
+        verdict = Verdict("hda", "dbus", "out")
+        verdict.take_guest(said)
+        assert verdict.note == f"the guest did not run: {last}" and verdict.stalls == 0
+    verdict.take_guest("stalls over 10 ms: 0: []\nRIG bye")
+    assert verdict.worst_stall_ms == 0
+
+
+def state(stream: dict[str, Any], *listeners: dict[str, Any]) -> dict[str, Any]:
+    playing = {"door": "qemu", "state": "running", "fill_ms": 10.0, "ahead_ms": 5.0}
+    return {
+        "streams": [{"state": "running"}, playing | {"state": "idle"}, playing | stream],
+        "listeners": list(listeners),
+    }
+
+
+def test_what_was_seen_of_the_daemon_is_told_as_medians() -> None:
+    heard = {"output": "null:", "latency_ms": 50.0}
+    one = Verdict("hda", "dbus", "out")
+    one.take_state(state({"real_time_percent": 90.0}, {"output": "x.wav", "latency_ms": None}, heard))
+    one.take_state(state({"latency_ms": 40.0, "real_time_percent": 100.0}, heard))
+    one.take_state(state({"fill_ms": 500.0}, heard | {"latency_ms": None}))
+    one.take_state({"streams": [], "listeners": []})
+    one.take_state(state({}, heard | {"latency_ms": 60.0}))
+    one.finish()
+    assert one.samples == {"latency": [65.0, 90.0, 75.0], "percent": [90.0, 100.0]}
+    assert (one.latency_ms, one.real_time_percent) == (75.0, 95.0)
+    never = Verdict("hda", "dbus", "out")
+    never.finish()
+    assert never.latency_ms is None and never.real_time_percent is None
+
+
+def test_a_row_is_told_to_programs_and_as_a_line_of_the_table() -> None:
+    one = judged(events=[(1.0, 48)], gaps=[(2.0, 0.1)])
+    row = one.row()
+    assert row["lost"] == 48 and row["gaps_opus"] is None and "samples" not in row
+    json.dumps(row)
+    line = table_line(one)
+    assert len(line) == len(table_head()) == sum(width for _, width in COLUMNS) + len(COLUMNS) - 1
+    assert line.split() == ["hda", "dbus", "out", "20.0", "48", "0", "1", "-", "997.0", "4.2", "81.5", "-", "0"]
+    one.stalls, one.worst_stall_ms = 3, 44
+    assert table_line(one).endswith("3 (≤44)")
+    one.note = "VNC has no microphone"
+    assert table_line(one) == "    hda   dbus  out  VNC has no microphone"
+    assert len(TONES_HZ) == 2 and max(TONES_HZ) < 24_000
