@@ -177,7 +177,7 @@ def test_a_descriptor_that_is_refused_says_why(handover: Path, answer: bytes, ki
 
 def test_a_descriptor_needs_a_daemon_and_a_socket(handover: Path) -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs, pytest.raises(ConfigError, match="no daemon answers at .*attach.sock; start one"):
+    with ours, theirs, pytest.raises(ConfigError, match=r"no daemon answers at .*attach\.sock; start one"):
         attach._give_descriptor("default", ours.fileno())
     with open("/dev/null") as null, pytest.raises(ConfigError, match=r"descriptor \d+ is not a socket"):
         attach._give_descriptor("default", null.fileno())
@@ -320,8 +320,8 @@ GUEST = {
          "hint": "no sound card"},
     ],
     "streams": [
-        node("stream", 6, application="mpv", sink="sink/0", linked_to=["sink/0", "sink/1"], format="s16le", rate=44_100, channels=2,
-             fill_ms=12.5, drift_ppm=3.4, underruns=1),
+        node("stream", 6, application="mpv", sink="sink/0", linked_to=["sink/0", "sink/1"], format="s16le",
+             rate=44_100, channels=2, fill_ms=12.5, drift_ppm=3.4, underruns=1),
         node("stream", 7, application="", sink="sink/0", underruns=0),
     ],
     "recorders": [node("recorder", 8, sink="sink/0")],
@@ -348,8 +348,8 @@ def test_what_there_is_is_a_line_a_thing(daemon: Daemon) -> None:
         " 1 underrun",
         "  stream/7     stream7          running   100%  → sink/0",
         "  recorder/8   recorder8        of sink/0",
-        "  listener/9   desk             ← sink/0, opus 128k, 130 kb/s sent, latency 45.6 ms, fill 20.1 ms, mic sending,"
-        " -13 ppm, 2 underruns, 3 lost, 4 dropped",
+        "  listener/9   desk             ← sink/0, opus 128k, 130 kb/s sent, latency 45.6 ms, fill 20.1 ms, mic"
+        " sending, -13 ppm, 2 underruns, 3 lost, 4 dropped",
         "  listener/10  file             ← sink/0, s16, 0 kb/s sent, latency -, 5 skipped",
     ]
     assert json.loads(said("ls", "--json"))["guests"] == [GUEST]
@@ -379,8 +379,8 @@ def test_a_machine_without_a_name_has_a_kind(address: str, kind: str) -> None:
 
 # -- why it sounds as it does --------------------------------------------------------------------
 
-WAY = {"listener": "listener/9", "name": "desk", "sum_ms": 61.239, "reported_ms": 60.5,
-       "stages": [{"ms": 20.0, "stage": "mix", "why": "a quantum"}, {"ms": 5.004, "stage": "codec", "why": "opus"}]}  # fmt: skip
+STAGES = [{"ms": 20.0, "stage": "mix", "why": "a quantum"}, {"ms": 5.004, "stage": "codec", "why": "opus"}]
+WAY = {"listener": "listener/9", "name": "desk", "sum_ms": 61.239, "reported_ms": 60.5, "stages": STAGES}
 
 
 def test_a_latency_is_told_stage_by_stage(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,7 +396,7 @@ def test_a_latency_is_told_stage_by_stage(daemon: Daemon, capsys: pytest.Capture
     assert "to the mix; the listener tells of no latency" in capsys.readouterr().out
     daemon.answers["GET /api/v1/latency?target=stream%2F7"] = {"stream": "stream/7", "listeners": []}
     assert said("latency", "stream/7") == "stream/7: nobody hears it\n"
-    with pytest.raises(ConfigError, match="name a stream .* or use --probe"):
+    with pytest.raises(ConfigError, match=r"name a stream .* or use --probe"):
         said("latency")
 
 

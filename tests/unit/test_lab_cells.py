@@ -96,15 +96,18 @@ def test_a_choice_keeps_its_order_and_names_what_is_not_known() -> None:
 # -- what came out -----------------------------------------------------------------------------
 
 
-def analysed(seconds: float = 20.0, events: list[tuple[float, int | None]] | None = None,
-             gaps: list[tuple[float, float]] | None = None, count: int | None = None, file_s: float = 25.0) -> str:  # fmt: skip
-    """What the analyser says of a recording."""
+def analysed(
+    events: list[tuple[float, int | None]] | None = None,
+    gaps: list[tuple[float, float]] | None = None,
+    count: int | None = None,
+) -> str:
+    """What the analyser says of a recording of 25 s with 20 s of sound in it."""
     found = [{"at": at, "dropped": dropped} for at, dropped in events or []]
     channel = {"freq": 997.0042, "ppm": 4.24, "residual_dB": -81.5}
     listed = gaps or []
-    sine = {"seconds": seconds, "channels": [channel, channel | {"freq": 1.0}], "first_events": found,
+    sine = {"seconds": 20.0, "channels": [channel, channel | {"freq": 1.0}], "first_events": found,
             "first_gaps": listed, "gaps": len(listed) if count is None else count}  # fmt: skip
-    return json.dumps({"sine": sine, "file": {"frames": file_s * 48_000, "rate": 48_000}})
+    return json.dumps({"sine": sine, "file": {"frames": 25 * 48_000, "rate": 48_000}})
 
 
 def judged(card: str = "hda", direction: str = "out", tone: bool = True, **said: Any) -> Verdict:
