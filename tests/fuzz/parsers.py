@@ -202,7 +202,7 @@ def _audio() -> Take:
 
 
 def _channel(kind: ChannelKind) -> SpiceChannel:
-    return SpiceChannel(kind, 7, 0b0110, "", lambda key, password: bytes(128))
+    return SpiceChannel(kind, 7, 0b0110, "", lambda key, password: bytes(128), 0)
 
 
 def _spice_main() -> Take:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from millrace.budget import CONNECTIONS, GUEST_BYTES_MIN
+from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_door
+from millrace.guest.machines.network import SpiceMachine
+from millrace.io import crypto
+from millrace.io.client import GONE_S, UNREAD_MAX, ClientLine
+from millrace.io.listeners import Joining, Listeners
+from millrace.wire.spice.channel import ChannelKind
+from millrace.wire.spice.main import SpiceMain
 from tests.bus import daemon_in
 from tests.fuzz import seeds
+from tests.places import lack
 
 AUDIO = [struct.pack(">BBH", 255, 1, operation) for operation in (1, 0)]
 FLOODS = {"bells": b"\2" * 65_536, "beginnings and ends": b"".join(AUDIO) * 8_192}
@@ -48,3 +61,149 @@ def test_a_flood_from_a_machine_is_taken_in_small_steps(tmp_path: Path, flood: s
 
     assert asyncio.run(main()) < 0.1
     assert sent > 1_000_000
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+KEY = rsa.generate_private_key(65537, 1024).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+WELCOME = seeds.spice_reply(KEY) + bytes(4)
+ROOM = 600_000
+PINGS = struct.pack("<HI12x", 4, 12) * 4_096
+
+
+async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A SPICE server's beginning, on any channel."""
+    with contextlib.suppress(asyncio.IncompleteReadError):
+        link = await reader.readexactly(42)
+        writer.write(WELCOME + (b"".join(seeds.spice_main()[0]) if link[20] == ChannelKind.MAIN else b""))
+
+
+async def unread_pongs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A SPICE server that pings on and on, and reads no answer."""
+    await let_in(reader, writer)
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    with contextlib.suppress(ConnectionError):
+        while not writer.is_closing():
+            writer.write(PINGS)
+            await writer.drain()
+
+
+async def half_a_message(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One that begins a message of 1 MiB on each channel, and never ends it."""
+    await let_in(reader, writer)
+    writer.write(struct.pack("<HI", 106, 1 << 20) + bytes((1 << 20) - 1))
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(65_536):
+            pass
+
+
+def waiting_bytes(machines: list[SpiceMachine]) -> int:
+    """What is kept for them: what they have not read, and what is not whole."""
+    lines = [line for machine in machines for line in getattr(machine, "lines", ())]
+    unread = [line._transport.get_write_buffer_size() for line in lines if line._transport is not None]
+    return sum(unread) + sum(line._core.partial_bytes for line in lines)
+
+
+@pytest.mark.parametrize("serve", [unread_pongs, half_a_message])
+def test_what_machines_leave_unread_and_unfinished_is_paid_for_by_their_guest(tmp_path: Path, serve: object) -> None:
+    path = tmp_path / "spice"
+
+    async def main() -> None:
+        small = (GuestConfig("alice", memory=GUEST_BYTES_MIN),)
+        async with await asyncio.start_unix_server(serve, path), daemon_in(tmp_path, guests=small) as daemon:  # type: ignore[arg-type]
+            guest, machines = daemon.worker.guests["alice"], []
+            budget, refused = guest.graph.budget, set[str]()
+            budget.open("sample", {"data": int(budget.limit * CONNECTIONS) - budget.held - ROOM}, CONNECTIONS)
+            for n in range(3):
+                (tmp_path / f"door{n}").symlink_to(path)
+                machines.append(daemon.worker.attach("alice", parse_door(f"spice+unix://{tmp_path}/door{n}")))
+            async with asyncio.timeout(30):
+                while not refused:
+                    await asyncio.sleep(0.01)
+                    assert waiting_bytes(machines) <= budget.shares().get("connection", 0) + 65_536
+                    refused |= {m.error for m in machines if "unread" in m.error or "no room for this" in m.error}
+            for machine in machines:
+                await machine.stop()
+            assert budget.shares().get("connection", 0) == 0
+
+    asyncio.run(main())
+
+
+def test_a_machine_that_does_not_read_is_told_apart_from_one_that_hangs_up() -> None:
+    line = ClientLine(SpiceMain("", lambda key, text: bytes(128), 0), lambda now: None, lambda why: None)
+    assert line.may_wait(UNREAD_MAX) and not line.may_wait(UNREAD_MAX + 1)
+    assert str(line._why) == f"the other side leaves {UNREAD_MAX + 1} bytes unread"
+
+
+# -- a host that is gone ---------------------------------------------------------------------------
+
+
+def kept_alive(sock: socket.socket) -> list[int]:
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+    idle, interval, count, unread = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    return [idle + interval * count, unread // 1000]
+
+
+def test_a_host_that_goes_without_a_word_is_noticed_on_both_sides() -> None:
+    """A machine's host that lost its power says nothing more; its door would be attached for ever."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            line = ClientLine(SpiceMain("", lambda key, text: bytes(128), 0), lambda now: None, lambda why: None)
+            await line.connect("127.0.0.1", server.getsockname()[1], "", None)
+            assert line._transport is not None
+            assert kept_alive(line._transport.get_extra_info("socket")) == [GONE_S, GONE_S]
+            accepted, _ = server.accept()
+            with accepted.dup() as same:
+                joining = Joining(Listeners(), asyncio.Protocol, None)
+                accepted.setblocking(False)
+                await joining._join(accepted)
+                assert kept_alive(same) == [300, 300]
+            line.close()
+
+    asyncio.run(main())
+
+
+# -- certificates ----------------------------------------------------------------------------------
+
+
+def test_authorities_are_read_once_and_not_by_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes 60 ms, and a machine that is not there is looked for every second."""
+    made: list[threading.Thread] = []
+    real = crypto.client_tls
+
+    def client_tls(ca_file: str) -> object:
+        made.append(threading.current_thread())
+        return real(ca_file)
+
+    monkeypatch.setattr(crypto, "client_tls", client_tls)
+    monkeypatch.setattr(crypto, "_trusting", {})
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            port = gone.getsockname()[1]
+        async with daemon_in(tmp_path) as daemon:
+            doors = [
+                daemon.worker.attach("alice", parse_door(f"spice+tls://{host}:{port}"))
+                for host in ("127.0.0.1", "127.0.0.2")
+            ]
+            while not all("nothing at" in door.error for door in doors):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.6)
+
+    asyncio.run(main())
+    assert 1 <= len(made) <= 2 and threading.main_thread() not in made
+
+
+def test_authorities_are_read_anew_when_they_have_changed(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    bundle = crypto.ssl.get_default_verify_paths().cafile
+    if bundle is None:
+        lack("a file of authorities")
+    whole = Path(bundle).read_text()
+    path.write_text(whole)
+    first = crypto.trusting(str(path))
+    assert crypto.trusting(str(path)) is first and crypto.trusting("") is crypto.trusting("") is not first
+    path.write_text(whole[: whole.index("-----END CERTIFICATE-----") + 26])
+    assert len(crypto.trusting(str(path)).get_ca_certs()) == 1 < len(first.get_ca_certs())

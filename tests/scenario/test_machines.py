@@ -272,7 +272,7 @@ def test_a_guest_records_silence_where_nobody_speaks_and_is_never_kept_waiting()
 
 
 def spice(kind: ChannelKind) -> SpiceChannel:
-    return SpiceChannel(kind, 1, OPUS_CAP, "", lambda key, text: bytes(128))
+    return SpiceChannel(kind, 1, OPUS_CAP, "", lambda key, text: bytes(128), 0)
 
 
 def spice_says(channel: SpiceChannel, kind: int, body: bytes) -> None:

@@ -27,6 +27,8 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class Silent(Untimed):
     """A core that says nothing."""
 
+    partial_bytes = 0
+
     def receive(self, data: memoryview, now_ns: HostNs) -> None:
         pass
 

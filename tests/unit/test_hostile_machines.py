@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -11,10 +13,22 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from millrace.doors.qemu.door import KEPT_MAX, VOICES_MAX, QemuDoor
 from millrace.doors.spice.door import SpicePlayback
 from millrace.errors import RemoteProtocolError
+from millrace.guest.machines.address import parse_door
+from millrace.guest.machines.qemu import QemuMachine
 from millrace.io.crypto import spice_ticket
 from millrace.sim.rig import Rig
-from millrace.wire.qemu.audio import AudioPeer, VoiceFini, VoiceInit, VoiceVolume, format_of
-from millrace.wire.qemu.dbus import CALL, Message
+from millrace.text import SHOWN_MAX
+from millrace.wire.qemu.audio import (
+    AudioPeer,
+    DisplayClient,
+    NotThere,
+    Refusal,
+    VoiceFini,
+    VoiceInit,
+    VoiceVolume,
+    format_of,
+)
+from millrace.wire.qemu.dbus import CALL, ERROR, Message
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.qemu.values import VALUES_MAX, Reader, Writer, element
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
@@ -56,6 +70,16 @@ def test_the_values_of_a_message_are_counted() -> None:
     assert len(Reader(many).values("ay")[0]) == 4 * VALUES_MAX
 
 
+def test_names_and_errors_of_a_machines_are_of_a_length() -> None:
+    long = "x" * 100_000
+    client = DisplayClient(0, True, 0, "vm")
+    client._answered("Out", None, Message(ERROR, 0, 1, {4: long, 8: "s"}, Writer().text("s", long).bytes()))
+    refused = client.events()[0]
+    assert isinstance(refused, Refusal) and len(refused.error) == len(refused.text) == SHOWN_MAX
+    machine: Any = SimpleNamespace(spec=parse_door("dbus:unix:path=/x", vm=long))
+    assert len(QemuMachine._not_there(machine, NotThere((long,) * 500))) < 1_000
+
+
 def test_a_volume_has_as_many_channels_as_a_voice_may() -> None:
     body = Writer().number("t", 1).number("b", 0).blob(bytes(1_000_000)).bytes()
     message = Message(CALL, 0, 1, {3: "SetVolume", 8: "tbay"}, body)
@@ -86,7 +110,7 @@ def test_a_key_that_is_none_of_spice_is_refused() -> None:
 
 def test_spice_opus_has_one_or_two_channels() -> None:
     rig = Rig()
-    channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128))
+    channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128), 0)
     door = SpicePlayback(rig.graph, channel, "SPICE")
     channel._events += [
         SpiceMessage(102, struct.pack("<IH", 0, 3)),

@@ -75,7 +75,7 @@ def old_pulse() -> seeds.Session:
 
 
 def spice(kind: ChannelKind) -> SpiceChannel:
-    return SpiceChannel(kind, 7, 0b0110, "", lambda key, password: bytes(128))
+    return SpiceChannel(kind, 7, 0b0110, "", lambda key, password: bytes(128), 0)
 
 
 def linked(sessions: list[seeds.Session]) -> list[seeds.Session]:

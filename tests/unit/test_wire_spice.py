@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.errors import PasswordRefused, RemoteProtocolError
-from millrace.wire.spice.channel import MESSAGE_MAX, ChannelKind, LinkRefused, SpiceChannel, SpiceMessage
+from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.wire.spice.channel import ANSWER_NS, MESSAGE_MAX, ChannelKind, LinkRefused, SpiceChannel, SpiceMessage
 from millrace.wire.spice.messages import (
     ChannelsList,
     Data,
@@ -23,6 +23,7 @@ from millrace.wire.spice.messages import (
     playback_event,
     record_event,
 )
+from tests.fuzz import seeds
 
 KEY = bytes(range(162))
 
@@ -38,7 +39,9 @@ def reply(error: int = 0, caps: tuple[int, ...] = (0b1011, 0)) -> bytes:
 
 
 def opened(password: str = "") -> SpiceChannel:
-    channel = SpiceChannel(ChannelKind.PLAYBACK, 7, 0b0110, password, lambda key, text: text.encode().ljust(128, b"."))
+    channel = SpiceChannel(
+        ChannelKind.PLAYBACK, 7, 0b0110, password, lambda key, text: text.encode().ljust(128, b"."), 0
+    )
     channel.receive(reply(), 0)
     channel.receive(bytes(4), 0)
     assert channel.open
@@ -50,9 +53,22 @@ def message(kind: int, body: bytes = b"") -> bytes:
     return struct.pack("<HI", kind, len(body)) + body
 
 
+def test_a_channel_that_is_not_let_in_is_given_up_and_one_that_is_stays() -> None:
+    """A server that has let the main channel in may let the sound wait for ever: the machine would be mute."""
+    channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128), 5)
+    channel.receive(seeds.spice_reply(bytes(162)), 6)
+    assert channel.next_timeout() == 5 + ANSWER_NS
+    channel.handle_timeout(4 + ANSWER_NS)
+    with pytest.raises(PeerLost, match="does not let the playback channel in"):
+        channel.handle_timeout(5 + ANSWER_NS)
+    channel.receive(bytes(4), 7)
+    assert channel.open and channel.next_timeout() is None
+    channel.handle_timeout(5 + ANSWER_NS)
+
+
 def test_the_link_names_channel_session_and_capabilities_and_sends_the_ticket() -> None:
     channel = SpiceChannel(
-        ChannelKind.RECORD, 0x11223344, 0b10, "secret", lambda key, text: (key + text.encode())[-128:]
+        ChannelKind.RECORD, 0x11223344, 0b10, "secret", lambda key, text: (key + text.encode())[-128:], 0
     )
     assert channel.data_to_send() == (
         b"REDQ" + struct.pack("<III", 2, 2, 26) + struct.pack("<IBBIII", 0x11223344, 6, 0, 1, 1, 18)
@@ -69,14 +85,14 @@ def test_the_link_names_channel_session_and_capabilities_and_sends_the_ticket() 
     ("code", "hint"), [(5, "--tls"), (6, "without --tls"), (7, "--password-file"), (99, "refuses: 99")]
 )
 def test_a_refused_link_says_what_to_do(code: int, hint: str) -> None:
-    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128))
+    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128), 0)
     with pytest.raises(LinkRefused, match=hint):
         channel.receive(reply(code), 0)
 
 
 def test_a_ticket_that_is_refused_is_told_apart_from_one_that_is_missing() -> None:
     for password, kind, hint in (("x", PasswordRefused, "refuses the password"), ("", LinkRefused, "wants a password")):
-        channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, lambda key, text: bytes(128))
+        channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, lambda key, text: bytes(128), 0)
         channel.receive(reply(), 0)
         with pytest.raises(kind, match=hint):
             channel.receive(struct.pack("<I", 7), 0)
@@ -98,7 +114,7 @@ def test_acknowledgements_come_every_window_and_pings_are_answered() -> None:
     [b"HTTP/1.1 400 Bad\r\n", b"REDQ" + struct.pack("<III", 9, 0, 178), b"REDQ" + struct.pack("<III", 2, 2, 1 << 30)],
 )
 def test_what_is_no_spice_is_told_apart(data: bytes) -> None:
-    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128))
+    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128), 0)
     with pytest.raises(RemoteProtocolError):
         channel.receive(data, 0)
 
@@ -134,7 +150,7 @@ def test_any_message_is_understood_skipped_or_refused(kind: int, body: bytes) ->
 
 @given(st.binary(max_size=400))
 def test_any_bytes_end_at_most_the_channel(data: bytes) -> None:
-    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128))
+    channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128), 0)
     try:
         channel.receive(data, 0)
     except RemoteProtocolError:

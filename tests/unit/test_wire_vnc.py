@@ -12,6 +12,7 @@ from millrace.errors import PasswordRefused, RemoteProtocolError
 from millrace.io.crypto import vnc_answer
 from millrace.units import NS_PER_S
 from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, TlsWanted, VncClient
+from tests.fuzz import seeds
 
 VERSION = b"RFB 003.008\n"
 INIT = struct.pack(">HH16xI", 640, 480, 9) + b"QEMU (vm)"
@@ -100,11 +101,30 @@ def test_a_server_that_ends_before_it_shows_its_screen_can_be_told() -> None:
     assert not vnc.joining
 
 
+@pytest.mark.parametrize("injected", [b"", bytes(4)])
+def test_what_comes_before_tls_has_begun_is_not_taken_for_the_servers(injected: bytes) -> None:
+    """Anybody on the way can say it: it would be read as if it had come inside."""
+    vnc = VncClient(48_000, 2, "", lambda asked, text: b"", 0)
+    for part in seeds.vnc()[3]:
+        vnc.receive(part, 0)
+    assert vnc.events() == [TlsWanted()]
+    if injected:
+        with pytest.raises(RemoteProtocolError, match="before TLS has begun"):
+            vnc.receive(injected, 0)
+    else:
+        vnc.tls_begins()
+        vnc.receive(bytes(4), 0)
+        vnc.tls_ready()
+        vnc.receive(b"", 0)
+        assert vnc.joining
+
+
 def test_tls_begins_before_the_password_and_goes_on_inside() -> None:
     vnc = client("geheim")
     vnc.receive(VERSION + b"\x01\x13" + b"\0\2" + b"\0\x02" + struct.pack(">II", 258, 261) + b"\x01", 0)
     assert vnc.events() == [TlsWanted()]
     assert vnc.data_to_send() == VERSION + b"\x13" + b"\0\2" + struct.pack(">I", 261)
+    vnc.tls_begins()
     vnc.tls_ready()
     vnc.receive(bytes(16), 0)
     assert vnc.data_to_send() == b"geheim".ljust(16, b".")

@@ -6,17 +6,22 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.io.lookup import found_below
 from millrace.io.runner import StreamRunner
+from millrace.io.sockets import keep_alive
 from millrace.io.turns import Turns
 from millrace.units import HostNs
 from millrace.wire.contract import Session
 
 CONNECT_S = 5.0
+UNREAD_MAX = 2 * 1024 * 1024
+"""What waits for a machine to be read, at most: some seconds of a microphone."""
+GONE_S = 30
+"""A machine whose host has gone without a word is looked for again after that."""
 PIECE_BYTES = 1024
 """What is taken before the others are thought of: messages may be of one byte, and cost more than it seems."""
 
@@ -39,21 +44,38 @@ class _Runner(StreamRunner):
         super().connection_lost(exc)
 
 
+class Core(Session[Buffer, bytes], Protocol):
+    """What is run on a line."""
+
+    @property
+    def partial_bytes(self) -> int:
+        """What has come of a message that is not whole yet."""
+        ...
+
+
+def _free(size: int) -> None:
+    """Nobody pays for it."""
+
+
 class ClientLine:
     """One core on one connection, as the runner wants it.
 
     `after` is called when bytes were taken or a deadline has passed; `ended` once, with why. All at the expense of
-    `turns`.
+    `turns`. `may_wait` is asked whether so many bytes may wait to be read; `partial` is told what has come of a message
+    that is not whole yet, and ends the line by an error where that is too much.
     """
 
     def __init__(
         self,
-        core: Session[Buffer, bytes],
+        core: Core,
         after: Callable[[HostNs], None],
         ended: Callable[[Exception], None],
         turns: Turns | None = None,
         whose: str = "a connection",
+        may_wait: Callable[[int], bool] = lambda size: True,
+        partial: Callable[[int], None] = _free,
     ) -> None:
+        self._may_wait, self._partial = may_wait, partial
         self.closing, self.known = False, True
         self.congested = self.watched = False
         self.unread_since_ns: HostNs = 0
@@ -90,6 +112,7 @@ class ClientLine:
         raw = self._transport.get_extra_info("socket")
         if raw is not None and host:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(raw, GONE_S)
         self.wake()
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
@@ -123,6 +146,7 @@ class ClientLine:
             while taken < len(data):
                 self._core.receive(data[taken : taken + PIECE_BYTES], now_ns)
                 taken += PIECE_BYTES
+                self._partial(self._core.partial_bytes)
                 self._after(now_ns)
                 if self.over():
                     break
@@ -153,9 +177,11 @@ class ClientLine:
             self._after(now_ns)
 
     def may_wait(self, waiting_bytes: int) -> bool:
-        """See `Connection`: as much as the runner lets wait for anybody."""
-        del waiting_bytes
-        return True
+        """See `Connection`."""
+        may = waiting_bytes <= UNREAD_MAX and self._may_wait(waiting_bytes)
+        if not may:
+            self._why = PeerLost(f"the other side leaves {waiting_bytes} bytes unread")
+        return may
 
     def broke(self, error: Exception) -> None:
         """It is about to end otherwise than in order."""
@@ -172,7 +198,8 @@ class ClientLine:
         """See `Connection`: `ended` is told when it is closed."""
 
     def close(self) -> None:
-        """Close the connection; `ended` hears of it."""
+        """Close the connection; `ended` hears of it. What has come and was not taken yet is not taken any more."""
+        self.closing = True
         if self._transport is None:
             return
         if self._shaking:

@@ -22,6 +22,7 @@ from millrace.errors import ConfigError
 from millrace.io.clock import now_ns
 from millrace.io.doorstep import Doorstep, Visitor
 from millrace.io.runner import Connection, StreamRunner, TimerRunner, Watch
+from millrace.io.sockets import keep_alive
 from millrace.io.turns import Turns
 from millrace.io.witness import watch_writers
 
@@ -29,6 +30,8 @@ log = logging.getLogger("millrace.io")
 RESERVE = 64
 """Descriptors kept free of connections: for files, machines, and streams of those that are in."""
 BACK_OFF_S = 0.5
+GONE_S = 300
+"""The connections of a host that has gone without a word end after that; one that slept for a while goes on."""
 HANDSHAKE_S = 10.0
 BACKLOG = 1024
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -184,6 +187,7 @@ class Joining:
         try:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                keep_alive(sock, GONE_S)
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
                 self._make, sock, ssl=self._tls, ssl_handshake_timeout=timeout
             )

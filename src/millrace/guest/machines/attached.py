@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 
+from millrace.budget import CONNECTIONS, ENDED
 from millrace.doors.pushed import PushedStream
 from millrace.errors import MillraceError, PeerLost
 from millrace.guest.home import Home, MachineView
@@ -15,6 +17,7 @@ from millrace.symptoms import Symptom
 
 log = logging.getLogger("millrace.attach")
 RETRY_FIRST_S, RETRY_MAX_S = 0.25, 1.0
+SESSION_BYTES = 32 * 1024
 REAL_TIME_PERCENT = (99.0, 101.0)
 SLOW_TICK_PERCENT = (97.0, 99.5)
 
@@ -37,6 +40,8 @@ class AttachedMachine(ABC):
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         """Somebody has asked for it again."""
+        self._account = ENDED
+        """What the session makes the daemon hold."""
 
     @property
     def key(self) -> str:
@@ -71,6 +76,7 @@ class AttachedMachine(ABC):
         while True:
             before = self.sessions
             try:
+                self._account = self.guest.admission.account({"itself": SESSION_BYTES})
                 await self._session()
             except (MillraceError, OSError, TimeoutError, EOFError) as error:
                 self._lost(error)
@@ -81,11 +87,23 @@ class AttachedMachine(ABC):
                 # A bug of ours must cost at most this session.
                 log.exception("%s: session ended by an internal error", self.label)
                 self._lost(error)
+            finally:
+                self._account.close()
             wait = RETRY_FIRST_S if self.sessions > before else min(wait * 2, RETRY_MAX_S)
             if self.spec.kind == "p2p":
                 self._forget()
                 return
             await self._asked_within(wait)
+
+    def _may_wait(self) -> Callable[[int], bool]:
+        """Whether so much may wait for the machine to read it, on one more connection of the session."""
+        part = object()
+        return lambda size: self._account.fits(part, size, CONNECTIONS)
+
+    def _partial(self) -> Callable[[int], None]:
+        """So much has come of a message on one more connection; BudgetError where there is no room for it."""
+        part = object()
+        return lambda size: self._account.hold(part, size, CONNECTIONS)
 
     async def _asked_within(self, seconds: float) -> bool:
         """Wait; whether that was cut short because somebody asked for it again."""

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import ssl
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from millrace.errors import PasswordRefused, PeerLost
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine, Displaced
-from millrace.io.client import ClientLine, Closed
+from millrace.io.client import ClientLine, Closed, Core
 from millrace.io.clock import now_ns
-from millrace.io.crypto import client_tls, spice_ticket, vnc_answer
+from millrace.io.crypto import spice_ticket, trusting, vnc_answer
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.contract import Untimed
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
@@ -96,6 +97,10 @@ class NetworkMachine(AttachedMachine):
 
         task.add_done_callback(done)
 
+    def _line(self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]) -> ClientLine:
+        """One connection of the session, paid for by the guest."""
+        return ClientLine(core, after, ended, self.guest.turns, self.label, self._may_wait(), self._partial())
+
     async def _open(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
         self.lines.append(line)
         await self._connect(line, tls)
@@ -115,8 +120,8 @@ class NetworkMachine(AttachedMachine):
         for line in self.lines:
             line.close()
         self.lines.clear()
-        # Nobody may be left to ask for it.
-        if self.ended.done() and not self.ended.cancelled():
+        # Nobody may be left to ask for it, now or when the lines have closed.
+        if not self.ended.cancel() and not self.ended.cancelled():
             self.ended.exception()
 
     @property
@@ -148,7 +153,7 @@ class SpiceMachine(NetworkMachine):
     async def _serve(self) -> None:
         self._channels: set[ChannelKind] = set()
         self._number = 0
-        tls = client_tls(self.spec.ca_file) if self.spec.tls else None
+        tls = await asyncio.to_thread(trusting, self.spec.ca_file) if self.spec.tls else None
         main = SpiceMain(self.password, spice_ticket, now_ns())
         main_end: list[Exception] = []
 
@@ -166,7 +171,7 @@ class SpiceMachine(NetworkMachine):
             main_end.append(why)
             self._end(why)
 
-        await self._open(ClientLine(main, after, main_ended, self.guest.turns, self.label), tls)
+        await self._open(self._line(main, after, main_ended), tls)
         began = now_ns()
         try:
             await self._until_ended()
@@ -202,7 +207,7 @@ class SpiceMachine(NetworkMachine):
                 return
 
     def _channel(self, kind: ChannelKind, session: int, caps: int) -> SpiceChannel:
-        return SpiceChannel(kind, session, caps, self.password, spice_ticket)
+        return SpiceChannel(kind, session, caps, self.password, spice_ticket, now_ns())
 
     def _list(self, event: ChannelsList, tls: ssl.SSLContext | None) -> None:
         for kind in (ChannelKind.PLAYBACK, ChannelKind.RECORD):
@@ -215,11 +220,11 @@ class SpiceMachine(NetworkMachine):
         caps = PLAYBACK_CAPS | (OPUS_CAP if self.profile is REMOTE_PROFILE else 0)
         channel = self._channel(ChannelKind.PLAYBACK, self._number, caps)
         door = self.playback = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
-        await self._open(ClientLine(channel, door.receive, self._end, self.guest.turns, self.label), tls)
+        await self._open(self._line(channel, door.receive, self._end), tls)
 
     async def _record(self, tls: ssl.SSLContext | None) -> None:
         channel = self._channel(ChannelKind.RECORD, self._number, RECORD_CAPS)
-        line = ClientLine(channel, lambda now: door.receive(), self._end, self.guest.turns, self.label)
+        line = self._line(channel, lambda now: door.receive(), self._end)
         door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: line.wake())
         self.record = door
         await self._open(line, tls)
@@ -245,6 +250,8 @@ class SpiceMachine(NetworkMachine):
 
 class SpiceProbe(Untimed):
     """Connects and says nothing: a server that answers is still there, and nobody is thrown out."""
+
+    partial_bytes = 0
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Nothing is expected."""
@@ -272,7 +279,7 @@ class VncMachine(NetworkMachine):
                 if isinstance(event, Ready) and not self.ready.done():
                     self.ready.set_result(None)
 
-        line = ClientLine(wire, after, self._end, self.guest.turns, self.label)
+        line = self._line(wire, after, self._end)
         await self._open(line, None)
         try:
             await self._until_ended()
@@ -286,7 +293,9 @@ class VncMachine(NetworkMachine):
             ) from None
 
     async def _into_tls(self, wire: VncClient, line: ClientLine) -> None:
-        await line.start_tls(client_tls(self.spec.ca_file), self.spec.host or "localhost")
+        context = await asyncio.to_thread(trusting, self.spec.ca_file)
+        wire.tls_begins()
+        await line.start_tls(context, self.spec.host or "localhost")
         wire.tls_ready()
 
     def _gone(self) -> None:

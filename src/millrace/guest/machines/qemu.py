@@ -19,11 +19,15 @@ from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.lookup import found_below
+from millrace.text import quoted
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient, Machine, NotThere, Refusal, Registered
 from millrace.wire.qemu.qmp import QmpHandover
 
 log = logging.getLogger("millrace.attach")
 Lost = Callable[[Exception], None]
+After = Callable[[], None]
+NAMED_MAX = 10
+"""Machines of a bus that are named where another was meant."""
 
 
 class QemuMachine(AttachedMachine):
@@ -62,7 +66,7 @@ class QemuMachine(AttachedMachine):
                 elif isinstance(event, NotThere):
                     lost(PeerLost(self._not_there(event)))
 
-        self._streams.append(FdStream(control, client, after, lost, turns=self.guest.turns, whose=self.label))
+        self._streams.append(self._stream(control, client, after, lost))
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             self._attached()
@@ -81,7 +85,8 @@ class QemuMachine(AttachedMachine):
 
     def _not_there(self, event: NotThere) -> str:
         if event.names:
-            return f"no machine {self.spec.vm!r} on this bus; there are: {', '.join(event.names)}"
+            named = ", ".join(map(quoted, event.names[:NAMED_MAX])) + (" and more" if event.names[NAMED_MAX:] else "")
+            return f"no machine {quoted(self.spec.vm)} on this bus; there are: {named}"
         return "no QEMU on this bus yet"
 
     def _register(self, client: DisplayClient, kind: str, lost: Lost) -> None:
@@ -89,8 +94,20 @@ class QemuMachine(AttachedMachine):
         mine, self._given[kind] = socket.socketpair()
         peer = AudioPeer(os.getuid())
         done = self._played(peer) if kind == "Out" else self._recorded(peer)
-        self._streams.append(FdStream(mine, peer, done, lost, turns=self.guest.turns, whose=self.label))
+        self._streams.append(self._stream(mine, peer, done, lost))
         client.send_register(kind, self._given[kind].fileno())
+
+    def _stream(self, sock: socket.socket, core: DisplayClient | AudioPeer, after: After, lost: Lost) -> FdStream:
+        """One connection of the session, paid for by the guest."""
+        holds, may_wait = self._partial(), self._may_wait()
+
+        def weighed() -> None:
+            holds(core.partial_bytes)
+            after()
+
+        return FdStream(
+            sock, core, weighed, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
+        )  # fmt: skip
 
     def _played(self, peer: AudioPeer) -> Callable[[], None]:
         return lambda: self.door.played(peer.events(), now_ns())
@@ -128,7 +145,9 @@ class QemuMachine(AttachedMachine):
             if not done.done():
                 done.set_exception(why)
 
-        stream = FdStream(qmp, core, after, lost, turns=self.guest.turns, whose=self.label)
+        stream = FdStream(
+            qmp, core, after, lost, turns=self.guest.turns, may_wait=self._may_wait(), whose=self.label,
+        )  # fmt: skip
         try:
             await done
         finally:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from millrace.dsp.convert import Buffer, SampleFormat
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.media.format import AudioFormat
+from millrace.text import LABEL_MAX, printable
 from millrace.units import NS_PER_S, RATE_MAX, RATE_MIN, HostNs, Positions, default_map
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import Untimed
@@ -148,6 +149,11 @@ class AudioPeer(Untimed):
             return VoiceFini(*message.values("t"))
         return None
 
+    @property
+    def partial_bytes(self) -> int:
+        """What has come of a message that is not whole yet."""
+        return self.wire.partial_bytes
+
     def events(self) -> list[VoiceEvent]:
         """What QEMU has called since the last time."""
         out, self._events = self._events, []
@@ -265,7 +271,7 @@ class DisplayClient:
             self._next_candidate()
         elif message.kind == ERROR:
             text = message.values()[0] if message.signature.startswith("s") else ""
-            self._events.append(Refusal(what, message.error, str(text)))
+            self._events.append(Refusal(what, printable(message.error), printable(text)))
         elif what == "machine":
             self._machine(destination, message)
         elif what in ("Out", "In"):
@@ -275,7 +281,7 @@ class DisplayClient:
 
     def _machine(self, destination: str | None, message: Message) -> None:
         found = message.values("a{sv}")[0]
-        name, uuid = str(found.get("Name", "")), str(found.get("UUID", ""))
+        name, uuid = str(found.get("Name", ""))[:LABEL_MAX], str(found.get("UUID", ""))[:LABEL_MAX]
         if destination is not None and self._vm not in (None, name, uuid):
             self._names.append(name)
             self._next_candidate()
@@ -288,6 +294,11 @@ class DisplayClient:
             self._ask_machine(self._candidates.pop(0))
         else:
             self._events.append(NotThere(tuple(self._names)))
+
+    @property
+    def partial_bytes(self) -> int:
+        """What has come of a message that is not whole yet."""
+        return self._wire.partial_bytes
 
     def events(self) -> list[ClientEvent]:
         """What has come of it."""

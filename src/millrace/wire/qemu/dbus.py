@@ -18,7 +18,8 @@ from millrace.wire.chunk import Chunk
 from millrace.wire.contract import Untimed
 from millrace.wire.qemu.values import Reader, Writer
 
-MESSAGE_MAX = 4 * 1024 * 1024
+MESSAGE_MAX = 1024 * 1024
+"""QEMU sends 10 ms of sound at a time."""
 _HEADER_BYTES = 16
 _LINE_MAX = 16 * 1024
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
@@ -105,6 +106,11 @@ class DBusWire(Untimed):
             pass
         while self.ready and self._message():
             pass
+
+    @property
+    def partial_bytes(self) -> int:
+        """What has come of a message that is not whole yet."""
+        return len(self._buffer)
 
     def _line(self) -> bool:
         end = self._buffer.find(b"\r\n")

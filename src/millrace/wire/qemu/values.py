@@ -17,8 +17,8 @@ _ALIGN = {"y": 1, "g": 1, "v": 1, "n": 2, "q": 2, "b": 4, "i": 4, "u": 4, "s": 4
 _PLAIN = {"y": "B", "n": "h", "q": "H", "b": "I", "i": "i", "u": "I", "h": "I", "x": "q", "t": "Q", "d": "d"}
 _KEYS = frozenset("ybnqiuxtdsogh")
 DEPTH_MAX = 16
-VALUES_MAX = 10_000
-"""In one message: sound comes as bytes, which count once."""
+VALUES_MAX = 1_000
+"""In one message: sound comes as bytes, which count once. They are taken apart in one step, of 2 ms."""
 
 
 def element(signature: str, at: int = 0) -> str:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from millrace.dsp.convert import Buffer
-from millrace.errors import PasswordRefused, RemoteProtocolError
-from millrace.units import HostNs
-from millrace.wire.contract import Untimed
+from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.units import NS_PER_S, HostNs
 
 MESSAGE_MAX = 1024 * 1024
 LINK_MAX = 4096
+ANSWER_NS = 10 * NS_PER_S
 KEY_BYTES, TICKET_BYTES = 162, 128
 MAGIC = b"REDQ"
 _PERMISSION_DENIED = 7
@@ -55,11 +55,14 @@ class SpiceMessage:
     body: bytes
 
 
-class SpiceChannel(Untimed):
+class SpiceChannel:
     """Bytes ⇄ messages of one channel."""
 
-    def __init__(self, kind: ChannelKind, session: int, caps: int, password: str, encrypt: Encrypt) -> None:
+    def __init__(
+        self, kind: ChannelKind, session: int, caps: int, password: str, encrypt: Encrypt, now_ns: HostNs
+    ) -> None:
         self.kind = kind
+        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
         self.open = False
         self.caps: tuple[int, ...] = ()
         self._password, self._encrypt = password, encrypt
@@ -79,6 +82,11 @@ class SpiceChannel(Untimed):
         self._buffer += data
         while self._step():
             pass
+
+    @property
+    def partial_bytes(self) -> int:
+        """What has come of a message that is not whole yet."""
+        return len(self._buffer)
 
     def _take(self, size: int) -> bytes | None:
         if len(self._buffer) < size:
@@ -122,7 +130,7 @@ class SpiceChannel(Untimed):
         if raw is None:
             return False
         self._demand_welcome(struct.unpack("<I", raw)[0])
-        self.open = True
+        self.open, self._answer_by_ns = True, None
         self._step = self._message
         return True
 
@@ -169,6 +177,15 @@ class SpiceChannel(Untimed):
         """The channel's own messages that have come."""
         out, self._events = self._events, []
         return out
+
+    def next_timeout(self) -> HostNs | None:
+        """When it waits no longer to be let in."""
+        return self._answer_by_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """PeerLost for a server that has not let it in."""
+        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
+            raise PeerLost(f"the SPICE server does not let the {self.kind.name.lower()} channel in")
 
     # -- out -------------------------------------------------------------------------------------
 

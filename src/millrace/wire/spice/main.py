@@ -15,7 +15,7 @@ class SpiceMain:
     """Asks for the channels as soon as it may."""
 
     def __init__(self, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
-        self._channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, encrypt)
+        self._channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, encrypt, now_ns)
         self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
         self._events: list[MainEvent] = []
 
@@ -31,6 +31,11 @@ class SpiceMain:
             elif isinstance(event, ChannelsList):
                 self._answer_by_ns = None
             self._events.append(event)
+
+    @property
+    def partial_bytes(self) -> int:
+        """What has come of a message that is not whole yet."""
+        return self._channel.partial_bytes
 
     def events(self) -> list[MainEvent]:
         """What the server has said of the session."""

@@ -77,7 +77,7 @@ class VncClient:
         self._rectangles = 0
         self._deadline_ns: HostNs | None = now_ns + ANSWER_NS
         self._waits = False
-        self._paused = False
+        self._paused = self._shaking = False
         self._answered = False
         self.joining = False
         """Let in, and not told yet what screen there is: a server ends here whose screen another viewer has alone."""
@@ -86,11 +86,18 @@ class VncClient:
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection."""
+        if self._paused and not self._shaking:
+            raise RemoteProtocolError("this VNC server speaks before TLS has begun")
         self._buffer += data
         waited = self._waits
         self._run()
         if self._waits and not waited:
             self._deadline_ns = now_ns + SOUND_NS
+
+    @property
+    def partial_bytes(self) -> int:
+        """What has come of a message that is not whole yet."""
+        return len(self._buffer)
 
     def _run(self) -> None:
         while len(self._buffer) >= self._need and not self._paused:
@@ -172,6 +179,10 @@ class VncClient:
             raise RemoteProtocolError("this VNC server speaks before TLS has begun")
         self._paused = True
         self._events.append(TlsWanted())
+
+    def tls_begins(self) -> None:
+        """The handshake begins: nothing that is not in TLS comes from here on. What came before was anybody's."""
+        self._shaking = True
 
     def tls_ready(self) -> None:
         """The handshake is done; what follows is inside TLS."""
