@@ -38,6 +38,13 @@ BINDS = {
     "bind", "create_server", "create_unix_server", "serve_forever", "start_server", "start_unix_server", "TCPSite",
     "UnixSite",
 }  # fmt: skip
+TESTED = {
+    "backends", "client", "clock", "codec", "daemon", "doors", "dsp", "graph", "guest", "io", "media", "outlets",
+    "pixels", "playout", "policy", "rights", "sim", "wire",
+}  # fmt: skip
+"""Packages whose modules are all named by a test: what a module does is judged at its own boundary."""
+UNNAMED: dict[str, str] = {}
+"""Modules of them that no test names, and why."""
 FILES = sorted(SRC.rglob("*.py"))
 MODULES = {"millrace." + ".".join(path.relative_to(SRC).with_suffix("").parts): path for path in FILES}
 
@@ -94,6 +101,18 @@ def test_files_import_each_other_in_no_circle() -> None:
             if middle in others:
                 others |= beyond
     assert not [name.removeprefix("millrace.") for name, others in reached.items() if name in others]
+
+
+def test_each_module_is_named_by_a_test() -> None:
+    named: set[str] = set()
+    for path in Path(__file__).parent.rglob("*.py"):
+        named |= imported_files(path)
+    unnamed = {
+        str(path.relative_to(SRC))
+        for name, path in MODULES.items()
+        if name not in named and path.stem != "__init__" and layer(path) in TESTED
+    }
+    assert unnamed == UNNAMED.keys()
 
 
 def test_only_one_file_binds_sockets() -> None:

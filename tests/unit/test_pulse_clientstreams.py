@@ -155,6 +155,8 @@ def test_a_stream_that_waited_at_a_suspended_sink_plays_where_it_was_moved_to() 
 def test_a_recorder_that_was_moved_says_where_to_and_once() -> None:
     scene = Scene()
     record = scene.record()
+    scene.graph.touch(record.node)
+    assert scene.caller.named(Command.RECORD_STREAM_MOVED) == []
     scene.graph.move_tap(record.node, scene.music)
     scene.graph.touch(record.node)
     assert scene.caller.named(Command.RECORD_STREAM_MOVED) == [{

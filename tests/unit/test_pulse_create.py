@@ -12,6 +12,7 @@ from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import Rule
 from millrace.dsp.channels import Mapping
 from millrace.dsp.convert import SampleFormat
+from millrace.dsp.resample import holds_ns
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Rig
 from millrace.units import default_map
@@ -159,6 +160,7 @@ def test_what_a_resampler_holds_back_is_room_in_the_buffer() -> None:
     for rate in (44_100, 8_000, 96_000):
         assert held_by_resampler(rate, 48_000, glide=False) > 0
         assert held_by_resampler(rate, 48_000, glide=True) > 0
+    assert held_by_resampler(44_100, 48_000, glide=False) < holds_ns(44_100, 48_000, low_delay=False)
     assert held_by_resampler(100, 48_000, glide=True) == held_by_resampler(100, 48_000, glide=False)
     assert held_by_resampler(8_000, 48_000, glide=True) > held_by_resampler(44_100, 48_000, glide=True)
     scene = Scene()

@@ -337,6 +337,7 @@ def test_a_sample_is_played_whole_on_the_sink_named_and_goes(spec: Spec) -> None
     node = scene.graph.streams[answer["index"]]
     assert node.name == "bell" and node.active and node.sink is music and node.props["media.name"] == "ding"
     stream = scene.door.playback[node.id]
+    assert stream.end_is_drain, "its tail is let out"
     assert stream.props["event.id"] == b"bell\0" and stream.props["application.name"] == b"player\0"
     assert stream.owner.index == NO_INDEX and stream.owner.program is None
     scene.run(0.5)
@@ -356,6 +357,7 @@ def test_a_sample_has_the_volume_asked_for_and_a_remembered_one_only_where_none_
         (0x8000, (0.125,) * 2, ("volume",)),
     ):
         node = scene.graph.streams[play_sample(scene, volume=volume)["index"]]
+        assert node.props["media.name"] == "bell", "it is called after the sample where nothing else is said"
         assert (node.gains, node.chosen) == (gains, chosen)
 
 
