@@ -69,6 +69,7 @@ class House(Rig):
         await self.do("sink.add", alice, name="second", description="A second one")
         await self.do("attach", alice, door="spice+unix:///nowhere/spice.sock")
         await self.do("token.new", may="see,hear", guests=["alice"], name="a token")
+        await self.do("token.new", may="all", expires="never")
         await self.do("grant", alice, what="microphone", allow="prompt")
         await self.do("grant", alice, what="camera", allow=False, program="/usr/bin/tool")
         await self.do("remember", key="notes/one", value="kept")

@@ -34,7 +34,7 @@ FRAME_BYTES = 256 * 1024
 View = Callable[[], msgspec.Struct]
 
 
-class Shown(msgspec.Struct):
+class Shown(msgspec.Struct, gc=False):
     """One object, as watchers are told of it."""
 
     number: int = msgspec.field(name="n")

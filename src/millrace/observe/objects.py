@@ -1,6 +1,7 @@
 """What is shown of each object: by `millrace ls`, the API, and to watchers. The API's description is made of these.
 
-What only some objects have is UNSET for the others, and is then left out.
+What only some objects have is UNSET for the others, and is then left out. Those of which there can be thousands have
+`gc=False`: they are values, and no cycle leads back to one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from millrace.codec.settings import CodecSettings
 from millrace.guest.home import MachineView
 
 
-class SinkView(msgspec.Struct, frozen=True):
+class SinkView(msgspec.Struct, frozen=True, gc=False):
     """A sink or a source. `volume` is in percent: one number where all channels have the same."""
 
     id: str
@@ -30,7 +31,7 @@ class SinkView(msgspec.Struct, frozen=True):
     mute: bool
 
 
-class RememberedView(msgspec.Struct, frozen=True):
+class RememberedView(msgspec.Struct, frozen=True, gc=False):
     """Under which key a session manager remembers a stream, and what is remembered there."""
 
     key: str
@@ -39,7 +40,7 @@ class RememberedView(msgspec.Struct, frozen=True):
     sink: str | None = None
 
 
-class StreamView(msgspec.Struct):
+class StreamView(msgspec.Struct, gc=False):
     """A stream. From `door` on: what its door tells of it; from `margin_ms` on: where its guest's clock is followed."""
 
     id: str
@@ -76,7 +77,7 @@ class StreamView(msgspec.Struct):
     drift_ppm: float | UnsetType | None = UNSET
 
 
-class MicrophoneView(msgspec.Struct, frozen=True):
+class MicrophoneView(msgspec.Struct, frozen=True, gc=False):
     """A listener's microphone; all but the state while it speaks."""
 
     state: str
@@ -90,7 +91,7 @@ class MicrophoneView(msgspec.Struct, frozen=True):
     splices: int | UnsetType = UNSET
 
 
-class ListenerView(msgspec.Struct, frozen=True):
+class ListenerView(msgspec.Struct, frozen=True, gc=False):
     """A listener."""
 
     id: str

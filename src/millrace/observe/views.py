@@ -31,8 +31,12 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-def _volume(node: Levelled) -> int | list[int]:
-    percents = [round(gain_to_cubic(g) / 655.36) for g in node.gains]
+def _levels(node: Levelled) -> list[int]:
+    return [gain_to_cubic(gain) for gain in node.gains]
+
+
+def _percent(levels: list[int]) -> int | list[int]:
+    percents = [round(level / 655.36) for level in levels]
     return percents[0] if len(set(percents)) == 1 else percents
 
 
@@ -43,7 +47,7 @@ def sink_view(guest: Guest, sink: Sink) -> SinkView:
         description=sink.description, state=sink.state.value,
         default=guest.graph.default is sink, channels=len(sink.positions), rate=guest.graph.rate,
         peak=round(sink.level, 4), rms=round(sink.rms, 4),
-        linked_to=[link.target.key for link in sink.links], volume=_volume(sink), mute=sink.mute,
+        linked_to=[link.target.key for link in sink.links], volume=_percent(_levels(sink)), mute=sink.mute,
     )  # fmt: skip
 
 
@@ -58,15 +62,16 @@ def _remembered(guest: Guest, stream: Stream) -> RememberedView:
 
 def stream_view(guest: Guest, stream: Stream) -> StreamView:
     """One stream."""
+    levels = _levels(stream)
     out = StreamView(
         id=stream.key, name=stream.name, state=stream.state.value, sink=stream.sink.key,
         linked_to=[link.target.key for link in stream.links],
         application=stream.props.get("application.name", ""), role=stream.props.get("media.role", ""),
-        map=",".join(stream.positions), levels=[gain_to_cubic(g) for g in stream.gains],
+        map=",".join(stream.positions), levels=levels,
         remembered=_remembered(guest, stream), chosen=list(stream.chosen), placed=stream.placed,
         ducked_db=round(20 * math.log10(stream.trim), 1), underruns=stream.underruns,
         ahead_ms=round(guest.graph.ahead(stream) * 1000 / guest.graph.rate, 1),
-        volume=_volume(stream), mute=stream.mute,
+        volume=_percent(levels), mute=stream.mute,
     )  # fmt: skip
     _add_ingress(out, status_of(stream))
     return out
