@@ -6,9 +6,9 @@ writes the incident down.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from millrace.units import NS_PER_MS, HostNs
 
@@ -56,6 +56,9 @@ CAUSES: dict[tuple[str, str], str] = {
 }
 """What each (stage, cause) means."""
 
+Evidence: TypeAlias = Mapping[str, str | int | float | bool | None]
+"""What was measured, or said, by name; units go last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
@@ -65,7 +68,7 @@ class Symptom:
     cause: str
     guest: str = ""
     subject: str = ""
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=dict)
     at_ns: HostNs | None = None
     inferred: bool = False
     """Judged by somebody who can't see the daemon's own stalls: where there was one, that is the cause."""

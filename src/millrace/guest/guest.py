@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from millrace.budget import MIB, Budget
 from millrace.doors.admission import Admission
@@ -38,7 +38,7 @@ from millrace.io.witness import Witness
 from millrace.outlets.peer import Subscriber, Subscribers
 from millrace.rights.model import Admits
 from millrace.rights.prompts import Prompts
-from millrace.symptoms import Report, Symptom, kept_waiting
+from millrace.symptoms import Evidence, Report, Symptom, kept_waiting
 from millrace.text import parse_address, printable, show_address
 from millrace.units import NS_PER_MS, HostNs, default_map
 from millrace.wire.pulse.constants import COOKIE_BYTES
@@ -210,7 +210,7 @@ class Guest:
 
         A machine that did not run the daemon is neither: who runs the graphs sees that.
         """
-        evidence: dict[str, Any] = {"left_out_ms": round(left_out_ns / NS_PER_MS, 1)}
+        evidence: dict[str, float] = {"left_out_ms": round(left_out_ns / NS_PER_MS, 1)}
         if cut:
             evidence["worked_lately_ms"] = round(self.graph.share.recent_ns / NS_PER_MS, 1)
             evidence["streams"] = sum(stream.active for stream in self.graph.streams.values())
@@ -224,7 +224,7 @@ class Guest:
     def _no_memory(self, what: str) -> None:
         budget = self.admission.budget
         held, limit = round(budget.held / MIB, 1), round(budget.limit / MIB, 1)
-        evidence = {"for": what, "held_mib": held, "may_hold_mib": limit}
+        evidence: Evidence = {"for": what, "held_mib": held, "may_hold_mib": limit}
         self.report(Symptom("guest", "no memory", self.name, "", evidence))
 
     def _sent_changed(self, outlet: Subscriber, before: str, after: str) -> None:

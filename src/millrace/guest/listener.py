@@ -17,7 +17,7 @@ from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import Subscriber, Write
 from millrace.rights.model import Principal
-from millrace.symptoms import Symptom
+from millrace.symptoms import Evidence, Symptom
 from millrace.text import parse_switch
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
@@ -184,10 +184,10 @@ class ListenerSession:
         key = self.outlet.key
         self.guest.report(Symptom(told.stage, told.cause, self.guest.name, key, evidence, at, inferred=True))
 
-    def silent(self, stage: str, cause: str, evidence: dict[str, Any], now_ns: HostNs) -> Symptom:
+    def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
         """What began when the listener was last heard of, if that is long ago."""
         at = self.heard_ns if now_ns - self.heard_ns > HEARD_EVERY_NS else now_ns
-        evidence = evidence | {"last_heard_ms_before": round((now_ns - self.heard_ns) / NS_PER_MS, 1)}
+        evidence = {**evidence, "last_heard_ms_before": round((now_ns - self.heard_ns) / NS_PER_MS, 1)}
         return Symptom(stage, cause, self.guest.name, self.outlet.key, evidence, at)
 
     def _feed_back_loss(self) -> None:

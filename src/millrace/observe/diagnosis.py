@@ -11,14 +11,14 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from millrace.doors.ingress import status_of
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Stream
 from millrace.guest.guest import Guest
 from millrace.observe.incidents import Changed, Incidents
-from millrace.symptoms import CAUSES, Symptom
+from millrace.symptoms import CAUSES, Evidence, Symptom
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.daemon")
@@ -203,22 +203,20 @@ class Diagnosis:
         status = status_of(node)
         if gone or status.corked or status.draining or self._hurt_by_us(guest.name, node.key, doubt.heard_ns):
             return
-        evidence: dict[str, Any] = {
+        evidence: Evidence = {
             "application": node.props.get("application.name", ""), "underruns": node.underruns,
-        } | _heard_after(doubt.heard_ns, at)  # fmt: skip
-        if status.asked_ns is not None:
-            evidence["asked_for_ms"] = _ms(status.asked_ns)
+            **_heard_after(doubt.heard_ns, at),
+            **({} if status.asked_ns is None else {"asked_for_ms": _ms(status.asked_ns)}), "pid": status.pid,
+        }  # fmt: skip
         cause = "stopped" if doubt.stopped or self._around.is_stopped(status.pid) else "wrote late"
-        self.incidents.record(
-            "client", cause, self._around.now_ns(), guest.name, node.key, evidence | {"pid": status.pid}, at_ns=at
-        )
+        self.incidents.record("client", cause, self._around.now_ns(), guest.name, node.key, evidence, at_ns=at)
 
     def _hurt_by_us(self, guest: str, key: str, at: HostNs) -> bool:
         """Whether a stall of the whole daemon explains it; then that is written down for the guest, as what it is."""
         near = self.incidents.near(OURS, at, AFTER_NS)
         if near is None:
             return False
-        evidence = near.evidence | {"heard_by": key}
+        evidence = {**near.evidence, "heard_by": key}
         self.incidents.record(near.stage, near.cause, self._around.now_ns(), guest, key, evidence, at_ns=near.at_ns)
         return True
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
-from millrace.symptoms import CAUSES
+from millrace.symptoms import CAUSES, Evidence
 from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
@@ -38,7 +37,7 @@ class IncidentView(msgspec.Struct, frozen=True):
     stage: str
     cause: str
     text: str
-    evidence: dict[str, str | int | float | bool | None]
+    evidence: Evidence
     count: int
     last: float
 
@@ -57,7 +56,7 @@ class Incident:
     subject: str
     stage: str
     cause: str
-    evidence: dict[str, Any]
+    evidence: Evidence
     count: int = 1
     last_ns: HostNs = 0
 
@@ -71,7 +70,7 @@ class Incident:
         )  # fmt: skip
 
 
-def _printable(evidence: dict[str, Any]) -> dict[str, Any]:
+def _printable(evidence: Evidence) -> Evidence:
     """Much of it was said by others, and it goes to logs, terminals and pages."""
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in evidence.items()}
 
@@ -102,7 +101,7 @@ class Incidents:
 
     def record(
         self, stage: str, cause: str, now_ns: HostNs, guest: str = "", subject: str = "",
-        evidence: dict[str, Any] | None = None, at_ns: HostNs | None = None,
+        evidence: Evidence | None = None, at_ns: HostNs | None = None,
     ) -> Incident:  # fmt: skip
         """Write one down; the same again within a second, or a minute where it lasts, is counted with it."""
         assert (stage, cause) in CAUSES, (stage, cause)
