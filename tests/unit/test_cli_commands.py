@@ -185,6 +185,19 @@ def test_a_descriptor_needs_a_daemon_and_a_socket(handover: Path) -> None:
         attach._give_descriptor("default", 1_000_000)
 
 
+def test_a_daemon_that_does_not_answer_is_told_as_such(handover: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(*args: object) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "send_fds", send)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(handover))
+        listening.listen()
+        with pytest.raises(ConfigError, match=r"the daemon at .*attach\.sock does not answer"):
+            attach._give_descriptor("default", ours.fileno())
+
+
 def test_a_machine_is_let_go_of_by_either_name(daemon: Daemon) -> None:
     assert said("detach", "door/7") == said("detach", "7") == ""
     assert daemon.asked == [("DELETE /api/v1/doors/7", None)] * 2

@@ -103,6 +103,8 @@ def _give_descriptor(guest: str, fd: int) -> None:
             answer = json.loads(sock.recv(65536) or b'{"error": "the daemon gave no answer"}')
         except (FileNotFoundError, ConnectionRefusedError):
             raise ConfigError(f"no daemon answers at {where}; start one with `millrace serve`") from None
+        except TimeoutError:
+            raise ConfigError(f"the daemon at {where} does not answer") from None
         except OSError as error:
             raise ConfigError(f"descriptor {fd}: {error.strerror}") from None
     if "error" in answer and not answer.get("id"):

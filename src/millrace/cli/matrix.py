@@ -242,7 +242,7 @@ class CellRun:
             connection.sock.connect(str(path))
             connection.request("GET", "/api/v1/state")
             state: dict[str, Any] = json.loads(connection.getresponse().read())
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             return {}
         finally:
             connection.close()

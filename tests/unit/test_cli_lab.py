@@ -1,0 +1,498 @@
+"""The laboratory's commands: what is run, what is told of it; the matrix of machines and the probe, without either."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from millrace.cli import lab, matrix, probe
+from millrace.cli.lab import app
+from millrace.cli.probe import CLICKS, EVERY_S, LEVEL, RATE, SETTLE_S, HearingOutput
+from millrace.errors import ConfigError
+from millrace.lab.cells import TONES_HZ, Cell, Verdict
+from millrace.lab.scenario import Outcome, named
+from millrace.lab.scenario import matrix as rows
+from millrace.units import NS_PER_MS, NS_PER_S
+
+COMMAND = typer.main.get_command(app)
+
+
+def said(*words: str) -> str:
+    """What a command prints; its errors are raised."""
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        assert not COMMAND.main(list(words), standalone_mode=False)
+    return shown.getvalue()
+
+
+# -- virtual time --------------------------------------------------------------------------------
+
+
+def test_the_list_names_what_can_be_run() -> None:
+    lines = said("list").splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("scenarios"))
+    shown = [line.strip() for line in lines[at + 1 :]]
+    assert lines[0] == "policies:" and lines[1].startswith("  millrace ")
+    assert f"scenarios ({len(rows())} in the matrix;" in "\n".join(lines)
+    assert shown and set(shown) <= set(rows()) and all(named(one) for one in shown)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was run, instead of running it."""
+    made: list[Any] = []
+
+    def run_one(scenario: str, policy: str, hours: float, plots: Path | None, clock: Callable[[], float]) -> Outcome:
+        assert clock() > 0, "seconds of CPU"
+        made.append((scenario, policy, hours, plots))
+        return Outcome(scenario, policy, hours, xruns=len(made))
+
+    monkeypatch.setattr("millrace.lab.report.run_one", run_one)
+    return made
+
+
+def test_each_scenario_is_run_with_each_policy_and_told_in_a_line(ran: list[Any]) -> None:
+    lines = said("run").splitlines()
+    assert ran == [("ppm200/exp3", "millrace", 1.0, None)] and len(lines) == 2 and "scenario" in lines[0]
+    ran.clear()
+    told = said("run", "ppm50/none", "ppm200/saw5", "--policy", "all", "--hours", "0.5", "--plots", "p", "--json")
+    outcomes = [json.loads(line) for line in told.splitlines()]
+    assert [(one["scenario"], one["policy"]) for one in outcomes] == [(one[0], one[1]) for one in ran]
+    assert len({one[1] for one in ran}) * 2 == len(ran) > 2 and {one[2:] for one in ran} == {(0.5, Path("p"))}
+    ran.clear()
+    said("run", "matrix", "--json")
+    assert [one[0] for one in ran] == rows()
+    for words in (["nonsense"], ["ppm50/none", "nonsense"], ["ppm50/none", "--policy", "nobody"], ["--hours", "0"]):
+        ran.clear()
+        with pytest.raises(ConfigError):
+            said("run", *words)
+        assert ran == [], "nothing is run before all of it is known"
+
+
+def test_several_processes_share_the_work(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pools: list[int] = []
+
+    class Pool:
+        def __init__(self, jobs: int) -> None:
+            pools.append(jobs)
+
+        def __enter__(self) -> Any:
+            return SimpleNamespace(map=map)
+
+        def __exit__(self, *error: object) -> None:
+            pools.append(0)
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Pool)
+    said("run", "ppm50/none", "--jobs", "2")
+    assert pools == [2, 0] and len(ran) == 1
+    said("run", "ppm50/none")
+    assert pools == [2, 0], "one needs none"
+
+
+def test_a_tone_is_measured_as_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("millrace.lab.measure.measure_sound", lambda *args: asked.append(args) or {"snr_db": 80.5})
+    assert said("sound") == f"  {'snr_db':28} 80.5\n"
+    said("sound", "ppm50/none", "--seconds", "20", "--set", "codec=opus", "--latency", "low", "--to", "x.wav")
+    assert asked == [("ppm300/exp3", 130.0, {"codec": "f32"}, "normal", None),
+                     ("ppm50/none", 20.0, {"codec": "opus"}, "low", Path("x.wav"))]  # fmt: skip
+
+
+# -- a bad line ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impaired(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    made: list[Any] = []
+
+    async def impair(*args: Any) -> None:
+        made.append(args)
+
+    monkeypatch.setattr(lab, "_impair", impair)
+    monkeypatch.setattr("millrace.cli.run.run", asyncio.run)
+    return made
+
+
+def test_a_line_is_as_bad_as_is_said(impaired: list[Any]) -> None:
+    said("impair")
+    (url, listen, good, seed) = impaired.pop()
+    assert (url, listen, seed) == ("ws://127.0.0.1:8642", "127.0.0.1:8643", 1)
+    assert (good.delay_ns, good.loss, good.burst, good.reorder, good.duplicate, good.rate_bps) == (0, 0, False, 0, 0, 0)
+    said("impair", "wss://h:1", "--listen", "[::1]:2", "--delay", "20ms", "--jitter", "5ms", "--shape", "saw", "--loss",
+         "2%", "--bursts", "--reorder", "3%", "--duplicate", "4%", "--rate", "256k", "--seed", "7")  # fmt: skip
+    (url, listen, bad, seed) = impaired.pop()
+    assert (url, listen, seed) == ("wss://h:1", "[::1]:2", 7)
+    assert (bad.delay_ns, bad.jitter, bad.jitter_ns) == (20 * NS_PER_MS, "saw", 5.0 * NS_PER_MS)
+    assert (bad.loss, bad.burst, bad.reorder, bad.duplicate, bad.rate_bps) == (0.02, True, 0.03, 0.04, 256_000)
+
+
+@pytest.mark.parametrize("words", [
+    "ftp://h:1", "h:1", "ws://", "ws://h:0", "ws://h:x", "ws://[", "--loss 2", "--loss 100%", "--loss x%",
+    "--reorder -1%", "--delay 5", "--delay 61s", "--shape round", "--rate x", "--seed -1", "--duplicate nan%",
+])  # fmt: skip
+def test_a_line_that_can_not_be_is_refused_before_anything_listens(impaired: list[Any], words: str) -> None:
+    with pytest.raises(ConfigError):
+        said("impair", *words.split())
+    assert impaired == []
+
+
+class Proxy:
+    """One that counts, and serves nothing."""
+
+    sessions, lost = 2, 5
+
+    def __init__(self, url: str, path: Any, seed: int) -> None:
+        self.given = url, path, seed
+
+    def application(self) -> Any:
+        from aiohttp import web
+
+        return web.Application()
+
+
+def test_a_proxy_says_how_to_listen_through_it_and_what_it_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("millrace.lab.impair.Impairment", Proxy)
+    monkeypatch.setattr("millrace.cli.run.on_stop", lambda stop: asyncio.get_running_loop().call_soon(stop))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    path: Any = None
+    asyncio.run(lab._impair("ws://h:1", "127.0.0.1:0", path, 1))
+    assert capsys.readouterr().out.splitlines() == [
+        "millrace listen ws://127.0.0.1:0/GUEST now goes through a bad line to ws://h:1; Ctrl-C ends it",
+        "2 sessions, 5 messages lost",
+    ]
+    (tmp_path / "millrace").mkdir()
+    (tmp_path / "millrace" / "key").touch()
+    asyncio.run(lab._impair("ws://h:1", "127.0.0.1:0", path, 1))
+    assert f"/GUEST --token-file {tmp_path}/millrace/key now" in capsys.readouterr().out
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for listen, why in (("0.0.0.0:1", "a loopback address"), ("x", "HOST:PORT"), (f"127.0.0.1:{port}", "in use")):
+            with pytest.raises(ConfigError, match=f"--listen.*{why}"):
+                asyncio.run(lab._impair("ws://h:1", listen, path, 1))
+
+
+# -- machines ------------------------------------------------------------------------------------
+
+
+def test_cells_are_chosen_a_cards_together() -> None:
+    def names(*choice: Any) -> list[str]:
+        return [f"{cell.card}/{cell.door}/{cell.direction}" for cell in matrix.chosen_cells(*choice)]
+
+    assert names("hda,usb", "vnc,dbus", "all", False) == [
+        f"{card}/{door}/{way}" for card in ("hda", "usb") for way in ("out", "in") for door in ("vnc", "dbus")
+    ]
+    assert names("hda,usb", "pa", "in", True) == ["hda/wav/out", "hda/pa/in", "usb/wav/out", "usb/pa/in"]
+    assert len(names("all", "all", "all", False)) == 48
+    for wrong in (("x", "all", "all"), ("all", "x", "all"), ("all", "all", "x")):
+        with pytest.raises(ConfigError, match="'x': there are"):
+            names(*wrong, False)
+
+
+def test_a_guest_is_built_once_and_what_hinders_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[list[str]] = []
+    result = SimpleNamespace(returncode=1, stderr="one\nE: no lists\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: built.append(command) or result)
+    with pytest.raises(ConfigError, match=r"can't be built: E: no lists; it needs Debian's apt-get"):
+        matrix.guest_images()
+    result.stderr = ""
+    with pytest.raises(ConfigError, match="no reason given"):
+        matrix.guest_images()
+    result.returncode = 0
+    base = tmp_path / "millrace" / "guest"
+    assert matrix.guest_images() == base / "out" and base.is_dir()
+    assert built[-1][2:] == ["--out", str(base / "out"), "--work", str(base / "work")]
+    (base / "out").mkdir()
+    (base / "out" / "initrd.cpio").touch()
+    assert matrix.guest_images() == base / "out" and len(built) == 3
+
+
+def test_a_cell_leaves_its_folder_to_who_wants_to_see_it_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[Path] = []
+
+    class Run:
+        def __init__(self, cell: Cell, d: Path, verdict: Verdict) -> None:
+            self.d, self.verdict = d, verdict
+
+        def run(self, images: Path, seconds: int, binary: str) -> None:
+            assert (images, seconds, binary) == (Path("/i"), 3, "qemu")
+            (self.d / "pcm.wav").touch()
+            (self.d / "millrace").mkdir()
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(str(self.d / "qmp"))
+            self.verdict.samples["latency"] = [5.0]
+            if len(stopped) == 1:
+                raise KeyboardInterrupt
+
+        def stop(self) -> None:
+            stopped.append(self.d)
+
+    monkeypatch.setattr(matrix, "CellRun", Run)
+    keep = tmp_path / "keep"
+    kept = keep / "hda-dbus-out"
+    kept.mkdir(parents=True)
+    (kept / "old").touch()
+    cell = Cell("hda", "dbus", "out")
+    verdict = matrix.run_cell(cell, Path("/i"), 3, "qemu", keep)
+    assert verdict.latency_ms == 5.0 and [one.name for one in kept.iterdir()] == ["pcm.wav"]
+    with pytest.raises(KeyboardInterrupt):
+        matrix.run_cell(cell, Path("/i"), 3, "qemu", None)
+    assert len(stopped) == 2 and not any(folder.exists() for folder in stopped)
+    missing = matrix.run_cell(Cell("usb", "dbus", "in"), Path("/i"), 3, "qemu", keep)
+    assert missing.note == "QEMU's usb-audio has no capture" and len(stopped) == 2
+
+
+def test_the_matrix_is_a_table_or_a_line_a_cell_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(matrix, "guest_images", lambda: Path("/i"))
+    monkeypatch.setattr(matrix, "run_cell", lambda cell, *rest: Verdict(cell.card, cell.door, cell.direction, lost=7))
+    matrix.matrix("hda", "dbus,vnc", "out", 5, False, "qemu", None, False)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["card", "door", "dir"] and [line.split()[1] for line in lines] == ["dbus", "vnc"]
+    matrix.matrix("hda", "dbus,vnc", "out", 5, False, "qemu", None, True)
+    assert [json.loads(line)["lost"] for line in capsys.readouterr().out.splitlines()] == [7, 7]
+
+
+class Process:
+    """One that was started, and ends when it is told to, or must be killed."""
+
+    def __init__(self, command: list[str], did: list[str], said: bytes = b"", deaf: bool = False) -> None:
+        self.command, self._did, self._deaf = command, did, deaf
+        self.stdout = io.BytesIO(said)
+        self.code: int | None = None
+        self.name = "qemu" if "run-guest" in command[1] else Path(command[0]).name
+        self.name = next((word for word in ("serve", "listen") if word in command), self.name)
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def terminate(self) -> None:
+        self._did.append(f"end {self.name}")
+        self.code = None if self._deaf else 0
+
+    def kill(self) -> None:
+        self._did.append(f"kill {self.name}")
+        self.code = -9
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.code is None:
+            raise subprocess.TimeoutExpired(self.command, timeout or 0)
+        return self.code
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """Processes that were started in their order, and what was done to them."""
+    made = SimpleNamespace(processes=[], did=[], environment=None, version="QEMU emulator version 8.2.1", ready=True,
+                           analysed=[], deaf=False)  # fmt: skip
+
+    def popen(command: list[str], env: dict[str, str], stdout: Any, stderr: Any) -> Process:
+        said = b"starting\nready; go on\n" if made.ready else b"no\n"
+        process = Process(command, made.did, said if "serve" in command else b"", made.deaf and "listen" in command)
+        made.processes.append(process)
+        made.environment = env
+        if process.name == "qemu":
+            stdout.write(b"RIG bye\n")
+            process.code = 0
+        return process
+
+    def run(command: list[str], **options: Any) -> Any:
+        if command[1:] == ["--version"]:
+            return SimpleNamespace(stdout=made.version)
+        made.analysed.append(command[2:])
+        sine = {"seconds": 3.0, "channels": [{"freq": 997.0, "ppm": 0.0, "residual_dB": -80.0}], "first_gaps": [],
+                "gaps": 3, "first_events": []}  # fmt: skip
+        return SimpleNamespace(stdout=json.dumps({"sine": sine, "file": {"frames": 144_000, "rate": 48_000}}))
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("PULSE_SERVER", "unix:/elsewhere")
+    monkeypatch.setenv("MILLRACE_TOKEN", "secret")
+    yield made
+
+
+def ran_cell(tmp_path: Path, cell: Cell) -> Verdict:
+    verdict = Verdict(cell.card, cell.door, cell.direction)
+    matrix.CellRun(cell, tmp_path, verdict).run(Path("/images"), 3, "qemu-system-x86_64")
+    return verdict
+
+
+def test_a_machine_plays_into_a_daemon_of_its_own_and_is_judged(started: SimpleNamespace, tmp_path: Path) -> None:
+    verdict = ran_cell(tmp_path, Cell("hda", "dbus", "out"))
+    assert [one.name for one in started.processes] == ["serve", "listen", "listen", "listen", "qemu"]
+    serve, pcm, opus, null, _ = (one.command for one in started.processes)
+    assert (tmp_path / "c.toml").read_text() == (
+        f'[daemon]\nlisten = "127.0.0.1:0"\n[guest.default]\ndoors = ["qmp:{tmp_path}/qmp"]\n'
+    )
+    assert serve[-2:] == ["--config", f"{tmp_path}/c.toml"]
+    assert pcm[-4:] == ["--to", f"wav:{tmp_path}/pcm.wav", "--set", "codec=s16"]
+    assert opus[-2:] == ["--to", f"wav:{tmp_path}/opus.wav"] and null[-2:] == ["--to", "null:"]
+    environment = started.environment
+    assert "PULSE_SERVER" not in environment and "MILLRACE_TOKEN" not in environment
+    homes = ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
+    assert {environment[name] for name in homes} == {str(tmp_path)}
+    assert started.did == ["end listen"] * 3 + ["end serve"], "the last first"
+    assert [one[0] for one in started.analysed] == [f"{tmp_path}/pcm.wav", f"{tmp_path}/opus.wav"]
+    assert (verdict.note, verdict.gaps, verdict.gaps_opus, verdict.hz) == ("", 0, 3, 997.0)
+
+
+def test_a_machine_that_records_is_given_tones_and_judged_by_what_it_got(
+    started: SimpleNamespace, tmp_path: Path
+) -> None:
+    started.deaf = True
+    ran_cell(tmp_path, Cell("hda", "spice", "in"))
+    assert [one.name for one in started.processes] == ["serve", "listen", "qemu"]
+    tones = ",".join(map(str, TONES_HZ))
+    assert started.processes[1].command[-4:] == ["--to", "null:", "--mic", f"tone:{tones}"]
+    assert started.analysed == [[f"{tmp_path}/mic.raw", "--kind", "sine", "--json", "--raw", "48000,2,s16"]]
+    assert started.did == ["end listen", "kill listen", "end serve"], "one that does not hear is killed"
+
+
+def test_qemu_alone_needs_no_daemon_and_an_old_one_a_bus(started: SimpleNamespace, tmp_path: Path) -> None:
+    ran_cell(tmp_path, Cell("pcspk", "wav", "out"))
+    assert [one.name for one in started.processes] == ["qemu"] and started.analysed[0][0] == f"{tmp_path}/floor.wav"
+    started.processes.clear()
+    started.version = "QEMU emulator version 7.2.5"
+    ran_cell(tmp_path, Cell("hda", "dbus", "out"))
+    assert started.processes[0].command == [
+        "dbus-daemon", "--session", "--nofork", f"--address=unix:path={tmp_path}/bus",
+    ]  # fmt: skip
+    assert "dbus:unix:path=" in (tmp_path / "c.toml").read_text()
+    started.version = "what?"
+    started.processes.clear()
+    ran_cell(tmp_path, Cell("hda", "dbus", "out"))
+    assert started.processes[0].name == "serve"
+
+
+def test_a_daemon_that_does_not_start_is_told(started: SimpleNamespace, tmp_path: Path) -> None:
+    started.ready = False
+    with pytest.raises(ConfigError, match="the daemon did not start"):
+        ran_cell(tmp_path, Cell("hda", "dbus", "out"))
+
+
+def test_the_daemons_state_is_looked_at_from_here(tmp_path: Path) -> None:
+    run = matrix.CellRun(Cell("hda", "dbus", "out"), tmp_path, Verdict("hda", "dbus", "out"))
+    assert run._state() == {}
+    (tmp_path / "millrace").mkdir()
+    ok = b"HTTP/1.1 200 OK\r\n"
+    answers = [ok + b'\r\n{"guests": []}', ok + b"\r\n{", b"what?\r\n", ok + b"Content-Length: 9\r\n\r\n{}"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "millrace" / "api.sock"))
+        listening.listen()
+
+        def serve() -> None:
+            for answer in answers:
+                with listening.accept()[0] as line:
+                    assert line.recv(65536).startswith(b"GET /api/v1/state ")
+                    line.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert [run._state() for _ in answers] == [{"guests": []}, {}, {}, {}], "an answer that is none says nothing"
+        thread.join(10)
+    assert run._state() == {}, "nobody listens any more"
+
+
+@pytest.mark.parametrize(("text", "gaps"), [
+    ('{"sine": {"gaps": 4}}', 4), ('{"sine": {}}', None), ("{}", None), ("", None), ("[", None),
+])  # fmt: skip
+def test_gaps_are_none_where_nothing_was_analysed(text: str, gaps: int | None) -> None:
+    assert matrix._gaps(text) == gaps
+
+
+# -- the probe -----------------------------------------------------------------------------------
+
+
+def test_a_click_is_heard_once_and_to_the_frame() -> None:
+    output = HearingOutput()
+    quiet, click = np.full((240, 2), 1e-3, np.float32), np.zeros((240, 2), np.float32)
+    click[96, 0] = -LEVEL
+    for number, block in enumerate((quiet, click, click, quiet, click, quiet)):
+        output.due_ns = NS_PER_S + number * 5 * NS_PER_MS
+        assert output.take(block)
+    # Two periods in a row are one click. A period is heard a period after it was asked for.
+    assert output.heard_ns == [NS_PER_S + (5 + 5 + 2) * NS_PER_MS, NS_PER_S + (20 + 5 + 2) * NS_PER_MS]
+
+
+class Played:
+    """A stream and a listener's output that hears each click 30 ms later, by a clock that waits for nobody."""
+
+    key, room = "stream/7", RATE
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, deaf: bool = False) -> None:
+        self.now_s, self.output = 100.0, HearingOutput()
+        self.clicks: list[float] = []
+        self.frames = 0
+        self._deaf = deaf
+        clock = SimpleNamespace(monotonic=lambda: self.now_s, monotonic_ns=lambda: round(self.now_s * NS_PER_S))
+        monkeypatch.setattr(probe, "time", clock)
+
+    async def write(self, block: Any) -> None:
+        assert block.shape == (RATE // 100, 2) and block.dtype == np.float32
+        self.frames += len(block)
+        if np.abs(block).max() > 0.01:
+            assert (np.abs(block) > 0.01).sum() == 2 and block[0].tolist() == [LEVEL, LEVEL]
+            self.clicks.append(self.now_s)
+            if not self._deaf:
+                self.output.heard_ns.append(round((self.now_s + 0.03) * NS_PER_S))
+        self.now_s += 0.01
+
+    async def call(self, method: str, target: str) -> Any:
+        assert (method, target) == ("latency", "stream/7")
+        return {"listeners": [{"name": "other", "sum_ms": 1.0}, {"name": "probe", "sum_ms": float(len(self.clicks))}]}
+
+
+def test_clicks_go_in_after_a_while_at_a_pace_with_a_breakdown_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    played, told = Played(monkeypatch), list[str]()
+    sent, ways = asyncio.run(probe._clicks(played, played, played.output, told.append))
+    assert len(played.clicks) == len(sent) == len(told) == CLICKS
+    assert [way["sum_ms"] for way in ways] == [float(n) for n in range(CLICKS)], "of this listener, as it was then"
+    assert played.clicks[0] - 100.0 == pytest.approx(SETTLE_S, abs=0.02)
+    assert np.diff(played.clicks) == pytest.approx(EVERY_S, abs=0.02)
+
+
+def test_clicks_that_nobody_hears_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played(monkeypatch, deaf=True)
+    sent, _ = asyncio.run(probe._clicks(played, played, played.output, lambda now: None))
+    assert len(sent) == CLICKS and played.now_s - 100.0 == pytest.approx(SETTLE_S + 2 * CLICKS * EVERY_S, abs=0.1)
+
+
+def test_what_was_measured_is_told_beside_the_breakdown(capsys: pytest.CaptureFixture[str]) -> None:
+    way = {"listener": "listener/9", "name": "probe", "reported_ms": 20.0, "stages": []}
+    ways = [way | {"sum_ms": ms} for ms in (31, 33)]
+    sent, heard = [NS_PER_S, 2 * NS_PER_S], [NS_PER_S + 30 * NS_PER_MS, 2 * NS_PER_S + 34 * NS_PER_MS]
+    probe._print("a", sent, heard, ways, as_json=False)
+    out = capsys.readouterr().out
+    assert out.endswith("2 clicks: measured 32.00 ms, the breakdown says 32.00 ms (medians), +0.00 ms apart\n")
+    assert "probe → listener/9 probe" in out
+    probe._print("a", sent, [*heard, 5 * NS_PER_S], [ways[0] | {"sum_ms": 40}] * 2, as_json=False)
+    assert "+8.00 ms apart" in capsys.readouterr().out
+    probe._print("a", sent, heard, ways, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {
+        "measured_ms": [30.0, 34.0],
+        "ledger_ms": [31, 33],
+        "ledger": ways[1],
+    }
+    with pytest.raises(typer.Exit) as ended:
+        probe._print("a", sent, [], ways, as_json=True)
+    told = capsys.readouterr()
+    assert ended.value.exit_code == 1 and told.out == "" and "guest a: no click was heard" in told.err

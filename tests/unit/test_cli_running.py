@@ -1,0 +1,478 @@
+"""How commands begin, run and end: entry points, signals, progress, options; and the daemon's own command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import pytest
+import typer
+
+from millrace import __version__ as shown_version
+from millrace.cli import entry, policy, run, serve
+from millrace.cli.console import PIPE_CLOSED, OutputClosed
+from millrace.cli.group import App
+from millrace.cli.progress import progress
+from millrace.cli.values import decimal, whole
+from millrace.daemon.config import Config
+from millrace.errors import ConfigError, GraphError, OutputLost, RightsError
+from millrace.guest.config import GuestConfig
+from millrace.version import __version__
+
+SIGNALS = (*run.STOP_SIGNALS, signal.SIGALRM)
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Signals, streams and hooks belong to whoever runs the tests."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_there_is_one_version() -> None:
+    assert shown_version == __version__ and [int(part) for part in __version__.split(".")] >= [0, 2, 0]
+
+
+# -- entry points --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("begin", "goes_on"), [
+    (entry.main, "millrace.cli.main.main"), (entry.policy, "millrace.cli.policy.main"),
+])  # fmt: skip
+def test_a_command_can_be_stopped_before_it_is_loaded(
+    begin: Callable[[], None], goes_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("millrace.cli.console.open_descriptors", lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr(goes_on, lambda: seen.append("main"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    begin()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin()
+    assert seen == [signal.SIG_DFL, "main", signal.SIG_IGN, "main"], "one that nohup had ignored stays so"
+
+
+def ended(app: Callable[[], object]) -> int:
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as done:
+        run.main_of(app, "name")
+    assert isinstance(done.value.code, int)
+    return done.value.code
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def app() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(("error", "code", "told"), [
+    (ConfigError("use another"), 2, "name: use another\n"), (GraphError("no\x1b"), 3, "name: no\\x1b\n"),
+    (RightsError("no"), 4, "name: no\n"), (OutputLost("full"), 7, "name: full\n"),
+    (OutputClosed("x"), PIPE_CLOSED, ""), (BrokenPipeError(), PIPE_CLOSED, ""),
+    (KeyboardInterrupt(), 130, ""), (SystemExit(5), 5, ""),
+    (OSError(13, "Permission denied", "/x"), 1, "name: /x: Permission denied\n"),
+    (OSError("odd"), 1, "name: odd\n"),
+])  # fmt: skip
+def test_an_error_is_one_line_and_its_code(
+    error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(raising(error)) == code
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_command_that_does_its_work_ends_with_0_and_signals_as_the_system_has_them() -> None:
+    during: list[Any] = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert ended(lambda: during.extend(signal.getsignal(number) for number in run.STOP_SIGNALS)) == 0
+    assert during == [run._stopped, run._stopped, signal.SIG_IGN]
+    after = [signal.getsignal(number) for number in run.STOP_SIGNALS]
+    assert after == [signal.SIG_DFL, signal.SIG_DFL, signal.SIG_IGN]
+
+
+@pytest.mark.parametrize("number", run.STOP_SIGNALS)
+def test_a_signal_ends_a_command_in_order_with_its_code(number: int) -> None:
+    order: list[str] = []
+    signal.signal(number, signal.SIG_DFL)
+
+    def app() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            order.append("the screen is put back")
+
+    assert ended(app) == 128 + number and order
+
+
+def test_a_signal_that_came_where_exceptions_end_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "__unraisablehook__", told.append)
+    ours: Any = SimpleNamespace(exc_value=ValueError())
+    run._unheard(ours)
+    assert told == [ours] and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    stop: Any = SimpleNamespace(exc_value=SystemExit(143))
+    with pytest.raises(SystemExit) as again:
+        run._unheard(stop)
+        time.sleep(10)
+    assert again.value.code == 143 and told == [ours]
+
+
+# -- what runs until it is stopped ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", run.STOP_SIGNALS)
+def test_what_only_watches_is_stopped_without_an_error(number: int) -> None:
+    cleared: list[str] = []
+    signal.signal(number, signal.SIG_DFL)
+
+    async def watch() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(10)
+            cleared.append("slept")
+        finally:
+            cleared.append("cleared")
+
+    run.run_until_stopped(watch())
+    assert cleared == ["cleared"]
+
+
+def test_what_ends_by_itself_ends_and_its_error_is_its_own() -> None:
+    async def work(error: Exception | None) -> None:
+        if error is not None:
+            raise error
+
+    run.run_until_stopped(work(None))
+    with pytest.raises(GraphError, match="refused"):
+        run.run_until_stopped(work(GraphError("refused")))
+
+
+def test_who_started_it_with_a_signal_ignored_is_obeyed() -> None:
+    stopped: list[str] = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    async def main() -> None:
+        run.on_stop(lambda: stopped.append("stop"))
+        os.kill(os.getpid(), signal.SIGHUP)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert stopped == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            while not stopped:
+                await asyncio.sleep(0.001)
+
+    run.run(main())
+    assert stopped == ["stop"]
+
+
+# -- progress ------------------------------------------------------------------------------------
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_for_who_looks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("cells", 3) as step:
+        step("one")
+    assert capsys.readouterr() == ("", ""), "nothing for a file or a pipe"
+    did: list[Any] = []
+
+    class Shown:
+        def __init__(self, *columns: Any, console: Any, transient: bool) -> None:
+            did.append(("made", transient, console.file is sys.stderr))
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            did.append("gone")
+
+        def add_task(self, what: str, total: int) -> int:
+            did.append((what, total))
+            return 7
+
+        def update(self, task: int, completed: int, description: str) -> None:
+            did.append((task, completed, description))
+
+    monkeypatch.setattr("rich.progress.Progress", Shown)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress("cells", 3) as step:
+        step("one")
+        step("two")
+    assert did == [("made", True, True), ("cells", 3), (7, 0, "cells: one"), (7, 1, "cells: two"), "gone"]
+
+
+# -- options and help ----------------------------------------------------------------------------
+
+
+def made_app() -> tuple[Any, list[Any]]:
+    app, got = App(help="Try.", rich_markup_mode=None), list[Any]()
+
+    @app.command("try")
+    def attempt(
+        target: Annotated[str, typer.Argument(help="What.")],
+        words: Annotated[list[str], typer.Argument(metavar="NAME=VALUE")],
+        guest: Annotated[str | None, typer.Argument()] = None,
+        count: Annotated[int, whole("--count", 1, 9, "How often.")] = 3,
+        share: Annotated[float, decimal("--share", 0.5, 2, "How much.")] = 1.0,
+        loud: Annotated[bool, typer.Option("--loud", help="Loud.")] = False,
+    ) -> None:
+        """Do it once. And more of it.
+
+        At length.
+        """
+        got.append((target, words, guest, count, share, loud))
+
+    @app.command(hidden=True)
+    def secret() -> None:
+        """Unseen."""
+
+    @app.command()
+    def other() -> None:
+        """A sentence that is longer than what click would leave of it in the forty cells of a narrow terminal."""
+
+    return typer.main.get_command(app), got
+
+
+def test_help_names_all_in_one_way_and_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    command, _ = made_app()
+    command.main(["try", "--help"], prog_name="x", standalone_mode=False, terminal_width=80)
+    text = capsys.readouterr().out
+    assert "Usage: x try [OPTIONS] TARGET NAME=VALUE... [GUEST]" in text
+    arguments, options = text.partition("Arguments:")[2].split("Options:")
+    assert [line.split()[0] for line in arguments.strip().splitlines()] == ["TARGET", "NAME=VALUE", "GUEST"]
+    assert "What." in arguments and "How often." in options
+    assert [line.strip().split("  ")[0] for line in options.strip().splitlines()] == [
+        "--count N", "--share N", "--loud", "--help",
+    ]  # fmt: skip
+    command.main(["--help"], prog_name="x", standalone_mode=False, terminal_width=40)
+    listed = capsys.readouterr().out.partition("Commands:")[2]
+    assert "secret" not in listed and "..." not in listed and "narrow terminal." in " ".join(listed.split())
+    assert "Do it once." in listed and "more of it" not in listed
+
+
+def test_numbers_are_taken_by_the_products_own_parsers() -> None:
+    command, got = made_app()
+    command.main(["try", "t", "a=b", "g", "--count", "9", "--share", "0.5", "--loud"], standalone_mode=False)
+    command.main(["try", "t", "a=b", "g"], standalone_mode=False)
+    assert got == [("t", ["a=b"], "g", 9, 0.5, True), ("t", ["a=b"], "g", 3, 1.0, False)]
+    counts, shares = ("0", "10", "1_0", "x"), ("nan", "0.49", "2.01", "inf")
+    for option, wrong in [*(("--count", text) for text in counts), *(("--share", text) for text in shares)]:
+        with pytest.raises(ConfigError, match=option):
+            command.main(["try", "t", "a=b", "g", option, wrong], standalone_mode=False)
+
+
+# -- the session manager -------------------------------------------------------------------------
+
+
+def test_a_session_manager_is_told_where_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Program:
+        def __init__(self, *args: Any) -> None:
+            made.append(args)
+
+        def run(self) -> str:
+            return "running"
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "c"))
+    monkeypatch.setattr("millrace.policy.config.load", lambda path, usual: ("config", path, usual))
+    monkeypatch.setattr("millrace.policy.program.Program", Program)
+    monkeypatch.setattr(run, "run_until_stopped", made.append)
+    monkeypatch.setattr(policy, "set_up", lambda form, verbose: made.append((form, verbose)))
+    command = typer.main.get_command(policy.app)
+    command.main([], standalone_mode=False)
+    command.main(["--config", "/o.toml", "--socket", "/s", "--replace", "-v"], standalone_mode=False)
+    usual = tmp_path / "c" / "millrace" / "policy.toml"
+    assert made == [
+        ("text", False), (tmp_path / "millrace" / "native.sock", ("config", None, usual), False), "running",
+        ("text", True), (Path("/s"), ("config", Path("/o.toml"), usual), True), "running",
+    ]  # fmt: skip
+    monkeypatch.setattr(policy, "main_of", lambda app, name: made.append((app, name)))
+    policy.main()
+    assert made[-1] == (policy.app, "millrace-policy")
+
+
+# -- the daemon ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration in a file."""
+    for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("MILLRACE_TOKEN", raising=False)
+    path = tmp_path / "c.toml"
+    path.write_text('[daemon]\nlisten = "127.0.0.1:1"\n[guest.a]\nrate = 44100\n[guest.b]\n')
+    return path
+
+
+def test_the_command_line_is_above_the_file(written: Path, tmp_path: Path) -> None:
+    plain = serve._configured(written, None, None, None, None, None)
+    assert plain.listen == "127.0.0.1:1" and [guest.name for guest in plain.guests] == ["a", "b"]
+    secret = tmp_path / "token"
+    secret.write_text("0123456789abcdef\n")
+    secret.chmod(0o600)
+    made = serve._configured(written, "[::1]:2", ["c", "d", "c"], Path("/c.pem"), Path("/k.pem"), secret)
+    assert (made.listen, made.tls_cert, made.tls_key, made.token) == ("[::1]:2", "/c.pem", "/k.pem", "0123456789abcdef")
+    assert made.guests == (GuestConfig("c"), GuestConfig("d")), "those of the file are others; each once"
+    assert serve._configured(written, None, None, Path("/c.pem"), None, None).tls_key == "", "told where it is missed"
+    for wrong in (("x", None), (None, ["a/b"])):
+        with pytest.raises(ConfigError):
+            serve._configured(written, *wrong, None, None, None)
+
+
+def test_machines_of_the_command_line_are_the_first_guests(written: Path) -> None:
+    config = serve._configured(written, None, None, None, None, None)
+    made = serve._with_machines(config, [Path("q"), Path("/r")], "unix:path=/b")
+    assert [door.text for door in made.guests[0].doors] == [
+        f"qmp:{Path('q').absolute()}",
+        "qmp:/r",
+        "dbus:unix:path=/b",
+    ]
+    assert made.guests[0].rate == 44_100 and made.guests[1:] == config.guests[1:]
+    again = serve._with_machines(made, [], None)
+    assert again == made, "what the file names stays"
+
+
+@pytest.mark.parametrize(("now", "asked"), [
+    ((1024, 4096), (4096, 4096)), ((1024, 1 << 20), (65_536, 1 << 20)), ((65_536, 1 << 20), None),
+    ((1 << 19, 1 << 20), None), ((1024, resource.RLIM_INFINITY), (65_536, resource.RLIM_INFINITY)), ((64, 64), None),
+])  # fmt: skip
+def test_as_many_descriptors_as_are_of_use_are_taken(
+    now: tuple[int, int], asked: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[Any] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: now)
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: set_to.append(limits))
+    serve._more_descriptors()
+    assert set_to == ([] if asked is None else [asked])
+
+
+class Daemon:
+    """One that says what is done to it."""
+
+    def __init__(self, config: Config, did: list[Any], fails: bool = False) -> None:
+        guest = SimpleNamespace(
+            name="a", pulse_path="/p", cookie_path="/k", config=GuestConfig("a", pulse_tcp=("h:1",))
+        )
+        self.worker = SimpleNamespace(guests={"a": guest}, quiet=lambda: True)
+        self.serving = SimpleNamespace(scheme="wss", outward="", address="127.0.0.1:9", page_url="https://x/")
+        self._did, self._fails = did, fails
+        did.append(config)
+
+    def page_link(self) -> str:
+        return "https://x/#in=1"
+
+    async def start(self) -> None:
+        self._did.append("start")
+        if self._fails:
+            raise ConfigError("in use")
+
+    async def stop(self) -> None:
+        self._did.append("stop")
+
+
+@pytest.fixture
+def did(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `serve` does, in order; it is stopped when it says that it is ready."""
+    order: list[Any] = []
+
+    class Program:
+        def __init__(self, path: Path, config: Any) -> None:
+            order.append(("policy", path))
+
+        async def run(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                order.append("policy ends")
+
+    def notify(text: str) -> None:
+        order.append(text)
+        if text == "READY=1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    async def keep_calm(quiet: Any) -> None:
+        await asyncio.Event().wait()
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr("millrace.daemon.allocator.give_back", lambda: order.append("give back"))
+    monkeypatch.setattr("millrace.daemon.collector.calm", lambda: order.append("calm"))
+    monkeypatch.setattr("millrace.daemon.collector.keep_calm", keep_calm)
+    monkeypatch.setattr("millrace.io.notify.notify", notify)
+    monkeypatch.setattr("millrace.policy.config.load", lambda *paths: None)
+    monkeypatch.setattr("millrace.policy.program.Program", Program)
+    monkeypatch.setattr(serve, "_more_descriptors", lambda: None)
+    return order
+
+
+def served(did: list[Any], config: Config, policy: bool, monkeypatch: pytest.MonkeyPatch, fails: bool = False) -> None:
+    monkeypatch.setattr("millrace.daemon.app.Daemon", lambda config: Daemon(config, did, fails))
+    work: Coroutine[Any, Any, None] = serve._serve(config, policy)
+    asyncio.run(work)
+
+
+def test_the_daemon_says_that_it_is_ready_when_it_is_and_ends_in_order(
+    did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(serve._configured(written, None, None, None, None, None), runtime=Path("/r"))
+    served(did, config, True, monkeypatch)
+    assert did == [
+        config, ("policy", Path("/r/native.sock")), "start", "give back", "calm", "READY=1", "STOPPING=1",
+        "policy ends", "stop",
+    ]  # fmt: skip
+    assert capsys.readouterr().out.splitlines() == [
+        "guest a",
+        "  applications:  export PULSE_SERVER=unix:/p",
+        "  over TCP:      export PULSE_SERVER=tcp:h:1 PULSE_COOKIE=/k",
+        "  listeners:     millrace listen a",
+        "  by network:    millrace listen wss://127.0.0.1:9/a --token-file FILE",
+        "browser:  https://x/ with a token, or by the link that `millrace page` prints",
+        "ready; `millrace ls` shows what is going on, Ctrl-C ends",
+    ]
+
+
+def test_a_link_that_lets_somebody_in_is_for_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon: Any = Daemon(Config(runtime=Path("r"), state=Path("s")), [])
+    daemon.serving.outward = "[2001:db8::7]:9"
+    for terminal in (True, False):
+        monkeypatch.setattr(os, "isatty", lambda fd, terminal=terminal: terminal)
+        serve._tell(daemon)
+        out = capsys.readouterr().out
+        assert ("#in=1" in out) is terminal and "wss://[2001:db8::7]:9/a" in out
+
+
+def test_a_daemon_that_can_not_start_ends_what_it_had_begun(
+    did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = serve._configured(written, None, None, None, None, None)
+    with pytest.raises(ConfigError, match="in use"):
+        served(did, config, False, monkeypatch, fails=True)
+    assert did == [config, "start", "stop"]
