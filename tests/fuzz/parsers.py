@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from millrace.client.fileplayer import FilePlayer
+from millrace.doors.machine import MachineDoor
 from millrace.doors.microphone import MicrophoneStream
-from millrace.doors.qemu.door import QemuDoor
+from millrace.doors.qemu.door import KeptVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
-from millrace.doors.vnc.door import VncDoor
+from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.dsp.convert import Samples
 from millrace.errors import MillraceError
 from millrace.media.audio import AudioPacket
@@ -127,7 +128,7 @@ def _peer_server() -> Take:
             elif isinstance(event, FormatChanged):
                 voice.set_format(event.format)
             elif isinstance(event, Silence):
-                voice.silence()
+                voice.stop()
         rig.run(0.01)
         voice.pull(np.zeros((480, 2), np.float32))
 
@@ -185,16 +186,14 @@ def _display(on_bus: bool) -> Take:
 
 def _audio() -> Take:
     rig = Rig()
-    door = QemuDoor(rig.graph, rig.graph.add_source("microphone", "Microphone"))
-    peers = [AudioPeer(0), AudioPeer(0)]
+    source, peers = rig.graph.add_source("microphone", "Microphone"), [AudioPeer(0), AudioPeer(0)]
+    playback = QemuPlayback(rig.graph, peers[0], "QEMU", KeptVoices())
+    doors: list[MachineDoor] = [playback, QemuRecord(rig.graph, source, peers[1], "QEMU")]
 
     def take(data: bytes) -> None:
-        played, recorded = peers
-        played.receive(data, rig.now_ns)
-        door.played(played.events(), rig.now_ns)
-        recorded.receive(data, rig.now_ns)
-        door.recorded(recorded, recorded.events())
-        for peer in peers:
+        for peer, door in zip(peers, doors, strict=True):
+            peer.receive(data, rig.now_ns)
+            door.receive(rig.now_ns)
             peer.data_to_send()
         rig.run(0.01)
 
@@ -238,7 +237,7 @@ def _spice_record() -> Take:
 
     def take(data: bytes) -> None:
         channel.receive(data, rig.now_ns)
-        door.receive()
+        door.receive(rig.now_ns)
         rig.run(0.02)
         channel.data_to_send()
 
@@ -248,15 +247,16 @@ def _spice_record() -> Take:
 def _vnc() -> Take:
     rig = Rig()
     wire = VncClient(48_000, 2, "secret", lambda challenge, password: bytes(16), 0)
-    door = VncDoor(rig.graph, wire)
+
+    def told(event: SessionEvent) -> None:
+        if isinstance(event, TlsWanted):
+            wire.tls_ready()
+
+    door = VncDoor(rig.graph, wire, told)
 
     def take(data: bytes) -> None:
         wire.receive(data, rig.now_ns)
-        for event in wire.events():
-            if isinstance(event, TlsWanted):
-                wire.tls_ready()
-            else:
-                door.handle(event, rig.now_ns)
+        door.receive(rig.now_ns)
         wire.data_to_send()
         rig.run(0.01)
 

@@ -443,12 +443,12 @@ def test_a_machines_voices_give_everything_back_however_they_end(how: str) -> No
     elif how == "killed":
         for stream in list(machine.rig.graph.streams.values()):
             machine.rig.graph.remove_stream(stream)
-        for queue in [voice.queue for voice in machine.door.ins.values()]:
+        for queue in [voice.queue for voice in machine.record.voices.values()]:
             machine.rig.graph.remove_tap(queue.node)
-    machine.door.lost()
+    machine.close()
     machine.rig.run(0.5)
     assert budget.held == held and not machine.rig.graph.streams and len(machine.rig.graph.taps) == taps
-    assert not machine.door.outs and not machine.door.ins and not len(machine.rig.graph._lanes)
+    assert not machine.playback.voices and not machine.record.voices and not len(machine.rig.graph._lanes)
 
 
 def test_streams_that_are_refused_or_killed_leave_nothing_to_the_collector() -> None:

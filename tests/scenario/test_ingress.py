@@ -18,6 +18,7 @@ from millrace.codec.parameters import CodecParameters
 from millrace.control.publish import Publisher
 from millrace.control.registry import Registry
 from millrace.doors.ingress import recorder_of
+from millrace.doors.qemu.door import KeptVoices, QemuPlayback
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.graph.model import Ids
@@ -49,7 +50,7 @@ from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command
 from millrace.wire.pulse.tagstruct import Spec
 from millrace.wire.qemu.audio import AudioPeer
-from millrace.wire.vnc.client import AudioBegin, AudioData, Ready, VncClient
+from millrace.wire.vnc.client import AudioBegin, AudioData, Ready, VncClient, VncEvent
 
 GOLDEN = Path(__file__).with_name("ingress.json")
 """MILLRACE_GOLDEN=1 writes it anew."""
@@ -202,6 +203,8 @@ class House(Rig):
 
     def _qemu(self, qemu: QemuMachine) -> Callable[[], None]:
         card, peer = FakeQemu("Out"), AudioPeer(0)
+        door = QemuPlayback(self.graph, peer, "QEMU", KeptVoices(), qemu.spec.text)
+        qemu.doors.append(door)
         tone = encode(SampleFormat.S16LE, sine(20.0, 997, 44_100))
         sent = 0
 
@@ -209,7 +212,7 @@ class House(Rig):
             for _ in range(6):
                 card.receive(b"".join(bytes(chunk.data) for chunk in peer.data_to_send()))
                 peer.receive(card.data_to_send(), self.now_ns)
-                qemu.door.played(peer.events(), self.now_ns)
+                door.receive(self.now_ns)
 
         def tick() -> None:
             nonlocal sent
@@ -228,11 +231,16 @@ class House(Rig):
     def _vnc(self, vnc: AttachedMachine) -> Callable[[], None]:
         assert isinstance(vnc, VncMachine)
         wire = VncClient(48_000, 2, "", lambda challenge, text: b"", 0)
-        door = vnc.door = VncDoor(self.graph, wire, vnc.profile, vnc.spec.text)
-        for event in (Ready("vm"), AudioBegin()):
-            door.handle(event, self.now_ns)
+        door = VncDoor(self.graph, wire, profile=vnc.profile, origin=vnc.spec.text)
+        vnc.doors.append(door)
         tone = encode(SampleFormat.S16LE, sine(0.005, 440, 48_000))
-        return lambda: door.handle(AudioData(tone), self.now_ns)
+
+        def says(*events: VncEvent) -> None:
+            wire._events += events
+            door.receive(self.now_ns)
+
+        says(Ready("vm"), AudioBegin())
+        return lambda: says(AudioData(tone))
 
     def listener(self) -> tuple[ListenerSession, Callable[[], None]]:
         """A listener that speaks in each fourth tick."""

@@ -12,7 +12,7 @@ from millrace.codec.opus import OpusDecoder, OpusEncoder
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import CodecSettings
 from millrace.doors.microphone import MicrophoneStream
-from millrace.doors.qemu.door import QemuDoor
+from millrace.doors.qemu.door import KeptVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat, encode
@@ -28,7 +28,7 @@ from millrace.wire.peer.session import PeerServer
 from millrace.wire.qemu.audio import AudioPeer
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.spice.messages import OPUS_CAP
-from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, VncClient
+from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, VncClient, VncEvent
 
 CHUNK = 480
 TICK_S = 0.005
@@ -43,17 +43,19 @@ class Machine:
     def __init__(self, rate: int = 48_000, pace: float = 1.0, hz: float = 997.0) -> None:
         self.rig = Rig()
         self.source = self.rig.graph.add_source("microphone", "Microphone")
-        self.door = QemuDoor(self.rig.graph, self.source)
         self.heard: Capture = self.rig.capture()
         self.out, self.out_peer = FakeQemu("Out"), AudioPeer(0)
         self.mic, self.mic_peer = FakeQemu("In"), AudioPeer(0)
+        self.playback = QemuPlayback(self.rig.graph, self.out_peer, "QEMU", KeptVoices())
+        self.record = QemuRecord(self.rig.graph, self.source, self.mic_peer, "QEMU")
         self.rate, self.pace = rate, pace
         self._tone = encode(SampleFormat.S16LE, sine(60.0, hz, rate))
         self._made = self._sent = 0.0
         self.exchange()
 
     def exchange(self) -> None:
-        for qemu, peer in ((self.out, self.out_peer), (self.mic, self.mic_peer)):
+        ends = ((self.out, self.out_peer, self.playback), (self.mic, self.mic_peer, self.record))
+        for qemu, peer, door in ends:
             for _ in range(6):
                 there = b"".join(bytes(chunk.data) for chunk in peer.data_to_send())
                 back = qemu.data_to_send()
@@ -61,10 +63,7 @@ class Machine:
                     qemu.receive(there)
                 if back:
                     peer.receive(back, self.rig.now_ns)
-                if peer is self.out_peer:
-                    self.door.played(peer.events(), self.rig.now_ns)
-                else:
-                    self.door.recorded(peer, peer.events())
+                door.receive(self.rig.now_ns)
 
     def begin(self, **form: int) -> None:
         self.out.init(rate=self.rate, **form)
@@ -81,9 +80,13 @@ class Machine:
                 self._sent += CHUNK
             self.exchange()
 
+    def close(self) -> None:
+        self.playback.close()
+        self.record.close()
+
     @property
     def stream(self) -> dict[str, float]:
-        tally = next(iter(self.door.outs.values())).stream.tally
+        tally = next(iter(self.playback.voices.values())).stream.tally
         return {
             "underruns": tally.underruns,
             "concealed": tally.concealed,
@@ -113,7 +116,7 @@ def test_the_latency_through_the_graph_is_a_saw_tooth_and_a_quantum() -> None:
     machine = Machine()
     machine.begin()
     machine.play(10.0)
-    voice = next(iter(machine.door.outs.values())).stream
+    voice = next(iter(machine.playback.voices.values())).stream
     assert voice.latency_ns < 22 * NS_PER_MS
     assert machine.rig.graph.quantum_ns == 5 * NS_PER_MS
 
@@ -122,7 +125,7 @@ def test_qemus_default_timing_which_is_2_percent_slow_is_followed() -> None:
     machine = Machine(pace=0.977)
     machine.begin()
     machine.play(20.0)
-    voice = next(iter(machine.door.outs.values())).stream
+    voice = next(iter(machine.playback.voices.values())).stream
     assert voice.speed.percent(48_000) == pytest.approx(97.7, abs=0.2)
     settled = machine.heard.trimmed()[8 * 48_000 : 19 * 48_000]
     assert frequency_hz(settled[:, 0], 48_000) == pytest.approx(997 * 0.977, abs=2.0)
@@ -134,7 +137,7 @@ def test_a_guest_at_93_percent_of_real_time_is_concealed_and_its_latency_does_no
     machine = Machine(pace=0.93)
     machine.begin()
     machine.play(25.0)
-    voice = next(iter(machine.door.outs.values())).stream
+    voice = next(iter(machine.playback.voices.values())).stream
     assert voice.speed.percent(48_000) == pytest.approx(93.0, abs=0.5)
     assert voice.latency_ns < 150 * NS_PER_MS
     settled = machine.heard.trimmed()[10 * 48_000 : 24 * 48_000]
@@ -159,7 +162,7 @@ def test_a_machine_paused_for_10_seconds_is_back_at_once_and_at_its_latency() ->
     )
     first_back = positions[positions > (before - NS_PER_S) * 48_000 // NS_PER_S][0]
     assert frames_to_ns(int(first_back), 48_000) - before < 60 * NS_PER_MS
-    voice = next(iter(machine.door.outs.values())).stream
+    voice = next(iter(machine.playback.voices.values())).stream
     assert voice.latency_ns < 25 * NS_PER_MS
 
 
@@ -181,7 +184,7 @@ def test_what_a_user_chose_outlives_the_cards_changes_of_format() -> None:
     machine.begin()
     machine.play(1.0)
     music = machine.rig.graph.add_sink("music")
-    node = next(iter(machine.door.outs.values())).stream.node
+    node = next(iter(machine.playback.voices.values())).stream.node
     machine.rig.graph.move_stream(node, music)
     machine.rig.graph.set_gains(node, (0.25,))
     machine.out.fini()
@@ -189,7 +192,7 @@ def test_what_a_user_chose_outlives_the_cards_changes_of_format() -> None:
     machine.out.fini()
     machine.out.init(rate=44_100)
     machine.exchange()
-    node = next(iter(machine.door.outs.values())).stream.node
+    node = next(iter(machine.playback.voices.values())).stream.node
     assert node.sink is music and node.gains == (0.25, 0.25)
     assert len(machine.rig.graph.streams) == 1
 
@@ -212,8 +215,8 @@ def test_more_voices_than_any_card_has_are_left_out() -> None:
     for id_ in range(100):
         machine.out.init(id_)
     machine.exchange()
-    assert len(machine.door.outs) == 64
-    machine.door.lost()
+    assert len(machine.playback.voices) == 64
+    machine.close()
     assert not machine.rig.graph.streams
 
 
@@ -300,7 +303,7 @@ def test_spice_plays_raw_and_opus(coded: str) -> None:
     spice_says(channel, 106, b"\x01")
     door.receive(rig.now_ns)
     assert door.stream is not None and door.stream.volume == (0.0, 0.0)
-    door.lost()
+    door.close()
     assert not rig.graph.streams
 
 
@@ -311,7 +314,7 @@ def test_spice_records_in_messages_that_its_server_does_not_garble() -> None:
     woken: list[int] = []
     door = SpiceRecord(rig.graph, source, channel, "SPICE", lambda: woken.append(1))
     spice_says(channel, 101, b"".join(v.to_bytes(n, "little") for v, n in ((2, 4), (1, 2), (48_000, 4))))
-    door.receive()
+    door.receive(rig.now_ns)
     channel.data_to_send()
     rig.run(1.0)
     sent, sizes = channel.data_to_send(), []
@@ -321,9 +324,14 @@ def test_spice_records_in_messages_that_its_server_does_not_garble() -> None:
         sent = sent[6 + size :]
     assert set(sizes) == {4 + 512 * 4} and 90 < len(sizes) <= 94 and len(woken) == len(sizes)
     spice_says(channel, 102, b"")
-    door.receive()
+    door.receive(rig.now_ns)
     rig.run(0.5)
     assert not rig.graph.running
+
+
+def vnc_says(door: VncDoor, rig: Rig, *events: VncEvent) -> None:
+    door.wire._events += events
+    door.receive(rig.now_ns)
 
 
 def test_vnc_plays_and_stops() -> None:
@@ -331,12 +339,11 @@ def test_vnc_plays_and_stops() -> None:
     heard = rig.capture()
     door = VncDoor(rig.graph, VncClient(48_000, 2, "", lambda challenge, text: b"", 0))
     tone = encode(SampleFormat.S16LE, sine(8.0))
-    for event in (Ready("vm"), AudioBegin()):
-        door.handle(event, rig.now_ns)
+    vnc_says(door, rig, Ready("vm"), AudioBegin())
     for n in range(1500):
         rig.run(0.005)
-        door.handle(AudioData(tone[n * 960 : n * 960 + 960]), rig.now_ns)
-    door.handle(AudioEnd(), rig.now_ns)
+        vnc_says(door, rig, AudioData(tone[n * 960 : n * 960 + 960]))
+    vnc_says(door, rig, AudioEnd())
     rig.run(1.0)
     assert not rig.graph.running and door.name == "vm"
     sound = heard.trimmed()
@@ -369,10 +376,10 @@ def test_what_is_removed_is_gone_without_the_collector() -> None:
     try:
         speaker = MicrophoneStream(rig.graph, source, "laptop", "listener/1")
         vnc = VncDoor(rig.graph, VncClient(48_000, 2, "", lambda challenge, text: b"", 0))
-        vnc.handle(AudioBegin(), rig.now_ns)
+        vnc_says(vnc, rig, AudioBegin())
         gone = [weakref.ref(speaker.playout), weakref.ref(vnc.stream)]
         speaker.remove()
-        vnc.lost()
+        vnc.close()
         del speaker, vnc
         assert [ref() for ref in gone] == [None, None]
     finally:

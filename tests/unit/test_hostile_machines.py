@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from millrace.doors.qemu.door import KEPT_MAX, VOICES_MAX, QemuDoor
+from millrace.doors.qemu.door import KEPT_MAX, VOICES_MAX, KeptVoices, QemuPlayback
 from millrace.doors.spice.door import SpicePlayback
 from millrace.errors import RemoteProtocolError
 from millrace.guest.machines.address import parse_door
@@ -89,12 +89,15 @@ def test_a_volume_has_as_many_channels_as_a_voice_may() -> None:
 
 def test_voices_that_come_and_go_under_ever_new_numbers_are_forgotten() -> None:
     rig = Rig()
-    door = QemuDoor(rig.graph, rig.graph.add_source("microphone", "Microphone"))
+    peer, kept = AudioPeer(0), KeptVoices()
+    door = QemuPlayback(rig.graph, peer, "QEMU", kept)
     for n in range(2 * KEPT_MAX):
-        door.played([VoiceInit(n, PCM), VoiceVolume(n, False, (255, 255)), VoiceFini(n)], 0)
-    assert len(door._kept) == KEPT_MAX and len(door._volume) <= KEPT_MAX
-    door.played([VoiceInit(n, PCM) for n in range(2 * VOICES_MAX)], 0)
-    assert len(door.outs) == VOICES_MAX
+        peer._events += [VoiceInit(n, PCM), VoiceVolume(n, False, (255, 255)), VoiceFini(n)]
+        door.receive(0)
+    assert len(kept) == KEPT_MAX and len(kept.volume) <= KEPT_MAX
+    peer._events += [VoiceInit(n, PCM) for n in range(2 * VOICES_MAX)]
+    door.receive(0)
+    assert len(door.voices) == VOICES_MAX
 
 
 def test_a_key_that_is_none_of_spice_is_refused() -> None:

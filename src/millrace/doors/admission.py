@@ -51,6 +51,10 @@ class Door(Protocol):
         """The grants have changed: what they forbid ends."""
         ...
 
+    def close(self) -> None:
+        """The guest is stopping: its connections end when they have been told."""
+        ...
+
 
 def permission_of(sink: Sink) -> Permission:
     """What recording from `sink` is; a remapped source is what it was made of."""

@@ -66,8 +66,8 @@ class MicrophoneStream(Ingress):
         if self.playout.state is not State.QUIET and not self.node.sink.suspended:
             self.graph.activate(self.node)
 
-    def silence(self) -> None:
-        """The listener says that it has stopped."""
+    def stop(self) -> None:
+        """The listener says that its sound ends here, for now."""
         self.playout.silence()
 
     def pull(self, out: Samples) -> Frames:

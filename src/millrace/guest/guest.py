@@ -291,9 +291,8 @@ class Guest:
             await machine.stop()
         for stream in list(self.graph.streams.values()):
             self.graph.remove_stream(stream)
-        for client in list(self.door.clients.values()):
-            client.closing = True
-            client.wake()
+        for door in self.admission.doors:
+            door.close()
         for server in self.servers:
             server.close()
         for path in self._made:

@@ -103,9 +103,9 @@ class ListenerSession:
         self.wire.receive(message, now_ns)
         for event in self.wire.events():
             self._handle(event, now_ns)
-        self.drain()
+        self.flush()
 
-    def drain(self) -> None:
+    def flush(self) -> None:
         """Write what waits."""
         for message in self.wire.data_to_send():
             self.outlet.send(message)
@@ -118,7 +118,7 @@ class ListenerSession:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`; PeerLost if the peer is gone."""
         self.wire.handle_timeout(now_ns)
-        self.drain()
+        self.flush()
 
     def tick(self, now_ns: HostNs) -> None:
         """Once a second or so: its bitrate, and what its line had no room for."""
@@ -166,7 +166,7 @@ class ListenerSession:
                 self.microphone.set_format(event.format)
         elif isinstance(event, Silence):
             if self.microphone is not None:
-                self.microphone.silence()
+                self.microphone.stop()
         elif isinstance(event, Bye):
             self.closing = True
 
@@ -215,7 +215,7 @@ class ListenerSession:
         outlet.settings = self._agreed(changed(base, hello.settings))
         sink = self._find_sink(hello.sink)
         self.wire.send_message(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
-        self.drain()
+        self.flush()
         self.guest.outlets.join(outlet, sink)
         self._offered = hello.microphone
         self.may_speak = self.guest.config.microphone and self.guest.admission.may_speak(self.principal)
@@ -246,7 +246,7 @@ class ListenerSession:
         if state != self._told:
             self._told = state
             self.wire.send_message(Microphone(*state))
-            self.drain()
+            self.flush()
 
     def _find_sink(self, name: str | None) -> Sink:
         graph = self.guest.graph
@@ -287,7 +287,7 @@ class ListenerSession:
         if self.outlet.group is not None:
             self.outlet.group.update_latency()
         self.wire.send_message(Configured(self._shown()))
-        self.drain()
+        self.flush()
         return settings
 
     def _shown(self) -> dict[str, Any]:
@@ -299,4 +299,4 @@ class ListenerSession:
     def farewell(self, reason: str, again: bool) -> None:
         """Tell the listener that the session ends."""
         self.wire.send_message(Bye(reason, again))
-        self.drain()
+        self.flush()

@@ -222,6 +222,12 @@ class PulseDoor:
             if module.recorder and not self.admission.allows(*module.recorder):
                 self.unload(module)
 
+    def close(self) -> None:
+        """See `admission.Door`."""
+        for client in list(self.clients.values()):
+            client.closing = True
+            client.wake()
+
     def end_forbidden_of(self, client: Client, needed: Verdict | None = None) -> None:
         """The same for one client, which must not be denied to be here, or with `needed` must have that verdict."""
         verdict = self.admission.verdict(Permission.CONNECT, client.subject)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from millrace.clock.pace import RateController
 from millrace.doors.capture import CaptureQueue
 from millrace.doors.ingress import SOMEWHERE
+from millrace.doors.machine import PlayingDoor, RecordingDoor
 from millrace.doors.pushed import PushedStream, fitted, new_stream
 from millrace.dsp.mix import cubic_to_gain
 from millrace.graph.graph import Graph
@@ -17,7 +18,6 @@ from millrace.units import HostNs
 from millrace.wire.qemu.audio import (
     AudioPeer,
     VoiceEnabled,
-    VoiceEvent,
     VoiceFini,
     VoiceInit,
     VoiceRead,
@@ -68,69 +68,90 @@ class InVoice:
     reads: int = 0
 
 
-class QemuDoor:
-    """Voices of one machine in one guest. `source` is what its cards record, `origin` where it was found."""
+class KeptVoices:
+    """What is known of a machine's voices that have ended, in this session or in one before: they may come back."""
 
-    def __init__(self, graph: Graph, source: Sink, origin: str = SOMEWHERE) -> None:
-        self.graph, self.source, self._origin = graph, source, origin
-        self.machine = "QEMU"
-        self.outs: dict[int, OutVoice] = {}
-        self.ins: dict[int, InVoice] = {}
-        self._kept: dict[int, _Kept] = {}
-        self._volume: dict[int, tuple[tuple[float, ...], bool]] = {}
+    def __init__(self) -> None:
+        self._voices: dict[int, _Kept] = {}
+        self.volume: dict[int, tuple[tuple[float, ...], bool]] = {}
+        """By voice: the card's mixer, and whether it is muted."""
 
-    # -- out: the guest plays ----------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self._voices)
 
-    def played(self, events: list[VoiceEvent], now_ns: HostNs) -> None:
-        """Calls to the out listener."""
-        for event in events:
+    def get(self, id_: int) -> _Kept | None:
+        """What is known of one."""
+        return self._voices.get(id_)
+
+    def keep(self, id_: int, stream: PushedStream) -> None:
+        """One has ended; those that ended first are forgotten."""
+        node = stream.node
+        self._voices.pop(id_, None)
+        self._voices[id_] = _Kept(node.sink, node.gains, node.mute, stream.pace)
+        while len(self._voices) > KEPT_MAX:
+            forgotten = next(iter(self._voices))
+            del self._voices[forgotten]
+            self.volume.pop(forgotten, None)
+
+
+class QemuPlayback(PlayingDoor):
+    """What a machine's cards play: calls to the out listener, which is `peer`. `origin` is where it was found."""
+
+    def __init__(
+        self, graph: Graph, peer: AudioPeer, name: str, kept: KeptVoices, origin: str = SOMEWHERE
+    ) -> None:  # fmt: skip
+        self.graph, self.peer, self.name, self._kept, self._origin = graph, peer, name, kept, origin
+        self.voices: dict[int, OutVoice] = {}
+
+    @property
+    def streams(self) -> list[PushedStream]:
+        """See `MachineDoor`."""
+        return [voice.stream for voice in self.voices.values()]
+
+    def receive(self, now_ns: HostNs) -> None:
+        """See `MachineDoor`."""
+        for event in self.peer.events():
             if isinstance(event, VoiceWrite):
-                voice = self.outs.get(event.id)
+                voice = self.voices.get(event.id)
                 if voice is not None:
                     voice.stream.write(voice.stream.format.decode(event.data), now_ns)
             elif isinstance(event, VoiceInit):
-                self._init_out(event)
+                self._init(event)
             elif isinstance(event, VoiceFini):
-                self._fini_out(event.id)
+                self._fini(event.id)
             elif isinstance(event, VoiceEnabled):
-                self._enable_out(event)
+                self._enable(event)
             elif isinstance(event, VoiceVolume):
                 self._set_volume(event)
 
-    def _init_out(self, event: VoiceInit) -> None:
-        self._fini_out(event.id)
-        if len(self.outs) >= VOICES_MAX:
-            log.warning("%s has %d voices already; one more is left out", self.machine, VOICES_MAX)
+    def _init(self, event: VoiceInit) -> None:
+        self._fini(event.id)
+        if len(self.voices) >= VOICES_MAX:
+            log.warning("%s has %d voices already; one more is left out", self.name, VOICES_MAX)
             return
         kept = self._kept.get(event.id)
         default = self.graph.default
         assert default is not None
         sink = kept.sink if kept and kept.sink.id in self.graph.sinks else default
-        props = {"application.name": self.machine, "media.name": "sound card", "media.role": "production"}
-        node = new_stream(self.graph, sink, self.machine, event.format, props)
+        props = {"application.name": self.name, "media.name": "sound card", "media.role": "production"}
+        node = new_stream(self.graph, sink, self.name, event.format, props)
         if kept is not None:
             node.mute = kept.mute
             node.gains = fitted(kept.gains, len(node.gains))
         pace = kept.pace if kept else None
         stream = PushedStream(self.graph, node, event.format, pace=pace, origin=self._origin)
-        voice = self.outs[event.id] = OutVoice(stream)
-        if event.id in self._volume:
-            voice.stream.set_volume(*self._volume[event.id])
+        voice = self.voices[event.id] = OutVoice(stream)
+        if event.id in self._kept.volume:
+            voice.stream.set_volume(*self._kept.volume[event.id])
 
-    def _fini_out(self, id_: int) -> None:
-        voice = self.outs.pop(id_, None)
+    def _fini(self, id_: int) -> None:
+        voice = self.voices.pop(id_, None)
         if voice is not None:
-            node = voice.stream.node
-            self._kept.pop(id_, None)
-            self._kept[id_] = _Kept(node.sink, node.gains, node.mute, voice.stream.pace)
+            self._kept.keep(id_, voice.stream)
             voice.stream.remove()
-            while len(self._kept) > KEPT_MAX:
-                forgotten = next(iter(self._kept))
-                del self._kept[forgotten]
-                self._volume.pop(forgotten, None)
 
-    def _enable_out(self, event: VoiceEnabled) -> None:
-        voice = self.outs.get(event.id)
+    def _enable(self, event: VoiceEnabled) -> None:
+        voice = self.voices.get(event.id)
         if voice is None:
             return
         voice.enabled = event.enabled
@@ -138,52 +159,70 @@ class QemuDoor:
             voice.stream.stop()
 
     def _set_volume(self, event: VoiceVolume) -> None:
-        if event.id not in self.outs:
+        if event.id not in self.voices:
             return
         gains = gains_of(event.volume)
-        self._volume[event.id] = (gains, event.mute)
-        self.outs[event.id].stream.set_volume(gains, event.mute)
+        self._kept.volume[event.id] = (gains, event.mute)
+        self.voices[event.id].stream.set_volume(gains, event.mute)
 
-    # -- in: the guest records ---------------------------------------------------------------------
+    def close(self) -> None:
+        """See `MachineDoor`."""
+        for id_ in list(self.voices):
+            self._fini(id_)
 
-    def recorded(self, peer: AudioPeer, events: list[VoiceEvent]) -> None:
-        """Calls to the in listener. QEMU, and with it the guest, waits for the answer to a read."""
-        for event in events:
+
+class QemuRecord(RecordingDoor):
+    """What a machine's cards record, from `source`: calls to the in listener, which is `peer`."""
+
+    def __init__(self, graph: Graph, source: Sink, peer: AudioPeer, name: str) -> None:
+        self.graph, self.source, self.peer, self.name = graph, source, peer, name
+        self.voices: dict[int, InVoice] = {}
+
+    @property
+    def recording(self) -> bool:
+        """See `MachineDoor`."""
+        return any(voice.queue.running for voice in self.voices.values())
+
+    @property
+    def reads(self) -> int:
+        """How often the cards have asked for sound."""
+        return sum(voice.reads for voice in self.voices.values())
+
+    def receive(self, now_ns: HostNs) -> None:
+        """See `MachineDoor`. QEMU, and with it the guest, waits for the answer to a read."""
+        del now_ns
+        for event in self.peer.events():
             if isinstance(event, VoiceRead):
-                peer.send_sound(event, self._read(event))
+                self.peer.send_sound(event, self._read(event))
             elif isinstance(event, VoiceInit):
-                self._init_in(event)
+                self._init(event)
             elif isinstance(event, VoiceFini):
-                self._fini_in(event.id)
-            elif isinstance(event, VoiceEnabled) and event.id in self.ins:
-                self.ins[event.id].queue.run(event.enabled)
+                self._fini(event.id)
+            elif isinstance(event, VoiceEnabled) and event.id in self.voices:
+                self.voices[event.id].queue.run(event.enabled)
 
-    def _init_in(self, event: VoiceInit) -> None:
-        self._fini_in(event.id)
-        if len(self.ins) >= VOICES_MAX:
+    def _init(self, event: VoiceInit) -> None:
+        self._fini(event.id)
+        if len(self.voices) >= VOICES_MAX:
             return
         fmt = event.format
-        queue = CaptureQueue(self.graph, self.source, self.machine, fmt.rate, fmt.positions)
-        self.ins[event.id] = InVoice(fmt, queue)
+        queue = CaptureQueue(self.graph, self.source, self.name, fmt.rate, fmt.positions)
+        self.voices[event.id] = InVoice(fmt, queue)
 
-    def _fini_in(self, id_: int) -> None:
-        voice = self.ins.pop(id_, None)
+    def _fini(self, id_: int) -> None:
+        voice = self.voices.pop(id_, None)
         if voice is not None:
             voice.queue.remove()
 
     def _read(self, event: VoiceRead) -> bytes:
         """What is ready; short rather than late, as the size of the answers is the pace of the recording."""
-        voice = self.ins.get(event.id)
+        voice = self.voices.get(event.id)
         if voice is None:
             return b""
         voice.reads += 1
         return voice.format.encode(voice.queue.take(event.size // voice.format.frame_bytes))
 
-    # -- the end -----------------------------------------------------------------------------------
-
-    def lost(self) -> None:
-        """QEMU is gone; its streams end."""
-        for id_ in list(self.outs):
-            self._fini_out(id_)
-        for id_ in list(self.ins):
-            self._fini_in(id_)
+    def close(self) -> None:
+        """See `MachineDoor`."""
+        for id_ in list(self.voices):
+            self._fini(id_)

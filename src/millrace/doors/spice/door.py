@@ -11,6 +11,7 @@ from millrace.clock.jitter import JitterProfile
 from millrace.codec.opus import OPUS_RATE, OpusDecoder
 from millrace.doors.capture import CaptureQueue
 from millrace.doors.ingress import SOMEWHERE
+from millrace.doors.machine import PlayingDoor, RecordingDoor
 from millrace.doors.pushed import PROFILE, PushedStream, fitted, new_stream
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.dsp.mix import cubic_to_gain
@@ -44,7 +45,7 @@ MM_GAP_MS = 200
 _MM_MODULO = 1 << 32
 
 
-class SpicePlayback:
+class SpicePlayback(PlayingDoor):
     """The playback channel: what the machine plays."""
 
     def __init__(
@@ -60,8 +61,13 @@ class SpicePlayback:
         self._mute = False
         self._expected_ms: int | None = None
 
+    @property
+    def streams(self) -> list[PushedStream]:
+        """See `MachineDoor`."""
+        return [] if self.stream is None else [self.stream]
+
     def receive(self, now_ns: HostNs) -> None:
-        """Handle what the channel has got."""
+        """See `MachineDoor`."""
         for message in self.channel.events():
             event = playback_event(message)
             if event is not None:
@@ -138,14 +144,14 @@ class SpicePlayback:
         if self.stream is not None:
             self.stream.set_volume(self._gains, self._mute)
 
-    def lost(self) -> None:
-        """The channel is gone."""
+    def close(self) -> None:
+        """See `MachineDoor`."""
         if self.stream is not None:
             self.stream.remove()
             self.stream = None
 
 
-class SpiceRecord:
+class SpiceRecord(RecordingDoor):
     """The record channel: what the machine records."""
 
     def __init__(self, graph: Graph, source: Sink, channel: SpiceChannel, name: str, wake: Callable[[], None]) -> None:
@@ -154,8 +160,14 @@ class SpiceRecord:
         self.sent_frames: Frames = 0
         self._wake = wake
 
-    def receive(self) -> None:
-        """Handle what the channel has got."""
+    @property
+    def recording(self) -> bool:
+        """See `MachineDoor`."""
+        return self.queue is not None and self.queue.running
+
+    def receive(self, now_ns: HostNs) -> None:
+        """See `MachineDoor`."""
+        del now_ns
         for message in self.channel.events():
             event = record_event(message)
             if isinstance(event, Start):
@@ -164,7 +176,7 @@ class SpiceRecord:
                 self.queue.run(False)
 
     def _start(self, event: Start) -> None:
-        self.lost()
+        self.close()
         positions = default_map(event.channels)
         self.queue = CaptureQueue(self.graph, self.source, self.name, event.rate, positions, self._send)
         self.sent_frames = 0
@@ -182,8 +194,8 @@ class SpiceRecord:
             self.sent_frames += RECORD_FRAMES
             self._wake()
 
-    def lost(self) -> None:
-        """The channel is gone."""
+    def close(self) -> None:
+        """See `MachineDoor`."""
         if self.queue is not None:
             self.queue.remove()
             self.queue = None

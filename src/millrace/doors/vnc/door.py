@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from millrace.clock.jitter import JitterProfile
 from millrace.doors.ingress import SOMEWHERE
+from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PROFILE, PushedStream, new_stream
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
 from millrace.media.format import AudioFormat
 from millrace.units import HostNs, default_map
-from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, VncClient, VncEvent
+from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, TlsWanted, VncClient, VncEvent
+
+SessionEvent: TypeAlias = Ready | TlsWanted
 
 
-class VncDoor:
-    """One VNC connection's stream."""
+def _untold(event: SessionEvent) -> None:
+    """Nobody asks."""
+
+
+class VncDoor(PlayingDoor):
+    """One VNC connection's stream. `told` hears what the session's events are: it is let in, or TLS begins."""
 
     def __init__(
-        self, graph: Graph, wire: VncClient, profile: JitterProfile = PROFILE, origin: str = SOMEWHERE
-    ) -> None:
+        self, graph: Graph, wire: VncClient, told: Callable[[SessionEvent], None] = _untold,
+        profile: JitterProfile = PROFILE, origin: str = SOMEWHERE,
+    ) -> None:  # fmt: skip
         self.graph, self.wire, self._origin = graph, wire, origin
         self.name = "VNC"
         self.stream: PushedStream | None = None
-        self._profile = profile
+        self._profile, self._told = profile, told
 
-    def handle(self, event: VncEvent, now_ns: HostNs) -> None:
-        """Handle one event."""
+    @property
+    def streams(self) -> list[PushedStream]:
+        """See `MachineDoor`."""
+        return [] if self.stream is None else [self.stream]
+
+    def receive(self, now_ns: HostNs) -> None:
+        """See `MachineDoor`."""
+        for event in self.wire.events():
+            self._handle(event, now_ns)
+
+    def _handle(self, event: VncEvent, now_ns: HostNs) -> None:
         if isinstance(event, AudioData):
             if self.stream is not None:
                 self.stream.write(self.stream.format.decode(event.payload), now_ns)
-        elif isinstance(event, Ready):
-            self.name = event.name or "VNC"
+        elif isinstance(event, Ready | TlsWanted):
+            if isinstance(event, Ready):
+                self.name = event.name or "VNC"
+            self._told(event)
         elif isinstance(event, AudioBegin):
             self._begin()
         elif isinstance(event, AudioEnd) and self.stream is not None:
@@ -45,8 +67,8 @@ class VncDoor:
         node = new_stream(self.graph, default, self.name, fmt, props)
         self.stream = PushedStream(self.graph, node, fmt, self._profile, origin=self._origin)
 
-    def lost(self) -> None:
-        """The connection is gone."""
+    def close(self) -> None:
+        """See `MachineDoor`."""
         if self.stream is not None:
             self.stream.remove()
             self.stream = None

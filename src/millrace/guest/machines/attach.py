@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from millrace.errors import GraphError
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import DoorSpec
@@ -11,13 +13,31 @@ DOORS_MAX = 64
 """Doors of one guest: each is looked for as long as it is there."""
 
 
-def _kind(name: str) -> type[AttachedMachine]:
-    """Which class serves `name`; what speaks its protocol is loaded when the first machine is attached."""
-    from millrace.guest.machines.network import SpiceMachine, VncMachine
+# What speaks a protocol is loaded when the first machine is attached by it.
+
+
+def _qemu() -> type[AttachedMachine]:
     from millrace.guest.machines.qemu import QemuMachine
 
-    kinds: dict[str, type[AttachedMachine]] = {"spice": SpiceMachine, "vnc": VncMachine}
-    return kinds.get(name, QemuMachine)
+    return QemuMachine
+
+
+def _spice() -> type[AttachedMachine]:
+    from millrace.guest.machines.network import SpiceMachine
+
+    return SpiceMachine
+
+
+def _vnc() -> type[AttachedMachine]:
+    from millrace.guest.machines.network import VncMachine
+
+    return VncMachine
+
+
+KINDS: dict[str, Callable[[], type[AttachedMachine]]] = {
+    "qmp": _qemu, "dbus": _qemu, "p2p": _qemu, "spice": _spice, "vnc": _vnc,
+}  # fmt: skip
+"""By `DoorSpec.kind`."""
 
 
 def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
@@ -34,7 +54,7 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
         raise GraphError(f"{spec.text} is attached to guest {guest.name} already")
     if len(guest.machines) >= DOORS_MAX:
         raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the most it can have; detach one")
-    machine = _kind(spec.kind)(id_, guest, spec)
+    machine = KINDS[spec.kind]()(id_, guest, spec)
     guest.machine_changed("new", machine)
     machine.start()
     return machine

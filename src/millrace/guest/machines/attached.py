@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from millrace.budget import CONNECTIONS, ENDED
+from millrace.doors.machine import MachineDoor
 from millrace.doors.pushed import PushedStream
 from millrace.errors import MillraceError, PeerLost
 from millrace.guest.home import Home, MachineView
@@ -29,13 +30,18 @@ class Displaced(PeerLost):
 class AttachedMachine(ABC):
     """One door of one guest. Subclasses serve one session, which ends with an exception."""
 
-    kind = ""
+    slow_tick = ""
+    """What to do where the machine is a little slow, as its default timing makes it; {} is its speed in percent."""
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         self.id, self.guest, self.spec = id_, guest, spec
         self.state = "waiting"
         self.error = ""
         self.sessions = 0
+        self.machine = ""
+        """What the machine calls itself, as far as it has said so."""
+        self.doors: list[MachineDoor] = []
+        """Those of the session."""
         self._forgotten = False
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -143,9 +149,11 @@ class AttachedMachine(ABC):
     async def _session(self) -> None:
         """Find the machine and serve it until that ends, with an error that says why."""
 
-    @abstractmethod
     def _gone(self) -> None:
-        """The session has ended: take its streams away."""
+        """The session has ended: take away what it had."""
+        for door in self.doors:
+            door.close()
+        self.doors.clear()
 
     def retake(self, spec: DoorSpec) -> bool:
         """Asked for again, with another password for one: whether that is something to do, rather than a mistake.
@@ -163,7 +171,7 @@ class AttachedMachine(ABC):
 
     def streams(self) -> list[PushedStream]:
         """What the machine plays."""
-        return []
+        return [stream for door in self.doors for stream in door.streams]
 
     def hint(self) -> str:
         """What the user should know or do."""
@@ -171,11 +179,8 @@ class AttachedMachine(ABC):
         if not percents:
             return ""
         percent = min(percents)
-        if self.spec.kind in ("qmp", "dbus", "p2p") and SLOW_TICK_PERCENT[0] <= percent < SLOW_TICK_PERCENT[1]:
-            return (
-                f"QEMU delivers {percent:.1f} % of real time, as its default timing does:"
-                " add timer-period=5000 to -audiodev dbus, if it is not there"
-            )
+        if self.slow_tick and SLOW_TICK_PERCENT[0] <= percent < SLOW_TICK_PERCENT[1]:
+            return self.slow_tick.format(percent)
         if not REAL_TIME_PERCENT[0] <= percent <= REAL_TIME_PERCENT[1]:
             return f"guest is at {percent:.0f} % of real time; if it has too little CPU, give it more"
         return ""
@@ -184,5 +189,6 @@ class AttachedMachine(ABC):
         """What `ls` shows."""
         return MachineView(
             id=self.key, door=self.spec.text, state=self.state, error=self.error,
-            machine="", sessions=self.sessions, recording=False, hint=self.hint(),
+            machine=self.machine if self.state == "attached" else "", sessions=self.sessions,
+            recording=any(door.recording for door in self.doors), hint=self.hint(),
         )  # fmt: skip

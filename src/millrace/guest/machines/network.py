@@ -10,15 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from millrace.clock.jitter import JitterProfile
-from millrace.doors.pushed import PROFILE, REMOTE_PROFILE, PushedStream
+from millrace.doors.pushed import PROFILE, REMOTE_PROFILE
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
-from millrace.doors.vnc.door import VncDoor
+from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost
-from millrace.guest.home import Home, MachineView
+from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine, Displaced
 from millrace.io.client import ClientLine, Closed, Core
@@ -29,7 +27,7 @@ from millrace.wire.contract import Untimed
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.spice.messages import OPUS_CAP, PLAYBACK_CAPS, RECORD_CAPS, ChannelsList, MainInit
-from millrace.wire.vnc.client import Ready, TlsWanted, VncClient
+from millrace.wire.vnc.client import TlsWanted, VncClient
 
 LAST_WORDS_S = 0.3
 """What ends together ends within this."""
@@ -114,7 +112,7 @@ class NetworkMachine(AttachedMachine):
             self._attached()
         await self.ended
 
-    def _close_lines(self) -> None:
+    def _gone(self) -> None:
         for task in list(self.tasks):
             task.cancel()
         for line in self.lines:
@@ -123,6 +121,7 @@ class NetworkMachine(AttachedMachine):
         # Nobody may be left to ask for it, now or when the lines have closed.
         if not self.ended.cancel() and not self.ended.cancelled():
             self.ended.exception()
+        super()._gone()
 
     @property
     def profile(self) -> JitterProfile:
@@ -145,8 +144,7 @@ class SpiceMachine(NetworkMachine):
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
-        self.playback: SpicePlayback | None = None
-        self.record: SpiceRecord | None = None
+        self.machine = "SPICE"
         self._let_go = False
         self._hold_s = HOLD_FIRST_S
 
@@ -219,33 +217,16 @@ class SpiceMachine(NetworkMachine):
         # Opus saves nothing on this machine, and costs; over a network it is what the line is thin for.
         caps = PLAYBACK_CAPS | (OPUS_CAP if self.profile is REMOTE_PROFILE else 0)
         channel = self._channel(ChannelKind.PLAYBACK, self._number, caps)
-        door = self.playback = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
+        door = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
+        self.doors.append(door)
         await self._open(self._line(channel, door.receive, self._end), tls)
 
     async def _record(self, tls: ssl.SSLContext | None) -> None:
         channel = self._channel(ChannelKind.RECORD, self._number, RECORD_CAPS)
-        line = self._line(channel, lambda now: door.receive(), self._end)
         door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: line.wake())
-        self.record = door
+        line = self._line(channel, door.receive, self._end)
+        self.doors.append(door)
         await self._open(line, tls)
-
-    def _gone(self) -> None:
-        self._close_lines()
-        if self.playback is not None:
-            self.playback.lost()
-        if self.record is not None:
-            self.record.lost()
-        self.playback = self.record = None
-
-    def streams(self) -> list[PushedStream]:
-        """See `AttachedMachine.streams`."""
-        return [self.playback.stream] if self.playback is not None and self.playback.stream is not None else []
-
-    def view(self) -> MachineView:
-        """See `AttachedMachine.view`."""
-        queue = self.record.queue if self.record is not None else None
-        machine = "SPICE" if self.state == "attached" else ""
-        return replace(super().view(), machine=machine, recording=queue is not None and queue.running)
 
 
 class SpiceProbe(Untimed):
@@ -264,22 +245,20 @@ class SpiceProbe(Untimed):
 class VncMachine(NetworkMachine):
     """A machine by VNC."""
 
-    door: VncDoor | None = None
-
     async def _serve(self) -> None:
         wire = VncClient(self.guest.graph.rate, self.spec.channels, self.password, vnc_answer, now_ns())
-        door = self.door = VncDoor(self.guest.graph, wire, self.profile, self.spec.text)
 
-        def after(now: HostNs) -> None:
-            for event in wire.events():
-                if isinstance(event, TlsWanted):
-                    self._later(self._into_tls(wire, line))
-                    continue
-                door.handle(event, now)
-                if isinstance(event, Ready) and not self.ready.done():
-                    self.ready.set_result(None)
+        def told(event: SessionEvent) -> None:
+            if isinstance(event, TlsWanted):
+                self._later(self._into_tls(wire, line))
+                return
+            self.machine = door.name
+            if not self.ready.done():
+                self.ready.set_result(None)
 
-        line = self._line(wire, after, self._end)
+        door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text)
+        self.doors.append(door)
+        line = self._line(wire, door.receive, self._end)
         await self._open(line, None)
         try:
             await self._until_ended()
@@ -297,17 +276,3 @@ class VncMachine(NetworkMachine):
         wire.tls_begins()
         await line.start_tls(context, self.spec.host or "localhost")
         wire.tls_ready()
-
-    def _gone(self) -> None:
-        self._close_lines()
-        if self.door is not None:
-            self.door.lost()
-
-    def streams(self) -> list[PushedStream]:
-        """See `AttachedMachine.streams`."""
-        return [self.door.stream] if self.door is not None and self.door.stream is not None else []
-
-    def view(self) -> MachineView:
-        """See `AttachedMachine.view`."""
-        name = self.door.name if self.door is not None and self.state == "attached" else ""
-        return replace(super().view(), machine=name)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from millrace.doors.pushed import PushedStream
-from millrace.doors.qemu.door import QemuDoor
+from millrace.doors.machine import MachineDoor
+from millrace.doors.qemu.door import KeptVoices, QemuPlayback, QemuRecord
 from millrace.errors import PeerLost
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec, bus_path
@@ -33,9 +33,15 @@ NAMED_MAX = 10
 class QemuMachine(AttachedMachine):
     """A machine by D-Bus: over QMP, a bus, or a connection that was handed to us."""
 
+    slow_tick = (
+        "QEMU delivers {:.1f} % of real time, as its default timing does:"
+        " add timer-period=5000 to -audiodev dbus, if it is not there"
+    )
+
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
-        self.door = QemuDoor(guest.graph, guest.microphone, spec.text)
+        self.machine = "QEMU"
+        self._kept = KeptVoices()
         self._streams: list[FdStream] = []
         self._given: dict[str, socket.socket] = {}
 
@@ -53,7 +59,7 @@ class QemuMachine(AttachedMachine):
         def after() -> None:
             for event in client.events():
                 if isinstance(event, Machine):
-                    self.door.machine = event.name or "QEMU"
+                    self.machine = event.name or "QEMU"
                     self._register(client, "Out", lost)
                     self._register(client, "In", lost)
                 elif isinstance(event, Registered):
@@ -93,8 +99,9 @@ class QemuMachine(AttachedMachine):
         """One end of a socket pair for QEMU; it is served before anything else, since QEMU waits for it."""
         mine, self._given[kind] = socket.socketpair()
         peer = AudioPeer(os.getuid())
-        done = self._played(peer) if kind == "Out" else self._recorded(peer)
-        self._streams.append(self._stream(mine, peer, done, lost))
+        door = self._door(kind, peer)
+        self.doors.append(door)
+        self._streams.append(self._stream(mine, peer, lambda: door.receive(now_ns()), lost))
         client.send_register(kind, self._given[kind].fileno())
 
     def _stream(self, sock: socket.socket, core: DisplayClient | AudioPeer, after: After, lost: Lost) -> FdStream:
@@ -109,11 +116,11 @@ class QemuMachine(AttachedMachine):
             sock, core, weighed, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
         )  # fmt: skip
 
-    def _played(self, peer: AudioPeer) -> Callable[[], None]:
-        return lambda: self.door.played(peer.events(), now_ns())
-
-    def _recorded(self, peer: AudioPeer) -> Callable[[], None]:
-        return lambda: self.door.recorded(peer, peer.events())
+    def _door(self, kind: str, peer: AudioPeer) -> MachineDoor:
+        graph = self.guest.graph
+        if kind == "Out":
+            return QemuPlayback(graph, peer, self.machine, self._kept, self.spec.text)
+        return QemuRecord(graph, self.guest.microphone, peer, self.machine)
 
     async def _connected(self) -> socket.socket:
         """A socket on which QEMU, or a bus, is about to authenticate us."""
@@ -160,19 +167,12 @@ class QemuMachine(AttachedMachine):
             given.close()
         self._streams.clear()
         self._given.clear()
-        self.door.lost()
-
-    def streams(self) -> list[PushedStream]:
-        """See `AttachedMachine.streams`."""
-        return [voice.stream for voice in self.door.outs.values()]
+        super()._gone()
 
     def view(self) -> MachineView:
         """See `AttachedMachine.view`."""
-        ins = self.door.ins.values()
-        return replace(
-            super().view(), machine=self.door.machine, recording=any(voice.queue.running for voice in ins),
-            reads=sum(voice.reads for voice in ins),
-        )  # fmt: skip
+        reads = sum(door.reads for door in self.doors if isinstance(door, QemuRecord))
+        return replace(super().view(), machine=self.machine, reads=reads)
 
 
 async def _unix(path: str, what: str, below: tuple[str, ...]) -> socket.socket:
