@@ -116,7 +116,9 @@ def test_what_machines_leave_unread_and_unfinished_is_paid_for_by_their_guest(tm
             budget.open("sample", {"data": int(budget.limit * CONNECTIONS) - budget.held - ROOM}, CONNECTIONS)
             for n in range(3):
                 (tmp_path / f"door{n}").symlink_to(path)
-                machines.append(daemon.worker.attach("alice", parse_door(f"spice+unix://{tmp_path}/door{n}")))
+                machines.append(
+                    daemon.worker.attach(daemon.worker.guest("alice"), parse_door(f"spice+unix://{tmp_path}/door{n}"))
+                )
             async with asyncio.timeout(30):
                 while not refused:
                     await asyncio.sleep(0.01)
@@ -185,7 +187,7 @@ def test_authorities_are_read_once_and_not_by_the_loop(tmp_path: Path, monkeypat
             port = gone.getsockname()[1]
         async with daemon_in(tmp_path) as daemon:
             doors = [
-                daemon.worker.attach("alice", parse_door(f"spice+tls://{host}:{port}"))
+                daemon.worker.attach(daemon.worker.guest("alice"), parse_door(f"spice+tls://{host}:{port}"))
                 for host in ("127.0.0.1", "127.0.0.2")
             ]
             while not all("nothing at" in door.error for door in doors):
