@@ -9,7 +9,7 @@ import pytest
 
 from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.loaded import Module
-from millrace.doors.pulse.loopback import LATENCY_MIN_NS, Loopback
+from millrace.doors.pulse.loopback import Loopback
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.dsp.convert import SampleFormat
@@ -81,20 +81,43 @@ def test_it_is_a_recorder_and_a_stream_with_their_own_properties_and_nobodys_cli
 def test_what_it_hears_is_played_whole_after_its_latency(latency_ms: int) -> None:
     scene = Scene(latency_ms)
     first, second = scene.capture(clocked=True), scene.capture(scene.out, clocked=True)
-    scene.sound(frames=9_600)
+    scene.sound(-0.5, frames=9_600)
     scene.run(1.0)
     heard = second.trimmed()
-    assert len(heard) == 9_600 and (heard == 0.5).all()
+    assert len(heard) == 9_600 and (heard == -0.5).all()
+    assert scene.troubles == [] and scene.playback.node.underruns == 0, "that it runs dry is how it ends"
     assert abs((began(second) - began(first)) / 48 - latency_ms) < latency_ms / 2 + 15
 
 
-def test_less_than_can_be_kept_up_is_not_tried() -> None:
-    scene = Scene(latency_ms=1)
-    assert scene.playback.layout.to_ns(scene.playback.attr.tlength) >= LATENCY_MIN_NS
-    assert scene.playback.node.latency_ask_ns >= LATENCY_MIN_NS // 2
-    assert scene.record.layout.to_ns(scene.record.attr.fragsize) >= LATENCY_MIN_NS // 2
-    slow = Scene(latency_ms=1_000)
-    assert slow.record.layout.to_ns(slow.record.attr.fragsize) <= 20 * NS_PER_MS
+@pytest.mark.parametrize(
+    ("latency_ms", "piece_ms", "ask_ms", "queued_ms"),
+    [(1, 5, 5, 10), (10, 5, 5, 10), (40, 10, 10, 40), (200, 20, 50, 200), (1_000, 20, 250, 1_000)],
+)
+def test_it_is_handed_on_in_pieces_that_its_latency_has_room_for_and_no_shorter_than_helps(
+    latency_ms: int, piece_ms: int, ask_ms: int, queued_ms: int
+) -> None:
+    scene = Scene(latency_ms)
+    recorded, played = scene.record.layout.to_ns, scene.playback.layout.to_ns
+    attr = scene.playback.attr
+    assert recorded(scene.record.attr.fragsize) == piece_ms * NS_PER_MS
+    assert played(attr.tlength) == played(attr.prebuf) == queued_ms * NS_PER_MS, "it begins when that much is there"
+    assert played(attr.maxlength) == 2 * queued_ms * NS_PER_MS
+    assert scene.playback.node.latency_ask_ns == ask_ms * NS_PER_MS and scene.playback.node.bulk_frames == 0
+
+
+def test_silence_before_it_has_heard_anything_and_long_after_is_not_handed_on() -> None:
+    scene = Scene(latency_ms=50)
+    scene.capture(clocked=True)
+    scene.run(0.5)
+    assert scene.record.write_index == 0
+    tone = scene.sound()
+    scene.run(0.2)
+    scene.graph.remove_stream(tone)
+    scene.run(0.5)
+    written = scene.record.write_index
+    assert 0 < written < FMT.frame_bytes * 48_000 // 2
+    scene.run(0.5)
+    assert scene.record.write_index == written
 
 
 def test_it_keeps_a_graph_running_until_all_is_played_and_no_longer() -> None:
