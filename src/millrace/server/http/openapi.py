@@ -59,7 +59,9 @@ def _operation(command: Command, schema: dict[str, Any], answer: dict[str, Any])
         | {code: {"description": text} | refusal for code, text in _REFUSALS.items()},
     }
     if command.method == "GET":
-        parameters += [{"name": n, "in": "query", "schema": shape} for n, shape in rest.items()]
+        parameters += [
+            {"name": n, "in": "query", "required": n in required, "schema": shape} for n, shape in rest.items()
+        ]
     elif rest:
         body = {"type": "object", "properties": rest, "required": required}
         out["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": body}}}

@@ -1,0 +1,485 @@
+"""Commands: who may what, where, and what is made of it; with a worker and its guests, and no server before them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from millrace.control import commands as module
+from millrace.control.commands import KEPT, KEY_MAX, PROGRAM_MAX, VALUE_MAX, Commands
+from millrace.control.plane import ControlPlane
+from millrace.control.results import Done, StateView
+from millrace.control.worker import Worker
+from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.graph.model import Stream
+from millrace.guest.config import GuestConfig
+from millrace.guest.machines.address import parse_places
+from millrace.guest.missing import NotFound
+from millrace.observe.objects import GuestView
+from millrace.rights.grants import ANY, Permission, Subject, Verdict
+from millrace.rights.model import ALL_GUESTS, EVERYTHING, NOBODY, OWNER, Principal, Right, implied
+from millrace.server.http.openapi import describe
+from millrace.symptoms import Symptom
+from millrace.units import NS_PER_S, default_map
+from millrace.version import __version__
+
+GUESTS = (GuestConfig("alice", attach=parse_places(["vms.example:5900"], "attach")), GuestConfig("bob"))
+PLACE = SimpleNamespace(address="127.0.0.1:9", url="ws://127.0.0.1:9", page_url="http://127.0.0.1:9/")
+
+
+class Serving:
+    """Nobody comes in here."""
+
+    def open_guest(self, guest: Any) -> None:
+        """See `Servers`."""
+
+    def close_guest(self, guest: Any, why: str) -> None:
+        """See `Servers`."""
+
+
+class Hall:
+    """A worker with two guests, and the commands on them."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        place: Any = PLACE
+        self.plane = ControlPlane(worker, place)
+        self.commands: Commands = self.plane.commands
+
+    async def ask(self, name: str, who: Principal = OWNER, /, **args: Any) -> Any:
+        return await self.plane.run(who, name, args)
+
+    def play(self, guest: str = "alice", sink: str = "millrace") -> Stream:
+        graph = self.worker.guests[guest].graph
+        stream = Stream(graph.ids.take(), "tone", default_map(2))
+        graph.add_stream(stream, next(one for one in graph.sinks.values() if one.name == sink))
+        return stream
+
+
+def with_guests(folder: Path, test: Callable[[Hall], Awaitable[None]]) -> None:
+    async def main() -> None:
+        worker = Worker(folder / "r", Path(":memory:"), "", Serving())
+        try:
+            await worker.start(GUESTS)
+            async with asyncio.timeout(60):
+                await test(Hall(worker))
+        finally:
+            await worker.stop("the end")
+            worker.close()
+            worker.listeners.stop()
+
+    asyncio.run(main())
+
+
+def guest_of(rights: Right, *guests: str) -> Principal:
+    return Principal("token/5", rights, frozenset(guests or ("alice",)))
+
+
+# What each command needs, where, and with which arguments; {n} is a stream of alice's, {d} a machine's door, {r} a
+# request of hers that waits.
+IN_GUEST: list[tuple[str, dict[str, Any], Right]] = [
+    ("state", {"guest": "alice"}, Right.SEE), ("latency", {"target": "{n}"}, Right.SEE),
+    ("explain", {"target": "{n}"}, Right.SEE), ("flight", {"guest": "alice"}, Right.SEE),
+    ("set", {"target": "{n}", "settings": {"mute": True}}, Right.CONTROL),
+    ("set", {"target": "sink/millrace", "settings": {"mute": True}, "guest": "alice"}, Right.CONTROL),
+    ("move", {"target": "{n}", "to": "sink/other"}, Right.CONTROL),
+    ("link", {"source": "{n}", "to": "sink/other"}, Right.LINK),
+    ("unlink", {"source": "{n}", "to": "sink/other"}, Right.LINK),
+    ("sink.add", {"guest": "alice", "name": "new"}, Right.LINK),
+    ("sink.remove", {"guest": "alice", "sink": "other"}, Right.LINK),
+    ("attach", {"guest": "alice", "door": "vnc://vms.example:5900"}, Right.ADMIN),
+    ("detach", {"door": "{d}"}, Right.ADMIN),
+    ("grant", {"guest": "alice", "what": "camera", "allow": False}, Right.ADMIN),
+    ("decide", {"request": "{r}", "allow": True}, Right.ADMIN),
+]  # fmt: skip
+OUTSIDE = [
+    ("guest.add", {"name": "carol"}), ("guest.remove", {"guest": "alice"}), ("tokens", {}),
+    ("token.new", {"may": "hear"}), ("token.rotate", {"token": "1"}), ("token.revoke", {"token": "1"}),
+    ("remember", {"key": "k"}), ("recall", {}), ("page.link", {}),
+]  # fmt: skip
+FOR_ANYBODY = {"about", "state", "grants", "requests", "incidents"}
+
+
+async def furnished(hall: Hall, args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with what they name there."""
+    alice = hall.worker.guests["alice"]
+    await hall.worker.add_sink(alice, "other", "")
+    stream = hall.play()
+    await hall.ask("link", source=stream.key, to="sink/other")
+    door = await hall.ask("attach", guest="alice", door="vnc+unix:///nowhere")
+    request = hall.worker.prompts.ask("alice", Permission.CAMERA, Subject(), "tool", 0, lambda allow: None)
+    assert request is not None
+    named = {"{n}": stream.key, "{d}": door.id, "{r}": request.key}
+    return {key: named.get(value, value) if isinstance(value, str) else value for key, value in args.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "right"), IN_GUEST, ids=[f"{n}-{n_}" for n_, (n, _, _) in enumerate(IN_GUEST)]
+)
+def test_a_command_needs_its_right_in_that_guest(name: str, args: dict[str, Any], right: Right, tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        given = await furnished(hall, args)
+        others = EVERYTHING & ~right & ~Right.ADMIN
+        if right is not Right.SEE:
+            with pytest.raises(RightsError, match="token/5 may not"):
+                await hall.ask(name, guest_of(others | Right.SEE), **given)
+        for stranger in (NOBODY, guest_of(EVERYTHING, "bob"), guest_of(EVERYTHING, "carol")):
+            with pytest.raises(NotFound):
+                await hall.ask(name, stranger, **given)
+        await hall.ask(name, guest_of(implied(right)), **given)
+
+    with_guests(tmp_path, test)
+
+
+def test_what_is_of_the_whole_daemon_is_for_who_has_every_right_everywhere(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        for name, args in OUTSIDE:
+            for who in (NOBODY, guest_of(EVERYTHING), guest_of(EVERYTHING & ~Right.ADMIN, ALL_GUESTS)):
+                with pytest.raises(RightsError):
+                    await hall.ask(name, who, **args)
+        with pytest.raises(RightsError, match="let a browser in as the daemon's owner"):
+            await hall.ask("page.link", guest_of(EVERYTHING, ALL_GUESTS))
+        assert set(hall.worker.guests) == {"alice", "bob"} and not list(hall.worker.access.tokens)
+
+    with_guests(tmp_path, test)
+    tried = {name for name, *_ in IN_GUEST} | {name for name, _ in OUTSIDE} | FOR_ANYBODY
+
+    async def every(hall: Hall) -> None:
+        assert set(hall.commands.table) == tried, "a new command is tried too"
+
+    with_guests(tmp_path, every)
+
+
+def test_who_asks_sees_no_more_than_they_may(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        hall.play("bob")
+        for guest in hall.worker.guests.values():
+            guest.admission.grants.set(Permission.CAMERA, ANY, Verdict.DENY)
+            hall.worker.prompts.ask(guest.name, Permission.CAMERA, Subject(), "tool", 0, lambda allow: None)
+            hall.worker.report(Symptom("client", "wrote late", guest.name, "stream/1", {}, NS_PER_S))
+        hall.worker.report(Symptom("store", "can't write", "", "", {}, NS_PER_S))
+        for who, seen in ((NOBODY, []), (guest_of(Right.SEE), ["alice"]), (OWNER, ["alice", "bob"])):
+            state: StateView = await hall.ask("state", who)
+            assert state.names == [one.name for one in state.guests] == seen and state.you == who.key
+            assert [one.guest for one in await hall.ask("grants", who)] == seen
+            incidents = {one.guest for one in await hall.ask("incidents", who)}
+            assert incidents == {*seen, *([""] if who is OWNER else [])}
+            assert [one.name for one in hall.plane.visible(who)] == seen
+            assert (state.requests is msgspec.UNSET) is (who is not OWNER)
+        assert await hall.ask("requests", guest_of(Right.SEE)) == []
+        assert [one.guest for one in await hall.ask("requests", guest_of(EVERYTHING))] == ["alice"]
+        told = await hall.ask("state")
+        assert (told.requests, told.refused, told.trouble, told.policy) == (2, 0, "", None)
+        one: StateView = await hall.ask("state", guest="bob")
+        assert [guest.name for guest in one.guests] == ["bob"] and one.names == ["alice", "bob"]
+        about = await hall.ask("about", guest_of(Right.SEE))
+        assert (about.version, about.you, about.listen, about.page) == (
+            __version__,
+            "token/5",
+            PLACE.address,
+            PLACE.page_url,
+        )
+        hall.plane.forbidden()
+        assert (await hall.ask("state")).refused == 1 == hall.commands.refused()
+        metrics = hall.plane.metrics(guest_of(Right.SEE)).decode()
+        assert "alice" in metrics and "bob" not in metrics and "bob" in hall.plane.metrics(OWNER).decode()
+
+    with_guests(tmp_path, test)
+
+
+def test_incidents_are_told_of_a_guest_or_of_one_thing(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        for guest, subject in (("alice", "stream/1"), ("alice", "stream/2"), ("gone", "stream/1")):
+            hall.worker.report(Symptom("client", "wrote late", guest, subject, {}, NS_PER_S))
+        assert [one.subject for one in await hall.ask("incidents", guest="alice")] == ["stream/1", "stream/2"]
+        assert [one.guest for one in await hall.ask("incidents", subject="stream/1")] == ["alice", "gone"]
+        assert len(await hall.ask("incidents", guest="gone")) == 1, "they outlive their guest"
+        assert await hall.ask("incidents", guest="bob") == []
+        for who, guest in ((OWNER, "never"), (guest_of(Right.SEE, "bob"), "alice")):
+            with pytest.raises(NotFound):
+                await hall.ask("incidents", who, guest=guest)
+
+    with_guests(tmp_path, test)
+
+
+def test_changes_are_made_and_told(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        alice = hall.worker.guests["alice"]
+        stream = hall.play()
+        sink = await hall.ask("sink.add", guest="alice", name="other", description="Another")
+        assert (sink.name, sink.id.split("/")[0]) == ("other", "sink")
+        with pytest.raises(ConfigError, match="sink description"):
+            await hall.ask("sink.add", guest="alice", name="third", description="\x1b")
+        assert await hall.ask("link", source=stream.key, to="sink/other", matrix=[[1, 0], [0, 0.5]]) == Done()
+        assert [link.target.name for link in stream.links] == ["millrace", "other"]
+        assert stream.links[1].matrix is not None and stream.links[1].matrix.tolist() == [[1, 0], [0, 0.5]]
+        assert await hall.ask("unlink", source=stream.key, to="sink/other") == Done() and len(stream.links) == 1
+        assert await hall.ask("move", target=stream.key, to="sink/other") == Done() and stream.sink.name == "other"
+        assert await hall.ask("set", target=stream.key, settings={"volume": "50%", "mute": True}) == Done()
+        assert stream.gains == pytest.approx((0.125, 0.125)) and stream.mute
+        assert (await hall.ask("latency", target=stream.key)).stream == stream.key
+        explained = await hall.ask("explain", target=stream.key, guest="alice")
+        assert (explained.target, explained.guest) == (stream.key, "alice") and explained.steps
+        assert await hall.ask("flight", guest="alice") == []
+        assert await hall.ask("sink.remove", guest="alice", sink="other") == Done()
+        assert [one.name for one in alice.graph.sinks.values()] == ["millrace"]
+        made: GuestView = await hall.ask("guest.add", name="carol", rate=44_100, channels=1)
+        assert (made.name, made.rate) == ("carol", 44_100) and len(made.sinks) == 1
+        with pytest.raises(GraphError, match="exists already"):
+            await hall.ask("guest.add", name="carol")
+        assert await hall.ask("guest.remove", guest="carol") == Done() and "carol" not in hall.worker.guests
+
+    with_guests(tmp_path, test)
+
+
+@pytest.mark.parametrize(("name", "args", "kind", "why"), [
+    ("fly", {}, ConfigError, "no command 'fly'; there are: about, "),
+    ("set", {"target": "stream/999", "settings": {"mute": True}}, NotFound, "stream/999"),
+    ("set", {"target": "sink/millrace", "settings": {}, "guest": "never"}, NotFound, "never"),
+    ("latency", {"target": "sink/millrace"}, ConfigError, "name a stream"),
+    ("explain", {"target": "sink/millrace"}, ConfigError, "name a stream"),
+    ("explain", {"target": "recorder/999"}, NotFound, "recorder/999"),
+    ("explain", {"target": "recorder/x"}, NotFound, "recorder/x"),
+    ("detach", {"door": "999"}, NotFound, "door/999"),
+    ("decide", {"request": "9", "allow": True}, NotFound, "request/9"),
+    ("token.rotate", {"token": "9"}, NotFound, "token/9"), ("token.revoke", {"token": "token/x"}, NotFound, "token/x"),
+    ("grant", {"guest": "alice", "what": "camera", "allow": "maybe"}, ConfigError, "allow must be"),
+    ("grant", {"guest": "alice", "what": "fly", "allow": True}, ConfigError, "no right 'fly'"),
+    ("grant", {"guest": "alice", "what": "camera", "allow": True, "program": "x" * (PROGRAM_MAX + 1)}, ConfigError,
+     "program: 4096"),
+    ("token.new", {"may": "fly"}, ConfigError, "no right 'fly'"),
+    ("token.new", {"may": "hear", "name": "x" * 101}, ConfigError, "100 characters"),
+    ("token.new", {"may": "hear", "expires": "soon"}, ConfigError, "soon"),
+    ("remember", {"key": ""}, ConfigError, "1 to 200"), ("remember", {"key": "x" * (KEY_MAX + 1)}, ConfigError, "200"),
+    ("remember", {"key": "x", "value": "x" * (VALUE_MAX + 1)}, ConfigError, "4096"),
+])  # fmt: skip
+def test_what_can_not_be_is_refused_with_its_reason(
+    name: str, args: dict[str, Any], kind: type[Exception], why: str, tmp_path: Path
+) -> None:
+    async def test(hall: Hall) -> None:
+        with pytest.raises(kind, match=why):
+            await hall.ask(name, **args)
+
+    with_guests(tmp_path, test)
+
+
+def test_a_source_is_nothing_that_a_program_links_or_moves(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        stream, program = hall.play(), guest_of(EVERYTHING & ~Right.ADMIN)
+        tries = [("link", {"source": "source/microphone", "to": "sink/millrace", "guest": "alice"}),
+                 ("move", {"target": stream.key, "to": "source/microphone"})]  # fmt: skip
+        for name, args in tries:
+            with pytest.raises(RightsError, match="record it instead"):
+                await hall.ask(name, program, **args)
+        await hall.ask("link", **tries[0][1])
+
+    with_guests(tmp_path, test)
+
+
+def test_a_machine_is_attached_where_its_owner_may(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        owner = guest_of(EVERYTHING)
+        door = await hall.ask("attach", owner, guest="alice", door="vnc://vms.example:5900", password="x")
+        assert (door.door, door.state) == ("vnc://vms.example:5900", "waiting")
+        for wrong in ({"door": "vnc://vms.example:5901"}, {"door": "qmp:/root/q"}):
+            with pytest.raises(RightsError):
+                await hall.ask("attach", owner, guest="alice", **wrong)
+        with pytest.raises(RightsError, match="send the password itself"):
+            await hall.ask("attach", owner, guest="alice", door="vnc://vms.example:5900", password_file="/etc/shadow")
+        other = await hall.ask("attach", guest="bob", door="vnc+unix:///nowhere", password_file="/nowhere")
+        assert await hall.ask("detach", owner, door=door.id) == Done()
+        assert hall.worker.guests["alice"].machines == []
+        assert await hall.ask("detach", door=other.id.removeprefix("door/")) == Done()
+
+    with_guests(tmp_path, test)
+
+
+def test_a_request_is_answered_once_or_for_its_program(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        heard: list[bool] = []
+        for always in (False, True):
+            prompt = hall.worker.prompts.ask("alice", Permission.CAMERA, Subject(), "tool", 0, heard.append)
+            assert prompt is not None
+            number = prompt.key.removeprefix("request/")
+            await hall.ask("decide", guest_of(EVERYTHING), request=number, allow=always, always=False)
+        assert heard == [False, True] and list(hall.worker.guests["alice"].admission.grants) == []
+        await hall.ask("grant", guest="alice", what="camera", allow="prompt", program="tool")
+        await hall.ask("grant", guest="alice", what="monitor", allow=False)
+        rules = {(one.program, one.what): one.allow for one in await hall.ask("grants")}
+        assert rules == {("tool", "camera"): "prompt", (ANY, "monitor"): False}
+        await hall.ask("grant", guest="alice", what="monitor", allow=None)
+        assert len(await hall.ask("grants")) == 1
+
+    with_guests(tmp_path, test)
+
+
+def test_a_token_is_made_shown_without_its_secret_changed_and_ended(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        made = await hall.ask("token.new", may="hear", guests=["alice"], name="desk")
+        assert made.may == ["see", "hear"] and made.guests == ["alice"] and made.token.startswith("mr_")
+        assert made.expires is not None and made.expires - made.created == pytest.approx(30 * 86_400, abs=5)
+        whole = await hall.ask("token.new", may="all", expires="1h")
+        assert whole.guests == [ALL_GUESTS] and whole.id != made.id
+        shown = await hall.ask("tokens")
+        assert [one.id for one in shown] == [made.id, whole.id] and made.token not in repr(shown)
+        again = await hall.ask("token.rotate", token=made.id)
+        assert again.token != made.token and again.token.startswith("mr_")
+        assert await hall.ask("token.revoke", token=made.id.removeprefix("token/")) == Done()
+        assert [one.id for one in await hall.ask("tokens")] == [whole.id]
+
+    with_guests(tmp_path, test)
+
+
+def test_a_session_manager_keeps_texts_and_finds_them_by_how_their_keys_begin(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        for key in ("notes/a", "notes/b", "other"):
+            await hall.ask("remember", key=key, value=f"{key}!")
+        assert await hall.ask("recall", prefix="notes/") == {"notes/a": "notes/a!", "notes/b": "notes/b!"}
+        await hall.ask("remember", key="notes/a")
+        assert await hall.ask("recall") == {"notes/b": "notes/b!", "other": "other!"}
+        await hall.ask("remember", key="x" * KEY_MAX, value="x" * VALUE_MAX)
+
+    with_guests(tmp_path, test)
+
+
+def test_a_link_lets_a_browser_in_at_the_page(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        one, two = [(await hall.ask("page.link")).link for _ in range(2)]
+        assert one.startswith("http://127.0.0.1:9/#in=") and one != two and len(one) > 40
+
+    with_guests(tmp_path, test)
+
+
+def test_what_waits_for_the_disk_holds_up_who_asked_for_it_alone(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        running: list[str] = []
+        most: dict[str, int] = {}
+
+        async def slow(args: Any, principal: Principal) -> Done:
+            running.append(principal.key)
+            most[principal.key] = max(most.get(principal.key, 0), running.count(principal.key))
+            most["all"] = max(most.get("all", 0), len(running))
+            await asyncio.sleep(0)
+            running.remove(principal.key)
+            return Done()
+
+        def several(name: str, /, **args: Any) -> list[Awaitable[Any]]:
+            hall.commands.table[name] = dataclasses.replace(hall.commands.table[name], run=slow)
+            return [hall.ask(name, who, **args) for who in (OWNER, OWNER, OWNER, guest_of(EVERYTHING))]
+
+        for name, args in [("remember", {"key": "x"}), ("set", {"target": "sink/a", "settings": {}})]:
+            most.clear()
+            await asyncio.gather(*several(name, **args))
+            assert most == {"owner": 1, "token/5": 1, "all": 2}, name
+        for name, args in [("recall", {}), ("set", {"target": "stream/1", "settings": {}}),
+                           ("set", {"target": "listener/1", "settings": {}})]:  # fmt: skip
+            most.clear()
+            await asyncio.gather(*several(name, **args))
+            assert most == {"owner": 3, "token/5": 1, "all": 4}, name
+        assert set(hall.commands.table) > KEPT and not hall.commands._changing, "nobody who is done is remembered"
+
+    with_guests(tmp_path, test)
+
+
+# -- the plane -----------------------------------------------------------------------------------
+
+
+class Session:
+    """A program's connection."""
+
+    def __init__(self, principal: Principal = OWNER) -> None:
+        self.name, self.principal, self.subject = "program", principal, Subject()
+        self.told: list[tuple[str, bool]] = []
+
+    def claim_changed(self, name: str, have: bool) -> None:
+        self.told.append((name, have))
+
+    def end_forbidden(self, guest: Any) -> None:
+        """See `Session`."""
+
+
+def test_a_connection_that_goes_lets_go_of_what_it_had(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        plane, stream = hall.plane, hall.play()
+        one, two = Session(), Session()
+        for session in (one, two):
+            plane.joined(session)
+            plane.claims.claim("policy", session, replace=False)
+        plane.duck(one, stream.key, -20.0, None)
+        assert stream.trim == pytest.approx(0.1) and set(hall.worker.sessions) == {one, two}
+        for key, db in ((stream.key, 1.0), (stream.key, -97.0), (stream.key, float("nan")), ("sink/millrace", -6.0)):
+            with pytest.raises(ConfigError):
+                plane.duck(one, key, db, None)
+        with pytest.raises(RightsError):
+            plane.duck(Session(guest_of(Right.SEE)), stream.key, -6.0, None)
+        plane.release(one)
+        assert stream.trim == 1.0 and two.told == [("policy", True)] and set(hall.worker.sessions) == {two}
+
+    with_guests(tmp_path, test)
+
+
+def test_what_the_plane_hands_on_is_the_workers(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        plane, worker = hall.plane, hall.worker
+        assert plane.take_id() < plane.take_id() and plane.place is PLACE
+        assert plane.turns_of(OWNER) is plane.owners is worker.turns and plane.strangers is worker.strangers
+        assert plane.turns_of(guest_of(Right.SEE)) is worker.guests["alice"].turns
+        assert plane.budget_of().whose == "owner" and plane.budget_of(guest_of(Right.SEE)).whose == "guest alice"
+        assert plane.guest(OWNER, "alice", Right.ADMIN) is worker.guests["alice"]
+        ended: list[str] = []
+        token = await hall.ask("token.new", may="see", guests=["alice"])
+        plane.enter(Principal(token.id, Right.SEE, frozenset({"alice"})), ended.append, ended.append)
+        await hall.ask("token.revoke", token=token.id)
+        assert ended == ["the token was revoked"] and plane.ready
+        worker.store.trouble = "disk full"
+        assert not plane.ready and (await hall.ask("state")).trouble == "disk full"
+        plane.refused("alice", "tool", "the camera")
+        plane.violated("bob", "client/1", ValueError("bad"))
+        incidents = [(one.guest, one.stage) for one in await hall.ask("incidents")]
+        assert [guest for guest, _ in incidents] == ["alice", "bob"]
+
+    with_guests(tmp_path, test)
+
+
+# -- the description -----------------------------------------------------------------------------
+
+
+def test_the_description_says_where_each_argument_goes(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        told = describe(hall.commands, "/p")
+        assert told["info"]["version"] == __version__
+        operations = {
+            operation["operationId"]: (path, method, operation)
+            for path, methods in told["paths"].items()
+            for method, operation in methods.items()
+        }
+        assert set(operations) == set(hall.commands.table), "no two at one place"
+        for command in hall.commands.table.values():
+            path, method, operation = operations[command.name]
+            assert (path, method, operation["summary"]) == (
+                f"/p{command.path}",
+                command.method.lower(),
+                command.summary,
+            )
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            places = [(one["in"], one["name"]) for one in operation["parameters"]]
+            named = [name for _, name in places] + list(body.get("properties", {}))
+            assert sorted(named) == sorted(field.name for field in msgspec.structs.fields(command.takes))
+            assert ("query" in {where for where, _ in places}) <= (command.method == "GET")
+            needed = {field.name for field in msgspec.structs.fields(command.takes) if field.required}
+            said = {one["name"] for one in operation["parameters"] if one["required"]} | set(body.get("required", []))
+            assert said == needed, command.name
+            assert operation.get("requestBody", {}).get("required", bool(body.get("required"))) is bool(
+                body.get("required")
+            )
+            assert set(operation["responses"]) >= {"200", "400", "403", "404", "409", "507"}
+
+    with_guests(tmp_path, test)
+    assert Done(True) == module.OK
