@@ -57,17 +57,18 @@ def application() -> web.Application:
     return web.Application()
 
 
-def test_what_is_told_is_where_it_can_be_reached() -> None:
+@pytest.mark.parametrize("here", ["127.0.0.1", "127.0.0.2"])
+def test_what_is_told_is_where_it_can_be_reached(here: str) -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
-        assert made.address == "127.0.0.1:0", "until it is known"
+        assert made.address == f"{here}:0", "until it is known"
         await made.listen(application())
         (one,) = acceptors.served
         host, port = one.sock.getsockname()
-        assert (host, made.address, made.outward) == ("127.0.0.1", f"127.0.0.1:{port}", "") and port
-        assert one.tls is None and made.url == f"ws://127.0.0.1:{port}"
-        assert made.page_url == f"http://127.0.0.1:{port}/"
+        assert (host, made.address, made.outward) == (here, f"{here}:{port}", "") and port
+        assert one.tls is None and made.url == f"ws://{here}:{port}"
+        assert made.page_url == f"http://{here}:{port}/"
 
-    served(test, listen="127.0.0.1:0")
+    served(test, listen=f"{here}:0")
 
 
 @pytest.mark.parametrize("listen", [":0", "0.0.0.0:0", "[::]:0"])

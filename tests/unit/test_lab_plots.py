@@ -50,6 +50,7 @@ def test_a_day_is_drawn_with_its_figures_and_few_enough_points(tmp_path: Path, m
     assert latency.get_xdata()[0] == 0 and latency.get_xdata()[-1] == pytest.approx(2.0, abs=0.001)
     assert latency.get_ydata()[:3].tolist() == [30, 33, 36] and set(target.get_ydata()) == {25.0}
     assert set(middle.get_lines()[0].get_ydata()) == {7.0} and set(bottom.get_lines()[0].get_ydata()) == {12.0}
+    assert [text.get_text() for text in top.get_legend().get_texts()] == ["latency", "target and path"]
     assert top.get_title() == "millrace, ppm200/exp3/loss2, 2 h"
     assert [axis.get_ylabel() for axis in (top, middle, bottom)] == ["ms", "fill, ms", "ratio error, ppm"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,12 @@ from millrace.doors.admission import Admission
 from millrace.errors import ConfigError, RightsError
 from millrace.guest.missing import NotFound
 from millrace.rights.grants import ANY, Identity, Permission, Subject, Verdict
-from millrace.rights.model import OWNER, Principal, Right
+from millrace.rights.model import NOBODY, OWNER, Principal, Right
 from millrace.rights.prompts import Answer, Prompt
 from millrace.server.native.own import OwnMethods
+from millrace.server.native.state import SessionState
 from millrace.sim.rig import Rig
+from millrace.wire.native.session import NativeState
 
 
 class Connection:
@@ -147,3 +150,15 @@ def test_what_is_asked_for_by_recording_is_not_asked_for_here() -> None:
     with pytest.raises(NotFound):
         call("ask", 1, what="camera", guest="other")
     assert one.told == []
+
+
+def test_a_connection_begins_as_nobody_and_shares_nothing_with_another() -> None:
+    one, two = (SessionState(Subject(Identity(5, 1000, "tool")), NativeState()) for _ in range(2))
+    assert one.principal is NOBODY and not (one.token or one.greeted or one.ready or one.called)
+    one.calls.append((1, None))  # type: ignore[arg-type]
+    one.asked[1] = None
+    assert not two.calls and not two.asked and one.outgoing is not two.outgoing and not two.held.claims
+    again = pickle.loads(pickle.dumps(one))
+    assert (
+        again.subject.identity == one.subject.identity and list(again.calls) == [(1, None)] and again.asked == {1: None}
+    )
