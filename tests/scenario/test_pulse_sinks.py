@@ -16,7 +16,7 @@ from millrace.graph.model import Sink
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Rig, RigClient
 from millrace.wire.pulse.client import record_fields
-from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err, Facility
+from millrace.wire.pulse.constants import NO_INDEX, Command, DeviceState, Encoding, Err, Facility
 from millrace.wire.pulse.tagstruct import FormatInfo, Spec
 
 from .test_native import of_daemon, running
@@ -317,10 +317,49 @@ def test_a_change_of_a_sinks_level_is_told_of_the_sink_alone() -> None:
     client.ask(Command.SET_SOURCE_MUTE, index=rig.sink.id, name=None, mute=True)
     told = [(n["event"] & 0xF, n["index"]) for n in client.named(Command.SUBSCRIBE_EVENT)]
     assert told == [(Facility.SINK, rig.sink.id), (Facility.SOURCE, rig.sink.id)]
-    client.play(Spec(SampleFormat.S16LE, 2, 48_000), (1, 2), bytes(400_000))
-    rig.run(0.5)
-    facilities = {n["event"] & 0xF for n in client.named(Command.SUBSCRIBE_EVENT)[2:]}
-    assert {Facility.SINK, Facility.SOURCE} <= facilities, "the monitor runs with its sink"
+
+
+def test_what_runs_is_what_is_played_to_or_recorded_and_nothing_else_of_the_guest() -> None:
+    """A microphone's lamp is dark while music plays, and a combined sink rests while another plays."""
+    rig = Rig()
+    client = rig.client()
+    rig.graph.add_source("microphone", "Microphone")
+    for name, argument in (("null", "sink_name=a"), ("null", "sink_name=b"), ("combine", "sink_name=c slaves=a")):
+        load(client, f"module-{name}-sink", argument)
+    load(client, "module-remap-source", "source_name=d master=a.monitor")
+    spec = Spec(SampleFormat.S16LE, 2, 48_000)
+
+    def record(source: str) -> int:
+        reply = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(spec, (1, 2), source_name=source))
+        channel: int = reply["channel"]
+        return channel
+
+    def busy() -> set[str]:
+        rig.run(0.1)
+        devices = sinks_of(client) | sources_of(client)
+        return {name for name, one in devices.items() if one["state"] == DeviceState.RUNNING}
+
+    assert busy() == set()
+    player = client.play(spec, (1, 2), bytes(2_000_000), sink_name="b", tlength=2_000_000)
+    assert busy() == {"b"}
+    client.ask(Command.SUBSCRIBE, mask=0x2FF)
+    channel = record("microphone")
+    assert busy() == {"b", "microphone"}
+    told = [(n["event"] & 0xF, n["index"]) for n in client.named(Command.SUBSCRIBE_EVENT)]
+    assert (Facility.SOURCE, sources_of(client)["microphone"]["index"]) in told
+    client.ask(Command.DELETE_RECORD_STREAM, channel=channel)
+    client.ask(Command.MOVE_SINK_INPUT, index=player.index, sink_index=NO_INDEX, sink_name="c")
+    assert busy() == {"a", "c"}, "what plays to a combined sink plays to its slaves"
+    channel = record("d")
+    assert busy() == {"a", "c", "d", "a.monitor"}, "a remapped source is made of its master"
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=True)
+    assert busy() == {"d", "a.monitor"}
+    client.ask(Command.CORK_RECORD_STREAM, channel=channel, cork=True)
+    assert busy() == set()
+    client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=False)
+    assert busy() == {"a", "c"}
+    client.ask(Command.DELETE_PLAYBACK_STREAM, channel=player.channel)
+    assert busy() == set()
 
 
 def test_what_changes_nothing_is_told_to_nobody_so_those_who_set_on_each_event_come_to_rest() -> None:

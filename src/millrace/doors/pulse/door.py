@@ -20,6 +20,7 @@ from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import GROUPED_BY, Rules, group_of
 from millrace.doors.pulse.samples import SampleCache
+from millrace.doors.pulse.uses import InUse, Uses
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError
 from millrace.graph.graph import Graph
@@ -71,7 +72,8 @@ class PulseDoor:
         self.account = admission.budget.open("cache")
         """What is the guest's and no connection's: cached samples, modules."""
         self.samples = SampleCache(self.account, self.publish)
-        self._source_states: dict[int, tuple[NodeState, bool]] = {}
+        self._source_states: dict[int, tuple[bool, bool]] = {}
+        self._uses, self.in_use = Uses(), InUse()
         graph.observers.append(self._graph_changed)
 
     def _built_in(self) -> Iterator[Module]:
@@ -278,6 +280,8 @@ class PulseDoor:
                 self.publish(Facility.SINK, kind, node.id)
             if self._source_shows(node, kind):
                 self.publish(Facility.SOURCE, kind, node.id)
+            if node.links or node.id in self.in_use.played:
+                self._tell_what_is_used()
             if kind is Change.CHANGE and node.suspended:
                 self._end_suspended(node)
             if kind is Change.REMOVE:
@@ -291,11 +295,21 @@ class PulseDoor:
             self._tap_changed(node, kind)
         if isinstance(node, Tap):
             self.sound_tones(*self.modules.values())
+        if isinstance(node, Stream | Tap) and self._uses.count(node, kind is Change.REMOVE):
+            self._tell_what_is_used()
+
+    def _tell_what_is_used(self) -> None:
+        before, self.in_use = self.in_use, self._uses.found(self.graph.mixes())
+        for facility, were, are in zip((Facility.SINK, Facility.SOURCE), before, self.in_use, strict=True):
+            for index in were ^ are:
+                mix = self.graph.sinks.get(index) or self.graph.sources.get(index)
+                if mix is not None and (facility is Facility.SOURCE or not mix.capture):
+                    self.publish(facility, Change.CHANGE, index)
 
     def _source_shows(self, sink: Sink, kind: Change) -> bool:
-        """Whether a change can be seen at the source or monitor: it has the sink's state, and a level of its own."""
-        state = (sink.state, sink.suspended)
-        before, self._source_states[sink.id] = self._source_states.get(sink.id, (NodeState.SUSPENDED, False)), state
+        """Whether a change can be seen at the source or monitor: suspended with the sink, at a level of its own."""
+        state = (sink.state is NodeState.SUSPENDED, sink.suspended)
+        before, self._source_states[sink.id] = self._source_states.get(sink.id, (True, False)), state
         return kind is not Change.CHANGE or state != before
 
     def _forget_sink(self, sink: Sink) -> None:

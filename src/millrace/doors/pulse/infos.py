@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from millrace.doors.pulse.clients import Client
@@ -43,18 +43,18 @@ def _grouped(props: Props, kind: str) -> Props:
     return props | as_props({GROUP_PROPERTY: group_of(texts, kind)})
 
 
-def _device_state(sink: Sink) -> DeviceState:
+def _device_state(sink: Sink, used: Container[int]) -> DeviceState:
     if sink.suspended or sink.state is NodeState.SUSPENDED:
         return DeviceState.SUSPENDED
-    return DeviceState.RUNNING if sink.state is NodeState.RUNNING else DeviceState.IDLE
+    return DeviceState.RUNNING if sink.id in used else DeviceState.IDLE
 
 
-def _device(door: PulseDoor, sink: Sink) -> Record:
+def _device(door: PulseDoor, sink: Sink, used: Container[int]) -> Record:
     fmt = door.format_of(sink)
     module = next((m.index for m in door.modules.values() if sink in m.mixes), door.own_module.index)
     return {
         "index": sink.id, "spec": spec_of(fmt), "map": map_of(fmt), "module": module, "driver": DRIVER,
-        "base_volume": VOLUME_NORM, "state": _device_state(sink), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
+        "base_volume": VOLUME_NORM, "state": _device_state(sink, used), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
         "ports": 0, "active_port": None, "formats": [FormatInfo(Encoding.PCM)],
         "configured": door.graph.quantum_ns // 1000,
     }  # fmt: skip
@@ -70,7 +70,7 @@ def _device_props(sink: Sink, description: str, kind: str, icon: str) -> Props:
 def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
     """GET_SINK_INFO."""
     props = _device_props(sink, sink.description, "sound", "audio-card")
-    return _device(door, sink) | {
+    return _device(door, sink, door.in_use.played) | {
         "name": sink.name, "description": sink.description, "volume": volume_of(sink.gains), "mute": sink.mute,
         "monitor_index": sink.id, "monitor_name": sink.name + MONITOR,
         "latency": door.monitor_latency_ns(sink, now_ns) // 1000, "flags": SINK_FLAGS, "props": props,
@@ -84,7 +84,7 @@ def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
     description = door.source_description(sink)
     props = _device_props(sink, description, "sound" if sink.capture else "monitor", "audio-input-microphone")
     of = (NO_INDEX, None) if sink.capture else (sink.id, sink.name)
-    return _device(door, sink) | {
+    return _device(door, sink, door.in_use.recorded) | {
         "name": door.source_name(sink), "description": description, "mute": level.mute,
         "volume": volume_of(level.gains), "monitor_of_index": of[0],
         "monitor_of_name": of[1], "latency": 0, "flags": SOURCE_FLAGS, "props": props,

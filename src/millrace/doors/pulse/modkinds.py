@@ -379,7 +379,17 @@ KINDS: dict[str, Kind] = {
 
 _PATH = "it would have the daemon open a file for a program of a guest"
 _ROLES = "which sink a role goes to is the policy's: [roles] in policy.toml, see docs/policy.md"
+_TUNNEL = "it would have the daemon connect to a server for a program of a guest; run"
+_SENT = "it would have the daemon send to the network for a program of a guest; run millrace listen --to raw:-"
 NOT_SERVED: dict[str, str] = {
+    "module-native-protocol-tcp": "a program opens no guest to the network; whoever runs the daemon does, by pulse_tcp"
+    " in the guest's configuration",
+    "module-tunnel-sink": f"{_TUNNEL} parec -d NAME.monitor | pacat -s SERVER",
+    "module-tunnel-sink-new": f"{_TUNNEL} parec -d NAME.monitor | pacat -s SERVER",
+    "module-tunnel-source": f"{_TUNNEL} parec -s SERVER | pacat -d NAME",
+    "module-tunnel-source-new": f"{_TUNNEL} parec -s SERVER | pacat -d NAME",
+    "module-simple-protocol-tcp": _SENT,
+    "module-rtp-send": _SENT,
     "module-pipe-sink": f"{_PATH}; record the monitor of a module-null-sink by parec -d NAME.monitor > FILE",
     "module-pipe-source": f"{_PATH}; play the file on a module-null-sink, whose monitor is a source"
     " by pacat -d NAME < FILE",
