@@ -408,7 +408,8 @@ def test_each_change_is_told_as_what_it_is_a_change_of() -> None:
     stream, record = scene.play(), scene.record()
     assert scene.news() == [
         (Facility.SINK_INPUT, Change.NEW, stream.node.id), (Facility.SOURCE_OUTPUT, Change.NEW, record.node.id),
-    ]  # fmt: skip
+        (Facility.SOURCE, Change.CHANGE, record.node.sink.id),
+    ], "what is recorded runs"  # fmt: skip
     scene.graph.set_mute(stream.node, True)
     scene.graph.remove_tap(record.node)
     scene.graph.remove_sink(made)
