@@ -193,7 +193,7 @@ def test_machines_on_a_bus_are_told_apart_by_name(bus: Bus, tmp_path: Path) -> N
     wait_attached(bus)
     bus.cli("detach", door(bus)["id"])
     said = bus.cli("attach", "qemu", "--dbus", address, "--vm", "gamma").stdout
-    assert "there are: alpha, beta" in said or "there are: beta, alpha" in said
+    assert "there are: 'alpha', 'beta'" in said or "there are: 'beta', 'alpha'" in said
 
 
 def test_a_peer_that_never_answers_disturbs_nobody(bus: Bus, tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Doors to machines have one shape: what comes is taken, shown while it is there, and gone with the session."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from millrace.doors.machine import MachineDoor
+from millrace.doors.qemu.door import KeptVoices, QemuPlayback, QemuRecord
+from millrace.doors.spice.door import SpicePlayback, SpiceRecord
+from millrace.doors.vnc.door import VncDoor
+from millrace.dsp.convert import SampleFormat
+from millrace.guest.machines.address import parse_door
+from millrace.guest.machines.attach import KINDS
+from millrace.guest.machines.attached import AttachedMachine
+from millrace.media.format import AudioFormat
+from millrace.sim.rig import Rig
+from millrace.units import default_map
+from millrace.wire.qemu.audio import AudioPeer, VoiceEnabled, VoiceInit
+from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
+from millrace.wire.vnc.client import AudioBegin, VncClient
+
+Make = Callable[[Rig], MachineDoor]
+PCM = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2))
+
+
+def channel(kind: ChannelKind, message: int, body: bytes) -> SpiceChannel:
+    made = SpiceChannel(kind, 1, 0, "", lambda key, text: bytes(128), 0)
+    made._events.append(SpiceMessage(message, body))
+    return made
+
+
+def qemu_peer() -> AudioPeer:
+    peer = AudioPeer(0)
+    peer._events += [VoiceInit(1, PCM), VoiceInit(2, PCM), VoiceEnabled(1, True)]
+    return peer
+
+
+def vnc(rig: Rig) -> MachineDoor:
+    wire = VncClient(48_000, 2, "", lambda challenge, text: b"", 0)
+    wire._events.append(AudioBegin())
+    return VncDoor(rig.graph, wire)
+
+
+def spice_playback(rig: Rig) -> MachineDoor:
+    start = struct.pack("<IHII", 2, 1, 48_000, 0)
+    return SpicePlayback(rig.graph, channel(ChannelKind.PLAYBACK, 103, start), "SPICE")
+
+
+def spice_record(rig: Rig) -> MachineDoor:
+    start = struct.pack("<IHI", 2, 1, 48_000)
+    return SpiceRecord(
+        rig.graph, rig.graph.add_source("mic", "x"), channel(ChannelKind.RECORD, 101, start), "SPICE", lambda: None
+    )
+
+
+PLAYING: dict[str, tuple[Make, int]] = {
+    "QEMU": (lambda rig: QemuPlayback(rig.graph, qemu_peer(), "QEMU", KeptVoices()), 2),
+    "SPICE": (spice_playback, 1),
+    "VNC": (vnc, 1),
+}
+RECORDING: dict[str, Make] = {
+    "QEMU": lambda rig: QemuRecord(rig.graph, rig.graph.add_source("mic", "x"), qemu_peer(), "QEMU"),
+    "SPICE": spice_record,
+}
+
+
+@pytest.mark.parametrize("kind", PLAYING)
+def test_what_a_machine_plays_is_there_until_the_session_ends(kind: str) -> None:
+    rig, (make, count) = Rig(), PLAYING[kind]
+    door, held = make(rig), rig.graph.budget.held
+    assert not door.streams and not rig.graph.streams
+    door.receive(0)
+    door.receive(0)
+    assert {stream.node.id for stream in door.streams} == set(rig.graph.streams) and len(door.streams) == count
+    assert not door.recording
+    for _ in range(2):
+        door.close()
+        assert not door.streams and not rig.graph.streams and rig.graph.budget.held == held
+
+
+@pytest.mark.parametrize("kind", RECORDING)
+def test_what_a_machine_records_is_there_until_the_session_ends(kind: str) -> None:
+    rig = Rig()
+    door = RECORDING[kind](rig)
+    held = rig.graph.budget.held
+    assert not door.recording
+    door.receive(0)
+    assert door.recording and rig.graph.taps and not door.streams
+    for _ in range(2):
+        door.close()
+        assert not door.recording and not rig.graph.taps and rig.graph.budget.held == held
+
+
+def test_each_kind_of_machine_that_can_be_named_is_served() -> None:
+    named = ("qmp:/run/vm.qmp", "dbus:unix:path=/run/bus", "spice://host", "spice+tls://host", "vnc+unix:///run/vnc")
+    kinds = {parse_door(text).kind for text in named}
+    assert kinds | {"p2p"} == set(KINDS)
+    assert all(issubclass(load(), AttachedMachine) for load in KINDS.values())
