@@ -20,7 +20,7 @@ from millrace.doors.pulse.formats import (
 )
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import GROUPED_BY, INPUT, Rule, group_of
+from millrace.doors.pulse.restore import INPUT, Rule, group_of_props
 from millrace.dsp.channels import Mapping
 from millrace.dsp.mix import cubic_to_gain
 from millrace.dsp.resample import SINC_HOLDS, holds_ns, stretched
@@ -208,8 +208,7 @@ def _source_for(client: PulseClient, f: Fields, only: Stream | None) -> Sink:
 
 def _remembered(client: PulseClient, f: Fields) -> Rule:
     """What recorders like this get."""
-    props = client.props | f["props"]
-    group = group_of({key: prop_text(props, key) for key in GROUPED_BY}, INPUT)
+    group = group_of_props(client.props | f["props"], INPUT)
     return client.door.rules.restored(group) or Rule()
 
 

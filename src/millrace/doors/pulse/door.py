@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.admission import Admission, permission_of
 from millrace.doors.pulse.clients import Client, Host, Memory, Recorder
-from millrace.doors.pulse.formats import CommandError, prop_text
+from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
 from millrace.doors.pulse.news import News
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import GROUPED_BY, Rules, group_of
+from millrace.doors.pulse.restore import Rules, group_of, group_of_props
 from millrace.doors.pulse.samples import SampleCache
 from millrace.doors.pulse.uses import InUse, Uses
 from millrace.dsp.convert import SampleFormat
@@ -247,7 +247,7 @@ class PulseDoor:
     def group(self, stream: Stream) -> str:
         """The group in which a stream is remembered, by what its client said of it, or its own door did."""
         pulse = self.playback.get(stream.id)
-        return group_of(stream.props if pulse is None else {key: prop_text(pulse.props, key) for key in GROUPED_BY})
+        return group_of(stream.props) if pulse is None else group_of_props(pulse.props)
 
     # -- events --------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import STREAM_RESTORE, PulseDoor
-from millrace.doors.pulse.formats import CommandError, map_names, map_numbers, prop_text
+from millrace.doors.pulse.formats import CommandError, map_names, map_numbers
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import GROUP_MAX, GROUPED_BY, INPUT, RULES_MAX, Changes, Rule, RuleUpdate, group_of
+from millrace.doors.pulse.restore import GROUP_MAX, INPUT, RULES_MAX, Changes, Rule, RuleUpdate, group_of_props
 from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import RemoteProtocolError
 from millrace.graph.model import Stream
@@ -168,8 +168,7 @@ def apply(door: PulseDoor, rules: dict[str, Rule]) -> None:
         if rule := rules.get(door.group(stream)):
             _apply(door, stream, rule)
     for record in list(door.records.values()):
-        texts = {key: prop_text(record.props, key) for key in GROUPED_BY}
-        if rule := rules.get(group_of(texts, INPUT)):
+        if rule := rules.get(group_of_props(record.props, INPUT)):
             _apply_to_record(door, record, rule)
 
 

@@ -11,7 +11,7 @@ from millrace.doors.pulse.formats import info_of, map_numbers, map_of, prop_text
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import GROUP_PROPERTY, GROUPED_BY, INPUT, OUTPUT, group_of
+from millrace.doors.pulse.restore import GROUP_PROPERTY, INPUT, OUTPUT, group_of_props
 from millrace.doors.pulse.samples import Sample
 from millrace.graph.model import NodeState, Sink
 from millrace.units import HostNs
@@ -39,8 +39,7 @@ def as_props(texts: Mapping[str, str]) -> Props:
 
 def _grouped(props: Props, kind: str) -> Props:
     """A stream's properties, and by which group it is remembered."""
-    texts = {key: prop_text(props, key) for key in GROUPED_BY if key in props}
-    return props | as_props({GROUP_PROPERTY: group_of(texts, kind)})
+    return props | as_props({GROUP_PROPERTY: group_of_props(props, kind)})
 
 
 def _device_state(sink: Sink, used: Container[int]) -> DeviceState:

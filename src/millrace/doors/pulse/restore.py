@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from millrace.doors.pulse.channelmaps import volume_for
+from millrace.doors.pulse.formats import prop_text
 from millrace.dsp.mix import cubic_to_gain
 from millrace.graph.model import Stream
 from millrace.units import MAX_CHANNELS, POSITIONS, Positions
+from millrace.wire.pulse.tagstruct import Props
 
 RULES_MAX = 1000
 """Rules of one guest; beyond that the oldest go."""
@@ -28,7 +30,7 @@ _BY = (
     ("media.name", "media-name"),
 )
 RESTORED = frozenset({"volume", "muted", "device"})
-GROUPED_BY = (GROUP_PROPERTY, *(key for key, _ in _BY))
+_GROUPED_BY = (GROUP_PROPERTY, *(key for key, _ in _BY))
 """Properties by which a stream is grouped."""
 _LEVEL_MAX = 0x7FFFFFFF
 _DEVICE = {OUTPUT: "sink", INPUT: "source"}
@@ -42,6 +44,11 @@ def group_of(props: Mapping[str, str], kind: str = OUTPUT) -> str:
         if props.get(key):
             return f"{kind}-by-{word}:{props[key]}"[:GROUP_MAX]
     return f"{kind}-fallback:{kind}"
+
+
+def group_of_props(props: Props, kind: str = OUTPUT) -> str:
+    """The same by the properties that a client of PulseAudio gave."""
+    return group_of({key: prop_text(props, key) for key in _GROUPED_BY}, kind)
 
 
 @dataclass(frozen=True, slots=True)
