@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from millrace.control import commands as module
 from millrace.control.commands import KEPT, KEY_MAX, PROGRAM_MAX, VALUE_MAX, Commands
-from millrace.control.plane import ControlPlane
+from millrace.control.plane import ControlPlane, Held
+from millrace.control.registry import Shown
 from millrace.control.results import Done, StateView
 from millrace.control.worker import Worker
 from millrace.errors import ConfigError, GraphError, RightsError
@@ -144,7 +144,7 @@ def test_what_is_of_the_whole_daemon_is_for_who_has_every_right_everywhere(tmp_p
             for who in (NOBODY, guest_of(EVERYTHING), guest_of(EVERYTHING & ~Right.ADMIN, ALL_GUESTS)):
                 with pytest.raises(RightsError):
                     await hall.ask(name, who, **args)
-        with pytest.raises(RightsError, match="let a browser in as the daemon's owner"):
+        with pytest.raises(RightsError, match="may not make links: they let a browser in as the daemon's owner"):
             await hall.ask("page.link", guest_of(EVERYTHING, ALL_GUESTS))
         assert set(hall.worker.guests) == {"alice", "bob"} and not list(hall.worker.access.tokens)
 
@@ -253,11 +253,12 @@ def test_changes_are_made_and_told(tmp_path: Path) -> None:
     ("grant", {"guest": "alice", "what": "camera", "allow": "maybe"}, ConfigError, "allow must be"),
     ("grant", {"guest": "alice", "what": "fly", "allow": True}, ConfigError, "no right 'fly'"),
     ("grant", {"guest": "alice", "what": "camera", "allow": True, "program": "x" * (PROGRAM_MAX + 1)}, ConfigError,
-     "program: 4096"),
+     "program: 4096 characters at most"),
     ("token.new", {"may": "fly"}, ConfigError, "no right 'fly'"),
     ("token.new", {"may": "hear", "name": "x" * 101}, ConfigError, "100 characters"),
     ("token.new", {"may": "hear", "expires": "soon"}, ConfigError, "soon"),
-    ("remember", {"key": ""}, ConfigError, "1 to 200"), ("remember", {"key": "x" * (KEY_MAX + 1)}, ConfigError, "200"),
+    ("remember", {"key": ""}, ConfigError, "has 1 to 200 characters, a value 4096"),
+    ("remember", {"key": "x" * (KEY_MAX + 1)}, ConfigError, "200"),
     ("remember", {"key": "x", "value": "x" * (VALUE_MAX + 1)}, ConfigError, "4096"),
 ])  # fmt: skip
 def test_what_can_not_be_is_refused_with_its_reason(
@@ -276,7 +277,7 @@ def test_a_source_is_nothing_that_a_program_links_or_moves(tmp_path: Path) -> No
         tries = [("link", {"source": "source/microphone", "to": "sink/millrace", "guest": "alice"}),
                  ("move", {"target": stream.key, "to": "source/microphone"})]  # fmt: skip
         for name, args in tries:
-            with pytest.raises(RightsError, match="record it instead"):
+            with pytest.raises(RightsError, match=r"token/5 may not link or move a source, .* to one; record it"):
                 await hall.ask(name, program, **args)
         await hall.ask("link", **tries[0][1])
 
@@ -315,6 +316,7 @@ def test_a_request_is_answered_once_or_for_its_program(tmp_path: Path) -> None:
         rules = {(one.program, one.what): one.allow for one in await hall.ask("grants")}
         assert rules == {("tool", "camera"): "prompt", (ANY, "monitor"): False}
         await hall.ask("grant", guest="alice", what="monitor", allow=None)
+        await hall.ask("grant", guest="alice", what="monitor", allow=None, program="x" * PROGRAM_MAX)
         assert len(await hall.ask("grants")) == 1
 
     with_guests(tmp_path, test)
@@ -397,12 +399,27 @@ class Session:
     def __init__(self, principal: Principal = OWNER) -> None:
         self.name, self.principal, self.subject = "program", principal, Subject()
         self.told: list[tuple[str, bool]] = []
+        self.kinds: frozenset[str] | None = None
+        self.shown = 0
+
+    @staticmethod
+    def encode(objects: list[Shown], gone: list[int], synced: bool) -> bytes:
+        return bytes(len(objects))
+
+    def send_objects(self, made: bytes) -> None:
+        self.shown += len(made)
 
     def claim_changed(self, name: str, have: bool) -> None:
         self.told.append((name, have))
 
     def end_forbidden(self, guest: Any) -> None:
         """See `Session`."""
+
+
+async def settled() -> None:
+    """What is told in turns is told."""
+    for _ in range(200):
+        await asyncio.sleep(0)
 
 
 def test_a_connection_that_goes_lets_go_of_what_it_had(tmp_path: Path) -> None:
@@ -421,6 +438,37 @@ def test_a_connection_that_goes_lets_go_of_what_it_had(tmp_path: Path) -> None:
             plane.duck(Session(guest_of(Right.SEE)), stream.key, -6.0, None)
         plane.release(one)
         assert stream.trim == 1.0 and two.told == [("policy", True)] and set(hall.worker.sessions) == {two}
+
+    with_guests(tmp_path, test)
+
+
+def test_a_connection_goes_on_elsewhere_with_what_was_kept_for_it(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        plane, stream = hall.plane, hall.play()
+        one, two, again = Session(), Session(), Session()
+        nothing = plane.held(one, one)
+        assert nothing == Held() and nothing.looked is None
+        plane.claims.claim("policy", one, replace=False)
+        plane.claims.claim("lights", two, replace=False)
+        plane.claims.claim("lights", one, replace=False)
+        plane.duck(one, stream.key, -20.0, None)
+        plane.registry.watch(one)
+        await settled()
+        held = plane.held(one, one)
+        assert (held.claims, list(held.ducks)) == ({"policy": True, "lights": False}, [stream.id])
+        assert held.looked is not None and held.looked.synced and stream.id in held.looked.numbers
+        plane.registry.unwatch(one)
+        plane.release(one)
+        plane.claims.release(two)
+        assert stream.trim == 1.0
+        plane.resume(again, again, held)
+        await settled()
+        assert stream.trim == pytest.approx(0.1) and again.told == [("lights", True)], "the rest is as it was"
+        assert plane.claims.of(again) == held.claims | {"lights": True} and again.shown > 0
+        quiet = Session()
+        plane.resume(quiet, quiet, Held({"policy": False}))
+        await settled()
+        assert quiet.told == [] and quiet.shown == 0 and plane.claims.holder("policy") is again
 
     with_guests(tmp_path, test)
 
@@ -444,6 +492,28 @@ def test_what_the_plane_hands_on_is_the_workers(tmp_path: Path) -> None:
         plane.violated("bob", "client/1", ValueError("bad"))
         incidents = [(one.guest, one.stage) for one in await hall.ask("incidents")]
         assert [guest for guest, _ in incidents] == ["alice", "bob"]
+
+    with_guests(tmp_path, test)
+
+
+# What others have written programs for.
+PLACES = {
+    "about": "GET /about", "attach": "POST /guests/{guest}/doors", "decide": "POST /requests/{request}",
+    "detach": "DELETE /doors/{door}", "explain": "GET /explain", "flight": "GET /guests/{guest}/flight",
+    "grant": "POST /guests/{guest}/grants", "grants": "GET /grants", "guest.add": "POST /guests",
+    "guest.remove": "DELETE /guests/{guest}", "incidents": "GET /incidents", "latency": "GET /latency",
+    "link": "POST /links", "move": "POST /move", "page.link": "POST /page-links", "recall": "GET /memory",
+    "remember": "POST /memory", "requests": "GET /requests", "set": "POST /set",
+    "sink.add": "POST /guests/{guest}/sinks", "sink.remove": "DELETE /guests/{guest}/sinks/{sink}",
+    "state": "GET /state", "token.new": "POST /tokens", "token.revoke": "DELETE /tokens/{token}",
+    "token.rotate": "POST /tokens/{token}/rotate", "tokens": "GET /tokens", "unlink": "DELETE /links",
+}  # fmt: skip
+
+
+def test_a_command_is_where_it_has_always_been(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        table = hall.commands.table
+        assert {name: f"{table[name].method} {table[name].path}" for name in PLACES} == PLACES
 
     with_guests(tmp_path, test)
 
@@ -480,6 +550,9 @@ def test_the_description_says_where_each_argument_goes(tmp_path: Path) -> None:
                 body.get("required")
             )
             assert set(operation["responses"]) >= {"200", "400", "403", "404", "409", "507"}
+            assert all(one["schema"] for one in operation["parameters"]) and body.get("type", "object") == "object"
+            for answer in operation["responses"].values():
+                assert answer["description"] and answer["content"]["application/json"]["schema"]
 
     with_guests(tmp_path, test)
     assert Done(True) == module.OK

@@ -115,6 +115,16 @@ def test_who_asks_again_stays_where_it_is_in_the_line() -> None:
     assert claims.holder("policy") is None, "nobody stands in line twice"
 
 
+def test_what_a_connection_has_or_waits_for_is_known_by_name() -> None:
+    claims, one, two = Claims(), Claimant("one"), Claimant("two")
+    claims.claim("policy", one, replace=False)
+    claims.claim("lights", two, replace=False)
+    claims.claim("policy", two, replace=False)
+    assert claims.of(one) == {"policy": True} and claims.of(two) == {"policy": False, "lights": True}
+    claims.release(two)
+    assert claims.of(two) == {}
+
+
 def test_names_are_bounded_and_one_that_nobody_has_makes_room() -> None:
     claims, one, other = Claims(), Claimant("one"), Claimant("other")
     for n in range(NAMES_MAX):
@@ -162,6 +172,22 @@ def test_what_a_connection_had_turned_down_comes_back_when_it_has_gone() -> None
     ducks.release("a", (rig.graph, other.graph))
     assert music.trim == pytest.approx(10 ** (-6 / 20)) and far.trim == 1.0
     ducks.release("b", (rig.graph, other.graph))
+    assert music.trim == 1.0
+
+
+def test_a_connection_that_goes_on_elsewhere_keeps_what_is_still_there_turned_down() -> None:
+    rig, ducks, there = Rig(), Ducks(), Ducks()
+    music, speech = played(rig, "music"), played(rig, "speech")
+    ducks.duck("a", rig.graph, music, -20.0)
+    ducks.duck("a", rig.graph, speech, -6.0)
+    held = ducks.of("a")
+    assert held == {music.id: pytest.approx(0.1), speech.id: pytest.approx(10 ** (-6 / 20))} and ducks.of("b") == {}
+    ducks.release("a", [rig.graph])
+    rig.graph.remove_stream(speech)
+    there.resume("again", held, [rig.graph])
+    assert music.trim == pytest.approx(0.1) and there.of("again") == {music.id: pytest.approx(0.1)}
+    held.clear()
+    there.release("again", [rig.graph])
     assert music.trim == 1.0
 
 
