@@ -22,6 +22,7 @@ from millrace import __version__ as shown_version
 from millrace.cli import entry, policy, run, serve
 from millrace.cli.console import PIPE_CLOSED, OutputClosed
 from millrace.cli.group import App
+from millrace.cli.main import app as main_app
 from millrace.cli.progress import progress
 from millrace.cli.values import decimal, whole
 from millrace.daemon.config import Config
@@ -98,12 +99,16 @@ def test_an_error_is_one_line_and_its_code(
     assert capsys.readouterr() == ("", told)
 
 
-def test_a_command_that_does_its_work_ends_with_0_and_signals_as_the_system_has_them() -> None:
+def test_a_command_that_does_its_work_ends_with_0_and_signals_as_the_system_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     during: list[Any] = []
+    flushed: list[str] = []
+    monkeypatch.setattr(run, "flush_stdout", lambda: flushed.append("flushed"))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     assert ended(lambda: during.extend(signal.getsignal(number) for number in run.STOP_SIGNALS)) == 0
-    assert during == [run._stopped, run._stopped, signal.SIG_IGN]
+    assert during == [run._stopped, run._stopped, signal.SIG_IGN] and flushed == ["flushed"]
     after = [signal.getsignal(number) for number in run.STOP_SIGNALS]
     assert after == [signal.SIG_DFL, signal.SIG_DFL, signal.SIG_IGN]
 
@@ -184,6 +189,13 @@ def test_who_started_it_with_a_signal_ignored_is_obeyed() -> None:
 
     run.run(main())
     assert stopped == ["stop"]
+
+
+def test_the_loop_is_the_quick_one_and_what_comes_of_it_is_told() -> None:
+    async def which() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    assert run.run(which()) == "uvloop"
 
 
 # -- progress ------------------------------------------------------------------------------------
@@ -268,6 +280,9 @@ def test_help_names_all_in_one_way_and_cuts_nothing(capsys: pytest.CaptureFixtur
     assert [line.strip().split("  ")[0] for line in options.strip().splitlines()] == [
         "--count N", "--share N", "--loud", "--help",
     ]  # fmt: skip
+    with pytest.raises(Exception, match="") as bare:
+        command.main([], prog_name="x", standalone_mode=False)
+    assert type(bare.value).__name__ == "NoArgsIsHelpError"
     command.main(["--help"], prog_name="x", standalone_mode=False, terminal_width=40)
     listed = capsys.readouterr().out.partition("Commands:")[2]
     assert "secret" not in listed and "..." not in listed and "narrow terminal." in " ".join(listed.split())
@@ -327,13 +342,16 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.delenv("MILLRACE_TOKEN", raising=False)
     path = tmp_path / "c.toml"
-    path.write_text('[daemon]\nlisten = "127.0.0.1:1"\n[guest.a]\nrate = 44100\n[guest.b]\n')
+    path.write_text(
+        '[daemon]\nlisten = "127.0.0.1:1"\n[tls]\ncert = "/f.pem"\nkey = "/g.pem"\n[guest.a]\nrate = 44100\n[guest.b]\n'
+    )
     return path
 
 
 def test_the_command_line_is_above_the_file(written: Path, tmp_path: Path) -> None:
     plain = serve._configured(written, None, None, None, None, None)
-    assert plain.listen == "127.0.0.1:1" and [guest.name for guest in plain.guests] == ["a", "b"]
+    assert (plain.listen, plain.tls_cert, plain.tls_key) == ("127.0.0.1:1", "/f.pem", "/g.pem")
+    assert [guest.name for guest in plain.guests] == ["a", "b"]
     secret = tmp_path / "token"
     secret.write_text("0123456789abcdef\n")
     secret.chmod(0o600)
@@ -344,6 +362,25 @@ def test_the_command_line_is_above_the_file(written: Path, tmp_path: Path) -> No
     for wrong in (("x", None), (None, ["a/b"])):
         with pytest.raises(ConfigError):
             serve._configured(written, *wrong, None, None, None)
+
+
+def test_the_daemon_runs_a_session_manager_unless_it_is_told_not_to(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+
+    async def work(config: Config, policy: bool) -> None:
+        ran.append((config.listen, [len(guest.doors) for guest in config.guests], policy))
+
+    monkeypatch.setattr(serve, "_serve", work)
+    monkeypatch.setattr("millrace.cli.logs.set_up", lambda *how: ran.append(how))
+    monkeypatch.setattr("gc.disable", lambda: ran.append("no collecting while all is loaded"))
+    command = typer.main.get_command(main_app)
+    command.main(["serve", "--config", str(written)], standalone_mode=False)
+    command.main(["serve", "--config", str(written), "--no-policy", "--listen", ":5", "--qemu-qmp", "/q", "--qemu-dbus",
+                  "unix:path=/b", "--log-format", "json", "-v"], standalone_mode=False)  # fmt: skip
+    quiet = "no collecting while all is loaded"
+    assert ran == [quiet, ("text", False), ("127.0.0.1:1", [0, 0], True), quiet, ("json", True), (":5", [2, 0], False)]
 
 
 def test_machines_of_the_command_line_are_the_first_guests(written: Path) -> None:
@@ -467,6 +504,14 @@ def test_a_link_that_lets_somebody_in_is_for_a_terminal_only(
         serve._tell(daemon)
         out = capsys.readouterr().out
         assert ("#in=1" in out) is terminal and "wss://[2001:db8::7]:9/a" in out
+
+
+def test_a_daemon_without_a_session_manager_runs_as_well(
+    did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = serve._configured(written, None, None, None, None, None)
+    served(did, config, False, monkeypatch)
+    assert did == [config, "start", "give back", "calm", "READY=1", "STOPPING=1", "stop"]
 
 
 def test_a_daemon_that_can_not_start_ends_what_it_had_begun(
