@@ -8,8 +8,8 @@ import json
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -344,7 +344,9 @@ def test_a_machine_plays_into_a_daemon_of_its_own_and_is_judged(started: SimpleN
         f'[daemon]\nlisten = "127.0.0.1:0"\n[guest.default]\ndoors = ["qmp:{tmp_path}/qmp"]\n'
     )
     assert serve[-2:] == ["--config", f"{tmp_path}/c.toml"]
-    assert pcm[-4:] == ["--to", f"wav:{tmp_path}/pcm.wav", "--set", "codec=s16"]
+    assert serve[1:4] == ["-m", "millrace.cli.main", "serve"]
+    assert pcm[1:] == ["-m", "millrace.cli.main", "listen", "default", "-q", "--to", f"wav:{tmp_path}/pcm.wav",
+                       "--set", "codec=s16"]  # fmt: skip
     assert opus[-2:] == ["--to", f"wav:{tmp_path}/opus.wav"] and null[-2:] == ["--to", "null:"]
     environment = started.environment
     assert "PULSE_SERVER" not in environment and "MILLRACE_TOKEN" not in environment
@@ -381,6 +383,32 @@ def test_qemu_alone_needs_no_daemon_and_an_old_one_a_bus(started: SimpleNamespac
     started.processes.clear()
     ran_cell(tmp_path, Cell("hda", "dbus", "out"))
     assert started.processes[0].name == "serve"
+
+
+def test_a_machine_is_looked_at_now_and_then_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, now, pauses = Verdict("hda", "dbus", "out"), [0.0], list[float]()
+    run = matrix.CellRun(Cell("hda", "dbus", "out"), tmp_path, verdict)
+
+    class Machine(Process):
+        def wait(self, timeout: float | None = None) -> int:
+            assert timeout is not None
+            pauses.append(timeout)
+            now[0] += timeout
+            self.code = 0 if len(pauses) == ends_at else None
+            return super().wait(timeout)
+
+    seen: list[Any] = []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(run, "_state", lambda: {"guests": ["a guest"]} if len(pauses) > 1 else {})
+    monkeypatch.setattr(Verdict, "take_state", lambda self, guest: seen.append(guest))
+    for ends_at, seconds, looks in ((4, 60, [12.0] * 4), (3, 3, [4.0] * 3), (-1, 3, [4.0] * 33)):
+        pauses.clear()
+        seen.clear()
+        now[0] = 0.0
+        machine: Any = Machine(["python", "run-guest"], [])
+        run._watch(machine, seconds)
+        assert pauses == looks, "at most 120 s and three times the sound: one that hangs is left"
+        assert seen == ["a guest"] * (len(looks) - 1 - (ends_at > 0))
 
 
 def test_a_daemon_that_does_not_start_is_told(started: SimpleNamespace, tmp_path: Path) -> None:
@@ -429,6 +457,9 @@ def test_a_click_is_heard_once_and_to_the_frame() -> None:
     for number, block in enumerate((quiet, click, click, quiet, click, quiet)):
         output.due_ns = NS_PER_S + number * 5 * NS_PER_MS
         assert output.take(block)
+    first = HearingOutput()
+    first.due_ns = NS_PER_S
+    assert first.take(click) and len(first.heard_ns) == 1
     # Two periods in a row are one click. A period is heard a period after it was asked for.
     assert output.heard_ns == [NS_PER_S + (5 + 5 + 2) * NS_PER_MS, NS_PER_S + (20 + 5 + 2) * NS_PER_MS]
 
@@ -474,6 +505,51 @@ def test_clicks_that_nobody_hears_come_to_an_end(monkeypatch: pytest.MonkeyPatch
     played = Played(monkeypatch, deaf=True)
     sent, _ = asyncio.run(probe._clicks(played, played, played.output, lambda now: None))
     assert len(sent) == CLICKS and played.now_s - 100.0 == pytest.approx(SETTLE_S + 2 * CLICKS * EVERY_S, abs=0.1)
+
+
+def test_a_listener_hears_what_is_played_and_ends_with_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, did = list[Any](), list[Any]()
+
+    class Listener:
+        def __init__(self, url: str, output: HearingOutput, options: Any) -> None:
+            made.append((url, options.name, options.settings))
+            self.output, self.ended = output, asyncio.Event()
+
+        async def run(self) -> None:
+            self.output.heard_ns.append(7)
+            await self.ended.wait()
+            did.append("listener ends")
+
+        def stop(self) -> None:
+            self.ended.set()
+
+    class Bus:
+        @asynccontextmanager
+        async def play(self, **options: Any) -> AsyncIterator[str]:
+            made.append(options)
+            yield "the stream"
+            did.append("stream ends")
+
+    @asynccontextmanager
+    async def connect(name: str) -> AsyncIterator[Bus]:
+        yield Bus()
+        did.append("bus ends")
+
+    async def clicks(bus: Bus, stream: str, output: HearingOutput, now: Callable[[str], None]) -> Any:
+        await asyncio.sleep(0)
+        assert stream == "the stream"
+        return [5], ["a breakdown"]
+
+    monkeypatch.setattr(probe, "Listener", Listener)
+    monkeypatch.setattr(probe, "connect", connect)
+    monkeypatch.setattr(probe, "_clicks", clicks)
+    monkeypatch.setattr(probe, "_print", lambda *told: did.append(told))
+    asyncio.run(probe.measure("a", "127.0.0.1:9", True))
+    assert made == [
+        ("ws://127.0.0.1:9/a", "probe", {"codec": "s16"}),
+        {"guest": "a", "name": "probe", "rate": RATE, "channels": 2, "latency_ms": 60},
+    ]
+    assert did == ["stream ends", "bus ends", "listener ends", ("a", [5], [7], ["a breakdown"], True)]
 
 
 def test_what_was_measured_is_told_beside_the_breakdown(capsys: pytest.CaptureFixture[str]) -> None:

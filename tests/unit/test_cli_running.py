@@ -280,7 +280,7 @@ def test_help_names_all_in_one_way_and_cuts_nothing(capsys: pytest.CaptureFixtur
     assert [line.strip().split("  ")[0] for line in options.strip().splitlines()] == [
         "--count N", "--share N", "--loud", "--help",
     ]  # fmt: skip
-    with pytest.raises(Exception, match="") as bare:
+    with pytest.raises(Exception, match="Usage: x") as bare:
         command.main([], prog_name="x", standalone_mode=False)
     assert type(bare.value).__name__ == "NoArgsIsHelpError"
     command.main(["--help"], prog_name="x", standalone_mode=False, terminal_width=40)
