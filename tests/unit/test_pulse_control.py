@@ -371,6 +371,8 @@ def test_properties_have_a_bound_in_number_and_in_bytes_and_beyond_it_nothing_ch
     with pytest.raises(CommandError) as error:
         merge_props(account, props, {str(number): b"" for number in range(PROPS_MAX)})
     assert error.value.code is Err.TOOLARGE and props == {"a": b"1"}
+    merge_props(account, props, {str(number): b"" for number in range(PROPS_MAX)}, keep=False)
+    assert len(props) == PROPS_MAX
     monkeypatch.setattr(control, "PROPS_BYTES_MAX", 10)
     merge_props(account, props, {"b": b"12345678"}, keep=False)
     with pytest.raises(CommandError):
@@ -398,6 +400,14 @@ def test_a_mask_is_put_in_force_and_zero_ends_it() -> None:
     assert scene.ask(C.SUBSCRIBE, mask=1 << Facility.SINK) == {}
     assert scene.door.news.subscriptions == {scene.caller.index: scene.caller.subscription}
     assert scene.ask(C.SUBSCRIBE, mask=0) == {} and scene.door.news.subscriptions == {}
+
+
+def test_who_logs_in_is_asked_for_what_shows_who_it_is() -> None:
+    scene = Scene()
+    asked: list[Any] = []
+    scene.caller.authenticate = lambda request: asked.append(request.fields["cookie"])  # type: ignore[method-assign]
+    scene.ask(C.AUTH, version=35, cookie=b"secret")
+    assert asked == [b"secret"]
 
 
 def test_what_is_not_served_says_why_and_the_graphs_refusals_are_invalid_but_for_the_budgets() -> None:

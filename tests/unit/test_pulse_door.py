@@ -330,6 +330,7 @@ def test_a_stream_is_grouped_by_what_its_client_says_else_by_what_its_door_does(
     scene = Scene()
     pulse = scene.play(props={"media.role": b"music\0"})
     other = scene.tone(scene.sink, props={"application.name": "mpv"})
+    assert pulse.node.feed is pulse
     assert scene.door.group(pulse.node) == "sink-input-by-media-role:music"
     assert scene.door.group(other) == "sink-input-by-application-name:mpv"
 
@@ -475,5 +476,6 @@ def test_a_latency_is_what_is_mixed_ahead_and_what_lies_behind_the_sink() -> Non
 
 def test_the_time_of_replies_is_the_wall_clocks() -> None:
     scene = Scene()
+    assert scene.door.timeval() == (scene.now_ns // 10**9, scene.now_ns % 10**9 // 1000)
     scene.door.wall_ns = lambda: 1_800_000_005 * 10**9 + 123_456_789
     assert scene.door.timeval() == (1_800_000_005, 123_456)

@@ -125,6 +125,7 @@ def test_a_level_that_could_not_be_kept_goes_back_to_the_one_before_else_to_none
     scene.devices.restore_all()
     for mix in (scene.music, scene.source):
         scene.graph.set_gains(mix, (0.25,))
+        scene.graph.set_mute(mix, not mix.mute)
         scene.devices.keep_level(mix, ignored)
         scene.graph.set_gains(mix, (0.125,)) if mix is scene.source else None
     scene.music.recorded.gains, scene.music.recorded.mute = LEVEL

@@ -21,6 +21,7 @@ def test_where_it_comes_from_is_told_as_far_as_it_is_known() -> None:
 def test_its_buffer_is_told_with_what_was_asked_for_and_what_is_in_it() -> None:
     status = PulseStatus("pulse", fill_ns=60 * NS_PER_MS, tlength_ns=200 * NS_PER_MS, prebuf_ns=180 * NS_PER_MS)
     assert status.buffer == "the application asked for 200 ms, and starts when 180 ms are there; 60 ms are in it now"
+    assert (PulseStatus("pulse").tlength_ns, PulseStatus("pulse").prebuf_ns) == (0, 0)
     with pytest.raises(AttributeError):
         status.tlength_ns = 0  # type: ignore[misc]
     (stage,) = status.stages

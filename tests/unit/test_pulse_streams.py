@@ -309,6 +309,13 @@ def test_what_can_be_no_sample_is_refused_and_takes_no_channel(changes: dict[str
     assert not scene.caller.uploads and scene.caller.state.next_channel == 0
 
 
+def test_a_sample_has_one_frame_at_least_and_16_mib_at_most() -> None:
+    scene = Scene()
+    mono = {"name": "bell", "spec": Spec(SampleFormat.U8, 1, 8_000), "map": (0,), "props": {}}
+    for length in (1, 16 * 1024 * 1024):
+        assert scene.ask(C.CREATE_UPLOAD_STREAM, **mono, length=length)["length"] == length
+
+
 def test_uploads_at_a_time_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "UPLOADS_MAX", 100)
     scene = Scene()
