@@ -232,20 +232,33 @@ def test_a_sink_is_suspended_once_and_those_that_use_it_are_told() -> None:
     assert scene.program.named(C.PLAYBACK_STREAM_SUSPENDED) == [suspended]
     assert scene.program.named(C.RECORD_STREAM_SUSPENDED) == [suspended | {"channel": scene.record_channel}]
     assert scene.ask(C.SUSPEND_SINK, scene.sink.id, suspend=True) == {}
-    assert scene.ask(C.SUSPEND_SOURCE, name="music.monitor", suspend=True) == {} and scene.music.suspended
+    assert scene.ask(C.SUSPEND_SINK, name="music", suspend=True) == {} and scene.music.suspended
     assert len(scene.program.named(C.PLAYBACK_STREAM_SUSPENDED)) == 1, "that is no sink of theirs"
-    assert scene.ask(C.SUSPEND_SOURCE, name="millrace.monitor", suspend=False) == {} and not scene.sink.suspended
+    assert scene.ask(C.SUSPEND_SINK, name="millrace", suspend=False) == {} and not scene.sink.suspended
     assert scene.program.named(C.PLAYBACK_STREAM_SUSPENDED)[-1]["suspended"] is False
 
 
+def test_a_monitor_is_suspended_with_its_sink_alone() -> None:
+    """Whoever suspends sources one by one silences nothing that plays."""
+    scene = Scene()
+    assert scene.ask(C.SUSPEND_SOURCE, name="millrace.monitor", suspend=True) is Err.INVALID
+    assert scene.ask(C.SUSPEND_SOURCE, name="microphone", suspend=True) == {}
+    assert [mix.suspended for mix in scene.graph.mixes()] == [False, False, True]
+
+
 @pytest.mark.parametrize("name", [None, ""])
-def test_no_name_at_all_suspends_everything_a_node_in_a_step(name: str | None) -> None:
+@pytest.mark.parametrize(
+    ("command", "suspended"), [("SUSPEND_SINK", [True, True, False]), ("SUSPEND_SOURCE", [False, False, True])]
+)
+def test_no_name_at_all_suspends_all_sinks_or_all_sources_one_in_a_step(
+    command: str, suspended: list[bool], name: str | None
+) -> None:
     scene = Scene()
     scene.caller.steps = 0
-    assert scene.ask(C.SUSPEND_SINK, name=name, suspend=True) == {}
-    assert all(mix.suspended for mix in scene.graph.mixes()) and scene.caller.steps == 3
-    assert scene.ask(C.SUSPEND_SINK, scene.sink.id, suspend=False) == {}
-    assert [mix.suspended for mix in scene.graph.mixes()] == [False, True, True]
+    assert scene.ask(C[command], name=name, suspend=True) == {}
+    assert [mix.suspended for mix in scene.graph.mixes()] == suspended and scene.caller.steps == sum(suspended)
+    assert scene.ask(C[command], name=name, suspend=False) == {}
+    assert not any(mix.suspended for mix in scene.graph.mixes())
 
 
 def test_defaults_are_chosen_by_name_and_taken_back() -> None:

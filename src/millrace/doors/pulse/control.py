@@ -165,14 +165,17 @@ def move_output(client: PulseClient, request: Request) -> None:
 
 
 def suspend(client: PulseClient, request: Request) -> Iterator[None]:
-    """SUSPEND_SINK, and SUSPEND_SOURCE of its monitor; index −1 and no name mean all."""
-    f, door = request.fields, client.door
+    """SUSPEND_SINK, SUSPEND_SOURCE; index −1 and no name mean all. A monitor is suspended with its sink."""
+    f, graph = request.fields, client.door.graph
+    sinks = request.command is Command.SUSPEND_SINK
+    find = client.door.find_sink if sinks else client.door.find_source
     everything = f["index"] == NO_INDEX and not f["name"]
-    find = door.find_sink if request.command is Command.SUSPEND_SINK else door.find_source
-    targets = list(door.graph.mixes()) if everything else [find(f["index"], f["name"])]
+    targets = list((graph.sinks if sinks else graph.sources).values()) if everything else [find(f["index"], f["name"])]
+    if not sinks and not all(target.capture for target in targets):
+        raise CommandError(Err.INVALID, "a monitor can't be suspended, but its sink can")
     for sink in targets:
         if sink.suspended != f["suspend"]:
-            door.graph.suspend(sink, f["suspend"])
+            graph.suspend(sink, f["suspend"])
             _tell_suspended(client, sink)
         yield
     client.reply(request)
