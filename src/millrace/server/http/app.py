@@ -34,7 +34,7 @@ from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, h
 from millrace.server.http.origins import Addresses, parse_host
 from millrace.symptoms import Symptom
 from millrace.text import clean_utf8, printable, quoted
-from millrace.units import HostNs
+from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 
 log = logging.getLogger("millrace.web")
@@ -44,6 +44,7 @@ LINE_BYTES_MAX = 48 * 1024
 """What may wait in a listener's line before its own queue (which can drop) takes over."""
 SEND_BUFFER_BYTES = 32 * 1024
 TICK_S = 1.0
+TOGETHER_NS = 250 * NS_PER_MS
 
 GATE = web.RequestKey("gate", Gate)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -99,14 +100,19 @@ class Attended(NamedTuple):
 
 
 class Deadlines:
-    """A listener's, as a timer wants them: one that is silent is lost."""
+    """A listener's, as a timer wants them: one that is silent is lost.
+
+    None of them is needed to the millisecond, so they wait for the next of a few moments that all listeners have in
+    common: a thousand who hear nothing and are pinged wake the daemon four times a second, not 125 times.
+    """
 
     def __init__(self, session: ListenerSession, lost: Callable[[PeerLost], None]) -> None:
         self._session, self._lost = session, lost
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`."""
-        return None if self._session.closing else self._session.next_timeout()
+        deadline = None if self._session.closing else self._session.next_timeout()
+        return None if deadline is None else -(-deadline // TOGETHER_NS) * TOGETHER_NS
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
