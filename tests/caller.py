@@ -22,6 +22,8 @@ from millrace.wire.pulse.tagstruct import Props, Spec
 class Records:
     """In the place of an answer of many records."""
 
+    size = 0
+
     def __init__(self, tag: int) -> None:
         self.tag = tag
         self.added: list[Mapping[str, Any]] = []

@@ -409,6 +409,33 @@ def test_lists_larger_than_a_reply_may_be_are_refused_and_the_client_goes_on() -
     assert client.ask(Command.GET_SERVER_INFO)
 
 
+def test_long_lists_are_paid_for_while_they_are_written() -> None:
+    guest = Guest()
+    one = guest.rig.client()
+    for _ in range(20):
+        one.ask(Command.CREATE_PLAYBACK_STREAM, **playing({"p": bytes(50_000)}))
+    before, budget = guest.state(), guest.rig.graph.budget
+    clients = [guest.rig.client() for _ in range(20)]
+    budget.limit = (budget.held + 4 * MIB) * 16 // 15
+    for client in clients:
+        client.server.over = lambda: True
+        client.send(Command.GET_SINK_INPUT_INFO_LIST)
+    # A turn each, an object in a turn: all lists are being written at once.
+    while unfinished := [client for client in clients if client.server.unfinished]:
+        assert budget.held <= budget.limit
+        for client in unfinished:
+            client.server.receive(b"", guest.rig.now_ns)
+    for client in clients:
+        client.exchange()
+    answers = [next(iter(reversed(client.replies.values()))) for client in clients]
+    refused = [answer for answer in answers if isinstance(answer, Failed)]
+    assert all(answer.code == Err.TOOLARGE for answer in refused)
+    assert 14 <= len(refused) <= 18, "20 lists of a megabyte in 4 MiB"
+    for client in clients:
+        client.close()
+    assert guest.state() == before
+
+
 def test_connections_that_say_nothing_count_too() -> None:
     guest = Guest()
     budget = guest.rig.graph.budget

@@ -39,6 +39,8 @@ CLIENT_BYTES = {"itself": 10 * 1024, "paid props": 6 * 1024}
 ASKED_FACTOR = 16
 """What a request takes that waits for an answer: a property of few bytes is several objects."""
 ANSWERS_MAX = 8 * MIB
+ANSWER_FREE = 64 * 1024
+"""So long an answer may become in a guest that has used all it may: whoever wants to know why can still look."""
 """What a client may ask for before it reads any of it."""
 _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_STREAM, Command.FLUSH_PLAYBACK_STREAM})
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
@@ -123,6 +125,7 @@ class PulseClient(ClientStreams):
         except REFUSALS as error:
             self._refuse(request, error)
         self._begun = None
+        self.account.hold("answer", 0)
         return True
 
     def data_to_send(self) -> bytes:
@@ -323,6 +326,12 @@ class PulseClient(ClientStreams):
     def begin_records(self, request: Request, command: Command) -> RecordsReply:
         """Begin an answer with info records laid out as for `command`."""
         return self._wire.begin_records(request.tag, command)
+
+    def add_record(self, reply: RecordsReply, record: Mapping[str, Any]) -> None:
+        """One more in an answer that was begun: the guest pays for a long one while it is being written."""
+        reply.add(record)
+        if reply.size > ANSWER_FREE:
+            self.account.hold("answer", reply.size, CONNECTIONS)
 
     def end_records(self, reply: RecordsReply) -> None:
         """Send an answer that was begun."""

@@ -116,7 +116,7 @@ def listing(client: PulseClient, request: Request) -> Iterator[None]:
     reply = client.begin_records(request, command)
     for record in make(client):
         if record is not None:
-            reply.add(record)
+            client.add_record(reply, record)
         yield
     client.end_records(reply)
 

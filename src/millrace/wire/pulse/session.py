@@ -77,9 +77,14 @@ class RecordsReply:
     version: int
 
     @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return len(self.writer.data)
+
+    @property
     def too_long(self) -> bool:
         """Whether nobody would take it any more."""
-        return len(self.writer.data) > RECORDS_MAX
+        return self.size > RECORDS_MAX
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One more."""
