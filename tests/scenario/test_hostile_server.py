@@ -292,3 +292,26 @@ def test_a_server_that_sends_listeners_elsewhere_is_not_followed(status: int, tm
 
     asyncio.run(main())
     assert asked == ["/g"]
+
+
+def test_whom_the_daemon_ends_for_good_is_told_why_however_much_was_said_before(tmp_path: Path) -> None:
+    """As when a token has expired, or was revoked: else it would look like the end of the sound."""
+    told: list[tuple[str, str]] = []
+
+    async def speak(line: web.WebSocketResponse) -> None:
+        for item in [
+            WELCOME,
+            *[{"type": "error", "code": "settings", "message": "no", "fatal": False}] * 500,
+            BYE | {"reason": "expired\x1b[2J"},
+        ]:
+            await line.send_str(json.dumps(item))
+
+    async def main() -> None:
+        async with serving(speak) as url:
+            listener = Listener(url, WavOutput(tmp_path / "out.wav"), ListenerOptions(reconnect=False))
+            listener.on_event = lambda what, text: told.append((what, text))
+            async with asyncio.timeout(20):
+                await listener.run()
+
+    asyncio.run(main())
+    assert told[-1] == ("ended", r"expired\x1b[2J") and len(told) < 300

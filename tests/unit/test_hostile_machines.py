@@ -12,12 +12,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from millrace.doors.qemu.door import KEPT_MAX, VOICES_MAX, KeptVoices, QemuPlayback
 from millrace.doors.spice.door import SpicePlayback
+from millrace.doors.vnc.door import VncDoor
+from millrace.dsp.convert import SampleFormat
 from millrace.errors import RemoteProtocolError
 from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.qemu import QemuMachine
 from millrace.io.crypto import spice_ticket
+from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
 from millrace.text import SHOWN_MAX
+from millrace.units import default_map
 from millrace.wire.qemu.audio import (
     AudioPeer,
     DisplayClient,
@@ -26,13 +30,14 @@ from millrace.wire.qemu.audio import (
     VoiceFini,
     VoiceInit,
     VoiceVolume,
+    VoiceWrite,
     format_of,
 )
 from millrace.wire.qemu.dbus import CALL, ERROR, Message
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.qemu.values import VALUES_MAX, Reader, Writer, element
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
-from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.client import AudioBegin, AudioData, VncClient
 
 PCM = format_of(16, True, False, 48_000, 2, False)
 
@@ -78,6 +83,31 @@ def test_names_and_errors_of_a_machines_are_of_a_length() -> None:
     assert isinstance(refused, Refusal) and len(refused.error) == len(refused.text) == SHOWN_MAX
     machine: Any = SimpleNamespace(spec=parse_door("dbus:unix:path=/x", vm=long))
     assert len(QemuMachine._not_there(machine, NotThere((long,) * 500))) < 1_000
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize("sample", SampleFormat)
+def test_sound_of_less_than_a_frame_is_no_sound(sample: SampleFormat, size: int) -> None:
+    fmt = AudioFormat(sample, 48_000, default_map(2))
+    assert fmt.decode(bytes(size)).shape == (0, 2) and fmt.decode(bytes(fmt.frame_bytes + size)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_machine_may_send_no_sound_at_all_by_any_protocol(size: int) -> None:
+    rig = Rig()
+    peer = AudioPeer(0)
+    peer._events += [VoiceInit(1, PCM), VoiceWrite(1, bytes(size))]
+    QemuPlayback(rig.graph, peer, "QEMU", KeptVoices()).receive(0)
+    wire = VncClient(48_000, 2, "", lambda challenge, password: bytes(16), 0)
+    wire._events += [AudioBegin(), AudioData(bytes(size))]
+    VncDoor(rig.graph, wire).receive(0)
+    channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128), 0)
+    spice = SpicePlayback(rig.graph, channel, "SPICE")
+    channel._events += [
+        SpiceMessage(103, struct.pack("<IHII", 2, 1, 48_000, 0)), SpiceMessage(101, bytes(4 + size)),
+    ]  # fmt: skip
+    spice.receive(0)
+    assert not any(stream.active for stream in rig.graph.streams.values())
 
 
 def test_a_volume_has_as_many_channels_as_a_voice_may() -> None:

@@ -42,7 +42,7 @@ from millrace.io.messages import MessageRunner
 from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import State
 from millrace.playout.playout import Playout
-from millrace.text import quoted, show_measured
+from millrace.text import printable, quoted, show_measured
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     MEDIA_MAX,
@@ -268,6 +268,8 @@ class Listener:
         elif isinstance(event, Bye):
             self._silence()
             if not event.again:
+                # The last word, however much was said before.
+                self.on_event("ended", printable(event.reason))
                 raise Ended(event.reason)
 
     def _fault(self, fault: Fault) -> None:

@@ -158,6 +158,10 @@ class ClientLine:
             # What the graph refuses is the end of this connection too, and no bug.
             self._why = error
             raise RemoteProtocolError(str(error)) from None
+        except Exception:
+            # A bug of ours, which the runner logs.
+            self._why = PeerLost("ended by an internal error; the daemon's log has it")
+            raise
 
     def data_to_send(self) -> bytes:
         """See `Connection`."""

@@ -40,9 +40,9 @@ class AudioFormat(msgspec.Struct, frozen=True):
     def decode(self, data: Buffer) -> Samples:
         """(frames, channels); what does not make a whole frame is left out."""
         frames = len(data) // self.frame_bytes
-        out = np.empty(frames * len(self.positions), np.float32)
-        decode(self.sample, data[: frames * self.frame_bytes], out)
-        return out.reshape(frames, -1)
+        out = np.empty((frames, len(self.positions)), np.float32)
+        decode(self.sample, data[: frames * self.frame_bytes], out.reshape(-1))
+        return out
 
     def encode(self, block: Samples) -> bytes:
         """(frames, channels) to bytes."""
