@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -553,5 +553,27 @@ def test_the_description_says_where_each_argument_goes(tmp_path: Path) -> None:
             assert all(one["schema"] for one in operation["parameters"]) and body.get("type", "object") == "object"
             for answer in operation["responses"].values():
                 assert answer["description"] and answer["content"]["application/json"]["schema"]
+
+    with_guests(tmp_path, test)
+
+
+def inside(value: Any) -> Iterator[Any]:
+    """A value, and all that is in it."""
+    yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from inside(inner)
+
+
+def test_whatever_the_description_refers_to_is_in_it(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        told = describe(hall.commands, "")
+        kinds = told["components"]["schemas"]
+        named = {one["$ref"] for one in inside(told) if isinstance(one, dict) and "$ref" in one}
+        assert named <= {f"#/components/schemas/{name}" for name in kinds}
+        assert {"#/components/schemas/Refusal", "#/components/schemas/GuestView"} <= named
+        assert kinds["Refusal"]["required"] == list(kinds["Refusal"]["properties"]) == ["error"]
+        used = {name for one in told["security"] for name in one}
+        assert used == set(told["components"]["securitySchemes"]) == {"token"} and {} in told["security"]
+        assert told["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
 
     with_guests(tmp_path, test)
