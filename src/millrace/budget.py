@@ -118,7 +118,7 @@ class Budget:
             self._refused(what)
             raise BudgetError(
                 f"{self.whose} holds {self.held / MIB:.0f} of the {self.limit / MIB:.0f} MiB that it may hold: no room"
-                f" for this {what}; end some of its streams, samples or connections, or raise its `memory`"
+                f" for this {what}; close some of its streams, samples or connections, or raise its `memory`"
             )
         self.held += more
 

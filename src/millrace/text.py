@@ -105,7 +105,7 @@ def literal(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and value.bit_length() > 4 * DIGITS_MAX:
-        return "a number of too many digits"
+        return "a number with too many digits"
     try:
         return repr(value)
     except ValueError:
@@ -251,14 +251,16 @@ def parse_name(text: str, what: str, reserved: Collection[str] = ()) -> str:
             f" {NAME_MAX} at most"
         )
     if text in reserved:
-        raise ConfigError(f"{what} {quoted(text)} is taken by Millrace itself, as are {', '.join(sorted(reserved))}")
+        raise ConfigError(f"{what} {quoted(text)}is reserved by Millrace, as are {', '.join(sorted(reserved))}")
     return text
 
 
 def parse_label(text: str, what: str, limit: int = LABEL_MAX) -> str:
     """Words that people read and nothing is looked up by: a token's name, a sink's description."""
     if len(text) > limit or not clean(text):
-        raise ConfigError(f"{what} {quoted(text)}: {limit} characters at most, no controls and no marks of direction")
+        raise ConfigError(
+            f"{what} {quoted(text)}: {limit} characters at most, no control or bidirectional formatting characters"
+        )
     return text
 
 

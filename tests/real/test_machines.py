@@ -100,7 +100,7 @@ def test_qemu_by_qmp_is_attached_when_it_comes_and_again_after_kill_9(bus: Bus, 
     need("qemu-system-x86_64", "dbus-daemon")
     vm, how = dbus_vm(bus, tmp_path)
     said = bus.cli("attach", "qemu", *how).stdout
-    assert "waiting" in said and "keeps trying" in said
+    assert "waiting" in said and "retrying" in said
     for attempt in range(2):
         vm.start()
         wait_attached(bus)

@@ -595,7 +595,7 @@ def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, 
                 " document.querySelector('#microphone').checked = true; })()"
             )
             await page.click("#listen")
-            await page.until("document.querySelector('#status').textContent.includes('nobody hears your microphone')")
+            await page.until("document.querySelector('#status').textContent.includes('no program in the guest')")
             with raw.open("wb") as out:
                 command = ("parec", "--raw", "-d", "microphone", "--format=s16le", "--rate=48000", "--channels=1")
                 recorder = bus.spawn(*command, stdout=out)
@@ -603,7 +603,7 @@ def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, 
             await asyncio.sleep(5)
             recorder.terminate()
             await asyncio.to_thread(recorder.wait, 10)
-            await page.until("document.querySelector('#status').textContent.includes('nobody hears your microphone')")
+            await page.until("document.querySelector('#status').textContent.includes('no program in the guest')")
             assert not page.errors
 
     asyncio.run(main())

@@ -58,7 +58,7 @@ PLACES = {
         uid=NOBODY, env={"XDG_STATE_HOME": "", "HOME": "/"}, daemon=2, why="/.local", commands=FEW
     ),
     "home of another": Surroundings(
-        uid=NOBODY, env={"XDG_STATE_HOME": "", "HOME": "/root"}, daemon=2, why="may not look there", commands=FEW
+        uid=NOBODY, env={"XDG_STATE_HOME": "", "HOME": "/root"}, daemon=2, why="permission denied", commands=FEW
     ),
     "no room for sockets": Surroundings(
         mounts='mount -t tmpfs -o nr_inodes=3 tmpfs "$RUN/r"', daemon=2, why="No space left on device", commands=FEW

@@ -102,7 +102,10 @@ def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: p
         assert f"stream/{stream}" in text and re.search(r"\bthe \S*…\S* length\b|\bthe f…\w* length", text), text
         assert re.search(r"token/\d+ the \S.* never default see hear speak link\b", text), text
         assert re.search(r"listener/\d+ .*← sink/0, opus 128k, \d+ kb/s sent, latency -(?!, fill)", text), text
-        assert "ms to the mix; the listener tells of no latency" in text and "no latency: it writes a file" in text
+        assert (
+            "ms to the mix; beyond that the listener reports no latency" in text
+            and "no latency: it writes a file" in text
+        )
         # A machine that is waited for has no name yet, but a kind.
         assert re.search(r"door/\d+ SPICE waiting", text) and "waited for processor 9.25 ms" in text
         whole = next(one["out"] for one in piped)
@@ -138,7 +141,7 @@ REFUSED = [
 ]  # fmt: skip
 SHOWS = r"`millrace (ls|grants|token list)`|there are: default$|it has (sink/)?millrace\b"
 """What says how to see those that there are."""
-LEADS = "which leads into the guest that is heard here"
+LEADS = "which points to the guest you are listening to"
 NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts", "token list", "lab list"}
 
 
@@ -193,7 +196,7 @@ def test_an_output_that_can_not_be_opened_is_told_in_one_sentence_and_nothing_wa
         device, file = await commands_run(tmp_path, [["listen", "--to", to] for to in outputs])
         assert (device["code"], file["code"]) == (2, 2) and file["err"].startswith("millrace: /nowhere/a.wav: No such")
         assert device["err"].startswith("millrace: no sound device ")
-        assert device["err"].endswith(f"; or set PULSE_SERVER, {LEADS}, to the server of a sound card\n")
+        assert device["err"].endswith(f"; or set PULSE_SERVER, {LEADS}, to a server with a sound card\n")
         assert device["err"].count("\n") == file["err"].count("\n") == 1
         assert not guest.sessions
 

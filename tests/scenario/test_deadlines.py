@@ -57,7 +57,7 @@ def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, ki
             line = ClientLine(make(), lambda now: None, ends.append)
             await line.connect("127.0.0.1", server.sockets[0].getsockname()[1], "", None)
             error = await first(ends)
-            assert isinstance(error, PeerLost) and "does not answer: is it stopped?" in str(error)
+            assert isinstance(error, PeerLost) and "does not answer; it may be stopped" in str(error)
             await asyncio.wait_for(gone.wait(), 10)
 
     asyncio.run(test())

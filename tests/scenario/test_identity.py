@@ -246,8 +246,8 @@ async def logs_in(guest: Guest, at: int, cookie: bytes = bytes(COOKIE_BYTES)) ->
 
 async def greets(server: NativeServer, pair: tuple[socket.socket, socket.socket]) -> bool:
     """Whether whoever has that socket is welcome at a native socket."""
-    return b"not let in" not in (said := await asked(server._take, pair, frame(NativeHello(name="x")))) and (
-        b"without a token" not in said
+    return b"not authenticated" not in (said := await asked(server._take, pair, frame(NativeHello(name="x")))) and (
+        b"a token is needed" not in said
     )
 
 
@@ -747,7 +747,7 @@ def test_a_guest_that_is_not_there_is_told_so_and_one_that_may_not_be_seen_no_le
                 assert (status, json.loads(text)) == (404, {"error": f"there is no guest {name!r}; there are: alice"})
         for method, path, refused in (("GET", "/api/v1/nothing", 404), ("GET", "/api/v1/tokens/9", 405)):
             status, text = await rig.ask(path, method, **mine)
-            told = f"there is no {method} {path}; GET /api/v1/openapi.json tells what there is"
+            told = f"there is no {method} {path}; GET /api/v1/openapi.json lists what there is"
             assert (status, json.loads(text)) == (refused, {"error": told})
         _, text = await rig.ask(f"{STATE}?guest=alice", **mine)
         assert [guest["name"] for guest in json.loads(text)["guests"]] == json.loads(text)["names"] == ["alice"]

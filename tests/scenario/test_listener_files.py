@@ -52,7 +52,7 @@ def test_a_listener_whose_output_takes_no_more_says_why_and_ends_with_7(tmp_path
             outputs = ("raw:/dev/full", f"wav:{wav}")
             raw, (code, said) = await asyncio.gather(*(listened(daemon, token, to) for to in outputs))
             assert raw[0] == 7 and "millrace: raw:/dev/full: No space left on device" in raw[1], raw
-            assert code == 7 and f"millrace: {wav}: " in said and "s are in it" in said, said
+            assert code == 7 and f"millrace: {wav}: " in said and "s were written" in said, said
             assert "Traceback" not in said
         finally:
             playing.cancel()

@@ -351,7 +351,7 @@ def test_a_guest_whose_programs_may_only_speak(tmp_path: Path) -> None:
 def test_a_token_gives_its_own_rights_and_its_end_ends_the_connection(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         token, secret = await daemon.worker.access.new("t", Right.SEE | Right.HEAR, ["alice"], 0)
-        with pytest.raises(RightsError, match="not valid"):
+        with pytest.raises(RightsError, match="wrong, expired or revoked"):
             await of_daemon(daemon, token=secret + "x").__aenter__()
         async with of_daemon(daemon, token=secret) as bus, bus.record("sink/default", guest="alice") as recording:
             assert bus.you == token.principal.key and bus.rights == ("see", "hear")
@@ -371,7 +371,7 @@ def test_a_token_gives_its_own_rights_and_its_end_ends_the_connection(tmp_path: 
 def test_whoever_guesses_tokens_is_slowed_down(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         for _ in range(10):
-            with pytest.raises(RightsError, match="not valid"):
+            with pytest.raises(RightsError, match="wrong, expired or revoked"):
                 await of_daemon(daemon, token="mr_guess").__aenter__()
         with pytest.raises(RightsError, match="wait"):
             await of_daemon(daemon, token="mr_guess").__aenter__()
@@ -426,7 +426,7 @@ def test_who_is_not_answered_in_time_is_denied_and_who_leaves_waits_no_more(tmp_
         daemon.worker.prompts._patience_ns = 50 * NS_PER_MS
         daemon.worker.guest("alice").admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
         async with of_guest(daemon) as bus:
-            with pytest.raises(RightsError, match="nobody"):
+            with pytest.raises(RightsError, match="no grant"):
                 await bus.record("source/microphone", guest="alice").__aenter__()
             async with bus.record("sink/default", guest="alice"):
                 pass
@@ -503,7 +503,7 @@ def test_ducking_ends_with_the_connection_that_ducked(tmp_path: Path) -> None:
             async with of_daemon(daemon) as policy:
                 await policy.call("duck", target=stream.key, db=-20)
                 assert abs(node.effective_gains[0] - 0.1) < 1e-6 and node.gains[0] == 1.0
-                with pytest.raises(ConfigError, match="only streams can be turned down"):
+                with pytest.raises(ConfigError, match="only streams can be attenuated"):
                     await policy.call("duck", target="sink/default", db=-20, guest="alice")
                 with pytest.raises(ConfigError, match="db"):
                     await policy.call("duck", target=stream.key, db=6)

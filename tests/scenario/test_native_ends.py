@@ -200,7 +200,7 @@ def test_whose_right_was_taken_away_reads_no_more_than_it_had_begun(tmp_path: Pa
             session.send(Reply(n, b"x" * 300_000))
         session.send_objects(native_frames([], [1], True))
         session.line.flush()
-        session.end("the grant to connect was taken away", "rights")
+        session.end("the grant to connect was revoked", "rights")
         *replies, last = await client.rest()
         assert isinstance(last, Fault) and last.code == "rights"
         assert [reply.serial for reply in replies if isinstance(reply, Reply)] == list(range(len(replies)))
@@ -234,7 +234,7 @@ def test_an_answer_too_large_for_a_message_is_refused_and_the_connection_goes_on
         assert graph.default is not None
         sinks = [graph.add_sink(f"s{n}", "x" * 5_000) for n in range(250)]
         async with connect(daemon.config.runtime / "native.sock") as own:
-            with pytest.raises(BudgetError, match="does not fit into one message"):
+            with pytest.raises(BudgetError, match="does not fit in one message"):
                 await own.call("state")
             for sink in sinks[50:]:
                 graph.remove_sink(sink)

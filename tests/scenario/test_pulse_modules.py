@@ -422,7 +422,7 @@ def test_scripts_that_load_what_is_done_anyway_run_on_and_an_argument_without_ef
     load(rig.client(), name, argument)
     idle = [key for key in KINDS[name].idle if f"{key}=" in argument]
     assert [
-        line.startswith(f"{name} {key} changes nothing: ") for key, line in zip(idle, rig.modules_told, strict=True)
+        line.startswith(f"{name} {key} has no effect: ") for key, line in zip(idle, rig.modules_told, strict=True)
     ] == [True for _ in idle]
 
 

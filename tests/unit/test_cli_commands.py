@@ -94,7 +94,7 @@ def test_or_why_it_is_not_and_else_that_it_is_waited_for(daemon: Daemon, naps: l
     daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
     daemon.answers["GET /api/v1/state"] = doors(door("waiting", error="no such file"))
     assert said("attach", "qemu", "--dbus", "unix:path=/b", "--vm", "w", "--guest", "vm a") == (
-        "door/7 qmp:/q waiting: no such file; Millrace keeps trying\n"
+        "door/7 qmp:/q waiting: no such file; retrying\n"
     )
     assert daemon.asked[0][1] == {"door": "dbus:unix:path=/b", "vm": "w"} and len(naps) == 1
     daemon.answers["GET /api/v1/state"] = [Turn({"guests": []})]
@@ -378,9 +378,9 @@ def test_what_people_have_to_know_of_the_daemon_comes_last(daemon: Daemon) -> No
     assert said("ls") == f"{head}\n", "an older daemon, or one that may not tell"
     daemon.answers["GET /api/v1/state"] = {"guests": [bare], "trouble": "disk full", "requests": 2, "policy": None}
     lines = said("ls").splitlines()
-    assert lines[0] == head and lines[1] == "changes can't be kept: disk full"
-    assert lines[2].startswith("waiting for an answer: 2 requests; `millrace grants`")
-    assert lines[3].startswith("no session manager runs: ") and len(lines) == 4
+    assert lines[0] == head and lines[1] == "changes can't be saved: disk full"
+    assert lines[2].startswith("pending: 2 requests; `millrace grants`")
+    assert lines[3].startswith("no session manager is running: ") and len(lines) == 4
 
 
 @pytest.mark.parametrize(("address", "kind"), [
@@ -402,11 +402,11 @@ def test_a_latency_is_told_stage_by_stage(daemon: Daemon, capsys: pytest.Capture
         "stream/7 → listener/9 desk",
         "     20.00 ms  mix                      a quantum",
         "      5.00 ms  codec                    opus",
-        "     61.24 ms  in all; 60.50 ms by the listener's clock",
+        "     61.24 ms  in total; 60.50 ms by the listener's clock",
     ]
     assert json.loads(said("latency", "stream/7", "--json"))["listeners"] == [WAY]
     stages.show("stream/7", WAY | {"reported_ms": None, "stages": []})
-    assert "to the mix; the listener tells of no latency" in capsys.readouterr().out
+    assert "to the mix; beyond that the listener reports no latency" in capsys.readouterr().out
     daemon.answers["GET /api/v1/latency?target=stream%2F7"] = {"stream": "stream/7", "listeners": []}
     assert said("latency", "stream/7") == "stream/7: nobody hears it\n"
     with pytest.raises(ConfigError, match=r"name a stream .* or use --probe"):

@@ -490,7 +490,7 @@ def test_the_daemon_says_that_it_is_ready_when_it_is_and_ends_in_order(
         "  listeners:     millrace listen a",
         "  by network:    millrace listen wss://127.0.0.1:9/a --token-file FILE",
         "browser:  https://x/ with a token, or by the link that `millrace page` prints",
-        "ready; `millrace ls` shows what is going on, Ctrl-C ends",
+        "ready; `millrace ls` shows the state, Ctrl-C stops the daemon",
     ]
 
 

@@ -345,7 +345,7 @@ def test_a_microphone_is_sent_while_somebody_may_and_does_record() -> None:
             speech.told(Microphone(allowed=True, wanted=False), NOW, said.append)
         await captured(source, 0.02)
         assert await taken(speech, line) == [Silence]
-        assert said == ["somebody records it", "nobody records it any more"]
+        assert said == ["something in the guest is recording", "nothing in the guest is recording any more"]
 
     spoken(test)
 
@@ -359,7 +359,11 @@ def test_a_microphone_that_is_not_allowed_is_not_sent_whoever_wants_it() -> None
         speech.told(Microphone(allowed=False, wanted=True), NOW, said.append)
         await captured(source, 0.1)
         assert await taken(speech, line) == [FormatChanged, Silence]
-        assert said[1:] == ["somebody records it", "this guest does not allow it", "nobody records it any more"]
+        assert said[1:] == [
+            "something in the guest is recording",
+            "this guest does not allow it",
+            "nothing in the guest is recording any more",
+        ]
 
     spoken(test)
 

@@ -144,7 +144,7 @@ def test_a_password_file_is_a_file_of_ours_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="chmod 600"):
         read_password(secret)
     secret.chmod(0o600)
-    with pytest.raises(ConfigError, match="not text"):
+    with pytest.raises(ConfigError, match="not a text file"):
         read_password(secret)
     secret.write_text("geheim\r\n")
     assert read_password(secret) == "geheim"

@@ -46,7 +46,7 @@ def test_what_is_no_volume_is_refused_with_what_would_do(text: str) -> None:
 def test_a_key_is_a_kind_and_a_name_that_may_have_a_slash() -> None:
     assert split_key("sink/music") == ("sink", "music") and split_key("sink/a/b") == ("sink", "a/b")
     for key in ("music", "sink/", "", "\x1b[2J"):
-        with pytest.raises(ConfigError, match="name things as `millrace ls` does") as refused:
+        with pytest.raises(ConfigError, match="give a name as `millrace ls` shows it") as refused:
             split_key(key)
         assert "\x1b" not in str(refused.value)
 

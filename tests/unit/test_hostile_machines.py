@@ -49,8 +49,8 @@ PCM = format_of(16, True, False, 48_000, 2, False)
         (b'{"QMP": "\xff\xfe"}\n', "not UTF-8"),
         (b'{"QMP": "\\ud800"}\n', "not understood"),
         (b"1" * 60_000 + b"\n", "not understood"),
-        (b"x" * 70_000, "endless"),
-        (b'{"event": "X"}\n' * 1_001, "no answer"),
+        (b"x" * 70_000, "too long"),
+        (b'{"event": "X"}\n' * 1_001, "without an answer"),
         (b'{"error": {"desc": "\\u001b[2J\\nforged"}}\n', r"refuses: \\x1b\[2J\\nforged; "),
         (b'{"error": {"desc": ' + b"[" * 500 + b"]" * 500 + b"}}\n", "refuses"),
     ],
@@ -157,4 +157,4 @@ def test_a_vnc_servers_reason_can_not_write_on_the_terminal() -> None:
     wire = VncClient(48_000, 2, "", lambda challenge, password: bytes(16), 0)
     with pytest.raises(RemoteProtocolError) as raised:
         wire.receive(b"RFB 003.008\n\0" + struct.pack(">I", 12) + b"\x1b[2J\nforged!", 0)
-    assert str(raised.value) == "the VNC server refuses: \\x1b[2J\\nforged!"
+    assert str(raised.value) == "the VNC server refused: \\x1b[2J\\nforged!"

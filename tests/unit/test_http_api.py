@@ -129,7 +129,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(api, "BODY_S", 0.01)
     with pytest.raises(web.HTTPRequestTimeout) as refused:
         body_of(lambda payload: payload.feed_data(b'{"a"'))
-    assert refused.value.text == "the body did not come within 0 s\n"
+    assert refused.value.text == "the request body did not arrive within 0 s\n"
 
     def broken(payload: StreamReader) -> None:
         payload.set_exception(web.RequestPayloadError("cut\x1b short"))

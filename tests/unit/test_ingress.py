@@ -142,7 +142,7 @@ def check(status: IngressStatus, stream: Stream) -> None:
     """What is true of every status, at any time."""
     assert status.door and status.fill_ns >= 0 and status.pid >= 0
     assert status.asked_ns is None or status.asked_ns >= 0
-    assert status.origin.startswith("it c") and not status.origin.endswith((" ", "."))
+    assert status.origin.startswith("it ") and not status.origin.endswith((" ", "."))
     if status.format is not None:
         # What is told of the format is told of the buffer as well, and the channels are those of the node.
         assert status.format.positions == stream.positions and status.format.name and status.format.rate > 0

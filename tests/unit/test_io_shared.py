@@ -50,7 +50,7 @@ def test_memory_that_is_smaller_than_said_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [0, 1 << 62])
 def test_where_there_is_no_such_memory_the_client_is_told_and_no_descriptor_lost(size: int) -> None:
-    with pytest.raises(GraphError, match="no memory to share"):
+    with pytest.raises(GraphError, match="can't create shared memory"):
         shared_memory(size)
 
 
@@ -60,9 +60,9 @@ def test_without_descriptors_the_client_is_told_what_is_missing(monkeypatch: pyt
 
     monkeypatch.setattr(shared.os, "memfd_create", refuse)
     monkeypatch.setattr(shared.os, "pipe2", refuse)
-    with pytest.raises(GraphError, match="no memory to share: Too many open files"):
+    with pytest.raises(GraphError, match="can't create shared memory: Too many open files"):
         shared_memory(SIZE)
-    with pytest.raises(GraphError, match="no descriptor left for the stream: Too many open files"):
+    with pytest.raises(GraphError, match="no file descriptor left for the stream: Too many open files"):
         pipe()
 
 

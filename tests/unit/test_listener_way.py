@@ -13,7 +13,7 @@ from millrace.client.way import hindrance
 
 
 @pytest.mark.parametrize(("host", "said"), [
-    ("127.0.0.1", "nothing answers at 127.0.0.1:{port} (Connection refused); is `millrace serve` running there?"),
+    ("127.0.0.1", "can't connect to 127.0.0.1:{port} (Connection refused); is `millrace serve` running there?"),
     ("nowhere.invalid", "there is no host nowhere.invalid"),
 ])  # fmt: skip
 def test_who_cannot_connect_is_told_what_is_not_there(host: str, said: str) -> None:

@@ -97,7 +97,7 @@ def test_keepalive_pings_measures_and_gives_up() -> None:
             server.receive(message, now)
     assert client.keepalive.clock.rtt_ns == 6 * NS_PER_MS
     assert client.keepalive.clock.offset_ns(20 * NS_PER_S) == offset
-    with pytest.raises(PeerLost, match="nothing heard"):
+    with pytest.raises(PeerLost, match="nothing received"):
         client.handle_timeout(60 * NS_PER_S)
     silent = PeerServer(0)
     with pytest.raises(PeerLost, match="no hello"):

@@ -62,7 +62,7 @@ def test_a_connection_has_so_many_streams_of_all_kinds_together(monkeypatch: pyt
     stream = scene.play()
     scene.record()
     scene.caller.keep_upload(scene.caller.take_channel(), Upload("bell", FMT, 4, {}))
-    with pytest.raises(CommandError, match="3 streams a connection") as refused:
+    with pytest.raises(CommandError, match="3 streams per connection") as refused:
         scene.caller.take_channel()
     assert refused.value.code is Err.TOOLARGE
     scene.caller.forget_playback(stream)

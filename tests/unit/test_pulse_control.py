@@ -191,7 +191,7 @@ def test_a_stream_is_moved_by_name_or_index_and_its_client_told() -> None:
     assert [told["index"] for told in scene.program.named(C.PLAYBACK_STREAM_MOVED)] == [scene.music.id]
     assert move(scene.sink.id, None) == {} and stream.sink is scene.sink and not stream.placed
     assert move(12_345, None) is Err.NOENTITY
-    stream.pinned = "its client asked that it stay where it is"
+    stream.pinned = "its client asked for it not to be moved"
     assert move(NO_INDEX, "music") is Err.INVALID and stream.sink is scene.sink
 
 

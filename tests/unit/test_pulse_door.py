@@ -277,7 +277,7 @@ def test_a_tone_sounds_where_it_is_heard_and_nowhere_else() -> None:
     assert on_sink.active and not on_source.active
     tap = Tap(scene.graph.ids.take(), "tap", default_map(2), consumer=Capture())
     scene.graph.add_tap(tap, scene.source)
-    assert on_source.active, "somebody records it now"
+    assert on_source.active, "something in the guest is recording now"
     scene.graph.remove_tap(tap)
     assert not on_source.active and on_sink.active
     scene.graph.suspend(scene.sink, True)

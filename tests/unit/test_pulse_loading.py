@@ -99,7 +99,7 @@ def test_a_link_is_written_down_and_made_once() -> None:
     one.link(made, rig.sink, halves)
     assert [(feed.start, feed.target, feed.recorded) for feed in one.module.feeds] == [(made, rig.sink, False)]
     assert made.links[0].matrix is halves
-    with pytest.raises(CommandError, match="a plays on millrace already"):
+    with pytest.raises(CommandError, match="a already plays on millrace"):
         one.link(made, rig.sink)
     assert len(one.module.feeds) == 1
     with pytest.raises(GraphError, match="hear itself"):
@@ -132,5 +132,5 @@ def test_what_records_needs_the_grant_of_who_loads_it() -> None:
 @pytest.mark.parametrize(("text", "found"), [("", None), ("slaves=a", "a"), ("sinks=a,b", "a,b")])
 def test_of_several_names_of_an_argument_one_is_given(text: str, found: Any) -> None:
     assert begun(Rig(), text).choice("slaves", "sinks") == found
-    with pytest.raises(CommandError, match="slaves and sinks are the same"):
+    with pytest.raises(CommandError, match="slaves and sinks mean the same"):
         begun(Rig(), "slaves=a sinks=a").choice("slaves", "sinks")

@@ -211,7 +211,7 @@ def test_what_there_is_not_is_refused_with_what_there_is_instead() -> None:
     for name in (None, "module-nothing", "module-pipe-sink"):
         assert scene.load(name) is Err.MODINITFAILED
     assert "module-null-sink" in scene.modules_told[0] and "module-null-sink" in scene.modules_told[1]
-    assert scene.modules_told[2].startswith("module-pipe-sink: it would have the daemon open a file")
+    assert scene.modules_told[2].startswith("module-pipe-sink: it would make the daemon open a file")
     assert scene.load("module-null-sink", "nonsense=1") is Err.MODINITFAILED
 
 
@@ -220,7 +220,7 @@ def test_some_are_loaded_once_and_all_have_a_bound(kinds: dict[str, Kind], monke
     kinds["module-once"] = Kind("Once", (), lambda given: None, once=True)
     kinds["module-often"] = Kind("Often", (), lambda given: None)
     once = scene.load("module-once")
-    assert scene.load("module-once") is Err.MODINITFAILED and "loaded already" in scene.modules_told[-1]
+    assert scene.load("module-once") is Err.MODINITFAILED and "already loaded" in scene.modules_told[-1]
     assert scene.unload(once.index) == {} and isinstance(scene.load("module-once"), Module)
     monkeypatch.setattr(modules, "MODULES_MAX", 9)
     assert isinstance(scene.load("module-often"), Module) and isinstance(scene.load("module-often"), Module)
@@ -232,7 +232,7 @@ def test_an_argument_that_changes_nothing_is_taken_and_said_where_it_was_given(k
     kinds["module-idle"] = Kind("Idle", ("a",), lambda given: None, {"adjust_time": "there is one clock"})
     assert isinstance(scene.load("module-idle", "a=b"), Module) and scene.modules_told == []
     assert isinstance(scene.load("module-idle", "adjust_time=5"), Module)
-    assert scene.modules_told == ["module-idle adjust_time changes nothing: there is one clock"]
+    assert scene.modules_told == ["module-idle adjust_time has no effect: there is one clock"]
 
 
 def test_what_played_on_a_module_goes_on_elsewhere_a_stream_in_a_step() -> None:

@@ -10,17 +10,17 @@ from millrace.units import NS_PER_MS
 
 
 def test_where_it_comes_from_is_told_as_far_as_it_is_known() -> None:
-    assert PulseStatus("pulse").origin == "it came by PulseAudio"
-    assert PulseStatus("pulse").buffer.startswith("the application asked for 0 ms, and starts when 0 ms are there")
+    assert PulseStatus("pulse").origin == "it uses PulseAudio"
+    assert PulseStatus("pulse").buffer.startswith("the application asked for 0 ms and starts at 0 ms")
     firefox = PulseStatus("pulse", identity=Identity(4711, 1000, "firefox")).origin
-    assert firefox == "it came by PulseAudio from firefox (process 4711 of user 1000)"
+    assert firefox == "it uses PulseAudio from firefox (process 4711 of user 1000)"
     stranger = PulseStatus("pulse", identity=UNKNOWN).origin
-    assert stranger == "it came by PulseAudio from a connection whose program is not known"
+    assert stranger == "it uses PulseAudio from a connection whose program is not known"
 
 
 def test_its_buffer_is_told_with_what_was_asked_for_and_what_is_in_it() -> None:
     status = PulseStatus("pulse", fill_ns=60 * NS_PER_MS, tlength_ns=200 * NS_PER_MS, prebuf_ns=180 * NS_PER_MS)
-    assert status.buffer == "the application asked for 200 ms, and starts when 180 ms are there; 60 ms are in it now"
+    assert status.buffer == "the application asked for 200 ms and starts at 180 ms; the buffer holds 60 ms now"
     assert (PulseStatus("pulse").tlength_ns, PulseStatus("pulse").prebuf_ns) == (0, 0)
     with pytest.raises(AttributeError):
         status.tlength_ns = 0  # type: ignore[misc]

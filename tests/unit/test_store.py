@@ -210,19 +210,19 @@ def test_a_file_that_is_locked_while_running_refuses_the_change_until_it_is_free
     store.close()
 
 
-@pytest.mark.parametrize("harm", ["no database", "a page of zeros", "half of it"])
+@pytest.mark.parametrize("harm", ["not a database", "a page of zeros", "half of it"])
 def test_a_damaged_file_refuses_the_start_each_time_and_is_left_alone(harm: str, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     whole = healthy(path)
     damaged = {
-        "no database": b"this is no database" * 1000,
+        "not a database": b"this is not a database" * 1000,
         "a page of zeros": whole[:4096] + bytes(4096) + whole[8192:],
         "half of it": whole[: len(whole) // 2],
     }[harm]
     path.write_bytes(damaged)
     files = set(tmp_path.iterdir())
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"state\.db is damaged, or no database: put a copy.* move it away.*\("):
+        with pytest.raises(ConfigError, match=r"state\.db is damaged or is not a database: restore.* move it away.*\("):
             Store(path)
     assert path.read_bytes() == damaged and set(tmp_path.iterdir()) == files
     path.write_bytes(whole)
@@ -250,7 +250,7 @@ def test_a_row_that_millrace_did_not_write_is_not_read_and_says_so(where: str, t
         db.execute(ODD_ROWS[where])
     store = Store(path)
     read = {"tokens": store.tokens, "guests": store.guests}.get(where, partial(store.guest, "alice"))
-    with pytest.raises(ConfigError, match=r"^not read: .*state\.db: .*not as Millrace writes it .*sqlite3"):
+    with pytest.raises(ConfigError, match=r"^not read: .*state\.db: .*not in Millrace's format .*sqlite3"):
         read()
     assert not store.trouble
     assert store.guest("bob").grants == []
@@ -537,6 +537,6 @@ def test_a_file_that_was_overwritten_with_another_says_so_whatever_is_in_it(tmp_
     path = tmp_path / "state.db"
     store = Store(path)
     overwritten(path)
-    with pytest.raises(NotKept, match="moved, removed or changed by another program"):
+    with pytest.raises(NotKept, match="another program has moved, removed or changed it"):
         store.keep_sink("alice", "music", "Music")
     store.close()

@@ -50,7 +50,7 @@ def test_bytes_and_length() -> None:
     assert t.printable(b"caf\xc3\xa9 \xff\x1b") == "café \\xff\\x1b"
     assert t.printable("x" * 300, 10) == "x" * 9 + "…"
     assert len(t.quoted("x" * 300)) == 62
-    assert t.quoted(10**6000) == "a number of too many digits"
+    assert t.quoted(10**6000) == "a number with too many digits"
     assert t.quoted([10**6000]) == "a list"
     assert t.quoted(True) == "true"
 

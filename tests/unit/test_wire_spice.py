@@ -82,7 +82,7 @@ def test_the_link_names_channel_session_and_capabilities_and_sends_the_ticket() 
 
 
 @pytest.mark.parametrize(
-    ("code", "hint"), [(5, "--tls"), (6, "without --tls"), (7, "--password-file"), (99, "refuses: 99")]
+    ("code", "hint"), [(5, "--tls"), (6, "without --tls"), (7, "--password-file"), (99, "refused: 99")]
 )
 def test_a_refused_link_says_what_to_do(code: int, hint: str) -> None:
     channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128), 0)
@@ -91,7 +91,10 @@ def test_a_refused_link_says_what_to_do(code: int, hint: str) -> None:
 
 
 def test_a_ticket_that_is_refused_is_told_apart_from_one_that_is_missing() -> None:
-    for password, kind, hint in (("x", PasswordRefused, "refuses the password"), ("", LinkRefused, "wants a password")):
+    for password, kind, hint in (
+        ("x", PasswordRefused, "rejected the password"),
+        ("", LinkRefused, "needs a password"),
+    ):
         channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, lambda key, text: bytes(128), 0)
         channel.receive(reply(), 0)
         with pytest.raises(kind, match=hint):

@@ -70,7 +70,7 @@ def test_the_answer_is_des_with_the_bits_of_the_key_reversed() -> None:
         (b"RFB 003.003\n", "3.8 is needed"),
         (VERSION + b"\0" + struct.pack(">I", 4) + b"full", "full"),
         (VERSION + b"\x01\x02" + bytes(16), "--password-file"),
-        (VERSION + b"\x01\x10", "not known"),
+        (VERSION + b"\x01\x10", "no supported authentication"),
         (VERSION + b"\x01\x01" + struct.pack(">II", 1, 5) + b"wrong", "wrong"),
         (VERSION + b"\x01\x13" + b"\0\2" + b"\0\x01" + struct.pack(">I", 257), "anonymous TLS"),
     ],
@@ -84,7 +84,7 @@ def test_a_server_that_does_not_let_us_in_is_explained(said: bytes, hint: str) -
 def test_a_password_that_is_refused_is_told_apart_from_other_refusals() -> None:
     vnc = client("geheim")
     vnc.receive(VERSION + b"\x01\x02" + bytes(16), 0)
-    with pytest.raises(PasswordRefused, match=r"refuses the password \(no\)"):
+    with pytest.raises(PasswordRefused, match=r"rejected the password \(no\)"):
         vnc.receive(struct.pack(">II", 1, 2) + b"no", 0)
     with pytest.raises(RemoteProtocolError, match="it gives no reason") as other:
         client("geheim").receive(VERSION + b"\x01\x01" + struct.pack(">II", 1, 0), 0)
@@ -109,7 +109,7 @@ def test_what_comes_before_tls_has_begun_is_not_taken_for_the_servers(injected: 
         vnc.receive(part, 0)
     assert vnc.events() == [TlsWanted()]
     if injected:
-        with pytest.raises(RemoteProtocolError, match="before TLS has begun"):
+        with pytest.raises(RemoteProtocolError, match="before the TLS handshake"):
             vnc.receive(injected, 0)
     else:
         vnc.tls_begins()

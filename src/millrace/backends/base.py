@@ -10,7 +10,7 @@ from millrace.errors import OutputLost
 from millrace.units import Frames, HostNs, Positions
 
 Pull = Callable[[Samples], None]
-"""Fills (frames, channels) float32 with what is to be heard now. Called from the output's own thread."""
+"""Fills (frames, channels) float32 with the sound to play now. Called from the output's own thread."""
 
 
 class OutputWatch(Protocol):

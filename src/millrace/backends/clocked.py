@@ -52,7 +52,7 @@ class NullOutput:
             watch.output_ended(error)
         except Exception:
             log.exception("%s ended by an internal error", self.name)
-            watch.output_ended(OutputLost(f"{self.name}: an internal error, see the log"))
+            watch.output_ended(OutputLost(f"{self.name}: an internal error; see the log"))
 
     def _play(self, rate: int, channels: int, pull: Pull) -> bool:
         """False where nobody takes any more."""
@@ -106,7 +106,7 @@ class RawOutput(NullOutput):
             log.info("%s: the reader is gone", self.name)
             return False
         except OSError as error:
-            raise OutputLost(f"{self.name}: {error.strerror}; it ends here") from None
+            raise OutputLost(f"{self.name}: {error.strerror}; the file ends here") from None
         return True
 
     def stop(self) -> None:

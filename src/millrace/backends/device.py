@@ -93,7 +93,7 @@ class _Device(ABC):
         try:
             self._device = self._opened()
         except miniaudio.MiniaudioError as error:
-            raise NoDevice(f"no sound device is found ({error.args[0]}); {without}") from None
+            raise NoDevice(f"no sound device was found ({error.args[0]}); {without}") from None
         self._keeper = threading.Thread(target=self._keep, name=self.name, daemon=True)
         self._keeper.start()
 
@@ -166,7 +166,7 @@ class DeviceOutput(_Device):
     def start(self, rate: int, positions: Positions, pull: Pull, watch: OutputWatch) -> HostNs:
         """See `ClockedOutput`."""
         self._rate, self._channels, self._pull, self._watch = rate, len(positions), pull, watch
-        self._begin("play with --to null:, raw:- or wav:FILE")
+        self._begin("use --to null:, raw:- or wav:FILE")
         return self._buffer_ms * NS_PER_MS
 
     def _open(self) -> Any:
@@ -202,7 +202,7 @@ class DeviceInput(_Device):
     def start(self, push: Pull) -> None:
         """Hand over blocks from the device's own thread; NoDevice where there is no device."""
         self._push = push
-        self._begin("speak with --mic wav:FILE or tone:440")
+        self._begin("use --mic wav:FILE or tone:440")
 
     def _open(self) -> Any:
         import miniaudio

@@ -60,14 +60,16 @@ class WavOutput:
         """The file takes no more: finish it with what is in it, and say so."""
         file, self._file = self._file, None
         assert file is not None and self._layout is not None
-        said = f"{self._path}: {error.strerror}; {self._bytes // self._frame_bytes / self._layout[0]:.1f} s are in it"
+        said = (
+            f"{self._path}: {error.strerror}; {self._bytes // self._frame_bytes / self._layout[0]:.1f} s were written"
+        )
         try:
             # The part of a frame at its end goes; the header lies where there is room for it already.
             file.truncate(HEADER_BYTES + self._bytes)
             self._put_header(file)
             file.close()
         except OSError as worse:
-            return OutputLost(f"{said}, and its header could not be finished ({worse.strerror})")
+            return OutputLost(f"{said}, and its header could not be completed ({worse.strerror})")
         return OutputLost(said)
 
     def _write_header(self) -> None:

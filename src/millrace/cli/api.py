@@ -13,7 +13,7 @@ from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.io.paths import API_SOCKET, runtime_dir
 
 WRONG = frozenset({400, 413, 414, 422, 431})
-"""What was asked is malformed, or longer than anything may be."""
+"""The request is malformed or too large."""
 
 
 class _UnixConnection(http.client.HTTPConnection):

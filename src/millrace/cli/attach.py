@@ -16,7 +16,7 @@ app = App(help="Attach a virtual machine's sound to a guest.")
 
 _GUEST = Annotated[str, typer.Option(help="The guest whose machine this is.")]
 _PASSWORD = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="File with the password (mode 0600); it is read at each attempt.")
+    Path | None, typer.Option(metavar="FILE", help="File with the password (mode 0600), read on every attempt.")
 ]
 _CA = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Trust this CA certificate (PEM) instead of the system's.")
@@ -36,7 +36,7 @@ def _attach(guest: str, body: dict[str, Any]) -> None:
         if door["state"] == "attached" or door["error"]:
             break
     machine = f" ({door['machine']})" if door["machine"] else ""
-    why = f": {door['error']}; Millrace keeps trying" if door["error"] else ""
+    why = f": {door['error']}; retrying" if door["error"] else ""
     say_folded(f"{door['id']} {door['door']} {door['state']}{machine}{why}", 4)
 
 
@@ -50,11 +50,13 @@ def _doors(guest: str) -> list[dict[str, Any]]:
 @app.command("qemu")
 def qemu(
     qmp: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="QMP socket: QEMU runs with -display dbus,p2p=on.")
+        Path | None, typer.Option(metavar="PATH", help="QMP socket; QEMU must run with -display dbus,p2p=on.")
     ] = None,
-    dbus: Annotated[str | None, typer.Option(metavar="ADDRESS", help="D-Bus address that QEMU was given too.")] = None,
-    p2p: Annotated[int | None, whole("--p2p", 0, 1 << 20, "Descriptor of a connection that QEMU has.")] = None,
-    vm: Annotated[str, typer.Option(help="Name or UUID, where several machines share a bus.")] = "",
+    dbus: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="D-Bus address, the same one that QEMU was given.")
+    ] = None,
+    p2p: Annotated[int | None, whole("--p2p", 0, 1 << 20, "File descriptor connected to QEMU.")] = None,
+    vm: Annotated[str, typer.Option(help="Name or UUID of the machine, if several share the bus.")] = "",
     guest: _GUEST = "default",
 ) -> None:
     """Attach QEMU by D-Bus: every card, playing and recording.

@@ -11,12 +11,14 @@ from millrace.cli.group import App
 from millrace.cli.values import whole
 
 MATRIX_GAIN_MAX = 16.0
-_GUEST = Annotated[str | None, typer.Option("--guest", help="Which guest's sink is meant, where names are not unique.")]
+_GUEST = Annotated[
+    str | None, typer.Option("--guest", help="Guest that the sink belongs to, if the name is not unique.")
+]
 
 
 def set_(
     target: Annotated[str, typer.Argument(help="stream/N, sink/NAME or listener/N.")],
-    settings: Annotated[list[str], typer.Argument(metavar="NAME=VALUE", help="What to change, and to what.")],
+    settings: Annotated[list[str], typer.Argument(metavar="NAME=VALUE", help="Settings to change.")],
     guest: _GUEST = None,
 ) -> None:
     """Change volume and mute, or a listener's codec settings.
@@ -64,7 +66,7 @@ def parse_matrix(text: str) -> list[list[float]]:
 def link(
     source: Annotated[str, typer.Argument(help="stream/N or sink/NAME.")],
     to: Annotated[str, typer.Argument(metavar="SINK", help="sink/NAME.")],
-    matrix: Annotated[str | None, typer.Option(help="Mix matrix: a row a source channel, 'a,b;c,d'.")] = None,
+    matrix: Annotated[str | None, typer.Option(help="Mix matrix, one row for each source channel: 'a,b;c,d'.")] = None,
     guest: _GUEST = None,
 ) -> None:
     """Link a stream or a sink into one more sink, or change its mix.
@@ -100,8 +102,8 @@ sink_app = App(help="Add and remove a guest's sinks.")
 
 @guest_app.command("add")
 def guest_add(
-    name: Annotated[str, typer.Argument(help="Its name: letters, digits, '_', '.', '-'.")],
-    rate: Annotated[int, whole("--rate", 8000, 384_000, "Graph rate, Hz.")] = 48_000,
+    name: Annotated[str, typer.Argument(help="Name: letters, digits, '_', '.', '-'.")],
+    rate: Annotated[int, whole("--rate", 8000, 384_000, "Sample rate of the graph, in Hz.")] = 48_000,
     channels: Annotated[int, whole("--channels", 1, 8, "Channels of its default sink, 1 to 8.")] = 2,
 ) -> None:
     """Add a guest. Example: millrace guest add alice"""
@@ -123,7 +125,7 @@ def guest_remove(name: Annotated[str, typer.Argument(metavar="GUEST", help="Its 
 def sink_add(
     name: Annotated[str, typer.Argument(help="Its name.")],
     guest: Annotated[str, typer.Option(help="The guest.")] = "default",
-    description: Annotated[str, typer.Option(metavar="TEXT", help="What people see.")] = "",
+    description: Annotated[str, typer.Option(metavar="TEXT", help="Name shown to users.")] = "",
 ) -> None:
     """Add a sink. Example: millrace sink add music"""
     from millrace.cli.api import call, path_of

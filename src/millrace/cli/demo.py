@@ -25,7 +25,7 @@ def demo(
         str, typer.Option(metavar="OUTPUT", help="Where to listen; default: the sound card, else out/demo.wav.")
     ] = "",
     stay: Annotated[
-        bool | None, typer.Option("--stay/--no-stay", help="Go on serving afterwards (default: on a terminal).")
+        bool | None, typer.Option("--stay/--no-stay", help="Keep serving afterwards (default on a terminal).")
     ] = None,
 ) -> None:
     """Play a sample guest, listen to it, and measure what arrived.
@@ -113,7 +113,9 @@ def _room_for(path: Path) -> Path:
     try:
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{path.parent.absolute()}: {error.strerror}; run this in a folder you may write") from None
+        raise ConfigError(
+            f"{path.parent.absolute()}: {error.strerror}; run this in a folder that you can write to"
+        ) from None
     return path
 
 
@@ -134,7 +136,7 @@ def _card_or_nothing() -> str:
     if names:
         tell(f"listener    plays on {names[0]}")
         return "device"
-    tell("listener    there is no sound card here: the sound goes to out/demo.wav and to a null output that keeps time")
+    tell("listener    no sound card here: playing to out/demo.wav, timed by a null output")
     return "null:"
 
 
@@ -154,7 +156,7 @@ def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float,
     sound = samples[::2]
     found = np.flatnonzero(np.abs(sound) > 0.01)
     if not len(found):
-        warn("nothing was heard; `millrace ls` while it plays shows where the sound stops")
+        warn("no sound arrived; run `millrace ls` while it plays to see where the sound stops")
         raise typer.Exit(1)
     sound = sound[found[0] : found[-1]]
     part = len(sound) // len(_TONES_HZ)
@@ -171,7 +173,7 @@ def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float,
 def _go_on(daemon: Daemon, stay: bool) -> None:
     guest = daemon.worker.guests["default"]
     tell()
-    tell("how to go on:")
+    tell("next steps:")
     if not stay:
         tell("  millrace serve           # in a terminal of its own")
     tell("  millrace listen          # in another")
@@ -180,4 +182,4 @@ def _go_on(daemon: Daemon, stay: bool) -> None:
     tell("  millrace ls")
     if stay:
         tell()
-        tell("the bus goes on; Ctrl-C ends it")
+        tell("the bus is still running; Ctrl-C stops it")

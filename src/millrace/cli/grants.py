@@ -13,14 +13,16 @@ from millrace.text import quoted
 
 _WHAT = Annotated[str, typer.Argument(help="connect, microphone, monitor (what the guest plays) or camera.")]
 _WHICH = Annotated[
-    str, typer.Argument(help="connect, microphone, monitor (what the guest plays), camera; or request/N that waits.")
+    str, typer.Argument(help="connect, microphone, monitor (what the guest plays) or camera; or a pending request/N.")
 ]
 _GUEST = Annotated[str, typer.Option(help="The guest.")]
 _PROGRAM = Annotated[
     str,
-    typer.Option(help="firefox-esr, /home/a/bin/tool, flatpak:APP, snap:NAME, container:ID, token:N; absent: others."),
+    typer.Option(
+        help="firefox-esr, /home/a/bin/tool, flatpak:APP, snap:NAME, container:ID or token:N; default: all others."
+    ),
 ]
-_ALWAYS = Annotated[bool, typer.Option("--always", help="For a request: for that program from now on.")]
+_ALWAYS = Annotated[bool, typer.Option("--always", help="Also make this answer a rule for that program.")]
 
 
 def _rule(what: str, guest: str, program: str, allow: bool | str | None) -> None:
@@ -40,7 +42,7 @@ def grant(
     what: _WHICH,
     guest: _GUEST = "default",
     program: _PROGRAM = "",
-    forget: Annotated[bool, typer.Option("--forget", help="Take the rule away instead.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Delete the rule instead.")] = False,
     always: _ALWAYS = False,
 ) -> None:
     """Allow programs of a guest to connect or record, or one request.
@@ -82,7 +84,7 @@ def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> No
     _rule(what, guest, program, "prompt")
 
 
-def deny(request: Annotated[str, typer.Argument(help="request/N that waits.")], always: _ALWAYS = False) -> None:
+def deny(request: Annotated[str, typer.Argument(help="The pending request/N.")], always: _ALWAYS = False) -> None:
     """Refuse a request that waits. Example: millrace deny request/12"""
     _decide(request, False, always)
 
@@ -107,7 +109,7 @@ def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     for request in requests:
         say_folded(_line(request), 4)
     if not rules and not requests:
-        warn("no rules and no requests: what programs may do is what `rights` in [guest.NAME] says")
+        warn("no rules and no requests; programs have the `rights` of [guest.NAME]")
 
 
 def _deed(what: str) -> str:

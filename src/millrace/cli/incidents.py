@@ -16,10 +16,12 @@ INDENT = 13
 
 
 def incidents(
-    guest: Annotated[str | None, typer.Option(help="Of this guest alone.")] = None,
-    about: Annotated[str | None, typer.Option(metavar="TARGET", help="About one thing: stream/7, listener/9.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one incident a line.")] = False,
+    guest: Annotated[str | None, typer.Option(help="Only this guest.")] = None,
+    about: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="Only this object, such as stream/7 or listener/9.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing incidents as they happen.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one incident per line.")] = False,
 ) -> None:
     """Show every hole, stall, loss and refusal, and its cause.
 

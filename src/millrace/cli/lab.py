@@ -37,17 +37,17 @@ def list_() -> None:
 @app.command()
 def run(
     scenarios: Annotated[
-        list[str] | None, typer.Argument(metavar="SCENARIO", help="Such as ppm200/exp3/loss2, or `matrix`.")
+        list[str] | None, typer.Argument(metavar="SCENARIO", help="A scenario such as ppm200/exp3/loss2, or `matrix`.")
     ] = None,
-    hours: Annotated[float, decimal("--hours", 0.0001, 1000, "Virtual time for each.")] = 1.0,
+    hours: Annotated[float, decimal("--hours", 0.0001, 1000, "Virtual time to run each scenario for.")] = 1.0,
     policy: Annotated[
-        str, typer.Option(metavar="POLICIES", help="all, or names with commas; see `millrace lab list`.")
+        str, typer.Option(metavar="POLICIES", help="all, or a comma-separated list; see `millrace lab list`.")
     ] = "millrace",
     plots: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder for PNG plots of latency and ratio over time.")
     ] = None,
-    jobs: Annotated[int, whole("--jobs", 1, 1024, "Processes at a time.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    jobs: Annotated[int, whole("--jobs", 1, 1024, "Number of parallel processes.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
 ) -> None:
     """Run scenarios in virtual time and print what came of them.
 
@@ -100,13 +100,13 @@ def _one(work: tuple[str, str, float, Path | None]) -> Outcome:
 
 @app.command()
 def sound(
-    scenario: Annotated[str, typer.Argument(help="Such as ppm200/exp3/loss2.")] = "ppm300/exp3",
-    seconds: Annotated[float, decimal("--seconds", 10, 86_400, "How long it plays, in virtual time.")] = 130.0,
+    scenario: Annotated[str, typer.Argument(help="A scenario such as ppm200/exp3/loss2.")] = "ppm300/exp3",
+    seconds: Annotated[float, decimal("--seconds", 10, 86_400, "Virtual time to play for.")] = 130.0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="As in `millrace set`.")
     ] = None,
     latency: Annotated[str, typer.Option(help="low, normal, robust, or fixed: 30ms.")] = "normal",
-    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what was heard to this WAV file.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the received sound to this WAV file.")] = None,
 ) -> None:
     """Play a tone in virtual time and measure what is heard.
 
@@ -126,19 +126,17 @@ def sound(
 def impair(
     url: Annotated[str, typer.Argument(help="The daemon: ws://127.0.0.1:8642")] = "ws://127.0.0.1:8642",
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where listeners connect instead; loopback only.")
+        str, typer.Option(metavar="HOST:PORT", help="Address for listeners to connect to instead; loopback only.")
     ] = "127.0.0.1:8643",
-    delay: Annotated[str, typer.Option(metavar="DURATION", help="Each way, such as 20ms.")] = "0ms",
+    delay: Annotated[str, typer.Option(metavar="DURATION", help="Delay in each direction, such as 20ms.")] = "0ms",
     jitter: Annotated[str, typer.Option(metavar="DURATION", help="Mean of the one-sided jitter, such as 5ms.")] = "0ms",
     shape: Annotated[str, typer.Option(help="exp, saw or spikes.")] = "exp",
     loss: Annotated[str, typer.Option(metavar="PERCENT", help="Share of media packets lost, such as 2%.")] = "0%",
-    bursts: Annotated[bool, typer.Option("--bursts", help="Lose packets five at a time.")] = False,
-    reorder: Annotated[
-        str, typer.Option(metavar="PERCENT", help="Share of packets held back behind later ones.")
-    ] = "0%",
-    duplicate: Annotated[str, typer.Option(metavar="PERCENT", help="Share of packets that come twice.")] = "0%",
+    bursts: Annotated[bool, typer.Option("--bursts", help="Lose packets in bursts of five.")] = False,
+    reorder: Annotated[str, typer.Option(metavar="PERCENT", help="Share of packets reordered.")] = "0%",
+    duplicate: Annotated[str, typer.Option(metavar="PERCENT", help="Share of packets duplicated.")] = "0%",
     rate: Annotated[str, typer.Option(help="Line rate, such as 256k; 0 for no limit.")] = "0",
-    seed: Annotated[int, whole("--seed", 0, 1 << 32, "The same seed, the same luck.")] = 1,
+    seed: Annotated[int, whole("--seed", 0, 1 << 32, "Random seed; the same seed repeats the run.")] = 1,
 ) -> None:
     """Make the line between a listener and its daemon bad.
 

@@ -15,8 +15,8 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def latency(
     stream: Annotated[str | None, typer.Argument(help="stream/7, as `millrace ls` shows it.")] = None,
-    probe: Annotated[bool, typer.Option("--probe", help="Measure it with a test signal, which is heard.")] = False,
-    guest: Annotated[str, typer.Option(help="For --probe: the guest.")] = "default",
+    probe: Annotated[bool, typer.Option("--probe", help="Measure it with an audible test signal.")] = False,
+    guest: Annotated[str, typer.Option(help="The guest to probe.")] = "default",
     as_json: _JSON = False,
 ) -> None:
     """Show where a stream's sound spends its time, stage by stage.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from millrace.client.listener import Listener
 
 
-LED_BACK = "PULSE_SERVER leads into the guest that is heard here: this listener does not use it"
-NO_OTHER = "; or set PULSE_SERVER, which leads into the guest that is heard here, to the server of a sound card"
+LED_BACK = "PULSE_SERVER points to the guest you are listening to, so this listener ignores it"
+NO_OTHER = "; or set PULSE_SERVER, which points to the guest you are listening to, to a server with a sound card"
 SECONDS_MAX_NS = 365 * 86_400 * NS_PER_S
 
 
@@ -36,22 +36,27 @@ def parse_settings(words: list[str]) -> dict[str, str]:
 
 _Where = Annotated[
     str,
-    typer.Argument(metavar="GUEST|URL", help="A guest of this user's daemon here; or ws://HOST:PORT/GUEST, wss://…"),
+    typer.Argument(
+        metavar="GUEST|URL", help="A guest of your daemon on this machine, or ws://HOST:PORT/GUEST, wss://…"
+    ),
 ]
 _To = Annotated[
     str, typer.Option(metavar="OUTPUT", help="device, device:NAME, wav:FILE, wav32:FILE, raw:-, raw:FILE or null:")
 ]
-_Latency = Annotated[str, typer.Option(help="low, normal, robust, or a fixed target delay over the path: 30ms.")]
+_Latency = Annotated[str, typer.Option(help="low, normal, robust, or a fixed target delay such as 30ms.")]
 _Mic = Annotated[
-    str | None, typer.Option(metavar="INPUT", help="Send this: device, device:NAME, wav:FILE, tone:440, null.")
+    str | None, typer.Option(metavar="INPUT", help="Microphone to send: device, device:NAME, wav:FILE, tone:440, null.")
 ]
 _Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="As in `millrace set`; may be given again.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting as in `millrace set`; can be repeated."),
 ]
 _Cert = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="TLS certificate to show (PEM), where the daemon knows it.")
+    Path | None, typer.Option(metavar="FILE", help="TLS client certificate (PEM), if the daemon accepts one.")
 ]
-_Key = Annotated[Path | None, typer.Option(metavar="FILE", help="Its key (PEM), if that is not in the same file.")]
+_Key = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Key of the client certificate (PEM), if in another file.")
+]
 
 
 def listen(
@@ -60,19 +65,19 @@ def listen(
     latency: _Latency = "normal",
     mic: _Mic = None,
     settings: _Settings = None,
-    sink: Annotated[str | None, typer.Option(help="Hear this sink of the guest instead of its default.")] = None,
-    name: Annotated[str, typer.Option(help="What `millrace ls` shows.")] = "",
-    seconds: Annotated[str | None, typer.Option(metavar="DURATION", help="End after this long: 90, 30m, 8h.")] = None,
+    sink: Annotated[str | None, typer.Option(help="Listen to this sink instead of the guest's default.")] = None,
+    name: Annotated[str, typer.Option(help="Name of this listener in `millrace ls`.")] = "",
+    seconds: Annotated[str | None, typer.Option(metavar="DURATION", help="Stop after this time: 90, 30m, 8h.")] = None,
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File with the bearer token; or $MILLRACE_TOKEN.")
     ] = None,
-    ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Trust this authority's TLS certificates (PEM).")
-    ] = None,
+    ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Trust this CA certificate (PEM).")] = None,
     cert: _Cert = None,
     key: _Key = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Accept any TLS certificate.")] = False,
-    no_reconnect: Annotated[bool, typer.Option("--no-reconnect", help="End when the connection does.")] = False,
+    no_reconnect: Annotated[
+        bool, typer.Option("--no-reconnect", help="Exit when the connection is lost instead of reconnecting.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Play a guest's sound here.

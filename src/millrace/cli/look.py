@@ -24,8 +24,8 @@ INCIDENTS, LINE_MAX = 5, 2000
 
 
 def top(
-    every: Annotated[float, decimal("--every", 0.1, 3600, "Seconds between looks.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Print once and end, for scripts and pipes.")] = False,
+    every: Annotated[float, decimal("--every", 0.1, 3600, "Seconds between updates.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit, for scripts and pipes.")] = False,
 ) -> None:
     """Watch levels, latency, drift, faults and incidents live.
 
@@ -72,7 +72,7 @@ def picture(
     above = table([HEADS, *(row for guest in state["guests"] for row in _rows(guest))], (1, 2), width)
     room = len(above) if height is None else max(2, height - sum(map(len, below)))
     if len(above) > room:
-        above = [*above[: room - 1], f"… {len(above) - room + 1} lines more; `millrace ls` shows all"]
+        above = [*above[: room - 1], f"… {len(above) - room + 1} more lines; `millrace ls` shows all"]
     bold = {"what", *(f"guest {guest['name']}" for guest in state["guests"])}
     marked = [Text(one, "bold" if any(one.startswith(head) for head in bold) else "") for one in above]
     return marked + [Text(one) for lines in below for one in lines]
@@ -109,7 +109,7 @@ def _meter(peak: float) -> str:
 
 def dot(
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an SVG, with Graphviz's dot.")] = None,
-    guest: Annotated[str | None, typer.Option(help="This guest alone.")] = None,
+    guest: Annotated[str | None, typer.Option(help="Only this guest.")] = None,
 ) -> None:
     """Print the graph for Graphviz, or draw it.
 
@@ -180,7 +180,7 @@ def _quoted(text: str) -> str:
 
 
 def report(
-    to: Annotated[Path, typer.Option(metavar="FILE", help="The archive to write.")] = Path("millrace-report.tar.gz"),
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Archive to write.")] = Path("millrace-report.tar.gz"),
 ) -> None:
     """Pack up what a bug report needs, without secrets or sound.
 
@@ -217,4 +217,4 @@ def report(
             archive.addfile(info, io.BytesIO(data))
     write_whole(to, packed.getvalue())
     say(f"{to}: {', '.join(parts)}")
-    warn("names of guests, applications and addresses are in it: look before you send it")
+    warn("it contains names of guests and applications, and addresses: check it before you share it")

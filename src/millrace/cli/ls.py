@@ -30,12 +30,12 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
     for guest in state["guests"]:
         _guest(guest)
     if state.get("trouble"):
-        say_folded(f"changes can't be kept: {state['trouble']}", 4)
+        say_folded(f"changes can't be saved: {state['trouble']}", 4)
     if state.get("requests"):
-        say_folded(f"waiting for an answer: {counted(state['requests'], 'request')}; `millrace grants` shows them", 4)
+        say_folded(f"pending: {counted(state['requests'], 'request')}; `millrace grants` shows them", 4)
     if "policy" in state and state["policy"] is None:
         say_folded(
-            "no session manager runs: nothing is remembered, and nobody answers requests; see millrace-policy", 4
+            "no session manager is running: nothing is remembered and requests get no answer; see millrace-policy", 4
         )
 
 

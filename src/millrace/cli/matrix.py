@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 
 def matrix(
-    cards: Annotated[str, typer.Option(help="all, or with commas: virtio hda ac97 es1370 usb pcspk.")] = "all",
-    doors: Annotated[str, typer.Option(help="all, or with commas: dbus spice vnc pa.")] = "all",
+    cards: Annotated[
+        str, typer.Option(help="all, or a comma-separated list of virtio hda ac97 es1370 usb pcspk.")
+    ] = "all",
+    doors: Annotated[str, typer.Option(help="all, or a comma-separated list of dbus spice vnc pa.")] = "all",
     directions: Annotated[str, typer.Option(help="all, out or in.")] = "all",
-    seconds: Annotated[int, whole("--seconds", 3, 3600, "Sound in each cell.")] = 20,
-    floor: Annotated[bool, typer.Option("--floor", help="Also what QEMU itself makes of it (-audiodev wav).")] = False,
-    binary: Annotated[str, typer.Option(metavar="PROGRAM", help="QEMU to run.")] = "qemu-system-x86_64",
+    seconds: Annotated[int, whole("--seconds", 3, 3600, "Seconds of sound in each cell.")] = 20,
+    floor: Annotated[bool, typer.Option("--floor", help="Also record QEMU's own output (-audiodev wav).")] = False,
+    binary: Annotated[str, typer.Option(metavar="PROGRAM", help="QEMU binary to run.")] = "qemu-system-x86_64",
     keep: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Leave recordings and logs in this folder.")
+        Path | None, typer.Option(metavar="FOLDER", help="Keep recordings and logs in this folder.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
 ) -> None:
     """Try virtual sound cards, each in a Linux guest that QEMU boots.
 

@@ -21,9 +21,9 @@ def policy(
         typer.Option(metavar="FILE", help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/policy.toml."),
     ] = None,
     socket: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The daemon's socket, if not this user's usual one.")
+        Path | None, typer.Option(metavar="PATH", help="The daemon's socket, if not the default.")
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Take over from the policy that runs now.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Take over from the policy that is running.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Decide who plays where, how loud, and who may; see docs/policy.md.

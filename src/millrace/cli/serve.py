@@ -22,8 +22,10 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/config.toml."),
     ] = None,
-    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where listeners connect.")] = None,
-    guest: Annotated[list[str] | None, typer.Option(help="A guest to serve; may be given again.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Address for listeners to connect to.")
+    ] = None,
+    guest: Annotated[list[str] | None, typer.Option(help="A guest to serve; can be repeated.")] = None,
     qemu_qmp: Annotated[
         list[Path] | None,
         typer.Option(metavar="PATH", help="QMP socket of the first guest's QEMU; see `millrace attach qemu`."),
@@ -35,12 +37,12 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS private key (PEM).")] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File with the bearer token for other machines; or $MILLRACE_TOKEN."),
+        typer.Option(metavar="FILE", help="File with a bearer token for remote clients; or $MILLRACE_TOKEN."),
     ] = None,
     policy: Annotated[
-        bool, typer.Option("--policy/--no-policy", help="Run the session manager too; see `millrace-policy`.")
+        bool, typer.Option("--policy/--no-policy", help="Also run the session manager; see `millrace-policy`.")
     ] = True,
-    log_format: Annotated[str, typer.Option(metavar="FORMAT", help="text, or json: one object a line.")] = "text",
+    log_format: Annotated[str, typer.Option(metavar="FORMAT", help="text, or json with one object per line.")] = "text",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Run the daemon: applications play into it, listeners hear them.
@@ -166,7 +168,7 @@ def _tell(daemon: Daemon) -> None:
         tell(f"  by network:    millrace listen {where} --token-file FILE")
     if os.isatty(1):
         tell(f"browser:  {daemon.page_link()}")
-        tell("          lets one browser in, once, within the hour; `millrace page` prints another")
+        tell("          valid for one browser, once, for an hour; `millrace page` prints another")
     else:
         tell(f"browser:  {daemon.serving.page_url} with a token, or by the link that `millrace page` prints")
-    tell("ready; `millrace ls` shows what is going on, Ctrl-C ends")
+    tell("ready; `millrace ls` shows the state, Ctrl-C stops the daemon")

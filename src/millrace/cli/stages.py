@@ -13,8 +13,8 @@ def show(stream: str, way: dict[str, Any]) -> None:
     for stage in way["stages"]:
         say_folded(f"  {stage['ms']:8.2f} ms  {stage['stage']:<24} {stage['why']}", 15)
     told = (
-        "to the mix; the listener tells of no latency after it: it writes a file, or plays nothing yet"
+        "to the mix; beyond that the listener reports no latency: it writes a file, or is not playing yet"
         if way["reported_ms"] is None
-        else f"in all; {way['reported_ms']:.2f} ms by the listener's clock"
+        else f"in total; {way['reported_ms']:.2f} ms by the listener's clock"
     )
     say_folded(f"  {way['sum_ms']:8.2f} ms  {told}", 15)

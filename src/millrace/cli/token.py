@@ -13,7 +13,7 @@ from millrace.cli.group import App
 from millrace.errors import OutputLost
 from millrace.text import printable
 
-app = App(help="Tokens: let others in, with the rights they need and no more.")
+app = App(help="Manage tokens, which give others access with chosen rights.")
 HEADS = ("token", "name", "until", "in", "may")
 CALENDAR_END_S = 253_402_300_799
 """The last second of the year 9999."""
@@ -23,11 +23,13 @@ _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` sh
 @app.command("new")
 def new(
     may: Annotated[
-        str, typer.Option(metavar="RIGHTS", help="see hear speak control link admin, with commas; or all.")
+        str, typer.Option(metavar="RIGHTS", help="Comma-separated: see hear speak control link admin; or all.")
     ] = "hear",
-    guest: Annotated[list[str] | None, typer.Option(help="In this guest; may be given again. All if absent.")] = None,
+    guest: Annotated[
+        list[str] | None, typer.Option(help="Valid in this guest; can be repeated. Default: all guests.")
+    ] = None,
     expires: Annotated[str, typer.Option(metavar="DURATION", help="30m, 8h, 7d, or never.")] = "30d",
-    name: Annotated[str, typer.Option(help="What it is for, to find it again.")] = "",
+    name: Annotated[str, typer.Option(help="A name that says what it is for.")] = "",
 ) -> None:
     """Make a token and print it. It is shown this once; only a hash of it is kept.
 
@@ -51,7 +53,7 @@ def new(
     except OutputLost as error:
         # One that works and that nobody knows must not stay.
         call("DELETE", path_of("tokens", made["id"].removeprefix("token/")))
-        raise OutputLost(f"{error}; the token was revoked again") from None
+        raise OutputLost(f"{error}; the token was revoked") from None
 
 
 @app.command("list")
@@ -83,7 +85,7 @@ def rotate(token: _TOKEN) -> None:
     try:
         say(secret)
     except OutputLost as error:
-        raise OutputLost(f"{error}; the old secret is no longer valid: make room and rotate again") from None
+        raise OutputLost(f"{error}; the old secret is no longer valid: free some disk space and rotate again") from None
 
 
 @app.command("revoke")

@@ -126,7 +126,7 @@ class Bus:
                 welcome = await self._greeted(await self._connected())
         except TimeoutError:
             self.close()
-            raise NoDaemon(f"the daemon at {self._path} does not answer; is it stopped, or busy?") from None
+            raise NoDaemon(f"the daemon at {self._path} does not answer; it may be stopped or busy") from None
         except BaseException:
             self.close()
             raise
@@ -166,7 +166,7 @@ class Bus:
         """End the connection; its streams end with it."""
         if self._line is not None:
             self._line.close()
-        self._ended(PeerLost("the connection was closed here"))
+        self._ended(PeerLost("the connection was closed locally"))
 
     def _ended(self, why: Exception) -> None:
         if self._lost is not None:
@@ -351,7 +351,7 @@ class Bus:
             for change in changes:
                 queue.put_nowait(change)
             if queue.qsize() > CHANGES_MAX:
-                self._ended(PeerLost(f"{CHANGES_MAX} changes were left unread"))
+                self._ended(PeerLost(f"{CHANGES_MAX} changes were not read"))
                 return
 
 

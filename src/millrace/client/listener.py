@@ -180,7 +180,7 @@ class Listener:
             self._by_socket = True
             return f"ws://localhost{urlsplit(self.url).path}", aiohttp.UnixConnector(str(own))
         if self._by_socket:
-            raise PeerLost("the daemon has gone")
+            raise PeerLost("the daemon has exited")
         return self.url, None
 
     async def _talk(self, line: aiohttp.ClientWebSocketResponse) -> None:
@@ -340,7 +340,7 @@ class Listener:
         """See `OutputWatch`; in the loop."""
         with self._lock:
             self._complaints.gone(at_ns)
-        self.on_event("device", f"{self.output.name} is gone; looking for it")
+        self.on_event("device", f"{self.output.name} is gone; waiting for it to return")
 
     def device_back(self) -> None:
         """See `OutputWatch`; in the loop."""

@@ -59,7 +59,7 @@ class NativeStream:
             try:
                 await self._open("close", self, {"stream": self.id})
             finally:
-                self.ended("it was closed here")
+                self.ended("it was closed locally")
 
     def began(self, made: Begun, fds: Descriptors) -> None:
         """The daemon has made the stream; RemoteProtocolError where that can't be."""
@@ -67,7 +67,7 @@ class NativeStream:
             raise RemoteProtocolError(f"a stream comes with {DESCRIPTORS} descriptors, not {len(fds)}")
         sample = BY_NAME.get(made.format)
         if sample is None or made.bytes < ring_bytes(made.capacity, made.frame_bytes):
-            raise RemoteProtocolError(f"a stream of {made.bytes} bytes in {quoted(made.format)}, which is impossible")
+            raise RemoteProtocolError(f"a stream of {made.bytes} bytes in {quoted(made.format)}, which is not possible")
         self.id, self.rate, self.channels = made.stream, made.rate, len(made.positions)
         self.capacity, self.target, self.format = made.capacity, made.target, sample
         try:
@@ -104,7 +104,9 @@ class NativeStream:
 
     def _live(self) -> Ring:
         if self._ring is None:
-            raise PeerLost(f"the stream has ended: {self.why}" if self.why else "open the stream with `async with`")
+            raise PeerLost(
+                f"the stream has ended: {self.why}" if self.why else "the stream is not open: use `async with`"
+            )
         return self._ring
 
     async def _wait(self) -> None:

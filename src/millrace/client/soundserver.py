@@ -49,8 +49,9 @@ def keep_out(url: str, tcp_of: Callable[[str], Sequence[str]]) -> bool:
         del os.environ[SERVER]
     if SERVER not in os.environ and any(_leads_to(guest, server) for server in _defaults()):
         raise ConfigError(
-            f"this user's sound server is the guest itself ({guest.socket}): it would hear its own sound again;"
-            f" set {SERVER} to the server of a sound card, or use no card (--to wav:FILE, raw:-, null:; --mic wav:FILE)"
+            f"your sound server is the guest itself ({guest.socket}), which would play its own sound again;"
+            f" set {SERVER} to a server with a sound card, or use no sound card"
+            " (--to wav:FILE, raw:-, null:; --mic wav:FILE)"
         )
     return led_there
 

@@ -46,10 +46,10 @@ class Speech:
             say("this guest does not allow it")
         wanted = state.allowed and state.wanted
         if wanted and not self._sender.speaking:
-            say("somebody records it")
+            say("something in the guest is recording")
             self._sender.begin(now)
         elif not wanted and self._sender.speaking:
-            say("nobody records it any more")
+            say("nothing in the guest is recording any more")
             self._sender.end()
 
     def hush(self) -> None:

@@ -106,8 +106,8 @@ def session(options: ListenerOptions, connector: aiohttp.BaseConnector | None) -
 
 async def _sent_elsewhere(session: object, about: object, params: aiohttp.TraceRequestRedirectParams) -> None:
     there = params.response.headers.get("Location", "")
-    what = "if that is right, give that address, with ws:// or wss://"
-    raise RemoteProtocolError(f"{params.url} sends listeners to {quoted(there, SHOWN_MAX)}; {what}")
+    what = "if that is right, use that address, with ws:// or wss://"
+    raise RemoteProtocolError(f"{params.url} redirects listeners to {quoted(there, SHOWN_MAX)}; {what}")
 
 
 @asynccontextmanager
@@ -129,7 +129,7 @@ def hindrance(options: ListenerOptions, error: Exception) -> str:
         return f"there is no host {printable(error.host)}"
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         why = f" ({os.strerror(error.os_error.errno)})" if error.os_error.errno else ""
-        return f"nothing answers at {printable(error.host)}:{error.port}{why}; is `millrace serve` running there?"
+        return f"can't connect to {printable(error.host)}:{error.port}{why}; is `millrace serve` running there?"
     return str(error) or type(error).__name__
 
 
@@ -148,22 +148,24 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
     """Say what was refused, where trying again is of no use."""
     if error.status in (401, 403):
         key = runtime_dir() / KEY_FILE
-        here = f" (that of this user's daemon is in {key})" if key.exists() and not options.token else ""
-        raise RightsError(f"{url}: refused ({error.status}); give a token with --token-file or MILLRACE_TOKEN{here}")
+        here = f" (your own daemon's is in {key})" if key.exists() and not options.token else ""
+        raise RightsError(
+            f"{url}: access denied ({error.status}); give a token with --token-file or MILLRACE_TOKEN{here}"
+        )
     if error.status == 404 and options.socket is not None:
         name = unquote(urlsplit(url).path[1:])
         raise GraphError(
-            f"this user's daemon has no guest {quoted(name)}; `millrace ls` lists them. Others' are ws://HOST:PORT/GUEST"
+            f"your daemon has no guest {quoted(name)}; `millrace ls` lists its guests. For another daemon, give ws://HOST:PORT/GUEST"
         )
     if error.status == 404:
-        raise GraphError(f"{url}: there is no such guest, or the token may not hear it; `millrace ls` lists them there")
+        raise GraphError(f"{url}: no such guest, or the token has no right to hear it; run `millrace ls` there")
     if error.status == 200:
         raise RemoteProtocolError(
-            f"{url} is a web page, not a guest of a Millrace daemon: listeners connect to ws://HOST:PORT/GUEST"
+            f"{url} is a web page, not a Millrace guest: listeners connect to ws://HOST:PORT/GUEST"
         )
     if error.status == 426:
-        why = "the WebSocket request arrived as an ordinary one"
-        raise RemoteProtocolError(f"{url}: {why}; a proxy in between must pass the headers Upgrade and Connection on")
+        why = "the WebSocket request arrived without its upgrade headers"
+        raise RemoteProtocolError(f"{url}: {why}; a proxy must forward the Upgrade and Connection headers")
 
 
 def ending(code: str, why: str) -> MillraceError:

@@ -189,7 +189,7 @@ class Commands:
         """Where what a source gives goes is not for a program to say that might be forbidden to record it."""
         if verbs.about_source(found, to) and not principal.may(Right.ADMIN, found.guest.name):
             raise RightsError(
-                f"{principal.key} may not link or move a source, nor move anything to one; record it instead"
+                f"{principal.key} may not link or move a source, or move anything to one; record it instead"
             )
 
     # -- looking -----------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Commands:
 
     async def _page_link(self, args: r.Nothing, principal: Principal) -> results.PageLink:
         if principal != OWNER:
-            raise RightsError(f"{principal.key} may not make links: they let a browser in as the daemon's owner")
+            raise RightsError(f"{principal.key} may not make links: a link gives a browser the owner's rights")
         return results.PageLink(self.page_link())
 
     async def _state(self, args: r.State, principal: Principal) -> results.StateView:
@@ -264,7 +264,7 @@ class Commands:
         spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
         if args.password_file:
             if not principal.may(Right.ADMIN):
-                raise RightsError("only a token with every right may name a password file; send the password itself")
+                raise RightsError("only a token with every right may name a password file; send the password instead")
             spec = replace(spec, password_file=args.password_file)
         if not principal.may(Right.ADMIN):
             spec = confined(spec, guest.config.attach, guest.name)
@@ -309,7 +309,7 @@ class Commands:
 
     def _found(self, args: r.About, principal: Principal) -> tuple[Guest, Stream]:
         if not args.target.startswith("stream/"):
-            raise ConfigError(f"{quoted(args.target)}: name a stream as `millrace ls` does, such as stream/7")
+            raise ConfigError(f"{quoted(args.target)}: give a stream as `millrace ls` shows it, such as stream/7")
         found = self.find(principal, args.target, args.guest, Right.SEE)
         assert isinstance(found.thing, Stream)
         return found.guest, found.thing

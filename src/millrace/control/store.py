@@ -68,17 +68,17 @@ MEMORY_MAX = 20_000
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
 _DAMAGED = (
-    "is damaged, or no database: put a copy from before in its place."
-    " To start without the tokens, rules, guests and volumes that it keeps, move it"
-    " away: programs that its rules deny are let in then, until new rules are made"
+    "is damaged or is not a database: restore it from a backup."
+    " To start without its tokens, rules, guests and volumes, move it away; programs"
+    " that its rules deny are then let in until new rules are made"
 )
-_OURS = "make it readable and writable for this user, or set XDG_STATE_HOME to a directory that is"
+_OURS = "make it readable and writable for this user, or set XDG_STATE_HOME to another directory"
 _MENDS = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_BUSY: "is locked: another program has it open for writing; end that",
-    sqlite3.SQLITE_IOERR: "can't be read or written: the disk fails or has become read-only; see the kernel's log",
-    sqlite3.SQLITE_FULL: "finds no room: make room on that disk",
+    sqlite3.SQLITE_BUSY: "is locked: another program has it open for writing; close that program",
+    sqlite3.SQLITE_IOERR: "can't be read or written: the disk is failing or has become read-only; see the kernel log",
+    sqlite3.SQLITE_FULL: "can't grow: free some space on that disk",
     sqlite3.SQLITE_READONLY: f"can't be written: {_OURS}",
     sqlite3.SQLITE_CANTOPEN: f"can't be opened: {_OURS}",
     sqlite3.SQLITE_PERM: f"can't be opened: {_OURS}",
@@ -211,8 +211,8 @@ class Store:
         (seen,) = self._db.execute("PRAGMA data_version").fetchone()
         if self._identity() != self._file or seen != self._seen:
             raise _Replaced(
-                "it was moved, removed or changed by another program since the daemon has read it;"
-                " put it back, or restart the daemon with what is there"
+                "another program has moved, removed or changed it; put it back, or restart the daemon"
+                " with the file as it is"
             )
 
     @contextlib.contextmanager
@@ -242,7 +242,9 @@ class Store:
         except _Odd as error:
             raise ConfigError(f"not {what}: {self._sentence(error)}") from None
         except UnicodeEncodeError:
-            raise ConfigError(f"not {what}: {self.path} keeps Unicode text, and this has a lone surrogate") from None
+            raise ConfigError(
+                f"not {what}: {self.path} keeps Unicode text, and this contains a lone surrogate"
+            ) from None
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         return self._db.execute(query, values).fetchall()
@@ -426,8 +428,8 @@ def _understood(what: str) -> Iterator[None]:
     except UnicodeEncodeError:
         raise
     except (ValueError, TypeError) as error:
-        mend = "take it out with sqlite3, or put a copy from before in the file's place"
-        raise _Odd(f"{what} is not as Millrace writes it ({' '.join(str(error).split())}); {mend}") from None
+        mend = "remove it with sqlite3, or restore the file from a backup"
+        raise _Odd(f"{what} is not in Millrace's format ({' '.join(str(error).split())}); {mend}") from None
 
 
 def _gains(text: str) -> tuple[float, ...]:

@@ -103,7 +103,7 @@ class Access:
             return principal
         if self.limit.failed(address, now_ns()):
             raise TooManyTries("too many wrong tokens from this address; wait a few seconds")
-        raise RightsError("that token is not valid: wrong, expired or revoked")
+        raise RightsError("the token is wrong, expired or revoked")
 
     def admit(self, given: str, address: str) -> Principal:
         """Whose that token or session is; RightsError for a wrong one. An ended session is not a guess."""

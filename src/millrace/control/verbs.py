@@ -74,7 +74,7 @@ def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, 
         elif name == "mute":
             mute = parse_switch(text, "mute")
         else:
-            raise ConfigError(f"{quoted(name)} is not a setting of a {node.kind}, which has volume and mute")
+            raise ConfigError(f"{quoted(name)} is not a setting of a {node.kind}; it has volume and mute")
     return gains, mute
 
 
@@ -134,7 +134,7 @@ def unlink(found: Found, to: str) -> None:
     """`millrace unlink`. A stream keeps one link at least: mute it instead."""
     node = found.node
     if isinstance(node, Stream) and len(node.links) == 1:
-        raise GraphError(f"{printable(found.key)} has no other link; mute it, or move it")
+        raise GraphError(f"{printable(found.key)} has no other link; mute it or move it")
     found.guest.graph.unlink(node, find_mix(found.guest, to))
 
 
@@ -153,5 +153,5 @@ def removable(guest: Guest, name: str) -> Sink:
         raise missing_sink(guest.name, name, (sink.name for sink in graph.sinks.values()))
     made = {mix for module in guest.door.modules.values() for mix in module.mixes}
     if not any(other is not sink for other in graph.sinks.values() if other not in made | graph.leaving):
-        raise GraphError("this is the guest's last sink, and it needs one; add another first")
+        raise GraphError("this is the guest's only sink; add another first")
     return sink

@@ -191,7 +191,7 @@ class Worker:
             if name in self.guests:
                 raise GraphError(f"guest {name} exists already")
             if len(self.guests) >= GUESTS_MAX:
-                raise GraphError(f"there are {GUESTS_MAX} guests already, the most there can be; remove one")
+                raise GraphError(f"there are {GUESTS_MAX} guests already, the maximum; remove one")
             # One that was kept, but could not be brought back, is not forgotten for being tried again.
             before = (await self.keeper.write(self.store.guests)).get(name)
             keep = partial(self.store.keep_guest, name)
@@ -317,7 +317,7 @@ class Worker:
     def duck(self, session: Session, found: Found, db: float) -> None:
         """Take a stream back for as long as that connection lives."""
         if not isinstance(found.thing, Stream):
-            raise ConfigError(f"{printable(found.key)}: only streams can be turned down")
+            raise ConfigError(f"{printable(found.key)}: only streams can be attenuated")
         checked_number(db, "db", -96, 0)
         self.ducks.duck(session, found.guest.graph, found.thing, db)
 
@@ -348,7 +348,7 @@ class Worker:
         """Answer a request, for this client or for its program from now on."""
         names = prompt.subject.identity.names
         if always and not names:
-            raise GraphError("that program can't be identified: answer without --always")
+            raise GraphError("the program can't be identified: answer without --always")
         if always:
             verdict = Verdict.ALLOW if allow else Verdict.DENY
             await self.grant(self.guest(prompt.guest), prompt.what, names[0], verdict)

@@ -32,7 +32,7 @@ class Config:
     tls_cert: str = ""
     tls_key: str = ""
     client_ca: str = ""
-    """Who signs the certificates of TLS clients."""
+    """The CA that signs the certificates of TLS clients."""
     certificates: tuple[Certificate, ...] = ()
     addresses: Addresses = field(default_factory=Addresses)
     token: str = field(default="", repr=False)
@@ -155,7 +155,9 @@ def read_token(path: Path) -> str:
 def checked_token(token: str, where: str) -> str:
     """A token that a header can carry; ConfigError for any other."""
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{where}: a token is made of ASCII letters, digits and signs, without spaces or line ends")
+        raise ConfigError(
+            f"{where}: a token consists of ASCII letters, digits and punctuation, without spaces or line breaks"
+        )
     return token
 
 
@@ -176,7 +178,7 @@ def load(path: Path | None) -> Config:
     cert, key, client_ca = (_take(tls, name, str, "tls") or "" for name in ("cert", "key", "client_ca"))
     certificates = tuple(_certificate(table) for table in _take(tls, "client", list, "tls") or [])
     if certificates and not client_ca:
-        raise ConfigError(f"{source}: tls.client needs tls.client_ca, the file of the authority that signs them")
+        raise ConfigError(f"{source}: tls.client needs tls.client_ca, the certificate of the CA that signs them")
     _no_more(tls, "tls")
     parse_address(listen, "daemon.listen")
     made = tuple(_guest(name, table) for name, table in guests.items()) or (GuestConfig("default"),)

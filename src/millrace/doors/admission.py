@@ -151,7 +151,7 @@ class Admission:
     def demand_known(self, subject: Subject) -> None:
         """RightsError where a program's own rule let it in, and it has not yet been seen to write."""
         if not self.knows(subject):
-            raise RightsError("this program is not identified yet: wait for the welcome")
+            raise RightsError("this program is not identified yet: wait for welcome")
 
     @staticmethod
     def identify(subject: Subject, identity: Identity) -> bool:

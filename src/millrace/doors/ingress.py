@@ -17,7 +17,7 @@ from millrace.media.format import AudioFormat
 from millrace.rights.grants import UNKNOWN, Identity, Subject
 from millrace.units import NS_PER_MS, Frames, HostNs
 
-SOMEWHERE = "somewhere that is not known here"
+SOMEWHERE = "an unknown origin"
 
 
 class Stage(NamedTuple):

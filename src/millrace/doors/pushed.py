@@ -81,7 +81,7 @@ class PushedStatus(IngressStatus, frozen=True):
     def buffer(self) -> str:
         """See `IngressStatus`."""
         assert self.playout is not None
-        return f"a machine sends when it likes: {round_ms(self.playout.target_ns)} are kept in hand"
+        return f"a machine sends irregularly: the target delay is {round_ms(self.playout.target_ns)}"
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -89,8 +89,8 @@ class PushedStatus(IngressStatus, frozen=True):
         assert self.playout is not None
         target_ns = self.playout.target_ns
         return (
-            Stage("machine's jitter buffer", target_ns, "what its timer's unevenness needs"),
-            Stage("off target", self.playout.latency_ns - target_ns, "being worked off"),
+            Stage("machine's jitter buffer", target_ns, "sized for the machine's timer jitter"),
+            Stage("off target", self.playout.latency_ns - target_ns, "being corrected"),
         )
 
 

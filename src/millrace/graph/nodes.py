@@ -43,7 +43,7 @@ class Nodes:
         """Where what plays on `sink` goes on without it; GraphError where there is no other that stays."""
         others = [other for other in self.sinks.values() if other is not sink and other not in self.leaving]
         if not others:
-            raise GraphError("this is the guest's last sink, and it needs one; add another first")
+            raise GraphError("this is the guest's only sink; add another first")
         return self.default if self.default in others else others[0]
 
     def name_taken(self, name: str) -> bool:

@@ -30,7 +30,7 @@ def split_key(key: str) -> tuple[str, str]:
     kind, slash, name = key.partition("/")
     if not slash or not name:
         raise ConfigError(
-            f"{quoted(key)}: name things as `millrace ls` does, such as stream/7, sink/millrace or listener/3"
+            f"{quoted(key)}: give a name as `millrace ls` shows it, such as stream/7, sink/millrace or listener/3"
         )
     return kind, name
 

@@ -248,7 +248,7 @@ class Guest:
             try:
                 bound = bind_tcp(*parse_address(address, "pulse_tcp"))
             except OSError as error:
-                raise ConfigError(f"pulse_tcp: can't listen on {address}: {error.strerror}; is it in use?") from None
+                raise ConfigError(f"pulse_tcp: can't listen on {address}: {error.strerror}") from None
             for sock in bound:
                 self.pulse_tcp.append(show_address(*sock.getsockname()[:2]))
                 self._serve(sock, Admits.NOBODY)

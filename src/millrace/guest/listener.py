@@ -225,7 +225,7 @@ class ListenerSession:
 
     @property
     def microphone_state(self) -> str:
-        """off (not offered), forbidden, ready, or on while somebody records it."""
+        """off (not offered), forbidden, ready, or on while something in the guest is recording."""
         if not self._offered:
             return "off"
         if not self.may_speak:
@@ -266,7 +266,7 @@ class ListenerSession:
             return wanted
         for codec in CODECS:
             if codec in codecs:
-                self._codec_reason = f"the listener can't play {wanted.codec}"
+                self._codec_reason = f"the listener can't decode {wanted.codec}"
                 return changed(wanted, {"codec": codec})
         raise RemoteProtocolError(f"no common codec: this daemon has {', '.join(CODECS)}")
 

@@ -139,7 +139,7 @@ class NativeStreams:
         guest = self._session.guest(args.guest, Right.SPEAK)
         sink = find_mix(guest, args.at) if args.at else guest.graph.default
         if sink is None or sink.capture:
-            raise GraphError(f"{args.at} is not a sink; sound is played to a sink")
+            raise GraphError(f"{args.at} is not a sink; streams play to sinks")
         fmt, target = self._checked(args)
         props = _props(args, self._session.name)
         node = Stream(guest.graph.ids.take(), args.name[:200] or "stream", fmt.positions, props)
@@ -170,7 +170,7 @@ class NativeStreams:
         """What waited for an answer is served, or refused."""
         try:
             if not allow:
-                raise RightsError("nobody granted that")
+                raise RightsError("there is no grant for it")
             self._record(serial, args)
         except (GraphError, ConfigError, RightsError) as error:
             self._session.refuse(serial, error)
@@ -200,7 +200,7 @@ class NativeStreams:
 
     def _checked(self, args: Open) -> tuple[AudioFormat, Frames]:
         if len(self._own) >= STREAMS_MAX:
-            raise GraphError(f"a connection has {STREAMS_MAX} streams at most; close some, or open another")
+            raise GraphError(f"a connection has {STREAMS_MAX} streams at most; close some or open another connection")
         name = args.format.lower()
         sample: SampleFormat | None = BY_NAME.get(ALIASES.get(name, name))
         if sample is None:
@@ -209,7 +209,7 @@ class NativeStreams:
         checked_int(args.channels, "channels", 1, MAX_CHANNELS)
         positions = tuple(args.positions) or default_map(args.channels)
         if len(positions) != args.channels or not set(positions) <= set(POSITIONS):
-            raise ConfigError(f"positions: give {args.channels}, each one of {', '.join(POSITIONS[:12])} and so on")
+            raise ConfigError(f"positions: give {args.channels} of {', '.join(POSITIONS[:12])} and so on")
         low, high = LATENCY_MIN_NS / NS_PER_MS, LATENCY_MAX_NS / NS_PER_MS
         wanted_ns = checked_number(args.latency_ms, "latency_ms", low, high) * NS_PER_MS
         return AudioFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
@@ -264,7 +264,7 @@ class NativeStreams:
     def _playback(self, id_: int) -> NativePlayback:
         playback = self._mine(id_).playback
         if playback is None:
-            raise GraphError(f"stream {id_} is a recording")
+            raise GraphError(f"stream {id_} records")
         return playback
 
     def _drain(self, serial: int, args: OfStream) -> None:
@@ -306,7 +306,7 @@ class NativeStreams:
             if sink is None:
                 continue
             if not guest.admission.allows(permission_of(sink), self._session.subject):
-                self._notice(id_, "ended", "the grant was taken away")
+                self._notice(id_, "ended", "the grant was revoked")
                 self._forget(id_)
 
     def _forget(self, id_: int) -> None:

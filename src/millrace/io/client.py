@@ -83,7 +83,7 @@ class ClientLine:
         self.over: Callable[[], bool] = lambda: False
         self.unfinished = False
         self._core, self._after, self._ended = core, after, ended
-        self._why: Exception = Closed("the other side closed the connection")
+        self._why: Exception = Closed("the peer closed the connection")
         self._runner = _Runner(self, turns, whose)
         self._transport: asyncio.Transport | None = None
         self._shaking = False
@@ -190,7 +190,7 @@ class ClientLine:
     def broke(self, error: Exception) -> None:
         """It is about to end otherwise than in order."""
         if isinstance(self._why, Closed):
-            self._why = PeerLost(f"the connection broke: {getattr(error, 'strerror', None) or error}")
+            self._why = PeerLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}")
 
     def closed(self) -> bool:
         """See `Connection`. During a handshake `start_tls` says what went wrong."""

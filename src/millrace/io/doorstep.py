@@ -81,7 +81,7 @@ class Doorstep:
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """Let go those whose time is over."""
-        for queue, why in ((self.strangers, "did not log in"), (self.resting, "asked nothing more")):
+        for queue, why in ((self.strangers, "did not log in"), (self.resting, "sent no further request")):
             late = 0
             while queue and next(iter(queue.values())) <= now_ns:
                 late += self._let_go(queue)

@@ -212,7 +212,7 @@ class FdStream:
         if self._farewell is not None:
             self.close()
         elif self._last_word is None:
-            self._end(PeerLost("the other side does not read"))
+            self._end(PeerLost("the peer does not read"))
         else:
             self.forget()
             self._send_away(BudgetError(f"{unread} bytes were left unread"))

@@ -21,7 +21,7 @@ def read_secret(path: Path, what: str) -> str:
     except OSError as error:
         raise ConfigError(f"{what} file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{what} file {path}: it is not text") from None
+        raise ConfigError(f"{what} file {path} is not a text file") from None
     return text
 
 
@@ -34,7 +34,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     except (ValueError, RecursionError):
-        raise ConfigError(f"{path}: a number has too many digits, or brackets nest too deep") from None
+        raise ConfigError(f"{path}: a number has too many digits, or brackets are nested too deeply") from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

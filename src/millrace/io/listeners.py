@@ -127,7 +127,7 @@ class Acceptor:
         except OSError as error:
             if error.errno in _SHORT and not self._doorstep.make_room():
                 # The listener stays readable: without a pause the loop would do nothing else.
-                log.error("no connection can be taken: %s", error.strerror)
+                log.error("can't accept connections: %s", error.strerror)
                 self._loop.remove_reader(self._listener)
                 self._resume = self._loop.call_later(BACK_OFF_S, self._listen)
             return
@@ -154,7 +154,7 @@ class Acceptor:
         if near and room:
             doorstep.make_room()
         if not room and not self._refusing:
-            log.error("no more connections are taken: the %d descriptors are in use (ulimit -n)", limit)
+            log.error("not accepting connections: all %d file descriptors are in use (ulimit -n)", limit)
         self._refusing = not room
         return room
 
@@ -231,9 +231,7 @@ def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.so
     With `watched` the kernel says of each message who wrote it: see io/witness.py.
     """
     if len(os.fsencode(path)) > 107:
-        raise ConfigError(
-            f"the socket path {path} is too long for the system (107 bytes); use a shorter XDG_RUNTIME_DIR"
-        )
+        raise ConfigError(f"the socket path {path} is too long (107 bytes at most); use a shorter XDG_RUNTIME_DIR")
     if path.exists() or path.is_symlink():
         _clear_dead(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -246,7 +244,7 @@ def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.so
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"no socket can be made at {path}: {error.strerror}") from None
+        raise ConfigError(f"can't create a socket at {path}: {error.strerror}") from None
     finally:
         os.umask(before)
     listener.setblocking(False)

@@ -29,7 +29,7 @@ def runtime_dir() -> Path:
     with suppress(FileNotFoundError):
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise ConfigError(f"{path} is not a directory of this user: somebody else made it; set XDG_RUNTIME_DIR")
+            raise ConfigError(f"{path} is not owned by this user; set XDG_RUNTIME_DIR to a directory that is")
     return path
 
 
@@ -60,7 +60,9 @@ def is_there(path: Path) -> bool:
     try:
         path.stat()
     except PermissionError:
-        raise ConfigError(f"{path}: this user may not look there; set HOME or XDG_CONFIG_HOME to their own") from None
+        raise ConfigError(
+            f"{path}: permission denied; set HOME or XDG_CONFIG_HOME to a directory of this user"
+        ) from None
     except OSError:
         return False
     return True
@@ -71,7 +73,7 @@ def expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ConfigError(f"{text}: no home directory is known for user {os.getuid()}; write the whole path") from None
+        raise ConfigError(f"{text}: user {os.getuid()} has no home directory; give an absolute path") from None
 
 
 def _named(variable: str) -> Path | None:
@@ -92,5 +94,5 @@ def _under(variable: str, place: str) -> Path:
     home = _home()
     base = _named(variable) or (home / place if home else None)
     if base is None:
-        raise ConfigError(f"no home directory is known for user {os.getuid()}: set HOME, or {variable} to a folder")
+        raise ConfigError(f"user {os.getuid()} has no home directory: set HOME, or {variable} to a folder")
     return base

@@ -59,7 +59,7 @@ class Connection(Sender[bytes], Timed, Protocol):
 
     @property
     def watched(self) -> bool:
-        """Whether it is to be known since when the other side does not read."""
+        """Whether it is to be known since when the peer does not read."""
         ...
 
     def receive(self, data: memoryview, now_ns: HostNs) -> int:

@@ -22,14 +22,14 @@ def shared_memory(size: int) -> tuple[int, mmap.mmap]:
     try:
         fd = os.memfd_create("millrace-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
-        raise GraphError(f"no memory to share: {error.strerror}") from None
+        raise GraphError(f"can't create shared memory: {error.strerror}") from None
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return fd, mmap.mmap(fd, size)
     except (OSError, ValueError) as error:
         os.close(fd)
-        raise GraphError(f"no memory to share: {error}") from None
+        raise GraphError(f"can't create shared memory: {error}") from None
 
 
 def mapped(fd: int, size: int) -> mmap.mmap:
@@ -45,7 +45,7 @@ def pipe() -> tuple[int, int]:
     try:
         return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise GraphError(f"no descriptor left for the stream: {error.strerror}") from None
+        raise GraphError(f"no file descriptor left for the stream: {error.strerror}") from None
 
 
 class Bell:

@@ -31,7 +31,9 @@ def explain_stream(guest: Guest, stream: Stream) -> list[Step]:
     for link in stream.links:
         steps += _linked(guest, stream.key, len(stream.positions), link, seen=set())
     if stream.underruns:
-        steps.append(Step("faults", f"it ran dry {stream.underruns} times; `millrace incidents --about {stream.key}`"))
+        steps.append(
+            Step("faults", f"{counted(stream.underruns, 'underrun')}; `millrace incidents --about {stream.key}`")
+        )
     return steps
 
 
@@ -49,8 +51,8 @@ def _came_in(guest: Guest, stream: Stream, status: IngressStatus) -> list[Step]:
     if status.playout is None:
         return [*steps, _resampling(status.format.rate, guest.graph.rate, status.resampler)]
     drift = status.playout.drift_ppm
-    clock = "its clock is not known yet" if drift is None else f"its clock is {drift:+.1f} ppm from this machine's"
-    return [*steps, Step("clock", f"{clock}; it is followed by resampling, a few ppm at a time", changes=True)]
+    clock = "its clock is not measured yet" if drift is None else f"its clock is {drift:+.1f} ppm from this machine's"
+    return [*steps, Step("clock", f"{clock}; resampling follows it, a few ppm at a time", changes=True)]
 
 
 def _format(fmt: AudioFormat) -> str:
@@ -63,7 +65,7 @@ def _channels(positions: tuple[str, ...]) -> str:
 
 def _resampling(rate: int, own: int, method: str | None) -> Step:
     if method is None:
-        return Step("resampling", f"none: the guest runs at {own} Hz too")
+        return Step("resampling", f"none: the guest also runs at {own} Hz")
     text = f"{rate} to {own} Hz by {method}, because the guest's graph runs at {own} Hz"
     return Step("resampling", text, changes=True)
 
@@ -72,7 +74,7 @@ def _level(stage: str, node: Levelled) -> Step:
     percents = sorted({round(gain_to_cubic(gain) / 655.36) for gain in node.gains})
     text = "/".join(f"{p} %" for p in percents) + (", muted" if node.mute else "")
     if node.trim != 1.0:
-        text += f", turned down by {-20 * np.log10(node.trim):.0f} dB by a session manager"
+        text += f", attenuated by {-20 * np.log10(node.trim):.0f} dB by a session manager"
     return Step(stage, text, changes=node.effective_gains != (1.0,) * len(node.gains))
 
 
@@ -82,14 +84,14 @@ def _linked(guest: Guest, key: str, channels: int, link: Link, seen: set[int]) -
         return []
     seen.add(sink.id)
     if link.matrix is not None:
-        steps = [Step("link", f"{key} to {sink.key} by a matrix of its own: {link.matrix.tolist()}", changes=True)]
+        steps = [Step("link", f"{key} to {sink.key} through its own matrix: {link.matrix.tolist()}", changes=True)]
     elif channels != len(sink.positions):
         text = f"{key} to {sink.key}: {counted(channels, 'channel')} mixed to {len(sink.positions)}"
         steps = [Step("link", text, changes=True)]
     else:
-        steps = [Step("link", f"{key} to {sink.key}, as it is")]
+        steps = [Step("link", f"{key} to {sink.key}, unchanged")]
     steps.append(_level(f"{sink.kind} {sink.name}", sink))
-    steps.append(Step("limiter", "peaks over full scale are limited; the rest is left as it is"))
+    steps.append(Step("limiter", "peaks over full scale are limited; nothing else is changed"))
     steps += [_heard(session) for session in guest.sessions if _hears(session, sink)]
     for further in sink.links:
         steps += _linked(guest, sink.key, len(sink.positions), further, seen)
@@ -110,7 +112,7 @@ def _heard(session: ListenerSession) -> Step:
     else:
         codec = f"{s.codec}, lossless" if s.codec != "s16" else "s16, exact to 16 bits"
     text = (
-        f"{outlet.key} {outlet.name!r} hears it by {codec}, on {report.output or 'an output that it does not name'};"
+        f"{outlet.key} {outlet.name!r} receives {codec}, playing on {report.output or 'an unnamed output'};"
         f" {_late(session)}; allowed by {session.principal.key}"
     )
     return Step("listener", text, changes=True)
@@ -119,9 +121,11 @@ def _heard(session: ListenerSession) -> Step:
 def _late(session: ListenerSession) -> str:
     latency, report = latency_ms(session), session.report
     if latency is None:
-        return "no latency: it writes a file, or plays nothing now"
-    clock = f"its card runs {report.drift_ppm:+.1f} ppm fast, and is followed"
-    return f"latency {latency:.1f} ms (`millrace latency`), {clock if report.locked else 'clocks are being learnt'}"
+        return "no latency: it writes a file or is not playing"
+    clock = f"its card runs {report.drift_ppm:+.1f} ppm fast, which resampling corrects"
+    return (
+        f"latency {latency:.1f} ms (`millrace latency`), {clock if report.locked else 'the clocks are being measured'}"
+    )
 
 
 def explain_recorder(guest: Guest, node: Tap, recorder: RecorderStatus) -> list[Step]:
@@ -130,7 +134,7 @@ def explain_recorder(guest: Guest, node: Tap, recorder: RecorderStatus) -> list[
     what = Permission.MICROPHONE if sink is not None and sink.capture else Permission.MONITOR
     rules = {(p, name): verdict for p, name, verdict in guest.admission.grants}
     named = next((name for name in (*identity.names, "*") if (what, name) in rules), None)
-    rule = f"by the rule for {named!r}" if named else "as no rule says otherwise"
+    rule = f"by the rule for {named!r}" if named else "because no rule says otherwise"
     return [
         Step("client", f"{node.name!r}, {described(identity)}"), Step("source", sink.key if sink else "nothing"),
         Step("format", _format(recorder.format)), Step("rights", f"it may record the {what.value}, {rule}"),

@@ -20,7 +20,7 @@ def of_stream(guest: Guest, stream: Stream, now_ns: HostNs) -> list[Stage]:
     graph = guest.graph
     due_ns = max(0, frames_to_ns(graph.position, graph.rate) - now_ns) if graph.running else 0
     quantum = f"a quantum of {graph.quantum_ns / 1e6:g} ms is mixed at a time"
-    ahead = Stage("graph", frames_to_ns(graph.ahead(stream), graph.rate), "taken from the client, not yet mixed")
+    ahead = Stage("graph", frames_to_ns(graph.ahead(stream), graph.rate), "received from the client, not yet mixed")
     status = status_of(stream)
     return [*status.stages, *_resampler(status.resampler, graph.rate), ahead, Stage("cycle", due_ns, quantum)]
 
@@ -40,12 +40,12 @@ def of_listener(session: ListenerSession) -> list[Stage]:
     network = parts.get("network", 0)
     device = session.report.output or "its output"
     return [
-        Stage("encoder and send", parts.get("path", 0) - network, "packets go out when the cycle has run"),
-        Stage("network", network, "half the quickest round trip"),
+        Stage("encoder and send", parts.get("path", 0) - network, "packets are sent after the cycle"),
+        Stage("network", network, "half the shortest round trip"),
         Stage("codec", parts.get("codec", 0), f"{session.outlet.settings.codec}'s look-ahead"),
-        Stage("jitter buffer", parts.get("jitter", 0), f"profile {session.outlet.latency}, follows the line"),
-        Stage("off target", parts.get("late", 0), "being worked off"),
-        Stage("output period", parts.get("period", 0), "what the output asks for at a time"),
+        Stage("jitter buffer", parts.get("jitter", 0), f"profile {session.outlet.latency}, adapts to the network"),
+        Stage("off target", parts.get("late", 0), "being corrected"),
+        Stage("output period", parts.get("period", 0), "what the output pulls at a time"),
         Stage("device", parts.get("device", 0), device),
     ]
 

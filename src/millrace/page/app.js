@@ -1,4 +1,4 @@
-// The control page: what is there, how it fares, and the means to change it, over the public API.
+// The control page: shows the state of the daemon and changes it, over the public API.
 import { Listener } from "./listen.js";
 import { Objects, WATCHED } from "./objects.js";
 import { headers, keep, kept, protocols, watch } from "./session.js";
@@ -11,7 +11,7 @@ const objects = new Objects();
 const history = { latency: [], targetDelay: [], spread: [], ppm: [], faults: [] };
 globalThis.millrace = { get listener() { return player; }, get state() { return { ...state, guests: [guest()].filter(Boolean) }; } };
 
-/** An address of the daemon's: relative to this page, which a proxy may have put anywhere. */
+/** A URL of the daemon, relative to this page: a proxy may serve it under any path. */
 const at = (path) => new URL(path, document.baseURI);
 function lineAt(path) {
   const url = at(path);
@@ -36,7 +36,7 @@ async function api(method, path, body) {
   const session = kept(), type = body ? { "Content-Type": "application/json" } : {};
   const answer = await fetch(at(`api/v1${path}`), { method, headers: { ...headers(session), ...type }, body: body ? JSON.stringify(body) : undefined });
   if (answer.status === 401) {
-    // Another tab has signed in or out meanwhile.
+    // Another tab has signed in or out in the meantime.
     if (kept() !== session) return api(method, path, body);
     if (session !== null && !$("why").textContent) because("Your session has ended. Sign in again.");
     lock("not signed in");
@@ -49,14 +49,14 @@ async function api(method, path, body) {
   return value;
 }
 
-/** Show the way in, and nothing else; or all the rest. */
+/** Show only the sign-in form, or everything but it. */
 function shut(on) {
   $("login").hidden = !on;
   $("leave").hidden = on || kept() === null;
   document.body.classList.toggle("locked", on);
 }
 
-/** What this browser has lets it in no more, or not yet: show the way in, and leave the daemon alone until then. */
+/** This browser has no valid credential: show the sign-in form, and make no requests until somebody signs in. */
 function lock(text) {
   locked = true;
   shut(true);
@@ -65,12 +65,12 @@ function lock(text) {
   if (player) { player.stop(); player = null; stopped("You are signed out."); }
 }
 
-/** Why the way in is shown again. */
+/** Say why the sign-in form is shown again. */
 const because = (text, bad = false) => { $("why").textContent = text; $("why").className = bad ? "bad" : ""; };
-/** What is wrong with the token that was given. */
+/** Say what is wrong with the token that was entered. */
 const wrong = (text) => { $("wrong").textContent = text; $("token").setAttribute("aria-invalid", String(Boolean(text))); };
 
-/** Come in with a token, or by a link; how that is refused. */
+/** Sign in with a token or a link's code. Returns 0, or the HTTP status of the refusal. */
 async function enter(secret) {
   const answer = await fetch(at("session"), { method: "POST", headers: headers(secret) });
   if (!answer.ok) return answer.status;
@@ -86,13 +86,13 @@ function unlock() {
   shut(false);
 }
 
-/** Sign out, in every tab; the daemon ends what still goes on by the session. */
+/** Sign out in every tab; the daemon closes everything that uses the session. */
 async function leave() {
   const session = kept();
   keep(null);
   signedOut();
   const answer = await fetch(at("session"), { method: "DELETE", headers: headers(session) }).catch(() => null);
-  if (!answer?.ok && answer?.status !== 401) say("signed out here, but not in the daemon, which did not answer as it should", true);
+  if (!answer?.ok && answer?.status !== 401) say("signed out in this browser, but the daemon did not confirm it", true);
 }
 
 function signedOut() {
@@ -105,21 +105,21 @@ function changed() {
   if (kept() === null) { if (!locked) signedOut(); } else if (locked) { unlock(); act(async () => follow()); }
 }
 
-/** A link that `millrace page` printed has a code behind its #, which counts once and stays out of the history. */
+/** A link from `millrace page` has a one-time code in its fragment, which is removed from the browser's history. */
 async function entered() {
   const code = new URLSearchParams(location.hash.slice(1)).get("in");
   if (!code) return;
   globalThis.history.replaceState(null, "", location.pathname + location.search);
-  if (await enter(code)) because("This link has been used, or is too old.", true);
+  if (await enter(code)) because("This link has already been used or has expired.", true);
 }
 
-/** Do something that a person asked for, and say what went wrong; what came of it is told by the event stream. */
+/** Do what the user asked for, and show what went wrong. The result arrives on the event stream. */
 async function act(work) {
   try { await work(); } catch (error) { trouble(error); }
-  // What was refused is shown as it is.
+  // A refused change must spring back to the actual value.
   soon();
 }
-/** Whoever has not signed in has done nothing wrong. */
+/** Not being signed in is not an error. */
 const trouble = (error) => say(error.message, !locked);
 const say = (text, bad = false) => { $("status").textContent = text; $("status").className = bad ? "bad" : ""; };
 const guest = () => objects.guest(chosen);
@@ -127,7 +127,7 @@ const set = (target, settings) => act(() => api("POST", "/set", { target, guest:
 
 // -- looking ------------------------------------------------------------------------------------
 
-/** Fetch the whole state, where a connection begins. */
+/** Fetch the whole state, once per connection. */
 async function look() {
   const asked = chosen, of = asked ? `?guest=${encodeURIComponent(asked)}` : "";
   let incidents;
@@ -135,7 +135,7 @@ async function look() {
     [state, incidents] = await Promise.all([api("GET", `/state${of}`), api("GET", "/incidents")]);
   } catch (error) {
     if (error.status !== 404 || !asked) throw error;
-    // The guest was removed: another is shown.
+    // The guest was removed: show another.
     if (chosen === asked) chosen = "";
     return look();
   }
@@ -146,24 +146,24 @@ async function look() {
 }
 
 let due = false;
-/** Draw soon: many changes at once are one picture. */
+/** Draw soon, so that a burst of changes is drawn once. */
 function soon() {
   if (due || locked) return;
   due = true;
   setTimeout(() => { due = false; if (!locked) draw(); }, Math.max(120, drawn + DRAW_EVERY_MS - performance.now()));
 }
 
-/** Hear of changes, once looking has worked; whoever is not let in any more learns that by looking. */
+/** Follow changes after a successful look(). A browser whose session has ended learns that from look(): a failed WebSocket has no status. */
 function follow() {
   if (locked) return;
-  let lost = "the daemon answers, but no WebSocket to it opens, and sound needs one: a proxy between has to pass them on; trying again";
+  let lost = "the daemon answers, but the WebSocket that carries sound and changes does not open: a proxy must forward WebSockets; retrying";
   line = new WebSocket(lineAt(WATCHED), protocols());
-  line.onopen = () => { lost = "the daemon does not answer; trying again"; say("connected"); measure(); };
+  line.onopen = () => { lost = "the daemon does not answer; retrying"; say("connected"); measure(); };
   line.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); soon(); };
   line.onclose = () => { if (!locked) again(lost); };
 }
 
-/** Be told each second of levels and latencies in the guest that is shown, while somebody looks. */
+/** Subscribe to the shown guest's levels and latencies (once a second) while the page is visible. */
 function measure() {
   if (line?.readyState === WebSocket.OPEN) line.send(JSON.stringify({ measure: document.hidden || !chosen ? null : chosen }));
 }
@@ -175,7 +175,7 @@ function again(text) {
 
 // -- drawing ------------------------------------------------------------------------------------
 
-/** Put new children in place of the old, unless a person is using one of them just now. */
+/** Replace an element's children, unless the user is operating one of them. */
 function fill(id, ...children) {
   const box = $(id), active = document.activeElement;
   if (box.contains(active) && active.matches("input, select")) return;
@@ -203,7 +203,7 @@ function draw() {
   const one = guest();
   if (!one) return;
   fill("mix", ...one.streams.map((stream) => levelled(stream, one)), ...[...one.sinks, ...one.sources].map((sink) => levelled(sink, one)));
-  fill("listeners", ...(one.listeners.length ? one.listeners.map(listener) : [el("p", { class: "soft" }, "Nobody listens.")]));
+  fill("listeners", ...(one.listeners.length ? one.listeners.map(listener) : [el("p", { class: "soft" }, "No listeners.")]));
   drawGraph();
   const mine = objects.of("incident").filter((each) => !each.guest || each.guest === chosen).slice(-30).reverse();
   fill("incidents", ...(mine.length ? mine.map(incident) : [el("li", { class: "soft none" }, "None.")]));
@@ -251,7 +251,7 @@ function listener(one) {
 
 const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
-/** A figure as people write it: late_ms 3.5 is "late 3.5 ms". */
+/** A key and value for display: late_ms 3.5 becomes "late 3.5 ms". */
 const measured = (key, value) => `${key} ${value}`.replace(/^(\w+)_(ms|ppm|s) (.*)$/, "$1 $3 $2").replaceAll("_", " ");
 
 function incident(one) {
@@ -287,13 +287,13 @@ function graph(one, width) {
     + `${one.sinks.length} sinks, ${one.listeners.length} listeners` }, ...lines, ...boxes);
 }
 
-/** At most so many letters: the middle goes, as names differ at their ends. */
+/** Shortened to at most `letters` by cutting the middle: names often differ only at their ends. */
 function shortened(text, letters) {
   const all = [...text], end = Math.max(1, Math.floor((letters - 1) / 2));
   return all.length <= letters ? text : `${all.slice(0, letters - 1 - end).join("")}…${all.slice(-end).join("")}`;
 }
 
-/** Rules, requests and tokens: for who has every right, to whom alone the state tells of a session manager. */
+/** Rules, requests and tokens. Only clients with every right see them, and only these are told `state.policy`. */
 function drawRights() {
   if (!objects.whole) return;
   $("rights").hidden = state.policy === undefined;
@@ -326,7 +326,7 @@ function quality() {
 async function toggle() {
   if (player) { player.stop(); player = null; stopped("Stopped."); return; }
   if (!("AudioWorkletNode" in globalThis)) {
-    stopped("Browsers play sound only on secure pages: serve with TLS (--tls-cert), or come by localhost.");
+    stopped("Browsers play sound only on secure pages: serve Millrace with TLS (--tls-cert), or open the page on localhost.");
     return;
   }
   player = new Listener(lineAt(encodeURIComponent(chosen)), {
@@ -349,12 +349,12 @@ function stopped(text) {
 function heard(what, detail) {
   if (what === "stats") { figures(detail); return; }
   if (what === "joined") $("heard").textContent = `Hearing ${detail.guest}, sink ${detail.sink}.`;
-  else if (what === "microphone") say({ on: "something in the guest hears your microphone", ready: "nobody hears your microphone", forbidden: "this guest takes no microphone" }[detail]);
+  else if (what === "microphone") say({ on: "a program in the guest is recording your microphone", ready: "no program in the guest is recording your microphone", forbidden: "this guest does not allow microphones" }[detail]);
   else if (what === "ended") { player = null; stopped(detail); }
   else if (what === "settings") { if (detail.latency) $("latency").value = detail.latency; }
   else $("heard").textContent = detail;
   if (what === "still" || what === "joined" || what === "ended") $("heard").className = what === "still" ? "bad" : "";
-  // The last level would stand there while nothing is heard.
+  // Otherwise the meters would keep showing the last level.
   if (what === "still" || what === "ended") meters([0, 0], [0, 0]);
 }
 
@@ -374,7 +374,7 @@ function figures(s) {
   else if (since > 1000) rate = (s.bytes - bytesBefore[0]) * 8 / since;
   if (begins || since > 1000) bytesBefore = [s.bytes, now];
   const rows = { Latency: ms(s.latency), "Target delay": ms(s.targetDelay), "Off target": ms(s.late), Queued: ms(s.fill),
-    Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "being learnt", Line: rate === null ? "…" : `${rate.toFixed(0)} kb/s`,
+    Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "measuring…", Line: rate === null ? "…" : `${rate.toFixed(0)} kb/s`,
     "Round trip": ms(s.rtt), Jitter: ms(s.spread), Underruns: s.underruns, Lost: s.lost, Concealed: s.concealments - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
   $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
   const faults = s.concealments + s.lost, scaled = (ns) => (ns === null ? null : ns / 1e6);
@@ -385,7 +385,7 @@ function figures(s) {
     if (history[key].length > HISTORY) history[key].shift();
   }
   $("plots").replaceChildren(plot("Latency, ms", history.latency), plot("Target delay, ms", history.targetDelay), plot("Jitter, ms", history.spread),
-    plot("Drift, ppm", history.ppm), plot("Bridged, underruns and lost, each", history.faults));
+    plot("Drift, ppm", history.ppm), plot("Concealed, underruns and lost, each", history.faults));
 }
 
 function plot(title, values) {
@@ -413,13 +413,13 @@ $("login").addEventListener("submit", async (event) => {
   try {
     const refused = await enter(given);
     if (!refused) { await act(async () => follow()); return; }
-    wrong(refused === 429 ? "Too many wrong tokens came from here. Wait a few seconds." : "This token is not valid: it was mistyped, revoked, or has expired.");
+    wrong(refused === 429 ? "Too many wrong tokens from this address. Wait a few seconds." : "The token is not valid: it was mistyped, has been revoked or has expired.");
   } catch { wrong("Millrace does not answer. Try again."); }
   $("token").focus();
 });
 $("leave").addEventListener("click", leave);
 watch(changed);
 document.addEventListener("visibilitychange", () => { measure(); soon(); });
-// What a person was using has not been drawn meanwhile.
+// fill() did not redraw what the user was operating.
 document.addEventListener("focusout", soon);
 entered().then(look).then(follow, (error) => locked ? trouble(error) : again(error.message));

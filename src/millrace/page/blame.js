@@ -1,10 +1,10 @@
-// Why the sound had a hole: see client/blame.py, of which this is the page's part. Times are in ns of this page's clock.
+// Finds the cause of a gap in the sound; the page's version of client/blame.py. Times are in ns of this page's clock.
 import { NS_PER_MS } from "./clock.js";
 
 const LATE = 25 * NS_PER_MS, RECENT = 600 * NS_PER_MS, HEARD = 30 * NS_PER_MS, TIMELY = 10 * NS_PER_MS;
 const WRAP = 2 ** 32, MISSING_MAX = 1000, DRIFT_MAX = 1e-3, KEPT = 8;
 
-/** Remembers where something regular was late. */
+/** Remembers where a periodic event was late. */
 class Gaps {
   constructor() { this.last = null; this.late = []; }
   mark(now, due) {
@@ -27,25 +27,25 @@ class Gaps {
 const ms = (ns) => Math.round(ns / NS_PER_MS * 10) / 10;
 const meet = (a, b) => b !== null && a.last < b.ended && b.last < a.ended;
 
-/** When what held all of these up began: after the last sign of life, and before the first that failed to come. */
+/** When the common cause of these delays began: between the last event that came and the first that failed to. */
 function began(...spans) {
   const there = spans.filter((span) => span !== null);
   return Math.floor((Math.max(...there.map((span) => span.last)) + Math.min(...there.map((span) => span.began))) / 2);
 }
 
-/** One listener's memory of the last moments. */
+/** One listener's recent history. */
 export class Blame {
   constructor(tick) {
     this.tick = tick;
     this.loop = new Gaps(); this.device = new Gaps(); this.line = new Gaps();
     this.packet = this.batch = 20 * NS_PER_MS; this.losses = []; this.next = null;
     this.gap = 0; this.gapOpen = false; this.due = 0; this.timely = 0;
-    /** How late the latest of late has come since this was last set to 0: the jitter. */
+    /** The jitter: the largest lateness since this was last reset to 0. */
     this.worst = 0;
   }
   ticked(now) { return this.loop.mark(now, this.tick); }
   pulled(now, period) { return this.device.mark(now, period); }
-  /** A packet of that length came, one that `follows` with the one before; returns how many before it are missing so far. */
+  /** A packet of that length arrived; `follows` if it was sent together with the one before. Returns how many packets before it are missing. */
   arrived(now, length, sequence, follows = false) {
     const missing = this.next === null ? 0 : (sequence - this.next + WRAP) % WRAP, lost = missing < MISSING_MAX ? missing : 0;
     if (lost) { this.gap = now - missing * length; this.gapOpen = true; }
@@ -61,14 +61,14 @@ export class Blame {
   }
   silence() { this.line.rest(); this.due = 0; this.next = null; this.gapOpen = false; }
   unsure(now) { return this.gapOpen || this.line.open(now, this.batch) !== null; }
-  /** So many packets are given up; a verdict where that is enough to be heard. */
+  /** `packets` packets are given up as lost. Returns a verdict if that is audible. */
   lost(now, packets) {
     this.gapOpen = false;
     const since = now - this.gap < RECENT ? this.gap : now;
     this.losses = [...this.losses.slice(-63), [since, packets]];
     return packets * this.packet < HEARD ? null : { stage: "network", cause: "packets lost", at: since, evidence: { packets } };
   }
-  /** Sound was missing at `now`: whose fault was that? */
+  /** Sound was missing at `now`. Returns the cause. */
   hole(now) {
     const loop = this.loop.recent(now), device = this.device.recent(now);
     const line = this.line.open(now, this.batch) ?? this.line.recent(now);

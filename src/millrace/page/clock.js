@@ -1,9 +1,9 @@
-// How fast to play: the listener's clocks, target delay and pace, as in the Python package `millrace.clock`, rule by rule.
+// How fast to play: clock estimates, target delay and rate control, a port of the Python package `millrace.clock`.
 // Times are nanoseconds as doubles. tests/real/test_page.py runs both on the same traces.
 
 export const NS_PER_S = 1e9, NS_PER_MS = 1e6;
 
-/** The line under all points that is nearest on average: [value at the last point, slope]. See clock/envelope.py. */
+/** The line below all points with the least average distance: [value at the last point, slope]. See clock/envelope.py. */
 export function lineBelow(points) {
   const hull = [];
   for (const [x, y] of points) {
@@ -44,7 +44,7 @@ const LOST_AFTER = 600 * NS_PER_S, BROKEN = 2 * NS_PER_S;
 const STALL = NS_PER_S, STALL_LATE_MAX = 60 * NS_PER_S, CATCH_UP = 0.1, CARD_JUMP = 0.25 * NS_PER_S;
 const clamp = (value, most) => Math.max(-most, Math.min(most, value));
 
-/** How one clock runs against another, from pairs of which the second may only be late. See clock/drift.py. */
+/** Drift of one clock against another, from pairs of times of which the second can only be late. See clock/drift.py. */
 export class DriftEstimator {
   constructor(jump = BROKEN, stallFor = STALL) { this.jump = jump; this.stallFor = stallFor; this.steps = 0; this.restart(); }
   begin(x, y) {
@@ -72,7 +72,7 @@ export class DriftEstimator {
     else if (late < 0 && !this.points.length) this.phase += late;
     return late;
   }
-  /** Whether a pair that is that late was held up on its way, or is the first from a clock that stood still. */
+  /** Whether such a late pair was delayed on its way; otherwise it is the first from a clock that had stopped. */
   isHeldUp(late, y) {
     if (late > STALL_LATE_MAX) return false;
     const { since, first } = this.stall ?? { since: y, first: late };
@@ -151,7 +151,7 @@ export function profileOf(name) {
   return Object.hasOwn(PROFILES, name) ? PROFILES[name] : (fixed > 0 ? profile(fixed, fixed, fixed, 0, 1) : PROFILES.normal);
 }
 
-/** The target delay behind the best: grows at once, shrinks slowly. See clock/jitter.py. */
+/** The target delay above the fastest arrival: grows at once, shrinks slowly. See clock/jitter.py. */
 export class JitterTarget {
   constructor(chosen) {
     this.profile = chosen;
@@ -160,7 +160,7 @@ export class JitterTarget {
     this.peak = this.second = 0;
     this.growing = false; this.age = 0; this.moving = 0;
   }
-  /** Another profile from here on; what is known of the line is kept. */
+  /** Change the profile, keeping the measured jitter. */
   change(chosen) {
     this.profile = chosen;
     this.targetDelay = Math.min(Math.max(this.targetDelay, chosen.floor), chosen.ceiling);
@@ -213,7 +213,7 @@ export class JitterTarget {
 const TAU_ACQUIRE = 2, TAU_LOCKED = 12, DEADBAND = 2000, CORRECTION_MAX = 1e-3, SLEW = 5e-4, FOLLOW_MAX = 0.03;
 const REFRESH = NS_PER_S, LOST_MAX = 120 * NS_PER_MS, ROUNDING = 1000, STALL_MEMORY = 300 * NS_PER_MS, STALL_MIN = 3 * NS_PER_MS;
 
-/** Both clocks, the target delay, and the speed. The card's position comes from the audio context. See clock/pace.py. */
+/** Both clocks, the target delay and the playback speed. The card's position comes from the audio context. See clock/pace.py. */
 export class RateController {
   constructor(rate, chosen) {
     this.rate = rate;
@@ -237,15 +237,15 @@ export class RateController {
       this.refreshed = now; this.moved = 0;
     }
   }
-  /** What has the audio time `card` is heard at `now`. It is pulled `lag` before, with all of its `period`. */
+  /** The frame at audio time `card` is heard at `now`. It is pulled `lag` earlier, together with the rest of its `period`. */
   observed(card, now, lag = 0, period = 0) {
     this.lag = lag; this.period = period;
     const late = this.card.observe(card, now);
     if (late > STALL_MIN + 20 * NS_PER_MS) { this.stall = late; this.stalledAt = now; }
   }
-  /** When the context pulls, or has pulled, what has the audio time `card`. */
+  /** When the context pulls, or pulled, the frame at audio time `card`. */
   pullTime(card) { return this.card.yAfter(card, 0) - this.lag; }
-  /** The context takes `frames` more, from its position `card` on. */
+  /** The context pulls `frames` from its position `card`. */
   pulled(frames, card, now) {
     this.cardAt = card; this.pull = Math.max(frames * NS_PER_S / this.rate, this.period);
     if (this.refreshed !== null) this.moved = this.jitter.moving * (now - this.refreshed) / NS_PER_S;
@@ -267,7 +267,7 @@ export class RateController {
   }
 }
 
-/** The offset between two clocks, from round trips. See clock/sync.py. */
+/** The offset between two clocks, measured by round trips. See clock/sync.py. */
 export class OffsetFilter {
   constructor() { this.trips = []; }
   add(sent, remote, received) {

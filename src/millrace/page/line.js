@@ -1,5 +1,5 @@
-// The line to the daemon, in a Worker: what a busy page does must not make packets look late. It speaks the same protocol as the
-// command line's listener (docs/peer-protocol.md), decodes, and hands sound to the worklet by a port of their own.
+// The connection to the daemon, in a Worker, so that a busy page does not make packets look late. It speaks the same protocol as the
+// command-line listener (docs/peer-protocol.md), decodes, and sends sound to the worklet over a separate port.
 import { Blame } from "./blame.js";
 import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
 import { Allowance, HEADER_BYTES, MEDIA, Refusal, checkedFormat, formatAllowance, newsAllowance, parseMessage, parsePacket, plain } from "./messages.js";
@@ -9,20 +9,20 @@ const DAMAGED_MS = 20, PULSE_MS = 50, UNSURE = NS_PER_S, STOOD = 250 * NS_PER_MS
 let origin = 0;
 const nowNs = () => (performance.now() + performance.timeOrigin - origin) * 1e6;
 
-/** Whether this browser decodes Opus by itself (WebCodecs). */
+/** Whether this browser can decode Opus (WebCodecs). */
 async function hasOpus() {
   if (!("AudioDecoder" in globalThis)) return false;
   return (await AudioDecoder.isConfigSupported({ codec: "opus", sampleRate: 48000, numberOfChannels: 2 })).supported;
 }
 
-/** libopus in WebAssembly, loaded where the browser has no Opus of its own; false where that can't be either. */
+/** Loads libopus in WebAssembly for browsers that can't decode Opus. Returns whether that worked. */
 async function loadedOpus() {
   if (!("WebAssembly" in globalThis)) return false;
   try { await import("./opus-decoder.min.js"); } catch { return false; }
   return "opus-decoder" in globalThis;
 }
 
-/** A decoder of WebCodecs, or one in WebAssembly with the same few methods; `put` takes its planes, `damaged` hears that it gave up. */
+/** A WebCodecs decoder, or a WebAssembly one with the same methods. It calls `put` with decoded planes and `damaged` when it fails. */
 async function opusDecoder(format, own, put, damaged) {
   const channels = format.positions.length;
   if (own) {
@@ -84,7 +84,7 @@ class Line {
     this.blame.silence();
     this.port.postMessage({ what: "silence" });
     const wait = this.tries < AGAIN_MS.length ? AGAIN_MS[this.tries] : this.tries > 120 ? 5000 : 500;
-    if (!this.tries++) on("lost", "The connection broke off; trying again.");
+    if (!this.tries++) on("lost", "The connection was lost; retrying.");
     setTimeout(() => this.connect(), wait * (0.8 + 0.4 * Math.random()));
   }
 
@@ -92,12 +92,12 @@ class Line {
     if (this.line?.readyState === WebSocket.OPEN) this.line.send(JSON.stringify(message));
   }
 
-  /** A server that pings on and reads nothing is not answered. */
+  /** Answer a ping, unless the server sends pings but does not read the answers. */
   answer(message) {
     if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.send(message);
   }
 
-  /** A line that is full loses packets of the microphone, and the daemon conceals them. */
+  /** Send a microphone packet, or drop it if the socket is backed up; the daemon conceals the loss. */
   packet(made) {
     if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.line.send(made);
   }
@@ -116,7 +116,7 @@ class Line {
     close();
   }
 
-  /** What can't be understood ends the line: a server that says such things would say them again. */
+  /** A message that is not understood ends the connection for good: after reconnecting the server would send it again. */
   heard(data) {
     try {
       if (typeof data === "string") this.control(parseMessage(data)); else this.media(data);
@@ -150,7 +150,7 @@ class Line {
   }
 
   format(given, now) {
-    if (!this.formats.take(1, now)) throw new Refusal("The server changes the format of its sound again and again.");
+    if (!this.formats.take(1, now)) throw new Refusal("The server changes the format of its sound too often.");
     const format = this.current = checkedFormat(given);
     this.waiting = [];
     this.blame.silence();
@@ -161,7 +161,7 @@ class Line {
     if (format.codec === "opus") this.decode(format);
   }
 
-  /** A decoder for `format`; one that meets damage is followed by another, and what came meanwhile is lost. */
+  /** Create a decoder for `format`. After a decoding error it is replaced; packets in flight are lost. */
   async decode(format) {
     const damaged = () => {
       if (this.current !== format) return;
@@ -191,7 +191,7 @@ class Line {
     this.decoder.decode(payload, position);
   }
 
-  /** Damage may decode to nothing, or to another length: then it was lost. */
+  /** A damaged packet may decode to nothing or to the wrong channels: count it as lost. */
   decoded(planes) {
     const media = this.waiting.shift();
     if (planes.length !== this.current.positions.length || !planes[0].length) this.lost++;
@@ -203,13 +203,13 @@ class Line {
     this.port.postMessage({ what: "block", media, planes }, planes.map((plane) => plane.buffer));
   }
 
-  /** After what is being decoded. */
+  /** Call `then` when everything submitted so far is decoded. */
   flushed(then) {
     if (this.decoder) this.decoder.flush().then(then, then);
     else then();
   }
 
-  /** See whether this worker is let run, and tell the daemon whose fault the holes were. */
+  /** Check that this worker gets to run, and report the cause of each gap to the daemon. */
   pulse() {
     const now = nowNs(), { blame } = this;
     if (blame.ticked(now) > STOOD && this.stats?.state === "playing") this.holes.push(now);
@@ -227,7 +227,7 @@ class Line {
     this.send({ type: "trouble", what: "underrun", stage, cause, at_ns: offset === null ? 0 : Math.round(at + offset), evidence });
   }
 
-  /** The worklet tells how it fares, and at once where the sound had a hole. */
+  /** Statistics from the worklet; a gap in the sound is reported at once. */
   told(stats) {
     if (stats.hole !== undefined) { this.holes = [...this.holes.slice(-15), nowNs()]; return; }
     this.blame.pulled(nowNs(), STATS);
@@ -257,7 +257,7 @@ class Line {
 
 const VOICE_FRAMES = 480, LOOKAHEAD = 312;
 
-/** The microphone: blocks of 10 ms from its worklet, Opus on the line, and nothing unless somebody records. */
+/** The microphone: encodes 10 ms blocks from its worklet to Opus, only while the guest records. */
 class Voice {
   constructor(port, send, packet) {
     Object.assign(this, { send, packet });

@@ -1,7 +1,7 @@
-// Sound from the daemon's clock to the audio context's: tape, resampler, splices, and the decisions of playout/adaptive.py.
+// Carries sound from the daemon's clock to the audio context's: tape, resampler, splices, and the decisions of playout/adaptive.py.
 import { NS_PER_MS, NS_PER_S } from "./clock.js";
 
-/** Frames ahead of a head, and some behind it; planar. See dsp/tape.py. */
+/** A planar queue that keeps some frames behind the read position. See dsp/tape.py. */
 export class Tape {
   constructor(capacity, history, channels) {
     this.capacity = capacity; this.history = history;
@@ -26,7 +26,7 @@ export class Tape {
 
 const TAPS = 32, PHASES = 512, HALF = TAPS / 2;
 export const LOOKAHEAD = HALF + 1;
-/** Kaiser-windowed sinc, cut off at 0.92 of Nyquist; between its phases it is read by straight lines. */
+/** Kaiser-windowed sinc with cutoff at 0.92 of Nyquist, interpolated linearly between phases. */
 const TABLE = (() => {
   const table = new Float32Array((PHASES + 1) * TAPS), beta = 9, cutoff = 0.92;
   const bessel = (x) => { let sum = 1, term = 1; for (let k = 1; k < 30; k++) { term *= (x / (2 * k)) ** 2; sum += term; } return sum; };
@@ -46,7 +46,7 @@ const TABLE = (() => {
 const FINE_MS = 2, LOW_MS = 3, HIGH_MS = 13, BEYOND_MS = 2, ALIKE = 0.8;
 const CONCEAL = 20 * NS_PER_MS, FADE_OUT = 20 * NS_PER_MS;
 
-/** Queued sound and what can be done with it. See playout/buffer.py and dsp/splice.py. */
+/** Queued sound and the operations on it. See playout/buffer.py and dsp/splice.py. */
 export class Voice {
   constructor(rate, channels, outRate) {
     this.rate = rate; this.channels = channels; this.outRate = outRate;
@@ -92,7 +92,7 @@ export class Voice {
     const [at] = this.match(end - fine, end - high - fine, high - low);
     return data.map((plane) => plane.slice(end - (high - at), end));
   }
-  /** Where in `count` + 1 offsets from `where` on it looks most like the `fine` frames at `template`: [offset, likeness]. */
+  /** Which of `count` + 1 offsets from `where` is most similar to the `fine` frames at `template`: [offset, similarity]. */
   match(template, where, count) {
     const { data } = this.tape, n = this.fine;
     const sum = (k) => { let s = 0; for (const plane of data) s += plane[k]; return s; };
@@ -110,7 +110,7 @@ export class Voice {
     }
     return [best, own > 1e-4 ? likeness / own : 1];
   }
-  /** Jump by an offset between `low` and `high` frames, ahead or (negative) back, to what is alike, with a crossfade. */
+  /** Jump forward or back by `low` to `high` frames to a similar place, with a crossfade. Returns 0 if none is similar enough. */
   jump(low, high, alike, back) {
     const tape = this.tape, n = this.fine, from = back ? tape.head - high : tape.head + low;
     const [at, likeness] = this.match(tape.head, from, high - low);
@@ -141,7 +141,7 @@ export class Voice {
     this.fade = 0;
     return n;
   }
-  /** Fill `out` from `at` on with `step` frames of the tape for each of the output's. */
+  /** Fill `out` from index `at`, advancing the tape by `step` frames per output frame. */
   read(out, at, step) {
     const { data } = this.tape, n = out[0].length;
     let head = this.tape.head, fraction = this.fraction;
@@ -167,7 +167,7 @@ const STEER = 20 * NS_PER_MS, SPLICE = 2 * NS_PER_MS, SPLICE_EVERY = 60 * NS_PER
 const SKIP = 150 * NS_PER_MS, GAP_MAX = 500 * NS_PER_MS;
 export const QUIET = "quiet", PRIMING = "priming", PLAYING = "playing";
 
-/** The decisions: see playout/adaptive.py. */
+/** The playout decisions. See playout/adaptive.py. */
 export class AdaptiveLink {
   constructor(rate, outRate, pace, voice) {
     this.rate = rate; this.outRate = outRate; this.pace = pace; this.voice = voice;
@@ -201,7 +201,7 @@ export class AdaptiveLink {
     const short = (frames - this.lead) * this.step - this.voice.ready;
     return short <= 0 || this.fillUp(short);
   }
-  /** Frames of the media for each of the output's. */
+  /** Media frames per output frame. */
   get step() { return this.speed * this.rate / this.outRate; }
   tryStart(frames) {
     const enough = frames * this.rate / this.outRate;
@@ -211,7 +211,7 @@ export class AdaptiveLink {
     if (wait >= frames) { if (!this.ended) return; wait = 0; }
     this.lead = Math.max(0, wait);
     const left = this.voice.drop(late > LATE_START ? Math.trunc(late * this.rate / NS_PER_S) : 0);
-    // What came while the page was still beginning was missed by nobody.
+    // Sound that arrived before playback began does not count as skipped.
     if (this.tally.begun) this.tally.skipped += left;
     this.tally.begun = 1;
     if (this.voice.ready >= enough || (this.ended && this.voice.fill > 0)) this.state = PLAYING;

@@ -1,16 +1,16 @@
-// The browser as a listener: the audio context, its clock, and the worker that has the line.
+// The browser as a listener: the audio context, its clock, and the worker that owns the connection.
 import { NS_PER_S } from "./clock.js";
 
 const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6, PERIOD_MIN = 128e9 / 48000, OPENED_S = 0.03;
 const TOUCHES = ["pointerdown", "keydown"];
 /**
- * Gecko knows no more of when a frame is heard than the context's time and a constant, and asks its device for that the first time it
- * is asked. With PulseAudio under it, it hangs for good where that falls together with the start of the device: the lock that it holds
- * meanwhile is wanted by the callback that the start waits for. So it is asked once, long after the start.
+ * In Gecko only the context's time and a constant, `outputLatency`, tell when a frame is heard, and the first read of that constant queries
+ * the device. On PulseAudio a query during the start of the device deadlocks: it holds a lock that the callback needs, and the start waits
+ * for the callback. So it is read once, well after the start.
  */
 const GECKO = /Gecko\/\d/.test(navigator.userAgent), STARTED_MS = 3000;
 
-/** Plays one guest. `on(what, detail)` hears of joined, settings, stats, lost, refused, ended. */
+/** Plays one guest. Calls `on(what, detail)` for joined, settings, stats, lost, refused, still, microphone and ended. */
 export class Listener {
   constructor(url, { protocols = [], name, latency, settings, microphone, wasm, on }) {
     Object.assign(this, { url, protocols, name, latency, settings, microphone, wasm, on });
@@ -18,7 +18,7 @@ export class Listener {
     this.still = false; this.from = OPENED_S; this.lastCard = 0; this.device = 0; this.ran = null;
   }
 
-  /** Begin: to be called from a click, as browsers want it. */
+  /** Start playing. Browsers require this to be called from a click. */
   async start() {
     this.begun = performance.now();
     this.context = new AudioContext({ latencyHint: this.latency === "robust" ? "playback" : "interactive", sampleRate: 48000 });
@@ -29,7 +29,7 @@ export class Listener {
     this.node.connect(this.context.destination);
     this.worker = new Worker(new URL("./line.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.told(data);
-    this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker could not be started");
+    this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker failed to start");
     const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };
     const voice = this.microphone ? await this.capture() : null, ports = [channel.port2, ...(voice ? [voice] : [])];
     this.worker.postMessage({ what: "begin", url: this.url, protocols: this.protocols, hello, port: channel.port2, voice, wasm: this.wasm, origin: performance.timeOrigin }, ports);
@@ -47,7 +47,7 @@ export class Listener {
       const running = this.context.state === "running";
       if (this.context.state === "closed" || running !== this.still) return;
       this.still = !running;
-      if (this.still) { this.on("still", "The browser has stopped the sound. Touch the page to go on."); return; }
+      if (this.still) { this.on("still", "The browser has stopped the sound. Click or tap the page to resume."); return; }
       this.lags = []; this.from = this.context.currentTime + OPENED_S; this.ran = null;
       this.node.port.postMessage({ what: "resumed" });
       if (this.joined) this.on("joined", this.joined);
@@ -56,7 +56,7 @@ export class Listener {
     for (const touch of TOUCHES) addEventListener(touch, this.touched);
   }
 
-  /** Ask for the microphone; the worker gets a port for what it captures. It sends only while something in the guest records. */
+  /** Open the microphone and return the worker's port for the captured sound, which is sent only while the guest records. */
   async capture() {
     const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
     this.captured = await navigator.mediaDevices.getUserMedia({ audio });
@@ -105,7 +105,7 @@ export class Listener {
     const { contextTime, performanceTime } = this.heard(), now = performance.now() * 1e6;
     const known = contextTime > 0 && performanceTime > 0;
     const card = (known ? contextTime : this.context.currentTime) * NS_PER_S, heard = known ? performanceTime * 1e6 : now;
-    // A clock that stands still says nothing of when its frames are heard.
+    // A clock that is not advancing says nothing about when frames are heard.
     if (card <= this.lastCard) return;
     this.lastCard = card;
     this.lags.push(this.context.currentTime * NS_PER_S - card - (now - heard));

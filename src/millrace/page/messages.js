@@ -1,5 +1,5 @@
-// What a daemon says, checked before anything is made of it: a page meets bad servers too. The same rules as in the Python
-// package `millrace.wire.peer.messages`; a packet that can't be is as good as lost, a message that can't be ends the line.
+// Validation of the daemon's messages: the server may be hostile. The rules are those of the Python
+// module `millrace.wire.peer.messages`: an invalid packet counts as lost, an invalid message ends the connection.
 
 export const HEADER_BYTES = 24, MEDIA = 1, MEDIA_FOLLOWS = 2;
 const MESSAGE_MAX = 65536, TEXT_MAX = 300, CHANNELS_MAX = 32, RATE_MIN = 1000, RATE_MAX = 384000, SAMPLES_MAX = 8 * RATE_MAX;
@@ -7,7 +7,7 @@ const PACKET_MAX_MS = 120, OPUS_RATE = 48000, OPUS_STEP = OPUS_RATE / 400, LOOKA
 const PCM_BYTES = { s16: 2, f32: 4 };
 const AHEAD_NS = 10e9, FASTER = 1.05, FORMATS_AHEAD = 100, FORMATS_PER_NS = 10 / 1e9, NEWS_AHEAD = 1000, NEWS_PER_NS = 100 / 1e9;
 
-/** What ends the line, as a sentence. */
+/** An error that ends the connection; the message is shown to the user. */
 export class Refusal extends Error {}
 
 const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
@@ -28,31 +28,31 @@ const CHECKS = {
   bye: (m) => m.reason === undefined || isText(m.reason),
 };
 
-/** Text of a server's, of a length and without what would turn or break a line. */
+/** Server text for display: bounded, without control characters, line breaks or direction marks. */
 export function plain(text) {
   return String(text ?? "").replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, " ").slice(0, TEXT_MAX);
 }
 
-/** A control message; Refusal for what is none. */
+/** Parses a control message; throws Refusal. */
 export function parseMessage(text) {
-  if (text.length > MESSAGE_MAX) throw new Refusal(`The server sends a message of ${text.length} characters.`);
+  if (text.length > MESSAGE_MAX) throw new Refusal(`The server sent a message of ${text.length} characters.`);
   let message = null;
   try { message = JSON.parse(text); } catch { /* Refused below. */ }
   const check = isObject(message) && Object.hasOwn(CHECKS, message.type) ? CHECKS[message.type] : null;
-  if (!check?.(message)) throw new Refusal("The server sends what this page does not understand: it may be of another version, or no Millrace.");
+  if (!check?.(message)) throw new Refusal("The server sent a message that this page does not understand: it may be another version, or not Millrace.");
   return message;
 }
 
-/** A stream format with all its fields, before anything is made for it; Refusal says what can't be. */
+/** Checks a stream format before anything is allocated for it, and fills in defaults; throws Refusal. */
 export function checkedFormat(given) {
   const format = { lookahead: 0, streams: 1, coupled: 0, mapping: [], order: [], ...given }, { codec, rate, positions } = format;
   const channels = Array.isArray(positions) ? positions.length : 0, numbers = [format.generation, format.lookahead, format.streams, format.coupled];
   if (codec !== "opus" && !(isText(codec) && Object.hasOwn(PCM_BYTES, codec))) throw new Refusal(`The server sends sound in “${plain(codec)}”, which this page can't play.`);
   const fits = isCount(rate) && rate >= RATE_MIN && rate <= RATE_MAX && channels >= 1 && channels <= CHANNELS_MAX && rate * channels <= SAMPLES_MAX;
-  if (!fits) throw new Refusal(`The server sends sound of ${channels} channels at ${plain(rate)} Hz, which can't be.`);
+  if (!fits) throw new Refusal(`The server sends sound of ${channels} channels at ${plain(rate)} Hz, which is invalid.`);
   const lists = positions.every(isText) && isByteList(format.mapping) && isByteList(format.order) && numbers.every(isCount);
   if (!lists || format.lookahead * 1000 > rate * LOOKAHEAD_MAX_MS || (codec === "opus" && !opusFits(format, channels))) {
-    throw new Refusal("The server describes its sound in a way that can't be.");
+    throw new Refusal("The server sent an invalid sound format.");
   }
   return format;
 }
@@ -65,7 +65,7 @@ function opusFits({ rate, streams, coupled, mapping }, channels) {
   return whole && mapping.every((n) => n < streams + coupled || n === 255);
 }
 
-/** A media packet of `format`; null for another's, and for one that can't be. */
+/** Parses a media packet of `format`; null if it is invalid or belongs to another format. */
 export function parsePacket(buffer, format) {
   if (!format || buffer.byteLength <= HEADER_BYTES) return null;
   const view = new DataView(buffer), kind = view.getUint8(0), frames = view.getUint16(2, true), size = buffer.byteLength - HEADER_BYTES;
@@ -80,7 +80,7 @@ export function parsePacket(buffer, format) {
   };
 }
 
-/** How much may come now: it grows with time. See clock/allowance.py. */
+/** A budget that refills over time. See clock/allowance.py. */
 export class Allowance {
   constructor(most = AHEAD_NS, perNs = FASTER) { Object.assign(this, { most, perNs, left: most, at: null }); }
   take(amount, now) {
@@ -92,7 +92,7 @@ export class Allowance {
   }
 }
 
-/** As many formats as a line may have: a decoder is made for each. */
+/** Limits format changes: each one creates a decoder. */
 export const formatAllowance = () => new Allowance(FORMATS_AHEAD, FORMATS_PER_NS);
 
 /** As much as a server may have to say besides sound and pings: each goes on to the page, which shows it. */

@@ -1,18 +1,18 @@
-// What there is in the daemon, as far as this browser may see it: the whole state where a connection begins, and from then on each object
-// that is new, has changed or is gone. A WebSocket leaves nothing out and keeps the order, and a daemon that can't get rid of its messages
-// ends it: so nothing is lost but by the end of the connection, and then the whole is fetched again.
+// The daemon's objects that this browser has the right to see: the whole state at the start of a connection, then each object
+// that is added, changed or removed. A WebSocket is reliable and ordered, and the daemon closes it when messages pile up,
+// so changes are lost only when the connection ends, and then the whole state is fetched again.
 const KINDS = ["guest", "sink", "source", "stream", "recorder", "listener", "request", "incident", "grant", "token"];
 const LISTS = { sinks: "sink", sources: "source", streams: "stream", recorders: "recorder", listeners: "listener" };
-/** What to watch. */
+/** The event stream to subscribe to. */
 export const WATCHED = `api/v1/events?kinds=${KINDS.join()}`;
 
 export class Objects {
   #all = new Map();
   #names = [];
-  /** Numbers told in the first look of a connection; null when that is over. */
+  /** Object numbers received in the connection's initial state; null once that is complete. */
   #seen = new Set();
 
-  /** Begin with the answers of GET /state and GET /incidents. */
+  /** Start from the responses to GET /state and GET /incidents. */
   load(state, incidents) {
     this.#all.clear();
     this.#names = state.names;
@@ -25,7 +25,7 @@ export class Objects {
 
   #put(kind, guest, is) { this.#all.set(Number(is.id.split("/")[1]), { kind, guest, is }); }
 
-  /** Take over a message of the event stream. What was there before, and is not told in a first look, is gone. */
+  /** Apply a message of the event stream. When the initial state is complete, objects that it did not contain are removed. */
   apply({ there, gone, synced }) {
     for (const n of gone) this.#all.delete(n);
     for (const { n, kind, guest, is } of there) {
@@ -37,19 +37,19 @@ export class Objects {
     this.#seen = null;
   }
 
-  /** Those of a kind, the oldest first; of one guest, or of all. */
+  /** Objects of a kind, oldest first, in one guest or in all. */
   of(kind, guest = null) {
     const found = [...this.#all].filter(([, one]) => one.kind === kind && (guest === null || one.guest === guest));
     return found.sort(([a], [b]) => a - b).map(([, one]) => one.is);
   }
 
-  /** Whether everything has been told: of rules, requests and tokens only the event stream tells. */
+  /** Whether the initial state is complete. Rules, requests and tokens arrive only on the event stream. */
   get whole() { return this.#seen === null; }
 
   /** Names of all guests. */
   get names() { return this.#seen ? this.#names : this.of("guest").map((one) => one.name); }
 
-  /** A guest with what is in it, as GET /state has it; undefined where there is none. */
+  /** A guest with its objects, in the form of GET /state; undefined if there is none. */
   guest(name) {
     if (!this.names.includes(name)) return undefined;
     const lists = Object.fromEntries(Object.entries(LISTS).map(([list, kind]) => [list, this.of(kind, name)]));

@@ -1,5 +1,5 @@
-// The real-time side: an AudioWorklet that pulls from the link. `performance` is not known here, so the main thread tells
-// what the audio clock showed at which of its times, and the line through that gives the time of every pull.
+// The real-time side: an AudioWorklet that pulls from the link. `performance` does not exist here, so the main thread sends
+// pairs of audio clock and its own clock, and the line through them gives the time of each pull.
 import { LOST, NS_PER_S, RateController, profileOf } from "./clock.js";
 import { AdaptiveLink, LOOKAHEAD, PLAYING, QUIET, Voice } from "./link.js";
 
@@ -13,7 +13,7 @@ class Player extends AudioWorkletProcessor {
     this.format({ rate: sampleRate, channels: 2, codec: 0 });
     this.port.onmessage = ({ data }) => this[data.what](data);
   }
-  /** The worker's end: packets and sound come by it, and it hears how that fares. */
+  /** The worker's port: packets and sound arrive on it, statistics are sent on it. */
   join({ port }) {
     this.line = port;
     port.onmessage = ({ data }) => this[data.what](data);
@@ -41,7 +41,7 @@ class Player extends AudioWorkletProcessor {
     if (this.link.state !== QUIET) this.voice.write(Array.from({ length: this.channels }, () => new Float32Array(2 * LOOKAHEAD)), 2 * LOOKAHEAD);
     this.link.end();
   }
-  /** The context stood still: its clock begins anew at the next pair, and what was queued meanwhile is old. */
+  /** The context was suspended: its clock starts over at the next pair, and what was queued in the meantime is stale. */
   resumed() {
     this.pace.card.state = LOST;
     this.link.tally.skipped += Math.trunc(this.voice.fill);
@@ -79,7 +79,7 @@ registerProcessor("millrace-player", Player);
 
 const BLOCK = 480;
 
-/** Captured sound, in blocks of 10 ms, to the worker. */
+/** Sends captured sound to the worker in blocks of 10 ms. */
 class Microphone extends AudioWorkletProcessor {
   constructor() {
     super();

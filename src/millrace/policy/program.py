@@ -42,7 +42,7 @@ class Program:
                 async with connect(self._path, name="millrace-policy") as bus:
                     await self._session(bus)
             except _Lost:
-                log.warning("another policy has taken over; waiting in line")
+                log.warning("another policy has taken over; waiting to take over again")
                 self._replace = False
             except PeerLost as error:
                 log.info("%s", error)
@@ -53,7 +53,7 @@ class Program:
         self._lost.clear()
         bus.on_claim = self._claimed
         if not await bus.claim(NAME, self._replace):
-            log.info("there is a policy already; waiting in line")
+            log.info("another policy is already running; waiting for it to end")
             await self._in_line(bus)
         policy = Policy(self._config)
         log.info("in charge")

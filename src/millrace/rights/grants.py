@@ -44,7 +44,7 @@ def parse_permission(text: str) -> Permission:
         return Permission(text)
     except ValueError:
         known = ", ".join(p.value for p in Permission)
-        raise ConfigError(f"programs have no right {quoted(text)}; there are {known}") from None
+        raise ConfigError(f"{quoted(text)} is not a right of programs; use {known}") from None
 
 
 def parse_verdict(value: bool | str) -> Verdict:
@@ -110,7 +110,7 @@ class Grants:
     def demand_room(self, what: Permission, program: str) -> None:
         """GraphError where one more rule would be too many."""
         if len(self._rules) >= RULES_MAX and (what, program) not in self._rules:
-            raise GraphError(f"this guest has {RULES_MAX} rules, the most it can have; forget one")
+            raise GraphError(f"this guest has {RULES_MAX} rules, the maximum; delete one")
 
     def set(self, what: Permission, program: str, verdict: Verdict | None) -> None:
         """Make a rule, or with None take it away."""

@@ -82,7 +82,7 @@ class TokenBook:
     def demand_room(self) -> None:
         """GraphError where there are too many already."""
         if len(self._tokens) >= TOKENS_MAX:
-            raise GraphError(f"there are {TOKENS_MAX} tokens, the most there can be; revoke one")
+            raise GraphError(f"there are {TOKENS_MAX} tokens, the maximum; revoke one")
 
     def add(self, token: Token) -> None:
         """Put one in force."""

@@ -63,7 +63,7 @@ class Scene:
 
     `what` is "plain"; "line" (the listener has little sound in hand), "silent" (nothing plays but what the fault brings
     and a tone that keeps the clocks known), "device" (the listener plays to a real sound server), "microphone" (it
-    speaks, and somebody records it), or "machine" (a virtual machine plays).
+    speaks, and something in the guest is recording), or "machine" (a virtual machine plays).
     """
 
     def __init__(self, folder: Path, what: str = "plain") -> None:

@@ -32,13 +32,13 @@ class NativeStatus(IngressStatus, frozen=True):
     @property
     def origin(self) -> str:
         """See `IngressStatus`."""
-        return f"it came by the native protocol from process {self.pid}"
+        return f"it uses the native protocol, from process {self.pid}"
 
     @property
     def buffer(self) -> str:
         """See `IngressStatus`."""
         asked, fill = round_ms(self.target_ns), round_ms(self.fill_ns)
-        return f"a ring of {asked}, as the application asked; {fill} are in it now"
+        return f"a ring of {asked}, as the application asked; it holds {fill} now"
 
     @property
     def stages(self) -> tuple[Stage, ...]:

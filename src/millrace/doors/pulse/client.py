@@ -93,7 +93,9 @@ class PulseClient(ClientStreams):
                 elif isinstance(event, Refused):
                     wire.send_error(event.tag, event.code)
             if frames.unsent_bytes > ANSWERS_MAX:
-                raise BudgetError(f"more than {ANSWERS_MAX // MIB} MiB of answers were asked for at once")
+                raise BudgetError(
+                    f"the client requested more than {ANSWERS_MAX // MIB} MiB of replies without reading any"
+                )
             if at < len(view) and self.over():
                 break
         return at

@@ -36,7 +36,7 @@ class ClientStreams(ABC):
     def take_channel(self) -> int:
         """A channel number for a new stream."""
         if len(self.streams) + len(self.records) + len(self.uploads) >= STREAMS_PER_CLIENT_MAX:
-            raise CommandError(Err.TOOLARGE, f"{STREAMS_PER_CLIENT_MAX} streams a connection at most")
+            raise CommandError(Err.TOOLARGE, f"{STREAMS_PER_CLIENT_MAX} streams per connection at most")
         self.state.next_channel += 1
         return self.state.next_channel - 1
 

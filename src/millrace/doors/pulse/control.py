@@ -222,7 +222,7 @@ def _device_name(request: Request) -> str:
     if name == "@NONE@":
         return ""
     if not _NAME.fullmatch(name):
-        raise CommandError(Err.INVALID, f"{quoted(name)} names no sink or source")
+        raise CommandError(Err.INVALID, f"{quoted(name)} is not a sink or source")
     return name
 
 
@@ -328,13 +328,13 @@ def rename(client: PulseClient, request: Request) -> None:
 def set_sink_port(client: PulseClient, request: Request) -> None:
     """SET_SINK_PORT: PulseAudio says so of every sink that has none."""
     _sink(client, request)
-    raise CommandError(Err.NOTIMPLEMENTED, "sinks have no ports here")
+    raise CommandError(Err.NOTIMPLEMENTED, "sinks have no ports")
 
 
 def set_source_port(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_PORT."""
     client.door.find_source(request.fields["index"], request.fields["name"])
-    raise CommandError(Err.NOTIMPLEMENTED, "sources have no ports here")
+    raise CommandError(Err.NOTIMPLEMENTED, "sources have no ports")
 
 
 def refused(code: Err) -> Handler:

@@ -33,7 +33,7 @@ from millrace.wire.pulse.tagstruct import Props
 
 Fields = dict[str, Any]
 _SHOWN = ("application.name", "application.process.binary", "application.process.id", "media.name", "media.role")
-DONT_MOVE = "its client asked that it stay where it is"
+DONT_MOVE = "its client asked for it not to be moved"
 
 
 def shown_props(client: PulseClient, props: Props) -> dict[str, str]:
@@ -59,14 +59,14 @@ def _mapping(f: Fields) -> Mapping:
 def _check(f: Fields, index: int, name: str | None) -> None:
     """What no stream may ask for."""
     if index != NO_INDEX and name:
-        raise CommandError(Err.INVALID, "a stream is connected by index or by name, not by both")
+        raise CommandError(Err.INVALID, "give the sink by index or by name, not both")
     if f.get("passthrough"):
         raise CommandError(Err.NOTSUPPORTED, "only PCM can be mixed")
 
 
 def _check_suspended(f: Fields, sink: Sink) -> None:
     if f.get("fail_on_suspend") and sink.suspended:
-        raise CommandError(Err.BADSTATE, f"{sink.name} is suspended, and the stream asked to fail then")
+        raise CommandError(Err.BADSTATE, f"{sink.name} is suspended, and the stream asked to fail in that case")
 
 
 def _gains(f: Fields, fmt: AudioFormat) -> tuple[float, ...]:
@@ -112,7 +112,7 @@ def _sink_for(client: PulseClient, f: Fields, base: PlaybackStream | None) -> Si
     else:
         sink = base.node.sink
     if base is not None and (sink is not base.node.sink or not base.corked):
-        raise CommandError(Err.INVALID, "synchronised streams share a sink, and are paused when another one joins")
+        raise CommandError(Err.INVALID, "synchronised streams must share a sink and be paused when another one joins")
     return sink
 
 

@@ -34,7 +34,7 @@ def extension(client: PulseClient, request: Request) -> None:
     module = _module(client.door, request.fields["index"], request.fields["name"])
     table = _TABLES.get(module.name)
     if table is None:
-        raise CommandError(Err.NOEXTENSION, f"{module.name} takes no commands")
+        raise CommandError(Err.NOEXTENSION, f"{module.name} has no commands")
     reader = Reader(request.fields["rest"])
     try:
         serve = table.get(reader.u32())
@@ -116,7 +116,7 @@ def _entries(reader: Reader) -> dict[str, Rule]:
         device, mute = reader.string(), reader.boolean()
         if not name or len(name) > GROUP_MAX or len(levels) != len(numbers) or len(device or "") > GROUP_MAX:
             raise CommandError(
-                Err.NOEXTENSION, f"a rule with a name of 1 to {GROUP_MAX} characters, and fitting volumes"
+                Err.NOEXTENSION, f"a rule needs a name of 1 to {GROUP_MAX} characters and a volume for each channel"
             )
         entries[name] = Rule(levels, map_names(numbers), mute, device or "")
         if len(entries) > RULES_MAX:

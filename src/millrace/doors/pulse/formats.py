@@ -95,7 +95,9 @@ def map_names(numbers: tuple[int, ...]) -> Positions:
 def checked_rate(rate: int) -> int:
     """A rate that can be played, else CommandError."""
     if not STREAM_RATE_MIN <= rate <= STREAM_RATE_MAX:
-        raise CommandError(Err.INVALID, f"a rate of {rate} Hz; {STREAM_RATE_MIN} to {STREAM_RATE_MAX} can be played")
+        raise CommandError(
+            Err.INVALID, f"{rate} Hz is not supported; rates are {STREAM_RATE_MIN} to {STREAM_RATE_MAX} Hz"
+        )
     return rate
 
 

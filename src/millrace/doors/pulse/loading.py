@@ -48,7 +48,7 @@ class Loading:
         kind: str,
     ) -> Sink:  # fmt: skip
         if sum(1 for _ in self.door.graph.mixes()) >= MIXES_MAX:
-            raise wrong(f"this guest has {MIXES_MAX} sinks and sources already: modules make no more")
+            raise wrong(f"this guest has {MIXES_MAX} sinks and sources already; modules can add no more")
         props = {"device.class": kind.encode(), **self.args.props(f"{what}_properties")}
         text = prop_text(props, "device.description") or description
         asked = self.args.text(f"{what}_name")
@@ -61,7 +61,7 @@ class Loading:
     def link(self, source: Sink, target: Sink, matrix: Matrix | None = None) -> None:
         """Feed one into another for as long as the module is there."""
         if any(link.target is target for link in source.links):
-            raise wrong(f"{source.name} plays on {target.name} already")
+            raise wrong(f"{source.name} already plays on {target.name}")
         one = Feed(source, target, matrix, self.module.recorder is not None)
         feed(self.door.graph, one)
         self.module.feeds.append(one)
@@ -75,7 +75,7 @@ class Loading:
         """The one of several names of an argument that was given."""
         given = [value for key in keys if (value := self.args.text(key)) is not None]
         if len(given) > 1:
-            raise wrong(f"{' and '.join(keys)} are the same: give one")
+            raise wrong(f"{' and '.join(keys)} mean the same: give one of them")
         return given[0] if given else None
 
 

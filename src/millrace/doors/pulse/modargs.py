@@ -42,7 +42,7 @@ def wrong(message: str) -> CommandError:
 def _pairs(text: str, in_list: bool) -> list[tuple[str, str]]:
     """Assignments in order. In a property list blanks may stand around the sign, and bare values have no escapes."""
     if len(text) > ARGUMENT_MAX:
-        raise wrong(f"arguments have {ARGUMENT_MAX} characters at most")
+        raise wrong(f"arguments can have {ARGUMENT_MAX} characters at most")
     out: list[tuple[str, str]] = []
     at = _skip(text, 0)
     while at < len(text):
@@ -52,7 +52,7 @@ def _pairs(text: str, in_list: bool) -> list[tuple[str, str]]:
         bare = _BARE_IN_LIST if in_list else _BARE
         value = _QUOTED.get(text[key.end() : key.end() + 1], bare).match(text, key.end())
         if value is None:
-            raise wrong(f"{quoted(key[1])}: a quote is not closed, or a backslash has nothing after it")
+            raise wrong(f"{quoted(key[1])}: unclosed quote, or a backslash at the end")
         out.append((key[1], value[1] if value.re is _BARE_IN_LIST else _ESCAPED.sub(r"\1", value[1])))
         at = _skip(text, value.end())
     return out
@@ -86,7 +86,7 @@ class Args:
             return default
         if value.lower() in _TRUE | _FALSE:
             return value.lower() in _TRUE
-        raise wrong(f"{key}: {quoted(value)} is neither yes nor no")
+        raise wrong(f"{key}: {quoted(value)} is not a boolean (yes or no)")
 
     def number(self, key: str, low: int, high: int) -> int | None:
         """A whole number within bounds."""

@@ -235,14 +235,14 @@ def _native_protocol(loading: Loading) -> None:
     """This door is open already. Paths are the daemon's own, and who may come in is not for programs to widen."""
     for key in ("socket", "auth-group", "auth-cookie"):
         if loading.args.text(key) is not None:
-            raise wrong(f"{key}: a program may not have the daemon open a path; the guest's socket is there already")
+            raise wrong(f"{key}: programs can't make the daemon open a path; the guest already has its socket")
     if loading.args.flag("auth-anonymous", False):
-        raise wrong("auth-anonymous: a program may not let strangers in")
+        raise wrong("auth-anonymous: programs can't let unauthenticated clients in")
 
 
 def _stream_restore(loading: Loading) -> None:
     if loading.args.text("fallback_table") is not None:
-        raise wrong("fallback_table: a program may not have the daemon open a path; write the rules by the extension")
+        raise wrong("fallback_table: programs can't make the daemon open a path; set the rules through the extension")
     rules = loading.door.rules
     rules.restores = frozenset(what for what in RESTORED if loading.args.flag(f"restore_{what}", True))
     loading.module.undo = rules.stop
@@ -264,7 +264,7 @@ def _switch_on_connect(loading: Loading) -> None:
     """What is new becomes the default; what a module made is virtual."""
     door, virtual = loading.door, not loading.args.flag("ignore_virtual", True)
     if loading.args.text("blacklist") is not None:
-        raise wrong("blacklist: patterns of a program are not run here; let a policy choose by name")
+        raise wrong("blacklist: patterns from programs are not evaluated; let a policy choose by name")
 
     def greet(mix: Sink) -> None:
         if door.loading and not virtual:
@@ -297,17 +297,17 @@ class Kind(NamedTuple):
 
 _SINK, _SOURCE = ("sink_name", "sink_properties", *_SPEC), ("source_name", "source_properties", *_SPEC)
 _REMAP = ("master", "master_channel_map", "remix")
-_ONE_CLOCK = "all of a guest has one clock, so there is nothing to adjust"
-_CYCLE = "the cycle is as long as the quickest stream needs"
-_RESAMPLER = {"resample_method": "each stream has the resampler that its latency allows"}
+_ONE_CLOCK = "a guest has a single clock, so there is nothing to adjust"
+_CYCLE = "the quantum follows the stream with the lowest latency"
+_RESAMPLER = {"resample_method": "each stream's resampler is chosen by its latency"}
 _VOLUMES = {
-    "use_volume_sharing": "it has a volume of its own, and its master's counts besides",
+    "use_volume_sharing": "it has its own volume, applied on top of its master's",
     "force_flat_volume": "there are no flat volumes here",
 }
-_OBSOLETE = "it does nothing in PulseAudio either"
+_OBSOLETE = "it has no effect in PulseAudio either"
 KINDS: dict[str, Kind] = {
     "module-null-sink": Kind(
-        "Clocked NULL sink", (*_SINK, "formats"), _null_sink, {"norewinds": "nothing is ever rewound here"}
+        "Clocked NULL sink", (*_SINK, "formats"), _null_sink, {"norewinds": "Millrace never rewinds"}
     ),
     "module-null-source": Kind(
         "Clocked NULL source", (*_SOURCE, "description"), _null_source,
@@ -336,20 +336,20 @@ KINDS: dict[str, Kind] = {
         ),
     ),
     "module-sine": Kind(
-        "Sine wave generator", ("sink", "frequency"), _sine, {"rate": "the tone is made at the guest's own rate"}
+        "Sine wave generator", ("sink", "frequency"), _sine, {"rate": "the tone is generated at the guest's rate"}
     ),
     "module-sine-source": Kind(
         "Sine wave source", ("source_name", "source_properties", "rate", "frequency"), _sine_source
     ),
     "module-switch-on-connect": Kind(
         "When a sink/source is added, switch to it", ("ignore_virtual", "blacklist"), _switch_on_connect,
-        {"only_from_unavailable": "sinks have no ports here, so none is ever unavailable"}, once=True,
+        {"only_from_unavailable": "sinks have no ports, so none can become unavailable"}, once=True,
     ),
     "module-native-protocol-unix": Kind(
         BUILT_IN["module-native-protocol-unix"], ("socket", "auth-anonymous", "auth-cookie", "auth-group"),
         _native_protocol,
-        dict.fromkeys(("auth-cookie-enabled", "auth-group-enable"), "who may come in is for the owner to say")
-        | {"srbchannel": "memory is not shared with programs"},
+        dict.fromkeys(("auth-cookie-enabled", "auth-group-enable"), "access is decided by the owner")
+        | {"srbchannel": "shared memory is not supported"},
     ),
     "module-stream-restore": Kind(
         BUILT_IN["module-stream-restore"],
@@ -358,31 +358,31 @@ KINDS: dict[str, Kind] = {
     ),
     "module-device-restore": Kind(
         BUILT_IN["module-device-restore"], ("restore_volume", "restore_muted"), _device_restore,
-        {"restore_port": "sinks have no ports here", "restore_formats": "sinks take PCM alone"}, once=True,
+        {"restore_port": "sinks have no ports", "restore_formats": "sinks take only PCM"}, once=True,
     ),
     "module-default-device-restore": Kind(
         BUILT_IN["module-default-device-restore"], (), _default_device_restore, once=True
     ),
     "module-always-sink": Kind(
-        BUILT_IN["module-always-sink"], (), _nothing, {"sink_name": "the guest's first sink is never gone"}, once=True
+        BUILT_IN["module-always-sink"], (), _nothing, {"sink_name": "a guest always has a sink"}, once=True
     ),
-    "module-rescue-streams": Kind("Streams go on at the default when their sink is gone", (), _nothing, once=True),
+    "module-rescue-streams": Kind("When a sink goes away, move its streams to the default", (), _nothing, once=True),
     "module-suspend-on-idle": Kind(
-        "What nothing plays on rests", (), _nothing, {"timeout": "a guest rests 0.2 s after its last sound"}, once=True
+        "Suspend idle sinks and sources", (), _nothing, {"timeout": "a guest is suspended after 0.2 s"}, once=True
     ),
     "module-card-restore": Kind(
-        "Profiles of cards, of which there are none", (), _nothing,
-        {"restore_bluetooth_profile": "there are no cards here"}, once=True,
+        "Switch card profiles automatically", (), _nothing,
+        {"restore_bluetooth_profile": "there are no cards"}, once=True,
     ),
 }  # fmt: skip
 """What can be loaded."""
 
-_PATH = "it would have the daemon open a file for a program of a guest"
-_ROLES = "which sink a role goes to is the policy's: [roles] in policy.toml, see docs/policy.md"
-_TUNNEL = "it would have the daemon connect to a server for a program of a guest; run"
-_SENT = "it would have the daemon send to the network for a program of a guest; run millrace listen --to raw:-"
+_PATH = "it would make the daemon open a file on behalf of a guest's program"
+_ROLES = "the policy routes roles to sinks: [roles] in policy.toml, see docs/policy.md"
+_TUNNEL = "it would make the daemon connect to a server on behalf of a guest's program; run"
+_SENT = "it would make the daemon send to the network on behalf of a guest's program; run millrace listen --to raw:-"
 NOT_SERVED: dict[str, str] = {
-    "module-native-protocol-tcp": "a program opens no guest to the network; whoever runs the daemon does, by pulse_tcp"
+    "module-native-protocol-tcp": "programs can't open a guest to the network; the daemon's owner can, with pulse_tcp"
     " in the guest's configuration",
     "module-tunnel-sink": f"{_TUNNEL} parec -d NAME.monitor | pacat -s SERVER",
     "module-tunnel-sink-new": f"{_TUNNEL} parec -d NAME.monitor | pacat -s SERVER",
@@ -394,14 +394,14 @@ NOT_SERVED: dict[str, str] = {
     "module-pipe-source": f"{_PATH}; play the file on a module-null-sink, whose monitor is a source"
     " by pacat -d NAME < FILE",
     "module-ladspa-sink": f"{_PATH}; run the effect in a program that records one sink's monitor and plays on another",
-    "module-echo-cancel": "there is no echo canceller here; browsers that listen do it before they send a microphone",
-    "module-filter-apply": "filters are loaded by hand: module-remap-sink, module-virtual-sink, module-loopback",
-    "module-filter-heuristics": "there is no echo canceller that it could ask for",
-    "module-role-ducking": "the policy takes the rest back while a call is on: [duck] in policy.toml, docs/policy.md",
-    "module-role-cork": "programs are not paused by others here; [duck] in policy.toml makes them quieter instead",
+    "module-echo-cancel": "Millrace has no echo canceller; browsers cancel echo before sending the microphone",
+    "module-filter-apply": "load filters explicitly: module-remap-sink, module-virtual-sink, module-loopback",
+    "module-filter-heuristics": "Millrace has no echo canceller",
+    "module-role-ducking": "the policy ducks other streams during a call: [duck] in policy.toml, docs/policy.md",
+    "module-role-cork": "streams are not paused; [duck] in policy.toml lowers their volume instead",
     "module-intended-roles": _ROLES,
-    "module-device-manager": f"no list of devices by priority is kept; {_ROLES}",
-    "module-position-event-sounds": "sounds of events are not moved to where their window is",
-    "module-augment-properties": "the host's desktop files say nothing of guests' programs; set PULSE_PROP there",
+    "module-device-manager": f"Millrace keeps no device priorities; {_ROLES}",
+    "module-position-event-sounds": "event sounds are not positioned by window",
+    "module-augment-properties": "the host's desktop files don't describe the guest's programs; set PULSE_PROP there",
 }
 """What PulseAudio has and can't be had here, and what to do instead."""

@@ -37,9 +37,9 @@ def _kind(client: PulseClient, name: str) -> Kind:
     if kind is None:
         raise wrong(NOT_SERVED.get(name) or f"there is no such module; there are {', '.join(KINDS)}")
     if kind.once and any(module.name == name for module in modules.values()):
-        raise wrong("it is loaded already")
+        raise wrong("it is already loaded")
     if len(modules) >= MODULES_MAX:
-        raise wrong(f"{MODULES_MAX} modules are loaded already")
+        raise wrong(f"{MODULES_MAX} modules are already loaded")
     return kind
 
 
@@ -59,7 +59,7 @@ def _loaded(client: PulseClient, name: str, text: str) -> Module:
         door.loading -= 1
     for key, why in kind.idle.items():
         if args.text(key) is not None:
-            door.host.module_idle(name, f"{key} changes nothing: {why}")
+            door.host.module_idle(name, f"{key} has no effect: {why}")
     return module
 
 

@@ -18,13 +18,13 @@ class PulseStatus(IngressStatus, frozen=True):
     @property
     def origin(self) -> str:
         """See `IngressStatus`."""
-        return "it came by PulseAudio" + ("" if self.identity is None else f" from {described(self.identity)}")
+        return "it uses PulseAudio" + ("" if self.identity is None else f" from {described(self.identity)}")
 
     @property
     def buffer(self) -> str:
         """See `IngressStatus`."""
         asked, begins, fill = (round_ms(ns) for ns in (self.tlength_ns, self.prebuf_ns, self.fill_ns))
-        return f"the application asked for {asked}, and starts when {begins} are there; {fill} are in it now"
+        return f"the application asked for {asked} and starts at {begins}; the buffer holds {fill} now"
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -168,7 +168,7 @@ def create_upload(client: PulseClient, request: Request) -> None:
     f = request.fields
     name = f["name"] or prop_text(f["props"], "event.id")
     if not name:
-        raise CommandError(Err.INVALID, "a sample without a name")
+        raise CommandError(Err.INVALID, "the sample has no name")
     fmt = from_spec(f["spec"], f["map"])
     length = f["length"]
     if not 0 < length <= SAMPLE_MAX or length % fmt.frame_bytes:

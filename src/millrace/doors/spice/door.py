@@ -78,7 +78,7 @@ class SpicePlayback(PlayingDoor):
             self._data(event, now_ns)
         elif isinstance(event, Mode):
             if event.mode not in (MODE_RAW, MODE_OPUS):
-                raise RemoteProtocolError(f"SPICE sound coded in a way that was not offered: {event.mode}")
+                raise RemoteProtocolError(f"SPICE sound in a mode that was not offered: {event.mode}")
             self._mode = event.mode
         elif isinstance(event, Start):
             self._start(event)

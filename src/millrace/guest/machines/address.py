@@ -65,7 +65,9 @@ def parse_places(texts: Iterable[str], what: str) -> tuple[Place, ...]:
         if text.startswith("/"):
             folder = os.path.normpath(text)
             if folder.strip("/") == "":
-                raise ConfigError(f"{what}: {quoted(text)} is the whole host; name a folder of this guest's own")
+                raise ConfigError(
+                    f"{what}: {quoted(text)} would allow the whole host; name a folder that belongs to this guest"
+                )
             out.append(Place(folder))
         elif ":" in text.strip("[]") and not text.endswith("]"):
             host, port = parse_address(text, what, "10.0.0.7:5900")
@@ -93,7 +95,7 @@ def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
             return replace(spec, below=folders)
     raise RightsError(
         f"only a token with every right may attach {quoted(spec.text)}: `attach` in [guest.{guest}] lists what this"
-        " guest's own admins may attach"
+        " guest's admins may attach"
     )
 
 
@@ -113,10 +115,10 @@ def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -
     except ValueError as error:
         raise ConfigError(f"door {quoted(text)}: {printable(error)}; write one of {EXAMPLES}") from None
     if parts.username or parts.password:
-        raise ConfigError("a door's password goes in a file (--password-file), not in its address")
+        raise ConfigError("put the password in a file (--password-file), not in the address")
     if how == "unix":
         if not parts.path.startswith("/"):
-            raise ConfigError(f"door {quoted(text)}: three slashes and the whole path, {scheme}+unix:///PATH")
+            raise ConfigError(f"door {quoted(text)}: use three slashes and an absolute path: {scheme}+unix:///PATH")
         return DoorSpec(scheme, unquote(parts.path), password=password, ca_file=ca_file)
     host = parse_host(parts.hostname or "", f"door {quoted(text)}: {scheme}://HOST:PORT")
     return DoorSpec(scheme, "", host, port, how == "tls", password=password, ca_file=ca_file)
@@ -140,5 +142,7 @@ def bus_path(address: str) -> str:
 def read_password(path: Path) -> str:
     """A password from a file; ConfigError if others can read it, or if it is no such file."""
     if path.exists() and not path.is_file():
-        raise ConfigError(f"password file {path} is not a regular file: it is read at each attempt")
+        raise ConfigError(
+            f"password file {path} is not a regular file, which it must be because it is read on every attempt"
+        )
     return read_secret(path, "password")

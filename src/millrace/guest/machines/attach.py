@@ -51,9 +51,9 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
     if twin is not None and twin.retake(spec):
         return twin
     if twin is not None:
-        raise GraphError(f"{spec.text} is attached to guest {guest.name} already")
+        raise GraphError(f"{spec.text} is already attached to guest {guest.name}")
     if len(guest.machines) >= DOORS_MAX:
-        raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the most it can have; detach one")
+        raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the maximum; detach one")
     machine = KINDS[spec.kind]()(id_, guest, spec)
     guest.machine_changed("new", machine)
     machine.start()

@@ -182,7 +182,7 @@ class AttachedMachine(ABC):
         if self.slow_tick and SLOW_TICK_PERCENT[0] <= percent < SLOW_TICK_PERCENT[1]:
             return self.slow_tick.format(percent)
         if not REAL_TIME_PERCENT[0] <= percent <= REAL_TIME_PERCENT[1]:
-            return f"guest is at {percent:.0f} % of real time; if it has too little CPU, give it more"
+            return f"guest is at {percent:.0f} % of real time; it may need more CPU"
         return ""
 
     def view(self) -> MachineView:

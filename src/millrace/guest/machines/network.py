@@ -69,10 +69,10 @@ class NetworkMachine(AttachedMachine):
 
     def _what_password(self) -> str:
         """Neither protocol tells a wrong password from an expired one; what happened before may."""
-        known = "it was accepted before, so it has expired or was changed"
+        known = "it was accepted before, so it has expired or been changed"
         which = known if self.password == self._accepted else "the password is wrong, or has expired"
         file = self.spec.password_file
-        return which + (f"; put the present one into {file}, which is read at each attempt" if file else "")
+        return which + (f"; write the current one to {file}, which is read on every attempt" if file else "")
 
     def _attached(self) -> None:
         self._accepted = self.password
@@ -197,9 +197,9 @@ class SpiceMachine(NetworkMachine):
             probe.close()
             self._show(
                 "displaced",
-                "the SPICE server closed all channels at once and still answers, as it does when another viewer comes"
-                f" (it lets in one at a time); tried again after {hold_s:.0f} s, or at once if you attach again."
-                " For both, run QEMU with SPICE_DEBUG_ALLOW_MC=1",
+                "the SPICE server closed all channels at once and still answers, as it does when another viewer"
+                f" connects (it allows one at a time); retrying after {hold_s:.0f} s, or at once if you attach again."
+                " To allow both, run QEMU with SPICE_DEBUG_ALLOW_MC=1",
             )
             if await self._asked_within(LOOK_S):
                 return
@@ -267,8 +267,8 @@ class VncMachine(NetworkMachine):
                 raise
             self._accepted = self.password
             raise Displaced(
-                "the VNC server lets us in, and closes the connection when it is asked to share its screen: another"
-                " viewer has exclusive access. Millrace keeps trying; close that viewer, or let it share"
+                "the VNC server accepts the login but disconnects when asked to share its screen: another"
+                " viewer has exclusive access. retrying; close that viewer or make it share"
             ) from None
 
     async def _into_tls(self, wire: VncClient, line: ClientLine) -> None:

@@ -35,7 +35,7 @@ class QemuMachine(AttachedMachine):
 
     slow_tick = (
         "QEMU delivers {:.1f} % of real time, as its default timing does:"
-        " add timer-period=5000 to -audiodev dbus, if it is not there"
+        " add timer-period=5000 to -audiodev dbus if it is missing"
     )
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
@@ -82,12 +82,12 @@ class QemuMachine(AttachedMachine):
         if refusal.what == "In":
             log.warning("%s: no microphone for this machine: %s", self.label, refusal.text)
         elif refusal.error.endswith(".Invalid"):
-            why = "QEMU takes one listener: end another program that shows this machine"
-            lost(PeerLost(f"QEMU refuses ({refusal.text or refusal.error}); {why}"))
+            why = "QEMU accepts one listener: close the other program that displays this machine"
+            lost(PeerLost(f"QEMU refused ({refusal.text or refusal.error}); {why}"))
         elif "UnknownMethod" in refusal.error or "UnknownObject" in refusal.error:
             lost(PeerLost("QEMU has no sound on D-Bus: run it with -display dbus,…,audiodev=ID -audiodev dbus,id=ID"))
         else:
-            lost(PeerLost(f"QEMU refuses: {refusal.text or refusal.error}"))
+            lost(PeerLost(f"QEMU refused: {refusal.text or refusal.error}"))
 
     def _not_there(self, event: NotThere) -> str:
         if event.names:

@@ -79,8 +79,8 @@ def _leaf(value: Any, room: list[int]) -> msgspec.Raw:
     room[0] -= len(bytes(made)) + 5
     if room[0] < 0:
         raise BudgetError(
-            f"the answer does not fit into one message ({FRAME_MAX} bytes): ask about one guest or one object, `watch`"
-            " instead, or ask over HTTP"
+            f"the answer does not fit in one message ({FRAME_MAX} bytes): ask for one guest or one object, use `watch`,"
+            " or use HTTP"
         )
     return made
 
@@ -100,7 +100,9 @@ async def send(request: web.Request, body: bytes, headers: dict[str, str], budge
             await answer.write_eof()
     except TimeoutError:
         what = f"{request.method} {request.path}"
-        log.warning("web, %s: connection ended: an answer of %d bytes was not read in %d s", what, len(body), READ_S)
+        log.warning(
+            "web, %s: connection ended: a response of %d bytes was not read within %d s", what, len(body), READ_S
+        )
         if request.transport is not None:
             request.transport.abort()
     finally:

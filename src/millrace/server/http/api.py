@@ -44,7 +44,7 @@ async def _whole(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_S):
             return await request.read()
     except TimeoutError:
-        raise web.HTTPRequestTimeout(text=f"the body did not come within {BODY_S:.0f} s\n") from None
+        raise web.HTTPRequestTimeout(text=f"the request body did not arrive within {BODY_S:.0f} s\n") from None
     except web.RequestPayloadError as error:
         raise web.HTTPBadRequest(text=f"the body can't be read: {printable(error)}\n") from None
 

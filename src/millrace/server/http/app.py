@@ -133,7 +133,7 @@ def _check_headers(request: web.Request) -> None:
 
 
 def _no_command(request: web.Request) -> str:
-    return f"there is no {request.method} {printable(request.path)}; GET {PREFIX}/openapi.json tells what there is"
+    return f"there is no {request.method} {printable(request.path)}; GET {PREFIX}/openapi.json lists what there is"
 
 
 class Web:
@@ -241,7 +241,7 @@ class Web:
         """A page's way out: its session ends, and what goes on by it."""
         principal = principal_of(request)
         if not principal.session:
-            raise web.HTTPBadRequest(text="there is no session to end: this came with a token, or with none\n")
+            raise web.HTTPBadRequest(text="no session to end: this request used a token, or no credential\n")
         await self._plane.access.sign_out(principal)
         return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
 

@@ -29,7 +29,7 @@ PROXIED = (
 BROWSED = ("Origin", "Referer", "Cookie", "Sec-Fetch-Site", "Sec-Fetch-Mode")
 """Headers of browsers, which know no unix sockets."""
 ALONE = ("Origin", "Host", "Authorization", "Sec-WebSocket-Protocol")
-"""Headers that count once or not at all: of two, each reader might believe another."""
+"""Headers that must not be repeated: with two of them, two readers could each believe a different one."""
 SUBPROTOCOL = "millrace"
 CREDENTIAL = "millrace.bearer."
 """What a page can give a WebSocket instead of a header: a subprotocol with its credential, which is never chosen."""
@@ -56,9 +56,9 @@ class Gate(ABC):
     def _refuse_odd(self, request: web.Request) -> None:
         for name in ALONE:
             if len(request.headers.getall(name, ())) > 1:
-                raise web.HTTPBadRequest(text=f"a request has one {name} at most\n")
+                raise web.HTTPBadRequest(text=f"a request can have only one {name} header\n")
         if len(_given(request)) > 1:
-            raise web.HTTPBadRequest(text="a request has one token at most\n")
+            raise web.HTTPBadRequest(text="a request can have only one token\n")
         offered = subprotocols(request)
         if SUBPROTOCOL not in offered and any(one.startswith(CREDENTIAL) for one in offered):
             raise web.HTTPBadRequest(text=f"offer {SUBPROTOCOL} along with {CREDENTIAL}TOKEN\n")
@@ -106,8 +106,8 @@ class Gate(ABC):
         origin, scheme = parse_origin(text), self.scheme(request)
         if origin is None or not any(self._addresses.same_site(origin, host, scheme) for host in hosts):
             raise web.HTTPForbidden(
-                text="requests from other sites' pages are refused: this page's origin is not the address that was"
-                " asked for; behind a proxy, set public_url in [daemon]\n"
+                text="requests from other sites' pages are refused: the page's origin does not match this host;"
+                " behind a proxy, set public_url in [daemon]\n"
             )
 
     def _bearer(self, given: str, address: str) -> Principal:

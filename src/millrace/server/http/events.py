@@ -26,7 +26,7 @@ log = logging.getLogger("millrace.web")
 WATCHER_BYTES = 24 * 1024
 """What a watcher takes."""
 FAREWELL_S = 5.0
-UNKNOWN = 'what can be sent here is {"measure": "GUEST"}, or null instead of the guest'
+UNKNOWN = 'the only message accepted here is {"measure": "GUEST"}, or null in place of the guest'
 WAITING_MAX = 8 * 1024 * 1024
 """Bytes that may wait for a watcher; one that leaves more unread is sent away, and may come again."""
 
@@ -116,7 +116,7 @@ class EventStream:
         """See `Watcher`."""
         size = self._size + len(made)
         if size > WAITING_MAX or not self._account.fits("waiting", size, CONNECTIONS):
-            log.warning("a watcher of %s was cut off: it left %d bytes unread", self.principal.key, self._size)
+            log.warning("a watcher of %s was disconnected: it left %d bytes unread", self.principal.key, self._size)
             self._let_go()
             self.cut()
             return

@@ -11,11 +11,11 @@ from millrace.control.commands import Command, Commands
 from millrace.version import __version__
 
 _REFUSALS = {
-    "400": "what was asked is wrong as it is written; the text says what to change", "401": "a token is needed",
-    "403": "no right to that", "404": "there is no such thing that may be seen",
-    "409": "refused as things are: a name that is taken, a limit, a loop", "429": "too many wrong tokens",
-    "503": "the change can't be written to disk, and was not made",
-    "507": "the guest or the client has used up its memory budget; the text says for what",
+    "400": "the request is invalid; the text says what to change", "401": "a token is needed",
+    "403": "not allowed", "404": "no such object, or no right to see it",
+    "409": "refused in the current state: a name that is taken, a limit, a loop", "429": "too many wrong tokens",
+    "503": "the change could not be saved to disk and was not made",
+    "507": "the memory budget of the guest or client is used up; the text says for what",
 }  # fmt: skip
 _REFUSAL = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 _PATH_NAME = re.compile(r"\{(\w+)\}")

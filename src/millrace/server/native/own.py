@@ -88,7 +88,7 @@ class OwnMethods:
     def _ask(self, serial: int, args: Ask) -> None:
         what, guest = parse_permission(args.what), self._session.guest(args.guest, Right.SEE)
         if what is not Permission.CAMERA:
-            raise ConfigError("ask is for the camera; `record` asks for the microphone and monitors by itself")
+            raise ConfigError("`ask` is only for the camera; `record` asks for the microphone and monitors itself")
         verdict = guest.admission.verdict(what, self._session.subject)
         if verdict is Verdict.PROMPT:
             guest.admission.ask(what, self._session, now_ns(), lambda allow: self._session.reply(serial, allow))

@@ -40,8 +40,8 @@ class NativeServer(Entrance):
 
     def _take(self, sock: socket.socket) -> None:
         if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
-            log.warning("connection refused: %s has its %d already", self._path, CONNECTIONS_MAX)
-            refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections are the most; close one")
+            log.warning("connection refused: %s already has %d", self._path, CONNECTIONS_MAX)
+            refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections at most; close one")
             with contextlib.suppress(OSError):
                 sock.send(frame(refusal), socket.MSG_DONTWAIT)
             sock.close()

@@ -187,7 +187,7 @@ class NativeSession:
 
     def abort(self) -> None:
         """See `Visitor`: others need its descriptor."""
-        self.end("no hello came, and others wait")
+        self.end("no hello arrived, and others are waiting")
         self.line.close()
 
     # -- out -------------------------------------------------------------------------------------
@@ -287,13 +287,13 @@ class NativeSession:
 
     def _hello(self, hello: Hello) -> None:
         if self.state.greeted:
-            self.end("hello was said already", "protocol")
+            self.end("hello was sent already", "protocol")
             return
         self.state.greeted = True
         self._plane.listeners.doorstep.enter(self)
         self.state.name = hello.name[:100]
         if hello.version < 1:
-            why = f"version {hello.version} of the native protocol is not known; this daemon speaks {VERSION}"
+            why = f"version {hello.version} of the native protocol is not supported; this daemon speaks {VERSION}"
             self.end(why, "protocol")
             return
         try:
@@ -312,7 +312,7 @@ class NativeSession:
             self._welcome(principal)
             return
         if not self.subject.ours:
-            raise RightsError("without a token only the daemon's own user is let in")
+            raise RightsError("a token is needed: only the daemon's own user connects without one")
         if self.server.admits is Admits.OWNER:
             self._welcome(OWNER)
             return
@@ -329,7 +329,7 @@ class NativeSession:
         """See `Asker`."""
         asked = self.state.asked
         if len(asked) >= ASKED_MAX:
-            raise BudgetError(f"{ASKED_MAX} requests of this connection wait for an answer already")
+            raise BudgetError(f"{ASKED_MAX} requests of this connection are already pending")
         number, asked[number] = self._doing
 
         def answered(allow: bool) -> None:
@@ -370,7 +370,7 @@ class NativeSession:
         """The grants have changed: what they forbid ends."""
         own = self.server.guest is guest and not self.principal.may(Right.ADMIN, guest.name)
         if own and guest.admission.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
-            self.end("the grant to connect was taken away", "rights")
+            self.end("the grant to connect was revoked", "rights")
         else:
             self.streams.end_forbidden(guest)
 
@@ -392,17 +392,19 @@ class NativeSession:
 
     def _call(self, call: Call) -> None:
         if not self.state.ready:
-            self.send(Fault(call.serial, "rights", "not let in yet: say hello, and wait for the welcome"))
+            self.send(Fault(call.serial, "rights", "not authenticated yet: send hello and wait for welcome"))
             return
         if len(self.state.calls) >= CALLS_MAX:
-            self.send(Fault(call.serial, "busy", f"{CALLS_MAX} calls wait already"))
+            self.send(Fault(call.serial, "busy", f"{CALLS_MAX} calls are already pending"))
             return
         size = len(bytes(call.args))
         if size > ARGS_BYTES_MAX:
             self.send(Fault(call.serial, "limit", f"arguments of {size} bytes; {ARGS_BYTES_MAX} at most"))
             return
         if not self.account.fits(("call", self.state.called), CALL_BYTES + size):
-            self.send(Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes wait already"))
+            self.send(
+                Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes are already pending")
+            )
             return
         self.state.calls.append((self.state.called, call))
         self.state.called += 1

@@ -80,14 +80,14 @@ class NativeWire:
         if self._daemon and fds:
             raise RemoteProtocolError("descriptors are not taken from clients")
         if zero:
-            raise RemoteProtocolError("these bytes are not a message of the native protocol")
+            raise RemoteProtocolError("this is not a message of the native protocol")
         if self._daemon == (kind >= FROM_DAEMON_MIN):
-            raise RemoteProtocolError(f"a message of kind {kind} from the wrong side")
+            raise RemoteProtocolError(f"a message of kind {kind}, which only the other side sends")
 
     def _take(self, message: Message | None, count: int) -> None:
         state = self.state
         if len(state.fds) < count:
-            raise RemoteProtocolError("a message came without its descriptors")
+            raise RemoteProtocolError("a message arrived without its descriptors")
         fds = tuple(state.fds.popleft() for _ in range(count))
         if isinstance(message, Hello):
             state.hello_by_ns = None
@@ -115,7 +115,7 @@ class NativeWire:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """PeerLost for a client that says no hello."""
         if self.state.hello_by_ns is not None and now_ns >= self.state.hello_by_ns:
-            raise PeerLost("no hello came")
+            raise PeerLost("no hello arrived")
 
     def send_message(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Queue a message."""

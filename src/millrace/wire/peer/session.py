@@ -70,7 +70,7 @@ class Keepalive:
     def due(self, now_ns: HostNs) -> bool:
         """True when a ping must go now. PeerLost when the peer has been silent for too long."""
         if now_ns - self.heard_ns >= SILENT_MAX_NS:
-            raise PeerLost(f"nothing heard for {SILENT_MAX_NS // NS_PER_S} s")
+            raise PeerLost(f"nothing received for {SILENT_MAX_NS // NS_PER_S} s")
         if now_ns < self._next_ping_ns:
             return False
         self._next_ping_ns = now_ns + self._ping_ns
@@ -110,7 +110,7 @@ class _Session:
     def _new_format(self, fmt: CodecParameters, now_ns: HostNs) -> CodecParameters:
         self._formats.passed(now_ns)
         if not self._formats.take(FORMAT_EVERY_NS):
-            raise RemoteProtocolError("the format of the sound changes again and again")
+            raise RemoteProtocolError("the format of the sound changes too often")
         return checked_parameters(fmt)
 
     def _answered(self, message: object, now_ns: HostNs) -> bool:
@@ -156,13 +156,13 @@ class PeerServer(_Session):
             self._offered = parsed.microphone
         elif isinstance(parsed, FormatChanged):
             if not self._offered:
-                raise RemoteProtocolError("a microphone that hello did not offer")
+                raise RemoteProtocolError("a microphone that was not offered in hello")
             self._speaks = self._new_format(parsed.format, now_ns)
         self._events.append(parsed)
 
     def _packet(self, message: bytes) -> None:
         if self._speaks is None:
-            raise RemoteProtocolError("media without a format: a microphone is offered in hello, then described")
+            raise RemoteProtocolError("media before a format: offer a microphone in hello, then describe its format")
         if len(message) > MESSAGE_MAX:
             raise RemoteProtocolError(f"a packet of {len(message)} bytes")
         packet = unpack_media(message)

@@ -41,7 +41,7 @@ class Tracked(NamedTuple):
 
 def pack_track(track: int, packet: Packet, follows: bool = False) -> bytes:
     """A packet's bytes. Side data does not travel."""
-    assert not packet.side, "side data has no place on this wire yet"
+    assert not packet.side, "this protocol version carries no side data"
     flags, more = int(packet.flags), b""
     if follows:
         flags |= _FOLLOWS

@@ -151,13 +151,13 @@ class PulseClientSession(Untimed):
         if command is Command.ERROR:
             return Failed(tag, self._asked(tag), reader.u32())
         if command not in NOTICES:
-            raise bad(f"{command.name} comes from clients only")
+            raise bad(f"{command.name} is only sent by clients")
         return Notice(command, read_fields(NOTICES[command], reader, self.version))
 
     def _asked(self, tag: int) -> Command:
         command = self._waiting.pop(tag, None)
         if command is None:
-            raise RemoteProtocolError(f"an answer to request {tag}, which was never asked")
+            raise RemoteProtocolError(f"an answer to request {tag}, which was never sent")
         return command
 
     def _reply(self, reader: Reader, tag: int) -> Reply:

@@ -200,10 +200,10 @@ class PulseSession(Untimed):
             self._events.append(Refused(tag, Err.NOTSUPPORTED, f"unknown command {number}"))
             return
         if command in _SERVER_SPEAKS:
-            raise bad(f"{command.name} comes from servers only")
+            raise bad(f"{command.name} is only sent by servers")
         fields = REQUESTS.get(command)
         if fields is None:
-            self._events.append(Refused(tag, Err.NOTIMPLEMENTED, f"{command.name} is not served"))
+            self._events.append(Refused(tag, Err.NOTIMPLEMENTED, f"{command.name} is not supported"))
             return
         try:
             values = read_fields(fields, reader, self.state.version)

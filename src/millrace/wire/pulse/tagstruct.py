@@ -66,7 +66,7 @@ class Reader:
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise bad("a value is cut off")
+            raise bad("a value is truncated")
         out, self._at = self._data[self._at : end], end
         return out
 
@@ -84,7 +84,7 @@ class Reader:
             raise bad(f"expected a string, got type {tag!r}")
         end = self._data.find(b"\0", self._at)
         if end < 0:
-            raise bad("a string has no end")
+            raise bad("a string is not terminated")
         out = self._data[self._at : end]
         self._at = end + 1
         return out.decode("utf-8", "replace")

@@ -174,7 +174,7 @@ def format_of(bits: int, signed: bool, floating: bool, rate: int, channels: int,
     if written is None or not 1 <= channels <= CHANNELS_MAX or not RATE_MIN <= rate <= RATE_MAX:
         kind = "float" if floating else "signed" if signed else "unsigned"
         raise RemoteProtocolError(
-            f"QEMU offers a format that can't be: {bits} bits, {kind}, {channels} channels at {rate} Hz"
+            f"QEMU offers an invalid format: {bits} bits, {kind}, {channels} channels at {rate} Hz"
         )
     return AudioFormat(written[big_endian], rate, _WAVE_MAPS.get(channels) or default_map(channels))
 
@@ -312,7 +312,7 @@ class DisplayClient:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """PeerLost for a machine that has not taken our listener in time."""
         if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
-            raise PeerLost("QEMU does not answer on D-Bus: is it stopped?")
+            raise PeerLost("QEMU does not answer on D-Bus; it may be stopped")
 
     def data_to_send(self) -> list[Chunk]:
         """What to write now."""

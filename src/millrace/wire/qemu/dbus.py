@@ -116,7 +116,7 @@ class DBusWire(Untimed):
         end = self._buffer.find(b"\r\n")
         if end < 0:
             if len(self._buffer) > _LINE_MAX:
-                raise RemoteProtocolError("D-Bus authentication: an endless line")
+                raise RemoteProtocolError("D-Bus authentication: the line is too long")
             return False
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]

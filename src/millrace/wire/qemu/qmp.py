@@ -57,12 +57,12 @@ class QmpHandover:
             if line.strip():
                 self._line(line)
         if len(self._buffer) > _LINE_MAX:
-            raise RemoteProtocolError("this is not a QMP socket: an endless line")
+            raise RemoteProtocolError("this is not a QMP socket: the line is too long")
 
     def _line(self, line: bytes) -> None:
         self._lines += 1
         if self._lines > _LINES_MAX:
-            raise RemoteProtocolError(f"QMP: {_LINES_MAX} lines, and no answer among them")
+            raise RemoteProtocolError(f"QMP: {_LINES_MAX} lines without an answer")
         try:
             said = json_value(line)
         except RemoteProtocolError as refused:
@@ -89,7 +89,7 @@ class QmpHandover:
             return
         if major < PEER_TO_PEER_MAJOR:
             raise RemoteProtocolError(
-                f"QEMU {major} dies when its sound is taken over QMP; run it with"
+                f"QEMU {major} crashes when its sound is attached over QMP; run it with"
                 " -display dbus,addr=ADDRESS,audiodev=ID and attach with --dbus ADDRESS"
             )
 
@@ -115,8 +115,8 @@ class QmpHandover:
         """PeerLost for a QEMU that is silent."""
         if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
             raise PeerLost(
-                f"no answer on the QMP socket for {ANSWER_NS // NS_PER_S} s: it serves one program at a time, and none"
-                " while QEMU is stopped; give Millrace a socket of its own (-qmp unix:PATH,server=on,wait=off)"
+                f"no answer on the QMP socket for {ANSWER_NS // NS_PER_S} s: it serves one client at a time, and none"
+                " while QEMU is stopped; give Millrace its own socket (-qmp unix:PATH,server=on,wait=off)"
             )
 
     def data_to_send(self) -> list[Chunk]:

@@ -26,10 +26,10 @@ _COMMON_CAPS = 0b1011
 _SET_ACK, _PING = 3, 4
 _ACK_SYNC, _ACK, _PONG = 1, 2, 3
 LINK_ERRORS = {
-    1: "it gives no reason", 2: "it found no SPICE in what was sent", 3: "it found the link broken",
-    4: "it speaks another version of SPICE", 5: "it wants TLS: attach its TLS port with --tls",
-    6: "it wants no TLS here: attach without --tls",
-    8: "it does not know this session", 9: "it has no such channel",
+    1: "it gives no reason", 2: "it received no SPICE link message", 3: "the link message is invalid",
+    4: "it speaks another version of SPICE", 5: "it needs TLS: attach its TLS port with --tls",
+    6: "this port has no TLS: attach without --tls",
+    8: "it does not know the session", 9: "it has no such channel",
 }  # fmt: skip
 Encrypt = Callable[[bytes, str], bytes]
 """(RSA public key in DER, password) to the 128-byte ticket."""
@@ -115,7 +115,7 @@ class SpiceChannel:
         self._demand_welcome(struct.unpack_from("<I", reply)[0])
         common, specific, offset = struct.unpack_from("<III", reply, 4 + KEY_BYTES)
         if common + specific > 64 or offset + 4 * (common + specific) > len(reply):
-            raise RemoteProtocolError("SPICE capabilities beyond their message")
+            raise RemoteProtocolError("SPICE capabilities exceed their message")
         self.caps = struct.unpack_from(f"<{common + specific}I", reply, offset)
         if self.caps and common and self.caps[0] & 1:
             self._out += struct.pack("<I", 1)
@@ -136,11 +136,11 @@ class SpiceChannel:
 
     def _demand_welcome(self, result: int) -> None:
         if result == _PERMISSION_DENIED and self._password:
-            raise PasswordRefused("the SPICE server refuses the password")
+            raise PasswordRefused("the SPICE server rejected the password")
         if result == _PERMISSION_DENIED:
-            raise LinkRefused("the SPICE server wants a password: --password-file")
+            raise LinkRefused("the SPICE server needs a password: --password-file")
         if result:
-            raise LinkRefused(f"the SPICE server refuses: {LINK_ERRORS.get(result, result)}")
+            raise LinkRefused(f"the SPICE server refused: {LINK_ERRORS.get(result, result)}")
 
     def _message(self) -> bool:
         if len(self._buffer) < 6:
@@ -168,7 +168,7 @@ class SpiceChannel:
                 self.send_message(_ACK)
         if kind == _PING:
             if len(body) < 12:
-                raise RemoteProtocolError("a SPICE ping cut short")
+                raise RemoteProtocolError("a truncated SPICE ping")
             self.send_message(_PONG, body[:12])
         elif kind > 100:
             self._events.append(SpiceMessage(kind, body))
@@ -202,5 +202,5 @@ class SpiceChannel:
 def unpack(form: str, body: bytes, at: int = 0) -> tuple[int, ...]:
     """struct.unpack_from, with RemoteProtocolError for a message that is too short."""
     if len(body) < at + struct.calcsize(form):
-        raise RemoteProtocolError(f"a SPICE message of {len(body)} bytes, cut short")
+        raise RemoteProtocolError(f"a SPICE message of {len(body)} bytes, truncated")
     return struct.unpack_from(form, body, at)

@@ -53,4 +53,4 @@ class SpiceMain:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """PeerLost for a server that is silent."""
         if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
-            raise PeerLost("the SPICE server does not answer: is it stopped?")
+            raise PeerLost("the SPICE server does not answer; it may be stopped")

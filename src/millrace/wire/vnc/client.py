@@ -87,7 +87,7 @@ class VncClient:
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection."""
         if self._paused and not self._shaking:
-            raise RemoteProtocolError("this VNC server speaks before TLS has begun")
+            raise RemoteProtocolError("this VNC server sent data before the TLS handshake")
         self._buffer += data
         waited = self._waits
         self._run()
@@ -133,11 +133,11 @@ class VncClient:
             self._out += bytes((_NONE,))
             self._then(4, self._result)
         else:
-            raise RemoteProtocolError(f"this VNC server wants a way to log in that is not known: {list(part)}")
+            raise RemoteProtocolError(f"this VNC server offers no supported authentication: {list(part)}")
 
     def _challenge(self, part: bytes) -> None:
         if not self._password:
-            raise RemoteProtocolError("this VNC server wants a password: --password-file")
+            raise RemoteProtocolError("this VNC server needs a password: --password-file")
         self._out += self._respond(part, self._password)
         self._answered = True
         self._then(4, self._result)
@@ -150,7 +150,7 @@ class VncClient:
 
     def _vencrypt_types(self, part: bytes) -> None:
         if part[0] != 0 or part[1] == 0:
-            raise RemoteProtocolError("this VNC server refuses VeNCrypt 0.2")
+            raise RemoteProtocolError("this VNC server refused VeNCrypt 0.2")
         self._then(4 * part[1], self._vencrypt_choice)
 
     def _vencrypt_choice(self, part: bytes) -> None:
@@ -174,9 +174,9 @@ class VncClient:
 
     def _start_tls(self, part: bytes) -> None:
         if part != b"\1":
-            raise RemoteProtocolError("this VNC server refuses TLS")
+            raise RemoteProtocolError("this VNC server refused TLS")
         if self._buffer:
-            raise RemoteProtocolError("this VNC server speaks before TLS has begun")
+            raise RemoteProtocolError("this VNC server sent data before the TLS handshake")
         self._paused = True
         self._events.append(TlsWanted())
 
@@ -199,7 +199,7 @@ class VncClient:
     def _reason_size(self, part: bytes) -> None:
         size = struct.unpack(">I", part)[0]
         if size > NAME_MAX:
-            raise RemoteProtocolError("the VNC server refuses, at great length")
+            raise RemoteProtocolError("the VNC server refused with an oversized reason")
         self._then(size, self._reason)
         if size == 0:
             self._reason(b"")
@@ -207,8 +207,8 @@ class VncClient:
     def _reason(self, part: bytes) -> None:
         text = printable(part.decode("utf-8", "replace").strip())
         if self._answered:
-            raise PasswordRefused(f"the VNC server refuses the password{f' ({text})' if text else ''}")
-        raise RemoteProtocolError(f"the VNC server refuses: {text or 'it gives no reason'}")
+            raise PasswordRefused(f"the VNC server rejected the password{f' ({text})' if text else ''}")
+        raise RemoteProtocolError(f"the VNC server refused: {text or 'it gives no reason'}")
 
     def _server_init(self, part: bytes) -> None:
         self.joining = False
@@ -235,7 +235,7 @@ class VncClient:
         if part[0] == 2:
             return
         if part[0] not in following:
-            raise RemoteProtocolError(f"a VNC message {part[0]} that nobody asked for")
+            raise RemoteProtocolError(f"a VNC message {part[0]} that was not requested")
         self._then(*following[part[0]])
 
     def _update(self, part: bytes) -> None:
@@ -247,7 +247,7 @@ class VncClient:
 
     def _rectangle(self, part: bytes) -> None:
         if struct.unpack(">8xi", part)[0] != AUDIO_ENCODING:
-            raise RemoteProtocolError("a picture that nobody asked for")
+            raise RemoteProtocolError("a picture that was not requested")
         self._rectangles -= 1
         if self._waits:
             self._waits, self._deadline_ns = False, None
@@ -276,7 +276,7 @@ class VncClient:
     def _audio(self, part: bytes) -> None:
         kind, operation = struct.unpack(">BH", part)
         if kind != 1 or operation > 2:
-            raise RemoteProtocolError(f"a QEMU message {kind}/{operation} that nobody asked for")
+            raise RemoteProtocolError(f"a QEMU message {kind}/{operation} that was not requested")
         if operation == 2:
             self._then(4, self._data_size)
             return
@@ -316,8 +316,8 @@ class VncClient:
         if self._deadline_ns is None or now_ns < self._deadline_ns:
             return
         if not self._waits:
-            raise PeerLost("the VNC server does not answer: is it stopped?")
+            raise PeerLost("the VNC server does not answer; it may be stopped")
         raise RemoteProtocolError(
-            f"this VNC server does not say within {SOUND_NS // NS_PER_S} s that it has sound;"
+            f"this VNC server does not report within {SOUND_NS // NS_PER_S} s that it has sound;"
             " QEMU has with -vnc …,audiodev=ID"
         )
