@@ -19,6 +19,15 @@ from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props, Spec
 
 
+class Furnished(Rig):
+    """A guest with a second sink and a source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.music = self.graph.add_sink("music", "Music")
+        self.source = self.graph.add_source("microphone", "Microphone")
+
+
 class Records:
     """In the place of an answer of many records."""
 

@@ -19,7 +19,8 @@ from millrace.client.bus import Bus, Change, connect
 from millrace.daemon.app import Daemon
 from millrace.errors import PeerLost, RightsError
 from millrace.graph.model import Stream
-from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.rights.grants import ANY, Identity, Permission, Verdict
+from millrace.rights.model import Right
 from millrace.server.native.server import NativeServer
 from millrace.server.native.session import CALL_BYTES, SESSION_BYTES, NativeSession
 from millrace.units import default_map
@@ -220,10 +221,11 @@ def test_what_waits_for_a_decision_is_asked_for_again(tmp_path: Path) -> None:
 
         async def decide(allow: bool) -> None:
             await until(lambda: list(prompts))
-            before = [prompt.key for prompt in prompts]
+            before = {prompt.key: prompt.what for prompt in prompts}
             session = await moved(server, server)
             await until(lambda: len(list(prompts)) == len(before))
             assert {prompt.key for prompt in prompts}.isdisjoint(before)
+            assert [prompt.what for prompt in prompts] == list(before.values()), "in the order in which it asked"
             for prompt in list(prompts):
                 prompts.decide(prompt, allow)
             assert not session.state.asked
@@ -319,5 +321,21 @@ def test_one_whose_client_goes_meanwhile_is_not_handed_on(tmp_path: Path, monkey
             await freezing
         with pytest.raises(PeerLost):
             await call
+
+    running(tmp_path, test)
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_what_program_it_is_makes_no_difference_to_who_has_a_token(tmp_path: Path, token: bool) -> None:
+    async def test(daemon: Daemon) -> None:
+        _, secret = await daemon.worker.access.new("t", Right.SEE, ["alice"], 0)
+        own = connect(daemon.config.runtime / "alice" / "native", token=secret if token else "")
+        async with own:
+            (session,) = server_of(daemon).sessions
+            before = session.subject.identity
+            daemon.worker.guest("alice").admission.grants.set(Permission.CONNECT, "/usr/bin/other", Verdict.DENY)
+            session._identified(Identity(program="/usr/bin/other"))
+            assert session.closed is not token
+            assert (session.subject.identity == before) is token
 
     running(tmp_path, test)

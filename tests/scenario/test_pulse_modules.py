@@ -51,15 +51,6 @@ def burst(client: RigClient, name: str, seconds: float = 0.1) -> None:
     client.send(Command.DRAIN_PLAYBACK_STREAM, channel=player.channel)
 
 
-def began(capture: Capture) -> int:
-    """Where it was first heard."""
-    for block, position in zip(capture.blocks, capture.positions, strict=True):
-        loud = np.flatnonzero(block.any(axis=1))
-        if len(loud):
-            return position + int(loud[0])
-    raise AssertionError("it was not heard")
-
-
 def edges(capture: Capture) -> tuple[int, int]:
     """Where a burst begins and ends."""
     loud = [
@@ -101,7 +92,7 @@ def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argum
         burst(client, "under")
         rig.run(4)
         assert not rig.graph.running, "a graph in which nothing plays is not kept running"
-    late_ms = (began(after) - began(before)) / 48
+    late_ms = (after.began() - before.began()) / 48
     assert latency_ms <= late_ms < latency_ms + 45
     assert np.array_equal(before.trimmed()[:4800], after.trimmed()[:4800])
     assert np.count_nonzero(before.sound) == np.count_nonzero(after.sound)
@@ -143,7 +134,7 @@ def test_a_loopback_that_is_to_be_quick_asks_for_no_shorter_cycles_than_help_it(
     rig.run(1)
     assert rig.graph.quantum_ns == 5 * NS_PER_MS
     rig.run(4)
-    assert 10 <= (began(after) - began(before)) / 48 <= 15
+    assert 10 <= (after.began() - before.began()) / 48 <= 15
     assert not rig.troubles
 
 

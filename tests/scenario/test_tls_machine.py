@@ -20,6 +20,7 @@ from millrace.io.client import ClientLine
 from millrace.units import HostNs
 from millrace.wire.contract import Untimed
 from tests.bus import daemon_in
+from tests.scenario.test_certificates import certificate
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -132,5 +133,56 @@ def test_a_vnc_machine_that_hangs_up_around_the_handshake(tmp_path: Path, where:
                     await asyncio.sleep(0.005)
             said = door.view().error
             assert "TLS" in said or "broke" in said or "closed" in said, said
+
+    run(test())
+
+
+async def shake_hands(
+    begun: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext
+) -> ssl.SSLObject:
+    """A server's handshake. Its last part leaves together with the first word inside: the login is accepted."""
+    taken, given = ssl.MemoryBIO(), ssl.MemoryBIO()
+    taken.write(begun)
+    inside = context.wrap_bio(taken, given, server_side=True)
+    while True:
+        try:
+            inside.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            writer.write(given.read())
+            taken.write(await reader.read(4096))
+    inside.write(bytes(4))
+    writer.write(given.read())
+    taken.write(await reader.read(4096))
+    return inside
+
+
+def test_what_a_vnc_machine_says_as_soon_as_tls_has_begun_is_the_machines(tmp_path: Path) -> None:
+    authority = certificate(tmp_path, "authority")
+    own = certificate(tmp_path, "machine", authority, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.cert, own.key)
+    # Its server speaks last in the handshake.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for part in LOGIN:
+            writer.write(part)
+            await asyncio.sleep(0.01)
+        hello = b""
+        while b"\x16\x03" not in hello:
+            hello += await reader.read(4096)
+        inside = await shake_hands(hello[hello.index(b"\x16\x03") :], reader, writer, context)
+        heard.put_nowait(inside.read(4096))
+        writer.close()
+
+    async def test() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, daemon_in(tmp_path) as daemon:
+            port = server.sockets[0].getsockname()[1]
+            spec = parse_door(f"vnc+tls://localhost:{port}", ca_file=str(authority.cert))
+            daemon.worker.attach(daemon.worker.guests["alice"], spec)
+            async with asyncio.timeout(10):
+                assert await heard.get() == b"\1", "it shares the screen"
 
     run(test())

@@ -484,6 +484,23 @@ def test_only_who_uses_as_much_as_others_leaves_out_what_it_is_behind() -> None:
         assert lag.hopeless(worked_ns, 1000) == heavy
 
 
+def test_the_system_is_not_asked_what_a_thread_has_worked_before_so_much_time_has_passed() -> None:
+    asked: list[int] = []
+    wall_ns = 0
+
+    def worked_ns() -> int:
+        asked.append(1)
+        return 0
+
+    share = Share(worked_ns, lambda: wall_ns)
+    share.enter()
+    asked.clear()
+    wall_ns = SLICE_NS - 1
+    assert not share.over() and not asked
+    wall_ns = SLICE_NS
+    assert not share.over() and asked, "it waited for the processor"
+
+
 def test_tasks_that_were_woken_together_go_on_one_after_the_other() -> None:
     async def test() -> None:
         guest = Guest()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from millrace.budget import Budget
 from millrace.errors import BudgetError, GraphError, RightsError
-from millrace.graph.packetcache import GROUP_BYTES_MAX, HOLD_STEP
+from millrace.graph.packetcache import GROUP_BYTES_MAX, HOLD_STEP, Last
 from millrace.graph.packetqueue import BYTES_MAX, PACKETS_MAX, Lane, PacketQueue
 from millrace.graph.packets import KEY_FRAME_NS, SUBSCRIBERS_MAX, UNIT_BYTES_MAX, Track
 from millrace.graph.seat import Seat, Watcher
@@ -701,3 +701,17 @@ def test_whatever_happens_what_is_taken_can_be_decoded(info: TrackInfo, operatio
     world.take()
     world.queue.close()
     assert world.budget.held == 0
+
+
+def test_a_still_whose_beginning_found_no_room_is_not_kept_without_it() -> None:
+    account = Budget("guest", 100_000).open("cache")
+    cache = Last(account)
+    parts = [
+        Packet(number, 1, 0, 0, 0, 0, flags, bytes(size))
+        for number, flags, size in ((0, Flags.KEY, 200_000), (1, Flags.END, 100), (2, Flags.KEY | Flags.END, 100))
+    ]
+    for part in parts[:2]:
+        cache.add(part, starts=bool(part.flags & Flags.KEY))
+    assert not cache.packets() and not account.held
+    cache.add(parts[2], starts=True)
+    assert cache.packets() == (parts[2],)

@@ -21,7 +21,7 @@ from millrace.units import default_map
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import PROPS_MAX, Spec
-from tests.caller import Caller
+from tests.caller import Caller, Furnished
 from tests.unit.test_graph import Tone
 
 S16 = Spec(SampleFormat.S16LE, 2, 48_000)
@@ -30,14 +30,12 @@ HALF = 0x8000
 C = Command
 
 
-class Scene(Rig):
+class Scene(Furnished):
     """A guest with a second sink and a source, a program that plays and records, and one that changes things."""
 
     def __init__(self) -> None:
         self.changed: list[tuple[str, int]] = []
         super().__init__()
-        self.music = self.graph.add_sink("music", "Music")
-        self.source = self.graph.add_source("microphone", "Microphone")
         self.program = Caller(self)
         self.channel: int = self.program.play(S16, STEREO, tlength=9_600)["channel"]
         self.record_channel: int = self.program.record(S16, STEREO, source_name="millrace.monitor")["channel"]

@@ -14,12 +14,11 @@ from millrace.dsp.channels import Mapping
 from millrace.dsp.convert import SampleFormat
 from millrace.dsp.resample import holds_ns
 from millrace.rights.grants import ANY, Permission, Verdict
-from millrace.sim.rig import Rig
 from millrace.units import default_map
 from millrace.wire.pulse.client import playback_fields
 from millrace.wire.pulse.constants import Command, Encoding, Err
 from millrace.wire.pulse.tagstruct import FormatInfo, Spec
-from tests.caller import Caller
+from tests.caller import Caller, Furnished
 
 S16 = Spec(SampleFormat.S16LE, 2, 44_100)
 STEREO = (1, 2)
@@ -31,13 +30,11 @@ def ms(milliseconds: float) -> int:
     return int(milliseconds * 44.1) * 4
 
 
-class Scene(Rig):
+class Scene(Furnished):
     """A guest with a second sink and a source, and a client that can create and nothing else."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.music = self.graph.add_sink("music", "Music")
-        self.source = self.graph.add_source("microphone", "Microphone")
         handlers = {Command.CREATE_PLAYBACK_STREAM: create_playback, Command.CREATE_RECORD_STREAM: create_record}
         self.caller = Caller(self, handlers, props={"application.name": b"player\0", "application.process.id": b"77\0"})
 

@@ -17,24 +17,22 @@ from millrace.dsp.convert import SampleFormat
 from millrace.graph.model import NOTHING, Sink, Stream, Tap
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import ANY, Permission, Verdict
-from millrace.sim.rig import Capture, Rig
+from millrace.sim.rig import Capture
 from millrace.units import NS_PER_MS, default_map
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 from millrace.wire.pulse.tagstruct import Spec
-from tests.caller import Caller
+from tests.caller import Caller, Furnished
 from tests.unit.test_graph import Tone
 
 S16 = Spec(SampleFormat.S16LE, 2, 48_000)
 STEREO = (1, 2)
 
 
-class Scene(Rig):
+class Scene(Furnished):
     """A guest with a second sink and a source, a client, and all that is published."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.music = self.graph.add_sink("music", "Music")
-        self.source = self.graph.add_source("microphone", "Microphone")
         self.caller = Caller(self)
         self.published: list[tuple[Facility, Change, int]] = []
         self.door.publish = lambda *change: self.published.append(change)  # type: ignore[method-assign]

@@ -13,11 +13,10 @@ from millrace.doors.pulse.restore import Rule, RuleUpdate
 from millrace.dsp.convert import SampleFormat
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Principal, Right
-from millrace.sim.rig import Rig
 from millrace.units import default_map
 from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err
 from millrace.wire.pulse.tagstruct import FormatInfo, Reader, Spec, Writer
-from tests.caller import Caller
+from tests.caller import Caller, Furnished
 
 S16 = Spec(SampleFormat.S16LE, 2, 48_000)
 STEREO = (1, 2)
@@ -28,13 +27,11 @@ LOUD = Rule((HALF, FULL), default_map(2), True, "music")
 OTHER = Rule((FULL,), ("mono",), False, "")
 
 
-class Scene(Rig):
+class Scene(Furnished):
     """A guest with a second sink and a source, and a client that may only ask extensions."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.music = self.graph.add_sink("music", "Music")
-        self.source = self.graph.add_source("microphone", "Microphone")
         self.program = Caller(self, props={"application.name": b"player\0"})
         self.caller = Caller(self, HANDLERS)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from millrace.doors.pulse.formats import CommandError
@@ -58,15 +57,6 @@ class Scene(Rig):
         return self.module.index in self.door.modules
 
 
-def began(capture: Capture) -> int:
-    """Where it was first heard."""
-    for block, position in zip(capture.blocks, capture.positions, strict=True):
-        loud = np.flatnonzero(block.any(axis=1))
-        if len(loud):
-            return position + int(loud[0])
-    raise AssertionError("it was not heard")
-
-
 def test_it_is_a_recorder_and_a_stream_with_their_own_properties_and_nobodys_client() -> None:
     scene = Scene()
     assert isinstance(scene.record, RecordStream) and isinstance(scene.playback, PlaybackStream)
@@ -86,7 +76,7 @@ def test_what_it_hears_is_played_whole_after_its_latency(latency_ms: int) -> Non
     heard = second.trimmed()
     assert len(heard) == 9_600 and (heard == -0.5).all()
     assert scene.troubles == [] and scene.playback.node.underruns == 0, "that it runs dry is how it ends"
-    assert abs((began(second) - began(first)) / 48 - latency_ms) < latency_ms / 2 + 15
+    assert abs((second.began() - first.began()) / 48 - latency_ms) < latency_ms / 2 + 15
 
 
 @pytest.mark.parametrize(

@@ -12,25 +12,22 @@ from millrace.doors.pulse.samples import Sample
 from millrace.dsp.convert import SampleFormat
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import ANY, Permission, Verdict
-from millrace.sim.rig import Rig
 from millrace.units import default_map
 from millrace.version import __version__
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
-from tests.caller import Caller
+from tests.caller import Caller, Furnished
 
 S16 = Spec(SampleFormat.S16LE, 2, 48_000)
 STEREO = (1, 2)
 FMT = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2))
 
 
-class Scene(Rig):
+class Scene(Furnished):
     """A guest with a second sink, a source, a sample, and a program that plays and records; `ask` asks this table."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.music = self.graph.add_sink("music", "Music")
-        self.source = self.graph.add_source("microphone", "Microphone")
         self.program = Caller(self, props={"application.name": b"player\0"})
         self.stream: int = self.program.play(S16, STEREO, tlength=9_600)["index"]
         self.recorder: int = self.program.record(S16, STEREO)["index"]

@@ -98,6 +98,7 @@ def test_version_is_the_lower_of_both() -> None:
         (HEADER.pack(10, NO_INDEX, 0, 0, 0x80000000), "shared memory"),
         (HEADER.pack(2 * 1024 * 1024, NO_INDEX, 0, 0, 0), "command of"),
         (HEADER.pack(0, NO_INDEX, 0, 0, 0), "command of"),
+        (HEADER.pack(4, NO_INDEX, 0, 0, 1), "with flags 0x1"),
         (HEADER.pack(17 * 1024 * 1024, 0, 0, 0, 0), "memory block of"),
         (HEADER.pack(4, 0, 0, 0, 9), "seek mode"),
     ],
