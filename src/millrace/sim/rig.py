@@ -56,6 +56,14 @@ class Capture:
         """All blocks in a row."""
         return np.concatenate(self.blocks) if self.blocks else np.zeros((0, 2), np.float32)
 
+    def began(self) -> Frames:
+        """Where something was first heard."""
+        for block, position in zip(self.blocks, self.positions, strict=True):
+            loud = np.flatnonzero(block.any(axis=1))
+            if len(loud):
+                return position + int(loud[0])
+        raise AssertionError("nothing was heard")
+
     def trimmed(self) -> Samples:
         """Without leading and trailing silence."""
         sound = self.sound

@@ -7,7 +7,6 @@ suppressed request stalls the client for ever, so every path that changes an ind
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from millrace.budget import size_of
@@ -104,7 +103,8 @@ class PlaybackStream(Ingress):
         self._wrote_ns: HostNs = 0
         self._asked_ns: HostNs = 0
         self._every_ns: HostNs = 0
-        self.on_done: Callable[[], None] | None = None
+        self.goes_when_heard = False
+        """It ends when all of it has been played."""
         self.attr = attr
         self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), self._low_delay(fmt.rate), glide)
         self.apply_attr(attr)
@@ -325,7 +325,6 @@ class PlaybackStream(Ingress):
         self.removed = True
         self.queue.close()
         self._resampled.clear()
-        self.on_done = None
         if self.drain is not None:
             request, self.drain = self.drain, None
             self.owner.fail(request, Err.NOENTITY)
@@ -409,8 +408,8 @@ class PlaybackStream(Ingress):
         if self.attr.prebuf > 0 or self.queue.length == 0:
             self.prebuffering = self.attr.prebuf > 0
             self._stop_if_prebuffering()
-        if self.on_done is not None:
-            self.on_done()
+        if self.goes_when_heard and not self.removed:
+            self.remove()
 
     @property
     def silent_since_ns(self) -> HostNs:

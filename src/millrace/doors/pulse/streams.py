@@ -231,7 +231,7 @@ def play_sample(client: PulseClient, request: Request) -> None:
     door.begin_playback(stream, sink)
     stream.queue.write(sample.data)
     stream.prebuffering = False
-    stream.on_done = stream.remove
+    stream.goes_when_heard = True
     stream.check_ready()
     client.reply(request, {"index": stream.node.id})
 
