@@ -25,42 +25,42 @@ class Claimant(Protocol):
 
 
 class Claims:
-    """Which client has which name. A newcomer without `replace` waits in line; one that is replaced is first in it."""
+    """Which client has which name. A newcomer without `replace` joins its queue; who is replaced comes first in it."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, list[Claimant]] = {}
+        self._queues: dict[str, list[Claimant]] = {}
 
     def claim(self, name: str, who: Claimant, replace: bool) -> bool:
-        """Whether `who` has it now. Who asks again without `replace` stays where it is in the line."""
-        if name not in self._lines and len(self._lines) >= NAMES_MAX:
+        """Whether `who` has it now. Who asks again without `replace` stays where it is in the queue."""
+        if name not in self._queues and len(self._queues) >= NAMES_MAX:
             return False
-        line = self._lines.setdefault(name, [])
-        had = line[0] if line else None
-        if replace and who in line:
-            line.remove(who)
-        if who not in line:
-            line.insert(0 if replace else len(line), who)
-        if had is not None and had is not line[0]:
+        queue = self._queues.setdefault(name, [])
+        had = queue[0] if queue else None
+        if replace and who in queue:
+            queue.remove(who)
+        if who not in queue:
+            queue.insert(0 if replace else len(queue), who)
+        if had is not None and had is not queue[0]:
             had.claim_changed(name, False)
-        return line[0] is who
+        return queue[0] is who
 
     def release(self, who: Claimant) -> None:
-        """A connection has gone: the next in line get what it had."""
-        for name, line in list(self._lines.items()):
-            if who not in line:
+        """A connection has gone: the next in the queue get what it had."""
+        for name, queue in list(self._queues.items()):
+            if who not in queue:
                 continue
-            first = line[0] is who
-            line.remove(who)
-            if not line:
-                del self._lines[name]
+            first = queue[0] is who
+            queue.remove(who)
+            if not queue:
+                del self._queues[name]
             elif first:
-                line[0].claim_changed(name, True)
+                queue[0].claim_changed(name, True)
 
     def of(self, who: Claimant) -> dict[str, bool]:
         """The names that a connection has (True) or waits for."""
-        return {name: line[0] is who for name, line in self._lines.items() if who in line}
+        return {name: queue[0] is who for name, queue in self._queues.items() if who in queue}
 
     def holder(self, name: str) -> Claimant | None:
         """The client that has it."""
-        line = self._lines.get(name)
-        return line[0] if line else None
+        queue = self._queues.get(name)
+        return queue[0] if queue else None
