@@ -17,14 +17,14 @@ import pytest
 
 from millrace.client.bus import Bus, Change, connect
 from millrace.daemon.app import Daemon
-from millrace.errors import PeerLost, RightsError
+from millrace.errors import GraphError, PeerLost, RightsError
 from millrace.graph.model import Stream
 from millrace.rights.grants import ANY, Identity, Permission, Verdict
 from millrace.rights.model import Right
 from millrace.server.native.server import NativeServer
 from millrace.server.native.session import CALL_BYTES, SESSION_BYTES, NativeSession
 from millrace.units import default_map
-from millrace.wire.native.messages import Call, Hello, Message, Objects, Reply, Welcome, frame, shown
+from millrace.wire.native.messages import Call, Fault, Hello, Message, Objects, Reply, Welcome, frame, shown
 from millrace.wire.native.session import NativeWire
 from tests import bus
 
@@ -297,6 +297,52 @@ def test_who_may_be_there_no_longer_is_sent_away_when_it_goes_on(tmp_path: Path)
             await until(lambda: own.lost)
             assert isinstance(own.lost, RightsError)
             await until(lambda: not server.sessions)
+
+    running(tmp_path, test)
+
+
+def test_what_a_token_lost_while_nobody_looked_is_lost_to_its_connection(tmp_path: Path) -> None:
+    """A guest that was removed, and one of the same name: the token has no right in it, and the connection neither."""
+
+    async def test(daemon: Daemon) -> None:
+        server, access = daemon._native[None], daemon.worker.access
+        token, secret = await access.new("both", Right.SEE | Right.CONTROL, ("alice", "bob"), 0)
+        async with connect(daemon.config.runtime / "native.sock", token=secret) as own:
+            assert await own.call("state", guest="bob")
+            state, sock = await frozen(server)
+            await daemon.worker.remove_guest("bob")
+            await daemon.worker.add_guest("bob", {})
+            session = thawed(server, state, sock)
+            assert session.principal == token.principal.without("bob")
+            with pytest.raises(GraphError, match="bob"):
+                await own.call("state", guest="bob")
+            assert await own.call("state", guest="alice")
+
+    running(tmp_path, test)
+
+
+def test_a_token_that_ended_while_nobody_looked_is_told_nothing_more(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        server, access, loop = daemon._native[None], daemon.worker.access, asyncio.get_running_loop()
+        token, secret = await access.new("watcher", Right.SEE, ("alice",), 0)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.setblocking(False)
+            sock.connect(str(daemon.config.runtime / "native.sock"))
+            await loop.sock_sendall(sock, frame(Hello(token=secret)))
+            await until(lambda: any(one.state.ready for one in server.sessions))
+            wire, heard = NativeWire(daemon=False), list[Message]()
+            wire.receive(await loop.sock_recv(sock, 65_536), 0)
+            (session,) = server.sessions
+            session.send(Reply(1, "for its eyes only"))
+            state, mine = await session.freeze()
+            state.outgoing.chunks.extend(session.wire.data_to_send())
+            await access.revoke(token.id)
+            thawed(server, pickle.dumps(state), mine)
+            while data := await loop.sock_recv(sock, 65_536):
+                wire.receive(data, 0)
+            heard = [message for message, _ in wire.events()]
+            assert [type(message) for message in heard] == [Welcome, Fault]
+            assert isinstance(heard[1], Fault) and heard[1].code == "rights"
 
     running(tmp_path, test)
 

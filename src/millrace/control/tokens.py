@@ -161,6 +161,14 @@ class Access:
         self._arm()
         return leave
 
+    def renewed(self, principal: Principal) -> Principal:
+        """Who came in by that principal's secret, with the rights that it has now; RightsError where it has none."""
+        secret = self.secret_of(principal.key)
+        found = None if secret is None else self.find(secret)
+        if found is None:
+            raise RightsError(self._over(principal.key) or f"{principal.key} is let in no more")
+        return found
+
     def _signed_out(self, principal: Principal) -> str:
         secret = self.secret_of(principal.key) if principal.session else None
         return SIGNED_OUT if secret is not None and self._sessions.over(secret, principal.session) else ""

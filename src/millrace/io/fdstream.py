@@ -38,7 +38,9 @@ class Outgoing:
 
 
 class FdStream:
-    """Runs one core on one connected unix socket, which it owns. It goes on from what another had `outgoing`.
+    """Runs one core on one connected unix socket, which it owns.
+
+    It goes on from what another had `outgoing`, when it is flushed: the other side may have lost the right to be told.
 
     `after` is called when the core has taken bytes, or a deadline has passed, and before its answer goes out; `ended`
     once, with why: nothing more is read. Descriptors that come in go to `take_fds`; without it the kernel drops them.
@@ -82,7 +84,8 @@ class FdStream:
         self._timer = TimerRunner(self, self._loop)
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
-        self.flush()
+        if outgoing is None:
+            self.flush()
 
     def _readable(self) -> None:
         if self.turns.ready():

@@ -110,6 +110,7 @@ class NativeSession:
         try:
             if not self.closed:
                 self._go_on()
+                self.line.flush()
         except MillraceError as error:
             self.end(str(error), code_of(error))
 
@@ -126,6 +127,7 @@ class NativeSession:
         if state.greeted:
             self._plane.listeners.doorstep.enter(self)
         if state.ready:
+            state.principal = self._renewed()
             self._enter()
             self._plane.resume(self, self, state.held)
         elif state.greeted:
@@ -134,6 +136,12 @@ class NativeSession:
             self.end_forbidden(self.server.guest)
         self._after()
         self._work_soon()
+
+    def _renewed(self) -> Principal:
+        """Who it is, by the rights of now: while nobody looked after it a token may have ended or lost a guest."""
+        if self.state.token:
+            return self._plane.access.renewed(self.principal)
+        return OWNER if self.server.guest is None else self.server.guest.admission.principal
 
     async def freeze(self) -> tuple[SessionState, socket.socket]:
         """Let go of the connection: its state and its socket, with which another goes on. The client hears nothing of
