@@ -44,14 +44,18 @@ class NetworkMachine(AttachedMachine):
         self.password = ""
         self._accepted: str | None = None
         """The last password that was."""
+        self._begin()
 
-    async def _session(self) -> None:
+    def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.lines: list[ClientLine] = []
         self.ends: list[Exception] = []
         self.tasks: set[asyncio.Task[None]] = set()
+
+    async def _session(self) -> None:
+        self._begin()
         await self._until_due()
         file = self.spec.password_file
         self.password = await asyncio.to_thread(read_password, Path(file)) if file else self.spec.password

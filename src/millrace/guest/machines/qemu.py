@@ -43,7 +43,6 @@ class QemuMachine(AttachedMachine):
         self.machine = "QEMU"
         self._kept = KeptVoices()
         self._streams: list[FdStream] = []
-        self._given: dict[str, socket.socket] = {}
 
     async def _session(self) -> None:
         control = await self._connected()
@@ -63,8 +62,6 @@ class QemuMachine(AttachedMachine):
                     self._register(client, "Out", lost)
                     self._register(client, "In", lost)
                 elif isinstance(event, Registered):
-                    # Ours until QEMU has its copy; as long as one is open here its end would not be seen.
-                    self._given.pop(event.kind).close()
                     if event.kind == "Out" and not ready.done():
                         ready.set_result(None)
                 elif isinstance(event, Refusal):
@@ -97,12 +94,12 @@ class QemuMachine(AttachedMachine):
 
     def _register(self, client: DisplayClient, kind: str, lost: Lost) -> None:
         """One end of a socket pair for QEMU; it is served before anything else, since QEMU waits for it."""
-        mine, self._given[kind] = socket.socketpair()
+        mine, theirs = socket.socketpair()
         peer = AudioPeer(os.getuid())
         door = self._door(kind, peer)
         self.doors.append(door)
         self._streams.append(self._stream(mine, peer, lambda: door.receive(now_ns()), lost))
-        client.send_register(kind, self._given[kind].fileno())
+        client.send_register(kind, theirs.detach())
 
     def _stream(self, sock: socket.socket, core: DisplayClient | AudioPeer, after: After, lost: Lost) -> FdStream:
         """One connection of the session, paid for by the guest."""
@@ -163,10 +160,7 @@ class QemuMachine(AttachedMachine):
     def _gone(self) -> None:
         for stream in self._streams:
             stream.close()
-        for given in self._given.values():
-            given.close()
         self._streams.clear()
-        self._given.clear()
         super()._gone()
 
     def view(self) -> MachineView:

@@ -248,7 +248,7 @@ class DisplayClient:
         self._ask("machine", VM_PATH, PROPERTIES, "GetAll", "s", body, destination)
 
     def send_register(self, kind: str, fd: int) -> None:
-        """Give QEMU one end of a socket pair; `kind` is Out or In."""
+        """Give QEMU one end of a socket pair, which goes with the message; `kind` is Out or In."""
         body = Writer().number("h", 0).bytes()
         self._ask(kind, AUDIO_PATH, AUDIO, f"Register{kind}Listener", "h", body, self._destination, (fd,))
 

@@ -214,7 +214,9 @@ class DBusWire(Untimed):
         listed = array.bytes()
         head = struct.pack("<cBBBIII", b"l", kind, flags, 1, len(body), self._serial, len(listed)) + listed
         message = bytearray(head + bytes(-len(head) % 8) + body)
-        (self._out if self.ready else self._held).append(Chunk(message, fds))
+        # They belong to the message from now on: an answer can come before it is sent, and their numbers may not be
+        # somebody else's by then.
+        (self._out if self.ready else self._held).append(Chunk(message, fds, give=True))
         return self._serial
 
     def data_to_send(self) -> list[Chunk]:

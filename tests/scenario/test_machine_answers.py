@@ -1,0 +1,100 @@
+"""Machines at odd moments: a guest without room for one more, and a QEMU that answers what it has not read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from millrace.budget import CONNECTIONS, GUEST_BYTES_MIN
+from millrace.guest.config import GuestConfig
+from millrace.guest.machines.address import DoorSpec, parse_door
+from millrace.wire.qemu.dbus import _REPLY_TO, NO_REPLY, RETURN, DBusWire
+from tests.bus import daemon_in
+
+CALLS = 40
+"""Calls that nobody reads the answers to, in one go."""
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("door", ["spice+unix://{}", "vnc+unix://{}", "qmp:{}"])
+def test_a_machine_for_which_there_is_no_room_is_looked_for_when_there_is(tmp_path: Path, door: str) -> None:
+    async def main() -> None:
+        small = (GuestConfig("alice", memory=GUEST_BYTES_MIN),)
+        async with daemon_in(tmp_path, guests=small) as daemon:
+            guest = daemon.worker.guest("alice")
+            budget = guest.graph.budget
+            held = budget.open("sample", {"data": int(budget.limit * CONNECTIONS) - budget.held}, CONNECTIONS)
+            machine = daemon.worker.attach(guest, parse_door(door.format(tmp_path / "machine")))
+            await until(lambda: machine.error)
+            assert "memory" in machine.error or "room" in machine.error
+            held.close()
+            machine.retake(machine.spec)
+            await until(lambda: "No such file" in machine.error)
+            await machine.stop()
+            assert not guest.machines
+
+    asyncio.run(main())
+
+
+def reply(wire: DBusWire, serial: int) -> None:
+    """An answer without anything in it."""
+    wire._send(RETURN, NO_REPLY, {_REPLY_TO: serial}, "a{sv}", bytes(8))
+
+
+def test_a_descriptor_goes_with_its_message_whatever_is_answered_before(tmp_path: Path) -> None:
+    """What is sent in the end is our socket, and not what has its number by then: another guest's, for one."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with daemon_in(tmp_path) as daemon:
+            ours, qemu = socket.socketpair()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            for sock in (ours, qemu):
+                sock.setblocking(False)
+            machine = daemon.worker.attach(daemon.worker.guest("alice"), DoorSpec("p2p", "fd", connection=ours))
+            wire = DBusWire(os.getuid())
+            wire.ready = True
+            wire.data_to_send()
+            await loop.sock_sendall(qemu, b"OK x\r\nAGREE_UNIX_FD\r\n")
+            await until(lambda: machine._streams and machine._streams[0]._core._pending)  # type: ignore[attr-defined]
+            line = machine._streams[0]  # type: ignore[attr-defined]
+            while not line._writing:
+                for _ in range(CALLS):
+                    wire.send_call("/", "a.b", "C" * 100)
+                await loop.sock_sendall(qemu, b"".join(bytes(chunk.data) for chunk in wire.data_to_send()))
+                await asyncio.sleep(0.01)
+            reply(wire, 1)
+            await loop.sock_sendall(qemu, b"".join(bytes(chunk.data) for chunk in wire.data_to_send()))
+            await until(lambda: [what for what, _ in line._core._pending.values()] == ["Out", "In"])
+            for serial in list(line._core._pending):
+                reply(wire, serial)
+            await loop.sock_sendall(qemu, b"".join(bytes(chunk.data) for chunk in wire.data_to_send()))
+            await until(lambda: machine.state == "attached")
+            await until(lambda: not line._core._pending)
+            others = [os.open("/dev/null", os.O_RDONLY) for _ in range(10)]
+            given: list[int] = []
+            async with asyncio.timeout(20):
+                while len(given) < 2:
+                    await asyncio.sleep(0)
+                    try:
+                        given += socket.recv_fds(qemu, 65_536, 4)[1]
+                    except BlockingIOError:
+                        await asyncio.sleep(0.005)
+            assert all(stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in given)
+            for fd in (*others, *given):
+                os.close(fd)
+            await machine.stop()
+            qemu.close()
+
+    asyncio.run(main())
