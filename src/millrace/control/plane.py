@@ -44,6 +44,13 @@ class ControlPlane:
         """Something begins by a principal's rights: see `Access.enter`."""
         return self.access.enter(principal, end, lose)
 
+    def renewed(self, principal: Principal, token: bool, guest: Guest | None) -> Principal:
+        """Who goes on by the native socket of `guest`, or by the daemon's, with the rights of now: while nobody looked
+        after it a token may have ended or lost a guest. RightsError where there are none left."""
+        if token:
+            return self.access.renewed(principal)
+        return OWNER if guest is None else guest.admission.principal
+
     def turns_of(self, principal: Principal) -> Turns:
         """At whose expense a principal's commands are done."""
         return self._worker.turns_of(principal)

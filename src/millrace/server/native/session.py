@@ -127,7 +127,7 @@ class NativeSession:
         if state.greeted:
             self._plane.listeners.doorstep.enter(self)
         if state.ready:
-            state.principal = self._renewed()
+            state.principal = self._plane.renewed(state.principal, state.token, self.server.guest)
             self._enter()
             self._plane.resume(self, self, state.held)
         elif state.greeted:
@@ -136,12 +136,6 @@ class NativeSession:
             self.end_forbidden(self.server.guest)
         self._after()
         self._work_soon()
-
-    def _renewed(self) -> Principal:
-        """Who it is, by the rights of now: while nobody looked after it a token may have ended or lost a guest."""
-        if self.state.token:
-            return self._plane.access.renewed(self.principal)
-        return OWNER if self.server.guest is None else self.server.guest.admission.principal
 
     async def freeze(self) -> tuple[SessionState, socket.socket]:
         """Let go of the connection: its state and its socket, with which another goes on. The client hears nothing of
