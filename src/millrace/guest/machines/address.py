@@ -116,10 +116,14 @@ def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -
         raise ConfigError(f"door {quoted(text)}: {printable(error)}; write one of {EXAMPLES}") from None
     if parts.username or parts.password:
         raise ConfigError("put the password in a file (--password-file), not in the address")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"door {quoted(text)}: nothing may follow ? or #; in a path they are written %3F and %23")
     if how == "unix":
-        if not parts.path.startswith("/"):
+        if parts.netloc or not parts.path.startswith("/"):
             raise ConfigError(f"door {quoted(text)}: use three slashes and an absolute path: {scheme}+unix:///PATH")
         return DoorSpec(scheme, unquote(parts.path), password=password, ca_file=ca_file)
+    if parts.path.strip("/"):
+        raise ConfigError(f"door {quoted(text)}: no path follows the port; a socket is {scheme}+unix:///PATH")
     host = parse_host(parts.hostname or "", f"door {quoted(text)}: {scheme}://HOST:PORT")
     return DoorSpec(scheme, "", host, port, how == "tls", password=password, ca_file=ca_file)
 
