@@ -26,7 +26,7 @@ from millrace.sim.signals import count, sine
 
 from .clients import BOOT_SECTOR, CONVERTING, EXACT, FIREFOX_PREFS, OSCILLATOR, browser_command
 from .conftest import Bus, need, read_wav, running, trimmed, wait_for, write_wav
-from .together import Part, Together
+from .parallel import Part, Together
 
 pytestmark = pytest.mark.real
 SECONDS = 10

@@ -24,7 +24,7 @@ from millrace.daemon.app import Daemon
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, RightsError
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_door
-from millrace.guest.missing import NotFound
+from millrace.guest.notfound import NotFound
 from millrace.io.clock import now_ns
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right

@@ -15,9 +15,9 @@ import pytest
 from aiohttp import web
 
 from millrace.backends.wav import WavOutput
-from millrace.client import way
+from millrace.client import endpoint
 from millrace.client.listener import Listener, ListenerOptions
-from millrace.client.said import Said
+from millrace.client.notices import NoticeLimiter
 from millrace.codec.opus import OpusEncoder
 from millrace.codec.settings import CodecSettings
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
@@ -195,7 +195,7 @@ def test_noise_is_survived_or_refused(tmp_path: Path) -> None:
 def test_a_server_that_sends_on_after_the_close_holds_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: bool
 ) -> None:
-    monkeypatch.setattr(way, "CLOSE_S", 0.2)
+    monkeypatch.setattr(endpoint, "CLOSE_S", 0.2)
 
     async def main() -> None:
         gone = asyncio.Event()
@@ -231,7 +231,7 @@ def test_pings_of_a_server_that_reads_nothing_fill_no_memory() -> None:
 
 def test_a_server_that_talks_on_and_on_fills_no_log() -> None:
     told: list[str] = []
-    said = Said()
+    said = NoticeLimiter()
     for _ in range(1000):
         said(lambda kind, text: told.append(text), "error", "x" * 60_000)
     assert 0 < len(told) < 200

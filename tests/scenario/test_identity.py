@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import unused_port
 
 from millrace.client.bus import Bus
-from millrace.client.way import own_socket
+from millrace.client.endpoint import own_socket
 from millrace.control import tokens as access_module
 from millrace.daemon.app import Daemon
 from millrace.errors import ConfigError, MillraceError, RightsError
@@ -505,7 +505,7 @@ def test_what_begins_while_its_session_is_signed_out_does_not_go_on(tmp_path: Pa
         await access.sign_out(principal)
         with pytest.raises(RightsError, match="signed out"):
             access.enter(principal, lambda why: None, lambda guest: None)
-        assert not list(access._visits)
+        assert not list(access._live_sessions)
 
     running(tmp_path, test)
 
@@ -665,7 +665,7 @@ async def ended(rig: Rig, mine: dict[str, str], lines: list[Any], bus: Bus, secr
         await bus.call("set", target="sink/default", settings={"mute": "on"}, guest="alice")
     await bus.__aexit__(None, None, None)
     assert not [s for s in rig.daemon.worker.guest("alice").sessions if not s.closing]
-    assert not rig.daemon.worker.registry._watchers and not list(rig.daemon.worker.access._visits)
+    assert not rig.daemon.worker.registry._watchers and not list(rig.daemon.worker.access._live_sessions)
     assert (await rig.ask(**mine))[0] == (await rig.ask(**bearer(secret)))[0] == 401
 
 
@@ -715,7 +715,7 @@ def test_what_has_ended_by_itself_is_forgotten(tmp_path: Path) -> None:
             await line.close()
         await bus.__aexit__(None, None, None)
         async with asyncio.timeout(5):
-            while list(rig.daemon.worker.access._visits):
+            while list(rig.daemon.worker.access._live_sessions):
                 await asyncio.sleep(0.01)
 
     running(tmp_path, test)

@@ -9,13 +9,13 @@ import pytest
 
 from millrace.dsp.measure import level_dbfs, phase_jumps, tone_snr_db
 from millrace.errors import ConfigError
-from millrace.lab.day import Day
+from millrace.lab.dryrun import DryRun
+from millrace.lab.dryvoice import MillracePolicy
 from millrace.lab.measure import measure_sound
 from millrace.lab.policies import FillPolicy, NetEq, PipeWireDll
 from millrace.lab.report import header, lost_rows, policies, row, run_one
 from millrace.lab.scenario import Outcome, Scenario, matrix, named
 from millrace.lab.sound import SoundRun
-from millrace.lab.weightless import MillracePolicy
 from millrace.sim.net import Path
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS, NS_PER_S
@@ -118,7 +118,7 @@ def test_a_pause_and_a_new_sound_keep_the_clocks() -> None:
     ("name", "rms_us", "ratio_ppm"), [("ppm0/none", 15, 10), ("ppm500/saw5", 15, 10), ("ppm-50/exp3", 100, 12)]
 )
 def test_hours_of_drift_stay_within_bounds(name: str, rms_us: float, ratio_ppm: float) -> None:
-    day = Day(named(name), MillracePolicy, 0.5, seed=2)
+    day = DryRun(named(name), MillracePolicy, 0.5, seed=2)
     day.run()
     out = day.outcome()
     assert out.latency_rms_us < rms_us and out.ratio_rms_ppm < ratio_ppm

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from millrace.client import microphone
-from millrace.client.complaints import PULSE_NS, SKIP_NS, STOOD_NS, UNSURE_NS, Complaints
+from millrace.client.dropouts import PULSE_NS, SKIP_NS, STOOD_NS, UNSURE_NS, Dropouts
 from millrace.client.microphone import (
     CHOICES,
     PACKET_FRAMES,
@@ -23,7 +23,7 @@ from millrace.client.microphone import (
     MicrophoneSender,
     make_microphone,
 )
-from millrace.client.speech import MICROPHONE, WAITING_MAX, Speech
+from millrace.client.micuplink import MICROPHONE, WAITING_MAX, MicrophoneUplink
 from millrace.dsp.convert import Samples
 from millrace.errors import ConfigError
 from millrace.media.audio import AudioPacket
@@ -298,12 +298,12 @@ class Line:
         self.sent.append(data)
 
 
-def spoken(test: Callable[[Speech, Source, Line, list[str]], Any]) -> None:
+def spoken(test: Callable[[MicrophoneUplink, Source, Line, list[str]], Any]) -> None:
     """A test with a microphone that is started, and a line that takes everything."""
 
     async def main() -> None:
         source, line, said = Source(), Line(), list[str]()
-        speech = Speech(source)
+        speech = MicrophoneUplink(source)
         speech.start()
         assert source.push is not None
         await test(speech, source, line, said)
@@ -320,7 +320,7 @@ async def captured(source: Source, seconds: float) -> None:
     await asyncio.sleep(0)
 
 
-async def taken(speech: Speech, line: Line) -> list[type]:
+async def taken(speech: MicrophoneUplink, line: Line) -> list[type]:
     """Kinds of what has been sent by now."""
     line.sent.clear()
     sending = asyncio.create_task(speech.send_on(line))  # type: ignore[arg-type]
@@ -331,7 +331,7 @@ async def taken(speech: Speech, line: Line) -> list[type]:
 
 
 def test_a_microphone_is_sent_while_somebody_may_and_does_record() -> None:
-    async def test(speech: Speech, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
         await captured(source, 0.1)
         assert await taken(speech, line) == []
         speech.told(Microphone(allowed=True, wanted=False), NOW, said.append)
@@ -351,7 +351,7 @@ def test_a_microphone_is_sent_while_somebody_may_and_does_record() -> None:
 
 
 def test_a_microphone_that_is_not_allowed_is_not_sent_whoever_wants_it() -> None:
-    async def test(speech: Speech, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
         speech.told(Microphone(allowed=False, wanted=True), NOW, said.append)
         await captured(source, 0.1)
         assert await taken(speech, line) == [] and said == ["this guest does not allow it"]
@@ -369,7 +369,7 @@ def test_a_microphone_that_is_not_allowed_is_not_sent_whoever_wants_it() -> None
 
 
 def test_a_line_that_is_full_loses_packets_and_keeps_the_oldest() -> None:
-    async def test(speech: Speech, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
         speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         await captured(source, 2.0)
         kinds = await taken(speech, line)
@@ -381,7 +381,7 @@ def test_a_line_that_is_full_loses_packets_and_keeps_the_oldest() -> None:
 
 
 def test_a_line_that_has_gone_takes_what_waited_with_it() -> None:
-    async def test(speech: Speech, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
         speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         await captured(source, 0.1)
         speech.hush()
@@ -397,7 +397,7 @@ def test_a_line_that_has_gone_takes_what_waited_with_it() -> None:
 def test_what_a_device_brings_after_the_end_is_nobodys() -> None:
     pushes: list[Callable[[Samples], None]] = []
 
-    async def test(speech: Speech, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
         assert source.push is not None
         pushes.append(source.push)
 
@@ -430,7 +430,7 @@ class Seconds:
     """A listener's time in steps of 10 ms: it pulls, gets packets and is let run, unless it is told otherwise."""
 
     def __init__(self) -> None:
-        self.complaints, self.playout = Complaints(), FakePlayout()
+        self.complaints, self.playout = Dropouts(), FakePlayout()
         self.now, self.sequence = NOW, 0
         self.out = np.zeros((480, 2), np.float32)
 

@@ -21,7 +21,7 @@ from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.model import Stream
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_places
-from millrace.guest.missing import NotFound
+from millrace.guest.notfound import NotFound
 from millrace.observe.objects import GuestView
 from millrace.rights.grants import ANY, Permission, Subject, Verdict
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, NOBODY, OWNER, Principal, Right, implied
@@ -455,7 +455,7 @@ def test_a_connection_goes_on_elsewhere_with_what_was_kept_for_it(tmp_path: Path
         plane.registry.watch(one)
         await settled()
         held = plane.held(one, one)
-        assert (held.claims, list(held.ducks)) == ({"policy": True, "lights": False}, [stream.id])
+        assert (held.claims, list(held.ducking)) == ({"policy": True, "lights": False}, [stream.id])
         assert held.looked is not None and held.looked.synced and stream.id in held.looked.numbers
         plane.registry.unwatch(one)
         plane.release(one)

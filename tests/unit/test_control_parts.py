@@ -12,9 +12,9 @@ from millrace.budget import Budget
 from millrace.control import requests as r
 from millrace.control.budgets import PRINCIPAL_BYTES_MAX, Budgets
 from millrace.control.claims import NAMES_MAX, Claims
-from millrace.control.ducks import Ducks
+from millrace.control.ducking import Ducking
+from millrace.control.livesessions import LiveSessions
 from millrace.control.requests import parsed
-from millrace.control.visits import Visits
 from millrace.errors import BudgetError, ConfigError
 from millrace.graph.model import Stream
 from millrace.rights.grants import Subject
@@ -145,7 +145,7 @@ def played(rig: Rig, name: str) -> Stream:
 
 
 def test_a_stream_is_as_quiet_as_the_one_that_takes_most_off_has_it() -> None:
-    rig, ducks = Rig(), Ducks()
+    rig, ducks = Rig(), Ducking()
     music, speech = played(rig, "music"), played(rig, "speech")
     ducks.duck("a", rig.graph, music, -20.0)
     assert music.trim == pytest.approx(0.1) and speech.trim == 1.0
@@ -160,7 +160,7 @@ def test_a_stream_is_as_quiet_as_the_one_that_takes_most_off_has_it() -> None:
 
 
 def test_what_a_connection_had_turned_down_comes_back_when_it_has_gone() -> None:
-    rig, other, ducks = Rig(), Rig(), Ducks()
+    rig, other, ducks = Rig(), Rig(), Ducking()
     other.graph.ids = rig.graph.ids
     music, gone, far = played(rig, "music"), played(rig, "gone"), played(other, "far")
     for stream, graph in ((music, rig.graph), (gone, rig.graph), (far, other.graph)):
@@ -176,7 +176,7 @@ def test_what_a_connection_had_turned_down_comes_back_when_it_has_gone() -> None
 
 
 def test_a_connection_that_goes_on_elsewhere_keeps_what_is_still_there_turned_down() -> None:
-    rig, ducks, there = Rig(), Ducks(), Ducks()
+    rig, ducks, there = Rig(), Ducking(), Ducking()
     music, speech = played(rig, "music"), played(rig, "speech")
     ducks.duck("a", rig.graph, music, -20.0)
     ducks.duck("a", rig.graph, speech, -6.0)
@@ -197,14 +197,14 @@ def test_a_connection_that_goes_on_elsewhere_keeps_what_is_still_there_turned_do
 class Visit:
     """One that keeps what it was told."""
 
-    def __init__(self, visits: Visits, *keys: str) -> None:
+    def __init__(self, visits: LiveSessions, *keys: str) -> None:
         self.ended: list[str] = []
         self.lost: list[str] = []
         self.leave = visits.enter(keys, self.ended.append, self.lost.append)
 
 
 def test_what_goes_on_by_somebodys_rights_ends_with_them_once() -> None:
-    visits = Visits()
+    visits = LiveSessions()
     one, two, other = Visit(visits, "token/1"), Visit(visits, "token/1", "session/5"), Visit(visits, "token/2")
     visits.lose("token/1", "alice")
     assert one.lost == two.lost == ["alice"] and other.lost == []
@@ -219,7 +219,7 @@ def test_what_goes_on_by_somebodys_rights_ends_with_them_once() -> None:
 
 
 def test_what_has_ended_by_itself_leaves_nothing_behind() -> None:
-    visits = Visits()
+    visits = LiveSessions()
     one, two = Visit(visits, "token/1", "session/5"), Visit(visits, "token/1")
     one.leave()
     one.leave()
@@ -230,7 +230,7 @@ def test_what_has_ended_by_itself_leaves_nothing_behind() -> None:
 
 
 def test_one_that_ends_another_while_it_is_ended_disturbs_nobody() -> None:
-    visits, ended = Visits(), list[str]()
+    visits, ended = LiveSessions(), list[str]()
     visits.enter(["token/1"], lambda why: (ended.append("first"), last(), None)[-1], lambda guest: None)
     visits.enter(["token/1"], lambda why: ended.append("second"), lambda guest: None)
     last = visits.enter(["token/1"], lambda why: ended.append("third"), lambda guest: None)

@@ -6,11 +6,11 @@ import pytest
 
 from millrace import errors
 from millrace.cli.console import OutputClosed
-from millrace.client.way import ending
+from millrace.client.endpoint import ending
 from millrace.control.store import NotKept, NotRead
 from millrace.control.tokens import TooManyTries
 from millrace.errors import BY_LISTENER_WORD, BY_WORD, MillraceError
-from millrace.guest.missing import NotFound
+from millrace.guest.notfound import NotFound
 
 CALLED = {
     errors.MillraceError: (500, "internal", 1),

@@ -9,7 +9,7 @@ import pytest
 
 from millrace.errors import ConfigError
 from millrace.guest.find import find_mix, find_sink, node_of, parse_volume, split_key
-from millrace.guest.missing import NotFound
+from millrace.guest.notfound import NotFound
 from millrace.sim.rig import Rig
 from tests.unit.test_graph import add
 

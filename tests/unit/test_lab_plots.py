@@ -12,7 +12,7 @@ import pytest
 from matplotlib.backends import backend_agg
 
 from millrace.errors import ConfigError, OutputLost
-from millrace.lab.day import Trace
+from millrace.lab.dryrun import Trace
 from millrace.lab.plots import POINTS_MAX, plot
 from millrace.lab.scenario import Scenario
 from millrace.sim.net import Path as NetPath

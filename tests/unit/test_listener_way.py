@@ -8,8 +8,8 @@ import socket
 import aiohttp
 import pytest
 
+from millrace.client.endpoint import hindrance
 from millrace.client.options import ListenerOptions
-from millrace.client.way import hindrance
 
 
 @pytest.mark.parametrize(("host", "said"), [

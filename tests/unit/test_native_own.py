@@ -13,7 +13,7 @@ from millrace.control.claims import Claims
 from millrace.control.requests import parsed
 from millrace.doors.admission import Admission
 from millrace.errors import ConfigError, RightsError
-from millrace.guest.missing import NotFound
+from millrace.guest.notfound import NotFound
 from millrace.rights.grants import ANY, Identity, Permission, Subject, Verdict
 from millrace.rights.model import NOBODY, OWNER, Principal, Right
 from millrace.rights.prompts import Answer, Prompt

@@ -18,15 +18,14 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from millrace.backends.base import ClockedOutput, FileOutput
-from millrace.client import way
+from millrace.client import endpoint
 from millrace.client.blame import Verdict
-from millrace.client.complaints import PULSE_NS, Complaints
+from millrace.client.dropouts import PULSE_NS, Dropouts
 from millrace.client.fileplayer import FilePlayer
+from millrace.client.micuplink import MicrophoneUplink
+from millrace.client.notices import NoticeLimiter
 from millrace.client.options import ListenerOptions
 from millrace.client.outputs import InLoop
-from millrace.client.said import Said
-from millrace.client.speech import Speech
-from millrace.client.way import demand_welcome, ending, given_up, hindrance, is_listeners, own_socket, parting, tls_of
 from millrace.clock.jitter import profile_of
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import show_settings
@@ -82,7 +81,7 @@ class Listener:
     def __init__(self, url: str, output: ClockedOutput | FileOutput, options: ListenerOptions | None = None) -> None:
         self.url, self.output = url, output
         self.options = options or ListenerOptions()
-        if not is_listeners(url):
+        if not endpoint.is_listeners(url):
             raise ConfigError(f"{quoted(url)}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
         profile_of(self.options.latency)
         self.format: CodecParameters | None = None
@@ -100,12 +99,12 @@ class Listener:
         """How old the next frame was when the output asked for it last, but for the clocks' offset."""
         self._joined = ""
         """What is told of a session as soon as its sound has somewhere to go."""
-        self._complaints, self._said = Complaints(), Said()
+        self._dropouts, self._notices = Dropouts(), NoticeLimiter()
         self._wire: PeerClient | None = None
         self._runner: MessageRunner | None = None
         self._by_socket = False
         self._stopping = asyncio.Event()
-        self._speech = Speech(self.options.microphone) if self.options.microphone else None
+        self._uplink = MicrophoneUplink(self.options.microphone) if self.options.microphone else None
 
     # -- running -------------------------------------------------------------------------------
 
@@ -120,8 +119,8 @@ class Listener:
         that takes no more, RemoteProtocolError when the other side is not Millrace.
         """
         tries = 0
-        if self._speech is not None:
-            self._speech.start()
+        if self._uplink is not None:
+            self._uplink.start()
         try:
             while not self._stopping.is_set():
                 before = self.connections
@@ -131,14 +130,14 @@ class Listener:
                     return
                 except (TimeoutError, aiohttp.ClientError, OSError, PeerLost) as error:
                     if not self.options.reconnect:
-                        raise given_up(self.url, self.options, error, self.connections > 0) from None
+                        raise endpoint.given_up(self.url, self.options, error, self.connections > 0) from None
                     if self.connections != before or tries == 0:
-                        self.on_event("lost", hindrance(self.options, error))
+                        self.on_event("lost", endpoint.hindrance(self.options, error))
                 tries = 0 if self.connections != before else tries + 1
                 await self._pause(tries)
         finally:
-            if self._speech is not None:
-                self._speech.stop()
+            if self._uplink is not None:
+                self._uplink.stop()
             self._close_output()
         if self._output_lost is not None:
             raise self._output_lost
@@ -157,25 +156,25 @@ class Listener:
             return
 
     async def _session(self) -> None:
-        (url, connector), tls = await self._way(), tls_of(self.url, self.options)
-        async with way.session(self.options, connector) as http:
+        (url, connector), tls = await self._way(), endpoint.tls_of(self.url, self.options)
+        async with endpoint.session(self.options, connector) as http:
             try:
                 async with asyncio.timeout(HANDSHAKE_S):
                     line = await http.ws_connect(url, max_msg_size=MEDIA_MAX, ssl=tls, compress=0)
             except aiohttp.WSServerHandshakeError as error:
-                demand_welcome(self.url, self.options, error)
+                endpoint.demand_welcome(self.url, self.options, error)
                 raise
             except aiohttp.ClientConnectorCertificateError as error:
                 why = f"its certificate is not trusted here ({error.certificate_error})"
                 raise RightsError(f"{self.url}: {why}; trust its authority with --ca, or any with --insecure") from None
-            async with parting(line):
+            async with endpoint.parting(line):
                 await self._talk(line)
 
     async def _way(self) -> tuple[str, aiohttp.BaseConnector | None]:
         """Where to connect: to this user's own daemon by its private socket, which needs no token."""
         if self.options.socket is not None:
             return self.url, aiohttp.UnixConnector(str(self.options.socket))
-        own = None if self.options.token or self.options.cert else await own_socket(self.url)
+        own = None if self.options.token or self.options.cert else await endpoint.own_socket(self.url)
         if own is not None:
             self._by_socket = True
             return f"ws://localhost{urlsplit(self.url).path}", aiohttp.UnixConnector(str(own))
@@ -190,14 +189,14 @@ class Listener:
             settings=opts.settings,
             latency=opts.latency,
             sink=opts.sink,
-            microphone=self._speech is not None,
+            microphone=self._uplink is not None,
         )
         wire = self._wire = PeerClient(hello, now_ns())
         lost = asyncio.Event()
         runner = self._runner = MessageRunner(wire, lambda message: _write(line, message), lambda error: lost.set())
         work = [runner.run(), self._reports(wire), self._pulse(), _closing(line, self._stopping), _closing(line, lost)]
-        if self._speech is not None:
-            work.append(self._speech.send_on(line))
+        if self._uplink is not None:
+            work.append(self._uplink.send_on(line))
         tasks = [asyncio.create_task(one) for one in work]
         try:
             async for message in line:
@@ -212,8 +211,8 @@ class Listener:
             self._wire = self._runner = None
             for task in tasks:
                 task.cancel()
-            if self._speech is not None:
-                self._speech.hush()
+            if self._uplink is not None:
+                self._uplink.hush()
         if not self._stopping.is_set():
             raise PeerLost("the connection ended")
 
@@ -241,7 +240,7 @@ class Listener:
                 if self._playout is not None:
                     self._playout.push(event, now)
                     length_ns = event.frames * NS_PER_S // self._playout.rate
-                    self._complaints.blame.arrived(now, length_ns, event.sequence, event.follows)
+                    self._dropouts.blame.arrived(now, length_ns, event.sequence, event.follows)
                 elif self._file is not None:
                     self._file.push(event, now)
         elif isinstance(event, FormatChanged):
@@ -259,10 +258,10 @@ class Listener:
         elif isinstance(event, Configured):
             self.settings = event.settings
             self._set_latency(str(event.settings.get("latency", "")))
-            self._said(self.on_event, "settings", show_settings(event.settings))
+            self._notices(self.on_event, "settings", show_settings(event.settings))
         elif isinstance(event, Microphone):
-            if self._speech is not None:
-                self._speech.told(event, now, lambda text: self._said(self.on_event, "microphone", text))
+            if self._uplink is not None:
+                self._uplink.told(event, now, lambda text: self._notices(self.on_event, "microphone", text))
         elif isinstance(event, Fault):
             self._fault(event)
         elif isinstance(event, Bye):
@@ -274,12 +273,12 @@ class Listener:
 
     def _fault(self, fault: Fault) -> None:
         if fault.fatal:
-            raise ending(fault.code, fault.message)
-        self._said(self.on_event, "error", fault.message)
+            raise endpoint.ending(fault.code, fault.message)
+        self._notices(self.on_event, "error", fault.message)
 
     def _silence(self) -> None:
         with self._lock:
-            self._complaints.blame.silence()
+            self._dropouts.blame.silence()
             if self._playout is not None:
                 self._playout.silence()
             elif self._file is not None:
@@ -292,7 +291,7 @@ class Listener:
         try:
             profile = profile_of(latency)
         except ConfigError as error:
-            self._said(self.on_event, "error", str(error))
+            self._notices(self.on_event, "error", str(error))
             return
         self.options.latency = latency
         with self._lock:
@@ -313,7 +312,7 @@ class Listener:
     def _set_playout(self, fmt: CodecParameters) -> None:
         first = self._playout is None
         with self._lock:
-            self._complaints.blame.silence()
+            self._dropouts.blame.silence()
             if self._playout is None:
                 self._playout = Playout(fmt.rate, tuple(fmt.positions), self.options.latency)
             self._playout.set_format(fmt)
@@ -334,18 +333,18 @@ class Listener:
                 return
             now = now_ns()
             self._age_ns = now - playout.head_ns
-            self._complaints.pull(playout, out, now)
+            self._dropouts.pull(playout, out, now)
 
     def device_lost(self, at_ns: HostNs) -> None:
         """See `OutputWatch`; in the loop."""
         with self._lock:
-            self._complaints.gone(at_ns)
+            self._dropouts.gone(at_ns)
         self.on_event("device", f"{self.output.name} is gone; waiting for it to return")
 
     def device_back(self) -> None:
         """See `OutputWatch`; in the loop."""
         with self._lock:
-            self._complaints.blame.back(now_ns())
+            self._dropouts.blame.back(now_ns())
         self.on_event("device", f"{self.output.name} is back")
 
     async def _pulse(self) -> None:
@@ -354,7 +353,7 @@ class Listener:
             await asyncio.sleep(PULSE_NS / NS_PER_S)
             now = now_ns()
             with self._lock:
-                verdicts = self._complaints.pulse(self._playout, now)
+                verdicts = self._dropouts.pulse(self._playout, now)
             for verdict in verdicts:
                 self._say(self._trouble(verdict, now))
 

@@ -25,7 +25,7 @@ from millrace.guest.find import split_key
 from millrace.guest.guest import Guest
 from millrace.guest.home import MachineView
 from millrace.guest.machines.address import confined, parse_door
-from millrace.guest.missing import NotFound, missing, missing_guest
+from millrace.guest.notfound import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns
 from millrace.io.turns import with_pauses
 from millrace.observe.explain import explain_recorder, explain_stream

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from millrace.budget import Budget
 from millrace.control.commands import Commands, Place
+from millrace.control.livesessions import End, Leave, Lose
 from millrace.control.registry import Looked, Watcher
-from millrace.control.visits import End, Leave, Lose
 from millrace.control.worker import Session, Worker
 from millrace.guest.guest import Guest
 from millrace.io.turns import Turns
@@ -22,7 +22,7 @@ class Held(NamedTuple):
 
     claims: Mapping[str, bool] = {}
     """Names that it has (True) or waits for."""
-    ducks: Mapping[int, float] = {}
+    ducking: Mapping[int, float] = {}
     """By number of a stream: what it leaves of it, linear."""
     looked: Looked | None = None
     """None where it watches nothing."""
@@ -98,7 +98,7 @@ class ControlPlane:
 
     def held(self, session: Session, watcher: Watcher) -> Held:
         """What is kept for it, before it is released here to go on elsewhere."""
-        return Held(self.claims.of(session), self._worker.ducks.of(session), self.registry.looked(watcher))
+        return Held(self.claims.of(session), self._worker.ducking.of(session), self.registry.looked(watcher))
 
     def resume(self, session: Session, watcher: Watcher, held: Held) -> None:
         """It goes on with what was kept for it elsewhere, and is told of what it has no more."""
@@ -106,7 +106,7 @@ class ControlPlane:
             have = self.claims.claim(name, session, replace=had)
             if have is not had:
                 session.claim_changed(name, have)
-        self._worker.ducks.resume(session, held.ducks, (guest.graph for guest in self._worker.guests.values()))
+        self._worker.ducking.resume(session, held.ducking, (guest.graph for guest in self._worker.guests.values()))
         if held.looked is not None:
             self.registry.watch(watcher, held.looked)
 

@@ -11,9 +11,9 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from millrace.control.livesessions import End, Leave, LiveSessions, Lose
 from millrace.control.results import TokenView
 from millrace.control.sessions import Sessions, is_session
-from millrace.control.visits import End, Leave, Lose, Visits
 from millrace.control.writer import StoreWriter
 from millrace.errors import RightsError
 from millrace.io.clock import now_ns, wall_ns
@@ -70,7 +70,7 @@ class Access:
         if configured:
             self._standing[digest_of(configured)] = CONFIGURED
         self._links: dict[bytes, HostNs] = {}
-        self._visits = Visits()
+        self._live_sessions = LiveSessions()
         self._sessions = Sessions("")
         self._timer: asyncio.TimerHandle | None = None
         for token in keeper.store.tokens():
@@ -131,7 +131,7 @@ class Access:
         if secret is None:
             return
         self._sessions.end(secret, principal.session)
-        self._visits.end(_visit(principal.session), SIGNED_OUT)
+        self._live_sessions.end(_visit(principal.session), SIGNED_OUT)
         async with self._keeper.turn_of(principal.key):
             await self._keeper.write(self._keeper.store.keep_ended, secret, principal.session, list(self._standing))
 
@@ -152,12 +152,12 @@ class Access:
     # -- what ends with it ---------------------------------------------------------------------
 
     def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
-        """Something begins by a principal's rights: see `Visits`. RightsError where they have ended meanwhile."""
+        """Something begins by a principal's rights: see `LiveSessions`. RightsError where they have ended meanwhile."""
         why = self._over(principal.key) or self._signed_out(principal)
         if why:
             raise RightsError(why)
         keys = (principal.key, _visit(principal.session)) if principal.session else (principal.key,)
-        leave = self._visits.enter(keys, end, lose)
+        leave = self._live_sessions.enter(keys, end, lose)
         self._arm()
         return leave
 
@@ -189,18 +189,18 @@ class Access:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        ends = [token.expires_s for key in self._visits if (token := self._token(key)) and token.expires_s]
+        ends = [token.expires_s for key in self._live_sessions if (token := self._token(key)) and token.expires_s]
         if ends:
             wait_s = max(0.0, min(ends) - wall_ns() / NS_PER_S) + 0.01
             self._timer = asyncio.get_running_loop().call_later(min(LOOK_S, wait_s), self.end_expired)
 
     def _end(self, key: str, why: str) -> None:
-        self._visits.end(key, why)
+        self._live_sessions.end(key, why)
         self._ended(key)
 
     def end_expired(self) -> None:
         """End what runs by tokens whose time is over."""
-        for key in self._visits:
+        for key in self._live_sessions:
             why = self._over(key)
             if why:
                 self._end(key, why)
@@ -255,7 +255,7 @@ class Access:
             self.tokens.remove(token.id)
             if rest := token.guests - {name}:
                 self.tokens.add(replace(token, guests=rest))
-                self._visits.lose(token.principal.key, name)
+                self._live_sessions.lose(token.principal.key, name)
             else:
                 self._end(token.principal.key, "the guest was removed")
 

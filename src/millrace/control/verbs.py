@@ -14,7 +14,7 @@ from millrace.guest.find import find_mix, find_sink, node_of, parse_volume
 from millrace.guest.guest import Guest
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
-from millrace.guest.missing import missing, missing_sink
+from millrace.guest.notfound import missing, missing_sink
 from millrace.text import literal, parse_name, parse_switch, printable, quoted
 from millrace.units import MAX_CHANNELS
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from millrace.control import verbs
 from millrace.control.budgets import Budgets
 from millrace.control.claims import Claims
-from millrace.control.ducks import Ducks
+from millrace.control.ducking import Ducking
 from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import Memory
@@ -32,7 +32,7 @@ from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attach import attach
-from millrace.guest.missing import NotFound, missing, missing_guest
+from millrace.guest.notfound import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns, wall_ns, worked_ns
 from millrace.io.listeners import Listeners
 from millrace.io.load import computed_ns, is_stopped, run_delay_ns
@@ -116,7 +116,7 @@ class Worker:
         self._turns: dict[str, Turns] = {}
         self._memories: dict[str, Memory] = {}
         self.budgets = Budgets(self.guests)
-        self.claims, self.ducks = Claims(), Ducks()
+        self.claims, self.ducking = Claims(), Ducking()
         self.sessions: dict[Session, None] = {}
         self.prompts = Prompts(self.ids.take, self._prompt_changed, self._asking.rearm)
         self._rules = GrantPublisher(self.registry, self.ids.take)
@@ -312,14 +312,14 @@ class Worker:
         """A connection has gone, and with it what it had claimed and ducked."""
         self.sessions.pop(session, None)
         self.claims.release(session)
-        self.ducks.release(session, (guest.graph for guest in self.guests.values()))
+        self.ducking.release(session, (guest.graph for guest in self.guests.values()))
 
     def duck(self, session: Session, found: Found, db: float) -> None:
         """Take a stream back for as long as that connection lives."""
         if not isinstance(found.thing, Stream):
             raise ConfigError(f"{printable(found.key)}: only streams can be attenuated")
         checked_number(db, "db", -96, 0)
-        self.ducks.duck(session, found.guest.graph, found.thing, db)
+        self.ducking.duck(session, found.guest.graph, found.thing, db)
 
     def _prompt_changed(self, change: str, prompt: Prompt) -> None:
         if change == "new":

@@ -8,7 +8,7 @@ from millrace.dsp.mix import CUBIC_NORM, cubic_to_gain
 from millrace.errors import ConfigError
 from millrace.graph.model import Levelled, Sink
 from millrace.guest.guest import Guest
-from millrace.guest.missing import NotFound
+from millrace.guest.notfound import NotFound
 from millrace.text import key_number, parse_decimal, printable, quoted
 
 VOLUME_MAX_PERCENT = 400.0

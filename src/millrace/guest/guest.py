@@ -32,9 +32,9 @@ from millrace.guest.listener import ListenerSession
 from millrace.io.clock import now_ns, wall_ns
 from millrace.io.listeners import Acceptor, Listeners, bind_tcp, bind_unix
 from millrace.io.runner import Connection
+from millrace.io.senderidentity import SenderIdentity
 from millrace.io.sockets import peer_subject, private_dir
 from millrace.io.turns import Steps, Turns
-from millrace.io.witness import Witness
 from millrace.outlets.peer import Subscriber, Subscribers
 from millrace.rights.model import Admits
 from millrace.rights.prompts import Prompts
@@ -276,13 +276,13 @@ class Guest:
             log.warning("connection refused: %s", error)
             return None
 
-    def _watch(self, transport: asyncio.Transport, core: Connection) -> Witness | None:
+    def _watch(self, transport: asyncio.Transport, core: Connection) -> SenderIdentity | None:
         """A program's own rules are for the program that speaks, not for the one that connected."""
         assert isinstance(core, PulseClient)
         identity = core.subject.identity
         if not identity.unproven:
             return None
-        return Witness(transport.get_extra_info("socket").fileno(), identity, core.identified)
+        return SenderIdentity(transport.get_extra_info("socket").fileno(), identity, core.identified)
 
     async def stop(self) -> None:
         """Close the sockets: clients are told that their streams are killed, then that the connection ends."""

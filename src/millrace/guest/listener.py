@@ -12,7 +12,7 @@ from millrace.doors.microphone import MicrophoneStream
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.guest.home import Home
-from millrace.guest.missing import missing_sink
+from millrace.guest.notfound import missing_sink
 from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import Subscriber, Write

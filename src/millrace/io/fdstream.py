@@ -14,8 +14,8 @@ from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.io.clock import now_ns
 from millrace.io.runner import FAREWELL_S, TimerRunner
+from millrace.io.senderidentity import SenderIdentity
 from millrace.io.turns import Turns
-from millrace.io.witness import Witness
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import Session
@@ -72,7 +72,7 @@ class FdStream:
         """The guest at whose expense it is read."""
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
         self._take_fds, self._last_word, self._may_wait = take_fds, last_word, may_wait
-        self.witness: Witness | None = None
+        self.sender: SenderIdentity | None = None
         """Finds out which program speaks, if that matters."""
         self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
@@ -108,8 +108,8 @@ class FdStream:
         return True
 
     def _read(self) -> None:
-        if self.witness is not None:
-            self.witness.reading()
+        if self.sender is not None:
+            self.sender.reading()
         try:
             size = self._receive()
         except (BlockingIOError, InterruptedError):
@@ -120,10 +120,10 @@ class FdStream:
         if size == 0:
             self._end(PeerLost("the connection ended"))
             return
-        if self.witness is not None:
-            self.witness.read(size)
-            if self.witness is not None and self.witness.done:
-                self.witness = None
+        if self.sender is not None:
+            self.sender.read(size)
+            if self.sender is not None and self.sender.done:
+                self.sender = None
         self._run(lambda: self._core.receive(self._buffer[:size], now_ns()))
 
     def next_timeout(self) -> HostNs | None:

@@ -14,9 +14,9 @@ from typing import Any
 from millrace.errors import ConfigError, MillraceError
 from millrace.io.clock import now_ns
 from millrace.io.descriptors import Descriptors
-from millrace.io.doorstep import Visitor
 from millrace.io.listeners import Listeners, bind_unix
 from millrace.io.peers import is_ours
+from millrace.io.pending import PendingConnection
 from millrace.io.sockets import peer_uid
 from millrace.io.turns import Turns
 from millrace.text import parse_json
@@ -36,8 +36,8 @@ class Handover:
     def __init__(self, path: Path, take: Take, listeners: Listeners) -> None:
         self._path, self._take = path, take
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[socket.socket, tuple[asyncio.TimerHandle, Visitor]] = {}
-        self._doorstep = listeners.doorstep
+        self._waiting: dict[socket.socket, tuple[asyncio.TimerHandle, PendingConnection]] = {}
+        self._pending = listeners.pending
         self._listener = listeners.take(bind_unix(path), Turns(), self._accept)
 
     def _accept(self, sock: socket.socket) -> None:
@@ -47,7 +47,7 @@ class Handover:
         if len(self._waiting) >= WAITING_MAX:
             self._drop(next(iter(self._waiting)))
         visitor = _Waiting(sock, self._drop)
-        self._doorstep.arrive(visitor, now_ns())
+        self._pending.arrive(visitor, now_ns())
         self._waiting[sock] = self._loop.call_later(PATIENCE_S, self._drop, sock), visitor
         self._loop.add_reader(sock, self._serve, sock)
 
@@ -88,7 +88,7 @@ class Handover:
         timer, visitor = self._waiting.pop(sock, (None, None))
         if timer is not None and visitor is not None:
             timer.cancel()
-            self._doorstep.left(visitor)
+            self._pending.left(visitor)
             self._loop.remove_reader(sock)
             sock.close()
 
@@ -101,15 +101,15 @@ class Handover:
 
 
 class _Waiting:
-    """A connection that has handed nothing over yet, as the doorstep wants it."""
+    """A connection that has handed nothing over yet, as `PendingConnections` sees it."""
 
     def __init__(self, sock: socket.socket, drop: Callable[[socket.socket], None]) -> None:
         self._sock, self._drop = sock, drop
 
     def is_closing(self) -> bool:
-        """See `Visitor`."""
+        """See `PendingConnection`."""
         return self._sock.fileno() < 0
 
     def abort(self) -> None:
-        """See `Visitor`."""
+        """See `PendingConnection`."""
         self._drop(self._sock)

@@ -20,11 +20,11 @@ from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.io.clock import now_ns
-from millrace.io.doorstep import Doorstep, Visitor
+from millrace.io.pending import PendingConnection, PendingConnections
 from millrace.io.runner import Connection, StreamRunner, TimerRunner, Watch
+from millrace.io.senderidentity import watch_writers
 from millrace.io.sockets import keep_alive
 from millrace.io.turns import Turns
-from millrace.io.witness import watch_writers
 
 log = logging.getLogger("millrace.io")
 RESERVE = 64
@@ -46,35 +46,35 @@ def descriptors() -> int:
 
 
 class Listeners:
-    """The doorstep of one daemon, on which the connections of all its listening sockets wait to be let in."""
+    """The connections of all listening sockets of one daemon that have not logged in yet."""
 
     def __init__(self) -> None:
-        self.doorstep = Doorstep()
-        self._timer = TimerRunner(self.doorstep, asyncio.get_running_loop())
+        self.pending = PendingConnections()
+        self._timer = TimerRunner(self.pending, asyncio.get_running_loop())
 
-    def arrive(self, visitor: Visitor) -> None:
-        """See `Doorstep.arrive`."""
-        self.doorstep.arrive(visitor, now_ns())
+    def arrive(self, visitor: PendingConnection) -> None:
+        """See `PendingConnections.arrive`."""
+        self.pending.arrive(visitor, now_ns())
         self._timer.rearm()
 
-    def rest(self, visitor: Visitor) -> None:
-        """See `Doorstep.rest`."""
-        self.doorstep.rest(visitor, now_ns())
+    def rest(self, visitor: PendingConnection) -> None:
+        """See `PendingConnections.rest`."""
+        self.pending.rest(visitor, now_ns())
         self._timer.rearm()
 
     def take(self, sock: socket.socket, turns: Turns, take: Take) -> Acceptor:
-        """Hand each connection to `take`, which tells the doorstep of it."""
-        return Acceptor(sock, self.doorstep, turns, take)
+        """Hand each connection to `take`, which reports it to `pending`."""
+        return Acceptor(sock, self.pending, turns, take)
 
     def serve(
         self, sock: socket.socket, turns: Turns, make: MakeProtocol, tls: ssl.SSLContext | None = None
     ) -> Acceptor:
-        """Run a protocol on each connection. It stands on the doorstep until somebody calls it in."""
-        return Acceptor(sock, self.doorstep, turns, Joining(self, make, tls).take)
+        """Run a protocol on each connection. It is pending until it has logged in."""
+        return Acceptor(sock, self.pending, turns, Joining(self, make, tls).take)
 
     def serve_cores(self, sock: socket.socket, turns: Turns, make: Make, watch: Watch, whose: str) -> Acceptor:
         """Run a sans-IO core on each connection: it is in when the core knows its program. `whose` is for the log."""
-        entered, gone = self.doorstep.enter, self.doorstep.left
+        entered, gone = self.pending.enter, self.pending.left
         return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch, whose))
 
     def stop(self) -> None:
@@ -90,8 +90,8 @@ class Acceptor:
 
     first = False
 
-    def __init__(self, listener: socket.socket, doorstep: Doorstep, turns: Turns, take: Take) -> None:
-        self._listener, self._doorstep, self._turns, self._take = listener, doorstep, turns, take
+    def __init__(self, listener: socket.socket, pending: PendingConnections, turns: Turns, take: Take) -> None:
+        self._listener, self._pending, self._turns, self._take = listener, pending, turns, take
         self._loop = asyncio.get_running_loop()
         self._resume: asyncio.TimerHandle | None = None
         self._refusing = False
@@ -125,7 +125,7 @@ class Acceptor:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in _SHORT and not self._doorstep.make_room():
+            if error.errno in _SHORT and not self._pending.make_room():
                 # The listener stays readable: without a pause the loop would do nothing else.
                 log.error("can't accept connections: %s", error.strerror)
                 self._loop.remove_reader(self._listener)
@@ -143,16 +143,16 @@ class Acceptor:
         Then one goes for each that comes, for a while: it leaves a low number free, which says nothing. At a
         high one two go, so that it does not get worse.
         """
-        limit, doorstep = descriptors(), self._doorstep
+        limit, pending = descriptors(), self._pending
         near = sock.fileno() >= limit - min(RESERVE, limit // 4)
         if near:
-            doorstep.pressed = RESERVE
-        elif not doorstep.pressed:
+            pending.pressed = RESERVE
+        elif not pending.pressed:
             return True
-        doorstep.pressed -= 1
-        room = doorstep.make_room() or not near
+        pending.pressed -= 1
+        room = pending.make_room() or not near
         if near and room:
-            doorstep.make_room()
+            pending.make_room()
         if not room and not self._refusing:
             log.error("not accepting connections: all %d file descriptors are in use (ulimit -n)", limit)
         self._refusing = not room
@@ -197,7 +197,7 @@ class Joining:
             sock.close()
             return
         finally:
-            self._listeners.doorstep.left(shaking)
+            self._listeners.pending.left(shaking)
         if shaking.aborted:
             transport.abort()
         else:
@@ -205,18 +205,18 @@ class Joining:
 
 
 class Handshake:
-    """A connection that has no transport yet, as the doorstep wants it."""
+    """A connection that has no transport yet, as `PendingConnections` sees it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.aborted = False
 
     def is_closing(self) -> bool:
-        """See `Visitor`."""
+        """See `PendingConnection`."""
         return self._sock.fileno() < 0
 
     def abort(self) -> None:
-        """See `Visitor`: the handshake fails at once, and what has none is not begun."""
+        """See `PendingConnection`: the handshake fails at once, and what has none is not begun."""
         self.aborted = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -228,7 +228,7 @@ class Handshake:
 def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.socket:
     """A unix socket at `path`, taking the place of a dead one; ConfigError if one lives there.
 
-    With `watched` the kernel says of each message who wrote it: see io/witness.py.
+    With `watched` the kernel says of each message who wrote it: see io/senderidentity.py.
     """
     if len(os.fsencode(path)) > 107:
         raise ConfigError(f"the socket path {path} is too long (107 bytes at most); use a shorter XDG_RUNTIME_DIR")

@@ -16,8 +16,8 @@ from typing import Protocol, cast
 
 from millrace.errors import BudgetError, PeerLost, RemoteProtocolError
 from millrace.io.clock import now_ns
+from millrace.io.senderidentity import SenderIdentity
 from millrace.io.turns import Turns
-from millrace.io.witness import Witness
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.contract import Sender, Timed
 
@@ -175,7 +175,7 @@ def _never() -> bool:
     return False
 
 
-Watch = Callable[[asyncio.Transport, Connection], Witness | None]
+Watch = Callable[[asyncio.Transport, Connection], SenderIdentity | None]
 """Finds out which program speaks on a connection, if that matters."""
 
 
@@ -195,7 +195,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         whose: str = "a connection",
     ) -> None:
         self._watch, self._whose = watch, whose
-        self._witness: Witness | None = None
+        self._sender: SenderIdentity | None = None
         self._make, self._entered, self._gone = make, entered, gone
         self._inside = False
         self._turns = turns or Turns()
@@ -220,25 +220,25 @@ class StreamRunner(asyncio.BufferedProtocol):
         if self._core is None:
             transport.abort()
             return
-        self._witness = self._watch(transport, self._core)
+        self._sender = self._watch(transport, self._core)
         self._core.wake = self._wake
         self._core.over = self._turns.over
         self._arm(self._core)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio."""
-        if self._witness is not None:
-            self._witness.reading()
+        if self._sender is not None:
+            self._sender.reading()
         if self._turns.free():
             return self._buffer
         return self._buffer[: RECEIVE_BYTES_BESIDE if self._turns.ready() else RECEIVE_BYTES_WAITING]
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio."""
-        if self._witness is not None:
-            self._witness.read(nbytes)
-            if self._witness.done:
-                self._witness = None
+        if self._sender is not None:
+            self._sender.read(nbytes)
+            if self._sender.done:
+                self._sender = None
         if self._core is None or self._core.closing:
             return
         if self._rest or self._turns.left_ns <= 0:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import aiohttp
 from aiohttp import web
 
-from millrace.client.way import staying
+from millrace.client.endpoint import staying
 from millrace.errors import RemoteProtocolError
 from millrace.io.clock import now_ns
 from millrace.sim.net import NetEmulator, Path

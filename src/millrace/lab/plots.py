@@ -9,12 +9,12 @@ import numpy as np
 
 from millrace.errors import ConfigError, OutputLost
 from millrace.io.files import write_whole
-from millrace.lab.day import Day
+from millrace.lab.dryrun import DryRun
 
 POINTS_MAX = 4000
 
 
-def plot(day: Day, folder: Path) -> Path:
+def plot(day: DryRun, folder: Path) -> Path:
     """Draw one run into `folder`; ConfigError where matplotlib is missing, OutputLost where there is no room."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

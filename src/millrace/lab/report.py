@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from millrace.errors import ConfigError
-from millrace.lab.day import Day, Make
+from millrace.lab.dryrun import DryRun, Make
+from millrace.lab.dryvoice import MillracePolicy
 from millrace.lab.policies import OTHERS
 from millrace.lab.scenario import Outcome, named
-from millrace.lab.weightless import MillracePolicy
 
 POLICIES: dict[str, Make] = {"millrace": MillracePolicy, **{policy.name: policy for policy in OTHERS}}
 SOURCES: dict[str, str] = {"millrace": MillracePolicy.source} | {policy.name: policy.source for policy in OTHERS}
@@ -37,7 +37,7 @@ def run_one(scenario: str, policy: str, hours: float, plots: Path | None, clock:
     from millrace.lab.plots import plot
 
     began = clock()
-    day = Day(named(scenario), POLICIES[policy], hours)
+    day = DryRun(named(scenario), POLICIES[policy], hours)
     day.run()
     outcome = day.outcome(clock() - began)
     if plots is not None:

@@ -10,10 +10,10 @@ from millrace.budget import CONNECTIONS, MIB
 from millrace.doors.pulse.clientstreams import ClientStreams
 from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of, prop_text
-from millrace.doors.pulse.news import Subscription
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
 from millrace.doors.pulse.state import ClientState, weigh_props
+from millrace.doors.pulse.subscriptions import Subscription
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, GraphError, MillraceError, RemoteProtocolError
 from millrace.rights.grants import Identity, Permission, Verdict

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.admission import Admission, permission_of
 from millrace.doors.pulse.clients import Client, Host, Memory, Recorder
+from millrace.doors.pulse.devicestates import DeviceUse, InUse
 from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
-from millrace.doors.pulse.news import News
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import Rules, group_of, group_of_props
 from millrace.doors.pulse.samples import SampleCache
-from millrace.doors.pulse.uses import InUse, Uses
+from millrace.doors.pulse.subscriptions import SubscriptionEvents
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError
 from millrace.graph.graph import Graph
@@ -52,7 +52,7 @@ class PulseDoor:
         self.server_name = server_name
         self.wall_ns = wall_ns
         self.clients: dict[int, Client] = {}
-        self.news = News(host.in_turns)
+        self.news = SubscriptionEvents(host.in_turns)
         self.publish = self.news.publish
         self.devices = GuestDevices(self, memory.keep_devices if memory else None)
         """What is remembered of sinks and sources."""
@@ -73,7 +73,7 @@ class PulseDoor:
         """What is the guest's and no connection's: cached samples, modules."""
         self.samples = SampleCache(self.account, self.publish)
         self._source_states: dict[int, tuple[bool, bool]] = {}
-        self._uses, self.in_use = Uses(), InUse()
+        self._use, self.in_use = DeviceUse(), InUse()
         graph.observers.append(self._graph_changed)
 
     def _built_in(self) -> Iterator[Module]:
@@ -295,11 +295,11 @@ class PulseDoor:
             self._tap_changed(node, kind)
         if isinstance(node, Tap):
             self.sound_tones(*self.modules.values())
-        if isinstance(node, Stream | Tap) and self._uses.count(node, kind is Change.REMOVE):
+        if isinstance(node, Stream | Tap) and self._use.count(node, kind is Change.REMOVE):
             self._tell_what_is_used()
 
     def _tell_what_is_used(self) -> None:
-        before, self.in_use = self.in_use, self._uses.found(self.graph.mixes())
+        before, self.in_use = self.in_use, self._use.found(self.graph.mixes())
         for facility, were, are in zip((Facility.SINK, Facility.SOURCE), before, self.in_use, strict=True):
             for index in were ^ are:
                 mix = self.graph.sinks.get(index) or self.graph.sources.get(index)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from millrace.budget import Account, size_of
-from millrace.doors.pulse.news import Subscribed
 from millrace.doors.pulse.samples import Upload
+from millrace.doors.pulse.subscriptions import SubscriptionState
 from millrace.rights.grants import Subject
 from millrace.wire.pulse.session import PulseState
 from millrace.wire.pulse.tagstruct import Props
@@ -29,7 +29,7 @@ class ClientState:
     ready: bool = False
     """It is let in."""
     props: Props = field(default_factory=dict)
-    subscribed: Subscribed = field(default_factory=Subscribed)
+    subscribed: SubscriptionState = field(default_factory=SubscriptionState)
     extensions: set[str] = field(default_factory=set)
     """Modules whose changes it wants to hear of."""
     next_channel: int = 0

@@ -176,7 +176,7 @@ class Web:
 
     @web.middleware
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A connection is on the doorstep but while it serves somebody who is known."""
+        """A connection is pending except while it serves a known peer."""
         listeners, line = self._plane.listeners, request.transport
         try:
             _check_headers(request)
@@ -191,7 +191,7 @@ class Web:
         """Serve somebody, at their expense: this request, and what comes after it."""
         request[PRINCIPAL], turns = principal, self._plane.turns_of(principal)
         if request.transport is not None:
-            self._plane.listeners.doorstep.enter(request.transport)
+            self._plane.listeners.pending.enter(request.transport)
             charge(request.transport, turns)
 
         async def serve() -> web.StreamResponse:

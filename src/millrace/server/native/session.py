@@ -10,18 +10,18 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from millrace.budget import CONNECTIONS
+from millrace.control.livesessions import Leave
 from millrace.control.plane import ControlPlane
 from millrace.control.registry import Encode, native_frames
 from millrace.control.requests import parsed
-from millrace.control.visits import Leave
 from millrace.doors.admission import Admission, Refused
 from millrace.errors import BudgetError, MillraceError, PeerLost, ProtocolError, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.native import NativeStreams
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
+from millrace.io.senderidentity import SenderIdentity
 from millrace.io.turns import Turns
-from millrace.io.witness import Witness
 from millrace.rights.grants import Identity, Permission, Verdict
 from millrace.rights.model import OWNER, Admits, Principal, Right, show_rights
 from millrace.rights.prompts import Answer, Prompt
@@ -106,7 +106,7 @@ class NativeSession:
             gone=self._gone, outgoing=state.outgoing,
         )  # fmt: skip
         if self.subject.identity.unproven:
-            self.line.witness = Witness(sock.fileno(), self.subject.identity, self._identified)
+            self.line.sender = SenderIdentity(sock.fileno(), self.subject.identity, self._identified)
         try:
             if not self.closed:
                 self._go_on()
@@ -125,7 +125,7 @@ class NativeSession:
         for number, call in state.calls:
             self.account.hold(("call", number), CALL_BYTES + len(bytes(call.args)))
         if state.greeted:
-            self._plane.listeners.doorstep.enter(self)
+            self._plane.listeners.pending.enter(self)
         if state.ready:
             state.principal = self._plane.renewed(state.principal, state.token, self.server.guest)
             self._enter()
@@ -184,11 +184,11 @@ class NativeSession:
             self.streams.end_forbidden(guest)
 
     def is_closing(self) -> bool:
-        """See `Visitor`."""
+        """See `PendingConnection`."""
         return self.closed
 
     def abort(self) -> None:
-        """See `Visitor`: others need its descriptor."""
+        """See `PendingConnection`: others need its descriptor."""
         self.end("no hello arrived, and others are waiting")
         self.line.close()
 
@@ -260,7 +260,7 @@ class NativeSession:
 
     def _leave_all(self) -> None:
         self._leave()
-        self._plane.listeners.doorstep.left(self)
+        self._plane.listeners.pending.left(self)
         self._plane.registry.unwatch(self)
         self._plane.prompts.forget(self.subject)
         self.streams.close()
@@ -292,7 +292,7 @@ class NativeSession:
             self.end("hello was sent already", "protocol")
             return
         self.state.greeted = True
-        self._plane.listeners.doorstep.enter(self)
+        self._plane.listeners.pending.enter(self)
         self.state.name = hello.name[:100]
         if hello.version < 1:
             why = f"version {hello.version} of the native protocol is not supported; this daemon speaks {VERSION}"

@@ -13,7 +13,7 @@ import pytest
 
 from millrace.daemon.app import Daemon
 from millrace.guest.config import GuestConfig
-from millrace.io.doorstep import LOGIN_NS, REST_NS, Doorstep
+from millrace.io.pending import LOGIN_NS, REST_NS, PendingConnections
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.native.messages import HEADER, Call, Hello, frame
 from millrace.wire.pulse.client import PulseClientSession
@@ -25,7 +25,7 @@ KNOWN = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class Line:
-    """A connection, as the doorstep wants it."""
+    """A connection, as `PendingConnections` sees it."""
 
     def __init__(self) -> None:
         self.gone = False
@@ -38,7 +38,7 @@ class Line:
 
 
 def test_strangers_go_in_the_order_of_their_coming_and_who_rests_after_them() -> None:
-    door, lines = Doorstep(), [Line() for _ in range(5)]
+    door, lines = PendingConnections(), [Line() for _ in range(5)]
     for n, line in enumerate(lines):
         door.arrive(line, n * NS_PER_S)
     door.enter(lines[1])
@@ -58,7 +58,7 @@ def test_strangers_go_in_the_order_of_their_coming_and_who_rests_after_them() ->
 
 
 def test_a_line_that_is_closing_makes_no_room() -> None:
-    door, gone, here = Doorstep(), Line(), Line()
+    door, gone, here = PendingConnections(), Line(), Line()
     gone.abort()
     door.arrive(gone, 0)
     door.arrive(here, 0)
@@ -66,7 +66,7 @@ def test_a_line_that_is_closing_makes_no_room() -> None:
 
 
 def test_who_has_hung_up_is_forgotten() -> None:
-    door, lines = Doorstep(), [Line() for _ in range(100)]
+    door, lines = PendingConnections(), [Line() for _ in range(100)]
     for line in lines:
         door.rest(line, 0)
         line.abort()
@@ -76,7 +76,7 @@ def test_who_has_hung_up_is_forgotten() -> None:
 
 
 def test_who_was_inside_and_has_gone_is_a_stranger_like_any_other() -> None:
-    door, line = Doorstep(), Line()
+    door, line = PendingConnections(), Line()
     door.arrive(line, 0)
     door.enter(line)
     door.arrive(line, 1)
@@ -129,7 +129,7 @@ HALF = {
 @pytest.mark.parametrize("door", HALF)
 @pytest.mark.parametrize("drips", [False, True], ids=["silent", "drips"])
 def test_half_a_login_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, drips: bool) -> None:
-    monkeypatch.setattr("millrace.io.doorstep.LOGIN_NS", 300 * NS_PER_MS)
+    monkeypatch.setattr("millrace.io.pending.LOGIN_NS", 300 * NS_PER_MS)
     monkeypatch.setattr("millrace.wire.native.session.GREET_NS", 300 * NS_PER_MS)
     monkeypatch.setattr("millrace.io.handover.PATIENCE_S", 0.3)
 
@@ -151,13 +151,13 @@ def test_half_a_login_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             while await reader.read(1000):
                 pass
         writer.close()
-        assert not daemon.listeners.doorstep.strangers
+        assert not daemon.listeners.pending.strangers
 
     running(tmp_path, test)
 
 
 def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.io.doorstep.LOGIN_NS", 100 * NS_PER_MS)
+    monkeypatch.setattr("millrace.io.pending.LOGIN_NS", 100 * NS_PER_MS)
 
     async def test(daemon: Daemon) -> None:
         pulse, to_pulse = await opened(daemon, "alice/pulse")
@@ -175,7 +175,7 @@ def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             to_native.write(frame(Call(1, "state", {})))
             assert len(await native.read(100_000)) > 50
             assert daemon.worker.guests["alice"].door.clients
-            assert len(daemon.listeners.doorstep.resting) == 1
+            assert len(daemon.listeners.pending.resting) == 1
 
     running(tmp_path, test)
 
@@ -217,7 +217,7 @@ def test_idle_connections_use_up_nothing_that_others_need(
             idle.append(sock)
             await asyncio.sleep(0)
         await asyncio.sleep(0.1)
-        assert len(daemon.listeners.doorstep.strangers) < 120
+        assert len(daemon.listeners.pending.strangers) < 120
         async with (
             aiohttp.ClientSession(headers=KNOWN) as http,
             http.get(f"http://{daemon.serving.address}/api/v1/state") as answer,
@@ -234,17 +234,17 @@ def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path
         return {line.get_protocol().turns for line in lines}  # type: ignore[attr-defined]
 
     async def test(daemon: Daemon) -> None:
-        doorstep, alice = daemon.listeners.doorstep, daemon.worker.guests["alice"]
+        pending, alice = daemon.listeners.pending, daemon.worker.guests["alice"]
         async with aiohttp.ClientSession(headers=KNOWN) as http:
             async with http.get(f"http://{daemon.serving.address}/health"):
-                assert daemon.worker.turns not in payers(doorstep.strangers)
+                assert daemon.worker.turns not in payers(pending.strangers)
             async with http.get(f"http://{daemon.serving.address}/api/v1/state") as answer:
                 await answer.read()
-            while not doorstep.resting:
+            while not pending.resting:
                 await asyncio.sleep(0)
-            assert payers(doorstep.resting) == {daemon.worker.turns}
+            assert payers(pending.resting) == {daemon.worker.turns}
             async with http.ws_connect(f"http://{daemon.serving.address}/alice"):
-                assert alice.turns in payers(line for line in doorstep._inside if hasattr(line, "get_protocol"))
+                assert alice.turns in payers(line for line in pending._inside if hasattr(line, "get_protocol"))
 
     running(tmp_path, test)
 

@@ -9,7 +9,7 @@ Lose = Callable[[str], None]
 Leave = Callable[[], None]
 
 
-class Visits:
+class LiveSessions:
     """Listeners, watchers and native connections, by whose they are and by the browser's session that they came by."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ EACH_NS: HostNs = 100 * NS_PER_MS
 """At once as many as in ten seconds: somebody may turn a knob."""
 
 
-class Said:
+class NoticeLimiter:
     """A server that says more than that is not repeated: it would fill terminals and logs."""
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from millrace.io import witness
-from millrace.io.witness import Witness, watch_writers
+from millrace.io import senderidentity
+from millrace.io.senderidentity import SenderIdentity, watch_writers
 from millrace.rights.grants import Identity
 
 CONNECTED = Identity(os.getpid(), os.getuid(), "player", unproven=True)
@@ -17,11 +17,11 @@ CONNECTED = Identity(os.getpid(), os.getuid(), "player", unproven=True)
 def spoken(monkeypatch: pytest.MonkeyPatch, program: str) -> list[Identity]:
     """What a witness tells when the process that connected writes twice, and is now `program`."""
     told: list[Identity] = []
-    monkeypatch.setattr(witness, "identity_of", lambda pid, uid: Identity(pid, uid, program, unproven=True))
+    monkeypatch.setattr(senderidentity, "identity_of", lambda pid, uid: Identity(pid, uid, program, unproven=True))
     ours, theirs = socket.socketpair()
     with ours, theirs:
         watch_writers(ours)
-        watch = Witness(ours.fileno(), CONNECTED, told.append)
+        watch = SenderIdentity(ours.fileno(), CONNECTED, told.append)
         for _ in range(2):
             if not watch.done:
                 theirs.send(b"x")

@@ -20,7 +20,7 @@ class InUse(NamedTuple):
     recorded: frozenset[int] = frozenset()
 
 
-class Uses:
+class DeviceUse:
     """Streams, counted by the sinks that they play to, and recorders, by what they record."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from millrace.units import Frames, HostNs
 _CUT_LEAST, _CUT_MOST = 144, 624
 
 
-class WeightlessVoice:
+class DryVoice:
     """`PlayoutBuffer` with a number for a tape; splices take the most that they may, like a tape's on average."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class MillracePolicy:
         del period
         self.packet_ns = packet_ns
         self.pace = RateController(rate, profile_of(latency))
-        self.voice = WeightlessVoice()
+        self.voice = DryVoice()
         self.link = AdaptiveLink(rate, rate, self.pace, self.voice)
 
     def arrived(self, media_ns: HostNs, frames: Frames, now_ns: HostNs) -> None:

@@ -18,7 +18,7 @@ UNSURE_NS: HostNs = NS_PER_S
 STOOD_NS: HostNs = 250 * NS_PER_MS
 
 
-class Complaints:
+class Dropouts:
     """One listener's. Its caller keeps threads apart."""
 
     def __init__(self) -> None:

@@ -1,10 +1,10 @@
-"""News: each change once, to those that asked for it, in turns, and nothing from before they asked."""
+"""SubscriptionEvents: each change once, to those that asked for it, in turns, and nothing from before they asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from millrace.doors.pulse.news import News, Subscribed, Subscription
+from millrace.doors.pulse.subscriptions import Subscription, SubscriptionEvents, SubscriptionState
 from millrace.wire.pulse.constants import Change, Facility
 
 SINK, STREAM, CLIENT = Facility.SINK, Facility.SINK_INPUT, Facility.CLIENT
@@ -16,12 +16,12 @@ def mask(*facilities: Facility) -> int:
 
 
 class Turns:
-    """News that are spread when the test says so, a step at a time."""
+    """SubscriptionEvents that are spread when the test says so, a step at a time."""
 
     def __init__(self) -> None:
         self.called = 0
         self._make: Callable[[], Iterator[None]] = lambda: iter(())
-        self.news = News(self._in_turns)
+        self.news = SubscriptionEvents(self._in_turns)
         self.woken: list[int] = []
 
     def _in_turns(self, make: Callable[[], Iterator[None]]) -> Callable[[], None]:
@@ -32,8 +32,8 @@ class Turns:
 
         return call
 
-    def subscribe(self, client: int, *facilities: Facility, state: Subscribed | None = None) -> Subscription:
-        one = Subscription(self.news, client, lambda: self.woken.append(client), state or Subscribed())
+    def subscribe(self, client: int, *facilities: Facility, state: SubscriptionState | None = None) -> Subscription:
+        one = Subscription(self.news, client, lambda: self.woken.append(client), state or SubscriptionState())
         if facilities:
             one.set_mask(mask(*facilities))
         return one
@@ -157,7 +157,7 @@ def test_who_leaves_while_it_is_spread_is_no_obstacle() -> None:
 
 def test_a_state_goes_on_elsewhere_with_what_was_not_told_and_hears_only_what_is_new_there() -> None:
     before = Turns()
-    state = Subscribed()
+    state = SubscriptionState()
     one = before.subscribe(1, SINK, state=state)
     before.news.publish(SINK, NEW, 7)
     before.spread()

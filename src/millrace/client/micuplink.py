@@ -18,7 +18,7 @@ WAITING_MAX = 50
 MICROPHONE = CodecSettings(bitrate=64_000, fec=True, application="audio")
 
 
-class Speech:
+class MicrophoneUplink:
     """Runs as long as its listener; what is captured is thrown away unless somebody records."""
 
     def __init__(self, source: MicrophoneSource) -> None:

@@ -41,7 +41,7 @@ class Trace:
     ratio_ppm: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
-class Day:
+class DryRun:
     """One run."""
 
     def __init__(self, scenario: Scenario, make: Make, hours: float, seed: int = 1) -> None:

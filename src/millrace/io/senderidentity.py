@@ -24,7 +24,7 @@ LOOKS_MAX = 4
 _CREDENTIALS = struct.Struct("3i")
 
 
-class Witness:
+class SenderIdentity:
     """Watches the first reads of one connection: `reading` goes before each, `read` after it."""
 
     def __init__(self, fileno: int, identity: Identity, tell: Callable[[Identity], None]) -> None:

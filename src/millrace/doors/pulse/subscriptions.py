@@ -14,7 +14,7 @@ InTurns = Callable[[Callable[[], Iterator[None]]], Callable[[], None]]
 """Makes of steps what is called whenever there is something for them to do: they are done in turns."""
 
 
-class News:
+class SubscriptionEvents:
     """Changes of one guest, gathered until they are spread."""
 
     def __init__(self, in_turns: InTurns) -> None:
@@ -43,7 +43,7 @@ class News:
 
 
 @dataclass(slots=True)
-class Subscribed:
+class SubscriptionState:
     """What one client wants to hear of, and what it has not been told yet."""
 
     mask: int = 0
@@ -55,7 +55,9 @@ class Subscribed:
 class Subscription:
     """One client's, which goes on from a `state`. `wake` is called when there is something to tell."""
 
-    def __init__(self, news: News, client: int, wake: Callable[[], None], state: Subscribed) -> None:
+    def __init__(
+        self, news: SubscriptionEvents, client: int, wake: Callable[[], None], state: SubscriptionState
+    ) -> None:
         self._news, self._client, self._wake, self._state = news, client, wake, state
         if state.mask:
             # Serials count one guest's news in one process: what is new here is new to it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millrace.doors.pulse.uses import InUse, Uses
+from millrace.doors.pulse.devicestates import DeviceUse, InUse
 from millrace.graph.model import Link, Sink, Stream, Tap
 
 STEREO = ("front-left", "front-right")
@@ -13,7 +13,7 @@ def sink(number: int, *targets: Sink, capture: bool = False) -> Sink:
 
 
 def test_only_what_changes_something_is_worth_telling() -> None:
-    uses, music = Uses(), sink(1)
+    uses, music = DeviceUse(), sink(1)
     one, other = (Stream(n, "tone", STEREO, links=[Link(music)], active=True) for n in (2, 3))
     assert uses.count(one, gone=False)
     assert not uses.count(one, gone=False)
@@ -31,7 +31,7 @@ def test_links_pass_use_on_to_what_they_lead_into_and_recording_to_where_it_come
     speakers = sink(1)
     combined, remapped = sink(2, speakers), sink(3, capture=True)
     microphone = sink(4, remapped, capture=True)
-    mixes, uses = [speakers, combined, remapped, microphone], Uses()
+    mixes, uses = [speakers, combined, remapped, microphone], DeviceUse()
     uses.count(Stream(5, "tone", STEREO, links=[Link(combined)], active=True), gone=False)
     uses.count(Tap(6, "recorder", STEREO, sink=remapped, records=True), gone=False)
     uses.count(Tap(7, "listener", STEREO, sink=speakers), gone=False)

@@ -8,7 +8,7 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
 
 
-class Ducks:
+class Ducking:
     """Who has which stream how far down. Where several have, it is as quiet as the one that takes most has it."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ REST_NS = 75 * NS_PER_S
 """Between two requests of somebody who is known; as long as proxies keep a line."""
 
 
-class Visitor(Protocol):
+class PendingConnection(Protocol):
     """A connection, as asyncio's transports have it."""
 
     def is_closing(self) -> bool:
@@ -30,37 +30,37 @@ class Visitor(Protocol):
         ...
 
 
-class Doorstep:
+class PendingConnections:
     """Strangers wait to be let in; who is inside stays as long as its own protocol lets it; who rests may be waiting
     between two requests. Each queue is in the order of its deadlines."""
 
     def __init__(self) -> None:
-        self.strangers: dict[Visitor, HostNs] = {}
-        self.resting: dict[Visitor, HostNs] = {}
-        self._inside: set[Visitor] = set()
+        self.strangers: dict[PendingConnection, HostNs] = {}
+        self.resting: dict[PendingConnection, HostNs] = {}
+        self._inside: set[PendingConnection] = set()
         self._swept_ns: HostNs = 0
         self.pressed = 0
         """For so many more that come one goes."""
 
-    def arrive(self, visitor: Visitor, now_ns: HostNs) -> None:
+    def arrive(self, visitor: PendingConnection, now_ns: HostNs) -> None:
         """Somebody has connected, or a stranger has asked something: their time begins."""
         self._sweep(now_ns)
         if visitor not in self._inside:
             self.left(visitor)
             self.strangers[visitor] = now_ns + LOGIN_NS
 
-    def enter(self, visitor: Visitor) -> None:
+    def enter(self, visitor: PendingConnection) -> None:
         """It is known which program that is."""
         self.left(visitor)
         self._inside.add(visitor)
 
-    def rest(self, visitor: Visitor, now_ns: HostNs) -> None:
+    def rest(self, visitor: PendingConnection, now_ns: HostNs) -> None:
         """What somebody known had asked is done."""
         self._sweep(now_ns)
         self.left(visitor)
         self.resting[visitor] = now_ns + REST_NS
 
-    def left(self, visitor: Visitor) -> None:
+    def left(self, visitor: PendingConnection) -> None:
         """The connection is gone."""
         self.strangers.pop(visitor, None)
         self.resting.pop(visitor, None)
@@ -96,7 +96,7 @@ class Doorstep:
                     return True
         return False
 
-    def _let_go(self, queue: dict[Visitor, HostNs]) -> bool:
+    def _let_go(self, queue: dict[PendingConnection, HostNs]) -> bool:
         visitor = next(iter(queue))
         del queue[visitor]
         if visitor.is_closing():
