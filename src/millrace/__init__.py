@@ -11,8 +11,12 @@ from millrace.version import __version__
 
 if TYPE_CHECKING:
     from millrace.client.bus import Bus, Change, Object, connect
+    from millrace.errors import ConfigError, GraphError, MillraceError, NoDaemon, PeerLost, RightsError
 
-__all__ = ["Bus", "Change", "Object", "__version__", "connect"]
+__all__ = [
+    "Bus", "Change", "ConfigError", "GraphError", "MillraceError", "NoDaemon", "Object", "PeerLost", "RightsError",
+    "__version__", "connect",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from millrace.client import bus
 
         return getattr(bus, name)
+    if name in __all__:
+        from millrace import errors
+
+        return getattr(errors, name)
     raise AttributeError(f"module 'millrace' has no attribute {name!r}")

@@ -273,7 +273,7 @@ def test_a_token_lets_a_listener_in_and_its_end_ends_it(bus: Bus, tmp_path: Path
     bus.cli("token", "revoke", "token/1")
     assert listener.wait(10) == 0
     again = subprocess.run([*command, "--no-reconnect"], env=bus.env, capture_output=True, text=True, timeout=20)
-    assert again.returncode == 4 and "refused (401)" in again.stderr
+    assert again.returncode == 4 and "access denied (401)" in again.stderr
     bus.stop()
     assert secret not in bus.log.read_text()
 

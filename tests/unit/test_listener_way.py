@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
 
-from millrace.client.endpoint import hindrance
+import millrace
 from millrace.client.options import ListenerOptions
+from millrace.client.endpoint import demand_welcome, hindrance
+from millrace.errors import RightsError
 
 
 @pytest.mark.parametrize(("host", "said"), [
@@ -27,3 +30,34 @@ def test_who_cannot_connect_is_told_what_is_not_there(host: str, said: str) -> N
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         assert asyncio.run(tried(port)) == said.format(port=port)
+
+
+def test_a_server_without_tls_is_named_as_one() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async def tried() -> tuple[str, int]:
+        server = await asyncio.start_server(plain, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, aiohttp.ClientSession() as http:
+            with pytest.raises(aiohttp.ClientConnectorError) as found:
+                await http.get(f"https://127.0.0.1:{port}/")
+        return hindrance(ListenerOptions(), found.value), port
+
+    said, port = asyncio.run(tried())
+    assert said == f"127.0.0.1:{port} does not use TLS; connect with ws:// instead of wss://"
+
+
+@pytest.mark.parametrize(
+    ("token", "said"), [("mr_old", "the token is wrong, or it has expired"), (None, "give a token")]
+)
+def test_a_token_that_is_refused_is_not_asked_for_again(token: str | None, said: str) -> None:
+    error = aiohttp.WSServerHandshakeError(Mock(), (), status=401)
+    with pytest.raises(RightsError, match=said):
+        demand_welcome("ws://127.0.0.1/default", ListenerOptions(token=token), error)
+
+
+def test_the_errors_of_the_library_are_where_its_documentation_has_them() -> None:
+    for name in ("ConfigError", "GraphError", "MillraceError", "NoDaemon", "PeerLost", "RightsError"):
+        assert issubclass(getattr(millrace, name), millrace.MillraceError)

@@ -26,7 +26,8 @@ def set_(
     Streams, sinks and sources have volume (50%, -6dB, or one a channel: 40%,60%) and mute (on, off).
 
     Listeners have codec (opus s16 s24 f32), bitrate (6k to 510k), vbr, complexity (0 to 10),
-    frame (auto 2.5ms 5ms 10ms 20ms 40ms 60ms), fec, loss (0 to 100), dtx, bandwidth, application, channels.
+    frame (auto 2.5ms 5ms 10ms 20ms 40ms 60ms), fec, loss (0 to 100), dtx, bandwidth, application, channels,
+    latency (low, normal, robust, 30ms) and mic (on, off).
 
     Examples:
 

@@ -87,7 +87,7 @@ async def _clicks(
 def _print(guest: str, sent: list[HostNs], heard: list[HostNs], ways: list[dict[str, Any]], as_json: bool) -> None:
     pairs = list(zip(sent, heard, ways, strict=False))
     if not pairs:
-        warn(f"guest {guest}: no click was heard")
+        warn(f"guest {guest}: no click was heard; its default sink must be neither muted nor turned down below 80%")
         raise typer.Exit(1)
     measured = [(after - before) / 1e6 for before, after, _ in pairs]
     said = [way["sum_ms"] for _, _, way in pairs]

@@ -28,6 +28,8 @@ from millrace.io.crypto import client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
 from millrace.text import SHOWN_MAX, printable, quoted
 
+NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+"""What OpenSSL says where the other side speaks something else than TLS."""
 ASK_S = 5.0
 CONNECT_S = 5.0
 CLOSE_S = 2.0
@@ -127,6 +129,8 @@ def hindrance(options: ListenerOptions, error: Exception) -> str:
         return f"no daemon answers at {options.socket}; start one with `millrace serve`"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"there is no host {printable(error.host)}"
+    if isinstance(error, aiohttp.ClientSSLError) and getattr(error.os_error, "reason", "") in NOT_TLS:
+        return f"{printable(error.host)}:{error.port} does not use TLS; connect with ws:// instead of wss://"
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         why = f" ({os.strerror(error.os_error.errno)})" if error.os_error.errno else ""
         return f"can't connect to {printable(error.host)}:{error.port}{why}; is `millrace serve` running there?"
@@ -147,11 +151,7 @@ def _no_daemon(options: ListenerOptions, error: Exception) -> bool:
 def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHandshakeError) -> None:
     """Say what was refused, where trying again is of no use."""
     if error.status in (401, 403):
-        key = runtime_dir() / KEY_FILE
-        here = f" (your own daemon's is in {key})" if key.exists() and not options.token else ""
-        raise RightsError(
-            f"{url}: access denied ({error.status}); give a token with --token-file or MILLRACE_TOKEN{here}"
-        )
+        raise RightsError(f"{url}: access denied ({error.status}); {_needed(options, error.status)}")
     if error.status == 404 and options.socket is not None:
         name = unquote(urlsplit(url).path[1:])
         raise GraphError(
@@ -166,6 +166,16 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
     if error.status == 426:
         why = "the WebSocket request arrived without its upgrade headers"
         raise RemoteProtocolError(f"{url}: {why}; a proxy must forward the Upgrade and Connection headers")
+
+
+def _needed(options: ListenerOptions, status: int) -> str:
+    if options.token and status == 401:
+        return (
+            "the token is wrong, or it has expired or was revoked or rotated; `millrace token list` shows those of now"
+        )
+    key = runtime_dir() / KEY_FILE
+    here = f" (your own daemon's is in {key})" if key.exists() and not options.token else ""
+    return f"give a token with --token-file or MILLRACE_TOKEN{here}"
 
 
 def ending(code: str, why: str) -> MillraceError:

@@ -89,7 +89,10 @@ def changed(base: CodecSettings, changes: Mapping[str, str]) -> CodecSettings:
     for name, text in changes.items():
         parser = _PARSERS.get(name)
         if parser is None:
-            raise ConfigError(f"{quoted(name)}: no such setting; there are {', '.join(SETTING_NAMES)}")
+            raise ConfigError(
+                f"{quoted(name)}: no such setting; there are {', '.join(SETTING_NAMES)}"
+                " (and latency and mic, of a listener that plays already)"
+            )
         values["frame_us" if name == "frame" else name] = parser(text)
     return replace(base, **values)
 

@@ -111,7 +111,10 @@ class Nodes:
         """Add or replace a link into `sink`, with a mix matrix of one's own if given."""
         shape = (len(source.positions), len(sink.positions))
         if matrix is not None and matrix.shape != shape:
-            raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {matrix.shape}")
+            has = " x ".join(map(str, matrix.shape))
+            raise GraphError(
+                f"the matrix must be {shape[0]} rows (one for each source channel) of {shape[1]} numbers, not {has}"
+            )
         before = source.links
         set_links(source, [link for link in before if link.target is not sink] + [link_to(source, sink, matrix)])
         try:
