@@ -173,7 +173,7 @@ def test_a_link_replaces_the_one_into_the_same_sink_and_keeps_the_others() -> No
     bench.nodes.link(stream, first)
     assert targets(stream) == ["mono", "first"] and stream.links[0].matrix is fold
     assert bench.news() == [("change", stream.key)] * 2
-    with pytest.raises(GraphError, match=r"2 rows of 1 numbers, not \(1, 2\)"):
+    with pytest.raises(GraphError, match="2 rows of 1 numbers, not 1 x 2"):
         bench.nodes.link(stream, mono, fold.T)
     bench.nodes.unlink(stream, mono)
     assert targets(stream) == ["first"] and bench.news() == [("change", stream.key)]

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 import millrace
-from millrace.client.options import ListenerOptions
 from millrace.client.endpoint import demand_welcome, hindrance
+from millrace.client.options import ListenerOptions
 from millrace.errors import RightsError
 
 

@@ -112,9 +112,7 @@ class Nodes:
         shape = (len(source.positions), len(sink.positions))
         if matrix is not None and matrix.shape != shape:
             has = " x ".join(map(str, matrix.shape))
-            raise GraphError(
-                f"the matrix must be {shape[0]} rows (one for each source channel) of {shape[1]} numbers, not {has}"
-            )
+            raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {has}")
         before = source.links
         set_links(source, [link for link in before if link.target is not sink] + [link_to(source, sink, matrix)])
         try:
