@@ -1,12 +1,12 @@
-"""What one guest makes the daemon hold, in bytes: one budget, and accounts that are the only way to hold any of it.
+"""Memory budgets: how many bytes the daemon holds for one guest. All of it is booked through accounts.
 
-An account belongs to something that certainly ends: a node of the graph, a connection, a guest's cache. Whatever is
-held for that thing is held in parts of its account (`hold` says how much a part is *now*, so that nothing is ever added
-or given back twice), and closing the account gives back all of it at once. The owner of the thing closes the account
-at the one place where the thing ends, whatever the way there: no exit path has to remember anything.
+An account belongs to an object with a definite end: a graph node, a connection, a guest's cache. Memory held for that
+object is booked as named parts of its account. `hold` sets the *current* size of a part rather than a difference, so
+nothing is ever added or released twice. Closing the account releases everything at once. The owner closes it in the
+one place where the object ends, so individual exit paths need no bookkeeping.
 
-The figures are what things cost in resident memory, as far as that is known (docs/architecture.md says how they were
-measured); they need not be exact, but each must grow with what it stands for.
+The figures approximate resident memory (docs/architecture.md says how they were measured). They need not be exact, but
+each must grow with the object it stands for.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from millrace.errors import BudgetError
 
 MIB = 1024 * 1024
 GUEST_BYTES_MAX = 256 * MIB
-"""What a guest may have held for it, unless its configuration says otherwise."""
+"""A guest's default memory budget."""
 GUEST_BYTES_MIN = 16_000_000
-"""With less there is hardly room for one client of everything."""
+"""Anything smaller hardly fits one client of each kind."""
 PROGRAMS, CONNECTIONS, LISTENERS = 0.875, 0.9375, 1.0
-"""Up to which share of the budget each may go: a guest whose programs have used up theirs can still be looked at and
-mended by a new connection, and be listened to."""
+"""How far each class of use may fill the budget. When a guest's programs have used up their share, a new connection
+can still inspect and repair the guest, and listeners can still connect."""
 ENTRY_BYTES = 128
-"""What an entry of a dictionary takes besides its key and value."""
+"""Overhead of a dictionary entry besides its key and value."""
 
 
 class Account:
-    """What is held for one thing, by parts. Closed, it holds nothing, and never will again."""
+    """Memory held for one object, in named parts. Once closed it holds nothing, for good."""
 
     __slots__ = ("_budget", "_parts", "what")
 
@@ -42,7 +42,7 @@ class Account:
 
     @property
     def held(self) -> int:
-        """Bytes, all parts together."""
+        """Total bytes of all parts."""
         return sum(self._parts.values())
 
     def part(self, name: Hashable) -> int:
@@ -50,7 +50,7 @@ class Account:
         return self._parts.get(name, 0)
 
     def hold(self, name: Hashable, size: int, reach: float = PROGRAMS) -> None:
-        """The part `name` is of `size` bytes from now on; BudgetError, and it is as it was, where that is too much."""
+        """Set part `name` to `size` bytes; BudgetError, leaving it unchanged, if that exceeds the budget."""
         more = size - self._parts.get(name, 0)
         if self._budget is None:
             if size:
@@ -64,7 +64,7 @@ class Account:
             self._parts.pop(name, None)
 
     def fits(self, name: Hashable, size: int, reach: float = PROGRAMS) -> bool:
-        """As `hold`, where there is another way if there is no room."""
+        """Like `hold`, but returns False instead of raising, for callers with an alternative."""
         if self._budget is None:
             return size == 0
         if not self._budget.has_room(size - self.part(name), reach):
@@ -73,7 +73,7 @@ class Account:
         return True
 
     def close(self) -> None:
-        """What it stands for has ended. A second time does nothing."""
+        """Release everything: the object has ended. Calling it again does nothing."""
         budget, self._budget = self._budget, None
         if budget is not None:
             held = self.held
@@ -82,16 +82,16 @@ class Account:
 
 
 def _untold(what: str) -> None:
-    """Nobody asks what was refused."""
+    """Ignore refusals."""
 
 
 class Budget:
-    """One guest's."""
+    """The budget of one guest, or of a principal that belongs to no single guest."""
 
     def __init__(
         self, whose: str = "this guest", limit: int = GUEST_BYTES_MAX, refused: Callable[[str], None] = _untold
     ) -> None:
-        """`refused` hears for what there was no memory."""
+        """`refused` is called with the kind of object that did not fit."""
         self.whose, self.limit = whose, limit
         self.held = 0
         self.refusals = 0
@@ -99,7 +99,7 @@ class Budget:
         self._accounts: set[Account] = set()
 
     def open(self, what: str, parts: Mapping[Any, int] | None = None, reach: float = PROGRAMS) -> Account:
-        """An account that holds `parts` to begin with; BudgetError, and there is none, where they are too much."""
+        """Open an account that starts with `parts`; BudgetError, and no account, if they do not fit."""
         account = Account(self, what)
         if parts:
             self.change(what, sum(parts.values()), reach)
@@ -108,11 +108,11 @@ class Budget:
         return account
 
     def has_room(self, more: int, reach: float) -> bool:
-        """Whether so many bytes more may be held."""
+        """Whether `more` additional bytes fit. Shrinking always does, even while over the limit."""
         return more <= 0 or self.held + more <= self.limit * reach
 
     def change(self, what: str, more: int, reach: float) -> None:
-        """For accounts: hold so many bytes more, or fewer."""
+        """Called by accounts: change the total by `more` bytes, which may be negative."""
         if not self.has_room(more, reach):
             self.refusals += 1
             self._refused(what)
@@ -123,12 +123,12 @@ class Budget:
         self.held += more
 
     def closed(self, account: Account, held: int) -> None:
-        """For accounts: one is closed."""
+        """Called by accounts when one closes."""
         self._accounts.discard(account)
         self.held -= held
 
     def shares(self) -> dict[str, int]:
-        """Bytes by what they are held for, the largest share first."""
+        """Bytes held by kind of object, largest first."""
         shares: Counter[str] = Counter()
         for account in self._accounts:
             shares[account.what] += account.held
@@ -136,9 +136,9 @@ class Budget:
 
 
 def size_of(texts: Mapping[str, str] | Mapping[str, bytes]) -> int:
-    """What properties take."""
+    """Approximate memory taken by a property list."""
     return sum(sys.getsizeof(key) + sys.getsizeof(value) + ENTRY_BYTES for key, value in texts.items())
 
 
 ENDED = Account(None, "stream")
-"""The account of what is not there yet, or not any more."""
+"""A closed account: for objects that do not exist yet, or no longer do."""

@@ -1,19 +1,19 @@
-"""The whole error tree.
+"""All of Millrace's exceptions.
 
 MillraceError
-├── ConfigError            what the operator wrote can't be used; the text says what to change
-│   └── NoDevice              there is no such sound device
-├── GraphError             a verb that the graph refuses (no such node, a loop, a limit)
-│   └── BudgetError           a guest has used up the memory that it may have
-├── RightsError            somebody may not do that
+├── ConfigError            invalid configuration or arguments; the text says what to change
+│   └── NoDevice              the sound device does not exist or can't be opened
+├── GraphError             the graph refuses the operation (no such node, a loop, a limit)
+│   └── BudgetError           a guest has used up its memory budget
+├── RightsError            the caller lacks the right
 ├── ProtocolError
-│   └── RemoteProtocolError   the other side violated it: ends that one connection
-│       └── PasswordRefused       or does not take our password
-├── CodecError             a codec refused settings or data
-├── OutputLost             what was to be written can't be: a disk is full, a device is gone
-└── PeerLost               the other machine is gone
-    ├── NoDaemon              no daemon of this user runs
-    └── Busy                  the daemon has no room now, or stops
+│   └── RemoteProtocolError   the peer violated the protocol: ends that one connection
+│       └── PasswordRefused       the peer rejected our password
+├── CodecError             a codec rejected settings or data
+├── OutputLost             output can't be written: a full disk, a lost device
+└── PeerLost               the peer is gone
+    ├── NoDaemon              this user has no daemon running
+    └── Busy                  the daemon is at a limit or shutting down
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ from typing import ClassVar
 
 
 class MillraceError(Exception):
-    """Base of all errors that Millrace raises on purpose. What each is called elsewhere, its kind says."""
+    """Base of all errors that Millrace raises on purpose. Class attributes map each kind to every outside interface."""
 
     status: ClassVar[int] = 500
-    """By HTTP."""
+    """HTTP status."""
     word: ClassVar[str] = "internal"
-    """In the native protocol's Fault."""
+    """Code in the native protocol's Fault."""
     listener_word: ClassVar[str] = "protocol"
-    """In the listeners' protocol's Fault."""
+    """Code in the peer protocol's Fault."""
     exit_code: ClassVar[int] = 1
-    """Of a command that it ends."""
+    """Exit status of a command that fails with it."""
 
 
 class ConfigError(MillraceError):
-    """Configuration or arguments that can't be used."""
+    """Invalid configuration or arguments."""
 
     status, word, exit_code = 400, "config", 2
     listener_word = "settings"
 
 
 class NoDevice(ConfigError):
-    """A sound device that can't be opened, or that there is not."""
+    """The sound device does not exist or can't be opened."""
 
 
 class GraphError(MillraceError):
-    """A verb the graph refuses."""
+    """The graph refuses the operation."""
 
     status, word, exit_code = 409, "graph", 3
     listener_word = "graph"
 
 
 class BudgetError(GraphError):
-    """A guest has used up what it may make the daemon hold."""
+    """A guest has used up its memory budget in the daemon."""
 
     status, word = 507, "limit"
     listener_word = "limit"
 
 
 class RightsError(MillraceError):
-    """An action without the right to it."""
+    """The caller lacks the right to do this."""
 
     status, word, exit_code = 403, "rights", 4
 
@@ -73,7 +73,7 @@ class ProtocolError(MillraceError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side violated a protocol. `code` is that protocol's own error code, if it has one."""
+    """The peer violated a protocol. `code` is that protocol's own error code, if it has one."""
 
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
@@ -81,33 +81,33 @@ class RemoteProtocolError(ProtocolError):
 
 
 class PasswordRefused(RemoteProtocolError):
-    """The other side does not take the password that it was given."""
+    """The peer rejected the password."""
 
 
 class CodecError(MillraceError):
-    """A codec refused its settings or its data."""
+    """A codec rejected its settings or data."""
 
 
 class OutputLost(MillraceError):
-    """A file or a pipe does not take what is written to it."""
+    """A file or pipe can't be written to."""
 
     exit_code = 7
 
 
 class PeerLost(MillraceError):
-    """The other machine is gone."""
+    """The peer is gone."""
 
     exit_code = 6
 
 
 class NoDaemon(PeerLost):
-    """No daemon of this user answers where one would."""
+    """No daemon answers at this user's sockets."""
 
     exit_code = 2
 
 
 class Busy(PeerLost):
-    """The daemon answers, but has no room for this now, or stops."""
+    """The daemon answers, but is at a limit or shutting down."""
 
     word = "busy"
 
@@ -115,8 +115,8 @@ class Busy(PeerLost):
 BY_WORD: Mapping[str, type[MillraceError]] = {
     kind.word: kind for kind in (ConfigError, GraphError, BudgetError, RightsError, ProtocolError, Busy)
 }
-"""What the native protocol's words stand for."""
+"""Error classes by their code in the native protocol."""
 BY_LISTENER_WORD: Mapping[str, type[MillraceError]] = {
     kind.listener_word: kind for kind in (ConfigError, GraphError, BudgetError, RemoteProtocolError)
 }
-"""What the words of the listeners' protocol stand for."""
+"""Error classes by their code in the peer protocol."""

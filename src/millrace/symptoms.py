@@ -1,7 +1,7 @@
-"""What a stage notices, and what can be behind it: the words in which every stage reports.
+"""Symptoms and their causes: the vocabulary in which every stage reports trouble.
 
-A stage reports a symptom where it is noticed; `observe/diagnosis.py` finds out whether something else explains it, and
-writes the incident down.
+A stage reports a symptom where it notices it. `observe/diagnosis.py` decides whether something else explains it and
+records the incident.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ CAUSES: dict[tuple[str, str], str] = {
     ("guest", "left out"): "a saved guest could not be restored",
     ("rights", "refused"): "a request was refused: a token is wrong, missing or lacks a right",
 }
-"""What each (stage, cause) means."""
+"""Explanation of each (stage, cause)."""
 
 Evidence: TypeAlias = Mapping[str, str | int | float | bool | None]
-"""What was measured, or said, by name; units go last."""
+"""Measurements and quoted text by name; a name ends in its unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """What a stage noticed: in which guest, about which object, and since when, if that was before now."""
+    """What a stage noticed: in which guest, about which object, and since when, if it began before the report."""
 
     stage: str
     cause: str
@@ -74,25 +74,25 @@ class Symptom:
     evidence: Evidence = field(default_factory=dict)
     at_ns: HostNs | None = None
     inferred: bool = False
-    """Judged by somebody who can't see the daemon's own stalls: where there was one, that is the cause."""
+    """The reporter can't see stalls of the daemon itself: if there was one at that time, it is the real cause."""
 
 
 TEXT_MAX = 200
-"""What is shown of an error's own words."""
+"""Longest quoted error text."""
 
 
 def violation(guest: str, key: str, error: Exception, stage: str = "client") -> Symptom:
-    """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
+    """A client or listener was disconnected for violating its protocol; `guest` is empty for a daemon-wide client."""
     return Symptom(stage, "broke the protocol", guest, key, {"error": str(error)[:TEXT_MAX]})
 
 
 def refusal(guest: str, who: str, what: str) -> Symptom:
-    """Somebody asked for what they may not."""
+    """A request was refused for lack of rights."""
     return Symptom("rights", "refused", guest, "", {"who": who, "what": what[:TEXT_MAX]})
 
 
 def kept_waiting(guest: str, subject: str, waited_ns: HostNs, connections: int) -> Symptom:
-    """A guest's programs, or a token's, have asked for more than their share for so long."""
+    """The programs of a guest, or of a token, were throttled for `waited_ns` because they exceeded their share."""
     evidence = {"waited_ms": round(waited_ns / NS_PER_MS, 1), "connections": connections}
     return Symptom("requests", "cut short", guest, subject, evidence)
 

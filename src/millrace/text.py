@@ -1,11 +1,11 @@
-"""Ground: text from outside. How it is shown, and the one parser there is for each kind of value.
+"""Base layer: text from outside. How to display it, and a single parser for each kind of value.
 
-Users, guests, peers and files give text; none of it is trusted. What is *shown* of it (a terminal, a log line, an
-incident, a sentence of an error) goes through `printable` or `quoted`. What is *meant* by it goes through the parser of
-its kind, and each refuses with a ConfigError that says what it is about, what was given and what would do.
+Text comes from users, guests, peers and files, and none of it is trusted. Text that is *displayed* (on a terminal, in a
+log line, an incident or an error message) goes through `printable` or `quoted`. Text that is *interpreted* goes through
+the parser for its kind. Each parser raises a ConfigError that names the subject, the value given and what is accepted.
 
-No parser takes what Python's own `int` and `float` take besides: `1_000`, digits of other scripts, `nan`, `inf`, spaces
-within, 5,000 digits.
+The parsers reject the extras that Python's own `int` and `float` accept: `1_000`, digits of other scripts, `nan`,
+`inf`, embedded spaces, 5,000 digits.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ NAME_MAX = 64
 LABEL_MAX = 200
 PORT_MAX = 65_535
 DIGITS_MAX = 30
-"""More of them are out of any bounds here."""
+"""A number with more digits exceeds every bound used here."""
 
-# Controls, formats (marks and overrides of direction, tags, zero-width spaces), surrogates, private use,
-# unassigned, separators of lines and paragraphs.
+# Unicode categories that are escaped: controls, formats (direction marks and overrides, tags, zero-width spaces),
+# surrogates, private use, unassigned, line and paragraph separators.
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")
-"""Persian and emoji are written with them; they move nothing."""
+"""Needed for Persian and emoji; they do not reorder anything."""
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
@@ -65,9 +65,9 @@ def _escaped(char: str) -> str:
 
 
 def printable(text: object, limit: int = SHOWN_MAX) -> str:
-    """Foreign text as a terminal and a log may have it: one line, no escape sequence, nothing that turns direction.
+    """Untrusted text made safe for a terminal or log: one line, no escape sequences, no direction overrides.
 
-    Letters of every script and emoji stay. What is longer than `limit` characters is cut, and ends in an ellipsis.
+    Letters of every script and emoji are kept. Text longer than `limit` characters is cut and ends in an ellipsis.
     """
     whole = text.decode(errors="backslashreplace") if isinstance(text, bytes | bytearray) else str(text)
     cut = whole if len(whole) <= limit else whole[: max(0, limit - 1)] + "…"
@@ -77,12 +77,12 @@ def printable(text: object, limit: int = SHOWN_MAX) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same for text of ours that foreign text is part of: its own line ends and tabs stay, and all its length."""
+    """The same for our own text with untrusted parts: its line ends, tabs and full length are kept."""
     return "\n".join("\t".join(printable(cell, len(cell)) for cell in line.split("\t")) for line in text.split("\n"))
 
 
 def quoted(value: object, limit: int = QUOTED_MAX) -> str:
-    """What was given, in a sentence of ours."""
+    """A given value, for use in an error message."""
     return f"'{printable(value, limit)}'" if isinstance(value, str) else printable(literal(value), limit)
 
 
@@ -92,7 +92,7 @@ def counted(count: int, what: str) -> str:
 
 
 def show_measured(figures: Mapping[str, object]) -> str:
-    """What was measured, as people write it: `late_ms` 3.5 is 'late 3.5 ms'."""
+    """Measurements in readable form: `late_ms` 3.5 becomes 'late 3.5 ms'."""
     parts = []
     for key, value in figures.items():
         name, _, unit = key.rpartition("_")
@@ -101,7 +101,7 @@ def show_measured(figures: Mapping[str, object]) -> str:
 
 
 def literal(value: object) -> str:
-    """A value of a file or a message as people write it."""
+    """A value from a file or message as users write it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and value.bit_length() > 4 * DIGITS_MAX:
@@ -109,22 +109,22 @@ def literal(value: object) -> str:
     try:
         return repr(value)
     except ValueError:
-        # An int of 5,000 digits somewhere in it has no `repr`.
+        # Python refuses `repr` of a value that contains an int of 5,000 digits.
         return f"a {type(value).__name__}"
 
 
 def clean_utf8(text: str) -> bool:
-    """Whether `text` can be written: it holds no lone surrogates, which stand for bytes that were no UTF-8."""
+    """Whether `text` can be encoded: it has no lone surrogates, which stand for bytes that were not UTF-8."""
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def clean(text: str) -> bool:
-    """Whether `text` shows as it is."""
+    """Whether `text` can be displayed without escaping."""
     return not any(_unshown(char) for char in text)
 
 
 def well_formed(text: str, what: str) -> str:
-    """Text that can be written as UTF-8. A file's name or an argument need not be, and would fail far from here."""
+    """Check that text is encodable as UTF-8. File names and arguments may not be, and would fail much later."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -136,28 +136,28 @@ def well_formed(text: str, what: str) -> str:
 
 
 def _within(value: N, given: object, what: str, low: N, high: N, show: Callable[[N], str]) -> N:
-    """`value`, which is what was `given`, within its bounds; nan is outside any."""
+    """Return `value` if it is within bounds; nan never is. `given` is the original, for the message."""
     if not low <= value <= high:
         raise ConfigError(f"{what}: {quoted(given)} is outside {show(low)} to {show(high)}")
     return value
 
 
 def checked_int(value: object, what: str, low: int, high: int) -> int:
-    """A number that came as one (TOML, JSON): whole, no truth value, within bounds."""
+    """Check a number that is already typed (TOML, JSON): an integer, not a boolean, within bounds."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{what}: {quoted(value)} is not a whole number; it is {low} to {high}")
     return _within(value, value, what, low, high, str)
 
 
 def checked_number(value: object, what: str, low: float, high: float) -> float:
-    """A number that came as one, whole or not; nan and infinities are outside any bounds."""
+    """Check a number that is already typed, integer or float; nan and infinities are out of bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{what}: {quoted(value)} is not a number; it is {low:g} to {high:g}")
     return float(_within(value, value, what, low, high, "{:g}".format))
 
 
 def parse_int(text: str, what: str, low: int, high: int) -> int:
-    """A whole number from text."""
+    """Parse an integer."""
     bare = text.strip()
     if not _INT.fullmatch(bare):
         raise ConfigError(f"{what}: {quoted(text)} is not a whole number; it is {low} to {high}")
@@ -167,7 +167,7 @@ def parse_int(text: str, what: str, low: int, high: int) -> int:
 
 
 def parse_decimal(text: str, what: str, low: float, high: float, unit: str = "") -> float:
-    """A decimal number from text; `unit` may follow it (`%`, `ppm`)."""
+    """Parse a decimal number; `unit` may follow it (`%`, `ppm`)."""
     bare = text.strip().removesuffix(unit).rstrip()
     if not _NUMBER.fullmatch(bare):
         raise ConfigError(f"{what}: {quoted(text)} is not a number; it is {low:g}{unit} to {high:g}{unit}")
@@ -176,7 +176,7 @@ def parse_decimal(text: str, what: str, low: float, high: float, unit: str = "")
 
 
 def _scaled(text: str, factors: dict[str, int], bare_unit: str | None) -> int | None:
-    """`text` as a whole number of the smallest unit; None where it is no number with one of the units."""
+    """`text` as an integer in the smallest unit; None if it is not a number with a known unit."""
     found = _WITH_UNIT.fullmatch(text.strip())
     if found is None or len(found[1]) > DIGITS_MAX:
         return None
@@ -185,12 +185,12 @@ def _scaled(text: str, factors: dict[str, int], bare_unit: str | None) -> int | 
 
 
 def key_number(text: str) -> int:
-    """The number in a thing's key (stream/7); -1 where there is none, which no thing has."""
+    """The number in an object's key (stream/7); -1, which no object has, if it is not a number."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
 
 
 def parse_size(text: str, what: str, low: int, high: int, units: Collection[str] = ()) -> int:
-    """A size or a rate: '64k', '1.5M', '32000', '16Mi'. One of `units` (bit/s) may follow."""
+    """Parse a size or rate: '64k', '1.5M', '32000', '16Mi'. One of `units` (bit/s) may follow."""
     bare = text.strip()
     ending = next((unit for unit in units if bare.endswith(unit)), "")
     value = _scaled(bare.removesuffix(ending), _FACTORS, "")
@@ -200,7 +200,7 @@ def parse_size(text: str, what: str, low: int, high: int, units: Collection[str]
 
 
 def show_size(value: int) -> str:
-    """As `parse_size` takes it."""
+    """Format a size so that `parse_size` accepts it."""
     for name in ("G", "M", "k"):
         factor = _FACTORS[name.lower()]
         if value >= factor and value % factor == 0:
@@ -209,7 +209,7 @@ def show_size(value: int) -> str:
 
 
 def parse_duration_ns(text: str, what: str, low_ns: HostNs, high_ns: HostNs, bare_unit: str | None = None) -> HostNs:
-    """A time: '2.5ms', '30s', '30m', '8h', '7d'. A number alone is refused unless `bare_unit` says what it is in."""
+    """Parse a duration: '2.5ms', '30s', '30m', '8h', '7d'. A bare number is refused unless `bare_unit` is given."""
     value = _scaled(text, _NS, bare_unit)
     if value is None:
         bounds = f"{show_duration(low_ns)} to {show_duration(high_ns)}"
@@ -218,7 +218,7 @@ def parse_duration_ns(text: str, what: str, low_ns: HostNs, high_ns: HostNs, bar
 
 
 def show_duration(ns: HostNs) -> str:
-    """As `parse_duration_ns` takes it."""
+    """Format a duration so that `parse_duration_ns` accepts it."""
     unit = next((unit for unit in _SHOWN_UNITS if ns >= _NS[unit] and ns % _NS[unit] == 0), "s")
     return f"{ns / _NS[unit]:.15g}{unit}"
 
@@ -227,7 +227,7 @@ def show_duration(ns: HostNs) -> str:
 
 
 def parse_switch(text: str, what: str) -> bool:
-    """'on' or 'off' and their usual spellings."""
+    """Parse 'on' or 'off' and their usual synonyms."""
     lowered = text.strip().lower()
     if lowered in ("on", "yes", "true", "1"):
         return True
@@ -237,14 +237,14 @@ def parse_switch(text: str, what: str) -> bool:
 
 
 def parse_choice(text: str, what: str, choices: Collection[str]) -> str:
-    """One of `choices`."""
+    """Check that `text` is one of `choices`."""
     if text not in choices:
         raise ConfigError(f"{what}: {quoted(text)} is not one of {', '.join(choices)}")
     return text
 
 
 def parse_name(text: str, what: str, reserved: Collection[str] = ()) -> str:
-    """A name fit for paths, addresses and command lines: guests, sinks."""
+    """Check a name that is safe in paths, addresses and command lines: of a guest or sink."""
     if len(text) > NAME_MAX or not _NAME.fullmatch(text):
         raise ConfigError(
             f"{what} {quoted(text)}: use letters, digits and '_', and after the first character '.' and '-';"
@@ -256,7 +256,7 @@ def parse_name(text: str, what: str, reserved: Collection[str] = ()) -> str:
 
 
 def parse_label(text: str, what: str, limit: int = LABEL_MAX) -> str:
-    """Words that people read and nothing is looked up by: a token's name, a sink's description."""
+    """Check text for people, never used as a key: a token's name, a sink's description."""
     if len(text) > limit or not clean(text):
         raise ConfigError(
             f"{what} {quoted(text)}: {limit} characters at most, no control or bidirectional formatting characters"
@@ -265,7 +265,7 @@ def parse_label(text: str, what: str, limit: int = LABEL_MAX) -> str:
 
 
 def parse_json(data: bytes | str, what: str) -> Any:
-    """JSON in UTF-8. Unlike Python's own: no lone surrogates, no NaN, an end to depth and to digits."""
+    """Parse UTF-8 JSON. Stricter than Python's parser: no lone surrogates or NaN, limited nesting and digits."""
     import msgspec
 
     try:
@@ -285,14 +285,14 @@ def _is_v6(host: str) -> bool:
 
 
 def parse_host(text: str, what: str) -> str:
-    """A host's name or address, as it is without a port: no brackets around IPv6."""
+    """Check a host name or address without a port: no brackets around IPv6."""
     if len(text) > 255 or not (_HOST.fullmatch(text) or _is_v6(text)):
         raise ConfigError(f"{what}: {quoted(text)} is not a host name or an address")
     return text
 
 
 def parse_address(text: str, what: str, example: str = "127.0.0.1:8642") -> tuple[str, int]:
-    """'HOST:PORT' or '[V6]:PORT'. The host is empty in ':PORT', which means all there are."""
+    """Parse 'HOST:PORT' or '[V6]:PORT'. In ':PORT' the host is empty, which means all addresses."""
     host, colon, port = text.strip().rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     inner = host[1:-1] if bracketed else host
@@ -303,5 +303,5 @@ def parse_address(text: str, what: str, example: str = "127.0.0.1:8642") -> tupl
 
 
 def show_address(host: str, port: int) -> str:
-    """As `parse_address` takes it."""
+    """Format an address so that `parse_address` accepts it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

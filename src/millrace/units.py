@@ -1,8 +1,9 @@
-"""Ground: the units everything else is written in.
+"""Base layer: the units used everywhere.
 
-Three times are never mixed: host time (monotonic, `_ns`), position (frames
-since the stream began) and wall clock (logs only). Times and frames are
-integers; floats are for `ratio` and `ppm`, where + means the remote is fast.
+Three kinds of time are never mixed: host time (monotonic, `_ns`), position
+(frames since the stream began) and wall clock (logs only). Times and frames
+are integers. Floats are for `ratio` and `ppm`; a positive ppm means the remote
+clock is fast.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypeAlias
 HostNs: TypeAlias = int
 """Monotonic host time in nanoseconds."""
 MediaNs: TypeAlias = int
-"""Nanoseconds on the media time line: host time of what was captured or is to be shown."""
+"""Nanoseconds on the media timeline: the host time at which media was captured or is due."""
 Frames: TypeAlias = int
 """A count of frames, or a position in frames since a stream began."""
 
@@ -24,8 +25,8 @@ MAX_CHANNELS = 32
 RATE_MIN = 1_000
 RATE_MAX = 384_000
 
-# The positions of PulseAudio's channel maps (pulse/channelmap.h), in its order;
-# the index of a name here is its number on that protocol's wire.
+# Channel positions of PulseAudio (pulse/channelmap.h), in its order: a name's
+# index is its number on the wire.
 POSITIONS: tuple[str, ...] = (
     "mono",
     "front-left",
@@ -67,16 +68,16 @@ DEFAULT_MAPS: dict[int, Positions] = {
 
 
 def default_map(channels: int) -> Positions:
-    """The channel map to assume for a bare channel count (auxiliary names past 7.1)."""
+    """The channel map assumed for a bare channel count (auxiliary names beyond 7.1)."""
     known = DEFAULT_MAPS.get(channels)
     return known if known is not None else tuple(f"aux{i}" for i in range(channels))
 
 
 def frames_to_ns(frames: Frames, rate: int) -> HostNs:
-    """How long `frames` last at `rate`, rounded down."""
+    """Duration of `frames` at `rate`, rounded down."""
     return frames * NS_PER_S // rate
 
 
 def ns_to_frames(ns: HostNs, rate: int) -> Frames:
-    """How many whole frames at `rate` fit in `ns`."""
+    """Whole frames at `rate` that fit in `ns`."""
     return ns * rate // NS_PER_S

@@ -1,1 +1,1 @@
-"""The daemon: composition root, configuration, API."""
+"""The daemon: composition root, configuration, HTTP sockets."""

@@ -1,4 +1,4 @@
-"""The daemon: composition root. It opens sockets, serves what comes in, and closes everything on the way out."""
+"""The daemon: composition root. It opens the sockets, serves connections, and closes everything on shutdown."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ STOPPING = "the daemon is stopping"
 
 
 class Daemon:
-    """One process: a worker, and what comes in to it."""
+    """One process: a worker and the servers in front of it."""
 
     def __init__(self, config: Config) -> None:
-        """Takes what belongs to one daemon; ConfigError where another has it, and nothing of that one's is touched."""
+        """Take the locks and the database; ConfigError, touching nothing, if another daemon holds them."""
         self.config = config
         private_dir(config.runtime)
         taken = "another daemon runs in this runtime folder: stop it, or set XDG_RUNTIME_DIR to another directory"
@@ -59,7 +59,7 @@ class Daemon:
         self._ticker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open everything; ConfigError says what is in the way."""
+        """Open everything; ConfigError says what prevents it."""
         api_path = self.config.runtime / API_SOCKET
         api_socket = bind_unix(api_path)
         self._api_path = api_path
@@ -73,18 +73,18 @@ class Daemon:
         await self.serving.listen(self._web.network())
 
     async def _tick(self) -> None:
-        """Every second: what nobody tells us, and a sign of life for what watches."""
+        """Once a second: poll what is not event-driven, and feed the service manager's watchdog."""
         while True:
             await asyncio.sleep(TICK_S)
             notify("WATCHDOG=1")
             try:
                 await self.worker.second()
             except Exception:
-                # One guest's view that can't be built must not end the watchdog's heartbeat.
+                # A failure in one guest's view must not stop the watchdog heartbeat.
                 log.exception("the flight recorder left out a second")
 
     def _take_connection(self, request: dict[str, Any], fd: int) -> dict[str, Any]:
-        """A connection to QEMU that another program made: `millrace attach qemu --p2p`."""
+        """Take over a QEMU connection that another program opened (`millrace attach qemu --p2p`)."""
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise ConfigError("that descriptor is not a socket")
         guest = self.worker.guest(str(request.get("guest", "default")))
@@ -97,7 +97,7 @@ class Daemon:
             raise
 
     async def stop(self) -> None:
-        """Tell listeners and clients, close sockets, remove files."""
+        """Notify listeners and clients, close sockets, remove files."""
         if self._ticker is not None:
             self._ticker.cancel()
         for guest in [None, *self.worker.guests.values()]:

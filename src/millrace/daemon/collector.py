@@ -1,9 +1,9 @@
-"""The cyclic collector, kept from stopping the sound.
+"""Keeps Python's cyclic garbage collector from interrupting sound.
 
-It looks at every object there is, a microsecond each: one guest with thousands of streams would have all guests
-wait for a tenth of a second. So only what is young is looked at by itself, a few thousand objects at a time; what
-outlives that is set aside, and freed like everything else when nobody refers to it any more. Whole collections, for
-cycles of what has lived long, are for when no sound would suffer.
+A full collection visits every object, at about a microsecond each: one guest with thousands of streams would stall all
+guests for a tenth of a second. So automatic collection covers only young objects, a few thousand at a time. Survivors
+are frozen (moved to the permanent generation) and from then on freed by reference counting alone. Full collections,
+needed for cycles of long-lived objects, run when no sound would suffer.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Callable
 from typing import Any
 
 YOUNG, MIDDLE = 4_000, 2
-"""Objects made between two looks at the young ones, and such looks between two at those that survived one."""
+"""Allocations between collections of generation 0, and such collections between two of generation 1."""
 NEVER = 1 << 30
 EVERY_S = 60.0
 QUIET_S = 300.0
-"""A whole collection at most so often while nothing plays."""
+"""Interval between full collections while nothing plays."""
 ANYWAY_S = 24 * 3600.0
-"""And so often in any case."""
+"""Interval at which a full collection runs even while something plays."""
 
 
 def calm() -> None:
-    """What there is stays for good; from here on nothing but what is young is looked at."""
+    """Freeze all existing objects and restrict automatic collection to young ones."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, MIDDLE, NEVER)
@@ -38,14 +38,14 @@ def _set_aside(phase: str, info: dict[str, Any]) -> None:
 
 
 def collect() -> None:
-    """Look at everything."""
+    """Run a full collection."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
 
 
 async def keep_calm(quiet: Callable[[], bool]) -> None:
-    """Collect everything now and then, while it is `quiet`."""
+    """Run full collections now and then, preferably while `quiet`."""
     since = 0.0
     while True:
         await asyncio.sleep(EVERY_S)

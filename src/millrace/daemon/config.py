@@ -1,4 +1,4 @@
-"""Configuration: TOML, the command line over it, and where things live (XDG)."""
+"""Configuration: the TOML file, the token, and the XDG locations of files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _take(table: dict[str, Any], key: str, kind: type, where: str) -> Any:
 
 
 def _table(table: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-    """A table of its own, empty where there is none."""
+    """A subtable; empty if absent."""
     return _take(table, key, dict, where) or {}
 
 
@@ -93,7 +93,7 @@ def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
 
 
 def _memory(value: Any, where: str) -> int:
-    """What a guest may make the daemon hold: "256Mi", or bytes."""
+    """A guest's memory budget: "256Mi", or a number of bytes."""
     if value is None:
         return GUEST_BYTES_MAX
     if isinstance(value, str):
@@ -102,7 +102,7 @@ def _memory(value: Any, where: str) -> int:
 
 
 def _certificate(table: Any) -> Certificate:
-    """One [[tls.client]]: a name in the certificate, what it may, and where."""
+    """One [[tls.client]]: a name in the certificate, its rights, and the guests they apply to."""
     if not isinstance(table, dict):
         raise ConfigError("tls.client is a list of tables: [[tls.client]]")
     left = dict(table)
@@ -115,12 +115,12 @@ def _certificate(table: Any) -> Certificate:
 
 
 def _rights(text: str | None) -> Right | None:
-    """What a guest's programs may, in their own guest; admin is for nobody in a guest."""
+    """The rights of a guest's programs within that guest, which never include admin."""
     return None if text is None else parse_rights(text) & GUEST_RIGHTS
 
 
 def _grants(table: dict[str, Any], where: str) -> tuple[tuple[Permission, Verdict], ...]:
-    """microphone = "prompt", and so on."""
+    """Rules such as microphone = "prompt"."""
     verdicts = {"allow": Verdict.ALLOW, "deny": Verdict.DENY, "prompt": Verdict.PROMPT}
     for value in table.values():
         if not isinstance(value, str) or value not in verdicts:
@@ -129,7 +129,7 @@ def _grants(table: dict[str, Any], where: str) -> tuple[tuple[Permission, Verdic
 
 
 def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:
-    """`doors` is a list of addresses, or of tables with door, vm, password_file and ca_file."""
+    """Parse `doors`: a list of addresses, or of tables with door, vm, password_file and ca_file."""
     listed = table.pop("doors", [])
     if not isinstance(listed, list):
         raise ConfigError(f'{where}.doors must be a list, such as ["qmp:/run/vm.qmp"]')
@@ -145,7 +145,7 @@ def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:
 
 
 def read_token(path: Path) -> str:
-    """A token from a file; ConfigError if others can read it."""
+    """Read a token from a file; ConfigError if other users can read it."""
     token = checked_token(read_secret(path, "token").strip(), str(path))
     if len(token) < TOKEN_CHARS_MIN:
         raise ConfigError(f"{path}: a token has at least {TOKEN_CHARS_MIN} characters")
@@ -153,7 +153,7 @@ def read_token(path: Path) -> str:
 
 
 def checked_token(token: str, where: str) -> str:
-    """A token that a header can carry; ConfigError for any other."""
+    """Check that a token can be sent in a header; ConfigError otherwise."""
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
             f"{where}: a token consists of ASCII letters, digits and punctuation, without spaces or line breaks"
@@ -162,7 +162,7 @@ def checked_token(token: str, where: str) -> str:
 
 
 def load(path: Path | None) -> Config:
-    """Read `path`, or the default place if it exists; ConfigError names the line or key at fault."""
+    """Read `path`, or the default file if there is one; ConfigError names the line or key at fault."""
     source = path or config_path()
     if path is None and not is_there(source):
         return with_token(Config(), None)

@@ -1,4 +1,4 @@
-"""Where the daemon is reached by HTTP: its sockets, and their addresses as people are told them."""
+"""The daemon's HTTP sockets, and their addresses as shown to users."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ KEEPALIVE_S = 75.0
 
 
 class Serving:
-    """One daemon's. What strangers cost is charged to nobody else."""
+    """The HTTP sockets of one daemon. Unauthenticated connections are charged to `strangers` alone."""
 
     def __init__(self, config: Config, listeners: Listeners, strangers: Turns) -> None:
         self._config, self._listeners, self._strangers = config, listeners, strangers
         self._acceptors: list[Acceptor] = []
         self.runners: list[web.AppRunner] = []
         self.address = config.listen
-        """Where listeners on this host connect."""
+        """HOST:PORT for listeners on this host."""
         self.outward = ""
-        """Where those elsewhere do, if all addresses are listened on."""
+        """HOST:PORT for listeners elsewhere; set only when listening on all addresses."""
 
     async def serve(
         self, application: web.Application, *socks: socket.socket, tls: ssl.SSLContext | None = None
     ) -> None:
-        """Serve an application on sockets that are bound."""
+        """Serve an application on bound sockets."""
         runner = web.AppRunner(
             application, access_log=None, logger=weblog.log, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_S
         )
@@ -49,7 +49,7 @@ class Serving:
             )
 
     async def listen(self, application: web.Application) -> None:
-        """Serve it where the configuration says; ConfigError where that can't be."""
+        """Serve it at the configured address; ConfigError if that fails."""
         host, port = parse_address(self._config.listen, "listen")
         tls = self._tls()
         try:
@@ -61,7 +61,7 @@ class Serving:
         await self.serve(application, *bound, tls=tls)
         port = bound[-1].getsockname()[1]
         everywhere = host in ("", "::", "0.0.0.0")
-        # What is listened on is no address to connect to where it means all of them.
+        # A wildcard address is for binding; it is no address to connect to.
         self.address = show_address("127.0.0.1" if everywhere else host, port)
         self.outward = show_address(found, port) if everywhere and (found := outward_address()) else ""
 
@@ -74,28 +74,28 @@ class Serving:
         return server_tls(cert, key, self._config.client_ca)
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting connections."""
         for acceptor in self._acceptors:
             acceptor.close()
 
     async def cleanup(self) -> None:
-        """End the connections that there are."""
+        """Close the existing connections."""
         for runner in self.runners:
             await runner.cleanup()
 
     @property
     def url(self) -> str:
-        """Where listeners connect, without the guest."""
+        """URL at which listeners connect, without the guest."""
         return f"{self.scheme}://{self.address}"
 
     @property
     def scheme(self) -> str:
-        """ws, or with TLS wss."""
+        """ws, or wss with TLS."""
         return "wss" if self._config.tls_cert else "ws"
 
     @property
     def page_url(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         if self._config.addresses.public_url:
             return f"{self._config.addresses.public_url}/"
         return f"{'https' if self._config.tls_cert else 'http'}://{self.address}/"
