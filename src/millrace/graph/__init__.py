@@ -1,1 +1,1 @@
-"""The graph: nodes, links, the plan and the cycle."""
+"""The audio graph: nodes, links, the plan and the cycle."""

@@ -1,6 +1,7 @@
-"""How many nodes and links a graph may have, and what each costs of its guest's budget.
+"""Limits on the nodes and links of a graph, and what each one costs of its guest's memory budget.
 
-A stream is let in only with its queue, its resampler and its lane paid for, so one that was let in can always be heard.
+A stream is admitted only if the budget covers its queue, its resampler and its lane, so that every admitted stream can
+be played.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from millrace.graph.model import NOTHING, Link, Node, Sink, Stream, Tap
 from millrace.units import Frames
 
 STREAMS_MAX = 2048
-"""Streams one guest may have; PulseAudio stops at 256 per sink."""
+"""Streams per guest; PulseAudio allows 256 per sink."""
 MIXES_MAX = 256
-"""Sinks and sources of one guest."""
+"""Sinks and sources together, per guest."""
 LINKS_MAX = 64
 """Links out of one stream or sink."""
 TAPS_MAX = 256
-"""Recorders and encoders of one guest."""
+"""Recorders and encoders per guest."""
 NODE_BYTES = 12 * 1024
-"""A node with its trace, its door's object, and what the registry and the flight recorder note of it."""
+"""A node with its state trace, its protocol object, and its entries in the registry and the flight recorder."""
 SAMPLE_BYTES = 4
 SINK_BUFFERS, TAP_BUFFERS = 3, 1
-"""Blocks of the longest quantum: a sink's mix, the one before and the latest."""
+"""Blocks of the longest quantum. A sink has three: its mix, the previous one and the latest."""
 
 
 def _turn_away(node: Node) -> None:
-    """Let go of what feeds or hears a node that does not come in: see `Nothing`."""
+    """Drop the feed or consumer of a node that is not admitted (see `Nothing` for why)."""
     if isinstance(node, Stream):
         node.feed = NOTHING
     elif isinstance(node, Tap):
@@ -37,13 +38,16 @@ def _turn_away(node: Node) -> None:
 
 
 class NodeAccounts:
-    """Opens those of one guest. `block` is the frames of the longest cycle, `lane` those of the shortest lane."""
+    """Opens the accounts of one guest's nodes.
+
+    `block` is the length of the longest cycle, `lane` that of the shortest lane.
+    """
 
     def __init__(self, guest: str, budget: Budget, block: Frames, lane: Frames) -> None:
         self._guest, self._budget, self._block, self._lane = guest, budget, block, lane
 
     def admit(self, node: Node, others: int) -> None:
-        """Open the account of a node that comes to so many others of its kind; GraphError where there is no room."""
+        """Open the account of a new node; `others` nodes of its kind exist. GraphError if there is no room."""
         limit, kind = self._limit(node)
         try:
             if others >= limit:
@@ -57,11 +61,12 @@ class NodeAccounts:
     def _limit(node: Node) -> tuple[float, str]:
         if isinstance(node, Stream):
             return STREAMS_MAX, "streams"
-        # Listeners find room where recorders have used up theirs.
+        # `reach` is higher for listeners than for recorders, so listeners still get in after recorders have used up
+        # their part of the limit.
         return (TAPS_MAX * node.reach, "recorders") if isinstance(node, Tap) else (MIXES_MAX, "sinks and sources")
 
     def weight(self, node: Node) -> int:
-        """Bytes that `node` takes from the day it comes: the worst that playing it can need."""
+        """Bytes charged for `node` from the start: the most that playing it can need."""
         frame = len(node.positions) * SAMPLE_BYTES
         words = sys.getsizeof(node.name) + size_of(node.props)
         if isinstance(node, Stream):
@@ -72,30 +77,30 @@ class NodeAccounts:
 
 
 def check_movable(node: Stream | Tap) -> None:
-    """GraphError for what is to stay where it is."""
+    """Raise GraphError for a node that must stay where it is."""
     if node.pinned:
         raise GraphError(f"{node.key} can't be moved: {node.pinned}")
 
 
 def linked(source: Stream | Sink, sink: Sink) -> bool:
-    """Whether there is a link into `sink`."""
+    """Whether `source` has a link into `sink`."""
     return any(link.target is sink for link in source.links)
 
 
 def link_to(source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> Link:
-    """A link with the matrix asked for, or with what the stream's own way of mapping channels gives."""
+    """A link with the given matrix, or else with the one that the stream's channel mapping implies."""
     if matrix is None and isinstance(source, Stream) and source.mapping is not Mapping.MIX:
         matrix = mapped(source.positions, sink.positions, source.mapping)
     return Link(sink, matrix)
 
 
 def bytes_of(links: list[Link]) -> int:
-    """What the matrices of links take: as told, as planned, and as they were."""
+    """Bytes held by the matrices of links: three copies each, as given, as planned, and as last applied."""
     return sum(3 * link.matrix.nbytes for link in links if link.matrix is not None)
 
 
 def set_links(source: Stream | Sink, links: list[Link]) -> None:
-    """Give a node other links; GraphError, and it has those it had, where they are too many."""
+    """Replace the links of a node; if they are too many or too large, raise GraphError and keep the old ones."""
     if len(links) > LINKS_MAX:
         raise GraphError(f"{source.key} has its {LINKS_MAX} links already")
     source.account.hold("links", bytes_of(links))

@@ -1,7 +1,7 @@
-"""The cycle: one run of the graph. The code in this file is the real-time side.
+"""The cycle: one run of the graph. This file is the real-time side.
 
-It makes no log line, takes no lock, awaits nothing and raises nothing for weather. Arrays
-come from the plan; only a cycle in which a gain changes makes small ones for its crossfade.
+It logs nothing, takes no lock, never awaits, and raises nothing for conditions that occur in normal operation. Arrays
+come from the plan; only a cycle in which a gain changes allocates small ones, for its crossfade.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from millrace.graph.plan import LaneMix, Plan, PoolMix, SinkRun
 from millrace.units import Frames
 
 METER_FRAMES = 12_000
-"""A sink that nobody hears is mixed once in so many frames, so that its level can still be shown."""
+"""A sink that nobody hears is mixed only once per this many frames, to keep its level meter alive."""
 
 
 def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
-    """Mix [position, position + frames) in every sink and hand it to the taps; a step for each of them."""
-    # Sinks come in an order in which whatever is linked into one has been mixed before it, so one pass is enough, and
-    # `run.buffer` holds what its upstream gave in this very cycle. A step ends only where a sink or a tap is complete:
-    # whoever looks at the graph in between never sees half a block.
+    """Mix [position, position + frames) in every sink and pass it to the taps, one per step."""
+    # Each sink comes after everything linked into it, so one pass is enough, and `run.buffer` of an upstream sink holds
+    # its output of this same cycle. A step ends only when a sink or a tap is complete, so code that looks at the graph
+    # between steps never sees half a block.
     for run in plan.sinks:
         if not run.heard and position % METER_FRAMES >= frames:
             continue
@@ -53,7 +53,7 @@ def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
 
 
 def _mix(run: SinkRun, block: Samples, position: Frames) -> bool:
-    """Sum all inputs into `block`; False where there were none."""
+    """Sum all inputs into `block`; False if there were none."""
     filled = False
     for mix in run.pools:
         _add_pool(mix, block, position, run.scratch, filled)
@@ -87,8 +87,8 @@ def _add_pool(mix: PoolMix, block: Samples, position: Frames, scratch: Samples, 
     own = mix.scratch[: len(block)]
     _product(mix, mix.gains, position, own)
     if mix.before is not None:
-        # Both mixes are made and crossfaded over the cycle: a gain that jumped would be heard as a click, and one that
-        # stepped by blocks as zipper noise. The plan keeps `before` for one cycle only.
+        # Both mixes are computed and crossfaded over the cycle: a gain that jumps is heard as a click, and one that
+        # changes once per block as zipper noise. The plan keeps `before` for one cycle only.
         old = np.empty_like(own)
         _product(mix, mix.before, position, old)
         mix.before = None
@@ -99,7 +99,7 @@ def _add_pool(mix: PoolMix, block: Samples, position: Frames, scratch: Samples, 
 
 
 def _product(mix: PoolMix, gains: Samples, position: Frames, out: Samples) -> None:
-    """`gains` @ the lanes' frames from `position` on; in two parts where the ring wraps."""
+    """`gains` @ the lanes' frames from `position` on, in two parts if the ring wraps."""
     pool, frames, width = mix.pool, len(out), mix.pool.channels
     at = pool.at(position)
     head = min(frames, pool.capacity - at)
@@ -108,7 +108,7 @@ def _product(mix: PoolMix, gains: Samples, position: Frames, out: Samples) -> No
     if len(gains) == 1 and head == frames:
         np.multiply(rows[0, at * width : (at + head) * width], gains[0], out=flat)
         return
-    # Not `dot`: it copies what lies in pieces, here a part of each lane, before it multiplies.
+    # Not `dot`: it first copies operands that are not contiguous, and here each row is a section of a lane.
     np.matmul(gains, rows[:, at * width : (at + head) * width], out=flat[: head * width])
     if head < frames:
         np.matmul(gains, rows[:, : (frames - head) * width], out=flat[head * width :])
@@ -131,14 +131,14 @@ def _add_lane(mix: LaneMix, block: Samples, position: Frames) -> None:
 
 
 def _finish(run: SinkRun, block: Samples) -> float:
-    """Sink volume, then the limiter; returns the peak that leaves the sink."""
+    """Apply the sink volume, then the limiter; return the peak that leaves the sink."""
     if run.before is not None:
         block *= run.before + ramp(len(block)) * (run.gains - run.before)
         run.before = None
     elif not run.unity:
         block *= run.gains
     level = peak(block.reshape(-1))
-    # A limiter that has turned down lets go over several cycles, so it also runs where nothing is too loud any more.
+    # The limiter's release takes several cycles, so it must also run once the signal is no longer too loud.
     if level > 1.0 or run.limiter.gain != 1.0:
         run.limiter.apply(block, level)
         level = min(level, 1.0)

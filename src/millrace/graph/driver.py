@@ -1,12 +1,12 @@
-"""The timer driver: one deadline queue clocks every running graph of a worker.
+"""The timer driver: one deadline queue clocks all running graphs of a worker.
 
-Graphs that are idle are not in the queue. It reads no clock: `next_timeout` says when it wants
-to be called, `handle_timeout` is told what time it is (DESIGN: time is an argument).
+Idle graphs are not in the queue. The driver reads no clock to schedule: `next_timeout` says when it wants to be called,
+and `handle_timeout` is given the time.
 
-One graph's work must not take the others' time: of those that are due at once, the ones that have worked least lately
-go first, each works no longer than its share, and all together no longer than a round; then the loop comes
-round before the rest goes on. Nor must one graph's failure end the others' sound: it is reported, and that graph alone
-misses a cycle.
+One graph's work must not take time away from the others. Of the graphs that are due together, those that have worked
+least recently go first; each may work for its share, and all together for one round. Then control returns to the event
+loop before the rest continues. A graph that fails must not silence the others either: the failure is reported, and only
+that graph misses a cycle.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from millrace.units import NS_PER_MS, HostNs, ns_to_frames
 
 ROUND_NS: HostNs = 6 * NS_PER_MS
 OVERLOAD_NS: HostNs = 100 * NS_PER_MS
-"""So long must every round leave something over before that is called too much for this processor."""
+"""If every round for this long leaves graphs over, the processor is overloaded."""
 
 
 class TimerDriver:
-    """Runs the cycles of many graphs when they are due. `clock` tells how long that takes: shares are of its time."""
+    """Runs the cycles of many graphs when they are due. `clock` measures the work that is charged to shares."""
 
     def __init__(
         self, clock: Clock = lambda: 0, wall: Clock | None = None, rearm: Callable[[], None] = lambda: None,
         failed: Callable[[Graph, Exception], None] | None = None,
     ) -> None:  # fmt: skip
-        """`rearm` is called when the next deadline is an earlier one, `failed` when a graph's run raises: a bug.
+        """`rearm` is called when the next deadline moves earlier, `failed` when a graph raises, which is a bug.
 
-        Without anybody to report it to, it is raised.
+        Without `failed` the exception propagates.
         """
         self._clock, self._wall, self._rearm, self._failed = clock, wall, rearm, failed
         self._queue: list[tuple[HostNs, int, Graph]] = []
@@ -40,11 +40,11 @@ class TimerDriver:
         self._serial = 0
         self._worked_ns: HostNs = 0
         self._strained: tuple[HostNs, HostNs, HostNs] | None = None
-        """Since when each round has left something over, and what the thread and the graphs had worked then."""
+        """Since when every round has left graphs over, and what the thread and the graphs had worked by then."""
         self.cycles = 0
 
     def attach(self, graph: Graph) -> None:
-        """Clock `graph` from now on, whenever it needs it."""
+        """Clock `graph` from now on, whenever it has something to do."""
         graph.clock_by(Share(self._clock, self._wall), self._enqueue)
         self._enqueue(graph)
 
@@ -60,7 +60,7 @@ class TimerDriver:
         return self._queue[0][0] if self._queue else None
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Run what is due at `now_ns`, once each, as far as a round goes."""
+        """Run each graph that is due at `now_ns` once, within the limits of a round."""
         due: list[Graph] = []
         while self._queue and self._queue[0][0] <= now_ns:
             _, _, graph = heapq.heappop(self._queue)
@@ -84,7 +84,7 @@ class TimerDriver:
         for graph in due:
             if spent < ROUND_NS:
                 self.cycles += 1
-                # At least half the average of those that are due: only such a graph may be blamed for being late.
+                # At least half the average of the graphs that are due: only such a graph may be blamed for lateness.
                 graph.share.heavy = 2 * len(due) * graph.share.recent_ns >= recent_ns
                 spent += self._run(graph, now_ns)
             else:
@@ -96,11 +96,11 @@ class TimerDriver:
             self._strained = None
 
     def overloaded(self, now_ns: HostNs) -> bool:
-        """Whether the graphs together are more work than this processor does: it had time, and they most of it."""
+        """Whether the graphs together are too much work for this processor."""
         if self._strained is None:
             return False
-        # Late rounds alone prove nothing: the machine may give the thread no time. It is too much work only where the
-        # thread ran more than half of that time, and spent more than half of what it ran on cycles.
+        # Late rounds alone prove nothing: the machine may not have scheduled the thread. It is overload only if the
+        # thread ran for more than half of the time, and spent more than half of that on cycles.
         since_ns, clock_ns, worked_ns = self._strained
         passed, computed = now_ns - since_ns, self._clock() - clock_ns
         return passed > OVERLOAD_NS and 2 * computed > passed and 2 * (self._worked_ns - worked_ns) > computed
@@ -112,7 +112,7 @@ class TimerDriver:
         except Exception as error:
             if self._failed is None:
                 raise
-            # The next cycle is one that is not due yet: one that fails every time must not keep the loop busy.
+            # Continue with a cycle that is not due yet: a graph that fails every time must not keep the loop busy.
             graph.jump(ns_to_frames(now_ns, graph.rate) + graph.quantum_frames)
             self._failed(graph, error)
         finally:

@@ -1,8 +1,8 @@
-"""One guest's graph: verbs that change it, and the clock that runs it.
+"""One guest's graph: the operations that change it, and the clock that runs it.
 
-Everything here is called with the host time as an argument; nothing reads a clock. The graph's
-position follows the host clock exactly (position = elapsed host time × rate), so media time and
-host time are one line; the driver says when, the graph says how far.
+Every method that needs the host time takes it as an argument; nothing here reads a clock. The graph's position follows
+the host clock exactly (position = elapsed host time × rate), so media time and host time map one to one. The driver
+decides when the graph runs, the graph how far.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from millrace.units import (
 
 STARVED = frozenset({"underrun", "prebuffering"})
 LINGER_NS: HostNs = 200 * NS_PER_MS
-"""How long a graph keeps running after its last stream stopped: songs follow one another."""
+"""How long a graph keeps running after its last stream stopped, because the next song often follows at once."""
 BEHIND_MAX_NS: HostNs = NS_PER_S
-"""A graph later than this (machine suspended) jumps ahead instead of catching up."""
+"""A graph later than this (the machine was suspended) jumps ahead instead of catching up."""
 
 
 Wake: TypeAlias = Callable[["Graph"], None]
 
 
 class Graph(Nodes):
-    """Nodes and links of one guest, and their cycle."""
+    """The nodes and links of one guest, and their cycle."""
 
     def __init__(
         self, name: str, ids: Ids, rate: int = 48_000, positions: Positions | None = None,
@@ -62,7 +62,7 @@ class Graph(Nodes):
         super().__init__(positions or default_map(2))
         self.name = name
         self.budget = budget or Budget(f"guest {name}")
-        """What all of the guest may make the daemon hold, nodes and whatever else."""
+        """Limits everything that the guest makes the daemon hold, nodes included."""
         self.rate = rate
         self.ids = ids
         self._reports, self.troubled = reports, reports.troubled
@@ -76,7 +76,7 @@ class Graph(Nodes):
         self._lanes = Lanes(lane, short)
         self._planning = Planning(self._quanta, self._lanes)
         self.share = Share()
-        """What it may take of the worker's time in a run of cycles."""
+        """How much of the worker's time it may use in one run of cycles."""
         self._wake: Wake | None = None
         self._steps: Iterator[None] | None = None
         self._lag = Lag(self.share)
@@ -87,14 +87,14 @@ class Graph(Nodes):
     # -- nodes ---------------------------------------------------------------------------
 
     def add_first_sink(self, description: str = "") -> Sink:
-        """The sink that a guest begins with, its default."""
+        """The first sink of a guest, its default."""
         sink = self.add_sink(FIRST_SINK, description)
         sink.aliases = FIRST_SINK_ALIASES
         self.set_default(sink)
         return sink
 
     def add_source(self, name: str, description: str, positions: Positions | None = None) -> Sink:
-        """A new source: what is linked into it can be recorded. GraphError where the name is taken."""
+        """A new source: what is linked into it can be recorded. GraphError if the name is taken."""
         self._demand_free(name, "source")
         source = Sink(self.ids.take(), name, positions or self.positions, description=description or name, capture=True)
         self._accounts.admit(source, len(self.sinks) + len(self.sources))
@@ -103,7 +103,7 @@ class Graph(Nodes):
         return source
 
     def add_sink(self, name: str, description: str = "", positions: Positions | None = None) -> Sink:
-        """A new sink with its monitor; GraphError where the name is taken."""
+        """A new sink with its monitor; GraphError if the name is taken."""
         self._demand_free(name, "sink")
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
         self._accounts.admit(sink, len(self.sinks) + len(self.sources))
@@ -113,12 +113,12 @@ class Graph(Nodes):
         return sink
 
     def remove_sink(self, sink: Sink) -> None:
-        """Take `sink` away; what was linked into it or heard it goes on at its heir."""
+        """Remove `sink`; its inputs and taps move to its heir, except pinned ones, which end."""
         if self.sinks.get(sink.id) is not sink:
             return
         list(self.leave(sink))
         for stream in [stream for stream in self.streams.values() if linked(stream, sink)]:
-            # It was put back there meanwhile.
+            # It was linked there again in the meantime.
             self.remove_stream(stream)
         self._changed("leaving", sink)
         for tap in list(sink.taps):
@@ -130,9 +130,9 @@ class Graph(Nodes):
         self.leaving.discard(sink)
 
     def leave(self, sink: Sink) -> Iterator[None]:
-        """What is linked into `sink` goes on at its heir, a stream in a step; so does a stream that names no sink.
+        """Move everything linked into `sink` to its heir, one stream per step; make the heir the default if needed.
 
-        What is begun here has to be ended, with `remove_sink`. Others may leave in between, an heir too.
+        Must be completed by `remove_sink`. Other sinks may leave between the steps, even the heir.
         """
         self.leaving.add(sink)
         if self.default is sink:
@@ -149,11 +149,11 @@ class Graph(Nodes):
             check_movable(stream)
             self._relink(stream, heir)
         except GraphError:
-            # Its client asked for that, or there is no room in the budget for what the link takes.
+            # Its client asked not to be moved, or the budget has no room for the link's matrix.
             self.remove_stream(stream)
 
     def remove_source(self, source: Sink) -> None:
-        """Take `source` away; what still records it then is killed: another source is for others to grant."""
+        """Remove `source`. Its recorders are killed, not moved: recording another source needs its own permission."""
         self._changed("leaving", source)
         for tap in list(source.taps):
             self.remove_tap(tap)
@@ -168,12 +168,12 @@ class Graph(Nodes):
         self._changed("remove", mix)
 
     def set_default(self, sink: Sink) -> None:
-        """Where streams go that name no sink: new ones, and those on the default of before that nobody has moved."""
+        """The sink for streams that name none: new ones, and those on the old default that nobody has moved."""
         for _ in self.take_default(sink):
             pass
 
     def take_default(self, sink: Sink) -> Iterator[None]:
-        """As `set_default`, a stream in a step; what becomes the default meanwhile takes the rest."""
+        """As `set_default`, one stream per step; if the default changes meanwhile, the rest go to the new one."""
         before, self.default = self.default, sink
         if before is sink:
             return
@@ -186,7 +186,7 @@ class Graph(Nodes):
                 yield
 
     def suspend(self, sink: Sink, suspended: bool) -> None:
-        """Stop or resume consuming what is linked into `sink`; at "resume" observers resume their streams."""
+        """Stop or resume playing what is linked into `sink`; on "resume" the observers reactivate their streams."""
         resumed, sink.suspended = sink.suspended and not suspended, suspended
         if suspended:
             for stream in self.streams.values():
@@ -197,7 +197,7 @@ class Graph(Nodes):
             self._changed("resume", sink)
 
     def add_stream(self, stream: Stream, sink: Sink) -> None:
-        """Bring in a stream, linked to `sink`, inactive."""
+        """Add a stream, linked to `sink`, inactive."""
         link = link_to(stream, sink)
         stream.asks = stream.asks | {"links": bytes_of([link])}
         self._accounts.admit(stream, len(self.streams))
@@ -206,7 +206,7 @@ class Graph(Nodes):
         self._changed("new", stream)
 
     def remove_stream(self, stream: Stream) -> None:
-        """Take a stream away at once."""
+        """Remove a stream at once."""
         if self.streams.pop(stream.id, None) is None:
             return
         for tap in list(stream.taps):
@@ -217,18 +217,18 @@ class Graph(Nodes):
         stream.feed = NOTHING
 
     def add_tap(self, tap: Tap, source: Sink | Stream) -> None:
-        """Bring in a tap on a sink's monitor, or on one stream, with which it ends."""
+        """Add a tap on a sink's monitor, or on one stream; the latter ends with its stream."""
         self._accounts.admit(tap, len(self.taps))
         tap.hear(source)
         self.taps[tap.id] = tap
-        # Nobody hears of a change of what is not there yet: that it is new says all.
+        # `tap.enter`, not `_enter`: observers must not be told of a change in a node that they don't know yet.
         tap.enter(NodeState.RUNNING if self.running else NodeState.IDLE, "linked", self._now_ns)
         self._changed("new", tap)
         if not self.running:
             tap.consumer.idle(self.position)
 
     def remove_tap(self, tap: Tap) -> None:
-        """Take a tap away."""
+        """Remove a tap."""
         if self.taps.pop(tap.id, None) is None:
             return
         tap.account.close()
@@ -239,7 +239,7 @@ class Graph(Nodes):
     # -- activity ------------------------------------------------------------------------
 
     def activate(self, stream: Stream) -> None:
-        """`stream` has sound: it is pulled and mixed from the next cycle on that a plan with it is ready for."""
+        """`stream` has sound: it is pulled and mixed as soon as a plan that includes it is in force."""
         if stream.active:
             return
         stream.active, stream.starved = True, False
@@ -248,7 +248,7 @@ class Graph(Nodes):
         self._enter(stream, NodeState.RUNNING, "has sound")
 
     def deactivate(self, stream: Stream, cause: str, keep: bool = True) -> None:
-        """`stream` pauses; frames pulled but not heard are kept for its return unless `keep` is off."""
+        """`stream` pauses; frames pulled but not yet heard are kept for its return, unless `keep` is false."""
         if stream.starved != (cause in STARVED):
             stream.starved, self._planning.stale = cause in STARVED, True
         if stream.active:
@@ -270,11 +270,11 @@ class Graph(Nodes):
         return 0 if stream.stash is None else len(stream.stash)
 
     def rendered_at(self, now_ns: HostNs) -> Frames:
-        """Up to which position sound, or the silence of a graph that stands still, has been rendered."""
+        """The position up to which sound, or the silence of an idle graph, has been rendered."""
         return max(self.position, ns_to_frames(now_ns, self.rate))
 
     def discard(self, stream: Stream) -> None:
-        """Forget frames pulled and not heard (a flush)."""
+        """Discard frames pulled and not yet heard (a flush)."""
         stream.stash = None
         if stream.active:
             self._lanes.discard(stream, self.position)
@@ -283,21 +283,21 @@ class Graph(Nodes):
 
     @property
     def quantum_frames(self) -> Frames:
-        """Frames per cycle now."""
+        """Frames per cycle at present."""
         return self._planning.quantum
 
     @property
     def quantum_ns(self) -> HostNs:
-        """How long a cycle lasts now."""
+        """The duration of a cycle at present."""
         return frames_to_ns(self._planning.quantum, self.rate)
 
     @property
     def now_ns(self) -> HostNs:
-        """The time that the cycle now running was given."""
+        """The time that was given to the cycle now running."""
         return self._now_ns
 
     def clock_by(self, share: Share, wake: Wake | None = None) -> None:
-        """Keep to that share from now on, and tell `wake` when it needs to be run."""
+        """Use this share from now on, and call `wake` when the graph needs to run."""
         self.share, self._lag, self._wake = share, Lag(share), wake
 
     def next_timeout(self) -> HostNs | None:
@@ -306,18 +306,19 @@ class Graph(Nodes):
             return None
         if not self.running or self._steps is not None or self._planning.unfinished:
             return self._now_ns
-        # Rounded up: at that time the position must have been reached, or the driver would spin.
+        # Rounded up: rounding down would name a time before the position is reached, and the driver would spin.
         return -(-self.position * NS_PER_S // self.rate)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Run the cycles that are due at `now_ns`, as far as the share goes; a cycle may end in a later call."""
+        """Run the cycles due at `now_ns`, as far as the share allows; the last may be finished by a later call."""
         self._now_ns = now_ns
         if not self.running:
             if not self._needed:
                 return
             self._start(now_ns)
-        # A cycle is due as soon as its first frame is. So after this call `position` is ahead of the host's clock, by a
-        # quantum at most, and before it behind by as long as the call is late; up to two quanta are no late cycle.
+        # A cycle is due as soon as its first frame is. After this call `position` is therefore ahead of the host clock
+        # by at most a quantum, and before it behind by as long as the call is late; up to two quanta don't count as
+        # late.
         now = ns_to_frames(now_ns, self.rate)
         behind = now - self.position
         self.late_cycles += behind > 2 * self._planning.quantum
@@ -338,7 +339,7 @@ class Graph(Nodes):
         self._reports.left_out(frames_to_ns(behind, self.rate), cut)
 
     def _step(self) -> bool:
-        """Run or finish a cycle; False where it has to be finished later."""
+        """Run or finish a cycle; False if it has to be finished later."""
         if self._steps is None:
             self._steps = self._cycle()
         for _ in self._steps:
@@ -348,35 +349,35 @@ class Graph(Nodes):
         return True
 
     def catch_up(self, now_ns: HostNs) -> None:
-        """Run what is due by `now_ns` before something is changed that was meant to come after it."""
+        """Run what is due by `now_ns`, before a change that must take effect after it."""
         if self.running:
-            # The share of the last run has been over for long.
+            # The share of the last run was used up long ago.
             self.share.renew()
             self.share.enter()
             self.handle_timeout(now_ns)
             self.share.ended(now_ns)
 
     def jump(self, position: Frames) -> None:
-        """Go on at `position`, taking along what the lanes hold."""
+        """Continue at `position`, taking along the contents of the lanes."""
         self._lanes.jump(self.position, position)
         self.position = position
         self._steps = None
         self._planning.stale = True
 
     def _cycle(self) -> Iterator[None]:
-        """One cycle in steps. Between them the graph may change: what is new is pulled in this cycle or the next."""
+        """One cycle in steps. The graph may change between them: new streams are pulled in this cycle or the next."""
         if self.share.over():
             yield
         self._planning.begin(self.mixes(), self.streams.values(), self.taps.values())
         self._planning.go_on(self.share.over, self.position)
         frames, pools = self._planning.quantum, self._planning.plan.pools
-        # Refilling a lane runs the client's door, which may start, stop or move other streams. So it is asked again
-        # which pools are due, until none is; only then is the cycle's position taken, and nothing pulled for it is
-        # missed.
+        # Refilling a lane runs client-side protocol code, which may start, stop or move other streams. So the pools
+        # that are due are determined again until there are none. Only then is the position advanced, so that nothing
+        # that was pulled for this cycle is missed.
         while due := [pool for pool in pools if pool.due < self.position + frames]:
             for pool in due:
                 yield from pool.service(self.position, frames)
-        # What comes from here on begins with the next cycle.
+        # A stream that starts after this line begins with the next cycle.
         position, self.position = self.position, self.position + frames
         yield from run_cycle(self._planning.plan, position, frames)
         if self._needed:
@@ -385,8 +386,8 @@ class Graph(Nodes):
             self._stop()
 
     def _start(self, now_ns: HostNs) -> None:
-        """From idle: the media time line has gone on meanwhile, so the position jumps to now."""
-        # On a grid of the shortest quantum, so that a worker with many graphs wakes once for several.
+        """Leave the idle state: media time went on meanwhile, so the position jumps to now."""
+        # On a grid of the shortest quantum, so that a worker with many graphs wakes up once for several of them.
         now = ns_to_frames(now_ns, self.rate)
         self.jump(max(self.position, now - now % self._quanta.shortest))
         self.running = True

@@ -1,16 +1,15 @@
-"""Lanes: the active streams' frames, side by side on the graph's own time line.
+"""Lanes: the frames of the active streams, side by side on the graph's own time line.
 
-Every active stream of one channel layout has a row in one array; column p % capacity is
-graph position p in all of them. So a cycle mixes all streams with one matrix product, and
-Python is spent on a stream only when its lane must be refilled: as far ahead as its client's
-buffer allows (`Stream.bulk_frames`), not once a cycle. Refilling is the door's side of
-the real-time boundary; graph/cycle.py is the other.
+All active streams of one channel layout have a row each in one array; graph position p is column p % capacity in all of
+them. A cycle can therefore mix all streams with one matrix product. Python code runs for a stream only when its lane
+must be refilled: not in every cycle, but as far ahead as its client's buffer allows (`Stream.bulk_frames`). Refilling
+is the protocol side of the real-time boundary; graph/cycle.py is the other side.
 
-A pool is small, and a guest with many streams has many: so a pool that grows copies little, and what a mix
-of few streams costs does not depend on how many others there are.
+Pools are small, and a guest with many streams has many of them. So a growing pool copies little, and the cost of mixing
+a few streams does not depend on how many others there are.
 
-A plan knows lanes by their numbers, and is made while another one plays: so a lane whose stream has ended is silent
-from then on, and that of a new stream is until there is a plan that mixes it for this stream.
+A plan refers to lanes by number, and is built while another plan plays. So the lane of a stream that ended is silent
+from then on, and the lane of a new stream is silent until a plan is in force that mixes it for that stream.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from millrace.units import Frames, Positions
 FAR = 1 << 62
 POOL_BYTES = 8 * 1024 * 1024
 WIDE_LANES = 64
-"""So many streams of a guest are pulled far ahead, if its budget has room for that; the lanes of others are short."""
+"""This many streams of a guest are pulled far ahead, if its budget has room; the others get short lanes."""
 
 
 class LanePool:
-    """Some lanes of one channel layout. `data` is (lanes, capacity × channels)."""
+    """Some lanes of one channel layout. `data` has the shape (lanes, capacity × channels)."""
 
     def __init__(self, positions: Positions, capacity: Frames) -> None:
         self.positions = positions
@@ -53,12 +52,12 @@ class LanePool:
 
     @property
     def empty(self) -> bool:
-        """No stream is active."""
+        """No stream has a lane here."""
         return not self.taken
 
     @property
     def full(self) -> bool:
-        """No further stream has room."""
+        """There is no room for another stream."""
         return self.taken == self.lanes_max
 
     def holds(self, stream: Stream) -> bool:
@@ -70,7 +69,7 @@ class LanePool:
         return (position + self._shift) % self.capacity
 
     def add(self, stream: Stream) -> None:
-        """Give `stream` a lane, which waits."""
+        """Give `stream` a lane, which waits to begin."""
         if not self._free:
             self._grow()
         stream.lane = lane = heapq.heappop(self._free)
@@ -78,11 +77,11 @@ class LanePool:
         self.valid_until[lane] = FAR
 
     def waits(self, lane: int) -> bool:
-        """Whether its stream has not begun."""
+        """Whether the lane is taken and has not begun yet."""
         return self.owners[lane] is not None and self.valid_until[lane] == FAR
 
     def begin(self, lane: int, stream: Stream, position: Frames) -> None:
-        """Let a lane that waits, if it still is that stream's, be heard, its first frame at `position`."""
+        """Start a waiting lane at `position`, if it still belongs to `stream`."""
         if self.owners[lane] is not stream:
             return
         self.valid_until[lane] = self.real_until[lane] = position
@@ -105,7 +104,7 @@ class LanePool:
         self._free = list(range(lanes, lanes + more))
 
     def remove(self, stream: Stream, position: Frames, keep: bool) -> None:
-        """Take the lane back, silent; with `keep`, frames pulled but not yet heard go to the stream's stash."""
+        """Take the lane back and silence it; with `keep`, frames not yet heard go to the stream's stash."""
         lane, stream.lane = stream.lane, -1
         ahead = self.real_until[lane] - position
         if not keep:
@@ -124,7 +123,7 @@ class LanePool:
         return max(0, self.real_until[stream.lane] - position)
 
     def discard(self, stream: Stream, position: Frames) -> None:
-        """Forget what was pulled and not yet heard."""
+        """Discard what was pulled and not yet heard."""
         lane = stream.lane
         if self.waits(lane):
             return
@@ -132,8 +131,8 @@ class LanePool:
         self.due = min(self.due, position)
 
     def jump(self, before: Frames, after: Frames) -> None:
-        """What was to be heard from position `before` on is heard from `after` on."""
-        # The frames stay where they are in memory: only the column that a position means is another from here on.
+        """What was to be heard from position `before` on will be heard from `after` on."""
+        # The frames stay where they are in memory; only the column that a position maps to changes.
         self._shift += before - after
         for lane, owner in enumerate(self.owners):
             if owner is not None and not self.waits(lane):
@@ -142,10 +141,10 @@ class LanePool:
         self.due = min(self.valid_until)
 
     def service(self, position: Frames, frames: Frames) -> Iterator[None]:
-        """Make every lane valid for [position, position + frames); a step for each."""
+        """Make every lane valid for [position, position + frames), one per step."""
         end = position + frames
         for lane in [lane for lane, until in enumerate(self.valid_until) if until < end]:
-            # Unless it ended while another one had its turn.
+            # The stream may have ended while another lane was refilled.
             if self.valid_until[lane] < end:
                 self._refill(lane, position, end)
                 yield
@@ -159,9 +158,8 @@ class LanePool:
         pulled_to = self._pull(stream, lane, have, goal)
         if pulled_to > have:
             self.real_until[lane] = pulled_to
-        # What a client did not give is silence, written like sound: the lane is valid for the whole cycle, so mixing
-        # needs no case for it. `real_until` remembers where the client's own frames end, which alone are kept over a
-        # pause.
+        # Missing frames are written as silence, so the lane is valid for the whole cycle and mixing needs no special
+        # case. `real_until` remembers where the client's own frames end: only those are kept over a pause.
         if pulled_to < end:
             stream.feed.short(end - pulled_to, self.real_until[lane] <= position)
             if self.owners[lane] is not stream:
@@ -191,7 +189,7 @@ class LanePool:
     def _read(self, lane: int, position: Frames, frames: Frames) -> Samples:
         row = self.data[lane].reshape(self.capacity, self.channels)
         at = self.at(position)
-        # take(mode="wrap") would go round the ring as often as the position has since the host was started.
+        # Not take(mode="wrap"): it would go round the ring once for every wrap of the position since the host started.
         return np.concatenate((row[at : at + frames], row[: max(0, at + frames - self.capacity)]))
 
 
@@ -207,13 +205,13 @@ class Lanes:
         return len(self._of)
 
     def add(self, stream: Stream) -> None:
-        """Give `stream` a lane, which waits until there is a plan that mixes it."""
+        """Give `stream` a lane, which waits until a plan mixes it."""
         pool = self._roomy(stream)
         pool.add(stream)
         self._of[stream.id] = pool
 
     def _roomy(self, stream: Stream) -> LanePool:
-        """A pool of its layout that has room for it, and for what was pulled of it."""
+        """A pool of the stream's layout with room for it and for its stash."""
         pulled = 0 if stream.stash is None else len(stream.stash)
         capacity = self.capacity if pulled > self.capacity_short or self._wide(stream) else self.capacity_short
         for pool in self.pools:
@@ -224,12 +222,12 @@ class Lanes:
         return pool
 
     def _wide(self, stream: Stream) -> bool:
-        """Whether it may be pulled far ahead. Its short lane was paid for when the stream came."""
+        """Whether the stream may be pulled far ahead. Its short lane was charged when the stream was admitted."""
         more = (self.capacity - self.capacity_short) * len(stream.positions) * 4
         return len(self._of) < WIDE_LANES and stream.account.fits("lane", more)
 
     def remove(self, stream: Stream, position: Frames, keep: bool) -> None:
-        """Take the lane back, silent; with `keep`, frames pulled but not yet heard go to the stream's stash."""
+        """Take the lane back and silence it; with `keep`, frames not yet heard go to the stream's stash."""
         pool = self._of.pop(stream.id)
         pool.remove(stream, position, keep)
         if stream.stash is None or len(stream.stash) <= self.capacity_short:
@@ -242,10 +240,10 @@ class Lanes:
         return self._of[stream.id].ahead(stream, position)
 
     def discard(self, stream: Stream, position: Frames) -> None:
-        """Forget what was pulled and not yet heard."""
+        """Discard what was pulled and not yet heard."""
         self._of[stream.id].discard(stream, position)
 
     def jump(self, before: Frames, after: Frames) -> None:
-        """What was to be heard from position `before` on is heard from `after` on."""
+        """What was to be heard from position `before` on will be heard from `after` on."""
         for pool in self.pools:
             pool.jump(before, after)

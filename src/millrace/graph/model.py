@@ -1,7 +1,7 @@
 """Nodes, their states and links: what the graph is made of.
 
-Three kinds of node, seen from the graph: a `Stream` produces, a `Sink` mixes and has a monitor, a `Tap` consumes
-a sink's monitor or one stream. Links go stream → sink, sink → sink, sink → tap, stream → tap.
+There are three kinds of node. A `Stream` produces; a `Sink` mixes and has a monitor; a `Tap` consumes a sink's monitor
+or one stream. Links go stream → sink, sink → sink, sink → tap, stream → tap.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NodeState(Enum):
 
 
 _S = NodeState
-# The law: which state may follow which.
+# Which state may follow which.
 TRANSITIONS: dict[NodeState, frozenset[NodeState]] = {
     _S.SUSPENDED: frozenset({_S.IDLE, _S.RUNNING, _S.ERROR}),
     _S.IDLE: frozenset({_S.RUNNING, _S.SUSPENDED, _S.ERROR}),
@@ -40,9 +40,9 @@ TRANSITIONS: dict[NodeState, frozenset[NodeState]] = {
 }
 TRACE_LENGTH = 32
 FIRST_SINK = "millrace"
-"""The sink that every guest begins with."""
+"""The first sink of every guest."""
 FIRST_SINK_ALIASES = ("default",)
-"""What it was called before: SoX, ALSA and others take `default` for no name at all, and record something else."""
+"""Former names. SoX, ALSA and others treat `default` as no name at all, and would record something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +56,19 @@ class StateChange:
 
 
 class Feed(Protocol):
-    """Where a stream's frames come from."""
+    """The source of a stream's frames."""
 
     def pull(self, out: Samples) -> Frames:
-        """Fill the head of `out` (frames, channels) with what is ready; returns how many frames."""
+        """Fill the head of `out` (frames, channels) with what is ready; return the number of frames."""
         ...
 
     def short(self, frames: Frames, played_out: bool) -> None:
-        """`frames` of silence had to stand in; `played_out` when all that was pulled has been heard."""
+        """`frames` of silence had to be substituted; `played_out` if everything that was pulled has been heard."""
         ...
 
 
 class Consumer(Protocol):
-    """Where a tap's frames go."""
+    """The destination of a tap's frames."""
 
     def consume(self, block: Samples, position: Frames, level: float) -> None:
         """Take one quantum (frames, channels), a view to be copied; `level` is its peak, 0.0 for silence."""
@@ -80,10 +80,10 @@ class Consumer(Protocol):
 
 
 class Nothing:
-    """Feed and consumer of nodes that were removed.
+    """Feed and consumer of removed nodes.
 
-    A node and its feed know each other; left so, their buffers would wait for the cyclic collector, which
-    runs rarely here.
+    A node and its feed refer to each other. Without breaking the cycle, their buffers would stay until the cyclic
+    garbage collector runs, which is rare here.
     """
 
     def pull(self, out: Samples) -> Frames:
@@ -115,21 +115,21 @@ class Node:
     state: NodeState = NodeState.SUSPENDED
     trace: deque[StateChange] = field(default_factory=lambda: deque(maxlen=TRACE_LENGTH))
     asks: dict[Hashable, int] = field(default_factory=dict)
-    """Bytes that its door will hold for it from the start, by part: it is let in only if there is room for them."""
+    """Bytes that its protocol object needs for it from the start, by part; it is admitted only if they fit."""
     reach: float = PROGRAMS
-    """Up to which share of its guest's budget it may be let in."""
+    """The share of its guest's budget up to which it may be admitted."""
     account: Account = ENDED
-    """What is held for it. The graph opens it when it takes the node, and closes it when it lets the node go."""
+    """What is held for it. The graph opens the account when it admits the node and closes it on removal."""
 
     kind = "node"
 
     @property
     def key(self) -> str:
-        """The name users and the API use: kind/id."""
+        """The name used by users and the API: kind/id."""
         return f"{self.kind}/{self.id}"
 
     def enter(self, state: NodeState, cause: str, now_ns: HostNs) -> None:
-        """Change state and write it into the trace; a forbidden change is a bug of ours."""
+        """Change state and record it in the trace; a forbidden transition is a bug."""
         if state is self.state:
             return
         assert state in TRANSITIONS[self.state], f"{self.key}: {self.state} -> {state}"
@@ -141,7 +141,7 @@ class Node:
 class Levelled(Node):
     """A node with a volume: linear gain per channel, and mute.
 
-    `trim` is what a session manager takes off for now (ducking); it is no part of the volume that people set.
+    `trim` is a temporary reduction by a session manager (ducking); it is not part of the volume that people set.
     """
 
     gains: tuple[float, ...] = ()
@@ -154,7 +154,7 @@ class Levelled(Node):
 
     @property
     def effective_gains(self) -> tuple[float, ...]:
-        """What the sound is multiplied by."""
+        """The factors applied to the sound."""
         if self.mute:
             return (0.0,) * len(self.gains)
         return self.gains if self.trim == 1.0 else tuple(gain * self.trim for gain in self.gains)
@@ -162,13 +162,13 @@ class Levelled(Node):
 
 @dataclass(eq=False)
 class Link:
-    """Stream or sink into a sink, with an optional matrix of one's own (source × target channels)."""
+    """A link from a stream or sink into a sink, with an optional matrix of its own (source × target channels)."""
 
     target: Sink
     matrix: Matrix | None = None
 
     def same(self, other: Link) -> bool:
-        """Whether the other does what this one does."""
+        """Whether both links do the same thing."""
         if self.matrix is None or other.matrix is None:
             return self.target is other.target and self.matrix is other.matrix
         return self.target is other.target and np.array_equal(self.matrix, other.matrix)
@@ -178,8 +178,8 @@ class Link:
 class Stream(Levelled):
     """One client's flow into the graph, at the graph's rate.
 
-    `latency_ask_ns` is what its client wants to hear; `bulk_frames` is how far ahead the
-    graph may pull. `active` streams have a lane and are mixed.
+    `latency_ask_ns` is the latency that its client asks for; `bulk_frames` is how far ahead the graph may pull. Streams
+    that are `active` have a lane and are mixed.
     """
 
     feed: Feed = None  # type: ignore[assignment]
@@ -188,17 +188,17 @@ class Stream(Levelled):
     links: list[Link] = field(default_factory=list)
     active: bool = False
     starved: bool = False
-    """It waits for its client to write, so what its client asked of the latency still counts."""
+    """It waits for its client to write, so its client's latency request still counts."""
     lane: int = -1
     stash: Samples | None = None
     underruns: int = 0
     chosen: tuple[str, ...] = ()
-    """What its client asked for itself, of volume and sink: session managers let that be."""
+    """What its client set itself, of volume and sink: session managers leave that alone."""
     placed: bool = False
-    """Somebody moved it to where it is; one that nobody has, and that named no sink, goes with the default one."""
+    """Somebody moved it here. A stream that was never moved, and named no sink, follows the default sink."""
     mapping: Mapping = Mapping.MIX
     pinned: str = ""
-    """Why it may not be moved, if so: then it ends with its sink."""
+    """Why it must not be moved, or empty. A pinned stream ends with its sink."""
     taps: list[Tap] = field(default_factory=list)
 
     kind = "stream"
@@ -212,20 +212,20 @@ class Stream(Levelled):
 
     @property
     def feeds_source(self) -> bool:
-        """Whether it is what a source gives (a microphone, a tone), and no input of a sink."""
+        """Whether it feeds a source (a microphone, a tone) rather than a sink."""
         return bool(self.links) and self.links[0].target.capture
 
 
 @dataclass(slots=True)
 class Recorded:
-    """The level at which a source, or a sink's monitor, is recorded; apart from the sink's own."""
+    """The level at which a source, or a sink's monitor, is recorded; separate from the sink's own volume."""
 
     gains: tuple[float, ...]
     mute: bool = False
 
     @property
     def effective_gains(self) -> tuple[float, ...]:
-        """What its sound is multiplied by, for what records it."""
+        """The factors applied to the sound that recorders get."""
         return (0.0,) * len(self.gains) if self.mute else self.gains
 
 
@@ -233,25 +233,25 @@ class Recorded:
 class Sink(Levelled):
     """Mixes what is linked into it; its monitor feeds taps and other sinks.
 
-    With `capture` it is what a guest knows as a source: listeners' microphones are linked into it, and its
-    monitor is what applications record, at the level `recorded`.
-    `outlet_latency_ns` is what lies behind the monitor of its slowest listener, as reported.
+    With `capture` it is what guests call a source: listeners' microphones are linked into it, and applications record
+    its monitor, at the level `recorded`. `outlet_latency_ns` is the reported latency after the monitor, of its slowest
+    listener.
     """
 
     description: str = ""
     links: list[Link] = field(default_factory=list)
     taps: list[Tap] = field(default_factory=list)
     level: float = 0.0
-    """Peak of the last cycle that was metered, linear."""
+    """Peak of the last metered cycle, linear."""
     latest: Samples | None = None
-    """What that cycle gave: for what wants to know more of it."""
+    """The output of that cycle, for further measurements."""
     suspended: bool = False
     outlet_latency_ns: HostNs = 0
     capture: bool = False
     master: Sink | None = None
-    """What a remapped source is made of."""
+    """The source that a remapped source is made from."""
     aliases: tuple[str, ...] = ()
-    """Names of before, by which it is found all the same."""
+    """Former names, which still find it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -268,7 +268,7 @@ class Sink(Levelled):
 
     @property
     def rms(self) -> float:
-        """Root mean square of the last cycle that was metered, of the loudest channel, linear."""
+        """Root mean square of the loudest channel in the last metered cycle, linear."""
         if self.level == 0.0 or self.latest is None:
             return 0.0
         return float(np.sqrt(np.square(self.latest).mean(axis=0).max()))
@@ -276,27 +276,27 @@ class Sink(Levelled):
 
 @dataclass(eq=False)
 class Tap(Node):
-    """Consumes a sink's monitor, or only what one stream gives, in its own channel layout.
+    """Consumes a sink's monitor, or one stream alone, in its own channel layout.
 
-    Of a stream it hears what that sounds like, or with `before_volume` what its client gave: a stem keeps its level
-    while somebody turns it down, or mutes it. A `clocked` tap keeps the graph running while nothing plays
-    (a recorder wants silence).
+    A tap of a stream gets what the stream sounds like, or with `before_volume` what its client sent: a stem keeps its
+    level when somebody turns the stream down or mutes it. A `clocked` tap keeps the graph running while nothing plays,
+    because a recorder wants the silence too.
     """
 
     consumer: Consumer = None  # type: ignore[assignment]
     source: Sink | Stream | None = None
-    """What it hears."""
+    """What it consumes."""
     sink: Sink | None = None
-    """The sink that it hears, or that the stream which it hears plays to."""
+    """The sink it consumes, or that the stream it consumes plays to."""
     before_volume: bool = False
     records: bool = False
-    """It hears at the level at which its sink or source is recorded. Listeners don't."""
+    """It gets the recording level of its sink or source. Listeners don't."""
     clocked: bool = False
     placed: bool = False
-    """Its client named what it records, or somebody moved it there: it does not go with the default source."""
+    """Its client named its source, or somebody moved it here: it does not follow the default source."""
     mapping: Mapping = Mapping.MIX
     pinned: str = ""
-    """Why it may not be moved, if so: then it ends with what it hears."""
+    """Why it must not be moved, or empty. A pinned tap ends with what it consumes."""
     latency_ask_ns: HostNs = 40_000_000
     active: bool = True
 
@@ -304,7 +304,7 @@ class Tap(Node):
 
     @property
     def stream(self) -> Stream | None:
-        """What it hears alone, if so."""
+        """The stream it consumes, if it is a tap of one stream."""
         return self.source if isinstance(self.source, Stream) else None
 
     def hear(self, source: Sink | Stream) -> None:
@@ -318,7 +318,7 @@ class Tap(Node):
             self.sink = source
 
     def leave(self) -> None:
-        """Consume nothing any more."""
+        """Stop consuming."""
         if self.source is not None:
             self.source.taps.remove(self)
 
@@ -330,7 +330,7 @@ class Ids:
         self._next = 0
 
     def take(self) -> int:
-        """A number nobody else has."""
+        """A number that no other node has had."""
         value = self._next
         self._next += 1
         return value

@@ -1,4 +1,4 @@
-"""The nodes of one graph: what there is, its levels and links, and who is told of changes."""
+"""The nodes of one graph: which exist, their levels and links, and the observers of changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Observer = Callable[[str, Node], None]
 
 
 class Nodes:
-    """One graph's."""
+    """The nodes of one graph."""
 
     def __init__(self, positions: Positions) -> None:
         self.positions = positions
@@ -25,7 +25,7 @@ class Nodes:
         self.taps: dict[int, Tap] = {}
         self.default: Sink | None = None
         self.leaving: set[Sink] = set()
-        """Sinks on their way out: nothing goes on there."""
+        """Sinks being removed: nothing may be moved to them."""
         self.observers: list[Observer] = []
 
     def nodes(self) -> Iterator[Node]:
@@ -40,14 +40,14 @@ class Nodes:
         yield from self.sources.values()
 
     def heir(self, sink: Sink) -> Sink:
-        """Where what plays on `sink` goes on without it; GraphError where there is no other that stays."""
+        """The sink that takes over from `sink`; GraphError if no other one stays."""
         others = [other for other in self.sinks.values() if other is not sink and other not in self.leaving]
         if not others:
             raise GraphError("this is the guest's only sink; add another first")
         return self.default if self.default in others else others[0]
 
     def name_taken(self, name: str) -> bool:
-        """Whether a sink or source is called so, or was."""
+        """Whether a sink or source has this name, or had it."""
         return any(name == mix.name or name in mix.aliases for mix in self.mixes())
 
     def _demand_free(self, name: str, kind: str) -> None:
@@ -71,13 +71,13 @@ class Nodes:
             self._changed("change", node)
 
     def set_trim(self, node: Levelled, trim: float) -> None:
-        """Duck, or with 1.0 let go; the next cycle ramps."""
+        """Duck, or with 1.0 end ducking; the next cycle ramps."""
         if trim != node.trim:
             node.trim = trim
             self._changed("change", node)
 
     def touch(self, node: Node) -> None:
-        """Something about `node` that observers show has changed."""
+        """Tell the observers that something they show about `node` has changed."""
         self._changed("change", node)
 
     def _changed(self, change: str, node: Node) -> None:
@@ -87,7 +87,7 @@ class Nodes:
     # -- links --------------------------------------------------------------------------
 
     def move_stream(self, stream: Stream, sink: Sink) -> None:
-        """Link `stream` to `sink` instead, with a fade; one moved to the default goes with it again, others stay."""
+        """Link `stream` to `sink` instead, with a fade. Moved to the default sink, it follows the default again."""
         check_movable(stream)
         stream.placed = sink is not self.default
         if len(stream.links) != 1 or not stream.links[0].same(link_to(stream, sink)):
@@ -108,7 +108,7 @@ class Nodes:
             self._changed("change", tap)
 
     def link(self, source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> None:
-        """Add or replace a link into `sink`, with a mix matrix of one's own if given."""
+        """Add or replace a link into `sink`, with its own mix matrix if given."""
         shape = (len(source.positions), len(sink.positions))
         if matrix is not None and matrix.shape != shape:
             has = " x ".join(map(str, matrix.shape))
@@ -123,7 +123,7 @@ class Nodes:
         self._changed("change", source)
 
     def unlink(self, source: Stream | Sink, sink: Sink) -> None:
-        """Take the link into `sink` away; GraphError where there is none."""
+        """Remove the link into `sink`; GraphError if there is none."""
         if not linked(source, sink):
             raise GraphError(f"{source.key} is not linked to {sink.key}")
         set_links(source, [link for link in source.links if link.target is not sink])

@@ -1,4 +1,4 @@
-"""What of a track is kept for those that join."""
+"""The packets of a track that are kept for new subscribers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from millrace.units import NS_PER_S
 
 GROUP_NS_MAX = NS_PER_S // 2
 GROUP_BYTES_MAX = 2_000_000
-"""A newcomer that gets a longer group is behind from the start: a key frame is asked for instead."""
+"""A new subscriber that got a longer group would be behind from the start; it gets a new key frame instead."""
 HOLD_STEP = 64 * 1024
-"""The budget is asked once for so many bytes, not for each packet."""
+"""The budget is charged in steps of this size, not for each packet."""
 
 
 def rounded_up(size: int) -> int:
-    """`size`, rounded up to what is asked of the budget at once."""
+    """`size`, rounded up to a whole step of the budget."""
     return -(-size // HOLD_STEP) * HOLD_STEP
 
 
 class PacketCache(Protocol):
-    """Packets that a newcomer goes on from."""
+    """Packets that a new subscriber starts from."""
 
     def add(self, packet: Packet, starts: bool) -> None:
-        """The next packet; `starts` if it is the first part of its access unit."""
+        """Add the next packet; `starts` if it is the first part of its access unit."""
         ...
 
     def clear(self) -> None:
-        """What is kept is of no use any more."""
+        """Discard what is kept: it is of no use any more."""
         ...
 
     def packets(self) -> tuple[Packet, ...]:
@@ -37,7 +37,7 @@ class PacketCache(Protocol):
 
 
 class Group:
-    """All since the last key packet, as long as that is short and the guest's budget has room."""
+    """Everything since the last key packet, as long as that is short and the guest's budget has room."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -77,7 +77,7 @@ class Group:
 
 
 class Last:
-    """The last access unit that is complete, and what there is of the next."""
+    """The last complete access unit, and the parts of the next that have arrived."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -89,7 +89,7 @@ class Last:
         if starts:
             self._next = []
         elif not self._next:
-            # Its beginning had no room.
+            # The budget had no room for its beginning.
             return
         self._next.append(packet)
         if packet.flags & Flags.END:
@@ -108,7 +108,7 @@ class Last:
 
 
 class Nowhere:
-    """Nothing is kept."""
+    """Keeps nothing."""
 
     def add(self, packet: Packet, starts: bool) -> None:
         """See `PacketCache`."""
@@ -122,7 +122,7 @@ class Nowhere:
 
 
 def make_cache(cache: Cache, account: Account) -> PacketCache:
-    """What a track asks for."""
+    """The cache that a track asks for."""
     if cache is Cache.GROUP:
         return Group(account)
     return Last(account) if cache is Cache.LAST else Nowhere()
