@@ -1,6 +1,6 @@
-"""What a guest's worst programs do: `python -m bench.attack KIND PULSE NATIVE SECONDS`, bounded in time and number.
+"""A guest's worst programs: `python -m bench.attack KIND PULSE NATIVE SECONDS`, bounded in time and number.
 
-It is run at nice 19, so that what is measured is the daemon's fairness and not the kernel's.
+They are run at nice 19, so that the measurement shows the daemon's fairness and not the kernel's.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ UPGRADE = (
 )
 ends_s = 0.0
 tally: Counter[str] = Counter()
-"""What has been done, by its name."""
+"""Counts of what was done, by name."""
 
 
 def left() -> bool:
-    """Whether there is time left."""
+    """Whether the deadline has not passed yet."""
     return time.monotonic() < ends_s
 
 
 class Line:
-    """A logged-in connection."""
+    """An authenticated connection."""
 
     def __init__(self, path: str) -> None:
         self.wire = PulseClientSession()
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(max(0.1, ends_s - time.monotonic()))
         while left():
-            # EAGAIN: as many as the kernel lets wait are waiting already (unix(7)).
+            # EAGAIN: the listening socket's backlog is full (unix(7)).
             with contextlib.suppress(BlockingIOError):
                 self.sock.connect(path)
                 break
@@ -60,22 +60,22 @@ class Line:
         return self.sock.fileno()
 
     def ask(self, command: Command, **fields: object) -> None:
-        """Ask, without waiting."""
+        """Queue a request without waiting for its answer."""
         self.wire.send_request(command, fields)
 
     def push(self) -> None:
-        """Send what was asked for."""
+        """Send the queued requests."""
         self.sock.sendall(self.wire.data_to_send())
 
     def wait(self, replies: int, what: str = "") -> None:
-        """Until so many answers have come; each that is no refusal is one of `what`."""
+        """Wait for so many answers; each one that is not a refusal counts as one of `what`."""
         self.push()
         have = 0
         while have < replies:
             have += self.take(what)
 
     def take(self, what: str) -> int:
-        """Read what comes next; returns how many answers are in it."""
+        """Read once; returns how many answers arrived."""
         data = self.sock.recv(1 << 18)
         if not data:
             raise OSError("the daemon has cut it off")
@@ -91,7 +91,7 @@ class Line:
         return have
 
     def drop(self) -> None:
-        """Read and forget what has come. A socket with a timeout would wait for it first."""
+        """Read and discard whatever has arrived. Non-blocking, because a socket with a timeout would wait for data first."""
         self.sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self.sock.recv(1 << 18):
@@ -100,7 +100,7 @@ class Line:
 
 
 def streams(pulse: str, native: str) -> None:
-    """10,000 streams that begin at once and never have sound enough."""
+    """10,000 streams that start at once and never have enough sound."""
     lines = []
     for _ in range(40):
         line = Line(pulse)
@@ -138,7 +138,7 @@ def resampled(pulse: str, native: str) -> None:
 
 
 def recorders(pulse: str, native: str) -> None:
-    """Recorders of 192 kHz that never read, as many as there may be."""
+    """As many recorders of 192 kHz as the daemon allows, none of which ever reads."""
     lines = []
     for _ in range(8):
         line = Line(pulse)
@@ -151,7 +151,7 @@ def recorders(pulse: str, native: str) -> None:
 
 
 def uploads(pulse: str, native: str) -> None:
-    """Samples that are begun, sent almost to the end, and left so, on 22 connections."""
+    """Uploads of samples on 22 connections that stop just before their end."""
     lines = []
     for _ in range(22):
         line = Line(pulse)
@@ -176,7 +176,7 @@ def uploads(pulse: str, native: str) -> None:
 
 
 def fuzz(pulse: str, native: str) -> None:
-    """Commands with bytes changed, at random, on ever new connections."""
+    """Commands with random bytes changed, each on a new connection."""
     chance = random.Random(2)
     sample = PulseClientSession()
     sample.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
@@ -215,7 +215,7 @@ def connections(pulse: str, native: str) -> None:
 
 
 def properties(pulse: str, native: str) -> None:
-    """Properties of 30 kB, set on 100 streams over and over, while 100 clients listen for changes."""
+    """Properties of 30 kB, set on 100 streams again and again, while 100 clients are subscribed to changes."""
     watching = [Line(pulse) for _ in range(100)]
     for other in watching:
         other.ask(Command.SUBSCRIBE, mask=0x2FF)
@@ -234,7 +234,7 @@ def properties(pulse: str, native: str) -> None:
 
 
 def sinks(pulse: str, native: str) -> None:
-    """Thousands of sinks, as many as go and again, with 500 streams thrown from one to the next."""
+    """Thousands of sinks, created up to the limit and removed again, with 250 streams moved from one to the next."""
     line = Line(pulse)
     for _ in range(250):
         line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, prebuf=0))
@@ -256,13 +256,13 @@ def sinks(pulse: str, native: str) -> None:
 
 
 def lists(pulse: str, native: str) -> None:
-    """Lists of 2,000 streams and everything else, asked for by 50 connections without end."""
+    """Lists of 2,000 streams and of everything else, requested continuously on 50 connections."""
     owners = []
     for _ in range(8):
         line = Line(pulse)
         owners.append(line)
         for _ in range(250):
-            # With the usual two seconds of buffer each, the guest's memory would be used up by a third of them.
+            # With the usual two seconds of buffer each, a third of them would use up the guest's memory.
             fields = playback_fields(Spec(S16, 2, 48_000), STEREO, tlength=8820, corked=True)
             line.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
         line.wait(252, "streams in a list")
@@ -282,7 +282,7 @@ def lists(pulse: str, native: str) -> None:
 
 
 def calls(pulse: str, native: str) -> None:
-    """The whole state, and watching it, asked for by the native protocol on 50 connections without end."""
+    """The whole state, requested and watched continuously over the native protocol on 50 connections."""
     lines = []
     for _ in range(50):
         sock = socket.socket(socket.AF_UNIX)
@@ -308,7 +308,7 @@ def calls(pulse: str, native: str) -> None:
 
 
 def web(pulse: str, native: str) -> None:
-    """Empty messages on 20 WebSockets, of listeners and of watchers, and requests for the state on 10 lines."""
+    """Empty messages on 20 WebSockets, of listeners and of watchers, and HTTP requests for the state on 10 connections."""
     host, _, port = os.environ["ATTACK"].partition(":")
     head = f"Host: {host}:{port}\r\nAuthorization: Bearer {os.environ['ATTACK_TOKEN']}\r\n"
     empty = b"\x81\x80\0\0\0\0" * 4_000
@@ -346,7 +346,7 @@ def web(pulse: str, native: str) -> None:
 
 
 def bitrates(pulse: str, native: str) -> None:
-    """120 listeners to noise, each at a bitrate of its own and Opus's highest complexity: 120 encoders."""
+    """120 listeners to noise, each at a different bitrate and Opus's highest complexity: 120 encoders."""
     line = Line(pulse)
     line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, prebuf=0))
     line.wait(3)
@@ -392,7 +392,7 @@ KINDS: dict[str, Callable[[str, str], None]] = {
     )
 }
 FLOODS = ("fuzz", "connections", "lists", "calls", "web")
-"""These begin when the others have what they want: the guest would not get far in its own crowd."""
+"""These start when the others have what they want: beside them, the guest's other programs would get little."""
 
 
 def main() -> None:
@@ -401,7 +401,7 @@ def main() -> None:
     kind, pulse, native, seconds = sys.argv[1:]
     ends_s = time.monotonic() + float(seconds)
     while left():
-        # Who is cut off, or finds no room in the guest's own crowd, tries again.
+        # A program that is disconnected, or refused because the rest of the guest has used everything up, tries again.
         with contextlib.suppress(OSError):
             KINDS[kind](pulse, native)
             break
@@ -412,7 +412,7 @@ def main() -> None:
 
 
 def kinds() -> Iterator[str]:
-    """All of them."""
+    """Run them all."""
     yield from KINDS
 
 

@@ -1,4 +1,4 @@
-"""What goes over the line: Opus at default settings, for music, speech and silence, against PCM."""
+"""The bit rate on the wire: Opus at default settings, for music, speech and silence, against PCM."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def speech(path: Path) -> None:
 
 
 def measure(raw: Path | None, settings: str) -> float:
-    """kb/s sent over 8 s."""
+    """The bit rate sent, in kb/s over 8 s."""
     with daemon() as bus, processes() as start:
         load = start(sys.executable, "-m", "bench.load", settings, stdin=subprocess.PIPE)
         assert load.stdin is not None

@@ -1,7 +1,7 @@
 """The same checks of real PulseAudio clients against Millrace, PulseAudio and PipeWire.
 
-The judge is the same for all: what parec records from the monitor of the sink `default`. Each check
-gets a server of its own, so that none suffers from what another left behind.
+All are judged alike, by what parec records from the monitor of the sink `default`. Each check has its own
+server, so that nothing is left over from another.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def exact(name: str) -> Check:
 
 
 def converting(name: str) -> Check:
-    """A client that converts by itself."""
+    """A client that converts the sound itself."""
 
     def check(bench: Bench) -> None:
         with bench.recorder() as sound:
@@ -98,7 +98,7 @@ def qemu(bench: Bench) -> None:
 
 
 def short_file(bench: Bench) -> None:
-    """30 ms play whole (into a sink that runs already)."""
+    """30 ms of sound play completely, into a sink that is already running."""
     frames = NUMBERED[:1440]
     bench.spawn("pacat", "--raw", "/dev/zero")
     with bench.recorder() as sound:
@@ -108,7 +108,7 @@ def short_file(bench: Bench) -> None:
 
 
 def two_mix(bench: Bench) -> None:
-    """Two players at once leave no gap."""
+    """Two players at once: neither has a gap."""
     with bench.recorder() as sound:
         players = [bench.spawn("paplay", "--volume=32768", str(bench.tone)) for _ in range(2)]
         assert all(p.wait(15) == 0 for p in players)
@@ -118,7 +118,7 @@ def two_mix(bench: Bench) -> None:
 
 
 def kill_9(bench: Bench) -> None:
-    """Other clients killed, this one whole."""
+    """Other clients are killed; this one loses nothing."""
     with bench.recorder() as sound:
         victims = [bench.spawn("pacat", "--raw", "/dev/zero") for _ in range(3)]
         player = bench.spawn("paplay", str(bench.numbered))
@@ -130,7 +130,7 @@ def kill_9(bench: Bench) -> None:
 
 
 def stopped(bench: Bench) -> None:
-    """A SIGSTOPped client, another whole."""
+    """One client is stopped by SIGSTOP; another loses nothing."""
     with bench.recorder() as sound:
         victim = bench.spawn("pacat", "--raw", "/dev/zero")
         player = bench.spawn("paplay", str(bench.numbered))
@@ -141,7 +141,7 @@ def stopped(bench: Bench) -> None:
 
 
 def drain_time(bench: Bench) -> None:
-    """paplay returns when the file has been heard, not before and not much after."""
+    """paplay returns when the file has been played to its end: not before, and not much later."""
     began = time.monotonic()
     bench.run("paplay", str(bench.tone))
     took = time.monotonic() - began
@@ -149,7 +149,7 @@ def drain_time(bench: Bench) -> None:
 
 
 def volume(bench: Bench) -> None:
-    """A stream's volume is heard: 50 % is −18.06 dB."""
+    """A stream's volume takes effect: 50 % is −18.06 dB."""
     player, stream = bench.playing()
     bench.run("pactl", "set-sink-input-volume", str(stream["index"]), "50%")
     with bench.recorder() as sound:
@@ -171,7 +171,7 @@ def mute(bench: Bench) -> None:
 
 
 def move(bench: Bench) -> None:
-    """A stream moves and goes on."""
+    """A stream is moved and continues."""
     bench.run("pactl", "load-module", "module-null-sink", "sink_name=music")
     player, stream = bench.playing()
     bench.run("pactl", "move-sink-input", str(stream["index"]), "music")
@@ -181,7 +181,7 @@ def move(bench: Bench) -> None:
 
 
 def default_sink(bench: Bench) -> None:
-    """The default sink changes, new streams go there."""
+    """The default sink changes, and new streams go there."""
     bench.run("pactl", "load-module", "module-null-sink", "sink_name=music")
     bench.run("pactl", "set-default-sink", "music")
     time.sleep(0.3)
@@ -198,7 +198,7 @@ def sink_volume(bench: Bench) -> None:
 
 
 def unload(bench: Bench) -> None:
-    """A null sink goes, its stream is rescued."""
+    """A null sink is removed, and its stream is moved elsewhere."""
     module = bench.run("pactl", "load-module", "module-null-sink", "sink_name=music").strip()
     player, stream = bench.playing()
     bench.run("pactl", "move-sink-input", str(stream["index"]), "music")
@@ -229,7 +229,7 @@ def samples(bench: Bench) -> None:
 
 
 def subscribe(bench: Bench) -> None:
-    """Events are told."""
+    """Subscribed events are sent."""
     watcher = bench.spawn("pactl", "subscribe", stdout=subprocess.PIPE)
     time.sleep(0.3)
     bench.run("paplay", str(write_wav(bench.folder / "short.wav", TONE[:9600])))
@@ -241,7 +241,7 @@ def subscribe(bench: Bench) -> None:
 
 
 def latency_asked(bench: Bench) -> None:
-    """pacat --latency-msec=20: what it reports stays near that."""
+    """pacat --latency-msec=20: the latency that it reports stays near that."""
     player = bench.spawn(
         "pacat", *FORMAT, "--latency-msec=20", "-v", str(bench.folder / "count.raw"), stderr=subprocess.PIPE
     )
@@ -253,7 +253,7 @@ def latency_asked(bench: Bench) -> None:
 
 
 def bad_module(bench: Bench) -> None:
-    """An unknown module is refused, and says so."""
+    """Loading an unknown module fails, with an error message."""
     done = subprocess.run(["pactl", "load-module", "module-nonsense"], env=bench.env, capture_output=True, text=True)
     assert done.returncode != 0 and "fail" in done.stderr.lower(), done.stderr
 
@@ -264,7 +264,7 @@ def listing(kind: str) -> Check:
 
 
 def kill_client(bench: Bench) -> None:
-    """A stream is killed from outside; its client ends with an error."""
+    """A stream is killed by another client; its own client ends with an error."""
     player, stream = bench.playing()
     kill = bench.folder / "kill.py"
     kill.write_text(KILL.format(path=str(bench.server.socket), index=stream["index"]))
@@ -344,7 +344,7 @@ CHECKS: dict[str, Check] = {
 
 
 def verdict(kind: str, check: Check) -> str:
-    """ "ok", or what was wrong."""
+    """ "ok", or what is wrong."""
     with tempfile.TemporaryDirectory(prefix="mr") as name:
         server = Server(kind, Path(name))
         bench = Bench(server)
@@ -359,7 +359,7 @@ def verdict(kind: str, check: Check) -> str:
 
 
 def main() -> None:
-    """Print the table. A failure is tried once more: machines stall, and no server is to blame for that."""
+    """Print the table. A failed check is repeated once, because a stall of the machine is not the server's fault."""
     kinds = installed()
     passed = dict.fromkeys(kinds, 0)
     only = [word.removeprefix("--only=") for word in sys.argv if word.startswith("--only=")]

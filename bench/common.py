@@ -1,4 +1,4 @@
-"""What the benchmarks share: a daemon to measure, CPU time of processes, a signal like music."""
+"""Shared by the benchmarks: a daemon to measure, CPU time of processes, a signal that resembles music."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 
 
 def cpu_ns(pid: int) -> int:
-    """Nanoseconds of CPU all threads of a process have used (scheduler's own count)."""
+    """CPU time of all threads of a process in ns, as the scheduler counts it."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
@@ -42,7 +42,7 @@ def cpu_share(pid: int, seconds: float) -> float:
 
 
 def music(seconds: float, rate: int = 48_000, seed: int = 1) -> np.ndarray:
-    """A stereo signal that costs an encoder what music does: chords with harmonics, a beat of noise, width."""
+    """A stereo signal that costs an encoder as much as music: chords with harmonics, a beat of noise, stereo width."""
     random = np.random.default_rng(seed)
     t = np.arange(round(seconds * rate)) / rate
     out = np.zeros((len(t), 2))
@@ -81,7 +81,7 @@ class Daemon:
         self.ready_s = time.monotonic() - began
         self.pid = self.process.pid
         self.listen = self.state()["listen"]
-        # Whoever measures comes by TCP, as listeners elsewhere do.
+        # Benchmarks connect over TCP, as remote listeners do.
         self.env["MILLRACE_TOKEN"] = os.environ["MILLRACE_TOKEN"] = (runtime / "millrace" / "key").read_text().strip()
 
     def state(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Daemon:
         return f"ws://{self.listen}/{guest}"
 
     def link(self) -> str:
-        """The page, for one browser."""
+        """A link to the page, valid for one browser."""
         done = subprocess.run([*MILLRACE, "page"], env=self.env, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
@@ -107,7 +107,7 @@ class Daemon:
 
 @contextmanager
 def daemon(*args: str, ppm: float = 0.0, log: int | None = None) -> Iterator[Daemon]:
-    """A daemon in a directory of its own, on a clock that is off by `ppm`."""
+    """A daemon in its own directory, on a clock that is off by `ppm`."""
     with tempfile.TemporaryDirectory(prefix="mr") as name:
         one = Daemon(Path(name), *args, ppm=ppm, log=log)
         try:
@@ -118,7 +118,7 @@ def daemon(*args: str, ppm: float = 0.0, log: int | None = None) -> Iterator[Dae
 
 @contextmanager
 def processes() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start processes that end with the block."""
+    """Start processes that are killed when the block ends."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*command: str, **options: Any) -> subprocess.Popen[bytes]:

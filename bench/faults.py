@@ -1,8 +1,8 @@
 """Faults in a running system of real processes: does the first incident name stage, cause and time?
 
-Each kind of tests/real/faults is made `RUNS` times (5). Right is: the first incident after it has the stage and the
-cause, and a time within 20 ms of the fault's. Runs in which this machine stood still by itself are made again, and
-counted apart. KINDS in the environment chooses some: those whose names have one of its comma-separated words.
+Each kind in tests/real/faults is injected `RUNS` times (5). A run is right if the first incident after the fault has
+its stage and cause, and a time within 20 ms of it. Runs in which the machine itself stalled are repeated, and counted
+separately. The environment variable KINDS selects the kinds whose names contain one of its comma-separated words.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ WAIT_S, CALM_S = 3.0, 1.2
 
 @dataclass
 class Watch:
-    """When this machine did not run a thread that wanted to."""
+    """Records when this machine did not run a thread that was ready to run."""
 
     stalls: list[int] = field(default_factory=list)
 
     def start(self) -> None:
-        """From now on."""
+        """Start recording."""
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -45,7 +45,7 @@ class Watch:
 
 @dataclass
 class Outcome:
-    """What came of one run."""
+    """The result of one run."""
 
     named: str
     right_cause: bool
@@ -53,12 +53,12 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """By all that is asked."""
+        """Whether stage, cause and time are all right."""
         return self.right_cause and abs(self.off_ms) <= WITHIN_MS
 
 
 def _first(scene: Scene, before: set[str], kind: Kind) -> dict[str, Any] | None:
-    """The first incident that is new, waited for."""
+    """Wait for the first new incident."""
     end = time.monotonic() + WAIT_S
     while time.monotonic() < end:
         new = [one for one in scene.incidents() if one["id"] not in before]
@@ -69,7 +69,7 @@ def _first(scene: Scene, before: set[str], kind: Kind) -> dict[str, Any] | None:
 
 
 def once(scene: Scene, kind: Kind) -> Outcome:
-    """Make the fault, and see."""
+    """Inject the fault, and judge the incident that follows."""
     scene.ready()
     before = {one["id"] for one in scene.incidents()}
     at = kind.make(scene)
@@ -81,7 +81,7 @@ def once(scene: Scene, kind: Kind) -> Outcome:
 
 
 def runs(kind: Kind, count: int, watch: Watch) -> tuple[list[Outcome], int]:
-    """So many runs on a calm machine, and how many had to be made again."""
+    """So many runs without a stall of the machine, and how many had to be repeated."""
     out: list[Outcome] = []
     again = 0
     with tempfile.TemporaryDirectory(prefix="mr") as name:
@@ -102,7 +102,7 @@ def runs(kind: Kind, count: int, watch: Watch) -> tuple[list[Outcome], int]:
 
 
 def main() -> None:
-    """Print a line a kind, and the sum."""
+    """Print a line for each kind, and the totals."""
     count = int(os.environ.get("RUNS", "5"))
     words = [word for word in os.environ.get("KINDS", "").split(",") if word]
     kinds = [kind for kind in KINDS if not words or any(word in kind.name for word in words)]

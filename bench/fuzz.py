@@ -1,4 +1,4 @@
-"""Mutated traffic at every door of a daemon, for as long as `--minutes` says; tests/fuzz/live.py has it."""
+"""Send mutated traffic to every door of a daemon for `--minutes`; implemented in tests/fuzz/live.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _option(name: str, otherwise: float) -> float:
 
 
 def main() -> None:
-    """Entry point; ends with 1 where anything was found."""
+    """Entry point; exits with 1 if anything was found."""
     seed = int(_option("--seed", time.time_ns() % 2**31))
     if live.main(60 * _option("--minutes", 1.0), seed):
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Idle PulseAudio clients: connected, named, subscribed. Socket paths on stdin."""
+"""Idle PulseAudio clients: connected, named and subscribed. Reads socket paths from stdin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from millrace.wire.pulse.constants import Command
 
 
 async def main(paths: list[str]) -> None:
-    """Connect them all and stay."""
+    """Connect them all, and keep the connections open."""
     players = []
     for path in paths:
         player = await PulsePlayer.connect(Path(path), "idle")

@@ -1,7 +1,7 @@
-"""From a click that pacat writes to the listener's output, on loopback, with `--latency-msec=10`.
+"""Latency from pacat to a listener's output, on loopback, with `--latency-msec=10`.
 
-This process writes clicks into pacat's stdin and reads them from `millrace listen --to raw:-`, both
-by the same clock. A click's latency is the time of reading it less the time of writing it.
+This process writes clicks to pacat's stdin and reads them from `millrace listen --to raw:-`, so that both times are of
+one clock. A click's latency is the time of reading it minus the time of writing it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _small_pipe(fd: int) -> None:
 
 
 def _write(pipe, written: list[float], stop: threading.Event) -> None:  # type: ignore[no-untyped-def]
-    """Write 5 ms blocks in real time; every EVERY_BLOCKS-th begins with a click of 1 ms."""
+    """Write blocks of 5 ms in real time; every EVERY_BLOCKS-th begins with a click of 1 ms."""
     quiet = np.full((BLOCK, 2), 1, "<i2").tobytes()
     click = np.full((BLOCK, 2), 1, "<i2")
     click[:48] = 20_000
@@ -66,7 +66,7 @@ def _write(pipe, written: list[float], stop: threading.Event) -> None:  # type: 
 
 
 def _read(fd: int, period_s: float, seconds: float) -> list[float]:
-    """When each click is heard: a period that is written now is heard from now on, as a card would play it."""
+    """When each click is heard: a period counts as playing from the moment it is written, as on a card."""
     heard: list[float] = []
     end = time.monotonic() + seconds
     armed = True
@@ -84,7 +84,7 @@ def _read(fd: int, period_s: float, seconds: float) -> list[float]:
 
 
 def _matched(written: list[float], heard: list[float]) -> np.ndarray:
-    """Each heard click with the last one written before it; the first second is settling."""
+    """Match each heard click to the last one written before it, ignoring the first second."""
     out = []
     for at in heard:
         before = [w for w in written if w <= at]
@@ -94,7 +94,7 @@ def _matched(written: list[float], heard: list[float]) -> np.ndarray:
 
 
 def main() -> None:
-    """Print both profiles."""
+    """Print the latencies of both profiles."""
     print("latency: pacat --latency-msec=10 to the listener's output, Opus on loopback")
     for profile, goal in (("normal", 40), ("low", 20)):
         values = run(profile)

@@ -1,4 +1,4 @@
-"""Load from outside the daemon: `python -m bench.load listeners URL…` reads and counts, nothing else."""
+"""Load from another process: `python -m bench.load listeners URL…` reads and counts, and does nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millrace.wire.peer.messages import Hello, Ping, Pong, decode_from_daemon, e
 
 
 async def listen(http: aiohttp.ClientSession, url: str, settings: dict[str, str]) -> None:
-    """One listener that throws everything away."""
+    """One listener that discards everything."""
     async with http.ws_connect(url, compress=0, max_msg_size=1 << 22) as line:
         await line.send_str(encode_message(Hello(name="load", settings=settings)))
         async for message in line:
@@ -24,7 +24,7 @@ async def listen(http: aiohttp.ClientSession, url: str, settings: dict[str, str]
 
 
 async def main(settings: dict[str, str], urls: list[str]) -> None:
-    """All of them."""
+    """Run one listener for each URL."""
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None)
     headers = {"Authorization": f"Bearer {os.environ['MILLRACE_TOKEN']}"}
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as http:

@@ -1,6 +1,6 @@
-"""A machine's sound by D-Bus: from QEMU's write to the listener's output, and how soon QEMU's read is answered.
+"""A machine's sound over D-Bus: from QEMU's write to the listener's output, and how soon QEMU's read is answered.
 
-This process is QEMU: it authenticates, takes the listeners' sockets, writes 480 frames whenever a timer of 5 ms
+This process plays QEMU: it authenticates, takes over the listeners' sockets, writes 480 frames whenever a timer of 5 ms
 finds that many due, and reads every 10 ms while a listener speaks. Clicks are read from `millrace listen --to raw:-`.
 """
 
@@ -33,7 +33,7 @@ class FakeMachine:
         self.ends: dict[str, tuple[socket.socket, FakeQemu]] = {}
 
     def register(self) -> None:
-        """Answer until both listeners are there."""
+        """Answer until both listeners are connected."""
         fds: list[int] = []
         while len(self.ends) < 2:
             data, got, _, _ = socket.recv_fds(self._control, 65536, 4)
@@ -62,7 +62,7 @@ class FakeMachine:
             self._control.sendall(chunk.data)
 
     def say(self, kind: str) -> None:
-        """Send what a listener's end has to say."""
+        """Send what a listener's session has queued."""
         end, qemu = self.ends[kind]
         end.sendall(qemu.data_to_send())
 
@@ -82,7 +82,7 @@ def _attached(bus: Daemon) -> FakeMachine:
 
 
 def _write(machine: FakeMachine, written: list[float], stop: threading.Event) -> None:
-    """The guest's card: a click of 1 ms in every fiftieth chunk."""
+    """The guest's playback: a click of 1 ms in every fiftieth chunk."""
     end, qemu = machine.ends["Out"]
     del end
     qemu.init()
@@ -102,7 +102,7 @@ def _write(machine: FakeMachine, written: list[float], stop: threading.Event) ->
 
 
 def _record(machine: FakeMachine, took_ms: list[float], frames: list[int], stop: threading.Event) -> None:
-    """The guest's recording: a read every 10 ms, during which QEMU stands still."""
+    """The guest's recording: a read every 10 ms, for whose duration QEMU blocks."""
     end, qemu = machine.ends["In"]
     qemu.init()
     qemu.enable(True)
@@ -120,8 +120,8 @@ def _record(machine: FakeMachine, took_ms: list[float], frames: list[int], stop:
 
 
 def run() -> tuple[np.ndarray, np.ndarray, float]:
-    """Latencies in ms, answers in ms, recorded frames a second."""
-    # A listener who speaks is a call, and the policy turns everything else down for it.
+    """Latencies in ms, times to answer in ms, recorded frames per second."""
+    # No policy: a listener that speaks is a call, and the policy would duck everything else for it.
     with daemon("--no-policy") as bus, processes() as start:
         listen = start(*MILLRACE, "listen", bus.url(), "--to", "raw:-", "-q", "--mic", "tone:440",
                        env=bus.env, stdout=subprocess.PIPE, bufsize=0)  # fmt: skip
@@ -145,7 +145,7 @@ def run() -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def main() -> None:
-    """Print both."""
+    """Print the figures of both directions."""
     latency, took, rate = run()
     print("machine: a stand-in for QEMU on D-Bus, with its timing; Opus on loopback, both directions at once")
     print(

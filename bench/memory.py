@@ -1,7 +1,7 @@
-"""One guest's worst against the daemon's memory: what it makes the daemon hold stays within its budget.
+"""One guest's attacks on the daemon's memory: what it makes the daemon hold must stay within its budget.
 
-Each attack has a daemon of its own. Resident memory is looked at before and while it goes on; `held` is the budget's
-own account of it. Nobody's sound is disturbed here: that is `python -m bench neighbours`.
+Each attack has its own daemon. Resident memory is read before and during the attack; `held` is the budget's own
+account. The effect on other guests' sound is the subject of `python -m bench neighbours`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ S16, FLOAT = 3, 5
 STEREO = (1, 2)
 PATIENCE_S = 10.0
 OVERHEAD_MIB = 64
-"""What may come on top of the budget: code that is loaded when it is first needed, what the allocator keeps, and what
-is in hand for a moment only."""
+"""What may come on top of the budget: code that is loaded on first use, what the allocator keeps, and short-lived
+buffers."""
 
 
 class Client:
-    """A logged-in PulseAudio connection that counts what it is refused."""
+    """An authenticated PulseAudio connection that counts its refusals."""
 
     def __init__(self, path: str) -> None:
         self.wire = PulseClientSession()
@@ -41,13 +41,13 @@ class Client:
         self.ask([Command.SET_CLIENT_NAME], props={"application.name": b"worst\0"})
 
     def ask(self, commands: list[Command], **fields: Any) -> None:
-        """The same for each, and wait for the answers."""
+        """Send the same request for each, and wait for the answers."""
         for command in commands:
             self.wire.send_request(command, fields)
         self.finish(len(commands))
 
     def finish(self, waits: int) -> None:
-        """Send what was asked for, and wait for so many answers."""
+        """Send the queued requests, and wait for so many answers."""
         self.sock.sendall(self.wire.data_to_send())
         while waits and (data := self.sock.recv(1 << 18)):
             self.wire.receive(data)
@@ -58,14 +58,14 @@ class Client:
 
 
 def clients(bus: Daemon, count: int) -> Iterator[Client]:
-    """As many as are let in."""
+    """As many connections as are accepted."""
     for _ in range(count):
         with contextlib.suppress(OSError):
             yield Client(bus.pulse("worst").removeprefix("unix:"))
 
 
 def total(held: list[Client], asked: int, what: str) -> str:
-    """What came of it."""
+    """The result of an attack."""
     return f"{asked} {what} asked for, {sum(c.refused for c in held)} refused"
 
 
@@ -85,7 +85,7 @@ def streams(bus: Daemon, held: list[Any]) -> str:
 
 
 def uploads(bus: Daemon, held: list[Any]) -> str:
-    """44 samples of 16 MiB on 22 connections, begun and never finished."""
+    """44 uploads of 16 MiB on 22 connections, started and never finished."""
     size, sound = 16 << 20, bytes(65_472)
     for client in clients(bus, 22):
         held.append(client)
@@ -133,7 +133,7 @@ def halves(bus: Daemon, held: list[Any]) -> str:
 
 
 def answers(bus: Daemon, held: list[Any]) -> str:
-    """Lists of 200 streams, asked for without end on 200 connections that never read."""
+    """Lists of 200 streams, requested continuously on 200 connections that never read."""
     fields = playback_fields(Spec(S16, 2, 48_000), STEREO, corked=True) | {"props": {"p": bytes(10_000)}}
     one = next(clients(bus, 1))
     held.append(one)
@@ -151,7 +151,7 @@ def answers(bus: Daemon, held: list[Any]) -> str:
 
 
 def native(bus: Daemon, held: list[Any]) -> str:
-    """Native connections: calls of 1 MB that wait, and messages that never end."""
+    """Native connections: calls of 1 MB that are queued, and messages that never end."""
     path = f"{bus.runtime}/millrace/worst/native"
     call = frame(Call(1, "set", {"target": [{}] * 900_000}))
     for _ in range(200):
@@ -173,7 +173,7 @@ def _upgrade(bus: Daemon, path: str) -> bytes:
 
 
 def watchers(bus: Daemon, held: list[Any]) -> str:
-    """20 watchers that read nothing but answer pings, while 200 streams are renamed without end."""
+    """20 watchers that read nothing but answer pings, while 200 streams are renamed continuously."""
     host, _, port = bus.listen.rpartition(":")
     for _ in range(20):
         sock = socket.socket()
@@ -197,7 +197,7 @@ def watchers(bus: Daemon, held: list[Any]) -> str:
 
 
 def _pong(sock: socket.socket) -> None:
-    """Unasked for, as RFC 6455 allows: the far end hears that somebody is there."""
+    """Send an unsolicited pong (RFC 6455, 5.5.3), so that the daemon takes the connection to be alive."""
     with contextlib.suppress(OSError):
         while True:
             time.sleep(5)
@@ -210,7 +210,7 @@ ATTACKS: dict[str, Callable[[Daemon, list[Any]], str]] = {
 
 
 def run(name: str) -> bool:
-    """One attack; whether memory stayed within the budget and the overhead."""
+    """Run one attack; returns whether memory stayed within the budget and the overhead."""
     held: list[Any] = []
     with daemon("--guest", "worst") as bus:
         before, most, ended = memory_kib(bus.pid), 0, threading.Event()

@@ -1,4 +1,4 @@
-"""The native protocol: CPU of a stream through shared memory against the PulseAudio socket, and the registry's pace."""
+"""The native protocol: CPU of a stream by shared memory against the PulseAudio socket, and the registry's speed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from millrace.dsp.convert import SampleFormat, encode
 STREAMS, ROUNDS, SECONDS = 60, 3, 8.0
 GUESTS, SINKS = 50, 198
 OBJECTS = GUESTS * (SINKS + 3)
-"""Each guest is one object, and has a sink and a source from the start."""
+"""A guest is one object, and has a sink and a source from the start."""
 WATCHERS = 100
 FORMAT = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
 
 
 def pulse_share(bus: Daemon, raw: Path, latency_ms: int) -> float:
-    """CPU of the daemon with so many pacat."""
+    """CPU of the daemon with so many pacat clients."""
     with processes() as start:
         for _ in range(STREAMS):
             env = bus.env | {"PULSE_SERVER": bus.pulse()}
@@ -37,7 +37,7 @@ def pulse_share(bus: Daemon, raw: Path, latency_ms: int) -> float:
 
 
 def native_share(bus: Daemon, latency_ms: int) -> float:
-    """CPU of the daemon with as many native streams."""
+    """CPU of the daemon with the same number of native streams."""
     with processes() as start:
         path = f"{bus.runtime}/millrace/native.sock"
         start(sys.executable, "-m", "bench.native_load", "play", path, str(STREAMS), str(latency_ms), env=bus.env)
@@ -58,7 +58,7 @@ def streams(bus: Daemon, raw: Path) -> None:
 
 
 async def filled(bus: Bus) -> None:
-    """Make the registry large."""
+    """Fill the registry."""
     for guest in range(GUESTS):
         if guest:
             await bus.call("guest.add", name=f"g{guest}")
@@ -67,7 +67,7 @@ async def filled(bus: Bus) -> None:
 
 
 async def synced(path: str) -> tuple[float, int]:
-    """Seconds until a new client has everything, and how many objects that is."""
+    """Seconds until a new client has every object, and how many those are."""
     began = time.monotonic()
     async with connect(path, name="bench") as bus:
         async for change in bus.watch():
@@ -77,7 +77,7 @@ async def synced(path: str) -> tuple[float, int]:
 
 
 async def registry(bus: Daemon) -> None:
-    """Print how long a new client takes, and an event to many watchers."""
+    """Print how long a new client takes to get everything, and an event to reach many watchers."""
     path = f"{bus.runtime}/millrace/native.sock"
     async with connect(path, name="bench") as owner:
         await filled(owner)
@@ -105,7 +105,7 @@ async def registry(bus: Daemon) -> None:
 
 
 def main() -> None:
-    """Print all of it."""
+    """Print all figures."""
     with tempfile.TemporaryDirectory() as name, daemon() as bus:
         raw = Path(name) / "music.raw"
         raw.write_bytes(encode(SampleFormat.S16LE, np.tile(music(20) * 0.1, (4, 1))))

@@ -1,4 +1,4 @@
-"""Native load from outside the daemon: `python -m bench.native_load play SOCKET COUNT LATENCY_MS`, or `watch`."""
+"""Native load from another process: `python -m bench.native_load play SOCKET COUNT LATENCY_MS`, or `watch`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ async def _feed(bus: Any, sound: bytes, latency_ms: float) -> None:
 
 
 async def play(path: str, count: int, latency_ms: float) -> None:
-    """So many streams of music, for ever."""
+    """Play so many streams of music, for ever."""
     sound = encode(SampleFormat.S16LE, music(20) * 0.1)
     buses = [await connect(path, name="load").__aenter__() for _ in range(-(-count // PER_CONNECTION))]
     await asyncio.gather(*(_feed(buses[n // PER_CONNECTION], sound, latency_ms) for n in range(count)))
 
 
 async def watch(path: str, count: int) -> None:
-    """So many watchers; each prints when it has seen everything, then when it sees each change (monotonic ns)."""
+    """Run so many watchers; each prints when it has every object, then when it sees each change (monotonic ns)."""
 
     async def one() -> None:
         async with connect(path, name="watcher") as bus:

@@ -1,8 +1,8 @@
-"""One guest's worst against another guest's sound, judged by its samples.
+"""One guest's attacks on another guest's sound, judged by its samples.
 
-In guest `neighbour` paplay plays a file of which each frame is known, parec records the monitor, and a listener
-listens; programs of guest `worst` do what they can meanwhile, at nice 19. The same programs against a second daemon
-tell what of it is the machine's doing: two programs' share of the processor, and not the daemon's.
+In guest `neighbour`, paplay plays a file in which every frame can be identified, parec records the monitor, and a
+listener listens. Meanwhile programs of guest `worst` do their worst, at nice 19. The same programs against a second
+daemon show how much of the effect is due to the machine, because they only compete for the processor then.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RATE = 48_000
 WRAP = 30_000
 EACH_S, ALL_S, QUIET_S = 4.0, 12.0, 8.0
 LONG_S = {"streams": 12.0, "properties": 8.0, "bitrates": 8.0, "lists": 8.0}
-"""What takes longer to ask for."""
+"""Kinds that take longer to make their requests."""
 HEAD_START_S = 6.0
 SETTLE_S = 1.5
 MEMORY_MIB = 384
@@ -35,11 +35,11 @@ CONFIG = f"""
 [guest.worst]
 memory = "{MEMORY_MIB}Mi"
 """
-"""300 samples of 192 kHz that play at once take more than the 256 MiB that a guest has else."""
+"""300 samples of 192 kHz that play at once take more than a guest's usual 256 MiB."""
 
 
 class Neighbour:
-    """Somebody who plays, records and listens in a guest."""
+    """A player, a recorder and a listener in one guest."""
 
     def __init__(self, bus: Daemon, folder: Path, seconds: float, start: Any) -> None:
         self._bus = bus
@@ -70,13 +70,13 @@ class Neighbour:
         self._ended = True
 
     def listener(self) -> dict[str, int]:
-        """What the listener says that it missed."""
+        """The gaps that the listener reported."""
         guests = {guest["name"]: guest for guest in self._bus.state()["guests"]}
         (told,) = guests["neighbour"]["listeners"]
         return {name: told[name] for name in ("underruns", "bridged", "lost", "skipped")}
 
     def since(self) -> tuple[int, float]:
-        """Places where what came was not the next frame since this was last asked, and the longest wait, in ms."""
+        """Places since the last call where a frame was not followed by the next one, and the longest wait, in ms."""
         with self._lock:
             whole = len(self._data) // 4 * 4
             data, self._data = bytes(self._data[:whole]), self._data[max(0, whole - 4) :]
@@ -85,17 +85,17 @@ class Neighbour:
         wrong = np.diff(right * WRAP + left) != 1
         waits = np.diff(came)
         assert not self._ended, "the recorder ended"
-        # A hole is one place, however long it is.
+        # A gap counts once, however long it is.
         return int(wrong[0]) + int((wrong[1:] & ~wrong[:-1]).sum()), float(waits.max() * 1000) if len(waits) else 0.0
 
 
 def attack(target: Daemon, names: list[str], seconds: float, start: Any) -> list[str]:
-    """The worst programs in guest `worst` of `target`, all at once; what each did.
+    """Run these attacks at once in guest `worst` of `target`; returns what each did.
 
-    Floods begin later than what holds something, and all end together.
+    Floods start later than the kinds that hold something, and all end together.
     """
     native = f"{target.runtime}/millrace/worst/native"
-    # From their first instruction on: a program that only starts takes as much of the processor as one that plays.
+    # Nice from the first instruction on: a program that is starting takes as much of the processor as one that plays.
     nice = ("nice", "-n", "19")
     asked = [*nice, *MILLRACE, "token", "new", "--guest", "worst", "--may", "hear,speak,control,link"]
     token = subprocess.run(asked, env=target.env, capture_output=True, text=True, check=True).stdout.strip()
@@ -129,7 +129,7 @@ def attack(target: Daemon, names: list[str], seconds: float, start: Any) -> list
 
 
 def incidents(bus: Daemon, guest: str) -> dict[str, int]:
-    """How often each cause was found in a guest."""
+    """How many incidents of each cause a guest has."""
     asked = [*MILLRACE, "incidents", "--json"]
     listed = subprocess.run(asked, env=bus.env, capture_output=True, text=True, check=True).stdout
     found: dict[str, int] = {}
@@ -141,20 +141,20 @@ def incidents(bus: Daemon, guest: str) -> dict[str, int]:
 
 
 def seconds_of(kind: str) -> float:
-    """How long it goes on."""
+    """How long an attack lasts."""
     return LONG_S.get(kind, EACH_S if kind in kinds() else ALL_S)
 
 
 def verdict(elsewhere: int, ours: dict[str, int]) -> None:
-    """Say who passes: what the same programs do to the neighbour from another daemon, in the same time, the machine
-    does; what goes beyond that is the daemon's doing."""
+    """Say which rows pass. Whatever the same programs do to the neighbour from another daemon, in the same time, is due
+    to the machine; only what exceeds that is the daemon's fault."""
     ours = {kind: count - math.ceil(elsewhere * seconds_of(kind) / ALL_S) for kind, count in ours.items()}
     failed = [f"{kind} ({count})" for kind, count in ours.items() if count > 0]
     print(f"xruns that the machine did not cause: {', '.join(failed) or 'none'}")
 
 
 def run(names: list[str]) -> None:
-    """Quiet, each kind, all at once, and all at once against another daemon."""
+    """Run nothing, each kind, all at once, and all at once against another daemon."""
     total = QUIET_S + sum(seconds_of(name) + 4 * SETTLE_S for name in names) + 2 * (ALL_S + 4 * SETTLE_S) + 60
     with tempfile.TemporaryDirectory(prefix="mr") as folder:
         config = Path(folder) / "config.toml"

@@ -1,4 +1,4 @@
-"""What looking costs: the daemon's CPU with 100 guests that play to listeners, with and without a page open."""
+"""The cost of watching: the daemon's CPU with 100 guests that play to listeners, with and without a page open."""
 
 from __future__ import annotations
 

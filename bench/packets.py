@@ -1,7 +1,7 @@
-"""What a packet costs: a track's fan-out with its laws and its queues, beside the least that fans out at all.
+"""The cost of a packet: a track's fan-out with its invariants and queues, against the minimum for a fan-out.
 
-Per packet and subscriber, pushed and taken, in groups of 30 pictures; the least has a bounded deque for each subscriber
-and nothing else.
+The figures are per packet and subscriber, pushed and taken, in groups of 30 pictures. The minimum has a bounded deque
+for each subscriber and nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BYTES_MAX = 1024 * 1024
 
 
 class Idle:
-    """A source that is asked and does nothing."""
+    """A source that ignores every request."""
 
     def demand(self, wanted: Demand) -> None:
         """See `PacketSource`."""
@@ -66,7 +66,7 @@ def least(count: int, packets: list[Packet]) -> Callable[[], None]:
 
 
 def whole(count: int, packets: list[Packet], stuck: bool = False) -> Callable[[], None]:
-    """The track, and a queue for each subscriber; with `stuck` nobody takes anything."""
+    """The track, and a queue for each subscriber; with `stuck`, subscribers take nothing."""
     budget = Budget(limit=1 << 40)
     track = Track(TrackInfo("track/1", Kind.VIDEO, cache=Cache.GROUP), Seat("default"), budget)
     publisher = track.publish(Idle())
@@ -88,7 +88,7 @@ def whole(count: int, packets: list[Packet], stuck: bool = False) -> Callable[[]
 
 
 def us_each(run: Callable[[], None], count: int) -> float:
-    """Microseconds of this thread's processor time for a packet and a subscriber."""
+    """Microseconds of this thread's CPU time per packet and subscriber."""
     began = time.thread_time_ns()
     run()
     return (time.thread_time_ns() - began) * 1_000_000 / NS_PER_S / PACKETS / count

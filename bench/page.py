@@ -1,6 +1,6 @@
 """The page in a real Chromium, through the laboratory's proxy with 3 ms of jitter: latency, faults, first sound.
 
-The daemon's clock is 300 ppm slow, so that the browser's card is as much fast against it.
+The daemon's clock is 300 ppm slow, so that the browser's card is 300 ppm fast relative to it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
 
 
 async def _watch(url: str, profile: Path) -> tuple[list[float], dict[str, float], dict[str, float]]:
-    """Latency errors in µs after settling; the first and the last figures of the session."""
+    """Latency errors in µs once settled; the first and the last statistics of the session."""
     async with own_page(profile) as page:
         await page.open(url)
         await page.until("document.querySelector('#guest').value")

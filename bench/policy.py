@@ -1,4 +1,4 @@
-"""The session manager is killed and started again a hundred times while streams play: nobody may hear of it."""
+"""The session manager is killed and restarted a hundred times while streams play: this must be inaudible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
 
 
 def main() -> None:
-    """Print what the streams and the listener had to suffer."""
+    """Print how the streams and the listener were affected."""
     with tempfile.TemporaryDirectory() as name, daemon("--no-policy") as bus, processes() as start:
         raw = Path(name) / "music.raw"
         raw.write_bytes(encode(SampleFormat.S16LE, np.tile(music(20) * 0.1, (15, 1))))
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _faults(state: dict) -> dict[str, int]:
-    """Everything that somebody could have heard."""
+    """The counts of everything audible."""
     guest = state["guests"][0]
     listener = guest["listeners"][0]
     faults = {key: listener[key] for key in ("underruns", "bridged", "lost", "skipped", "dropped_packets")}

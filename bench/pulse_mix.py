@@ -1,7 +1,7 @@
 """Many pacat clients into one sink: CPU against PulseAudio with a null sink, in the same run.
 
-Twice: with nobody listening, and with a recorder on the sink's monitor, when the mix is really wanted.
-PulseAudio refuses more than 64 connections, so both are compared at 60, and Millrace is shown at 100 too.
+It is measured twice: with nobody listening, and with a recorder on the sink's monitor, so that the mix is needed.
+PulseAudio refuses more than 64 connections, so the two are compared at 60; Millrace is also measured at 100.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FORMAT = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
 
 
 def measure(pid: int, env: dict[str, str], raw: Path, clients: int, heard: bool) -> float:
-    """CPU of one core that `pid` uses with so many clients playing."""
+    """The share of one core that `pid` uses while so many clients play."""
     with processes() as start:
         started = []
         for _ in range(clients):
             started.append(start("pacat", *FORMAT, str(raw), env=env, stderr=subprocess.DEVNULL))
-            time.sleep(0.03)  # PulseAudio's backlog is 5: faster, and some are refused
+            time.sleep(0.03)  # PulseAudio's backlog is 5: any faster, and some are refused
         if heard:
             started.append(start("parec", *FORMAT, "-d", "@DEFAULT_MONITOR@", env=env, stdout=subprocess.DEVNULL))
         time.sleep(4)
@@ -44,7 +44,7 @@ def main() -> None:
         raw.write_bytes(encode(SampleFormat.S16LE, np.tile(music(20) * 0.1, (2, 1))))
         env = bus.env | {"HOME": name, "XDG_RUNTIME_DIR": name}
         sock = Path(name) / "pa"
-        # Without real-time scheduling: with it the kernel ends PulseAudio (RLIMIT_RTTIME) when this machine stalls.
+        # Without real-time scheduling: with it, the kernel kills PulseAudio (RLIMIT_RTTIME) when this machine stalls.
         pulse = start(
             "pulseaudio", "-n", "--realtime=no", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no",
             f"--load=module-native-protocol-unix socket={sock} auth-anonymous=1",

@@ -1,8 +1,8 @@
 """Real time: a daemon and a listener process, a card 300 ppm fast, 3 ms of jitter on the line, ten minutes.
 
-The card is `null:+300ppm`, whose pulls are due at times that are known exactly: so is the latency. A watcher
-records when this machine itself stands still; what falls within 300 ms after such a stall is counted
-apart. MINUTES in the environment changes the duration.
+The card is `null:+300ppm`. The times at which its pulls are due are known exactly, and so is the latency. A watcher
+records stalls of the machine itself; measurements within 300 ms after a stall are counted separately. The environment
+variable MINUTES changes the duration.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ PPM, STALL_NS, AFTER_STALL_NS, SETTLE_S = 300.0, 20_000_000, 300_000_000, 60.0
 
 @dataclass
 class Watch:
-    """What happened, by this process's clock."""
+    """What was observed, by this process's clock."""
 
     stalls: list[tuple[int, int]] = field(default_factory=list)
     pulls: list[tuple[int, float, float, int]] = field(default_factory=list)
     running: bool = True
 
     def watch(self) -> None:
-        """Note every time that 2 ms took over 20."""
+        """Note every time that a sleep of 2 ms took more than 20."""
         last = time.monotonic_ns()
         while self.running:
             time.sleep(0.002)
@@ -49,7 +49,7 @@ class Watch:
 
 
 class MeasuredOutput(NullOutput):
-    """A card whose every period is compared with when it was due."""
+    """A card that compares every period with the time at which it was due."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__(ppm=PPM)
@@ -57,7 +57,7 @@ class MeasuredOutput(NullOutput):
         self.listener: Listener | None = None
 
     def take(self, block: Samples) -> bool:
-        """Note how old the next frame will be when its turn comes, and what was wanted."""
+        """Note how old the next frame will be when it is played, and how old it should be."""
         playout = self.listener.playout if self.listener else None
         if playout is not None and playout.state is State.PLAYING:
             after = self.due_ns + len(block) * 1_000_000_000 / playout.rate
@@ -79,7 +79,7 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    """Print what was measured."""
+    """Print the figures."""
     minutes = float(os.environ.get("MINUTES", "10"))
     watch = Watch()
     with tempfile.TemporaryDirectory() as name, daemon() as bus, processes() as start:
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def report(watch: Watch, listener: Listener, minutes: float) -> None:
-    """Work it out and print it."""
+    """Evaluate the measurements and print them."""
     at, latency, target, underruns = (np.array(column, np.float64) for column in zip(*watch.pulls, strict=True))
     after_stall = np.zeros(len(at), bool)
     for began, ended in watch.stalls:

@@ -20,7 +20,7 @@ TRIES = 10
 
 
 def call(bus: Daemon, method: str, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
-    """One request on the private socket: a new process would take longer than what is measured."""
+    """One request on the private socket: starting a process would take longer than the time being measured."""
     connection = http.client.HTTPConnection("localhost", timeout=10)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.sock.connect(str(bus.runtime / "millrace" / "api.sock"))
@@ -38,7 +38,7 @@ def _last_loud(fd: int, loud: list[float]) -> None:
 
 
 def once(bus: Daemon, folder: Path) -> float:
-    """Milliseconds from asking to the last loud period."""
+    """Milliseconds from the request to the last loud period."""
     made = call(bus, "POST", "/api/v1/tokens", {"may": "hear", "guests": ["default"], "expires": "1h"})
     file = folder / "token"
     file.touch(0o600)

@@ -1,4 +1,4 @@
-"""One server with one folder, clients run against it, and what is recorded from its monitor is judged."""
+"""One server and one folder; clients run against it, and what is recorded from its monitor is judged."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Bench:
         write_wav(self.folder / "padded.wav", np.concatenate((NUMBERED, np.zeros((24_000, 2), "<i2"))))
 
     def fill(self, command: list[str], wav: Path) -> list[str]:
-        """The command with this folder's files."""
+        """The command, with the names of this folder's files filled in."""
         raw, padded = self.folder / "count.raw", self.folder / "padded.wav"
         return [part.format(wav=wav, raw=raw, padded=padded) for part in command]
 
     def run(self, *command: str, seconds: float = 30) -> str:
-        """Run to the end; what it printed."""
+        """Run a command to its end; returns what it printed."""
         done = subprocess.run(
             command, env=self.env, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
         )
@@ -58,7 +58,7 @@ class Bench:
         return done.stdout
 
     def spawn(self, *command: str, **options: object) -> subprocess.Popen[bytes]:
-        """Start and leave running."""
+        """Start a command and leave it running."""
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options
         process = subprocess.Popen(command, env=self.env, **quiet)  # type: ignore[call-overload]
         self.started.append(process)
@@ -66,7 +66,7 @@ class Bench:
 
     @contextlib.contextmanager
     def recorder(self, *command: str) -> Iterator[Callable[[], np.ndarray]]:
-        """Record the monitor with parec while the block runs; call what it gives for the sound, (frames, 2)."""
+        """Record the monitor with parec while the block runs. Yields a function that returns the sound, (frames, 2)."""
         target = self.folder / f"rec{len(self.started)}.raw"
         line = command or ("parec", *FORMAT, "--latency-msec=50", "-d", "millrace.monitor")
         with target.open("wb") as out:
@@ -86,7 +86,7 @@ class Bench:
         return list(json.loads(self.run("pactl", "-f", "json", "list", "sink-inputs")))
 
     def playing(self) -> tuple[subprocess.Popen[bytes], dict[str, object]]:
-        """A paplay that plays, and its sink input."""
+        """Start paplay; returns its process and its sink input."""
         player = self.spawn("paplay", str(self.tone))
         end = time.monotonic() + 5
         while not (inputs := self.inputs()):
@@ -94,23 +94,23 @@ class Bench:
         return player, inputs[0]
 
     def close(self) -> None:
-        """End what still runs."""
+        """Kill the processes that still run."""
         for process in self.started:
             process.kill()
             process.wait()
 
 
 def trimmed(sound: np.ndarray, threshold: int = 0) -> np.ndarray:
-    """Without the silence around."""
+    """The sound without leading and trailing silence."""
     loud = np.flatnonzero(np.abs(sound.astype(int)).max(axis=1) > threshold) if len(sound) else []
     assert len(loud), "nothing was heard"
     return sound[loud[0] : loud[-1] + 1]
 
 
 def judge_numbered(sound: np.ndarray) -> None:
-    """Every frame once and in order, without a gap.
+    """Check that every frame arrived once and in order, without a gap.
 
-    PulseAudio's monitor gives the recorder up to 50 ms less at the very start: that much is allowed there.
+    PulseAudio's monitor can miss up to 50 ms at the very start, so that much is allowed there.
     """
     heard = trimmed(sound)
     loud = heard[heard.any(axis=1)]
@@ -122,7 +122,7 @@ def judge_numbered(sound: np.ndarray) -> None:
 
 
 def judge_tone(sound: np.ndarray, hz: float = 997.0, level: float | None = -6.02, tolerance: float = 0.1) -> None:
-    """The tone: pitch, level, no break."""
+    """Check the tone: its pitch and level, and that it has no gap."""
     left = trimmed(sound, 300)[:, 0].astype(np.float32) / 32768
     assert len(left) > 48_000 * 2.5, f"only {len(left) / 48_000:.2f} s"
     middle = left[36_000:-24_000]

@@ -1,4 +1,4 @@
-"""Sound servers under comparison: Millrace, PulseAudio, PipeWire, each with one sink called `default`."""
+"""The sound servers that are compared: Millrace, PulseAudio, PipeWire, each with one sink called `default`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIPEWIRE = "pipewire & sleep 1; wireplumber & sleep 1; exec pipewire-pulse"
 
 
 class Server:
-    """A running server with a directory of its own."""
+    """A running server with its own directory."""
 
     def __init__(self, kind: str, run: Path) -> None:
         self.kind, self.run = kind, run
@@ -53,12 +53,12 @@ class Server:
             time.sleep(1)
 
     def stop(self) -> None:
-        """End it and what it started."""
+        """Kill it and the processes that it started."""
         os.killpg(self._process.pid, 15)
         self._process.wait(15)
 
 
 def installed() -> list[str]:
-    """The servers that this machine has."""
+    """The servers installed on this machine."""
     programs = {"Millrace": "python3", "PulseAudio": "pulseaudio", "PipeWire": "pipewire-pulse"}
     return [kind for kind, program in programs.items() if shutil.which(program)]

@@ -1,6 +1,6 @@
 """`millrace` on a machine whose clock is off by $PPM: python -m bench.skewed serve …
 
-What a listener sees of it is what it would see of a card that is off by as much the other way.
+To a listener it looks as if its own card were off by the same amount in the other direction.
 """
 
 from __future__ import annotations

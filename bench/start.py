@@ -1,4 +1,4 @@
-"""How soon the daemon accepts, and how soon help is printed."""
+"""How soon the daemon accepts connections, and how soon help is printed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.common import MILLRACE, Daemon, daemon, median, processes
 
 
 def reconnect_s() -> float:
-    """From the daemon's return to a listener that is back, after kill -9."""
+    """Seconds from when the restarted daemon is ready, after kill -9, until its listener is connected again."""
     with tempfile.TemporaryDirectory(prefix="mr") as name, processes() as start:
         first = Daemon(Path(name))
         start(*MILLRACE, "listen", first.url(), "--to", "null:", "-q", env=first.env)
@@ -30,7 +30,7 @@ def reconnect_s() -> float:
 
 
 def main() -> None:
-    """Print medians of five, with bytecode there, as an installed package has it."""
+    """Print medians of five runs, with bytecode present as in an installed package."""
     with daemon():
         pass
     ready, help_ = [], []

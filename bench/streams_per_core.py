@@ -1,6 +1,6 @@
 """N guests, each with one playing stream, each encoded for one listener: CPU per stream against bare libopus.
 
-And 1,000 guests with a client and a listener connected and nothing playing.
+Also 1,000 guests, each with a client and a listener connected and nothing playing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IDLE_GUESTS = 1000
 
 
 def bare_encode_us(sound: np.ndarray) -> float:
-    """CPU microseconds per second of sound: libopus alone, same settings, same sound."""
+    """CPU microseconds per second of sound, for libopus alone with the same settings and the same sound."""
     settings = changed(CodecSettings(), dict(word.split("=") for word in SETTINGS.split(",")))
     encoder = OpusEncoder(2, settings)
     frames = [np.ascontiguousarray(sound[i : i + 960]) for i in range(0, len(sound) - 960, 960)]
@@ -97,7 +97,7 @@ def _add_guests(runtime: str, names: list[str]) -> None:
 
 
 def main() -> None:
-    """Print both."""
+    """Print both measurements."""
     sound = music(20)
     with tempfile.TemporaryDirectory() as name:
         raw = Path(name) / "music.raw"
