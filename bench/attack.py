@@ -91,7 +91,10 @@ class Line:
         return have
 
     def drop(self) -> None:
-        """Read and discard whatever has arrived. Non-blocking, because a socket with a timeout would wait for data first."""
+        """Read and discard whatever has arrived.
+
+        Non-blocking, because a socket with a timeout would wait for data first.
+        """
         self.sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self.sock.recv(1 << 18):
@@ -308,7 +311,7 @@ def calls(pulse: str, native: str) -> None:
 
 
 def web(pulse: str, native: str) -> None:
-    """Empty messages on 20 WebSockets, of listeners and of watchers, and HTTP requests for the state on 10 connections."""
+    """Empty messages on 20 WebSockets of listeners and of watchers, and requests for the state on 10 connections."""
     host, _, port = os.environ["ATTACK"].partition(":")
     head = f"Host: {host}:{port}\r\nAuthorization: Bearer {os.environ['ATTACK_TOKEN']}\r\n"
     empty = b"\x81\x80\0\0\0\0" * 4_000

@@ -72,7 +72,10 @@ export class DriftEstimator {
     else if (late < 0 && !this.points.length) this.phase += late;
     return late;
   }
-  /** Whether such a late pair was delayed on its way; otherwise it is the first from a clock that had stopped. */
+  /**
+   * Whether a pair this late was only delayed on its way; otherwise it is from a clock that had stopped. A line that was stalled catches
+   * up: pairs stay late for at most `stallFor`, or their lateness falls by CATCH_UP of the time in each such period.
+   */
   isHeldUp(late, y) {
     if (late > STALL_LATE_MAX) return false;
     const { since, first } = this.stall ?? { since: y, first: late };

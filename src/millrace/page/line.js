@@ -209,7 +209,10 @@ class Line {
     else then();
   }
 
-  /** Check that this worker gets to run, and report the cause of each gap to the daemon. */
+  /**
+   * Check that this worker gets to run, and report the cause of each gap to the daemon. While a packet is overdue its cause is not known
+   * yet (lost, or late?), so a gap waits for the answer, but no longer than UNSURE.
+   */
   pulse() {
     const now = nowNs(), { blame } = this;
     if (blame.ticked(now) > STOOD && this.stats?.state === "playing") this.holes.push(now);

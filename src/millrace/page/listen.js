@@ -39,8 +39,8 @@ export class Listener {
   }
 
   /**
-   * Browsers stop an audio context by themselves: a call, a locked screen, a device that is taken. That is told, and the next
-   * touch of the page starts it again. What was queued meanwhile is old by then, and the audio clock has stood still.
+   * Browsers suspend an audio context on their own: for a call, a locked screen, a device taken by another program. The page says so,
+   * and the next touch resumes it. By then the audio clock has stood still and what was queued is stale, so the worklet starts over.
    */
   watch() {
     this.context.onstatechange = () => {
@@ -85,7 +85,7 @@ export class Listener {
     this.on(what, detail);
   }
 
-  /** What the browser says of what is heard; Gecko's constant becomes a part of the latency that is shown. */
+  /** The browser's output timestamp; none in Gecko, whose constant becomes part of the displayed latency instead. */
   heard() {
     if (!GECKO) return this.context.getOutputTimestamp?.() ?? {};
     this.ran ??= performance.now();
@@ -97,8 +97,9 @@ export class Listener {
   }
 
   /**
-   * The audio clock, by when its frames leave the device: within 0.1 ms, where `currentTime` jumps by whole periods. How far
-   * ahead of that the context pulls goes up and down by a period; it is measured for a while, and then kept unless it moves.
+   * Report the audio clock by the time at which its frames leave the device. That is accurate to 0.1 ms, whereas `currentTime` jumps by
+   * whole periods. How far the context pulls ahead of it varies by a period, so the smallest lead of LAGS measurements is used, and
+   * kept until it changes by more than LAG_MOVED.
    */
   tick() {
     if (this.context.currentTime < this.from || this.still) return;

@@ -95,5 +95,5 @@ export class Allowance {
 /** Limits format changes: each one creates a decoder. */
 export const formatAllowance = () => new Allowance(FORMATS_AHEAD, FORMATS_PER_NS);
 
-/** As much as a server may have to say besides sound and pings: each goes on to the page, which shows it. */
+/** Limits messages other than sound and pings: each is passed on to the page, which displays it. */
 export const newsAllowance = () => new Allowance(NEWS_AHEAD, NEWS_PER_NS);
