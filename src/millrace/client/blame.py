@@ -1,6 +1,6 @@
-"""Why the listener's sound had a hole: what came, what was asked for, and when this program ran.
+"""Finds the cause of a dropout at the listener, from packet arrivals, device pulls and this program's own timer.
 
-Pure: time is an argument. What it finds is sent to the daemon, which knows the rest of the way.
+Pure: time is an argument. Verdicts are sent to the daemon, which knows the rest of the path.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from millrace.units import NS_PER_MS, HostNs
 
 LATE_NS = 25 * NS_PER_MS
-"""A tick or a pull later than this was held up."""
+"""A tick or a pull later than this counts as delayed."""
 RECENT_NS = 600 * NS_PER_MS
 HEARD_NS = 30 * NS_PER_MS
-"""What is made up for so long is not what was played any more."""
+"""A loss of at least this much is audible: concealment no longer resembles the original."""
 _WRAP, MISSING_MAX = 1 << 32, 1000
 TIMELY_NS = 10 * NS_PER_MS
-"""What comes no later than this after the earliest is in time."""
+"""A packet is on time if it is no later than this, measured against the earliest arrivals."""
 DRIFT_MAX = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Something that last happened at `last_ns` and should have again at `began_ns`, did at `ended_ns`."""
+    """A delay: the event last happened at `last_ns`, was due again at `began_ns`, and happened at `ended_ns`."""
 
     last_ns: HostNs
     began_ns: HostNs
@@ -31,13 +31,13 @@ class Span:
 
     @property
     def ms(self) -> float:
-        """How long."""
+        """The length of the delay."""
         return round((self.ended_ns - self.began_ns) / NS_PER_MS, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Stage and cause as observe/incidents.py has them; `at_ns` is when it began, on this machine's clock."""
+    """Stage and cause as in observe/incidents.py; `at_ns` is when it began, on this machine's clock."""
 
     stage: str
     cause: str
@@ -46,14 +46,14 @@ class Verdict:
 
 
 class _Gaps:
-    """Remembers where something regular was late."""
+    """Remembers when a regular event was late."""
 
     def __init__(self) -> None:
         self._last_ns: HostNs | None = None
         self._late: deque[Span] = deque(maxlen=8)
 
     def mark(self, now_ns: HostNs, due_ns: HostNs) -> HostNs:
-        """It happened now, and was due `due_ns` after the time before; returns how late it was."""
+        """The event happened now, and was due `due_ns` after the previous one; returns how late it was."""
         late_ns = 0 if self._last_ns is None else now_ns - self._last_ns - due_ns
         if self._last_ns is not None and late_ns > LATE_NS:
             self._late.append(Span(self._last_ns, self._last_ns + due_ns, now_ns))
@@ -61,74 +61,74 @@ class _Gaps:
         return late_ns
 
     def rest(self) -> None:
-        """It is not expected for now."""
+        """Expect no event until the next one."""
         self._last_ns = None
 
     def recent(self, now_ns: HostNs) -> Span | None:
-        """The longest of late."""
+        """The longest recent delay."""
         found = [span for span in self._late if now_ns - span.ended_ns < RECENT_NS]
         return max(found, key=lambda span: span.ended_ns - span.began_ns, default=None)
 
     def open(self, now_ns: HostNs, due_ns: HostNs) -> Span | None:
-        """If it should have happened by now and has not."""
+        """The delay still in progress, if the event is overdue."""
         if self._last_ns is None or now_ns - self._last_ns - due_ns < LATE_NS:
             return None
         return Span(self._last_ns, self._last_ns + due_ns, now_ns)
 
 
 class _Pace:
-    """Remembers since when packets come later and later, against the earliest that came."""
+    """Remembers since when packets have been falling behind, measured against the earliest arrivals."""
 
     def __init__(self) -> None:
         self._due_ns = 0.0
         self.timely_ns: HostNs = 0
-        """When one last came in time."""
+        """When a packet last arrived on time."""
 
     def mark(self, now_ns: HostNs, length_ns: HostNs) -> None:
-        """A packet came, so much sound after the one before."""
+        """A packet arrived; in media time it is `length_ns` after the previous one."""
         self._due_ns = min(now_ns, self._due_ns + length_ns * (1 + DRIFT_MAX)) if self._due_ns else now_ns
         if now_ns - self._due_ns < TIMELY_NS:
             self.timely_ns = now_ns
 
     def rest(self) -> None:
-        """None is expected for now."""
+        """Expect no packet until the next one."""
         self._due_ns = 0.0
 
 
 def began(*spans: Span | None) -> HostNs:
-    """When what held all of these up began: after the last sign of life, and before the first that failed to come."""
+    """When the common cause of these delays began: after the last sign of life, and before the first missed event."""
     there = [span for span in spans if span is not None]
     return (max(span.last_ns for span in there) + min(span.began_ns for span in there)) // 2
 
 
 class Blame:
-    """One listener's memory of the last moments."""
+    """One listener's recent history, from which it derives verdicts."""
 
     def __init__(self, tick_ns: HostNs) -> None:
         self._tick_ns = tick_ns
         self._loop, self._device, self._line = _Gaps(), _Gaps(), _Gaps()
         self._packet_ns: HostNs = 20 * NS_PER_MS
         self._batch_ns: HostNs = 20 * NS_PER_MS
-        """How much sound came together the last time: so long nothing more is expected."""
+        """How much sound the last batch held: nothing more is due for that long."""
         self._lost: deque[tuple[HostNs, int]] = deque(maxlen=64)
         self._next: int | None = None
         self._gap_ns: HostNs = 0
-        """When the first of those packets was due that are missing, or late."""
+        """When the first missing or late packet was due."""
         self._gap_open = False
         self._pace = _Pace()
         self._gone_ns: HostNs = 0
         self._back_ns: HostNs = 0
 
     def ticked(self, now_ns: HostNs) -> HostNs:
-        """This program's own clock, every `tick_ns` if it is let run; returns how late it is."""
+        """This program's own timer, due every `tick_ns`; returns how late it is."""
         return self._loop.mark(now_ns, self._tick_ns)
 
     def pulled(self, now_ns: HostNs, period_ns: HostNs) -> HostNs:
-        """The device has asked for a period; returns how late it did."""
+        """The device has pulled a period; returns how late the pull was."""
         return self._device.mark(now_ns, period_ns)
 
     def gone(self, at_ns: HostNs) -> Verdict:
-        """The device went at `at_ns`."""
+        """The device disappeared at `at_ns`."""
         self._gone_ns, self._back_ns = at_ns, 0
         self._device.rest()
         return Verdict("device", "lost", at_ns, {})
@@ -138,7 +138,7 @@ class Blame:
         self._back_ns = now_ns
 
     def arrived(self, now_ns: HostNs, length_ns: HostNs, sequence: int, follows: bool = False) -> None:
-        """A packet of that length came; one that `follows` was sent together with the one before."""
+        """A packet arrived. One that `follows` was sent together with the previous one."""
         missing = 0 if self._next is None else (sequence - self._next) % _WRAP
         if 0 < missing < MISSING_MAX:
             self._gap_ns, self._gap_open = now_ns - missing * length_ns, True
@@ -154,11 +154,11 @@ class Blame:
         self._packet_ns = self._batch_ns = length_ns
 
     def unsure(self, now_ns: HostNs) -> bool:
-        """Whether what comes next will tell if the line stalls, or packets were lost."""
+        """Whether the next packets are needed to tell a stalled connection from lost packets."""
         return self._gap_open or self._line.open(now_ns, self._batch_ns) is not None
 
     def lost(self, now_ns: HostNs, packets: int) -> Verdict | None:
-        """So many packets are given up; a verdict where that is enough to be heard."""
+        """This many packets are given up as lost; returns a verdict if the loss is audible."""
         self._gap_open = False
         since_ns = self._gap_ns if now_ns - self._gap_ns < RECENT_NS else now_ns
         self._lost.append((since_ns, packets))
@@ -167,13 +167,13 @@ class Blame:
         return Verdict("network", "packets lost", since_ns, {"packets": float(packets)})
 
     def silence(self) -> None:
-        """No packet is expected until the next."""
+        """The daemon has stopped sending: expect no packet until the next one."""
         self._line.rest()
         self._pace.rest()
         self._next, self._gap_open = None, False
 
     def hole(self, now_ns: HostNs) -> Verdict:
-        """Sound was missing at `now_ns`: whose fault was that?"""
+        """The cause of a dropout at `now_ns`."""
         if self._gone_ns and (not self._back_ns or now_ns - self._back_ns < RECENT_NS):
             return Verdict("device", "lost", self._gone_ns, {})
         loop, device = self._loop.recent(now_ns), self._device.recent(now_ns)

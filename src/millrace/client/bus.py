@@ -1,12 +1,12 @@
-"""The native client: play, record, look and steer, from a program on the same machine.
+"""The native client: play, record, inspect and control, from a program on the same machine.
 
     async with millrace.connect() as bus:
         async with bus.play(rate=48_000, channels=2) as stream:
             await stream.write(samples)
             await stream.drain()
 
-The sound of a stream moves through memory that is shared with the daemon; only what is said about it goes through the
-socket (docs/native.md). Everything here belongs to one event loop.
+Sound moves through memory shared with the daemon; only control messages go through the socket (docs/native.md). Use
+everything here from one event loop.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ from millrace.wire.native.session import NativeWire
 
 TakeFds = Callable[[Any, Descriptors], Any]
 WELCOME_S = 20.0
-"""For the daemon's first word."""
+"""Timeout for the daemon's first message."""
 ASKED_S = 40.0
-"""For its answer, if it says that somebody is asked first: nobody is asked for that long."""
+"""Timeout once the daemon has said that somebody must approve the connection. Approval requests expire sooner."""
 CALL_S = 60.0
-"""For the answer to a call. It is longer than `ASKED_S`: the answer may have to wait for somebody's decision."""
+"""Timeout of a call. Longer than `ASKED_S`, because the answer may depend on somebody's decision."""
 KNOCK_S = 0.05
-"""Between two tries at a socket before which too many wait already."""
+"""Delay between connection attempts while the socket's backlog is full."""
 CHANGES_MAX = 100_000
 S = TypeVar("S", bound=NativeStream)
 
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One object of the registry. `props` is what `millrace ls --json` shows of it."""
+    """One object of the registry. `props` is what `millrace ls --json` shows for it."""
 
     id: int
     kind: str
@@ -77,21 +77,21 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`what` is added, changed, removed, or synced (once, when all that was there has been told)."""
+    """`what` is added, changed, removed, or synced (once, after all existing objects have been reported)."""
 
     what: str
     object: Object | None = None
 
 
 class _Waiting:
-    """An open call."""
+    """A call that awaits its reply."""
 
     def __init__(self, future: asyncio.Future[Any], on_fds: TakeFds | None) -> None:
         self.future, self.on_fds = future, on_fds
 
 
 class Bus:
-    """A connection to the daemon. Use it with `async with`, by way of `connect`."""
+    """A connection to the daemon. Make one with `connect` and use it with `async with`."""
 
     def __init__(self, path: Path, name: str, token: str) -> None:
         self._path, self._name, self._token = path, name, token
@@ -103,16 +103,16 @@ class Bus:
         self._line: FdStream | None = None
         self._welcomed: asyncio.Future[Welcome] | None = None
         self._patience: asyncio.Timeout | None = None
-        """How long the daemon has to let us in, until it has said once that it will take longer."""
+        """The handshake's timeout. It is extended once, at the daemon's first `Wait`, and is None after that."""
         self._lost: Exception | None = None
         self._synced = False
         self._watching = False
         self.objects: dict[int, Object] = {}
-        """What is there, once `watch` runs."""
+        """The registry by object number; filled while `watch` runs."""
         self.on_wait: Callable[[str, str], None] = lambda request, what: None
-        """Somebody is asked first: the request's key, and for what."""
+        """Called when somebody must approve a request: its key, and what it is for."""
         self.on_claim: Callable[[str, bool], None] = lambda name, have: None
-        """A claimed name was got, or lost."""
+        """Called when a claimed name is acquired or lost."""
         self.you = ""
         self.rights: tuple[str, ...] = ()
         self.guests: tuple[str, ...] = ()
@@ -134,7 +134,7 @@ class Bus:
         return self
 
     async def _connected(self) -> socket.socket:
-        """A connection to the socket; while too many wait there already, again and again."""
+        """Connect to the socket; retry while its backlog is full."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -230,7 +230,7 @@ class Bus:
             waiting.future.set_result(message.value)
 
     def _give_back(self, value: Any) -> None:
-        """A stream has begun, and whoever asked for it waits no longer."""
+        """Close a stream whose caller has stopped waiting for it, or the daemon would keep it."""
         if self._line is not None:
             self._wire.send_message(Call(next(self._serials), "close", {"stream": begun(value).stream}))
             self._line.flush_soon()
@@ -247,16 +247,16 @@ class Bus:
 
     @property
     def lost(self) -> Exception | None:
-        """Why the connection has ended; None while it lives."""
+        """Why the connection ended; None while it is open."""
         return self._lost
 
     # -- calls -------------------------------------------------------------------------------
 
     async def call(self, method: str, *, timeout_s: float | None = CALL_S, **args: Any) -> Any:
-        """Run any command of the daemon; a MillraceError says why it was refused.
+        """Run any of the daemon's commands; raises a MillraceError if it is refused.
 
-        PeerLost where no answer comes within `timeout_s` (None: wait for ever). The daemon may do it all the same,
-        later; the connection stays.
+        Raises PeerLost if no answer comes within `timeout_s` (None: wait forever). The daemon may still run the command
+        later, and the connection stays open.
         """
         return await self._call(method, args, None, timeout_s)
 
@@ -278,18 +278,18 @@ class Bus:
         await self.call("set", target=target, settings=settings, guest=guest)
 
     async def move(self, target: str, to: str, guest: str | None = None) -> None:
-        """Let a stream or a listener go on at another sink."""
+        """Move a stream or a listener to another sink."""
         await self.call("move", target=target, to=to, guest=guest)
 
     async def claim(self, name: str, replace: bool = False) -> bool:
-        """Whether this connection has the name now; else it waits in line, and `on_claim` tells."""
+        """Claim a name. Returns whether this connection holds it now; if not, it is queued, and `on_claim` reports."""
         answer = await self.call("claim", name=name, replace=replace)
         return bool(answer["have"])
 
     # -- streams -----------------------------------------------------------------------------
 
     def play(self, **options: Any) -> Playing:
-        """A stream into a sink; see `NativeStream.open` for what it takes. Use it with `async with`."""
+        """A stream into a sink; for the options see `NativeStream.__aenter__`. Use it with `async with`."""
         return Playing(self._open, options)
 
     def record(self, at: str = "", **options: Any) -> Recording:
@@ -312,7 +312,7 @@ class Bus:
     # -- the registry ------------------------------------------------------------------------
 
     async def watch(self, kinds: Iterable[str] | None = None) -> AsyncIterator[Change]:
-        """Every object that is there, then `synced`, then every change. PeerLost when the daemon goes."""
+        """Yield every existing object, then `synced`, then every change. Raises PeerLost when the connection ends."""
         queue: asyncio.Queue[Change] = asyncio.Queue()
         wanted = None if kinds is None else frozenset(kinds)
         for known in self.objects.values():
@@ -335,7 +335,7 @@ class Bus:
 
     def _told(self, message: Objects) -> None:
         changes: list[Change] = []
-        # What has gone comes first: what changed because of that is then seen as it is.
+        # Removals first, so that a change caused by one never refers to an object that no longer exists.
         for id_ in message.gone:
             old = self.objects.pop(id_, None)
             if old is not None:
@@ -360,10 +360,10 @@ def _object(told: Shown) -> Object:
 
 
 def connect(path: str | Path | None = None, *, guest: str | None = None, name: str = "", token: str = "") -> Bus:
-    """A connection to this user's daemon, to be entered with `async with`.
+    """A connection to this user's daemon, for use with `async with`.
 
-    `path` is a socket; else it is $MILLRACE_SOCKET, else `guest`'s own socket, else the daemon's. `name` is what people
-    see. Entering raises NoDaemon, a PeerLost, where no daemon answers, and RightsError where one lets nobody in.
+    The socket is `path`, or else $MILLRACE_SOCKET, `guest`'s own socket, or the daemon's, in this order. `name` is
+    shown to users. Entering raises NoDaemon (a PeerLost) if no daemon answers, and RightsError if access is denied.
     """
     from millrace.io.paths import NATIVE_SOCKET, runtime_dir
 

@@ -1,4 +1,4 @@
-"""A listener's complaints: holes in its sound, kept until it is clear why they were."""
+"""A listener's dropouts, kept until their cause is clear enough to report."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from millrace.playout.playout import Playout
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 PULSE_NS: HostNs = 50 * NS_PER_MS
-"""How often a listener sees whether it is let run."""
+"""How often a listener checks whether it is being scheduled on time."""
 SKIP_NS: HostNs = 30 * NS_PER_MS
-"""More than this left out at once is told as a hole is."""
+"""Skipping more than this at once is reported like a dropout."""
 UNSURE_NS: HostNs = NS_PER_S
-"""How long a verdict on the line waits for what comes next."""
+"""How long a verdict may wait for further packets to settle the cause."""
 STOOD_NS: HostNs = 250 * NS_PER_MS
 
 
 class Dropouts:
-    """One listener's. Its caller keeps threads apart."""
+    """The dropouts of one listener. Not thread-safe: the caller holds a lock."""
 
     def __init__(self) -> None:
         self.blame = Blame(PULSE_NS)
@@ -28,12 +28,12 @@ class Dropouts:
         self._lost = 0
 
     def pull(self, playout: Playout, out: Samples, now_ns: HostNs) -> None:
-        """The output asks: fill `out`, and see what was wrong with it."""
+        """Fill `out` for the output, and note a dropout if there was one."""
         holes, left_out = playout.tally.concealments, playout.tally.left_out_frames
         late_ns = self.blame.pulled(now_ns, len(out) * NS_PER_S // playout.rate)
         playout.pull(out, now_ns)
         skipped_ns = (playout.tally.left_out_frames - left_out) * NS_PER_S // playout.rate
-        # A device that is late by more than it holds was heard to be, even if it makes up for it at once.
+        # A device late by more than its buffer holds has had an audible underrun, even if it catches up at once.
         if playout.tally.concealments != holes or skipped_ns > SKIP_NS or late_ns > STOOD_NS:
             self._holes.append(now_ns)
 
@@ -42,9 +42,9 @@ class Dropouts:
         self._verdicts.append(self.blame.gone(at_ns))
 
     def pulse(self, playout: Playout | None, now_ns: HostNs) -> list[Verdict]:
-        """Called every `PULSE_NS`, if the program is let run: what is to be complained of by now."""
+        """To be called every `PULSE_NS`; returns the verdicts to report by now."""
         if self.blame.ticked(now_ns) > STOOD_NS and playout is not None:
-            # Whatever was heard meanwhile, it was not this sound.
+            # This process stood still for so long that the output must have run dry.
             self._holes.append(now_ns)
         lost = playout.lost_packets if playout is not None else 0
         new, self._lost = lost - self._lost, lost

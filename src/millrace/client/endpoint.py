@@ -1,5 +1,5 @@
-"""How a listener gets to its daemon: this user's own by the private unix socket, where it needs no token; any other by
-what it has to show."""
+"""How a listener reaches its daemon: this user's own through the private unix socket, without a token; any other with
+credentials."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUE
 ASK_S = 5.0
 CONNECT_S = 5.0
 CLOSE_S = 2.0
-"""How long the other side has to close its end, whatever it sends until then."""
+"""How long the other side has to complete the closing handshake, whatever it sends meanwhile."""
 
 
 def is_listeners(url: str) -> bool:
-    """Whether it names a guest as listeners connect to one."""
+    """Whether the URL names a guest in the form that listeners use."""
     try:
         parts = urlsplit(url)
         return parts.scheme in ("ws", "wss") and bool(parts.hostname and parts.path.strip("/")) and parts.port != 0
@@ -46,9 +46,9 @@ def is_listeners(url: str) -> bool:
 
 
 async def own_socket(url: str) -> Path | None:
-    """The socket of this user's daemon, if `url` is where that one says it listens; None if it is anybody else's.
+    """The socket of this user's daemon, if `url` is the address it says it listens at; None otherwise.
 
-    wss:// means TLS. No credential goes out over TCP by itself: another user's program may listen there.
+    wss:// always goes over TLS. No credential is sent over TCP unasked: another user's program may listen there.
     """
     path, parts = runtime_dir() / API_SOCKET, urlsplit(url)
     if parts.scheme != "ws" or not path.is_socket():
@@ -72,7 +72,7 @@ def _is_there(parts: SplitResult, listen: str) -> bool:
 
 
 def _addresses(host: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """What a host means without asking anybody."""
+    """A host's addresses, without a DNS lookup."""
     if host == "localhost":
         return {ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")}
     try:
@@ -82,7 +82,7 @@ def _addresses(host: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
 
 
 def tls_of(url: str, options: ListenerOptions) -> ssl.SSLContext | bool:
-    """What to make of the daemon's certificate, and which to show it."""
+    """How to verify the daemon's certificate, and which client certificate to present."""
     if not url.startswith("wss:") or not (options.ca_file or options.cert):
         return not options.insecure
     context = client_tls(options.ca_file, options.cert, options.key)
@@ -92,15 +92,15 @@ def tls_of(url: str, options: ListenerOptions) -> ssl.SSLContext | bool:
 
 
 def staying() -> aiohttp.TraceConfig:
-    """For a client's session: a server that sends it elsewhere is not followed, as browsers follow none with a
-    WebSocket. From wss:// that may lead to where no TLS is, and to anybody."""
+    """For a client session: refuse redirects, as browsers do for WebSockets. One could lead from wss:// to a server
+    without TLS, or to a stranger's."""
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_sent_elsewhere)
     return trace
 
 
 def session(options: ListenerOptions, connector: aiohttp.BaseConnector | None) -> aiohttp.ClientSession:
-    """To connect with, as whoever the options say."""
+    """An HTTP session with the credentials that the options give."""
     headers = {"Authorization": f"Bearer {options.token}"} if options.token else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
     return aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector, trace_configs=[staying()])
@@ -114,7 +114,8 @@ async def _sent_elsewhere(session: object, about: object, params: aiohttp.TraceR
 
 @asynccontextmanager
 async def parting(line: aiohttp.ClientWebSocketResponse) -> AsyncIterator[None]:
-    """Close the line afterwards. For the Close of its other end aiohttp waits anew after each message from there."""
+    """Close the connection afterwards, within `CLOSE_S`. aiohttp's own timeout for the peer's Close frame starts again
+    at every message, so a busy peer could hold it up."""
     try:
         yield
     finally:
@@ -124,7 +125,7 @@ async def parting(line: aiohttp.ClientWebSocketResponse) -> AsyncIterator[None]:
 
 
 def hindrance(options: ListenerOptions, error: Exception) -> str:
-    """What is in the way, and at the local daemon's socket what to do."""
+    """Why the connection failed and, for the local daemon's socket, what to do."""
     if _no_daemon(options, error):
         return f"no daemon answers at {options.socket}; start one with `millrace serve`"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -138,7 +139,7 @@ def hindrance(options: ListenerOptions, error: Exception) -> str:
 
 
 def given_up(url: str, options: ListenerOptions, error: Exception, joined: bool) -> PeerLost:
-    """What a listener ends with that does not try again. A daemon that has gone was there before."""
+    """The error of a listener that does not reconnect. NoDaemon only if it never joined: later the daemon was there."""
     if _no_daemon(options, error) and not joined:
         return NoDaemon(hindrance(options, error))
     return PeerLost(f"{url}: {hindrance(options, error)}")
@@ -149,7 +150,7 @@ def _no_daemon(options: ListenerOptions, error: Exception) -> bool:
 
 
 def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHandshakeError) -> None:
-    """Say what was refused, where trying again is of no use."""
+    """Raise for a refusal that a retry can't cure."""
     if error.status in (401, 403):
         raise RightsError(f"{url}: access denied ({error.status}); {_needed(options, error.status)}")
     if error.status == 404 and options.socket is not None:
@@ -179,5 +180,5 @@ def _needed(options: ListenerOptions, status: int) -> str:
 
 
 def ending(code: str, why: str) -> MillraceError:
-    """What a session ended by, in the daemon's word; anything that is not known is the protocol's."""
+    """The error for the daemon's code; an unknown code is a protocol error."""
     return BY_LISTENER_WORD.get(code, RemoteProtocolError)(why)

@@ -1,4 +1,4 @@
-"""What a listener writes to a file."""
+"""Writes a listener's sound to a file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from millrace.playout.decode import PacketDecoder
 from millrace.units import NS_PER_S, Frames, HostNs, frames_to_ns
 
 SILENCE_MAX_S = 60
-"""A longer pause is left out; so is one that the time which passed does not account for."""
+"""Longer gaps are left out, and so are gaps longer than the time that really passed."""
 
 
 class FilePlayer:
-    """Writes the media time line to a file: frame n is position base + n, gaps are silence."""
+    """Writes the media timeline to a file: frame n is position base + n, gaps become silence."""
 
     def __init__(self, output: FileOutput) -> None:
         self._output = output
@@ -26,18 +26,18 @@ class FilePlayer:
 
     @property
     def lost_packets(self) -> int:
-        """Packets that never came."""
+        """Packets that never arrived."""
         return self._lost_before + (self._decoder.lost_packets if self._decoder else 0)
 
     def set_format(self, fmt: CodecParameters) -> None:
-        """Packets of this format follow."""
+        """The following packets have this format."""
         self._lost_before = self.lost_packets
         decoder = PacketDecoder(fmt, self._allowance)
         self._output.open(fmt.rate, tuple(fmt.positions))
         self._decoder = decoder
 
     def push(self, packet: AudioPacket, now_ns: HostNs) -> None:
-        """A packet has come."""
+        """A packet has arrived."""
         if self._decoder is None or not self._decoder.fits(packet, now_ns):
             return
         for position, block, _ in self._decoder.decode(packet):

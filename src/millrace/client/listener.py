@@ -63,7 +63,8 @@ from millrace.wire.peer.session import ListenerEvent, PeerClient
 log = logging.getLogger("millrace.listener")
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
-"""Back in sound within a second of the server's return; jitter keeps a fleet from knocking all at once."""
+"""Short enough to play again within a second of the server's return; the random factor in `_pause` keeps a fleet of
+listeners from reconnecting all at once."""
 HANDSHAKE_S = 10.0
 BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
 REPORT_S = 0.5
@@ -96,9 +97,9 @@ class Listener:
         self._output_lost: OutputLost | None = None
         self._output_latency_ns: HostNs = 0
         self._age_ns = 0.0
-        """How old the next frame was when the output asked for it last, but for the clocks' offset."""
+        """The age of the next frame at the output's last pull, without the offset between the clocks."""
         self._joined = ""
-        """What is told of a session as soon as its sound has somewhere to go."""
+        """The text of the session's "joined" event, sent once its output is open."""
         self._dropouts, self._notices = Dropouts(), NoticeLimiter()
         self._wire: PeerClient | None = None
         self._runner: MessageRunner | None = None
@@ -109,14 +110,14 @@ class Listener:
     # -- running -------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End `run` soon."""
+        """Make `run` return soon."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Play until `stop`, or until the daemon ends it for good.
+        """Play until `stop`, or until the daemon ends the session for good.
 
-        Reconnects by itself. RightsError when refused, ConfigError for an output that can't be used, OutputLost for one
-        that takes no more, RemoteProtocolError when the other side is not Millrace.
+        Reconnects by itself. Raises RightsError if access is denied, ConfigError if the output can't be used,
+        OutputLost if it takes no more, and RemoteProtocolError if the other side is not Millrace.
         """
         tries = 0
         if self._uplink is not None:
@@ -171,7 +172,7 @@ class Listener:
                 await self._talk(line)
 
     async def _way(self) -> tuple[str, aiohttp.BaseConnector | None]:
-        """Where to connect: to this user's own daemon by its private socket, which needs no token."""
+        """Where to connect: to this user's own daemon through its private socket, which needs no token."""
         if self.options.socket is not None:
             return self.url, aiohttp.UnixConnector(str(self.options.socket))
         own = None if self.options.token or self.options.cert else await endpoint.own_socket(self.url)
@@ -217,7 +218,7 @@ class Listener:
             raise PeerLost("the connection ended")
 
     async def _reports(self, wire: PeerClient) -> None:
-        """Say how it fares, now and then."""
+        """Send reports: when something has changed, and every `REPORT_QUIET_S` otherwise."""
         last, quiet_for = Report(), 0.0
         while True:
             await asyncio.sleep(REPORT_S)
@@ -232,7 +233,7 @@ class Listener:
             self._wire.send_message(message)
             self._runner.flush()
 
-    # -- what comes ------------------------------------------------------------------------------
+    # -- incoming --------------------------------------------------------------------------------
 
     def _handle(self, event: ListenerEvent, now: HostNs) -> None:
         if isinstance(event, AudioPacket):
@@ -267,7 +268,7 @@ class Listener:
         elif isinstance(event, Bye):
             self._silence()
             if not event.again:
-                # The last word, however much was said before.
+                # Not rate-limited: the user must see why it ended.
                 self.on_event("ended", printable(event.reason))
                 raise Ended(event.reason)
 
@@ -285,7 +286,7 @@ class Listener:
                 self._file.silence()
 
     def _set_latency(self, latency: str) -> None:
-        """Somebody chose another profile for this listener."""
+        """The listener's latency profile was changed."""
         if not latency or latency == self.options.latency:
             return
         try:
@@ -317,7 +318,7 @@ class Listener:
                 self._playout = Playout(fmt.rate, tuple(fmt.positions), self.options.latency)
             self._playout.set_format(fmt)
         if first:
-            # Outside the lock: a device may call for sound before its start returns.
+            # Outside the lock: a device may pull before its start returns.
             self._start_output(self._playout)
 
     def _start_output(self, playout: Playout) -> None:
@@ -348,7 +349,7 @@ class Listener:
         self.on_event("device", f"{self.output.name} is back")
 
     async def _pulse(self) -> None:
-        """See whether this program is let run, and tell the daemon whose fault the holes were."""
+        """Check that this program is scheduled on time, and report the causes of dropouts to the daemon."""
         while True:
             await asyncio.sleep(PULSE_NS / NS_PER_S)
             now = now_ns()
@@ -365,7 +366,7 @@ class Listener:
         return Trouble("underrun", verdict.stage, verdict.cause, at, verdict.evidence)
 
     def _offset_ns(self, now: HostNs) -> HostNs | None:
-        """The daemon's clock minus this one; how they part is asked of the sound, once that is sure of it."""
+        """The daemon's clock minus this one. Once playout has locked, its estimate of the drift is used."""
         if self._wire is None or self._playout is None:
             return None
         pace = self._playout.pace
@@ -377,15 +378,15 @@ class Listener:
         elif self._clocked is not None and self._playout is not None:
             self._clocked.stop()
 
-    # -- what goes -------------------------------------------------------------------------------
+    # -- outgoing --------------------------------------------------------------------------------
 
     def configure(self, changes: dict[str, str]) -> None:
-        """Change settings while it plays."""
+        """Change settings during playback."""
         self.options.settings.update({name: text for name, text in changes.items() if name != "latency"})
         self._say(Configure(changes))
 
     def report(self) -> Report:
-        """How it fares."""
+        """The current latency, fill and error counts."""
         out = Report(output=self.output.name)
         with self._lock:
             playout = self._playout
@@ -404,7 +405,7 @@ class Listener:
         return out
 
     def _breakdown(self, playout: Playout, offset: HostNs) -> dict[str, HostNs]:
-        """The parts of the latency, each from where it arises."""
+        """The latency by stage."""
         captured = now_ns() + offset
         parts = playout.pace.parts_ns() | {
             "path": playout.pace.media.map().forward(captured) + offset - captured, "late": playout.late_ns,
@@ -415,7 +416,7 @@ class Listener:
 
     @property
     def playout(self) -> Playout | None:
-        """What keeps time for the output; None before the first sound, and for files."""
+        """The playout of a clocked output; None before the first sound, and for files."""
         return self._playout
 
     @property
@@ -429,7 +430,7 @@ class Listener:
 
 
 async def _write(line: aiohttp.ClientWebSocketResponse, message: str | bytes) -> None:
-    # Whoever reads the line sees that it has ended.
+    # The reading side notices that the connection has ended.
     with contextlib.suppress(ConnectionError):
         await (line.send_str(message) if isinstance(message, str) else line.send_bytes(message))
 

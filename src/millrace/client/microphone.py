@@ -1,7 +1,7 @@
-"""What a listener sends: its microphone, or something that stands in for one, Opus-compressed.
+"""A listener's microphone, or a substitute for one, encoded as Opus.
 
-A source hands over blocks on its own clock from its own thread; `MicrophoneSender` makes packets of them
-while the daemon says that somebody records.
+A source delivers blocks on its own clock from its own thread. `MicrophoneSender` turns them into packets
+while the daemon reports that something is recording.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class MicrophoneSource(Protocol):
     positions: Positions
 
     def start(self, push: Push) -> None:
-        """Hand over (frames, channels) blocks from now on; ConfigError where that can't be."""
+        """Deliver (frames, channels) blocks from now on; raises ConfigError if that is not possible."""
         ...
 
     def stop(self) -> None:
-        """End."""
+        """Stop capturing."""
         ...
 
 
 class LoopSource:
-    """Frames that go round and round, at this machine's pace."""
+    """Plays frames in a loop, on this machine's clock."""
 
     def __init__(self, name: str, frames: Samples) -> None:
         self.name = name
@@ -85,7 +85,7 @@ class LoopSource:
 
 
 def make_microphone(text: str) -> MicrophoneSource:
-    """The source that `text` names; ConfigError lists what there is."""
+    """The source that `text` names; ConfigError lists the choices."""
     kind, _, rest = text.partition(":")
     if kind == "device":
         from millrace.backends.device import DeviceInput
@@ -101,7 +101,8 @@ def make_microphone(text: str) -> MicrophoneSource:
 
 
 def _tones(text: str) -> Samples:
-    """One sine a channel at −6 dBFS; a second holds whole periods of every whole frequency."""
+    """One sine per channel at −6 dBFS. One second holds a whole number of periods of any integer frequency, so it loops
+    without a click."""
     hz = [parse_int(part, "--mic tone: (Hz, such as tone:440)", 1, OPUS_RATE // 2 - 1) for part in text.split(",")]
     if len(hz) > 2:
         raise ConfigError(f"--mic tone:{printable(text)}: one or two frequencies in Hz, such as tone:440")
@@ -110,7 +111,7 @@ def _tones(text: str) -> Samples:
 
 
 def _wav(path: Path) -> Samples:
-    """What is in a WAV file, at 48 kHz; one that was cut off, as far as it goes."""
+    """The contents of a WAV file, at 48 kHz; a truncated file yields what it has."""
     try:
         with wave.open(str(path)) as file:
             channels, rate, width = file.getnchannels(), file.getframerate(), file.getsampwidth()
@@ -131,7 +132,7 @@ def _wav(path: Path) -> Samples:
 
 
 class MicrophoneSender:
-    """Blocks to messages. `send` puts one on the line; called from the event loop only."""
+    """Turns blocks into messages, which it passes to `send`. Used from the event loop only."""
 
     def __init__(self, source: MicrophoneSource, settings: CodecSettings, send: Callable[[str | bytes], None]) -> None:
         self.source, self._send = source, send
@@ -146,11 +147,11 @@ class MicrophoneSender:
 
     @property
     def speaking(self) -> bool:
-        """Packets are being sent."""
+        """Whether packets are being sent."""
         return self._encoder is not None
 
     def begin(self, now_ns: HostNs) -> None:
-        """Somebody records from now on."""
+        """Something in the guest has begun to record: send from now on."""
         channels = len(self.source.positions)
         encoder = self._encoder = OpusEncoder(channels, self._settings)
         self._generation += 1
@@ -163,14 +164,14 @@ class MicrophoneSender:
         self._send(encode_message(FormatChanged(fmt)))
 
     def end(self) -> None:
-        """Nobody records any more: nothing leaves this machine."""
+        """Nothing records any more: from now on no sound leaves this machine."""
         if self._encoder is not None:
             self._encoder.close()
             self._encoder = None
             self._send(encode_message(Silence(self._position)))
 
     def feed(self, block: Samples) -> None:
-        """Captured (frames, channels)."""
+        """Encode and send a captured (frames, channels) block; dropped while not speaking."""
         encoder = self._encoder
         if encoder is None:
             return

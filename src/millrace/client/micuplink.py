@@ -1,4 +1,4 @@
-"""A listener's microphone on its way to the line: it is sent while somebody records."""
+"""Sends a listener's microphone to the daemon while something in the guest records."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from millrace.units import HostNs
 from millrace.wire.peer.messages import Microphone
 
 WAITING_MAX = 50
-"""Packets that may wait for the line: half a second."""
+"""Packets that may wait to be sent: half a second."""
 MICROPHONE = CodecSettings(bitrate=64_000, fec=True, application="audio")
 
 
 class MicrophoneUplink:
-    """Runs as long as its listener; what is captured is thrown away unless somebody records."""
+    """Captures as long as its listener runs; discards the sound unless something records."""
 
     def __init__(self, source: MicrophoneSource) -> None:
         self._source = source
@@ -27,7 +27,7 @@ class MicrophoneUplink:
         self._waiting: asyncio.Queue[str | bytes] = asyncio.Queue(WAITING_MAX)
 
     def start(self) -> None:
-        """Capture from now on."""
+        """Start capturing."""
         loop = asyncio.get_running_loop()
 
         def push(block: Samples) -> None:
@@ -37,11 +37,11 @@ class MicrophoneUplink:
         self._source.start(push)
 
     def stop(self) -> None:
-        """Capture no more."""
+        """Stop capturing."""
         self._source.stop()
 
     def told(self, state: Microphone, now: HostNs, say: Callable[[str], None]) -> None:
-        """Whether somebody records now, and may."""
+        """The daemon reports whether something records, and whether this listener may speak."""
         if not state.allowed:
             say("this guest does not allow it")
         wanted = state.allowed and state.wanted
@@ -53,18 +53,18 @@ class MicrophoneUplink:
             self._sender.end()
 
     def hush(self) -> None:
-        """The line is gone, and with it what recorded."""
+        """The connection is lost: stop sending, and drop what is queued."""
         self._sender.end()
         while not self._waiting.empty():
             self._waiting.get_nowait()
 
     def _queue(self, message: str | bytes) -> None:
-        """A line that is full loses packets, and the daemon conceals them."""
+        """Queue a message, or drop it if the queue is full; the daemon conceals the loss."""
         if not self._waiting.full():
             self._waiting.put_nowait(message)
 
     async def send_on(self, line: aiohttp.ClientWebSocketResponse) -> None:
-        """Send what waits, until cancelled."""
+        """Send queued messages until cancelled."""
         while True:
             message = await self._waiting.get()
             if isinstance(message, str):

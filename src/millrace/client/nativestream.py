@@ -1,4 +1,4 @@
-"""Native streams: the client's side of the ring in shared memory."""
+"""Native streams: the client's side of the ring buffer in shared memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from millrace.wire.native.messages import Begun
 from millrace.wire.native.ring import Ring, ring_bytes
 
 DESCRIPTORS = 3
-"""What a stream comes with: its memory, what wakes us, and what wakes the daemon."""
+"""A stream's descriptors: its memory, the pipe that wakes us, and the pipe that wakes the daemon."""
 
 Open = Callable[[str, "NativeStream", dict[str, Any]], Awaitable[None]]
 
 
 class NativeStream:
-    """What both directions share. `async with` opens it, and ends it."""
+    """What playback and recording have in common. `async with` opens and closes the stream."""
 
     method = ""
 
@@ -39,7 +39,7 @@ class NativeStream:
         self.target: Frames = 0
         self.format = SampleFormat.F32LE
         self.why = ""
-        """Why the stream has ended; empty while it lives."""
+        """Why the stream ended; empty while it is open."""
         self.underruns = 0
         self._ring: Ring | None = None
         self._memory: Any = None
@@ -47,7 +47,7 @@ class NativeStream:
         self._woken = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Open it. Options: guest, at (a sink or source), name, format (float32le, s16le, …), rate, channels,
+        """Open the stream. Options: guest, at (a sink or source), name, format (float32le, s16le, …), rate, channels,
         positions, latency_ms, props."""
         await self._open(self.method, self, self._options)
         return self
@@ -62,7 +62,7 @@ class NativeStream:
                 self.ended("it was closed locally")
 
     def began(self, made: Begun, fds: Descriptors) -> None:
-        """The daemon has made the stream; RemoteProtocolError where that can't be."""
+        """The daemon has created the stream; raises RemoteProtocolError if its description is invalid."""
         if len(fds) != DESCRIPTORS:
             raise RemoteProtocolError(f"a stream comes with {DESCRIPTORS} descriptors, not {len(fds)}")
         sample = BY_NAME.get(made.format)
@@ -79,18 +79,18 @@ class NativeStream:
 
     @property
     def key(self) -> str:
-        """The name that commands take."""
+        """The name that commands take, such as stream/7."""
         return f"{'stream' if self.method == 'play' else 'recorder'}/{self.id}"
 
     def noticed(self, what: str, detail: str) -> None:
-        """The daemon tells of the stream."""
+        """The daemon has sent a notice about the stream."""
         if what == "underrun":
             self.underruns += 1
         elif what == "ended":
             self.ended(detail)
 
     def ended(self, why: str) -> None:
-        """The stream is no more."""
+        """The stream has ended."""
         if self.why:
             return
         self.why = why
@@ -114,7 +114,7 @@ class NativeStream:
         self._woken.clear()
 
     async def cork(self, corked: bool = True) -> None:
-        """Pause, or with False go on."""
+        """Pause, or with False resume."""
         await self._open("cork", self, {"stream": self.id, "corked": corked})
 
 
@@ -141,14 +141,14 @@ class Playing(NativeStream):
 
     @property
     def latency_ns(self) -> int:
-        """From a frame that is written now to the slowest listener's ear, as far as it is known."""
+        """The delay from a frame written now to the slowest listener's ear, where known."""
         ring = self._live()
         return frames_to_ns(max(0, self.written - ring.read), self.rate) + ring.latency_ns
 
     async def write(self, samples: NDArray[Any] | bytes) -> None:
         """Write frames: float32 (frames, channels) in [-1, 1), or bytes in the stream's own format.
 
-        Waits until all of it is in the ring. PeerLost when the stream has ended.
+        Waits until all of it is in the ring buffer. Raises PeerLost if the stream has ended.
         """
         data = memoryview(self._bytes(samples))
         frame = self._live().frame_bytes
@@ -186,12 +186,12 @@ class Playing(NativeStream):
     async def _room(self) -> None:
         ring = self._live()
         ring.writer_waits = True
-        # Room that was made between the look and the flag would never be told.
+        # Check again: the daemon may have made room before it could see the flag, and would then never wake us.
         if not self.room:
             await self._wait()
 
     async def drain(self) -> None:
-        """Wait until all that was written has been heard."""
+        """Wait until everything written has been heard."""
         self._live()
         self._drained.clear()
         await self._open("drain", self, {"stream": self.id})
@@ -200,7 +200,7 @@ class Playing(NativeStream):
             raise PeerLost(f"the stream has ended: {self.why}")
 
     async def flush(self) -> None:
-        """Throw away what has not been heard."""
+        """Discard what has not been heard yet."""
         await self._open("flush", self, {"stream": self.id})
 
     async def level(self, volume: str | None = None, mute: bool | None = None) -> None:
@@ -209,7 +209,7 @@ class Playing(NativeStream):
 
 
 class Recording(NativeStream):
-    """A stream from a monitor or a source. Iterating gives float32 arrays of (frames, channels)."""
+    """A stream from a monitor or a source. Iteration yields float32 arrays of (frames, channels)."""
 
     method = "record"
 
@@ -217,10 +217,10 @@ class Recording(NativeStream):
         super().__init__(open_, options)
         self.taken: Frames = 0
         self.missed: Frames = 0
-        """Frames that came while nobody read, and are lost."""
+        """Frames lost because they were not read in time."""
 
     async def read(self) -> Samples:
-        """What has come since the last read, at least one frame; PeerLost when the stream has ended."""
+        """Everything recorded since the last read, at least one frame; raises PeerLost if the stream has ended."""
         while True:
             ring = self._live()
             ready = ring.written - self.taken
@@ -233,7 +233,7 @@ class Recording(NativeStream):
     def _copied(self, ring: Ring, ready: Frames) -> Samples:
         behind = ready - self.capacity * 3 // 4
         if behind > 0:
-            # The daemon is about to write over this part: go on behind it.
+            # The daemon may overwrite this part while it is copied: skip it.
             self.taken += behind
             self.missed += behind
             ready -= behind

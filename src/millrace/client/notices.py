@@ -1,4 +1,4 @@
-"""What the other side has a listener tell its user: as much as somebody reads, and no more."""
+"""Limits the messages that a daemon can make a listener show its user."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from millrace.text import SHOWN_MAX
 from millrace.units import NS_PER_MS, HostNs
 
 EACH_NS: HostNs = 100 * NS_PER_MS
-"""At once as many as in ten seconds: somebody may turn a knob."""
+"""The average interval. A burst of ten seconds' worth is allowed, as somebody may be turning a knob."""
 
 
 class NoticeLimiter:
-    """A server that says more than that is not repeated: it would fill terminals and logs."""
+    """Drops messages beyond the limit, so that a server can't fill terminals and logs."""
 
     def __init__(self) -> None:
         self._allowance = Allowance()
 
     def __call__(self, tell: Callable[[str, str], None], kind: str, text: str) -> None:
-        """Tell it, if there has not been too much lately; what is too long is cut."""
+        """Show the message, shortened if too long, unless there were too many lately."""
         self._allowance.passed(now_ns())
         if self._allowance.take(EACH_NS):
             tell(kind, text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…")

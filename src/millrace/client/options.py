@@ -1,4 +1,4 @@
-"""What a listener asks for."""
+"""A listener's options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from millrace.client.microphone import MicrophoneSource
 
 @dataclass
 class ListenerOptions:
-    """What a listener asks for. `settings` are as in `millrace set`."""
+    """A listener's options. `settings` are those of `millrace set`."""
 
     name: str = ""
     settings: dict[str, str] = field(default_factory=dict)
@@ -23,5 +23,5 @@ class ListenerOptions:
     key: str = ""
     reconnect: bool = True
     socket: Path | None = None
-    """A daemon on this machine, by its private socket: its owner needs no token there, and no port."""
+    """The private socket of a daemon on this machine. Its owner needs neither a token nor a port there."""
     microphone: MicrophoneSource | None = None

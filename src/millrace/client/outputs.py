@@ -1,4 +1,4 @@
-"""`--to`: from text to an output."""
+"""Makes the output that `--to` names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PPM_MAX = 5000
 
 
 class InLoop:
-    """What an output tells in a thread of its own is told in the loop, if there still is one."""
+    """Passes an output's notifications from its own thread to the event loop, unless the loop is closed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, watch: OutputWatch) -> None:
         self._loop, self._watch = loop, watch
@@ -44,7 +44,7 @@ class InLoop:
 
 
 def make_output(text: str, profile: str) -> ClockedOutput | FileOutput:
-    """The output that `text` names; ConfigError lists what there is."""
+    """The output that `text` names; ConfigError lists the choices."""
     kind, _, rest = text.partition(":")
     if kind == "device":
         from millrace.backends.device import DeviceOutput
@@ -69,7 +69,7 @@ def _period_ns(profile: str) -> int:
 
 def _raw(where: str, period_ns: int) -> RawOutput:
     if where == "-":
-        # A private copy of stdout: nothing else that prints can get between the samples.
+        # A private, unbuffered duplicate of stdout, which nothing else in this process writes to.
         return RawOutput(os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0), "-", period_ns)
     try:
         return RawOutput(Path(where).open("wb", buffering=0), where, period_ns)

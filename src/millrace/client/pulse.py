@@ -26,14 +26,14 @@ class PulsePlayer:
 
     @classmethod
     async def connect(cls, path: Path, name: str) -> PulsePlayer:
-        """Connect and say which program this is."""
+        """Connect and set the client's name."""
         player = cls(*await asyncio.open_unix_connection(str(path)))
         await player.ask(Command.AUTH, version=PROTOCOL_VERSION, cookie=bytes(COOKIE_BYTES))
         await player.ask(Command.SET_CLIENT_NAME, props={"application.name": name.encode() + b"\0"})
         return player
 
     async def ask(self, command: Command, **fields: Any) -> dict[str, Any]:
-        """A request and its reply; RemoteProtocolError when it is refused."""
+        """Send a request and return its reply; raises RemoteProtocolError if it is refused."""
         tag = self._wire.send_request(command, fields)
         while True:
             await self._flush()
@@ -44,7 +44,7 @@ class PulsePlayer:
                     raise RemoteProtocolError(f"{command.name} failed", event.code)
 
     async def play(self, signal: Samples, rate: int) -> None:
-        """Play (frames, channels) to the end, as fast as the server asks for it."""
+        """Play (frames, channels) to the end, sending as the server requests data."""
         channels = signal.shape[1]
         data = memoryview(signal.astype("<f4").tobytes())
         numbers = (0,) if channels == 1 else tuple(range(1, channels + 1))

@@ -1,7 +1,7 @@
-"""The sound server that a card of this process would be: not the guest that the process listens to.
+"""Keeps a listener from using the guest it listens to as its sound server.
 
-A shell in which PULSE_SERVER leads into a guest is one where its applications are started. A listener that is started
-there would play what it hears into the guest, and hear that again.
+PULSE_SERVER points into a guest in a shell where that guest's applications are started. A listener started there would
+play the guest's sound back into the guest, and hear it again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from millrace.text import key_number, parse_address
 
 SERVER = "PULSE_SERVER"
 PORT = 4713
-"""PulseAudio's own, where an address has none."""
+"""PulseAudio's default, for addresses without a port."""
 CLIENT_CONFIGURATIONS = (Path("~/.config/pulse/client.conf"), Path("/etc/pulse/client.conf"))
 
 
 class _Guest(NamedTuple):
-    """Where a guest's applications play: a socket, and what its daemon says of TCP."""
+    """Where a guest's applications connect: a socket, and the TCP addresses that its daemon reports."""
 
     name: str
     socket: Path
@@ -35,17 +35,17 @@ class _Guest(NamedTuple):
 
 
 def keep_out(url: str, tcp_of: Callable[[str], Sequence[str]]) -> bool:
-    """Have this process's sound cards be elsewhere than in the guest that `url` names; whether PULSE_SERVER was, and
-    is not used by this process any more. `tcp_of` tells at which addresses a guest speaks PulseAudio by TCP.
+    """Keep this process's sound out of the guest that `url` names. Returns whether PULSE_SERVER led there; it is then
+    removed from the environment. `tcp_of` returns the TCP addresses at which a guest speaks PulseAudio.
 
-    ConfigError where even this user's own sound server is that guest.
+    Raises ConfigError if this user's default sound server is that guest too.
     """
     guest = _guest_of(url, tcp_of)
     if guest is None:
         return False
     led_there = _leads_to(guest, os.environ.get(SERVER, ""))
     if led_there:
-        # libpulse reads it whenever it connects.
+        # From the environment itself: libpulse reads it at every connection.
         del os.environ[SERVER]
     if SERVER not in os.environ and any(_leads_to(guest, server) for server in _defaults()):
         raise ConfigError(
@@ -57,7 +57,7 @@ def keep_out(url: str, tcp_of: Callable[[str], Sequence[str]]) -> bool:
 
 
 def _guest_of(url: str, tcp_of: Callable[[str], Sequence[str]]) -> _Guest | None:
-    """The guest, if it is one of this machine's."""
+    """The guest, if it is on this machine."""
     parts = urlsplit(url)
     name = unquote(parts.path.strip("/"), errors="surrogateescape")
     path = runtime_dir() / name / "pulse"
@@ -72,7 +72,7 @@ def _is_here(host: str) -> bool:
 
 
 def _leads_to(guest: _Guest, server: str) -> bool:
-    """Whether one of a PULSE_SERVER's addresses is the guest's socket, by whatever path, or one of its TCP ports."""
+    """Whether any address in a PULSE_SERVER value is the guest's socket, by any path, or one of its TCP ports."""
     addresses = [address.rpartition("}")[2] for address in server.split()]
     paths = [one.removeprefix("unix:") for one in addresses if one.startswith(("unix:", "/"))]
     if any(os.path.exists(path) and os.path.samefile(path, guest.socket) for path in paths):
@@ -85,7 +85,7 @@ def _leads_to(guest: _Guest, server: str) -> bool:
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    """Of `tcp:HOST:PORT`, `tcp6:[HOST]` and the like; libpulse takes HOST alone, too."""
+    """Parse `tcp:HOST:PORT`, `tcp6:[HOST]` and the like; libpulse accepts a bare HOST too."""
     bare = re.sub("^tcp[46]?:", "", address)
     found = re.fullmatch(r"(?:\[(.*)\]|([^:]*))(?::([0-9]+))?", bare)
     return ("", 0) if found is None else (found[1] or found[2], key_number(found[3]) if found[3] else PORT)
@@ -95,13 +95,13 @@ def _resolved(host: str) -> Iterator[str]:
     try:
         infos = socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        # Nobody is reached there, nor this guest.
+        # A host that does not resolve can't be this guest.
         return
     yield from {str(info[4][0]) for info in infos}
 
 
 def _reaches(ip: str, bound: str) -> bool:
-    """Whether whoever connects to `ip` reaches what listens at `bound`, which may be all addresses of this host."""
+    """Whether a connection to `ip` reaches a socket bound to `bound`, which may be the wildcard address."""
     one, other = ipaddress.ip_address(ip), ipaddress.ip_address(bound)
     if one == other or not other.is_unspecified or one.version != other.version:
         return one == other
@@ -109,7 +109,7 @@ def _reaches(ip: str, bound: str) -> bool:
 
 
 def _defaults() -> list[str]:
-    """Where libpulse goes without PULSE_SERVER: client.conf's server, else the socket in the runtime folder."""
+    """Where libpulse connects without PULSE_SERVER: client.conf's server, else the socket in the runtime directory."""
     named = os.environ.get("PULSE_CLIENTCONFIG")
     for path in [Path(named)] if named else [path for path in map(_expanded, CLIENT_CONFIGURATIONS) if path]:
         server = _configured(path)
@@ -127,7 +127,7 @@ def _expanded(path: Path) -> Path | None:
 
 
 def _configured(path: Path) -> str:
-    """`default-server` of a client.conf; the last one counts."""
+    """A client.conf's `default-server`; the last one counts."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
