@@ -1,1 +1,1 @@
-"""What a listener plays on: devices, files, nothing."""
+"""A listener's audio outputs and inputs: sound devices, files, pipes, null."""

@@ -1,4 +1,4 @@
-"""What a listener plays on. Two shapes: outputs with a clock of their own pull; files take what comes."""
+"""Interfaces of a listener's outputs. Outputs with a clock of their own pull; files are written to."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Pull = Callable[[Samples], None]
 
 
 class OutputWatch(Protocol):
-    """Who hears what becomes of an output. Called from the output's own thread."""
+    """Notified of an output's state changes, from the output's own thread."""
 
     def output_ended(self, why: OutputLost | None) -> None:
-        """It can't go on, and why; None where its reader has ended."""
+        """The output has ended, with the reason; None if its reader closed the pipe."""
         ...
 
     def device_lost(self, at_ns: HostNs) -> None:
-        """Its device went then, and it looks for it."""
+        """The device was lost at `at_ns`; the output is looking for it."""
         ...
 
     def device_back(self) -> None:
-        """It has found one."""
+        """The output plays on a device again."""
         ...
 
 
 class Unwatched:
-    """Nobody."""
+    """Ignores all notifications."""
 
     def output_ended(self, why: OutputLost | None) -> None:
         """See `OutputWatch`."""
@@ -43,16 +43,16 @@ class Unwatched:
 
 
 class ClockedOutput(Protocol):
-    """A sound card, or something that keeps time as one does."""
+    """A sound card, or an output that keeps time like one."""
 
     name: str
 
     def start(self, rate: int, positions: Positions, pull: Pull, watch: OutputWatch) -> HostNs:
-        """Begin to pull; returns the output's own latency. ConfigError where it can't be opened."""
+        """Start pulling; return the output's own latency. ConfigError if it can't be opened."""
         ...
 
     def stop(self) -> None:
-        """End."""
+        """Stop the output."""
         ...
 
 
@@ -62,11 +62,11 @@ class FileOutput(Protocol):
     name: str
 
     def open(self, rate: int, positions: Positions) -> None:
-        """Begin, or go on in the same format; ConfigError where that can't be."""
+        """Open the file, or continue in the same format; ConfigError if neither is possible."""
         ...
 
     def write(self, block: Samples) -> None:
-        """Append (frames, channels); OutputLost where the file takes no more, and it is finished then."""
+        """Append (frames, channels). OutputLost if the file can't be written any further; it has then been finished."""
         ...
 
     def skip(self, frames: Frames) -> None:

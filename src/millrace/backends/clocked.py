@@ -1,4 +1,4 @@
-"""Outputs that keep time like a sound card but are none: `null:` and `raw:`."""
+"""Outputs without a device that keep time like a sound card: `null:` and `raw:`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOM_S = 0.1
 
 
 class NullOutput:
-    """Hears everything at the right pace, or `ppm` faster, and throws it away."""
+    """Pulls at the nominal rate, or `ppm` faster, and discards everything."""
 
     name = "null:"
 
@@ -31,7 +31,7 @@ class NullOutput:
         self._period_ns = period_ns
         self._pace = 1 + ppm * 1e-6
         self.due_ns: HostNs = 0
-        """When the period that `take` is given should have been pulled."""
+        """When the period passed to `take` was due to be pulled."""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.peak = 0.0
@@ -44,7 +44,7 @@ class NullOutput:
         return self._period_ns
 
     def _run(self, rate: int, channels: int, pull: Pull, watch: OutputWatch) -> None:
-        """The thread: whatever ends it but `stop` is told."""
+        """The thread's main function. Any end not caused by `stop` is reported."""
         try:
             if not self._play(rate, channels, pull):
                 watch.output_ended(None)
@@ -55,7 +55,7 @@ class NullOutput:
             watch.output_ended(OutputLost(f"{self.name}: an internal error; see the log"))
 
     def _play(self, rate: int, channels: int, pull: Pull) -> bool:
-        """False where nobody takes any more."""
+        """Play until `stop` is called; False if `take` ended playback."""
         frames = max(1, rate * self._period_ns // NS_PER_S)
         block = np.zeros((frames, channels), np.float32)
         began, done = time.monotonic_ns(), 0
@@ -73,7 +73,7 @@ class NullOutput:
         return True
 
     def take(self, block: Samples) -> bool:
-        """What to do with a period; False ends, and so does OutputLost."""
+        """Consume one period. Returning False or raising OutputLost ends playback."""
         self.peak = float(np.abs(block).max())
         return True
 
@@ -85,7 +85,7 @@ class NullOutput:
 
 
 class RawOutput(NullOutput):
-    """Writes interleaved samples to a stream, in real time, silence included."""
+    """Writes interleaved samples to a stream in real time, including silence."""
 
     def __init__(self, file: RawIOBase, name: str, period_ns: HostNs = PERIOD_NS) -> None:
         super().__init__(period_ns)
@@ -93,11 +93,11 @@ class RawOutput(NullOutput):
         self._file = file
 
     def take(self, block: Samples) -> bool:
-        """Write one period; a reader that is gone ends it."""
+        """Write one period; return False if the reader has closed the pipe."""
         left = memoryview(encode(SampleFormat.S16LE, block))
         try:
             while len(left) and not self._stop.is_set():
-                # Not buffered, so that an error comes where it happens. A pipe that does not block may take a part.
+                # Unbuffered, so that errors surface here. A non-blocking pipe may take only a part.
                 written = self._file.write(left)
                 left = left[written or 0 :]
                 if written is None:
@@ -110,7 +110,7 @@ class RawOutput(NullOutput):
         return True
 
     def stop(self) -> None:
-        """See `ClockedOutput`. A pipe that nobody reads is left to its thread."""
+        """See `ClockedOutput`. If the thread is stuck on a pipe that nobody reads, leave the file open for it."""
         super().stop()
         if self._thread is None or not self._thread.is_alive():
             try:

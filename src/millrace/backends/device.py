@@ -1,4 +1,4 @@
-"""Sound cards by miniaudio: ALSA, PulseAudio, JACK, sndio, OSS, Core Audio, WASAPI and others."""
+"""Sound devices through miniaudio: ALSA, PulseAudio, JACK, sndio, OSS, Core Audio, WASAPI and others."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
 BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
 STILL_NS: HostNs = NS_PER_S
-"""A device that has not called for so long is taken for gone, whatever it says."""
+"""A device with no callback for this long is treated as lost, whatever state it reports."""
 FIRST_NS: HostNs = 4 * NS_PER_S
-"""The first call may take longer: a card that slept."""
+"""The first callback may take longer: the card may have been asleep."""
 RETRY_S, LOOK_S = 0.5, 0.25
 
 
 @contextmanager
 def _without_alsa_messages() -> Iterator[None]:
-    """ALSA's library writes to stderr by itself when there is no card: the caller says it better."""
+    """Silence stderr: without a card, ALSA's library writes to it. The caller's own message is better."""
     sys.stderr.flush()
     with os.fdopen(os.dup(2), "wb") as kept, open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -40,7 +40,7 @@ def _without_alsa_messages() -> Iterator[None]:
 
 
 def device_names() -> list[str]:
-    """Names of the playback devices there are."""
+    """Names of the available playback devices."""
     with _without_alsa_messages():
         return _playbacks()
 
@@ -55,7 +55,7 @@ def _playbacks() -> list[str]:
 
 
 class _Device(ABC):
-    """A device that is opened again, by a thread of its own, whenever it has gone: unplugged, or its server ended."""
+    """A device that its own thread reopens after it is lost, because it was unplugged or its sound server ended."""
 
     def __init__(self, kind: str, wanted: str) -> None:
         self.name = f"{kind}:{wanted}" if wanted else kind
@@ -69,11 +69,11 @@ class _Device(ABC):
 
     @abstractmethod
     def _open(self) -> Any:
-        """Open and start the device; MiniaudioError or NoDevice where there is none."""
+        """Open and start the device; MiniaudioError or NoDevice if there is none."""
 
     @abstractmethod
     def _names(self) -> list[tuple[str, Any]]:
-        """The devices there are."""
+        """The available devices, as (name, ID)."""
 
     def _find(self) -> Any:
         if not self._wanted:
@@ -87,7 +87,7 @@ class _Device(ABC):
         )
 
     def _begin(self, without: str) -> None:
-        """Open it, and keep it open; NoDevice, which ends in `without`, where that can't be."""
+        """Open the device and start the thread that keeps it open. NoDevice on failure; its text ends in `without`."""
         import miniaudio
 
         try:
@@ -105,7 +105,7 @@ class _Device(ABC):
         return device
 
     def _gone(self) -> None:
-        """The device says that it has stopped."""
+        """The device reports that it has stopped."""
         self._lost_ns = time.monotonic_ns()
         self._wake.set()
 
@@ -114,14 +114,14 @@ class _Device(ABC):
         while not self._stopping.is_set():
             self._wake.wait(LOOK_S)
             self._wake.clear()
-            # Looked at twice: if this whole program was stopped, the device is about to call.
+            # Act only on the second check: if this whole process was suspended, the device is about to call again.
             before, was_still = was_still, time.monotonic_ns() - self._called_ns > STILL_NS
             if not self._stopping.is_set() and (self._lost_ns or (before and was_still)):
                 was_still = False
                 self._revive(self._lost_ns or min(self._called_ns, time.monotonic_ns()))
 
     def _revive(self, lost_ns: HostNs) -> None:
-        """Close what has gone, and look for it, or another, until it is there."""
+        """Close the lost device, and retry until it, or another that fits, can be opened."""
         import miniaudio
 
         self._watch.device_lost(lost_ns)
@@ -141,7 +141,7 @@ class _Device(ABC):
             device.close()
 
     def stop(self) -> None:
-        """End. A driver that hangs is left to its thread."""
+        """Close the device. A driver that hangs is left behind in its thread."""
         self._stopping.set()
         self._wake.set()
         closing = threading.Thread(target=self._close, daemon=True)
@@ -150,7 +150,7 @@ class _Device(ABC):
 
 
 class DeviceOutput(_Device):
-    """Plays on the default device, or the first whose name contains `wanted`."""
+    """Plays on the default device, or on the first whose name contains `wanted`."""
 
     def __init__(self, wanted: str, profile: str) -> None:
         super().__init__("device", wanted)
@@ -200,7 +200,7 @@ class DeviceInput(_Device):
         return [(str(device["name"]), device["id"]) for device in miniaudio.Devices().get_captures()]
 
     def start(self, push: Pull) -> None:
-        """Hand over blocks from the device's own thread; NoDevice where there is no device."""
+        """Start passing blocks to `push`, from the device's own thread; NoDevice if there is none."""
         self._push = push
         self._begin("use --mic wav:FILE or tone:440")
 
@@ -221,14 +221,14 @@ class DeviceInput(_Device):
 
 
 def _taker(push: Pull) -> Generator[None, bytes, None]:
-    """miniaudio's capture callback: a generator that is sent bytes."""
+    """miniaudio's capture callback: a generator that receives bytes."""
     while True:
         data = yield
         push(np.frombuffer(data, np.float32).reshape(-1, 1).copy())
 
 
 def _feeder(channels: int, pull: Pull) -> Generator[bytes, int, None]:
-    """miniaudio's callback: a generator that is sent a frame count and yields bytes."""
+    """miniaudio's playback callback: a generator that receives a frame count and yields bytes."""
     frames = yield b""
     while True:
         block = np.zeros((frames, channels), np.float32)

@@ -1,6 +1,6 @@
-"""WAV files: 16-bit PCM or 32-bit float, sizes right even after a crash a second ago, and on a disk that is full.
+"""WAV files, 16-bit PCM or 32-bit float. The header is kept up to date, in case of a crash or a full disk.
 
-RIFF sizes are 32-bit; past 4 GiB the header says 0xFFFFFFFF and readers go by the file's length.
+RIFF sizes are 32-bit. Beyond 4 GiB the header says 0xFFFFFFFF, and readers go by the file's length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _U32_MAX = 0xFFFFFFFF
 
 
 class WavOutput:
-    """Writes what is heard to a file."""
+    """Writes the sound played to a file."""
 
     def __init__(self, path: Path, sample: SampleFormat = SampleFormat.S16LE) -> None:
         self.name = f"wav:{path}"
@@ -57,14 +57,14 @@ class WavOutput:
         return self._layout[1] * (2 if self._sample is SampleFormat.S16LE else 4)
 
     def _ended(self, error: OSError) -> OutputLost:
-        """The file takes no more: finish it with what is in it, and say so."""
+        """The file can't be written any further: finish it with what is in it, and return the error."""
         file, self._file = self._file, None
         assert file is not None and self._layout is not None
         said = (
             f"{self._path}: {error.strerror}; {self._bytes // self._frame_bytes / self._layout[0]:.1f} s were written"
         )
         try:
-            # The part of a frame at its end goes; the header lies where there is room for it already.
+            # Cut off a partial frame at the end. Rewriting the header needs no new disk space.
             file.truncate(HEADER_BYTES + self._bytes)
             self._put_header(file)
             file.close()
@@ -97,7 +97,7 @@ class WavOutput:
             return
         data = encode(self._sample, block)
         try:
-            # Unbuffered, so that an error comes where it happens; short writes come only from full disks.
+            # Unbuffered, so that errors surface here. Only a full disk causes a short write.
             written = self._file.write(data) or 0
             self._bytes += written - written % self._frame_bytes
             if written != len(data):

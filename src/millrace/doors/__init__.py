@@ -1,1 +1,1 @@
-"""Where guests come in: protocol events to graph verbs."""
+"""Doors: where guests connect. They translate protocol events into graph verbs."""

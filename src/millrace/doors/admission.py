@@ -1,9 +1,9 @@
-"""Who may come in to one guest, and what its programs may do there: the same at every door.
+"""Admission control of one guest: which programs may connect, and what they may do. The same at every door.
 
-A door knows who is at the other end of a connection as a `Subject`, made once where the connection was accepted
-(`io/sockets.py`). What that one may is decided here: by the guest's grants, by the rights of its programs, by what its
-budget has room for, and where a grant says so by somebody who is asked. Doors translate: a refusal is PA_ERR_ACCESS to
-a PulseAudio client, a fault with the code `rights` to a native one.
+A door identifies the other end of a connection by its `Subject`, created when the connection is accepted
+(`io/sockets.py`). What the subject may do is decided here: by the guest's grants, by the rights of its programs, by
+the room left in its budget and, where a grant says so, by a permission prompt. Doors translate the outcome: a refusal
+is PA_ERR_ACCESS for a PulseAudio client, and a fault with the code `rights` for a native one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from millrace.units import HostNs
 
 
 class Refused(RightsError):
-    """A program of a guest may not do that; it was counted and reported already."""
+    """A guest's program may not do this. The refusal has already been counted and reported."""
 
 
 class Asker(Protocol):
-    """A connection whose request waits until somebody has decided."""
+    """A connection whose request waits for a decision."""
 
     subject: Subject
 
@@ -36,35 +36,35 @@ class Asker(Protocol):
         ...
 
     def await_answer(self, again: Answer) -> Answer:
-        """Keep the request: what is to be called with the answer. BudgetError where there is no room for it."""
+        """Keep the request; return the callback for the answer. BudgetError if there is no room for it."""
         ...
 
     def waits(self, prompt: Prompt) -> None:
-        """It is being asked."""
+        """The request has been put to a person or a policy."""
         ...
 
 
 class Door(Protocol):
-    """Where programs have come in, that may have to go again."""
+    """A door with open connections, some of which may have to be closed."""
 
     def end_forbidden(self) -> None:
-        """The grants have changed: what they forbid ends."""
+        """The grants have changed: end what they now forbid."""
         ...
 
     def close(self) -> None:
-        """The guest is stopping: its connections end when they have been told."""
+        """The guest is stopping: notify its connections, then close them."""
         ...
 
 
 def permission_of(sink: Sink) -> Permission:
-    """What recording from `sink` is; a remapped source is what it was made of."""
+    """The permission needed to record from `sink`. A remapped source counts as its master."""
     while sink.master is not None:
         sink = sink.master
     return Permission.MICROPHONE if sink.capture else Permission.MONITOR
 
 
 class Admission:
-    """One guest's."""
+    """The admission control of one guest."""
 
     def __init__(
         self, guest: str, budget: Budget, prompts: Prompts, report: Report, rights: Right | None = None
@@ -73,31 +73,31 @@ class Admission:
         self.report = report
         self.grants = Grants()
         self.principal = Principal(f"guest/{guest}", GUEST_RIGHTS if rights is None else rights, frozenset({guest}))
-        """What the programs of this guest may."""
+        """The rights of this guest's programs."""
         self.doors: list[Door] = []
         self.refused_logins = self.refused_captures = 0
 
     def account(self, parts: Mapping[Any, int]) -> Account:
-        """What a new connection makes the daemon hold; BudgetError where the guest has no room for it."""
+        """Open an account for a new connection's memory; BudgetError if the guest has no room for it."""
         return self.budget.open("connection", parts, CONNECTIONS)
 
-    # -- by the grants -----------------------------------------------------------------------
+    # -- by grants ---------------------------------------------------------------------------
 
     def verdict(self, what: Permission, subject: Subject) -> Verdict:
-        """What the grants say; see `Grants.verdict`."""
+        """See `Grants.verdict`."""
         return self.grants.verdict(what, subject)
 
     def allows(self, what: Permission, subject: Subject) -> bool:
-        """Whether it may without anybody being asked."""
+        """Whether the grants allow it without a prompt."""
         return self.grants.verdict(what, subject) is Verdict.ALLOW
 
     def demand(self, what: Permission, subject: Subject) -> None:
-        """Refused unless it may without anybody being asked."""
+        """Raise Refused unless the grants allow it without a prompt."""
         if not self.allows(what, subject):
             raise self.refusal(what, subject)
 
     def authorize(self, what: Permission, asker: Asker, now_ns: HostNs, again: Answer) -> bool:
-        """Whether it may. Where somebody is to be asked: False for now, and `again` hears the answer. Else Refused."""
+        """True if allowed. If it takes a prompt, False for now, and `again` is called with the answer. Else Refused."""
         verdict = self.grants.verdict(what, asker.subject)
         if verdict is Verdict.PROMPT:
             self.ask(what, asker, now_ns, again)
@@ -107,14 +107,14 @@ class Admission:
         return True
 
     def ask(self, what: Permission, asker: Asker, now_ns: HostNs, again: Answer) -> None:
-        """Let somebody decide."""
+        """Prompt for a decision."""
         answered = asker.await_answer(again)
         prompt = self.prompts.ask(self.guest, what, asker.subject, asker.name, now_ns, answered)
         if prompt is not None:
             asker.waits(prompt)
 
     def refusal(self, what: Permission, subject: Subject) -> Refused:
-        """For a door to answer with."""
+        """Count and report a refusal; return the error for the door to answer with."""
         if what is Permission.CONNECT:
             self.refused_logins += 1
             needed = f"to connect to guest {self.guest}"
@@ -128,34 +128,34 @@ class Admission:
         return Refused(why)
 
     def wrong_secret(self) -> None:
-        """Somebody came with another guest's cookie, or with none."""
+        """A client sent another guest's cookie, or none."""
         self.refused_logins += 1
 
     def enforce(self) -> None:
-        """The grants have changed: what waits is answered as far as they say, and what they forbid ends."""
+        """The grants have changed: answer the prompts they now decide, and end what they now forbid."""
         self.prompts.answer_decided(self.guest, self.grants)
         for door in self.doors:
             door.end_forbidden()
 
-    # -- by who it is ------------------------------------------------------------------------
+    # -- by identity -------------------------------------------------------------------------
 
     def knows(self, subject: Subject) -> bool:
-        """Whether it is known which program speaks, or any program may connect."""
+        """Whether the program is identified, or any program may connect."""
         return not subject.identity.unproven or self.allows(Permission.CONNECT, Subject())
 
     def demand_right(self, right: Right, subject: Subject, what: str) -> None:
-        """Refused unless the programs of this guest have that right, and it is known that one of them asks."""
+        """Raise Refused unless this guest's programs have the right, and the subject is known to be one of them."""
         if not (self.principal.may(right, self.guest) and self.knows(subject)):
             raise self._refused(subject, what, f"the programs of guest {self.guest} may not {right.name}")
 
     def demand_known(self, subject: Subject) -> None:
-        """RightsError where a program's own rule let it in, and it has not yet been seen to write."""
+        """RightsError if the connection was accepted by a program's own rule, but its program is not proven yet."""
         if not self.knows(subject):
             raise RightsError("this program is not identified yet: wait for welcome")
 
     @staticmethod
     def identify(subject: Subject, identity: Identity) -> bool:
-        """The program that speaks. What was granted once to another is not its own: True where it was another."""
+        """Set the subject's program. If it is a different one, drop the previous one's one-time grants; return True."""
         before, subject.identity = subject.identity, identity
         if identity.names == before.names:
             return False
@@ -163,5 +163,5 @@ class Admission:
         return True
 
     def may_speak(self, principal: Principal) -> bool:
-        """Whether a listener's microphone may be heard in this guest."""
+        """Whether a listener with these rights may send its microphone to this guest."""
         return principal.may(Right.SPEAK, self.guest)

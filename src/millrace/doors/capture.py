@@ -1,4 +1,4 @@
-"""What a guest records: a tap on a source, kept ready in the guest's own format for whoever asks."""
+"""Capture for a machine: a tap on a source, queued at the machine's own rate until the machine reads."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from millrace.graph.model import Sink, Tap
 from millrace.units import NS_PER_MS, Frames, Positions, ns_to_frames
 
 KEEP_NS = 100 * NS_PER_MS
-"""What is older is dropped: a guest that reads late should hear now, not then."""
+"""Older sound is dropped: a guest that reads late should get current sound, not a growing delay."""
 
 
 class CaptureQueue:
-    """Frames (n, channels) at the guest's `rate`, newest kept; the graph's `Consumer`.
+    """A queue of frames (n, channels) at the guest's `rate`; drops the oldest. The graph's `Consumer`.
 
-    While `running` its graph is clocked, so it fills at the host's pace, with silence if nobody speaks.
+    While it is `running` the graph is clocked, so the queue fills at the host's pace, with silence if nobody speaks.
     """
 
     def __init__(
         self, graph: Graph, source: Sink, name: str, rate: int, positions: Positions,
         ready: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """`ready` is called when more is."""
+        """`ready` is called whenever frames have been added."""
         self.graph, self.rate, self.positions, self._ready = graph, rate, positions, ready
         self.node = Tap(graph.ids.take(), name, positions, consumer=self, latency_ask_ns=10 * NS_PER_MS)
         self.node.active = self.node.clocked = False
@@ -44,7 +44,7 @@ class CaptureQueue:
         return self.node.clocked
 
     def run(self, running: bool) -> None:
-        """Start or stop recording; what is queued belongs to the past either way."""
+        """Start or stop recording. Either way the queue is cleared: its sound is out of date."""
         if running == self.running:
             return
         self._blocks.clear()
@@ -55,7 +55,7 @@ class CaptureQueue:
 
     @property
     def fill_frames(self) -> Frames:
-        """Frames ready."""
+        """Frames queued."""
         return self._fill
 
     def consume(self, block: Samples, position: Frames, level: float) -> None:
@@ -72,7 +72,7 @@ class CaptureQueue:
         """See `Consumer.idle`."""
 
     def take(self, frames: Frames) -> Samples:
-        """Up to `frames` of what is ready, at once; never waits."""
+        """Return up to `frames` queued frames without waiting."""
         out: list[Samples] = []
         while frames > 0 and self._blocks:
             block = self._blocks[0]
@@ -87,5 +87,5 @@ class CaptureQueue:
         return np.concatenate(out) if out else np.zeros((0, len(self.positions)), np.float32)
 
     def remove(self) -> None:
-        """Nobody records any more."""
+        """Recording is over: remove the tap."""
         self.graph.remove_tap(self.node)

@@ -1,8 +1,8 @@
-"""What a door tells of its streams and recorders.
+"""The status that a door reports for its streams and recorders.
 
-What shows a stream, takes its latency apart or says why it sounds as it does asks its feed, and knows no door. So a
-new door is shown, explained and diagnosed as soon as its feed is an `Ingress`. The numbers are the same for all doors;
-where the sound comes from, and what its buffer is like, each says in its own words.
+The code that lists streams, breaks down their latency or explains their sound asks the stream's feed and depends on no
+particular door. A new door is therefore listed, explained and diagnosed as soon as its feed is an `Ingress`. The
+figures are the same for all doors; each door describes the origin of the sound and its buffer in its own words.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOMEWHERE = "an unknown origin"
 
 
 class Stage(NamedTuple):
-    """One stage of a latency: how long, and whose choice that is."""
+    """One stage of a latency: its length, and what determines it."""
 
     stage: str
     ns: float
@@ -29,78 +29,78 @@ class Stage(NamedTuple):
 
 
 class PlayoutStatus(msgspec.Struct, frozen=True):
-    """How a stream fares that is sent by its sender's clock, and followed by ours."""
+    """State of a stream that is sent on its sender's clock, which we track."""
 
     target_ns: float
-    """The target delay: how long after its arrival a frame is mixed."""
+    """The target delay, from a frame's arrival to its mix."""
     latency_ns: float
-    """The same as it is now."""
+    """The current delay."""
     underruns: int
-    """Holes that were heard."""
+    """Audible dropouts."""
     concealed: int
-    """Times that sound was carried on over what came late, without a hole."""
+    """How often late sound was concealed without an audible dropout."""
     skipped: Frames
-    """Frames left out to keep the latency."""
+    """Frames skipped to hold the latency."""
     drift_ppm: float | None
-    """How fast the sender's clock runs against this machine's; None until that is known."""
+    """The sender's clock relative to this machine's; None until it is known."""
     lost: int = 0
-    """Packets that never came."""
+    """Packets that never arrived."""
     splices: int = 0
     frames: Frames = 0
-    """Frames that have come."""
+    """Frames received."""
     gains: tuple[float, ...] = ()
     """The sender's own volume, linear."""
     real_time_percent: float | None = None
-    """How much sound a second of ours brings; None until that is known."""
+    """Sound received per second of host time; None until it is known."""
 
 
 class IngressStatus(msgspec.Struct, frozen=True):
-    """What a door tells of one stream, now. A door puts its words into a subclass: only some that ask want them."""
+    """A door's current status of one stream. Its wording is in a subclass's properties, built only when asked for."""
 
     door: str = ""
-    """Which kind, as users read it; empty where no door has the stream."""
+    """The kind of door, as shown to users; empty if the stream belongs to no door."""
     format: AudioFormat | None = None
-    """None where it is made in the graph's own."""
+    """None if the stream is generated in the graph's own format."""
     fill_ns: HostNs = 0
-    """Sound that has come and is not in the graph yet."""
+    """Sound that has arrived but has not reached the graph."""
     pid: int = 0
-    """The process that has it; 0 where that is none of this machine."""
+    """The process that owns the stream; 0 if it is not a process on this machine."""
     asked_ns: HostNs | None = None
-    """Sound that its client was asked for and has not sent; None where nobody asks."""
+    """Sound requested from the client and not sent yet; None if the door does not request sound."""
     corked: bool = False
     draining: bool = False
     resampler: str | None = None
-    """None where the rates agree, and where `playout` follows the sender's clock."""
+    """None if the rates agree, or if `playout` tracks the sender's clock."""
     playout: PlayoutStatus | None = None
-    """None where the graph's clock is the stream's too: it is pulled."""
+    """None if the stream is pulled, and so runs on the graph's clock."""
 
     @property
     def origin(self) -> str:
-        """Where its sound comes from, as the end of a sentence that begins with its name."""
+        """Where the sound comes from, worded to follow the stream's name in a sentence."""
         return f"it comes from {SOMEWHERE}"
 
     @property
     def buffer(self) -> str:
-        """What its buffer is like, in a sentence."""
+        """A description of the buffer, in one sentence."""
         return ""
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Where its sound waits on the way to the resampler and the graph."""
+        """The stages at which sound waits before the resampler and the graph."""
         return ()
 
 
 class RecorderStatus(msgspec.Struct, frozen=True):
-    """What a door tells of one recorder of a program."""
+    """A door's status of one program's recorder."""
 
     door: str
     format: AudioFormat
     identity: Identity = UNKNOWN
-    """The program that has it, as far as it is known."""
+    """The program that owns the recorder, if known."""
 
 
 class Program(Protocol):
-    """A program's connection, as it is shown."""
+    """A program's connection, as shown to users."""
 
     index: int
     subject: Subject
@@ -112,32 +112,32 @@ class Program(Protocol):
 
 
 class Ingress(ABC):
-    """A feed that a door made; see `graph.model.Feed` for the rest of it."""
+    """A feed created by a door; see `graph.model.Feed` for the rest of its interface."""
 
     @abstractmethod
     def status(self) -> IngressStatus:
-        """What there is to tell of its stream. It changes nothing."""
+        """The stream's current status. Has no side effects."""
 
 
 class Recorder(ABC):
-    """A tap's consumer that is a program's recorder, and shown as one; see `graph.model.Consumer`."""
+    """A tap's consumer that is a program's recorder and is shown as one; see `graph.model.Consumer`."""
 
     @abstractmethod
     def status(self) -> RecorderStatus:
-        """What there is to tell of it. It changes nothing."""
+        """The recorder's current status. Has no side effects."""
 
 
 _NOTHING_KNOWN = IngressStatus()
 
 
 def status_of(stream: Stream) -> IngressStatus:
-    """What its door tells of a stream."""
+    """A stream's status, from its door."""
     feed = stream.feed
     return feed.status() if isinstance(feed, Ingress) else _NOTHING_KNOWN
 
 
 def recorder_of(tap: Tap) -> RecorderStatus | None:
-    """What its door tells of a recorder; None for other taps: listeners', machines'."""
+    """A recorder's status, from its door; None for other taps (of listeners and machines)."""
     consumer = tap.consumer
     return consumer.status() if isinstance(consumer, Recorder) else None
 
@@ -150,5 +150,5 @@ def described(identity: Identity) -> str:
 
 
 def round_ms(ns: float) -> str:
-    """A time, as these sentences have it."""
+    """A duration, as worded in these sentences."""
     return f"{ns / NS_PER_MS:.0f} ms"

@@ -1,4 +1,4 @@
-"""What every door to a machine looks like, whatever protocol the machine's sound comes by."""
+"""The common interface of all doors to machines, whatever the protocol."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from millrace.units import HostNs
 
 
 class MachineDoor(Protocol):
-    """What one session with a machine has in its guest's graph: what the machine plays, or records.
+    """One session's part in its guest's graph: the sound that the machine plays, or that it records.
 
-    It is given its wire. Whoever runs that calls `receive` when something has come, and `close` at the end.
+    The door is given its wire. The code that runs the wire calls `receive` when data has arrived, and `close` at the
+    end.
     """
 
     @property
     def streams(self) -> Sequence[PushedStream]:
-        """What the machine plays."""
+        """The machine's playback streams."""
         ...
 
     @property
     def recording(self) -> bool:
-        """Whether the machine records."""
+        """Whether the machine is recording."""
         ...
 
     def receive(self, now_ns: HostNs) -> None:
-        """Take what has come by the wire; RemoteProtocolError or GraphError ends the session."""
+        """Process what the wire has received; RemoteProtocolError or GraphError ends the session."""
         ...
 
     def close(self) -> None:
-        """The session has ended: its streams and recorders go."""
+        """The session has ended: remove its streams and recorders."""
         ...
 
 
 class PlayingDoor:
-    """One by which nothing is recorded."""
+    """A door that only plays."""
 
     recording = False
 
 
 class RecordingDoor:
-    """One by which nothing is played."""
+    """A door that only records."""
 
     streams: Sequence[PushedStream] = ()

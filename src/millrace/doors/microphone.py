@@ -1,4 +1,4 @@
-"""A listener's microphone in its guest's graph: packets from the listener's clock to the guest's source."""
+"""A listener's microphone in its guest's graph: packets on the listener's clock, played into the guest's source."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from millrace.playout.playout import Playout
 from millrace.units import NS_PER_MS, NS_PER_S, POSITIONS, Frames, HostNs, frames_to_ns
 
 PROFILE = JitterProfile(25 * NS_PER_MS, 20 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-5)
-"""Recordings are kept: a hole in one is worse than 20 ms more of delay."""
+"""Recordings are kept, so a dropout is worse than another 20 ms of delay."""
 SPLICE_NS = 25 * NS_PER_MS
-"""Recordings are worked with afterwards: what is off by less is worked off by speed."""
+"""Smaller errors are corrected by resampling, without a splice: recordings get edited later."""
 CHANNELS_MAX = 2
 SILENT_NS = 2 * NS_PER_S
-"""A microphone that sends nothing for that long has stopped; before, it is late."""
+"""A microphone that has sent nothing for this long has stopped; until then it counts as late."""
 
 
 class MicrophoneStatus(IngressStatus, frozen=True):
-    """What is told of such a stream."""
+    """Status of a microphone stream."""
 
     speaker: str = ""
 
@@ -39,7 +39,7 @@ class MicrophoneStatus(IngressStatus, frozen=True):
 
 
 class MicrophoneStream(Ingress):
-    """The graph's `Feed` of one listener's microphone; `speaker` is the listener's key."""
+    """The graph's `Feed` for one listener's microphone; `speaker` is the listener's key."""
 
     def __init__(self, graph: Graph, source: Sink, name: str, speaker: str) -> None:
         self.graph, self.speaker = graph, speaker
@@ -52,22 +52,22 @@ class MicrophoneStream(Ingress):
         graph.add_stream(self.node, source)
 
     def set_format(self, fmt: CodecParameters) -> None:
-        """Packets of this format follow; RemoteProtocolError for one that makes no sense."""
+        """The packets that follow have this format; RemoteProtocolError if it is not valid for a microphone."""
         if not 1 <= len(fmt.positions) <= CHANNELS_MAX or not set(fmt.positions) <= set(POSITIONS):
             raise RemoteProtocolError(f"a microphone has one or two channels, not {len(fmt.positions)}")
-        # The tape takes nothing before something is written to it.
+        # Charged only now: the tape allocates nothing until it is written to.
         self.node.account.hold("tape", tape_bytes(fmt.rate, len(self.playout.positions)), LISTENERS)
         self.playout.set_format(fmt)
 
     def push(self, packet: AudioPacket, now_ns: HostNs) -> None:
-        """A packet has come."""
+        """A packet has arrived."""
         self._came_ns = now_ns
         self.playout.push(packet, now_ns)
         if self.playout.state is not State.QUIET and not self.node.sink.suspended:
             self.graph.activate(self.node)
 
     def stop(self) -> None:
-        """The listener says that its sound ends here, for now."""
+        """The listener has signalled that its sound pauses here."""
         self.playout.silence()
 
     def pull(self, out: Samples) -> Frames:
@@ -99,5 +99,5 @@ class MicrophoneStream(Ingress):
         return MicrophoneStatus("microphone", fill_ns=playout.fill_ns, playout=fares, speaker=self.speaker)
 
     def remove(self) -> None:
-        """The listener is gone, or may no longer speak."""
+        """The listener has left, or may no longer send its microphone."""
         self.graph.remove_stream(self.node)

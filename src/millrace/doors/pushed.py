@@ -1,7 +1,7 @@
-"""A stream whose guest sends when it likes: QEMU's D-Bus, SPICE and VNC have no way to be asked.
+"""Pushed streams: the guest decides when to send, since QEMU's D-Bus, SPICE and VNC have no flow control.
 
-Frames are the guest's clock; an AdaptiveLink lets the graph hear them on its own. A guest that pauses says
-so (`stop`); one that falls silent without a word is carried on for a moment, then faded.
+The frame count is the guest's clock; an AdaptiveLink converts it to the graph's. A guest that pauses signals it
+(`stop`). If sound stops without a signal, the last of it is extended briefly, then faded out.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from millrace.playout.buffer import JitterBuffer, tape_bytes
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
 
 PROFILE = JitterProfile(10 * NS_PER_MS, 10 * NS_PER_MS, 120 * NS_PER_MS, NS_PER_MS // 2, 1e-4)
-"""A guest on this machine. QEMU's periods against its timer make a saw-tooth of 5 ms, now and then of 11."""
+"""For a guest on this machine. QEMU's periods beat against its timer: a sawtooth of 5 ms, occasionally 11."""
 FAR_PROFILE = JitterProfile(30 * NS_PER_MS, 20 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-4)
-"""One whose clock is far off: QEMU's default timing falls behind and catches up by 30 ms."""
+"""For a guest whose clock is far off: QEMU's default timing falls behind and catches up by 30 ms."""
 REMOTE_PROFILE = JitterProfile(8 * NS_PER_MS, 4 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-5)
 QUANTUM_NS = 5 * NS_PER_MS
 DRIFT_MAX = 0.3
 SPLICE_NS = 25 * NS_PER_MS
-"""What is off by less is worked off by speed: no frame of a guest that keeps time is lost or doubled."""
+"""Smaller errors are corrected by resampling, so a guest that keeps time has no frame dropped or repeated."""
 SETTLE_NS = 12 * NS_PER_MS
 FAR_OFF = 5_000e-6
-"""A guest's clock this far off is not learnt before its first sound has run late."""
+"""With a clock error this large, the guest's first sound runs late before the error is known."""
 TAPE_S = 2
 _GAP_NS = NS_PER_S
 _QUIET_NS = 2 * NS_PER_S
@@ -43,24 +43,24 @@ _SPEED_MIN_NS: HostNs = 3 * NS_PER_S
 
 
 class SpeedMeter:
-    """How much sound a second of ours brings: frames over host time, of the last ten seconds."""
+    """Measures sound received per second of host time, over the last ten seconds."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[HostNs, Frames]] = deque()
 
     def restart(self) -> None:
-        """The guest stood still, which is no slowness."""
+        """The guest was paused; that must not count as slowness."""
         self._marks.clear()
 
     def mark(self, now_ns: HostNs, frames: Frames) -> None:
-        """So many frames in all have come by now."""
+        """`frames` is the total received so far."""
         if not self._marks or now_ns - self._marks[-1][0] >= NS_PER_S:
             self._marks.append((now_ns, frames))
         while now_ns - self._marks[0][0] > _SPEED_NS and len(self._marks) > 2:
             self._marks.popleft()
 
     def percent(self, rate: int) -> float | None:
-        """Of real time; None before three seconds."""
+        """Percentage of real time; None until three seconds have been measured."""
         if not self._marks or self._marks[-1][0] - self._marks[0][0] < _SPEED_MIN_NS:
             return None
         (then, before), (now, after) = self._marks[0], self._marks[-1]
@@ -68,7 +68,7 @@ class SpeedMeter:
 
 
 class PushedStatus(IngressStatus, frozen=True):
-    """What is told of such a stream."""
+    """Status of a pushed stream."""
 
     place: str = SOMEWHERE
 
@@ -95,7 +95,7 @@ class PushedStatus(IngressStatus, frozen=True):
 
 
 class PushedStream(Ingress):
-    """The graph's `Feed` behind one such stream. `node` is in the graph from the first sound on.
+    """The graph's `Feed` of one pushed stream, whose `node` is in the graph.
 
     `origin` is where the machine was found.
     """
@@ -129,7 +129,7 @@ class PushedStream(Ingress):
     # -- in --------------------------------------------------------------------------------------
 
     def write(self, block: Samples, now_ns: HostNs) -> None:
-        """(frames, channels) have come."""
+        """A block (frames, channels) has arrived."""
         if not len(block):
             return
         if not self._anchored or now_ns - self._came_ns > _GAP_NS:
@@ -147,7 +147,7 @@ class PushedStream(Ingress):
         self.resume()
 
     def _learn(self) -> None:
-        """A clock that turns out to be far off made everything late until now: that was no jitter."""
+        """Once the drift is known to be large: the lateness so far came from drift, so restart the jitter estimate."""
         rate = self.pace.media.rate
         if not self._drift_known and rate != 0.0:
             self._drift_known = True
@@ -156,37 +156,38 @@ class PushedStream(Ingress):
                 return
         late = self._link.late_ns
         if self.pace.media.state is Lock.ACQUIRE and NS_PER_MS < late < SETTLE_NS:
-            # The first sound was late, and so all that follows it: a target delay that shrinks calmly, not a hurry.
+            # The first sound was late, and so is everything after it. Accept that as the target delay, which then
+            # shrinks slowly, instead of catching up at once.
             self.pace.jitter.target_delay_ns += late
             self._link.late_ns = 0.0
 
     def resume(self) -> None:
-        """Let the graph pull, if there is something to hear and its sink is not suspended."""
+        """Let the graph pull, if there is something to play and the sink is not suspended."""
         if not self.node.active and self._link.state is not State.QUIET and not self.node.sink.suspended:
             self.graph.activate(self.node)
 
     def _anchor(self, now_ns: HostNs) -> None:
-        """The guest's clock begins or goes on here: how long it stood still is none of its frames."""
+        """Start or resume the guest's clock here: a pause has no frames, so the frame count can't measure it."""
         self._anchored = True
         self._media_ns, self._since = now_ns, 0
         self.pace.media.anchor(now_ns, now_ns)
         self.speed.restart()
 
     def stop(self) -> None:
-        """The guest says that its sound ends here, for now."""
+        """The guest has signalled that its sound pauses here."""
         if self._link.state is not State.QUIET:
             self._voice.write(np.zeros((2 * self._voice.lookahead, len(self.format.positions)), np.float32))
         self._link.end()
         self._anchored = False
 
     def set_volume(self, gains: tuple[float, ...], mute: bool) -> None:
-        """The guest's own mixer, linear, one for all channels or one each; it ramps."""
+        """Set the guest's own mixer: linear gains, one for all channels or one per channel. Changes are ramped."""
         channels = len(self.format.positions)
         self._wanted = np.asarray((0.0,) * channels if mute else fitted(gains, channels), np.float32)
 
     @property
     def volume(self) -> tuple[float, ...]:
-        """Linear gains the guest asked for."""
+        """The linear gains that the guest has set."""
         return tuple(round(float(g), 4) for g in self._wanted)
 
     # -- out -------------------------------------------------------------------------------------
@@ -218,16 +219,16 @@ class PushedStream(Ingress):
             out *= gains
 
     def short(self, frames: Frames, played_out: bool) -> None:
-        """See `Feed.short`: nothing is to come for now."""
+        """See `Feed.short`: there is nothing to play for now."""
         del frames
         if played_out:
             self.graph.deactivate(self.node, "the guest is silent")
 
     def remove(self) -> None:
-        """The stream is gone."""
+        """The stream has ended."""
         self.graph.remove_stream(self.node)
 
-    # -- how it fares ----------------------------------------------------------------------------
+    # -- status ----------------------------------------------------------------------------------
 
     def status(self) -> IngressStatus:
         """See `Ingress`."""
@@ -243,39 +244,39 @@ class PushedStream(Ingress):
 
     @property
     def tally(self) -> PlayoutStats:
-        """What had to be done to keep time."""
+        """Counts of the corrections made to hold the latency."""
         return self._link.tally
 
     @property
     def fill_ns(self) -> HostNs:
-        """Sound queued."""
+        """Duration of queued sound."""
         return self._link.fill_ns
 
     @property
     def target_delay_ns(self) -> float:
-        """How long after its arrival a frame is mixed."""
+        """The target delay, from a frame's arrival to its mix."""
         return self.pace.target_delay_ns
 
     @property
     def latency_ns(self) -> float:
-        """From the arrival of a frame, at its earliest, to the graph's mix."""
+        """From a frame's earliest possible arrival to the graph's mix."""
         return self.pace.target_delay_ns + self._link.late_ns
 
     @property
     def drift_ppm(self) -> float | None:
-        """How fast the guest's card runs against this machine; None until that is known."""
+        """The guest's card clock relative to this machine's; None until it is known."""
         return self.pace.media.ppm if self.pace.locked else None
 
 
 def fitted(gains: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Gains chosen for one layout, in another: their mean where the counts differ."""
+    """Gains set for one layout, applied to another: their mean if the channel counts differ."""
     if len(gains) == channels:
         return gains
     return (sum(gains) / len(gains) if gains else 1.0,) * channels
 
 
 def new_stream(graph: Graph, sink: Sink, name: str, fmt: AudioFormat, props: dict[str, str]) -> Stream:
-    """A node for a pushed stream, in the graph; GraphError where the guest has too many."""
+    """Add a node for a pushed stream to the graph; GraphError if the guest has too many."""
     node = Stream(graph.ids.take(), name, fmt.positions, props)
     node.asks = {"tape": tape_bytes(fmt.rate, len(fmt.positions), TAPE_S)}
     graph.add_stream(node, sink)

@@ -1,4 +1,4 @@
-"""A client's frames at the graph's rate: read as they are where the rates agree, else through a resampler."""
+"""Converts a client's frames to the graph's rate: directly if the rates agree, else through a resampler."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from millrace.dsp.resample import PIECE_FRAMES, Resampler, SincResampler, make_r
 from millrace.units import Frames, HostNs, frames_to_ns
 
 Read = Callable[[Samples], Frames]
-"""Fills the head of an array with frames at the client's rate; returns how many."""
+"""Fills the head of an array with frames at the client's rate; returns the number of frames."""
 
 
 class Resampled:
-    """Fills arrays at `rate_out` from what `read` gives at `rate_in`.
+    """Fills arrays at `rate_out` with frames read at `rate_in`.
 
-    With `glide` the resampler is one whose rate may change without a seam, and is there at equal rates too.
+    `glide` selects a resampler whose ratio can change seamlessly; it is then used even if the rates are equal.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int, low_delay: bool, glide: bool = False) -> None:
@@ -29,7 +29,7 @@ class Resampled:
         self._begin()
 
     def change(self, rate_in: int, low_delay: bool) -> None:
-        """Go on from another rate, or with another delay; what was read before comes out first."""
+        """Continue from another rate, or with another delay. Frames read before the change come out first."""
         if (rate_in, low_delay) == (self._rates[0], self._low_delay):
             return
         self._rates, self._low_delay = (rate_in, self._rates[1]), low_delay
@@ -47,45 +47,45 @@ class Resampled:
         else:
             self._resampler = make_resampler(rate_in, rate_out, self._channels, self._low_delay)
         self._inside = 0.0
-        """Frames read and not made yet, at `rate_out`."""
+        """Frames inside the resampler, at `rate_out`."""
 
     @property
     def _glides(self) -> bool:
         return self._glide and not stretched(*self._rates)
 
     def _keep(self, more: Samples) -> None:
-        """Queue what was made behind what is not taken yet."""
+        """Append resampled frames to those not taken yet."""
         pending = self._pending
         self._pending = more if pending is None or not len(pending) else np.concatenate((pending, more))
 
     @property
     def method(self) -> str | None:
-        """The resampler's name, None where none is needed."""
+        """The resampler's name; None if none is needed."""
         return None if self._resampler is None else str(getattr(self._resampler, "name", "src-sinc-fastest"))
 
     @property
     def direct(self) -> bool:
-        """Whether what is read next is given as it is: there is no resampler, and nothing left of one."""
+        """Whether frames pass unchanged: there is no resampler, and no output of an earlier one is left."""
         return self._resampler is None and self._pending is None
 
     @property
     def pending(self) -> bool:
-        """Whether frames are resampled and not taken."""
+        """Whether resampled frames are waiting."""
         return self._pending is not None and len(self._pending) > 0
 
     @property
     def held_ns(self) -> HostNs:
-        """What was read and not taken, the resampler's own delay included."""
+        """Duration of sound read but not taken, including the resampler's delay."""
         pending = 0 if self._pending is None else len(self._pending)
         return frames_to_ns(pending + max(0, round(self._inside)), self._rates[1])
 
     def clear(self) -> None:
-        """Forget what is not taken, and what the resampler remembers of it."""
+        """Discard the waiting frames and the resampler's state."""
         self._pending = None
         self._begin()
 
     def pull(self, out: Samples, read: Read, due: Frames) -> Frames:
-        """Fill the head of `out`. Where `read` is dry before `due` frames, what the resampler holds back comes too."""
+        """Fill the head of `out`. If `read` runs dry before `due` frames, flush the resampler's tail too."""
         if self.direct:
             return read(out)
         filled = self._take(out)
@@ -98,18 +98,18 @@ class Resampled:
         return filled
 
     def _take(self, out: Samples) -> Frames:
-        """Fill the head of `out` with what is made already."""
+        """Fill the head of `out` from the waiting frames."""
         pending = self._pending
         if pending is None:
             return 0
         got = min(len(pending), len(out))
         out[:got] = pending[:got]
-        # A copy: a view of some frames would keep all that was made with them.
+        # A copy: a view would keep the whole array alive.
         self._pending = pending[got:].copy() if got < len(pending) else None
         return got
 
     def _more(self, frames: Frames, read: Read, ending: bool) -> Samples | None:
-        """Resample as much input as gives about `frames`, or a piece of it; None when there is no more."""
+        """Resample enough input for about `frames`, at most one piece at a time; None if there is no more."""
         frames = min(frames, PIECE_FRAMES, PIECE_FRAMES * self._rates[1] // self._rates[0] + 1)
         block = np.empty((frames * self._rates[0] // self._rates[1] + 1, self._channels), np.float32)
         got = read(block)

@@ -1,1 +1,1 @@
-"""Where sound leaves the graph."""
+"""Outlets: where sound leaves the graph."""

@@ -1,8 +1,8 @@
-"""The peer outlet: a sink's monitor, encoded once per distinct setting, to any number of listeners.
+"""The peer outlet: sends a sink's monitor to any number of listeners, encoded once per distinct settings.
 
-`SharedEncoder` is a tap with one encoder; every listener whose settings are the same shares it, and
-each gets the same packet bytes. A listener that can't keep up has its oldest packets dropped, whole,
-from its own bounded queue; nobody else notices.
+`SharedEncoder` is a tap with one encoder. All listeners with the same settings share it and get the same
+packet bytes. Each listener has its own bounded queue: if one can't keep up, its oldest packets are dropped
+whole, and the other listeners are not affected.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from millrace.wire.peer.messages import FormatChanged, Silence, encode_message, 
 from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 
 HOLD_NS = 200 * NS_PER_MS
-"""Digital silence this long ends the sending: codec tails are out by then."""
+"""After this much digital silence, sending stops. By then the codec's tail has been sent."""
 QUEUE_PACKETS_MAX, QUEUE_BYTES_MAX = 50, 1024 * 1024
 ENCODER_BYTES = 64 * 1024
-"""What an encoder takes for each channel, its packets included."""
+"""Memory of an encoder per channel, including its packets."""
 LATENCY_ASKS_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PER_MS, "robust": 40 * NS_PER_MS}
 
 Message = str | bytes
@@ -40,10 +40,11 @@ Write = Callable[[Sequence[Message]], None]
 
 
 class Subscriber:
-    """One listener: its settings, its queue, its counters.
+    """One listener: its settings, queue and counters.
 
-    `write` puts messages on the line, in one go; `room` says whether the line can take more now, and `may_queue`
-    whether so many bytes may wait for it; `dropped` hears that it is full, and a packet was thrown away.
+    `write` sends messages on the connection in one write. `room` says whether the connection can take more now, and
+    `may_queue` whether that many bytes may be queued for it (the guest's budget decides). `dropped` is called for
+    every packet dropped from the full queue.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Subscriber:
         self.codecs: tuple[str, ...] = ("opus",)
         self.latency = "normal"
         self.tracks = False
-        """It takes media packets in the layout of tracks."""
+        """Whether it takes media packets in the track layout."""
         self.group: SharedEncoder | None = None
         self.sent_packets = 0
         self.sent_bytes = 0
@@ -71,7 +72,7 @@ class Subscriber:
         return f"listener/{self.id}"
 
     def send(self, *messages: Message) -> None:
-        """Send, or queue while the line is full; the oldest media is dropped past the bound."""
+        """Send, or queue while the connection is full. Beyond the limits, drop the oldest media packets first."""
         if not self._queue and self._room():
             self._put(messages)
             return
@@ -102,7 +103,7 @@ class Subscriber:
         self._take()
 
     def flush(self) -> None:
-        """Send what is queued, as far as the line takes it."""
+        """Send as much of the queue as the connection takes."""
         while self._queue and self._room():
             self._put((self._take(),))
             if not self._queue:
@@ -116,7 +117,7 @@ class Subscriber:
 
     @property
     def queued(self) -> int:
-        """Messages waiting for the line."""
+        """Messages queued."""
         return len(self._queue)
 
 
@@ -161,9 +162,9 @@ class SharedEncoder:
         self._packet_frames = 0
         self._packets: list[bytes] = []
         self._tracked: list[bytes] = []
-        """The same packets in the layout of tracks, while somebody takes that."""
+        """The same packets in the track layout, while a listener wants them."""
         self.spent_ns: HostNs = 0
-        """What its last cycle took."""
+        """Time spent in the last cycle."""
         try:
             graph.add_tap(self.tap, sink)
         except GraphError:
@@ -172,12 +173,12 @@ class SharedEncoder:
 
     @property
     def sink(self) -> Sink:
-        """What it listens to."""
+        """The sink that is encoded."""
         assert self.tap.sink is not None
         return self.tap.sink
 
     def format(self) -> CodecParameters:
-        """What its packets carry, for the listeners."""
+        """The format of the packets, as sent to listeners."""
         encoder = self._encoder
         return CodecParameters(
             self.generation, self.settings.codec, self.rate, list(self.tap.positions),
@@ -187,7 +188,7 @@ class SharedEncoder:
         )  # fmt: skip
 
     def configure(self, settings: CodecSettings) -> None:
-        """Change controls in the running encoder."""
+        """Change settings of the running encoder."""
         self.settings = settings
         if self._encoder is not None:
             self._encoder.configure(settings)
@@ -196,13 +197,13 @@ class SharedEncoder:
         self._quantum = 0
 
     def close(self) -> None:
-        """Nobody listens any more. Group and tap know each other, so the encoder would wait long for the collector."""
+        """Free the encoder now: group and tap refer to each other, so it would wait long for the cyclic collector."""
         if self._encoder is not None:
             self._encoder.close()
             self._encoder = None
 
     def update_loss(self) -> None:
-        """The encoder expects what its unluckiest listener reports, or what was asked for if that is more."""
+        """Expect the highest loss that any listener reports, or the configured loss if that is higher."""
         expected = max([self.settings.loss, *(outlet.loss_percent for outlet in self.outlets)])
         if self._encoder is not None and expected != self._expected_loss:
             self._expected_loss = expected
@@ -246,13 +247,13 @@ class SharedEncoder:
         self._packetise(block)
 
     def _strayed(self, start: Frames) -> bool:
-        """True at the first block, and after the graph's position has jumped."""
+        """True for the first block, and after the graph's position has jumped."""
         if self._next_position is None:
             return True
         return abs(start - self._next_position - self._fill) > self.rate // 10
 
     def _choose_packet(self) -> None:
-        """Packets follow the settings, or else the quantum: 20 ms, less where low latency is asked for."""
+        """Take the packet duration from the settings, else from the quantum: 20 ms, or less at low latency."""
         self._quantum = self.graph.quantum_frames
         quantum_us = self._quantum * 1_000_000 // self.graph.rate
         chosen_us = self.settings.frame_us or (
@@ -280,7 +281,7 @@ class SharedEncoder:
         self._send_packets()
 
     def _send_packets(self) -> None:
-        """All packets of a cycle go out in one write a listener: on a busy host the writes cost most."""
+        """Send a cycle's packets in one write per listener: on a busy host, writes cost the most."""
         if self._packets:
             packets, self._packets = self._packets, []
             tracked, self._tracked = self._tracked, []
@@ -294,8 +295,8 @@ class SharedEncoder:
         if self._encoder is not None:
             payload = self._encoder.encode(block)
             if self.settings.dtx and len(payload) <= 2:
-                # RFC 6716, section 2.1.9: such packets need not be sent; the listener conceals. They are
-                # no loss, so they take no sequence number.
+                # RFC 6716, section 2.1.9: such packets need not be sent; the listener conceals. This is not
+                # loss, so they take no sequence number.
                 return
         else:
             payload = encode_pcm(self.settings.codec, block)
@@ -308,20 +309,20 @@ class SharedEncoder:
         self._sequence += 1
 
     def _track_packet(self, frames: Frames, host_ns: HostNs, payload: bytes, follows: bool) -> bytes:
-        """What was encoded as a packet of a track: each part of sound can be decoded by itself."""
+        """The same payload as a track packet. Every audio packet can be decoded by itself, so each is a key packet."""
         length_ns, flags = frames_to_ns(frames, self.rate), WHOLE_KEY
         packet = Packet(self._sequence, self.generation, host_ns, host_ns, length_ns, host_ns, flags, payload)
         return pack_track(SOUND_TRACK, packet, follows)
 
     def idle(self, position: Frames) -> None:
-        """See `Consumer.idle`: say once where the sound ends, then send nothing."""
+        """See `Consumer.idle`: announce once where the sound ends, then send nothing."""
         if not self._quiet:
             self._quiet = True
             self._flush_rest()
             self._broadcast_silence(self._next_position or position * self.rate // self.graph.rate)
 
     def _flush_rest(self) -> None:
-        """Send what is left of the last packet, padded with silence."""
+        """Send the last, incomplete packet, padded with silence."""
         if self._fill and self._next_position is not None:
             self._pending[self._fill : self._packet_frames] = 0.0
             self._fill = 0
@@ -342,44 +343,44 @@ def _in_words(group: SharedEncoder | None) -> str:
 
 
 Changed = Callable[[Subscriber, str, str], None]
-"""A listener hears another codec, rate or layout from here on: what it was and what it is, in words."""
+"""Called when a listener's codec, rate or layout changes, with descriptions of the old and the new format."""
 
 
 def _untold(outlet: Subscriber, before: str, after: str) -> None:
-    """Nobody asks what listeners are sent."""
+    """Ignore the change."""
 
 
 class Subscribers:
     """All listeners of one guest, grouped by sink and settings."""
 
     def __init__(self, graph: Graph, clock: Callable[[], HostNs] = lambda: 0, changed: Changed = _untold) -> None:
-        """What the encoders take is measured by `clock`."""
+        """`clock` measures the time spent encoding."""
         self.graph, self._clock, self._changed = graph, clock, changed
         self.outlets: dict[int, Subscriber] = {}
         self._groups: list[SharedEncoder] = []
         self._generation = 0
 
     def encoding_ns(self) -> HostNs:
-        """What the encoders took in their last cycle."""
+        """Time that all encoders together spent in their last cycle."""
         return sum(group.spent_ns for group in self._groups)
 
     def join(self, outlet: Subscriber, sink: Sink) -> None:
-        """`outlet` begins to hear `sink`."""
+        """Start sending `sink` to `outlet`."""
         group = self._group_for(sink, outlet.settings)
         self.outlets[outlet.id] = outlet
         self._enter(outlet, group)
 
     def leave(self, outlet: Subscriber) -> None:
-        """`outlet` is gone."""
+        """Stop sending to `outlet`: the listener has left."""
         self.outlets.pop(outlet.id, None)
         self._exit(outlet)
 
     def move(self, outlet: Subscriber, sink: Sink) -> None:
-        """`outlet` hears another sink."""
+        """Send another sink to `outlet`."""
         self._go_over(outlet, sink, outlet.settings)
 
     def configure(self, outlet: Subscriber, settings: CodecSettings) -> None:
-        """Change a listener's settings while it plays, keeping the encoder's state where that is possible."""
+        """Change a listener's settings during playback, keeping the encoder's state if possible."""
         group, old = outlet.group, outlet.settings
         if group is None or old == settings:
             outlet.settings = settings
@@ -394,7 +395,7 @@ class Subscribers:
 
     def _go_over(self, outlet: Subscriber, sink: Sink, settings: CodecSettings) -> None:
         before = _in_words(outlet.group)
-        # Refused here, if at all: then the listener goes on hearing what it heard.
+        # This is the only step that can fail. It comes first, so that on failure nothing changes for the listener.
         group = self._group_for(sink, settings)
         if group is outlet.group:
             return

@@ -1,1 +1,1 @@
-"""The native door: streams whose sound is in memory shared with the client."""
+"""The native door: streams whose sound is in memory that is shared with the client."""

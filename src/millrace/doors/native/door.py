@@ -1,4 +1,4 @@
-"""The native door of one guest: its streams and recorders, whichever connection has them."""
+"""The native door of one guest: its streams and recorders, of all connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from millrace.graph.model import Node, Sink
 
 
 class NativeDoor:
-    """What the graph does to them goes to them: they are taken away, or their sink plays again."""
+    """Passes the graph's changes on to its streams and recorders: their removal, and a sink that resumes."""
 
     def __init__(self, graph: Graph) -> None:
         self.playback: dict[int, NativePlayback] = {}
@@ -17,7 +17,7 @@ class NativeDoor:
         graph.observers.append(self._graph_changed)
 
     def forget(self, id_: int) -> None:
-        """A stream or recorder is none of the door's any more."""
+        """Drop a stream or recorder that has ended."""
         self.playback.pop(id_, None)
         self.records.pop(id_, None)
 

@@ -1,7 +1,7 @@
-"""A native playback stream: the graph pulls from memory that the client writes.
+"""A native playback stream: the graph pulls from shared memory that the client writes to.
 
-The client keeps the ring filled up to `target` frames. It is woken when there is room for a period, and only if it
-waits; it wakes us only when we wait, which is before the first sound and after an underrun.
+The client keeps the ring filled up to `target` frames. It is woken when there is room for a period, and only if it is
+waiting. It wakes us only while we are waiting: before the first sound, and after an underrun.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOW_DELAY_NS: HostNs = 150 * NS_PER_MS
 
 
 class NativeStatus(IngressStatus, frozen=True):
-    """What is told of such a stream."""
+    """Status of a native stream."""
 
     target_ns: HostNs = 0
 
@@ -47,13 +47,13 @@ class NativeStatus(IngressStatus, frozen=True):
 
 
 class NativePlayback(Ingress):
-    """The graph's `Feed`. `wake` wakes the client; `notice` tells it what happened to its stream."""
+    """The graph's `Feed`. `wake` wakes the client; `notice` sends it an event about its stream."""
 
     def __init__(
         self, graph: Graph, node: Stream, fmt: AudioFormat, ring: Ring, target: Frames, wake: Callable[[], None],
         notice: Callable[[str, str], None], removed: Callable[[], None],
     ) -> None:  # fmt: skip
-        """`removed` is called when the graph has let the stream go."""
+        """`removed` is called when the graph has removed the stream."""
         self.graph, self.node, self.format, self.ring, self.target = graph, node, fmt, ring, target
         self._wake, self._notice = wake, notice
         self.taken: Frames = 0
@@ -63,7 +63,7 @@ class NativePlayback(Ingress):
         self.broken = False
         self.draining = False
         self.pid = 0
-        """The client's process."""
+        """The client's process ID."""
         self.why = ""
         self._seen: Frames = 0
         self._wrote_ns: HostNs = 0
@@ -79,12 +79,12 @@ class NativePlayback(Ingress):
 
     @property
     def resample_method(self) -> str | None:
-        """The resampler's name, None where none is needed."""
+        """The resampler's name; None if none is needed."""
         return self._resampled.method
 
     @property
     def fill(self) -> Frames:
-        """Frames in the ring. What the client says is checked: nonsense ends its stream."""
+        """Frames in the ring. The client's write position is not trusted: an impossible one ends the stream."""
         fill = self.ring.written - self.taken
         if not 0 <= fill <= self.ring.capacity:
             self.broken = True
@@ -102,7 +102,7 @@ class NativePlayback(Ingress):
     # -- the client's side -----------------------------------------------------------------------
 
     def rung(self) -> None:
-        """The client has written while we waited for it."""
+        """The client has written while we were waiting."""
         fill = self.fill
         if self.broken:
             self.end("the ring's positions are impossible")
@@ -112,11 +112,11 @@ class NativePlayback(Ingress):
         self.resume()
 
     def resume(self) -> None:
-        """Let the graph pull, if there is something to hear and nothing holds it back."""
+        """Let the graph pull, if there is something to play and nothing holds it back."""
         held = self.corked or self.prebuffering or self.broken or self.node.sink.suspended
         if not held and (self.fill or self._resampled.pending):
             if not self.node.active:
-                # Nobody has looked meanwhile: what was written is dated by the first look from here on.
+                # The ring was not checked while the stream was inactive, so earlier times can't date what was written.
                 self._looked_ns = self._woken_ns = 0
             self.ring.reader_waits = False
             self.graph.activate(self.node)
@@ -130,7 +130,7 @@ class NativePlayback(Ingress):
         self.resume()
 
     def drain(self) -> None:
-        """Play what there is, then say so."""
+        """Play what is queued, then notify the client."""
         self.draining = True
         self.prebuffering = False
         self._resampled.tail_done = False
@@ -139,7 +139,7 @@ class NativePlayback(Ingress):
             self._drained()
 
     def flush(self) -> None:
-        """Throw away what is queued."""
+        """Discard what is queued."""
         self.graph.discard(self.node)
         self._resampled.clear()
         self.taken += self.fill
@@ -156,7 +156,7 @@ class NativePlayback(Ingress):
         self._notice("drained", "")
 
     def end(self, why: str, since_ns: HostNs = 0) -> None:
-        """Take the stream away, and say why, and since when if not just now."""
+        """Remove the stream; `since_ns` is when the trouble began, if not just now."""
         self.why = why
         if self.broken:
             self.graph.troubled(self.node, "ring_corrupted", since_ns)
@@ -190,19 +190,19 @@ class NativePlayback(Ingress):
         return n
 
     def _notice_writing(self) -> None:
-        """When the client last wrote (where it was woken for that, just then), and was first woken since."""
+        """Track when the client last wrote (if it was woken to write, when it was woken), and was first woken since."""
         written, now = self.taken + self.fill, self.graph.now_ns
         if written != self._seen:
             self._seen, self._wrote_ns, self._woken_ns = written, self._woken_ns or self._since_looked(now), 0
         self._looked_ns = now
 
     def _since_looked(self, now_ns: HostNs) -> HostNs:
-        """When something was written that was not there at the last look."""
+        """When a change that was not there at the last check happened, estimated as halfway since then."""
         return ((self._looked_ns or now_ns) + now_ns) // 2
 
     @property
     def silent_since_ns(self) -> HostNs:
-        """When the client ceased to write: after that was last seen, and before it was woken and did not."""
+        """When the client stopped writing, estimated as halfway from its last write to its first unanswered wake-up."""
         return (self._wrote_ns + self._woken_ns) // 2 if self._woken_ns else self._wrote_ns
 
     def short(self, frames: Frames, played_out: bool) -> None:
@@ -223,5 +223,6 @@ class NativePlayback(Ingress):
         self.ring.reader_waits = True
         self.graph.deactivate(self.node, "underrun")
         self._notice("underrun", "")
-        # What was written between the last look and the flag would wait for ever.
+        # Frames written between the last check and setting `reader_waits` came without a wake-up: without this check
+        # they would wait for ever.
         self.rung()

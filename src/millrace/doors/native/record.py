@@ -1,7 +1,7 @@
-"""A native recorder: a monitor's or a source's sound, written to memory that the client reads.
+"""A native recorder: the sound of a monitor or source, written to shared memory that the client reads.
 
-The daemon never waits: a client that does not read in time finds that the ring has gone round, and goes on at what is
-there.
+The daemon never waits. A client that does not read in time finds that the ring has been overwritten, and continues
+with what is there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NativeRecord(Recorder):
         self, graph: Graph, node: Tap, fmt: AudioFormat, ring: Ring, period: Frames, wake: Callable[[], None],
         removed: Callable[[], None],
     ) -> None:  # fmt: skip
-        """`removed` is called when the graph has let it go."""
+        """`removed` is called when the graph has removed the recorder."""
         self.graph, self.node, self.format, self.ring, self.period = graph, node, fmt, ring, period
         self._wake = wake
         self.written: Frames = 0
@@ -46,7 +46,7 @@ class NativeRecord(Recorder):
         return RecorderStatus("native", self.format)
 
     def cork(self, corked: bool) -> None:
-        """Pause or resume; a corked recorder keeps no graph running."""
+        """Pause or resume. A corked recorder does not keep the graph running."""
         self.node.active = self.node.clocked = not corked
         self.graph.touch(self.node)
 
@@ -67,5 +67,5 @@ class NativeRecord(Recorder):
             self._wake()
 
     def idle(self, position: Frames) -> None:
-        """See `Consumer.idle`: a running recorder is clocked, so this means corked."""
+        """See `Consumer.idle`: a running recorder keeps the graph clocked, so this one is corked."""
         del position

@@ -1,4 +1,4 @@
-"""One virtual machine's sound cards: QEMU's calls to graph verbs, the graph's microphone to its answers."""
+"""One virtual machine's sound cards: QEMU's calls become graph verbs, and captured sound becomes its replies."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from millrace.wire.qemu.audio import (
 log = logging.getLogger("millrace.qemu")
 VOICES_MAX = 64
 KEPT_MAX = 256
-"""Voices that have ended and may come back."""
+"""Ended voices that are remembered, in case they come back."""
 VOLUME_MAX = 255
 
 
 def gains_of(volume: tuple[int, ...]) -> tuple[float, ...]:
-    """The guest's mixer, 0 to 255, as linear gains: cubic, as QEMU's own PulseAudio output has it.
+    """The guest's mixer, 0 to 255, as linear gains. The curve is cubic, as in QEMU's own PulseAudio output.
 
-    Cards count in steps of decibels, and the cubic law is the nearest to that of those in use.
+    Cards use steps in decibels; of the curves in use, the cubic one is the closest to that.
     """
     return tuple(cubic_to_gain(v * 65536 // VOLUME_MAX) for v in volume)
 
 
 @dataclass(slots=True)
 class _Kept:
-    """What a user chose for a voice, over the card's changes of format."""
+    """Settings of a voice that survive the card's format changes."""
 
     sink: Sink
     gains: tuple[float, ...]
     mute: bool
     pace: RateController
-    """The card's clock, as far as it was learnt."""
+    """The card's clock, as measured so far."""
 
 
 @dataclass(slots=True)
@@ -69,22 +69,22 @@ class InVoice:
 
 
 class KeptVoices:
-    """What is known of a machine's voices that have ended, in this session or in one before: they may come back."""
+    """Remembers voices that have ended, in this session or an earlier one, since they may come back."""
 
     def __init__(self) -> None:
         self._voices: dict[int, _Kept] = {}
         self.volume: dict[int, tuple[tuple[float, ...], bool]] = {}
-        """By voice: the card's mixer, and whether it is muted."""
+        """The card's mixer gains and mute state, by voice."""
 
     def __len__(self) -> int:
         return len(self._voices)
 
     def get(self, id_: int) -> _Kept | None:
-        """What is known of one."""
+        """What is remembered of one voice."""
         return self._voices.get(id_)
 
     def keep(self, id_: int, stream: PushedStream) -> None:
-        """One has ended; those that ended first are forgotten."""
+        """Remember an ended voice; the voices that ended longest ago are forgotten."""
         node = stream.node
         self._voices.pop(id_, None)
         self._voices[id_] = _Kept(node.sink, node.gains, node.mute, stream.pace)
@@ -95,7 +95,7 @@ class KeptVoices:
 
 
 class QemuPlayback(PlayingDoor):
-    """What a machine's cards play: calls to the out listener, which is `peer`. `origin` is where it was found."""
+    """A machine's playback: calls to the out listener, `peer`. `origin` is where the machine was found."""
 
     def __init__(
         self, graph: Graph, peer: AudioPeer, name: str, kept: KeptVoices, origin: str = SOMEWHERE
@@ -172,7 +172,7 @@ class QemuPlayback(PlayingDoor):
 
 
 class QemuRecord(RecordingDoor):
-    """What a machine's cards record, from `source`: calls to the in listener, which is `peer`."""
+    """A machine's capture, from `source`: calls to the in listener, `peer`."""
 
     def __init__(self, graph: Graph, source: Sink, peer: AudioPeer, name: str) -> None:
         self.graph, self.source, self.peer, self.name = graph, source, peer, name
@@ -185,11 +185,11 @@ class QemuRecord(RecordingDoor):
 
     @property
     def reads(self) -> int:
-        """How often the cards have asked for sound."""
+        """How often the cards have requested sound."""
         return sum(voice.reads for voice in self.voices.values())
 
     def receive(self, now_ns: HostNs) -> None:
-        """See `MachineDoor`. QEMU, and with it the guest, waits for the answer to a read."""
+        """See `MachineDoor`. QEMU, and so the whole guest, blocks until a read is answered."""
         del now_ns
         for event in self.peer.events():
             if isinstance(event, VoiceRead):
@@ -215,7 +215,7 @@ class QemuRecord(RecordingDoor):
             voice.queue.remove()
 
     def _read(self, event: VoiceRead) -> bytes:
-        """What is ready; short rather than late, as the size of the answers is the pace of the recording."""
+        """Return what is ready, without waiting for more: QEMU blocks, and the reply sizes pace the recording."""
         voice = self.voices.get(event.id)
         if voice is None:
             return b""

@@ -1,1 +1,1 @@
-"""The SPICE door."""
+"""The SPICE door: a machine's sound in a guest's graph."""

@@ -40,13 +40,13 @@ from millrace.wire.spice.messages import (
 )
 
 RECORD_FRAMES: Frames = 512
-"""spice-server 0.15.1 garbles a message that crosses its ring of 8192 frames; these never do."""
+"""spice-server 0.15.1 garbles a message that wraps in its ring of 8192 frames. Messages of this size never do."""
 MM_GAP_MS = 200
 _MM_MODULO = 1 << 32
 
 
 class SpicePlayback(PlayingDoor):
-    """The playback channel: what the machine plays."""
+    """The playback channel: sound that the machine plays."""
 
     def __init__(
         self, graph: Graph, channel: SpiceChannel, name: str, profile: JitterProfile = PROFILE, origin: str = SOMEWHERE
@@ -121,7 +121,7 @@ class SpicePlayback(PlayingDoor):
         stream.write(block, now_ns)
 
     def _check_time(self, mm_time: int, frames: Frames, stream: PushedStream) -> None:
-        """Multimedia time that has moved on without sound: the server left some out, so time is taken anew."""
+        """If multimedia time has jumped, the server has left out sound: restart the stream's clock."""
         if self._expected_ms is not None:
             ahead = (mm_time - self._expected_ms) % _MM_MODULO
             if MM_GAP_MS < ahead < _MM_MODULO - MM_GAP_MS:
@@ -152,7 +152,7 @@ class SpicePlayback(PlayingDoor):
 
 
 class SpiceRecord(RecordingDoor):
-    """The record channel: what the machine records."""
+    """The record channel: sound that the machine records."""
 
     def __init__(self, graph: Graph, source: Sink, channel: SpiceChannel, name: str, wake: Callable[[], None]) -> None:
         self.graph, self.source, self.channel, self.name = graph, source, channel, name

@@ -19,11 +19,11 @@ SessionEvent: TypeAlias = Ready | TlsWanted
 
 
 def _untold(event: SessionEvent) -> None:
-    """Nobody asks."""
+    """Ignore session events."""
 
 
 class VncDoor(PlayingDoor):
-    """One VNC connection's stream. `told` hears what the session's events are: it is let in, or TLS begins."""
+    """One VNC connection's stream. `told` is called with session events: login accepted, or TLS requested."""
 
     def __init__(
         self, graph: Graph, wire: VncClient, told: Callable[[SessionEvent], None] = _untold,
