@@ -1,4 +1,4 @@
-"""What is set of one guest."""
+"""The configuration of one guest."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ class GuestConfig:
     pulse_tcp: tuple[str, ...] = ()
     doors: tuple[DoorSpec, ...] = ()
     rights: Right | None = None
-    """What this guest's own programs may; all but admin if not given."""
+    """Rights of this guest's own programs; everything but admin if None."""
     grants: tuple[tuple[Permission, Verdict], ...] = ()
-    """Rules for all its programs that stand unless others were made while it ran."""
+    """Default rules for all its programs; rules made at run time take precedence."""
     attach: tuple[Place, ...] = ()
-    """Where this guest's own admins may look for its machines: see doorspec."""
+    """Where this guest's own admins may attach machines: see `machines/address.py`."""
     microphone: bool = True
     """Whether listeners that offer their microphone may speak, unless `set listener/N mic=off` says otherwise."""
     memory: int = GUEST_BYTES_MAX
-    """Bytes that all of it together may make the daemon hold."""
+    """Its memory budget in the daemon, in bytes."""
 
 
 def checked_guest_name(name: str) -> str:
-    """A name fit for paths and URLs, else ConfigError."""
+    """Check that a guest name is safe in paths and URLs; ConfigError otherwise."""
     return parse_name(name, "guest name", _RESERVED)
 
 
 STREAM_TABLES = "stream/"
-"""Where in the memory of session managers the tables of guests' streams are: stream/GUEST/GROUP."""
+"""Prefix of the keys under which remembered streams are stored: stream/GUEST/GROUP."""
 
 
 def stream_table(guest: str) -> str:
-    """Under which keys a session manager remembers a guest's streams."""
+    """Prefix of the keys of one guest's remembered streams."""
     return f"{STREAM_TABLES}{guest}/"
 
 
 def graph_rate(value: object, what: str) -> int:
-    """A guest's rate in Hz, from a file or a message."""
+    """Check a guest's sample rate in Hz."""
     return checked_int(value, what, GUEST_RATE_MIN, RATE_MAX)
 
 
 def graph_channels(value: object, what: str) -> int:
-    """The channels of a guest's default sink."""
+    """Check the channel count of a guest's default sink."""
     return checked_int(value, what, 1, GUEST_CHANNELS_MAX)
 
 
 def added_guest(name: str, options: dict[str, Any]) -> GuestConfig:
-    """What a guest is that was added while running."""
+    """The configuration of a guest that is added at run time."""
     rate = graph_rate(options.get("rate", 48_000), "rate")
     return GuestConfig(name, rate, graph_channels(options.get("channels", 2), "channels"))

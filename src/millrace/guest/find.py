@@ -1,4 +1,4 @@
-"""Things of a guest by the keys that people use: stream/7, sink/millrace."""
+"""Looking up a guest's objects by key: stream/7, sink/millrace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEVEL_MIN_DB, LEVEL_MAX_DB = -200.0, 36.0
 
 
 def parse_volume(text: str) -> float:
-    """'50%' (cubic, as pactl's) or '-6dB' to a linear gain."""
+    """Parse '50%' (cubic, as in pactl) or '-6dB' to a linear gain."""
     bare = text.strip().lower()
     if bare.endswith("%"):
         return cubic_to_gain(round(parse_decimal(bare, "volume", 0, VOLUME_MAX_PERCENT, "%") / 100 * CUBIC_NORM))
@@ -36,7 +36,7 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def find_sink(guest: Guest, name: str) -> Sink | None:
-    """A guest's sink by number or name."""
+    """Find a sink by number or name."""
     return _named(guest.graph.sinks.values(), name)
 
 
@@ -45,7 +45,7 @@ def _named(sinks: Iterable[Sink], name: str) -> Sink | None:
 
 
 def node_of(home: Guest, kind: str, name: str) -> Levelled | None:
-    """A stream, sink or source of a guest; None where it has none such."""
+    """Find a stream, sink or source in a guest; None if there is none."""
     if kind == "sink":
         return find_sink(home, name)
     if kind == "source":
@@ -54,7 +54,7 @@ def node_of(home: Guest, kind: str, name: str) -> Levelled | None:
 
 
 def find_mix(guest: Guest, to: str) -> Sink:
-    """A guest's sink or source by key; NotFound says which there are."""
+    """Find a sink or source by key; NotFound lists those that exist."""
     kind, name = split_key(to)
     sinks = {"sink": guest.graph.sinks, "source": guest.graph.sources}.get(kind, {})
     sink = _named(sinks.values(), name)

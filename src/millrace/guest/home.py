@@ -1,4 +1,4 @@
-"""What a listener's session and a machine know of the guest that they are in."""
+"""The interface of a guest that listener sessions and machines use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millrace.symptoms import Report
 
 
 class MachineView(msgspec.Struct, frozen=True):
-    """What is shown of a machine. `reads` is only of QEMU: how often it has taken what is recorded."""
+    """A machine as shown to clients. `reads`, only for QEMU, counts its reads of recorded sound."""
 
     id: str
     door: str
@@ -31,26 +31,26 @@ class MachineView(msgspec.Struct, frozen=True):
 
 
 class Machine(Protocol):
-    """A machine that a guest looks for, or has."""
+    """A machine of a guest: connected, or being looked for."""
 
     id: int
 
     @property
     def key(self) -> str:
-        """The name users and the API use."""
+        """Its name for users and the API."""
         ...
 
     def view(self) -> MachineView:
-        """What `ls` shows."""
+        """The machine as shown to clients."""
         ...
 
     async def stop(self) -> None:
-        """Let go of the machine."""
+        """Disconnect from the machine and stop looking for it."""
         ...
 
 
 class Home(Protocol):
-    """A guest, as its members see it."""
+    """A guest, as seen by its members."""
 
     name: str
     config: GuestConfig
@@ -67,9 +67,9 @@ class Home(Protocol):
         ...
 
     def latency_changed(self) -> None:
-        """A listener's latency is another now."""
+        """A listener's latency has changed."""
         ...
 
     def machine_changed(self, change: str, machine: Machine) -> None:
-        """A machine is new, has changed or is let go: new, change, remove."""
+        """A machine was added, changed or removed: new, change, remove."""
         ...

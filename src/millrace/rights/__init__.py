@@ -1,1 +1,1 @@
-"""Who may do what: see, hear, speak, control. Pure: time and randomness are arguments."""
+"""Access rights: see, hear, speak, control, link, admin. Pure: time and randomness are passed in."""

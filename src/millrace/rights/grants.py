@@ -1,7 +1,7 @@
-"""Grants: which programs of a guest may come in, record its microphone, what it plays, or its camera.
+"""Grants: which programs of a guest may connect, or record its microphone, its monitors or its camera.
 
-A rule is about one permission and one program, or `*` for those without a rule of their own. Its verdict is yes, no,
-or that somebody is to be asked. Without any rule a guest's programs may, as under PulseAudio.
+A rule covers one permission and one program, or `*` for programs without a rule of their own. Its verdict is allow,
+deny or prompt. Without any rule a guest's programs are allowed, as under PulseAudio.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RULES_MAX = 1000
 
 
 class Permission(Enum):
-    """What can be granted. Millrace records no camera itself yet: programs that do can ask for it."""
+    """What can be granted. Millrace does not record cameras itself: programs that do can ask for permission."""
 
     CONNECT = "connect"
     MICROPHONE = "microphone"
@@ -27,7 +27,7 @@ class Permission(Enum):
 
 
 class Verdict(Enum):
-    """What a rule says."""
+    """The outcome of a rule."""
 
     DENY = 0
     ALLOW = 1
@@ -39,7 +39,7 @@ class Verdict(Enum):
 
 
 def parse_permission(text: str) -> Permission:
-    """A permission by name; ConfigError says what there is."""
+    """A permission by name; ConfigError lists the known ones."""
     try:
         return Permission(text)
     except ValueError:
@@ -48,7 +48,7 @@ def parse_permission(text: str) -> Permission:
 
 
 def parse_verdict(value: bool | str) -> Verdict:
-    """A verdict as the API has it."""
+    """A verdict from its form in the API."""
     if isinstance(value, bool):
         return Verdict.ALLOW if value else Verdict.DENY
     if value == "prompt":
@@ -60,8 +60,8 @@ def parse_verdict(value: bool | str) -> Verdict:
 class Identity:
     """A program on this machine, as the kernel knows it.
 
-    `program` is a name only where the file is the system's own; else it is the whole path, for anybody can call a
-    file of theirs firefox. In a sandbox (flatpak:APP, snap:NAME, container:ID) the name of a file says nothing.
+    `program` is a bare name only for files of the system; otherwise it is the full path, since any user can name a file
+    `firefox`. In a sandbox (flatpak:APP, snap:NAME, container:ID) a file name proves nothing.
     """
 
     pid: int = 0
@@ -69,11 +69,11 @@ class Identity:
     program: str = ""
     sandbox: str = ""
     unproven: bool = False
-    """Whether it is only known who connected, and not yet who speaks: it may have become that program in between."""
+    """Only the connecting process is known, not yet the sender: it may have exec'ed another program since."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What rules may call it, the most particular first."""
+        """The names under which rules may refer to it, most specific first."""
         if self.sandbox:
             return (self.sandbox, self.sandbox.partition(":")[0] + ":*")
         return (self.program,) if self.program else ()
@@ -87,10 +87,10 @@ UNKNOWN = Identity()
 
 @dataclass(eq=False)
 class Subject:
-    """Who is at the other end of a connection, and what was granted to it alone, once.
+    """The peer of a connection, and the one-time grants it has received.
 
-    It is made where the connection is accepted, and goes with it. `ours` is the daemon's own user, or root; one of
-    which nothing is known, such as a connection over TCP, is nobody.
+    Created when the connection is accepted; it lives as long as the connection. `ours` means the daemon's own user or
+    root. A peer of which nothing is known, such as one on TCP, is not ours.
     """
 
     identity: Identity = UNKNOWN
@@ -108,22 +108,22 @@ class Grants:
         return iter([(what, program, verdict) for (what, program), verdict in self._rules.items()])
 
     def demand_room(self, what: Permission, program: str) -> None:
-        """GraphError where one more rule would be too many."""
+        """GraphError if one more rule would exceed the limit."""
         if len(self._rules) >= RULES_MAX and (what, program) not in self._rules:
             raise GraphError(f"this guest has {RULES_MAX} rules, the maximum; delete one")
 
     def set(self, what: Permission, program: str, verdict: Verdict | None) -> None:
-        """Make a rule, or with None take it away."""
+        """Set a rule; None deletes it."""
         if verdict is None:
             self._rules.pop((what, program), None)
         else:
             self._rules[what, program] = verdict
 
     def verdict(self, what: Permission, subject: Subject) -> Verdict:
-        """By what was granted once, else by the program's own rule, else by the one for any, else yes.
+        """The one-time grant decides, else the program's own rule, else the `*` rule; without any, allow.
 
-        A rule that forbids is above what was granted once. Whoever has not spoken yet may at most connect by a
-        program's own rule; no rule applies to the rest, and nobody is asked about it.
+        A rule that denies overrides a one-time grant. While the sender is unproven, rules for its program count only
+        for connecting. Everything else falls to the `*` rule, and a prompt becomes a denial.
         """
         unproven = subject.identity.unproven and what is not Permission.CONNECT
         names = (ANY,) if unproven else (*subject.identity.names, ANY)

@@ -1,8 +1,8 @@
-"""Rights: what may be done, where, by whom. One function decides.
+"""Rights: who may do what, and where. One function decides.
 
-A principal has rights in guests. `see` is a guest's existence and state, `hear` its sound, `speak` its
-source, `control` volumes, moves and settings, `link` the graph's links, `admin` everything, and
-guests and tokens themselves. Nobody has a right in a guest that was not named to them.
+A principal has rights in guests. `see` covers a guest's existence and state, `hear` its sound, `speak` its
+microphone, `control` volumes, moves and settings, `link` the graph's links. `admin` covers everything, including
+guests and tokens themselves. A principal has no rights in guests that it does not list.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ALL_GUESTS = "*"
 
 
 class Right(Flag):
-    """What may be done."""
+    """A right, or a set of them."""
 
     NONE = 0
     SEE = auto()
@@ -30,13 +30,13 @@ class Right(Flag):
 
 EVERYTHING = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK | Right.ADMIN
 GUEST_RIGHTS = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK
-"""What a guest's own programs may in it, unless that is narrowed: what PulseAudio lets them."""
+"""Default rights of a guest's own programs within it: what PulseAudio allows."""
 NAMES = {right.name.lower(): right for right in Right if right.name}
 _IMPLIED = {Right.HEAR: Right.SEE, Right.SPEAK: Right.SEE, Right.CONTROL: Right.SEE, Right.LINK: Right.SEE}
 
 
 def parse_rights(text: str) -> Right:
-    """'hear,speak' to rights, with what they imply; ConfigError names what is not known."""
+    """Parse 'hear,speak' to rights, including those they imply; ConfigError names an unknown one."""
     out = Right.NONE
     for word in text.split(","):
         name = word.strip().lower()
@@ -52,7 +52,7 @@ def parse_rights(text: str) -> Right:
 
 
 def implied(rights: Right) -> Right:
-    """`rights` with those that they include: whoever hears a guest sees it; an admin has all."""
+    """`rights` plus those they imply: hearing a guest implies seeing it; admin implies everything."""
     if Right.ADMIN in rights:
         return EVERYTHING
     for right, also in _IMPLIED.items():
@@ -62,22 +62,22 @@ def implied(rights: Right) -> Right:
 
 
 def show_rights(rights: Right) -> list[str]:
-    """Names, in order."""
+    """Names of the rights, in order."""
     return [name for name, right in NAMES.items() if right and right in rights]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody with rights. `key` names them in logs and lists: owner, token/N, certificate/NAME."""
+    """A holder of rights. `key` names it in logs and lists: owner, token/N, certificate/NAME."""
 
     key: str
     rights: Right
     guests: frozenset[str]
     session: str = field(default="", compare=False)
-    """The number of the browser's session that they come by, if they do."""
+    """Number of the browser session through which it signed in, if any."""
 
     def may(self, right: Right, guest: str | None = None) -> bool:
-        """Whether they may do this in `guest`, or, with None, outside any guest."""
+        """Whether it has this right in `guest`, or, with None, outside any guest."""
         if right not in self.rights:
             return False
         if guest is None:
@@ -85,11 +85,11 @@ class Principal:
         return ALL_GUESTS in self.guests or guest in self.guests
 
     def without(self, guest: str) -> Principal:
-        """The same, without that guest."""
+        """The same principal without that guest."""
         return replace(self, guests=self.guests - {guest})
 
     def demand(self, right: Right, guest: str | None = None) -> None:
-        """RightsError unless they may. It does not tell whether the guest exists."""
+        """RightsError without the right. The message does not reveal whether the guest exists."""
         if not self.may(right, guest):
             name = "/".join(show_rights(right))
             where = f"in guest {guest}" if guest is not None else "outside its guests"
@@ -98,7 +98,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the principal of a TLS client certificate may, who is known by a name in it."""
+    """Rights of a TLS client, identified by a name in its certificate."""
 
     name: str
     rights: Right
@@ -106,7 +106,7 @@ class Certificate:
 
     @property
     def principal(self) -> Principal:
-        """The principal."""
+        """The principal of this certificate."""
         return Principal(f"certificate/{self.name}", self.rights, self.guests)
 
 
@@ -116,15 +116,15 @@ NOBODY = Principal("nobody", Right.NONE, frozenset())
 
 
 class Admits(Enum):
-    """Whom a listening socket lets in by what the kernel says of the peer alone.
+    """Whom a listening socket admits on the kernel's peer credentials alone.
 
-    It is said where the socket is opened, and never guessed from a connection: what has no address, no name or no
-    owner is not somebody for that.
+    This is set where the socket is opened and never inferred from a connection: a missing address, name or owner must
+    not turn a peer into somebody.
     """
 
     OWNER = "owner"
-    """This user and root, with every right."""
+    """The daemon's user and root, with every right."""
     PROGRAMS = "programs"
-    """This user and root, as programs of one guest."""
+    """The daemon's user and root, as programs of one guest."""
     NOBODY = "nobody"
-    """TCP: whoever comes shows a secret."""
+    """TCP: every connection needs a secret."""

@@ -1,4 +1,4 @@
-"""Requests that wait for somebody's answer: a policy's, or a person's. Whoever is not answered in time is denied."""
+"""Permission requests waiting for an answer from a session manager or a person. After a timeout they are denied."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from millrace.rights.grants import Grants, Permission, Subject, Verdict
 from millrace.units import NS_PER_S, HostNs
 
 PATIENCE_NS: HostNs = 25 * NS_PER_S
-"""libpulse gives up after 30 s; it should hear a no before that."""
+"""libpulse gives up after 30 s; the denial must arrive before that."""
 PROMPTS_MAX = 64
-"""A guest's requests that may wait at a time; more are denied at once."""
+"""Pending requests of one guest; any beyond that are denied at once."""
 
 Answer = Callable[[bool], None]
 
 
 class RequestView(msgspec.Struct, frozen=True):
-    """What is shown of a request."""
+    """A request as shown to clients."""
 
     id: str
     guest: str
@@ -45,11 +45,11 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """The name users and the API use."""
+        """Its name for users and the API."""
         return f"request/{self.id}"
 
     def view(self) -> RequestView:
-        """What is shown."""
+        """The request as shown to clients."""
         identity = self.subject.identity
         return RequestView(
             id=self.key, guest=self.guest, what=self.what.value, program=str(identity),
@@ -58,20 +58,20 @@ class Prompt:
 
 
 Changed = Callable[[str, Prompt], None]
-"""A request is there, or is not any more: new, remove."""
+"""Called with "new" when a request appears and "remove" when it goes."""
 
 
 def _untold(change: str, prompt: Prompt) -> None:
-    """Nobody looks on."""
+    """Ignore changes."""
 
 
 class Prompts:
-    """All guests' requests. Time is an argument."""
+    """Pending requests of all guests. Time is passed in."""
 
     def __init__(
         self, take_id: Callable[[], int], changed: Changed = _untold, rearm: Callable[[], None] = lambda: None
     ) -> None:
-        """`rearm` is called when the next deadline may be another."""
+        """`rearm` is called when the next deadline may have changed."""
         self._take_id, self._changed, self._rearm = take_id, changed, rearm
         self._patience_ns = PATIENCE_NS
         self._waiting: dict[str, Prompt] = {}
@@ -86,7 +86,7 @@ class Prompts:
     def ask(
         self, guest: str, what: Permission, subject: Subject, name: str, now_ns: HostNs, answer: Answer
     ) -> Prompt | None:
-        """Let `answer` wait for a decision; None, and a no, where too many wait already."""
+        """Queue `answer` for a decision; if too many are pending, call it with False and return None."""
         mine = [p for p in self._waiting.values() if p.guest == guest]
         for prompt in mine:
             if prompt.subject is subject and prompt.what is what:
@@ -102,7 +102,7 @@ class Prompts:
         return prompt
 
     def decide(self, prompt: Prompt, allow: bool) -> None:
-        """Answer one, for its client."""
+        """Decide one, for that connection only."""
         if self._waiting.pop(prompt.key, None) is None:
             return
         prompt.subject.once[prompt.what] = allow
@@ -111,25 +111,25 @@ class Prompts:
             answer(allow)
 
     def forget(self, subject: Subject) -> None:
-        """A client has gone: nobody waits for its answers."""
+        """A client has disconnected: drop its requests."""
         for prompt in self:
             if prompt.subject is subject:
                 del self._waiting[prompt.key]
                 self._changed("remove", prompt)
 
     def answer_decided(self, guest: str, grants: Grants) -> None:
-        """Rules have changed: answer those that they answer now."""
+        """The rules have changed: decide the requests that they now settle."""
         for prompt in self:
             verdict = grants.verdict(prompt.what, prompt.subject) if prompt.guest == guest else Verdict.PROMPT
             if verdict is not Verdict.PROMPT:
                 self.decide(prompt, verdict is Verdict.ALLOW)
 
     def next_timeout(self) -> HostNs | None:
-        """When the next one is denied."""
+        """When the next request times out."""
         return min((prompt.expires_ns for prompt in self._waiting.values()), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Deny those whose time is over."""
+        """Deny the requests that have timed out."""
         for prompt in self:
             if prompt.expires_ns <= now_ns:
                 self.decide(prompt, False)

@@ -1,7 +1,7 @@
-"""Bearer tokens: made once, kept as hashes, scoped, expiring, revocable. Pure: time and randomness are arguments.
+"""Bearer tokens: stored as hashes, scoped, expiring, revocable. Pure: time and randomness are passed in.
 
-A token is `mr_` and 32 random bytes in base64url. Its SHA-256 is kept: a secret of 256 random bits
-needs no slow hash, and checking one must not cost a daemon its cycle.
+A token is `mr_` followed by 32 random bytes in base64url. Only its SHA-256 is stored: a secret of 256 random bits
+needs no slow hash, and a check must not take long enough to delay an audio cycle.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PREFIX = "mr_"
 SECRET_BYTES = 32
 TOKENS_MAX = 10_000
 EXPIRY_MAX_NS = 36_500 * 86_400 * NS_PER_S
-"""A hundred years: longer is never, and calendars end."""
+"""A hundred years. Date arithmetic overflows further out; for longer, use `never`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is kept of one. Times are wall-clock seconds; `expires_s` 0 is never."""
+    """A stored token. Times are wall-clock seconds; `expires_s` 0 means never."""
 
     id: int
     name: str
@@ -39,30 +39,30 @@ class Token:
 
     @property
     def principal(self) -> Principal:
-        """The principal."""
+        """The principal of this token."""
         return Principal(f"token/{self.id}", self.rights, self.guests)
 
 
 def new_secret(random: bytes) -> str:
-    """A token's text from `SECRET_BYTES` random bytes."""
+    """The text of a token made of `SECRET_BYTES` random bytes."""
     assert len(random) == SECRET_BYTES
     return PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
 
 
 def digest_of(secret: str) -> bytes:
-    """What is kept instead of the secret; any text has one."""
+    """The hash that is stored instead of the secret; defined for any text."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def parse_expiry(text: str) -> int:
-    """'8h', '30m', '7d' to seconds, 'never' to 0; ConfigError for anything else."""
+    """Parse '8h', '30m' or '7d' to seconds, 'never' to 0; ConfigError for anything else."""
     if text.strip().lower() == "never":
         return 0
     return parse_duration_ns(text, "expires (or never)", NS_PER_S, EXPIRY_MAX_NS) // NS_PER_S
 
 
 class TokenBook:
-    """The tokens in force. `changed` is told of each that comes ("new") or goes ("remove")."""
+    """The stored tokens. `changed` is called when one is added ("new") or removed ("remove")."""
 
     def __init__(self, changed: Callable[[str, Token], None] = lambda change, token: None) -> None:
         self._changed = changed
@@ -73,24 +73,24 @@ class TokenBook:
         return iter(list(self._tokens.values()))
 
     def get(self, id_: int) -> Token | None:
-        """One by its number."""
+        """Look up a token by number."""
         return self._tokens.get(id_)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def demand_room(self) -> None:
-        """GraphError where there are too many already."""
+        """GraphError if the limit is reached."""
         if len(self._tokens) >= TOKENS_MAX:
             raise GraphError(f"there are {TOKENS_MAX} tokens, the maximum; revoke one")
 
     def add(self, token: Token) -> None:
-        """Put one in force."""
+        """Add a token."""
         self._tokens[token.id] = self._by_digest[token.digest] = token
         self._changed("new", token)
 
     def remove(self, id_: int) -> Token | None:
-        """Take one out of force."""
+        """Remove a token."""
         token = self._tokens.pop(id_, None)
         if token is not None:
             del self._by_digest[token.digest]
@@ -98,29 +98,30 @@ class TokenBook:
         return token
 
     def find(self, digest: bytes, wall_s: int) -> Token | None:
-        """The token whose secret has that digest, if it is in force now.
+        """The token whose secret has this digest, unless it has expired.
 
-        How long the look takes tells something of digests, which nobody can choose, and nothing of secrets.
+        The lookup is not constant-time. Its timing leaks something about digests, which an attacker can't choose, but
+        nothing about secrets.
         """
         found = self._by_digest.get(digest)
         return found if found is not None and not expired(found, wall_s) else None
 
 
 def expired(token: Token, wall_s: int) -> bool:
-    """Whether its time is over."""
+    """Whether the token has expired."""
     return token.expires_s != 0 and token.expires_s <= wall_s
 
 
 def expiry(wall_s: int, lasts_s: int) -> int:
-    """When a token that is made now expires; 0, which means never, only for one that lasts forever.
+    """When a token made now expires. 0 means never, so it is returned only for `lasts_s` 0.
 
-    A wall clock that was never set may stand in 1970 or before.
+    A wall clock that was never set may read 1970 or earlier, so the sum can be 0 by accident.
     """
     return (wall_s + lasts_s or 1) if lasts_s else 0
 
 
 def _source(address: str) -> str:
-    """Whose tries count together: an IPv6 network of one customer (RFC 6177) is one source."""
+    """The source to which attempts are attributed. An IPv6 /64 counts as one, since a customer has at least that."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -131,9 +132,9 @@ def _source(address: str) -> str:
 
 
 class FailureLimit:
-    """Slows down who guesses: `burst` wrong tokens from one source, then one every `every_ns`.
+    """Rate limit for guessing: `burst` wrong tokens from one source, then one every `every_ns`.
 
-    It is asked about wrong tokens only: whoever has a right one is let in, however much others guess beside them.
+    Only wrong tokens count. A valid token is always accepted, however many guesses arrive from the same address.
     """
 
     SOURCES_MAX = 4096
@@ -147,7 +148,7 @@ class FailureLimit:
         return max(0.0, debt - (now_ns - then) / self._every_ns)
 
     def failed(self, address: str, now_ns: HostNs) -> bool:
-        """A wrong token came from there: whether that was one too many."""
+        """Record a wrong token from `address`; True if the limit is exceeded."""
         source = _source(address)
         debt = self._debt(source, now_ns)
         if debt + 1.0 > self._burst:

@@ -1,1 +1,1 @@
-"""Who comes in to control: HTTP and the native protocol."""
+"""Servers for control and listening: HTTP and the native protocol."""
