@@ -1,19 +1,20 @@
-"""A subscriber's queue: what of some tracks waits for one line, bounded, and what is left out when that is too slow.
+"""A subscriber's queue: bounded, it holds what waits for one connection and drops packets when that is too slow.
 
-Each track has a lane of its own, in order. `take` gives sound before all else, or a key picture would hold it up for as
-long as the line takes to carry that, and then what came first of the other lanes. Left out is, until the rest fits:
+Each track has a lane of its own, in order. `take` prefers sound to everything else; otherwise a key frame would delay
+the sound for as long as the connection needs to send it. When the queue is over its bounds, it drops in this order,
+until the rest fits:
 
-1. pictures that no other needs (DISPOSABLE),
-2. the oldest group of pictures to its end, stills and thumbnails after the others; a key picture that begins the only
-   group stays, and what follows it goes: so a line that can't carry all pictures still gets one now and then,
-3. captions and other data, one by one, the oldest first,
+1. pictures that no other picture needs (DISPOSABLE),
+2. the oldest group of pictures to its end, those of stills and thumbnails last. If there is only one group, its key
+   frame stays and what follows is dropped, so a connection too slow for all pictures still gets one now and then,
+3. captions and other data, the oldest first,
 4. sound, the oldest first.
 
-Laws: what is taken after a Gap can be decoded; a Gap is taken together with the packet that it stands before, so there
-are never two in a row; parameters, segments and ends are never left out, but where two of a kind follow each other only
-the later is told. Bytes are bounded, and for pictures and sound time; outside the bound are only the group that a
-newcomer is given and one key picture a lane. What is held is in the account of whom it waits for; where the guest's
-budget is used up, it is as if the queue were full.
+Invariants: what follows a Gap can be decoded. A Gap is taken together with the packet after it, so there are never two
+in a row. Parameters, segments and ends are never dropped, but if two of a kind follow each other only the later one is
+kept. Bytes are bounded, and for pictures and sound also time; exempt are only the group that a new subscriber is given,
+and one key frame per lane. The subscriber's account is charged for what is held; if the guest's budget is used up, the
+queue counts as full.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ BYTES_MAX = 1024 * 1024
 PACKETS_MAX = 2048
 PICTURES_NS_MAX = NS_PER_S // 2
 SOUND_NS_MAX = NS_PER_S
-"""How long what is queued may have waited."""
+"""The longest that queued packets may have waited."""
 DROP_SHARE = 4
-"""Of sound and data a quarter is left out at once, so that the next packet does not meet the bound again."""
+"""Sound and data are dropped a quarter at a time, so that the next packet does not exceed the bound again."""
 _KEY, _END, _DISPOSABLE = int(Flags.KEY), int(Flags.END), int(Flags.DISPOSABLE)
 
 
 class Entry(NamedTuple):
-    """An item that waits; `spare` ones count against no bound but the budget's, `lost` is what is missing before it."""
+    """A queued item. `spare` ones count only against the budget; `lost` is the number of packets missing before it."""
 
     order: int
     item: Item
@@ -51,15 +52,15 @@ class Entry(NamedTuple):
 
 
 class Lane:
-    """What waits of one track; a `PacketSink`."""
+    """The queued items of one track; a `PacketSink`."""
 
     def __init__(self, queue: PacketQueue, info: TrackInfo) -> None:
         self.info = info
         self.subscription: Subscription | None = None
         self.dropped = 0
-        """Packets left out since it joined."""
+        """Packets dropped since it joined."""
         self.bytes = 0
-        """What it has that counts against the bound."""
+        """Its bytes that count against the bound."""
         self._queue = queue
         self._entries: deque[Entry] = deque()
         self._arrivals: deque[HostNs] = deque()
@@ -71,14 +72,14 @@ class Lane:
         self._late_ns = PICTURES_NS_MAX if info.kind is Kind.VIDEO else SOUND_NS_MAX
         self._yields = info.kind is not Kind.AUDIO
         self._unit_taken = True
-        """The last packet taken was the last of its access unit; else the rest of that is not left out."""
+        """The last packet taken ended its access unit. If not, the rest of that unit must not be dropped."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def turn(self) -> tuple[bool, int]:
-        """When it is taken from: the least of all lanes is next."""
+        """Sort key for `take`: the lane with the lowest is next."""
         return self._yields, self._entries[0].order
 
     @property
@@ -88,7 +89,7 @@ class Lane:
 
     @property
     def oldest_ns(self) -> HostNs | None:
-        """When the oldest packet that counts came."""
+        """Arrival time of the oldest packet that counts against the bounds."""
         return self._arrivals[0] if self._arrivals else None
 
     # -- the track's side ------------------------------------------------------------------------
@@ -114,7 +115,7 @@ class Lane:
             self._push_state(item)
 
     def _push_packet(self, packet: Packet) -> None:
-        # Done for each packet of each subscriber: what every other method does by steps is written out here.
+        # Runs for every packet of every subscriber: what the other methods do in steps is inlined here.
         self._resume_ns = packet.pts_ns + packet.duration_ns
         flags, arrived_ns, weight, queue = int(packet.flags), packet.arrived_ns, packet.weight, self._queue
         if (self._waits_for_key or self._skips_unit) and self._left_out(flags):
@@ -136,14 +137,14 @@ class Lane:
             self.ask(arrived_ns)
 
     def _missing(self, item: Item) -> int:
-        """What is missing before `item`: told with the next packet, or the end."""
+        """Packets missing before `item`; only a packet or an end reports them."""
         lost = 0
         if self._lost and isinstance(item, Packet | End):
             lost, self._lost = self._lost, 0
         return lost
 
     def _left_out(self, flags: int) -> bool:
-        """Whether a packet goes with what was left out before it."""
+        """Whether a packet must be dropped because of what was dropped before it."""
         if flags & _KEY:
             self._waits_for_key = self._skips_unit = False
         if self._waits_for_key:
@@ -154,7 +155,7 @@ class Lane:
         return False
 
     def _push_state(self, item: Item) -> None:
-        """What is said of packets: of two of a kind without a packet between them only the later is told."""
+        """Queue parameters, a segment or an end; of two of a kind with no packet in between only the later stays."""
         tail: list[Entry] = []
         while self._entries and not isinstance(self._entries[-1].item, Packet):
             entry = self._entries.pop()
@@ -185,14 +186,14 @@ class Lane:
                 queue.packets += sign
 
     def ask(self, now_ns: HostNs) -> None:
-        """Ask for a key frame, if that is what it waits for: once the line has had all there was."""
+        """Request a key frame if the lane waits for one, but only once it is empty."""
         if self._waits_for_key and not self._entries and self.subscription is not None:
             self.subscription.upstream(KeyFrame(), now_ns)
 
     # -- the line's side -------------------------------------------------------------------------
 
     def take(self) -> tuple[Item, ...]:
-        """What comes next of it."""
+        """The lane's next item, preceded by a Gap if packets are missing."""
         _, item, _, spare, lost = entry = self._entries.popleft()
         self._tally(entry, -1)
         if isinstance(item, Packet):
@@ -209,13 +210,13 @@ class Lane:
     # -- what is left out ------------------------------------------------------------------------
 
     def drop_disposables(self) -> bool:
-        """Leave out what no other needs; False where there is none."""
+        """Drop pictures that no other needs; False if there are none."""
         if not self._disposables:
             return False
         return self._leave_out(self._first(), len(self._entries), lambda packet: packet.flags & _DISPOSABLE != 0)
 
     def drop_group(self) -> bool:
-        """Leave out the oldest group of pictures; False where nothing can be."""
+        """Drop the oldest group of pictures; False if nothing can be dropped."""
         first = self._first()
         packets = self._packets(first)
         if not packets:
@@ -230,13 +231,13 @@ class Lane:
         return self._keep_key(packets)
 
     def _packets(self, first: int) -> list[tuple[int, Packet]]:
-        """Packets from a place on, and where they stand."""
+        """The packets from an index on, with their indexes."""
         return [
             (at, entry.item) for at, entry in enumerate(self._entries) if at >= first and isinstance(entry.item, Packet)
         ]
 
     def _keep_key(self, packets: list[tuple[int, Packet]]) -> bool:
-        """Of the only group its key picture stays, outside the bound."""
+        """Drop all but the key frame of the only group, which is then exempt from the bounds."""
         ends = next((at for at, packet in packets if packet.flags & _END), packets[-1][0])
         if ends < packets[-1][0]:
             self._waits_for_key = True
@@ -247,7 +248,7 @@ class Lane:
         return True
 
     def drop_oldest(self, before_ns: HostNs | None = None) -> bool:
-        """Leave out, by whole access units, what came before a time, or the oldest quarter."""
+        """Drop, by whole access units, what arrived before a time, or the oldest quarter."""
         first = self._first()
         packets = self._packets(first)
         if before_ns is None:
@@ -260,19 +261,19 @@ class Lane:
         return self._leave_out(first, next(ends, len(self._entries) - 1) + 1)
 
     def drop_all(self) -> bool:
-        """Leave out whatever can be: there is no memory for it."""
+        """Drop whatever can be: there is no memory for it."""
         self._waits_for_key = self._waits_for_key or self.info.kind is Kind.VIDEO
         return self._leave_out(self._first(), len(self._entries))
 
     def _first(self) -> int:
-        """Where that begins which may be left out: after the rest of an access unit of which some was taken."""
+        """The first index that may be dropped: after the rest of an access unit of which part was taken."""
         if self._unit_taken:
             return 0
         ends = (at for at, packet in self._packets(0) if packet.flags & _END)
         return next(ends, len(self._entries) - 1) + 1
 
     def _leave_out(self, first: int, end: int, which: Callable[[Packet], bool] = lambda packet: True) -> bool:
-        """Leave out packets between two places. What follows any says how many."""
+        """Drop packets between two indexes; the next remaining packet or end carries their number."""
         kept: list[Entry] = []
         states: dict[type[Item], Entry] = {}
         before, lost, last = self.dropped, 0, None
@@ -287,7 +288,7 @@ class Lane:
                 states.pop(type(item), None)
                 states[type(item)] = entry
         self._lost += lost
-        # Parts of it are still to come.
+        # The last access unit dropped is incomplete: drop its remaining parts when they arrive.
         self._skips_unit = self._skips_unit or (last is not None and not last.flags & _END)
         self._rebuild([*kept, *states.values()])
         return self.dropped > before
@@ -302,7 +303,7 @@ class Lane:
             self._append(entry)
 
     def clear(self) -> None:
-        """Nothing waits any more."""
+        """Discard everything."""
         self._rebuild(())
 
 
@@ -313,20 +314,20 @@ def _weight(item: Item) -> int:
 
 
 class PacketQueue:
-    """One subscriber's."""
+    """The queue of one subscriber."""
 
     def __init__(self, account: Account) -> None:
         self.lanes: list[Lane] = []
         self.bytes = self.packets = 0
         """What counts against the bounds."""
         self.held = 0
-        """Bytes, with what counts against none."""
+        """Bytes, including those exempt from the bounds."""
         self._account = account
         self._reserved = 0
         self._order = 0
 
     def join(self, track: Track, who: Watcher, now_ns: HostNs, demand: Demand | None = None) -> Lane:
-        """Get `track` as well; GraphError, and it does not, where there is no room."""
+        """Subscribe to `track` as well; if there is no room, raise GraphError and change nothing."""
         lane = Lane(self, track.info)
         self.lanes.append(lane)
         try:
@@ -337,7 +338,7 @@ class PacketQueue:
         return lane
 
     def leave(self, lane: Lane) -> None:
-        """Get that track no more, nor what waits of it."""
+        """Unsubscribe from a track and discard what is queued of it."""
         if lane.subscription is not None:
             lane.subscription.leave()
         self._remove(lane)
@@ -354,7 +355,7 @@ class PacketQueue:
         self.reserve(0)
 
     def take(self, now_ns: HostNs) -> tuple[Lane, tuple[Item, ...]] | None:
-        """What goes on the line next, and of which track: one item, or a Gap and what it stands before."""
+        """What to send next, and of which track: one item, or a Gap and the item after it."""
         first, earliest = None, (False, 0)
         for lane in self.lanes:
             if len(lane) and (first is None or lane.turn < earliest):
@@ -372,17 +373,17 @@ class PacketQueue:
     # -- for lanes -------------------------------------------------------------------------------
 
     def next_order(self) -> int:
-        """A number for what was pushed just now."""
+        """A sequence number for what was pushed just now."""
         self._order += 1
         return self._order
 
     @property
     def full(self) -> bool:
-        """Whether it has more than it may, or than was asked of the budget."""
+        """Whether it holds more than it may, or more than was reserved in the budget."""
         return self.bytes > BYTES_MAX or self.packets > PACKETS_MAX or self.held > self._reserved
 
     def reserve(self, more: int) -> bool:
-        """Whether the budget has room for what is held and so much more; one step is kept as long as it has lanes."""
+        """Whether the budget has room for what is held and `more`; one step stays reserved while there are lanes."""
         needed = rounded_up(max(self.held + more, len(self.lanes) and 1))
         if needed != self._reserved:
             if not self._account.fits("queue", needed, LISTENERS):
@@ -391,7 +392,7 @@ class PacketQueue:
         return True
 
     def fit(self, lane: Lane, now_ns: HostNs) -> None:
-        """Leave out what is too late or too much, now that `lane` has got a packet."""
+        """Drop what is too late or too much, after `lane` got a packet."""
         self._drop_late(lane, now_ns)
         while self.bytes > BYTES_MAX or self.packets > PACKETS_MAX or not self.reserve(0):
             if not self._drop() and not lane.drop_all():
@@ -412,7 +413,7 @@ class PacketQueue:
                     break
 
     def _drop(self) -> bool:
-        """One step in the order of what is left out; False where nothing can be."""
+        """Drop once, in the documented order; False if nothing can be dropped."""
         return (
             self._drop_pictures()
             or any(lane.drop_oldest() for lane in self._lanes(Kind.TEXT, Kind.DATA))
@@ -424,6 +425,6 @@ class PacketQueue:
         return any(lane.drop_disposables() for lane in lanes) or any(lane.drop_group() for lane in lanes)
 
     def _lanes(self, *kinds: Kind) -> list[Lane]:
-        """Lanes of some kinds, the one that takes most room first."""
+        """Lanes of some kinds, the largest first, those of stills last."""
         lanes = [lane for lane in self.lanes if lane.info.kind in kinds]
         return sorted(lanes, key=lambda lane: (lane.info.cache is Cache.LAST, -lane.bytes))

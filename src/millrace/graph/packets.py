@@ -1,20 +1,19 @@
-"""Packet ports: one track, from its source to all that get it.
+"""Packet ports: one track, from its source to all its subscribers.
 
-The laws, which `Track` holds whatever its source does:
+`Track` enforces these rules, whatever its source does:
 
-- Parameters come before the first packet and before every change; a packet bears their generation.
-- `number` only grows, from 0 on, or from where a relay joined. A jump is loss. What is lost is told by one Gap right
-  before the next packet that can be decoded: on a track whose packets come in groups that is the next key packet,
-  unless the hop that dropped them said by a Gap of its own that the rest can be decoded without.
-- dts never goes back but at DISCONTINUITY. KEY stands on the first part of its access unit, and on no other: whoever
-  lost that part can't take the rest for a beginning. Parameters, KEY and a Gap cut off an access unit that has not
-  ended: its source was replaced, or its end is lost.
-- A newcomer gets the parameters, then the last group if that is kept, else nothing until the next key packet, which is
-  asked for. Nobody gets part of an access unit without its beginning.
-- Payloads are shared, and pushing blocks nowhere: what a subscriber can't take is its own queue's matter.
+- Parameters come before the first packet and before every change; each packet carries their generation.
+- `number` only increases, starting from 0 or from where a relay joined. A jump means loss. Loss is reported by one Gap,
+  directly before the next packet that can be decoded. On a track whose packets come in groups that is the next key
+  packet, unless the hop that dropped the packets said with a Gap of its own that the rest can be decoded without them.
+- dts never decreases except at DISCONTINUITY. KEY marks the first part of its access unit and no other, so a receiver
+  that lost that part can't mistake the rest for a beginning. Parameters, KEY and a Gap end an access unit that is
+  incomplete: its source was replaced, or its end was lost.
+- A new subscriber gets the parameters, then the last group if that is cached, else nothing until the next key packet,
+  which is requested. Nobody gets part of an access unit without its beginning.
+- Payloads are shared, and pushing never blocks: what a subscriber can't take is for its own queue to handle.
 
-A source that breaks them is refused by GraphError, which its door turns into its own protocol's error; the track is as
-it was.
+A source that breaks the rules gets a GraphError, which its protocol translates; the track is unchanged.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ from millrace.units import NS_PER_S, HostNs, MediaNs
 KEY_FRAME_NS = NS_PER_S // 2
 """A source is asked for a key frame no more often than this."""
 KEY_FRAME_AGAIN_NS = 2 * NS_PER_S
-"""It is asked once more if packets went on coming so long without one."""
+"""It is asked again if packets kept coming for this long without one."""
 UNIT_BYTES_MAX = 4 * 1024 * 1024
-"""An access unit: a key frame of a dense text desktop takes 1.4 MB at 1920 × 1080."""
+"""Per access unit. A key frame of a dense text desktop takes 1.4 MB at 1920 × 1080."""
 EXTRADATA_MAX = 64 * 1024
 SUBSCRIBERS_MAX = 256
 TRACK_BYTES = 8 * 1024
@@ -60,14 +59,14 @@ _KEY, _END, _DISCONTINUITY = int(Flags.KEY), int(Flags.END), int(Flags.DISCONTIN
 
 
 class PacketSource(Protocol):
-    """The producer of a track's packets. Requests to it come here; it answers later, and never pushes at once."""
+    """The producer of a track's packets. Requests arrive here; it answers later, and never pushes from these calls."""
 
     def demand(self, wanted: Demand) -> None:
-        """What all subscribers together want now; told when it changes."""
+        """What all subscribers together want; called when that changes."""
         ...
 
     def upstream(self, event: Upstream, who: Watcher | None) -> None:
-        """Somebody asks for something; None: the track itself does, for all that wait."""
+        """A request from `who`, or from the track itself (None) on behalf of all that wait."""
         ...
 
 
@@ -85,24 +84,24 @@ class Subscription:
         return self._track.info
 
     def wish(self, demand: Demand) -> None:
-        """It wants something else from now on."""
+        """Change what the subscriber wants."""
         self.demand = demand
         self._track.tell_demand()
 
     def upstream(self, event: Upstream, now_ns: HostNs) -> None:
-        """Ask the source for something; RightsError for what only the holder of the keyboard may."""
+        """Make a request to the source; RightsError for one that is reserved for the holder of the keyboard."""
         if isinstance(event, KeyFrame):
             self._track.ask_key_frame(now_ns)
         else:
             self._track.tell_source(event, self.who)
 
     def leave(self) -> None:
-        """It gets nothing any more. A second time does nothing."""
+        """End the subscription. A second call does nothing."""
         self._track.leave(self)
 
 
 class Publisher:
-    """One source's hold on a track. Once another has the track, what this one pushes goes nowhere."""
+    """One source's hold on a track. Once another source has the track, pushes from this one are ignored."""
 
     __slots__ = ("_track", "source")
 
@@ -111,34 +110,34 @@ class Publisher:
 
     @property
     def next_generation(self) -> int:
-        """The least that its parameters may have."""
+        """The lowest generation that its next parameters may have."""
         return self._track.generation + 1
 
     @property
     def next_number(self) -> int:
-        """The least that its packets may have."""
+        """The lowest number that its next packet may have."""
         return self._track.number + 1
 
     def push(self, item: Item) -> None:
-        """The next item; GraphError for one that breaks a law."""
+        """Push the next item; GraphError if it breaks a rule."""
         if self._track.publisher is self:
             self._track.push(item)
 
     def withdraw(self) -> None:
-        """The source is gone, and another may take its place: subscribers stay."""
+        """The source is gone. Subscribers stay, and another source may take its place."""
         if self._track.publisher is self:
             self._track.publisher = None
 
 
 class Track:
-    """One elementary flow of packets."""
+    """One elementary stream of packets."""
 
     def __init__(self, info: TrackInfo, seat: Seat, budget: Budget) -> None:
         self.info = info
         self.publisher: Publisher | None = None
         self.ended = False
         self.demand = NO_DEMAND
-        """What the source was told last."""
+        """The demand that the source was last told."""
         self.parameters: Parameters | None = None
         self.segment: Segment | None = None
         self.number = self.generation = -1
@@ -155,7 +154,7 @@ class Track:
         self._starts = True
         self._lost = 0
         self._declared: int | None = None
-        """What a Gap of the source's own says is missing before the next packet."""
+        """How many packets the source's own Gap says are missing before the next packet."""
         self._broken = False
         self._pushing = False
         self._asked_ns: HostNs | None = None
@@ -164,7 +163,7 @@ class Track:
     # -- the source's side -----------------------------------------------------------------------
 
     def publish(self, source: PacketSource) -> Publisher:
-        """`source` makes the packets from now on, in place of another: it begins with parameters and a key packet."""
+        """Make `source` the source from now on, replacing any other; it begins with parameters and a key packet."""
         if self.ended:
             raise GraphError(f"track {self.info.key} has ended: make another")
         self.publisher = Publisher(self, source)
@@ -174,13 +173,13 @@ class Track:
         return self.publisher
 
     def _begin_anew(self) -> None:
-        """What follows can't be decoded by what came before."""
+        """Prepare for packets that can't be decoded from what came before."""
         self._cache.clear()
         self._starts, self._unit_bytes, self._declared = True, 0, None
         self._broken = self._grouped
 
     def push(self, item: Item) -> None:
-        """For publishers: the next item."""
+        """For publishers: push the next item."""
         if self.ended:
             raise GraphError(f"track {self.info.key} has ended")
         if isinstance(item, Packet):
@@ -228,7 +227,8 @@ class Track:
         torn = jump > (declared or 0)
         starts = key or (self._starts and not torn)
         self._check(packet, starts)
-        # A Gap and the numbers tell of the same loss; what no Gap tells of may be what others need.
+        # A Gap and the jump in numbers report the same loss. A jump beyond what the Gap declared may include packets
+        # that the following ones need.
         if torn:
             self._begin_anew()
             self._broken = True
@@ -261,7 +261,7 @@ class Track:
             sink.push(packet)
 
     def _check(self, packet: Packet, starts: bool) -> None:
-        """The laws of a packet; nothing is changed yet."""
+        """Check the rules for a packet; changes nothing."""
         name, parameters = self.info.key, self.parameters
         if parameters is None or packet.generation != parameters.generation:
             raise GraphError(f"track {name}: a packet of parameters {packet.generation}, which were not given")
@@ -293,7 +293,7 @@ class Track:
     # -- the subscribers' side -------------------------------------------------------------------
 
     def join(self, sink: PacketSink, who: Watcher, now_ns: HostNs, demand: Demand | None = None) -> Subscription:
-        """`sink` gets the track from now on; GraphError, and it does not, where there is no room for it."""
+        """Subscribe `sink` from now on; if there is no room, raise GraphError and change nothing."""
         if self.ended:
             raise GraphError(f"track {self.info.key} has ended")
         if len(self._subscriptions) >= SUBSCRIBERS_MAX:
@@ -313,7 +313,7 @@ class Track:
         return subscription
 
     def leave(self, subscription: Subscription) -> None:
-        """For subscriptions: one ends."""
+        """For subscriptions: end one."""
         if subscription not in self._subscriptions:
             return
         self._subscriptions.remove(subscription)
@@ -336,13 +336,13 @@ class Track:
                 self.publisher.source.demand(wanted)
 
     def tell_source(self, event: Upstream, who: Watcher) -> None:
-        """An event for the source, from the holder of the keyboard; RightsError for others."""
+        """Pass the source a request from the holder of the keyboard; RightsError for others."""
         self._seat.demand(who, type(event).__name__.lower())
         if self.publisher is not None:
             self.publisher.source.upstream(event, who)
 
     def ask_key_frame(self, now_ns: HostNs) -> None:
-        """Somebody needs one: the source is asked now, or as soon as it may be asked again."""
+        """Somebody needs a key frame: ask the source now, or as soon as it may be asked again."""
         self._key_wanted = True
         if not self._pushing:
             self.handle_timeout(now_ns)
@@ -359,7 +359,7 @@ class Track:
         return 0 if self._asked_ns is None else self._asked_ns + KEY_FRAME_NS
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Ask for the key frame that is wanted, if it is time."""
+        """Ask for the wanted key frame, if it is time."""
         due_ns = self.next_timeout()
         if due_ns is None or self.publisher is None or now_ns < due_ns:
             return
@@ -368,7 +368,7 @@ class Track:
 
 
 def _with_gaps(packets: Sequence[Packet]) -> Iterable[Item]:
-    """Packets as they were kept, with what was missing among them."""
+    """Cached packets, with a Gap wherever some are missing."""
     before: int | None = None
     for packet in packets:
         if before is not None and packet.number > before + 1:
@@ -378,14 +378,14 @@ def _with_gaps(packets: Sequence[Packet]) -> Iterable[Item]:
 
 
 def _largest(wishes: Iterable[float | None]) -> float | None:
-    """The greatest of them; None, no bound at all, if one has none."""
+    """The greatest value; None, meaning unbounded, if any of them is None."""
     known = list(wishes)
     bounded = [wish for wish in known if wish is not None]
     return max(bounded) if len(bounded) == len(known) else None
 
 
 def merged(subscriptions: Sequence[Subscription], keyboard: Watcher | None = None) -> Demand:
-    """What all want together: what suits the slowest line, the longest way and the largest screen."""
+    """The combined demand: what suits the slowest connection, the longest path and the largest screen."""
     wishes = [subscription.demand for subscription in subscriptions]
     if not wishes:
         return NO_DEMAND

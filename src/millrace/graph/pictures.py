@@ -1,4 +1,4 @@
-"""What a screen shows: its mode, its memory, what lies over it."""
+"""What a screen shows: its mode, its memory, its overlays and its cursor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPE_SIDE_MAX = 512
 
 
 class Mode(msgspec.Struct, frozen=True):
-    """A screen's size, and how its pixels lie in memory: bytes B, G, R, and one that says nothing."""
+    """A screen's size and pixel layout in memory: bytes B, G, R, and an unused one."""
 
     width: int
     height: int
@@ -29,7 +29,7 @@ class Mode(msgspec.Struct, frozen=True):
 
     @property
     def whole(self) -> Rect:
-        """All of it."""
+        """The whole screen."""
         return Rect(0, 0, self.width, self.height)
 
     @property
@@ -39,7 +39,7 @@ class Mode(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """What stands at `to` came from elsewhere on the same screen, `dx` and `dy` before."""
+    """The content of `to` was copied from the same screen, from `dx` and `dy` before it."""
 
     to: Rect
     dx: int
@@ -47,7 +47,7 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Overlay(msgspec.Struct, frozen=True):
-    """Where a track is to be shown on the screen."""
+    """A place on the screen where a track is to be shown."""
 
     track: str
     at: Rect
@@ -58,7 +58,7 @@ class Overlay(msgspec.Struct, frozen=True):
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """The pointer. Its pixels are asked for by the number of the shape, once."""
+    """The pointer. Its pixels are requested by shape number, once."""
 
     shape: int = 0
     hot: Point = Point(0, 0)
@@ -75,17 +75,18 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class ScreenSource(Protocol):
-    """The source, which paints: what readers want comes here.
+    """The source of a screen, which paints; requests of readers arrive here.
 
-    It paints, and says so, in one go. Memory that somebody else may paint into at any time is copied first.
+    It paints and reports the damage in one go. Memory that somebody else may paint into at any time must be copied
+    first.
     """
 
     def key(self, code: int, down: bool) -> None:
-        """A key of the keyboard."""
+        """A key was pressed or released."""
         ...
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
-        """The pointer is there, or moved so far, with these buttons down."""
+        """The pointer is at, or moved by, `at`, with these buttons down."""
         ...
 
     def size_wish(self, size: Size) -> None:
@@ -93,16 +94,16 @@ class ScreenSource(Protocol):
         ...
 
     def paint(self, tracks: frozenset[str]) -> None:
-        """These overlays must be painted into the picture: somebody can't compose them."""
+        """These overlays must be painted into the picture: some viewer can't compose them."""
         ...
 
     def watched(self, interval_ns: HostNs | None) -> None:
-        """How often the most eager reader takes a picture; None: nobody reads."""
+        """The shortest interval at which a reader takes pictures; None: nobody reads."""
         ...
 
 
 class Memory:
-    """One mode's pixels: given back by `free` once the screen and all readers are done with it."""
+    """The pixels of one mode; `free` gives them back once the screen and all readers are done with them."""
 
     def __init__(self, mode: Mode, pixels: memoryview, account: Account, free: Callable[[], None]) -> None:
         self.mode, self.pixels = mode, pixels.toreadonly()
@@ -114,11 +115,11 @@ class Memory:
         self._leases = 1
 
     def lease(self) -> None:
-        """One more uses it."""
+        """Add a user of the memory."""
         self._leases += 1
 
     def release(self) -> None:
-        """One uses it no more."""
+        """Remove a user of the memory; the last one frees it."""
         self._leases -= 1
         if not self._leases:
             self._converted.clear()
@@ -128,12 +129,12 @@ class Memory:
             self._free()
 
     def changed(self, rect: Rect) -> None:
-        """What was converted is out of date there."""
+        """Mark `rect` as outdated in the converted copies."""
         for _, damage in self._converted.values():
             damage.add(rect)
 
     def converted(self, to: PixelFormat, by: Convert) -> Planes:
-        """It, converted; only what changed since is done anew."""
+        """The pixels in another format; only what changed since the last call is converted."""
         if to not in self._converted:
             size = Size(self.mode.width, self.mode.height)
             planes = blank(to, size)
@@ -146,7 +147,7 @@ class Memory:
 
 
 def check_mode(mode: Mode, pixels: memoryview) -> None:
-    """GraphError for a mode that can't be, or whose pixels are not all there."""
+    """GraphError for an impossible mode, or one whose pixels don't fit `pixels`."""
     if not (0 < mode.width <= SIDE_MAX and 0 < mode.height <= SIDE_MAX):
         raise GraphError(f"a screen of {mode.width} × {mode.height}; {SIDE_MAX} at most either way")
     if mode.format != "bgrx":
@@ -156,7 +157,7 @@ def check_mode(mode: Mode, pixels: memoryview) -> None:
 
 
 def check_shape(shape: Shape) -> None:
-    """GraphError for a cursor that can't be."""
+    """GraphError for an impossible cursor."""
     width, height = shape.size.width, shape.size.height
     if not (0 < width <= SHAPE_SIDE_MAX and 0 < height <= SHAPE_SIDE_MAX):
         raise GraphError(f"a cursor of {width} × {height}; {SHAPE_SIDE_MAX} at most either way")
@@ -165,5 +166,5 @@ def check_shape(shape: Shape) -> None:
 
 
 def visible(overlay: Overlay) -> tuple[Rect, ...]:
-    """Where an overlay is seen: all of its place, or what is not covered of it."""
+    """The visible parts of an overlay: the whole, or the parts of it that are not covered."""
     return tuple(overlay.at.common(rect) for rect in overlay.clip) if overlay.clip else (overlay.at,)

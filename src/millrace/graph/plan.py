@@ -1,4 +1,4 @@
-"""The plan: the graph ordered, every buffer made, every gain worked out, before a cycle runs."""
+"""The plan: nodes ordered, buffers allocated and gains computed before a cycle runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from millrace.units import Frames
 class PoolMix:
     """Lanes of one pool, from `first` on, into one sink: `gains @ lanes`, then `matrix` if the layouts differ.
 
-    `before` holds the gains of the last cycle while they differ: that cycle crossfades.
+    `before` holds the gains of the last cycle if they differ; that cycle crossfades.
     """
 
     pool: LanePool
@@ -44,7 +44,7 @@ class LaneMix:
 
 @dataclass(slots=True)
 class TapRun:
-    """A tap and how the sink's layout becomes its own; `before` as of a `LaneMix`."""
+    """A tap and the matrix from the sink's layout to its own; `before` as in `LaneMix`."""
 
     tap: Tap
     matrix: Matrix | None
@@ -54,7 +54,7 @@ class TapRun:
 
 @dataclass(slots=True)
 class StreamTapRun:
-    """A tap of one stream: its lane, at the stream's volume or as it came, in the tap's layout; no lane, silence."""
+    """A tap of one stream: the stream's lane, with or without its volume, in the tap's layout; silence if no lane."""
 
     tap: Tap
     lane: LaneMix | None
@@ -63,7 +63,7 @@ class StreamTapRun:
 
 @dataclass(slots=True)
 class SinkRun:
-    """A sink's share of a cycle."""
+    """What a cycle does for one sink."""
 
     sink: Sink
     buffer: Samples
@@ -77,12 +77,12 @@ class SinkRun:
     upstream: list[tuple[SinkRun, Matrix | None]] = field(default_factory=list)
     taps: list[TapRun] = field(default_factory=list)
     heard: bool = True
-    """Whether its mix goes anywhere; one that nobody hears is only metered now and then."""
+    """Whether its mix goes anywhere; a sink that nobody hears is only metered now and then."""
 
 
 @dataclass(slots=True)
 class Applied:
-    """What the last plan applied, so that the next one can ramp from it: by sink, stream then sink, tap and source."""
+    """What the last plan applied, for the next to ramp from: by sink, by stream and sink, by tap and source."""
 
     sink_gains: dict[int, Samples] = field(default_factory=dict)
     limiters: dict[int, Limiter] = field(default_factory=dict)
@@ -98,11 +98,11 @@ class Plan:
     pools: list[LanePool] = field(default_factory=list)
     stream_taps: list[StreamTapRun] = field(default_factory=list)
     begin: list[tuple[LanePool, int, Stream]] = field(default_factory=list)
-    """Lanes that waited for it, and for whom."""
+    """Lanes that waited for this plan, and their streams."""
 
 
 def ordered(links: MappingOf[Sink, Iterable[Link]], done: list[Sink]) -> Iterator[None]:
-    """Put into `done` the sinks so that each comes after those linked into it, in steps; GraphError for a loop."""
+    """Append the sinks to `done`, each after those linked into it, in steps; GraphError for a loop."""
     waits = dict.fromkeys(links, 0)
     for own in links.values():
         for link in own:
@@ -121,13 +121,13 @@ def ordered(links: MappingOf[Sink, Iterable[Link]], done: list[Sink]) -> Iterato
 
 
 def check_loops(sinks: Iterable[Sink]) -> None:
-    """GraphError where a sink would hear itself."""
+    """GraphError if a sink would hear itself."""
     for _ in ordered({sink: sink.links for sink in sinks}, []):
         pass
 
 
 def link_gain(node: Levelled, link: Link) -> Matrix | float:
-    """A plain factor where one will do, else the whole (source × sink) matrix, volume folded in."""
+    """A plain factor if that is enough, else the whole (source × sink) matrix with the volume folded in."""
     gains = node.effective_gains
     if link.matrix is None and gains.count(gains[0]) == len(gains):
         return gains[0]
@@ -138,12 +138,12 @@ def link_gain(node: Levelled, link: Link) -> Matrix | float:
 
 
 def _at_unity(sink: Sink) -> bool:
-    """Whether it is recorded as it is."""
+    """Whether the sink is recorded at its own level."""
     return all(gain == 1.0 for gain in sink.recorded.effective_gains)
 
 
 def _way_to_tap(tap: Tap, source: Sink | Stream) -> Matrix:
-    """From what `source` gives to what `tap` gets: a recorder's channels are made of levelled ones, as PulseAudio's."""
+    """The matrix from `source` to `tap`. As in PulseAudio, recording volumes apply before channels are remapped."""
     matrix = mapped(source.positions, tap.positions, tap.mapping)
     if matrix is None:
         matrix = np.eye(len(tap.positions), dtype=np.float32)
@@ -161,15 +161,16 @@ def _way_to_tap(tap: Tap, source: Sink | Stream) -> Matrix:
 
 
 Factors = tuple[int, float, float]
-"""A lane, what it is multiplied by, and what it was by in the last cycle."""
+"""A lane, its gain, and its gain in the last cycle."""
 
 
 class Planner:
-    """Builds plans for one graph, remembering what is in force so that changes ramp.
+    """Builds plans for one graph, and remembers what is in force so that changes ramp.
 
-    It looks at each node and each link once, in steps. The graph may change between two of them: a plan has the nodes
-    that there were when it was begun, each as it was when it was looked at; what ended meanwhile is silent in it.
-    Buffers are kept from plan to plan: sinks that mix one after another have their scratch in common.
+    It visits each node and each link once, in steps, and the graph may change between two steps. A plan contains the
+    nodes that existed when it was begun, each in the state it had when visited; nodes that ended meanwhile are silent
+    in it. Buffers are reused from plan to plan, and sinks share scratch buffers because they are mixed one after
+    another.
     """
 
     def __init__(self, frames_max: Frames) -> None:
@@ -181,7 +182,7 @@ class Planner:
     def build(
         self, plan: Plan, sinks: Iterable[Sink], pools: Iterable[LanePool], taps: Iterable[Tap] = ()
     ) -> Iterator[None]:
-        """Make `plan`, an empty one, the plan of the graph as it is now. It is to be in force from the last step on."""
+        """Make the empty `plan` the plan of the graph as it is now. It must be in force from the last step on."""
         new = Applied()
         mixed: dict[int, Samples] = {}
         plan.pools = [pool for pool in pools if not pool.empty]
@@ -198,7 +199,7 @@ class Planner:
             yield
         for pool in plan.pools:
             yield from self._mix_pool(pool, runs, new, plan.begin)
-        # Sinks come after those linked into them, so backwards each target is known before its sources.
+        # Sinks come after those linked into them, so in reverse order each target is known before its sources.
         for run in reversed(runs.values()):
             run.heard = bool(run.taps) or any(runs[link.target.id].heard for link in links[run.sink])
             yield
@@ -235,13 +236,13 @@ class Planner:
         return TapRun(tap, None if plain else now, ramped, scratch)
 
     def _tap_ramp(self, tap: Tap, source: Sink | Stream, now: Matrix, new: Applied) -> Matrix | None:
-        """What it is to ramp from: what it had of the same source before, if that is something else."""
+        """What the tap must ramp from: the matrix it last had for the same source, if that differs."""
         new.tap_gains[tap.id, source.id] = now
         was = self._applied.tap_gains.get((tap.id, source.id))
         return None if was is None or np.array_equal(was, now) else was
 
     def _shared(self, use: str, channels: int) -> Samples:
-        """A buffer for what is done with as soon as it is made."""
+        """A scratch buffer, shared by all whose content is used up at once."""
         if (use, channels) not in self._scratch:
             self._scratch[use, channels] = np.zeros((self._frames_max, channels), np.float32)
         return self._scratch[use, channels]
@@ -267,22 +268,21 @@ class Planner:
     def _mix_pool(
         self, pool: LanePool, runs: dict[int, SinkRun], new: Applied, begin: list[tuple[LanePool, int, Stream]]
     ) -> Iterator[None]:
-        """What the streams of `pool` have in each sink, and had before; those that waited go to `begin`."""
+        """Compute the present and the previous gains of the pool's streams per sink; waiting lanes go to `begin`."""
         mixes: dict[int, list[Factors]] = {}
         for lane, stream in enumerate(pool.owners):
             if stream is None:
                 continue
             if pool.waits(lane):
                 begin.append((pool, lane, stream))
-            # What was in force is remembered by stream and sink, not by lane: a plan is made anew for any change, and
-            # by then a lane may be another stream's. So whatever the reason for the new plan, gains ramp from what was
-            # heard.
+            # Gains in force are remembered by stream and sink, not by lane: a plan is rebuilt after any change, and by
+            # then a lane may belong to another stream. So gains ramp from what was heard, whatever caused the new plan.
             old = self._applied.stream_gains.get(stream.id)
             now = new.stream_gains[stream.id] = {
                 link.target.id: link_gain(stream, link) for link in stream.links if link.target.id in runs
             }
             for sink_id, gain in now.items():
-                # A stream that is new begins at once; one that played elsewhere fades in.
+                # A new stream begins at full gain; one that played elsewhere fades in.
                 was = gain if old is None else old.get(sink_id, 0.0)
                 if isinstance(gain, float) and isinstance(was, float):
                     mixes.setdefault(sink_id, []).append((lane, gain, was))
@@ -311,7 +311,7 @@ class Planner:
         run.lanes.append(LaneMix(pool, lane, matrix, None if np.array_equal(before, matrix) else before))
 
     def _pool_mix(self, pool: LanePool, run: SinkRun, lanes: list[Factors]) -> None:
-        """One product over all lanes from the first to the last that the sink mixes."""
+        """Add one product over all lanes from the first to the last that the sink mixes."""
         heard = [(lane, now, was) for lane, now, was in lanes if now or was]
         if not heard:
             return

@@ -1,7 +1,7 @@
-"""Planning: the plan that a graph plays by, and the next one in the making.
+"""Planning: the plan in force, and the next one in the making.
 
-A plan of thousands of streams takes longer than a guest's share of a round. So it is made in steps over as many rounds
-as that takes, while the plan of before plays on; a small one is there before the cycle that it was made for.
+A plan for thousands of streams takes longer than a guest's share of a round. So it is built in steps, over as many
+rounds as that takes, while the previous plan plays on. A small plan is ready before the cycle that it was made for.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from millrace.units import Frames
 
 
 class Planning:
-    """One graph's."""
+    """The plans of one graph."""
 
     def __init__(self, quanta: Quanta, lanes: Lanes) -> None:
         self.quantum = quanta.longest
-        """Frames of a cycle by the plan in force."""
+        """Frames per cycle under the plan in force."""
         self.plan = Plan()
-        """The one in force."""
+        """The plan in force."""
         self.stale = True
-        """Whether something has changed since the last one was begun."""
+        """Whether something has changed since the last plan was begun."""
         self._quanta, self._lanes = quanta, lanes
         self._planner = Planner(quanta.longest)
         self._steps: Iterator[None] | None = None
 
     @property
     def unfinished(self) -> bool:
-        """Whether one is in the making."""
+        """Whether a plan is in the making."""
         return self._steps is not None
 
     def begin(self, mixes: Iterable[Sink], streams: Iterable[Stream], taps: Iterable[Tap]) -> None:
-        """Begin a new one if that is needed, and none is in the making."""
+        """Begin a new plan if one is needed and none is in the making."""
         if self.stale and self._steps is None:
             self.stale = False
             asks = [stream.latency_ask_ns for stream in streams if stream.active or stream.starved]
@@ -43,7 +43,7 @@ class Planning:
             self._steps = self._make(list(mixes), list(taps), self._quanta.chosen(asks, self.quantum))
 
     def go_on(self, over: Callable[[], bool], position: Frames) -> None:
-        """Make more of it until `over`. When it is there it comes into force, for what is heard from `position` on."""
+        """Continue building until `over`. A finished plan comes into force for what is heard from `position` on."""
         if self._steps is None:
             return
         steps, self._steps = self._steps, None
@@ -56,7 +56,7 @@ class Planning:
         self.plan.begin.clear()
 
     def drop(self) -> None:
-        """Nothing plays: what there is of plans is not needed any more."""
+        """Discard all plans: nothing plays."""
         self.plan, self._steps, self.stale = Plan(), None, True
 
     def _make(self, mixes: list[Sink], taps: list[Tap], quantum: Frames) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""How long a cycle lasts: as the lowest latency asked for wants it."""
+"""The length of a cycle, chosen by the lowest latency that anybody asks for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ QUANTA_NS: tuple[HostNs, ...] = (2_500_000, 5_000_000, 10_000_000, 20_000_000, 4
 
 
 class Quanta:
-    """The lengths there are at one rate, in frames."""
+    """The available cycle lengths at one rate, in frames."""
 
     def __init__(self, rate: int) -> None:
         self._frames = [max(1, rate * ns // NS_PER_S) for ns in QUANTA_NS]
@@ -22,13 +22,14 @@ class Quanta:
 
     @property
     def longest(self) -> Frames:
-        """What every buffer must have room for."""
+        """The length that every buffer must have room for."""
         return self._frames[-1]
 
     def chosen(self, asks_ns: Iterable[HostNs], now: Frames) -> Frames:
-        """The longest that everybody can bear; `now` where nobody asks.
+        """The longest that satisfies every request; `now` if there is none.
 
-        A client that has run dry comes back soon, and would have to wait for the end of a longer cycle.
+        Clients in underrun count too: they usually come back soon, and would have to wait for the end of a longer
+        cycle.
         """
         ask = min(asks_ns, default=None)
         if ask is None:

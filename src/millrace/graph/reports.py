@@ -1,4 +1,4 @@
-"""What a graph tells of, besides the changes of its nodes: what could be heard."""
+"""What a graph reports besides changes of its nodes: audible trouble."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from millrace.units import HostNs
 
 
 class Reports(Protocol):
-    """Who hears of it."""
+    """The receiver of reports."""
 
     def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
-        """Something could be heard of a node: underrun, late, ring_corrupted, unread, overrun, microphone.
+        """Something was audible at a node: underrun, late, ring_corrupted, unread, overrun, microphone.
 
-        `since_ns` is when its cause began, as far as that is known; 0 for now.
+        `since_ns` is when its cause began, if known; 0 means now.
         """
         ...
 
     def left_out(self, left_out_ns: HostNs, cut: bool) -> None:
-        """So much sound was left out; whether that is because its cycles took more than its share for long."""
+        """This much sound was skipped; `cut` if that is because its cycles exceeded its share for too long."""
         ...
 
 
 class Unreported:
-    """Nobody."""
+    """Reports to nobody."""
 
     def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
         """See `Reports`."""

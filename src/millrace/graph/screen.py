@@ -1,19 +1,19 @@
-"""Screen ports: the newest picture of one screen, and for each reader what changed since it last took it.
+"""Screen ports: the newest picture of one screen, and for each reader what changed since it last took one.
 
-A screen is state, no queue: its source paints into memory that it was given or gives, and says what it painted. Readers
-take when they are ready. The laws:
+A screen is state, not a queue. Its source paints into memory and reports what it painted; readers take a picture when
+they are ready. The rules:
 
-- Damage is each reader's own: it covers all that changed since it last took a picture, and may cover more.
-- A move is true from one serial to the next only. A reader gets moves only if it took the very picture before; else,
-  and where its last picture was still being read while the move was painted, or it has not got all that moves, they are
-  damage.
+- Damage is per reader: it covers all that changed since that reader last took a picture, and may cover more.
+- A move is valid only from one serial to the next. A reader gets moves only if it took the picture directly before.
+  Otherwise they become damage, as they do if the reader was still holding its last picture when the move was painted,
+  or lacks some of the pixels that moved.
 - Overlays are part of the picture and come with its serial. A reader leaves out those that its viewer composes from
   their tracks: what is painted there is no damage for it until the overlay is gone from that place. The source is told
-  which overlays it must paint, because somebody can't compose them.
-- A picture is a lease: its memory stays mapped and its mode stays, whatever the source does, until it is released. A
-  reader holds one at a time, so one that never releases holds back one mode's memory, and gets no other picture.
-- Paint that comes while a picture is held may show in it. It is damage of the next one, so what was torn is mended.
-- A picture is converted once for all that want it so, and only where it changed.
+  which overlays it must paint because some viewer can't compose them.
+- A picture is a lease: until it is released, its memory stays mapped and its mode valid, whatever the source does. A
+  reader holds one at a time, so one that never releases keeps the memory of one mode, and gets no other picture.
+- Paint that arrives while a picture is held may show in it. It is damage of the next picture, which repairs the tear.
+- A picture is converted once for all readers that want the same format, and only where it changed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SCREEN_BYTES, READER_BYTES = 8 * 1024, 8 * 1024
 OVERLAYS_MAX = 64
 MOVES_MAX = 16
 SHAPES_MAX = 64
-"""Cursors kept: then the one is forgotten that was shown longest ago."""
+"""Cursors kept; beyond that, the one shown longest ago is discarded."""
 
 
 class Picture:
@@ -66,26 +66,26 @@ class Picture:
         return self._memory.pixels
 
     def converted(self, to: PixelFormat) -> Planes:
-        """Its pixels in another format, shared by all that ask for that."""
+        """Its pixels in another format, shared by all readers of that format."""
         assert self._reader.held is self, "a picture that was released"
         return self._memory.converted(to, self._reader.screen.convert)
 
     def release(self) -> None:
-        """Done with it. A second time does nothing."""
+        """End the lease. A second call does nothing."""
         if self._reader.held is self:
             self._reader.held = None
             self._memory.release()
 
 
 class Reader:
-    """Takes pictures: with its own damage, at its own pace."""
+    """Takes pictures at its own pace, with its own damage."""
 
     def __init__(
         self, screen: Screen, who: Watcher, account: Account, interval_ns: HostNs, leave_out: frozenset[str]
     ) -> None:
         self.screen, self.who = screen, who
         self.interval_ns = interval_ns
-        """It takes no picture sooner after the last; 0: as soon as there is one."""
+        """The shortest time between two pictures; 0: as soon as there is one."""
         self.leave_out = leave_out
         """Tracks of overlays that its viewer composes."""
         self.held: Picture | None = None
@@ -98,7 +98,7 @@ class Reader:
         self._taken_ns: HostNs | None = None
 
     def next_timeout(self) -> HostNs | None:
-        """When there is something for it to take; None: when something changes, or it has released what it holds."""
+        """When it can take a picture; None: only after a change, or after it releases the picture it holds."""
         if self.ended or self.held is not None or self.screen.memory is None:
             return None
         if self._serial == self.screen.serial and self._cursor is self.screen.cursor:
@@ -106,7 +106,7 @@ class Reader:
         return 0 if self._taken_ns is None else self._taken_ns + self.interval_ns
 
     def take(self, now_ns: HostNs) -> Picture | None:
-        """The newest picture, with what changed since its last; None where there is nothing new, or it is too soon."""
+        """The newest picture and what changed since the last; None if nothing is new or it is too soon."""
         due_ns, memory = self.next_timeout(), self.screen.memory
         if due_ns is None or now_ns < due_ns or memory is None:
             return None
@@ -118,21 +118,21 @@ class Reader:
         return self.held
 
     def _seen(self, damage: tuple[Rect, ...]) -> tuple[Rect, ...]:
-        """Damage without what lies below an overlay that it leaves out."""
+        """Damage without what lies below an overlay that the reader leaves out."""
         places = self._left_out(self.screen.overlays)
         return tuple(rect for rect in damage if not any(place.holds(rect) for place in places))
 
     def _left_out(self, overlays: Iterable[Overlay]) -> list[Rect]:
-        """Where it has not got what the source paints."""
+        """The places where the reader lacks what the source paints."""
         return [place for overlay in overlays if overlay.track in self.leave_out for place in visible(overlay)]
 
     def uncovered(self, overlays: Iterable[Overlay]) -> None:
-        """For the screen: what was below these, of those that it leaves out, it has never had."""
+        """For the screen: these overlays go away, and the reader never had what was below those it leaves out."""
         for place in self._left_out(overlays):
             self._damage.add(place)
 
     def changed(self, rects: Iterable[Rect], moves: list[Move], overlays: Iterable[Overlay]) -> None:
-        """For the screen: this was painted just now, moves first; overlays lie over it, or did until now."""
+        """For the screen: this was just painted, moves first; `overlays` lie over it, or did until now."""
         had_all = self._serial == self.screen.serial - 1 and self.held is None and not self._damage
         if had_all and not _touched(moves, self._left_out(overlays)):
             self._moves = moves
@@ -144,17 +144,17 @@ class Reader:
             self._damage.add(rect)
 
     def _forget_moves(self) -> None:
-        """They are no longer from the picture that it has to the newest one."""
+        """Turn the moves into damage: they no longer lead from the reader's picture to the newest one."""
         for move in self._moves:
             self._damage.add(move.to)
         self._moves = []
 
     def all_changed(self, whole: Rect) -> None:
-        """For the screen: it is another."""
+        """For the screen: its memory was replaced."""
         self._moves, self._damage = [], Damage([whole])
 
     def key(self, code: int, down: bool) -> None:
-        """Press or release a key; RightsError unless it has the keyboard, as for the pointer and the size."""
+        """Press or release a key; RightsError unless the reader has the keyboard, as for the pointer and the size."""
         self.screen.controlled(self.who, "typing").key(code, down)
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
@@ -166,19 +166,19 @@ class Reader:
         self.screen.controlled(self.who, "its size").size_wish(size)
 
     def set_interval(self, interval_ns: HostNs) -> None:
-        """Take pictures more often, or less."""
+        """Take pictures more or less often."""
         self.interval_ns = interval_ns
         self.screen.tell_watched()
 
     def set_leave_out(self, tracks: frozenset[str]) -> None:
-        """His viewer composes other overlays than before."""
+        """The viewer now composes these overlays."""
         self.uncovered(overlay for overlay in self.screen.overlays if overlay.track not in tracks)
         self.leave_out = tracks
         self._serial = -1
         self.screen.tell_paint()
 
     def end(self) -> None:
-        """It reads no more; what it holds it may hold on until it releases it. A second time does nothing."""
+        """Stop reading; a held picture stays valid until it is released. A second call does nothing."""
         if not self.ended:
             self.ended = True
             self._account.close()
@@ -206,9 +206,9 @@ class Screen:
     # -- the source's side -----------------------------------------------------------------------
 
     def set_mode(self, mode: Mode, pixels: memoryview, now_ns: HostNs, free: Callable[[], None] = lambda: None) -> None:
-        """The screen has other memory from now on; `free` is called when nobody uses it any more.
+        """Give the screen other memory; `free` is called when nobody uses that any more.
 
-        GraphError, and it is as it was, for what can't be or has no room.
+        If the mode is impossible or has no room, raise GraphError and change nothing.
         """
         if self._ended:
             raise GraphError(f"{self.key} has ended")
@@ -230,7 +230,7 @@ class Screen:
         moves: Iterable[Move] = (),
         overlays: Iterable[Overlay] | None = None,
     ) -> None:
-        """The next picture is there: first this was moved, then that was painted, and this lies over it."""
+        """Publish the next picture: first `moves` were applied, then `rects` painted, and `overlays` lie over it."""
         if self.memory is None:
             raise GraphError(f"{self.key} has no mode yet")
         whole = self.memory.mode.whole
@@ -255,7 +255,7 @@ class Screen:
         self.painted_ns = now_ns
 
     def set_cursor(self, cursor: Cursor) -> None:
-        """The pointer is another, or elsewhere. That damages nothing."""
+        """Change the pointer's shape or position, which causes no damage."""
         if cursor.shown:
             if cursor.shape not in self._shapes:
                 raise GraphError(f"{self.key}: cursor {cursor.shape} was never defined")
@@ -264,7 +264,7 @@ class Screen:
             self.cursor = cursor
 
     def define_shape(self, shape: Shape) -> None:
-        """What a cursor looks like, for all readers to ask for by its number."""
+        """Define what a cursor looks like, for readers to request by its number."""
         check_shape(shape)
         known = {number: held for number, held in self._shapes.items() if number != shape.number}
         while len(known) >= SHAPES_MAX:
@@ -278,7 +278,7 @@ class Screen:
         return self._shapes.get(number)
 
     def end(self) -> None:
-        """The source is gone. Pictures that are held stay until they are released. A second time does nothing."""
+        """The source is gone. Held pictures stay valid until they are released. A second call does nothing."""
         if self._ended:
             return
         self._ended = True
@@ -293,7 +293,7 @@ class Screen:
     # -- the readers' side -----------------------------------------------------------------------
 
     def read(self, who: Watcher, interval_ns: HostNs = 0, leave_out: frozenset[str] = frozenset()) -> Reader:
-        """One more reads; GraphError, and it does not, where there is no room."""
+        """Add a reader; if there is no room, raise GraphError and change nothing."""
         if self._ended:
             raise GraphError(f"{self.key} has ended")
         if len(self.readers) >= READERS_MAX:
@@ -319,14 +319,14 @@ class Screen:
         return self._source
 
     def tell_watched(self) -> None:
-        """Tell the source how often somebody takes a picture, if that has changed."""
+        """Tell the source the shortest interval of any reader, if that has changed."""
         interval_ns = min((reader.interval_ns for reader in self.readers), default=None)
         if interval_ns != self._watched:
             self._watched = interval_ns
             self._source.watched(interval_ns)
 
     def tell_paint(self) -> None:
-        """Tell the source which overlays it must paint, if those have changed."""
+        """Tell the source which overlays it must paint, if that has changed."""
         tracks = {overlay.track for overlay in self.overlays}
         painted = frozenset(track for track in tracks if any(track not in reader.leave_out for reader in self.readers))
         if painted != self._painted:
@@ -335,7 +335,7 @@ class Screen:
 
 
 def _touched(moves: list[Move], places: list[Rect]) -> bool:
-    """Whether some move takes pixels from these places, or to them."""
+    """Whether a move takes pixels from these places, or to them."""
     return any(
         place.common(move.to).area or place.common(move.to.moved(-move.dx, -move.dy)).area
         for move in moves
@@ -344,7 +344,7 @@ def _touched(moves: list[Move], places: list[Rect]) -> bool:
 
 
 def _sorted_moves(moves: list[Move], whole: Rect) -> tuple[list[Move], list[Rect]]:
-    """Moves that are true of such a screen, and what of it the others changed."""
+    """The moves if all of them are valid for such a screen; otherwise the areas they changed, as damage."""
     true = [move for move in moves if whole.holds(move.to) and whole.holds(move.to.moved(-move.dx, -move.dy))]
     if len(true) == len(moves) <= MOVES_MAX:
         return true, []

@@ -1,4 +1,4 @@
-"""Who sits before a guest: all may watch, one has the keyboard."""
+"""The keyboard of a guest: everybody may watch, one session has the keyboard."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from millrace.rights.model import Principal, Right
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Watcher:
-    """One session of somebody's. Two sessions of the same principal are two watchers."""
+    """One session of a principal. Two sessions of the same principal are two watchers."""
 
     key: str
     principal: Principal
 
 
 class Seat:
-    """One guest's keyboard, and what goes with it: pointer, size of the screen, seeking in what plays."""
+    """One guest's keyboard, and what goes with it: the pointer, the screen's size, seeking in what plays."""
 
     def __init__(self, guest: str) -> None:
         self._guest = guest
@@ -25,16 +25,16 @@ class Seat:
 
     @property
     def who(self) -> Watcher | None:
-        """Who has it."""
+        """The watcher that has it."""
         return self._who
 
     def take(self, who: Watcher) -> None:
-        """`who` has it from now on, whoever had it before; RightsError unless they may control the guest."""
+        """Give it to `who`, whoever had it before; RightsError unless `who` may control the guest."""
         who.principal.demand(Right.CONTROL, self._guest)
         self._who = who
 
     def leave(self, who: Watcher) -> None:
-        """`who` has it no more, if they had it."""
+        """Take it away from `who`, if `who` has it."""
         if self._who is who:
             self._who = None
 

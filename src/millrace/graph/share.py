@@ -1,8 +1,8 @@
-"""A share: what one guest may take of the worker's time at a stretch, before the others have had theirs.
+"""A share: how long the worker may serve one guest at a stretch before the others get their turn.
 
-One thread serves all guests, so nobody is interrupted: work for a guest is done in small steps. Where the share
-is used up after one of them, the work goes on in the next round. The clock is handed down. That of a graph is the
-processor's: a thread that waited for the processor has used nothing.
+One thread serves all guests, and nothing is preempted: work for a guest is done in small steps. If the share is used up
+after a step, the work continues in the next round. The clock is passed in. For graphs it is the thread's processor
+time, so a thread that was waiting for a processor has used nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Clock = Callable[[], HostNs]
 SLICE_NS: HostNs = 2 * NS_PER_MS
 RECENT_NS: HostNs = 200 * NS_PER_MS
 LIGHT_NS: HostNs = 25 * NS_PER_MS
-"""A guest that has used less than this lately takes no other's time, and may catch up in larger pieces."""
+"""A guest that used less than this recently takes no time from others, and may catch up in larger pieces."""
 HOPE_NS: HostNs = 150 * NS_PER_MS
-"""A graph that is cut short, and makes no progress while the thread works so long, never will."""
+"""A graph that is cut short and makes no progress while the thread works for this long never will."""
 
 
 class Slice:
-    """What may be used in a round, by one clock."""
+    """The time that may be used in a round, by one clock."""
 
     __slots__ = ("_entered", "clock", "left_ns", "slice_ns", "used_ns")
 
@@ -33,7 +33,7 @@ class Slice:
         self._entered: HostNs = 0
 
     def renew(self, slice_ns: HostNs = 0) -> None:
-        """A new round: the whole slice again, or another."""
+        """Begin a new round, with the whole slice again or another one."""
         self.left_ns = slice_ns or self.slice_ns
 
     def enter(self) -> None:
@@ -41,34 +41,35 @@ class Slice:
         self._entered = self.clock()
 
     def over(self) -> bool:
-        """Whether the work that was begun must go on in another round."""
+        """Whether the current work must continue in another round."""
         return self.clock() - self._entered >= self.left_ns
 
     def leave(self) -> HostNs:
-        """Work for the guest ends, for now; returns how long it took."""
+        """Work for the guest ends for now; return how long it took."""
         used = self.clock() - self._entered
         self.left_ns, self.used_ns = self.left_ns - used, self.used_ns + used
         return used
 
 
 class Share(Slice):
-    """One graph's share of a round. `clock` tells what the thread has worked."""
+    """One graph's share of a round. `clock` measures how long the thread has worked."""
 
     __slots__ = ("_at_ns", "_entered_wall", "_wall", "heavy", "recent_ns")
 
     def __init__(self, clock: Clock = lambda: 0, wall: Clock | None = None, slice_ns: HostNs = SLICE_NS) -> None:
         super().__init__(clock, slice_ns)
-        # Asking what a thread has worked takes a system call; no more than has passed by a clock on the wall.
+        # Reading a thread's processor time is a system call. It can't exceed the wall time that passed, so the wall
+        # clock is checked first.
         self._wall = wall or clock
         self.recent_ns: HostNs = 0
-        """Lately: the one that has used least is served first."""
+        """Time used recently (a leaky sum): the graph that used least runs first."""
         self.heavy = False
-        """Whether it has lately used about as much as others that have something to do now, or more."""
+        """Whether it recently used at least about as much as the others that are due now."""
         self._entered_wall = self._at_ns = 0
 
     @property
     def light(self) -> bool:
-        """Whether it has used little lately; of one that has just come that is not known."""
+        """Whether it used little recently; unknown, hence False, for a graph that has just been added."""
         return self.used_ns > 0 and self.recent_ns < LIGHT_NS
 
     def enter(self) -> None:
@@ -80,26 +81,26 @@ class Share(Slice):
         return self._wall() - self._entered_wall >= self.left_ns and super().over()
 
     def begin(self, light_ns: HostNs) -> None:
-        """A new round, and work in it: the whole slice again, or `light_ns` if it has used little lately."""
+        """Begin a new round and work in it, with the whole slice again, or `light_ns` if it used little recently."""
         self.left_ns = light_ns if self.light else self.slice_ns
         self._entered, self._entered_wall = self.clock(), self._wall()
 
     def ended(self, now_ns: HostNs) -> HostNs:
-        """As `leave`, at that time."""
+        """As `leave`, at the given time."""
         used = self.clock() - self._entered
         self.left_ns, self.used_ns = self.left_ns - used, self.used_ns + used
-        # A leaky sum with the time constant RECENT_NS: a guest that works all the time stays near what it uses in so
-        # long, one long cycle is soon forgotten, and of a guest that rested so long nothing is held.
+        # A leaky sum with the time constant RECENT_NS: a guest that works all the time stays near what it uses in that
+        # time, one long cycle is soon forgotten, and nothing is left after a rest of that length.
         passed, self._at_ns = now_ns - self._at_ns, now_ns
         self.recent_ns += used - self.recent_ns * min(passed, RECENT_NS) // RECENT_NS
         return used
 
 
 class Lag:
-    """Whether a graph that is cut short only has to catch up, or gets no nearer however much it works.
+    """Decides whether a graph that is cut short will catch up, or gets no nearer however long it works.
 
-    That is so for those that work most, in a thread that had the processor: the others are late because of these, and
-    all are late where the machine gives the thread no time.
+    Only the graphs that work most, in a thread that had the processor, can be hopeless. The others are late because of
+    those, and all are late if the machine does not schedule the thread.
     """
 
     def __init__(self, share: Share) -> None:
@@ -108,22 +109,22 @@ class Lag:
 
     @property
     def cut(self) -> bool:
-        """Whether it has been cut short since it last was where it should be, and not for others."""
+        """Whether it has been cut short since it last was on time, and is itself the cause."""
         return self._since is not None and self._share.heavy and not self._share.light
 
     def caught_up(self) -> None:
-        """It is where it should be."""
+        """The graph is on time."""
         self._since = None
 
     def hopeless(self, now_ns: HostNs, behind: Frames) -> bool:
-        """It was cut short, so far behind: whether it had better leave that out."""
+        """The graph was cut short `behind` frames late: whether it should skip them."""
         worked_ns = self._share.clock()
         since_ns, worked_then_ns, behind_then = self._since or (now_ns, worked_ns, behind)
         if self._since is not None and worked_ns - worked_then_ns < HOPE_NS:
             return False
         self._since = now_ns, worked_ns, behind
-        # The thread had the processor for more than half of the time, and this graph is one of those that used it: if
-        # it is no nearer than before, more time will not help, and leaving sound out is the only way back to now.
+        # The thread had the processor for more than half of the time, and this graph is one of those that used it. If
+        # it is no nearer than before, more time will not help: skipping sound is the only way back to the present.
         busy = (worked_ns - worked_then_ns) * 2 > now_ns - since_ns > 0
         if busy and self._share.heavy and not self._share.light and behind >= behind_then:
             self._since = None
