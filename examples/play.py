@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 
 import numpy as np
@@ -23,4 +24,8 @@ async def main(guest: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "default"))
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "default"))
+        except millrace.MillraceError as error:
+            raise SystemExit(str(error)) from None

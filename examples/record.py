@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import wave
 
@@ -30,10 +31,9 @@ async def main(path: str, seconds: float, guest: str) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    asyncio.run(
-        main(
-            arguments[0] if arguments else "guest.wav",
-            float(arguments[1]) if len(arguments) > 1 else 5.0,
-            arguments[2] if len(arguments) > 2 else "default",
-        )
-    )
+    path, seconds, guest = [*arguments, *["guest.wav", "5", "default"][len(arguments) :]]
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(main(path, float(seconds), guest))
+        except millrace.MillraceError as error:
+            raise SystemExit(str(error)) from None

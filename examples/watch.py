@@ -22,4 +22,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main())
+        try:
+            asyncio.run(main())
+        except millrace.MillraceError as error:
+            raise SystemExit(str(error)) from None

@@ -96,13 +96,14 @@ def test_a_table_gives_way_where_it_may() -> None:
 
 
 def test_top_keeps_incidents_in_sight() -> None:
-    stream = {"application": "player", "state": "running", "underruns": 0, "ahead_ms": 20.0}
+    stream = {"application": "player", "state": "running", "underruns": 0, "fill_ms": 80.0, "ahead_ms": 20.0}
     guest: dict[str, Any] = {"name": "default", "state": "running", "quantum_ms": 20.0, "late_cycles": 0, "sinks": []}
     guest |= {"sources": [], "listeners": [], "streams": [stream | {"id": f"stream/{n}"} for n in range(300)]}
     said: dict[str, Any] = {"at": 0.0, "guest": "default", "subject": "stream/7", "stage": "stream", "cause": "starved"}
     said |= {"count": 1, "text": "the application wrote late", "evidence": {"late_ms": 12.5}}
     lines = [line.plain for line in picture({"guests": [guest]}, [said] * 5, 80, 24)]
     assert len(lines) == 24 and all(cells(line) <= 80 for line in lines)
+    assert "100.0 ms" in next(line for line in lines if "stream/0" in line)
     assert lines[-1].endswith("12.5 ms]") and any("more lines; `millrace ls`" in line for line in lines)
     assert len(picture({"guests": [guest]}, [said] * 5, None, None)) == 302 + 5
 

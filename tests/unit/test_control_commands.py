@@ -257,6 +257,7 @@ def test_changes_are_made_and_told(tmp_path: Path) -> None:
     ("token.new", {"may": "fly"}, ConfigError, "no right 'fly'"),
     ("token.new", {"may": "hear", "name": "x" * 101}, ConfigError, "100 characters"),
     ("token.new", {"may": "hear", "expires": "soon"}, ConfigError, "soon"),
+    ("token.new", {"may": "hear", "guests": ["alice", "alcie"]}, NotFound, "no guest 'alcie'"),
     ("remember", {"key": ""}, ConfigError, "has 1 to 200 characters, a value 4096"),
     ("remember", {"key": "x" * (KEY_MAX + 1)}, ConfigError, "200"),
     ("remember", {"key": "x", "value": "x" * (VALUE_MAX + 1)}, ConfigError, "4096"),

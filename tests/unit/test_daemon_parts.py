@@ -64,13 +64,14 @@ pulse_tcp = ["127.0.0.1:4713", "[::1]:4713"]
         ("[guest.a]\npulse_tcp = 5", "HOST:PORT"),
         ("[guest.api]", "guest name"),
         ("[guest.'../x']", "guest name"),
-        ("[", "c.toml"),
+        ("[", "Invalid initial character"),
         ("[daemon]\ntoken_file = '/nonexistent'", "token file"),
     ],
 )
 def test_bad_configuration_says_what_is_wrong(text: str, why: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(ConfigError, match=why) as said:
         cfg.load(write(tmp_path / "c.toml", text))
+    assert str(tmp_path / "c.toml") in str(said.value)
 
 
 def test_tokens_that_others_can_read_are_refused(tmp_path: Path) -> None:

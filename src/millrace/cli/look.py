@@ -87,7 +87,8 @@ def _rows(guest: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         label = printable(stream["application"] or stream["name"])
         drift = "" if stream.get("drift_ppm") is None else f"{stream['drift_ppm']:+.0f}"
         faults = counted(stream["underruns"], "underrun") if stream["underruns"] else ""
-        yield stream["id"], label, stream["state"], "", f"{stream['ahead_ms']} ms", drift, "", faults
+        queued_ms = stream.get("fill_ms", 0) + stream["ahead_ms"]
+        yield stream["id"], label, stream["state"], "", f"{queued_ms:.1f} ms", drift, "", faults
     for one in guest["listeners"]:
         learning = "-" if one["latency_ms"] is None else "…"
         drift = f"{one['drift_ppm']:+.0f}" if one["locked"] else learning

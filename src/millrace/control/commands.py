@@ -349,6 +349,10 @@ class Commands:
         principal.demand(Right.ADMIN)
         rights, lasts_s = parse_rights(args.may), parse_expiry(args.expires or TOKEN_DAYS)
         name, guests = parse_label(args.name, "token name", 100), args.guests or [ALL_GUESTS]
+        for guest in guests:
+            # A token made for a mistyped name would be valid in whatever guest is added by that name later.
+            if guest != ALL_GUESTS and guest not in self._worker.guests:
+                raise missing_guest(guest, self._worker.guests)
         token, secret = await self._worker.access.new(name, rights, guests, lasts_s)
         return results.NewToken(**msgspec.structs.asdict(token_view(token)), token=secret)
 

@@ -43,7 +43,7 @@ class Config:
 def _take(table: dict[str, Any], key: str, kind: type, where: str) -> Any:
     value = table.pop(key, None)
     if value is not None and not isinstance(value, kind):
-        raise ConfigError(f"{where}.{key} must be {kind.__name__}, not {quoted(value)}")
+        raise ConfigError(f"{where and f'{where}.'}{key} must be {kind.__name__}, not {quoted(value)}")
     return value
 
 
@@ -54,7 +54,7 @@ def _table(table: dict[str, Any], key: str, where: str) -> dict[str, Any]:
 
 def _no_more(table: dict[str, Any], where: str) -> None:
     if table:
-        raise ConfigError(f"{where}: unknown {', '.join(map(printable, sorted(table)))}")
+        raise ConfigError(f"{where and f'{where}: '}unknown {', '.join(map(printable, sorted(table)))}")
 
 
 def _addresses(value: Any, where: str) -> tuple[str, ...]:
@@ -162,13 +162,20 @@ def checked_token(token: str, where: str) -> str:
 
 
 def load(path: Path | None) -> Config:
-    """Read `path`, or the default file if there is one; ConfigError names the line or key at fault."""
+    """Read `path`, or the default file if there is one; ConfigError names the file, and the line or key at fault."""
     source = path or config_path()
     if path is None and not is_there(source):
         return with_token(Config(), None)
     data = read_toml(source)
-    daemon, tls, guests = (_table(data, key, str(source)) for key in ("daemon", "tls", "guest"))
-    _no_more(data, str(source))
+    try:
+        return _parsed(data)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _parsed(data: dict[str, Any]) -> Config:
+    daemon, tls, guests = (_table(data, key, "") for key in ("daemon", "tls", "guest"))
+    _no_more(data, "")
     listen = _take(daemon, "listen", str, "daemon") or DEFAULT_LISTEN
     token_file = _take(daemon, "token_file", str, "daemon")
     public_url = _take(daemon, "public_url", str, "daemon") or ""
@@ -178,7 +185,7 @@ def load(path: Path | None) -> Config:
     cert, key, client_ca = (_take(tls, name, str, "tls") or "" for name in ("cert", "key", "client_ca"))
     certificates = tuple(_certificate(table) for table in _take(tls, "client", list, "tls") or [])
     if certificates and not client_ca:
-        raise ConfigError(f"{source}: tls.client needs tls.client_ca, the certificate of the CA that signs them")
+        raise ConfigError("tls.client needs tls.client_ca, the certificate of the CA that signs them")
     _no_more(tls, "tls")
     parse_address(listen, "daemon.listen")
     made = tuple(_guest(name, table) for name, table in guests.items()) or (GuestConfig("default"),)

@@ -122,7 +122,7 @@ def _late(session: ListenerSession) -> str:
     latency, report = latency_ms(session), session.report
     if latency is None:
         return "no latency: it writes a file or is not playing"
-    clock = f"its card runs {report.drift_ppm:+.1f} ppm fast, which resampling corrects"
+    clock = f"its clock runs {report.drift_ppm:+.1f} ppm fast, which resampling corrects"
     return (
         f"latency {latency:.1f} ms (`millrace latency`), {clock if report.locked else 'the clocks are being measured'}"
     )
