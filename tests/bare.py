@@ -1,4 +1,4 @@
-"""Stand-ins that have what a protocol says, and nothing else: whoever asks them for more fails."""
+"""Stand-ins that have exactly the members of a protocol: code that uses any other member fails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def members_of(protocol: type) -> set[str]:
-    """The names that a protocol says, those of its bases included."""
+    """The names of a protocol's members, including those of its bases."""
     names: set[str] = set()
     for base in protocol.__mro__:
         if base.__module__ not in ("typing", "builtins"):
@@ -16,7 +16,7 @@ def members_of(protocol: type) -> set[str]:
 
 
 def bare(protocol: type, **members: Any) -> Any:
-    """An object with exactly the members of `protocol`, as given here."""
+    """An object with exactly the members of `protocol`, which are given here."""
     said = members_of(protocol)
     assert members.keys() == said, f"{protocol.__name__}: {members.keys() ^ said}"
     made = type(f"Bare{protocol.__name__}", (), {"__slots__": tuple(said)})()

@@ -1,4 +1,4 @@
-"""A daemon in this process, with sockets and a store in a folder of the test's own."""
+"""A daemon in this process, with its sockets and its store in the test's own folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TRIES = 3
 
 
 def config(folder: Path, **options: Any) -> Config:
-    """One guest, alice, unless `options` say otherwise."""
+    """A configuration with one guest, alice, unless `options` say otherwise."""
     made = {"guests": (GuestConfig("alice"),), "runtime": folder / "r", "state": folder / "s" / "state.db"} | options
     return Config("127.0.0.1:0", **made)
 
 
 @asynccontextmanager
 async def daemon_in(folder: Path, **options: Any) -> AsyncIterator[Daemon]:
-    """A daemon while the block runs."""
+    """Run a daemon for the duration of the block."""
     daemon = Daemon(config(folder, **options))
     try:
         await daemon.start()
@@ -39,7 +39,7 @@ async def daemon_in(folder: Path, **options: Any) -> AsyncIterator[Daemon]:
 def running(
     folder: Path, test: Test, run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run, **options: Any
 ) -> None:
-    """A daemon while `test` runs."""
+    """Run a daemon for the duration of `test`."""
 
     async def main() -> None:
         async with daemon_in(folder, **options) as daemon:
@@ -49,9 +49,9 @@ def running(
 
 
 def undisturbed(folder: Path, test: Test, **options: Any) -> None:
-    """As `running`, for a test that judges every sample while client and daemon share a processor with others.
+    """Like `running`, for a test that judges every sample while client and daemon share a processor with others.
 
-    A machine that stands still makes a hole, and the daemon says so: then it is made again. Three times is no accident.
+    A stall of the machine makes a gap, which the daemon records: then the test is repeated, up to three times in all.
     """
     for attempt in range(TRIES):
         stalled: list[str] = []

@@ -1,4 +1,4 @@
-"""A client of a PulseAudio door without a wire: requests are values, and so are answers."""
+"""A client of a PulseAudio door without a connection: requests are values, and so are answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Furnished(Rig):
 
 
 class Records:
-    """In the place of an answer of many records."""
+    """Stands in for the writer of an answer of many records."""
 
     size = 0
 
@@ -42,7 +42,7 @@ class Records:
 
 
 class Caller(PulseClient):
-    """One that was let in. It is served by `handlers`, and keeps what it is answered and told."""
+    """An authenticated client. It is served by `handlers`, and stores its answers and events."""
 
     def __init__(
         self, rig: Rig, handlers: Mapping[Command, Handler] = HANDLERS, trusted: bool = True, props: Props | None = None
@@ -61,30 +61,30 @@ class Caller(PulseClient):
         return False
 
     def ask(self, command: Command, **fields: Any) -> Any:
-        """The fields of the answer, the records of a list, or the error; None where there is none yet."""
+        """The fields of the answer, the records of a list, or the error; None if there is no answer yet."""
         tag = self.send(command, **fields)
         return self.answers.get(tag)
 
     def send(self, command: Command, **fields: Any) -> int:
-        """Ask, and leave the answer for later; returns its tag."""
+        """Make a request without looking at its answer; returns its tag."""
         tag = next(self._tags)
         self._request(Request(command, tag, fields))
         self._go_on()
         return tag
 
     def play(self, spec: Spec, numbers: tuple[int, ...], **changes: Any) -> Any:
-        """Create a playback stream; what was answered."""
+        """Create a playback stream; returns the answer."""
         return self.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(spec, numbers, **changes))
 
     def record(self, spec: Spec, numbers: tuple[int, ...], **changes: Any) -> Any:
-        """Create a recorder; what was answered."""
+        """Create a recorder; returns the answer."""
         return self.ask(Command.CREATE_RECORD_STREAM, **record_fields(spec, numbers, **changes))
 
     def named(self, command: Command) -> list[dict[str, Any]]:
-        """What it was told of one kind."""
+        """The messages of one kind that were sent to it."""
         return [fields for told, fields in self.told if told is command]
 
-    # -- in the wire's place -------------------------------------------------------------------
+    # -- instead of the connection -------------------------------------------------------------
 
     def reply(self, request: Request, values: Mapping[str, Any] | None = None) -> None:
         """See `PulseClient`."""

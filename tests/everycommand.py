@@ -1,9 +1,9 @@
-"""Every command of the command line, in surroundings that a process can't choose.
+"""Runs every command of the command line in an unusual environment.
 
-The commands are those of typer's own tree, so that a new one is tried too. One process loads the product, takes on the
-surroundings, and runs each command in a fork of itself: a start costs half a second, a fork a hundredth.
+The commands come from typer's own tree, so that a new one is included automatically. One process loads Millrace, enters
+the environment, and runs each command in a fork of itself: a start costs half a second, a fork a hundredth.
 
-`python -m tests.everycommand SPEC` with a JSON object; results go to descriptor `results`, an object a line.
+`python -m tests.everycommand SPEC`: SPEC is a JSON object, and results go to descriptor `results`, one object per line.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 129, 130, 141, 143}
-# What a required argument is given; any other gets a word, which is no name of anything.
+# Values for required arguments; any other gets a word that names nothing.
 VALUES = {"settings": "volume=50%", "to": "sink/none", "target": "stream/999", "source": "stream/999"}
-# Options for commands that would take long, or bring the house down.
+# Options for commands that would otherwise take long or have side effects.
 OPTIONS: dict[str, list[str]] = {
     "demo": ["--seconds", "0.4", "--to", "null:", "--no-stay"], "matrix": ["--cards", "none"],
     "lab run": ["--hours", "0.001"], "lab sound": ["--seconds", "10"], "listen": ["--to", "null:", "--no-reconnect"],
@@ -34,11 +34,11 @@ OPTIONS: dict[str, list[str]] = {
 DAEMON = ["the daemon"]
 LASTING = {"listen --to null: --no-reconnect", "prompts", "top --every 0.2", "lab impair --listen 127.0.0.1:0"}
 LASTING_S, LIMIT_S = 0.7, 40.0
-"""When those that run until they are stopped get SIGINT; and when any is taken to hang."""
+"""After how long a command that runs until it is stopped gets SIGINT, and any command counts as hanging."""
 
 
 def tree() -> list[list[str]]:
-    """Every command with arguments."""
+    """Every command, with arguments."""
     import typer
 
     from millrace.cli.main import app
@@ -57,7 +57,7 @@ def _leaves(command: Any, path: list[str]) -> Any:
 
 
 def load() -> None:
-    """Everything, while it can be read: the interpreter may lie where only this user may look."""
+    """Import everything while it is readable: the user that we switch to may have no access to the interpreter."""
     import millrace
 
     for found in pkgutil.walk_packages(millrace.__path__, "millrace."):
@@ -65,7 +65,7 @@ def load() -> None:
     for name in ("rich.live", "rich.progress", "rich.table", "tarfile", "importlib.metadata", "encodings.ascii",
                  "encodings.latin_1", "encodings.idna", "concurrent.futures.process"):  # fmt: skip
         importlib.import_module(name)
-    # What typer loads when a command runs.
+    # Load what typer imports only when a command runs.
     from millrace.cli.main import app
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -73,7 +73,7 @@ def load() -> None:
 
 
 def fresh_streams(encoding: str) -> None:
-    """Standard streams as the interpreter makes them of the descriptors there are."""
+    """Create the standard streams as the interpreter would from the open descriptors."""
     for name, number, mode in (("stdin", 0, "rb"), ("stdout", 1, "wb"), ("stderr", 2, "wb")):
         try:
             os.fstat(number)
@@ -87,7 +87,7 @@ def fresh_streams(encoding: str) -> None:
 
 
 def become(args: list[str], streams: list[str], captured: list[int], encoding: str) -> NoReturn:
-    """Run a command as `millrace` would, and leave as the interpreter does."""
+    """Run a command as `millrace` would, and exit as the interpreter would."""
     for number, kind in enumerate(streams):
         if kind == "closed":
             os.close(number)
@@ -96,7 +96,7 @@ def become(args: list[str], streams: list[str], captured: list[int], encoding: s
         os.dup2(made, number)
     os.closerange(3, 256)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Whoever runs the tests may ignore it (nohup), and what it runs then does too.
+    # SIGHUP is ignored under nohup, and children inherit that.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     fresh_streams(encoding)
     sys.argv = ["millrace", *args]
@@ -118,7 +118,7 @@ def become(args: list[str], streams: list[str], captured: list[int], encoding: s
 
 
 class Run:
-    """One command that runs."""
+    """A running command."""
 
     def __init__(self, args: list[str], streams: list[str], encoding: str) -> None:
         self.begun = time.monotonic()
@@ -131,14 +131,14 @@ class Run:
             become(args, streams, self._captured, encoding)
 
     def ended(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+        """The exit code, negative for a signal; None while it runs."""
         if self._code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._code = os.waitstatus_to_exitcode(status) if pid else None
         return self._code
 
     def wait(self) -> int:
-        """Its exit code; one that hangs is killed."""
+        """Wait for the exit code; a command that hangs is killed."""
         begun, stopped = time.monotonic(), not self.lasts
         while (code := self.ended()) is None:
             ran = time.monotonic() - begun
@@ -151,7 +151,7 @@ class Run:
         return code
 
     def said(self) -> tuple[str, str]:
-        """What it printed."""
+        """What it printed to stdout and to stderr."""
         texts = []
         for number in self._captured:
             texts.append(os.pread(number, 1 << 22, 0).decode(self._encoding, "backslashreplace"))
@@ -160,7 +160,7 @@ class Run:
 
 
 def main() -> None:
-    """See the module."""
+    """See the module's docstring."""
     spec = json.loads(sys.argv[1])
     load()
     with contextlib.suppress(FileNotFoundError):
@@ -184,7 +184,7 @@ def main() -> None:
 
 
 def _daemon(spec: dict[str, Any], streams: list[str], encoding: str) -> Run:
-    """One that listens, or has refused to."""
+    """Start a daemon, and wait until it listens or has exited."""
     daemon = Run(["serve", "--listen", "127.0.0.1:0"], streams, encoding)
     last = Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/millrace-{os.getuid()}")) / "millrace" / "attach.sock"
     while daemon.ended() is None and not last.exists() and time.monotonic() - daemon.begun < LIMIT_S:

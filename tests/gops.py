@@ -1,4 +1,4 @@
-"""A synthetic source of pictures in groups, and a sink that must have what a decoder needs."""
+"""A synthetic source of pictures in groups, and a sink that checks that it gets what a decoder needs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NONE = -1
 
 @dataclass
 class Source:
-    """Makes access units; each knows which one it needs. What is asked of it is noted."""
+    """Makes access units, each of which names its reference. Records the demands and upstream events that it gets."""
 
     track: Track
     publisher: Publisher = field(init=False)
@@ -88,7 +88,7 @@ class Source:
         parts: int = 1,
         lost: frozenset[int] = frozenset(),
     ) -> list[Packet]:
-        """Make one; parts in `lost` never arrive here."""
+        """Make a picture; parts in `lost` are not pushed."""
         flags = Flags.DISPOSABLE if disposable and not key else Flags(0)
         needs = NONE if key else self.reference
         packets = []
@@ -110,7 +110,7 @@ class Source:
         return packets
 
     def skip(self, count: int) -> None:
-        """A hop before this one left out so many that nobody needs, and says so."""
+        """As if an earlier hop had dropped so many disposable packets, and announced the gap."""
         self.number += count
         self.publisher.push(Gap(count, self.now_ns))
 
@@ -126,7 +126,7 @@ class Source:
 
 @dataclass
 class Decoder:
-    """Takes items in order and holds them against the laws."""
+    """Takes items in order and asserts a track's invariants."""
 
     grouped: bool = True
     decoded: list[int] = field(default_factory=list)

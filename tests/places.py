@@ -1,4 +1,4 @@
-"""What tests ask of the machine: a small disk, and to fail where everything is required and something is missing."""
+"""What tests need from the machine: a small disk, and the choice to skip or to fail if something is missing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SMALL_BYTES = 128 * 1024
 
 
 def lack(what: str) -> NoReturn:
-    """Skip because something is missing; fail where everything is required."""
+    """Skip because something is missing, or fail if everything is required."""
     (pytest.fail if REQUIRE_ALL else pytest.skip)(f"this machine lacks {what}")
 
 
 @contextlib.contextmanager
 def small_disk(place: Path) -> Iterator[bool]:
-    """`place` holds 128 KiB. Yields whether it is a disk; where none can be mounted, single files are limited."""
+    """Limit `place` to 128 KiB. Yields whether it is a disk; if none can be mounted, each file is limited."""
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES},mode=700", "millrace-test", str(place)]
     able = os.getuid() == 0 and shutil.which("mount") is not None
@@ -45,7 +45,7 @@ def small_disk(place: Path) -> Iterator[bool]:
 
 
 def fill(place: Path) -> None:
-    """Use up the disk."""
+    """Fill the disk."""
     with contextlib.suppress(OSError), (place / "filler").open("ab", buffering=0) as file:
         while file.write(bytes(512)):
             pass

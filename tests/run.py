@@ -1,12 +1,14 @@
-"""`make test`: lint and all tests, in the least time that two processors need for them.
+"""`make test`: lint and all tests, scheduled to finish as soon as possible on two processors.
 
-Three runs go on side by side, and who judges less gives way. What drives real programs and judges the sound as it comes
-has the machine first, as many tests at once as there are processors to spare: it mostly waits. What drives programs
-and daemons but judges no time goes on beside it, with less priority. What only computes (lint, unit tests, hours of
-virtual time) does so when nobody else would.
+Three runs go on in parallel, at priorities by how sensitive to timing they are:
 
-What judges time that others would spoil, or takes the whole machine, follows alone; so does what failed while others
-ran beside it: it is judged by what it does alone, and named if that is something else. What failed is shown once more
+- Tests that drive real programs and judge the sound as it arrives have the highest priority. As many run at a time as
+  there are processors to spare: they mostly wait.
+- Tests that drive programs and daemons but judge no times run beside them, at a lower priority.
+- Everything that only computes (lint, unit tests, hours of virtual time) runs when the processor would be idle.
+
+Tests marked `alone`, whose timing others would disturb or which load the whole machine, follow by themselves. Tests
+that failed in parallel are named and run again by themselves, and that result counts. Failures are printed once more
 at the end.
 """
 
@@ -30,9 +32,9 @@ SOURCES = ["src", "tests", "bench", "examples"]
 COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py", "tests/scenario/test_machines.py"]
 OTHERS = [f"--ignore={path}" for path in COMPUTING]
 SOUNDING, BESIDE = max(1, min(3, PROCESSORS)), max(1, min(3, PROCESSORS // 4))
-"""How many tests at once."""
+"""How many tests of each kind run at a time."""
 AGAIN_MAX = 40
-"""With more failures than that it was not the others."""
+"""More failures than this were not caused by the tests beside them, so they are not repeated."""
 IDLY = ["chrt", "--idle", "0"] if shutil.which("chrt") else ["nice", "-n", "19"]
 GIVING_WAY = ["nice", "-n", "10"]
 LINT = [
@@ -43,12 +45,12 @@ LINT = [
 
 
 def pytest(*args: str) -> list[str]:
-    """A run of tests that leaves other runs' files alone."""
+    """A run of pytest that does not touch the files of other runs."""
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.failed", *args]
 
 
 def several(number: int, *args: str) -> list[str]:
-    """So many at once; what has a group stays together."""
+    """A run of so many tests at a time; the tests of one group stay in one process."""
     return pytest(*(["-n", str(number), "--dist", "loadgroup"] if number > 1 else []), *args)
 
 
@@ -59,18 +61,18 @@ ALONE = pytest("-m", "alone")
 
 
 def quietly(log: IO[bytes], *commands: list[str], failed: Path | None = None) -> int:
-    """Run one after another; what they say is kept, and what fails is named in `failed`."""
+    """Run commands one after another; their output goes to `log`, and the names of failed tests to `failed`."""
     env = noting(failed)
     return max(abs(subprocess.run(command, stdout=log, stderr=log, env=env).returncode) for command in commands)
 
 
 def noting(failed: Path | None) -> dict[str, str]:
-    """The environment of a run that writes there what fails."""
+    """The environment of a run that writes the names of failed tests to `failed`."""
     return os.environ | ({FILE: str(failed)} if failed else {})
 
 
 def again(code: int, failed: Path) -> int:
-    """Judge by themselves the tests that failed beside others; returns what counts."""
+    """Run the tests that failed in parallel again by themselves; returns the exit code that counts."""
     if code != 1 or not failed.exists():
         return code
     names = list(dict.fromkeys(failed.read_text().splitlines()))
@@ -81,7 +83,7 @@ def again(code: int, failed: Path) -> int:
 
 
 def shown(command: list[str], log: IO[bytes], failed: Path | None = None) -> int:
-    """Run it; what it says is shown, and kept."""
+    """Run a command; its output is both printed and logged."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=noting(failed)) as process:
         assert process.stdout is not None
         while data := process.stdout.read1():
@@ -92,7 +94,7 @@ def shown(command: list[str], log: IO[bytes], failed: Path | None = None) -> int
 
 
 def failures(text: bytes) -> bytes:
-    """What a run says of what failed; all that it says where it was no test."""
+    """The part of a run's output about failures; all of it if no test failed."""
     found = [at for mark in (b"= ERRORS =", b"= FAILURES =") if (at := text.find(mark)) >= 0]
     return text[text.rfind(b"\n", 0, min(found)) + 1 :] if found else text
 

@@ -1,4 +1,4 @@
-"""The house's two laws: imports go downward only, and effects live in the outer layers."""
+"""Rules of the source tree: imports go downward only, effects stay in the outer layers, files and functions small."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ROWS = [
     # The façade: `millrace.connect` and the version.
     ["__init__"],
 ]
-"""From the ground up: docs/architecture.md draws it."""
+"""The layers from the bottom up, as listed in docs/architecture.md."""
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
-# Siblings on one row never import each other; these read one another's ground by DESIGN.
+# Siblings on one row never import each other, with these exceptions.
 ALLOWED_SIBLINGS = {("text", "errors"), ("text", "units"), ("budget", "errors"), ("symptoms", "units")}
 EFFECTS = {
     "asyncio", "concurrent", "random", "secrets", "select", "selectors", "signal", "socket", "subprocess", "threading",
@@ -78,7 +78,7 @@ def test_imports_go_down_and_effects_stay_out(path: Path) -> None:
 
 
 def imported_files(path: Path) -> set[str]:
-    """The files of Millrace that one imports, in functions and under TYPE_CHECKING too."""
+    """The files of Millrace that a file imports, including imports in functions and under TYPE_CHECKING."""
     out: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -98,7 +98,7 @@ def test_files_import_each_other_in_no_circle() -> None:
 
 
 def test_each_module_is_named_by_a_test() -> None:
-    """What a module does is judged at its own boundary."""
+    """Each module is tested at its own interface."""
     named: set[str] = set()
     for path in Path(__file__).parent.rglob("*.py"):
         named |= imported_files(path)
@@ -116,7 +116,7 @@ def test_the_ways_that_are_drawn_name_files_that_are_there_and_none_twice() -> N
 
 
 def test_only_one_file_binds_sockets() -> None:
-    """Else nobody could hand a socket over, nor keep the last descriptors free."""
+    """Otherwise sockets could not be handed over to a new daemon, nor the last descriptors kept free."""
     for path in FILES:
         called = {
             node.func.attr

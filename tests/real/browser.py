@@ -1,4 +1,4 @@
-"""A real Chromium without a screen, driven over its DevTools protocol."""
+"""A real headless Chromium, driven over its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FLAGS = (
 
 
 class Driven(ABC):
-    """What tests do with a page, whatever the browser."""
+    """What tests do with a page, in any browser."""
 
     errors: list[str]
 
     @abstractmethod
     async def run(self, script: str) -> Any:
-        """The value of an expression, awaited, as if a person had just clicked."""
+        """Evaluate an expression and await its value, with user activation as after a click."""
 
     async def until(self, script: str, seconds: float = 15.0) -> Any:
-        """Wait until an expression is true; returns it."""
+        """Wait until an expression is true; returns its value."""
         end = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end:
             value = await self.run(script)
@@ -43,7 +43,7 @@ class Driven(ABC):
         raise AssertionError(f"{script}: not within {seconds} s; {self.errors}")
 
     async def middle(self, selector: str) -> tuple[float, float]:
-        """Where the middle of an element is, brought into view."""
+        """Scroll an element into view; returns the position of its middle."""
         x, y = await self.run(
             f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
             " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
@@ -52,7 +52,7 @@ class Driven(ABC):
 
 
 class Chromium:
-    """One browser, and what its pages share: its flags. Each page has cookies, storage and a window of its own."""
+    """One browser. Its pages share its command-line flags; each has its own cookies, storage and window."""
 
     def __init__(self, profile: Path, *flags: str) -> None:
         self._profile, self._flags = profile, flags
@@ -75,7 +75,7 @@ class Chromium:
         self._process.wait(10)
 
     def _wait(self) -> str:
-        """The port and the path that it writes down when it can be driven."""
+        """The port and the path that the browser writes to a file once it accepts connections."""
         told = self._profile / "DevToolsActivePort"
         end = time.monotonic() + 30
         while time.monotonic() < end:
@@ -103,7 +103,7 @@ class Line:
                 self._told(told)
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command."""
+        """Send one command, and await its answer."""
         serial = next(self._serial)
         future = self._waiting[serial] = asyncio.get_running_loop().create_future()
         await self._line.send_json({"id": serial, "method": method, "params": params})
@@ -114,12 +114,12 @@ class Line:
         return result
 
     def close(self) -> None:
-        """Nothing more is read."""
+        """Stop reading."""
         self._reader.cancel()
 
 
 class Page(Driven):
-    """One page of a browser, with nothing that other pages have left there."""
+    """One page in a browser context of its own, so that nothing is left over from other pages."""
 
     def __init__(self, browser: Chromium) -> None:
         self._browser = browser
@@ -158,16 +158,16 @@ class Page(Driven):
             self.errors.append(told["params"]["entry"]["text"])
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol."""
+        """Send one command of the protocol, and await its answer."""
         return await self._line.send(method, **params)
 
     async def open(self, url: str) -> None:
-        """Go there."""
+        """Navigate to a URL."""
         await self.send("Page.navigate", url=url)
         await self.until("document.readyState === 'complete'")
 
     async def run(self, script: str) -> Any:
-        """The value of an expression, awaited, as if a person had just clicked."""
+        """Evaluate an expression and await its value, with user activation as after a click."""
         answer = await self.send(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
         )
@@ -175,13 +175,13 @@ class Page(Driven):
         return answer["result"].get("value")
 
     async def click(self, selector: str) -> None:
-        """A real click in the middle of an element."""
+        """Click in the middle of an element, by real mouse events."""
         x, y = await self.middle(selector)
         for kind in ("mousePressed", "mouseReleased"):
             await self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     async def size(self, width: int, height: int, dark: bool = False) -> None:
-        """As wide as a phone, or a desk."""
+        """Set the size of the viewport."""
         await self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -190,14 +190,14 @@ class Page(Driven):
         await self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     async def screenshot(self, path: Path) -> None:
-        """The whole page as PNG."""
+        """Save the whole page as a PNG."""
         shot = await self.send("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
 @contextlib.asynccontextmanager
 async def own_page(profile: Path, *flags: str) -> AsyncIterator[Page]:
-    """The page of a browser that has flags of its own."""
+    """A page of a separate browser with extra flags."""
     with Chromium(profile, *flags) as browser:
         async with Page(browser) as page:
             yield page

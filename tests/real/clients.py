@@ -1,4 +1,4 @@
-"""Real PulseAudio clients as command lines: what tests and the side-by-side benchmark drive."""
+"""Command lines of real PulseAudio clients, for the tests and for the benchmark that compares servers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ EXACT = {
     "paplay": ["paplay", "{wav}"],
     "pacat": ["pacat", "--rate=48000", "--format=s16le", "--channels=2", "--raw", "{raw}"],
     "pacat-50ms": ["pacat", "--latency-msec=50", "--rate=48000", "--format=s16le", "--channels=2", "--raw", "{raw}"],
-    # ffmpeg leaves without draining: silence after the sound lets all of it be heard.
+    # ffmpeg exits without draining, so its file ends with silence, which may be lost.
     "ffmpeg": ["ffmpeg", "-v", "error", "-re", "-i", "{wav}", "-af", "apad=pad_dur=3", "-f", "pulse", "tone"],
     "sox": ["sox", "-q", "{wav}", "-t", "pulseaudio"],
     "mpv": ["mpv", "--no-config", "--really-quiet", "--no-video", "--ao=pulse", "{wav}"],
     "aplay": ["aplay", "-q", "-D", "pulse", "{wav}"],
-    # pulsesink ends by its own clock, without draining: again, silence after the sound.
+    # pulsesink ends by its own clock, without draining: its file ends with silence too.
     "gstreamer": ["gst-launch-1.0", "-q", "filesrc", "location={padded}", "!", "wavparse", "!", "pulsesink"],
 }
-"""Clients whose every frame must arrive. `{wav}` is 48 kHz s16 stereo, `{raw}` its bytes; `{padded}` ends silent."""
+"""Clients whose every frame must arrive. `{wav}` is 48 kHz s16 stereo, `{raw}` its bytes; `{padded}` adds silence."""
 
 TUNNEL = """
 near={wav}.near
@@ -41,7 +41,7 @@ CONVERTING = {
         "pacat --raw --rate=96000 --channels=1 --format=float32le {wav}.f",
     ],
 }  # fmt: skip
-"""Clients that convert or resample by themselves: judged by frequency, level and continuity."""
+"""Clients that convert or resample the sound themselves: judged by frequency, level and continuity."""
 
 OSCILLATOR = """<script>
 const c = new AudioContext(), o = c.createOscillator(), g = c.createGain();
@@ -64,7 +64,7 @@ _CHROMIUM = (
 
 
 def browser_command(browser: str, profile: Path, page: Path) -> list[str]:
-    """Open `page` without a screen; for Firefox `profile` holds a user.js of `FIREFOX_PREFS`."""
+    """Open `page` headless; for Firefox, `profile` contains a user.js with `FIREFOX_PREFS`."""
     if browser == "firefox":
         return ["firefox-esr", "--headless", "--profile", str(profile), f"file://{page}"]
     return ["chromium", *_CHROMIUM, f"--user-data-dir={profile}", f"file://{page}"]
@@ -79,10 +79,10 @@ _BEEP = (
     + b"\xf4\xeb\xfd"  # hlt; jmp back
 )  # fmt: skip
 BOOT_SECTOR = _BEEP.ljust(510, b"\0") + b"\x55\xaa"
-"""A machine that beeps at 996.8 Hz for ever: the smallest guest that makes a sound."""
+"""A boot sector that beeps at 996.8 Hz for ever: the smallest guest that makes a sound."""
 
 
 def old_qemu() -> bool:
-    """QEMU 7.2, Debian 12's, has no sound peer to peer: it is taken over a bus there."""
+    """QEMU 7.2 (Debian 12) has no audio over peer-to-peer D-Bus, so a bus is used there."""
     said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout
     return int(said.split("version ")[1].split(".")[0]) < PEER_TO_PEER_MAJOR

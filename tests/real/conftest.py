@@ -27,25 +27,25 @@ from .browser import Chromium
 
 STALLS = ("not run", "starved", "busy", "stopped", "wrote late")
 LOOK_S = 0.2
-"""How often many at once may ask for the state: each question costs the daemon a millisecond that others wait for."""
+"""How often tests in parallel may request the state: each request takes a millisecond of the daemon's time."""
 MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 
 
 def need(*programs: str) -> None:
-    """Skip where a program is missing; fail where all are required."""
+    """Skip if a program is missing, or fail if everything is required."""
     missing = [p for p in programs if shutil.which(p) is None]
     if missing:
         lack(f"programs: {', '.join(missing)}")
 
 
 def need_root() -> None:
-    """Skip where priorities can't be changed; fail where everything is required."""
+    """Skip if priorities can't be changed, or fail if everything is required."""
     if os.geteuid() != 0:
         lack("a root user, who alone may change priorities")
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition", every: float = 0.02) -> Any:
-    """Poll until `condition` is true; returns what it gave."""
+    """Poll until `condition` returns something true; returns that."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "c
 
 
 class ApiConnection(http.client.HTTPConnection):
-    """HTTP on the daemon's unix socket: what `millrace ls` does, without a process for each look."""
+    """HTTP over the daemon's unix socket: like `millrace ls`, but without starting a process for each request."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=10)
@@ -69,7 +69,7 @@ class ApiConnection(http.client.HTTPConnection):
 
 
 class Bus:
-    """A daemon of its own, in a runtime directory of its own."""
+    """A separate daemon in its own runtime directory."""
 
     def __init__(self, runtime: Path, *args: str) -> None:
         self.runtime = runtime
@@ -120,18 +120,18 @@ class Bus:
 
     @property
     def key(self) -> str:
-        """What lets this user in by TCP."""
+        """The key with which this user connects over TCP."""
         return (self.runtime / "millrace" / "key").read_text().strip()
 
     def link(self) -> str:
-        """The page, for one browser."""
+        """A link to the page, valid for one browser."""
         return self.cli("page").stdout.strip()
 
     def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*MILLRACE, *args], env=self.env, capture_output=True, text=True, timeout=30, check=check)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """One request to the daemon; the answer's JSON, or None where it was refused."""
+        """Make one request to the daemon; returns the JSON of the answer, or None if it was refused."""
         connection = ApiConnection(self.runtime / "millrace" / API_SOCKET)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
@@ -149,12 +149,12 @@ class Bus:
         return next(g for g in self.state()["guests"] if g["name"] == name)
 
     def incidents(self) -> list[dict[str, Any]]:
-        """What the daemon wrote down."""
+        """The daemon's incidents."""
         found: list[dict[str, Any]] = self.call("GET", "/api/v1/incidents")
         return found
 
     def stalls(self, guest: str = "default") -> list[str]:
-        """What the daemon wrote down of the machine, or the guest's clients, having stood still: a hole for each."""
+        """Causes of the incidents in which the machine or the guest's clients stalled: each may have caused one gap."""
         found = [one for one in self.incidents() if one["cause"] in STALLS and one["guest"] in ("", guest)]
         return [one["cause"] for one in found for _ in range(one["count"])]
 
@@ -185,7 +185,7 @@ class Bus:
         return process
 
     def hear(self, process: subprocess.Popen[bytes], target: Path, guest: str = "default") -> tuple[np.ndarray, int]:
-        """Wait until the guest is idle, end the listener, and read what it wrote: (frames, channels), rate."""
+        """Wait until the guest is idle, stop the listener, and read its file: (frames, channels), rate."""
         wait_for(lambda: self.guest(guest)["state"] == "idle", 15, "the guest falls idle", LOOK_S)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
@@ -202,7 +202,7 @@ class Bus:
 
 
 def sound_server(bus: Bus, home: Path) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
-    """A PulseAudio at HOME/native whose sink keeps time, and what keeps that from the long blocks of an idle one."""
+    """Start PulseAudio at HOME/native, and a client whose low latency keeps its null sink from using long blocks."""
     need("pulseaudio", "pacat")
     home.mkdir(mode=0o700, exist_ok=True)
     (home / "native").unlink(missing_ok=True)
@@ -225,7 +225,7 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
 
 
 def write_wav(path: Path, signal_: np.ndarray, rate: int = 48_000) -> Path:
-    """Write s16 (frames, channels)."""
+    """Write (frames, channels) as s16."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(signal_.shape[1])
         file.setsampwidth(2)
@@ -235,7 +235,7 @@ def write_wav(path: Path, signal_: np.ndarray, rate: int = 48_000) -> Path:
 
 
 def trimmed(sound: np.ndarray, threshold: int = 0) -> np.ndarray:
-    """Without leading and trailing silence."""
+    """The sound without leading and trailing silence."""
     loud = np.flatnonzero(np.abs(sound.astype(int)).max(axis=1) > threshold)
     assert len(loud), "nothing was heard"
     return sound[loud[0] : loud[-1] + 1]
@@ -243,7 +243,7 @@ def trimmed(sound: np.ndarray, threshold: int = 0) -> np.ndarray:
 
 @contextlib.contextmanager
 def running(runtime: Path, *args: str) -> Iterator[Bus]:
-    """A daemon, from start to end."""
+    """Start a daemon, and stop it when the block ends."""
     runtime.mkdir(mode=0o700)
     one = Bus(runtime, *args)
     try:
@@ -261,7 +261,7 @@ def bus(tmp_path: Path) -> Iterator[Bus]:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    """One browser for all pages: it takes longer to start than most of them are looked at."""
+    """One browser for all pages: starting it takes longer than most tests."""
     need("chromium")
     with Chromium(tmp_path_factory.mktemp("chromium"), "--autoplay-policy=user-gesture-required") as one:
         yield one

@@ -1,4 +1,4 @@
-"""A real Firefox without a screen, driven by WebDriver BiDi, with those methods of browser.Page that its tests use."""
+"""A real headless Firefox, driven over WebDriver BiDi, with the methods of browser.Page that its tests use."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Firefox(Driven):
                 self.errors.append(str(told["params"]["text"]))
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol."""
+        """Send one command of the protocol, and await its answer."""
         serial = next(self._serial)
         future = self._waiting[serial] = asyncio.get_running_loop().create_future()
         await self._line.send_json({"id": serial, "method": method, "params": params})
@@ -85,11 +85,11 @@ class Firefox(Driven):
         return result
 
     async def open(self, url: str) -> None:
-        """Go there."""
+        """Navigate to a URL."""
         await self.send("browsingContext.navigate", context=self._context, url=url, wait="complete")
 
     async def run(self, script: str) -> Any:
-        """The value of an expression, awaited, as if a person had just clicked."""
+        """Evaluate an expression and await its value, with user activation as after a click."""
         answer = await self.send(
             "script.evaluate", expression=f"(async () => JSON.stringify((await ({script})) ?? null))()",
             target={"context": self._context}, awaitPromise=True, userActivation=True,
@@ -98,7 +98,7 @@ class Firefox(Driven):
         return json.loads(answer["result"]["value"])
 
     async def click(self, selector: str) -> None:
-        """A real click in the middle of an element."""
+        """Click in the middle of an element, by real mouse events."""
         x, y = await self.middle(selector)
         moves = [
             {"type": "pointerMove", "x": round(x), "y": round(y)},

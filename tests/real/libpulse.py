@@ -1,4 +1,4 @@
-"""The real client library, called directly: what a program sees of a stream that no command-line client shows."""
+"""The real client library through ctypes: for what a program sees of a stream but no command-line client shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTIFY = ctypes.CFUNCTYPE(None, PTR, PTR)
 SUCCESS = ctypes.CFUNCTYPE(None, PTR, ctypes.c_int, PTR)
 REQUEST = ctypes.CFUNCTYPE(None, PTR, ctypes.c_size_t, PTR)
 READY, FAILED = 2, 3
-"""Of a stream; a context is ready at 4."""
+"""A stream's state; a context's is 4 when it is ready."""
 DEFAULT = 0xFFFFFFFF
 
 START_CORKED, INTERPOLATE_TIMING, NOT_MONOTONIC, AUTO_TIMING_UPDATE = 1, 2, 4, 8
@@ -76,7 +76,7 @@ def _library() -> ctypes.CDLL:
 
 
 class Connection:
-    """A context on a threaded main loop; everything is done under its lock."""
+    """A context on a threaded main loop; every call is made under its lock."""
 
     def __init__(self, server: str, name: str = "libpulse test") -> None:
         self.lib = _library()
@@ -90,7 +90,7 @@ class Connection:
         self.wait(lambda: self.lib.pa_context_get_state(self.context) == 4, "the connection is ready")
 
     def call(self, name: str, *args: Any) -> Any:
-        """Call a function of the library under the lock."""
+        """Call a function of the library while holding the lock."""
         self.lib.pa_threaded_mainloop_lock(self.loop)
         try:
             return getattr(self.lib, name)(*args)
@@ -98,7 +98,7 @@ class Connection:
             self.lib.pa_threaded_mainloop_unlock(self.loop)
 
     def wait(self, condition: Callable[[], Any], what: str, seconds: float = 10.0) -> None:
-        """Poll under the lock."""
+        """Poll a condition while holding the lock."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.lib.pa_threaded_mainloop_lock(self.loop)
@@ -111,7 +111,7 @@ class Connection:
         raise AssertionError(f"{what}: not within {seconds} s")
 
     def keep(self, thing: Any) -> Any:
-        """Callbacks live as long as the connection."""
+        """Keep a reference to a callback for as long as the connection lives: ctypes does not."""
         self._kept.append(thing)
         return thing
 
@@ -122,7 +122,7 @@ class Connection:
 
 
 class Playback:
-    """A playback stream; `events` are (seconds, what) in order."""
+    """A playback stream; `events` are (seconds, name) in order."""
 
     def __init__(
         self, connection: Connection, spec: Spec, flags: int = 0, tlength: int = DEFAULT, prebuf: int = DEFAULT,
@@ -143,7 +143,7 @@ class Playback:
         assert self.lib.pa_stream_get_state(self.stream) == READY, self.error()
 
     def error(self) -> str:
-        """What the library says went wrong."""
+        """The library's last error."""
         return str(self.lib.pa_strerror(self.lib.pa_context_errno(self.connection.context)).decode())
 
     def _noted(self, what: str) -> Any:
@@ -151,7 +151,7 @@ class Playback:
 
     @property
     def index(self) -> int:
-        """The stream's number at the server."""
+        """The stream's index at the server."""
         return int(self.connection.call("pa_stream_get_index", self.stream))
 
     @property
@@ -161,18 +161,18 @@ class Playback:
         return BufferAttr.from_buffer_copy(ctypes.string_at(pointer, ctypes.sizeof(BufferAttr)))
 
     def write(self, data: bytes, offset: int = 0, seek: int = 0) -> None:
-        """Write at once, asked for or not."""
+        """Write at once, whether requested or not."""
         code = self.connection.call(
             "pa_stream_write", self.stream, data, ctypes.c_size_t(len(data)), None, I64(offset), seek
         )
         assert code == 0, self.error()
 
     def writable(self) -> int:
-        """Bytes asked for."""
+        """How many bytes are requested."""
         return int(self.connection.call("pa_stream_writable_size", self.stream))
 
     def do(self, name: str, *args: Any, wait: bool = True) -> float:
-        """cork, flush, drain, trigger, prebuf, update_timing_info...; returns the seconds its answer took."""
+        """cork, flush, drain, trigger, prebuf, update_timing_info...; returns the seconds until its answer."""
         done: list[int] = []
         callback = self.connection.keep(SUCCESS(lambda stream, success, data: done.append(success)))
         began = time.monotonic()
@@ -183,7 +183,7 @@ class Playback:
         return time.monotonic() - began
 
     def time_us(self) -> int | None:
-        """pa_stream_get_time, None while it knows none."""
+        """pa_stream_get_time; None while it has no timing information."""
         usec = U64(0)
         code = self.connection.call("pa_stream_get_time", self.stream, ctypes.byref(usec))
         return None if code else int(usec.value)
@@ -195,10 +195,10 @@ class Playback:
         return None if code else int(usec.value) * (-1 if negative.value else 1)
 
     def timing(self) -> Timing | None:
-        """The last timing information that came."""
+        """The last timing information received."""
         pointer = self.connection.call("pa_stream_get_timing_info", self.stream)
         return Timing.from_buffer_copy(ctypes.string_at(pointer, ctypes.sizeof(Timing))) if pointer else None
 
     def close(self) -> None:
-        """Take the stream away."""
+        """Disconnect the stream."""
         self.connection.call("pa_stream_disconnect", self.stream)

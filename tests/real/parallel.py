@@ -1,4 +1,4 @@
-"""Real clients that play at once: one daemon, and for each client a guest, a listener and numbers of its own."""
+"""Real clients that play at the same time: one daemon, and for each client a guest, a listener and distinct frames."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .conftest import Bus, trimmed, write_wav
 
 TAKES = 3
 AT_ONCE = 5
-"""So many take half of two processors, with a listener for each."""
+"""This many clients, with a listener each, use half of two processors."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A client: its command line with {wav}, {raw} and {padded} in it, what it plays, and how it is listened to.
+    """A client: its command line with {wav}, {raw} and {padded} in it, what it plays, and the listener's options.
 
-    `judge` is given what was heard, from the first sound to the last, its rate, and how often the machine or the
-    client's guest stood still meanwhile, as the daemon wrote it down.
+    `judge` gets the recorded sound from the first loud frame to the last, its rate, and how often the machine or the
+    guest's clients stalled in the meantime, by the daemon's incidents.
     """
 
     command: list[str]
@@ -33,14 +33,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with a take, and how often the client's guest or the machine stood still meanwhile."""
+    """What was wrong with a take, and how often the machine or the guest's clients stalled during it."""
 
     error: BaseException | None
     stalls: int
 
 
 class Together:
-    """Parts play side by side, each in a guest of its own: what leaks from one into another is wrong in both."""
+    """Plays parts at the same time, each in its own guest: sound that leaks from one into another is wrong in both."""
 
     def __init__(self, bus: Bus, folder: Path, parts: dict[str, Part]) -> None:
         self.bus, self.folder, self.parts = bus, folder, parts
@@ -48,10 +48,7 @@ class Together:
         self.verdicts: dict[str, Verdict] = {}
 
     def play(self) -> None:
-        """Play all. A machine that stands still makes holes, and the daemon says so: who was hit plays again.
-
-        Three times is no accident.
-        """
+        """Play all parts. One that failed is repeated if a stall was recorded during it, up to `TAKES` takes in all."""
         for guest in self.guests.values():
             self.bus.call("POST", "/api/v1/guests", {"name": guest})
         again = list(self.parts)
@@ -63,12 +60,12 @@ class Together:
                 break
 
     def judged(self, name: str) -> None:
-        """Raises what was wrong with a client."""
+        """Raise the error of a client's last take, if any."""
         if (error := self.verdicts[name].error) is not None:
             raise error
 
     def _take(self, names: list[str]) -> dict[str, Verdict]:
-        # Programs that start load the machine: no client plays before everybody is there to hear.
+        # Starting programs load the machine, so no client plays before all listeners have started.
         all_listen = threading.Barrier(len(names), timeout=60)
         with ThreadPoolExecutor(len(names)) as pool:
             verdicts = pool.map(lambda name: self._verdict(name, all_listen), names)

@@ -1,8 +1,9 @@
-"""Stands in for `pulseaudio` where a test-suite starts one: a Millrace guest on the sockets that it asks for.
+"""Replaces `pulseaudio` for a test suite that starts one: runs a Millrace guest on the sockets that the suite expects.
 
-The suite gives its modules on standard input, and waits 4 s for `$XDG_RUNTIME_DIR/pulse/native`. So this listens there
-at once, and passes on what came early as soon as the guest has two sinks, as the suite expects; from then on that path
-is the guest's own socket. The microphone is denied: PulseAudio without a card has none. TCP is the daemon's own.
+The suite passes its modules on standard input, and waits 4 s for `$XDG_RUNTIME_DIR/pulse/native`. Therefore this
+program listens there at once, and forwards early connections as soon as the guest has the two sinks that the suite
+expects; from then on that path is the guest's own socket. The microphone is denied, because PulseAudio without a card
+has none. TCP is served by the daemon itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Real PulseAudio clients through daemon and listener to a WAV file; the samples are judged.
+"""Real PulseAudio clients through a daemon and a listener to a WAV file, whose samples are judged.
 
-With pcm every frame must arrive once and in order. Clients that convert or resample on their own
-are judged by frequency, level and continuity instead.
+With pcm every frame must arrive once and in order. Clients that convert or resample the sound themselves are judged by
+frequency, level and continuity instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SECONDS = 10
 PCM = ("--set", "codec=s16")
 OPUS = "paplay-opus"
 NEEDED = ("sox", "ogg123", "pulseaudio", "pactl", "ffmpeg", "paplay")
-"""What the clients that are started by a shell run."""
+"""The programs that clients started through a shell run."""
 
 
 def s16(signal_: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def numbers(offset: int) -> np.ndarray:
 
 
 def exact(frames: np.ndarray) -> Callable[[np.ndarray, int, int], None]:
-    """Judges that every frame came, once and in order."""
+    """A judge that checks that every frame arrived once and in order."""
 
     def judge(heard: np.ndarray, rate: int, stalls: int) -> None:
         assert rate == 48_000
@@ -78,7 +78,7 @@ def judge_opus(heard: np.ndarray, rate: int, stalls: int) -> None:
 
 
 def judge_converted(heard: np.ndarray, rate: int, stalls: int) -> None:
-    """The tone, whole; where the machine stood still, all of its seconds but so many."""
+    """Check that the tone is whole; each stall of the machine excuses two of its seconds."""
     if not stalls:
         judge_tone(heard, rate, SECONDS)
         return
@@ -90,12 +90,12 @@ def judge_converted(heard: np.ndarray, rate: int, stalls: int) -> None:
         and not len(phase_jumps(one, rate, 997))
         for one in seconds
     ]
-    # A hole that lies across two seconds breaks both.
+    # A gap across the boundary of two seconds breaks both.
     assert whole.count(False) <= 2 * stalls and any(whole), f"{whole}, {stalls} stalls"
 
 
 def all_parts() -> dict[str, Part]:
-    """Every client. Each that plays numbers plays others than the rest."""
+    """Every client. Those that play numbered frames play different numbers each."""
     tone = s16(sine(SECONDS))
     parts = {}
     for number, (name, command) in enumerate(EXACT.items(), 1):
@@ -108,7 +108,7 @@ def all_parts() -> dict[str, Part]:
 
 @pytest.fixture(scope="module")
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
-    """All clients that the chosen tests want and this machine has, after they have played at once."""
+    """The clients that the selected tests need and this machine has, after all have played at the same time."""
     items = [one for one in request.session.items if one.path == request.path and hasattr(one, "callspec")]
     wanted = {one.callspec.params.get("name") for one in items}
     parts = {
@@ -123,7 +123,7 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def programs(command: list[str]) -> list[str]:
-    """What a client's command line runs."""
+    """The programs that a client's command line runs."""
     return [command[0], *NEEDED] if command[0] == "sh" else [command[0]]
 
 
@@ -135,13 +135,13 @@ def test_every_frame_of_every_client_arrives_once_and_in_order(name: str, togeth
 
 
 def holes(heard: np.ndarray) -> int:
-    """How many runs of silence are in it."""
+    """The number of runs of silence."""
     silent = ~heard.any(axis=1)
     return int(np.count_nonzero(np.diff(silent.astype(np.int8)) == 1))
 
 
 def judge_numbered(heard: np.ndarray, frames: np.ndarray, stalls: int = 0) -> None:
-    """All frames, once and in order, without a hole but for as many as the machine's own `stalls`."""
+    """Check that all frames arrived once and in order, with at most as many gaps as the machine had `stalls`."""
     loud = heard[heard.any(axis=1)]
     assert len(loud) == len(frames), f"{len(frames) - len(loud)} frames are missing (negative: doubled)"
     wrong = np.flatnonzero((loud != frames).any(axis=1))
@@ -164,7 +164,7 @@ def test_opus_has_no_gap_and_keeps_level(name: str, together: Together) -> None:
 
 
 def test_vlc_of_another_user_plays_over_tcp_with_the_cookie(bus: Bus) -> None:
-    """VLC refuses to run as root, so it runs as nobody: not this user's socket, but TCP and the cookie."""
+    """VLC refuses to run as root, so it runs as nobody, and uses TCP and the cookie instead of this user's socket."""
     need("cvlc", "setpriv")
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as free:
         shared = Path(name)
@@ -194,7 +194,7 @@ def test_vlc_of_another_user_plays_over_tcp_with_the_cookie(bus: Bus) -> None:
 
 
 def broken_seconds(sound: np.ndarray, rate: int) -> int:
-    """How many of the seconds 1 to 5 are not the whole tone."""
+    """How many of the seconds 1 to 5 are not the complete tone."""
     left = trimmed(sound, 300)[rate : 6 * rate, 0].astype(np.float32) / 32768
     assert len(left) == 5 * rate
     seconds = left.reshape(5, rate)
@@ -212,8 +212,8 @@ def test_browsers_play_a_page(browser: str, bus: Bus, tmp_path: Path) -> None:
     command = browser_command(browser, profile, page)
     opened = bus.spawn(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: any(s["state"] == "running" for s in bus.guest()["streams"]), 40, "the page plays")
-    # A browser still starts when it plays already, and what starts has holes of its own. It makes its sound anew all
-    # the time, without a buffer worth the name: a hole each time is ours, one that is gone the next time its own.
+    # A browser that plays is still starting up, which causes gaps of its own: it generates the sound continuously with
+    # hardly any buffer. A gap in every recording is our fault; one that is gone in the next was the browser's.
     for attempt in range(3):
         out = tmp_path / f"{attempt}.wav"
         before = len(bus.stalls())
@@ -226,7 +226,7 @@ def test_browsers_play_a_page(browser: str, bus: Bus, tmp_path: Path) -> None:
             break
     opened.terminate()
     opened.wait(20)
-    # A hole across two seconds breaks both.
+    # A gap across the boundary of two seconds breaks both.
     assert broken <= 2 * stalls and broken < 5, f"{broken} of 5 seconds are not the tone; {stalls} stalls"
 
 
@@ -245,7 +245,7 @@ def test_qemus_own_pulseaudio_output_is_whole(bus: Bus, tmp_path: Path) -> None:
     guest.wait(10)
     sound, rate = bus.hear(listener, tmp_path / "out.wav")
     left = trimmed(sound, 300)[rate : 5 * rate, 0].astype(np.float32) / 32768
-    # QEMU makes the square wave at 32 kHz from whole samples: 996.6 Hz.
+    # QEMU generates the square wave at 32 kHz from whole samples: 996.6 Hz.
     assert abs(frequency_hz(left, rate) - 996.6) < 0.1
     assert not silent_runs(left, 4)
 
@@ -334,7 +334,7 @@ def test_pactl_subscribe_tells_of_a_stream(bus: Bus, tmp_path: Path) -> None:
 
 
 def unlike(heard: np.ndarray, said: np.ndarray) -> float:
-    """What is left of the one beside the other, as a share of it, where they fit best."""
+    """The RMS of the difference between two signals at their best alignment, relative to the second."""
     size = 1 << (len(heard) + len(said)).bit_length()
     alike = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(said, size)), size)[: len(heard)]
     part = heard[int(np.argmax(alike)) :][: len(said)]
@@ -343,7 +343,7 @@ def unlike(heard: np.ndarray, said: np.ndarray) -> float:
 
 
 def test_every_word_that_espeak_says_comes_when_it_says_it(bus: Bus, tmp_path: Path) -> None:
-    """Its own sound, of 22.05 kHz, beside what it writes to a file: a slip by 13 samples would be seen."""
+    """Compares what espeak-ng plays at 22.05 kHz with the file that it writes; a slip of 13 samples would show."""
     need("espeak-ng")
     text = "one, two, three. Hello there. Wait; what? Yes."
     bus.run("espeak-ng", "-w", str(tmp_path / "said.wav"), text)

@@ -1,4 +1,4 @@
-"""Hostile and broken peers against a real daemon: each ends alone, the others do not notice."""
+"""Hostile and broken peers against a real daemon: each is disconnected, and the others do not notice."""
 
 from __future__ import annotations
 

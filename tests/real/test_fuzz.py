@@ -1,4 +1,4 @@
-"""Some seconds of the fuzz against a daemon of its own; `python -m bench fuzz` is the long one."""
+"""A few seconds of fuzzing a separate daemon; `python -m bench fuzz` runs for longer."""
 
 from __future__ import annotations
 

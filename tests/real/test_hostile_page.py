@@ -1,4 +1,4 @@
-"""The page meets a bad server: it refuses in words what Python's listener refuses, and damage costs its own packets."""
+"""The page against a bad server: it refuses what Python's listener refuses, and damage costs only those packets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ JUDGE = """import('/page/messages.js').then(({ parseMessage, checkedFormat, pars
 
 
 def pythons(messages: list[tuple[str, bytes]]) -> list[str]:
-    """What Python's listener makes of them."""
+    """How Python's listener judges the messages."""
     out: list[str] = []
     fmt = None
     for kind, data in messages:
@@ -57,7 +57,7 @@ def pythons(messages: list[tuple[str, bytes]]) -> list[str]:
 
 
 def traffic(seed: int) -> list[tuple[str, bytes]]:
-    """A daemon's messages, a little wrong; s24 is none of a page's codecs."""
+    """A daemon's messages, slightly mutated."""
     mutator = Mutator(seed)
     session = mutator.session(seeds.peer_daemon())
     return [("text" if message[:1] in (b"{", b"[", b'"') else "packet", message) for message in session]
@@ -74,7 +74,7 @@ def test_the_page_takes_no_packet_that_python_does_not(chromium: Chromium, bus: 
             ours = pythons(messages)
             assert set(theirs) <= {"taken", "lost", "refused"}, (seed, theirs)
             for (kind, data), our, their in zip(messages, ours, theirs, strict=True):
-                # The page looks at the fields that it uses, and at no others.
+                # The page only checks the fields that it uses.
                 assert kind == "text" or our == their or "refused" in ours, (seed, data[:200], our, their)
             seen |= set(theirs)
         assert seen == {"taken", "lost", "refused"}
@@ -91,7 +91,7 @@ LISTEN = """import('/page/listen.js').then(async ({ Listener }) => {
 
 
 async def opened(page: Page, url: str) -> None:
-    """Listen to a server from a page of its own: it may speak to no other."""
+    """Listen to a server from a page of the server's own origin: a page may connect to no other."""
     await page.open(url.replace("ws:", "http:").replace("/g", "/page/style.css"))
     await page.run(LISTEN.replace("URL", url))
 
@@ -152,10 +152,10 @@ UNREAD = """(async () => {
 
 @pytest.mark.beside
 def test_pings_of_a_server_that_reads_nothing_fill_no_memory_of_the_browsers(chromium: Chromium, bus: Bus) -> None:
-    """The line's own code, with a WebSocket that sends nothing: its answers end, and go on when it can send again."""
+    """The real line.js with a WebSocket that sends nothing: it stops answering, and resumes when it can send again."""
 
     async def test(page: Page) -> None:
-        # Without the page's own line.
+        # Open a page that does not start line.js by itself.
         await page.open(bus.link().partition("#")[0] + "page/style.css")
         told = await page.run(UNREAD)
         assert told["few"] == 10 and told["again"] == 1 and not told["ended"]

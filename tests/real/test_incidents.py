@@ -1,4 +1,4 @@
-"""Faults are made in running processes, and an incident names the right stage and cause."""
+"""Faults are injected into running processes, and an incident names the right stage and cause."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ LOADED = {
     ("client", "wrote late"), ("machine", "late"), ("microphone", "late"), ("device", "late"),
     ("listener", "not run"), ("network", "late"), ("network", "stalled"),
 }  # fmt: skip
-"""What happens by itself on a machine with other work to do."""
+"""What can happen by itself on a loaded machine."""
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
-    """A running system of each sort, made when it is first asked for."""
+    """A running system of each kind, started on first use."""
     made: dict[str, Scene] = {}
 
     def scene(what: str) -> Scene:
@@ -46,16 +46,16 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
 
 
 BURNING = {"starved", "busy", "overran", "slow"}
-"""Whoever takes a processor for too long is told from who does not get one: there has to be one to take."""
+"""Causes that must be told from a lack of processor time, so a processor has to be free when they are injected."""
 DELICATE = {"line", "microphone"}
-"""Scenes with little sound in hand: what others do to this machine is heard before the fault is."""
+"""Scenes with little sound buffered: a disturbance by other programs would be audible before the fault is."""
 
 
 def beside(number: int, kind: Kind) -> Any:
-    """A kind with who runs it: each sort of scene by itself, the plain one three times.
+    """A kind with the marks that schedule it.
 
-    What takes the machine, or needs it, is made alone.
-    A group's faults follow each other in one scene, and the groups run side by side.
+    The faults of a group follow each other in one scene, and the groups run in parallel: one for each sort of scene,
+    three for the plain one. A fault that takes a whole processor, or is sensitive to load, runs alone.
     """
     group = f"{kind.scene} scene" + (f" {number % 3}" if kind.scene == "plain" else "")
     alone = kind.cause in BURNING or kind.scene in DELICATE
@@ -65,10 +65,10 @@ def beside(number: int, kind: Kind) -> Any:
 
 @pytest.mark.parametrize("kind", [beside(number, kind) for number, kind in enumerate(KINDS)])
 def test_an_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
-    """How often, that it is the first, and how far off its time is: `python -m bench faults` measures that.
+    """Whether the incident is the first, how reliably, and how exact its time is, `python -m bench faults` measures.
 
-    On a loaded machine a fault may fall together with a stall, or be concealed by what earlier stalls have made a
-    listener keep in hand: it is made three times at most.
+    On a loaded machine a fault may coincide with a stall, or be covered by the target delay that earlier stalls have
+    raised, so it is injected up to three times.
     """
     scene = scenes(kind.scene)
     for _ in range(3):
@@ -81,7 +81,7 @@ def test_an_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
 
 
 def made_and_named(kind: Kind, scene: Scene) -> set[tuple[str, str]]:
-    """The stages and causes of the incidents after a fault, until its own is among them, or for 8 s."""
+    """Inject a fault; returns the stages and causes of the incidents after it, until its own or for 8 s."""
     scene.ready()
     before = {one["id"] for one in scene.incidents()}
     kind.make(scene)
@@ -95,7 +95,7 @@ def made_and_named(kind: Kind, scene: Scene) -> set[tuple[str, str]]:
 
 @pytest.mark.alone
 def test_a_daemon_without_a_processor_says_so(scenes: Scenes) -> None:
-    """Many programs of higher priority, none of them real-time."""
+    """Many programs compete at a higher priority than the daemon's, none of them real-time."""
     scene = scenes("plain")
     scene.ready()
     need_root()

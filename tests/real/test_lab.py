@@ -55,7 +55,7 @@ def test_a_listener_behind_a_bad_line_hears_and_says_what_it_lost(bus: Bus, tmp_
     sound = np.frombuffer(raw.read_bytes(), "<i2").reshape(-1, 2)[:, 0].astype(np.float32) / 32768
     start = int(np.flatnonzero(np.abs(sound) > 0.1)[0])
     middle = sound[start + 3 * 48_000 : start + 13 * 48_000]
-    # Up to 1,000 ppm of speed are used to follow such a line, 1.7 cents.
+    # The speed changes by up to 1,000 ppm to follow such a line, 1.7 cents.
     assert abs(frequency_hz(middle, 48_000) - 997) < 1.1
     assert abs(level_dbfs(middle) - -6.02) < 1.0
 

@@ -1,4 +1,4 @@
-"""What programs see through the real client library: their clock, their flags, their events."""
+"""What programs see through the real client library: clocks, flags and events."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def connection(bus: Bus) -> Iterator[Connection]:
 
 
 def clock_of_a_client_that_pauses(connection: Connection, tlength: int, pause: float, wrong: list[str]) -> None:
-    """Write as asked, but for a pause every 0.4 s; `pa_stream_get_time` must stay with what was written."""
+    """Write as requested, except for a pause every 0.4 s; `pa_stream_get_time` must stay near what was written."""
     flags = INTERPOLATE_TIMING | AUTO_TIMING_UPDATE | ADJUST_LATENCY
     stream = Playback(connection, S16, flags, tlength=ms(tlength))
     began, last, written = time.monotonic(), 0, 0
@@ -64,7 +64,7 @@ def clock_of_a_client_that_pauses(connection: Connection, tlength: int, pause: f
             stream.write(bytes(size))
             written += size
         shown = stream.time_us()
-        # The library goes on by its own clock for as long as its last question is not answered.
+        # The library extrapolates by its own clock until its last timing request is answered.
         if shown is not None and not last <= shown <= written / ms(1) * 1000 + 1_000_000:
             wrong.append(f"{tlength} ms, pause {pause}: {shown} after {last} at {now:.2f} s, {written} bytes written")
             return
@@ -104,7 +104,7 @@ def test_the_monitor_of_one_stream_hears_that_stream_alone(bus: Bus, tmp_path: P
             f"--monitor-stream={number}", stdout=out,
         )  # fmt: skip
         assert player.wait(20) == 0
-        # It ends with the stream that it records.
+        # The recording ends with the stream that it records.
         assert recorder.wait(10) != 0
     noise.kill()
     heard = np.frombuffer((tmp_path / "one.raw").read_bytes(), "<i2").reshape(-1, 2)

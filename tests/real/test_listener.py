@@ -1,4 +1,4 @@
-"""Listeners as people run them: reconnecting, changed while they play, slow, refused."""
+"""Listeners as users run them: reconnecting, changed while they play, slow, refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_guests_are_added_isolated_and_removed(bus: Bus, tmp_path: Path) -> None
     player = play_tone(bus, tmp_path, 2)
     assert bus.run("pactl", "list", "sink-inputs", env=in_alice).stdout == ""
     assert player.wait(10) == 0
-    # Then something in alice, so that what was heard there can be told from a listener that heard nothing at all.
+    # Then play something in alice, so that silence before it can be told from a listener that received nothing at all.
     other = write_wav(tmp_path / "other.wav", s16(sine(1.0, hz=500.0)))
     bus.run("paplay", str(other), env=in_alice)
     wait_for(lambda: bus.guest("alice")["state"] == "idle", 15, "alice falls idle")
@@ -182,7 +182,7 @@ def test_a_token_is_needed_by_others_and_pages_of_other_sites_are_refused(bus: B
 
 
 def test_tls_and_token_over_a_network_address(bus: Bus, tmp_path: Path) -> None:
-    """The same machine by another of its addresses: not loopback, so the token counts."""
+    """This machine by an address other than loopback, so that the token is required."""
     need("openssl", "paplay")
     address = _own_address()
     cert, key, token = tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "token"
@@ -220,7 +220,7 @@ def test_tls_and_token_over_a_network_address(bus: Bus, tmp_path: Path) -> None:
 
 
 def _own_address() -> str:
-    """An address of this machine that is not loopback: of the interface that a route leads to, to nobody there."""
+    """A non-loopback address of this machine, from connecting a UDP socket to a test address; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -297,7 +297,7 @@ def test_parec_records_only_what_it_is_granted(bus: Bus, tmp_path: Path) -> None
     command = ["parec", "--raw", "-d", "millrace.monitor"]
     refused = subprocess.run(command, env=bus.env, capture_output=True, text=True, timeout=20)
     assert refused.returncode != 0 and "Access denied" in refused.stderr
-    # parec is pacat by another name, and the kernel is not fooled.
+    # parec is a link to pacat, and the kernel names the real executable.
     bus.cli("grant", "monitor", "--program", "pacat")
     recorder = bus.spawn(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: bus.guest()["recorders"], 10, "it records")
@@ -308,7 +308,7 @@ def test_parec_records_only_what_it_is_granted(bus: Bus, tmp_path: Path) -> None
 
 
 def test_a_listener_whose_sound_server_ends_plays_on_where_there_is_one_again(bus: Bus, tmp_path: Path) -> None:
-    """As when a headset is unplugged: the application notices nothing, and nobody has to start anything again."""
+    """As when a headset is unplugged: the application notices nothing, and nothing has to be restarted."""
     need("pulseaudio", "parec")
     home = tmp_path / "server"
     server, waker = sound_server(bus, home)
@@ -317,7 +317,7 @@ def test_a_listener_whose_sound_server_ends_plays_on_where_there_is_one_again(bu
     listener = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "device", env=there, stderr=subprocess.PIPE)
 
     def hears() -> bool:
-        """What the server's sink plays is the tone."""
+        """Whether the server's sink plays the tone."""
         command = ["timeout", "1.5", "parec", "--raw", "-d", "@DEFAULT_MONITOR@", "--rate=48000", "--latency-msec=50"]
         done = subprocess.run([*command, "--channels=1"], env=bus.env | there, capture_output=True)
         sound = np.frombuffer(done.stdout[: len(done.stdout) // 2 * 2], "<i2").astype(np.float32) / 32768

@@ -1,4 +1,4 @@
-"""Real QEMU by every door: D-Bus over QMP, a bus and a given connection, SPICE, VNC; and a real Linux in it."""
+"""Real QEMU through every door: D-Bus (QMP, a bus, a handed-over connection), SPICE, VNC; and a real Linux in it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .conftest import MILLRACE, Bus, need, read_wav, trimmed, wait_for
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
 PCM = ("--set", "codec=s16")
 BEEP_HZ = 996.6
-"""QEMU makes the square wave from whole samples."""
+"""QEMU generates the square wave from whole samples."""
 FOLLOWED = 0.03
-"""A guest that gets no processor runs slow, and its link follows it by so much: the pitch here is the load of this
-machine, not a fault. A wrong rate (44.1 for 48 kHz) is 8.8 % away."""
+"""A guest that gets too little processor time runs slow, and its link follows it by up to this much: such a pitch
+is due to load, not a fault. A wrong rate (44.1 for 48 kHz) would be 8.8 % away."""
 
 
 class Vm:
-    """The smallest guest that makes a sound, in a QEMU of its own."""
+    """The smallest guest that makes a sound, in its own QEMU."""
 
     def __init__(self, bus: Bus, folder: Path, audiodev: str, *args: str) -> None:
         self.bus, self.folder = bus, folder
@@ -69,7 +69,7 @@ def wait_attached(bus: Bus) -> None:
 
 
 def beeps(bus: Bus, target: Path, seconds: float = 3.0) -> None:
-    """Listen for a while, and judge."""
+    """Listen for a while, and judge the sound."""
     listener = bus.listener(target, *PCM)
     wait_for(lambda: any(s["state"] == "running" for s in bus.guest()["streams"]), 30, "the guest beeps")
     time.sleep(seconds)
@@ -82,7 +82,7 @@ def beeps(bus: Bus, target: Path, seconds: float = 3.0) -> None:
 
 
 def dbus_vm(bus: Bus, folder: Path) -> tuple[Vm, list[str]]:
-    """A machine with sound on D-Bus, and how to attach it."""
+    """A machine with sound over D-Bus, and the arguments that attach it."""
     qmp = ("-qmp", f"unix:{folder}/qmp,server=on,wait=off")
     if not old_qemu():
         vm = Vm(bus, folder, "dbus,timer-period=5000", "-display", "dbus,p2p=on,audiodev=a", *qmp)
@@ -245,7 +245,7 @@ def test_spice_with_a_ticket_and_what_it_says_when_another_viewer_comes(bus: Bus
 
 
 def certificate(folder: Path) -> None:
-    """ca-cert.pem, server-cert.pem, server-key.pem for localhost, as QEMU wants them called."""
+    """ca-cert.pem, server-cert.pem and server-key.pem for localhost, under the names that QEMU expects."""
     (folder / "ext").write_text("basicConstraints=CA:FALSE\nsubjectAltName=DNS:localhost,IP:127.0.0.1\n")
     new = "openssl req -newkey rsa:2048 -nodes -subj"
     for command in (
@@ -288,7 +288,7 @@ def test_spice_and_vnc_inside_tls(bus: Bus, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive_viewer(path: Path, password: str) -> Iterator[None]:
-    """A VNC viewer that wants the screen for itself."""
+    """A VNC viewer that requests exclusive access."""
     with socket.socket(socket.AF_UNIX) as viewer:
         viewer.settimeout(10)
         viewer.connect(str(path))
@@ -324,7 +324,7 @@ def test_vnc_with_a_password(bus: Bus, tmp_path: Path) -> None:
 
 
 def test_a_vnc_server_without_sound_is_told_what_it_lacks(bus: Bus, tmp_path: Path) -> None:
-    """TigerVNC has a picture only. (QEMU 7.2 gives sound of its own accord, so it can't stand for one without.)"""
+    """TigerVNC has no audio. (QEMU 7.2 offers audio by default, so it can't serve as the example.)"""
     need("Xvnc")
     path = tmp_path / "xvnc"
     command = (
@@ -346,7 +346,7 @@ def test_a_vnc_server_without_sound_is_told_what_it_lacks(bus: Bus, tmp_path: Pa
 def test_parec_records_a_listeners_microphone_while_it_is_allowed(bus: Bus, tmp_path: Path) -> None:
     need("parec")
     bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "--mic", "tone:440", "-q")
-    # It is there from its connection on, and offers its microphone a moment later.
+    # The listener exists from its connection on, but offers its microphone a moment later.
     listener = wait_for(
         lambda: [one for one in bus.guest()["listeners"] if one["microphone"]["state"] != "off"],
         15,
@@ -391,7 +391,7 @@ def test_a_real_linux_plays_and_records_cleanly(tmp_path: Path) -> None:
         done = subprocess.run([*command, "--json"], env=env, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in done.stdout.splitlines()]
-        # An emulated processor has stalls of its own, which the rig does not see: they do not come twice.
+        # An emulated processor has stalls that the rig does not see; they do not occur twice.
         if all(row["jumps"] <= row["stalls"] and row["gaps"] <= row["stalls"] for row in rows):
             break
     assert [(row["door"], row["direction"]) for row in rows] == [
@@ -403,5 +403,5 @@ def test_a_real_linux_plays_and_records_cleanly(tmp_path: Path) -> None:
     for row in rows:
         assert not row["note"], row
         assert row["seconds"] > 5.5 and abs(row["hz"] - 997) < 2.0, row
-        # A stall of this machine itself, which the rig counts, may cost a jump; nothing else may.
+        # Only a stall of this machine, which the rig counts, may cause a jump.
         assert row["jumps"] <= row["stalls"] and row["gaps"] <= row["stalls"], row

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: sound that arrives as it should, control that works, and the same drift loop as here."""
+"""The page in real browsers: sound arrives intact, control works, and its drift loop matches Python's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Browser = Page | Firefox
 
 
 def in_browser(chromium: Chromium, bus: Bus, test: Callable[[Page], Awaitable[None]], url: str = "") -> None:
-    """Run `test` with the daemon's page open."""
+    """Run `test` with the daemon's page open in a browser."""
 
     async def main() -> None:
         async with Page(chromium) as page:
@@ -45,7 +45,7 @@ def in_browser(chromium: Chromium, bus: Bus, test: Callable[[Page], Awaitable[No
 
 
 def playing(bus: Bus, tmp_path: Path, seconds: float = 90.0) -> None:
-    """Something to hear: 997 Hz at −6 dBFS."""
+    """Play 997 Hz at −6 dBFS."""
     need("paplay")
     bus.spawn("paplay", str(write_wav(tmp_path / "tone.wav", s16(sine(seconds)))))
     wait_for(lambda: any(s["state"] == "running" for s in bus.guest()["streams"]), what="the tone")
@@ -59,14 +59,14 @@ return Array.from(a); })()"""
 
 
 async def listening(page: Browser) -> None:
-    """Press the button, and wait for sound."""
+    """Click the button, and wait until sound plays."""
     await page.until("document.querySelector('#guest').value")
     await page.click("#listen")
     await page.until(f"({STATS} || {{}}).state === 'playing'")
 
 
 async def judged(page: Browser, seconds: float = 1.5) -> None:
-    """What the worklet puts out is the tone: its frequency, its level, and no break."""
+    """Check that the worklet's output is the tone: its frequency, its level, and no break."""
     await page.until(f"({STATS}).locked", 45)
     found = []
     for _ in range(6):
@@ -77,7 +77,7 @@ async def judged(page: Browser, seconds: float = 1.5) -> None:
         parts = np.angle([part.mean() for part in np.split(wave, 32)])
         found.append((frequency_hz(sound, 48_000), level_dbfs(sound), float(np.abs(np.diff(np.unwrap(parts))).max())))
         hz, level, step = found[-1]
-        # A steady phase: nothing is cut, doubled or missing. A machine that stalls just then is given another second.
+        # A steady phase means that nothing is cut, doubled or missing. If the machine stalls, another second is tried.
         if abs(hz - 997.0) < 1.0 and abs(level + 6.02) < 0.2 and step < 0.2:
             return
     raise AssertionError(f"no second of a whole tone: {found}")
@@ -124,7 +124,7 @@ def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(
         await listening(page)
         await page.run(ANALYSER)
         await judged(page)
-        # With its own decoder put aside it would have asked for PCM, had the other not been loaded.
+        # Without the browser's decoder, the page would have asked for PCM if libopus had failed to load.
         assert bus.guest()["listeners"][0]["settings"]["codec"] == "opus"
         assert not page.errors
 
@@ -158,7 +158,7 @@ def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
             await asyncio.to_thread(
                 wait_for, lambda: bus.guest()["listeners"][0]["ledger_ms"]["device"] > 0, 15, "the device's part"
             )
-            # While a device starts, Firefox hangs over either question.
+            # Firefox deadlocks on either call while the device starts.
             assert [at > 2.0 for at in await page.run("asked")] == [True]
             assert not page.errors
 
@@ -207,7 +207,7 @@ def test_sound_that_the_browser_stopped_goes_on_at_a_touch_with_the_latency_of_b
         await page.click("#heard")
         await page.until("document.querySelector('#heard').textContent.includes('Hearing')")
         near = f"({STATS}).state === 'playing' && Math.abs(({STATS}).latency - {before}) < 60e6"
-        # Seconds of wrong latency stayed for a minute; a busy machine's own stalls pass.
+        # A latency that is wrong by seconds would last for a minute; a stall of a busy machine passes sooner.
         await page.until(near, 15)
         await page.run(ANALYSER)
         await judged(page)
@@ -281,7 +281,7 @@ return true; })"""
     async def test(page: Page) -> None:
         await page.until("document.querySelector('#guest').value")
         await page.run(none)
-        await page.click("#mix button")  # Whoever changes something looks again.
+        await page.click("#mix button")  # Any change redraws the page.
         await page.until("document.querySelector('#incidents').textContent === 'None.'")
         assert await page.run(marks) == ["none"]
 
@@ -326,7 +326,7 @@ def test_what_changes_is_shown_without_asking_for_the_state_again(chromium: Chro
         for percent in (50, 70):
             bus.cli("set", "sink/default", f"volume={percent}%")
             await page.until(f"{mix}.includes('{percent} %')")
-        # Levels are measured, and no change of anything: 70 % is 9.3 dB less.
+        # Levels are measurements, not changes of an object, but arrive too: 70 % is 9.3 dB less.
         await page.until(f"{mix}.includes('RMS -18 dB')")
         bus.cli("token", "new", "--may", "see", "--name", "one that is new")
         await page.until("document.querySelector('#tokens').textContent.includes('one that is new')")
@@ -352,7 +352,7 @@ SHOWN_AS_WRONG = (
 
 
 async def shot(page: Page, name: str) -> None:
-    """A picture, for whoever wants to see how it looks."""
+    """Take a screenshot, if SHOTS names a folder."""
     if SHOTS:
         await page.screenshot(Path(SHOTS) / f"{name}.png")
 
@@ -363,7 +363,7 @@ fetch('/api/v1/state', { headers: headers(kept()) })).then(a => a.status)"""
 
 @pytest.mark.beside
 def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(bus: Bus, tmp_path: Path) -> None:
-    """The page by its plain address, under a name that stands for another machine."""
+    """The page by its plain address, under a host name that stands for another machine."""
     playing(bus, tmp_path)
     port = bus.listen.rpartition(":")[2]
     secret = bus.cli("token", "new", "--guest", "default", "--may", "hear").stdout.strip()
@@ -398,7 +398,7 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
         bus.cli("token", "revoke", "token/1")
         assert await page.run(OWN_STATUS) == 401
         for again in (False, True):
-            # What the browser keeps of a session that has ended is no more than a way to this form.
+            # A stored session that has ended leads back to the sign-in form.
             if again:
                 await page.open("about:blank")
                 await page.open(f"http://millrace.test:{port}/")
@@ -416,7 +416,7 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
         async with own_page(tmp_path / "profile", flag) as page:
             await page.open(f"http://millrace.test:{port}/#in=mr_used")
             await page.until("document.querySelector('#why').textContent.includes('This link has been used')")
-            # What Millrace 0.1 gave its page instead.
+            # The cookie that Millrace 0.1 used instead.
             await page.run("document.cookie = 'millrace-0123456789=b3duZXI.a.b'")
             await page.open("about:blank")
             await page.open(f"http://millrace.test:{port}/")
@@ -447,15 +447,15 @@ def test_a_browser_stays_signed_in_over_a_reload_and_in_a_second_tab_until_it_is
             await page.until(f"!{where}.querySelector('#login').hidden")
             await page.until(f"{where}.querySelector('#status').textContent === 'signed out'")
         assert await page.run("localStorage.length") == 0
-        # Whoever had copied it has nothing either.
+        # A copy of the session is worthless too.
         status = f"fetch('/api/v1/state', {{ headers: {{ Authorization: 'Bearer {session}' }} }}).then(a => a.status)"
         await page.until(f"{status}.then(s => s === 401)")
-        # Signing in again in one tab opens the other.
+        # Signing in again in one tab signs the other in.
         link = bus.link().partition("#in=")[2]
         await page.run(f"second.document.querySelector('#token').value = {link!r}")
         await page.run("second.document.querySelector('#login').requestSubmit()")
         await page.until(SHOWN)
-        # A guest that is gone is not asked for again and again.
+        # A guest that has been removed is not requested again and again.
         bus.cli("guest", "add", "alice")
         await page.until("[...document.querySelector('#guest').options].some(o => o.value === 'alice')")
         await page.run(
@@ -483,7 +483,7 @@ setTimeout(() => told({}).then(() => { document.title = 'done'; }), 1000);
 
 @pytest.mark.beside
 def test_a_page_on_another_port_gets_nothing_that_millrace_lets_in(chromium: Chromium, bus: Bus) -> None:
-    """A browser sends a host's cookies to every port of it: another user of this machine may listen there."""
+    """Browsers send cookies to every port of a host, and another user of this machine may listen on one of them."""
     need("chromium")
     got: list[dict[str, str]] = []
     found: list[str] = []
@@ -535,7 +535,7 @@ GRAPH_FITS = """(() => {
     });
   });
 })()"""
-"""All of the graph is in sight, in letters that can be read, each within its box."""
+"""Checks that the whole graph is visible, in legible letters, and that each label fits its box."""
 
 
 @pytest.mark.beside
@@ -545,7 +545,7 @@ def test_the_page_is_accessible_small_and_fits_a_phone(chromium: Chromium, bus: 
 
     async def test(page: Page) -> None:
         await listening(page)
-        # A picture for the manual shows what it looks like after a while.
+        # A picture for the manual should show the page after it has run for a while.
         await asyncio.sleep(40 if SHOTS else 1.5)
         await page.send("Page.setBypassCSP", enabled=True)
         await page.run(axe + "; true")
@@ -587,7 +587,7 @@ def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, 
         async with own_page(tmp_path / "profile", *flags) as page:
             await page.open(bus.link())
             await page.until("document.querySelector('#guest').value")
-            # A tone is noise to the browser's own processing.
+            # The browser's noise suppression would remove a steady tone.
             await page.run(
                 "(() => { const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
                 " navigator.mediaDevices.getUserMedia = () => real({ audio: { echoCancellation: false,"
@@ -613,11 +613,11 @@ def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, 
     assert any(abs(hz - 997.0) < 2.0 and level > -12 for hz, level in found), found
 
 
-# -- the same loop -----------------------------------------------------------------------------------------
+# -- the same results as in Python -------------------------------------------------------------------------
 
 
 def trace(seed: int, seconds: float, ppm: float, jitter_ms: float) -> list[tuple[int, int]]:
-    """Pairs as packets make them: captured every 20 ms by one clock, come late by an exponential, by another."""
+    """Times of packets: captured every 20 ms by one clock, and arrived with exponential jitter by another."""
     dice = random.Random(seed)
     out = []
     for n in range(round(seconds * 50)):
@@ -666,7 +666,7 @@ def test_the_estimators_say_what_pythons_say(chromium: Chromium, bus: Bus) -> No
 
 
 def moments(seed: int) -> list[tuple[str, int, int]]:
-    """A listener's ten seconds: ticks, pulls, packets and holes, with stalls of each and losses."""
+    """Ten seconds of a listener: ticks, pulls, packets and gaps, with stalls of each, and losses."""
     dice = random.Random(seed)
     out, sequence = [], 0
     held: dict[str, int] = {}
@@ -687,7 +687,7 @@ def moments(seed: int) -> list[tuple[str, int, int]]:
 
 
 def verdicts(trace: list[tuple[str, int, int]]) -> list[list[object]]:
-    """What Python's listener makes of it."""
+    """The verdicts of Python's listener."""
     blame, out = Blame(50_000_000), []
     for what, at, number in trace:
         found = None
@@ -772,7 +772,7 @@ SIMULATION = """import('/page/clock.js').then(async ({ RateController, PROFILES 
 
 @pytest.mark.beside
 def test_the_loop_in_javascript_holds_the_latency_as_ours_does(chromium: Chromium, bus: Bus) -> None:
-    """Ten minutes of packets with 3 ms of jitter to a card that is 300 ppm fast, in virtual time."""
+    """Ten minutes of packets with 3 ms of jitter, played by a card that is 300 ppm fast, in virtual time."""
     pairs = trace(7, 600, 0, 3.0)
 
     async def test(page: Page) -> None:

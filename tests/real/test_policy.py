@@ -1,4 +1,4 @@
-"""Policy and rights with real clients: what is remembered, ducked, asked for, refused; and who a program is."""
+"""Policy and rights with real clients: what is remembered, ducked, prompted for, refused; who a program is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def in_charge(bus: Bus, pid: int | None = None) -> Any:
 
 
 def heard_level(path: Path, begin_s: float, end_s: float) -> float:
-    """The level between two times after the first sound."""
+    """The level between two times, counted from the first sound."""
     sound, rate = read_wav(path)
     left = trimmed(sound)[:, 0].astype(np.float32) / 32768
     return level_dbfs(left[round(begin_s * rate) : round(end_s * rate)])
@@ -187,12 +187,12 @@ def test_a_guest_that_may_only_speak(bus: Bus, tmp_path: Path) -> None:
     assert player.wait(20) == 0
 
 
-# -- who a program is ------------------------------------------------------------------------------------
+# -- identifying programs --------------------------------------------------------------------------------
 
 
 @pytest.mark.beside
 def test_a_program_is_its_file_and_not_its_name(bus: Bus, tmp_path: Path) -> None:
-    """A copy of pactl that calls itself firefox-esr is known by its path."""
+    """A copy of pactl that calls itself firefox-esr is identified by its path."""
     need("pactl")
     fake = tmp_path / "firefox-esr"
     fake.write_bytes(Path("/usr/bin/pactl").read_bytes())
@@ -252,7 +252,7 @@ def test_a_flatpak_is_known_by_what_its_root_says_and_traps_there_catch_nobody(t
 def test_another_mount_namespace_is_a_container_and_its_file_names_say_nothing(bus: Bus) -> None:
     need("unshare", "pactl")
     bus.cli("revoke", "connect", "--program", "container:*")
-    # Where the root is no mount point (a chroot), its propagation can't be changed.
+    # If the root is not a mount point (in a chroot), its propagation can't be changed.
     namespace = ["--mount", "--propagation", "unchanged"]
     inside = ["unshare", *namespace] if os.geteuid() == 0 else ["unshare", "-r", *namespace]
     done = subprocess.run([*inside, "pactl", "info"], env=bus.env, capture_output=True, text=True, timeout=20)

@@ -1,4 +1,4 @@
-"""Behind real reverse proxies, as docs/proxy.md has them: on a path of its own, TLS ended there, HTTP/2."""
+"""Behind real reverse proxies, configured as in docs/proxy.md: under a path, with TLS terminated there, over HTTP/2."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ uwsgi_temp_path {home}/u; scgi_temp_path {home}/s;
 
 
 def snippet(kind: str) -> str:
-    """A block of the page."""
+    """A code block of docs/proxy.md."""
     found = re.search(rf"```{kind}\n(.*?)```", DOCS, re.DOTALL)
     assert found, kind
     return found[1]
 
 
 class Front:
-    """One proxy before one daemon, and how to ask through it."""
+    """One proxy before one daemon, and requests through it."""
 
     def __init__(self, bus: Bus, home: Path, authority: Pair, server: Pair) -> None:
         self.bus, self.home, self.authority, self.server = bus, home, authority, server
@@ -50,14 +50,14 @@ class Front:
         self.tls = ssl.create_default_context(cafile=str(authority.cert))
 
     def begin(self) -> None:
-        """The daemon, as the page has it configured."""
+        """The daemon's configuration, from docs/proxy.md."""
         text = snippet("toml").replace("127.0.0.1:8642", "127.0.0.1:0").replace("https://desk.example", self.origin)
         (self.home / "millrace.toml").write_text(text)
         self.bus.args = ("--config", str(self.home / "millrace.toml"))
         self.bus.start()
 
     def placed(self, text: str) -> str:
-        """A snippet, with this test's places."""
+        """A snippet, with the paths and addresses of this test."""
         for word, place in (
             ("127.0.0.1:8642", self.bus.listen), ("/etc/ssl/desk.pem", str(self.server.cert)),
             ("/etc/ssl/desk.key", str(self.server.key)), ("/etc/ssl/desk-with-key.pem", f"{self.home}/both.pem"),
@@ -112,14 +112,14 @@ def front(tmp_path: Path) -> Iterator[Front]:
 
 
 async def entered(url: str, http: aiohttp.ClientSession, secret: str, origin: str) -> tuple[int, str]:
-    """As the page enters: the status, and the session."""
+    """Sign in as the page does; returns the status and the session."""
     headers = {"Authorization": f"Bearer {secret}", "Origin": origin}
     async with http.post(f"{url}session", headers=headers) as answer:
         return answer.status, (await answer.json())["session"] if answer.status == 200 else ""
 
 
 async def everything_works(front: Front, secret: str, url: str = "") -> None:
-    """What a browser does, and what others try."""
+    """Check what a browser does, and what attackers try."""
     url = url or front.url
     connector = aiohttp.TCPConnector(ssl=front.tls)
     async with aiohttp.ClientSession(connector=connector) as http:

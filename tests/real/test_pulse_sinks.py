@@ -1,4 +1,4 @@
-"""Sinks and modules by the programs that people use, with PulseAudio itself beside Millrace as the reference."""
+"""Sinks and modules through common programs, with PulseAudio itself as the reference."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BARE = ("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a client of a bare PulseAudio."""
+    """The environment for clients of a PulseAudio without other modules."""
     need("pulseaudio", "pactl")
     env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path), "PULSE_STATE_PATH": str(tmp_path)}
     env["PULSE_SERVER"] = f"unix:{tmp_path}/bare"
@@ -51,7 +51,7 @@ MAPS = ("mono", "mono,mono", FRONT, f"{FRONT},{FRONT}", f"{FRONT},front-center,r
 
 
 def test_channels_are_mixed_as_by_pulseaudio(tmp_path: Path) -> None:
-    """What it prints of each stream's channels at sinks of other maps."""
+    """Compares every remixing matrix with the one that PulseAudio logs when it remixes a stream."""
     need("pulseaudio", "pacat")
     log, env = tmp_path / "log", os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
     env["PULSE_SERVER"] = f"unix:{tmp_path}/bare"
@@ -81,9 +81,9 @@ def test_channels_are_mixed_as_by_pulseaudio(tmp_path: Path) -> None:
         server.wait(10)
 
 
-# PulseAudio 17 takes twice the rate that 16 takes; Millrace keeps to 16.
+# PulseAudio 17 accepts twice the maximum rate of 16; Millrace follows 16.
 TOO_FAST_FOR_16 = "module-null-sink sink_name=x rate=387841"
-# One line a module, as people type it after `pactl load-module`.
+# One line per module, as typed after `pactl load-module`.
 LOADS = r"""
 module-null-sink sink_name=a sink_properties=device.description=O'Brien
 module-null-sink sink_name=b sink_properties="device.description='My sink' foo.bar=baz"
@@ -149,8 +149,8 @@ def pactl(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def shown(env: dict[str, str], kind: str) -> dict[str, Any]:
-    """What is shown of sinks or sources by name, but what depends on the machine."""
-    # PulseAudio says "Monitor Source of" once a description was changed, "Monitor of" before.
+    """The listing of sinks or sources by name, without what depends on the machine."""
+    # PulseAudio says "Monitor of", and "Monitor Source of" once the description has been changed.
     made = json.loads(pactl(env, "-f", "json", "list", kind).stdout.replace("Monitor Source of", "Monitor of"))
     told = ("description", "channel_map", "sample_specification")
     odd = ("device.api", "device.icon_name", "device.class")
@@ -174,14 +174,14 @@ def test_modules_take_and_refuse_what_pulseaudio_does_and_make_the_same(bus: Bus
         theirs_shown, ours_shown = shown(reference, kind), shown(bus.env, kind)
         names = "a a.2 a.vsink b c g i j k k.vsource l sine_input with_slash"
         for name in names.split():
-            # Where the rate was not given each server has its own.
+            # If no rate was given, each server uses its own.
             for made in (theirs_shown, ours_shown):
                 for full in (name, f"{name}.monitor"):
                     made.get(full, {}).pop("sample_specification", None)
         assert ours_shown == theirs_shown
 
 
-# What people and scripts ask of sinks, defaults and loopbacks, one line each, after `pactl`.
+# Common commands about sinks, defaults and loopbacks, one per line, as typed after `pactl`.
 ASKED = """
 set-sink-port millrace speaker
 set-sink-port nowhere speaker
@@ -227,7 +227,7 @@ set-source-output-mute LOOP 1
 
 
 def looped(env: dict[str, str], command: str) -> str:
-    """The number of the one loopback's stream, or of its recorder."""
+    """The index of the only loopback's stream, or of its recorder."""
     kind = "sink-inputs" if "sink-input" in command else "source-outputs"
     return pactl(env, "list", "short", kind).stdout.split()[0]
 
@@ -244,7 +244,7 @@ def test_defaults_levels_ports_and_loopbacks_answer_as_pulseaudios_do(bus: Bus, 
             for env in (reference, bus.env)
         )
         if line.startswith(("load-module", "get-default")) and "two" not in ours.stdout:
-            # Numbers are each server's own, and PulseAudio falls back on another sink than the first.
+            # Indexes differ between the servers, and PulseAudio falls back to a sink other than the first.
             ours.stdout = theirs.stdout = ""
         if "@NONE@" in line and before_17:
             assert (theirs.returncode, theirs.stderr) == (1, "Failure: Invalid argument\n")

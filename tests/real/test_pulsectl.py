@@ -1,4 +1,4 @@
-"""pulsectl's own test-suite, from its source archive on the package index, against a Millrace guest."""
+"""pulsectl's own test suite, from its source archive on the package index, run against a Millrace guest."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ pytestmark = [pytest.mark.real, pytest.mark.beside]
 VERSION = "24.12.0"
 SUITE = "pulsectl.tests.test_with_dummy_instance"
 NOT_OURS = "test_cli"
-"""PulseAudio's command line over a socket of its own, which is no part of its native protocol."""
+"""Tests of PulseAudio's CLI socket, which is not part of the native protocol."""
 
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked archive."""
+    """The unpacked source archive."""
     folder = tmp_path_factory.mktemp("pulsectl")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
     got = subprocess.run([*command, f"pulsectl=={VERSION}"], capture_output=True, text=True, check=False)

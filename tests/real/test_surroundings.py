@@ -1,4 +1,4 @@
-"""The whole command line where nothing is as it should be: it works, or says in one sentence what is in the way."""
+"""The whole command line in unusual environments: each command works, or says in one sentence what is wrong."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.real.conftest import MILLRACE, need, need_root
 
 pytestmark = [pytest.mark.real, pytest.mark.beside]
 NOBODY = 54321
-"""A user that no file of names knows."""
+"""A uid without an entry in /etc/passwd."""
 HEARD = ["/dev/null", "captured", "captured"]
 PRIVATE = 'mount --make-rprivate /; mount -t tmpfs -o "$1" tmpfs "$RUN"; shift; '
 
 
 @dataclass
 class Surroundings:
-    """What a process finds. `mounts` is done in a mount namespace of its own; $RUN is the runtime folder's parent."""
+    """A process's environment. `mounts` runs in its own mount namespace; $RUN is the parent of the runtime folder."""
 
     streams: list[str] = field(default_factory=lambda: list(HEARD))
     encoding: str = "utf-8"
@@ -34,7 +34,7 @@ class Surroundings:
     mounts: str = ""
     daemon: int = 0
     why: str = ""
-    """What the daemon says where it can't run."""
+    """The daemon's error message, if it can't run."""
     commands: list[list[str]] = field(default_factory=list)
 
 
@@ -45,7 +45,7 @@ FEW = [
     ["demo", "--seconds", "0.2", "--no-stay"],
 ]
 PLACES = {
-    # A container's: any uid, no name for it, no home, no /proc, a root that can't be written, ASCII.
+    # As in a container: any uid without a name, no home, no /proc, a read-only root, ASCII.
     "bare": Surroundings(
         ["closed", "captured", "captured"], "ascii", NOBODY,
         mounts='mount -t tmpfs -o mode=777 tmpfs "$RUN"; mkdir -m 777 "$RUN/r" "$RUN/s"; mount -t tmpfs tmpfs /proc;'
@@ -71,7 +71,7 @@ PLACES = {
 
 
 def tried(place: Surroundings, folder: Path) -> list[dict[str, Any]]:
-    """What became of each command there."""
+    """Run every command in an environment; returns the result of each."""
     folder.chmod(0o777)
     for name in ("r", "s"):
         (folder / name).mkdir()
@@ -98,7 +98,7 @@ def test_every_command_works_or_says_why_not(name: str, tmp_path: Path) -> None:
     need_root()
     need("unshare", "mount")
     place = PLACES[name]
-    # Sockets want short paths, and another user a way there.
+    # Paths of sockets must be short, and accessible to another user.
     folder = Path(f"/tmp/mr-{os.getpid()}-{list(PLACES).index(name)}")
     folder.mkdir()
     try:
@@ -121,7 +121,7 @@ def test_every_command_works_or_says_why_not(name: str, tmp_path: Path) -> None:
 
 
 def test_a_start_with_nothing_open(tmp_path: Path) -> None:
-    """The same for what happens before a command runs: the interpreter's own start, imports, uvloop."""
+    """The same for what happens before a command runs: the interpreter's startup, imports, uvloop."""
     env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
     shell = 'exec "$@" <&- >&- 2>&-'
     serve = subprocess.Popen(["sh", "-c", shell, "sh", *MILLRACE, "serve", "--listen", "127.0.0.1:0"], env=env)
@@ -140,12 +140,12 @@ def test_a_start_with_nothing_open(tmp_path: Path) -> None:
 
 
 def test_the_command_line_in_a_latin_1_locale(tmp_path: Path) -> None:
-    """Arguments come in it, output goes out in it, and UTF-8 that somebody passes is shown without its controls."""
+    """Arguments and output use the locale's encoding, and UTF-8 from elsewhere is shown without control characters."""
     need("localedef", "locale")
     made = ["localedef", "-c", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")]
     subprocess.run(made, check=False, capture_output=True)
     env = os.environ | {"LOCPATH": str(tmp_path), "LC_ALL": "en_US.ISO-8859-1", "PYTHONUTF8": "0"}
-    # Without the sources localedef leaves a folder without the character set, and may well say that it is done.
+    # Without the locale sources, localedef creates a folder without the character set, and may still report success.
     if subprocess.run(["locale", "charmap"], env=env, capture_output=True, check=False).stdout != b"ISO-8859-1\n":
         lack("the sources of locales (package locales)")
     env |= {"PYTHONCOERCECLOCALE": "0", "XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
@@ -167,7 +167,7 @@ def test_the_command_line_in_a_latin_1_locale(tmp_path: Path) -> None:
         shown = run("explain", "stream/Gerät".encode("latin-1"))
         assert shown.returncode == 3 and b"Ger\xe4t" in shown.stderr, shown
         assert json.loads(run("ls", "--json").stdout)["guests"][0]["sinks"][-1]["description"] == "Gerät"
-        # Its second byte is a control in Latin-1.
+        # The second byte is a control character in Latin-1.
         wrong = run("explain", "stream/音".encode())
         assert wrong.returncode == 3 and b"\\x9f" in wrong.stderr and b"\x9f" not in wrong.stderr, wrong
     finally:
