@@ -1,4 +1,4 @@
-"""A guest, composed: its graph, its PulseAudio door with sockets, its listeners."""
+"""A guest, assembled: its graph, its PulseAudio door with sockets, its listeners."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def _user() -> str:
 
 
 def _recorded(source: Sink, loops: Container[int]) -> bool:
-    """Whether a source is recorded, or what is made of it; `loops` are recorders that keep no graph running."""
+    """Whether a source is recorded, directly or through links; `loops` are recorders that do not clock a graph."""
     if any(tap.active and (tap.clocked or tap.id in loops) for tap in source.taps):
         return True
     return any(not link.target.capture or _recorded(link.target, loops) for link in source.links)
 
 
 class Reports(Protocol):
-    """Who hears what goes wrong in guests."""
+    """Receives reports of trouble in guests."""
 
     def report(self, symptom: Symptom) -> None:
         """See `symptoms.Report`."""
         ...
 
     def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:
-        """See `graph.reports.Reports`: what could be heard of one of its nodes."""
+        """See `graph.reports.Reports`: audible trouble at one of its nodes."""
         ...
 
 
 class Observer(Protocol):
-    """Who is told of what is in a guest: when it is new, changes, and goes (new, change, remove)."""
+    """Notified when an object of a guest is added, changed or removed (new, change, remove)."""
 
     def node_changed(self, change: str, node: Node) -> None:
         """See `nodes.Observer`."""
@@ -94,7 +94,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What all guests of a worker have in common."""
+    """What all guests of a worker share."""
 
     ids: Ids
     driver: TimerDriver
@@ -105,7 +105,7 @@ class Common:
 
 
 class Guest:
-    """The unit of isolation."""
+    """One guest, the unit of isolation."""
 
     def __init__(self, config: GuestConfig, common: Common, memory: Memory | None = None) -> None:
         self.config, self.name = config, config.name
@@ -113,7 +113,7 @@ class Guest:
         self.report: Report = common.reports.report
         self._driver, self._listeners = common.driver, common.listeners
         self.turns = Turns(kept_waiting=self._kept_waiting)
-        """What its programs may take of the daemon's time."""
+        """Its programs' share of the daemon's time."""
         self.observers: list[Observer] = []
         ids, budget = common.ids, Budget(f"guest {config.name}", config.memory, self._no_memory)
         self.admission = Admission(config.name, budget, common.prompts, self.report, config.rights)
@@ -125,7 +125,7 @@ class Guest:
         self.cookie_path = self.directory / "cookie"
         self.pulse_path = self.directory / "pulse"
         self.pulse_tcp: list[str] = []
-        """The addresses at which PulseAudio is spoken by TCP as well."""
+        """TCP addresses of its PulseAudio server, if any."""
         self.native_path = self.directory / "native"
         self.id = ids.take()
         cookie = secrets.token_bytes(COOKIE_BYTES)
@@ -135,7 +135,7 @@ class Guest:
         self.outlets = Subscribers(self.graph, now_ns, self._sent_changed)
         self.graph.observers.append(self._graph_changed)
         self._made: list[Path] = []
-        """Files that end with the guest."""
+        """Files to delete when the guest stops."""
         self.servers: list[Acceptor] = []
         self.sessions: list[ListenerSession] = []
 
@@ -145,7 +145,7 @@ class Guest:
         return _recorded(self.microphone, self.door.made_by)
 
     def latency_changed(self) -> None:
-        """Players ask a sink for its latency: it is that of its slowest listener."""
+        """Update the latency that players query from a sink: that of its slowest listener."""
         reports: dict[int, HostNs] = {}
         for session in self.sessions:
             group = session.outlet.group
@@ -163,10 +163,10 @@ class Guest:
         for observer in self.observers:
             observer.door_changed(change, machine)
 
-    # -- who is told -------------------------------------------------------------------------
+    # -- observers ---------------------------------------------------------------------------
 
     def watch(self, observer: Observer) -> None:
-        """Tell `observer` of all that is in the guest, and whenever it changes."""
+        """Report the existing nodes to `observer`, and every later change of the guest."""
         for node in self.graph.nodes():
             observer.node_changed("new", node)
         self.graph.observers.append(observer.node_changed)
@@ -178,7 +178,7 @@ class Guest:
             observer.client_changed(change, client)
 
     def listener_changed(self, change: str, session: ListenerSession) -> None:
-        """A listener has come, changed or gone: new, change, remove."""
+        """A listener was added, changed or removed: new, change, remove."""
         if change == "new":
             self.sessions.append(session)
         elif change == "remove":
@@ -191,7 +191,7 @@ class Guest:
         worker = Steps(steps, self.turns.over, first=True)
         return lambda: self.turns.wait(worker)
 
-    # -- what goes wrong ---------------------------------------------------------------------
+    # -- trouble -----------------------------------------------------------------------------
 
     def module_failed(self, module: str, why: str) -> None:
         """See `clients.Host`."""
@@ -206,9 +206,9 @@ class Guest:
         self._reports.troubled(self, node, what, since_ns)
 
     def left_out(self, left_out_ns: HostNs, cut: bool) -> None:
-        """See `graph.reports.Reports`: it took more than its share, or all guests together took more than there is.
+        """See `graph.reports.Reports`: the guest exceeded its share, or all guests together exceeded the processor.
 
-        A machine that did not run the daemon is neither: who runs the graphs sees that.
+        A host that did not schedule the daemon is neither case; the graph driver detects and reports that.
         """
         evidence: dict[str, float] = {"left_out_ms": round(left_out_ns / NS_PER_MS, 1)}
         if cut:
@@ -230,10 +230,10 @@ class Guest:
     def _sent_changed(self, outlet: Subscriber, before: str, after: str) -> None:
         self.report(Symptom("encoder", "changed", self.name, outlet.key, {"from": before, "to": after}))
 
-    # -- what it does ------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------
 
     def _graph_changed(self, change: str, node: Node) -> None:
-        """A recorder has come, gone, or paused: microphones send only while one runs."""
+        """A recorder came, went or paused: microphones send only while something records."""
         if isinstance(node, Tap) or (isinstance(node, Sink) and node.capture):
             for session in self.sessions:
                 session.update_microphone()
@@ -255,7 +255,7 @@ class Guest:
         self._driver.attach(self.graph)
 
     def _serve(self, sock: socket.socket, admits: Admits) -> None:
-        """Speak PulseAudio on a socket. What it does not admit by what the kernel knows of it needs the cookie."""
+        """Serve PulseAudio on a socket. Peers that it does not admit on kernel credentials need the cookie."""
         whose, connect = f"guest {self.name}, PulseAudio", partial(self._connect, admits)
         self.servers.append(self._listeners.serve_cores(sock, self.turns, connect, self._watch, whose))
 
@@ -277,7 +277,7 @@ class Guest:
             return None
 
     def _watch(self, transport: asyncio.Transport, core: Connection) -> SenderIdentity | None:
-        """A program's own rules are for the program that speaks, not for the one that connected."""
+        """Watch the sender: a program's rules apply to the program that sends, not to the one that connected."""
         assert isinstance(core, PulseClient)
         identity = core.subject.identity
         if not identity.unproven:
@@ -285,7 +285,7 @@ class Guest:
         return SenderIdentity(transport.get_extra_info("socket").fileno(), identity, core.identified)
 
     async def stop(self) -> None:
-        """Close the sockets: clients are told that their streams are killed, then that the connection ends."""
+        """Close the sockets. Clients first get a kill for each stream, then the end of the connection."""
         self._driver.detach(self.graph)
         for machine in list(self.machines):
             await machine.stop()

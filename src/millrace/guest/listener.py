@@ -39,18 +39,18 @@ from millrace.wire.peer.session import PeerServer
 
 _NAME_MAX = 100
 LISTENER_BYTES = 96 * 1024
-"""What a listener takes: its connection, what its line holds, and what is noted of it."""
+"""Memory of a listener: its connection, its send buffer and its state."""
 BREAKDOWN = ("path", "network", "codec", "jitter", "late", "period", "device")
-"""The parts of a listener's latency that are known; others are not kept."""
+"""The known components of a listener's latency; others in a report are dropped."""
 TROUBLE_AGE_MAX_NS = 60 * NS_PER_S
 HEARD_EVERY_NS = NS_PER_S
-"""A listener that plays tells how it fares more often than this."""
+"""A playing listener sends reports more often than this."""
 LOSS_PACKETS = 250
-"""Over how many packets loss is measured: 5 s of 20 ms frames."""
+"""Packets over which loss is measured: 5 s of 20 ms frames."""
 
 
 class ListenerSession:
-    """One connected listener. `write` puts a message on the line, `room` says whether it can take more."""
+    """One connected listener. `write` sends messages; `room` says whether the connection can take more."""
 
     def __init__(
         self,
@@ -78,35 +78,35 @@ class ListenerSession:
         self.microphone: MicrophoneStream | None = None
         self.may_speak = True
         self.latency = "normal"
-        """The profile, or the fixed latency, that the listener keeps."""
+        """The latency profile, or fixed latency, that the listener uses."""
         self._offered = False
         self._told: tuple[bool, bool] | None = None
 
     @property
     def rtt_ns(self) -> HostNs | None:
-        """Round trip to the listener."""
+        """Round-trip time to the listener."""
         return self.wire.keepalive.clock.rtt_ns
 
     @property
     def heard_ns(self) -> HostNs:
-        """When the listener last said anything."""
+        """When the last message from the listener arrived."""
         return self.wire.keepalive.heard_ns
 
     def bitrate(self) -> int:
-        """Bit/s sent lately."""
+        """Bit/s sent recently."""
         return self._bitrate
 
     # -- the line ----------------------------------------------------------------------------
 
     def receive(self, message: str | bytes, now_ns: HostNs) -> None:
-        """Take one message; RemoteProtocolError ends the session."""
+        """Process one message; RemoteProtocolError ends the session."""
         self.wire.receive(message, now_ns)
         for event in self.wire.events():
             self._handle(event, now_ns)
         self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Send pending messages."""
         for message in self.wire.data_to_send():
             self.outlet.send(message)
         self.outlet.flush()
@@ -121,7 +121,7 @@ class ListenerSession:
         self.flush()
 
     def tick(self, now_ns: HostNs) -> None:
-        """Once a second or so: its bitrate, and what its line had no room for."""
+        """About once a second: update the bitrate, and send what the connection had no room for."""
         then, sent = self._rate_mark
         if now_ns - then >= NS_PER_S:
             self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
@@ -129,7 +129,7 @@ class ListenerSession:
         self.outlet.flush()
 
     def closed(self) -> None:
-        """The line is gone, or its rights are."""
+        """The connection or its rights are gone."""
         if self._left:
             return
         self._left = True
@@ -178,20 +178,20 @@ class ListenerSession:
         self.guest.report(self.silent("send", "line full", evidence, now_ns()))
 
     def _tell(self, told: Trouble, now_ns: HostNs) -> None:
-        """The listener's sound suffered, and it says whom it blames."""
+        """The listener reports an audible problem and what it takes for the cause."""
         at = min(now_ns, max(told.at_ns, now_ns - TROUBLE_AGE_MAX_NS)) if told.at_ns else now_ns
         evidence = {key[:40]: value for key, value in list(told.evidence.items())[:8]} | {"heard": told.what[:20]}
         key = self.outlet.key
         self.guest.report(Symptom(told.stage, told.cause, self.guest.name, key, evidence, at, inferred=True))
 
     def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
-        """What began when the listener was last heard of, if that is long ago."""
+        """A symptom dated back to the listener's last message, if that is long ago."""
         at = self.heard_ns if now_ns - self.heard_ns > HEARD_EVERY_NS else now_ns
         evidence = {**evidence, "last_heard_ms_before": round((now_ns - self.heard_ns) / NS_PER_MS, 1)}
         return Symptom(stage, cause, self.guest.name, self.outlet.key, evidence, at)
 
     def _feed_back_loss(self) -> None:
-        """What share of the packets sent lately the listener misses goes to the encoder."""
+        """Pass the recent packet loss on to the encoder."""
         sent, lost = self.outlet.sent_packets, self.report.lost
         sent_before, lost_before = self._loss_mark
         if sent - sent_before < LOSS_PACKETS:
@@ -225,7 +225,7 @@ class ListenerSession:
 
     @property
     def microphone_state(self) -> str:
-        """off (not offered), forbidden, ready, or on while something in the guest is recording."""
+        """off (not offered), forbidden, ready, or on (while something in the guest records)."""
         if not self._offered:
             return "off"
         if not self.may_speak:
@@ -233,7 +233,7 @@ class ListenerSession:
         return "on" if self.guest.recording else "ready"
 
     def update_microphone(self) -> None:
-        """Tell the listener whether it may speak and is recorded, if that has changed."""
+        """Tell the listener whether it may speak and is being recorded, if either has changed."""
         if not self._offered or self._left:
             return
         if self.may_speak and self.microphone is None:
@@ -259,7 +259,7 @@ class ListenerSession:
         return graph.default
 
     def _agreed(self, wanted: CodecSettings) -> CodecSettings:
-        """The wanted codec if the listener has it, else the next best it has, and why."""
+        """The wanted codec if the listener supports it, else the best that it does, noting the reason."""
         codecs = self.outlet.codecs
         if wanted.codec in codecs:
             self._codec_reason = ""
@@ -271,7 +271,7 @@ class ListenerSession:
         raise RemoteProtocolError(f"no common codec: this daemon has {', '.join(CODECS)}")
 
     def configure(self, changes: dict[str, str]) -> CodecSettings:
-        """Change settings while it plays; ConfigError says what is wrong."""
+        """Change settings during playback; ConfigError says what is wrong."""
         rest = dict(changes)
         spoken, latency = rest.pop("mic", None), rest.pop("latency", None)
         asked = asked_of_daemon(latency) if latency is not None else self.outlet.latency

@@ -1,4 +1,4 @@
-"""The streams of a native connection: their memory, their bells, and what is asked about them."""
+"""The streams of a native connection: their shared memory, their wake-up pipes, and the methods on them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from millrace.wire.native.messages import Message, Notice, Reply
 from millrace.wire.native.ring import Ring, ring_bytes
 
 STREAMS_MAX = 64
-"""Streams of one connection: each takes the daemon two descriptors."""
+"""Streams of one connection; each costs the daemon two descriptors."""
 PROPS_MAX = 32
 ALIASES = {"f32": "float32le", "s16": "s16le", "s24": "s24le", "s32": "s32le"}
 
 
 class Open(Arguments):
-    """Begin a stream: `play` to a sink of a guest, or `record` from a sink's monitor or a source."""
+    """Open a stream: `play` to a sink of a guest, or `record` from a sink's monitor or a source."""
 
     guest: str = "default"
     at: str = ""
@@ -59,7 +59,7 @@ class Open(Arguments):
 
 
 class OfStream(Arguments):
-    """One of one's own streams."""
+    """One of the connection's own streams."""
 
     stream: int
 
@@ -80,11 +80,11 @@ class Level(Arguments):
 
 
 class Session(Asker, Protocol):
-    """The connection that has the streams."""
+    """The connection that owns the streams."""
 
     @property
     def principal(self) -> Principal:
-        """Who has its rights."""
+        """The principal with whose rights it acts."""
         ...
 
     def guest(self, name: str, right: Right) -> Guest:
@@ -92,16 +92,16 @@ class Session(Asker, Protocol):
         ...
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
-        """Send a message, and with it descriptors, which are the connection's from then on."""
+        """Send a message with descriptors, whose ownership passes to the connection."""
         ...
 
     def refuse(self, serial: int, error: Exception) -> None:
-        """Answer a call with why not."""
+        """Answer a call with an error."""
         ...
 
 
 class _Own:
-    """A stream with its memory and its bell."""
+    """A stream with its shared memory and its wake-up pipes."""
 
     def __init__(self, guest: Guest, ring: Ring, memory: Any, bell: Bell) -> None:
         self.guest, self.ring, self.memory, self.bell = guest, ring, memory, bell
@@ -109,7 +109,7 @@ class _Own:
         self.record: NativeRecord | None = None
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release everything."""
         self.bell.close()
         self.ring.close()
         self.memory.close()
@@ -133,7 +133,7 @@ class NativeStreams:
     def _reply(self, serial: int, value: Any = None, fds: tuple[int, ...] = ()) -> None:
         self._session.send(Reply(serial, value), fds)
 
-    # -- begin -----------------------------------------------------------------------------------
+    # -- opening ---------------------------------------------------------------------------------
 
     def _play(self, serial: int, args: Open) -> None:
         guest = self._session.guest(args.guest, Right.SPEAK)
@@ -167,7 +167,7 @@ class NativeStreams:
             self._begin_record(serial, args, guest, source)
 
     def _record_decided(self, serial: int, args: Open, allow: bool) -> None:
-        """What waited for an answer is served, or refused."""
+        """Serve or refuse a call that waited for a permission."""
         try:
             if not allow:
                 raise RightsError("there is no grant for it")
@@ -191,7 +191,7 @@ class NativeStreams:
 
     @contextmanager
     def _begun(self, id_: int) -> Iterator[None]:
-        """A stream is there as a whole, or not at all."""
+        """Undo a half-opened stream on any error."""
         try:
             yield
         except BaseException:
@@ -215,7 +215,7 @@ class NativeStreams:
         return AudioFormat(sample, args.rate, positions), max(8, ns_to_frames(round(wanted_ns), args.rate))
 
     def _memory(self, guest: Guest, capacity: Frames, fmt: AudioFormat, id_: int, theirs: Descriptors) -> _Own:
-        """A ring and two pipes; into `theirs` what goes to the client: memory, what wakes it, what wakes us."""
+        """Make a ring and two pipes. `theirs` gets the client's descriptors: memory, what wakes it, what wakes us."""
         size = ring_bytes(capacity, fmt.frame_bytes)
         with Descriptors() as ours:
             fd, memory = shared_memory(size)
@@ -240,7 +240,7 @@ class NativeStreams:
             "positions": list(fmt.positions), "at": mix.key,
         }  # fmt: skip
 
-    # -- go on -----------------------------------------------------------------------------------
+    # -- operating -------------------------------------------------------------------------------
 
     def _rung(self, id_: int) -> None:
         own = self._own.get(id_)
@@ -290,7 +290,7 @@ class NativeStreams:
         self._reply(serial)
 
     def removed(self, id_: int) -> None:
-        """The graph has let a stream go: it was killed, its guest went, or it ended itself."""
+        """The graph has removed a stream: it was killed, its guest was removed, or it ended by itself."""
         own = self._own.get(id_)
         if own is not None:
             why = own.playback.why if own.playback is not None else ""
@@ -298,7 +298,7 @@ class NativeStreams:
             self._forget(id_)
 
     def end_forbidden(self, guest: Guest) -> None:
-        """The grants have changed: recorders that may not go on end."""
+        """The grants have changed: end recorders that are no longer allowed."""
         if self._session.principal.may(Right.ADMIN, guest.name):
             return
         for id_, own in list(self._own.items()):
@@ -321,7 +321,7 @@ class NativeStreams:
         own.close()
 
     def end_all(self, why: str) -> None:
-        """They end, and the client is told."""
+        """End all streams and notify the client."""
         for id_ in list(self._own):
             self._notice(id_, "ended", why)
             self._forget(id_)
@@ -333,13 +333,13 @@ class NativeStreams:
 
 
 def _props(args: Open, client: str) -> dict[str, str]:
-    """A stream's properties, in bounds."""
+    """A stream's properties, truncated to limits."""
     shown = {key[:64]: value[:256] for key, value in list(args.props.items())[:PROPS_MAX]}
     return {"application.name": client, "media.name": args.name[:200]} | shown
 
 
 def _asks(guest: Guest, fmt: AudioFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:
-    """What a stream takes of its guest's budget: the ring counts as ours, whichever side fills it."""
+    """What a stream takes from its guest's budget. The ring counts there, whichever side fills it."""
     low_delay = frames_to_ns(target, fmt.rate) < LOW_DELAY_NS
     resampler = resampler_bytes(fmt.rate, guest.graph.rate, len(fmt.positions), low_delay)
     return {"ring": ring_bytes(capacity, fmt.frame_bytes), "resampler": resampler}

@@ -1,1 +1,1 @@
-"""Virtual machines whose sound is fetched."""
+"""Virtual machines to which Millrace connects for their sound."""

@@ -1,4 +1,4 @@
-"""Where a guest's machine is to be found: what `millrace attach` and the configuration say."""
+"""Addresses of a guest's machines, as given to `millrace attach` or in the configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PORTS = {"spice": 5900, "vnc": 5900}
 
 @dataclass(frozen=True, slots=True)
 class DoorSpec:
-    """One machine's door: `address` is a path or a D-Bus address, where there is no `host`."""
+    """The address of one machine's door. Without a `host`, `address` is a path or a D-Bus address."""
 
     kind: str
     address: str
@@ -31,17 +31,17 @@ class DoorSpec:
     vm: str = ""
     password: str = field(default="", repr=False)
     password_file: str = ""
-    """Read at each attempt: some hosts make a password for each start of a machine."""
+    """Read on every attempt: some hosts generate a new password each time a machine starts."""
     ca_file: str = ""
     channels: int = 2
     connection: socket.socket | None = field(default=None, repr=False, compare=False)
-    """One that was handed to us; it is the machine's."""
+    """A connection that was handed over; the machine owns it."""
     below: tuple[str, ...] = ()
-    """Folders of which `address` must be in one, when it is opened too; any will do if there are none."""
+    """Folders to which `address` is confined, checked again when it is opened; empty means anywhere."""
 
     @property
     def text(self) -> str:
-        """As the user wrote it; no password is in it."""
+        """The address in the form that users write; it contains no password."""
         if self.kind in ("qmp", "dbus", "p2p"):
             return f"{self.kind}:{self.address}"
         scheme = f"{self.kind}+tls" if self.tls else self.kind
@@ -50,16 +50,16 @@ class DoorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a guest's own admins may look for its machines: in a folder of this host, or at a host and port."""
+    """A place where a guest's own admins may attach machines: a folder of this host, or a host and port."""
 
     folder: str = ""
     host: str = ""
     port: int = 0
-    """0 for any."""
+    """0 means any port."""
 
 
 def parse_places(texts: Iterable[str], what: str) -> tuple[Place, ...]:
-    """'/run/alice', 'vm7.example.org', '10.0.0.7:5900'."""
+    """Parse places such as '/run/alice', 'vm7.example.org' and '10.0.0.7:5900'."""
     out = []
     for text in texts:
         if text.startswith("/"):
@@ -78,10 +78,10 @@ def parse_places(texts: Iterable[str], what: str) -> tuple[Place, ...]:
 
 
 def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
-    """A door that a guest's own admin asks for; RightsError where the configuration does not give it to that guest.
+    """Check a door requested by a guest's own admin; RightsError unless the configuration assigns it to that guest.
 
-    The daemon opens what a door names, with its own rights: its own sockets, those of other guests' machines, any
-    service on loopback. So whoever has not every right names nothing but what was given to the guest.
+    The daemon opens a door's address with its own rights, and could reach its own sockets, those of other guests'
+    machines, and any service on loopback. So anyone short of a full admin may name only what the guest was given.
     """
     if spec.ca_file:
         raise RightsError("only a token with every right may name a CA file; or use `doors` in the configuration")
@@ -100,7 +100,7 @@ def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
 
 
 def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -> DoorSpec:
-    """A door from text; ConfigError says what is wrong with it."""
+    """Parse a door; ConfigError says what is wrong with it."""
     kind, colon, rest = well_formed(text, "door").partition(":")
     if kind in ("qmp", "dbus") and colon and rest:
         if kind == "dbus":
@@ -129,9 +129,9 @@ def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -
 
 
 def bus_path(address: str) -> str:
-    """The socket of a D-Bus address: its path, or NUL and its abstract name.
+    """The socket of a D-Bus address: its path, or NUL followed by its abstract name.
 
-    D-Bus Specification 0.43, "Server Addresses". Only unix sockets carry descriptors.
+    D-Bus Specification 0.43, "Server Addresses". Only unix sockets can pass descriptors.
     """
     for one in address.split(";"):
         transport, _, pairs = one.partition(":")
@@ -144,7 +144,7 @@ def bus_path(address: str) -> str:
 
 
 def read_password(path: Path) -> str:
-    """A password from a file; ConfigError if others can read it, or if it is no such file."""
+    """Read a password from a file; ConfigError if other users can read it or it is not a regular file."""
     if path.exists() and not path.is_file():
         raise ConfigError(
             f"password file {path} is not a regular file, which it must be because it is read on every attempt"

@@ -1,4 +1,4 @@
-"""Which class serves which kind of door."""
+"""Attaching machines: which class serves which kind of door."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
 
 DOORS_MAX = 64
-"""Doors of one guest: each is looked for as long as it is there."""
+"""Doors of one guest; each keeps retrying for as long as it exists."""
 
 
-# What speaks a protocol is loaded when the first machine is attached by it.
+# A protocol's modules are imported when the first machine that uses it is attached.
 
 
 def _qemu() -> type[AttachedMachine]:
@@ -37,14 +37,14 @@ def _vnc() -> type[AttachedMachine]:
 KINDS: dict[str, Callable[[], type[AttachedMachine]]] = {
     "qmp": _qemu, "dbus": _qemu, "p2p": _qemu, "spice": _spice, "vnc": _vnc,
 }  # fmt: skip
-"""By `DoorSpec.kind`."""
+"""Loaders by `DoorSpec.kind`."""
 
 
 def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
-    """Begin to look for a machine; GraphError where the guest has that door already.
+    """Start looking for a machine; GraphError if the guest already has that door and it is attached.
 
-    One that is not attached is tried again at once, as it is asked for now; a SPICE door whose place another viewer
-    took takes it back.
+    An existing door that is not attached retries at once with the new settings. A SPICE door that was displaced by
+    another viewer thereby reconnects and displaces that viewer in turn.
     """
     attached = (one for one in guest.machines if isinstance(one, AttachedMachine))
     twin = next((other for other in attached if other.spec.text == spec.text), None)

@@ -1,4 +1,4 @@
-"""A guest's machine, looked for until it is there, and again whenever it has gone."""
+"""A guest's machine: connects to it, and reconnects whenever the connection is lost."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SLOW_TICK_PERCENT = (97.0, 99.5)
 
 
 class Displaced(PeerLost):
-    """Another viewer has what the machine's server gives to one at a time."""
+    """Another viewer holds a connection that the machine's server grants to only one at a time."""
 
 
 class AttachedMachine(ABC):
-    """One door of one guest. Subclasses serve one session, which ends with an exception."""
+    """One door of one guest. Subclasses serve a session, which always ends with an exception."""
 
     slow_tick = ""
-    """What to do where the machine is a little slow, as its default timing makes it; {} is its speed in percent."""
+    """Hint for a machine that its default timing makes slightly slow; {} is its speed in percent."""
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         self.id, self.guest, self.spec = id_, guest, spec
@@ -39,32 +39,32 @@ class AttachedMachine(ABC):
         self.error = ""
         self.sessions = 0
         self.machine = ""
-        """What the machine calls itself, as far as it has said so."""
+        """The machine's own name, once it has sent one."""
         self.doors: list[MachineDoor] = []
-        """Those of the session."""
+        """The doors of the current session."""
         self._forgotten = False
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
-        """Somebody has asked for it again."""
+        """Set when somebody attaches it again."""
         self._account = ENDED
-        """What the session makes the daemon hold."""
+        """Memory of the current session."""
 
     @property
     def key(self) -> str:
-        """The name users and the API use."""
+        """Its name for users and the API."""
         return f"door/{self.id}"
 
     @property
     def label(self) -> str:
-        """The guest and the door, as the log has them."""
+        """The guest and the door, for the log."""
         return f"guest {self.guest.name}, {self.spec.text}"
 
     def start(self) -> None:
-        """Look for the machine from now on."""
+        """Start looking for the machine."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=self.key)
 
     async def stop(self) -> None:
-        """Let go of the machine."""
+        """Disconnect from the machine and stop looking for it."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -90,7 +90,7 @@ class AttachedMachine(ABC):
                 self._gone()
                 raise
             except Exception as error:
-                # A bug of ours must cost at most this session.
+                # An internal error must end at most this session.
                 log.exception("%s: session ended by an internal error", self.label)
                 self._lost(error)
             finally:
@@ -102,17 +102,17 @@ class AttachedMachine(ABC):
             await self._asked_within(wait)
 
     def _may_wait(self) -> Callable[[int], bool]:
-        """Whether so much may wait for the machine to read it, on one more connection of the session."""
+        """A check, for a new connection of the session, of whether so many bytes may wait for the machine to read."""
         part = object()
         return lambda size: self._account.fits(part, size, CONNECTIONS)
 
     def _partial(self) -> Callable[[int], None]:
-        """So much has come of a message on one more connection; BudgetError where there is no room for it."""
+        """Books, for a new connection, the bytes of a partial message; BudgetError if they do not fit."""
         part = object()
         return lambda size: self._account.hold(part, size, CONNECTIONS)
 
     async def _asked_within(self, seconds: float) -> bool:
-        """Wait; whether that was cut short because somebody asked for it again."""
+        """Wait; True if somebody attached it again meanwhile."""
         try:
             await asyncio.wait_for(self._wanted.wait(), seconds)
         except TimeoutError:
@@ -147,18 +147,18 @@ class AttachedMachine(ABC):
 
     @abstractmethod
     async def _session(self) -> None:
-        """Find the machine and serve it until that ends, with an error that says why."""
+        """Find the machine and serve it until the session ends, with an error that says why."""
 
     def _gone(self) -> None:
-        """The session has ended: take away what it had."""
+        """The session has ended: clean up."""
         for door in self.doors:
             door.close()
         self.doors.clear()
 
     def retake(self, spec: DoorSpec) -> bool:
-        """Asked for again, with another password for one: whether that is something to do, rather than a mistake.
+        """Attached again, perhaps with another password: retry at once. False if there is nothing to retry.
 
-        A password and an authority that are not given again stay what they were.
+        A password or CA that is not given again keeps its value.
         """
         if self.state == "attached" or self.spec.kind == "p2p":
             return False
@@ -170,11 +170,11 @@ class AttachedMachine(ABC):
         return True
 
     def streams(self) -> list[PushedStream]:
-        """What the machine plays."""
+        """The machine's playback streams."""
         return [stream for door in self.doors for stream in door.streams]
 
     def hint(self) -> str:
-        """What the user should know or do."""
+        """Advice for the user."""
         percents = [p for s in self.streams() if s.node.active and (p := s.speed.percent(s.format.rate)) is not None]
         if not percents:
             return ""
@@ -186,7 +186,7 @@ class AttachedMachine(ABC):
         return ""
 
     def view(self) -> MachineView:
-        """What `ls` shows."""
+        """The machine as shown to clients."""
         return MachineView(
             id=self.key, door=self.spec.text, state=self.state, error=self.error,
             machine=self.machine if self.state == "attached" else "", sessions=self.sessions,

@@ -1,4 +1,4 @@
-"""Machines over a network protocol: SPICE and VNC."""
+"""Machines reached by a network protocol: SPICE and VNC."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from millrace.wire.spice.messages import OPUS_CAP, PLAYBACK_CAPS, RECORD_CAPS, C
 from millrace.wire.vnc.client import TlsWanted, VncClient
 
 LAST_WORDS_S = 0.3
-"""What ends together ends within this."""
+"""Connections that a server closes together close within this time."""
 HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
-"""How long a SPICE server that has ended a session is left to the viewer that may have come instead."""
+"""Backoff after a SPICE server ended a session, to leave it to the viewer that may have displaced us."""
 LOOK_S = 2.0
 
 
 class NetworkMachine(AttachedMachine):
-    """What SPICE and VNC share: a password, and lines to a server, any of whose ends ends the session."""
+    """What SPICE and VNC share: a password, and connections to a server. When any of them ends, the session ends."""
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.password = ""
         self._accepted: str | None = None
-        """The last password that was."""
+        """The last password that the server accepted."""
         self._begin()
 
     def _begin(self) -> None:
@@ -65,14 +65,14 @@ class NetworkMachine(AttachedMachine):
             raise PeerLost(f"{error}: {self._what_password()}") from None
 
     async def _until_due(self) -> None:
-        """Wait where it is not time for another attempt; PeerLost where there is no server."""
+        """Wait until another attempt is due; PeerLost if there is no server."""
 
     @abstractmethod
     async def _serve(self) -> None:
-        """Connect, and serve until that ends."""
+        """Connect, and serve until the session ends."""
 
     def _what_password(self) -> str:
-        """Neither protocol tells a wrong password from an expired one; what happened before may."""
+        """Neither protocol distinguishes a wrong password from an expired one, but the history may."""
         known = "it was accepted before, so it has expired or been changed"
         which = known if self.password == self._accepted else "the password is wrong, or has expired"
         file = self.spec.password_file
@@ -88,7 +88,7 @@ class NetworkMachine(AttachedMachine):
             self.ended.set_exception(why)
 
     def _later(self, coroutine: Any) -> None:
-        """Run a part of the session; if it fails, so does the session."""
+        """Run part of the session in a task; if the task fails, so does the session."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self.tasks.add(task)
 
@@ -100,7 +100,7 @@ class NetworkMachine(AttachedMachine):
         task.add_done_callback(done)
 
     def _line(self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]) -> ClientLine:
-        """One connection of the session, paid for by the guest."""
+        """A connection of the session, charged to the guest."""
         return ClientLine(core, after, ended, self.guest.turns, self.label, self._may_wait(), self._partial())
 
     async def _open(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
@@ -122,14 +122,14 @@ class NetworkMachine(AttachedMachine):
         for line in self.lines:
             line.close()
         self.lines.clear()
-        # Nobody may be left to ask for it, now or when the lines have closed.
+        # Retrieve the exception: there may be nobody left to await it, and asyncio would log it as never retrieved.
         if not self.ended.cancel() and not self.ended.cancelled():
             self.ended.exception()
         super()._gone()
 
     @property
     def profile(self) -> JitterProfile:
-        """Less is allowed for where no network lies between."""
+        """The jitter profile; smaller where there is no network in between."""
         host = self.spec.host
         try:
             near = not host or host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -139,11 +139,12 @@ class NetworkMachine(AttachedMachine):
 
 
 class SpiceMachine(NetworkMachine):
-    """A machine by SPICE. A SPICE server lets one viewer in: one that comes later takes its place.
+    """A machine over SPICE. A SPICE server serves one viewer at a time: a later one displaces the earlier one.
 
-    spice-server (0.15) says nothing to the one whose place was taken: it closes all channels of that one, in order and
-    within milliseconds, and goes on. Only where just that happened the place is left alone for a while, since to take
-    it back throws the other out; it is tried again in any case. A channel that breaks, or ends alone, is another thing.
+    spice-server (0.15) does not tell the displaced viewer. It closes all of that viewer's channels cleanly, within
+    milliseconds, and keeps running. On exactly that pattern we back off for a while, because reconnecting would
+    displace the other viewer, and then try again regardless. A channel that is reset, or that closes alone, is treated
+    as an ordinary lost connection.
     """
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
@@ -180,7 +181,7 @@ class SpiceMachine(NetworkMachine):
         except PeerLost:
             if self.ready.done():
                 await asyncio.sleep(LAST_WORDS_S)
-                # The others may have had something unread, and are reset then.
+                # Only the main channel must close cleanly: the others are reset if they had unread data.
                 closed = bool(main_end) and isinstance(main_end[0], Closed)
                 self._let_go = closed and len(self.ends) == len(self.lines)
                 if now_ns() - began > self._hold_s * NS_PER_S:
@@ -188,14 +189,14 @@ class SpiceMachine(NetworkMachine):
             raise
 
     async def _until_due(self) -> None:
-        """Leave the place to others for a while, until the server goes, or until somebody asks for it again."""
+        """Back off for a while, until the server goes away, or until somebody attaches it again."""
         if not self._let_go:
             return
         self._let_go = False
         hold_s, self._hold_s = self._hold_s, min(self._hold_s * HOLD_FACTOR, HOLD_MAX_S)
         until = now_ns() + round(hold_s * NS_PER_S)
         while now_ns() < until:
-            # It says nothing, so nobody is thrown out; PeerLost where there is no server any more.
+            # The probe sends nothing, so it displaces nobody. PeerLost if the server is gone.
             probe = ClientLine(SpiceProbe(), lambda now: None, lambda why: None)
             await self._connect(probe, None)
             probe.close()
@@ -218,7 +219,7 @@ class SpiceMachine(NetworkMachine):
                 self._later(self._playback(tls) if kind is ChannelKind.PLAYBACK else self._record(tls))
 
     async def _playback(self, tls: ssl.SSLContext | None) -> None:
-        # Opus saves nothing on this machine, and costs; over a network it is what the line is thin for.
+        # Opus costs CPU and saves nothing on the same host; over a network it saves bandwidth.
         caps = PLAYBACK_CAPS | (OPUS_CAP if self.profile is REMOTE_PROFILE else 0)
         channel = self._channel(ChannelKind.PLAYBACK, self._number, caps)
         door = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
@@ -234,20 +235,20 @@ class SpiceMachine(NetworkMachine):
 
 
 class SpiceProbe(Untimed):
-    """Connects and says nothing: a server that answers is still there, and nobody is thrown out."""
+    """Connects without sending: shows that the server is still there, and displaces no viewer."""
 
     partial_bytes = 0
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Nothing is expected."""
+        """Ignore anything received."""
 
     def data_to_send(self) -> bytes:
-        """Nothing is said."""
+        """Send nothing."""
         return b""
 
 
 class VncMachine(NetworkMachine):
-    """A machine by VNC."""
+    """A machine over VNC."""
 
     async def _serve(self) -> None:
         wire = VncClient(self.guest.graph.rate, self.spec.channels, self.password, vnc_answer, now_ns())

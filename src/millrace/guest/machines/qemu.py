@@ -1,4 +1,4 @@
-"""A machine by D-Bus, as QEMU speaks it."""
+"""A machine over QEMU's D-Bus interface."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ log = logging.getLogger("millrace.attach")
 Lost = Callable[[Exception], None]
 After = Callable[[], None]
 NAMED_MAX = 10
-"""Machines of a bus that are named where another was meant."""
+"""Machines of a bus listed in the error when the requested one is missing."""
 
 
 class QemuMachine(AttachedMachine):
-    """A machine by D-Bus: over QMP, a bus, or a connection that was handed to us."""
+    """A machine over D-Bus: by way of QMP, a bus, or a connection that was handed over."""
 
     slow_tick = (
         "QEMU delivers {:.1f} % of real time, as its default timing does:"
@@ -93,7 +93,10 @@ class QemuMachine(AttachedMachine):
         return "no QEMU on this bus yet"
 
     def _register(self, client: DisplayClient, kind: str, lost: Lost) -> None:
-        """One end of a socket pair for QEMU; it is served before anything else, since QEMU waits for it."""
+        """Register a listener with QEMU, passing it one end of a socket pair.
+
+        Our end is served before the call is sent, because QEMU waits on it.
+        """
         mine, theirs = socket.socketpair()
         peer = AudioPeer(os.getuid())
         door = self._door(kind, peer)
@@ -102,7 +105,7 @@ class QemuMachine(AttachedMachine):
         client.send_register(kind, theirs.detach())
 
     def _stream(self, sock: socket.socket, core: DisplayClient | AudioPeer, after: After, lost: Lost) -> FdStream:
-        """One connection of the session, paid for by the guest."""
+        """A connection of the session, charged to the guest."""
         holds, may_wait = self._partial(), self._may_wait()
 
         def weighed() -> None:
@@ -120,7 +123,7 @@ class QemuMachine(AttachedMachine):
         return QemuRecord(graph, self.guest.microphone, peer, self.machine)
 
     async def _connected(self) -> socket.socket:
-        """A socket on which QEMU, or a bus, is about to authenticate us."""
+        """A socket on which QEMU, or a bus, is ready to authenticate us."""
         if self.spec.connection is not None:
             return self.spec.connection
         if self.spec.kind == "dbus":
