@@ -1,1 +1,1 @@
-"""The PulseAudio door."""
+"""The PulseAudio door: a server for PulseAudio clients in each guest."""

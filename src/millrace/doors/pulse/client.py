@@ -1,4 +1,4 @@
-"""One PulseAudio connection: authentication, then commands to the tables that serve them."""
+"""One PulseAudio connection: authentication, then dispatch of commands to their handlers."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from millrace.wire.pulse.constants import (
 from millrace.wire.pulse.session import Block, PulseSession, RecordsReply, Refused, Request
 
 Handler = Callable[["PulseClient", Request], Iterator[None] | None]
-"""What takes long is an iterator: it goes on, step by step, before the client's next request is looked at."""
+"""A handler that takes long returns an iterator. Its steps are completed before the client's next request is read."""
 CLIENT_BYTES = {"itself": 10 * 1024, "paid props": 6 * 1024}
-"""What a connection takes, its socket and the properties that clients usually have included."""
+"""Memory of a connection, including its socket and the properties that clients usually set."""
 ASKED_FACTOR = 16
-"""What a request takes that waits for an answer: a property of few bytes is several objects."""
+"""Memory of a request that waits for a prompt, per byte on the wire: a short property becomes several objects."""
 ANSWERS_MAX = 8 * MIB
+"""Replies that may be queued for a client before it reads any of them."""
 ANSWER_FREE = 64 * 1024
-"""So long an answer may become in a guest that has used all it may: whoever wants to know why can still look."""
-"""What a client may ask for before it reads any of it."""
+"""Replies up to this size are not charged, so that clients can still query a guest that has used up its budget."""
 _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_STREAM, Command.FLUSH_PLAYBACK_STREAM})
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
 
 
 class PulseClient(ClientStreams):
-    """The door's side of one connection, with the sans-IO contract.
+    """The door's side of one connection; implements the sans-IO contract.
 
-    Programs of the daemon's own user need no cookie. `wake` is called when there is something to send that no
-    `receive` has caused. It begins with a new `state`, or goes on with one that another was in.
+    Programs of the daemon's own user need no cookie. `wake` is called when there is something to send that `receive`
+    did not cause. A connection starts with a new `state`, or continues from the state of an earlier one.
     """
 
     def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], state: ClientState) -> None:
@@ -78,7 +78,7 @@ class PulseClient(ClientStreams):
     # -- the sans-IO contract --------------------------------------------------------------
 
     def receive(self, data: Buffer, now_ns: HostNs) -> int:
-        """Take bytes, as far as the turn goes; RemoteProtocolError ends this connection."""
+        """Process bytes until the turn is over; return how many. RemoteProtocolError ends this connection."""
         self.now_ns = now_ns
         wire, frames, view, at = self._wire, self._wire.state, memoryview(data), 0
         while (self._begun is None or self._go_on()) and at < len(view) and not self.closing:
@@ -101,7 +101,7 @@ class PulseClient(ClientStreams):
         return at
 
     def _hold_partial(self) -> None:
-        """A command is paid for from its header on."""
+        """Charge a partial command to the guest from its header on."""
         self._partial_bytes = self.state.wire.partial_bytes
         self.account.hold("command", self._partial_bytes, CONNECTIONS)
 
@@ -116,7 +116,7 @@ class PulseClient(ClientStreams):
         return self._begun is not None
 
     def _go_on(self) -> bool:
-        """Whether the request that was begun is done."""
+        """Continue the request in progress; return whether it is done."""
         if self._begun is None:
             return True
         request, steps = self._begun
@@ -131,18 +131,18 @@ class PulseClient(ClientStreams):
         return True
 
     def data_to_send(self) -> bytes:
-        """Bytes to write now, subscription events included."""
+        """Bytes to write now, including subscription events."""
         for kind, index in self.subscription.take():
             self._wire.send_notice(Command.SUBSCRIBE_EVENT, event=kind, index=index)
         return self._wire.data_to_send()
 
     @property
     def watched(self) -> bool:
-        """See `Connection`: those that record."""
+        """See `Connection`: connections that record are watched."""
         return bool(self.records)
 
     def next_timeout(self) -> HostNs | None:
-        """The protocol has no timers on the server's side."""
+        """The protocol has no server-side timers."""
         return None
 
     def handle_timeout(self, now_ns: HostNs) -> None:
@@ -154,11 +154,11 @@ class PulseClient(ClientStreams):
         self.door.admission.report(violation(self.door.graph.name, f"client/{self.index}", error))
 
     def may_wait(self, waiting_bytes: int) -> bool:
-        """See `Connection`: it is the guest that pays for it."""
+        """See `Connection`: charged to the guest."""
         return self.account.fits("waiting", waiting_bytes, CONNECTIONS)
 
     def closed(self) -> bool:
-        """The connection is gone: so are its streams, as many as its turn allows. What it had begun is done first."""
+        """The connection has ended: finish the request in progress, then remove as many streams as the turn allows."""
         if not self._go_on():
             return False
         self.account.close()
@@ -188,8 +188,8 @@ class PulseClient(ClientStreams):
             self._wire.send_error(request.tag, Err.NOTIMPLEMENTED)
             return
         if request.command in _ENDS_SOUND:
-            # What is due by now has been heard, even if this machine is late in running the cycle:
-            # a client that stops by its own clock must not lose its last frames to that.
+            # Frames due by now count as played, even if this machine is late in running the cycle. Otherwise a
+            # client that stops by its own clock would lose its last frames.
             self.door.graph.catch_up(self.now_ns)
         try:
             self._demand(request)
@@ -200,26 +200,26 @@ class PulseClient(ClientStreams):
             self._refuse(request, error)
 
     def _refuse(self, request: Request, error: MillraceError) -> None:
-        """A request that can't be served is answered with PulseAudio's code for that."""
+        """Answer a refused request with PulseAudio's error code."""
         self._wire.send_error(request.tag, code_of(error))
 
     def _demand(self, request: Request) -> None:
-        """The one place where this door asks for rights: PA_ERR_ACCESS without them."""
+        """Check the right that a command needs (`rights.NEEDS`): PA_ERR_ACCESS without it."""
         needed = NEEDS.get(request.command)
         if needed is not None and not self._own(request):
             self.demand(needed, request.command.name)
 
     def demand(self, needed: Right, what: str) -> None:
-        """PA_ERR_ACCESS unless the programs of this guest have that right."""
+        """PA_ERR_ACCESS unless the programs of this guest have the right."""
         self.door.admission.demand_right(needed, self.subject, what)
 
     def identified(self, identity: Identity) -> None:
-        """The program that speaks is known."""
+        """The program at the other end has been identified."""
         if self.door.admission.identify(self.subject, identity):
             self.door.end_forbidden_of(self, Verdict.ALLOW)
 
     def _own(self, request: Request) -> bool:
-        """Whether this is about a stream of the client itself."""
+        """Whether the request concerns one of the client's own streams."""
         index = request.fields.get("index")
         if request.command in OF_INPUT:
             return any(stream.node.id == index for stream in self.streams.values())
@@ -236,7 +236,7 @@ class PulseClient(ClientStreams):
         return prop_text(self.props, "application.name")
 
     def waits(self, prompt: Prompt) -> None:
-        """See `Asker`: the protocol has no word for that."""
+        """See `Asker`: the protocol can't express this."""
 
     def await_answer(self, again: Answer) -> Answer:
         """See `Asker`."""
@@ -251,7 +251,7 @@ class PulseClient(ClientStreams):
         return answered
 
     def answered(self, request: Request, allow: bool) -> None:
-        """What `request` had to wait for was decided: it is served, or refused."""
+        """The decision that `request` waited for: serve or refuse it."""
         if allow:
             self._request(request)
         else:
@@ -268,7 +268,7 @@ class PulseClient(ClientStreams):
             upload.write(block.data)
 
     def authenticate(self, request: Request) -> None:
-        """AUTH: peer credentials or the cookie; then the version both speak."""
+        """AUTH: check peer credentials or the cookie, then negotiate the version."""
         version = request.fields["version"]
         if version < VERSION_MIN:
             raise CommandError(Err.VERSION, f"protocol {version}; {VERSION_MIN} at least is needed")
@@ -292,7 +292,7 @@ class PulseClient(ClientStreams):
         return self.door.admission.authorize(what, self, self.now_ns, again)
 
     def _let_in(self, request: Request, allow: bool) -> None:
-        """Somebody has decided whether it may come in."""
+        """Complete the login, as decided."""
         if not allow:
             self.closing = True
             self._wire.send_error(request.tag, Err.ACCESS)
@@ -304,7 +304,7 @@ class PulseClient(ClientStreams):
         self.wake()
 
     def _enter(self) -> None:
-        """It is one of the door's clients."""
+        """Register with the door."""
         self.door.clients[self.index] = self
         self.door.host.client_changed("new", self)
 
@@ -326,26 +326,26 @@ class PulseClient(ClientStreams):
         self.wake()
 
     def begin_records(self, request: Request, command: Command) -> RecordsReply:
-        """Begin an answer with info records laid out as for `command`."""
+        """Begin a reply of info records in the layout of `command`."""
         return self._wire.begin_records(request.tag, command)
 
     def add_record(self, reply: RecordsReply, record: Mapping[str, Any]) -> None:
-        """One more in an answer that was begun: the guest pays for a long one while it is being written."""
+        """Add a record to a reply. A long reply is charged to the guest while it is being written."""
         reply.add(record)
         if reply.size > ANSWER_FREE:
             self.account.hold("answer", reply.size, CONNECTIONS)
 
     def end_records(self, reply: RecordsReply) -> None:
-        """Send an answer that was begun."""
+        """Send a reply begun with `begin_records`."""
         self._wire.end_records(reply)
         self.wake()
 
     def records_reply(self, request: Request, command: Command, records: list[dict[str, Any]]) -> None:
-        """Answer with info records laid out as for `command`."""
+        """Reply with info records in the layout of `command`."""
         self._wire.send_records(request.tag, command, records)
 
     def notice(self, command: Command, **values: Any) -> None:
-        """Tell the client something."""
+        """Send the client a notice."""
         self._wire.send_notice(command, **values)
         self.wake()
 

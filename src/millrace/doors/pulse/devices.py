@@ -1,10 +1,10 @@
-"""What is remembered of a guest's sinks and sources: their levels, and which are the default ones, all by name.
+"""Stored settings of a guest's sinks and sources: their levels, and which are the defaults, all by name.
 
-As PulseAudio's module-device-restore and module-default-device-restore do it. What is remembered outlives the sink: one
-that comes back under its name has its level again, and is the default again if it was.
+They work as in PulseAudio's module-device-restore and module-default-device-restore, and outlive the sink: one that
+returns under the same name gets its level back, and is the default again if it was.
 
-A change is in force at once, since sound waits for no disk, and acknowledged when it is kept. One that can't be kept is
-undone, and its client told so.
+A change takes effect at once, since sound can't wait for the disk, and is acknowledged when it has been stored. If it
+can't be stored, it is undone and the client gets an error.
 """
 
 from __future__ import annotations
@@ -19,54 +19,54 @@ from millrace.units import Positions, default_map
 Level = tuple[tuple[float, ...], bool]
 """Gains and mute."""
 Key = tuple[str, str]
-"""(what, name): a level is of a `sink`, a `source`, or of what is `recorded` of one; a `default` is of a kind."""
+"""(what, name). Levels are those of a `sink` or `source`, or at which it is `recorded`; a `default` has a kind."""
 Value = Level | str
 RECORDED, DEFAULT = "recorded", "default"
 LEVELS_MAX = 1000
-"""Levels that are kept of one guest: sinks come and go, and theirs outlive them. Beyond that the oldest go."""
+"""Levels stored for one guest, including those of removed sinks. Beyond this, the oldest are dropped."""
 RESTORED = frozenset({"volume", "muted"})
 
 
 class DeviceUpdate(NamedTuple):
-    """A value that is to be kept; `done` is told whether it was."""
+    """A value to store; `done` is called with whether that succeeded."""
 
     key: Key
     done: Callable[[bool], None]
 
 
 class Devices:
-    """One guest's."""
+    """The stored device settings of one guest."""
 
     def __init__(self, keep: Keep | None = None) -> None:
-        """`keep` has updates written to disk; else nothing outlives the table."""
+        """`keep` provides storage on disk; without it, settings last only as long as this object."""
         self.now: dict[Key, Value] = {}
-        """What is in force, or would be if the device was there."""
+        """Current values, also for devices that are not there now."""
         self.kept: dict[Key, Value] = {}
         self._submit = self._at_once if keep is None else keep(self)
         self.restores = RESTORED
-        """What devices get of their levels; nothing while module-device-restore is not loaded."""
+        """Which level settings are restored; none while module-device-restore is not loaded."""
         self.keeps_defaults = True
         """Whether module-default-device-restore is loaded."""
 
     def stop(self) -> None:
-        """Levels are neither given nor kept any more."""
+        """Stop restoring and storing levels."""
         self.restores = frozenset()
 
     def stop_defaults(self) -> None:
-        """Defaults are not kept any more; the one of now is still known by name."""
+        """Stop storing defaults. The current one is still known by name."""
         self.keeps_defaults = False
 
     def load(self, kept: Mapping[Key, Value]) -> None:
-        """Take up what was kept."""
+        """Load stored values."""
         self.kept, self.now = dict(kept), dict(kept)
 
     def learn(self, key: Key, value: Value) -> None:
-        """It has been kept, and put in force, by somebody else."""
+        """Take over a value that was stored and applied elsewhere."""
         self._put(self.now, key, value)
         self._put(self.kept, key, value)
 
     def set(self, key: Key, value: Value, done: Callable[[bool], None]) -> None:
-        """A change was made: `done` hears whether it is kept."""
+        """Record a change; `done` is called with whether it was stored."""
         before = self.now.get(key)
         self._put(self.now, key, value)
         kept = self.keeps_defaults if key[0] == DEFAULT else bool(self.restores)
@@ -76,12 +76,12 @@ class Devices:
             self._submit(DeviceUpdate(key, done))
 
     def was_kept(self, values: Mapping[Key, Value]) -> None:
-        """These are on disk."""
+        """These values have been stored."""
         for key, value in values.items():
             self._put(self.kept, key, value)
 
     def was_not_kept(self, values: Mapping[Key, Value]) -> None:
-        """These could not be kept: what has not changed again since goes back."""
+        """These values could not be stored: revert those that have not changed again since."""
         for key, value in values.items():
             if self.now.get(key) != value:
                 continue
@@ -92,24 +92,24 @@ class Devices:
             self.undo(key)
 
     def level(self, key: Key, positions: Positions) -> Level | None:
-        """The level of a device with these channels. Of another number of them, the usual map is assumed."""
+        """The stored level, for a device with these channels. It was stored without its map: the default is assumed."""
         value = self.now.get(key)
         if value is None or isinstance(value, str):
             return None
         gains, mute = value
         if len(gains) != len(positions):
-            # As PulseAudio: means of the volumes as they are shown, not of what they do.
+            # As in PulseAudio: average the cubic volumes that are shown to users, not the linear gains.
             shown = tuple(map(gain_to_cubic, gains))
             gains = tuple(map(cubic_to_gain, volume_for(shown, default_map(len(gains)), positions)))
         return gains, mute
 
     def default(self, kind: str) -> str:
-        """The name of the default sink or source that somebody chose, '' for none."""
+        """The name of the chosen default sink or source; '' if none was chosen."""
         value = self.now.get((DEFAULT, kind), "")
         return value if isinstance(value, str) else ""
 
     def undo(self, key: Key) -> None:
-        """`now` has gone back for that key: so should the device."""
+        """Apply a reverted value of `now` to the device."""
 
     def _at_once(self, update: DeviceUpdate) -> None:
         self._put(self.kept, update.key, self.now[update.key])
@@ -125,4 +125,4 @@ class Devices:
 
 
 Keep = Callable[[Devices], Callable[[DeviceUpdate], None]]
-"""Takes a table on, and gives where its updates go."""
+"""Registers a table for storage; returns the function to submit its updates to."""

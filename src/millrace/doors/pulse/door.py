@@ -1,7 +1,7 @@
-"""The PulseAudio door of one guest: what its connections share.
+"""The PulseAudio door of one guest: the state that its connections share.
 
-A guest's sinks, streams and recorders are the graph's; this holds what only PulseAudio clients
-know: connections, modules, the sample cache, properties, and which client subscribed to what.
+Sinks, streams and recorders belong to the graph. The door holds what exists only for PulseAudio clients:
+connections, modules, the sample cache, properties and subscriptions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facili
 CLIENTS_MAX = 1024
 MODULES_MAX = 256
 WORDS_KEPT = 4
-"""What a module's argument says is kept as it came, and in the names and properties of what it makes."""
+"""A module's argument is counted several times: its text is kept, and recurs in the module's names and properties."""
 MONITOR = ".monitor"
 STREAM_RESTORE, STREAM_RESTORE_EVENT = "module-stream-restore", 5
 
@@ -55,29 +55,29 @@ class PulseDoor:
         self.news = SubscriptionEvents(host.in_turns)
         self.publish = self.news.publish
         self.devices = GuestDevices(self, memory.keep_devices if memory else None)
-        """What is remembered of sinks and sources."""
+        """Stored settings of sinks and sources."""
         self.rules = Rules(self._rules_changed, memory.keep_rules if memory else None)
-        """What is remembered of streams."""
+        """Stored settings of streams."""
         self.playback: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
         self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace", fixed=True)
         self.modules = {module.index: module for module in (self.own_module, *self._built_in())}
         self.made_by: dict[int, Module] = {}
-        """Streams and recorders that are a module's, by their numbers."""
+        """The owning module of each stream and recorder that a module created, by node ID."""
         self.loading = 0
-        """Modules that are just being loaded: what comes now, they make."""
+        """Number of modules being loaded. While it is not 0, new sinks and sources come from a module."""
         self.default_source: Sink | None = None
         self.declared: dict[int, AudioFormat] = {}
-        """What a module was told its sink or source is; the graph mixes in its own format all the same."""
+        """Formats given as module arguments, by sink or source: reported only, as the graph mixes in its own format."""
         self.account = admission.budget.open("cache")
-        """What is the guest's and no connection's: cached samples, modules."""
+        """Memory held for the guest rather than for one connection: cached samples and modules."""
         self.samples = SampleCache(self.account, self.publish)
         self._source_states: dict[int, tuple[bool, bool]] = {}
         self._use, self.in_use = DeviceUse(), InUse()
         graph.observers.append(self._graph_changed)
 
     def _built_in(self) -> Iterator[Module]:
-        """What every guest does by itself."""
+        """The modules that every guest has loaded from the start."""
         ends = {
             STREAM_RESTORE: self.rules.stop,
             "module-device-restore": self.devices.stop,
@@ -92,21 +92,21 @@ class PulseDoor:
 
     @property
     def default_sink(self) -> Sink:
-        """Where streams go that name no sink."""
+        """The sink for streams that name none."""
         assert self.graph.default is not None
         return self.graph.default
 
     @property
     def sink_format(self) -> AudioFormat:
-        """What `fix_*` flags and the server info answer with."""
+        """The format for `fix_*` flags and for the server info."""
         return self.format_of(self.default_sink)
 
     def format_of(self, sink: Sink) -> AudioFormat:
-        """A sink's own format, as clients see it."""
+        """A sink's format, as clients see it."""
         return self.declared.get(sink.id) or AudioFormat(SampleFormat.F32LE, self.graph.rate, sink.positions)
 
     def find_sink(self, index: int, name: str | None) -> Sink:
-        """By index, name, number as text, or @DEFAULT_SINK@; the default where nothing is named."""
+        """Find a sink by index, name, number as text, or @DEFAULT_SINK@; the default sink if none is named."""
         if index != NO_INDEX:
             return self._sink_by_index(index)
         if not name or name == "@DEFAULT_SINK@":
@@ -123,23 +123,26 @@ class PulseDoor:
         return sink
 
     def recorded_by_default(self, without: Sink | None = None) -> Sink:
-        """What is recorded by those that name nothing: a chosen source, else the microphone, else the monitor."""
+        """The source for recorders that name none: the chosen default, else the microphone, else the monitor."""
         if self.default_source not in (None, without):
             assert self.default_source is not None
             return self.default_source
         return next((source for source in self.graph.sources.values() if source is not without), self.default_sink)
 
     def sources_for(self, client: Client) -> list[Sink]:
-        """Sources and sinks whose monitors a client is shown: a microphone that it may never have is not there."""
+        """Sources and monitors that a client is shown. A microphone it is denied is left out."""
         hidden = self.admission.verdict(Permission.MICROPHONE, client.subject) is Verdict.DENY
         return [mix for mix in self.graph.mixes() if not (hidden and permission_of(mix) is Permission.MICROPHONE)]
 
     def may_record(self, client: Recorder, source: Sink) -> bool:
-        """Whether `client` may record that source or monitor without being asked."""
+        """Whether `client` may record that source or monitor without a prompt."""
         return self.admission.allows(permission_of(source), client.subject)
 
     def set_default_source(self, source: Sink | None) -> None:
-        """Record it by default, None whatever is there; those that named nothing go along, where their clients may."""
+        """Set the default source; None returns to the automatic choice.
+
+        Recorders that named no source move along, if their clients may record the new one.
+        """
         before, self.default_source = self.recorded_by_default(), source
         now = self.recorded_by_default()
         if before is now:
@@ -148,7 +151,7 @@ class PulseDoor:
         self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
 
     def _hand_on(self, before: Sink, now: Sink, records: Iterable[RecordStream]) -> None:
-        """Those that record `before` go on at `now`, where their clients may."""
+        """Move recorders of `before` to `now`, if their clients may record it."""
         for record in [record for record in records if record.node.sink is before and not record.node.pinned]:
             if self.may_record(record.owner, now):
                 record.node.placed = False
@@ -156,19 +159,19 @@ class PulseDoor:
 
     @staticmethod
     def source_name(sink: Sink) -> str:
-        """A source's own name; a monitor is called after its sink."""
+        """A source's name; a monitor's derives from its sink's."""
         return sink.name if sink.capture else sink.name + MONITOR
 
     def source_description(self, sink: Sink) -> str:
-        """The same for its description."""
+        """A source's description; a monitor's derives from its sink's."""
         return sink.description if sink.capture else f"Monitor of {sink.description}"
 
     def name_taken(self, name: str) -> bool:
-        """Whether a sink or source is called so, or a monitor."""
+        """Whether a sink, source or monitor has this name."""
         return self.graph.name_taken(name) or self.graph.name_taken(name.removesuffix(MONITOR))
 
     def find_source(self, index: int, name: str | None) -> Sink:
-        """A source, or the sink whose monitor is meant."""
+        """Find a source; for a monitor, its sink."""
         if index != NO_INDEX:
             return self.graph.sources.get(index) or self._sink_by_index(index)
         if not name or name == "@DEFAULT_SOURCE@":
@@ -185,7 +188,7 @@ class PulseDoor:
         raise CommandError(Err.NOENTITY, f"no source {quoted(name)}")
 
     def set_recorded(self, sink: Sink, gains: tuple[float, ...], mute: bool) -> None:
-        """Set the level of a source or monitor: what records it hears that, modules too."""
+        """Set the level of a source or monitor. It applies to everything that records it, modules included."""
         if (gains, mute) == (sink.recorded.gains, sink.recorded.mute):
             return
         sink.recorded.gains, sink.recorded.mute = gains, mute
@@ -198,26 +201,26 @@ class PulseDoor:
         self.publish(Facility.SOURCE, Change.CHANGE, sink.id)
 
     def unload(self, module: Module) -> None:
-        """Take a module away, and what it has made."""
+        """Remove a module and everything it created."""
         if self.modules.pop(module.index, None) is not None:
             self.account.hold(("module", module.index), 0)
             self.unmake(module)
             self.publish(Facility.MODULE, Change.REMOVE, module.index)
 
     def unmake(self, module: Module) -> None:
-        """Take away what a module has made."""
+        """Remove everything a module created."""
         unmake(self.graph, module)
         for id_ in [id_ for id_, maker in self.made_by.items() if maker is module]:
             del self.made_by[id_]
 
     def module_of(self, index: int) -> Module:
-        """What a stream or recorder belongs to: a module, or the guest's own."""
+        """The module that a stream or recorder belongs to; if none created it, the guest's own."""
         return self.made_by.get(index, self.own_module)
 
     # -- rights --------------------------------------------------------------------------
 
     def end_forbidden(self) -> None:
-        """See `admission.Door`: recorders and clients that may not go on are killed."""
+        """See `admission.Door`: kill recorders and clients that are no longer allowed."""
         for client in list(self.clients.values()):
             self.end_forbidden_of(client)
         for module in list(self.modules.values()):
@@ -231,7 +234,7 @@ class PulseDoor:
             client.wake()
 
     def end_forbidden_of(self, client: Client, needed: Verdict | None = None) -> None:
-        """The same for one client, which must not be denied to be here, or with `needed` must have that verdict."""
+        """The same for one client. It may stay unless it is denied or, with `needed`, only if it has that verdict."""
         verdict = self.admission.verdict(Permission.CONNECT, client.subject)
         if verdict is Verdict.DENY or needed not in (None, verdict):
             client.closing = True
@@ -245,14 +248,14 @@ class PulseDoor:
     # -- streams -------------------------------------------------------------------------
 
     def group(self, stream: Stream) -> str:
-        """The group in which a stream is remembered, by what its client said of it, or its own door did."""
+        """The group under which a stream's settings are stored, from the properties that its client or door gave."""
         pulse = self.playback.get(stream.id)
         return group_of(stream.props) if pulse is None else group_of_props(pulse.props)
 
     # -- events --------------------------------------------------------------------------
 
     def _rules_changed(self) -> None:
-        """What is remembered of streams has changed: those hear that asked to."""
+        """Stored settings of streams have changed: notify the clients that subscribed."""
         module = next((m for m in self.modules.values() if m.name == STREAM_RESTORE), None)
         for client in list(self.clients.values()):
             if module is not None and STREAM_RESTORE in client.extensions:
@@ -267,7 +270,7 @@ class PulseDoor:
             return
         if change == "leaving":
             assert isinstance(node, Sink)
-            # As in PulseAudio, which calls it rescuing.
+            # PulseAudio calls this rescuing.
             self._hand_on(node, self.recorded_by_default(without=node), self.records.values())
             return
         kind = {"new": Change.NEW, "change": Change.CHANGE, "remove": Change.REMOVE}[change]
@@ -307,7 +310,7 @@ class PulseDoor:
                     self.publish(facility, Change.CHANGE, index)
 
     def _source_shows(self, sink: Sink, kind: Change) -> bool:
-        """Whether a change can be seen at the source or monitor: suspended with the sink, at a level of its own."""
+        """Whether a change shows at the source or monitor, which is suspended with the sink but has its own level."""
         state = (sink.state is NodeState.SUSPENDED, sink.suspended)
         before, self._source_states[sink.id] = self._source_states.get(sink.id, (True, False)), state
         return kind is not Change.CHANGE or state != before
@@ -327,7 +330,7 @@ class PulseDoor:
         self.sound_tones(*self.modules.values())
 
     def sound_tones(self, *modules: Module) -> None:
-        """Streams of modules play wherever they can be heard: on a sink, or on a source that is recorded."""
+        """Run the modules' streams only where they can be heard: on a sink, or on a source that is being recorded."""
         for stream in [stream for module in modules for stream in module.streams if stream.links]:
             sink = stream.sink
             if sink.suspended or (sink.capture and not listened_to(sink)):
@@ -336,7 +339,7 @@ class PulseDoor:
                 self.graph.activate(stream)
 
     def _end_suspended(self, sink: Sink) -> None:
-        """Streams that asked to fail when their sink or source is suspended."""
+        """End streams that requested to fail when their sink or source is suspended."""
         for stream in [s for s in self.playback.values() if s.fail_on_suspend and s.node.links]:
             if stream.node.sink is sink:
                 self.graph.remove_stream(stream.node)
@@ -345,9 +348,9 @@ class PulseDoor:
                 self.graph.remove_tap(record.node)
 
     def _stream_changed(self, node: Stream, kind: Change) -> None:
-        """Moves and removals come from anywhere (API, policy); the owning client is told here.
+        """Moves and removals may come from anywhere (API, policy); the owning client is notified here.
 
-        However a stream ends, it ends here.
+        All streams end here, whatever the cause.
         """
         stream = self.playback.get(node.id)
         if stream is None:
@@ -370,7 +373,7 @@ class PulseDoor:
     # -- streams, modules ----------------------------------------------------------------
 
     def begin_playback(self, stream: PlaybackStream, sink: Sink) -> None:
-        """Let a stream play to `sink`, or where its like were put; on an error it is not there."""
+        """Start a stream on `sink`, or on the sink stored for its group. On an error nothing of the stream is left."""
         stream.node.feed = stream
         self.playback[stream.node.id] = stream
         try:
@@ -382,7 +385,7 @@ class PulseDoor:
             raise
 
     def _place(self, node: Stream, sink: Sink) -> Sink:
-        """Where a new stream goes; it is given what is remembered of its like before a frame of it is heard."""
+        """Choose the sink for a new stream, and apply the stored settings before any of it is heard."""
         device = self.rules.give(node, self.group(node))
         target = next((one for one in self.graph.sinks.values() if device and one.answers_to(device)), None)
         if target is None:
@@ -391,7 +394,7 @@ class PulseDoor:
         return target
 
     def begin_record(self, record: RecordStream, sink: Sink, only: Stream | None = None) -> None:
-        """As `begin_playback`, for a recorder of a source, of `sink`'s monitor, or of one of its streams."""
+        """As `begin_playback`, for a recorder of a source, of `sink`'s monitor, or of one stream (`only`)."""
         record.node.consumer = record
         self.records[record.node.id] = record
         try:
@@ -402,7 +405,7 @@ class PulseDoor:
             raise
 
     def load(self, module: Module) -> None:
-        """Keep a module that has made what it makes; BudgetError where there is no room for it."""
+        """Register a module that has created its objects; BudgetError if there is no room for it."""
         words = sys.getsizeof(module.name) + WORDS_KEPT * sys.getsizeof(module.argument)
         self.account.hold(("module", module.index), ENTRY_BYTES + words)
         self.modules[module.index] = module
@@ -411,11 +414,11 @@ class PulseDoor:
     # -- the clock of replies --------------------------------------------------------------
 
     def timeval(self) -> tuple[int, int]:
-        """Wall-clock time as clients stamp their latency queries: 32 bits of its seconds, whatever the clock shows."""
+        """Wall-clock time in the form of clients' timestamps in latency queries, with seconds truncated to 32 bits."""
         now = self.wall_ns()
         return now // 1_000_000_000 & 0xFFFF_FFFF, now % 1_000_000_000 // 1_000
 
     def monitor_latency_ns(self, sink: Sink, now_ns: HostNs) -> HostNs:
-        """From the sink's mix to the slowest listener's ear, and what is mixed but not yet due."""
+        """From the sink's mix to the slowest listener's output, plus sound that is mixed but not yet due."""
         due = self.graph.position * 1_000_000_000 // self.graph.rate - now_ns
         return max(0, due if self.graph.running else 0) + sink.outlet_latency_ns

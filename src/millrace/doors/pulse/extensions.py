@@ -1,7 +1,7 @@
-"""EXTENSION: what modules answer themselves, here stream-restore and device-restore.
+"""EXTENSION: commands that modules serve themselves, here stream-restore and device-restore.
 
-Their commands lie inside the command, as tagged values: a number, then what it takes (module-stream-restore.c,
-module-device-restore.c). Whatever is wrong in there is answered with NOEXTENSION, as PulseAudio does.
+A module's command is nested in EXTENSION as tagged values: a number, then its arguments (module-stream-restore.c,
+module-device-restore.c). Any error in it is answered with NOEXTENSION, as in PulseAudio.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _subscribe(client: PulseClient, request: Request, reader: Reader) -> None:
 
 
 def _turn(client: PulseClient, request: Request, changes: Callable[[], Changes], done: Callable[[], None]) -> None:
-    """Do it when its turn comes; IO where it could not be kept."""
+    """Submit changes to the rules. `done` replies once they are stored; if that fails, the reply is IO."""
 
     def told(kept: bool) -> None:
         if client.index not in client.door.clients:
@@ -109,7 +109,7 @@ def _read(client: PulseClient, request: Request, reader: Reader) -> None:
 
 
 def _entries(reader: Reader) -> dict[str, Rule]:
-    """The rules of a WRITE, each with a name, and a volume that fits its map or none."""
+    """The rules of a WRITE. Each needs a name, and as many volumes as its channel map has channels."""
     entries: dict[str, Rule] = {}
     while not reader.at_end:
         name, numbers, levels = reader.string(), reader.channel_map(), reader.cvolume()
@@ -163,7 +163,7 @@ def _delete(client: PulseClient, request: Request, reader: Reader) -> None:
 
 
 def apply(door: PulseDoor, rules: dict[str, Rule]) -> None:
-    """Give all streams what rules say, now; recorders go only where their clients may record."""
+    """Apply rules to existing streams. Recorders are moved only to sources that their clients may record."""
     for stream in list(door.graph.streams.values()):
         if rule := rules.get(door.group(stream)):
             _apply(door, stream, rule)
@@ -201,7 +201,7 @@ def _apply(door: PulseDoor, stream: Stream, rule: Rule) -> None:
 
 
 def _formats(client: PulseClient, request: Request, reader: Reader) -> None:
-    """READ_FORMATS of one sink, or of all."""
+    """READ_FORMATS, of one sink or all."""
     sinks = list(client.door.graph.sinks.values())
     if not reader.at_end:
         if reader.u32() != _SINKS:
@@ -217,7 +217,7 @@ def _formats(client: PulseClient, request: Request, reader: Reader) -> None:
 
 
 def _save_formats(client: PulseClient, request: Request, reader: Reader) -> None:
-    """A sink here mixes, so that it takes PCM and nothing else."""
+    """SAVE_FORMATS. Sinks mix, so PCM is the only format that can be set."""
     client.demand(Right.CONTROL, DEVICE_RESTORE)
     if reader.u32() != _SINKS:
         raise CommandError(Err.NOEXTENSION, "only sinks have formats")

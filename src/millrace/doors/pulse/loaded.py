@@ -1,4 +1,4 @@
-"""A loaded module: what it has made, and how that is taken away again."""
+"""Loaded modules: what each has created, and how that is removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from millrace.rights.grants import Permission, Subject
 
 
 class Feed(NamedTuple):
-    """One mix that a module feeds into another; `recorded` if it takes it as a recorder does, at the source's level."""
+    """A link between two mixes, made by a module. With `recorded`, it is at the source's level, like a recorder."""
 
     start: Sink
     target: Sink
@@ -30,12 +30,12 @@ BUILT_IN = {
     "module-default-device-restore": "Automatically restore the default sink and source",
     "module-always-sink": "Always keeps at least one sink loaded even if it's a null one",
 }
-"""What every guest does by itself, by PulseAudio's names for it."""
+"""Modules that every guest has from the start, by PulseAudio's names."""
 
 
 @dataclass(slots=True, eq=False)
 class Module:
-    """A module: the sinks and sources it made, what it feeds where, and what it stands on."""
+    """A module: the sinks and sources it created, its links, and the devices it depends on."""
 
     index: int
     name: str
@@ -44,21 +44,21 @@ class Module:
     mixes: list[Sink] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
-    """Those that play what it makes itself."""
+    """Streams that play sound the module generates."""
     masters: list[Sink] = field(default_factory=list)
-    """Without these it is nothing: it goes with them."""
+    """Devices the module depends on: when one of them is removed, it is unloaded."""
     recorder: tuple[Permission, Subject] | None = None
-    """For one that records: what its loader must be allowed, and who that is."""
+    """For a module that records: the permission needed, and the subject that loaded it."""
     fixed: bool = False
-    """It is the guest itself, and can't be unloaded."""
+    """Whether it is part of the guest and can't be unloaded."""
     undo: Callable[[], None] = lambda: None
-    """What else ends with it."""
+    """Further clean-up when it is unloaded."""
     greet: Callable[[Sink], None] = lambda mix: None
-    """What it does about a sink or source that is new."""
+    """Called for every new sink or source."""
 
 
 def feed(graph: Graph, one: Feed) -> None:
-    """Put a feed in force, or change it to another level of what it records."""
+    """Make a feed's link, or update it to a new level of the recorded source."""
     gains = np.asarray(one.start.recorded.effective_gains, np.float32)
     if not one.recorded or (gains == 1.0).all():
         graph.link(one.start, one.target, one.matrix)
@@ -70,12 +70,12 @@ def feed(graph: Graph, one: Feed) -> None:
 
 
 def listened_to(source: Sink) -> bool:
-    """Whether anything records a source, or what is made of it."""
+    """Whether anything records a source, or another source derived from it."""
     return any(tap.active for tap in source.taps) or any(listened_to(link.target) for link in source.links)
 
 
 def unmake(graph: Graph, module: Module) -> None:
-    """Take away what a module has made; what played on its sinks goes on at the default one."""
+    """Remove everything a module created. Streams on its sinks move to the default sink."""
     module.undo()
     for stream in module.streams:
         graph.remove_stream(stream)

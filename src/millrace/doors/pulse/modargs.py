@@ -1,8 +1,8 @@
-"""Arguments of modules by PulseAudio's own grammar (`pa_modargs`, `pa_proplist_from_string`).
+"""Parser for module arguments, in PulseAudio's own grammar (`pa_modargs`, `pa_proplist_from_string`).
 
-`key=value` with blanks between. A value stands bare, or in '…' or "…"; a backslash takes the next character as
-it is. In a bare value quotes mean nothing: `device.description=O'Brien`. A property list is written the same way,
-and is itself the value of an argument: `sink_properties='device.description="My sink" a.b=c'`.
+Arguments are `key=value`, separated by blanks. A value is bare, or quoted as '…' or "…"; a backslash escapes the next
+character. In a bare value quotes have no meaning: `device.description=O'Brien`. A property list has the same form, and
+is itself the value of an argument: `sink_properties='device.description="My sink" a.b=c'`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _FALSE = frozenset({"0", "n", "no", "f", "false", "off"})
 
 
 def wrong(message: str) -> CommandError:
-    """What PulseAudio answers where a module does not take its arguments."""
+    """The error with which PulseAudio rejects a module's arguments."""
     return CommandError(Err.MODINITFAILED, message)
 
 
 def _pairs(text: str, in_list: bool) -> list[tuple[str, str]]:
-    """Assignments in order. In a property list blanks may stand around the sign, and bare values have no escapes."""
+    """Assignments in order. A property list allows blanks around the `=`; its bare values have no escapes."""
     if len(text) > ARGUMENT_MAX:
         raise wrong(f"arguments can have {ARGUMENT_MAX} characters at most")
     out: list[tuple[str, str]] = []
@@ -64,7 +64,7 @@ def _skip(text: str, at: int) -> int:
 
 
 class Args:
-    """The arguments of one module; CommandError for one that it does not know, or that is given twice."""
+    """The arguments of one module; CommandError for an unknown or repeated argument."""
 
     def __init__(self, text: str, valid: Collection[str]) -> None:
         self._values: dict[str, str] = {}
@@ -76,11 +76,11 @@ class Args:
             self._values[key] = value
 
     def text(self, key: str) -> str | None:
-        """A text, as given."""
+        """The text of an argument; None if it is not given."""
         return self._values.get(key)
 
     def flag(self, key: str, default: bool) -> bool:
-        """A truth value."""
+        """A boolean."""
         value = self._values.get(key)
         if value is None:
             return default
@@ -89,7 +89,7 @@ class Args:
         raise wrong(f"{key}: {quoted(value)} is not a boolean (yes or no)")
 
     def number(self, key: str, low: int, high: int) -> int | None:
-        """A whole number within bounds."""
+        """An integer within bounds."""
         value = self._values.get(key)
         if value is None:
             return None
@@ -109,7 +109,7 @@ class Args:
         return {name: value.encode("utf-8", "replace") + b"\0" for name, value in pairs}
 
     def texts(self, key: str) -> dict[str, str]:
-        """A property list, as text."""
+        """A property list, with text values."""
         return {name: value.rstrip(b"\0").decode() for name, value in self.props(key).items()}
 
     def positions(self, key: str = "channel_map") -> Positions | None:

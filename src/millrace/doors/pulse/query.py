@@ -1,4 +1,4 @@
-"""Commands that ask: server, sinks, sources, streams, clients, modules, samples."""
+"""Query commands: server, sinks, sources, streams, clients, modules, samples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lookup_source(client: PulseClient, request: Request) -> None:
 
 
 def stat(client: PulseClient, request: Request) -> None:
-    """STAT: bytes queued now; the rest are PulseAudio's own allocator's."""
+    """STAT: bytes queued. The other figures describe PulseAudio's own allocator and don't apply here."""
     streams = client.door.playback.values()
     queued = sum(s.queue.length for s in streams)
     cache = client.door.samples.sound_bytes
@@ -111,7 +111,7 @@ _ONE: dict[Command, Finder] = {
 
 
 def listing(client: PulseClient, request: Request) -> Iterator[None]:
-    """GET_*_INFO_LIST, an object in a step."""
+    """GET_*_INFO_LIST, one object per step."""
     command, make = _LISTS[request.command]
     reply = client.begin_records(request, command)
     for record in make(client):
@@ -122,7 +122,7 @@ def listing(client: PulseClient, request: Request) -> Iterator[None]:
 
 
 def one_of(client: PulseClient, request: Request) -> None:
-    """GET_*_INFO of what only has an index."""
+    """GET_*_INFO of objects that have only an index."""
     record = _ONE[request.command](client, request.fields["index"])
     if record is None:
         raise CommandError(Err.NOENTITY)

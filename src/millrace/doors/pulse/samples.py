@@ -1,4 +1,4 @@
-"""Sounds that the programs of a guest upload, to be played by name."""
+"""The sample cache: sounds that a guest's programs upload and then play by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from millrace.wire.pulse.tagstruct import Props
 
 CACHE_BYTES_MAX = 64 * 1024 * 1024
 CACHED_BYTES = 1024
-"""What a cached sample takes besides its sound, name and properties."""
+"""Memory overhead of a cached sample, besides its sound, name and properties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class Sample:
 
     @property
     def weight(self) -> int:
-        """What it takes in memory."""
+        """Its size in memory."""
         return len(self.data) + sys.getsizeof(self.name) + size_of(self.props) + CACHED_BYTES
 
 
 @dataclass(slots=True)
 class Upload:
-    """A sample on its way in."""
+    """A sample being uploaded."""
 
     name: str
     format: AudioFormat
@@ -47,11 +47,11 @@ class Upload:
 
     @property
     def weight(self) -> int:
-        """What it takes in memory when all of it has come."""
+        """Its size in memory when complete."""
         return self.length + sys.getsizeof(self.name) + size_of(self.props) + ENTRY_BYTES
 
     def write(self, block: memoryview) -> None:
-        """More of it has come; what is more than was announced is left out."""
+        """Append uploaded data; anything beyond the announced length is dropped."""
         if not self.data:
             self.data = bytearray(self.length)
         end = min(self.fill + len(block), self.length)
@@ -59,13 +59,13 @@ class Upload:
         self.fill = end
 
     def finish(self) -> bytearray:
-        """What has come of it, in whole frames."""
+        """The data received, cut to whole frames."""
         del self.data[self.fill // self.format.frame_bytes * self.format.frame_bytes :]
         return self.data
 
 
 class SampleCache:
-    """One guest's samples, by name, at the guest's expense."""
+    """One guest's samples by name, charged to the guest."""
 
     def __init__(self, account: Account, publish: Callable[[Facility, Change, int], None]) -> None:
         self._account, self._publish = account, publish
@@ -75,16 +75,16 @@ class SampleCache:
         return iter(list(self._samples.values()))
 
     def get(self, name: str) -> Sample | None:
-        """The sample of that name."""
+        """The sample with that name."""
         return self._samples.get(name)
 
     @property
     def sound_bytes(self) -> int:
-        """What their sound alone takes."""
+        """Size of the sound data of all samples."""
         return sum(len(sample.data) for sample in self._samples.values())
 
     def store(self, sample: Sample) -> None:
-        """Keep an uploaded sound, replacing one of the same name."""
+        """Store an uploaded sample, replacing one of the same name."""
         before = self.get(sample.name)
         used = self.sound_bytes - (len(before.data) if before else 0)
         if used + len(sample.data) > CACHE_BYTES_MAX:
@@ -94,7 +94,7 @@ class SampleCache:
         self._publish(Facility.SAMPLE_CACHE, Change.CHANGE if before else Change.NEW, sample.index)
 
     def drop(self, name: str) -> Sample | None:
-        """Forget an uploaded sound; None where there is none."""
+        """Remove a sample; None if there is none with that name."""
         sample = self._samples.pop(name, None)
         if sample is not None:
             self._account.hold(("sample", name), 0)

@@ -23,7 +23,7 @@ from millrace.wire.pulse.tagstruct import Props
 
 SAMPLE_MAX = 16 * 1024 * 1024
 UPLOADS_MAX = 2 * SAMPLE_MAX
-"""Bytes of samples one connection may have on their way at a time."""
+"""Bytes of samples that one connection may be uploading at a time."""
 
 
 def delete_playback(client: PulseClient, request: Request) -> None:
@@ -33,7 +33,7 @@ def delete_playback(client: PulseClient, request: Request) -> None:
 
 
 def cork_playback(client: PulseClient, request: Request) -> None:
-    """CORK_PLAYBACK_STREAM: like all that follow, of a stream and those synchronised with it."""
+    """CORK_PLAYBACK_STREAM. Like the commands that follow, it applies to a stream and those synchronised with it."""
     streams = client.group_at(request)
     client.reply(request)
     for stream in streams:
@@ -65,7 +65,7 @@ def prebuf_playback(client: PulseClient, request: Request) -> None:
 
 
 def drain_playback(client: PulseClient, request: Request) -> None:
-    """DRAIN_PLAYBACK_STREAM: answered when the last frame has been heard."""
+    """DRAIN_PLAYBACK_STREAM: answered when the last frame has been played."""
     own = client.stream_at(request)
     for stream in client.group_at(request):
         if stream is not own:
@@ -164,7 +164,7 @@ def record_rate(client: PulseClient, request: Request) -> None:
 
 
 def create_upload(client: PulseClient, request: Request) -> None:
-    """CREATE_UPLOAD_STREAM. What says no other role is an event: what mixers call system sounds."""
+    """CREATE_UPLOAD_STREAM. The default role is `event`, which mixers call system sounds."""
     f = request.fields
     name = f["name"] or prop_text(f["props"], "event.id")
     if not name:
@@ -197,7 +197,7 @@ def delete_upload(client: PulseClient, request: Request) -> None:
 
 
 class NoOwner:
-    """Owns the streams that play cached samples: there is no connection to tell."""
+    """Owner of streams that play cached samples: there is no connection to notify."""
 
     index = NO_INDEX
     program = None
@@ -217,7 +217,7 @@ class NoOwner:
 
 
 def play_sample(client: PulseClient, request: Request) -> None:
-    """PLAY_SAMPLE: a stream of its own, that goes when it has been heard."""
+    """PLAY_SAMPLE: creates a stream that ends when the sample has been played."""
     f, door = request.fields, client.door
     sample = door.samples.get(f["name"] or "")
     if sample is None:
@@ -244,7 +244,7 @@ def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> Playbac
     node = Stream(door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged))
     attr = fix_playback(asked, layout, adjust=False, early=False)
     stream = PlaybackStream(NoOwner(), 0, sample.format, attr, node, door.graph, merged)
-    # A sample that needs resampling must get its tail out: treat its end as a drain.
+    # Treat the end of the sample as a drain, so that the resampler's tail is played.
     stream.end_is_drain = True
     return stream
 
