@@ -1,1 +1,1 @@
-"""Clocks against each other: pure maths, no file here reads a clock."""
+"""Relations between clocks. Pure mathematics: no file here reads a clock."""

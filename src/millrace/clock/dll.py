@@ -1,4 +1,4 @@
-"""A delay-locked loop of second order: follows a phase and its rate through noise."""
+"""A second-order delay-locked loop: tracks a phase and its rate through noise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 class Dll:
-    """Phase and rate of a line, filtered with a chosen bandwidth.
+    """Phase and rate of a line, filtered with a given bandwidth.
 
     Each update predicts φ += ρ·dt, takes the error e = measured − φ, and corrects φ += b·e, ρ += c·e/dt.
     The error then obeys, per step, z² + (b + c − 2)·z + (1 − b) = 0. Compared with the poles
@@ -15,10 +15,10 @@ class Dll:
 
         b = 2ζω·dt,   c = (ω·dt)²,   ω = 2π × bandwidth.
 
-    ζ = 1/√2 (b = √2·ω·dt) is the flattest response; the same constants as in F. Adriaensen, "Using a DLL to
-    filter time" (LAC 2005). Noise of variance σ² per update leaves about σ²·b·3/4 in φ, so a
-    tenth of the bandwidth is a third of the noise, and ten times the time to settle. A rate that
-    itself changes by a per second is followed with a constant phase error of a/ω².
+    ζ = 1/√2 (b = √2·ω·dt) gives the flattest response; the constants are those of F. Adriaensen, "Using a DLL to filter
+    time" (LAC 2005). Noise of variance σ² per update leaves about σ²·b·3/4 in φ, so a tenth of the bandwidth means a
+    third of the noise and ten times the settling time. A rate that itself changes by a per second is tracked with a
+    constant phase error of a/ω².
     """
 
     __slots__ = ("phase", "rate")
@@ -27,8 +27,8 @@ class Dll:
         self.phase, self.rate = phase, rate
 
     def update(self, measured: float, dt_s: float, bandwidth_hz: float) -> float:
-        """The phase was measured `dt_s` after the last update; returns the error. Units of phase are free."""
-        # Above ω·dt = 0.7 the first-order constants leave the region in which the loop is stable.
+        """The phase was measured `dt_s` after the last update; return the error. The unit of phase is arbitrary."""
+        # Above ω·dt = 0.7 the first-order constants would leave the loop's region of stability.
         step = min(2 * math.pi * bandwidth_hz * dt_s, 0.7)
         self.phase += self.rate * dt_s
         error = measured - self.phase

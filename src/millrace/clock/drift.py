@@ -1,7 +1,7 @@
-"""How one clock runs against another, from pairs of instants of which the second may only be late.
+"""The rate of one clock against another, from pairs of instants of which the second may be late but never early.
 
-One class for both ends of a listener: packets (daemon's clock → ours, late by the network) and sound
-card callbacks (card's frames → ours, late by the scheduler).
+Both ends of a listener use it: for packets (the daemon's clock → ours, late by the network) and for sound card
+callbacks (the card's frames → ours, late by the scheduler).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from millrace.clock.map import ClockMap
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 RATE_MAX = 5_000e-6
-"""Beyond ±5,000 ppm a clock is broken, not fast."""
+"""A clock off by more than ±5,000 ppm is broken, not fast."""
 BANDWIDTH_ACQUIRE_HZ, BANDWIDTH_LOCKED_HZ, BANDWIDTH_STEADY_HZ = 1.0, 0.05, 0.02
 _STEADY_AFTER = 60.0 * NS_PER_S
 _BUCKET_ACQUIRE, _BUCKET_LOCKED = 0.1 * NS_PER_S, 0.5 * NS_PER_S
 _WINDOW = 20.0 * NS_PER_S
-"""Long enough that the line's ends rest on rare good packets, short enough to follow a crystal's wander:
-a rate that changes by a per second bends the line by a·window²/8."""
+"""Long enough that the ends of the line rest on rare good packets, short enough to follow a crystal's wander: a rate
+that changes by a per second bends the line by a·window²/8."""
 _SPAN_MIN = 1.5 * NS_PER_S
 _SPAN_LOCK = 5.0 * NS_PER_S
 _LOCK_WITHIN = 25e-6
@@ -30,11 +30,11 @@ _LOST_AFTER = 600.0 * NS_PER_S
 _BROKEN = 2.0 * NS_PER_S
 _STALL_NS, _STALL_LATE_MAX, _CATCH_UP = 1.0 * NS_PER_S, 60.0 * NS_PER_S, 0.1
 CARD_JUMP_NS = 0.25 * NS_PER_S
-"""Sound cards buffer less than this: one whose frames are later than that has stood still."""
+"""Sound cards buffer less than this: a card whose frames are later than this had stopped."""
 
 
 class Lock(Enum):
-    """How much the estimate is worth."""
+    """How reliable the estimate is."""
 
     LOST = "lost"
     ACQUIRE = "acquire"
@@ -42,18 +42,19 @@ class Lock(Enum):
 
 
 class DriftEstimator:
-    """Follows the lower edge of y − x over x; see clock/envelope.py for why the edge.
+    """Tracks the lower edge of y − x over x; clock/envelope.py says why the edge.
 
-    Pairs are gathered in buckets of which the least late is kept; a line is laid under the kept ones of
-    the last 20 s, and a DLL smooths how that line moves. A jump of the edge (another route, a machine that
-    slept) shifts it and leaves the rate alone. After a pause the old line goes on until new pairs say better.
+    Pairs are collected in buckets, and the least late pair of each is kept. A line is fitted under the kept pairs of
+    the last 20 s, and a DLL smooths its movement. A jump of the edge (another route, a machine that was suspended)
+    shifts the line and leaves the rate alone. After a pause the old line continues until new pairs correct it.
 
-    A pair that is later than `jump_ns` was either held up on its way (a stalled line delivers what it kept, each
-    pair less late than the one before) or is the first from a clock that stood still (all after it are as late).
-    The lateness is watched for `stall_ns` of our own time: while it falls by a tenth of the time that passes, it
-    is a stall and says nothing about clocks; else the line is begun anew from there. Both bounds are times, so that
-    they mean the same at any packet size: a bound in pairs let a card that had been suspended keep seconds of wrong
-    latency for a minute. Pairs from a card wait nowhere, so for one `jump_ns` is short and `stall_ns` is 0.
+    A pair later than `jump_ns` was either held up (a stalled connection delivers what it had queued, each pair less
+    late than the one before), or is the first from a clock that had stopped (all later pairs are as late). The lateness
+    is watched for `stall_ns` of local time. While it falls by at least a tenth of the time that passes, it is a stall
+    and says nothing about the clocks; otherwise a new line is begun there. Both bounds are times and not numbers of
+    pairs, so that they mean the same at any packet size; a bound in pairs would leave a card that had been suspended
+    with seconds of wrong latency for a minute. Pairs from a card are never queued, so for a card `jump_ns` is short and
+    `stall_ns` is 0.
     """
 
     __slots__ = (
@@ -69,7 +70,7 @@ class DriftEstimator:
         self.restart()
 
     def _begin(self, x_ns: HostNs, y_ns: HostNs) -> None:
-        """Anchor at this pair; the rate is kept, crystals do not change theirs."""
+        """Anchor the line at this pair. The rate is kept: a crystal does not change its rate."""
         self.state = Lock.ACQUIRE
         self._x0, self._y0 = x_ns, y_ns
         self._phase, self._line_u = 0.0, 0.0
@@ -84,25 +85,25 @@ class DriftEstimator:
         self._stall: tuple[HostNs, float] | None = None
 
     def restart(self) -> None:
-        """The other side is a new one, with a clock of its own."""
+        """Start over: the other side is a new one, with a clock of its own."""
         self._rate = 0.0
         self._begin(0, 0)
         self.state = Lock.LOST
 
     def anchor(self, x_ns: HostNs, y_ns: HostNs) -> None:
-        """The clock stood still and goes on from this pair; what is known of its rate is kept."""
+        """The clock had stopped and continues from this pair; its known rate is kept."""
         self._begin(x_ns, y_ns)
 
     def observe(self, x_ns: HostNs, y_ns: HostNs) -> float:
-        """A pair; returns how much later it is than the best there is, in ns (below 0: a new best)."""
+        """Add a pair; return how much later it is than the line, in ns (negative: a new best)."""
         u = float(x_ns - self._x0)
         d = y_ns - self._y0 - u
         late = d - self._phase - self._rate * (u - self._line_u)
         if self.state is Lock.LOST or late < -_BROKEN or u - self._close_at > _LOST_AFTER:
             self._begin(x_ns, y_ns)
             return 0.0
-        # What is far below the line, or comes after minutes of nothing, is another clock, or the same one set anew;
-        # what is far above may only have been held up.
+        # A pair far below the line, or after minutes without any, means another clock, or the same one set anew. A pair
+        # far above it may only have been held up.
         if late > self._jump_ns:
             if self._is_held_up(late, y_ns):
                 return late
@@ -118,7 +119,7 @@ class DriftEstimator:
         return late
 
     def _is_held_up(self, late: float, y_ns: HostNs) -> bool:
-        """Whether a pair that is that late was held up on its way; see the class."""
+        """Whether a pair that late was held up on its way; see the class."""
         if late > _STALL_LATE_MAX:
             return False
         since_ns, first = self._stall or (y_ns, late)
@@ -135,8 +136,8 @@ class DriftEstimator:
         best, point = self._best, (self._best_u, self._best_d)
         self._best = float("inf")
         self._close_at = u + (_BUCKET_LOCKED if self.state is Lock.LOCKED else _BUCKET_ACQUIRE)
-        # The least late of a bucket is kept, with the time at which it came, not at which the bucket was closed: the
-        # edge is made of single good packets, and a point beside its time would tilt it.
+        # The least late pair of a bucket is kept with its own time, not the time at which the bucket was closed: the
+        # edge consists of single good packets, and a point at the wrong time would tilt it.
         points = self._points
         if point[0] < u - _WINDOW or (points and point[0] <= points[-1][0]):
             return
@@ -153,7 +154,7 @@ class DriftEstimator:
         self._follow(point[0], measured, max(-self._rate_max, min(self._rate_max, slope)))
 
     def _lower_only(self, point: Point) -> None:
-        """Too short to tell a rate: the line only gives way downward."""
+        """With too short a span to measure a rate, the line only moves down."""
         under = point[1] - self._phase - self._rate * (point[0] - self._line_u)
         if under < 0.0:
             self._phase += under
@@ -163,7 +164,7 @@ class DriftEstimator:
     def _follow(self, u: float, measured: float, slope: float) -> None:
         dll, dt_s = self._dll, (u - self._dll_u) / NS_PER_S
         if self.state is Lock.ACQUIRE:
-            # While acquiring, the line's own slope is the rate: a loop as fast as this would take it from noise.
+            # While acquiring, the slope of the fitted line is the rate: a loop this fast would derive it from noise.
             dll.update(measured, dt_s, BANDWIDTH_ACQUIRE_HZ)
             dll.rate = slope * NS_PER_S
             self._try_lock(u, slope)
@@ -181,9 +182,9 @@ class DriftEstimator:
             self.state, self._locked_at = Lock.LOCKED, u
 
     def _stands_out(self, point: Point, best: float) -> bool:
-        """Far above the line: kept apart, until it is clear that the edge itself has jumped there.
+        """Set a point far above the line aside, until enough of them show that the edge itself has jumped there.
 
-        A jump shifts what is known by as much, and leaves the rate alone.
+        A jump shifts all kept points by its size, and leaves the rate alone.
         """
         if best < -_STEP:
             self._shift(best)
@@ -212,7 +213,7 @@ class DriftEstimator:
 
     @property
     def rate(self) -> float:
-        """d(y)/d(x) − 1: what a second of x takes longer than a second in y."""
+        """d(y)/d(x) − 1: how much longer than a second on y a second of x takes."""
         return self._rate
 
     @property
@@ -221,7 +222,7 @@ class DriftEstimator:
         return (1.0 / (1.0 + self._rate) - 1.0) * 1e6
 
     def y_after(self, x_ns: float, origin_ns: HostNs) -> float:
-        """The line at `x_ns`, in ns after `origin_ns`: instants as floats near an origin lose nothing."""
+        """The line at `x_ns`, in ns after `origin_ns`: floats near an origin lose no precision."""
         u = x_ns - self._x0
         return (self._y0 - origin_ns) + u + self._phase + self._rate * (u - self._line_u)
 

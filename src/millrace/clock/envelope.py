@@ -1,9 +1,9 @@
-"""The line under a cloud of delays: what a path takes at its best, and how that drifts.
+"""The line under a cloud of delays: the best delay of a path, and how it drifts.
 
-Delays are one-sided: a packet is never early, and often late. A mean follows the lateness; the
-lower edge follows the clocks. The line that lies under all points and is nearest to them on average
-is the edge of their lower convex hull above which their mean lies (S. Moon, P. Skelly, D. Towsley,
-"Estimation and removal of clock skew from network delay measurements", INFOCOM 1999).
+Delays are one-sided: a packet is never early, and often late. Their mean follows the lateness; their lower edge follows
+the clocks. Of the lines under all points, the one nearest to them on average is the edge of their lower convex hull
+that spans their mean (S. Moon, P. Skelly, D. Towsley, "Estimation and removal of clock skew from network delay
+measurements", INFOCOM 1999).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Point = tuple[float, float]
 
 
 def lower_hull(points: Sequence[Point]) -> list[Point]:
-    """The lower convex hull of points in order of their first coordinate (Andrew's monotone chain)."""
+    """The lower convex hull of points sorted by their first coordinate (Andrew's monotone chain)."""
     hull: list[Point] = []
     for x, y in points:
         while len(hull) > 1:
@@ -28,16 +28,16 @@ def lower_hull(points: Sequence[Point]) -> list[Point]:
 
 
 def line_below(points: Sequence[Point]) -> tuple[float, float]:
-    """(value at the last point, slope) of the line under all points that is nearest on average.
+    """(value at the last point, slope) of the line under all points that is nearest to them on average.
 
-    At least one point; from a single one the slope is 0.
+    Needs at least one point; from a single one the slope is 0.
     """
     hull = lower_hull(points)
     x_last = points[-1][0]
     if len(hull) == 1:
         return hull[0][1], 0.0
     mean = sum(x for x, _ in points) / len(points)
-    # The hull's last point is the last point, so there is an edge that reaches the mean.
+    # The hull ends at the last point, so one of its edges reaches the mean.
     (ax, ay), (bx, by) = next((a, b) for a, b in pairwise(hull) if b[0] >= mean)
     slope = (by - ay) / (bx - ax)
     return ay + (x_last - ax) * slope, slope

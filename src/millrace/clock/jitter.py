@@ -1,8 +1,8 @@
-"""How far behind its best a listener should play, so that nothing comes too late.
+"""The target delay of a listener: how far behind the best arrival to play so that hardly any packet is too late.
 
-From the histogram of how much later than the best packets come, with forgetting: the 95 % quantile, and
-beyond it the tail's mean excess carried on to the rate of lateness that the profile tolerates. For an
-exponential tail that is exact; for a bounded one the highest lateness seen is the limit.
+It is derived from a decaying histogram of packet lateness: the 95 % quantile, and beyond it the tail's mean excess,
+extrapolated to the rate of late packets that the profile tolerates. For an exponential tail that is exact; for a
+bounded one the highest lateness seen is the limit.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PEAK_HALF_LIFE_S = 6 * 3600.0
 CALM_NS_PER_S, YOUNG_NS_PER_S, FAST_NS_PER_S = 10_000.0, 200_000.0, 500_000.0
 YOUNG_S = 60.0
 GROW_ONCE_NS = 15.0 * NS_PER_MS
-"""What one late packet may add at once."""
+"""The most that one late packet may add."""
 _TAIL = 0.05
 _FEW = 100
 
 
 @dataclass(frozen=True, slots=True)
 class JitterProfile:
-    """`late` is the share of packets that may come too late; target delays in ns."""
+    """A latency profile: `late` is the tolerated share of late packets; the rest are target delays in ns."""
 
     start_ns: HostNs
     floor_ns: HostNs
@@ -50,13 +50,13 @@ FIXED_MAX_NS = 2_000 * NS_PER_MS
 
 
 def profile_of(text: str) -> JitterProfile:
-    """A profile by name, or a fixed latency such as 30ms; ConfigError says what there is."""
+    """A profile by name, or a fixed latency such as 30ms; a ConfigError names the choices."""
     if text in PROFILES:
         return PROFILES[text]
     wrong = ConfigError(
         f"latency: {quoted(text)}: use one of {', '.join(PROFILES)}, or a time such as 30ms, 2s at most"
     )
-    # It comes from anybody who may listen, and is shown.
+    # The text may come from any listener, and is displayed.
     if len(text) > FIXED_TEXT_MAX:
         raise wrong
     try:
@@ -67,14 +67,14 @@ def profile_of(text: str) -> JitterProfile:
 
 
 def asked_of_daemon(latency: str) -> str:
-    """What to ask of the daemon's own part for a profile or a fixed latency; ConfigError where it is neither."""
+    """The profile to ask of the daemon for a profile or a fixed latency; ConfigError if it is neither."""
     if latency in PROFILES:
         return latency
     return "low" if profile_of(latency).start_ns < FIXED_LOW_NS else "normal"
 
 
 class JitterTarget:
-    """The target delay behind the best: grows at once when a packet was late, shrinks slowly."""
+    """The target delay behind the best arrival: it grows at once when a packet is late, and shrinks slowly."""
 
     __slots__ = (
         "_age_s",
@@ -99,16 +99,16 @@ class JitterTarget:
         self._growing = False
         self._age_s = 0.0
         self.moving = 0.0
-        """How fast the target delay moves until the next refresh, in ns a second."""
+        """How fast the target delay moves until the next refresh, in ns per second."""
 
     def change(self, profile: JitterProfile) -> None:
-        """Another profile from here on; what is known of the line is kept."""
+        """Change the profile; what is known of the network is kept."""
         self.profile = profile
         self.target_delay_ns = min(max(self.target_delay_ns, float(profile.floor_ns)), float(profile.ceiling_ns))
         self._age_s, self.moving = 0.0, 0.0
 
     def add(self, late_ns: float) -> None:
-        """A packet came so much later than the best; those held up behind a late one do not count again."""
+        """A packet was this much later than the best. Packets held up behind a late one must not be added."""
         self._recent[min(BINS - 1, max(0, int(late_ns / BIN_NS)))] += 1
         if late_ns > self._second:
             self._peak, self._second = max(late_ns, self._peak), min(late_ns, self._peak)
@@ -117,7 +117,7 @@ class JitterTarget:
             self.target_delay_ns = max(self.target_delay_ns, min(grown, float(self.profile.ceiling_ns)))
 
     def refresh(self, dt_s: float) -> None:
-        """`dt_s` have passed: forget a little, and move the target delay towards what is wanted."""
+        """`dt_s` have passed: age the histogram, and move the target delay towards the wanted one."""
         forget = 0.5 ** (dt_s / HALF_LIFE_S)
         self._counts *= forget
         self._counts += self._recent
@@ -138,17 +138,17 @@ class JitterTarget:
         tail = counts[k:]
         excess = float((tail * (np.arange(len(tail)) + 0.5)).sum() / max(tail.sum(), 1e-9)) * BIN_NS
         wanted = quantile + excess * math.log(_TAIL / profile.late) if profile.late < _TAIL else quantile
-        # What was seen bounds what is believed, the more tightly the more was seen. It is the second highest:
-        # a stall that happens once is not worth a latency that stays.
+        # The lateness seen bounds the extrapolation, more tightly the more packets were seen. The second highest is
+        # used: a stall that happens once must not cost latency permanently.
         wanted = min(wanted, self._second * (1.05 + 10.0 / math.sqrt(total)))
         return min(max(wanted + profile.guard_ns, float(profile.floor_ns)), float(profile.ceiling_ns))
 
     def _approach(self, dt_s: float) -> None:
-        """Carry out the last second's move, and choose the next: slow while all is well, so that it can't be heard."""
-        # Growing on lateness is `add`'s, at once: a packet that is too late is heard. Here the target follows the
-        # histogram, which is worth less the younger it is: so a young one moves fast both ways, an old one by 10 µs a
-        # second, and only where it is off by more than it wanders. `shrinking` and `_growing` are hysteresis: without
-        # it the target would start and stop at the threshold, and each start bends the speed.
+        """Apply the last second's movement and choose the next one: slow while all is well, to be inaudible."""
+        # Growth on lateness happens at once, in `add`, because a late packet is heard. Here the target follows the
+        # histogram, which is less reliable the younger it is. So with a young histogram the target moves fast both
+        # ways, later by 10 µs per second, and only if it is off by more than it wanders. `shrinking` and `_growing` are
+        # hysteresis: without it the target would start and stop at the threshold, and each start changes the speed.
         self.target_delay_ns += self.moving * dt_s
         shrinking, self.moving = self.moving < 0.0, 0.0
         error = self.wanted_ns - self.target_delay_ns

@@ -1,4 +1,4 @@
-"""A relation between two clocks, as a value."""
+"""The relation between two clocks, as a value."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from millrace.units import HostNs
 class ClockMap:
     """y = y0 + (x − x0) × slope, in integer nanoseconds.
 
-    The intercept is kept as a pair of instants: nanoseconds since boot do not fit a float's 53 bits
-    once they are multiplied.
+    The intercept is kept as a pair of instants: nanoseconds since boot exceed a float's 53 bits once they are
+    multiplied.
     """
 
     slope: float = 1.0

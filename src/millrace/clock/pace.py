@@ -1,14 +1,14 @@
-"""How fast to play: from packets' arrivals and a card's pulls to a speed that keeps the latency.
+"""The playback speed: from packet arrivals and a card's pulls to the speed that keeps the latency on target.
 
-A frame captured at T (daemon's clock) is due at M(T) + target delay on ours, M being the path at its best
-and target delay what jitter asks for. The card's next frame is heard at C(N), C being the card's own line. So
+A frame captured at T (daemon's clock) is due at M(T) + target delay on ours, where M is the path at its best and the
+target delay is what jitter requires. The card's next frame is heard at C(N), where C is the card's own line. So
 
     late = C(N) − M(T of the next frame) − target delay
 
-is known from sample positions, smooth, and free of what a single packet or callback did. The speed is
-the two clocks' ratio, fed forward, plus late / τ: the position itself integrates, so a
-proportional term settles it, without an integrator there is nothing to wind up, and the time constant
-is τ. Within the deadband the ratio alone rules. A target delay that moves slowly is fed forward too.
+is known from sample positions; it is smooth, and independent of single packets and callbacks. The speed is the ratio of
+the two clocks, fed forward, plus late / τ. The position itself integrates, so a proportional term settles the error
+with the time constant τ, and without an integrator nothing can wind up. Within the deadband only the ratio counts. A
+slow movement of the target delay is fed forward too.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 TAU_ACQUIRE_S, TAU_LOCKED_S = 2.0, 12.0
 DEADBAND_NS = 2_000.0
 CORRECTION_MAX = 1_000e-6
-"""1.7 cents: nobody hears it. What would need more is spliced."""
+"""1.7 cents, which is inaudible. Errors that would need more are spliced."""
 SLEW_PER_S = 500e-6
 FOLLOW_MAX = 0.03
-"""A clock is followed by resampling up to 52 cents, which takes in QEMU's 2 %; beyond, sound is spliced."""
+"""Resampling follows a clock up to 52 cents, enough for the 2 % of QEMU; beyond that, sound is spliced."""
 REFRESH_NS = NS_PER_S
 LOST_MAX_NS = 120 * NS_PER_MS
 ROUNDING_NS = 1_000
-"""Instants of whole frames are no whole nanoseconds; a step that small is none."""
+"""Capture times of whole frames are not whole nanoseconds; a step this small is none."""
 _STALL_MEMORY_NS = 300 * NS_PER_MS
 _STALL_MIN_NS = 3 * NS_PER_MS
 
 
 class RateController:
-    """Both clocks, the target delay, and the speed. `codec_ns` is what the codec holds back."""
+    """Both clocks, the target delay, and the speed. `codec_ns` is the codec's delay."""
 
     __slots__ = (
         "_arrived_ns", "_card_ns", "_correction",
@@ -61,22 +61,22 @@ class RateController:
         self._arrived_ns, self._media_end_ns = 0, 0
 
     def arrived(self, media_ns: HostNs, length_ns: HostNs, now_ns: HostNs, follows: bool = False) -> None:
-        """A packet with `length_ns` of sound captured from `media_ns` on has come.
+        """A packet with `length_ns` of sound captured from `media_ns` on has arrived.
 
-        `follows` says that it was sent together with the one before: then it was early, which proves nothing.
+        `follows` says that it was sent together with the previous one: then it was early, which proves nothing.
         """
         step = media_ns - self._media_end_ns
         together = now_ns - self._arrived_ns < length_ns // 4
         self._arrived_ns, self._media_end_ns = now_ns, media_ns + length_ns
         if follows or together:
-            # What waited behind the one before says nothing of its own.
+            # A packet that waited behind the previous one says nothing of its own.
             return
         late = self.media.observe(media_ns, now_ns)
         if ROUNDING_NS < step <= LOST_MAX_NS:
-            # What was lost is made up from this packet, so it comes one packet later than it should have.
+            # Lost sound is made up when this packet arrives, one packet later than the lost one should have arrived.
             self.jitter.add(late + length_ns)
-        # While this machine stood still, packets waited here and not on the line: lateness that such a stall explains
-        # is no jitter, and must not buy a latency that stays.
+        # While this machine was stalled, packets waited here and not in the network. Lateness that such a stall
+        # explains is no jitter, and must not raise the latency for good.
         own_stall = self._stall_ns if now_ns - self._stalled_ns < _STALL_MEMORY_NS else 0.0
         if late > own_stall + _STALL_MIN_NS or own_stall == 0.0:
             self.jitter.add(late)
@@ -88,12 +88,12 @@ class RateController:
             self._moved_ns = 0.0
 
     def pulled(self, frames: Frames, now_ns: HostNs) -> None:
-        """The card takes `frames` more now. Its own lateness tells when this machine stood still."""
+        """The card takes `frames` more now. How late it is shows when this machine was stalled."""
         self._take(frames, now_ns)
         self._stalled(self.card.observe(round(self._card_ns), now_ns), now_ns)
 
     def pulled_on_time(self, frames: Frames, due_ns: HostNs, now_ns: HostNs) -> None:
-        """As `pulled`, by a puller whose clock is this machine's own: `due_ns` is exact, only `now_ns` may be late."""
+        """As `pulled`, by a puller that runs on this machine's own clock: `due_ns` is exact, `now_ns` may be late."""
         self._take(frames, now_ns)
         self._card_ns = due_ns
         self.card.observe(due_ns, due_ns)
@@ -111,14 +111,14 @@ class RateController:
 
     @property
     def target_delay_ns(self) -> float:
-        """How long after the best arrival of its frame a frame is heard.
+        """How long after the best arrival of its packet a frame is heard.
 
-        A pull takes its last frame one period before that is heard, so a period is part of it.
+        A pull takes its last frame one period before that is heard, so the period is included.
         """
         return self.jitter.target_delay_ns + self._moved_ns + self._pull_ns + self.codec_ns
 
     def parts_ns(self) -> dict[str, float]:
-        """What the target delay is made of."""
+        """The components of the target delay."""
         return {"jitter": self.jitter.target_delay_ns + self._moved_ns, "period": self._pull_ns, "codec": self.codec_ns}
 
     def late_ns(self, media_ns: float) -> float:
@@ -133,18 +133,18 @@ class RateController:
 
     @property
     def ratio(self) -> float:
-        """Media seconds in one of the card's, as far as the clocks are known and resampling may go."""
+        """Media seconds per second of the card, as far as the clocks are known and resampling may follow."""
         ratio = (1.0 + self.card.rate) / (1.0 + self.media.rate)
         return max(1.0 - FOLLOW_MAX, min(1.0 + FOLLOW_MAX, ratio))
 
     def speed(self, late_ns: float) -> float:
-        """Media seconds to play in one second of the card's."""
+        """Media seconds to play per second of the card."""
         tau_s = TAU_LOCKED_S if self.locked else self._tau_s
         beyond = 0.0 if -DEADBAND_NS < late_ns < DEADBAND_NS else late_ns
         wanted = (beyond / tau_s - self.jitter.moving) / NS_PER_S
         wanted = max(-CORRECTION_MAX, min(CORRECTION_MAX, wanted))
-        # The correction moves by no more than this: a step in speed is a step in pitch. What it is limited by is the
-        # card's time, so that a pull that comes late does not allow a larger step.
+        # The correction is slew-limited, because a step in speed is a step in pitch. The limit is in the card's time,
+        # so that a late pull does not allow a larger step.
         step = SLEW_PER_S * (self._card_ns - self._steered_ns) / NS_PER_S
         self._steered_ns = self._card_ns
         self._correction += max(-step, min(step, wanted - self._correction))

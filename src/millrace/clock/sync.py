@@ -8,12 +8,12 @@ from millrace.units import HostNs
 
 WINDOW = 16
 AGEING = 20e-6
-"""How much worse a round trip's word gets with time: what a crystal may have drifted, unseen, since."""
+"""How much less a round trip counts with age: the drift of a crystal that may have gone unseen since."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """Half-way between sending and receiving, the other clock showed `remote_ns`; unsure by half of `rtt_ns`."""
+    """Half-way between sending and receiving, the other clock showed `remote_ns`, accurate to half of `rtt_ns`."""
 
     local_ns: HostNs
     remote_ns: HostNs
@@ -21,23 +21,23 @@ class RoundTrip:
 
 
 class OffsetFilter:
-    """Trusts the quickest of the last round trips, the old ones less: delay is what makes them wrong."""
+    """Trusts the quickest of the recent round trips, old ones less: delay is what makes them inaccurate."""
 
     def __init__(self) -> None:
         self._trips: list[RoundTrip] = []
 
     def add(self, sent_ns: HostNs, remote_ns: HostNs, received_ns: HostNs) -> None:
-        """A question sent and answered; the answer bears the other clock's time."""
+        """Add a request and its response, which carries the other clock's time."""
         trip = RoundTrip((sent_ns + received_ns) // 2, remote_ns, received_ns - sent_ns)
         self._trips = [*self._trips[-(WINDOW - 1) :], trip]
 
     @property
     def rtt_ns(self) -> HostNs | None:
-        """The quickest round trip of late."""
+        """The quickest of the recent round trips."""
         return min((trip.rtt_ns for trip in self._trips), default=None)
 
     def offset_ns(self, now_ns: HostNs, rate: float = 0.0) -> HostNs | None:
-        """The other clock minus ours at `now_ns`; `rate` is what a second of its takes longer on ours, less one."""
+        """The other clock minus ours at `now_ns`; a second of the other takes 1 + `rate` seconds on ours."""
         if not self._trips:
             return None
         best = min(self._trips, key=lambda trip: trip.rtt_ns / 2 + AGEING * (now_ns - trip.local_ns))

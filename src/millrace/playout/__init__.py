@@ -1,1 +1,1 @@
-"""The receiving end of any media."""
+"""The receiving end of a stream: reordering, decoding, the jitter buffer and clock adaptation."""

@@ -1,11 +1,11 @@
-"""AdaptiveLink: sound from a clock that is not ours to one that is not ours either.
+"""AdaptiveLink: carries sound from one foreign clock to another.
 
-It is used wherever a foreign clock pushes: a listener's card, a door whose guest sends when it likes, a
-listener's microphone. Frames go in with the time of their capture and the time at which they came; the
-other side pulls. A `RateController` says how fast to play; small errors are resampled away, larger ones spliced,
-the largest skipped, and where nothing has come in time the last sound is carried on and faded.
+It is used wherever a foreign clock pushes: for a listener's sound card, a guest that sends at its own pace, a
+listener's microphone. Frames go in with their capture time and their arrival time; the other side pulls. A
+`RateController` decides how fast to play. Small errors are corrected by resampling, larger ones by splices, the largest
+by a skip; if nothing arrives in time, the last sound is continued and faded out.
 
-The sound itself is behind `PlayoutBuffer`, so that the laboratory can run a day of the same decisions in a minute.
+The samples are behind `PlayoutBuffer`, so that the simulator can make a day's decisions in a minute.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from millrace.clock.pace import RateController
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
 STEER_NS = 20 * NS_PER_MS
-"""Clocks do not change within that; a pull in between costs next to nothing."""
+"""The speed is recomputed this often: clocks do not change faster, and the pulls in between cost next to nothing."""
 SPLICE_NS = 2 * NS_PER_MS
 SPLICE_EVERY_NS = 60 * NS_PER_MS
-"""Up to 13 ms in 60: 20 ms of latency are worked off in less than half a second."""
+"""A splice of up to 13 ms every 60 ms: 20 ms of latency are worked off in less than half a second."""
 LATE_START_NS = 20 * NS_PER_MS
 SKIP_NS = 150 * NS_PER_MS
 CONCEAL_NS = 20 * NS_PER_MS
-"""Sound that is carried on for no longer than this is not heard as a hole."""
+"""Sound continued for no longer than this is not heard as a gap."""
 FADE_OUT_NS = 20 * NS_PER_MS
 GAP_MAX_NS = 500 * NS_PER_MS
 
 
 class State(Enum):
-    """What is heard."""
+    """What is heard: nothing, nothing yet, or sound."""
 
     QUIET = "quiet"
     PRIMING = "priming"
@@ -42,46 +42,46 @@ class State(Enum):
 
 
 class PlayoutBuffer(Protocol):
-    """Frames queued at the media's rate, and what can be done with them."""
+    """Frames queued at the media's rate, and the operations on them."""
 
     @property
     def fill(self) -> float:
-        """Frames queued and not yet heard, those inside the resampler included."""
+        """Frames queued and not yet heard, including those inside the resampler."""
         ...
 
     @property
     def ready(self) -> float:
-        """How many of them can be read now: a resampler looks ahead."""
+        """How many of them can be read now; less than `fill`, because the resampler looks ahead."""
         ...
 
     def accelerate(self, most: Frames) -> Frames:
-        """Leave out up to `most`, inaudibly; returns how many."""
+        """Cut out up to `most`, inaudibly; return how many."""
         ...
 
     def expand(self, most: Frames) -> Frames:
-        """Repeat up to `most`, inaudibly; returns how many."""
+        """Repeat up to `most`, inaudibly; return how many."""
         ...
 
     def skip(self, frames: Frames) -> Frames:
-        """Leave out about `frames` with one crossfade; returns how many."""
+        """Cut out about `frames` with one crossfade; return how many."""
         ...
 
     def drop(self, frames: Frames) -> Frames:
-        """Forget up to `frames`, and fade in what follows: nothing is heard yet. Returns how many."""
+        """Discard up to `frames` and fade in what follows; for use before anything is heard. Return how many."""
         ...
 
     def conceal(self, frames: Frames) -> None:
-        """Append `frames` of what the sound was doing."""
+        """Append `frames` that continue the sound."""
         ...
 
 
 @dataclass(slots=True)
 class PlayoutStats:
-    """What had to be done, in frames of the media or in times it happened."""
+    """What had to be done, in media frames or in occurrences."""
 
     underruns: int = 0
     concealments: int = 0
-    """Times that something was late, and the sound went on without it; some became underruns."""
+    """How often sound was late and had to be continued; some of these became underruns."""
     accelerated_frames: Frames = 0
     skips: int = 0
     skipped_frames: Frames = 0
@@ -90,7 +90,7 @@ class PlayoutStats:
 
     @property
     def concealed(self) -> int:
-        """Concealments that were over before they could be heard as a hole."""
+        """Concealments that ended before they were audible as a gap."""
         return self.concealments - self.underruns
 
     @property
@@ -100,9 +100,9 @@ class PlayoutStats:
 
 
 class AdaptiveLink:
-    """The decisions. `rate` is the media's, `output_rate` the puller's; past `splice_ns` an error is spliced away.
+    """Makes the decisions. `rate` is the media's, `output_rate` the puller's; errors beyond `splice_ns` are spliced.
 
-    A link that goes on from another, at another rate, goes on counting in its `tally`.
+    A link that replaces another, at another rate, continues to count in that one's `tally`.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class AdaptiveLink:
     # -- in --------------------------------------------------------------------------------------
 
     def written(self, media_ns: HostNs, frames: Frames, overrun: Frames = 0) -> None:
-        """`frames` captured from `media_ns` on are now in the voice, but for `overrun` that it had no room for."""
+        """`frames` captured from `media_ns` on were written, except `overrun` frames for which there was no room."""
         self.tally.overrun_frames += overrun
         self._ended = False
         self._concealed_ns = self._stead = 0.0
@@ -142,28 +142,28 @@ class AdaptiveLink:
         self._tail_ns = media_ns + frames * NS_PER_S // self.rate
 
     def missing(self, media_ns: HostNs) -> Frames:
-        """Frames between what was written last and `media_ns`; 0 where that is a new beginning."""
+        """Frames missing between the last write and `media_ns`; 0 if the sound starts anew there."""
         gap = media_ns - self._tail_ns
         playing = self.state is State.PLAYING or self.voice.fill > 0
         return gap * self.rate // NS_PER_S if playing and not self._ended and 0 < gap <= GAP_MAX_NS else 0
 
     def replaced(self, frames: Frames) -> Frames:
-        """How many of `frames` that were lost need not be made up: sound was carried on in their stead."""
-        # Concealment already took the place of these frames. To make them up as well would play them twice: each loss
-        # would add its length to the latency, and be worked off again by splices that can be heard.
+        """How many of `frames` lost ones need not be made up, because concealment already replaced them."""
+        # To make these frames up as well would play them twice: each loss would add its length to the latency, which
+        # audible splices would then have to work off.
         done = min(frames, int(self._stead))
         self._stead -= done
         return done
 
     def end(self) -> None:
-        """No more is to come: what is queued is played, and running dry then is no underrun."""
+        """No more will come: what is queued is played, and running out of it is no underrun."""
         self._ended = True
 
     # -- out -------------------------------------------------------------------------------------
 
     @property
     def fill_ns(self) -> HostNs:
-        """How much is queued."""
+        """Duration of what is queued."""
         return round(self.voice.fill * NS_PER_S / self.rate)
 
     @property
@@ -172,17 +172,18 @@ class AdaptiveLink:
         return self._tail_ns - self.voice.fill * NS_PER_S / self.rate
 
     def pull(self, frames: Frames, now_ns: HostNs, due_ns: HostNs | None = None) -> bool:
-        """The puller takes `frames`. True: read all after `lead` at `ratio`; False: there is nothing to hear.
+        """The puller takes `frames`. True: read all after `lead`, at `ratio`. False: there is nothing to hear.
 
-        After True the voice holds enough, be it carried on. `due_ns` comes from a puller whose clock is this
-        machine's own, and is when it should have pulled.
+        After True the voice holds enough, if necessary by concealment. `due_ns` is the time at which a puller that runs
+        on this machine's own clock should have pulled.
         """
         if due_ns is None:
             self.pace.pulled(frames, now_ns)
         else:
             self.pace.pulled_on_time(frames, due_ns, now_ns)
-        # In this order: the clock is told of the pull first, as the latency is judged by it; then the sound may start
-        # within this pull; then the speed is chosen; and only what is still missing at that speed is concealed.
+        # The order matters. First the clock is told of the pull, because the latency is measured against it. Then the
+        # sound may start within this pull, then the speed is chosen, and only what is still missing at that speed is
+        # concealed.
         self.lead = 0
         if self.state is State.PRIMING:
             self._try_start(frames)
@@ -201,7 +202,7 @@ class AdaptiveLink:
 
     @property
     def ratio(self) -> float:
-        """Output frames for each of the media's."""
+        """Output frames per media frame."""
         return self.output_rate / (self.rate * self.speed)
 
     def _try_start(self, frames: Frames) -> None:
@@ -214,10 +215,10 @@ class AdaptiveLink:
             if not self._ended:
                 return
             wait = 0
-        # To the frame: what is due within this pull starts within it.
+        # Exact to the frame: what is due within this pull starts within it.
         self.lead = max(0, wait)
         too_late = int(late * self.rate / NS_PER_S) if late > LATE_START_NS else 0
-        # Nothing is heard yet, so what is far too late is left out unheard.
+        # Nothing is heard yet, so what is far too late can be dropped without an audible skip.
         self.tally.skipped_frames += self.voice.drop(too_late)
         if self.voice.ready >= enough or (self._ended and self.voice.fill > 0):
             self.state = State.PLAYING
@@ -225,14 +226,14 @@ class AdaptiveLink:
             self.state = State.QUIET
 
     def _correct(self, late: float, now_ns: HostNs) -> float:
-        """Splice or skip; returns what is still to be corrected by speed."""
+        """Splice or skip; return the error that is left for the speed to correct."""
         frames = int(abs(late) * self.rate / NS_PER_S)
         if late > SKIP_NS:
             done = self.voice.skip(frames)
             self.tally.skips += done > 0
             self.tally.skipped_frames += done
         elif now_ns - self._spliced_ns < SPLICE_EVERY_NS:
-            # One splice at a matching place is not heard; one after another they roughen the tone.
+            # One splice at a matching place is inaudible; several in quick succession roughen the tone.
             return late
         elif late > 0:
             done = self.voice.accelerate(frames)
@@ -245,15 +246,15 @@ class AdaptiveLink:
         return late - done * NS_PER_S / self.rate
 
     def _fill_up(self, short: float) -> bool:
-        """Not enough has come: conceal that for a while, then it has run dry."""
+        """Conceal what is missing for a while; after that it is an underrun."""
         if self._ended:
             self.state = State.QUIET
             return self.voice.fill > 0
         if self._concealed_ns >= CONCEAL_NS + FADE_OUT_NS:
             self.state = State.PRIMING
             return False
-        # One concealment counts once, when it begins, and becomes an underrun once, when it passes CONCEAL_NS. A frame
-        # more than is short: the resampler reads ahead of what it gives, by a fraction.
+        # A concealment counts once, when it begins, and becomes an underrun once, when it passes CONCEAL_NS. One frame
+        # more than is missing: the resampler reads a fraction ahead of its output.
         before = self._concealed_ns
         self._concealed_ns += short * NS_PER_S / self.rate
         self.tally.concealments += before == 0.0
@@ -264,7 +265,7 @@ class AdaptiveLink:
 
 
 def conceal_gain(concealed: NDArray[np.int64], rate: int) -> NDArray[np.float32]:
-    """The loudness of concealment, frame by frame: full for 20 ms, gone after 40."""
+    """Gain of each concealed frame: full for 20 ms, zero after 40."""
     ns = concealed * (NS_PER_S / rate)
     gain: NDArray[np.float32] = np.clip((CONCEAL_NS + FADE_OUT_NS - ns) / FADE_OUT_NS, 0.0, 1.0).astype(np.float32)
     return gain

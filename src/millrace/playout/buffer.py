@@ -1,4 +1,4 @@
-"""The sound of an AdaptiveLink: a tape, a resampler whose ratio may change at every pull, and splices."""
+"""The samples of an AdaptiveLink: a tape, a resampler whose ratio may change at every pull, and splices."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from millrace.playout.adaptive import conceal_gain
 from millrace.units import Frames
 
 LOOKAHEAD: Frames = 21
-"""What `sinc_fastest` holds back near unity (measured: 19 to 20 frames)."""
+"""Frames that `sinc_fastest` holds back near unity (measured: 19 to 20)."""
 _HISTORY_MS, _BLEND_MS, _FADE_MS = 40, 3, 5
 
 
 def tape_bytes(rate: int, channels: int, seconds: int = 4) -> int:
-    """What a voice takes in memory: its tape, and its resampler."""
+    """Memory used by a voice: its tape and its resampler."""
     return 2 * rate * (1000 * seconds + _HISTORY_MS) // 1000 * channels * 4 + channels * SINC_BYTES
 
 
@@ -27,7 +27,7 @@ class JitterBuffer:
 
     def __init__(self, rate: int, channels: int, seconds: int = 4, output_rate: int | None = None) -> None:
         self.rate, self.channels = rate, channels
-        # Towards a lower rate the filter is as much longer.
+        # The filter gets longer in proportion when downsampling.
         self.lookahead = -(-LOOKAHEAD * max(rate, output_rate or rate) // (output_rate or rate))
         self._tape = Tape(rate * seconds, rate * _HISTORY_MS // 1000, channels)
         self._resampler = SincResampler(1.0, channels)
@@ -40,12 +40,12 @@ class JitterBuffer:
     # -- in --------------------------------------------------------------------------------------
 
     def write(self, block: Samples) -> Frames:
-        """Append what has come; concealment blends into it. Returns how many frames there was no room for."""
+        """Append new frames, blending from concealment if there was any. Return how many had no room."""
         if not len(block):
             return 0
         if self._concealed:
             n = min(len(block), self.rate * _BLEND_MS // 1000)
-            # What comes does not begin where the repeated period happens to end: without a blend that is a click.
+            # The new frames do not start where the repeated period happens to end: without a blend that is a click.
             more = self._carry_on(n)
             block = block.copy()
             block[:n] = more + (block[:n] - more) * ramp(n)
@@ -79,9 +79,9 @@ class JitterBuffer:
         return max(0.0, self.fill - self.lookahead)
 
     def read(self, out: Samples, ratio: float) -> Frames:
-        """Fill `out` at `ratio` output frames for each of the tape's; returns how many there were."""
-        # `_inside` is what the resampler has taken and not given: without it the fill, and so the latency, would be off
-        # by as much, and would jump with the ratio.
+        """Fill `out` at `ratio` output frames per tape frame; return how many there were."""
+        # `_inside` is what the resampler has taken in and not yet put out. Without it the fill, and so the latency,
+        # would be off by that much, and would jump with the ratio.
         self._resampler.ratio = ratio
         while len(self._out) < len(out) and self._tape.fill:
             take = min(self._tape.fill, int((len(out) - len(self._out)) / ratio) + 1)
@@ -101,7 +101,7 @@ class JitterBuffer:
         return got
 
     def stop(self) -> None:
-        """What follows begins anew: forget what is queued, and fade in."""
+        """Discard what is queued; what follows starts anew with a fade-in."""
         self._tape.clear()
         self._resampler = SincResampler(1.0, self.channels)
         self._out = self._out[:0]

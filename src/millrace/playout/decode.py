@@ -1,4 +1,4 @@
-"""Packets to frames: decoding, concealment of what is missing, positions on the media time line."""
+"""Packets to frames: decoding, concealment of lost packets, positions on the media time line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from millrace.media.audio import AudioPacket
 from millrace.units import Frames, HostNs, frames_to_ns
 
 DTX_MAX_MS = 500
-"""Opus sends one packet at least every 400 ms in DTX (RFC 6716, section 2.1.9)."""
+"""With DTX, Opus sends a packet at least every 400 ms (RFC 6716, section 2.1.9)."""
 
 
 class Decoded(NamedTuple):
-    """Frames in a row; `position` is that of the first. `concealed` ones were made up."""
+    """Consecutive frames; `position` is that of the first. `concealed` ones were made up."""
 
     position: Frames
     block: Samples
@@ -28,7 +28,7 @@ class Decoded(NamedTuple):
 
 
 class PacketDecoder:
-    """Decodes one stream format. What is made of a packet of a few bytes is bounded by `allowance`."""
+    """Decodes one stream format. `allowance` bounds the output, because a packet of a few bytes can expand to much."""
 
     def __init__(self, fmt: CodecParameters, allowance: Allowance | None = None) -> None:
         self.format = checked_parameters(fmt)
@@ -54,11 +54,11 @@ class PacketDecoder:
         return [order.index(i) for i in range(self.channels)]
 
     def silence(self) -> None:
-        """A pause follows: the next packet's position is no loss."""
+        """A pause follows: the jump to the next packet's position is no loss."""
         self._expected = None
 
     def fits(self, packet: AudioPacket, now_ns: HostNs) -> bool:
-        """Asked of each packet when it comes. One that can't be is as good as lost."""
+        """Check a packet on arrival. One that is not plausible is treated as lost."""
         self._allowance.passed(now_ns)
         return packet_fits(packet, self.format) and self._take(packet.frames)
 
@@ -66,7 +66,7 @@ class PacketDecoder:
         return self._allowance.take(frames_to_ns(frames, self.format.rate))
 
     def decode(self, packet: AudioPacket) -> list[Decoded]:
-        """The packet's frames, preceded by what had to be made up for those before it."""
+        """The packet's frames, preceded by concealment for lost packets before it."""
         out: list[Decoded] = []
         if self._expected is not None:
             missing = packet.position - self._expected

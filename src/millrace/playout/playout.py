@@ -1,7 +1,7 @@
 """Playout: packets and the time go in, frames come out. Sans-IO.
 
-Packets are put in order, decoded, and handed to an AdaptiveLink, which decides when each frame is
-heard (playout/adaptive.py, clock/pace.py). `docs/time.md` tells the whole way.
+Packets are put in order, decoded, and passed to an AdaptiveLink, which decides when each frame is heard
+(playout/adaptive.py, clock/pace.py). `docs/time.md` describes the whole path.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from millrace.playout.reorder import Reorder
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, Positions, frames_to_ns
 
 WAIT_NS = 10 * NS_PER_MS
-"""A missing packet is waited for until there is no more than this to play before it."""
+"""A missing packet is waited for until only this much is left to play before it."""
 
 
 class Playout:
-    """Turns packets into what a sound card asks for, at `rate` with `positions`.
+    """Turns packets into frames for a sound card, at `rate` with `positions`.
 
-    `latency` is a profile, its name, or a fixed one such as 30ms.
+    `latency` is a profile, its name, or a fixed latency such as 30ms.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Playout:
             self._link = AdaptiveLink(fmt.rate, self.rate, self.pace, self._voice, self._splice_ns, self.tally)
 
     def rejoined(self) -> None:
-        """The connection is a new one: perhaps to another machine, with another clock."""
+        """The connection is new, perhaps to another machine with another clock."""
         self.pace.media.restart()
         self.silence()
 
     @property
     def lost_packets(self) -> int:
-        """Packets that never came."""
+        """Packets that never arrived."""
         return self._lost_before + (self._decoder.lost_packets if self._decoder else 0)
 
     def push(self, packet: AudioPacket, now_ns: HostNs) -> None:
-        """A packet has come."""
+        """A packet has arrived."""
         if self._decoder is None or not self._decoder.fits(packet, now_ns):
             return
         length_ns = frames_to_ns(packet.frames, self._decoder.format.rate)
@@ -94,10 +94,10 @@ class Playout:
             link.written(media_ns, len(part.block), self._voice.write(block))
 
     def silence(self) -> None:
-        """The sound has ended: what is queued is played, then nothing, and that is no underrun."""
+        """The sound has ended: what is queued is played, then silence, which is no underrun."""
         self._release()
         if self._link.state is not State.QUIET:
-            # So that the resampler gives its last frames.
+            # Pushes the last frames out of the resampler.
             self._voice.write(np.zeros((2 * LOOKAHEAD, len(self.positions)), np.float32))
         self._link.end()
         if self._decoder is not None:
@@ -112,8 +112,8 @@ class Playout:
 
     def pull(self, out: Samples, now_ns: HostNs, due_ns: HostNs | None = None) -> None:
         """Fill `out` (frames, channels) with what is to be heard from `now_ns` on; for `due_ns` see AdaptiveLink."""
-        # A missing packet costs nothing while there is sound to play, so it is waited for until the last moment: then
-        # what stands behind it is worth more than what may still come.
+        # Waiting for a missing packet costs nothing while there is sound to play. At the last moment the packets behind
+        # it are worth more than the chance that it still arrives.
         if self._reorder.waiting and self.fill_ns < WAIT_NS + frames_to_ns(len(out), self.rate):
             self._release()
         if self._link.pull(len(out), now_ns, due_ns):
@@ -123,7 +123,7 @@ class Playout:
         else:
             out.fill(0.0)
 
-    # -- how it fares ------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
@@ -137,7 +137,7 @@ class Playout:
 
     @property
     def fill_ns(self) -> HostNs:
-        """How much is queued."""
+        """Duration of what is queued."""
         return self._link.fill_ns
 
     @property
@@ -160,5 +160,5 @@ class Playout:
         return round(now_ns + offset_ns - self._link.head_ns)
 
     def presentation_ns(self, media_ns: HostNs) -> HostNs:
-        """When, on our clock, what was captured at `media_ns` is to be heard, and seen."""
+        """When, on our clock, what was captured at `media_ns` is to be heard or seen."""
         return self.pace.media.map().forward(media_ns) + round(self.pace.target_delay_ns)

@@ -1,4 +1,4 @@
-"""Packets back in order, on lines that do not keep it (and proxies that do not)."""
+"""Puts packets back in order, for networks and proxies that do not preserve it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WRAP = 1 << 32
 
 
 class Reorder:
-    """Holds packets that came before their turn, until that comes or the player can't wait."""
+    """Holds packets that arrived early, until it is their turn or the player can't wait any longer."""
 
     def __init__(self) -> None:
         self._held: dict[int, AudioPacket] = {}
@@ -18,12 +18,12 @@ class Reorder:
         self._next: int | None = None
 
     def add(self, packet: AudioPacket) -> list[AudioPacket]:
-        """What may be decoded now that `packet` has come, in order."""
+        """The packets that can be decoded now that `packet` has arrived, in order."""
         if self._next is None:
             self._next = packet.sequence
         ahead = (packet.sequence - self._next) % _WRAP
         if ahead >= _WRAP // 2 or packet.sequence in self._held:
-            # It comes after its turn, or twice.
+            # Too late, or a duplicate.
             return []
         self._held[packet.sequence] = packet
         self._bytes += len(packet.payload)
@@ -42,18 +42,18 @@ class Reorder:
 
     @property
     def waiting(self) -> bool:
-        """Something is held back because of what is missing before it."""
+        """Packets are held back because one before them is missing."""
         return bool(self._held)
 
     def release(self) -> list[AudioPacket]:
-        """Wait no longer: go on at the first that is here."""
+        """Stop waiting: continue at the first packet held."""
         if self._held and self._next is not None:
             start = self._next
             self._next = min(self._held, key=lambda sequence: (sequence - start) % _WRAP)
         return self._run()
 
     def clear(self) -> None:
-        """Another stream follows."""
+        """Start over: another stream follows."""
         self._held.clear()
         self._bytes = 0
         self._next = None
