@@ -1,1 +1,1 @@
-"""Effects: the one clock, the runner, sockets."""
+"""Everything with side effects: the clock, the runner, sockets."""

@@ -1,4 +1,4 @@
-"""Connections that we make: to a machine's SPICE or VNC server."""
+"""Outgoing connections: to a machine's SPICE or VNC server."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from millrace.wire.contract import Session
 
 CONNECT_S = 5.0
 UNREAD_MAX = 2 * 1024 * 1024
-"""What waits for a machine to be read, at most: some seconds of a microphone."""
+"""The most bytes that may wait for a machine to read them: a few seconds of microphone sound."""
 GONE_S = 30
-"""A machine whose host has gone without a word is looked for again after that."""
+"""A machine whose host vanished without closing the connection is detected, and looked for again, after this."""
 PIECE_BYTES = 1024
-"""What is taken before the others are thought of: messages may be of one byte, and cost more than it seems."""
+"""How much is processed before `over` is checked: a message can be one byte long and still cost a full step."""
 
 
 class Closed(PeerLost):
-    """The other side closed the connection, in order."""
+    """The peer closed the connection cleanly."""
 
 
 class _Runner(StreamRunner):
-    """Tells its line how the connection ended."""
+    """Reports to its `ClientLine` how the connection ended."""
 
     def __init__(self, line: ClientLine, turns: Turns | None, whose: str) -> None:
         super().__init__(lambda transport: line, turns, whose=whose)
@@ -45,24 +45,24 @@ class _Runner(StreamRunner):
 
 
 class Core(Session[Buffer, bytes], Protocol):
-    """What is run on a line."""
+    """The protocol that a `ClientLine` runs."""
 
     @property
     def partial_bytes(self) -> int:
-        """What has come of a message that is not whole yet."""
+        """Bytes received of a message that is still incomplete."""
         ...
 
 
 def _free(size: int) -> None:
-    """Nobody pays for it."""
+    """Partial messages are not accounted for."""
 
 
 class ClientLine:
-    """One core on one connection, as the runner wants it.
+    """Runs one core on one connection, as a `Connection` for the runner.
 
-    `after` is called when bytes were taken or a deadline has passed; `ended` once, with why. All at the expense of
-    `turns`. `may_wait` is asked whether so many bytes may wait to be read; `partial` is told what has come of a message
-    that is not whole yet, and ends the line by an error where that is too much.
+    `after` is called when bytes were taken or a deadline has passed; `ended` once, with the reason. All work is charged
+    to `turns`. `may_wait` is asked whether so many bytes may wait for the peer to read them. `partial` is passed the
+    size of a message that is still incomplete; it raises to end the connection if that is too much.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ClientLine:
     async def connect(
         self, host: str, port: int, path: str, tls: ssl.SSLContext | None, below: tuple[str, ...] = ()
     ) -> None:
-        """Connect by TCP, or to a unix socket where there is no host (see `found_below`); PeerLost says why not."""
+        """Connect over TCP, or to a unix socket if there is no host (see `found_below`); raises PeerLost."""
         loop = asyncio.get_running_loop()
         where = f"{host}:{port}" if host else path
         try:
@@ -116,11 +116,11 @@ class ClientLine:
         self.wake()
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Go on inside TLS, on the same connection; PeerLost says why not."""
+        """Switch the connection to TLS; raises PeerLost if that fails."""
         plain = self._transport
         assert plain is not None
         if plain.is_closing():
-            # uvloop would begin all the same, fail unseen in a callback of its own, and wait for an answer.
+            # uvloop would start the handshake anyway, fail unnoticed in one of its callbacks, and keep waiting.
             raise PeerLost("TLS: the connection ended before the handshake")
         self._shaking = True
         try:
@@ -134,7 +134,7 @@ class ClientLine:
             self._shaking = False
         self._transport = cast(asyncio.Transport, made)
         if self._transport.is_closing():
-            # Closed in order, which is no error to asyncio.
+            # A clean close by the peer, which asyncio does not report as an error.
             self._why = PeerLost("TLS: the connection ended during the handshake")
             raise self._why
         self._runner.connection_made(self._transport)
@@ -155,11 +155,11 @@ class ClientLine:
             self._why = error
             raise
         except MillraceError as error:
-            # What the graph refuses is the end of this connection too, and no bug.
+            # Refused by the graph: that ends this connection too, but is not a bug.
             self._why = error
             raise RemoteProtocolError(str(error)) from None
         except Exception:
-            # A bug of ours, which the runner logs.
+            # A bug in the daemon; the runner logs it.
             self._why = PeerLost("ended by an internal error; the daemon's log has it")
             raise
 
@@ -168,7 +168,7 @@ class ClientLine:
         return self._core.data_to_send()
 
     def next_timeout(self) -> HostNs | None:
-        """See `Connection`. A handshake has a deadline of its own."""
+        """See `Connection`. The TLS handshake has its own timeout."""
         return None if self._shaking else self._core.next_timeout()
 
     def handle_timeout(self, now_ns: HostNs) -> None:
@@ -188,26 +188,26 @@ class ClientLine:
         return may
 
     def broke(self, error: Exception) -> None:
-        """It is about to end otherwise than in order."""
+        """The connection is about to end because of `error`, not by a clean close."""
         if isinstance(self._why, Closed):
             self._why = PeerLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}")
 
     def closed(self) -> bool:
-        """See `Connection`. During a handshake `start_tls` says what went wrong."""
+        """See `Connection`. During a TLS handshake, `start_tls` reports the failure instead."""
         if not self._shaking:
             self._ended(self._why)
         return True
 
     def violated(self, error: RemoteProtocolError) -> None:
-        """See `Connection`: `ended` is told when it is closed."""
+        """See `Connection`. Nothing to do: `ended` is called once the connection is closed."""
 
     def close(self) -> None:
-        """Close the connection; `ended` hears of it. What has come and was not taken yet is not taken any more."""
+        """Close the connection and have `ended` called. Data received but not yet processed is dropped."""
         self.closing = True
         if self._transport is None:
             return
         if self._shaking:
-            # The handshake is about to begin, in a callback that needs the connection.
+            # The handshake may be about to start, in a callback that needs the transport: abort only after it.
             asyncio.get_running_loop().call_soon(self._transport.abort)
         else:
             self._transport.abort()

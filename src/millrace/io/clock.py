@@ -1,4 +1,4 @@
-"""The one place that reads time."""
+"""The only place that reads the time."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ def wall_ns() -> int:
 
 
 worked_ns: Callable[[], HostNs] = time.thread_time_ns
-"""What this thread has computed: time in which it waited, for the processor too, does not count."""
+"""CPU time of this thread. Time spent waiting, including for a processor, does not count."""

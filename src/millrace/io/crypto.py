@@ -1,4 +1,4 @@
-"""What SPICE and VNC want of cryptography: it needs randomness, so it is an effect."""
+"""The cryptography of SPICE, VNC and TLS. It needs randomness and files, so it belongs to io/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPICE_KEY_BITS = 1024
 
 
 def spice_ticket(key_der: bytes, password: str) -> bytes:
-    """The password and a NUL under RSA-OAEP with SHA-1, as SPICE's link wants it; 128 bytes."""
+    """The password and a NUL, encrypted with RSA-OAEP and SHA-1 as the SPICE link requires; 128 bytes."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import padding
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -33,7 +33,7 @@ def spice_ticket(key_der: bytes, password: str) -> bytes:
 
 
 def vnc_answer(challenge: bytes, password: str) -> bytes:
-    """RFC 6143, section 7.2.2: the challenge under DES, whose key is the password with each byte's bits reversed."""
+    """RFC 6143, section 7.2.2: the challenge under DES. The key is the password with the bits of each byte reversed."""
     from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
     from cryptography.hazmat.primitives.ciphers import Cipher, modes
 
@@ -45,16 +45,17 @@ def vnc_answer(challenge: bytes, password: str) -> bytes:
 
 
 def _take_private_authorities(context: ssl.SSLContext) -> None:
-    """Accept what people's own authorities sign, as OpenSSL, curl and browsers do.
+    """Accept certificates signed by private authorities, as OpenSSL, curl and browsers do.
 
-    Python 3.13 verifies by RFC 5280 to the letter (VERIFY_X509_STRICT), and refuses an authority without a key usage or
-    a certificate without an authority key identifier: what the usual `openssl req -x509` and `openssl x509 -req` make.
+    Python 3.13 follows RFC 5280 to the letter (VERIFY_X509_STRICT). It refuses an authority without a key usage, and a
+    certificate without an authority key identifier, which is what the usual `openssl req -x509` and `openssl x509 -req`
+    produce.
     """
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
 
 
 def client_tls(ca_file: str, cert: str = "", key: str = "") -> ssl.SSLContext:
-    """TLS that trusts `ca_file`, or else the system's authorities, and shows `cert`; ConfigError if a file is bad."""
+    """TLS that trusts `ca_file`, or else the system's authorities, and presents `cert`; ConfigError for a bad file."""
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
     except (OSError, ssl.SSLError) as error:
@@ -74,7 +75,7 @@ _trusting: dict[str, tuple[_Stamp, ssl.SSLContext]] = {}
 
 
 def _stamp(ca_file: str) -> _Stamp:
-    """What changes when the authorities do."""
+    """A fingerprint of the CA files, to notice when they change."""
     paths = ssl.get_default_verify_paths()
     found = []
     for path in (ca_file,) if ca_file else (paths.cafile, paths.capath):
@@ -85,7 +86,7 @@ def _stamp(ca_file: str) -> _Stamp:
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:
-    """`client_tls`, made once as long as its file is the same: to read the system's authorities takes 60 ms."""
+    """`client_tls`, cached until the CA file changes: loading the system's authorities takes 60 ms."""
     stamp, made = _stamp(ca_file), _trusting.get(ca_file)
     if made is None or made[0] != stamp:
         made = _trusting[ca_file] = stamp, client_tls(ca_file)
@@ -93,7 +94,7 @@ def trusting(ca_file: str) -> ssl.SSLContext:
 
 
 def server_tls(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
-    """TLS of a server; with `client_ca`, clients may show a certificate that it has signed."""
+    """A server's TLS. With `client_ca`, clients may present a certificate signed by it."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(cert, key)
@@ -110,7 +111,7 @@ def server_tls(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
 
 
 def names_in(certificate: dict[str, Any]) -> set[str]:
-    """The names in a peer's certificate, as `SSLSocket.getpeercert` shows it: alternative ones, and the common name."""
+    """The names in a peer's certificate (from `SSLSocket.getpeercert`): its alternative names and its common name."""
     names = {str(value) for _, value in certificate.get("subjectAltName", ())}
     for part in certificate.get("subject", ()):
         names |= {str(value) for kind, value in part if kind == "commonName"}

@@ -1,4 +1,4 @@
-"""Runs a session of datagrams on one socket: who sent each, and to whom each goes, is the session's matter."""
+"""Runs a datagram session on one socket. The session handles the addresses."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger("millrace.io")
 
 
 class DatagramRunner(asyncio.DatagramProtocol):
-    """Mutate, drain, arm one timer.
+    """Feeds the session, writes its output, and arms one timer.
 
-    `after` is called when the session has taken something or a deadline has passed, and before its answer goes out;
-    `ended` once, with why, unless `close` was called.
+    `after` is called when the session has taken a datagram or a deadline has passed, before its output is sent; `ended`
+    once, with the reason, unless `close` was called.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class DatagramRunner(asyncio.DatagramProtocol):
         self._timer = TimerRunner(self, asyncio.get_running_loop())
         self._full = False
         self.lost = 0
-        """Datagrams for which there was no room, on our side already."""
+        """Datagrams dropped here because the send buffer was full."""
 
     async def start(self, sock: socket.socket) -> None:
-        """Run on a socket that is bound (io/listeners.py), which it owns from now on."""
+        """Run on a bound socket (io/listeners.py), and take ownership of it."""
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=sock)
         self._transport = transport
         self.flush()
@@ -50,11 +50,11 @@ class DatagramRunner(asyncio.DatagramProtocol):
         self._step(lambda: self._wire.receive(Datagram(data, addr), now_ns()))
 
     def error_received(self, exc: Exception) -> None:
-        """See asyncio: nobody was there for one that was sent. Who that is comes with no name here."""
+        """See asyncio: a datagram could not be delivered. The error does not say to which address."""
         log.debug("a datagram came back: %s", exc)
 
     def pause_writing(self) -> None:
-        """See asyncio: the kernel takes no more for now."""
+        """See asyncio: the send buffer is full."""
         self._full = True
 
     def resume_writing(self) -> None:
@@ -78,7 +78,7 @@ class DatagramRunner(asyncio.DatagramProtocol):
                 self._after()
         except Exception as error:
             if not isinstance(error, MillraceError):
-                # A bug of ours must cost at most the session that met it.
+                # A bug in the daemon must cost at most this session.
                 log.exception("a session of datagrams ended by an internal error")
             self.close()
             self._ended(error)
@@ -86,7 +86,7 @@ class DatagramRunner(asyncio.DatagramProtocol):
             self.flush()
 
     def flush(self) -> None:
-        """Write what the session has to say."""
+        """Send the session's pending datagrams."""
         if self._transport is None:
             return
         for payload, address in self._wire.data_to_send():

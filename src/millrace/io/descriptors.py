@@ -1,4 +1,4 @@
-"""Descriptors with one owner: what was not given away is closed when the block ends, however it ends."""
+"""File descriptors with a single owner: those not handed over are closed at the end of the `with` block."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Descriptors:
             os.close(self._fds.popleft())
 
     def add(self, fd: int) -> None:
-        """Own this one too."""
+        """Take ownership of another descriptor."""
         self._fds.append(fd)
 
     def give(self) -> int:
-        """The first, which is the caller's from now on."""
+        """Hand over the first one: the caller owns it from now on."""
         return self._fds.popleft()
 
     def give_all(self) -> tuple[int, ...]:
-        """All of them."""
+        """Hand over all of them."""
         given = tuple(self._fds)
         self._fds.clear()
         return given

@@ -1,4 +1,4 @@
-"""Sockets over which file descriptors are sent: asyncio's own transports can't."""
+"""Streams over unix sockets that also carry file descriptors, which asyncio's own transports can't send."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ from millrace.wire.contract import Session
 log = logging.getLogger("millrace.io")
 RECEIVE_BYTES = 64 * 1024
 STEP_BYTES = 4 * 1024
-"""What is read and parsed in one step, where there are others whose turn may come."""
+"""How much is read and parsed in one step when other connections share the turns."""
 FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Outgoing:
-    """What has been said and has not gone out yet. A value: its descriptors go along by their own way."""
+    """Output that has not been sent yet. A plain value; its descriptors are handed over separately."""
 
     chunks: deque[Chunk] = field(default_factory=deque)
     begun: bool = False
-    """The other side has a part of the first."""
+    """Part of the first chunk has been sent."""
 
 
 class FdStream:
     """Runs one core on one connected unix socket, which it owns.
 
-    It goes on from what another had `outgoing`, when it is flushed: the other side may have lost the right to be told.
+    With `outgoing` it continues another stream's output, but sends none of it before the first flush: the peer may have
+    lost the right to receive it.
 
-    `after` is called when the core has taken bytes, or a deadline has passed, and before its answer goes out; `ended`
-    once, with why: nothing more is read. Descriptors that come in go to `take_fds`; without it the kernel drops them.
-    `last_word` has the core say why to a side that is sent away; the connection stays until that is read, for
-    `FAREWELL_S` at most. `gone` is called when it is closed, in whatever way. `may_wait` is asked whether so many bytes
-    may wait for the other side to read them, and told when none do. `whose` is the guest and door, for the log.
+    `after` is called when the core has taken bytes or a deadline has passed, before the core's output is sent; `ended`
+    once, with the reason, when nothing more is read. Received descriptors go to `take_fds`; without it the kernel drops
+    them. When a peer is disconnected, `last_word` has the core send the reason, and the socket stays open until that
+    has been sent, for `FAREWELL_S` at most. `gone` is called when the socket is closed, for whatever reason. `may_wait`
+    is asked whether that many bytes may wait for the peer to read them, and called with 0 when none do any more.
+    `whose` names the guest and door in the log.
     """
 
     first = False
@@ -69,17 +71,17 @@ class FdStream:
         self._whose, self._gone = whose, gone
         self._step = RECEIVE_BYTES if turns is None else STEP_BYTES
         self.turns = turns or Turns()
-        """The guest at whose expense it is read."""
+        """The turns of the guest that is charged for the work."""
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
         self._take_fds, self._last_word, self._may_wait = take_fds, last_word, may_wait
         self.sender: SenderIdentity | None = None
-        """Finds out which program speaks, if that matters."""
+        """Identifies the program that writes, if that matters."""
         self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
         self._out = outgoing or Outgoing()
         self._writing = False
         self._farewell: asyncio.TimerHandle | None = None
-        """Runs from when it was ended: only what was said until then still goes out."""
+        """Set once the stream is being closed: only output queued before that is still sent."""
         self._unsent = _bytes_of(self._out)
         self._timer = TimerRunner(self, self._loop)
         sock.setblocking(False)
@@ -127,7 +129,7 @@ class FdStream:
         self._run(lambda: self._core.receive(self._buffer[:size], now_ns()))
 
     def next_timeout(self) -> HostNs | None:
-        """See `Timed`: the core's, while it is listened to."""
+        """See `Timed`: the core's deadline, as long as the stream is read."""
         listening = self._farewell is None and self._sock.fileno() >= 0
         return self._core.next_timeout() if listening else None
 
@@ -137,14 +139,14 @@ class FdStream:
             self._run(lambda: self._core.handle_timeout(now_ns))
 
     def _run(self, step: Callable[[], None]) -> None:
-        """Have the core take something, and write what it has to say to that."""
+        """Run a step of the core, then send its output."""
         try:
             step()
             self._after()
         except MillraceError as error:
             self._send_away(error)
         except Exception as error:
-            # A bug of ours must cost at most the connection that met it.
+            # A bug in the daemon must cost at most this connection.
             log.exception("%s: connection ended by an internal error", self._whose)
             self._send_away(error)
         else:
@@ -159,12 +161,12 @@ class FdStream:
         return len(data)
 
     def flush_soon(self) -> None:
-        """Write what the core has to say, when all that is said now has been said and it has its turn."""
+        """Send the core's output at the guest's next turn, so that messages queued until then go out together."""
         self._flush_due = True
         self.turns.wait(self)
 
     def flush(self) -> None:
-        """Write what the core has to say."""
+        """Send the core's output."""
         for chunk in self._core.data_to_send():
             self._out.chunks.append(chunk)
             self._unsent += len(chunk.data)
@@ -210,7 +212,7 @@ class FdStream:
             self._loop.add_writer(self._sock, self._write)
 
     def _too_much(self) -> None:
-        """The other side does not read. If it goes on with what it has a part of, it learns why there is no more."""
+        """The peer does not read. Drop its backlog, so that it gets at least the reason if it reads on."""
         unread = self._unsent
         if self._farewell is not None:
             self.close()
@@ -221,7 +223,7 @@ class FdStream:
             self._send_away(BudgetError(f"{unread} bytes were left unread"))
 
     def forget(self) -> None:
-        """Drop what has not gone out, but for the message of which the other side has a part."""
+        """Drop unsent output, except for a message that has been sent in part: the peer needs the rest of that."""
         out = self._out
         begun = [out.chunks.popleft()] if out.begun else []
         for chunk in (*out.chunks, *self._core.data_to_send()):
@@ -230,7 +232,7 @@ class FdStream:
         self._unsent = _bytes_of(out)
 
     def _send_away(self, why: Exception) -> None:
-        """End it for what the other side has done, and tell it."""
+        """End the connection because of something the peer did, and send it the reason."""
         if self._last_word is None:
             self._end(why)
         elif self._farewell is None and self._sock.fileno() >= 0:
@@ -239,7 +241,7 @@ class FdStream:
             self._ended(why)
 
     def finish(self) -> None:
-        """Read no more, and close when what has been said is read, or was not in time; `ended` is not called."""
+        """Stop reading, and close once the pending output is sent, or after `FAREWELL_S`; `ended` is not called."""
         if self._farewell is not None or self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)
@@ -247,7 +249,7 @@ class FdStream:
         self.flush()
 
     def _end(self, why: Exception) -> None:
-        """There is nobody to tell."""
+        """End the connection without a farewell: the peer is gone or can't be told."""
         if self._sock.fileno() >= 0:
             ended = self._farewell is not None
             self.close()
@@ -264,7 +266,7 @@ class FdStream:
             self._gone()
 
     def hand_on(self) -> tuple[socket.socket, Outgoing]:
-        """Let go of a socket that is open: another goes on with it, and with what has not gone out. Nobody is told."""
+        """Release the open socket and the unsent output, for another stream to continue. No callback is called."""
         self._stop()
         return socket.socket(fileno=self._sock.detach()), self._out
 
@@ -282,7 +284,7 @@ def _bytes_of(out: Outgoing) -> int:
 
 
 def _given(chunk: Chunk) -> None:
-    """The other side has its descriptors, or never will."""
+    """Close a chunk's descriptors once they were sent, or never will be."""
     if chunk.give:
         for fd in chunk.fds:
             os.close(fd)

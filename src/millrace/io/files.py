@@ -1,4 +1,4 @@
-"""Files written whole: a reader finds all of it, or what was there before. And files of users, read with care."""
+"""Atomic file writes: a reader sees either the old contents or the new. Also careful reading of users' files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millrace.errors import ConfigError, OutputLost
 
 
 def read_secret(path: Path, what: str) -> str:
-    """One line of text from a file that nobody else can read; ConfigError says what is wrong with it."""
+    """One line of text from a file that only its owner can read; ConfigError says what is wrong with it."""
     try:
         if path.stat().st_mode & 0o077:
             raise ConfigError(f"{path}: others can read this {what} file; run chmod 600 {path}")
@@ -26,7 +26,7 @@ def read_secret(path: Path, what: str) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A configuration; ConfigError says where it can't be understood."""
+    """Read a configuration file; ConfigError says where it is invalid."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -38,10 +38,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` into `path`; OutputLost where that can't be, and then a file that was there is as it was."""
+    """Replace the contents of `path` by `data`. On failure, raises OutputLost and leaves an existing file as it was."""
     try:
         if path.exists() and not path.is_file():
-            # A device or a pipe: there is nothing to keep, and its name is not ours to take.
+            # A device or a pipe: it has no contents to preserve, and must not be replaced by a file.
             path.write_bytes(data)
             return
         beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")

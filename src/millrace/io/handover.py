@@ -1,4 +1,4 @@
-"""A private unix socket on which other programs hand us descriptors, each with one line of JSON."""
+"""A private unix socket on which other programs hand over descriptors, each with one line of JSON."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FDS_MAX = 4
 PATIENCE_S = 5.0
 WAITING_MAX = 64
 Take = Callable[[dict[str, Any], int], dict[str, Any]]
-"""(request, descriptor) to the answer. The descriptor is closed after that: what keeps it keeps a copy."""
+"""(request, descriptor) to the answer. The descriptor is closed afterwards: to keep it, duplicate it."""
 
 
 class Handover:
-    """Serves `path`, to this user and root."""
+    """Serves `path` to this user and root."""
 
     def __init__(self, path: Path, take: Take, listeners: Listeners) -> None:
         self._path, self._take = path, take
@@ -62,7 +62,7 @@ class Handover:
         try:
             with Descriptors(fds):
                 answer = self._answer(data, fds)
-            # The one that asked may have gone; what was handed over stays.
+            # The requester may be gone; what it handed over stays.
             with contextlib.suppress(OSError):
                 sock.send(json.dumps(answer).encode() + b"\n")
         finally:
@@ -80,7 +80,7 @@ class Handover:
         except MillraceError as error:
             return {"error": str(error)}
         except Exception:
-            # A bug of ours must cost at most the connection that met it.
+            # A bug in the daemon must cost at most this connection.
             log.exception("a descriptor is refused by an internal error")
             return {"error": "an internal error; the daemon's log has it"}
 
@@ -101,7 +101,7 @@ class Handover:
 
 
 class _Waiting:
-    """A connection that has handed nothing over yet, as `PendingConnections` sees it."""
+    """A connection that has not handed over anything yet, in the form that `PendingConnections` takes."""
 
     def __init__(self, sock: socket.socket, drop: Callable[[socket.socket], None]) -> None:
         self._sock, self._drop = sock, drop

@@ -1,6 +1,6 @@
-"""Listening: only this file binds sockets, and only what it accepts comes in, so that nothing uses up the descriptors.
+"""Listening sockets. All binding and accepting happens in this file, so that connections can't use up all descriptors.
 
-Sockets are private by default, and never made on top of a living one.
+Unix sockets are private by default, and never replace one that is in use.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from millrace.io.turns import Turns
 
 log = logging.getLogger("millrace.io")
 RESERVE = 64
-"""Descriptors kept free of connections: for files, machines, and streams of those that are in."""
+"""Descriptors reserved for other uses than new connections: files, machines, and streams of logged-in clients."""
 BACK_OFF_S = 0.5
 GONE_S = 300
-"""The connections of a host that has gone without a word end after that; one that slept for a while goes on."""
+"""Connections end this long after their host vanished without closing them. A host that only slept may continue."""
 HANDSHAKE_S = 10.0
 BACKLOG = 1024
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -41,12 +41,12 @@ MakeProtocol = Callable[[], asyncio.BaseProtocol]
 
 
 def descriptors() -> int:
-    """How many descriptors this process may have."""
+    """How many descriptors this process may open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class Listeners:
-    """The connections of all listening sockets of one daemon that have not logged in yet."""
+    """The listening sockets of one daemon, and their connections that have not logged in yet."""
 
     def __init__(self) -> None:
         self.pending = PendingConnections()
@@ -63,29 +63,29 @@ class Listeners:
         self._timer.rearm()
 
     def take(self, sock: socket.socket, turns: Turns, take: Take) -> Acceptor:
-        """Hand each connection to `take`, which reports it to `pending`."""
+        """Pass each connection to `take`, which must report it to `pending`."""
         return Acceptor(sock, self.pending, turns, take)
 
     def serve(
         self, sock: socket.socket, turns: Turns, make: MakeProtocol, tls: ssl.SSLContext | None = None
     ) -> Acceptor:
-        """Run a protocol on each connection. It is pending until it has logged in."""
+        """Run a protocol on each connection, which is pending until it has logged in."""
         return Acceptor(sock, self.pending, turns, Joining(self, make, tls).take)
 
     def serve_cores(self, sock: socket.socket, turns: Turns, make: Make, watch: Watch, whose: str) -> Acceptor:
-        """Run a sans-IO core on each connection: it is in when the core knows its program. `whose` is for the log."""
+        """Run a sans-IO core on each connection, which is pending until the core is `known`. `whose` is for the log."""
         entered, gone = self.pending.enter, self.pending.left
         return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch, whose))
 
     def stop(self) -> None:
-        """The daemon ends."""
+        """The daemon is shutting down."""
         self._timer.stop()
 
 
 class Acceptor:
-    """Takes connections from one listening socket, which it owns, one in a step and at its guest's expense.
+    """Accepts connections on one listening socket, which it owns: one per step, charged to its guest.
 
-    Without that a thousand connections made at once would all be looked at before anything else goes on.
+    Otherwise a thousand simultaneous connections would all be handled before anything else could run.
     """
 
     first = False
@@ -100,7 +100,7 @@ class Acceptor:
 
     @property
     def address(self) -> Any:
-        """Where it listens."""
+        """The address it listens on."""
         return self._listener.getsockname()
 
     def _listen(self) -> None:
@@ -126,7 +126,7 @@ class Acceptor:
             sock, _ = self._listener.accept()
         except OSError as error:
             if error.errno in _SHORT and not self._pending.make_room():
-                # The listener stays readable: without a pause the loop would do nothing else.
+                # The listener stays readable, so without a pause the loop would spin.
                 log.error("can't accept connections: %s", error.strerror)
                 self._loop.remove_reader(self._listener)
                 self._resume = self._loop.call_later(BACK_OFF_S, self._listen)
@@ -138,10 +138,11 @@ class Acceptor:
             sock.close()
 
     def _room_for(self, sock: socket.socket) -> bool:
-        """The lowest free number is given to each descriptor: a high one says that those below are taken.
+        """Whether `sock` may stay. If descriptors run short, pending connections are closed to make room.
 
-        Then one goes for each that comes, for a while: it leaves a low number free, which says nothing. At a
-        high one two go, so that it does not get worse.
+        The kernel assigns the lowest free number, so a high one means that nearly all below are taken. From then on,
+        for the next `RESERVE` connections, each new one displaces a pending one: that frees a low number, so the number
+        of the next connection says nothing about the shortage. A high number displaces two, to gain ground.
         """
         limit, pending = descriptors(), self._pending
         near = sock.fileno() >= limit - min(RESERVE, limit // 4)
@@ -159,7 +160,7 @@ class Acceptor:
         return room
 
     def close(self) -> None:
-        """Take no more. Connections go on."""
+        """Stop listening. Accepted connections continue."""
         if self._resume is not None:
             self._resume.cancel()
         if self._listener.fileno() >= 0:
@@ -168,7 +169,7 @@ class Acceptor:
 
 
 class Joining:
-    """Connections on their way from the acceptor to their protocols, through TLS where there is some."""
+    """Takes connections from the acceptor to their protocols, through the TLS handshake if there is one."""
 
     def __init__(self, listeners: Listeners, make: MakeProtocol, tls: ssl.SSLContext | None) -> None:
         self._listeners, self._make, self._tls = listeners, make, tls
@@ -192,7 +193,7 @@ class Joining:
                 self._make, sock, ssl=self._tls, ssl_handshake_timeout=timeout
             )
         except OSError as error:
-            # A stranger that can't do TLS, or has gone.
+            # A client that can't do TLS, or has disconnected.
             log.debug("a connection ended before it began: %s", error)
             sock.close()
             return
@@ -205,7 +206,7 @@ class Joining:
 
 
 class Handshake:
-    """A connection that has no transport yet, as `PendingConnections` sees it."""
+    """A connection that has no transport yet, in the form that `PendingConnections` takes."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -216,19 +217,19 @@ class Handshake:
         return self._sock.fileno() < 0
 
     def abort(self) -> None:
-        """See `PendingConnection`: the handshake fails at once, and what has none is not begun."""
+        """See `PendingConnection`: a TLS handshake fails at once; without TLS the protocol is not started."""
         self.aborted = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
 
-# -- binding: private by default, never on top of a living one ----------------------------------
+# -- binding: private by default, never replacing a socket in use -------------------------------
 
 
 def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.socket:
-    """A unix socket at `path`, taking the place of a dead one; ConfigError if one lives there.
+    """A listening unix socket at `path`. Replaces a stale one; ConfigError if something listens there.
 
-    With `watched` the kernel says of each message who wrote it: see io/senderidentity.py.
+    With `watched`, the kernel reports the writer of each message: see io/senderidentity.py.
     """
     if len(os.fsencode(path)) > 107:
         raise ConfigError(f"the socket path {path} is too long (107 bytes at most); use a shorter XDG_RUNTIME_DIR")
@@ -268,9 +269,10 @@ def _clear_dead(path: Path) -> None:
 
 
 def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of `host`, on one port; OSError where there is none.
+    """Sockets that listen on every address of `host`, all on the same port; OSError if there is no address.
 
-    '' and '::' are all addresses of both families, a socket each: an IPv4 peer then is one, and no mapped IPv6 one.
+    '' and '::' mean all addresses of both families, with one socket each, so that IPv4 peers have IPv4 addresses rather
+    than mapped IPv6 ones.
     """
     everywhere = host in ("", "::")
     infos = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if everywhere else _resolved(host)
@@ -280,7 +282,7 @@ def bind_tcp(host: str, port: int) -> list[socket.socket]:
         try:
             made.append(_bound(family, address, made[0].getsockname()[1] if made else port))
         except OSError as error:
-            # A host without one of the families has none of its addresses; any other reason counts.
+            # This host may lack one of the address families; any other error counts.
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 close_all(made)
                 raise
@@ -291,13 +293,13 @@ def bind_tcp(host: str, port: int) -> list[socket.socket]:
 
 
 def bind_udp(host: str, port: int) -> socket.socket:
-    """A socket for datagrams at the first address of `host`; OSError where there is none."""
+    """A datagram socket at the first address of `host`; OSError if there is none."""
     family, address = _resolved(host)[0]
     return _bound(family, address, port, socket.SOCK_DGRAM)
 
 
 def is_here(address: str) -> bool:
-    """Whether it is an address of this host: no other can be bound."""
+    """Whether it is one of this host's addresses: only those can be bound."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -308,7 +310,7 @@ def is_here(address: str) -> bool:
 
 
 def close_all(sockets: list[socket.socket]) -> None:
-    """Close them."""
+    """Close the sockets."""
     for one in sockets:
         one.close()
 
@@ -322,7 +324,7 @@ def _resolved(host: str) -> list[tuple[int, str]]:
 
 
 def _scoped(address: tuple[Any, ...]) -> str:
-    """A link's own address is nothing without its link."""
+    """The address as text, with its scope: a link-local address is useless without its interface."""
     host = str(address[0])
     return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
 

@@ -1,4 +1,4 @@
-"""What the operating system knows of this thread, and of other processes."""
+"""The operating system's view of this thread, and of other processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from millrace.units import HostNs
 
 
 def run_delay_ns() -> HostNs:
-    """How long this thread has waited for a processor (proc(5), schedstat); 0 where that is not known."""
+    """How long this thread has waited for a processor (proc(5), schedstat); 0 if unknown."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -17,7 +17,7 @@ def run_delay_ns() -> HostNs:
 
 
 def computed_ns() -> HostNs:
-    """How long this thread has computed."""
+    """This thread's CPU time."""
     return time.thread_time_ns()
 
 

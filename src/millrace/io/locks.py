@@ -1,4 +1,4 @@
-"""Locks on files: what one process at a time may use. They end with their process, however that ends."""
+"""File locks, for things that one process at a time may use. The kernel releases them when the process ends."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from millrace.errors import ConfigError
 
 
 class FileLock:
-    """Held from when it is made until `release`."""
+    """A lock, held from construction until `release`."""
 
     def __init__(self, path: Path, taken: str) -> None:
-        """ConfigError where it can't be had: `taken` says so if another process has it, and what to do."""
+        """Raises ConfigError if it can't be locked; `taken` is the message if another process holds it."""
         self._path = path
         self._descriptor = -1
         while self._descriptor < 0:
@@ -24,13 +24,13 @@ class FileLock:
                 raise ConfigError(f"{taken} (process {self._holder()} holds {path})") from None
             except OSError as error:
                 raise ConfigError(f"{path} can't be locked: {error.strerror}") from None
-        # Only for the message above: on a full disk it is left empty, and the lock is held all the same.
+        # Only for the message above: on a full disk the file stays empty, and the lock is held all the same.
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def _locked(self) -> int:
-        """The locked file, or −1 where it was taken away between opening and locking."""
+        """The locked file, or −1 if it was removed or replaced between opening and locking."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,7 +53,7 @@ class FileLock:
             return "?"
 
     def release(self) -> None:
-        """Let go. The file stays: to remove a lock's file would let two in."""
+        """Release the lock. The file stays: if it were removed, two processes could hold the lock at once."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

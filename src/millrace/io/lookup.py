@@ -1,8 +1,9 @@
-"""Files at paths that others chose, looked up step by step.
+"""Looks up files at untrusted paths, component by component.
 
-What lies at a path may be on a file system of a user's own (io/mounts.py). To look into one of its folders, to follow a
-link there or to connect to a socket is to ask it; to open a file with O_PATH by its name in a folder that may be asked
-is not. So each step is made with what the last one found, and the mount that it leads to is known before the next.
+A path may lead onto a user's own file system (FUSE, see io/mounts.py). Looking into a directory there, following a link
+or connecting to a socket makes a request to that file system, which may never answer. Opening a name with O_PATH in a
+directory that is safe does not. So each step starts from the descriptor that the last one found, and the mount is
+checked before anything else is asked of it.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from contextlib import ExitStack, contextmanager, suppress
 from millrace.io.mounts import are_known, is_proc, may_be_asked, mount_number
 
 LINKS_MAX = 40
-"""As the kernel has it, path_resolution(7)."""
+"""The kernel's own limit, path_resolution(7)."""
 _NEVER = "some user's program answers for that file system (FUSE), and may never; put the socket on another"
 _LOOK = os.O_PATH | os.O_CLOEXEC
 TrustsLink = Callable[[os.stat_result], bool]
 
 
 class _Walk:
-    """A way from the root, or from here, to one file."""
+    """A walk from the root, or from the current directory, to one file."""
 
     def __init__(self, path: str, trusts_link: TrustsLink, foreign: bool) -> None:
-        """With `foreign` it may lead into another process's mounts (/proc/PID/root)."""
+        """With `foreign`, the path may lead into another process's mounts (/proc/PID/root)."""
         self._trusts_link, self._foreign = trusts_link, foreign
         self._names = deque(path.split("/"))
         self.links = self._pid = 0
         self.at = os.open("/" if path.startswith("/") else ".", _LOOK)
 
     def close(self) -> None:
-        """Let go of where it is."""
+        """Close the current descriptor."""
         os.close(self.at)
 
     def go(self) -> None:
-        """To the end; OSError says why not. What `at` is then may be asked."""
+        """Walk to the end; raises OSError. Afterwards it is safe to make requests to what `at` refers to."""
         while self._names:
             name = self._names.popleft()
             if name not in ("", "."):
@@ -58,7 +59,7 @@ class _Walk:
             os.close(found)
 
     def _opened(self, name: str, more: bool) -> int:
-        # What is looked for as a folder is mounted first where it is not yet (autofs).
+        # O_DIRECTORY triggers an automount (autofs), so that the mounted directory is found.
         if more:
             with suppress(NotADirectoryError):
                 return os.open(name, _LOOK | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=self.at)
@@ -83,8 +84,8 @@ class _Walk:
         self._names.extendleft(reversed(target.split("/")))
 
     def _jump(self, name: str) -> None:
-        """A link that leads to the file itself, whatever its text says: into other mounts, where the same names mean
-        something else."""
+        """Follow a magic link in /proc. It leads to the file itself, whatever its text says, and possibly into another
+        mount namespace, where the same names mean something else."""
         if not self._foreign:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         found = os.open(name, _LOOK, dir_fd=self.at)
@@ -116,12 +117,12 @@ def _any_link(status: os.stat_result) -> bool:
 
 
 def _our_link(status: os.stat_result) -> bool:
-    """Made by root or by this user: a guest that may write where its folder lies makes it no other folder."""
+    """Whether root or this user made it. Otherwise a guest that can write to its folder's parent could redirect it."""
     return status.st_uid in (0, os.getuid())
 
 
 def _real_folders(folders: tuple[str, ...]) -> list[str]:
-    """What they are now; one that is not there has nothing in it."""
+    """The folders with links resolved; missing ones are left out."""
     found = []
     for folder in folders:
         with suppress(OSError), _walked(folder, _our_link, foreign=False) as walk:
@@ -132,10 +133,10 @@ def _real_folders(folders: tuple[str, ...]) -> list[str]:
 
 @contextmanager
 def found_below(path: str, folders: tuple[str, ...]) -> Iterator[str]:
-    """A path to open instead of `path`: the very file that is there now, and only if it lies in one of `folders`.
+    """Yields a path to open instead of `path`: it refers to the file that is there now, if it is in one of `folders`.
 
-    Links are followed first and what they lead to is judged then, so none can be changed in between. Whatever lies
-    elsewhere is not there (OSError), whether it exists or not. Without folders any path will do.
+    Links are followed first, and the file found is checked, so no link can be changed in between. A file elsewhere is
+    reported as missing (OSError), whether it exists or not. Without folders any path is accepted.
     """
     if not folders and (path.startswith("\0") or not are_known()):
         yield path
@@ -147,7 +148,7 @@ def found_below(path: str, folders: tuple[str, ...]) -> Iterator[str]:
             if folders and not _is_below(_name_of(walk.at), _real_folders(folders)):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
-            # Why not is told of what was named, and not of where a link led.
+            # Details are given only about the path as named, not about where a link led.
             if not folders or not walk.links:
                 raise
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error

@@ -1,4 +1,4 @@
-"""Runs a session of whole messages where writing one may have to wait, as to a WebSocket of aiohttp's."""
+"""Runs a session of whole messages over a transport whose writes may block, such as an aiohttp WebSocket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Message = str | bytes
 
 
 class MessageRunner:
-    """Writes from one task, so in order. `ended` is told of the deadline that the other side has missed, once."""
+    """Writes from a single task, so in order. `ended` is called once, with the error, if the peer misses a deadline."""
 
     def __init__(
         self,
@@ -28,12 +28,12 @@ class MessageRunner:
         self._timer = TimerRunner(self, asyncio.get_running_loop())
 
     def flush(self) -> None:
-        """Something was said, or has come."""
+        """The session has received something, or has something to send."""
         self._due.set()
         self._timer.rearm()
 
     async def run(self) -> None:
-        """Write what the session has to say, until cancelled."""
+        """Write the session's messages until cancelled."""
         self.flush()
         try:
             while True:
@@ -45,7 +45,7 @@ class MessageRunner:
             self._timer.stop()
 
     def next_timeout(self) -> HostNs | None:
-        """See `Timed`: the session's."""
+        """See `Timed`: the session's deadline."""
         return None if self._over else self._wire.next_timeout()
 
     def handle_timeout(self, now_ns: HostNs) -> None:

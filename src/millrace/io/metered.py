@@ -1,4 +1,4 @@
-"""Somebody else's protocol, fed in turns: what HTTP and WebSockets cost to parse is their sender's expense."""
+"""Feeds another protocol in turns, so that parsing HTTP and WebSockets is charged to the sender."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import cast
 from millrace.io.turns import Turns
 
 STEP_BYTES = 4 * 1024
-"""What is read and parsed in one step: some hundred of the smallest messages."""
+"""How much is read and parsed in one step: several hundred of the smallest messages."""
 
 
 class Metered(asyncio.BufferedProtocol):
-    """Hands `inner` what comes, a step at a time, at the expense of `turns`; who is known gets others."""
+    """Passes data on to `inner` a step at a time, charged to `turns`; see `charge` for clients that are identified."""
 
     first = False
     _buffer = memoryview(bytearray(STEP_BYTES))
@@ -51,7 +51,7 @@ class Metered(asyncio.BufferedProtocol):
             return True
         if kept:
             self._inner.data_received(kept)
-        # aiohttp pauses its transport too, and then resumes it itself.
+        # aiohttp pauses the transport too; in that case it also resumes it.
         if not transport.is_closing() and not getattr(self._inner, "_reading_paused", False):
             transport.resume_reading()
         return True
@@ -78,7 +78,7 @@ class Metered(asyncio.BufferedProtocol):
 
 
 def charge(transport: asyncio.Transport | None, turns: Turns) -> None:
-    """From here on what comes by that connection is at the expense of `turns`."""
+    """Charge what this connection receives from now on to `turns`."""
     protocol = transport.get_protocol() if transport is not None else None
     if isinstance(protocol, Metered):
         protocol.turns = turns

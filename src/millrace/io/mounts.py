@@ -1,8 +1,8 @@
-"""Whether a file may be asked for anything at once, or some program would have to answer first.
+"""Tells whether a file is safe to access, or whether some program (FUSE) would have to answer first.
 
-A file system of a user's own (FUSE) is a program. One that does not answer holds up all that ask it, for good: not
-even SIGKILL ends that wait. So the daemon asks nothing of a file that others chose before it knows what that is on,
-which the kernel tells by itself (/proc/PID/mountinfo, proc(5)).
+A user's FUSE file system is a program. If it does not answer, every process that accesses it hangs for good: not even
+SIGKILL ends that wait. So the daemon accesses a file at an untrusted path only once it knows the file system, which the
+kernel itself reports (/proc/PID/mountinfo, proc(5)).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 
 TABLE_MAX = 256 * 1024
-"""As much is read of somebody else's mounts; flatpaks have some dozens."""
+"""The most that is read of another process's mount table; flatpaks have a few dozen mounts."""
 _THE_KERNELS_OWN = frozenset(
     ("tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "squashfs", "erofs")
 )
-"""Those that no user's program answers for, whoever mounted them. Not overlay, which may lie over another's."""
+"""File systems that the kernel serves itself, whoever mounted them. Not overlay, whose layers may be on FUSE."""
 
 
 _MOUNT = re.compile(rb"mnt_id:\s*(\d+)")
@@ -25,14 +25,14 @@ _MOUNT = re.compile(rb"mnt_id:\s*(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the table: the device (major:minor) and the kind."""
+    """One line of the mount table: the device (major:minor) and the file system type."""
 
     device: str
     kind: str
 
 
 def mount_of(number: int, table: bytes) -> Mount | None:
-    """The mount of that number, which is the whole machine's, in a process's table."""
+    """The mount with that ID in a process's table. Mount IDs are unique on the whole machine."""
     begin = (b"\n" + table).find(b"\n%d " % number)
     if begin < 0:
         return None
@@ -62,14 +62,14 @@ def _table(process: int | str) -> bytes:
 
 
 def mount_number(descriptor: int) -> int:
-    """The number of the mount that an open file is on; 0 if it can't be told."""
+    """The ID of the mount that an open file is on; 0 if unknown."""
     found = _MOUNT.search(_read(f"/proc/self/fdinfo/{descriptor}"))
     return int(found[1]) if found else 0
 
 
 @cache
 def _root() -> int:
-    """The mount that our own root is on."""
+    """The ID of the mount that this process's root is on."""
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
         return mount_number(root)
@@ -78,10 +78,10 @@ def _root() -> int:
 
 
 def may_be_asked(descriptor: int, pid: int) -> bool:
-    """Whether a file of a process's, open with O_PATH, may be asked for anything at once.
+    """Whether a file that belongs to process `pid`, open with O_PATH, is safe to access.
 
-    What is mounted where we live was mounted by root, but for FUSE; what our own root is on, we ask in any case.
-    Elsewhere anybody could have mounted it.
+    In this mount namespace, everything except FUSE was mounted by root; and the file system of our own root is accessed
+    anyway. A mount of another namespace could be anybody's, so only file systems served by the kernel are safe there.
     """
     number = mount_number(descriptor)
     if number and number == _root():
@@ -95,11 +95,11 @@ def may_be_asked(descriptor: int, pid: int) -> bool:
 
 
 def are_known() -> bool:
-    """Whether mounts can be told apart: not without /proc."""
+    """Whether mounts can be identified, which needs /proc."""
     return _root() != 0
 
 
 def is_proc(descriptor: int) -> bool:
-    """Whether an open file is one of /proc, whose links lead to files rather than to names."""
+    """Whether an open file is in /proc, whose magic links lead to files rather than to names."""
     mount = mount_of(mount_number(descriptor), _table("self"))
     return mount is not None and mount.kind == "proc"

@@ -1,4 +1,4 @@
-"""systemd's notifications (sd_notify(3)): ready, stopping, and the watchdog's sign of life."""
+"""Notifications to systemd (sd_notify(3)): ready, stopping, and the watchdog's keepalive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def notify(text: str) -> None:
-    """Tell systemd, where it listens; elsewhere nothing happens."""
+    """Notify systemd; does nothing when not started by it."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
@@ -16,5 +16,5 @@ def notify(text: str) -> None:
         try:
             sock.sendto(text.encode(), address)
         except OSError:
-            # A supervisor that is gone must not take the sound along.
+            # Losing the supervisor must not stop the sound.
             return

@@ -1,4 +1,4 @@
-"""Where things live (XDG Base Directory Specification). A process need not have a home, nor a name for its user."""
+"""File locations (XDG Base Directory Specification). A process may have no home directory, and its user no name."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from millrace.text import well_formed
 API_SOCKET, NATIVE_SOCKET, HANDOVER_SOCKET = "api.sock", "native.sock", "attach.sock"
 RUNTIME_LOCK, KEY_FILE = "lock", "key"
 RUNTIME_NAMES = frozenset({API_SOCKET, NATIVE_SOCKET, HANDOVER_SOCKET, RUNTIME_LOCK, KEY_FILE})
-"""The daemon's own files in the runtime folder, where each guest has a folder of its name too."""
+"""The daemon's own files in the runtime directory, where each guest has a directory named after it too."""
 SYSTEM_CONFIG = Path("/etc/xdg")
 TEMPORARY = Path("/tmp")
 
 
 def runtime_dir() -> Path:
-    """$XDG_RUNTIME_DIR/millrace, or a private place under /tmp for this user; ConfigError where somebody else has made
+    """$XDG_RUNTIME_DIR/millrace, or else a private directory of this user under /tmp; ConfigError if another user made
     that."""
     base = _named("XDG_RUNTIME_DIR")
     if base:
         return base / "millrace"
     path = TEMPORARY / f"millrace-{os.getuid()}"
-    # A program that answers at a socket in there is taken for this user's own daemon.
+    # Whatever answers at a socket in there is trusted as this user's own daemon.
     with suppress(FileNotFoundError):
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
@@ -34,29 +34,29 @@ def runtime_dir() -> Path:
 
 
 def state_path() -> Path:
-    """$XDG_STATE_HOME/millrace/state.db; ConfigError where there is no home to put it."""
+    """$XDG_STATE_HOME/millrace/state.db; ConfigError if there is no home directory for it."""
     return _under("XDG_STATE_HOME", ".local/state") / "millrace" / "state.db"
 
 
 def cache_dir() -> Path:
-    """$XDG_CACHE_HOME/millrace; ConfigError where there is no home to put it."""
+    """$XDG_CACHE_HOME/millrace; ConfigError if there is no home directory for it."""
     return _under("XDG_CACHE_HOME", ".cache") / "millrace"
 
 
 def config_path() -> Path:
-    """Where the configuration is looked for when none is named. Without a home, the system's place."""
+    """The default configuration file. Without a home directory, the system-wide one."""
     home = _home()
     base = _named("XDG_CONFIG_HOME") or (home / ".config" if home else SYSTEM_CONFIG)
     return base / "millrace" / "config.toml"
 
 
 def policy_path() -> Path:
-    """Where the policy's configuration is looked for."""
+    """The policy's default configuration file."""
     return config_path().with_name("policy.toml")
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file; ConfigError where this user may not even look."""
+    """Whether the file exists; ConfigError if this user has no permission to look."""
     try:
         path.stat()
     except PermissionError:
@@ -69,7 +69,7 @@ def is_there(path: Path) -> bool:
 
 
 def expanded(text: str) -> Path:
-    """A path that may begin with ~; ConfigError where there is no home."""
+    """Expand a path that may begin with ~; ConfigError if there is no home directory."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -77,7 +77,7 @@ def expanded(text: str) -> Path:
 
 
 def _named(variable: str) -> Path | None:
-    """A folder from the environment. The specification has relative ones ignored."""
+    """A directory from the environment. The specification says to ignore relative ones."""
     path = Path(well_formed(os.environ.get(variable, ""), f"{variable}:"))
     return path if path.is_absolute() else None
 

@@ -25,14 +25,14 @@ _CONTAINER = re.compile(
 def is_ours(uid: int | None) -> bool:
     """Whether a peer's user is this one or root.
 
-    In a user namespace the kernel shows every user that has no number there as one and the same (user_namespaces(7)):
-    that one proves nothing, whoever we are ourselves.
+    In a user namespace the kernel shows all users without a mapping as one overflow UID (user_namespaces(7)). That
+    UID proves nothing, even if it is our own.
     """
     return uid is not None and uid in (os.getuid(), 0) and uid != _overflow_uid()
 
 
 def _overflow_uid() -> int:
-    """The number that stands for users without one here; -1 where everybody has one."""
+    """The overflow UID, which stands for unmapped users; -1 if all users are mapped."""
     try:
         begin, outside, count = map(int, Path("/proc/self/uid_map").read_text().split()[:3])
         if (begin, outside, count) == (0, 0, 2**32 - 1):
@@ -44,7 +44,7 @@ def _overflow_uid() -> int:
 
 @contextmanager
 def _opened(path: str, folder: int | None = None) -> Iterator[int]:
-    """A file of a process's, to be looked at and not into (O_PATH): nothing there is asked or waited for."""
+    """Open a process's file with O_PATH only, which makes no request to its file system and can't hang."""
     follow = 0 if folder is None else os.O_NOFOLLOW
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC | follow, dir_fd=folder)
     try:
@@ -54,13 +54,13 @@ def _opened(path: str, folder: int | None = None) -> Iterator[int]:
 
 
 def program_of(pid: int) -> str:
-    """What a process runs: a name if the file is the system's own, else its whole path; empty if it can't be told.
+    """A process's program: a bare name if the file belongs to the system, else its full path; empty if unknown.
 
-    From proc(5), /proc/PID/exe, whose link leads to the file itself. What a process calls itself is not asked.
+    It is read from /proc/PID/exe (proc(5)), which links to the file itself. What a process calls itself is not trusted.
     """
     try:
         with _opened(f"/proc/{pid}/exe") as exe:
-            # What is no UTF-8 is shown as escapes: rules, messages and the store are made of text.
+            # Escape invalid UTF-8: rules, messages and the store hold text.
             path = os.fsencode(os.readlink(f"/proc/self/fd/{exe}")).decode(errors="backslashreplace")
             system = may_be_asked(exe, pid) and _is_the_systems(os.fstat(exe))
     except OSError:
@@ -74,9 +74,9 @@ def _is_the_systems(status: os.stat_result) -> bool:
 
 
 def _flatpak_info(pid: int) -> str:
-    """The file that flatpak puts into an application's root; OSError where there is none.
+    """The contents of the file that flatpak puts into an application's root; OSError if there is none.
 
-    It is a small regular file on one of the kernel's own file systems: what else may be there is not asked.
+    It is a small regular file on a file system that the kernel serves itself. Anything else there is not accessed.
     """
     with _opened(f"/proc/{pid}/root") as root:
         if not may_be_asked(root, pid):
@@ -89,7 +89,7 @@ def _flatpak_info(pid: int) -> str:
 
 
 def _flatpak(pid: int) -> str:
-    """The application's id, from /.flatpak-info in the process's own root, as portals read it (flatpak-run(1))."""
+    """The application's ID from /.flatpak-info in the process's root, as portals read it (flatpak-run(1))."""
     try:
         text = _flatpak_info(pid)
     except OSError:
@@ -103,7 +103,7 @@ def _flatpak(pid: int) -> str:
 
 
 def sandbox_of_cgroup(text: str) -> str:
-    """snap:NAME or container:ID from /proc/PID/cgroup (cgroups(7)); empty where it names neither."""
+    """snap:NAME or container:ID from /proc/PID/cgroup (cgroups(7)); empty if it names neither."""
     for line in text.splitlines():
         path = line.rpartition(":")[2]
         found = _SNAP.search(path)
@@ -116,7 +116,7 @@ def sandbox_of_cgroup(text: str) -> str:
 
 
 def _other_world(pid: int) -> bool:
-    """Whether a process lives in another mount namespace than this one: its files are not ours."""
+    """Whether a process is in another mount namespace, where paths mean other files."""
     try:
         return os.readlink(f"/proc/{pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
     except OSError:
@@ -124,7 +124,7 @@ def _other_world(pid: int) -> bool:
 
 
 def _cgroup(pid: int) -> str:
-    """The snap or container that a process was put into, if we are not in the same one."""
+    """The snap or container that a process runs in, unless this process runs in the same one."""
     try:
         named = sandbox_of_cgroup(Path(f"/proc/{pid}/cgroup").read_text(errors="replace")[:65536])
         return "" if named == sandbox_of_cgroup(Path("/proc/self/cgroup").read_text(errors="replace")) else named
@@ -133,16 +133,16 @@ def _cgroup(pid: int) -> str:
 
 
 def sandbox_of(pid: int) -> str:
-    """flatpak:APP, snap:NAME or container:ID; empty for a process like any other.
+    """flatpak:APP, snap:NAME or container:ID; empty for a process outside any sandbox.
 
-    A control group goes first: nobody leaves theirs, and in a container anybody can make a root as a flatpak has it.
+    The control group comes first: a process can't leave it, whereas anybody in a container can fake a flatpak's root.
     """
     return _cgroup(pid) or _flatpak(pid) or ("container:?" if _other_world(pid) else "")
 
 
 def _numbers_are_ours() -> bool:
-    """Whether /proc has the processes' numbers as the kernel tells us. It may be another PID namespace's, if somebody
-    began one and left /proc as it was: a number is somebody else's there (pid_namespaces(7))."""
+    """Whether /proc belongs to this PID namespace. If a namespace was created without remounting /proc, the PIDs in it
+    mean other processes than those that the kernel reports to us (pid_namespaces(7))."""
     try:
         return Path("/proc/self").readlink().name == str(os.getpid())
     except OSError:
@@ -150,7 +150,7 @@ def _numbers_are_ours() -> bool:
 
 
 def identity_of(pid: int, uid: int, pidfd: int | None = None) -> Identity:
-    """Who a process is. With its descriptor (SO_PEERPIDFD) a number that was given to another since is noticed."""
+    """A process's identity. With its pidfd (SO_PEERPIDFD), a PID that has been reused since is noticed."""
     if not _numbers_are_ours():
         return Identity(pid, uid)
     found = Identity(pid, uid, program_of(pid), sandbox_of(pid), unproven=True)

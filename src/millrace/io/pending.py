@@ -1,7 +1,7 @@
-"""Connections that have not logged in yet: they are closed in time, and first of all when descriptors run short.
+"""Connections that have not logged in yet. They are closed after a timeout, or earlier when descriptors run short.
 
-Pure: time is an argument. Every door's connections stand here, whatever they speak: a daemon has one supply of
-descriptors, and one that opens connections and says nothing must not use it up for those that have something to say.
+Pure: time is an argument. It covers the connections of all doors and protocols, because they share the daemon's
+descriptors: a client that opens connections and sends nothing must not use them up.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from millrace.units import NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.io")
 LOGIN_NS = 20 * NS_PER_S
-"""To log in, or to say all of a request, from the first byte to the last."""
+"""Time to log in, or to send a whole request."""
 REST_NS = 75 * NS_PER_S
-"""Between two requests of somebody who is known; as long as proxies keep a line."""
+"""How long a logged-in client's connection may idle between requests; as long as proxies keep connections alive."""
 
 
 class PendingConnection(Protocol):
-    """A connection, as asyncio's transports have it."""
+    """A connection, with the methods of an asyncio transport."""
 
     def is_closing(self) -> bool:
-        """Whether it is on its way out."""
+        """Whether it is closing or closed."""
         ...
 
     def abort(self) -> None:
@@ -31,8 +31,8 @@ class PendingConnection(Protocol):
 
 
 class PendingConnections:
-    """Strangers wait to be let in; who is inside stays as long as its own protocol lets it; who rests may be waiting
-    between two requests. Each queue is in the order of its deadlines."""
+    """`strangers` have not logged in yet. Connections inside are left to their own protocol. `resting` ones have logged
+    in and idle between two requests. Both queues are in order of their deadlines."""
 
     def __init__(self) -> None:
         self.strangers: dict[PendingConnection, HostNs] = {}
@@ -40,22 +40,22 @@ class PendingConnections:
         self._inside: set[PendingConnection] = set()
         self._swept_ns: HostNs = 0
         self.pressed = 0
-        """For so many more that come one goes."""
+        """For this many further connections, each new one displaces a pending one."""
 
     def arrive(self, visitor: PendingConnection, now_ns: HostNs) -> None:
-        """Somebody has connected, or a stranger has asked something: their time begins."""
+        """A client has connected, or a stranger has begun a request: start its timeout."""
         self._sweep(now_ns)
         if visitor not in self._inside:
             self.left(visitor)
             self.strangers[visitor] = now_ns + LOGIN_NS
 
     def enter(self, visitor: PendingConnection) -> None:
-        """It is known which program that is."""
+        """The client has logged in."""
         self.left(visitor)
         self._inside.add(visitor)
 
     def rest(self, visitor: PendingConnection, now_ns: HostNs) -> None:
-        """What somebody known had asked is done."""
+        """A logged-in client's request has been served."""
         self._sweep(now_ns)
         self.left(visitor)
         self.resting[visitor] = now_ns + REST_NS
@@ -67,7 +67,7 @@ class PendingConnections:
         self._inside.discard(visitor)
 
     def _sweep(self, now_ns: HostNs) -> None:
-        """Those that have hung up by themselves are forgotten within a second: what TLS keeps of each is not small."""
+        """Forget connections that have closed, at most once a second: their TLS state takes a lot of memory."""
         if now_ns - self._swept_ns < NS_PER_S:
             return
         self._swept_ns = now_ns
@@ -76,11 +76,11 @@ class PendingConnections:
                 del queue[visitor]
 
     def next_timeout(self) -> HostNs | None:
-        """When the next one's time is over."""
+        """When the next timeout ends."""
         return min((next(iter(queue.values())) for queue in (self.strangers, self.resting) if queue), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Let go those whose time is over."""
+        """Close the connections whose time is over."""
         for queue, why in ((self.strangers, "did not log in"), (self.resting, "sent no further request")):
             late = 0
             while queue and next(iter(queue.values())) <= now_ns:
@@ -89,7 +89,7 @@ class PendingConnections:
                 log.info("closed %d connections that %s in time", late, why)
 
     def make_room(self) -> bool:
-        """Descriptors run short: the stranger that has waited longest goes, else one at rest. False: none."""
+        """Close the stranger that has waited longest, or else the oldest resting connection. False if there is none."""
         for queue in (self.strangers, self.resting):
             while queue:
                 if self._let_go(queue):

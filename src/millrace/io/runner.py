@@ -1,7 +1,7 @@
-"""The runner: the one loop between sans-IO cores and the operating system.
+"""The runner: connects sans-IO cores to the operating system.
 
-Mutate, then drain everything that is to be sent, then arm one timer. Cores never see a socket
-or a clock; this file never sees a protocol.
+At each step it feeds the core, then writes everything the core wants to send, then arms one timer.
+Cores never see a socket or a clock; this file never sees a protocol.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ log = logging.getLogger("millrace.io")
 RECEIVE_BYTES = 256 * 1024
 RECEIVE_BYTES_BESIDE = 64 * 1024
 RECEIVE_BYTES_WAITING = 4 * 1024
-"""A guest whose connections wait for their turn is read no faster than this, or with something left of its share than
-that: what is read must be kept."""
+"""Read sizes while other connections of the guest wait for a turn: with some of its share left (BESIDE), and with none
+(WAITING). They are small because what is read then has to be kept until the turn comes."""
 UNSENT_MAX = 8 * 1024 * 1024
-"""A connection that leaves more than this unread is cut: it would only grow."""
+"""A connection whose peer leaves more than this unread is closed: the backlog would only grow."""
 
 WEIGH_S = 1.0
-"""How often what is left unread is looked at."""
+"""How often the backlog is checked."""
 FAREWELL_S = 3.0
-"""A connection that is ended has so long to read its last messages."""
+"""How long a connection that is being closed has to read its last messages."""
 
 
 class Connection(Sender[bytes], Timed, Protocol):
-    """A sans-IO connection over a byte stream. It does no more in its turn than it has time for."""
+    """A sans-IO connection over a byte stream. It stops working when its turn is over."""
 
     closing: bool
     congested: bool
@@ -49,33 +49,33 @@ class Connection(Sender[bytes], Timed, Protocol):
 
     @property
     def known(self) -> bool:
-        """Whether the other side has logged in, or need not."""
+        """Whether the peer has logged in, or need not."""
         ...
 
     @property
     def unfinished(self) -> bool:
-        """Whether it has begun something that it will go on with in its next turn."""
+        """Whether it has started work that it will continue in its next turn."""
         ...
 
     @property
     def watched(self) -> bool:
-        """Whether it is to be known since when the peer does not read."""
+        """Whether to keep track of since when the peer has not been reading."""
         ...
 
     def receive(self, data: memoryview, now_ns: HostNs) -> int:
-        """Bytes have come, valid during the call only; returns how many were taken before the turn ended."""
+        """Take bytes, which are valid during the call only; returns how many were taken before the turn ended."""
         ...
 
     def may_wait(self, waiting_bytes: int) -> bool:
-        """Whether so much may wait, for the other side to read it or for its turn; else the connection is cut."""
+        """Whether this many bytes may wait, for the peer to read them or for a turn; if not, the connection ends."""
         ...
 
     def closed(self) -> bool:
-        """The connection is gone; False where something is still to be given back, in the next turn."""
+        """The connection is gone. Returns False if cleanup has to continue in the next turn."""
         ...
 
     def violated(self, error: RemoteProtocolError) -> None:
-        """It is about to be ended for this."""
+        """The connection is about to be closed because of this error."""
         ...
 
 
@@ -83,21 +83,21 @@ AFTER_FAILURE_S = 0.1
 
 
 class RunObserver(Protocol):
-    """Who sees a core being run."""
+    """Observes the runs of a core."""
 
     strain_ns: HostNs
 
     def ran(self, began_ns: HostNs) -> None:
-        """It was run."""
+        """The core was run."""
         ...
 
     def strain(self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs, before_ns: HostNs) -> None:
-        """It began later than `strain_ns` after its deadline, or took longer; the run before ended at `before_ns`."""
+        """A run began more than `strain_ns` late, or took longer than that; the previous one ended at `before_ns`."""
         ...
 
 
 class TimerRunner:
-    """Keeps one timer armed for a `Timed` core. One that is given `rearm` when it is made comes later, by `drive`."""
+    """Keeps one timer armed for a `Timed` core. A core whose constructor needs `rearm` is attached later by `drive`."""
 
     def __init__(
         self, core: Timed | None = None, loop: asyncio.AbstractEventLoop | None = None,
@@ -110,12 +110,12 @@ class TimerRunner:
         self._armed_at: HostNs = 0
 
     def drive(self, core: Timed, loop: asyncio.AbstractEventLoop) -> None:
-        """Call this one from now on, in that loop."""
+        """Run this core from now on, in that loop."""
         self._core, self._loop = core, loop
         self.rearm()
 
     def rearm(self) -> None:
-        """The core's next deadline may have changed."""
+        """Arm the timer again; to be called whenever the core's next deadline may have changed."""
         if self._core is None or self._loop is None:
             return
         deadline = self._core.next_timeout()
@@ -126,8 +126,8 @@ class TimerRunner:
             self._handle = None
         self._armed_for, self._armed_at = deadline, now_ns()
         if deadline is not None:
-            # libuv's timers count whole milliseconds and round down: without the ceiling the last
-            # part of every wait would be spent firing early and arming again.
+            # libuv's timers count whole milliseconds and round down. Without rounding up here, the timer
+            # would fire early at the end of every wait, and be armed again and again.
             delay_ms = max(0, -(-(deadline - self._armed_at) // NS_PER_MS))
             self._handle = self._loop.call_later(delay_ms / 1000, self._fire)
 
@@ -135,12 +135,12 @@ class TimerRunner:
         self._handle = None
         assert self._core is not None and self._loop is not None
         deadline, began = self._armed_for, now_ns()
-        # A deadline that had passed when it was set (a graph that begins again) is not late by that.
+        # If the deadline had already passed when it was set (a graph that resumes), count from then.
         late = began - max(deadline, self._armed_at) if deadline is not None else 0
         try:
             self._core.handle_timeout(began)
         except Exception:
-            # A bug of ours must not stop the clock for good; nor may it spin, where its deadline is the same again.
+            # A bug must not stop the timer for good. The pause keeps it from spinning if the deadline stays the same.
             log.exception("internal error when a timer ran out")
             self._handle = self._loop.call_later(AFTER_FAILURE_S, self._fire)
             return
@@ -161,14 +161,14 @@ class TimerRunner:
 
 
 def unread(transport: asyncio.Transport) -> int:
-    """What the kernel holds for the other side, in its own count (unix(7), SIOCOUTQ)."""
+    """What the kernel still holds for the peer to read, in the kernel's own count (unix(7), SIOCOUTQ)."""
     count = bytearray(4)
     fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, count)
     return int.from_bytes(count, sys.byteorder)
 
 
 def _nobody() -> None:
-    """What a connection wakes that is gone: it and its runner know each other no more."""
+    """The `wake` of a closed connection, which drops its reference to the runner."""
 
 
 def _never() -> bool:
@@ -176,11 +176,11 @@ def _never() -> bool:
 
 
 Watch = Callable[[asyncio.Transport, Connection], SenderIdentity | None]
-"""Finds out which program speaks on a connection, if that matters."""
+"""Makes what identifies the program that writes on a connection, if that matters."""
 
 
 class StreamRunner(asyncio.BufferedProtocol):
-    """Runs one `Connection` on one socket. All runners share a receive buffer: cores copy what they keep."""
+    """Runs one `Connection` on one socket. All runners share one receive buffer, so cores must copy what they keep."""
 
     first = False
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
@@ -206,12 +206,12 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._paused = self._lost = False
         self._due: asyncio.TimerHandle | None = None
         self._timer: TimerRunner | None = None
-        """Made when the core has a deadline: most never have."""
+        """Made when the core first has a deadline; most never have one."""
         self._read_ns: HostNs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        # uvloop's transports have the methods but not the base class.
+        # uvloop's transports have the methods of asyncio.Transport but not the base class.
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=512 * 1024)
@@ -248,7 +248,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._take(self._buffer[:nbytes])
 
     def _take(self, data: memoryview) -> None:
-        """Give the core its bytes, as far as the turn goes."""
+        """Feed the core until the turn is over."""
         core = self._core
         assert core is not None
         taken = len(data)
@@ -264,7 +264,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._flush()
 
     def _failed(self, core: Connection, error: Exception) -> None:
-        """It ends by this."""
+        """An error ends the connection."""
         core.closing = True
         if isinstance(error, PeerLost):
             log.info("%s: connection ended: %s", self._whose, error)
@@ -273,11 +273,11 @@ class StreamRunner(asyncio.BufferedProtocol):
             if isinstance(error, RemoteProtocolError):
                 core.violated(error)
         else:
-            # A bug of ours must cost at most the connection that met it.
+            # A bug in the daemon must cost at most this connection.
             log.error("%s: connection ended by an internal error", self._whose, exc_info=error)
 
     def next_timeout(self) -> HostNs | None:
-        """See `Timed`: the core's."""
+        """See `Timed`: the core's deadline."""
         return None if self._core is None or self._core.closing else self._core.next_timeout()
 
     def handle_timeout(self, now_ns: HostNs) -> None:
@@ -293,7 +293,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._flush()
 
     def _arm(self, core: Connection) -> None:
-        """Its next deadline may have changed."""
+        """The core's next deadline may have changed."""
         if self._timer is not None:
             self._timer.rearm()
         elif core.next_timeout() is not None:
@@ -301,7 +301,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._timer.rearm()
 
     def _park(self, rest: bytes) -> None:
-        """Go on in another round; until then nothing more is read."""
+        """Keep the rest for a later round, and read nothing more until then."""
         self._rest = rest
         if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = True
@@ -346,7 +346,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._core.congested = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio. What it held is given back in turn: a thousand connections may end at once."""
+        """See asyncio. Cleanup takes turns too, as a thousand connections may end at once."""
         self._lost, self._rest = True, b""
         if self._due is not None:
             self._due.cancel()
@@ -372,7 +372,8 @@ class StreamRunner(asyncio.BufferedProtocol):
         data = core.data_to_send()
         if data:
             if core.watched and not transport.get_write_buffer_size() and not unread(transport):
-                # Read until some time after the last look, and not any more some time after this.
+                # The peer has read everything, and now has new data to read. When it last read is known only to lie
+                # between the previous check and this one, so take the middle.
                 before, self._read_ns = self._read_ns, now_ns()
                 core.unread_since_ns = (before + self._read_ns) // 2
             transport.write(data)
@@ -383,7 +384,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._weigh(core, transport)
 
     def _weigh(self, core: Connection, transport: asyncio.Transport) -> None:
-        """Whether what is left unread, on either side, may wait; looked at again until nothing is."""
+        """Close the connection if its backlog, sent or received, is too large; check again until it is empty."""
         unread_bytes = transport.get_write_buffer_size()
         self._weighed = waiting_bytes = unread_bytes + len(self._rest)
         if unread_bytes > UNSENT_MAX or not core.may_wait(waiting_bytes):
@@ -399,7 +400,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._weigh(core, transport)
 
     def _close(self, transport: asyncio.Transport) -> None:
-        """Close when all is sent, but let nobody keep the connection by not reading."""
+        """Close once everything is sent, or after `FAREWELL_S`, so that a peer that doesn't read can't keep it open."""
         transport.close()
         if transport.get_write_buffer_size():
             if self._due is not None:

@@ -1,9 +1,9 @@
-"""Which program speaks on a unix socket: not the one that connected it, but the process that writes.
+"""Identifies the program that writes to a unix socket, which need not be the one that connected it.
 
-SO_PEERCRED names the process that connected. What that runs is read from /proc a moment later, and in between it may
-have left the socket to a child and become another program. So what was read counts as proven only once that very
-process has written something *after* it was looked at, and still is the same program: the kernel puts the writer's
-number on every message (SO_PASSCRED, unix(7)), and never joins what two have written in one read.
+SO_PEERCRED names the process that connected. Its program is read from /proc a moment later; in between, the process may
+have passed the socket to a child and executed another program. So the identity counts as proven only once that same
+process has written something *after* it was looked up, and still runs the same program. The kernel attaches the
+writer's PID to every message (SO_PASSCRED, unix(7)), and never merges the data of two writers into one read.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from millrace.io.peers import identity_of
 from millrace.rights.grants import Identity
 
 LOOKS_MAX = 4
-"""Others that write are looked at in their turn; a program that passes a socket on and on stays unknown."""
+"""How many writers are looked up in turn. A program that keeps passing its socket on stays unknown."""
 _CREDENTIALS = struct.Struct("3i")
 
 
 class SenderIdentity:
-    """Watches the first reads of one connection: `reading` goes before each, `read` after it."""
+    """Watches the first reads of one connection. Call `reading` before each read and `read` after it."""
 
     def __init__(self, fileno: int, identity: Identity, tell: Callable[[Identity], None]) -> None:
         self._fileno, self._tell = fileno, tell
@@ -35,11 +35,11 @@ class SenderIdentity:
 
     @property
     def done(self) -> bool:
-        """Whether it is known which program speaks, as far as it ever will be."""
+        """Whether the result is final: the program is either known, or given up on as unknown."""
         return self._looks == 0
 
     def _look(self, identity: Identity) -> None:
-        """This is who is thought to speak, from the next byte on that is not here yet."""
+        """Assume this identity. Only bytes that have not arrived yet can prove it, so skip those already queued."""
         self._identity = identity
         self._looks += 1
         waiting = array.array("i", [0])
@@ -47,7 +47,7 @@ class SenderIdentity:
         self._before = waiting[0]
 
     def reading(self) -> None:
-        """See which process wrote what is read next."""
+        """Find out which process wrote the data that is read next."""
         self._writer = 0
         try:
             with socket.fromfd(self._fileno, socket.AF_UNIX, socket.SOCK_STREAM) as again:
@@ -60,7 +60,7 @@ class SenderIdentity:
                 self._writer = _CREDENTIALS.unpack(data)[0]
 
     def read(self, size: int) -> None:
-        """So much was read, all by that one."""
+        """`size` bytes were read, all written by that process."""
         if size <= self._before:
             self._before -= size
             return
@@ -80,5 +80,5 @@ class SenderIdentity:
 
 
 def watch_writers(sock: socket.socket) -> None:
-    """Have the kernel say which process writes, here and on what is accepted here."""
+    """Have the kernel report the writing process, on this socket and on the connections it accepts."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

@@ -1,8 +1,8 @@
-"""Memory shared with a client, and the two pipes by which either wakes the other.
+"""Memory shared with a client, and the two pipes with which the two sides wake each other.
 
-The daemon makes the memory and seals its size: a client that could shrink it would kill its reader. Pipes and not
-an eventfd: whether an eventfd blocks is a flag of the one description that both sides would hold, so a client could
-clear it and stop the daemon in its next write. A pipe's ends are two.
+The daemon creates the memory and seals its size: if a client could shrink it, the reader would die of SIGBUS. Pipes are
+used instead of an eventfd because both sides would share the eventfd's file description, and with it O_NONBLOCK: a
+client could clear that flag and block the daemon in its next write. The two ends of a pipe are separate descriptions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def shared_memory(size: int) -> tuple[int, mmap.mmap]:
 
 
 def mapped(fd: int, size: int) -> mmap.mmap:
-    """Somebody else's memory; the descriptor is closed. ValueError where it is smaller than said."""
+    """Map memory that the other side created, and close its descriptor. ValueError if it is smaller than stated."""
     try:
         return mmap.mmap(fd, size)
     finally:
@@ -41,7 +41,7 @@ def mapped(fd: int, size: int) -> mmap.mmap:
 
 
 def pipe() -> tuple[int, int]:
-    """(read, write) ends that never wait."""
+    """The (read, write) ends of a non-blocking pipe."""
     try:
         return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -49,7 +49,7 @@ def pipe() -> tuple[int, int]:
 
 
 class Bell:
-    """Our ends of the two pipes: `ring` wakes the other side, `rung` is called when it wakes us."""
+    """Our ends of the two pipes: `ring` wakes the other side; `rung` is called when it wakes us."""
 
     def __init__(self, hear_fd: int, ring_fd: int, rung: Callable[[], None]) -> None:
         self._hear_fd, self._ring_fd, self._rung = hear_fd, ring_fd, rung
@@ -59,7 +59,7 @@ class Bell:
         self._loop.add_reader(hear_fd, self._heard)
 
     def ring(self) -> None:
-        """Wake the other side; one that is gone or does not listen is let be."""
+        """Wake the other side. It is no error if that is gone, or has not read earlier wake-ups."""
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._ring_fd, b"\1")
 
@@ -69,7 +69,7 @@ class Bell:
         except (BlockingIOError, InterruptedError):
             return
         if not data:
-            # The other end is closed: there is nothing more to hear, and the connection tells the rest.
+            # The other end is closed. The connection itself reports why.
             self._loop.remove_reader(self._hear_fd)
             return
         self._rung()

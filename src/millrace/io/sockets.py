@@ -1,4 +1,4 @@
-"""Who is at the other end of a socket, and what only this user may read: folders, secrets."""
+"""Identifies a socket's peer, and handles what only this user may read: directories and secrets."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from millrace.rights.model import Admits
 
 log = logging.getLogger("millrace.io")
 SO_PEERPIDFD = 77
-"""asm-generic/socket.h, Linux 6.5; Python has no name for it yet."""
+"""From asm-generic/socket.h, Linux 6.5; Python has no constant for it yet."""
 
 
 def private_dir(path: Path) -> Path:
-    """Create `path` for this user alone; ConfigError if somebody else owns it or it is a link."""
+    """Create a directory that only this user can access; ConfigError if somebody else owns it or it is a link."""
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700, parents=True)
@@ -38,7 +38,7 @@ def private_dir(path: Path) -> Path:
 
 
 def own_secret(path: Path, make: Callable[[], str]) -> str:
-    """The secret in a file that only this user can read; a new one where there is none, or others could."""
+    """The secret in a file that only this user can read. Makes a new one if there is none, or others could read it."""
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), errors="replace") as file:
             status, kept = os.fstat(file.fileno()), file.read(200).strip()
@@ -47,7 +47,7 @@ def own_secret(path: Path, make: Callable[[], str]) -> str:
     except FileNotFoundError:
         pass
     except OSError as error:
-        # Another error may pass: what is there is not to be replaced for it. ELOOP is a link, which is not ours.
+        # Other errors may be temporary, so don't replace the file. ELOOP means a symbolic link: replace that.
         if error.errno != errno.ELOOP:
             raise ConfigError(f"{path}: {error.strerror}") from None
     made = make()
@@ -56,14 +56,14 @@ def own_secret(path: Path, make: Callable[[], str]) -> str:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
             file.write(f"{made}\n")
     except OSError as error:
-        # A part of a secret is one that can be guessed.
+        # A partly written secret would be easier to guess.
         path.unlink(missing_ok=True)
         raise ConfigError(f"{path} can't be written: {error.strerror}") from None
     return made
 
 
 def keep_alive(sock: socket.socket, seconds: int) -> None:
-    """Have the kernel find out within `seconds` that the other host has gone: a power cut tells nobody (tcp(7))."""
+    """Have the kernel detect within `seconds` that the other host is gone, as after a power cut (tcp(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
         (socket.TCP_KEEPIDLE, seconds // 3),
@@ -75,7 +75,7 @@ def keep_alive(sock: socket.socket, seconds: int) -> None:
 
 
 def outward_address() -> str:
-    """This host's address as others see it, by its routes; nothing is sent. Empty where there is no way out."""
+    """This host's outgoing address, from its routing table; nothing is sent. Empty if there is no route."""
     for family, beyond in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((beyond, 9))
@@ -84,7 +84,7 @@ def outward_address() -> str:
 
 
 def _credentials(raw: socket.socket | None) -> tuple[int, int] | None:
-    """(pid, uid) of who connected a unix socket, as the kernel says; None elsewhere."""
+    """(pid, uid) of the process that connected a unix socket, from the kernel; None for other sockets."""
     if raw is None or raw.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return None
     pid, uid, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -92,13 +92,13 @@ def _credentials(raw: socket.socket | None) -> tuple[int, int] | None:
 
 
 def peer_uid(raw: socket.socket | None) -> int | None:
-    """Which user connected a unix socket; None elsewhere."""
+    """The user that connected a unix socket; None for other sockets."""
     found = _credentials(raw)
     return None if found is None else found[1]
 
 
 def peer_identity(raw: socket.socket | None) -> Identity | None:
-    """The process at the other end of a unix socket, as the kernel says; None elsewhere."""
+    """The process that connected a unix socket, from the kernel; None for other sockets."""
     found = _credentials(raw)
     if found is None or raw is None:
         return None
@@ -114,10 +114,10 @@ def peer_identity(raw: socket.socket | None) -> Identity | None:
 
 
 def peer_subject(raw: socket.socket | None, admits: Admits) -> Subject:
-    """Who is at the other end of a connection: decided here, once, for whatever is asked by it.
+    """Determines the subject of a connection, once, for every request made over it.
 
-    What the kernel says counts only where the listening socket lets somebody in by that. A connection that came by TCP
-    and was handed on by a socket pair would else be this very process's own.
+    The kernel's credentials count only if the listening socket admits clients by them. Otherwise a connection that came
+    over TCP, and was passed on through a socket pair, would look like this process itself.
     """
     identity = None if admits is Admits.NOBODY else peer_identity(raw)
     return Subject() if identity is None else Subject(identity, ours=is_ours(identity.uid))

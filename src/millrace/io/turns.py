@@ -1,9 +1,8 @@
-"""Turns: the connections of one guest have one share of each round of the loop in common.
+"""Turns: the connections of one guest share a time slice in each round of the event loop.
 
-A connection works in small steps: a command, a piece of sound, an object of a list. When the share of its guest is used
-up it waits, and goes on in a later round, in the order in which connections began to wait; bytes that have not
-come yet stay in the kernel, so a client that sends too much is slowed by that. Between two rounds everybody else has
-had a turn: cycles of graphs first of all.
+A connection works in small steps: a command, a piece of sound, an object of a list. When its guest's slice is used up,
+it waits and continues in a later round; waiting connections are served in order. Unread bytes stay in the kernel, so
+backpressure slows a client that sends too much. Between two rounds everything else has run, graph cycles first of all.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from millrace.units import NS_PER_S, HostNs
 log = logging.getLogger("millrace.io")
 T = TypeVar("T")
 STEPS_PER_PAUSE = 25
-"""Small steps between two pauses."""
+"""Number of small steps between two pauses."""
 TOLD_NS: HostNs = NS_PER_S // 2
-"""A guest whose connections have waited so long without a break is told of."""
+"""A guest whose connections have been waiting without a break for this long is reported."""
 
 
 class Worker(Protocol):
-    """Something that works in steps. What is `first` goes before others that wait."""
+    """Something that works in steps. A worker that is `first` goes to the head of the queue."""
 
     @property
     def first(self) -> bool:
-        """Whether it does."""
+        """Whether it goes before others that wait."""
         ...
 
     def work(self) -> bool:
-        """Go on until `Turns.over`; False where it has to go on in another round."""
+        """Work until `Turns.over`. Returns False if it has to continue in another round."""
         ...
 
 
 class Steps:
-    """A worker that goes through what `make` gives, and again when it is called for again."""
+    """A worker that runs the steps of an iterator from `make`; queued again after that, it makes a new one."""
 
     def __init__(self, make: Callable[[], Iterator[None]], over: Callable[[], bool], first: bool = False) -> None:
         self._make, self._over, self.first = make, over, first
@@ -57,7 +56,7 @@ class Steps:
 
 
 async def with_pauses(steps: Iterator[None] | Generator[None, None, T]) -> T:
-    """What `steps` make, with pauses: sound goes on in between, and others have their turn."""
+    """Run `steps` and return their result, pausing regularly so that sound and other tasks can run."""
     number = 0
     while True:
         try:
@@ -70,16 +69,16 @@ async def with_pauses(steps: Iterator[None] | Generator[None, None, T]) -> T:
 
 
 def _untold(waited_ns: HostNs, waiting: int) -> None:
-    """Nobody asks who waits."""
+    """Waiting is not reported."""
 
 
 class Turns(Slice):
-    """One guest's turns, and its share of them. It must be made and used in one loop."""
+    """One guest's turns and its time slice. It must be created and used in a single event loop."""
 
     def __init__(self, clock: Clock = now_ns, kept_waiting: Callable[[HostNs, int], None] = _untold) -> None:
-        """`kept_waiting` hears for how long somebody has had to wait, on and on, and how many do."""
-        # By the clock on the wall: to ask what a thread has worked takes a system call, and whoever the machine
-        # interrupts loses no more than the rest of one turn.
+        """`kept_waiting` is called with how long connections have been waiting without a break, and how many wait."""
+        # Measured in elapsed time, not CPU time: reading the thread's CPU time takes a system call, and a guest
+        # whose work is preempted loses at most the rest of one turn.
         super().__init__(clock)
         self._kept_waiting = kept_waiting
         self._waiting: deque[Worker] = deque()
@@ -94,21 +93,21 @@ class Turns(Slice):
         return len(self._waiting)
 
     def ready(self) -> bool:
-        """Whether something new may begin now: there is something left of the share."""
+        """Whether new work may begin: some of the slice is left."""
         return self.left_ns > 0
 
     def free(self) -> bool:
-        """As `ready`, and nobody waits."""
+        """Like `ready`, and nothing is waiting."""
         return self.left_ns > 0 and not self._waiting
 
     def __enter__(self) -> None:
-        """Work for the guest begins."""
+        """Begin work for the guest. Nested uses count once."""
         if self._depth == 0:
             self._entered = self.clock()
         self._depth += 1
 
     def __exit__(self, *_: object) -> None:
-        """Work for the guest ends, for now."""
+        """End work for the guest, for now."""
         self._depth -= 1
         if self._depth == 0:
             self.leave()
@@ -116,7 +115,7 @@ class Turns(Slice):
                 self._schedule()
 
     def wait(self, worker: Worker) -> None:
-        """Let `worker` go on in a later round."""
+        """Queue `worker` for a later round."""
         if worker not in self._queued:
             self._queued.add(worker)
             if worker.first:
@@ -139,7 +138,7 @@ class Turns(Slice):
                 self._queued.discard(worker)
                 if not self._worked(worker):
                     self.wait(worker)
-                # What a task does in its turn is not known before the next round.
+                # A task that was given its turn runs only after this round, so its cost is not known yet.
                 if self.over() or (isinstance(worker, _Turn) and not worker.come.cancelled()):
                     break
         if self._waiting:
@@ -151,12 +150,12 @@ class Turns(Slice):
         try:
             return worker.work()
         except Exception:
-            # A bug of ours must not leave the others waiting.
+            # A bug must not leave the others waiting.
             log.exception("internal error in a connection's turn")
             return True
 
     def _note(self) -> None:
-        """Whether the guest has been asking for more than its share for long."""
+        """Report a guest that has been asking for more than its slice for `TOLD_NS`."""
         if not self._waiting:
             self._since_ns = 0
         elif not self._since_ns:
@@ -166,7 +165,7 @@ class Turns(Slice):
             self._kept_waiting(waited, self.waiting)
 
     async def turn(self) -> None:
-        """Between two steps: wait until there is something left of the share."""
+        """To be awaited between two steps: wait until some of the slice is left."""
         while not self.ready() or (self._depth > 0 and self.over()):
             await self._turn().come
 
@@ -176,7 +175,7 @@ class Turns(Slice):
         return turn
 
     async def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something when it has its turn, at the guest's expense: what it waits for costs nothing."""
+        """Run `work` when it has its turn, charged to the guest. The time it spends awaiting is free."""
         try:
             await self.turn()
         except BaseException:
@@ -186,7 +185,7 @@ class Turns(Slice):
 
 
 class _Turn:
-    """A task that waits."""
+    """A task that waits for its turn."""
 
     first = False
 
@@ -201,7 +200,7 @@ class _Turn:
 
 
 class _Charged(Awaitable[T]):
-    """A coroutine whose steps count as its guest's work, and each of which waits for its turn."""
+    """A coroutine whose steps each wait for a turn, and are charged to the guest."""
 
     def __init__(self, turns: Turns, work: Coroutine[Any, Any, T]) -> None:
         self._turns, self._work = turns, work
