@@ -1,9 +1,9 @@
-"""Opus through libopus by ctypes: every encoder control can be changed while it plays.
+"""Opus through libopus by ctypes: every encoder control can be changed during playback.
 
-PyAV's encoder can't change bitrate, FEC or DTX at run time, so the library is called
-directly (opus.h, opus_multistream.h, opus_defines.h of libopus 1.3 and later; RFC 6716).
-The library that PyAV's wheel brings is used where it is found, so that every host runs the same
-version; else the system's. `MILLRACE_LIBOPUS` names another. ctypes releases the GIL.
+PyAV's encoder can't change bitrate, FEC or DTX at run time, so the library is called directly (opus.h,
+opus_multistream.h, opus_defines.h of libopus 1.3 and later; RFC 6716). The library in PyAV's wheel is preferred, so
+that every host runs the same version; otherwise the system's is used. `MILLRACE_LIBOPUS` overrides both. ctypes
+releases the GIL during calls.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _candidates() -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def libopus() -> ctypes.CDLL:
-    """The loaded library, with the prototypes in use declared. CodecError where there is none."""
+    """The loaded library, with the prototypes in use declared. CodecError if there is none."""
     for name in _candidates():
         try:
             lib = ctypes.CDLL(name)
@@ -113,7 +113,7 @@ def _checked(code: int) -> int:
 
 
 def wire_order(positions: Positions) -> tuple[int, tuple[int, ...]]:
-    """(mapping family, order): channel `order[i]` of ours travels as channel i.
+    """(mapping family, order): our channel `order[i]` travels as channel i.
 
     Family 0 is mono and stereo, 1 the surround layouts of Vorbis, 255 discrete channels.
     """
@@ -127,7 +127,7 @@ def wire_order(positions: Positions) -> tuple[int, tuple[int, ...]]:
 
 
 class OpusEncoder:
-    """One encoder state at 48 kHz. Channels come in wire order (see `wire_order`)."""
+    """One encoder state at 48 kHz. Channels are in wire order (see `wire_order`)."""
 
     def __init__(self, channels: int, settings: CodecSettings, family: int = 0) -> None:
         lib, error = libopus(), c_int()
@@ -175,7 +175,7 @@ class OpusEncoder:
             raise CodecError("application can't change in a running encoder; make a new one")
 
     def expect_loss(self, percent: int) -> None:
-        """Make packets that depend less on those before, and more of in-band FEC where that is on."""
+        """Make packets depend less on earlier ones, and carry more in-band FEC if that is on."""
         self._set(_SET_LOSS, percent)
 
     def _set(self, request: int, value: int) -> None:
@@ -188,7 +188,7 @@ class OpusEncoder:
 
     @property
     def lookahead_frames(self) -> int:
-        """How many frames the codec itself delays the sound, at 48 kHz."""
+        """The codec's own delay in frames, at 48 kHz."""
         return self._get(_GET_LOOKAHEAD)
 
     @property
@@ -198,14 +198,14 @@ class OpusEncoder:
 
     def encode(self, block: Samples) -> bytes:
         """Encode (frames, channels) float32 of one legal frame length."""
-        # Copying into a place of known address is cheaper than asking an array for its own.
+        # Copying to a fixed address is cheaper than querying each array for its own.
         frames = len(block)
         self._input[:frames] = block
         size = self._encode(self._state, self._input_at, frames, self._packet_at, self._packet_max)
         return bytes(self._packet_view[: _checked(size)])
 
     def close(self) -> None:
-        """Give the state back to libopus; nothing may be encoded afterwards."""
+        """Free the libopus state; nothing may be encoded afterwards."""
         if getattr(self, "_state", None):
             self._destroy(self._state)
             self._state = None
@@ -239,11 +239,11 @@ class OpusDecoder:
         return self._run(packet, len(self._out), 0)
 
     def conceal(self, frames: int) -> Samples:
-        """Packet-loss concealment for `frames` that never came (a multiple of 2.5 ms)."""
+        """Packet loss concealment for `frames` that never arrived (a multiple of 2.5 ms)."""
         return self._run(None, frames, 0)
 
     def recover(self, packet: bytes, frames: int) -> Samples:
-        """The `frames` lost before `packet`, from its in-band FEC, else concealed."""
+        """The `frames` lost before `packet`, from its in-band FEC, or else concealed."""
         return self._run(packet, frames, 1)
 
     def _run(self, packet: bytes | None, frames: int, fec: int) -> Samples:

@@ -1,4 +1,4 @@
-"""What is needed to decode sound, and whether that can be."""
+"""The parameters needed to decode sound, and their validation."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from millrace.text import quoted
 from millrace.units import MAX_CHANNELS, RATE_MAX, RATE_MIN
 
 OPUS_STEP = OPUS_RATE // 400
-"""Opus counts in 2.5 ms."""
+"""Opus durations are multiples of 2.5 ms."""
 OPUS_BYTES_MAX = 64 * 1024
 PACKET_MAX_MS = 120
-"""The longest that Opus has (RFC 6716, section 3.1)."""
+"""The longest Opus packet (RFC 6716, section 3.1)."""
 LOOKAHEAD_MAX_MS = 100
 SAMPLES_MAX = 8 * RATE_MAX
-"""A second of all channels: what a player keeps of it is made when the format comes."""
+"""One second of all channels. A player allocates its buffers for a format as soon as that arrives."""
 Channels = Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=255)]], msgspec.Meta(max_length=MAX_CHANNELS)]
 
 
 class CodecParameters(msgspec.Struct):
-    """What the media packets that follow carry. `lookahead` frames at the start are codec delay.
+    """The format of the media packets that follow. `lookahead` frames at the start are codec delay.
 
-    `order[i]` is our channel that travels as channel i; streams, coupled and mapping are those of
-    Opus multistream (RFC 7845, section 5.1.1) where there are more than two channels.
+    `order[i]` is our channel that travels as channel i; streams, coupled and mapping are those of Opus multistream
+    (RFC 7845, section 5.1.1) if there are more than two channels.
     """
 
     generation: Count
@@ -44,7 +44,7 @@ class CodecParameters(msgspec.Struct):
 
 
 def checked_parameters(fmt: CodecParameters) -> CodecParameters:
-    """A format that can be, before anything is made for it; RemoteProtocolError says what can't."""
+    """`fmt` if it is plausible, checked before anything is allocated for it; else RemoteProtocolError."""
     channels = len(fmt.positions)
     if fmt.codec != "opus" and fmt.codec not in PCM_BYTES:
         raise RemoteProtocolError(f"a stream in {quoted(fmt.codec)}; opus, {', '.join(PCM_BYTES)} can be played")
@@ -62,7 +62,7 @@ def checked_parameters(fmt: CodecParameters) -> CodecParameters:
 
 
 def _check_opus(fmt: CodecParameters, channels: int) -> None:
-    """RFC 7845, section 5.1.1: as many decoded channels as streams, and coupled ones twice; 255 is silence."""
+    """RFC 7845, section 5.1.1: a stream decodes to one channel, a coupled one to two; index 255 is silence."""
     if fmt.rate != OPUS_RATE:
         raise RemoteProtocolError(f"Opus at {fmt.rate} Hz")
     if channels <= 2:
@@ -74,7 +74,7 @@ def _check_opus(fmt: CodecParameters, channels: int) -> None:
 
 
 def packet_fits(packet: AudioPacket, fmt: CodecParameters) -> bool:
-    """Whether a packet can be one of `fmt`, by its length and its times. One that can't is as good as lost."""
+    """Whether a packet can belong to `fmt`, by its length and its times. One that can't is treated as lost."""
     frames, size = packet.frames, len(packet.payload)
     if not size or not 0 < frames * 1000 <= fmt.rate * PACKET_MAX_MS or max(packet.position, packet.host_ns) > INT_MAX:
         return False

@@ -1,4 +1,4 @@
-"""Codec settings: what a listener may choose, as text and as a value."""
+"""Codec settings that a listener may choose, as text and as a value."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ CHANNEL_CHOICES = ("auto", "mono", "stereo")
 class CodecSettings:
     """One listener's codec and its controls. Equal settings share one encoder.
 
-    `frame_us` 0 lets the frame follow the graph: 20 ms, or 10 ms where somebody asked
-    for low latency. `bitrate` is in bit/s, for all channels together; the rest is
-    as libopus has it (opus_defines.h). PCM codecs ignore all but `frame_us` and `channels`.
+    With `frame_us` 0 the frame follows the graph: 20 ms, or 10 ms if somebody asks for low latency. `bitrate` is in
+    bit/s, for all channels together; the rest is as in libopus (opus_defines.h). PCM codecs ignore all but `frame_us`
+    and `channels`.
     """
 
     codec: str = "opus"
@@ -80,11 +80,11 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 }
 SETTING_NAMES = tuple(_PARSERS)
 OPUS_ONLY = frozenset({"bitrate", "vbr", "complexity", "fec", "loss", "dtx", "bandwidth", "application"})
-"""What means nothing to PCM."""
+"""Settings without meaning for PCM."""
 
 
 def changed(base: CodecSettings, changes: Mapping[str, str]) -> CodecSettings:
-    """`base` with textual changes applied; ConfigError says what is wrong and what would do."""
+    """`base` with textual changes applied; a ConfigError says what is wrong and what is possible."""
     values: dict[str, Any] = {}
     for name, text in changes.items():
         parser = _PARSERS.get(name)
@@ -98,9 +98,9 @@ def changed(base: CodecSettings, changes: Mapping[str, str]) -> CodecSettings:
 
 
 def show_settings(settings: Mapping[str, object]) -> str:
-    """Settings as `changed` takes them: 'codec=opus, bitrate=64k, frame=10ms'. PCM is told without Opus's own.
+    """Settings in the syntax of `changed`: 'codec=opus, bitrate=64k, frame=10ms'. PCM omits those of Opus.
 
-    They may be the far end's: what is not known is shown as it is.
+    They may come from the peer: unknown ones are shown as they are.
     """
     pcm = settings.get("codec") in CODECS[1:]
     shown = [_show_setting(name, value) for name, value in settings.items() if not (pcm and name in OPUS_ONLY)]

@@ -1,1 +1,1 @@
-"""Signal maths: conversion, mixing, resampling, rings. No I/O, no clocks."""
+"""Signal processing: conversion, mixing, resampling, ring buffers. No I/O, no clocks."""

@@ -1,9 +1,9 @@
-"""Channel maps: the matrix that turns one layout into another.
+"""Channel maps: the matrix that converts one layout to another.
 
-Channels go where PulseAudio 16.1 sends them by default: to their namesakes. An output without one is made of what there
-is on its side. An input without one is folded into its side, or, from the centre, into both, quieter than what
-belongs there. An output is scaled down where its inputs could add up past full scale, so a mix of full-scale channels
-does not clip. LFE goes to LFE alone, or into mono with all others.
+The rules are PulseAudio 16.1's defaults. A channel goes to the output of the same name. An output without a namesake is
+made from the inputs on its side. An input without a namesake is folded into its side, or from the centre into both
+sides, at a lower level than the side's own channels. An output is scaled down if its inputs could add up to more than
+full scale, so a mix of full-scale channels does not clip. LFE goes only to LFE, or into mono with all the others.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Matrix = NDArray[np.float32]
 _MONO, _LFE = "mono", "lfe"
 _LEFT, _RIGHT, _CENTRE = "left", "right", "centre"
 _OWN, _FOLDED = 0.9, 0.1
-"""What is left of an output's own inputs where others are folded into it, and what those others get together."""
+"""The gain of an output's own inputs when others are folded into it, and the total gain of those others."""
 _CENTRE_FOLDED = 0.5
-"""What those of a centre get together in each of left and right, where there is no centre to be folded into."""
+"""The total gain of centre inputs in each of left and right, if there is no centre output."""
 
 
 def _side(name: str) -> str:
@@ -38,16 +38,16 @@ def _depth(name: str) -> str:
 
 
 class _Mix:
-    """A matrix in the making, each row an output."""
+    """A matrix under construction; each row is an output."""
 
     def __init__(self, source: Positions, target: Positions) -> None:
         self.source, self.target = source, target
         self.rows = np.zeros((len(target), len(source)), np.float32)
         self.heard: set[int] = set()
-        """Inputs that have an output."""
+        """Inputs that go to some output."""
 
     def whole(self) -> Matrix:
-        """(source channels, target channels)."""
+        """The finished matrix: (source channels, target channels)."""
         self._to_namesakes()
         self._fill_outputs()
         self._fold_centres()
@@ -56,7 +56,7 @@ class _Mix:
         return normalised(self.rows.T)
 
     def _to_namesakes(self) -> None:
-        """Mono goes to all but LFE, and all go to mono."""
+        """Mono goes to everything except LFE, and everything goes to mono."""
         for to, output in enumerate(self.target):
             for at, name in enumerate(self.source):
                 if output == _MONO:
@@ -107,15 +107,15 @@ class _Mix:
 
 
 def normalised(matrix: Matrix) -> Matrix:
-    """With each output scaled so that it can't exceed full scale."""
+    """The matrix with each output scaled so that it can't exceed full scale."""
     return np.ascontiguousarray(matrix / np.maximum(matrix.sum(axis=0), 1.0), np.float32)
 
 
 @lru_cache(maxsize=256)
 def mix_matrix(source: Positions, target: Positions) -> Matrix | None:
-    """The (source channels, target channels) matrix, or None where the layouts are the same.
+    """The (source channels, target channels) matrix, or None if the layouts are the same.
 
-    Auxiliary channels have no place: where nothing would be heard, the first goes to the first and so on.
+    Auxiliary channels have no position. If that would leave silence, channels are mapped by index.
     """
     if source == target:
         return None
@@ -127,24 +127,24 @@ def mix_matrix(source: Positions, target: Positions) -> Matrix | None:
 
 
 class Mapping(Enum):
-    """How the channels of one layout find those of another."""
+    """How the channels of one layout are mapped to those of another."""
 
     MIX = "mix"
-    """By name, what has no namesake folded into its side, or made of it."""
+    """By name; channels without a namesake are folded into their side, or made from it."""
     NAMES = "names"
-    """By name, or not at all."""
+    """By name only; channels without a namesake are dropped."""
     INDEX = "index"
-    """The first to the first, whatever they are called."""
+    """By index, whatever the names."""
 
 
 def by_name(source: Positions, target: Positions) -> Matrix:
-    """Each channel to those of its own name, and no mixing but of those that share one."""
+    """Each channel to those of the same name; mixes only channels that share a name."""
     return normalised(np.array([[float(name == to) for to in target] for name in source], np.float32))
 
 
 @lru_cache(maxsize=256)
 def mapped(source: Positions, target: Positions, mapping: Mapping) -> Matrix | None:
-    """As `mix_matrix`, in any of the ways there are."""
+    """As `mix_matrix`, for any mapping."""
     if mapping is Mapping.MIX or source == target:
         return mix_matrix(source, target)
     if mapping is Mapping.INDEX:

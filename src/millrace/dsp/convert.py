@@ -1,8 +1,7 @@
 """Sample formats: bytes to float32 in [-1, 1) and back, bit-exact for up to 24 bits.
 
-Integers are divided by their own full scale (2^(bits-1)), so int -> float -> int gives
-the same bits back for every format of at most 24 bits. A-law and mu-law follow ITU-T G.711.
-Of unsigned ones the middle is silence.
+Integers are divided by their own full scale (2^(bits-1)), so int -> float -> int returns the same bits for every format
+of at most 24 bits. A-law and mu-law follow ITU-T G.711. In unsigned formats the middle of the range is silence.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class SampleFormat(IntEnum):
-    """Sample formats; the values are those of pulse/sample.h, `pa_sample_format_t`, for those in PULSE_FORMATS."""
+    """Sample formats; those in PULSE_FORMATS have the values of `pa_sample_format_t` (pulse/sample.h)."""
 
     U8 = 0
     ALAW = 1
@@ -34,7 +33,7 @@ class SampleFormat(IntEnum):
     S24BE = 10
     S24_32LE = 11
     S24_32BE = 12
-    # PulseAudio has none of these; sound cards of virtual machines do.
+    # Not in PulseAudio, but used by sound cards of virtual machines.
     S8 = 100
     U16LE = 101
     U16BE = 102
@@ -43,7 +42,7 @@ class SampleFormat(IntEnum):
 
 
 PULSE_FORMATS: tuple[SampleFormat, ...] = tuple(fmt for fmt in SampleFormat if fmt <= SampleFormat.S24_32BE)
-"""What programs may choose from, in PulseAudio's order."""
+"""The formats that applications may use, in PulseAudio's order."""
 NAMES: dict[SampleFormat, str] = {
     SampleFormat.U8: "u8",
     SampleFormat.ALAW: "aLaw",
@@ -99,7 +98,7 @@ _TABLES: dict[SampleFormat, Samples] = {SampleFormat.ALAW: _alaw_table(), Sample
 
 
 def _law_encoder(table: Samples) -> tuple[Samples, NDArray[np.uint8]]:
-    """Sorted values of a companding table, and the code of each: encoding is the nearest value."""
+    """The values of a companding table, sorted, and the code of each: encoding picks the nearest value."""
     order = np.argsort(table, kind="stable")
     return table[order], order.astype(np.uint8)
 
@@ -126,11 +125,11 @@ def _packed24(raw: NDArray[np.uint8], big: bool) -> NDArray[np.int32]:
 
 
 FLOAT_LIMIT = 64.0
-"""Float samples are held within ±36 dB over full scale: more is never sound."""
+"""Float samples are limited to ±36 dB over full scale: anything higher is not sound."""
 
 
 def _make_safe(out: Samples) -> None:
-    """Take NaN, infinities and absurd numbers out of client floats, in place; free for sane ones."""
+    """Remove NaN, infinities and absurd values from client floats, in place; one dot product for sane ones."""
     with np.errstate(over="ignore", invalid="ignore"):
         energy = np.dot(out, out)
     if not energy <= FLOAT_LIMIT**2:
@@ -141,12 +140,11 @@ def _make_safe(out: Samples) -> None:
 def decode(fmt: SampleFormat, data: Buffer, out: Samples) -> None:
     """Convert `data`, exactly `out.size` samples of `fmt`, into the flat float32 array `out`.
 
-    Float input is made safe: NaN and infinities become 0, so that one client's bad
-    numbers can't poison a mix.
+    Float input is sanitised: NaN and infinities become 0, so that one client's bad values can't poison a mix.
     """
     if fmt in _INT:
         dtype, scale = _INT[fmt]
-        # Two plain passes are twice as fast as one `multiply` that casts in small pieces.
+        # Two plain passes are twice as fast as one `multiply`, which casts in small chunks.
         out[:] = np.frombuffer(data, dtype)
         out *= np.float32(1 / scale)
     elif fmt in (SampleFormat.F32LE, SampleFormat.F32BE):
@@ -170,7 +168,7 @@ def decode(fmt: SampleFormat, data: Buffer, out: Samples) -> None:
 
 
 def _signed(data: Buffer, dtype: str) -> NDArray[np.signedinteger[Any]]:
-    """Unsigned samples less their middle: one bit is another. Taking that off as floats would lose the low bits."""
+    """Unsigned samples minus their midpoint, by flipping the top bit; subtracting floats would lose the low bits."""
     wide = np.frombuffer(data, dtype)
     size = wide.itemsize
     native = wide.astype(f"u{size}")
@@ -211,7 +209,7 @@ def _encode_law(samples: Samples, fmt: SampleFormat) -> bytes:
 
 def _encode_s16(samples: Samples, fmt: SampleFormat) -> bytes:
     scaled = np.rint(samples * np.float32(32768))
-    # As `clip` does it, without what that costs for each short block.
+    # The same as `clip`, without its overhead, which matters for short blocks.
     np.maximum(scaled, np.float32(-32768), out=scaled)
     np.minimum(scaled, np.float32(32767), out=scaled)
     rounded: NDArray[np.int16] = scaled.astype("<i2" if fmt is SampleFormat.S16LE else ">i2")

@@ -1,4 +1,4 @@
-"""Measuring a signal: level, frequency, gaps. What the demo prints and tests judge by."""
+"""Signal measurements: level, frequency, gaps. Used by the demo and by tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def level_dbfs(signal: Samples) -> float:
 
 
 def frequency_hz(signal: Samples, rate: int) -> float:
-    """The strongest tone's frequency in a mono signal: windowed FFT peak, refined by a parabola on log power."""
+    """The frequency of the strongest tone in a mono signal: windowed FFT peak, refined by a parabola on log power."""
     if len(signal) < 64 or not signal.any():
         return 0.0
     window = np.hanning(len(signal))
@@ -31,10 +31,10 @@ def frequency_hz(signal: Samples, rate: int) -> float:
 
 
 def phase_jumps(signal: Samples, rate: int, tone_hz: float, threshold: float = 0.02) -> NDArray[np.int64]:
-    """Frames at which a steady tone breaks: where the signal is not predicted by its own last two samples.
+    """Frames at which a steady tone breaks: where the signal is not predicted by its own previous two samples.
 
-    A sine obeys x[n] = 2·cos(w)·x[n−1] − x[n−2]; a dropped or doubled frame violates that at once.
-    `threshold` is relative to the signal's peak.
+    A sine obeys x[n] = 2·cos(w)·x[n−1] − x[n−2]; a dropped or doubled frame violates that at once. `threshold` is
+    relative to the signal's peak.
     """
     w = 2 * math.pi * tone_hz / rate
     x = signal.astype(np.float64)
@@ -52,7 +52,7 @@ def silent_runs(signal: Samples, at_least: int) -> list[tuple[int, int]]:
 
 
 def tone_snr_db(signal: Samples, rate: int) -> tuple[float, float]:
-    """(SNR in dB, frequency in Hz) of a steady tone: fitted by least squares, everything else is noise."""
+    """(SNR in dB, frequency in Hz) of a steady tone, fitted by least squares; everything else counts as noise."""
     x = signal.astype(np.float64)
     n = np.arange(len(x)) - len(x) / 2
     hz = frequency_hz(signal, rate)
@@ -60,7 +60,7 @@ def tone_snr_db(signal: Samples, rate: int) -> tuple[float, float]:
         w = 2 * math.pi * hz / rate
         basis = np.stack([np.cos(w * n), np.sin(w * n), n * np.cos(w * n), n * np.sin(w * n)], axis=1)
         a, b, c, d = np.linalg.lstsq(basis, x, rcond=None)[0]
-        # a·cos + b·sin, detuned by dw, grows dw·n·(b·cos − a·sin) to first order.
+        # a·cos + b·sin, detuned by dw, grows by dw·n·(b·cos − a·sin) to first order.
         hz += float((b * c - a * d) / (a * a + b * b)) * rate / (2 * math.pi)
     w = 2 * math.pi * hz / rate
     basis = np.stack([np.cos(w * n), np.sin(w * n)], axis=1)

@@ -1,4 +1,4 @@
-"""Gains, ramps and the limiter: what happens to a mixed block."""
+"""Gains, ramps and the limiter, for mixed blocks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ def ramp(frames: int) -> Samples:
 
 
 class Limiter:
-    """Keeps a mix within full scale without hard edges; the identity while it is within.
+    """Keeps a mix within full scale without hard edges; leaves it unchanged while it is within.
 
-    When a block peaks over 1.0 its gain slides down to 1/peak, and back up by at most
-    `RELEASE` a block; what still sticks out during the slide is bent by tanh over the
-    top 3 dB instead of being cut off.
+    When a block peaks over 1.0, the gain slides down to 1/peak, and later back up by at most the factor `RELEASE` per
+    block. Peaks that still exceed 1.0 during the slide are bent by tanh over the top 3 dB instead of being clipped.
     """
 
     RELEASE = 1.05
@@ -58,7 +57,7 @@ class Limiter:
             self._bend(block)
 
     def _bend(self, block: Samples) -> None:
-        """Squeeze everything above the knee into the rest of the way to 1.0, smoothly."""
+        """Compress everything above the knee smoothly into the range up to 1.0."""
         room = np.float32(1.0 - self.KNEE)
         size = np.abs(block)
         bent = self.KNEE + room * np.tanh((size - self.KNEE) / room)

@@ -1,8 +1,8 @@
-"""Resampling: fixed ratios by soxr or libsamplerate, chosen by how much delay is free.
+"""Resampling at fixed ratios by soxr or libsamplerate, depending on how much delay is acceptable.
 
-soxr HQ is four times cheaper but holds hundreds of frames back; libsamplerate's `sinc_fastest`
-holds 20. A stream that asked for low latency gets the second.
-Both libraries are imported on first use: most sound needs no resampling, and starting stays quick.
+soxr HQ is four times cheaper but holds back hundreds of frames; libsamplerate's `sinc_fastest` holds back 20 and is
+used for streams that ask for low latency. Both libraries are imported on first use: most sound needs no resampling, and
+startup stays quick.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ SINC_HOLDS: Frames = 20
 
 
 SINC_STRETCH_MAX = 256
-"""libsamplerate does no more than so many times."""
+"""libsamplerate's largest ratio."""
 
 
 def stretched(low: int, high: int) -> bool:
-    """Whether a frame at the lower rate stands for all of its period: a filter would hold back seconds of sound."""
+    """Whether frames are repeated instead of filtered: at such ratios a filter would hold back seconds of sound."""
     return low < RATE_MIN or low * SINC_STRETCH_MAX < high
 
 
 def holds_ns(rate_in: int, rate_out: int, low_delay: bool) -> HostNs:
-    """The most that a resampler between these rates holds back; 0 where none is needed."""
+    """The most that a resampler between these rates holds back; 0 if none is needed."""
     if rate_in == rate_out or stretched(rate_in, rate_out):
         return 0
     return (SINC_HOLDS if low_delay else SOXR_HOLDS) * NS_PER_S // min(rate_in, rate_out)
 
 
 SOXR_BYTES, SINC_BYTES = 144 * 1024, 64 * 1024
-"""What a channel takes, as measured at usual rates in such pieces; from 1 kHz to 384 kHz it is up to twice that."""
+"""Memory per channel, measured at usual rates with pieces of PIECE_FRAMES; up to twice that from 1 to 384 kHz."""
 
 
 PIECE_FRAMES: Frames = 2048
-"""What a resampler is best fed at once, at the higher of its rates: soxr keeps buffers as large as the largest piece
-that it was ever given (half a second of 192 kHz: 700 KiB a channel), and takes twice the time for such."""
+"""The best size of input to a resampler, at the higher of its rates. soxr keeps buffers as large as the largest piece
+it was ever given (half a second at 192 kHz: 700 KiB per channel), and takes twice as long for large pieces."""
 
 
 FRAME_BYTES = 4
-"""A channel of a frame."""
+"""One channel of a frame."""
 
 
 def resampler_bytes(rate_in: int, rate_out: int, channels: int, low_delay: bool) -> int:
-    """The memory of what `make_resampler` makes."""
+    """The memory used by the result of `make_resampler`."""
     if stretched(rate_in, rate_out):
         return channels * FRAME_BYTES * 2 * (rate_out // rate_in + 1)
     return 0 if rate_in == rate_out else channels * (SINC_BYTES if low_delay else SOXR_BYTES)
 
 
 class Resampler(Protocol):
-    """Turns frames at one rate into frames at another, keeping history between calls."""
+    """Converts frames from one rate to another, keeping history between calls."""
 
     def process(self, block: Samples) -> Samples:
-        """Feed (frames, channels); returns what is ready, possibly empty."""
+        """Feed (frames, channels); return what is ready, possibly nothing."""
         ...
 
     def finish(self) -> Samples:
-        """Feed silence until the last real frame is out; returns it."""
+        """Feed silence until the last real frame is out; return the rest."""
         ...
 
 
 class SoxrResampler:
-    """Best quality per cycle of CPU; for streams whose latency is free."""
+    """Best quality for the CPU time; for streams whose latency does not matter."""
 
     name = "soxr-hq"
 
@@ -89,7 +89,7 @@ class SoxrResampler:
         return self._shaped(self._stream.resample_chunk(empty, last=True))
 
     def finish_of(self, block: Samples) -> Samples:
-        """All of `block` at once, to its end."""
+        """Resample all of `block` at once, to its end."""
         flat = block if self._channels > 1 else block[:, 0]
         return self._shaped(self._stream.resample_chunk(np.ascontiguousarray(flat), last=True))
 
@@ -98,7 +98,7 @@ class SoxrResampler:
 
 
 class SincResampler:
-    """Least delay (19 frames at unity), and a ratio that may change at every call."""
+    """The shortest delay (19 frames at unity), and a ratio that may change at every call."""
 
     name = "src-sinc-fastest"
     _TAIL = 64
@@ -118,7 +118,7 @@ class SincResampler:
         return out
 
     def finish(self) -> Samples:
-        """See `Resampler`: what was fed comes out to its last frame, and none of the silence fed after it."""
+        """See `Resampler`. Returns everything up to the last frame fed, without the silence fed after it."""
         tail = self._process(np.zeros((self._TAIL, self._channels), np.float32), True)
         return tail[: max(0, round(self._owed))]
 
@@ -129,7 +129,7 @@ class SincResampler:
 
 
 class TrivialResampler:
-    """Each frame for as long as it lasts, to a higher rate; it holds nothing back. PulseAudio's name for that."""
+    """Repeats each frame for its duration at a higher rate, with no delay. The name is PulseAudio's."""
 
     name = "trivial"
 
@@ -150,7 +150,7 @@ class TrivialResampler:
 
 
 def make_resampler(rate_in: int, rate_out: int, channels: int, low_delay: bool) -> Resampler | None:
-    """A resampler between two fixed rates, or None where they are the same."""
+    """A resampler between two fixed rates, or None if they are the same."""
     if rate_in == rate_out:
         return None
     if rate_in < rate_out and stretched(rate_in, rate_out):

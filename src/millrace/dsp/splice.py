@@ -1,8 +1,8 @@
-"""Leaving out or repeating a little sound where it is least heard.
+"""Cutting out or repeating a little sound where that is least audible.
 
-Both jump from one place to another that looks alike (best normalised correlation) and crossfade, as
-WSOLA does (W. Verhelst, M. Roelands, "An overlap-add technique based on waveform similarity for high
-quality time-scale modification of speech", ICASSP 1993). A steady tone comes out unbroken.
+Both jump to a place that looks alike (best normalised correlation) and crossfade, as WSOLA does (W. Verhelst,
+M. Roelands, "An overlap-add technique based on waveform similarity for high quality time-scale modification of speech",
+ICASSP 1993). A steady tone comes out unbroken.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from millrace.units import Frames
 
 _FINE_MS, _MIN_MS, _MAX_MS = 2, 3, 13
 _BEYOND_MS = 2
-"""A splice may correct too much by that if it fits better there."""
+"""A splice may overcorrect by this much if it fits better there."""
 _ALIKE = 0.8
-"""What is less alike is left for later, unless there is much to correct."""
+"""A splice with less similarity is postponed, unless there is much to correct."""
 _SILENT = 1e-4
 
 
 def best_match(template: Samples, where: Samples) -> int:
-    """As `match`, without how good it is."""
+    """As `match`, but only the offset."""
     return match(template, where)[0]
 
 
 def match(template: Samples, where: Samples) -> tuple[int, float]:
-    """The offset in `where` at which it looks most like `template`, and how much: 1 is alike; both (frames, channels).
+    """The offset in `where` most similar to `template`, and the similarity: 1 is identical. Both (frames, channels).
 
-    `where` must be at least as long. Silence matches at 0.
+    `where` must be at least as long as `template`. Silence matches at 0.
     """
     one, many = template.sum(axis=1), where.sum(axis=1)
     product = np.correlate(many, one, "valid")
@@ -43,12 +43,12 @@ def match(template: Samples, where: Samples) -> tuple[int, float]:
 
 
 def lengths(rate: int) -> tuple[Frames, Frames, Frames]:
-    """(crossfade, shortest, longest splice) at `rate`: 2, 3 and 13 ms, a period of any voice."""
+    """(crossfade, shortest, longest splice) at `rate`: 2, 3 and 13 ms; 13 ms is at least one period of any voice."""
     return rate * _FINE_MS // 1000, rate * _MIN_MS // 1000, rate * _MAX_MS // 1000
 
 
 def accelerate(tape: Tape, rate: int, most: Frames) -> Frames:
-    """Leave out about `most` frames (at most 13 ms) at the head; returns how many, 0 where nothing fits."""
+    """Cut out about `most` frames (at most 13 ms) at the head; return how many, 0 if nothing fits."""
     fade, low, longest = lengths(rate)
     if most < low:
         return 0
@@ -57,7 +57,7 @@ def accelerate(tape: Tape, rate: int, most: Frames) -> Frames:
 
 
 def skip(tape: Tape, rate: int, about: Frames) -> Frames:
-    """Leave out about `about` frames in one go, within 10 ms, where it fits best; returns how many."""
+    """Cut out about `about` frames in one go, within 10 ms, where it fits best; return how many."""
     fade, _, around = lengths(rate)
     low, high = max(fade, about - around), min(about, tape.fill - 2 * fade)
     if high < low:
@@ -78,7 +78,7 @@ def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames, alike: float = -1
 
 
 def expand(tape: Tape, rate: int, most: Frames) -> Frames:
-    """Repeat about `most` frames (at most 13 ms) of what was just played; returns how many."""
+    """Repeat about `most` frames (at most 13 ms) of what was just played; return how many."""
     fade, low, longest = lengths(rate)
     high = min(longest, most + rate * _BEYOND_MS // 1000, tape.past - fade, tape.capacity - tape.fill)
     if most < low or high < low or tape.fill < fade:
@@ -96,9 +96,9 @@ def expand(tape: Tape, rate: int, most: Frames) -> Frames:
 
 
 def last_period(past: Samples, rate: int) -> Samples:
-    """What to repeat after `past` so that it goes on as it was: its last 3 to 13 ms, whole periods where it has any.
+    """A loop that continues `past`: its last 3 to 13 ms, in whole periods if it is periodic.
 
-    Silence for silence, and where `past` is shorter than 20 ms.
+    Silence if `past` ends in silence or is too short.
     """
     fade, low, high = lengths(rate)
     if len(past) < high + fade + low or not past[-high:].any():

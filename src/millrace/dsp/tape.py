@@ -1,6 +1,6 @@
-"""A queue of frames that remembers what was read: cutting and stretching look back as well as ahead.
+"""A queue of frames that keeps what was read, because cutting and stretching look back as well as ahead.
 
-Memory is contiguous, so every look is one view. One user at a time.
+The memory is contiguous, so every access is a single view. Single-threaded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from millrace.units import Frames
 
 
 class Tape:
-    """Up to `capacity` frames ahead of the head; behind it silence at first, then at least `history` frames."""
+    """Up to `capacity` frames ahead of the head, and at least `history` frames behind it, silent at first."""
 
     def __init__(self, capacity: Frames, history: Frames, channels: int) -> None:
         self.capacity, self.history = capacity, history
@@ -26,11 +26,11 @@ class Tape:
 
     @property
     def past(self) -> Frames:
-        """Frames behind the head that are still known; going back uses them up."""
+        """Frames behind the head that are still available; going back uses them up."""
         return self._head
 
     def write(self, block: Samples) -> Frames:
-        """Append as much of `block` as fits; returns how many frames."""
+        """Append as much of `block` as fits; return how many frames."""
         n = min(len(block), self.capacity - self.fill)
         if self._end + n > len(self._data):
             drop = self._head - self.history
@@ -53,10 +53,10 @@ class Tape:
         return self._data[self._head - back : min(self._head + ahead, self._end)]
 
     def advance(self, frames: Frames) -> None:
-        """Move the head on; a negative number goes back, at most by `past`, to where there is room for it."""
+        """Move the head forward; a negative number goes back, by at most `past` frames."""
         assert -self.past <= frames <= self.fill
         self._head += frames
 
     def clear(self) -> None:
-        """Forget what is ahead."""
+        """Discard what is ahead."""
         self._head = self._end

@@ -1,1 +1,1 @@
-"""What flows: formats, parameters, packets; one type each."""
+"""The types of media data: formats, parameters, packets."""

@@ -1,4 +1,4 @@
-"""Sound on its way to a listener, and from a microphone."""
+"""Sound on its way to a listener, or from a microphone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from millrace.units import Frames, HostNs
 
 
 class AudioPacket(NamedTuple):
-    """A packet of sound. `position` is its first frame's, `host_ns` that frame's time on the daemon's clock."""
+    """A packet of sound. `position` is that of its first frame, `host_ns` that frame's time on the daemon's clock."""
 
     generation: int
     frames: Frames

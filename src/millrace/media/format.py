@@ -1,4 +1,4 @@
-"""Formats of what flows: sound, pictures, data."""
+"""Formats of sound, pictures and data."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from millrace.units import Positions
 
 
 class AudioFormat(msgspec.Struct, frozen=True):
-    """Samples: how each is written, how many a second, one channel per position.
+    """A sample format, a rate, and one channel per position.
 
-    The one format of sound there is. What a protocol calls one (PulseAudio's sample spec and map, format_info, what
-    QEMU says of a voice) is made into this where it comes in, and from this where it goes out.
+    Millrace has no other audio format type. Protocol-specific ones (PulseAudio's sample spec and channel map,
+    format_info, QEMU's voice parameters) are converted to and from this one at the protocol's edge.
     """
 
     sample: SampleFormat
     rate: int
     positions: Positions
     coded: str = ""
-    """What its guest sends instead, which a codec made into these samples: opus."""
+    """The codec that the guest sends (opus), if the samples were decoded from one."""
 
     @property
     def channels(self) -> int:
@@ -29,16 +29,16 @@ class AudioFormat(msgspec.Struct, frozen=True):
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes a frame."""
+        """Bytes per frame."""
         return SAMPLE_BYTES[self.sample] * len(self.positions)
 
     @property
     def name(self) -> str:
-        """What is sent, as users read it."""
+        """What the guest sends, for users to read."""
         return self.coded or NAMES[self.sample]
 
     def decode(self, data: Buffer) -> Samples:
-        """(frames, channels); what does not make a whole frame is left out."""
+        """Bytes to (frames, channels); a trailing partial frame is dropped."""
         frames = len(data) // self.frame_bytes
         out = np.empty((frames, len(self.positions)), np.float32)
         decode(self.sample, data[: frames * self.frame_bytes], out.reshape(-1))
@@ -50,7 +50,7 @@ class AudioFormat(msgspec.Struct, frozen=True):
 
 
 class VideoFormat(msgspec.Struct, frozen=True):
-    """Pictures: how large, and how often one may come at the most (0.0: no telling)."""
+    """Size of the pictures, and their maximum rate (0.0: unknown)."""
 
     width: int
     height: int

@@ -1,8 +1,8 @@
-"""What a packet port carries: packets, and what is said about them, in one order.
+"""What a packet port carries: packets and the items that describe them, in one order.
 
-A source gives `Item`s. Parameters, segments, gaps and ends are items in the queue like packets are, so none of them
-can overtake or be overtaken. Upstream go `Demand`, which is state and merged on its way, and events, which bear who
-sent them.
+A source emits `Item`s. Parameters, segments, gaps and ends are queued like packets, so they can't overtake packets or
+be overtaken. In the other direction go `Demand`, which is state and is merged on its way, and events, which carry their
+sender.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from millrace.units import HostNs, MediaNs
 
 
 class Flags(IntFlag):
-    """What is special about a packet."""
+    """Properties of a packet."""
 
     KEY = 1
-    """The first part of an access unit that needs none before it."""
+    """The first part of an access unit that depends on no earlier one."""
     DISCONTINUITY = 2
-    """Times begin anew here."""
+    """The time line starts anew here."""
     DISPOSABLE = 4
-    """None after it needs it: all parts of an access unit say so, or none."""
+    """No later access unit depends on it. Set on all parts of an access unit, or on none."""
     END = 8
-    """It is the last part of its access unit: of the picture, the caption, the stretch of sound."""
+    """The last part of its access unit (a picture, a caption, a stretch of sound)."""
 
 
 WHOLE_KEY = Flags.KEY | Flags.END
 
 
 class SideData(msgspec.Struct, frozen=True):
-    """What travels with a packet and is no part of its payload."""
+    """Data that travels with a packet outside its payload."""
 
     kind: str
     data: bytes
 
 
 class Packet(msgspec.Struct, frozen=True):
-    """An access unit, or a part of one. Its payload is shared by all that get it, and never changed."""
+    """An access unit or part of one. The payload is shared by all receivers, and never modified."""
 
     number: int
-    """One more for each packet of the track; given by its first source, and kept by every hop."""
+    """Increases by one per packet of the track; assigned by its first source and kept by every hop."""
     generation: int
-    """Of the Parameters that it needs."""
+    """The generation of the Parameters that it needs."""
     pts_ns: MediaNs
     dts_ns: MediaNs
     duration_ns: int
@@ -54,18 +54,18 @@ class Packet(msgspec.Struct, frozen=True):
     flags: Flags
     payload: bytes
     region: Rect | None = None
-    """The stripe or tile that it is of the picture with this time."""
+    """The stripe or tile of the picture with this time that it contains."""
     side: tuple[SideData, ...] = ()
 
     @property
     def weight(self) -> int:
-        """What it makes a queue hold, in bytes."""
+        """Bytes that it occupies in a queue."""
         weight = PACKET_BYTES + len(self.payload)
         return weight + sum(len(part.data) for part in self.side) if self.side else weight
 
 
 PACKET_BYTES = 256
-"""What a packet takes besides its payload."""
+"""Overhead of a packet besides its payload."""
 
 
 class Parameters(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ class Parameters(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """The source's own time against media time. `rate` 0 is a pause; a seek is a new one."""
+    """Maps the source's own time to media time. `rate` 0 is a pause; a seek is a new segment."""
 
     rate: float
     source_ns: int
@@ -88,7 +88,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """So many packets are missing. What follows can be decoded without them, and begins at `resume_ns`."""
+    """`dropped` packets are missing. What follows can be decoded without them, and begins at `resume_ns`."""
 
     dropped: int
     resume_ns: MediaNs
@@ -104,7 +104,7 @@ Item: TypeAlias = Packet | Parameters | Segment | Gap | End
 
 
 class Kind(Enum):
-    """What a track carries."""
+    """The content of a track."""
 
     AUDIO = "audio"
     VIDEO = "video"
@@ -113,24 +113,24 @@ class Kind(Enum):
 
 
 class Cache(Enum):
-    """What of a track is kept for those that join."""
+    """What of a track is kept for new subscribers."""
 
     GROUP = "group"
-    """All since the last key packet, as long as that is short."""
+    """Everything since the last key packet, as long as that is short."""
     LAST = "last"
     """The last access unit."""
     NONE = "none"
 
 
 class Hop(msgspec.Struct, frozen=True):
-    """A host that a track came by."""
+    """A host that a track passed through."""
 
     host: str
     delay_ns: int = 0
 
 
 class TrackInfo(msgspec.Struct, frozen=True):
-    """What a track is. `role` is main, stem, caption, camera, thumbnail and such."""
+    """Description of a track. `role` is main, stem, caption, camera, thumbnail or the like."""
 
     key: str
     kind: Kind
@@ -141,36 +141,36 @@ class TrackInfo(msgspec.Struct, frozen=True):
 
 
 class Demand(msgspec.Struct, frozen=True):
-    """What is wanted of a source: of one subscriber, or of all, merged. None: they do not mind."""
+    """What one subscriber, or all of them merged, want from a source. None: no preference."""
 
     subscribers: int = 1
-    """With none the source may sleep."""
+    """If there are none, the source may sleep."""
     bitrate_max: int | None = None
     latency_ns: int | None = None
     width_max: int | None = None
     fps_max: float | None = None
     drop_ratio: float = 0.0
-    """What share of the pictures nobody can use."""
+    """The share of pictures that no subscriber can use."""
     played_ns: MediaNs | None = None
-    """What is heard or seen where the keyboard is."""
+    """The media time that is being heard or seen by the holder of the keyboard."""
 
 
 NO_DEMAND = Demand(subscribers=0)
 
 
 class KeyFrame(msgspec.Struct, frozen=True):
-    """A subscriber needs a key packet to go on."""
+    """A subscriber needs a key packet to continue."""
 
 
 class Seek(msgspec.Struct, frozen=True):
-    """Go on from `source_ns`, at `rate`."""
+    """Continue from `source_ns`, at `rate`."""
 
     source_ns: int
     rate: float = 1.0
 
 
 class Navigation(msgspec.Struct, frozen=True):
-    """A key or a pointer for what plays: menus, players in a page."""
+    """A key press or pointer event for the media: menus, players in a page."""
 
     what: str
     at: Point | None = None
@@ -179,7 +179,7 @@ class Navigation(msgspec.Struct, frozen=True):
 
 
 class Custom(msgspec.Struct, frozen=True):
-    """Anything else, in the source's own words."""
+    """Any other event, defined by the source."""
 
     name: str
     data: bytes = b""
@@ -189,12 +189,12 @@ Upstream: TypeAlias = KeyFrame | Seek | Navigation | Custom
 
 
 class PacketSink(Protocol):
-    """Gets a track: a subscriber's queue, a recorder, a door that gives it to a guest, a relay."""
+    """The receiver of a track: a subscriber's queue, a recorder, a protocol that passes it to a guest, a relay."""
 
     def begin(self, items: tuple[Item, ...]) -> None:
-        """What a newcomer needs to go on from: parameters, the segment, the last group; or BudgetError."""
+        """What a new subscriber starts from: parameters, the segment, the last group. May raise BudgetError."""
         ...
 
     def push(self, item: Item) -> None:
-        """The next item. It never blocks."""
+        """The next item. Must not block."""
         ...

@@ -1,1 +1,1 @@
-"""Reads guests and says why. Changes nothing."""
+"""Observes guests and explains what happens in them. Changes nothing."""

@@ -1,8 +1,8 @@
-"""Diagnosis: hears of everything that goes wrong, finds the cause, and writes it down once.
+"""Diagnosis: receives every report of trouble, finds the cause, and records it once.
 
-Stages report symptoms. One that a stall of the daemon explains becomes that stall's incident in the guest that heard
-it. An underrun is looked into a little later: an application that stops for good ends its stream by then. Clocks and
-what the system knows of this thread are handed in.
+Stages report symptoms. If a stall of the daemon explains a symptom, it is recorded as that stall's incident in the
+guest where it was audible. An underrun is examined a little later, because an application that stops for good ends its
+stream by then. The clocks, and what the system knows of this thread, are passed in.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.daemon")
 STRAIN_NS = 20 * NS_PER_MS
-"""A cycle this late, or that takes so long, is an incident."""
+"""A cycle that is this late, or takes this long, is an incident."""
 CONFIRM_NS = 150 * NS_PER_MS
-"""An application that stops for good ends its stream within this: then that was no underrun."""
+"""If an application ends its stream within this time, it stopped on purpose, and there was no underrun."""
 CONFIRMED_MAX = 32
-"""Underruns of one guest that are looked into at a time; those beyond are counted by their streams only."""
+"""Underruns of one guest that may be pending at a time; further ones are only counted by their streams."""
 AFTER_NS = 600 * NS_PER_MS
-"""What is heard so long after an incident is its doing."""
+"""A symptom within this time after an incident is attributed to it."""
 CLOCK_JUMP_NS = 200 * NS_PER_MS
 CYCLE_MAX_NS = 40 * NS_PER_MS
 OURS = frozenset({"loop", "cycle", "encoder"})
@@ -47,11 +47,11 @@ class Surroundings:
     computed_ns: Callable[[], HostNs]
     """How long it has computed."""
     is_stopped: Callable[[int], bool]
-    """Whether the process with that number is stopped."""
+    """Whether the process with that PID is stopped."""
 
 
 class Doubt(NamedTuple):
-    """An underrun that is looked into when its time has come."""
+    """An underrun to be examined when it is due."""
 
     due_ns: HostNs
     guest: Guest
@@ -62,7 +62,7 @@ class Doubt(NamedTuple):
 
 
 class Diagnosis:
-    """One worker's."""
+    """The diagnosis of one worker."""
 
     strain_ns = STRAIN_NS
 
@@ -79,16 +79,16 @@ class Diagnosis:
         self._doubtful: Counter[str] = Counter()
 
     def next_timeout(self) -> HostNs | None:
-        """When an underrun is to be looked into."""
+        """When the next underrun is to be examined."""
         return self._doubts[0].due_ns if self._doubts else None
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """It is now `now_ns`."""
+        """Examine the underruns that are due at `now_ns`."""
         while self._doubts and self._doubts[0].due_ns <= now_ns:
             self._look_into(self._doubts.popleft())
 
     def report(self, symptom: Symptom) -> None:
-        """See `symptoms.Report`. What a listener infers is in its own words: those that are not known are skipped."""
+        """See `symptoms.Report`. Listeners infer symptoms and name them themselves; unknown names are ignored."""
         now, subject = self._around.now_ns(), symptom.subject
         if symptom.inferred:
             if (symptom.stage, symptom.cause) not in CAUSES:
@@ -101,7 +101,7 @@ class Diagnosis:
             symptom.stage, symptom.cause, now, symptom.guest, subject, symptom.evidence, symptom.at_ns
         )
 
-    # -- our own doing -----------------------------------------------------------------------
+    # -- the daemon's own stalls -------------------------------------------------------------
 
     def ran(self, began_ns: HostNs) -> None:
         """The graphs have run."""
@@ -109,12 +109,12 @@ class Diagnosis:
         self._look_at_clock(began_ns)
 
     def second(self, now_ns: HostNs) -> None:
-        """Every second: what nobody tells us."""
+        """Once a second: check what nobody reports."""
         self._waited_ns = self._around.waited_ns()
         self._look_at_clock(now_ns)
 
     def _look_at_clock(self, began_ns: HostNs) -> None:
-        """Is the wall clock where it was?"""
+        """Check whether the wall clock was set."""
         offset = self._around.wall_ns() - self._around.now_ns()
         moved = offset - self._wall_offset
         self._wall_offset = offset
@@ -122,17 +122,17 @@ class Diagnosis:
             self.incidents.record("clock", "jumped", began_ns, evidence={"moved_ms": _ms(moved)})
 
     def not_kept(self, trouble: str, asked_ns: HostNs) -> None:
-        """A change is not on disk."""
+        """A change could not be written to disk."""
         self.incidents.record(
             "store", "can't write", self._around.now_ns(), evidence={"error": trouble}, at_ns=asked_ns
         )
 
     def left_out(self, guest: str, why: str) -> None:
-        """A guest of before could not be brought back."""
+        """A guest of an earlier run could not be restored."""
         self.incidents.record("guest", "left out", self._around.now_ns(), guest, evidence={"error": why})
 
     def strain(self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs, before_ns: HostNs) -> None:
-        """A run of the graphs began so late, and took so long; the one before it ended at `before_ns`."""
+        """A run of the graphs began `late_ns` late and took `spent_ns`; the one before it ended at `before_ns`."""
         waited = self._around.waited_ns()
         waited_ns, self._waited_ns = waited - self._waited_ns, waited
         cpu_ns = self._cpu_ns - self._cpu_before_ns
@@ -143,18 +143,18 @@ class Diagnosis:
         due = began_ns - late_ns
         regular = due - before_ns < CYCLE_MAX_NS
         stage, cause = self._blamed(late_ns, spent_ns, waited_ns, cpu_ns, regular)
-        # What held it up began between the run that was in time and the deadline that was not kept.
+        # What caused the delay began between the run that was in time and the deadline that was missed.
         at = (max(before_ns, due - CYCLE_MAX_NS) + due) // 2 if late_ns >= spent_ns else began_ns
         self.incidents.record(stage, cause, began_ns + spent_ns, evidence=evidence, at_ns=at)
 
     def _blamed(
         self, late_ns: HostNs, spent_ns: HostNs, waited_ns: HostNs, cpu_ns: HostNs, regular: bool
     ) -> tuple[str, str]:
-        """Who had the time: the graphs, other work of ours, other programs, or nobody.
+        """Who used the time: the graphs, other work of the daemon, other programs, or nobody.
 
-        `cpu_ns` is what we computed since the run before ended. In `regular` running that was within a cycle of the
-        deadline, so what we computed is what held us up. `waited_ns` reaches back for up to a second, in which a loaded
-        machine makes everybody wait a little: it counts only where we did not compute.
+        `cpu_ns` is what the daemon computed since the previous run ended. When running in `regular` intervals, that run
+        was within a cycle of the deadline, so the daemon's own computing caused the delay. `waited_ns` covers up to a
+        second, during which everybody waits a little on a loaded machine; it counts only if the daemon did not compute.
         """
         lost_ns = max(late_ns, spent_ns)
         if waited_ns > lost_ns // 2 and not (regular and cpu_ns > lost_ns // 2):
@@ -167,14 +167,14 @@ class Diagnosis:
         return ("encoder", "slow") if encoding > spent_ns // 2 else ("cycle", "overran")
 
     def cycle_failed(self, graph: Graph, error: Exception) -> None:
-        """A bug of ours, in a guest's cycle."""
+        """A guest's cycle raised: a bug."""
         log.error("guest %s: internal error in a cycle", graph.name, exc_info=error)
         self.incidents.record("cycle", "failed", self._around.now_ns(), graph.name, "", {"error": type(error).__name__})
 
     # -- streams -----------------------------------------------------------------------------
 
     def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:
-        """The graph tells of a node: underrun, late, ring_corrupted, unread, overrun, microphone; and since when."""
+        """Trouble at a node since `since_ns`: underrun, late, ring_corrupted, unread, overrun, microphone."""
         heard = self._around.now_ns()
         at = since_ns or heard
         if what == "underrun":
@@ -212,7 +212,7 @@ class Diagnosis:
         self.incidents.record("client", cause, self._around.now_ns(), guest.name, node.key, evidence, at_ns=at)
 
     def _hurt_by_us(self, guest: str, key: str, at: HostNs) -> bool:
-        """Whether a stall of the whole daemon explains it; then that is written down for the guest, as what it is."""
+        """Whether a stall of the whole daemon explains it; if so, that stall is recorded for the guest as well."""
         near = self.incidents.near(OURS, at, AFTER_NS)
         if near is None:
             return False
@@ -222,7 +222,7 @@ class Diagnosis:
 
 
 def _heard_after(heard_ns: HostNs, at_ns: HostNs) -> dict[str, float]:
-    """How long after it began it was heard, where that is not at once."""
+    """The delay between the cause and its effect, if there was one."""
     after_ms = _ms(heard_ns - at_ns)
     return {"heard_after_ms": after_ms} if after_ms else {}
 

@@ -1,4 +1,4 @@
-"""Explain: a stream's whole way in plain words. No stage changes the sound without saying so."""
+"""Explain: the whole path of a stream in plain words. Every stage that changes the sound says so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millrace.text import counted
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One stage of the way; `changes`: whether the sound leaves it other than it came."""
+    """One stage of the path; `changes` says whether the stage alters the sound."""
 
     stage: str
     text: str
@@ -25,7 +25,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def explain_stream(guest: Guest, stream: Stream) -> list[Step]:
-    """Where it comes from, what is done to it, and who hears it."""
+    """Where a stream comes from, what is done to it, and who hears it."""
     status = status_of(stream)
     steps = [_who(stream, status), *_came_in(guest, stream, status), _level("volume", stream)]
     for link in stream.links:
@@ -129,7 +129,7 @@ def _late(session: ListenerSession) -> str:
 
 
 def explain_recorder(guest: Guest, node: Tap, recorder: RecorderStatus) -> list[Step]:
-    """A recorder: what it hears, in which format, and which rule lets it."""
+    """A recorder: what it records, in which format, and which rule permits it."""
     sink, identity = node.sink, recorder.identity
     what = Permission.MICROPHONE if sink is not None and sink.capture else Permission.MONITOR
     rules = {(p, name): verdict for p, name, verdict in guest.admission.grants}

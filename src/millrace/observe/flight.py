@@ -1,4 +1,4 @@
-"""The flight recorder: a guest's last minute, a sample a second, for when somebody asks what happened."""
+"""The flight recorder: a guest's last minute, sampled once a second, to answer what happened."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from millrace.units import HostNs
 
 SECONDS = 60
 THINGS_MAX = 64
-"""Streams, listeners and mixes of one guest that are noted, each."""
+"""The most streams, the most listeners and the most mixes of one guest that are sampled."""
 
 
 class ListenerSample(msgspec.Struct, frozen=True):
-    """How a listener fared."""
+    """The state of a listener."""
 
     latency_ms: float | None
     fill_ms: float
@@ -33,7 +33,7 @@ class ListenerSample(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One second of a guest. A stream is its state, the sound that is there ahead in ms, and its underruns."""
+    """One second of a guest. For each stream: its state, the sound queued ahead in ms, and its underruns."""
 
     host_ns: int
     running: bool
@@ -46,7 +46,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 def sample(guest: Guest, now_ns: HostNs) -> Sample:
-    """What a guest's counters say now; short names of things to numbers."""
+    """The present values of a guest's counters, by object key."""
     graph = guest.graph
     streams = {
         s.key: (s.state.value, round(graph.ahead(s) * 1000 / graph.rate, 1), s.underruns)
@@ -70,13 +70,13 @@ def sample(guest: Guest, now_ns: HostNs) -> Sample:
 
 
 class FlightRecorder:
-    """All guests'. An idle guest is not noted again and again."""
+    """The flight recorders of all guests. Idle guests are not sampled."""
 
     def __init__(self) -> None:
         self._samples: dict[str, deque[Sample]] = {}
 
     def note(self, guests: list[Guest], now_ns: HostNs) -> None:
-        """Once a second."""
+        """Take a sample of every running guest; called once a second."""
         for guest in guests:
             if guest.graph.running:
                 self._samples.setdefault(guest.name, deque(maxlen=SECONDS)).append(sample(guest, now_ns))
@@ -86,5 +86,5 @@ class FlightRecorder:
         return list(self._samples.get(guest, ()))
 
     def forget(self, guest: str) -> None:
-        """A guest is gone."""
+        """Discard a guest's samples."""
         self._samples.pop(guest, None)

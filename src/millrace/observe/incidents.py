@@ -1,8 +1,8 @@
-"""Incidents: everything that could be heard or that was refused, with its stage, its cause and the evidence for it.
+"""Incidents: everything that was audible or was refused, with its stage, its cause and the evidence.
 
-A ring of the latest, and totals by guest, stage and cause. What follows from an incident of the whole
-daemon (a stalled machine makes every stream late) is written down in the guest that heard it, with the same stage and
-cause: so a tenant sees why, and nothing of the others. Time is an argument.
+A ring of the latest incidents, and totals by guest, stage and cause. The effects of an incident of the whole daemon (a
+stalled machine makes every stream late) are recorded in the guest where they were audible, with the same stage and
+cause, so that a tenant sees the reason and nothing of the others. Time is an argument.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 KEPT = 1000
 KEPT_OF_KIND = 100
-"""One guest's flood of one kind pushes out none of the others, its own neither."""
+"""Per guest and kind, so that a flood of one kind displaces neither other guests' incidents nor the guest's others."""
 MERGE_NS = NS_PER_S
 LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
-"""Conditions: while they last they are told of again and again, with pauses."""
+"""Lasting conditions: they are reported repeatedly while they last, with pauses."""
 MERGE_LASTING_NS = 60 * NS_PER_S
 
 
 class IncidentView(msgspec.Struct, frozen=True):
-    """What is shown of an incident. `at` and `last` are in seconds since 1970."""
+    """The public form of an incident. `at` and `last` are in seconds since 1970."""
 
     id: str
     at: float
@@ -44,9 +44,9 @@ class IncidentView(msgspec.Struct, frozen=True):
 
 @dataclass(eq=False)
 class Incident:
-    """One. `at_ns` is host time, `wall_ns` the same on the wall clock; `subject` is an object's key, or empty.
+    """An incident. `at_ns` is host time, `wall_ns` the same on the wall clock; `subject` is an object's key, or empty.
 
-    It happened `count` times, the first at `at_ns` and the last at `last_ns`.
+    It happened `count` times, first at `at_ns` and last at `last_ns`.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Incident:
     last_ns: HostNs = 0
 
     def view(self) -> IncidentView:
-        """What is shown."""
+        """The public form."""
         return IncidentView(
             id=f"incident/{self.number}", at=self.wall_ns / NS_PER_S, host_ns=self.at_ns, guest=self.guest,
             subject=self.subject, stage=self.stage, cause=self.cause, text=CAUSES[self.stage, self.cause],
@@ -71,16 +71,16 @@ class Incident:
 
 
 def _printable(evidence: Evidence) -> Evidence:
-    """Much of it was said by others, and it goes to logs, terminals and pages."""
+    """`evidence` made printable: much of it comes from outside, and it goes to logs, terminals and web pages."""
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in evidence.items()}
 
 
 Changed = Callable[[str, Incident], None]
-"""An incident is new, happened again, or is forgotten: new, change, remove."""
+"""Called with new, change or remove when an incident is new, happens again, or is discarded."""
 
 
 class Incidents:
-    """The ring."""
+    """The ring of incidents."""
 
     def __init__(self, take_id: Callable[[], int], wall_ns: Callable[[], int], changed: Changed) -> None:
         self._take_id, self._wall_ns, self._changed = take_id, wall_ns, changed
@@ -96,14 +96,14 @@ class Incidents:
         return len(self._ring)
 
     def totals(self) -> dict[tuple[str, str, str], int]:
-        """How often, by (guest, stage, cause), since the daemon began."""
+        """Number of incidents since the daemon started, by (guest, stage, cause)."""
         return dict(self._totals)
 
     def record(
         self, stage: str, cause: str, now_ns: HostNs, guest: str = "", subject: str = "",
         evidence: Evidence | None = None, at_ns: HostNs | None = None,
     ) -> Incident:  # fmt: skip
-        """Write one down; the same again within a second, or a minute where it lasts, is counted with it."""
+        """Record an incident. A repetition within a second (a minute if lasting) is merged into the earlier one."""
         assert (stage, cause) in CAUSES, (stage, cause)
         subject = printable(subject)
         at = now_ns if at_ns is None else at_ns
@@ -139,7 +139,7 @@ class Incidents:
         self._changed("remove", old)
 
     def near(self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, subject: str = "") -> Incident | None:
-        """The latest incident of such a stage, of the whole daemon or about `subject`, not long before `at_ns`."""
+        """The latest incident of these stages shortly before `at_ns`, of the whole daemon or about `subject`."""
         for incident in reversed(self._ring.values()):
             if incident.last_ns < at_ns - before_ns:
                 return None

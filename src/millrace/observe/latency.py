@@ -1,4 +1,4 @@
-"""The latency breakdown: where a stream's sound spends its time on the way to a listener's ear, stage by stage."""
+"""The latency breakdown: how long each stage delays a stream's sound on its way to a listener's ear."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def of_listener(session: ListenerSession) -> list[Stage]:
 
 
 class StageView(msgspec.Struct, frozen=True):
-    """One stage: how long, and whose choice that is."""
+    """One stage: its delay, and the reason for it."""
 
     stage: str
     ms: float
@@ -59,7 +59,7 @@ class StageView(msgspec.Struct, frozen=True):
 
 
 class WayView(msgspec.Struct, frozen=True):
-    """A stream's way to one listener. What the listener reports may differ from the sum a little."""
+    """A stream's path to one listener. The total that the listener reports may differ slightly from the sum."""
 
     listener: str
     name: str
@@ -69,7 +69,7 @@ class WayView(msgspec.Struct, frozen=True):
 
 
 class Breakdown(msgspec.Struct, frozen=True):
-    """What a stream's latency is made of, for each of its listeners."""
+    """The components of a stream's latency, for each of its listeners."""
 
     stream: str
     name: str
@@ -77,7 +77,7 @@ class Breakdown(msgspec.Struct, frozen=True):
 
 
 def breakdown(guest: Guest, stream: Stream, now_ns: HostNs) -> Breakdown:
-    """All of it, per listener of the stream's sinks."""
+    """The breakdown for every listener of the stream's sinks."""
     first = of_stream(guest, stream, now_ns)
     sinks = {link.target for link in stream.links}
     ways = []

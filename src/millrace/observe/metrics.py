@@ -1,6 +1,6 @@
-"""Prometheus metrics, of the guests that the one who asks may see.
+"""Prometheus metrics of the guests that the requester may see.
 
-Labels are a guest's name, a stage and a cause: never a listener or a stream, whose numbers have no bound.
+Labels are a guest's name, a stage and a cause: never a listener or a stream, whose number is unbounded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GUEST = ["guest"]
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What is counted of the whole daemon."""
+    """Counters of the whole daemon."""
 
     cycles: int
     refused: int
@@ -101,7 +101,7 @@ class Collected:
 
 
 def exposition(counters: Counters, incidents: Incidents, guests: list[Guest], whole: bool) -> bytes:
-    """The text that Prometheus reads; `whole` for one who may see all of the daemon."""
+    """The text that Prometheus reads; `whole` if the requester may see all of the daemon."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collected(counters, incidents, guests, whole))
     return generate_latest(registry)

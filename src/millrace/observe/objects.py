@@ -1,7 +1,7 @@
-"""What is shown of each object: by `millrace ls`, the API, and to watchers. The API's description is made of these.
+"""The public form of each object, in `millrace ls`, the API and change notifications. The API schema is built from it.
 
-What only some objects have is UNSET for the others, and is then left out. Those of which there can be thousands have
-`gc=False`: they are values, and no cycle leads back to one.
+Fields that only some objects have are UNSET in the others, and omitted there. Types that may have thousands of
+instances are `gc=False`: they are values, and never part of a reference cycle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from millrace.guest.home import MachineView
 
 
 class SinkView(msgspec.Struct, frozen=True, gc=False):
-    """A sink or a source. `volume` is in percent: one number where all channels have the same."""
+    """A sink or a source. `volume` is in percent: a single number if all channels have the same."""
 
     id: str
     name: str
@@ -32,7 +32,7 @@ class SinkView(msgspec.Struct, frozen=True, gc=False):
 
 
 class RememberedView(msgspec.Struct, frozen=True, gc=False):
-    """Under which key a session manager remembers a stream, and what is remembered there."""
+    """The key under which a session manager remembers a stream, and what is remembered there."""
 
     key: str
     levels: list[int] = []
@@ -41,7 +41,8 @@ class RememberedView(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamView(msgspec.Struct, gc=False):
-    """A stream. From `door` on: what its door tells of it; from `margin_ms` on: where its guest's clock is followed."""
+    """A stream. `door` and what follows come from its protocol; `margin_ms` and what follows only if its clock is
+    tracked."""
 
     id: str
     name: str
@@ -78,7 +79,7 @@ class StreamView(msgspec.Struct, gc=False):
 
 
 class MicrophoneView(msgspec.Struct, frozen=True, gc=False):
-    """A listener's microphone; all but the state while it speaks."""
+    """A listener's microphone; all fields but the state exist only while it is sending."""
 
     state: str
     stream: str | UnsetType = UNSET
@@ -143,7 +144,7 @@ class ClientView(msgspec.Struct, frozen=True):
 
 
 class GuestSummary(msgspec.Struct, frozen=True):
-    """A guest, without what is in it."""
+    """A guest, without its contents."""
 
     id: str
     name: str
@@ -155,7 +156,7 @@ class GuestSummary(msgspec.Struct, frozen=True):
 
 
 class MemoryView(msgspec.Struct, frozen=True):
-    """What a guest makes the daemon hold, in bytes, what it may, and for what."""
+    """What a guest makes the daemon hold, in bytes: how much, the limit, and by purpose."""
 
     held: int
     max: int
@@ -164,7 +165,7 @@ class MemoryView(msgspec.Struct, frozen=True):
 
 
 class GuestView(msgspec.Struct, frozen=True):
-    """A guest with everything in it."""
+    """A guest with its contents."""
 
     name: str
     state: str

@@ -1,4 +1,4 @@
-"""What `millrace ls` and the API show."""
+"""Builds what `millrace ls` and the API show."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def stream_view(guest: Guest, stream: Stream) -> StreamView:
 
 
 def _add_ingress(out: StreamView, status: IngressStatus) -> None:
-    """What its door tells of a stream; nothing where it is made in the graph's own format."""
+    """Add what its protocol knows of a stream; nothing if it is produced in the graph's own format."""
     if status.format is None:
         return
     out.door, out.format, out.rate = status.door, status.format.name, status.format.rate
@@ -112,8 +112,8 @@ def microphone_view(session: ListenerSession) -> MicrophoneView:
 
 
 def latency_ms(session: ListenerSession) -> float | None:
-    """From the mix to the ear, as the listener reports it; None while it plays nothing, and always where it writes a
-    file: what is in that is heard at no moment of the bus."""
+    """From the mix to the ear, as the listener reports it. None while it plays nothing, and always if it writes a file,
+    which has no time of hearing."""
     return round(session.report.latency_ns / 1e6, 2) or None
 
 
@@ -154,7 +154,7 @@ def client_view(client: Program) -> ClientView:
 
 
 def guest_summary(guest: Guest) -> GuestSummary:
-    """One guest, without what is in it."""
+    """One guest, without its contents."""
     graph = guest.graph
     return GuestSummary(
         id=f"guest/{guest.id}", name=guest.name, rate=graph.rate, channels=len(graph.positions),
@@ -178,14 +178,14 @@ def memory_view(budget: Budget) -> MemoryView:
 
 
 def _recorders(graph: Graph) -> list[Tap]:
-    """The recorders of programs, those of one door after those of another."""
+    """The recorders of applications, grouped by protocol."""
     told = [(tap, recorder_of(tap)) for tap in graph.taps.values()]
     found = [(tap, recorder.door) for tap, recorder in told if recorder is not None]
     return [tap for tap, _ in sorted(found, key=lambda one: one[1], reverse=True)]
 
 
 def guest_view(guest: Guest) -> Generator[None, None, GuestView]:
-    """One guest with everything in it, in steps."""
+    """One guest with its contents, in steps."""
     graph = guest.graph
     return GuestView(
         name=guest.name, state="running" if graph.running else "idle", rate=graph.rate,

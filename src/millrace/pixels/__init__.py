@@ -1,1 +1,1 @@
-"""Pictures: rectangles, what changed, colour conversion. Pure."""
+"""Pictures: rectangles, damage, colour conversion. No I/O."""

@@ -1,6 +1,6 @@
-"""Colour conversion in numpy: right for every size, and fast enough for what changed of a desktop.
+"""Colour conversion in numpy: correct for every size, and fast enough for the damage of a desktop.
 
-A whole 1920 × 1080 picture takes it tens of milliseconds; encoders hand in a converter of their own.
+A whole picture of 1920 × 1080 takes tens of milliseconds, so encoders may supply their own converter.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ Plane: TypeAlias = NDArray[np.uint8]
 
 
 class PixelFormat(Enum):
-    """How a converted picture lies in memory."""
+    """Memory layout of a converted picture."""
 
     I420 = "i420"
-    """Luma, then both colours for two by two pixels."""
+    """Luma, then two planes of chroma, one sample for two by two pixels."""
     NV12 = "nv12"
-    """Luma, then both colours for two by two pixels, side by side."""
+    """Luma, then one plane of interleaved chroma, one sample pair for two by two pixels."""
     GREY = "grey"
-    """Luma alone."""
+    """Luma only."""
 
 
 @dataclass(frozen=True)
 class Planes:
-    """A converted picture, shared by all that read it."""
+    """A converted picture, shared by all readers."""
 
     format: PixelFormat
     planes: tuple[Plane, ...]
 
 
 Convert: TypeAlias = Callable[[Plane, Planes, Iterable[Rect]], None]
-"""Brings what changed of a BGRX picture (rows, columns, 4) over into its planes."""
+"""Converts the changed parts of a BGRX picture (rows, columns, 4) into its planes."""
 
 # BT.601, limited range, in units of 1/65536.
 _LUMA = np.array([6_416, 33_039, 16_829], np.int32)
@@ -48,7 +48,7 @@ _HALF = 1 << 15
 
 
 def blank(to: PixelFormat, size: Size) -> Planes:
-    """Planes for a picture of that size, with nothing in them yet."""
+    """Empty planes for a picture of that size."""
     wide, high = size.width + 1 & ~1, size.height + 1 & ~1
     luma = np.zeros((high, wide), np.uint8)
     if to is PixelFormat.GREY:
@@ -69,7 +69,7 @@ def convert(picture: Plane, planes: Planes, changed: Iterable[Rect]) -> None:
 
 
 def _even(part: NDArray[np.int32]) -> NDArray[np.int32]:
-    """With its last row and column once more where their number is odd."""
+    """`part` with its last row and column repeated if their number is odd."""
     return np.pad(part, ((0, part.shape[0] & 1), (0, part.shape[1] & 1), (0, 0)), mode="edge")
 
 

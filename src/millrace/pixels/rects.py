@@ -1,4 +1,4 @@
-"""Rectangles, and what changed on a screen as a few of them."""
+"""Rectangles, and the damage of a screen as a few of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import msgspec
 
 RECTS_MAX = 64
-"""What changed is kept in as many: then those are joined that cost the fewest pixels more."""
+"""The most that a damage keeps. Beyond that, the two whose union adds the fewest pixels are joined."""
 
 
 class Point(msgspec.Struct, frozen=True):
-    """A place, from the top left corner."""
+    """A position, from the top left corner."""
 
     x: int
     y: int
@@ -44,30 +44,30 @@ class Rect(msgspec.Struct, frozen=True):
 
     @property
     def area(self) -> int:
-        """Pixels in it."""
+        """Its number of pixels."""
         return max(0, self.width) * max(0, self.height)
 
     def common(self, other: Rect) -> Rect:
-        """What both have; empty if they do not touch."""
+        """The intersection; empty if they do not overlap."""
         x, y = max(self.x, other.x), max(self.y, other.y)
         width, height = min(self.right, other.right) - x, min(self.bottom, other.bottom) - y
         return Rect(x, y, width, height) if width > 0 and height > 0 else EMPTY
 
     def around(self, other: Rect) -> Rect:
-        """The smallest that holds both."""
+        """The smallest rectangle that contains both."""
         x, y = min(self.x, other.x), min(self.y, other.y)
         return Rect(x, y, max(self.right, other.right) - x, max(self.bottom, other.bottom) - y)
 
     def holds(self, other: Rect) -> bool:
-        """Whether the other lies in this one."""
+        """Whether this one contains the other."""
         return self.x <= other.x and self.y <= other.y and other.right <= self.right and other.bottom <= self.bottom
 
     def moved(self, dx: int, dy: int) -> Rect:
-        """As large, elsewhere."""
+        """The same size, elsewhere."""
         return Rect(self.x + dx, self.y + dy, self.width, self.height)
 
     def even(self) -> Rect:
-        """The smallest around it with even edges, for colour that is kept for two by two pixels."""
+        """The smallest enclosing rectangle with even edges, for chroma that covers two by two pixels."""
         x, y = self.x & ~1, self.y & ~1
         return Rect(x, y, (self.right + 1 & ~1) - x, (self.bottom + 1 & ~1) - y)
 
@@ -76,9 +76,9 @@ EMPTY = Rect(0, 0, 0, 0)
 
 
 class Damage:
-    """What changed: rectangles that together cover it, at most `RECTS_MAX` of them.
+    """What changed: at most `RECTS_MAX` rectangles that together cover it.
 
-    They may overlap, and cover more than changed, never less.
+    They may overlap, and cover more than changed, but never less.
     """
 
     __slots__ = ("_rects",)
@@ -93,7 +93,7 @@ class Damage:
 
     @property
     def rects(self) -> tuple[Rect, ...]:
-        """As they are now."""
+        """The rectangles at present."""
         return tuple(self._rects)
 
     def add(self, rect: Rect) -> None:
@@ -108,11 +108,11 @@ class Damage:
         self._rects.append(rect)
 
     def _nearest(self, rect: Rect) -> int:
-        """Which of them covers the fewest pixels more when it takes `rect` in."""
+        """The index of the rectangle that grows least when joined with `rect`."""
         costs = [held.around(rect).area - held.area for held in self._rects]
         return costs.index(min(costs))
 
     def take(self) -> tuple[Rect, ...]:
-        """What changed since it was last taken."""
+        """What changed since the last call."""
         rects, self._rects = self._rects, []
         return tuple(rects)

@@ -1,1 +1,1 @@
-"""The session manager: who plays where, how loud, and who may. It uses the public API alone, and can be replaced."""
+"""The session manager: which sink, how loud, and who may record. It uses only the public API, and can be replaced."""

@@ -36,7 +36,7 @@ ROLES_THAT_DUCK = ("phone", "communication")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One answer. Patterns are those of the shell. `application` is what a program calls itself: it proves nothing."""
+    """One answer. Patterns are shell patterns. `application` is what a program calls itself, which proves nothing."""
 
     answer: str
     guest: str = "*"
@@ -46,7 +46,7 @@ class Rule:
     always: bool = False
 
     def matches(self, request: dict[str, Any]) -> bool:
-        """Whether it is about this request, as the registry shows it."""
+        """Whether the rule matches this request, in the registry's form."""
         return (
             (not self.what or request["what"] in self.what)
             and fnmatchcase(request["guest"], self.guest)
@@ -57,7 +57,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    """All of it."""
+    """The whole configuration."""
 
     remember: bool = True
     roles: tuple[tuple[str, str], ...] = ()
@@ -67,7 +67,7 @@ class PolicyConfig:
 
 
 def load(path: Path | None, default: Path) -> PolicyConfig:
-    """Read `path`, or the default place if there is a file; ConfigError names what is at fault."""
+    """Read `path`, or the default file if it exists; a ConfigError names the fault."""
     source = path or default
     if path is None and not is_there(source):
         return PolicyConfig()

@@ -1,4 +1,4 @@
-"""The policy itself, pure: objects of the registry in, commands out."""
+"""The policy itself, free of I/O: objects of the registry in, commands out."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from millrace.policy.config import PolicyConfig
 
 LEARNT_MAX = 1000
 LEVEL_MAX = 4 * 0x10000
-"""400 %: the loudest that can be set."""
+"""400 %: the highest volume that can be set."""
 
 
 class Command(NamedTuple):
-    """Something to ask of the daemon."""
+    """A request to the daemon."""
 
     method: str
     args: dict[str, Any]
 
 
 class _Seen(NamedTuple):
-    """A stream as last shown: levels are PulseAudio's volumes, one a channel."""
+    """A stream as last shown. Levels are PulseAudio volumes, one per channel."""
 
     levels: tuple[int, ...]
     mute: bool
@@ -30,7 +30,7 @@ class _Seen(NamedTuple):
 
 @dataclass(slots=True)
 class _Stream:
-    """What is known of one stream; `wanted` is what we have asked for."""
+    """What is known of one stream; `wanted` is what the policy has requested for it."""
 
     key: str
     guest: str
@@ -42,14 +42,14 @@ class _Stream:
     ducked: bool = False
 
     def on_its_way(self, now: _Seen) -> bool:
-        """Whether `now` is only what we have asked for, or a part of it."""
+        """Whether `now` is only the effect of our own request, or of part of it."""
         if self.wanted is None:
             return False
         return all(value in (before, asked) for value, before, asked in zip(now, self.seen, self.wanted, strict=True))
 
 
 class _Sink(NamedTuple):
-    """A sink or source: its key, and its names as `kind/name`, the one it has now first."""
+    """A sink or source: its key, and its names as `kind/name`, the current one first."""
 
     guest: str
     key: str
@@ -58,10 +58,10 @@ class _Sink(NamedTuple):
 
 @dataclass(slots=True)
 class Policy:
-    """One session manager's view of the world.
+    """The state of one session manager.
 
-    What is remembered is the daemon's (programs read and write it too, by PulseAudio's stream-restore), and comes with
-    each stream; `_learnt_by_key` only bridges the moment until what we have said is there.
+    What is remembered belongs to the daemon (programs read and write it too, by PulseAudio's stream-restore), and comes
+    with each stream. `_learnt_by_key` only covers the time until the daemon shows what we have sent.
     """
 
     config: PolicyConfig
@@ -73,7 +73,7 @@ class Policy:
     _by_key: dict[str, _Sink] = field(default_factory=dict)
 
     def seen(self, id_: int, kind: str, guest: str, shown: dict[str, Any], new: bool) -> list[Command]:
-        """An object is there: it came (`new`), was there from the start, or has changed."""
+        """An object exists: it was added (`new`), existed from the start, or has changed."""
         if kind in ("sink", "source"):
             names = (shown["name"], *shown.get("aliases", ()))
             sink = _Sink(guest, shown["id"], tuple(f"{kind}/{name}" for name in names))
@@ -85,7 +85,7 @@ class Policy:
         return []
 
     def gone(self, id_: int) -> list[Command]:
-        """An object is no more."""
+        """An object was removed."""
         sink = self._sinks.pop(id_, None)
         if sink is not None:
             self._by_key.pop(sink.key, None)
@@ -128,14 +128,14 @@ class Policy:
         return sink.names[0] if sink is not None else key
 
     def _sink(self, guest: str, name: str) -> str | None:
-        """The name that a sink of a guest has now, by its key or any of its names; None where there is none."""
+        """The present name of a guest's sink, by its key or any of its names; None if there is none."""
         for sink in self._sinks.values():
             if sink.guest == guest and (name == sink.key or name in sink.names):
                 return sink.names[0]
         return None
 
     def _welcome(self, stream: _Stream, shown: dict[str, Any]) -> list[Command]:
-        """A stream has come: it gets the level and the sink of its like, else its role's sink."""
+        """Give a new stream the level and the sink remembered for its kind, or else its role's sink."""
         kept, (levels, mute, sink) = self._kept(shown), stream.seen
         own = set(shown["chosen"])
         named = kept["sink"] or dict(self.config.roles).get(stream.role)
@@ -157,7 +157,7 @@ class Policy:
         return out
 
     def _kept(self, shown: dict[str, Any]) -> dict[str, Any]:
-        """What is remembered of streams like this: what we have just said, until the daemon shows something else."""
+        """What is remembered for such streams: what we last sent, until the daemon shows something else."""
         remembered: dict[str, Any] = shown["remembered"]
         said, after = self._learnt_by_key.get(remembered["key"], (None, None))
         if said == remembered and after is not None:
@@ -166,10 +166,10 @@ class Policy:
         return remembered
 
     def _learn(self, stream: _Stream, now: _Seen, shown: dict[str, Any]) -> list[Command]:
-        """Somebody changed a stream: its like will come back so.
+        """Somebody changed a stream: remember that for later streams of its kind.
 
-        A place counts only where somebody has moved the stream: one that went along with the default sink, or whose
-        sink went away, was moved by nobody.
+        A new sink counts only if somebody moved the stream. A stream that followed the default sink, or whose sink was
+        removed, was moved by nobody.
         """
         before, kept = stream.seen, dict(self._kept(shown))
         if (now.levels, now.mute) != (before.levels, before.mute):
@@ -189,7 +189,7 @@ class Policy:
     # -- ducking ---------------------------------------------------------------------------------
 
     def _duck(self, stream: _Stream, id_: int, here: bool) -> list[Command]:
-        """While a call is on, the guest's other streams are turned down: new ones, and all when it begins."""
+        """While a call is on, turn down the guest's other streams: all when it begins, and new ones."""
         calls = self._calls.setdefault(stream.guest, set())
         before = bool(calls)
         if here and stream.running and stream.role in self.config.duck_on:

@@ -1,4 +1,4 @@
-"""The policy as a program: connects, takes its place, does what the policy says, and again when the line is lost."""
+"""The policy as a program: it connects, claims the role, carries out the policy, and reconnects after a failure."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ log = logging.getLogger("millrace.policy")
 NAME = "policy"
 RETRY_S = 0.5
 STEP = 25
-"""Changes that are looked at without a break: in the daemon's own process sound goes on in between."""
+"""Changes handled without a pause. In the daemon's own process, sound is processed in the pauses."""
 SETTLE_S = 0.3
-"""A slider that moves is kept where it stops."""
+"""Changes are saved this often, so that a moving slider is saved where it stops and not at every step."""
 
 
 class _Lost(Exception):
-    """Another policy has taken our place."""
+    """Another policy has taken over."""
 
 
 class Program:
-    """Runs one policy against one daemon for as long as it is let."""
+    """Runs one policy against one daemon."""
 
     def __init__(self, path: Path, config: PolicyConfig, replace: bool = False) -> None:
         self._path, self._config, self._replace = path, config, replace
@@ -36,7 +36,7 @@ class Program:
         self.commands = 0
 
     async def run(self) -> None:
-        """For ever; ends only when it is cancelled."""
+        """Run forever; ends only when cancelled."""
         while True:
             try:
                 async with connect(self._path, name="millrace-policy") as bus:
@@ -70,7 +70,7 @@ class Program:
                 await self._note_all(bus)
 
     async def _in_line(self, bus: Bus) -> None:
-        """Until the place is ours, or the daemon goes."""
+        """Wait until the role is ours or the daemon is gone."""
         while not self._place.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
@@ -99,7 +99,7 @@ class Program:
             if change.what == "removed":
                 commands = policy.gone(thing.id)
             else:
-                # What was there before us is left as it is; requests are answered all the same.
+                # Objects that existed before us are left as they are; requests are answered all the same.
                 new = change.what == "added" and (synced or thing.kind == "request")
                 commands = policy.seen(thing.id, thing.kind, thing.guest, thing.props, new)
             for command in commands:
@@ -113,7 +113,7 @@ class Program:
             await bus.call(command.method, **command.args)
             self.commands += 1
         except GraphError as error:
-            # What it was about has gone in the meantime.
+            # The object is gone in the meantime.
             log.debug("%s: %s", command.method, error)
         except PeerLost:
             raise
@@ -126,7 +126,7 @@ class Program:
             await self._note_all(bus)
 
     async def _note_all(self, bus: Bus) -> None:
-        # A note is struck out when it is kept, not when it is taken up: who is stopped in between still has it.
+        # A note is deleted after it was saved, not before: if this is cancelled in between, the note is still there.
         for key, command in list(self._notes.items()):
             try:
                 await bus.call(command.method, **command.args)
