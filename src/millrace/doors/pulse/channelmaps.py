@@ -1,4 +1,4 @@
-"""Channel maps as PulseAudio writes them (`pa_channel_map_parse`, `pa_channel_map_init_extend`)."""
+"""Channel maps in PulseAudio's notation (`pa_channel_map_parse`, `pa_channel_map_init_extend`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYOUTS: dict[str, Positions] = {
 }
 """Names of whole maps."""
 ALIASES = {"left": _FL, "right": _FR, "center": _FC, "subwoofer": _LFE}
-"""Second names of positions."""
+"""Aliases of positions."""
 _AIFF: dict[int, Positions] = {
     1: ("mono",),
     2: (_FL, _FR),
@@ -30,10 +30,10 @@ _AIFF: dict[int, Positions] = {
 
 
 def parse_map(text: str) -> Positions | None:
-    """A map from its text: the name of a layout, or positions with commas; None where it is neither."""
+    """Parse a layout's name, or comma-separated positions; None if the text is neither."""
     if text in LAYOUTS:
         return LAYOUTS[text]
-    # As in PulseAudio, one comma at the end is let pass, and blanks are not.
+    # As in PulseAudio, one trailing comma is accepted, but blanks are not.
     names = [ALIASES.get(name, name) for name in text.removesuffix(",").split(",")]
     if len(names) > MAX_CHANNELS or not all(name in POSITIONS for name in names):
         return None
@@ -41,7 +41,7 @@ def parse_map(text: str) -> Positions | None:
 
 
 def map_for(channels: int) -> Positions:
-    """The map of so many channels where a module is given no other: AIFF's, and auxiliary ones past what that has."""
+    """The default map of a module for this many channels: AIFF's, then auxiliary channels beyond it."""
     base = _AIFF[min(channels, max(_AIFF))]
     return (*base, *(f"aux{n}" for n in range(channels - len(base))))
 
@@ -55,7 +55,7 @@ _SIDES: tuple[frozenset[str], ...] = (
 
 
 def volume_for(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
-    """A cvolume for other channels (`pa_cvolume_remap`): the mean of its namesakes', of its side's, or of all."""
+    """Remap a cvolume (`pa_cvolume_remap`): each channel gets the mean of the same position, its side, or of all."""
 
     def mean(names: frozenset[str]) -> int | None:
         found = [v for name, v in zip(source, volume, strict=True) if name in names]

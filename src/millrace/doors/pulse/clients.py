@@ -1,4 +1,4 @@
-"""What the door knows of its clients."""
+"""Interfaces between the door, its clients and its guest."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from millrace.wire.pulse.tagstruct import Props
 
 
 class Recorder(Protocol):
-    """What wants to record: a client, or the client that loaded a module."""
+    """The party that records: a client, or for a module the client that loaded it."""
 
     subject: Subject
 
 
 class Host(Protocol):
-    """What a guest does for its door."""
+    """What the door needs from its guest."""
 
     def client_changed(self, change: str, client: Client) -> None:
-        """A client is new, has changed or is gone: new, change, remove."""
+        """A client is new, has changed or has gone; `change` is new, change or remove."""
         ...
 
     def module_failed(self, module: str, why: str) -> None:
@@ -32,7 +32,7 @@ class Host(Protocol):
         ...
 
     def module_idle(self, module: str, why: str) -> None:
-        """A module was loaded with an argument that changes nothing."""
+        """A module was loaded with an argument that has no effect here."""
         ...
 
     def in_turns(self, steps: Callable[[], Iterator[None]]) -> Callable[[], None]:
@@ -41,7 +41,7 @@ class Host(Protocol):
 
 
 class Memory(Protocol):
-    """What outlives the daemon: it is kept first, and in force then."""
+    """Persistent storage for the door's tables."""
 
     def keep_rules(self, table: Rules) -> Callable[[RuleUpdate], None]:
         """See `restore.Keep`."""
@@ -64,7 +64,7 @@ class Client(Recorder, Protocol):
 
     @property
     def version(self) -> int:
-        """Of the protocol, that it speaks."""
+        """The protocol version it speaks."""
         ...
 
     @property
@@ -78,5 +78,5 @@ class Client(Recorder, Protocol):
         ...
 
     def notice(self, command: Command, **fields: Any) -> None:
-        """Tell it something that it has not asked for."""
+        """Send an unsolicited message."""
         ...

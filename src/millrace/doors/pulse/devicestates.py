@@ -1,7 +1,7 @@
-"""Which of a guest's sinks are played to, and which sources and monitors are recorded: PulseAudio's device states.
+"""PulseAudio's device states: which of a guest's sinks are being played to, and which sources are being recorded.
 
-A guest's graph runs or rests as a whole. That a device is RUNNING says that something uses that very one: panels light
-a microphone's lamp by it, and a desktop does not lock its screen while a sink plays.
+A guest's graph runs or is suspended as a whole, but a device is RUNNING only if something uses that very device.
+Clients rely on it: panels show a microphone indicator, and a desktop does not lock its screen while a sink plays.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from millrace.graph.model import Sink, Stream, Tap
 
 
 class InUse(NamedTuple):
-    """Sinks by number: those that are played to, and those whose monitor is recorded, or that are recorded sources."""
+    """Indices of the sinks being played to, and of the sources being recorded (for a monitor, its sink's index)."""
 
     played: frozenset[int] = frozenset()
     recorded: frozenset[int] = frozenset()
 
 
 class DeviceUse:
-    """Streams, counted by the sinks that they play to, and recorders, by what they record."""
+    """Counts streams by the sinks they play to, and recorders by what they record."""
 
     def __init__(self) -> None:
         self._of: dict[int, frozenset[int]] = {}
-        """By stream or recorder: what it uses."""
+        """The devices that each stream or recorder uses."""
         self._players: Counter[int] = Counter()
         self._recorders: Counter[int] = Counter()
 
     def count(self, node: Stream | Tap, gone: bool) -> bool:
-        """A stream or recorder has changed, or is `gone`; whether something is used, or not any more, for that."""
+        """Update the counts for a changed or removed node; return whether a device came into use or fell out of it."""
         now = frozenset[int]() if gone else _used_by(node)
         before = self._of.pop(node.id, frozenset())
         if now:
@@ -41,7 +41,7 @@ class DeviceUse:
         return any(counts[one] == 1 for one in now - before) or any(not counts[one] for one in before - now)
 
     def found(self, mixes: Iterable[Sink]) -> InUse:
-        """What of all sinks and sources is in use: a link passes use on, as does what is made of something else."""
+        """All devices in use. Links propagate use: to a link's target, and from a derived source to its origins."""
         fed: dict[int, list[int]] = {}
         origins: dict[int, list[int]] = {}
         recorded = [one for one, count in self._recorders.items() if count]

@@ -1,4 +1,4 @@
-"""All commands that the PulseAudio door serves."""
+"""The table of all commands that the PulseAudio door serves."""
 
 from __future__ import annotations
 

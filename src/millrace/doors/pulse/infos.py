@@ -1,4 +1,4 @@
-"""Introspection: what the guest's graph looks like to a PulseAudio client."""
+"""Introspection: info records that describe a guest's graph to PulseAudio clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 def text_props(**values: str) -> Props:
-    """Properties from text; `__` in a name stands for the dot."""
+    """Properties from keyword arguments; `__` in a name stands for a dot."""
     return {key.replace("__", "."): text.encode() + b"\0" for key, text in values.items()}
 
 
@@ -38,7 +38,7 @@ def as_props(texts: Mapping[str, str]) -> Props:
 
 
 def _grouped(props: Props, kind: str) -> Props:
-    """A stream's properties, and by which group it is remembered."""
+    """A stream's properties, with the group under which its settings are stored."""
     return props | as_props({GROUP_PROPERTY: group_of_props(props, kind)})
 
 
@@ -60,7 +60,7 @@ def _device(door: PulseDoor, sink: Sink, used: Container[int]) -> Record:
 
 
 def _device_props(sink: Sink, description: str, kind: str, icon: str) -> Props:
-    """What is said of a sink, of its monitor (which has properties of its own), or of a source."""
+    """The properties of a sink, of its monitor (which does not inherit the sink's), or of a source."""
     own = {} if kind == "monitor" else sink.props
     props = {"device.class": kind, "device.api": "millrace", "device.icon_name": icon} | own
     return as_props({"device.description": description} | props)
@@ -77,7 +77,7 @@ def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
 
 
 def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
-    """GET_SOURCE_INFO of a source, or of a sink's monitor, which is after the sink's volume; levels are their own."""
+    """GET_SOURCE_INFO of a source or monitor. A monitor taps its sink after the volume, and has its own level."""
     level = sink.recorded
     del now_ns
     description = door.source_description(sink)
@@ -91,7 +91,7 @@ def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
 
 
 def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | None:
-    """GET_SINK_INPUT_INFO of any stream, whichever door it came by."""
+    """GET_SINK_INPUT_INFO of a stream from any door."""
     node = door.graph.streams.get(index)
     if node is None:
         return None
@@ -163,7 +163,7 @@ def sample_info(sample: Sample) -> Record:
 
 
 def server_info(client: PulseClient, user: str, host: str, version: str) -> Record:
-    """GET_SERVER_INFO. A default source that the client may never record is not named to it."""
+    """GET_SERVER_INFO. A default source that is denied to the client is not named."""
     door, fmt = client.door, client.door.sink_format
     source = door.recorded_by_default()
     if source not in door.sources_for(client):

@@ -1,7 +1,7 @@
-"""module-loopback: a recorder and a stream of its own, the one fed into the other.
+"""module-loopback: a recorder whose sound is fed into a playback stream.
 
-Both are what clients have: in lists, with levels, movable, in the format asked for. Sound waits between them for the
-latency asked for, so a loopback may even hear what it plays, as an echo; but nobody can *move* one to where it would.
+Both are ordinary streams: listed, with levels, movable, in the requested format. Sound is queued between them for the
+requested latency, so a loopback can even record its own output, as an echo. *Moving* one to where it would is refused.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from millrace.wire.pulse.tagstruct import Props
 
 LATENCY_MS, LATENCY_MS_MAX = 200, 30_000
 LATENCY_MIN_NS: HostNs = 10 * NS_PER_MS
-"""Less than this is not kept up: a cycle has 2.5 ms at least, and there are several in between."""
+"""A lower latency can't be sustained: a cycle takes at least 2.5 ms, and several lie in between."""
 PIECE_MIN_NS: HostNs = LATENCY_MIN_NS // 2
-"""One is played while the next is heard: shorter cycles would cost all that plays here, and nothing would be sooner."""
+"""One piece plays while the next is recorded. Shorter ones would shorten everyone's cycles without lower latency."""
 PIECE_MAX_NS: HostNs = 20 * NS_PER_MS
 QUIET_NS: HostNs = 200 * NS_PER_MS
-"""After its latency and so much silence nothing is handed on: a graph in which nothing plays comes to rest."""
+"""After its latency plus this much silence, nothing is passed on, so that an idle graph can suspend."""
 
 
 class Loopback:
-    """Owns the two streams."""
+    """Owner of the two streams."""
 
     index = NO_INDEX
     program = None
@@ -58,7 +58,7 @@ class Loopback:
         self, tap: Tap, stream: Stream, source: Sink, sink: Sink, fmt: AudioFormat, latency_ns: HostNs,
         props: tuple[Props, Props],
     ) -> None:  # fmt: skip
-        """Hear `source` by `tap`, and play it on `sink` by `stream`, each with its properties."""
+        """Record `source` through `tap` and play it on `sink` through `stream`; `props` are those of each."""
         graph, layout = self._door.graph, Layout(fmt.frame_bytes, fmt.rate)
         self._record = _Heard(self, 0, fmt, _pieces(layout, latency_ns), tap, graph, props[0], peak_detect=False)
         self._record.rests_after = ns_to_frames(QUIET_NS + latency_ns, graph.rate)
@@ -72,7 +72,7 @@ class Loopback:
         self._door.begin_record(self._record, source)
 
     def end(self) -> None:
-        """Take both streams away."""
+        """Remove both streams."""
         playback, record, self._playback, self._record = self._playback, self._record, None, None
         if playback is not None:
             playback.remove()
@@ -82,12 +82,12 @@ class Loopback:
     # -- moves -----------------------------------------------------------------------------------
 
     def demand_no_echo(self, source: Sink | None = None, sink: Sink | None = None) -> None:
-        """PulseAudio's INVALID where a move would have it hear itself."""
+        """PulseAudio's INVALID if a move would make it record its own output."""
         if (source or self._source) is (sink or self._sink):
             raise CommandError(Err.INVALID, "the loopback would hear itself there")
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
-        """See `Owner`: without its stream it is nothing. One that was moved to where it would hear itself goes back."""
+        """See `Owner`. Without its stream the module is unloaded. A move that would make it record itself is undone."""
         if self._playback is None or kind is Change.NEW:
             return
         if kind is Change.REMOVE:
@@ -115,7 +115,7 @@ class Loopback:
         if now is None or now is before or before is None:
             return
         if now is self._sink:
-            # If it was moved because what it heard is going, the module goes with that: it is among its masters.
+            # If its old source is being removed, moving back is harmless: the module is unloaded with its master.
             self._door.graph.move_tap(record.node, before)
             return
         self._source, self._module.masters = now, [now]
@@ -124,13 +124,13 @@ class Loopback:
     # -- sound -----------------------------------------------------------------------------------
 
     def send_block(self, channel: int, data: bytes) -> None:
-        """See `RecordOwner`: what was recorded is played."""
+        """See `RecordOwner`: play what was recorded."""
         del channel
         if self._playback is not None:
             self._playback.write(Seek.RELATIVE, 0, data)
 
     def notice(self, command: Command, **values: Any) -> None:
-        """See `Owner`: there is nobody to tell."""
+        """See `Owner`: there is no client to notify."""
 
     def reply(self, request: Request) -> None:
         """See `Owner`."""
@@ -140,7 +140,7 @@ class Loopback:
 
 
 class _Heard(RecordStream):
-    """Its recorder. It keeps the graph running while it has heard something that is not played yet, and no longer."""
+    """The loopback's recorder. It keeps the graph running only while recorded sound has yet to be played."""
 
     rests_after: Frames = 0
     _quiet: Frames = 0
@@ -162,7 +162,7 @@ def _pieces(layout: Layout, latency_ns: HostNs) -> RecordAttr:
 
 
 def _waiting(layout: Layout, latency_ns: HostNs) -> PlaybackAttr:
-    """It begins when the latency is queued."""
+    """Prebuffering makes playback start once the latency is queued."""
     queued = layout.to_bytes(max(latency_ns, LATENCY_MIN_NS))
     ask_ns = max(PIECE_MIN_NS, latency_ns // 4)
     return PlaybackAttr(2 * queued, queued, queued, layout.frame_bytes, ask_ns, 0, 2 * queued)

@@ -1,7 +1,7 @@
-"""The stream buffer: bytes with a read and a write index that may seek (pulsecore/memblockq.c).
+"""The stream buffer: bytes with a read index and a seekable write index (pulsecore/memblockq.c).
 
-Indices are absolute byte counts since the stream began; the store is a ring that grows with
-what is really queued, up to `maxlength`. Places nobody wrote to read as silence.
+Indices are absolute byte counts since the stream began. The store is a ring that grows with what is really
+queued, up to `maxlength`. Gaps that were never written to read as silence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CAPACITY_MIN = 16 * 1024
 
 
 def capacity_for(size: int) -> int:
-    """What the store of a queue takes that has `size` bytes in it."""
+    """The size of the store for a queue of `size` bytes."""
     return max(_CAPACITY_MIN, 1 << (size - 1).bit_length()) if size > 0 else 0
 
 
@@ -24,7 +24,7 @@ def _never(size: int) -> bool:
 
 
 class ByteQueue:
-    """Queued bytes of one stream. `may_hold` says whether its store may be of so many bytes from now on."""
+    """Queued bytes of one stream. `may_hold` decides whether the store may have this size from now on."""
 
     def __init__(self, maxlength: int, silence: int, may_hold: Callable[[int], bool] = lambda size: True) -> None:
         self.maxlength = maxlength
@@ -33,17 +33,17 @@ class ByteQueue:
         self.write_index = 0
         self._high = 0
         self._silence = silence
-        # Through a view: assigning a slice of a bytearray would copy twice.
+        # A memoryview: assigning to a slice of a bytearray would copy twice.
         self._data = memoryview(bytearray())
 
     def close(self) -> None:
-        """Drop everything, for good. Its owner is let go: a thousand of them leave the collector nothing."""
+        """Drop everything for good, including the reference to the owner, so no cycle is left for the collector."""
         self.flush()
         self._may_hold = _never
 
     @property
     def capacity(self) -> int:
-        """Bytes of its store."""
+        """Size of the store in bytes."""
         return len(self._data)
 
     @property
@@ -66,9 +66,9 @@ class ByteQueue:
         self.write_index = base + offset
 
     def write(self, data: Buffer) -> bool:
-        """Put `data` at the write index and advance it; False if it did not fit and was dropped.
+        """Write `data` at the write index and advance it; False if it did not fit and was dropped.
 
-        What lies before the read index is too late and is dropped silently.
+        Data before the read index is too late, and is dropped silently.
         """
         view, start = memoryview(data), self.write_index
         self.write_index = end = start + len(view)
@@ -100,7 +100,7 @@ class ByteQueue:
         return True
 
     def _fill_hole(self, start: int) -> None:
-        """Silence between what was written so far and a write that starts further on."""
+        """Fill the gap up to a write that starts beyond the end with silence."""
         begin = max(self._high, self.read_index)
         if start > begin:
             self._store(begin, memoryview(bytes((self._silence,)) * (start - begin)))
@@ -122,7 +122,7 @@ class ByteQueue:
         return [head] if len(head) == size else [head, self._data[: size - len(head)]]
 
     def peek(self, size: int) -> list[memoryview]:
-        """Up to two views that make `size` queued bytes (at most `length`), silence where nobody wrote."""
+        """Views of the next `size` queued bytes (at most `length`), with silence for unwritten parts."""
         real = self._high - self.read_index
         if real >= size:
             return self._views(size)

@@ -1,4 +1,4 @@
-"""A record stream: a sink's monitor, in the client's format, in blocks of at most its fragment size."""
+"""Record streams: a source or monitor, in the client's format, in blocks of at most the fragment size."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from millrace.wire.pulse.constants import Change, Command
 from millrace.wire.pulse.tagstruct import Props
 
 DELIVER_NS = 50 * NS_PER_MS
-"""However large the fragment asked for, sound is handed over this often: a recorder that is
-stopped with SIGINT would lose the rest of its fragment."""
+"""Sound is delivered this often, however large the requested fragment: a recorder that is stopped with
+SIGINT would lose an incomplete fragment."""
 
 
 UNREAD_STEP = 64 * 1024
-"""What is kept for a client that does not read is paid for in such steps."""
+"""Sound queued for a client that does not read is charged in steps of this size."""
 
 
 class RecordOwner(Protocol):
-    """What a record stream needs of its connection."""
+    """A record stream's interface to its connection."""
 
     index: int
     subject: Subject
@@ -39,11 +39,11 @@ class RecordOwner(Protocol):
 
     @property
     def program(self) -> Subject | None:
-        """The program that has it; None for a module's."""
+        """The program that owns the stream; None for a module's."""
         ...
 
     def record_changed(self, record: RecordStream, kind: Change) -> None:
-        """The graph changed the stream's node: it was moved, or killed."""
+        """The graph has moved or removed the stream's node."""
         ...
 
     def send_block(self, channel: int, data: bytes) -> None:
@@ -68,13 +68,13 @@ class RecordStream(Recorder):
         self.corked = False
         self.fail_on_suspend = False
         self.keeps_awake = True
-        """Whether a graph in which nothing plays runs on for it."""
+        """Whether it keeps the graph running when nothing plays."""
         self._glide = glide
         self.gains: tuple[float, ...] = (1.0,) * len(fmt.positions)
         self.mute = False
         self.write_index = 0
         self._applied: Samples | None = None
-        """The gains in force, which the levels `_asked` came to; whether they change nothing."""
+        """The gains in force: `_asked` is the volume and mute they came from, `_unity` whether they are all 1."""
         self._asked: tuple[tuple[float, ...], bool] | None = None
         self._unity = True
         self._queue = bytearray()
@@ -88,7 +88,7 @@ class RecordStream(Recorder):
         node.asks = {"props": size_of(props), "resampler": self._resampler_bytes(fmt.rate)}
 
     def apply_attr(self, attr: RecordAttr) -> None:
-        """Put buffer attributes in force."""
+        """Apply buffer attributes."""
         self.attr = attr
         fragment_ns = self.layout.to_ns(attr.fragsize)
         self.node.latency_ask_ns = max(2_500_000, min(fragment_ns, 40 * NS_PER_MS))
@@ -103,19 +103,19 @@ class RecordStream(Recorder):
         return resampler_bytes(self.graph.rate, rate, channels, self._low_delay(rate))
 
     def _metered(self, rate: int) -> bool:
-        """Whether a frame stands for its whole period. At such rates a resampler would hold back minutes of sound."""
+        """Whether each frame summarises its period: for peak meters, or where a resampler would delay by minutes."""
         return self._peak_detect or stretched(rate, self.graph.rate)
 
     def _low_delay(self, rate: int) -> bool:
         return Layout(self.format.frame_bytes, rate).to_ns(self.attr.fragsize) < 150 * NS_PER_MS
 
     def change_rate(self, rate: int) -> None:
-        """Record at another rate from here on; BudgetError where there is no room for what that takes."""
+        """Switch to another rate; BudgetError if there is no room for the resampler."""
         self.node.account.hold("resampler", self._resampler_bytes(rate))
         self.set_rate(rate)
 
     def set_rate(self, rate: int) -> None:
-        """Record at another rate."""
+        """Switch to another rate, without charging for it."""
         self.format = AudioFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
         channels = len(self.format.positions)
@@ -131,7 +131,7 @@ class RecordStream(Recorder):
 
     @property
     def queued_bytes(self) -> int:
-        """Recorded and not sent."""
+        """Bytes recorded but not sent."""
         return len(self._queue)
 
     def status(self) -> RecorderStatus:
@@ -140,26 +140,26 @@ class RecordStream(Recorder):
         return RecorderStatus("pulse", self.format, UNKNOWN if program is None else program.identity)
 
     def set_corked(self, corked: bool) -> None:
-        """Pause or resume; a corked recorder keeps no graph running."""
+        """Pause or resume. A corked recorder does not keep the graph running."""
         self.set_active(not corked)
         self.graph.touch(self.node)
 
     def set_active(self, active: bool) -> None:
-        """Whether it hears anything."""
+        """Start or stop recording."""
         self.corked = not active
         self.node.active, self.node.clocked = active, active and self.keeps_awake
 
     def flush(self) -> None:
-        """Throw away what is not sent."""
+        """Discard what has not been sent."""
         self._queue.clear()
         self.node.account.hold("queue", 0)
 
     def remove(self) -> None:
-        """Take the stream away."""
+        """Remove the stream."""
         self.graph.remove_tap(self.node)
 
     def ended(self) -> None:
-        """The graph has let the stream go, for whatever reason."""
+        """The graph has removed the stream, whatever the cause."""
         self._queue.clear()
 
     def consume(self, block: Samples, position: Frames, level: float) -> None:
@@ -177,7 +177,7 @@ class RecordStream(Recorder):
         self._deliver()
 
     def _levelled(self, block: Samples) -> Samples:
-        """Apply the recorder's own level, its source's is in what it hears; a change ramps over the block."""
+        """Apply the recorder's own level; its source's is already applied. A change ramps over the block."""
         asked = self.gains, self.mute
         before, gains = self._applied, self._applied
         if gains is None or asked != self._asked:
@@ -188,11 +188,11 @@ class RecordStream(Recorder):
         return block if self._unity else block * gains
 
     def idle(self, position: Frames) -> None:
-        """See `Consumer.idle`; a running recorder is clocked, so this means corked."""
+        """See `Consumer.idle`: a running recorder keeps the graph clocked, so this one is corked."""
         del position
 
     def _room(self) -> int:
-        """How much may be kept for a client that does not read."""
+        """How many bytes may be queued for a client that does not read."""
         paid = self.node.account.part("queue")
         wanted = min(len(self._queue), self.attr.maxlength)
         if wanted <= paid or self.node.account.fits("queue", paid := -(-wanted // UNREAD_STEP) * UNREAD_STEP):
@@ -200,8 +200,8 @@ class RecordStream(Recorder):
         return self.node.account.part("queue")
 
     def _deliver(self) -> None:
-        """Send what is worth sending; while the client does not read, keep the newest, at most maxlength of it and
-        what the guest's budget has room for."""
+        """Send once enough is queued. While the client does not read, keep the newest sound, up to maxlength and to
+        what the guest's budget allows."""
         if self.owner.congested:
             excess = len(self._queue) - self._room()
             if excess > 0:
@@ -219,7 +219,7 @@ class RecordStream(Recorder):
 
 
 class PeriodMeter:
-    """One frame for each 1/rate second: its largest magnitude, as volume meters want it, or its mean."""
+    """Produces one frame per 1/rate second: the peak magnitude, for volume meters, or the mean."""
 
     def __init__(self, rate_in: int, rate_out: int, peaks: bool) -> None:
         self._step = rate_in / max(1, rate_out)
@@ -229,7 +229,7 @@ class PeriodMeter:
         self._gathered: Samples | None = None
 
     def feed(self, block: Samples) -> Samples:
-        """Feed (frames, channels); returns the periods completed, one frame each."""
+        """Feed (frames, channels); return the completed periods, one frame each."""
         out: list[Samples] = []
         at = 0
         while at < len(block):

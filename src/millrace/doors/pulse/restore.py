@@ -1,7 +1,7 @@
-"""What is remembered of streams: levels and places, by the groups of PulseAudio's module-stream-restore.
+"""Stored settings of streams: levels and devices, by the groups of PulseAudio's module-stream-restore.
 
-There is one such table a guest, and one truth: clients read and write it by the stream-restore extension, the session
-manager finds in it what a new stream of that group should get, and puts into it what people set.
+Each guest has one such table. Clients read and write it through the stream-restore extension. The session manager
+takes from it the settings for a new stream of a group, and stores in it what users set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from millrace.units import MAX_CHANNELS, POSITIONS, Positions
 from millrace.wire.pulse.tagstruct import Props
 
 RULES_MAX = 1000
-"""Rules of one guest; beyond that the oldest go."""
+"""Rules of one guest; beyond this, the oldest are dropped."""
 GROUP_MAX = 128
 OUTPUT, INPUT = "sink-input", "source-output"
 GROUP_PROPERTY = "module-stream-restore.id"
@@ -31,13 +31,13 @@ _BY = (
 )
 RESTORED = frozenset({"volume", "muted", "device"})
 _GROUPED_BY = (GROUP_PROPERTY, *(key for key, _ in _BY))
-"""Properties by which a stream is grouped."""
+"""Properties that determine a stream's group."""
 _LEVEL_MAX = 0x7FFFFFFF
 _DEVICE = {OUTPUT: "sink", INPUT: "source"}
 
 
 def group_of(props: Mapping[str, str], kind: str = OUTPUT) -> str:
-    """The group of a stream: what it says itself, else its role, else its application, else its name."""
+    """A stream's group: the one it gives itself, else by its role, its application, or its name."""
     if props.get(GROUP_PROPERTY):
         return props[GROUP_PROPERTY][:GROUP_MAX]
     for key, word in _BY:
@@ -47,13 +47,13 @@ def group_of(props: Mapping[str, str], kind: str = OUTPUT) -> str:
 
 
 def group_of_props(props: Props, kind: str = OUTPUT) -> str:
-    """The same by the properties that a client of PulseAudio gave."""
+    """The same, from a PulseAudio client's properties."""
     return group_of({key: prop_text(props, key) for key in _GROUPED_BY}, kind)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What the streams of a group get. `levels` are PulseAudio's volumes by `positions`; what is empty is left."""
+    """Settings of a group's streams. `levels` are PulseAudio volumes for `positions`. Empty fields don't apply."""
 
     levels: tuple[int, ...] = ()
     positions: Positions = ()
@@ -61,12 +61,12 @@ class Rule:
     device: str = ""
 
     def fitted(self, positions: Positions) -> tuple[int, ...]:
-        """Volumes for these channels, none where no level is kept."""
+        """Volumes for these channels; empty if no level is stored."""
         return volume_for(self.levels, self.positions, positions) if self.levels else ()
 
 
 def written(name: str, rule: Rule) -> str:
-    """As the session manager and the store have it."""
+    """A rule in the form that the session manager and the store use."""
     out: dict[str, Any] = {}
     if rule.levels:
         out |= {"levels": rule.levels, "map": ",".join(rule.positions)}
@@ -79,7 +79,7 @@ def written(name: str, rule: Rule) -> str:
 
 
 def parsed(text: str) -> Rule:
-    """What was written, by this or by an earlier daemon (`volume` in percent); nonsense in it is left out."""
+    """Parse what this or an earlier daemon wrote (`volume` in percent), ignoring invalid fields."""
     try:
         kept = json.loads(text)
     except ValueError:
@@ -112,29 +112,29 @@ Changes = dict[str, Rule | None]
 
 
 class RuleUpdate(NamedTuple):
-    """A change of the table, worked out when its turn comes; `done` is told whether it was kept."""
+    """A change to the table, computed when its turn comes; `done` is called with whether it was stored."""
 
     changes: Callable[[], Changes]
     done: Callable[[bool], None]
 
 
 class Rules:
-    """One guest's table."""
+    """One guest's rules."""
 
     def __init__(self, changed: Callable[[], None] = lambda: None, keep: Keep | None = None) -> None:
-        """`keep` has updates written to disk: they come in order, and kept first. Else nothing outlives the table."""
+        """`keep` provides storage on disk: updates are stored in order, then applied. Without it nothing is stored."""
         self.kept: dict[str, Rule] = {}
         self._changed = changed
         self.submit = self._at_once if keep is None else keep(self)
         self.restores = RESTORED
-        """What streams get of their rules; nothing while module-stream-restore is not loaded."""
+        """Which settings are restored; none while module-stream-restore is not loaded."""
 
     def stop(self) -> None:
-        """Streams get nothing any more."""
+        """Stop restoring settings."""
         self.restores = frozenset()
 
     def restored(self, name: str) -> Rule | None:
-        """What a new stream of that group gets, if anything."""
+        """The settings for a new stream of this group, if any."""
         rule = self.kept.get(name)
         if rule is None or not self.restores:
             return None
@@ -145,7 +145,7 @@ class Rules:
         )  # fmt: skip
 
     def give(self, stream: Stream, name: str) -> str:
-        """Give a new stream the level of its group, and return the sink, '' for none; what it chose itself stays."""
+        """Apply its group's level to a new stream; return its sink, '' for none. The stream's own choices prevail."""
         rule = self.restored(name)
         if rule is None:
             return ""
@@ -161,7 +161,7 @@ class Rules:
         update.done(True)
 
     def take(self, changes: Changes) -> None:
-        """Put changes in force."""
+        """Apply changes."""
         for name, rule in changes.items():
             self.kept.pop(name, None)
             if rule is not None:
@@ -172,7 +172,7 @@ class Rules:
             self._changed()
 
     def load(self, kept: Mapping[str, str]) -> dict[str, str | None]:
-        """Take up what was kept; returns what is to be kept instead of what an earlier daemon wrote otherwise."""
+        """Load stored rules; return the changes that convert an earlier daemon's entries to the present form."""
         again: dict[str, str | None] = {}
         for key, text in kept.items():
             if key.startswith((f"{OUTPUT}-", f"{INPUT}-")):
@@ -189,11 +189,11 @@ class Rules:
 
 
 Keep = Callable[[Rules], Callable[[RuleUpdate], None]]
-"""Takes a table on, and gives where its updates go."""
+"""Registers a table for storage; returns the function to submit its updates to."""
 
 
 def _of_before(key: str, rule: Rule) -> tuple[str, Rule]:
-    """From `application/role`. A place on the first sink, called `default` then, meant wherever the default is."""
+    """Convert an old `application/role` key. The sink `default`, then the first sink's name, meant the default sink."""
     label, _, role = key.rpartition("/")
     name = group_of({"media.role": role, "application.name": label})
     return name, Rule(rule.levels, rule.positions, rule.mute, "" if rule.device == "default" else rule.device)

@@ -1,4 +1,4 @@
-"""Which right each command takes. What needs none here is about the client's own streams, or only looks."""
+"""The right that each command needs. Commands not listed only query, or concern the client's own streams."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ NEEDS: dict[Command, Right] = {
 }
 OF_INPUT = frozenset({_C.SET_SINK_INPUT_VOLUME, _C.SET_SINK_INPUT_MUTE, _C.KILL_SINK_INPUT})
 OF_OUTPUT = frozenset({_C.SET_SOURCE_OUTPUT_VOLUME, _C.SET_SOURCE_OUTPUT_MUTE, _C.KILL_SOURCE_OUTPUT})
-"""What everybody may do to streams of their own."""
+"""Commands that need no right on the client's own streams: on sink inputs, and on source outputs."""

@@ -1,4 +1,4 @@
-"""What one PulseAudio connection is, apart from who it works with: a value, with which it can go on elsewhere."""
+"""The state of one PulseAudio connection, as a value: with it, the connection can continue in another process."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from millrace.wire.pulse.tagstruct import Props
 
 
 def weigh_props(account: Account, props: Props) -> None:
-    """A connection has paid for some when it came, so that one that may only mend things can say who it is."""
+    """Charge for properties beyond those paid with the connection, which let a client in a full guest name itself."""
     account.hold("props", max(0, size_of(props) - account.part("paid props")))
 
 
 @dataclass(slots=True)
 class ClientState:
-    """Between two requests, and without its streams, which are the graph's. `index` is the guest's for good."""
+    """A connection between two requests, without its streams, which belong to the graph.
+
+    The guest assigns `index` once; it stays the same when the connection continues elsewhere.
+    """
 
     index: int
     subject: Subject
     wire: PulseState = field(default_factory=PulseState)
     known: bool = False
-    """It has shown that it may speak to this door."""
+    """Whether it has authenticated to this door."""
     ready: bool = False
-    """It is let in."""
+    """Whether its login is complete."""
     props: Props = field(default_factory=dict)
     subscribed: SubscriptionState = field(default_factory=SubscriptionState)
     extensions: set[str] = field(default_factory=set)
-    """Modules whose changes it wants to hear of."""
+    """Modules to whose changes it has subscribed."""
     next_channel: int = 0
     told_sinks: dict[int, int] = field(default_factory=dict)
-    """By node: where the client was last told that each of its streams plays or records."""
+    """The sink or source last reported to the client for each of its streams, by node."""
     uploads: dict[int, Upload] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What subscribers are told: each change once, a client in a step."""
+"""Subscription events: each change is sent once, and clients are notified one per step."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ Event = tuple[Facility, Change, int]
 
 
 InTurns = Callable[[Callable[[], Iterator[None]]], Callable[[], None]]
-"""Makes of steps what is called whenever there is something for them to do: they are done in turns."""
+"""Takes a generator function; returns a function to call when there is work. The steps are then run in turns."""
 
 
 class SubscriptionEvents:
-    """Changes of one guest, gathered until they are spread."""
+    """Changes in one guest, collected until they are distributed."""
 
     def __init__(self, in_turns: InTurns) -> None:
         self.subscriptions: dict[int, Subscription] = {}
         self.serial = 0
         self._waiting: dict[Event, int] = {}
-        # A thousand clients that listen are not all told at once.
+        # Distributed in steps: a thousand subscribers can't be notified all at once.
         self._spread = in_turns(self.spreading)
 
     def publish(self, facility: Facility, change: Change, index: int) -> None:
-        """Tell every client that subscribed to `facility`, when it is its turn."""
+        """Notify the clients that subscribed to `facility`, when their turn comes."""
         if not self.subscriptions:
             return
         self.serial += 1
-        # Who has subscribed since it last happened hears of it now.
+        # A repeated event gets a new serial, so that clients that have subscribed since its last occurrence get it too.
         self._waiting[facility, change, index] = self.serial
         self._spread()
 
     def spreading(self) -> Iterator[None]:
-        """Tell the clients what is new, one in a step."""
+        """Pass new events to the clients, one client per step."""
         while self._waiting:
             news, self._waiting = self._waiting, {}
             for subscription in list(self.subscriptions.values()):
@@ -44,28 +44,28 @@ class SubscriptionEvents:
 
 @dataclass(slots=True)
 class SubscriptionState:
-    """What one client wants to hear of, and what it has not been told yet."""
+    """One client's subscription mask and its pending events."""
 
     mask: int = 0
     since: int = 0
-    """The serial from which on it wants that."""
+    """The serial after which events concern it."""
     events: dict[tuple[int, int], None] = field(default_factory=dict)
 
 
 class Subscription:
-    """One client's, which goes on from a `state`. `wake` is called when there is something to tell."""
+    """One client's subscription, continuing from `state`. `wake` is called when events are pending."""
 
     def __init__(
         self, news: SubscriptionEvents, client: int, wake: Callable[[], None], state: SubscriptionState
     ) -> None:
         self._news, self._client, self._wake, self._state = news, client, wake, state
         if state.mask:
-            # Serials count one guest's news in one process: what is new here is new to it.
+            # Serials are valid only within one process, so a continued connection starts at the current one.
             state.since = news.serial
             news.subscriptions[client] = self
 
     def set_mask(self, mask: int) -> None:
-        """Hear of these facilities from now on, of none where it is 0."""
+        """Subscribe to these facilities from now on; 0 means none."""
         if not self._state.mask:
             self._state.since = self._news.serial
         self._state.mask = mask
@@ -75,7 +75,7 @@ class Subscription:
             self._news.subscriptions.pop(self._client, None)
 
     def note(self, news: Mapping[Event, int]) -> None:
-        """Queue those that it asked for; the same one is queued once."""
+        """Queue the events in the mask, each at most once."""
         state = self._state
         for (facility, change, index), serial in news.items():
             if state.mask & (1 << facility) and serial > state.since:
@@ -86,6 +86,6 @@ class Subscription:
             self._wake()
 
     def take(self) -> Iterable[tuple[int, int]]:
-        """What to tell the client now: (event, index)."""
+        """Take the pending events: (event, index)."""
         events, self._state.events = self._state.events, {}
         return events
