@@ -1,1 +1,1 @@
-"""Faults made in a running system, and what is true of each; for test_incidents.py and `python -m bench faults`."""
+"""Faults for a running system, each with its true stage, cause and time; for test_incidents.py and `bench faults`."""

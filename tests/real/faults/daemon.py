@@ -1,6 +1,6 @@
-"""`millrace`, with switches for the faults that can't be made from outside.
+"""`millrace` with switches for the faults that can't be injected from outside.
 
-A real-time signal brings one about; when it began is written to the file that FAULT_TRUTH names.
+Each is triggered by a real-time signal; the time at which it began is written to the file named by FAULT_TRUTH.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ jumped_ns = 0
 
 
 def told() -> None:
-    """It begins now."""
+    """Record that a fault begins now."""
     with open(os.environ["FAULT_TRUTH"], "a") as file:
         file.write(f"{time.monotonic_ns()}\n")
 
 
 def burn() -> None:
-    """Do nothing useful, and keep the processor for it."""
+    """Busy-wait."""
     told()
     end = time.monotonic() + BURN_S
     while time.monotonic() < end:
@@ -38,7 +38,7 @@ def burn() -> None:
 
 
 def if_armed(switch: int) -> None:
-    """Once, where the switch was set."""
+    """Busy-wait once if the switch was set."""
     if switch in armed:
         armed.discard(switch)
         burn()
@@ -48,13 +48,13 @@ mix, encode, wall_ns = graph.run_cycle, opus.OpusEncoder.encode, worker.wall_ns
 
 
 def slow_mix(*args: Any) -> Iterator[None]:
-    """A mix that takes long, if it is to."""
+    """A mix that takes too long if the switch was set."""
     if_armed(MIX)
     return mix(*args)
 
 
 def slow_encode(self: opus.OpusEncoder, block: Samples) -> bytes:
-    """An encoder that takes long, if it is to."""
+    """An encoder that takes too long if the switch was set."""
     if_armed(ENCODE)
     return encode(self, block)
 
@@ -67,7 +67,7 @@ def jump(*_: object) -> None:
 
 
 def arm() -> None:
-    """Put the switches in."""
+    """Install the switches."""
     graph.run_cycle = slow_mix
     opus.OpusEncoder.encode = slow_encode  # type: ignore[method-assign]
     worker.wall_ns = lambda: wall_ns() + jumped_ns

@@ -1,4 +1,4 @@
-"""The kinds of fault: how each is made, and which stage and cause its first incident must name."""
+"""The kinds of fault: how each is injected, and which stage and cause its first incident must name."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ while time.monotonic() < end: pass
 
 @dataclass(frozen=True)
 class Kind:
-    """`make` brings it about and returns when, in ns of the host's clock; `scene` says what it needs.
+    """`make` injects the fault and returns its time in ns of the host's clock; `scene` is the kind of scene it needs.
 
-    `also` is what else the same fault brings about, besides its own stage and cause.
+    `also` lists the incidents that the same fault causes besides its own.
     """
 
     name: str
@@ -56,11 +56,11 @@ def client_stopped(scene: Scene) -> int:
 
 
 def client_late(scene: Scene) -> int:
-    # Asked for in small pieces, so that what has come is written and does not wait in the pipe.
+    # With small requests, so that pacat writes what has arrived and does not let it wait in the pipe.
     sound = ("--raw", "--rate=48000", "--format=s16le", "--channels=2")
     command = ["pacat", *sound, "--latency-msec=60", "--process-time-msec=5"]
     pacat = scene.bus.spawn(*command, bufsize=0, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    # What comes before pacat is there would wait in the pipe for ever.
+    # Sound that is written before pacat has started would stay in the pipe for ever.
     wait_for(lambda: any(one["application"] == "pacat" for one in scene.guest()["streams"]), what="pacat is there")
     source = LiveSource(pacat.stdin)
     source.start()
@@ -74,7 +74,7 @@ def client_late(scene: Scene) -> int:
 
 
 def native(scene: Scene) -> subprocess.Popen[bytes]:
-    """A native client that plays."""
+    """Start a native client that plays."""
     where = str(scene.bus.pulse().with_name("native"))
     player = scene.bus.spawn(
         sys.executable, str(HERE / "player.py"), where, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -146,7 +146,7 @@ def recorder_unread(scene: Scene) -> int:
 
 
 def starved(scene: Scene) -> int:
-    """Something with real-time priority takes every processor."""
+    """Processes with real-time priority take every processor."""
     need_root()
     hogs = [
         subprocess.Popen([sys.executable, "-c", HOG, str(cpu), str(HOG_S)], stdout=subprocess.PIPE)
@@ -157,7 +157,7 @@ def starved(scene: Scene) -> int:
 
 
 def not_kept(scene: Scene) -> int:
-    """Nothing can be written: as if the disk were full."""
+    """Writes to files fail, as if the disk were full."""
     soft, hard = resource.prlimit(scene.daemon, resource.RLIMIT_FSIZE)
     resource.prlimit(scene.daemon, resource.RLIMIT_FSIZE, (1, hard))
     try:
@@ -224,7 +224,7 @@ def listener_garbage(scene: Scene) -> int:
 
 
 def thin(scene: Scene) -> int:
-    """The listener keeps so much more in hand afterwards that it would not notice the next time: another follows."""
+    """The listener's target delay is so much higher afterwards that a repetition would be inaudible: it is restarted."""
     at = scene.fail("thin 0.6")
     time.sleep(1.5)
     scene.listener.terminate()
@@ -271,7 +271,7 @@ def wrong_token(scene: Scene) -> int:
 
 
 def no_grant(scene: Scene) -> int:
-    """When parec has ended, it has just been refused."""
+    """Returns the time at which parec ended, since that is when it was refused."""
     need("parec")
     scene.bus.call("POST", "/api/v1/guests/default/grants", {"guest": "default", "what": "microphone", "allow": False})
     command = ["parec", "--raw", "-d", "microphone"]

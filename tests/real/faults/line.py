@@ -1,7 +1,7 @@
-"""A line between a listener and a daemon that fails on command: python line.py DAEMON_PORT
+"""A proxy between a listener and a daemon that fails on command: python line.py DAEMON_PORT
 
-Prints its port. Each command on standard input (stall S, upstall S, thin S, drop N) is answered with the time, in ns,
-at which its effect began.
+Prints its port. It answers each command on standard input (stall S, upstall S, thin S, drop N) with the time, in ns, at
+which the effect began.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 
 BINARY = 0x82
 THIN_S = 0.006
-"""How much later than the one before each packet comes on a line that is too thin for it."""
+"""By how much the delay grows with each packet on a line with too little bandwidth."""
 
 
 class Way:
-    """Bytes in one direction, whole WebSocket frames once there are any (RFC 6455, section 5.2)."""
+    """One direction: forwards bytes, or if `framed` whole WebSocket frames after the handshake (RFC 6455, section 5.2)."""
 
     def __init__(self, out: asyncio.StreamWriter, framed: bool) -> None:
         self.out, self.framed = out, framed
@@ -30,7 +30,7 @@ class Way:
         self.buffer = b""
 
     def feed(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Bytes have arrived."""
         if not self.framed:
             self._put(data)
             return
@@ -61,7 +61,7 @@ class Way:
         self.queue.put_nowait((time.monotonic() + self.behind, data))
 
     async def run(self) -> None:
-        """Write what is due."""
+        """Write everything when it is due."""
         while True:
             due, data = await self.queue.get()
             while (wait := max(due, self.held_until) - time.monotonic()) > 0:
@@ -70,7 +70,7 @@ class Way:
 
 
 def _frame(data: bytes) -> int:
-    """The length of the frame that begins here, with its header; 0 if that is not known yet."""
+    """The length of the frame at the beginning of `data`, header included; 0 if it is not known yet."""
     if len(data) < 2:
         return 0
     size = data[1] & 0x7F
@@ -81,7 +81,7 @@ def _frame(data: bytes) -> int:
 
 
 class Line:
-    """All that goes through."""
+    """The proxy, with all of its connections."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -89,7 +89,7 @@ class Line:
         self.up: list[Way] = []
 
     async def serve(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Forward one connection."""
         far_in, far_out = await asyncio.open_connection("127.0.0.1", self.port)
         down, up = Way(near_out, True), Way(far_out, False)
         self.down.append(down)
@@ -104,7 +104,7 @@ class Line:
         far_out.close()
 
     async def command(self, words: list[str]) -> int:
-        """Do it; returns when it began."""
+        """Execute a command; returns when its effect began."""
         now, ns = time.monotonic(), time.monotonic_ns()
         for way in self.up if words[0] == "upstall" else self.down:
             if words[0] in ("stall", "upstall"):

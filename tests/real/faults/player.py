@@ -1,6 +1,7 @@
 """A native client that plays a tone for ever, and fails on command: python player.py SOCKET
 
-USR1: writes nothing for half a second; USR2: writes impossible positions. Prints the time, in ns, at which that began.
+On USR1 it writes nothing for half a second; on USR2 it writes impossible positions. It prints the time, in ns, at which
+that began.
 """
 
 from __future__ import annotations

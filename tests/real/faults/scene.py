@@ -1,4 +1,4 @@
-"""A running system: a daemon, something that plays, something that listens, over a line that can fail."""
+"""A running system: a daemon, a player, and a listener behind a proxy that can fail."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SETTLE_S = 1.5
 
 
 def now_ns() -> int:
-    """The clock that incidents are dated by."""
+    """The time by the clock that dates incidents."""
     return time.monotonic_ns()
 
 
 class LiveSource(threading.Thread):
-    """Sound that comes into being at its own pace, into a pipe (unbuffered): 10 ms every 10 ms, a little in hand."""
+    """A live source that writes to an unbuffered pipe: 10 ms of sound every 10 ms, and a little ahead."""
 
     AHEAD, BLOCK_S = 4, 0.01
 
@@ -38,11 +38,11 @@ class LiveSource(threading.Thread):
         self.paused: int = 0
 
     def pause(self, seconds: float) -> None:
-        """Nothing comes for so long."""
+        """Write nothing for so long."""
         self._pause_s = seconds
 
     def run(self) -> None:
-        """Write until nobody reads."""
+        """Write until the pipe is closed."""
         block = bytes(1920)
         due = time.monotonic() - self.AHEAD * self.BLOCK_S
         try:
@@ -59,11 +59,11 @@ class LiveSource(threading.Thread):
 
 
 class Scene:
-    """The system. What a fault has ended is started again by `ready`.
+    """The system. `ready` restarts whatever a fault has ended.
 
-    `what` is "plain"; "line" (the listener has little sound in hand), "silent" (nothing plays but what the fault brings
-    and a tone that keeps the clocks known), "device" (the listener plays to a real sound server), "microphone" (it
-    speaks, and something in the guest is recording), or "machine" (a virtual machine plays).
+    `what` is "plain"; "line" (the listener has little sound buffered); "silent" (only the fault's own client plays, and a
+    tone that keeps the clocks locked); "device" (the listener plays to a real sound server); "microphone" (it speaks, and
+    a program in the guest records); or "machine" (a virtual machine plays).
     """
 
     def __init__(self, folder: Path, what: str = "plain") -> None:
@@ -90,7 +90,7 @@ class Scene:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def _keep(self, name: str, *command: str, **env: str) -> None:
-        """Have such a process, and have it run."""
+        """Make sure that such a process is running."""
         one = self.processes.get(name)
         if one is None or one.poll() is not None:
             quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -98,12 +98,12 @@ class Scene:
 
     @property
     def player(self) -> subprocess.Popen[bytes]:
-        """What plays."""
+        """The player."""
         return self.processes["player"]
 
     @property
     def listener(self) -> subprocess.Popen[bytes]:
-        """What listens."""
+        """The listener."""
         return self.processes["listener"]
 
     @property
@@ -117,11 +117,11 @@ class Scene:
         return self.processes["machine"]
 
     def ready(self) -> None:
-        """Something plays, something listens, and all is calm."""
+        """Start what is not running, and wait until everything plays undisturbed."""
         if self.what == "machine":
             self._machine()
         elif self.what == "silent":
-            # Something must be heard before a listener knows its clocks: a tone that is too low to be heard.
+            # A listener can't measure its clocks without sound: play a tone too quiet to be heard.
             self._keep("player", "paplay", "--latency-msec=200", "--volume=100", str(self.tone))
         else:
             self._keep("player", "paplay", "--latency-msec=60", str(self.tone))
@@ -129,8 +129,8 @@ class Scene:
         if self.what == "device":
             address, fresh = self._sound_server()
             target, env = "device", {"PULSE_SERVER": address}
-        # With some sound in hand, so that what other programs do to this machine is not heard as well. (A sound server
-        # would be asked for longer periods then, and its end be known the later.)
+        # A high target delay, so that disturbances by other programs don't cause gaps too. (With a sound server this would
+        # also ask for longer periods, and its end would be noticed later.)
         margin = "normal" if self.what in ("device", "line") else "robust"
         mic = ("--mic", "tone:440") if self.what == "microphone" else ()
         self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--latency", margin, "--to", target, *mic,
@@ -138,7 +138,7 @@ class Scene:
         if mic:
             self._keep("recorder", "parec", "--raw", "-d", "microphone", "--latency-msec=50")
         if fresh:
-            # What the listener last told is from before its sound server went.
+            # The listener's last report is from before its sound server was killed.
             time.sleep(3 * SETTLE_S)
         wait_for(self.calm, 60, "the listener hears, with its latency settled")
         time.sleep(SETTLE_S)
@@ -155,7 +155,7 @@ class Scene:
         )  # fmt: skip
 
     def _message_bus(self) -> str:
-        """A D-Bus for a QEMU that has no sound peer to peer, attached when it is first asked for."""
+        """Start a message bus, for a QEMU without peer-to-peer audio, and attach it on first use."""
         need("dbus-daemon")
         address = f"unix:path={self.folder}/bus"
         if "bus" not in self.processes:
@@ -165,7 +165,7 @@ class Scene:
         return address
 
     def _sound_server(self) -> tuple[str, bool]:
-        """Where the listener plays, and whether that is new."""
+        """The address of the listener's sound server, and whether it has just been started."""
         home = self.folder / "server"
         fresh = "server" not in self.processes or self.server.poll() is not None
         if fresh:
@@ -173,7 +173,7 @@ class Scene:
         return f"unix:{home}/native", fresh
 
     def calm(self) -> bool:
-        """Whether somebody hears, at a latency near what it aims at (which faults raise), and all else goes on."""
+        """Whether the listener plays at a latency near its target (which faults raise), and its microphone is on, if any."""
         guest = self.guest()
         heard = any(0 < (one["latency_ms"] or 0) < one["target_ms"] + 150 for one in guest["listeners"])
         return heard and (
@@ -187,13 +187,13 @@ class Scene:
         return self.bus.guest()
 
     def incidents(self) -> list[dict[str, Any]]:
-        """All there are, as they were recorded."""
+        """All incidents, in the order in which they were recorded."""
         return sorted(self.bus.incidents(), key=lambda one: int(one["id"].partition("/")[2]))
 
     # -- faults ----------------------------------------------------------------------------------
 
     def stop(self, pid: int, seconds: float) -> int:
-        """Stop a process for a while; returns when."""
+        """Stop a process for a while; returns when it was stopped."""
         at = now_ns()
         os.kill(pid, signal.SIGSTOP)
         time.sleep(seconds)
@@ -201,7 +201,7 @@ class Scene:
         return at
 
     def switch(self, number: int) -> int:
-        """Let the daemon fail from inside; returns when it did."""
+        """Trigger a fault inside the daemon; returns when it began."""
         before = self._truths()
         os.kill(self.daemon, number)
         wait_for(lambda: len(self._truths()) > len(before), 5, "the daemon fails")
@@ -211,14 +211,14 @@ class Scene:
         return [int(text) for text in self.truth.read_text().split()] if self.truth.exists() else []
 
     def fail(self, command: str) -> int:
-        """Let the line fail; returns when it did."""
+        """Trigger a fault of the line; returns when it began."""
         assert self.line.stdin is not None and self.line.stdout is not None
         self.line.stdin.write(f"{command}\n".encode())
         self.line.stdin.flush()
         return int(self.line.stdout.readline())
 
     def close(self) -> None:
-        """End everything."""
+        """Kill everything."""
         for one in self.bus.processes:
             if one.poll() is None:
                 one.send_signal(signal.SIGCONT)
