@@ -1,4 +1,4 @@
-"""Bad clients of every door of a running daemon. Each speaks one session after another until it is told to stop."""
+"""Hostile clients for every door of a running daemon. Each runs one session after another until it is stopped."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Connect = Callable[[], socket.socket]
 PATIENCE_S = 0.15
 PAUSE_S = 0.01
 HELD_MAX = 20
-"""Connections left open without a word, to be let go by the daemon."""
+"""Connections that are left open and silent, for the daemon to close."""
 
 
 class Attacker(threading.Thread, ABC):
-    """One door's bad client. `findings` are words that the daemon should not have said."""
+    """The hostile client of one door. `findings` are violations in what the daemon sent."""
 
     def __init__(self, name: str, connect: Connect, seed: int, stop: threading.Event) -> None:
         super().__init__(name=name, daemon=True)
@@ -38,7 +38,7 @@ class Attacker(threading.Thread, ABC):
         self._held: list[socket.socket] = []
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Run sessions until `stop` is set."""
         while not self._over.is_set():
             try:
                 sock = self._connect()
@@ -47,7 +47,7 @@ class Attacker(threading.Thread, ABC):
                 self._over.wait(0.05)
                 continue
             self.counts["sessions"] += 1
-            # So that no door's share of the daemon is all that the fuzz exercises.
+            # Pause, so that the guest's limits on its share of time don't end up being all that is tested.
             self._over.wait(PAUSE_S)
             sock.settimeout(PATIENCE_S)
             with contextlib.suppress(OSError):
@@ -58,10 +58,10 @@ class Attacker(threading.Thread, ABC):
 
     @abstractmethod
     def session(self, sock: socket.socket) -> None:
-        """One session."""
+        """Run one session."""
 
     def _leave(self, sock: socket.socket) -> None:
-        """Politely, by a reset, or not at all."""
+        """Close the connection normally, by a reset, or not at all."""
         how = self.mutator.random.random()
         if how < 0.05:
             self._held.append(sock)
@@ -74,7 +74,7 @@ class Attacker(threading.Thread, ABC):
         sock.close()
 
     def exchange(self, sock: socket.socket, messages: list[bytes]) -> Heard:
-        """Send messages in pieces, and hear what comes back."""
+        """Send messages in pieces, and collect what comes back."""
         rng, heard = self.mutator.random, Heard()
         with contextlib.suppress(OSError):
             for message in messages:
@@ -94,7 +94,7 @@ class Attacker(threading.Thread, ABC):
 
     @staticmethod
     def hear(sock: socket.socket, heard: Heard, patience_s: float) -> None:
-        """Take what comes, until nothing does for so long; who records is sent sound without an end."""
+        """Read until nothing arrives for so long, with a limit: a recorder is sent sound without end."""
         sock.settimeout(patience_s or 0.0001)
         ends = time.monotonic() + 2 * patience_s
         try:
@@ -111,7 +111,7 @@ class Attacker(threading.Thread, ABC):
             sock.settimeout(PATIENCE_S)
 
     def judge(self, wrong: str) -> None:
-        """A verdict: nothing, or what is wrong."""
+        """Note a verdict: empty, or what is wrong."""
         if wrong:
             self.findings.append(f"{self.name}: {wrong}")
 
@@ -132,13 +132,13 @@ class Pulse(Attacker):
 
 
 class Native(Attacker):
-    """The native protocol: who breaks it hears a Fault with serial 0 before the end."""
+    """The native protocol: a client that violates it must get a Fault with serial 0 before the end."""
 
     def session(self, sock: socket.socket) -> None:
         """See `Attacker`."""
         messages = self.mutator.session(seeds.native(), repair_at(0, "<I", 8))
         heard = self.exchange(sock, messages)
-        # By a unix socket nothing is lost that was sent before a reset.
+        # On a unix socket, nothing that was sent before a reset is lost.
         heard.reset = False
         self.judge(verdicts.native(heard))
         if heard.ended and messages in seeds.native():
@@ -146,7 +146,7 @@ class Native(Attacker):
 
 
 class Http(Attacker):
-    """HTTP: nothing is answered by 500, and nobody is left without an answer."""
+    """HTTP: no request is answered by 500 or left without an answer."""
 
     token = ""
 
@@ -159,7 +159,7 @@ class Http(Attacker):
 
 
 class WebSocket(Http):
-    """The peer protocol, over a handshake that is right more often than not."""
+    """The peer protocol, over a handshake that is mostly valid."""
 
     def session(self, sock: socket.socket) -> None:
         """See `Attacker`."""
@@ -184,7 +184,7 @@ class WebSocket(Http):
 
 
 def masked(mask: bytes, payload: bytes) -> bytes:
-    """A client's WebSocket frame (RFC 6455, section 5.2): text for what begins like JSON."""
+    """A client's WebSocket frame (RFC 6455, section 5.2): a text frame if the payload begins like JSON."""
     first = bytes((0x81 if payload[:1] in (b"{", b"[", b'"') else 0x82,))
     size = len(payload)
     if size < 126:
@@ -198,7 +198,7 @@ def masked(mask: bytes, payload: bytes) -> bytes:
 
 
 class Handing(Attacker):
-    """The socket on which connections are handed over."""
+    """The socket over which connections are handed to the daemon."""
 
     def session(self, sock: socket.socket) -> None:
         """See `Attacker`."""
@@ -219,7 +219,7 @@ class Handing(Attacker):
 
 
 def unix(path: Path) -> Connect:
-    """Connects to a unix socket."""
+    """A function that connects to a unix socket."""
 
     def connect() -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
@@ -235,5 +235,5 @@ def unix(path: Path) -> Connect:
 
 
 def tcp(host: str, port: int) -> Connect:
-    """Connects by TCP."""
+    """A function that connects over TCP."""
     return lambda: socket.create_connection((host, port), 2.0)

@@ -1,4 +1,4 @@
-"""What a mixer asks PulseAudio's extensions: the levels of streams and the formats of devices, by the real library.
+"""A mixer's requests to PulseAudio's extensions, through the real library: levels of streams, formats of devices.
 
 `python -m tests.fuzz.extensions`, with $PULSE_SERVER.
 """
@@ -31,7 +31,7 @@ class Restored(ctypes.Structure):
 
 
 def main() -> None:
-    """Ask each thing once."""
+    """Make each request once."""
     server = Connection(os.environ["PULSE_SERVER"], "extensions")
     told: list[str] = []
     version = server.keep(VERSION(lambda context, number, data: told.append(f"version {number}")))

@@ -1,4 +1,4 @@
-"""Bad machines: servers of VNC, SPICE, QMP and D-Bus to which the daemon connects, and which say what nobody should."""
+"""Hostile machines: VNC, SPICE, QMP and D-Bus servers that the daemon connects to, and that send mutated messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE_S = 0.5
 
 
 class FarEnd(threading.Thread):
-    """One server: each connection gets one session, one after another, and then the next."""
+    """One server, which serves one connection at a time, with one session for each."""
 
     def __init__(self, listener: socket.socket, serve: Callable[[socket.socket, Mutator], None], seed: int) -> None:
         super().__init__(daemon=True)
@@ -42,7 +42,7 @@ class FarEnd(threading.Thread):
 
 
 def _say(sock: socket.socket, messages: list[bytes], mutator: Mutator) -> list[int]:
-    """Send messages, and read what comes; returns the descriptors that came along."""
+    """Send messages, and read the answers; returns the descriptors received."""
     fds: list[int] = []
     for message in messages:
         sock.sendall(message)
@@ -85,7 +85,7 @@ def spice(key: bytes) -> Callable[[socket.socket, Mutator], None]:
 
 
 def _dbus(sock: socket.socket, mutator: Mutator, on_bus: bool) -> None:
-    """A bus or a machine on D-Bus; whoever hands over a socket for its sound hears some there."""
+    """A bus or a machine on D-Bus; on a socket handed over for its sound, it sends sound."""
     for fd in _say(sock, mutator.session(seeds.dbus_display(on_bus), DBUS), mutator):
         with socket.socket(fileno=fd) as sound, contextlib.suppress(OSError):
             sound.settimeout(PATIENCE_S)
@@ -98,7 +98,7 @@ def dbus(sock: socket.socket, mutator: Mutator) -> None:
 
 
 def qmp(sock: socket.socket, mutator: Mutator) -> None:
-    """QEMU's monitor: it gets a descriptor, and speaks D-Bus there."""
+    """QEMU's monitor: it receives a descriptor, and speaks D-Bus on it."""
     lines = seeds.qmp()[0] if mutator.random.random() < 0.5 else mutator.session(seeds.qmp(), repair_line)
     for fd in _say(sock, lines, mutator):
         if mutator.random.random() < 0.9:
@@ -110,7 +110,7 @@ def qmp(sock: socket.socket, mutator: Mutator) -> None:
 
 
 class FarEnds:
-    """All of them, and the doors by which a guest is attached to them."""
+    """All hostile machines, and the doors through which a guest is attached to them."""
 
     def __init__(self, folder: Path, seed: int, each: int = 2) -> None:
         self.ends: list[tuple[str, FarEnd]] = []
@@ -140,14 +140,14 @@ class FarEnds:
         end.start()
 
     def sessions(self) -> Counter[str]:
-        """How often each kind was connected to."""
+        """The number of connections to each kind."""
         out: Counter[str] = Counter()
         for kind, end in self.ends:
             out[f"machine {kind}"] += end.sessions
         return out
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         for listener in self._listeners:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)

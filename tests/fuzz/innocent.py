@@ -1,4 +1,4 @@
-"""The guest next door: plays a pattern for as long as its standard input is open, hears it, and says what was wrong.
+"""The neighbouring guest: plays a pattern while its standard input is open, listens to it, and reports what was wrong.
 
 `python -m tests.fuzz.innocent PULSE_SOCKET WS_URL`, with a token in $MILLRACE_TOKEN. The last line is JSON.
 """
@@ -26,11 +26,11 @@ RATE = 48_000
 PATTERN = np.random.default_rng(1).integers(-8_000, 8_000, (RATE, 2), np.int16)
 PATTERN[0] = (8_191, -8_191)
 AHEAD_BYTES = 2 * RATE * 4
-"""The player is two seconds ahead: what is missing then was not its own lateness."""
+"""The player is two seconds ahead, so that a gap can't be due to the player's own lateness."""
 
 
 class Judge:
-    """An output that compares what it gets with the pattern, from its first frame that is no silence on."""
+    """An output that compares what it gets with the pattern, from the pattern's first frame on."""
 
     name = "judge"
 
@@ -72,7 +72,7 @@ class Judge:
 
 
 async def play(path: Path) -> None:
-    """Play the pattern again and again."""
+    """Play the pattern repeatedly."""
     player = await PulsePlayer.connect(path, "innocent")
     spec = Spec(SampleFormat.S16LE, 2, RATE)
     fields = playback_fields(spec, (1, 2), tlength=AHEAD_BYTES, maxlength=4 * AHEAD_BYTES)
@@ -90,7 +90,7 @@ async def play(path: Path) -> None:
 
 
 async def main() -> dict[str, Any]:
-    """Play and hear until standard input ends."""
+    """Play and listen until standard input ends."""
     judge = Judge()
     options = ListenerOptions(name="innocent", settings={"codec": "s16"}, token=os.environ.get("MILLRACE_TOKEN", ""))
     listener = Listener(sys.argv[2], judge, options)

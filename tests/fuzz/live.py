@@ -1,6 +1,6 @@
-"""A daemon under mutated traffic at every door, from every side, and a guest beside it whose sound is judged.
+"""A daemon under mutated traffic at every door of one guest, with another guest whose sound is judged.
 
-`python -m bench fuzz --minutes 30`, or `python -m tests.fuzz.live [SECONDS] [SEED]`; 1 where anything was found.
+`python -m bench fuzz --minutes 30`, or `python -m tests.fuzz.live [SECONDS] [SEED]`; exits with 1 on any finding.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tests.fuzz.farends import FarEnds
 
 MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 GROWTH_MAX_KIB = 384 * 1024
-"""What the daemon may grow by: the guest's budget, and what its allocator keeps."""
+"""How much the daemon may grow: the guest's budget, and what its allocator keeps."""
 ANSWER_MAX_S = 10.0
 AFTERWARDS_S = 30.0
-"""Within so long nothing is left of those who have gone."""
+"""By then nothing may be left of clients that have disconnected."""
 THEIRS = ("connection", "listener", "watcher", "answer")
-"""What ends with whoever made it; sinks, samples and modules stay."""
+"""Memory that is freed with its client; sinks, samples and modules stay."""
 DESCRIPTORS_MORE_MAX = 60
-"""Of the innocent guest, and of the machines, which go on."""
+"""Descriptors of the innocent guest and of the machines, which go on."""
 BAD_LINE = re.compile(r"internal error|^Traceback|^[\w.]+(Error|Exception)\b|^(ERROR|CRITICAL) asyncio")
 FORGED = re.compile(r"^forged|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 CONFIG = """
@@ -49,7 +49,7 @@ pulse_tcp = ["127.0.0.1:{port}"]
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """The result of a run."""
 
     seed: int
     seconds: float = 0.0
@@ -62,7 +62,7 @@ class Outcome:
 
 
 class Bench:
-    """One daemon and everybody around it."""
+    """One daemon with its attackers and its innocent guest."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.outcome = folder, Outcome(seed)
@@ -103,7 +103,7 @@ class Bench:
         return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))
 
     def call(self, method: str, path: str, body: object = None, patience_s: float = ANSWER_MAX_S) -> Any:
-        """Ask as the owner."""
+        """Make a request as the owner."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.owner}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"http://{self.address}{path}", data, headers, method=method)
@@ -111,7 +111,7 @@ class Bench:
             return json.load(answer)
 
     def attackers(self, stop: threading.Event) -> list[Attacker]:
-        """A bad client for each door."""
+        """A hostile client for each door."""
         host, _, port = self.address.rpartition(":")
         web = tcp(host, int(port))
         token = self._cli("token", "new", "--guest", "victim", "--may", "see,hear,speak,control,link", "--name", "fuzz")
@@ -133,7 +133,7 @@ class Bench:
         return made
 
     def watch(self) -> None:
-        """Is it there, and does it answer?"""
+        """Check that the daemon runs and answers."""
         began = time.monotonic()
         if self.daemon.poll() is not None:
             self.outcome.findings.append(f"the daemon ended with {self.daemon.returncode}")
@@ -156,12 +156,12 @@ class Bench:
         self.outcome.findings += sorted(wrong)
 
     def innocent_incidents(self) -> list[str]:
-        """What the daemon says was heard in the innocent guest, and why: the machine's own stalls are among that."""
+        """The incidents of the innocent guest: they include stalls of the machine itself."""
         found = self.call("GET", "/api/v1/incidents?guest=innocent")
         return [f"{one['stage']}, {one['cause']} ({one['count']}): {one['evidence']}" for one in found]
 
     def judge_rest(self) -> None:
-        """Everybody has gone, and machines are looked for no more: nothing of them is left, and their guest sounds."""
+        """Check, once all clients and machines are gone, that nothing of them is left and that their guest can play."""
         for door in self.call("GET", "/api/v1/state?guest=victim")["guests"][0]["doors"]:
             self.call("DELETE", f"/api/v1/doors/{door['id'].removeprefix('door/')}")
         ends = time.monotonic() + AFTERWARDS_S
@@ -183,14 +183,14 @@ class Bench:
         return [*left, f"{more} descriptors more"] if more > DESCRIPTORS_MORE_MAX else left
 
     def judge_log(self) -> None:
-        """No internal error, and no line or escape that somebody else wrote."""
+        """Check that the log has no internal error, and no forged line or escape sequence."""
         text = self.log.read_bytes() + (self.folder / "out").read_bytes()
         for line in text.decode("utf-8", "backslashreplace").split("\n"):
             if BAD_LINE.search(line) or FORGED.search(line):
                 self.outcome.findings.append(f"log: {line[:400]!r}")
 
     def stop(self) -> None:
-        """End the daemon, as a service manager does."""
+        """Stop the daemon as a service manager would."""
         self.daemon.terminate()
         try:
             code = self.daemon.wait(30)
@@ -202,7 +202,7 @@ class Bench:
 
 
 async def _play(path: Path) -> None:
-    """A quarter of a second, to its end."""
+    """Play a quarter of a second to its end."""
     async with asyncio.timeout(20):
         player = await PulsePlayer.connect(path, "afterwards")
         await player.play(np.zeros((12_000, 2), np.float32), 48_000)
@@ -271,7 +271,7 @@ def _judge(outcome: Outcome) -> None:
 
 
 def shown(outcome: Outcome) -> str:
-    """For people."""
+    """The outcome as text."""
     total: Counter[str] = Counter()
     for counts in outcome.counts.values():
         total.update({key: n for key, n in counts.items() if key in ("sessions", "messages")})
@@ -290,7 +290,7 @@ def shown(outcome: Outcome) -> str:
 
 
 def main(seconds: float, seed: int) -> int:
-    """Fuzz, and say what came of it; a log with findings is kept."""
+    """Fuzz, and print the outcome; if anything was found, the log is kept."""
     with tempfile.TemporaryDirectory(prefix="mrfuzz") as name:
         outcome = run(seconds, seed, Path(name))
         print(shown(outcome), flush=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Repair = Callable[[bytearray], None]
-"""Makes a message's length right again, so that what is wrong inside is reached."""
+"""Corrects a message's length, so that parsing gets as far as the mutation inside."""
 NUMBERS = (
     0, 1, 2, 3, 127, 128, 255, 256, 32_767, 32_768, 65_535, 65_536, 2**24, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1,
     2**63 - 1, 2**63, 2**64 - 1,
@@ -34,7 +34,7 @@ class Mutator:
         self.random = random.Random(seed)
 
     def session(self, seeds: Sequence[Sequence[bytes]], repair: Repair | None = None) -> list[bytes]:
-        """One session's messages, made from recorded ones. One in ten is as it was."""
+        """One session's messages, made from recorded ones. One session in ten is unchanged."""
         rng = self.random
         out = list(rng.choice(seeds))
         if rng.random() < 0.1:
@@ -63,10 +63,10 @@ class Mutator:
             del out[at:]
         elif what == 4:
             out[at:at] = rng.choice(seeds)
-        # Else the order stays.
+        # Otherwise the order stays.
 
     def message(self, message: bytes, repair: Repair | None = None) -> bytes:
-        """One message, a little wrong."""
+        """One message, slightly mutated."""
         if message[:1] in (b"{", b"[") and self.random.random() < 0.7:
             return self._json(message)
         data = bytearray(message)
@@ -128,7 +128,7 @@ def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
 
 
 def repair_at(at: int, form: str, header: int) -> Repair:
-    """For messages whose header of so many bytes holds the size of the rest at `at`."""
+    """A repair for messages with a header of so many bytes, which has the size of the rest at `at`."""
     size = struct.calcsize(form)
 
     def repair(data: bytearray) -> None:
@@ -139,5 +139,5 @@ def repair_at(at: int, form: str, header: int) -> Repair:
 
 
 def repair_line(data: bytearray) -> None:
-    """A line ends once."""
+    """Leave one line break, at the end."""
     data[:] = data.replace(b"\n", b" ") + b"\n"

@@ -1,6 +1,6 @@
-"""Every parser in memory, with the door behind it: it takes what it is given, or raises its own error, nothing else.
+"""Fuzzes every parser in memory, with the door behind it: it must accept its input or raise its own error.
 
-`python -m tests.fuzz.parsers [SECONDS] [SEED]` goes on for so long; the unit tests do the same for some sessions each.
+`python -m tests.fuzz.parsers [SECONDS] [SEED]`; the unit tests run a few sessions of each.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STEP_NS = 10 * NS_PER_MS
 
 @dataclass(frozen=True)
 class Wire:
-    """One direction of one protocol: what was recorded of it, and what takes it."""
+    """One direction of one protocol: its recorded sessions, and the parser for it."""
 
     name: str
     sessions: Callable[[], list[seeds.Session]]
@@ -52,7 +52,7 @@ class Wire:
 
 
 class Nowhere:
-    """A file that keeps nothing."""
+    """An output that discards everything."""
 
     name = "nowhere"
     frames = 0
@@ -289,7 +289,7 @@ WIRES = (
 
 
 def one_session(wire: Wire, seed: int) -> bool:
-    """Feed one mutated session; whether it was refused. Any other error than a parser's own is the finding."""
+    """Feed one mutated session; returns whether it was refused. Any error other than the parser's own is a finding."""
     mutator = Mutator(seed)
     take = wire.open()
     pieces = mutator.random.choice((1 << 30, 1 << 30, 1000, 17, 1))
@@ -306,7 +306,7 @@ def one_session(wire: Wire, seed: int) -> bool:
 
 
 def sessions_for(seconds: float, seed: int) -> Iterator[tuple[Wire, int]]:
-    """The wires in turn, under ever new seeds, for so long."""
+    """The wires in turn for so long, each time with a new seed."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         for wire in WIRES:

@@ -1,8 +1,7 @@
 """Coverage-guided fuzzing of the PulseAudio door (atheris; run by hand: python tests/fuzz/pulse_target.py).
 
-Invariant: whatever bytes a client sends, the door serves them or raises RemoteProtocolError, nothing
-else; and another client's sound stays bit-exact. `tests/unit/test_fuzz.py` runs the same function on
-random input in every test run.
+Invariant: whatever bytes a client sends, the door serves them or raises RemoteProtocolError, and another client's sound
+stays bit-exact. `tests/unit/test_fuzz.py` runs the same function on random input in every test run.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def one_input(data: bytes) -> None:
     player.drain()
     hostile = rig.client()
     rig.run(0.05)
-    # Nobody reads its answers: they may be to questions that a real client never asks.
+    # Its answers are not parsed: they may be to requests that a real client never makes.
     rig.clients.remove(hostile)
     for at in range(0, len(data), 97):
         try:
@@ -38,7 +37,7 @@ def one_input(data: bytes) -> None:
             break
         hostile.server.data_to_send()
     rig.run(0.05)
-    # What it may do by right (mute, move, kill) is its user's own; only protocol damage is judged.
+    # It has the right to mute, move or kill the other stream; only effects of malformed messages are judged.
     hostile.server.closed()
     rig.run(0.5)
     stream = rig.graph.streams.get(player.index)

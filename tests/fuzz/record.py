@@ -1,7 +1,7 @@
-"""Records what real programs say, for `seeds/`: `python -m tests.fuzz.record`, where they are installed.
+"""Records the traffic of real programs for `seeds/`: `python -m tests.fuzz.record`, where they are installed.
 
-Each program speaks through a proxy; what went either way is kept, the first 12 KB of it. Run by hand, when a protocol
-has grown or a program is to be added.
+Each program connects through a proxy, which keeps the first 12 KB of each direction. Run by hand when a protocol has
+been extended or a program is to be added.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ KEPT_MAX = 12 * 1024
 
 
 class Tap:
-    """A socket in front of another; what goes either way is kept, of its first connection or of `all_`.
+    """A proxy in front of a socket; it keeps both directions, of the first connection or of `all_`.
 
-    A descriptor that the client hands over is tapped too, in `handed`: what whoever it is for says there.
+    A socket that the client hands over is tapped too: `handed` has what its receiver sends on it.
     """
 
     def __init__(self, path: Path | None, behind: Path | tuple[str, int], all_: bool = False) -> None:
-        """Without a path it listens on a port of its own."""
+        """Without a path it listens on a free TCP port."""
         self.said, self.heard = bytearray(), bytearray()
         self.each: list[bytearray] = []
-        """What the client said, by connection."""
+        """What the client sent, by connection."""
         self.handed: list[bytearray] = []
         self._behind, self._all = behind, all_
         if path is None:
@@ -69,7 +69,7 @@ class Tap:
             threading.Thread(target=_carry, args=ends, daemon=True).start()
 
     def _hand(self, fd: int) -> int:
-        """Another descriptor in place of a socket, with a tap between the two."""
+        """A replacement for a handed-over socket, with a tap in between."""
         mine, theirs = socket.socketpair()
         kept = bytearray()
         self.handed.append(kept)
@@ -107,7 +107,7 @@ def _received(source: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _private() -> list[bytes]:
-    """What is this machine's own."""
+    """Words that identify this machine, and must not be kept."""
     words = [socket.gethostname(), tempfile.gettempdir(), getpass.getuser()]
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         with contextlib.suppress(OSError):
@@ -125,7 +125,7 @@ def _keep(wire: str, name: str, data: bytes) -> None:
 
 
 def pulse(runtime: Path, env: dict[str, str]) -> None:
-    """Clients of PulseAudio."""
+    """Record PulseAudio clients."""
     tone = runtime / "tone.wav"
     subprocess.run(["sox", "-n", "-r", "44100", "-c", "2", str(tone), "synth", "0.4", "sine", "440"], check=True)
     sounding = runtime / "page.html"
@@ -168,7 +168,7 @@ def pulse(runtime: Path, env: dict[str, str]) -> None:
 
 
 def http(runtime: Path) -> None:
-    """Clients of HTTP; their tokens are none."""
+    """Record HTTP clients; their tokens are invalid."""
     path = runtime / "http.sock"
     for name, words in {
         "curl": ["http://localhost/health", "-H", "Authorization: Bearer none"],
@@ -186,7 +186,7 @@ def http(runtime: Path) -> None:
 
 
 def page(address: str, link: str) -> None:
-    """A browser that opens the page: each of its requests, once."""
+    """Record a browser that opens the page: each of its requests once."""
     host, _, port = address.rpartition(":")
     tap = Tap(None, (host, int(port)), all_=True)
     with tempfile.TemporaryDirectory(prefix="mrrec") as profile:
@@ -212,7 +212,7 @@ async def _listen(link: str, profile: Path) -> None:
 
 
 def page_socket(address: str, link: str, runtime: Path, env: dict[str, str]) -> None:
-    """The page's own WebSocket in a real Chromium: its handshake, and what it says while it plays."""
+    """Record the page's WebSocket in a real Chromium: its handshake, and what it sends while it plays."""
     host, _, port = address.rpartition(":")
     tap = Tap(None, (host, int(port)), all_=True)
     sounding = [
@@ -231,7 +231,7 @@ def page_socket(address: str, link: str, runtime: Path, env: dict[str, str]) -> 
 
 
 def dbus(runtime: Path, env: dict[str, str]) -> None:
-    """QEMU on a bus, as Millrace hears it."""
+    """Record QEMU on a bus, as seen by Millrace."""
     folder = runtime / "vm"
     folder.mkdir()
     (folder / "boot.img").write_bytes(BOOT_SECTOR)

@@ -1,14 +1,14 @@
-"""What each protocol lets a daemon say, and how it may end a connection. Each verdict is a sentence, or nothing.
+"""What a daemon may send in each protocol, and how it may end a connection. A verdict is a sentence, or empty.
 
-| wire | who broke it, or is sent away, hears |
+| wire | a client that violates it, or is disconnected, gets |
 |---|---|
-| PulseAudio | an ERROR for a request that can't be served; who breaks it is cut off, as PulseAudio does it |
+| PulseAudio | an ERROR for a request that can't be served; a violation ends the connection, as in PulseAudio |
 | native | a Fault with serial 0, and nothing after it |
-| HTTP | an answer of 4xx in words, 503 or 507; never an end without one |
-| WebSocket | the peer protocol's fatal fault or bye, or the reason in a Close frame; Close is last in any case |
+| HTTP | a 4xx answer with a message, 503 or 507; never an end without an answer |
+| WebSocket | the peer protocol's fatal fault or bye, or a Close frame with the reason; Close comes last in any case |
 | attach.sock | one line of JSON |
 
-SPICE, VNC, QMP and D-Bus have no farewell for a client: `door` says what a machine's door may show.
+SPICE, VNC, QMP and D-Bus have no message for this: there, `door` checks what a machine's door shows.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from millrace.wire.pulse.session import HEADER
 NOBODY = 0xFFFFFFFF
 NATIVE_ENDS = ("protocol", "limit", "rights", "busy")
 OURS = re.compile(r"Traceback|object at 0x|internal error|\w(Error|Exception)\b|\w+\.pyx?\b|_ssl\.c")
-"""What only a program's author could read."""
+"""Internals that must not appear in messages to clients."""
 CLOSE, TEXT = 8, 1
 CLOSE_CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011)
 
 
 @dataclass
 class Heard:
-    """What came back. After a reset some of it may be lost, as TCP has it."""
+    """What came back. After a reset some of it may be lost, as usual with TCP."""
 
     data: bytearray = field(default_factory=bytearray)
     ended: bool = False
@@ -46,7 +46,7 @@ class Heard:
 
     @property
     def closed(self) -> bool:
-        """The daemon ended it, and all it said has come."""
+        """Whether the daemon ended the connection, and everything that it sent has arrived."""
         return self.ended and not self.reset
 
 
@@ -100,7 +100,7 @@ def native(heard: Heard) -> str:
 
 
 def answers(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(status, body) of each HTTP answer there is; the last body may be cut."""
+    """(status, body) of each HTTP answer; the last body may be truncated."""
     while data.startswith(b"HTTP/") and b"\r\n\r\n" in data:
         head, _, rest = data.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
@@ -124,7 +124,7 @@ def http(heard: Heard) -> str:
 
 
 def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(opcode, payload) of a server's WebSocket frames; a last one that is cut is (-1, its bytes)."""
+    """(opcode, payload) of a server's WebSocket frames; a truncated last one is (-1, its bytes)."""
     while data:
         size, head = data[1] & 0x7F if len(data) > 1 else 0, 2
         if size >= 126:
@@ -138,7 +138,7 @@ def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def websocket(heard: Heard) -> str:
-    """The peer protocol's daemon to listener, from after the handshake on."""
+    """The peer protocol's daemon to listener, after the handshake."""
     said = list(frames(bytes(heard.data)))
     for opcode, payload in said:
         if opcode not in (-1, TEXT, 2, CLOSE, 9, 10):
@@ -166,7 +166,7 @@ def handed(heard: Heard) -> str:
 
 
 def door(view: dict[str, Any]) -> str:
-    """What is shown of a door to a machine."""
+    """A machine's door as the state shows it."""
     error = view["error"]
     if view["state"] != "attached" and not error and view["sessions"]:
         return f"{view['door']}: {view['state']}, and it does not say why"

@@ -224,7 +224,7 @@ def listener_garbage(scene: Scene) -> int:
 
 
 def thin(scene: Scene) -> int:
-    """The listener's target delay is so much higher afterwards that a repetition would be inaudible: it is restarted."""
+    """Afterwards the listener's target delay is so high that a repetition would be inaudible, so it is restarted."""
     at = scene.fail("thin 0.6")
     time.sleep(1.5)
     scene.listener.terminate()

@@ -16,7 +16,7 @@ THIN_S = 0.006
 
 
 class Way:
-    """One direction: forwards bytes, or if `framed` whole WebSocket frames after the handshake (RFC 6455, section 5.2)."""
+    """Forwards one direction: bytes, or if `framed` whole WebSocket frames after the handshake (RFC 6455, 5.2)."""
 
     def __init__(self, out: asyncio.StreamWriter, framed: bool) -> None:
         self.out, self.framed = out, framed

@@ -61,9 +61,9 @@ class LiveSource(threading.Thread):
 class Scene:
     """The system. `ready` restarts whatever a fault has ended.
 
-    `what` is "plain"; "line" (the listener has little sound buffered); "silent" (only the fault's own client plays, and a
-    tone that keeps the clocks locked); "device" (the listener plays to a real sound server); "microphone" (it speaks, and
-    a program in the guest records); or "machine" (a virtual machine plays).
+    `what` is "plain"; "line" (the listener has little sound buffered); "silent" (only the fault's own client plays, and
+    a tone that keeps the clocks locked); "device" (the listener plays to a real sound server); "microphone" (it speaks,
+    and a program in the guest records); or "machine" (a virtual machine plays).
     """
 
     def __init__(self, folder: Path, what: str = "plain") -> None:
@@ -129,8 +129,8 @@ class Scene:
         if self.what == "device":
             address, fresh = self._sound_server()
             target, env = "device", {"PULSE_SERVER": address}
-        # A high target delay, so that disturbances by other programs don't cause gaps too. (With a sound server this would
-        # also ask for longer periods, and its end would be noticed later.)
+        # A high target delay, so that disturbances by other programs don't cause gaps too. (With a sound server this
+        # would also ask for longer periods, and its end would be noticed later.)
         margin = "normal" if self.what in ("device", "line") else "robust"
         mic = ("--mic", "tone:440") if self.what == "microphone" else ()
         self._keep("listener", *MILLRACE, "listen", self.near, "-q", "--latency", margin, "--to", target, *mic,
@@ -173,7 +173,7 @@ class Scene:
         return f"unix:{home}/native", fresh
 
     def calm(self) -> bool:
-        """Whether the listener plays at a latency near its target (which faults raise), and its microphone is on, if any."""
+        """Whether a listener plays near its target latency (which faults raise), with its microphone, if any, on."""
         guest = self.guest()
         heard = any(0 < (one["latency_ms"] or 0) < one["target_ms"] + 150 for one in guest["listeners"])
         return heard and (
