@@ -1,1 +1,1 @@
-"""What may be done to the guests of a process, and who may do it. Opens no socket."""
+"""The control plane: commands on the guests of a process, and access to them. Opens no sockets."""

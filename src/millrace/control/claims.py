@@ -1,4 +1,4 @@
-"""Names that one connection has at a time, such as `policy`; others wait for them, or take them."""
+"""Names that one connection at a time can own, such as `policy`. Others queue for a name, or take it over."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ NAMES_MAX = 64
 
 
 class Claimant(Protocol):
-    """A connection."""
+    """A connection that can own names."""
 
     subject: Subject
 
     @property
     def name(self) -> str:
-        """What it calls itself."""
+        """The program's own name for itself."""
         ...
 
     def claim_changed(self, name: str, have: bool) -> None:
-        """It has got the name, or lost it."""
+        """It has acquired or lost the name."""
         ...
 
 
 class Claims:
-    """Which client has which name. A newcomer without `replace` joins its queue; who is replaced comes first in it."""
+    """Which connection owns which name. Claims without `replace` queue; a replaced owner is next in line."""
 
     def __init__(self) -> None:
         self._queues: dict[str, list[Claimant]] = {}
 
     def claim(self, name: str, who: Claimant, replace: bool) -> bool:
-        """Whether `who` has it now. Who asks again without `replace` stays where it is in the queue."""
+        """Claim a name; True if `who` owns it now. A repeated claim without `replace` keeps its place in the queue."""
         if name not in self._queues and len(self._queues) >= NAMES_MAX:
             return False
         queue = self._queues.setdefault(name, [])
@@ -45,7 +45,7 @@ class Claims:
         return queue[0] is who
 
     def release(self, who: Claimant) -> None:
-        """A connection has gone: the next in the queue get what it had."""
+        """A connection has closed: its names pass to the next in each queue."""
         for name, queue in list(self._queues.items()):
             if who not in queue:
                 continue
@@ -57,10 +57,10 @@ class Claims:
                 queue[0].claim_changed(name, True)
 
     def of(self, who: Claimant) -> dict[str, bool]:
-        """The names that a connection has (True) or waits for."""
+        """The names that a connection owns (True) or is queued for (False)."""
         return {name: queue[0] is who for name, queue in self._queues.items() if who in queue}
 
     def holder(self, name: str) -> Claimant | None:
-        """The client that has it."""
+        """The connection that owns the name."""
         queue = self._queues.get(name)
         return queue[0] if queue else None

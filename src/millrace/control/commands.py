@@ -1,6 +1,6 @@
-"""What can be asked of the daemon, apart from how: the HTTP API and the native protocol run the same commands.
+"""The daemon's commands, independent of transport: the HTTP API and the native protocol run the same ones.
 
-Each finds what is meant among what its principal may see, demands the right, and does it.
+Each looks its object up among those visible to the principal, demands the right, and acts.
 """
 
 from __future__ import annotations
@@ -44,21 +44,20 @@ from millrace.version import __version__
 TOKEN_DAYS = "30d"
 KEY_MAX, VALUE_MAX = 200, 4096
 PROGRAM_MAX = 4096
-"""A path may be as long (PATH_MAX)."""
+"""A program may be given by its path (PATH_MAX)."""
 OK = results.Done()
 KEPT = frozenset({
     "guest.add", "guest.remove", "sink.add", "sink.remove", "grant", "decide", "token.new", "token.rotate",
     "token.revoke", "remember",
 })  # fmt: skip
-"""Commands that are on disk before they are answered."""
+"""Commands that write to disk before they are answered."""
 Run = Callable[[Any, Principal], Awaitable[Any]]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, its place in the HTTP API, what it takes and returns, who does it, and what that is in a
-    sentence."""
+    """One command: its name, its HTTP method and path, its argument and result types, its handler, and a summary."""
 
     name: str
     method: str
@@ -70,7 +69,7 @@ class Command:
 
 
 class Place(Protocol):
-    """Where the daemon is found."""
+    """The addresses of the daemon."""
 
     @property
     def address(self) -> str:
@@ -79,17 +78,17 @@ class Place(Protocol):
 
     @property
     def url(self) -> str:
-        """Where listeners connect, without the guest."""
+        """URL at which listeners connect, without the guest."""
         ...
 
     @property
     def page_url(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         ...
 
 
 class Commands:
-    """All of them, for one daemon."""
+    """All commands of one daemon."""
 
     def __init__(self, worker: Worker, place: Place) -> None:
         self._worker, self._place = worker, place
@@ -132,24 +131,24 @@ class Commands:
         ]
 
     async def run(self, principal: Principal, name: str, args: Any) -> Any:
-        """Do it, for `principal`. ConfigError, GraphError and RightsError carry the refusal."""
+        """Run a command for `principal`. Refusals are raised as ConfigError, GraphError or RightsError."""
         command = self.table.get(name)
         if command is None:
             raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
         parsed = r.parsed(command.takes, args)
         if not _is_kept(name, parsed):
             return await command.run(parsed, principal)
-        # A disk makes a few changes a second: a client that asks for many at once is held up by those, and no other is.
+        # A disk commits a few changes a second. A lock per principal makes a client with many wait only for its own.
         async with self._changing.setdefault(principal.key, asyncio.Lock()):
             return await command.run(parsed, principal)
 
     def page_link(self) -> str:
-        """An address that lets a browser in once, as the owner. What is behind # stays in the browser: it is in no
-        request, and in no proxy's log."""
+        """A single-use link that signs a browser in as the owner. The code is in the fragment (after #), which browsers
+        do not send, so it appears in no request and no proxy's log."""
         return f"{self._place.page_url}#in={self._worker.access.new_link()}"
 
     def refused(self) -> int:
-        """Requests that were not let in, or not allowed."""
+        """Requests that failed authentication or lacked a right."""
         return self._worker.forbidden + self._worker.access.refused
 
     # -- finding -----------------------------------------------------------------------------
@@ -159,7 +158,7 @@ class Commands:
         return self._worker.visible(principal)
 
     def guest(self, principal: Principal, name: str, right: Right) -> Guest:
-        """A guest in which `principal` has `right`. One that they may not see is not there."""
+        """A guest in which `principal` has `right`. One that it may not see is reported as missing."""
         seen = self.visible(principal)
         found = next((guest for guest in seen if guest.name == name), None)
         if found is None:
@@ -168,15 +167,15 @@ class Commands:
         return found
 
     def find(self, principal: Principal, key: str, guest: str | None, right: Right) -> verbs.Found:
-        """What `key` names among what `principal` may see, in a guest in which they have `right`."""
+        """The object named `key` among those visible to `principal`, in a guest where it has `right`."""
         kind, name = split_key(key)
         return self._first(principal, key, lambda one: verbs.find(one, kind, name), right, guest)[1]
 
     def _first(
         self, principal: Principal, key: str, look: Callable[[Guest], T | None], right: Right, name: str | None = None
     ) -> tuple[Guest, T]:
-        """What `look` finds in one of the guests that `principal` may see, or in the one of that name, and in which
-        they have `right`. A sink's name can be in several: the first."""
+        """The first thing that `look` finds in the guests visible to `principal`, or only in guest `name`; RightsError
+        without `right` in that guest. The same sink name may exist in several guests: the first one counts."""
         for guest in self.visible(principal):
             thing = look(guest) if name in (None, guest.name) else None
             if thing is not None:
@@ -186,13 +185,13 @@ class Commands:
 
     @staticmethod
     def _demand_no_source(principal: Principal, found: verbs.Found, to: str = "") -> None:
-        """Where what a source gives goes is not for a program to say that might be forbidden to record it."""
+        """Reserve links and moves of sources to admins: a program could use them to record one despite a denial."""
         if verbs.about_source(found, to) and not principal.may(Right.ADMIN, found.guest.name):
             raise RightsError(
                 f"{principal.key} may not link or move a source, or move anything to one; record it instead"
             )
 
-    # -- looking -----------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------
 
     async def _about(self, args: r.Nothing, principal: Principal) -> results.DaemonView:
         place = self._place
@@ -214,7 +213,7 @@ class Commands:
             state.policy, state.requests = self._worker.policy(), len(list(self._worker.prompts))
         return state
 
-    # -- changing ----------------------------------------------------------------------------
+    # -- changes -----------------------------------------------------------------------------
 
     async def _set(self, args: r.Set, principal: Principal) -> results.Done:
         found = self.find(principal, args.target, args.guest, Right.CONTROL)
@@ -305,7 +304,7 @@ class Commands:
         await self._worker.decide(asked, args.allow, args.always, principal.key)
         return OK
 
-    # -- why it sounds as it does ------------------------------------------------------------------
+    # -- explanations ------------------------------------------------------------------------------
 
     def _found(self, args: r.About, principal: Principal) -> tuple[Guest, Stream]:
         if not args.target.startswith("stream/"):
@@ -329,13 +328,13 @@ class Commands:
     async def _flight(self, args: r.OfGuest, principal: Principal) -> list[Sample]:
         return self._worker.flight.of(self.guest(principal, args.guest, Right.SEE).name)
 
-    # -- what has gone wrong -----------------------------------------------------------------------
+    # -- incidents ---------------------------------------------------------------------------------
 
     async def _incidents(self, args: r.Incidents, principal: Principal) -> list[IncidentView]:
         seen = [i for i in self._worker.diagnosis.incidents if principal.may(Right.SEE, i.guest or None)]
         found = [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
         if args.guest is not None and not found:
-            # A guest's incidents outlive it; a guest that never was has none.
+            # Incidents outlive their guest, so check that the guest exists only if none are found.
             self.guest(principal, args.guest, Right.SEE)
         return found
 
@@ -369,7 +368,7 @@ class Commands:
             raise _no_token(args.token)
         return OK
 
-    # -- what session managers keep ----------------------------------------------------------------
+    # -- storage for session managers --------------------------------------------------------------
 
     async def _remember(self, args: r.Remember, principal: Principal) -> results.Done:
         principal.demand(Right.ADMIN)
@@ -388,7 +387,7 @@ class Commands:
 
 
 def _is_kept(name: str, args: Any) -> bool:
-    """Whether a command waits for the disk."""
+    """Whether a command writes to disk before it is answered."""
     return name in KEPT or (isinstance(args, r.Set) and not args.target.startswith(("stream/", "listener/")))
 
 

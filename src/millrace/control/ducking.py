@@ -1,4 +1,4 @@
-"""Streams that programs have turned down for as long as they are connected."""
+"""Ducking: streams that connections attenuate for as long as they last."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from millrace.graph.model import Stream
 
 
 class Ducking:
-    """Who has which stream how far down. Where several have, it is as quiet as the one that takes most has it."""
+    """Attenuations by connection and stream. Where several apply to one stream, the strongest wins."""
 
     def __init__(self) -> None:
         self._trims: dict[object, dict[int, float]] = {}
 
     def duck(self, who: object, graph: Graph, stream: Stream, db: float) -> None:
-        """Take it back by so much; with 0 let it go."""
+        """Attenuate a stream by `db` (negative); 0 releases it."""
         own = self._trims.setdefault(who, {})
         own.pop(stream.id, None)
         if db:
@@ -23,18 +23,18 @@ class Ducking:
         self._apply(graph, stream)
 
     def of(self, who: object) -> dict[int, float]:
-        """By number of the stream: what a connection leaves of it, linear."""
+        """A connection's attenuations: linear gain by stream number."""
         return dict(self._trims.get(who, {}))
 
     def resume(self, who: object, trims: Mapping[int, float], graphs: Iterable[Graph]) -> None:
-        """A connection goes on with what it had turned down elsewhere, as far as that is there."""
+        """Restore a connection's attenuations after it moved here, for the streams that still exist."""
         there = {id_: (graph, graph.streams[id_]) for graph in graphs for id_ in trims.keys() & graph.streams.keys()}
         for id_, (graph, stream) in there.items():
             self._trims.setdefault(who, {})[id_] = trims[id_]
             self._apply(graph, stream)
 
     def release(self, who: object, graphs: Iterable[Graph]) -> None:
-        """A connection has gone: what it had turned down is as the others have it."""
+        """A connection has closed: drop its attenuations; those of others remain."""
         own = self._trims.pop(who, {})
         for graph in graphs:
             for id_ in own.keys() & graph.streams.keys():

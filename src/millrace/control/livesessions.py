@@ -1,4 +1,4 @@
-"""What goes on by somebody's rights, of whatever kind, so that it ends with them."""
+"""Live sessions of every kind, so that each ends when the rights it runs on do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Leave = Callable[[], None]
 
 
 class LiveSessions:
-    """Listeners, watchers and native connections, by whose they are and by the browser's session that they came by."""
+    """Listeners, watchers and native connections, by principal and by the browser session they came through."""
 
     def __init__(self) -> None:
         self._by_key: dict[str, dict[int, tuple[Leave, End, Lose]]] = {}
@@ -20,8 +20,8 @@ class LiveSessions:
         return iter(list(self._by_key))
 
     def enter(self, keys: Sequence[str], end: End, lose: Lose) -> Leave:
-        """Something begins: `end` is called with the reason when the rights end that one of `keys` stands for, `lose`
-        with a guest when those in that one do. Returns what to call when it has ended by itself."""
+        """Register a session under `keys`. `end` is called with a reason when the rights behind one of them end, `lose`
+        with a guest when the rights in that guest do. Returns a function to call when the session ends by itself."""
         self._number += 1
         number = self._number
 
@@ -37,12 +37,12 @@ class LiveSessions:
         return leave
 
     def end(self, key: str, why: str) -> None:
-        """End everything of that principal, or by that session."""
+        """End everything that runs under this principal or browser session."""
         for leave, end, _ in list(self._by_key.get(key, {}).values()):
             leave()
             end(why)
 
     def lose(self, key: str, guest: str) -> None:
-        """Everything of that principal goes on without that guest."""
+        """Withdraw one guest from everything that runs under this principal."""
         for _, _, lose in list(self._by_key.get(key, {}).values()):
             lose(guest)

@@ -1,4 +1,4 @@
-"""The control plane: all that a server is given. It says who somebody is, and does what they ask, by their rights."""
+"""The control plane: the one interface given to servers. It identifies callers and runs commands with their rights."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from millrace.symptoms import Symptom, refusal, violation
 
 
 class Held(NamedTuple):
-    """What the plane keeps for one connection, with which another can go on for it."""
+    """What the plane keeps for one connection, in a form that lets another connection take over."""
 
     claims: Mapping[str, bool] = {}
-    """Names that it has (True) or waits for."""
+    """Names that it owns (True) or is queued for (False)."""
     ducking: Mapping[int, float] = {}
-    """By number of a stream: what it leaves of it, linear."""
+    """Its attenuations: linear gain by stream number."""
     looked: Looked | None = None
-    """None where it watches nothing."""
+    """None if it watches nothing."""
 
 
 class ControlPlane:
-    """That of one worker."""
+    """The control plane of one worker."""
 
     def __init__(self, worker: Worker, place: Place) -> None:
         self._worker, self.place = worker, place
@@ -38,25 +38,27 @@ class ControlPlane:
         self.prompts, self.listeners = worker.prompts, worker.listeners
         self.owners, self.strangers = worker.turns, worker.strangers
 
-    # -- who it is ---------------------------------------------------------------------------
+    # -- principals --------------------------------------------------------------------------
 
     def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
-        """Something begins by a principal's rights: see `Access.enter`."""
+        """Register a session under a principal: see `Access.enter`."""
         return self.access.enter(principal, end, lose)
 
     def renewed(self, principal: Principal, token: bool, guest: Guest | None) -> Principal:
-        """Who goes on by the native socket of `guest`, or by the daemon's, with the rights of now: while nobody looked
-        after it a token may have ended or lost a guest. RightsError where there are none left."""
+        """The current principal of a connection that was handed on, on the native socket of `guest` or of the daemon.
+
+        Its token may have ended or lost a guest while the connection was frozen. RightsError if no rights are left.
+        """
         if token:
             return self.access.renewed(principal)
         return OWNER if guest is None else guest.admission.principal
 
     def turns_of(self, principal: Principal) -> Turns:
-        """At whose expense a principal's commands are done."""
+        """The share of the daemon's time that a principal's commands are charged to."""
         return self._worker.turns_of(principal)
 
     def budget_of(self, principal: Principal = OWNER) -> Budget:
-        """Whose budget pays for what is kept for a principal."""
+        """The memory budget that is charged for a principal."""
         return self._worker.budgets.of(principal)
 
     def visible(self, principal: Principal) -> list[Guest]:
@@ -64,24 +66,24 @@ class ControlPlane:
         return self._worker.visible(principal)
 
     def guest(self, principal: Principal, name: str, right: Right) -> Guest:
-        """A guest in which `principal` has `right`. One that they may not see is not there."""
+        """A guest in which `principal` has `right`. One that it may not see is reported as missing."""
         return self.commands.guest(principal, name, right)
 
-    # -- what is asked -----------------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------------
 
     async def run(self, principal: Principal, name: str, args: Any) -> Any:
-        """Do a command; see `Commands.run`."""
+        """Run a command; see `Commands.run`."""
         return await self.commands.run(principal, name, args)
 
     def metrics(self, principal: Principal) -> bytes:
-        """What Prometheus reads, of the guests that `principal` may see."""
+        """Prometheus metrics of the guests that `principal` may see."""
         counters = self._worker.counters(self.commands.refused())
         guests, whole = self.visible(principal), principal.may(Right.SEE)
         return exposition(counters, self._worker.diagnosis.incidents, guests, whole)
 
     @property
     def ready(self) -> bool:
-        """Whether changes are kept."""
+        """Whether changes can be saved."""
         return not self._worker.store.trouble
 
     def take_id(self) -> int:
@@ -89,19 +91,19 @@ class ControlPlane:
         return self._worker.ids.take()
 
     def duck(self, session: Session, key: str, db: float, guest: str | None) -> None:
-        """Take a stream back for as long as that connection lives."""
+        """Attenuate a stream for as long as the connection lasts."""
         self._worker.duck(session, self.commands.find(session.principal, key, guest, Right.CONTROL), db)
 
     def joined(self, session: Session) -> None:
-        """A program's connection has come."""
+        """A program has connected."""
         self._worker.sessions[session] = None
 
     def held(self, session: Session, watcher: Watcher) -> Held:
-        """What is kept for it, before it is released here to go on elsewhere."""
+        """What is kept for a connection; called before it is released here to continue elsewhere."""
         return Held(self.claims.of(session), self._worker.ducking.of(session), self.registry.looked(watcher))
 
     def resume(self, session: Session, watcher: Watcher, held: Held) -> None:
-        """It goes on with what was kept for it elsewhere, and is told of what it has no more."""
+        """Restore what was kept for a connection elsewhere, and notify it of what it has lost."""
         for name, had in held.claims.items():
             have = self.claims.claim(name, session, replace=had)
             if have is not had:
@@ -111,23 +113,23 @@ class ControlPlane:
             self.registry.watch(watcher, held.looked)
 
     def release(self, session: Session) -> None:
-        """It has gone, and with it what it had claimed and ducked."""
+        """A connection has closed: release its claims and attenuations."""
         self._worker.release(session)
 
-    # -- what went wrong ---------------------------------------------------------------------
+    # -- trouble -----------------------------------------------------------------------------
 
     def report(self, symptom: Symptom) -> None:
         """See `symptoms.Report`."""
         self._worker.report(symptom)
 
     def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
-        """A client or a listener was cut off; the guest is empty for a client of the whole daemon."""
+        """A client or listener was disconnected for a violation; `guest` is empty for a daemon-wide client."""
         self.report(violation(guest, key, error, stage))
 
     def refused(self, guest: str, who: str, what: str) -> None:
-        """Somebody asked for what they may not."""
+        """Report a request that was refused for lack of rights."""
         self.report(refusal(guest, who, what))
 
     def forbidden(self) -> None:
-        """Somebody who is known has asked for what they have no right to: that is counted."""
+        """Count a request of a known principal that was refused for lack of rights."""
         self._worker.forbidden += 1

@@ -1,4 +1,4 @@
-"""Puts objects into the registry whenever they change: a guest's, and tokens."""
+"""Publishes changed objects in the registry: those of guests, grants and tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Publisher:
-    """One guest's observer."""
+    """Publishes the objects of one guest."""
 
     def __init__(self, registry: Registry, guest: Guest) -> None:
         self._registry, self._guest = registry, guest
@@ -69,19 +69,19 @@ class Publisher:
 
 
 def grant_view(guest: str, what: Permission, program: str, verdict: Verdict) -> GrantView:
-    """One rule about a program."""
+    """A grant as shown to clients."""
     return GrantView(guest, what.value, program, verdict.as_json())
 
 
 class GrantPublisher:
-    """All guests' rules, as objects: a number for each as long as it is there."""
+    """Publishes the rules of all guests. Each rule keeps one number for as long as it exists."""
 
     def __init__(self, registry: Registry, take_id: Callable[[], int]) -> None:
         self._registry, self._take_id = registry, take_id
         self._known: dict[str, dict[tuple[Permission, str], tuple[int, Verdict]]] = {}
 
     def publish(self, guest: str, grants: Grants) -> None:
-        """Tell of what has changed."""
+        """Publish what has changed in a guest's rules."""
         known = self._known.setdefault(guest, {})
         rules = {(what, program): verdict for what, program, verdict in grants}
         for key in known.keys() - rules.keys():
@@ -93,12 +93,12 @@ class GrantPublisher:
                 self._registry.put(id_, "grant", guest, partial(grant_view, guest, *key, verdict))
 
     def forget(self, guest: str) -> None:
-        """A guest is gone, and its objects with it."""
+        """A guest and its objects are gone."""
         self._known.pop(guest, None)
 
 
 class TokenPublisher:
-    """The tokens, as objects."""
+    """Publishes the tokens."""
 
     def __init__(self, registry: Registry, take_id: Callable[[], int]) -> None:
         self._registry, self._take_id = registry, take_id

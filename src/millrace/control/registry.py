@@ -1,10 +1,10 @@
-"""The registry: every object of the daemon by its number, and the watchers.
+"""The registry: every object of the daemon by number, and the watchers that are notified of changes.
 
-Changes are gathered until the loop comes round, made into one message for all watchers of the same guests, and
-sent. All telling is done in turns, a slice of objects to a few watchers in a step: sound goes on in between.
+Changes are collected until the next pass of the event loop, encoded once for all watchers with the same view, and sent.
+The work is done in small steps, a slice of objects to a few watchers at a time, so that sound continues in between.
 
-Levels, latencies and counters change all the time, and are no changes of their objects. Who asks for a guest's is told
-each second of the objects that look different by then: one look for all who ask.
+Levels, latencies and counters change all the time and do not count as changes. A watcher that asks for a guest's
+measurements gets, once a second, the objects that look different from the last time. They are sampled once for all.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed
 
 KINDS = ("guest", "sink", "source", "stream", "recorder", "client", "listener", "door", "request", "incident")
-"""What can be watched, and is where nobody says what."""
+"""Kinds that are watched by default."""
 ON_REQUEST = ("grant", "token")
-"""What else can be watched."""
+"""Kinds that are watched only if asked for."""
 MEASURED = frozenset({"sink", "source", "stream", "listener", "door"})
-"""Of these something is measured."""
+"""Kinds that have measurements."""
 SLICE = 50
 SENDS_A_STEP = 20
-"""Watchers that are sent a message in one step, where it was made for another of them."""
+"""Watchers that get an already encoded message in one step."""
 FRAME_BYTES = 256 * 1024
 View = Callable[[], msgspec.Struct]
 
 
 class Shown(msgspec.Struct, gc=False):
-    """One object, as watchers are told of it."""
+    """One object as sent to watchers."""
 
     number: int = msgspec.field(name="n")
     kind: str
@@ -44,11 +44,11 @@ class Shown(msgspec.Struct, gc=False):
 
 
 Encode = Callable[[list[Shown], list[int], bool], bytes]
-"""(objects that are new or have changed, numbers that are gone, whether the first look is over) to bytes."""
+"""(new or changed objects, numbers of removed ones, whether the initial listing is complete) to bytes."""
 
 
 class Entry(NamedTuple):
-    """One object: `view` says what is shown of it now."""
+    """One object; `view` returns its current state."""
 
     id: int
     kind: str
@@ -57,31 +57,31 @@ class Entry(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Hears of changes."""
+    """Receives changes."""
 
     encode: Encode
 
     @property
     def principal(self) -> Principal:
-        """Who has its rights."""
+        """The principal with whose rights it acts."""
         ...
 
     @property
     def kinds(self) -> frozenset[str] | None:
-        """What it hears of; None for all kinds."""
+        """The kinds it watches; None for the default ones."""
         ...
 
     def send_objects(self, made: bytes) -> None:
-        """Send what `encode` has made."""
+        """Send a message made by `encode`."""
         ...
 
 
 class Looked(NamedTuple):
-    """What a watcher has seen, with which another can go on."""
+    """What a watcher has been sent, so that another can continue in its place."""
 
     numbers: frozenset[int] = frozenset()
     synced: bool = False
-    """Its first look is over."""
+    """Its initial listing is complete."""
 
 
 NOTHING = Looked()
@@ -89,15 +89,15 @@ NOTHING = Looked()
 
 @dataclass(slots=True, eq=False)
 class _Look:
-    """A watcher's first look. A second one ends it."""
+    """A watcher's initial listing. A newer one for the same watcher ends it."""
 
     gone: frozenset[int]
-    """What is still to be told of what another has seen: some of it may be there no more."""
+    """Numbers its predecessor was sent, still to be checked: objects that are gone must be reported as removed."""
     synced: bool
 
 
 class Registry:
-    """All objects, and all watchers."""
+    """All objects and all watchers."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
@@ -105,11 +105,11 @@ class Registry:
         self._there: dict[int, Entry] = {}
         self._gone: dict[int, Entry] = {}
         self._leaving: dict[int, Entry] = {}
-        """What is gone, and is being told just now."""
+        """Removed objects whose removal is being sent right now."""
         self._measured: dict[int, Entry] = {}
         self._measuring: dict[Watcher, str] = {}
         self._last: dict[str, dict[int, Shown]] = {}
-        """What those who ask for a guest's measurements have all been told last."""
+        """By guest: the measurements last sent, the same for all watchers that asked."""
         self._of_guest: dict[str, set[int]] = {}
         self._turns = Turns()
         self._telling = Steps(self._tell, self._turns.over)
@@ -120,7 +120,7 @@ class Registry:
     # -- changes ---------------------------------------------------------------------------------
 
     def put(self, id_: int, kind: str, guest: str, view: View) -> None:
-        """An object is new, or has changed."""
+        """Add an object, or report that it has changed."""
         entry = self._entries[id_] = Entry(id_, kind, guest, view)
         self._of_guest.setdefault(guest, set()).add(id_)
         if self._watchers:
@@ -128,7 +128,7 @@ class Registry:
             self._turns.wait(self._telling)
 
     def drop(self, id_: int) -> None:
-        """An object is gone."""
+        """Remove an object."""
         entry = self._entries.pop(id_, None)
         self._there.pop(id_, None)
         self._measured.pop(id_, None)
@@ -141,13 +141,13 @@ class Registry:
             self._turns.wait(self._telling)
 
     def drop_guest(self, guest: str) -> None:
-        """A guest is gone, and what was in it."""
+        """Remove a guest and everything in it."""
         for id_ in list(self._of_guest.get(guest, ())):
             self.drop(id_)
         self._of_guest.pop(guest, None)
 
     def second(self) -> None:
-        """A second has gone by: look at what is measured in the guests that somebody asks about."""
+        """Once a second: sample the measured objects of guests that somebody asks about."""
         asked = {guest for watcher, guest in self._measuring.items() if watcher.principal.may(Right.SEE, guest)}
         self._last = {guest: self._last.get(guest, {}) for guest in asked}
         for guest in asked:
@@ -157,7 +157,7 @@ class Registry:
             self._turns.wait(self._telling)
 
     def _tell(self) -> Iterator[None]:
-        """Tell watchers of what has changed, slice by slice, a few watchers in a step; then of what is measured."""
+        """Send changes to watchers, slice by slice, a few watchers per step; then measurements."""
         while self._there or self._gone or self._measured:
             if self._there or self._gone:
                 there = _slice(self._there)
@@ -181,7 +181,7 @@ class Registry:
             if entry.guest in self._last:
                 self._last[entry.guest][entry.id] = shown[entry.id]
         made: dict[tuple[Any, ...], bytes] = {}
-        """Empty where those watchers see nothing of it."""
+        """Encoded messages by view; empty for a view in which nothing is visible."""
         for number, watcher in enumerate(watchers, 1):
             key = (watcher.principal.rights, watcher.principal.guests, watcher.kinds, watcher.encode)
             data = made.get(key)
@@ -191,20 +191,20 @@ class Registry:
                 data = made[key] = watcher.encode(seen, lost, False) if seen or lost else b""
             if data and watcher in self._watchers:
                 watcher.send_objects(data)
-            # To make a message takes long; to send what was made takes less than a step does.
+            # Encoding is slow, so it takes a step of its own; sending an encoded message is cheap.
             if new or number % SENDS_A_STEP == 0:
                 yield
 
     # -- watchers --------------------------------------------------------------------------------
 
     def watch(self, watcher: Watcher, before: Looked = NOTHING) -> None:
-        """Show `watcher` what is there, and what of `before` is gone; then every change."""
+        """Send `watcher` all objects and what is gone of `before`, then every change."""
         look = self._watchers[watcher] = _Look(before.numbers, before.synced)
         steps = self._show(watcher, look)
         self._turns.wait(Steps(lambda: steps, self._turns.over))
 
     def looked(self, watcher: Watcher) -> Looked | None:
-        """What it has seen, or is about to be told is gone; None for one that watches nothing."""
+        """What it has been sent, including removals still on their way; None if it watches nothing."""
         look = self._watchers.get(watcher)
         if look is None:
             return None
@@ -212,16 +212,16 @@ class Registry:
         return Looked(look.gone.union(e.id for e in there if _sees(watcher, e)), look.synced)
 
     def unwatch(self, watcher: Watcher) -> None:
-        """Tell it no more."""
+        """Stop notifying it."""
         self._watchers.pop(watcher, None)
         self._measuring.pop(watcher, None)
 
     def measure(self, watcher: Watcher, guest: str | None) -> None:
-        """Tell `watcher`, each second, of what is measured in a guest too; with None no more."""
+        """Also send `watcher` a guest's measurements every second; None stops that."""
         self._measuring.pop(watcher, None)
         if guest is not None and watcher in self._watchers:
             self._measuring[watcher] = guest
-            # It has not been told what the others have.
+            # It lacks what the other watchers were sent, so the next round sends everything.
             self._last.pop(guest, None)
 
     def _show(self, watcher: Watcher, look: _Look) -> Iterator[None]:
@@ -239,12 +239,12 @@ class Registry:
 
 
 def parse_kinds(names: Iterable[str]) -> frozenset[str]:
-    """Kinds of objects to watch; ConfigError for one that there is not."""
+    """Parse kinds of objects to watch; ConfigError for an unknown one."""
     return frozenset(parse_choice(name, "kind", (*KINDS, *ON_REQUEST)) for name in names)
 
 
 def native_frames(there: list[Shown], gone: list[int], synced: bool) -> bytes:
-    """Frames of the native protocol that tell of so much, none of them too large."""
+    """Encode changes as native protocol frames, each within the size limit."""
     out: list[bytes] = []
     raws = [packed(shown) for shown in there]
     while True:
@@ -260,12 +260,12 @@ def native_frames(there: list[Shown], gone: list[int], synced: bool) -> bytes:
 
 
 def json_text(there: list[Shown], gone: list[int], synced: bool) -> bytes:
-    """The same as one JSON object, for WebSockets."""
+    """Encode changes as one JSON object, for WebSockets."""
     return msgspec.json.encode({"there": there, "gone": gone, "synced": synced})
 
 
 def _slice(entries: dict[int, Entry]) -> list[Entry]:
-    """The first of them, taken out."""
+    """Take out the first `SLICE` entries."""
     return [entries.pop(id_) for id_ in list(islice(entries, SLICE))]
 
 

@@ -1,4 +1,4 @@
-"""Keeps what a guest's streams, sinks and sources get: each change is on disk before it is answered."""
+"""Stores the settings of a guest's streams, sinks and sources. Each change is on disk before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class _Queue(Generic[T]):
-    """Updates that wait for the disk, `size` at most, and the task that goes on with `write` while any do."""
+    """At most `size` updates waiting for the disk, and a task that calls `write` while there are any."""
 
     def __init__(self, size: int, write: Callable[[], Awaitable[None]]) -> None:
         self.waiting: deque[T] = deque()
@@ -27,7 +27,7 @@ class _Queue(Generic[T]):
         self._task: asyncio.Task[None] | None = None
 
     def add(self, update: T) -> bool:
-        """False where too many wait already."""
+        """False if the queue is full."""
         if len(self.waiting) >= self._size:
             return False
         self.waiting.append(update)
@@ -36,7 +36,7 @@ class _Queue(Generic[T]):
         return True
 
     def take(self) -> list[T]:
-        """All that wait."""
+        """Take everything that is queued."""
         taken = list(self.waiting)
         self.waiting.clear()
         return taken
@@ -47,21 +47,21 @@ class _Queue(Generic[T]):
 
 
 class RememberedStreams:
-    """One guest's table of streams on disk: updates are written one by one, since each builds on those before it."""
+    """One guest's remembered streams. Updates are written one by one, because each builds on the ones before."""
 
     def __init__(self, keeper: StoreWriter, guest: str, rules: Rules) -> None:
         self._keeper, self._prefix, self._rules = keeper, stream_table(guest), rules
         self._queue: _Queue[RuleUpdate] = _Queue(RULES_WAITING_MAX, self._write)
 
     async def load(self) -> None:
-        """Take up what is kept; what an earlier daemon wrote otherwise is written anew."""
+        """Load what is stored, and rewrite entries that an earlier version wrote in another form."""
         kept = await self._keeper.write(self._keeper.store.recall, self._prefix)
         again = self._rules.load({key.removeprefix(self._prefix): text for key, text in kept.items()})
         if again:
             await self._keep(again)
 
     async def learn(self, key: str, text: str | None) -> None:
-        """What a session manager remembers of the group under `key`."""
+        """Store what a session manager remembers about the group under `key`."""
         name = key.removeprefix(self._prefix)
         await self._keep({name: text})
         self._rules.take({name: None if text is None else parsed(text)})
@@ -89,7 +89,7 @@ class RememberedStreams:
 
 
 class RememberedDevices:
-    """One guest's sinks and sources on disk: what is set while another change is being written is written together."""
+    """One guest's remembered sinks and sources. Changes made during a write go out together in the next one."""
 
     def __init__(self, keeper: StoreWriter, guest: str, table: Devices) -> None:
         self._keeper, self._guest, self._table = keeper, guest, table
@@ -97,14 +97,14 @@ class RememberedDevices:
         self._ended = False
 
     def end(self) -> None:
-        """The guest is gone: the next of its name is another."""
+        """The guest is gone: write nothing more, since a new guest may take its name."""
         self._ended = True
 
     def submit(self, update: DeviceUpdate) -> None:
         """See `Devices`."""
         if self._queue.add(update):
             return
-        # What waits for the same key would keep what has just gone back.
+        # Queued updates of the same key would save the value that has just been rolled back, so they fail too.
         waiting = self._queue.take()
         self._queue.waiting.extend(one for one in waiting if one.key != update.key)
         self._table.was_not_kept({update.key: self._table.now[update.key]})
@@ -112,7 +112,7 @@ class RememberedDevices:
             one.done(False)
 
     async def _write(self) -> None:
-        # In turn with the owner's changes: what is written last is what is in force.
+        # Under the writer's lock, in turn with other changes: the value written last must be the one in force.
         async with self._keeper.turn:
             updates = self._queue.take()
             values = {one.key: self._table.now[one.key] for one in updates if one.key in self._table.now}
@@ -126,7 +126,7 @@ class RememberedDevices:
             update.done(kept)
 
     def _bring_back(self, values: dict[Key, Value]) -> None:
-        """What was refused while this was written has gone back too far: what is on disk is in force."""
+        """A refusal during the write rolled back to the value before it. Restore what is now on disk."""
         coming = {one.key for one in self._queue.waiting}
         for key in values.keys() - coming:
             now = self._table.now.get(key)
@@ -145,7 +145,7 @@ class RememberedDevices:
 
 
 class Memory:
-    """All that a guest remembers of streams and devices; its door makes the tables."""
+    """Everything a guest remembers about streams and devices. Its door creates the tables."""
 
     streams: RememberedStreams
     devices: RememberedDevices

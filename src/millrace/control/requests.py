@@ -1,4 +1,4 @@
-"""What each command of the API takes, as types: checked here, shown in the API's own description."""
+"""Argument types of the API's commands: checked here, and published in the API's OpenAPI description."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Nothing(Arguments):
 
 
 class State(Arguments):
-    """Everything, or of one guest; the names of all are told either way."""
+    """Everything, or one guest; the names of all guests are included either way."""
 
     guest: str | None = None
 
 
 class Set(Arguments):
-    """Change a thing's settings: volume and mute; of listeners codec, bitrate and more."""
+    """Change an object's settings: volume and mute; for listeners codec, bitrate and more."""
 
     target: str
     settings: dict[str, Value]
@@ -33,7 +33,7 @@ class Set(Arguments):
 
 
 class Move(Arguments):
-    """Let a stream or a listener go on at another sink."""
+    """Move a stream or listener to another sink."""
 
     target: str
     to: str
@@ -41,7 +41,7 @@ class Move(Arguments):
 
 
 class LinkTo(Arguments):
-    """Link a stream or a sink into a sink too, with a matrix of its own if given."""
+    """Link a stream or sink to another sink as well, with its own mix matrix if given."""
 
     source: str
     to: str
@@ -50,7 +50,7 @@ class LinkTo(Arguments):
 
 
 class GuestAdd(Arguments):
-    """Make a guest."""
+    """Create a guest."""
 
     name: str
     rate: int | None = None
@@ -64,7 +64,7 @@ class OfGuest(Arguments):
 
 
 class Attach(Arguments):
-    """Give a guest a door to its machine."""
+    """Attach a machine to a guest."""
 
     guest: str
     door: str
@@ -75,7 +75,7 @@ class Attach(Arguments):
 
 
 class Detach(Arguments):
-    """Let go of a machine: the door's number."""
+    """Detach a machine, given the door's number."""
 
     door: str
 
@@ -96,7 +96,7 @@ class SinkRemove(Arguments):
 
 
 class Grant(Arguments):
-    """Rule who may record: `allow` true, false, "prompt", or null to forget the rule."""
+    """Set a rule about a program: `allow` is true, false, "prompt", or null to delete the rule."""
 
     guest: str
     what: str
@@ -105,7 +105,7 @@ class Grant(Arguments):
 
 
 class Decide(Arguments):
-    """Answer a request that waits; with `always`, for that program from now on."""
+    """Answer a pending request; with `always`, make it a rule for that program."""
 
     request: str
     allow: bool
@@ -113,7 +113,7 @@ class Decide(Arguments):
 
 
 class TokenNew(Arguments):
-    """Make a token. No guests mean all."""
+    """Create a token. An empty list of guests means all."""
 
     may: str
     guests: list[str] = msgspec.field(default_factory=list)
@@ -128,34 +128,34 @@ class OfToken(Arguments):
 
 
 class Remember(Arguments):
-    """Keep a text under a key, or with null forget it: for session managers."""
+    """Store a text under a key, or delete it with null: for session managers."""
 
     key: str
     value: str | None = None
 
 
 class Recall(Arguments):
-    """What is kept under keys that begin so."""
+    """Texts stored under keys with this prefix."""
 
     prefix: str = ""
 
 
 class Incidents(Arguments):
-    """What has gone wrong lately: in a guest, or about one object."""
+    """Recent incidents: all, of one guest, or about one object."""
 
     guest: str | None = None
     subject: str | None = None
 
 
 class About(Arguments):
-    """One stream, or with `explain` one recorder."""
+    """A stream, or with `explain` a recorder."""
 
     target: str
     guest: str | None = None
 
 
 def parsed(kind: type[T], args: Any) -> T:
-    """Arguments, of JSON or as a native call brought them, as `kind`; ConfigError says which is wrong."""
+    """Convert arguments, from JSON or a native call, to `kind`; ConfigError says what is wrong."""
     try:
         if not isinstance(args, msgspec.Raw):
             return msgspec.convert(args, kind)

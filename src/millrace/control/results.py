@@ -1,4 +1,4 @@
-"""What each command of the API answers, as types; those of objects are in `observe/objects.py`."""
+"""Result types of the API's commands; those of objects are in `observe/objects.py`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from millrace.observe.objects import GuestView
 
 
 class Done(msgspec.Struct, frozen=True):
-    """It is done."""
+    """Success."""
 
     ok: bool = True
 
 
 class DaemonView(msgspec.Struct, frozen=True):
-    """The daemon, where it is found, and who asks."""
+    """The daemon's version and addresses, and the caller's identity."""
 
     version: str
     you: str
@@ -25,20 +25,20 @@ class DaemonView(msgspec.Struct, frozen=True):
 
 
 class PageLink(msgspec.Struct, frozen=True):
-    """An address that lets a browser in once."""
+    """A single-use link that signs a browser in."""
 
     link: str
 
 
 class PolicyView(msgspec.Struct, frozen=True):
-    """The session manager that is in charge."""
+    """The session manager in charge."""
 
     name: str
     pid: int
 
 
 class StateView(msgspec.Struct):
-    """Everything that may be seen, or one guest; `names` are of all guests. From `refused` on: who has every right."""
+    """Everything visible, or one guest. `names` lists all visible guests. Fields from `refused` on are for admins."""
 
     version: str
     listen: str
@@ -52,7 +52,7 @@ class StateView(msgspec.Struct):
 
 
 class NewSink(msgspec.Struct, frozen=True):
-    """A sink that was added."""
+    """The sink that was added."""
 
     id: str
     name: str
@@ -68,7 +68,7 @@ class GrantView(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Why a stream or a recorder sounds as it does."""
+    """What is done to the sound of a stream or recorder, step by step."""
 
     target: str
     guest: str
@@ -88,7 +88,7 @@ class TokenView(msgspec.Struct, frozen=True):
 
 
 class NewToken(TokenView, frozen=True):
-    """A token and its secret, which is told only once."""
+    """A token with its secret, which is shown only this once."""
 
     token: str
 

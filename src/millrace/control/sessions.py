@@ -1,9 +1,9 @@
-"""A browser's way in: a session that stands for a secret, and is nothing without it.
+"""Browser sessions: each is derived from a secret and valid only together with it.
 
-The page keeps it in its origin's storage, which is bound to the port as a cookie is not, and sends it as it would a
-token. The session says whose secret it stands for and proves that its browser had it; what that secret is now is looked
-up again at every request. So it dies with its token, at once, whatever ends that, and outlives a daemon that is started
-again. Only those that were signed out are kept.
+The page keeps its session in its origin's storage, which unlike a cookie is bound to the port, and sends it in place of
+a token. A session names the principal whose secret it stands for and carries a MAC that proves its browser had that
+secret. The current secret is looked up on every request. So a session ends together with its token, at once and
+whatever ended the token, yet survives a restart of the daemon. Only sessions that were signed out need to be stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 PREFIX = "ms_"
 ENDED_MAX = 100
-"""Ended sessions that are kept of one secret; beyond that the oldest go. Only whoever has that secret can end more."""
+"""Signed-out sessions stored per secret; beyond that the oldest are dropped. Only its holder can sign out more."""
 
 
 def _text(data: bytes) -> str:
@@ -24,12 +24,12 @@ def _text(data: bytes) -> str:
 
 
 def is_session(text: str) -> bool:
-    """Whether that is a session, in force or not, and no token."""
+    """Whether the text has the form of a session, valid or not, rather than of a token."""
     return text.startswith(PREFIX) and text.count(".") == 2
 
 
 class Sessions:
-    """They are made and read with this daemon's own key."""
+    """Makes and checks sessions with the daemon's own key."""
 
     def __init__(self, key: str, ended: Iterable[tuple[bytes, str]] = ()) -> None:
         self._key = hashlib.sha256(b"sessions\0" + key.encode()).digest()
@@ -41,12 +41,12 @@ class Sessions:
         return _text(hmac.digest(self._key, b"\0".join((whose.encode(), number.encode(), secret)), "sha256"))
 
     def make(self, whose: str, secret: bytes) -> str:
-        """A session for a principal's key and the digest of their secret."""
+        """Make a session for a principal's key and the digest of its secret."""
         number = secrets.token_urlsafe(16)
         return f"{PREFIX}{_text(whose.encode())}.{number}.{self._proof(whose, number, secret)}"
 
     def whose(self, session: str) -> str:
-        """Whose secret a session says that it stands for; empty for none."""
+        """The principal that a session claims to stand for; not verified. Empty if malformed."""
         try:
             word = session.removeprefix(PREFIX).partition(".")[0]
             return base64.b64decode(word + "=" * (-len(word) % 4), b"-_", validate=True).decode()
@@ -54,7 +54,7 @@ class Sessions:
             return ""
 
     def proven(self, session: str, secret: bytes) -> str | None:
-        """The session's number, if its browser had the secret with that digest and was not signed out."""
+        """The session's number, if its proof matches the secret's digest and it was not signed out."""
         _, _, rest = session.partition(".")
         number, _, proof = rest.partition(".")
         try:
@@ -64,11 +64,11 @@ class Sessions:
         return number if right and not self.over(secret, number) else None
 
     def over(self, secret: bytes, number: str) -> bool:
-        """Whether that one was signed out."""
+        """Whether a session was signed out."""
         return number in self._ended.get(secret, {})
 
     def end(self, secret: bytes, number: str) -> None:
-        """Sign one out."""
+        """Sign a session out."""
         ended = self._ended.setdefault(secret, {})
         ended[number] = None
         if len(ended) > ENDED_MAX:

@@ -1,12 +1,12 @@
-"""What survives a restart, in SQLite: tokens, grants, guests and sinks that were added, volumes, what policies keep.
+"""State that survives a restart, in SQLite: tokens, grants, added guests and sinks, volumes, session managers' data.
 
-Every change is one transaction, and on disk before it is acknowledged: kill -9 loses none, and leaves none half done.
-The file belongs to one daemon (a lock beside it says so), and is whole between changes: its journal is empty then.
-Media never waits for it.
+Every change is one transaction, on disk before it is acknowledged: kill -9 loses no change and leaves none half done.
+The file belongs to one daemon, which holds a lock file next to it. Between changes the journal is empty, so the file
+alone is complete. Media processing never waits for it.
 
-Nothing is destroyed by an error, and nobody is let in by one. A file that is locked, full, read-only, damaged, or not
-the one that was opened refuses the change, or the start, with a sentence: to go on without the rules that it keeps
-would let in whom they deny, so that is for the operator to say, by moving the file away.
+An error neither destroys data nor grants access. If the file is locked, read-only, damaged or replaced, or its disk is
+full, the change (or the daemon's start) fails with an explanation. Carrying on without the stored rules would admit
+programs that they deny, so only the operator can decide that, by moving the file away.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ log = logging.getLogger("millrace.store")
 
 
 class NotKept(ConfigError):
-    """A change that can't be written now, and so is not made."""
+    """A change that can't be written, and so was not made."""
 
     status, word, exit_code = 503, "graph", 3
 
 
 class NotRead(NotKept):
-    """What is kept can't be read."""
+    """Stored data can't be read."""
 
-    # By this a daemon does not start; the command is `serve`.
+    # This prevents the daemon from starting, so it is the exit status of `serve`.
     exit_code = 2
 
 
@@ -62,9 +62,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("CREATE TABLE IF NOT EXISTS ended (secret BLOB, number TEXT, PRIMARY KEY (secret, number))",),
     ("CREATE TABLE IF NOT EXISTS defaults (guest TEXT, kind TEXT, name TEXT, PRIMARY KEY (guest, kind))",),
 )
-"""What brings a file from version n (its `user_version`) to n + 1, in one transaction each. Rows are only added."""
+"""Statements that migrate a file from version n (its `user_version`) to n + 1. Append only: files rely on the order."""
 MEMORY_MAX = 20_000
-"""Keys that session managers may keep; beyond that the oldest go."""
+"""Keys stored for session managers; beyond that the oldest are dropped."""
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
 _DAMAGED = (
@@ -87,39 +87,39 @@ _MENDS = {
 
 @dataclass(frozen=True, slots=True)
 class KeptGuest:
-    """What is kept of one guest."""
+    """Stored state of one guest."""
 
     sinks: list[tuple[str, str]] = field(default_factory=list)
     """(name, description)."""
     levels: dict[tuple[str, str], Level] = field(default_factory=dict)
     """By (kind, name) of sinks and sources."""
     defaults: dict[str, str] = field(default_factory=dict)
-    """Names of the default sink and source that were chosen, by kind."""
+    """Names of the chosen default sink and source, by kind."""
     grants: list[tuple[Permission, str, Verdict]] = field(default_factory=list)
     """(what, program, verdict)."""
 
 
 class _Damaged(sqlite3.DatabaseError):
-    """SQLite has looked through the file and found faults."""
+    """SQLite's integrity check found faults in the file."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 class _Odd(Exception):
-    """A row is not as Millrace writes it."""
+    """A row is not in Millrace's format."""
 
 
 class _Replaced(Exception):
-    """The file is not what this daemon has read."""
+    """The file is no longer the one that this daemon has read."""
 
 
 class Store:
-    """One daemon's database; used by one thread at a time."""
+    """The database of one daemon; used by one thread at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trouble = ""
-        """Why the last change was refused, until one succeeds."""
+        """Why the last change failed; cleared when one succeeds."""
         self._lock = self._locked()
         try:
             self._db = self._opened()
@@ -169,7 +169,7 @@ class Store:
     def _prepare(self, db: sqlite3.Connection) -> None:
         if self.path != IN_MEMORY and not os.access(self.path, os.W_OK):
             raise ConfigError(f"{self.path} can't be written; {_OURS}")
-        # Files of Millrace 0.1.0 keep their latest changes in a log beside them (WAL), which is taken in here.
+        # Millrace 0.1.0 used a write-ahead log; leaving WAL mode merges its latest changes into the file.
         db.execute("PRAGMA journal_mode=TRUNCATE")
         db.execute("PRAGMA synchronous=FULL")
         found = [text for (text,) in db.execute("PRAGMA quick_check(1)")]
@@ -191,11 +191,11 @@ class Store:
         return f"{self.path} {mend} ({error})" if mend else f"{self.path}: {error}"
 
     def close(self) -> None:
-        """Finish."""
+        """Close the database and release the lock."""
         self._db.close()
         self._let_go()
 
-    # -- one change --------------------------------------------------------------------------------
+    # -- transactions ------------------------------------------------------------------------------
 
     def _identity(self) -> tuple[int, int] | None:
         if self.path == IN_MEMORY:
@@ -207,7 +207,7 @@ class Store:
         return (found.st_dev, found.st_ino)
 
     def _demand_same(self) -> None:
-        """What is written to a file that was moved away or overwritten would be acknowledged and lost."""
+        """Check that the file is the same: writes to a moved or overwritten one would be acknowledged, but lost."""
         (seen,) = self._db.execute("PRAGMA data_version").fetchone()
         if self._identity() != self._file or seen != self._seen:
             raise _Replaced(
@@ -217,22 +217,23 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One change, on disk when the block ends. ConfigError where that can't be; then nothing is changed."""
+        """One change, on disk when the block ends; on failure ConfigError, and nothing is changed."""
         with self._told("kept", NotKept), _transaction(self._db) as db:
             self._demand_same()
             yield db
             self._demand_same()
+        # The file may have been moved between the last check and the commit.
         with self._told("kept", NotKept):
             self._demand_same()
         self.trouble = ""
 
     def _reading(self) -> contextlib.AbstractContextManager[None]:
-        """ConfigError where what is kept can't be read."""
+        """ConfigError if stored data can't be read."""
         return self._told("read", NotRead)
 
     @contextlib.contextmanager
     def _told(self, what: str, kind: type[NotKept]) -> Iterator[None]:
-        """What was not kept or not read, as `kind`. Trouble with the file is shown until a change succeeds."""
+        """Convert database errors to `kind`. Trouble with the file stays in `trouble` until a change succeeds."""
         try:
             yield
         except (sqlite3.Error, OSError, _Replaced) as error:
@@ -252,13 +253,13 @@ class Store:
     # -- tokens ------------------------------------------------------------------------------------
 
     def tokens(self) -> list[Token]:
-        """All that are kept."""
+        """All stored tokens."""
         with self._reading(), _understood("a token"):
             rows = self._rows("SELECT id, name, digest, rights, guests, created_s, expires_s FROM tokens")
             return [Token(i, n, d, Right(r), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
 
     def add_token(self, token: Token) -> Token:
-        """Keep one; it comes back with its number, which is never given again."""
+        """Store a token; returns it with its number, which is never reused."""
         values = (token.name, token.digest, token.rights.value, json.dumps(sorted(token.guests)))
         with self._writing() as db:
             made = db.execute(
@@ -268,22 +269,22 @@ class Store:
         return replace(token, id=made.lastrowid or 0)
 
     def replace_token(self, token: Token) -> None:
-        """Keep another hash for one."""
+        """Replace the hash of a token."""
         with self._writing() as db:
             db.execute("UPDATE tokens SET digest = ? WHERE id = ?", (token.digest, token.id))
 
     def remove_token(self, id_: int) -> None:
-        """Forget one."""
+        """Delete a token."""
         with self._writing() as db:
             db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
 
     def ended(self) -> list[tuple[bytes, str]]:
-        """Browsers' sessions that were signed out: the digest of the secret that each stood for, and its number."""
+        """Browser sessions that were signed out: the digest of each one's secret, and its number."""
         with self._reading():
             return self._rows("SELECT secret, number FROM ended ORDER BY rowid")
 
     def keep_ended(self, secret: bytes, number: str, others: list[bytes]) -> None:
-        """One was signed out. Those of secrets that are no token's and none of `others` are forgotten."""
+        """Store a signed-out session. Those of secrets that are neither a token's nor in `others` are deleted."""
         newest = "SELECT rowid FROM ended WHERE secret = ? ORDER BY rowid DESC LIMIT ?"
         gone = f"secret NOT IN (SELECT digest FROM tokens) AND secret NOT IN ({', '.join('?' * len(others))})"
         with self._writing() as db:
@@ -294,12 +295,12 @@ class Store:
     # -- guests --------------------------------------------------------------------------------------
 
     def guests(self) -> dict[str, dict[str, Any]]:
-        """Guests that were added while running, with their options."""
+        """Guests added at run time, with their options."""
         with self._reading(), _understood("a guest"):
             return {name: dict(json.loads(options)) for name, options in self._rows("SELECT name, options FROM guests")}
 
     def guest(self, name: str) -> KeptGuest:
-        """What is kept of one."""
+        """Stored state of a guest."""
         with self._reading(), _understood(f"a level or a rule of guest {quoted(name)}"):
             sinks = self._rows("SELECT name, description FROM sinks WHERE guest = ?", name)
             levels = self._rows("SELECT kind, name, gains, mute FROM levels WHERE guest = ?", name)
@@ -312,17 +313,17 @@ class Store:
             )
 
     def keep_guest(self, name: str, options: dict[str, Any]) -> None:
-        """A guest was added."""
+        """Store a guest that was added."""
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO guests VALUES (?, ?)", (name, json.dumps(options)))
 
     def drop_guest(self, name: str) -> None:
-        """Forget a guest, and with it what was kept of it; tokens for it, which may have been made before it, stay."""
+        """Delete a guest and its state. Tokens for it stay, since they may have been made before it."""
         with self._writing() as db:
             self._drop_guest(db, name)
 
     def remove_guest(self, name: str) -> None:
-        """Forget a guest and everybody's right to it: the next of that name is another guest."""
+        """Delete a guest and all rights to it: a later guest of the same name is a different one."""
         with self._writing() as db:
             self._drop_guest(db, name)
             for id_, guests in db.execute("SELECT id, guests FROM tokens").fetchall():
@@ -343,11 +344,11 @@ class Store:
         db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
 
     def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:
-        """A level was set."""
+        """Store a level."""
         self.keep_devices(guest, {(kind, name): level}, {})
 
     def keep_devices(self, guest: str, levels: dict[tuple[str, str], Level], defaults: dict[str, str]) -> None:
-        """Levels were set, by kind and name, or defaults chosen, by kind: all of them or none are kept."""
+        """Store levels, by kind and name, and defaults, by kind: all of them or none."""
         with self._writing() as db:
             for (kind, name), (gains, mute) in levels.items():
                 values = (guest, kind, name, json.dumps(gains), int(mute))
@@ -358,7 +359,7 @@ class Store:
             db.execute(f"DELETE FROM levels WHERE guest = ? AND rowid NOT IN ({newest})", (guest, guest, LEVELS_MAX))
 
     def keep_sink(self, guest: str, name: str, description: str | None) -> None:
-        """A sink was added, or with None removed."""
+        """Store a sink; None deletes it."""
         with self._writing() as db:
             if description is None:
                 db.execute("DELETE FROM sinks WHERE guest = ? AND name = ?", (guest, name))
@@ -366,7 +367,7 @@ class Store:
                 db.execute("INSERT OR REPLACE INTO sinks VALUES (?, ?, ?)", (guest, name, description))
 
     def keep_grant(self, guest: str, what: Permission, program: str, verdict: Verdict | None) -> None:
-        """A rule was made, or with None taken away."""
+        """Store a rule; None deletes it."""
         with self._writing() as db:
             if verdict is None:
                 rule = (guest, what.value, program)
@@ -375,10 +376,10 @@ class Store:
                 values = (guest, what.value, program, verdict.value)
                 db.execute("INSERT OR REPLACE INTO grants VALUES (?, ?, ?, ?)", values)
 
-    # -- what session managers keep ------------------------------------------------------------------
+    # -- storage for session managers ----------------------------------------------------------------
 
     def remember(self, key: str, value: str | None) -> None:
-        """Keep a text, or with None forget it."""
+        """Store a text; None deletes it."""
         with self._writing() as db:
             db.execute("DELETE FROM memory WHERE key = ?", (key,))
             if value is not None:
@@ -388,7 +389,7 @@ class Store:
                     db.execute("DELETE FROM memory WHERE rowid = (SELECT min(rowid) FROM memory)")
 
     def remember_all(self, texts: dict[str, str | None], prefix: str, most: int) -> None:
-        """Keep or forget several, all of them or none; of those under `prefix` the oldest go past `most`."""
+        """Store or delete several texts, all or none. Beyond `most` under `prefix`, the oldest are dropped."""
         begins = "substr(key, 1, ?) = ?"
         with self._writing() as db:
             for key, value in texts.items():
@@ -401,20 +402,20 @@ class Store:
                 db.execute(f"DELETE FROM memory WHERE rowid IN ({oldest})", (len(prefix), prefix, kept - most))
 
     def recall(self, prefix: str) -> dict[str, str]:
-        """What is kept under keys that begin with `prefix`."""
+        """Texts stored under keys that begin with `prefix`."""
         with self._reading():
             return dict(self._rows("SELECT key, value FROM memory WHERE substr(key, 1, ?) = ?", len(prefix), prefix))
 
 
 @contextlib.contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All of the block, or nothing of it."""
+    """Run the block in a transaction: all of it takes effect, or none."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield db
         db.execute("COMMIT")
     except BaseException:
-        # SQLite may have taken it back already, on a full disk for one.
+        # SQLite may have rolled back already, for example on a full disk.
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
@@ -422,7 +423,7 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def _understood(what: str) -> Iterator[None]:
-    """Rows are made into what they stand for."""
+    """Convert errors in decoding rows to `_Odd`."""
     try:
         yield
     except UnicodeEncodeError:
@@ -437,6 +438,6 @@ def _gains(text: str) -> tuple[float, ...]:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; −1 where the error is none of SQLite's own."""
+    """SQLite's primary result code; -1 if the error is not SQLite's own."""
     code: int = getattr(error, "sqlite_errorcode", -1)
     return code & 0xFF if code >= 0 else -1

@@ -1,7 +1,7 @@
-"""Whom a secret lets in, and what ends with it.
+"""Access: which principal a secret identifies, and which sessions end with it.
 
-Tokens are made, found, rotated and revoked here, and kept by the store before that is acknowledged. Everything that
-goes on by somebody's rights enters here, and is ended here when they end.
+Tokens are created, looked up, rotated and revoked here; each change is in the store before it is acknowledged. Every
+session that runs on a principal's rights is registered here, and is ended here when those rights end.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from millrace.units import NS_PER_S, HostNs
 
 CONFIGURED = Principal("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
 LINK_S = 3600
-"""How long a link for a browser lets somebody in, who has it and is the first to follow it."""
+"""Lifetime of a browser's sign-in link. It works once, for whoever follows it first."""
 LINKS_MAX = 100
 LOOK_S = 10.0
-"""How often times to expire are looked at, at the least, while something runs by a token that has one: the wall clock
-can be set."""
+"""Longest interval between expiry checks while something runs on an expiring token: the wall clock can be set."""
 
 
 SIGNED_OUT = "the browser was signed out"
@@ -39,7 +38,7 @@ def _visit(session: str) -> str:
 
 
 class TooManyTries(RightsError):
-    """Wrong tokens came too often from there."""
+    """Too many wrong tokens came from this address."""
 
 
 def _wall_s() -> int:
@@ -47,25 +46,25 @@ def _wall_s() -> int:
 
 
 def new_key() -> str:
-    """A new secret."""
+    """Generate a secret."""
     return new_secret(secrets.token_bytes(SECRET_BYTES))
 
 
 class Access:
-    """Secrets, whose they are, and what runs with their rights."""
+    """Secrets, the principals they identify, and the sessions that run on their rights."""
 
     def __init__(
         self, keeper: StoreWriter, configured: str, token_changed: Callable[[str, Token], None],
         ended: Callable[[str], None],
     ) -> None:  # fmt: skip
-        """`ended` hears whose rights have."""
+        """`ended` is called with the key of a principal whose rights have ended."""
         self._keeper, self._ended = keeper, ended
         self.refused = 0
-        """Requests over HTTP that were not let in."""
+        """HTTP requests that failed authentication."""
         self.limit = FailureLimit()
         self.tokens = TokenBook(token_changed)
         self.key = ""
-        """The owner's own: in a file that only they can read."""
+        """The owner's secret, from a file that only the owner can read."""
         self._standing: dict[bytes, Principal] = {}
         if configured:
             self._standing[digest_of(configured)] = CONFIGURED
@@ -77,27 +76,27 @@ class Access:
             self.tokens.add(token)
 
     def set_key(self, key: str) -> None:
-        """Let whoever has this one in as the owner."""
+        """Set the secret that identifies the owner."""
         self.key = key
         self._standing[digest_of(key)] = OWNER
         self._sessions = Sessions(key, self._keeper.store.ended())
 
-    # -- who comes in --------------------------------------------------------------------------
+    # -- authentication ------------------------------------------------------------------------
 
     def find(self, digest: bytes) -> Principal | None:
-        """Whose secret has that digest, if it is in force now."""
+        """The principal whose secret has this digest, if it is valid now."""
         token = self.tokens.find(digest, _wall_s())
         return self._standing.get(digest) if token is None else token.principal
 
     def secret_of(self, key: str) -> bytes | None:
-        """The digest of the secret of the principal with that key, if it is in force now."""
+        """The digest of the secret of the principal with this key, if it is valid now."""
         token = self._token(key)
         if token is not None:
             return None if expired(token, _wall_s()) else token.digest
         return next((digest for digest, principal in self._standing.items() if principal.key == key), None)
 
     def let_in(self, secret: str, address: str) -> Principal:
-        """Whose that secret is; RightsError for a wrong one. A right one never waits."""
+        """The principal of a secret; RightsError if it is wrong. The rate limit never delays a valid one."""
         principal = self.find(digest_of(secret))
         if principal is not None:
             return principal
@@ -106,27 +105,27 @@ class Access:
         raise RightsError("the token is wrong, expired or revoked")
 
     def admit(self, given: str, address: str) -> Principal:
-        """Whose that token or session is; RightsError for a wrong one. An ended session is not a guess."""
+        """The principal of a token or session; RightsError if it is wrong. An ended session is no guess."""
         known = self.by_session(given)
         if known is None and is_session(given) and self.find(digest_of(given)) is None:
             raise RightsError("this browser's session has ended; sign in again")
         return known or self.let_in(given, address)
 
     def by_session(self, session: str) -> Principal | None:
-        """Whose session that is, if it is in force now."""
+        """The principal of a session, if it is valid now."""
         secret = self.secret_of(self._sessions.whose(session)) if is_session(session) else None
         number = self._sessions.proven(session, secret) if secret is not None else None
         principal = self.find(secret) if secret is not None and number else None
         return replace(principal, session=number) if principal is not None and number else None
 
     def begin_session(self, secret: bytes) -> tuple[Principal, str]:
-        """A session for the secret in force that has that digest."""
+        """Start a session for the valid secret with this digest."""
         principal = self.find(secret)
         assert principal is not None
         return principal, self._sessions.make(principal.key, secret)
 
     async def sign_out(self, principal: Principal) -> None:
-        """End the session that a principal came in by, and what runs by it: here at once, even if the disk refuses."""
+        """End a principal's browser session and what runs on it: in memory at once, even if the disk then fails."""
         secret = self.secret_of(principal.key)
         if secret is None:
             return
@@ -136,7 +135,7 @@ class Access:
             await self._keeper.write(self._keeper.store.keep_ended, secret, principal.session, list(self._standing))
 
     def new_link(self) -> str:
-        """A code that lets a browser in once, as the owner."""
+        """A single-use code that signs a browser in as the owner."""
         code, now = new_key(), now_ns()
         self._links = {kept: until for kept, until in self._links.items() if until > now}
         while len(self._links) >= LINKS_MAX:
@@ -145,14 +144,14 @@ class Access:
         return code
 
     def follow_link(self, code: str) -> bytes | None:
-        """The digest of the secret that a link stands for, the first time that it is followed; else None."""
+        """The digest of the secret that a link stands for, the first time it is followed; otherwise None."""
         until = self._links.pop(digest_of(code), 0)
         return digest_of(self.key) if until > now_ns() else None
 
-    # -- what ends with it ---------------------------------------------------------------------
+    # -- live sessions -------------------------------------------------------------------------
 
     def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
-        """Something begins by a principal's rights: see `LiveSessions`. RightsError where they have ended meanwhile."""
+        """Register a session under a principal: see `LiveSessions`. RightsError if its rights have ended meanwhile."""
         why = self._over(principal.key) or self._signed_out(principal)
         if why:
             raise RightsError(why)
@@ -162,7 +161,7 @@ class Access:
         return leave
 
     def renewed(self, principal: Principal) -> Principal:
-        """Who came in by that principal's secret, with the rights that it has now; RightsError where it has none."""
+        """The principal of the same secret with its current rights; RightsError if it has none left."""
         secret = self.secret_of(principal.key)
         found = None if secret is None else self.find(secret)
         if found is None:
@@ -178,14 +177,14 @@ class Access:
         return self.tokens.get(key_number(number)) if kind == "token" else None
 
     def _over(self, key: str) -> str:
-        """Why a principal's rights have ended; empty while they are in force."""
+        """Why a principal's rights have ended; empty while they have not."""
         token = self._token(key)
         if token is None:
             return "the token was revoked" if key.startswith("token/") else ""
         return "the token has expired" if expired(token, _wall_s()) else ""
 
     def _arm(self) -> None:
-        """Look again when the next token expires by which something runs."""
+        """Schedule the next expiry check, for the first token on which something runs to expire."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -199,7 +198,7 @@ class Access:
         self._ended(key)
 
     def end_expired(self) -> None:
-        """End what runs by tokens whose time is over."""
+        """End what runs on expired tokens."""
         for key in self._live_sessions:
             why = self._over(key)
             if why:
@@ -207,14 +206,14 @@ class Access:
         self._arm()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
 
     # -- tokens --------------------------------------------------------------------------------
 
     async def new(self, name: str, rights: Right, guests: Iterable[str], lasts_s: int) -> tuple[Token, str]:
-        """Make one; returns it with its secret, which is nowhere else."""
+        """Create a token; returns it with its secret, which is stored nowhere."""
         secret, now = new_key(), _wall_s()
         draft = Token(0, name, digest_of(secret), rights, frozenset(guests), now, expiry(now, lasts_s))
         async with self._keeper.turn:
@@ -224,7 +223,7 @@ class Access:
         return token, secret
 
     async def rotate(self, id_: int) -> str | None:
-        """Another secret for the same token: what runs goes on, the old secret lets nobody in any more."""
+        """Replace a token's secret. Running sessions continue; the old secret stops working."""
         secret = new_key()
         async with self._keeper.turn:
             old = self.tokens.get(id_)
@@ -237,7 +236,7 @@ class Access:
         return secret
 
     async def revoke(self, id_: int) -> bool:
-        """End a token, and at once what runs by it; False where there is none."""
+        """Revoke a token and end what runs on it; False if there is no such token."""
         async with self._keeper.turn:
             token = self.tokens.get(id_)
             if token is None:
@@ -248,7 +247,7 @@ class Access:
         return True
 
     def forget_guest(self, name: str) -> None:
-        """A guest was removed, and with it everybody's right to it; tokens for no other guest end."""
+        """A guest was removed: drop it from all tokens, and end tokens left without a guest."""
         for token in self.tokens:
             if name not in token.guests:
                 continue
@@ -261,7 +260,7 @@ class Access:
 
 
 def token_view(token: Token) -> TokenView:
-    """What is shown of a token: never its secret, nor the hash of it."""
+    """A token as shown to clients: never its secret or the hash of it."""
     return TokenView(
         id=token.principal.key, name=token.name, may=show_rights(token.rights), guests=sorted(token.guests),
         created=token.created_s, expires=token.expires_s or None, expired=expired(token, _wall_s()),

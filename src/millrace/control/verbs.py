@@ -1,4 +1,4 @@
-"""What the API can do, apart from HTTP: find a thing by its key and change it."""
+"""Operations behind the commands: find an object by its key and change it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MATRIX_GAIN_MAX = 16.0
 
 
 def setting_text(value: str | int | float | bool) -> str:
-    """A setting as people write it."""
+    """A setting's value as users write it."""
     return value if isinstance(value, str) else literal(value)
 
 
 class Found(NamedTuple):
-    """What a key names, the guest in which that is, and the key as it was asked for."""
+    """The object that a key names, its guest, and the key as requested."""
 
     guest: Guest
     thing: Levelled | ListenerSession
@@ -35,14 +35,14 @@ class Found(NamedTuple):
 
     @property
     def node(self) -> Stream | Sink:
-        """The stream or sink; NotFound for a listener, which is no node of the graph."""
+        """The stream or sink; NotFound for a listener, which is not a graph node."""
         if isinstance(self.thing, Stream | Sink):
             return self.thing
         raise missing(self.key)
 
 
 def find(guest: Guest, kind: str, name: str) -> Found | None:
-    """A stream, sink, source or listener of a guest; None where it has none such."""
+    """Find a stream, sink, source or listener in a guest; None if there is none."""
     key = f"{kind}/{name}"
     thing = _listener(guest, key) if kind == "listener" else node_of(guest, kind, name)
     return None if thing is None else Found(guest, thing, key)
@@ -53,19 +53,19 @@ def _listener(guest: Guest, key: str) -> ListenerSession | None:
 
 
 def machine_of(guest: Guest, key: str) -> Machine | None:
-    """A machine that a guest looks for, or has."""
+    """Find a guest's machine by key."""
     return next((machine for machine in guest.machines if machine.key == key), None)
 
 
 def recorder_tap(guest: Guest, number: int) -> tuple[Tap, RecorderStatus] | None:
-    """A program's recorder in a guest, and what its door tells of it."""
+    """Find a program's recorder in a guest, with the status that its door reports."""
     tap = guest.graph.taps.get(number)
     recorder = None if tap is None else recorder_of(tap)
     return None if tap is None or recorder is None else (tap, recorder)
 
 
 def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, ...] | None, bool | None]:
-    """Gains and mute that `millrace set` asks for; None for what is left as it is."""
+    """Parse gains and mute from `millrace set`; None for what stays unchanged."""
     gains: tuple[float, ...] | None = None
     mute: bool | None = None
     for name, text in settings.items():
@@ -79,7 +79,7 @@ def parse_level(node: Levelled, settings: dict[str, str]) -> tuple[tuple[float, 
 
 
 def _gains(node: Levelled, text: str) -> tuple[float, ...]:
-    """One volume for all channels, or one each with commas between."""
+    """Parse one volume for all channels, or one per channel separated by commas."""
     gains = tuple(parse_volume(part) for part in text.split(",", MAX_CHANNELS))
     if len(gains) not in (1, len(node.positions)):
         raise GraphError(f"volume: {len(gains)} volumes for the {len(node.positions)} channels of {node.key}")
@@ -87,7 +87,7 @@ def _gains(node: Levelled, text: str) -> tuple[float, ...]:
 
 
 def set_level(guest: Guest, node: Levelled, gains: tuple[float, ...] | None, mute: bool | None) -> None:
-    """Set what is given."""
+    """Apply the values that are not None."""
     if gains is not None:
         guest.graph.set_gains(node, gains)
     if mute is not None:
@@ -95,14 +95,14 @@ def set_level(guest: Guest, node: Levelled, gains: tuple[float, ...] | None, mut
 
 
 def about_source(found: Found, to: str = "") -> bool:
-    """Whether it is a source, or a stream that is what a source gives, or is to go where one is."""
+    """Whether this is a source, a stream that carries one, or a move to one."""
     thing = found.thing
     gives = thing.feeds_source if isinstance(thing, Stream) else isinstance(thing, Sink) and thing.capture
     return gives or to.startswith("source/")
 
 
 def move(found: Found, to: str) -> None:
-    """`millrace move`: a stream or a listener to another sink of the same guest."""
+    """`millrace move`: move a stream or listener to another sink of the same guest."""
     guest, thing, key = found
     if isinstance(thing, ListenerSession):
         guest.outlets.move(thing.outlet, find_mix(guest, to))
@@ -113,7 +113,7 @@ def move(found: Found, to: str) -> None:
 
 
 def parse_matrix(rows: object) -> Matrix | None:
-    """A matrix from JSON: a list of rows (source channels) of numbers (target channels)."""
+    """Parse a matrix from JSON: a list of rows (source channels) of numbers (target channels)."""
     if rows is None:
         return None
     try:
@@ -126,12 +126,12 @@ def parse_matrix(rows: object) -> Matrix | None:
 
 
 def link(found: Found, to: str, matrix: Matrix | None) -> None:
-    """`millrace link`: a stream or sink into a sink as well, with a mix matrix of its own if given."""
+    """`millrace link`: link a stream or sink to another sink as well, with its own mix matrix if given."""
     found.guest.graph.link(found.node, find_mix(found.guest, to), matrix)
 
 
 def unlink(found: Found, to: str) -> None:
-    """`millrace unlink`. A stream keeps one link at least: mute it instead."""
+    """`millrace unlink`. A stream must keep at least one link; to silence it, mute it."""
     node = found.node
     if isinstance(node, Stream) and len(node.links) == 1:
         raise GraphError(f"{printable(found.key)} has no other link; mute it or move it")
@@ -139,14 +139,14 @@ def unlink(found: Found, to: str) -> None:
 
 
 def demand_sink_name(guest: Guest, name: str) -> None:
-    """ConfigError or GraphError for a name that a new sink can't have."""
+    """ConfigError or GraphError if a new sink can't have this name."""
     parse_name(name, "sink name")
     if guest.graph.name_taken(name):
         raise GraphError(f"a sink named {name!r} exists already")
 
 
 def removable(guest: Guest, name: str) -> Sink:
-    """A sink that can be removed. Modules may end at any time, so what they made is no sink to rely on."""
+    """The sink to remove. One other must remain, not counting sinks made by modules, which may end at any time."""
     graph = guest.graph
     sink = find_sink(guest, name)
     if sink is None or sink in graph.leaving:

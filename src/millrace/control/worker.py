@@ -1,4 +1,4 @@
-"""The worker: its guests, and every change to them. It opens no socket of its own."""
+"""The worker: the guests of a process, and every change to them. It opens no sockets of its own."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ FLIGHT_GUESTS = 10
 
 
 class Session(Protocol):
-    """A connection of a program that controls guests, or plays in them."""
+    """A connection of a program that controls guests or plays in them."""
 
     subject: Subject
 
     @property
     def name(self) -> str:
-        """What it calls itself."""
+        """The program's own name for itself."""
         ...
 
     @property
     def principal(self) -> Principal:
-        """Who has its rights."""
+        """The principal with whose rights it acts."""
         ...
 
     def claim_changed(self, name: str, have: bool) -> None:
@@ -74,19 +74,19 @@ class Session(Protocol):
         ...
 
     def end_forbidden(self, guest: Guest) -> None:
-        """The grants have changed: what they forbid ends."""
+        """The grants have changed: end what they now forbid."""
         ...
 
 
 class Servers(Protocol):
-    """What serves a guest's own programs and listeners, besides its doors."""
+    """Servers for a guest's programs and listeners, besides its doors."""
 
     def open_guest(self, guest: Guest) -> None:
-        """Let them come in."""
+        """Start accepting connections for a guest."""
         ...
 
     def close_guest(self, guest: Guest, why: str) -> None:
-        """Tell them why, and let nobody in any more."""
+        """End a guest's connections with a reason, and accept no more."""
         ...
 
 
@@ -94,7 +94,7 @@ class Worker:
     """The guests of one process."""
 
     def __init__(self, runtime: Path, state: Path, token: str, servers: Servers) -> None:
-        """Takes the database; ConfigError where another daemon has it, or it can't be read."""
+        """Open the database; ConfigError if another daemon holds it or it can't be read."""
         self._servers = servers
         self.ids, self.registry, self.guests = Ids(), Registry(), dict[str, Guest]()
         self._later, self._asking = TimerRunner(), TimerRunner()
@@ -112,7 +112,7 @@ class Worker:
         self._cycles = TimerRunner(observer=self.diagnosis)
         self.driver = TimerDriver(worked_ns, now_ns, self._cycles.rearm, self.diagnosis.cycle_failed)
         self.turns, self.strangers = Turns(), Turns()
-        """Those of the daemon's owner, and of connections that are nobody's yet."""
+        """Shares of the daemon's time: the owner's, and that of unauthenticated connections."""
         self._turns: dict[str, Turns] = {}
         self._memories: dict[str, Memory] = {}
         self.budgets = Budgets(self.guests)
@@ -123,10 +123,10 @@ class Worker:
         self.flight = FlightRecorder()
         self._common = Common(self.ids, self.driver, runtime, self.listeners, self.prompts, self.diagnosis)
         self.forbidden = 0
-        """Requests of people who had not the right."""
+        """Authenticated requests that were refused for lack of rights."""
 
     async def start(self, guests: tuple[GuestConfig, ...]) -> None:
-        """Begin with these guests, and those of before."""
+        """Start the configured guests, then the stored ones."""
         loop = asyncio.get_running_loop()
         self._cycles.drive(self.driver, loop)
         self._asking.drive(self.prompts, loop)
@@ -138,7 +138,7 @@ class Worker:
                 await self._bring_back(name, options)
 
     async def second(self) -> None:
-        """What is looked at every second; a few guests at a time: with hundreds of them sound goes on in between."""
+        """Periodic work, once a second. Guests are sampled a few at a time, so that sound continues in between."""
         now = now_ns()
         self.diagnosis.second(now)
         self.registry.second()
@@ -148,14 +148,14 @@ class Worker:
             await asyncio.sleep(0)
 
     async def stop(self, why: str) -> None:
-        """Tell listeners and clients, and end every guest."""
+        """Notify listeners and clients, and stop every guest."""
         for guest in self.guests.values():
             for session in guest.sessions:
                 session.farewell(why, again=True)
             await self._end(guest)
 
     def close(self) -> None:
-        """Nothing comes in any more: end the timers, and let go of the database."""
+        """Stop the timers and close the database. Called once nothing can connect any more."""
         self.access.close()
         for timer in (self._cycles, self._asking, self._later):
             timer.stop()
@@ -164,7 +164,7 @@ class Worker:
     # -- guests ------------------------------------------------------------------------------
 
     def guest(self, name: str) -> Guest:
-        """A guest by name, else NotFound."""
+        """A guest by name; NotFound if there is none."""
         found = self.guests.get(name)
         if found is None:
             raise missing_guest(name, self.guests)
@@ -176,14 +176,14 @@ class Worker:
 
     @asynccontextmanager
     async def _turn(self, guest: Guest) -> AsyncIterator[None]:
-        """A change to a guest, while no other is made; NotFound where it was removed meanwhile."""
+        """Serialize a change to a guest; NotFound if the guest was removed while waiting."""
         async with self.keeper.turn_of(f"guest/{guest.name}"):
             if self.guests.get(guest.name) is not guest:
                 raise NotFound(f"guest {guest.name} was removed")
             yield
 
     async def add_guest(self, name: str, options: dict[str, Any]) -> Guest:
-        """Make a guest and open its sockets. Where that can't be nothing of it is left."""
+        """Create a guest and open its sockets. On failure nothing of it is left."""
         checked_guest_name(name)
         config = added_guest(name, options)
         made = {"rate": config.rate, "channels": config.channels}
@@ -192,7 +192,7 @@ class Worker:
                 raise GraphError(f"guest {name} exists already")
             if len(self.guests) >= GUESTS_MAX:
                 raise GraphError(f"there are {GUESTS_MAX} guests already, the maximum; remove one")
-            # One that was kept, but could not be brought back, is not forgotten for being tried again.
+            # If adding fails, a stored guest of that name that could not be restored must not be lost: put it back.
             before = (await self.keeper.write(self.store.guests)).get(name)
             keep = partial(self.store.keep_guest, name)
             otherwise = partial(self.store.drop_guest, name) if before is None else partial(keep, before)
@@ -200,7 +200,7 @@ class Worker:
                 return await self._start_guest(config)
 
     async def _bring_back(self, name: str, options: dict[str, Any]) -> None:
-        """A guest of before. One that can't be opened any more must not keep the others from starting."""
+        """Restore a stored guest. One that fails must not prevent the others from starting."""
         try:
             await self._start_guest(added_guest(name, options))
         except MillraceError as error:
@@ -208,7 +208,7 @@ class Worker:
             self.diagnosis.left_out(name, str(error))
 
     async def _start_guest(self, config: GuestConfig) -> Guest:
-        """Make a guest and open its sockets; where that can't be nothing of it is left."""
+        """Create a guest and open its sockets. On failure nothing of it is left."""
         kept = await self.keeper.write(self.store.guest, config.name)
         memory = Memory(self.keeper, config.name)
         guest = Guest(config, self._common, memory)
@@ -230,7 +230,7 @@ class Worker:
 
     @staticmethod
     def _restore(guest: Guest, kept: KeptGuest) -> None:
-        """Its sinks, levels and rules of before; rules of the configuration stand where no others were made."""
+        """Restore a guest's sinks, levels and rules. Stored rules override those of the configuration."""
         defaults = {(DEFAULT, kind): name for kind, name in kept.defaults.items()}
         guest.door.devices.load({**kept.levels, **defaults})
         guest.door.devices.restore_all()
@@ -245,12 +245,13 @@ class Worker:
 
     @property
     def trouble(self) -> str:
-        """Why changes are not kept."""
+        """Why changes can't be saved; empty if they can."""
         return self.store.trouble
 
     def turns_of(self, principal: Principal) -> Turns:
-        """At whose expense a principal's commands are done: a guest, however many tokens it has, a token or certificate
-        of several guests, and the owner."""
+        """The share of the daemon's time that a principal's commands are charged to. A principal of one guest is
+        charged to that guest, however many tokens it has. Other tokens and certificates have a share each, and the
+        owner has one."""
         kind = principal.key.partition("/")[0]
         if kind != "owner" and len(principal.guests) == 1 and (name := min(principal.guests)) in self.guests:
             return self.guests[name].turns
@@ -262,11 +263,11 @@ class Worker:
         return self._turns[principal.key]
 
     def quiet(self) -> bool:
-        """Whether nothing plays in any guest."""
+        """Whether no guest is running."""
         return not any(guest.graph.running for guest in self.guests.values())
 
     def counters(self, refused: int) -> Counters:
-        """What is counted of the whole daemon; `refused` requests were not let in."""
+        """Daemon-wide counters; `refused` is the number of refused requests."""
         return Counters(
             self.driver.cycles, refused, len(self.registry), sum(1 for _ in self.prompts),
             self.policy() is not None, bool(self.store.trouble),
@@ -279,7 +280,7 @@ class Worker:
             return None
         return PolicyView(principal.name, principal.subject.identity.pid)
 
-    # -- connections, and what they do -------------------------------------------------------
+    # -- connections and changes -------------------------------------------------------------
 
     async def _stop_guest(self, guest: Guest, why: str) -> None:
         self._servers.close_guest(guest, why)
@@ -295,7 +296,7 @@ class Worker:
         await guest.stop()
 
     async def learn(self, guest: Guest, key: str, text: str | None) -> None:
-        """What a session manager remembers of a guest's group of streams."""
+        """Store what a session manager remembers about a guest's group of streams."""
         await self._memories[guest.name].streams.learn(key, text)
 
     def _incident_changed(self, change: str, incident: Incident) -> None:
@@ -309,13 +310,13 @@ class Worker:
         self.budgets.forget(key)
 
     def release(self, session: Session) -> None:
-        """A connection has gone, and with it what it had claimed and ducked."""
+        """A connection has closed: release its claims and attenuations."""
         self.sessions.pop(session, None)
         self.claims.release(session)
         self.ducking.release(session, (guest.graph for guest in self.guests.values()))
 
     def duck(self, session: Session, found: Found, db: float) -> None:
-        """Take a stream back for as long as that connection lives."""
+        """Attenuate a stream for as long as the connection lasts."""
         if not isinstance(found.thing, Stream):
             raise ConfigError(f"{printable(found.key)}: only streams can be attenuated")
         checked_number(db, "db", -96, 0)
@@ -328,13 +329,13 @@ class Worker:
             self.registry.drop(prompt.id)
 
     def _publish(self, guest: Guest) -> None:
-        """A guest's objects, now and whenever they change."""
+        """Publish a guest's objects, now and whenever they change."""
         self.registry.put(guest.id, "guest", guest.name, lambda: guest_summary(guest))
         self._rules.publish(guest.name, guest.admission.grants)
         guest.watch(Publisher(self.registry, guest))
 
     async def grant(self, guest: Guest, what: Permission, program: str, verdict: Verdict | None) -> None:
-        """Make or take away a rule; what may not go on ends at once."""
+        """Set or delete a rule; what it now forbids ends at once."""
         async with self._turn(guest):
             guest.admission.grants.demand_room(what, program)
             await self.keeper.write(self.store.keep_grant, guest.name, what, program, verdict)
@@ -345,7 +346,7 @@ class Worker:
             session.end_forbidden(guest)
 
     async def decide(self, prompt: Prompt, allow: bool, always: bool, by: str) -> None:
-        """Answer a request, for this client or for its program from now on."""
+        """Answer a request, for this connection or, with `always`, by a rule for its program."""
         names = prompt.subject.identity.names
         if always and not names:
             raise GraphError("the program can't be identified: answer without --always")
@@ -357,7 +358,7 @@ class Worker:
         self.prompts.decide(prompt, allow)
 
     async def add_sink(self, guest: Guest, name: str, description: str) -> Sink:
-        """Add a sink that outlives the daemon."""
+        """Add a sink that survives restarts."""
         async with self._turn(guest):
             verbs.demand_sink_name(guest, name)
             keep = partial(self.store.keep_sink, guest.name, name)
@@ -365,21 +366,21 @@ class Worker:
                 return guest.graph.add_sink(name, description or name)
 
     async def remove_sink(self, guest: Guest, name: str) -> None:
-        """Remove a sink: what plays there goes on at the default sink."""
+        """Remove a sink; what plays there moves to the default sink."""
         async with self._turn(guest):
             sink = verbs.removable(guest, name)
             await self.keeper.write(self.store.keep_sink, guest.name, sink.name, None)
             steps = guest.graph.leave(sink)
             next(steps, None)
-        # With thousands of streams that takes a while, which other guests' changes need not wait for.
+        # Moving thousands of streams takes a while, so it is done outside the lock: other changes need not wait.
         try:
             await with_pauses(steps)
         finally:
-            # Nor is it left half done where who asked for it has gone: it is kept that the sink is no more.
+            # Finish even if the requester has gone (cancellation): the removal is already on disk.
             guest.graph.remove_sink(sink)
 
     async def set(self, found: Found, settings: dict[str, str]) -> None:
-        """Change a listener's settings, or a level; those of sinks and sources outlive the daemon."""
+        """Change a listener's settings, or a level. Levels of sinks and sources survive restarts."""
         guest, thing, key = found
         if isinstance(thing, ListenerSession):
             thing.configure(settings)
@@ -395,11 +396,11 @@ class Worker:
         verbs.set_level(guest, thing, gains, mute)
 
     def attach(self, guest: Guest, spec: DoorSpec) -> Machine:
-        """Give a guest a door to its machine."""
+        """Attach a machine to a guest."""
         return attach(self.ids.take(), guest, spec)
 
     async def remove_guest(self, name: str) -> None:
-        """End a guest: its clients and listeners are told."""
+        """Remove a guest, notifying its clients and listeners."""
         async with self.keeper.turn:
             guest = self.guest(name)
             await self.keeper.write(self.store.remove_guest, name)

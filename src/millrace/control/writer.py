@@ -1,8 +1,8 @@
-"""Changes that outlive the daemon: each is on disk first, and made then.
+"""Persistent changes: each is written to disk first and then made.
 
-What can't be kept is not made, and what can't be made is not kept: a refusal has no effect. Changes are made one at a
-time (`turn`), so that none is about a guest, sink or token that another has just taken away. Of what one principal
-asks for at a time, only the first waits among the others' (`turn_of`).
+A change that can't be saved is not made, and one that can't be made is not saved: a refusal has no effect. Changes are
+serialized by `turn`, so that none refers to a guest, sink or token that another has just removed. Of several changes
+by the same principal only the first queues for `turn` (see `turn_of`).
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ T = TypeVar("T")
 
 
 def _untold(trouble: str, asked_ns: HostNs) -> None:
-    """Nobody asks what was not kept, but who asked for it."""
+    """Ignore failures; the requester gets the exception anyway."""
 
 
 class StoreWriter:
-    """Runs the store's work in one thread of its own, in order: a disk that is slow holds up no sound."""
+    """Runs the store in a thread of its own, in order, so that a slow disk never delays sound."""
 
     def __init__(self, store: Store, not_kept: Callable[[str, HostNs], None] = _untold) -> None:
-        """`not_kept` hears why something was not, and when that was asked for."""
+        """`not_kept` is called when a change can't be saved, with the reason and the time of the request."""
         self.store, self._not_kept = store, not_kept
         self.turn = asyncio.Lock()
-        """Held while a change is made, from looking at what is there until it is made."""
+        """Held for the whole of a change, from checking the current state until it is made."""
         self._own: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._thread = ThreadPoolExecutor(1, "millrace-store")
 
     @asynccontextmanager
     async def turn_of(self, who: str) -> AsyncIterator[None]:
-        """The same, for one of whom only the first waits for it: however many they ask for, others come in between."""
-        # It lasts as long as somebody waits for it or holds it.
+        """Hold `turn`, queueing at most one change of `who` for it, so that a flood of them can't starve others."""
+        # The weak dictionary keeps the lock only while somebody waits for it or holds it.
         own = self._own.setdefault(who, asyncio.Lock())
         async with own, self.turn:
             yield
 
     async def write(self, change: Callable[..., T], *args: Any) -> T:
-        """Do it, and come back when it is on disk. ConfigError where it can't be; then nothing is changed."""
+        """Run `change` and return once it is on disk; on failure ConfigError, and nothing is changed."""
         asked = now_ns()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, change, *args)
@@ -57,7 +57,7 @@ class StoreWriter:
 
     @asynccontextmanager
     async def keeping(self, change: Callable[[], object], otherwise: Callable[[], object]) -> AsyncIterator[None]:
-        """Keep a change, which the block then makes; if it can't, `otherwise` is kept instead."""
+        """Save a change, which the block then makes; if the block fails, save `otherwise` instead."""
         await self.write(change)
         try:
             yield
@@ -66,6 +66,6 @@ class StoreWriter:
             raise
 
     def close(self) -> None:
-        """Finish what is waiting."""
+        """Finish pending work and close the store."""
         self._thread.shutdown(wait=True)
         self.store.close()
