@@ -1,4 +1,4 @@
-"""Buffer attributes: what a client asks for, made whole (pulsecore/protocol-native.c, fix_*_buffer_attr)."""
+"""Buffer attributes: completes and limits what a client requests (pulsecore/protocol-native.c, fix_*_buffer_attr)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MINREQ_DEFAULT_NS = 20 * NS_PER_MS
 FRAGSIZE_DEFAULT_NS = 2_000 * NS_PER_MS
 QUANTUM_MIN_NS = 2_500_000
 SINK_MAX_NS = 40 * NS_PER_MS
-"""The longest quantum: no more than this is taken at once, whatever a stream leaves to the graph."""
+"""The longest quantum: at most this much is taken at once, whatever latency a stream allows."""
 DEEP_NS = 1_000 * NS_PER_MS
 BULK_MAX_NS = 480 * NS_PER_MS
 
 
 @dataclass(slots=True)
 class PlaybackAttr:
-    """Bytes, all frame-aligned. `sink_ns` is the latency the stream asks of the graph, `bulk_ns` how far
-    ahead the graph may pull, `ask` how much must be missing to be worth a request."""
+    """Bytes, all frame-aligned. `sink_ns` is the latency requested from the graph, `bulk_ns` how far ahead the
+    graph may pull, and `ask` how much must be missing before the client is sent a request."""
 
     maxlength: int
     tlength: int
@@ -48,11 +48,11 @@ class Layout:
     rate: int
 
     def to_ns(self, size: int) -> HostNs:
-        """How long `size` bytes last."""
+        """Duration of `size` bytes."""
         return size // self.frame_bytes * NS_PER_S // self.rate
 
     def to_bytes(self, ns: HostNs) -> int:
-        """Whole frames' bytes in `ns`, rounded up."""
+        """Bytes of the whole frames in `ns`, rounded up."""
         return -(-ns * self.rate // NS_PER_S) * self.frame_bytes
 
     def aligned(self, size: int) -> int:
@@ -61,7 +61,7 @@ class Layout:
 
 
 def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool, held_ns: HostNs = 0) -> PlaybackAttr:
-    """The attributes in force for what was asked; 0xFFFFFFFF means 'default'. A resampler holds `held_ns` back."""
+    """The attributes to apply for a request; 0xFFFFFFFF means default. `held_ns` is what the resampler holds back."""
     frame = layout.frame_bytes
     maxlength = layout.aligned(min(asked.maxlength, MAXLENGTH_MAX))
     maxlength = max(maxlength, 2 * frame)
@@ -75,28 +75,29 @@ def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool,
     sink_ns = _sink_latency(layout.to_ns(tlength), layout.to_ns(minreq), adjust, early)
     if adjust and not early:
         tlength -= layout.to_bytes(sink_ns)
-    # What a cycle takes, what is on its way, and what never comes out while the stream plays.
+    # The buffer must cover what a cycle takes, what the resampler never gives out during playback, and what is in
+    # transit from the client.
     floor = layout.to_bytes(min(sink_ns, SINK_MAX_NS) + held_ns) + 2 * minreq
     tlength = min(max(tlength, floor), maxlength)
     prebuf_max = max(frame, tlength + frame - minreq)
     prebuf = prebuf_max if asked.prebuf > prebuf_max else asked.prebuf // frame * frame
     spare = max(0, layout.to_ns(tlength) - 2 * layout.to_ns(minreq))
     bulk = min(BULK_MAX_NS, spare // 4)
-    # A deep buffer is refilled by halves: a request wakes two processes, and a second is left to answer it.
+    # A deep buffer is refilled by halves, since each request wakes two processes; ample time is left to answer it.
     ask = layout.aligned(tlength // 2) if layout.to_ns(tlength) >= DEEP_NS else minreq
     return PlaybackAttr(maxlength, tlength, prebuf, minreq, sink_ns, bulk, max(ask, minreq))
 
 
 def _sink_latency(tlength_ns: HostNs, minreq_ns: HostNs, adjust: bool, early: bool) -> HostNs:
-    """What is left of the buffer for the graph. Without either flag half of PulseAudio's figure:
-    a whole quantum is taken at once here, and the client needs the rest to answer in."""
+    """The graph's share of the buffer. Without either flag it is half of PulseAudio's figure: a whole quantum
+    is taken at once here, and the client needs the rest of the buffer as time to respond."""
     if early:
         return max(QUANTUM_MIN_NS, minreq_ns)
     return max(QUANTUM_MIN_NS, (tlength_ns - 2 * minreq_ns) // 2)
 
 
 def fix_record(asked: RecordAttr, layout: Layout, adjust: bool = False, early: bool = False) -> RecordAttr:
-    """The attributes in force for a record stream; with `adjust` fragments are what the source gives at a time."""
+    """The attributes to apply for a record stream. With `adjust`, fragments are at most the source's block size."""
     maxlength = layout.aligned(min(asked.maxlength, MAXLENGTH_MAX))
     fragsize = layout.to_bytes(FRAGSIZE_DEFAULT_NS) if asked.fragsize == NO_INDEX else asked.fragsize
     if adjust and not early:

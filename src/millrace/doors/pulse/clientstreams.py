@@ -1,4 +1,4 @@
-"""The streams of one PulseAudio connection: what it plays, records and uploads, by their channels."""
+"""The streams of one PulseAudio connection (playback, record, upload), by channel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STREAMS_PER_CLIENT_MAX = 256
 
 
 class ClientStreams(ABC):
-    """They come and go here, and their client is told of what happens to them elsewhere."""
+    """Keeps track of a client's streams, and notifies the client of changes made elsewhere."""
 
     def __init__(self, door: PulseDoor, account: Account, state: ClientState) -> None:
         self.door, self.account, self.state = door, account, state
@@ -31,10 +31,10 @@ class ClientStreams(ABC):
 
     @abstractmethod
     def notice(self, command: Command, **values: Any) -> None:
-        """Tell the client something."""
+        """Send the client a notice."""
 
     def take_channel(self) -> int:
-        """A channel number for a new stream."""
+        """Allocate a channel number for a new stream."""
         if len(self.streams) + len(self.records) + len(self.uploads) >= STREAMS_PER_CLIENT_MAX:
             raise CommandError(Err.TOOLARGE, f"{STREAMS_PER_CLIENT_MAX} streams per connection at most")
         self.state.next_channel += 1
@@ -55,7 +55,7 @@ class ClientStreams(ABC):
         return record
 
     def synchronised(self, sync_id: int) -> list[PlaybackStream]:
-        """The streams of this connection with that number: they are paused, resumed and flushed together."""
+        """This connection's streams with that sync ID; they are paused, resumed and flushed together."""
         return [stream for stream in self.streams.values() if stream.sync_id == sync_id]
 
     def group_at(self, request: Request) -> list[PlaybackStream]:
@@ -63,7 +63,7 @@ class ClientStreams(ABC):
         return self.synchronised(self.stream_at(request).sync_id)
 
     def _join(self, sync_id: int) -> None:
-        """A stream has come to its group, or left it."""
+        """A stream has joined its sync group, or left it."""
         group = self.synchronised(sync_id)
         for stream in group:
             stream.set_synchronised(len(group) > 1)
@@ -82,12 +82,12 @@ class ClientStreams(ABC):
         self._join(stream.sync_id)
 
     def keep_upload(self, channel: int, upload: Upload) -> None:
-        """Register a sample that is to come; there is room for all of it from the start."""
+        """Register an upload. Room for all of it is charged at the start."""
         self.account.hold(("upload", channel), upload.weight)
         self.uploads[channel] = upload
 
     def take_upload(self, request: Request) -> Upload:
-        """The upload a request is about, which ends by that."""
+        """Remove and return the upload a request is about."""
         channel = request.fields["channel"]
         upload = self.uploads.pop(channel, None)
         if upload is None:
@@ -108,7 +108,7 @@ class ClientStreams(ABC):
         record.remove()
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
-        """The graph changed a stream: if it is ours and was moved or killed, tell the client."""
+        """The graph has changed a stream: if it is this client's and was moved or killed, notify the client."""
         if self.streams.get(stream.channel) is not stream:
             return
         if kind is Change.REMOVE:

@@ -1,4 +1,4 @@
-"""Commands that change things: volumes, mutes, moves, kills, defaults, properties, modules."""
+"""Control commands: volumes, mutes, moves, kills, defaults, suspension, properties."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import PROPS_MAX, Props
 
 PROPS_BYTES_MAX = 256 * 1024
-"""All properties of one client or stream together; an icon fits."""
+"""Limit for all properties of one client or stream; large enough for an icon."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -40,7 +40,7 @@ def set_name(client: PulseClient, request: Request) -> None:
 
 
 def leave(client: PulseClient, request: Request) -> None:
-    """EXIT would end the daemon: a client may not."""
+    """EXIT would end the daemon, so clients are refused it."""
     raise CommandError(Err.ACCESS)
 
 
@@ -56,7 +56,7 @@ def _sink(client: PulseClient, request: Request) -> Sink:
 
 def _stream(client: PulseClient, request: Request) -> Stream:
     stream = client.door.graph.streams.get(request.fields["index"])
-    # A client that could move what a source gives to a sink would hear it there.
+    # Streams that feed a source are hidden: moved to a sink, a microphone could be heard through its monitor.
     if stream is None or stream.feeds_source:
         raise CommandError(Err.NOENTITY)
     return stream
@@ -70,7 +70,7 @@ def _output(client: PulseClient, request: Request) -> RecordStream:
 
 
 def _answer(client: PulseClient, request: Request) -> Callable[[bool], None]:
-    """Acknowledges a change when it is kept; IO where it could not be, and has been undone."""
+    """Acknowledge a change once it is stored; IO if it could not be stored and was undone."""
 
     def done(kept: bool) -> None:
         if client.index not in client.door.clients:
@@ -127,7 +127,7 @@ def output_mute(client: PulseClient, request: Request) -> None:
 
 
 def source_volume(client: PulseClient, request: Request) -> None:
-    """SET_SOURCE_VOLUME: of a monitor, for its recorders."""
+    """SET_SOURCE_VOLUME. On a monitor it affects only what its recorders get."""
     sink = client.door.find_source(request.fields["index"], request.fields["name"])
     gains = gains_from(request.fields["volume"], len(sink.positions))
     client.door.set_recorded(sink, gains, sink.recorded.mute)
@@ -153,7 +153,7 @@ def move_input(client: PulseClient, request: Request) -> None:
 
 
 def move_output(client: PulseClient, request: Request) -> None:
-    """MOVE_SOURCE_OUTPUT. Another client may move a recorder, but only to where its owner may record."""
+    """MOVE_SOURCE_OUTPUT. Another client may move a recorder, but only to a source that its owner may record."""
     record = _output(client, request)
     target = client.door.find_source(request.fields["source_index"], request.fields["source_name"])
     client.door.admission.demand(permission_of(target), record.owner.subject)
@@ -165,7 +165,7 @@ def move_output(client: PulseClient, request: Request) -> None:
 
 
 def suspend(client: PulseClient, request: Request) -> Iterator[None]:
-    """SUSPEND_SINK, SUSPEND_SOURCE; index −1 and no name mean all. A monitor is suspended with its sink."""
+    """SUSPEND_SINK, SUSPEND_SOURCE. Index −1 without a name means all. Monitors are suspended only with their sinks."""
     f, graph = request.fields, client.door.graph
     sinks = request.command is Command.SUSPEND_SINK
     find = client.door.find_sink if sinks else client.door.find_source
@@ -217,7 +217,7 @@ def kill_output(client: PulseClient, request: Request) -> None:
 
 
 def _device_name(request: Request) -> str:
-    """The name of a sink or source, or '' for the `@NONE@` that takes a choice back; other wildcards are no names."""
+    """A sink's or source's name, or '' for `@NONE@`, which withdraws the choice. Other wildcards are refused."""
     name: str = request.fields["name"] or ""
     if name == "@NONE@":
         return ""
@@ -227,7 +227,7 @@ def _device_name(request: Request) -> str:
 
 
 def set_default_sink(client: PulseClient, request: Request) -> Iterator[None]:
-    """SET_DEFAULT_SINK: a sink, or with `@NONE@` the first again."""
+    """SET_DEFAULT_SINK: set the default; `@NONE@` resets it to the first sink."""
     name, door = _device_name(request), client.door
     sink = door.find_sink(NO_INDEX, name) if name else None
     yield from door.graph.take_default(sink or next(iter(door.graph.sinks.values())))
@@ -235,7 +235,7 @@ def set_default_sink(client: PulseClient, request: Request) -> Iterator[None]:
 
 
 def set_default_source(client: PulseClient, request: Request) -> None:
-    """SET_DEFAULT_SOURCE: a source, or with `@NONE@` whatever is recorded where none was chosen."""
+    """SET_DEFAULT_SOURCE: set the default; `@NONE@` returns to the automatic choice."""
     name, door = _device_name(request), client.door
     source = door.find_source(NO_INDEX, name) if name else None
     door.set_default_source(source)
@@ -246,7 +246,7 @@ def set_default_source(client: PulseClient, request: Request) -> None:
 
 
 def merge_props(account: Account, props: Props, new: Props, keep: bool = True) -> None:
-    """Take `new` into `props`, or in their place; an error past the bounds, and nothing has changed then."""
+    """Merge `new` into `props`, or with `keep=False` replace them. Beyond the limits, an error without any change."""
     merged = props | new if keep else dict(new)
     if len(merged) > PROPS_MAX or sum(len(k) + len(v) for k, v in merged.items()) > PROPS_BYTES_MAX:
         raise CommandError(Err.TOOLARGE, "too many properties")
@@ -265,7 +265,7 @@ def _update(account: Account, props: Props, mode: int, new: Props) -> None:
 
 
 def _without(account: Account, props: Props, keys: list[str]) -> bool:
-    """Whether any of them was there."""
+    """Remove properties; return whether any of them existed."""
     before = len(props)
     for key in keys:
         props.pop(key, None)
@@ -326,7 +326,7 @@ def rename(client: PulseClient, request: Request) -> None:
 
 
 def set_sink_port(client: PulseClient, request: Request) -> None:
-    """SET_SINK_PORT: PulseAudio says so of every sink that has none."""
+    """SET_SINK_PORT: NOTIMPLEMENTED is PulseAudio's answer for any sink without ports."""
     _sink(client, request)
     raise CommandError(Err.NOTIMPLEMENTED, "sinks have no ports")
 
@@ -338,7 +338,7 @@ def set_source_port(client: PulseClient, request: Request) -> None:
 
 
 def refused(code: Err) -> Handler:
-    """A handler for what is not served, with the error that says so."""
+    """A handler that refuses a command with `code`."""
 
     def handler(client: PulseClient, request: Request) -> None:
         raise CommandError(code)

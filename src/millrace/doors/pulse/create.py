@@ -1,4 +1,4 @@
-"""CREATE_PLAYBACK_STREAM and CREATE_RECORD_STREAM: every flag and attribute is served here, or refused."""
+"""CREATE_PLAYBACK_STREAM and CREATE_RECORD_STREAM: every flag and attribute is either served here or refused."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ DONT_MOVE = "its client asked for it not to be moved"
 
 
 def shown_props(client: PulseClient, props: Props) -> dict[str, str]:
-    """The properties that Millrace itself shows, the stream's own before its client's."""
+    """The properties that Millrace itself shows; the stream's take precedence over its client's."""
     merged = client.props | props
     return {key: text for key in _SHOWN if (text := prop_text(merged, key))}
 
 
 def stream_name(props: Props, client: PulseClient) -> str:
-    """What a stream is called."""
+    """A stream's display name."""
     return prop_text(props, "media.name") or prop_text(client.props, "application.name") or "stream"
 
 
-# -- what playback and recording have in common ------------------------------------------------
+# -- common to playback and recording ----------------------------------------------------------
 
 
 def _mapping(f: Fields) -> Mapping:
@@ -57,7 +57,7 @@ def _mapping(f: Fields) -> Mapping:
 
 
 def _check(f: Fields, index: int, name: str | None) -> None:
-    """What no stream may ask for."""
+    """Refuse what is invalid or unsupported for any stream."""
     if index != NO_INDEX and name:
         raise CommandError(Err.INVALID, "give the sink by index or by name, not both")
     if f.get("passthrough"):
@@ -70,7 +70,7 @@ def _check_suspended(f: Fields, sink: Sink) -> None:
 
 
 def _gains(f: Fields, fmt: AudioFormat) -> tuple[float, ...]:
-    """The volume asked for, which is for the channels as asked for: the sink's may have taken their place."""
+    """The requested volume. It is for the requested channels, which the sink's may have replaced (fix_channels)."""
     volume: tuple[int, ...] = f["volume"]
     asked = map_names(f["map"])
     if not f.get("formats") and len(volume) == len(asked) != len(fmt.positions):
@@ -105,7 +105,7 @@ def create_playback(client: PulseClient, request: Request) -> None:
 
 
 def _sink_for(client: PulseClient, f: Fields, base: PlaybackStream | None) -> Sink:
-    """Streams that are synchronised play to one sink, and join while they are paused."""
+    """The sink for a new stream. Synchronised streams share one, and may be joined only while they are paused."""
     named = f["sink_index"] != NO_INDEX or bool(f["sink_name"])
     if base is None or named:
         sink = client.door.find_sink(f["sink_index"], f["sink_name"])
@@ -144,7 +144,7 @@ def _asked_attr(client: PulseClient, f: Fields, fmt: AudioFormat) -> PlaybackAtt
 
 
 def held_by_resampler(rate: int, rate_out: int, glide: bool) -> HostNs:
-    """What the resampler of a stream with a short buffer holds back."""
+    """How much the resampler of a stream with a short buffer holds back."""
     if glide and not stretched(rate, rate_out):
         return frames_to_ns(SINC_HOLDS, min(rate, rate_out))
     return holds_ns(rate, rate_out, low_delay=True)
@@ -160,7 +160,7 @@ def _playback_reply(stream: PlaybackStream) -> dict[str, object]:
 
 
 def attr_reply(stream: PlaybackStream) -> dict[str, object]:
-    """The attributes in force, as replies have them."""
+    """The attributes in force, in the form of a reply."""
     attr = stream.attr
     return {
         "maxlength": attr.maxlength, "tlength": attr.tlength, "prebuf": attr.prebuf, "minreq": attr.minreq,
@@ -172,7 +172,7 @@ def attr_reply(stream: PlaybackStream) -> dict[str, object]:
 
 
 def create_record(client: PulseClient, request: Request) -> None:
-    """CREATE_RECORD_STREAM, of a source, a sink's monitor, or one stream of a sink."""
+    """CREATE_RECORD_STREAM: of a source, a sink's monitor, or a single stream of a sink."""
     f, door = request.fields, client.door
     _check(f, f["source_index"], f["source_name"])
     only = _only_stream(client, f)
@@ -207,13 +207,13 @@ def _source_for(client: PulseClient, f: Fields, only: Stream | None) -> Sink:
 
 
 def _remembered(client: PulseClient, f: Fields) -> Rule:
-    """What recorders like this get."""
+    """The stored settings for the recorder's group."""
     group = group_of_props(client.props | f["props"], INPUT)
     return client.door.rules.restored(group) or Rule()
 
 
 def _remembered_source(client: PulseClient, f: Fields) -> Sink | None:
-    """Where its like were put, if its client may record there without being asked."""
+    """The source stored for the recorder's group, if its client may record it without a prompt."""
     door, name = client.door, _remembered(client, f).device
     source = next((mix for mix in door.graph.mixes() if name and door.source_name(mix) == name), None)
     return source if source is not None and door.may_record(client, source) else None

@@ -1,4 +1,4 @@
-"""What a client's stream is made of: specs, channel maps, and the formats API's JSON."""
+"""Formats of clients' streams: sample specs, channel maps, volumes, and the JSON of the formats API."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _FORMATS = {
     "mulaw": "ulaw", "s32": "s32le", "32": "s32le", "s32ne": "s32le", "s32re": "s32be", "s24": "s24le",
     "s24ne": "s24le", "s24re": "s24be", "s24-32": "s24-32le", "s24-32ne": "s24-32le", "s24-32re": "s24-32be",
 }  # fmt: skip
-"""Second names of sample formats."""
+"""Aliases of sample formats."""
 
 
 STREAM_RATE_MIN, STREAM_RATE_MAX = 1, RATE_MAX * 101 // 100
-"""As PulseAudio has it: volume meters ask for 25 Hz, and a rate that is adjusted may go beyond the highest."""
+"""As in PulseAudio: volume meters use 25 Hz, and a rate that is being adjusted may exceed the maximum."""
 
 
 class CommandError(MillraceError):
-    """A command refused with one of PulseAudio's error codes; the connection goes on."""
+    """A command refused with one of PulseAudio's error codes; the connection stays open."""
 
     def __init__(self, code: Err, message: str = "") -> None:
         super().__init__(message or code.name.lower())
@@ -37,11 +37,11 @@ class CommandError(MillraceError):
 
 
 REFUSALS = (CommandError, GraphError, RightsError)
-"""What a request can be refused by; the connection goes on."""
+"""Errors that refuse a request; the connection stays open."""
 
 
 def code_of(refusal: MillraceError) -> Err:
-    """What PulseAudio calls that."""
+    """The PulseAudio error code for a refusal."""
     if isinstance(refusal, CommandError):
         return refusal.code
     return Err.ACCESS if isinstance(refusal, RightsError) else Err.TOOLARGE
@@ -53,7 +53,7 @@ def spec_of(fmt: AudioFormat) -> Spec:
 
 
 def map_of(fmt: AudioFormat) -> tuple[int, ...]:
-    """Its channel map, in numbers."""
+    """A format's channel map, as numbers."""
     return map_numbers(fmt.positions)
 
 
@@ -71,7 +71,7 @@ def info_of(fmt: AudioFormat) -> FormatInfo:
 
 
 def sample_format(name: str) -> SampleFormat | None:
-    """A sample format by any of PulseAudio's names."""
+    """Look up a sample format by any of PulseAudio's names."""
     name = name.lower()
     return BY_NAME.get(_FORMATS.get(name, name))
 
@@ -81,19 +81,19 @@ def _json(value: Any) -> bytes:
 
 
 def map_numbers(positions: Positions) -> tuple[int, ...]:
-    """Position names to their numbers on the wire."""
+    """Convert position names to their numbers on the wire."""
     return tuple(POSITIONS.index(name) for name in positions)
 
 
 def map_names(numbers: tuple[int, ...]) -> Positions:
-    """Numbers from the wire to names; CommandError for unknown ones."""
+    """Convert numbers from the wire to position names; CommandError for unknown ones."""
     if any(n >= len(POSITIONS) for n in numbers):
         raise CommandError(Err.INVALID, "unknown channel position")
     return tuple(POSITIONS[n] for n in numbers)
 
 
 def checked_rate(rate: int) -> int:
-    """A rate that can be played, else CommandError."""
+    """Return the rate if it is supported, else CommandError."""
     if not STREAM_RATE_MIN <= rate <= STREAM_RATE_MAX:
         raise CommandError(
             Err.INVALID, f"{rate} Hz is not supported; rates are {STREAM_RATE_MIN} to {STREAM_RATE_MAX} Hz"
@@ -102,7 +102,7 @@ def checked_rate(rate: int) -> int:
 
 
 def from_spec(spec: Spec, numbers: tuple[int, ...]) -> AudioFormat:
-    """A stream format from a spec and a map, which must fit each other."""
+    """A stream format from a spec and a map, whose channel counts must agree."""
     if spec.format not in PULSE_FORMATS or not 1 <= spec.channels <= MAX_CHANNELS:
         raise CommandError(Err.INVALID, "unknown sample format or channel count")
     positions = map_names(numbers) if numbers else default_map(spec.channels)
@@ -125,7 +125,7 @@ def _value(props: Props, key: str) -> Any:
 
 
 def _ranged(value: Any, default: int) -> int:
-    """A number, a list's first, or the default held within {"min", "max"}."""
+    """A number; for {"min", "max"}, the default clamped to that range."""
     if isinstance(value, dict):
         low, high = (_whole(value.get(end), default) for end in ("min", "max"))
         return min(max(default, low), high)
@@ -137,7 +137,7 @@ def _whole(value: Any, default: int) -> int:
 
 
 def from_info(info: FormatInfo, default: AudioFormat) -> AudioFormat:
-    """A PCM format_info to a format, open fields taken from `default`."""
+    """Convert a PCM format_info to a format; missing fields are taken from `default`."""
     name = _value(info.props, "format.sample_format")
     sample = sample_format(str(name)) if name is not None else default.sample
     if sample is None:
@@ -157,7 +157,7 @@ def from_info(info: FormatInfo, default: AudioFormat) -> AudioFormat:
 
 
 def negotiate(fields: dict[str, Any], default: AudioFormat) -> AudioFormat:
-    """The format of a stream to create: the first PCM format offered, or the spec with its fix_* flags."""
+    """The format for a new stream: the first PCM format offered, or the spec with its fix_* flags applied."""
     offers: list[FormatInfo] = fields.get("formats") or []
     if offers:
         for info in offers:
@@ -176,7 +176,7 @@ def negotiate(fields: dict[str, Any], default: AudioFormat) -> AudioFormat:
 
 
 def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:
-    """A client's cvolume to linear gains for `channels`; one value, or equal ones, fit any count."""
+    """Convert a client's cvolume to linear gains. A single value, or equal values, fit any channel count."""
     if not volume:
         raise CommandError(Err.INVALID, "a volume without channels")
     if len(volume) != channels:
@@ -187,17 +187,17 @@ def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:
 
 
 def remapped(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
-    """A client's cvolume for `source`, for other channels."""
+    """Remap a client's cvolume from the channels of `source` to those of `target`."""
     if len(volume) != len(source) or not volume:
         raise CommandError(Err.INVALID, f"{len(volume)} volumes for {len(source)} channels")
     return volume_for(volume, source, target)
 
 
 def volume_of(gains: tuple[float, ...]) -> tuple[int, ...]:
-    """Linear gains to a cvolume."""
+    """Convert linear gains to a cvolume."""
     return tuple(min(gain_to_cubic(g), 0x7FFFFFFF) for g in gains)
 
 
 def prop_text(props: Props, key: str) -> str:
-    """A property as text, '' where it is missing."""
+    """A property as text; '' if it is missing."""
     return props.get(key, b"").rstrip(b"\0").decode("utf-8", "replace")

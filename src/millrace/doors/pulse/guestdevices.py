@@ -1,4 +1,4 @@
-"""What is remembered of sinks and sources, put in force: levels and defaults, when one comes, is set, or is undone."""
+"""Applies the stored settings of sinks and sources (levels, defaults): when a device appears, and on changes."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from millrace.graph.model import Sink
 
 
 class Door(Protocol):
-    """What this needs of the door."""
+    """The part of the door that is needed here."""
 
     graph: Graph
 
     def source_name(self, sink: Sink) -> str:
-        """A source's name, or a monitor's."""
+        """The name of a source or monitor."""
         ...
 
     def set_recorded(self, sink: Sink, gains: tuple[float, ...], mute: bool) -> None:
-        """Set the level at which it is recorded."""
+        """Set the level at which `sink` is recorded."""
         ...
 
     def set_default_source(self, source: Sink | None) -> None:
-        """Record it by default; None takes a choice back."""
+        """Set the default source; None withdraws the choice."""
         ...
 
 
 class GuestDevices(Devices):
-    """Those of one guest."""
+    """The stored device settings of one guest, applied to its graph."""
 
     def __init__(self, door: Door, keep: Keep | None) -> None:
         super().__init__(keep)
         self._door = door
 
     def keep_level(self, mix: Sink, done: Callable[[bool], None]) -> None:
-        """The level of a sink was set."""
+        """A sink's level was set: store it."""
         self.set((mix.kind, mix.name), (mix.gains, mix.mute), done)
 
     def keep_source_level(self, mix: Sink, done: Callable[[bool], None]) -> None:
-        """The level was set at which a source or monitor is recorded."""
+        """The level at which a source or monitor is recorded was set: store it."""
         self.set((RECORDED, self._door.source_name(mix)), (mix.recorded.gains, mix.recorded.mute), done)
 
     def keep_default(self, mix: Sink | None, kind: str, done: Callable[[bool], None]) -> None:
-        """A default sink or source was chosen: it is that again when it comes back. None: the choice was taken back."""
+        """Store the choice of a default sink or source, for when the device returns; None withdraws the choice."""
         name = "" if mix is None else mix.name if kind == "sink" else self._door.source_name(mix)
         self.set((DEFAULT, kind), name, done)
 
     def restore_all(self) -> None:
-        """Give what is there what is remembered of it."""
+        """Apply the stored settings to all existing devices."""
         for mix in list(self._door.graph.mixes()):
             self.restore(mix)
 
@@ -68,7 +68,7 @@ class GuestDevices(Devices):
             self._door.set_default_source(mix)
 
     def undo(self, key: Key) -> None:
-        """A change could not be kept: it is as before."""
+        """A change could not be stored: restore the previous value on the device."""
         what, name = key
         if what == DEFAULT:
             self._undo_default(name)

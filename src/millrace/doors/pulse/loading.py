@@ -1,4 +1,4 @@
-"""A module on its way: what it may make, and that all of it is written down."""
+"""A module being loaded: creates its objects, and registers each so that it can be removed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from millrace.media.format import AudioFormat
 from millrace.units import Positions
 
 MIXES_MAX = 128
-"""Where a guest has so many sinks and sources, modules make no more: the rest is for `millrace sink add`."""
+"""With this many sinks and sources in a guest, modules can't add any: the rest is left for `millrace sink add`."""
 NAME_MAX = 128
 
 
 @dataclass(slots=True)
 class Loading:
-    """A module on its way: whose it is, what it was given, and what it has made so far."""
+    """A module being loaded, with the client that loads it and the arguments."""
 
     client: PulseClient
     args: Args
@@ -32,15 +32,15 @@ class Loading:
 
     @property
     def door(self) -> PulseDoor:
-        """Where it is loaded."""
+        """The door in which it is loaded."""
         return self.client.door
 
     def sink(self, fmt: AudioFormat, name: str, description: str, kind: str) -> Sink:
-        """Make a sink of the name that was asked for."""
+        """Create a sink, under the requested name if one was given."""
         return self._made(self.door.graph.add_sink, "sink", fmt, name, description, kind)
 
     def source(self, fmt: AudioFormat, name: str, description: str, kind: str) -> Sink:
-        """Make a source of the name that was asked for."""
+        """Create a source, under the requested name if one was given."""
         return self._made(self.door.graph.add_source, "source", fmt, name, description, kind)
 
     def _made(
@@ -59,7 +59,7 @@ class Loading:
         return mix
 
     def link(self, source: Sink, target: Sink, matrix: Matrix | None = None) -> None:
-        """Feed one into another for as long as the module is there."""
+        """Link one mix to another while the module is loaded."""
         if any(link.target is target for link in source.links):
             raise wrong(f"{source.name} already plays on {target.name}")
         one = Feed(source, target, matrix, self.module.recorder is not None)
@@ -67,12 +67,12 @@ class Loading:
         self.module.feeds.append(one)
 
     def records(self, source: Sink) -> None:
-        """It records `source`: its loader must be allowed to, and once they are not it goes."""
+        """The module records `source`: its loader must be allowed to, and if that changes the module is unloaded."""
         self.door.admission.demand(permission_of(source), self.client.subject)
         self.module.recorder = permission_of(source), self.client.subject
 
     def choice(self, *keys: str) -> str | None:
-        """The one of several names of an argument that was given."""
+        """The value of an argument that has several names."""
         given = [value for key in keys if (value := self.args.text(key)) is not None]
         if len(given) > 1:
             raise wrong(f"{' and '.join(keys)} mean the same: give one of them")
@@ -80,7 +80,7 @@ class Loading:
 
 
 def free_name(door: PulseDoor, wanted: str) -> str:
-    """A name as PulseAudio's registry has it: letters, digits and `.-_`, with a number behind it where it is taken."""
+    """A valid name by PulseAudio's rules: letters, digits and `.-_`. A number is appended if the name is taken."""
     if not 0 < len(wanted) <= NAME_MAX:
         raise wrong(f"a name has 1 to {NAME_MAX} characters")
     base = name = re.sub(r"[^A-Za-z0-9._-]", "_", wanted)

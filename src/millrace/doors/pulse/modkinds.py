@@ -1,7 +1,7 @@
-"""The modules that a guest's programs may load: what each takes and makes. docs/pulse.md has the table.
+"""The modules that a guest's programs may load, with their arguments. The table is in docs/pulse.md.
 
-What changes nothing here is taken all the same, since scripts that people have should run, but it is said in the log
-(`Kind.idle`). What can't be done is refused, with what to do instead (`NOT_SERVED`).
+Arguments that have no effect here are accepted, so that existing scripts run, and are logged (`Kind.idle`). Modules
+that can't be provided are refused, with a hint at what to do instead (`NOT_SERVED`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _null_source(loading: Loading) -> None:
 
 
 def _combine_sink(loading: Loading) -> None:
-    """On the sinks named, or on all that no module made, as PulseAudio takes all that are hardware."""
+    """Combine the named sinks, or all that no module created (PulseAudio takes all hardware sinks)."""
     door, names = loading.door, loading.choice("slaves", "sinks")
     description = "Simultaneous Output"
     if names is None:
@@ -70,7 +70,7 @@ def _combine_sink(loading: Loading) -> None:
 
 
 def _ends(sink: Sink) -> set[Sink]:
-    """Where what `sink` plays arrives in the end."""
+    """The final sinks that `sink` plays to, directly or through links."""
     ends: set[Sink] = set()
     seen = {sink}
     ahead = [sink]
@@ -85,10 +85,10 @@ def _ends(sink: Sink) -> set[Sink]:
 
 
 def played_once(targets: Iterable[Sink]) -> list[Sink]:
-    """Whom to link so that each sink in the end hears it once.
+    """Choose the sinks to link so that the sound reaches each final sink once.
 
-    Two that play on the same sink in the end would make it twice as loud there: the second is left out, and only
-    what it reaches beyond the first is linked.
+    Two targets that end in the same sink would double the level there. So the second one is left out, and only
+    the final sinks that the first does not reach are linked directly.
     """
     out: list[Sink] = []
     heard: set[Sink] = set()
@@ -100,7 +100,7 @@ def played_once(targets: Iterable[Sink]) -> list[Sink]:
 
 
 def _remapped(loading: Loading, master: Sink) -> tuple[AudioFormat, Positions]:
-    """The format of a remapped device, and what its channels are at the master's, one for one."""
+    """The format of a remapped device, and the master positions that its channels map to, one for one."""
     fmt = loading.args.format(loading.door.format_of(master))
     positions = loading.args.positions("master_channel_map") or fmt.positions
     if len(positions) != len(fmt.positions):
@@ -194,7 +194,7 @@ def _loopback(loading: Loading) -> None:
 
 
 def _described(loading: Loading, what: str, name: str, icon: str) -> dict[str, str]:
-    """The properties of a loopback's recorder or stream: those given count more."""
+    """The properties of a loopback's recorder or stream; those given as arguments take precedence."""
     given = loading.args.texts(f"{what}_properties")
     return {"media.name": name, "media.icon_name": icon, **_ABSTRACT, **given}
 
@@ -228,11 +228,11 @@ def _sine_source(loading: Loading) -> None:
     _tone(loading, source, frequency, f"{frequency} Hz Sine")
 
 
-# -- what a guest does ------------------------------------------------------------------------
+# -- built-in behaviour -----------------------------------------------------------------------
 
 
 def _native_protocol(loading: Loading) -> None:
-    """This door is open already. Paths are the daemon's own, and who may come in is not for programs to widen."""
+    """The guest already has its socket. Programs may neither choose paths nor loosen access control."""
     for key in ("socket", "auth-group", "auth-cookie"):
         if loading.args.text(key) is not None:
             raise wrong(f"{key}: programs can't make the daemon open a path; the guest already has its socket")
@@ -261,7 +261,7 @@ def _default_device_restore(loading: Loading) -> None:
 
 
 def _switch_on_connect(loading: Loading) -> None:
-    """What is new becomes the default; what a module made is virtual."""
+    """New devices become the default. Those that a module created count as virtual."""
     door, virtual = loading.door, not loading.args.flag("ignore_virtual", True)
     if loading.args.text("blacklist") is not None:
         raise wrong("blacklist: patterns from programs are not evaluated; let a policy choose by name")
@@ -279,14 +279,14 @@ def _switch_on_connect(loading: Loading) -> None:
 
 
 def _nothing(loading: Loading) -> None:
-    """It does what every guest does anyway."""
+    """Do nothing: every guest already behaves like this."""
 
 
 # -- the tables -------------------------------------------------------------------------------
 
 
 class Kind(NamedTuple):
-    """A module that can be loaded. `idle` are arguments that change nothing here, and why."""
+    """A kind of module. `idle` lists arguments that have no effect here, with the reason."""
 
     description: str
     valid: tuple[str, ...]
@@ -375,7 +375,7 @@ KINDS: dict[str, Kind] = {
         {"restore_bluetooth_profile": "there are no cards"}, once=True,
     ),
 }  # fmt: skip
-"""What can be loaded."""
+"""The modules that can be loaded."""
 
 _PATH = "it would make the daemon open a file on behalf of a guest's program"
 _ROLES = "the policy routes roles to sinks: [roles] in policy.toml, see docs/policy.md"
@@ -404,4 +404,4 @@ NOT_SERVED: dict[str, str] = {
     "module-position-event-sounds": "event sounds are not positioned by window",
     "module-augment-properties": "the host's desktop files don't describe the guest's programs; set PULSE_PROP there",
 }
-"""What PulseAudio has and can't be had here, and what to do instead."""
+"""PulseAudio modules that are not available here, with the reason or an alternative."""

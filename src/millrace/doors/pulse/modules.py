@@ -1,7 +1,7 @@
 """LOAD_MODULE and UNLOAD_MODULE.
 
-A module is a row of `KINDS`. What it makes is written down in its `Module` while it is made, so that one that fails
-half-way leaves nothing, and unloading removes all of it.
+Each kind of module is a row of `KINDS`. Everything a module creates is registered in its `Module` at once, so a module
+that fails half-way leaves nothing behind, and unloading removes all of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from millrace.wire.pulse.session import Request
 
 
 def load_module(client: PulseClient, request: Request) -> None:
-    """LOAD_MODULE. The protocol says of a failure only that it was one, so the reason is told beside it."""
+    """LOAD_MODULE. The protocol can't convey why loading failed, so the reason goes to the daemon's log."""
     name, text = request.fields["name"] or "", request.fields["argument"] or ""
     try:
         module = _loaded(client, name, text)
@@ -32,7 +32,7 @@ def load_module(client: PulseClient, request: Request) -> None:
 
 
 def _kind(client: PulseClient, name: str) -> Kind:
-    """The row of a module that may be loaded."""
+    """The row of a module, if it may be loaded."""
     kind, modules = KINDS.get(name), client.door.modules
     if kind is None:
         raise wrong(NOT_SERVED.get(name) or f"there is no such module; there are {', '.join(KINDS)}")
@@ -44,7 +44,7 @@ def _kind(client: PulseClient, name: str) -> Kind:
 
 
 def _loaded(client: PulseClient, name: str, text: str) -> Module:
-    """A module that has made all it makes; one that can't leaves nothing behind."""
+    """Load a module. If it fails, remove what it has created so far."""
     door, kind = client.door, _kind(client, name)
     args = Args(text, (*kind.valid, *kind.idle))
     module = Module(door.graph.ids.take(), name, text, kind.description)
@@ -64,7 +64,7 @@ def _loaded(client: PulseClient, name: str, text: str) -> Module:
 
 
 def unload_module(client: PulseClient, request: Request) -> Iterator[None]:
-    """UNLOAD_MODULE: what played on its sink goes on at another."""
+    """UNLOAD_MODULE. Streams on the module's sinks move to another sink."""
     module = client.door.modules.get(request.fields["index"])
     if module is None:
         raise CommandError(Err.NOENTITY)

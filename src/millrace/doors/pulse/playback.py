@@ -1,8 +1,8 @@
-"""A playback stream: the client's bytes, flow control, and the graph's pull.
+"""Playback streams: the client's bytes, flow control, and the graph's pull.
 
-The rules are those of pulsecore/memblockq.c: reading adds to `missing`, received bytes come off
-what was requested, and whenever enough is missing the client is asked for exactly that. A
-suppressed request stalls the client for ever, so every path that changes an index ends in `ask`.
+The rules are those of pulsecore/memblockq.c. Reading adds to `missing`; received bytes are subtracted from
+`requested`. Once enough is missing, the client is sent a request for exactly that much. A request that is
+never sent stalls the client for ever, so every path that changes an index ends in `ask`.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Props
 
 LOW_DELAY_NS = 150 * NS_PER_MS
-"""A stream that asked for less than this is resampled with little delay instead of least CPU."""
+"""A stream that requests less than this gets a resampler with low delay instead of low CPU use."""
 GRACE_NS = 200 * NS_PER_MS
-"""How long a late client without prebuffering is waited for before its time goes on without it."""
+"""How long to wait for a late client without prebuffering before the read index moves on."""
 
 
 class Owner(Protocol):
-    """What a stream needs of its connection."""
+    """A stream's interface to its connection."""
 
     index: int
 
     @property
     def program(self) -> Subject | None:
-        """The program that has it; None for a module's stream, and a sample's."""
+        """The program that owns the stream; None for streams of modules and samples."""
         ...
 
     @property
     def now_ns(self) -> HostNs:
-        """The time of what it does now."""
+        """The time of the event being processed."""
         ...
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
-        """The graph changed the stream's node: it was moved, or killed."""
+        """The graph has moved or removed the stream's node."""
         ...
 
     def notice(self, command: Command, **values: Any) -> None:
@@ -67,7 +67,7 @@ class Owner(Protocol):
 
 
 def _may_queue(node: Stream, size: int) -> bool:
-    """Whether a queue may take so much: what its client is asked for was paid for when the stream came."""
+    """Whether a queue may use this much memory. The room for `tlength` was charged when the stream was created."""
     return node.account.fits("queue", max(0, size - node.account.part("paid queue")))
 
 
@@ -99,12 +99,12 @@ class PlaybackStream(Ingress):
         self._missed_part = 0
         self._pulled_at: Frames = 0
         self._pulled_frames: Frames = 0
-        """What the cycle at that position has pulled so far."""
+        """Frames pulled so far in the cycle at that position."""
         self._wrote_ns: HostNs = 0
         self._asked_ns: HostNs = 0
         self._every_ns: HostNs = 0
         self.goes_when_heard = False
-        """It ends when all of it has been played."""
+        """Whether the stream ends when all of it has been played."""
         self.attr = attr
         self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), self._low_delay(fmt.rate), glide)
         self.apply_attr(attr)
@@ -117,30 +117,30 @@ class PlaybackStream(Ingress):
     # -- settings ------------------------------------------------------------------------
 
     def begin_with(self, other: PlaybackStream) -> None:
-        """Count from where `other`, which is paused, will go on."""
+        """Start the indices where `other`, which is paused, will resume."""
         waiting_ns = frames_to_ns(self.graph.ahead(other.node), self.graph.rate) + other.held_ns
         heard_ns = max(0, other.layout.to_ns(other.queue.read_index) - waiting_ns)
         self.queue.begin_at(self.layout.to_bytes(heard_ns))
 
     def set_synchronised(self, synchronised: bool) -> None:
-        """Whether it plays with others, sample by sample: then it can't be moved alone, nor wait for its client."""
+        """Synchronised streams play in step, sample by sample: they can't be moved alone or wait for a late client."""
         self._synchronised = synchronised
         self.node.pinned = "it is synchronised with others" if synchronised else self._own_pin
 
     def pay_for(self, size: int) -> None:
-        """Before the stream comes in: its queue is to have room for so much, from the start."""
+        """Before the stream is added: charge for a queue of this size in advance."""
         self.queue.maxlength = size
         self.node.asks["paid queue"] = capacity_for(size)
 
     def change_attr(self, attr: PlaybackAttr) -> None:
-        """Put other attributes in force; BudgetError where they ask for more room than there is."""
+        """Change the buffer attributes; BudgetError if there is no room for them."""
         self.node.account.hold("paid queue", capacity_for(attr.tlength))
         self.apply_attr(attr)
         _may_queue(self.node, self.queue.capacity)
         self.node.account.fits("resampler", self._resampler_bytes(self.format.rate))
 
     def apply_attr(self, attr: PlaybackAttr) -> None:
-        """Put buffer attributes in force."""
+        """Apply buffer attributes."""
         self.missing += attr.tlength - self.attr.tlength
         self.attr = attr
         self.queue.maxlength = attr.maxlength
@@ -149,18 +149,18 @@ class PlaybackStream(Ingress):
         self._resampled.change(self.format.rate, self._low_delay(self.format.rate))
 
     def change_rate(self, rate: int) -> None:
-        """Play at another rate from here on; BudgetError where there is no room for what that takes."""
+        """Switch to another rate; BudgetError if there is no room for the resampler."""
         self.node.account.hold("resampler", self._resampler_bytes(rate))
         self.set_rate(rate)
 
     def set_rate(self, rate: int) -> None:
-        """Play at another rate."""
+        """Switch to another rate, without charging for it."""
         self.format = AudioFormat(self.format.sample, rate, self.format.positions)
         self.layout = Layout(self.format.frame_bytes, rate)
         self._resampled.change(rate, self._low_delay(rate))
 
     def _low_delay(self, rate: int) -> bool:
-        """Whether the buffer is too short for what the cheaper resampler holds back."""
+        """Whether the buffer is too short for the delay of the cheaper resampler."""
         layout = Layout(self.layout.frame_bytes, rate)
         tlength, minreq = layout.to_ns(self.attr.tlength), layout.to_ns(self.attr.minreq)
         spare = tlength - 2 * minreq - QUANTA_NS[-1]
@@ -174,12 +174,12 @@ class PlaybackStream(Ingress):
 
     @property
     def resample_method(self) -> str | None:
-        """The resampler's name, None where none is needed."""
+        """The resampler's name; None if none is needed."""
         return self._resampled.method
 
     @property
     def held_ns(self) -> HostNs:
-        """What the resampler has read and not given yet."""
+        """Sound that the resampler has read but not given out."""
         return self._resampled.held_ns
 
     def status(self) -> PulseStatus:
@@ -195,7 +195,7 @@ class PlaybackStream(Ingress):
     # -- the client's side ---------------------------------------------------------------
 
     def write(self, seek: int, offset: int, data: Buffer) -> None:
-        """A memory block has come."""
+        """A memory block has arrived."""
         if seek != Seek.RELATIVE or offset:
             before = self.queue.write_index
             self.queue.seek(seek, offset)
@@ -220,7 +220,7 @@ class PlaybackStream(Ingress):
             self.missing -= delta
 
     def ask(self) -> None:
-        """Request what is missing, once it is worth a request."""
+        """Request what is missing, once there is enough for a request."""
         if (self.missing >= self.attr.ask or self.prebuffering) and self.missing > 0 and not self.removed:
             self.requested += self.missing
             size, self.missing = self.missing, 0
@@ -229,13 +229,13 @@ class PlaybackStream(Ingress):
             self.owner.notice(Command.REQUEST, channel=self.channel, bytes=size)
 
     def take_first_request(self) -> int:
-        """The `missing` of the create reply: the whole of tlength."""
+        """`missing` for the create reply: all of tlength."""
         self.requested += self.missing
         size, self.missing = self.missing, 0
         return size
 
     def check_ready(self) -> None:
-        """Start playing if prebuffering is over and nothing holds it back."""
+        """Start playing if prebuffering is over and nothing holds the stream back."""
         if self.prebuffering and self.queue.length >= self.attr.prebuf:
             self.prebuffering = False
         if self.prebuffering or self.node.active:
@@ -261,7 +261,7 @@ class PlaybackStream(Ingress):
         self.ask()
 
     def flush(self) -> None:
-        """Throw away what is queued; the client is asked for it again."""
+        """Discard what is queued, and request as much again from the client."""
         before = self.queue.write_index
         self.graph.discard(self.node)
         self.queue.flush()
@@ -274,12 +274,12 @@ class PlaybackStream(Ingress):
         self.ask()
 
     def trigger(self) -> None:
-        """Play what there is, however little."""
+        """Play what is queued, however little."""
         self.prebuffering = False
         self.check_ready()
 
     def prebuf(self) -> None:
-        """Wait until the buffer is filled again."""
+        """Start prebuffering again."""
         self._force_prebuf()
         self.check_ready()
         self.ask()
@@ -291,7 +291,7 @@ class PlaybackStream(Ingress):
                 self.graph.deactivate(self.node, "prebuffering")
 
     def begin_drain(self, request: Request) -> None:
-        """Acknowledge `request` when the last frame has been heard."""
+        """Acknowledge `request` when the last frame has been played."""
         if self.drain is not None:
             self.owner.fail(self.drain, Err.BADSTATE)
         self.drain = request
@@ -302,7 +302,7 @@ class PlaybackStream(Ingress):
             self.check_ready()
 
     def _empty(self) -> bool:
-        """Nothing is left to be heard: what a resampler held back when the stream ran dry is its sound too."""
+        """Whether nothing is left to play. That includes what the resampler held back when the stream ran dry."""
         paused = self.corked or self.node.sink.suspended
         left = self._resampled.pending if paused else self._resampled.held_ns
         return self.queue.length == 0 and not left and self.graph.ahead(self.node) == 0
@@ -317,11 +317,11 @@ class PlaybackStream(Ingress):
             self.owner.reply(request)
 
     def remove(self) -> None:
-        """Take the stream away."""
+        """Remove the stream."""
         self.graph.remove_stream(self.node)
 
     def ended(self) -> None:
-        """The graph has let the stream go, for whatever reason; a pending drain fails."""
+        """The graph has removed the stream, whatever the cause. A pending drain fails."""
         self.removed = True
         self.queue.close()
         self._resampled.clear()
@@ -345,9 +345,9 @@ class PlaybackStream(Ingress):
         return got
 
     def _due(self, most: Frames) -> Frames:
-        """How many frames are to be made even at the end of what there is: all, or what silence would stand in for.
+        """How many frames to produce even when the queue runs out: all of them, or those that silence would replace.
 
-        A word ends whole before a pause, not with its last milliseconds in front of the next word.
+        So a word is played to its end before a pause, instead of its last milliseconds just before the next word.
         """
         if self.drain is not None or self.end_is_drain:
             return most
@@ -373,7 +373,7 @@ class PlaybackStream(Ingress):
 
     def _advance(self, size: int) -> None:
         if self.rendered.silent:
-            # Not told yet: the client was late by less than a cycle, which is a hole all the same.
+            # Not reported yet: the client was late by less than a cycle, but that was a dropout all the same.
             self._tell_underflow(fault=True)
         self.queue.advance(size)
         self.missing += size
@@ -385,18 +385,18 @@ class PlaybackStream(Ingress):
 
     @property
     def playing(self) -> bool:
-        """Whether its clock runs: it is being rendered, and has something rendered."""
+        """Whether the stream's clock runs: it is active, and some of it has been rendered."""
         return self.rendered.playing_for > 0 and self.node.active
 
     def underrun_for(self, now_ns: HostNs) -> int:
-        """Bytes of silence rendered since it ran dry."""
+        """Bytes of silence rendered since the stream ran dry."""
         frames = self.rendered.underrun_frames(self.graph.rendered_at(now_ns))
         if frames is None:
             return NEVER
         return frames * self.format.rate // self.graph.rate * self.layout.frame_bytes
 
     def short(self, frames: Frames, played_out: bool) -> None:
-        """See `Feed.short`: the client did not deliver in time, or has come to its end."""
+        """See `Feed.short`: the client did not deliver in time, or the stream has ended."""
         if self.attr.prebuf == 0 and self.drain is None:
             self._let_time_go_on(frames)
         else:
@@ -413,15 +413,15 @@ class PlaybackStream(Ingress):
 
     @property
     def silent_since_ns(self) -> HostNs:
-        """When the client ceased to write: after it last did, and before it was asked again, or by habit would have."""
+        """When the client stopped writing: halfway from its last write to the next request, or the next write due."""
         expected = self._wrote_ns + self._every_ns
         return (self._wrote_ns + min(self._asked_ns or expected, expected)) // 2
 
     def _let_time_go_on(self, frames: Frames) -> None:
-        """Without prebuffering the read index advances through an underrun, and what comes late is dropped.
+        """Without prebuffering, the read index advances through an underrun, and late data is dropped.
 
-        A whole quantum is taken at once here, and on a stalled machine several: a client that is a little
-        late did not miss its time by that much. So the first `GRACE_NS` of a shortage are waited for.
+        But a whole quantum is taken at once here, and several if the machine has stalled, so a client that is slightly
+        late did not miss its time by that much. For the first `GRACE_NS` of a shortage, the read index therefore waits.
         """
         waited = 0 if self._synchronised else min(frames, self._grace_frames)
         if waited:
@@ -438,7 +438,7 @@ class PlaybackStream(Ingress):
             self.ask()
 
     def _tell_underflow(self, fault: bool) -> None:
-        """Once each time it runs dry. What was flushed or drained did so on purpose: that is no `fault`."""
+        """Notify the client, once each time the stream runs dry. After a flush or drain it was intended: no `fault`."""
         if self._underflow_told:
             return
         self._underflow_told = True

@@ -1,4 +1,4 @@
-"""What PulseAudio's door tells of a playback stream, in its own words."""
+"""Status and wording of the PulseAudio door's playback streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class PulseStatus(IngressStatus, frozen=True):
     """See `IngressStatus`."""
 
     identity: Identity | None = None
-    """The program that has it, None where no client does."""
+    """The program that owns the stream; None if no client does."""
     tlength_ns: HostNs = 0
     prebuf_ns: HostNs = 0
 
