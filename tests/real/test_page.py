@@ -599,7 +599,9 @@ def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, 
             with raw.open("wb") as out:
                 command = ("parec", "--raw", "-d", "microphone", "--format=s16le", "--rate=48000", "--channels=1")
                 recorder = bus.spawn(*command, stdout=out)
-            await page.until("document.querySelector('#status').textContent.includes('something in the guest hears')")
+            await page.until(
+                "document.querySelector('#status').textContent.includes('a program in the guest is recording')"
+            )
             await asyncio.sleep(5)
             recorder.terminate()
             await asyncio.to_thread(recorder.wait, 10)

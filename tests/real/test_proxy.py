@@ -225,6 +225,8 @@ def test_a_proxy_that_passes_no_websocket_on_is_told_apart_from_a_daemon_that_is
             await page.until("!document.querySelector('#login').hidden")
             await page.run(f"document.querySelector('#token').value = {secret!r}")
             await page.run("document.querySelector('#login').requestSubmit()")
-            await page.until("document.querySelector('#status').textContent.includes('no WebSocket to it opens')")
+            await page.until(
+                "document.querySelector('#status').textContent.includes('sound and changes does not open')"
+            )
 
     asyncio.run(main())
