@@ -1,1 +1,1 @@
-"""The laboratory: the listener's own code in virtual time, over bad networks and wrong clocks."""
+"""The laboratory: runs the listener's own code in virtual time, with bad networks and inaccurate clocks."""

@@ -1,7 +1,7 @@
-"""`millrace matrix`: which cards, doors and directions there are, how QEMU is told, and what came out.
+"""`millrace matrix`: the combinations of card, protocol and direction, QEMU's options for them, and the results.
 
-The machine, its signals and the judge are the scripts in lab/rig: a real Linux guest whose aplay and
-arecord do the playing and recording.
+The machine, its signals and the analyser are the scripts in lab/rig: a real Linux guest whose aplay and arecord play
+and record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CARDS = ("virtio", "hda", "ac97", "es1370", "usb", "pcspk")
 DOORS = ("dbus", "spice", "vnc", "pa")
 DIRECTIONS = ("out", "in")
 FLOOR = "wav"
-"""QEMU's own WAV output, with no host audio at all: what QEMU itself makes of the sound."""
+"""QEMU's own WAV output, without any host audio: shows what QEMU itself does to the sound."""
 _RATE = "out.frequency=48000,in.frequency=48000"
 _AUDIODEV = {
     "dbus": f"dbus,timer-period=5000,{_RATE}", "spice": "spice,timer-period=5000",
@@ -31,7 +31,7 @@ _QEMU = {
     "vnc": "-device VGA -vnc unix:{d}/vnc,audiodev=snd0",
 }  # fmt: skip
 _OLD_QEMU, _OLD_ADDRESS = "-display dbus,addr=unix:path={d}/bus,audiodev=snd0", "dbus:unix:path={d}/bus"
-"""QEMU 7.2 has no sound peer to peer."""
+"""QEMU 7.2 has no sound over peer-to-peer D-Bus."""
 _ADDRESS = {"dbus": "qmp:{d}/qmp", "spice": "spice+unix://{d}/spice", "vnc": "vnc+unix://{d}/vnc"}
 _NOT_THERE = {
     ("usb", "in"): "QEMU's usb-audio has no capture", ("pcspk", "in"): "a PC speaker does not record",
@@ -51,15 +51,15 @@ class Cell:
 
     @property
     def missing(self) -> str:
-        """Why there is no such thing; empty where there is."""
+        """Why the combination does not exist; empty if it does."""
         if self.door in ("vnc", FLOOR) and self.direction == "in":
             return "VNC has no microphone"
         return _NOT_THERE.get((self.card, self.direction), "")
 
     def guest_command(self, d: Path, images: Path, seconds: int, binary: str, bus: bool) -> list[str]:
-        """run-guest's arguments; `d` is the cell's own folder, `bus` says to go over a bus.
+        """run-guest's arguments; `d` is the cell's own folder, `bus` asks for a D-Bus bus instead of peer to peer.
 
-        By this Python, as numpy is here and need not be in the system's.
+        It runs under this Python, because it needs numpy, which the system's Python may lack.
         """
         play = "none" if self.direction == "in" else "sine"
         out = [
@@ -73,12 +73,12 @@ class Cell:
         return out + (["--record", str(seconds), "--rec-out", f"{d}/mic.raw"] if self.direction == "in" else [])
 
     def address(self, d: Path, bus: bool) -> str:
-        """What to attach; empty where QEMU comes by itself."""
+        """The address to attach; empty if QEMU connects by itself."""
         return (_OLD_ADDRESS if bus else _ADDRESS.get(self.door, "")).format(d=d)
 
 
 def parse_choice(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """'all' or names with commas; ValueError names the one that is not known."""
+    """'all' or comma-separated names; a ValueError names the one that is unknown."""
     names = known if text == "all" else tuple(text.split(","))
     for name in names:
         if name not in known:
@@ -88,7 +88,7 @@ def parse_choice(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Verdict:
-    """What was heard in one cell."""
+    """The result of one cell."""
 
     card: str
     door: str
@@ -118,7 +118,7 @@ class Verdict:
         return {name: getattr(self, name) for name in names}
 
     def take_analysis(self, text: str, tone: bool = True) -> None:
-        """The analyser's JSON, of the listener's file or of what the guest recorded."""
+        """Take over the analyser's JSON, for the listener's file or the guest's recording."""
         analysis = json.loads(text or "{}")
         found = analysis.get("sine", {})
         if found.get("error") or "channels" not in found:
@@ -136,7 +136,7 @@ class Verdict:
             self.ppm, self.snr_db = round(first["ppm"], 1), -first["residual_dB"]
 
     def _after_onset(self, analysis: dict[str, Any]) -> list[dict[str, Any]]:
-        """Jumps, but for where a microphone's tone sets in: it is switched on while the guest records already."""
+        """Jumps, except at the start of a microphone's tone, which is switched on while the guest already records."""
         listed: list[dict[str, Any]] = analysis["sine"]["first_events"]
         events = [event for event in listed if event["at"] < self._end(analysis)]
         if self.direction == "out":
@@ -145,16 +145,16 @@ class Verdict:
         return [event for event in events if event["at"] > began + ONSET_S]
 
     def _end(self, analysis: dict[str, Any]) -> float:
-        """Where judging ends: QEMU's AC97 plays its last ring once more when the sound has ended."""
+        """Where judging ends: QEMU's AC97 plays its last ring buffer again after the sound has ended."""
         if self.card != "ac97" or self.direction == "in":
             return float("inf")
         events, gaps = analysis["sine"]["first_events"], analysis["sine"]["first_gaps"]
         last = max([event["at"] for event in events] + [at for at, _ in gaps], default=0.0)
-        # The file goes on in silence, so the end is told by the last thing that happened and the sound's length.
+        # The file continues in silence, so the end is found from the last event and the sound's length.
         return last - RING_S if last > self.seconds - RING_S else float("inf")
 
     def take_guest(self, said: str) -> None:
-        """What run-guest printed: this machine's own stalls, and whether the guest ran at all."""
+        """Take over what run-guest printed: this machine's own stalls, and whether the guest ran at all."""
         found = re.search(r"stalls over 10 ms: (\d+).*?: (\[.*\])", said)
         if found:
             self.stalls = int(found[1])
@@ -164,19 +164,19 @@ class Verdict:
             self.note = f"the guest did not run: {' '.join(last)[:160]}"
 
     def take_state(self, guest: dict[str, Any]) -> None:
-        """A look at the daemon's state while it plays."""
+        """Sample the daemon's state while it plays."""
         streams = [s for s in guest["streams"] if s.get("door") and s["state"] == "running"]
         clocked = [x for x in guest["listeners"] if x["output"].startswith("null") and x["latency_ms"]]
         for stream in streams[:1]:
             if clocked:
-                # A PulseAudio client asks for its latency and fills it: all of it is queued.
+                # A PulseAudio client requests a latency and fills the buffer to it: all of it is queued.
                 before = stream.get("latency_ms", stream["fill_ms"] + stream["ahead_ms"])
                 self.samples.setdefault("latency", []).append(before + clocked[0]["latency_ms"])
             if stream.get("real_time_percent") is not None:
                 self.samples.setdefault("percent", []).append(stream["real_time_percent"])
 
     def finish(self) -> None:
-        """Medians of what was sampled."""
+        """Compute the medians of what was sampled."""
         for name, attribute in (("latency", "latency_ms"), ("percent", "real_time_percent")):
             if self.samples.get(name):
                 setattr(self, attribute, round(statistics.median(self.samples[name]), 2))
@@ -189,12 +189,12 @@ COLUMNS = (
 
 
 def table_head() -> str:
-    """The table's first line."""
+    """The header of the table."""
     return " ".join(f"{name:>{width}}" for name, width in COLUMNS)
 
 
 def table_line(v: Verdict) -> str:
-    """One row as text."""
+    """One row of the table as text."""
 
     def text(value: object) -> str:
         return "-" if value is None else str(value)

@@ -1,8 +1,7 @@
 """A day in a minute: a policy without sound over a path and two clocks, in virtual time.
 
-The listener's own clock is the true one; the daemon's and the card's run off it. Arrivals and pulls are
-made an hour at a time and merged; every `SAMPLE_EVERY` pulls the truth is compared with what the
-policy did.
+The listener's own clock is the true one; the daemon's and the card's deviate from it. Arrivals and pulls are generated
+in chunks of `CHUNK_NS` and merged. Every `SAMPLE_EVERY` pulls, the true state is compared with the policy's.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Make = Callable[[int, Frames, HostNs], Policy]
 
 @dataclass(slots=True)
 class Trace:
-    """Samples along the way: true ns, capture time heard, target, fill, speed; and what the truth makes of them."""
+    """Samples of true time, capture time heard, target, fill and speed, and the true latency and ratio from them."""
 
     at_ns: list[float] = field(default_factory=list)
     head_ns: list[float] = field(default_factory=list)
@@ -73,7 +72,7 @@ class DryRun:
         self._judge()
 
     def _arrivals(self, until: float) -> tuple[list[int], list[int]]:
-        """Packets sent before `until` (a little more, so that what is under way is there too)."""
+        """Packets sent before `until`, plus a little more, to include those under way."""
         scenario = self.scenario
         last = int(float(self.daemon.read(np.array([until + 2e9]))[0]) // scenario.packet_ns)
         sequence = np.arange(self._packets, last)
@@ -90,7 +89,7 @@ class DryRun:
         return media, (_EPOCH + arrival[kept].astype(np.int64)).tolist()
 
     def _pull_until(self, until: float, media: list[int], arrivals: list[int]) -> int:
-        """Pulls before `until`; returns how many packets came."""
+        """Make the pulls before `until`; return how many packets arrived."""
         scenario, policy, period = self.scenario, self.policy, self.period
         packet_frames = scenario.rate * scenario.packet_ns // NS_PER_S
         last = int(float(self.card.read(np.array([until]))[0]) // scenario.period_ns)
@@ -122,7 +121,7 @@ class DryRun:
         trace.speed.append(policy.speed)
 
     def _judge(self) -> None:
-        """Work out the truth for every sample at once."""
+        """Compute the true values for all samples at once."""
         trace = self.trace
         at = np.array(trace.at_ns)
         trace.latency_ns = at - self.daemon.when(np.array(trace.head_ns))
@@ -130,7 +129,7 @@ class DryRun:
         trace.ratio_ppm = (np.array(trace.speed) / true_ratio - 1) * 1e6
 
     def outcome(self, took_s: float = 0.0) -> Outcome:
-        """What came of it."""
+        """The results."""
         policy, trace = self.policy, self.trace
         out = Outcome(
             self.scenario.name, policy.name, self.hours, sound_s=self.sound_s, lock_s=self.lock_s,
@@ -142,7 +141,7 @@ class DryRun:
             return out
         best = self.scenario.path.delay_ns
         error = (trace.latency_ns - best - np.array(trace.target_ns))[settled]
-        # What a policy calls its target may be off by a constant; the noise is judged, and the latency shown.
+        # A policy's own notion of its target may be off by a constant: the noise is judged, and the latency shown.
         error -= np.median(error)
         ratio = trace.ratio_ppm[settled]
         latency = trace.latency_ns[settled]

@@ -1,4 +1,4 @@
-"""A voice without sound: the same decisions, counted instead of heard, a day in a minute."""
+"""A voice without samples: makes the same decisions, counting frames instead of playing them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CUT_LEAST, _CUT_MOST = 144, 624
 
 
 class DryVoice:
-    """`PlayoutBuffer` with a number for a tape; splices take the most that they may, like a tape's on average."""
+    """`PlayoutBuffer` that only counts frames. Splices take all that they may, as real ones do on average."""
 
     def __init__(self) -> None:
         self.fill = 0.0
@@ -66,7 +66,7 @@ class MillracePolicy:
         self.link = AdaptiveLink(rate, rate, self.pace, self.voice)
 
     def arrived(self, media_ns: HostNs, frames: Frames, now_ns: HostNs) -> None:
-        """A packet has come; one missing before it was concealed."""
+        """A packet arrived; one missing before it was concealed."""
         link = self.link
         self.pace.arrived(media_ns, self.packet_ns, now_ns)
         missing = link.missing(media_ns)
@@ -76,7 +76,7 @@ class MillracePolicy:
         link.written(media_ns, frames)
 
     def pull(self, frames: Frames, now_ns: HostNs) -> float | None:
-        """Capture time of the first frame of this pull; None when nothing is heard."""
+        """Capture time of the first frame of this pull; None if nothing is heard."""
         link = self.link
         if not link.pull(frames, now_ns):
             return None
@@ -86,27 +86,27 @@ class MillracePolicy:
 
     @property
     def speed(self) -> float:
-        """Media seconds to a second of the card's."""
+        """Media seconds per second of the card."""
         return self.link.speed
 
     @property
     def target_ns(self) -> float:
-        """The latency it wants, beyond the path's best."""
+        """Its target latency, beyond the path's best."""
         return self.pace.target_delay_ns
 
     @property
     def locked(self) -> bool:
-        """It claims to be in lock."""
+        """It considers itself locked."""
         return self.pace.locked and self.link.state is State.PLAYING
 
     @property
     def underruns(self) -> int:
-        """Holes that were heard."""
+        """Audible gaps."""
         return self.link.tally.underruns
 
     @property
     def concealed(self) -> int:
-        """Holes concealed by extending the sound for up to 20 ms."""
+        """Gaps concealed by continuing the sound for up to 20 ms."""
         return self.link.tally.concealed
 
     @property

@@ -1,7 +1,7 @@
-"""A real proxy that makes a line bad: between a listener and a daemon, on loopback.
+"""A real proxy between a listener and a daemon that impairs the connection.
 
-A WebSocket goes in and one goes out; every message passes through the emulator of millrace.sim.net, each
-way its own. Media is lost, doubled or late like packets; control messages are late only.
+Each WebSocket is forwarded; all its messages pass through the emulator of millrace.sim.net, one per direction. Media is
+lost, duplicated or delayed like packets; control messages are only delayed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "conte
 
 
 class Direction:
-    """Carries messages one way, late."""
+    """Carries messages one way, with delay."""
 
     def __init__(self, path: Path, seed: int, write: Callable[[Message], asyncio.Future[None]]) -> None:
         self.net: NetEmulator[Message] = NetEmulator(path, seed, lambda message: isinstance(message, bytes))
@@ -38,7 +38,7 @@ class Direction:
         self._more.set()
 
     async def run(self) -> None:
-        """Write what comes out, when it does."""
+        """Write messages when they come out."""
         while True:
             for message in self.net.receive(now_ns()):
                 await self._write(message)
@@ -60,7 +60,7 @@ class Impairment:
         self.lost = 0
 
     def application(self) -> web.Application:
-        """One route: whatever guest is asked for."""
+        """The web application: one route, for any guest."""
         app = web.Application()
         app.add_routes([web.route("*", "/{path:.*}", self._serve)])
         return app
@@ -71,7 +71,7 @@ class Impairment:
         return await self._passed(request)
 
     async def _passed(self, request: web.Request) -> web.Response:
-        """The page and the API: as they are."""
+        """Forward requests for the page and the API unchanged."""
         url = self.origin.replace("ws", "http", 1) + request.path_qs
         async with aiohttp.ClientSession(headers=_kept(request), auto_decompress=False) as http:
             try:
@@ -115,7 +115,7 @@ class Impairment:
 
 
 def _kept(request: web.Request) -> dict[str, str]:
-    """Who asks, and from which page: the daemon must be able to tell a foreign one here too."""
+    """The headers for credentials and origin: the daemon must be able to reject foreign pages here too."""
     return {k: v for k, v in request.headers.items() if k.lower() in _PASSED_ON}
 
 

@@ -1,4 +1,4 @@
-"""What is heard of a tone at the end of the whole way."""
+"""Measures a tone at the end of the whole path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millrace.units import default_map
 
 TONE_HZ = 997.0
 SETTLED = 0.7
-"""The last part of the run, in which it is measured."""
+"""Where the measured last part of the run begins."""
 
 
 def measure_sound(

@@ -15,7 +15,7 @@ POINTS_MAX = 4000
 
 
 def plot(day: DryRun, folder: Path) -> Path:
-    """Draw one run into `folder`; ConfigError where matplotlib is missing, OutputLost where there is no room."""
+    """Draw one run into `folder`; ConfigError if matplotlib is missing, OutputLost if there is no room."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

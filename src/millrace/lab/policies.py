@@ -1,8 +1,8 @@
-"""How others keep time, written from the constants in their sources, for the same fake network and card.
+"""How other programs keep time, from the constants in their sources, for the same simulated network and card.
 
-Each is reduced to its rule: when to start, how fast to play, when to jump. All are given the same target
-latency where theirs is fixed, so that the comparison is of rules and not of defaults. The constants
-are those of the files named in `source`, as published; nothing of their code is here.
+Each is reduced to its rule: when to start, how fast to play, when to jump. Those with a fixed target latency all get
+the same one, so that rules are compared and not defaults. The constants are those of the files named in `source`, as
+published; none of their code is used.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ TARGET_NS = 45.0 * NS_PER_MS
 
 
 class Policy(Protocol):
-    """What the laboratory drives. Times in ns, on the listener's clock unless they say media."""
+    """What the laboratory runs. Times are in ns, on the listener's clock unless they are media times."""
 
     @property
     def name(self) -> str:
-        """What the table shows."""
+        """The name in the table."""
         ...
 
     @property
     def underruns(self) -> int:
-        """Holes that were heard."""
+        """Audible gaps."""
         ...
 
     @property
     def concealed(self) -> int:
-        """Holes that were covered."""
+        """Gaps that were concealed."""
         ...
 
     @property
@@ -48,21 +48,21 @@ class Policy(Protocol):
 
     @property
     def speed(self) -> float:
-        """Media seconds to a second of the card's."""
+        """Media seconds per second of the card."""
         ...
 
     @property
     def target_ns(self) -> float:
-        """The latency it wants, beyond the path's best."""
+        """Its target latency, beyond the path's best."""
         ...
 
     @property
     def locked(self) -> bool:
-        """It claims to be in lock."""
+        """It considers itself locked."""
         ...
 
     def arrived(self, media_ns: HostNs, frames: Frames, now_ns: HostNs) -> None:
-        """A packet has come."""
+        """A packet arrived."""
         ...
 
     def pull(self, frames: Frames, now_ns: HostNs) -> float | None:
@@ -71,7 +71,7 @@ class Policy(Protocol):
 
 
 class FillPolicy:
-    """A queue that starts at a fill, plays at `speed`, and begins again when it has run dry."""
+    """A queue that starts at a given fill, plays at `speed`, and starts again after an underrun."""
 
     name = "none"
     source = "QEMU, qapi/audio.json: timer-period 10 ms and a fixed buffer-length, no rate matching"
@@ -101,7 +101,7 @@ class FillPolicy:
             self._overflow()
 
     def _overflow(self) -> None:
-        """The buffer is full: what is too much is thrown away."""
+        """The buffer is full: discard the excess."""
         self._fill_ns = self.target_ns
         self.resyncs += 1
 
@@ -127,7 +127,7 @@ class FillPolicy:
         del now_ns, length_ns
 
     def _restart(self) -> None:
-        """It has run dry."""
+        """Start over after an underrun."""
 
 
 class PipeWireDll(FillPolicy):
@@ -157,7 +157,7 @@ class PipeWireDll(FillPolicy):
 
 
 class LookingGlassPi(FillPolicy):
-    """A PI loop over a filtered fill, first quick, then slow, with a deadband."""
+    """A PI loop over a filtered fill, with a deadband: wide bandwidth at first, narrow later."""
 
     name = "looking-glass"
     source = "Looking Glass, client/src/audio.c: 0.05 to 0.005 Hz, 0.5 ms deadband, ±0.5 %"
@@ -175,7 +175,7 @@ class LookingGlassPi(FillPolicy):
     def _steer(self, now_ns: HostNs, length_ns: float) -> None:
         dt = length_ns / NS_PER_S
         error = self._fill_ns - self.target_ns
-        # The fill's own saw of packets and periods is taken out first.
+        # Filter out the sawtooth that packets and periods cause in the fill.
         self._smooth = error if self._smooth is None else self._smooth + (error - self._smooth) * min(1.0, dt)
         small = abs(self._smooth) < self._DEADBAND_NS
         self._quiet_s = self._quiet_s + dt if small else 0.0
@@ -223,7 +223,7 @@ class AgePolicy(FillPolicy):
         self._pinged_ns = -NS_PER_S
 
     def arrived(self, media_ns: HostNs, frames: Frames, now_ns: HostNs) -> None:
-        """See `Policy`; once a second the offset is measured as well."""
+        """See `Policy`; also measures the offset once a second."""
         super().arrived(media_ns, frames, now_ns)
         if now_ns - self._pinged_ns >= NS_PER_S:
             self._pinged_ns = now_ns
@@ -236,7 +236,7 @@ class AgePolicy(FillPolicy):
 
 
 class SnapcastSync(AgePolicy):
-    """Single frames dropped or doubled by the age's medians; a jump where those are far off."""
+    """Drops or doubles single frames by the medians of the age; jumps if those are far off."""
 
     name = "snapcast"
     source = (
@@ -278,7 +278,7 @@ class SnapcastSync(AgePolicy):
 
 
 class NetEq(FillPolicy):
-    """A quantile of the arrival delays as target; 10 ms are cut out or put in where the level is off."""
+    """The target is a quantile of the arrival delays; 10 ms are cut or inserted if the level is off."""
 
     name = "neteq"
     source = "WebRTC, modules/audio_coding/neteq: delay_manager.cc (quantile 0.95, forgetting 0.983, 20 ms bins)"
@@ -309,7 +309,7 @@ class NetEq(FillPolicy):
         self.target_ns = (1 + reached) * self._BIN_NS
 
     def _overflow(self) -> None:
-        """It never throws a full buffer away below its limit of 200 packets."""
+        """Nothing is discarded below the limit of 200 packets."""
 
     def _steer(self, now_ns: HostNs, length_ns: float) -> None:
         level = self._fill_ns

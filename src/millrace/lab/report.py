@@ -1,4 +1,4 @@
-"""Runs rows and says which did best."""
+"""Runs scenarios and reports which policy did best."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def policies(words: str) -> list[str]:
-    """`all`, or names with commas between; ConfigError lists them."""
+    """`all`, or comma-separated names; a ConfigError lists them."""
     names = list(POLICIES) if words == "all" else words.split(",")
     unknown = [name for name in names if name not in POLICIES]
     if unknown:
@@ -33,7 +33,7 @@ def policies(words: str) -> list[str]:
 
 
 def run_one(scenario: str, policy: str, hours: float, plots: Path | None, clock: Callable[[], float]) -> Outcome:
-    """One row; `clock` gives seconds of CPU."""
+    """One row; `clock` returns CPU seconds."""
     from millrace.lab.plots import plot
 
     began = clock()
@@ -46,7 +46,7 @@ def run_one(scenario: str, policy: str, hours: float, plots: Path | None, clock:
 
 
 def header() -> str:
-    """The table's first line."""
+    """The header of the table."""
     return f"{'scenario':22} {'policy':14}" + "".join(f"{title:>10}" for title, _, _ in COLUMNS)
 
 
@@ -57,12 +57,12 @@ def row(outcome: Outcome) -> str:
 
 
 def faults(outcome: Outcome) -> int:
-    """What a listener hears as a fault."""
+    """Events that a listener hears as faults."""
     return outcome.xruns + outcome.resyncs
 
 
 def lost_rows(outcomes: Iterable[Outcome]) -> Iterator[str]:
-    """Rows in which another policy was better than ours, and in what."""
+    """Rows in which another policy did better than ours, and in what."""
     by_scenario: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_scenario.setdefault(outcome.scenario, []).append(outcome)

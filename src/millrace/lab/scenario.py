@@ -1,4 +1,4 @@
-"""What is tried: two clocks, a path, a duration; and what came of it."""
+"""Scenarios (two clocks and a path), and the results of running a policy in one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`daemon_ppm` and `card_ppm` are against true time; both wander by `wander_ppm` with an hour's period."""
+    """`daemon_ppm` and `card_ppm` are against true time; both wander by `wander_ppm` with a period of an hour."""
 
     name: str
     path: Path = field(default_factory=Path)
@@ -42,7 +42,7 @@ class Scenario:
 
 
 def named(name: str) -> Scenario:
-    """A row of the matrix, such as ppm200/exp3 or ppm-50/spikes/loss5; ConfigError lists the words."""
+    """A row of the matrix, such as ppm200/exp3 or ppm-50/spikes/loss5; a ConfigError lists the words."""
     ppm, jitter, loss = (*name.split("/"), "", "")[:3]
     jitter = jitter or "none"
     if not ppm.startswith("ppm") or jitter not in JITTERS or loss not in LOSSES:
@@ -63,11 +63,11 @@ def matrix() -> list[str]:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one policy in one scenario. µs, ms, ppm and cents as named; `nan` where it never locked.
+    """The results of one policy in one scenario, in µs, ms, ppm and cents as named; `nan` if it never locked.
 
-    Errors are of the true latency against the policy's own target, and of the speed against the true ratio,
-    after the first ten minutes (or the first tenth). `xruns` are holes that were heard, `concealed` those for
-    which the sound was carried on for up to 20 ms; `splices` are cuts and repeats at matching places.
+    Errors are of the true latency against the policy's own target, and of the speed against the true ratio, after the
+    first ten minutes (or the first tenth). `xruns` are audible gaps; `concealed` are gaps in which the sound was
+    continued for up to 20 ms; `splices` are cuts and repeats at matching places.
     """
 
     scenario: str

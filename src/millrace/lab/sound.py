@@ -1,7 +1,7 @@
-"""The whole way with real sound in virtual time: guest, graph, outlet, bad network, listener, fake card.
+"""The whole path with real sound in virtual time: guest, graph, outlet, bad network, listener, simulated card.
 
-Everything between the client's bytes and the card's frames is the product's own code; only sockets and
-clocks are not real.
+Everything between the client's bytes and the card's frames is the product's own code; only sockets and clocks are
+simulated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _is_media(message: Message) -> bool:
 
 
 class SoundRun:
-    """One guest that plays `signal` (frames, 2) at 48 kHz, one listener."""
+    """One guest that plays `signal` (frames, 2) at 48 kHz, and one listener."""
 
     def __init__(
         self, scenario: Scenario, signal: Samples, settings: dict[str, str], latency: str = "normal", seed: int = 1
@@ -72,7 +72,7 @@ class SoundRun:
         return TRUE_EPOCH + int(float(self.daemon.when(shown)[0])) + 1
 
     def run(self, seconds: float) -> Samples:
-        """Let true time pass; returns all that was heard so far, (frames, 2)."""
+        """Let true time pass; return all that was heard so far, (frames, 2)."""
         end = self.now_ns + round(seconds * NS_PER_S)
         while True:
             deadlines = (self._daemon_due_ns(), self.net.next_timeout(), self.card.next_timeout())

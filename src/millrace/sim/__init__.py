@@ -1,1 +1,1 @@
-"""Test kit: known signals, the analyser, virtual parts. Only tests import it."""
+"""Test kit: known signals, signal analysis, simulated parts. Used only by tests and the laboratory."""

@@ -1,4 +1,4 @@
-"""A sound card with a clock of its own, for virtual time: says when it will pull, and takes what it is given."""
+"""A sound card with its own clock, in virtual time: it says when it will pull, and keeps what it gets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pull = Callable[[Samples, HostNs], None]
 
 
 class FakeCard:
-    """Pulls `period` frames at `rate` of its own clock, from true time `start_ns` on, and keeps them."""
+    """Pulls `period` frames at `rate` by its own clock, from true time `start_ns` on, and keeps them."""
 
     def __init__(self, rate: int, channels: int, period: Frames, clock: SimClock, start_ns: HostNs) -> None:
         self.rate, self.period, self.clock = rate, period, clock

@@ -1,4 +1,4 @@
-"""Clocks that run wrong, on purpose: a constant error, wander, jumps."""
+"""Clocks that are deliberately wrong: a constant error, wander, jumps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WANDER_PERIOD_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class SimClock:
-    """Reads t × (1 + ppm) plus a slow wander of `wander_ppm` at most, plus `jumps` of (at, by) ns.
+    """Reads t × (1 + ppm) plus a slow wander of at most `wander_ppm`, plus `jumps` of (at, by) ns.
 
-    The wander is a temperature's: a sine of an hour, with a phase of its own.
+    The wander models temperature: a sine with a period of an hour, and its own phase.
     """
 
     ppm: float = 0.0
@@ -36,12 +36,12 @@ class SimClock:
         return shown
 
     def rate(self, true_ns: Times) -> Times:
-        """How fast it runs at true times; 1 is right."""
+        """Its rate at true times; 1 is correct."""
         w = 2 * math.pi / (WANDER_PERIOD_S * NS_PER_S)
         return 1 + self.ppm * 1e-6 + self.wander_ppm * 1e-6 * np.cos(w * true_ns + self.phase)
 
     def when(self, shown_ns: Times) -> Times:
-        """The true times at which it shows these; clocks with jumps have no inverse here."""
+        """The true times at which it shows these; not defined for clocks with jumps."""
         assert not self.jumps
         true = shown_ns / (1 + self.ppm * 1e-6)
         for _ in range(4):

@@ -1,4 +1,4 @@
-"""A network that behaves badly, on purpose and the same way every time. Sans-IO and seeded.
+"""A network that is bad in a reproducible way. Sans-IO and seeded.
 
 Messages go in with the time, and come out with the time: `send`, `next_timeout`, `receive`.
 """
@@ -21,7 +21,7 @@ Delays = NDArray[np.float64]
 SPIKE_SHARE, SPIKE_NS = 0.01, 80 * NS_PER_MS
 SAW_PERIOD = 20
 BURST_LENGTH = 5.0
-"""Mean packets in a row that a burst of loss takes."""
+"""Mean number of consecutive packets that a burst of loss takes."""
 
 
 def _none(random: np.random.Generator, sequence: NDArray[np.int64], scale_ns: float) -> Delays:
@@ -35,14 +35,14 @@ def _exponential(random: np.random.Generator, sequence: NDArray[np.int64], scale
 
 
 def _saw(random: np.random.Generator, sequence: NDArray[np.int64], scale_ns: float) -> Delays:
-    """QEMU's packets: the delay climbs by a little with each, and falls back."""
+    """The pattern of QEMU's packets: the delay climbs a little with each, and falls back."""
     del random
     out: Delays = (sequence % SAW_PERIOD).astype(np.float64) * (2.0 * scale_ns / SAW_PERIOD)
     return out
 
 
 def _spikes(random: np.random.Generator, sequence: NDArray[np.int64], scale_ns: float) -> Delays:
-    """A fair path with one packet in a hundred 80 ms late."""
+    """A good path on which one packet in a hundred is 80 ms late."""
     out: Delays = np.minimum(random.exponential(scale_ns / 3, len(sequence)), scale_ns)
     out[random.random(len(sequence)) < SPIKE_SHARE] += SPIKE_NS
     return out
@@ -55,9 +55,9 @@ JITTERS: dict[str, Callable[[np.random.Generator, NDArray[np.int64], float], Del
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """How a network behaves. `loss` is a share; `burst` says that losses come in rows.
+    """How a network behaves. `loss` is a fraction; with `burst`, losses come in bursts.
 
-    `stalls` are (from, to) ns during which nothing passes; `rate_bps` 0 is no limit.
+    `stalls` are (from, to) in ns, during which nothing passes; `rate_bps` 0 means no limit.
     """
 
     delay_ns: HostNs = NS_PER_MS
@@ -78,11 +78,11 @@ class Path:
             raise ConfigError("loss, reorder and duplicate are shares from 0 to 1")
 
     def delays(self, random: np.random.Generator, sequence: NDArray[np.int64]) -> Delays:
-        """Delays of packets with these numbers, in ns, before order and stalls."""
+        """Delays of the packets with these numbers, in ns, before ordering and stalls."""
         return self.delay_ns + JITTERS[self.jitter](random, sequence, self.jitter_ns)
 
     def losses(self, random: np.random.Generator, count: int) -> NDArray[np.bool_]:
-        """Which of `count` packets are lost (E. Gilbert's two-state model where they come in bursts)."""
+        """Which of `count` packets are lost; bursts follow E. Gilbert's two-state model."""
         if not self.burst:
             return random.random(count) < self.loss
         lost = np.zeros(count, np.bool_)
@@ -96,7 +96,7 @@ class Path:
         return lost
 
     def released(self, arrival_ns: float) -> float:
-        """When what would arrive at `arrival_ns` passes, stalls considered."""
+        """When a message that would arrive at `arrival_ns` passes, taking stalls into account."""
         for start, end in self.stalls:
             if start <= arrival_ns < end:
                 return float(end)
@@ -104,7 +104,7 @@ class Path:
 
 
 class NetEmulator(Generic[T]):
-    """One direction of a path that carries messages of any kind. `droppable` says what loss may take."""
+    """One direction of a path, for messages of any kind. Only `droppable` ones may be lost or duplicated."""
 
     def __init__(self, path: Path, seed: int = 1, droppable: Callable[[T], bool] = lambda message: True) -> None:
         self.path = path
@@ -118,7 +118,7 @@ class NetEmulator(Generic[T]):
         self._burst_left = 0
 
     def send(self, message: T, now_ns: HostNs, size: int = 0) -> None:
-        """Put a message on the way."""
+        """Send a message."""
         self.sent += 1
         if self._droppable(message) and self._is_lost():
             self.lost += 1
@@ -156,11 +156,11 @@ class NetEmulator(Generic[T]):
         return arrival
 
     def next_timeout(self) -> HostNs | None:
-        """When the next message comes out."""
+        """When the next message arrives."""
         return -int(-self._queue[0][0] // 1) if self._queue else None
 
     def receive(self, now_ns: HostNs) -> list[T]:
-        """What has come out by now."""
+        """The messages that have arrived by now."""
         out: list[T] = []
         while self._queue and self._queue[0][0] <= now_ns:
             out.append(heapq.heappop(self._queue)[2])

@@ -1,4 +1,4 @@
-"""QEMU's end of a D-Bus audio listener, in memory: what QEMU sends, and what it makes of the answers."""
+"""QEMU's end of a D-Bus audio listener, in memory: sends what QEMU sends, and parses the replies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ServerWire(DBusWire):
 
 
 class FakeQemu:
-    """One registered listener, seen from QEMU: `kind` is Out or In."""
+    """One registered listener, from QEMU's side; `kind` is Out or In."""
 
     def __init__(self, kind: str = "Out") -> None:
         self.wire = ServerWire()
@@ -77,7 +77,7 @@ class FakeQemu:
         self, id_: int = 1, rate: int = 48_000, channels: int = 2, bits: int = 16, signed: bool = True,
         floating: bool = False, big: bool = False,
     ) -> None:  # fmt: skip
-        """A voice begins."""
+        """Open a voice."""
         frame = bits // 8 * channels
         w = Writer().number("t", id_).number("y", bits).number("b", signed).number("b", floating).number("u", rate)
         w.number("y", channels).number("u", frame).number("u", frame * rate).number("b", big)
@@ -88,7 +88,7 @@ class FakeQemu:
         self._call("SetEnabled", "tb", Writer().number("t", id_).number("b", on).bytes())
 
     def volume(self, mute: bool, volume: bytes, id_: int = 1) -> None:
-        """The guest's mixer is moved."""
+        """The guest's mixer changes."""
         self._call("SetVolume", "tbay", Writer().number("t", id_).number("b", mute).blob(volume).bytes())
 
     def write(self, data: bytes, id_: int = 1) -> None:
@@ -100,5 +100,5 @@ class FakeQemu:
         self._call("Read", "tt", Writer().number("t", id_).number("t", size).bytes())
 
     def fini(self, id_: int = 1) -> None:
-        """A voice ends."""
+        """Close a voice."""
         self._call("Fini", "t", Writer().number("t", id_).bytes())

@@ -1,4 +1,4 @@
-"""A guest in memory on a virtual clock: graph, PulseAudio door and any number of clients, no sockets.
+"""A guest in memory on a virtual clock: graph, PulseAudio server and any number of clients, without sockets.
 
 Time moves from deadline to deadline, so minutes of sound take a moment and every run is the same.
 """
@@ -30,7 +30,7 @@ from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Comman
 from millrace.wire.pulse.tagstruct import Spec
 
 START_NS: HostNs = 400 * 24 * 3600 * NS_PER_S
-"""A host that has been up for long: what takes longer, or gets less exact, with its clock would be seen."""
+"""A host with a long uptime, to expose anything that slows down or loses precision as its clock grows."""
 
 
 class Capture:
@@ -53,11 +53,11 @@ class Capture:
 
     @property
     def sound(self) -> Samples:
-        """All blocks in a row."""
+        """All blocks concatenated."""
         return np.concatenate(self.blocks) if self.blocks else np.zeros((0, 2), np.float32)
 
     def began(self) -> Frames:
-        """Where something was first heard."""
+        """The position of the first sound."""
         for block, position in zip(self.blocks, self.positions, strict=True):
             loud = np.flatnonzero(block.any(axis=1))
             if len(loud):
@@ -65,7 +65,7 @@ class Capture:
         raise AssertionError("nothing was heard")
 
     def trimmed(self) -> Samples:
-        """Without leading and trailing silence."""
+        """All sound without leading and trailing silence."""
         sound = self.sound
         loud = np.flatnonzero(sound.any(axis=1))
         return sound[loud[0] : loud[-1] + 1] if len(loud) else sound[:0]
@@ -88,7 +88,7 @@ class Rig(Unreported):
         self.door = PulseDoor(self.graph, self.admission, self, bytes(range(256)), "user@host", lambda: self.now_ns)
         self.clients: list[RigClient] = []
 
-    # -- what a guest does for its graph and its door ----------------------------------------
+    # -- the guest's part for its graph and its door -----------------------------------------
 
     def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
         """See `graph.reports.Reports`."""
@@ -106,7 +106,7 @@ class Rig(Unreported):
         self.modules_told.append(f"{module} {why}")
 
     def in_turns(self, steps: Callable[[], Iterator[None]]) -> Callable[[], None]:
-        """See `clients.Host`: at once."""
+        """See `clients.Host`. Runs all steps at once."""
 
         def run() -> None:
             for _ in steps():
@@ -151,12 +151,12 @@ class Rig(Unreported):
         self.now_ns = end
 
     def stall(self, milliseconds: float) -> None:
-        """The machine stands still."""
+        """Stall the machine."""
         self.now_ns += round(milliseconds * NS_PER_MS)
 
 
 class RigClient:
-    """A client's session joined to the door's, in memory."""
+    """A client session connected to the server's session in memory."""
 
     def __init__(self, rig: Rig, version: int, trusted: bool) -> None:
         self.rig = rig
@@ -168,7 +168,7 @@ class RigClient:
         self.players: list[Player] = []
 
     def exchange(self) -> None:
-        """Carry bytes both ways until nobody has more."""
+        """Carry bytes both ways until neither side has more."""
         while True:
             out = self.wire.data_to_send()
             if out:
@@ -192,25 +192,25 @@ class RigClient:
                     player.noticed(event)
 
     def send(self, command: Command, **fields: Any) -> int:
-        """Ask without waiting; returns the tag."""
+        """Send a request without waiting; return its tag."""
         tag = self.wire.send_request(command, fields)
         self.exchange()
         return tag
 
     def ask(self, command: Command, **fields: Any) -> dict[str, Any]:
-        """Ask, and get the reply's fields; AssertionError when it fails or does not come."""
+        """Send a request and return the reply's fields; AssertionError if it fails or gets no reply."""
         reply = self.replies.get(self.send(command, **fields))
         assert isinstance(reply, Reply), f"{command.name}: {reply}"
         return reply.fields
 
     def ask_list(self, command: Command) -> list[dict[str, Any]]:
-        """Ask for a list."""
+        """Send a request for a list, and return it."""
         reply = self.replies.get(self.send(command))
         assert isinstance(reply, Reply), f"{command.name}: {reply}"
         return reply.records
 
     def error(self, command: Command, **fields: Any) -> int:
-        """Ask for what must fail; returns the error code."""
+        """Send a request that must fail; return the error code."""
         reply = self.replies.get(self.send(command, **fields))
         assert isinstance(reply, Failed), f"{command.name} did not fail: {reply}"
         return reply.code
@@ -220,7 +220,7 @@ class RigClient:
         return [notice.fields for notice in self.notices if notice.command is command]
 
     def play(self, spec: Spec, numbers: tuple[int, ...], data: bytes = b"", **changes: Any) -> Player:
-        """Create a playback stream that sends `data` as it is asked for."""
+        """Create a playback stream that sends `data` as it is requested."""
         fields = playback_fields(spec, numbers, **changes)
         reply = self.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
         player = Player(self, reply, data)
@@ -229,7 +229,7 @@ class RigClient:
         return player
 
     def close(self) -> None:
-        """The connection breaks."""
+        """Break the connection."""
         self.server.closed()
         self.rig.clients.remove(self)
 
@@ -246,14 +246,14 @@ class Player:
         self.data = memoryview(data)
 
     def noticed(self, notice: Notice) -> None:
-        """A notice has come to the connection."""
+        """A notice arrived on the connection."""
         if notice.command is Command.REQUEST and notice.fields["channel"] == self.channel:
             self.requests.append(notice.fields["bytes"])
             self.asked += notice.fields["bytes"]
             self.feed()
 
     def feed(self) -> None:
-        """Send what was asked for, as far as there is data."""
+        """Send what was requested, as far as there is data."""
         take = min(self.asked, len(self.data))
         if take > 0:
             self.client.wire.send_block(self.channel, self.data[:take])
@@ -262,5 +262,5 @@ class Player:
             self.client.exchange()
 
     def drain(self) -> int:
-        """Ask for the drain; returns its tag."""
+        """Request a drain; return its tag."""
         return self.client.send(Command.DRAIN_PLAYBACK_STREAM, channel=self.channel)

@@ -1,4 +1,4 @@
-"""Known signals: what tests play, so that what comes out can be judged."""
+"""Known signals that tests play, so that the output can be checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sine(seconds: float, hz: float = 997.0, rate: int = 48_000, channels: int = 
 
 
 def count(frames: int, channels: int = 2) -> Samples:
-    """Every frame numbered: as s16, frame n holds (n mod 32749) + 1 in every channel, so any loss shows."""
+    """Numbered frames: as s16, frame n holds (n mod 32749) + 1 in every channel, so any loss shows."""
     numbers = (np.arange(frames) % 32749 + 1) / 32768
     return np.repeat(numbers[:, None], channels, axis=1).astype(np.float32)
 
