@@ -1,1 +1,1 @@
-"""HTTP, WebSockets and the page."""
+"""The HTTP server: API, WebSockets and page."""

@@ -1,4 +1,4 @@
-"""Answers that may be large: made in steps; over HTTP, the one who asks pays for one until it has been read."""
+"""Large responses: encoded in steps. Over HTTP the requester's budget is charged until the response is read."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from millrace.wire.native.messages import FRAME_MAX, packed
 
 log = logging.getLogger("millrace.web")
 SMALL = 32 * 1024
-"""An answer up to this size goes out in one piece, and is part of what a connection takes anyway."""
+"""Responses up to this size are sent in one piece and covered by the cost of the connection."""
 READ_S = 30.0
-"""One that is larger is read in that time, or the connection ends."""
+"""A larger one must be read within this time, or the connection is closed."""
 ITEMS_AT_ONCE = 25
-"""Items of a list that are encoded in one go."""
+"""List items encoded per step."""
 REPLY_MAX = FRAME_MAX - 1024
 """The largest value of a native reply."""
 
 
 async def as_json(value: Any) -> str:
-    """JSON of what may be a guest with thousands of streams, with pauses: sound goes on in between."""
+    """Encode as JSON, with pauses: a guest may have thousands of streams, and sound must continue in between."""
     value = _opened(value)
     if isinstance(value, dict):
         return "{" + ", ".join([f"{json.dumps(str(key))}: {await as_json(item)}" for key, item in value.items()]) + "}"
@@ -42,7 +42,7 @@ async def as_json(value: Any) -> str:
 
 
 def _opened(value: Any) -> Any:
-    """A struct as a dict of what is in it, by the names that users see, without what is not there; else `value`."""
+    """A struct as a dict of its encoded field names, without unset fields; other values unchanged."""
     if not isinstance(value, msgspec.Struct):
         return value
     fields = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
@@ -54,7 +54,7 @@ def _text(value: Any) -> str:
 
 
 async def as_msgpack(value: Any) -> msgspec.Raw:
-    """A native reply's value, with the same pauses; BudgetError as soon as it is too large for a message."""
+    """Encode a native reply with the same pauses; BudgetError as soon as it is too large for a message."""
     return await _packed(value, [REPLY_MAX])
 
 
@@ -86,7 +86,7 @@ def _leaf(value: Any, room: list[int]) -> msgspec.Raw:
 
 
 async def send(request: web.Request, body: bytes, headers: dict[str, str], budget: Budget) -> web.StreamResponse:
-    """Send `body`; BudgetError, before any of it is sent, where its reader has too much waiting for it already."""
+    """Send `body`; BudgetError, before anything is sent, if the reader's budget has no room for it."""
     if len(body) <= SMALL:
         return web.Response(body=body, headers=headers)
     account = budget.open("answer", {"body": len(body)}, CONNECTIONS)

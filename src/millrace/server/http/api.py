@@ -18,7 +18,7 @@ from millrace.text import parse_json, printable
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 ADDRESS = web.RequestKey("address", str)
-"""Where the request comes from, as far as that is to be believed."""
+"""The client address, taking X-Forwarded-For only from trusted proxies."""
 PREFIX = "/api/v1"
 BODY_S = 20.0
 
@@ -29,7 +29,7 @@ def principal_of(request: web.Request) -> Principal:
 
 
 async def arguments_of(request: web.Request) -> dict[str, Any]:
-    """The request's JSON object, the query and what its path names; ConfigError says what is wrong with it."""
+    """Merge the query, the JSON body and the path parameters; ConfigError says what is wrong."""
     body: Any = {}
     if request.can_read_body:
         body = parse_json(await _whole(request), "the request's body")
@@ -39,7 +39,7 @@ async def arguments_of(request: web.Request) -> dict[str, Any]:
 
 
 async def _whole(request: web.Request) -> bytes:
-    """The body, if it comes in time."""
+    """Read the body, with a timeout."""
     try:
         async with asyncio.timeout(BODY_S):
             return await request.read()
@@ -56,7 +56,7 @@ class Api:
         self._commands, self._budget_of = commands, budget_of
 
     def routes(self) -> list[web.RouteDef]:
-        """Where they are."""
+        """The routes."""
         made = [self._route(command) for command in self._commands.table.values()]
         return [*made, web.get(f"{PREFIX}/openapi.json", self._openapi)]
 

@@ -1,7 +1,7 @@
 """HTTP and WebSocket: listeners and the API, on TCP and on a private unix socket.
 
-Each listening socket has its gate (server/http/authentication.py), which says from whom a request comes; each handler
-demands the right it takes. What a principal may not see is answered as if it were not there.
+Each listening socket has a gate (server/http/authentication.py) that authenticates requests. Each handler demands the
+right it needs. Objects that a principal may not see are reported as missing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = logging.getLogger("millrace.web")
 
 REFUSALS = (400, 401, 403, 429)
 LINE_BYTES_MAX = 48 * 1024
-"""What may wait in a listener's line before its own queue (which can drop) takes over."""
+"""Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
 SEND_BUFFER_BYTES = 32 * 1024
 TICK_S = 1.0
 TOGETHER_NS = 250 * NS_PER_MS
@@ -61,10 +61,10 @@ def _frame_header(size: int, opcode: int) -> bytes:
 
 
 class Line:
-    """Writes whole WebSocket frames from the cycle, with no task in between.
+    """Writes whole WebSocket frames directly from the audio cycle, without a task.
 
-    aiohttp's `send_bytes` is a coroutine; waking a task for every packet of every listener costs
-    more than the graph does. Frames go to the transport whole, so they never mix with aiohttp's own.
+    aiohttp's `send_bytes` is a coroutine, and waking a task for every packet of every listener costs more than the
+    graph itself. Frames are written to the transport whole, so they never interleave with aiohttp's own.
     """
 
     def __init__(self, transport: asyncio.Transport, whole: web.WebSocketResponse) -> None:
@@ -74,7 +74,7 @@ class Line:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def write(self, messages: Sequence[str | bytes]) -> None:
-        """Put messages on the line, with one system call; nothing comes after a Close (RFC 6455, section 5.5.1)."""
+        """Write messages with one system call. Nothing may follow a Close frame (RFC 6455, section 5.5.1)."""
         if self._whole.closed or self._transport.is_closing():
             return
         parts: list[bytes] = []
@@ -84,26 +84,26 @@ class Line:
         self._transport.write(b"".join(parts))
 
     def room(self) -> bool:
-        """Whether it can take more without piling up."""
+        """Whether more can be written without building up a backlog."""
         return self._transport.get_write_buffer_size() < LINE_BYTES_MAX
 
 
 BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
-"""Without the WebSocket's own goodbye (RFC 6455, section 7.1.5)."""
+"""Close codes of a connection that ended without a Close frame (RFC 6455, section 7.1.5)."""
 
 
 class Attended(NamedTuple):
-    """A listener's WebSocket, and what ends its connection at once."""
+    """A listener's WebSocket, and a function that aborts its connection."""
 
     line: web.WebSocketResponse
     cut: Callable[[], None]
 
 
 class Deadlines:
-    """A listener's, as a timer wants them: one that is silent is lost.
+    """A listener's deadlines, in the form that timers use; a silent listener is lost.
 
-    None of them is needed to the millisecond, so they wait for the next of a few moments that all listeners have in
-    common: a thousand who hear nothing and are pinged wake the daemon four times a second, not 125 times.
+    They need no millisecond accuracy, so they are rounded up to a grid shared by all listeners: a thousand idle
+    listeners with keepalives wake the daemon four times a second instead of 125 times.
     """
 
     def __init__(self, session: ListenerSession, lost: Callable[[PeerLost], None]) -> None:
@@ -123,7 +123,7 @@ class Deadlines:
 
 
 def _check_headers(request: web.Request) -> None:
-    """Bytes that are no UTF-8 come as surrogates, which nothing further on can write; a handshake is ASCII."""
+    """Refuse headers that are not UTF-8 (they decode to surrogates, which fail to encode) and bad Host headers."""
     for name, value in request.headers.items():
         if not (value.isascii() if name.lower().startswith("sec-websocket-") else clean_utf8(value)):
             raise web.HTTPBadRequest(text=f"the header {printable(name)} is not valid text\n")
@@ -137,7 +137,7 @@ def _no_command(request: web.Request) -> str:
 
 
 class Web:
-    """The daemon's HTTP side."""
+    """The daemon's HTTP server."""
 
     def __init__(self, plane: ControlPlane, addresses: Addresses, certificates: Sequence[Certificate]) -> None:
         self._plane = plane
@@ -149,15 +149,15 @@ class Web:
         self._closing: set[asyncio.Task[None]] = set()
 
     def private(self) -> web.Application:
-        """What the daemon's own unix socket serves."""
+        """The application for the daemon's own unix socket."""
         return self._application(self._private)
 
     def network(self) -> web.Application:
-        """What TCP serves."""
+        """The application for TCP."""
         return self._application(self._network)
 
     def _application(self, gate: Gate) -> web.Application:
-        """The routes, behind a gate."""
+        """All routes, behind a gate."""
 
         @web.middleware
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -176,7 +176,7 @@ class Web:
 
     @web.middleware
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A connection is pending except while it serves a known peer."""
+        """Count a connection as pending except while it serves an authenticated peer."""
         listeners, line = self._plane.listeners, request.transport
         try:
             _check_headers(request)
@@ -188,7 +188,7 @@ class Web:
                 listeners.arrive(line)
 
     async def _known(self, principal: Principal, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Serve somebody, at their expense: this request, and what comes after it."""
+        """Serve an authenticated request, and charge it and those after it on this connection to the principal."""
         request[PRINCIPAL], turns = principal, self._plane.turns_of(principal)
         if request.transport is not None:
             self._plane.listeners.pending.enter(request.transport)
@@ -200,14 +200,14 @@ class Web:
         return await turns.do(serve())
 
     async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
-        # By what serves it: an address can be written in many ways.
+        # Match on the handler rather than the path, which can be spelled in many ways.
         serves = request.match_info.handler
         if serves in (page.serve, self._health, self._ready):
             return await handler(request)
         request[GATE], address = gate, gate.address(request)
         request[ADDRESS] = address
         try:
-            # A link is let in by its own handler, and nowhere else.
+            # A sign-in link is valid only in its own handler, which authenticates by itself.
             if serves == self._session:
                 return await handler(request)
             with self._plane.strangers:
@@ -215,11 +215,11 @@ class Web:
             return await self._known(principal, request, handler)
         except web.HTTPException as error:
             if error.status in REFUSALS:
-                # Then they ask the next on this connection when strangers have something left, however many there are.
+                # Delay the connection's next request until the strangers' share permits it, however many there are.
                 await self._plane.strangers.turn()
                 self._plane.refused("", address, f"{error.status} {request.method} {request.path}")
             if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
-                # In the form that the API's description gives, wherever the refusal comes from.
+                # API errors have the form in the API's description, wherever they are raised.
                 why = _no_command(request) if error.status in (404, 405) else (error.text or "").strip()
                 error.text, error.content_type = json.dumps({"error": why}), "application/json"
             raise
@@ -232,13 +232,13 @@ class Web:
             return web.json_response({"error": str(error)}, status=error.status)
 
     async def _session(self, request: web.Request) -> web.Response:
-        """A page's own way in: for the token or the link of whoever opens it, a session that it may keep."""
+        """Sign a page in: exchange its token or link for a session that it may store."""
         principal, session = request[GATE].session(request)
         told = {"you": principal.key} | ({} if session is None else {"session": session})
         return web.json_response(told, headers={"Cache-Control": "no-store"})
 
     async def _sign_out(self, request: web.Request) -> web.Response:
-        """A page's way out: its session ends, and what goes on by it."""
+        """Sign a page out: end its session and what runs on it."""
         principal = principal_of(request)
         if not principal.session:
             raise web.HTTPBadRequest(text="no session to end: this request used a token, or no credential\n")
@@ -246,13 +246,13 @@ class Web:
         return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """The registry, as it changes; `?kinds=stream,listener` for some of it."""
+        """Stream the registry and its changes; `?kinds=stream,listener` selects kinds."""
         kinds = request.query.get("kinds")
         wanted = parse_kinds(kinds.split(",")) if kinds else None
         principal = principal_of(request)
         turns = self._plane.turns_of(principal)
-        # Not compressed: a compressor takes 260 KiB a watcher (zlib's manual, deflateInit2), and aiohttp compresses
-        # what is large in a task of its own, which fails unseen where the watcher has gone meanwhile.
+        # No compression: a compressor takes 260 KiB per watcher (zlib's manual, deflateInit2), and aiohttp compresses
+        # large messages in a separate task, whose failure goes unnoticed if the watcher has left meanwhile.
         line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
         account = self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
         watcher = EventStream(self._plane.registry, principal, wanted, account, turns)
@@ -273,11 +273,11 @@ class Web:
         return await send(request, text, {"Content-Type": CONTENT_TYPE_LATEST}, self._plane.budget_of(principal))
 
     async def _health(self, request: web.Request) -> web.Response:
-        """Whether this process answers. A load balancer has no token, and learns nothing else."""
+        """Liveness. Needs no token, for load balancers, and reveals nothing else."""
         return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
 
     async def _ready(self, request: web.Request) -> web.Response:
-        """Whether sound can flow and changes are kept: 503 if not; the state says why, to whoever may see it."""
+        """Readiness: 503 if changes can't be saved. The reason is in the state, for those who may see it."""
         ready = self._plane.ready
         return web.json_response({"ready": ready}, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
@@ -292,7 +292,7 @@ class Web:
         socket_ = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
         transport = request.transport
         if transport is None:
-            # Its sender has gone while it waited for its turn: nobody reads this.
+            # The client disconnected while the request waited for its turn; nobody reads this response.
             raise web.HTTPBadRequest(text="the connection is gone\n")
         charge(transport, guest.turns)
         line = Line(transport, socket_)
@@ -307,7 +307,7 @@ class Web:
         return socket_
 
     async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
-        """A listener has come; until it goes."""
+        """Serve a listener from its arrival until it leaves."""
         leave = self._plane.enter(session.principal, lambda why: self._dismiss(session, why), lambda guest: None)
         guest.listener_changed("new", session)
         self._sockets[session] = attended
@@ -344,18 +344,18 @@ class Web:
         await hang_up(*attended)
 
     def _dismiss(self, session: ListenerSession, why: str) -> None:
-        """A listener's rights have ended."""
+        """Disconnect a listener whose rights have ended."""
         if not session.closing:
             session.farewell(why, again=False)
             self._end(session, self._sockets[session])
 
     def end_guest(self, guest: Guest, why: str) -> None:
-        """A guest is gone, and with it whoever listened to it."""
+        """A guest is gone: disconnect its listeners."""
         for session in [session for session in self._sockets if session.guest is guest]:
             self._dismiss(session, why)
 
     def _end(self, session: ListenerSession, attended: Attended) -> None:
-        """Close without waiting for an answer, and take its sound away now."""
+        """Stop the listener's sound now, and close its WebSocket in the background."""
         session.closing = True
         session.closed()
         closing = asyncio.get_running_loop().create_task(session.guest.turns.do(hang_up(*attended)))
@@ -363,14 +363,14 @@ class Web:
         closing.add_done_callback(self._closing.discard)
 
     def _lost(self, session: ListenerSession, attended: Attended, error: PeerLost) -> None:
-        """A listener has gone without a word."""
+        """A listener has disappeared without closing."""
         log.info("guest %s, listener %s: %s", session.guest.name, session.address, error)
         if not session.closing:
             self._plane.report(session.silent("network", "gone silent", {"error": str(error)}, now_ns()))
             self._end(session, attended)
 
     async def _tick(self) -> None:
-        """One task measures all listeners, while there are any."""
+        """One task for all listeners, as long as there are any: the once-a-second `tick` of each."""
         while self._sockets:
             await asyncio.sleep(TICK_S)
             now = now_ns()
@@ -378,7 +378,7 @@ class Web:
                 try:
                     session.tick(now)
                 except Exception:
-                    # A bug of ours must cost at most the session that met it.
+                    # An internal error must end at most this one session.
                     who = f"guest {session.guest.name}, listener {session.address}"
                     log.exception("%s: ended by an internal error", who)
                     if not session.closing:

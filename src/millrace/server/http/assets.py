@@ -1,4 +1,4 @@
-"""The page: files that hold no secret, served to anybody who asks; the API behind them is guarded."""
+"""The page's static files. They contain no secrets and are served without authentication; the API is guarded."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ POLICY = (
 
 @lru_cache(maxsize=1)
 def _names() -> frozenset[str]:
-    """Which files there are."""
+    """The names of the files."""
     found = (files("millrace") / "page").iterdir()
     return frozenset(one.name for one in found if "." + one.name.rpartition(".")[2] in TYPES and one.is_file())
 
 
 def _read(name: str) -> tuple[bytes, bytes, str]:
-    """A file as it is and compressed, and its type."""
+    """A file's contents plain and compressed, and its type."""
     data = (files("millrace") / "page" / name).read_bytes()
     return data, gzip.compress(data, 9, mtime=0), TYPES["." + name.rpartition(".")[2]]
 
 
 async def _file(name: str) -> tuple[bytes, bytes, str] | None:
-    """One by its name, read once; None where there is none. Compressing takes longer than a cycle may wait."""
+    """A file by name, cached; None if there is none. Compression runs in a thread: it would delay an audio cycle."""
     if name not in _names():
         return None
     if name not in _kept:
@@ -41,7 +41,7 @@ async def _file(name: str) -> tuple[bytes, bytes, str] | None:
 
 
 async def serve(request: web.Request) -> web.Response:
-    """`/` and `/page/NAME`."""
+    """Serve `/` and `/page/NAME`."""
     found = await _file(request.match_info.get("name", "index.html"))
     if found is None:
         raise web.HTTPNotFound(text="there is no such file\n")

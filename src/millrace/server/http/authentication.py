@@ -1,9 +1,9 @@
-"""Who a request comes from.
+"""Authentication of HTTP requests.
 
-Each listening socket has a gate, which says whom it lets in by what the kernel knows of the peer alone. At the private
-unix socket that is the daemon's own user and root; over TCP nobody, loopback too: a proxy of this user connects from
-there as well, and whoever is behind it with it. So there a token, a browser's session that stands for one, or a TLS
-client certificate says who it is (docs/decisions/0009-who-is-it.md).
+Each listening socket has a gate, which decides whom it admits on the kernel's peer credentials alone. On the private
+unix socket that is the daemon's own user and root. On TCP it is nobody, loopback included: a proxy run by this user
+also connects from there, on behalf of anyone behind it. So TCP requests need a token, a browser session that stands for
+one, or a TLS client certificate (docs/decisions/0009-who-is-it.md).
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from millrace.server.http.origins import Addresses, parse_origin
 PROXIED = (
     "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Real-IP", "Via",
 )  # fmt: skip
-"""Headers of requests that a proxy passes on."""
+"""Headers that proxies add."""
 BROWSED = ("Origin", "Referer", "Cookie", "Sec-Fetch-Site", "Sec-Fetch-Mode")
-"""Headers of browsers, which know no unix sockets."""
+"""Headers that browsers send. Browsers can't use unix sockets, so these requests come through a proxy."""
 ALONE = ("Origin", "Host", "Authorization", "Sec-WebSocket-Protocol")
-"""Headers that must not be repeated: with two of them, two readers could each believe a different one."""
+"""Headers that must not be repeated: two parsers could each trust a different copy."""
 SUBPROTOCOL = "millrace"
 CREDENTIAL = "millrace.bearer."
-"""What a page can give a WebSocket instead of a header: a subprotocol with its credential, which is never chosen."""
+"""Prefix of a subprotocol that carries a page's credential: a page can't set headers on a WebSocket. Never selected."""
 
 
 class Gate(ABC):
-    """Lets requests in, as somebody, or says no."""
+    """Authenticates the requests of one socket, or refuses them."""
 
     def __init__(self, access: Access, addresses: Addresses) -> None:
         self._access, self._addresses = access, addresses
 
     @abstractmethod
     def _known(self, request: web.Request) -> Principal | None:
-        """Who this is by the connection alone."""
+        """The principal that the connection alone identifies, if any."""
 
     def principal(self, request: web.Request) -> Principal:
-        """Who this is, or the HTTP refusal is raised."""
+        """The principal of a request; raises the HTTP error if there is none."""
         try:
             return self._proved(request)
         except web.HTTPException:
@@ -79,13 +79,13 @@ class Gate(ABC):
         )
 
     def address(self, request: web.Request) -> str:
-        """Where a request comes from, as far as that is to be believed."""
+        """The client address, taking X-Forwarded-For only from trusted proxies."""
         return self._addresses.client(
             request.remote or "local", ",".join(request.headers.getall("X-Forwarded-For", ()))
         )
 
     def scheme(self, request: web.Request) -> str:
-        """How the browser sees us: https, http, or empty where only a proxy could tell, and is not trusted to."""
+        """The scheme that the browser uses: https or http; empty if unknown, because no trusted proxy tells."""
         if request.secure:
             return "https"
         told = request.headers.get("X-Forwarded-Proto", "").lower()
@@ -94,7 +94,7 @@ class Gate(ABC):
         return ""
 
     def _refuse_foreign_page(self, request: web.Request) -> None:
-        """403 for what another site's page made a browser send."""
+        """Raise 403 for a request that another site's page made the browser send."""
         text = request.headers.get("Origin")
         if text is None:
             if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
@@ -121,9 +121,9 @@ class Gate(ABC):
             ) from None
 
     def session(self, request: web.Request) -> tuple[Principal, str | None]:
-        """Who begins to use the page, and a session for the token or the link that they come with; None without either.
+        """Sign a page in: its principal, and a new session for its token or link. The session is None without either.
 
-        A link counts once, here and nowhere else.
+        A link works once, and only here.
         """
         try:
             self._refuse_odd(request)
@@ -141,7 +141,7 @@ class Gate(ABC):
 
 
 def subprotocols(request: web.Request) -> list[str]:
-    """What a WebSocket's client offers to speak."""
+    """The subprotocols that a WebSocket client offers."""
     return [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
 
 
@@ -152,12 +152,12 @@ def _given(request: web.Request) -> list[str]:
 
 
 def credential(request: web.Request) -> str | None:
-    """The token or the session that a request comes with, in its header or as a WebSocket's subprotocol."""
+    """The token or session in a request, from its header or a WebSocket subprotocol."""
     return next(iter(_given(request)), None)
 
 
 class PrivateGate(Gate):
-    """The daemon's own unix socket: this user and root are the owner, unless a proxy speaks for others."""
+    """The daemon's own unix socket: its user and root are the owner, unless the request came through a proxy."""
 
     def _known(self, request: web.Request) -> Principal | None:
         if any(name in request.headers for name in (*PROXIED, *BROWSED)) or request.transport is None:
@@ -166,7 +166,7 @@ class PrivateGate(Gate):
 
 
 class NetworkGate(Gate):
-    """TCP: nobody is known but by a certificate, and that is a proxy's own where one passes a request on."""
+    """TCP: only a certificate identifies a connection, and not if a proxy forwards, since it is then the proxy's."""
 
     def __init__(self, access: Access, addresses: Addresses, certificates: Sequence[Certificate] = ()) -> None:
         super().__init__(access, addresses)
@@ -179,7 +179,7 @@ class NetworkGate(Gate):
         return self._certified(names_in(shown)) if shown else None
 
     def _certified(self, names: set[str]) -> Principal:
-        """A certificate that our authority has signed: somebody with rights, or nobody."""
+        """The principal of a certificate that our CA has signed; 403 if the configuration names none for it."""
         found = next((known for known in self._certificates if known.name in names), None)
         if found is None:
             raise web.HTTPForbidden(

@@ -1,4 +1,4 @@
-"""The registry over a WebSocket: what is there, then every change, as JSON."""
+"""The registry over a WebSocket: all objects, then every change, as JSON."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("millrace.web")
 WATCHER_BYTES = 24 * 1024
-"""What a watcher takes."""
+"""Memory of a watcher."""
 FAREWELL_S = 5.0
 UNKNOWN = 'the only message accepted here is {"measure": "GUEST"}, or null in place of the guest'
 WAITING_MAX = 8 * 1024 * 1024
-"""Bytes that may wait for a watcher; one that leaves more unread is sent away, and may come again."""
+"""Bytes queued for a watcher; one that leaves more unread is disconnected, and may reconnect."""
 
 
 class InTurn:
-    """What aiohttp's own loops read from: each message waits for its turn, and is at the expense of `turns`."""
+    """A reader for aiohttp's internal loops that schedules each message through `turns` and charges it there."""
 
     def __init__(self, reader: Any, turns: Turns) -> None:
         self._reader, self._turns = reader, turns
@@ -43,14 +43,15 @@ class InTurn:
         return message
 
     def feed_data(self, message: WSMessage, size: int) -> None:
-        """Put one behind those that have come."""
+        """Append a message."""
         self._reader.feed_data(message, size)
 
 
 class WebSocket(web.WebSocketResponse):
-    """aiohttp's, whose close reads on to the other side's farewell: without a break, while there is something to read.
+    """aiohttp's WebSocket, with its close made to take turns.
 
-    It closes those that nobody has closed too.
+    aiohttp's `close` reads on until the peer's Close frame arrives, without yielding while there is anything to read.
+    aiohttp also calls it for WebSockets that a handler left open.
     """
 
     def __init__(self, turns: Turns, **options: Any) -> None:
@@ -65,8 +66,11 @@ class WebSocket(web.WebSocketResponse):
 
 
 async def messages(line: web.WebSocketResponse, turns: Turns) -> AsyncIterator[WSMessage]:
-    """What comes, text or bytes, until something else does; pings are answered. Each waits for its turn: aiohttp keeps
-    a thousand of them, and its own loop goes through all without a break."""
+    """Yield text and binary messages until anything else arrives; pings are answered.
+
+    Each message takes a turn: aiohttp buffers a thousand of them, and its own loop would process them all without a
+    pause.
+    """
     while True:
         message = await line.receive()
         if message.type is WSMsgType.PING:
@@ -81,7 +85,7 @@ async def messages(line: web.WebSocketResponse, turns: Turns) -> AsyncIterator[W
 async def hang_up(
     line: web.WebSocketResponse, cut: Callable[[], None], code: WSCloseCode = WSCloseCode.OK, why: str = ""
 ) -> None:
-    """Close a WebSocket as it is done (RFC 6455, section 7.1.1), but let nobody keep it open by not reading."""
+    """Close a WebSocket with a handshake (RFC 6455, section 7.1.1), but cut it off if the peer does not read."""
     try:
         async with asyncio.timeout(FAREWELL_S):
             await line.close(code=code, message=why.encode())
@@ -90,7 +94,7 @@ async def hang_up(
 
 
 class Measure(Arguments):
-    """What a watcher may say: the guest whose levels, latencies and counters it is told each second; null for none."""
+    """Ask for a guest's levels, latencies and counters every second; null for none."""
 
     measure: str | None
 
@@ -104,7 +108,7 @@ class EventStream:
         self.principal, self.kinds = principal, kinds
         self.encode: Encode = json_text
         self.cut: Callable[[], None] = lambda: None
-        """Ends the line at once, without a word that nobody would read."""
+        """Aborts the connection, without a Close that nobody would read."""
         self._registry = registry
         self._account, self._turns = account, turns
         self._waiting: deque[bytes] = deque()
@@ -131,17 +135,17 @@ class EventStream:
         self._account.hold("waiting", 0)
 
     def end(self, why: str) -> None:
-        """Its principal's rights have ended: nothing more is told."""
+        """Its principal's rights have ended: send nothing more, and close."""
         self._let_go()
         self._ended = why
         self._more.set()
 
     def lose(self, guest: str) -> None:
-        """A guest was removed: the next of its name is another."""
+        """A guest was removed: a later one of the same name is a different guest."""
         self.principal = self.principal.without(guest)
 
     async def serve(self, line: web.WebSocketResponse) -> None:
-        """Until the watcher goes."""
+        """Serve the watcher until it leaves."""
         sending = asyncio.create_task(self._turns.do(self._send(line)))
         self._registry.watch(self)
         try:
@@ -167,7 +171,7 @@ class EventStream:
                 await hang_up(line, self.cut, WSCloseCode.POLICY_VIOLATION, self._ended)
                 return
             while self._waiting:
-                # What is on its way out still counts: the line takes it only when the other side reads.
+                # The message being sent still counts against the budget: `send_str` may block until the peer reads.
                 await line.send_str(self._waiting[0].decode())
                 if self._waiting:
                     self._size -= len(self._waiting.popleft())

@@ -1,4 +1,4 @@
-"""The API's own description (OpenAPI 3.1), made from the table of commands."""
+"""The API's OpenAPI 3.1 description, generated from the table of commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PATH_NAME = re.compile(r"\{(\w+)\}")
 
 
 def describe(commands: Commands, prefix: str) -> dict[str, Any]:
-    """The document."""
+    """The OpenAPI document."""
     rows = list(commands.table.values())
     kinds = [*(row.takes for row in rows), *(row.returns for row in rows)]
     shapes, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
@@ -44,7 +44,7 @@ def describe(commands: Commands, prefix: str) -> dict[str, Any]:
 
 
 def _operation(command: Command, schema: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """One command. What its path names is no part of its body; a GET's arguments are in the query."""
+    """Describe one command. Path parameters are not part of the body; a GET takes its arguments from the query."""
     in_path = _PATH_NAME.findall(command.path)
     properties = schema.get("properties", {})
     parameters = [{"name": n, "in": "path", "required": True, "schema": properties[n]} for n in in_path]

@@ -1,4 +1,4 @@
-"""Addresses of pages and proxies, compared as what they mean and not as text. Pure."""
+"""Origins of pages and addresses of proxies, parsed and compared by value rather than as text. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Origin:
 
 
 def _plain_host(host: str) -> str:
-    """A host's one spelling: an address as `ipaddress` writes it, a name in small letters and without a last dot."""
+    """The canonical spelling of a host: an address as `ipaddress` writes it, a name in lower case, no final dot."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -37,7 +37,7 @@ def _plain_host(host: str) -> str:
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
-    """HOST or HOST:PORT, as in a Host header; None for what is neither."""
+    """Parse HOST or HOST:PORT, as in a Host header; None if it is neither."""
     try:
         if text.startswith("[") and text.endswith("]"):
             host, port = text[1:-1], None
@@ -51,7 +51,7 @@ def parse_host(text: str) -> tuple[str, int | None] | None:
 
 
 def parse_origin(text: str) -> Origin | None:
-    """scheme://HOST[:PORT], as in an Origin header; None for anything else, `null` too."""
+    """Parse scheme://HOST[:PORT], as in an Origin header; None for anything else, including `null`."""
     scheme, separator, rest = text.partition("://")
     found = parse_host(rest) if separator and scheme.lower() in PORTS else None
     if found is None:
@@ -62,7 +62,7 @@ def parse_origin(text: str) -> Origin | None:
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Addresses and networks of proxies; ConfigError for what is neither."""
+    """Parse addresses and networks of proxies; ConfigError for anything else."""
     out = []
     for text in texts:
         try:
@@ -76,15 +76,15 @@ def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where this daemon is known to be, and whose word about a request is taken."""
+    """The daemon's public origins, and the proxies whose forwarding headers are trusted."""
 
     public_url: str = ""
     allowed: frozenset[Origin] = frozenset()
-    """Where the page is found besides the request's own `Host`: the origins of `public_url` and `allowed_origins`."""
+    """Origins accepted besides the request's own `Host`: those of `public_url` and `allowed_origins`."""
     proxies: tuple[Network, ...] = ()
 
     def trusted(self, address: str) -> bool:
-        """Whether what that peer says of its own client counts."""
+        """Whether forwarding headers from this peer are trusted."""
         try:
             ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
         except ValueError:
@@ -94,7 +94,7 @@ class Addresses:
         return any(ip in network for network in self.proxies)
 
     def client(self, peer: str, forwarded_for: str) -> str:
-        """The client's address by X-Forwarded-For: the last one that is not a trusted proxy's."""
+        """The client's address: the last one in X-Forwarded-For that is not a trusted proxy."""
         address = peer
         for one in reversed([part.strip() for part in forwarded_for.split(",") if part.strip()]):
             if not self.trusted(address):
@@ -103,10 +103,10 @@ class Addresses:
         return address
 
     def same_site(self, origin: Origin, host: str, scheme: str) -> bool:
-        """Whether a page of `origin` is ours, where the request is for `host`, by `scheme` where that is known.
+        """Whether a page of `origin` is ours, for a request to `host`; `scheme` is empty if unknown.
 
-        A Host without a port is the scheme's own one, or a proxy has taken it away (`$host` of nginx): then what
-        `public_url` says counts, if it is there.
+        A Host without a port means the scheme's default port, unless a proxy has stripped the port (nginx's `$host`).
+        The two can't be told apart, so with `public_url` set, only the configured origins count in that case.
         """
         if origin in self.allowed:
             return True
@@ -119,7 +119,7 @@ class Addresses:
 
 
 def parse_addresses(public_url: str, allowed: Iterable[str], proxies: Iterable[str]) -> Addresses:
-    """From the configuration; ConfigError says which is wrong."""
+    """Parse the configured addresses; ConfigError says which is wrong."""
     origins = set()
     if public_url:
         parts = urlsplit(public_url)

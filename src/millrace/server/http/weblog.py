@@ -1,4 +1,4 @@
-"""What aiohttp logs of requests: a stranger's nonsense is a line, not a traceback of ours, and a hang-up is none."""
+"""Filter for aiohttp's log: a malformed request gets one line without a traceback, a dropped connection none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("millrace.http")
 
 
 def _nonsense(error: BaseException | None) -> str:
-    """What a request was that nobody could have read; empty for any other error."""
+    """What is wrong with a malformed request; empty for any other error."""
     if isinstance(error, RequestPayloadError):
         return f"its body can't be read: {error}"
     if isinstance(error, HttpProcessingError) and error.code < 500:
@@ -22,7 +22,7 @@ def _nonsense(error: BaseException | None) -> str:
 
 
 class OneLine(logging.Filter):
-    """Leaves tracebacks to errors that are our own."""
+    """Keeps tracebacks only for our own errors."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""

@@ -1,1 +1,1 @@
-"""The native protocol's connections."""
+"""The native protocol's server."""

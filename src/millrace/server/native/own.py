@@ -1,4 +1,4 @@
-"""What a native connection has of its own besides streams: what it watches, has claimed and ducked, and asks for."""
+"""Methods of the native protocol tied to the connection, besides streams: watch, claim, duck, ask."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from millrace.wire.arguments import Arguments
 
 
 class Watch(Arguments):
-    """What to be told of: kinds of objects, all with null."""
+    """Watch kinds of objects; null for the default kinds."""
 
     kinds: list[str] | None = None
 
 
 class Claim(Arguments):
-    """Be the one who has a name, such as `policy`; with `replace` the one that has it loses it."""
+    """Claim a name, such as `policy`; with `replace` the current owner loses it."""
 
     name: str
     replace: bool = False
 
 
 class Duck(Arguments):
-    """Take a stream back by so many dB for as long as this connection lives; 0 lets go."""
+    """Attenuate a stream by so many dB (negative) for as long as this connection lasts; 0 releases it."""
 
     target: str
     db: float
@@ -39,14 +39,14 @@ class Duck(Arguments):
 
 
 class Ask(Arguments):
-    """Whether this program may: for programs that record a camera themselves."""
+    """Ask for a permission: for programs that record a camera themselves."""
 
     what: str
     guest: str = "default"
 
 
 class Connection(Session, Watcher, Asker, Protocol):
-    """The connection."""
+    """The connection that these methods act on."""
 
     def guest(self, name: str, right: Right) -> Guest:
         """The guest of that name, if the connection has that right in it."""
@@ -57,7 +57,7 @@ class Connection(Session, Watcher, Asker, Protocol):
         ...
 
     def watch(self, kinds: frozenset[str] | None) -> None:
-        """Hear of objects of these kinds from now on; None for all kinds."""
+        """Start watching objects of these kinds; None for the default ones."""
         ...
 
 

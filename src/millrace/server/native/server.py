@@ -1,4 +1,4 @@
-"""Native connections: by which socket they come."""
+"""The native protocol's listening sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONNECTIONS_MAX = 512
 
 
 class NativeServer(Entrance):
-    """Accepts on one socket: the daemon's own, or `guest`'s."""
+    """Accepts connections on one socket: the daemon's own, or that of `guest`."""
 
     def __init__(self, plane: ControlPlane, path: Path, admits: Admits, guest: Guest | None = None) -> None:
         assert (guest is not None) is (admits is Admits.PROGRAMS)
@@ -35,7 +35,7 @@ class NativeServer(Entrance):
 
     @property
     def label(self) -> str:
-        """The guest and the door, as the log has them."""
+        """The guest and the door, for the log."""
         return f"guest {self.guest.name}, native" if self.guest else "the daemon's native socket"
 
     def _take(self, sock: socket.socket) -> None:
@@ -55,14 +55,14 @@ class NativeServer(Entrance):
             sock.close()
 
     def _one_less(self) -> bool:
-        """A connection that is on its way out, or has been silent for longest, makes room for one that may come in."""
+        """Drop the oldest connection that is closing or has not sent hello, to make room for a new one."""
         waits = next((session for session in self.sessions if session.closed or not session.state.greeted), None)
         if waits is not None:
             waits.abort()
         return waits is not None
 
     def close(self, why: str) -> None:
-        """Stop accepting, and end every connection."""
+        """Stop accepting and end every connection."""
         self._acceptor.close()
         for session in list(self.sessions):
             session.end(why)

@@ -1,4 +1,4 @@
-"""Native connections: what they ask, and their streams."""
+"""Sessions of the native protocol: authentication, calls and streams of one connection."""
 
 from __future__ import annotations
 
@@ -44,44 +44,44 @@ from millrace.wire.native.session import NativeWire
 
 log = logging.getLogger("millrace.native")
 SESSION_BYTES = 24 * 1024
-"""What a connection takes."""
+"""Memory of a connection."""
 ASKED_MAX = 16
-"""Requests of one connection that may wait for somebody's answer."""
+"""Calls of one connection that may wait for a permission."""
 CALL_BYTES = 512
-"""What a call that waits takes besides its arguments."""
+"""Memory of a queued call besides its arguments."""
 ARGS_BYTES_MAX = 64 * 1024
-"""As much as a request over HTTP may bring."""
+"""The same limit as for HTTP requests."""
 CALLS_MAX = 1024
-"""Calls of one connection that may wait at a time."""
+"""Queued calls of one connection."""
 NO_CALL = (-1, None)
 INTERNAL = "an internal error; the daemon's log has it"
 
 
 def code_of(error: Exception) -> str:
-    """A refusal's code."""
+    """The protocol's code for an error."""
     return error.word if isinstance(error, MillraceError) else "internal"
 
 
 class Entrance(Protocol):
-    """The socket by which connections come: the daemon's own, or `guest`'s."""
+    """The listening socket of a connection: the daemon's own, or that of `guest`."""
 
     plane: ControlPlane
     guest: Guest | None
     admits: Admits
     turns: Turns
     sessions: dict[NativeSession, None]
-    """Those that came by it, in the order in which they came."""
+    """Its connections, oldest first."""
 
     @property
     def label(self) -> str:
-        """The guest and the door, as the log has them."""
+        """The guest and the door, for the log."""
         ...
 
 
 class NativeSession:
-    """One connection. It has no rights until it has said hello and is authorized.
+    """One connection. It has no rights until it has sent hello and is authorized.
 
-    It begins with a new `state`, or goes on with one that another was in, which was frozen.
+    It starts with a new `state`, or continues with the state of another session that was frozen.
     """
 
     def __init__(self, server: Entrance, sock: socket.socket, state: SessionState) -> None:
@@ -114,10 +114,10 @@ class NativeSession:
         except MillraceError as error:
             self.end(str(error), code_of(error))
 
-    # -- going on elsewhere ----------------------------------------------------------------------
+    # -- handing on ------------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """Where the one was whose state it has. What waited for somebody's decision is asked for again."""
+        """Continue from `state`. Calls that were waiting for a permission ask for it again, ahead of queued ones."""
         state = self.state
         waiting = [(number, call) for number, call in state.asked.items() if call is not None]
         state.asked.clear()
@@ -138,8 +138,11 @@ class NativeSession:
         self._work_soon()
 
     async def freeze(self) -> tuple[SessionState, socket.socket]:
-        """Let go of the connection: its state and its socket, with which another goes on. The client hears nothing of
-        it but that its streams have ended; a call that has begun is finished first. PeerLost where the client goes."""
+        """Detach from the connection and return its state and socket, with which another session continues.
+
+        A running call is finished first. The client notices only that its streams have ended. PeerLost if the client
+        disconnects meanwhile.
+        """
         self._freezing = True
         if self._worker is not None:
             await self._worker
@@ -155,12 +158,12 @@ class NativeSession:
 
     @property
     def name(self) -> str:
-        """What the program calls itself."""
+        """The program's own name for itself."""
         return self.state.name
 
     @property
     def principal(self) -> Principal:
-        """Who has its rights."""
+        """The principal with whose rights it acts."""
         return self.state.principal
 
     @property
@@ -174,7 +177,7 @@ class NativeSession:
         self._plane.registry.watch(self)
 
     def _identified(self, identity: Identity) -> None:
-        """The program that speaks is known; a token speaks for its owner."""
+        """The sender has been identified: apply its program's rules. With a token, the token's rules apply instead."""
         guest = self.server.guest
         if self.state.token or not Admission.identify(self.subject, identity) or guest is None:
             return
@@ -188,14 +191,14 @@ class NativeSession:
         return self.closed
 
     def abort(self) -> None:
-        """See `PendingConnection`: others need its descriptor."""
+        """See `PendingConnection`: its descriptor is needed for others."""
         self.end("no hello arrived, and others are waiting")
         self.line.close()
 
-    # -- out -------------------------------------------------------------------------------------
+    # -- sending ---------------------------------------------------------------------------------
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
-        """Send a message when the loop comes round."""
+        """Queue a message; it is sent on the next pass of the event loop."""
         if self.closed:
             for fd in fds:
                 os.close(fd)
@@ -218,11 +221,11 @@ class NativeSession:
             self.line.flush_soon()
 
     def end(self, why: str, code: str = "busy") -> None:
-        """End the connection, and say why."""
+        """End the connection with a reason."""
         if self.closed:
             return
         if code == "rights":
-            # What was to be told is for somebody who may know it.
+            # Without rights, it must not receive the messages still queued for it.
             self.line.forget()
         self.wire.send_message(Fault(0, code, why))
         self.line.finish()
@@ -249,13 +252,13 @@ class NativeSession:
         self._cease()
 
     def _cease(self) -> None:
-        """Nothing more is done for it, though it may have to read its last words yet."""
+        """Stop serving it. The final messages may still have to be sent."""
         if self.closed:
             return
         self.closed = True
         self._leave_all()
         self.wire.close()
-        # A call that has begun is finished: half of one would be kept and not made.
+        # Only queued calls are dropped. A running one finishes, or its change could be saved but not made.
         self.state.calls.clear()
 
     def _leave_all(self) -> None:
@@ -267,7 +270,7 @@ class NativeSession:
         self._plane.release(self)
 
     def _gone(self) -> None:
-        """The socket is closed: it takes nothing any more."""
+        """The socket is closed: release what is left."""
         self._cease()
         self._forgotten()
 
@@ -275,7 +278,7 @@ class NativeSession:
         self.account.close()
         self.server.sessions.pop(self, None)
 
-    # -- in --------------------------------------------------------------------------------------
+    # -- receiving -------------------------------------------------------------------------------
 
     def _after(self) -> None:
         self.account.hold("message", self.wire.partial_bytes, CONNECTIONS)
@@ -304,11 +307,11 @@ class NativeSession:
             self.end(str(error), code_of(error))
 
     def _authorize(self, hello: Hello) -> None:
-        """Who this is: by a token, by the daemon's own socket, or as a program of the socket's guest."""
+        """Authenticate: by a token, by the daemon's own socket, or as a program of the socket's guest."""
         if hello.token:
             identity = self.subject.identity
             principal = self._plane.access.let_in(hello.token, f"uid {identity.uid}")
-            # Rules name a token, whatever program has it.
+            # Grants then apply to the token's name, whatever program uses it.
             self.state.token = True
             self.subject.identity = replace(identity, sandbox=principal.key.replace("/", ":"), unproven=False)
             self._welcome(principal)
@@ -321,7 +324,7 @@ class NativeSession:
         self._admit()
 
     def _admit(self) -> None:
-        """By the grants of the socket's guest, or when somebody has decided."""
+        """Admit it by the grants of the socket's guest, perhaps after a prompt."""
         guest = self.server.guest
         assert guest is not None
         if guest.admission.authorize(Permission.CONNECT, self, now_ns(), self._let_in):
@@ -341,7 +344,7 @@ class NativeSession:
         return answered
 
     def waits(self, prompt: Prompt) -> None:
-        """See `Asker`: the client is told."""
+        """See `Asker`: tell the client that it has to wait."""
         self.send(Wait(prompt.key, prompt.what.value))
 
     def _let_in(self, allow: bool) -> None:
@@ -359,17 +362,17 @@ class NativeSession:
         self.send(Welcome(VERSION, principal.key, show_rights(principal.rights), guests[:1000]))
 
     def _enter(self) -> None:
-        """It is let in."""
+        """Register the authenticated session under its principal."""
         principal = self.principal
         self._leave = self._plane.enter(principal, lambda why: self.end(why, "rights"), self._lose)
         self.line.turns = self._plane.turns_of(principal)
 
     def _lose(self, guest: str) -> None:
-        """A guest was removed: the next of its name is another."""
+        """A guest was removed: a later one of the same name is a different guest."""
         self.state.principal = self.principal.without(guest)
 
     def end_forbidden(self, guest: Guest) -> None:
-        """The grants have changed: what they forbid ends."""
+        """The grants have changed: end what they now forbid."""
         own = self.server.guest is guest and not self.principal.may(Right.ADMIN, guest.name)
         if own and guest.admission.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
             self.end("the grant to connect was revoked", "rights")
@@ -381,7 +384,7 @@ class NativeSession:
         self.send(Notice(0, "claim-got" if have else "claim-lost", name))
 
     def refuse(self, serial: int, error: Exception) -> None:
-        """Answer a call with why not."""
+        """Answer a call with an error."""
         if isinstance(error, RightsError):
             log.warning("%s: %s: %s", self.server.label, self.subject.identity, error)
             self._plane.forbidden()
@@ -417,7 +420,7 @@ class NativeSession:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
-        """Calls are done one after another, in the order in which they came."""
+        """Run queued calls one at a time, in order."""
         while self.state.calls and not self._freezing:
             number, call = self.state.calls.popleft()
             try:

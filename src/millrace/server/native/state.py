@@ -1,4 +1,4 @@
-"""What one native connection is, apart from who it works with: a value, with which it can go on elsewhere."""
+"""The state of a native connection as a plain value, with which another session can continue it."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from millrace.wire.native.session import NativeState
 
 @dataclass(slots=True)
 class SessionState:
-    """Between two calls, and without its streams, which are the guest's."""
+    """A connection between two calls, without its streams, which belong to the guest."""
 
     subject: Subject
     wire: NativeState
     outgoing: Outgoing = field(default_factory=Outgoing)
     name: str = ""
-    """What it calls itself."""
+    """The program's own name for itself."""
     token: bool = False
-    """It came in by one, whatever program has it."""
+    """It authenticated with a token, so the program's identity does not matter."""
     greeted: bool = False
     ready: bool = False
-    """It is let in."""
+    """It is authenticated and admitted."""
     principal: Principal = NOBODY
     kinds: frozenset[str] | None = None
-    """What it watches; None for all kinds."""
+    """The kinds it watches; None for the default ones."""
     calls: deque[tuple[int, Call]] = field(default_factory=deque)
-    """What it has asked for, by number, and nobody has begun."""
+    """Queued calls with their numbers; none of them has started."""
     called: int = 0
     asked: dict[int, Call | None] = field(default_factory=dict)
-    """By number: calls that wait until somebody has decided; None is the connection itself."""
+    """By number: calls that wait for a permission; None stands for the request to connect."""
     held: Held = field(default_factory=Held)
-    """What was kept for it where it was last."""
+    """What the control plane kept for it at its previous place."""
