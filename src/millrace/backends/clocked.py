@@ -65,6 +65,7 @@ class NullOutput:
             if wait > 0:
                 time.sleep(wait / NS_PER_S)
             elif -wait > BEHIND_MAX_NS:
+                # Too far behind to catch up: shift the schedule.
                 began -= wait
             pull(block)
             done += frames

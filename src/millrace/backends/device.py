@@ -98,6 +98,7 @@ class _Device(ABC):
         self._keeper.start()
 
     def _opened(self) -> Any:
+        # In the future, so that the first callback may take FIRST_NS before the device counts as lost.
         self._lost_ns, self._called_ns = 0, time.monotonic_ns() + FIRST_NS - STILL_NS
         with _without_alsa_messages():
             device = self._open()

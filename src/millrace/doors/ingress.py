@@ -51,7 +51,7 @@ class PlayoutStatus(msgspec.Struct, frozen=True):
     gains: tuple[float, ...] = ()
     """The sender's own volume, linear."""
     real_time_percent: float | None = None
-    """Sound received per second of host time; None until it is known."""
+    """Sound received per second of host time, in percent; None until it is known."""
 
 
 class IngressStatus(msgspec.Struct, frozen=True):

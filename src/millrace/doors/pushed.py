@@ -1,4 +1,4 @@
-"""Pushed streams: the guest decides when to send, since QEMU's D-Bus, SPICE and VNC have no flow control.
+"""Pushed streams: the guest decides when to send, as sound can't be requested over QEMU's D-Bus, SPICE or VNC.
 
 The frame count is the guest's clock; an AdaptiveLink converts it to the graph's. A guest that pauses signals it
 (`stop`). If sound stops without a signal, the last of it is extended briefly, then faded out.
@@ -176,6 +176,7 @@ class PushedStream(Ingress):
     def stop(self) -> None:
         """The guest has signalled that its sound pauses here."""
         if self._link.state is not State.QUIET:
+            # Silence pushes the last frames out of the resampler.
             self._voice.write(np.zeros((2 * self._voice.lookahead, len(self.format.positions)), np.float32))
         self._link.end()
         self._anchored = False

@@ -94,6 +94,7 @@ class Subscriber:
         return message
 
     def _drop_oldest(self) -> None:
+        """Drop the oldest media packet; a control message only if no media is queued."""
         for at, message in enumerate(self._queue):
             if isinstance(message, bytes):
                 self._take(at)
@@ -107,6 +108,7 @@ class Subscriber:
         while self._queue and self._room():
             self._put((self._take(),))
             if not self._queue:
+                # Give back the room in the budget.
                 self._may_queue(0)
 
     def _put(self, messages: Sequence[Message]) -> None:

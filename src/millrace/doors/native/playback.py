@@ -181,6 +181,7 @@ class NativePlayback(Ingress):
             at += samples
         self.taken += n
         ring = self.ring
+        # Published only after decoding: the client may then overwrite these frames.
         ring.read = self.taken
         ring.latency_ns = self.node.sink.outlet_latency_ns + frames_to_ns(self.graph.ahead(self.node), self.graph.rate)
         if ring.writer_waits and self.target - self.fill >= self.period:
@@ -190,14 +191,14 @@ class NativePlayback(Ingress):
         return n
 
     def _notice_writing(self) -> None:
-        """Track when the client last wrote (if it was woken to write, when it was woken), and was first woken since."""
+        """Track when the client last wrote, and was first woken since. A write after a wake-up is dated to that."""
         written, now = self.taken + self.fill, self.graph.now_ns
         if written != self._seen:
             self._seen, self._wrote_ns, self._woken_ns = written, self._woken_ns or self._since_looked(now), 0
         self._looked_ns = now
 
     def _since_looked(self, now_ns: HostNs) -> HostNs:
-        """When a change that was not there at the last check happened, estimated as halfway since then."""
+        """Estimate when something new was written: halfway between the last check and now."""
         return ((self._looked_ns or now_ns) + now_ns) // 2
 
     @property

@@ -60,6 +60,7 @@ class NativeRecord(Recorder):
             part = block[at : at + keep]
             self.ring.put(self.written, memoryview(encode(self.format.sample, part)))
             self.written += len(part)
+            # Published only after the frames are in the ring: the client may read up to here at any time.
             self.ring.written = self.written
         if self.written - self._told >= self.period and self.ring.reader_waits:
             self._told = self.written

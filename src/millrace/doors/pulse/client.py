@@ -251,7 +251,7 @@ class PulseClient(ClientStreams):
         return answered
 
     def answered(self, request: Request, allow: bool) -> None:
-        """The decision that `request` waited for: serve or refuse it."""
+        """The decision that `request` waited for. If allowed, it is dispatched again, with all its checks."""
         if allow:
             self._request(request)
         else:

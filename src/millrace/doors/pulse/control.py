@@ -56,7 +56,7 @@ def _sink(client: PulseClient, request: Request) -> Sink:
 
 def _stream(client: PulseClient, request: Request) -> Stream:
     stream = client.door.graph.streams.get(request.fields["index"])
-    # Streams that feed a source are hidden: moved to a sink, a microphone could be heard through its monitor.
+    # Streams that feed a source (microphones) are hidden: a client that moved one to a sink could hear it there.
     if stream is None or stream.feeds_source:
         raise CommandError(Err.NOENTITY)
     return stream
@@ -73,6 +73,7 @@ def _answer(client: PulseClient, request: Request) -> Callable[[bool], None]:
     """Acknowledge a change once it is stored; IO if it could not be stored and was undone."""
 
     def done(kept: bool) -> None:
+        # Storing takes a while: the client may have left.
         if client.index not in client.door.clients:
             return
         if kept:

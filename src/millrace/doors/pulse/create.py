@@ -101,6 +101,7 @@ def create_playback(client: PulseClient, request: Request) -> None:
     door.begin_playback(stream, sink)
     client.keep_playback(stream)
     client.reply(request, _playback_reply(stream) | {"missing": stream.take_first_request()})
+    # Only after the reply, which tells the client the channel that the stream's notices name.
     stream.check_ready()
 
 

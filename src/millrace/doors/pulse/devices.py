@@ -92,7 +92,7 @@ class Devices:
             self.undo(key)
 
     def level(self, key: Key, positions: Positions) -> Level | None:
-        """The stored level, for a device with these channels. It was stored without its map: the default is assumed."""
+        """The stored level, fitted to these channels. Levels are stored without a map: the default one is assumed."""
         value = self.now.get(key)
         if value is None or isinstance(value, str):
             return None

@@ -202,6 +202,7 @@ class PulseDoor:
 
     def unload(self, module: Module) -> None:
         """Remove a module and everything it created."""
+        # Popped first: removing the module's streams leads here again.
         if self.modules.pop(module.index, None) is not None:
             self.account.hold(("module", module.index), 0)
             self.unmake(module)
@@ -375,6 +376,7 @@ class PulseDoor:
     def begin_playback(self, stream: PlaybackStream, sink: Sink) -> None:
         """Start a stream on `sink`, or on the sink stored for its group. On an error nothing of the stream is left."""
         stream.node.feed = stream
+        # Before it is added to the graph, whose observers look it up here.
         self.playback[stream.node.id] = stream
         try:
             self.graph.add_stream(stream.node, self._place(stream.node, sink))

@@ -82,6 +82,7 @@ def _turn(client: PulseClient, request: Request, changes: Callable[[], Changes],
     """Submit changes to the rules. `done` replies once they are stored; if that fails, the reply is IO."""
 
     def told(kept: bool) -> None:
+        # Storing takes a while: the client may have left.
         if client.index not in client.door.clients:
             return
         if kept:

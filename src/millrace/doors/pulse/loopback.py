@@ -73,6 +73,7 @@ class Loopback:
 
     def end(self) -> None:
         """Remove both streams."""
+        # Cleared first: removing the streams calls `playback_changed` and `record_changed`.
         playback, record, self._playback, self._record = self._playback, self._record, None, None
         if playback is not None:
             playback.remove()

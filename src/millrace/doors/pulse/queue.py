@@ -68,7 +68,8 @@ class ByteQueue:
     def write(self, data: Buffer) -> bool:
         """Write `data` at the write index and advance it; False if it did not fit and was dropped.
 
-        Data before the read index is too late, and is dropped silently.
+        The write index advances even if the data is dropped. Data before the read index is too late, and is dropped
+        silently.
         """
         view, start = memoryview(data), self.write_index
         self.write_index = end = start + len(view)

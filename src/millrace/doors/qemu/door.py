@@ -95,7 +95,7 @@ class KeptVoices:
 
 
 class QemuPlayback(PlayingDoor):
-    """A machine's playback: calls to the out listener, `peer`. `origin` is where the machine was found."""
+    """A machine's playback: QEMU's calls to the out listener, `peer`. `origin` is where the machine was found."""
 
     def __init__(
         self, graph: Graph, peer: AudioPeer, name: str, kept: KeptVoices, origin: str = SOMEWHERE
@@ -172,7 +172,7 @@ class QemuPlayback(PlayingDoor):
 
 
 class QemuRecord(RecordingDoor):
-    """A machine's capture, from `source`: calls to the in listener, `peer`."""
+    """A machine's capture, from `source`: QEMU's calls to the in listener, `peer`."""
 
     def __init__(self, graph: Graph, source: Sink, peer: AudioPeer, name: str) -> None:
         self.graph, self.source, self.peer, self.name = graph, source, peer, name
@@ -215,7 +215,7 @@ class QemuRecord(RecordingDoor):
             voice.queue.remove()
 
     def _read(self, event: VoiceRead) -> bytes:
-        """Return what is ready, without waiting for more: QEMU blocks, and the reply sizes pace the recording."""
+        """Return what is ready, short rather than late: QEMU blocks meanwhile. The reply sizes pace the recording."""
         voice = self.voices.get(event.id)
         if voice is None:
             return b""
