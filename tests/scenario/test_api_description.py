@@ -1,4 +1,4 @@
-"""The API's description against what a daemon answers: every operation, in a daemon with something of every kind."""
+"""The API's description against a daemon's answers: every operation, with at least one object of every kind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ API = "/api/v1"
 
 
 class Answer(NamedTuple):
-    """What one operation answered."""
+    """The answer of one operation."""
 
     operation: str
     status: int
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 
 class House(Rig):
-    """A daemon, and how its own description says that it is asked."""
+    """A daemon, with requests made as its own description says."""
 
     def __init__(self, daemon: Daemon, http: aiohttp.ClientSession) -> None:
         super().__init__(daemon, http)
@@ -61,7 +61,7 @@ class House(Rig):
         self.answers.append(Answer(operation, status, text))
         return json.loads(text)
 
-    # -- what there is -------------------------------------------------------------------------
+    # -- objects -------------------------------------------------------------------------------
 
     async def furnish(self) -> None:
         alice = {"guest": "alice"}
@@ -80,7 +80,7 @@ class House(Rig):
         return player
 
     async def people(self, held: AsyncExitStack) -> str:
-        """Programs that play and record, one that waits to be allowed to, and a listener; a stream's key."""
+        """Start programs that play and record, one that waits for permission, a listener; returns a stream's key."""
         player = await self.player(held, "player")
         props = {"application.name": b"player\0", "media.role": b"music\0"}
         fields = playback_fields(Spec(5, 2, 44_100), (1, 2), props=props)
@@ -107,7 +107,7 @@ class House(Rig):
         await self.daemon.worker.second()
         return f"stream/{stream}"
 
-    # -- what is asked -------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------
 
     async def look(self, stream: str) -> None:
         for operation in ("about", "page.link", "state", "grants", "requests", "incidents", "tokens"):
@@ -137,7 +137,7 @@ class House(Rig):
 
 @asynccontextmanager
 async def asked(daemon: Daemon) -> AsyncIterator[House]:
-    """A daemon that was asked for everything, while all that it told of is still there."""
+    """A daemon that has answered every operation, while all of its objects still exist."""
     async with aiohttp.ClientSession() as http, AsyncExitStack() as held:
         house = House(daemon, http)
         await house.read_description()
@@ -149,7 +149,7 @@ async def asked(daemon: Daemon) -> AsyncIterator[House]:
 
 
 def closed(schema: Any) -> Any:
-    """The same, where an object may have nothing but what is described."""
+    """The same schema, with undescribed properties forbidden."""
     if isinstance(schema, list):
         return [closed(one) for one in schema]
     if not isinstance(schema, dict):

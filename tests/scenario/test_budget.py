@@ -1,4 +1,4 @@
-"""A guest's budget on a virtual clock: whatever a guest begins, and however it ends, all is given back."""
+"""A guest's budget on a virtual clock: whatever a guest starts, and however it ends, all memory is released."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sound(seconds: float) -> bytes:
 
 
 class Guest:
-    """A rig whose first client is the one that ends things, and whose state is compared with how it was."""
+    """A rig whose first client ends things, and whose state is compared with the state before."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.rig = Rig()
@@ -45,7 +45,7 @@ class Guest:
         self.before = self.state()
 
     def state(self) -> dict[str, object]:
-        """What a guest has that is used up and must come back."""
+        """The guest's limited resources, which must all be released again."""
         rig, door = self.rig, self.rig.door
         return {
             "held": rig.graph.budget.held, "shares": rig.graph.budget.shares(), "streams": dict(rig.graph.streams),
@@ -265,7 +265,7 @@ def test_a_game_that_connects_for_each_of_its_sounds_leaves_nothing_and_no_gap_i
     tag = song.drain()
     for _ in range(200):
         game = guest.rig.client()
-        # As OpenAL does: what the sink has is asked for first.
+        # Like OpenAL, which queries the sink's format first with a stream that it deletes.
         fixed = {"fix_format": True, "fix_rate": True, "fix_channels": True}
         probe = game.play(S16, STEREO, corked=True, **fixed)
         game.ask(Command.DELETE_PLAYBACK_STREAM, channel=probe.channel)
@@ -332,7 +332,7 @@ def test_uploads_of_all_connections_share_the_budget() -> None:
     assert guest.state() == guest.before
 
 
-# -- everything else that a guest makes the daemon hold ------------------------------------------
+# -- other memory held for a guest ---------------------------------------------------------------
 
 
 def test_properties_of_all_streams_share_the_budget() -> None:
@@ -420,7 +420,7 @@ def test_long_lists_are_paid_for_while_they_are_written() -> None:
     for client in clients:
         client.server.over = lambda: True
         client.send(Command.GET_SINK_INPUT_INFO_LIST)
-    # A turn each, an object in a turn: all lists are being written at once.
+    # One turn for each, and one object per turn, so that all lists are being written at the same time.
     while unfinished := [client for client in clients if client.server.unfinished]:
         assert budget.held <= budget.limit
         for client in unfinished:

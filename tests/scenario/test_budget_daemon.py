@@ -1,4 +1,4 @@
-"""A guest's budget in a running daemon: listeners, watchers, native streams and answers give back what they took."""
+"""A guest's budget in a running daemon: listeners, watchers, native streams and answers release their memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.scenario.test_rights import Rig, joined, running
 
 
 def state(guest: Guest) -> dict[str, Any]:
-    """What of a guest is used up and must come back."""
+    """The guest's limited resources, which must all be released again."""
     return {
         "held": guest.graph.budget.held, "shares": guest.graph.budget.shares(), "streams": set(guest.graph.streams),
         "taps": set(guest.graph.taps), "lanes": len(guest.graph._lanes), "observers": len(guest.graph.observers),
@@ -112,7 +112,7 @@ def test_settings_that_there_is_no_room_for_are_refused_and_the_listener_hears_o
 
 
 async def deaf_watcher(rig: Rig, secret: str) -> socket.socket:
-    """A WebSocket that watches and never reads."""
+    """A WebSocket that watches but never reads."""
     host, _, port = rig.daemon.serving.address.rpartition(":")
     line = socket.socket()
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -1,4 +1,4 @@
-"""TLS client certificates: their principals have the rights that the configuration gives their names, and no others."""
+"""TLS client certificates: their principals have exactly the rights that the configuration gives to their names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ AUTHORITY_MAY = x509.KeyUsage(
 
 
 def by_the_letter(key: ec.EllipticCurvePublicKey, issuer: Pair | None) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """What RFC 5280 wants of an authority or of what one has signed, and whether it is critical."""
+    """The extensions that RFC 5280 requires of an authority or of a certificate signed by one, and whether critical."""
     yield x509.SubjectKeyIdentifier.from_public_key(key), False
     if issuer is None:
         yield AUTHORITY_MAY, True
@@ -57,7 +57,7 @@ def by_the_letter(key: ec.EllipticCurvePublicKey, issuer: Pair | None) -> Iterat
 def certificate(
     folder: Path, name: str, issuer: Pair | None = None, alternative: str = "", *, bare: bool = False
 ) -> Pair:
-    """An authority, or what `issuer` has signed; `bare` as the usual `openssl req -x509` and `openssl x509 -req`."""
+    """An authority, or a certificate signed by `issuer`; `bare` like `openssl req -x509` and `openssl x509 -req`."""
     secret = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -84,7 +84,7 @@ def certificate(
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verification as Python 3.13's."""
+    """Verification with the stricter defaults of Python 3.13."""
     made = ssl.create_default_context
 
     def strictly(*args: Any, **options: Any) -> ssl.SSLContext:

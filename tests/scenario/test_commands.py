@@ -1,4 +1,4 @@
-"""Every command against a daemon: in a terminal of 80 columns, and with what can't be right or is refused."""
+"""Every command against a daemon: in a terminal of 80 columns, with invalid arguments, and with refused requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_daemon(folder: Path, test: Callable[[Daemon], Awaitable[None]]) -> None
 
 
 class Terminal:
-    """A terminal of some width, and what was written to it."""
+    """A terminal with a given width, and everything written to it."""
 
     def __init__(self, columns: int) -> None:
         self._own, self._theirs = pty.openpty()
@@ -63,7 +63,7 @@ class Terminal:
                 return
 
     def lines(self) -> list[str]:
-        """All that was written, when nobody writes any more."""
+        """Everything that was written, once all writers are done."""
         os.close(self._theirs)
         self._reader.join()
         os.close(self._own)
@@ -106,7 +106,7 @@ def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: p
             "ms to the mix; beyond that the listener reports no latency" in text
             and "no latency: it writes a file" in text
         )
-        # A machine that is waited for has no name yet, but a kind.
+        # A machine that has not connected yet has a kind but no name.
         assert re.search(r"door/\d+ SPICE waiting", text) and "waited for processor 9.25 ms" in text
         whole = next(one["out"] for one in piped)
         assert any(LONG in line and "44100 Hz" in line for line in whole.splitlines()), "a pipe gets a line a thing"
@@ -114,7 +114,7 @@ def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: p
     with_daemon(tmp_path, test)
 
 
-# What can't be right whatever there is (2), and what is refused as things are (3). {n} is a stream that there is.
+# Invalid in any state (exit code 2), and refused in the current state (3). {n} is an existing stream.
 WRONG = [
     "set sink/millrace volume=loud", "set sink/millrace volume", "set sink/millrace bitrate=64k",
     "set {n} mute=maybe", "set millrace mute=on", "move sink/millrace sink/microphone", "move x sink/millrace",
@@ -140,7 +140,7 @@ REFUSED = [
     "attach vnc x:1 --guest none", "listen none --to null:", "listen --to null: --sink none", "dot --guest none",
 ]  # fmt: skip
 SHOWS = r"`millrace (ls|grants|token list)`|there are: default$|it has (sink/)?millrace\b"
-"""What says how to see those that there are."""
+"""Text that says how to list the existing objects."""
 LEADS = "which points to the guest you are listening to"
 NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts", "token list", "lab list"}
 
@@ -168,7 +168,7 @@ def test_a_wrong_value_is_2_and_a_refusal_is_3_whoever_finds_it(tmp_path: Path) 
 
 
 def _same(leaf: str, line: str) -> bool:
-    """Whether two command lines are of one command: by their first word, and the second of a group."""
+    """Whether two command lines use the same command: by their first word, or the first two in a group."""
     groups = {"attach", "guest", "sink", "token", "lab"}
     one, other = leaf.split(), line.split()
     return one[0] == other[0] and (one[0] not in groups or one[1:2] == other[1:2])

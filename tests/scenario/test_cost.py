@@ -1,4 +1,4 @@
-"""What the ordinary case takes: one client writes, nobody waits, and some of the share is left. Calls are counted."""
+"""The cost, in function calls, of the ordinary case: one client writes, nothing is queued, its share is not used up."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.scenario.test_turns import Guest, deliver, run
 S16 = Spec(3, 2, 48_000)
 STEREO = (1, 2)
 WRITE_CALLS = 32
-"""A tenth more than when this was written; 49 before it was looked at."""
+"""A tenth more than measured."""
 
 
 def calls(work: Callable[[], Any]) -> int:
-    """How many functions of Python `work` calls."""
+    """The number of Python function calls that `work` makes."""
     count = 0
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         nonlocal count
-        # Comprehensions are calls in some versions and not in others.
+        # Some versions of Python call a function for a comprehension, others do not.
         count += event == "call" and not frame.f_code.co_name.startswith("<")
 
     before = sys.getprofile()

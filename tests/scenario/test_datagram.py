@@ -1,4 +1,4 @@
-"""Datagrams over the loopback, by a session that echoes them, greets after a while, and gives up."""
+"""Datagrams over loopback, with a session that echoes them, greets after a while, and times out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from millrace.wire.contract import Address, Datagram, DatagramWire
 
 
 class Echo:
-    """Says all again, `later` to the first of all, and gives up when nothing has come for long."""
+    """Echoes every datagram, sends `later` to the first sender, and ends when nothing has arrived for a while."""
 
     def __init__(self, now_ns: HostNs, patience_ns: HostNs = 10_000 * NS_PER_MS) -> None:
         self._out: list[Datagram] = []

@@ -1,4 +1,4 @@
-"""A protocol's own deadlines pass wherever it runs: over a byte stream, with descriptors, in whole messages."""
+"""A protocol's own deadlines work over every transport: a byte stream, with descriptors, in whole messages."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_machine_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, k
 
 
 class Line:
-    """What a listener writes, and when it is given up."""
+    """Stores what a listener writes, and the errors that end it."""
 
     def __init__(self) -> None:
         self.written: list[Any] = []

@@ -1,4 +1,4 @@
-"""SPICE and VNC servers that end a session: why is told by what happened, and each is tried again."""
+"""SPICE and VNC servers that end a session: the reason is inferred from how it ended, and the door reconnects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAIN, PLAYBACK, RECORD = 1, 5, 6
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is tried again soon."""
+    """Shorten all retry delays."""
     monkeypatch.setattr(attach_module, "RETRY_FIRST_S", 0.01)
     monkeypatch.setattr(attach_module, "RETRY_MAX_S", 0.02)
     monkeypatch.setattr(attach_net, "LOOK_S", 0.02)
@@ -59,7 +59,7 @@ class Line:
 
 
 class Server(ABC):
-    """A server on a port of its own; what its lines are called is its kind's business."""
+    """A server on a free port; each kind names its connections in its own way."""
 
     def __init__(self, password: str = "") -> None:
         self.password = password
@@ -93,7 +93,7 @@ class Server(ABC):
 
 
 class Spice(Server):
-    """Lets anybody in who has the ticket, and sends no sound."""
+    """Accepts every client that has the ticket, and sends no sound."""
 
     async def serve(self, line: Line) -> None:
         size = struct.unpack("<12xI", await line.reader.readexactly(16))[0]
@@ -120,7 +120,7 @@ class Spice(Server):
 
 
 class Vnc(Server):
-    """Has sound, asks for a password if it has one, and knows viewers that want it for themselves."""
+    """Has sound, requires a password if one is set, and supports viewers that request exclusive access."""
 
     exclusive = False
 
@@ -177,7 +177,7 @@ async def all_lines(server: Server) -> None:
 
 
 class Watch:
-    """All states that a door has had."""
+    """Records all states that a door goes through."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.states: list[str] = []
@@ -187,7 +187,7 @@ class Watch:
         self.states.append(door.view().state)
 
     async def hears(self, state: str) -> None:
-        """It may last too shortly to be met with."""
+        """Wait for a state, which may last too short a time to be polled for."""
         async with asyncio.timeout(5):
             while state not in self.states:
                 await asyncio.sleep(0.005)
@@ -200,7 +200,7 @@ def causes(daemon: Daemon) -> list[str]:
 def test_spice_lines_that_are_reset_are_taken_up_again_at_once(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         watch, door = Watch(daemon), daemon.worker.attach(daemon.worker.guests["alice"], spec)
-        # All of them broken; one broken; one closed, and the others not.
+        # All connections reset, one reset, or one closed while the others stay.
         for in_order, kinds in ((False, ()), (False, (PLAYBACK,)), (True, (RECORD,)), (False, (MAIN,))):
             logins = server.logins
             await becomes(door, "attached")

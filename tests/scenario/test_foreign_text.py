@@ -1,4 +1,4 @@
-"""Names and messages of others on the operator's terminal and in the log; and values of others at every boundary."""
+"""Untrusted names and messages on the operator's terminal and in the log; untrusted values at every boundary."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ELSEWHERE = {"serve", "demo", "matrix", "lab", "listen", "page", "report"}
 
 
 def commanding(text: str) -> str:
-    """What of `text` a terminal would obey, or that turns its direction."""
+    """The characters of `text` that would control a terminal, or change the direction of text."""
     bad = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
     return "".join(c for c in text if c not in "\n\u200c\u200d" and unicodedata.category(c) in bad)
 
@@ -50,7 +50,7 @@ def commanding(text: str) -> str:
 async def commands_run(
     runtime: Path, commands: list[list[str]], streams: Sequence[str] = ("/dev/null", "captured", "captured")
 ) -> list[dict[str, Any]]:
-    """Each of them, against the daemon in `runtime`."""
+    """Run commands against the daemon in `runtime`."""
     read, write = os.pipe()
     spec = {"results": write, "streams": list(streams), "daemon": False}
     env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(runtime), "HOME": str(runtime)}
@@ -66,7 +66,7 @@ async def commands_run(
 
 
 async def hostile(daemon: Daemon) -> tuple[PulsePlayer, list[list[str]]]:
-    """Everything that has a name gets a bad one. Returns a client to keep, and commands about what there is."""
+    """Give a bad name to everything that has one. Returns a client to keep, and commands about the objects."""
     guest = daemon.worker.guests["default"]
     player = await PulsePlayer.connect(guest.pulse_path, FOREIGN)
     name = FOREIGN.encode() + b"\0"
@@ -97,13 +97,13 @@ async def hostile(daemon: Daemon) -> tuple[PulsePlayer, list[list[str]]]:
 
 
 async def bad_server() -> tuple[web.AppRunner, list[str]]:
-    """A server whose every message is meant for the terminal, and the command that meets it."""
+    """A server whose messages all contain escape sequences, and the command that connects to it."""
 
     async def upgrade(request: web.Request) -> web.WebSocketResponse:
         line = web.WebSocketResponse()
         await line.prepare(request)
         settings = {FOREIGN: FOREIGN}
-        # Whom it has joined is told when there is a format.
+        # The listener prints what it has joined once it has a format.
         sound = FormatChanged(CodecParameters(1, "s16", 48_000, ["front-left", "front-right"]))
         for said in (Welcome(1, FOREIGN, FOREIGN, settings), sound, Configured(settings)):
             await line.send_str(encode_message(said))
@@ -120,7 +120,7 @@ async def bad_server() -> tuple[web.AppRunner, list[str]]:
 
 
 def top_on_a_terminal(runtime: Path) -> bytes:
-    """What `top` writes to a terminal in a second: sequences of ours among it."""
+    """What `top` writes to a terminal in a second, which includes escape sequences of its own."""
     own, theirs = pty.openpty()
     env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "TERM": "xterm", "COLUMNS": "200"}
     process = subprocess.Popen([sys.executable, "-m", "millrace.cli.main", "top"], stdout=theirs, env=env)
@@ -163,7 +163,7 @@ def test_no_command_passes_on_what_a_terminal_obeys(tmp_path: Path, caplog: pyte
 
 
 def judge(found: list[dict[str, Any]]) -> None:
-    """Nothing commands, nothing is forged, and the names are there."""
+    """Check that nothing controls the terminal, no line is forged, and the names are shown."""
     for one in found:
         for text in (one["out"], one["err"]):
             assert not commanding(text), one
@@ -178,7 +178,7 @@ def judge(found: list[dict[str, Any]]) -> None:
 
 
 def json_parts(one: dict[str, Any]) -> list[str]:
-    """One document, or one a line."""
+    """The JSON documents in an output: one, or one per line."""
     return one["out"].splitlines() if one["args"][0] == "incidents" else [one["out"]]
 
 
@@ -236,7 +236,7 @@ VALUES: list[tuple[str, str, str]] = [
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[int, str]]:
-    """What the daemon answered to each of VALUES, while a watcher looked on; and what that saw in the end."""
+    """The daemon's answer to each of VALUES, while a watcher is connected; and what the watcher saw at the end."""
     folder = tmp_path_factory.mktemp("values")
     got: dict[int, tuple[int, str]] = {}
 

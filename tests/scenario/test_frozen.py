@@ -1,4 +1,4 @@
-"""A PulseAudio connection frozen to a value goes on from it, wherever it was, and in another process."""
+"""A PulseAudio connection that is frozen to a value, in any state, continues from it, even in another process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = {"application.name": b"thawed\0"}
 
 
 def conversation() -> bytes:
-    """What a client says that uploads a sound, and hears of what happens."""
+    """The requests of a client that subscribes to events and uploads a sound."""
     wire = PulseClientSession()
     wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
     wire.send_request(Command.SET_CLIENT_NAME, {"props": NAME})
@@ -37,14 +37,14 @@ def conversation() -> bytes:
 
 
 def thawed(client: RigClient, rig: Rig) -> PulseClient:
-    """The server's side of a connection, as it goes on in `rig`."""
+    """The server's side of a connection, continued in `rig`."""
     frozen = pickle.dumps(client.server.state)
     client.server.account.close()
     return PulseClient(rig.door, HANDLERS, pickle.loads(frozen))
 
 
 def answered(rig: Rig, seed: int, freezing: bool) -> tuple[bytes, list[int]]:
-    """All that the conversation is answered with, in pieces by `seed`, and what the connection held after each."""
+    """All answers to the conversation, sent in pieces by `seed`, and the memory that the connection held after each."""
     client, said, rng, out = rig.client(login=False), conversation(), random.Random(seed), b""
     held: list[int] = []
     while said:
@@ -79,7 +79,7 @@ def test_it_goes_on_in_another_process() -> None:
     client.wire.send_block(channel, SOUND)
     sent = client.wire.data_to_send()
     client.server.receive(sent[:1000], here.now_ns)
-    # Nobody has read these yet: a reply, and news.
+    # Not read yet: a reply, and events.
     client.wire.send_request(Command.GET_SERVER_INFO)
     said = sent[1000:] + client.wire.data_to_send()
     client.server.receive(said, here.now_ns)

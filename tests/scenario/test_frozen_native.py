@@ -1,4 +1,4 @@
-"""A native connection frozen to a value goes on from it, wherever it was, and at another daemon's socket."""
+"""A native connection that is frozen to a value, in any state, continues from it, even in another daemon."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def at_door(daemon: Daemon) -> Bus:
 
 
 async def frozen(server: NativeServer) -> tuple[bytes, socket.socket]:
-    """The only connection there is, as it travels."""
+    """Freeze the only connection; returns its pickled state and its socket."""
     (session,) = server.sessions
     state, sock = await session.freeze()
     assert session.closed and not server.sessions
@@ -62,7 +62,7 @@ async def moved(here: NativeServer, there: NativeServer) -> NativeSession:
 
 
 def conversation() -> bytes:
-    """What a session manager says that makes and removes sinks, and watches them."""
+    """The messages of a session manager that creates, removes and watches sinks."""
     calls: list[tuple[str, dict[str, Any]]] = [
         ("watch", {"kinds": ["sink"]}), ("sink.add", {"guest": "alice", "name": "one"}), ("claim", {"name": "x"}),
         ("set", {"target": "sink/one", "guest": "alice", "settings": {"volume": "50%"}}), ("nonsense", {}),
@@ -73,7 +73,7 @@ def conversation() -> bytes:
 
 
 class Told:
-    """What a client has been told."""
+    """Everything that a client has received."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[str, int]] = []
@@ -91,7 +91,7 @@ class Told:
 
 
 async def talked(daemon: Daemon, seed: int, freezing: bool) -> Told:
-    """The conversation in pieces by `seed`, frozen after each or not."""
+    """Hold the conversation in pieces by `seed`, and freeze the connection after each if `freezing`."""
     loop, rng, said, told = asyncio.get_running_loop(), random.Random(seed), conversation(), Told()
     server, wire = daemon._native[None], NativeWire(daemon=False, close_fd=os.close)
     with socket.socket(socket.AF_UNIX) as sock:
@@ -134,7 +134,7 @@ def test_a_connection_frozen_anywhere_is_answered_as_one_that_was_not(tmp_path: 
 
 
 def test_it_goes_on_in_another_process(tmp_path: Path) -> None:
-    """Another daemon stands for it: nothing but the value and the socket goes from here to there."""
+    """Another daemon stands in for the process: only the value and the socket are passed to it."""
 
     async def test(here: Daemon) -> None:
         (tmp_path / "there").mkdir()
@@ -302,7 +302,7 @@ def test_who_may_be_there_no_longer_is_sent_away_when_it_goes_on(tmp_path: Path)
 
 
 def test_what_a_token_lost_while_nobody_looked_is_lost_to_its_connection(tmp_path: Path) -> None:
-    """A guest that was removed, and one of the same name: the token has no right in it, and the connection neither."""
+    """A guest is removed and one of the same name created: neither the token nor the connection has rights in it."""
 
     async def test(daemon: Daemon) -> None:
         server, access = daemon._native[None], daemon.worker.access

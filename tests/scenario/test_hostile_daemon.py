@@ -1,4 +1,4 @@
-"""The native client meets a daemon that says what can't be: the program gets one of Millrace's errors, and no more."""
+"""The native client against a daemon that sends nonsense: the program gets one of Millrace's errors, nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STREAM = {
 
 
 async def saying(path: Path, answer: Message) -> asyncio.Server:
-    """A daemon that answers every call with `answer`; a reply bears the call's serial."""
+    """A daemon that answers every call with `answer`; a reply has the call's serial."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire = NativeWire(daemon=True)
@@ -78,7 +78,7 @@ def test_a_stream_without_its_memory_is_refused(tmp_path: Path) -> None:
 
 
 async def silent(path: Path, *words: Message, then: float = 0.0, last: Message | None = None) -> asyncio.Server:
-    """A daemon that says `words` to a hello, and after a while `last`, or nothing for good."""
+    """A daemon that answers a hello with `words`, and sends `last` after a while, or nothing ever again."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for word in words:
@@ -126,7 +126,7 @@ def test_a_daemon_that_has_to_ask_has_longer(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_socket_before_which_too_many_wait_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that is stopped accepts nobody: to connect then waits in the kernel, and the whole program with it."""
+    """A stopped daemon accepts no connections: a blocking connect would wait in the kernel, and the program with it."""
     monkeypatch.setattr(bus_module, "WELCOME_S", 0.2)
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Requests as no browser makes them: each is answered by 4xx and a sentence, and the log stays the daemon's own."""
+"""Requests that no browser makes: each is answered with a 4xx and a sentence, and nothing is forged in the log."""
 
 from __future__ import annotations
 

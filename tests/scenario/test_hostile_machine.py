@@ -1,4 +1,4 @@
-"""A machine whose server never stops talking nonsense: its guest waits, and the loop goes round for the others."""
+"""A machine whose server sends nonsense without end: its own guest waits, and the loop goes on for the others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_flood_from_a_machine_is_taken_in_small_steps(tmp_path: Path, flood: s
             )
             while not daemon.worker.guests["alice"].machines[0].sessions:
                 await asyncio.sleep(0.01)
-            # Its own processor time between two rounds, whatever else this machine does.
+            # Thread CPU time between two rounds of the loop, which other load on this machine does not change.
             most, ends = 0.0, time.thread_time() + 1.0
             while time.thread_time() < ends:
                 began = time.thread_time()
@@ -72,14 +72,14 @@ PINGS = struct.pack("<HI12x", 4, 12) * 4_096
 
 
 async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A SPICE server's beginning, on any channel."""
+    """Complete a SPICE server's link handshake on any channel."""
     with contextlib.suppress(asyncio.IncompleteReadError):
         link = await reader.readexactly(42)
         writer.write(WELCOME + (b"".join(seeds.spice_main()[0]) if link[20] == ChannelKind.MAIN else b""))
 
 
 async def unread_pongs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A SPICE server that pings on and on, and reads no answer."""
+    """A SPICE server that pings without end and reads no answer."""
     await let_in(reader, writer)
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     with contextlib.suppress(ConnectionError):
@@ -89,7 +89,7 @@ async def unread_pongs(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def half_a_message(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One that begins a message of 1 MiB on each channel, and never ends it."""
+    """A SPICE server that starts a message of 1 MiB on each channel and never completes it."""
     await let_in(reader, writer)
     writer.write(struct.pack("<HI", 106, 1 << 20) + bytes((1 << 20) - 1))
     with contextlib.suppress(ConnectionError):
@@ -98,7 +98,7 @@ async def half_a_message(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 def waiting_bytes(machines: list[SpiceMachine]) -> int:
-    """What is kept for them: what they have not read, and what is not whole."""
+    """The bytes held for machines: unread output, and incomplete input."""
     lines = [line for machine in machines for line in getattr(machine, "lines", ())]
     unread = [line._transport.get_write_buffer_size() for line in lines if line._transport is not None]
     return sum(unread) + sum(line._core.partial_bytes for line in lines)
@@ -148,7 +148,7 @@ def kept_alive(sock: socket.socket) -> list[int]:
 
 
 def test_a_host_that_goes_without_a_word_is_noticed_on_both_sides() -> None:
-    """A machine's host that lost its power says nothing more; its door would be attached for ever."""
+    """A host that has lost power sends nothing more; without a timeout its door would stay attached for ever."""
 
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -171,7 +171,7 @@ def test_a_host_that_goes_without_a_word_is_noticed_on_both_sides() -> None:
 
 
 def test_authorities_are_read_once_and_not_by_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That takes 60 ms, and a machine that is not there is looked for every second."""
+    """Reading them takes 60 ms, and a missing machine is retried every second."""
     made: list[threading.Thread] = []
     real = crypto.client_tls
 

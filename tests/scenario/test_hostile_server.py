@@ -1,4 +1,4 @@
-"""A listener meets a bad server: it plays what it can, and says what is wrong where it can't."""
+"""A listener against a bad server: it plays what it can, and otherwise says what is wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stream(**changes: Any) -> dict[str, Any]:
 
 
 def packets(payloads: list[bytes], frames: int = 960, step: int = 960) -> list[bytes]:
-    """Media, one after the other; positions move by `step`."""
+    """Consecutive media packets; positions advance by `step`."""
     return [
         pack_media(1, frames, n, n * step, n * step * 1_000_000 // 48, payload) for n, payload in enumerate(payloads)
     ]
@@ -48,7 +48,8 @@ def packets(payloads: list[bytes], frames: int = 960, step: int = 960) -> list[b
 
 @asynccontextmanager
 async def serving(speak: Speak) -> AsyncIterator[str]:
-    """A server that upgrades, speaks, and closes; with the page's files, which speak to their own server alone."""
+    """A server that upgrades, runs `speak`, and closes. It serves the page's files too: a page connects only to its
+    own origin."""
 
     async def upgrade(request: web.Request) -> web.WebSocketResponse:
         line = web.WebSocketResponse()
@@ -161,7 +162,7 @@ def test_positions_that_jump_fill_no_disk(tmp_path: Path) -> None:
 def test_sound_faster_than_time_fills_no_disk(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     began = time.monotonic()
-    # A packet of one byte is 60 ms of silence.
+    # A one-byte Opus packet is 60 ms of silence.
     heard([stream(), *packets([b"\xf8"] * 20_000, frames=960)], path)
     assert path.stat().st_size < (62 + time.monotonic() - began) * 48_000 * 4
 
@@ -203,7 +204,7 @@ def test_a_server_that_sends_on_after_the_close_holds_nobody(
         async def speak(line: web.WebSocketResponse) -> None:
             for item in (WELCOME, stream(), *([{"type": "nonsense"}] if nonsense else [])):
                 await line.send_str(json.dumps(item))
-            # It reads nothing, so it hears no Close.
+            # The server does not read, so it does not see the Close.
             while not gone.is_set():
                 await line.send_bytes(packets(opus(1))[0])
                 await asyncio.sleep(0.02)
@@ -266,7 +267,7 @@ def test_a_listener_repeats_only_so_much_of_it(kind: str, message: dict[str, Any
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_server_that_sends_listeners_elsewhere_is_not_followed(status: int, tmp_path: Path) -> None:
-    """From wss:// that could lead to where no TLS is, and to whoever it likes."""
+    """A redirect could lead from wss:// to a server without TLS, and to any host, with the token."""
     asked: list[str] = []
 
     async def elsewhere(request: web.Request) -> web.Response:
@@ -295,7 +296,7 @@ def test_a_server_that_sends_listeners_elsewhere_is_not_followed(status: int, tm
 
 
 def test_whom_the_daemon_ends_for_good_is_told_why_however_much_was_said_before(tmp_path: Path) -> None:
-    """As when a token has expired, or was revoked: else it would look like the end of the sound."""
+    """As when a token expires or is revoked: without a reason it would look like the end of the sound."""
     told: list[tuple[str, str]] = []
 
     async def speak(line: web.WebSocketResponse) -> None:

@@ -1,4 +1,4 @@
-"""Attempts to be taken for somebody, against a running daemon, and what ends with whose it is."""
+"""Attempts at impersonation against a running daemon, and what ends together with its owner's rights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Test = Callable[["Rig"], Awaitable[None]]
 
 
 class Rig:
-    """A daemon with guests alice and bob, and ways to ask it."""
+    """A daemon with guests alice and bob, and several ways to make requests."""
 
     def __init__(self, daemon: Daemon, http: aiohttp.ClientSession) -> None:
         self.daemon, self.http = daemon, http
@@ -59,26 +59,26 @@ class Rig:
         return token.id, secret
 
     async def ask(self, path: str = STATE, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, str]:
-        """By TCP, with these headers and no others."""
+        """Make a request over TCP with exactly these headers."""
         async with self.http.request(method, f"{self.url}{path}", json=body, headers=headers) as answer:
             return answer.status, await answer.text()
 
     async def by_socket(self, path: str = STATE, **headers: str) -> int:
-        """By the daemon's private socket."""
+        """Make a request on the daemon's private socket."""
         connector = aiohttp.UnixConnector(str(self.daemon.config.runtime / "api.sock"))
         async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http:
             async with http.get(f"http://localhost{path}", headers=headers) as answer:
                 return answer.status
 
     async def enter(self, secret: str, **headers: str) -> tuple[int, dict[str, str]]:
-        """As the page does: the status, and the header that sends the session back."""
+        """Sign in as the page does; returns the status, and the header with the session."""
         headers = {"Authorization": f"Bearer {secret}", "Origin": self.url} | headers
         async with self.http.post(f"{self.url}/session", headers=headers) as answer:
             assert not answer.cookies, "a browser would send it to every port of this host"
             return answer.status, bearer((await answer.json())["session"]) if answer.status == 200 else {}
 
     async def watch(self, session: str, **headers: str) -> aiohttp.ClientWebSocketResponse:
-        """As the page does: a WebSocket can have no header."""
+        """Subscribe as the page does: a browser can't set a header on a WebSocket."""
         offered = (SUBPROTOCOL, CREDENTIAL + session)
         return await self.http.ws_connect(f"{self.url}/api/v1/events", protocols=offered, headers=headers)
 
@@ -101,11 +101,11 @@ def running(tmp_path: Path, test: Test, **config: Any) -> None:
     bus.running(tmp_path, main, guests=(alice, GuestConfig("bob")), **config)
 
 
-# -- by the connection alone ---------------------------------------------------------------------------------
+# -- identified by the connection alone ----------------------------------------------------------------------
 
 
 def test_over_tcp_nobody_is_somebody_without_a_credential(tmp_path: Path) -> None:
-    """A proxy, a container's port, a tunnel: all of them connect from loopback, as this user."""
+    """Proxies, container ports and tunnels all connect from loopback, as this user."""
 
     async def test(rig: Rig) -> None:
         assert (await rig.ask())[0] == 401
@@ -121,7 +121,7 @@ def test_over_tcp_nobody_is_somebody_without_a_credential(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("way", ["closed", "reset", "half closed"])
 def test_a_request_whose_sender_has_gone_is_nobodys(way: str, tmp_path: Path) -> None:
-    """Of a socket in TIME_WAIT the kernel knows no owner, and calls that 0."""
+    """The kernel has no owner for a socket in TIME_WAIT, and reports 0 for it: root."""
 
     async def test(rig: Rig) -> None:
         host, port = rig.daemon.serving.address.split(":")
@@ -179,7 +179,7 @@ def test_a_listener_that_goes_while_it_waits_for_its_turn_is_no_internal_error(
 
 
 async def pumped(rig: Rig, runner: int) -> bytes:
-    """A socket without an address, as a supervisor or a tunnel hands it over."""
+    """Make a request on a socket without an address, such as a supervisor or a tunnel hands over."""
     ours, theirs = socket.socketpair()
     server = rig.daemon.serving.runners[runner].server
     assert server is not None
@@ -224,7 +224,7 @@ def test_another_user_at_the_private_socket_is_nobody(tmp_path: Path, monkeypatc
 
 
 async def asked(take: Callable[[socket.socket], None], pair: tuple[socket.socket, socket.socket], said: bytes) -> bytes:
-    """What comes back first on a connection that is handed over."""
+    """The first data that comes back on a connection that is handed over."""
     ours, theirs = pair
     for end in pair:
         end.setblocking(False)
@@ -237,7 +237,7 @@ async def asked(take: Callable[[socket.socket], None], pair: tuple[socket.socket
 
 
 async def logs_in(guest: Guest, at: int, cookie: bytes = bytes(COOKIE_BYTES)) -> bool:
-    """Whether a socket without an address may play at one of a guest's PulseAudio sockets."""
+    """Whether a socket without an address can authenticate at one of a guest's PulseAudio sockets."""
     wire = PulseClientSession()
     wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": cookie})
     wire.receive(await asked(guest.servers[at]._take, socket.socketpair(), wire.data_to_send()))
@@ -245,7 +245,7 @@ async def logs_in(guest: Guest, at: int, cookie: bytes = bytes(COOKIE_BYTES)) ->
 
 
 async def greets(server: NativeServer, pair: tuple[socket.socket, socket.socket]) -> bool:
-    """Whether whoever has that socket is welcome at a native socket."""
+    """Whether a native socket accepts the holder of this connection."""
     return b"not authenticated" not in (said := await asked(server._take, pair, frame(NativeHello(name="x")))) and (
         b"a token is needed" not in said
     )
@@ -258,7 +258,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def test_a_connection_without_an_address_needs_the_cookie_where_tcp_is_spoken(tmp_path: Path) -> None:
-    """TLS that ended elsewhere is pumped on by a socket pair: at its other end is this very process."""
+    """TLS that is terminated separately arrives over a socket pair, whose peer credentials are this very process's."""
 
     async def test(daemon: Daemon) -> None:
         alice = daemon.worker.guest("alice")
@@ -294,7 +294,7 @@ def test_a_connection_over_tcp_is_nobody_at_a_native_socket(tmp_path: Path) -> N
     bus.running(tmp_path, test, guests=(GuestConfig("alice"),))
 
 
-# -- pages of others -----------------------------------------------------------------------------------------
+# -- other sites' pages --------------------------------------------------------------------------------------
 
 
 async def raw(rig: Rig, *lines: str) -> int:
@@ -318,7 +318,7 @@ def test_other_sites_pages_are_refused_whatever_they_have(tmp_path: Path) -> Non
             assert await raw(rig, f"Host: {here}", auth, f"Origin: {origin}") == 403, origin
         assert await raw(rig, f"Host: {here}", auth, f"Origin: http://{here}", "Origin: http://evil.example") == 400
         assert await raw(rig, f"Host: {here}", auth, f"Authorization: Bearer {secret}") == 400
-        # From another port of this host: another site's page.
+        # A page from another port of this host counts as another site's.
         _, mine = await rig.enter(secret)
         for site in ("same-site", "cross-site"):
             assert (await rig.ask(**mine, **{"Sec-Fetch-Site": site}))[0] == 403
@@ -357,7 +357,7 @@ def test_a_host_without_a_port_is_the_schemes_own_unless_we_know_better() -> Non
     assert same("http://[::1]:8642", "[0:0::1]:8642") and not same("http://[::1]:8642", "[::1]")
     assert not same("https://box:8443", "box") and not same("http://box", "box:443")
     assert not same("http://box", "box", "https") and not same("https://box", "", "")
-    # Whatever else is on that host: who says where the page is does not leave it to a Host without a port.
+    # If `public` is configured, it counts, and not a Host without a port: other servers may run on that host.
     assert same("https://box:8443", "box", public="https://box:8443/") and not same(
         "https://box", "box", public="https://box:8443/"
     )
@@ -401,7 +401,7 @@ def test_a_session_stands_for_a_token_and_dies_with_it_at_once(tmp_path: Path) -
 
 
 def test_a_session_is_known_again_and_begets_no_other(tmp_path: Path) -> None:
-    """A second one would go on when the first is signed out."""
+    """A second session would remain when the first is signed out."""
 
     async def test(rig: Rig) -> None:
         number, secret = await rig.token("see", ("alice",))
@@ -429,14 +429,14 @@ def test_a_session_can_not_be_made_up(tmp_path: Path) -> None:
 
 
 def test_a_cookie_is_worth_nothing(tmp_path: Path) -> None:
-    """A browser sends a host's cookies to every port of it, whoever listens there (RFC 6265, section 8.5)."""
+    """Browsers send cookies to every port of a host, whoever listens there (RFC 6265, section 8.5)."""
 
     async def test(rig: Rig) -> None:
         _, mine = await rig.enter(rig.daemon.worker.access.key)
         for value in (session_of(mine), session_of(mine).removeprefix("ms_"), rig.daemon.worker.access.key):
             for name in ("millrace", "session", f"millrace-{'0' * 10}"):
                 assert (await rig.ask(Cookie=f"{name}={value}"))[0] == 401
-        # What browsers kept of Millrace 0.1 beside a session harms nobody.
+        # A cookie left over from Millrace 0.1 does no harm beside a session.
         assert (await rig.ask(Cookie="millrace-0123456789=b3duZXI.a.b", **mine))[0] == 200
 
     running(tmp_path, test)
@@ -513,7 +513,7 @@ def test_what_begins_while_its_session_is_signed_out_does_not_go_on(tmp_path: Pa
 def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token that may only hear signs out on fifty connections at a time, a guest sets fifty levels: a slow disk's."""
+    """A token that may only hear signs out on fifty connections, and a guest sets fifty levels; the disk is slow."""
 
     async def test(rig: Rig) -> None:
         daemon, kept = rig.daemon, []
@@ -621,7 +621,7 @@ def test_a_link_is_of_no_use_after_an_hour(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_page_behind_a_bad_line_is_let_in_as_itself(tmp_path: Path) -> None:
-    """`lab impair` stands between, and answers for the daemon what a WebSocket speaks."""
+    """`lab impair` is in between, and negotiates the WebSocket's subprotocol on behalf of the daemon."""
 
     async def test(rig: Rig) -> None:
         runner = web.AppRunner(Impairment(f"ws://{rig.daemon.serving.address}", ImpairedPath()).application())
@@ -638,11 +638,11 @@ def test_a_page_behind_a_bad_line_is_let_in_as_itself(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-# -- what ends with whose it is -----------------------------------------------------------------------------
+# -- what ends together with its owner's rights --------------------------------------------------------------
 
 
 async def everything(rig: Rig, secret: str) -> tuple[dict[str, str], list[Any], Bus]:
-    """One of each kind of thing that goes on by a token: a session, a listener, a watcher, a native connection."""
+    """One of everything that depends on a token: a session, a listener, a watcher, a native connection."""
     _, mine = await rig.enter(secret)
     listener = await rig.http.ws_connect(f"{rig.url}/alice", headers=bearer(secret))
     await listener.send_str(encode_message(Hello()))
@@ -681,7 +681,7 @@ def test_everything_that_runs_by_a_token_ends_when_it_is_revoked(tmp_path: Path)
 
 @pytest.mark.parametrize("listening", [True, False])
 def test_everything_that_runs_by_a_token_ends_when_it_expires(listening: bool, tmp_path: Path) -> None:
-    """Also where nobody listens, who would be looked at now and then."""
+    """Also without a listener, since listeners are checked periodically anyway."""
 
     async def test(rig: Rig) -> None:
         number, secret = await rig.token("hear,control", ("alice",), lasts_s=2)
@@ -721,7 +721,7 @@ def test_what_has_ended_by_itself_is_forgotten(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-# -- what whoever asks may know ------------------------------------------------------------------------------
+# -- what a requester may learn ------------------------------------------------------------------------------
 
 
 def test_health_checks_need_no_token_and_learn_nothing(tmp_path: Path) -> None:
@@ -853,7 +853,7 @@ def test_a_guests_admin_attaches_what_the_configuration_gives_that_guest(tmp_pat
 
 
 def test_a_link_in_a_guests_own_folder_leads_nowhere_else(tmp_path: Path) -> None:
-    """The folder is the guest's, who can exchange what lies there after it was looked at: it is judged when opened."""
+    """The guest can write to the folder and could replace a file after a check, so the check is made when opening."""
     mine = tmp_path / "alices"
     mine.mkdir()
     reached: list[str] = []
@@ -888,7 +888,7 @@ def test_a_door_of_the_owners_is_opened_wherever_it_is(tmp_path: Path) -> None:
     assert parse_door("qmp:/run/x").below == ()
 
 
-# -- who is behind a proxy -----------------------------------------------------------------------------------
+# -- clients behind a proxy ----------------------------------------------------------------------------------
 
 
 def test_of_those_behind_a_trusted_proxy_only_who_guesses_is_slowed_down(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What users are told of a guest with a stream from each kind of door. On a virtual clock it is the same each time."""
+"""What users see of a guest with a stream from each kind of door: on a virtual clock, the same in each run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from millrace.wire.qemu.audio import AudioPeer
 from millrace.wire.vnc.client import AudioBegin, AudioData, Ready, VncClient, VncEvent
 
 GOLDEN = Path(__file__).with_name("ingress.json")
-"""MILLRACE_GOLDEN=1 writes it anew."""
+"""Rewritten with MILLRACE_GOLDEN=1."""
 FIREFOX, ARECORD = Identity(4711, 1000, "firefox"), Identity(4712, 1000, "arecord")
 S16 = Spec(SampleFormat.S16LE, 2, 44_100)
 STEREO = (1, 2)
@@ -62,7 +62,7 @@ Shown = dict[str, Any]
 
 
 class Program:
-    """A program that speaks the native protocol: a session for its streams, and its end of their memory."""
+    """A program that uses the native protocol: a session for its streams, and its side of their shared memory."""
 
     principal, name = OWNER, "mpv"
 
@@ -86,7 +86,7 @@ class Program:
         raise AssertionError(error)
 
     async def play(self, rate: int, name: str, milliseconds: int = 60) -> str:
-        """Play so much of a tone, and nothing after it."""
+        """Play a tone of that length, and nothing after it."""
         takes, run = self.streams.methods["play"]
         run(1, takes(name=name, format="s16", rate=rate, latency_ms=80.0, guest="alice"))
         answer = self.answers[-1].value
@@ -116,7 +116,7 @@ class Program:
 
 
 class House(Rig):
-    """A whole guest on the rig's clock, watched and diagnosed as a worker does."""
+    """A complete guest on the rig's clock, with a registry and diagnosis as in a worker."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class House(Rig):
         publisher = Publisher(self.registry, self.guest)
         self.graph.observers.append(publisher.node_changed)
         self.names: dict[str, str] = {}
-        """Keys of streams and recorders by what they are called here."""
+        """The keys of streams and recorders, by the names used here."""
 
     def program(self, identity: Identity) -> RigClient:
         client = self.client(login=False)
@@ -145,7 +145,7 @@ class House(Rig):
         return client
 
     def called(self, name: str, before: set[int]) -> None:
-        """The streams that have come since."""
+        """The streams created since."""
         for id_ in self.graph.streams.keys() - before:
             self.names[name] = f"stream/{id_}"
 
@@ -193,7 +193,7 @@ class House(Rig):
         run(3, takes(stream=int(key.removeprefix("stream/")), corked=True))
 
     def machine(self, kind: type[AttachedMachine], spec: DoorSpec) -> Callable[[], None]:
-        """A machine that plays in each tick."""
+        """A machine that plays in every tick."""
         machine = kind(self.graph.ids.take(), self.guest, spec)
         self.guest.machines.append(machine)
         before = set(self.graph.streams)
@@ -243,7 +243,7 @@ class House(Rig):
         return lambda: says(AudioData(tone))
 
     def listener(self) -> tuple[ListenerSession, Callable[[], None]]:
-        """A listener that speaks in each fourth tick."""
+        """A listener that speaks in every fourth tick."""
         session = ListenerSession(
             self.guest, self.graph.ids.take(), "127.0.0.1", lambda message: None, lambda: True, self.now_ns, OWNER
         )
@@ -268,14 +268,14 @@ class House(Rig):
         return session, tick
 
     def diagnose(self) -> None:
-        """Look into the underruns whose time has come."""
+        """Diagnose the underruns that are due."""
         while (due := self.diagnosis.next_timeout()) is not None and due <= self.now_ns:
             self.diagnosis.handle_timeout(self.now_ns)
 
-    # -- what is told --------------------------------------------------------------------------
+    # -- what users see ------------------------------------------------------------------------
 
     def told(self) -> Shown:
-        """All of it, by the names that things have here."""
+        """Everything that users see, by the names used here."""
         out: Shown = {"streams": {}, "explain": {}, "latency": {}}
         for name, key in self.names.items():
             number = int(key.partition("/")[2])
@@ -315,7 +315,7 @@ class House(Rig):
 
 
 def _shown(view: Struct | list[Any]) -> Any:
-    """A view as JSON has it, and of the types that the API's description names."""
+    """A view as in JSON, checked against the types that the API's description names."""
     if isinstance(view, list):
         return [_shown(one) for one in view]
     shown = to_builtins(view)
@@ -324,12 +324,12 @@ def _shown(view: Struct | list[Any]) -> Any:
 
 
 def _varies(line: str) -> bool:
-    """Another version, or what a Python object weighs."""
+    """Whether a line depends on Millrace's version, or on the size of Python objects."""
     return bool(re.match(r"millrace_info|millrace_guest_held_bytes", line))
 
 
 def _plain(shown: Shown) -> Shown:
-    """Without levels, which depend on how a library rounds."""
+    """The same without levels, which depend on a library's rounding."""
     out: Shown = {}
     for key, value in shown.items():
         if key in ("peak", "rms"):
@@ -361,7 +361,7 @@ async def _play(folder: Path) -> Shown:
 
 
 def _written(told: Shown) -> str:
-    """A line for each thing."""
+    """JSON with one line per object."""
     parts = []
     for part, value in told.items():
         pairs = value.items() if isinstance(value, dict) else ((None, one) for one in value)
@@ -378,7 +378,7 @@ def test_users_are_told_of_each_kind_of_door_what_they_were_told_before(tmp_path
     kept = json.loads(GOLDEN.read_text())
     for part, value in kept.items():
         assert told[part] == value, part
-        # The order of names is part of what is shown.
+        # The order of keys is compared too.
         assert json.dumps(told[part]) == json.dumps(value)
     assert told.keys() == kept.keys()
 

@@ -1,4 +1,4 @@
-"""Commands against a running daemon that fail part-way: nothing is half made, lost, or done though it was refused."""
+"""Commands that fail half-way in a running daemon: nothing is half done, lost, or done although it was refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def ask(daemon: Daemon, method: str, **args: Any) -> Any:
 
 
 async def everything(daemon: Daemon) -> str:
-    """All that commands can change, as it is shown."""
+    """Everything that commands can change, as the state shows it."""
     state = await ask(daemon, "state")
     shown = {"guests": state["guests"], "requests": await ask(daemon, "requests")}
     for what in ("grants", "tokens"):
@@ -142,13 +142,13 @@ def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path:
     running(tmp_path, test)
 
 
-# -- nothing half made -----------------------------------------------------------------------------
+# -- nothing is half done --------------------------------------------------------------------------
 
 
 def test_a_guest_that_can_not_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         before, objects, servers = await everything(daemon), len(daemon.worker.registry), len(daemon._native)
-        # One byte of path more than the system allows, for one of its two sockets.
+        # For one of the two sockets, the path is one byte longer than the system allows.
         name = "g" * (107 - len(str(daemon.config.runtime)) - len("//pulse"))
         with pytest.raises(ConfigError, match=r"native is too long"):
             await ask(daemon, "guest.add", name=name)
@@ -160,7 +160,7 @@ def test_a_guest_that_can_not_be_opened_leaves_nothing_behind(tmp_path: Path) ->
         assert not list((daemon.config.runtime / name).iterdir()) and daemon.worker.store.guests() == {}
         await ask(daemon, "guest.add", name=name[:-1])
 
-    # Shorter than pytest's own folder.
+    # A shorter path than pytest's own folder.
     running(tmp_path, test)
 
 
@@ -201,11 +201,11 @@ def test_a_module_that_can_not_be_loaded_leaves_no_sink() -> None:
         assert {sink.name for sink in rig.graph.sinks.values()} == before
 
 
-# -- nothing done that was refused -----------------------------------------------------------------
+# -- nothing refused is done -----------------------------------------------------------------------
 
 
 async def waiting(daemon: Daemon) -> str:
-    """A request that waits."""
+    """A request that is pending."""
     subject = Subject(Identity(1, 0, "firefox-esr"))
     prompt = daemon.worker.prompts.ask("alice", Permission.CAMERA, subject, "", now_ns(), lambda allow: None)
     assert prompt is not None
@@ -361,7 +361,7 @@ def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_p
             await daemon.plane.run(OWNER, "detach", {"door": door["id"]})
             assert len(os.listdir("/proc/self/fd")) == before
         theirs.close()
-        # What was said on it is read, and then its end is met: nobody holds the other side any more.
+        # Read what was sent on it, up to end-of-file: then no other descriptor of the other end is left open.
         while await asyncio.get_running_loop().sock_recv(mine, 4096):
             pass
         mine.close()
@@ -411,7 +411,7 @@ def test_of_two_sinks_that_are_removed_at_once_the_last_stays_and_is_kept(tmp_pa
             await ask(daemon, "sink.add", guest="alice", name=name)
         await ask(daemon, "sink.remove", guest="alice", sink="millrace")
         sinks = list(guest.graph.sinks.values())
-        # So many that it takes steps.
+        # Enough to need several steps.
         for number in range(60):
             guest.graph.add_stream(Stream(guest.graph.ids.take(), "s", ("mono",)), sinks[number % 2])
         removals = [daemon.worker.remove_sink(guest, name) for name in ("a", "b", "a")]

@@ -1,4 +1,4 @@
-"""What is done to a guest with thousands of streams, or told of it, is done with pauses."""
+"""Changes to a guest with thousands of streams, and lists of them, are made in steps that let others run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.scenario.test_kept import ask, running
 
 
 async def rounds_of(work: Coroutine[Any, Any, Any]) -> tuple[Any, int]:
-    """What comes of it, and how often the loop came round meanwhile."""
+    """The result of an operation, and how many rounds the loop made in the meantime."""
     task, rounds = asyncio.ensure_future(work), 0
     while not task.done():
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""`millrace listen` into files that take no more: it says why, and ends with the code that is documented."""
+"""`millrace listen` into files that can't be written any further: it says why, and exits with the documented code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.places import small_disk
 
 
 async def listened(daemon: Daemon, token: Path, to: str) -> tuple[int, str]:
-    """Exit code of a listener that writes to `to`, and what it said."""
+    """The exit code and the output of a listener that writes to `to`."""
     command = [sys.executable, "-m", "millrace.cli.main", "listen", f"{daemon.serving.url}/default", "--to", to]
     command += ["--token-file", str(token), "--set", "codec=f32", "--seconds", "20"]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""Machines at odd moments: a guest without room for one more, and a QEMU that answers what it has not read."""
+"""Machines at odd moments: a guest without memory for another one, and a QEMU that answers before it has read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from millrace.wire.qemu.dbus import _REPLY_TO, NO_REPLY, RETURN, DBusWire
 from tests.bus import daemon_in
 
 CALLS = 40
-"""Calls that nobody reads the answers to, in one go."""
+"""Calls made in one go, whose answers are not read."""
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -48,12 +48,13 @@ def test_a_machine_for_which_there_is_no_room_is_looked_for_when_there_is(tmp_pa
 
 
 def reply(wire: DBusWire, serial: int) -> None:
-    """An answer without anything in it."""
+    """Send an empty answer."""
     wire._send(RETURN, NO_REPLY, {_REPLY_TO: serial}, "a{sv}", bytes(8))
 
 
 def test_a_descriptor_goes_with_its_message_whatever_is_answered_before(tmp_path: Path) -> None:
-    """What is sent in the end is our socket, and not what has its number by then: another guest's, for one."""
+    """What is finally sent must be our socket, and not another that has taken its number by then, such as another
+    guest's."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
