@@ -1,1 +1,1 @@
-"""Sans-IO protocols: bytes to events and back. Time is an argument."""
+"""Sans-IO protocols: bytes to events, messages to bytes. Time is an argument."""

@@ -1,4 +1,4 @@
-"""What a command brings, over HTTP as over the native protocol."""
+"""The arguments of a command, which are the same over HTTP and the native protocol."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import msgspec
 
 
 class Arguments(msgspec.Struct, forbid_unknown_fields=True):
-    """A name that is not known is refused: a token for `guest`, where `guests` was meant, would be one for all."""
+    """Unknown names are refused. Otherwise a token request with `guest` instead of `guests` would cover all guests."""

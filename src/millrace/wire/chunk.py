@@ -1,4 +1,4 @@
-"""What goes out of a core that sends descriptors."""
+"""The output of a core that sends descriptors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Chunk:
-    """Bytes to write, with the descriptors that go along; with `give` they are closed here once they are sent."""
+    """Bytes to write, with the descriptors to send along; with `give`, those are closed here once they are sent."""
 
     data: bytearray = field(default_factory=bytearray)
     fds: tuple[int, ...] = ()

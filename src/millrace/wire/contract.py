@@ -1,13 +1,13 @@
-"""The shape of every protocol here: what has come goes in and events come out, what is said goes in and bytes come out.
+"""The interface of every protocol here. Received data goes in and events come out; messages go in and bytes come out.
 
-A session knows no socket and no clock. Time is an argument, and its next deadline a result: whoever runs it
-(io/runner.py) drains what is to be sent after each step, and arms one timer. What is said goes by `send_<verb>`.
+A session knows no socket and no clock. Time is an argument, and its next deadline a result: the runner (io/runner.py)
+writes the pending output after each step and arms one timer. Messages are sent with `send_<verb>` methods.
 
-The laws, which tests/unit/test_wire_contract.py holds for each session:
+The laws, which tests/unit/test_wire_contract.py checks for each session:
 
-- What was drained is not there a second time; the same of events.
-- A stream gives the same events wherever its bytes are split.
-- After `handle_timeout(next_timeout())` the next deadline is later, or there is none, or the session has ended by an
+- Output is returned only once, and so are events.
+- A byte stream yields the same events however it is split.
+- After `handle_timeout(next_timeout())` the next deadline is later, or there is none, or the session has ended with an
   error. Called early, it does nothing.
 """
 
@@ -21,45 +21,45 @@ from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 
 Came = TypeVar("Came", contravariant=True)
-"""What comes at a time: some bytes, a message, a datagram."""
+"""One piece of input: some bytes, a message, a datagram."""
 Event = TypeVar("Event", covariant=True)
 Written = TypeVar("Written", covariant=True)
-"""What is written at a time."""
+"""One piece of output."""
 
 
 class Sender(Protocol[Written]):
-    """What has something to write."""
+    """Something that produces output."""
 
     def data_to_send(self) -> Written:
-        """What to write now, in order; it is not here any more then."""
+        """Take the pending output, in order."""
         ...
 
 
 class Timed(Protocol):
-    """What has deadlines."""
+    """Something with deadlines."""
 
     def next_timeout(self) -> HostNs | None:
-        """When it wants to be called, if nothing happens until then."""
+        """When `handle_timeout` must be called, unless something happens first; None for never."""
         ...
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """It is now `now_ns`; MillraceError ends the connection."""
+        """It is now `now_ns`. A MillraceError ends the connection."""
         ...
 
 
 class Session(Sender[Written], Timed, Protocol[Came, Written]):
-    """What a runner sees of one."""
+    """A session as the runner sees it."""
 
     def receive(self, data: Came, now_ns: HostNs) -> None:
-        """Take what has come; RemoteProtocolError ends the connection."""
+        """Take input. A RemoteProtocolError ends the connection."""
         ...
 
 
 class Wire(Session[Came, Written], Protocol[Came, Event, Written]):
-    """One end of one connection, and what it makes of what comes."""
+    """One end of one connection, with the events that it makes of its input."""
 
     def events(self) -> Iterable[Event]:
-        """What has come since the last call."""
+        """The events since the last call."""
         ...
 
 
@@ -77,20 +77,20 @@ class Untimed:
 
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-"""Of an IPv4 peer, or of an IPv6 one."""
+"""The address of an IPv4 or IPv6 peer."""
 
 
 class Datagram(NamedTuple):
-    """What comes in one piece, or not at all; from whom, or to whom."""
+    """A datagram, with the address it came from or goes to."""
 
     payload: bytes
     address: Address
 
 
 ByteWire: TypeAlias = Wire[Buffer, Event, bytes]
-"""Over a stream of bytes."""
+"""A protocol over a byte stream."""
 ChunkWire: TypeAlias = Wire[Buffer, Event, list[Chunk]]
-"""Over a stream of bytes on which descriptors travel."""
+"""A protocol over a byte stream that carries descriptors."""
 MessageWire: TypeAlias = Wire[str | bytes, Event, list[str | bytes]]
-"""Over a WebSocket, which keeps messages apart."""
+"""A protocol over a WebSocket, which preserves message boundaries."""
 DatagramWire: TypeAlias = Wire[Datagram, Event, list[Datagram]]

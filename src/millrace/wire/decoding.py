@@ -1,7 +1,7 @@
-"""Messages in JSON and MessagePack from another machine: understood, or a RemoteProtocolError, nothing else.
+"""Decodes JSON and MessagePack from untrusted peers; the only possible error is RemoteProtocolError.
 
-A decoder has more ways to fail than its own error: bytes that are no UTF-8, surrogates that stand alone, nesting deeper
-than the stack. What is foreign is decoded here.
+A decoder can fail in more ways than with its own exception: invalid UTF-8, lone surrogates, nesting deeper than the
+stack. So all untrusted messages are decoded here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _json = msgspec.json.Decoder()
 
 
 def understood(decode: Callable[[D], T], data: D) -> T:
-    """What `decode` makes of `data`."""
+    """Decode `data`, turning every failure into a RemoteProtocolError."""
     try:
         return decode(data)
     except RecursionError:
@@ -33,5 +33,5 @@ def understood(decode: Callable[[D], T], data: D) -> T:
 
 
 def json_value(data: bytes) -> Any:
-    """JSON of no particular form."""
+    """Decode JSON without a schema."""
     return understood(_json.decode, data)

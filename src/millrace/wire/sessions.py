@@ -1,4 +1,4 @@
-"""Every session there is: mypy holds each to the contract's types, and tests/unit/test_wire_contract.py to its laws."""
+"""All sessions. mypy checks them against the contract's types, tests/unit/test_wire_contract.py against its laws."""
 
 from __future__ import annotations
 

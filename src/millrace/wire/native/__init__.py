@@ -1,1 +1,1 @@
-"""The native protocol, sans-IO: messages, both ends of a connection, and the ring in shared memory."""
+"""The native protocol, sans-IO: messages, both ends of a connection, and the ring buffer in shared memory."""

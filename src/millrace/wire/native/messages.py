@@ -1,8 +1,8 @@
 """The native protocol's messages: MessagePack in frames, on a unix stream socket that carries descriptors.
 
-A frame is 8 bytes (`HEADER`: size of what follows, kind, count of descriptors, zero), then one message. A kind
-that is not known is skipped, and so are fields that are not known: either side may be newer. docs/native.md describes
-it for people who write a client.
+A frame is an 8-byte header (`HEADER`: size of the message, kind, number of descriptors, zero), then one message.
+Unknown kinds and unknown fields are skipped, because either side may be newer. docs/native.md describes the protocol
+for people who write a client.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from millrace.wire.decoding import understood
 VERSION = 1
 HEADER = struct.Struct("<IHBB")
 FRAME_MAX = 1024 * 1024
-"""Largest message either side accepts."""
+"""The largest message either side accepts."""
 FDS_MAX = 4
 FRAMES_MAX = 2**31 - 1
 FRAME_BYTES_MAX = 8 * MAX_CHANNELS
 
 
 class Kind(IntEnum):
-    """What a frame is. Below 128 from the client, above from the daemon."""
+    """The kind of a frame. Below 128 from the client, from 128 on from the daemon."""
 
     HELLO = 1
     CALL = 2
@@ -42,7 +42,7 @@ class Kind(IntEnum):
 
 
 class Hello(msgspec.Struct):
-    """The client's first message. A token gives its own rights, in place of those that the socket gives."""
+    """The client's first message. A token's rights replace those that the socket grants."""
 
     version: int = VERSION
     name: str = ""
@@ -52,8 +52,8 @@ class Hello(msgspec.Struct):
 class Call(msgspec.Struct):
     """One command, answered by a Reply or a Fault with its serial.
 
-    `args` is a map. One that has come is left as it came until it is known what it should be: decoded for its own
-    sake, a message of a megabyte can be millions of objects.
+    `args` is a map. On receipt it stays encoded until its type is known: decoded without a schema, a message of a
+    megabyte can become millions of objects.
     """
 
     serial: int
@@ -68,7 +68,7 @@ class _Called(msgspec.Struct):
 
 
 class Welcome(msgspec.Struct):
-    """The client is in: who it is, what it may, and where. `version` is the one both speak."""
+    """The client is accepted: its identity, its rights, and the guests they apply to. Both sides speak `version`."""
 
     version: int
     you: str
@@ -77,21 +77,21 @@ class Welcome(msgspec.Struct):
 
 
 class Wait(msgspec.Struct):
-    """Nothing is granted yet; somebody is asked. It is followed by Welcome, or Fault."""
+    """The request needs somebody's approval. For the handshake, Welcome or Fault follows."""
 
     request: str
     what: str
 
 
 class Reply(msgspec.Struct):
-    """A call has been done."""
+    """A call succeeded."""
 
     serial: int
     value: Any = None
 
 
 class Fault(msgspec.Struct):
-    """A call was refused; with serial 0 the connection is, and ends.
+    """A call was refused. With serial 0 it is the connection that is refused, and ends.
 
     Codes: config, graph, rights, protocol, limit, busy, internal.
     """
@@ -102,7 +102,7 @@ class Fault(msgspec.Struct):
 
 
 class Objects(msgspec.Struct):
-    """The registry: objects that are new or have changed, and numbers that are gone. `synced` after the first look."""
+    """Changes in the registry: new or changed objects, and numbers of removed ones. `synced` ends the initial list."""
 
     there: list[msgspec.Raw] = []
     gone: list[int] = []
@@ -119,7 +119,7 @@ class Shown(msgspec.Struct):
 
 
 class Begun(msgspec.Struct):
-    """What Reply says of a stream that has begun: its ring, of `bytes` in all, and what is in it."""
+    """The value of a Reply that opens a stream: its ring buffer, of `bytes` in total, and the sample format in it."""
 
     stream: Count
     capacity: Annotated[int, msgspec.Meta(ge=1, le=FRAMES_MAX)]
@@ -157,12 +157,12 @@ _shown_decoder = msgspec.msgpack.Decoder(Shown)
 
 
 def shown(raw: msgspec.Raw) -> Shown:
-    """An object of `Objects`; RemoteProtocolError for nonsense."""
+    """Decode an object of `Objects`; RemoteProtocolError if it is invalid."""
     return understood(_shown_decoder.decode, bytes(raw))
 
 
 def begun(value: Any) -> Begun:
-    """What a stream's Reply says; RemoteProtocolError for nonsense."""
+    """Convert the value of a stream's Reply; RemoteProtocolError if it is invalid."""
     try:
         return msgspec.convert(value, Begun)
     except msgspec.ValidationError as error:
@@ -170,18 +170,18 @@ def begun(value: Any) -> Begun:
 
 
 def packed(value: Any) -> msgspec.Raw:
-    """A value ready to be put into several messages."""
+    """Encode a value once, for use in several messages."""
     return msgspec.Raw(_encoder.encode(value))
 
 
 def frame(message: Message, fds: int = 0) -> bytes:
-    """A message as a frame that goes along with so many descriptors."""
+    """Encode a message as a frame that is accompanied by `fds` descriptors."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body), _KINDS[type(message)], fds, 0) + body
 
 
 def decode(kind: int, body: bytes) -> Message | None:
-    """A frame's message; None for a kind that this version does not know. RemoteProtocolError for nonsense."""
+    """Decode a frame's message; None for an unknown kind. RemoteProtocolError if it is invalid."""
     if kind == Kind.CALL:
         called = understood(_call_decoder.decode, body)
         return Call(called.serial, called.method, called.args)

@@ -1,9 +1,9 @@
-"""The ring in shared memory by which a stream's sound moves without going through the socket.
+"""The ring buffer in shared memory through which a stream's sound moves without passing through the socket.
 
-One page of 64-bit words in this machine's byte order, each on a cache line of its own, then `capacity` frames. A
-position counts frames since the stream began, and only its writer moves it. Either side may write anything there at any
-time: so each keeps its own position to itself, checks the other's at every look, and copies what it reads before it
-believes it.
+It consists of one page of 64-bit words in native byte order, each in a cache line of its own, then `capacity` frames. A
+position counts frames since the stream began; only the side that owns it advances it. But either side can write
+anything into the memory at any time. So each side keeps its own position privately, checks the other's position
+whenever it reads it, and copies data before relying on it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _WRITTEN, _READ, _WRITER_WAITS, _READER_WAITS, _LATENCY = 8, 16, 24, 32, 40
 
 
 def ring_bytes(capacity: Frames, frame_bytes: int) -> int:
-    """How much memory a ring takes, in whole pages."""
+    """The memory that a ring buffer takes, in whole pages."""
     return PAGE + -(-capacity * frame_bytes // PAGE) * PAGE
 
 
 class Ring:
-    """A view of the memory; frames are bytes here."""
+    """A view of the shared memory. It treats frames as opaque bytes."""
 
     def __init__(self, memory: mmap, capacity: Frames, frame_bytes: int) -> None:
         self.capacity, self.frame_bytes = capacity, frame_bytes
@@ -31,14 +31,14 @@ class Ring:
         self._data = self._whole[PAGE : PAGE + capacity * frame_bytes]
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._data.release()
         self._words.release()
         self._whole.release()
 
     @property
     def written(self) -> Frames:
-        """Frames written so far, as the writer says."""
+        """Frames written so far, according to the writer."""
         return self._words[_WRITTEN]
 
     @written.setter
@@ -47,7 +47,7 @@ class Ring:
 
     @property
     def read(self) -> Frames:
-        """Frames read so far, as the reader says."""
+        """Frames read so far, according to the reader."""
         return self._words[_READ]
 
     @read.setter
@@ -56,7 +56,7 @@ class Ring:
 
     @property
     def writer_waits(self) -> bool:
-        """The writer wants to be woken when there is room."""
+        """Whether the writer wants to be woken when there is room."""
         return bool(self._words[_WRITER_WAITS])
 
     @writer_waits.setter
@@ -65,7 +65,7 @@ class Ring:
 
     @property
     def reader_waits(self) -> bool:
-        """The reader wants to be woken when there is sound."""
+        """Whether the reader wants to be woken when there is data."""
         return bool(self._words[_READER_WAITS])
 
     @reader_waits.setter
@@ -74,7 +74,7 @@ class Ring:
 
     @property
     def latency_ns(self) -> int:
-        """From the ring to the slowest listener's ear, as the daemon says."""
+        """The delay from the ring to the slowest listener's ear, according to the daemon."""
         return self._words[_LATENCY]
 
     @latency_ns.setter
@@ -82,7 +82,7 @@ class Ring:
         self._words[_LATENCY] = value
 
     def views(self, position: Frames, frames: Frames) -> tuple[memoryview, ...]:
-        """The bytes of [position, position + frames), in one piece or two; `frames` at most `capacity`."""
+        """The bytes of [position, position + frames), in one or two pieces; `frames` is at most `capacity`."""
         at = position % self.capacity
         head = min(frames, self.capacity - at)
         size = self.frame_bytes

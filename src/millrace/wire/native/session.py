@@ -18,7 +18,7 @@ GREET_NS = 10 * NS_PER_S
 
 
 class Received(NamedTuple):
-    """A message with the descriptors that came along, which the one that takes it owns."""
+    """A message and the descriptors that came with it; whoever takes it owns them."""
 
     message: Message
     fds: tuple[int, ...] = ()
@@ -26,26 +26,26 @@ class Received(NamedTuple):
 
 @dataclass(slots=True)
 class NativeState:
-    """What one end is in the middle of. A value: its descriptors go along by their own way."""
+    """The state of one end. A plain value; its descriptors are handed over separately."""
 
     partial: bytearray = field(default_factory=bytearray)
     fds: deque[int] = field(default_factory=deque)
-    """They came before their message."""
+    """Descriptors received ahead of their message."""
     events: deque[Received] = field(default_factory=deque)
     unsent: list[Chunk] = field(default_factory=list)
     hello_by_ns: HostNs | None = None
-    """Until when a hello is waited for."""
+    """Deadline for the client's hello; None once it has arrived."""
 
 
 def awaiting_hello(now_ns: HostNs) -> NativeState:
-    """A new connection's, whose client is to say hello within `GREET_NS`."""
+    """The state of a new connection, whose client must send hello within `GREET_NS`."""
     return NativeState(hello_by_ns=now_ns + GREET_NS)
 
 
 class NativeWire:
-    """One end. The daemon's takes no descriptors; `close_fd` gets those that belong to nothing known.
+    """One end of a connection. The daemon's end accepts no descriptors; `close_fd` gets those that nothing claims.
 
-    It goes on from a `state` that another was in.
+    It can continue from another one's `state`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class NativeWire:
         self.state = state or NativeState()
 
     def receive_fds(self, fds: list[int]) -> None:
-        """Descriptors have come with the bytes that follow."""
+        """Take descriptors, which came with the bytes passed to `receive` next."""
         self.state.fds.extend(fds)
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
@@ -99,21 +99,21 @@ class NativeWire:
 
     @property
     def partial_bytes(self) -> int:
-        """What has come of a message that is not all there."""
+        """Bytes received of a message that is still incomplete."""
         return len(self.state.partial)
 
     def events(self) -> Iterator[Received]:
-        """What has come, one by one: the descriptors of those that nobody gets to are closed by `close`."""
+        """Received messages, one by one. If some are left over, `close` closes their descriptors."""
         events = self.state.events
         while events:
             yield events.popleft()
 
     def next_timeout(self) -> HostNs | None:
-        """When it waits for a hello no longer."""
+        """The deadline for the client's hello."""
         return self.state.hello_by_ns
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """PeerLost for a client that says no hello."""
+        """Raises PeerLost if the hello is overdue."""
         if self.state.hello_by_ns is not None and now_ns >= self.state.hello_by_ns:
             raise PeerLost("no hello arrived")
 
@@ -122,16 +122,16 @@ class NativeWire:
         self.state.unsent.append(Chunk(bytearray(frame(message, len(fds))), fds, give=True))
 
     def send_frame(self, made: bytes) -> None:
-        """Queue a frame that was made once for many."""
+        """Queue a frame that was encoded once for many clients."""
         self.state.unsent.append(Chunk(bytearray(made)))
 
     def data_to_send(self) -> list[Chunk]:
-        """What to write now, in order."""
+        """See `Sender`."""
         out, self.state.unsent = self.state.unsent, []
         return out
 
     def close(self) -> None:
-        """Descriptors that nobody took are closed."""
+        """Close the descriptors that were not taken."""
         for received in self.events():
             self.state.fds.extend(received.fds)
         while self.state.fds:

@@ -1,7 +1,7 @@
 """The peer protocol's messages: JSON for control, one binary layout for media.
 
 It runs over WebSocket (RFC 6455): text frames are control messages, binary frames media packets.
-`docs/peer-protocol.md` describes it for people who write a listener.
+`docs/peer-protocol.md` describes the protocol for people who write a listener.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from millrace.wire.decoding import understood
 
 VERSION = 1
 MESSAGE_MAX = 64 * 1024
-"""Largest message either side accepts: a 40 ms quantum of 8 channels f32 at 48 kHz is 61,440 bytes."""
+"""The largest message either side accepts: a 40 ms quantum of 8 channels f32 at 48 kHz is 61,440 bytes."""
 MEDIA_MAX = 4 * 1024 * 1024
 MEDIA, MEDIA_FOLLOWS = 1, 2
-"""The second kind was sent together with the packet before it, so its arrival tells nothing of the path."""
+"""A packet of the second kind was sent together with the previous one, so its arrival says nothing about the path."""
 _HEADER = struct.Struct("<BBHIQQ")
 HEADER_BYTES = _HEADER.size
 SETTINGS_MAX = 64
@@ -33,10 +33,10 @@ Wishes = Annotated[dict[str, str], msgspec.Meta(max_length=SETTINGS_MAX)]
 
 
 class Hello(msgspec.Struct, tag="hello", tag_field="type"):
-    """Listener's first message: what it can play and wants. `latency` is low, normal, robust, or fixed such as 30ms.
+    """The listener's first message: what it can play, and what it wants.
 
-    With `microphone` it offers to be recorded; it sends when `Microphone` says that somebody does. With `tracks` it is
-    sent media packets in the layout of tracks.py.
+    `latency` is low, normal, robust, or fixed such as 30ms. With `microphone` it offers one; it sends sound while
+    `Microphone` reports that something records. With `tracks` it receives media packets in the layout of tracks.py.
     """
 
     version: int = VERSION
@@ -52,7 +52,7 @@ class Hello(msgspec.Struct, tag="hello", tag_field="type"):
 
 
 class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
-    """Daemon's answer: which principal the listener is, what it hears, and the settings in force."""
+    """The daemon's answer: the listener's number, what it hears, and the settings in force."""
 
     listener: Count
     guest: str
@@ -62,34 +62,34 @@ class Welcome(msgspec.Struct, tag="welcome", tag_field="type"):
 
 
 class FormatChanged(msgspec.Struct, tag="format", tag_field="type"):
-    """Media packets of `format.generation` follow."""
+    """The following media packets have this format, and its generation."""
 
     format: CodecParameters
 
 
 class Configure(msgspec.Struct, tag="set", tag_field="type"):
-    """Listener changes its settings while it plays."""
+    """The listener changes its settings during playback."""
 
     settings: Wishes
 
 
 class Configured(msgspec.Struct, tag="settings", tag_field="type"):
-    """The settings now in force (also when an operator changed them)."""
+    """The settings now in force, also after an operator has changed them."""
 
     settings: Settings
 
 
 class Silence(msgspec.Struct, tag="silence", tag_field="type"):
-    """Nothing to hear from `position` on, until the next packet says where it goes on."""
+    """There is no sound from `position` on, until the next packet gives the position where it resumes."""
 
     position: Count
 
 
 class Report(msgspec.Struct, tag="report", tag_field="type"):
-    """How the listener fares: shown by `ls`, and told to players for lip sync. Totals since it joined.
+    """The listener's state, shown by `ls` and reported to players for lip sync. Counts are totals since it joined.
 
-    `target_ns` is the target delay it keeps, `drift_ppm` how much faster than captured its card plays, `concealed` how
-    often sound was carried on over what came late, without a hole.
+    `target_ns` is its target delay, `drift_ppm` how much faster its card plays than the sound was captured, `concealed`
+    how often late packets were concealed without an audible gap.
     """
 
     latency_ns: Count = 0
@@ -105,14 +105,14 @@ class Report(msgspec.Struct, tag="report", tag_field="type"):
     breakdown: Annotated[dict[str, Signed], msgspec.Meta(max_length=SETTINGS_MAX)] = msgspec.field(
         default_factory=dict, name="ledger"
     )
-    """What `latency_ns` is made of, in ns: path (from capture to the best arrival), network (of that, half the quickest
-    round trip), codec, jitter, period, late, device."""
+    """The parts of `latency_ns`, in ns: path (from capture to the earliest arrival), network (the part of path that is
+    half the fastest round trip), codec, jitter, period, late, device."""
 
 
 class Microphone(msgspec.Struct, tag="microphone", tag_field="type"):
-    """Whether the listener may speak, and whether anybody records: only with both does it send packets.
+    """Whether the listener may speak, and whether anything records. It sends packets only if both are true.
 
-    It says what they carry with `FormatChanged`, and where they end with `Silence`.
+    It announces their format with `FormatChanged`, and their end with `Silence`.
     """
 
     allowed: bool
@@ -120,9 +120,9 @@ class Microphone(msgspec.Struct, tag="microphone", tag_field="type"):
 
 
 class Trouble(msgspec.Struct, tag="trouble", tag_field="type"):
-    """The listener's sound had a hole, and whom it blames; `at_ns` is on the daemon's clock, 0 if that is not known.
+    """A dropout at the listener, and its cause. `at_ns` is on the daemon's clock, or 0 if that is not known.
 
-    `stage` and `cause` are those of an incident: network, listener or device, and what they suffered.
+    `stage` and `cause` are those of an incident: network, listener or device, and what went wrong there.
     """
 
     what: str
@@ -146,7 +146,7 @@ class Pong(msgspec.Struct, tag="pong", tag_field="type"):
 
 
 class Fault(msgspec.Struct, tag="error", tag_field="type"):
-    """Something was refused. `fatal` ones are followed by the end of the session."""
+    """Something was refused. If it is `fatal`, the session ends."""
 
     code: str
     message: str
@@ -177,13 +177,13 @@ def pack_media(
     payload: bytes,
     follows: bool = False,
 ) -> bytes:
-    """A media packet's bytes; `follows` if it is sent together with the one before it."""
+    """Encode a media packet; `follows` if it is sent together with the previous one."""
     kind = MEDIA_FOLLOWS if follows else MEDIA
     return _HEADER.pack(kind, generation & 0xFF, frames, sequence & 0xFFFFFFFF, position, host_ns) + payload
 
 
 def unpack_media(data: Buffer) -> AudioPacket | None:
-    """Bytes to a packet; None for a kind this version does not know (to be skipped)."""
+    """Decode a media packet; None for an unknown kind, which is to be skipped."""
     if len(data) < HEADER_BYTES:
         raise RemoteProtocolError(f"a media packet of {len(data)} bytes")
     kind, generation, frames, sequence, position, host_ns = _HEADER.unpack_from(data)
@@ -211,7 +211,7 @@ def decode_from_daemon(text: str) -> FromDaemon:
 
 
 def sized(text: str) -> str:
-    """A control message of a length that either side takes."""
+    """Returns a control message unchanged; RemoteProtocolError if it is too long."""
     if len(text) > MESSAGE_MAX:
         raise RemoteProtocolError(f"a message of {len(text)} characters; {MESSAGE_MAX} at most")
     return text

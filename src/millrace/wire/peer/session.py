@@ -1,4 +1,4 @@
-"""Both ends of a peer session, sans-IO: messages in, events out, keepalive inside."""
+"""Both ends of a peer session, sans-IO, with keepalive."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ PING_NS = 2 * NS_PER_S
 SILENT_MAX_NS = 15 * NS_PER_S
 HELLO_MAX_NS = 10 * NS_PER_S
 ANSWERS_MAX = 64
-"""Messages that may wait for a peer that pings on and reads nothing: then its pings go unanswered."""
+"""The most messages that may wait to be sent before pings go unanswered: a peer may keep pinging without reading."""
 FORMAT_EVERY_NS = NS_PER_S // 10
-"""A decoder and its buffers are made for each new format: on average no more often than this."""
+"""Each new format creates a decoder and its buffers, so formats may change no more often than this on average."""
 
 
 _TRACK_KIND = bytes([TRACK])
 
 
 class Keepalive:
-    """Ping when it is time, give up when nothing has come for long; the clock offset by the way."""
+    """Sends pings, detects a silent peer, and measures the clock offset from the pongs."""
 
     def __init__(self, ping_ns: HostNs, now_ns: HostNs) -> None:
         self._ping_ns = ping_ns
         self.heard_ns = now_ns
-        """When something last came."""
+        """When something was last received."""
         self._next_ping_ns = now_ns
         self.clock = OffsetFilter()
 
     def rest_until(self, now_ns: HostNs) -> None:
-        """Ping from then on."""
+        """Don't ping before `now_ns`."""
         self._next_ping_ns = now_ns
 
     def heard(self, now_ns: HostNs) -> None:
-        """Something has come."""
+        """Something has been received."""
         self.heard_ns = now_ns
 
     def pong(self, pong: Pong, now_ns: HostNs) -> None:
-        """The answer to a ping."""
+        """Take the answer to a ping."""
         if pong.t > now_ns:
             raise RemoteProtocolError("a pong to a ping that was never sent")
         self.clock.add(pong.t, pong.now, now_ns)
@@ -68,7 +68,7 @@ class Keepalive:
         return min(self._next_ping_ns, self.heard_ns + SILENT_MAX_NS)
 
     def due(self, now_ns: HostNs) -> bool:
-        """True when a ping must go now. PeerLost when the peer has been silent for too long."""
+        """Whether to send a ping now. Raises PeerLost if the peer has been silent for too long."""
         if now_ns - self.heard_ns >= SILENT_MAX_NS:
             raise PeerLost(f"nothing received for {SILENT_MAX_NS // NS_PER_S} s")
         if now_ns < self._next_ping_ns:
@@ -78,15 +78,15 @@ class Keepalive:
 
 
 class _Session:
-    """What both ends share."""
+    """What both ends have in common."""
 
     _first: ClassVar[str]
-    """What the other side says first."""
+    """The peer's first message, for the error text."""
 
     def __init__(self, now_ns: HostNs, ping_ns: HostNs) -> None:
         self.keepalive = Keepalive(ping_ns, now_ns)
         self._hello_by_ns: HostNs | None = now_ns + HELLO_MAX_NS
-        """Until when the other side is to have said who it is."""
+        """Deadline for the peer's first message; None once it has arrived."""
         self._formats = Allowance()
         self._out: list[str | bytes] = []
 
@@ -96,14 +96,14 @@ class _Session:
         return deadline if self._hello_by_ns is None else min(deadline, self._hello_by_ns)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Ping if it is time; PeerLost if the peer is gone, or has not said in time who it is."""
+        """Ping if it is time. Raises PeerLost if the peer is silent, or its first message is overdue."""
         if self._hello_by_ns is not None and now_ns >= self._hello_by_ns:
             raise PeerLost(f"no {self._first}")
         if self.keepalive.due(now_ns):
             self._out.append(encode_message(Ping(now_ns)))
 
     def data_to_send(self) -> list[str | bytes]:
-        """What to write now, in order."""
+        """See `Sender`."""
         out, self._out = self._out, []
         return out
 
@@ -114,7 +114,7 @@ class _Session:
         return checked_parameters(fmt)
 
     def _answered(self, message: object, now_ns: HostNs) -> bool:
-        """Serve pings and pongs here, for both ends."""
+        """Handle pings and pongs, for both ends."""
         if isinstance(message, Ping):
             if len(self._out) < ANSWERS_MAX:
                 self._out.append(encode_message(Pong(message.t, now_ns)))
@@ -126,7 +126,7 @@ class _Session:
 
 
 class PeerServer(_Session):
-    """The daemon's end: expects Hello first, and pings from then on."""
+    """The daemon's end. It expects Hello first, and sends pings from then on."""
 
     _first = "hello"
 
@@ -175,7 +175,7 @@ class PeerServer(_Session):
         self._events.append(packet)
 
     def events(self) -> list[FromListener | AudioPacket]:
-        """What has come since the last call."""
+        """The events since the last call."""
         out, self._events = self._events, []
         return out
 
@@ -225,7 +225,7 @@ class PeerClient(_Session):
             self._events.append(packet)
 
     def events(self) -> list[ListenerEvent]:
-        """What has come since the last call."""
+        """The events since the last call."""
         out, self._events = self._events, []
         return out
 
@@ -235,5 +235,5 @@ class PeerClient(_Session):
 
 
 def farewell(reason: str, again: bool) -> str:
-    """A Bye, ready to write."""
+    """An encoded Bye."""
     return encode_message(Bye(reason, again))

@@ -1,7 +1,8 @@
-"""A packet of a track on the peer protocol: a media kind of its own, for listeners that say `tracks` in hello.
+"""Track packets on the peer protocol: a separate media kind, for listeners that set `tracks` in hello.
 
-One that does not know the kind skips it. Little-endian, 28 bytes: kind, flags, track, generation, number, pts in ns,
-duration in µs; then dts where it differs from pts, then the region of the picture that it is, where it is a part.
+Listeners that don't know the kind skip it. The header is little-endian, 28 bytes: kind, flags, track, generation,
+number, pts in ns, duration in µs. Then follow dts, if it differs from pts, and the region, if the packet covers only
+part of the picture.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from millrace.units import NS_PER_S, NS_PER_US, HostNs
 
 TRACK = 3
 SOUND_TRACK = 0
-"""The track of the sink that a listener hears; its format is the one of `format`."""
+"""The track of the sink that a listener hears; its format is that of the `format` message."""
 _HEADER = struct.Struct("<BBHIQqI")
 _DTS = struct.Struct("<q")
 _REGION = struct.Struct("<HHHH")
@@ -32,7 +33,7 @@ DURATION_MAX_NS = (2**32 - 1) * NS_PER_US
 
 
 class Tracked(NamedTuple):
-    """A packet, of which track, and whether it came together with the one before it."""
+    """A packet, its track, and whether it was sent together with the previous one."""
 
     track: int
     packet: Packet
@@ -40,7 +41,7 @@ class Tracked(NamedTuple):
 
 
 def pack_track(track: int, packet: Packet, follows: bool = False) -> bytes:
-    """A packet's bytes. Side data does not travel."""
+    """Encode a packet. Side data is not supported."""
     assert not packet.side, "this protocol version carries no side data"
     flags, more = int(packet.flags), b""
     if follows:
@@ -57,7 +58,7 @@ def pack_track(track: int, packet: Packet, follows: bool = False) -> bytes:
 
 
 def unpack_track(data: Buffer, now_ns: HostNs) -> Tracked | None:
-    """Bytes to a packet; None for a kind or a flag that this version does not know."""
+    """Decode a packet; None for an unknown kind or flag."""
     if len(data) < TRACK_HEADER_BYTES:
         raise RemoteProtocolError(f"a packet of a track in {len(data)} bytes")
     kind, flags, track, generation, number, pts_ns, duration_us = _HEADER.unpack_from(data)
@@ -74,7 +75,7 @@ def unpack_track(data: Buffer, now_ns: HostNs) -> Tracked | None:
 
 
 def _optional(data: Buffer, flags: int, pts_ns: int) -> tuple[int, Rect | None, int]:
-    """What stands between the header and the payload, and where that begins."""
+    """The optional fields between header and payload (dts, region), and where the payload begins."""
     at, dts_ns, region = TRACK_HEADER_BYTES, pts_ns, None
     needed = at + bool(flags & _HAS_DTS) * _DTS.size + bool(flags & _HAS_REGION) * _REGION.size
     if len(data) < needed:
@@ -88,9 +89,9 @@ def _optional(data: Buffer, flags: int, pts_ns: int) -> tuple[int, Rect | None, 
 
 
 def sound_of(tracked: Tracked, fmt: CodecParameters) -> AudioPacket | None:
-    """A packet of the sound track as playout takes it; None for another track's, or another generation's.
+    """A sound track's packet in playout's form; None if it is of another track or generation.
 
-    Both ends of this line count frames from time 0, so the time gives the position back exactly.
+    Both ends count frames from time 0, so rounding the time gives the exact position.
     """
     packet = tracked.packet
     if tracked.track != SOUND_TRACK or packet.generation != fmt.generation & 0xFFFFFFFF or packet.pts_ns < 0:

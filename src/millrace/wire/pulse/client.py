@@ -1,4 +1,4 @@
-"""The client's end of the PulseAudio protocol, sans-IO: requests out, replies, notices and sound in.
+"""The client's end of the PulseAudio protocol, sans-IO: requests go out; replies, notices and sound come in.
 
 Used where Millrace itself is the client of a PulseAudio server, by the demo, and by tests.
 """
@@ -22,7 +22,7 @@ from millrace.wire.pulse.tagstruct import FormatInfo, Reader, Spec, Writer, bad
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer; `records` holds more than one for lists."""
+    """A reply; to a list command it may hold several `records`."""
 
     tag: int
     command: Command
@@ -30,7 +30,7 @@ class Reply:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The only record, or no fields for a bare acknowledgement."""
+        """The first record; empty for a bare acknowledgement."""
         return self.records[0] if self.records else {}
 
 
@@ -45,7 +45,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the server says unasked."""
+    """An unsolicited message from the server."""
 
     command: Command
     fields: dict[str, Any]
@@ -53,7 +53,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """A recorded block."""
+    """A block of recorded sound."""
 
     channel: int
     data: bytes
@@ -63,11 +63,11 @@ Event: TypeAlias = Reply | Failed | Notice | Sound
 
 
 _SYNC_IDS = count()
-"""Each stream has a number of its own, as from libpulse; those that share one are synchronised."""
+"""Each stream gets its own number, as with libpulse; streams that share one are synchronised."""
 
 
 def playback_fields(spec: Spec, numbers: tuple[int, ...], **changes: Any) -> dict[str, Any]:
-    """CREATE_PLAYBACK_STREAM with everything at its default but `changes`."""
+    """The fields of CREATE_PLAYBACK_STREAM: defaults, except for `changes`."""
     flags = ("no_remap", "no_remix", "fix_format", "fix_rate", "fix_channels", "no_move", "variable_rate", "muted",
              "adjust_latency", "volume_set", "early_requests", "muted_set", "dont_inhibit_auto_suspend",
              "fail_on_suspend", "relative_volume", "passthrough", "corked")  # fmt: skip
@@ -81,7 +81,7 @@ def playback_fields(spec: Spec, numbers: tuple[int, ...], **changes: Any) -> dic
 
 
 def record_fields(spec: Spec, numbers: tuple[int, ...], **changes: Any) -> dict[str, Any]:
-    """CREATE_RECORD_STREAM with everything at its default but `changes`."""
+    """The fields of CREATE_RECORD_STREAM: defaults, except for `changes`."""
     fields = playback_fields(spec, numbers) | {
         "source_index": NO_INDEX, "source_name": None, "fragsize": NO_INDEX, "peak_detect": False,
         "direct_on_input": NO_INDEX,
@@ -101,7 +101,7 @@ class PulseClientSession(Untimed):
         self._events: list[Event] = []
 
     def send_request(self, command: Command, fields: Mapping[str, Any] | None = None) -> int:
-        """Ask; returns the tag that its answer will carry."""
+        """Queue a request; returns the tag that its answer will carry."""
         tag, self._tag = self._tag, self._tag + 1
         writer = Writer()
         writer.u32(command)
@@ -112,7 +112,7 @@ class PulseClientSession(Untimed):
         return tag
 
     def send_block(self, channel: int, data: Buffer, seek: int = 0, offset: int = 0) -> None:
-        """Send sound."""
+        """Queue sound for a stream."""
         view = memoryview(data)
         for at in range(0, max(1, len(view)), BLOCK_MAX):
             piece = view[at : at + BLOCK_MAX]
@@ -120,12 +120,12 @@ class PulseClientSession(Untimed):
             seek = offset = 0
 
     def data_to_send(self) -> bytes:
-        """What to write now."""
+        """See `Sender`."""
         out, self._out = bytes(self._out), bytearray()
         return out
 
     def receive(self, data: Buffer, now_ns: HostNs = 0) -> None:
-        """Take bytes; RemoteProtocolError for what no server may send."""
+        """Take bytes; RemoteProtocolError if a server may not send them."""
         del now_ns
         self._in += data
         while len(self._in) >= HEADER.size:
@@ -172,6 +172,6 @@ class PulseClientSession(Untimed):
         return Reply(tag, command, [record])
 
     def events(self) -> list[Event]:
-        """What has come since the last call."""
+        """The events since the last call."""
         out, self._events = self._events, []
         return out

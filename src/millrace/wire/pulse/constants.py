@@ -1,21 +1,21 @@
-"""Numbers of the PulseAudio native protocol (pulsecore/native-common.h, pulse/def.h, PulseAudio 16)."""
+"""Constants of the PulseAudio native protocol (pulsecore/native-common.h, pulse/def.h, PulseAudio 16)."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
 PROTOCOL_VERSION = 35
-"""The newest version spoken (PulseAudio 16)."""
+"""The newest version supported (PulseAudio 16)."""
 VERSION_MIN = 13
 """The oldest version accepted."""
 NO_INDEX = 0xFFFFFFFF
 COOKIE_BYTES = 256
 BLOCK_MAX = 65472
-"""Largest memory block libpulse sends, and the largest we send."""
+"""The largest memory block libpulse sends, and the largest sent here."""
 FRAME_MAX = 16 * 1024 * 1024
-"""Largest frame the protocol allows."""
+"""The largest frame the protocol allows."""
 COMMAND_MAX = 1024 * 1024
-"""Largest command accepted: a proplist of the maximum size fits many times."""
+"""The largest command accepted: enough for many proplist values of the maximum size."""
 
 
 class Command(IntEnum):
@@ -172,7 +172,7 @@ class Facility(IntEnum):
 
 
 class Change(IntEnum):
-    """What happened to it."""
+    """What happened to the object of a subscription event."""
 
     NEW = 0x00
     CHANGE = 0x10
@@ -180,7 +180,7 @@ class Change(IntEnum):
 
 
 class Seek(IntEnum):
-    """How a memory block's offset is meant (`pa_seek_mode_t`)."""
+    """What a memory block's offset is relative to (`pa_seek_mode_t`)."""
 
     RELATIVE = 0
     ABSOLUTE = 1
@@ -210,6 +210,6 @@ class DeviceState(IntEnum):
     SUSPENDED = 2
 
 
-# pa_sink_flags_t / pa_source_flags_t: the two number their last flags differently.
+# pa_sink_flags_t and pa_source_flags_t number DYNAMIC_LATENCY differently.
 SINK_FLAGS = 0x0002 | 0x0020 | 0x0080  # LATENCY, DECIBEL_VOLUME, DYNAMIC_LATENCY
 SOURCE_FLAGS = 0x0002 | 0x0020 | 0x0040

@@ -1,7 +1,7 @@
-"""What each command carries, per protocol version, as a table.
+"""The fields of each command, by protocol version, as tables.
 
-One line a command: fields `name:type` in order (types are those of tagstruct.READ), and `@N`
-where the fields that follow exist from version N on. From pulsecore/protocol-native.c and
+Each command has its fields as `name:type` in order (types are those of tagstruct.READ); `@N` means
+that the fields after it exist from version N on. From pulsecore/protocol-native.c and
 pulse/{context,stream,introspect,scache}.c of PulseAudio 16; both sides reject missing and
 trailing fields, so each layout is exact.
 """
@@ -16,7 +16,7 @@ from millrace.wire.pulse.tagstruct import READ, WRITE, Reader, Writer, bad
 
 
 class Field(NamedTuple):
-    """One field: its name, type, and the version it came with."""
+    """One field: its name, its type, and the version that introduced it."""
 
     name: str
     type: str
@@ -204,7 +204,7 @@ NOTICES: dict[Command, Layout] = {
 
 
 def read_fields(fields: Layout, reader: Reader, version: int) -> dict[str, Any]:
-    """Read `fields` as `version` has them; RemoteProtocolError for missing or trailing data."""
+    """Read the `fields` that exist in `version`; RemoteProtocolError for missing or trailing data."""
     out = {f.name: READ[f.type](reader) for f in fields if f.since <= version}
     if not reader.at_end:
         raise bad("data after the last field")
@@ -212,14 +212,14 @@ def read_fields(fields: Layout, reader: Reader, version: int) -> dict[str, Any]:
 
 
 def write_fields(fields: Layout, values: Mapping[str, Any], writer: Writer, version: int) -> None:
-    """Write `values` as `version` has them; every field of that version must be given."""
+    """Write the `fields` that exist in `version`; each of them must be in `values`."""
     for f in fields:
         if f.since <= version:
             WRITE[f.type](writer, values[f.name])
 
 
 def read_many(fields: Layout, reader: Reader, version: int) -> list[dict[str, Any]]:
-    """Read the reply to a …_LIST command: records one after another, to the end."""
+    """Read the reply to a …_LIST command: consecutive records, up to the end."""
     out: list[dict[str, Any]] = []
     while not reader.at_end:
         out.append({f.name: READ[f.type](reader) for f in fields if f.since <= version})

@@ -2,7 +2,7 @@
 
 Frames are five big-endian u32 (length, channel, offset high, offset low, flags) and a payload;
 channel 0xFFFFFFFF is a command, any other a memory block (pulsecore/pstream.c). Blocks are
-handed on as they arrive, in pieces, so a 16 MiB block needs no 16 MiB buffer.
+passed on piece by piece as they arrive, so a 16 MiB block needs no 16 MiB buffer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from millrace.wire.pulse.tagstruct import Reader, Writer, bad
 
 HEADER = struct.Struct(">IIiII")
 RECORDS_MAX = 4 * 1024 * 1024
-"""What a list may take; 16 MiB is the protocol's own bound."""
+"""The largest list sent; the protocol's own limit is 16 MiB."""
 _SHM_FLAGS = 0xC0000000
 _SEEK_MASK = 0xFF
 _SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTICES} - {Command.EXTENSION})
@@ -39,7 +39,7 @@ _SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTI
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command from the client, its tag and fields by name."""
+    """A command from the client, with its tag and its fields by name."""
 
     command: Command
     tag: int
@@ -69,7 +69,7 @@ Event: TypeAlias = Request | Refused | Block
 
 @dataclass(frozen=True, slots=True)
 class RecordsReply:
-    """An answer of many records, laid out as for `command`, while it is being written."""
+    """A reply of many records in the layout of `command`, under construction."""
 
     tag: int
     command: Command
@@ -83,40 +83,40 @@ class RecordsReply:
 
     @property
     def too_long(self) -> bool:
-        """Whether nobody would take it any more."""
+        """Whether it exceeds the limit."""
         return self.size > RECORDS_MAX
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """One more."""
+        """Add a record, unless the reply is already too long."""
         if not self.too_long:
             write_fields(REPLIES[self.command], record, self.writer, self.version)
 
 
 @dataclass(slots=True)
 class PulseState:
-    """What the server's end is in the middle of, between two events: a value, with which another can go on."""
+    """The state of the server's end between two events: a plain value, from which another session can continue."""
 
     version: int = PROTOCOL_VERSION
     header: bytearray = field(default_factory=bytearray)
-    """What has come of a header."""
+    """The part of a frame header received so far."""
     command: bytearray = field(default_factory=bytearray)
-    """What has come of a command."""
+    """The part of a command received so far."""
     channel: int = NO_INDEX
     left: int = 0
-    """How much of the frame is still to come."""
+    """Bytes of the frame still to be received."""
     seek: int = 0
     offset: int = 0
     command_bytes: int = 0
-    """How long the command was that came last."""
+    """The size of the last command."""
     partial_bytes: int = 0
-    """What a command that has begun, and not ended, may take until it has."""
+    """The announced size of a command that is still incomplete: the memory it may take."""
     unsent: list[bytes] = field(default_factory=list)
     unsent_bytes: int = 0
-    """What waits to be taken by `data_to_send`."""
+    """The size of `unsent`, which `data_to_send` takes."""
 
 
 class PulseSession(Untimed):
-    """The server's end of one connection; it goes on from a `state` that another was in."""
+    """The server's end of one connection. It can continue from another session's `state`."""
 
     def __init__(self, state: PulseState | None = None) -> None:
         self.state = state or PulseState()
@@ -125,14 +125,14 @@ class PulseSession(Untimed):
     # -- in ------------------------------------------------------------------------------
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes as they come. RemoteProtocolError ends the connection."""
+        """Take bytes. RemoteProtocolError ends the connection."""
         del now_ns
         at = 0
         while at < len(data):
             at += self.take(memoryview(data)[at:])
 
     def take(self, view: memoryview) -> int:
-        """As `receive`, up to the next event; returns how many bytes that took."""
+        """Like `receive`, but stops at the next event; returns how many bytes were taken."""
         at, end, state = 0, len(view), self.state
         while at < end:
             if not state.left:
@@ -214,12 +214,12 @@ class PulseSession(Untimed):
         self._events.append(Request(command, tag, values))
 
     def _agree_version(self, values: dict[str, Any]) -> None:
-        """The lower 16 bits are the version; the upper ones offer shared memory, which is declined."""
+        """The lower 16 bits are the version. The upper ones offer shared memory, which is declined."""
         values["version"] &= 0xFFFF
         self.state.version = min(values["version"], PROTOCOL_VERSION)
 
     def events(self) -> list[Event]:
-        """What has come since the last call."""
+        """The events since the last call."""
         out, self._events = self._events, []
         return out
 
@@ -230,18 +230,18 @@ class PulseSession(Untimed):
         self._send(Command.REPLY, request.tag, REPLIES.get(request.command, ()), values or {})
 
     def send_records(self, tag: int, command: Command, records: list[dict[str, Any]]) -> None:
-        """Answer an info or list query with any number of records, laid out as for `command`."""
+        """Answer an info or list query with any number of records in the layout of `command`."""
         reply = self.begin_records(tag, command)
         for record in records:
             reply.add(record)
         self.end_records(reply)
 
     def begin_records(self, tag: int, command: Command) -> RecordsReply:
-        """Begin such an answer; other messages may be sent before it ends."""
+        """Begin an answer like that of `send_records`; other messages may be sent before it ends."""
         return RecordsReply(tag, command, self._start(Command.REPLY, tag), self.state.version)
 
     def end_records(self, reply: RecordsReply) -> None:
-        """Send it, or where it has become too long that it has."""
+        """Send the reply, or an error if it has become too long."""
         if reply.too_long:
             self.send_error(reply.tag, Err.TOOLARGE)
         else:
@@ -254,11 +254,11 @@ class PulseSession(Untimed):
         self._finish(writer)
 
     def send_notice(self, command: Command, **values: Any) -> None:
-        """Tell the client something it did not ask for."""
+        """Send an unsolicited message."""
         self._send(command, NO_INDEX, NOTICES[command], values)
 
     def send_block(self, channel: int, data: Buffer) -> None:
-        """Send recorded sound, split to what libpulse takes."""
+        """Send recorded sound, split into blocks that libpulse accepts."""
         view = memoryview(data)
         for at in range(0, len(view), BLOCK_MAX):
             piece = view[at : at + BLOCK_MAX]
@@ -284,7 +284,7 @@ class PulseSession(Untimed):
         state.unsent_bytes += len(header) + len(payload)
 
     def data_to_send(self) -> bytes:
-        """Everything to be written now, in order."""
+        """See `Sender`."""
         state = self.state
         if not state.unsent:
             return b""

@@ -1,7 +1,7 @@
-"""Tagged values: how a PulseAudio command carries its fields (pulsecore/tagstruct.c).
+"""Tagged values, the encoding of a PulseAudio command's fields (pulsecore/tagstruct.c).
 
-Each value is a type byte and big-endian content. `Reader` raises RemoteProtocolError for
-anything that is not what the caller expects next; it never reads past the end.
+Each value is a type byte and big-endian content. `Reader` raises RemoteProtocolError if a
+value is not of the expected type; it never reads past the end.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class FormatInfo:
 
 
 def bad(message: str) -> RemoteProtocolError:
-    """A protocol violation with PulseAudio's own code for it."""
+    """A protocol violation, with PulseAudio's own error code."""
     return RemoteProtocolError(message, Err.PROTOCOL)
 
 
 class Reader:
-    """Reads tagged values from `data`, one after another."""
+    """Reads consecutive tagged values from `data`."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -55,11 +55,11 @@ class Reader:
 
     @property
     def at_end(self) -> bool:
-        """Nothing is left."""
+        """Whether nothing is left."""
         return self._at == len(self._data)
 
     def rest(self) -> bytes:
-        """Everything that is left, unparsed."""
+        """The remaining data, unparsed."""
         out, self._at = self._data[self._at :], len(self._data)
         return out
 
@@ -203,7 +203,7 @@ class Writer:
         self.data += b"N" if value is None else b"t" + value.encode().replace(b"\0", b"") + b"\0"
 
     def u32(self, value: int) -> None:
-        """'L'. A sum that has outgrown it is told as the most there is."""
+        """'L'. A value that does not fit is written as the maximum."""
         self.data += b"L" + _U32.pack(min(value, _U32_MAX))
 
     def u8(self, value: int) -> None:

@@ -1,8 +1,8 @@
 """QEMU's org.qemu.Display1.Audio (docs/interop/dbus-display, ui/dbus-display1.xml of QEMU), sans-IO.
 
-Two ends: `DisplayClient` finds the machine and registers listeners; `AudioPeer` is the listener's side of
-the connection over which QEMU then calls us. QEMU stands still, and the guest with it, until its GetAll on
-a new AudioPeer is answered, and while a Read is; so both are answered in the call that brings them.
+`DisplayClient` finds the machine and registers listeners. `AudioPeer` is the listener's side of the
+connection over which QEMU then calls us. QEMU blocks, and the guest with it, until its GetAll on a new
+AudioPeer is answered, and likewise during each Read; so both are answered as soon as they are received.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WAVE_MAPS: dict[int, Positions] = {
     6: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right"),
     8: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right", "side-left", "side-right"),
 }
-"""USB Audio 1.0, table A-6: the order of QEMU's surround cards, which is not PulseAudio's."""
+"""USB Audio 1.0, table A-6: the channel order of QEMU's surround cards, which differs from PulseAudio's."""
 _FLOATS = {32: (SampleFormat.F32LE, SampleFormat.F32BE)}
 _INTEGERS = {
     (8, False): (SampleFormat.U8, SampleFormat.U8),
@@ -43,12 +43,12 @@ _INTEGERS = {
     (32, False): (SampleFormat.U32LE, SampleFormat.U32BE),
     (32, True): (SampleFormat.S32LE, SampleFormat.S32BE),
 }
-"""By bits, and bits and sign: little-endian, big-endian."""
+"""(little-endian, big-endian) formats, here by bits and sign, and in `_FLOATS` by bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceInit:
-    """A voice begins, or comes back in another format."""
+    """A voice begins, or changes its format."""
 
     id: int
     format: AudioFormat
@@ -63,7 +63,7 @@ class VoiceFini:
 
 @dataclass(frozen=True, slots=True)
 class VoiceEnabled:
-    """The guest's card runs, or has stopped."""
+    """The guest's card was started or stopped."""
 
     id: int
     enabled: bool
@@ -71,7 +71,7 @@ class VoiceEnabled:
 
 @dataclass(frozen=True, slots=True)
 class VoiceVolume:
-    """The guest's mixer; 0 to 255 a channel. QEMU does not apply it itself."""
+    """The guest's mixer, 0 to 255 for each channel. QEMU does not apply it itself."""
 
     id: int
     mute: bool
@@ -80,7 +80,7 @@ class VoiceVolume:
 
 @dataclass(frozen=True, slots=True)
 class VoiceWrite:
-    """Sound of the guest."""
+    """Sound from the guest."""
 
     id: int
     data: bytes
@@ -88,7 +88,7 @@ class VoiceWrite:
 
 @dataclass(frozen=True, slots=True)
 class VoiceRead:
-    """The guest wants `size` bytes of microphone; QEMU waits for `AudioPeer.send_sound`."""
+    """The guest wants `size` bytes of microphone sound; QEMU blocks until `AudioPeer.send_sound`."""
 
     id: int
     size: int
@@ -151,25 +151,25 @@ class AudioPeer(Untimed):
 
     @property
     def partial_bytes(self) -> int:
-        """What has come of a message that is not whole yet."""
+        """Bytes received of a message that is still incomplete."""
         return self.wire.partial_bytes
 
     def events(self) -> list[VoiceEvent]:
-        """What QEMU has called since the last time."""
+        """QEMU's calls since the last time."""
         out, self._events = self._events, []
         return out
 
     def send_sound(self, read: VoiceRead, data: bytes) -> None:
-        """Give the microphone's bytes."""
+        """Answer a read with microphone sound."""
         self.wire.send_reply(read.call, "ay", Writer().blob(data).bytes())
 
     def data_to_send(self) -> list[Chunk]:
-        """What to write now."""
+        """See `Sender`."""
         return self.wire.data_to_send()
 
 
 def format_of(bits: int, signed: bool, floating: bool, rate: int, channels: int, big_endian: bool) -> AudioFormat:
-    """What `Init` says of a voice; RemoteProtocolError for what can't be played."""
+    """A voice's format from the arguments of `Init`; RemoteProtocolError if it can't be played."""
     written = _FLOATS.get(bits) if floating else _INTEGERS.get((bits, signed))
     if written is None or not 1 <= channels <= CHANNELS_MAX or not RATE_MIN <= rate <= RATE_MAX:
         kind = "float" if floating else "signed" if signed else "unsigned"
@@ -181,7 +181,7 @@ def format_of(bits: int, signed: bool, floating: bool, rate: int, channels: int,
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The virtual machine that answers."""
+    """The virtual machine that answered."""
 
     name: str
     uuid: str
@@ -189,14 +189,14 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """QEMU has taken a listener: 'Out' or 'In'."""
+    """QEMU has accepted a listener: 'Out' or 'In'."""
 
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """QEMU has said no; `what` is 'Out', 'In', or what else was asked."""
+    """QEMU refused a request; `what` is 'Out', 'In', or the name of another request."""
 
     what: str
     error: str
@@ -205,7 +205,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class NotThere:
-    """No machine on this bus, or none of that name; `names` are those that are."""
+    """No machine on this bus, or none with that name; `names` are the ones found."""
 
     names: tuple[str, ...]
 
@@ -216,8 +216,8 @@ ClientEvent: TypeAlias = Machine | Registered | Refusal | NotThere
 class DisplayClient:
     """Finds the machine, then registers listeners.
 
-    On a bus several machines queue for one name, and each is asked its own; `vm` says which is meant. Peer
-    to peer there is one. After `Machine` call `send_register`.
+    On a bus, several machines may queue for the same bus name, so each is asked for its VM name; `vm` selects
+    one. A peer-to-peer connection has only one. After `Machine`, call `send_register`.
     """
 
     def __init__(self, uid: int, on_bus: bool, now_ns: HostNs, vm: str | None = None) -> None:
@@ -248,7 +248,7 @@ class DisplayClient:
         self._ask("machine", VM_PATH, PROPERTIES, "GetAll", "s", body, destination)
 
     def send_register(self, kind: str, fd: int) -> None:
-        """Give QEMU one end of a socket pair, which goes with the message; `kind` is Out or In."""
+        """Register a listener: `fd`, one end of a socket pair, goes along with the message; `kind` is Out or In."""
         body = Writer().number("h", 0).bytes()
         self._ask(kind, AUDIO_PATH, AUDIO, f"Register{kind}Listener", "h", body, self._destination, (fd,))
 
@@ -297,25 +297,25 @@ class DisplayClient:
 
     @property
     def partial_bytes(self) -> int:
-        """What has come of a message that is not whole yet."""
+        """Bytes received of a message that is still incomplete."""
         return self._wire.partial_bytes
 
     def events(self) -> list[ClientEvent]:
-        """What has come of it."""
+        """The events since the last call."""
         out, self._events = self._events, []
         return out
 
     def next_timeout(self) -> HostNs | None:
-        """When it waits for the machine no longer."""
+        """The deadline for the machine to accept the 'Out' listener."""
         return self._answer_by_ns
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """PeerLost for a machine that has not taken our listener in time."""
+        """Raises PeerLost if the machine has not accepted our listener in time."""
         if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
             raise PeerLost("QEMU does not answer on D-Bus; it may be stopped")
 
     def data_to_send(self) -> list[Chunk]:
-        """What to write now."""
+        """See `Sender`."""
         return self._wire.data_to_send()
 
 

@@ -1,7 +1,7 @@
 """The client end of one D-Bus connection, sans-IO: to a message bus, or to a peer.
 
 D-Bus Specification 0.43: "Authentication Protocol" (EXTERNAL, then unix descriptors), "Message Protocol".
-Descriptors go out with the bytes of their message; none are expected to come in.
+Descriptors are sent with the bytes of their message; none are expected to be received.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from millrace.wire.contract import Untimed
 from millrace.wire.qemu.values import Reader, Writer
 
 MESSAGE_MAX = 1024 * 1024
-"""QEMU sends 10 ms of sound at a time."""
+"""Ample: QEMU sends 10 ms of sound at a time."""
 _HEADER_BYTES = 16
 _LINE_MAX = 16 * 1024
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
@@ -31,7 +31,7 @@ _TYPES = {_PATH: "o", _INTERFACE: "s", _MEMBER: "s", _ERROR_NAME: "s", _REPLY_TO
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; `body` is not taken apart until `values` is asked."""
+    """One message; `body` is decoded only when `values` is called."""
 
     kind: int
     flags: int
@@ -42,41 +42,41 @@ class Message:
 
     @property
     def member(self) -> str:
-        """Method or signal."""
+        """The method or signal."""
         return str(self.fields.get(_MEMBER, ""))
 
     @property
     def interface(self) -> str:
-        """Interface called."""
+        """The interface called."""
         return str(self.fields.get(_INTERFACE, ""))
 
     @property
     def path(self) -> str:
-        """Object called."""
+        """The object called."""
         return str(self.fields.get(_PATH, ""))
 
     @property
     def reply_to(self) -> int | None:
-        """Serial of the call this answers."""
+        """The serial of the call that this answers."""
         return self.fields.get(_REPLY_TO)
 
     @property
     def error(self) -> str:
-        """Name of the error this is."""
+        """The error's name."""
         return str(self.fields.get(_ERROR_NAME, ""))
 
     @property
     def signature(self) -> str:
-        """Types of the body."""
+        """The types of the body."""
         return str(self.fields.get(_SIGNATURE, ""))
 
     @property
     def wants_reply(self) -> bool:
-        """A call that is to be answered."""
+        """Whether it is a call that expects an answer."""
         return self.kind == CALL and not self.flags & NO_REPLY
 
     def values(self, expected: str | None = None) -> list[Any]:
-        """The body's values; RemoteProtocolError where the signature is not the expected one."""
+        """The body's values; RemoteProtocolError if the signature is not the expected one."""
         if expected is not None and self.signature != expected:
             raise RemoteProtocolError(
                 f"{printable(self.member)}: arguments {quoted(self.signature)}, {expected!r} expected"
@@ -109,7 +109,7 @@ class DBusWire(Untimed):
 
     @property
     def partial_bytes(self) -> int:
-        """What has come of a message that is not whole yet."""
+        """Bytes received of a message that is still incomplete."""
         return len(self._buffer)
 
     def _line(self) -> bool:
@@ -156,7 +156,7 @@ class DBusWire(Untimed):
         return True
 
     def events(self) -> list[Message]:
-        """Messages that have come."""
+        """The messages received since the last call."""
         out, self._events = self._events, []
         return out
 
@@ -166,14 +166,14 @@ class DBusWire(Untimed):
         self, path: str, interface: str, member: str, signature: str = "", body: bytes = b"",
         destination: str | None = None, fds: tuple[int, ...] = (),
     ) -> int:  # fmt: skip
-        """Call a method; returns the serial that the answer will name."""
+        """Call a method; returns the serial that its answer will refer to."""
         fields: dict[int, str | int] = {_PATH: path, _INTERFACE: interface, _MEMBER: member}
         if destination is not None:
             fields[_DESTINATION] = destination
         return self._send(CALL, 0, fields, signature, body, fds)
 
     def send_reply(self, to: Message, signature: str = "", body: bytes = b"") -> None:
-        """Answer a call, if it wants an answer."""
+        """Answer a call, if it expects an answer."""
         if to.wants_reply:
             self._send(RETURN, NO_REPLY, self._back(to), signature, body)
 
@@ -214,12 +214,12 @@ class DBusWire(Untimed):
         listed = array.bytes()
         head = struct.pack("<cBBBIII", b"l", kind, flags, 1, len(body), self._serial, len(listed)) + listed
         message = bytearray(head + bytes(-len(head) % 8) + body)
-        # They belong to the message from now on: an answer can come before it is sent, and their numbers may not be
-        # somebody else's by then.
+        # The message owns the descriptors from now on. If the caller closed them at a reply that arrives before this
+        # is sent, their numbers could already mean other files.
         (self._out if self.ready else self._held).append(Chunk(message, fds, give=True))
         return self._serial
 
     def data_to_send(self) -> list[Chunk]:
-        """What to write now, in order."""
+        """See `Sender`."""
         out, self._out = self._out, []
         return out

@@ -1,4 +1,4 @@
-"""QMP, as much as it takes to hand QEMU a connection (QEMU's docs/interop/qmp-spec), sans-IO."""
+"""The part of QMP needed to hand QEMU a connection (QEMU's docs/interop/qmp-spec), sans-IO."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from millrace.wire.chunk import Chunk
 from millrace.wire.decoding import json_value
 
 _LINE_MAX = 64 * 1024
-"""A greeting has some hundred bytes, a refusal a sentence."""
+"""Ample: a greeting is a few hundred bytes long, an error a sentence."""
 _LINES_MAX = 1000
-"""Events of the machine may come in between, but not for ever: the answers are three."""
+"""The three answers may be mixed with the machine's events, but not with endless ones."""
 _FD_NAME = "millrace"
 PEER_TO_PEER_MAJOR = 8
 ANSWER_NS = 10 * NS_PER_S
@@ -25,11 +25,11 @@ ANSWER_NS = 10 * NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """QEMU has taken the descriptor."""
+    """QEMU has accepted the descriptor."""
 
 
 class QmpHandover:
-    """Gives QEMU a descriptor as a D-Bus display client."""
+    """Passes QEMU a descriptor as a D-Bus display client."""
 
     def __init__(self, fd: int, now_ns: HostNs) -> None:
         self._fd = fd
@@ -46,7 +46,7 @@ class QmpHandover:
         self._lines = 0
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError says what QEMU refused."""
+        """Take bytes; RemoteProtocolError if QEMU refuses or this is not QMP."""
         del now_ns
         scanned = len(self._buffer)
         self._buffer += data
@@ -82,7 +82,7 @@ class QmpHandover:
 
     @staticmethod
     def _check_version(greeting: object) -> None:
-        """QEMU 7.2 dies when a listener is registered over such a connection (seen with Debian's 7.2.22)."""
+        """QEMU 7.2 crashes when a listener is registered over such a connection (seen with Debian's 7.2.22)."""
         try:
             major = int(greeting["version"]["qemu"]["major"])  # type: ignore[index]
         except (TypeError, KeyError, ValueError):
@@ -103,16 +103,16 @@ class QmpHandover:
         self._out.append(Chunk(bytearray(text + b"\n"), (self._fd,) if name == "getfd" else ()))
 
     def events(self) -> list[HandedOver]:
-        """What has come of it."""
+        """The events since the last call."""
         out, self._events = self._events, []
         return out
 
     def next_timeout(self) -> HostNs | None:
-        """When it waits for QEMU no longer."""
+        """The deadline for QEMU's answers."""
         return self._answer_by_ns
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """PeerLost for a QEMU that is silent."""
+        """Raises PeerLost if QEMU's answers are overdue."""
         if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
             raise PeerLost(
                 f"no answer on the QMP socket for {ANSWER_NS // NS_PER_S} s: it serves one client at a time, and none"
@@ -120,6 +120,6 @@ class QmpHandover:
             )
 
     def data_to_send(self) -> list[Chunk]:
-        """What to write now."""
+        """See `Sender`."""
         out, self._out = self._out, []
         return out

@@ -1,6 +1,6 @@
-"""D-Bus values: what of the wire format QEMU's audio needs (D-Bus Specification 0.43, "Marshaling").
+"""D-Bus values: the part of the wire format that QEMU's audio needs (D-Bus Specification 0.43, "Marshaling").
 
-Lengths are checked against what is there before anything is taken; a value that does not fit is a
+Lengths are checked against the available data before anything is read; a value that does not fit raises
 RemoteProtocolError.
 """
 
@@ -18,16 +18,17 @@ _PLAIN = {"y": "B", "n": "h", "q": "H", "b": "I", "i": "i", "u": "I", "h": "I", 
 _KEYS = frozenset("ybnqiuxtdsogh")
 DEPTH_MAX = 16
 VALUES_MAX = 1_000
-"""In one message: sound comes as bytes, which count once. They are taken apart in one step, of 2 ms."""
+"""The most values in one message. Sound is an array of bytes, which counts once. A message is decoded in a single step;
+this many values take 2 ms."""
 
 
 def element(signature: str, at: int = 0) -> str:
-    """The one complete type that begins at `at`."""
+    """The single complete type that begins at `at`."""
     return signature[at : _end(signature, at, 0)]
 
 
 def _end(signature: str, at: int, depth: int) -> int:
-    """Where the complete type that begins at `at` ends. Each character is looked at once."""
+    """The end of the complete type that begins at `at`, found in linear time."""
     if depth > DEPTH_MAX or at >= len(signature) or signature[at] not in _ALIGN:
         raise _broken(signature)
     code = signature[at]
@@ -38,7 +39,7 @@ def _end(signature: str, at: int, depth: int) -> int:
     end, count, closing = at + 1, 0, ")" if code == "(" else "}"
     while end < len(signature) and signature[end] != closing:
         end, count = _end(signature, end, depth + 1), count + 1
-    # An empty struct takes no bytes: an array of them would never end.
+    # An empty struct takes no bytes, so an array of them would never end.
     if end >= len(signature) or count == 0:
         raise _broken(signature)
     if code == "{" and (signature[at - 1 : at] != "a" or signature[at + 1] not in _KEYS or count != 2):
@@ -60,7 +61,7 @@ def elements(signature: str) -> list[str]:
 
 
 class Reader:
-    """Takes values from bytes; `order` is '<' or '>'. Arrays of bytes come as bytes."""
+    """Reads values from bytes; `order` is '<' or '>'. Arrays of bytes are returned as bytes."""
 
     def __init__(self, data: bytes, order: str = "<") -> None:
         self._data, self._order, self._at = data, order, 0
@@ -68,7 +69,7 @@ class Reader:
 
     @property
     def at(self) -> int:
-        """How far it has read."""
+        """The read position."""
         return self._at
 
     def align(self, to: int) -> None:
@@ -83,11 +84,11 @@ class Reader:
         return part
 
     def values(self, signature: str) -> list[Any]:
-        """All values of a signature."""
+        """Read the values of a whole signature."""
         return [self.value(kind) for kind in elements(signature)]
 
     def value(self, kind: str, depth: int = 0) -> Any:
-        """One value of a single complete type."""
+        """Read one value of a single complete type."""
         self._count += 1
         if depth > DEPTH_MAX or self._count > VALUES_MAX:
             raise RemoteProtocolError("D-Bus values nested too deeply, or too many")
@@ -128,7 +129,7 @@ class Reader:
 
 
 class Writer:
-    """Makes little-endian values."""
+    """Builds little-endian values."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -157,5 +158,5 @@ class Writer:
         return self
 
     def bytes(self) -> bytes:
-        """What was written."""
+        """The bytes written so far."""
         return bytes(self._data)

@@ -1,1 +1,1 @@
-"""SPICE, the client side of main, playback and record channels, sans-IO."""
+"""The client's side of SPICE's main, playback and record channels, sans-IO."""

@@ -36,7 +36,7 @@ Encrypt = Callable[[bytes, str], bytes]
 
 
 class ChannelKind(IntEnum):
-    """Channel types in use."""
+    """The channel types used here."""
 
     MAIN = 1
     PLAYBACK = 5
@@ -44,12 +44,12 @@ class ChannelKind(IntEnum):
 
 
 class LinkRefused(RemoteProtocolError):
-    """The server does not let this channel in."""
+    """The server refused the channel's link."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpiceMessage:
-    """A channel's own message."""
+    """A message specific to the channel's type."""
 
     kind: int
     body: bytes
@@ -85,7 +85,7 @@ class SpiceChannel:
 
     @property
     def partial_bytes(self) -> int:
-        """What has come of a message that is not whole yet."""
+        """Bytes received of a message that is still incomplete."""
         return len(self._buffer)
 
     def _take(self, size: int) -> bytes | None:
@@ -174,16 +174,16 @@ class SpiceChannel:
             self._events.append(SpiceMessage(kind, body))
 
     def events(self) -> list[SpiceMessage]:
-        """The channel's own messages that have come."""
+        """The channel-specific messages since the last call."""
         out, self._events = self._events, []
         return out
 
     def next_timeout(self) -> HostNs | None:
-        """When it waits no longer to be let in."""
+        """The deadline for the link to be accepted."""
         return self._answer_by_ns
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """PeerLost for a server that has not let it in."""
+        """Raises PeerLost if the link has not been accepted in time."""
         if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
             raise PeerLost(f"the SPICE server does not let the {self.kind.name.lower()} channel in")
 
@@ -194,13 +194,13 @@ class SpiceChannel:
         self._out += struct.pack("<HI", kind, len(body)) + body
 
     def data_to_send(self) -> bytes:
-        """What to write now."""
+        """See `Sender`."""
         out, self._out = bytes(self._out), bytearray()
         return out
 
 
 def unpack(form: str, body: bytes, at: int = 0) -> tuple[int, ...]:
-    """struct.unpack_from, with RemoteProtocolError for a message that is too short."""
+    """Like struct.unpack_from, but raises RemoteProtocolError if the message is too short."""
     if len(body) < at + struct.calcsize(form):
         raise RemoteProtocolError(f"a SPICE message of {len(body)} bytes, truncated")
     return struct.unpack_from(form, body, at)

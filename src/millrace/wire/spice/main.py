@@ -1,4 +1,4 @@
-"""A SPICE session's main channel, from the client's side: the session's number, and which other channels there are."""
+"""The client's side of a SPICE session's main channel, which gives the session ID and the list of channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANSWER_NS = 10 * NS_PER_S
 
 
 class SpiceMain:
-    """Asks for the channels as soon as it may."""
+    """Asks for the list of channels as soon as the session is initialized."""
 
     def __init__(self, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
         self._channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, encrypt, now_ns)
@@ -34,23 +34,23 @@ class SpiceMain:
 
     @property
     def partial_bytes(self) -> int:
-        """What has come of a message that is not whole yet."""
+        """Bytes received of a message that is still incomplete."""
         return self._channel.partial_bytes
 
     def events(self) -> list[MainEvent]:
-        """What the server has said of the session."""
+        """The events since the last call."""
         out, self._events = self._events, []
         return out
 
     def data_to_send(self) -> bytes:
-        """What to write now."""
+        """See `Sender`."""
         return self._channel.data_to_send()
 
     def next_timeout(self) -> HostNs | None:
-        """When it waits for the channels no longer."""
+        """The deadline for the list of channels."""
         return self._answer_by_ns
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """PeerLost for a server that is silent."""
+        """Raises PeerLost if the list of channels is overdue."""
         if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
             raise PeerLost("the SPICE server does not answer; it may be stopped")

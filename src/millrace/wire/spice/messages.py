@@ -1,4 +1,4 @@
-"""What the main, playback and record channels say (spice-protocol: enums.h; spice.proto of spice-common)."""
+"""Messages of the main, playback and record channels (spice-protocol: enums.h; spice.proto of spice-common)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHANNELS_MAX = 8
 
 @dataclass(frozen=True, slots=True)
 class MainInit:
-    """The session's number, and the server's multimedia time in ms."""
+    """The session ID, and the server's multimedia time in ms."""
 
     session: int
     mm_time: int
@@ -29,7 +29,7 @@ class MainInit:
 
 @dataclass(frozen=True, slots=True)
 class ChannelsList:
-    """(type, id) of the channels there are; comes again when one appears later."""
+    """(type, id) of the available channels; sent again when one is added."""
 
     channels: tuple[tuple[int, int], ...]
 
@@ -43,14 +43,14 @@ class MmTime:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How the data that follows is coded."""
+    """The encoding of the following data."""
 
     mode: int
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Sound begins (playback), or is wanted (record)."""
+    """Sound begins (playback) or is requested (record)."""
 
     channels: int
     rate: int
@@ -63,7 +63,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Sound that was to be heard at `mm_time`."""
+    """Sound to be played at `mm_time`."""
 
     mm_time: int
     payload: bytes
@@ -71,7 +71,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """The guest's mixer, 0 to 65535 a channel."""
+    """The guest's mixer, 0 to 65535 for each channel."""
 
     volume: tuple[int, ...]
 
@@ -88,7 +88,7 @@ SoundEvent: TypeAlias = Mode | Start | Stop | Data | Volume | Mute
 
 
 def main_event(message: SpiceMessage) -> MainEvent | None:
-    """A main channel's message; None for one that does not matter here."""
+    """Decode a main channel's message; None if it is not needed here."""
     body = message.body
     if message.kind == 103:
         session, _, _, _, _, _, mm_time, _ = unpack("<8I", body)
@@ -116,7 +116,7 @@ def _volume(body: bytes) -> Volume:
 
 
 def playback_event(message: SpiceMessage) -> SoundEvent | None:
-    """A playback channel's message."""
+    """Decode a playback channel's message; None if it is not needed here."""
     kind, body = message.kind, message.body
     if kind == 101:
         return Data(unpack("<I", body)[0], body[4:])
@@ -133,7 +133,7 @@ def playback_event(message: SpiceMessage) -> SoundEvent | None:
 
 
 def record_event(message: SpiceMessage) -> SoundEvent | None:
-    """A record channel's message."""
+    """Decode a record channel's message; None if it is not needed here."""
     kind, body = message.kind, message.body
     if kind == 101:
         return _start(*unpack("<IHI", body))
@@ -145,5 +145,5 @@ def record_event(message: SpiceMessage) -> SoundEvent | None:
 
 
 def record_data(mm_time: int, pcm: bytes) -> bytes:
-    """The body of a DATA message of the record channel."""
+    """Encode the body of the record channel's DATA message."""
     return struct.pack("<I", mm_time & 0xFFFFFFFF) + pcm

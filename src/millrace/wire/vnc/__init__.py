@@ -1,1 +1,1 @@
-"""RFB (VNC) with QEMU audio, the client side, sans-IO."""
+"""The client's side of RFB (VNC) with QEMU audio, sans-IO."""

@@ -1,7 +1,7 @@
 """The client's side of RFB with QEMU's audio extension, sans-IO.
 
 RFC 6143 for RFB 3.8; "rfbproto" (the community's RFB specification) for VeNCrypt and the QEMU audio
-messages. Numbers are big-endian, samples little-endian. No picture is asked for.
+messages. Numbers are big-endian, samples little-endian. No picture is requested.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Respond = Callable[[bytes, str], bytes]
 
 @dataclass(frozen=True, slots=True)
 class TlsWanted:
-    """The server waits for a TLS handshake on this connection."""
+    """The server expects a TLS handshake on this connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The server has sound, in the format that was asked for; `name` is its desktop's."""
+    """The server supports sound, and was asked for it in our format; `name` is the desktop's name."""
 
     name: str
 
@@ -54,7 +54,7 @@ class AudioEnd:
 
 @dataclass(frozen=True, slots=True)
 class AudioData:
-    """Interleaved s16."""
+    """Interleaved s16 samples."""
 
     payload: bytes
 
@@ -63,7 +63,7 @@ VncEvent: TypeAlias = TlsWanted | Ready | AudioBegin | AudioEnd | AudioData
 
 
 class VncClient:
-    """One connection. `rate` and `channels` are what is asked of QEMU, which converts."""
+    """One connection. `rate` and `channels` are requested from QEMU, which converts."""
 
     def __init__(self, rate: int, channels: int, password: str, respond: Respond, now_ns: HostNs) -> None:
         self.rate, self.channels = min(rate, RATE_MAX), min(channels, 2)
@@ -80,7 +80,8 @@ class VncClient:
         self._paused = self._shaking = False
         self._answered = False
         self.joining = False
-        """Let in, and not told yet what screen there is: a server ends here whose screen another viewer has alone."""
+        """Authenticated, and waiting for ServerInit. A server closes the connection here if another viewer has
+        exclusive access."""
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class VncClient:
 
     @property
     def partial_bytes(self) -> int:
-        """What has come of a message that is not whole yet."""
+        """Bytes received of a message that is still incomplete."""
         return len(self._buffer)
 
     def _run(self) -> None:
@@ -175,17 +176,18 @@ class VncClient:
     def _start_tls(self, part: bytes) -> None:
         if part != b"\1":
             raise RemoteProtocolError("this VNC server refused TLS")
+        # Plaintext that arrived ahead of the handshake must never be taken for data inside TLS.
         if self._buffer:
             raise RemoteProtocolError("this VNC server sent data before the TLS handshake")
         self._paused = True
         self._events.append(TlsWanted())
 
     def tls_begins(self) -> None:
-        """The handshake begins: nothing that is not in TLS comes from here on. What came before was anybody's."""
+        """The handshake begins: everything received from here on was inside TLS. Anything earlier could be forged."""
         self._shaking = True
 
     def tls_ready(self) -> None:
-        """The handshake is done; what follows is inside TLS."""
+        """The handshake is complete."""
         self._paused = False
 
     def _result(self, part: bytes) -> None:
@@ -298,21 +300,21 @@ class VncClient:
     # -- out -------------------------------------------------------------------------------------
 
     def events(self) -> list[VncEvent]:
-        """What has come."""
+        """The events since the last call."""
         out, self._events = self._events, []
         return out
 
     def data_to_send(self) -> bytes:
-        """What to write now."""
+        """See `Sender`."""
         out, self._out = bytes(self._out), bytearray()
         return out
 
     def next_timeout(self) -> HostNs | None:
-        """When it waits no longer, for a server that is silent or for its word that it has sound."""
+        """The deadline for the handshake, then for the server to announce sound."""
         return self._deadline_ns
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """PeerLost for a server that is silent, RemoteProtocolError for one without sound."""
+        """Raises PeerLost if the server is silent, RemoteProtocolError if it has no sound."""
         if self._deadline_ns is None or now_ns < self._deadline_ns:
             return
         if not self._waits:
