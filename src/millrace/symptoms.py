@@ -60,7 +60,7 @@ CAUSES: dict[tuple[str, str], str] = {
 """Explanation of each (stage, cause)."""
 
 Evidence: TypeAlias = Mapping[str, str | int | float | bool | None]
-"""Measurements and quoted text by name; a name ends in its unit."""
+"""Measurements and quoted text by name; a name ends in the unit, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)

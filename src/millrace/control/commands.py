@@ -143,8 +143,10 @@ class Commands:
             return await command.run(parsed, principal)
 
     def page_link(self) -> str:
-        """A single-use link that signs a browser in as the owner. The code is in the fragment (after #), which browsers
-        do not send, so it appears in no request and no proxy's log."""
+        """A single-use link that signs a browser in as the owner.
+
+        The code is in the fragment (after #), which browsers do not send, so it is in no request and no proxy's log.
+        """
         return f"{self._place.page_url}#in={self._worker.access.new_link()}"
 
     def refused(self) -> int:
@@ -174,8 +176,10 @@ class Commands:
     def _first(
         self, principal: Principal, key: str, look: Callable[[Guest], T | None], right: Right, name: str | None = None
     ) -> tuple[Guest, T]:
-        """The first thing that `look` finds in the guests visible to `principal`, or only in guest `name`; RightsError
-        without `right` in that guest. The same sink name may exist in several guests: the first one counts."""
+        """The first thing that `look` finds in the guests visible to `principal`, or only in guest `name`.
+
+        RightsError without `right` in that guest. A sink name may exist in several guests: the first one counts.
+        """
         for guest in self.visible(principal):
             thing = look(guest) if name in (None, guest.name) else None
             if thing is not None:

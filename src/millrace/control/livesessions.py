@@ -20,8 +20,11 @@ class LiveSessions:
         return iter(list(self._by_key))
 
     def enter(self, keys: Sequence[str], end: End, lose: Lose) -> Leave:
-        """Register a session under `keys`. `end` is called with a reason when the rights behind one of them end, `lose`
-        with a guest when the rights in that guest do. Returns a function to call when the session ends by itself."""
+        """Register a session under `keys`. Returns a function to call when the session ends by itself.
+
+        `end` is called with a reason when the rights behind one of the keys end, `lose` with a guest when the rights in
+        that guest do.
+        """
         self._number += 1
         number = self._number
 

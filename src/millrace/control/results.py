@@ -38,7 +38,7 @@ class PolicyView(msgspec.Struct, frozen=True):
 
 
 class StateView(msgspec.Struct):
-    """Everything visible, or one guest. `names` lists all visible guests. Fields from `refused` on are for admins."""
+    """Everything visible, or one guest. `names` lists all visible guests. From `refused` on: only with every right."""
 
     version: str
     listen: str

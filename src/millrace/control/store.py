@@ -184,6 +184,7 @@ class Store:
                 for statement in statements:
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version={number}")
+        # Changes only when another connection writes to the file.
         (self._seen,) = db.execute("PRAGMA data_version").fetchone()
 
     def _sentence(self, error: Exception) -> str:
@@ -355,6 +356,7 @@ class Store:
                 db.execute("INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?)", values)
             for kind, name in defaults.items():
                 db.execute("INSERT OR REPLACE INTO defaults VALUES (?, ?, ?)", (guest, kind, name))
+            # REPLACE gives a row a new rowid, so the lowest ones have been unchanged for longest.
             newest = "SELECT rowid FROM levels WHERE guest = ? ORDER BY rowid DESC LIMIT ?"
             db.execute(f"DELETE FROM levels WHERE guest = ? AND rowid NOT IN ({newest})", (guest, guest, LEVELS_MAX))
 

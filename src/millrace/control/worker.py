@@ -249,9 +249,11 @@ class Worker:
         return self.store.trouble
 
     def turns_of(self, principal: Principal) -> Turns:
-        """The share of the daemon's time that a principal's commands are charged to. A principal of one guest is
-        charged to that guest, however many tokens it has. Other tokens and certificates have a share each, and the
-        owner has one."""
+        """The share of the daemon's time that a principal's commands are charged to.
+
+        A principal of one guest is charged to that guest, however many tokens it has. Other tokens and certificates
+        have a share each, and the owner has one.
+        """
         kind = principal.key.partition("/")[0]
         if kind != "owner" and len(principal.guests) == 1 and (name := min(principal.guests)) in self.guests:
             return self.guests[name].turns
@@ -390,6 +392,7 @@ class Worker:
             async with self._turn(guest):
                 level = (gains or thing.gains, thing.mute if mute is None else mute)
                 await self.keeper.write(self.store.keep_level, guest.name, thing.kind, thing.name, level)
+                # A sink made by a module may have gone during the write; that does not take the lock.
                 if thing not in guest.graph.mixes():
                     raise missing(key, guest.name)
                 guest.door.devices.learn((thing.kind, thing.name), level)

@@ -38,7 +38,7 @@ def _set_aside(phase: str, info: dict[str, Any]) -> None:
 
 
 def collect() -> None:
-    """Run a full collection."""
+    """Run a full collection. The collector skips frozen objects, so they are unfrozen first."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -178,7 +178,7 @@ class ListenerSession:
         self.guest.report(self.silent("send", "line full", evidence, now_ns()))
 
     def _tell(self, told: Trouble, now_ns: HostNs) -> None:
-        """The listener reports an audible problem and what it takes for the cause."""
+        """The listener reports an audible problem and its supposed cause. Its time and evidence are bounded here."""
         at = min(now_ns, max(told.at_ns, now_ns - TROUBLE_AGE_MAX_NS)) if told.at_ns else now_ns
         evidence = {key[:40]: value for key, value in list(told.evidence.items())[:8]} | {"heard": told.what[:20]}
         key = self.outlet.key

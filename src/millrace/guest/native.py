@@ -269,6 +269,7 @@ class NativeStreams:
 
     def _drain(self, serial: int, args: OfStream) -> None:
         playback = self._playback(args.stream)
+        # Reply first: with nothing queued, `drain` sends its notice at once.
         self._reply(serial)
         playback.drain()
 

@@ -1,7 +1,7 @@
 """Rights: who may do what, and where. One function decides.
 
-A principal has rights in guests. `see` covers a guest's existence and state, `hear` its sound, `speak` its
-microphone, `control` volumes, moves and settings, `link` the graph's links. `admin` covers everything, including
+A principal has rights in guests. `see` covers a guest's existence and state, `hear` its sound, `speak` sending sound
+to its source, `control` volumes, moves and settings, `link` the graph's links. `admin` covers everything, including
 guests and tokens themselves. A principal has no rights in guests that it does not list.
 """
 

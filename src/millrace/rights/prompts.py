@@ -88,6 +88,7 @@ class Prompts:
     ) -> Prompt | None:
         """Queue `answer` for a decision; if too many are pending, call it with False and return None."""
         mine = [p for p in self._waiting.values() if p.guest == guest]
+        # A repeated request of the same connection joins the pending one: people are asked only once.
         for prompt in mine:
             if prompt.subject is subject and prompt.what is what:
                 prompt.answers.append(answer)

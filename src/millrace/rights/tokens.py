@@ -121,7 +121,7 @@ def expiry(wall_s: int, lasts_s: int) -> int:
 
 
 def _source(address: str) -> str:
-    """The source to which attempts are attributed. An IPv6 /64 counts as one, since a customer has at least that."""
+    """The source that attempts count against. An IPv6 /64 is one source: a customer has at least that (RFC 6177)."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -151,10 +151,12 @@ class FailureLimit:
         """Record a wrong token from `address`; True if the limit is exceeded."""
         source = _source(address)
         debt = self._debt(source, now_ns)
+        # An attempt over the limit adds no debt, so retrying does not prolong the wait.
         if debt + 1.0 > self._burst:
             return True
         self._debts[source] = (debt + 1.0, now_ns)
         self._debts.move_to_end(source)
+        # Bounded memory: forget the sources that have been quiet for longest.
         while len(self._debts) > self.SOURCES_MAX:
             self._debts.popitem(last=False)
         return False

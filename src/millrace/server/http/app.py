@@ -43,8 +43,10 @@ REFUSALS = (400, 401, 403, 429)
 LINE_BYTES_MAX = 48 * 1024
 """Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
 SEND_BUFFER_BYTES = 32 * 1024
+"""Kernel send buffer of a listener: small, so that a backlog builds up where it can be dropped."""
 TICK_S = 1.0
 TOGETHER_NS = 250 * NS_PER_MS
+"""Grid to which listeners' deadlines are rounded up: see `Deadlines`."""
 
 GATE = web.RequestKey("gate", Gate)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

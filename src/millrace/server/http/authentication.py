@@ -97,6 +97,7 @@ class Gate(ABC):
         """Raise 403 for a request that another site's page made the browser send."""
         text = request.headers.get("Origin")
         if text is None:
+            # Browsers send no Origin with many GETs, but do send Sec-Fetch-Site.
             if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
                 raise web.HTTPForbidden(text="requests from other sites' pages are refused\n")
             return
