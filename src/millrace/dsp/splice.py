@@ -1,4 +1,4 @@
-"""Cutting out or repeating a little sound where that is least audible.
+"""Cuts out or repeats a little sound where that is least audible.
 
 Both jump to a place that looks alike (best normalised correlation) and crossfade, as WSOLA does (W. Verhelst,
 M. Roelands, "An overlap-add technique based on waveform similarity for high quality time-scale modification of speech",

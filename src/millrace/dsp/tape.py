@@ -32,6 +32,8 @@ class Tape:
     def write(self, block: Samples) -> Frames:
         """Append as much of `block` as fits; return how many frames."""
         n = min(len(block), self.capacity - self.fill)
+        # At the end of the memory, move the history and the queue to the front. The memory has twice the size that is
+        # needed, so this is rare.
         if self._end + n > len(self._data):
             drop = self._head - self.history
             self._data[: self._end - drop] = self._data[drop : self._end].copy()

@@ -23,7 +23,7 @@ LINKS_MAX = 64
 TAPS_MAX = 256
 """Recorders and encoders per guest."""
 NODE_BYTES = 12 * 1024
-"""A node with its state trace, its protocol object, and its entries in the registry and the flight recorder."""
+"""A node with its state trace, its door's object, and its entries in the registry and the flight recorder."""
 SAMPLE_BYTES = 4
 SINK_BUFFERS, TAP_BUFFERS = 3, 1
 """Blocks of the longest quantum. A sink has three: its mix, the previous one and the latest."""

@@ -20,7 +20,7 @@ from millrace.units import NS_PER_MS, HostNs, ns_to_frames
 
 ROUND_NS: HostNs = 6 * NS_PER_MS
 OVERLOAD_NS: HostNs = 100 * NS_PER_MS
-"""If every round for this long leaves graphs over, the processor is overloaded."""
+"""The processor counts as overloaded if every round for this long ends before all due graphs have run."""
 
 
 class TimerDriver:
@@ -40,7 +40,7 @@ class TimerDriver:
         self._serial = 0
         self._worked_ns: HostNs = 0
         self._strained: tuple[HostNs, HostNs, HostNs] | None = None
-        """Since when every round has left graphs over, and what the thread and the graphs had worked by then."""
+        """Since when no round has run all due graphs, and how long the thread and the graphs had worked by then."""
         self.cycles = 0
 
     def attach(self, graph: Graph) -> None:

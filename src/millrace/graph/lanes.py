@@ -162,6 +162,7 @@ class LanePool:
         # case. `real_until` remembers where the client's own frames end: only those are kept over a pause.
         if pulled_to < end:
             stream.feed.short(end - pulled_to, self.real_until[lane] <= position)
+            # `short` may have paused or ended the stream, and freed its lane.
             if self.owners[lane] is not stream:
                 return
             self._write(lane, pulled_to, np.zeros((end - pulled_to, self.channels), np.float32))

@@ -115,7 +115,7 @@ class Node:
     state: NodeState = NodeState.SUSPENDED
     trace: deque[StateChange] = field(default_factory=lambda: deque(maxlen=TRACE_LENGTH))
     asks: dict[Hashable, int] = field(default_factory=dict)
-    """Bytes that its protocol object needs for it from the start, by part; it is admitted only if they fit."""
+    """Bytes that its door needs for it from the start, by part; it is admitted only if they fit."""
     reach: float = PROGRAMS
     """The share of its guest's budget up to which it may be admitted."""
     account: Account = ENDED
@@ -193,7 +193,7 @@ class Stream(Levelled):
     stash: Samples | None = None
     underruns: int = 0
     chosen: tuple[str, ...] = ()
-    """What its client set itself, of volume and sink: session managers leave that alone."""
+    """Which of volume, mute and sink its client has set itself: session managers leave those alone."""
     placed: bool = False
     """Somebody moved it here. A stream that was never moved, and named no sink, follows the default sink."""
     mapping: Mapping = Mapping.MIX

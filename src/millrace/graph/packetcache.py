@@ -28,11 +28,11 @@ class PacketCache(Protocol):
         ...
 
     def clear(self) -> None:
-        """Discard what is kept: it is of no use any more."""
+        """Discard the kept packets, which are of no use any more."""
         ...
 
     def packets(self) -> tuple[Packet, ...]:
-        """What is kept."""
+        """The kept packets."""
         ...
 
 

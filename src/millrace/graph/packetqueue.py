@@ -1,5 +1,4 @@
-"""A subscriber's queue: bounded, it holds what waits for one connection and drops packets when that is too slow.
-
+"""The bounded queue of a subscriber: packets that wait for its connection, and what is dropped if that is too slow.
 Each track has a lane of its own, in order. `take` prefers sound to everything else; otherwise a key frame would delay
 the sound for as long as the connection needs to send it. When the queue is over its bounds, it drops in this order,
 until the rest fits:
@@ -186,11 +185,11 @@ class Lane:
                 queue.packets += sign
 
     def ask(self, now_ns: HostNs) -> None:
-        """Request a key frame if the lane waits for one, but only once it is empty."""
+        """Request a key frame if the lane waits for one, but only once it is empty: sooner would add to the backlog."""
         if self._waits_for_key and not self._entries and self.subscription is not None:
             self.subscription.upstream(KeyFrame(), now_ns)
 
-    # -- the line's side -------------------------------------------------------------------------
+    # -- the connection's side -------------------------------------------------------------------
 
     def take(self) -> tuple[Item, ...]:
         """The lane's next item, preceded by a Gap if packets are missing."""
@@ -207,7 +206,7 @@ class Lane:
             return (item,)
         return Gap(lost, item.pts_ns if isinstance(item, Packet) else self._resume_ns), item
 
-    # -- what is left out ------------------------------------------------------------------------
+    # -- dropping --------------------------------------------------------------------------------
 
     def drop_disposables(self) -> bool:
         """Drop pictures that no other needs; False if there are none."""
@@ -404,6 +403,7 @@ class PacketQueue:
         if oldest_ns is None or now_ns - oldest_ns <= limit_ns:
             return
         if lane.info.kind is Kind.AUDIO:
+            # The connection can't even carry the sound, so all pictures go before any of it does.
             while self._drop_pictures():
                 pass
             lane.drop_oldest(now_ns - SOUND_NS_MAX + SOUND_NS_MAX // DROP_SHARE)

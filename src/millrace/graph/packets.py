@@ -183,6 +183,8 @@ class Track:
         if self.ended:
             raise GraphError(f"track {self.info.key} has ended")
         if isinstance(item, Packet):
+            # A subscriber may ask for a key frame during the push. The source must not be called while it is pushing,
+            # so the request waits until the packet is delivered.
             self._pushing = True
             try:
                 self._push_packet(item)
@@ -300,6 +302,7 @@ class Track:
             raise GraphError(f"track {self.info.key} has its {SUBSCRIBERS_MAX} subscribers already")
         cached = self._cache.packets()
         state = (item for item in (self.parameters, self.segment) if item is not None)
+        # First, because it may raise BudgetError: nothing has changed yet.
         sink.begin((*state, *_with_gaps(cached)))
         subscription = Subscription(self, sink, who, Demand() if demand is None else demand)
         self._subscriptions.append(subscription)

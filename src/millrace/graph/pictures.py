@@ -123,6 +123,7 @@ class Memory:
         self._leases -= 1
         if not self._leases:
             self._converted.clear()
+            # The array refers to the memory, which could not be released before it is gone.
             del self.picture
             self.pixels.release()
             self._account.close()

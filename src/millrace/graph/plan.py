@@ -109,6 +109,7 @@ def ordered(links: MappingOf[Sink, Iterable[Link]], done: list[Sink]) -> Iterato
             waits[link.target] += 1
         yield
     done += [sink for sink, count in waits.items() if not count]
+    # Kahn's algorithm: `done` grows while it is iterated.
     for sink in done:
         for link in links[sink]:
             waits[link.target] -= 1
@@ -182,7 +183,10 @@ class Planner:
     def build(
         self, plan: Plan, sinks: Iterable[Sink], pools: Iterable[LanePool], taps: Iterable[Tap] = ()
     ) -> Iterator[None]:
-        """Make the empty `plan` the plan of the graph as it is now. It must be in force from the last step on."""
+        """Fill the empty `plan` from the graph as it is now. It must come into force at the last step.
+
+        From then on the next plan ramps from this one.
+        """
         new = Applied()
         mixed: dict[int, Samples] = {}
         plan.pools = [pool for pool in pools if not pool.empty]
@@ -288,6 +292,7 @@ class Planner:
                     mixes.setdefault(sink_id, []).append((lane, gain, was))
                 else:
                     self._mix_lane(pool, lane, runs[sink_id], mixes, gain, was)
+            # Sinks that the stream no longer plays to: it fades out there.
             if old is not None and old.keys() != now.keys():
                 for sink_id in old.keys() - now.keys() & runs.keys():
                     self._mix_lane(pool, lane, runs[sink_id], mixes, 0.0, old[sink_id])

@@ -46,6 +46,7 @@ class Planning:
         """Continue building until `over`. A finished plan comes into force for what is heard from `position` on."""
         if self._steps is None:
             return
+        # Cleared first: a generator that has raised is exhausted, and would pass for a finished plan in the next round.
         steps, self._steps = self._steps, None
         for _ in steps:
             if over():

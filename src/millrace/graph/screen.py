@@ -174,6 +174,7 @@ class Reader:
         """The viewer now composes these overlays."""
         self.uncovered(overlay for overlay in self.screen.overlays if overlay.track not in tracks)
         self.leave_out = tracks
+        # Never the screen's serial: a picture is due, although nothing was painted.
         self._serial = -1
         self.screen.tell_paint()
 
@@ -259,6 +260,7 @@ class Screen:
         if cursor.shown:
             if cursor.shape not in self._shapes:
                 raise GraphError(f"{self.key}: cursor {cursor.shape} was never defined")
+            # Moved to the end: the dictionary is in order of last use.
             self._shapes[cursor.shape] = self._shapes.pop(cursor.shape)
         if cursor != self.cursor:
             self.cursor = cursor

@@ -1,4 +1,4 @@
-"""What a packet port carries: packets and the items that describe them, in one order.
+"""The items that a packet port carries: packets, and what describes them, in one order.
 
 A source emits `Item`s. Parameters, segments, gaps and ends are queued like packets, so they can't overtake packets or
 be overtaken. In the other direction go `Demand`, which is state and is merged on its way, and events, which carry their
@@ -113,7 +113,7 @@ class Kind(Enum):
 
 
 class Cache(Enum):
-    """What of a track is kept for new subscribers."""
+    """How much of a track is kept for new subscribers."""
 
     GROUP = "group"
     """Everything since the last key packet, as long as that is short."""

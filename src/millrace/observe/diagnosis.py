@@ -95,6 +95,7 @@ class Diagnosis:
                 return
             if self._hurt_by_us(symptom.guest, subject, now if symptom.at_ns is None else symptom.at_ns):
                 return
+            # To the listener, a connection that is full looks like packet loss. It is recorded already, under "send".
             if symptom.stage == "network" and self.incidents.near(SENDING, now, 3 * NS_PER_S, subject):
                 return
         self.incidents.record(

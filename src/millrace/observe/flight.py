@@ -1,4 +1,4 @@
-"""The flight recorder: a guest's last minute, sampled once a second, to answer what happened."""
+"""The flight recorder: a guest's last minute, sampled once a second, for finding out what happened."""
 
 from __future__ import annotations
 

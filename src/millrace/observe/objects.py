@@ -41,8 +41,8 @@ class RememberedView(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamView(msgspec.Struct, gc=False):
-    """A stream. `door` and what follows come from its protocol; `margin_ms` and what follows only if its clock is
-    tracked."""
+    """A stream. `door` and later fields come from its door; `margin_ms` and later ones exist only if its guest's clock
+    is tracked."""
 
     id: str
     name: str

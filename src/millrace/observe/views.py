@@ -78,7 +78,7 @@ def stream_view(guest: Guest, stream: Stream) -> StreamView:
 
 
 def _add_ingress(out: StreamView, status: IngressStatus) -> None:
-    """Add what its protocol knows of a stream; nothing if it is produced in the graph's own format."""
+    """Add what its door knows of a stream; nothing if it is produced in the graph's own format."""
     if status.format is None:
         return
     out.door, out.format, out.rate = status.door, status.format.name, status.format.rate
@@ -112,8 +112,8 @@ def microphone_view(session: ListenerSession) -> MicrophoneView:
 
 
 def latency_ms(session: ListenerSession) -> float | None:
-    """From the mix to the ear, as the listener reports it. None while it plays nothing, and always if it writes a file,
-    which has no time of hearing."""
+    """From the mix to the ear, as the listener reports it. None while it plays nothing, and always if it writes a file:
+    that is not heard at any particular time."""
     return round(session.report.latency_ns / 1e6, 2) or None
 
 
@@ -165,6 +165,7 @@ def guest_summary(guest: Guest) -> GuestSummary:
 
 def _all(view: Callable[[T], V], things: Iterable[T]) -> Generator[None, None, list[V]]:
     """A view of each, in steps."""
+    # A copy, because things may come and go between the steps.
     out: list[V] = []
     for thing in list(things):
         out.append(view(thing))
@@ -178,7 +179,7 @@ def memory_view(budget: Budget) -> MemoryView:
 
 
 def _recorders(graph: Graph) -> list[Tap]:
-    """The recorders of applications, grouped by protocol."""
+    """The recorders of applications, grouped by door."""
     told = [(tap, recorder_of(tap)) for tap in graph.taps.values()]
     found = [(tap, recorder.door) for tap, recorder in told if recorder is not None]
     return [tap for tap, _ in sorted(found, key=lambda one: one[1], reverse=True)]

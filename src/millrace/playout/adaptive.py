@@ -181,9 +181,9 @@ class AdaptiveLink:
             self.pace.pulled(frames, now_ns)
         else:
             self.pace.pulled_on_time(frames, due_ns, now_ns)
-        # The order matters. First the clock is told of the pull, because the latency is measured against it. Then the
-        # sound may start within this pull, then the speed is chosen, and only what is still missing at that speed is
-        # concealed.
+        # The order matters. The pull is reported to the clock first, because the latency is measured against it. Then
+        # the sound may start within this pull, then the speed is chosen, and only the frames still missing at that
+        # speed are concealed.
         self.lead = 0
         if self.state is State.PRIMING:
             self._try_start(frames)

@@ -87,6 +87,7 @@ class PacketDecoder:
         step = packet.frames
         out: list[Decoded] = []
         while missing >= step:
+            # In-band FEC restores only the packet directly before; the ones before that are concealed.
             last = missing < 2 * step
             try:
                 block = self._opus.recover(packet.payload, step) if last else self._opus.conceal(step)

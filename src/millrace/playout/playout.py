@@ -50,6 +50,7 @@ class Playout:
 
     def set_format(self, fmt: CodecParameters) -> None:
         """Packets of this format follow."""
+        # The allowance is shared by all formats: otherwise the sender could renew it by changing the format.
         decoder = PacketDecoder(fmt, self._allowance)
         self._lost_before = self.lost_packets
         self._decoder = decoder

@@ -21,6 +21,7 @@ class Reorder:
         """The packets that can be decoded now that `packet` has arrived, in order."""
         if self._next is None:
             self._next = packet.sequence
+        # Sequence numbers wrap around: half the range ahead of `_next` is the future, the other half the past.
         ahead = (packet.sequence - self._next) % _WRAP
         if ahead >= _WRAP // 2 or packet.sequence in self._held:
             # Too late, or a duplicate.

@@ -98,6 +98,7 @@ class Policy:
         rule = next((rule for rule in self.config.rules if rule.matches(request)), None)
         if rule is None or rule.answer == "ask":
             return []
+        # "Always" needs an identity: without one, the grant would cover every unknown program.
         always = rule.always and bool(request["sandbox"] or request["program"] != "an unknown program")
         return [Command("decide", {"request": request["id"], "allow": rule.answer == "allow", "always": always})]
 

@@ -18,7 +18,7 @@ RETRY_S = 0.5
 STEP = 25
 """Changes handled without a pause. In the daemon's own process, sound is processed in the pauses."""
 SETTLE_S = 0.3
-"""Changes are saved this often, so that a moving slider is saved where it stops and not at every step."""
+"""How often changes are saved: a moving slider must not cause a write at every step."""
 
 
 class _Lost(Exception):
