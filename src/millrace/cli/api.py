@@ -1,4 +1,4 @@
-"""Talking to the daemon: HTTP over its private unix socket, with the standard library alone (quick to start)."""
+"""Requests to the daemon: HTTP over its private unix socket, with the standard library only, which starts fast."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.io.paths import API_SOCKET, runtime_dir
 
 WRONG = frozenset({400, 413, 414, 422, 431})
-"""The request is malformed or too large."""
+"""Statuses that mean that the request is malformed or too large."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP on a unix socket."""
+    """HTTP over a unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=10)
@@ -31,26 +31,26 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def path_of(*names: str) -> str:
-    """The API's path of a thing whose names may be anything."""
+    """The API path of an object, with its names quoted: they may contain any character."""
     return "/api/v1/" + "/".join(quote(name, safe="", errors="surrogateescape") for name in names)
 
 
 def query_of(path: str, **given: str | None) -> str:
-    """`path` with what is given after it."""
+    """`path` with a query string of the arguments that are not None."""
     kept = {key: value for key, value in given.items() if value is not None}
     return f"{path}?{urlencode(kept, errors='surrogateescape')}" if kept else path
 
 
 def refusal(status: int) -> type[MillraceError]:
-    """What an HTTP status of the daemon means: ConfigError where what was written can't be right (exit code 2),
-    GraphError where it is refused as things are (3)."""
+    """The error class for an HTTP status: ConfigError if the request itself is wrong (exit code 2), GraphError if the
+    daemon refuses it in its current state (3)."""
     if status in (401, 403):
         return RightsError
     return ConfigError if status in WRONG else GraphError
 
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Ask the daemon of this user; see `refusal` for its errors, ConfigError says that none runs."""
+    """Send a request to this user's daemon. For errors see `refusal`; ConfigError if no daemon runs."""
     where = runtime_dir() / API_SOCKET
     connection = _UnixConnection(where)
     try:

@@ -1,4 +1,4 @@
-"""`millrace attach` and `detach`: a guest's machine, by whichever door it has."""
+"""`millrace attach` and `detach`: virtual machines, over D-Bus, SPICE or VNC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CA = Annotated[
 
 
 def _attach(guest: str, body: dict[str, Any]) -> None:
-    """Ask the daemon, and say how it goes."""
+    """Attach the door, then wait up to a second to print its state."""
     import time
 
     from millrace.cli.api import call, path_of

@@ -1,6 +1,6 @@
-"""Text in the width of a terminal: folded under a hanging indent, names shortened in the middle.
+"""Fits text to the terminal's width: folded with a hanging indent, names shortened in the middle.
 
-What goes into a file or a pipe is left as it is, a line a thing: programs read it, and no width was asked for.
+Output to a file or a pipe is left alone, with one object per line, because programs read it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from millrace.cli.console import say
 from millrace.text import printable
 
 COLUMN_MIN = 8
-"""A column is not made narrower than that."""
+"""Columns are not made narrower than this."""
 ROOMY = 100
-"""From that width on there are two cells between columns, not one."""
+"""From this width on, columns are two cells apart instead of one."""
 _WORDS = re.compile(r"\s*(?:[+-]?\d[\d.]* (?:ns|us|ms|s|ppm|dB|Hz|kb/s|ch|%)(?!\w)\S*|\S+)")
-"""A figure and its unit are one word."""
+"""Words for folding; a number and its unit count as one."""
 
 
 def terminal_width() -> int | None:
-    """How many cells a line of standard output has; None where that is no terminal."""
+    """The width of standard output in cells; None if it is not a terminal."""
     try:
         return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     except ValueError:
@@ -31,7 +31,7 @@ def terminal_width() -> int | None:
 
 
 def cells(text: str) -> int:
-    """How many cells `text` takes: letters of East Asia take two, accents that go on top of others none."""
+    """The width of `text` in cells: wide East Asian characters take two, combining characters none."""
     if text.isascii():
         return len(text)
     return sum(_cells_of(char) for char in text)
@@ -44,7 +44,7 @@ def _cells_of(char: str) -> int:
 
 
 def _start(text: str, room: int) -> str:
-    """As much of the beginning of `text` as fits."""
+    """The longest beginning of `text` that fits into `room` cells."""
     for at, char in enumerate(text):
         room -= _cells_of(char)
         if room < 0:
@@ -53,7 +53,7 @@ def _start(text: str, room: int) -> str:
 
 
 def shortened(text: str, room: int) -> str:
-    """`text` in at most `room` cells: what is in the middle goes, as names differ at their ends."""
+    """`text` in at most `room` cells. The middle is left out, because names tend to differ at their ends."""
     if cells(text) <= room:
         return text
     end = _start(text[::-1], (room - 1) // 2)[::-1]
@@ -61,7 +61,7 @@ def shortened(text: str, room: int) -> str:
 
 
 def column(text: str, width: int) -> str:
-    """A foreign name as a column: of that width at a terminal, at least that anywhere else."""
+    """An untrusted name as a column: exactly `width` cells wide on a terminal, at least that elsewhere."""
     shown = printable(text, max(len(text), 1))
     if terminal_width() is not None:
         shown = shortened(shown, width)
@@ -69,7 +69,7 @@ def column(text: str, width: int) -> str:
 
 
 def folded(text: str, indent: int, width: int) -> Iterator[str]:
-    """Lines of at most `width` cells, broken between words; all but the first are indented."""
+    """Fold `text` between words into lines of at most `width` cells; all but the first are indented."""
     indent = indent if indent <= width // 2 else 4
     line, empty = "", True
     for word in _WORDS.findall(text):
@@ -87,14 +87,15 @@ def folded(text: str, indent: int, width: int) -> Iterator[str]:
 
 
 def say_folded(text: str, indent: int) -> None:
-    """Print what is one line for programs, and several in a terminal that is not wide enough."""
+    """Print a line, folded if the terminal is too narrow for it. Programs always get a single line."""
     width, shown = terminal_width(), printable(text, max(len(text), 1))
     for line in [shown] if width is None else folded(shown, indent, width):
         say(line)
 
 
 def table(rows: Sequence[Sequence[str]], shrinking: Sequence[int], width: int | None) -> list[str]:
-    """Rows in columns, heads first. Where they are too wide those of `shrinking` give way; the last one is folded."""
+    """Align rows in columns, headings first. If they are too wide, the `shrinking` columns are narrowed and the last
+    column is folded."""
     widths = [max(map(cells, column)) for column in zip(*rows, strict=True)][:-1]
     gap = "  " if width is None or width >= ROOMY else " "
     taken = len(gap) * len(widths) + cells(rows[0][-1])

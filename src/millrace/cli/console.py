@@ -1,9 +1,9 @@
-"""What the command line prints: all of it goes through here, so that nobody's name for a thing commands the terminal.
+"""All output of the command line, so that untrusted names can't send escape sequences to the terminal.
 
-`say` is what a command is for: where it can't be written the command has failed. `tell` (standard output) and `warn`
-(standard error) are courtesies: a daemon whose terminal is gone goes on. `show_json` is for programs, `screen` for what
-moves. `guard` makes the process fit to print, whatever it was started with; it also is the net under what does not come
-through here (usage errors, warnings, a traceback of ours).
+`say` prints a command's result: if it can't be written, the command fails. Output of `tell` (standard output) and
+`warn` (standard error) is optional: a daemon whose terminal is gone keeps running. `show_json` is for programs,
+`screen` for live displays. `guard` makes the standard streams usable, however the process was started. It also filters
+output that does not come through here: usage errors, warnings, tracebacks.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from millrace.text import printable, printable_lines
 if TYPE_CHECKING:
     from rich.console import Console
 PIPE_CLOSED = 141
-"""What the shell makes of SIGPIPE."""
+"""The exit status that a shell reports for SIGPIPE."""
 
 
 class OutputClosed(OutputLost):
-    """What read standard output has closed it."""
+    """The reader of standard output has closed it."""
 
     exit_code = PIPE_CLOSED
 
 
 class Guarded:
-    """A text stream that takes nothing a terminal would obey, but line ends and tabs."""
+    """A text stream that escapes terminal control characters, except for line ends and tabs."""
 
     def __init__(self, raw: TextIO, courtesy: bool) -> None:
         self.raw, self._courtesy = raw, courtesy
 
     def write(self, text: str) -> int:
-        """See `io.TextIOBase`. What nobody needs is dropped where it can't be written."""
+        """See `io.TextIOBase`. On a `courtesy` stream, errors are ignored."""
         with contextlib.suppress(*((OSError, ValueError) if self._courtesy else ())):
             self.raw.write(printable_lines(text))
         return len(text)
@@ -49,7 +49,8 @@ class Guarded:
 
     @property
     def encoding(self) -> str:
-        """Of the stream below. ASCII is called UTF-8: typer would take that for a mistake, and go round this class."""
+        """The underlying stream's encoding. ASCII is reported as UTF-8: typer would take ASCII for a misconfiguration
+        and bypass this class."""
         return "utf-8" if self.raw.encoding.lower() in ("ascii", "ansi_x3.4-1968", "us-ascii") else self.raw.encoding
 
     def __getattr__(self, name: str) -> Any:
@@ -57,7 +58,7 @@ class Guarded:
 
 
 def guard() -> None:
-    """Make the standard descriptors and streams fit for use: open, of any encoding, and safe."""
+    """Make the standard descriptors and streams usable: open, safe for any text, and free of control characters."""
     open_descriptors()
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
@@ -69,9 +70,9 @@ def guard() -> None:
 
 
 def open_descriptors() -> None:
-    """A descriptor below 3 that is closed would be taken by the next socket, and that be printed into.
+    """Open closed standard descriptors. Otherwise the next socket would get that number, and be printed into.
 
-    It is opened so that reading meets the end, and writing an error as it would on a closed one.
+    They are opened read-only on /dev/null: reading returns end of file, and writing fails as on a closed descriptor.
     """
     for number in (0, 1, 2):
         try:
@@ -84,24 +85,24 @@ def open_descriptors() -> None:
 
 
 def say(text: object = "") -> None:
-    """Print one line of what was asked for."""
+    """Print one line of a command's result."""
     whole = str(text)
     _write(printable(whole, len(whole)))
 
 
 def say_lines(lines: Iterable[str]) -> None:
-    """Print several."""
+    """Print several lines of a command's result."""
     for line in lines:
         say(line)
 
 
 def show_json(value: Any, indent: int | None = 2) -> None:
-    """Print a value for programs: ASCII, whatever is in it."""
+    """Print a value as JSON for programs, in ASCII."""
     _write(ascii_json(value, indent))
 
 
 def ascii_json(value: Any, indent: int | None = None) -> str:
-    """JSON without a control in it. Python's own leaves DEL as it is."""
+    """JSON without control characters. Python's encoder does not escape DEL."""
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
@@ -115,7 +116,7 @@ def _write(text: str) -> None:
 
 
 def tell(text: object = "") -> None:
-    """Print one line on standard output that nothing depends on."""
+    """Print an optional line on standard output; errors are ignored."""
     with contextlib.suppress(OutputLost):
         say(text)
 
@@ -127,7 +128,7 @@ def warn(text: object) -> None:
 
 
 def flush_stdout() -> None:
-    """At the end: what can't be written has been told, or was a courtesy, and is not tried again by the interpreter."""
+    """Flush at exit. If that fails, drop the rest, so that the interpreter doesn't try again and report the error."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -137,7 +138,7 @@ def flush_stdout() -> None:
 
 
 def screen(error: bool = False) -> Console:
-    """A terminal for tables and what moves, on standard output or error: colours are ours, text is made printable."""
+    """A rich console for tables and live displays, on standard output or error. Its text is made printable."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 

@@ -1,4 +1,4 @@
-"""`millrace set`, `move`, `guest`, `sink`: change things while they play."""
+"""`millrace set`, `move`, `link`, `guest`, `sink`: changes during playback."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def move(
 
 
 def parse_matrix(text: str) -> list[list[float]]:
-    """'1,0;0,1' to rows of numbers; ConfigError for anything else."""
+    """Parse '1,0;0,1' into rows of numbers; ConfigError for anything else."""
     from millrace.text import parse_decimal
 
     what = "--matrix (rows of numbers, such as '1,0;0,1')"

@@ -1,4 +1,4 @@
-"""`millrace demo` (and `make run`): the whole way once, with real sound, and what came out, measured."""
+"""`millrace demo` (and `make run`): sends real sound through the whole chain once, and measures what arrives."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def demo(
 
 
 def tune(seconds: float, rate: int = 48_000) -> Samples:
-    """A stereo test tune: an arpeggio of sines, each with soft edges."""
+    """A stereo test tune: an arpeggio of sines, each faded in and out."""
     import numpy as np
 
     part = int(seconds * rate / len(_TONES_HZ))
@@ -87,7 +87,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     url, own = "ws://localhost/default", daemon.config.runtime / API_SOCKET
     where = _room_for(Path("out/demo.wav"))
     to = _chosen(to, url)
-    # The file is what gets measured; the card or the null output keeps time and shows the latency.
+    # The file is measured; the sound card or the null output provides the clock and the latency figure.
     heard = Listener(url, make_output(f"wav:{where}", "normal"), ListenerOptions(name="demo file", socket=own))
     clocked = Listener(url, make_output(to, "normal"), ListenerOptions(name=to, socket=own))
     tasks = [asyncio.create_task(x.run()) for x in (heard, clocked)]
@@ -120,11 +120,11 @@ def _room_for(path: Path) -> Path:
 
 
 def _chosen(to: str, url: str) -> str:
-    """The output, if one is named; a sound card, if there is one. A card is not the guest itself."""
+    """The named output, or else a sound card if there is one. The card must not be the guest itself."""
     from millrace.client.soundserver import keep_out
 
     if to.partition(":")[0] in ("", "device"):
-        # The demonstration's guest has no TCP.
+        # The demo's guest does not listen on TCP.
         keep_out(url, lambda guest: ())
     return to or _card_or_nothing()
 

@@ -1,4 +1,4 @@
-"""Where `millrace` and `millrace-policy` begin: before anything large is loaded, Ctrl-C ends them without a word."""
+"""Entry points of `millrace` and `millrace-policy`. During the large imports, Ctrl-C ends them without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`millrace grant`, `revoke`, `prompt`, `deny`, `grants`, `prompts`: rules for a guest's programs."""
+"""`millrace grant`, `revoke`, `prompt`, `deny`, `grants`, `prompts`: permission rules for a guest's programs."""
 
 from __future__ import annotations
 
@@ -152,9 +152,9 @@ async def _answer() -> None:
 
 
 async def _asked() -> str:
-    """One letter from the terminal; empty to leave it to others, or to its time.
+    """One letter from the terminal; empty to leave the request to others, or let it expire.
 
-    A thread that reads ends with the process only, so it must not hold up the end.
+    A thread that reads standard input can't be interrupted. It is a daemon thread, so that it doesn't delay the exit.
     """
     import asyncio
     import sys

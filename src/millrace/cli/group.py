@@ -1,4 +1,4 @@
-"""Groups of commands, as `--help` lists them."""
+"""Commands and groups of commands, and how `--help` shows them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WHOLE = 1000
 
 
 class Command(TyperCommand):
-    """Names what it takes in one way, whatever typer makes of it: `TARGET NAME=VALUE... [GUEST]`, `--to FILE`."""
+    """Shows parameters in a uniform style, whatever typer's default: `TARGET NAME=VALUE... [GUEST]`, `--to FILE`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -46,7 +46,7 @@ def _in_usage(param: Any) -> str:
 
 
 class App(typer.Typer):
-    """A group of commands that all are a `Command`."""
+    """A group whose commands are all of class `Command`."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("no_args_is_help", True)
@@ -58,7 +58,7 @@ class App(typer.Typer):
 
 
 class Group(TyperGroup):
-    """Lists each command with its whole first sentence, folded if it has to be: click's own cuts it at the margin."""
+    """Lists each command with its whole first sentence, folded if necessary. Click would truncate it at the margin."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """See click."""

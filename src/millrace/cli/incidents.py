@@ -12,7 +12,7 @@ from millrace.cli.console import show_json, warn
 from millrace.text import show_measured
 
 INDENT = 13
-"""Where the text begins, after the time of day."""
+"""The column where the text begins, after the time of day."""
 
 
 def incidents(
@@ -67,7 +67,7 @@ def _print(shown: dict[str, Any], as_json: bool) -> None:
 
 
 def line(shown: dict[str, Any]) -> str:
-    """One incident, as people read it."""
+    """One incident as text."""
     when = f"{_clock(shown['at'])}.{int(shown['at'] * 1000) % 1000:03d}"
     where = " ".join(part for part in (shown["guest"], shown["subject"]) if part) or "the daemon"
     times = f" (× {shown['count']}{_until(shown)})" if shown["count"] > 1 else ""
@@ -78,7 +78,7 @@ def line(shown: dict[str, Any]) -> str:
 
 
 def _until(shown: dict[str, Any]) -> str:
-    """When it last happened, if that is another second. A daemon that is older than this command does not tell."""
+    """When it last happened, if that is in another second. A daemon older than this command does not report it."""
     last = _clock(shown.get("last", shown["at"]))
     return "" if last == _clock(shown["at"]) else f" until {last}"
 

@@ -1,4 +1,4 @@
-"""`millrace lab`: try the listener's timing on bad networks and wrong clocks."""
+"""`millrace lab`: tests the listener's timing with bad networks and inaccurate clocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`millrace latency` and `millrace explain`: how long, and why it sounds as it does."""
+"""`millrace latency` and `millrace explain`: where the time goes, and what is done to the sound."""
 
 from __future__ import annotations
 

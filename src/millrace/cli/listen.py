@@ -22,7 +22,7 @@ SECONDS_MAX_NS = 365 * 86_400 * NS_PER_S
 
 
 def parse_settings(words: list[str]) -> dict[str, str]:
-    """'name=value' words to a dict; ConfigError for anything else."""
+    """Parse 'name=value' words into a dict; ConfigError for anything else."""
     from millrace.text import quoted
 
     out: dict[str, str] = {}
@@ -119,27 +119,27 @@ def listen(
 
 
 def _keep_out(url: str) -> bool:
-    """A card that is the guest itself would be heard, and played, for ever."""
+    """Keep the listener's sound card from being the guest itself, which would be a feedback loop."""
     from millrace.client.soundserver import keep_out
 
     return keep_out(url, _tcp_of)
 
 
 def _tcp_of(guest: str) -> list[str]:
-    """At which addresses a guest speaks PulseAudio by TCP."""
+    """The TCP addresses at which a guest speaks PulseAudio."""
     from millrace.cli.api import call, query_of
     from millrace.errors import GraphError
 
     try:
         found = call("GET", query_of("/api/v1/state", guest=guest))
     except (ConfigError, GraphError):
-        # No daemon, or no such guest: listening there says so, and better.
+        # No daemon, or no such guest: connecting to it will give the better error message.
         return []
     return [address for one in found["guests"] for address in one.get("pulse_tcp", ())]
 
 
 def _place(where: str) -> tuple[str, Path | None]:
-    """An address; or a guest of the local daemon by its private socket: how that listens is its own affair."""
+    """The URL, and for a guest of the local daemon its private socket, wherever the daemon listens on TCP."""
     from urllib.parse import quote
 
     from millrace.io.paths import API_SOCKET, runtime_dir
@@ -150,7 +150,7 @@ def _place(where: str) -> tuple[str, Path | None]:
 
 
 def _hear(listener: Listener, for_ns: int | None, quiet: bool, note: str) -> None:
-    """Until it ends; what happens meanwhile is told, and `note` once it has begun."""
+    """Run the listener to its end, printing its events, and `note` once it has joined."""
     from millrace.cli.run import run
 
     def told(kind: str, text: str) -> None:
@@ -168,7 +168,7 @@ def _hear(listener: Listener, for_ns: int | None, quiet: bool, note: str) -> Non
 
 
 def _sum_up(listener: Listener) -> None:
-    """How it went."""
+    """Print a summary."""
     report = listener.report()
     warn(
         f"played {listener.played_s:.1f} s to {listener.output.name} ({counted(report.underruns, 'underrun')},"

@@ -1,4 +1,4 @@
-"""Logs: text for people, or one JSON object a line for machines. What others have said forges no line."""
+"""Logs: text for people, or one JSON object per line for programs. Untrusted text in a message can't forge a line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from millrace.text import parse_choice, printable, printable_lines
 MESSAGE_MAX = 4000
 KINDS_MAX = 1000
 SAME_MAX, SAME_S = 20, 10.0
-"""So many messages of one kind are written in so many seconds: no program fills the log."""
+"""At most SAME_MAX messages of one kind are written in SAME_S seconds, so that no client can fill the log."""
 FORMS = ("text", "json")
 
 
 class TextLines(logging.Formatter):
-    """One line each, of nothing a terminal would obey; a traceback of ours has lines of its own."""
+    """One line per message, without terminal control characters. A traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -24,7 +24,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: time (seconds), level, logger, message, and a traceback if there is one."""
+    """One object per line: time (seconds), level, logger, message, and a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -36,7 +36,7 @@ class JsonLines(logging.Formatter):
 
 
 class Rated(logging.Filter):
-    """Lets some messages of each kind through, and says how many it has left out."""
+    """Limits the rate of each kind of message, and reports how many it has dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Rated(logging.Filter):
 
 
 def set_up(form: str = "text", verbose: bool = False) -> None:
-    """Log to stderr in `form`, text or json. A log that can't be written ends nothing."""
+    """Log to stderr in `form`, text or json. Errors while writing the log are ignored."""
     parse_choice(form, "--log-format", FORMS)
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())

@@ -1,4 +1,4 @@
-"""`millrace top`, `dot` and `report`: look at it live, as a graph, or pack it up."""
+"""`millrace top`, `dot` and `report`: a live view, a graph, and an archive for bug reports."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def top(
 def picture(
     state: dict[str, Any], incidents: list[dict[str, Any]], width: int | None, height: int | None
 ) -> list[Text]:
-    """What `top` shows, in a screen of that size. Incidents stay in sight, however many streams there are."""
+    """The output of `top` for a screen of that size. Incidents stay visible, however many streams there are."""
     from rich.text import Text
 
     from millrace.cli.incidents import INDENT, line
@@ -142,7 +142,7 @@ def dot(
 
 
 def drawn(state: dict[str, Any], only: str | None = None) -> str:
-    """The graph in Graphviz's language: a cluster a guest, a shape a kind."""
+    """The graph in Graphviz's language: a cluster for each guest, a shape for each kind of object."""
     lines = ["digraph millrace {", "  rankdir=LR; node [fontname=sans, fontsize=10]; edge [fontname=sans, fontsize=8];"]
     for number, guest in enumerate(state["guests"]):
         if only in (None, guest["name"]):

@@ -40,7 +40,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 
 
 INDENT = 15
-"""Where the second column begins, and what does not fit goes on."""
+"""The column where the name begins, and the indent of folded lines."""
 MACHINES = {"qmp": "QEMU", "dbus": "QEMU", "p2p": "QEMU", "spice": "SPICE", "vnc": "VNC"}
 
 
@@ -71,7 +71,7 @@ def _row(id_: str, name: str, rest: str, mark: str = " ") -> None:
 
 
 def _kind_of(door: str) -> str:
-    """What a machine that has not told its name is: the word before '://', '+tls' and the like left out."""
+    """The kind of a machine whose name is unknown, from its door's scheme without '+tls' and the like."""
     scheme = re.split("[:+]", door, maxsplit=1)[0]
     return MACHINES.get(scheme, scheme)
 
@@ -86,13 +86,13 @@ def _label(stream: dict[str, Any]) -> str:
 
 
 def faults_of(listener: dict[str, Any]) -> list[str]:
-    """What a listener heard of faults."""
+    """A listener's fault counts, as text."""
     underruns = [counted(listener["underruns"], "underrun")] if listener["underruns"] else []
     return underruns + [f"{listener[key]} {key}" for key in ("lost", "skipped") if listener[key]]
 
 
 def latency_of(listener: dict[str, Any]) -> str:
-    """A listener's latency; a dash where nothing is heard: it writes a file, or plays nothing now."""
+    """A listener's latency; a dash if it has none, because it writes a file or plays nothing at the moment."""
     return "-" if listener["latency_ms"] is None else f"{listener['latency_ms']} ms"
 
 
@@ -103,7 +103,7 @@ def _volume(node: dict[str, Any]) -> str:
 
 
 def _stream(stream: dict[str, Any]) -> str:
-    # A daemon that is older than this command knows one link only.
+    # A daemon older than this command reports only one sink.
     parts = [f"→ {' '.join(stream.get('linked_to', [stream['sink']]))}"]
     if "format" in stream:
         parts.append(f"{stream['format']} {stream['rate']} Hz {stream['channels']} ch, fill {stream['fill_ms']} ms")
@@ -122,7 +122,7 @@ def _listener(listener: dict[str, Any]) -> str:
     clock = [f"mic {mic}"] if mic != "off" else []
     clock += [f"{listener['drift_ppm']:+.0f} ppm"] if listener.get("locked") else []
     codec = f"opus {settings['bitrate'] // 1000}k" if settings["codec"] == "opus" else settings["codec"]
-    # A file has neither.
+    # A listener that writes a file has neither latency nor fill.
     fill = [f"fill {listener['fill_ms']} ms"] if listener["latency_ms"] is not None or listener["fill_ms"] else []
     return ", ".join(
         [

@@ -1,4 +1,4 @@
-"""`millrace matrix`: real machines, every card by every door, judged by what comes out."""
+"""`millrace matrix`: tests real virtual machines, every sound card with every door, by their recorded output."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def matrix(
 
 
 def chosen_cells(cards: str, doors: str, directions: str, floor: bool) -> list[Cell]:
-    """The cells that were asked for, a card's together."""
+    """The requested cells, grouped by card."""
     from millrace.errors import ConfigError
     from millrace.lab.cells import CARDS, DIRECTIONS, DOORS, FLOOR, Cell, parse_choice
 
@@ -77,7 +77,7 @@ def chosen_cells(cards: str, doors: str, directions: str, floor: bool) -> list[C
 
 
 def guest_images() -> Path:
-    """Where the guest's kernel and initrd are, built if they are not there yet; ConfigError if that fails."""
+    """The directory of the guest's kernel and initrd, which are built if missing; ConfigError if that fails."""
     import subprocess
     import sys
 
@@ -99,7 +99,7 @@ def guest_images() -> Path:
 
 
 def run_cell(cell: Cell, images: Path, seconds: int, binary: str, keep: Path | None) -> Verdict:
-    """One machine, from boot to power off."""
+    """Run one machine, from boot to power-off."""
     import shutil
     import tempfile
 
@@ -108,7 +108,7 @@ def run_cell(cell: Cell, images: Path, seconds: int, binary: str, keep: Path | N
     verdict = Verdict(cell.card, cell.door, cell.direction, note=cell.missing)
     if cell.missing:
         return verdict
-    # Sockets want short paths.
+    # Under /tmp, because socket paths must be short.
     with tempfile.TemporaryDirectory(prefix="mr-", dir="/tmp") as name:
         run = CellRun(cell, Path(name), verdict)
         try:
@@ -127,7 +127,7 @@ SOCKETS = {"millrace", "qmp", "spice", "vnc", "bus"}
 
 
 def _is_old(binary: str) -> bool:
-    """Whether this QEMU has no sound peer to peer."""
+    """Whether this QEMU is too old for sound over peer-to-peer D-Bus."""
     import re
     import subprocess
 
@@ -139,7 +139,7 @@ def _is_old(binary: str) -> bool:
 
 
 class CellRun:
-    """A daemon, its listeners and the machine, as processes of their own."""
+    """A daemon, its listeners and the machine, each as a separate process."""
 
     def __init__(self, cell: Cell, d: Path, verdict: Verdict) -> None:
         self.cell, self.d, self.verdict = cell, d, verdict
@@ -157,7 +157,7 @@ class CellRun:
         return {key: value for key, value in env.items() if key not in ("PULSE_SERVER", "MILLRACE_TOKEN")}
 
     def run(self, images: Path, seconds: int, binary: str) -> None:
-        """Everything, until the machine has powered off."""
+        """Run everything until the machine has powered off, then analyse the recordings."""
         import subprocess
 
         from millrace.lab.cells import FLOOR
@@ -215,7 +215,7 @@ class CellRun:
         self._spawn([*listen, "--to", "null:"])
 
     def _watch(self, machine: subprocess.Popen[bytes], seconds: int) -> None:
-        """Look at the daemon a few times while it plays: rarely, as looking costs time that the guest wants."""
+        """Query the daemon's state a few times during playback; not often, as that takes CPU time from the guest."""
         import subprocess
         import time
 
@@ -230,7 +230,7 @@ class CellRun:
                     self.verdict.take_state(guest)
 
     def _state(self) -> dict[str, Any]:
-        """The API's state, asked from here: a new process would take the guest's CPU."""
+        """The state from the API, queried in this process: starting another would take CPU time from the guest."""
         import http.client
         import json
         import socket
@@ -251,7 +251,7 @@ class CellRun:
         return state
 
     def stop(self) -> None:
-        """End what is left, the last first, and wait for it."""
+        """End the remaining processes in reverse order, and wait for each."""
         import subprocess
         import time
 

@@ -1,4 +1,4 @@
-"""`millrace page`: let a browser in."""
+"""`millrace page`: a link that gives a browser access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`millrace-policy`: the session manager as a program of its own."""
+"""`millrace-policy`: the session manager as a separate program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe: clicks go in as a client's, come out as a listener's, and are timed beside the latency breakdown."""
+"""The probe plays clicks as a client, hears them as a listener, and compares their delay with the latency breakdown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HearingOutput(NullOutput):
         self._quiet = True
 
     def take(self, block: Samples) -> bool:
-        """See `NullOutput`. A period is heard one period after it was asked for, as `start` said."""
+        """See `NullOutput`. A period is heard one period after it was requested, the latency that `start` reported."""
         loud = np.flatnonzero(np.abs(block[:, 0]) > LEVEL / 2)
         if len(loud) and self._quiet:
             self.heard_ns.append(self.due_ns + self._period_ns + int(loud[0]) * NS_PER_S // RATE)
@@ -44,7 +44,7 @@ class HearingOutput(NullOutput):
 
 
 async def measure(guest: str, listen: str, as_json: bool) -> None:
-    """Measure, and print."""
+    """Measure the delay and print it."""
     output = HearingOutput()
     listener = Listener(f"ws://{listen}/{guest}", output, ListenerOptions(name="probe", settings={"codec": "s16"}))
     listening = asyncio.create_task(listener.run())
@@ -61,7 +61,7 @@ async def measure(guest: str, listen: str, as_json: bool) -> None:
 async def _clicks(
     bus: Any, stream: Any, output: HearingOutput, now: Callable[[str], None]
 ) -> tuple[list[HostNs], list[dict[str, Any]]]:
-    """Play quiet noise with a click now and then; a click's time is when it was written, and its breakdown of then."""
+    """Play quiet noise with regular clicks. Returns when each click was written, and the latency breakdown then."""
     random = np.random.default_rng(1)
     step = RATE // 100
     sent_ns: list[HostNs] = []

@@ -1,4 +1,4 @@
-"""Progress of long work: a line on the terminal that goes when the work is done, and nothing anywhere else."""
+"""Progress of long tasks: a line on the terminal that disappears at the end. Without a terminal nothing is shown."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(what: str, steps: int) -> Iterator[Callable[[str], None]]:
-    """Shows on standard error, if that is a terminal, how many of `steps` are done and how long it has taken.
+    """Show on standard error, if that is a terminal, how many of `steps` are done and the elapsed time.
 
-    What it yields is called before each step, with what comes now.
+    Yields a function to call before each step, with a description of the step.
     """
     if not sys.stderr.isatty():
         yield lambda now: None

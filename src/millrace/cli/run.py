@@ -1,4 +1,4 @@
-"""Running commands: what every entry point does before, and what becomes of errors and signals."""
+"""Running commands: the setup of every entry point, and the handling of errors and signals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from millrace.errors import MillraceError
 T = TypeVar("T")
 
 INTERRUPTED = 130
-# Exit codes for scripts: what `errors` has for each kind, where 2 is the shell's own for wrong usage; 128 and more are
-# what the shell makes of signals: 129 SIGHUP, 130 SIGINT, 141 SIGPIPE, 143 SIGTERM. Anything else is 1.
+# Exit codes for scripts: each error class has its own (see `errors`), with 2 for wrong usage as in shells. From 128 on
+# they follow the shell's convention for signals: 129 SIGHUP, 130 SIGINT, 141 SIGPIPE, 143 SIGTERM. Anything else is 1.
 AGAIN_S = 0.01
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main_of(app: Callable[[], object], name: str) -> NoReturn:
-    """Run a command to its exit code: errors become one line, whatever the surroundings are."""
+    """Run a command and exit with its code; errors are reported in one line."""
     guard()
     from millrace.cli.logs import set_up
 
@@ -40,7 +40,7 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(name, f"{where}{error.strerror or error}", 1)
     finally:
-        # What follows is the interpreter's own end: an exception would be printed there, and end nothing in order.
+        # From here on the interpreter shuts down: a signal handler's exception would only be printed as a traceback.
         _at_stop(signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
         flush_stdout()
@@ -48,19 +48,19 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
 
 
 def _at_stop(what: Callable[[int, object], NoReturn] | signal.Handlers) -> None:
-    """What stop signals do, but for those that whoever started this had ignored (nohup)."""
+    """Set the handler of the stop signals, except for those that the parent process has ignored (nohup)."""
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, what)
 
 
 def _stopped(number: int, frame: object) -> NoReturn:
-    """End in order, as what was begun has to be ended: a screen, a machine that was started."""
+    """Exit by an exception, so that cleanup runs: restoring the screen, ending a machine that was started."""
     sys.exit(128 + number)
 
 
 def _unheard(unraisable: sys.UnraisableHookArgs) -> None:
-    """A signal that came while an object was freed, where exceptions end: it is heard soon after."""
+    """Handle a stop signal that arrived in a finalizer, where Python swallows exceptions: exit a moment later."""
     stop = unraisable.exc_value
     if not isinstance(stop, SystemExit):
         sys.__unraisablehook__(unraisable)
@@ -76,7 +76,7 @@ def _fail(name: str, why: str, code: int) -> NoReturn:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` to its end, by uvloop where there is one."""
+    """Run `main` to its end, with uvloop where available."""
     if sys.platform == "win32":
         import asyncio
 
@@ -87,7 +87,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def run_until_stopped(main: Coroutine[Any, Any, None]) -> None:
-    """Run what only watches: to stop it is no error."""
+    """Run a task that goes on until a stop signal, which is not an error."""
     run(_until_stopped(main))
 
 
@@ -101,7 +101,7 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
 
 
 def on_stop(stop: Callable[[], object]) -> None:
-    """Call `stop` at SIGINT, SIGTERM and SIGHUP, but for those that whoever started this had ignored (nohup)."""
+    """Call `stop` on SIGINT, SIGTERM and SIGHUP, except for those that the parent process has ignored (nohup)."""
     import asyncio
 
     loop = asyncio.get_running_loop()

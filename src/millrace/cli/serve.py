@@ -62,7 +62,7 @@ def serve(
     from millrace.cli.logs import set_up
     from millrace.cli.run import run
 
-    # Looking for garbage while everything is loaded finds next to none, and takes a tenth of the start.
+    # During the imports, garbage collection finds almost nothing and takes a tenth of the startup time.
     gc.disable()
     set_up(log_format, verbose)
     made = _configured(config, listen, guest, tls_cert, tls_key, token_file)
@@ -77,7 +77,7 @@ def _configured(
     key: Path | None,
     token: Path | None,
 ) -> Config:
-    """The file's configuration with the command line's over it."""
+    """The configuration file, overridden by the command line."""
     from dataclasses import replace
 
     from millrace.daemon.config import load, with_token
@@ -97,7 +97,7 @@ def _configured(
 
 
 def _with_machines(config: Config, qmp: list[Path], dbus: str | None) -> Config:
-    """The first guest gets the machines that the command line names."""
+    """Add the machines named on the command line to the first guest."""
     from dataclasses import replace
 
     from millrace.guest.machines.address import parse_door
@@ -147,7 +147,7 @@ async def _serve(config: Config, policy: bool) -> None:
 
 
 def _more_descriptors() -> None:
-    """Hundreds of guests, and two descriptors a native stream: take what the system allows."""
+    """Raise the descriptor limit if allowed: there may be hundreds of guests, and each native stream takes two."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -157,7 +157,7 @@ def _more_descriptors() -> None:
 
 
 def _tell(daemon: Daemon) -> None:
-    """What to export, and how to listen."""
+    """Print what to export for applications, and how to listen."""
     for guest in daemon.worker.guests.values():
         tell(f"guest {guest.name}")
         tell(f"  applications:  export PULSE_SERVER=unix:{guest.pulse_path}")

@@ -1,4 +1,4 @@
-"""The stages of a latency, as `millrace latency` shows them."""
+"""Prints the stages of a latency, as `millrace latency` shows them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from millrace.cli.columns import say_folded
 
 
 def show(stream: str, way: dict[str, Any]) -> None:
-    """One listener's latency breakdown."""
+    """Print one listener's latency breakdown."""
     say_folded(f"{stream} → {way['listener']} {way['name']}", 4)
     for stage in way["stages"]:
         say_folded(f"  {stage['ms']:8.2f} ms  {stage['stage']:<24} {stage['why']}", 15)

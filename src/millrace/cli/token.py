@@ -1,4 +1,4 @@
-"""`millrace token`: let others in, with certain rights."""
+"""`millrace token`: access for others, with chosen rights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def new(
     try:
         say(made["token"])
     except OutputLost as error:
-        # One that works and that nobody knows must not stay.
+        # A valid token that nobody has seen must not remain.
         call("DELETE", path_of("tokens", made["id"].removeprefix("token/")))
         raise OutputLost(f"{error}; the token was revoked") from None
 
