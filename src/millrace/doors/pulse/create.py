@@ -59,7 +59,7 @@ def _mapping(f: Fields) -> Mapping:
 def _check(f: Fields, index: int, name: str | None) -> None:
     """Refuse what is invalid or unsupported for any stream."""
     if index != NO_INDEX and name:
-        raise CommandError(Err.INVALID, "give the sink by index or by name, not both")
+        raise CommandError(Err.INVALID, "give the device by index or by name, not both")
     if f.get("passthrough"):
         raise CommandError(Err.NOTSUPPORTED, "only PCM can be mixed")
 

@@ -391,8 +391,8 @@ NOT_SERVED: dict[str, str] = {
     "module-simple-protocol-tcp": _SENT,
     "module-rtp-send": _SENT,
     "module-pipe-sink": f"{_PATH}; record the monitor of a module-null-sink by parec -d NAME.monitor > FILE",
-    "module-pipe-source": f"{_PATH}; play the file on a module-null-sink, whose monitor is a source"
-    " by pacat -d NAME < FILE",
+    "module-pipe-source": f"{_PATH}; play the file on a module-null-sink with pacat -d NAME < FILE;"
+    " its monitor is a source",
     "module-ladspa-sink": f"{_PATH}; run the effect in a program that records one sink's monitor and plays on another",
     "module-echo-cancel": "Millrace has no echo canceller; browsers cancel echo before sending the microphone",
     "module-filter-apply": "load filters explicitly: module-remap-sink, module-virtual-sink, module-loopback",
