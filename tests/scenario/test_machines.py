@@ -1,4 +1,4 @@
-"""Virtual machines on a virtual clock: QEMU's own timing, its pauses, formats and recordings, in a guest's graph."""
+"""Virtual machines in a guest's graph on a virtual clock: QEMU's timing, pauses, formats and recordings."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_more_voices_than_any_card_has_are_left_out() -> None:
 
 
 def listeners_packets(source: MicrophoneStream, rig: Rig, seconds: float) -> None:
-    """A listener's microphone, 10 ms packets of a tone, on a clock of its own."""
+    """A listener's microphone: 10 ms packets of a tone, on its own clock."""
     encoder = OpusEncoder(1, CodecSettings(bitrate=64_000))
     source.set_format(CodecParameters(1, "opus", 48_000, ["mono"], lookahead=encoder.lookahead_frames))
     tone = sine(seconds, 440.0, channels=1)

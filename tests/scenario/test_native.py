@@ -1,4 +1,4 @@
-"""The native protocol against a running daemon: sound that arrives as it was, and hostile clients that harm nobody."""
+"""The native protocol against a running daemon: sound arrives unchanged, and hostile clients harm no others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def noise(frames: int, channels: int = 2, seed: int = 1) -> Any:
 
 
 async def heard(recording: Recording, frames: int) -> Any:
-    """The first `frames` from the first that is not silence on."""
+    """`frames` frames from the first that is not silent."""
     blocks: list[Any] = []
     have = 0
     while have < frames:
@@ -246,7 +246,7 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: 
             for round_ in range(500):
                 for sink in sinks:
                     graph.set_mute(sink, round_ % 2 == 0)
-                # The next round is not before the one that reads knows of this: nobody outruns it on a loaded machine.
+                # Wait until the reader has seen this round, so that it can't fall behind on a loaded machine.
                 async for change in changes:
                     told = change.object
                     if told and told.key == last and told.props.get("mute") is (round_ % 2 == 0):
@@ -379,7 +379,7 @@ def test_whoever_guesses_tokens_is_slowed_down(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-# -- waiting for an answer -----------------------------------------------------------------------------
+# -- pending requests ----------------------------------------------------------------------------------
 
 
 async def waiting(daemon: Daemon) -> str:
@@ -534,7 +534,7 @@ def test_who_ducks_what_another_ducks_too_leaves_that_alone_when_he_goes(tmp_pat
 
 
 class Raw:
-    """A socket and a wire, without a library that behaves."""
+    """A socket and a wire session, without the library, which keeps to the protocol."""
 
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -544,7 +544,7 @@ class Raw:
         self.messages: deque[Message] = deque()
 
     async def next(self) -> Message | None:
-        """The next message; None where the daemon has hung up."""
+        """The next message; None if the daemon has closed the connection."""
         loop = asyncio.get_running_loop()
         while not self.messages:
             data = await loop.sock_recv(self.sock, 65536)
@@ -658,7 +658,7 @@ def test_descriptors_that_a_client_sends_are_dropped(tmp_path: Path) -> None:
 
 
 def opened(stream: NativeStream) -> tuple[Any, Any, Any]:
-    """The parts of a stream that its client can get at."""
+    """The parts of a stream that its client can manipulate."""
     assert stream._ring is not None and stream._bell is not None
     return stream._ring, stream._memory, stream._bell
 
@@ -766,7 +766,7 @@ def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_
                 for _ in range(1_000):
                     for _ in range(100):
                         playback._wake()
-                    # The daemon has this loop too: it would be late because of the test, not of the client.
+                    # The daemon runs in this loop too, and would be late because of the test instead of the client.
                     await asyncio.sleep(0)
                 async with bus.play(guest="alice", latency_ms=200) as stream:
                     task = asyncio.create_task(heard(rec, len(sound)))

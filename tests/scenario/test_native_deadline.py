@@ -1,4 +1,4 @@
-"""A daemon that does not answer: a call ends by its deadline, and what comes after all is given back."""
+"""A daemon that does not answer: a call ends at its deadline, and the resources of a late answer are released."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ running = partial(bus.running, guests=bus.BOTH)
 
 
 class Gate:
-    """Holds every call back until it is opened."""
+    """Holds back every call until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open = asyncio.Event()

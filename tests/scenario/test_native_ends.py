@@ -1,4 +1,4 @@
-"""A native connection ends with a Fault that says why, also where the other side has left much unread."""
+"""A native connection ends with a Fault that says why, even if the other side has left much unread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NONSENSE = HEADER.pack(0, 2, 0, 7)
 
 
 class Client:
-    """Speaks at once, and reads when it is told to."""
+    """A client that writes at once, and reads only on request."""
 
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -50,7 +50,7 @@ class Client:
             await asyncio.get_running_loop().sock_sendall(self.sock, message)
 
     async def rest(self) -> list[Message]:
-        """All there is to the end of the connection."""
+        """All messages up to the end of the connection."""
         loop, heard = asyncio.get_running_loop(), bytearray()
         with contextlib.suppress(ConnectionError):
             while data := await loop.sock_recv(self.sock, 65_536):
@@ -69,11 +69,11 @@ def server_of(daemon: Daemon, guest: str = "alice") -> NativeServer:
 
 
 def much_went_wrong(daemon: Daemon, count: int) -> None:
-    """So many incidents of alice's: about 400 bytes each in an answer."""
+    """Record so many incidents in guest alice; each takes about 400 bytes in an answer."""
     for n in range(count):
         at = now_ns() - (count - n) * 2_000_000_000
         evidence = {"what": "x" * 150}
-        # The same cause is kept a hundred times only.
+        # Only a hundred incidents of one cause are kept.
         stage, cause = [("client", "wrote late"), ("machine", "late"), ("send", "line full"), ("device", "late")][n % 4]
         daemon.worker.diagnosis.incidents.record(stage, cause, at, "alice", f"stream/{n}", evidence, at_ns=at)
 

@@ -1,4 +1,4 @@
-"""One guest's worst is not heard in another: on a virtual clock that work moves on."""
+"""One guest's load is inaudible in another, on a virtual clock that advances with simulated work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Noted(Unreported):
 
 
 class World:
-    """Guests on one driver, on one thread whose work takes the time that it says it takes."""
+    """Guests on one driver and one thread, where work takes exactly its declared time."""
 
     def __init__(self) -> None:
         self.now_ns: HostNs = START_NS
@@ -40,13 +40,13 @@ class World:
         self.driver = TimerDriver(lambda: self.worked_ns, failed=self._failed)
         self.left_out: list[tuple[str, bool]] = []
         self.overloaded = False
-        """Whether the driver said so when sound was left out."""
+        """Whether the driver was overloaded when sound was left out."""
 
     def _failed(self, graph: Graph, error: Exception) -> None:
         self.failed.append(f"{graph.name}: {error}")
 
     def work(self, cost_ns: HostNs) -> None:
-        """The thread does something that takes so long."""
+        """Let the thread work for so long."""
         self.now_ns += cost_ns
         self.worked_ns += cost_ns
 
@@ -60,12 +60,12 @@ class World:
         return graph
 
     def note(self, name: str, cut: bool) -> None:
-        """Sound of a guest was left out."""
+        """Note that sound of a guest was left out."""
         self.left_out.append((name, cut))
         self.overloaded |= self.driver.overloaded(self.now_ns)
 
     def play(self, graph: Graph, cost_ns: HostNs, bulk_frames: int = 0) -> Ramp:
-        """A stream whose every pull takes so long."""
+        """Play a stream whose every pull takes so long."""
         feed = Ramp(self, cost_ns)
         node = Stream(self.ids.take(), "x", default_map(2), feed=feed, bulk_frames=bulk_frames)
         assert graph.default is not None
@@ -74,7 +74,7 @@ class World:
         return feed
 
     def listen(self, graph: Graph, quantum_ns: HostNs = 10 * NS_PER_MS, sink: Sink | None = None) -> Ear:
-        """Somebody who hears a guest, or one sink of it."""
+        """Listen to a guest's default sink, or another."""
         ear, sink = Ear(self), sink or graph.default
         assert sink is not None
         tap = Tap(self.ids.take(), "ear", default_map(2), consumer=ear, latency_ask_ns=quantum_ns)
@@ -82,7 +82,7 @@ class World:
         return ear
 
     def run(self, seconds: float) -> None:
-        """Let time pass: that of waiting, and that of working."""
+        """Let time pass, by waiting and by working."""
         end = self.now_ns + round(seconds * NS_PER_S)
         while (deadline := self.driver.next_timeout()) is not None and max(deadline, self.now_ns) <= end:
             self.now_ns = max(self.now_ns, deadline)
@@ -91,7 +91,7 @@ class World:
 
 
 class Ramp:
-    """Frames that count up, so that one that is missing is seen."""
+    """Frames that count up, so that a missing one is noticed."""
 
     def __init__(self, world: World, cost_ns: HostNs) -> None:
         self.world, self.cost_ns, self.given = world, cost_ns, 0
@@ -110,7 +110,7 @@ class Ramp:
 
 
 class Ear(Capture):
-    """Knows how late each quantum came."""
+    """Records how late each quantum arrived."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Ear(Capture):
         self.positions.append(position)
 
     def whole(self) -> bool:
-        """Whether nothing is missing from the first frame heard to the last."""
+        """Whether no frame is missing between the first and the last."""
         together = np.diff(self.positions) == [len(block) for block in self.blocks[:-1]]
         sound = self.sound[:, 0]
         return bool(together.all()) and bool(np.allclose(np.diff(sound) % 1, 0.001, atol=1e-4))
@@ -141,7 +141,7 @@ def test_a_guest_whose_streams_take_more_than_there_is_is_cut_short_and_its_neig
     assert ear.whole() and len(ear.sound) > 4.9 * 48_000 and neighbour.skipped_frames == 0
     assert max(ear.late_ns) < 10 * NS_PER_MS
     assert world.left_out and set(world.left_out) == {("worst", True)}
-    # What is left of the processor is still the guest's own.
+    # The guest still gets what is left of the processor.
     assert worst.share.used_ns > 3 * NS_PER_S
 
 
@@ -208,7 +208,7 @@ def test_a_guest_whose_cycles_fail_does_not_stop_its_neighbour_nor_keep_the_loop
     world.run(0.5)
     assert len(broken.positions) > 40
     assert ear.whole() and len(ear.positions) > 95
-    # Neither is left where a cycle fails before its position moves on.
+    # The same holds if a cycle fails before its position advances.
     bad._lanes.pools[0].service = fail  # type: ignore[method-assign]
     before = len(world.failed)
     world.run(0.5)
@@ -279,21 +279,21 @@ def test_streams_that_come_and_go_in_the_middle_of_a_cycle_are_heard_whole() -> 
 
 
 def world_pull(world: World, out: Samples) -> int:
-    """Silence that takes time."""
+    """Deliver silence, which takes time."""
     world.work(NS_PER_MS // 8)
     out[:] = 0.0
     return len(out)
 
 
 def plan_at_once(graph: Graph) -> None:
-    """However long it takes."""
+    """Make a whole plan in one go, however long it takes."""
     graph._planning.stale = True
     graph._planning.begin(graph.mixes(), graph.streams.values(), graph.taps.values())
     graph._planning.go_on(lambda: False, graph.position)
 
 
 def calls_of_a_plan(streams: int, sinks: int) -> int:
-    """How many functions are called to plan so much."""
+    """The number of function calls that such a plan takes."""
     world = World()
     graph = world.guest("large", sinks)
     targets = list(graph.sinks.values())

@@ -1,4 +1,4 @@
-"""Who connects and says nothing, or says it a byte at a time, is let go in time and keeps nobody out."""
+"""Connections that send nothing, or one byte at a time, are closed in time and don't keep others out."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def tcp_of(daemon: Daemon) -> tuple[str, int]:
 
 
 async def answers(daemon: Daemon) -> bool:
-    """Whether somebody who is known is served."""
+    """Whether a client with valid credentials is served."""
     async with aiohttp.ClientSession(headers=KNOWN) as http:
         async with http.get(f"http://{daemon.serving.address}/api/v1/state") as answer:
             return answer.status == 200
@@ -204,7 +204,7 @@ def test_idle_connections_use_up_nothing_that_others_need(
             assert answer.status == 200
         with socket.socket() as free:
             first = free.fileno()
-        # Clients and daemon are one process here: each connection takes two descriptors.
+        # Clients and daemon share a process here, so each connection takes two descriptors.
         monkeypatch.setattr("millrace.io.listeners.descriptors", lambda: first + 4 * 40)
         monkeypatch.setattr("millrace.io.listeners.RESERVE", 40)
         idle: list[socket.socket] = []

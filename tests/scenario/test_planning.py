@@ -1,4 +1,4 @@
-"""A plan of many streams is made in steps: nobody waits for it, and what plays goes on meanwhile."""
+"""A plan of many streams is made in steps: other guests don't wait for it, and streams play on meanwhile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANY = 600
 
 
 class Silence:
-    """What a stream plays that is only to be planned."""
+    """The feed of a stream that only has to be planned."""
 
     def pull(self, out: Samples) -> int:
         """See `Feed`."""
@@ -36,7 +36,7 @@ class Silence:
 
 
 class Costly(Stream):
-    """To look at it takes its time."""
+    """A stream that takes time to plan."""
 
     world: World
 
@@ -48,7 +48,7 @@ class Costly(Stream):
 
 
 def large(world: World, name: str = "large") -> tuple[Graph, list[Stream]]:
-    """A guest of which a plan takes 30 ms."""
+    """A guest whose plan takes 30 ms."""
     graph = world.guest(name, 8)
     sinks = list(graph.sinks.values())
     streams: list[Stream] = []
@@ -62,7 +62,7 @@ def large(world: World, name: str = "large") -> tuple[Graph, list[Stream]]:
 
 
 def runs_of(graph: Graph) -> list[HostNs]:
-    """Notes how long the guest works in each of its runs."""
+    """Records how long the guest works in each of its runs."""
     used: list[HostNs] = []
     run = graph.handle_timeout
 
@@ -76,7 +76,7 @@ def runs_of(graph: Graph) -> list[HostNs]:
 
 
 def shape(plan: Plan) -> list[Any]:
-    """What a plan comes to, but for what it lets fade away."""
+    """A plan in comparable form, without the gains that fade to zero."""
 
     def factors(mix: PoolMix) -> list[Any]:
         return [(plan.pools.index(mix.pool), mix.first + n, gain) for n, gain in enumerate(mix.gains.tolist()) if gain]
@@ -93,7 +93,7 @@ def shape(plan: Plan) -> list[Any]:
 
 
 def at_once(graph: Graph) -> Plan:
-    """The plan of a graph as it is, by somebody who knows nothing of plans before."""
+    """The plan of a graph's current state, made from scratch."""
     plan = Plan()
     for _ in Planner(graph._quanta.longest).build(plan, graph.mixes(), graph._lanes.pools, graph.taps.values()):
         pass
@@ -160,7 +160,7 @@ def test_changes_while_a_plan_is_made_are_taken_in() -> None:
     graph.set_gains(streams[0], (0.25,))
     world.run(0.012)
     assert graph._planning.unfinished
-    # Everything that there is, in the middle of it: new, gone, moved, linked; before and behind what was looked at.
+    # Every kind of change in the middle of planning, both before and behind the planner's position.
     graph.set_gains(streams[1], (0.5,))
     graph.set_gains(streams[-1], (0.75, 0.5))
     graph.set_gains(sinks[7], (0.5,))
@@ -200,13 +200,13 @@ def test_what_ends_is_silent_at_once_and_who_comes_after_it_is_heard_whole_where
     world.run(0.03)
     assert graph._planning.unfinished and len(ear.blocks) > before + 1
     world.run(0.3)
-    # The plan of before knows a lane as that of the one that has ended.
+    # The old plan still has the lane as that of the stream that ended.
     assert not any(block.any() for block in ear.blocks[before + 1 :])
     assert whole_from_its_first_frame(other)
 
 
 def whole_from_its_first_frame(ear: Ear) -> bool:
-    """Whether a `Ramp` was heard so; its first frame is 0."""
+    """Whether a `Ramp` is complete from its first frame, which is 0."""
     sound = ear.sound[:, 0]
     loud = np.flatnonzero(sound)
     return len(loud) > 0 and bool(np.allclose(np.diff(sound[loud[0] - 1 :]) % 1, 0.001, atol=1e-4))

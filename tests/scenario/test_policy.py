@@ -1,4 +1,4 @@
-"""The policy program against a running daemon: it restores, ducks, answers, comes back, and hands over."""
+"""The policy program against a running daemon: it restores, ducks, answers requests, reconnects, and hands over."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .test_native import eventually, noise, of_daemon, of_guest, running
 
 @contextlib.asynccontextmanager
 async def policy(daemon: Daemon, config: PolicyConfig | None = None, replace: bool = False) -> AsyncIterator[Program]:
-    """A policy at work while the block runs."""
+    """Run a policy for the duration of the block."""
     program = Program(daemon.config.runtime / "native.sock", config or PolicyConfig(), replace)
     before = daemon.worker.claims.holder("policy")
     task = asyncio.create_task(program.run())
@@ -95,7 +95,7 @@ def test_rules_answer_programs_that_have_to_ask(tmp_path: Path) -> None:
                 pass
             with pytest.raises(RightsError):
                 await bus.record("sink/default", guest="alice").__aenter__()
-            # What was granted once was granted to that connection.
+            # A one-time grant applied only to that connection.
             assert not [v for _, name, v in daemon.worker.guest("alice").admission.grants if name != ANY]
 
     running(tmp_path, test)
@@ -133,7 +133,7 @@ def test_without_a_policy_the_unknown_wait_and_are_denied_and_the_known_play(tmp
 
 
 class Told:
-    """A bus that has been told of a thousand objects already."""
+    """A bus on which a thousand objects have arrived already."""
 
     def __init__(self) -> None:
         self.looked_at = 0

@@ -1,6 +1,6 @@
-"""A film with sound from a source over a bad line to another host, and on to a viewer there: two hops.
+"""A film with sound over a bad line to another host, and from there to a viewer: two hops.
 
-The source makes key pictures only where it is asked to. The line is slow for a while, and loses packets for a while.
+The source makes key pictures only on request. The line is slow for a while, and loses packets for a while.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tests.gops import PICTURES, SOUND, WATCHER, Decoder, Source
 STEP_NS = 20 * NS_PER_MS
 PICTURE_BYTES, KEY_BYTES, SOUND_BYTES = 8_000, 150_000, 200
 LINE_BYTES = 20_000
-"""What the line carries in a step."""
+"""How much the line carries per step."""
 
 
 class Hop(PacketSource):
-    """One track's far end: what comes by the line is published again, what is asked for is asked of the near end."""
+    """One track's far end: it publishes again what the line delivers, and forwards requests to the near end."""
 
     def __init__(self, world: TwoHosts, near: Source) -> None:
         self.world = world
@@ -45,7 +45,7 @@ class Hop(PacketSource):
 
 
 class TwoHosts:
-    """Virtual time, one step after another."""
+    """Both hosts and the line, in steps of virtual time."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -73,7 +73,7 @@ class TwoHosts:
         self.carry(int(LINE_BYTES * speed), loss)
 
     def ask(self) -> None:
-        """What was asked for at the far end arrives."""
+        """Deliver the requests of the far end."""
         asked, self.asked = self.asked, []
         for event, lane in asked:
             if isinstance(event, KeyFrame):

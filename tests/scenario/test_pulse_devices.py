@@ -1,4 +1,4 @@
-"""Levels and defaults of sinks and sources: kept by name over removal and restart, and undone if they can't be."""
+"""Levels and defaults of sinks and sources: saved by name over removal and restart, and undone if they can't be."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_default_that_went_and_comes_back_under_its_name_is_the_default_again(
     load(client, "module-null-sink", "sink_name=two")
     load(client, "module-null-source", "source_name=line")
     assert (stream.sink.name, server(client)) == ("two", ("two", "line"))
-    # A monitor is a default source like any other, and goes and comes with its sink.
+    # A monitor can be the default source too, and is removed and comes back with its sink.
     client.ask(Command.SET_DEFAULT_SOURCE, name="other.monitor")
     other = next(module for module in client.ask_list(Command.GET_MODULE_INFO_LIST) if "other" in module["argument"])
     client.ask(Command.UNLOAD_MODULE, index=other["index"])
@@ -98,7 +98,7 @@ STEREO, SURROUND = (19_660, 58_982), (6_553, 13_107, 19_660, 26_214, 32_768, 39_
 def test_a_level_goes_to_the_channels_namesakes_and_sides_where_a_sink_has_others(
     kept: tuple[int, ...], argument: str, given: tuple[int, ...]
 ) -> None:
-    """All figures are PulseAudio's."""
+    """All figures are from PulseAudio."""
     rig = Rig()
     client = rig.client()
     index = load(
@@ -157,7 +157,7 @@ def test_what_is_no_default_is_refused_with_pulseaudios_code(command: Command, n
 
 
 def test_none_takes_the_choice_of_a_default_back() -> None:
-    """As PulseAudio 17 does: who named nothing goes along, and what was chosen is no default when it comes again."""
+    """As in PulseAudio 17: streams that named no sink follow, and a re-created sink is not the default again."""
     rig = Rig()
     rig.graph.add_source("microphone", "Microphone")
     client = rig.client()

@@ -1,4 +1,4 @@
-"""The PulseAudio door on a virtual clock: what real clients rely on, rule by rule."""
+"""The PulseAudio door on a virtual clock: each rule that real clients rely on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ms(milliseconds: float, frame_bytes: int = FRAME, rate: int = 48_000) -> int
 
 
 ODD_LATENCIES = [{"tlength": tlength, "adjust_latency": True} for tlength in (0, 1, ms(1), ms(100_000), 2**32 - 2)]
-"""What libpulse makes of PULSE_LATENCY_MSEC=1, 100000 and their like."""
+"""The attributes that libpulse requests for PULSE_LATENCY_MSEC=1, 100000 and the like."""
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_short_file_plays_whole_because_drain_disables_prebuffering() -> None:
     rig.run(0.5)
     assert np.array_equal(heard.trimmed(), signal)
     assert isinstance(client.replies[tag], Reply)
-    # As PulseAudio does, the client is told that it ran dry; nobody is told of a fault.
+    # As in PulseAudio, the client gets UNDERFLOW, but this is not counted as a fault.
     assert client.named(Command.UNDERFLOW) == [{"channel": player.channel, "offset": ms(30)}]
     assert rig.graph.streams[player.index].underruns == 0
 
@@ -604,7 +604,7 @@ def test_the_quantum_stays_short_for_a_stream_that_has_run_dry_until_it_is_pause
     client.play(S16, STEREO, s16(sine(9.0)))
     fast = client.play(S16, STEREO, s16(sine(0.1)), tlength=ms(10), adjust_latency=True)
     rig.run(1.0)
-    # It waits for its client: what comes next would run dry within one long cycle again.
+    # It waits for its client, whose next data would run dry again within one long cycle.
     assert not rig.door.playback[fast.index].node.active and rig.graph.quantum_frames == 120
     client.ask(Command.CORK_PLAYBACK_STREAM, channel=fast.channel, cork=True)
     rig.run(0.1)
@@ -655,7 +655,7 @@ def test_a_refused_property_update_changes_nothing() -> None:
 
 
 def test_a_sources_level_acts_on_its_own_channels_before_they_become_the_recorders() -> None:
-    """A recorder in mono of a source whose left is at 20 % and whose right is muted, as PulseAudio 16.1 has it."""
+    """A mono recorder of a source whose left is at 20 % and whose right is muted, as in PulseAudio 16.1."""
     rig = Rig()
     client = rig.client()
     mono = Spec(SampleFormat.F32LE, 1, 48_000)

@@ -1,4 +1,4 @@
-"""What modules do besides making sinks: loopbacks, tones, defaults that follow; and what is said of them."""
+"""Modules that do more than create sinks: loopbacks, tones, following defaults; and what the log says about them."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def sink(rig: Rig, name: str) -> Any:
 
 
 def burst(client: RigClient, name: str, seconds: float = 0.1) -> None:
-    """Play a constant on a sink, and let it end."""
+    """Play a constant on a sink, and drain it."""
     tone = np.full((round(48_000 * seconds), 2), 0.5, np.float32)
     player = client.play(F32, (1, 2), tone.tobytes(), sink_name=name, tlength=9600)
     client.send(Command.DRAIN_PLAYBACK_STREAM, channel=player.channel)
 
 
 def edges(capture: Capture) -> tuple[int, int]:
-    """Where a burst begins and ends."""
+    """The first and the last frame of a burst."""
     loud = [
         position + at
         for block, position in zip(capture.blocks, capture.positions, strict=True)
@@ -101,7 +101,7 @@ def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argum
 
 @pytest.mark.parametrize("form", ["", "rate=44100", "rate=47999"])
 def test_the_latency_of_a_loopback_does_not_creep(form: str) -> None:
-    """Neither while it plays on and on, nor from pause to pause, nor where the machine stands still."""
+    """Neither in continuous playback, nor over pauses, nor when the machine stalls."""
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=under")
@@ -202,7 +202,7 @@ def test_a_loopback_may_be_loaded_to_hear_itself_but_not_moved_to() -> None:
     assert client.error(Command.MOVE_SOURCE_OUTPUT, **to_source) == Err.INVALID
     client.ask(Command.SET_DEFAULT_SINK, name="under")
     assert inputs(client)[-1]["sink"] == rig.graph.streams[played].sink.id == sink(rig, "millrace").id
-    # With what it hears it goes, rather than hear itself.
+    # It is unloaded with its source, because on the default source it would record its own output.
     client.ask(Command.SET_DEFAULT_SINK, name="millrace")
     under = next(m for m in client.ask_list(Command.GET_MODULE_INFO_LIST) if m["argument"] == "sink_name=under")
     client.ask(Command.UNLOAD_MODULE, index=under["index"])
@@ -223,7 +223,7 @@ def test_what_records_a_source_that_goes_goes_on_at_the_default_one(made: str) -
         load(client, "module-loopback", argument)
     recorder = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(F32, (1, 2), source_name="s"))
     client.ask(Command.UNLOAD_MODULE, index=index)
-    # One was to stay where it was, and one would hear itself: these end.
+    # One may not be moved, and one would record its own output: these two end.
     assert modules(client).count("module-loopback") == 1 and len(inputs(client)) == 1
     assert [one["source"] for one in outputs(client)] == [rig.sink.id] * 2
     assert [told["channel"] for told in client.named(Command.RECORD_STREAM_MOVED)] == [recorder["channel"]]
@@ -231,7 +231,7 @@ def test_what_records_a_source_that_goes_goes_on_at_the_default_one(made: str) -
     burst(client, "millrace")
     rig.run(2)
     assert np.count_nonzero(heard.sound) == 2 * 4800
-    # They named what is gone: from here on they go with the default.
+    # The source that they named is gone, so they follow the default from now on.
     client.ask(Command.SET_DEFAULT_SOURCE, name="a.monitor")
     assert [one["source"] for one in outputs(client)] == [sink(rig, "a").id] * 2
 
@@ -263,7 +263,7 @@ def test_a_loopback_without_its_sink_ends_where_it_would_hear_itself_at_another(
 
 
 def test_an_unloading_that_was_begun_is_done_though_its_client_goes() -> None:
-    """And two that go at once leave nothing behind where one of them would have gone on at the other."""
+    """Also, if two sinks are removed at once, nothing is left even if streams of one would have moved to the other."""
     rig = Rig()
     client, other = rig.client(), rig.client()
     a, b = (load(client, "module-null-sink", f"sink_name={name}") for name in ("a", "b"))
@@ -393,7 +393,7 @@ def test_what_is_new_becomes_the_default_while_module_switch_on_connect_is_loade
     assert rig.sink.name == "hall"
 
 
-# -- what is said --------------------------------------------------------------------------------
+# -- messages ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The extensions of module-stream-restore and module-device-restore, and that they and the policy have one truth."""
+"""The extensions of module-stream-restore and module-device-restore, which share their rules with the policy."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_what_is_kept_comes_back_and_nonsense_and_older_words_are_understood() -
     assert again["mpv/video"] is None and again["vlc/"] is None and len(again) == 3
 
 
-# -- with the daemon: on disk, and one truth with the policy -----------------------------------
+# -- with the daemon: on disk, and shared with the policy --------------------------------------
 
 
 class Program:
@@ -254,7 +254,7 @@ def test_a_rule_that_a_program_writes_is_what_the_policy_gives_to_the_next_strea
             ]
             await eventually(lambda: stream.mute and stream.sink.name == "music")
             assert [round(gain, 4) for gain in stream.gains] == [0.125, 0.0156]
-            # And what a person sets from there is what the program reads.
+            # What a user sets from there is what the program reads.
             async with of_daemon(daemon) as bus:
                 await bus.set(stream.key, volume="25%", mute=False)
             quarter = Rule((0x4000, 0x4000), LOUD.positions, False, "music")

@@ -1,4 +1,4 @@
-"""Sinks, sources and modules as PulseAudio clients know them: names, defaults, maps, arguments, what modules make."""
+"""Sinks, sources and modules as PulseAudio clients see them: names, defaults, maps, arguments, created objects."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def sources_of(client: RigClient) -> dict[str, dict[str, Any]]:
 
 
 def played(rig: Rig, client: RigClient, sink: str, *heard: Sink, positions: int = 2) -> list[np.ndarray]:
-    """What is heard at sinks of a constant played at another: the last frame there, None for silence."""
+    """Play a constant on one sink; returns the last frame at each of some sinks, None for silence."""
     captures = [rig.capture(one) for one in heard]
     spec = Spec(SampleFormat.F32LE, positions, 48_000)
     levels = np.arange(1, positions + 1, dtype=np.float32) / 10
@@ -223,7 +223,7 @@ def test_no_sink_hears_a_combined_one_twice() -> None:
     aside = next(sink for sink in rig.graph.sinks.values() if sink.name == "aside")
     near, there = played(rig, client, "whole", rig.sink, aside)
     assert np.allclose(near, [0.1, 0.2], atol=1e-3) and not there.any(), "what modules made is not in it unless named"
-    # By name they may stand on one another: each sink in the end hears it once all the same.
+    # If named, combined sinks may be slaves of each other; each final sink still gets the sound once.
     load(client, "module-null-sink", "sink_name=far")
     far = next(sink for sink in rig.graph.sinks.values() if sink.name == "far")
     for name, slaves in (
@@ -250,7 +250,7 @@ def test_what_a_module_records_needs_the_grant_that_its_loader_would_need() -> N
     for argument in ("module-remap-source master=microphone", "module-loopback source=microphone sink=millrace"):
         name, _, rest = argument.partition(" ")
         assert client.error(Command.LOAD_MODULE, name=name, argument=rest) == Err.ACCESS
-    # And a source that was made of a monitor is a monitor.
+    # A source derived from a monitor counts as a monitor.
     rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
     load(client, "module-remap-source", "master=millrace.monitor source_name=quiet channels=1 master_channel_map=left")
     rig.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
@@ -279,7 +279,7 @@ def test_a_new_default_takes_along_what_named_no_sink_and_nobody_has_moved() -> 
     client.ask(Command.SET_DEFAULT_SINK, name="c")
     client.ask(Command.SET_DEFAULT_SINK, name="millrace")
     assert where() == ["millrace", "millrace", "c"]
-    # One that was moved to the default goes with it again.
+    # A stream that was moved to the default sink follows the default again.
     client.ask(Command.MOVE_SINK_INPUT, index=moved, sink_index=NO_INDEX, sink_name="default")
     client.ask(Command.SET_DEFAULT_SINK, name="b")
     assert where() == ["b", "millrace", "b"]
@@ -306,7 +306,7 @@ def test_a_new_default_source_takes_along_recorders_that_named_none_where_they_m
     assert where() == ["line", "microphone"], "it is not where the default was"
 
 
-# -- what is shown -----------------------------------------------------------------------------
+# -- what clients see --------------------------------------------------------------------------
 
 
 def test_a_change_of_a_sinks_level_is_told_of_the_sink_alone() -> None:
@@ -320,7 +320,7 @@ def test_a_change_of_a_sinks_level_is_told_of_the_sink_alone() -> None:
 
 
 def test_what_runs_is_what_is_played_to_or_recorded_and_nothing_else_of_the_guest() -> None:
-    """A microphone's lamp is dark while music plays, and a combined sink rests while another plays."""
+    """The microphone is not shown as in use while music plays, and a combined sink is idle while another plays."""
     rig = Rig()
     client = rig.client()
     rig.graph.add_source("microphone", "Microphone")
@@ -390,7 +390,7 @@ def test_what_changes_nothing_is_told_to_nobody_so_those_who_set_on_each_event_c
     client.ask(Command.SET_DEFAULT_SOURCE, name="millrace.monitor")
     told = [(n["event"] & 0xF, n["index"]) for n in client.named(Command.SUBSCRIBE_EVENT)]
     assert told == [(Facility.SOURCE, microphone.id), (Facility.SERVER, NO_INDEX)]
-    # One that has links of its own is linked anew where it is moved to, also where it plays.
+    # A stream with links of its own is linked only to the sink it is moved to, even if that is its own.
     node, other = rig.graph.streams[stream], rig.graph.add_sink("other")
     rig.graph.link(node, other)
     client.ask(Command.MOVE_SINK_INPUT, index=stream, sink_index=NO_INDEX, sink_name="millrace")

@@ -62,7 +62,7 @@ def test_other_buffer_attributes_take_effect_at_once_and_nothing_is_lost() -> No
     loud = heard.trimmed()
     assert abs(len(loud) - 3 * 48_000) <= 2
     assert abs(frequency_hz(loud[:, 0], 48_000) - 997) < 0.05
-    # Where one resampler ends and the next begins there is a seam, but no click.
+    # At the change of resamplers the sound is not seamless, but there is no click.
     assert np.abs(np.diff(loud[1_000:-1_000, 0])).max() < 1.3 * 0.5 * 2 * np.pi * 997 / 48_000
     assert rig.graph.streams[player.index].underruns == 0
 
@@ -104,7 +104,7 @@ def test_below_1_khz_each_frame_is_heard_for_as_long_as_it_lasts(rate: int, vari
     rig.run(8.0)
     ends = np.arange(len(levels) + 1) * 48_000 // rate
     assert np.array_equal(heard.trimmed(), np.repeat(levels, np.diff(ends), axis=0))
-    # What is queued then is heard at another rate, a high one too, and nothing breaks off.
+    # What is queued at that moment plays at the new rate, even a high one, and nothing is cut off.
     for other in (44_100, 3, 387_840, 48_000):
         client.ask(Command.UPDATE_PLAYBACK_STREAM_SAMPLE_RATE, channel=player.channel, rate=other)
         player.data = memoryview(levels[:6].tobytes())
@@ -122,7 +122,7 @@ def test_below_1_khz_each_frame_is_heard_for_as_long_as_it_lasts(rate: int, vari
 def test_a_word_before_a_pause_is_heard_whole_at_once_and_no_frame_later(
     tlength_ms: int, prebuf: dict[str, int]
 ) -> None:
-    """As speech comes: between two words nothing is written, and nothing drained."""
+    """Like speech: between words nothing is written, and nothing is drained."""
     rig = Rig()
     heard = rig.capture(clocked=True)
     rate = 22_050
@@ -202,7 +202,7 @@ def levels_of(heard: Capture) -> list[float]:
 def test_channels_go_by_name_or_without_remapping_by_number(flags: dict[str, bool], expected: list[float]) -> None:
     rig = Rig()
     heard = rig.capture()
-    # The client's first channel is the right one.
+    # The client's first channel is the right one, not the left.
     rig.client().play(S16, (2, 1), constant(0.25, 0.5), prebuf=FRAME, **flags)
     rig.run(0.3)
     assert levels_of(heard) == expected
@@ -320,7 +320,7 @@ def test_with_the_sinks_channels_a_volume_goes_to_its_namesakes_and_to_its_side(
     client = rig.client()
     player = client.play(S16, STEREO, fix_channels=True, volume=(0x10000, 0x8000), volume_set=True)
     volume = client.ask(Command.GET_SINK_INPUT_INFO, index=player.index)["volume"]
-    # Front, rear, centre and LFE, as pa_cvolume_remap has it.
+    # Front, rear, centre and LFE, as in pa_cvolume_remap.
     assert volume == (0x10000, 0x8000, 0x10000, 0x8000, 0xC000, 0xC000)
 
 
@@ -446,7 +446,7 @@ def test_one_stream_is_recorded_bit_for_bit_while_others_play() -> None:
     rig.run(1.0)
     got = recorded(client, reply)
     assert np.array_equal(got[got.any(axis=1)], np.frombuffer(s16(signal), "<i2").reshape(-1, 2))
-    # Silence while it does not play: as many frames as of a monitor.
+    # It records silence while the stream does not play, as many frames as a monitor would.
     assert abs(len(got) - 1.2 * 48_000) < 4_800
 
 

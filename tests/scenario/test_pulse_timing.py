@@ -1,4 +1,4 @@
-"""What a client's clock is told, on a virtual clock: it must agree with what was rendered."""
+"""The timing information that clients get, on a virtual clock: it must agree with what was rendered."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_silence_of_an_underrun_is_counted_while_it_lasts_and_the_clock_stan
         reply = timing(player)
         assert not reply["playing"] and reply["playing_for"] == 0 and reply["read_index"] == ms(500)
         silence.append(reply["underrun_for"])
-    # The graph has gone idle meanwhile: the silence goes on all the same, and by exactly the time that has passed.
+    # The graph is idle by now, but the silence still grows by exactly the time that has passed.
     assert not rig.graph.running
     assert [b - a for a, b in itertools.pairwise(silence)] == pytest.approx([ms(100)] * 4, abs=ms(40))
     player.data = memoryview(s16(sine(0.5)))
@@ -74,7 +74,7 @@ def test_the_clock_never_runs_ahead_of_what_was_written_nor_back(pause: float, p
         rig.run(0.035 + pause)
         reply = timing(player)
         now = heard_ms(reply)
-        # A cycle, and what is dropped when it is late without prebuffering, is all that may lie between.
+        # The difference may be one cycle, and what is dropped if the client is late without prebuffering.
         slack = 20 if not prebuf else 20 + 1000 * pause
         assert last - 11 <= now <= reply["write_index"] / FRAME / 48 + slack
         assert reply["playing"] == (reply["playing_for"] > 0)
@@ -133,7 +133,7 @@ def test_what_the_resampler_holds_back_is_part_of_the_latency(tlength_ms: int) -
     rig.run(1.0)
     reply = timing(player)
     told = reply["read_index"] / FRAME / 22.05 - reply["sink_usec"] / 1000
-    # The mix is ahead of the clock by what is not due yet, which the latency counts as well.
+    # The mix is ahead of the clock by what is not due yet, which the latency includes too.
     begun = heard.positions[0] / 48
     assert told == pytest.approx(rig.now_ns / 1e6 - begun, abs=1.0)
 

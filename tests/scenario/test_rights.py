@@ -1,4 +1,4 @@
-"""Attempts against a running daemon with two tenants: each is refused, in the right words, and changes nothing."""
+"""Attacks on a running daemon with two tenants: each is refused with the right message, and changes nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Rig:
         return secret
 
     async def ask(self, method: str, path: str, secret: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """As whoever has that secret; without one as the owner."""
+        """Make a request with a secret, or as the owner without one."""
         headers = {"Authorization": f"Bearer {secret or self.daemon.worker.access.key}"} | headers
         url = f"http://{self.daemon.serving.address}{path}"
         async with self.http.request(method, url, json=body, headers=headers) as answer:
@@ -61,7 +61,7 @@ def running(tmp_path: Path, test: Run) -> None:
     bus.running(tmp_path, main, guests=bus.BOTH)
 
 
-# (what alice's token may, method, path, body, status expected). {n} are put in from the running daemon.
+# (rights of alice's token, method, path, body, expected status). {names} are filled in from the running daemon.
 ATTEMPTS: list[tuple[str, str, str, Any, int]] = [
     ("hear", "POST", "/api/v1/set", {"target": "sink/default", "settings": {"volume": "0%"}}, 403),
     ("hear", "POST", "/api/v1/set", {"target": "sink/default", "settings": {"mute": "on"}, "guest": "alice"}, 403),
@@ -176,7 +176,7 @@ def test_guessing_is_slowed_down_and_a_right_token_always_lets_in(tmp_path: Path
         good = await rig.token("a", "see", ["alice"])
         seen = [(await rig.ask("GET", "/api/v1/state", f"mr_{n}"))[0] for n in range(12)]
         assert seen[:10] == [401] * 10 and seen[10:] == [429] * 2
-        # Whoever sits behind the same address and has a right one does not wait.
+        # A valid token from the same address is not delayed.
         assert (await rig.ask("GET", "/api/v1/state", good))[0] == 200
 
     running(tmp_path, test)
@@ -282,7 +282,7 @@ def test_programs_record_what_they_were_granted_and_no_more() -> None:
         reply = evil.ask(Command.CREATE_RECORD_STREAM, **source("default.monitor"))
         target = {"index": reply["index"], "source_index": NO_INDEX, "source_name": "microphone"}
         assert evil.error(Command.MOVE_SOURCE_OUTPUT, **target) == Err.ACCESS
-        # Nor may a program that is allowed put another's recorder there.
+        # A program with the permission may not move another's recorder there either.
         assert allowed.error(Command.MOVE_SOURCE_OUTPUT, **target) == Err.ACCESS
     assert rig.admission.refused_captures == 6
     grants.set(Permission.MONITOR, ANY, Verdict.DENY)
@@ -351,7 +351,7 @@ def test_the_next_guest_of_a_name_is_another_for_whoever_is_there_by_a_token_for
             assert (await rig.ask("POST", "/api/v1/set", secret, body))[0] == 404
             with pytest.raises(GraphError, match="no sink/secret"):
                 await program.call("set", **body)
-            # What it still has goes on.
+            # Its remaining rights continue to work.
             await rig.daemon.worker.add_sink(rig.daemon.worker.guest("alice"), "known", "")
             told = ""
             while "known" not in told:

@@ -1,4 +1,4 @@
-"""A program's grants are for the program that speaks: real processes pass a socket on and become another program."""
+"""Grants are for the program that sends: real processes pass a socket on and then execute another program."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ print(verdict, flush=True)
 """
 
 
-# The loop that `serve` has: how it reads is part of this.
+# The same event loop as `serve`, because the way it reads matters here.
 running = partial(bus.running, run=uvloop.run)
 
 
@@ -117,8 +117,8 @@ running = partial(bus.running, run=uvloop.run)
 @pytest.mark.parametrize("when", ["after", "before"])
 @pytest.mark.parametrize("door", ["native", "pulse"])
 def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str, what: str, tmp_path: Path) -> None:
-    """It connects, leaves the socket to a child, and is the other program before it is looked at. `before`: all that is
-    said is said before that, and the child only reads."""
+    """The process connects, leaves the socket to a child, and executes the other program before it is identified.
+    `before`: everything is sent before that, and the child only reads."""
 
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guest("alice")
@@ -130,7 +130,7 @@ def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str,
             [sys.executable, "-c", ATTACK, door, str(path), when, what], stdout=subprocess.PIPE, text=True
         )
         try:
-            # Nothing is accepted while this waits: the race is won each time.
+            # This blocks the daemon's loop, so nothing is accepted meanwhile and the attacker always wins the race.
             while os.path.basename(os.readlink(f"/proc/{evil.pid}/exe")) != "sleep":
                 time.sleep(0.002)
                 assert evil.poll() is None

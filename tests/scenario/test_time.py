@@ -1,4 +1,4 @@
-"""The whole way with real sound over bad networks and wrong clocks, in virtual time; and days without sound."""
+"""The whole path with real sound over bad networks and wrong clocks, in virtual time; and days without sound."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS, NS_PER_S
 
 EDGE = 0.5 * 2 * np.pi * 997 / 48_000 * 1.6
-"""No two frames of a 997 Hz tone at −6 dBFS lie further apart, fades and blends included."""
+"""The largest step between two frames of a 997 Hz tone at −6 dBFS, including fades and crossfades."""
 
 
 def test_a_tone_through_two_wrong_clocks_is_clean() -> None:
@@ -43,7 +43,7 @@ def playing(path: Path, seconds: float, settings: dict[str, str] | None = None, 
 
 
 def late_after(run: SoundRun, seconds: float) -> float:
-    """The largest excess of latency over its target from then on, ms."""
+    """The largest excess of latency over its target after so many seconds, in ms."""
     return max(late for at, _, late, _ in run.fills if at > seconds * NS_PER_S) / NS_PER_MS
 
 
@@ -62,7 +62,7 @@ def test_a_stalled_line_is_back_at_its_target_within_3_seconds_without_a_click(s
 def test_a_listener_that_slept_comes_back_on_time() -> None:
     run = playing(Path(5 * NS_PER_MS), 30)
     run.run(10.0)
-    # The laptop's lid: packets wait in its socket, its card stands still, its clock goes on.
+    # A closed laptop: packets queue in its socket, its card stops, its clock continues.
     run.card.start_ns += 5 * NS_PER_S
     run.now_ns += 5 * NS_PER_S
     sound = run.run(10.0)
@@ -85,7 +85,7 @@ def test_reordered_and_doubled_packets_are_heard_once_and_in_order() -> None:
     run = playing(Path(5 * NS_PER_MS, reorder=0.05, duplicate=0.05, ordered=False), 30)
     sound = run.run(29.0)
     assert run.net.reordered > 20 and run.net.duplicated > 20
-    # One may come too late while the target delay is still being learnt.
+    # One packet may arrive too late while the target delay is still being learnt.
     assert run.playout.lost_packets <= 1
     assert not len(phase_jumps(sound[10 * 48_000 : 28 * 48_000, 0], 48_000, 997))
 
@@ -95,7 +95,7 @@ def test_low_and_fixed_latencies_are_had() -> None:
         run = SoundRun(replace(named("ppm0/none"), wander_ppm=0.0), sine(10), {"codec": "f32"}, latency)
         run.run(9.5)
         fills = [fill / NS_PER_MS for at, fill, _, _ in run.fills if at > 8 * NS_PER_S]
-        # 40 ms come at a time, so the fill swings by as much above the target delay.
+        # 40 ms arrive at a time, so the fill varies by as much above the target delay.
         assert low <= min(fills) <= high, (latency, min(fills))
 
 

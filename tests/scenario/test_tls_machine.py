@@ -1,4 +1,4 @@
-"""Machines that hang up around the TLS handshake: their door says so, and uvloop has nothing to complain of."""
+"""Machines that disconnect around the TLS handshake: their door says so, and uvloop reports no error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Silent(Untimed):
-    """A core that says nothing."""
+    """A session that sends nothing."""
 
     partial_bytes = 0
 
@@ -38,7 +38,7 @@ class Silent(Untimed):
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """In uvloop, as the daemon runs; what fails in one of its callbacks fails the test."""
+    """Run in uvloop, as the daemon does; an exception in one of its callbacks fails the test."""
     unseen: list[dict[str, Any]] = []
 
     async def main() -> None:
@@ -88,7 +88,7 @@ def test_a_machine_that_is_let_go_of_as_the_handshake_begins() -> None:
     async def test() -> None:
         async with connected(serve) as (line, _):
             shaking = asyncio.create_task(line.start_tls(ssl.create_default_context(), "localhost"))
-            # In the same round as the task begins.
+            # In the round of the loop in which the task starts.
             asyncio.get_running_loop().call_soon(line.close)
             async with asyncio.timeout(2):
                 with pytest.raises(PeerLost, match="TLS"):
@@ -140,7 +140,7 @@ def test_a_vnc_machine_that_hangs_up_around_the_handshake(tmp_path: Path, where:
 async def shake_hands(
     begun: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext
 ) -> ssl.SSLObject:
-    """A server's handshake. Its last part leaves together with the first word inside: the login is accepted."""
+    """A server's handshake, whose last part is sent together with the first message inside TLS: login accepted."""
     taken, given = ssl.MemoryBIO(), ssl.MemoryBIO()
     taken.write(begun)
     inside = context.wrap_bio(taken, given, server_side=True)
@@ -162,7 +162,7 @@ def test_what_a_vnc_machine_says_as_soon_as_tls_has_begun_is_the_machines(tmp_pa
     own = certificate(tmp_path, "machine", authority, "localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own.cert, own.key)
-    # Its server speaks last in the handshake.
+    # In TLS 1.2 the server sends the last message of the handshake.
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     heard: asyncio.Queue[bytes] = asyncio.Queue()
 

@@ -1,4 +1,4 @@
-"""What a guest's programs ask for is done a share at a time, whole and in order; nobody else waits for all of it."""
+"""Requests of a guest's programs are processed one share of time at a time, completely and in order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COST_NS = NS_PER_MS // 4
 
 
 class Line:
-    """A transport that keeps what is written, and whether it is read."""
+    """A transport that stores what is written, and whether reading is paused."""
 
     def __init__(self) -> None:
         self.written = bytearray()
@@ -78,7 +78,7 @@ class Line:
 
 
 class Guest:
-    """A guest's door with connections whose every command takes its time, on a clock of work."""
+    """A guest's door with connections, where every command takes time by a clock of simulated work."""
 
     def __init__(self) -> None:
         self.rig = Rig()
@@ -95,7 +95,7 @@ class Guest:
         return run
 
     def connect(self) -> tuple[StreamRunner, Line, PulseClientSession]:
-        """A connection that is logged in."""
+        """An authenticated connection."""
         handlers = {command: self._costly(handler) for command, handler in HANDLERS.items()}
         state = ClientState(self.rig.graph.ids.take(), Subject(ours=True))
         runner = StreamRunner(lambda _: PulseClient(self.rig.door, handlers, state), self.turns)
@@ -105,7 +105,7 @@ class Guest:
         return runner, line, wire
 
     async def idle(self, runner: StreamRunner, line: Line) -> int:
-        """Let it finish; returns how many rounds that took, none of them longer than a share and a command."""
+        """Let it finish; returns how many rounds that took, none of which may exceed a share and one command."""
         rounds = 0
         while self.turns.waiting:
             before = self.worked_ns
@@ -117,7 +117,7 @@ class Guest:
 
 
 def deliver(runner: StreamRunner, data: bytes) -> None:
-    """The kernel has these bytes for it."""
+    """Deliver bytes to the connection, as the event loop would."""
     buffer = runner.get_buffer(-1)
     assert len(data) <= len(buffer)
     buffer[: len(data)] = data
@@ -125,7 +125,7 @@ def deliver(runner: StreamRunner, data: bytes) -> None:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    """In a loop."""
+    """Run in an event loop."""
 
     async def bounded() -> None:
         async with asyncio.timeout(20):
@@ -255,7 +255,7 @@ def test_who_waits_behind_a_task_has_the_next_round() -> None:
     async def main() -> None:
         worked_ns = 0
         turns, behind, loop = Turns(lambda: worked_ns), Once(), asyncio.get_running_loop()
-        # Both come between the work that uses the share up and the next round.
+        # Both are queued between the work that uses up the share and the next round.
         task = loop.create_task(turns.turn())
         loop.call_soon(turns.wait, behind)
         with turns:
@@ -309,7 +309,7 @@ def test_calls_are_charged_to_who_makes_them_and_what_they_wait_for_is_not() -> 
                 await asyncio.sleep(0)
 
         await asyncio.gather(turns.do(call("a")), turns.do(call("b")), other())
-        # One step of either in each round, however many there are.
+        # Each round has one step of either, however many there are.
         assert all("-" in order[n : n + 3] for n in range(len(order) - 2)), "".join(order)
         assert turns.used_ns == 6 * SLICE_NS
 
@@ -388,19 +388,19 @@ def test_streams_that_end_or_are_refused_leave_the_collector_nothing() -> None:
         found = gc.collect()
     finally:
         gc.enable()
-    # The rig's own client and what it is joined to.
+    # The rig's own client, and what it refers to.
     assert found < 100
 
 
 class Flooded:
-    """A WebSocket on which so many messages have come already."""
+    """A WebSocket on which so many messages have arrived already."""
 
     def __init__(self, guest: Guest, count: int, kind: WSMsgType) -> None:
         self._guest, self._left, self._kind = guest, count, kind
         self.answered = 0
 
     async def receive(self) -> WSMessage:
-        """See aiohttp: it does not wait while there is something."""
+        """See aiohttp: it does not yield while there are messages."""
         self._guest.worked_ns += COST_NS
         self._left -= 1
         return WSMessage(self._kind if self._left >= 0 else WSMsgType.CLOSING, b"", None)
@@ -449,7 +449,7 @@ def test_what_a_websocket_that_is_closed_has_still_sent_is_read_a_share_at_a_tim
             line._reader = cast(Any, Reader(guest))
             line._writer, line._payload_writer = AsyncMock(), AsyncMock()
             lines.append(line)
-        # aiohttp closes some itself, when nobody works for the guest.
+        # aiohttp closes some by itself, outside of the guest's turns.
         tasks = [asyncio.create_task(guest.turns.do(line.close()) if charged else line.close()) for line in lines]
         while not all(task.done() for task in tasks):
             before = guest.worked_ns

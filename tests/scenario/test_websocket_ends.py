@@ -1,4 +1,4 @@
-"""After a Close frame nothing more is said (RFC 6455, section 5.5.1), however much sound there is to send."""
+"""After a Close frame nothing more is sent (RFC 6455, section 5.5.1), however much sound is queued."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BINARY = 2
 
 
 async def heard_after(daemon: Daemon, last: bytes) -> list[int]:
-    """The kinds of frames that come for half a second after `last`, which is said amid sound."""
+    """Send `last` during playback; returns the opcodes of the frames up to half a second after it."""
     host, _, port = daemon.serving.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(UPGRADE)
