@@ -5,7 +5,7 @@ from __future__ import annotations
 from millrace.units import NS_PER_S, HostNs
 
 FASTER = 1.05
-"""Generous for any clock error; see RATE_MAX in clock/drift.py."""
+"""How fast media may arrive in the long run, relative to real time: faster than any clock runs (RATE_MAX, drift.py)."""
 AHEAD_NS = 10 * NS_PER_S
 """How much a connection may deliver at once after a stall."""
 

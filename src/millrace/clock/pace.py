@@ -88,7 +88,7 @@ class RateController:
             self._moved_ns = 0.0
 
     def pulled(self, frames: Frames, now_ns: HostNs) -> None:
-        """The card takes `frames` more now. How late it is shows when this machine was stalled."""
+        """The card takes `frames` more now. A late pull reveals that this machine was stalled."""
         self._take(frames, now_ns)
         self._stalled(self.card.observe(round(self._card_ns), now_ns), now_ns)
 

@@ -8,7 +8,7 @@ from millrace.units import HostNs
 
 WINDOW = 16
 AGEING = 20e-6
-"""How much less a round trip counts with age: the drift of a crystal that may have gone unseen since."""
+"""How fast the uncertainty of a round trip grows with age: a crystal may have drifted by this much since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ FLOAT_LIMIT = 64.0
 
 
 def _make_safe(out: Samples) -> None:
-    """Remove NaN, infinities and absurd values from client floats, in place; one dot product for sane ones."""
+    """Remove NaN, infinities and absurd values from client floats, in place; sane ones cost one dot product."""
     with np.errstate(over="ignore", invalid="ignore"):
         energy = np.dot(out, out)
     if not energy <= FLOAT_LIMIT**2:

@@ -24,7 +24,7 @@ SINC_STRETCH_MAX = 256
 
 
 def stretched(low: int, high: int) -> bool:
-    """Whether frames are repeated instead of filtered: at such ratios a filter would hold back seconds of sound."""
+    """Whether a filter between these rates would hold back seconds of sound; frames are then repeated instead."""
     return low < RATE_MIN or low * SINC_STRETCH_MAX < high
 
 

@@ -3,10 +3,10 @@
 Idle graphs are not in the queue. The driver reads no clock to schedule: `next_timeout` says when it wants to be called,
 and `handle_timeout` is given the time.
 
-One graph's work must not take time away from the others. Of the graphs that are due together, those that have worked
-least recently go first; each may work for its share, and all together for one round. Then control returns to the event
-loop before the rest continues. A graph that fails must not silence the others either: the failure is reported, and only
-that graph misses a cycle.
+One graph's work must not take time away from the others. Of the graphs that are due together, those that have used
+the least time lately go first; each may work for its share, and all together for one round. Then control returns to the
+event loop before the rest continues. A graph that fails must not silence the others either: the failure is reported,
+and only that graph misses a cycle.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class Graph(Nodes):
             pass
 
     def take_default(self, sink: Sink) -> Iterator[None]:
-        """As `set_default`, one stream per step; if the default changes meanwhile, the rest go to the new one."""
+        """As `set_default`, one stream per step; if the default changes between steps, the rest go to the new one."""
         before, self.default = self.default, sink
         if before is sink:
             return
@@ -386,7 +386,7 @@ class Graph(Nodes):
             self._stop()
 
     def _start(self, now_ns: HostNs) -> None:
-        """Leave the idle state: media time went on meanwhile, so the position jumps to now."""
+        """Leave the idle state. Media time kept running, so the position jumps to now."""
         # On a grid of the shortest quantum, so that a worker with many graphs wakes up once for several of them.
         now = ns_to_frames(now_ns, self.rate)
         self.jump(max(self.position, now - now % self._quanta.shortest))

@@ -131,7 +131,7 @@ class LanePool:
         self.due = min(self.due, position)
 
     def jump(self, before: Frames, after: Frames) -> None:
-        """What was to be heard from position `before` on will be heard from `after` on."""
+        """Move the pending frames: what was due from position `before` on is due from `after` on."""
         # The frames stay where they are in memory; only the column that a position maps to changes.
         self._shift += before - after
         for lane, owner in enumerate(self.owners):
@@ -245,6 +245,6 @@ class Lanes:
         self._of[stream.id].discard(stream, position)
 
     def jump(self, before: Frames, after: Frames) -> None:
-        """What was to be heard from position `before` on will be heard from `after` on."""
+        """Move the pending frames: what was due from position `before` on is due from `after` on."""
         for pool in self.pools:
             pool.jump(before, after)

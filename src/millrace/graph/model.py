@@ -82,7 +82,7 @@ class Consumer(Protocol):
 class Nothing:
     """Feed and consumer of removed nodes.
 
-    A node and its feed refer to each other. Without breaking the cycle, their buffers would stay until the cyclic
+    A node and its feed refer to each other. If this cycle were not broken, their buffers would stay until the cyclic
     garbage collector runs, which is rare here.
     """
 

@@ -1,4 +1,5 @@
 """The bounded queue of a subscriber: packets that wait for its connection, and what is dropped if that is too slow.
+
 Each track has a lane of its own, in order. `take` prefers sound to everything else; otherwise a key frame would delay
 the sound for as long as the connection needs to send it. When the queue is over its bounds, it drops in this order,
 until the rest fits:

@@ -5,7 +5,7 @@ listener's microphone. Frames go in with their capture time and their arrival ti
 `RateController` decides how fast to play. Small errors are corrected by resampling, larger ones by splices, the largest
 by a skip; if nothing arrives in time, the last sound is continued and faded out.
 
-The samples are behind `PlayoutBuffer`, so that the simulator can make a day's decisions in a minute.
+The samples are accessed through `PlayoutBuffer`, so that the simulator can run a day's decisions in a minute.
 """
 
 from __future__ import annotations
