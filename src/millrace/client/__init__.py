@@ -1,1 +1,1 @@
-"""The listener as a library."""
+"""Client libraries: the listener, the native client, and a small PulseAudio client."""

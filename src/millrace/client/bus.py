@@ -57,6 +57,7 @@ CALL_S = 60.0
 KNOCK_S = 0.05
 """Delay between connection attempts while the socket's backlog is full."""
 CHANGES_MAX = 100_000
+"""A watcher that leaves more changes than this unread ends the connection: its queue would only grow."""
 S = TypeVar("S", bound=NativeStream)
 
 
@@ -225,6 +226,7 @@ class Bus:
                 waiting.future.set_result(waiting.on_fds(message.value, fds))
             except Exception as error:
                 waiting.future.set_exception(error)
+                # Raised again for `FdStream`, which ends the connection.
                 raise
         else:
             waiting.future.set_result(message.value)

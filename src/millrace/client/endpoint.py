@@ -29,7 +29,7 @@ from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
 from millrace.text import SHOWN_MAX, printable, quoted
 
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
-"""What OpenSSL says where the other side speaks something else than TLS."""
+"""OpenSSL's error reasons when the other side does not speak TLS."""
 ASK_S = 5.0
 CONNECT_S = 5.0
 CLOSE_S = 2.0

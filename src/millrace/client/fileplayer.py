@@ -46,6 +46,7 @@ class FilePlayer:
             if 0 < gap <= rate * SILENCE_MAX_S and self._allowance.take(frames_to_ns(gap, rate)):
                 self._output.skip(gap)
             elif gap < 0 and -gap < len(block):
+                # An overlap: write only the part that is new.
                 block = block[-gap:]
             elif gap < 0:
                 continue

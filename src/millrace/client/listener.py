@@ -67,6 +67,7 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
 listeners from reconnecting all at once."""
 HANDSHAKE_S = 10.0
 BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
+"""After more than PATIENCE_TRIES failed attempts in a row, the delay grows to BACKOFF_PATIENT_S."""
 REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
 """How often an unchanged report is sent: a thousand idle listeners should cost nothing."""
@@ -179,6 +180,7 @@ class Listener:
         if own is not None:
             self._by_socket = True
             return f"ws://localhost{urlsplit(self.url).path}", aiohttp.UnixConnector(str(own))
+        # Probably a restart: try again later. Over TCP, without a token, the daemon would refuse, which is final.
         if self._by_socket:
             raise PeerLost("the daemon has exited")
         return self.url, None

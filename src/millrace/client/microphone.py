@@ -30,6 +30,7 @@ CHOICES = "device, device:NAME, wav:FILE, tone:440, tone:440,660, null"
 PACKET_FRAMES = 480
 PERIOD_FRAMES = 480
 _BEHIND_MAX_NS = NS_PER_S
+"""A source that is further behind than this, for example after a suspend, skips that time instead of catching up."""
 _WIDTHS = {1: SampleFormat.U8, 2: SampleFormat.S16LE, 3: SampleFormat.S24LE, 4: SampleFormat.S32LE}
 Push = Callable[[Samples], None]
 

@@ -179,6 +179,8 @@ class Playing(NativeStream):
         ring = self._live()
         ring.put(self.written, data)
         self.written += len(data) // ring.frame_bytes
+        # The order matters: the data, then the position, then the look at the flag. The reader sets its flag and then
+        # checks the position, so one of the two always notices the other.
         ring.written = self.written
         if ring.reader_waits and self._bell is not None:
             self._bell.ring()
@@ -227,6 +229,7 @@ class Recording(NativeStream):
             if ready > 0:
                 return self._copied(ring, ready)
             ring.reader_waits = True
+            # Check again, as in `_room`: the daemon may have written before it could see the flag.
             if ring.written == self.taken:
                 await self._wait()
 

@@ -49,6 +49,7 @@ def write_whole(path: Path, data: bytes) -> None:
             beside.write_bytes(data)
             with contextlib.suppress(FileNotFoundError):
                 beside.chmod(path.stat().st_mode & 0o777)
+            # Replace the file that a symbolic link points to, not the link.
             os.replace(beside, path.resolve())
         finally:
             beside.unlink(missing_ok=True)

@@ -236,6 +236,7 @@ def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.so
     if path.exists() or path.is_symlink():
         _clear_dead(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Without this, others could connect between bind and chmod.
     before = os.umask(0o177 & ~mode | 0o177)
     try:
         listener.bind(str(path))

@@ -136,7 +136,8 @@ def found_below(path: str, folders: tuple[str, ...]) -> Iterator[str]:
     """Yields a path to open instead of `path`: it refers to the file that is there now, if it is in one of `folders`.
 
     Links are followed first, and the file found is checked, so no link can be changed in between. A file elsewhere is
-    reported as missing (OSError), whether it exists or not. Without folders any path is accepted.
+    reported as missing (OSError), whether it exists or not. Without folders any path is accepted. The yielded path is
+    valid inside the `with` block only.
     """
     if not folders and (path.startswith("\0") or not are_known()):
         yield path

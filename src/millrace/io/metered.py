@@ -58,6 +58,7 @@ class Metered(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool | None:
         """See asyncio."""
+        # Outside of any turn: the protocol must get its last data before the end of file.
         if self._kept:
             kept, self._kept = self._kept, b""
             self._inner.data_received(kept)

@@ -384,7 +384,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._weigh(core, transport)
 
     def _weigh(self, core: Connection, transport: asyncio.Transport) -> None:
-        """Close the connection if its backlog, sent or received, is too large; check again until it is empty."""
+        """Close the connection if too much is unread or waits for a turn; check again until nothing is left."""
         unread_bytes = transport.get_write_buffer_size()
         self._weighed = waiting_bytes = unread_bytes + len(self._rest)
         if unread_bytes > UNSENT_MAX or not core.may_wait(waiting_bytes):

@@ -40,6 +40,7 @@ def private_dir(path: Path) -> Path:
 def own_secret(path: Path, make: Callable[[], str]) -> str:
     """The secret in a file that only this user can read. Makes a new one if there is none, or others could read it."""
     try:
+        # O_NONBLOCK, because opening a FIFO would wait for a writer.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), errors="replace") as file:
             status, kept = os.fstat(file.fileno()), file.read(200).strip()
         if kept and stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:

@@ -111,6 +111,7 @@ class Turns(Slice):
         self._depth -= 1
         if self._depth == 0:
             self.leave()
+            # A round renews the slice, even if nothing waits.
             if self.left_ns < self.slice_ns // 2:
                 self._schedule()
 

@@ -94,6 +94,7 @@ class NativeWire:
         if message is not None:
             state.events.append(Received(message, fds))
             return
+        # Even an unknown message's descriptors are taken off the queue, or the next message would get them.
         for fd in fds:
             self._close_fd(fd)
 

@@ -48,6 +48,7 @@ class QmpHandover:
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError if QEMU refuses or this is not QMP."""
         del now_ns
+        # Only new bytes are searched: a long line in small pieces would otherwise cost quadratic time.
         scanned = len(self._buffer)
         self._buffer += data
         while (end := self._buffer.find(b"\n", scanned)) >= 0:

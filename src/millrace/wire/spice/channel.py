@@ -117,6 +117,7 @@ class SpiceChannel:
         if common + specific > 64 or offset + 4 * (common + specific) > len(reply):
             raise RemoteProtocolError("SPICE capabilities exceed their message")
         self.caps = struct.unpack_from(f"<{common + specific}I", reply, offset)
+        # With AUTH_SELECTION, the mechanism (1 is AUTH_SPICE) precedes the ticket.
         if self.caps and common and self.caps[0] & 1:
             self._out += struct.pack("<I", 1)
         ticket = self._encrypt(reply[4 : 4 + KEY_BYTES], self._password)

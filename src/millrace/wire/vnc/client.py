@@ -234,6 +234,7 @@ class VncClient:
             0: (3, self._update), 1: (5, self._colours), 3: (7, self._cut_text),
             255: (3, self._audio),
         }  # fmt: skip
+        # Bell, which has no body.
         if part[0] == 2:
             return
         if part[0] not in following:
@@ -251,6 +252,7 @@ class VncClient:
         if struct.unpack(">8xi", part)[0] != AUDIO_ENCODING:
             raise RemoteProtocolError("a picture that was not requested")
         self._rectangles -= 1
+        # This pseudo-rectangle announces sound: set the format, then enable it.
         if self._waits:
             self._waits, self._deadline_ns = False, None
             self._out += struct.pack(">BBHBBI", 255, 1, 2, S16, self.channels, self.rate)
@@ -262,6 +264,7 @@ class VncClient:
         self._skip(6 * struct.unpack(">3xH", part)[0])
 
     def _cut_text(self, part: bytes) -> None:
+        # The size is negative in the extended clipboard format.
         self._skip(abs(struct.unpack(">3xi", part)[0]))
 
     def _skip(self, size: int) -> None:
