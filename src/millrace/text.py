@@ -251,7 +251,7 @@ def parse_name(text: str, what: str, reserved: Collection[str] = ()) -> str:
             f" {NAME_MAX} at most"
         )
     if text in reserved:
-        raise ConfigError(f"{what} {quoted(text)}is reserved by Millrace, as are {', '.join(sorted(reserved))}")
+        raise ConfigError(f"{what} {quoted(text)} is reserved by Millrace, as are {', '.join(sorted(reserved))}")
     return text
 
 

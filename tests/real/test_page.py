@@ -415,7 +415,7 @@ def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(
         flag = f"--host-resolver-rules=MAP millrace.test 127.0.0.1:{port}"
         async with own_page(tmp_path / "profile", flag) as page:
             await page.open(f"http://millrace.test:{port}/#in=mr_used")
-            await page.until("document.querySelector('#why').textContent.includes('This link has been used')")
+            await page.until("document.querySelector('#why').textContent.includes('This link has already been used')")
             # The cookie that Millrace 0.1 used instead.
             await page.run("document.cookie = 'millrace-0123456789=b3duZXI.a.b'")
             await page.open("about:blank")
