@@ -283,12 +283,12 @@ class Graph(Nodes):
 
     @property
     def quantum_frames(self) -> Frames:
-        """Frames per cycle at present."""
+        """Current frames per cycle."""
         return self._planning.quantum
 
     @property
     def quantum_ns(self) -> HostNs:
-        """The duration of a cycle at present."""
+        """Current duration of a cycle."""
         return frames_to_ns(self._planning.quantum, self.rate)
 
     @property

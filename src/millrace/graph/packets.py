@@ -13,7 +13,8 @@
   which is requested. Nobody gets part of an access unit without its beginning.
 - Payloads are shared, and pushing never blocks: what a subscriber can't take is for its own queue to handle.
 
-A source that breaks the rules gets a GraphError, which its protocol translates; the track is unchanged.
+A source that breaks the rules gets a GraphError, which its door translates to an error of its protocol; the track is
+unchanged.
 """
 
 from __future__ import annotations
@@ -316,7 +317,7 @@ class Track:
         return subscription
 
     def leave(self, subscription: Subscription) -> None:
-        """For subscriptions: end one."""
+        """For subscriptions: remove one."""
         if subscription not in self._subscriptions:
             return
         self._subscriptions.remove(subscription)

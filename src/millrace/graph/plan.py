@@ -272,7 +272,7 @@ class Planner:
     def _mix_pool(
         self, pool: LanePool, runs: dict[int, SinkRun], new: Applied, begin: list[tuple[LanePool, int, Stream]]
     ) -> Iterator[None]:
-        """Compute the present and the previous gains of the pool's streams per sink; waiting lanes go to `begin`."""
+        """Compute the current and the previous gains of the pool's streams per sink; waiting lanes go to `begin`."""
         mixes: dict[int, list[Factors]] = {}
         for lane, stream in enumerate(pool.owners):
             if stream is None:

@@ -1,4 +1,4 @@
-"""Planning: the plan in force, and the next one in the making.
+"""Planning: the plan in force, and the next one being built.
 
 A plan for thousands of streams takes longer than a guest's share of a round. So it is built in steps, over as many
 rounds as that takes, while the previous plan plays on. A small plan is ready before the cycle that it was made for.
@@ -31,11 +31,11 @@ class Planning:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a plan is in the making."""
+        """Whether a plan is being built."""
         return self._steps is not None
 
     def begin(self, mixes: Iterable[Sink], streams: Iterable[Stream], taps: Iterable[Tap]) -> None:
-        """Begin a new plan if one is needed and none is in the making."""
+        """Begin a new plan if one is needed and none is being built."""
         if self.stale and self._steps is None:
             self.stale = False
             asks = [stream.latency_ask_ns for stream in streams if stream.active or stream.starved]

@@ -24,7 +24,7 @@ class Reports(Protocol):
 
 
 class Unreported:
-    """Reports to nobody."""
+    """Discards all reports."""
 
     def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
         """See `Reports`."""

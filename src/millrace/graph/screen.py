@@ -310,7 +310,7 @@ class Screen:
         return reader
 
     def leave(self, reader: Reader) -> None:
-        """For readers: one ends."""
+        """For readers: remove one."""
         self.readers.remove(reader)
         self.tell_watched()
         self.tell_paint()

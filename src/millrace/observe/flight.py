@@ -46,7 +46,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 def sample(guest: Guest, now_ns: HostNs) -> Sample:
-    """The present values of a guest's counters, by object key."""
+    """The current values of a guest's counters, by object key."""
     graph = guest.graph
     streams = {
         s.key: (s.state.value, round(graph.ahead(s) * 1000 / graph.rate, 1), s.underruns)

@@ -41,8 +41,7 @@ class RememberedView(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamView(msgspec.Struct, gc=False):
-    """A stream. `door` and later fields come from its door; `margin_ms` and later ones exist only if its guest's clock
-    is tracked."""
+    """A stream. Fields from `door` on come from its door, those from `margin_ms` on only if its clock is tracked."""
 
     id: str
     name: str

@@ -93,7 +93,7 @@ class Damage:
 
     @property
     def rects(self) -> tuple[Rect, ...]:
-        """The rectangles at present."""
+        """The current rectangles."""
         return tuple(self._rects)
 
     def add(self, rect: Rect) -> None:

@@ -129,7 +129,7 @@ class Policy:
         return sink.names[0] if sink is not None else key
 
     def _sink(self, guest: str, name: str) -> str | None:
-        """The present name of a guest's sink, by its key or any of its names; None if there is none."""
+        """The current name of a guest's sink, by its key or any of its names; None if there is none."""
         for sink in self._sinks.values():
             if sink.guest == guest and (name == sink.key or name in sink.names):
                 return sink.names[0]

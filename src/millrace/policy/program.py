@@ -99,7 +99,7 @@ class Program:
             if change.what == "removed":
                 commands = policy.gone(thing.id)
             else:
-                # Objects that existed before us are left as they are; requests are answered all the same.
+                # Objects that existed before the policy connected are left alone, but requests are answered.
                 new = change.what == "added" and (synced or thing.kind == "request")
                 commands = policy.seen(thing.id, thing.kind, thing.guest, thing.props, new)
             for command in commands:
@@ -113,7 +113,7 @@ class Program:
             await bus.call(command.method, **command.args)
             self.commands += 1
         except GraphError as error:
-            # The object is gone in the meantime.
+            # The object has gone in the meantime.
             log.debug("%s: %s", command.method, error)
         except PeerLost:
             raise
