@@ -74,7 +74,7 @@ def run(
     packet_ms: int = 20,
     late_ms: int = 0,
 ) -> None:
-    """From `start` to `end` ms; packets come `late_ms` late."""
+    """Run from `start` to `end` ms, with packets that arrive `late_ms` late."""
     for ms in range(start, end, 5):
         now = ms * NS_PER_MS
         if (ms - late_ms) % packet_ms == 0 and ms >= late_ms:
@@ -93,7 +93,7 @@ def run(
 def test_a_small_error_is_spliced_and_a_large_one_skipped() -> None:
     for extra_ms, skips in ((40, 0), (400, 1)):
         link, voice, heard = playing()
-        # A path that was 40 or 400 ms slower until now.
+        # The path was 40 or 400 ms slower until now.
         voice.write(np.zeros((extra_ms * 48, 1), np.float32))
         link.voice.conceal(1)
         run(link, voice, heard, 10_000, 12_000)

@@ -1,4 +1,4 @@
-"""A guest's admission: the same decision, the same count and the same report, whatever door asks."""
+"""A guest's admission: the same decision, count and report for every door."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was freed goes back to the system, though what is kept lies in between."""
+"""Freed memory is returned to the system, even if memory in use lies in between."""
 
 from __future__ import annotations
 

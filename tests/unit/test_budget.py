@@ -1,4 +1,4 @@
-"""The budget: what accounts hold adds up, whatever is done with them."""
+"""The budget: its total is the sum of its accounts, whatever is done with them."""
 
 from __future__ import annotations
 

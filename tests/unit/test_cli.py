@@ -1,4 +1,4 @@
-"""The command line as people see it: help, lines that fit, words that they know; and where its sound may go."""
+"""The command line as users see it: help, lines that fit, familiar words; and where its sound may go."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_listener_may_play_into_another_guest(guest: Path, monkeypatch: pytest
 
 
 def test_nor_does_the_demonstration_ask_its_own_guest_for_a_card(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for the answer in the thread that has to give it."""
+    """It would wait for an answer in the thread that has to give the answer."""
     asked: list[str | None] = []
     monkeypatch.setattr(device, "device_names", lambda: asked.append(os.environ.get("PULSE_SERVER")) or ["card"])
     monkeypatch.setenv("PULSE_SERVER", f"unix:{guest}")
@@ -285,7 +285,7 @@ except SystemExit:
 
 @pytest.mark.parametrize("command", [["ls"], ["set", "sink/default", "volume=50%"], ["token", "list"]])
 def test_a_question_to_the_daemon_loads_nothing_large(command: list[str], tmp_path: Path) -> None:
-    """Each would cost more than all the rest of the command."""
+    """Importing one of these would take longer than all the rest of the command."""
     env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", LOADED, *command], env=env, capture_output=True, text=True, check=True)
     assert "no daemon" in done.stderr

@@ -1,4 +1,4 @@
-"""What commands ask of the daemon, and what they make of its answers. The daemon is a table of answers."""
+"""The requests that commands make, and what they print about the answers. The daemon is a table of answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMAND = typer.main.get_command(app)
 
 
 class Daemon:
-    """Answers by method and path; what is asked again and again gets each answer of a list in turn."""
+    """Answers by method and path; repeated requests get the answers of a list in turn."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 
 def said(*words: str) -> str:
-    """What a command prints on either; its errors are raised."""
+    """What a command prints on stdout and stderr; its errors are raised."""
     shown = io.StringIO()
     with redirect_stdout(shown), redirect_stderr(shown):
         assert not COMMAND.main(list(words), standalone_mode=False)
@@ -309,7 +309,7 @@ def test_one_letter_decides_and_any_other_leaves_it(monkeypatch: pytest.MonkeyPa
     assert asyncio.run(grants._asked()) == letter
 
 
-# -- what there is -------------------------------------------------------------------------------
+# -- objects -------------------------------------------------------------------------------------
 
 
 def node(kind: str, number: int, **more: Any) -> dict[str, Any]:

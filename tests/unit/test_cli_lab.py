@@ -1,4 +1,4 @@
-"""The laboratory's commands: what is run, what is told of it; the matrix of machines and the probe, without either."""
+"""The laboratory's commands: what they run and print; the matrix and the probe, without machines or a daemon."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_the_matrix_is_a_table_or_a_line_a_cell_for_programs(
 
 
 class Process:
-    """One that was started, and ends when it is told to, or must be killed."""
+    """A started process, which ends on request or has to be killed."""
 
     def __init__(self, command: list[str], did: list[str], said: bytes = b"", deaf: bool = False) -> None:
         self.command, self._did, self._deaf = command, did, deaf
@@ -300,7 +300,7 @@ class Process:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """Processes that were started in their order, and what was done to them."""
+    """The processes in the order in which they were started, and what was done to them."""
     made = SimpleNamespace(processes=[], did=[], environment=None, version="QEMU emulator version 8.2.1", ready=True,
                            analysed=[], deaf=False)  # fmt: skip
 
@@ -460,7 +460,7 @@ def test_a_click_is_heard_once_and_to_the_frame() -> None:
     first = HearingOutput()
     first.due_ns = NS_PER_S
     assert first.take(click) and len(first.heard_ns) == 1
-    # Two periods in a row are one click. A period is heard a period after it was asked for.
+    # Two loud periods in a row are one click. A period is heard one period after it was requested.
     assert output.heard_ns == [NS_PER_S + (5 + 5 + 2) * NS_PER_MS, NS_PER_S + (20 + 5 + 2) * NS_PER_MS]
 
 

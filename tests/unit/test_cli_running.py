@@ -1,4 +1,4 @@
-"""How commands begin, run and end: entry points, signals, progress, options; and the daemon's own command."""
+"""How commands start, run and end: entry points, signals, progress, options; and the daemon's own command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A listener's parts: what its microphone sends, when, and what it complains of."""
+"""A listener's parts: what its microphone sends and when, and which problems it reports."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_file_with_nothing_in_it_says_so(tmp_path: Path) -> None:
 
 
 class Clock:
-    """Time that passes only while somebody sleeps; stands in for the module."""
+    """Replaces the module `time`: time passes only during sleeps."""
 
     def __init__(self) -> None:
         self.now_ns = NOW
@@ -173,7 +173,7 @@ def test_a_loop_goes_round_at_this_machines_pace_and_makes_up_for_a_short_stall(
     source._thread.join(10)
     source.stop()
     assert np.array_equal(np.concatenate(blocks)[:, 0], np.arange(20 * PERIOD_FRAMES) % 700)
-    # 50 ms late: five periods at once, and on as if nothing had been. Three seconds: those are left out.
+    # 50 ms late: five periods at once, and then on time again. Three seconds late: that time is skipped.
     assert times[:12] == [10, 20, 30, 40, 50, 100, 100, 100, 100, 100, 110, 120]
     assert times[12:15] == [3120, 3130, 3140]
     assert max(clock.slept) == 10 * MS
@@ -203,7 +203,7 @@ def test_a_loop_that_is_stopped_starts_again_from_its_beginning(monkeypatch: pyt
 
 
 class Source:
-    """A microphone that captures what it is told to."""
+    """A microphone that captures what the test gives it."""
 
     name = "source"
 
@@ -276,7 +276,7 @@ def test_who_records_again_hears_nothing_of_before() -> None:
     assert isinstance(one, FormatChanged) and isinstance(two, FormatChanged)
     assert two.format.generation == one.format.generation + 1
     assert isinstance(third, AudioPacket) and third.generation == two.format.generation
-    # Positions begin anew, and half a packet of before does not come first; numbers go on, so no loss is seen.
+    # Positions start over, without half a packet left from before; sequence numbers continue, so that no loss is seen.
     assert (third.position, third.host_ns, third.sequence) == (0, NOW + NS_PER_S, 2)
 
 
@@ -314,7 +314,7 @@ def spoken(test: Callable[[MicrophoneUplink, Source, Line, list[str]], Any]) -> 
 
 
 async def captured(source: Source, seconds: float) -> None:
-    """As a device does it: from a thread of its own."""
+    """As a device does it, from a separate thread."""
     assert source.push is not None
     await asyncio.to_thread(source.push, sine(seconds, channels=1))
     await asyncio.sleep(0)

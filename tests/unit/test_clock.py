@@ -290,7 +290,7 @@ def test_what_is_asked_of_the_daemon_follows_the_latency() -> None:
     assert asked == ["robust", "low", "normal", "normal"]
 
 
-# -- what may come in a time -----------------------------------------------------------------------
+# -- allowances ------------------------------------------------------------------------------------
 
 
 def test_what_comes_at_the_pace_of_time_or_a_little_faster_is_taken_for_ever() -> None:

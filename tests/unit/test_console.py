@@ -1,4 +1,4 @@
-"""What the command line prints, whatever it prints to."""
+"""The command line's output, to any kind of stream."""
 
 from __future__ import annotations
 

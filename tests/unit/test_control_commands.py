@@ -1,4 +1,4 @@
-"""Commands: who may what, where, and what is made of it; with a worker and its guests, and no server before them."""
+"""Commands: the rights that they need and their effects, on a worker and its guests without a server."""
 
 from __future__ import annotations
 
@@ -497,7 +497,7 @@ def test_what_the_plane_hands_on_is_the_workers(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-# What others have written programs for.
+# Other people's programs depend on these.
 PLACES = {
     "about": "GET /about", "attach": "POST /guests/{guest}/doors", "decide": "POST /requests/{request}",
     "detach": "DELETE /doors/{door}", "explain": "GET /explain", "flight": "GET /guests/{guest}/flight",

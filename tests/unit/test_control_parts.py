@@ -1,4 +1,4 @@
-"""What control keeps of connections: budgets, names, streams turned down, visits; and arguments as types."""
+"""What `control` keeps for connections: budgets, claimed names, ducked streams, visits; and typed arguments."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_guest_that_was_added_pays_from_then_on_and_a_token_that_is_gone_begin
 
 
 class Claimant:
-    """A connection that hears what becomes of its claims."""
+    """A connection that is notified about its claims."""
 
     def __init__(self, name: str) -> None:
         self.name, self.subject = name, Subject()
@@ -135,7 +135,7 @@ def test_names_are_bounded_and_one_that_nobody_has_makes_room() -> None:
     assert claims.holder("name 0") is other and claims.claim("one more", one, replace=False)
 
 
-# -- turned down ---------------------------------------------------------------------------------
+# -- ducking -------------------------------------------------------------------------------------
 
 
 def played(rig: Rig, name: str) -> Stream:

@@ -1,4 +1,4 @@
-"""When the cyclic collector looks at what; that it does is test_daemon_parts's."""
+"""When the cyclic garbage collector runs, and on which generations; its effect is tested in test_daemon_parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millrace.daemon.collector import ANYWAY_S, EVERY_S, MIDDLE, NEVER, QUIET_S,
 
 
 class Collector:
-    """Stands in for the module `gc`: keeps what it was asked."""
+    """Replaces the module `gc`, and records the calls."""
 
     def __init__(self) -> None:
         self.did: list[Any] = []
@@ -70,7 +70,7 @@ def collections(monkeypatch: pytest.MonkeyPatch, quiet: Callable[[float], bool],
 
 def test_everything_is_collected_now_and_then_while_nothing_plays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert collections(monkeypatch, lambda now: True, 0.5) == [QUIET_S * n for n in range(1, 7)]
-    # Sound for an hour: as soon as it ends, and not before.
+    # Sound for an hour: collect as soon as it ends, and not before.
     assert collections(monkeypatch, lambda now: now > 3600, 1.2)[:2] == [3660, 3660 + QUIET_S]
 
 

@@ -1,4 +1,4 @@
-"""Where the daemon is reached by HTTP, and what people are told of it."""
+"""The addresses at which the daemon serves HTTP, and those that it shows to users."""
 
 from __future__ import annotations
 

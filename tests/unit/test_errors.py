@@ -1,4 +1,4 @@
-"""What an error is called by HTTP, in the native protocol and by a command's exit code."""
+"""Each error's HTTP status, code in the native protocol, and exit code."""
 
 from __future__ import annotations
 

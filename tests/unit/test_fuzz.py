@@ -37,7 +37,7 @@ TAGGED = st.sampled_from("LLtbmvFVP").flatmap(lambda kind: st.tuples(st.just(kin
 
 @st.composite
 def nested(draw: st.DrawFn) -> bytes:
-    """What an extension takes: tagged values, the first of them a number."""
+    """An extension's arguments: tagged values, of which the first is a number."""
     writer = Writer()
     writer.u32(draw(st.integers(0, 6)))
     for kind, value in draw(st.lists(TAGGED, max_size=6)):

@@ -1,4 +1,4 @@
-"""The fuzz's judge: it lets through how each protocol ends, and nothing else."""
+"""The fuzz's verdicts: they accept the ways in which each protocol may end, and nothing else."""
 
 from __future__ import annotations
 

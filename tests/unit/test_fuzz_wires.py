@@ -1,4 +1,4 @@
-"""Mutated traffic of every wire, in every run; `python -m bench fuzz` goes on for longer, and against a daemon."""
+"""Mutated traffic of every wire, in every test run; `python -m bench fuzz` runs for longer, and against a daemon."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_recorded_traffic_is_understood() -> None:
 
 @pytest.mark.parametrize("wire", [wire for wire in WIRES if wire.name in HONEST], ids=lambda wire: wire.name)
 def test_what_real_programs_said_is_taken_to_its_end(wire: Wire) -> None:
-    """Else the fuzz would get no further than the first message of each."""
+    """Otherwise the fuzz would get no further than the first message of each session."""
     for session in wire.sessions():
         take = wire.open()
         for message in session:

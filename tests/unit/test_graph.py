@@ -263,7 +263,7 @@ def test_a_deadline_is_never_before_the_position_it_is_for() -> None:
 
 
 def test_what_was_taken_from_a_client_is_kept_however_long_the_host_has_been_up() -> None:
-    """Ten years: work that grew with the clock would not end."""
+    """After ten years; any work that grows with the clock's value would not finish."""
     pool, long = LanePool(default_map(2), 1 << 15), 10 * 365 * 24 * 3600 * 48_000
     stream = Stream(1, "one", default_map(2), {})
     ramp = np.repeat(np.arange(20_000, dtype=np.float32)[:, None], 2, axis=1)

@@ -1,4 +1,4 @@
-"""One cycle of a plan made by hand: what is summed, faded, limited, metered, and who is handed it."""
+"""One cycle of a hand-made plan: what is summed, faded, limited, metered and delivered."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_what_is_too_loud_is_limited_and_let_go_gradually() -> None:
     cycle(run)
     cycle(run, position=FRAMES)
     assert np.abs(heard.blocks[1]).max() <= 1.0 and run.sink.level == 1.0 and run.limiter.gain < 1.0
-    # What follows is not too loud, but the gain comes back from cycle to cycle and not at once.
+    # What follows is not too loud, but the gain recovers over several cycles and not at once.
     mix.gains = array(0.25, 0.0)
     cycle(run, position=2 * FRAMES)
     assert 0.0 < heard.blocks[2].max() < 0.25
@@ -178,7 +178,7 @@ def test_a_sink_that_nobody_hears_is_mixed_once_for_its_meter() -> None:
         assert cycle(run, position=position) == 0
     assert run.sink.level == 0.0 and run.sink.latest is None
     assert cycle(run, position=METER_FRAMES) == 1 and run.sink.level == 0.5
-    # Where no cycle begins just there, the first that begins after it: never two, and never none.
+    # If no cycle begins exactly there, it is the first one after it: always exactly one.
     assert sum(cycle(run, position=at) for at in range(7, 2 * METER_FRAMES, FRAMES)) == 2
 
 

@@ -1,4 +1,4 @@
-"""The nodes of a graph: names, heirs, levels, links, and what observers are told of each change."""
+"""The nodes of a graph: names, heirs, levels, links, and what observers are notified of."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_moved_stream_is_where_it_was_put_and_its_taps_with_it() -> None:
     assert bench.news() == [("change", tap.key), ("change", stream.key)]
     bench.nodes.move_stream(stream, second)
     assert bench.news() == [], "it plays there already"
-    # One that was put back where streams go by themselves goes along with the default again.
+    # A stream that is moved back to the default sink follows the default again.
     bench.nodes.move_stream(stream, first)
     assert targets(stream) == ["first"] and not stream.placed
     stream.pinned = "its client asked for that"
@@ -143,7 +143,7 @@ def test_a_stream_that_plays_in_several_places_plays_in_one_when_it_is_moved_to_
     assert targets(stream) == ["first", "second"]
     bench.nodes.move_stream(stream, first)
     assert targets(stream) == ["first"]
-    # And the matrix that somebody gave a link is gone when the stream is moved there by its name.
+    # A matrix given to a link is dropped when the stream is moved to that sink.
     bench.nodes.link(stream, first, np.zeros((2, 2), np.float32))
     bench.nodes.move_stream(stream, first)
     assert stream.links[0].matrix is None

@@ -1,4 +1,4 @@
-"""Planning: when a plan is made, in how many rounds, and from when on it is in force."""
+"""Planning: when a plan is made, in how many rounds, and when it takes effect."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_whose_latency_counts_is_heard_or_will_be_soon() -> None:
     bench = Bench()
     stream = bench.stream(20)
     assert bench.planned() == 960
-    # A paused stream asks for nothing; one that has only run dry will be back.
+    # A paused stream asks for no latency; one that has only run dry will be back.
     paused = bench.stream(5, active=False)
     assert bench.planned() == 960
     paused.starved = True
@@ -136,7 +136,7 @@ def test_whose_latency_counts_is_heard_or_will_be_soon() -> None:
     assert bench.planned() == 480
     tap.active = False
     assert bench.planned() == 960
-    # Where nobody asks any more, the quantum of before is as good as any.
+    # If nothing asks for a latency any more, the quantum stays as it is.
     stream.active = False
     assert bench.planned() == 960
 

@@ -1,4 +1,4 @@
-"""Quanta: a cycle is as long as the lowest latency asked for lets it be."""
+"""Quanta: a cycle is as long as the lowest requested latency allows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from millrace.units import NS_PER_MS, NS_PER_S
 )
 def test_each_length_is_whole_frames_and_never_none(rate: int, frames: list[int]) -> None:
     quanta = Quanta(rate)
-    # What is asked for to the nanosecond is given.
+    # Requests that are met exactly.
     asked_ns = [2_500_000, 5_000_000, 10_000_000, 20_000_000, 40_000_000]
     assert [quanta.chosen([ns], 0) for ns in asked_ns] == frames
     assert (quanta.shortest, quanta.longest) == (frames[0], frames[-1])

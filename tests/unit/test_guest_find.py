@@ -1,4 +1,4 @@
-"""A guest's things by the keys that people use, and levels as they write them."""
+"""Finding a guest's objects by the keys that users type, and parsing levels."""
 
 from __future__ import annotations
 

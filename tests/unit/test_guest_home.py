@@ -1,4 +1,4 @@
-"""A listener's session and a machine work in anything that is a `Home`: they ask for nothing that it doesn't say."""
+"""A listener's session and a machine work in any `Home`: they use nothing beyond that protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Descriptors that come with messages: whoever refuses them, or fails at them, closes them."""
+"""Descriptors that accompany messages: code that refuses them, or fails on them, closes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers of machines that say what no machine says: each is a sentence about that one connection."""
+"""Machines' servers that send nonsense: each ends only its own connection, with a sentence."""
 
 from __future__ import annotations
 

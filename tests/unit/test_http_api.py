@@ -1,4 +1,4 @@
-"""The HTTP API: what of a request becomes arguments, and what an answer is; the commands are stand-ins."""
+"""The HTTP API: from requests to arguments, and from results to answers; the commands are stand-ins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What aiohttp logs of requests, as it is written."""
+"""How aiohttp's log of requests is written."""
 
 from __future__ import annotations
 

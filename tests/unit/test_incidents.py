@@ -1,4 +1,4 @@
-"""Incidents: written down once, counted for ever; and a listener's blame, from what it saw."""
+"""Incidents: recorded once, counted for ever; and a listener's diagnosis from what it observed."""
 
 from __future__ import annotations
 

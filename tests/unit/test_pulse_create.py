@@ -273,7 +273,7 @@ def test_what_is_remembered_of_a_group_is_given_where_the_client_did_not_choose(
     )  # fmt: skip
     assert chosen.node.sink is scene.source and chosen.gains == (1.0, 1.0) and not chosen.mute
     assert scene.record(muted_set=True, muted=True).mute
-    # It is put there only where its client may record, and where that is still there.
+    # It goes there only if its client may record it and it still exists.
     scene.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     assert scene.record().node.sink is scene.source
     scene.admission.grants.set(Permission.MONITOR, ANY, None)

@@ -1,4 +1,4 @@
-"""What of a guest's sinks and sources is in use."""
+"""Which of a guest's sinks and sources are in use."""
 
 from __future__ import annotations
 

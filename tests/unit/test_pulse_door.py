@@ -1,4 +1,4 @@
-"""The door of one guest: what its names mean, who is told of what, and what ends with what."""
+"""The door of one guest: resolving names, notifying clients, and what ends together."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_new_default_source_takes_along_those_that_named_none_and_may_record_i
     scene.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
     scene.door.set_default_source(None)
     assert plain.node.sink is scene.music, "its client may not record the microphone"
-    # What was the default without being chosen, and is chosen now, is nothing new.
+    # Choosing what was already the default is no change.
     scene.news()
     scene.door.set_default_source(scene.source)
     assert scene.news() == []

@@ -1,4 +1,4 @@
-"""EXTENSION: commands within a command. What they read, write and give at once, and what they refuse."""
+"""EXTENSION, with its subcommands: what they read, write and apply at once, and what they refuse."""
 
 from __future__ import annotations
 

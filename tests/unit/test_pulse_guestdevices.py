@@ -1,4 +1,4 @@
-"""What is remembered of sinks and sources is put in force when they come, and taken back where it can't be kept."""
+"""Saved settings of sinks and sources are applied when these are created, and undone if they can't be saved."""
 
 from __future__ import annotations
 

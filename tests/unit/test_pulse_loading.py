@@ -1,4 +1,4 @@
-"""A module on its way: what it makes is named, described, bounded, and written down in it."""
+"""Loading a module: what it creates is named, described, limited, and recorded in the module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loopback by its parts: what it hears is what it plays, it follows its moves, and goes with either end."""
+"""A loopback's parts: it plays what it records, follows moves, and ends with either of its streams."""
 
 from __future__ import annotations
 

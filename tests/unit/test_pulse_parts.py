@@ -1,4 +1,4 @@
-"""The door's parts on their own: the byte queue against a model, buffer attributes, formats."""
+"""Parts of the door in isolation: the byte queue against a model, buffer attributes, formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that ask: what is found by which name, lists in steps, and the answer to what is not there."""
+"""Commands that query: finding objects by name, lists in steps, and the answer for missing objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was rendered of a stream, which is what its client's clock runs on."""
+"""How much of a stream was rendered, on which its client's clock is based."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which right each command of PulseAudio's protocol takes: all of them are sorted here, so a new one has to be."""
+"""The right that each command of PulseAudio's protocol needs: the table is complete, so a new command must be added."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples: uploads that come in pieces, and the cache that keeps them at the guest's expense."""
+"""Samples: uploads that arrive in pieces, and the cache that charges them to the guest's budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a PulseAudio stream, in words that users read."""
+"""The description of a PulseAudio stream for users."""
 
 from __future__ import annotations
 

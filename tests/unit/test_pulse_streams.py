@@ -1,4 +1,4 @@
-"""Commands about a client's own streams: what each does to them, and in which order it is answered."""
+"""Commands about a client's own streams: their effects, and the order of the answers."""
 
 from __future__ import annotations
 

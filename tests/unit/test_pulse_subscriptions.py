@@ -1,4 +1,4 @@
-"""SubscriptionEvents: each change once, to those that asked for it, in turns, and nothing from before they asked."""
+"""SubscriptionEvents: each change once, only to its subscribers, in turns, and nothing from before they subscribed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""module-sine's tone: its pitch and level, and that it is one line however it is taken."""
+"""module-sine's tone: its pitch and level, and its continuity for any sizes of pulls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry: what watchers are told, and what those are told who ask for measurements too."""
+"""The registry: what watchers get, and what those get that request measurements too."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_who_asks_for_measurements_is_told_each_second_what_is_different() -> No
         assert await told(watchers) == [[{"a": 0.125}]] * 3
         registry.second()
         assert await told(watchers) == [[], [], []]
-        # Who comes later is told all of it.
+        # A watcher that comes later gets all of it.
         registry.measure(plain, "a")
         registry.second()
         assert (await told(watchers))[0] == [{"a": 0.125}]

@@ -1,4 +1,4 @@
-"""What a guest's streams and devices get is kept before it is acknowledged, however much is asked for."""
+"""Settings of a guest's streams and devices are saved before they are acknowledged, at any rate of requests."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_rule_that_the_disk_does_not_take_is_not_in_force(tmp_path: Path) -> N
         rules.submit(RuleUpdate(dict, heard.append))
         while len(heard) < 2:
             await asyncio.sleep(0.001)
-        # What changes nothing needs no disk.
+        # A request that changes nothing needs no write.
         assert heard == [False, True] and rules.kept == {}
         keeper.close()
 

@@ -1,4 +1,4 @@
-"""A client's frames at the graph's rate: in small pieces, whole, and holding no more than is left."""
+"""A client's frames at the graph's rate: in small pieces, complete, and without keeping more memory than is queued."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_what_is_pulled_far_ahead_is_resampled_in_small_pieces_to_the_same_sound
     for frames in [rate_out // 2, 480, 1, 7] + [rate_out // 10] * 8:
         out = np.zeros((frames, 2), np.float32)
         sound.append(out[: resampled.pull(out, read, due=frames)])
-        # A view would keep all that was made with it.
+        # A view would keep the whole array alive.
         assert resampled._pending is None or resampled._pending.base is None
     assert max(asked) * max(1.0, rate_out / rate_in) < 1.1 * PIECE_FRAMES
     whole = SoxrResampler(rate_in, rate_out, 2).finish_of(signal)

@@ -1,4 +1,4 @@
-"""Rights, tokens, the limit on guesses, and what is kept of them."""
+"""Rights, tokens, the limit on guesses, and what is saved of them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_token_is_found_by_its_secret_until_it_expires_or_goes() -> None:
 
 @pytest.mark.parametrize("wall_s", [-(10**10), -3600, -1800, -1, 0, 1, 1_800_000_000, 2**31, 2**32, 2**40])
 def test_a_token_expires_whatever_the_wall_clock_shows(wall_s: int) -> None:
-    """A clock that was never set shows 1970, or before; one that was set wrongly anything."""
+    """A clock that was never set may show 1970 or earlier, and one that was set wrongly may show anything."""
     token = made(1, "s", expires_s=expiry(wall_s, 3600))
     assert not expired(token, wall_s) and not expired(token, wall_s + 3598)
     assert expired(token, wall_s + 3601) and expired(token, wall_s + 10**9)

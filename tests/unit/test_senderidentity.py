@@ -1,4 +1,4 @@
-"""Who speaks on a connection: the process that connected, and still as the program that it was."""
+"""The sender on a connection must be the process that connected, and still be the same program."""
 
 from __future__ import annotations
 

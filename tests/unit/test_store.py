@@ -1,4 +1,4 @@
-"""What is kept on disk: whole changes or none, through kills, full, locked, read-only, swapped and damaged files."""
+"""The store: changes are complete or absent, with kills and with full, locked, read-only, swapped and damaged files."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_each_version_is_brought_to_the_next_and_one_that_fails_changes_nothing(
         Store(path)
 
 
-# -- nothing is destroyed by an error that may pass ------------------------------------------------
+# -- a temporary error destroys nothing ------------------------------------------------------------
 
 
 def healthy(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Text from outside: how it is shown, and the parsers."""
+"""Untrusted text: how it is shown, and the parsers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of wire/contract.py, for every session: with what real programs said, and what the cores in the tree say."""
+"""The rules of wire/contract.py for every session, with recorded traffic and with that of Millrace's own sessions."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def joined(events: list[Any]) -> list[Any]:
 
 
 def written(wire: Any) -> bytes:
-    """All that it writes now."""
+    """Everything that it has to send at the moment."""
     out = wire.data_to_send()
     if isinstance(out, bytes):
         return out

@@ -83,7 +83,7 @@ class Taken(Arguments):
 
 
 def test_an_argument_that_is_not_known_is_refused() -> None:
-    """A token for `guest`, where `guests` was meant, would be one for all."""
+    """If `guest` were ignored where `guests` is meant, a token would apply to all guests."""
     assert msgspec.convert({"guests": ["alice"]}, Taken).guests == ["alice"] and Taken() == Taken([])
     with pytest.raises(msgspec.ValidationError, match="unknown field `guest`"):
         msgspec.convert({"guest": "alice"}, Taken)

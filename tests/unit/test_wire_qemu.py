@@ -1,4 +1,4 @@
-"""D-Bus as QEMU speaks it, QMP, and what a wrong or hostile peer gets."""
+"""D-Bus as QEMU uses it, QMP, and the treatment of wrong or hostile peers."""
 
 from __future__ import annotations
 

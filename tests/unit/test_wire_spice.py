@@ -1,4 +1,4 @@
-"""SPICE channels: link, ticket, messages, and what a wrong or hostile server gets."""
+"""SPICE channels: link, ticket, messages, and the treatment of wrong or hostile servers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def message(kind: int, body: bytes = b"") -> bytes:
 
 
 def test_a_channel_that_is_not_let_in_is_given_up_and_one_that_is_stays() -> None:
-    """A server that has let the main channel in may let the sound wait for ever: the machine would be mute."""
+    """A server that has accepted the main channel may leave the sound channels waiting for ever, without sound."""
     channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128), 5)
     channel.receive(seeds.spice_reply(bytes(162)), 6)
     assert channel.next_timeout() == 5 + ANSWER_NS

@@ -1,4 +1,4 @@
-"""RFB with QEMU's audio: logging in, sound, and what a wrong or hostile server gets."""
+"""RFB with QEMU's audio: authentication, sound, and the treatment of wrong or hostile servers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_server_that_ends_before_it_shows_its_screen_can_be_told() -> None:
 
 @pytest.mark.parametrize("injected", [b"", bytes(4)])
 def test_what_comes_before_tls_has_begun_is_not_taken_for_the_servers(injected: bytes) -> None:
-    """Anybody on the way can say it: it would be read as if it had come inside."""
+    """Anyone on the path can inject it, and it would be read as if it had arrived inside TLS."""
     vnc = VncClient(48_000, 2, "", lambda asked, text: b"", 0)
     for part in seeds.vnc()[3]:
         vnc.receive(part, 0)
