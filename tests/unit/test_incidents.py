@@ -65,6 +65,9 @@ def test_what_is_near_is_of_the_daemon_or_of_the_same_thing() -> None:
     ours, send = frozenset({"loop"}), frozenset({"send"})
     assert made.near(ours, 10 * NS_PER_S + 300 * MS, 600 * MS) is stall
     assert made.near(ours, 11 * NS_PER_S, 600 * MS) is None
+    # A stall that goes on is still found behind an incident that began later and is over.
+    again = made.record("loop", "not run", stall.last_ns + 900 * MS)
+    assert again is stall and made.near(ours, stall.last_ns + 300 * MS, 600 * MS) is stall
     assert made.near(send, 10 * NS_PER_S, NS_PER_S, "listener/2") is None
     assert made.near(send, 10 * NS_PER_S, NS_PER_S, "listener/1") is not None
 

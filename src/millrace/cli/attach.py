@@ -61,7 +61,7 @@ def qemu(
 ) -> None:
     """Attach QEMU by D-Bus: every card, playing and recording.
 
-    It is attached when QEMU is there, and again when QEMU or the daemon comes back.
+    Millrace connects as soon as QEMU runs, and reconnects when QEMU or the daemon restarts.
 
     Examples:
 
@@ -175,7 +175,7 @@ def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Pa
 
 
 def detach(door: Annotated[str, typer.Argument(help="door/N as `millrace ls` shows it.")]) -> None:
-    """Let go of a machine. Example: millrace detach door/7"""
+    """Detach a machine. Example: millrace detach door/7"""
     from millrace.cli.api import call, path_of
 
     call("DELETE", path_of("doors", door.removeprefix("door/")))

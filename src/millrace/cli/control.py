@@ -23,7 +23,7 @@ def set_(
 ) -> None:
     """Change volume and mute, or a listener's codec settings.
 
-    Streams, sinks and sources have volume (50%, -6dB, or one a channel: 40%,60%) and mute (on, off).
+    Streams, sinks and sources have volume (50%, -6dB, or one value per channel: 40%,60%) and mute (on, off).
 
     Listeners have codec (opus s16 s24 f32), bitrate (6k to 510k), vbr, complexity (0 to 10),
     frame (auto 2.5ms 5ms 10ms 20ms 40ms 60ms), fec, loss (0 to 100), dtx, bandwidth, application, channels,
@@ -70,7 +70,7 @@ def link(
     matrix: Annotated[str | None, typer.Option(help="Mix matrix, one row for each source channel: 'a,b;c,d'.")] = None,
     guest: _GUEST = None,
 ) -> None:
-    """Link a stream or a sink into one more sink, or change its mix.
+    """Link a stream or a sink to one more sink, or change its mix.
 
     Examples:
 
@@ -91,7 +91,7 @@ def unlink(
     to: Annotated[str, typer.Argument(metavar="SINK", help="sink/NAME.")],
     guest: _GUEST = None,
 ) -> None:
-    """Take a link away. Example: millrace unlink stream/7 sink/music"""
+    """Remove a link. Example: millrace unlink stream/7 sink/music"""
     from millrace.cli.api import call
 
     call("DELETE", "/api/v1/links", {"source": source, "to": to, "guest": guest})
@@ -139,7 +139,7 @@ def sink_remove(
     name: Annotated[str, typer.Argument(metavar="SINK", help="Its name.")],
     guest: Annotated[str, typer.Option(help="The guest.")] = "default",
 ) -> None:
-    """Remove a sink; what plays there goes on at the default one. Example: millrace sink remove music"""
+    """Remove a sink; its streams move to the default sink. Example: millrace sink remove music"""
     from millrace.cli.api import call, path_of
 
     call("DELETE", path_of("guests", guest, "sinks", name))

@@ -85,14 +85,14 @@ def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> No
 
 
 def deny(request: Annotated[str, typer.Argument(help="The pending request/N.")], always: _ALWAYS = False) -> None:
-    """Refuse a request that waits. Example: millrace deny request/12"""
+    """Refuse a pending request. Example: millrace deny request/12"""
     _decide(request, False, always)
 
 
 def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show the rules for programs, and the requests that wait.
+    """Show the rules for programs, and pending requests.
 
-    A guest without rules lets its programs in, and record.
+    A guest without rules allows its programs to connect and to record.
 
     Example: millrace grants
     """

@@ -23,7 +23,7 @@ def incidents(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing incidents as they happen.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one incident per line.")] = False,
 ) -> None:
-    """Show every hole, stall, loss and refusal, and its cause.
+    """Show every dropout, stall, loss and refusal, with its cause.
 
     Examples:
 

@@ -49,7 +49,7 @@ def run(
     jobs: Annotated[int, whole("--jobs", 1, 1024, "Number of parallel processes.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")] = False,
 ) -> None:
-    """Run scenarios in virtual time and print what came of them.
+    """Run scenarios in virtual time and print the results.
 
     Examples:
 
@@ -110,7 +110,7 @@ def sound(
 ) -> None:
     """Play a tone in virtual time and measure what is heard.
 
-    997 Hz go the whole way, codec included.
+    A 997 Hz tone takes the whole path, codec included.
 
     Example: millrace lab sound ppm200/exp3/loss2 --set codec=opus
     """
@@ -138,7 +138,7 @@ def impair(
     rate: Annotated[str, typer.Option(help="Line rate, such as 256k; 0 for no limit.")] = "0",
     seed: Annotated[int, whole("--seed", 0, 1 << 32, "Random seed; the same seed repeats the run.")] = 1,
 ) -> None:
-    """Make the line between a listener and its daemon bad.
+    """Impair the connection between a listener and its daemon.
 
     Examples:
 

@@ -19,7 +19,7 @@ def latency(
     guest: Annotated[str, typer.Option(help="The guest to probe.")] = "default",
     as_json: _JSON = False,
 ) -> None:
-    """Show where a stream's sound spends its time, stage by stage.
+    """Break down a stream's latency, stage by stage.
 
     Each listener has a breakdown of its own. --probe plays ten clicks into the guest, hears them as a listener would,
     and compares what it measured with the breakdown.
@@ -55,9 +55,9 @@ def explain(
     target: Annotated[str, typer.Argument(help="stream/7 or recorder/9, as `millrace ls` shows it.")],
     as_json: _JSON = False,
 ) -> None:
-    """Tell in plain words what is done to a stream's sound.
+    """Explain in plain words how a stream's sound is processed.
 
-    The stages stand in their order, from the application to each listener; * marks those that change the sound.
+    Stages are listed in order, from the application to each listener; * marks those that change the sound.
 
     Example: millrace explain stream/7
     """

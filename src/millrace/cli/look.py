@@ -29,7 +29,7 @@ def top(
 ) -> None:
     """Watch levels, latency, drift, faults and incidents live.
 
-    It goes on until Ctrl-C.
+    Runs until Ctrl-C.
 
     Example: millrace top
     """
@@ -183,9 +183,9 @@ def _quoted(text: str) -> str:
 def report(
     to: Annotated[Path, typer.Option(metavar="FILE", help="Archive to write.")] = Path("millrace-report.tar.gz"),
 ) -> None:
-    """Pack up what a bug report needs, without secrets or sound.
+    """Collect what a bug report needs, without secrets or sound.
 
-    In it are the state, incidents, every guest's last minute, and versions.
+    It contains the state, the incidents, the last minute of every guest, and versions.
 
     Example: millrace report --to report.tar.gz
     """

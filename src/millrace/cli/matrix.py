@@ -32,7 +32,7 @@ def matrix(
 ) -> None:
     """Try virtual sound cards, each in a Linux guest that QEMU boots.
 
-    Every cell of the matrix is a machine that plays or records; what came of it is printed.
+    Every cell of the matrix is a machine that plays or records; the result is printed.
 
     The guest is built once from Debian packages (apt, no root) into the cache folder. A cell takes its
     seconds and about eight more.

@@ -6,9 +6,10 @@ from millrace.cli.console import say
 
 
 def page() -> None:
-    """Print a link that lets one browser in, once, within the hour.
+    """Print a single-use link that signs one browser in.
 
-    That browser has every right. Others open the page by its plain address, and enter a token (`millrace token new`).
+    The link is valid for an hour, and that browser has every right. Others open the page by its plain address and enter a
+    token (`millrace token new`).
 
     Example: millrace page
     """

@@ -26,10 +26,10 @@ def policy(
     replace: Annotated[bool, typer.Option("--replace", help="Take over from the policy that is running.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Decide who plays where, how loud, and who may; see docs/policy.md.
+    """Run the session manager: routing, volumes and permissions; see docs/policy.md.
 
     `millrace serve` runs this by itself. A policy of one's own, or this one with another configuration, takes over with
-    --replace, and gives the place back when it ends: sound goes on all the while.
+    --replace, and hands control back when it ends. Sound is not interrupted.
 
     Examples:
 

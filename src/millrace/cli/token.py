@@ -13,7 +13,7 @@ from millrace.cli.group import App
 from millrace.errors import OutputLost
 from millrace.text import printable
 
-app = App(help="Manage tokens, which give others access with chosen rights.")
+app = App(help="Manage tokens, which give others access with limited rights.")
 HEADS = ("token", "name", "until", "in", "may")
 CALENDAR_END_S = 253_402_300_799
 """The last second of the year 9999."""
@@ -75,7 +75,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 def rotate(token: _TOKEN) -> None:
     """Replace a token's secret and print the new one.
 
-    What plays goes on. The old secret is no longer valid.
+    Connections in use stay open. The old secret is no longer valid.
 
     Example: millrace token rotate token/3 > alice.token
     """
@@ -90,7 +90,7 @@ def rotate(token: _TOKEN) -> None:
 
 @app.command("revoke")
 def revoke(token: _TOKEN) -> None:
-    """Revoke a token; what plays by it ends at once. Example: millrace token revoke token/3"""
+    """Revoke a token; connections that use it end at once. Example: millrace token revoke token/3"""
     from millrace.cli.api import call, path_of
 
     call("DELETE", path_of("tokens", token.removeprefix("token/")))

@@ -141,8 +141,9 @@ class Incidents:
     def near(self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, subject: str = "") -> Incident | None:
         """The latest incident of these stages shortly before `at_ns`, of the whole daemon or about `subject`."""
         for incident in reversed(self._ring.values()):
+            # The ring is in order of first occurrence: one that began long ago may have happened again just now.
             if incident.last_ns < at_ns - before_ns:
-                return None
+                continue
             about = not incident.guest or (bool(subject) and incident.subject == subject)
             if about and incident.stage in stages and incident.at_ns <= at_ns + 50 * NS_PER_MS:
                 return incident
