@@ -151,6 +151,21 @@ def test_a_flood_of_commands_is_served_a_share_at_a_time_whole_and_in_order() ->
     run(test)
 
 
+def test_a_client_that_is_gone_is_gone_at_once() -> None:
+    async def test() -> None:
+        guest = Guest()
+        runner, _, wire = guest.connect()
+        deliver(runner, wire.data_to_send())
+        assert len(guest.rig.door.clients) == 1
+        runner.eof_received()
+        # asyncio reports the loss in the next round; another client may ask before that.
+        assert not guest.rig.door.clients
+        runner.connection_lost(None)
+        assert not guest.rig.door.clients
+
+    run(test)
+
+
 def test_connections_of_a_guest_share_one_share_and_are_read_in_small_pieces_meanwhile() -> None:
     async def test() -> None:
         guest = Guest()

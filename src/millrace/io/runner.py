@@ -332,7 +332,8 @@ class StreamRunner(asyncio.BufferedProtocol):
         return True
 
     def eof_received(self) -> bool:
-        """See asyncio."""
+        """See asyncio, which reports the loss a round later: others would see the streams until then."""
+        self._end()
         return False
 
     def pause_writing(self) -> None:
@@ -346,7 +347,12 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._core.congested = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio. Cleanup takes turns too, as a thousand connections may end at once."""
+        """See asyncio."""
+        if not self._lost:
+            self._end()
+
+    def _end(self) -> None:
+        """Clean up, in turns: a thousand connections may end at once."""
         self._lost, self._rest = True, b""
         if self._due is not None:
             self._due.cancel()
