@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import unused_port
 
 from millrace.client.bus import Bus
@@ -30,6 +31,7 @@ from millrace.lab.impair import Impairment
 from millrace.rights.model import OWNER, Right, parse_rights
 from millrace.server.http import authentication as gate_module
 from millrace.server.http.authentication import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
+from millrace.server.http.events import WebSocket
 from millrace.server.http.origins import parse_addresses, parse_origin
 from millrace.server.native.server import NativeServer
 from millrace.sim.net import Path as ImpairedPath
@@ -675,6 +677,35 @@ def test_everything_that_runs_by_a_token_ends_when_it_is_revoked(tmp_path: Path)
         things = await everything(rig, secret)
         assert await rig.daemon.worker.access.revoke(number)
         await ended(rig, *things, secret, number)
+
+    running(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("revoked", "the token was revoked"), ("guest removed", "guest alice was removed")]
+)
+def test_rights_that_end_during_the_handshake_let_no_listener_in(
+    how: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(rig: Rig) -> None:
+        number, secret = await rig.token("hear", ("alice",))
+        alice, prepare = rig.daemon.worker.guest("alice"), WebSocket.prepare
+
+        async def meanwhile(self: WebSocket, request: web.BaseRequest) -> AbstractStreamWriter | None:
+            writer = await prepare(self, request)
+            if how == "revoked":
+                await rig.daemon.worker.access.revoke(number)
+            else:
+                await rig.daemon.worker.remove_guest("alice")
+                await rig.daemon.worker.add_guest("alice", {})
+            return writer
+
+        monkeypatch.setattr(WebSocket, "prepare", meanwhile)
+        async with rig.http.ws_connect(f"{rig.url}/alice", headers=bearer(secret)) as line:
+            message = await line.receive_json()
+            assert (message["type"], message["fatal"]) == ("error", True) and told in message["message"]
+            assert (await line.receive()).type is aiohttp.WSMsgType.CLOSE
+        assert not alice.sessions and not list(rig.daemon.worker.access._live_sessions)
 
     running(tmp_path, test)
 

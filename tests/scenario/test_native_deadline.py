@@ -54,6 +54,7 @@ def test_a_call_that_is_not_answered_ends_by_its_deadline(tmp_path: Path, monkey
             gate = Gate(monkeypatch)
             with pytest.raises(PeerLost, match=r"no answer to state within 0\.05 s"):
                 await own.call("state", timeout_s=0.05)
+            assert not own._calls, "nothing is kept for a call that was given up"
             late = asyncio.create_task(own.call("incidents", timeout_s=None))
             await asyncio.sleep(0)
             gate.open()

@@ -55,10 +55,13 @@ pulse_tcp = ["127.0.0.1:4713", "[::1]:4713"]
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[daemon]\nlisten = 5", "listen must be str"),
+        ("[daemon]\nlisten = 5", "listen must be a string"),
         ("[daemon]\nlisten = 'nowhere'", "HOST:PORT"),
-        ("[daemon]\nspeed = 5", "unknown speed"),
-        ("[deamon]", "unknown deamon"),
+        (
+            "[daemon]\nspeed = 5",
+            "unknown speed; what there is: listen, token_file, public_url, allowed_origins, trusted_proxies$",
+        ),
+        ("[deamon]", "unknown deamon; what there is: daemon, tls, guest$"),
         ("[guest.a]\nrate = 5", "8000"),
         ("[guest.a]\nchannels = 77", "1 to 8"),
         ("[guest.a]\npulse_tcp = 5", "HOST:PORT"),

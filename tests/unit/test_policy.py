@@ -182,9 +182,10 @@ def test_the_file_is_read_and_mistakes_are_named(tmp_path: Path) -> None:
         False, (("music", "sink/m"),), ("phone",), -12.0, (Rule("allow", "*", "firefox-esr", what=("camera",)),)
     )
     for text, message in (
-        ("remember = 1", "remember must be bool"), ("[duck]\ndb = 3", "outside -96"), ("colour = 1", "unknown colour"),
+        ("remember = 1", "remember must be true or false"),
+        ("[duck]\ndb = 3", "outside -96"), ("colour = 1", "unknown colour"),
         ('[[rule]]\nanswer = "maybe"', "allow, deny, ask"), ('[[rule]]\nanswer = "ask"\nwhat = ["x"]', "microphone"),
-        ('[[rule]]\nanswer = "ask"\nwho = "x"', "unknown who"), ("[roles]\nmusic = 1", "must be strings"),
+        ('[[rule]]\nanswer = "ask"\nwho = "x"', "unknown who"), ("[roles]\nmusic = 1", "has the name of a sink"),
         ("=", "line 1"),
         ("rule = [1]", "is a table"),
     ):  # fmt: skip

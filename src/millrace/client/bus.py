@@ -274,6 +274,10 @@ class Bus:
                 return await waiting.future
         except TimeoutError:
             raise PeerLost(f"no answer to {method} within {timeout_s:g} s; is the daemon stopped, or busy?") from None
+        finally:
+            # A stream that begins after its caller has given up must be closed, so that answer is still awaited.
+            if on_fds is None:
+                self._calls.pop(serial, None)
 
     async def set(self, target: str, guest: str | None = None, **settings: str | bool | float) -> None:
         """Change settings, such as `set("sink/millrace", volume="50%")`."""

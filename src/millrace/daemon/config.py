@@ -13,10 +13,11 @@ from millrace.guest.config import GuestConfig, checked_guest_name, graph_channel
 from millrace.guest.machines.address import DoorSpec, parse_door, parse_places
 from millrace.io.files import read_secret, read_toml
 from millrace.io.paths import config_path, expanded, is_there, runtime_dir, state_path
+from millrace.io.toml import Table
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.server.http.origins import Addresses, parse_addresses
-from millrace.text import checked_int, parse_address, parse_size, printable, quoted
+from millrace.text import checked_int, parse_address, parse_size, quoted
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 TOKEN_CHARS_MIN = 16
@@ -40,23 +41,6 @@ class Config:
     state: Path = field(default_factory=state_path)
 
 
-def _take(table: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    value = table.pop(key, None)
-    if value is not None and not isinstance(value, kind):
-        raise ConfigError(f"{where and f'{where}.'}{key} must be {kind.__name__}, not {quoted(value)}")
-    return value
-
-
-def _table(table: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-    """A subtable; empty if absent."""
-    return _take(table, key, dict, where) or {}
-
-
-def _no_more(table: dict[str, Any], where: str) -> None:
-    if table:
-        raise ConfigError(f"{where and f'{where}: '}unknown {', '.join(map(printable, sorted(table)))}")
-
-
 def _addresses(value: Any, where: str) -> tuple[str, ...]:
     """One address or a list of them."""
     listed = [value] if isinstance(value, str) else value
@@ -67,29 +51,22 @@ def _addresses(value: Any, where: str) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def _texts(table: dict[str, Any], key: str, where: str) -> list[str]:
-    """A list of texts."""
-    found = _take(table, key, list, where) or []
-    if not all(isinstance(item, str) for item in found):
-        raise ConfigError(f"{where}.{key} must be a list of strings, not {quoted(found)}")
-    return found
-
-
-def _guest(name: str, table: dict[str, Any]) -> GuestConfig:
+def _guest(name: str, values: Any) -> GuestConfig:
     where = f"guest.{checked_guest_name(name)}"
-    if not isinstance(table, dict):
+    if not isinstance(values, dict):
         raise ConfigError(f"{where} is a table: [{where}]")
-    rate = graph_rate(table.pop("rate", 48_000), f"{where}.rate")
-    channels = graph_channels(table.pop("channels", 2), f"{where}.channels")
-    tcp = _addresses(table.pop("pulse_tcp", ()), f"{where}.pulse_tcp")
-    doors = _doors(table, where)
-    places = parse_places(_texts(table, "attach", where), f"{where}.attach")
-    microphone, rights = _take(table, "microphone", bool, where), _take(table, "rights", str, where)
-    grants = _grants(_take(table, "grants", dict, where) or {}, f"{where}.grants")
-    memory = _memory(table.pop("memory", None), f"{where}.memory")
-    _no_more(table, where)
+    table = Table(values, where)
+    rate = graph_rate(table.any("rate", 48_000), f"{where}.rate")
+    channels = graph_channels(table.any("channels", 2), f"{where}.channels")
+    tcp = _addresses(table.any("pulse_tcp", ()), f"{where}.pulse_tcp")
+    doors = _doors(table)
+    places = parse_places(table.texts("attach"), f"{where}.attach")
+    microphone, rights = table.take("microphone", bool, True), table.take("rights", str)
+    grants = _grants(table.table("grants"))
+    memory = _memory(table.any("memory"), f"{where}.memory")
+    table.end()
     may = _rights(rights)
-    return GuestConfig(name, rate, channels, tcp, doors, may, grants, places, microphone is not False, memory)
+    return GuestConfig(name, rate, channels, tcp, doors, may, grants, places, microphone, memory)
 
 
 def _memory(value: Any, where: str) -> int:
@@ -101,15 +78,14 @@ def _memory(value: Any, where: str) -> int:
     return checked_int(value, where, GUEST_BYTES_MIN, MEMORY_MAX)
 
 
-def _certificate(table: Any) -> Certificate:
+def _certificate(values: Any) -> Certificate:
     """One [[tls.client]]: a name in the certificate, its rights, and the guests they apply to."""
-    if not isinstance(table, dict):
+    if not isinstance(values, dict):
         raise ConfigError("tls.client is a list of tables: [[tls.client]]")
-    left = dict(table)
-    name, may = (_take(left, key, str, "tls.client") or "" for key in ("name", "may"))
-    guests = _take(left, "guests", list, "tls.client") or [ALL_GUESTS]
-    _no_more(left, "tls.client")
-    if not name or not may or not all(isinstance(guest, str) for guest in guests):
+    table = Table(values, "tls.client")
+    name, may, guests = table.text("name"), table.text("may"), table.texts("guests", (ALL_GUESTS,))
+    table.end()
+    if not name or not may or not guests:
         raise ConfigError('tls.client has a name, may = "hear,speak", and guests = ["alice"]')
     return Certificate(name, parse_rights(may), frozenset(guests))
 
@@ -119,27 +95,27 @@ def _rights(text: str | None) -> Right | None:
     return None if text is None else parse_rights(text) & GUEST_RIGHTS
 
 
-def _grants(table: dict[str, Any], where: str) -> tuple[tuple[Permission, Verdict], ...]:
+def _grants(table: Table) -> tuple[tuple[Permission, Verdict], ...]:
     """Rules such as microphone = "prompt"."""
     verdicts = {"allow": Verdict.ALLOW, "deny": Verdict.DENY, "prompt": Verdict.PROMPT}
-    for value in table.values():
+    rules = table.rest()
+    for value in rules.values():
         if not isinstance(value, str) or value not in verdicts:
-            raise ConfigError(f"{where}: {quoted(value)} is not one of {', '.join(verdicts)}")
-    return tuple((parse_permission(key), verdicts[value]) for key, value in table.items())
+            raise ConfigError(f"{table.where}: {quoted(value)} is not one of {', '.join(verdicts)}")
+    return tuple((parse_permission(key), verdicts[value]) for key, value in rules.items())
 
 
-def _doors(table: dict[str, Any], where: str) -> tuple[DoorSpec, ...]:
+def _doors(guest: Table) -> tuple[DoorSpec, ...]:
     """Parse `doors`: a list of addresses, or of tables with door, vm, password_file and ca_file."""
-    listed = table.pop("doors", [])
+    where, listed = guest.name("doors"), guest.any("doors", [])
     if not isinstance(listed, list):
-        raise ConfigError(f'{where}.doors must be a list, such as ["qmp:/run/vm.qmp"]')
+        raise ConfigError(f'{where} must be a list, such as ["qmp:/run/vm.qmp"]')
     out = []
     for item in listed:
-        entry = {"door": item} if isinstance(item, str) else dict(item) if isinstance(item, dict) else {}
-        texts = {key: _take(entry, key, str, f"{where}.doors") or "" for key in ("door", "vm", "ca_file")}
-        secret = _take(entry, "password_file", str, f"{where}.doors")
-        _no_more(entry, f"{where}.doors")
-        spec = parse_door(texts["door"], texts["vm"], "", texts["ca_file"])
+        table = Table({"door": item} if isinstance(item, str) else item if isinstance(item, dict) else {}, where)
+        door, vm, secret, ca_file = (table.text(key) for key in ("door", "vm", "password_file", "ca_file"))
+        table.end()
+        spec = parse_door(door, vm, "", ca_file)
         out.append(replace(spec, password_file=str(expanded(secret)) if secret else ""))
     return tuple(out)
 
@@ -174,21 +150,24 @@ def load(path: Path | None) -> Config:
 
 
 def _parsed(data: dict[str, Any]) -> Config:
-    daemon, tls, guests = (_table(data, key, "") for key in ("daemon", "tls", "guest"))
-    _no_more(data, "")
-    listen = _take(daemon, "listen", str, "daemon") or DEFAULT_LISTEN
-    token_file = _take(daemon, "token_file", str, "daemon")
-    public_url = _take(daemon, "public_url", str, "daemon") or ""
-    allowed, proxies = (_texts(daemon, key, "daemon") for key in ("allowed_origins", "trusted_proxies"))
+    table = Table(data)
+    daemon, tls, guests = (table.table(key) for key in ("daemon", "tls", "guest"))
+    table.end()
+    listen, token_file = daemon.text("listen") or DEFAULT_LISTEN, daemon.text("token_file")
+    public_url, allowed, proxies = (
+        daemon.text("public_url"),
+        daemon.texts("allowed_origins"),
+        daemon.texts("trusted_proxies"),
+    )
     addresses = parse_addresses(public_url, allowed, proxies)
-    _no_more(daemon, "daemon")
-    cert, key, client_ca = (_take(tls, name, str, "tls") or "" for name in ("cert", "key", "client_ca"))
-    certificates = tuple(_certificate(table) for table in _take(tls, "client", list, "tls") or [])
+    daemon.end()
+    cert, key, client_ca = (tls.text(name) for name in ("cert", "key", "client_ca"))
+    certificates = tuple(_certificate(values) for values in tls.take("client", list, []))
     if certificates and not client_ca:
         raise ConfigError("tls.client needs tls.client_ca, the certificate of the CA that signs them")
-    _no_more(tls, "tls")
+    tls.end()
     parse_address(listen, "daemon.listen")
-    made = tuple(_guest(name, table) for name, table in guests.items()) or (GuestConfig("default"),)
+    made = tuple(_guest(name, values) for name, values in guests.rest().items()) or (GuestConfig("default"),)
     config = Config(listen, made, cert, key, client_ca, certificates, addresses)
     return with_token(config, expanded(token_file) if token_file else None)
 

@@ -27,8 +27,9 @@ from typing import Any
 from millrace.errors import ConfigError
 from millrace.io.files import read_toml
 from millrace.io.paths import is_there
+from millrace.io.toml import Table
 from millrace.rights.grants import Permission
-from millrace.text import checked_number, printable, quoted
+from millrace.text import checked_number, quoted
 
 ANSWERS = ("allow", "deny", "ask")
 ROLES_THAT_DUCK = ("phone", "communication")
@@ -71,44 +72,35 @@ def load(path: Path | None, default: Path) -> PolicyConfig:
     source = path or default
     if path is None and not is_there(source):
         return PolicyConfig()
+    data = read_toml(source)
     try:
-        return _parsed(read_toml(source))
+        return _parsed(data)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
 
 
 def _parsed(data: dict[str, Any]) -> PolicyConfig:
-    remember, roles = _typed(data, "remember", bool, True), _typed(data, "roles", dict, {})
-    duck, rules = _typed(data, "duck", dict, {}), _typed(data, "rule", list, [])
-    on, db = _typed(duck, "on", list, list(ROLES_THAT_DUCK)), duck.pop("db", -20)
-    db = checked_number(db, "duck.db", -96, 0)
-    if not all(isinstance(word, str) for word in (*on, *roles.values())):
-        raise ConfigError("roles and duck.on must be strings")
-    for rest, where in ((data, ""), (duck, "duck.")):
-        if rest:
-            raise ConfigError(f"unknown {', '.join(printable(where + key) for key in sorted(rest))}")
-    return PolicyConfig(remember, tuple(roles.items()), tuple(on), db, tuple(_rule(r) for r in rules))
+    table = Table(data)
+    remember, roles = table.take("remember", bool, True), table.table("roles").rest()
+    duck, rules = table.table("duck"), table.take("rule", list, [])
+    table.end()
+    on, db = duck.texts("on", ROLES_THAT_DUCK), checked_number(duck.any("db", -20), "duck.db", -96, 0)
+    duck.end()
+    if not all(isinstance(sink, str) for sink in roles.values()):
+        raise ConfigError('a role has the name of a sink: music = "sink/music"')
+    return PolicyConfig(remember, tuple(roles.items()), tuple(on), db, tuple(_rule(rule) for rule in rules))
 
 
-def _typed(table: dict[str, Any], key: str, kind: type, default: Any) -> Any:
-    value = table.pop(key, default)
-    if not isinstance(value, kind):
-        raise ConfigError(f"{key} must be {kind.__name__}, not {quoted(value)}")
-    return value
-
-
-def _rule(table: Any) -> Rule:
-    if not isinstance(table, dict):
+def _rule(values: Any) -> Rule:
+    if not isinstance(values, dict):
         raise ConfigError("a rule is a table: [[rule]]")
-    left = dict(table)
-    answer, always = _typed(left, "answer", str, ""), _typed(left, "always", bool, False)
-    patterns = {key: _typed(left, key, str, "*") for key in ("guest", "identity", "application")}
-    what = _typed(left, "what", list, [])
+    table = Table(values, "rule")
+    patterns = {key: table.take(key, str, "*") for key in ("guest", "identity", "application")}
+    what, answer, always = table.texts("what"), table.text("answer"), table.take("always", bool, False)
+    table.end()
     known = {permission.value for permission in Permission}
     if answer not in ANSWERS:
         raise ConfigError(f"rule: answer must be one of {', '.join(ANSWERS)}, not {quoted(answer)}")
-    if not all(isinstance(word, str) and word in known for word in what):
+    if not known.issuperset(what):
         raise ConfigError(f"rule: what must be a list of {', '.join(sorted(known))}")
-    if left:
-        raise ConfigError(f"rule: unknown {', '.join(map(printable, sorted(left)))}")
     return Rule(answer, what=tuple(what), always=always, **patterns)

@@ -11,6 +11,7 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from aiohttp import WSCloseCode, web
@@ -22,6 +23,7 @@ from millrace.control.registry import parse_kinds
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
+from millrace.guest.notfound import NotFound
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge
 from millrace.io.runner import TimerRunner
@@ -256,17 +258,18 @@ class Web:
         # No compression: a compressor takes 260 KiB per watcher (zlib's manual, deflateInit2), and aiohttp compresses
         # large messages in a separate task, whose failure goes unnoticed if the watcher has left meanwhile.
         line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
-        account = self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
-        watcher = EventStream(self._plane.registry, principal, wanted, account, turns)
-        if request.transport is not None:
-            watcher.cut = request.transport.abort
-        leave = self._plane.enter(principal, watcher.end, watcher.lose)
-        try:
-            await line.prepare(request)
-            await watcher.serve(line)
-        finally:
-            leave()
-            account.close()
+        with closing(
+            self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
+        ) as account:
+            watcher = EventStream(self._plane.registry, principal, wanted, account, turns)
+            if request.transport is not None:
+                watcher.cut = request.transport.abort
+            leave = self._plane.enter(principal, watcher.end, watcher.lose)
+            try:
+                await line.prepare(request)
+                await watcher.serve(line)
+            finally:
+                leave()
         return line
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
@@ -310,7 +313,15 @@ class Web:
 
     async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
         """Serve a listener from its arrival until it leaves."""
-        leave = self._plane.enter(session.principal, lambda why: self._dismiss(session, why), lambda guest: None)
+        try:
+            # The handshake may have taken seconds: the guest may be gone by now, or the listener's rights.
+            if self._plane.guest(session.principal, guest.name, Right.HEAR) is not guest:
+                raise NotFound(f"guest {guest.name} was removed")
+            leave = self._plane.enter(session.principal, lambda why: self._dismiss(session, why), lambda guest: None)
+        except MillraceError as error:
+            session.outlet.send(encode_message(Fault(error.listener_word, str(error), fatal=True)))
+            await hang_up(*attended)
+            return
         guest.listener_changed("new", session)
         self._sockets[session] = attended
         if self._ticker is None:

@@ -1,0 +1,63 @@
+"""One table of a TOML configuration, read key by key, so that an error can list the keys it may have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace.errors import ConfigError
+from millrace.text import printable, quoted
+
+NAMES = {str: "a string", bool: "true or false", list: "a list", dict: "a table"}
+
+
+class Table:
+    """Values by key. Read every key that may occur, then call `end`; `where` is the table's name in messages."""
+
+    def __init__(self, values: dict[str, Any], where: str = "") -> None:
+        self._left, self.where = dict(values), where
+        self._known: list[str] = []
+
+    def name(self, key: str) -> str:
+        """The full name of a key."""
+        return f"{self.where}.{key}" if self.where else key
+
+    def any(self, key: str, default: Any = None) -> Any:
+        """A value of whatever type."""
+        self._known.append(key)
+        return self._left.pop(key, default)
+
+    def take(self, key: str, kind: type, default: Any = None) -> Any:
+        """A value of type `kind`, or the default if there is none; ConfigError if it has another type."""
+        value = self.any(key)
+        if value is None:
+            return default
+        if not isinstance(value, kind):
+            raise ConfigError(f"{self.name(key)} must be {NAMES[kind]}, not {quoted(value)}")
+        return value
+
+    def text(self, key: str) -> str:
+        """A string; empty if there is none."""
+        return str(self.take(key, str, ""))
+
+    def texts(self, key: str, default: tuple[str, ...] = ()) -> list[str]:
+        """A list of strings."""
+        found: list[str] = self.take(key, list, list(default))
+        if not all(isinstance(item, str) for item in found):
+            raise ConfigError(f"{self.name(key)} must be a list of strings, not {quoted(found)}")
+        return found
+
+    def table(self, key: str) -> Table:
+        """A table within this one; empty if there is none."""
+        return Table(self.take(key, dict, {}), self.name(key))
+
+    def rest(self) -> dict[str, Any]:
+        """What is left, for a table whose keys are names."""
+        left, self._left = self._left, {}
+        return left
+
+    def end(self) -> None:
+        """ConfigError if anything is left."""
+        if self._left:
+            unknown, known = ", ".join(map(printable, sorted(self._left))), ", ".join(self._known)
+            where = f"{self.where}: " if self.where else ""
+            raise ConfigError(f"{where}unknown {unknown}; what there is: {known}")
