@@ -56,6 +56,9 @@ class Door(Protocol):
         ...
 
 
+# A remapped or virtual source carries its master's sound. If it had a permission of its own, loading
+# module-remap-source on the microphone would be a way around the rule that protects it, so the chain is followed to
+# the source that is really recorded, however many remappings lie in between.
 def permission_of(sink: Sink) -> Permission:
     """The permission needed to record from `sink`. A remapped source counts as its master."""
     while sink.master is not None:
@@ -63,6 +66,15 @@ def permission_of(sink: Sink) -> Permission:
     return Permission.MICROPHONE if sink.capture else Permission.MONITOR
 
 
+# How a request that needs a decision runs. `authorize` answers at once where the grants do. Where they say `prompt`,
+# it returns False and the door gives the request up for now, having created and changed nothing: the answer may come
+# 25 s later, when streams, sinks and grants are no longer the same. A recording is therefore not resumed but begun
+# anew, with all its checks. The second time, the verdict is the answer itself, kept in `Subject.once` for that
+# connection; a rule that denies overrides it.
+#
+# Grants and rights are different things. A grant is about one program (may it connect, may it record); a right is
+# about all programs of the guest together (may they speak, control, link), as the owner configured it. A door asks
+# for both.
 class Admission:
     """The admission control of one guest."""
 
@@ -131,6 +143,9 @@ class Admission:
         """A client sent another guest's cookie, or none."""
         self.refused_logins += 1
 
+    # A rule that is withdrawn must leave nobody with what it had given. Requests that the new rules decide are settled
+    # first, because they are no longer a matter for a person. Then each door checks everything in progress again: that
+    # a recorder was allowed when it began says nothing about now.
     def enforce(self) -> None:
         """The grants have changed: answer the prompts they now decide, and end what they now forbid."""
         self.prompts.answer_decided(self.guest, self.grants)
@@ -139,6 +154,9 @@ class Admission:
 
     # -- by identity -------------------------------------------------------------------------
 
+    # The kernel says which process connected, not which program it runs by the time it writes (it may have called
+    # execve in between). Until the first bytes have proven the sender, an identity is only a claim. It is good enough
+    # where any program may connect, which is what a verdict for an empty `Subject` asks.
     def knows(self, subject: Subject) -> bool:
         """Whether the program is identified, or any program may connect."""
         return not subject.identity.unproven or self.allows(Permission.CONNECT, Subject())
@@ -153,6 +171,9 @@ class Admission:
         if not self.knows(subject):
             raise RightsError("this program is not identified yet: wait for welcome")
 
+    # A one-time grant was given to the program that a person saw in the prompt. The connection outlives the program:
+    # a process may exec another one, or pass the socket on. So the grants go as soon as the sender turns out to be a
+    # different program, and the door must check the connection again (True).
     @staticmethod
     def identify(subject: Subject, identity: Identity) -> bool:
         """Set the subject's program. If it is a different one, drop the previous one's one-time grants; return True."""

@@ -16,6 +16,11 @@ KEEP_NS = 100 * NS_PER_MS
 """Older sound is dropped: a guest that reads late should get current sound, not a growing delay."""
 
 
+# Two clocks meet here, and nothing tracks the difference. The graph fills the queue at the host's pace; the machine
+# empties it at its own, by asking (QEMU) or as fast as its server takes messages (SPICE). A machine that reads too
+# slowly loses the oldest sound, one that reads too fast gets short answers and takes its time from them. Resampling
+# to a measured clock would add the delay of a jitter buffer to every recording, to avoid a discontinuity once in
+# minutes.
 class CaptureQueue:
     """A queue of frames (n, channels) at the guest's `rate`; drops the oldest. The graph's `Consumer`.
 

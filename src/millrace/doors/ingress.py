@@ -111,6 +111,8 @@ class Program(Protocol):
         ...
 
 
+# `status` is asked for by views, metrics and incidents while the graph is in any state, between two cycles. It must
+# not change the stream, and it must not fail for a stream that has just lost its client or its sink.
 class Ingress(ABC):
     """A feed created by a door; see `graph.model.Feed` for the rest of its interface."""
 

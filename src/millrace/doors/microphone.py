@@ -59,6 +59,8 @@ class MicrophoneStream(Ingress):
         self.node.account.hold("tape", tape_bytes(fmt.rate, len(self.playout.positions)), LISTENERS)
         self.playout.set_format(fmt)
 
+    # While the source is suspended the packets still go to the playout, which keeps measuring the listener's clock
+    # and jitter.
     def push(self, packet: AudioPacket, now_ns: HostNs) -> None:
         """A packet has arrived."""
         self._came_ns = now_ns

@@ -94,6 +94,16 @@ class PushedStatus(IngressStatus, frozen=True):
         )
 
 
+# How a machine's clock is measured. The machine sends no time stamps, so the number of frames since the last anchor
+# is its clock: `_media_ns` is the host time at the anchor, `_since` the frames sent since then. Each block is an
+# observation of that clock against the host's. A pause produces no frames, so the count says nothing about its
+# length; after `stop`, or after a second without a block, the next block is a new anchor. What `pace` has learned of
+# the clock's rate survives an anchor, since it is a property of the card, and it is handed on when the card changes
+# its format.
+#
+# Not every pause is signalled. After one that is not, the stream stays active and gives silence until `_QUIET_NS`
+# after its last block, so a machine that stalls does not make the graph stop and start. Only then does `pull` return
+# 0.
 class PushedStream(Ingress):
     """The graph's `Feed` of one pushed stream, whose `node` is in the graph.
 
@@ -212,6 +222,9 @@ class PushedStream(Ingress):
             out.fill(0.0)
         return len(out)
 
+    # The machine's own mixer comes before the user's volume in the graph, and both apply. QEMU's D-Bus and SPICE
+    # outputs report the guest's volume but send the samples at full level; over VNC the samples are scaled and no
+    # volume arrives.
     def _level(self, out: Samples) -> None:
         gains, self._gains = self._gains, self._wanted
         if self._gains is not gains:

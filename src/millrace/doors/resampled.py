@@ -14,6 +14,10 @@ Read = Callable[[Samples], Frames]
 """Fills the head of an array with frames at the client's rate; returns the number of frames."""
 
 
+# Frames pass through three places: the client's buffer, the resampler, and `_pending`, which holds what came out of
+# the resampler and did not fit the caller's array. Their order is the order of time, so whatever replaces the
+# resampler must first let out what it holds (`change`), and a caller that asks whether all has been played must add
+# `held_ns` to its own buffer. A change of ratio within a gliding resampler keeps its contents and needs none of this.
 class Resampled:
     """Fills arrays at `rate_out` with frames read at `rate_in`.
 
@@ -84,6 +88,9 @@ class Resampled:
         self._pending = None
         self._begin()
 
+    # `due` is what keeps the end of a word from being cut off. A resampler holds back the last milliseconds until
+    # more input comes. If the client has run dry and silence would be substituted for those frames anyway, the
+    # resampler is flushed and plays them now; `tail_done` prevents a second flush until there is new input.
     def pull(self, out: Samples, read: Read, due: Frames) -> Frames:
         """Fill the head of `out`. If `read` runs dry before `due` frames, flush the resampler's tail too."""
         if self.direct:

@@ -60,6 +60,12 @@ class Layout:
         return max(self.frame_bytes, size // self.frame_bytes * self.frame_bytes)
 
 
+# Each step bounds the next one, so their order is part of the result. Two of the bounds keep a stream from stalling.
+# `tlength` exceeds `minreq` by at least a frame: a client is asked for more once `minreq` is missing, which in a
+# smaller buffer happens only when it has run empty, or never. And `prebuf` is at most `tlength` + frame - `minreq`:
+# with less than `minreq` missing the client need not be asked, so its buffer may stop filling that far below
+# `tlength`, and a stream that waited for more would never start. With `adjust` alone, `tlength` is the whole latency
+# that the client wants, the graph's share included.
 def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool, held_ns: HostNs = 0) -> PlaybackAttr:
     """The attributes to apply for a request; 0xFFFFFFFF means default. `held_ns` is what the resampler holds back."""
     frame = layout.frame_bytes

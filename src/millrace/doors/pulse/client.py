@@ -46,6 +46,17 @@ _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_S
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
 
 
+# A connection goes through these states. *Unknown*: only AUTH and EXIT are served. *Known*: its credentials or cookie
+# are right, so it is no longer subject to the login timeout. *Ready*: the guest lets it connect; it is registered
+# with the door and others see it. *Closing*: nothing more is parsed, and what is queued for it is still sent.
+# *Closed*: the socket is gone; what it owned is removed, in turns. A prompt may stay between known and ready for as
+# long as it is unanswered.
+#
+# Commands and blocks are processed strictly in the order in which they were sent: libpulse corrects its write index
+# on that assumption. A request that takes many steps is `_begun`, and until its iterator ends nothing after it is
+# parsed; the bytes stay with the runner, which reads no more from the socket. So one request at most is half done at
+# any time. Replies need not keep the order. A drain, a prompt or a change that waits for the disk is answered later,
+# by its tag.
 class PulseClient(ClientStreams):
     """The door's side of one connection; implements the sans-IO contract.
 
@@ -100,6 +111,8 @@ class PulseClient(ClientStreams):
                 break
         return at
 
+    # The length of a command is known from its header, and is charged from then on: a client must not make the daemon
+    # keep part of a long command that its guest has no room for.
     def _hold_partial(self) -> None:
         """Charge a partial command to the guest from its header on."""
         self._partial_bytes = self.state.wire.partial_bytes
@@ -157,6 +170,10 @@ class PulseClient(ClientStreams):
         """See `Connection`: charged to the guest."""
         return self.account.fits("waiting", waiting_bytes, CONNECTIONS)
 
+    # The request in progress is finished, not dropped: it may have moved half of a sink's streams. The client is in
+    # `door.clients` until its last stream is gone, so that every listed stream names a client that exists, and the
+    # removal of a client is the last event about it. A prompt that is answered in the meantime may still create a
+    # stream, which the next turn removes.
     def closed(self) -> bool:
         """The connection has ended: finish the request in progress, then remove as many streams as the turn allows."""
         if not self._go_on():
@@ -203,6 +220,8 @@ class PulseClient(ClientStreams):
         """Answer a refused request with PulseAudio's error code."""
         self._wire.send_error(request.tag, code_of(error))
 
+    # A program always controls its own streams, whatever its guest's programs may do: the right to control is about
+    # those of others.
     def _demand(self, request: Request) -> None:
         """Check the right that a command needs (`rights.NEEDS`): PA_ERR_ACCESS without it."""
         needed = NEEDS.get(request.command)
@@ -213,6 +232,8 @@ class PulseClient(ClientStreams):
         """PA_ERR_ACCESS unless the programs of this guest have the right."""
         self.door.admission.demand_right(needed, self.subject, what)
 
+    # The connection was let in on the strength of the process that opened it. If another program writes on it, the
+    # answer to a prompt does not count for that program, so it stays only if the rules allow it outright.
     def identified(self, identity: Identity) -> None:
         """The program at the other end has been identified."""
         if self.door.admission.identify(self.subject, identity):

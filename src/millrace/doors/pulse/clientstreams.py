@@ -18,6 +18,12 @@ from millrace.wire.pulse.session import Request
 STREAMS_PER_CLIENT_MAX = 256
 
 
+# Who notifies whom. A stream may end or move because its client asked, or because of a policy, the API, another
+# client or a removed sink. All of these reach the client by one way, the graph's observers, so none can be forgotten.
+# A stream that the client itself deletes is popped from the table first; the observer then finds that it is nobody's,
+# and sends no KILLED. A move is told by comparison with `_sinks`, what the client was last told, because a graph's
+# change event also means a new volume or name. That table is part of the connection's state: if the connection
+# continues in another process, moves made meanwhile are told there.
 class ClientStreams(ABC):
     """Keeps track of a client's streams, and notifies the client of changes made elsewhere."""
 
@@ -33,6 +39,8 @@ class ClientStreams(ABC):
     def notice(self, command: Command, **values: Any) -> None:
         """Send the client a notice."""
 
+    # Numbers are not used again. A client may still be writing to a stream that was just killed, and must not be
+    # heard on one that it creates next.
     def take_channel(self) -> int:
         """Allocate a channel number for a new stream."""
         if len(self.streams) + len(self.records) + len(self.uploads) >= STREAMS_PER_CLIENT_MAX:
@@ -54,6 +62,8 @@ class ClientStreams(ABC):
             raise CommandError(Err.NOENTITY)
         return record
 
+    # libpulse gives each stream a sync ID of its own and repeats it only for streams that are to be synchronised, so
+    # a group of one is the normal case.
     def synchronised(self, sync_id: int) -> list[PlaybackStream]:
         """This connection's streams with that sync ID; they are paused, resumed and flushed together."""
         return [stream for stream in self.streams.values() if stream.sync_id == sync_id]

@@ -84,6 +84,8 @@ def _answer(client: PulseClient, request: Request) -> Callable[[bool], None]:
     return done
 
 
+# In the commands that set a device's level the order is: set it, so that it is heard at once; then store it, as read
+# back from the device; and acknowledge it once it is on disk (`_answer`).
 def sink_volume(client: PulseClient, request: Request) -> None:
     """SET_SINK_VOLUME."""
     sink = _sink(client, request)
@@ -193,6 +195,7 @@ def _tell_suspended(client: PulseClient, sink: Sink) -> None:
             record.owner.notice(command, channel=record.channel, suspended=sink.suspended)
 
 
+# Acknowledged first, because a client may name itself.
 def kill_client(client: PulseClient, request: Request) -> None:
     """KILL_CLIENT."""
     victim = client.door.clients.get(request.fields["index"])
@@ -246,6 +249,7 @@ def set_default_source(client: PulseClient, request: Request) -> None:
 # -- properties ------------------------------------------------------------------------------
 
 
+# Charged before anything is changed: a refused update leaves the properties, and what is paid for them, as they were.
 def merge_props(account: Account, props: Props, new: Props, keep: bool = True) -> None:
     """Merge `new` into `props`, or with `keep=False` replace them. Beyond the limits, an error without any change."""
     merged = props | new if keep else dict(new)

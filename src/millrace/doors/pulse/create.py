@@ -81,6 +81,10 @@ def _gains(f: Fields, fmt: AudioFormat) -> tuple[float, ...]:
 # -- playback ----------------------------------------------------------------------------------
 
 
+# The stream must be registered under its channel before the reply is queued, and no notice about it may precede the
+# reply: libpulse learns the channel from the reply and discards a REQUEST for one that it does not know. That would
+# be fatal, as the bytes count as requested and are never asked for again. So the reply itself carries the first
+# request (`missing`, all of `tlength`), and everything that may send a notice comes after it.
 def create_playback(client: PulseClient, request: Request) -> None:
     """CREATE_PLAYBACK_STREAM."""
     f, door = request.fields, client.door
@@ -172,6 +176,8 @@ def attr_reply(stream: PlaybackStream) -> dict[str, object]:
 # -- recording ---------------------------------------------------------------------------------
 
 
+# This runs twice if the program needs a person's permission: `answered` dispatches the request again. Everything
+# before `authorize` therefore only looks things up; a channel, a node or a charge taken there would be taken twice.
 def create_record(client: PulseClient, request: Request) -> None:
     """CREATE_RECORD_STREAM: of a source, a sink's monitor, or a single stream of a sink."""
     f, door = request.fields, client.door
@@ -213,6 +219,8 @@ def _remembered(client: PulseClient, f: Fields) -> Rule:
     return client.door.rules.restored(group) or Rule()
 
 
+# Restoring a setting must not put a question to anybody: a program that named no source would make a prompt appear
+# for one that its user chose weeks ago. Without a grant that needs no prompt it gets the default source.
 def _remembered_source(client: PulseClient, f: Fields) -> Sink | None:
     """The source stored for the recorder's group, if its client may record it without a prompt."""
     door, name = client.door, _remembered(client, f).device

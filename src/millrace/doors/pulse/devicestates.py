@@ -56,6 +56,8 @@ class DeviceUse:
         return InUse(_reached(played, fed), _reached(recorded, origins))
 
 
+# A stream that waits for its client (`starved`) still uses its sink. Otherwise each underrun would take the device
+# out of use and back, with two events to every panel, and a desktop could lock its screen in between.
 def _used_by(node: Stream | Tap) -> frozenset[int]:
     if isinstance(node, Stream):
         return frozenset(link.target.id for link in node.links if node.active or node.starved)

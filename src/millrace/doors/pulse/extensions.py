@@ -78,6 +78,10 @@ def _subscribe(client: PulseClient, request: Request, reader: Reader) -> None:
 # -- stream-restore --------------------------------------------------------------------------
 
 
+# Updates to a guest's rules are written one after the other, and each waits for the disk. What an update changes is
+# therefore computed when its turn comes, not when it is sent: whether a name is already there (MERGE), what SET
+# removes and whether the table is full depend on the updates before it. Reading takes a turn too, with no changes, so
+# a client that writes and then reads sees what it wrote.
 def _turn(client: PulseClient, request: Request, changes: Callable[[], Changes], done: Callable[[], None]) -> None:
     """Submit changes to the rules. `done` replies once they are stored; if that fails, the reply is IO."""
 

@@ -74,6 +74,9 @@ def listened_to(source: Sink) -> bool:
     return any(tap.active for tap in source.taps) or any(listened_to(link.target) for link in source.links)
 
 
+# What depends on something goes before it. A removed sink passes its streams on to the default sink, so the module's
+# own streams must be gone by then, or a tone would go on there. `undo` comes first because it belongs to objects made
+# last.
 def unmake(graph: Graph, module: Module) -> None:
     """Remove everything a module created. Streams on its sinks move to the default sink."""
     module.undo()

@@ -66,6 +66,8 @@ class Loading:
         feed(self.door.graph, one)
         self.module.feeds.append(one)
 
+    # To be called before the module links anything: a link made while `recorder` is set carries the source's
+    # recording level and mute (`Feed.recorded`), as every recorder's sound does.
     def records(self, source: Sink) -> None:
         """The module records `source`: its loader must be allowed to, and if that changes the module is unloaded."""
         self.door.admission.demand(permission_of(source), self.client.subject)

@@ -34,6 +34,10 @@ QUIET_NS: HostNs = 200 * NS_PER_MS
 """After its latency plus this much silence, nothing is passed on, so that an idle graph can suspend."""
 
 
+# A loopback may record its own output when it is loaded (an echo, delayed by the queue), but no later move may bring
+# that about unasked. A move that a client requests is refused beforehand. A move that follows from something else,
+# such as a new default or a removed sink, is noticed afterwards and undone; where it can't be, because the old sink
+# is leaving, the module is unloaded. `_source` and `_sink` are where the two streams were last accepted.
 class Loopback:
     """Owner of the two streams."""
 
@@ -140,6 +144,9 @@ class Loopback:
         """See `Owner`."""
 
 
+# A loopback that records silence and plays it would keep its graph running for ever. So the recorder rests after the
+# queue between the two streams (its latency) has drained and `QUIET_NS` has passed: it passes nothing on and lets the
+# graph be suspended. Sound itself brings it back, since something else must be running for sound to arrive.
 class _Heard(RecordStream):
     """The loopback's recorder. It keeps the graph running only while recorded sound has yet to be played."""
 

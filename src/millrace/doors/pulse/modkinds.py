@@ -166,6 +166,9 @@ def _source_of(loading: Loading, master: Sink, name: str, description: str) -> S
 # -- streams ----------------------------------------------------------------------------------
 
 
+# All that can be refused is refused before the streams are created. From then on the graph's observers may act on
+# them at any time, so `undo`, `masters` and `made_by` are set before `begin`: if it fails half-way, or one of its
+# streams is removed at once, unloading finds everything.
 def _loopback(loading: Loading) -> None:
     door, args = loading.door, loading.args
     latency = args.number("latency_msec", 1, LATENCY_MS_MAX) or LATENCY_MS

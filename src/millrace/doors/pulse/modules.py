@@ -43,6 +43,8 @@ def _kind(client: PulseClient, name: str) -> Kind:
     return kind
 
 
+# The module is registered last, since there may be no room for it; until then no client can name it, and an error
+# leaves only what is in `module`, which is unmade. `loading` tells observers of new sinks that a module makes them.
 def _loaded(client: PulseClient, name: str, text: str) -> Module:
     """Load a module. If it fails, remove what it has created so far."""
     door, kind = client.door, _kind(client, name)

@@ -110,6 +110,8 @@ _ONE: dict[Command, Finder] = {
 }
 
 
+# The reply is built over several turns, and everything may change between two of them. Numbers are never used again,
+# so an object that goes in the meantime is at worst listed once more and never confused with another.
 def listing(client: PulseClient, request: Request) -> Iterator[None]:
     """GET_*_INFO_LIST, one object per step."""
     command, make = _LISTS[request.command]

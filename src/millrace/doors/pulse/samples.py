@@ -34,6 +34,8 @@ class Sample:
         return len(self.data) + sys.getsizeof(self.name) + size_of(self.props) + CACHED_BYTES
 
 
+# The whole sample is charged when it is announced, but its memory is allocated when the first block arrives. An
+# upload that is never sent costs its guest room and the daemon nothing.
 @dataclass(slots=True)
 class Upload:
     """A sample being uploaded."""

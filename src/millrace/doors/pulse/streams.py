@@ -64,6 +64,8 @@ def prebuf_playback(client: PulseClient, request: Request) -> None:
         stream.prebuf()
 
 
+# A drain asks about one stream. The others of its group are started, so that it is not held back by their
+# prebuffering, but they are not drained: the client has to ask for each.
 def drain_playback(client: PulseClient, request: Request) -> None:
     """DRAIN_PLAYBACK_STREAM: answered when the last frame has been played."""
     own = client.stream_at(request)
@@ -73,6 +75,10 @@ def drain_playback(client: PulseClient, request: Request) -> None:
     own.begin_drain(request)
 
 
+# The client computes the time until its next byte is heard as (write index - read index) + `sink_usec`. The read
+# index counts what the graph has taken, which is ahead of what has been played. Whatever lies between the two (in the
+# lanes, in the resampler, mixed but not due, on the way to the listener) must be in `sink_usec`, or players run ahead
+# by that much.
 def playback_latency(client: PulseClient, request: Request) -> None:
     """GET_PLAYBACK_LATENCY."""
     stream = client.stream_at(request)

@@ -14,6 +14,13 @@ InTurns = Callable[[Callable[[], Iterator[None]]], Callable[[], None]]
 """Takes a generator function; returns a function to call when there is work. The steps are then run in turns."""
 
 
+# Events say that an object is new, has changed or is gone; a client then asks for its current state. So an event that
+# is already pending need not be sent twice, and a client that reads slowly has at most one entry for each object and
+# kind of event, however often things change. A REMOVE takes a pending change with it, since a client that asked for
+# the object's state would only be told that there is none.
+#
+# Every event has a serial. Events published before a client subscribed may still wait to be distributed; comparing
+# serials keeps them from it, since the client has not yet listed the objects that they are about.
 class SubscriptionEvents:
     """Changes in one guest, collected until they are distributed."""
 

@@ -68,6 +68,14 @@ class InVoice:
     reads: int = 0
 
 
+# A card's driver ends its voice and starts another for every change of format: ac97 probes some nine rates when the
+# guest boots, and hda goes back to 8-bit mono each time a program closes it. To the user it is one card all along.
+# What people set (sink, volume, mute) and what was measured (the card's clock) therefore belongs to the voice's
+# number, which the card keeps, and outlives both the voice and the connection to QEMU.
+#
+# The card's own mixer needs this even more. QEMU does not repeat it after a listener has registered: it sends
+# SetVolume only when the guest changes the level, so a new session would play at full level a card that the guest had
+# turned down.
 class KeptVoices:
     """Remembers voices that have ended, in this session or an earlier one, since they may come back."""
 
@@ -171,6 +179,9 @@ class QemuPlayback(PlayingDoor):
             self._fini(id_)
 
 
+# Read is a synchronous call from QEMU's main loop: while it is unanswered the whole guest stands still. It is
+# therefore answered within the call, with what is there, and never waits for the graph. A short answer is harmless:
+# the card asks again at its next period, and so the answers, not the requests, set the pace of the recording.
 class QemuRecord(RecordingDoor):
     """A machine's capture, from `source`: QEMU's calls to the in listener, `peer`."""
 

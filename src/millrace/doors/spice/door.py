@@ -45,6 +45,10 @@ MM_GAP_MS = 200
 _MM_MODULO = 1 << 32
 
 
+# The server may send a mode at any time, but it governs the data only from the next Start on: a Start creates the
+# decoder, and everything up to the next one goes through it. A Start in the same format continues the stream. In
+# another format the stream is replaced, and the new one takes over sink,
+# volume, mute and the measured clock, because to the user it is the same machine.
 class SpicePlayback(PlayingDoor):
     """The playback channel: sound that the machine plays."""
 
@@ -120,6 +124,10 @@ class SpicePlayback(PlayingDoor):
         self._check_time(event.mm_time, len(block), stream)
         stream.write(block, now_ns)
 
+    # Multimedia time is in whole milliseconds modulo 2^32 and comes from the server's clock, so from one message to
+    # the next it never agrees exactly with the count of frames. Only a jump counts, in either direction: `ahead` is
+    # taken modulo 2^32, where a small step backwards appears as a number just below it. Sound that was left out must
+    # not look like a clock that suddenly runs fast, which is what a count of frames would make of it.
     def _check_time(self, mm_time: int, frames: Frames, stream: PushedStream) -> None:
         """If multimedia time has jumped, the server has left out sound: restart the stream's clock."""
         if self._expected_ms is not None:

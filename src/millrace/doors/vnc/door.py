@@ -57,6 +57,8 @@ class VncDoor(PlayingDoor):
         elif isinstance(event, AudioEnd) and self.stream is not None:
             self.stream.stop()
 
+    # The format is the one that this side asked for when it enabled sound (`VncClient`), so it never changes and one
+    # stream serves the whole connection. An End only pauses it.
     def _begin(self) -> None:
         if self.stream is not None:
             return
