@@ -30,6 +30,10 @@ ENTRY_BYTES = 128
 """Overhead of a dictionary entry besides its key and value."""
 
 
+# The laws of an account: `held` of a budget is at every moment the sum of the parts of its open accounts. A part
+# changes only after the budget has agreed, so a refusal leaves both sums as they were. An account that is closed lets
+# go of its budget first, so closing twice, or holding 0 afterwards, changes nothing; holding more than 0 then is
+# refused, because nobody would ever release it.
 class Account:
     """Memory held for one object, in named parts. Once closed it holds nothing, for good."""
 
@@ -63,6 +67,8 @@ class Account:
         else:
             self._parts.pop(name, None)
 
+    # No refusal is counted or reported here: the caller does without the memory (a shorter lane, a packet dropped), so
+    # nothing was denied to the guest.
     def fits(self, name: Hashable, size: int, reach: float = PROGRAMS) -> bool:
         """Like `hold`, but returns False instead of raising, for callers with an alternative."""
         if self._budget is None:
@@ -107,6 +113,8 @@ class Budget:
         self._accounts.add(account)
         return account
 
+    # The limit may be lowered below what is held. Nothing is taken away then, and parts may still shrink, because
+    # whatever frees memory must never be refused for want of memory.
     def has_room(self, more: int, reach: float) -> bool:
         """Whether `more` additional bytes fit. Shrinking always does, even while over the limit."""
         return more <= 0 or self.held + more <= self.limit * reach

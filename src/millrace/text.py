@@ -41,6 +41,8 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _INT = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _NUMBER = re.compile(_DECIMAL)
+# `[0-9]` and not `\d`, which also matches the digits of other scripts; `fullmatch` and not `$`, which also matches
+# before a final line feed.
 _WITH_UNIT = re.compile(rf"({_DECIMAL})\s*([A-Za-zµ/%]*)")
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _NS = {
@@ -64,6 +66,8 @@ def _escaped(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+# The text is cut before it is escaped: escaping first would cost time in proportion to what a peer sent, and a cut
+# could then fall inside an escape. `limit` therefore counts characters of the text; escaped, each can become ten.
 def printable(text: object, limit: int = SHOWN_MAX) -> str:
     """Untrusted text made safe for a terminal or log: one line, no escape sequences, no direction overrides.
 
@@ -161,6 +165,7 @@ def parse_int(text: str, what: str, low: int, high: int) -> int:
     bare = text.strip()
     if not _INT.fullmatch(bare):
         raise ConfigError(f"{what}: {quoted(text)} is not a whole number; it is {low} to {high}")
+    # Before `int`, which raises a ValueError of its own for more than 4,300 digits.
     if len(bare) > DIGITS_MAX:
         raise ConfigError(f"{what}: {quoted(text)} is outside {low} to {high}")
     return checked_int(int(bare), what, low, high)
@@ -168,6 +173,7 @@ def parse_int(text: str, what: str, low: int, high: int) -> int:
 
 def parse_decimal(text: str, what: str, low: float, high: float, unit: str = "") -> float:
     """Parse a decimal number; `unit` may follow it (`%`, `ppm`)."""
+    # Too many digits become nan, which no bounds contain (see `_within`), so they are refused with the same message.
     bare = text.strip().removesuffix(unit).rstrip()
     if not _NUMBER.fullmatch(bare):
         raise ConfigError(f"{what}: {quoted(text)} is not a number; it is {low:g}{unit} to {high:g}{unit}")
@@ -175,6 +181,8 @@ def parse_decimal(text: str, what: str, low: float, high: float, unit: str = "")
     return _within(value, text, what, low, high, lambda bound: f"{bound:g}{unit}")
 
 
+# Decimal and not float: 0.1 × 10⁹ must be the whole number that was written, and a bound must not be exceeded or missed
+# by a rounding error. The number of digits is checked first, because the time Decimal takes grows with it.
 def _scaled(text: str, factors: dict[str, int], bare_unit: str | None) -> int | None:
     """`text` as an integer in the smallest unit; None if it is not a number with a known unit."""
     found = _WITH_UNIT.fullmatch(text.strip())
@@ -293,6 +301,8 @@ def parse_host(text: str, what: str) -> str:
 
 def parse_address(text: str, what: str, example: str = "127.0.0.1:8642") -> tuple[str, int]:
     """Parse 'HOST:PORT' or '[V6]:PORT'. In ':PORT' the host is empty, which means all addresses."""
+    # An IPv6 address without brackets would make `1::2:80` ambiguous, so brackets are required around one, and allowed
+    # around nothing else.
     host, colon, port = text.strip().rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     inner = host[1:-1] if bracketed else host

@@ -10,6 +10,10 @@ AHEAD_NS = 10 * NS_PER_S
 """How much a connection may deliver at once after a stall."""
 
 
+# A token bucket in media time: it starts full, fills with the local clock, and a packet takes its own duration out of
+# it. A sender whose clock is fast by the most that playout follows (3 %, FOLLOW_MAX in pace.py) never empties it, and
+# after a stall up to `ahead_ns` may arrive at once. What does not fit is refused whole and costs nothing, so a flood
+# can't push the allowance below zero and delay what comes after it. A clock that goes back adds nothing.
 class Allowance:
     """How much media may arrive now, in ns of duration. It grows with time, up to `ahead_ns`."""
 

@@ -26,6 +26,8 @@ class Dll:
     def __init__(self, phase: float = 0.0, rate: float = 0.0) -> None:
         self.phase, self.rate = phase, rate
 
+    # `dt_s` must be positive: the rate's correction is divided by it. The coefficients follow from the actual `dt_s` of
+    # each update rather than from a nominal one, so updates may be irregular.
     def update(self, measured: float, dt_s: float, bandwidth_hz: float) -> float:
         """The phase was measured `dt_s` after the last update; return the error. The unit of phase is arbitrary."""
         # Above ω·dt = 0.7 the first-order constants would leave the loop's region of stability.

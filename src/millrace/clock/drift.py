@@ -21,11 +21,17 @@ _BUCKET_ACQUIRE, _BUCKET_LOCKED = 0.1 * NS_PER_S, 0.5 * NS_PER_S
 _WINDOW = 20.0 * NS_PER_S
 """Long enough that the ends of the line rest on rare good packets, short enough to follow a crystal's wander: a rate
 that changes by a per second bends the line by a·window²/8."""
+# A rate is measured over 1.5 s at least: over less, half a millisecond of noise would tilt the line by more than 300
+# ppm. It is trusted once two successive fits over 5 s or more agree within 25 ppm.
 _SPAN_MIN = 1.5 * NS_PER_S
 _SPAN_LOCK = 5.0 * NS_PER_S
 _LOCK_WITHIN = 25e-6
+# What moves the edge as a whole. Downward it is believed at once, from 1 ms on: nothing makes a packet early, so one
+# good packet proves a shorter path. Upward it takes more than 2 ms in eight buckets in a row (4 s in lock), because a
+# packet that is late proves nothing.
 _STEP = 1.0 * NS_PER_MS
 _STEP_UP_BUCKETS = 8
+# After ten minutes without a pair, or with a pair two seconds early, the other side is another clock or was set anew.
 _LOST_AFTER = 600.0 * NS_PER_S
 _BROKEN = 2.0 * NS_PER_S
 _STALL_NS, _STALL_LATE_MAX, _CATCH_UP = 1.0 * NS_PER_S, 60.0 * NS_PER_S, 0.1
@@ -94,6 +100,8 @@ class DriftEstimator:
         """The clock had stopped and continues from this pair; its known rate is kept."""
         self._begin(x_ns, y_ns)
 
+    # u and d are differences to the anchor, so they are floats: nanoseconds stay exact for 104 days (2⁵³ ns), while a
+    # time since boot multiplied by a rate would not. d leaves out x's own advance, so it stays as small as the drift.
     def observe(self, x_ns: HostNs, y_ns: HostNs) -> float:
         """Add a pair; return how much later it is than the line, in ns (negative: a new best)."""
         u = float(x_ns - self._x0)
@@ -115,6 +123,8 @@ class DriftEstimator:
         if u >= self._close_at:
             self._close(u)
         elif late < 0.0 and not self._points:
+            # Until the first bucket closes there is no line yet to fit: each better pair lowers it directly, so the
+            # first packets already play at the right latency.
             self._phase += late
         return late
 
@@ -221,6 +231,7 @@ class DriftEstimator:
         """How fast x's clock runs against y's; + means that it gains."""
         return (1.0 / (1.0 + self._rate) - 1.0) * 1e6
 
+    # The large terms are subtracted as integers before anything becomes a float.
     def y_after(self, x_ns: float, origin_ns: HostNs) -> float:
         """The line at `x_ns`, in ns after `origin_ns`: floats near an origin lose no precision."""
         u = x_ns - self._x0

@@ -16,6 +16,10 @@ from millrace.errors import ConfigError
 from millrace.text import parse_duration_ns, quoted
 from millrace.units import NS_PER_MS, NS_PER_US, HostNs
 
+# The histogram covers 512 ms, a little more than the highest ceiling of a profile; later packets count in the last bin.
+# A bin is as wide as the smallest guard, so the target is never coarser than that. Packets are forgotten with a
+# half-life of five minutes: long enough to contain some of the rare late ones, short enough to follow a network that
+# has changed. The two highest are kept for hours, as the bound on what is extrapolated from the rest.
 BINS = 1024
 BIN_NS = 0.5 * NS_PER_MS
 HALF_LIFE_S = 300.0
@@ -24,6 +28,8 @@ CALM_NS_PER_S, YOUNG_NS_PER_S, FAST_NS_PER_S = 10_000.0, 200_000.0, 500_000.0
 YOUNG_S = 60.0
 GROW_ONCE_NS = 15.0 * NS_PER_MS
 """The most that one late packet may add."""
+# Of the fewest packets that are judged (100, which is 2 s), five lie beyond this quantile. Those further out can't be
+# read from so few packets, and are extrapolated.
 _TAIL = 0.05
 _FEW = 100
 
@@ -127,6 +133,10 @@ class JitterTarget:
         self._peak, self._second = self._peak * hold, self._second * hold
         self._approach(dt_s)
 
+    # The tail beyond the quantile q is taken for exponential with its mean excess m: P(late > q + x) = 0.05·e^(−x/m).
+    # It equals the tolerated share `late` at x = m·ln(0.05 / late). A network whose lateness is bounded has a shorter
+    # tail than that, so the second highest lateness seen is the limit, with a margin that shrinks as 1/√n: with few
+    # packets, the worst is probably still to come.
     def _wanted(self) -> float:
         profile, counts = self.profile, self._counts
         total = float(counts.sum())

@@ -17,6 +17,8 @@ from millrace.clock.drift import CARD_JUMP_NS, RATE_MAX, DriftEstimator, Lock
 from millrace.clock.jitter import JitterProfile, JitterTarget
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
+# Until both clocks are known, their ratio is not, and only this correction keeps the latency: it has to be quick. With
+# the ratio fed forward little is left to correct, and 12 s keep the noise of the estimates out of the pitch.
 TAU_ACQUIRE_S, TAU_LOCKED_S = 2.0, 12.0
 DEADBAND_NS = 2_000.0
 CORRECTION_MAX = 1_000e-6
@@ -25,9 +27,12 @@ SLEW_PER_S = 500e-6
 FOLLOW_MAX = 0.03
 """Resampling follows a clock up to 52 cents, enough for the 2 % of QEMU; beyond that, sound is spliced."""
 REFRESH_NS = NS_PER_S
+# The longest Opus packet: a longer step is not a lost packet but a pause, whose length says nothing about the network.
 LOST_MAX_NS = 120 * NS_PER_MS
 ROUNDING_NS = 1_000
 """Capture times of whole frames are not whole nanoseconds; a step this small is none."""
+# A stall of this machine is noticed at a pull that comes late. The packets that waited meanwhile are read over the next
+# moments, so a stall explains their lateness for 300 ms. Up to 3 ms are ordinary scheduling.
 _STALL_MEMORY_NS = 300 * NS_PER_MS
 _STALL_MIN_NS = 3 * NS_PER_MS
 
@@ -65,6 +70,8 @@ class RateController:
 
         `follows` says that it was sent together with the previous one: then it was early, which proves nothing.
         """
+        # A packet that arrives within a quarter of its length after the one before was queued with it somewhere on the
+        # way, or sent with it by a sender that does not set `follows`.
         step = media_ns - self._media_end_ns
         together = now_ns - self._arrived_ns < length_ns // 4
         self._arrived_ns, self._media_end_ns = now_ns, media_ns + length_ns
@@ -99,6 +106,10 @@ class RateController:
         self.card.observe(due_ns, due_ns)
         self._stalled(now_ns - due_ns, now_ns)
 
+    # What a pull takes is heard after what all earlier pulls took, so the card's position at this pull is the sum of
+    # those: this pull's frames are added at the next one. Between two refreshes the target moves by `moving`, and
+    # `_moved_ns` is what it has moved since the last. A refresh adds the same amount to the target itself and sets
+    # `_moved_ns` to 0, so the sum never jumps.
     def _take(self, frames: Frames, now_ns: HostNs) -> None:
         self._card_ns += self._pull_ns
         self._pull_ns = frames * NS_PER_S / self._rate

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from millrace.units import HostNs
 
+# The pings of a listener are 2 s apart, those of the daemon 8 s: the window is 32 s or about two minutes long, and
+# nearly always contains a round trip without queueing.
 WINDOW = 16
 AGEING = 20e-6
 """How fast the uncertainty of a round trip grows with age: a crystal may have drifted by this much since."""
@@ -40,5 +42,8 @@ class OffsetFilter:
         """The other clock minus ours at `now_ns`; a second of the other takes 1 + `rate` seconds on ours."""
         if not self._trips:
             return None
+        # `rtt / 2 + age × AGEING` bounds the error of a round trip: the remote reading was taken some time between
+        # sending and receiving, and the clocks may have drifted apart since. The trip with the smallest bound is used
+        # alone. An average would include the trips that waited in a queue, and those err in one direction only.
         best = min(self._trips, key=lambda trip: trip.rtt_ns / 2 + AGEING * (now_ns - trip.local_ns))
         return best.remote_ns - best.local_ns - round(rate * (now_ns - best.local_ns))

@@ -27,6 +27,8 @@ from millrace.units import Positions
 OPUS_RATE = 48_000
 MAX_FRAMES = 5760
 """120 ms, the longest Opus packet."""
+# RFC 6716: a packet holds at most 120 ms, six frames of 20 ms with up to 1,275 bytes each, and 7 bytes that describe
+# them.
 _PACKET_MAX = 1275 * 6 + 7
 
 # Request numbers of opus_defines.h.
@@ -178,6 +180,8 @@ class OpusEncoder:
         """Make packets depend less on earlier ones, and carry more in-band FEC if that is on."""
         self._set(_SET_LOSS, percent)
 
+    # `opus_encoder_ctl` is variadic. ctypes can't declare the types of such arguments, and would pass a plain integer
+    # as a C int, which cuts off the upper half of the encoder's address. So each argument is wrapped.
     def _set(self, request: int, value: int) -> None:
         _checked(self._ctl(c_void_p(self._state), c_int(request), c_int32(value)))
 
@@ -198,6 +202,8 @@ class OpusEncoder:
 
     def encode(self, block: Samples) -> bytes:
         """Encode (frames, channels) float32 of one legal frame length."""
+        # Input and output buffers belong to the encoder and are reused, so the packet is copied out before the next
+        # call.
         # Copying to a fixed address is cheaper than querying each array for its own.
         frames = len(block)
         self._input[:frames] = block
@@ -242,6 +248,8 @@ class OpusDecoder:
         """Packet loss concealment for `frames` that never arrived (a multiple of 2.5 ms)."""
         return self._run(None, frames, 0)
 
+    # libopus conceals by itself if the packet carries no FEC, so no caller needs to know. `frames` must be the exact
+    # length of what was lost: FEC covers one packet, and only the one directly before.
     def recover(self, packet: bytes, frames: int) -> Samples:
         """The `frames` lost before `packet`, from its in-band FEC, or else concealed."""
         return self._run(packet, frames, 1)

@@ -73,6 +73,8 @@ def _check_opus(fmt: CodecParameters, channels: int) -> None:
         raise RemoteProtocolError(f"Opus of {channels} channels from {fmt.streams} streams, {fmt.coupled} coupled")
 
 
+# A packet is judged before it is decoded: a few bytes of Opus can announce any length, and positions and times go into
+# integer arithmetic that must stay within 63 bits.
 def packet_fits(packet: AudioPacket, fmt: CodecParameters) -> bool:
     """Whether a packet can belong to `fmt`, by its length and its times. One that can't is treated as lost."""
     frames, size = packet.frames, len(packet.payload)

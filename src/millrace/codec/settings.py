@@ -19,6 +19,7 @@ from millrace.text import (
 from millrace.units import NS_PER_US
 
 CODECS = ("opus", "s16", "s24", "f32")
+# The frame durations of Opus, which PCM packets use too.
 FRAME_US = (2500, 5000, 10000, 20000, 40000, 60000)
 BANDWIDTHS = ("auto", "narrow", "medium", "wide", "superwide", "full")
 APPLICATIONS = ("audio", "voip", "lowdelay")

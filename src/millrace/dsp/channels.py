@@ -37,6 +37,9 @@ def _depth(name: str) -> str:
     return "front" if "front" in name else "rear" if "rear" in name else ""
 
 
+# The order of the steps matters. Namesakes come first, so that what follows sees which outputs are empty and which
+# inputs are heard. Filling outputs marks inputs as heard, and only inputs that nobody hears are folded: a channel is
+# never both copied and folded. Centres are folded before the sides, because a fold scales what its outputs have so far.
 class _Mix:
     """A matrix under construction; each row is an output."""
 
@@ -111,6 +114,7 @@ def normalised(matrix: Matrix) -> Matrix:
     return np.ascontiguousarray(matrix / np.maximum(matrix.sum(axis=0), 1.0), np.float32)
 
 
+# Cached, and shared by all plans: a matrix is read-only. The cache is bounded because clients choose the layouts.
 @lru_cache(maxsize=256)
 def mix_matrix(source: Positions, target: Positions) -> Matrix | None:
     """The (source channels, target channels) matrix, or None if the layouts are the same.

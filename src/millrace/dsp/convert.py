@@ -105,6 +105,8 @@ def _law_encoder(table: Samples) -> tuple[Samples, NDArray[np.uint8]]:
 
 _LAW_SORTED = {fmt: _law_encoder(table) for fmt, table in _TABLES.items()}
 
+# All scales are powers of two: multiplying by them changes only the exponent, so nothing is rounded but by the 24 bits
+# of a float's mantissa.
 _INT: dict[SampleFormat, tuple[str, float]] = {
     SampleFormat.S8: ("i1", 2.0**7),
     SampleFormat.S16LE: ("<i2", 2.0**15),
@@ -128,6 +130,9 @@ FLOAT_LIMIT = 64.0
 """Float samples are limited to ±36 dB over full scale: anything higher is not sound."""
 
 
+# The sum of squares bounds the largest sample, so one dot product clears an ordinary block. The test is negated because
+# comparisons with NaN are false: a block that contains one must fail it. A long loud block fails it too, and is then
+# merely looked at.
 def _make_safe(out: Samples) -> None:
     """Remove NaN, infinities and absurd values from client floats, in place; sane ones cost one dot product."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -177,6 +182,8 @@ def _signed(data: Buffer, dtype: str) -> NDArray[np.signedinteger[Any]]:
     return signed
 
 
+# In float64: 2³¹ − 1 is no float32, so a limit of that size would round up to 2³¹, which overflows to the most negative
+# integer.
 def _rounded(samples: Samples, bits: int) -> NDArray[np.int64]:
     """Round to `bits`-bit integers, clipped to their range."""
     scale = 2.0 ** (bits - 1)
@@ -189,6 +196,7 @@ def _encode_s24(samples: Samples, fmt: SampleFormat) -> bytes:
     return (octets[:, ::-1] if fmt is SampleFormat.S24BE else octets).tobytes()
 
 
+# The top byte is ignored when read (it is shifted out) and zero when written, as in PulseAudio.
 def _encode_s24_32(samples: Samples, fmt: SampleFormat) -> bytes:
     low = (_rounded(samples, 24) & 0xFFFFFF).astype(np.uint32)
     return low.astype("<u4" if fmt is SampleFormat.S24_32LE else ">u4").tobytes()
@@ -199,6 +207,8 @@ def _encode_unsigned(samples: Samples, fmt: SampleFormat) -> bytes:
     return (_rounded(samples, bits) + (1 << (bits - 1))).astype(_UNSIGNED[fmt]).tobytes()
 
 
+# The encoder is the decoder's table searched backwards, so each code that decodes to a value of its own comes back
+# unchanged. µ-law has two zeros, 0xFF and 0x7F, that decode alike; 0 is encoded as 0x7F.
 def _encode_law(samples: Samples, fmt: SampleFormat) -> bytes:
     values, codes = _LAW_SORTED[fmt]
     at = np.clip(np.searchsorted(values, samples), 1, len(values) - 1)

@@ -32,6 +32,10 @@ def ramp(frames: int) -> Samples:
     return (np.arange(1, frames + 1, dtype=np.float32) / np.float32(frames))[:, None]
 
 
+# The gain slides over the whole block that exceeds full scale, since a step would be a click; so a peak early in the
+# block meets a gain that is still too high. Those are bent. The curve has slope 1 at the knee, where it meets the
+# unchanged samples without a corner, and never exceeds 1.0. The gain is 1.0 exactly when nothing is limited, and then
+# samples pass bit-exact.
 class Limiter:
     """Keeps a mix within full scale without hard edges; leaves it unchanged while it is within.
 

@@ -67,6 +67,8 @@ class Resampler(Protocol):
         ...
 
 
+# soxr's stream takes a one-dimensional array for mono, and keeps the dtype it was made with; libsamplerate wants the
+# same of mono. Both may return no frames for a piece, and more than its share for a later one.
 class SoxrResampler:
     """Best quality for the CPU time; for streams whose latency does not matter."""
 
@@ -114,6 +116,8 @@ class SincResampler:
     def process(self, block: Samples) -> Samples:
         """See `Resampler`."""
         out = self._process(block, False)
+        # What has been fed and not come out yet, in output frames. `finish` feeds silence to push it out, and cuts off
+        # what that silence itself became.
         self._owed += len(block) * self.ratio - len(out)
         return out
 
@@ -140,6 +144,8 @@ class TrivialResampler:
     def process(self, block: Samples) -> Samples:
         """See `Resampler`."""
         rate_in, rate_out = self._rates
+        # Whole numbers, so the error never adds up; the pattern repeats after `rate_in` frames, so `_fed` need not
+        # grow.
         ends = np.arange(self._fed, self._fed + len(block) + 1) * rate_out // rate_in
         self._fed = (self._fed + len(block)) % rate_in
         return np.repeat(block, np.diff(ends), axis=0)

@@ -14,6 +14,8 @@ from millrace.dsp.mix import ramp
 from millrace.dsp.tape import Tape
 from millrace.units import Frames
 
+# A splice removes or repeats at least as much as the crossfade is long (2 ms), so the two parts that are blended never
+# overlap. 13 ms contain a whole period of any tone from 77 Hz on, and thus of any voice.
 _FINE_MS, _MIN_MS, _MAX_MS = 2, 3, 13
 _BEYOND_MS = 2
 """A splice may overcorrect by this much if it fits better there."""
@@ -27,6 +29,8 @@ def best_match(template: Samples, where: Samples) -> int:
     return match(template, where)[0]
 
 
+# The product is normalised by the energy of each candidate, or a loud passage would always win. The template's own
+# energy is the same for all, so it is divided out only of the result.
 def match(template: Samples, where: Samples) -> tuple[int, float]:
     """The offset in `where` most similar to `template`, and the similarity: 1 is identical. Both (frames, channels).
 
@@ -65,6 +69,9 @@ def skip(tape: Tape, rate: int, about: Frames) -> Frames:
     return _jump(tape, fade, low, high)
 
 
+# What is heard begins as the sound would have continued without the splice (`head`), and ends in the place jumped to:
+# both seams are then continuous, and only their phase has to agree. The tape itself is changed, so a splice costs
+# nothing when the frames are read.
 def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames, alike: float = -1.0) -> Frames:
     head = tape.ahead(fade).copy()
     at, likeness = match(head, tape.ahead(high + fade)[low:])
@@ -80,6 +87,8 @@ def _jump(tape: Tape, fade: Frames, low: Frames, high: Frames, alike: float = -1
 def expand(tape: Tape, rate: int, most: Frames) -> Frames:
     """Repeat about `most` frames (at most 13 ms) of what was just played; return how many."""
     fade, low, longest = lengths(rate)
+    # The way back is limited by what is still behind the head, and by the room ahead: frames that are repeated are
+    # queued again.
     high = min(longest, most + rate * _BEYOND_MS // 1000, tape.past - fade, tape.capacity - tape.fill)
     if most < low or high < low or tape.fill < fade:
         return 0
@@ -103,6 +112,8 @@ def last_period(past: Samples, rate: int) -> Samples:
     fade, low, high = lengths(rate)
     if len(past) < high + fade + low or not past[-high:].any():
         return np.zeros((high, past.shape[1]), np.float32)
+    # The template is the end of the past, and the search ends one shortest period before it: otherwise the best match
+    # would be the end itself.
     period = high - best_match(past[-fade:], past[-high - fade : -low])
     loop: Samples = past[-period:].copy()
     return loop

@@ -32,6 +32,9 @@ class Tape:
     def write(self, block: Samples) -> Frames:
         """Append as much of `block` as fits; return how many frames."""
         n = min(len(block), self.capacity - self.fill)
+        # This happens only if the head is past `history`: up to there, head + capacity lies within the memory. So
+        # `drop` is positive even after the head has gone back, and each frame is copied at most once in capacity +
+        # history frames.
         # At the end of the memory, move the history and the queue to the front. The memory has twice the size that is
         # needed, so this is rare.
         if self._end + n > len(self._data):

@@ -40,6 +40,8 @@ class SideData(msgspec.Struct, frozen=True):
     data: bytes
 
 
+# One object is in the queues of all subscribers at the same time, so nothing of it may change after `push`. A hop that
+# needs another region, time or framing makes a new packet with the same number: loss stays visible across hops.
 class Packet(msgspec.Struct, frozen=True):
     """An access unit or part of one. The payload is shared by all receivers, and never modified."""
 
@@ -140,6 +142,8 @@ class TrackInfo(msgspec.Struct, frozen=True):
     hops: tuple[Hop, ...] = ()
 
 
+# State and not events: a subscriber that joins late, or a source that is replaced, needs the current wishes and not
+# their history.
 class Demand(msgspec.Struct, frozen=True):
     """What one subscriber, or all of them merged, want from a source. None: no preference."""
 

@@ -41,6 +41,7 @@ Convert: TypeAlias = Callable[[Plane, Planes, Iterable[Rect]], None]
 """Converts the changed parts of a BGRX picture (rows, columns, 4) into its planes."""
 
 # BT.601, limited range, in units of 1/65536.
+# The luma row sums to 219/255, so white is 235; the chroma rows sum to 0, so every grey has chroma of exactly 128.
 _LUMA = np.array([6_416, 33_039, 16_829], np.int32)
 _BLUE = np.array([28_784, -19_070, -9_714], np.int32)
 _RED = np.array([-4_681, -24_103, 28_784], np.int32)
@@ -62,6 +63,8 @@ def convert(picture: Plane, planes: Planes, changed: Iterable[Rect]) -> None:
     """See `Convert`."""
     high, wide = picture.shape[:2]
     for rect in changed:
+        # Chroma covers two by two pixels, so a rectangle with odd edges also changes the chroma of pixels next to it;
+        # the copy of the luma there is redone with the same values.
         around = rect.even()
         part = picture[around.y : min(around.bottom, high), around.x : min(around.right, wide), :3]
         if part.size:
@@ -78,6 +81,8 @@ def _convert(part: NDArray[np.int32], planes: Planes, x: int, y: int) -> None:
     planes.planes[0][y : y + high, x : x + wide] = ((part @ _LUMA + _HALF) >> 16) + 16
     if planes.format is PixelFormat.GREY:
         return
+    # Chroma of the mean of four pixels, not the mean of four chromas: the conversion is linear, so they are the same
+    # but for one rounding instead of four.
     quarter = (part[::2, ::2] + part[1::2, ::2] + part[::2, 1::2] + part[1::2, 1::2] + 2) >> 2
     colours = (((quarter @ weights + _HALF) >> 16) + 128 for weights in (_BLUE, _RED))
     rows, columns = slice(y // 2, (y + high) // 2), slice(x // 2, (x + wide) // 2)

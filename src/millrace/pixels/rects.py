@@ -101,6 +101,7 @@ class Damage:
         if not rect.area or any(held.holds(rect) for held in self._rects):
             return
         self._rects = [held for held in self._rects if not rect.holds(held)]
+        # The union may hold others, and is added like any rectangle; there is room for it now, so this recurses once.
         if len(self._rects) >= RECTS_MAX:
             rect = self._rects.pop(self._nearest(rect)).around(rect)
             self.add(rect)

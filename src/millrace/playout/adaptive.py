@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from millrace.clock.pace import RateController
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
+# Three corrections by size of the error, each inaudible where it is used. Up to `splice_ns` the speed alone is changed
+# (by 1,000 ppm at most, so 2 ms take seconds). Above it, a few milliseconds at a time are cut out or repeated. Above
+# SKIP_NS that would take too long, and one crossfade to the right place is less disturbing.
 STEER_NS = 20 * NS_PER_MS
 """The speed is recomputed this often: clocks do not change faster, and the pulls in between cost next to nothing."""
 SPLICE_NS = 2 * NS_PER_MS
@@ -33,6 +36,17 @@ FADE_OUT_NS = 20 * NS_PER_MS
 GAP_MAX_NS = 500 * NS_PER_MS
 
 
+# The states, and what leads from one to the other:
+#
+#   QUIET    → PRIMING   something was written
+#   PRIMING  → PLAYING   a whole pull is queued, and its first frame is due within this pull; or the sound has ended
+#   PRIMING  → QUIET     the sound has ended, and nothing is left of it
+#   PLAYING  → PRIMING   concealment has faded out, and still nothing came: an underrun
+#   PLAYING  → QUIET     the sound has ended, and the last of it is in this pull
+#
+# Sound that begins, or begins again, waits in PRIMING until it is due, and so starts with the target latency. Nothing
+# is heard then, which is why what is far too late is dropped there rather than skipped. `end` keeps a drained link from
+# being taken for an underrun; any write takes it back.
 class State(Enum):
     """What is heard: nothing, nothing yet, or sound."""
 
@@ -132,6 +146,8 @@ class AdaptiveLink:
 
     # -- in --------------------------------------------------------------------------------------
 
+    # The tail is set from the packet's own time and not added up, so loss or a pause never accumulates an error. What
+    # was concealed in place of this sound must have been claimed by `replaced` before: it is forgotten here.
     def written(self, media_ns: HostNs, frames: Frames, overrun: Frames = 0) -> None:
         """`frames` captured from `media_ns` on were written, except `overrun` frames for which there was no room."""
         self.tally.overrun_frames += overrun
@@ -141,6 +157,8 @@ class AdaptiveLink:
             self.state = State.PRIMING
         self._tail_ns = media_ns + frames * NS_PER_S // self.rate
 
+    # A gap that is no longer than this is made up with concealment, to keep what follows at its place. A longer one, or
+    # one after `end`, is a pause: media time went on without sound, and the next start takes it into account.
     def missing(self, media_ns: HostNs) -> Frames:
         """Frames missing between the last write and `media_ns`; 0 if the sound starts anew there."""
         gap = media_ns - self._tail_ns
@@ -249,6 +267,7 @@ class AdaptiveLink:
         """Conceal what is missing for a while; after that it is an underrun."""
         if self._ended:
             self.state = State.QUIET
+            # The rest is shorter than the pull: it is read with silence after it.
             return self.voice.fill > 0
         if self._concealed_ns >= CONCEAL_NS + FADE_OUT_NS:
             self.state = State.PRIMING

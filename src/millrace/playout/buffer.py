@@ -12,6 +12,8 @@ from millrace.dsp.tape import Tape
 from millrace.playout.adaptive import conceal_gain
 from millrace.units import Frames
 
+# These frames count in `fill`, since they will be heard, but not in `ready`: a pull that relied on them would come out
+# short by as much and leave a hole.
 LOOKAHEAD: Frames = 21
 """Frames that `sinc_fastest` holds back near unity (measured: 19 to 20)."""
 _HISTORY_MS, _BLEND_MS, _FADE_MS = 40, 3, 5
@@ -57,6 +59,9 @@ class JitterBuffer:
         if frames > 0:
             self._tape.write(self._carry_on(frames))
 
+    # The loop is chosen when concealment begins and then kept, and the counter goes on over several calls: concealing 5
+    # ms four times must sound like 20 ms once. Conceal, write and the blend at the end all continue the same loop, so
+    # there is no seam between them.
     def _carry_on(self, frames: Frames) -> Samples:
         """The next `frames` of the last period, repeated and fading."""
         if self._concealed == 0:
@@ -100,6 +105,8 @@ class JitterBuffer:
             self._fade_in = False
         return got
 
+    # A new resampler, because the old one still holds the last frames of what ended, and would play them before the
+    # next sound.
     def stop(self) -> None:
         """Discard what is queued; what follows starts anew with a fade-in."""
         self._tape.clear()

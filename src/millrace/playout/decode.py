@@ -57,6 +57,8 @@ class PacketDecoder:
         """A pause follows: the jump to the next packet's position is no loss."""
         self._expected = None
 
+    # Asked on arrival and not when the packet is decoded: the allowance is a rate of arrival, and a packet may wait in
+    # the reorder buffer.
     def fits(self, packet: AudioPacket, now_ns: HostNs) -> bool:
         """Check a packet on arrival. One that is not plausible is treated as lost."""
         self._allowance.passed(now_ns)
@@ -68,8 +70,12 @@ class PacketDecoder:
     def decode(self, packet: AudioPacket) -> list[Decoded]:
         """The packet's frames, preceded by concealment for lost packets before it."""
         out: list[Decoded] = []
+        # Positions, not sequence numbers, decide what is missing: with DTX the sender leaves packets out without a gap
+        # in the numbers. The numbers only tell how many packets were lost.
         if self._expected is not None:
             missing = packet.position - self._expected
+            # It repeats what was concealed already, or was sent twice: decoding it now would put the decoder's state
+            # out of order.
             if missing < 0:
                 return out
             if missing > 0:
@@ -84,6 +90,8 @@ class PacketDecoder:
     def _conceal(self, packet: AudioPacket, start: Frames, missing: Frames) -> list[Decoded]:
         if self._opus is None or missing > self.format.rate * DTX_MAX_MS // 1000 or not self._take(missing):
             return []
+        # The packets that are missing are taken to be as long as this one. A remainder shorter than that stays a gap in
+        # the positions, which the link makes up.
         step = packet.frames
         out: list[Decoded] = []
         while missing >= step:

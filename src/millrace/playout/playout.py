@@ -61,6 +61,7 @@ class Playout:
             self._voice = JitterBuffer(fmt.rate, len(self.positions))
             self._link = AdaptiveLink(fmt.rate, self.rate, self.pace, self._voice, self._splice_ns, self.tally)
 
+    # Only the daemon's clock is forgotten. The card is the same one, and so is what is known of the network's jitter.
     def rejoined(self) -> None:
         """The connection is new, perhaps to another machine with another clock."""
         self.pace.media.restart()
@@ -77,12 +78,16 @@ class Playout:
             return
         length_ns = frames_to_ns(packet.frames, self._decoder.format.rate)
         self.pace.arrived(packet.host_ns, length_ns, now_ns, packet.follows)
+        # The arrival is recorded before the packet waits its turn: a packet that overtook others says the same about
+        # the path as one that did not.
         for ready in self._reorder.add(packet):
             self._decode(ready, self._decoder)
 
     def _decode(self, packet: AudioPacket, decoder: PacketDecoder) -> None:
         link = self._link
         for part in decoder.decode(packet):
+            # The tape may hold the silence that pushed out the last sound, and the resampler its tail. What begins now
+            # is cut off from that.
             if link.state is State.QUIET:
                 self._voice.stop()
             media_ns = packet.host_ns + (part.position - packet.position) * NS_PER_S // link.rate

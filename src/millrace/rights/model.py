@@ -32,6 +32,7 @@ EVERYTHING = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK |
 GUEST_RIGHTS = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK
 """Default rights of a guest's own programs within it: what PulseAudio allows."""
 NAMES = {right.name.lower(): right for right in Right if right.name}
+# A right that needs another to be of use contains it: nobody can hear a guest whose sinks they may not list.
 _IMPLIED = {Right.HEAR: Right.SEE, Right.SPEAK: Right.SEE, Right.CONTROL: Right.SEE, Right.LINK: Right.SEE}
 
 
@@ -76,6 +77,8 @@ class Principal:
     session: str = field(default="", compare=False)
     """Number of the browser session through which it signed in, if any."""
 
+    # The one decision that everything else asks. A principal that covers some guests has rights in those and none
+    # outside of them: it can't see which other guests exist, nor make one.
     def may(self, right: Right, guest: str | None = None) -> bool:
         """Whether it has this right in `guest`, or, with None, outside any guest."""
         if right not in self.rights:

@@ -89,6 +89,8 @@ class Prompts:
         """Queue `answer` for a decision; if too many are pending, call it with False and return None."""
         mine = [p for p in self._waiting.values() if p.guest == guest]
         # A repeated request of the same connection joins the pending one: people are asked only once.
+        # By identity: two connections of one program are two subjects, and each is asked about, since a one-time grant
+        # ends with its connection.
         for prompt in mine:
             if prompt.subject is subject and prompt.what is what:
                 prompt.answers.append(answer)
@@ -106,6 +108,8 @@ class Prompts:
         """Decide one, for that connection only."""
         if self._waiting.pop(prompt.key, None) is None:
             return
+        # The request is taken off the list, and the verdict stored, before anybody is told: an answer runs protocol
+        # code that may end the client, ask again, or look at the list.
         prompt.subject.once[prompt.what] = allow
         self._changed("remove", prompt)
         for answer in prompt.answers:
