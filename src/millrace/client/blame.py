@@ -101,6 +101,14 @@ def began(*spans: Span | None) -> HostNs:
     return (max(span.last_ns for span in there) + min(span.began_ns for span in there)) // 2
 
 
+# The order in which `hole` looks for causes is that in which they produce each other's signs. Without a device,
+# nothing is pulled. A program that was not run takes its packets late and answers its device late, so those delays
+# prove nothing against either. A late device is its own cause. Lost packets also look like a stall until the next one
+# shows the gap in the numbers, so they are looked for before a stall. What is left is a network that has become slow.
+#
+# Every verdict is dated to when its cause began, not to when the dropout was heard: the daemon puts verdicts of
+# several listeners and of its own stages into one order. Where the moment lies between two observations, it is their
+# middle.
 class Blame:
     """One listener's recent history, from which it derives verdicts."""
 
@@ -137,6 +145,9 @@ class Blame:
         """There is a device again."""
         self._back_ns = now_ns
 
+    # Packets that were sent together arrive together, so only the first of a batch says anything about the path; the
+    # next one is due when the sound of the whole batch is over. A number far behind the expected one is a packet that
+    # was overtaken and closes the gap that it had seemed to leave.
     def arrived(self, now_ns: HostNs, length_ns: HostNs, sequence: int, follows: bool = False) -> None:
         """A packet arrived. One that `follows` was sent together with the previous one."""
         missing = 0 if self._next is None else (sequence - self._next) % _WRAP

@@ -18,6 +18,9 @@ UNSURE_NS: HostNs = NS_PER_S
 STOOD_NS: HostNs = 250 * NS_PER_MS
 
 
+# A dropout is noticed at once, and judged later. When sound runs out it is not yet known whether the missing packets
+# are late or lost; the next one that arrives decides. While that is open (`Blame.unsure`) a dropout waits, for a
+# second at most, and the verdict is still dated to its cause.
 class Dropouts:
     """The dropouts of one listener. Not thread-safe: the caller holds a lock."""
 

@@ -13,6 +13,9 @@ SILENCE_MAX_S = 60
 """Longer gaps are left out, and so are gaps longer than the time that really passed."""
 
 
+# A file has no clock: it is written as fast as packets arrive, and time is taken from their positions alone. A peer
+# could therefore claim any gap. What may be filled with silence is limited by the time that has really passed
+# (`_allowance`), and no single gap is longer than `SILENCE_MAX_S`; a longer one is left out.
 class FilePlayer:
     """Writes the media timeline to a file: frame n is position base + n, gaps become silence."""
 

@@ -151,6 +151,8 @@ class MicrophoneSender:
         """Whether packets are being sent."""
         return self._encoder is not None
 
+    # A new encoder and a new generation: nothing of an earlier recording is left in the encoder's memory, and late
+    # packets of it can't be taken for these. The numbers of packets go on, positions start again at 0.
     def begin(self, now_ns: HostNs) -> None:
         """Something in the guest has begun to record: send from now on."""
         channels = len(self.source.positions)

@@ -89,6 +89,8 @@ class NativeStream:
         elif what == "ended":
             self.ended(detail)
 
+    # The order: no wake-up may arrive for a closed ring, so the bell goes first; then the memory, whose views must be
+    # released before it can be unmapped; and those that wait are woken last, to find `_ring` gone and raise.
     def ended(self, why: str) -> None:
         """The stream has ended."""
         if self.why:

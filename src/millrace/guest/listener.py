@@ -49,6 +49,12 @@ LOSS_PACKETS = 250
 """Packets over which loss is measured: 5 s of 20 ms frames."""
 
 
+# Control messages and sound share one connection but come from two places: messages are queued in `wire`, and packets
+# are written by the outlet when the graph runs. Their order is part of the protocol (a format precedes its packets,
+# Welcome precedes everything), so whatever queues a message flushes it before it lets the outlet do anything else.
+#
+# A session ends in one of several ways (its connection, its rights, its guest or a Bye), and more than one of them
+# may happen. `closed` therefore does its work once, and nothing is reported to or about a session that has left.
 class ListenerSession:
     """One connected listener. `write` sends messages; `room` says whether the connection can take more."""
 
@@ -184,12 +190,18 @@ class ListenerSession:
         key = self.outlet.key
         self.guest.report(Symptom(told.stage, told.cause, self.guest.name, key, evidence, at, inferred=True))
 
+    # A listener that has gone is noticed when something runs out: the keepalive, or the room to send. The trouble
+    # began when it was last heard, and an incident has to say so, or its cause would appear to be younger than its
+    # effect.
     def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
         """A symptom dated back to the listener's last message, if that is long ago."""
         at = self.heard_ns if now_ns - self.heard_ns > HEARD_EVERY_NS else now_ns
         evidence = {**evidence, "last_heard_ms_before": round((now_ns - self.heard_ns) / NS_PER_MS, 1)}
         return Symptom(stage, cause, self.guest.name, self.outlet.key, evidence, at)
 
+    # Loss is measured over at least `LOSS_PACKETS` packets: the listener's own count of those lost, over those sent.
+    # In a shorter interval a single lost packet would look like heavy loss, and the encoder would spend its bits on
+    # redundancy.
     def _feed_back_loss(self) -> None:
         """Pass the recent packet loss on to the encoder."""
         sent, lost = self.outlet.sent_packets, self.report.lost
@@ -202,6 +214,8 @@ class ListenerSession:
         if self.outlet.group is not None:
             self.outlet.group.update_loss()
 
+    # What the listener asks for (version, settings, sink) is checked before Welcome. Welcome is on its way before the
+    # outlet joins, because joining sends the format and may send sound at once.
     def _greet(self, hello: Hello) -> None:
         if hello.version != VERSION:
             raise RemoteProtocolError(f"peer protocol version {hello.version}; this daemon speaks {VERSION}")
@@ -232,6 +246,9 @@ class ListenerSession:
             return "forbidden"
         return "on" if self.guest.recording else "ready"
 
+    # The microphone's stream exists while the listener *may* speak; the listener sends only while something
+    # *records*. So it is listed, and can be muted or given a volume, before it is ever heard. It is created only
+    # after the offer in Hello.
     def update_microphone(self) -> None:
         """Tell the listener whether it may speak and is being recorded, if either has changed."""
         if not self._offered or self._left:

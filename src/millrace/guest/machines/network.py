@@ -36,6 +36,10 @@ HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
 LOOK_S = 2.0
 
 
+# A session consists of several connections and tasks, any of which may fail first. `ended` gets the first failure,
+# which is the one that is reported: the others usually follow from it. `ends` collects all of them, since the way in
+# which a SPICE server closes its channels says why it did. Both futures belong to one session and are made anew for
+# each.
 class NetworkMachine(AttachedMachine):
     """What SPICE and VNC share: a password, and connections to a server. When any of them ends, the session ends."""
 
@@ -212,6 +216,8 @@ class SpiceMachine(NetworkMachine):
     def _channel(self, kind: ChannelKind, session: int, caps: int) -> SpiceChannel:
         return SpiceChannel(kind, session, caps, self.password, spice_ticket, now_ns())
 
+    # A server lists its channels when the main channel opens, and sends a list of the new ones alone when a card
+    # appears later, so a list adds channels and never takes any away.
     def _list(self, event: ChannelsList, tls: ssl.SSLContext | None) -> None:
         for kind in (ChannelKind.PLAYBACK, ChannelKind.RECORD):
             if (kind, 0) in event.channels and kind not in self._channels:

@@ -30,6 +30,8 @@ NAMED_MAX = 10
 """Machines of a bus listed in the error when the requested one is missing."""
 
 
+# `_kept` belongs to the machine and not to a session: QEMU may be restarted, or the daemon's connection lost, and its
+# cards come back under the same numbers with the volume, the sink and the clock that they had.
 class QemuMachine(AttachedMachine):
     """A machine over D-Bus: by way of QMP, a bus, or a connection that was handed over."""
 
@@ -75,6 +77,8 @@ class QemuMachine(AttachedMachine):
             self._attached()
         await ended
 
+    # Without a microphone the machine can still be heard, so a refused In listener costs only a warning. Without an
+    # Out listener there is nothing to attach.
     def _refused(self, refusal: Refusal, lost: Lost) -> None:
         if refusal.what == "In":
             log.warning("%s: no microphone for this machine: %s", self.label, refusal.text)
@@ -139,6 +143,10 @@ class QemuMachine(AttachedMachine):
             theirs.close()
         return mine
 
+    # QMP is needed only to pass the socket. The connection to it is closed as soon as QEMU has taken it, since a QMP
+    # socket serves one client at a time and the machine's owner needs it too. QEMU has its own copy of `theirs` by
+    # then (SCM_RIGHTS duplicates it), so the caller closes ours in any case; otherwise the end of QEMU would never be
+    # seen on `mine`.
     async def _hand_over(self, qmp: socket.socket, theirs: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
