@@ -192,6 +192,7 @@ class ClientLine:
         if isinstance(self._why, Closed):
             self._why = PeerLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}")
 
+    # `_why` begins as a clean close. Whatever ends the connection otherwise has replaced it by now.
     def closed(self) -> bool:
         """See `Connection`. During a TLS handshake, `start_tls` reports the failure instead."""
         if not self._shaking:

@@ -21,6 +21,7 @@ def spice_ticket(key_der: bytes, password: str) -> bytes:
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
     secret = password.encode() + b"\0"
+    # SPICE_MAX_PASSWORD_LENGTH of spice-protocol, NUL included. OAEP with a key of 1,024 bits would hold 86 bytes.
     if len(secret) > 60:
         raise ConfigError("a SPICE password has 59 bytes at most")
     try:

@@ -90,6 +90,8 @@ class DatagramRunner(asyncio.DatagramProtocol):
         if self._transport is None:
             return
         for payload, address in self._wire.data_to_send():
+            # Dropped and not queued: by the time the buffer has drained, a datagram of media would be too late, and its
+            # place is better taken by a newer one. asyncio would otherwise queue without limit.
             if self._full:
                 self.lost += 1
             else:

@@ -37,6 +37,16 @@ class Outgoing:
     """Part of the first chunk has been sent."""
 
 
+# Who owns a descriptor: the stream owns its socket until `hand_on`; a chunk with `give` owns its descriptors until they
+# are sent or the chunk is dropped, and then they are closed here (`_given`), whichever of the two happens. Received
+# ones belong to `take_fds`. After `close` nothing is sent any more, so no message with descriptors may be queued then.
+#
+# The kernel attaches descriptors to the first byte of a message. So they are gone as soon as any part of it was sent,
+# and the rest follows without them. A message begun must be completed, whatever is dropped behind it: the peer parses a
+# byte stream and would take the next message for its missing part.
+#
+# `ended` is called once at most: not after `finish` or `close`, which are the owner's own decision, and not again when
+# a connection that is being closed with a last word breaks.
 class FdStream:
     """Runs one core on one connected unix socket, which it owns.
 
@@ -89,6 +99,8 @@ class FdStream:
         if outgoing is None:
             self.flush()
 
+    # Without a turn the socket is not even read: bytes stay in the kernel, and a peer that floods is slowed down by its
+    # own full socket. Then the reader is removed, because asyncio's is level-triggered and would call again at once.
     def _readable(self) -> None:
         if self.turns.ready():
             with self.turns:
@@ -165,6 +177,8 @@ class FdStream:
         self._flush_due = True
         self.turns.wait(self)
 
+    # While a write waits for room, new output is only queued behind it, and the bounds are checked here: a peer that
+    # does not read is noticed by those that write to it.
     def flush(self) -> None:
         """Send the core's output."""
         for chunk in self._core.data_to_send():
@@ -200,6 +214,7 @@ class FdStream:
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._sock)
+            # Everything was sent: the guest's budget gets its room back.
             self._may_wait(0)
         if self._farewell is not None:
             self.close()
@@ -245,6 +260,7 @@ class FdStream:
         if self._farewell is not None or self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)
+        # Set before the last output is flushed: if that goes out whole, `_write` closes the socket at once.
         self._farewell = self._loop.call_later(FAREWELL_S, self.close)
         self.flush()
 

@@ -37,6 +37,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: a number has too many digits, or brackets are nested too deeply") from None
 
 
+# Written beside the file and renamed, so a crash leaves the old contents. Nothing is flushed to the disk: that would
+# take as long as the disk does, and only a power cut makes a difference. The name beside is random, so two writers
+# don't share it, and is cut because a name of 255 bytes may be in use already.
 def write_whole(path: Path, data: bytes) -> None:
     """Replace the contents of `path` by `data`. On failure, raises OutputLost and leaves an existing file as it was."""
     try:

@@ -1,4 +1,9 @@
-"""A private unix socket on which other programs hand over descriptors, each with one line of JSON."""
+"""A private unix socket on which other programs hand over descriptors, each with one line of JSON.
+
+A request is taken from a single read. The kernel delivers descriptors with the first byte of the message they were sent
+with, and a sender that writes its line in one `sendmsg` together with its descriptor has it delivered in one piece. A
+connection that sends nothing is closed after a few seconds; at the limit, the one that has waited longest is.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +65,8 @@ class Handover:
             self._drop(sock)
             return
         try:
+            # Closed in any case, also if the request was malformed: the sender has given them away, and nobody else
+            # knows of them.
             with Descriptors(fds):
                 answer = self._answer(data, fds)
             # The requester may be gone; what it handed over stays.

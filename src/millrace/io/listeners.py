@@ -33,6 +33,8 @@ BACK_OFF_S = 0.5
 GONE_S = 300
 """Connections end this long after their host vanished without closing them. A host that only slept may continue."""
 HANDSHAKE_S = 10.0
+# Connections that the kernel holds until they are accepted. A guest that starts a hundred programs connects them all at
+# once, and a non-blocking connect to a unix socket whose queue is full fails (EAGAIN).
 BACKLOG = 1024
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 Take = Callable[[socket.socket], None]
@@ -181,6 +183,8 @@ class Joining:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    # From the moment it is accepted a connection is listed as pending under one name or another: first as a handshake,
+    # then as its transport. Otherwise connections that stall in TLS could not be closed to free descriptors.
     async def _join(self, sock: socket.socket) -> None:
         shaking = Handshake(sock)
         self._listeners.arrive(shaking)
@@ -253,6 +257,8 @@ def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.so
     return listener
 
 
+# A socket file outlives its daemon. Only the kernel knows whether anybody listens: the connection is refused if nobody
+# does. In the runtime directory, two daemons that start at once can't both find it dead: its lock is taken first.
 def _clear_dead(path: Path) -> None:
     if not stat.S_ISSOCK(path.lstat().st_mode):
         raise ConfigError(f"{path} exists and is not a socket; remove it")
@@ -334,6 +340,8 @@ def _bound(family: int, address: str, port: int, kind: int = socket.SOCK_STREAM)
     made = socket.socket(family, kind)
     try:
         if kind == socket.SOCK_STREAM:
+            # For TCP this lets a daemon start again while connections of the last one are in TIME_WAIT. For UDP it
+            # would let two sockets share a port.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

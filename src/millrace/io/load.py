@@ -8,6 +8,8 @@ from pathlib import Path
 from millrace.units import HostNs
 
 
+# Tells a thread that was ready to run, and got no processor, from one that was blocked or had nothing to do: only the
+# first is the fault of other programs.
 def run_delay_ns() -> HostNs:
     """How long this thread has waited for a processor (proc(5), schedstat); 0 if unknown."""
     try:

@@ -10,6 +10,8 @@ from pathlib import Path
 from millrace.errors import ConfigError
 
 
+# flock and not fcntl's record locks: those belong to the process and are lost when it closes *any* descriptor of the
+# file.
 class FileLock:
     """A lock, held from construction until `release`."""
 

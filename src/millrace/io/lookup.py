@@ -48,6 +48,8 @@ class _Walk:
     def _step(self, name: str, more: bool) -> None:
         if name.isdigit() and len(name) < 10 and self._foreign and is_proc(self.at):
             self._pid = int(name)
+        # `finally` closes whichever of the two descriptors is not the current place: `found` and `at` are exchanged on
+        # the way on.
         found = self._opened(name, more)
         try:
             status = self._asked(found)

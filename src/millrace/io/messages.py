@@ -13,6 +13,9 @@ from millrace.wire.contract import Session
 Message = str | bytes
 
 
+# Writing may wait for the peer, so it is done in one task; everybody else only sets an event. The session's messages
+# are taken when they can be written: those that are queued while a write waits go out after it, and deadlines run on in
+# the meantime.
 class MessageRunner:
     """Writes from a single task, so in order. `ended` is called once, with the error, if the peer misses a deadline."""
 

@@ -43,6 +43,8 @@ class Metered(asyncio.BufferedProtocol):
             with self.turns:
                 self._inner.data_received(data)
 
+    # Called within a round of the guest, which charges it. Data that waited goes first, then reading is resumed; the
+    # inner protocol may have paused the transport meanwhile for its own reasons, and then it is left paused.
     def work(self) -> bool:
         """See `Worker`."""
         kept, self._kept = self._kept, b""

@@ -70,6 +70,7 @@ def program_of(pid: int) -> str:
 
 
 def _is_the_systems(status: os.stat_result) -> bool:
+    # A file that only root can have written has the name that the distribution gave it.
     return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
@@ -154,6 +155,8 @@ def identity_of(pid: int, uid: int, pidfd: int | None = None) -> Identity:
     if not _numbers_are_ours():
         return Identity(pid, uid)
     found = Identity(pid, uid, program_of(pid), sandbox_of(pid), unproven=True)
+    # Asked last. While the process exists its PID can't be given to another, so if it still exists now, what was read
+    # from /proc was its own.
     if pidfd is not None:
         try:
             signal.pidfd_send_signal(pidfd, 0)

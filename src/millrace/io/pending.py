@@ -30,6 +30,9 @@ class PendingConnection(Protocol):
         ...
 
 
+# All timeouts in a queue are of the same length, and a connection that begins again is put at the end. A dictionary
+# keeps its entries in the order of insertion, so its first entry is always the next to expire and the one that waited
+# longest: finding it takes no search, however many strangers there are.
 class PendingConnections:
     """`strangers` have not logged in yet. Connections inside are left to their own protocol. `resting` ones have logged
     in and idle between two requests. Both queues are in order of their deadlines."""

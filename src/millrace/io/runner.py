@@ -2,6 +2,16 @@
 
 At each step it feeds the core, then writes everything the core wants to send, then arms one timer.
 Cores never see a socket or a clock; this file never sees a protocol.
+
+The laws of a runner:
+
+- The core is never entered while it runs: everything that happens to it (bytes, a deadline, `wake`) is a step of its
+  own, and output that a step makes for *another* connection only wakes that one.
+- After each step first all output is written, then the deadline is read. Producing output may change the deadline; the
+  timer would otherwise be armed for the one before.
+- Bytes reach the core in the order in which they arrived. While some wait for a turn (`_rest`), new ones are appended
+  to them, and reading is paused. asyncio may still deliver what it had read before the pause.
+- The end is a step as well, and may take several turns. The core is told once.
 """
 
 from __future__ import annotations
@@ -119,6 +129,7 @@ class TimerRunner:
         if self._core is None or self._loop is None:
             return
         deadline = self._core.next_timeout()
+        # Called after every packet, and the deadline is nearly always the same: then nothing is done.
         if deadline == self._armed_for and (self._handle is not None or deadline is None):
             return
         if self._handle is not None:
@@ -142,6 +153,7 @@ class TimerRunner:
         except Exception:
             # A bug must not stop the timer for good. The pause keeps it from spinning if the deadline stays the same.
             log.exception("internal error when a timer ran out")
+            # `_armed_for` stays, so `rearm` with the unchanged deadline leaves this pause alone.
             self._handle = self._loop.call_later(AFTER_FAILURE_S, self._fire)
             return
         before, self._ended_at = self._ended_at, now_ns()
@@ -225,6 +237,8 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._core.over = self._turns.over
         self._arm(self._core)
 
+    # The buffer is shared: between this call and `buffer_updated` nothing else of the event loop runs, and `_take` is
+    # done with the view before it returns. What has to wait is copied.
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio."""
         if self._sender is not None:
@@ -351,6 +365,8 @@ class StreamRunner(asyncio.BufferedProtocol):
         if not self._lost:
             self._end()
 
+    # Deadlines and reading stop at once, so that nothing happens to a core that is being cleaned up; `gone` frees its
+    # place among the connections that wait to log in. Only the cleaning up itself waits for turns.
     def _end(self) -> None:
         """Clean up, in turns: a thousand connections may end at once."""
         self._lost, self._rest = True, b""
@@ -385,6 +401,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             transport.write(data)
         self._arm(core)
         if core.closing:
+            # After the output of this step: a core that closes has usually just said why.
             self._close(transport)
         elif self._weighed or self._rest or transport.get_write_buffer_size():
             self._weigh(core, transport)

@@ -46,6 +46,9 @@ class SenderIdentity:
         fcntl.ioctl(self._fileno, termios.FIONREAD, waiting)
         self._before = waiting[0]
 
+    # The transport reads without control messages, so the writer is looked at first, with MSG_PEEK, on a duplicate of
+    # the descriptor. What the transport reads next is by that writer alone, because the kernel ends a read where the
+    # writer changes.
     def reading(self) -> None:
         """Find out which process wrote the data that is read next."""
         self._writer = 0
@@ -64,6 +67,8 @@ class SenderIdentity:
         if size <= self._before:
             self._before -= size
             return
+        # Program and PID must both be the same: a PID alone may have been reused or have exec'ed another program since
+        # it was looked up. Otherwise the look-up starts over with the writer, up to LOOKS_MAX times.
         was = self._identity
         now = identity_of(self._writer, was.uid) if self._writer > 0 else Identity(0, was.uid)
         if self._writer == was.pid and now.names == was.names:

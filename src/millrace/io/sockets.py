@@ -63,6 +63,8 @@ def own_secret(path: Path, make: Callable[[], str]) -> str:
     return made
 
 
+# Probes begin after a third of the time, and four of them a sixth apart fill the rest. Probes are not sent while data
+# is unacknowledged: TCP_USER_TIMEOUT covers that case.
 def keep_alive(sock: socket.socket, seconds: int) -> None:
     """Have the kernel detect within `seconds` that the other host is gone, as after a power cut (tcp(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -72,6 +72,16 @@ def _untold(waited_ns: HostNs, waiting: int) -> None:
     """Waiting is not reported."""
 
 
+# The laws of turns:
+#
+# - Whoever works for the guest does so inside `with turns`, or in `work`, which a round calls inside it. The time is
+#   charged when the outermost block ends, so `left_ns` is out of date until then, and `over` is the question to ask.
+# - In a round, each worker that waited when it began works at most once, in order. One that queues itself again waits
+#   for the next round, so no worker can keep the others out.
+# - Rounds are separate callbacks of the event loop. Between two of them timers and sockets of everybody else are
+#   served; that, and not the order within a guest, is what keeps the other guests' cycles on time.
+# - A slice that was overdrawn is not owed: the next round renews it whole. A step is short, so what it can overdraw is
+#   too.
 class Turns(Slice):
     """One guest's turns and its time slice. It must be created and used in a single event loop."""
 
@@ -165,6 +175,7 @@ class Turns(Slice):
             self._since_ns += waited
             self._kept_waiting(waited, self.waiting)
 
+    # Inside `with turns` the slice does not shrink before the block ends, so there `over` has to be asked as well.
     async def turn(self) -> None:
         """To be awaited between two steps: wait until some of the slice is left."""
         while not self.ready() or (self._depth > 0 and self.over()):
@@ -185,6 +196,8 @@ class Turns(Slice):
         return await _Charged(self, work)
 
 
+# A task can't be run from a round: setting the future only makes the event loop resume it after the round. Its cost is
+# unknown until then, so a round ends after it has given a turn to a task.
 class _Turn:
     """A task that waits for its turn."""
 
@@ -206,6 +219,10 @@ class _Charged(Awaitable[T]):
     def __init__(self, turns: Turns, work: Coroutine[Any, Any, T]) -> None:
         self._turns, self._work = turns, work
 
+    # The coroutine is driven by hand, so that each stretch between two awaits is charged and none of the awaited time
+    # is. When what it awaited is there, it waits for a turn before it goes on, since a task wakes whether or not its
+    # guest has any time left. Exceptions, cancellation among them, are thrown into the coroutine at the point where it
+    # waits.
     def __await__(self) -> Generator[Any, Any, T]:
         send: Callable[[Any], Any] = self._work.send
         value: Any = None
