@@ -22,6 +22,8 @@ class Budgets:
         self._guests = guests
         self._own: dict[str, Budget] = {}
 
+    # A principal with rights in one guest only is that guest, for this purpose: otherwise a tenant could have as many
+    # budgets as it has tokens.
     def of(self, principal: Principal) -> Budget:
         """The budget of a principal's guest if it has exactly one, otherwise its own."""
         home = self._guests.get(min(principal.guests)) if len(principal.guests) == 1 else None

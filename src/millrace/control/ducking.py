@@ -8,6 +8,9 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
 
 
+# An attenuation belongs to the connection that asked for it and ends with it, so a session manager that crashes
+# leaves nothing quiet. It is a factor of its own (`trim`), apart from the volume that users set and that is
+# remembered.
 class Ducking:
     """Attenuations by connection and stream. Where several apply to one stream, the strongest wins."""
 

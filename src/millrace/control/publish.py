@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from millrace.guest.listener import ListenerSession
 
 
+# What is passed to the registry is not the object's state but a function that makes it, called when the state is
+# sent: a hundred changes within one pass of the event loop cost one view.
 class Publisher:
     """Publishes the objects of one guest."""
 

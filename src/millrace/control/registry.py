@@ -96,6 +96,15 @@ class _Look:
     synced: bool
 
 
+# What a watcher can rely on. It is sent every object that it may see, then `synced`, then every change, and for each
+# object its state at the time of sending, not at that of the change. Changes of an object that follow each other
+# quickly become one. A removal is always the last thing about an object, since all messages to all watchers are made
+# by one generator (`_tell`), which takes removals before the next slice of changes; a slice that is being sent is
+# sent to the end first. The initial listing (`_show`) is a second generator, and a change may overtake it. That does
+# no harm: the listing, too, sends the state as it is then, and leaves out what is gone.
+#
+# `looked` is for a watcher that continues elsewhere: it must be told there of what disappeared while nobody was
+# watching, so the numbers it has been sent go with it, including removals that were under way but not sent.
 class Registry:
     """All objects and all watchers."""
 

@@ -53,6 +53,8 @@ class Sessions:
         except ValueError:
             return ""
 
+    # The proof is compared in constant time. It covers the principal, the number and the secret, so none of them can
+    # be exchanged for another's; `over` is asked only for a session that is genuine.
     def proven(self, session: str, secret: bytes) -> str | None:
         """The session's number, if its proof matches the secret's digest and it was not signed out."""
         _, _, rest = session.partition(".")

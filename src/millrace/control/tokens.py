@@ -50,6 +50,13 @@ def new_key() -> str:
     return new_secret(secrets.token_bytes(SECRET_BYTES))
 
 
+# The order of a change: the store first, then memory, then the sessions. A new secret is valid only once it is on
+# disk, and a revoked one is gone from the disk before anybody is told, so a crash at any point leaves no token that
+# works after it was revoked. Signing out is the exception: it takes effect in memory first, because a browser that
+# signs out must be out even if the disk is full.
+#
+# Rights are looked up anew for every request, by the secret's digest. What outlives a request (listeners, watchers,
+# connections) does not ask again, so it is registered here and told when its rights end.
 class Access:
     """Secrets, the principals they identify, and the sessions that run on their rights."""
 
@@ -183,6 +190,9 @@ class Access:
             return "the token was revoked" if key.startswith("token/") else ""
         return "the token has expired" if expired(token, _wall_s()) else ""
 
+    # The expiry of a token is wall-clock time, which may be set forwards or back at any moment, while a timer counts
+    # monotonic time. So it is looked at again every `LOOK_S` at least, but only while something runs on a token that
+    # expires.
     def _arm(self) -> None:
         """Schedule the next expiry check, for the first token on which something runs to expire."""
         if self._timer is not None:

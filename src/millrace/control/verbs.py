@@ -112,6 +112,8 @@ def move(found: Found, to: str) -> None:
         raise ConfigError(f"{printable(key)}: only streams and listeners can be moved")
 
 
+# Gains are bounded and must be finite: a NaN in a matrix would make everything that is mixed through it NaN, for
+# every listener of the sink.
 def parse_matrix(rows: object) -> Matrix | None:
     """Parse a matrix from JSON: a list of rows (source channels) of numbers (target channels)."""
     if rows is None:

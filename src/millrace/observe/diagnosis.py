@@ -61,6 +61,15 @@ class Doubt(NamedTuple):
     stopped: bool
 
 
+# One event may be noticed in many places: a daemon that was not scheduled makes every stream run dry, every listener
+# miss packets and every machine look slow. Only the cause is an incident. So before a symptom is blamed on anybody
+# outside, it is compared with the daemon's own stalls (`OURS`). If one of them lies within `AFTER_NS` before it, it
+# is recorded as that stall, in the guest where it was heard: an effect is heard only once the buffers in between have
+# run dry.
+#
+# The comparison needs both to be known. A stall is reported (`strain`) when the run of the graphs that was late has
+# ended, after the underruns that were found within that run. A client's underrun is examined `CONFIRM_NS` later, when
+# the stall is known, and compared by the time at which it was heard.
 class Diagnosis:
     """The diagnosis of one worker."""
 
@@ -174,6 +183,8 @@ class Diagnosis:
 
     # -- streams -----------------------------------------------------------------------------
 
+    # Whether the application's process is stopped is asked at once, since it may be continued before the underrun is
+    # examined; it is asked again then, in case the symptom came first.
     def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:
         """Trouble at a node since `since_ns`: underrun, late, ring_corrupted, unread, overrun, microphone."""
         heard = self._around.now_ns()

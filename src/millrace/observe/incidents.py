@@ -79,6 +79,13 @@ Changed = Callable[[str, Incident], None]
 """Called with new, change or remove when an incident is new, happens again, or is discarded."""
 
 
+# When an incident ends: it has no end of its own, only a last time. A symptom that repeats within `MERGE_NS` of the
+# last one is the same incident and counts; after a pause of that length it is another. Conditions that come in bursts
+# while they last (`LASTING`) are given a minute. Totals count every symptom, merged or not, and are never reset, as a
+# counter of Prometheus must not be.
+#
+# `_latest` finds the incident to merge with, `_of_kind` and `_ring` the oldest to drop. All three must agree, and
+# `_forget` is the only place that removes anything.
 class Incidents:
     """The ring of incidents."""
 
@@ -138,6 +145,8 @@ class Incidents:
             del self._latest[key]
         self._changed("remove", old)
 
+    # A cause may be dated up to 50 ms after its effect, because the moment at which it began is an estimate, between
+    # two observations.
     def near(self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, subject: str = "") -> Incident | None:
         """The latest incident of these stages shortly before `at_ns`, of the whole daemon or about `subject`."""
         for incident in reversed(self._ring.values()):

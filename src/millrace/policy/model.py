@@ -56,6 +56,13 @@ class _Sink(NamedTuple):
     names: tuple[str, ...]
 
 
+# The policy sees its own commands come back as changes of the streams, in one or several steps, mixed with what users
+# do at the same time. Learning from them would make it remember what it has itself restored. `wanted` is what it
+# asked for: a change in which every value is either the old one or the wanted one is its own doing. Any other is
+# somebody's choice, and ends the wait, since from then on the values are that person's.
+#
+# What a client chose itself (`chosen`) is never overridden, and neither is a stream that existed before the policy
+# connected: its level was set by somebody, perhaps through the policy that ran before.
 @dataclass(slots=True)
 class Policy:
     """The state of one session manager.
@@ -189,6 +196,9 @@ class Policy:
 
     # -- ducking ---------------------------------------------------------------------------------
 
+    # The set of running calls decides, not the order of events: all streams are looked at when the first call begins
+    # or the last one ends, otherwise only the one that changed, and a command is sent only if it changes anything. If
+    # the policy itself ends, the daemon releases what its connection had attenuated.
     def _duck(self, stream: _Stream, id_: int, here: bool) -> list[Command]:
         """While a call is on, turn down the guest's other streams: all when it begins, and new ones."""
         calls = self._calls.setdefault(stream.guest, set())

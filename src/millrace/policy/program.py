@@ -25,6 +25,10 @@ class _Lost(Exception):
     """Another policy has taken over."""
 
 
+# Several policies may run; the name `policy` decides which one acts. One that is replaced drops its connection and
+# queues again without `replace`, or two of them started with `--replace` would take the role from each other for
+# ever. What a policy has learned but not saved yet survives a lost connection (`_notes`), because it belongs to the
+# program and not to the session.
 class Program:
     """Runs one policy against one daemon."""
 

@@ -129,6 +129,8 @@ class NetEmulator(Generic[T]):
             heapq.heappush(self._queue, (self._arrival(now_ns, size), self._serial, message))
             self._serial += 1
 
+    # A burst begins with probability p / (B * (1 - p)) at each packet that is not in one, where B is the mean length
+    # of a burst: that makes the share of lost packets p in the long run, however long the bursts.
     def _is_lost(self) -> bool:
         path, random = self.path, self._random
         if not path.burst:
@@ -141,6 +143,9 @@ class NetEmulator(Generic[T]):
             return True
         return False
 
+    # Three things in this order: the line sends one message at a time at its rate, the path adds its delay, and a
+    # stall holds back what would arrive during it. On an ordered path (TCP) a message never arrives before the one
+    # sent before it. A message that is reordered on purpose is exempt, and does not hold back those after it either.
     def _arrival(self, now_ns: HostNs, size: int) -> float:
         path = self.path
         start = max(float(now_ns), self._line_free_ns)
