@@ -11,7 +11,8 @@ The laws of a runner:
   timer would otherwise be armed for the one before.
 - Bytes reach the core in the order in which they arrived. While some wait for a turn (`_rest`), new ones are appended
   to them, and reading is paused. asyncio may still deliver what it had read before the pause.
-- The end is a step as well, and may take several turns. The core is told once.
+- The end is a step as well: `closed` is called in turns until the core says that it is done, and nothing else after the
+  first time.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ D = TypeVar("D", str, bytes)
 _json = msgspec.json.Decoder()
 
 
+# `UnicodeError` is a ValueError but no MsgspecError, and RecursionError is neither; a session that let one of them out
+# would take its runner's path for bugs in the daemon, with a traceback for whatever a stranger sends.
 def understood(decode: Callable[[D], T], data: D) -> T:
     """Decode `data`, turning every failure into a RemoteProtocolError."""
     try:

@@ -42,6 +42,9 @@ def awaiting_hello(now_ns: HostNs) -> NativeState:
     return NativeState(hello_by_ns=now_ns + GREET_NS)
 
 
+# Bytes and descriptors arrive side by side: the kernel delivers descriptors with or before the last byte of the message
+# that they were sent with. So they queue up, and the header of each message says how many it takes off. The count is
+# taken off for unknown messages too; that is what keeps the two streams in step.
 class NativeWire:
     """One end of a connection. The daemon's end accepts no descriptors; `close_fd` gets those that nothing claims.
 
@@ -74,6 +77,7 @@ class NativeWire:
             at = end
         del partial[:at]
 
+    # All of the header is checked before the message is waited for.
     def _check(self, size: int, kind: int, fds: int, zero: int) -> None:
         if size > FRAME_MAX:
             raise RemoteProtocolError(f"a message of {size} bytes; {FRAME_MAX} at most")

@@ -25,6 +25,7 @@ MESSAGE_MAX = 64 * 1024
 MEDIA_MAX = 4 * 1024 * 1024
 MEDIA, MEDIA_FOLLOWS = 1, 2
 """A packet of the second kind was sent together with the previous one, so its arrival says nothing about the path."""
+# Little-endian without padding: kind, generation (lower 8 bits), frames, sequence (lower 32 bits), position, host time.
 _HEADER = struct.Struct("<BBHIQQ")
 HEADER_BYTES = _HEADER.size
 SETTINGS_MAX = 64

@@ -39,6 +39,9 @@ FORMAT_EVERY_NS = NS_PER_S // 10
 _TRACK_KIND = bytes([TRACK])
 
 
+# Anything received counts as a sign of life, not only pongs. Both sides ping, because each measures the offset of the
+# other's clock for itself: the listener every 2 s, for playback, the daemon every 8 s. A peer is given up after 15 s,
+# which is several pings of the listener and nearly two of the daemon.
 class Keepalive:
     """Sends pings, detects a silent peer, and measures the clock offset from the pongs."""
 
@@ -59,6 +62,8 @@ class Keepalive:
 
     def pong(self, pong: Pong, now_ns: HostNs) -> None:
         """Take the answer to a ping."""
+        # The time in a pong is our own, returned. One from the future would become a round trip of negative length, the
+        # best of all.
         if pong.t > now_ns:
             raise RemoteProtocolError("a pong to a ping that was never sent")
         self.clock.add(pong.t, pong.now, now_ns)
@@ -166,6 +171,9 @@ class PeerServer(_Session):
         if len(message) > MESSAGE_MAX:
             raise RemoteProtocolError(f"a packet of {len(message)} bytes")
         packet = unpack_media(message)
+        # Generations travel as 8 bits. Packets of the previous format may still arrive behind the announcement of the
+        # next, and are dropped. Formats change 10 times a second at most in the long run, so no packet is on its way
+        # long enough for its number to come round.
         if packet is None or packet.generation != self._speaks.generation & 0xFF:
             return
         if not packet_fits(packet, self._speaks):

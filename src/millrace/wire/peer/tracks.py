@@ -28,6 +28,8 @@ _REGION = struct.Struct("<HHHH")
 TRACK_HEADER_BYTES = _HEADER.size
 _MEDIA_FLAGS = int(Flags.KEY | Flags.DISCONTINUITY | Flags.DISPOSABLE | Flags.END)
 _FOLLOWS, _HAS_DTS, _HAS_REGION = 16, 32, 64
+# A flag that is not known may announce a field that is not known, so where the payload begins isn't known either: such
+# a packet is skipped whole.
 _KNOWN = _MEDIA_FLAGS | _FOLLOWS | _HAS_DTS | _HAS_REGION
 DURATION_MAX_NS = (2**32 - 1) * NS_PER_US
 

@@ -154,6 +154,7 @@ class PulseClientSession(Untimed):
             raise bad(f"{command.name} is only sent by clients")
         return Notice(command, read_fields(NOTICES[command], reader, self.version))
 
+    # Replies carry no type, only the tag of their request: an answer to a tag that is not known can't even be parsed.
     def _asked(self, tag: int) -> Command:
         command = self._waiting.pop(tag, None)
         if command is None:
@@ -167,6 +168,7 @@ class PulseClientSession(Untimed):
         if single is not command:
             return Reply(tag, command, read_many(fields, reader, self.version))
         record = read_fields(fields, reader, self.version)
+        # The upper half of the server's version has flags, as that of the client's has.
         if command is Command.AUTH:
             self.version = min(self.version, record["version"] & 0xFFFF)
         return Reply(tag, command, [record])

@@ -166,6 +166,8 @@ REPLIES: dict[Command, Layout] = {
         _C.EXTENSION: "rest:*",
         _C.GET_MODULE_INFO: "index:L name:s argument:s users:L @15 props:P",
         _C.GET_CLIENT_INFO: "index:L name:s module:L driver:s @13 props:P",
+        # `ports` is a count, and the entries that would follow it are not described: sinks and sources here have none.
+        # Lists of a real server with ports can't be read with these layouts.
         _C.GET_SINK_INFO: "index:L name:s description:s spec:a map:m module:L volume:v mute:b"
         " monitor_index:L monitor_name:s latency:U driver:s flags:L @13 props:P configured:U"
         " @15 base_volume:V state:L steps:L card:L @16 ports:L active_port:s @21 formats:F",
@@ -203,6 +205,8 @@ NOTICES: dict[Command, Layout] = {
 }
 
 
+# Trailing data is an error, as it is for libpulse: it means that the two sides disagree about the version, and then
+# nothing in the message can be trusted.
 def read_fields(fields: Layout, reader: Reader, version: int) -> dict[str, Any]:
     """Read the `fields` that exist in `version`; RemoteProtocolError for missing or trailing data."""
     out = {f.name: READ[f.type](reader) for f in fields if f.since <= version}

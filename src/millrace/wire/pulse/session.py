@@ -34,6 +34,7 @@ RECORDS_MAX = 4 * 1024 * 1024
 """The largest list sent; the protocol's own limit is 16 MiB."""
 _SHM_FLAGS = 0xC0000000
 _SEEK_MASK = 0xFF
+# EXTENSION is sent by both sides: a request here, a notice there.
 _SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTICES} - {Command.EXTENSION})
 
 
@@ -115,6 +116,18 @@ class PulseState:
     """The size of `unsent`, which `data_to_send` takes."""
 
 
+# Two states: between frames (`left` is 0, `header` may be partial) and within one (`left` bytes of it are to come). The
+# invariants hold after any number of bytes, so the state can be taken and continued there:
+#
+# - Blocks and commands become events strictly in the order of the stream. Clients correct their idea of the write index
+#   on that assumption.
+# - Only the first piece of a block carries its seek and offset. The pieces after it continue there (RELATIVE, 0), so
+#   any division into pieces writes the same bytes to the same place.
+# - A block is never collected. A command is, up to COMMAND_MAX, and its announced size is reported as soon as its
+#   header is complete, so its memory is charged before it is used.
+# - An unknown or unsupported command is answered (`Refused`) and does not end the connection: its tag is known, and
+#   clients probe for features that way. What can't be parsed ends the connection, since nobody knows what its sender
+#   expects.
 class PulseSession(Untimed):
     """The server's end of one connection. It can continue from another session's `state`."""
 
@@ -131,6 +144,8 @@ class PulseSession(Untimed):
         while at < len(data):
             at += self.take(memoryview(data)[at:])
 
+    # One event at a time, so that the caller can stop between two commands when its turn is over, and keep the rest as
+    # bytes. A queue of parsed commands would take more memory than those bytes, and would not be part of the state.
     def take(self, view: memoryview) -> int:
         """Like `receive`, but stops at the next event; returns how many bytes were taken."""
         at, end, state = 0, len(view), self.state
@@ -156,6 +171,7 @@ class PulseSession(Untimed):
             self._begin(*whole)
         return at + len(piece)
 
+    # The offset is a signed number of 64 bits in two halves, so only its upper half is read as signed.
     def _begin(self, length: int, channel: int, high: int, low: int, flags: int) -> None:
         state = self.state
         state.channel = channel
@@ -209,6 +225,8 @@ class PulseSession(Untimed):
             values = read_fields(fields, reader, self.state.version)
         except RemoteProtocolError as error:
             raise bad(f"{command.name}: {error}") from None
+        # From here on fields are read and written in the lower of the two versions, beginning with the reply to this
+        # very command.
         if command is Command.AUTH:
             self._agree_version(values)
         self._events.append(Request(command, tag, values))

@@ -159,6 +159,8 @@ class Reader:
         self._tag(b"x")
         return self._take(int(_U32.unpack(self._take(4))[0]))
 
+    # The length is there twice, as a value of its own and in the blob. libpulse refuses a list whose lengths differ,
+    # and so does this. The bounds are checked before a value is copied.
     def proplist(self) -> Props:
         """'P': key, length, value, …, ended by a null string."""
         self._tag(b"P")
@@ -198,6 +200,8 @@ class Writer:
     def __init__(self) -> None:
         self.data = bytearray()
 
+    # A NUL would end the string early, and the receiver would take the rest for the next value. Names come from other
+    # programs, so one may be in there.
     def string(self, value: str | None) -> None:
         """'t' or 'N'."""
         self.data += b"N" if value is None else b"t" + value.encode().replace(b"\0", b"") + b"\0"

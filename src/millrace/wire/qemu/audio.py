@@ -98,6 +98,10 @@ class VoiceRead:
 VoiceEvent: TypeAlias = VoiceInit | VoiceFini | VoiceEnabled | VoiceVolume | VoiceWrite | VoiceRead
 
 
+# QEMU calls `Properties.GetAll` when it has the descriptor, in its main loop, and the guest stands still until the
+# answer arrives (25 s, then it gives up). So any call to that interface is answered, whatever it asks, before the other
+# calls are even looked at. Sound in `Write` expects no reply. `Read` is synchronous as well: its size and the pace of
+# the answers set the pace of the guest's recording, so it is answered at once, if necessary with less.
 class AudioPeer(Untimed):
     """Our end of a registered listener's connection."""
 
@@ -114,6 +118,7 @@ class AudioPeer(Untimed):
                 self._called(message)
 
     def _called(self, message: Message) -> None:
+        # The listeners have no properties: an empty a{sv}.
         if message.interface == PROPERTIES:
             self.greeted = True
             self.wire.send_reply(message, "a{sv}", _NO_PROPERTIES)
@@ -213,6 +218,10 @@ class NotThere:
 ClientEvent: TypeAlias = Machine | Registered | Refusal | NotThere
 
 
+# Candidates on a bus are asked one after another and not all at once, so the first that fits is the one used, and its
+# answer is the only one waited for. One that answers with an error is not a machine and is passed over; peer to peer
+# there is nobody else to ask, and an error is reported. A machine that is stopped answers nothing, so there is a
+# deadline until the playback listener is accepted.
 class DisplayClient:
     """Finds the machine, then registers listeners.
 
@@ -249,6 +258,7 @@ class DisplayClient:
 
     def send_register(self, kind: str, fd: int) -> None:
         """Register a listener: `fd`, one end of a socket pair, goes along with the message; `kind` is Out or In."""
+        # On the wire a descriptor is its index among those sent with the message.
         body = Writer().number("h", 0).bytes()
         self._ask(kind, AUDIO_PATH, AUDIO, f"Register{kind}Listener", "h", body, self._destination, (fd,))
 

@@ -84,6 +84,9 @@ class Message:
         return Reader(self.body, self.order).values(self.signature)
 
 
+# Authentication is lock-step: the server's OK, then its AGREE_UNIX_FD, and only after BEGIN has been sent are the bytes
+# binary. Calls made before that are held back: until BEGIN the server expects lines of text. The NUL byte in front
+# carries the sender's credentials where the kernel attaches them to data.
 class DBusWire(Untimed):
     """Bytes ⇄ messages. Calls queue until authentication is done."""
 
@@ -140,6 +143,7 @@ class DBusWire(Untimed):
             raise RemoteProtocolError("these bytes are not a D-Bus message")
         _, kind, flags, _, body_size, serial, fields_size = struct.unpack_from(order + "BBBBIII", self._buffer)
         head = _HEADER_BYTES + fields_size + -fields_size % 8
+        # Before waiting for the rest, so that what is buffered is bounded by what was announced.
         if head + body_size > MESSAGE_MAX:
             raise RemoteProtocolError(f"a D-Bus message of {head + body_size} bytes; {MESSAGE_MAX} at most")
         if len(self._buffer) < head + body_size:

@@ -28,6 +28,10 @@ class HandedOver:
     """QEMU has accepted the descriptor."""
 
 
+# QMP is lock-step here: the greeting, then three commands, each sent after the answer to the one before. The descriptor
+# goes with `getfd`, in the same write: QEMU takes it when it parses the command. Events of the machine may come in
+# between and are skipped. QEMU serves one client on a QMP socket at a time, so a socket that is taken sends no greeting
+# at all, which only the deadline notices.
 class QmpHandover:
     """Passes QEMU a descriptor as a D-Bus display client."""
 

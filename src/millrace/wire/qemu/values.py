@@ -89,6 +89,8 @@ class Reader:
 
     def value(self, kind: str, depth: int = 0) -> Any:
         """Read one value of a single complete type."""
+        # All values of a message count, nested ones too: an array of arrays of nothing is small on the wire and large
+        # in memory.
         self._count += 1
         if depth > DEPTH_MAX or self._count > VALUES_MAX:
             raise RemoteProtocolError("D-Bus values nested too deeply, or too many")
@@ -123,6 +125,7 @@ class Reader:
         if end > len(self._data):
             raise RemoteProtocolError(f"a D-Bus array of {size} bytes is longer than its message")
         out = []
+        # Ends: every value takes at least one byte, since a type without content is refused with its signature.
         while self._at < end:
             out.append(self.value(kind, depth + 1))
         return dict(out) if kind[0] == "{" else out

@@ -55,6 +55,11 @@ class SpiceMessage:
     body: bytes
 
 
+# Each step takes exactly the bytes it needs and names the next step; it returns False if they are not there yet, and
+# then nothing has been taken. The steps: header, link reply, result of the ticket, and messages from then on.
+#
+# Flow control: after SET_ACK the server sends at most a window of messages that were not acknowledged, so every message
+# counts, those that are not understood too. Without them the server stops sending.
 class SpiceChannel:
     """Bytes ⇄ messages of one channel."""
 
@@ -102,6 +107,7 @@ class SpiceChannel:
         magic, major, _, size = struct.unpack("<4sIII", head)
         if magic != MAGIC:
             raise RemoteProtocolError("this is not a SPICE server")
+        # 178 bytes hold the error, the key and the three counts that are read below.
         if major != 2 or not 178 <= size <= LINK_MAX:
             raise RemoteProtocolError(f"SPICE version {major} with a link reply of {size} bytes")
         self._reply_bytes = size

@@ -28,6 +28,7 @@ class SpiceMain:
                 continue
             if isinstance(event, MainInit):
                 self._channel.send_message(ATTACH_CHANNELS)
+            # It comes again, with the new channel alone, when QEMU opens a sound card late.
             elif isinstance(event, ChannelsList):
                 self._answer_by_ns = None
             self._events.append(event)
@@ -46,6 +47,7 @@ class SpiceMain:
         """See `Sender`."""
         return self._channel.data_to_send()
 
+    # The main channel's own link has the same deadline, and the list can't come before it, so this one covers both.
     def next_timeout(self) -> HostNs | None:
         """The deadline for the list of channels."""
         return self._answer_by_ns

@@ -10,6 +10,7 @@ from millrace.errors import RemoteProtocolError
 from millrace.wire.spice.channel import SpiceMessage, unpack
 
 MODE_RAW, MODE_OPUS = 1, 3
+# VOLUME and LATENCY. Without OPUS_CAP the server sends raw samples, whatever it prefers.
 PLAYBACK_CAPS = 0b0110
 OPUS_CAP = 0b1000
 RECORD_CAPS = 0b0010

@@ -62,6 +62,17 @@ class AudioData:
 VncEvent: TypeAlias = TlsWanted | Ready | AudioBegin | AudioEnd | AudioData
 
 
+# Each step is called with exactly the bytes it asked for (`_then`) and sets the next one. A step that expects no bytes
+# is called at once by the one before it.
+#
+# version → security → [VeNCrypt → TLS] → [challenge] → result → ServerInit → name → messages
+#
+# Sound is asked for as an encoding, and a server without it says nothing: it ignores encodings it does not know. QEMU
+# confirms with an empty rectangle of that encoding, for which no update need be requested. Hence the deadline SOUND_NS,
+# and hence no picture is ever sent.
+#
+# Once the server has accepted the VeNCrypt type, nothing may be parsed until the TLS handshake is done: bytes that
+# arrive there in plain text could have been put in by anybody on the way.
 class VncClient:
     """One connection. `rate` and `channels` are requested from QEMU, which converts."""
 
@@ -248,6 +259,8 @@ class VncClient:
     def _next_rectangle(self) -> None:
         self._then(*((12, self._rectangle) if self._rectangles else (1, self._message)))
 
+    # Only the pseudo-encoding was asked for, so any other rectangle is a server that would send pictures, and its
+    # length is not known here.
     def _rectangle(self, part: bytes) -> None:
         if struct.unpack(">8xi", part)[0] != AUDIO_ENCODING:
             raise RemoteProtocolError("a picture that was not requested")
