@@ -35,6 +35,9 @@ class JsonLines(logging.Formatter):
         return ascii_json(out)
 
 
+# The kind of a message is its format string, not its text, so a client that varies its name does not get a new
+# allowance with every line. The table of kinds is bounded as well: when it is full it is emptied, which at worst lets
+# some messages through again.
 class Rated(logging.Filter):
     """Limits the rate of each kind of message, and reports how many it has dropped."""
 

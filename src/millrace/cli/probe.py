@@ -58,6 +58,8 @@ async def measure(guest: str, listen: str, as_json: bool) -> None:
     _print(guest, sent_ns, output.heard_ns, ways, as_json)
 
 
+# The noise keeps the path running at a level that no click can be mistaken for: silence would let the encoder and the
+# graph rest, and each click would measure how they wake up.
 async def _clicks(
     bus: Any, stream: Any, output: HearingOutput, now: Callable[[str], None]
 ) -> tuple[list[HostNs], list[dict[str, Any]]]:

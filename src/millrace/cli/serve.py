@@ -108,6 +108,9 @@ def _with_machines(config: Config, qmp: list[Path], dbus: str | None) -> Config:
     return replace(config, guests=(replace(first, doors=doors), *others))
 
 
+# `on_stop` comes before the start, so that a signal during it is not lost, and the policy is stopped before the
+# daemon whose socket it uses. The readiness notice is sent when the sockets accept, not before: a service that is
+# ordered after this one may connect at once.
 async def _serve(config: Config, policy: bool) -> None:
     import asyncio
 

@@ -58,6 +58,10 @@ class Daemon:
         self._native: dict[Guest | None, NativeServer] = {}
         self._ticker: asyncio.Task[None] | None = None
 
+    # The order of the start. The lock and the database were taken before (`__init__`), so a second daemon has failed
+    # by now without touching anything. The private socket is bound first but served only once the guests are there: a
+    # command that is started together with the daemon waits in its backlog instead of failing. The owner's key is set
+    # before anything is served over HTTP, since browser sessions are derived from it. The network comes last.
     async def start(self) -> None:
         """Open everything; ConfigError says what prevents it."""
         api_path = self.config.runtime / API_SOCKET
@@ -83,6 +87,8 @@ class Daemon:
                 # A failure in one guest's view must not stop the watchdog heartbeat.
                 log.exception("the flight recorder left out a second")
 
+    # The descriptor belongs to the handover, which closes it whatever happens here. The machine gets a copy, and from
+    # the moment it is attached the copy is the machine's to close.
     def _take_connection(self, request: dict[str, Any], fd: int) -> dict[str, Any]:
         """Take over a QEMU connection that another program opened (`millrace attach qemu --p2p`)."""
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -96,6 +102,9 @@ class Daemon:
             copy.close()
             raise
 
+    # The order of the stop. The native connections go first, then the guests, which tell their clients and listeners;
+    # then no more HTTP is accepted and what is left of it is closed. The store closes after everything that may write
+    # to it, and the lock goes last: until then a new daemon must not start.
     async def stop(self) -> None:
         """Notify listeners and clients, close sockets, remove files."""
         if self._ticker is not None:

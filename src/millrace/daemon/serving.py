@@ -20,6 +20,8 @@ from millrace.text import parse_address, quoted, show_address
 KEEPALIVE_S = 75.0
 
 
+# A connection is charged to `strangers`, one share for all that are not authenticated yet, until the gate knows its
+# principal. So a flood of connections or of malformed requests takes time from other strangers only.
 class Serving:
     """The HTTP sockets of one daemon. Unauthenticated connections are charged to `strangers` alone."""
 

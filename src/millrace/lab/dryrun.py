@@ -40,6 +40,10 @@ class Trace:
     ratio_ppm: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
+# True time is that of the listener's host. The daemon's clock decides when packets are sent, the card's when frames
+# are pulled, and the policy sees only what a listener would: arrivals, pulls and the times in the packets. Because
+# both clocks are known exactly, latency and ratio are judged against the truth and not against anything the policy
+# estimates.
 class DryRun:
     """One run."""
 

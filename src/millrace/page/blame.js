@@ -33,6 +33,7 @@ function began(...spans) {
   return Math.floor((Math.max(...there.map((span) => span.last)) + Math.min(...there.map((span) => span.began))) / 2);
 }
 
+// The order in which `hole` looks for causes is that in which they produce each other's signs; client/blame.py has the reasons.
 /** One listener's recent history. */
 export class Blame {
   constructor(tick) {

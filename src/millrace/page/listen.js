@@ -10,6 +10,9 @@ const TOUCHES = ["pointerdown", "keydown"];
  */
 const GECKO = /Gecko\/\d/.test(navigator.userAgent), STARTED_MS = 3000;
 
+// Who owns what: the main thread has the audio context, its clock and the microphone's permission, because only it may; a worker has the
+// connection and the decoders; the worklet has the sound. They are joined by message ports, so a main thread that is busy delays neither
+// packets nor sound, only the clock's pairs, and those carry their own times.
 /** Plays one guest. Calls `on(what, detail)` for joined, settings, stats, lost, refused, still, microphone and ended. */
 export class Listener {
   constructor(url, { protocols = [], name, latency, settings, microphone, wasm, on }) {

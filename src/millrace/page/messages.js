@@ -16,6 +16,8 @@ const isText = (value) => typeof value === "string";
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const isByteList = (value) => Array.isArray(value) && value.length <= CHANNELS_MAX && value.every((n) => isCount(n) && n < 256);
 
+// A message is checked as a whole before any of it is used, and its type is looked up as an own property, so a name such as "constructor"
+// finds nothing. Fields that are not listed are ignored: a newer daemon may send more.
 const CHECKS = {
   welcome: (m) => isCount(m.listener) && isText(m.guest) && isText(m.sink) && isObject(m.settings),
   format: (m) => isObject(m.format),

@@ -5,6 +5,13 @@ import { AdaptiveLink, LOOKAHEAD, PLAYING, QUIET, Voice } from "./link.js";
 
 const STATS_FRAMES = 12000;
 
+// Three clocks meet here. `currentFrame` counts the frames that the context has pulled, and is the only clock a worklet has. The main
+// thread pairs it with the page's clock (`clock`), and `pullTime` is the line through those pairs: the time of a pull, free of the jitter
+// with which it is called. The daemon's clock comes with the packets (`arrived`). Nothing here waits: until the card's clock is known
+// (LOST), and while nothing is queued, the output stays silent.
+//
+// Everything else arrives as a message, named after the method that takes it. Messages are handled between two calls of `process`, never
+// during one, so no state needs protection.
 class Player extends AudioWorkletProcessor {
   constructor(options) {
     super();

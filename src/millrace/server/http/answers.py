@@ -85,6 +85,8 @@ def _leaf(value: Any, room: list[int]) -> msgspec.Raw:
     return made
 
 
+# A response that was made but not read is memory that a client makes the daemon hold. It is charged before it is
+# sent, and given a deadline, so a client can't keep many of them by reading slowly.
 async def send(request: web.Request, body: bytes, headers: dict[str, str], budget: Budget) -> web.StreamResponse:
     """Send `body`; BudgetError, before anything is sent, if the reader's budget has no room for it."""
     if len(body) <= SMALL:

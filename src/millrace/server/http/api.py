@@ -28,6 +28,7 @@ def principal_of(request: web.Request) -> Principal:
     return request[PRINCIPAL]
 
 
+# The path wins over the body and the query: neither may name another object than the address does.
 async def arguments_of(request: web.Request) -> dict[str, Any]:
     """Merge the query, the JSON body and the path parameters; ConfigError says what is wrong."""
     body: Any = {}

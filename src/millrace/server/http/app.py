@@ -140,6 +140,13 @@ def _no_command(request: web.Request) -> str:
     return f"there is no {request.method} {printable(request.path)}; GET {PREFIX}/openapi.json lists what there is"
 
 
+# What happens to a request, from the outside in. `_counted` decides whether its connection is pending (may be closed
+# after a timeout, or when descriptors run short) or belongs to somebody. `_guarded` authenticates, except for the
+# page's files, the two health checks and signing in, which checks by itself. From then on the principal's share of
+# time is charged, and the handler demands the right it needs.
+#
+# A listener's connection leaves this path: its request lasts as long as the listener. What runs on rights that may
+# end in the meantime registers with the plane (`enter`) and is ended from there.
 class Web:
     """The daemon's HTTP server."""
 
@@ -178,6 +185,8 @@ class Web:
         app.add_routes([*self._api.routes(), *mine])
         return app
 
+    # A connection is reused by further requests. After an authenticated one it rests and may be closed to make room,
+    # oldest first; after any other it is a stranger's again, with a stranger's deadline, whatever it was before.
     @web.middleware
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a connection as pending except while it serves an authenticated peer."""
@@ -311,6 +320,9 @@ class Web:
             session.closed()
         return socket_
 
+    # Rights are checked twice: when the request came, and again here in the same step in which the listener
+    # registers, since the WebSocket handshake took time in which the guest or the token may have gone. On the way out
+    # the order is the reverse of the way in, and `closed` may already have been called by whoever ended the session.
     async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
         """Serve a listener from its arrival until it leaves."""
         try:

@@ -93,6 +93,10 @@ class Gate(ABC):
             return told if told in ("http", "https") else ""
         return ""
 
+    # A page of any site can make a browser send requests here, with the credentials that the connection itself
+    # carries (a client certificate, a proxy that adds a token). WebSockets are not even subject to CORS. So the
+    # origin that the browser states is compared with the host that was asked, by value, for every request and not
+    # only for those that change something.
     def _refuse_foreign_page(self, request: web.Request) -> None:
         """Raise 403 for a request that another site's page made the browser send."""
         text = request.headers.get("Origin")

@@ -99,6 +99,9 @@ class Measure(Arguments):
     measure: str | None
 
 
+# Messages are queued here rather than in the transport, because what waits must be counted, charged and dropped at
+# once when the watcher's rights end. A watcher that falls behind is disconnected, not given fewer changes: it could
+# not know what it has missed, whereas after reconnecting it is sent everything.
 class EventStream:
     """One watcher."""
 
