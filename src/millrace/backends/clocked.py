@@ -58,6 +58,8 @@ class NullOutput:
         """Play until `stop` is called; False if `take` ended playback."""
         frames = max(1, rate * self._period_ns // NS_PER_S)
         block = np.zeros((frames, channels), np.float32)
+        # Each period is due at a multiple of the exact duration since the start. Sleeping for one period at a time
+        # would add up what each sleep overshoots, and the output would run slow.
         began, done = time.monotonic_ns(), 0
         while not self._stop.is_set():
             due = self.due_ns = began + round((done + frames) * NS_PER_S / (rate * self._pace))
@@ -81,6 +83,7 @@ class NullOutput:
     def stop(self) -> None:
         """See `ClockedOutput`."""
         self._stop.set()
+        # A thread that ends by itself reports that from within, and may be stopped by whoever it told.
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(1.0)
 

@@ -65,6 +65,9 @@ class NodeAccounts:
         # their part of the limit.
         return (TAPS_MAX * node.reach, "recorders") if isinstance(node, Tap) else (MIXES_MAX, "sinks and sources")
 
+    # A stream is charged for the shortest lane when it is admitted, so an admitted stream can always be played. A
+    # longer lane is a convenience (fewer refills), is asked for when the stream starts, and may be refused then without
+    # anybody hearing it.
     def weight(self, node: Node) -> int:
         """Bytes charged for `node` from the start: the most that playing it can need."""
         frame = len(node.positions) * SAMPLE_BYTES
@@ -99,6 +102,7 @@ def bytes_of(links: list[Link]) -> int:
     return sum(3 * link.matrix.nbytes for link in links if link.matrix is not None)
 
 
+# The budget is asked before the links are replaced, so a refusal leaves a stream where it was and audible.
 def set_links(source: Stream | Sink, links: list[Link]) -> None:
     """Replace the links of a node; if they are too many or too large, raise GraphError and keep the old ones."""
     if len(links) > LINKS_MAX:

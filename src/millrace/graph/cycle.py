@@ -25,11 +25,14 @@ def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
     # its output of this same cycle. A step ends only when a sink or a tap is complete, so code that looks at the graph
     # between steps never sees half a block.
     for run in plan.sinks:
+        # Cycles follow each other without a gap, so exactly one of them begins within its own length after each
+        # multiple of METER_FRAMES.
         if not run.heard and position % METER_FRAMES >= frames:
             continue
         block = run.buffer[:frames]
         silent = not _mix(run, block, position)
         level = 0.0 if silent else _finish(run, block)
+        # `latest` is a view of the buffer that the next cycle overwrites; taps get a view too, and copy what they keep.
         run.sink.level, run.sink.latest = level, block
         yield
         for tap in run.taps:

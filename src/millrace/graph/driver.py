@@ -43,6 +43,8 @@ class TimerDriver:
         """Since when no round has run all due graphs, and how long the thread and the graphs had worked by then."""
         self.cycles = 0
 
+    # A graph is in the queue once at most (`_queued`), and only while it has a deadline. An idle graph has none: it
+    # calls `_enqueue` by itself when it needs to run again.
     def attach(self, graph: Graph) -> None:
         """Clock `graph` from now on, whenever it has something to do."""
         graph.clock_by(Share(self._clock, self._wall), self._enqueue)
@@ -124,6 +126,7 @@ class TimerDriver:
         deadline = graph.next_timeout()
         if deadline is None or graph in self._queued:
             return
+        # The serial decides between equal deadlines, first come first served; without it the heap would compare graphs.
         self._serial += 1
         self._queued.add(graph)
         heapq.heappush(self._queue, (deadline, self._serial, graph))

@@ -36,6 +36,8 @@ class PacketCache(Protocol):
         ...
 
 
+# The group is given up as a whole and never shortened from the front: without its key packet the rest can't be decoded.
+# It stays empty until the next key packet begins another, and joiners until then wait for one.
 class Group:
     """Everything since the last key packet, as long as that is short and the guest's budget has room."""
 
@@ -76,6 +78,8 @@ class Group:
         return tuple(self._packets)
 
 
+# The parts of a unit that is still arriving are given out as well, since a new subscriber gets the remaining parts live
+# and would otherwise have a unit without its beginning.
 class Last:
     """The last complete access unit, and the parts of the next that have arrived."""
 

@@ -51,6 +51,9 @@ class Entry(NamedTuple):
     lost: int = 0
 
 
+# Two flags decide about packets that follow a drop. `_skips_unit`: the unit that lost a part is dropped to its end.
+# `_waits_for_key`: a picture is missing that later ones need, so everything up to the next key packet is dropped. A key
+# packet clears both, because it needs nothing before it.
 class Lane:
     """The queued items of one track; a `PacketSink`."""
 
@@ -236,6 +239,8 @@ class Lane:
             (at, entry.item) for at, entry in enumerate(self._entries) if at >= first and isinstance(entry.item, Packet)
         ]
 
+    # Marking the key frame as spare frees room without dropping anything, so `fit` makes progress; once all is spare,
+    # nothing is left to drop here and it says so. Otherwise `fit` would not end.
     def _keep_key(self, packets: list[tuple[int, Packet]]) -> bool:
         """Drop all but the key frame of the only group, which is then exempt from the bounds."""
         ends = next((at for at, packet in packets if packet.flags & _END), packets[-1][0])
@@ -366,6 +371,8 @@ class PacketQueue:
         if isinstance(items[-1], End):
             self._remove(first)
         first.ask(now_ns)
+        # Given back only when empty, and by steps: a queue that hovers around one step would otherwise ask the budget
+        # for each packet.
         if not self.held and self._reserved > HOLD_STEP:
             self.reserve(0)
         return first, items

@@ -163,6 +163,9 @@ class Track:
 
     # -- the source's side -----------------------------------------------------------------------
 
+    # Numbers and generations continue across sources, and each Publisher knows where (`next_number`): subscribers see a
+    # change of source as new parameters and a key packet, not as packets that go back. The old Publisher is not told;
+    # its pushes have no effect from here on.
     def publish(self, source: PacketSource) -> Publisher:
         """Make `source` the source from now on, replacing any other; it begins with parameters and a key packet."""
         if self.ended:
@@ -248,6 +251,10 @@ class Track:
         else:
             self._deliver(packet, starts, resumes)
 
+    # The order matters. The Gap goes only to those that were live when the loss happened: a subscriber that has waited
+    # so far has missed nothing that it was promised. Then those that waited become live, so that this packet is their
+    # first. The cache gets the packet before it is delivered: a sink that joins somebody else while it is pushed to (a
+    # relay) finds it there and does not get it twice, since the tuple of sinks being iterated is the one from before.
     def _deliver(self, packet: Packet, starts: bool, resumes: bool) -> None:
         if resumes:
             self._broken = self._key_wanted = self._key_awaited = False
@@ -263,6 +270,7 @@ class Track:
         for sink in self._live:
             sink.push(packet)
 
+    # All checks come before any change: a source that is refused may correct the packet and push it again.
     def _check(self, packet: Packet, starts: bool) -> None:
         """Check the rules for a packet; changes nothing."""
         name, parameters = self.info.key, self.parameters
@@ -320,6 +328,7 @@ class Track:
         """For subscriptions: remove one."""
         if subscription not in self._subscriptions:
             return
+        # The tuple is replaced and not changed, because a sink may leave in the middle of a push that iterates it.
         self._subscriptions.remove(subscription)
         self._waiting = [waits for waits in self._waiting if waits is not subscription]
         self._live = tuple(sink for sink in self._live if sink is not subscription.sink)
@@ -388,6 +397,9 @@ def _largest(wishes: Iterable[float | None]) -> float | None:
     return max(bounded) if len(bounded) == len(known) else None
 
 
+# One encoder serves all, so each wish is merged in the direction that harms nobody: the lowest bitrate, because it must
+# fit the slowest connection; the largest size and rate, because smaller ones can be made from it by dropping. None
+# among sizes means unbounded, among bitrates and latencies it means no wish.
 def merged(subscriptions: Sequence[Subscription], keyboard: Watcher | None = None) -> Demand:
     """The combined demand: what suits the slowest connection, the longest path and the largest screen."""
     wishes = [subscription.demand for subscription in subscriptions]

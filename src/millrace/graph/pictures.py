@@ -102,6 +102,9 @@ class ScreenSource(Protocol):
         ...
 
 
+# A count of leases, begun at 1 for the screen itself. The memory belongs to the source, which may unmap it as soon as
+# `free` is called, while an encoder in another thread may still be reading a picture: so it is freed by the last
+# release and not by the change of mode.
 class Memory:
     """The pixels of one mode; `free` gives them back once the screen and all readers are done with them."""
 

@@ -80,6 +80,8 @@ class SinkRun:
     """Whether its mix goes anywhere; a sink that nobody hears is only metered now and then."""
 
 
+# Keyed by the numbers of nodes, which are never used twice, so what is left of a node that ended is never taken for
+# another one's. Limiters are passed on as objects, because they are in the middle of a slide.
 @dataclass(slots=True)
 class Applied:
     """What the last plan applied, for the next to ramp from: by sink, by stream and sink, by tap and source."""
@@ -127,6 +129,8 @@ def check_loops(sinks: Iterable[Sink]) -> None:
         pass
 
 
+# A factor where possible: factors of many streams go into one product with the pool, a matrix costs a product of its
+# own. Streams of one layout at equal volumes on all channels are nearly all there are.
 def link_gain(node: Levelled, link: Link) -> Matrix | float:
     """A plain factor if that is enough, else the whole (source × sink) matrix with the volume folded in."""
     gains = node.effective_gains
@@ -180,6 +184,9 @@ class Planner:
         self._mixed: dict[int, Samples] = {}
         self._scratch: dict[tuple[str, int], Samples] = {}
 
+    # Building shares buffers with the plan in force but never writes to them; only `run_cycle` does, and it runs one
+    # plan at a time. What the last plan applied is replaced at the very end, so a build that is abandoned leaves no
+    # trace. A plan that is in force counts as applied, so it should run at least one cycle before the next replaces it.
     def build(
         self, plan: Plan, sinks: Iterable[Sink], pools: Iterable[LanePool], taps: Iterable[Tap] = ()
     ) -> Iterator[None]:

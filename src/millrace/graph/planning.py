@@ -15,6 +15,13 @@ from millrace.graph.quantum import Quanta
 from millrace.units import Frames
 
 
+# What holds between two calls:
+#
+# - At most one plan is being built. Changes meanwhile only set `stale`, and the next one is begun when it is done, so a
+#   graph that changes all the time still gets new plans.
+# - The plan in force is complete. It may mention nodes that have ended, whose lanes are silent, and lack new ones,
+#   whose lanes wait (`plan.begin`): they start at the position from which this plan is heard.
+# - The quantum changes with the plan and not before it.
 class Planning:
     """The plans of one graph."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from millrace.units import NS_PER_S, Frames, HostNs
 
+# All are frame durations of Opus, and each is twice the one before.
 QUANTA_NS: tuple[HostNs, ...] = (2_500_000, 5_000_000, 10_000_000, 20_000_000, 40_000_000)
 
 

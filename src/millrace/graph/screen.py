@@ -126,6 +126,8 @@ class Reader:
         """The places where the reader lacks what the source paints."""
         return [place for overlay in overlays if overlay.track in self.leave_out for place in visible(overlay)]
 
+    # A reader that leaves an overlay out has stale pixels below it: what was painted there was no damage to it. When
+    # the overlay goes, the picture below has to be sent, although nobody paints it now.
     def uncovered(self, overlays: Iterable[Overlay]) -> None:
         """For the screen: these overlays go away, and the reader never had what was below those it leaves out."""
         for place in self._left_out(overlays):
@@ -214,6 +216,8 @@ class Screen:
         if self._ended:
             raise GraphError(f"{self.key} has ended")
         check_mode(mode, pixels)
+        # First what may fail, then the change. Both memories are charged for a moment, as both exist until the old one
+        # is released.
         account = self._budget.open("screen", {"pixels": mode.bytes})
         before, self.memory = self.memory, Memory(mode, pixels, account, free)
         if before is not None:
@@ -246,6 +250,8 @@ class Screen:
         before, self.overlays = self.overlays, lying
         gone = [overlay for overlay in before if overlay not in lying]
         for reader in self.readers:
+            # Moves are judged against the overlays of before and after: pixels below either of them may be missing at
+            # the reader, and a move would take them elsewhere.
             reader.changed(changed, moved, (*lying, *gone))
             reader.uncovered(gone)
         if lying != before:

@@ -20,6 +20,9 @@ HOPE_NS: HostNs = 150 * NS_PER_MS
 """A graph that is cut short and makes no progress while the thread works for this long never will."""
 
 
+# What was used is booked when work ends (`leave`), so in between `left_ns` is what was left when it began; `over`
+# compares it with the time since. It is asked between steps only, so a step is never interrupted, and a slice is
+# overdrawn by at most one step.
 class Slice:
     """The time that may be used in a round, by one clock."""
 
@@ -78,6 +81,7 @@ class Share(Slice):
 
     def over(self) -> bool:
         """See `Slice`."""
+        # Both clocks must agree; the cheap one is asked first and nearly always says no.
         return self._wall() - self._entered_wall >= self.left_ns and super().over()
 
     def begin(self, light_ns: HostNs) -> None:

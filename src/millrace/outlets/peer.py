@@ -93,6 +93,7 @@ class Subscriber:
         self._queued_bytes -= len(message)
         return message
 
+    # Control messages are kept as long as possible: media behind a lost `format` could not be decoded.
     def _drop_oldest(self) -> None:
         """Drop the oldest media packet; a control message only if no media is queued."""
         for at, message in enumerate(self._queue):
@@ -290,6 +291,8 @@ class SharedEncoder:
             for outlet in self.outlets:
                 outlet.send(*(tracked if outlet.tracks else packets))
 
+    # Positions come from counting what was emitted, times from positions: both are exact to the frame, however late the
+    # cycle was.
     def _emit(self, block: Samples) -> None:
         assert self._next_position is not None
         position = self._next_position
@@ -388,6 +391,7 @@ class Subscribers:
             outlet.settings = settings
             return
         twin = self._find(group.sink, settings)
+        # Codec, application and channels are fixed when an encoder is made; all else can change in the running one.
         in_place = replace(settings, codec=old.codec, application=old.application, channels=old.channels) == settings
         if twin is None and in_place and len(group.outlets) == 1:
             outlet.settings = settings
