@@ -13,7 +13,7 @@ ROWS = [
     ["budget", "errors", "symptoms", "text", "units", "version"],
     ["clock", "dsp", "pixels"],
     ["media"],
-    ["codec", "rights"],
+    ["codec", "remembered", "rights"],
     ["backends", "graph", "playout", "wire"],
     ["doors", "io", "outlets"],
     ["client", "guest", "sim"],
@@ -75,6 +75,17 @@ def test_imports_go_down_and_effects_stay_out(path: Path) -> None:
             raise AssertionError(f"{own} uses {parts[0]}")
     if own not in EFFECT_LAYERS:
         assert "os.urandom" not in path.read_text()
+
+
+def test_only_guests_and_simulations_know_particular_doors() -> None:
+    """Otherwise a new door would change everything above: a stream's own `Ingress` is asked instead."""
+    doors = {path.name for path in (SRC / "doors").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {"native", "pulse", "qemu", "spice", "vnc"} <= doors
+    for path in FILES:
+        parts = path.relative_to(SRC).parts
+        own = parts[1] if parts[0] == "doors" else None
+        known = {name.split(".")[2] for name in imported_files(path) if name.startswith("millrace.doors.")} & doors
+        assert not known - {own} or layer(path) in ("guest", "sim"), f"{path.relative_to(SRC)}: {known}"
 
 
 def imported_files(path: Path) -> set[str]:

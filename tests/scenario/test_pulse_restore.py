@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from millrace.daemon.app import Daemon
-from millrace.doors.pulse.restore import RULES_MAX, Rule, Rules, group_of, parsed, written
 from millrace.dsp.convert import SampleFormat
+from millrace.remembered.streams import RULES_MAX, Rule, Rules, group_of, parsed, written
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Principal, Right
 from millrace.sim.rig import Rig, RigClient

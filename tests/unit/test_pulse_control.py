@@ -10,11 +10,11 @@ import pytest
 from millrace.budget import Budget
 from millrace.doors.pulse import control
 from millrace.doors.pulse.control import HANDLERS, guarded, merge_props, refused
-from millrace.doors.pulse.devices import DeviceUpdate
 from millrace.doors.pulse.formats import CommandError
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import BudgetError, GraphError
 from millrace.graph.model import Stream
+from millrace.remembered.devices import DeviceUpdate
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Rig
 from millrace.units import default_map

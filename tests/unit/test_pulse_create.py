@@ -9,10 +9,10 @@ import pytest
 from millrace.doors.pulse.create import DONT_MOVE, create_playback, create_record, held_by_resampler
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import Rule
 from millrace.dsp.channels import Mapping
 from millrace.dsp.convert import SampleFormat
 from millrace.dsp.resample import holds_ns
+from millrace.remembered.streams import Rule
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.units import default_map
 from millrace.wire.pulse.client import playback_fields

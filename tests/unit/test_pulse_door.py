@@ -12,10 +12,10 @@ from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.loaded import Feed, Module, feed
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import Rule
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.model import NOTHING, Sink, Stream, Tap
 from millrace.media.format import AudioFormat
+from millrace.remembered.streams import Rule
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Capture
 from millrace.units import NS_PER_MS, default_map

@@ -9,8 +9,8 @@ import pytest
 from millrace.doors.pulse import extensions
 from millrace.doors.pulse.door import STREAM_RESTORE
 from millrace.doors.pulse.extensions import DEVICE_RESTORE, HANDLERS, apply
-from millrace.doors.pulse.restore import Rule, RuleUpdate
 from millrace.dsp.convert import SampleFormat
+from millrace.remembered.streams import Rule, RuleUpdate
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Principal, Right
 from millrace.units import default_map

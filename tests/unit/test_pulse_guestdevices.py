@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from millrace.doors.pulse.devices import Devices, DeviceUpdate
 from millrace.doors.pulse.guestdevices import Door, GuestDevices
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Sink
+from millrace.remembered.devices import Devices, DeviceUpdate
 from tests.bare import bare
 
 LEVEL = ((0.5, 0.25), True)

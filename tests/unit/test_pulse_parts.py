@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from millrace.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
-from millrace.doors.pulse.channelmaps import volume_for
-from millrace.doors.pulse.devices import LEVELS_MAX, Devices, DeviceUpdate
 from millrace.doors.pulse.formats import CommandError, from_info, gains_from, volume_of
 from millrace.doors.pulse.queue import ByteQueue
-from millrace.doors.pulse.restore import Rule
+from millrace.doors.pulse.restore import give, group_of_props
+from millrace.dsp.channels import volume_for
 from millrace.dsp.convert import SampleFormat
+from millrace.graph.model import Stream
 from millrace.media.format import AudioFormat
+from millrace.remembered.devices import LEVELS_MAX, Devices, DeviceUpdate
+from millrace.remembered.streams import INPUT, Rule, Rules
 from millrace.sim.rig import Rig
 from millrace.units import default_map
 from millrace.wire.pulse.constants import NO_INDEX, Command, Seek
@@ -180,3 +182,20 @@ def test_a_volume_for_other_channels_is_as_pulseaudio_makes_it() -> None:
     table.load({("sink", "s"): ((0.001, 0.216), False)})
     level = table.level(("sink", "s"), ("mono",))
     assert level is not None and level[0] == pytest.approx((0.35**3,), rel=1e-3)
+
+
+def test_a_new_stream_gets_what_its_group_has_and_it_has_not_chosen_itself() -> None:
+    props = {"media.role": b"music\0", "application.name": b"player\0"}
+    name = group_of_props(props)
+    assert (name, group_of_props(props, INPUT)) == (
+        "sink-input-by-media-role:music",
+        "source-output-by-media-role:music",
+    )
+    rules = Rules()
+    stereo = default_map(2)
+    assert give(rules, Stream(1, "s", stereo, {}), name) == ""
+    rules.take({name: Rule((0x8000,), ("mono",), True, "music")})
+    new, choosy = Stream(2, "s", stereo, {}), Stream(3, "s", stereo, {})
+    choosy.chosen = ("volume", "mute", "sink")
+    assert (give(rules, new, name), new.gains, new.mute) == ("music", (0.125, 0.125), True)
+    assert (give(rules, choosy, name), choosy.gains, choosy.mute) == ("", (1.0, 1.0), False)

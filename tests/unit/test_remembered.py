@@ -13,9 +13,9 @@ import pytest
 from millrace.control.remembered import DEVICES_WAITING_MAX, RULES_WAITING_MAX, Memory
 from millrace.control.store import Store
 from millrace.control.writer import StoreWriter
-from millrace.doors.pulse.devices import Devices, Keep, Key, Value
-from millrace.doors.pulse.restore import Rule, Rules, RuleUpdate
 from millrace.errors import ConfigError
+from millrace.remembered.devices import Devices, Keep, Key, Value
+from millrace.remembered.streams import Rule, Rules, RuleUpdate
 
 
 class Table(Devices):

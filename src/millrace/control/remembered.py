@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from millrace.control.writer import StoreWriter
-from millrace.doors.pulse.devices import DEFAULT, Devices, DeviceUpdate, Key, Value
-from millrace.doors.pulse.restore import RULES_MAX, Changes, Rules, RuleUpdate, parsed, written
 from millrace.errors import ConfigError
 from millrace.guest.config import stream_table
+from millrace.remembered.devices import DEFAULT, Devices, DeviceUpdate, Key, Value
+from millrace.remembered.streams import RULES_MAX, Changes, Rules, RuleUpdate, parsed, written
 
 RULES_WAITING_MAX = 16
 DEVICES_WAITING_MAX = 1024

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from millrace.control.sessions import ENDED_MAX
-from millrace.doors.pulse.devices import LEVELS_MAX, Level
 from millrace.errors import ConfigError
 from millrace.guest.config import stream_table
 from millrace.io.locks import FileLock
+from millrace.remembered.devices import LEVELS_MAX, Level
 from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Right
 from millrace.rights.tokens import Token

@@ -22,7 +22,6 @@ from millrace.control.store import KeptGuest, Store
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
 from millrace.control.writer import StoreWriter
-from millrace.doors.pulse.devices import DEFAULT
 from millrace.errors import ConfigError, GraphError, MillraceError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.model import Ids, Sink, Stream
@@ -43,6 +42,7 @@ from millrace.observe.flight import FlightRecorder
 from millrace.observe.incidents import Incident
 from millrace.observe.metrics import Counters
 from millrace.observe.views import guest_summary
+from millrace.remembered.devices import DEFAULT
 from millrace.rights.grants import ANY, Permission, Subject, Verdict
 from millrace.rights.model import Principal, Right
 from millrace.rights.prompts import Prompt, Prompts

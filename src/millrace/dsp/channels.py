@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.units import Positions
+from millrace.units import POSITIONS, Positions
 
 Matrix = NDArray[np.float32]
 
@@ -157,3 +157,28 @@ def mapped(source: Positions, target: Positions, mapping: Mapping) -> Matrix | N
         matrix = by_name(source, target)
     matrix.setflags(write=False)
     return matrix
+
+
+_VOLUME_GROUPS: tuple[frozenset[str], ...] = (
+    frozenset(name for name in POSITIONS if "left" in name),
+    frozenset(name for name in POSITIONS if "right" in name),
+    frozenset(name for name in POSITIONS if name.endswith("center") and "-of-" not in name),
+    frozenset({_LFE}),
+)
+
+
+def volume_for(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
+    """Volumes for other channels: each gets the mean of the same position, its side, or of all (`pa_cvolume_remap`)."""
+
+    def mean(names: frozenset[str]) -> int | None:
+        found = [v for name, v in zip(source, volume, strict=True) if name in names]
+        return sum(found) // len(found) if found else None
+
+    def one(name: str) -> int:
+        near = mean(frozenset({name}))
+        for side in _VOLUME_GROUPS:
+            if near is None and name in side:
+                near = mean(side)
+        return sum(volume) // len(volume) if near is None else near
+
+    return tuple(one(name) for name in target)

@@ -44,28 +44,3 @@ def map_for(channels: int) -> Positions:
     """The default map of a module for this many channels: AIFF's, then auxiliary channels beyond it."""
     base = _AIFF[min(channels, max(_AIFF))]
     return (*base, *(f"aux{n}" for n in range(channels - len(base))))
-
-
-_SIDES: tuple[frozenset[str], ...] = (
-    frozenset(name for name in POSITIONS if "left" in name),
-    frozenset(name for name in POSITIONS if "right" in name),
-    frozenset(name for name in POSITIONS if name.endswith("center") and "-of-" not in name),
-    frozenset({_LFE}),
-)
-
-
-def volume_for(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
-    """Remap a cvolume (`pa_cvolume_remap`): each channel gets the mean of the same position, its side, or of all."""
-
-    def mean(names: frozenset[str]) -> int | None:
-        found = [v for name, v in zip(source, volume, strict=True) if name in names]
-        return sum(found) // len(found) if found else None
-
-    def one(name: str) -> int:
-        near = mean(frozenset({name}))
-        for side in _SIDES:
-            if near is None and name in side:
-                near = mean(side)
-        return sum(volume) // len(volume) if near is None else near
-
-    return tuple(one(name) for name in target)

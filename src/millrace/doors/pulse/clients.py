@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from millrace.doors.pulse.devices import Devices, DeviceUpdate
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import Rules, RuleUpdate
+from millrace.remembered.devices import Devices, DeviceUpdate
+from millrace.remembered.streams import Rules, RuleUpdate
 from millrace.rights.grants import Subject
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import Command

@@ -20,12 +20,13 @@ from millrace.doors.pulse.formats import (
 )
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import INPUT, Rule, group_of_props
+from millrace.doors.pulse.restore import group_of_props
 from millrace.dsp.channels import Mapping
 from millrace.dsp.mix import cubic_to_gain
 from millrace.dsp.resample import SINC_HOLDS, holds_ns, stretched
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.media.format import AudioFormat
+from millrace.remembered.streams import INPUT, Rule
 from millrace.units import HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Err
 from millrace.wire.pulse.session import Request

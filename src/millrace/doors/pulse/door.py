@@ -18,7 +18,7 @@ from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import Rules, group_of, group_of_props
+from millrace.doors.pulse.restore import give, group_of_props
 from millrace.doors.pulse.samples import SampleCache
 from millrace.doors.pulse.subscriptions import SubscriptionEvents
 from millrace.dsp.convert import SampleFormat
@@ -26,6 +26,7 @@ from millrace.errors import GraphError
 from millrace.graph.graph import Graph
 from millrace.graph.model import NOTHING, Node, NodeState, Sink, Stream, Tap
 from millrace.media.format import AudioFormat
+from millrace.remembered.streams import Rules, group_of
 from millrace.rights.grants import Permission, Verdict
 from millrace.text import key_number, quoted
 from millrace.units import HostNs
@@ -393,7 +394,7 @@ class PulseDoor:
 
     def _place(self, node: Stream, sink: Sink) -> Sink:
         """Choose the sink for a new stream, and apply the stored settings before any of it is heard."""
-        device = self.rules.give(node, self.group(node))
+        device = give(self.rules, node, self.group(node))
         target = next((one for one in self.graph.sinks.values() if device and one.answers_to(device)), None)
         if target is None:
             return sink

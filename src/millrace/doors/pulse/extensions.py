@@ -13,10 +13,11 @@ from millrace.doors.pulse.door import STREAM_RESTORE, PulseDoor
 from millrace.doors.pulse.formats import CommandError, map_names, map_numbers
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import GROUP_MAX, INPUT, RULES_MAX, Changes, Rule, RuleUpdate, group_of_props
+from millrace.doors.pulse.restore import group_of_props
 from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import RemoteProtocolError
 from millrace.graph.model import Stream
+from millrace.remembered.streams import GROUP_MAX, INPUT, RULES_MAX, Changes, Rule, RuleUpdate
 from millrace.rights.model import Right
 from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err
 from millrace.wire.pulse.session import Request

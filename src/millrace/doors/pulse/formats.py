@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from millrace.doors.pulse.channelmaps import parse_map, volume_for
+from millrace.doors.pulse.channelmaps import parse_map
+from millrace.dsp.channels import volume_for
 from millrace.dsp.convert import BY_NAME, NAMES, PULSE_FORMATS, SampleFormat
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
 from millrace.errors import ConfigError, GraphError, MillraceError, RightsError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from millrace.doors.pulse.devices import DEFAULT, RECORDED, Devices, Keep, Key
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
+from millrace.remembered.devices import DEFAULT, RECORDED, Devices, Keep, Key
 
 
 class Door(Protocol):

@@ -11,9 +11,10 @@ from millrace.doors.pulse.formats import info_of, map_numbers, map_of, prop_text
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.restore import GROUP_PROPERTY, INPUT, OUTPUT, group_of_props
+from millrace.doors.pulse.restore import group_of_props
 from millrace.doors.pulse.samples import Sample
 from millrace.graph.model import NodeState, Sink
+from millrace.remembered.streams import GROUP_PROPERTY, INPUT, OUTPUT
 from millrace.units import HostNs
 from millrace.version import __version__
 from millrace.wire.pulse.constants import NO_INDEX, SINK_FLAGS, SOURCE_FLAGS, DeviceState, Encoding

@@ -13,19 +13,19 @@ from typing import NamedTuple
 import numpy as np
 
 from millrace.doors.pulse.create import DONT_MOVE
-from millrace.doors.pulse.devices import RESTORED as LEVELS
 from millrace.doors.pulse.infos import as_props
 from millrace.doors.pulse.loaded import BUILT_IN
 from millrace.doors.pulse.loading import Loading
 from millrace.doors.pulse.loopback import LATENCY_MS, LATENCY_MS_MAX, Loopback
 from millrace.doors.pulse.modargs import wrong
-from millrace.doors.pulse.restore import RESTORED
 from millrace.doors.pulse.tones import Sine
 from millrace.dsp.channels import Mapping as ChannelMapping
 from millrace.dsp.channels import Matrix, by_name, mix_matrix
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.media.format import AudioFormat
+from millrace.remembered.devices import RESTORED as LEVELS
+from millrace.remembered.streams import RESTORED
 from millrace.units import NS_PER_MS, RATE_MAX, RATE_MIN, Positions
 from millrace.wire.pulse.constants import NO_INDEX
 

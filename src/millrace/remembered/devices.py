@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from millrace.doors.pulse.channelmaps import volume_for
+from millrace.dsp.channels import volume_for
 from millrace.dsp.mix import cubic_to_gain, gain_to_cubic
 from millrace.units import Positions, default_map
 

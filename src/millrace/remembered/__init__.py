@@ -1,0 +1,1 @@
+"""What a guest remembers of its streams, sinks and sources, as pure values."""
