@@ -146,6 +146,9 @@ class CellRun:
         self._env = self._environment()
         self._started: list[subprocess.Popen[bytes]] = []
 
+    # Every directory is the cell's own, so the daemon under test meets neither the user's daemon nor its
+    # configuration. PULSE_SERVER and MILLRACE_TOKEN would lead the processes elsewhere, or let them in by another
+    # right.
     def _environment(self) -> dict[str, str]:
         import os
 
@@ -250,6 +253,7 @@ class CellRun:
             connection.close()
         return state
 
+    # In reverse order, so that the listeners end, and finish their files, while the daemon is still there.
     def stop(self) -> None:
         """End the remaining processes in reverse order, and wait for each."""
         import subprocess

@@ -71,6 +71,8 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
+# Compared by what is there and not by name: the same socket may be reached by a symbolic link or a bind mount, and
+# the same port by any name of this host.
 def _leads_to(guest: _Guest, server: str) -> bool:
     """Whether any address in a PULSE_SERVER value is the guest's socket, by any path, or one of its TCP ports."""
     addresses = [address.rpartition("}")[2] for address in server.split()]

@@ -185,6 +185,9 @@ def _recorders(graph: Graph) -> list[Tap]:
     return [tap for tap, _ in sorted(found, key=lambda one: one[1], reverse=True)]
 
 
+# Built in steps, between which the guest goes on: the view is of no single moment, but every object in it was as
+# shown at some moment since the request. A view of thousands of streams made at once would delay the guest's own
+# cycles.
 def guest_view(guest: Guest) -> Generator[None, None, GuestView]:
     """One guest with its contents, in steps."""
     graph = guest.graph

@@ -110,6 +110,8 @@ def create_playback(client: PulseClient, request: Request) -> None:
     stream.check_ready()
 
 
+# A stream that joins others begins where they will resume (`begin_with`). That place is fixed only while they are
+# paused, and comparable only on the same sink.
 def _sink_for(client: PulseClient, f: Fields, base: PlaybackStream | None) -> Sink:
     """The sink for a new stream. Synchronised streams share one, and may be joined only while they are paused."""
     named = f["sink_index"] != NO_INDEX or bool(f["sink_name"])

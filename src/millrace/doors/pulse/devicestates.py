@@ -20,6 +20,9 @@ class InUse(NamedTuple):
     recorded: frozenset[int] = frozenset()
 
 
+# Streams change far more often than devices come into use or fall out of it. So counts are kept up to date with every
+# change, which costs little, and the walk over all links (`found`) is made only when a count has left zero or returned
+# to it, or a linked device has changed.
 class DeviceUse:
     """Counts streams by the sinks they play to, and recorders by what they record."""
 

@@ -159,6 +159,9 @@ def from_info(info: FormatInfo, default: AudioFormat) -> AudioFormat:
     return AudioFormat(sample, rate, default.positions if same else default_map(channels))
 
 
+# If formats are offered, the spec and the map are placeholders (format 255, no channels) and are not looked at.
+# Otherwise the reply must repeat what was asked for, except where a fix_* flag allows a change: libpulse ends the
+# whole connection if it does not.
 def negotiate(fields: dict[str, Any], default: AudioFormat) -> AudioFormat:
     """The format for a new stream: the first PCM format offered, or the spec with its fix_* flags applied."""
     offers: list[FormatInfo] = fields.get("formats") or []

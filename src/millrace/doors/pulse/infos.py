@@ -28,6 +28,8 @@ VOLUME_NORM = 0x10000
 Record = dict[str, Any]
 
 
+# Values are sent with their final NUL. `pa_proplist_gets` returns nothing for a value without it, so a property sent
+# as bare text would be missing for every client.
 def text_props(**values: str) -> Props:
     """Properties from keyword arguments; `__` in a name stands for a dot."""
     return {key.replace("__", "."): text.encode() + b"\0" for key, text in values.items()}

@@ -11,6 +11,8 @@ from aiohttp import web
 
 _kept: dict[str, tuple[bytes, bytes, str]] = {}
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+# 'wasm-unsafe-eval' permits compiling the Opus decoder and no other code from strings. `frame-ancestors 'none'` keeps
+# other pages from framing this one, since a page around it could hijack the user's clicks.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; connect-src 'self';"
     " img-src 'self' data:; media-src 'self' blob:; worker-src 'self'; base-uri 'none'; form-action 'self';"
