@@ -87,6 +87,10 @@ class Place(Protocol):
         ...
 
 
+# Each command does four things in this order: convert its arguments (`requests`), find the object among those that
+# the principal may see, demand the right in that object's guest, and act. An object that may not be seen is missing,
+# not forbidden, or names could be found out by asking. Nothing may await between the last check and the change unless
+# the change is made under the store's lock, where the state is checked again.
 class Commands:
     """All commands of one daemon."""
 

@@ -88,6 +88,10 @@ class RememberedStreams:
         update.done(True)
 
 
+# Levels come in bursts, while a slider is moved, and only the last value of each matters. So everything that waits
+# goes out in one transaction, with the values that are in force when it is written, and every one of those requests
+# is acknowledged by it. `end` is for the time after a guest was removed: its rows are deleted before its clients are
+# gone, and what they still change must not be written for a later guest of the same name.
 class RememberedDevices:
     """One guest's remembered sinks and sources. Changes made during a write go out together in the next one."""
 

@@ -90,6 +90,9 @@ class Servers(Protocol):
         ...
 
 
+# The order of a change that survives a restart: take the lock, check the state, write to disk, change memory,
+# publish, and let go. A refusal at any step leaves nothing changed. What takes long (moving the streams of a removed
+# sink) is done after the lock is released, and finished in any case, since the disk already says so.
 class Worker:
     """The guests of one process."""
 
@@ -207,6 +210,8 @@ class Worker:
             log.error("guest %s is left out: %s", name, error)
             self.diagnosis.left_out(name, str(error))
 
+    # A guest's state is restored before its sockets are opened: the first program that connects must meet the rules,
+    # the levels and the sinks of before, or it could record in the moment in which its denial had not been read yet.
     async def _start_guest(self, config: GuestConfig) -> Guest:
         """Create a guest and open its sockets. On failure nothing of it is left."""
         kept = await self.keeper.write(self.store.guest, config.name)
@@ -336,6 +341,8 @@ class Worker:
         self._rules.publish(guest.name, guest.admission.grants)
         guest.watch(Publisher(self.registry, guest))
 
+    # First the rule is on disk and in force, then whatever it forbids is ended. The other way round, a recorder that
+    # was ended could be started again in between.
     async def grant(self, guest: Guest, what: Permission, program: str, verdict: Verdict | None) -> None:
         """Set or delete a rule; what it now forbids ends at once."""
         async with self._turn(guest):
@@ -347,6 +354,9 @@ class Worker:
         for session in list(self.sessions):
             session.end_forbidden(guest)
 
+    # With `always` the rule comes first: if it can't be saved, nothing is decided, and the person sees the error
+    # while the program still waits. Making the rule may already answer this request (`Admission.enforce`); deciding
+    # it again has no effect.
     async def decide(self, prompt: Prompt, allow: bool, always: bool, by: str) -> None:
         """Answer a request, for this connection or, with `always`, by a rule for its program."""
         names = prompt.subject.identity.names
@@ -402,6 +412,9 @@ class Worker:
         """Attach a machine to a guest."""
         return attach(self.ids.take(), guest, spec)
 
+    # The rows go first, as in every change. Rights to the guest end with it, in the same transaction: a token or a
+    # rule that stayed behind would be valid for the next guest of that name. It leaves `guests` before anything of it
+    # is stopped, so that no command can find it while its clients are being sent away.
     async def remove_guest(self, name: str) -> None:
         """Remove a guest, notifying its clients and listeners."""
         async with self.keeper.turn:

@@ -34,6 +34,11 @@ class DeviceUpdate(NamedTuple):
     done: Callable[[bool], None]
 
 
+# Two states of every value. `now` is in force: it is heard, and is what an update saves. `kept` is on disk. While
+# values are kept at all, the two differ only if an update for that key waits or is being written. If the write fails,
+# `now` goes back to `kept`, and the device with it, unless the value has changed again in the meantime: then a later
+# update is on its way, and decides. A value is set and heard before it is stored because a volume that waits for the
+# disk would follow the hand with a delay.
 class Devices:
     """The stored device settings of one guest."""
 
@@ -115,6 +120,8 @@ class Devices:
         self._put(self.kept, update.key, self.now[update.key])
         update.done(True)
 
+    # The order of the table is that of the last change, and the oldest levels are dropped. Defaults are not counted
+    # among them: there are two, and any number of volume changes must not displace the choice of a sink.
     @staticmethod
     def _put(values: dict[Key, Value], key: Key, value: Value) -> None:
         values.pop(key, None)

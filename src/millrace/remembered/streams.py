@@ -112,6 +112,10 @@ class RuleUpdate(NamedTuple):
     done: Callable[[bool], None]
 
 
+# An update computes its changes from what is in force when its turn comes, they are written to disk, and only then
+# are they taken over (`take`); what a session manager stores goes the same way. So `kept` never shows a rule that is
+# not on disk, and no update is computed from one that fails. The order of `kept` is that of the last change, since
+# the oldest rules are the ones that are dropped.
 class Rules:
     """One guest's rules."""
 

@@ -14,6 +14,8 @@ def group_of_props(props: Props, kind: str = OUTPUT) -> str:
     return group_of({key: prop_text(props, key) for key in GROUPED_BY}, kind)
 
 
+# Called before the stream is in the graph, so it is never heard at another level or on another sink. What its client
+# chose itself prevails, each of volume, mute and sink on its own.
 def give(rules: Rules, stream: Stream, name: str) -> str:
     """Apply its group's level to a new stream; return its sink, '' for none. The stream's own choices prevail."""
     rule = rules.restored(name)
