@@ -32,6 +32,15 @@ def delete_playback(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
+# How commands change the state of a playback stream. The graph pulls it only while nothing holds it back: it is not
+# corked, not prebuffering, its sink is not suspended, and there is something to play. It prebuffers at the start,
+# after running dry (unless `prebuf` is 0), after FLUSH and PREBUF, and on CORK in either direction, so that a pause
+# ends with a full buffer; but not while a drain is pending, whose rest may be less than `prebuf`. TRIGGER and DRAIN
+# end prebuffering once: a sound that is shorter than `prebuf` must be played too.
+#
+# A DRAIN is answered exactly once: when its last frame has been played, at once if nothing is left (a corked stream
+# included), with NOENTITY if the stream ends first, with BADSTATE if another DRAIN takes its place. One without an
+# answer hangs paplay, sox and aplay, which wait for it before they exit.
 def cork_playback(client: PulseClient, request: Request) -> None:
     """CORK_PLAYBACK_STREAM. Like the commands that follow, it applies to a stream and those synchronised with it."""
     streams = client.group_at(request)
