@@ -21,8 +21,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 # Signals: a command ends by an exception from wherever it is, so that `finally` blocks run (a terminal restored, a
-# machine that was started ended). Three places can't take an exception: finalizers, where Python swallows it
-# (`_unheard`); the interpreter's own shutdown, which would print it; and signals that the parent told us to ignore,
+# machine that was started ended). There are three special cases: finalizers, where Python swallows the exception
+# (`_unheard`); the interpreter's own shutdown, which would print it; and signals that the parent process has ignored,
 # as nohup does.
 def main_of(app: Callable[[], object], name: str) -> NoReturn:
     """Run a command and exit with its code; errors are reported in one line."""

@@ -91,10 +91,10 @@ class _Waiting:
         self.future, self.on_fds = future, on_fds
 
 
-# Ownership of descriptors: those that arrive with a message are in a `Descriptors` for as long as the message is
-# being handled, and what nobody has taken by then is closed. A reply that opens a stream carries three of them, so it
-# must be handled even if the caller has stopped waiting (cancelled, timed out): such calls stay in `_calls`, and the
-# stream is closed again as soon as it turns out to have begun.
+# Ownership of descriptors: those that arrive with a message are in a `Descriptors` while the message is being
+# processed, and any that have not been taken over at the end are closed. A reply that opens a stream carries three of
+# them, so it must be processed even if the caller has stopped waiting (cancelled, timed out): such calls stay in
+# `_calls`, and the stream is closed again as soon as it turns out to have begun.
 #
 # The handshake has a deadline of its own. It is short until the daemon says that a person must decide, which is proof
 # that it is alive, and is extended only once, so a daemon can't hold a caller for ever by repeating that.
@@ -324,7 +324,7 @@ class Bus:
 
     # -- the registry ------------------------------------------------------------------------
 
-    # What is known is queued and the queue registered without an await in between, so no change is missed or told
+    # What is known is queued and the queue registered without an await in between, so no change is missed or reported
     # twice. The daemon is asked for its objects only once per connection; later watchers start from `objects`.
     async def watch(self, kinds: Iterable[str] | None = None) -> AsyncIterator[Change]:
         """Yield every existing object, then `synced`, then every change. Raises PeerLost when the connection ends."""

@@ -19,8 +19,8 @@ MICROPHONE = CodecSettings(bitrate=64_000, fec=True, application="audio")
 
 
 # The source may run all the time, but its blocks are dropped before they are encoded unless something records
-# (`speaking`), so nothing that was said before or after leaves this machine. What is queued when a connection is lost
-# is dropped: the next connection begins with a format of its own, which must precede any packet.
+# (`speaking`), so no sound from before or after leaves this machine. What is queued when a connection is lost is
+# dropped: the next connection begins with a format of its own, which must precede any packet.
 class MicrophoneUplink:
     """Captures as long as its listener runs; discards the sound unless something records."""
 

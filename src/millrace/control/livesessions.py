@@ -9,10 +9,10 @@ Lose = Callable[[str], None]
 Leave = Callable[[], None]
 
 
-# Revoking a right must reach everything that runs on it, whatever protocol it came by. So each session is registered
-# in the same step in which its rights are checked for the last time (`Access.enter`), with no await in between in
-# which a revocation could miss it. A session is taken out before it is told to end, so it is never told twice. A
-# browser's session registers under two keys, because it ends with its token and also when that browser signs out.
+# Revoking a right must reach everything that runs on it, over any protocol. So each session is registered in the same
+# step in which its rights are checked for the last time (`Access.enter`), with no await in between in which a
+# revocation could miss it. A session is removed before its `end` is called, so it ends only once. A browser's session
+# registers under two keys, because it ends with its token and also when that browser signs out.
 class LiveSessions:
     """Listeners, watchers and native connections, by principal and by the browser session they came through."""
 

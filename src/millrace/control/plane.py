@@ -28,7 +28,7 @@ class Held(NamedTuple):
     """None if it watches nothing."""
 
 
-# Servers know the plane and nothing behind it. It says who somebody is (`access`), which guests and objects a
+# Servers know the plane and nothing behind it. It authenticates (`access`), finds the guests and objects that a
 # principal may see, and runs commands with that principal's rights. The same commands serve every protocol, so none
 # of them lacks a check that another has.
 class ControlPlane:
@@ -105,8 +105,8 @@ class ControlPlane:
         """What is kept for a connection; called before it is released here to continue elsewhere."""
         return Held(self.claims.of(session), self._worker.ducking.of(session), self.registry.looked(watcher))
 
-    # A claim that the connection held before it was handed on is taken back from whoever has it now (`replace`), and
-    # one that it only waited for is queued for again. It is told of any difference, since to its client nothing
+    # A claim that the connection held before it was handed on is taken back from its present holder (`replace`), and
+    # one that it only waited for is queued again. It is notified of any difference, since for its client nothing
     # happened in between.
     def resume(self, session: Session, watcher: Watcher, held: Held) -> None:
         """Restore what was kept for a connection elsewhere, and notify it of what it has lost."""

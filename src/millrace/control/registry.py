@@ -103,8 +103,8 @@ class _Look:
 # sent to the end first. The initial listing (`_show`) is a second generator, and a change may overtake it. That does
 # no harm: the listing, too, sends the state as it is then, and leaves out what is gone.
 #
-# `looked` is for a watcher that continues elsewhere: it must be told there of what disappeared while nobody was
-# watching, so the numbers it has been sent go with it, including removals that were under way but not sent.
+# `looked` is for a watcher that continues elsewhere. It must learn there of the objects that disappeared in between,
+# so the numbers it has been sent go with it, including removals that were under way but not sent.
 class Registry:
     """All objects and all watchers."""
 

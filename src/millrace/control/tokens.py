@@ -51,12 +51,12 @@ def new_key() -> str:
 
 
 # The order of a change: the store first, then memory, then the sessions. A new secret is valid only once it is on
-# disk, and a revoked one is gone from the disk before anybody is told, so a crash at any point leaves no token that
-# works after it was revoked. Signing out is the exception: it takes effect in memory first, because a browser that
+# disk, and a revoked one is off the disk before the revocation is acknowledged, so a crash at any point leaves no
+# token that works after that. Signing out is the exception: it takes effect in memory first, because a browser that
 # signs out must be out even if the disk is full.
 #
 # Rights are looked up anew for every request, by the secret's digest. What outlives a request (listeners, watchers,
-# connections) does not ask again, so it is registered here and told when its rights end.
+# connections) does not ask again, so it is registered here and ended when its rights end.
 class Access:
     """Secrets, the principals they identify, and the sessions that run on their rights."""
 

@@ -45,9 +45,9 @@ class StoreWriter:
         async with own, self.turn:
             yield
 
-    # One thread runs the changes in the order in which they were asked for, so the last value written is the last one
-    # asked for. Cancelling a caller does not stop a change that the thread has begun. It may then be on disk although
-    # nobody made it, which is why a caller that must not leave it so completes the change in a `finally`
+    # One thread runs the changes in the order in which they were requested, so the last value written is the last one
+    # requested. Cancelling a caller does not stop a change that the thread has begun. It may then be on disk without
+    # having been made, which is why a caller that must not leave it so completes the change in a `finally`
     # (`Worker.remove_sink`).
     async def write(self, change: Callable[..., T], *args: Any) -> T:
         """Run `change` and return once it is on disk; on failure ConfigError, and nothing is changed."""

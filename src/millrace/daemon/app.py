@@ -102,9 +102,9 @@ class Daemon:
             copy.close()
             raise
 
-    # The order of the stop. The native connections go first, then the guests, which tell their clients and listeners;
-    # then no more HTTP is accepted and what is left of it is closed. The store closes after everything that may write
-    # to it, and the lock goes last: until then a new daemon must not start.
+    # The order of the stop. The native connections go first, then the guests, which notify their clients and
+    # listeners; then no more HTTP is accepted and what is left of it is closed. The store closes after everything
+    # that may write to it, and the lock goes last: until then a new daemon must not start.
     async def stop(self) -> None:
         """Notify listeners and clients, close sockets, remove files."""
         if self._ticker is not None:

@@ -90,8 +90,8 @@ def _certificate(values: Any) -> Certificate:
     return Certificate(name, parse_rights(may), frozenset(guests))
 
 
-# A guest's own programs are whoever runs in it, so no configuration can give them admin: they would then change the
-# rules that are about them.
+# Any program in the guest has these rights, so no configuration can include admin: a program could then change the
+# rules that apply to it.
 def _rights(text: str | None) -> Right | None:
     """The rights of a guest's programs within that guest, which never include admin."""
     return None if text is None else parse_rights(text) & GUEST_RIGHTS

@@ -143,9 +143,9 @@ class Admission:
         """A client sent another guest's cookie, or none."""
         self.refused_logins += 1
 
-    # A rule that is withdrawn must leave nobody with what it had given. Requests that the new rules decide are settled
-    # first, because they are no longer a matter for a person. Then each door checks everything in progress again: that
-    # a recorder was allowed when it began says nothing about now.
+    # A withdrawn rule must not leave anything in place that it had allowed. Pending requests that the new rules
+    # decide are settled first, because they no longer need a person. Then each door checks everything in progress
+    # again: that a recorder was allowed when it began says nothing about now.
     def enforce(self) -> None:
         """The grants have changed: answer the prompts they now decide, and end what they now forbid."""
         self.prompts.answer_decided(self.guest, self.grants)

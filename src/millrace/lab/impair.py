@@ -25,7 +25,7 @@ _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "conte
 
 
 # Media is treated as a network treats packets. Control messages travel over a reliable connection in reality, so they
-# are delayed with the rest but neither lost nor duplicated: a run that ends for want of a format message would say
+# are delayed with the rest but neither lost nor duplicated: a run that failed for lack of a format message would say
 # nothing about a network. Messages keep their order unless the path reorders on purpose.
 class Direction:
     """Carries messages one way, with delay."""

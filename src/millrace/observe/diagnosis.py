@@ -62,10 +62,10 @@ class Doubt(NamedTuple):
 
 
 # One event may be noticed in many places: a daemon that was not scheduled makes every stream run dry, every listener
-# miss packets and every machine look slow. Only the cause is an incident. So before a symptom is blamed on anybody
-# outside, it is compared with the daemon's own stalls (`OURS`). If one of them lies within `AFTER_NS` before it, it
-# is recorded as that stall, in the guest where it was heard: an effect is heard only once the buffers in between have
-# run dry.
+# miss packets and every machine look slow. Only the cause is an incident. So before a symptom is attributed to a
+# client, a machine or the network, it is compared with the daemon's own stalls (`OURS`). If one of them lies within
+# `AFTER_NS` before it, it is recorded as that stall, in the guest where it was heard: an effect is heard only once
+# the buffers in between have run dry.
 #
 # The comparison needs both to be known. A stall is reported (`strain`) when the run of the graphs that was late has
 # ended, after the underruns that were found within that run. A client's underrun is examined `CONFIRM_NS` later, when

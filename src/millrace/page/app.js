@@ -33,8 +33,8 @@ function el(tag, attributes = {}, ...children) {
 }
 
 // A 401 means that the session used for this request is over. Another tab may have ended it or begun a new one while the request was
-// under way; then it is repeated with what is there now. Otherwise the page locks itself and asks nothing more of the daemon until
-// somebody signs in.
+// under way; then the request is repeated with the current one. Otherwise the page locks itself and sends the daemon nothing more until
+// the user signs in.
 async function api(method, path, body) {
   const session = kept(), type = body ? { "Content-Type": "application/json" } : {};
   const answer = await fetch(at(`api/v1${path}`), { method, headers: { ...headers(session), ...type }, body: body ? JSON.stringify(body) : undefined });

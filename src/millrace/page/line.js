@@ -51,14 +51,14 @@ function planesOf(data) {
   return planes;
 }
 
-// The order of things on this side of the connection. Control messages and packets arrive in order; decoding may be asynchronous
-// (WebCodecs). `waiting` holds the media times of the packets that are being decoded, and each output takes the first one, as decoders
-// keep the order; it is emptied whenever the decoder is replaced. A silence must not overtake sound that is still being decoded: it is
-// passed on only after a flush. What matters for the clock is when a packet arrives, so `arrived` is told before decoding, not after.
+// Ordering. Control messages and packets arrive in order; decoding may be asynchronous (WebCodecs). `waiting` holds the media times of
+// the packets that are being decoded, and each output takes the first one, as decoders keep the order; it is emptied whenever the decoder
+// is replaced. A silence must not overtake sound that is still being decoded: it is passed on only after a flush. What matters for the
+// clock is when a packet arrives, so `arrived` is sent before decoding, not after.
 //
-// The connection may break and come back by itself at any time. The worklet keeps playing what it has, and keeps
-// the clock of the sound card; only the daemon's clock is measured anew (`rejoined`), since it may be another machine's by then. `stop`,
-// a Bye for good, and a message that makes no sense are the only ends.
+// The connection may break and come back by itself at any time. The worklet keeps playing what it has, and keeps the sound card's clock;
+// only the daemon's clock is measured anew (`rejoined`), since it may be another machine's now. `stop`, a Bye for good, and a message
+// that is not understood are the only ends.
 class Line {
   constructor({ url, protocols, hello, port, voice, wasm }) {
     Object.assign(this, { url, protocols, hello, port, wasm });
@@ -158,8 +158,8 @@ class Line {
     else if (message.type === "bye" && message.again === false) { on("ended", plain(message.reason)); this.stop(); }
   }
 
-  // Everything that belongs to the old format goes before the worklet is told of the new one: the decoder, the packets in it, and the
-  // expectation of a next number.
+  // Everything that belongs to the old format goes before the worklet gets the new one: the decoder, the packets in it, and the expected
+  // next number.
   format(given, now) {
     if (!this.formats.take(1, now)) throw new Refusal("The server changes the format of its sound too often.");
     const format = this.current = checkedFormat(given);
@@ -271,9 +271,9 @@ class Line {
 
 const VOICE_FRAMES = 480, LOOKAHEAD = 312;
 
-// The microphone's packets carry times of this page's clock, counted in frames from when it began to speak, so an encoder that stutters
-// does not show up as jitter. No block is encoded unless the guest records, and closing the encoder drops what is in it: nothing that was
-// said after the guest stopped recording leaves the browser.
+// The microphone's packets carry times of this page's clock, counted in frames from when it began to send, so an encoder that stutters
+// does not show up as jitter. No block is encoded unless the guest records, and closing the encoder drops what is in it: no sound from
+// after the recording leaves the browser.
 /** The microphone: encodes 10 ms blocks from its worklet to Opus, only while the guest records. */
 class Voice {
   constructor(port, send, packet) {

@@ -167,9 +167,9 @@ const STEER = 20 * NS_PER_MS, SPLICE = 2 * NS_PER_MS, SPLICE_EVERY = 60 * NS_PER
 const SKIP = 150 * NS_PER_MS, GAP_MAX = 500 * NS_PER_MS;
 export const QUIET = "quiet", PRIMING = "priming", PLAYING = "playing";
 
-// The order within `pull` matters, as in playout/adaptive.py: the pull is told to the clock first, as the latency is measured against it;
-// then the sound may start within this pull; then the speed is chosen; and only what is still missing at that speed is concealed. Both
-// implementations are run on the same traces by the tests, so a change to one must be made to the other.
+// The order within `pull` matters, as in playout/adaptive.py: the pull is reported to the clock first, as the latency is measured against
+// it; then the sound may start within this pull; then the speed is chosen; and only what is still missing at that speed is concealed. The
+// tests run both implementations on the same traces, so a change to one must be made to the other.
 /** The playout decisions. See playout/adaptive.py. */
 export class AdaptiveLink {
   constructor(rate, outRate, pace, voice) {

@@ -6,9 +6,9 @@ const LISTS = { sinks: "sink", sources: "source", streams: "stream", recorders: 
 /** The event stream to subscribe to. */
 export const WATCHED = `api/v1/events?kinds=${KINDS.join()}`;
 
-// GET /state shows the page something at once; the event stream then sends the same objects again, and every change. An object may have
-// been removed between the two. Nobody says so, as the stream began after it was gone, but then it is not among those that the stream
-// sent before `synced`.
+// GET /state gives the page something to show at once; the event stream then sends the same objects again, and every change. An object
+// may have been removed between the two. There is no message about it, as the stream began after it was gone, but then it is not among
+// those that the stream sent before `synced`.
 export class Objects {
   #all = new Map();
   #names = [];

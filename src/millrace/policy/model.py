@@ -58,11 +58,11 @@ class _Sink(NamedTuple):
 
 # The policy sees its own commands come back as changes of the streams, in one or several steps, mixed with what users
 # do at the same time. Learning from them would make it remember what it has itself restored. `wanted` is what it
-# asked for: a change in which every value is either the old one or the wanted one is its own doing. Any other is
-# somebody's choice, and ends the wait, since from then on the values are that person's.
+# asked for: a change in which every value is either the old one or the wanted one is its own doing. Any other is a
+# user's choice and ends the wait, since from then on the values are the user's.
 #
 # What a client chose itself (`chosen`) is never overridden, and neither is a stream that existed before the policy
-# connected: its level was set by somebody, perhaps through the policy that ran before.
+# connected: its level was already set, perhaps through the policy that ran before.
 @dataclass(slots=True)
 class Policy:
     """The state of one session manager.

@@ -36,9 +36,9 @@ class DeviceUpdate(NamedTuple):
 
 # Two states of every value. `now` is in force: it is heard, and is what an update saves. `kept` is on disk. While
 # values are kept at all, the two differ only if an update for that key waits or is being written. If the write fails,
-# `now` goes back to `kept`, and the device with it, unless the value has changed again in the meantime: then a later
-# update is on its way, and decides. A value is set and heard before it is stored because a volume that waits for the
-# disk would follow the hand with a delay.
+# `now` returns to `kept`, and the device with it, unless the value has changed again since: then a later update is on
+# its way, and decides. A value is set and heard before it is stored because a volume that waited for the disk would
+# lag behind the slider.
 class Devices:
     """The stored device settings of one guest."""
 

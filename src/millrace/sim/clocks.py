@@ -41,7 +41,7 @@ class SimClock:
         return 1 + self.ppm * 1e-6 + self.wander_ppm * 1e-6 * np.cos(w * true_ns + self.phase)
 
     # Newton's method. The clock's rate is within parts per million of 1, so each step divides the error by about a
-    # million, and four are more than double precision can tell apart.
+    # million, and four exhaust double precision.
     def when(self, shown_ns: Times) -> Times:
         """The true times at which it shows these; not defined for clocks with jumps."""
         assert not self.jumps

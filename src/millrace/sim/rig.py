@@ -72,7 +72,7 @@ class Capture:
 
 
 # Time jumps from one deadline of the driver to the next, and after each one all clients exchange what they have until
-# nobody has more to say. So a client answers a request in no time at all, which no real one does: what depends on a
+# neither side has more. So a client answers a request in no time at all, which no real one does: what depends on a
 # slow client has to be provoked (`stall`, or a player that is not fed).
 class Rig(Unreported):
     """One guest with a virtual clock."""

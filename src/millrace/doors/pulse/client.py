@@ -170,9 +170,9 @@ class PulseClient(ClientStreams):
         """See `Connection`: charged to the guest."""
         return self.account.fits("waiting", waiting_bytes, CONNECTIONS)
 
-    # The request in progress is finished, not dropped: it may have moved half of a sink's streams. The client is in
-    # `door.clients` until its last stream is gone, so that every listed stream names a client that exists, and the
-    # removal of a client is the last event about it. A prompt that is answered in the meantime may still create a
+    # The request in progress is finished, not dropped: it may have moved half of a sink's streams. The client stays
+    # in `door.clients` until its last stream is gone, so that every listed stream names a client that exists, and the
+    # removal of a client is the last event about it. A prompt that is answered between two turns may still create a
     # stream, which the next turn removes.
     def closed(self) -> bool:
         """The connection has ended: finish the request in progress, then remove as many streams as the turn allows."""
@@ -232,8 +232,8 @@ class PulseClient(ClientStreams):
         """PA_ERR_ACCESS unless the programs of this guest have the right."""
         self.door.admission.demand_right(needed, self.subject, what)
 
-    # The connection was let in on the strength of the process that opened it. If another program writes on it, the
-    # answer to a prompt does not count for that program, so it stays only if the rules allow it outright.
+    # The connection was admitted for the process that opened it. If another program writes on it, the answer to a
+    # prompt does not count for that program, so the connection stays only if the rules allow it outright.
     def identified(self, identity: Identity) -> None:
         """The program at the other end has been identified."""
         if self.door.admission.identify(self.subject, identity):

@@ -18,12 +18,12 @@ from millrace.wire.pulse.session import Request
 STREAMS_PER_CLIENT_MAX = 256
 
 
-# Who notifies whom. A stream may end or move because its client asked, or because of a policy, the API, another
-# client or a removed sink. All of these reach the client by one way, the graph's observers, so none can be forgotten.
-# A stream that the client itself deletes is popped from the table first; the observer then finds that it is nobody's,
-# and sends no KILLED. A move is told by comparison with `_sinks`, what the client was last told, because a graph's
-# change event also means a new volume or name. That table is part of the connection's state: if the connection
-# continues in another process, moves made meanwhile are told there.
+# Notifications. A stream may end or move because its client asked for it, or because of a policy, the API, another
+# client or a removed sink. All of these reach the client by one path, the graph's observers, so none can be
+# forgotten. A stream that the client itself deletes is popped from the table first; the observer then does not find
+# it, and sends no KILLED. A move is detected by comparison with `_sinks`, the sink last reported to the client,
+# because a graph's change event may also mean a new volume or name. That table is part of the connection's state: a
+# connection that continues in another process reports there what was moved in between.
 class ClientStreams(ABC):
     """Keeps track of a client's streams, and notifies the client of changes made elsewhere."""
 

@@ -167,11 +167,11 @@ def move_output(client: PulseClient, request: Request) -> None:
     client.reply(request)
 
 
-# A suspended sink holds back everything that would play on it, corked or not. Its streams keep what is queued and are
-# told; those that asked to fail are ended by the door, when it hears of the change. On resuming, the graph's "resume"
-# makes each door start its own streams again. A monitor has no suspension of its own: it runs and stops with its
-# sink. So suspending all sources must touch real sources only, or a program that suspends the microphones would
-# silence the guest.
+# A suspended sink holds back everything that would play on it, corked or not. Its streams keep what is queued, and
+# their clients are notified; streams that asked to fail are ended by the door, as an observer of the graph. On
+# resuming, the graph's "resume" makes each door start its own streams again. A monitor has no suspension of its own:
+# it runs and stops with its sink. So suspending all sources must affect real sources only, or a program that suspends
+# the microphones would silence the guest.
 def suspend(client: PulseClient, request: Request) -> Iterator[None]:
     """SUSPEND_SINK, SUSPEND_SOURCE. Index −1 without a name means all. Monitors are suspended only with their sinks."""
     f, graph = request.fields, client.door.graph

@@ -222,8 +222,8 @@ def _remembered(client: PulseClient, f: Fields) -> Rule:
     return client.door.rules.restored(group) or Rule()
 
 
-# Restoring a setting must not put a question to anybody: a program that named no source would make a prompt appear
-# for one that its user chose weeks ago. Without a grant that needs no prompt it gets the default source.
+# Restoring a setting must not cause a prompt: the program named no source, and a person would be asked about one that
+# was chosen weeks ago. Without a grant that needs no prompt, the recorder gets the default source.
 def _remembered_source(client: PulseClient, f: Fields) -> Sink | None:
     """The source stored for the recorder's group, if its client may record it without a prompt."""
     door, name = client.door, _remembered(client, f).device

@@ -263,9 +263,9 @@ class PulseDoor:
             if module is not None and STREAM_RESTORE in client.extensions:
                 client.notice(Command.EXTENSION, index=module.index, name=module.name, event=STREAM_RESTORE_EVENT)
 
-    # The order for a new sink: its stored level is applied before anybody is told of it, so nothing is heard or shown
-    # at another one; then modules may make it the default; then clients hear of it. For a removed one, the event
-    # comes before the modules that depended on it are unloaded, and the tables that describe it are cleared last,
+    # The order for a new sink: its stored level is applied before any other observer sees it, so nothing is heard or
+    # shown at another one; then modules may make it the default; then the event is published. For a removed one, the
+    # event precedes the unloading of the modules that depend on it, and the tables that describe it are cleared last,
     # because the events above are built from them. Everything here runs inside the change that caused it, so it may
     # be entered again.
     def _graph_changed(self, change: str, node: Node) -> None:

@@ -30,8 +30,7 @@ class Door(Protocol):
 
 # A device has two levels, stored under two keys: its own, which is what is heard on a sink, and the one at which it
 # is recorded. They are stored by name rather than by number, so a device that is created again finds them. `restore`
-# writes them to the node directly, because a device that is being added is not yet known to those who watch the
-# graph.
+# writes them to the node directly, because the graph's observers do not know a device yet that is just being added.
 class GuestDevices(Devices):
     """The stored device settings of one guest, applied to its graph."""
 

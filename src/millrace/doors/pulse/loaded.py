@@ -75,8 +75,8 @@ def listened_to(source: Sink) -> bool:
 
 
 # What depends on something goes before it. A removed sink passes its streams on to the default sink, so the module's
-# own streams must be gone by then, or a tone would go on there. `undo` comes first because it belongs to objects made
-# last.
+# own streams must be gone first, or a tone would continue there. `undo` comes before all, as it belongs to the
+# objects made last.
 def unmake(graph: Graph, module: Module) -> None:
     """Remove everything a module created. Streams on its sinks move to the default sink."""
     module.undo()

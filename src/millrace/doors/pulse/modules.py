@@ -43,8 +43,9 @@ def _kind(client: PulseClient, name: str) -> Kind:
     return kind
 
 
-# The module is registered last, since there may be no room for it; until then no client can name it, and an error
-# leaves only what is in `module`, which is unmade. `loading` tells observers of new sinks that a module makes them.
+# The module is registered last, since there may be no room for it; before that no client can name it, and an error
+# leaves only what is in `module`, which is unmade. While `loading` is not 0, observers know that a new sink comes
+# from a module.
 def _loaded(client: PulseClient, name: str, text: str) -> Module:
     """Load a module. If it fails, remove what it has created so far."""
     door, kind = client.door, _kind(client, name)

@@ -110,8 +110,8 @@ _ONE: dict[Command, Finder] = {
 }
 
 
-# The reply is built over several turns, and everything may change between two of them. Numbers are never used again,
-# so an object that goes in the meantime is at worst listed once more and never confused with another.
+# The reply is built over several turns, between which objects come and go. Numbers are never reused, so an object
+# that has gone may still be listed but can't be confused with another.
 def listing(client: PulseClient, request: Request) -> Iterator[None]:
     """GET_*_INFO_LIST, one object per step."""
     command, make = _LISTS[request.command]

@@ -28,9 +28,9 @@ class Displaced(PeerLost):
 
 
 # A door outlives its sessions. It is looked for until it is detached, whatever goes wrong, because a machine may be
-# started and stopped at any time and nobody tells us. A session that came up resets the delay between attempts; one
-# that failed before that doubles it, up to a second. The exception is `p2p`: its connection was handed over and can't
-# be made again, so the door goes with it.
+# started and stopped at any time without notice. A session that came up resets the delay between attempts; one that
+# failed before that doubles it, up to a second. The exception is `p2p`: its connection was handed over and can't be
+# made again, so the door goes with it.
 #
 # Each session has an account of its own, with a part for each of its connections. It is closed after `_gone` in any
 # case, so a machine that reconnects for ever can't accumulate charges, and a guest without room for a session retries

@@ -140,13 +140,13 @@ def _no_command(request: web.Request) -> str:
     return f"there is no {request.method} {printable(request.path)}; GET {PREFIX}/openapi.json lists what there is"
 
 
-# What happens to a request, from the outside in. `_counted` decides whether its connection is pending (may be closed
-# after a timeout, or when descriptors run short) or belongs to somebody. `_guarded` authenticates, except for the
-# page's files, the two health checks and signing in, which checks by itself. From then on the principal's share of
-# time is charged, and the handler demands the right it needs.
+# The path of a request, from the outside in. `_counted` decides whether its connection is pending (may be closed
+# after a timeout, or when descriptors run short) or belongs to a principal. `_guarded` authenticates, except for the
+# page's files, the two health checks and signing in, which authenticates by itself. From then on the principal's
+# share of time is charged, and each route demands the right it needs.
 #
-# A listener's connection leaves this path: its request lasts as long as the listener. What runs on rights that may
-# end in the meantime registers with the plane (`enter`) and is ended from there.
+# A listener's connection leaves this path: its request lasts as long as the listener. Its rights may end before that,
+# so it registers with the plane (`enter`) and is ended from there.
 class Web:
     """The daemon's HTTP server."""
 
@@ -321,8 +321,8 @@ class Web:
         return socket_
 
     # Rights are checked twice: when the request came, and again here in the same step in which the listener
-    # registers, since the WebSocket handshake took time in which the guest or the token may have gone. On the way out
-    # the order is the reverse of the way in, and `closed` may already have been called by whoever ended the session.
+    # registers, since the WebSocket handshake took time in which the guest or the token may have gone. Leaving undoes
+    # the steps in reverse order; `closed` may already have been called when the session was ended from elsewhere.
     async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
         """Serve a listener from its arrival until it leaves."""
         try:

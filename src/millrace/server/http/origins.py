@@ -94,8 +94,8 @@ class Addresses:
         return any(ip in network for network in self.proxies)
 
     # Each proxy appends the address that it saw, so the header reads from the client to the last proxy. Only what a
-    # trusted proxy has appended can be believed, and everything to the left of that is what the client claims. So it
-    # is read from the right, for as long as the address in hand is a trusted proxy's.
+    # trusted proxy has appended can be believed, and everything to the left of that is the client's own claim. So it
+    # is read from the right, as long as the address reached is a trusted proxy's.
     def client(self, peer: str, forwarded_for: str) -> str:
         """The client's address: the last one in X-Forwarded-For that is not a trusted proxy."""
         address = peer

@@ -38,8 +38,8 @@ class NativeServer(Entrance):
         """The guest and the door, for the log."""
         return f"guest {self.guest.name}, native" if self.guest else "the daemon's native socket"
 
-    # A connection that is refused is told why with a single attempt to write, which must not block: the message fits
-    # an empty socket buffer. Its descriptor is closed here, as no session has taken it.
+    # A refused connection gets the reason in a single write that does not block: the message fits an empty socket
+    # buffer. The socket is closed here, as no session has taken it.
     def _take(self, sock: socket.socket) -> None:
         if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
             log.warning("connection refused: %s already has %d", self._path, CONNECTIONS_MAX)
