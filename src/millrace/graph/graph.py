@@ -71,6 +71,7 @@ class Graph(Nodes):
         self.skipped_frames: Frames = 0
         self.running = False
         self._quanta = Quanta(rate)
+        # A long lane holds half a second, a short one two of the longest quanta, both rounded up to a power of two.
         lane, short = 1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta.longest - 1).bit_length()
         self._accounts = NodeAccounts(name, self.budget, self._quanta.longest, short)
         self._lanes = Lanes(lane, short)
@@ -207,6 +208,8 @@ class Graph(Nodes):
 
     def remove_stream(self, stream: Stream) -> None:
         """Remove a stream at once."""
+        # Off the list first: whoever is called below may try to remove it again. The feed stays until the observers
+        # have been told, since they may show its status for the last time.
         if self.streams.pop(stream.id, None) is None:
             return
         for tap in list(stream.taps):
@@ -389,6 +392,7 @@ class Graph(Nodes):
         """Leave the idle state. Media time kept running, so the position jumps to now."""
         # On a grid of the shortest quantum, so that a worker with many graphs wakes up once for several of them.
         now = ns_to_frames(now_ns, self.rate)
+        # Never back: what was rendered before the pause keeps its positions.
         self.jump(max(self.position, now - now % self._quanta.shortest))
         self.running = True
         self._idle_since_ns = now_ns
@@ -410,6 +414,8 @@ class Graph(Nodes):
             node.enter(state, cause, self._now_ns)
             self._changed("change", node)
 
+    # The graph is woken once, on the way from not needed to needed. The way back needs no call: the next cycles notice,
+    # and stop after LINGER_NS.
     def _update_need(self) -> None:
         self._planning.stale = True
         needed = len(self._lanes) > 0 or any(t.clocked and t.active for t in self.taps.values())

@@ -29,6 +29,13 @@ WIDE_LANES = 64
 """This many streams of a guest are pulled far ahead, if its budget has room; the others get short lanes."""
 
 
+# For each lane, columns up to `valid_until` may be mixed. Those up to `real_until`, which is never later, hold the
+# client's own frames; the others are silence that stood in for missing ones. FAR means never due: the lane is free, or
+# taken and waiting for its plan. `due` is never later than the earliest `valid_until`; it may be earlier, then
+# `service` finds nothing to do.
+#
+# Nothing is pulled beyond position + capacity, so a frame is never overwritten before it is heard. A lane that is free
+# or waiting contains zeros, so mixing it is harmless.
 class LanePool:
     """Some lanes of one channel layout. `data` has the shape (lanes, capacity × channels)."""
 
@@ -72,6 +79,8 @@ class LanePool:
         """Give `stream` a lane, which waits to begin."""
         if not self._free:
             self._grow()
+        # The lowest one: a sink mixes all lanes from its first to its last in one product, so they should lie close
+        # together.
         stream.lane = lane = heapq.heappop(self._free)
         self.owners[lane] = stream
         self.valid_until[lane] = FAR
@@ -109,6 +118,7 @@ class LanePool:
         ahead = self.real_until[lane] - position
         if not keep:
             stream.stash = None
+        # A lane that still waits has not taken over its stream's stash, which stays as it is.
         elif not self.waits(lane):
             stream.stash = self._read(lane, position, ahead) if ahead > 0 else None
         self.owners[lane] = None
@@ -136,6 +146,7 @@ class LanePool:
         self._shift += before - after
         for lane, owner in enumerate(self.owners):
             if owner is not None and not self.waits(lane):
+                # Silence that stood in belonged to the time before the jump, and is not taken along.
                 until = max(after, self.real_until[lane] + after - before)
                 self.valid_until[lane] = self.real_until[lane] = until
         self.due = min(self.valid_until)
@@ -231,6 +242,7 @@ class Lanes:
         """Take the lane back and silence it; with `keep`, frames not yet heard go to the stream's stash."""
         pool = self._of.pop(stream.id)
         pool.remove(stream, position, keep)
+        # A stash longer than a short lane came from a wide one and still takes its room: it goes on being paid for.
         if stream.stash is None or len(stream.stash) <= self.capacity_short:
             stream.account.hold("lane", 0)
         if pool.empty and len(self.pools) > 1:

@@ -104,6 +104,8 @@ class Nothing:
 NOTHING = Nothing()
 
 
+# Compared by identity: two nodes with equal fields are two nodes, and nodes are keys of sets and dictionaries while
+# their fields change.
 @dataclass(eq=False)
 class Node:
     """A vertex of the graph."""

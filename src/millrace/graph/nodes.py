@@ -80,6 +80,8 @@ class Nodes:
         """Tell the observers that something they show about `node` has changed."""
         self._changed("change", node)
 
+    # A copy, because an observer may remove itself or others. Observers are told after the change, so they see the
+    # graph as it is, and may change it in turn.
     def _changed(self, change: str, node: Node) -> None:
         for observer in list(self.observers):
             observer(change, node)
@@ -113,6 +115,8 @@ class Nodes:
         if matrix is not None and matrix.shape != shape:
             has = " x ".join(map(str, matrix.shape))
             raise GraphError(f"the matrix must be {shape[0]} rows of {shape[1]} numbers, not {has}")
+        # Checked with the new link in place, and undone if it closes a loop; nothing else runs in between. Undoing
+        # can't fail: the budget had room for the old links a moment ago.
         before = source.links
         set_links(source, [link for link in before if link.target is not sink] + [link_to(source, sink, matrix)])
         try:

@@ -21,6 +21,15 @@ def ring_bytes(capacity: Frames, frame_bytes: int) -> int:
     return PAGE + -(-capacity * frame_bytes // PAGE) * PAGE
 
 
+# Nobody waits for the other side, and no wake-up is sent while both are busy. A side that finds nothing to do sets its
+# `waits` word, looks at the other's position once more, and only then sleeps. The other side advances its position
+# first and looks at the word afterwards; if it is set, it clears it and wakes. So one of the two always sees what the
+# other did, provided that a store takes effect before the load after it (in C, a full barrier). Looking before setting
+# the word would leave a moment in which a wake-up is lost for good.
+#
+# The words are native 64-bit integers, aligned, so each is read and written whole. A position is published after the
+# frames were copied, by the writer so that the reader never finds old frames, by the reader so that they are not
+# overwritten under it.
 class Ring:
     """A view of the shared memory. It treats frames as opaque bytes."""
 
@@ -81,6 +90,7 @@ class Ring:
     def latency_ns(self, value: int) -> None:
         self._words[_LATENCY] = value
 
+    # The callers make sure of `frames`: it comes from positions that they have checked.
     def views(self, position: Frames, frames: Frames) -> tuple[memoryview, ...]:
         """The bytes of [position, position + frames), in one or two pieces; `frames` is at most `capacity`."""
         at = position % self.capacity
