@@ -30,9 +30,9 @@ class OutputClosed(OutputLost):
     exit_code = PIPE_CLOSED
 
 
-# Names of programs and guests come from strangers, and a terminal obeys what it is sent. There is one place for
-# making text printable, at the stream, so that no message can be forgotten, nor the traceback of a bug that has a
-# hostile name in it.
+# Names of programs and guests come from strangers, and a terminal obeys what it is sent. Whatever the caller did,
+# text is made printable here, at the stream, so that no message can be forgotten, nor the traceback of a bug that has
+# a hostile name in it.
 class Guarded:
     """A text stream that escapes terminal control characters, except for line ends and tabs."""
 

@@ -77,8 +77,8 @@ class Ended(Exception):
     """The daemon ended the session for good."""
 
 
-# The playout and the output outlive a connection: after a reconnect the same device goes on, with the clocks that
-# were measured. The output pulls from a thread of its own, so playout and dropouts are used under `_lock`.
+# The playout and the output outlive a connection: after a reconnect the same device goes on, with what was measured
+# of its clock. The output pulls from a thread of its own, so playout and dropouts are used under `_lock`.
 class Listener:
     """One listener of one guest."""
 

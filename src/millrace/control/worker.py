@@ -91,8 +91,8 @@ class Servers(Protocol):
 
 
 # The order of a change that survives a restart: take the lock, check the state, write to disk, change memory,
-# publish, and let go. A refusal at any step leaves nothing changed. What takes long (moving the streams of a removed
-# sink) is done after the lock is released, and finished in any case, since the disk already says so.
+# publish, release the lock. A refusal at any step leaves nothing changed. What takes long (moving the streams of a
+# removed sink) is done after that, and finished in any case, since the disk already says so.
 class Worker:
     """The guests of one process."""
 

@@ -10,9 +10,8 @@ from millrace.units import Frames, HostNs
 _CUT_LEAST, _CUT_MOST = 144, 624
 
 
-# A splice of real sound is possible only where the waveform matches, anywhere between 3 and 13 ms. Here every splice
-# succeeds and takes as much as it may, the average of many; what a single one does to a real voice is not measured
-# this way.
+# Where real sound can be spliced depends on its waveform. Here every splice succeeds and takes as much as it may, the
+# average of many; what a single one does to a real voice is not measured this way.
 class DryVoice:
     """`PlayoutBuffer` that only counts frames. Splices take all that they may, as real ones do on average."""
 

@@ -37,8 +37,8 @@ class CommandError(MillraceError):
         self.code = code
 
 
-# # GraphError stands for a limit of the guest here, so it is TOOLARGE; handlers for which it means a wrong request turn
-# # it into INVALID (`control.guarded`). Anything else that a handler raises ends the connection.
+# GraphError stands for a limit of the guest here, so it is TOOLARGE; commands for which it means a wrong request turn
+# it into INVALID (`control.guarded`). Any other exception ends the connection.
 REFUSALS = (CommandError, GraphError, RightsError)
 """Errors that refuse a request; the connection stays open."""
 

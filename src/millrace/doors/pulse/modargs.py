@@ -27,8 +27,8 @@ _QUOTED = {
     "'": re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL),
     '"': re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL),
 }
-# # A bare value ends at the first blank that no backslash escapes. The possessive `*+` gives nothing back, so that a
-# # backslash at the very end is an error, as in PulseAudio, and not taken for the end of a shorter value.
+# A bare value ends at the first blank that no backslash escapes. The possessive `*+` gives nothing back, so that a
+# backslash at the very end is an error, as in PulseAudio, and not taken for the end of a shorter value.
 _BARE = re.compile(r"((?:[^\s\\]|\\.)*+)(?!\\)", re.DOTALL | re.ASCII)
 _BARE_IN_LIST = re.compile(r"(\S*)", re.ASCII)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)

@@ -47,8 +47,8 @@ _MM_MODULO = 1 << 32
 
 # The server may send a mode at any time, but it governs the data only from the next Start on: a Start creates the
 # decoder, and everything up to the next one goes through it. A Start in the same format continues the stream. In
-# another format the stream is replaced, and the new one takes over sink,
-# volume, mute and the measured clock, because to the user it is the same machine.
+# another format the stream is replaced, and the new one takes over sink, volume, mute and the measured clock, because
+# to the user it is the same machine.
 class SpicePlayback(PlayingDoor):
     """The playback channel: sound that the machine plays."""
 

@@ -320,9 +320,8 @@ class Web:
             session.closed()
         return socket_
 
-    # Rights are checked twice: when the request came, and again here in the same step in which the listener
-    # registers, since the WebSocket handshake took time in which the guest or the token may have gone. Leaving undoes
-    # the steps in reverse order; `closed` may already have been called when the session was ended from elsewhere.
+    # Leaving undoes the steps of arriving in reverse order; `closed` may already have been called when the session
+    # was ended from elsewhere.
     async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
         """Serve a listener from its arrival until it leaves."""
         try:
