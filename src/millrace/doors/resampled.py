@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from millrace.dsp.convert import Samples
-from millrace.dsp.resample import PIECE_FRAMES, Resampler, SincResampler, make_resampler, stretched
+from millrace.dsp.resample import PIECE_FRAMES, SincResampler, stretched
+from millrace.dsp.resumable import ResamplerState, Resumable, make_resumable
 from millrace.units import Frames, HostNs, frames_to_ns
 
 Read = Callable[[Samples], Frames]
 """Fills the head of an array with frames at the client's rate; returns the number of frames."""
+
+
+@dataclass(slots=True)
+class ResampledState:
+    """What has been read and not given out, as a value."""
+
+    tail_done: bool = False
+    pending: bytes = b""
+    """Resampled frames that nobody has taken, as float32; set when it is frozen."""
+    resampler: ResamplerState = field(default_factory=ResamplerState)
 
 
 # Frames pass through three places: the client's buffer, the resampler, and `_pending`, which holds what came out of
@@ -21,41 +33,45 @@ Read = Callable[[Samples], Frames]
 class Resampled:
     """Fills arrays at `rate_out` with frames read at `rate_in`.
 
-    `glide` selects a resampler whose ratio can change seamlessly; it is then used even if the rates are equal.
+    `glide` selects a resampler whose ratio can change seamlessly; it is then used even if the rates are equal. It can
+    continue from another one's state, if that had the same rates.
     """
 
-    def __init__(self, rate_in: int, rate_out: int, channels: int, low_delay: bool, glide: bool = False) -> None:
+    def __init__(
+        self, rate_in: int, rate_out: int, channels: int, low_delay: bool, glide: bool = False,
+        state: ResampledState | None = None,
+    ) -> None:  # fmt: skip
+        state = state or ResampledState()
         self._rates, self._channels = (rate_in, rate_out), channels
         self._low_delay, self._glide = low_delay, glide
         self._pending: Samples | None = None
-        self.tail_done = False
-        self._resampler: Resampler | None = None
-        self._begin()
+        if state.pending:
+            self._pending = np.frombuffer(state.pending, np.float32).reshape(-1, channels)
+        self.tail_done = state.tail_done
+        self._resampler: Resumable | None = None
+        self._begin(state.resampler)
+
+    def freeze(self) -> ResampledState:
+        """Its state, from which another can continue."""
+        pending = b"" if self._pending is None else self._pending.tobytes()
+        inside = ResamplerState() if self._resampler is None else self._resampler.freeze()
+        return ResampledState(self.tail_done, pending, inside)
 
     def change(self, rate_in: int, low_delay: bool) -> None:
         """Continue from another rate, or with another delay. Frames read before the change come out first."""
         if (rate_in, low_delay) == (self._rates[0], self._low_delay):
             return
         self._rates, self._low_delay = (rate_in, self._rates[1]), low_delay
-        if self._glides and isinstance(self._resampler, SincResampler):
-            self._resampler.ratio = self._rates[1] / rate_in
+        resampler, glides = self._resampler, self._glide and not stretched(*self._rates)
+        if resampler is not None and glides and isinstance(resampler.inner, SincResampler):
+            resampler.glide(self._rates)
             return
-        if self._resampler is not None:
-            self._keep(self._resampler.finish())
-        self._begin()
+        if resampler is not None:
+            self._keep(resampler.finish())
+        self._begin(None)
 
-    def _begin(self) -> None:
-        rate_in, rate_out = self._rates
-        if self._glides:
-            self._resampler = SincResampler(rate_out / rate_in, self._channels)
-        else:
-            self._resampler = make_resampler(rate_in, rate_out, self._channels, self._low_delay)
-        self._inside = 0.0
-        """Frames inside the resampler, at `rate_out`."""
-
-    @property
-    def _glides(self) -> bool:
-        return self._glide and not stretched(*self._rates)
+    def _begin(self, state: ResamplerState | None) -> None:
+        self._resampler = make_resumable(self._rates, self._channels, self._low_delay, self._glide, state)
 
     def _keep(self, more: Samples) -> None:
         """Append resampled frames to those not taken yet."""
@@ -65,7 +81,7 @@ class Resampled:
     @property
     def method(self) -> str | None:
         """The resampler's name; None if none is needed."""
-        return None if self._resampler is None else str(getattr(self._resampler, "name", "src-sinc-fastest"))
+        return None if self._resampler is None else self._resampler.name
 
     @property
     def direct(self) -> bool:
@@ -81,12 +97,13 @@ class Resampled:
     def held_ns(self) -> HostNs:
         """Duration of sound read but not taken, including the resampler's delay."""
         pending = 0 if self._pending is None else len(self._pending)
-        return frames_to_ns(pending + max(0, round(self._inside)), self._rates[1])
+        inside = 0 if self._resampler is None else round(self._resampler.inside)
+        return frames_to_ns(pending + inside, self._rates[1])
 
     def clear(self) -> None:
         """Discard the waiting frames and the resampler's state."""
         self._pending = None
-        self._begin()
+        self._begin(None)
 
     # `due` is what keeps the end of a word from being cut off. A resampler holds back the last milliseconds until
     # more input comes. If the client has run dry and silence would be substituted for those frames anyway, the
@@ -121,12 +138,10 @@ class Resampled:
         block = np.empty((frames * self._rates[0] // self._rates[1] + 1, self._channels), np.float32)
         got = read(block)
         if got:
-            made = block[:got] if self._resampler is None else self._resampler.process(block[:got])
-            self._inside += got * self._rates[1] / self._rates[0] - len(made)
-            return made
+            return block[:got] if self._resampler is None else self._resampler.process(block[:got])
         if not ending or self.tail_done or self._resampler is None:
             return None
         self.tail_done = True
         tail = self._resampler.finish()
-        self._begin()
+        self._begin(None)
         return tail

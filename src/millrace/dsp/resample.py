@@ -35,6 +35,12 @@ def holds_ns(rate_in: int, rate_out: int, low_delay: bool) -> HostNs:
     return (SINC_HOLDS if low_delay else SOXR_HOLDS) * NS_PER_S // min(rate_in, rate_out)
 
 
+SOXR_REMEMBERS: Frames = 1800
+SINC_REMEMBERS: Frames = 64
+"""How many of the last frames, at the lower rate, the output of each may still depend on: those that it holds back, and
+the length of its filter."""
+
+
 SOXR_BYTES, SINC_BYTES = 144 * 1024, 64 * 1024
 """Memory per channel, measured at usual rates with pieces of PIECE_FRAMES; up to twice that from 1 to 384 kHz."""
 
@@ -52,11 +58,34 @@ def resampler_bytes(rate_in: int, rate_out: int, channels: int, low_delay: bool)
     """The memory used by the result of `make_resampler`."""
     if stretched(rate_in, rate_out):
         return channels * FRAME_BYTES * 2 * (rate_out // rate_in + 1)
-    return 0 if rate_in == rate_out else channels * (SINC_BYTES if low_delay else SOXR_BYTES)
+    if rate_in == rate_out:
+        return 0
+    own, frames = (SINC_BYTES, SINC_REMEMBERS) if low_delay else (SOXR_BYTES, SOXR_REMEMBERS)
+    return channels * (own + FRAME_BYTES * _at_input(frames, rate_in, rate_out))
+
+
+def _at_input(frames: Frames, rate_in: int, rate_out: int) -> Frames:
+    """Frames of the lower rate, at the input's."""
+    return -(-frames * rate_in // min(rate_in, rate_out))
+
+
+def remembered(resampler: Resampler, rate_in: int, rate_out: int) -> Frames:
+    """How many of its last input frames a resampler's output may still depend on."""
+    return _at_input(resampler.remembers, rate_in, rate_out)
 
 
 class Resampler(Protocol):
     """Converts frames from one rate to another, keeping history between calls."""
+
+    @property
+    def name(self) -> str:
+        """What users see."""
+        ...
+
+    @property
+    def remembers(self) -> Frames:
+        """How many of its last input frames, at the lower rate, its output may still depend on."""
+        ...
 
     def process(self, block: Samples) -> Samples:
         """Feed (frames, channels); return what is ready, possibly nothing."""
@@ -73,6 +102,7 @@ class SoxrResampler:
     """Best quality for the CPU time; for streams whose latency does not matter."""
 
     name = "soxr-hq"
+    remembers = SOXR_REMEMBERS
 
     def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
         import soxr
@@ -103,6 +133,7 @@ class SincResampler:
     """The shortest delay (19 frames at unity), and a ratio that may change at every call."""
 
     name = "src-sinc-fastest"
+    remembers = SINC_REMEMBERS
     _TAIL = 64
 
     def __init__(self, ratio: float, channels: int) -> None:
@@ -126,6 +157,13 @@ class SincResampler:
         tail = self._process(np.zeros((self._TAIL, self._channels), np.float32), True)
         return tail[: max(0, round(self._owed))]
 
+    # Given a new ratio at the next call instead, libsamplerate goes over to it during that call, and a call has no room
+    # for the frames that the old ratio would have made: the input that is left over is lost.
+    def step_to(self, ratio: float) -> None:
+        """Change to a very different ratio, at once."""
+        self.ratio = ratio
+        self._resampler.set_ratio(ratio)
+
     def _process(self, block: Samples, last: bool) -> Samples:
         flat = block if self._channels > 1 else block[:, 0]
         out: Samples = self._resampler.process(flat, self.ratio, end_of_input=last)
@@ -136,6 +174,7 @@ class TrivialResampler:
     """Repeats each frame for its duration at a higher rate, with no delay. The name is PulseAudio's."""
 
     name = "trivial"
+    remembers = 0
 
     def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
         self._rates, self._channels = (rate_in, rate_out), channels
