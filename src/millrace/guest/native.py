@@ -189,6 +189,9 @@ class NativeStreams:
             guest.graph.add_tap(node, source)
             self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), theirs.give_all())
 
+    # A stream consists of memory, pipes, an entry in the guest's door and a node in the graph, created in this order.
+    # Any of these steps may fail, for lack of descriptors or of room in the budget. The reply comes last, as its
+    # descriptors leave with it: from then on the client owns its copies and the stream exists.
     @contextmanager
     def _begun(self, id_: int) -> Iterator[None]:
         """Undo a half-opened stream on any error."""
@@ -310,6 +313,8 @@ class NativeStreams:
                 self._notice(id_, "ended", "the grant was revoked")
                 self._forget(id_)
 
+    # Removed from the table first: taking the node out of the graph calls `removed`, which must not find it and
+    # notify the client of an end that it asked for.
     def _forget(self, id_: int) -> None:
         own = self._own.pop(id_, None)
         if own is None:

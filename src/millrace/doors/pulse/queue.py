@@ -23,6 +23,11 @@ def _never(size: int) -> bool:
     return False
 
 
+# Three indices. `read_index` only grows. `_high` is the end of what has been written, or passed over by reading; the
+# bytes from `read_index` to `_high` are in the store. `write_index` is where the client writes next: it may be moved
+# anywhere, below `read_index` (what is written there is too late and dropped) or beyond `_high` (the gap becomes
+# silence). So `length` is not how much is stored, and may be 0 while bytes before `_high` wait. An index advances
+# even for bytes that are dropped, since the client counts them as sent.
 class ByteQueue:
     """Queued bytes of one stream. `may_hold` decides whether the store may have this size from now on."""
 

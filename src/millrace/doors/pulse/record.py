@@ -199,6 +199,9 @@ class RecordStream(Recorder):
             return self.attr.maxlength
         return self.node.account.part("queue")
 
+    # Sound is sent as soon as there is enough of it, with no request from the client, so a client that stops reading
+    # would make the queue grow without end. While the connection is congested nothing is handed to it; the newest
+    # sound is kept, as a recorder that resumes wants to be current.
     def _deliver(self) -> None:
         """Send once enough is queued. While the client does not read, keep the newest sound, up to maxlength and to
         what the guest's budget allows."""
