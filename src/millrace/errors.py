@@ -25,6 +25,8 @@ from typing import ClassVar
 class MillraceError(Exception):
     """Base of all errors that Millrace raises on purpose. Class attributes map each kind to every outside interface."""
 
+    # A new kind of error inherits all of these, so it has a status, a word and an exit code at each interface from the
+    # start.
     status: ClassVar[int] = 500
     """HTTP status."""
     word: ClassVar[str] = "internal"

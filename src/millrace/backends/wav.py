@@ -40,6 +40,7 @@ class WavOutput:
         """See `FileOutput`."""
         layout = (rate, len(positions))
         if self._layout is not None:
+            # After a reconnection the same file is continued; a change of format can't be.
             if layout != self._layout:
                 raise ConfigError(f"{self._path}: the stream's format changed to {layout}; a WAV file has one format")
             return
@@ -80,6 +81,8 @@ class WavOutput:
         self._file.seek(0, os.SEEK_END)
         self._since_update = 0
 
+    # At the start of the file, so it overwrites what is there and leaves the position behind it: callers that go on
+    # writing seek to the end. For a stream of more than 4 GiB both sizes stay at their maximum.
     def _put_header(self, file: RawIOBase) -> None:
         assert self._layout is not None
         rate, channels = self._layout

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from millrace.units import HostNs
 
 
+# Both directions are computed from the same three numbers, so going there and back gives the same instant but for
+# rounding.
 @dataclass(frozen=True, slots=True)
 class ClockMap:
     """y = y0 + (x − x0) × slope, in integer nanoseconds.

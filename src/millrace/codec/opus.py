@@ -65,6 +65,8 @@ def _candidates() -> Iterator[str]:
     yield "libopus.so.0"
 
 
+# Prototypes are declared once for the whole process. Without them ctypes would take the addresses that the library
+# returns for C ints.
 @lru_cache(maxsize=1)
 def libopus() -> ctypes.CDLL:
     """The loaded library, with the prototypes in use declared. CodecError if there is none."""
@@ -128,6 +130,8 @@ def wire_order(positions: Positions) -> tuple[int, tuple[int, ...]]:
     return 255, tuple(range(channels))
 
 
+# Not to be called from two threads at once: its buffers are reused from call to call, and libopus keeps no lock. ctypes
+# releases the GIL meanwhile, so nothing else would prevent it.
 class OpusEncoder:
     """One encoder state at 48 kHz. Channels are in wire order (see `wire_order`)."""
 

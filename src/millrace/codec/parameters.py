@@ -43,6 +43,8 @@ class CodecParameters(msgspec.Struct):
     order: Channels = []
 
 
+# Called as soon as a format arrives, because a player then allocates seconds of buffer for it: what passes here is the
+# most that a peer can make a player allocate.
 def checked_parameters(fmt: CodecParameters) -> CodecParameters:
     """`fmt` if it is plausible, checked before anything is allocated for it; else RemoteProtocolError."""
     channels = len(fmt.positions)

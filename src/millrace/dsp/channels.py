@@ -109,6 +109,7 @@ class _Mix:
             self.heard.add(at)
 
 
+# The worst case is all inputs at full scale with the same sign, so the sum of an output's gains is the bound.
 def normalised(matrix: Matrix) -> Matrix:
     """The matrix with each output scaled so that it can't exceed full scale."""
     return np.ascontiguousarray(matrix / np.maximum(matrix.sum(axis=0), 1.0), np.float32)

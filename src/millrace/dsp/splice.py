@@ -36,6 +36,8 @@ def match(template: Samples, where: Samples) -> tuple[int, float]:
 
     `where` must be at least as long as `template`. Silence matches at 0.
     """
+    # The channels are compared by their sum, which costs a single correlation. Channels that cancel out count as
+    # silence.
     one, many = template.sum(axis=1), where.sum(axis=1)
     product = np.correlate(many, one, "valid")
     square = np.concatenate(([0.0], np.cumsum(many.astype(np.float64) ** 2)))

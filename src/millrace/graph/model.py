@@ -309,6 +309,8 @@ class Tap(Node):
         """The stream it consumes, if it is a tap of one stream."""
         return self.source if isinstance(self.source, Stream) else None
 
+    # A tap is in the list of exactly one source, so it is taken out of the old one first. A tap of a stream follows it
+    # from sink to sink (`sink` is only where the stream plays) and can't be moved by itself.
     def hear(self, source: Sink | Stream) -> None:
         """Consume a sink's monitor, or one stream, from now on."""
         self.leave()

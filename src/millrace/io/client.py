@@ -57,6 +57,8 @@ def _free(size: int) -> None:
     """Partial messages are not accounted for."""
 
 
+# Everything that ends the connection leads to one call of `ended`. During a TLS handshake it is `start_tls` that
+# reports, by raising.
 class ClientLine:
     """Runs one core on one connection, as a `Connection` for the runner.
 

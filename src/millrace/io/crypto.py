@@ -94,6 +94,8 @@ def trusting(ca_file: str) -> ssl.SSLContext:
     return made[1]
 
 
+# Client certificates are asked for but not required (CERT_OPTIONAL): a client without one may still have a token. A
+# certificate that is presented must be valid, or the handshake fails.
 def server_tls(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
     """A server's TLS. With `client_ca`, clients may present a certificate signed by it."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

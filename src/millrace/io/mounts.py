@@ -31,6 +31,8 @@ class Mount:
     kind: str
 
 
+# Found by its bytes: a table may have thousands of lines, and is read for each untrusted path. The line begins with the
+# ID and a space, so 12 is not found in 112 or 123.
 def mount_of(number: int, table: bytes) -> Mount | None:
     """The mount with that ID in a process's table. Mount IDs are unique on the whole machine."""
     begin = (b"\n" + table).find(b"\n%d " % number)
@@ -48,6 +50,8 @@ def _read(path: str) -> bytes:
         return b""
     try:
         data = b""
+        # Bounded, because the owner of a process decides how long its table is. A mount beyond the bound is unknown,
+        # and so not asked.
         while len(data) < TABLE_MAX and (part := os.read(descriptor, TABLE_MAX)):
             data += part
         return data
@@ -77,6 +81,10 @@ def _root() -> int:
         os.close(root)
 
 
+# The order of the questions: our own root first, since nearly every file is on it and its mount need not be looked up.
+# Then our own table, in which only FUSE is doubtful, unless it is the file system of our root (as in some containers),
+# which every other access asks too. Only a mount that is not in our table belongs to another namespace, where an
+# unprivileged user may have mounted anything under any type; there the list of the kernel's own file systems decides.
 def may_be_asked(descriptor: int, pid: int) -> bool:
     """Whether a file that belongs to process `pid`, open with O_PATH, is safe to access.
 

@@ -76,6 +76,8 @@ def expanded(text: str) -> Path:
         raise ConfigError(f"{text}: user {os.getuid()} has no home directory; give an absolute path") from None
 
 
+# An environment variable may hold any bytes, and Python shows those that are no UTF-8 as lone surrogates: refused here,
+# where the name of the variable is known.
 def _named(variable: str) -> Path | None:
     """A directory from the environment. The specification says to ignore relative ones."""
     path = Path(well_formed(os.environ.get(variable, ""), f"{variable}:"))

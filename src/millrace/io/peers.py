@@ -74,6 +74,8 @@ def _is_the_systems(status: os.stat_result) -> bool:
     return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+# Each step begins at the descriptor of the last one: a path would be looked up anew, and the process may have changed
+# what it leads to.
 def _flatpak_info(pid: int) -> str:
     """The contents of the file that flatpak puts into an application's root; OSError if there is none.
 

@@ -253,6 +253,7 @@ class SharedEncoder:
         """True for the first block, and after the graph's position has jumped."""
         if self._next_position is None:
             return True
+        # The resampler's rounding moves the expected position by a few frames; only more than 100 ms is a jump.
         return abs(start - self._next_position - self._fill) > self.rate // 10
 
     def _choose_packet(self) -> None:

@@ -75,6 +75,8 @@ class Rect(msgspec.Struct, frozen=True):
 EMPTY = Rect(0, 0, 0, 0)
 
 
+# Damage too large costs bytes, damage too small leaves a wrong picture on the screen for good. So wherever something
+# has to be simplified, the result covers more.
 class Damage:
     """What changed: at most `RECTS_MAX` rectangles that together cover it.
 

@@ -283,6 +283,7 @@ class AdaptiveLink:
         return True
 
 
+# By frame and not by block, so it does not matter in which pieces the concealment is made.
 def conceal_gain(concealed: NDArray[np.int64], rate: int) -> NDArray[np.float32]:
     """Gain of each concealed frame: full for 20 ms, zero after 40."""
     ns = concealed * (NS_PER_S / rate)

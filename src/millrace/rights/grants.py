@@ -107,6 +107,7 @@ class Grants:
     def __iter__(self) -> Iterator[tuple[Permission, str, Verdict]]:
         return iter([(what, program, verdict) for (what, program), verdict in self._rules.items()])
 
+    # Replacing a rule is always possible, so a full list can still be made stricter.
     def demand_room(self, what: Permission, program: str) -> None:
         """GraphError if one more rule would exceed the limit."""
         if len(self._rules) >= RULES_MAX and (what, program) not in self._rules:
@@ -119,6 +120,10 @@ class Grants:
         else:
             self._rules[what, program] = verdict
 
+    # A denial wins over a one-time grant, so that a rule set now also stops a connection that was allowed before. An
+    # identity that is not proven yet may be that of another program, so neither its own rules nor its one-time grants
+    # count, and nobody is asked about it: the answer would be given to a name that may turn out to be wrong. Connecting
+    # is the exception, since the sender can only be proven by what it sends afterwards.
     def verdict(self, what: Permission, subject: Subject) -> Verdict:
         """The one-time grant decides, else the program's own rule, else the `*` rule; without any, allow.
 

@@ -64,6 +64,7 @@ class Call(msgspec.Struct):
 class _Called(msgspec.Struct):
     serial: int
     method: str
+    # 0x80 is an empty map.
     args: msgspec.Raw = msgspec.Raw(b"\x80")
 
 
@@ -174,6 +175,8 @@ def packed(value: Any) -> msgspec.Raw:
     return msgspec.Raw(_encoder.encode(value))
 
 
+# The zero byte is reserved: a sender writes 0, a receiver refuses anything else. It also tells this protocol from
+# others whose bytes arrive here by mistake.
 def frame(message: Message, fds: int = 0) -> bytes:
     """Encode a message as a frame that is accompanied by `fds` descriptors."""
     body = _encoder.encode(message)

@@ -102,6 +102,7 @@ class Report(msgspec.Struct, tag="report", tag_field="type"):
     target_ns: Count = 0
     drift_ppm: float = 0.0
     locked: bool = False
+    # The JSON keys `bridged` and `ledger` are those of version 1 of the protocol, and stay.
     concealed: Count = msgspec.field(default=0, name="bridged")
     breakdown: Annotated[dict[str, Signed], msgspec.Meta(max_length=SETTINGS_MAX)] = msgspec.field(
         default_factory=dict, name="ledger"
@@ -164,6 +165,7 @@ class Bye(msgspec.Struct, tag="bye", tag_field="type"):
 FromListener: TypeAlias = Hello | Configure | Report | Trouble | FormatChanged | Silence | Ping | Pong | Bye
 FromDaemon: TypeAlias = Welcome | FormatChanged | Configured | Silence | Microphone | Ping | Pong | Fault | Bye
 
+# Unknown fields are skipped, because the other end may be newer; an unknown type of message is an error.
 _from_listener = msgspec.json.Decoder(FromListener)
 _from_daemon = msgspec.json.Decoder(FromDaemon)
 _encoder = msgspec.json.Encoder()

@@ -90,6 +90,8 @@ def _optional(data: Buffer, flags: int, pts_ns: int) -> tuple[int, Rect | None, 
     return dts_ns, region, needed
 
 
+# The sender rounds a position down to nanoseconds, and a frame lasts thousands of them: the nearest frame is the
+# original one.
 def sound_of(tracked: Tracked, fmt: CodecParameters) -> AudioPacket | None:
     """A sound track's packet in playout's form; None if it is of another track or generation.
 
