@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from millrace.client.bus import Bus, Change, connect
@@ -247,12 +248,49 @@ def test_what_waits_for_a_decision_is_asked_for_again(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_streams_end_and_the_client_is_told(tmp_path: Path) -> None:
+def noise(frames: int) -> Any:
+    return np.random.default_rng(1).uniform(-0.5, 0.5, (frames, 2)).astype(np.float32)
+
+
+def test_streams_go_on_sample_for_sample(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        async with at_door(daemon) as own, own.play(guest="alice") as stream:
-            await moved(server_of(daemon), server_of(daemon))
-            await until(lambda: stream.why)
-            assert "handed on" in stream.why and not daemon.worker.guest("alice").graph.streams
+        sound, server, alice = noise(48_000), server_of(daemon), daemon.worker.guest("alice")
+        before = {*os.listdir("/proc/self/fd")}
+        async with at_door(daemon) as own, own.record("sink/default", guest="alice") as recording:
+            async with own.play(guest="alice", latency_ms=60) as stream:
+                nodes, held = {*alice.graph.streams, *alice.graph.taps}, alice.graph.budget.held
+                writing = asyncio.create_task(stream.write(sound))
+                got: list[Any] = []
+                while sum(map(len, got)) < len(sound):
+                    block = await recording.read()
+                    loud = np.flatnonzero(block.any(axis=1))
+                    got.append(block if got else block[loud[0] :] if len(loud) else block[:0])
+                    await moved(server, server)
+                await writing
+                assert np.array_equal(np.concatenate(got)[: len(sound)], sound) and not stream.underruns
+                assert {*alice.graph.streams, *alice.graph.taps} == nodes and alice.graph.budget.held == held
+                assert {*alice.native.playback, *alice.native.records} == nodes
+                await stream.cork()
+                await stream.flush()
+        await until(lambda: not alice.graph.streams and not alice.graph.taps)
+        await until(lambda: {*os.listdir("/proc/self/fd")} <= before)
+
+    bus.undisturbed(tmp_path, test, guests=bus.BOTH)
+
+
+def test_a_stream_that_ended_meanwhile_is_told_so_and_leaves_no_descriptor(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with at_door(daemon) as own:
+            before = len(os.listdir("/proc/self/fd"))
+            async with own.play(guest="alice") as stream, own.record("sink/default", guest="alice") as recording:
+                server, alice = server_of(daemon), daemon.worker.guest("alice")
+                state, sock = await frozen(server)
+                assert not alice.native.playback and stream.id in alice.graph.streams
+                alice.graph.remove_stream(alice.graph.streams[stream.id])
+                thawed(server, state, sock)
+                await until(lambda: stream.why)
+                assert stream.why == "it was removed" and not recording.why
+            await until(lambda: len(os.listdir("/proc/self/fd")) == before)
             async with own.play(guest="alice") as again:
                 assert not again.why
 

@@ -20,6 +20,7 @@ from millrace.doors.ingress import Ingress, IngressStatus, Recorder, recorder_of
 from millrace.doors.microphone import MicrophoneStream
 from millrace.doors.native.playback import NativePlayback
 from millrace.doors.native.record import NativeRecord
+from millrace.doors.native.state import PlaybackState, RecordState
 from millrace.doors.pushed import PushedStream, new_stream
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.graph.model import NOTHING, Stream, Tap
@@ -95,8 +96,8 @@ def native(rig: Rig) -> Case:
     fmt, capacity = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2)), len(TONE)
     node = Stream(rig.graph.ids.take(), "film", fmt.positions)
     ring = Ring(mmap.mmap(-1, ring_bytes(capacity, fmt.frame_bytes)), capacity, fmt.frame_bytes)
-    made = NativePlayback(rig.graph, node, fmt, ring, capacity, lambda: None, lambda what, why: None, lambda: None)
-    made.pid = 4713
+    state = PlaybackState(fmt, capacity, pid=4713)
+    made = NativePlayback(rig.graph, node, state, ring, lambda: None, lambda what, why: None, lambda: None)
     rig.graph.add_stream(node, rig.sink)
 
     def bring() -> None:
@@ -240,7 +241,7 @@ def test_a_native_client_that_wrote_once_fell_silent_then_and_not_long_before(pa
     case.rig.run(pause_s)
     feed.ring.written += 2_205
     feed.rung()
-    feed.prebuffering = False
+    feed.state.prebuffering = False
     feed.resume()
     began_ns = case.rig.now_ns
     case.rig.run(1.0)
@@ -258,7 +259,7 @@ def test_recorders_of_programs_are_told_of_and_other_taps_are_not() -> None:
     fmt = AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
     ring = Ring(mmap.mmap(-1, ring_bytes(480, fmt.frame_bytes)), 480, fmt.frame_bytes)
     node = Tap(rig.graph.ids.take(), "take", fmt.positions)
-    NativeRecord(rig.graph, node, fmt, ring, 240, lambda: None, lambda: None)
+    NativeRecord(rig.graph, node, RecordState(fmt, 240), ring, lambda: None, lambda: None)
     rig.graph.add_tap(node, rig.sink)
     told = recorder_of(node)
     assert told is not None and (told.door, told.identity.pid, told.format) == ("native", 0, fmt)

@@ -34,6 +34,10 @@ class Nodes:
         yield from self.streams.values()
         yield from self.taps.values()
 
+    def client_node(self, id_: int) -> Stream | Tap | None:
+        """The stream or tap with this number, if there is one."""
+        return self.streams.get(id_) or self.taps.get(id_)
+
     def mixes(self) -> Iterator[Sink]:
         """Everything that mixes: sinks, and sources."""
         yield from self.sinks.values()

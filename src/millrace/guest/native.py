@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from mmap import mmap
 from typing import Any, Protocol
 
 import msgspec
@@ -11,15 +14,16 @@ import msgspec
 from millrace.doors.admission import Asker, permission_of
 from millrace.doors.native.playback import LATENCY_MAX_NS, LATENCY_MIN_NS, LOW_DELAY_NS, NativePlayback
 from millrace.doors.native.record import NativeRecord
+from millrace.doors.native.state import PlaybackState, RecordState
 from millrace.dsp.convert import BY_NAME, SampleFormat
 from millrace.dsp.resample import resampler_bytes
 from millrace.errors import ConfigError, GraphError, RightsError
-from millrace.graph.model import Sink, Stream, Tap
+from millrace.graph.model import NOTHING, Node, Sink, Stream, Tap
 from millrace.guest.find import find_mix, parse_volume
 from millrace.guest.guest import Guest
 from millrace.io.clock import now_ns
 from millrace.io.descriptors import Descriptors
-from millrace.io.shared import Bell, pipe, shared_memory
+from millrace.io.shared import Bell, duplicate, mapped, pipe, shared_memory
 from millrace.media.format import AudioFormat
 from millrace.rights.model import Principal, Right
 from millrace.text import checked_int, checked_number, quoted
@@ -39,7 +43,7 @@ from millrace.wire.native.messages import Message, Notice, Reply
 from millrace.wire.native.ring import Ring, ring_bytes
 
 STREAMS_MAX = 64
-"""Streams of one connection; each costs the daemon two descriptors."""
+"""Streams of one connection; each costs the daemon four descriptors: its memory's, that of the mapping, two pipes'."""
 PROPS_MAX = 32
 ALIASES = {"f32": "float32le", "s16": "s16le", "s24": "s24le", "s32": "s32le"}
 
@@ -100,19 +104,51 @@ class Session(Asker, Protocol):
         ...
 
 
-class _Own:
-    """A stream with its shared memory and its wake-up pipes."""
+@dataclass(slots=True)
+class NativeStreamState:
+    """One stream of a connection; its node belongs to the graph. Its descriptors are handed over separately."""
 
-    def __init__(self, guest: Guest, ring: Ring, memory: Any, bell: Bell) -> None:
-        self.guest, self.ring, self.memory, self.bell = guest, ring, memory, bell
+    guest: str
+    node: int
+    capacity: Frames
+    fds: tuple[int, int, int]
+    """The shared memory, the pipe on which the client wakes us, and the one on which we wake it."""
+    playback: PlaybackState | None = None
+    record: RecordState | None = None
+
+
+class _Own:
+    """A stream with its shared memory and its wake-up pipes. It owns the descriptors."""
+
+    def __init__(self, guest: Guest, ring: Ring, memory: mmap, memory_fd: int, bell: Bell) -> None:
+        self.guest, self.ring, self.bell = guest, ring, bell
+        self._memory = memory
+        # Kept open for whoever continues the stream and has to map the memory again.
+        self._memory_fd = memory_fd
         self.playback: NativePlayback | None = None
         self.record: NativeRecord | None = None
+
+    def freeze(self, id_: int) -> NativeStreamState:
+        """Detach from the graph and the client."""
+        self.guest.native.forget(id_)
+        fds = (self._memory_fd, *self.bell.hand_on())
+        state = NativeStreamState(self.guest.name, id_, self.ring.capacity, fds)
+        if self.playback is not None:
+            self.playback.node.feed, state.playback = NOTHING, self.playback.state
+        if self.record is not None:
+            self.record.node.consumer, state.record = NOTHING, self.record.state
+        self._unmap()
+        return state
+
+    def _unmap(self) -> None:
+        self.ring.close()
+        self._memory.close()
 
     def close(self) -> None:
         """Release everything."""
         self.bell.close()
-        self.ring.close()
-        self.memory.close()
+        self._unmap()
+        os.close(self._memory_fd)
 
 
 class NativeStreams:
@@ -148,12 +184,7 @@ class NativeStreams:
         node.asks = _asks(guest, fmt, capacity, target)
         with Descriptors() as theirs, self._begun(node.id):
             own = self._memory(guest, capacity, fmt, node.id, theirs)
-            made = own.playback = NativePlayback(
-                guest.graph, node, fmt, own.ring, target, own.bell.ring,
-                lambda what, why: self._notice(node.id, what, why), lambda: self.removed(node.id),
-            )  # fmt: skip
-            made.pid = self._session.subject.identity.pid
-            guest.native.playback[node.id] = made
+            self._plays(own, node, PlaybackState(fmt, target, self._session.subject.identity.pid))
             guest.graph.add_stream(node, sink)
             self._reply(serial, self._answer(node.id, capacity, target, fmt, sink), theirs.give_all())
 
@@ -178,14 +209,11 @@ class NativeStreams:
     def _begin_record(self, serial: int, args: Open, guest: Guest, source: Sink) -> None:
         fmt, target = self._checked(args)
         props = _props(args, self._session.name)
-        node = Tap(guest.graph.ids.take(), args.name[:200] or "recorder", fmt.positions, props)
+        node = Tap(guest.graph.ids.take(), args.name[:200] or "recorder", fmt.positions, props, clocked=True)
         node.asks = _asks(guest, fmt, 2 * target, max(1, target // 4))
         with Descriptors() as theirs, self._begun(node.id):
             own = self._memory(guest, 2 * target, fmt, node.id, theirs)
-            own.record = NativeRecord(
-                guest.graph, node, fmt, own.ring, max(1, target // 4), own.bell.ring, lambda: self.removed(node.id)
-            )
-            guest.native.records[node.id] = own.record
+            self._records(own, node, RecordState(fmt, max(1, target // 4)))
             guest.graph.add_tap(node, source)
             self._reply(serial, self._answer(node.id, 2 * target, target, fmt, source), theirs.give_all())
 
@@ -222,7 +250,8 @@ class NativeStreams:
         size = ring_bytes(capacity, fmt.frame_bytes)
         with Descriptors() as ours:
             fd, memory = shared_memory(size)
-            theirs.add(fd)
+            ours.add(fd)
+            theirs.add(duplicate(fd))
             their_hear, our_ring = pipe()
             theirs.add(their_hear)
             ours.add(our_ring)
@@ -231,9 +260,19 @@ class NativeStreams:
             ours.add(our_hear)
             bell = Bell(our_hear, our_ring, lambda: self._rung(id_))
             ours.give_all()
-        own = _Own(guest, Ring(memory, capacity, fmt.frame_bytes), memory, bell)
-        self._own[id_] = own
+        own = self._own[id_] = _Own(guest, Ring(memory, capacity, fmt.frame_bytes), memory, fd, bell)
         return own
+
+    def _plays(self, own: _Own, node: Stream, state: PlaybackState) -> None:
+        own.playback = own.guest.native.playback[node.id] = NativePlayback(
+            own.guest.graph, node, state, own.ring, own.bell.ring,
+            lambda what, why: self._notice(node.id, what, why), lambda: self.removed(node.id),
+        )  # fmt: skip
+
+    def _records(self, own: _Own, node: Tap, state: RecordState) -> None:
+        own.record = own.guest.native.records[node.id] = NativeRecord(
+            own.guest.graph, node, state, own.ring, own.bell.ring, lambda: self.removed(node.id)
+        )
 
     @staticmethod
     def _answer(id_: int, capacity: Frames, target: Frames, fmt: AudioFormat, mix: Sink) -> dict[str, Any]:
@@ -242,6 +281,37 @@ class NativeStreams:
             "bytes": ring_bytes(capacity, fmt.frame_bytes), "format": fmt.name, "rate": fmt.rate,
             "positions": list(fmt.positions), "at": mix.key,
         }  # fmt: skip
+
+    # -- handing on ------------------------------------------------------------------------------
+
+    def freeze(self) -> list[NativeStreamState]:
+        """Detach all streams and return their states. Their nodes stay in the graph, silent, until continued."""
+        own, self._own = self._own, {}
+        return [one.freeze(id_) for id_, one in own.items()]
+
+    def resume(self, states: Iterable[NativeStreamState], guests: Iterable[Guest]) -> None:
+        """Continue frozen streams. The client is told of those that have ended meanwhile."""
+        named = {guest.name: guest for guest in guests}
+        for state in states:
+            guest = named.get(state.guest)
+            node = None if guest is None else guest.graph.client_node(state.node)
+            with Descriptors(state.fds) as fds:
+                if guest is None or node is None:
+                    self._notice(state.node, "ended", "it was removed")
+                else:
+                    self._resume(guest, node, state, fds)
+
+    def _resume(self, guest: Guest, node: Node, state: NativeStreamState, fds: Descriptors) -> None:
+        id_, sound = state.node, state.playback or state.record
+        assert sound is not None
+        memory = mapped(duplicate(fds.first), ring_bytes(state.capacity, sound.format.frame_bytes))
+        ring = Ring(memory, state.capacity, sound.format.frame_bytes)
+        fd, hear, ring_fd = fds.give_all()
+        own = self._own[id_] = _Own(guest, ring, memory, fd, Bell(hear, ring_fd, lambda: self._rung(id_)))
+        if isinstance(node, Stream) and state.playback is not None:
+            self._plays(own, node, state.playback)
+        if isinstance(node, Tap) and state.record is not None:
+            self._records(own, node, state.record)
 
     # -- operating -------------------------------------------------------------------------------
 
@@ -325,12 +395,6 @@ class NativeStreams:
         if own.record is not None:
             own.guest.graph.remove_tap(own.record.node)
         own.close()
-
-    def end_all(self, why: str) -> None:
-        """End all streams and notify the client."""
-        for id_ in list(self._own):
-            self._notice(id_, "ended", why)
-            self._forget(id_)
 
     def close(self) -> None:
         """The connection is gone."""

@@ -33,6 +33,11 @@ class Descriptors:
         """Take ownership of another descriptor."""
         self._fds.append(fd)
 
+    @property
+    def first(self) -> int:
+        """The first one, still owned here."""
+        return self._fds[0]
+
     def give(self) -> int:
         """Hand over the first one: the caller owns it from now on."""
         return self._fds.popleft()

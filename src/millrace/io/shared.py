@@ -40,6 +40,14 @@ def mapped(fd: int, size: int) -> mmap.mmap:
         os.close(fd)
 
 
+def duplicate(fd: int) -> int:
+    """Another descriptor of the same file."""
+    try:
+        return os.dup(fd)
+    except OSError as error:
+        raise GraphError(f"no file descriptor left for the stream: {error.strerror}") from None
+
+
 def pipe() -> tuple[int, int]:
     """The (read, write) ends of a non-blocking pipe."""
     try:
@@ -76,8 +84,12 @@ class Bell:
             return
         self._rung()
 
+    def hand_on(self) -> tuple[int, int]:
+        """Release both ends, the one to hear and the one to ring, for another bell to continue."""
+        self._loop.remove_reader(self._hear_fd)
+        return self._hear_fd, self._ring_fd
+
     def close(self) -> None:
         """Close both ends."""
-        self._loop.remove_reader(self._hear_fd)
-        os.close(self._hear_fd)
-        os.close(self._ring_fd)
+        for fd in self.hand_on():
+            os.close(fd)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from millrace.doors.ingress import Ingress, IngressStatus, Stage, round_ms
+from millrace.doors.native.state import PlaybackState
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Samples, decode
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
-from millrace.media.format import AudioFormat
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns, ns_to_frames
 from millrace.wire.native.ring import Ring
 
@@ -50,32 +50,24 @@ class NativePlayback(Ingress):
     """The graph's `Feed`. `wake` wakes the client; `notice` sends it an event about its stream."""
 
     def __init__(
-        self, graph: Graph, node: Stream, fmt: AudioFormat, ring: Ring, target: Frames, wake: Callable[[], None],
+        self, graph: Graph, node: Stream, state: PlaybackState, ring: Ring, wake: Callable[[], None],
         notice: Callable[[str, str], None], removed: Callable[[], None],
     ) -> None:  # fmt: skip
-        """`removed` is called when the graph has removed the stream."""
-        self.graph, self.node, self.format, self.ring, self.target = graph, node, fmt, ring, target
+        """It starts with a new `state`, or continues from an earlier one. `removed` is called on the node's removal."""
+        self.graph, self.node, self.ring, self.state = graph, node, ring, state
         self._wake, self._notice = wake, notice
-        self.taken: Frames = 0
-        self.period = max(1, target // 4)
-        self.corked = False
-        self.prebuffering = True
+        self.period = max(1, state.target // 4)
         self.broken = False
-        self.draining = False
-        self.pid = 0
-        """The client's process ID."""
         self.why = ""
-        self._seen: Frames = 0
-        self._wrote_ns: HostNs = 0
-        self._looked_ns: HostNs = 0
-        self._woken_ns: HostNs = 0
         self.removed = removed
-        target_ns = frames_to_ns(target, fmt.rate)
+        fmt = state.format
+        target_ns = frames_to_ns(state.target, fmt.rate)
         self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), target_ns < LOW_DELAY_NS)
         node.feed = self
         node.latency_ask_ns = min(max(target_ns // 4, ASK_MIN_NS), ASK_MAX_NS)
         node.bulk_frames = ns_to_frames(min(target_ns // 4, BULK_MAX_NS), graph.rate)
-        ring.reader_waits = True
+        if state.prebuffering:
+            ring.reader_waits = True
 
     @property
     def resample_method(self) -> str | None:
@@ -85,7 +77,7 @@ class NativePlayback(Ingress):
     @property
     def fill(self) -> Frames:
         """Frames in the ring. The client's write position is not trusted: an impossible one ends the stream."""
-        fill = self.ring.written - self.taken
+        fill = self.ring.written - self.state.taken
         if not 0 <= fill <= self.ring.capacity:
             self.broken = True
             return 0
@@ -93,37 +85,37 @@ class NativePlayback(Ingress):
 
     def status(self) -> IngressStatus:
         """See `Ingress`."""
-        rate = self.format.rate
+        state, rate = self.state, self.state.format.rate
         return NativeStatus(
-            "native", self.format, frames_to_ns(self.fill, rate), self.pid, corked=self.corked, draining=self.draining,
-            resampler=self.resample_method, target_ns=frames_to_ns(self.target, rate),
+            "native", state.format, frames_to_ns(self.fill, rate), state.pid, corked=state.corked,
+            draining=state.draining, resampler=self.resample_method, target_ns=frames_to_ns(state.target, rate),
         )  # fmt: skip
 
     # -- the client's side -----------------------------------------------------------------------
 
     def rung(self) -> None:
         """The client has written while we were waiting."""
-        fill = self.fill
+        state, fill = self.state, self.fill
         if self.broken:
             self.end("the ring's positions are impossible")
             return
-        if self.prebuffering and (fill >= self.target // 2 or self.draining):
-            self.prebuffering = False
+        if state.prebuffering and (fill >= state.target // 2 or state.draining):
+            state.prebuffering = False
         self.resume()
 
     def resume(self) -> None:
         """Let the graph pull, if there is something to play and nothing holds it back."""
-        held = self.corked or self.prebuffering or self.broken or self.node.sink.suspended
+        held = self.state.corked or self.state.prebuffering or self.broken or self.node.sink.suspended
         if not held and (self.fill or self._resampled.pending):
             if not self.node.active:
                 # The ring was not checked while the stream was inactive, so earlier times can't date what was written.
-                self._looked_ns = self._woken_ns = 0
+                self.state.looked_ns = self.state.woken_ns = 0
             self.ring.reader_waits = False
             self.graph.activate(self.node)
 
     def cork(self, corked: bool) -> None:
         """Pause or resume."""
-        self.corked = corked
+        self.state.corked = corked
         if corked:
             self.graph.deactivate(self.node, "corked")
         self.graph.touch(self.node)
@@ -131,27 +123,27 @@ class NativePlayback(Ingress):
 
     def drain(self) -> None:
         """Play what is queued, then notify the client."""
-        self.draining = True
-        self.prebuffering = False
+        self.state.draining = True
+        self.state.prebuffering = False
         self._resampled.tail_done = False
         self.resume()
-        if not self.node.active and not self.corked:
+        if not self.node.active and not self.state.corked:
             self._drained()
 
     def flush(self) -> None:
         """Discard what is queued."""
         self.graph.discard(self.node)
         self._resampled.clear()
-        self.taken += self.fill
-        self.ring.read = self.taken
-        self.prebuffering = True
+        self.state.taken += self.fill
+        self.ring.read = self.state.taken
+        self.state.prebuffering = True
         self.ring.reader_waits = True
         self.graph.deactivate(self.node, "flushed", keep=False)
         self._wake()
 
     def _drained(self) -> None:
-        self.draining = False
-        self.prebuffering = True
+        self.state.draining = False
+        self.state.prebuffering = True
         self.ring.reader_waits = True
         self._notice("drained", "")
 
@@ -166,45 +158,47 @@ class NativePlayback(Ingress):
 
     def pull(self, out: Samples) -> Frames:
         """See `Feed.pull`."""
-        return self._resampled.pull(out, self._read, len(out) if self.draining else 0)
+        return self._resampled.pull(out, self._read, len(out) if self.state.draining else 0)
 
     def _read(self, out: Samples) -> Frames:
-        n = min(self.fill, len(out))
+        state, n = self.state, min(self.fill, len(out))
         if not self.broken:
             self._notice_writing()
         if not n:
             return 0
         flat, at, width = out.reshape(-1), 0, out.shape[1]
-        for view in self.ring.views(self.taken, n):
+        for view in self.ring.views(state.taken, n):
             samples = len(view) // self.ring.frame_bytes * width
-            decode(self.format.sample, view, flat[at : at + samples])
+            decode(state.format.sample, view, flat[at : at + samples])
             at += samples
-        self.taken += n
+        state.taken += n
         ring = self.ring
         # Published only after decoding: the client may then overwrite these frames.
-        ring.read = self.taken
+        ring.read = state.taken
         ring.latency_ns = self.node.sink.outlet_latency_ns + frames_to_ns(self.graph.ahead(self.node), self.graph.rate)
-        if ring.writer_waits and self.target - self.fill >= self.period:
+        if ring.writer_waits and state.target - self.fill >= self.period:
             ring.writer_waits = False
-            self._woken_ns = self._woken_ns or self.graph.now_ns
+            state.woken_ns = state.woken_ns or self.graph.now_ns
             self._wake()
         return n
 
     def _notice_writing(self) -> None:
         """Track when the client last wrote, and was first woken since. A write after a wake-up is dated to that."""
-        written, now = self.taken + self.fill, self.graph.now_ns
-        if written != self._seen:
-            self._seen, self._wrote_ns, self._woken_ns = written, self._woken_ns or self._since_looked(now), 0
-        self._looked_ns = now
+        state, now = self.state, self.graph.now_ns
+        written = state.taken + self.fill
+        if written != state.seen:
+            state.seen, state.wrote_ns, state.woken_ns = written, state.woken_ns or self._since_looked(now), 0
+        state.looked_ns = now
 
     def _since_looked(self, now_ns: HostNs) -> HostNs:
         """Estimate when something new was written: halfway between the last check and now."""
-        return ((self._looked_ns or now_ns) + now_ns) // 2
+        return ((self.state.looked_ns or now_ns) + now_ns) // 2
 
     @property
     def silent_since_ns(self) -> HostNs:
         """When the client stopped writing, estimated as halfway from its last write to its first unanswered wake-up."""
-        return (self._wrote_ns + self._woken_ns) // 2 if self._woken_ns else self._wrote_ns
+        state = self.state
+        return (state.wrote_ns + state.woken_ns) // 2 if state.woken_ns else state.wrote_ns
 
     def short(self, frames: Frames, played_out: bool) -> None:
         """See `Feed.short`."""
@@ -214,13 +208,13 @@ class NativePlayback(Ingress):
             return
         if not played_out:
             return
-        if self.draining:
+        if self.state.draining:
             self.graph.deactivate(self.node, "drained")
             self._drained()
             return
         self.node.underruns += 1
         self.graph.troubled(self.node, "underrun", self.silent_since_ns)
-        self.prebuffering = True
+        self.state.prebuffering = True
         self.ring.reader_waits = True
         self.graph.deactivate(self.node, "underrun")
         self._notice("underrun", "")

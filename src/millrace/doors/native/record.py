@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from millrace.doors.ingress import Recorder, RecorderStatus
+from millrace.doors.native.state import RecordState
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.resample import Resampler, make_resampler
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
-from millrace.media.format import AudioFormat
 from millrace.units import NS_PER_MS, Frames, HostNs, frames_to_ns
 from millrace.wire.native.ring import Ring
 
@@ -24,26 +24,24 @@ class NativeRecord(Recorder):
     """The graph's `Consumer`."""
 
     def __init__(
-        self, graph: Graph, node: Tap, fmt: AudioFormat, ring: Ring, period: Frames, wake: Callable[[], None],
+        self, graph: Graph, node: Tap, state: RecordState, ring: Ring, wake: Callable[[], None],
         removed: Callable[[], None],
     ) -> None:  # fmt: skip
-        """`removed` is called when the graph has removed the recorder."""
-        self.graph, self.node, self.format, self.ring, self.period = graph, node, fmt, ring, period
+        """It starts with a new `state`, or continues from an earlier one. `removed` is called on the node's removal."""
+        self.graph, self.node, self.ring, self.state = graph, node, ring, state
         self._wake = wake
-        self.written: Frames = 0
-        self._told: Frames = 0
         self.removed = removed
-        period_ns = frames_to_ns(period, fmt.rate)
+        fmt = state.format
+        period_ns = frames_to_ns(state.period, fmt.rate)
         self._resampler: Resampler | None = make_resampler(
             graph.rate, fmt.rate, len(fmt.positions), period_ns < LOW_DELAY_NS
         )
         node.consumer = self
-        node.active = node.clocked = True
         node.latency_ask_ns = min(max(period_ns, 2_500_000), 40 * NS_PER_MS)
 
     def status(self) -> RecorderStatus:
         """See `Recorder`."""
-        return RecorderStatus("native", self.format)
+        return RecorderStatus("native", self.state.format)
 
     def cork(self, corked: bool) -> None:
         """Pause or resume. A corked recorder does not keep the graph running."""
@@ -55,15 +53,15 @@ class NativeRecord(Recorder):
         del position, level
         if self._resampler is not None:
             block = self._resampler.process(block)
-        keep = self.ring.capacity
+        state, keep = self.state, self.ring.capacity
         for at in range(0, len(block), keep):
             part = block[at : at + keep]
-            self.ring.put(self.written, memoryview(encode(self.format.sample, part)))
-            self.written += len(part)
+            self.ring.put(state.written, memoryview(encode(state.format.sample, part)))
+            state.written += len(part)
             # Published only after the frames are in the ring: the client may read up to here at any time.
-            self.ring.written = self.written
-        if self.written - self._told >= self.period and self.ring.reader_waits:
-            self._told = self.written
+            self.ring.written = state.written
+        if state.written - state.told >= state.period and self.ring.reader_waits:
+            state.told = state.written
             self.ring.reader_waits = False
             self._wake()
 

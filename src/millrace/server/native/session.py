@@ -119,6 +119,8 @@ class NativeSession:
     def _go_on(self) -> None:
         """Continue from `state`. Calls that were waiting for a permission ask for it again, ahead of queued ones."""
         state = self.state
+        self.streams.resume(state.streams, self._plane.visible(OWNER))
+        state.streams.clear()
         waiting = [(number, call) for number, call in state.asked.items() if call is not None]
         state.asked.clear()
         state.calls.extendleft(reversed(waiting))
@@ -140,15 +142,14 @@ class NativeSession:
     async def freeze(self) -> tuple[SessionState, socket.socket]:
         """Detach from the connection and return its state and socket, with which another session continues.
 
-        A running call is finished first. The client notices only that its streams have ended. PeerLost if the client
-        disconnects meanwhile.
+        A running call is finished first. The client notices nothing. PeerLost if it disconnects meanwhile.
         """
         self._freezing = True
         if self._worker is not None:
             await self._worker
         if self.closed:
             raise PeerLost("the connection ended before it was handed on")
-        self.streams.end_all("its connection was handed on")
+        self.state.streams = self.streams.freeze()
         self.state.held = self._plane.held(self, self)
         sock, self.state.outgoing = self.line.hand_on()
         self.closed = True

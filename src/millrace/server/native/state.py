@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from millrace.control.plane import Held
+from millrace.guest.native import NativeStreamState
 from millrace.io.fdstream import Outgoing
 from millrace.rights.grants import Subject
 from millrace.rights.model import NOBODY, Principal
@@ -15,7 +16,7 @@ from millrace.wire.native.session import NativeState
 
 @dataclass(slots=True)
 class SessionState:
-    """A connection between two calls, without its streams, which belong to the guest."""
+    """A connection between two calls. The nodes of its streams belong to the graph."""
 
     subject: Subject
     wire: NativeState
@@ -35,5 +36,7 @@ class SessionState:
     called: int = 0
     asked: dict[int, Call | None] = field(default_factory=dict)
     """By number: calls that wait for a permission; None stands for the request to connect."""
+    streams: list[NativeStreamState] = field(default_factory=list)
+    """Only while it is frozen."""
     held: Held = field(default_factory=Held)
     """What the control plane kept for it at its previous place."""
