@@ -292,8 +292,8 @@ class SharedEncoder:
             for outlet in self.outlets:
                 outlet.send(*(tracked if outlet.tracks else packets))
 
-    # Positions come from counting what was emitted, times from positions: both are exact to the frame, however late the
-    # cycle was.
+    # Positions count what was emitted since the sound began, times follow from positions: neither depends on how late a
+    # cycle was. But what is dropped before it is emitted makes all that follows too early.
     def _emit(self, block: Samples) -> None:
         assert self._next_position is not None
         position = self._next_position
