@@ -180,6 +180,8 @@ class LanePool:
             pulled_to = end
         self.valid_until[lane] = pulled_to
 
+    # A feed may do much in `pull`, but not start a stream: the pool could grow, and `row` would be a view of the array
+    # that it had before. `short` may, since nothing is kept across that call.
     def _pull(self, stream: Stream, lane: int, start: Frames, goal: Frames) -> Frames:
         row = self.data[lane].reshape(self.capacity, self.channels)
         while start < goal:
