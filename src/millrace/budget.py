@@ -33,7 +33,7 @@ ENTRY_BYTES = 128
 # The laws of an account: `held` of a budget is at every moment the sum of the parts of its open accounts. A part
 # changes only after the budget has agreed, so a refusal leaves both sums as they were. An account that is closed lets
 # go of its budget first, so closing twice, or holding 0 afterwards, changes nothing; holding more than 0 then is
-# refused, because nobody would ever release it.
+# refused, because nothing would ever release it.
 class Account:
     """Memory held for one object, in named parts. Once closed it holds nothing, for good."""
 

@@ -83,7 +83,7 @@ class NullOutput:
     def stop(self) -> None:
         """See `ClockedOutput`."""
         self._stop.set()
-        # A thread that ends by itself reports that from within, and may be stopped by whoever it told.
+        # A thread that ends by itself reports that itself, and the report may lead to `stop`, still in this thread.
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(1.0)
 

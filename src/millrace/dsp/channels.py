@@ -38,7 +38,7 @@ def _depth(name: str) -> str:
 
 
 # The order of the steps matters. Namesakes come first, so that what follows sees which outputs are empty and which
-# inputs are heard. Filling outputs marks inputs as heard, and only inputs that nobody hears are folded: a channel is
+# inputs are heard. Filling outputs marks inputs as heard, and only inputs that go to no output are folded: a channel is
 # never both copied and folded. Centres are folded before the sides, because a fold scales what its outputs have so far.
 class _Mix:
     """A matrix under construction; each row is an output."""

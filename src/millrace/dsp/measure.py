@@ -57,7 +57,7 @@ def tone_snr_db(signal: Samples, rate: int) -> tuple[float, float]:
     n = np.arange(len(x)) - len(x) / 2
     hz = frequency_hz(signal, rate)
     # Gauss-Newton in the frequency: the last two columns are the derivative of the first two, so their coefficients
-    # tell how far the frequency is off. From the FFT's estimate it converges in a few rounds.
+    # give the error of the frequency. From the FFT's estimate it converges in a few rounds.
     for _ in range(6):
         w = 2 * math.pi * hz / rate
         basis = np.stack([np.cos(w * n), np.sin(w * n), n * np.cos(w * n), n * np.sin(w * n)], axis=1)

@@ -67,7 +67,7 @@ class NodeAccounts:
 
     # A stream is charged for the shortest lane when it is admitted, so an admitted stream can always be played. A
     # longer lane is a convenience (fewer refills), is asked for when the stream starts, and may be refused then without
-    # anybody hearing it.
+    # an audible effect.
     def weight(self, node: Node) -> int:
         """Bytes charged for `node` from the start: the most that playing it can need."""
         frame = len(node.positions) * SAMPLE_BYTES

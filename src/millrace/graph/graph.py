@@ -208,8 +208,8 @@ class Graph(Nodes):
 
     def remove_stream(self, stream: Stream) -> None:
         """Remove a stream at once."""
-        # Off the list first: whoever is called below may try to remove it again. The feed stays until the observers
-        # have been told, since they may show its status for the last time.
+        # Off the list first, because the callbacks below may try to remove it again. The feed stays until the observers
+        # have been called, since they may show its status for the last time.
         if self.streams.pop(stream.id, None) is None:
             return
         for tap in list(stream.taps):

@@ -84,8 +84,8 @@ class Nodes:
         """Tell the observers that something they show about `node` has changed."""
         self._changed("change", node)
 
-    # A copy, because an observer may remove itself or others. Observers are told after the change, so they see the
-    # graph as it is, and may change it in turn.
+    # A copy, because an observer may remove itself or others. Observers are called after the change, so they see the
+    # new state, and may change the graph in turn.
     def _changed(self, change: str, node: Node) -> None:
         for observer in list(self.observers):
             observer(change, node)

@@ -163,9 +163,9 @@ class Track:
 
     # -- the source's side -----------------------------------------------------------------------
 
-    # Numbers and generations continue across sources, and each Publisher knows where (`next_number`): subscribers see a
-    # change of source as new parameters and a key packet, not as packets that go back. The old Publisher is not told;
-    # its pushes have no effect from here on.
+    # Numbers and generations continue across sources, and each Publisher can ask where they stand (`next_number`):
+    # subscribers see a change of source as new parameters and a key packet, not as packets that go back. Pushes of the
+    # old Publisher have no effect from here on.
     def publish(self, source: PacketSource) -> Publisher:
         """Make `source` the source from now on, replacing any other; it begins with parameters and a key packet."""
         if self.ended:
@@ -253,7 +253,7 @@ class Track:
 
     # The order matters. The Gap goes only to those that were live when the loss happened: a subscriber that has waited
     # so far has missed nothing that it was promised. Then those that waited become live, so that this packet is their
-    # first. The cache gets the packet before it is delivered: a sink that joins somebody else while it is pushed to (a
+    # first. The cache gets the packet before it is delivered: a sink that is added by another sink during the push (a
     # relay) finds it there and does not get it twice, since the tuple of sinks being iterated is the one from before.
     def _deliver(self, packet: Packet, starts: bool, resumes: bool) -> None:
         if resumes:
@@ -397,9 +397,9 @@ def _largest(wishes: Iterable[float | None]) -> float | None:
     return max(bounded) if len(bounded) == len(known) else None
 
 
-# One encoder serves all, so each wish is merged in the direction that harms nobody: the lowest bitrate, because it must
-# fit the slowest connection; the largest size and rate, because smaller ones can be made from it by dropping. None
-# among sizes means unbounded, among bitrates and latencies it means no wish.
+# One encoder serves all, so each wish is merged in the direction that harms no subscriber: the lowest bitrate, because
+# it must fit the slowest connection; the largest size and rate, because smaller ones can be made from it by dropping.
+# None among sizes means unbounded, among bitrates and latencies it means no wish.
 def merged(subscriptions: Sequence[Subscription], keyboard: Watcher | None = None) -> Demand:
     """The combined demand: what suits the slowest connection, the longest path and the largest screen."""
     wishes = [subscription.demand for subscription in subscriptions]

@@ -137,8 +137,8 @@ class Memory:
         for _, damage in self._converted.values():
             damage.add(rect)
 
-    # The budget is asked before the planes are kept, so a refusal leaves nothing behind. What changes while nobody asks
-    # for this format only adds to its damage.
+    # The budget is asked before the planes are kept, so a refusal leaves nothing behind. What changes while this format
+    # is not asked for only adds to its damage.
     def converted(self, to: PixelFormat, by: Convert) -> Planes:
         """The pixels in another format; only what changed since the last call is converted."""
         if to not in self._converted:

@@ -127,7 +127,7 @@ class Reader:
         return [place for overlay in overlays if overlay.track in self.leave_out for place in visible(overlay)]
 
     # A reader that leaves an overlay out has stale pixels below it: what was painted there was no damage to it. When
-    # the overlay goes, the picture below has to be sent, although nobody paints it now.
+    # the overlay goes, the picture below has to be sent, although it is not painted now.
     def uncovered(self, overlays: Iterable[Overlay]) -> None:
         """For the screen: these overlays go away, and the reader never had what was below those it leaves out."""
         for place in self._left_out(overlays):

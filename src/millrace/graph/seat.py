@@ -16,8 +16,8 @@ class Watcher:
     principal: Principal
 
 
-# Taking the keyboard needs the right to control, having it needs nothing more: whoever ends that right has to make its
-# holder `leave`. It is an identity and not a key, so a second session of the same person does not type along.
+# Taking the keyboard needs the right to control, having it needs nothing more: code that ends that right has to make
+# the holder `leave`. It is an identity and not a key, so a second session of the same person does not type along.
 class Seat:
     """One guest's keyboard, and what goes with it: the pointer, the screen's size, seeking in what plays."""
 

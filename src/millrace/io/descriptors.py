@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 
-# A descriptor is in here or has been given on, never both: whoever calls `give` must store or close it before anything
+# A descriptor is in here or has been given on, never both: the caller of `give` must store or close it before anything
 # else can fail. What has not been given on is closed by `with`, also on the way out of an exception.
 class Descriptors:
     """Open file descriptors, in order."""

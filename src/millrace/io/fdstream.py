@@ -37,9 +37,10 @@ class Outgoing:
     """Part of the first chunk has been sent."""
 
 
-# Who owns a descriptor: the stream owns its socket until `hand_on`; a chunk with `give` owns its descriptors until they
-# are sent or the chunk is dropped, and then they are closed here (`_given`), whichever of the two happens. Received
-# ones belong to `take_fds`. After `close` nothing is sent any more, so no message with descriptors may be queued then.
+# Ownership of descriptors: the stream owns its socket until `hand_on`; a chunk with `give` owns its descriptors until
+# they are sent or the chunk is dropped, and then they are closed here (`_given`), whichever of the two happens.
+# Received ones belong to `take_fds`. After `close` nothing is sent any more, so no message with descriptors may be
+# queued then.
 #
 # The kernel attaches descriptors to the first byte of a message. So they are gone as soon as any part of it was sent,
 # and the rest follows without them. A message begun must be completed, whatever is dropped behind it: the peer parses a

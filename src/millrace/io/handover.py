@@ -65,8 +65,8 @@ class Handover:
             self._drop(sock)
             return
         try:
-            # Closed in any case, also if the request was malformed: the sender has given them away, and nobody else
-            # knows of them.
+            # Closed in any case, also if the request was malformed: the sender has given them away, and there is no
+            # other reference to them.
             with Descriptors(fds):
                 answer = self._answer(data, fds)
             # The requester may be gone; what it handed over stays.

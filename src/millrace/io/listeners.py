@@ -257,8 +257,8 @@ def bind_unix(path: Path, mode: int = 0o600, watched: bool = False) -> socket.so
     return listener
 
 
-# A socket file outlives its daemon. Only the kernel knows whether anybody listens: the connection is refused if nobody
-# does. In the runtime directory, two daemons that start at once can't both find it dead: its lock is taken first.
+# A socket file outlives its daemon. A connection attempt shows whether a process still listens there: it is refused if
+# none does. In the runtime directory, two daemons that start at once can't both find it dead: its lock is taken first.
 def _clear_dead(path: Path) -> None:
     if not stat.S_ISSOCK(path.lstat().st_mode):
         raise ConfigError(f"{path} exists and is not a socket; remove it")

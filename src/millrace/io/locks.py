@@ -31,7 +31,7 @@ class FileLock:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
-    # Between opening and locking, the file may have been removed by somebody who cleans the directory: the lock would
+    # Between opening and locking, the file may have been removed by a program that cleans the directory: the lock would
     # then be on a file that no other process can find. So it counts only if the path still leads to the locked file.
     def _locked(self) -> int:
         """The locked file, or −1 if it was removed or replaced between opening and locking."""

@@ -13,7 +13,7 @@ from millrace.wire.contract import Session
 Message = str | bytes
 
 
-# Writing may wait for the peer, so it is done in one task; everybody else only sets an event. The session's messages
+# Writing may wait for the peer, so it is done in one task; all other code only sets an event. The session's messages
 # are taken when they can be written: those that are queued while a write waits go out after it, and deadlines run on in
 # the meantime.
 class MessageRunner:

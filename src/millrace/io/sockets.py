@@ -100,8 +100,8 @@ def peer_uid(raw: socket.socket | None) -> int | None:
     return None if found is None else found[1]
 
 
-# The pidfd refers to the process itself, the PID only to whoever has that number now. Kernels before 6.5 have no
-# SO_PEERPIDFD; there the look-up relies on the PID alone.
+# The pidfd refers to the process itself, the PID only to the process that has that number now. Kernels before 6.5 have
+# no SO_PEERPIDFD; there the look-up relies on the PID alone.
 def peer_identity(raw: socket.socket | None) -> Identity | None:
     """The process that connected a unix socket, from the kernel; None for other sockets."""
     found = _credentials(raw)

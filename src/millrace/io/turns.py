@@ -74,12 +74,12 @@ def _untold(waited_ns: HostNs, waiting: int) -> None:
 
 # The laws of turns:
 #
-# - Whoever works for the guest does so inside `with turns`, or in `work`, which a round calls inside it. The time is
-#   charged when the outermost block ends, so `left_ns` is out of date until then, and `over` is the question to ask.
+# - All work for the guest is done inside `with turns`, or in `work`, which a round calls inside it. The time is charged
+#   when the outermost block ends, so `left_ns` is out of date until then, and `over` is the question to ask.
 # - In a round, each worker that waited when it began works at most once, in order. One that queues itself again waits
 #   for the next round, so no worker can keep the others out.
-# - Rounds are separate callbacks of the event loop. Between two of them timers and sockets of everybody else are
-#   served; that, and not the order within a guest, is what keeps the other guests' cycles on time.
+# - Rounds are separate callbacks of the event loop. Between two of them all other timers and sockets are served; that,
+#   and not the order within a guest, is what keeps the other guests' cycles on time.
 # - A slice that was overdrawn is not owed: the next round renews it whole. A step is short, so what it can overdraw is
 #   too.
 class Turns(Slice):

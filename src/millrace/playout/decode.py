@@ -71,7 +71,7 @@ class PacketDecoder:
         """The packet's frames, preceded by concealment for lost packets before it."""
         out: list[Decoded] = []
         # Positions, not sequence numbers, decide what is missing: with DTX the sender leaves packets out without a gap
-        # in the numbers. The numbers only tell how many packets were lost.
+        # in the numbers. The numbers only give how many packets were lost.
         if self._expected is not None:
             missing = packet.position - self._expected
             # It repeats what was concealed already, or was sent twice: decoding it now would put the decoder's state

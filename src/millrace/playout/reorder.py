@@ -9,8 +9,8 @@ HELD_BYTES_MAX = 4 * 1024 * 1024
 _WRAP = 1 << 32
 
 
-# At most 64 packets or 4 MiB are held; beyond that the oldest gap is given up. How long to wait otherwise is for the
-# player to say (`release`), since only it knows how much there is left to play.
+# At most 64 packets or 4 MiB are held; beyond that the oldest gap is given up. How long to wait otherwise is up to the
+# player (`release`), because it depends on how much there is left to play.
 #
 # `_next` is the number after the last one handed out. It never goes back, so packets are handed out in order, and each
 # at most once.

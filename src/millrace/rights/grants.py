@@ -122,8 +122,8 @@ class Grants:
 
     # A denial wins over a one-time grant, so that a rule set now also stops a connection that was allowed before. An
     # identity that is not proven yet may be that of another program, so neither its own rules nor its one-time grants
-    # count, and nobody is asked about it: the answer would be given to a name that may turn out to be wrong. Connecting
-    # is the exception, since the sender can only be proven by what it sends afterwards.
+    # count, and no request is made for it: the answer would be for a name that may turn out to be wrong. Connecting is
+    # the exception, since the sender can only be proven by what it sends afterwards.
     def verdict(self, what: Permission, subject: Subject) -> Verdict:
         """The one-time grant decides, else the program's own rule, else the `*` rule; without any, allow.
 

@@ -32,7 +32,7 @@ EVERYTHING = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK |
 GUEST_RIGHTS = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK
 """Default rights of a guest's own programs within it: what PulseAudio allows."""
 NAMES = {right.name.lower(): right for right in Right if right.name}
-# A right that needs another to be of use contains it: nobody can hear a guest whose sinks they may not list.
+# A right that needs another to be of use contains it: a principal can't hear a guest whose sinks it may not list.
 _IMPLIED = {Right.HEAR: Right.SEE, Right.SPEAK: Right.SEE, Right.CONTROL: Right.SEE, Right.LINK: Right.SEE}
 
 

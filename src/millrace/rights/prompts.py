@@ -108,8 +108,8 @@ class Prompts:
         """Decide one, for that connection only."""
         if self._waiting.pop(prompt.key, None) is None:
             return
-        # The request is taken off the list, and the verdict stored, before anybody is told: an answer runs protocol
-        # code that may end the client, ask again, or look at the list.
+        # The request is taken off the list, and the verdict stored, before any answer is called: an answer runs
+        # protocol code that may end the client, ask again, or look at the list.
         prompt.subject.once[prompt.what] = allow
         self._changed("remove", prompt)
         for answer in prompt.answers:

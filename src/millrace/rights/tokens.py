@@ -132,7 +132,7 @@ def _source(address: str) -> str:
 
 
 # A leaky bucket per source. It is asked only about tokens that are wrong, so a guesser behind the same address (NAT, a
-# proxy) never locks out somebody whose token is right. Memory is bounded by forgetting sources: a guesser with 4,096
+# proxy) never locks out a client whose token is right. Memory is bounded by forgetting sources: a guesser with 4,096
 # addresses gains a fresh burst for each, against secrets of 256 bits.
 class FailureLimit:
     """Rate limit for guessing: `burst` wrong tokens from one source, then one every `every_ns`.

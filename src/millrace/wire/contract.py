@@ -64,8 +64,8 @@ class Wire(Session[Came, Written], Protocol[Came, Event, Written]):
 
 
 # Why the next deadline is asked for, and not announced by a callback: a session can then be copied, frozen, or run on a
-# virtual clock, and no callback can arrive in the middle of a step. The price is that whoever changes a session has to
-# ask for its deadline again; the runners do that after every step.
+# virtual clock, and no callback can arrive in the middle of a step. The price is that after any change of a session its
+# deadline has to be asked for again; the runners do that after every step.
 class Untimed:
     """A protocol without deadlines."""
 

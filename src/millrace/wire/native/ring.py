@@ -21,7 +21,7 @@ def ring_bytes(capacity: Frames, frame_bytes: int) -> int:
     return PAGE + -(-capacity * frame_bytes // PAGE) * PAGE
 
 
-# Nobody waits for the other side, and no wake-up is sent while both are busy. A side that finds nothing to do sets its
+# Neither side blocks on the other, and no wake-up is sent while both are busy. A side that finds nothing to do sets its
 # `waits` word, looks at the other's position once more, and only then sleeps. The other side advances its position
 # first and looks at the word afterwards; if it is set, it clears it and wakes. So one of the two always sees what the
 # other did, provided that a store takes effect before the load after it (in C, a full barrier). Looking before setting

@@ -126,7 +126,7 @@ class PulseState:
 # - A block is never collected. A command is, up to COMMAND_MAX, and its announced size is reported as soon as its
 #   header is complete, so its memory is charged before it is used.
 # - An unknown or unsupported command is answered (`Refused`) and does not end the connection: its tag is known, and
-#   clients probe for features that way. What can't be parsed ends the connection, since nobody knows what its sender
+#   clients probe for features that way. What can't be parsed ends the connection, since it is unknown what its sender
 #   expects.
 class PulseSession(Untimed):
     """The server's end of one connection. It can continue from another session's `state`."""

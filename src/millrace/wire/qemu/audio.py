@@ -220,7 +220,7 @@ ClientEvent: TypeAlias = Machine | Registered | Refusal | NotThere
 
 # Candidates on a bus are asked one after another and not all at once, so the first that fits is the one used, and its
 # answer is the only one waited for. One that answers with an error is not a machine and is passed over; peer to peer
-# there is nobody else to ask, and an error is reported. A machine that is stopped answers nothing, so there is a
+# there is no other candidate, and an error is reported. A machine that is stopped answers nothing, so there is a
 # deadline until the playback listener is accepted.
 class DisplayClient:
     """Finds the machine, then registers listeners.

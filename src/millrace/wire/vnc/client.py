@@ -72,7 +72,7 @@ VncEvent: TypeAlias = TlsWanted | Ready | AudioBegin | AudioEnd | AudioData
 # and hence no picture is ever sent.
 #
 # Once the server has accepted the VeNCrypt type, nothing may be parsed until the TLS handshake is done: bytes that
-# arrive there in plain text could have been put in by anybody on the way.
+# arrive there in plain text could have been injected by anyone on the path.
 class VncClient:
     """One connection. `rate` and `channels` are requested from QEMU, which converts."""
 
