@@ -13,8 +13,7 @@ from typing import TypeAlias
 from millrace.units import NS_PER_MS, HostNs
 
 # A symptom that a stage of the daemon reports must have its key here (an assertion holds that); a listener's that has
-# none is ignored, because a listener may be newer. Listeners and metrics use the names too, so renaming one breaks
-# them.
+# none is ignored, because a listener may be newer. Listeners and metrics use the names too, so they are not renamed.
 CAUSES: dict[tuple[str, str], str] = {
     (
         "loop",

@@ -54,10 +54,10 @@ def _playbacks() -> list[str]:
         return []
 
 
-# Three threads meet here. The driver's thread calls `_called` and `_gone`, and does no more than note the time and set
-# an event: a device must not be closed from its own callback. The keeper's thread closes and reopens. The owner's
-# thread only starts and stops it, and closes in yet another thread, because some drivers hang in `close` once the card
-# is unplugged.
+# Three threads meet here. The driver's thread calls `_called`, which moves sound, and `_gone`, which only notes the
+# time and sets an event: a device must not be closed from its own callback. The keeper's thread closes and reopens. The
+# owner's thread only starts and stops it, and closes in yet another thread, because some drivers hang in `close` once
+# the card is unplugged.
 #
 # Reports of the driver alone are not enough: some stop calling without a word. So a device also counts as lost when its
 # callback has been silent for STILL_NS at two checks in a row.

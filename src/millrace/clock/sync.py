@@ -44,6 +44,7 @@ class OffsetFilter:
             return None
         # `rtt / 2 + age × AGEING` bounds the error of a round trip: the remote reading was taken some time between
         # sending and receiving, and the clocks may have drifted apart since. The trip with the smallest bound is used
-        # alone. An average would include the trips that waited in a queue, and those err in one direction only.
+        # alone. An average would include the trips that waited in a queue on one of the two ways, and those are off by
+        # half of the wait.
         best = min(self._trips, key=lambda trip: trip.rtt_ns / 2 + AGEING * (now_ns - trip.local_ns))
         return best.remote_ns - best.local_ns - round(rate * (now_ns - best.local_ns))

@@ -33,7 +33,7 @@ def ramp(frames: int) -> Samples:
 
 
 # The gain slides over the whole block that exceeds full scale, since a step would be a click; so a peak early in the
-# block meets a gain that is still too high. Those are bent. The curve has slope 1 at the knee, where it meets the
+# block meets a gain that is still too high. Such peaks are bent. The curve has slope 1 at the knee, where it meets the
 # unchanged samples without a corner, and never exceeds 1.0. The gain is 1.0 exactly when nothing is limited, and then
 # samples pass bit-exact.
 class Limiter:

@@ -67,8 +67,8 @@ class SenderIdentity:
         if size <= self._before:
             self._before -= size
             return
-        # Program and PID must both be the same: a PID alone may have been reused or have exec'ed another program since
-        # it was looked up. Otherwise the look-up starts over with the writer, up to LOOKS_MAX times.
+        # Program and PID must both be the same: a PID may have been reused, or its process may have exec'ed another
+        # program, since it was looked up. Otherwise the look-up starts over with the writer, up to LOOKS_MAX times.
         was = self._identity
         now = identity_of(self._writer, was.uid) if self._writer > 0 else Identity(0, was.uid)
         if self._writer == was.pid and now.names == was.names:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from millrace.clock.pace import RateController
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs
 
-# Three corrections by size of the error, each inaudible where it is used. Up to `splice_ns` the speed alone is changed
-# (by 1,000 ppm at most, so 2 ms take seconds). Above it, a few milliseconds at a time are cut out or repeated. Above
-# SKIP_NS that would take too long, and one crossfade to the right place is less disturbing.
+# Three corrections, by the size of the error. Up to `splice_ns` the speed alone is changed (by 1,000 ppm at most, so 2
+# ms take seconds). Above it, a few milliseconds at a time are cut out or repeated. Above SKIP_NS that would take too
+# long, and one crossfade to the right place is less disturbing.
 STEER_NS = 20 * NS_PER_MS
 """The speed is recomputed this often: clocks do not change faster, and the pulls in between cost next to nothing."""
 SPLICE_NS = 2 * NS_PER_MS

@@ -99,9 +99,9 @@ VoiceEvent: TypeAlias = VoiceInit | VoiceFini | VoiceEnabled | VoiceVolume | Voi
 
 
 # QEMU calls `Properties.GetAll` when it has the descriptor, in its main loop, and the guest stands still until the
-# answer arrives (25 s, then it gives up). So any call to that interface is answered, whatever it asks, before the other
-# calls are even looked at. Sound in `Write` expects no reply. `Read` is synchronous as well: its size and the pace of
-# the answers set the pace of the guest's recording, so it is answered at once, if necessary with less.
+# answer arrives (25 s, measured). So any call to that interface is answered as soon as it is parsed, whatever it asks.
+# Sound in `Write` expects no reply. `Read` is synchronous as well: its size and the pace of the answers set the pace of
+# the guest's recording, so the door has to answer at once, if necessary with less.
 class AudioPeer(Untimed):
     """Our end of a registered listener's connection."""
 

@@ -59,7 +59,7 @@ class SpiceMessage:
 # then nothing has been taken. The steps: header, link reply, result of the ticket, and messages from then on.
 #
 # Flow control: after SET_ACK the server sends at most a window of messages that were not acknowledged, so every message
-# counts, those that are not understood too. Without them the server stops sending.
+# counts, those that are not understood too. Without ACKs the server stops sending.
 class SpiceChannel:
     """Bytes ⇄ messages of one channel."""
 
