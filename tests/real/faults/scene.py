@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from millrace.sim.signals import sine
 from tests.real.clients import BOOT_SECTOR, old_qemu
 from tests.real.conftest import MILLRACE, Bus, need, sound_server, wait_for, write_wav
@@ -18,7 +20,7 @@ from tests.real.test_clients import s16
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-TONE_S = 600.0
+TONE_S = 600
 SETTLE_S = 1.5
 
 
@@ -80,7 +82,8 @@ class Scene:
         self.bus.start()
         assert self.bus.daemon is not None
         self.daemon = self.bus.daemon.pid
-        self.tone = write_wav(folder / "tone.wav", s16(sine(TONE_S)))
+        # A second holds whole periods of the tone, so that it can be repeated instead of computed again.
+        self.tone = write_wav(folder / "tone.wav", np.tile(s16(sine(1.0)), (TONE_S, 1)))
         port = self.bus.listen.rpartition(":")[2]
         self.line = self.bus.spawn(
             sys.executable, str(HERE / "line.py"), port, stdin=subprocess.PIPE, stdout=subprocess.PIPE
