@@ -75,7 +75,7 @@ class House(Rig):
         await self.do("remember", key="notes/one", value="kept")
 
     async def player(self, held: AsyncExitStack, name: str) -> PulsePlayer:
-        player = await PulsePlayer.connect(self.guest.pulse_path, name)
+        player = await PulsePlayer.connect(self.guest.pulse.path, name)
         held.push_async_callback(player.close)
         return player
 

@@ -35,7 +35,7 @@ def state(guest: Guest) -> dict[str, Any]:
         "held": guest.graph.budget.held, "shares": guest.graph.budget.shares(), "streams": set(guest.graph.streams),
         "taps": set(guest.graph.taps), "lanes": len(guest.graph._lanes), "observers": len(guest.graph.observers),
         "groups": len(guest.outlets._groups), "outlets": set(guest.outlets.outlets), "sessions": list(guest.sessions),
-        "native": set(guest.native.playback) | set(guest.native.records), "clients": set(guest.door.clients),
+        "native": set(guest.native.playback) | set(guest.native.records), "clients": set(guest.pulse.door.clients),
         "descriptors": len(os.listdir("/proc/self/fd")),
     }  # fmt: skip
 

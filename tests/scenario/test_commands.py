@@ -75,7 +75,7 @@ def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: p
 
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guests["default"]
-        player = await PulsePlayer.connect(guest.pulse_path, LONG)
+        player = await PulsePlayer.connect(guest.pulse.path, LONG)
         fields = playback_fields(Spec(5, 2, 44_100), (1, 2), props={"application.name": LONG.encode() + b"\0"})
         stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]
         await daemon.worker.access.new(LONG, Right.SEE | Right.HEAR | Right.SPEAK | Right.LINK, ["default"], 0)
@@ -147,7 +147,7 @@ NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts"
 
 def test_a_wrong_value_is_2_and_a_refusal_is_3_whoever_finds_it(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        player = await PulsePlayer.connect(daemon.worker.guests["default"].pulse_path, "player")
+        player = await PulsePlayer.connect(daemon.worker.guests["default"].pulse.path, "player")
         made = await player.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(5, 2, 48_000), (1, 2)))
         key = f"stream/{made['index']}"
         lines = [*WRONG, *REFUSED]
@@ -190,7 +190,7 @@ def test_an_output_that_can_not_be_opened_is_told_in_one_sentence_and_nothing_wa
 
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guests["default"]
-        server = f"unix:{guest.pulse_path}" if by == "unix" else f"tcp:{guest.pulse_tcp[0]}"
+        server = f"unix:{guest.pulse.path}" if by == "unix" else f"tcp:{guest.pulse.tcp[0]}"
         monkeypatch.setenv("PULSE_SERVER", server)
         outputs = ("device:no such card", "wav:/nowhere/a.wav")
         device, file = await commands_run(tmp_path, [["listen", "--to", to] for to in outputs])

@@ -68,7 +68,7 @@ async def commands_run(
 async def hostile(daemon: Daemon) -> tuple[PulsePlayer, list[list[str]]]:
     """Give a bad name to everything that has one. Returns a client to keep, and commands about the objects."""
     guest = daemon.worker.guests["default"]
-    player = await PulsePlayer.connect(guest.pulse_path, FOREIGN)
+    player = await PulsePlayer.connect(guest.pulse.path, FOREIGN)
     name = FOREIGN.encode() + b"\0"
     fields = playback_fields(Spec(5, 2, 48_000), (1, 2), props={"media.name": name, "application.name": name})
     stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]

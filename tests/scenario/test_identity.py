@@ -242,7 +242,7 @@ async def logs_in(guest: Guest, at: int, cookie: bytes = bytes(COOKIE_BYTES)) ->
     """Whether a socket without an address can authenticate at one of a guest's PulseAudio sockets."""
     wire = PulseClientSession()
     wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": cookie})
-    wire.receive(await asked(guest.servers[at]._take, socket.socketpair(), wire.data_to_send()))
+    wire.receive(await asked(guest.pulse.acceptors[at]._take, socket.socketpair(), wire.data_to_send()))
     return isinstance(next(iter(wire.events())), Reply)
 
 
@@ -266,7 +266,7 @@ def test_a_connection_without_an_address_needs_the_cookie_where_tcp_is_spoken(tm
         alice = daemon.worker.guest("alice")
         unix, tcp = 0, 1
         assert not await logs_in(alice, tcp) and alice.admission.refused_logins == 1
-        assert await logs_in(alice, tcp, alice.door.cookie)
+        assert await logs_in(alice, tcp, alice.pulse.door.cookie)
         assert await logs_in(alice, unix), "it is this process's own, at the private entrance"
 
     bus.running(tmp_path, test, guests=(GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),))
@@ -283,7 +283,7 @@ def test_of_whom_the_kernel_knows_nothing_is_nobody_at_any_socket(
         monkeypatch.setattr(sockets_module, "_credentials", lambda raw: kernel)
         for server in servers:
             assert not await greets(server, socket.socketpair())
-        assert not await logs_in(alice, 0) and await logs_in(alice, 0, alice.door.cookie)
+        assert not await logs_in(alice, 0) and await logs_in(alice, 0, alice.pulse.door.cookie)
 
     bus.running(tmp_path, test, guests=(GuestConfig("alice"),))
 

@@ -128,7 +128,7 @@ class House(Rig):
         self.diagnosis = Diagnosis(around, ids.take, lambda: [self.guest], lambda change, incident: None, lambda: None)
         common = Common(ids, self.driver, folder, Listeners(), Prompts(ids.take), self.diagnosis)
         self.guest = Guest(GuestConfig(name="alice"), common)
-        self.graph, self.door = self.guest.graph, self.guest.door
+        self.graph, self.door = self.guest.graph, self.guest.pulse.door
         self.guest.outlets._clock = now
         self.driver.attach(self.graph)
         self.registry = Registry()

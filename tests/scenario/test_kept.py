@@ -394,7 +394,7 @@ def test_the_last_sink_that_no_module_made_stays(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guest("alice")
         own = guest.graph.add_sink("made")
-        guest.door.load(Module(guest.graph.ids.take(), "module-null-sink", "sink_name=made", mixes=[own]))
+        guest.pulse.door.load(Module(guest.graph.ids.take(), "module-null-sink", "sink_name=made", mixes=[own]))
         with pytest.raises(GraphError, match="only sink"):
             await daemon.worker.remove_sink(guest, "millrace")
         await ask(daemon, "sink.add", guest="alice", name="a")

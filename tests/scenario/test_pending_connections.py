@@ -105,7 +105,7 @@ async def opened(daemon: Daemon, door: str) -> tuple[asyncio.StreamReader, async
     if door == "http":
         return await asyncio.open_connection(*tcp_of(daemon))
     if door == "pulse tcp":
-        return await asyncio.open_connection(*daemon.worker.guests["alice"].servers[1].address)
+        return await asyncio.open_connection(*daemon.worker.guests["alice"].pulse.acceptors[1].address)
     return await asyncio.open_unix_connection(str(daemon.config.runtime / door))
 
 
@@ -174,7 +174,7 @@ def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             assert not line.closed and daemon.worker.guests["alice"].sessions
             to_native.write(frame(Call(1, "state", {})))
             assert len(await native.read(100_000)) > 50
-            assert daemon.worker.guests["alice"].door.clients
+            assert daemon.worker.guests["alice"].pulse.door.clients
             assert len(daemon.listeners.pending.resting) == 1
 
     running(tmp_path, test)

@@ -225,7 +225,7 @@ class Program:
     """A PulseAudio client of a daemon's guest, in memory."""
 
     def __init__(self, daemon: Daemon, name: str = "mpv") -> None:
-        self.door = daemon.worker.guest("alice").door
+        self.door = daemon.worker.guest("alice").pulse.door
         self.rig = Rig()
         self.rig.door = self.door
         self.client = RigClient(self.rig, 35, True)
@@ -258,17 +258,17 @@ def test_a_rule_that_a_program_writes_is_what_the_policy_gives_to_the_next_strea
             async with of_daemon(daemon) as bus:
                 await bus.set(stream.key, volume="25%", mute=False)
             quarter = Rule((0x4000, 0x4000), LOUD.positions, False, "music")
-            await eventually(lambda: daemon.worker.guest("alice").door.rules.kept[MPV] == quarter)
+            await eventually(lambda: daemon.worker.guest("alice").pulse.door.rules.kept[MPV] == quarter)
             assert table((await program.ask(Command.EXTENSION, **asked(1))).fields) == {MPV: quarter}
 
     async def second(daemon: Daemon) -> None:
         program = Program(daemon)
         kept = Rule((0x4000, 0x4000), LOUD.positions, False, "music")
-        assert daemon.worker.guest("alice").door.rules.kept == {MPV: kept}
+        assert daemon.worker.guest("alice").pulse.door.rules.kept == {MPV: kept}
         await program.ask(Command.EXTENSION, **asked(3, ("string", MPV)))
 
     async def third(daemon: Daemon) -> None:
-        assert not daemon.worker.guest("alice").door.rules.kept
+        assert not daemon.worker.guest("alice").pulse.door.rules.kept
 
     for test in (first, second, third):
         running(tmp_path, test)
@@ -281,7 +281,7 @@ def test_a_rule_that_the_disk_does_not_take_is_refused_and_not_in_force(tmp_path
         daemon.worker.store._db.execute("PRAGMA query_only = ON")
         reply = await program.ask(Command.EXTENSION, **a_write(SET, {"b": LOUD}))
         assert reply.code == Err.IO
-        assert daemon.worker.guest("alice").door.rules.kept == {"a": LOW}
+        assert daemon.worker.guest("alice").pulse.door.rules.kept == {"a": LOW}
         daemon.worker.store._db.execute("PRAGMA query_only = OFF")
 
     running(tmp_path, test)

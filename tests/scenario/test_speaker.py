@@ -125,7 +125,7 @@ def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str,
         for permission in (Permission.MICROPHONE, Permission.CONNECT)[: 1 if what == "record" else 2]:
             guest.admission.grants.set(permission, ANY, Verdict.DENY)
             guest.admission.grants.set(permission, "sleep", Verdict.ALLOW)
-        path = guest.native_path if door == "native" else guest.pulse_path
+        path = guest.native_path if door == "native" else guest.pulse.path
         evil = subprocess.Popen(
             [sys.executable, "-c", ATTACK, door, str(path), when, what], stdout=subprocess.PIPE, text=True
         )
@@ -136,7 +136,7 @@ def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str,
                 assert evil.poll() is None
             assert evil.stdout is not None
             assert (await asyncio.to_thread(evil.stdout.readline)).strip() == "refused"
-            assert not guest.graph.streams and not guest.door.records and not guest.native.records
+            assert not guest.graph.streams and not guest.pulse.door.records and not guest.native.records
         finally:
             evil.kill()
             evil.wait()

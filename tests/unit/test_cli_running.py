@@ -415,7 +415,7 @@ class Daemon:
 
     def __init__(self, config: Config, did: list[Any], fails: bool = False) -> None:
         guest = SimpleNamespace(
-            name="a", pulse_path="/p", cookie_path="/k", config=GuestConfig("a", pulse_tcp=("h:1",))
+            name="a", pulse=SimpleNamespace(path="/p", cookie_path="/k"), config=GuestConfig("a", pulse_tcp=("h:1",))
         )
         self.worker = SimpleNamespace(guests={"a": guest}, quiet=lambda: True)
         self.serving = SimpleNamespace(scheme="wss", outward="", address="127.0.0.1:9", page_url="https://x/")

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from millrace.doors.admission import Admission
-from millrace.doors.pulse.clients import Client, Host, Memory, Recorder
+from millrace.doors.pulse.clients import Client, Host, Recorder
 from millrace.doors.pulse.door import STREAM_RESTORE, PulseDoor
 from millrace.doors.pulse.infos import client_info
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids
 from millrace.remembered.devices import DeviceUpdate
+from millrace.remembered.memory import Memory
 from millrace.remembered.streams import Rule, RuleUpdate
 from millrace.rights.grants import ANY, Permission, Subject, Verdict
 from millrace.rights.prompts import Prompts

@@ -92,7 +92,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     clocked = Listener(url, make_output(to, "normal"), ListenerOptions(name=to, socket=own))
     tasks = [asyncio.create_task(x.run()) for x in (heard, clocked)]
     await asyncio.sleep(0.3)
-    player = await PulsePlayer.connect(guest.pulse_path, "millrace demo")
+    player = await PulsePlayer.connect(guest.pulse.path, "millrace demo")
     tell(f"guest plays {seconds:g} s of tones through the PulseAudio door (any application can)")
     playing = asyncio.create_task(player.play(tune(seconds), 48_000))
     await asyncio.sleep(seconds * 0.6)
@@ -177,7 +177,7 @@ def _go_on(daemon: Daemon, stay: bool) -> None:
     if not stay:
         tell("  millrace serve           # in a terminal of its own")
     tell("  millrace listen          # in another")
-    tell(f"  export PULSE_SERVER=unix:{guest.pulse_path}")
+    tell(f"  export PULSE_SERVER=unix:{guest.pulse.path}")
     tell("  mpv song.flac            # or any other application, in a third: after the export it plays into the guest")
     tell("  millrace ls")
     if stay:

@@ -163,9 +163,9 @@ def _tell(daemon: Daemon) -> None:
     """Print what to export for applications, and how to listen."""
     for guest in daemon.worker.guests.values():
         tell(f"guest {guest.name}")
-        tell(f"  applications:  export PULSE_SERVER=unix:{guest.pulse_path}")
+        tell(f"  applications:  export PULSE_SERVER=unix:{guest.pulse.path}")
         for address in guest.config.pulse_tcp:
-            tell(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.cookie_path}")
+            tell(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.pulse.cookie_path}")
         tell(f"  listeners:     millrace listen {guest.name}")
         where = f"{daemon.serving.scheme}://{daemon.serving.outward or daemon.serving.address}/{guest.name}"
         tell(f"  by network:    millrace listen {where} --token-file FILE")

@@ -158,11 +158,11 @@ class Memory:
         self._keeper, self._guest = keeper, guest
 
     def keep_rules(self, table: Rules) -> Callable[[RuleUpdate], None]:
-        """See `clients.Memory`."""
+        """See `memory.Memory`."""
         self.streams = RememberedStreams(self._keeper, self._guest, table)
         return self.streams.submit
 
     def keep_devices(self, table: Devices) -> Callable[[DeviceUpdate], None]:
-        """See `clients.Memory`."""
+        """See `memory.Memory`."""
         self.devices = RememberedDevices(self._keeper, self._guest, table)
         return self.devices.submit

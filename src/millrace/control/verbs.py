@@ -153,7 +153,7 @@ def removable(guest: Guest, name: str) -> Sink:
     sink = find_sink(guest, name)
     if sink is None or sink in graph.leaving:
         raise missing_sink(guest.name, name, (sink.name for sink in graph.sinks.values()))
-    made = {mix for module in guest.door.modules.values() for mix in module.mixes}
+    made = {mix for door in guest.doors for mix in door.mixes()}
     if not any(other is not sink for other in graph.sinks.values() if other not in made | graph.leaving):
         raise GraphError("this is the guest's only sink; add another first")
     return sink

@@ -237,8 +237,8 @@ class Worker:
     def _restore(guest: Guest, kept: KeptGuest) -> None:
         """Restore a guest's sinks, levels and rules. Stored rules override those of the configuration."""
         defaults = {(DEFAULT, kind): name for kind, name in kept.defaults.items()}
-        guest.door.devices.load({**kept.levels, **defaults})
-        guest.door.devices.restore_all()
+        guest.devices.load({**kept.levels, **defaults})
+        guest.devices.restore_all()
         for name, description in kept.sinks:
             try:
                 guest.graph.add_sink(name, description)
@@ -405,7 +405,7 @@ class Worker:
                 # A sink made by a module may have gone during the write; that does not take the lock.
                 if thing not in guest.graph.mixes():
                     raise missing(key, guest.name)
-                guest.door.devices.learn((thing.kind, thing.name), level)
+                guest.devices.learn((thing.kind, thing.name), level)
         verbs.set_level(guest, thing, gains, mute)
 
     def attach(self, guest: Guest, spec: DoorSpec) -> Machine:

@@ -51,10 +51,6 @@ class Door(Protocol):
         """The grants have changed: end what they now forbid."""
         ...
 
-    def close(self) -> None:
-        """The guest is stopping: notify its connections, then close them."""
-        ...
-
 
 # A remapped or virtual source carries its master's sound. If it had a permission of its own, loading
 # module-remap-source on the microphone would be a way around the rule that protects it, so the chain is followed to

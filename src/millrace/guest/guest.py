@@ -3,61 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
-import os
-import secrets
-import socket
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from millrace.budget import MIB, Budget
 from millrace.doors.admission import Admission
-from millrace.doors.native.door import NativeDoor
-from millrace.doors.pulse.client import PulseClient
-from millrace.doors.pulse.clients import Client, Memory
-from millrace.doors.pulse.door import PulseDoor
-from millrace.doors.pulse.handlers import HANDLERS
-from millrace.doors.pulse.state import ClientState
-from millrace.errors import ConfigError, GraphError
+from millrace.doors.ingress import Program
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
-from millrace.graph.model import Ids, Node, Sink, Tap
+from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.guest.config import GuestConfig
+from millrace.guest.doors import Doors
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
-from millrace.io.clock import now_ns, wall_ns
-from millrace.io.listeners import Acceptor, Listeners, bind_tcp, bind_unix
-from millrace.io.runner import Connection
-from millrace.io.senderidentity import SenderIdentity
-from millrace.io.sockets import peer_subject, private_dir
+from millrace.guest.pulse import PulseServer
+from millrace.io.clock import now_ns
+from millrace.io.listeners import Listeners
+from millrace.io.sockets import private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.outlets.peer import Subscriber, Subscribers
-from millrace.rights.model import Admits
+from millrace.remembered.devices import Devices
+from millrace.remembered.memory import Memory
+from millrace.remembered.streams import Rules
 from millrace.rights.prompts import Prompts
 from millrace.symptoms import Evidence, Report, Symptom, kept_waiting
-from millrace.text import parse_address, printable, show_address
 from millrace.units import NS_PER_MS, HostNs, default_map
-from millrace.wire.pulse.constants import COOKIE_BYTES
 
 log = logging.getLogger("millrace.guest")
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
-def _recorded(source: Sink, loops: Container[int]) -> bool:
-    """Whether a source is recorded, directly or through links; `loops` are recorders that do not clock a graph."""
-    if any(tap.active and (tap.clocked or tap.id in loops) for tap in source.taps):
+def _recorded(source: Sink, loop: Callable[[int], bool]) -> bool:
+    """Whether a source is recorded, directly or through links; a `loop` is a recorder that does not clock a graph."""
+    if any(tap.active and (tap.clocked or loop(tap.id)) for tap in source.taps):
         return True
-    return any(not link.target.capture or _recorded(link.target, loops) for link in source.links)
+    return any(not link.target.capture or _recorded(link.target, loop) for link in source.links)
 
 
 class Reports(Protocol):
@@ -79,8 +61,8 @@ class Observer(Protocol):
         """See `nodes.Observer`."""
         ...
 
-    def client_changed(self, change: str, client: Client) -> None:
-        """A PulseAudio client."""
+    def client_changed(self, change: str, client: Program) -> None:
+        """A program's connection that is shown."""
         ...
 
     def listener_changed(self, change: str, session: ListenerSession) -> None:
@@ -111,7 +93,7 @@ class Guest:
         self.config, self.name = config, config.name
         self._reports = common.reports
         self.report: Report = common.reports.report
-        self._driver, self._listeners = common.driver, common.listeners
+        self._driver = common.driver
         self.turns = Turns(kept_waiting=self._kept_waiting)
         """Its programs' share of the daemon's time."""
         self.observers: list[Observer] = []
@@ -122,27 +104,42 @@ class Guest:
         self.microphone = self.graph.add_source("microphone", "Microphone")
         self.machines: list[Machine] = []
         self.directory = common.runtime / config.name
-        self.cookie_path = self.directory / "cookie"
-        self.pulse_path = self.directory / "pulse"
-        self.pulse_tcp: list[str] = []
-        """TCP addresses of its PulseAudio server, if any."""
         self.native_path = self.directory / "native"
         self.id = ids.take()
-        cookie = secrets.token_bytes(COOKIE_BYTES)
-        host = printable(f"{_user()}@{socket.gethostname()}")
-        self.door = PulseDoor(self.graph, self.admission, self, cookie, host, wall_ns, memory)
-        self.native = NativeDoor(self.graph)
+        self.doors = Doors(self, common.listeners, memory)
+        self.native = self.doors.native
         self.outlets = Subscribers(self.graph, now_ns, self._sent_changed)
         self.graph.observers.append(self._graph_changed)
-        self._made: list[Path] = []
-        """Files to delete when the guest stops."""
-        self.servers: list[Acceptor] = []
         self.sessions: list[ListenerSession] = []
+
+    @property
+    def pulse(self) -> PulseServer:
+        """Its PulseAudio server."""
+        return self.doors.pulse
+
+    @property
+    def clients(self) -> int:
+        """How many programs are connected and shown as clients."""
+        return sum(len(door.clients) for door in self.doors)
+
+    @property
+    def devices(self) -> Devices:
+        """What it remembers of its sinks and sources."""
+        return self.pulse.door.devices
+
+    @property
+    def rules(self) -> Rules:
+        """What it remembers of its streams, by group."""
+        return self.pulse.door.rules
+
+    def group(self, stream: Stream) -> str:
+        """The group under which a stream's settings are remembered."""
+        return self.pulse.door.group(stream)
 
     @property
     def recording(self) -> bool:
         """Whether anything in the guest records the microphone."""
-        return _recorded(self.microphone, self.door.made_by)
+        return _recorded(self.microphone, lambda id_: any(door.made(id_) for door in self.doors))
 
     def latency_changed(self) -> None:
         """Update the latency that players query from a sink: that of its slowest listener."""
@@ -172,8 +169,8 @@ class Guest:
         self.graph.observers.append(observer.node_changed)
         self.observers.append(observer)
 
-    def client_changed(self, change: str, client: Client) -> None:
-        """See `clients.Host`."""
+    def client_changed(self, change: str, client: Program) -> None:
+        """See `pulse.Owner`."""
         for observer in self.observers:
             observer.client_changed(change, client)
 
@@ -187,19 +184,11 @@ class Guest:
             observer.listener_changed(change, session)
 
     def in_turns(self, steps: Callable[[], Iterator[None]]) -> Callable[[], None]:
-        """See `clients.Host`."""
+        """See `pulse.Owner`."""
         worker = Steps(steps, self.turns.over, first=True)
         return lambda: self.turns.wait(worker)
 
     # -- trouble -----------------------------------------------------------------------------
-
-    def module_failed(self, module: str, why: str) -> None:
-        """See `clients.Host`."""
-        log.warning("guest %s: module %s was not loaded: %s", self.name, printable(module), printable(why, len(why)))
-
-    def module_idle(self, module: str, why: str) -> None:
-        """See `clients.Host`."""
-        log.info("guest %s: module %s: %s", self.name, printable(module), printable(why, len(why)))
 
     def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
         """See `graph.reports.Reports`."""
@@ -241,48 +230,9 @@ class Guest:
     async def start(self) -> None:
         """Open the sockets."""
         private_dir(self.directory)
-        self._serve(bind_unix(self.pulse_path, watched=True), Admits.PROGRAMS)
-        self._made.append(self.pulse_path)
-        self._write_cookie()
-        for address in self.config.pulse_tcp:
-            try:
-                bound = bind_tcp(*parse_address(address, "pulse_tcp"))
-            except OSError as error:
-                raise ConfigError(f"pulse_tcp: can't listen on {address}: {error.strerror}") from None
-            for sock in bound:
-                self.pulse_tcp.append(show_address(*sock.getsockname()[:2]))
-                self._serve(sock, Admits.NOBODY)
+        for door in self.doors:
+            door.open()
         self._driver.attach(self.graph)
-
-    def _serve(self, sock: socket.socket, admits: Admits) -> None:
-        """Serve PulseAudio on a socket. Peers that it does not admit on kernel credentials need the cookie."""
-        whose, connect = f"guest {self.name}, PulseAudio", partial(self._connect, admits)
-        self.servers.append(self._listeners.serve_cores(sock, self.turns, connect, self._watch, whose))
-
-    def _write_cookie(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        try:
-            with os.fdopen(os.open(self.cookie_path, flags, 0o600), "wb") as file:
-                self._made.append(self.cookie_path)
-                file.write(self.door.cookie)
-        except OSError as error:
-            raise ConfigError(f"{self.cookie_path}: {error.strerror}") from None
-
-    def _connect(self, admits: Admits, transport: asyncio.Transport) -> PulseClient | None:
-        try:
-            subject = peer_subject(transport.get_extra_info("socket"), admits)
-            return PulseClient(self.door, HANDLERS, ClientState(self.graph.ids.take(), subject))
-        except GraphError as error:
-            log.warning("connection refused: %s", error)
-            return None
-
-    def _watch(self, transport: asyncio.Transport, core: Connection) -> SenderIdentity | None:
-        """Watch the sender: a program's rules apply to the program that sends, not to the one that connected."""
-        assert isinstance(core, PulseClient)
-        identity = core.subject.identity
-        if not identity.unproven:
-            return None
-        return SenderIdentity(transport.get_extra_info("socket").fileno(), identity, core.identified)
 
     async def stop(self) -> None:
         """Close the sockets. Clients first get a kill for each stream, then the end of the connection."""
@@ -291,10 +241,6 @@ class Guest:
             await machine.stop()
         for stream in list(self.graph.streams.values()):
             self.graph.remove_stream(stream)
-        for door in self.admission.doors:
+        for door in self.doors:
             door.close()
-        for server in self.servers:
-            server.close()
-        for path in self._made:
-            path.unlink(missing_ok=True)
         await asyncio.sleep(0)

@@ -67,7 +67,7 @@ class Collected:
         gauge, counter, guests = GaugeMetricFamily, CounterMetricFamily, self._guests
         yield family(gauge, "running", "Whether its graph runs.", [g.graph.running for g in guests])
         yield family(gauge, "streams", "Streams.", [len(g.graph.streams) for g in guests])
-        yield family(gauge, "clients", "PulseAudio clients.", [len(g.door.clients) for g in guests])
+        yield family(gauge, "clients", "PulseAudio clients.", [g.clients for g in guests])
         yield family(gauge, "listeners", "Listeners.", [len(g.sessions) for g in guests])
         yield family(gauge, "quantum_seconds", "Length of a cycle.", [g.graph.quantum_ns / 1e9 for g in guests])
         budgets = [g.graph.budget for g in guests]

@@ -52,8 +52,8 @@ def sink_view(guest: Guest, sink: Sink) -> SinkView:
 
 
 def _remembered(guest: Guest, stream: Stream) -> RememberedView:
-    group = guest.door.group(stream)
-    rule, key = guest.door.rules.restored(group), stream_table(guest.name) + group
+    group = guest.group(stream)
+    rule, key = guest.rules.restored(group), stream_table(guest.name) + group
     if rule is None:
         return RememberedView(key)
     sink = f"sink/{rule.device}" if rule.device else None
@@ -158,7 +158,7 @@ def guest_summary(guest: Guest) -> GuestSummary:
     graph = guest.graph
     return GuestSummary(
         id=f"guest/{guest.id}", name=guest.name, rate=graph.rate, channels=len(graph.positions),
-        pulse=str(guest.pulse_path), native=str(guest.native_path),
+        pulse=str(guest.pulse.path), native=str(guest.native_path),
         default=graph.default.key if graph.default is not None else None,
     )  # fmt: skip
 
@@ -194,9 +194,9 @@ def guest_view(guest: Guest) -> Generator[None, None, GuestView]:
     return GuestView(
         name=guest.name, state="running" if graph.running else "idle", rate=graph.rate,
         quantum_ms=round(graph.quantum_ns / 1e6, 2), late_cycles=graph.late_cycles,
-        clients=len(guest.door.clients), memory=memory_view(guest.graph.budget),
+        clients=guest.clients, memory=memory_view(guest.graph.budget),
         refused_logins=guest.admission.refused_logins, refused_captures=guest.admission.refused_captures,
-        pulse=str(guest.pulse_path), pulse_tcp=guest.pulse_tcp, native=str(guest.native_path),
+        pulse=str(guest.pulse.path), pulse_tcp=guest.pulse.tcp, native=str(guest.native_path),
         sinks=(yield from _all(lambda sink: sink_view(guest, sink), graph.sinks.values())),
         sources=(yield from _all(lambda source: sink_view(guest, source), graph.sources.values())),
         doors=[machine.view() for machine in guest.machines],

@@ -113,6 +113,9 @@ class Devices:
         value = self.now.get((DEFAULT, kind), "")
         return value if isinstance(value, str) else ""
 
+    def restore_all(self) -> None:
+        """Apply the stored settings to all existing devices."""
+
     def undo(self, key: Key) -> None:
         """Apply a reverted value of `now` to the device."""
 

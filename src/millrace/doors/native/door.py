@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from millrace.doors.native.playback import NativePlayback
 from millrace.doors.native.record import NativeRecord
+from millrace.doors.programs import ProgramDoor
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Sink
 
 
-class NativeDoor:
-    """Passes the graph's changes on to its streams and recorders: their removal, and a sink that resumes."""
+class NativeDoor(ProgramDoor):
+    """Passes the graph's changes on to its streams and recorders: their removal, and a sink that resumes.
+
+    Its sockets are those of `server/native`, as commands come in by them too.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.playback: dict[int, NativePlayback] = {}

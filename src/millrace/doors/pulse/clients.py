@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from millrace.doors.pulse.record import RecordStream
-from millrace.remembered.devices import Devices, DeviceUpdate
-from millrace.remembered.streams import Rules, RuleUpdate
 from millrace.rights.grants import Subject
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import Command
@@ -37,18 +35,6 @@ class Host(Protocol):
 
     def in_turns(self, steps: Callable[[], Iterator[None]]) -> Callable[[], None]:
         """See `InTurns`."""
-        ...
-
-
-class Memory(Protocol):
-    """Persistent storage for the door's tables."""
-
-    def keep_rules(self, table: Rules) -> Callable[[RuleUpdate], None]:
-        """See `restore.Keep`."""
-        ...
-
-    def keep_devices(self, table: Devices) -> Callable[[DeviceUpdate], None]:
-        """See `devices.Keep`."""
         ...
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.admission import Admission, permission_of
-from millrace.doors.pulse.clients import Client, Host, Memory, Recorder
+from millrace.doors.pulse.clients import Client, Host, Recorder
 from millrace.doors.pulse.devicestates import DeviceUse, InUse
 from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.guestdevices import GuestDevices
@@ -26,6 +26,7 @@ from millrace.errors import GraphError
 from millrace.graph.graph import Graph
 from millrace.graph.model import NOTHING, Node, NodeState, Sink, Stream, Tap
 from millrace.media.format import AudioFormat
+from millrace.remembered.memory import Memory
 from millrace.remembered.streams import Rules, group_of
 from millrace.rights.grants import Permission, Verdict
 from millrace.text import key_number, quoted
@@ -230,7 +231,7 @@ class PulseDoor:
                 self.unload(module)
 
     def close(self) -> None:
-        """See `admission.Door`."""
+        """The guest is stopping: notify the clients, then close their connections."""
         for client in list(self.clients.values()):
             client.closing = True
             client.wake()

@@ -52,7 +52,7 @@ class GuestDevices(Devices):
         self.set((DEFAULT, kind), name, done)
 
     def restore_all(self) -> None:
-        """Apply the stored settings to all existing devices."""
+        """See `Devices`."""
         for mix in list(self._door.graph.mixes()):
             self.restore(mix)
 

@@ -1,0 +1,118 @@
+"""A guest's doors for programs: what the guest asks of each, and that it takes one more without a change."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from millrace.control import verbs
+from millrace.doors.ingress import Program
+from millrace.doors.programs import ProgramDoor
+from millrace.doors.pulse.loaded import Module
+from millrace.errors import ConfigError, GraphError
+from millrace.graph.driver import TimerDriver
+from millrace.graph.model import Ids, Sink, Tap
+from millrace.guest.config import GuestConfig
+from millrace.guest.doors import Doors
+from millrace.guest.guest import Common, Guest
+from millrace.guest.pulse import PulseServer
+from millrace.io.clock import now_ns, worked_ns
+from millrace.io.listeners import Listeners
+from millrace.io.turns import with_pauses
+from millrace.observe.views import guest_view
+from millrace.rights.grants import Subject
+from millrace.rights.prompts import Prompts
+from millrace.sim.rig import Capture
+from tests.bare import bare
+
+
+class Reports:
+    def report(self, symptom: object) -> None: ...
+
+    def troubled(self, guest: Guest, node: object, what: str, since_ns: int) -> None: ...
+
+
+def new_guest(folder: Path, tcp: tuple[str, ...] = ()) -> Guest:
+    ids = Ids()
+    common = Common(ids, TimerDriver(worked_ns, now_ns), folder, Listeners(), Prompts(ids.take), Reports())
+    return Guest(GuestConfig("alice", pulse_tcp=tcp), common)
+
+
+class Third(ProgramDoor):
+    """A door that nothing else here knows."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.did: list[str] = []
+        self.sink = guest.graph.add_sink("third")
+        self.recorder = 0
+
+    @property
+    def clients(self) -> Mapping[int, Program]:
+        return {1: bare(Program, index=1, name="x", subject=Subject())}
+
+    def open(self) -> None:
+        self.did.append("open")
+
+    def close(self) -> None:
+        self.did.append("close")
+
+    def mixes(self) -> list[Sink]:
+        return [self.sink]
+
+    def made(self, id_: int) -> bool:
+        return id_ == self.recorder
+
+
+def test_one_more_door_is_opened_counted_asked_and_closed_as_the_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        guest = new_guest(tmp_path)
+        assert isinstance(guest.doors, Doors) and list(guest.doors) == [guest.pulse, guest.native]
+        third = Third(guest)
+        guest.doors.table.append(third)
+        await guest.start()
+        view = await with_pauses(guest_view(guest))
+        assert guest.clients == view.clients == 1
+        with pytest.raises(GraphError, match="only sink"):
+            verbs.removable(guest, "millrace")
+        tap = Tap(guest.graph.ids.take(), "loop", guest.microphone.positions, consumer=Capture())
+        guest.graph.add_tap(tap, guest.microphone)
+        assert not guest.recording, "a recorder that clocks nothing"
+        third.recorder = tap.id
+        assert guest.recording, "but one that a door made"
+        await guest.stop()
+        assert third.did == ["open", "close"]
+
+    asyncio.run(main())
+
+
+def test_a_pulseaudio_server_opens_its_sockets_and_leaves_no_file(tmp_path: Path) -> None:
+    async def main() -> None:
+        guest = new_guest(tmp_path, ("127.0.0.1:0",))
+        pulse = guest.pulse
+        assert isinstance(pulse, PulseServer) and not pulse.tcp
+        await guest.start()
+        assert stat.S_ISSOCK(pulse.path.stat().st_mode) and pulse.cookie_path.read_bytes() == pulse.door.cookie
+        assert stat.S_IMODE(pulse.cookie_path.stat().st_mode) == 0o600
+        assert len(pulse.tcp) == 1 and not pulse.tcp[0].endswith(":0") and len(pulse.acceptors) == 2
+        own = guest.graph.add_sink("own")
+        pulse.door.load(Module(guest.graph.ids.take(), "module-null-sink", "", mixes=[own]))
+        assert list(pulse.mixes()) == [own]
+        await guest.stop()
+        assert not pulse.path.exists() and not pulse.cookie_path.exists()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_cannot_listen_says_where_and_leaves_no_file(tmp_path: Path) -> None:
+    async def main() -> None:
+        guest = new_guest(tmp_path, ("256.0.0.1:1",))
+        with pytest.raises(ConfigError, match=r"^pulse_tcp: can't listen on 256\.0\.0\.1:1"):
+            await guest.start()
+        await guest.stop()
+        assert not guest.pulse.path.exists() and not guest.pulse.cookie_path.exists()
+
+    asyncio.run(main())
