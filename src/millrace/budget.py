@@ -53,6 +53,11 @@ class Account:
         """Bytes of one part."""
         return self._parts.get(name, 0)
 
+    @property
+    def parts(self) -> dict[Any, int]:
+        """All parts, by name."""
+        return dict(self._parts)
+
     def hold(self, name: Hashable, size: int, reach: float = PROGRAMS) -> None:
         """Set part `name` to `size` bytes; BudgetError, leaving it unchanged, if that exceeds the budget."""
         more = size - self._parts.get(name, 0)

@@ -47,8 +47,8 @@ class Limiter:
     RELEASE = 1.05
     KNEE = 0.7
 
-    def __init__(self) -> None:
-        self.gain = 1.0
+    def __init__(self, gain: float = 1.0) -> None:
+        self.gain = gain
 
     def apply(self, block: Samples, level: float) -> None:
         """Limit `block` (frames, channels) in place; `level` is its peak."""

@@ -7,9 +7,11 @@ be played.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
-from millrace.budget import Budget, size_of
-from millrace.dsp.channels import Mapping, Matrix, mapped
+from millrace.budget import LISTENERS, Budget, size_of
+from millrace.dsp.channels import Mapping as ChannelMapping
+from millrace.dsp.channels import Matrix, mapped
 from millrace.errors import GraphError
 from millrace.graph.model import NOTHING, Link, Node, Sink, Stream, Tap
 from millrace.units import Frames
@@ -57,6 +59,10 @@ class NodeAccounts:
             _turn_away(node)
             raise
 
+    def readmit(self, node: Node, parts: Mapping[str, int]) -> None:
+        """Open the account of a node that was admitted before, and held these `parts`."""
+        node.account = self._budget.open(node.kind, parts, LISTENERS)
+
     @staticmethod
     def _limit(node: Node) -> tuple[float, str]:
         if isinstance(node, Stream):
@@ -92,7 +98,7 @@ def linked(source: Stream | Sink, sink: Sink) -> bool:
 
 def link_to(source: Stream | Sink, sink: Sink, matrix: Matrix | None = None) -> Link:
     """A link with the given matrix, or else with the one that the stream's channel mapping implies."""
-    if matrix is None and isinstance(source, Stream) and source.mapping is not Mapping.MIX:
+    if matrix is None and isinstance(source, Stream) and source.mapping is not ChannelMapping.MIX:
         matrix = mapped(source.positions, sink.positions, source.mapping)
     return Link(sink, matrix)
 

@@ -7,7 +7,7 @@ decides when the graph runs, the graph how far.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import TypeAlias
 
 from millrace.budget import Budget
@@ -31,6 +31,7 @@ from millrace.graph.planning import Planning
 from millrace.graph.quantum import Quanta
 from millrace.graph.reports import UNREPORTED, Reports
 from millrace.graph.share import Lag, Share
+from millrace.graph.state import GraphState
 from millrace.units import (
     NS_PER_MS,
     NS_PER_S,
@@ -84,6 +85,41 @@ class Graph(Nodes):
         self._needed = False
         self._idle_since_ns: HostNs = 0
         self._now_ns: HostNs = 0
+
+    # -- handing on ----------------------------------------------------------------------
+
+    def freeze(self, kept: Container[int]) -> GraphState:
+        """Return the graph as a value, with those streams and taps whose numbers are in `kept`; it is empty afterwards.
+
+        Observers are not told. It must not be clocked any more.
+        """
+        for _ in self._steps or ():
+            pass
+        lanes = self._lanes.streams()
+        for stream in lanes:
+            self._lanes.remove(stream, self.position, keep=True)
+        default = None if self.default is None else self.default.id
+        quantum, applied = self._planning.freeze()
+        mixes, streams, taps = self._freeze_nodes(kept)
+        order = [stream.id for stream in lanes if stream.id in kept]
+        running, self.running, self._needed = self.running, False, False
+        return GraphState(
+            position=self.position, now_ns=self._now_ns, running=running, idle_since_ns=self._idle_since_ns,
+            late_cycles=self.late_cycles, skipped_frames=self.skipped_frames, quantum=quantum, default=default,
+            mixes=mixes, streams=streams, taps=taps, lanes=order, applied=applied,
+        )  # fmt: skip
+
+    def resume(self, state: GraphState) -> None:
+        """Continue from a frozen graph. Before the next cycle, its doors provide the feeds and consumers."""
+        assert not self.sinks
+        self.position, self._now_ns, self.running = state.position, state.now_ns, state.running
+        self._idle_since_ns = state.idle_since_ns
+        self.late_cycles, self.skipped_frames = state.late_cycles, state.skipped_frames
+        self._planning.resume(state.quantum, state.applied)
+        self._resume_nodes(state, self._accounts.readmit)
+        for id_ in state.lanes:
+            self._lanes.add(self.streams[id_])
+        self._update_need()
 
     # -- nodes ---------------------------------------------------------------------------
 
@@ -167,24 +203,6 @@ class Graph(Nodes):
         del among[mix.id]
         mix.account.close()
         self._changed("remove", mix)
-
-    def set_default(self, sink: Sink) -> None:
-        """The sink for streams that name none: new ones, and those on the old default that nobody has moved."""
-        for _ in self.take_default(sink):
-            pass
-
-    def take_default(self, sink: Sink) -> Iterator[None]:
-        """As `set_default`, one stream per step; if the default changes between steps, the rest go to the new one."""
-        before, self.default = self.default, sink
-        if before is sink:
-            return
-        self._changed("default", sink)
-        for stream in list(self.streams.values()):
-            alone = len(stream.links) == 1 and stream.links[0].target is before
-            bound = stream.placed or stream.pinned
-            if alone and not bound and "sink" not in stream.chosen:
-                self._relink(stream, self.default)
-                yield
 
     def suspend(self, sink: Sink, suspended: bool) -> None:
         """Stop or resume playing what is linked into `sink`; on "resume" the observers reactivate their streams."""

@@ -218,6 +218,10 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._of)
 
+    def streams(self) -> list[Stream]:
+        """Those that have a lane, in the order of the lanes."""
+        return [stream for pool in self.pools for stream in pool.owners if stream is not None]
+
     def add(self, stream: Stream) -> None:
         """Give `stream` a lane, which waits until a plan mixes it."""
         pool = self._roomy(stream)

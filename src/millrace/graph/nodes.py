@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
 from millrace.graph.accounts import check_movable, link_to, linked, set_links
 from millrace.graph.model import Levelled, Node, Sink, Stream, Tap
 from millrace.graph.plan import check_loops
+from millrace.graph.state import (
+    GraphState,
+    SinkState,
+    StreamState,
+    TapState,
+    mixes_of,
+    sink_state,
+    stream_of,
+    stream_state,
+    tap_of,
+    tap_state,
+)
 from millrace.units import Positions
 
 Observer = Callable[[str, Node], None]
@@ -89,6 +101,57 @@ class Nodes:
     def _changed(self, change: str, node: Node) -> None:
         for observer in list(self.observers):
             observer(change, node)
+
+    def set_default(self, sink: Sink) -> None:
+        """The sink for streams that name none: new ones, and those on the old default that nobody has moved."""
+        for _ in self.take_default(sink):
+            pass
+
+    def take_default(self, sink: Sink) -> Iterator[None]:
+        """As `set_default`, one stream per step; if the default changes between steps, the rest go to the new one."""
+        before, self.default = self.default, sink
+        if before is sink:
+            return
+        self._changed("default", sink)
+        for stream in list(self.streams.values()):
+            alone = len(stream.links) == 1 and stream.links[0].target is before
+            bound = stream.placed or stream.pinned
+            if alone and not bound and "sink" not in stream.chosen:
+                self._relink(stream, self.default)
+                yield
+
+    # -- handing on ---------------------------------------------------------------------
+
+    def _freeze_nodes(self, kept: Container[int]) -> tuple[list[SinkState], list[StreamState], list[TapState]]:
+        """The states of all sinks and sources, and of the streams and taps in `kept`. None is left."""
+        mixes = [sink_state(mix) for mix in self.mixes()]
+        streams = [stream_state(stream) for stream in self.streams.values() if stream.id in kept]
+        heard = {state.id for state in (*mixes, *streams)}
+        taps = [
+            tap_state(tap, tap.source)
+            for tap in self.taps.values()
+            if tap.id in kept and tap.source is not None and tap.source.id in heard
+        ]
+        for node in self.nodes():
+            node.account.close()
+        for nodes in (self.sinks, self.sources, self.streams, self.taps):
+            nodes.clear()
+        self.default = None
+        return mixes, streams, taps
+
+    def _resume_nodes(self, state: GraphState, readmit: Callable[[Node, Mapping[str, int]], None]) -> None:
+        """Take over the nodes of `state`."""
+        mixes = mixes_of(state.mixes)
+        for mix in mixes.values():
+            (self.sources if mix.capture else self.sinks)[mix.id] = mix
+        self.default = None if state.default is None else self.sinks[state.default]
+        self.streams.update({one.id: stream_of(one, mixes) for one in state.streams})
+        for one in state.taps:
+            tap = self.taps[one.id] = tap_of(one)
+            tap.hear(mixes.get(one.hears) or self.streams[one.hears])
+        parts = {one.id: one.parts for one in (*state.mixes, *state.streams, *state.taps)}
+        for node in self.nodes():
+            readmit(node, parts[node.id])
 
     # -- links --------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from millrace.dsp.mix import Limiter
 from millrace.errors import GraphError
 from millrace.graph.lanes import LanePool
 from millrace.graph.model import Levelled, Link, Sink, Stream, Tap
+from millrace.graph.state import AppliedState, ArrayState
 from millrace.units import Frames
 
 
@@ -165,6 +166,14 @@ def _way_to_tap(tap: Tap, source: Sink | Stream) -> Matrix:
     return through @ (gains[:, None] * (np.eye(len(gains), dtype=np.float32) if back is None else back))
 
 
+def _gain_state(gain: Matrix | float) -> ArrayState | float:
+    return gain if isinstance(gain, float) else ArrayState.of(gain)
+
+
+def _gain_of(state: ArrayState | float) -> Matrix | float:
+    return state if isinstance(state, float) else state.array
+
+
 Factors = tuple[int, float, float]
 """A lane, its gain, and its gain in the last cycle."""
 
@@ -187,6 +196,25 @@ class Planner:
     # Building shares buffers with the plan in force but never writes to them; only `run_cycle` does, and it runs one
     # plan at a time. What the last plan applied is replaced at the very end, so a build that is abandoned leaves no
     # trace. A plan that is in force counts as applied, so it should run at least one cycle before the next replaces it.
+    def freeze(self) -> AppliedState:
+        """What is in force, as a value."""
+        now = self._applied
+        return AppliedState(
+            {sink: ArrayState.of(gains) for sink, gains in now.sink_gains.items()},
+            {sink: limiter.gain for sink, limiter in now.limiters.items()},
+            {stream: {sink: _gain_state(gain) for sink, gain in to.items()} for stream, to in now.stream_gains.items()},
+            [(tap, source, ArrayState.of(matrix)) for (tap, source), matrix in now.tap_gains.items()],
+        )
+
+    def resume(self, state: AppliedState) -> None:
+        """Continue from what another planner had in force."""
+        self._applied = Applied(
+            {sink: gains.array for sink, gains in state.sink_gains.items()},
+            {sink: Limiter(gain) for sink, gain in state.limiters.items()},
+            {stream: {sink: _gain_of(gain) for sink, gain in to.items()} for stream, to in state.stream_gains.items()},
+            {(tap, source): matrix.array for tap, source, matrix in state.tap_gains},
+        )
+
     def build(
         self, plan: Plan, sinks: Iterable[Sink], pools: Iterable[LanePool], taps: Iterable[Tap] = ()
     ) -> Iterator[None]:

@@ -12,6 +12,7 @@ from millrace.graph.lanes import Lanes
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.graph.plan import Plan, Planner
 from millrace.graph.quantum import Quanta
+from millrace.graph.state import AppliedState
 from millrace.units import Frames
 
 
@@ -40,6 +41,15 @@ class Planning:
     def unfinished(self) -> bool:
         """Whether a plan is being built."""
         return self._steps is not None
+
+    def freeze(self) -> tuple[Frames, AppliedState]:
+        """The quantum, and what the last plan applied. A plan being built is built anew."""
+        return self.quantum, self._planner.freeze()
+
+    def resume(self, quantum: Frames, applied: AppliedState) -> None:
+        """Continue from another graph's plans."""
+        self.quantum = quantum
+        self._planner.resume(applied)
 
     def begin(self, mixes: Iterable[Sink], streams: Iterable[Stream], taps: Iterable[Tap]) -> None:
         """Begin a new plan if one is needed and none is being built."""
