@@ -14,8 +14,9 @@ from millrace.remembered.memory import Memory
 class Doors:
     """The doors of one guest."""
 
-    def __init__(self, guest: Owner, listeners: Listeners, memory: Memory | None) -> None:
-        self.pulse = PulseServer(guest, listeners, memory)
+    def __init__(self, guest: Owner, listeners: Listeners, memory: Memory | None, cookie: bytes | None) -> None:
+        """`cookie` is that of PulseAudio, if the guest has one already."""
+        self.pulse = PulseServer(guest, listeners, memory, cookie)
         self.native = NativeDoor(guest.graph)
         self.table: list[ProgramDoor] = [self.pulse, self.native]
 

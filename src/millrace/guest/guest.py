@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from millrace.guest.doors import Doors
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.pulse import PulseServer
+from millrace.guest.state import AdmissionState, GuestState, PulseDoorState
 from millrace.io.clock import now_ns
 from millrace.io.listeners import Listeners
 from millrace.io.sockets import private_dir
@@ -89,7 +90,10 @@ class Common:
 class Guest:
     """One guest, the unit of isolation."""
 
-    def __init__(self, config: GuestConfig, common: Common, memory: Memory | None = None) -> None:
+    def __init__(
+        self, config: GuestConfig, common: Common, memory: Memory | None = None, state: GuestState | None = None
+    ) -> None:
+        """A new guest, or one that continues from the state of a guest that was frozen."""
         self.config, self.name = config, config.name
         self._reports = common.reports
         self.report: Report = common.reports.report
@@ -100,17 +104,24 @@ class Guest:
         ids, budget = common.ids, Budget(f"guest {config.name}", config.memory, self._no_memory)
         self.admission = Admission(config.name, budget, common.prompts, self.report, config.rights)
         self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget, self)
-        self.graph.add_first_sink(f"Millrace {config.name}")
-        self.microphone = self.graph.add_source("microphone", "Microphone")
+        if state is None:
+            self.graph.add_first_sink(f"Millrace {config.name}")
+            self.microphone = self.graph.add_source("microphone", "Microphone")
+        else:
+            self.graph.resume(state.graph)
+            self.microphone = self.graph.sources[state.microphone]
         self.machines: list[Machine] = []
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"
-        self.id = ids.take()
-        self.doors = Doors(self, common.listeners, memory)
+        self.id = ids.take() if state is None else state.id
+        self.doors = Doors(self, common.listeners, memory, None if state is None else state.pulse.cookie)
         self.native = self.doors.native
         self.outlets = Subscribers(self.graph, now_ns, self._sent_changed)
         self.graph.observers.append(self._graph_changed)
         self.sessions: list[ListenerSession] = []
+        if state is not None:
+            state.admission.give(self.admission)
+            state.pulse.give(self.pulse.door)
 
     @property
     def pulse(self) -> PulseServer:
@@ -233,6 +244,19 @@ class Guest:
         for door in self.doors:
             door.open()
         self._driver.attach(self.graph)
+
+    def freeze(self, kept: Container[int]) -> GuestState:
+        """Return the guest as a value, with the streams and recorders whose numbers are in `kept`; nothing is left.
+
+        Its connections must have been frozen since the last cycle, and its listeners and machines must be gone.
+        """
+        self._driver.detach(self.graph)
+        state = GuestState(
+            id=self.id, microphone=self.microphone.id, graph=self.graph.freeze(kept),
+            admission=AdmissionState.of(self.admission), pulse=PulseDoorState.of(self.pulse.door),
+        )  # fmt: skip
+        self.pulse.door.account.close()
+        return state
 
     async def stop(self) -> None:
         """Close the sockets. Clients first get a kill for each stream, then the end of the connection."""

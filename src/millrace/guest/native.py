@@ -18,7 +18,7 @@ from millrace.doors.native.state import PlaybackState, RecordState
 from millrace.dsp.convert import BY_NAME, SampleFormat
 from millrace.dsp.resample import resampler_bytes
 from millrace.errors import ConfigError, GraphError, RightsError
-from millrace.graph.model import NOTHING, Node, Sink, Stream, Tap
+from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.guest.find import find_mix, parse_volume
 from millrace.guest.guest import Guest
 from millrace.io.clock import now_ns
@@ -134,9 +134,9 @@ class _Own:
         fds = (self._memory_fd, *self.bell.hand_on())
         state = NativeStreamState(self.guest.name, id_, self.ring.capacity, fds)
         if self.playback is not None:
-            self.playback.node.feed, state.playback = NOTHING, self.playback.state
+            state.playback = self.playback.freeze()
         if self.record is not None:
-            self.record.node.consumer, state.record = NOTHING, self.record.state
+            state.record = self.record.freeze()
         self._unmap()
         return state
 

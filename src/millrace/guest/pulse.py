@@ -60,12 +60,15 @@ def _user() -> str:
 class PulseServer(ProgramDoor):
     """The PulseAudio server of one guest."""
 
-    def __init__(self, guest: Owner, listeners: Listeners, memory: Memory | None = None) -> None:
+    def __init__(
+        self, guest: Owner, listeners: Listeners, memory: Memory | None = None, cookie: bytes | None = None
+    ) -> None:
+        """`cookie` is None for a new one."""
         self._guest, self._name, self._listeners = guest, guest.name, listeners
         self.path, self.cookie_path = guest.directory / "pulse", guest.directory / "cookie"
         self.tcp: list[str] = []
         """Its TCP addresses, if any."""
-        cookie = secrets.token_bytes(COOKIE_BYTES)
+        cookie = cookie or secrets.token_bytes(COOKIE_BYTES)
         host = printable(f"{_user()}@{socket.gethostname()}")
         self.door = PulseDoor(guest.graph, guest.admission, self, cookie, host, wall_ns, memory)
         self.acceptors: list[Acceptor] = []

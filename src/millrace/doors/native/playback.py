@@ -13,7 +13,7 @@ from millrace.doors.native.state import PlaybackState
 from millrace.doors.resampled import Resampled
 from millrace.dsp.convert import Samples, decode
 from millrace.graph.graph import Graph
-from millrace.graph.model import Stream
+from millrace.graph.model import NOTHING, Stream
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns, ns_to_frames
 from millrace.wire.native.ring import Ring
 
@@ -62,7 +62,8 @@ class NativePlayback(Ingress):
         self.removed = removed
         fmt = state.format
         target_ns = frames_to_ns(state.target, fmt.rate)
-        self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), target_ns < LOW_DELAY_NS)
+        low_delay = target_ns < LOW_DELAY_NS
+        self._resampled = Resampled(fmt.rate, graph.rate, len(fmt.positions), low_delay, state=state.resampled)
         node.feed = self
         node.latency_ask_ns = min(max(target_ns // 4, ASK_MIN_NS), ASK_MAX_NS)
         node.bulk_frames = ns_to_frames(min(target_ns // 4, BULK_MAX_NS), graph.rate)
@@ -90,6 +91,12 @@ class NativePlayback(Ingress):
             "native", state.format, frames_to_ns(self.fill, rate), state.pid, corked=state.corked,
             draining=state.draining, resampler=self.resample_method, target_ns=frames_to_ns(state.target, rate),
         )  # fmt: skip
+
+    def freeze(self) -> PlaybackState:
+        """Leave the stream to whoever continues it. Its node stays, and is silent until then."""
+        self.node.feed = NOTHING
+        self.state.resampled = self._resampled.freeze()
+        return self.state
 
     # -- the client's side -----------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from millrace.doors.ingress import Recorder, RecorderStatus
 from millrace.doors.native.state import RecordState
 from millrace.dsp.convert import Samples, encode
-from millrace.dsp.resample import Resampler, make_resampler
+from millrace.dsp.resumable import make_resumable
 from millrace.graph.graph import Graph
-from millrace.graph.model import Tap
+from millrace.graph.model import NOTHING, Tap
 from millrace.units import NS_PER_MS, Frames, HostNs, frames_to_ns
 from millrace.wire.native.ring import Ring
 
@@ -33,15 +33,21 @@ class NativeRecord(Recorder):
         self.removed = removed
         fmt = state.format
         period_ns = frames_to_ns(state.period, fmt.rate)
-        self._resampler: Resampler | None = make_resampler(
-            graph.rate, fmt.rate, len(fmt.positions), period_ns < LOW_DELAY_NS
-        )
+        rates, low_delay = (graph.rate, fmt.rate), period_ns < LOW_DELAY_NS
+        self._resampler = make_resumable(rates, len(fmt.positions), low_delay, state=state.resampler)
         node.consumer = self
         node.latency_ask_ns = min(max(period_ns, 2_500_000), 40 * NS_PER_MS)
 
     def status(self) -> RecorderStatus:
         """See `Recorder`."""
         return RecorderStatus("native", self.state.format)
+
+    def freeze(self) -> RecordState:
+        """Leave the recorder to whoever continues it."""
+        self.node.consumer = NOTHING
+        if self._resampler is not None:
+            self.state.resampler = self._resampler.freeze()
+        return self.state
 
     def cork(self, corked: bool) -> None:
         """Pause or resume. A corked recorder does not keep the graph running."""

@@ -5,8 +5,10 @@ Their sound is in the shared memory and in the graph's lanes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from millrace.doors.resampled import ResampledState
+from millrace.dsp.resumable import ResamplerState
 from millrace.media.format import AudioFormat
 from millrace.units import Frames, HostNs
 
@@ -30,6 +32,8 @@ class PlaybackState:
     wrote_ns: HostNs = 0
     looked_ns: HostNs = 0
     woken_ns: HostNs = 0
+    resampled: ResampledState = field(default_factory=ResampledState)
+    """Current only while the stream is frozen."""
 
 
 @dataclass(slots=True)
@@ -42,3 +46,5 @@ class RecordState:
     """Frames written to the ring."""
     told: Frames = 0
     """What `written` was when the client was last woken."""
+    resampler: ResamplerState = field(default_factory=ResamplerState)
+    """Current only while the recorder is frozen."""

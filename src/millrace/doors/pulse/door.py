@@ -76,6 +76,11 @@ class PulseDoor:
         self.samples = SampleCache(self.account, self.publish)
         self._source_states: dict[int, tuple[bool, bool]] = {}
         self._use, self.in_use = DeviceUse(), InUse()
+        # A graph that continues from a frozen one has streams and recorders already.
+        there: tuple[Stream | Tap, ...] = (*graph.streams.values(), *graph.taps.values())
+        for node in there:
+            self._use.count(node, gone=False)
+        self.in_use = self._use.found(graph.mixes())
         graph.observers.append(self._graph_changed)
 
     def _built_in(self) -> Iterator[Module]:
