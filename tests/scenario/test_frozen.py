@@ -10,8 +10,9 @@ import pytest
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.dsp.convert import SampleFormat
+from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Rig, RigClient
-from millrace.wire.pulse.client import PulseClientSession
+from millrace.wire.pulse.client import PulseClientSession, record_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
 from millrace.wire.pulse.tagstruct import Spec
 
@@ -39,6 +40,7 @@ def conversation() -> bytes:
 def thawed(client: RigClient, rig: Rig) -> PulseClient:
     """The server's side of a connection, continued in `rig`."""
     frozen = pickle.dumps(client.server.state)
+    client.rig.prompts.forget(client.server.subject)
     client.server.account.close()
     return PulseClient(rig.door, HANDLERS, pickle.loads(frozen))
 
@@ -101,3 +103,33 @@ def test_it_goes_on_in_another_process() -> None:
     assert client.ask(Command.CREATE_UPLOAD_STREAM, **upload)["channel"] == channel + 1
     client.close()
     assert not there.door.clients
+
+
+@pytest.mark.parametrize("allow", [True, False])
+@pytest.mark.parametrize("what", [Permission.CONNECT, Permission.MONITOR])
+def test_a_request_that_waits_for_a_decision_goes_along(what: Permission, allow: bool) -> None:
+    here, there = Rig(), Rig()
+    for rig in (here, there):
+        rig.admission.grants.set(what, ANY, Verdict.PROMPT)
+    client = here.client(login=False)
+    client.wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
+    client.exchange()
+    if what is Permission.MONITOR:
+        client.ask(Command.SET_CLIENT_NAME, props=NAME)
+        client.wire.send_request(
+            Command.CREATE_RECORD_STREAM, record_fields(SPEC, (1, 2), source_name="millrace.monitor", fragsize=4_096)
+        )
+        client.exchange()
+    (before,) = here.prompts
+    held, answers = client.server.account.held, len(client.replies)
+    client.server, client.rig = thawed(client, there), there
+    there.clients.append(client)
+    (prompt,) = there.prompts
+    assert not list(here.prompts)
+    assert (prompt.key, prompt.what, prompt.expires_ns) == (before.key, what, before.expires_ns)
+    assert client.server.account.held == held and len(client.replies) == answers
+    there.prompts.decide(prompt, allow)
+    client.exchange()
+    assert bool(there.graph.taps if what is Permission.MONITOR else there.door.clients) is allow
+    assert len(client.replies) == answers + 1
+    assert not client.server.state.asked and not client.server.subject.pending

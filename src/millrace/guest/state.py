@@ -1,7 +1,7 @@
 """The state of a guest as a plain value, with which another guest can continue.
 
-Connections are frozen first, with their streams. Modules that programs have loaded, PulseAudio's streams and pending
-permission requests are not part of it yet.
+Connections are frozen first, with their streams and the requests that wait for a decision. Modules that programs have
+loaded are not part of it yet.
 """
 
 from __future__ import annotations

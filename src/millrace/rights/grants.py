@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from millrace.errors import ConfigError, GraphError
 from millrace.text import quoted
+from millrace.units import HostNs
 
 ANY = "*"
 RULES_MAX = 1000
@@ -85,6 +87,16 @@ class Identity:
 UNKNOWN = Identity()
 
 
+class Pending(NamedTuple):
+    """A request of a connection that waits for a decision."""
+
+    guest: str
+    what: Permission
+    id: int
+    """The number under which it is shown."""
+    expires_ns: HostNs
+
+
 @dataclass(eq=False)
 class Subject:
     """The peer of a connection, and the one-time grants it has received.
@@ -96,6 +108,8 @@ class Subject:
     identity: Identity = UNKNOWN
     once: dict[Permission, bool] = field(default_factory=dict)
     ours: bool = False
+    pending: list[Pending] = field(default_factory=list)
+    """If the connection is frozen and continues elsewhere, these are asked again under the same numbers."""
 
 
 class Grants:

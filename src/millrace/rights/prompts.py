@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from millrace.rights.grants import Grants, Permission, Subject, Verdict
+from millrace.rights.grants import Grants, Pending, Permission, Subject, Verdict
 from millrace.units import NS_PER_S, HostNs
 
 PATIENCE_NS: HostNs = 25 * NS_PER_S
@@ -98,7 +98,11 @@ class Prompts:
         if len(mine) >= PROMPTS_MAX:
             answer(False)
             return None
-        prompt = Prompt(self._take_id(), guest, what, subject, name, now_ns + self._patience_ns, [answer])
+        known = next((one for one in subject.pending if (one.guest, one.what) == (guest, what)), None)
+        if known is None:
+            known = Pending(guest, what, self._take_id(), now_ns + self._patience_ns)
+            subject.pending.append(known)
+        prompt = Prompt(known.id, guest, what, subject, name, known.expires_ns, [answer])
         self._waiting[prompt.key] = prompt
         self._changed("new", prompt)
         self._rearm()
@@ -110,13 +114,15 @@ class Prompts:
             return
         # The request is taken off the list, and the verdict stored, before any answer is called: an answer runs
         # protocol code that may end the client, ask again, or look at the list.
-        prompt.subject.once[prompt.what] = allow
+        subject = prompt.subject
+        subject.pending = [one for one in subject.pending if one.id != prompt.id]
+        subject.once[prompt.what] = allow
         self._changed("remove", prompt)
         for answer in prompt.answers:
             answer(allow)
 
     def forget(self, subject: Subject) -> None:
-        """A client has disconnected: drop its requests."""
+        """A client has disconnected, or continues elsewhere: drop its requests."""
         for prompt in self:
             if prompt.subject is subject:
                 del self._waiting[prompt.key]

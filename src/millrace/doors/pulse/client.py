@@ -12,7 +12,7 @@ from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of, prop_text
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
-from millrace.doors.pulse.state import ClientState, weigh_props
+from millrace.doors.pulse.state import Asked, ClientState, weigh_props
 from millrace.doors.pulse.subscriptions import Subscription
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, GraphError, MillraceError, RemoteProtocolError
@@ -79,12 +79,17 @@ class PulseClient(ClientStreams):
         self.subscription = Subscription(door.news, self.index, lambda: self.wake(), state.subscribed)
         self._handlers = handlers
         self._wire = PulseSession(state.wire)
-        self._asked = self._partial_bytes = 0
+        self._partial_bytes = 0
+        self._asking: Asked | None = None
         self._begun: tuple[Request, Iterator[None]] | None = None
         self._hold_partial()
         if state.ready:
             weigh_props(self.account, self.props)
             self._enter()
+        asked, state.asked = state.asked, {}
+        for one in asked.values():
+            self._asking = one
+            self._request(one.request)
 
     # -- the sans-IO contract --------------------------------------------------------------
 
@@ -261,12 +266,15 @@ class PulseClient(ClientStreams):
 
     def await_answer(self, again: Answer) -> Answer:
         """See `Asker`."""
-        self._asked += 1
-        part = ("asked", self._asked)
-        self.account.hold(part, ASKED_FACTOR * self._wire.state.command_bytes, CONNECTIONS)
+        state, asking = self.state, self._asking
+        assert asking is not None
+        number = state.next_asked
+        self.account.hold(("asked", number), ASKED_FACTOR * asking.bytes, CONNECTIONS)
+        state.asked[number], state.next_asked, self._asking = asking, number + 1, None
 
         def answered(allow: bool) -> None:
-            self.account.hold(part, 0)
+            self.account.hold(("asked", number), 0)
+            state.asked.pop(number, None)
             again(allow)
 
         return answered
@@ -305,11 +313,13 @@ class PulseClient(ClientStreams):
             self.closing = True
         if self.state.ready:
             self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
-        elif self.authorize(Permission.CONNECT, lambda allow: self._let_in(request, allow)):
+        elif self.authorize(Permission.CONNECT, request, lambda allow: self._let_in(request, allow)):
             self._let_in(request, True)
 
-    def authorize(self, what: Permission, again: Answer) -> bool:
+    def authorize(self, what: Permission, request: Request, again: Answer) -> bool:
         """See `Admission.authorize`."""
+        if self._asking is None or self._asking.request is not request:
+            self._asking = Asked(request, self._wire.state.command_bytes)
         return self.door.admission.authorize(what, self, self.now_ns, again)
 
     def _let_in(self, request: Request, allow: bool) -> None:

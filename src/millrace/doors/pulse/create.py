@@ -187,7 +187,7 @@ def create_record(client: PulseClient, request: Request) -> None:
     _check(f, f["source_index"], f["source_name"])
     only = _only_stream(client, f)
     sink = _source_for(client, f, only)
-    if not client.authorize(permission_of(sink), lambda allow: client.answered(request, allow)):
+    if not client.authorize(permission_of(sink), request, lambda allow: client.answered(request, allow)):
         return
     _check_suspended(f, sink)
     fmt = negotiate(f, door.format_of(sink))

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from millrace.budget import Account, size_of
 from millrace.doors.pulse.samples import Upload
 from millrace.doors.pulse.subscriptions import SubscriptionState
 from millrace.rights.grants import Subject
-from millrace.wire.pulse.session import PulseState
+from millrace.wire.pulse.session import PulseState, Request
 from millrace.wire.pulse.tagstruct import Props
 
 
 def weigh_props(account: Account, props: Props) -> None:
     """Charge for properties beyond those paid with the connection, which let a client in a full guest name itself."""
     account.hold("props", max(0, size_of(props) - account.part("paid props")))
+
+
+class Asked(NamedTuple):
+    """A request that waits for a permission, and its size on the wire. A connection that continues asks again."""
+
+    request: Request
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -36,6 +44,8 @@ class ClientState:
     extensions: set[str] = field(default_factory=set)
     """Modules to whose changes it has subscribed."""
     next_channel: int = 0
+    next_asked: int = 1
+    asked: dict[int, Asked] = field(default_factory=dict)
     told_sinks: dict[int, int] = field(default_factory=dict)
     """The sink or source last reported to the client for each of its streams, by node."""
     uploads: dict[int, Upload] = field(default_factory=dict)
