@@ -237,9 +237,10 @@ class Registry:
         ids = iter(list(self._entries))
         while self._watchers.get(watcher) is look:
             part = [self._entries.get(id_) for id_ in islice(ids, SLICE)]
-            shown = [_shown(entry) for entry in part if entry is not None and _sees(watcher, entry)]
+            shown = [_shown(entry) for entry in _seen_by(watcher, part)]
             over = len(part) < SLICE
-            gone, look.gone = sorted(look.gone - self._entries.keys()), frozenset()
+            # Not `look.gone - self._entries.keys()`, which goes through all objects.
+            gone, look.gone = sorted(id_ for id_ in look.gone if id_ not in self._entries), frozenset()
             watcher.send_objects(watcher.encode(shown, gone, over and not look.synced))
             if over:
                 look.synced = True
@@ -256,12 +257,13 @@ def native_frames(there: list[Shown], gone: list[int], synced: bool) -> bytes:
     """Encode changes as native protocol frames, each within the size limit."""
     out: list[bytes] = []
     raws = [packed(shown) for shown in there]
+    sizes = [memoryview(raw).nbytes for raw in raws]
     while True:
         size = count = 0
-        while count < len(raws) and (count == 0 or size + len(bytes(raws[count])) < FRAME_BYTES):
-            size += len(bytes(raws[count]))
+        while count < len(raws) and (count == 0 or size + sizes[count] < FRAME_BYTES):
+            size += sizes[count]
             count += 1
-        part, raws = raws[:count], raws[count:]
+        part, raws, sizes = raws[:count], raws[count:], sizes[count:]
         out.append(frame(Objects(part, gone, synced and not raws)))
         gone = []
         if not raws:
@@ -283,6 +285,18 @@ def _sees(watcher: Watcher, entry: Entry) -> bool:
         return False
     right = Right.ADMIN if entry.kind in ("request", "token") else Right.SEE
     return watcher.principal.may(right, entry.guest or None)
+
+
+def _seen_by(watcher: Watcher, entries: Iterable[Entry | None]) -> Iterator[Entry]:
+    """The entries that `watcher` may see. Each kind and guest is decided once."""
+    seen: dict[tuple[str, str], bool] = {}
+    for entry in entries:
+        if entry is not None:
+            key = entry.kind, entry.guest
+            if key not in seen:
+                seen[key] = _sees(watcher, entry)
+            if seen[key]:
+                yield entry
 
 
 def _shown(entry: Entry) -> Shown:

@@ -198,7 +198,10 @@ class FdStream:
         while out.chunks:
             chunk = out.chunks[0]
             try:
-                sent = socket.send_fds(self._sock, [chunk.data], chunk.fds)
+                # Most messages have no descriptors, and `send` takes a third of the time.
+                sent = (
+                    socket.send_fds(self._sock, [chunk.data], chunk.fds) if chunk.fds else self._sock.send(chunk.data)
+                )
             except (BlockingIOError, InterruptedError):
                 self._await_room()
                 return
