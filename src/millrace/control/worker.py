@@ -34,7 +34,7 @@ from millrace.guest.machines.attach import attach
 from millrace.guest.notfound import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns, wall_ns, worked_ns
 from millrace.io.listeners import Listeners
-from millrace.io.load import computed_ns, is_stopped, run_delay_ns
+from millrace.io.load import is_stopped, run_delay_ns
 from millrace.io.runner import TimerRunner
 from millrace.io.turns import Turns, with_pauses
 from millrace.observe.diagnosis import Diagnosis, Surroundings
@@ -101,7 +101,10 @@ class Worker:
         self._servers = servers
         self.ids, self.registry, self.guests = Ids(), Registry(), dict[str, Guest]()
         self._later, self._asking = TimerRunner(), TimerRunner()
-        around = Surroundings(now_ns, wall_ns, run_delay_ns, computed_ns, is_stopped)
+        self.driver = TimerDriver(
+            worked_ns, now_ns, lambda: self._cycles.rearm(), lambda *failed: self.diagnosis.cycle_failed(*failed)
+        )
+        around = Surroundings(now_ns, wall_ns, run_delay_ns, lambda: self.driver.computed_ns, is_stopped)
         self.diagnosis = Diagnosis(around, self.ids.take, self.guests.values, self._incident_changed, self._later.rearm)
         self.report = self.diagnosis.report
         with ExitStack() as undo:
@@ -113,7 +116,6 @@ class Worker:
             undo.pop_all()
         self.listeners = Listeners()
         self._cycles = TimerRunner(observer=self.diagnosis)
-        self.driver = TimerDriver(worked_ns, now_ns, self._cycles.rearm, self.diagnosis.cycle_failed)
         self.turns, self.strangers = Turns(), Turns()
         """Shares of the daemon's time: the owner's, and that of unauthenticated connections."""
         self._turns: dict[str, Turns] = {}

@@ -39,6 +39,8 @@ class TimerDriver:
         self._queued: set[Graph] = set()
         self._serial = 0
         self._worked_ns: HostNs = 0
+        self.computed_ns: HostNs = clock()
+        """The clock when the last graph had run, which is when the next one begins: reading it takes a system call."""
         self._strained: tuple[HostNs, HostNs, HostNs] | None = None
         """Since when no round has run all due graphs, and how long the thread and the graphs had worked by then."""
         self.cycles = 0
@@ -68,6 +70,7 @@ class TimerDriver:
             _, _, graph = heapq.heappop(self._queue)
             self._queued.discard(graph)
             due.append(graph)
+        self.computed_ns = self._clock()
         if len(due) == 1:
             self._run_alone(due[0], now_ns)
         else:
@@ -93,7 +96,7 @@ class TimerDriver:
                 left_over += 1
             self._enqueue(graph)
         if left_over:
-            self._strained = self._strained or (now_ns, self._clock(), self._worked_ns)
+            self._strained = self._strained or (now_ns, self.computed_ns, self._worked_ns)
         else:
             self._strained = None
 
@@ -108,7 +111,7 @@ class TimerDriver:
         return passed > OVERLOAD_NS and 2 * computed > passed and 2 * (self._worked_ns - worked_ns) > computed
 
     def _run(self, graph: Graph, now_ns: HostNs) -> HostNs:
-        graph.share.begin(ROUND_NS)
+        graph.share.begin(ROUND_NS, self.computed_ns)
         try:
             graph.handle_timeout(now_ns)
         except Exception as error:
@@ -120,6 +123,7 @@ class TimerDriver:
         finally:
             used = graph.share.ended(now_ns)
             self._worked_ns += used
+            self.computed_ns += used
         return used
 
     def _enqueue(self, graph: Graph) -> None:

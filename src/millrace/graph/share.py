@@ -84,10 +84,13 @@ class Share(Slice):
         # Both clocks must agree; the cheap one is asked first and nearly always says no.
         return self._wall() - self._entered_wall >= self.left_ns and super().over()
 
-    def begin(self, light_ns: HostNs) -> None:
-        """Begin a new round and work in it, with the whole slice again, or `light_ns` if it used little recently."""
+    def begin(self, light_ns: HostNs, clock_ns: HostNs) -> None:
+        """Begin a new round and work in it, with the whole slice again, or `light_ns` if it used little recently.
+
+        `clock_ns` is what the clock says.
+        """
         self.left_ns = light_ns if self.light else self.slice_ns
-        self._entered, self._entered_wall = self.clock(), self._wall()
+        self._entered, self._entered_wall = clock_ns, self._wall()
 
     def ended(self, now_ns: HostNs) -> HostNs:
         """As `leave`, at the given time."""

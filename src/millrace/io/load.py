@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from millrace.units import HostNs
@@ -16,11 +15,6 @@ def run_delay_ns() -> HostNs:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def computed_ns() -> HostNs:
-    """This thread's CPU time."""
-    return time.thread_time_ns()
 
 
 def is_stopped(pid: int) -> bool:

@@ -45,7 +45,7 @@ class Surroundings:
     waited_ns: Callable[[], HostNs]
     """How long this thread has waited for a processor."""
     computed_ns: Callable[[], HostNs]
-    """How long it has computed."""
+    """How long it had computed when the last graph had run."""
     is_stopped: Callable[[int], bool]
     """Whether the process with that PID is stopped."""
 
