@@ -116,13 +116,15 @@ async def _serve(config: Config, policy: bool) -> None:
 
     from millrace.cli.run import on_stop
     from millrace.daemon.allocator import give_back
-    from millrace.daemon.app import Daemon
     from millrace.daemon.collector import calm, keep_calm
+    from millrace.io.crypto import trusting_nobody
     from millrace.io.notify import notify
     from millrace.io.paths import NATIVE_SOCKET, policy_path
     from millrace.policy.config import load
     from millrace.policy.program import Program
 
+    with trusting_nobody():
+        from millrace.daemon.app import Daemon
     _more_descriptors()
     daemon = Daemon(config)
     stopping = asyncio.Event()
