@@ -88,6 +88,19 @@ def test_only_guests_and_simulations_know_particular_doors() -> None:
         assert not known - {own} or layer(path) in ("guest", "sim"), f"{path.relative_to(SRC)}: {known}"
 
 
+SERVED = {"livesessions", "plane", "registry", "requests", "table"}
+"""The modules of `control` that servers may use: the interface of the plane, and the values that cross it."""
+
+
+def test_servers_know_a_control_plane_and_never_a_worker() -> None:
+    for path in FILES:
+        if layer(path) == "server":
+            known = {n.split(".")[2] for n in imported_files(path) if n.startswith("millrace.control.")}
+            assert known <= SERVED, f"{path.relative_to(SRC)}: {known - SERVED}"
+    interface = imported_files(SRC / "control" / "plane.py")
+    assert not interface & {f"millrace.control.{name}" for name in ("commands", "local", "tokens", "worker")}
+
+
 def imported_files(path: Path) -> set[str]:
     """The files of Millrace that a file imports, including imports in functions and under TYPE_CHECKING."""
     out: set[str] = set()

@@ -113,7 +113,7 @@ async def talked(daemon: Daemon, seed: int, freezing: bool) -> Told:
                 for message, _ in wire.events():
                     told.take(message)
     await until(lambda: not server.sessions)
-    assert not daemon.plane.budget_of().shares().get("connection") and daemon.plane.claims.holder("x") is None
+    assert not daemon.plane.budget_of().shares().get("connection") and daemon.worker.claims.holder("x") is None
     return told
 
 
@@ -162,11 +162,11 @@ def test_it_goes_on_in_another_process(tmp_path: Path) -> None:
             await until(lambda: extra.id in own.objects)
             graph.remove_sink(extra)
             state, sock = await frozen(server)
-            assert streams[0].effective_gains[0] == 1.0 and here.plane.claims.holder("mine") is None
+            assert streams[0].effective_gains[0] == 1.0 and here.worker.claims.holder("mine") is None
             session = thawed(other, state, sock)
             assert session.name == "mover" and session.principal.key == "owner" and session in other.sessions
             assert abs(streams[1].effective_gains[0] - 0.1) < 1e-6
-            assert there.plane.claims.holder("mine") is session is there.plane.claims.holder("policy")
+            assert there.worker.claims.holder("mine") is session is there.worker.claims.holder("policy")
             second.add_sink("comes")
             await until(lambda: any(one.props.get("name") == "comes" for one in own.objects.values()))
             assert extra.id not in own.objects, "what went while nobody looked is told"

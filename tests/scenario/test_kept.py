@@ -125,7 +125,9 @@ def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path:
     async def test(daemon: Daemon) -> None:
         own = {path.name for path in daemon.config.runtime.iterdir()} - {"alice"}
         assert {"api.sock", "native.sock", "attach.sock", "lock", "key"} <= own
-        routes = Web(daemon.plane, daemon.config.addresses, ()).network().router.resources()
+        routes = (
+            Web(daemon.plane, daemon.plane, daemon.listeners, daemon.config.addresses, ()).network().router.resources()
+        )
         own |= {first for route in routes if (first := route.canonical.split("/")[1]) and "{" not in first}
         before = await everything(daemon)
         for name in sorted(own):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
 
 from millrace.control.commands import KEPT, KEY_MAX, PROGRAM_MAX, VALUE_MAX, Commands
-from millrace.control.plane import ControlPlane, Held
+from millrace.control.local import LocalPlane
+from millrace.control.plane import ControlPlane, Held, LocalGuests
 from millrace.control.registry import Shown
 from millrace.control.results import Done, StateView
+from millrace.control.table import Command, Scope
 from millrace.control.worker import Worker
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.model import Stream
@@ -26,9 +27,10 @@ from millrace.observe.objects import GuestView
 from millrace.rights.grants import ANY, Permission, Subject, Verdict
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, NOBODY, OWNER, Principal, Right, implied
 from millrace.server.http.openapi import describe
-from millrace.symptoms import Symptom
+from millrace.symptoms import Symptom, refusal, violation
 from millrace.units import NS_PER_S, default_map
 from millrace.version import __version__
+from tests.bare import members_of
 
 GUESTS = (GuestConfig("alice", attach=parse_places(["vms.example:5900"], "attach")), GuestConfig("bob"))
 PLACE = SimpleNamespace(address="127.0.0.1:9", url="ws://127.0.0.1:9", page_url="http://127.0.0.1:9/")
@@ -50,7 +52,7 @@ class Hall:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         place: Any = PLACE
-        self.plane = ControlPlane(worker, place)
+        self.plane = LocalPlane(worker, place)
         self.commands: Commands = self.plane.commands
 
     async def ask(self, name: str, who: Principal = OWNER, /, **args: Any) -> Any:
@@ -374,7 +376,7 @@ def test_what_waits_for_the_disk_holds_up_who_asked_for_it_alone(tmp_path: Path)
             return Done()
 
         def several(name: str, /, **args: Any) -> list[Awaitable[Any]]:
-            hall.commands.table[name] = dataclasses.replace(hall.commands.table[name], run=slow)
+            hall.commands._runs[name] = slow
             return [hall.ask(name, who, **args) for who in (OWNER, OWNER, OWNER, guest_of(EVERYTHING))]
 
         for name, args in [("remember", {"key": "x"}), ("set", {"target": "sink/a", "settings": {}})]:
@@ -429,7 +431,7 @@ def test_a_connection_that_goes_lets_go_of_what_it_had(tmp_path: Path) -> None:
         one, two = Session(), Session()
         for session in (one, two):
             plane.joined(session)
-            plane.claims.claim("policy", session, replace=False)
+            hall.worker.claims.claim("policy", session, replace=False)
         plane.duck(one, stream.key, -20.0, None)
         assert stream.trim == pytest.approx(0.1) and set(hall.worker.sessions) == {one, two}
         for key, db in ((stream.key, 1.0), (stream.key, -97.0), (stream.key, float("nan")), ("sink/millrace", -6.0)):
@@ -447,29 +449,29 @@ def test_a_connection_goes_on_elsewhere_with_what_was_kept_for_it(tmp_path: Path
     async def test(hall: Hall) -> None:
         plane, stream = hall.plane, hall.play()
         one, two, again = Session(), Session(), Session()
-        nothing = plane.held(one, one)
+        nothing = plane.held(one)
         assert nothing == Held() and nothing.looked is None
-        plane.claims.claim("policy", one, replace=False)
-        plane.claims.claim("lights", two, replace=False)
-        plane.claims.claim("lights", one, replace=False)
+        hall.worker.claims.claim("policy", one, replace=False)
+        hall.worker.claims.claim("lights", two, replace=False)
+        hall.worker.claims.claim("lights", one, replace=False)
         plane.duck(one, stream.key, -20.0, None)
-        plane.registry.watch(one)
+        hall.worker.registry.watch(one)
         await settled()
-        held = plane.held(one, one)
+        held = plane.held(one)
         assert (held.claims, list(held.ducking)) == ({"policy": True, "lights": False}, [stream.id])
         assert held.looked is not None and held.looked.synced and stream.id in held.looked.numbers
-        plane.registry.unwatch(one)
+        hall.worker.registry.unwatch(one)
         plane.release(one)
-        plane.claims.release(two)
+        hall.worker.claims.release(two)
         assert stream.trim == 1.0
-        plane.resume(again, again, held)
+        plane.resume(again, held)
         await settled()
         assert stream.trim == pytest.approx(0.1) and again.told == [("lights", True)], "the rest is as it was"
-        assert plane.claims.of(again) == held.claims | {"lights": True} and again.shown > 0
+        assert hall.worker.claims.of(again) == held.claims | {"lights": True} and again.shown > 0
         quiet = Session()
-        plane.resume(quiet, quiet, Held({"policy": False}))
+        plane.resume(quiet, Held({"policy": False}))
         await settled()
-        assert quiet.told == [] and quiet.shown == 0 and plane.claims.holder("policy") is again
+        assert quiet.told == [] and quiet.shown == 0 and hall.worker.claims.holder("policy") is again
 
     with_guests(tmp_path, test)
 
@@ -478,7 +480,7 @@ def test_what_the_plane_hands_on_is_the_workers(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         plane, worker = hall.plane, hall.worker
         assert plane.take_id() < plane.take_id() and plane.place is PLACE
-        assert plane.turns_of(OWNER) is plane.owners is worker.turns and plane.strangers is worker.strangers
+        assert plane.turns_of(OWNER) is worker.turns and plane.strangers is worker.strangers
         assert plane.turns_of(guest_of(Right.SEE)) is worker.guests["alice"].turns
         assert plane.budget_of().whose == "owner" and plane.budget_of(guest_of(Right.SEE)).whose == "guest alice"
         assert plane.guest(OWNER, "alice", Right.ADMIN) is worker.guests["alice"]
@@ -489,8 +491,8 @@ def test_what_the_plane_hands_on_is_the_workers(tmp_path: Path) -> None:
         assert ended == ["the token was revoked"] and plane.ready
         worker.store.trouble = "disk full"
         assert not plane.ready and (await hall.ask("state")).trouble == "disk full"
-        plane.refused("alice", "tool", "the camera")
-        plane.violated("bob", "client/1", ValueError("bad"))
+        plane.report(refusal("alice", "tool", "the camera"))
+        plane.report(violation("bob", "client/1", ValueError("bad"), "client"))
         incidents = [(one.guest, one.stage) for one in await hall.ask("incidents")]
         assert [guest for guest, _ in incidents] == ["alice", "bob"]
 
@@ -524,7 +526,7 @@ def test_a_command_is_where_it_has_always_been(tmp_path: Path) -> None:
 
 def test_the_description_says_where_each_argument_goes(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
-        told = describe(hall.commands, "/p")
+        told = describe(hall.plane.table, "/p")
         assert told["info"]["version"] == __version__
         operations = {
             operation["operationId"]: (path, method, operation)
@@ -567,7 +569,7 @@ def inside(value: Any) -> Iterator[Any]:
 
 def test_whatever_the_description_refers_to_is_in_it(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
-        told = describe(hall.commands, "")
+        told = describe(hall.plane.table, "")
         kinds = told["components"]["schemas"]
         named = {one["$ref"] for one in inside(told) if isinstance(one, dict) and "$ref" in one}
         assert named <= {f"#/components/schemas/{name}" for name in kinds}
@@ -576,5 +578,50 @@ def test_whatever_the_description_refers_to_is_in_it(tmp_path: Path) -> None:
         used = {name for one in told["security"] for name in one}
         assert used == set(told["components"]["securitySchemes"]) == {"token"} and {} in told["security"]
         assert told["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
+
+    with_guests(tmp_path, test)
+
+
+OBJECT_KEYS = {"target", "source", "door", "request"}
+
+
+def test_each_command_can_be_sent_where_its_scope_says(tmp_path: Path) -> None:
+    """What another plane, of several workers, has to know of the table."""
+
+    def merges(kind: Any) -> bool:
+        """Whether results of several workers can be put together: lists are joined, each item names its guest."""
+        if get_origin(kind) is list:
+            return "guest" in {field.name for field in msgspec.structs.fields(get_args(kind)[0])}
+        lists = [field.name for field in msgspec.structs.fields(kind) if get_origin(field.type) is list]
+        return lists == ["guests", "names"]
+
+    def check(command: Command) -> bool:
+        fields = {field.name: field for field in msgspec.structs.fields(command.takes)}
+        required = {name for name, field in fields.items() if field.required}
+        match command.scope:
+            case Scope.GUEST:
+                return "guest" in required and fields["guest"].type is str and "{guest}" in command.path
+            case Scope.OBJECT:
+                return len(required & OBJECT_KEYS) == 1 and "guest" not in required
+            case Scope.ALL:
+                return command.method == "GET" and not required and merges(command.returns)
+            case Scope.HOST:
+                return not required & OBJECT_KEYS
+
+    async def test(hall: Hall) -> None:
+        assert not [name for name, command in hall.plane.table.items() if not check(command)]
+        assert {command.scope for command in hall.plane.table.values()} == set(Scope)
+
+    with_guests(tmp_path, test)
+
+
+def test_a_plane_hands_out_nothing_of_its_worker(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        plane: ControlPlane = hall.plane
+        guests: LocalGuests = hall.plane
+        assert plane.names(OWNER) == [guest.name for guest in guests.visible(OWNER)] == ["alice", "bob"]
+        inner = {id(one) for one in (hall.worker, *vars(hall.worker).values()) if isinstance(one, object)}
+        shown = members_of(ControlPlane)
+        assert {name for name in shown if id(getattr(plane, name)) in inner} == {"strangers"}, "a share of time"
 
     with_guests(tmp_path, test)

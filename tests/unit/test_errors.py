@@ -8,9 +8,9 @@ from millrace import errors
 from millrace.cli.console import OutputClosed
 from millrace.client.endpoint import ending
 from millrace.control.store import NotKept, NotRead
-from millrace.control.tokens import TooManyTries
 from millrace.errors import BY_LISTENER_WORD, BY_WORD, MillraceError
 from millrace.guest.notfound import NotFound
+from millrace.rights.tokens import TooManyTries
 
 CALLED = {
     errors.MillraceError: (500, "internal", 1),

@@ -12,8 +12,8 @@ from aiohttp import StreamReader, web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from millrace.budget import MIB, Budget
-from millrace.control.commands import Command
 from millrace.control.requests import Nothing
+from millrace.control.table import Command, Scope
 from millrace.errors import BudgetError, ConfigError
 from millrace.rights.model import OWNER, Principal
 from millrace.server.http import api
@@ -27,11 +27,12 @@ class Commands:
     def __init__(self) -> None:
         self.ran: list[tuple[Principal, str, Any]] = []
         self.answer: Any = {"ok": True}
+        self.budget = Budget("owner", MIB)
         rows = [("look", "GET", "/things"), ("change", "POST", "/things/{thing}"), ("end", "DELETE", "/things/{thing}")]
-        self.table = {name: Command(name, way, path, Nothing, Nothing, self._never, name) for name, way, path in rows}
+        self.table = {name: Command(name, way, path, Nothing, Nothing, Scope.HOST, name) for name, way, path in rows}
 
-    async def _never(self, args: Any, principal: Principal) -> None:
-        raise AssertionError("commands are run by name")
+    def budget_of(self, principal: Principal) -> Budget:
+        return self.budget
 
     async def run(self, principal: Principal, name: str, args: Any) -> Any:
         self.ran.append((principal, name, args))
@@ -43,7 +44,6 @@ def served(test: Callable[[TestClient[Any, Any], Commands, Budget], Awaitable[No
 
     async def main() -> None:
         commands: Any = Commands()
-        budget = Budget("owner", MIB)
 
         @web.middleware
         async def known(request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
@@ -54,9 +54,9 @@ def served(test: Callable[[TestClient[Any, Any], Commands, Budget], Awaitable[No
                 return web.Response(status=error.status, text=str(error))
 
         application = web.Application(middlewares=[known])
-        application.add_routes(Api(commands, lambda principal: budget).routes())
+        application.add_routes(Api(commands).routes())
         async with TestClient(TestServer(application)) as client:
-            await test(client, commands, budget)
+            await test(client, commands, commands.budget)
 
     asyncio.run(main())
 
@@ -105,7 +105,7 @@ def test_the_description_is_where_it_is_looked_for(monkeypatch: pytest.MonkeyPat
     async def test(client: TestClient[Any, Any], commands: Commands, budget: Budget) -> None:
         async with client.get("/api/v1/openapi.json") as answer:
             assert await answer.json() == {"openapi": "3.1.0"}
-        assert asked == [(commands, "/api/v1")] and commands.ran == []
+        assert asked == [(commands.table, "/api/v1")] and commands.ran == []
 
     served(test)
 

@@ -66,6 +66,9 @@ class Plane:
         self.claims = Claims()
         self.ducked: list[tuple[Any, ...]] = []
 
+    def claim(self, *what: Any) -> bool:
+        return self.claims.claim(*what)
+
     def duck(self, *what: Any) -> None:
         self.ducked.append(what)
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, get_type_hints
+from dataclasses import replace
+from typing import Any, TypeVar, get_type_hints
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from millrace.control import requests as r
 from millrace.control import results, verbs
+from millrace.control.plane import Place
 from millrace.control.publish import grant_view
+from millrace.control.table import Command, Scope
 from millrace.control.tokens import token_view
 from millrace.control.worker import Worker
 from millrace.errors import ConfigError, RightsError
@@ -55,83 +57,57 @@ Run = Callable[[Any, Principal], Awaitable[Any]]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command: its name, its HTTP method and path, its argument and result types, its handler, and a summary."""
-
-    name: str
-    method: str
-    path: str
-    takes: type[Any]
-    returns: Any
-    run: Run
-    summary: str
-
-
-class Place(Protocol):
-    """The addresses of the daemon."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT, for listeners on this host."""
-        ...
-
-    @property
-    def url(self) -> str:
-        """URL at which listeners connect, without the guest."""
-        ...
-
-    @property
-    def page_url(self) -> str:
-        """URL of the page."""
-        ...
-
-
-# Each command does four things in this order: convert its arguments (`requests`), find the object among those that
-# the principal may see, demand the right in that object's guest, and act. An object that may not be seen is missing,
-# not forbidden, or names could be found out by asking. Nothing may await between the last check and the change unless
-# the change is made under the store's lock, where the state is checked again.
 class Commands:
     """All commands of one daemon."""
 
     def __init__(self, worker: Worker, place: Place) -> None:
         self._worker, self._place = worker, place
         self.table: dict[str, Command] = {}
+        self._runs: dict[str, Run] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        for name, method, path, run, summary in self._rows():
+        for name, method, path, scope, run, summary in self._rows():
             types = get_type_hints(run)
-            self.table[name] = Command(name, method, path, types["args"], types["return"], run, summary)
+            self.table[name] = Command(name, method, path, types["args"], types["return"], scope, summary)
+            self._runs[name] = run
 
-    def _rows(self) -> list[tuple[str, str, str, Run, str]]:
+    def _rows(self) -> list[tuple[str, str, str, Scope, Run, str]]:
         guest = "/guests/{guest}"
+        guest_, object_, all_, host_ = Scope.GUEST, Scope.OBJECT, Scope.ALL, Scope.HOST
         return [
-            ("about", "GET", "/about", self._about, "Return the version, the addresses, and the caller"),
-            ("page.link", "POST", "/page-links", self._page_link, "Make a link for one browser"),
-            ("state", "GET", "/state", self._state, "Return the state of all visible guests, or of one"),
-            ("set", "POST", "/set", self._set, "Change volume, mute, or a listener's settings"),
-            ("move", "POST", "/move", self._move, "Move a stream or a listener to another sink"),
-            ("link", "POST", "/links", self._link, "Also link a stream or a sink to a sink"),
-            ("unlink", "DELETE", "/links", self._unlink, "Remove a link"),
-            ("guest.add", "POST", "/guests", self._guest_add, "Add a guest"),
-            ("guest.remove", "DELETE", guest, self._guest_remove, "Remove a guest"),
-            ("attach", "POST", f"{guest}/doors", self._attach, "Attach a machine to a guest"),
-            ("detach", "DELETE", "/doors/{door}", self._detach, "Detach a machine"),
-            ("sink.add", "POST", f"{guest}/sinks", self._sink_add, "Add a sink"),
-            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", self._sink_remove, "Remove a sink"),
-            ("grants", "GET", "/grants", self._grants, "List the rules for programs"),
-            ("grant", "POST", f"{guest}/grants", self._grant, "Set or delete a rule for a program"),
-            ("requests", "GET", "/requests", self._requests, "List pending requests"),
-            ("decide", "POST", "/requests/{request}", self._decide, "Answer a pending request"),
-            ("latency", "GET", "/latency", self._latency, "Break down a stream's latency"),
-            ("explain", "GET", "/explain", self._explain, "Explain a stream's processing, stage by stage"),
-            ("flight", "GET", f"{guest}/flight", self._flight, "Return the flight recorder of a guest's last minute"),
-            ("incidents", "GET", "/incidents", self._incidents, "List recent incidents"),
-            ("tokens", "GET", "/tokens", self._tokens, "List tokens, without their secrets"),
-            ("token.new", "POST", "/tokens", self._token_new, "Create a token; the secret is returned once"),
-            ("token.rotate", "POST", "/tokens/{token}/rotate", self._token_rotate, "Rotate a token"),
-            ("token.revoke", "DELETE", "/tokens/{token}", self._token_revoke, "Revoke a token"),
-            ("remember", "POST", "/memory", self._remember, "Store a text under a key, or delete it"),
-            ("recall", "GET", "/memory", self._recall, "Return stored texts by key prefix"),
+            ("about", "GET", "/about", host_, self._about, "Return the version, the addresses, and the caller"),
+            ("page.link", "POST", "/page-links", host_, self._page_link, "Make a link for one browser"),
+            ("state", "GET", "/state", all_, self._state, "Return the state of all visible guests, or of one"),
+            ("set", "POST", "/set", object_, self._set, "Change volume, mute, or a listener's settings"),
+            ("move", "POST", "/move", object_, self._move, "Move a stream or a listener to another sink"),
+            ("link", "POST", "/links", object_, self._link, "Also link a stream or a sink to a sink"),
+            ("unlink", "DELETE", "/links", object_, self._unlink, "Remove a link"),
+            ("guest.add", "POST", "/guests", host_, self._guest_add, "Add a guest"),
+            ("guest.remove", "DELETE", guest, host_, self._guest_remove, "Remove a guest"),
+            ("attach", "POST", f"{guest}/doors", guest_, self._attach, "Attach a machine to a guest"),
+            ("detach", "DELETE", "/doors/{door}", object_, self._detach, "Detach a machine"),
+            ("sink.add", "POST", f"{guest}/sinks", guest_, self._sink_add, "Add a sink"),
+            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", guest_, self._sink_remove, "Remove a sink"),
+            ("grants", "GET", "/grants", all_, self._grants, "List the rules for programs"),
+            ("grant", "POST", f"{guest}/grants", guest_, self._grant, "Set or delete a rule for a program"),
+            ("requests", "GET", "/requests", all_, self._requests, "List pending requests"),
+            ("decide", "POST", "/requests/{request}", object_, self._decide, "Answer a pending request"),
+            ("latency", "GET", "/latency", object_, self._latency, "Break down a stream's latency"),
+            ("explain", "GET", "/explain", object_, self._explain, "Explain a stream's processing, stage by stage"),
+            (
+                "flight",
+                "GET",
+                f"{guest}/flight",
+                guest_,
+                self._flight,
+                "Return the flight recorder of a guest's last minute",
+            ),
+            ("incidents", "GET", "/incidents", all_, self._incidents, "List recent incidents"),
+            ("tokens", "GET", "/tokens", host_, self._tokens, "List tokens, without their secrets"),
+            ("token.new", "POST", "/tokens", host_, self._token_new, "Create a token; the secret is returned once"),
+            ("token.rotate", "POST", "/tokens/{token}/rotate", host_, self._token_rotate, "Rotate a token"),
+            ("token.revoke", "DELETE", "/tokens/{token}", host_, self._token_revoke, "Revoke a token"),
+            ("remember", "POST", "/memory", host_, self._remember, "Store a text under a key, or delete it"),
+            ("recall", "GET", "/memory", host_, self._recall, "Return stored texts by key prefix"),
         ]
 
     async def run(self, principal: Principal, name: str, args: Any) -> Any:
@@ -139,12 +115,12 @@ class Commands:
         command = self.table.get(name)
         if command is None:
             raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
-        parsed = r.parsed(command.takes, args)
+        parsed, run = r.parsed(command.takes, args), self._runs[name]
         if not _is_kept(name, parsed):
-            return await command.run(parsed, principal)
+            return await run(parsed, principal)
         # A disk commits a few changes a second. A lock per principal makes a client with many wait only for its own.
         async with self._changing.setdefault(principal.key, asyncio.Lock()):
-            return await command.run(parsed, principal)
+            return await run(parsed, principal)
 
     def page_link(self) -> str:
         """A single-use link that signs a browser in as the owner.

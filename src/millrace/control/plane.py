@@ -1,20 +1,24 @@
-"""The control plane: the one interface given to servers. It identifies callers and runs commands with their rights."""
+"""The interface that servers have to guests: everything `server/` uses, and nothing of what is behind it.
+
+`LocalPlane` (control/local.py) is the plane of one worker in the same process. Nothing in `ControlPlane` refers to a
+worker or a guest, so the plane of several workers can have the same interface. What needs the guest itself, because
+sound passes through it, is in `LocalGuests`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from millrace.budget import Budget
-from millrace.control.commands import Commands, Place
 from millrace.control.livesessions import End, Leave, Lose
 from millrace.control.registry import Looked, Watcher
-from millrace.control.worker import Session, Worker
+from millrace.control.table import Command
 from millrace.guest.guest import Guest
 from millrace.io.turns import Turns
-from millrace.observe.metrics import exposition
+from millrace.rights.grants import Subject
 from millrace.rights.model import OWNER, Principal, Right
-from millrace.symptoms import Symptom, refusal, violation
+from millrace.symptoms import Symptom
 
 
 class Held(NamedTuple):
@@ -28,114 +32,191 @@ class Held(NamedTuple):
     """None if it watches nothing."""
 
 
-# Servers know the plane and nothing behind it. It authenticates (`access`), finds the guests and objects that a
-# principal may see, and runs commands with that principal's rights. The same commands serve every protocol, so none
-# of them lacks a check that another has.
-class ControlPlane:
-    """The control plane of one worker."""
+class Place(Protocol):
+    """The addresses of the daemon."""
 
-    def __init__(self, worker: Worker, place: Place) -> None:
-        self._worker, self.place = worker, place
-        self.commands = Commands(worker, place)
-        self.access, self.registry, self.claims = worker.access, worker.registry, worker.claims
-        self.prompts, self.listeners = worker.prompts, worker.listeners
-        self.owners, self.strangers = worker.turns, worker.strangers
+    @property
+    def address(self) -> str:
+        """HOST:PORT, for listeners on this host."""
+        ...
 
-    # -- principals --------------------------------------------------------------------------
+    @property
+    def url(self) -> str:
+        """URL at which listeners connect, without the guest."""
+        ...
 
-    def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
-        """Register a session under a principal: see `Access.enter`."""
-        return self.access.enter(principal, end, lose)
+    @property
+    def page_url(self) -> str:
+        """URL of the page."""
+        ...
 
-    def renewed(self, principal: Principal, token: bool, guest: Guest | None) -> Principal:
-        """The current principal of a connection that was handed on, on the native socket of `guest` or of the daemon.
 
-        Its token may have ended or lost a guest while the connection was frozen. RightsError if no rights are left.
-        """
-        if token:
-            return self.access.renewed(principal)
-        return OWNER if guest is None else guest.admission.principal
+class Session(Watcher, Protocol):
+    """A connection of a program that controls guests or plays in them."""
 
-    def turns_of(self, principal: Principal) -> Turns:
-        """The share of the daemon's time that a principal's commands are charged to."""
-        return self._worker.turns_of(principal)
+    subject: Subject
+
+    @property
+    def name(self) -> str:
+        """The program's own name for itself."""
+        ...
+
+    def claim_changed(self, name: str, have: bool) -> None:
+        """See `Claimant`."""
+        ...
+
+    def end_forbidden(self, guest: Guest) -> None:
+        """The grants have changed: end what they now forbid."""
+        ...
+
+
+class Identities(Protocol):
+    """Which principal a secret identifies."""
+
+    def admit(self, given: str, address: str) -> Principal:
+        """See `Access.admit`: the principal of a token or a browser's session."""
+        ...
+
+    def let_in(self, secret: str, address: str) -> Principal:
+        """See `Access.let_in`: the principal of a token."""
+        ...
+
+    def follow_link(self, code: str) -> bytes | None:
+        """See `Access.follow_link`."""
+        ...
+
+    def begin_session(self, secret: bytes) -> tuple[Principal, str]:
+        """See `Access.begin_session`."""
+        ...
+
+    async def sign_out(self, principal: Principal) -> None:
+        """See `Access.sign_out`."""
+        ...
+
+    def unauthenticated(self) -> None:
+        """Count a request that failed authentication."""
+        ...
+
+
+class Operations(Protocol):
+    """The commands, and whom they are charged to."""
+
+    @property
+    def table(self) -> Mapping[str, Command]:
+        """All commands, by name."""
+        ...
+
+    async def run(self, principal: Principal, name: str, args: Any) -> Any:
+        """Run a command with a principal's rights. Refusals are raised as ConfigError, GraphError or RightsError."""
+        ...
 
     def budget_of(self, principal: Principal = OWNER) -> Budget:
         """The memory budget that is charged for a principal."""
-        return self._worker.budgets.of(principal)
+        ...
 
-    def visible(self, principal: Principal) -> list[Guest]:
-        """The guests that `principal` may see."""
-        return self._worker.visible(principal)
+    def turns_of(self, principal: Principal) -> Turns:
+        """The share of the daemon's time that a principal's commands are charged to."""
+        ...
 
-    def guest(self, principal: Principal, name: str, right: Right) -> Guest:
-        """A guest in which `principal` has `right`. One that it may not see is reported as missing."""
-        return self.commands.guest(principal, name, right)
 
-    # -- commands ----------------------------------------------------------------------------
+class Objects(Protocol):
+    """The registry, for its watchers."""
 
-    async def run(self, principal: Principal, name: str, args: Any) -> Any:
-        """Run a command; see `Commands.run`."""
-        return await self.commands.run(principal, name, args)
+    def watch(self, watcher: Watcher) -> None:
+        """Send `watcher` all objects that it may see, then every change."""
+        ...
 
-    def metrics(self, principal: Principal) -> bytes:
-        """Prometheus metrics of the guests that `principal` may see."""
-        counters = self._worker.counters(self.commands.refused())
-        guests, whole = self.visible(principal), principal.may(Right.SEE)
-        return exposition(counters, self._worker.diagnosis.incidents, guests, whole)
+    def unwatch(self, watcher: Watcher) -> None:
+        """Stop notifying it."""
+        ...
+
+    def measure(self, watcher: Watcher, guest: str | None) -> None:
+        """Also send `watcher` a guest's measurements every second; None stops that."""
+        ...
+
+
+class ControlPlane(Identities, Operations, Objects, Protocol):
+    """The control plane, as servers see it."""
+
+    @property
+    def place(self) -> Place:
+        """The addresses that users are shown."""
+        ...
 
     @property
     def ready(self) -> bool:
         """Whether changes can be saved."""
-        return not self._worker.store.trouble
+        ...
 
-    def take_id(self) -> int:
-        """A number for a new object."""
-        return self._worker.ids.take()
+    @property
+    def strangers(self) -> Turns:
+        """The share of unauthenticated connections."""
+        ...
+
+    def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
+        """Register a session under a principal: see `Access.enter`."""
+        ...
+
+    def renewed(self, principal: Principal) -> Principal:
+        """The current principal of a token whose connection was handed on; RightsError if no rights are left."""
+        ...
+
+    def names(self, principal: Principal) -> list[str]:
+        """The names of the guests that `principal` may see."""
+        ...
+
+    def metrics(self, principal: Principal) -> bytes:
+        """Prometheus metrics of the guests that `principal` may see."""
+        ...
+
+    # -- what is kept for a connection ---------------------------------------------------------
+
+    def claim(self, name: str, session: Session, replace: bool) -> bool:
+        """See `Claims.claim`."""
+        ...
 
     def duck(self, session: Session, key: str, db: float, guest: str | None) -> None:
         """Attenuate a stream for as long as the connection lasts."""
-        self._worker.duck(session, self.commands.find(session.principal, key, guest, Right.CONTROL), db)
+        ...
 
-    def joined(self, session: Session) -> None:
-        """A program has connected."""
-        self._worker.sessions[session] = None
-
-    def held(self, session: Session, watcher: Watcher) -> Held:
+    def held(self, session: Session) -> Held:
         """What is kept for a connection; called before it is released here to continue elsewhere."""
-        return Held(self.claims.of(session), self._worker.ducking.of(session), self.registry.looked(watcher))
+        ...
 
-    # A claim that the connection held before it was handed on is taken back from its present holder (`replace`), and
-    # one that it only waited for is queued again. It is notified of any difference, since for its client nothing
-    # happened in between.
-    def resume(self, session: Session, watcher: Watcher, held: Held) -> None:
+    def resume(self, session: Session, held: Held) -> None:
         """Restore what was kept for a connection elsewhere, and notify it of what it has lost."""
-        for name, had in held.claims.items():
-            have = self.claims.claim(name, session, replace=had)
-            if have is not had:
-                session.claim_changed(name, have)
-        self._worker.ducking.resume(session, held.ducking, (guest.graph for guest in self._worker.guests.values()))
-        if held.looked is not None:
-            self.registry.watch(watcher, held.looked)
+        ...
 
     def release(self, session: Session) -> None:
-        """A connection has closed: release its claims and attenuations."""
-        self._worker.release(session)
+        """A connection has closed: drop its claims and attenuations, what it watches, and its pending requests."""
+        ...
 
-    # -- trouble -----------------------------------------------------------------------------
+    # -- trouble -------------------------------------------------------------------------------
 
     def report(self, symptom: Symptom) -> None:
         """See `symptoms.Report`."""
-        self._worker.report(symptom)
-
-    def violated(self, guest: str, key: str, error: Exception, stage: str = "client") -> None:
-        """A client or listener was disconnected for a violation; `guest` is empty for a daemon-wide client."""
-        self.report(violation(guest, key, error, stage))
-
-    def refused(self, guest: str, who: str, what: str) -> None:
-        """Report a request that was refused for lack of rights."""
-        self.report(refusal(guest, who, what))
+        ...
 
     def forbidden(self) -> None:
         """Count a request of a known principal that was refused for lack of rights."""
-        self._worker.forbidden += 1
+        ...
+
+
+class LocalGuests(Protocol):
+    """The guests of this process, for connections that carry their sound."""
+
+    def visible(self, principal: Principal) -> list[Guest]:
+        """The guests that `principal` may see."""
+        ...
+
+    def guest(self, principal: Principal, name: str, right: Right) -> Guest:
+        """A guest in which `principal` has `right`. One that it may not see is reported as missing."""
+        ...
+
+    def take_id(self) -> int:
+        """A number for a new object."""
+        ...
+
+    def joined(self, session: Session) -> None:
+        """A program has connected, and must hear when grants change."""
+        ...

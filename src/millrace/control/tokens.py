@@ -18,7 +18,17 @@ from millrace.control.writer import StoreWriter
 from millrace.errors import RightsError
 from millrace.io.clock import now_ns, wall_ns
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Principal, Right, show_rights
-from millrace.rights.tokens import SECRET_BYTES, FailureLimit, Token, TokenBook, digest_of, expired, expiry, new_secret
+from millrace.rights.tokens import (
+    SECRET_BYTES,
+    FailureLimit,
+    Token,
+    TokenBook,
+    TooManyTries,
+    digest_of,
+    expired,
+    expiry,
+    new_secret,
+)
 from millrace.text import key_number
 from millrace.units import NS_PER_S, HostNs
 
@@ -35,10 +45,6 @@ SIGNED_OUT = "the browser was signed out"
 
 def _visit(session: str) -> str:
     return f"session/{session}"
-
-
-class TooManyTries(RightsError):
-    """Too many wrong tokens came from this address."""
 
 
 def _wall_s() -> int:

@@ -14,6 +14,7 @@ from millrace.control import verbs
 from millrace.control.budgets import Budgets
 from millrace.control.claims import Claims
 from millrace.control.ducking import Ducking
+from millrace.control.plane import Session
 from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import Memory
@@ -43,7 +44,7 @@ from millrace.observe.incidents import Incident
 from millrace.observe.metrics import Counters
 from millrace.observe.views import guest_summary
 from millrace.remembered.devices import DEFAULT
-from millrace.rights.grants import ANY, Permission, Subject, Verdict
+from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Principal, Right
 from millrace.rights.prompts import Prompt, Prompts
 from millrace.symptoms import kept_waiting
@@ -52,30 +53,6 @@ from millrace.text import checked_number, printable
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
 FLIGHT_GUESTS = 10
-
-
-class Session(Protocol):
-    """A connection of a program that controls guests or plays in them."""
-
-    subject: Subject
-
-    @property
-    def name(self) -> str:
-        """The program's own name for itself."""
-        ...
-
-    @property
-    def principal(self) -> Principal:
-        """The principal with whose rights it acts."""
-        ...
-
-    def claim_changed(self, name: str, have: bool) -> None:
-        """See `Claimant`."""
-        ...
-
-    def end_forbidden(self, guest: Guest) -> None:
-        """The grants have changed: end what they now forbid."""
-        ...
 
 
 class Servers(Protocol):

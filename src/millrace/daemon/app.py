@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from millrace.control.plane import ControlPlane
+from millrace.control.local import LocalPlane
 from millrace.control.tokens import new_key
 from millrace.control.worker import Worker
 from millrace.daemon.config import Config
@@ -51,7 +51,7 @@ class Daemon:
             undo.pop_all()
         self.listeners = self.worker.listeners
         self.serving = Serving(config, self.listeners, self.worker.strangers)
-        self.plane = ControlPlane(self.worker, self.serving)
+        self.plane = LocalPlane(self.worker, self.serving)
         self._web: Web | None = None
         self._api_path: Path | None = None
         self._handover: Handover | None = None
@@ -67,8 +67,8 @@ class Daemon:
         api_path = self.config.runtime / API_SOCKET
         api_socket = bind_unix(api_path)
         self._api_path = api_path
-        self._native[None] = NativeServer(self.plane, self.config.runtime / NATIVE_SOCKET, Admits.OWNER)
-        self._web = Web(self.plane, self.config.addresses, self.config.certificates)
+        self._native[None] = self._native_server(self.config.runtime / NATIVE_SOCKET, Admits.OWNER)
+        self._web = Web(self.plane, self.plane, self.listeners, self.config.addresses, self.config.certificates)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         await self.worker.start(self.config.guests)
         self.worker.access.set_key(own_secret(self.config.runtime / KEY_FILE, new_key))
@@ -126,7 +126,10 @@ class Daemon:
 
     def open_guest(self, guest: Guest) -> None:
         """See `Servers`."""
-        self._native[guest] = NativeServer(self.plane, guest.native_path, Admits.PROGRAMS, guest)
+        self._native[guest] = self._native_server(guest.native_path, Admits.PROGRAMS, guest)
+
+    def _native_server(self, path: Path, admits: Admits, guest: Guest | None = None) -> NativeServer:
+        return NativeServer(self.plane, self.plane, self.listeners, path, admits, guest)
 
     def close_guest(self, guest: Guest, why: str) -> None:
         """See `Servers`."""

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from millrace.errors import GraphError
+from millrace.errors import GraphError, RightsError
 from millrace.rights.model import Principal, Right
 from millrace.text import parse_duration_ns
 from millrace.units import NS_PER_S, HostNs
@@ -129,6 +129,10 @@ def _source(address: str) -> str:
     if isinstance(ip, ipaddress.IPv6Address):
         return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
     return str(ip)
+
+
+class TooManyTries(RightsError):
+    """Too many wrong tokens came from this address."""
 
 
 # A leaky bucket per source. It is asked only about tokens that are wrong, so a guesser behind the same address (NAT, a

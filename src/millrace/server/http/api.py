@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
-from millrace.budget import Budget
-from millrace.control.commands import Command, Commands
+from millrace.control.plane import Operations
+from millrace.control.table import Command
 from millrace.errors import ConfigError
 from millrace.rights.model import Principal
 from millrace.server.http.answers import as_json, send
@@ -53,23 +52,23 @@ async def _whole(request: web.Request) -> bytes:
 class Api:
     """Handlers of /api/v1."""
 
-    def __init__(self, commands: Commands, budget_of: Callable[[Principal], Budget]) -> None:
-        self._commands, self._budget_of = commands, budget_of
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
 
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
-        made = [self._route(command) for command in self._commands.table.values()]
+        made = [self._route(command) for command in self._operations.table.values()]
         return [*made, web.get(f"{PREFIX}/openapi.json", self._openapi)]
 
     def _route(self, command: Command) -> web.RouteDef:
         async def handle(request: web.Request) -> web.StreamResponse:
             principal = principal_of(request)
-            result = await self._commands.run(principal, command.name, await arguments_of(request))
+            result = await self._operations.run(principal, command.name, await arguments_of(request))
             body = (await as_json(result)).encode()
             headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
-            return await send(request, body, headers, self._budget_of(principal))
+            return await send(request, body, headers, self._operations.budget_of(principal))
 
         return web.route(command.method, PREFIX + command.path, handle)
 
     async def _openapi(self, request: web.Request) -> web.Response:
-        return web.json_response(describe(self._commands, PREFIX))
+        return web.json_response(describe(self._operations.table, PREFIX))

@@ -18,13 +18,14 @@ from aiohttp import WSCloseCode, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from millrace.budget import CONNECTIONS
-from millrace.control.plane import ControlPlane
+from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.control.registry import parse_kinds
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.guest.notfound import NotFound
 from millrace.io.clock import now_ns
+from millrace.io.listeners import Listeners
 from millrace.io.metered import charge
 from millrace.io.runner import TimerRunner
 from millrace.rights.model import Certificate, Principal, Right
@@ -34,7 +35,7 @@ from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, principal_
 from millrace.server.http.authentication import SUBPROTOCOL, Gate, NetworkGate, PrivateGate
 from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
 from millrace.server.http.origins import Addresses, parse_host
-from millrace.symptoms import Symptom
+from millrace.symptoms import Symptom, refusal, violation
 from millrace.text import clean_utf8, printable, quoted
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
@@ -150,11 +151,14 @@ def _no_command(request: web.Request) -> str:
 class Web:
     """The daemon's HTTP server."""
 
-    def __init__(self, plane: ControlPlane, addresses: Addresses, certificates: Sequence[Certificate]) -> None:
-        self._plane = plane
-        self._private = PrivateGate(plane.access, addresses)
-        self._network = NetworkGate(plane.access, addresses, certificates)
-        self._api = Api(plane.commands, plane.budget_of)
+    def __init__(
+        self, plane: ControlPlane, guests: LocalGuests, listeners: Listeners, addresses: Addresses,
+        certificates: Sequence[Certificate],
+    ) -> None:  # fmt: skip
+        self._plane, self._guests, self._listeners = plane, guests, listeners
+        self._private = PrivateGate(plane, addresses)
+        self._network = NetworkGate(plane, addresses, certificates)
+        self._api = Api(plane)
         self._sockets: dict[ListenerSession, Attended] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -190,7 +194,7 @@ class Web:
     @web.middleware
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a connection as pending except while it serves an authenticated peer."""
-        listeners, line = self._plane.listeners, request.transport
+        listeners, line = self._listeners, request.transport
         try:
             _check_headers(request)
             return await handler(request)
@@ -204,7 +208,7 @@ class Web:
         """Serve an authenticated request, and charge it and those after it on this connection to the principal."""
         request[PRINCIPAL], turns = principal, self._plane.turns_of(principal)
         if request.transport is not None:
-            self._plane.listeners.pending.enter(request.transport)
+            self._listeners.pending.enter(request.transport)
             charge(request.transport, turns)
 
         async def serve() -> web.StreamResponse:
@@ -230,7 +234,8 @@ class Web:
             if error.status in REFUSALS:
                 # Delay the connection's next request until the strangers' share permits it, however many there are.
                 await self._plane.strangers.turn()
-                self._plane.refused("", address, f"{error.status} {request.method} {request.path}")
+                what = f"{error.status} {request.method} {request.path}"
+                self._plane.report(refusal("", address, what))
             if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
                 # API errors have the form in the API's description, wherever they are raised.
                 why = _no_command(request) if error.status in (404, 405) else (error.text or "").strip()
@@ -238,7 +243,7 @@ class Web:
             raise
         except RightsError as error:
             self._plane.forbidden()
-            self._plane.refused("", principal_of(request).key, f"{request.method} {request.path}")
+            self._plane.report(refusal("", principal_of(request).key, f"{request.method} {request.path}"))
             log.warning("%s: %s %s", error, request.method, request.path)
             return web.json_response({"error": str(error)}, status=error.status)
         except (ConfigError, GraphError) as error:
@@ -255,7 +260,7 @@ class Web:
         principal = principal_of(request)
         if not principal.session:
             raise web.HTTPBadRequest(text="no session to end: this request used a token, or no credential\n")
-        await self._plane.access.sign_out(principal)
+        await self._plane.sign_out(principal)
         return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
@@ -270,7 +275,7 @@ class Web:
         with closing(
             self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
         ) as account:
-            watcher = EventStream(self._plane.registry, principal, wanted, account, turns)
+            watcher = EventStream(self._plane, principal, wanted, account, turns)
             if request.transport is not None:
                 watcher.cut = request.transport.abort
             leave = self._plane.enter(principal, watcher.end, watcher.lose)
@@ -299,7 +304,7 @@ class Web:
 
     async def _listen(self, request: web.Request) -> web.StreamResponse:
         principal = principal_of(request)
-        guest = self._plane.guest(principal, request.match_info["guest"], Right.HEAR)
+        guest = self._guests.guest(principal, request.match_info["guest"], Right.HEAR)
         if request.headers.get("Upgrade", "").lower() != "websocket":
             way = f"millrace listen {self._plane.place.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
@@ -311,7 +316,7 @@ class Web:
         charge(transport, guest.turns)
         line = Line(transport, socket_)
         address = request[ADDRESS]
-        id_ = self._plane.take_id()
+        id_ = self._guests.take_id()
         session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), principal)
         try:
             await socket_.prepare(request)
@@ -326,7 +331,7 @@ class Web:
         """Serve a listener from its arrival until it leaves."""
         try:
             # The handshake may have taken seconds: the guest may be gone by now, or the listener's rights.
-            if self._plane.guest(session.principal, guest.name, Right.HEAR) is not guest:
+            if self._guests.guest(session.principal, guest.name, Right.HEAR) is not guest:
                 raise NotFound(f"guest {guest.name} was removed")
             leave = self._plane.enter(session.principal, lambda why: self._dismiss(session, why), lambda guest: None)
         except MillraceError as error:
@@ -357,7 +362,7 @@ class Web:
             except MillraceError as error:
                 log.warning("guest %s, listener %s: %s", session.guest.name, session.address, error)
                 if error.listener_word not in ("settings", "graph"):
-                    self._plane.violated(session.guest.name, session.outlet.key, error, "listener")
+                    self._plane.report(violation(session.guest.name, session.outlet.key, error, "listener"))
                 session.outlet.send(encode_message(Fault(error.listener_word, str(error), fatal=True)))
                 session.closing = True
             timer.rearm()

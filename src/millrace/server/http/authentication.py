@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from millrace.control.tokens import Access, TooManyTries
+from millrace.control.plane import Identities
 from millrace.errors import RightsError
 from millrace.io.crypto import names_in
 from millrace.io.peers import is_ours
 from millrace.io.sockets import peer_uid
 from millrace.rights.model import OWNER, Certificate, Principal
-from millrace.rights.tokens import digest_of
+from millrace.rights.tokens import TooManyTries, digest_of
 from millrace.server.http.origins import Addresses, parse_origin
 
 PROXIED = (
@@ -38,8 +38,8 @@ CREDENTIAL = "millrace.bearer."
 class Gate(ABC):
     """Authenticates the requests of one socket, or refuses them."""
 
-    def __init__(self, access: Access, addresses: Addresses) -> None:
-        self._access, self._addresses = access, addresses
+    def __init__(self, identities: Identities, addresses: Addresses) -> None:
+        self._identities, self._addresses = identities, addresses
 
     @abstractmethod
     def _known(self, request: web.Request) -> Principal | None:
@@ -50,7 +50,7 @@ class Gate(ABC):
         try:
             return self._proved(request)
         except web.HTTPException:
-            self._access.refused += 1
+            self._identities.unauthenticated()
             raise
 
     def _refuse_odd(self, request: web.Request) -> None:
@@ -117,7 +117,7 @@ class Gate(ABC):
 
     def _bearer(self, given: str, address: str) -> Principal:
         try:
-            return self._access.admit(given, address)
+            return self._identities.admit(given, address)
         except TooManyTries as error:
             raise web.HTTPTooManyRequests(text=f"{error}\n", headers={"Retry-After": "6"}) from None
         except RightsError as error:
@@ -133,15 +133,15 @@ class Gate(ABC):
         try:
             self._refuse_odd(request)
             given = credential(request)
-            secret = self._access.follow_link(given) if given is not None else None
+            secret = self._identities.follow_link(given) if given is not None else None
             if secret is None:
                 principal = self._proved(request)
                 if given is None or principal.session:
                     return principal, None
                 secret = digest_of(given)
-            return self._access.begin_session(secret)
+            return self._identities.begin_session(secret)
         except web.HTTPException:
-            self._access.refused += 1
+            self._identities.unauthenticated()
             raise
 
 
@@ -173,8 +173,8 @@ class PrivateGate(Gate):
 class NetworkGate(Gate):
     """TCP: only a certificate identifies a connection, and not if a proxy forwards, since it is then the proxy's."""
 
-    def __init__(self, access: Access, addresses: Addresses, certificates: Sequence[Certificate] = ()) -> None:
-        super().__init__(access, addresses)
+    def __init__(self, identities: Identities, addresses: Addresses, certificates: Sequence[Certificate] = ()) -> None:
+        super().__init__(identities, addresses)
         self._certificates = certificates
 
     def _known(self, request: web.Request) -> Principal | None:

@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from millrace.budget import CONNECTIONS, Account
+from millrace.control.plane import Objects
 from millrace.control.registry import Encode, json_text
 from millrace.control.requests import parsed
 from millrace.errors import ConfigError
@@ -18,9 +19,6 @@ from millrace.io.turns import Turns
 from millrace.rights.model import Principal
 from millrace.text import parse_json
 from millrace.wire.arguments import Arguments
-
-if TYPE_CHECKING:
-    from millrace.control.registry import Registry
 
 log = logging.getLogger("millrace.web")
 WATCHER_BYTES = 24 * 1024
@@ -106,13 +104,13 @@ class EventStream:
     """One watcher."""
 
     def __init__(
-        self, registry: Registry, principal: Principal, kinds: frozenset[str] | None, account: Account, turns: Turns
+        self, objects: Objects, principal: Principal, kinds: frozenset[str] | None, account: Account, turns: Turns
     ) -> None:
         self.principal, self.kinds = principal, kinds
         self.encode: Encode = json_text
         self.cut: Callable[[], None] = lambda: None
         """Aborts the connection, without a Close that nobody would read."""
-        self._registry = registry
+        self._objects = objects
         self._account, self._turns = account, turns
         self._waiting: deque[bytes] = deque()
         self._size = 0
@@ -132,7 +130,7 @@ class EventStream:
         self._more.set()
 
     def _let_go(self) -> None:
-        self._registry.unwatch(self)
+        self._objects.unwatch(self)
         self._waiting.clear()
         self._size = 0
         self._account.hold("waiting", 0)
@@ -150,7 +148,7 @@ class EventStream:
     async def serve(self, line: web.WebSocketResponse) -> None:
         """Serve the watcher until it leaves."""
         sending = asyncio.create_task(self._turns.do(self._send(line)))
-        self._registry.watch(self)
+        self._objects.watch(self)
         try:
             async for message in messages(line, self._turns):
                 if message.type is not WSMsgType.TEXT:
@@ -160,9 +158,9 @@ class EventStream:
                 except ConfigError:
                     await hang_up(line, self.cut, WSCloseCode.INVALID_TEXT, UNKNOWN)
                     break
-                self._registry.measure(self, asked.measure)
+                self._objects.measure(self, asked.measure)
         finally:
-            self._registry.unwatch(self)
+            self._objects.unwatch(self)
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from millrace.control.commands import Command, Commands
+from millrace.control.table import Command
 from millrace.version import __version__
 
 _REFUSALS = {
@@ -21,9 +22,9 @@ _REFUSAL = {"type": "object", "properties": {"error": {"type": "string"}}, "requ
 _PATH_NAME = re.compile(r"\{(\w+)\}")
 
 
-def describe(commands: Commands, prefix: str) -> dict[str, Any]:
+def describe(table: Mapping[str, Command], prefix: str) -> dict[str, Any]:
     """The OpenAPI document."""
-    rows = list(commands.table.values())
+    rows = list(table.values())
     kinds = [*(row.takes for row in rows), *(row.returns for row in rows)]
     shapes, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     answers = dict(zip((row.name for row in rows), shapes[len(rows) :], strict=True))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from millrace.control.plane import ControlPlane
-from millrace.control.registry import Watcher, parse_kinds
-from millrace.control.worker import Session
+from millrace.control.plane import ControlPlane, Session
+from millrace.control.registry import parse_kinds
 from millrace.doors.admission import Asker
 from millrace.errors import ConfigError
 from millrace.guest.guest import Guest
@@ -45,7 +44,7 @@ class Ask(Arguments):
     guest: str = "default"
 
 
-class Connection(Session, Watcher, Asker, Protocol):
+class Connection(Session, Asker, Protocol):
     """The connection that these methods act on."""
 
     def guest(self, name: str, right: Right) -> Guest:
@@ -78,7 +77,7 @@ class OwnMethods:
 
     def _claim(self, serial: int, args: Claim) -> None:
         self._session.principal.demand(Right.ADMIN)
-        have = self._plane.claims.claim(args.name[:100], self._session, args.replace)
+        have = self._plane.claim(args.name[:100], self._session, args.replace)
         self._session.reply(serial, {"have": have})
 
     def _duck(self, serial: int, args: Duck) -> None:

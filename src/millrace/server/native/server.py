@@ -7,13 +7,13 @@ import logging
 import socket
 from pathlib import Path
 
-from millrace.control.plane import ControlPlane
+from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.errors import BudgetError
 from millrace.guest.guest import Guest
 from millrace.io.clock import now_ns
-from millrace.io.listeners import bind_unix
+from millrace.io.listeners import Listeners, bind_unix
 from millrace.io.sockets import peer_subject
-from millrace.rights.model import Admits
+from millrace.rights.model import OWNER, Admits
 from millrace.server.native.session import Entrance, NativeSession
 from millrace.server.native.state import SessionState
 from millrace.wire.native.messages import Fault, frame
@@ -26,12 +26,16 @@ CONNECTIONS_MAX = 512
 class NativeServer(Entrance):
     """Accepts connections on one socket: the daemon's own, or that of `guest`."""
 
-    def __init__(self, plane: ControlPlane, path: Path, admits: Admits, guest: Guest | None = None) -> None:
+    def __init__(
+        self, plane: ControlPlane, guests: LocalGuests, listeners: Listeners, path: Path, admits: Admits,
+        guest: Guest | None = None,
+    ) -> None:  # fmt: skip
         assert (guest is not None) is (admits is Admits.PROGRAMS)
-        self.plane, self.guest, self.admits, self._path = plane, guest, admits, path
+        self.plane, self.guests, self.listeners = plane, guests, listeners
+        self.guest, self.admits, self._path = guest, admits, path
         self.sessions: dict[NativeSession, None] = {}
-        self.turns = plane.owners if guest is None else guest.turns
-        self._acceptor = plane.listeners.take(bind_unix(path, watched=True), self.turns, self._take)
+        self.turns = plane.turns_of(OWNER) if guest is None else guest.turns
+        self._acceptor = listeners.take(bind_unix(path, watched=True), self.turns, self._take)
 
     @property
     def label(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from millrace.budget import CONNECTIONS
 from millrace.control.livesessions import Leave
-from millrace.control.plane import ControlPlane
+from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.control.registry import Encode, native_frames
 from millrace.control.requests import parsed
 from millrace.doors.admission import Admission, Refused
@@ -20,6 +20,7 @@ from millrace.guest.guest import Guest
 from millrace.guest.native import NativeStreams
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
+from millrace.io.listeners import Listeners
 from millrace.io.senderidentity import SenderIdentity
 from millrace.io.turns import Turns
 from millrace.rights.grants import Identity, Permission, Verdict
@@ -28,18 +29,9 @@ from millrace.rights.prompts import Answer, Prompt
 from millrace.server.http.answers import as_msgpack
 from millrace.server.native.own import OwnMethods
 from millrace.server.native.state import SessionState
+from millrace.symptoms import refusal, violation
 from millrace.text import printable
-from millrace.wire.native.messages import (
-    VERSION,
-    Call,
-    Fault,
-    Hello,
-    Message,
-    Notice,
-    Reply,
-    Wait,
-    Welcome,
-)
+from millrace.wire.native.messages import VERSION, Call, Fault, Hello, Message, Notice, Reply, Wait, Welcome
 from millrace.wire.native.session import NativeWire
 
 log = logging.getLogger("millrace.native")
@@ -66,6 +58,9 @@ class Entrance(Protocol):
     """The listening socket of a connection: the daemon's own, or that of `guest`."""
 
     plane: ControlPlane
+    guests: LocalGuests
+    """Those of this process, for streams."""
+    listeners: Listeners
     guest: Guest | None
     admits: Admits
     turns: Turns
@@ -98,8 +93,8 @@ class NativeSession:
         self.streams = NativeStreams(self)
         self._methods = self.streams.methods | OwnMethods(self, self._plane).table
         server.sessions[self] = None
-        self._plane.joined(self)
-        self._plane.listeners.arrive(self)
+        server.guests.joined(self)
+        self.server.listeners.arrive(self)
         self.line = FdStream(
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
             may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
@@ -119,7 +114,7 @@ class NativeSession:
     def _go_on(self) -> None:
         """Continue from `state`. Calls that were waiting for a permission ask for it again, ahead of queued ones."""
         state = self.state
-        self.streams.resume(state.streams, self._plane.visible(OWNER))
+        self.streams.resume(state.streams, self.server.guests.visible(OWNER))
         state.streams.clear()
         waiting = [(number, call) for number, call in state.asked.items() if call is not None]
         state.asked.clear()
@@ -127,17 +122,23 @@ class NativeSession:
         for number, call in state.calls:
             self.account.hold(("call", number), CALL_BYTES + len(bytes(call.args)))
         if state.greeted:
-            self._plane.listeners.pending.enter(self)
+            self.server.listeners.pending.enter(self)
         if state.ready:
-            state.principal = self._plane.renewed(state.principal, state.token, self.server.guest)
+            state.principal = self._renewed()
             self._enter()
-            self._plane.resume(self, self, state.held)
+            self._plane.resume(self, state.held)
         elif state.greeted:
             self._admit()
         if state.ready and self.server.guest is not None:
             self.end_forbidden(self.server.guest)
         self._after()
         self._work_soon()
+
+    def _renewed(self) -> Principal:
+        """Its current rights; RightsError if there are none left."""
+        if self.state.token:
+            return self._plane.renewed(self.principal)
+        return OWNER if self.server.guest is None else self.server.guest.admission.principal
 
     async def freeze(self) -> tuple[SessionState, socket.socket]:
         """Detach from the connection and return its state and socket, with which another session continues.
@@ -150,7 +151,7 @@ class NativeSession:
         if self.closed:
             raise PeerLost("the connection ended before it was handed on")
         self.state.streams = self.streams.freeze()
-        self.state.held = self._plane.held(self, self)
+        self.state.held = self._plane.held(self)
         sock, self.state.outgoing = self.line.hand_on()
         self.closed = True
         self._leave_all()
@@ -175,7 +176,7 @@ class NativeSession:
     def watch(self, kinds: frozenset[str] | None) -> None:
         """See `Connection`."""
         self.state.kinds = kinds
-        self._plane.registry.watch(self)
+        self._plane.watch(self)
 
     def _identified(self, identity: Identity) -> None:
         """The sender has been identified: apply its program's rules. With a token, the token's rules apply instead."""
@@ -213,7 +214,7 @@ class NativeSession:
 
     def guest(self, name: str, right: Right) -> Guest:
         """See `guest.native.Session`."""
-        return self._plane.guest(self.principal, name, right)
+        return self.server.guests.guest(self.principal, name, right)
 
     def send_objects(self, made: bytes) -> None:
         """See `Watcher`."""
@@ -245,7 +246,7 @@ class NativeSession:
         if isinstance(why, ProtocolError):
             log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
             guest = self.server.guest
-            self._plane.violated(guest.name if guest else "", str(self.subject.identity), why)
+            self._plane.report(violation(guest.name if guest else "", str(self.subject.identity), why))
         elif isinstance(why, BudgetError):
             log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
         elif not isinstance(why, PeerLost):
@@ -264,9 +265,7 @@ class NativeSession:
 
     def _leave_all(self) -> None:
         self._leave()
-        self._plane.listeners.pending.left(self)
-        self._plane.registry.unwatch(self)
-        self._plane.prompts.forget(self.subject)
+        self.server.listeners.pending.left(self)
         self.streams.close()
         self._plane.release(self)
 
@@ -296,7 +295,7 @@ class NativeSession:
             self.end("hello was sent already", "protocol")
             return
         self.state.greeted = True
-        self._plane.listeners.pending.enter(self)
+        self.server.listeners.pending.enter(self)
         self.state.name = hello.name[:100]
         if hello.version < 1:
             why = f"version {hello.version} of the native protocol is not supported; this daemon speaks {VERSION}"
@@ -311,7 +310,7 @@ class NativeSession:
         """Authenticate: by a token, by the daemon's own socket, or as a program of the socket's guest."""
         if hello.token:
             identity = self.subject.identity
-            principal = self._plane.access.let_in(hello.token, f"uid {identity.uid}")
+            principal = self._plane.let_in(hello.token, f"uid {identity.uid}")
             # Grants then apply to the token's name, whatever program uses it.
             self.state.token = True
             self.subject.identity = replace(identity, sandbox=principal.key.replace("/", ":"), unproven=False)
@@ -359,7 +358,7 @@ class NativeSession:
     def _welcome(self, principal: Principal) -> None:
         self.state.principal, self.state.ready = principal, True
         self._enter()
-        guests = [guest.name for guest in self._plane.visible(principal)]
+        guests = self._plane.names(principal)
         self.send(Welcome(VERSION, principal.key, show_rights(principal.rights), guests[:1000]))
 
     def _enter(self) -> None:
@@ -391,7 +390,7 @@ class NativeSession:
             self._plane.forbidden()
         if isinstance(error, RightsError) and not isinstance(error, Refused):
             guest = self.server.guest
-            self._plane.refused(guest.name if guest else "", str(self.subject.identity), str(error))
+            self._plane.report(refusal(guest.name if guest else "", str(self.subject.identity), str(error)))
         self.send(Fault(serial, code_of(error), str(error)))
 
     # -- calls -----------------------------------------------------------------------------------
