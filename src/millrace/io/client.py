@@ -13,7 +13,7 @@ from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.io.lookup import found_below
 from millrace.io.runner import StreamRunner
 from millrace.io.sockets import keep_alive
-from millrace.io.turns import Turns
+from millrace.io.turns import Portion, Turns
 from millrace.units import HostNs
 from millrace.wire.contract import Session
 
@@ -22,8 +22,7 @@ UNREAD_MAX = 2 * 1024 * 1024
 """The most bytes that may wait for a machine to read them: a few seconds of microphone sound."""
 GONE_S = 30
 """A machine whose host vanished without closing the connection is detected, and looked for again, after this."""
-PIECE_BYTES = 1024
-"""How much is processed before `over` is checked: a message can be one byte long and still cost a full step."""
+PORTION_BYTES_MIN, PORTION_BYTES_MAX = 64, 4096
 
 
 class Closed(PeerLost):
@@ -89,6 +88,7 @@ class ClientLine:
         self._runner = _Runner(self, turns, whose)
         self._transport: asyncio.Transport | None = None
         self._shaking = False
+        self._portion = Portion(PORTION_BYTES_MIN, PORTION_BYTES_MAX)
 
     async def connect(
         self, host: str, port: int, path: str, tls: ssl.SSLContext | None, below: tuple[str, ...] = ()
@@ -146,11 +146,14 @@ class ClientLine:
         taken = 0
         try:
             while taken < len(data):
-                self._core.receive(data[taken : taken + PIECE_BYTES], now_ns)
-                taken += PIECE_BYTES
+                size = self._portion.bytes
+                self._core.receive(data[taken : taken + size], now_ns)
+                taken += size
                 self._partial(self._core.partial_bytes)
                 self._after(now_ns)
-                if self.over():
+                over = self.over()
+                self._portion.processed(over)
+                if over:
                     break
             return min(taken, len(data))
         except RemoteProtocolError as error:

@@ -15,14 +15,14 @@ from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.io.clock import now_ns
 from millrace.io.runner import FAREWELL_S, TimerRunner
 from millrace.io.senderidentity import SenderIdentity
-from millrace.io.turns import Turns
+from millrace.io.turns import Portion, Turns
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import Session
 
 log = logging.getLogger("millrace.io")
 RECEIVE_BYTES = 64 * 1024
-STEP_BYTES = 4 * 1024
+PORTION_BYTES_MIN, PORTION_BYTES_MAX = 256, 4 * 1024
 """How much is read and parsed in one step when other connections share the turns."""
 FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
@@ -80,7 +80,9 @@ class FdStream:
         outgoing: Outgoing | None = None,
     ) -> None:
         self._whose, self._gone = whose, gone
-        self._step = RECEIVE_BYTES if turns is None else STEP_BYTES
+        self._portion = (
+            Portion(RECEIVE_BYTES, RECEIVE_BYTES) if turns is None else Portion(PORTION_BYTES_MIN, PORTION_BYTES_MAX)
+        )
         self.turns = turns or Turns()
         """The turns of the guest that is charged for the work."""
         self._sock, self._core, self._after, self._ended = sock, core, after, ended
@@ -140,6 +142,7 @@ class FdStream:
             if self.sender is not None and self.sender.done:
                 self.sender = None
         self._run(lambda: self._core.receive(self._buffer[:size], now_ns()))
+        self._portion.processed(self.turns.over())
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`: the core's deadline, as long as the stream is read."""
@@ -167,8 +170,8 @@ class FdStream:
 
     def _receive(self) -> int:
         if self._take_fds is None:
-            return self._sock.recv_into(self._buffer, self._step)
-        data, fds, _, _ = socket.recv_fds(self._sock, self._step, FDS_MAX)
+            return self._sock.recv_into(self._buffer, self._portion.bytes)
+        data, fds, _, _ = socket.recv_fds(self._sock, self._portion.bytes, FDS_MAX)
         self._take_fds(fds)
         self._buffer[: len(data)] = data
         return len(data)

@@ -38,6 +38,23 @@ class Worker(Protocol):
         ...
 
 
+class Portion:
+    """How many bytes a connection processes before it checks whether its turn is over.
+
+    The same number of bytes may be a few milliseconds of sound, which take microseconds, or fifty requests for new
+    streams, which take several turns. So the portion is halved whenever one of them has used up a turn by itself, and
+    doubled whenever one has not.
+    """
+
+    def __init__(self, least: int, most: int) -> None:
+        self.bytes = self._least = least
+        self._most = most
+
+    def processed(self, over: bool) -> None:
+        """One was processed, from the beginning of a turn or of what is left of one, which it used up or did not."""
+        self.bytes = max(self._least, self.bytes // 2) if over else min(self._most, self.bytes * 2)
+
+
 class Steps:
     """A worker that runs the steps of an iterator from `make`; queued again after that, it makes a new one."""
 
