@@ -81,6 +81,8 @@ class Server(ABC):
     def end(self, in_order: bool, *kinds: int) -> None:
         for kind in kinds or tuple(self.lines):
             self.lines.pop(kind).end(in_order)
+        # The client closes the others itself, and what counts from now on are its new ones.
+        self.lines.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

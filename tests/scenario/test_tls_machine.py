@@ -97,6 +97,37 @@ def test_a_machine_that_is_let_go_of_as_the_handshake_begins() -> None:
     run(test())
 
 
+def test_a_connection_is_given_up_as_it_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    """The event loop closes its transport without a word to the protocol, whose turn comes all the same."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def test() -> None:
+        ends: list[Exception] = []
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            line = ClientLine(Silent(), lambda now: None, ends.append)
+            port = server.sockets[0].getsockname()[1]
+            connecting = asyncio.create_task(line.connect("127.0.0.1", port, "", None))
+            made = line._runner.connection_made
+
+            def given_up(transport: asyncio.BaseTransport) -> None:
+                made(transport)
+                line._runner._park(b"bytes that wait for their turn")
+                connecting.cancel()
+
+            line._runner.connection_made = given_up  # type: ignore[method-assign]
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+            line.close()
+            await asyncio.sleep(0.02)
+        assert [str(end) for end in ends] == ["the connection was given up"]
+        assert not caplog.records
+
+    run(test())
+
+
 LOGIN = [b"RFB 003.008\n", b"\1\x13", b"\0\2", b"\0\1" + struct.pack(">I", 260), b"\1"]
 
 

@@ -21,14 +21,16 @@ from millrace.doors.pulse.handlers import HANDLERS
 from millrace.doors.pulse.state import ClientState
 from millrace.graph.model import Stream
 from millrace.graph.share import HOPE_NS, LIGHT_NS, SLICE_NS, Lag, Share
+from millrace.io.client import ClientLine
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
-from millrace.io.turns import Steps, Turns
+from millrace.io.turns import Portion, Steps, Turns
 from millrace.observe.incidents import KEPT_OF_KIND, Incidents
 from millrace.rights.grants import Subject
 from millrace.rights.model import OWNER
 from millrace.server.http.events import WebSocket, messages
 from millrace.sim.rig import Rig
-from millrace.units import NS_PER_MS, default_map
+from millrace.units import NS_PER_MS, HostNs, default_map
+from millrace.wire.contract import Untimed
 from millrace.wire.pulse.client import Failed, PulseClientSession, Reply, playback_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
 from millrace.wire.pulse.tagstruct import Spec
@@ -132,6 +134,44 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
             await test()
 
     asyncio.run(bounded())
+
+
+def test_a_portion_adapts_to_what_its_bytes_cost() -> None:
+    portion = Portion(64, 4096)
+    sizes = []
+    for over in (*[False] * 8, *[True] * 8):
+        portion.processed(over)
+        sizes.append(portion.bytes)
+    assert sizes == [128, 256, 512, 1024, 2048, 4096, 4096, 4096, 2048, 1024, 512, 256, 128, 64, 64, 64]
+
+
+def test_a_machine_whose_bytes_are_costly_exceeds_its_share_by_little() -> None:
+    """Twenty bytes may cost as much as a new stream: a kilobyte of them is not processed at once."""
+
+    class Costly(Untimed):
+        partial_bytes = 0
+
+        def receive(self, data: memoryview, now_ns: HostNs) -> None:
+            guest.worked_ns += COST_NS * len(data) // 20
+
+        def data_to_send(self) -> bytes:
+            return b""
+
+    async def test() -> None:
+        runner = StreamRunner(lambda _: ClientLine(Costly(), lambda now: None, lambda why: None), guest.turns)
+        line = Line()
+        runner.connection_made(cast(asyncio.Transport, line))
+        deliver(runner, bytes(4000))
+        longest = 0
+        while guest.turns.waiting:
+            before = guest.worked_ns
+            await asyncio.sleep(0)
+            longest = max(longest, guest.worked_ns - before)
+        assert guest.worked_ns == COST_NS * 4000 // 20 and line.reading
+        assert longest <= SLICE_NS + 128 * COST_NS // 20
+
+    guest = Guest()
+    run(test)
 
 
 def test_a_flood_of_commands_is_served_a_share_at_a_time_whole_and_in_order() -> None:

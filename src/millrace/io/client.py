@@ -94,6 +94,18 @@ class ClientLine:
         self, host: str, port: int, path: str, tls: ssl.SSLContext | None, below: tuple[str, ...] = ()
     ) -> None:
         """Connect over TCP, or to a unix socket if there is no host (see `found_below`); raises PeerLost."""
+        try:
+            await self._reached(host, port, path, tls, below)
+        except BaseException:
+            # An event loop closes a connection that was made just before its caller gave up, without a call of
+            # `connection_lost`; uvloop then refuses every further use of it.
+            self._why = PeerLost("the connection was given up")
+            self._runner.connection_lost(None)
+            raise
+
+    async def _reached(
+        self, host: str, port: int, path: str, tls: ssl.SSLContext | None, below: tuple[str, ...]
+    ) -> None:
         loop = asyncio.get_running_loop()
         where = f"{host}:{port}" if host else path
         try:

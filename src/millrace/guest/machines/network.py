@@ -93,7 +93,7 @@ class NetworkMachine(AttachedMachine):
 
     def _later(self, coroutine: Any) -> None:
         """Run part of the session in a task; if the task fails, so does the session."""
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self.guest.turns.do(coroutine))
         self.tasks.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
