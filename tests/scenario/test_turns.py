@@ -31,8 +31,8 @@ from millrace.server.http.events import WebSocket, messages
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, HostNs, default_map
 from millrace.wire.contract import Untimed
-from millrace.wire.pulse.client import Failed, PulseClientSession, Reply, playback_fields
-from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
+from millrace.wire.pulse.client import Failed, Notice, PulseClientSession, Reply, playback_fields
+from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Change, Command, Facility
 from millrace.wire.pulse.tagstruct import Spec
 
 COST_NS = NS_PER_MS // 4
@@ -261,6 +261,31 @@ def test_a_list_of_thousands_is_made_in_steps_and_what_is_asked_next_waits_for_i
         client.wire.receive(client.server.data_to_send(), rig.now_ns)
     listed, info = [event for event in client.wire.events() if isinstance(event, Reply)]
     assert len(listed.records) == 300 and "default_sink" in info.fields and steps >= 300
+
+
+def test_what_goes_while_it_is_being_listed_is_announced_after_the_list() -> None:
+    rig = Rig()
+    for name in ("one", "two", "three"):
+        rig.graph.add_sink(name, name)
+    client = rig.client()
+    client.ask(Command.SUBSCRIBE, mask=0x2FF)
+    client.server.over = lambda: True
+    client.wire.send_request(Command.GET_SINK_INFO_LIST, {})
+    data = client.wire.data_to_send()
+    at, going = 0, [sink for sink in rig.graph.sinks.values() if sink is not rig.sink]
+    while at < len(data) or client.server.unfinished:
+        at += client.server.receive(data[at:], rig.now_ns)
+        if client.server.unfinished and going:
+            rig.graph.remove_sink(going.pop(0))
+        client.wire.receive(client.server.data_to_send(), rig.now_ns)
+    assert not going
+    listed: set[int] = set()
+    for event in client.wire.events():
+        if isinstance(event, Reply):
+            listed |= {record["index"] for record in event.records}
+        elif isinstance(event, Notice) and event.fields["event"] == Facility.SINK | Change.REMOVE:
+            listed.discard(event.fields["index"])
+    assert listed == set(rig.graph.sinks) == {rig.sink.id}
 
 
 def test_a_connection_that_ends_gives_its_streams_back_in_steps() -> None:

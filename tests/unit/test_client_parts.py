@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from millrace.client import microphone
+from millrace.client.bus import Bus, Change
 from millrace.client.dropouts import PULSE_NS, SKIP_NS, STOOD_NS, UNSURE_NS, Dropouts
 from millrace.client.microphone import (
     CHOICES,
@@ -25,11 +26,12 @@ from millrace.client.microphone import (
 )
 from millrace.client.micuplink import MICROPHONE, WAITING_MAX, MicrophoneUplink
 from millrace.dsp.convert import Samples
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, PeerLost
 from millrace.media.audio import AudioPacket
 from millrace.playout.decode import PacketDecoder
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS, NS_PER_S, default_map
+from millrace.wire.native.messages import Objects
 from millrace.wire.peer.messages import (
     FormatChanged,
     FromListener,
@@ -41,6 +43,48 @@ from millrace.wire.peer.messages import (
 
 NOW = 7 * NS_PER_S
 MS = NS_PER_MS
+
+
+# -- watchers ------------------------------------------------------------------------------------------
+
+
+class UnwillingBus(Bus):
+    """A connection whose daemon does not answer the first request in time."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"), "test", "")
+        self.asked = 0
+
+    async def call(self, method: str, *, timeout_s: float | None = None, **args: Any) -> Any:
+        self.asked += 1
+        first = self.asked == 1
+        await asyncio.sleep(0)
+        if first:
+            raise PeerLost("no answer to watch")
+        self._told(Objects(synced=True))
+        self._told(Objects(synced=True))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_watcher_asks_again_if_the_first_request_failed(together: bool) -> None:
+    async def main() -> None:
+        bus = UnwillingBus()
+
+        async def watches() -> list[Change]:
+            changes = bus.watch()
+            return [await anext(changes)]
+
+        first = asyncio.create_task(watches())
+        if not together:
+            await asyncio.wait([first])
+        later = [asyncio.create_task(watches()) for _ in range(2)]
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*later) == [[Change("synced")]] * 2
+        with pytest.raises(PeerLost):
+            await first
+        assert bus.asked == 2, "one that is answered is enough for all"
+
+    asyncio.run(main())
 
 
 # -- where a microphone's sound comes from -----------------------------------------------------------

@@ -145,7 +145,8 @@ def played(rig: Rig, name: str) -> Stream:
 
 
 def test_a_stream_is_as_quiet_as_the_one_that_takes_most_off_has_it() -> None:
-    rig, ducks = Rig(), Ducking()
+    rig = Rig()
+    ducks = Ducking(lambda: [rig.graph])
     music, speech = played(rig, "music"), played(rig, "speech")
     ducks.duck("a", rig.graph, music, -20.0)
     assert music.trim == pytest.approx(0.1) and speech.trim == 1.0
@@ -160,35 +161,47 @@ def test_a_stream_is_as_quiet_as_the_one_that_takes_most_off_has_it() -> None:
 
 
 def test_what_a_connection_had_turned_down_comes_back_when_it_has_gone() -> None:
-    rig, other, ducks = Rig(), Rig(), Ducking()
+    rig, other = Rig(), Rig()
+    ducks = Ducking(lambda: (rig.graph, other.graph))
     other.graph.ids = rig.graph.ids
     music, gone, far = played(rig, "music"), played(rig, "gone"), played(other, "far")
     for stream, graph in ((music, rig.graph), (gone, rig.graph), (far, other.graph)):
         ducks.duck("a", graph, stream, -20.0)
     ducks.duck("b", rig.graph, music, -6.0)
     rig.graph.remove_stream(gone)
-    ducks.release("nobody", (rig.graph, other.graph))
+    ducks.release("nobody")
     assert music.trim == far.trim == pytest.approx(0.1)
-    ducks.release("a", (rig.graph, other.graph))
+    ducks.release("a")
     assert music.trim == pytest.approx(10 ** (-6 / 20)) and far.trim == 1.0
-    ducks.release("b", (rig.graph, other.graph))
+    ducks.release("b")
     assert music.trim == 1.0
 
 
 def test_a_connection_that_goes_on_elsewhere_keeps_what_is_still_there_turned_down() -> None:
-    rig, ducks, there = Rig(), Ducking(), Ducking()
+    rig = Rig()
+    ducks, there = Ducking(lambda: [rig.graph]), Ducking(lambda: [rig.graph])
     music, speech = played(rig, "music"), played(rig, "speech")
     ducks.duck("a", rig.graph, music, -20.0)
     ducks.duck("a", rig.graph, speech, -6.0)
     held = ducks.of("a")
     assert held == {music.id: pytest.approx(0.1), speech.id: pytest.approx(10 ** (-6 / 20))} and ducks.of("b") == {}
-    ducks.release("a", [rig.graph])
+    ducks.release("a")
     rig.graph.remove_stream(speech)
-    there.resume("again", held, [rig.graph])
+    there.resume("again", held)
     assert music.trim == pytest.approx(0.1) and there.of("again") == {music.id: pytest.approx(0.1)}
     held.clear()
-    there.release("again", [rig.graph])
+    there.release("again")
     assert music.trim == 1.0
+
+
+def test_nothing_is_kept_of_streams_that_have_ended() -> None:
+    rig = Rig()
+    ducks = Ducking(lambda: [rig.graph])
+    for n in range(10):
+        stream = played(rig, f"call {n}")
+        ducks.duck("policy", rig.graph, stream, -20.0)
+        rig.graph.remove_stream(stream)
+    assert ducks.of("policy") == {}
 
 
 # -- visits --------------------------------------------------------------------------------------

@@ -115,6 +115,7 @@ class Bus:
         self._lost: Exception | None = None
         self._synced = False
         self._watching = False
+        self._asking = asyncio.Lock()
         self.objects: dict[int, Object] = {}
         """The registry by object number; filled while `watch` runs."""
         self.on_wait: Callable[[str, str], None] = lambda request, what: None
@@ -336,9 +337,7 @@ class Bus:
             queue.put_nowait(Change("synced"))
         self._watches.append(queue)
         try:
-            if not self._watching:
-                self._watching = True
-                await self.call("watch", kinds=None)
+            await self._ask_for_objects()
             while True:
                 change = await queue.get()
                 if change.what == "lost":
@@ -347,6 +346,14 @@ class Bus:
                     yield change
         finally:
             self._watches.remove(queue)
+
+    # Watchers that begin meanwhile wait for the same answer. If it is a failure, the next of them asks.
+    async def _ask_for_objects(self) -> None:
+        """Have the daemon report its objects, unless it does already."""
+        async with self._asking:
+            if not self._watching:
+                await self.call("watch", kinds=None)
+                self._watching = True
 
     def _told(self, message: Objects) -> None:
         changes: list[Change] = []
@@ -359,7 +366,7 @@ class Bus:
             made = _object(shown(raw))
             changes.append(Change("changed" if made.id in self.objects else "added", made))
             self.objects[made.id] = made
-        if message.synced:
+        if message.synced and not self._synced:
             self._synced = True
             changes.append(Change("synced"))
         for queue in self._watches:

@@ -149,8 +149,7 @@ class LocalPlane:
             have = self.claim(name, session, replace=had)
             if have is not had:
                 session.claim_changed(name, have)
-        graphs = (guest.graph for guest in self._worker.guests.values())
-        self._worker.ducking.resume(session, held.ducking, graphs)
+        self._worker.ducking.resume(session, held.ducking)
         if held.looked is not None:
             self._worker.registry.watch(session, held.looked)
 

@@ -98,7 +98,8 @@ class Worker:
         self._turns: dict[str, Turns] = {}
         self._memories: dict[str, Memory] = {}
         self.budgets = Budgets(self.guests)
-        self.claims, self.ducking = Claims(), Ducking()
+        self.claims = Claims()
+        self.ducking = Ducking(lambda: (guest.graph for guest in self.guests.values()))
         self.sessions: dict[Session, None] = {}
         self.prompts = Prompts(self.ids.take, self._prompt_changed, self._asking.rearm)
         self._rules = GrantPublisher(self.registry, self.ids.take)
@@ -299,7 +300,7 @@ class Worker:
         """A connection has closed: release its claims and attenuations."""
         self.sessions.pop(session, None)
         self.claims.release(session)
-        self.ducking.release(session, (guest.graph for guest in self.guests.values()))
+        self.ducking.release(session)
 
     def duck(self, session: Session, found: Found, db: float) -> None:
         """Attenuate a stream for as long as the connection lasts."""

@@ -202,6 +202,8 @@ class Stream(Levelled):
     pinned: str = ""
     """Why it must not be moved, or empty. A pinned stream ends with its sink."""
     taps: list[Tap] = field(default_factory=list)
+    ducked: dict[object, float] = field(default_factory=dict)
+    """Who attenuates it, and by which factor; `trim` is the strongest."""
 
     kind = "stream"
 

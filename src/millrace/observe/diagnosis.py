@@ -1,8 +1,9 @@
 """Diagnosis: receives every report of trouble, finds the cause, and records it once.
 
 Stages report symptoms. If a stall of the daemon explains a symptom, it is recorded as that stall's incident in the
-guest where it was audible. An underrun is examined a little later, because an application that stops for good ends its
-stream by then. The clocks, and what the system knows of this thread, are passed in.
+guest where it was audible. What a stall may explain is judged in the event loop's next turn, when the stall is known.
+An underrun is examined later still, because an application that stops for good ends its stream by then. The clocks,
+and what the system knows of this thread, are passed in.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ CLOCK_JUMP_NS = 200 * NS_PER_MS
 CYCLE_MAX_NS = 40 * NS_PER_MS
 OURS = frozenset({"loop", "cycle", "encoder"})
 SENDING = frozenset({"send"})
+INFERRED = {
+    "late": ("machine", "late"), "unread": ("recorder", "does not read"), "overrun": ("client", "too much"),
+    "microphone": ("microphone", "late"),
+}  # fmt: skip
+"""What is said of a node's trouble, unless a stall of the daemon explains it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,14 @@ class Doubt(NamedTuple):
     stopped: bool
 
 
+class Suspicion(NamedTuple):
+    """A symptom to be judged in the event loop's next turn; it was heard at `heard_ns`, and reported at `told_ns`."""
+
+    symptom: Symptom
+    heard_ns: HostNs
+    told_ns: HostNs
+
+
 # One event may be noticed in many places: a daemon that was not scheduled makes every stream run dry, every listener
 # miss packets and every machine look slow. Only the cause is an incident. So before a symptom is attributed to a
 # client, a machine or the network, it is compared with the daemon's own stalls (`OURS`). If one of them lies within
@@ -68,8 +82,9 @@ class Doubt(NamedTuple):
 # the buffers in between have run dry.
 #
 # The comparison needs both to be known. A stall is reported (`strain`) when the run of the graphs that was late has
-# ended, after the underruns that were found within that run. A client's underrun is examined `CONFIRM_NS` later, when
-# the stall is known, and compared by the time at which it was heard.
+# ended, after the symptoms that were found within that run, or in what was read before it. So a symptom is judged in
+# the next turn of the event loop, when every timer that was overdue has run, and a client's underrun `CONFIRM_NS`
+# later. Both are compared by the time at which they were heard.
 class Diagnosis:
     """The diagnosis of one worker."""
 
@@ -86,30 +101,48 @@ class Diagnosis:
         self._wall_offset = surroundings.wall_ns() - surroundings.now_ns()
         self._doubts: deque[Doubt] = deque()
         self._doubtful: Counter[str] = Counter()
+        self._suspicions: list[Suspicion] = []
 
     def next_timeout(self) -> HostNs | None:
-        """When the next underrun is to be examined."""
+        """When the next symptom is to be judged."""
+        if self._suspicions:
+            return self._suspicions[0].told_ns
         return self._doubts[0].due_ns if self._doubts else None
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Examine the underruns that are due at `now_ns`."""
+        """Judge the symptoms that were reported, and examine the underruns that are due at `now_ns`."""
+        suspicions, self._suspicions = self._suspicions, []
+        for suspicion in suspicions:
+            self._judge(suspicion)
         while self._doubts and self._doubts[0].due_ns <= now_ns:
             self._look_into(self._doubts.popleft())
 
     def report(self, symptom: Symptom) -> None:
         """See `symptoms.Report`. Listeners infer symptoms and name them themselves; unknown names are ignored."""
-        now, subject = self._around.now_ns(), symptom.subject
-        if symptom.inferred:
-            if (symptom.stage, symptom.cause) not in CAUSES:
-                return
-            if self._hurt_by_us(symptom.guest, subject, now if symptom.at_ns is None else symptom.at_ns):
-                return
-            # To the listener, a connection that is full looks like packet loss. It is recorded already, under "send".
-            if symptom.stage == "network" and self.incidents.near(SENDING, now, 3 * NS_PER_S, subject):
-                return
+        now = self._around.now_ns()
+        if not symptom.inferred:
+            self._record(symptom, now)
+        elif (symptom.stage, symptom.cause) in CAUSES:
+            self._suspect(symptom, now if symptom.at_ns is None else symptom.at_ns)
+
+    def _record(self, symptom: Symptom, now_ns: HostNs) -> None:
+        at = now_ns if symptom.at_ns is None else symptom.at_ns
         self.incidents.record(
-            symptom.stage, symptom.cause, now, symptom.guest, subject, symptom.evidence, symptom.at_ns
+            symptom.stage, symptom.cause, self._around.now_ns(), symptom.guest, symptom.subject, symptom.evidence, at
         )
+
+    def _suspect(self, symptom: Symptom, heard_ns: HostNs) -> None:
+        self._suspicions.append(Suspicion(symptom, heard_ns, self._around.now_ns()))
+        self._rearm()
+
+    def _judge(self, suspicion: Suspicion) -> None:
+        symptom, heard, told = suspicion
+        if self._hurt_by_us(symptom.guest, symptom.subject, heard):
+            return
+        # To the listener, a connection that is full looks like packet loss. It is recorded already, under "send".
+        if symptom.stage == "network" and self.incidents.near(SENDING, told, 3 * NS_PER_S, symptom.subject):
+            return
+        self._record(symptom, told)
 
     # -- the daemon's own stalls -------------------------------------------------------------
 
@@ -197,14 +230,11 @@ class Diagnosis:
                 self._doubts.append(Doubt(heard + CONFIRM_NS, guest, node, heard, at, stopped))
                 self._rearm()
             return
-        stage, cause = {
-            "late": ("machine", "late"), "ring_corrupted": ("client", "ring corrupted"),
-            "unread": ("recorder", "does not read"), "overrun": ("client", "too much"),
-            "microphone": ("microphone", "late"),
-        }[what]  # fmt: skip
-        if not self._hurt_by_us(guest.name, node.key, heard):
-            evidence = {"name": node.name} | _heard_after(heard, at)
-            self.incidents.record(stage, cause, heard, guest.name, node.key, evidence, at_ns=at)
+        evidence = {"name": node.name} | _heard_after(heard, at)
+        if what == "ring_corrupted":
+            self._record(Symptom("client", "ring corrupted", guest.name, node.key, evidence, at), heard)
+        else:
+            self._suspect(Symptom(*INFERRED[what], guest.name, node.key, evidence, at, inferred=True), heard)
 
     def _look_into(self, doubt: Doubt) -> None:
         guest, node, at = doubt.guest, doubt.node, doubt.at_ns

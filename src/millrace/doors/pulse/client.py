@@ -149,9 +149,13 @@ class PulseClient(ClientStreams):
         return True
 
     def data_to_send(self) -> bytes:
-        """Bytes to write now, including subscription events."""
-        for kind, index in self.subscription.take():
-            self._wire.send_notice(Command.SUBSCRIBE_EVENT, event=kind, index=index)
+        """Bytes to write now, including subscription events.
+
+        Events wait for the reply in progress, since a list must not name an object after the event of its removal.
+        """
+        if self._begun is None:
+            for kind, index in self.subscription.take():
+                self._wire.send_notice(Command.SUBSCRIBE_EVENT, event=kind, index=index)
         return self._wire.data_to_send()
 
     @property

@@ -110,8 +110,8 @@ _ONE: dict[Command, Finder] = {
 }
 
 
-# The reply is built over several turns, between which objects come and go. Numbers are never reused, so an object
-# that has gone may still be listed but can't be confused with another.
+# The reply is built over several turns, between which objects come and go. What is listed existed when the list was
+# begun. A subscriber learns of everything since in events, which follow the reply (`data_to_send` in client.py).
 def listing(client: PulseClient, request: Request) -> Iterator[None]:
     """GET_*_INFO_LIST, one object per step."""
     command, make = _LISTS[request.command]
