@@ -62,7 +62,7 @@ def test_a_stream_is_answered_with_all_that_it_is() -> None:
     attr = stream.attr
     assert (answer["tlength"], answer["minreq"], answer["prebuf"]) == (attr.tlength, attr.minreq, attr.prebuf)
     assert (answer["tlength"], answer["minreq"], answer["prebuf"]) == (ms(200), ms(20), ms(50))
-    assert answer["missing"] == ms(200) and stream.missing == 0 and stream.requested == ms(200)
+    assert answer["missing"] == ms(200) and stream.state.missing == 0 and stream.state.requested == ms(200)
     assert answer["latency"] == attr.sink_ns // 1000 and answer["maxlength"] == attr.maxlength == 4 * 1024 * 1024
     assert not stream.node.active, "there is nothing to play"
 
@@ -162,7 +162,7 @@ def test_what_a_resampler_holds_back_is_room_in_the_buffer() -> None:
     assert held_by_resampler(8_000, 48_000, glide=True) > held_by_resampler(44_100, 48_000, glide=True)
     scene = Scene()
     assert scene.play(tlength=ms(5)).attr.tlength > scene.play(tlength=ms(5), fix_rate=True).attr.tlength
-    assert scene.play(variable_rate=True).glide and not scene.play().glide
+    assert scene.play(variable_rate=True).state.glide and not scene.play().state.glide
 
 
 def test_a_stream_that_begins_corked_or_finds_its_sound_at_once_says_so() -> None:
@@ -181,7 +181,7 @@ def test_synchronised_streams_share_a_sink_and_join_while_it_is_paused() -> None
     assert second.queue.read_index == second.queue.write_index == 400
     assert first.node.pinned == second.node.pinned == "it is synchronised with others"
     assert scene.caller.play(S16, STEREO, sync_id=7, corked=True, sink_name="millrace") is Err.INVALID
-    first.corked = False
+    first.state.corked = False
     assert scene.caller.play(S16, STEREO, sync_id=7, corked=True) is Err.INVALID
     assert len(scene.graph.streams) == 2
 
@@ -209,7 +209,7 @@ def test_a_suspended_sink_refuses_those_that_asked_to_fail_then() -> None:
     monitor = {"source_name": "millrace.monitor"}
     assert scene.caller.record(S16, STEREO, fail_on_suspend=True, **monitor) is Err.BADSTATE
     assert scene.caller.play(S16, STEREO)["suspended"] and scene.caller.record(S16, STEREO, **monitor)["suspended"]
-    assert scene.play(fail_on_suspend=True, sink_name="music").fail_on_suspend
+    assert scene.play(fail_on_suspend=True, sink_name="music").state.fail_on_suspend
     assert scene.record(fail_on_suspend=True, source_name="music.monitor").fail_on_suspend
 
 

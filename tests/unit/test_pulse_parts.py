@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from millrace.budget import Budget
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.formats import CommandError, from_info, gains_from, volume_of
-from millrace.doors.pulse.queue import ByteQueue
+from millrace.doors.pulse.queue import ByteQueue, QueueState
 from millrace.doors.pulse.restore import give, group_of_props
 from millrace.dsp.channels import volume_for
 from millrace.dsp.convert import SampleFormat
@@ -32,7 +32,7 @@ STEP = st.one_of(
 
 @given(st.lists(STEP, max_size=60))
 def test_the_byte_queue_is_a_sparse_file_with_two_pointers(steps: list[tuple[str, int]]) -> None:
-    queue, model, written = ByteQueue(1000, 0x80), {}, 0
+    queue, model, written = ByteQueue(QueueState(1000), 0x80), {}, 0
     for what, n in steps:
         if what == "write":
             data = bytes((written + i) % 251 for i in range(n))
@@ -152,8 +152,8 @@ def test_what_is_set_again_while_it_is_being_kept_is_acknowledged_when_it_is() -
 def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:
     budget = Budget("the guest", 64 * 1024 * 8 // 7 + 1)
     one, other = budget.open("stream"), budget.open("stream")
-    first = ByteQueue(1 << 20, 0, lambda size: one.fits("queue", size))
-    second = ByteQueue(1 << 20, 0, lambda size: other.fits("queue", size))
+    first = ByteQueue(QueueState(1 << 20), 0, lambda size: one.fits("queue", size))
+    second = ByteQueue(QueueState(1 << 20), 0, lambda size: other.fits("queue", size))
     assert first.write(bytes(40_000)) and budget.held == 64 * 1024
     assert not second.write(b"x") and second.length == 1
     first.flush()

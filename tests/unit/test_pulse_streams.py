@@ -87,7 +87,7 @@ def test_a_stream_waits_for_its_prebuffer_and_can_be_told_not_to_or_to_wait_agai
     stream = scene.caller.streams[channel]
     assert not stream.node.active
     assert scene.ask(C.TRIGGER_PLAYBACK_STREAM, channel) == {} and stream.node.active
-    assert scene.ask(C.PREBUF_PLAYBACK_STREAM, channel) == {} and not stream.node.active and stream.prebuffering
+    assert scene.ask(C.PREBUF_PLAYBACK_STREAM, channel) == {} and not stream.node.active and stream.state.prebuffering
     scene.write(channel, loud(60))
     assert stream.node.active
 
@@ -124,14 +124,14 @@ def test_synchronised_streams_are_paused_flushed_and_triggered_together() -> Non
     assert scene.ask(C.TRIGGER_PLAYBACK_STREAM, first) == {}
     assert (one.node.active, two.node.active, alone.node.active) == (True, True, False)
     assert scene.ask(C.PREBUF_PLAYBACK_STREAM, first) == {}
-    assert (one.prebuffering, two.prebuffering) == (True, True)
+    assert (one.state.prebuffering, two.state.prebuffering) == (True, True)
     assert scene.ask(C.FLUSH_PLAYBACK_STREAM, first) == {}
     assert (one.queue.length, two.queue.length, alone.queue.length) == (0, 0, ms(20))
     scene.write(first, loud(20))
     scene.write(second, loud(20))
     # One is drained: the others begin with it, and only its end is waited for.
     tag = scene.caller.send(C.DRAIN_PLAYBACK_STREAM, channel=first)
-    assert one.node.active and two.node.active and two.drain is None and one.drain is not None
+    assert one.node.active and two.node.active and two.state.drain is None and one.state.drain is not None
     assert tag not in scene.caller.answers and not alone.node.active
 
 
@@ -344,7 +344,7 @@ def test_a_sample_is_played_whole_on_the_sink_named_and_goes(spec: Spec) -> None
     node = scene.graph.streams[answer["index"]]
     assert node.name == "bell" and node.active and node.sink is music and node.props["media.name"] == "ding"
     stream = scene.door.playback[node.id]
-    assert stream.end_is_drain, "its tail is let out"
+    assert stream.state.end_is_drain, "its tail is let out"
     assert stream.props["event.id"] == b"bell\0" and stream.props["application.name"] == b"player\0"
     assert stream.owner.index == NO_INDEX and stream.owner.program is None
     scene.run(0.5)

@@ -66,11 +66,11 @@ class ClientStreams(ABC):
     # a group of one is the normal case.
     def synchronised(self, sync_id: int) -> list[PlaybackStream]:
         """This connection's streams with that sync ID; they are paused, resumed and flushed together."""
-        return [stream for stream in self.streams.values() if stream.sync_id == sync_id]
+        return [stream for stream in self.streams.values() if stream.state.sync_id == sync_id]
 
     def group_at(self, request: Request) -> list[PlaybackStream]:
         """The stream a request is about, and those synchronised with it."""
-        return self.synchronised(self.stream_at(request).sync_id)
+        return self.synchronised(self.stream_at(request).state.sync_id)
 
     def _join(self, sync_id: int) -> None:
         """A stream has joined its sync group, or left it."""
@@ -81,7 +81,7 @@ class ClientStreams(ABC):
     def keep_playback(self, stream: PlaybackStream) -> None:
         """Register a new playback stream."""
         self.streams[stream.channel] = stream
-        self._join(stream.sync_id)
+        self._join(stream.state.sync_id)
         self._sinks[stream.node.id] = stream.node.sink.id
 
     def forget_playback(self, stream: PlaybackStream) -> None:
@@ -89,7 +89,7 @@ class ClientStreams(ABC):
         self.streams.pop(stream.channel, None)
         self._sinks.pop(stream.node.id, None)
         stream.remove()
-        self._join(stream.sync_id)
+        self._join(stream.state.sync_id)
 
     def keep_upload(self, channel: int, upload: Upload) -> None:
         """Register an upload. Room for all of it is charged at the start."""
@@ -124,7 +124,7 @@ class ClientStreams(ABC):
         if kind is Change.REMOVE:
             self.streams.pop(stream.channel)
             self._sinks.pop(stream.node.id, None)
-            self._join(stream.sync_id)
+            self._join(stream.state.sync_id)
             self.notice(Command.PLAYBACK_STREAM_KILLED, channel=stream.channel)
             return
         sink = stream.node.sink

@@ -21,6 +21,7 @@ from millrace.doors.pulse.formats import (
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import group_of_props
+from millrace.doors.pulse.state import new_playback
 from millrace.dsp.channels import Mapping
 from millrace.dsp.mix import cubic_to_gain
 from millrace.dsp.resample import SINC_HOLDS, holds_ns, stretched
@@ -95,12 +96,11 @@ def create_playback(client: PulseClient, request: Request) -> None:
     _check_suspended(f, sink)
     fmt = negotiate(f, door.format_of(sink))
     node = _playback_node(client, f, fmt, joins=bool(base))
-    stream = PlaybackStream(
-        client, client.take_channel(), fmt, _asked_attr(client, f, fmt), node, door.graph, client.props | f["props"],
-        glide=f["variable_rate"],
-    )  # fmt: skip
-    stream.sync_id, stream.fail_on_suspend = f["sync_id"], bool(f.get("fail_on_suspend"))
-    stream.corked = f["corked"]
+    props = client.props | f["props"]
+    state = new_playback(client.take_channel(), fmt, _asked_attr(client, f, fmt), props, f["variable_rate"])
+    state.sync_id, state.fail_on_suspend = f["sync_id"], bool(f.get("fail_on_suspend"))
+    state.corked = f["corked"]
+    stream = PlaybackStream(client, state, node, door.graph)
     if base:
         stream.begin_with(base[0])
     door.begin_playback(stream, sink)

@@ -353,7 +353,7 @@ class PulseDoor:
 
     def _end_suspended(self, sink: Sink) -> None:
         """End streams that requested to fail when their sink or source is suspended."""
-        for stream in [s for s in self.playback.values() if s.fail_on_suspend and s.node.links]:
+        for stream in [s for s in self.playback.values() if s.state.fail_on_suspend and s.node.links]:
             if stream.node.sink is sink:
                 self.graph.remove_stream(stream.node)
         for record in [r for r in self.records.values() if r.fail_on_suspend]:

@@ -15,6 +15,7 @@ from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.state import new_playback
 from millrace.dsp.convert import Samples
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.media.format import AudioFormat
@@ -68,8 +69,10 @@ class Loopback:
         self._record.rests_after = ns_to_frames(QUIET_NS + latency_ns, graph.rate)
         self._record.keeps_awake = False
         self._record.set_active(True)
-        self._playback = PlaybackStream(self, 0, fmt, _waiting(layout, latency_ns), stream, graph, props[1])
-        self._playback.end_is_drain = True
+        self._playback = PlaybackStream(
+            self, new_playback(0, fmt, _waiting(layout, latency_ns), props[1]), stream, graph
+        )
+        self._playback.state.end_is_drain = True
         self._source = source
         self._door.begin_playback(self._playback, sink)
         self._sink = stream.sink

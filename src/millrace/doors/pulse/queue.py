@@ -7,6 +7,7 @@ queued, up to `maxlength`. Gaps that were never written to read as silence.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from millrace.dsp.convert import Buffer
 from millrace.wire.pulse.constants import Seek
@@ -23,23 +24,44 @@ def _never(size: int) -> bool:
     return False
 
 
+@dataclass(slots=True)
+class QueueState:
+    """A queue as a value. `high` is where what was written ends, and `data` what is queued up to there."""
+
+    maxlength: int
+    read_index: int = 0
+    write_index: int = 0
+    high: int = 0
+    data: bytes = b""
+
+
 # Three indices. `read_index` only grows. `_high` is the end of what has been written, or passed over by reading; the
 # bytes from `read_index` to `_high` are in the store. `write_index` is where the client writes next: it may be moved
 # anywhere, below `read_index` (what is written there is too late and dropped) or beyond `_high` (the gap becomes
 # silence). So `length` is not how much is stored, and may be 0 while bytes before `_high` wait. An index advances
 # even for bytes that are dropped, since the client counts them as sent.
 class ByteQueue:
-    """Queued bytes of one stream. `may_hold` decides whether the store may have this size from now on."""
+    """Queued bytes of one stream. `may_hold` decides whether the store may have this size from now on.
 
-    def __init__(self, maxlength: int, silence: int, may_hold: Callable[[int], bool] = lambda size: True) -> None:
-        self.maxlength = maxlength
+    It starts with a new `state`, or continues from that of another queue, whose store it may have.
+    """
+
+    def __init__(self, state: QueueState, silence: int, may_hold: Callable[[int], bool] = lambda size: True) -> None:
+        self.maxlength = state.maxlength
         self._may_hold = may_hold
-        self.read_index = 0
-        self.write_index = 0
-        self._high = 0
+        self.read_index = state.read_index
+        self.write_index = state.write_index
+        self._high = state.high
         self._silence = silence
         # A memoryview: assigning to a slice of a bytearray would copy twice.
-        self._data = memoryview(bytearray())
+        self._data = memoryview(bytearray(capacity_for(len(state.data))))
+        if state.data:
+            self._store(state.read_index, memoryview(state.data))
+
+    def freeze(self) -> QueueState:
+        """Its state, from which another can continue."""
+        queued = b"".join(self._views(max(0, self._high - self.read_index)))
+        return QueueState(self.maxlength, self.read_index, self.write_index, self._high, queued)
 
     def close(self) -> None:
         """Drop everything for good, including the reference to the owner, so no cycle is left for the collector."""

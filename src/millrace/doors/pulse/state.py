@@ -1,4 +1,4 @@
-"""The state of one PulseAudio connection, as a value: with it, the connection can continue in another process."""
+"""The states of PulseAudio connections and of their streams, as values that others can continue from."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from millrace.budget import Account, size_of
+from millrace.doors.pulse.attrs import PlaybackAttr
+from millrace.doors.pulse.queue import QueueState, capacity_for
+from millrace.doors.pulse.rendered import Rendered
 from millrace.doors.pulse.samples import Upload
 from millrace.doors.pulse.subscriptions import SubscriptionState
+from millrace.doors.resampled import ResampledState
+from millrace.media.format import AudioFormat
 from millrace.rights.grants import Subject
+from millrace.units import Frames, HostNs
+from millrace.wire.pulse.constants import NO_INDEX
 from millrace.wire.pulse.session import PulseState, Request
 from millrace.wire.pulse.tagstruct import Props
 
@@ -23,6 +30,59 @@ class Asked(NamedTuple):
 
     request: Request
     bytes: int
+
+
+@dataclass(slots=True)
+class PlaybackState:
+    """A playback stream between two events. `queue` and `resampled` are set when it is frozen."""
+
+    channel: int
+    format: AudioFormat
+    attr: PlaybackAttr
+    props: Props
+    queue: QueueState
+    missing: int
+    """Bytes to request from the client."""
+    requested: int = 0
+    """Bytes requested and not received."""
+    glide: bool = False
+    """Whether its rate may change without a break."""
+    sync_id: int = NO_INDEX
+    synchronised: bool = False
+    own_pin: str = ""
+    """Why its node must not be moved, apart from being synchronised with others."""
+    fail_on_suspend: bool = False
+    corked: bool = False
+    prebuffering: bool = True
+    drain: int | None = None
+    """The tag of the request to answer when everything has been played."""
+    end_is_drain: bool = False
+    """Whether running dry is its intended end."""
+    goes_when_heard: bool = False
+    """Whether the stream ends when all of it has been played."""
+    underflow_told: bool = True
+    waited_frames: Frames = 0
+    """How long a late client has been waited for, at the graph's rate; see `GRACE_NS`."""
+    missed_part: int = 0
+    pulled_at: Frames = 0
+    pulled_frames: Frames = 0
+    """Frames pulled so far in the cycle at that position."""
+    wrote_ns: HostNs = 0
+    asked_ns: HostNs = 0
+    """When the client was first asked since it last wrote."""
+    every_ns: HostNs = 0
+    paid_bytes: int = 0
+    """The size of the queue that was paid for in advance."""
+    rendered: Rendered = field(default_factory=Rendered)
+    resampled: ResampledState = field(default_factory=ResampledState)
+
+
+def new_playback(
+    channel: int, fmt: AudioFormat, attr: PlaybackAttr, props: Props, glide: bool = False
+) -> PlaybackState:
+    """The state of a new stream, which lacks all of its buffer."""
+    queue, paid = QueueState(attr.maxlength), capacity_for(attr.tlength)
+    return PlaybackState(channel, fmt, attr, props, queue, attr.tlength, glide=glide, paid_bytes=paid)
 
 
 @dataclass(slots=True)

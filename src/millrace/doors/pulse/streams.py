@@ -15,6 +15,7 @@ from millrace.doors.pulse.formats import (
 from millrace.doors.pulse.infos import as_props
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.samples import Sample, Upload
+from millrace.doors.pulse.state import new_playback
 from millrace.graph.model import Stream
 from millrace.units import HostNs, frames_to_ns
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err
@@ -101,7 +102,7 @@ def playback_latency(client: PulseClient, request: Request) -> None:
             "playing": stream.playing, "time": request.fields["time"],
             "now": client.door.timeval(), "write_index": stream.queue.write_index,
             "read_index": stream.queue.read_index,
-            "underrun_for": stream.underrun_for(client.now_ns), "playing_for": stream.rendered.playing_for,
+            "underrun_for": stream.underrun_for(client.now_ns), "playing_for": stream.state.rendered.playing_for,
         },
     )  # fmt: skip
 
@@ -112,7 +113,7 @@ def set_playback_attr(client: PulseClient, request: Request) -> None:
     asked = PlaybackAttr(f["maxlength"], f["tlength"], f["prebuf"], f["minreq"])
     early, held_ns = (
         bool(f.get("early_requests")),
-        held_by_resampler(stream.format.rate, stream.graph.rate, stream.glide),
+        held_by_resampler(stream.format.rate, stream.graph.rate, stream.state.glide),
     )
     stream.change_attr(fix_playback(asked, stream.layout, f["adjust_latency"], early, held_ns))
     client.door.graph.touch(stream.node)
@@ -245,8 +246,8 @@ def play_sample(client: PulseClient, request: Request) -> None:
     stream.pay_for(len(sample.data))
     door.begin_playback(stream, sink)
     stream.queue.write(sample.data)
-    stream.prebuffering = False
-    stream.goes_when_heard = True
+    stream.state.prebuffering = False
+    stream.state.goes_when_heard = True
     stream.check_ready()
     client.reply(request, {"index": stream.node.id})
 
@@ -258,9 +259,9 @@ def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> Playbac
     merged = client.props | named | sample.props | props
     node = Stream(door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged))
     attr = fix_playback(asked, layout, adjust=False, early=False)
-    stream = PlaybackStream(NoOwner(), 0, sample.format, attr, node, door.graph, merged)
+    stream = PlaybackStream(NoOwner(), new_playback(0, sample.format, attr, merged), node, door.graph)
     # Treat the end of the sample as a drain, so that the resampler's tail is played.
-    stream.end_is_drain = True
+    stream.state.end_is_drain = True
     return stream
 
 
