@@ -9,7 +9,7 @@ from millrace.budget import LISTENERS
 from millrace.clock.jitter import asked_of_daemon
 from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.doors.microphone import MicrophoneStream
-from millrace.errors import ConfigError, RemoteProtocolError
+from millrace.errors import BudgetError, ConfigError, MillraceError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.guest.home import Home
 from millrace.guest.notfound import missing_sink
@@ -157,7 +157,7 @@ class ListenerSession:
         elif isinstance(event, Configure):
             try:
                 self.configure(event.settings)
-            except ConfigError as error:
+            except (ConfigError, BudgetError) as error:
                 self.wire.send_message(Fault("settings", str(error)))
         elif isinstance(event, Report):
             event.breakdown = {name: event.breakdown[name] for name in BREAKDOWN if name in event.breakdown}
@@ -226,7 +226,7 @@ class ListenerSession:
         outlet.tracks = hello.tracks
         outlet.codecs = tuple(c for c in hello.codecs if c in CODECS)
         base = CodecSettings(application="lowdelay" if outlet.latency == "low" else "audio")
-        outlet.settings = self._agreed(changed(base, hello.settings))
+        outlet.settings, self._codec_reason = self._agreed(changed(base, hello.settings))
         sink = self._find_sink(hello.sink)
         self.wire.send_message(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
         self.flush()
@@ -253,10 +253,9 @@ class ListenerSession:
         """Tell the listener whether it may speak and is being recorded, if either has changed."""
         if not self._offered or self._left:
             return
-        if self.may_speak and self.microphone is None:
-            graph, source = self.guest.graph, self.guest.microphone
-            self.microphone = MicrophoneStream(graph, source, self.outlet.name, self.outlet.key)
-        elif not self.may_speak and self.microphone is not None:
+        if self.may_speak:
+            self.microphone = self._make_microphone() or self.microphone
+        elif self.microphone is not None:
             self.microphone.remove()
             self.microphone = None
         state = (self.may_speak, self.may_speak and self.guest.recording)
@@ -264,6 +263,12 @@ class ListenerSession:
             self._told = state
             self.wire.send_message(Microphone(*state))
             self.flush()
+
+    def _make_microphone(self) -> MicrophoneStream | None:
+        """A stream for the listener's microphone, unless it has one or offers none."""
+        if self.microphone is not None or not self._offered or self._left:
+            return None
+        return MicrophoneStream(self.guest.graph, self.guest.microphone, self.outlet.name, self.outlet.key)
 
     def _find_sink(self, name: str | None) -> Sink:
         graph = self.guest.graph
@@ -275,37 +280,47 @@ class ListenerSession:
         assert graph.default is not None
         return graph.default
 
-    def _agreed(self, wanted: CodecSettings) -> CodecSettings:
-        """The wanted codec if the listener supports it, else the best that it does, noting the reason."""
+    def _agreed(self, wanted: CodecSettings) -> tuple[CodecSettings, str]:
+        """The wanted codec if the listener supports it, else the best that it does, and the reason."""
         codecs = self.outlet.codecs
         if wanted.codec in codecs:
-            self._codec_reason = ""
-            return wanted
+            return wanted, ""
         for codec in CODECS:
             if codec in codecs:
-                self._codec_reason = f"the listener can't decode {wanted.codec}"
-                return changed(wanted, {"codec": codec})
+                return changed(wanted, {"codec": codec}), f"the listener can't decode {wanted.codec}"
         raise RemoteProtocolError(f"no common codec: this daemon has {', '.join(CODECS)}")
 
+    # All or nothing: first everything is checked, then comes what may find no memory (the microphone's stream, then the
+    # encoder), and only then is anything changed.
     def configure(self, changes: dict[str, str]) -> CodecSettings:
-        """Change settings during playback; ConfigError says what is wrong."""
+        """Change settings during playback; ConfigError says what is wrong. If it is refused, nothing has changed."""
         rest = dict(changes)
-        spoken, latency = rest.pop("mic", None), rest.pop("latency", None)
-        asked = asked_of_daemon(latency) if latency is not None else self.outlet.latency
-        settings = self._agreed(changed(self.outlet.settings, rest))
-        if spoken is not None:
-            if parse_switch(spoken, "mic") and not self.guest.admission.may_speak(self.principal):
-                raise ConfigError(f"mic: {self.principal.key} has no right to speak in guest {self.guest.name}")
-            self.may_speak = parse_switch(spoken, "mic")
-            self.update_microphone()
-        if latency is not None:
-            self.latency, self.outlet.latency = latency, asked
-        self.guest.outlets.configure(self.outlet, settings)
+        spoken, latency = rest.pop("mic", None), rest.pop("latency", self.latency)
+        asked = asked_of_daemon(latency)
+        settings, reason = self._agreed(changed(self.outlet.settings, rest))
+        may_speak = self.may_speak if spoken is None else self._checked_switch(spoken)
+        microphone = self._make_microphone() if may_speak else None
+        try:
+            self.guest.outlets.configure(self.outlet, settings)
+        except MillraceError:
+            if microphone is not None:
+                microphone.remove()
+            raise
+        self._codec_reason, self.may_speak, self.latency, self.outlet.latency = reason, may_speak, latency, asked
+        self.microphone = microphone or self.microphone
+        self.update_microphone()
         if self.outlet.group is not None:
             self.outlet.group.update_latency()
         self.wire.send_message(Configured(self._shown()))
         self.flush()
         return settings
+
+    def _checked_switch(self, text: str) -> bool:
+        """Whether the microphone is switched on; ConfigError if the listener may not speak."""
+        on = parse_switch(text, "mic")
+        if on and not self.guest.admission.may_speak(self.principal):
+            raise ConfigError(f"mic: {self.principal.key} has no right to speak in guest {self.guest.name}")
+        return on
 
     def _shown(self) -> dict[str, Any]:
         shown = self.outlet.settings.as_dict() | {"latency": self.latency}
