@@ -7,7 +7,7 @@ from msgspec import to_builtins
 
 from millrace.cli.incidents import line
 from millrace.client.blame import Blame
-from millrace.observe.incidents import KEPT, Incident, Incidents
+from millrace.observe.incidents import KEPT, KEPT_OF_KIND, Incident, Incidents
 from millrace.symptoms import CAUSES
 from millrace.units import NS_PER_MS, NS_PER_S
 
@@ -56,6 +56,24 @@ def test_the_ring_is_bounded_and_totals_are_not_forgotten() -> None:
         made.record("store", "can't write", 2 * n * NS_PER_S)
     assert len(made) == KEPT and made.totals()["", "store", "can't write"] == KEPT + 5
     assert [number for change, number in seen if change == "remove"] == [1, 2, 3, 4, 5]
+
+
+def test_what_goes_on_is_kept_and_listed_after_what_is_over() -> None:
+    made, seen = ring()
+    lasting = made.record("cycle", "cut short", 0, "worst")
+    for n in range(1, KEPT + 5):
+        made.record("store", "can't write", 2 * n * NS_PER_S)
+        made.record("cycle", "cut short", 2 * n * NS_PER_S, "worst")
+    assert lasting in made and ("remove", lasting.number) not in seen and lasting.count == KEPT + 5
+    over = made.record("loop", "busy", 3 * KEPT * NS_PER_S)
+    early = made.record("loop", "starved", 3 * KEPT * NS_PER_S + 5, at_ns=2 * KEPT * NS_PER_S + NS_PER_S)
+    listed = list(made)
+    assert listed[-1] is over and listed.index(early) < listed.index(lasting) < listed.index(over)
+    of_kind = [made.record("loop", "busy", at * NS_PER_S, "worst", f"stream/{at}") for at in range(5_000, 5_003)]
+    made.record("loop", "busy", 5_000 * NS_PER_S, "worst", "stream/5000")
+    for at in range(5_003, 5_000 + KEPT_OF_KIND + 1):
+        made.record("loop", "busy", at * NS_PER_S, "worst", f"stream/{at}")
+    assert of_kind[0] in made and of_kind[1] not in made
 
 
 def test_what_is_near_is_of_the_daemon_or_of_the_same_thing() -> None:

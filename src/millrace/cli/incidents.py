@@ -25,6 +25,8 @@ def incidents(
 ) -> None:
     """Show every dropout, stall, loss and refusal, with its cause.
 
+    The one that happened last is at the end.
+
     Examples:
 
       millrace incidents

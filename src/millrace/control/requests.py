@@ -141,7 +141,7 @@ class Recall(Arguments):
 
 
 class Incidents(Arguments):
-    """Recent incidents: all, of one guest, or about one object."""
+    """Recent incidents, the one that happened last at the end: all, of one guest, or about one object."""
 
     guest: str | None = None
     subject: str | None = None

@@ -84,8 +84,9 @@ Changed = Callable[[str, Incident], None]
 # while they last (`LASTING`) are given a minute. Totals count every symptom, merged or not, and are never reset, as a
 # counter of Prometheus must not be.
 #
-# `_latest` finds the incident to merge with, `_of_kind` and `_ring` the oldest to drop. All three must agree, and
-# `_forget` is the only place that removes anything.
+# `_latest` finds the incident to merge with, `_of_kind` and `_ring` the one to drop, which is the one whose last report
+# is longest ago: an incident that goes on is kept, and shown among the latest. All three must agree, and `_forget` is
+# the only place that removes anything.
 class Incidents:
     """The ring of incidents."""
 
@@ -97,7 +98,8 @@ class Incidents:
         self._totals: Counter[tuple[str, str, str]] = Counter()
 
     def __iter__(self) -> Iterator[Incident]:
-        return iter(list(self._ring.values()))
+        """In the order in which they last happened."""
+        return iter(sorted(self._ring.values(), key=lambda incident: incident.last_ns))
 
     def __len__(self) -> int:
         return len(self._ring)
@@ -120,6 +122,8 @@ class Incidents:
         if earlier is not None and at - earlier.last_ns <= within_ns:
             earlier.count += 1
             earlier.last_ns = max(at, earlier.last_ns)
+            self._ring.move_to_end(earlier.number)
+            self._of_kind[guest, stage, cause].move_to_end(earlier.number)
             self._changed("change", earlier)
             return earlier
         wall = self._wall_ns() - (now_ns - at)
@@ -150,7 +154,7 @@ class Incidents:
     def near(self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, subject: str = "") -> Incident | None:
         """The latest incident of these stages shortly before `at_ns`, of the whole daemon or about `subject`."""
         for incident in reversed(self._ring.values()):
-            # The ring is in order of first occurrence: one that began long ago may have happened again just now.
+            # A later report may be about an earlier time, so all are looked at.
             if incident.last_ns < at_ns - before_ns:
                 continue
             about = not incident.guest or (bool(subject) and incident.subject == subject)

@@ -208,7 +208,8 @@ function draw() {
   fill("mix", ...one.streams.map((stream) => levelled(stream, one)), ...[...one.sinks, ...one.sources].map((sink) => levelled(sink, one)));
   fill("listeners", ...(one.listeners.length ? one.listeners.map(listener) : [el("p", { class: "soft" }, "No listeners.")]));
   drawGraph();
-  const mine = objects.of("incident").filter((each) => !each.guest || each.guest === chosen).slice(-30).reverse();
+  const mine = objects.of("incident").filter((each) => !each.guest || each.guest === chosen)
+    .sort((a, b) => b.last - a.last).slice(0, 30);
   fill("incidents", ...(mine.length ? mine.map(incident) : [el("li", { class: "soft none" }, "None.")]));
 }
 
