@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -26,6 +29,8 @@ from millrace.wire.peer.messages import (
     Bye,
     Configure,
     FormatChanged,
+    FromDaemon,
+    FromListener,
     Hello,
     Ping,
     Pong,
@@ -39,6 +44,8 @@ from millrace.wire.peer.messages import (
     unpack_media,
 )  # fmt: skip
 from millrace.wire.peer.session import PeerClient, PeerServer
+
+PAGE = Path(__file__).parents[2] / "docs/peer-protocol.md"
 
 FORMAT = CodecParameters(1, "s16", 48_000, list(default_map(2)))
 
@@ -419,3 +426,20 @@ def test_an_encoder_is_given_back_as_soon_as_nobody_listens() -> None:
     outlets.leave(outlet)
     assert group._encoder is None and encoder._state is None
     encoder.close()
+
+
+# -- the protocol's page -----------------------------------------------------------------------------
+
+
+def test_the_protocols_page_names_every_field_as_it_is_sent() -> None:
+    named: dict[str, set[str]] = {}
+    for row in PAGE.read_text().splitlines():
+        if row.startswith("| `"):
+            types = re.findall(r"`(\w+)`", row.split("|")[1])
+            for type_ in types:
+                named.setdefault(type_, set()).update(re.findall(r"\w+", row))
+    messages = {*get_args(FromListener), *get_args(FromDaemon)}
+    assert len(messages) > 10
+    for message in messages:
+        missing = set(message.__struct_encode_fields__) - named[message.__struct_config__.tag]
+        assert not missing, (message.__struct_config__.tag, missing)

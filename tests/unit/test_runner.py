@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from millrace.io import runner as runner_module
 from millrace.io.clock import now_ns
 from millrace.io.runner import AFTER_FAILURE_S, TimerRunner
 from millrace.units import NS_PER_S, HostNs
@@ -51,3 +52,36 @@ def test_a_core_that_fails_is_called_again_after_a_while(caplog: pytest.LogCaptu
     assert core.calls == 4 and len(loop.due) == 1
     assert delays[1:3] == [AFTER_FAILURE_S] * 2 and delays[3] == pytest.approx(1.0, abs=0.01)
     assert len(caplog.records) == 2
+
+
+class Silent:
+    """Takes its peer for gone if it has not heard from it for a second."""
+
+    def __init__(self, heard_ns: HostNs) -> None:
+        self.heard_ns, self.gone = heard_ns, False
+
+    def next_timeout(self) -> HostNs | None:
+        return None if self.gone else self.heard_ns + NS_PER_S
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        self.gone = now_ns >= self.heard_ns + NS_PER_S
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_after_a_stall_what_has_arrived_is_read_before_a_peer_counts_as_silent(
+    said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 10 * NS_PER_S
+    monkeypatch.setattr(runner_module, "now_ns", lambda: now)
+    loop, core = Loop(), Silent(now)
+    runner = TimerRunner(core, cast(asyncio.AbstractEventLoop, loop))
+    runner.rearm()
+    now += 20 * NS_PER_S
+    loop.due.pop()[1]()
+    assert not core.gone and len(loop.due) == 1
+    if said:
+        core.heard_ns = now
+        runner.rearm()
+    now += NS_PER_S // 2
+    loop.due.pop()[1]()
+    assert core.gone is not said
