@@ -410,3 +410,18 @@ def test_a_stream_that_is_paused_when_it_has_run_dry_is_no_incident_at_any_door(
         return [incident.subject for incident in house.diagnosis.incidents]
 
     assert len(asyncio.run(test())) == (0 if pauses else 1)
+
+
+def test_a_loopback_that_ends_with_its_sink_is_not_listed_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        house = House(tmp_path)
+        client = house.program(FIREFOX)
+        sink = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=extra")
+        client.ask(Command.LOAD_MODULE, name="module-loopback", argument="source=millrace.monitor sink=extra")
+        before = {entry.id for entry in house.registry._entries.values() if entry.kind == "stream"}
+        assert before == set(house.graph.streams) and before
+        client.ask(Command.UNLOAD_MODULE, index=sink["index"])
+        assert not house.graph.streams
+        assert not [entry.id for entry in house.registry._entries.values() if entry.kind == "stream"]
+
+    asyncio.run(test())

@@ -98,9 +98,16 @@ class Nodes:
 
     # A copy, because an observer may remove itself or others. Observers are called after the change, so they see the
     # new state, and may change the graph in turn.
+    # An observer may remove the node, and all are told of that at once: nothing may follow about it.
     def _changed(self, change: str, node: Node) -> None:
+        there = self._has(node)
         for observer in list(self.observers):
             observer(change, node)
+            if there and not self._has(node):
+                return
+
+    def _has(self, node: Node) -> bool:
+        return any(node.id in nodes for nodes in (self.streams, self.taps, self.sinks, self.sources))
 
     def set_default(self, sink: Sink) -> None:
         """The sink for streams that name none: new ones, and those on the old default that nobody has moved."""
