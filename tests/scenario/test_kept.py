@@ -322,7 +322,8 @@ def test_a_client_that_goes_amid_its_call_leaves_a_whole_change(tmp_path: Path) 
         async with asyncio.timeout(5):
             while "bob" not in daemon.worker.guests:
                 await asyncio.sleep(0.005)
-        assert list(daemon.worker.store.guests()) == ["bob"]
+        async with daemon.worker.keeper.turn:
+            assert list(daemon.worker.store.guests()) == ["bob"]
 
     running(tmp_path, test)
 

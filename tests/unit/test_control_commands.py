@@ -81,7 +81,7 @@ def with_guests(folder: Path, test: Callable[[Hall], Awaitable[None]]) -> None:
 
 
 def guest_of(rights: Right, *guests: str) -> Principal:
-    return Principal("token/5", rights, frozenset(guests or ("alice",)))
+    return Principal("certificate/five", rights, frozenset(guests or ("alice",)))
 
 
 # What each command needs, where, and with which arguments; {n} is a stream of alice's, {d} a machine's door, {r} a
@@ -130,7 +130,7 @@ def test_a_command_needs_its_right_in_that_guest(name: str, args: dict[str, Any]
         given = await furnished(hall, args)
         others = EVERYTHING & ~right & ~Right.ADMIN
         if right is not Right.SEE:
-            with pytest.raises(RightsError, match="token/5 may not"):
+            with pytest.raises(RightsError, match="certificate/five may not"):
                 await hall.ask(name, guest_of(others | Right.SEE), **given)
         for stranger in (NOBODY, guest_of(EVERYTHING, "bob"), guest_of(EVERYTHING, "carol")):
             with pytest.raises(NotFound):
@@ -184,7 +184,7 @@ def test_who_asks_sees_no_more_than_they_may(tmp_path: Path) -> None:
         about = await hall.ask("about", guest_of(Right.SEE))
         assert (about.version, about.you, about.listen, about.page) == (
             __version__,
-            "token/5",
+            "certificate/five",
             PLACE.address,
             PLACE.page_url,
         )
@@ -280,7 +280,7 @@ def test_a_source_is_nothing_that_a_program_links_or_moves(tmp_path: Path) -> No
         tries = [("link", {"source": "source/microphone", "to": "sink/millrace", "guest": "alice"}),
                  ("move", {"target": stream.key, "to": "source/microphone"})]  # fmt: skip
         for name, args in tries:
-            with pytest.raises(RightsError, match=r"token/5 may not link or move a source, .* to one; record it"):
+            with pytest.raises(RightsError, match=r"five may not link or move a source, .* to one; record it"):
                 await hall.ask(name, program, **args)
         await hall.ask("link", **tries[0][1])
 
@@ -382,13 +382,13 @@ def test_what_waits_for_the_disk_holds_up_who_asked_for_it_alone(tmp_path: Path)
         for name, args in [("remember", {"key": "x"}), ("set", {"target": "sink/a", "settings": {}})]:
             most.clear()
             await asyncio.gather(*several(name, **args))
-            assert most == {"owner": 1, "token/5": 1, "all": 2}, name
+            assert most == {"owner": 1, "certificate/five": 1, "all": 1}, name
         for name, args in [("recall", {}), ("set", {"target": "stream/1", "settings": {}}),
                            ("set", {"target": "listener/1", "settings": {}})]:  # fmt: skip
             most.clear()
             await asyncio.gather(*several(name, **args))
-            assert most == {"owner": 3, "token/5": 1, "all": 4}, name
-        assert set(hall.commands.table) > KEPT and not hall.commands._changing, "nobody who is done is remembered"
+            assert most == {"owner": 3, "certificate/five": 1, "all": 4}, name
+        assert set(hall.commands.table) > KEPT and not hall.worker.keeper._own, "nobody who is done is remembered"
 
     with_guests(tmp_path, test)
 

@@ -158,7 +158,7 @@ def test_of_a_guest_that_is_gone_nothing_is_kept_and_whoever_waits_is_told(tmp_p
         keeper, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
         memory = Memory(keeper, "alice")
         Devices(memory.keep_devices).set(KEY, LOUD, heard.append)
-        memory.devices.end()
+        memory.end()
         while not heard:
             await asyncio.sleep(0.001)
         assert heard == [False] and keeper.store.guest("alice").levels == {}

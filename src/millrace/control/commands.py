@@ -5,11 +5,9 @@ Each looks its object up among those visible to the principal, demands the right
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeVar, get_type_hints
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -22,7 +20,7 @@ from millrace.control.tokens import token_view
 from millrace.control.worker import Worker
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
-from millrace.guest.config import stream_table
+from millrace.guest.config import stream_table, table_of
 from millrace.guest.find import split_key
 from millrace.guest.guest import Guest
 from millrace.guest.home import MachineView
@@ -57,6 +55,11 @@ Run = Callable[[Any, Principal], Awaitable[Any]]
 T = TypeVar("T")
 
 
+# Each command does four things in this order: convert its arguments (`requests`), find the object among those that
+# the principal may see, demand the right in that object's guest, and act. An object that may not be seen is missing,
+# not forbidden, or names could be found out by asking. Nothing may await between the last check and the change. A
+# command that writes to disk therefore runs whole in the writer's turn, where nothing that it has checked can change:
+# the rights of its principal are looked up only then (`run`).
 class Commands:
     """All commands of one daemon."""
 
@@ -64,7 +67,6 @@ class Commands:
         self._worker, self._place = worker, place
         self.table: dict[str, Command] = {}
         self._runs: dict[str, Run] = {}
-        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         for name, method, path, scope, run, summary in self._rows():
             types = get_type_hints(run)
             self.table[name] = Command(name, method, path, types["args"], types["return"], scope, summary)
@@ -116,11 +118,20 @@ class Commands:
         if command is None:
             raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
         parsed, run = r.parsed(command.takes, args), self._runs[name]
+        principal = self._worker.current(principal)
         if not _is_kept(name, parsed):
             return await run(parsed, principal)
-        # A disk commits a few changes a second. A lock per principal makes a client with many wait only for its own.
-        async with self._changing.setdefault(principal.key, asyncio.Lock()):
-            return await run(parsed, principal)
+        return await self._run_in_turn(principal, run, parsed)
+
+    async def _run_in_turn(self, principal: Principal, run: Run, args: Any) -> Any:
+        """Run a command that writes to disk, with the rights that its principal has when its turn comes."""
+        turns = self._worker.turns_of(principal)
+
+        async def whole() -> Any:
+            return await run(args, self._worker.current(principal))
+
+        # A disk commits a few changes a second. One queue per share makes a client with many wait only for its own.
+        return await self._worker.keeper.change(turns, lambda: turns.do(whole()))
 
     def page_link(self) -> str:
         """A single-use link that signs a browser in as the owner.
@@ -361,6 +372,9 @@ class Commands:
         guest = next((g for g in self._worker.guests.values() if args.key.startswith(stream_table(g.name))), None)
         if guest is not None:
             await self._worker.learn(guest, args.key, args.value)
+        elif args.value is not None and (name := table_of(args.key)):
+            # A later guest of that name would load it.
+            raise missing_guest(name, self._worker.guests)
         else:
             await self._worker.keeper.write(self._worker.store.remember, args.key, args.value)
         return OK
@@ -372,6 +386,8 @@ class Commands:
 
 def _is_kept(name: str, args: Any) -> bool:
     """Whether a command writes to disk before it is answered."""
+    if isinstance(args, r.Decide) and not args.always:
+        return False
     return name in KEPT or (isinstance(args, r.Set) and not args.target.startswith(("stream/", "listener/")))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from millrace.control.writer import StoreWriter
+from millrace.control.store import NotKept
+from millrace.control.writer import Stopping, StoreWriter
 from millrace.errors import ConfigError
 from millrace.guest.config import stream_table
 from millrace.remembered.devices import DEFAULT, Devices, DeviceUpdate, Key, Value
@@ -46,16 +47,34 @@ class _Queue(Generic[T]):
             await self._write()
 
 
+# A guest's rows are deleted before its clients are gone. What they still change must not be written, or it would be
+# loaded by a later guest of the same name.
+class GuestWriter:
+    """Writes what one guest remembers, as long as the guest exists."""
+
+    def __init__(self, keeper: StoreWriter) -> None:
+        self._keeper, self.store, self.turn = keeper, keeper.store, keeper.turn
+        self.ended = False
+        """The guest is gone."""
+
+    async def write(self, change: Callable[..., T], *args: Any) -> T:
+        """See `StoreWriter.write`; NotKept if the guest is gone when its turn comes."""
+        async with self.turn:
+            if self.ended:
+                raise NotKept("not kept: the guest was removed")
+            return await self._keeper.write(change, *args)
+
+
 class RememberedStreams:
     """One guest's remembered streams. Updates are written one by one, because each builds on the ones before."""
 
-    def __init__(self, keeper: StoreWriter, guest: str, rules: Rules) -> None:
-        self._keeper, self._prefix, self._rules = keeper, stream_table(guest), rules
+    def __init__(self, writer: GuestWriter, guest: str, rules: Rules) -> None:
+        self._writer, self._prefix, self._rules = writer, stream_table(guest), rules
         self._queue: _Queue[RuleUpdate] = _Queue(RULES_WAITING_MAX, self._write)
 
     async def load(self) -> None:
         """Load what is stored, and rewrite entries that an earlier version wrote in another form."""
-        kept = await self._keeper.write(self._keeper.store.recall, self._prefix)
+        kept = await self._writer.write(self._writer.store.recall, self._prefix)
         again = self._rules.load({key.removeprefix(self._prefix): text for key, text in kept.items()})
         if again:
             await self._keep(again)
@@ -63,12 +82,13 @@ class RememberedStreams:
     async def learn(self, key: str, text: str | None) -> None:
         """Store what a session manager remembers about the group under `key`."""
         name = key.removeprefix(self._prefix)
-        await self._keep({name: text})
-        self._rules.take({name: None if text is None else parsed(text)})
+        async with self._writer.turn:
+            await self._keep({name: text})
+            self._rules.take({name: None if text is None else parsed(text)})
 
     async def _keep(self, texts: dict[str, str | None]) -> None:
         changes = {self._prefix + name: text for name, text in texts.items()}
-        await self._keeper.write(self._keeper.store.remember_all, changes, self._prefix, RULES_MAX)
+        await self._writer.write(self._writer.store.remember_all, changes, self._prefix, RULES_MAX)
 
     def submit(self, update: RuleUpdate) -> None:
         """See `Rules`."""
@@ -77,32 +97,27 @@ class RememberedStreams:
 
     async def _write(self) -> None:
         update = self._queue.waiting.popleft()
-        changes: Changes = update.changes()
         try:
-            if changes:
-                await self._keep({n: None if rule is None else written(n, rule) for n, rule in changes.items()})
+            async with self._writer.turn:
+                changes: Changes = update.changes()
+                if changes:
+                    await self._keep({n: None if rule is None else written(n, rule) for n, rule in changes.items()})
+                self._rules.take(changes)
         except ConfigError:
             update.done(False)
             return
-        self._rules.take(changes)
         update.done(True)
 
 
 # Levels come in bursts, while a slider is moved, and only the last value of each matters. So everything that waits
 # goes out in one transaction, with the values that are in force when it is written, and every one of those requests
-# is acknowledged by it. `end` is for the time after a guest was removed: its rows are deleted before its clients are
-# gone, and what they still change must not be written for a later guest of the same name.
+# is acknowledged by it.
 class RememberedDevices:
     """One guest's remembered sinks and sources. Changes made during a write go out together in the next one."""
 
-    def __init__(self, keeper: StoreWriter, guest: str, table: Devices) -> None:
-        self._keeper, self._guest, self._table = keeper, guest, table
+    def __init__(self, writer: GuestWriter, guest: str, table: Devices) -> None:
+        self._writer, self._guest, self._table = writer, guest, table
         self._queue: _Queue[DeviceUpdate] = _Queue(DEVICES_WAITING_MAX, self._write)
-        self._ended = False
-
-    def end(self) -> None:
-        """The guest is gone: write nothing more, since a new guest may take its name."""
-        self._ended = True
 
     def submit(self, update: DeviceUpdate) -> None:
         """See `Devices`."""
@@ -116,15 +131,21 @@ class RememberedDevices:
             one.done(False)
 
     async def _write(self) -> None:
-        # Under the writer's lock, in turn with other changes: the value written last must be the one in force.
-        async with self._keeper.turn:
-            updates = self._queue.take()
-            values = {one.key: self._table.now[one.key] for one in updates if one.key in self._table.now}
-            kept = not self._ended and await self._keep(values)
+        try:
+            # In turn with other changes: the value written last must be the one in force.
+            async with self._writer.turn:
+                await self._write_all(self._queue.take())
+        except Stopping:
+            for update in self._queue.take():
+                update.done(False)
+
+    async def _write_all(self, updates: list[DeviceUpdate]) -> None:
+        values = {one.key: self._table.now[one.key] for one in updates if one.key in self._table.now}
+        kept = await self._keep(values)
         if kept:
             self._table.was_kept(values)
             self._bring_back(values)
-        elif not self._ended:
+        elif not self._writer.ended:
             self._table.was_not_kept(values)
         for update in updates:
             update.done(kept)
@@ -142,7 +163,7 @@ class RememberedDevices:
         levels = {key: value for key, value in values.items() if not isinstance(value, str)}
         defaults = {key[1]: value for key, value in values.items() if key[0] == DEFAULT and isinstance(value, str)}
         try:
-            await self._keeper.write(self._keeper.store.keep_devices, self._guest, levels, defaults)
+            await self._writer.write(self._writer.store.keep_devices, self._guest, levels, defaults)
         except ConfigError:
             return False
         return True
@@ -155,14 +176,18 @@ class Memory:
     devices: RememberedDevices
 
     def __init__(self, keeper: StoreWriter, guest: str) -> None:
-        self._keeper, self._guest = keeper, guest
+        self._writer, self._guest = GuestWriter(keeper), guest
+
+    def end(self) -> None:
+        """The guest is gone: write nothing more, since a new guest may take its name."""
+        self._writer.ended = True
 
     def keep_rules(self, table: Rules) -> Callable[[RuleUpdate], None]:
         """See `memory.Memory`."""
-        self.streams = RememberedStreams(self._keeper, self._guest, table)
+        self.streams = RememberedStreams(self._writer, self._guest, table)
         return self.streams.submit
 
     def keep_devices(self, table: Devices) -> Callable[[DeviceUpdate], None]:
         """See `memory.Memory`."""
-        self.devices = RememberedDevices(self._keeper, self._guest, table)
+        self.devices = RememberedDevices(self._writer, self._guest, table)
         return self.devices.submit

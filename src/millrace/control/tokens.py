@@ -165,9 +165,7 @@ class Access:
 
     def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
         """Register a session under a principal: see `LiveSessions`. RightsError if its rights have ended meanwhile."""
-        why = self._over(principal.key) or self._signed_out(principal)
-        if why:
-            raise RightsError(why)
+        self._demand_valid(principal)
         keys = (principal.key, _visit(principal.session)) if principal.session else (principal.key,)
         leave = self._live_sessions.enter(keys, end, lose)
         self._arm()
@@ -180,6 +178,17 @@ class Access:
         if found is None:
             raise RightsError(self._over(principal.key) or f"{principal.key} is let in no more")
         return found
+
+    def current(self, principal: Principal) -> Principal:
+        """A principal with the rights that it has now; RightsError if they have ended since it was authenticated."""
+        self._demand_valid(principal)
+        token = self._token(principal.key)
+        return principal if token is None else replace(token.principal, session=principal.session)
+
+    def _demand_valid(self, principal: Principal) -> None:
+        why = self._over(principal.key) or self._signed_out(principal)
+        if why:
+            raise RightsError(why)
 
     def _signed_out(self, principal: Principal) -> str:
         secret = self.secret_of(principal.key) if principal.session else None

@@ -22,8 +22,8 @@ from millrace.control.results import PolicyView
 from millrace.control.store import KeptGuest, Store
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
-from millrace.control.writer import StoreWriter
-from millrace.errors import ConfigError, GraphError, MillraceError
+from millrace.control.writer import Stopping, StoreWriter
+from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.model import Ids, Sink, Stream
 from millrace.guest.config import GuestConfig, added_guest, checked_guest_name
@@ -67,9 +67,11 @@ class Servers(Protocol):
         ...
 
 
-# The order of a change that survives a restart: take the lock, check the state, write to disk, change memory,
-# publish, release the lock. A refusal at any step leaves nothing changed. What takes long (moving the streams of a
-# removed sink) is done after that, and finished in any case, since the disk already says so.
+# The order of a change that survives a restart: take the turn, check the state, write to disk, change memory, publish,
+# leave the turn. A refusal at any step leaves nothing changed. A change that memory may still refuse (a guest, a sink)
+# is made first and unmade if it can't be written: unmaking always succeeds, while on a full disk a row that was written
+# could not be deleted again. What takes long (moving the streams of a removed sink) is done after the turn, and
+# finished in any case, since the disk already says so.
 class Worker:
     """The guests of one process."""
 
@@ -130,9 +132,14 @@ class Worker:
             self.flight.note(guests[at : at + FLIGHT_GUESTS], now)
             await asyncio.sleep(0)
 
+    async def end_changes(self) -> None:
+        """The daemon is stopping: finish the changes that have begun, and refuse everything from now on."""
+        await self.keeper.end()
+
     async def stop(self, why: str) -> None:
-        """Notify listeners and clients, and stop every guest."""
-        for guest in self.guests.values():
+        """Notify listeners and clients, and stop every guest. Nothing can be made any more: see `end_changes`."""
+        await self.end_changes()
+        for guest in list(self.guests.values()):
             for session in guest.sessions:
                 session.farewell(why, again=True)
             await self._end(guest)
@@ -148,6 +155,7 @@ class Worker:
 
     def guest(self, name: str) -> Guest:
         """A guest by name; NotFound if there is none."""
+        self._demand_open()
         found = self.guests.get(name)
         if found is None:
             raise missing_guest(name, self.guests)
@@ -155,7 +163,26 @@ class Worker:
 
     def visible(self, principal: Principal) -> list[Guest]:
         """The guests that `principal` may see."""
+        self._demand_open()
         return [guest for guest in self.guests.values() if principal.may(Right.SEE, guest.name)]
+
+    def _demand_open(self) -> None:
+        if self.keeper.turn.ended:
+            raise Stopping
+
+    # A command may wait for its body, for its principal's share and for the turn, and meanwhile a token may be revoked
+    # or a guest removed. A guest's own programs have their rights by the guest itself and not by its name, since a
+    # later guest of that name is another one.
+    def current(self, principal: Principal) -> Principal:
+        """A principal with the rights that it has now; RightsError if they have ended since it was authenticated."""
+        self._demand_open()
+        kind, _, name = principal.key.partition("/")
+        if kind != "guest":
+            return self.access.current(principal)
+        guest = self.guests.get(name)
+        if principal.guests and (guest is None or guest.admission.principal is not principal):
+            raise RightsError(f"guest {name} was removed")
+        return principal
 
     @asynccontextmanager
     async def _turn(self, guest: Guest) -> AsyncIterator[None]:
@@ -175,12 +202,13 @@ class Worker:
                 raise GraphError(f"guest {name} exists already")
             if len(self.guests) >= GUESTS_MAX:
                 raise GraphError(f"there are {GUESTS_MAX} guests already, the maximum; remove one")
-            # If adding fails, a stored guest of that name that could not be restored must not be lost: put it back.
-            before = (await self.keeper.write(self.store.guests)).get(name)
-            keep = partial(self.store.keep_guest, name)
-            otherwise = partial(self.store.drop_guest, name) if before is None else partial(keep, before)
-            async with self.keeper.keeping(partial(keep, made), otherwise):
-                return await self._start_guest(config)
+            guest = await self._start_guest(config)
+            try:
+                await self.keeper.write(self.store.keep_guest, name, made)
+            except BaseException:
+                await self._unmake(guest)
+                raise
+            return guest
 
     async def _bring_back(self, name: str, options: dict[str, Any]) -> None:
         """Restore a stored guest. One that fails must not prevent the others from starting."""
@@ -208,10 +236,13 @@ class Worker:
             for spec in config.doors:
                 self.attach(guest, spec)
         except BaseException:
-            self.guests.pop(guest.name, None)
-            await self._stop_guest(guest, "the guest was not made")
+            await self._unmake(guest)
             raise
         return guest
+
+    async def _unmake(self, guest: Guest) -> None:
+        self.guests.pop(guest.name, None)
+        await self._stop_guest(guest, "the guest was not made")
 
     @staticmethod
     def _restore(guest: Guest, kept: KeptGuest) -> None:
@@ -279,12 +310,13 @@ class Worker:
     async def _end(self, guest: Guest) -> None:
         memory = self._memories.pop(guest.name, None)
         if memory is not None:
-            memory.devices.end()
+            memory.end()
         await guest.stop()
 
     async def learn(self, guest: Guest, key: str, text: str | None) -> None:
         """Store what a session manager remembers about a guest's group of streams."""
-        await self._memories[guest.name].streams.learn(key, text)
+        async with self._turn(guest):
+            await self._memories[guest.name].streams.learn(key, text)
 
     def _incident_changed(self, change: str, incident: Incident) -> None:
         if change == "remove":
@@ -353,9 +385,13 @@ class Worker:
         """Add a sink that survives restarts."""
         async with self._turn(guest):
             verbs.demand_sink_name(guest, name)
-            keep = partial(self.store.keep_sink, guest.name, name)
-            async with self.keeper.keeping(partial(keep, description or name), partial(keep, None)):
-                return guest.graph.add_sink(name, description or name)
+            sink = guest.graph.add_sink(name, description or name)
+            try:
+                await self.keeper.write(self.store.keep_sink, guest.name, name, sink.description)
+            except BaseException:
+                guest.graph.remove_sink(sink)
+                raise
+            return sink
 
     async def remove_sink(self, guest: Guest, name: str) -> None:
         """Remove a sink; what plays there moves to the default sink."""
@@ -364,7 +400,8 @@ class Worker:
             await self.keeper.write(self.store.keep_sink, guest.name, sink.name, None)
             steps = guest.graph.leave(sink)
             next(steps, None)
-        # Moving thousands of streams takes a while, so it is done outside the lock: other changes need not wait.
+        # Moving thousands of streams takes a while, so it is done outside the turn: other changes need not wait.
+        self.keeper.turn.leave()
         try:
             await with_pauses(steps)
         finally:
@@ -382,10 +419,10 @@ class Worker:
             async with self._turn(guest):
                 level = (gains or thing.gains, thing.mute if mute is None else mute)
                 await self.keeper.write(self.store.keep_level, guest.name, thing.kind, thing.name, level)
-                # A sink made by a module may have gone during the write; that does not take the lock.
+                guest.devices.learn((thing.kind, thing.name), level)
+                # A sink made by a module may have gone during the write; that does not take the turn.
                 if thing not in guest.graph.mixes():
                     raise missing(key, guest.name)
-                guest.devices.learn((thing.kind, thing.name), level)
         verbs.set_level(guest, thing, gains, mute)
 
     def attach(self, guest: Guest, spec: DoorSpec) -> Machine:

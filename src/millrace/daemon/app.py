@@ -53,28 +53,32 @@ class Daemon:
         self.serving = Serving(config, self.listeners, self.worker.strangers)
         self.plane = LocalPlane(self.worker, self.serving)
         self._web: Web | None = None
-        self._api_path: Path | None = None
+        self._bound: dict[Path, socket.socket] = {}
         self._handover: Handover | None = None
         self._native: dict[Guest | None, NativeServer] = {}
         self._ticker: asyncio.Task[None] | None = None
 
     # The order of the start. The lock and the database were taken before (`__init__`), so a second daemon has failed
-    # by now without touching anything. The private socket is bound first but served only once the guests are there: a
-    # command that is started together with the daemon waits in its backlog instead of failing. The owner's key is set
-    # before anything is served over HTTP, since browser sessions are derived from it. The network comes last.
+    # by now without touching anything. The private sockets are bound first but served only once the guests are there: a
+    # command that is started together with the daemon waits in their backlog instead of failing. The owner's key is set
+    # before anything is served, since browser sessions are derived from it. The network comes last.
     async def start(self) -> None:
         """Open everything; ConfigError says what prevents it."""
-        api_path = self.config.runtime / API_SOCKET
-        api_socket = bind_unix(api_path)
-        self._api_path = api_path
-        self._native[None] = self._native_server(self.config.runtime / NATIVE_SOCKET, Admits.OWNER)
+        api = self._bind(API_SOCKET)
+        native = self._bind(NATIVE_SOCKET, watched=True)
         self._web = Web(self.plane, self.plane, self.listeners, self.config.addresses, self.config.certificates)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         await self.worker.start(self.config.guests)
         self.worker.access.set_key(own_secret(self.config.runtime / KEY_FILE, new_key))
-        await self.serving.serve(self._web.private(), api_socket)
+        self._native[None] = self._native_server(self.config.runtime / NATIVE_SOCKET, native, Admits.OWNER)
+        await self.serving.serve(self._web.private(), api)
         self._handover = Handover(self.config.runtime / HANDOVER_SOCKET, self._take_connection, self.listeners)
         await self.serving.listen(self._web.network())
+
+    def _bind(self, name: str, watched: bool = False) -> socket.socket:
+        path = self.config.runtime / name
+        self._bound[path] = bind_unix(path, watched=watched)
+        return self._bound[path]
 
     async def _tick(self) -> None:
         """Once a second: poll what is not event-driven, and feed the service manager's watchdog."""
@@ -102,13 +106,15 @@ class Daemon:
             copy.close()
             raise
 
-    # The order of the stop. The native connections go first, then the guests, which notify their clients and
+    # The order of the stop. First every change that has begun is finished, and none begins any more, so that no
+    # guest is added from here on. The native connections go next, then the guests, which notify their clients and
     # listeners; then no more HTTP is accepted and what is left of it is closed. The store closes after everything
     # that may write to it, and the lock goes last: until then a new daemon must not start.
     async def stop(self) -> None:
         """Notify listeners and clients, close sockets, remove files."""
         if self._ticker is not None:
             self._ticker.cancel()
+        await self.worker.end_changes()
         for guest in [None, *self.worker.guests.values()]:
             self._close_native(guest, STOPPING)
         await self.worker.stop(STOPPING)
@@ -118,18 +124,22 @@ class Daemon:
         if self._handover is not None:
             self._handover.close()
         self.worker.close()
-        if self._api_path is not None:
-            self._api_path.unlink(missing_ok=True)
+        for path, bound in self._bound.items():
+            bound.close()
+            path.unlink(missing_ok=True)
         self._lock.release()
 
     # -- what serves a guest -----------------------------------------------------------------
 
     def open_guest(self, guest: Guest) -> None:
         """See `Servers`."""
-        self._native[guest] = self._native_server(guest.native_path, Admits.PROGRAMS, guest)
+        bound = bind_unix(guest.native_path, watched=True)
+        self._native[guest] = self._native_server(guest.native_path, bound, Admits.PROGRAMS, guest)
 
-    def _native_server(self, path: Path, admits: Admits, guest: Guest | None = None) -> NativeServer:
-        return NativeServer(self.plane, self.plane, self.listeners, path, admits, guest)
+    def _native_server(
+        self, path: Path, bound: socket.socket, admits: Admits, guest: Guest | None = None
+    ) -> NativeServer:
+        return NativeServer(self.plane, self.plane, self.listeners, path, bound, admits, guest)
 
     def close_guest(self, guest: Guest, why: str) -> None:
         """See `Servers`."""

@@ -54,6 +54,12 @@ def stream_table(guest: str) -> str:
     return f"{STREAM_TABLES}{guest}/"
 
 
+def table_of(key: str) -> str:
+    """The guest to whose remembered streams a key belongs; empty if to none."""
+    guest, slash, _ = key.removeprefix(STREAM_TABLES).partition("/")
+    return guest if key.startswith(STREAM_TABLES) and slash else ""
+
+
 def graph_rate(value: object, what: str) -> int:
     """Check a guest's sample rate in Hz."""
     return checked_int(value, what, GUEST_RATE_MIN, RATE_MAX)

@@ -11,7 +11,7 @@ from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.errors import BudgetError
 from millrace.guest.guest import Guest
 from millrace.io.clock import now_ns
-from millrace.io.listeners import Listeners, bind_unix
+from millrace.io.listeners import Listeners
 from millrace.io.sockets import peer_subject
 from millrace.rights.model import OWNER, Admits
 from millrace.server.native.session import Entrance, NativeSession
@@ -27,15 +27,16 @@ class NativeServer(Entrance):
     """Accepts connections on one socket: the daemon's own, or that of `guest`."""
 
     def __init__(
-        self, plane: ControlPlane, guests: LocalGuests, listeners: Listeners, path: Path, admits: Admits,
-        guest: Guest | None = None,
+        self, plane: ControlPlane, guests: LocalGuests, listeners: Listeners, path: Path, bound: socket.socket,
+        admits: Admits, guest: Guest | None = None,
     ) -> None:  # fmt: skip
+        """Start accepting on `bound`, a listening socket at `path`, and take it over."""
         assert (guest is not None) is (admits is Admits.PROGRAMS)
         self.plane, self.guests, self.listeners = plane, guests, listeners
         self.guest, self.admits, self._path = guest, admits, path
         self.sessions: dict[NativeSession, None] = {}
         self.turns = plane.turns_of(OWNER) if guest is None else guest.turns
-        self._acceptor = listeners.take(bind_unix(path, watched=True), self.turns, self._take)
+        self._acceptor = listeners.take(bound, self.turns, self._take)
 
     @property
     def label(self) -> str:
