@@ -58,6 +58,15 @@ CAUSES: dict[tuple[str, str], str] = {
     ("store", "can't write"): "a change could not be saved to disk and was not made",
     ("guest", "left out"): "a saved guest could not be restored",
     ("rights", "refused"): "a request was refused: a token is wrong, missing or lacks a right",
+    (
+        "rights",
+        "foreign page",
+    ): "another site's page sent a request: its origin does not match this host; behind a proxy, set public_url",
+    ("rights", "malformed"): "a request was refused because it is not well formed",
+    (
+        "rights",
+        "untrusted proxy",
+    ): "the peer sends X-Forwarded-For but is not in trusted_proxies, so all its users count as one address",
 }
 """Explanation of each (stage, cause)."""
 
@@ -91,6 +100,11 @@ def violation(guest: str, key: str, error: Exception, stage: str = "client") -> 
 def refusal(guest: str, who: str, what: str) -> Symptom:
     """A request was refused for lack of rights."""
     return Symptom("rights", "refused", guest, "", {"who": who, "what": what[:TEXT_MAX]})
+
+
+def refused_request(cause: str, who: str, what: str, why: str) -> Symptom:
+    """An HTTP request was refused, with the answer `why`."""
+    return Symptom("rights", cause, "", "", {"who": who, "what": what[:TEXT_MAX], "why": why[:TEXT_MAX]})
 
 
 def kept_waiting(guest: str, subject: str, waited_ns: HostNs, connections: int) -> Symptom:

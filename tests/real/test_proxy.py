@@ -167,13 +167,14 @@ def test_the_page_the_api_and_listeners_work_behind(proxy: str, front: Front) ->
 
 @pytest.mark.beside
 def test_whatever_the_proxy_makes_of_host(front: Front) -> None:
-    hosts = ("$http_host", "$host:443", "$proxy_host", "LOCALHOST")
+    hosts = ("$host", "$host:443", "$proxy_host", "LOCALHOST")
 
     def each(text: str) -> str:
         begin, end = text.index("    location"), text.rindex("}")
         block = text[begin:end]
         made = [
-            block.replace("/millrace/", f"/m{n}/").replace("Host $host;", f"Host {h};") for n, h in enumerate(hosts)
+            block.replace("/millrace/", f"/m{n}/").replace("Host $http_host;", f"Host {h};")
+            for n, h in enumerate(hosts)
         ]
         return text[:begin] + "".join(made) + text[end:]
 

@@ -962,3 +962,46 @@ def test_a_listener_of_this_user_comes_by_the_private_socket_and_sends_no_creden
 
     running(tmp_path, test)
     assert asyncio.run(own_socket("ws://127.0.0.1:8642/alice")) is None
+
+
+def incidents(rig: Rig) -> list[tuple[str, str]]:
+    return [(one.stage, one.cause) for one in rig.daemon.worker.diagnosis.incidents]
+
+
+def test_a_refusal_is_recorded_under_its_own_cause(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        secret = (await rig.token())[1]
+        assert (await rig.ask())[0] == 401 and incidents(rig) == [], "a page that opens asks like this"
+        status, _ = await rig.enter(secret, Origin="https://desk.example:8443")
+        assert status == 403 and incidents(rig) == [("rights", "foreign page")]
+        [one] = rig.daemon.worker.diagnosis.incidents
+        assert "public_url" in str(one.evidence["why"]) and one.evidence["what"] == "403 POST /session"
+        assert (await rig.ask(**bearer("wrong")))[0] == 401
+        assert (await rig.ask(**bearer(secret), **{"Sec-WebSocket-Protocol": CREDENTIAL + secret}))[0] == 400
+        assert incidents(rig)[1:] == [("rights", "refused"), ("rights", "malformed")]
+        status, text = await rig.ask("/api/v1/events", **bearer(secret))
+        assert status == 426 and "a proxy must forward the Upgrade" in text
+        assert len(incidents(rig)) == 3
+
+    running(tmp_path, test)
+
+
+def test_a_proxy_that_is_not_trusted_is_reported_once(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        auth = bearer((await rig.token())[1])
+        for _ in range(2):
+            assert (await rig.ask(**auth, **{"X-Forwarded-For": "10.0.0.7"}))[0] == 200
+        [one] = rig.daemon.worker.diagnosis.incidents
+        assert (one.stage, one.cause, one.evidence, one.count) == ("rights", "untrusted proxy", {"who": "127.0.0.1"}, 1)
+
+    running(tmp_path, test, addresses=parse_addresses("", [], ["10.9.9.9"]))
+
+
+def test_a_trusted_proxy_is_not_reported(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        auth = bearer((await rig.token())[1])
+        assert (await rig.ask(**auth, **{"X-Forwarded-For": "10.0.0.7"}))[0] == 200
+        assert incidents(rig) == []
+        assert rig.daemon.serving.outward_url == "wss://desk.example/millrace"
+
+    running(tmp_path, test, addresses=parse_addresses("https://desk.example/millrace/", [], ["127.0.0.1"]))

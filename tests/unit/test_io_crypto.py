@@ -5,8 +5,13 @@ from __future__ import annotations
 import ssl
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from millrace.io.crypto import trusting_nobody
+import pytest
+
+from millrace.errors import ConfigError
+from millrace.io.crypto import certificate_trouble, server_tls, tls_trouble, trusting_nobody, validity_trouble
 
 DAEMON = """
 import ssl
@@ -33,3 +38,47 @@ def test_a_default_context_made_meanwhile_trusts_nobody_and_later_ones_are_as_us
 def test_the_daemon_imports_aiohttp_without_parsing_the_certificates_of_all_authorities() -> None:
     done = subprocess.run([sys.executable, "-c", DAEMON], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def pair(folder: Path, name: str) -> tuple[str, str]:
+    """A certificate for localhost, valid from now for a day, and its key."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    subprocess.run([*made, "-subj", "/CN=localhost", "-out", cert, "-keyout", key], check=True, capture_output=True)
+    return str(cert), str(key)
+
+
+def test_a_certificate_out_of_its_dates_is_named(tmp_path: Path) -> None:
+    cert, _ = pair(tmp_path, "a")
+    now = datetime.now(UTC)
+    assert validity_trouble(cert, now + timedelta(hours=1)) == ""
+    assert "expired on 2" in validity_trouble(cert, now + timedelta(days=3))
+    assert "is not valid before 2" in validity_trouble(cert, now - timedelta(days=3))
+
+
+def test_the_file_that_is_wrong_is_named(tmp_path: Path) -> None:
+    (cert, key), (_, other) = pair(tmp_path, "a"), pair(tmp_path, "b")
+    server_tls(cert, key)
+    with pytest.raises(ConfigError, match=r"the TLS key \S+/b.key does not belong to the certificate \S+/a.pem"):
+        server_tls(cert, other)
+    with pytest.raises(ConfigError, match=r"can't read the TLS certificate \S+/none.pem: No such file"):
+        server_tls(str(tmp_path / "none.pem"), key)
+    with pytest.raises(ConfigError, match=r"can't read the TLS key \S+/none.key: No such file"):
+        server_tls(cert, str(tmp_path / "none.key"))
+
+
+@pytest.mark.parametrize(("code", "said"), [
+    (10, "has expired; the server needs a new one"), (9, "is not valid yet"), (62, "is not for vm7"),
+    (64, "is not for vm7"), (20, "is not trusted here (words); trust its authority with --ca-file"),
+])  # fmt: skip
+def test_a_refused_certificate_says_what_helps(code: int, said: str) -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = code, "words"
+    assert said in tls_trouble(error, "vm7", "vm7:5931")
+    assert ("--ca" in certificate_trouble(error, "vm7", "use --ca")) is (code == 20)
+
+
+def test_a_port_without_tls_is_named_as_one() -> None:
+    error = ssl.SSLError()
+    error.reason = "WRONG_VERSION_NUMBER"
+    assert tls_trouble(error, "vm7", "vm7:5930") == "TLS: vm7:5930 does not speak TLS; leave out --tls"

@@ -12,7 +12,7 @@ import pytest
 import millrace
 from millrace.client.endpoint import demand_welcome, hindrance
 from millrace.client.options import ListenerOptions
-from millrace.errors import RightsError
+from millrace.errors import GraphError, RightsError
 
 
 @pytest.mark.parametrize(("host", "said"), [
@@ -24,7 +24,7 @@ def test_who_cannot_connect_is_told_what_is_not_there(host: str, said: str) -> N
         async with aiohttp.ClientSession() as http:
             with pytest.raises(aiohttp.ClientConnectorError) as found:
                 await http.get(f"http://{host}:{port}/")
-        return hindrance(ListenerOptions(), found.value)
+        return hindrance(ListenerOptions(), "ws://x/default", found.value)
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -43,7 +43,7 @@ def test_a_server_without_tls_is_named_as_one() -> None:
         async with server, aiohttp.ClientSession() as http:
             with pytest.raises(aiohttp.ClientConnectorError) as found:
                 await http.get(f"https://127.0.0.1:{port}/")
-        return hindrance(ListenerOptions(), found.value), port
+        return hindrance(ListenerOptions(), "ws://x/default", found.value), port
 
     said, port = asyncio.run(tried())
     assert said == f"127.0.0.1:{port} does not use TLS; connect with ws:// instead of wss://"
@@ -61,3 +61,18 @@ def test_a_token_that_is_refused_is_not_asked_for_again(token: str | None, said:
 def test_the_errors_of_the_library_are_where_its_documentation_has_them() -> None:
     for name in ("ConfigError", "GraphError", "MillraceError", "NoDaemon", "PeerLost", "RightsError"):
         assert issubclass(getattr(millrace, name), millrace.MillraceError)
+
+
+def test_a_missing_path_may_be_the_proxys() -> None:
+    error = aiohttp.WSServerHandshakeError(Mock(), (), status=404)
+    with pytest.raises(GraphError, match=r"no such guest.*is a prefix such as /millrace/ missing"):
+        demand_welcome("wss://desk.example/default", ListenerOptions(), error)
+
+
+@pytest.mark.parametrize("error", [
+    aiohttp.ServerDisconnectedError(), aiohttp.WSServerHandshakeError(Mock(), (), status=400),
+])  # fmt: skip
+def test_a_tls_port_that_is_asked_without_tls_is_named_as_one(error: aiohttp.ClientError) -> None:
+    said = "if the server uses TLS, connect with wss://"
+    assert said in hindrance(ListenerOptions(), "ws://127.0.0.1/default", error)
+    assert said not in hindrance(ListenerOptions(), "wss://127.0.0.1/default", error)

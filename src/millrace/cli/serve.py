@@ -169,8 +169,7 @@ def _tell(daemon: Daemon) -> None:
         for address in guest.config.pulse_tcp:
             tell(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.pulse.cookie_path}")
         tell(f"  listeners:     millrace listen {guest.name}")
-        where = f"{daemon.serving.scheme}://{daemon.serving.outward or daemon.serving.address}/{guest.name}"
-        tell(f"  by network:    millrace listen {where} --token-file FILE")
+        tell(f"  by network:    millrace listen {daemon.serving.outward_url}/{guest.name} --token-file FILE")
     if os.isatty(1):
         tell(f"browser:  {daemon.page_link()}")
         tell("          valid for one browser, once, for an hour; `millrace page` prints another")

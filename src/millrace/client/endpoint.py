@@ -24,12 +24,10 @@ from millrace.errors import (
     RemoteProtocolError,
     RightsError,
 )
-from millrace.io.crypto import client_tls
+from millrace.io.crypto import NOT_TLS, certificate_trouble, client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
 from millrace.text import SHOWN_MAX, printable, quoted
 
-NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
-"""OpenSSL's error reasons when the other side does not speak TLS."""
 ASK_S = 5.0
 CONNECT_S = 5.0
 CLOSE_S = 2.0
@@ -124,8 +122,16 @@ async def parting(line: aiohttp.ClientWebSocketResponse) -> AsyncIterator[None]:
                 await line.close()
 
 
-def hindrance(options: ListenerOptions, error: Exception) -> str:
-    """Why the connection failed and, for the local daemon's socket, what to do."""
+def untrusted(url: str, error: aiohttp.ClientConnectorCertificateError) -> RightsError:
+    """The error for a daemon's certificate that is not accepted."""
+    found, remedy = error.certificate_error, "trust its authority with --ca, or any with --insecure"
+    if isinstance(found, ssl.SSLCertVerificationError):
+        return RightsError(f"{url}: {certificate_trouble(found, printable(error.host), remedy)}")
+    return RightsError(f"{url}: its certificate is not trusted here ({found}); {remedy}")
+
+
+def hindrance(options: ListenerOptions, url: str, error: Exception) -> str:
+    """Why the connection to `url` failed and, where it is known, what to do."""
     if _no_daemon(options, error):
         return f"no daemon answers at {options.socket}; start one with `millrace serve`"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -135,14 +141,23 @@ def hindrance(options: ListenerOptions, error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         why = f" ({os.strerror(error.os_error.errno)})" if error.os_error.errno else ""
         return f"can't connect to {printable(error.host)}:{error.port}{why}; is `millrace serve` running there?"
+    # What TLS servers do when asked without TLS: Millrace disconnects, nginx answers 400.
+    if options.socket is None and url.startswith("ws:") and _may_want_tls(error):
+        what = "the server disconnected" if isinstance(error, aiohttp.ServerDisconnectedError) else "the answer is 400"
+        return f"{what}; if the server uses TLS, connect with wss://"
     return str(error) or type(error).__name__
+
+
+def _may_want_tls(error: Exception) -> bool:
+    refused = isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 400
+    return refused or isinstance(error, aiohttp.ServerDisconnectedError)
 
 
 def given_up(url: str, options: ListenerOptions, error: Exception, joined: bool) -> PeerLost:
     """The error of a listener that does not reconnect. NoDaemon only if it never joined: later the daemon was there."""
     if _no_daemon(options, error) and not joined:
-        return NoDaemon(hindrance(options, error))
-    return PeerLost(f"{url}: {hindrance(options, error)}")
+        return NoDaemon(hindrance(options, url, error))
+    return PeerLost(f"{url}: {hindrance(options, url, error)}")
 
 
 def _no_daemon(options: ListenerOptions, error: Exception) -> bool:
@@ -159,7 +174,10 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
             f"your daemon has no guest {quoted(name)}; `millrace ls` lists its guests. For another daemon, give ws://HOST:PORT/GUEST"
         )
     if error.status == 404:
-        raise GraphError(f"{url}: no such guest, or the token has no right to hear it; run `millrace ls` there")
+        prefix = "or the path is not the proxy's (is a prefix such as /millrace/ missing?)"
+        raise GraphError(
+            f"{url}: no such guest, or the token has no right to hear it, {prefix}; run `millrace ls` there"
+        )
     if error.status == 200:
         raise RemoteProtocolError(
             f"{url} is a web page, not a Millrace guest: listeners connect to ws://HOST:PORT/GUEST"

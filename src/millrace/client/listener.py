@@ -34,7 +34,6 @@ from millrace.errors import (
     ConfigError,
     OutputLost,
     PeerLost,
-    RightsError,
 )
 from millrace.io.clock import now_ns
 from millrace.io.messages import MessageRunner
@@ -136,7 +135,7 @@ class Listener:
                     if not self.options.reconnect:
                         raise endpoint.given_up(self.url, self.options, error, self.connections > 0) from None
                     if self.connections != before or tries == 0:
-                        self.on_event("lost", endpoint.hindrance(self.options, error))
+                        self.on_event("lost", endpoint.hindrance(self.options, self.url, error))
                 tries = 0 if self.connections != before else tries + 1
                 await self._pause(tries)
         finally:
@@ -169,8 +168,7 @@ class Listener:
                 endpoint.demand_welcome(self.url, self.options, error)
                 raise
             except aiohttp.ClientConnectorCertificateError as error:
-                why = f"its certificate is not trusted here ({error.certificate_error})"
-                raise RightsError(f"{self.url}: {why}; trust its authority with --ca, or any with --insecure") from None
+                raise endpoint.untrusted(self.url, error) from None
             async with endpoint.parting(line):
                 await self._talk(line)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
+from datetime import UTC, datetime
 
 from aiohttp import web
 
 from millrace.daemon.config import Config
 from millrace.errors import ConfigError
-from millrace.io.crypto import server_tls
+from millrace.io.crypto import server_tls, validity_trouble
 from millrace.io.listeners import Acceptor, Listeners, bind_tcp
 from millrace.io.metered import Metered
 from millrace.io.sockets import outward_address
@@ -17,6 +19,7 @@ from millrace.io.turns import Turns
 from millrace.server.http import weblog
 from millrace.text import parse_address, quoted, show_address
 
+log = logging.getLogger("millrace.web")
 KEEPALIVE_S = 75.0
 
 
@@ -73,7 +76,11 @@ class Serving:
             return None
         if not (cert and key):
             raise ConfigError("TLS needs both --tls-cert and --tls-key")
-        return server_tls(cert, key, self._config.client_ca)
+        context = server_tls(cert, key, self._config.client_ca)
+        trouble = validity_trouble(cert, datetime.now(UTC))
+        if trouble:
+            log.warning("%s", trouble)
+        return context
 
     def close(self) -> None:
         """Stop accepting connections."""
@@ -89,6 +96,13 @@ class Serving:
     def url(self) -> str:
         """URL at which listeners connect, without the guest."""
         return f"{self.scheme}://{self.address}"
+
+    @property
+    def outward_url(self) -> str:
+        """URL at which listeners elsewhere connect, without the guest."""
+        public = self._config.addresses.public_url
+        # http://... becomes ws://..., and https://... wss://...
+        return f"ws{public.removeprefix('http')}" if public else f"{self.scheme}://{self.outward or self.address}"
 
     @property
     def scheme(self) -> str:

@@ -10,14 +10,17 @@ from typing import Protocol, cast
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
+from millrace.io.crypto import tls_trouble
 from millrace.io.lookup import found_below
 from millrace.io.runner import StreamRunner
-from millrace.io.sockets import keep_alive
+from millrace.io.sockets import keep_alive, why_not_unix
 from millrace.io.turns import Portion, Turns
 from millrace.units import HostNs
 from millrace.wire.contract import Session
 
 CONNECT_S = 5.0
+DISPLAYS = 100
+"""A lower port is more likely a VNC display number."""
 UNREAD_MAX = 2 * 1024 * 1024
 """The most bytes that may wait for a machine to read them: a few seconds of microphone sound."""
 GONE_S = 30
@@ -50,6 +53,14 @@ class Core(Session[Buffer, bytes], Protocol):
     def partial_bytes(self) -> int:
         """Bytes received of a message that is still incomplete."""
         ...
+
+
+def _why_not(error: OSError, host: str, port: int, path: str) -> str:
+    """Why nothing was reached, and a likely mistake."""
+    why = error.strerror or str(error)
+    if host:
+        return f"{why} (display :{port} is port {5900 + port})" if port < DISPLAYS else why
+    return why_not_unix(error, path)
 
 
 def _free(size: int) -> None:
@@ -89,6 +100,8 @@ class ClientLine:
         self._transport: asyncio.Transport | None = None
         self._shaking = False
         self._portion = Portion(PORTION_BYTES_MIN, PORTION_BYTES_MAX)
+        self._plain = False
+        """Connected over TCP without TLS, and nothing has arrived yet."""
 
     async def connect(
         self, host: str, port: int, path: str, tls: ssl.SSLContext | None, below: tuple[str, ...] = ()
@@ -108,6 +121,7 @@ class ClientLine:
     ) -> None:
         loop = asyncio.get_running_loop()
         where = f"{host}:{port}" if host else path
+        self._plain = bool(host) and tls is None
         try:
             async with asyncio.timeout(CONNECT_S):
                 if host:
@@ -117,11 +131,11 @@ class ClientLine:
                     with found_below(path, below) as found:
                         made = await loop.create_unix_connection(lambda: self._runner, found)
         except ssl.SSLError as error:
-            raise PeerLost(f"TLS: {error.reason or error}") from None
+            raise PeerLost(tls_trouble(error, host, where)) from None
         except TimeoutError:
             raise PeerLost(f"no answer at {where}") from None
         except OSError as error:
-            raise PeerLost(f"nothing at {where} yet: {error.strerror or error}") from None
+            raise PeerLost(f"nothing at {where} yet: {_why_not(error, host, port, path)}") from None
         self._transport = made[0]
         raw = self._transport.get_extra_info("socket")
         if raw is not None and host:
@@ -142,7 +156,7 @@ class ClientLine:
                 plain, self._runner, context, server_hostname=host, ssl_handshake_timeout=CONNECT_S
             )
         except (ssl.SSLError, OSError) as error:
-            self._why = PeerLost(f"TLS: {getattr(error, 'reason', None) or error}")
+            self._why = PeerLost(tls_trouble(error, host, host))
             raise self._why from None
         finally:
             self._shaking = False
@@ -155,7 +169,7 @@ class ClientLine:
 
     def receive(self, data: memoryview, now_ns: HostNs) -> int:
         """See `Connection`."""
-        taken = 0
+        taken, self._plain = 0, False
         try:
             while taken < len(data):
                 size = self._portion.bytes
@@ -207,7 +221,8 @@ class ClientLine:
     def broke(self, error: Exception) -> None:
         """The connection is about to end because of `error`, not by a clean close."""
         if isinstance(self._why, Closed):
-            self._why = PeerLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}")
+            hint = "; if this is a TLS port of SPICE, add --tls" if self._plain else ""
+            self._why = PeerLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}{hint}")
 
     # `_why` begins as a clean close. Whatever ends the connection otherwise has replaced it by now.
     def closed(self) -> bool:

@@ -6,11 +6,17 @@ import contextlib
 import os
 import ssl
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from millrace.errors import ConfigError, RemoteProtocolError
 
 SPICE_KEY_BITS = 1024
+NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+"""OpenSSL's error reasons when the other side does not speak TLS."""
+NOT_YET_VALID, EXPIRED, OTHER_NAME, OTHER_ADDRESS = 9, 10, 62, 64
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH."""
 
 
 def spice_ticket(key_der: bytes, password: str) -> bytes:
@@ -65,11 +71,62 @@ def client_tls(ca_file: str, cert: str = "", key: str = "") -> ssl.SSLContext:
     if ca_file:
         _take_private_authorities(context)
     if cert:
-        try:
-            context.load_cert_chain(cert, key or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"certificate {cert} with key {key or cert}: {error}") from None
+        _load_pair(context, cert, key or cert)
     return context
+
+
+def _load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
+    """Load a certificate chain with its key; ConfigError says which of the two is wrong."""
+    for what, path in (("certificate", cert), ("key", key)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"can't read the TLS {what} {path}: {error.strerror}") from None
+    try:
+        context.load_cert_chain(cert, key)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"the TLS key {key} does not belong to the certificate {cert}") from None
+        raise ConfigError(f"can't use the TLS certificate {cert} with the key {key}: {error.reason or error}") from None
+
+
+def validity_trouble(cert: str, now: datetime) -> str:
+    """Why clients won't accept the certificate at `now`; empty if its dates are right."""
+    from cryptography import x509
+
+    try:
+        first = x509.load_pem_x509_certificate(Path(cert).read_bytes())
+    except ValueError:
+        # OpenSSL takes files that this parser does not.
+        return ""
+    begin, end = first.not_valid_before_utc, first.not_valid_after_utc
+    if now > end:
+        return f"certificate {cert} expired on {end:%Y-%m-%d}: clients will refuse it; renew it and start again"
+    if now < begin:
+        return f"certificate {cert} is not valid before {begin:%Y-%m-%d}: clients will refuse it; check the clock"
+    return ""
+
+
+def certificate_trouble(error: ssl.SSLCertVerificationError, host: str, remedy: str) -> str:
+    """Why a server's certificate was refused, and what to do; `remedy` is for an authority that is not trusted."""
+    if error.verify_code == EXPIRED:
+        return "its certificate has expired; the server needs a new one"
+    if error.verify_code == NOT_YET_VALID:
+        return "its certificate is not valid yet; check the clocks of both machines"
+    if error.verify_code in (OTHER_NAME, OTHER_ADDRESS):
+        return f"its certificate is not for {host}; connect by a name that is in the certificate"
+    return f"its certificate is not trusted here ({error.verify_message}); {remedy}"
+
+
+def tls_trouble(error: Exception, host: str, where: str) -> str:
+    """Why a machine's TLS handshake failed, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {where}: {certificate_trouble(error, host, 'trust its authority with --ca-file')}"
+    reason = getattr(error, "reason", None)
+    if reason in NOT_TLS:
+        return f"TLS: {where} does not speak TLS; leave out --tls"
+    return f"TLS: {reason or error}"
 
 
 @contextlib.contextmanager
@@ -120,10 +177,7 @@ def trusting(ca_file: str) -> ssl.SSLContext:
 def server_tls(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
     """A server's TLS. With `client_ca`, clients may present a certificate signed by it."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"TLS certificate {cert} with key {key}: {error}") from None
+    _load_pair(context, cert, key)
     if client_ca:
         try:
             context.load_verify_locations(client_ca)

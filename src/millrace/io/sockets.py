@@ -126,3 +126,9 @@ def peer_subject(raw: socket.socket | None, admits: Admits) -> Subject:
     """
     identity = None if admits is Admits.NOBODY else peer_identity(raw)
     return Subject() if identity is None else Subject(identity, ours=is_ours(identity.uid))
+
+
+def why_not_unix(error: OSError, path: str) -> str:
+    """Why no unix socket was reached. Linux refuses the connection, too, if the file is not a socket."""
+    refused = error.errno == errno.ECONNREFUSED and not path.startswith("\0")
+    return "it is not a socket" if refused and not Path(path).is_socket() else error.strerror or str(error)

@@ -1,5 +1,6 @@
 // The control page: shows the state of the daemon and changes it, over the public API.
 import { Listener } from "./listen.js";
+import { plain } from "./messages.js";
 import { Objects, WATCHED } from "./objects.js";
 import { headers, keep, kept, protocols, watch } from "./session.js";
 
@@ -73,13 +74,22 @@ const because = (text, bad = false) => { $("why").textContent = text; $("why").c
 /** Say what is wrong with the token that was entered. */
 const wrong = (text) => { $("wrong").textContent = text; $("token").setAttribute("aria-invalid", String(Boolean(text))); };
 
-/** Sign in with a token or a link's code. Returns 0, or the HTTP status of the refusal. */
-async function enter(secret) {
+const REFUSALS = {
+  401: "The token is not valid: it was mistyped, has been revoked or has expired.",
+  429: "Too many wrong tokens from this address. Wait a few seconds.",
+};
+
+/** Sign in with a token or a link's code. Returns "", or the reason for a refusal; `invalid` replaces that of a 401. */
+async function enter(secret, invalid = REFUSALS[401]) {
   const answer = await fetch(at("session"), { method: "POST", headers: headers(secret) });
-  if (!answer.ok) return answer.status;
+  if (!answer.ok) {
+    // Of another refusal only the server knows the reason. A proxy's answer may be a whole page, which is not shown.
+    const text = (answer.headers.get("Content-Type") ?? "").startsWith("text/plain") ? (await answer.text()).trim() : "";
+    return answer.status === 401 ? invalid : REFUSALS[answer.status] ?? `Sign-in was refused: ${plain(text) || `status ${answer.status}`}`;
+  }
   keep((await answer.json()).session ?? secret);
   unlock();
-  return 0;
+  return "";
 }
 
 function unlock() {
@@ -113,7 +123,8 @@ async function entered() {
   const code = new URLSearchParams(location.hash.slice(1)).get("in");
   if (!code) return;
   globalThis.history.replaceState(null, "", location.pathname + location.search);
-  if (await enter(code)) because("This link has already been used or has expired.", true);
+  const refused = await enter(code, "This link has already been used or has expired.");
+  if (refused) because(refused, true);
 }
 
 /** Do what the user asked for, and show what went wrong. The result arrives on the event stream. */
@@ -417,7 +428,7 @@ $("login").addEventListener("submit", async (event) => {
   try {
     const refused = await enter(given);
     if (!refused) { await act(async () => follow()); return; }
-    wrong(refused === 429 ? "Too many wrong tokens from this address. Wait a few seconds." : "The token is not valid: it was mistyped, has been revoked or has expired.");
+    wrong(refused);
   } catch { wrong("Millrace does not answer. Try again."); }
   $("token").focus();
 });

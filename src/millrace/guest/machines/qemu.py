@@ -19,6 +19,7 @@ from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.lookup import found_below
+from millrace.io.sockets import why_not_unix
 from millrace.text import quoted
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient, Machine, NotThere, Refusal, Registered
 from millrace.wire.qemu.qmp import QmpHandover
@@ -190,5 +191,5 @@ async def _unix(path: str, what: str, below: tuple[str, ...]) -> socket.socket:
         sock.close()
         if not isinstance(error, OSError):
             raise
-        raise PeerLost(f"{what} at {path.replace(chr(0), '@')} yet: {error.strerror}") from None
+        raise PeerLost(f"{what} at {path.replace(chr(0), '@')} yet: {why_not_unix(error, path)}") from None
     return sock

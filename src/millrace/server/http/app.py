@@ -32,16 +32,25 @@ from millrace.rights.model import Certificate, Principal, Right
 from millrace.server.http import assets as page
 from millrace.server.http.answers import send
 from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, principal_of
-from millrace.server.http.authentication import SUBPROTOCOL, Gate, NetworkGate, PrivateGate
+from millrace.server.http.authentication import (
+    SUBPROTOCOL,
+    ForeignPage,
+    Gate,
+    NetworkGate,
+    PrivateGate,
+    credential,
+)
 from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
 from millrace.server.http.origins import Addresses, parse_host
-from millrace.symptoms import Symptom, refusal, violation
+from millrace.symptoms import Symptom, refusal, refused_request, violation
 from millrace.text import clean_utf8, printable, quoted
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
 
 log = logging.getLogger("millrace.web")
 
+PROXIES_MAX = 16
+"""Untrusted proxies that are reported."""
 REFUSALS = (400, 401, 403, 429)
 LINE_BYTES_MAX = 48 * 1024
 """Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
@@ -51,6 +60,7 @@ TICK_S = 1.0
 TOGETHER_NS = 250 * NS_PER_MS
 """Grid to which listeners' deadlines are rounded up: see `Deadlines`."""
 
+FORWARD = "a proxy must forward the Upgrade and Connection headers"
 GATE = web.RequestKey("gate", Gate)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -162,6 +172,8 @@ class Web:
         self._sockets: dict[ListenerSession, Attended] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._proxies: set[str] = set()
+        """Untrusted proxies that have been reported."""
 
     def private(self) -> web.Application:
         """The application for the daemon's own unix socket."""
@@ -221,21 +233,20 @@ class Web:
         serves = request.match_info.handler
         if serves in (page.serve, self._health, self._ready):
             return await handler(request)
-        request[GATE], address = gate, gate.address(request)
-        request[ADDRESS] = address
+        request[GATE], request[ADDRESS] = gate, gate.address(request)
         try:
             # A sign-in link is valid only in its own handler, which authenticates by itself.
             if serves == self._session:
                 return await handler(request)
             with self._plane.strangers:
                 principal = gate.principal(request)
+            self._note_proxy(gate.untrusted_proxy(request))
             return await self._known(principal, request, handler)
         except web.HTTPException as error:
             if error.status in REFUSALS:
                 # Delay the connection's next request until the strangers' share permits it, however many there are.
                 await self._plane.strangers.turn()
-                what = f"{error.status} {request.method} {request.path}"
-                self._plane.report(refusal("", address, what))
+                self._turned_away(gate, request, error)
             if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
                 # API errors have the form in the API's description, wherever they are raised.
                 why = _no_command(request) if error.status in (404, 405) else (error.text or "").strip()
@@ -248,6 +259,22 @@ class Web:
             return web.json_response({"error": str(error)}, status=error.status)
         except (ConfigError, GraphError) as error:
             return web.json_response({"error": str(error)}, status=error.status)
+
+    # A page that opens does not know whether anything admits it (a session, a certificate), so it asks: a request that
+    # claims nothing and gets 401 is no sign of trouble.
+    def _turned_away(self, gate: Gate, request: web.Request, error: web.HTTPException) -> None:
+        """Report a refused request, unless it only lacks a credential."""
+        if error.status == 401 and credential(request) is None:
+            return
+        cause = "foreign page" if isinstance(error, ForeignPage) else "malformed" if error.status == 400 else "refused"
+        what, why = f"{error.status} {request.method} {request.path}", (error.text or "").strip()
+        self._plane.report(refused_request(cause, gate.address(request), what, why))
+
+    def _note_proxy(self, peer: str) -> None:
+        """Report a proxy that is not trusted, once: the setting can't change while the daemon runs."""
+        if peer and peer not in self._proxies and len(self._proxies) < PROXIES_MAX:
+            self._proxies.add(peer)
+            self._plane.report(Symptom("rights", "untrusted proxy", "", "", {"who": peer}))
 
     async def _session(self, request: web.Request) -> web.Response:
         """Sign a page in: exchange its token or link for a session that it may store."""
@@ -265,6 +292,8 @@ class Web:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Stream the registry and its changes; `?kinds=stream,listener` selects kinds."""
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise web.HTTPUpgradeRequired(text=f"this is a WebSocket; {FORWARD}\n")
         kinds = request.query.get("kinds")
         wanted = parse_kinds(kinds.split(",")) if kinds else None
         principal = principal_of(request)

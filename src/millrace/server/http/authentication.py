@@ -35,6 +35,10 @@ CREDENTIAL = "millrace.bearer."
 """Prefix of a subprotocol that carries a page's credential: a page can't set headers on a WebSocket. Never selected."""
 
 
+class ForeignPage(web.HTTPForbidden):
+    """Another site's page made the browser send the request."""
+
+
 class Gate(ABC):
     """Authenticates the requests of one socket, or refuses them."""
 
@@ -84,6 +88,11 @@ class Gate(ABC):
             request.remote or "local", ",".join(request.headers.getall("X-Forwarded-For", ()))
         )
 
+    def untrusted_proxy(self, request: web.Request) -> str:
+        """The address of a peer that sends X-Forwarded-For without being a trusted proxy; empty if it is none."""
+        peer = request.remote or ""
+        return "" if "X-Forwarded-For" not in request.headers or self._addresses.trusted(peer) else peer
+
     def scheme(self, request: web.Request) -> str:
         """The scheme that the browser uses: https or http; empty if unknown, because no trusted proxy tells."""
         if request.secure:
@@ -103,14 +112,14 @@ class Gate(ABC):
         if text is None:
             # Browsers send no Origin with many GETs, but do send Sec-Fetch-Site.
             if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-                raise web.HTTPForbidden(text="requests from other sites' pages are refused\n")
+                raise ForeignPage(text="requests from other sites' pages are refused\n")
             return
         hosts = [request.headers.get("Host", "")]
         if self._addresses.trusted(request.remote or ""):
             hosts.append(request.headers.get("X-Forwarded-Host", ""))
         origin, scheme = parse_origin(text), self.scheme(request)
         if origin is None or not any(self._addresses.same_site(origin, host, scheme) for host in hosts):
-            raise web.HTTPForbidden(
+            raise ForeignPage(
                 text="requests from other sites' pages are refused: the page's origin does not match this host;"
                 " behind a proxy, set public_url in [daemon]\n"
             )
