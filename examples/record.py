@@ -19,14 +19,15 @@ async def main(path: str, seconds: float, guest: str) -> None:
         file.setnchannels(2)
         file.setsampwidth(2)
         file.setframerate(RATE)
-        left = round(seconds * RATE)
+        left, peak = round(seconds * RATE), 0.0
         async with millrace.connect(guest=guest, name="example") as bus:
             async with bus.record("sink/millrace", guest=guest, rate=RATE, channels=2) as recording:
                 while left > 0:
                     block = (await recording.read())[:left]
                     left -= len(block)
+                    peak = max(peak, float(np.abs(block).max(initial=0)))
                     file.writeframes((block * 32767).astype("<i2").tobytes())
-                print(f"{path}: {seconds:g} s, {recording.missed} frames missed, peak {np.abs(block).max():.3f}")
+                print(f"{path}: {seconds:g} s, {recording.missed} frames missed, peak {peak:.3f}")
 
 
 if __name__ == "__main__":

@@ -203,7 +203,9 @@ def parse_size(text: str, what: str, low: int, high: int, units: Collection[str]
     ending = next((unit for unit in units if bare.endswith(unit)), "")
     value = _scaled(bare.removesuffix(ending), _FACTORS, "")
     if value is None:
-        raise ConfigError(f"{what}: {quoted(text)} is not a number such as {show_size(high)}")
+        raise ConfigError(
+            f"{what}: {quoted(text)} is not a number such as {show_size(high)}; use k, M, G, Ki, Mi or Gi"
+        )
     return _within(value, text, what, low, high, show_size)
 
 

@@ -20,7 +20,7 @@ import pytest
 from millrace.client.bus import Bus, Change, connect
 from millrace.client.nativestream import NativeStream, Recording
 from millrace.daemon.app import Daemon
-from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, RightsError
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, NoDaemon, PeerLost, RightsError
 from millrace.graph.model import Stream
 from millrace.guest.config import GuestConfig
 from millrace.rights.grants import ANY, Permission, Verdict
@@ -929,3 +929,17 @@ def test_random_bytes_are_messages_or_refused() -> None:
         except RemoteProtocolError:
             refused += 1
     assert refused > 500
+
+
+def test_a_guest_that_does_not_exist_is_named_and_a_daemon_that_does_not_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("MILLRACE_SOCKET", raising=False)
+
+    async def asked(error: type[MillraceError], words: str) -> None:
+        with pytest.raises(error, match=words):
+            await connect(guest="nobody").__aenter__()
+
+    running(tmp_path, lambda daemon: asked(GraphError, "no guest 'nobody'"), runtime=tmp_path / "millrace")
+    asyncio.run(asked(NoDaemon, "start `millrace serve`"))

@@ -158,3 +158,15 @@ def test_sound_goes_on_while_the_policy_looks_at_thousands_of_changes() -> None:
         assert bus.looked_at == 1000
 
     asyncio.run(test())
+
+
+def test_a_policy_that_has_to_wait_names_the_one_in_charge(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with policy(daemon):
+            second = asyncio.create_task(Program(daemon.config.runtime / "native.sock", PolicyConfig()).run())
+            await eventually(lambda: "the policy is held by millrace-policy (process " in caplog.text)
+            assert "use --replace" in caplog.text
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+
+    running(tmp_path, test)

@@ -94,7 +94,7 @@ def test_or_why_it_is_not_and_else_that_it_is_waited_for(daemon: Daemon, naps: l
     daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
     daemon.answers["GET /api/v1/state"] = doors(door("waiting", error="no such file"))
     assert said("attach", "qemu", "--dbus", "unix:path=/b", "--vm", "w", "--guest", "vm a") == (
-        "door/7 qmp:/q waiting: no such file; retrying\n"
+        "door/7 qmp:/q waiting: no such file; retrying (`millrace detach door/7` ends it)\n"
     )
     assert daemon.asked[0][1] == {"door": "dbus:unix:path=/b", "vm": "w"} and len(naps) == 1
     daemon.answers["GET /api/v1/state"] = [Turn({"guests": []})]
@@ -351,14 +351,14 @@ GUEST = {
 def test_what_there_is_is_a_line_a_thing(daemon: Daemon) -> None:
     daemon.answers["GET /api/v1/state"] = {"guests": [GUEST], "policy": {"name": "p"}}
     assert said("ls").splitlines() == [
-        "guest a  running, 48000 Hz, quantum 20.0 ms, 1 client, 2 late cycles",
+        "guest a  running, 48000 Hz, quantum 20.0 ms, 1 PulseAudio client, 2 late cycles",
         " *sink/0       sink0            running   100%",
         "  sink/1       sink1            running   50%/60% muted",
         "  source/3     source3          idle      50%",
         "  door/4       SPICE            waiting   spice+tls://h:1, refused",
         "  door/5       win11            attached  qmp:/q, records, no sound card",
-        "  stream/6     mpv              running   100%  → sink/0 sink/1, s16le 44100 Hz 2 ch, fill 12.5 ms, +3 ppm,"
-        " 1 underrun",
+        "  stream/6     mpv              running   100%  → sink/0 sink/1, 'stream6', s16le 44100 Hz 2 ch, fill 12.5 ms,"
+        " +3 ppm, 1 underrun",
         "  stream/7     stream7          running   100%  → sink/0",
         "  recorder/8   recorder8        of sink/0",
         "  listener/9   desk             ← sink/0, opus 128k, 130 kb/s sent, latency 45.6 ms, fill 20.1 ms, mic"
@@ -374,7 +374,7 @@ def test_what_people_have_to_know_of_the_daemon_comes_last(daemon: Daemon) -> No
     }
     bare = {key: value for key, value in bare.items() if key not in ("sources", "doors")}
     daemon.answers["GET /api/v1/state"] = {"guests": [bare]}
-    head = "guest a  running, 48000 Hz, quantum 20.0 ms, 2 clients"
+    head = "guest a  running, 48000 Hz, quantum 20.0 ms, 2 PulseAudio clients"
     assert said("ls") == f"{head}\n", "an older daemon, or one that may not tell"
     daemon.answers["GET /api/v1/state"] = {"guests": [bare], "trouble": "disk full", "requests": 2, "policy": None}
     lines = said("ls").splitlines()

@@ -36,7 +36,7 @@ def _attach(guest: str, body: dict[str, Any]) -> None:
         if door["state"] == "attached" or door["error"]:
             break
     machine = f" ({door['machine']})" if door["machine"] else ""
-    why = f": {door['error']}; retrying" if door["error"] else ""
+    why = f": {door['error']}; retrying (`millrace detach {door['id']}` ends it)" if door["error"] else ""
     say_folded(f"{door['id']} {door['door']} {door['state']}{machine}{why}", 4)
 
 

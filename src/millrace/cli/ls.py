@@ -9,7 +9,7 @@ import typer
 
 from millrace.cli.columns import column, say_folded
 from millrace.cli.console import show_json
-from millrace.text import counted
+from millrace.text import counted, quoted
 
 
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -48,7 +48,7 @@ def _guest(guest: dict[str, Any]) -> None:
     late = f", {counted(guest['late_cycles'], 'late cycle')}" if guest["late_cycles"] else ""
     say_folded(
         f"guest {guest['name']}  {guest['state']}, {guest['rate']} Hz, quantum {guest['quantum_ms']} ms,"
-        f" {counted(guest['clients'], 'client')}{late}",
+        f" {counted(guest['clients'], 'PulseAudio client')}{late}",
         INDENT,
     )
     for sink in guest["sinks"]:
@@ -105,6 +105,8 @@ def _volume(node: dict[str, Any]) -> str:
 def _stream(stream: dict[str, Any]) -> str:
     # A daemon older than this command reports only one sink.
     parts = [f"→ {' '.join(stream.get('linked_to', [stream['sink']]))}"]
+    if stream["name"] != _label(stream):
+        parts.append(quoted(stream["name"]))
     if "format" in stream:
         parts.append(f"{stream['format']} {stream['rate']} Hz {stream['channels']} ch, fill {stream['fill_ms']} ms")
     if stream.get("drift_ppm") is not None:

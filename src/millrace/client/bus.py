@@ -25,12 +25,14 @@ from typing import Any, TypeVar
 from millrace.client.nativestream import NativeStream, Playing, Recording
 from millrace.errors import (
     BY_WORD,
+    GraphError,
     MillraceError,
     NoDaemon,
     PeerLost,
 )
 from millrace.io.descriptors import Descriptors
 from millrace.io.fdstream import FdStream
+from millrace.text import quoted
 from millrace.wire.native.messages import (
     Call,
     Fault,
@@ -101,7 +103,9 @@ class _Waiting:
 class Bus:
     """A connection to the daemon. Make one with `connect` and use it with `async with`."""
 
-    def __init__(self, path: Path, name: str, token: str) -> None:
+    def __init__(self, path: Path, name: str, token: str, guest: str = "") -> None:
+        """`guest` is the guest whose own socket `path` is."""
+        self._guest = guest
         self._path, self._name, self._token = path, name, token
         self._wire = NativeWire(daemon=False, close_fd=os.close)
         self._serials = itertools.count(1)
@@ -155,6 +159,10 @@ class Bus:
                     await asyncio.sleep(KNOCK_S)
         except OSError as error:
             sock.close()
+            if self._guest and isinstance(error, FileNotFoundError) and _answers(self._path.parent.parent):
+                raise GraphError(
+                    f"your daemon has no guest {quoted(self._guest)}; `millrace ls` lists its guests"
+                ) from None
             raise NoDaemon(f"no daemon answers at {self._path} ({error.strerror}); start `millrace serve`") from None
         except BaseException:
             sock.close()
@@ -381,11 +389,27 @@ def _object(told: Shown) -> Object:
     return Object(told.number, told.kind, told.guest, told.view)
 
 
+def _answers(runtime: Path) -> bool:
+    """Whether a daemon listens in this directory."""
+    from millrace.io.paths import NATIVE_SOCKET
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(str(runtime / NATIVE_SOCKET))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
+
+
 def connect(path: str | Path | None = None, *, guest: str | None = None, name: str = "", token: str = "") -> Bus:
     """A connection to this user's daemon, for use with `async with`.
 
     The socket is `path`, or else $MILLRACE_SOCKET, `guest`'s own socket, or the daemon's, in this order. `name` is
-    shown to users. Entering raises NoDaemon (a PeerLost) if no daemon answers, and RightsError if access is denied.
+    shown to users. Entering raises NoDaemon (a PeerLost) if no daemon answers, GraphError if there is no
+    such guest, and RightsError if access is denied.
     """
     from millrace.io.paths import NATIVE_SOCKET, runtime_dir
 
@@ -394,4 +418,4 @@ def connect(path: str | Path | None = None, *, guest: str | None = None, name: s
         where = Path(given)
     else:
         where = runtime_dir() / (f"{guest}/native" if guest else NATIVE_SOCKET)
-    return Bus(where, name or Path(sys.argv[0] or "python").name, token)
+    return Bus(where, name or Path(sys.argv[0] or "python").name, token, "" if given else guest or "")

@@ -13,11 +13,11 @@ from millrace.guest.config import GuestConfig, checked_guest_name, graph_channel
 from millrace.guest.machines.address import DoorSpec, parse_door, parse_places
 from millrace.io.files import read_secret, read_toml
 from millrace.io.paths import config_path, expanded, is_there, runtime_dir, state_path
-from millrace.io.toml import Table
+from millrace.io.toml import Table, under
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.server.http.origins import Addresses, parse_addresses
-from millrace.text import checked_int, parse_address, parse_size, quoted
+from millrace.text import checked_int, parse_address, parse_size, printable, quoted
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 TOKEN_CHARS_MIN = 16
@@ -52,7 +52,8 @@ def _addresses(value: Any, where: str) -> tuple[str, ...]:
 
 
 def _guest(name: str, values: Any) -> GuestConfig:
-    where = f"guest.{checked_guest_name(name)}"
+    with under(f"[guest.{printable(name)}]"):
+        where = f"guest.{checked_guest_name(name)}"
     if not isinstance(values, dict):
         raise ConfigError(f"{where} is a table: [{where}]")
     table = Table(values, where)
@@ -65,7 +66,8 @@ def _guest(name: str, values: Any) -> GuestConfig:
     grants = _grants(table.table("grants"))
     memory = _memory(table.any("memory"), f"{where}.memory")
     table.end()
-    may = _rights(rights)
+    with under(f"{where}.rights"):
+        may = _rights(rights)
     return GuestConfig(name, rate, channels, tcp, doors, may, grants, places, microphone, memory)
 
 
@@ -87,7 +89,9 @@ def _certificate(values: Any) -> Certificate:
     table.end()
     if not name or not may or not guests:
         raise ConfigError('tls.client has a name, may = "hear,speak", and guests = ["alice"]')
-    return Certificate(name, parse_rights(may), frozenset(guests))
+    with under("tls.client.may"):
+        rights = parse_rights(may)
+    return Certificate(name, rights, frozenset(guests))
 
 
 # Any program in the guest has these rights, so no configuration can include admin: a program could then change the
@@ -104,7 +108,8 @@ def _grants(table: Table) -> tuple[tuple[Permission, Verdict], ...]:
     for value in rules.values():
         if not isinstance(value, str) or value not in verdicts:
             raise ConfigError(f"{table.where}: {quoted(value)} is not one of {', '.join(verdicts)}")
-    return tuple((parse_permission(key), verdicts[value]) for key, value in rules.items())
+    with under(table.where):
+        return tuple((parse_permission(key), verdicts[value]) for key, value in rules.items())
 
 
 def _doors(guest: Table) -> tuple[DoorSpec, ...]:
@@ -117,7 +122,8 @@ def _doors(guest: Table) -> tuple[DoorSpec, ...]:
         table = Table({"door": item} if isinstance(item, str) else item if isinstance(item, dict) else {}, where)
         door, vm, secret, ca_file = (table.text(key) for key in ("door", "vm", "password_file", "ca_file"))
         table.end()
-        spec = parse_door(door, vm, "", ca_file)
+        with under(where):
+            spec = parse_door(door, vm, "", ca_file)
         out.append(replace(spec, password_file=str(expanded(secret)) if secret else ""))
     return tuple(out)
 

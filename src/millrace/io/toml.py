@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 from millrace.errors import ConfigError
 from millrace.text import printable, quoted
 
 NAMES = {str: "a string", bool: "true or false", list: "a list", dict: "a table"}
+
+
+@contextmanager
+def under(where: str) -> Iterator[None]:
+    """Name the key `where` in errors of its value's own parser."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 class Table:
@@ -60,4 +72,6 @@ class Table:
         if self._left:
             unknown, known = ", ".join(map(printable, sorted(self._left))), ", ".join(self._known)
             where = f"{self.where}: " if self.where else ""
-            raise ConfigError(f"{where}unknown {unknown}; what there is: {known}")
+            near = [hit for key in sorted(self._left) for hit in get_close_matches(key, self._known, 1)]
+            meant = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+            raise ConfigError(f"{where}unknown {unknown}{meant}; what there is: {known}")

@@ -11,6 +11,7 @@ from millrace.client.bus import Bus, connect
 from millrace.errors import GraphError, MillraceError, PeerLost
 from millrace.policy.config import PolicyConfig
 from millrace.policy.model import Command, Policy
+from millrace.text import printable
 
 log = logging.getLogger("millrace.policy")
 NAME = "policy"
@@ -57,7 +58,7 @@ class Program:
         self._lost.clear()
         bus.on_claim = self._claimed
         if not await bus.claim(NAME, self._replace):
-            log.info("another policy is already running; waiting for it to end")
+            log.warning("%s", await self._held(bus))
             await self._in_line(bus)
         policy = Policy(self._config)
         log.info("in charge")
@@ -72,6 +73,12 @@ class Program:
             await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(MillraceError):
                 await self._note_all(bus)
+
+    async def _held(self, bus: Bus) -> str:
+        """Who is in charge instead, for the user."""
+        holder = (await bus.call("state"))["policy"]
+        name = f"by {printable(holder['name'])} (process {holder['pid']})" if holder else "by another program"
+        return f"the policy is held {name}; waiting until it ends. To take over, use --replace"
 
     async def _in_line(self, bus: Bus) -> None:
         """Wait until the role is ours or the daemon is gone."""
