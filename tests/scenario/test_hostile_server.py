@@ -152,6 +152,11 @@ def test_packets_of_impossible_lengths_are_left_out(tmp_path: Path) -> None:
     assert heard(script, tmp_path / "out.wav").played_s == pytest.approx(0.4, abs=0.001)
 
 
+def test_silence_in_the_file_counts_as_played(tmp_path: Path) -> None:
+    script = [stream(codec="s16"), *packets([b"\1\0" * 1920] * 3, step=9600)]
+    assert heard(script, tmp_path / "out.wav").played_s == pytest.approx((2 * 9600 + 960) / 48_000)
+
+
 def test_positions_that_jump_fill_no_disk(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     script = [stream(), *packets(opus(400), step=48_000 * 59)]

@@ -418,7 +418,7 @@ class Daemon:
             name="a", pulse=SimpleNamespace(path="/p", cookie_path="/k"), config=GuestConfig("a", pulse_tcp=("h:1",))
         )
         self.worker = SimpleNamespace(guests={"a": guest}, quiet=lambda: True)
-        self.serving = SimpleNamespace(scheme="wss", outward="", address="127.0.0.1:9", page_url="https://x/")
+        self.serving = SimpleNamespace(outward_url="wss://127.0.0.1:9", page_url="https://x/")
         self._did, self._fails = did, fails
         did.append(config)
 
@@ -498,7 +498,7 @@ def test_a_link_that_lets_somebody_in_is_for_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     daemon: Any = Daemon(Config(runtime=Path("r"), state=Path("s")), [])
-    daemon.serving.outward = "[2001:db8::7]:9"
+    daemon.serving.outward_url = "wss://[2001:db8::7]:9"
     for terminal in (True, False):
         monkeypatch.setattr(os, "isatty", lambda fd, terminal=terminal: terminal)
         serve._tell(daemon)

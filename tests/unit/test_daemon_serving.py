@@ -122,14 +122,16 @@ def test_tls_takes_a_certificate_and_its_key(cert: str, key: str) -> None:
     served(test, listen="127.0.0.1:0", tls_cert=cert, tls_key=key)
 
 
-def test_with_tls_all_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_tls_all_is_told_as_such(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     asked: list[tuple[str, ...]] = []
     context = object()
     monkeypatch.setattr(serving, "server_tls", lambda *files: asked.append(files) or context)
+    monkeypatch.setattr(serving, "validity_trouble", lambda cert, now: f"certificate {cert} expired")
 
     async def test(made: Serving, acceptors: Acceptors) -> None:
         await made.listen(application())
         assert asked == [("c.pem", "k.pem", "ca.pem")] and acceptors.served[0].tls is context
+        assert caplog.messages == ["certificate c.pem expired"]
         assert made.url == f"wss://{made.address}" and made.page_url == f"https://{made.address}/"
 
     served(test, listen="127.0.0.1:0", tls_cert="c.pem", tls_key="k.pem", client_ca="ca.pem")
@@ -139,6 +141,7 @@ def test_where_people_are_sent_by_a_proxy_that_is_where_the_page_is() -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
         assert made.page_url == "https://desk.example/sound/"
         assert made.url == "ws://127.0.0.1:0", "who listens on this host needs no proxy"
+        assert made.outward_url == "wss://desk.example/sound"
 
     served(test, listen="127.0.0.1:0", addresses=Addresses(public_url="https://desk.example/sound"))
 

@@ -25,6 +25,7 @@ class FilePlayer:
         self._allowance = Allowance(SILENCE_MAX_S * NS_PER_S)
         self._next: Frames | None = None
         self.played_frames: Frames = 0
+        """The length of the file, silence included."""
         self._lost_before = 0
 
     @property
@@ -48,6 +49,7 @@ class FilePlayer:
             rate = self._decoder.format.rate
             if 0 < gap <= rate * SILENCE_MAX_S and self._allowance.take(frames_to_ns(gap, rate)):
                 self._output.skip(gap)
+                self.played_frames += gap
             elif gap < 0 and -gap < len(block):
                 # An overlap: write only the part that is new.
                 block = block[-gap:]

@@ -51,7 +51,8 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
     if twin is not None and twin.retake(spec):
         return twin
     if twin is not None:
-        raise GraphError(f"{spec.text} is already attached to guest {guest.name}")
+        change = f"to change its password file or CA, detach it first: `millrace detach {twin.key}`"
+        raise GraphError(f"{spec.text} is already attached to guest {guest.name}; {change}")
     if len(guest.machines) >= DOORS_MAX:
         raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the maximum; detach one")
     machine = KINDS[spec.kind]()(id_, guest, spec)
