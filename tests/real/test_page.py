@@ -254,7 +254,7 @@ def test_the_page_is_back_in_sound_when_the_daemon_returns(chromium: Chromium, b
     in_browser(chromium, bus, test)
 
 
-EMPTY = """[...document.querySelectorAll("main > section")].filter((card) => card.offsetHeight).map((card) =>
+EMPTY = """[...document.querySelectorAll("main section")].filter((card) => card.offsetHeight).map((card) =>
 [card.querySelector("h2").textContent, card.getBoundingClientRect().bottom
  - Math.max(...[...card.children].map((child) => child.getBoundingClientRect().bottom))])"""
 

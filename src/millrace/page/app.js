@@ -1,4 +1,5 @@
 // The control page: shows the state of the daemon and changes it, over the public API.
+import { el, graph, titled, used } from "./draw.js";
 import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects, WATCHED } from "./objects.js";
@@ -19,18 +20,6 @@ function lineAt(path) {
   url.protocol = url.protocol.replace("http", "ws");
   url.hash = "";
   return url.href;
-}
-
-/** An element with attributes (functions become listeners) and children. */
-function el(tag, attributes = {}, ...children) {
-  const svg = ["svg", "g", "rect", "text", "path", "polyline", "title"].includes(tag);
-  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") made.addEventListener(name, value);
-    else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children.filter((child) => child !== null));
-  return made;
 }
 
 // A 401 means that the session used for this request is over. Another tab may have ended it or begun a new one while the request was
@@ -198,9 +187,31 @@ function fill(id, ...children) {
   if (focus) box.querySelector(`[aria-label="${CSS.escape(focus)}"]`)?.focus();
 }
 
+// Lists show their first FOLD items, unless the user asks for all or filters them. The graph shows the same streams and sinks.
+const FOLD = 12, unfolded = new Set();
+/** Whether a node matches the filter. */
+const found = (node) => `${node.id} ${node.application ?? ""} ${node.name}`.toLowerCase().includes($("filter").value.trim().toLowerCase());
+/** The items of a list that are shown. */
+const folded = (what, items) => (unfolded.has(what) ? items : items.slice(0, FOLD));
+/** Items of a list as elements, and a button for the rest if there are more. */
+function list(what, items, shape) {
+  const open = unfolded.has(what), text = open ? `Show ${FOLD} ${what}` : `Show all ${items.length} ${what}`;
+  const toggle = () => { if (open) unfolded.delete(what); else unfolded.add(what); draw(); document.querySelector(`[data-list="${what}"]`)?.focus(); };
+  return [...folded(what, items).map(shape), items.length > FOLD ? el("button", { type: "button", class: "more", "data-list": what, click: toggle }, text) : null].filter(Boolean);
+}
+
+/** What is shown of a guest: its lists, filtered and folded. */
+function shown(one) {
+  const streams = folded("streams", one.streams.filter(found)), sinks = folded("sinks and sources", [...one.sinks, ...one.sources].filter(found));
+  return { ...one, streams, sinks, sources: [], listeners: folded("listeners", one.listeners) };
+}
+
 function drawGraph() {
   const one = guest();
-  if (one) fill("graph", graph(one, Math.max(280, $("graph").clientWidth)));
+  if (!one) return;
+  const part = shown(one), count = (of) => of.streams.length + of.sinks.length + of.sources.length + of.listeners.length, hidden = count(one) - count(part);
+  fill("graph", graph(part, Math.max(280, $("graph").clientWidth), one, hidden));
+  $("graph-rest").textContent = hidden ? `${hidden} more are not shown here: use the filter, or “Show all”.` : "";
 }
 addEventListener("resize", drawGraph);
 
@@ -216,8 +227,11 @@ function draw() {
   drawRights();
   const one = guest();
   if (!one) return;
-  fill("mix", ...one.streams.map((stream) => levelled(stream, one)), ...[...one.sinks, ...one.sources].map((sink) => levelled(sink, one)));
-  fill("listeners", ...(one.listeners.length ? one.listeners.map(listener) : [el("p", { class: "soft" }, "No listeners.")]));
+  const sinks = [...one.sinks, ...one.sources], level = (node) => levelled(node, one);
+  $("filtered").hidden = one.streams.length <= FOLD && sinks.length <= FOLD && !$("filter").value;
+  const mix = [...list("streams", one.streams.filter(found), level), ...list("sinks and sources", sinks.filter(found), level)];
+  fill("mix", ...(mix.length ? mix : [el("p", { class: "soft" }, "Nothing matches the filter.")]));
+  fill("listeners", ...(one.listeners.length ? list("listeners", one.listeners, listener) : [el("p", { class: "soft" }, "No listeners.")]));
   drawGraph();
   const mine = objects.of("incident").filter((each) => !each.guest || each.guest === chosen)
     .sort((a, b) => b.last - a.last).slice(0, 30);
@@ -226,7 +240,7 @@ function draw() {
 
 function levelled(node, one) {
   const volume = Array.isArray(node.volume) ? Math.max(...node.volume) : node.volume, stream = node.id.startsWith("stream");
-  const label = stream ? node.application || node.name : `${node.id.split("/")[0]} ${node.name}`;
+  const label = stream ? titled(node) : `${node.id.split("/")[0]} ${node.name}`;
   const range = el("input", { type: "range", min: 0, max: 150, value: volume, "aria-label": `Volume of ${label}, percent`,
     change: (event) => set(node.id, { volume: `${event.target.value}%` }) });
   const mute = el("button", { type: "button", "aria-pressed": String(node.mute), "aria-label": `Mute ${label}`,
@@ -237,7 +251,7 @@ function levelled(node, one) {
   const level = stream ? null : el("div", { class: "level" },
     el("meter", { min: -60, max: 0, high: -6, value: decibels(node.rms), "aria-label": `Level of ${label}, RMS, dB` }),
     el("span", { class: "soft" }, levels(node.peak, node.rms)));
-  const facts = [node.state, node.format && `${node.format} ${node.rate} Hz`, node.underruns && counted(node.underruns, "underrun"),
+  const facts = [!stream && !used(node, one) ? "unused" : node.state, node.format && `${node.format} ${node.rate} Hz`, node.underruns && counted(node.underruns, "underrun"),
     node.drift_ppm != null && `${node.drift_ppm} ppm`, node.ducked_db && `${node.ducked_db} dB, ducked`].filter(Boolean).join(", ");
   return el("div", { class: "thing" }, el("b", {}, label), el("span", { class: "soft" }, ` ${node.id}, ${facts}`),
     el("div", { class: "row" }, range, el("span", {}, `${volume} %`), mute, move), level);
@@ -275,37 +289,6 @@ function incident(one) {
   const until = clock(one.last) === when ? "" : ` until ${clock(one.last)}`, times = one.count > 1 ? ` (× ${one.count}${until})` : "";
   return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${times}: ${one.text}`,
     evidence ? el("div", { class: "soft" }, evidence) : null);
-}
-
-/** Streams, sinks and listeners in three columns, with lines between what is linked. */
-function graph(one, width) {
-  const columns = [[...one.streams], [...one.sinks, ...one.sources], [...one.listeners, ...one.recorders]];
-  const rows = Math.max(1, ...columns.map((column) => column.length)), height = rows * 56 + 8, place = {};
-  // One unit is one pixel, so letters keep their size on a phone: there the boxes are narrower, and names are shortened.
-  const gap = Math.round(width * 0.09), wide = Math.floor((width - 2 * gap - 8) / 3), letters = Math.floor((wide - 12) / 8.2);
-  const boxes = columns.flatMap((column, c) => column.map((node, r) => {
-    const x = 4 + c * (wide + gap), y = 8 + r * 56;
-    place[node.id] = [x, y];
-    const label = String(node.application || node.name), quiet = node.state && node.state !== "running";
-    return el("g", { class: quiet ? "quiet" : "" }, el("title", {}, `${label}, ${node.id}`), el("rect", { x, y, width: wide, height: 44, rx: 6 }),
-      el("text", { x: x + 6, y: y + 18 }, shortened(label, letters)), el("text", { x: x + 6, y: y + 35 }, node.id));
-  }));
-  const link = (from, to) => {
-    if (!place[from] || !place[to]) return null;
-    const [ax, ay] = place[from], [bx, by] = place[to], x = ax + wide, y = ay + 22, end = by + 22;
-    return bx > ax ? el("path", { d: `M${x},${y} C${x + gap / 2},${y} ${bx - gap / 2},${end} ${bx},${end}` })
-      : el("path", { d: `M${x},${y} C${x + gap},${y} ${bx + wide + gap},${end} ${bx + wide},${end}` });
-  };
-  const lines = [...one.streams, ...one.sinks, ...one.sources].flatMap((node) => node.linked_to.map((to) => link(node.id, to)))
-    .concat([...one.listeners, ...one.recorders].map((node) => link(node.sink, node.id))).filter(Boolean);
-  return el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Graph of guest ${one.name}: ${one.streams.length} streams, `
-    + `${one.sinks.length} sinks, ${one.listeners.length} listeners` }, ...lines, ...boxes);
-}
-
-/** Shortened to at most `letters` by cutting the middle: names often differ only at their ends. */
-function shortened(text, letters) {
-  const all = [...text], end = Math.max(1, Math.floor((letters - 1) / 2));
-  return all.length <= letters ? text : `${all.slice(0, letters - 1 - end).join("")}…${all.slice(-end).join("")}`;
 }
 
 /** Rules, requests and tokens. Only clients with every right see them, and only these are told `state.policy`. */
@@ -415,6 +398,7 @@ function plot(title, values) {
 
 $("listen").addEventListener("click", toggle);
 $("guest").addEventListener("change", (event) => { chosen = event.target.value; if (player) toggle(); measure(); soon(); });
+$("filter").addEventListener("input", () => draw());
 $("bitrate").addEventListener("input", () => { $("bitrate-shown").textContent = `${$("bitrate").value} kb/s`; });
 if (!("AudioEncoder" in globalThis) || !navigator.mediaDevices) $("microphone").disabled = true;
 $("microphone").addEventListener("change", () => { if (player) { toggle(); toggle(); } });

@@ -1,0 +1,103 @@
+"""The page with many streams and sinks, and its sign-in where the server refuses the page itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+import millrace
+
+from .browser import Chromium, Page
+from .conftest import Bus
+from .test_page import in_browser, shot
+
+MANY, FOLD = 40, 12
+COUNT = "document.querySelectorAll('#mix .thing').length"
+HEIGHT = "document.documentElement.scrollHeight"
+TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
+MIX = "document.querySelector('#mix').textContent"
+
+
+@asynccontextmanager
+async def busy(bus: Bus, count: int) -> AsyncIterator[None]:
+    """So many streams of one program, and so many sinks that nobody uses."""
+    async with AsyncExitStack() as stack:
+        path = bus.runtime / "millrace" / "native.sock"
+        line = await stack.enter_async_context(millrace.connect(path, name="many.py"))
+        for number in range(count):
+            await line.call("sink.add", guest="default", name=f"sink-{number:02}")
+            song = line.play(name=f"Song {number:02}", props={"application.name": "many.py"})
+            await stack.enter_async_context(song)
+        yield
+
+
+def typed(text: str) -> str:
+    """Type into the filter."""
+    filter_ = "document.querySelector('#filter')"
+    return f"{filter_}.value = {text!r}; {filter_}.dispatchEvent(new Event('input'))"
+
+
+@pytest.mark.beside
+def test_long_lists_are_folded_and_can_be_filtered(chromium: Chromium, bus: Bus) -> None:
+    async def test(page: Page) -> None:
+        async with busy(bus, MANY):
+            await page.size(1280, 800)
+            await page.until(f"{MIX}.includes('Show all {MANY} streams')")
+            assert await page.run(COUNT) == 2 * FOLD
+            assert "many.py: Song 03" in await page.run(MIX) and "unused" in await page.run(MIX)
+            assert await page.run("document.querySelectorAll('#graph rect').length") == 2 * FOLD
+            assert await page.run(HEIGHT) < 5000
+            await shot(page, "many-1280")
+            await page.click("#mix .more")
+            await page.until(f"{COUNT} === {MANY + FOLD}")
+            await page.click("#mix .more")
+            await page.until(f"{COUNT} === {2 * FOLD}")
+            await page.run(typed("song 3"))
+            await page.until(f"{COUNT} === 10")
+            await page.run(typed("nothing like it"))
+            await page.until(f"{MIX} === 'Nothing matches the filter.'")
+            await page.run(typed(""))
+            await page.size(360, 780)
+            await page.until(f"{COUNT} === {2 * FOLD}")
+            assert not await page.run(TOO_WIDE)
+            await shot(page, "many-360")
+            assert not page.errors
+
+    in_browser(chromium, bus, test)
+
+
+@pytest.mark.beside
+def test_short_lists_are_whole_and_have_no_filter(chromium: Chromium, bus: Bus) -> None:
+    async def test(page: Page) -> None:
+        async with busy(bus, 5):
+            for width in (1280, 360):
+                await page.size(width, 800)
+                await page.until(f"{COUNT} >= 11")
+                assert await page.run("document.querySelector('#filtered').hidden && !document.querySelector('.more')")
+                assert not await page.run(TOO_WIDE)
+                await asyncio.sleep(0.6)
+                await shot(page, f"few-{width}")
+
+    in_browser(chromium, bus, test)
+
+
+REFUSED = """(() => { const real = fetch; globalThis.fetch = (url, how) => String(url).endsWith("/session")
+? Promise.resolve(new Response("the page's origin does not match this host; set public_url\\n",
+{ status: 403, headers: { "Content-Type": "text/plain; charset=utf-8" } })) : real(url, how); })()"""
+
+
+@pytest.mark.beside
+def test_a_refused_sign_in_shows_the_servers_reason(chromium: Chromium, bus: Bus) -> None:
+    async def test(page: Page) -> None:
+        await page.until("!document.querySelector('#login').hidden")
+        await page.run(REFUSED)
+        await page.run("document.querySelector('#token').value = 'mr_x'")
+        await page.run("document.querySelector('#login').requestSubmit()")
+        await page.until("document.querySelector('#wrong').textContent")
+        said = await page.run("document.querySelector('#wrong').textContent")
+        assert "does not match this host; set public_url" in said and "not valid" not in said
+
+    in_browser(chromium, bus, test, bus.link().partition("#")[0])
