@@ -19,7 +19,7 @@ from millrace.codec.settings import CodecSettings, changed, parse_bitrate
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.errors import CodecError, ConfigError, PeerLost, RemoteProtocolError
 from millrace.media.audio import AudioPacket
-from millrace.outlets.peer import Subscriber, Subscribers
+from millrace.outlets.peer import SharedEncoder, Subscriber, Subscribers
 from millrace.playout.decode import PacketDecoder
 from millrace.playout.playout import Playout, State
 from millrace.sim.rig import Rig
@@ -258,6 +258,46 @@ def test_settings_change_in_place_or_with_a_new_generation() -> None:
     assert line.packets[-1].generation == 2 and len(line.packets[-1].payload) == line.packets[-1].frames * 6
     outlets.leave(outlet)
     assert not rig.graph.taps
+
+
+# Each frame's value is its position in units of 2⁻²⁰, so a packet shows by itself whether it is stamped with the position of its frames.
+def blocks_of(group: SharedEncoder, at: int, count: int, frames: int = 480) -> int:
+    """Let the encoder consume blocks from position `at` on; the position behind them."""
+    for start in range(at, at + count * frames, frames):
+        numbers = np.arange(start, start + frames, dtype=np.float32) / 2**20
+        group.consume(np.stack((numbers, numbers), axis=1), start, 1.0)
+    return at + count * frames
+
+
+def stamped_wrongly(line: Line) -> list[tuple[int, float]]:
+    firsts = [(p.position, 2**20 * float(decode_pcm("f32", p.payload, 2)[0, 0])) for p in line.packets]
+    return [(position, first) for position, first in firsts if position != first]
+
+
+def test_shorter_packets_while_playing_lose_nothing_and_keep_their_positions() -> None:
+    rig, line = Rig(), Line()
+    outlets, outlet = Subscribers(rig.graph), line.outlet(rig, codec="f32", frame="60ms")
+    outlets.join(outlet, rig.sink)
+    assert (group := outlet.group) is not None
+    at = 480
+    for frame, count in (("60ms", 8), ("2.5ms", 3), ("60ms", 11), ("5ms", 1), ("40ms", 5), ("20ms", 9)):
+        outlets.configure(outlet, changed(outlet.settings, {"frame": frame}))
+        at = blocks_of(group, at, count)
+    assert outlet.group is group and len({p.frames for p in line.packets}) == 5
+    assert stamped_wrongly(line) == []
+    ends = [p.position + p.frames for p in line.packets]
+    assert [p.position for p in line.packets] == [480, *ends[:-1]] and at - ends[-1] < 960
+
+
+@pytest.mark.parametrize("jump", [1, 480, 2400, 4700, 9600])
+def test_packets_after_a_jump_of_the_graphs_position_are_stamped_with_the_new_one(jump: int) -> None:
+    rig, line = Rig(), Line()
+    outlet = line.outlet(rig, codec="f32")
+    Subscribers(rig.graph).join(outlet, rig.sink)
+    assert (group := outlet.group) is not None
+    at = blocks_of(group, 0, 7)
+    blocks_of(group, at + jump, 7)
+    assert stamped_wrongly(line) == [] and line.packets[-1].position > at
 
 
 def test_graphs_at_44100_are_resampled_for_opus() -> None:

@@ -161,6 +161,8 @@ class SharedEncoder:
         self._pending: Samples = np.zeros((self.rate * 60 // 1000, len(positions)), np.float32)
         self._fill = 0
         self._next_position: Frames | None = None
+        self._continues_at: Frames | None = None
+        """The graph's position after the last block."""
         self._quantum = 0
         self._packet_frames = 0
         self._packets: list[bytes] = []
@@ -238,23 +240,17 @@ class SharedEncoder:
             self._quiet_frames = 0
         if self.graph.quantum_frames != self._quantum:
             self._choose_packet()
-        start = position * self.rate // self.graph.rate if self._resampler is not None else position
+        start, frames = position * self.rate // self.graph.rate, len(block)
         if self._resampler is not None:
             block = self._resampler.process(block)
         if self._reorder:
             block = block[:, self._order]
-        if self._quiet or self._strayed(start):
+        if self._quiet or position != self._continues_at:
             self._quiet = False
             self._fill = 0
             self._next_position = start
+        self._continues_at = position + frames
         self._packetise(block)
-
-    def _strayed(self, start: Frames) -> bool:
-        """True for the first block, and after the graph's position has jumped."""
-        if self._next_position is None:
-            return True
-        # The resampler's rounding moves the expected position by a few frames; only more than 100 ms is a jump.
-        return abs(start - self._next_position - self._fill) > self.rate // 10
 
     def _choose_packet(self) -> None:
         """Take the packet duration from the settings, else from the quantum: 20 ms, or less at low latency."""
@@ -264,11 +260,12 @@ class SharedEncoder:
             20_000 if quantum_us > 15_000 else 10_000 if quantum_us > 7_000 else 5_000
         )
         self._packet_frames = self.rate * chosen_us // 1_000_000
-        if self._fill >= self._packet_frames:
-            self._fill = 0
 
     def _packetise(self, block: Samples) -> None:
         at, size = 0, self._packet_frames
+        if self._fill >= size:
+            # The packets have just become shorter: what is pending fills one or more of the new ones.
+            block, self._fill = np.concatenate((self._pending[: self._fill], block)), 0
         while len(block) - at + self._fill >= size:
             if self._fill == 0:
                 self._emit(block[at : at + size])
@@ -292,8 +289,8 @@ class SharedEncoder:
             for outlet in self.outlets:
                 outlet.send(*(tracked if outlet.tracks else packets))
 
-    # Positions count what was emitted since the sound began, times follow from positions: neither depends on how late a
-    # cycle was. But what is dropped before it is emitted makes all that follows too early.
+    # Positions count what was emitted since the sound began or the graph's position jumped, and times follow from
+    # positions: neither depends on how late a cycle was. So nothing may be dropped in between before it is emitted.
     def _emit(self, block: Samples) -> None:
         assert self._next_position is not None
         position = self._next_position
