@@ -288,6 +288,7 @@ def world_pull(world: World, out: Samples) -> int:
 def plan_at_once(graph: Graph) -> None:
     """Make a whole plan in one go, however long it takes."""
     graph._planning.stale = True
+    graph._planning.heard()
     graph._planning.begin(graph.mixes(), graph.streams.values(), graph.taps.values())
     graph._planning.go_on(lambda: False, graph.position)
 

@@ -107,7 +107,7 @@ def test_no_run_takes_more_than_a_share_however_much_there_is_to_plan() -> None:
     world.play(neighbour, 0)
     graph, streams = large(world)
     used = runs_of(graph)
-    for number in range(60):
+    for number in range(80):
         world.run(0.01)
         graph.set_mute(streams[number], True)
     assert max(used) <= ROUND_NS + COST_NS and sorted(used)[-10] <= SLICE_NS + COST_NS

@@ -179,18 +179,18 @@ def test_a_removed_sink_hands_on_its_streams_and_taps() -> None:
     assert node.sink is first and len(heard.blocks) > before and rig.graph.default is first
 
 
-def test_a_sink_that_is_made_while_a_stream_plays_runs_as_the_others_do() -> None:
+def test_a_sink_or_source_made_while_a_stream_plays_runs_as_the_others_do() -> None:
     rig = Rig()
     rig.capture()
     node = add(rig)
     rig.run(0.1)
-    made = rig.graph.add_sink("music")
+    made, source = rig.graph.add_sink("music"), rig.graph.add_source("mic", "")
     rig.graph.move_stream(node, made)
     rig.run(0.1)
-    assert made.state is NodeState.RUNNING
+    assert made.state is source.state is NodeState.RUNNING
     rig.graph.deactivate(node, "paused")
     rig.run(30)
-    assert made.state is rig.sink.state is NodeState.IDLE
+    assert made.state is source.state is rig.sink.state is NodeState.IDLE
 
 
 def test_states_have_a_trace_and_lanes_are_reused() -> None:
@@ -282,3 +282,15 @@ def test_a_lane_that_waits_for_its_plan_waits_on_when_the_time_line_jumps() -> N
     assert pool.waits(stream.lane)
     pool.begin(stream.lane, stream, 48_000)
     assert not pool.waits(stream.lane) and pool.due == 48_000
+
+
+def test_a_flush_gives_back_the_room_of_a_wide_lane_also_while_the_stream_is_paused() -> None:
+    rig = Rig()
+    rig.capture()
+    node = add(rig, bulk_frames=20_000)
+    rig.run(0.1)
+    rig.graph.deactivate(node, "paused")
+    assert node.stash is not None and node.account.part("lane") > 0
+    rig.graph.discard(node)
+    assert node.stash is None and node.account.part("lane") == 0
+    assert rig.graph.ahead(node) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from millrace.graph.lanes import Lanes
-from millrace.graph.model import Sink, Stream, Tap
+from millrace.graph.model import Link, Sink, Stream, Tap
 from millrace.graph.planning import Planning
 from millrace.graph.quantum import Quanta
 from millrace.units import NS_PER_MS, default_map
@@ -52,6 +52,7 @@ class Bench:
     def planned(self) -> int:
         """Plan all of it; the quantum that comes of it."""
         self.planning.stale = True
+        self.planning.heard()
         self.begin()
         self.planning.go_on(never, 0)
         return self.planning.quantum
@@ -82,6 +83,7 @@ def test_what_changes_meanwhile_is_for_the_next_plan_which_waits_for_this_one() 
     planning.begin([bench.sink, other], [], [])
     planning.go_on(never, 0)
     assert [run.sink for run in planning.plan.sinks] == [bench.sink] and planning.stale
+    planning.heard()
     planning.begin([bench.sink, other], [], [])
     planning.go_on(never, 0)
     assert [run.sink for run in planning.plan.sinks] == [bench.sink, other] and not planning.stale
@@ -92,6 +94,7 @@ def test_the_old_plan_and_its_quantum_are_in_force_until_the_last_step_of_the_ne
     planning = bench.planning
     assert bench.planned() == 1920
     old = planning.plan
+    planning.heard()
     bench.stream(5)
     planning.stale = True
     bench.begin()
@@ -101,6 +104,31 @@ def test_the_old_plan_and_its_quantum_are_in_force_until_the_last_step_of_the_ne
         planning.go_on(after(1), 48_000)
         rounds += 1
     assert rounds > 2 and planning.plan is not old and planning.quantum == 240
+
+
+def test_a_plan_that_nobody_has_heard_is_not_replaced_and_nothing_ramps_from_it() -> None:
+    bench = Bench()
+    stream = bench.stream(20)
+    stream.links = [Link(bench.sink, None)]
+    bench.planned()
+    bench.planning.heard()
+    stream.gains = (0.5, 0.5)
+    bench.planning.stale = True
+    bench.begin()
+    bench.planning.go_on(never, 0)
+    half = bench.planning.plan
+    # Another graph that continues here ramps from what was heard too.
+    assert bench.planning.freeze()[1].stream_gains == {stream.id: {bench.sink.id: 1.0}}
+    stream.gains = (0.25, 0.25)
+    bench.planning.stale = True
+    bench.begin()
+    bench.planning.go_on(never, 0)
+    assert bench.planning.plan is half and bench.planning.stale
+    bench.planning.heard()
+    bench.begin()
+    bench.planning.go_on(never, 0)
+    (mix,) = bench.planning.plan.sinks[0].pools
+    assert mix.before is not None and (mix.before[0], mix.gains[0]) == (0.5, 0.25)
 
 
 def test_a_lane_that_waited_is_heard_from_the_position_at_which_its_plan_came_into_force() -> None:
@@ -115,6 +143,7 @@ def test_a_lane_that_waited_is_heard_from_the_position_at_which_its_plan_came_in
     # Its beginning is done with: the next plan has no more to do with it.
     assert bench.planning.plan.begin == []
     pool.valid_until[stream.lane] = 60_000
+    bench.planning.heard()
     bench.planning.stale = True
     bench.begin()
     bench.planning.go_on(never, 55_000)
@@ -145,6 +174,7 @@ def test_dropped_plans_are_made_anew() -> None:
     bench = Bench()
     planning = bench.planning
     assert bench.planned() == 1920
+    planning.heard()
     planning.stale = True
     bench.begin()
     planning.go_on(after(1), 0)

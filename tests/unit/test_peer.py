@@ -260,7 +260,7 @@ def test_settings_change_in_place_or_with_a_new_generation() -> None:
     assert not rig.graph.taps
 
 
-# Each frame's value is its position in units of 2⁻²⁰, so a packet shows by itself whether it is stamped with the position of its frames.
+# Each frame's value is its position in units of 2⁻²⁰, so a packet shows by itself whether its position is right.
 def blocks_of(group: SharedEncoder, at: int, count: int, frames: int = 480) -> int:
     """Let the encoder consume blocks from position `at` on; the position behind them."""
     for start in range(at, at + count * frames, frames):
@@ -278,11 +278,12 @@ def test_shorter_packets_while_playing_lose_nothing_and_keep_their_positions() -
     rig, line = Rig(), Line()
     outlets, outlet = Subscribers(rig.graph), line.outlet(rig, codec="f32", frame="60ms")
     outlets.join(outlet, rig.sink)
-    assert (group := outlet.group) is not None
+    group = outlet.group
+    assert group is not None
     at = 480
-    for frame, count in (("60ms", 8), ("2.5ms", 3), ("60ms", 11), ("5ms", 1), ("40ms", 5), ("20ms", 9)):
+    for frame, blocks in (("60ms", 8), ("2.5ms", 3), ("60ms", 11), ("5ms", 1), ("40ms", 5), ("20ms", 9)):
         outlets.configure(outlet, changed(outlet.settings, {"frame": frame}))
-        at = blocks_of(group, at, count)
+        at = blocks_of(group, at, blocks)
     assert outlet.group is group and len({p.frames for p in line.packets}) == 5
     assert stamped_wrongly(line) == []
     ends = [p.position + p.frames for p in line.packets]
@@ -294,7 +295,8 @@ def test_packets_after_a_jump_of_the_graphs_position_are_stamped_with_the_new_on
     rig, line = Rig(), Line()
     outlet = line.outlet(rig, codec="f32")
     Subscribers(rig.graph).join(outlet, rig.sink)
-    assert (group := outlet.group) is not None
+    group = outlet.group
+    assert group is not None
     at = blocks_of(group, 0, 7)
     blocks_of(group, at + jump, 7)
     assert stamped_wrongly(line) == [] and line.packets[-1].position > at

@@ -134,20 +134,20 @@ class Graph(Nodes):
         """A new source: what is linked into it can be recorded. GraphError if the name is taken."""
         self._demand_free(name, "source")
         source = Sink(self.ids.take(), name, positions or self.positions, description=description or name, capture=True)
-        self._accounts.admit(source, len(self.sinks) + len(self.sources))
-        self.sources[source.id] = source
-        self._changed("new", source)
-        return source
+        return self._add_mix(source, self.sources)
 
     def add_sink(self, name: str, description: str = "", positions: Positions | None = None) -> Sink:
         """A new sink with its monitor; GraphError if the name is taken."""
         self._demand_free(name, "sink")
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
-        self._accounts.admit(sink, len(self.sinks) + len(self.sources))
-        sink.state = NodeState.RUNNING if self.running else sink.state
-        self.sinks[sink.id] = sink
-        self._changed("new", sink)
-        return sink
+        return self._add_mix(sink, self.sinks)
+
+    def _add_mix(self, mix: Sink, among: dict[int, Sink]) -> Sink:
+        self._accounts.admit(mix, len(self.sinks) + len(self.sources))
+        mix.state = NodeState.RUNNING if self.running else mix.state
+        among[mix.id] = mix
+        self._changed("new", mix)
+        return mix
 
     def remove_sink(self, sink: Sink) -> None:
         """Remove `sink`; its inputs and taps move to its heir, except pinned ones, which end."""
@@ -296,9 +296,7 @@ class Graph(Nodes):
 
     def discard(self, stream: Stream) -> None:
         """Discard frames pulled and not yet heard (a flush)."""
-        stream.stash = None
-        if stream.active:
-            self._lanes.discard(stream, self.position)
+        self._lanes.discard(stream, self.position)
 
     # -- the clock -----------------------------------------------------------------------
 
@@ -400,6 +398,7 @@ class Graph(Nodes):
                 yield from pool.service(self.position, frames)
         # A stream that starts after this line begins with the next cycle.
         position, self.position = self.position, self.position + frames
+        self._planning.heard()
         yield from run_cycle(self._planning.plan, position, frames)
         if self._needed:
             self._idle_since_ns = self._now_ns

@@ -259,8 +259,13 @@ class Lanes:
         return self._of[stream.id].ahead(stream, position)
 
     def discard(self, stream: Stream, position: Frames) -> None:
-        """Discard what was pulled and not yet heard."""
-        self._of[stream.id].discard(stream, position)
+        """Discard what was pulled and not yet heard, also if the stream has no lane now."""
+        stream.stash = None
+        if (pool := self._of.get(stream.id)) is not None:
+            pool.discard(stream, position)
+        else:
+            # A long stash went on taking the room of the wide lane that it came from.
+            stream.account.hold("lane", 0)
 
     def jump(self, before: Frames, after: Frames) -> None:
         """Move the pending frames: what was due from position `before` on is due from `after` on."""

@@ -190,12 +190,27 @@ class Planner:
     def __init__(self, frames_max: Frames) -> None:
         self._frames_max = frames_max
         self._applied = Applied()
+        self._planned: Applied | None = None
+        """What the last plan applies, until it begins to run."""
         self._mixed: dict[int, Samples] = {}
         self._scratch: dict[tuple[str, int], Samples] = {}
 
     # Building shares buffers with the plan in force but never writes to them; only `run_cycle` does, and it runs one
-    # plan at a time. What the last plan applied is replaced at the very end, so a build that is abandoned leaves no
-    # trace. A plan that is in force counts as applied, so it should run at least one cycle before the next replaces it.
+    # plan at a time. A build that is abandoned leaves no trace, and a plan counts as applied once it begins to run.
+    @property
+    def ahead(self) -> bool:
+        """Whether the last plan has not run yet."""
+        return self._planned is not None
+
+    def heard(self) -> None:
+        """The last plan begins to run: the next one ramps from it."""
+        if self._planned is not None:
+            self._applied, self._planned = self._planned, None
+
+    def forget(self) -> None:
+        """The last plan will not run."""
+        self._planned = None
+
     def freeze(self) -> AppliedState:
         """What is in force, as a value."""
         now = self._applied
@@ -220,7 +235,7 @@ class Planner:
     ) -> Iterator[None]:
         """Fill the empty `plan` from the graph as it is now. It must come into force at the last step.
 
-        From then on the next plan ramps from this one.
+        The next may only be begun once this one has been `heard`, from which it then ramps, or is to be forgotten.
         """
         new = Applied()
         mixed: dict[int, Samples] = {}
@@ -246,7 +261,7 @@ class Planner:
             plan.stream_taps.append(self._stream_tap(tap, stream, plan.pools, new))
             yield
         plan.sinks = list(runs.values())
-        self._applied, self._mixed = new, mixed
+        self._planned, self._mixed = new, mixed
 
     @staticmethod
     def _join(run: SinkRun, links: Iterable[Link], runs: MappingOf[int, SinkRun]) -> None:

@@ -19,7 +19,8 @@ from millrace.units import Frames
 # What holds between two calls:
 #
 # - At most one plan is being built. Changes meanwhile only set `stale`, and the next one is begun when it is done, so a
-#   graph that changes all the time still gets new plans.
+#   graph that changes all the time still gets new plans. None is begun before the plan in force runs, or it would ramp
+#   from gains that nobody has heard.
 # - The plan in force is complete. It may mention nodes that have ended, whose lanes are silent, and lack new ones,
 #   whose lanes wait (`plan.begin`): they start at the position from which this plan is heard.
 # - The quantum changes with the plan and not before it.
@@ -52,8 +53,8 @@ class Planning:
         self._planner.resume(applied)
 
     def begin(self, mixes: Iterable[Sink], streams: Iterable[Stream], taps: Iterable[Tap]) -> None:
-        """Begin a new plan if one is needed and none is being built."""
-        if self.stale and self._steps is None:
+        """Begin a new plan if one is needed, none is being built, and the one in force has been heard."""
+        if self.stale and self._steps is None and not self._planner.ahead:
             self.stale = False
             asks = [stream.latency_ask_ns for stream in streams if stream.active or stream.starved]
             asks += [tap.latency_ask_ns for tap in taps if tap.active]
@@ -73,9 +74,14 @@ class Planning:
             pool.begin(lane, stream, position)
         self.plan.begin.clear()
 
+    def heard(self) -> None:
+        """The plan in force begins to run."""
+        self._planner.heard()
+
     def drop(self) -> None:
         """Discard all plans: nothing plays."""
         self.plan, self._steps, self.stale = Plan(), None, True
+        self._planner.forget()
 
     def _make(self, mixes: list[Sink], taps: list[Tap], quantum: Frames) -> Iterator[None]:
         plan = Plan()
