@@ -1,0 +1,50 @@
+"""Why a machine was not reached, in words that say what to change."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from millrace.errors import PeerLost
+from millrace.io.client import ClientLine, _why_not
+from millrace.io.sockets import why_not_unix
+
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+
+
+def line(ended: list[str]) -> ClientLine:
+    return ClientLine(Mock(), lambda now: None, lambda why: ended.append(str(why)))
+
+
+def test_a_display_number_is_recognised() -> None:
+    assert _why_not(REFUSED, "vm7", 1, "") == "Connection refused (display :1 is port 5901)"
+    assert _why_not(REFUSED, "vm7", 5901, "") == "Connection refused"
+
+
+def test_a_file_that_is_no_socket_is_named_as_one(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+
+    async def tried() -> None:
+        await line([]).connect("", 0, str(file), None)
+
+    with pytest.raises(PeerLost, match="it is not a socket"):
+        asyncio.run(tried())
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+    assert why_not_unix(REFUSED, str(tmp_path / "s")) == why_not_unix(REFUSED, "\0abstract") == "Connection refused"
+
+
+def test_a_reset_before_the_first_byte_may_mean_tls() -> None:
+    ended: list[str] = []
+    for plain in (True, False):
+        one = line(ended)
+        one._plain = plain
+        one.broke(ConnectionResetError(104, "Connection reset by peer"))
+        one.closed()
+    lost = "the connection was lost: Connection reset by peer"
+    assert ended == [f"{lost}; if this is a TLS port of SPICE, add --tls", lost]
