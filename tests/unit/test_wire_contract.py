@@ -122,7 +122,8 @@ def heard(wire: Any, came: Iterator[Any]) -> list[Any]:
             for event in wire.events():
                 if isinstance(event, TlsWanted):
                     wire.tls_ready()
-                out.append([*event[:3], bytes(event.data)] if isinstance(event, Block) else event)
+                block = isinstance(event, Block)
+                out.append([event.channel, event.seek, event.offset, bytes(event.data)] if block else event)
     except MillraceError as error:
         out.append((type(error), str(error)))
     return joined(out)

@@ -38,6 +38,7 @@ class TimerDriver:
         self._queue: list[tuple[HostNs, int, Graph]] = []
         self._queued: set[Graph] = set()
         self._serial = 0
+        self._running = False
         self._worked_ns: HostNs = 0
         self.computed_ns: HostNs = clock()
         """The clock when the last graph had run, which is when the next one begins: reading it takes a system call."""
@@ -70,11 +71,14 @@ class TimerDriver:
             _, _, graph = heapq.heappop(self._queue)
             self._queued.discard(graph)
             due.append(graph)
-        self.computed_ns = self._clock()
-        if len(due) == 1:
-            self._run_alone(due[0], now_ns)
-        else:
-            self._run_by_turns(due, now_ns)
+        self.computed_ns, self._running = self._clock(), True
+        try:
+            if len(due) == 1:
+                self._run_alone(due[0], now_ns)
+            else:
+                self._run_by_turns(due, now_ns)
+        finally:
+            self._running = False
 
     def _run_alone(self, graph: Graph, now_ns: HostNs) -> None:
         self.cycles += 1
@@ -134,5 +138,6 @@ class TimerDriver:
         self._serial += 1
         self._queued.add(graph)
         heapq.heappush(self._queue, (deadline, self._serial, graph))
-        if self._queue[0][2] is graph:
+        # After a run the deadline is asked for in any case.
+        if not self._running and self._queue[0][2] is graph:
             self._rearm()

@@ -387,9 +387,11 @@ class Graph(Nodes):
         """One cycle in steps. The graph may change between them: new streams are pulled in this cycle or the next."""
         if self.share.over():
             yield
-        self._planning.begin(self.mixes(), self.streams.values(), self.taps.values())
-        self._planning.go_on(self.share.over, self.position)
-        frames, pools = self._planning.quantum, self._planning.plan.pools
+        planning = self._planning
+        if planning.stale or planning.unfinished:
+            planning.begin(self.mixes(), self.streams.values(), self.taps.values())
+            planning.go_on(self.share.over, self.position)
+        frames, pools = planning.quantum, planning.plan.pools
         # Refilling a lane runs client-side protocol code, which may start, stop or move other streams. So the pools
         # that are due are determined again until there are none. Only then is the position advanced, so that nothing
         # that was pulled for this cycle is missed.
@@ -398,8 +400,8 @@ class Graph(Nodes):
                 yield from pool.service(self.position, frames)
         # A stream that starts after this line begins with the next cycle.
         position, self.position = self.position, self.position + frames
-        self._planning.heard()
-        yield from run_cycle(self._planning.plan, position, frames)
+        planning.heard()
+        yield from run_cycle(planning.plan, position, frames)
         if self._needed:
             self._idle_since_ns = self._now_ns
         elif self._now_ns - self._idle_since_ns > LINGER_NS:

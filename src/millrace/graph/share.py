@@ -14,6 +14,8 @@ from millrace.units import NS_PER_MS, Frames, HostNs
 Clock = Callable[[], HostNs]
 SLICE_NS: HostNs = 2 * NS_PER_MS
 RECENT_NS: HostNs = 200 * NS_PER_MS
+SHORT_NS: HostNs = NS_PER_MS // 2
+"""Work that took no longer than this is charged as if it had had the processor all that time."""
 LIGHT_NS: HostNs = 25 * NS_PER_MS
 """A guest that used less than this recently takes no time from others, and may catch up in larger pieces."""
 HOPE_NS: HostNs = 150 * NS_PER_MS
@@ -94,7 +96,9 @@ class Share(Slice):
 
     def ended(self, now_ns: HostNs) -> HostNs:
         """As `leave`, at the given time."""
-        used = self.clock() - self._entered
+        used = self._wall() - self._entered_wall
+        if used > SHORT_NS:
+            used = self.clock() - self._entered
         self.left_ns, self.used_ns = self.left_ns - used, self.used_ns + used
         # A leaky sum with the time constant RECENT_NS: a guest that works all the time stays near what it uses in that
         # time, one long cycle is soon forgotten, and nothing is left after a rest of that length.

@@ -127,20 +127,30 @@ class Turns(Slice):
         """Like `ready`, and nothing is waiting."""
         return self.left_ns > 0 and not self._waiting
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
         """Begin work for the guest. Nested uses count once."""
         if self._depth == 0:
             self._entered = self.clock()
         self._depth += 1
 
-    def __exit__(self, *_: object) -> None:
-        """End work for the guest, for now."""
+    def leave(self) -> HostNs:
+        """End work for the guest, for now; return how long it took, if it ends here."""
         self._depth -= 1
-        if self._depth == 0:
-            self.leave()
-            # A round renews the slice, even if nothing waits.
-            if self.left_ns < self.slice_ns // 2:
-                self._schedule()
+        if self._depth:
+            return 0
+        used = super().leave()
+        # A round renews the slice, even if nothing waits.
+        if self.left_ns < self.slice_ns // 2:
+            self._schedule()
+        return used
+
+    def __enter__(self) -> None:
+        """See `enter`."""
+        self.enter()
+
+    def __exit__(self, *_: object) -> None:
+        """See `leave`."""
+        self.leave()
 
     def wait(self, worker: Worker) -> None:
         """Queue `worker` for a later round."""

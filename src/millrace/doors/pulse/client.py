@@ -96,9 +96,10 @@ class PulseClient(ClientStreams):
     def receive(self, data: Buffer, now_ns: HostNs) -> int:
         """Process bytes until the turn is over; return how many. RemoteProtocolError ends this connection."""
         self.now_ns = now_ns
-        wire, frames, view, at = self._wire, self._wire.state, memoryview(data), 0
-        while (self._begun is None or self._go_on()) and at < len(view) and not self.closing:
-            at += wire.take(view[at:])
+        wire, view, at = self._wire, memoryview(data), 0
+        frames, end = wire.state, len(view)
+        while (self._begun is None or self._go_on()) and at < end and not self.closing:
+            at = wire.take(view, at)
             if frames.partial_bytes != self._partial_bytes:
                 self._hold_partial()
             for event in wire.events():
@@ -112,7 +113,7 @@ class PulseClient(ClientStreams):
                 raise BudgetError(
                     f"the client requested more than {ANSWERS_MAX // MIB} MiB of replies without reading any"
                 )
-            if at < len(view) and self.over():
+            if at < end and self.over():
                 break
         return at
 

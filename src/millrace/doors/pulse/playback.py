@@ -263,13 +263,16 @@ class PlaybackStream(PlaybackSettings, Ingress):
         frames = min(self.queue.length // frame, len(out))
         if frames == 0:
             return 0
-        at, views = 0, self.queue.peek(frames * frame)
+        at, sample, views = 0, self.state.format.sample, self.queue.peek(frames * frame)
         if len(views) > 1 and len(views[0]) % frame:
             views = [memoryview(b"".join(views))]
-        for view in views:
-            end = at + len(view) // frame
-            decode(self.state.format.sample, view, out[at:end].reshape(-1))
-            at = end
+        if len(views) == 1:
+            decode(sample, views[0], out[:frames].reshape(-1))
+        else:
+            for view in views:
+                end = at + len(view) // frame
+                decode(sample, view, out[at:end].reshape(-1))
+                at = end
         self._advance(frames * frame)
         return frames
 

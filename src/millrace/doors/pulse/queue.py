@@ -76,7 +76,8 @@ class ByteQueue:
     @property
     def length(self) -> int:
         """Bytes from the read to the write index."""
-        return max(0, self.write_index - self.read_index)
+        length = self.write_index - self.read_index
+        return length if length > 0 else 0
 
     def begin_at(self, index: int) -> None:
         """Count from `index` instead of 0; nothing has been written yet."""

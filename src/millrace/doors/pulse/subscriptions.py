@@ -94,5 +94,7 @@ class Subscription:
 
     def take(self) -> Iterable[tuple[int, int]]:
         """Take the pending events: (event, index)."""
-        events, self._state.events = self._state.events, {}
+        events = self._state.events
+        if events:
+            self._state.events = {}
         return events

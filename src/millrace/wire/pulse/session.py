@@ -10,7 +10,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+
+import msgspec
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
@@ -26,16 +28,31 @@ from millrace.wire.pulse.constants import (
     Err,
     Seek,
 )
-from millrace.wire.pulse.layouts import NOTICES, REPLIES, REQUESTS, read_fields, write_fields
+from millrace.wire.pulse.layouts import NOTICES, REPLIES, REQUESTS, Layout, read_fields, write_fields
 from millrace.wire.pulse.tagstruct import Reader, Writer, bad
 
 HEADER = struct.Struct(">IIiII")
+_U32 = struct.Struct(">I")
 RECORDS_MAX = 4 * 1024 * 1024
 """The largest list sent; the protocol's own limit is 16 MiB."""
 _SHM_FLAGS = 0xC0000000
 _SEEK_MASK = 0xFF
+_RELATIVE, _SEEK_LAST = int(Seek.RELATIVE), int(Seek.RELATIVE_END)
 # EXTENSION is sent by both sides: a request here, a notice there.
 _SERVER_SPEAKS = frozenset({Command.ERROR, Command.TIMEOUT, Command.REPLY, *NOTICES} - {Command.EXTENSION})
+
+
+def _head(command: Command, fields: Layout) -> bytes:
+    """What precedes the fields of a notice whose fields are all numbers."""
+    return HEADER.pack(10 + 5 * len(fields), NO_INDEX, 0, 0, 0) + struct.pack(">cIcI", b"L", command, b"L", NO_INDEX)
+
+
+# Notices of numbers only: REQUEST, which is sent most often, and others. Their fields need no `Writer`.
+_NUMBERS = {
+    command: (_head(command, fields), tuple(f.name for f in fields))
+    for command, fields in NOTICES.items()
+    if all(f.type == "L" and not f.since for f in fields)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +73,7 @@ class Refused:
     reason: str
 
 
-class Block(NamedTuple):
+class Block(msgspec.Struct, frozen=True, gc=False):
     """Sound (or silence to skip) for a channel. `data` is a view, valid until the next `receive`."""
 
     channel: int
@@ -140,18 +157,22 @@ class PulseSession(Untimed):
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes. RemoteProtocolError ends the connection."""
         del now_ns
-        at = 0
-        while at < len(data):
-            at += self.take(memoryview(data)[at:])
+        at, view = 0, memoryview(data)
+        while at < len(view):
+            at = self.take(view, at)
 
     # One event at a time, so that the caller can stop between two commands when its turn is over, and keep the rest as
     # bytes. A queue of parsed commands would take more memory than those bytes, and would not be part of the state.
-    def take(self, view: memoryview) -> int:
-        """Like `receive`, but stops at the next event; returns how many bytes were taken."""
-        at, end, state = 0, len(view), self.state
+    def take(self, view: memoryview, at: int = 0) -> int:
+        """Like `receive`, but begins at `at` and stops at the next event; returns where."""
+        end, state = len(view), self.state
         while at < end:
             if not state.left:
-                at = self._read_header(view, at)
+                if end - at >= HEADER.size and not state.header:
+                    self._begin(*HEADER.unpack_from(view, at))
+                    at += HEADER.size
+                else:
+                    at = self._read_header(view, at)
             if state.left and at < end:
                 at = self._read_payload(view, at)
             if self._events:
@@ -159,10 +180,8 @@ class PulseSession(Untimed):
         return at
 
     def _read_header(self, view: memoryview, at: int) -> int:
+        """Read a header that arrives in pieces."""
         header = self.state.header
-        if not header and len(view) - at >= HEADER.size:
-            self._begin(*HEADER.unpack_from(view, at))
-            return at + HEADER.size
         piece = view[at : at + HEADER.size - len(header)]
         header += piece
         if len(header) == HEADER.size:
@@ -185,15 +204,16 @@ class PulseSession(Untimed):
             raise bad(f"a memory block of {length} bytes")
         state.left = length
         state.seek, state.offset = flags & _SEEK_MASK, (high << 32) | low
-        if state.seek > Seek.RELATIVE_END:
+        if state.seek > _SEEK_LAST:
             raise bad(f"unknown seek mode {state.seek}")
         if channel != NO_INDEX and length == 0:
             self._events.append(Block(channel, state.seek, state.offset, memoryview(b"")))
 
     def _read_payload(self, view: memoryview, at: int) -> int:
         state = self.state
-        piece = view[at : at + state.left]
-        state.left -= len(piece)
+        size = min(state.left, len(view) - at)
+        piece = view[at : at + size]
+        state.left -= size
         if state.channel == NO_INDEX:
             state.command += piece
             if state.left == 0:
@@ -203,8 +223,8 @@ class PulseSession(Untimed):
                 self._read_command(data)
         else:
             self._events.append(Block(state.channel, state.seek, state.offset, piece))
-            state.seek, state.offset = Seek.RELATIVE, 0
-        return at + len(piece)
+            state.seek, state.offset = _RELATIVE, 0
+        return at + size
 
     def _read_command(self, data: bytes) -> None:
         self.state.command_bytes = len(data)
@@ -238,6 +258,8 @@ class PulseSession(Untimed):
 
     def events(self) -> list[Event]:
         """The events since the last call."""
+        if not self._events:
+            return []
         out, self._events = self._events, []
         return out
 
@@ -273,6 +295,11 @@ class PulseSession(Untimed):
 
     def send_notice(self, command: Command, **values: Any) -> None:
         """Send an unsolicited message."""
+        numbers = _NUMBERS.get(command)
+        if numbers is not None:
+            head, names = numbers
+            self._put(head, b"".join([b"L" + _U32.pack(min(values[name], NO_INDEX)) for name in names]))
+            return
         self._send(command, NO_INDEX, NOTICES[command], values)
 
     def send_block(self, channel: int, data: Buffer) -> None:
