@@ -20,7 +20,7 @@ from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.doors.pulse.state import ClientState
 from millrace.graph.model import Stream
-from millrace.graph.share import HOPE_NS, LIGHT_NS, SLICE_NS, Lag, Share
+from millrace.graph.share import HOPE_NS, LIGHT_NS, SHORT_NS, SLICE_NS, Lag, Share
 from millrace.io.client import ClientLine
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
 from millrace.io.turns import Portion, Steps, Turns
@@ -550,6 +550,23 @@ def test_a_share_that_is_used_for_the_most_part_is_whole_again_in_the_next_round
             assert guest.turns.left_ns == SLICE_NS
 
     run(test)
+
+
+def test_short_work_is_charged_its_wall_time_without_reading_the_processor_time() -> None:
+    worked_ns, wall_ns, reads = 0, 0, 0
+
+    def clock() -> HostNs:
+        nonlocal reads
+        reads += 1
+        return worked_ns
+
+    share = Share(clock, lambda: wall_ns)
+    share.begin(0, 0)
+    wall_ns = SHORT_NS
+    assert share.ended(wall_ns) == SHORT_NS and reads == 0
+    share.begin(0, 0)
+    worked_ns, wall_ns = SHORT_NS // 2, wall_ns + SHORT_NS + 1
+    assert share.ended(wall_ns) == SHORT_NS // 2 and reads == 1, "it did not have the processor all that time"
 
 
 def test_only_who_uses_as_much_as_others_leaves_out_what_it_is_behind() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -41,6 +41,28 @@ def run(test: Callable[[Registry], Awaitable[None]]) -> None:
         await test(Registry())
 
     asyncio.run(main())
+
+
+class Counted(dict[int, Any]):
+    """Counts how many entries are looked at."""
+
+    looks = 0
+
+    def __contains__(self, key: object) -> bool:
+        self.looks += 1
+        return super().__contains__(key)
+
+    def get(self, key: int, default: Any = None) -> Any:
+        self.looks += 1
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[int]:
+        self.looks += len(self)
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        self.looks += len(self)
+        return super().keys()
 
 
 async def told(watchers: Iterable[Watcher]) -> list[list[Any]]:
@@ -143,6 +165,25 @@ def test_who_goes_on_for_another_hears_what_is_there_and_what_is_gone_and_is_not
         await told([])
         assert [message.get("synced", False) for message in second.heard] == [False], "that was told to the first"
         assert await told([second]) == [[{"id": 1}, {"id": 3}, 2]]
+
+    run(test)
+
+
+async def looks(registry: Registry, objects: int) -> int:
+    """How many entries are looked at for a watcher that goes on for another, which had seen as many that are gone."""
+    for number in range(objects):
+        registry.put(number, "sink", "a", lambda number=number: {"id": number})  # type: ignore[misc]
+    registry._entries = entries = Counted(registry._entries)
+    watcher = Watcher(registry, before=Looked(frozenset(range(objects, 2 * objects))))
+    [heard] = await told([watcher])
+    assert len(heard) == 2 * objects
+    return entries.looks
+
+
+def test_a_listing_looks_at_each_object_a_few_times_however_many_there_are() -> None:
+    async def test(registry: Registry) -> None:
+        assert await looks(registry, 500) <= 4 * 500
+        assert await looks(Registry(), 2000) <= 4 * 2000
 
     run(test)
 

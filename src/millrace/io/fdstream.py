@@ -201,7 +201,6 @@ class FdStream:
         while out.chunks:
             chunk = out.chunks[0]
             try:
-                # Most messages have no descriptors, and `send` takes a third of the time.
                 sent = (
                     socket.send_fds(self._sock, [chunk.data], chunk.fds) if chunk.fds else self._sock.send(chunk.data)
                 )
