@@ -123,9 +123,9 @@ def test_levels_of_streams_and_recorders_are_set_at_once() -> None:
     scene.published.clear()
     assert scene.ask(C.SET_SOURCE_OUTPUT_VOLUME, record.node.id, volume=(HALF, 0x10000)) == {}
     assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, record.node.id, mute=True) == {}
-    assert record.gains == (0.125, 1.0) and record.mute
+    assert record.state.gains == (0.125, 1.0) and record.state.mute
     assert scene.published == [(Facility.SOURCE_OUTPUT, Change.CHANGE, record.node.id)] * 2
-    assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, record.node.id, mute=False) == {} and not record.mute
+    assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, record.node.id, mute=False) == {} and not record.state.mute
 
 
 @pytest.mark.parametrize("command", ["SET_SINK_VOLUME", "SET_SOURCE_VOLUME", "SET_SINK_INPUT_VOLUME"])

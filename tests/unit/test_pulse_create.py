@@ -210,7 +210,7 @@ def test_a_suspended_sink_refuses_those_that_asked_to_fail_then() -> None:
     assert scene.caller.record(S16, STEREO, fail_on_suspend=True, **monitor) is Err.BADSTATE
     assert scene.caller.play(S16, STEREO)["suspended"] and scene.caller.record(S16, STEREO, **monitor)["suspended"]
     assert scene.play(fail_on_suspend=True, sink_name="music").state.fail_on_suspend
-    assert scene.record(fail_on_suspend=True, source_name="music.monitor").fail_on_suspend
+    assert scene.record(fail_on_suspend=True, source_name="music.monitor").state.fail_on_suspend
 
 
 # -- recording --------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_recorder_is_answered_with_all_that_it_is() -> None:
     assert (answer["source_index"], answer["source_name"]) == (scene.music.id, "music.monitor")
     assert (answer["fragsize"], answer["maxlength"]) == (ms(20), 4 * 1024 * 1024)
     assert answer["latency"] == record.node.latency_ask_ns // 1000 == 20_000 and not answer["suspended"]
-    assert record.node.active and record.node.clocked and record.keeps_awake
+    assert record.node.active and record.node.clocked and record.state.keeps_awake
 
 
 @pytest.mark.parametrize(
@@ -267,12 +267,12 @@ def test_what_is_remembered_of_a_group_is_given_where_the_client_did_not_choose(
     scene.door.rules.kept[group] = Rule((HALF, FULL), default_map(2), True, "music.monitor")
     record = scene.record()
     assert record.node.sink is scene.music and not record.node.placed
-    assert record.gains == (0.125, 1.0) and record.mute
+    assert record.state.gains == (0.125, 1.0) and record.state.mute
     chosen = scene.record(
         source_name="microphone", volume_set=True, volume=(FULL, FULL), muted_set=True, muted=False
     )  # fmt: skip
-    assert chosen.node.sink is scene.source and chosen.gains == (1.0, 1.0) and not chosen.mute
-    assert scene.record(muted_set=True, muted=True).mute
+    assert chosen.node.sink is scene.source and chosen.state.gains == (1.0, 1.0) and not chosen.state.mute
+    assert scene.record(muted_set=True, muted=True).state.mute
     # It goes there only if its client may record it and it still exists.
     scene.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     assert scene.record().node.sink is scene.source
@@ -299,10 +299,10 @@ def test_the_rest_of_a_recorders_flags() -> None:
     scene = Scene()
     assert scene.record(corked=True).corked and not scene.record(corked=True).node.active
     quiet = scene.record(dont_inhibit_auto_suspend=True)
-    assert not quiet.keeps_awake and not quiet.node.clocked and quiet.node.active
+    assert not quiet.state.keeps_awake and not quiet.node.clocked and quiet.node.active
     assert scene.record(adjust_latency=True).attr.fragsize < scene.record().attr.fragsize
     assert scene.record(adjust_latency=True, early_requests=True).attr.fragsize == scene.record().attr.fragsize
     assert scene.record(peak_detect=True)._meter is not None and scene.record()._meter is None
-    assert scene.record(variable_rate=True)._glide and not scene.record()._glide
-    assert scene.record(volume_set=True, volume=(HALF, FULL)).gains == (0.125, 1.0)
-    assert scene.record(volume_set=False, volume=(HALF, FULL)).gains == (1.0, 1.0)
+    assert scene.record(variable_rate=True).state.glide and not scene.record().state.glide
+    assert scene.record(volume_set=True, volume=(HALF, FULL)).state.gains == (0.125, 1.0)
+    assert scene.record(volume_set=False, volume=(HALF, FULL)).state.gains == (1.0, 1.0)

@@ -12,7 +12,7 @@ from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.loaded import Feed, Module, feed
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.state import new_playback
+from millrace.doors.pulse.state import new_playback, new_record
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.model import NOTHING, Sink, Stream, Tap
 from millrace.media.format import AudioFormat
@@ -355,7 +355,7 @@ def test_a_stream_or_recorder_that_does_not_come_in_is_nowhere() -> None:
     again = PlaybackStream(scene.caller, new_playback(9, one.format, one.attr, {}), one.node, scene.graph)
     with pytest.raises(BudgetError):
         scene.door.begin_playback(again, scene.sink)
-    taken = RecordStream(scene.caller, 9, tap.format, tap.attr, tap.node, scene.graph, {}, False)
+    taken = RecordStream(scene.caller, new_record(9, tap.format, tap.attr, {}), tap.node, scene.graph)
     with pytest.raises(BudgetError):
         scene.door.begin_record(taken, scene.sink)
     assert scene.door.playback == scene.door.records == {} and again.removed

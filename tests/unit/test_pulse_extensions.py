@@ -215,15 +215,15 @@ def test_a_recorder_of_the_group_gets_its_own_and_goes_where_its_client_may_reco
     told: list[int] = []
     scene.graph.observers.append(lambda change, node: told.append(node.id))
     apply(scene.door, {TAKER: Rule((HALF, FULL), default_map(2), True, "music.monitor"), PLAYER: OTHER})
-    assert (record.gains, record.mute, record.node.sink) == ((0.125, 1.0), True, scene.music)
+    assert (record.state.gains, record.state.mute, record.node.sink) == ((0.125, 1.0), True, scene.music)
     assert record.node.placed and record.node.id in told
     apply(scene.door, {TAKER: Rule(device="microphone")})
     assert record.node.sink is scene.source and not record.node.placed, "that is the default one"
-    assert (record.gains, record.mute) == ((0.125, 1.0), True)
+    assert (record.state.gains, record.state.mute) == ((0.125, 1.0), True)
     scene.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     told.clear()
     apply(scene.door, {TAKER: Rule(mute=False, device="music.monitor")})
-    assert record.node.sink is scene.source and not record.mute and told == [record.node.id]
+    assert record.node.sink is scene.source and not record.state.mute and told == [record.node.id]
     scene.admission.grants.set(Permission.MONITOR, ANY, None)
     record.node.pinned = "its client asked for that"
     apply(scene.door, {TAKER: Rule(device="music.monitor")})

@@ -177,7 +177,7 @@ def test_a_recorder_is_shown_with_what_waits_for_its_client() -> None:
     caller = Caller(rig, props={"application.name": b"recorder\0"})
     made = caller.record(S16, STEREO, fragsize=480, corked=True)
     record = rig.door.records[made["index"]]
-    record.mute, record.gains = True, (0.125, 1.0)
+    record.state.mute, record.state.gains = True, (0.125, 1.0)
     record._queue += bytes(960)
     told = infos.source_output_info(rig.door, record)
     subset(

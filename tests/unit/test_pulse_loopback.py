@@ -99,15 +99,15 @@ def test_silence_before_it_has_heard_anything_and_long_after_is_not_handed_on() 
     scene = Scene(latency_ms=50)
     scene.capture(clocked=True)
     scene.run(0.5)
-    assert scene.record.write_index == 0
+    assert scene.record.state.write_index == 0
     tone = scene.sound()
     scene.run(0.2)
     scene.graph.remove_stream(tone)
     scene.run(0.5)
-    written = scene.record.write_index
+    written = scene.record.state.write_index
     assert 0 < written < FMT.frame_bytes * 48_000 // 2
     scene.run(0.5)
-    assert scene.record.write_index == written
+    assert scene.record.state.write_index == written
 
 
 def test_it_keeps_a_graph_running_until_all_is_played_and_no_longer() -> None:

@@ -233,7 +233,7 @@ def test_a_recorders_latency_tells_what_was_written_and_what_was_sent_of_it() ->
     record = scene.caller.records[channel]
     told = scene.ask(C.GET_RECORD_LATENCY, channel, time=(5, 6))
     sent = sum(len(data) for _, data in scene.caller.sent)
-    assert told["write_index"] == record.write_index > told["read_index"] == sent > 0
+    assert told["write_index"] == record.state.write_index > told["read_index"] == sent > 0
     assert told["playing"] is True and told["time"] == (5, 6) and told["monitor_usec"] == 0
     assert told["source_usec"] == scene.graph.quantum_ns // 1000
     record.set_corked(True)

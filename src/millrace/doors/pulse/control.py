@@ -116,7 +116,7 @@ def input_mute(client: PulseClient, request: Request) -> None:
 def output_volume(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_OUTPUT_VOLUME."""
     record = _output(client, request)
-    record.gains = gains_from(request.fields["volume"], len(record.format.positions))
+    record.state.gains = gains_from(request.fields["volume"], len(record.format.positions))
     client.door.graph.touch(record.node)
     client.reply(request)
 
@@ -124,7 +124,7 @@ def output_volume(client: PulseClient, request: Request) -> None:
 def output_mute(client: PulseClient, request: Request) -> None:
     """SET_SOURCE_OUTPUT_MUTE."""
     record = _output(client, request)
-    record.mute = request.fields["mute"]
+    record.state.mute = request.fields["mute"]
     client.door.graph.touch(record.node)
     client.reply(request)
 

@@ -21,7 +21,7 @@ from millrace.doors.pulse.formats import (
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import group_of_props
-from millrace.doors.pulse.state import new_playback
+from millrace.doors.pulse.state import new_playback, new_record
 from millrace.dsp.channels import Mapping
 from millrace.dsp.mix import cubic_to_gain
 from millrace.dsp.resample import SINC_HOLDS, holds_ns, stretched
@@ -240,17 +240,16 @@ def _record_stream(client: PulseClient, f: Fields, fmt: AudioFormat) -> RecordSt
     node.placed = f["source_index"] != NO_INDEX or bool(f["source_name"])
     node.mapping = _mapping(f)
     node.pinned = DONT_MOVE if f["no_move"] else ""
-    record = RecordStream(
-        client, client.take_channel(), fmt, attr, node, graph, props, f["peak_detect"], glide=f["variable_rate"]
-    )
+    state = new_record(client.take_channel(), fmt, attr, props, f["peak_detect"], f["variable_rate"])
     rule = _remembered(client, f)
     if f.get("volume_set") and f.get("volume"):
-        record.gains = _gains(f, fmt)
+        state.gains = _gains(f, fmt)
     elif levels := rule.fitted(fmt.positions):
-        record.gains = tuple(cubic_to_gain(level) for level in levels)
-    record.mute = bool(f.get("muted")) if f.get("muted_set") else bool(rule.mute)
-    record.fail_on_suspend = bool(f.get("fail_on_suspend"))
-    record.keeps_awake = not f.get("dont_inhibit_auto_suspend")
+        state.gains = tuple(cubic_to_gain(level) for level in levels)
+    state.mute = bool(f.get("muted")) if f.get("muted_set") else bool(rule.mute)
+    state.fail_on_suspend = bool(f.get("fail_on_suspend"))
+    state.keeps_awake = not f.get("dont_inhibit_auto_suspend")
+    record = RecordStream(client, state, node, graph)
     record.set_active(not f["corked"])
     return record
 

@@ -356,7 +356,7 @@ class PulseDoor:
         for stream in [s for s in self.playback.values() if s.state.fail_on_suspend and s.node.links]:
             if stream.node.sink is sink:
                 self.graph.remove_stream(stream.node)
-        for record in [r for r in self.records.values() if r.fail_on_suspend]:
+        for record in [r for r in self.records.values() if r.state.fail_on_suspend]:
             if record.node.sink is sink:
                 self.graph.remove_tap(record.node)
 

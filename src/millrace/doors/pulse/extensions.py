@@ -181,9 +181,9 @@ def apply(door: PulseDoor, rules: dict[str, Rule]) -> None:
 def _apply_to_record(door: PulseDoor, record: RecordStream, rule: Rule) -> None:
     levels = rule.fitted(record.format.positions)
     if levels:
-        record.gains = tuple(cubic_to_gain(level) for level in levels)
+        record.state.gains = tuple(cubic_to_gain(level) for level in levels)
     if rule.mute is not None:
-        record.mute = rule.mute
+        record.state.mute = rule.mute
     source = next((mix for mix in door.graph.mixes() if rule.device and door.source_name(mix) == rule.device), None)
     if source and source is not record.node.sink and not record.node.pinned and door.may_record(record.owner, source):
         record.node.placed = source is not door.recorded_by_default()

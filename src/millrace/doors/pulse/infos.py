@@ -128,8 +128,8 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
         "client": stream.owner.index, "source": stream.node.sink.id, "spec": spec_of(stream.format),
         "map": map_of(stream.format), "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
         "source_usec": 0, "resample_method": None, "driver": DRIVER,
-        "props": _grouped(stream.props, INPUT), "corked": stream.corked, "volume": volume_of(stream.gains),
-        "mute": stream.mute, "has_volume": True,
+        "props": _grouped(stream.props, INPUT), "corked": stream.corked, "volume": volume_of(stream.state.gains),
+        "mute": stream.state.mute, "has_volume": True,
         "writable": True, "format": info_of(stream.format),
     }  # fmt: skip
 

@@ -15,7 +15,7 @@ from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.state import new_playback
+from millrace.doors.pulse.state import new_playback, new_record
 from millrace.dsp.convert import Samples
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.media.format import AudioFormat
@@ -65,9 +65,9 @@ class Loopback:
     ) -> None:  # fmt: skip
         """Record `source` through `tap` and play it on `sink` through `stream`; `props` are those of each."""
         graph, layout = self._door.graph, Layout(fmt.frame_bytes, fmt.rate)
-        self._record = _Heard(self, 0, fmt, _pieces(layout, latency_ns), tap, graph, props[0], peak_detect=False)
+        self._record = _Heard(self, new_record(0, fmt, _pieces(layout, latency_ns), props[0]), tap, graph)
         self._record.rests_after = ns_to_frames(QUIET_NS + latency_ns, graph.rate)
-        self._record.keeps_awake = False
+        self._record.state.keeps_awake = False
         self._record.set_active(True)
         self._playback = PlaybackStream(
             self, new_playback(0, fmt, _waiting(layout, latency_ns), props[1]), stream, graph

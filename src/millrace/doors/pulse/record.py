@@ -9,9 +9,12 @@ import numpy as np
 from millrace.budget import size_of
 from millrace.doors.ingress import Recorder, RecorderStatus
 from millrace.doors.pulse.attrs import Layout, RecordAttr
+from millrace.doors.pulse.meter import MeterState, PeriodMeter
+from millrace.doors.pulse.state import RecordState
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.mix import ramp
-from millrace.dsp.resample import SINC_BYTES, Resampler, SincResampler, make_resampler, resampler_bytes, stretched
+from millrace.dsp.resample import SINC_BYTES, resampler_bytes, stretched
+from millrace.dsp.resumable import ResamplerState, Resumable, make_resumable
 from millrace.graph.graph import Graph
 from millrace.graph.model import Tap
 from millrace.media.format import AudioFormat
@@ -56,40 +59,64 @@ class RecordOwner(Protocol):
 
 
 class RecordStream(Recorder):
-    """One source-output; the graph's `Consumer`."""
+    """One source-output; the graph's `Consumer`. It starts with a new `state`, or continues from another stream's."""
 
-    def __init__(
-        self, owner: RecordOwner, channel: int, fmt: AudioFormat, attr: RecordAttr, node: Tap, graph: Graph,
-        props: Props, peak_detect: bool, glide: bool = False,
-    ) -> None:  # fmt: skip
-        self.owner, self.channel, self.format, self.attr = owner, channel, fmt, attr
-        self.node, self.graph, self.props = node, graph, props
-        self.layout = Layout(fmt.frame_bytes, fmt.rate)
-        self.corked = False
-        self.fail_on_suspend = False
-        self.keeps_awake = True
-        """Whether it keeps the graph running when nothing plays."""
-        self._glide = glide
-        self.gains: tuple[float, ...] = (1.0,) * len(fmt.positions)
-        self.mute = False
-        self.write_index = 0
+    def __init__(self, owner: RecordOwner, state: RecordState, node: Tap, graph: Graph) -> None:
+        self.owner, self.state, self.node, self.graph = owner, state, node, graph
+        self.layout = Layout(state.format.frame_bytes, state.format.rate)
         self._applied: Samples | None = None
-        """The gains in force: `_asked` is the volume and mute they came from, `_unity` whether they are all 1."""
-        self._asked: tuple[tuple[float, ...], bool] | None = None
-        self._unity = True
-        self._queue = bytearray()
-        self._peak_detect = peak_detect
+        """The gains in force: `state.levelled` is the volume and mute they came from, `_unity` whether all are 1."""
+        if state.applied:
+            self._applied = np.asarray(state.applied, np.float32)
+        self._unity = all(gain == 1.0 for gain in state.applied)
+        self._queue, state.queue = bytearray(state.queue), b""
         self._meter: PeriodMeter | None = None
-        self._resampler: Resampler | None = None
+        self._resampler: Resumable | None = None
         self._threshold = 0
-        self.apply_attr(attr)
-        self.set_rate(fmt.rate)
+        self.apply_attr(state.attr)
+        self._begin(state.meter, state.resampler)
         node.records = True
-        node.asks = {"props": size_of(props), "resampler": self._resampler_bytes(fmt.rate)}
+        node.asks = {"props": size_of(state.props), "resampler": self._resampler_bytes(state.format.rate)}
+
+    def freeze(self) -> RecordState:
+        """Its state, from which another stream can continue."""
+        state = self.state
+        state.queue = bytes(self._queue)
+        state.applied = () if self._applied is None else tuple(self._applied.tolist())
+        if self._meter is not None:
+            state.meter = self._meter.freeze()
+        if self._resampler is not None:
+            state.resampler = self._resampler.freeze()
+        return state
+
+    @property
+    def channel(self) -> int:
+        """The number under which its client knows it."""
+        return self.state.channel
+
+    @property
+    def format(self) -> AudioFormat:
+        """The format that its client gets."""
+        return self.state.format
+
+    @property
+    def attr(self) -> RecordAttr:
+        """The buffer attributes in force."""
+        return self.state.attr
+
+    @property
+    def props(self) -> Props:
+        """Its properties, and those of its client."""
+        return self.state.props
+
+    @property
+    def corked(self) -> bool:
+        """Whether its client has paused it."""
+        return self.state.corked
 
     def apply_attr(self, attr: RecordAttr) -> None:
         """Apply buffer attributes."""
-        self.attr = attr
+        self.state.attr = attr
         fragment_ns = self.layout.to_ns(attr.fragsize)
         self.node.latency_ask_ns = max(2_500_000, min(fragment_ns, 40 * NS_PER_MS))
         self._threshold = min(attr.fragsize, self.layout.to_bytes(DELIVER_NS))
@@ -98,13 +125,13 @@ class RecordStream(Recorder):
         channels = len(self.format.positions)
         if self._metered(rate):
             return 0
-        if self._glide:
+        if self.state.glide:
             return SINC_BYTES * channels
         return resampler_bytes(self.graph.rate, rate, channels, self._low_delay(rate))
 
     def _metered(self, rate: int) -> bool:
         """Whether each frame summarises its period: for peak meters, or where a resampler would delay by minutes."""
-        return self._peak_detect or stretched(rate, self.graph.rate)
+        return self.state.peaks or stretched(rate, self.graph.rate)
 
     def _low_delay(self, rate: int) -> bool:
         return Layout(self.format.frame_bytes, rate).to_ns(self.attr.fragsize) < 150 * NS_PER_MS
@@ -116,18 +143,25 @@ class RecordStream(Recorder):
 
     def set_rate(self, rate: int) -> None:
         """Switch to another rate, without charging for it."""
-        self.format = AudioFormat(self.format.sample, rate, self.format.positions)
-        self.layout = Layout(self.format.frame_bytes, rate)
-        channels = len(self.format.positions)
-        self._meter = PeriodMeter(self.graph.rate, rate, self._peak_detect) if self._metered(rate) else None
-        if self._meter is not None:
-            self._resampler = None
-        elif isinstance(self._resampler, SincResampler) and self._glide:
-            self._resampler.ratio = rate / self.graph.rate
-        elif self._glide:
-            self._resampler = SincResampler(rate / self.graph.rate, channels)
+        state, resampler = self.state, self._resampler
+        state.format = AudioFormat(state.format.sample, rate, state.format.positions)
+        self.layout = Layout(state.format.frame_bytes, rate)
+        if resampler is not None and state.glide and not self._metered(rate):
+            resampler.glide((self.graph.rate, rate))
         else:
-            self._resampler = make_resampler(self.graph.rate, rate, channels, self._low_delay(rate))
+            state.low_delay = None
+            self._begin(MeterState(), ResamplerState())
+
+    def _begin(self, meter: MeterState, resampler: ResamplerState) -> None:
+        """Make what converts to its rate, continuing from these states."""
+        state, graph_rate, rate = self.state, self.graph.rate, self.format.rate
+        self._meter = self._resampler = None
+        if self._metered(rate):
+            self._meter = PeriodMeter(graph_rate, rate, state.peaks, meter)
+        else:
+            state.low_delay = self._low_delay(rate) if state.low_delay is None else state.low_delay
+            channels = len(state.format.positions)
+            self._resampler = make_resumable((graph_rate, rate), channels, state.low_delay, state.glide, resampler)
 
     @property
     def queued_bytes(self) -> int:
@@ -146,8 +180,8 @@ class RecordStream(Recorder):
 
     def set_active(self, active: bool) -> None:
         """Start or stop recording."""
-        self.corked = not active
-        self.node.active, self.node.clocked = active, active and self.keeps_awake
+        self.state.corked = not active
+        self.node.active, self.node.clocked = active, active and self.state.keeps_awake
 
     def flush(self) -> None:
         """Discard what has not been sent."""
@@ -171,18 +205,20 @@ class RecordStream(Recorder):
             block = self._resampler.process(block)
         if not len(block):
             return
-        data = encode(self.format.sample, self._levelled(block))
-        self.write_index += len(data)
+        state = self.state
+        data = encode(state.format.sample, self._levelled(block))
+        state.write_index += len(data)
         self._queue += data
         self._deliver()
 
     def _levelled(self, block: Samples) -> Samples:
         """Apply the recorder's own level; its source's is already applied. A change ramps over the block."""
-        asked = self.gains, self.mute
+        state = self.state
+        asked = state.gains, state.mute
         before, gains = self._applied, self._applied
-        if gains is None or asked != self._asked:
-            self._applied = gains = np.asarray((0.0,) * len(self.gains) if self.mute else self.gains, np.float32)
-            self._asked, self._unity = asked, bool((gains == 1.0).all())
+        if gains is None or asked != state.levelled:
+            self._applied = gains = np.asarray((0.0,) * len(state.gains) if state.mute else state.gains, np.float32)
+            state.levelled, self._unity = asked, bool((gains == 1.0).all())
             if before is not None and not np.array_equal(before, gains):
                 return block * (before + ramp(len(block)) * (gains - before))
         return block if self._unity else block * gains
@@ -219,38 +255,3 @@ class RecordStream(Recorder):
         self.node.account.hold("queue", 0)
         for at in range(0, len(data), self.attr.fragsize):
             self.owner.send_block(self.channel, data[at : at + self.attr.fragsize])
-
-
-class PeriodMeter:
-    """Produces one frame per 1/rate second: the peak magnitude, for volume meters, or the mean."""
-
-    def __init__(self, rate_in: int, rate_out: int, peaks: bool) -> None:
-        self._step = rate_in / max(1, rate_out)
-        self._peaks = peaks
-        self._fill = 0.0
-        self._frames: Frames = 0
-        self._gathered: Samples | None = None
-
-    def feed(self, block: Samples) -> Samples:
-        """Feed (frames, channels); return the completed periods, one frame each."""
-        out: list[Samples] = []
-        at = 0
-        while at < len(block):
-            take = min(len(block) - at, max(1, round(self._step - self._fill)))
-            self._gather(block[at : at + take])
-            self._fill += take
-            at += take
-            if self._fill >= self._step - 0.5:
-                assert self._gathered is not None
-                out.append(self._gathered if self._peaks else self._gathered / np.float32(self._frames))
-                self._fill -= self._step
-                self._gathered, self._frames = None, 0
-        return np.array(out, np.float32).reshape(len(out), block.shape[1])
-
-    def _gather(self, part: Samples) -> None:
-        own: Samples = np.abs(part).max(axis=0) if self._peaks else part.sum(axis=0)
-        self._frames += len(part)
-        if self._gathered is None:
-            self._gathered = own
-        else:
-            self._gathered = np.maximum(self._gathered, own) if self._peaks else self._gathered + own

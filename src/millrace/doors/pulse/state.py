@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from millrace.budget import Account, size_of
-from millrace.doors.pulse.attrs import PlaybackAttr
+from millrace.doors.pulse.attrs import PlaybackAttr, RecordAttr
+from millrace.doors.pulse.meter import MeterState
 from millrace.doors.pulse.queue import QueueState, capacity_for
 from millrace.doors.pulse.rendered import Rendered
 from millrace.doors.pulse.samples import Upload
 from millrace.doors.pulse.subscriptions import SubscriptionState
 from millrace.doors.resampled import ResampledState
+from millrace.dsp.resumable import ResamplerState
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import Subject
 from millrace.units import Frames, HostNs
@@ -83,6 +85,44 @@ def new_playback(
     """The state of a new stream, which lacks all of its buffer."""
     queue, paid = QueueState(attr.maxlength), capacity_for(attr.tlength)
     return PlaybackState(channel, fmt, attr, props, queue, attr.tlength, glide=glide, paid_bytes=paid)
+
+
+@dataclass(slots=True)
+class RecordState:
+    """A record stream between two cycles. `queue`, `applied`, `meter` and `resampler` are set when it is frozen."""
+
+    channel: int
+    format: AudioFormat
+    attr: RecordAttr
+    props: Props
+    gains: tuple[float, ...]
+    mute: bool = False
+    peaks: bool = False
+    """Whether it is a peak meter."""
+    glide: bool = False
+    """Whether its rate may change without a break."""
+    low_delay: bool | None = None
+    """Whether its resampler is the one with low delay; None if it has yet to be chosen."""
+    corked: bool = False
+    fail_on_suspend: bool = False
+    keeps_awake: bool = True
+    """Whether it keeps the graph running when nothing plays."""
+    write_index: int = 0
+    applied: tuple[float, ...] = ()
+    """The gains of the last block, from which the next one ramps; empty before the first."""
+    levelled: tuple[tuple[float, ...], bool] | None = None
+    """The volume and mute that they came from."""
+    queue: bytes = b""
+    """Sound that was not sent."""
+    meter: MeterState = field(default_factory=MeterState)
+    resampler: ResamplerState = field(default_factory=ResamplerState)
+
+
+def new_record(
+    channel: int, fmt: AudioFormat, attr: RecordAttr, props: Props, peaks: bool = False, glide: bool = False
+) -> RecordState:
+    """The state of a new recorder, at full level."""
+    return RecordState(channel, fmt, attr, props, (1.0,) * len(fmt.positions), peaks=peaks, glide=glide)
 
 
 @dataclass(slots=True)

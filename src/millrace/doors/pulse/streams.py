@@ -154,7 +154,7 @@ def record_latency(client: PulseClient, request: Request) -> None:
         {
             "monitor_usec": 0, "source_usec": client.door.graph.quantum_ns // 1000,
             "playing": not record.corked, "time": request.fields["time"], "now": client.door.timeval(),
-            "write_index": record.write_index, "read_index": record.write_index - record.queued_bytes,
+            "write_index": record.state.write_index, "read_index": record.state.write_index - record.queued_bytes,
         },
     )  # fmt: skip
 
