@@ -16,12 +16,13 @@ import pytest
 
 from millrace.doors.pulse.samples import Sample
 from millrace.dsp.convert import SampleFormat, Samples
+from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.model import Ids
 from millrace.guest.config import GuestConfig
 from millrace.guest.guest import Common, Guest
 from millrace.guest.native import NativeStreams, NativeStreamState, Open
-from millrace.guest.state import GuestState
+from millrace.guest.state import OLDEST, VERSION, GuestState, read_guest
 from millrace.io.listeners import Listeners
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import ANY, Identity, Permission, Subject, Verdict
@@ -126,9 +127,9 @@ class Scene:
         before, graph = self.alice, self.alice.graph
         held, nodes = graph.budget.held, [(node.key, node.name, node.state) for node in graph.nodes()]
         states = self.streams.freeze()
-        data = msgspec.msgpack.encode((before.freeze({one.node for one in states}), states))
+        data = [msgspec.msgpack.encode(value) for value in (before.freeze({one.node for one in states}), states)]
         assert not graph.budget.held and graph.next_timeout() is None and not before.native.playback
-        state, own = msgspec.msgpack.decode(data, type=tuple[GuestState, list[NativeStreamState]])
+        state, own = read_guest(data[0]), msgspec.msgpack.decode(data[1], type=list[NativeStreamState])
         for one in own:
             sent = [os.dup(fd) for fd in one.fds]
             for fd in one.fds:
@@ -176,6 +177,12 @@ def test_a_program_hears_no_difference(tmp_path: Path, rate: int) -> None:
         assert len(whole) == len(moved) and np.array_equal(whole, moved)
     else:
         assert np.abs(whole[:frames] - moved[:frames]).max() < 1e-4
+
+
+@pytest.mark.parametrize("version", [OLDEST - 1, VERSION + 1])
+def test_a_guest_of_an_unknown_version_is_refused(version: int) -> None:
+    with pytest.raises(ConfigError, match=f"version {version} of its state"):
+        read_guest(msgspec.msgpack.encode({"version": version, "later": "another layout"}))
 
 
 def test_what_the_guest_holds_besides_goes_along(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import msgspec
 from millrace.doors.admission import Admission
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.samples import Sample
+from millrace.errors import ConfigError
 from millrace.graph.state import GraphState
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import Permission, Verdict
 from millrace.wire.pulse.tagstruct import Props
 
 VERSION = 1
+OLDEST = max(1, VERSION - 1)
 """A guest continues from its own version and the one before. New fields have defaults."""
 
 
@@ -81,3 +83,19 @@ class GuestState(msgspec.Struct, kw_only=True):
     graph: GraphState
     admission: AdmissionState
     pulse: PulseDoorState
+
+
+class _Versioned(msgspec.Struct):
+    version: int
+
+
+def read_guest(data: bytes) -> GuestState:
+    """The state of a guest from its encoding; ConfigError if that is of a version that can't be continued from."""
+    # Alone, and first: what else an unknown version holds need not be readable.
+    version = msgspec.msgpack.decode(data, type=_Versioned).version
+    if not OLDEST <= version <= VERSION:
+        raise ConfigError(
+            f"a guest was frozen in version {version} of its state, and this Millrace continues from {OLDEST} to"
+            f" {VERSION} only; start the guest anew"
+        )
+    return msgspec.msgpack.decode(data, type=GuestState)
