@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 
+import msgspec
 import pytest
 
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
+from millrace.doors.pulse.state import ClientState
 from millrace.dsp.convert import SampleFormat
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Rig, RigClient
@@ -39,10 +40,10 @@ def conversation() -> bytes:
 
 def thawed(client: RigClient, rig: Rig) -> PulseClient:
     """The server's side of a connection, continued in `rig`."""
-    frozen = pickle.dumps(client.server.state)
+    frozen = msgspec.msgpack.encode(client.server.state)
     client.rig.prompts.forget(client.server.subject)
     client.server.account.close()
-    return PulseClient(rig.door, HANDLERS, pickle.loads(frozen))
+    return PulseClient(rig.door, HANDLERS, msgspec.msgpack.decode(frozen, type=ClientState))
 
 
 def answered(rig: Rig, seed: int, freezing: bool) -> tuple[bytes, list[int]]:

@@ -12,7 +12,7 @@ from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of, prop_text
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
-from millrace.doors.pulse.state import Asked, ClientState, weigh_props
+from millrace.doors.pulse.state import ClientState, weigh_props
 from millrace.doors.pulse.subscriptions import Subscription
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, GraphError, MillraceError, RemoteProtocolError
@@ -80,16 +80,15 @@ class PulseClient(ClientStreams):
         self._handlers = handlers
         self._wire = PulseSession(state.wire)
         self._partial_bytes = 0
-        self._asking: Asked | None = None
+        self._asking: Request | None = None
         self._begun: tuple[Request, Iterator[None]] | None = None
         self._hold_partial()
         if state.ready:
             weigh_props(self.account, self.props)
             self._enter()
         asked, state.asked = state.asked, {}
-        for one in asked.values():
-            self._asking = one
-            self._request(one.request)
+        for data in asked.values():
+            self._request(self._wire.request_of(data))
 
     # -- the sans-IO contract --------------------------------------------------------------
 
@@ -273,9 +272,9 @@ class PulseClient(ClientStreams):
         """See `Asker`."""
         state, asking = self.state, self._asking
         assert asking is not None
-        number = state.next_asked
-        self.account.hold(("asked", number), ASKED_FACTOR * asking.bytes, CONNECTIONS)
-        state.asked[number], state.next_asked, self._asking = asking, number + 1, None
+        number, data = state.next_asked, self._wire.encoded(asking)
+        self.account.hold(("asked", number), ASKED_FACTOR * len(data), CONNECTIONS)
+        state.asked[number], state.next_asked, self._asking = data, number + 1, None
 
         def answered(allow: bool) -> None:
             self.account.hold(("asked", number), 0)
@@ -323,8 +322,7 @@ class PulseClient(ClientStreams):
 
     def authorize(self, what: Permission, request: Request, again: Answer) -> bool:
         """See `Admission.authorize`."""
-        if self._asking is None or self._asking.request is not request:
-            self._asking = Asked(request, self._wire.state.command_bytes)
+        self._asking = request
         return self.door.admission.authorize(what, self, self.now_ns, again)
 
     def _let_in(self, request: Request, allow: bool) -> None:

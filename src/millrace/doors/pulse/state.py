@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from millrace.budget import Account, size_of
 from millrace.doors.pulse.attrs import PlaybackAttr, RecordAttr
@@ -18,20 +17,13 @@ from millrace.media.format import AudioFormat
 from millrace.rights.grants import Subject
 from millrace.units import Frames, HostNs
 from millrace.wire.pulse.constants import NO_INDEX
-from millrace.wire.pulse.session import PulseState, Request
+from millrace.wire.pulse.session import PulseState
 from millrace.wire.pulse.tagstruct import Props
 
 
 def weigh_props(account: Account, props: Props) -> None:
     """Charge for properties beyond those paid with the connection, which let a client in a full guest name itself."""
     account.hold("props", max(0, size_of(props) - account.part("paid props")))
-
-
-class Asked(NamedTuple):
-    """A request that waits for a permission, and its size on the wire. A connection that continues asks again."""
-
-    request: Request
-    bytes: int
 
 
 @dataclass(slots=True)
@@ -145,7 +137,8 @@ class ClientState:
     """Modules to whose changes it has subscribed."""
     next_channel: int = 0
     next_asked: int = 1
-    asked: dict[int, Asked] = field(default_factory=dict)
+    asked: dict[int, bytes] = field(default_factory=dict)
+    """Requests that wait for a permission, as on the wire. A connection that continues asks again."""
     told_sinks: dict[int, int] = field(default_factory=dict)
     """The sink or source last reported to the client for each of its streams, by node."""
     uploads: dict[int, Upload] = field(default_factory=dict)

@@ -124,8 +124,6 @@ class PulseState:
     """Bytes of the frame still to be received."""
     seek: int = 0
     offset: int = 0
-    command_bytes: int = 0
-    """The size of the last command."""
     partial_bytes: int = 0
     """The announced size of a command that is still incomplete: the memory it may take."""
     unsent: list[bytes] = field(default_factory=list)
@@ -227,7 +225,6 @@ class PulseSession(Untimed):
         return at + size
 
     def _read_command(self, data: bytes) -> None:
-        self.state.command_bytes = len(data)
         reader = Reader(data)
         number, tag = reader.u32(), reader.u32()
         try:
@@ -255,6 +252,19 @@ class PulseSession(Untimed):
         """The lower 16 bits are the version. The upper ones offer shared memory, which is declined."""
         values["version"] &= 0xFFFF
         self.state.version = min(values["version"], PROTOCOL_VERSION)
+
+    def encoded(self, request: Request) -> bytes:
+        """A request as on the wire, for `request_of`."""
+        writer = self._start(request.command, request.tag)
+        write_fields(REQUESTS[request.command], request.fields, writer, self.state.version)
+        return bytes(writer.data)
+
+    def request_of(self, data: bytes) -> Request:
+        """The request that was `encoded`, in the same version."""
+        self._read_command(data)
+        (request,) = self.events()
+        assert isinstance(request, Request)
+        return request
 
     def events(self) -> list[Event]:
         """The events since the last call."""
