@@ -222,6 +222,14 @@ class Turns(Slice):
             raise
         return await _Charged(self, work)
 
+    def task(self, make: Callable[[], Coroutine[Any, Any, T]], name: str | None = None) -> asyncio.Task[T]:
+        """Run what `make` returns in a task, as `do` does. It is not made if the task is cancelled before it begins."""
+
+        async def begun() -> T:
+            return await self.do(make())
+
+        return asyncio.get_running_loop().create_task(begun(), name=name)
+
 
 # A task can't be run from a round: setting the future only makes the event loop resume it after the round. Its cost is
 # unknown until then, so a round ends after it has given a turn to a task.

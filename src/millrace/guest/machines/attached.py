@@ -70,7 +70,7 @@ class AttachedMachine(ABC):
     def start(self) -> None:
         """Start looking for the machine."""
         # In turns: fifty machines whose connections end together are looked for together, a millisecond each.
-        self._task = asyncio.get_running_loop().create_task(self.guest.turns.do(self._run()), name=self.key)
+        self._task = self.guest.turns.task(self._run, self.key)
 
     async def stop(self) -> None:
         """Disconnect from the machine and stop looking for it."""

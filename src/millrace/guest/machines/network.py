@@ -6,7 +6,8 @@ import asyncio
 import ipaddress
 import ssl
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,9 @@ class NetworkMachine(AttachedMachine):
         if not self.ended.done():
             self.ended.set_exception(why)
 
-    def _later(self, coroutine: Any) -> None:
+    def _later(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run part of the session in a task; if the task fails, so does the session."""
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self.guest.turns.do(coroutine))
+        task = self.guest.turns.task(make)
         self.tasks.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
@@ -222,7 +223,7 @@ class SpiceMachine(NetworkMachine):
         for kind in (ChannelKind.PLAYBACK, ChannelKind.RECORD):
             if (kind, 0) in event.channels and kind not in self._channels:
                 self._channels.add(kind)
-                self._later(self._playback(tls) if kind is ChannelKind.PLAYBACK else self._record(tls))
+                self._later(partial(self._playback if kind is ChannelKind.PLAYBACK else self._record, tls))
 
     async def _playback(self, tls: ssl.SSLContext | None) -> None:
         # Opus costs CPU and saves nothing on the same host; over a network it saves bandwidth.
@@ -261,7 +262,7 @@ class VncMachine(NetworkMachine):
 
         def told(event: SessionEvent) -> None:
             if isinstance(event, TlsWanted):
-                self._later(self._into_tls(wire, line))
+                self._later(partial(self._into_tls, wire, line))
                 return
             self.machine = door.name
             if not self.ready.done():
