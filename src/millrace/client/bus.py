@@ -197,6 +197,7 @@ class Bus:
             self._welcomed.set_exception(why)
         for stream in list(self._streams.values()):
             stream.ended(str(why))
+        self._streams.clear()
         for queue in self._watches:
             queue.put_nowait(Change("lost"))
         self._wire.close()

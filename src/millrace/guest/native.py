@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any, Protocol
+from weakref import proxy
 
 import msgspec
 
@@ -155,9 +156,14 @@ class NativeStreams:
     """The streams of one connection."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        # The session owns this.
+        self._session: Session = proxy(session)
         self._own: dict[int, _Own] = {}
-        self.methods: dict[str, tuple[type[Any], Callable[[int, Any], None]]] = {
+
+    @property
+    def methods(self) -> dict[str, tuple[type[Any], Callable[[int, Any], None]]]:
+        """Argument types and methods by name. They are bound to this, which therefore does not keep them."""
+        return {
             "play": (Open, self._play), "record": (Open, self._record), "close": (OfStream, self._close),
             "cork": (Cork, self._cork), "drain": (OfStream, self._drain), "flush": (OfStream, self._flush),
             "level": (Level, self._level),

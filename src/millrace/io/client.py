@@ -37,12 +37,11 @@ class _Runner(StreamRunner):
 
     def __init__(self, line: ClientLine, turns: Turns | None, whose: str) -> None:
         super().__init__(lambda transport: line, turns, whose=whose)
-        self._line = line
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        if exc is not None:
-            self._line.broke(exc)
+        if exc is not None and self._core is not None:
+            cast(ClientLine, self._core).broke(exc)
         super().connection_lost(exc)
 
 
@@ -61,6 +60,19 @@ def _why_not(error: OSError, host: str, port: int, path: str) -> str:
     if host:
         return f"{why} (display :{port} is port {5900 + port})" if port < DISPLAYS else why
     return why_not_unix(error, path)
+
+
+def _not_served(now_ns: HostNs) -> None:
+    """The session is over."""
+
+
+def _not_told(why: Exception) -> None:
+    """The end has been reported."""
+
+
+def _all_may(size: int) -> bool:
+    """Nothing is sent any more."""
+    return True
 
 
 def _free(size: int) -> None:
@@ -114,6 +126,7 @@ class ClientLine:
             # `connection_lost`; uvloop then refuses every further use of it.
             self._why = PeerLost("the connection was given up")
             self._runner.connection_lost(None)
+            self._forget()
             raise
 
     async def _reached(
@@ -228,8 +241,15 @@ class ClientLine:
     def closed(self) -> bool:
         """See `Connection`. During a TLS handshake, `start_tls` reports the failure instead."""
         if not self._shaking:
-            self._ended(self._why)
+            ended = self._ended
+            self._forget()
+            ended(self._why)
         return True
+
+    # Whoever serves the session is reached through these, and keeps the line: a cycle, which only a full collection
+    # would free (daemon/collector.py).
+    def _forget(self) -> None:
+        self._after, self._ended, self._may_wait, self._partial = _not_served, _not_told, _all_may, _free
 
     def violated(self, error: RemoteProtocolError) -> None:
         """See `Connection`. Nothing to do: `ended` is called once the connection is closed."""

@@ -273,10 +273,10 @@ class FdStream:
     def _end(self, why: Exception) -> None:
         """End the connection without a farewell: the peer is gone or can't be told."""
         if self._sock.fileno() >= 0:
-            ended = self._farewell is not None
+            told, ended = self._farewell is not None, self._ended
             self.close()
-            if not ended:
-                self._ended(why)
+            if not told:
+                ended(why)
 
     def close(self) -> None:
         """Close the socket; `ended` is not called."""
@@ -285,7 +285,12 @@ class FdStream:
             self._sock.close()
             self._out.begun = False
             self.forget()
-            self._gone()
+            gone = self._gone
+            # Its user is reached through these, and keeps the stream: a cycle, which only a full collection would
+            # free (daemon/collector.py).
+            self._after = self._gone = _nothing
+            self._ended, self._may_wait, self._last_word, self._take_fds = _not_told, _all_may, None, None
+            gone()
 
     def hand_on(self) -> tuple[socket.socket, Outgoing]:
         """Release the open socket and the unsent output, for another stream to continue. No callback is called."""
@@ -299,6 +304,19 @@ class FdStream:
         if self._farewell is not None:
             self._farewell.cancel()
         self._timer.stop()
+
+
+def _nothing() -> None:
+    """The stream is closed."""
+
+
+def _not_told(why: Exception) -> None:
+    """The stream is closed."""
+
+
+def _all_may(unsent: int) -> bool:
+    """Nothing is sent any more."""
+    return True
 
 
 def _bytes_of(out: Outgoing) -> int:

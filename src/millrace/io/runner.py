@@ -179,6 +179,8 @@ class TimerRunner:
 
     def stop(self) -> None:
         """Disarm for good."""
+        # The core owns this timer: a cycle, which only a full collection would free (daemon/collector.py).
+        self._core = self._observer = None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -197,6 +199,10 @@ def _nobody() -> None:
 
 def _never() -> bool:
     return False
+
+
+def _nothing(transport: asyncio.Transport) -> None:
+    """The `make` of a runner whose connection is over."""
 
 
 Watch = Callable[[asyncio.Transport, Connection], SenderIdentity | None]
@@ -351,6 +357,7 @@ class StreamRunner(asyncio.BufferedProtocol):
                 return False
             core.wake, core.over = _nobody, _never
             self._core = self._transport = None
+            self._make = _nothing
             return True
         rest, self._rest = self._rest, b""
         if (rest or core.unfinished) and not core.closing:

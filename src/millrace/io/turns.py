@@ -260,16 +260,18 @@ class _Charged(Awaitable[T]):
     # waits.
     def __await__(self) -> Generator[Any, Any, T]:
         send: Callable[[Any], Any] = self._work.send
-        value: Any = None
+        # What is sent in next. Taken out when it is: a frame that held the exception it raises would be a cycle, which
+        # only a full collection frees (daemon/collector.py).
+        given: list[Any] = [None]
         while True:
             try:
                 with self._turns:
-                    awaited = send(value)
+                    awaited = send(given.pop())
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
             try:
-                value, send = (yield awaited), self._work.send
+                given, send = [(yield awaited)], self._work.send
                 while not self._turns.ready():
                     yield from self._turns._turn().come
             except BaseException as error:
-                value, send = error, self._work.throw
+                given, send = [error], self._work.throw

@@ -66,6 +66,11 @@ class Subscriber:
         self._queue: deque[Message] = deque()
         self._queued_bytes = 0
 
+    def forget(self) -> None:
+        """The connection is over. It is reached through these, and keeps this: a cycle (daemon/collector.py)."""
+        self._write, self._dropped = (lambda messages: None), (lambda: None)
+        self._room = self._may_queue = lambda *_: False
+
     @property
     def key(self) -> str:
         """The name users and the API use."""

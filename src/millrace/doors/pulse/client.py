@@ -189,7 +189,7 @@ class PulseClient(ClientStreams):
             return False
         self.account.close()
         self.uploads.clear()
-        self.subscription.set_mask(0)
+        self.subscription.close()
         while self.streams or self.records:
             if self.streams:
                 self.forget_playback(next(iter(self.streams.values())))

@@ -59,6 +59,10 @@ class SubscriptionState:
     events: dict[tuple[int, int], None] = field(default_factory=dict)
 
 
+def _nobody() -> None:
+    """The connection is over."""
+
+
 class Subscription:
     """One client's subscription, continuing from `state`. `wake` is called when events are pending."""
 
@@ -80,6 +84,11 @@ class Subscription:
             self._news.subscriptions[self._client] = self
         else:
             self._news.subscriptions.pop(self._client, None)
+
+    def close(self) -> None:
+        """The connection is over. It is reached through `wake`, and keeps this: a cycle (daemon/collector.py)."""
+        self.set_mask(0)
+        self._wake = _nobody
 
     def note(self, news: Mapping[Event, int]) -> None:
         """Queue the events in the mask, each at most once."""

@@ -159,6 +159,10 @@ class SpicePlayback(PlayingDoor):
             self.stream = None
 
 
+def _nobody() -> None:
+    """Who waits for sound to be sent, once the session is over."""
+
+
 class SpiceRecord(RecordingDoor):
     """The record channel: sound that the machine records."""
 
@@ -184,7 +188,7 @@ class SpiceRecord(RecordingDoor):
                 self.queue.run(False)
 
     def _start(self, event: Start) -> None:
-        self.close()
+        self._stop()
         positions = default_map(event.channels)
         self.queue = CaptureQueue(self.graph, self.source, self.name, event.rate, positions, self._send)
         self.sent_frames = 0
@@ -204,6 +208,10 @@ class SpiceRecord(RecordingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
+        self._stop()
+        self._wake = _nobody
+
+    def _stop(self) -> None:
         if self.queue is not None:
             self.queue.remove()
             self.queue = None

@@ -71,6 +71,7 @@ class VncDoor(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
+        self._told = _untold
         if self.stream is not None:
             self.stream.remove()
             self.stream = None

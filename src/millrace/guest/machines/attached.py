@@ -95,6 +95,9 @@ class AttachedMachine(ABC):
                 await self._session()
             except (MillraceError, OSError, TimeoutError, EOFError) as error:
                 self._lost(error)
+                # The frames in it hold the session, and the session its errors: a cycle, which only a full collection
+                # would free (daemon/collector.py).
+                error.__traceback__ = None
             except asyncio.CancelledError:
                 self._gone()
                 raise

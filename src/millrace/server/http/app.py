@@ -352,6 +352,7 @@ class Web:
             await self._attend(guest, session, Attended(socket_, transport.abort))
         finally:
             session.closed()
+            session.outlet.forget()
         return socket_
 
     # Leaving undoes the steps of arriving in reverse order; `closed` may already have been called when the session

@@ -65,7 +65,11 @@ class OwnMethods:
 
     def __init__(self, session: Connection, plane: ControlPlane) -> None:
         self._session, self._plane = session, plane
-        self.table: dict[str, tuple[type[Any], Callable[[int, Any], None]]] = {
+
+    @property
+    def table(self) -> dict[str, tuple[type[Any], Callable[[int, Any], None]]]:
+        """Argument types and methods by name. They are bound to this, which therefore does not keep them."""
+        return {
             "watch": (Watch, self._watch), "claim": (Claim, self._claim),
             "duck": (Duck, self._duck), "ask": (Ask, self._ask),
         }  # fmt: skip

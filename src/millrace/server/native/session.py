@@ -276,6 +276,7 @@ class NativeSession:
 
     def _forgotten(self) -> None:
         self.account.close()
+        self._methods = {}  # They are bound to this: a cycle, which only a full collection frees (daemon/collector.py).
         self.server.sessions.pop(self, None)
 
     # -- receiving -------------------------------------------------------------------------------

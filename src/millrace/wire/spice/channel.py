@@ -72,7 +72,8 @@ class SpiceChannel:
         self.caps: tuple[int, ...] = ()
         self._password, self._encrypt = password, encrypt
         self._buffer = bytearray()
-        self._step: Callable[[], bool] = self._header
+        # The bare function: a bound method would be a cycle, which keeps the buffer until a full collection.
+        self._step: Callable[[SpiceChannel], bool] = SpiceChannel._header
         self._reply_bytes = 0
         self._window = self._left = 0
         self._events: list[SpiceMessage] = []
@@ -85,7 +86,7 @@ class SpiceChannel:
         """Take bytes; RemoteProtocolError ends the channel."""
         del now_ns
         self._buffer += data
-        while self._step():
+        while self._step(self):
             pass
 
     @property
@@ -111,7 +112,7 @@ class SpiceChannel:
         if major != 2 or not 178 <= size <= LINK_MAX:
             raise RemoteProtocolError(f"SPICE version {major} with a link reply of {size} bytes")
         self._reply_bytes = size
-        self._step = self._reply
+        self._step = SpiceChannel._reply
         return True
 
     def _reply(self) -> bool:
@@ -129,7 +130,7 @@ class SpiceChannel:
         ticket = self._encrypt(reply[4 : 4 + KEY_BYTES], self._password)
         assert len(ticket) == TICKET_BYTES
         self._out += ticket
-        self._step = self._result
+        self._step = SpiceChannel._result
         return True
 
     def _result(self) -> bool:
@@ -138,7 +139,7 @@ class SpiceChannel:
             return False
         self._demand_welcome(struct.unpack("<I", raw)[0])
         self.open, self._answer_by_ns = True, None
-        self._step = self._message
+        self._step = SpiceChannel._message
         return True
 
     def _demand_welcome(self, result: int) -> None:

@@ -27,6 +27,7 @@ _NONE, _VNC, _VENCRYPT = 1, 2, 19
 _X509_NONE, _X509_VNC = 260, 261
 _ANONYMOUS_TLS = frozenset({257, 258, 259, 263})
 Respond = Callable[[bytes, str], bytes]
+Step = Callable[["VncClient", bytes], None]
 """(16-byte challenge, password) to the 16-byte answer."""
 
 
@@ -84,7 +85,8 @@ class VncClient:
         self._out = bytearray()
         self._events: list[VncEvent] = []
         self._need = 12
-        self._step: Callable[[bytes], None] = self._version
+        # The bare function: a bound method would be a cycle, which keeps the buffer until a full collection.
+        self._step: Step = VncClient._version
         self._rectangles = 0
         self._deadline_ns: HostNs | None = now_ns + ANSWER_NS
         self._waits = False
@@ -115,9 +117,9 @@ class VncClient:
         while len(self._buffer) >= self._need and not self._paused:
             part = bytes(self._buffer[: self._need])
             del self._buffer[: self._need]
-            self._step(part)
+            self._step(self, part)
 
-    def _then(self, need: int, step: Callable[[bytes], None]) -> None:
+    def _then(self, need: int, step: Step) -> None:
         self._need, self._step = need, step
 
     def _version(self, part: bytes) -> None:
@@ -126,24 +128,24 @@ class VncClient:
         if part < b"RFB 003.008\n":
             raise RemoteProtocolError(f"this VNC server speaks {printable(part[4:11])}; 3.8 is needed")
         self._out += b"RFB 003.008\n"
-        self._then(1, self._security_count)
+        self._then(1, VncClient._security_count)
 
     def _security_count(self, part: bytes) -> None:
         if part[0] == 0:
-            self._then(4, self._reason_size)
+            self._then(4, VncClient._reason_size)
         else:
-            self._then(part[0], self._security)
+            self._then(part[0], VncClient._security)
 
     def _security(self, part: bytes) -> None:
         if _VENCRYPT in part:
             self._out += bytes((_VENCRYPT,))
-            self._then(2, self._vencrypt_version)
+            self._then(2, VncClient._vencrypt_version)
         elif _VNC in part:
             self._out += bytes((_VNC,))
-            self._then(16, self._challenge)
+            self._then(16, VncClient._challenge)
         elif _NONE in part:
             self._out += bytes((_NONE,))
-            self._then(4, self._result)
+            self._then(4, VncClient._result)
         else:
             raise RemoteProtocolError(f"this VNC server offers no supported authentication: {list(part)}")
 
@@ -152,18 +154,18 @@ class VncClient:
             raise RemoteProtocolError("this VNC server needs a password: --password-file")
         self._out += self._respond(part, self._password)
         self._answered = True
-        self._then(4, self._result)
+        self._then(4, VncClient._result)
 
     def _vencrypt_version(self, part: bytes) -> None:
         if part < b"\0\2":
             raise RemoteProtocolError(f"VeNCrypt {part[0]}.{part[1]}; 0.2 is needed")
         self._out += b"\0\2"
-        self._then(2, self._vencrypt_types)
+        self._then(2, VncClient._vencrypt_types)
 
     def _vencrypt_types(self, part: bytes) -> None:
         if part[0] != 0 or part[1] == 0:
             raise RemoteProtocolError("this VNC server refused VeNCrypt 0.2")
-        self._then(4 * part[1], self._vencrypt_choice)
+        self._then(4 * part[1], VncClient._vencrypt_choice)
 
     def _vencrypt_choice(self, part: bytes) -> None:
         offered = struct.unpack(f">{len(part) // 4}I", part)
@@ -174,15 +176,15 @@ class VncClient:
                 f"this VNC server offers {what if _ANONYMOUS_TLS & set(offered) else f'VeNCrypt {list(offered)} only'}"
             )
         self._out += struct.pack(">I", chosen)
-        self._then(1, self._tls_vnc if chosen == _X509_VNC else self._tls_none)
+        self._then(1, VncClient._tls_vnc if chosen == _X509_VNC else VncClient._tls_none)
 
     def _tls_vnc(self, part: bytes) -> None:
         self._start_tls(part)
-        self._then(16, self._challenge)
+        self._then(16, VncClient._challenge)
 
     def _tls_none(self, part: bytes) -> None:
         self._start_tls(part)
-        self._then(4, self._result)
+        self._then(4, VncClient._result)
 
     def _start_tls(self, part: bytes) -> None:
         if part != b"\1":
@@ -203,17 +205,17 @@ class VncClient:
 
     def _result(self, part: bytes) -> None:
         if part != bytes(4):
-            self._then(4, self._reason_size)
+            self._then(4, VncClient._reason_size)
             return
         self._out += b"\1"
         self.joining = True
-        self._then(24, self._server_init)
+        self._then(24, VncClient._server_init)
 
     def _reason_size(self, part: bytes) -> None:
         size = struct.unpack(">I", part)[0]
         if size > NAME_MAX:
             raise RemoteProtocolError("the VNC server refused with an oversized reason")
-        self._then(size, self._reason)
+        self._then(size, VncClient._reason)
         if size == 0:
             self._reason(b"")
 
@@ -228,7 +230,7 @@ class VncClient:
         size = struct.unpack(">20xI", part)[0]
         if size > NAME_MAX:
             raise RemoteProtocolError(f"a desktop name of {size} bytes")
-        self._then(size, self._named)
+        self._then(size, VncClient._named)
         if size == 0:
             self._named(b"")
 
@@ -236,14 +238,14 @@ class VncClient:
         self.name = part.decode("utf-8", "replace").removeprefix("QEMU (").removesuffix(")")
         self._out += struct.pack(">BxHi", 2, 1, AUDIO_ENCODING)
         self._waits = True
-        self._then(1, self._message)
+        self._then(1, VncClient._message)
 
     # -- messages --------------------------------------------------------------------------------
 
     def _message(self, part: bytes) -> None:
-        following: dict[int, tuple[int, Callable[[bytes], None]]] = {
-            0: (3, self._update), 1: (5, self._colours), 3: (7, self._cut_text),
-            255: (3, self._audio),
+        following: dict[int, tuple[int, Step]] = {
+            0: (3, VncClient._update), 1: (5, VncClient._colours), 3: (7, VncClient._cut_text),
+            255: (3, VncClient._audio),
         }  # fmt: skip
         # Bell, which has no body.
         if part[0] == 2:
@@ -257,7 +259,7 @@ class VncClient:
         self._next_rectangle()
 
     def _next_rectangle(self) -> None:
-        self._then(*((12, self._rectangle) if self._rectangles else (1, self._message)))
+        self._then(*((12, VncClient._rectangle) if self._rectangles else (1, VncClient._message)))
 
     # Only the pseudo-encoding was asked for, so any other rectangle is a server that would send pictures, and its
     # length is not known here.
@@ -283,35 +285,35 @@ class VncClient:
     def _skip(self, size: int) -> None:
         if size > TEXT_MAX:
             raise RemoteProtocolError(f"a VNC message of {size} bytes")
-        self._then(size, self._skipped)
+        self._then(size, VncClient._skipped)
         if size == 0:
             self._skipped(b"")
 
     def _skipped(self, part: bytes) -> None:
         del part
-        self._then(1, self._message)
+        self._then(1, VncClient._message)
 
     def _audio(self, part: bytes) -> None:
         kind, operation = struct.unpack(">BH", part)
         if kind != 1 or operation > 2:
             raise RemoteProtocolError(f"a QEMU message {kind}/{operation} that was not requested")
         if operation == 2:
-            self._then(4, self._data_size)
+            self._then(4, VncClient._data_size)
             return
         self._events.append(AudioBegin() if operation == 1 else AudioEnd())
-        self._then(1, self._message)
+        self._then(1, VncClient._message)
 
     def _data_size(self, part: bytes) -> None:
         size = struct.unpack(">I", part)[0]
         if size > DATA_MAX:
             raise RemoteProtocolError(f"a VNC audio message of {size} bytes; {DATA_MAX} at most")
-        self._then(size, self._data)
+        self._then(size, VncClient._data)
         if size == 0:
             self._data(b"")
 
     def _data(self, part: bytes) -> None:
         self._events.append(AudioData(part))
-        self._then(1, self._message)
+        self._then(1, VncClient._message)
 
     # -- out -------------------------------------------------------------------------------------
 

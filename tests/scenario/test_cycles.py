@@ -1,0 +1,121 @@
+"""A connection that is over is freed by reference counting.
+
+Full collections of cyclic garbage are rare (daemon/collector.py): what a connection leaves in a cycle would stay for a
+day if anything plays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from millrace.client.bus import connect
+from millrace.daemon.app import Daemon
+from millrace.guest.machines.address import DoorSpec
+from millrace.wire.peer.messages import Hello, encode_message
+from tests import bus
+from tests.scenario.test_doors_again import Server, Spice, Vnc, becomes, running
+
+ROUNDS = 3
+DAEMON = tuple(
+    f"millrace.{name}." for name in ("control", "doors", "graph", "guest", "io", "outlets", "server", "wire")
+)
+AIOHTTP = ("WebSocket", "InTurn")
+"""A WebSocket with a heartbeat and its connection's handler refer to each other in aiohttp."""
+
+
+@contextlib.contextmanager
+def cyclic(found: Counter[str]) -> Iterator[None]:
+    """Count the objects of Millrace that only the collector can free."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kinds = [type(one) for one in gc.garbage]
+        found.update(kind.__name__ for kind in kinds if kind.__module__.startswith(DAEMON))
+        for kind in AIOHTTP:
+            del found[kind]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@pytest.mark.parametrize("kind", [Spice, Vnc])
+def test_a_session_with_a_machine_leaves_no_cycle(kind: type[Server], tmp_path: Path) -> None:
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
+
+        async def again() -> None:
+            before = server.logins
+            server.end(False)
+            while server.logins == before:
+                await asyncio.sleep(0.005)
+            await becomes(door, "attached")
+            await asyncio.sleep(0.05)
+
+        await becomes(door, "attached")
+        await again()
+        with cyclic(found):
+            for _ in range(ROUNDS):
+                await again()
+
+    found: Counter[str] = Counter()
+    running(tmp_path, kind(), test)
+    assert not found
+
+
+async def native(daemon: Daemon) -> None:
+    async with connect(daemon.config.runtime / "alice" / "native") as own:
+        await own.call("state")
+        async with own.play(guest="alice", rate=48_000, channels=2):
+            pass
+
+
+async def listener(daemon: Daemon) -> None:
+    headers = {"Authorization": f"Bearer {daemon.worker.access.key}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.ws_connect(f"ws://{daemon.serving.address}/alice") as line,
+    ):
+        await line.send_str(encode_message(Hello()))
+        await line.receive()
+
+
+async def watcher(daemon: Daemon) -> None:
+    headers = {"Authorization": f"Bearer {daemon.worker.access.key}"}
+    url = f"ws://{daemon.serving.address}/api/v1/events"
+    async with aiohttp.ClientSession(headers=headers) as http, http.ws_connect(url) as line:
+        await line.receive()
+
+
+async def pulse(daemon: Daemon) -> None:
+    _, writer = await asyncio.open_unix_connection(str(daemon.config.runtime / "alice" / "pulse"))
+    writer.write(bytes(100))
+    writer.close()
+
+
+@pytest.mark.parametrize("session", [native, listener, watcher, pulse])
+def test_a_connection_leaves_no_cycle(session: Callable[[Daemon], Awaitable[None]], tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async def again() -> None:
+            await session(daemon)
+            await asyncio.sleep(0.05)
+
+        await again()
+        with cyclic(found):
+            for _ in range(ROUNDS):
+                await again()
+
+    found: Counter[str] = Counter()
+    bus.running(tmp_path, test, guests=bus.BOTH)
+    assert not found
