@@ -257,9 +257,10 @@ class FdStream:
         if self._last_word is None:
             self._end(why)
         elif self._farewell is None and self._sock.fileno() >= 0:
+            ended = self._ended
             self._last_word(why)
             self.finish()
-            self._ended(why)
+            ended(why)
 
     def finish(self) -> None:
         """Stop reading, and close once the pending output is sent, or after `FAREWELL_S`; `ended` is not called."""
