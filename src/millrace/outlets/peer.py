@@ -69,7 +69,7 @@ class Subscriber:
     def forget(self) -> None:
         """The connection is over. It is reached through these, and keeps this: a cycle (daemon/collector.py)."""
         self._write, self._dropped = (lambda messages: None), (lambda: None)
-        self._room = self._may_queue = lambda *_: False
+        self._room, self._may_queue = (lambda: False), (lambda size: False)
 
     @property
     def key(self) -> str:
