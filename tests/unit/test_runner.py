@@ -10,7 +10,7 @@ import pytest
 
 from millrace.io import runner as runner_module
 from millrace.io.clock import now_ns
-from millrace.io.runner import AFTER_FAILURE_S, TimerRunner
+from millrace.io.timer import AFTER_FAILURE_S, TimerRunner
 from millrace.units import NS_PER_S, HostNs
 
 

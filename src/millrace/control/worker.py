@@ -36,7 +36,7 @@ from millrace.guest.notfound import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns, wall_ns, worked_ns
 from millrace.io.listeners import Listeners
 from millrace.io.load import is_stopped, run_delay_ns
-from millrace.io.runner import TimerRunner
+from millrace.io.timer import TimerRunner
 from millrace.io.turns import Turns, with_pauses
 from millrace.observe.diagnosis import Diagnosis, Surroundings
 from millrace.observe.flight import FlightRecorder

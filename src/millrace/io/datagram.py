@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from millrace.errors import MillraceError
 from millrace.io.clock import now_ns
-from millrace.io.runner import TimerRunner
+from millrace.io.timer import TimerRunner
 from millrace.io.turns import Turns
 from millrace.units import HostNs
 from millrace.wire.contract import Address, Datagram, Session

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.io.clock import now_ns
-from millrace.io.runner import FAREWELL_S, TimerRunner
+from millrace.io.runner import FAREWELL_S
 from millrace.io.senderidentity import SenderIdentity
+from millrace.io.timer import TimerRunner
 from millrace.io.turns import Portion, Turns
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk

@@ -21,9 +21,10 @@ from typing import Any
 from millrace.errors import ConfigError
 from millrace.io.clock import now_ns
 from millrace.io.pending import PendingConnection, PendingConnections
-from millrace.io.runner import Connection, StreamRunner, TimerRunner, Watch
+from millrace.io.runner import Connection, StreamRunner, Watch
 from millrace.io.senderidentity import watch_writers
 from millrace.io.sockets import keep_alive
+from millrace.io.timer import TimerRunner
 from millrace.io.turns import Turns
 
 log = logging.getLogger("millrace.io")

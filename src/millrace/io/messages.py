@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from millrace.errors import MillraceError
-from millrace.io.runner import TimerRunner
+from millrace.io.timer import TimerRunner
 from millrace.units import HostNs
 from millrace.wire.contract import Session
 

@@ -27,7 +27,7 @@ from millrace.guest.notfound import NotFound
 from millrace.io.clock import now_ns
 from millrace.io.listeners import Listeners
 from millrace.io.metered import charge
-from millrace.io.runner import TimerRunner
+from millrace.io.timer import TimerRunner
 from millrace.rights.model import Certificate, Principal, Right
 from millrace.server.http import assets as page
 from millrace.server.http.answers import send
