@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from millrace.io import runner as runner_module
+from millrace.io import timer as timer_module
 from millrace.io.clock import now_ns
 from millrace.io.timer import AFTER_FAILURE_S, TimerRunner
 from millrace.units import NS_PER_S, HostNs
@@ -72,7 +72,7 @@ def test_after_a_stall_what_has_arrived_is_read_before_a_peer_counts_as_silent(
     said: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 10 * NS_PER_S
-    monkeypatch.setattr(runner_module, "now_ns", lambda: now)
+    monkeypatch.setattr(timer_module, "now_ns", lambda: now)
     loop, core = Loop(), Silent(now)
     runner = TimerRunner(core, cast(asyncio.AbstractEventLoop, loop))
     runner.rearm()
