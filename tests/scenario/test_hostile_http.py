@@ -38,6 +38,7 @@ ODD = {
     "cookie that is no text": request(b"GET /api/v1/state", b"Cookie: millrace=\xff\xff\r\n"),
     "handshake that is no text": request(b"GET /alice", KNOWN, UPGRADE, b"Sec-WebSocket-Key: \xc3\xa9\r\n"),
     "handshake with another version": request(b"GET /alice", KNOWN, UPGRADE.replace(b"13", b"99"), KEY),
+    "handshake with a tab": request(b"GET /alice", KNOWN, UPGRADE.replace(b"n: U", b"n: U\t"), KEY),
     "upgrade that is no text": request(b"GET /alice", KNOWN, b"Upgrade: \xff\r\nConnection: Upgrade\r\n"),
     "body that is no text": post(b'{"target": "\xff\xfe"}'),
     "lone surrogate": post(b'{"target": "\\ud800", "settings": {}}'),
@@ -81,6 +82,7 @@ def test_an_odd_request_is_refused_in_words(tmp_path: Path, caplog: pytest.LogCa
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head[9:10] == b"4", head[:200]
     assert body.strip() and len(body) < 4_000
+    assert all(line.isprintable() for line in body.decode().splitlines()), body
     for record in caplog.records:
         shown = logging.Formatter().format(record)
         assert record.exc_info is None and shown.isprintable(), shown

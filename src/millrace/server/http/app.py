@@ -247,6 +247,8 @@ class Web:
                 # Delay the connection's next request until the strangers' share permits it, however many there are.
                 await self._plane.strangers.turn()
                 self._turned_away(gate, request, error)
+            # aiohttp's own refusals of a handshake quote the header as it came.
+            error.text = "\n".join(printable(line, len(line)) for line in (error.text or "").split("\n"))
             if error.status >= 400 and request.path.startswith(f"{PREFIX}/"):
                 # API errors have the form in the API's description, wherever they are raised.
                 why = _no_command(request) if error.status in (404, 405) else (error.text or "").strip()
