@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from millrace.backends import device
 from millrace.backends.base import Unwatched
 from millrace.backends.clocked import NullOutput, RawOutput
 from millrace.backends.wav import HEADER_BYTES, WavOutput
@@ -160,3 +161,64 @@ def test_a_secret_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="No space left"):
             own_secret(tmp_path / "d" / "key", lambda: "x" * 60)
         assert not (tmp_path / "d" / "key").exists()
+
+
+def test_a_new_file_beside_a_link_is_made_where_the_link_leads_and_is_never_readable_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    (there / "report").touch(0o600)
+    (here / "link").symlink_to(there / "report")
+    opened, modes = os.open, []
+
+    def watched(path: Path, *args: int) -> int:
+        made = opened(path, *args)
+        assert Path(path).parent == there
+        modes.append(os.fstat(made).st_mode & 0o777)
+        return made
+
+    monkeypatch.setattr(os, "open", watched)
+    write_whole(here / "link", b"x")
+    assert modes == [0o600] and (there / "report").read_bytes() == b"x"
+    assert (there / "report").stat().st_mode & 0o777 == 0o600 and [p.name for p in there.iterdir()] == ["report"]
+    monkeypatch.undo()
+    (there / "report").chmod(0o640)
+    write_whole(here / "link", b"y")
+    assert (there / "report").stat().st_mode & 0o777 == 0o640
+
+
+class ReopenedDevice:
+    """A sound device that records whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_device_that_is_reopened_while_it_is_stopped_is_closed(
+    stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "RETRY_S", 0.001)
+    made = ReopenedDevice()
+    back = []
+
+    class Watch(Unwatched):
+        def device_back(self) -> None:
+            back.append(True)
+
+    class Output(device.DeviceOutput):
+        def _open(self) -> ReopenedDevice:
+            if stopped:
+                self.stop()
+            return made
+
+    output = Output("", "normal")
+    output._watch = Watch()
+    output._revive(1)
+    assert (made.closed, back) == ((True, []) if stopped else (False, [True]))
+    output._close()
+    assert made.closed

@@ -68,6 +68,7 @@ class _Device(ABC):
         self.name = f"{kind}:{wanted}" if wanted else kind
         self._wanted = wanted
         self._device: Any = None
+        self._device_lock = threading.Lock()
         self._called_ns: HostNs = 0
         self._lost_ns: HostNs = 0
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -139,12 +140,23 @@ class _Device(ABC):
                 device = self._opened()
             except (miniaudio.MiniaudioError, ConfigError):
                 continue
-            self._device = device
-            self._watch.device_back()
+            if self._keep_open(device):
+                self._watch.device_back()
             return
 
+    # `stop` sets `_stopping` before it takes the device: under the lock, either this sees it or `stop` gets the device.
+    def _keep_open(self, device: Any) -> bool:
+        """Keep a device that was just reopened, or close it if `stop` was called meanwhile."""
+        with self._device_lock:
+            if not self._stopping.is_set():
+                self._device = device
+                return True
+        device.close()
+        return False
+
     def _close(self) -> None:
-        device, self._device = self._device, None
+        with self._device_lock:
+            device, self._device = self._device, None
         if device is not None:
             device.close()
 

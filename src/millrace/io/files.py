@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import tomllib
@@ -47,14 +46,29 @@ def write_whole(path: Path, data: bytes) -> None:
             # A device or a pipe: it has no contents to preserve, and must not be replaced by a file.
             path.write_bytes(data)
             return
-        beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
+        # The file that a symbolic link points to is replaced, not the link. It may be on another file system.
+        target = Path(os.path.realpath(path))
+        beside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
         try:
-            beside.write_bytes(data)
-            with contextlib.suppress(FileNotFoundError):
-                beside.chmod(path.stat().st_mode & 0o777)
-            # Replace the file that a symbolic link points to, not the link.
-            os.replace(beside, path.resolve())
+            _create(beside, _mode_of(target), data)
+            os.replace(beside, target)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputLost(f"{path} can't be written: {error.strerror}") from None
+
+
+def _mode_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return None
+
+
+def _create(path: Path, mode: int | None, data: bytes) -> None:
+    """Write a new file; with `mode`, nobody else can read it at any time."""
+    created = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else 0o600)
+    with open(created, "wb") as file:
+        if mode is not None:
+            os.fchmod(created, mode)
+        file.write(data)
