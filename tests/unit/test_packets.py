@@ -715,3 +715,31 @@ def test_a_still_whose_beginning_found_no_room_is_not_kept_without_it() -> None:
     assert not cache.packets() and not account.held
     cache.add(parts[2], starts=True)
     assert cache.packets() == (parts[2],)
+
+
+@pytest.mark.parametrize("info", [PICTURES, SOUND])
+def test_a_gap_before_new_parameters_and_the_jump_after_them_are_one_loss(info: TrackInfo) -> None:
+    world = World(info)
+    world.join()
+    source = world.source
+    source.picture(key=True)
+    source.skip(3)
+    source.parameters()
+    source.picture(key=True)
+    assert [type(item) for item in world.take()] == [Parameters, Packet, Parameters, Gap, Packet]
+    assert world.decoder.gaps == [Gap(3, source.now_ns)]
+
+
+def test_a_gap_of_its_own_is_told_without_a_jump_in_numbers_whoever_is_the_source() -> None:
+    for another in (Source.parameters, Source.__post_init__):
+        track = World(SOUND).source
+        seen: list[Item] = []
+        items = Decoder(grouped=False)
+        items.push = items.begin = seen.append  # type: ignore[method-assign,assignment]
+        track.track.join(items, WATCHER, 0)
+        track.picture(key=True)
+        track.publisher.push(Gap(3, 0))
+        another(track)
+        track.picture(key=True)
+        track.picture(key=True)
+        assert [item for item in seen if isinstance(item, Gap)] == [Gap(3, 0)]

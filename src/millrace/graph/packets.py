@@ -172,6 +172,8 @@ class Track:
             raise GraphError(f"track {self.info.key} has ended: make another")
         self.publisher = Publisher(self, source)
         self.parameters = self.segment = None
+        # What the old source lost stays lost, but says nothing about a jump in the new one's numbers.
+        self._lost, self._declared = self._lost + (self._declared or 0), None
         self._begin_anew()
         source.demand(self.demand)
         return self.publisher
@@ -179,7 +181,7 @@ class Track:
     def _begin_anew(self) -> None:
         """Prepare for packets that can't be decoded from what came before."""
         self._cache.clear()
-        self._starts, self._unit_bytes, self._declared = True, 0, None
+        self._starts, self._unit_bytes = True, 0
         self._broken = self._grouped
 
     def push(self, item: Item) -> None:
