@@ -21,7 +21,7 @@ from millrace.dsp.convert import (
 from millrace.dsp.measure import frequency_hz, level_dbfs, phase_jumps, silent_runs
 from millrace.dsp.mix import Limiter, cubic_to_gain, gain_to_cubic, peak, ramp
 from millrace.dsp.resample import make_resampler
-from millrace.dsp.splice import accelerate, best_match, expand, last_period, skip
+from millrace.dsp.splice import accelerate, best_match, expand, last_period, match, skip
 from millrace.dsp.tape import Tape
 from millrace.sim.signals import sine
 from millrace.units import DEFAULT_MAPS
@@ -221,7 +221,7 @@ def test_peak_and_ramp() -> None:
 
 
 def test_the_limiter_is_the_identity_within_full_scale_and_recovers() -> None:
-    limiter = Limiter()
+    limiter = Limiter(960)
     quiet = sine(0.02, level=0.9)
     block = quiet.copy()
     limiter.apply(block, 0.9)
@@ -267,3 +267,29 @@ def test_measuring_finds_what_was_put_in() -> None:
     gap = tone.copy()
     gap[500:600] = 0
     assert silent_runs(gap, 50) == [(500, 100)]
+
+
+def test_a_stereo_tone_in_opposite_phase_is_spliced_where_it_fits() -> None:
+    tone = sine(0.1, 440)[:, :1]
+    for right in (-1.0, -0.97):
+        signal = np.concatenate((tone, np.float32(right) * tone), axis=1)
+        at, likeness = match(signal[2000:2096], signal[:700])
+        assert abs((2000 - at) * 440 / 48_000 % 1.0 - 0.5) > 0.49 and likeness > 0.99
+        assert match(signal[2000:2096], signal[2000:2700]) == (0, pytest.approx(1.0, abs=1e-3))
+    assert match(np.zeros((96, 2), np.float32), signal[:700]) == (0, 1.0)
+
+
+def test_mulaw_silence_is_the_byte_that_is_named_silence() -> None:
+    tiny = np.float32(1e-6)
+    samples = np.array([0.0, -0.0, tiny, -tiny], np.float32)
+    assert encode(SampleFormat.ULAW, samples) == b"\xff\xff\xff\x7f"
+    for fmt in (SampleFormat.ALAW, SampleFormat.ULAW, SampleFormat.U8):
+        assert encode(fmt, np.zeros(1, np.float32))[0] == silence_byte(fmt)
+
+
+@pytest.mark.parametrize("frames", [120, 240, 480, 960, 1920])
+def test_the_limiter_lets_go_at_the_same_pace_whatever_the_length_of_a_block(frames: int) -> None:
+    limiter = Limiter(1920, 0.25)
+    for _ in range(10 * 1920 // frames):
+        limiter.apply(np.zeros((frames, 1), np.float32), 0.0)
+    assert limiter.gain == pytest.approx(0.25 * Limiter.RELEASE**10)

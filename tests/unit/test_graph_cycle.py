@@ -26,7 +26,7 @@ def run_of(sink: Sink, **parts: object) -> SinkRun:
     """A sink's part of a plan, at unity and heard, but for `parts`."""
     channels = len(sink.positions)
     buffer, scratch = np.full((FRAMES, channels), 9.0, np.float32), np.full((FRAMES, channels), 9.0, np.float32)
-    made = SinkRun(sink, buffer, scratch, Limiter(), np.ones(channels, np.float32), None, True)
+    made = SinkRun(sink, buffer, scratch, Limiter(FRAMES), np.ones(channels, np.float32), None, True)
     for name, value in parts.items():
         setattr(made, name, value)
     return made

@@ -210,10 +210,11 @@ def _encode_unsigned(samples: Samples, fmt: SampleFormat) -> bytes:
 
 
 # The encoder is the decoder's table searched backwards, so each code that decodes to a value of its own comes back
-# unchanged. µ-law has two zeros, 0xFF and 0x7F, that decode alike; 0 is encoded as 0x7F.
+# unchanged. µ-law has two zeros, 0xFF and 0x7F, that decode alike; 0 is encoded as 0xFF, the
+# later one in the table, hence `right`. Values between the zeros and their neighbours keep their sign.
 def _encode_law(samples: Samples, fmt: SampleFormat) -> bytes:
     values, codes = _LAW_SORTED[fmt]
-    at = np.clip(np.searchsorted(values, samples), 1, len(values) - 1)
+    at = np.clip(np.searchsorted(values, samples, "right"), 1, len(values) - 1)
     nearer_below = samples - values[at - 1] < values[at] - samples
     picked: NDArray[np.uint8] = codes[at - nearer_below]
     return picked.tobytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from millrace.dsp.convert import Samples
+from millrace.units import Frames
 
 CUBIC_NORM = 0x10000
 """PulseAudio's 100 % (`PA_VOLUME_NORM`)."""
@@ -40,21 +41,22 @@ class Limiter:
     """Keeps a mix within full scale without hard edges; leaves it unchanged while it is within.
 
     When a block peaks over 1.0, the gain slides down to 1/peak, and later back up by at most the factor `RELEASE` per
-    block. Peaks that still exceed 1.0 during the slide are bent by tanh over the top 3 dB instead of being clipped.
+    `release_frames`, however long the blocks are. Peaks that still exceed 1.0 during the slide are bent by tanh over
+    the top 3 dB instead of being clipped.
     """
 
-    # A factor per block, whatever its length: 12 dB take some 70 ms in blocks of 2.5 ms, and 1.2 s in blocks of 40 ms.
     RELEASE = 1.05
     KNEE = 0.7
 
-    def __init__(self, gain: float = 1.0) -> None:
-        self.gain = gain
+    def __init__(self, release_frames: Frames, gain: float = 1.0) -> None:
+        self._release_frames, self.gain = release_frames, gain
 
     def apply(self, block: Samples, level: float) -> None:
         """Limit `block` (frames, channels) in place; `level` is its peak."""
         if level <= 1.0 and self.gain == 1.0:
             return
-        target = min(1.0, self.gain * self.RELEASE, 1.0 / level if level > 0 else 1.0)
+        release = self.RELEASE ** (len(block) / self._release_frames)
+        target = min(1.0, self.gain * release, 1.0 / level if level > 0 else 1.0)
         slope = np.float32(self.gain) + ramp(len(block)) * np.float32(target - self.gain)
         block *= slope
         self.gain = target if target < 0.9999 else 1.0

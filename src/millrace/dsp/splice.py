@@ -22,6 +22,8 @@ _BEYOND_MS = 2
 _ALIKE = 0.8
 """A splice with less similarity is postponed, unless there is much to correct."""
 _SILENT = 1e-4
+_CANCELLED = 0.01
+"""Channels whose sum has less than this share of their power are compared one by one."""
 
 
 def best_match(template: Samples, where: Samples) -> int:
@@ -36,16 +38,22 @@ def match(template: Samples, where: Samples) -> tuple[int, float]:
 
     `where` must be at least as long as `template`. Silence matches at 0.
     """
-    # The channels are compared by their sum, which costs a single correlation. Channels that cancel out count as
-    # silence.
-    one, many = template.sum(axis=1), where.sum(axis=1)
-    product = np.correlate(many, one, "valid")
-    square = np.concatenate(([0.0], np.cumsum(many.astype(np.float64) ** 2)))
+    # The channels are compared by their sum, which costs a single correlation, unless they cancel out in it.
+    one, many = template.sum(axis=1, keepdims=True), where.sum(axis=1, keepdims=True)
+    if _power(one) < _CANCELLED * _power(template):
+        one, many = template, where
+    product = sum(np.correlate(many[:, channel], one[:, channel], "valid") for channel in range(one.shape[1]))
+    square = np.concatenate(([0.0], np.cumsum((many.astype(np.float64) ** 2).sum(axis=1))))
     energy = square[len(one) :] - square[: -len(one)]
     likeness = product / np.sqrt(energy + 1e-9)
     at = int(np.argmax(likeness))
-    own = float(np.sqrt(np.dot(one, one)))
+    own = float(np.sqrt(_power(one)))
     return at, float(likeness[at]) / own if own > _SILENT else 1.0
+
+
+def _power(block: Samples) -> float:
+    flat = block.reshape(-1)
+    return float(np.dot(flat, flat))
 
 
 def lengths(rate: int) -> tuple[Frames, Frames, Frames]:
