@@ -453,3 +453,16 @@ def test_who_composes_an_overlay_gets_what_is_moved_out_of_it_as_damage() -> Non
     own.screen.painted([], 3, [move])
     composes.take()
     assert composes.taken[-1].moves == () and np.array_equal(composes.canvas[8:, 8:], own.picture[8:, 8:])
+
+
+def test_an_overlay_partly_beyond_the_screen_damages_the_screen_alone() -> None:
+    own = painter()
+    composes = Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
+    composes.take()
+    for at in (Rect(-10, -10, 14, 14), Rect(WIDTH - 4, HEIGHT - 4, 10, 10), Rect(WIDTH + 1, 0, 5, 5)):
+        own.screen.painted([], 1, overlays=[Overlay("film", at)])
+        composes.take()
+        own.screen.painted([], 2, overlays=[])
+        picture = composes.take()
+        part = at.common(Rect(0, 0, WIDTH, HEIGHT))
+        assert picture is not None and picture.damage == ((part,) if part.area else ())

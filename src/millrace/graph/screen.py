@@ -130,8 +130,11 @@ class Reader:
     # the overlay goes, the picture below has to be sent, although it is not painted now.
     def uncovered(self, overlays: Iterable[Overlay]) -> None:
         """For the screen: these overlays go away, and the reader never had what was below those it leaves out."""
+        memory = self.screen.memory
+        if memory is None:
+            return
         for place in self._left_out(overlays):
-            self._damage.add(place)
+            self._damage.add(place.common(memory.mode.whole))
 
     def changed(self, rects: Iterable[Rect], moves: list[Move], overlays: Iterable[Overlay]) -> None:
         """For the screen: this was just painted, moves first; `overlays` lie over it, or did until now."""
