@@ -40,8 +40,7 @@ class Outgoing:
 
 # Ownership of descriptors: the stream owns its socket until `hand_on`; a chunk with `give` owns its descriptors until
 # they are sent or the chunk is dropped, and then they are closed here (`_given`), whichever of the two happens.
-# Received ones belong to `take_fds`. After `close` nothing is sent any more, so no message with descriptors may be
-# queued then.
+# Received ones belong to `take_fds`. After `close` nothing is sent any more: what is flushed then is dropped.
 #
 # The kernel attaches descriptors to the first byte of a message. So they are gone as soon as any part of it was sent,
 # and the rest follows without them. A message begun must be completed, whatever is dropped behind it: the peer parses a
@@ -93,7 +92,7 @@ class FdStream:
         self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
         self._out = outgoing or Outgoing()
-        self._writing = False
+        self._writing = self._closed = False
         self._farewell: asyncio.TimerHandle | None = None
         """Set once the stream is being closed: only output queued before that is still sent."""
         self._unsent = _bytes_of(self._out)
@@ -185,7 +184,10 @@ class FdStream:
     # While a write waits for room, new output is only queued behind it, and the bounds are checked here: a peer that
     # does not read is noticed by those that write to it.
     def flush(self) -> None:
-        """Send the core's output."""
+        """Send the core's output; drop it once the stream is closed."""
+        if self._closed:
+            self.forget()
+            return
         for chunk in self._core.data_to_send():
             self._out.chunks.append(chunk)
             self._unsent += len(chunk.data)
@@ -285,6 +287,7 @@ class FdStream:
         if self._sock.fileno() >= 0:
             self._stop()
             self._sock.close()
+            self._closed = True
             self._out.begun = False
             self.forget()
             gone = self._gone
