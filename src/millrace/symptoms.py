@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 from millrace.units import NS_PER_MS, HostNs
 
-# A symptom that a stage of the daemon reports must have its key here (an assertion holds that); a listener's that has
-# none is ignored, because a listener may be newer. Listeners and metrics use the names too, so they are not renamed.
+# A symptom must have its key here (an assertion holds that). Listeners and metrics use the names too, so they are not
+# renamed.
 CAUSES: dict[tuple[str, str], str] = {
     (
         "loop",
@@ -69,6 +69,13 @@ CAUSES: dict[tuple[str, str], str] = {
     ): "the peer sends X-Forwarded-For but is not in trusted_proxies, so all its users count as one address",
 }
 """Explanation of each (stage, cause)."""
+LISTENERS_CAUSES = frozenset(
+    {
+        ("network", "packets lost"), ("network", "stalled"), ("network", "late"), ("listener", "not run"),
+        ("device", "late"), ("device", "lost"),
+    }
+)  # fmt: skip
+"""What a listener may report of itself; the daemon alone says the rest."""
 
 Evidence: TypeAlias = Mapping[str, str | int | float | bool | None]
 """Measurements and quoted text by name; a name ends in the unit, if there is one."""

@@ -20,7 +20,8 @@ from millrace.io.turns import Turns
 from millrace.outlets.peer import Subscribers
 from millrace.rights.model import OWNER
 from millrace.sim.rig import Rig
-from millrace.symptoms import Symptom
+from millrace.symptoms import CAUSES, LISTENERS_CAUSES, Symptom
+from millrace.units import NS_PER_MS
 from millrace.wire.peer.messages import FormatChanged, Hello, Report, Trouble, encode_message
 from tests.bare import bare, members_of
 from tests.unit.test_graph import add
@@ -79,6 +80,24 @@ def test_a_listener_is_served_from_its_hello_to_its_end() -> None:
     session.closed()
     assert house.latencies == 2 and session.account.held == 0 and not home.outlets.outlets
     assert not home.microphone.taps and not any(stream.feeds_source for stream in rig.graph.streams.values())
+
+
+def test_a_listener_reports_its_own_causes_only_and_at_a_bounded_rate() -> None:
+    house = House()
+    now = house.rig.now_ns
+    session = ListenerSession(house.home, 7, "10.0.0.9", lambda message: True, lambda: True, now, OWNER)
+    session.receive(encode_message(Hello(name="laptop")), now)
+    for stage, cause in CAUSES:
+        session.receive(encode_message(Trouble("hole", stage, cause)), now)
+    session.receive(encode_message(Trouble("hole", "moon", "full")), now)
+    assert {(one.stage, one.cause) for one in house.symptoms} == LISTENERS_CAUSES
+    for _ in range(1000):
+        session.receive(encode_message(Trouble("hole", "network", "late")), now)
+    assert len(house.symptoms) == 100
+    for n in range(1, 1001):
+        session.receive(encode_message(Trouble("hole", "network", "late")), now + n * NS_PER_MS)
+    assert len(house.symptoms) == 110
+    session.closed()
 
 
 class Machined(AttachedMachine):

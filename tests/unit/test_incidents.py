@@ -58,6 +58,28 @@ def test_the_ring_is_bounded_and_totals_are_not_forgotten() -> None:
     assert [number for change, number in seen if change == "remove"] == [1, 2, 3, 4, 5]
 
 
+def test_a_guest_displaces_neither_anothers_incidents_nor_the_daemons() -> None:
+    made, _ = ring()
+    made.record("loop", "busy", 0)
+    for n in range(30):
+        made.record("client", "wrote late", n, "bob", f"stream/{n}")
+    for n in range(2 * KEPT):
+        stage, cause = list(CAUSES)[n % len(CAUSES)]
+        made.record(stage, cause, n * NS_PER_S, "alice", f"listener/{n}")
+    kept = [incident.guest for incident in made]
+    assert (kept.count(""), kept.count("bob"), kept.count("alice")) == (1, 30, KEPT - 30)
+    for n in range(2 * KEPT):
+        made.record("store", "can't write", n * NS_PER_S, subject=f"{n}")
+    kept = [incident.guest for incident in made]
+    assert (kept.count(""), kept.count("bob"), kept.count("alice")) == (KEPT, 30, KEPT - 30)
+    # Another guest that begins late gets as much as the one that was there before.
+    for n in range(2 * KEPT):
+        stage, cause = list(CAUSES)[n % len(CAUSES)]
+        made.record(stage, cause, n * NS_PER_S, "carol", f"listener/{n}")
+    kept = [incident.guest for incident in made]
+    assert kept.count("bob") == 30 and abs(kept.count("alice") - kept.count("carol")) <= 1
+
+
 def test_what_goes_on_is_kept_and_listed_after_what_is_over() -> None:
     made, seen = ring()
     lasting = made.record("cycle", "cut short", 0, "worst")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from millrace.budget import LISTENERS
+from millrace.clock.allowance import Allowance
 from millrace.clock.jitter import asked_of_daemon
 from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.doors.microphone import MicrophoneStream
@@ -17,7 +18,7 @@ from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import Subscriber, Write
 from millrace.rights.model import Principal
-from millrace.symptoms import Evidence, Symptom
+from millrace.symptoms import LISTENERS_CAUSES, Evidence, Symptom
 from millrace.text import parse_switch
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
@@ -43,6 +44,8 @@ LISTENER_BYTES = 96 * 1024
 BREAKDOWN = ("path", "network", "codec", "jitter", "late", "period", "device")
 """The known components of a listener's latency; others in a report are dropped."""
 TROUBLE_AGE_MAX_NS = 60 * NS_PER_S
+TROUBLE_NS = 100 * NS_PER_MS
+"""The sound that a dropout is worth: a listener may report 10 a second, and 100 at once."""
 HEARD_EVERY_NS = NS_PER_S
 """A playing listener sends reports more often than this."""
 LOSS_PACKETS = 250
@@ -87,6 +90,7 @@ class ListenerSession:
         """The latency profile, or fixed latency, that the listener uses."""
         self._offered = False
         self._told: tuple[bool, bool] | None = None
+        self._troubles = Allowance()
 
     @property
     def rtt_ns(self) -> HostNs | None:
@@ -184,7 +188,13 @@ class ListenerSession:
         self.guest.report(self.silent("send", "line full", evidence, now_ns()))
 
     def _tell(self, told: Trouble, now_ns: HostNs) -> None:
-        """The listener reports an audible problem and its supposed cause. Its time and evidence are bounded here."""
+        """The listener reports an audible problem and its supposed cause. Its time and evidence are bounded here.
+
+        Causes that it can't know of are ignored (it may be newer), and so are reports beyond any rate of dropouts.
+        """
+        self._troubles.passed(now_ns)
+        if (told.stage, told.cause) not in LISTENERS_CAUSES or not self._troubles.take(TROUBLE_NS):
+            return
         at = min(now_ns, max(told.at_ns, now_ns - TROUBLE_AGE_MAX_NS)) if told.at_ns else now_ns
         evidence = {key[:40]: value for key, value in list(told.evidence.items())[:8]} | {"heard": told.what[:20]}
         key = self.outlet.key

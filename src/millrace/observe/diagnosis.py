@@ -19,7 +19,7 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Stream
 from millrace.guest.guest import Guest
 from millrace.observe.incidents import Changed, Incidents
-from millrace.symptoms import CAUSES, Evidence, Symptom
+from millrace.symptoms import Evidence, Symptom
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.daemon")
@@ -118,11 +118,11 @@ class Diagnosis:
             self._look_into(self._doubts.popleft())
 
     def report(self, symptom: Symptom) -> None:
-        """See `symptoms.Report`. Listeners infer symptoms and name them themselves; unknown names are ignored."""
+        """See `symptoms.Report`."""
         now = self._around.now_ns()
         if not symptom.inferred:
             self._record(symptom, now)
-        elif (symptom.stage, symptom.cause) in CAUSES:
+        else:
             self._suspect(symptom, now if symptom.at_ns is None else symptom.at_ns)
 
     def _record(self, symptom: Symptom, now_ns: HostNs) -> None:

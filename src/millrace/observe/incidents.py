@@ -18,8 +18,9 @@ from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 KEPT = 1000
+"""The daemon's own, and as many of all guests. A guest's are displaced by others only if it has the most."""
 KEPT_OF_KIND = 100
-"""Per guest and kind, so that a flood of one kind displaces neither other guests' incidents nor the guest's others."""
+"""Per guest and kind, so that a flood of one kind does not displace the guest's others."""
 MERGE_NS = NS_PER_S
 LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
 """Lasting conditions: they are reported repeatedly while they last, with pauses."""
@@ -84,15 +85,17 @@ Changed = Callable[[str, Incident], None]
 # while they last (`LASTING`) are given a minute. Totals count every symptom, merged or not, and are never reset, as a
 # counter of Prometheus must not be.
 #
-# `_latest` finds the incident to merge with, `_of_kind` and `_ring` the one to drop, which is the one whose last report
-# is longest ago: an incident that goes on is kept, and shown among the latest. All three must agree, and `_forget` is
-# the only place that removes anything.
+# `_latest` finds the incident to merge with, `_of_kind` and `_of_guest` the one to drop, which is the one whose last
+# report is longest ago: an incident that goes on is kept, and shown among the latest. When the guests together have too
+# many, the guest with the most loses its oldest, so each is sure of an equal share. The indexes must agree, and
+# `_forget` is the only place that removes an incident.
 class Incidents:
     """The ring of incidents."""
 
     def __init__(self, take_id: Callable[[], int], wall_ns: Callable[[], int], changed: Changed) -> None:
         self._take_id, self._wall_ns, self._changed = take_id, wall_ns, changed
         self._ring: OrderedDict[int, Incident] = OrderedDict()
+        self._of_guest: dict[str, OrderedDict[int, Incident]] = {"": OrderedDict()}
         self._of_kind: dict[tuple[str, str, str], OrderedDict[int, Incident]] = {}
         self._latest: dict[tuple[str, str, str, str], Incident] = {}
         self._totals: Counter[tuple[str, str, str]] = Counter()
@@ -123,6 +126,7 @@ class Incidents:
             earlier.count += 1
             earlier.last_ns = max(at, earlier.last_ns)
             self._ring.move_to_end(earlier.number)
+            self._of_guest[guest].move_to_end(earlier.number)
             self._of_kind[guest, stage, cause].move_to_end(earlier.number)
             self._changed("change", earlier)
             return earlier
@@ -130,16 +134,27 @@ class Incidents:
         shown = _printable(evidence or {})
         made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, shown, last_ns=at)
         own = self._of_kind.setdefault((guest, stage, cause), OrderedDict())
+        self._of_guest.setdefault(guest, OrderedDict())[made.number] = made
         self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
         self._changed("new", made)
         if guest and len(own) > KEPT_OF_KIND:
             self._forget(next(iter(own.values())))
-        elif len(self._ring) > KEPT:
-            self._forget(next(iter(self._ring.values())))
+        self._bound(guest)
         return made
 
+    def _bound(self, guest: str) -> None:
+        """Drop the oldest if there are too many, of the daemon itself or of the guest with the most."""
+        own = self._of_guest[""]
+        if not guest and len(own) > KEPT:
+            self._forget(next(iter(own.values())))
+        elif guest and len(self._ring) - len(own) > KEPT:
+            most = max((of for name, of in self._of_guest.items() if name), key=len)
+            self._forget(next(iter(most.values())))
+
     def _forget(self, old: Incident) -> None:
-        del self._ring[old.number]
+        del self._ring[old.number], self._of_guest[old.guest][old.number]
+        if old.guest and not self._of_guest[old.guest]:
+            del self._of_guest[old.guest]
         kind = (old.guest, old.stage, old.cause)
         del self._of_kind[kind][old.number]
         if not self._of_kind[kind]:
