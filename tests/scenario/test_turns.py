@@ -711,3 +711,35 @@ def test_who_is_first_works_before_those_that_wait_already() -> None:
         assert order == ["first", "a", "b"] and not turns.waiting
 
     run(test)
+
+
+def test_bytes_that_arrive_while_earlier_ones_wait_are_taken_after_them() -> None:
+    """The event loop may deliver what it had read before reading was paused."""
+    taken = bytearray()
+
+    class Sips(ClientLine):
+        def receive(self, data: memoryview, now_ns: HostNs) -> int:
+            taken.extend(data[:2])
+            return min(2, len(data))
+
+    class Quiet(Untimed):
+        partial_bytes = 0
+
+        def receive(self, data: memoryview, now_ns: HostNs) -> None: ...
+
+        def data_to_send(self) -> bytes:
+            return b""
+
+    async def test() -> None:
+        turns = Turns(lambda: 0)
+        runner = StreamRunner(lambda _: Sips(Quiet(), lambda now: None, lambda why: None), turns)
+        line = Line()
+        runner.connection_made(cast(asyncio.Transport, line))
+        deliver(runner, b"abcd")
+        assert taken == b"ab" and not line.reading
+        deliver(runner, b"efg")
+        while turns.waiting:
+            await asyncio.sleep(0)
+        assert taken == b"abcdefg" and line.reading
+
+    run(test)

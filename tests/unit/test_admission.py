@@ -101,3 +101,19 @@ def test_a_right_of_the_guest_is_for_who_is_known_to_speak() -> None:
         rig.admission.demand_right(Right.SPEAK, unproven, "play")
     with pytest.raises(RightsError, match="not identified yet"):
         rig.admission.demand_known(unproven)
+
+
+def test_two_connections_of_one_program_are_asked_about_one_by_one() -> None:
+    """What is granted once ends with its connection, so it must not reach another."""
+    rig, first, second = Rig(), Asker("player"), Asker("player")
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+    assert first.subject.identity == second.subject.identity
+    for asker in (first, first, second):
+        assert not rig.authorize(Permission.MICROPHONE, asker)
+    assert len(list(rig.prompts)) == 2 and first.waiting[0] == first.waiting[1] != second.waiting[0]
+    asked = rig.prompts.get(first.waiting[0])
+    assert asked is not None
+    rig.prompts.decide(asked, True)
+    assert first.answers == [True, True] and second.answers == [] and not second.subject.once
+    rig.prompts.forget(first.subject)
+    assert [prompt.subject for prompt in rig.prompts] == [second.subject]

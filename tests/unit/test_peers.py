@@ -91,3 +91,25 @@ def test_where_proc_counts_other_processes_nobody_is_known(sleeper: int, monkeyp
     assert identity_of(sleeper, 0).names == ("sleep",)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     assert identity_of(sleeper, 0).names == ()
+
+
+def test_a_process_that_ends_while_it_is_looked_up_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another's by then, and so may what was read."""
+    process = subprocess.Popen(["sleep", "60"])
+    pidfd = os.pidfd_open(process.pid)
+
+    def ends(pid: int) -> str:
+        process.kill()
+        process.wait()
+        return "sleep"
+
+    try:
+        monkeypatch.setattr(peers, "sandbox_of", lambda pid: "")
+        monkeypatch.setattr(peers, "program_of", lambda pid: "sleep")
+        assert identity_of(process.pid, 0, pidfd).names == ("sleep",)
+        monkeypatch.setattr(peers, "program_of", ends)
+        assert identity_of(process.pid, 0, pidfd).names == ()
+    finally:
+        os.close(pidfd)
+        process.kill()
+        process.wait()

@@ -39,3 +39,22 @@ def test_a_process_that_has_become_another_program_is_that_program(monkeypatch: 
     told = spoken(monkeypatch, "shell")
     assert [identity.program for identity in told] == ["shell", "shell"]
     assert [identity.unproven for identity in told] == [True, False]
+
+
+def test_bytes_that_were_queued_before_the_look_up_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that was looked up need not have written them: its process may have been another one then."""
+    told: list[Identity] = []
+    monkeypatch.setattr(senderidentity, "identity_of", lambda pid, uid: CONNECTED)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch_writers(ours)
+        theirs.send(b"early")
+        watch = SenderIdentity(ours.fileno(), CONNECTED, told.append)
+        for _ in range(2):
+            watch.reading()
+            watch.read(len(ours.recv(3)))
+            assert not watch.done and told == []
+        theirs.send(b"x")
+        watch.reading()
+        watch.read(len(ours.recv(3)))
+    assert watch.done and told == [Identity(os.getpid(), os.getuid(), "player")]

@@ -17,7 +17,7 @@ import millrace.wire
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import MillraceError
 from millrace.units import NS_PER_S
-from millrace.wire.native.messages import Reply
+from millrace.wire.native.messages import HEADER, Fault, Reply, frame
 from millrace.wire.native.session import NativeWire, awaiting_hello
 from millrace.wire.peer.messages import Hello
 from millrace.wire.peer.session import PeerClient, PeerServer
@@ -246,3 +246,11 @@ def test_a_deadline_passes_once_and_an_early_call_does_nothing(case: Case) -> No
             written(wire)
         else:
             raise AssertionError("it goes on for ever with nobody at the other end")
+
+
+def test_the_descriptors_of_an_unknown_message_are_closed_and_the_next_one_gets_its_own() -> None:
+    closed: list[int] = []
+    wire = NativeWire(daemon=False, close_fd=closed.append)
+    wire.receive_fds([7, 8, 9])
+    wire.receive(HEADER.pack(3, 255, 2, 0) + b"new" + frame(Fault(0, "busy", "why"), 1), NOW)
+    assert [(type(got.message), got.fds) for got in wire.events()] == [(Fault, (9,))] and closed == [7, 8]

@@ -142,3 +142,11 @@ def test_any_damage_to_a_real_conversation_is_an_event_or_a_remote_protocol_erro
     except RemoteProtocolError:
         return
     assert all(isinstance(e, Request | Refused | Block) for e in session.events())
+
+
+def test_a_zero_byte_in_a_name_does_not_end_the_string_for_the_receiver() -> None:
+    writer = Writer()
+    writer.string("a\0L\0\0\0\1")
+    writer.u32(7)
+    reader = Reader(bytes(writer.data))
+    assert (reader.string(), reader.u32()) == ("aL\1", 7)

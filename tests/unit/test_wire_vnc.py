@@ -162,3 +162,13 @@ def test_any_bytes_end_at_most_the_connection(data: bytes) -> None:
             vnc.receive(data, 0)
         except RemoteProtocolError:
             continue
+
+
+@pytest.mark.parametrize("kind", [260, 261])
+def test_plain_text_in_the_same_read_as_the_acceptance_of_tls_is_refused(kind: int) -> None:
+    offer = VERSION + b"\x01\x13" + b"\0\2" + b"\0\x01" + struct.pack(">I", kind)
+    client("geheim").receive(offer + b"\x01", 0)
+    vnc = client("geheim")
+    with pytest.raises(RemoteProtocolError, match="sent data before the TLS handshake"):
+        vnc.receive(offer + b"\x01" + bytes(16), 0)
+    assert vnc.events() == [] and b"geheim" not in vnc.data_to_send()
