@@ -12,7 +12,7 @@ import pytest
 
 from millrace.client.bus import Bus, Change, Object
 from millrace.daemon.app import Daemon
-from millrace.errors import RightsError
+from millrace.errors import BudgetError, RightsError
 from millrace.policy.config import PolicyConfig, Rule
 from millrace.policy.model import Policy
 from millrace.policy.program import STEP, Program
@@ -168,5 +168,15 @@ def test_a_policy_that_has_to_wait_names_the_one_in_charge(tmp_path: Path, caplo
             assert "use --replace" in caplog.text
             second.cancel()
             await asyncio.gather(second, return_exceptions=True)
+
+    running(tmp_path, test)
+
+
+def test_a_policy_that_the_daemon_sent_away_for_falling_behind_comes_back(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async with policy(daemon):
+            holder = daemon.worker.claims.holder("policy")
+            holder.line._send_away(BudgetError("9556159 bytes were left unread"))
+            await eventually(lambda: daemon.worker.claims.holder("policy") not in (None, holder))
 
     running(tmp_path, test)

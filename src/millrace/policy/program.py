@@ -45,13 +45,24 @@ class Program:
         while True:
             try:
                 async with connect(self._path, name="millrace-policy") as bus:
-                    await self._session(bus)
+                    await self._in(bus)
             except _Lost:
                 log.warning("another policy has taken over; waiting to take over again")
                 self._replace = False
             except PeerLost as error:
                 log.info("%s", error)
             await asyncio.sleep(RETRY_S)
+
+    # Whatever ended the connection (the daemon ends one that falls behind, with a BudgetError), the next may last. If
+    # it is refused, `connect` says why, and the program ends with that.
+    async def _in(self, bus: Bus) -> None:
+        """Run a session. PeerLost if the connection ends, for any reason."""
+        try:
+            await self._session(bus)
+        except MillraceError as error:
+            if bus.lost is None or isinstance(error, PeerLost):
+                raise
+            raise PeerLost(f"the connection ended: {error}") from error
 
     async def _session(self, bus: Bus) -> None:
         self._place.clear()
