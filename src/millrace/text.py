@@ -26,6 +26,8 @@ SHOWN_MAX = 200
 QUOTED_MAX = 60
 NAME_MAX = 64
 LABEL_MAX = 200
+KEY_SHOWN_MAX, VALUE_SHOWN_MAX = 64, 256
+"""Characters kept of a program's property for display."""
 PORT_MAX = 65_535
 DIGITS_MAX = 30
 """A number with more digits exceeds every bound used here."""
@@ -134,6 +136,17 @@ def well_formed(text: str, what: str) -> str:
     except UnicodeEncodeError:
         raise ConfigError(f"{what} {quoted(text)} is not UTF-8; use another name") from None
     return text
+
+
+# Every object is sent whole to each watcher and in each listing, so what a program calls its streams must be short.
+def cut_name(text: str) -> str:
+    """A name that a program chose, cut to what is kept for display."""
+    return text[:LABEL_MAX]
+
+
+def cut_props(props: Mapping[str, str]) -> dict[str, str]:
+    """Properties that a program chose, cut to what is kept for display."""
+    return {key[:KEY_SHOWN_MAX]: value[:VALUE_SHOWN_MAX] for key, value in props.items()}
 
 
 # -- numbers -------------------------------------------------------------------------------------

@@ -248,3 +248,30 @@ def test_levels_are_shown_within_what_the_protocol_can_say(gain: float) -> None:
     rig.graph.set_gains(rig.sink, (gain,))
     volume = infos.sink_info(rig.door, rig.sink, rig.now_ns)["volume"]
     assert all(0 <= one <= 0x7FFFFFFF for one in volume) and np.isfinite(volume).all()
+
+
+def test_texts_are_cut_where_they_are_for_display_and_clients_read_them_back_whole() -> None:
+    rig, long = Rig(), "n" * 60_000
+    given = {"application.name": long.encode() + b"\0", "media.name": long.encode() + b"\0"}
+    caller = Caller(rig, props=dict(given))
+    stream = caller.play(S16, STEREO, props=given | {"media.role": long.encode() + b"\0"})
+    recorder = caller.record(S16, STEREO, props=given)
+    assert caller.ask(
+        Command.LOAD_MODULE, name="module-null-sink",
+        argument=f"sink_name=long sink_properties=device.description={long[:9000]}",
+    )  # fmt: skip
+    playing, recording = rig.graph.streams[stream["index"]], rig.graph.taps[recorder["index"]]
+    for _ in range(2):
+        for node in (playing, recording):
+            assert len(node.name) == 200 and max(map(len, node.props.values())) == 256
+        made = infos.sink_input_info(rig.door, playing.id, rig.now_ns)
+        assert made is not None and made["name"] == text(made, "media.name") and len(made["name"]) == len(long)
+        record = infos.source_output_info(rig.door, rig.door.records[recording.id])
+        assert record["name"] == text(record, "media.name") and len(record["name"]) == len(long)
+        long = "m" * 50_000
+        assert caller.ask(Command.SET_PLAYBACK_STREAM_NAME, channel=stream["channel"], name=long) == {}
+        assert caller.ask(Command.SET_RECORD_STREAM_NAME, channel=recorder["channel"], name=long) == {}
+    assert len(caller.name) == 200 and len(infos.client_info(rig.door, caller)["name"]) == 60_000
+    sink = next(sink for sink in rig.graph.sinks.values() if sink.name == "long")
+    whole = text(infos.sink_info(rig.door, sink, rig.now_ns), "device.description")
+    assert len(sink.description) == 200 and len(whole) == 9000

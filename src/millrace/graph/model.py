@@ -6,6 +6,7 @@ or one stream. Links go stream → sink, sink → sink, sink → tap, stream →
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from millrace.budget import ENDED, PROGRAMS, Account
 from millrace.dsp.channels import Mapping, Matrix
 from millrace.dsp.convert import Samples
 from millrace.errors import GraphError
+from millrace.text import cut_name, cut_props
 from millrace.units import Frames, HostNs, Positions
 
 
@@ -106,9 +108,12 @@ NOTHING = Nothing()
 
 # Compared by identity: two nodes with equal fields are two nodes, and nodes are keys of sets and dictionaries while
 # their fields change.
+#
+# Name and properties are cut here, whichever door they come through. A door whose clients read their own texts back
+# keeps those itself, whole.
 @dataclass(eq=False)
 class Node:
-    """A vertex of the graph."""
+    """A vertex of the graph. Its name and properties are for display."""
 
     id: int
     name: str
@@ -124,6 +129,15 @@ class Node:
     """What is held for it. The graph opens the account when it admits the node and closes it on removal."""
 
     kind = "node"
+
+    def __post_init__(self) -> None:
+        self.name, self.props = cut_name(self.name), cut_props(self.props)
+
+    def rename(self, name: str) -> None:
+        """Its client has given it another name."""
+        name = cut_name(name)
+        self.account.hold("name", sys.getsizeof(name))
+        self.name = name
 
     @property
     def key(self) -> str:
@@ -151,6 +165,7 @@ class Levelled(Node):
     trim: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.gains:
             self.gains = (1.0,) * len(self.positions)
 
@@ -259,6 +274,7 @@ class Sink(Levelled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.description = cut_name(self.description)
         self.recorded = Recorded((1.0,) * len(self.positions))
 
     @property

@@ -186,6 +186,8 @@ def mixes_of(states: Iterable[SinkState]) -> dict[int, Sink]:
     made = {state.id: _thawed(state, Sink) for state in states}
     for state in states:
         mix = made[state.id]
+        # Whole: not for display, but what PulseAudio clients read back.
+        mix.props = state.props
         mix.recorded, mix.links = state.recorded, links_of(state, made)
         mix.master = None if state.origin is None else made[state.origin]
     return made

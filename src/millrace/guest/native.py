@@ -184,7 +184,7 @@ class NativeStreams:
             raise GraphError(f"{args.at} is not a sink; streams play to sinks")
         fmt, target = self._checked(args)
         props = _props(args, self._session.name)
-        node = Stream(guest.graph.ids.take(), args.name[:200] or "stream", fmt.positions, props)
+        node = Stream(guest.graph.ids.take(), args.name or "stream", fmt.positions, props)
         node.chosen = ("sink",) if args.at else ()
         capacity = target + target // 4
         node.asks = _asks(guest, fmt, capacity, target)
@@ -215,7 +215,7 @@ class NativeStreams:
     def _begin_record(self, serial: int, args: Open, guest: Guest, source: Sink) -> None:
         fmt, target = self._checked(args)
         props = _props(args, self._session.name)
-        node = Tap(guest.graph.ids.take(), args.name[:200] or "recorder", fmt.positions, props, clocked=True)
+        node = Tap(guest.graph.ids.take(), args.name or "recorder", fmt.positions, props, clocked=True)
         node.asks = _asks(guest, fmt, 2 * target, max(1, target // 4))
         with Descriptors() as theirs, self._begun(node.id):
             own = self._memory(guest, 2 * target, fmt, node.id, theirs)
@@ -409,9 +409,8 @@ class NativeStreams:
 
 
 def _props(args: Open, client: str) -> dict[str, str]:
-    """A stream's properties, truncated to limits."""
-    shown = {key[:64]: value[:256] for key, value in list(args.props.items())[:PROPS_MAX]}
-    return {"application.name": client, "media.name": args.name[:200]} | shown
+    """A stream's properties, no more than are kept."""
+    return {"application.name": client, "media.name": args.name} | dict(list(args.props.items())[:PROPS_MAX])
 
 
 def _asks(guest: Guest, fmt: AudioFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:

@@ -20,6 +20,7 @@ from millrace.rights.grants import Identity, Permission, Verdict
 from millrace.rights.model import Right
 from millrace.rights.prompts import Answer, Prompt
 from millrace.symptoms import violation
+from millrace.text import cut_name
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import (
     COOKIE_BYTES,
@@ -263,7 +264,7 @@ class PulseClient(ClientStreams):
     @property
     def name(self) -> str:
         """What the program calls itself."""
-        return prop_text(self.props, "application.name")
+        return cut_name(prop_text(self.props, "application.name"))
 
     def waits(self, prompt: Prompt) -> None:
         """See `Asker`: the protocol can't express this."""

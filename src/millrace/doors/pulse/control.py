@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 
 from millrace.budget import Account
@@ -328,9 +327,8 @@ def rename(client: PulseClient, request: Request) -> None:
     of_playback = request.command is Command.SET_PLAYBACK_STREAM_NAME
     target = client.stream_at(request) if of_playback else client.record_at(request)
     name = request.fields["name"] or ""
-    target.node.account.hold("name", sys.getsizeof(name))
     merge_props(target.node.account, target.props, {"media.name": name.encode() + b"\0"})
-    target.node.name = name
+    target.node.rename(name)
     client.door.graph.touch(target.node)
     client.reply(request)
 

@@ -13,7 +13,7 @@ from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import group_of_props
 from millrace.doors.pulse.samples import Sample
-from millrace.graph.model import NodeState, Sink
+from millrace.graph.model import NodeState, Sink, Stream, Tap
 from millrace.remembered.streams import GROUP_PROPERTY, INPUT, OUTPUT
 from millrace.units import HostNs
 from millrace.version import __version__
@@ -104,7 +104,8 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
     fmt = stream.format if stream else door.format_of(node.sink)
     ahead_ns = door.graph.ahead(node) * 1_000_000_000 // door.graph.rate
     return {
-        "index": index, "name": node.name, "module": door.module_of(index).index,
+        "index": index, "name": _stream_name(node, stream.props if stream else {}),
+        "module": door.module_of(index).index,
         "client": stream.owner.index if stream else NO_INDEX, "sink": node.sink.id,
         "spec": spec_of(fmt), "map": map_of(fmt),
         "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
@@ -116,6 +117,11 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
     }  # fmt: skip
 
 
+def _stream_name(node: Stream | Tap, props: Props) -> str:
+    """As its client gave it. The node's own name is cut for display."""
+    return prop_text(props, "media.name") or node.name
+
+
 def _buffer_usec(stream: PlaybackStream | None) -> int:
     return stream.layout.to_ns(stream.queue.length) // 1000 if stream else 0
 
@@ -124,7 +130,8 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
     """GET_SOURCE_OUTPUT_INFO."""
     assert stream.node.sink is not None
     return {
-        "index": stream.node.id, "name": stream.node.name, "module": door.module_of(stream.node.id).index,
+        "index": stream.node.id, "name": _stream_name(stream.node, stream.props),
+        "module": door.module_of(stream.node.id).index,
         "client": stream.owner.index, "source": stream.node.sink.id, "spec": spec_of(stream.format),
         "map": map_of(stream.format), "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
         "source_usec": 0, "resample_method": None, "driver": DRIVER,
