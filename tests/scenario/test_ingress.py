@@ -122,6 +122,7 @@ class House(Rig):
         super().__init__()
         self.driver.detach(self.graph)
         self.clients.clear()
+        self.programs: list[Program] = []
         ids = Ids()
         now: Callable[[], HostNs] = lambda: self.now_ns  # noqa: E731
         around = Surroundings(now, now, lambda: 0, lambda: 0, lambda pid: pid == FIREFOX.pid)
@@ -185,6 +186,7 @@ class House(Rig):
 
     async def native(self) -> None:
         program = Program(self.guest)
+        self.programs.append(program)
         self.names["native recorder"] = f"recorder/{program.record('take')}"
         self.names["native"] = await program.play(48_000, "film")
         self.names["native, another rate"] = await program.play(22_050, "song", 40)

@@ -306,8 +306,8 @@ def test_a_rule_for_recorders_is_applied_where_their_clients_may_record() -> Non
     assert client.error(Command.CREATE_RECORD_STREAM, **fields) == Err.ACCESS, "the default is the microphone"
     rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
     new = client.ask(Command.CREATE_RECORD_STREAM, **fields)
-    assert new["source_name"] == "microphone" and rig.door.records[new["index"]].mute
-    assert rig.door.records[new["index"]].gains == (0.125, 0.125)
+    assert new["source_name"] == "microphone" and rig.door.records[new["index"]].state.mute
+    assert rig.door.records[new["index"]].state.gains == (0.125, 0.125)
     client.ask(Command.EXTENSION, **a_write(SET, {group: rule}, at_once=True))
     assert record.node.sink is not None and record.node.sink.name == "microphone"
 
