@@ -43,7 +43,10 @@ CAUSES: dict[tuple[str, str], str] = {
         "machine",
         "displaced",
     ): "the machine's server disconnected Millrace, as it does when another viewer connects",
-    ("send", "line full"): "the listener's connection is too slow for its bitrate, or the listener has stopped reading",
+    (
+        "send",
+        "line full",
+    ): "the listener's connection is too slow for its bitrate (lower it), or the listener has stopped reading",
     ("network", "packets lost"): "packets did not arrive",
     ("network", "stalled"): "nothing arrived for longer than the target delay, then everything at once",
     ("network", "late"): "packets took longer than any before",

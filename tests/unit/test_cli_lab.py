@@ -132,16 +132,19 @@ def test_a_line_is_as_bad_as_is_said(impaired: list[Any]) -> None:
     assert (url, listen, seed) == ("ws://127.0.0.1:8642", "127.0.0.1:8643", 1)
     assert (good.delay_ns, good.loss, good.burst, good.reorder, good.duplicate, good.rate_bps) == (0, 0, False, 0, 0, 0)
     said("impair", "wss://h:1", "--listen", "[::1]:2", "--delay", "20ms", "--jitter", "5ms", "--shape", "saw", "--loss",
-         "2%", "--bursts", "--reorder", "3%", "--duplicate", "4%", "--rate", "256k", "--seed", "7")  # fmt: skip
+         "2%", "--bursts", "--reorder", "3%", "--duplicate", "4%", "--rate", "256k",
+         "--queue", "2s", "--seed", "7")  # fmt: skip
     (url, listen, bad, seed) = impaired.pop()
     assert (url, listen, seed) == ("wss://h:1", "[::1]:2", 7)
     assert (bad.delay_ns, bad.jitter, bad.jitter_ns) == (20 * NS_PER_MS, "saw", 5.0 * NS_PER_MS)
     assert (bad.loss, bad.burst, bad.reorder, bad.duplicate, bad.rate_bps) == (0.02, True, 0.03, 0.04, 256_000)
+    assert (good.queue_ns, bad.queue_ns) == (NS_PER_S, 2 * NS_PER_S)
 
 
 @pytest.mark.parametrize("words", [
     "ftp://h:1", "h:1", "ws://", "ws://h:0", "ws://h:x", "ws://[", "--loss 2", "--loss 100%", "--loss x%",
-    "--reorder -1%", "--delay 5", "--delay 61s", "--shape round", "--rate x", "--seed -1", "--duplicate nan%",
+    "--reorder -1%", "--delay 5", "--delay 61s", "--shape round", "--rate x", "--queue 5", "--seed -1",
+    "--duplicate nan%",
 ])  # fmt: skip
 def test_a_line_that_can_not_be_is_refused_before_anything_listens(impaired: list[Any], words: str) -> None:
     with pytest.raises(ConfigError):

@@ -136,6 +136,9 @@ def impair(
     reorder: Annotated[str, typer.Option(metavar="PERCENT", help="Share of packets reordered.")] = "0%",
     duplicate: Annotated[str, typer.Option(metavar="PERCENT", help="Share of packets duplicated.")] = "0%",
     rate: Annotated[str, typer.Option(help="Line rate, such as 256k; 0 for no limit.")] = "0",
+    queue: Annotated[
+        str, typer.Option(metavar="DURATION", help="With --rate: media that would wait longer than this is lost.")
+    ] = "1s",
     seed: Annotated[int, whole("--seed", 0, 1 << 32, "Random seed; the same seed repeats the run.")] = 1,
 ) -> None:
     """Impair the connection between a listener and its daemon.
@@ -156,6 +159,7 @@ def impair(
         delay_ns=_ns(delay, "--delay"), jitter=shape, jitter_ns=float(_ns(jitter, "--jitter")),
         loss=_share(loss, "--loss"), burst=bursts, reorder=_share(reorder, "--reorder"),
         duplicate=_share(duplicate, "--duplicate"), rate_bps=0 if rate == "0" else parse_bitrate(rate),
+        queue_ns=_ns(queue, "--queue"),
     )  # fmt: skip
     run_async(_impair(url, listen, path, seed))
 

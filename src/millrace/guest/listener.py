@@ -36,7 +36,7 @@ from millrace.wire.peer.messages import (
     Trouble,
     Welcome,
 )
-from millrace.wire.peer.session import PeerServer
+from millrace.wire.peer.session import BEHIND_MAX_NS, PeerServer
 
 _NAME_MAX = 100
 LISTENER_BYTES = 96 * 1024
@@ -77,7 +77,11 @@ class ListenerSession:
         self.account = guest.admission.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
         self.address = address
         self.wire = PeerServer(now_ns)
-        self.outlet = Subscriber(id_, address, write, room, self._may_queue, self._dropped)
+        self.outlet = Subscriber(id_, address, write, self._room_for, self._may_queue, self._dropped)
+        self._room = room
+        self._behind_ns: HostNs = 0
+        """How far behind the listener was when last measured."""
+        self._probed_packets = 0
         self.report = Report()
         self.closing = False
         self._codec_reason = ""
@@ -113,7 +117,7 @@ class ListenerSession:
         self.wire.receive(message, now_ns)
         for event in self.wire.events():
             self._handle(event, now_ns)
-        self.flush()
+        self._measure(now_ns)
 
     def flush(self) -> None:
         """Send pending messages."""
@@ -131,12 +135,26 @@ class ListenerSession:
         self.flush()
 
     def tick(self, now_ns: HostNs) -> None:
-        """About once a second: update the bitrate, and send what the connection had no room for."""
+        """About once a second: update bitrate and lag, and send what the connection had no room for."""
         then, sent = self._rate_mark
         if now_ns - then >= NS_PER_S:
             self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
             self._rate_mark = (now_ns, self.outlet.sent_bytes)
-        self.outlet.flush()
+        self._measure(now_ns)
+
+    def _room_for(self) -> bool:
+        return self._behind_ns < BEHIND_MAX_NS and self._room()
+
+    # What the listener has not received yet waits in kernels, proxies and routers, where nothing can be dropped. So no
+    # more is written while it is too far behind, and the outlet's queue drops what is old.
+    def _measure(self, now_ns: HostNs) -> None:
+        """Find out how far behind the listener is, and send what it may have."""
+        self._behind_ns = self.wire.probes.behind_ns(now_ns)
+        self.flush()
+        if self.outlet.sent_packets != self._probed_packets and not self.outlet.queued and self._room_for():
+            self._probed_packets = self.outlet.sent_packets
+            self.wire.probe(now_ns)
+            self.flush()
 
     def closed(self) -> None:
         """The connection or its rights are gone."""
@@ -184,7 +202,10 @@ class ListenerSession:
         return self.account.fits("queue", size, LISTENERS)
 
     def _dropped(self) -> None:
-        evidence = {"queued": self.outlet.queued, "rtt_ms": round((self.rtt_ns or 0) / NS_PER_MS, 1)}
+        evidence = {
+            "queued": self.outlet.queued, "behind_ms": round(self._behind_ns / NS_PER_MS, 1),
+            "rtt_ms": round((self.rtt_ns or 0) / NS_PER_MS, 1),
+        }  # fmt: skip
         self.guest.report(self.silent("send", "line full", evidence, now_ns()))
 
     def _tell(self, told: Trouble, now_ns: HostNs) -> None:

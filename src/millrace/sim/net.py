@@ -57,7 +57,8 @@ JITTERS: dict[str, Callable[[np.random.Generator, NDArray[np.int64], float], Del
 class Path:
     """How a network behaves. `loss` is a fraction; with `burst`, losses come in bursts.
 
-    `stalls` are (from, to) in ns, during which nothing passes; `rate_bps` 0 means no limit.
+    `stalls` are (from, to) in ns, during which nothing passes; `rate_bps` 0 means no limit. What would wait
+    longer than `queue_ns` for a line of limited rate is lost, as in a router; None: a queue without end.
     """
 
     delay_ns: HostNs = NS_PER_MS
@@ -68,6 +69,7 @@ class Path:
     reorder: float = 0.0
     duplicate: float = 0.0
     rate_bps: int = 0
+    queue_ns: HostNs | None = None
     ordered: bool = True
     stalls: tuple[tuple[HostNs, HostNs], ...] = ()
 
@@ -120,7 +122,7 @@ class NetEmulator(Generic[T]):
     def send(self, message: T, now_ns: HostNs, size: int = 0) -> None:
         """Send a message."""
         self.sent += 1
-        if self._droppable(message) and self._is_lost():
+        if self._droppable(message) and (self._is_lost() or self._is_full(now_ns)):
             self.lost += 1
             return
         copies = 2 if self._droppable(message) and self._random.random() < self.path.duplicate else 1
@@ -128,6 +130,10 @@ class NetEmulator(Generic[T]):
         for _ in range(copies):
             heapq.heappush(self._queue, (self._arrival(now_ns, size), self._serial, message))
             self._serial += 1
+
+    def _is_full(self, now_ns: HostNs) -> bool:
+        limit = self.path.queue_ns
+        return limit is not None and self._line_free_ns - now_ns > limit
 
     # A burst begins with probability p / (B * (1 - p)) at each packet that is not in one, where B is the mean length
     # of a burst: that makes the share of lost packets p in the long run, however long the bursts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import ClassVar, TypeAlias
 
 from millrace.clock.allowance import Allowance
@@ -29,6 +30,9 @@ from millrace.wire.peer.tracks import TRACK, sound_of, unpack_track
 
 PING_NS = 2 * NS_PER_S
 SILENT_MAX_NS = 15 * NS_PER_S
+PROBE_NS = NS_PER_S
+BEHIND_MAX_NS = 2 * NS_PER_S
+"""How much later than it was sent sound may reach a listener: beyond this, no more is written to its connection."""
 HELLO_MAX_NS = 10 * NS_PER_S
 ANSWERS_MAX = 64
 """The most messages that may wait to be sent before pings go unanswered: a peer may keep pinging without reading."""
@@ -130,6 +134,41 @@ class _Session:
         return False
 
 
+# A connection over a slow line buffers seconds of sound that the daemon does not see: in kernels, proxies and routers.
+# A probe is a ping that is sent among the sound, so its pong shows that all before it has arrived. Probes wait behind
+# the sound, so they say nothing good about the clocks and stay out of the offset filter. A peer that has never answered
+# a ping is not measured, and a probe without an answer for as long as a silent peer is kept no longer counts.
+class Probes:
+    """Measures how far behind a peer is."""
+
+    def __init__(self) -> None:
+        self._sent: deque[HostNs] = deque()
+        self._answers = False
+
+    def send(self, now_ns: HostNs) -> bool:
+        """Whether to send a probe now: it then counts as sent."""
+        if self._sent and now_ns - self._sent[-1] < PROBE_NS:
+            return False
+        self._sent.append(now_ns)
+        return True
+
+    def answered(self, sent_ns: HostNs) -> bool:
+        """Take a pong; whether it answers a probe."""
+        self._answers = True
+        probe = sent_ns in self._sent
+        while probe and self._sent[0] != sent_ns:
+            self._sent.popleft()
+        if probe:
+            self._sent.popleft()
+        return probe
+
+    def behind_ns(self, now_ns: HostNs) -> HostNs:
+        """For how long the oldest probe has been on its way; 0 if all have been answered."""
+        while self._sent and now_ns - self._sent[0] >= SILENT_MAX_NS:
+            self._sent.popleft()
+        return now_ns - self._sent[0] if self._sent and self._answers else 0
+
+
 class PeerServer(_Session):
     """The daemon's end. It expects Hello first, and sends pings from then on."""
 
@@ -138,6 +177,7 @@ class PeerServer(_Session):
     def __init__(self, now_ns: HostNs) -> None:
         super().__init__(now_ns, 4 * PING_NS)
         self.keepalive.rest_until(now_ns + HELLO_MAX_NS)
+        self.probes = Probes()
         self.greeted = False
         self._offered = False
         self._speaks: CodecParameters | None = None
@@ -164,6 +204,16 @@ class PeerServer(_Session):
                 raise RemoteProtocolError("a microphone that was not offered in hello")
             self._speaks = self._new_format(parsed.format, now_ns)
         self._events.append(parsed)
+
+    def probe(self, now_ns: HostNs) -> None:
+        """Queue a probe, if one is due. Called while sound is sent and nothing waits before it."""
+        if self.greeted and self.probes.send(now_ns):
+            self._out.append(encode_message(Ping(now_ns)))
+
+    def _answered(self, message: object, now_ns: HostNs) -> bool:
+        if isinstance(message, Pong) and self.probes.answered(message.t):
+            return True
+        return super()._answered(message, now_ns)
 
     def _packet(self, message: bytes) -> None:
         if self._speaks is None:
