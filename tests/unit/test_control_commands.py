@@ -23,6 +23,7 @@ from millrace.graph.model import Stream
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_places
 from millrace.guest.notfound import NotFound
+from millrace.io.clock import now_ns
 from millrace.observe.objects import GuestView
 from millrace.rights.grants import ANY, Permission, Subject, Verdict
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, NOBODY, OWNER, Principal, Right, implied
@@ -207,6 +208,28 @@ def test_incidents_are_told_of_a_guest_or_of_one_thing(tmp_path: Path) -> None:
         for who, guest in ((OWNER, "never"), (guest_of(Right.SEE, "bob"), "alice")):
             with pytest.raises(NotFound):
                 await hall.ask("incidents", who, guest=guest)
+
+    with_guests(tmp_path, test)
+
+
+def test_a_removed_guests_incidents_are_the_owners_until_its_name_is_used_again(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        tenant = guest_of(Right.SEE, "alice")
+        node, diagnosis = hall.play("alice"), hall.worker.diagnosis
+        hall.worker.report(Symptom("client", "wrote late", "alice", "stream/1", {}, NS_PER_S))
+        hall.worker.report(Symptom("client", "wrote late", "bob", "stream/1", {}, NS_PER_S))
+        assert len(await hall.ask("incidents", tenant)) == 1
+        diagnosis.troubled(hall.worker.guests["alice"], node, "late", 0)
+        diagnosis.troubled(hall.worker.guests["alice"], node, "underrun", 0)
+        await hall.ask("guest.remove", guest="alice")
+        assert await hall.ask("incidents", tenant) == []
+        assert len(await hall.ask("incidents", guest="alice")) >= 1
+        await hall.ask("guest.add", name="alice")
+        diagnosis.handle_timeout(now_ns() + NS_PER_S)
+        assert await hall.ask("incidents", tenant) == await hall.ask("incidents", guest="alice") == []
+        assert {guest for guest, *_ in diagnosis.incidents.totals()} == {"bob"}
+        assert b'guest="alice",stage' not in hall.plane.metrics(OWNER)
+        assert [one.guest for one in await hall.ask("incidents")] == ["bob"]
 
     with_guests(tmp_path, test)
 

@@ -326,10 +326,16 @@ class Commands:
     # -- incidents ---------------------------------------------------------------------------------
 
     async def _incidents(self, args: r.Incidents, principal: Principal) -> list[IncidentView]:
-        seen = [i for i in self._worker.diagnosis.incidents if principal.may(Right.SEE, i.guest or None)]
+        # Incidents outlive their guest. Then only those see them who see all guests: a token for a guest that is yet to
+        # be made may name a removed one.
+        there = self._worker.guests
+        seen = [
+            incident for incident in self._worker.diagnosis.incidents
+            if principal.may(Right.SEE, incident.guest if incident.guest in there else None)
+        ]  # fmt: skip
         found = [i.view() for i in seen if args.guest in (None, i.guest) and args.subject in (None, i.subject)]
         if args.guest is not None and not found:
-            # Incidents outlive their guest, so check that the guest exists only if none are found.
+            # So check that the guest exists only if none are found.
             self.guest(principal, args.guest, Right.SEE)
         return found
 

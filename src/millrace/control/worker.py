@@ -220,9 +220,11 @@ class Worker:
 
     # A guest's state is restored before its sockets are opened: the first program that connects must meet the rules,
     # the levels and the sinks of before, or it could record in the moment in which its denial had not been read yet.
+    # What was recorded of a removed guest of that name stays for the owner to see until then, and is forgotten here.
     async def _start_guest(self, config: GuestConfig) -> Guest:
         """Create a guest and open its sockets. On failure nothing of it is left."""
         kept = await self.keeper.write(self.store.guest, config.name)
+        self.diagnosis.forget(config.name)
         memory = Memory(self.keeper, config.name)
         guest = Guest(config, self._common, memory)
         await memory.streams.load()

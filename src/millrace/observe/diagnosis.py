@@ -117,6 +117,13 @@ class Diagnosis:
         while self._doubts and self._doubts[0].due_ns <= now_ns:
             self._look_into(self._doubts.popleft())
 
+    def forget(self, guest: str) -> None:
+        """Forget what was recorded or is pending of a guest of this name: the next one is a different one."""
+        self._suspicions = [one for one in self._suspicions if one.symptom.guest != guest]
+        self._doubts = deque(one for one in self._doubts if one.guest.name != guest)
+        del self._doubtful[guest]
+        self.incidents.forget(guest)
+
     def report(self, symptom: Symptom) -> None:
         """See `symptoms.Report`."""
         now = self._around.now_ns()

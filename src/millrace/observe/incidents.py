@@ -83,7 +83,7 @@ Changed = Callable[[str, Incident], None]
 # When an incident ends: it has no end of its own, only a last time. A symptom that repeats within `MERGE_NS` of the
 # last one is the same incident and counts; after a pause of that length it is another. Conditions that come in bursts
 # while they last (`LASTING`) are given a minute. Totals count every symptom, merged or not, and are never reset, as a
-# counter of Prometheus must not be.
+# counter of Prometheus must not be; they go with their guest.
 #
 # `_latest` finds the incident to merge with, `_of_kind` and `_of_guest` the one to drop, which is the one whose last
 # report is longest ago: an incident that goes on is kept, and shown among the latest. When the guests together have too
@@ -108,7 +108,7 @@ class Incidents:
         return len(self._ring)
 
     def totals(self) -> dict[tuple[str, str, str], int]:
-        """Number of incidents since the daemon started, by (guest, stage, cause)."""
+        """Number of incidents since the daemon started or the guest was made, by (guest, stage, cause)."""
         return dict(self._totals)
 
     def record(
@@ -163,6 +163,13 @@ class Incidents:
         if self._latest[key] is old:
             del self._latest[key]
         self._changed("remove", old)
+
+    def forget(self, guest: str) -> None:
+        """Forget a guest's incidents and totals: a later guest of the same name is a different one."""
+        for old in list(self._of_guest.get(guest, {}).values()):
+            self._forget(old)
+        for key in [key for key in self._totals if key[0] == guest]:
+            del self._totals[key]
 
     # A cause may be dated up to 50 ms after its effect, because the moment at which it began is an estimate, between
     # two observations.
