@@ -14,7 +14,7 @@ import pytest
 from aiohttp import WSMessage, WSMsgType, web
 
 from millrace.budget import MIB
-from millrace.cli.logs import SAME_MAX, SAME_S, Rated
+from millrace.cli.logs import SAME_MAX, SAME_NS, Rated
 from millrace.control.registry import Registry, json_text
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
@@ -29,7 +29,7 @@ from millrace.rights.grants import Subject
 from millrace.rights.model import OWNER
 from millrace.server.http.events import WebSocket, messages
 from millrace.sim.rig import Rig
-from millrace.units import NS_PER_MS, HostNs, default_map
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs, default_map
 from millrace.wire.contract import Untimed
 from millrace.wire.pulse.client import Failed, Notice, PulseClientSession, Reply, playback_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Change, Command, Facility
@@ -437,17 +437,39 @@ def test_one_guest_s_incidents_push_out_none_of_the_others_() -> None:
 
 
 def test_a_flood_of_one_kind_of_message_is_not_a_flood_of_the_log() -> None:
-    rated, passed = Rated(), []
+    now, passed = 100 * NS_PER_S, []
+    rated = Rated(lambda: now)
     for number in range(1000):
         record = logging.makeLogRecord({"name": "x", "levelno": 30, "msg": "ended: %s", "args": (number,)})
-        record.created = 100.0 + number / 1000
+        now += NS_PER_MS
         passed.append(rated.filter(record))
     assert sum(passed) == SAME_MAX
     other = logging.makeLogRecord({"name": "x", "levelno": 30, "msg": "something else", "created": 101.0})
     assert rated.filter(other)
     later = logging.makeLogRecord({"name": "x", "levelno": 30, "msg": "ended: %s", "args": (7,)})
-    later.created = 101.0 + SAME_S
+    now += SAME_NS
     assert rated.filter(later) and later.getMessage() == f"ended: 7 ({1000 - SAME_MAX} more like this were left out)"
+
+
+def test_the_log_is_silenced_neither_by_another_guest_nor_by_a_clock_that_is_set_back() -> None:
+    now = 100 * NS_PER_S
+    rated = Rated(lambda: now)
+
+    def passes(form: str, first: str, created: float = 100.0) -> bool:
+        record = logging.makeLogRecord({"name": "x", "levelno": 30, "msg": form, "args": (first, "why")})
+        record.created = created
+        return rated.filter(record)
+
+    for form, alice, bob in (
+        ("%s: connection ended: %s", "guest alice, native", "guest bob, native"),
+        ("guest %s: %s", "alice", "bob"),
+    ):
+        assert sum(passes(form, alice) for _ in range(1000)) == SAME_MAX
+        assert passes(form, bob) and not passes(form, alice)
+    now += 11 * NS_PER_S
+    assert passes("guest %s: %s", "alice", created=-3600.0)
+    # What is not the daemon's own label gets no allowance of its own.
+    assert sum(passes("%s: %s", f"guest{n}, x") for n in range(1000)) == SAME_MAX
 
 
 def test_streams_that_end_or_are_refused_leave_the_collector_nothing() -> None:

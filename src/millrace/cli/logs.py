@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 
 from millrace.cli.console import ascii_json
+from millrace.io.clock import now_ns
 from millrace.text import parse_choice, printable, printable_lines
+from millrace.units import NS_PER_S, HostNs
 
 MESSAGE_MAX = 4000
 KINDS_MAX = 1000
-SAME_MAX, SAME_S = 20, 10.0
-"""At most SAME_MAX messages of one kind are written in SAME_S seconds, so that no client can fill the log."""
+SAME_MAX, SAME_NS = 20, 10 * NS_PER_S
+"""At most SAME_MAX messages of one kind are written in SAME_NS, so that no client can fill the log."""
+_LABEL = re.compile(r"guest ([^ ,:]+), ")
+"""How the label of a guest's connection begins."""
 FORMS = ("text", "json")
 
 
@@ -36,28 +42,42 @@ class JsonLines(logging.Formatter):
 
 
 # The kind of a message is its format string, not its text, so a client that varies its name does not get a new
-# allowance with every line. The table of kinds is bounded as well: when it is full it is emptied, which at worst lets
-# some messages through again.
+# allowance with every line. Each guest has an allowance of its own: messages about a guest begin with "guest NAME",
+# which is the format's first argument or in it, and is chosen by the daemon. The table of kinds is bounded as well:
+# when it is full it is emptied, which at worst lets some messages through again. Time is monotonic, since a wall clock
+# that is set back would keep everything out until it has caught up.
 class Rated(logging.Filter):
     """Limits the rate of each kind of message, and reports how many it has dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_ns: Callable[[], HostNs] = now_ns) -> None:
         super().__init__()
-        self._kinds: dict[tuple[str, int, str], tuple[float, int]] = {}
+        self._now_ns = now_ns
+        self._kinds: dict[tuple[str, int, str, str], tuple[HostNs, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
-        kind = record.name, record.levelno, str(record.msg)
-        since, count = self._kinds.get(kind, (record.created, 0))
-        if record.created - since > SAME_S:
+        now, kind = self._now_ns(), (record.name, record.levelno, str(record.msg), _guest_of(record))
+        since, count = self._kinds.get(kind, (now, 0))
+        if now - since > SAME_NS:
             left_out = count - SAME_MAX
             if left_out > 0:
                 record.msg, record.args = f"{record.getMessage()} ({left_out} more like this were left out)", None
-            since, count = record.created, 0
+            since, count = now, 0
         if len(self._kinds) > KINDS_MAX:
             self._kinds.clear()
         self._kinds[kind] = since, count + 1
         return count < SAME_MAX
+
+
+def _guest_of(record: logging.LogRecord) -> str:
+    """The guest that a message is about; empty if none."""
+    first = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    if not isinstance(first, str):
+        return ""
+    if str(record.msg).startswith("guest %s"):
+        return first
+    label = _LABEL.match(first)
+    return label[1] if label else ""
 
 
 def set_up(form: str = "text", verbose: bool = False) -> None:

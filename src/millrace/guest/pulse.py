@@ -150,7 +150,7 @@ class PulseServer(ProgramDoor):
             subject = peer_subject(transport.get_extra_info("socket"), admits)
             return PulseClient(self.door, HANDLERS, ClientState(self._guest.graph.ids.take(), subject))
         except GraphError as error:
-            log.warning("connection refused: %s", error)
+            log.warning("guest %s: connection refused: %s", self._name, error)
             return None
 
     def _watch(self, transport: asyncio.Transport, core: Connection) -> SenderIdentity | None:

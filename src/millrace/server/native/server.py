@@ -47,7 +47,7 @@ class NativeServer(Entrance):
     # buffer. The socket is closed here, as no session has taken it.
     def _take(self, sock: socket.socket) -> None:
         if len(self.sessions) >= CONNECTIONS_MAX and not self._one_less():
-            log.warning("connection refused: %s already has %d", self._path, CONNECTIONS_MAX)
+            log.warning("%s: connection refused: %s already has %d", self.label, self._path, CONNECTIONS_MAX)
             refusal = Fault(0, "busy", f"{CONNECTIONS_MAX} connections at most; close one")
             with contextlib.suppress(OSError):
                 sock.send(frame(refusal), socket.MSG_DONTWAIT)
