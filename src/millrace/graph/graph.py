@@ -204,17 +204,6 @@ class Graph(Nodes):
         mix.account.close()
         self._changed("remove", mix)
 
-    def suspend(self, sink: Sink, suspended: bool) -> None:
-        """Stop or resume playing what is linked into `sink`; on "resume" the observers reactivate their streams."""
-        resumed, sink.suspended = sink.suspended and not suspended, suspended
-        if suspended:
-            for stream in self.streams.values():
-                if stream.links and stream.sink is sink:
-                    self.deactivate(stream, "sink suspended")
-        self._changed("change", sink)
-        if resumed:
-            self._changed("resume", sink)
-
     def add_stream(self, stream: Stream, sink: Sink) -> None:
         """Add a stream, linked to `sink`, inactive."""
         link = link_to(stream, sink)

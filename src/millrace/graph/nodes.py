@@ -160,6 +160,25 @@ class Nodes:
         for node in self.nodes():
             readmit(node, parts[node.id])
 
+    # -- suspension ---------------------------------------------------------------------
+
+    # A suspended sink or source takes nothing: its streams are inactive, wherever they came from, and the plan leaves
+    # out every other link into it. On "resume" the doors reactivate those of their streams that have sound.
+    def suspend(self, sink: Sink, suspended: bool) -> None:
+        """Stop or resume playing what is linked into `sink`."""
+        resumed, sink.suspended = sink.suspended and not suspended, suspended
+        if suspended:
+            for stream in self.streams.values():
+                if stream.links and stream.sink is sink:
+                    self.deactivate(stream, "sink suspended")
+        self._changed("change", sink)
+        if resumed:
+            self._changed("resume", sink)
+
+    def deactivate(self, stream: Stream, cause: str, keep: bool = True) -> None:
+        """`stream` pauses; frames pulled but not yet heard are kept for its return, unless `keep` is false."""
+        raise NotImplementedError
+
     # -- links --------------------------------------------------------------------------
 
     def move_stream(self, stream: Stream, sink: Sink) -> None:
@@ -170,11 +189,16 @@ class Nodes:
             self._relink(stream, sink)
 
     def _relink(self, stream: Stream, sink: Sink) -> None:
+        held_back = bool(stream.links) and stream.sink.suspended
         set_links(stream, [link_to(stream, sink)])
+        if sink.suspended:
+            self.deactivate(stream, "sink suspended")
         for tap in stream.taps:
             tap.sink = sink
             self._changed("change", tap)
         self._changed("change", stream)
+        if held_back and not sink.suspended:
+            self._changed("resume", sink)
 
     def move_tap(self, tap: Tap, sink: Sink) -> None:
         """Let `tap` hear `sink` instead."""

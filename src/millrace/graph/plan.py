@@ -241,7 +241,7 @@ class Planner:
         mixed: dict[int, Samples] = {}
         plan.pools = [pool for pool in pools if not pool.empty]
         alone = [(tap, tap.stream) for tap in taps if tap.stream and tap.active]
-        links = {sink: sink.links for sink in sinks}
+        links = {sink: [link for link in sink.links if not link.target.suspended] for sink in sinks}
         order: list[Sink] = []
         yield from ordered(links, order)
         runs: dict[int, SinkRun] = {}
@@ -337,7 +337,9 @@ class Planner:
             # then a lane may belong to another stream. So gains ramp from what was heard, whatever caused the new plan.
             old = self._applied.stream_gains.get(stream.id)
             now = new.stream_gains[stream.id] = {
-                link.target.id: link_gain(stream, link) for link in stream.links if link.target.id in runs
+                link.target.id: link_gain(stream, link)
+                for link in stream.links
+                if link.target.id in runs and not link.target.suspended
             }
             for sink_id, gain in now.items():
                 # A new stream begins at full gain; one that played elsewhere fades in.

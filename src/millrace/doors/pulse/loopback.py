@@ -101,6 +101,8 @@ class Loopback:
         if kind is Change.REMOVE:
             self._door.unload(self._module)
             return
+        if stream.held_back:
+            stream.flush()
         before, now = self._sink, stream.node.sink
         if now is before or before is None:
             return
@@ -131,11 +133,19 @@ class Loopback:
 
     # -- sound -----------------------------------------------------------------------------------
 
+    # Nothing limits the recorder, as requests limit a client. While the playback stream is held back, what is recorded
+    # is dropped, and so is what is queued in excess of the buffer, whatever the cause. In both cases the stream begins
+    # anew with what comes next, at its latency, as in PulseAudio.
     def send_block(self, channel: int, data: bytes) -> None:
         """See `RecordOwner`: play what was recorded."""
         del channel
-        if self._playback is not None:
-            self._playback.write(Seek.RELATIVE, 0, data)
+        playback = self._playback
+        if playback is None:
+            return
+        if playback.held_back or playback.queue.length + len(data) > playback.attr.maxlength:
+            playback.flush()
+        if not playback.held_back:
+            playback.write(Seek.RELATIVE, 0, data)
 
     def notice(self, command: Command, **values: Any) -> None:
         """See `Owner`: there is no client to notify."""

@@ -134,11 +134,16 @@ class PlaybackStream(PlaybackSettings, Ingress):
             state.prebuffering = False
         if state.prebuffering or self.node.active:
             return
-        held = state.corked or self.node.sink.suspended or self.removed
+        held = self.held_back or self.removed
         tail = state.drain is not None and self._resampled.held_ns
         has_sound = self.queue.length or state.attr.prebuf == 0 or tail
         if not held and has_sound:
             self.graph.activate(self.node)
+
+    @property
+    def held_back(self) -> bool:
+        """Whether it may not play, however much is queued."""
+        return self.state.corked or self.node.sink.suspended
 
     def set_corked(self, corked: bool) -> None:
         """Pause or resume."""
@@ -201,8 +206,7 @@ class PlaybackStream(PlaybackSettings, Ingress):
 
     def _empty(self) -> bool:
         """Whether nothing is left to play. That includes what the resampler held back when the stream ran dry."""
-        paused = self.state.corked or self.node.sink.suspended
-        left = self._resampled.pending if paused else self._resampled.held_ns
+        left = self._resampled.pending if self.held_back else self._resampled.held_ns
         return self.queue.length == 0 and not left and self.graph.ahead(self.node) == 0
 
     def _finish_drain_if_empty(self) -> None:
