@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from millrace.daemon.app import Daemon
 from millrace.graph.model import Stream
 from millrace.io import turns
 from millrace.rights.model import Principal, Right
-from millrace.server.http.answers import ITEMS_AT_ONCE, as_json
+from millrace.server.http.answers import ITEMS_AT_ONCE, as_json, as_msgpack
 from millrace.units import default_map
 from tests.scenario.test_kept import ask, running
 
@@ -67,6 +68,19 @@ def test_a_long_answer_is_made_text_of_with_pauses_and_is_what_it_was() -> None:
     async def main() -> None:
         made, rounds = await rounds_of(as_json(value))
         assert made == json.dumps(value) and rounds > 520 / ITEMS_AT_ONCE
+
+    asyncio.run(main())
+
+
+def test_an_answer_of_few_large_items_is_made_with_pauses_too() -> None:
+    value = {"streams": [{"name": "n" * 60_000} for _ in range(20)], "sinks": [{"name": "n" * 60_000}] * 50}
+
+    async def main() -> None:
+        made, rounds = await rounds_of(as_json(value))
+        assert made == json.dumps(value) and rounds > 35
+        few = {"streams": value["streams"][:15]}
+        packed, rounds = await rounds_of(as_msgpack(few))
+        assert msgspec.msgpack.decode(packed) == few and rounds > 7
 
     asyncio.run(main())
 

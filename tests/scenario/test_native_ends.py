@@ -232,7 +232,9 @@ def test_an_answer_too_large_for_a_message_is_refused_and_the_connection_goes_on
     async def test(daemon: Daemon) -> None:
         graph = daemon.worker.guest("alice").graph
         assert graph.default is not None
-        sinks = [graph.add_sink(f"s{n}", "x" * 5_000) for n in range(250)]
+        sinks = [graph.add_sink(f"s{n}") for n in range(250)]
+        for sink in sinks:
+            sink.description = "x" * 5_000
         async with connect(daemon.config.runtime / "native.sock") as own:
             with pytest.raises(BudgetError, match="does not fit in one message"):
                 await own.call("state")

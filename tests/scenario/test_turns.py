@@ -408,6 +408,9 @@ def test_watchers_are_told_in_slices_and_by_turns() -> None:
         def send_objects(self, made: bytes) -> None:
             self.told += made.count(b'"kind"')
 
+        def is_behind(self) -> bool:
+            return False
+
     async def test() -> None:
         registry = Registry()
         watchers = [Watcher() for _ in range(10)]

@@ -435,6 +435,9 @@ class Session:
     def send_objects(self, made: bytes) -> None:
         self.shown += len(made)
 
+    def is_behind(self) -> bool:
+        return False
+
     def claim_changed(self, name: str, have: bool) -> None:
         self.told.append((name, have))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from millrace.control.registry import NOTHING, Looked, Registry, json_text
+from millrace.control.registry import BEHIND_S, NOTHING, SLICE_MIN, STEP_BYTES, Looked, Registry, json_text
 from millrace.io.turns import Turns
 from millrace.rights.model import OWNER, Principal, parse_rights
 
@@ -27,6 +27,9 @@ class Watcher:
 
     def send_objects(self, made: bytes) -> None:
         self.heard.append(json.loads(made))
+
+    def is_behind(self) -> bool:
+        return False
 
     def take(self) -> list[Any]:
         """What was told since the last time: each object as it is, and numbers of those that are gone."""
@@ -110,6 +113,33 @@ def test_who_asks_for_measurements_is_told_each_second_what_is_different() -> No
         registry.second()
         registry.drop_guest("b")
         assert (await told(watchers))[2] == [2]
+
+    run(test)
+
+
+def test_a_listing_is_made_in_steps_of_few_bytes_and_waits_for_a_watcher_that_is_behind() -> None:
+    class Slow(Watcher):
+        behind, largest = True, 0
+
+        def send_objects(self, made: bytes) -> None:
+            self.largest = max(self.largest, len(made))
+            super().send_objects(made)
+
+        def is_behind(self) -> bool:
+            return self.behind
+
+    async def test(registry: Registry) -> None:
+        for number in range(200):
+            registry.put(number, "stream", "a", lambda: {"name": "n" * 12_000})
+        slow = Slow(registry)
+        assert len((await told([slow]))[0]) <= SLICE_MIN, "it is not behind because of what it is sent"
+        slow.behind = False
+        await asyncio.sleep(3 * BEHIND_S)
+        assert len((await told([slow]))[0]) >= 196
+        assert slow.largest < 2 * STEP_BYTES + 12_000
+        for number in range(200):
+            registry.put(number, "stream", "a", lambda: {"name": "m" * 12_000})
+        assert len((await told([slow]))[0]) == 200 and slow.largest < 2 * STEP_BYTES + 12_000
 
     run(test)
 

@@ -9,6 +9,7 @@ measurements gets, once a second, the objects that look different from the last 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from millrace.io.turns import Steps, Turns
+from millrace.io.turns import Portion, Steps, Turns
 from millrace.rights.model import Principal, Right
 from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed
@@ -27,7 +28,11 @@ ON_REQUEST = ("grant", "token")
 """Kinds that are watched only if asked for."""
 MEASURED = frozenset({"sink", "source", "stream", "listener", "door"})
 """Kinds that have measurements."""
-SLICE = 50
+SLICE_MIN, SLICE = 4, 50
+"""Objects encoded in one step: halved when a step made more than `STEP_BYTES`."""
+STEP_BYTES = 64 * 1024
+BEHIND_S = 0.02
+"""How long an initial listing waits for a watcher that is behind, before it looks again."""
 SENDS_A_STEP = 20
 """Watchers that get an already encoded message in one step."""
 FRAME_BYTES = 256 * 1024
@@ -75,6 +80,10 @@ class Watcher(Protocol):
         """Send a message made by `encode`."""
         ...
 
+    def is_behind(self) -> bool:
+        """Whether it has left so much unread that its initial listing has to wait."""
+        ...
+
 
 class Looked(NamedTuple):
     """What a watcher has been sent, so that another can continue in its place."""
@@ -85,6 +94,25 @@ class Looked(NamedTuple):
 
 
 NOTHING = Looked()
+
+
+class _Showing:
+    """The work of one initial listing. It rests while its watcher is behind: a listing may be larger than its limit."""
+
+    first = False
+
+    def __init__(self, watcher: Watcher, steps: Iterator[None], turns: Turns) -> None:
+        self._watcher, self._steps, self._turns = watcher, steps, turns
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        for _ in self._steps:
+            if self._watcher.is_behind():
+                asyncio.get_running_loop().call_later(BEHIND_S, self._turns.wait, self)
+                return True
+            if self._turns.over():
+                return False
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +149,7 @@ class Registry:
         """By guest: the measurements last sent, the same for all watchers that asked."""
         self._of_guest: dict[str, set[int]] = {}
         self._turns = Turns()
+        self._portion = Portion(SLICE_MIN, SLICE)
         self._telling = Steps(self._tell, self._turns.over)
 
     def __len__(self) -> int:
@@ -169,14 +198,14 @@ class Registry:
         """Send changes to watchers, slice by slice, a few watchers per step; then measurements."""
         while self._there or self._gone or self._measured:
             if self._there or self._gone:
-                there = _slice(self._there)
+                there = _slice(self._there, self._portion.bytes)
                 gone, self._gone = self._gone, {}
                 self._leaving = gone
                 shown = {entry.id: _shown(entry) for entry in there}
                 yield from self._tell_of(there, shown, gone, list(self._watchers))
                 self._leaving = {}
             else:
-                there = _slice(self._measured)
+                there = _slice(self._measured, self._portion.bytes)
                 shown = {entry.id: _shown(entry) for entry in there}
                 there = [e for e in there if self._last.get(e.guest, {}).get(e.id) != shown[e.id]]
                 for guest in {entry.guest for entry in there}:
@@ -198,6 +227,7 @@ class Registry:
                 seen = [shown[e.id] for e in there if _sees(watcher, e)]
                 lost = [e.id for e in gone.values() if _sees(watcher, e)]
                 data = made[key] = watcher.encode(seen, lost, False) if seen or lost else b""
+                self._portion.processed(len(data) > STEP_BYTES)
             if data and watcher in self._watchers:
                 watcher.send_objects(data)
             # Encoding is slow, so it takes a step of its own; sending an encoded message is cheap.
@@ -209,8 +239,7 @@ class Registry:
     def watch(self, watcher: Watcher, before: Looked = NOTHING) -> None:
         """Send `watcher` all objects and what is gone of `before`, then every change."""
         look = self._watchers[watcher] = _Look(before.numbers, before.synced)
-        steps = self._show(watcher, look)
-        self._turns.wait(Steps(lambda: steps, self._turns.over))
+        self._turns.wait(_Showing(watcher, self._show(watcher, look), self._turns))
 
     def looked(self, watcher: Watcher) -> Looked | None:
         """What it has been sent, including removals still on their way; None if it watches nothing."""
@@ -234,14 +263,16 @@ class Registry:
             self._last.pop(guest, None)
 
     def _show(self, watcher: Watcher, look: _Look) -> Iterator[None]:
-        ids = iter(list(self._entries))
+        ids, portion = iter(list(self._entries)), Portion(SLICE_MIN, SLICE)
         while self._watchers.get(watcher) is look:
-            part = [self._entries.get(id_) for id_ in islice(ids, SLICE)]
+            part = [self._entries.get(id_) for id_ in islice(ids, portion.bytes)]
             shown = [_shown(entry) for entry in _seen_by(watcher, part)]
-            over = len(part) < SLICE
+            over = len(part) < portion.bytes
             # Not `look.gone - self._entries.keys()`, which goes through all objects.
             gone, look.gone = sorted(id_ for id_ in look.gone if id_ not in self._entries), frozenset()
-            watcher.send_objects(watcher.encode(shown, gone, over and not look.synced))
+            made = watcher.encode(shown, gone, over and not look.synced)
+            portion.processed(len(made) > STEP_BYTES)
+            watcher.send_objects(made)
             if over:
                 look.synced = True
                 return
@@ -275,9 +306,9 @@ def json_text(there: list[Shown], gone: list[int], synced: bool) -> bytes:
     return msgspec.json.encode({"there": there, "gone": gone, "synced": synced})
 
 
-def _slice(entries: dict[int, Entry]) -> list[Entry]:
-    """Take out the first `SLICE` entries."""
-    return [entries.pop(id_) for id_ in list(islice(entries, SLICE))]
+def _slice(entries: dict[int, Entry], count: int) -> list[Entry]:
+    """Take out the first entries."""
+    return [entries.pop(id_) for id_ in list(islice(entries, count))]
 
 
 def _sees(watcher: Watcher, entry: Entry) -> bool:

@@ -27,6 +27,7 @@ PORTION_BYTES_MIN, PORTION_BYTES_MAX = 256, 4 * 1024
 """How much is read and parsed in one step when other connections share the turns."""
 FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
+BEHIND = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -175,6 +176,12 @@ class FdStream:
         self._take_fds(fds)
         self._buffer[: len(data)] = data
         return len(data)
+
+    def is_behind(self) -> bool:
+        """Send the core's output, and say whether the peer leaves much of it unread."""
+        if self._sock.fileno() >= 0:
+            self.flush()
+        return self._unsent > BEHIND
 
     def flush_soon(self) -> None:
         """Send the core's output at the guest's next turn, so that messages queued until then go out together."""

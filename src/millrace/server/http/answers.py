@@ -20,25 +20,54 @@ SMALL = 32 * 1024
 READ_S = 30.0
 """A larger one must be read within this time, or the connection is closed."""
 ITEMS_AT_ONCE = 25
-"""List items encoded per step."""
+BYTES_AT_ONCE = 64 * 1024
+"""A step ends after this many list items, or after the item with which it has made this many bytes."""
 REPLY_MAX = FRAME_MAX - 1024
 """The largest value of a native reply."""
 
 
+class _Step:
+    """What was made since the last pause. A step ends after a number of list items, or of bytes."""
+
+    def __init__(self, room: int | None = None) -> None:
+        self._room, self._items, self._bytes = room, 0, 0
+
+    async def made(self, size: int, items: int = 0) -> None:
+        """Count what was made, and pause if that was enough; BudgetError if there is no room for it."""
+        if self._room is not None:
+            self._room -= size + 5
+            if self._room < 0:
+                raise BudgetError(
+                    f"the answer does not fit in one message ({FRAME_MAX} bytes): ask for one guest or one object,"
+                    " use `watch`, or use HTTP"
+                )
+        self._items += items
+        self._bytes += size
+        if self._items >= ITEMS_AT_ONCE or self._bytes >= BYTES_AT_ONCE:
+            self._items = self._bytes = 0
+            await asyncio.sleep(0)
+
+
 async def as_json(value: Any) -> str:
     """Encode as JSON, with pauses: a guest may have thousands of streams, and sound must continue in between."""
+    return await _json(value, _Step())
+
+
+async def _json(value: Any, step: _Step) -> str:
     value = _opened(value)
     if isinstance(value, dict):
-        return "{" + ", ".join([f"{json.dumps(str(key))}: {await as_json(item)}" for key, item in value.items()]) + "}"
-    if not isinstance(value, list) or not value:
-        return _text(value)
-    if len(value) > ITEMS_AT_ONCE:
-        parts = []
-        for at in range(0, len(value), ITEMS_AT_ONCE):
-            parts.append(_text(value[at : at + ITEMS_AT_ONCE])[1:-1])
-            await asyncio.sleep(0)
-        return "[" + ", ".join(parts) + "]"
-    return "[" + ", ".join([await as_json(item) for item in value]) + "]"
+        return "{" + ", ".join([f"{json.dumps(str(k))}: {await _json(item, step)}" for k, item in value.items()]) + "}"
+    if isinstance(value, list) and len(value) <= ITEMS_AT_ONCE:
+        return "[" + ", ".join([await _json(item, step) for item in value]) + "]"
+    if isinstance(value, list):
+        return "[" + ", ".join([await _leaf_text(item, step, 1) for item in value]) + "]"
+    return await _leaf_text(value, step)
+
+
+async def _leaf_text(value: Any, step: _Step, items: int = 0) -> str:
+    text = json.dumps(msgspec.to_builtins(value))
+    await step.made(len(text), items)
+    return text
 
 
 def _opened(value: Any) -> Any:
@@ -49,39 +78,25 @@ def _opened(value: Any) -> Any:
     return {shown: item for shown, own in fields if (item := getattr(value, own)) is not msgspec.UNSET}
 
 
-def _text(value: Any) -> str:
-    return json.dumps(msgspec.to_builtins(value))
-
-
 async def as_msgpack(value: Any) -> msgspec.Raw:
     """Encode a native reply with the same pauses; BudgetError as soon as it is too large for a message."""
-    return await _packed(value, [REPLY_MAX])
+    return await _packed(value, _Step(REPLY_MAX))
 
 
-async def _packed(value: Any, room: list[int]) -> msgspec.Raw:
+async def _packed(value: Any, step: _Step) -> msgspec.Raw:
     value = _opened(value)
     if isinstance(value, dict):
-        return packed({key: await _packed(item, room) for key, item in value.items()})
-    if isinstance(value, list) and len(value) > ITEMS_AT_ONCE:
-        parts = []
-        for number, item in enumerate(value, 1):
-            parts.append(_leaf(item, room))
-            if number % ITEMS_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return packed(parts)
+        return packed({key: await _packed(item, step) for key, item in value.items()})
+    if isinstance(value, list) and len(value) <= ITEMS_AT_ONCE:
+        return packed([await _packed(item, step) for item in value])
     if isinstance(value, list):
-        return packed([await _packed(item, room) for item in value])
-    return _leaf(value, room)
+        return packed([await _leaf(item, step, 1) for item in value])
+    return await _leaf(value, step)
 
 
-def _leaf(value: Any, room: list[int]) -> msgspec.Raw:
+async def _leaf(value: Any, step: _Step, items: int = 0) -> msgspec.Raw:
     made = packed(value)
-    room[0] -= len(bytes(made)) + 5
-    if room[0] < 0:
-        raise BudgetError(
-            f"the answer does not fit in one message ({FRAME_MAX} bytes): ask for one guest or one object, use `watch`,"
-            " or use HTTP"
-        )
+    await step.made(memoryview(made).nbytes, items)
     return made
 
 

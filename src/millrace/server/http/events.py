@@ -25,6 +25,8 @@ WATCHER_BYTES = 24 * 1024
 """Memory of a watcher."""
 FAREWELL_S = 5.0
 UNKNOWN = 'the only message accepted here is {"measure": "GUEST"}, or null in place of the guest'
+BEHIND = 256 * 1024
+"""With more bytes queued than this, the initial listing waits."""
 WAITING_MAX = 8 * 1024 * 1024
 """Bytes queued for a watcher; one that leaves more unread is disconnected, and may reconnect."""
 
@@ -128,6 +130,10 @@ class EventStream:
         self._waiting.append(made)
         self._size = size
         self._more.set()
+
+    def is_behind(self) -> bool:
+        """See `Watcher`."""
+        return self._size > BEHIND
 
     def _let_go(self) -> None:
         self._objects.unwatch(self)

@@ -100,6 +100,7 @@ class NativeSession:
             may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
             gone=self._gone, outgoing=state.outgoing,
         )  # fmt: skip
+        self.is_behind = self.line.is_behind
         if self.subject.identity.unproven:
             self.line.sender = SenderIdentity(sock.fileno(), self.subject.identity, self._identified)
         try:
@@ -247,10 +248,9 @@ class NativeSession:
             log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
             guest = self.server.guest
             self._plane.report(violation(guest.name if guest else "", str(self.subject.identity), why))
-        elif isinstance(why, BudgetError):
-            log.warning("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
         elif not isinstance(why, PeerLost):
-            log.error("%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
+            level = logging.WARNING if isinstance(why, BudgetError) else logging.ERROR
+            log.log(level, "%s: connection of %s ended: %s", self.server.label, self.subject.identity, why)
         self._cease()
 
     def _cease(self) -> None:
