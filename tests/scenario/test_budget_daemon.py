@@ -130,8 +130,10 @@ async def deaf_watcher(rig: Rig, secret: str) -> socket.socket:
 
 def churn(guest: Guest, count: int, name: str = "x" * 3000) -> list[Stream]:
     assert guest.graph.default is not None
-    streams = [Stream(guest.graph.ids.take(), name, guest.graph.positions) for _ in range(count)]
+    streams = [Stream(guest.graph.ids.take(), "", guest.graph.positions) for _ in range(count)]
     for stream in streams:
+        # Longer than a program can make it.
+        stream.name = name
         guest.graph.add_stream(stream, guest.graph.default)
     return streams
 

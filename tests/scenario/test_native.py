@@ -241,7 +241,9 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: 
         async with of_daemon(daemon) as watcher:
             changes = watcher.watch()
             await first_look(changes)
-            sinks = [graph.add_sink(f"s{n}", "x" * 4000) for n in range(200)]
+            sinks = [graph.add_sink(f"s{n}") for n in range(200)]
+            for sink in sinks:
+                sink.description = "x" * 4000
             last = sinks[-1].key
             for round_ in range(500):
                 for sink in sinks:
