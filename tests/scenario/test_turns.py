@@ -136,6 +136,46 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
+def test_work_that_others_wait_for_is_charged_but_does_not_wait_again() -> None:
+    """A change of one guest has its turn among everybody's: a flood in that guest must not prolong it."""
+
+    async def test() -> None:
+        worked_ns = 0
+
+        class Flood:
+            first = False
+
+            def work(self) -> bool:
+                nonlocal worked_ns
+                worked_ns += 2 * SLICE_NS
+                return False
+
+        async def change() -> str:
+            nonlocal worked_ns, rounds
+            for _ in range(4):
+                worked_ns += SLICE_NS
+                await asyncio.sleep(0)
+            return "made"
+
+        async def counted() -> None:
+            nonlocal rounds
+            while True:
+                rounds += 1
+                await asyncio.sleep(0)
+
+        turns, rounds = Turns(lambda: worked_ns), 0
+        for _ in range(10):
+            turns.wait(Flood())
+        counting = asyncio.create_task(counted())
+        await asyncio.sleep(0)
+        began, used = rounds, turns.used_ns
+        assert await turns.charged(change()) == "made"
+        assert rounds - began <= 6 and turns.used_ns - used >= 4 * SLICE_NS
+        counting.cancel()
+
+    run(test)
+
+
 def test_a_portion_adapts_to_what_its_bytes_cost() -> None:
     portion = Portion(64, 4096)
     sizes = []

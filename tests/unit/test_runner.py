@@ -67,6 +67,27 @@ class Silent:
         self.gone = now_ns >= self.heard_ns + NS_PER_S
 
 
+def test_a_core_that_stops_its_timer_and_fails_is_not_run_again(caplog: pytest.LogCaptureFixture) -> None:
+    class Ends:
+        runs = 0
+
+        def next_timeout(self) -> HostNs | None:
+            return now_ns()
+
+        def handle_timeout(self, now_ns: HostNs) -> None:
+            self.runs += 1
+            timer.stop()
+            raise ValueError("a bug")
+
+    async def test() -> None:
+        timer.drive(core, asyncio.get_running_loop())
+        await asyncio.sleep(2 * AFTER_FAILURE_S)
+
+    core, timer = Ends(), TimerRunner()
+    asyncio.run(test())
+    assert core.runs == 1 and len(caplog.records) == 1
+
+
 @pytest.mark.parametrize("said", [True, False])
 def test_after_a_stall_what_has_arrived_is_read_before_a_peer_counts_as_silent(
     said: bool, monkeypatch: pytest.MonkeyPatch

@@ -130,8 +130,10 @@ class Commands:
         async def whole() -> Any:
             return await run(args, self._worker.current(principal))
 
-        # A disk commits a few changes a second. One queue per share makes a client with many wait only for its own.
-        return await self._worker.keeper.change(turns, lambda: turns.do(whole()))
+        # The share is waited for first, and never while the change has its turn, for which everybody else waits. A disk
+        # commits a few changes a second. One queue per share makes a client with many wait only for its own.
+        await turns.turn()
+        return await self._worker.keeper.change(turns, lambda: turns.charged(whole()))
 
     def page_link(self) -> str:
         """A single-use link that signs a browser in as the owner.

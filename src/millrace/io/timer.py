@@ -87,6 +87,9 @@ class TimerRunner:
         except Exception:
             # A bug must not stop the timer for good. The pause keeps it from spinning if the deadline stays the same.
             log.exception("internal error when a timer ran out")
+            if self._core is None:
+                # Stopped before it failed.
+                return
             # `_armed_for` stays, so `rearm` with the unchanged deadline leaves this pause alone.
             self._handle = self._loop.call_later(AFTER_FAILURE_S, self._fire)
             return

@@ -222,6 +222,10 @@ class Turns(Slice):
             raise
         return await _Charged(self, work)
 
+    async def charged(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` at once, charged to the guest: for work that others wait for, once its own turn has come."""
+        return await _Charged(self, work, waits=False)
+
     def task(self, make: Callable[[], Coroutine[Any, Any, T]], name: str | None = None) -> asyncio.Task[T]:
         """Run what `make` returns in a task, as `do` does. It is not made if the task is cancelled before it begins."""
 
@@ -251,8 +255,8 @@ class _Turn:
 class _Charged(Awaitable[T]):
     """A coroutine whose steps each wait for a turn, and are charged to the guest."""
 
-    def __init__(self, turns: Turns, work: Coroutine[Any, Any, T]) -> None:
-        self._turns, self._work = turns, work
+    def __init__(self, turns: Turns, work: Coroutine[Any, Any, T], waits: bool = True) -> None:
+        self._turns, self._work, self._waits = turns, work, waits
 
     # The coroutine is driven by hand, so that each stretch between two awaits is charged and none of the awaited time
     # is. When what it awaited is there, it waits for a turn before it goes on, since a task wakes whether or not its
@@ -271,7 +275,7 @@ class _Charged(Awaitable[T]):
                 return done.value  # type: ignore[no-any-return]
             try:
                 given, send = [(yield awaited)], self._work.send
-                while not self._turns.ready():
+                while self._waits and not self._turns.ready():
                     yield from self._turns._turn().come
             except BaseException as error:
                 given, send = [error], self._work.throw
