@@ -16,11 +16,22 @@ from millrace.units import Positions, default_map
 STEREO = default_map(2)
 
 
+class Paused(Nodes):
+    """Nodes without a cycle, which record what they are told to pause."""
+
+    def __init__(self, positions: Positions) -> None:
+        super().__init__(positions)
+        self.paused: list[tuple[str, str]] = []
+
+    def deactivate(self, stream: Stream, cause: str, keep: bool = True) -> None:
+        self.paused.append((stream.key, cause))
+
+
 class Bench:
     """Nodes put in by hand, with an account each, and what observers were told."""
 
     def __init__(self) -> None:
-        self.nodes = Nodes(STEREO)
+        self.nodes = Paused(STEREO)
         self.budget = Budget()
         self.told: list[tuple[str, str]] = []
         self.nodes.observers.append(lambda change, node: self.told.append((change, node.key)))
@@ -203,3 +214,15 @@ def test_a_matrix_that_the_budget_has_no_room_for_changes_nothing() -> None:
     with pytest.raises(BudgetError):
         bench.nodes.link(stream, other, np.zeros((32, 32), np.float32))
     assert targets(stream) == ["first"] and bench.news() == [] and bench.budget.held == 0
+
+
+def test_a_suspended_sink_pauses_its_own_streams_and_those_that_are_moved_to_it() -> None:
+    bench = Bench()
+    sink, other = bench.sink("sink"), bench.sink("other")
+    own, moved = bench.stream(sink), bench.stream(other)
+    bench.nodes.suspend(sink, True)
+    bench.nodes.move_stream(moved, sink)
+    assert bench.nodes.paused == [(own.key, "sink suspended"), (moved.key, "sink suspended")]
+    bench.told.clear()
+    bench.nodes.suspend(sink, False)
+    assert ("resume", sink.key) in bench.told and len(bench.nodes.paused) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping
 
 from millrace.dsp.channels import Matrix
@@ -26,8 +27,8 @@ from millrace.units import Positions
 Observer = Callable[[str, Node], None]
 
 
-class Nodes:
-    """The nodes of one graph."""
+class Nodes(ABC):
+    """The nodes of one graph; `Graph` runs them."""
 
     def __init__(self, positions: Positions) -> None:
         self.positions = positions
@@ -175,9 +176,10 @@ class Nodes:
         if resumed:
             self._changed("resume", sink)
 
+    @abstractmethod
     def deactivate(self, stream: Stream, cause: str, keep: bool = True) -> None:
         """`stream` pauses; frames pulled but not yet heard are kept for its return, unless `keep` is false."""
-        raise NotImplementedError
+        ...
 
     # -- links --------------------------------------------------------------------------
 
