@@ -22,7 +22,7 @@ from millrace.graph.model import Ids
 from millrace.guest.config import GuestConfig
 from millrace.guest.guest import Common, Guest
 from millrace.guest.native import NativeStreams, NativeStreamState, Open
-from millrace.guest.state import OLDEST, VERSION, GuestState, read_guest
+from millrace.guest.state import VERSIONS, GuestState, read_guest
 from millrace.io.listeners import Listeners
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import ANY, Identity, Permission, Subject, Verdict
@@ -179,10 +179,45 @@ def test_a_program_hears_no_difference(tmp_path: Path, rate: int) -> None:
         assert np.abs(whole[:frames] - moved[:frames]).max() < 1e-4
 
 
-@pytest.mark.parametrize("version", [OLDEST - 1, VERSION + 1])
+@pytest.mark.parametrize("version", [VERSIONS.start - 1, VERSIONS.stop])
 def test_a_guest_of_an_unknown_version_is_refused(version: int) -> None:
     with pytest.raises(ConfigError, match=f"version {version} of its state"):
         read_guest(msgspec.msgpack.encode({"version": version, "later": "another layout"}))
+
+
+OF_VERSION_1 = (Path(__file__).parent / "guest_1.msgpack").read_bytes()
+"""A `Scene` after ten steps, with a sample, grants and a default source; only its two native streams were kept."""
+
+
+def test_a_guest_frozen_in_version_1_continues(tmp_path: Path) -> None:
+    async def test() -> None:
+        scene = Scene(tmp_path, 48_000)
+        alice = scene._guest(read_guest(OF_VERSION_1))
+        hall, graph, door = alice.graph.sinks[9], alice.graph, alice.pulse.door
+        assert [(sink.name, sink.gains) for sink in graph.sinks.values()] == [
+            ("millrace", (1.0, 1.0)), ("hall", (0.8, 1.3)),
+        ]  # fmt: skip
+        assert graph.default is graph.sinks[0] and graph.default.recorded.gains == (0.9, 0.6)
+        assert [link.target for link in hall.links] == [graph.default] and hall.links[0].matrix is not None
+        stream, tap = graph.streams[10], graph.taps[11]
+        assert stream.active and stream.sink is hall and stream.gains == (0.7, 0.4) and graph.ahead(stream) == 240
+        assert tap.source is graph.default and alice.microphone is graph.sources[1]
+        assert [(one.name, bytes(one.data), one.props) for one in door.samples] == [
+            ("bell", b"ding" * 8, {"a": b"b\0"})
+        ]
+        assert door.cookie.startswith(b"\x81\xdb\x1f\x89") and door.default_source is hall
+        assert door.declared == {1: AudioFormat(SampleFormat.S16LE, 44_100, ("mono",))}
+        assert alice.admission.verdict(Permission.MICROPHONE, scene.subject) is Verdict.DENY
+        assert alice.admission.verdict(Permission.MONITOR, scene.subject) is Verdict.PROMPT
+        assert alice.admission.refused_captures == 1
+        scene.close()
+
+    asyncio.run(test())
+
+
+def test_a_damaged_guest_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the state of a frozen guest can't be read"):
+        read_guest(OF_VERSION_1[:-1])
 
 
 def test_what_the_guest_holds_besides_goes_along(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import msgspec
 
 from millrace.doors.admission import Admission
+from millrace.doors.frozen import read_frozen
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.samples import Sample
-from millrace.errors import ConfigError
 from millrace.graph.state import GraphState
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import Permission, Verdict
 from millrace.wire.pulse.tagstruct import Props
 
 VERSION = 1
-OLDEST = max(1, VERSION - 1)
+VERSIONS = range(max(1, VERSION - 1), VERSION + 1)
 """A guest continues from its own version and the one before. New fields have defaults."""
 
 
@@ -85,17 +85,6 @@ class GuestState(msgspec.Struct, kw_only=True):
     pulse: PulseDoorState
 
 
-class _Versioned(msgspec.Struct):
-    version: int
-
-
 def read_guest(data: bytes) -> GuestState:
-    """The state of a guest from its encoding; ConfigError if that is of a version that can't be continued from."""
-    # Alone, and first: what else an unknown version holds need not be readable.
-    version = msgspec.msgpack.decode(data, type=_Versioned).version
-    if not OLDEST <= version <= VERSION:
-        raise ConfigError(
-            f"a guest was frozen in version {version} of its state, and this Millrace continues from {OLDEST} to"
-            f" {VERSION} only; start the guest anew"
-        )
-    return msgspec.msgpack.decode(data, type=GuestState)
+    """The state of a guest from its encoding; ConfigError if that is damaged or of an unknown version."""
+    return read_frozen(data, GuestState, VERSIONS, "guest")

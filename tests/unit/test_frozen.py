@@ -1,0 +1,40 @@
+"""States in versions that can't be continued from, or damaged, are refused with a sentence."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from millrace.doors.frozen import read_frozen
+from millrace.errors import ConfigError
+
+
+class Lamp(msgspec.Struct):
+    version: int
+    name: str
+    lit: bool = False
+
+
+def test_a_version_in_the_range_is_read_and_a_new_field_has_its_default() -> None:
+    assert read_frozen(msgspec.msgpack.encode({"version": 4, "name": "a"}), Lamp, range(4, 6), "lamp") == Lamp(4, "a")
+
+
+@pytest.mark.parametrize("version", [3, 6])
+def test_another_version_is_refused_whatever_else_it_holds(version: int) -> None:
+    said = f"a lamp was frozen in version {version} of its state, and this Millrace continues from 4 to 5 only"
+    with pytest.raises(ConfigError, match=said):
+        read_frozen(msgspec.msgpack.encode({"version": version, "name": 7}), Lamp, range(4, 6), "lamp")
+
+
+WHOLE = msgspec.msgpack.encode({"version": 4, "name": "first"})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xc1", WHOLE[:-1], WHOLE + b"\0", b"\x81\xa7version\xa11", b"\x80", b"\x91" * 100_000,
+     WHOLE.replace(b"first", b"fir\xff\xff"), WHOLE.replace(b"\xa5first", b"\xc0")],
+    ids=range(9),
+)  # fmt: skip
+def test_damaged_states_are_refused_with_a_sentence(data: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"the state of a frozen lamp can't be read: .*; start the lamp anew"):
+        read_frozen(data, Lamp, range(4, 6), "lamp")
