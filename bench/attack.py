@@ -38,7 +38,7 @@ def left() -> bool:
     return time.monotonic() < ends_s
 
 
-class Line:
+class Connection:
     """An authenticated connection."""
 
     def __init__(self, path: str) -> None:
@@ -104,75 +104,79 @@ class Line:
 
 def streams(pulse: str, native: str) -> None:
     """10,000 streams that start at once and never have enough sound."""
-    lines = []
+    connections = []
     for _ in range(40):
-        line = Line(pulse)
-        line.wait(2)
-        lines.append(line)
-    for line in lines:
+        connection = Connection(pulse)
+        connection.wait(2)
+        connections.append(connection)
+    for connection in connections:
         for _ in range(250):
             fields = playback_fields(Spec(S16, 2, 44_100), STEREO, prebuf=0, tlength=8820, adjust_latency=True)
-            line.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
-        line.push()
+            connection.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
+        connection.push()
         tally["streams asked for"] += 250
     while left():
-        for line in select.select(lines, [], [], 0.05)[0]:
-            line.take("streams had")
+        for connection in select.select(connections, [], [], 0.05)[0]:
+            connection.take("streams had")
 
 
 def resampled(pulse: str, native: str) -> None:
     """300 samples of 192 kHz at a time, played by the daemon itself."""
-    line = Line(pulse)
+    connection = Connection(pulse)
     sound = random.Random(1).randbytes(192_000 * 4 // 2)
     fields = {"name": "s", "spec": Spec(S16, 2, 192_000), "map": STEREO, "length": len(sound), "props": {}}
-    line.ask(Command.CREATE_UPLOAD_STREAM, **fields)
-    line.wait(3)
-    line.wire.send_block(0, sound)
-    line.ask(Command.FINISH_UPLOAD_STREAM, channel=0)
-    line.wait(1)
+    connection.ask(Command.CREATE_UPLOAD_STREAM, **fields)
+    connection.wait(3)
+    connection.wire.send_block(0, sound)
+    connection.ask(Command.FINISH_UPLOAD_STREAM, channel=0)
+    connection.wait(1)
     what, most = "samples of 192 kHz played", "of them begun at once"
     while left():
         before = tally[what]
         for _ in range(300):
-            line.ask(Command.PLAY_SAMPLE, sink_index=NO_INDEX, sink_name=None, volume=NO_INDEX, name="s", props={})
-        line.wait(300, what)
+            connection.ask(
+                Command.PLAY_SAMPLE, sink_index=NO_INDEX, sink_name=None, volume=NO_INDEX, name="s", props={}
+            )
+        connection.wait(300, what)
         tally[most] = max(tally[most], tally[what] - before)
         time.sleep(0.4)
 
 
 def recorders(pulse: str, native: str) -> None:
     """As many recorders of 192 kHz as the daemon allows, none of which ever reads."""
-    lines = []
+    connections = []
     for _ in range(8):
-        line = Line(pulse)
-        lines.append(line)
+        connection = Connection(pulse)
+        connections.append(connection)
         for _ in range(64):
-            line.ask(Command.CREATE_RECORD_STREAM, **record_fields(Spec(FLOAT, 2, 192_000), STEREO, fragsize=4096))
-        line.wait(66, "recorders of 192 kHz")
+            connection.ask(
+                Command.CREATE_RECORD_STREAM, **record_fields(Spec(FLOAT, 2, 192_000), STEREO, fragsize=4096)
+            )
+        connection.wait(66, "recorders of 192 kHz")
     while left():
         time.sleep(0.05)
 
 
 def uploads(pulse: str, native: str) -> None:
     """Uploads of samples on 22 connections that stop just before their end."""
-    lines = []
+    connections = []
     for _ in range(22):
-        line = Line(pulse)
-        line.sock.settimeout(1)
-        lines.append(line)
+        connection = Connection(pulse)
+        connection.sock.settimeout(1)
+        connections.append(connection)
         for channel in range(4):
             size = 8 << 20
-            line.ask(
+            connection.ask(
                 Command.CREATE_UPLOAD_STREAM, name=f"u{channel}", spec=Spec(S16, 2, 48_000), map=STEREO,
                 length=size, props={},
             )  # fmt: skip
         with contextlib.suppress(OSError):
-            line.wait(6)
+            connection.wait(6)
             for channel in range(4):
                 for _ in range(127):
                     if left():
-                        line.wire.send_block(channel, bytes(65_536))
-                        line.push()
+                        connection.wire.send_block(channel, bytes(65_536))
+                        connection.push()
                         tally["KiB of unfinished samples"] += 64
     while left():
         time.sleep(0.05)
@@ -219,89 +223,89 @@ def connections(pulse: str, native: str) -> None:
 
 def properties(pulse: str, native: str) -> None:
     """Properties of 30 kB, set on 100 streams again and again, while 100 clients are subscribed to changes."""
-    watching = [Line(pulse) for _ in range(100)]
+    watching = [Connection(pulse) for _ in range(100)]
     for other in watching:
         other.ask(Command.SUBSCRIBE, mask=0x2FF)
         other.push()
-    line = Line(pulse)
+    connection = Connection(pulse)
     for _ in range(100):
-        line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO))
-    line.wait(102)
+        connection.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO))
+    connection.wait(102)
     large = {f"p{n}": bytes(1000) for n in range(30)}
     while left() and tally.total() < 100_000:
         for channel in range(100):
-            line.ask(Command.UPDATE_PLAYBACK_STREAM_PROPLIST, channel=channel, mode=2, props=large)
-            line.wait(1, "property lists of 30 kB")
+            connection.ask(Command.UPDATE_PLAYBACK_STREAM_PROPLIST, channel=channel, mode=2, props=large)
+            connection.wait(1, "property lists of 30 kB")
         for other in watching:
             other.drop()
 
 
 def sinks(pulse: str, native: str) -> None:
     """Thousands of sinks, created up to the limit and removed again, with 250 streams moved from one to the next."""
-    line = Line(pulse)
+    connection = Connection(pulse)
     for _ in range(250):
-        line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, prebuf=0))
-    line.wait(252)
+        connection.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, prebuf=0))
+    connection.wait(252)
     while left():
         made = []
         for _ in range(100):
-            line.ask(Command.LOAD_MODULE, name="module-null-sink", argument="")
-            line.wait(1, "commands about sinks")
-            if line.last is not None and "index" in line.last.fields:
-                made.append(line.last.fields["index"])
+            connection.ask(Command.LOAD_MODULE, name="module-null-sink", argument="")
+            connection.wait(1, "commands about sinks")
+            if connection.last is not None and "index" in connection.last.fields:
+                made.append(connection.last.fields["index"])
             if not left():
                 break
         for name in ("null", "null.2", "millrace"):
-            line.ask(Command.SET_DEFAULT_SINK, name=name)
+            connection.ask(Command.SET_DEFAULT_SINK, name=name)
         for index in made:
-            line.ask(Command.UNLOAD_MODULE, index=index)
-        line.wait(3 + len(made), "commands about sinks")
+            connection.ask(Command.UNLOAD_MODULE, index=index)
+        connection.wait(3 + len(made), "commands about sinks")
 
 
 def lists(pulse: str, native: str) -> None:
     """Lists of 2,000 streams and of everything else, requested continuously on 50 connections."""
     owners = []
     for _ in range(8):
-        line = Line(pulse)
-        owners.append(line)
+        connection = Connection(pulse)
+        owners.append(connection)
         for _ in range(250):
             # With the usual two seconds of buffer each, a third of them would use up the guest's memory.
             fields = playback_fields(Spec(S16, 2, 48_000), STEREO, tlength=8820, corked=True)
-            line.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
-        line.wait(252, "streams in a list")
-    asking = [Line(pulse) for _ in range(50)]
+            connection.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
+        connection.wait(252, "streams in a list")
+    asking = [Connection(pulse) for _ in range(50)]
     every = (Command.GET_SINK_INPUT_INFO_LIST, Command.GET_CLIENT_INFO_LIST, Command.GET_SINK_INFO_LIST)
     while left():
-        for line in asking:
-            line.sock.setblocking(False)
+        for connection in asking:
+            connection.sock.setblocking(False)
             for command in every:
-                line.ask(command)
+                connection.ask(command)
             with contextlib.suppress(OSError):
-                line.push()
+                connection.push()
                 tally["lists asked for"] += len(every)
             with contextlib.suppress(OSError):
-                line.drop()
+                connection.drop()
         time.sleep(0.01)
 
 
 def calls(pulse: str, native: str) -> None:
     """The whole state, requested and watched continuously over the native protocol on 50 connections."""
-    lines = []
+    connections = []
     for _ in range(50):
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(native)
         sock.sendall(frame(Hello(1, "worst")) + frame(Call(1, "watch", {})))
         sock.setblocking(False)
-        lines.append(sock)
+        connections.append(sock)
     asked = b"".join(frame(Call(n, "state", {})) for n in range(2, 102))
-    while left() and lines:
-        for sock in list(lines):
+    while left() and connections:
+        for sock in list(connections):
             try:
                 tally["calls for the state"] += 100 * sock.send(asked) // len(asked)
             except BlockingIOError:
                 pass
             except OSError:
-                lines.remove(sock)
+                connections.remove(sock)
                 tally["connections cut off"] += 1
                 continue
             with contextlib.suppress(OSError):
@@ -316,7 +320,7 @@ def web(pulse: str, native: str) -> None:
     head = f"Host: {host}:{port}\r\nAuthorization: Bearer {os.environ['ATTACK_TOKEN']}\r\n"
     empty = b"\x81\x80\0\0\0\0" * 4_000
     asked = f"GET /api/v1/state HTTP/1.1\r\n{head}\r\n".encode() * 20
-    lines: dict[socket.socket, bytes] = {}
+    connections: dict[socket.socket, bytes] = {}
 
     def connect(number: int) -> None:
         path = "/worst" if number % 2 else "/api/v1/events"
@@ -324,12 +328,12 @@ def web(pulse: str, native: str) -> None:
         if number < 20:
             sock.sendall(f"GET {path} HTTP/1.1\r\n{head}{UPGRADE}\r\n".encode())
         sock.setblocking(False)
-        lines[sock] = empty if number < 20 else asked
+        connections[sock] = empty if number < 20 else asked
 
     for number in range(30):
         connect(number)
     while left():
-        for sock, data in list(lines.items()):
+        for sock, data in list(connections.items()):
             with contextlib.suppress(BlockingIOError):
                 try:
                     sent = sock.send(data)
@@ -342,7 +346,7 @@ def web(pulse: str, native: str) -> None:
                     continue
                 except OSError:
                     sock.close()
-                    del lines[sock]
+                    del connections[sock]
                     tally["connections cut off"] += 1
                     connect(0 if data is empty else 20)
         time.sleep(0.002)
@@ -350,9 +354,9 @@ def web(pulse: str, native: str) -> None:
 
 def bitrates(pulse: str, native: str) -> None:
     """120 listeners to noise, each at a different bitrate and Opus's highest complexity: 120 encoders."""
-    line = Line(pulse)
-    line.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, prebuf=0))
-    line.wait(3)
+    connection = Connection(pulse)
+    connection.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(S16, 2, 48_000), STEREO, prebuf=0))
+    connection.wait(3)
     noise = random.Random(3).randbytes(192_000)
     host, _, port = os.environ["ATTACK"].partition(":")
     head = f"Host: {host}:{port}\r\nAuthorization: Bearer {os.environ['ATTACK_TOKEN']}\r\n{UPGRADE}\r\n"
@@ -367,9 +371,9 @@ def bitrates(pulse: str, native: str) -> None:
         sock.setblocking(False)
         listeners.append(sock)
     while left():
-        line.wire.send_block(0, noise)
-        line.push()
-        line.drop()
+        connection.wire.send_block(0, noise)
+        connection.push()
+        connection.drop()
         for sock in select.select(listeners, [], [], 0)[0]:
             if not sock.recv(1 << 18):
                 listeners.remove(sock)

@@ -85,17 +85,17 @@ class Chromium:
         raise AssertionError("Chromium can't be driven after 30 s")
 
 
-class Line:
+class DevTools:
     """One connection of the DevTools protocol."""
 
-    def __init__(self, line: aiohttp.ClientWebSocketResponse, told: Callable[[dict[str, Any]], None]) -> None:
-        self._line, self._told = line, told
+    def __init__(self, websocket: aiohttp.ClientWebSocketResponse, told: Callable[[dict[str, Any]], None]) -> None:
+        self._websocket, self._told = websocket, told
         self._serial = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        async for message in self._line:
+        async for message in self._websocket:
             told = json.loads(message.data)
             if "id" in told:
                 self._waiting.pop(told["id"]).set_result(told)
@@ -106,7 +106,7 @@ class Line:
         """Send one command, and await its answer."""
         serial = next(self._serial)
         future = self._waiting[serial] = asyncio.get_running_loop().create_future()
-        await self._line.send_json({"id": serial, "method": method, "params": params})
+        await self._websocket.send_json({"id": serial, "method": method, "params": params})
         async with asyncio.timeout(60):
             answer = await future
         assert "error" not in answer, (method, answer)
@@ -128,14 +128,14 @@ class Page(Driven):
     async def __aenter__(self) -> Page:
         self._http = aiohttp.ClientSession()
         whole = self._browser.address
-        self._whole = Line(await self._http.ws_connect(whole), lambda told: None)
+        self._whole = DevTools(await self._http.ws_connect(whole), lambda told: None)
         made = await self._whole.send("Target.createBrowserContext")
         self._context = made["browserContextId"]
         page = await self._whole.send(
             "Target.createTarget", url="about:blank", browserContextId=self._context, newWindow=True
         )
         where = f"{whole.partition('/devtools/')[0]}/devtools/page/{page['targetId']}"
-        self._line = Line(await self._http.ws_connect(where, max_msg_size=0), self._told)
+        self._websocket = DevTools(await self._http.ws_connect(where, max_msg_size=0), self._told)
         for domain in ("Page", "Runtime", "Log"):
             await self.send(f"{domain}.enable")
         return self
@@ -143,7 +143,7 @@ class Page(Driven):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._line.close()
+        self._websocket.close()
         try:
             await self._whole.send("Target.disposeBrowserContext", browserContextId=self._context)
         finally:
@@ -159,7 +159,7 @@ class Page(Driven):
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Send one command of the protocol, and await its answer."""
-        return await self._line.send(method, **params)
+        return await self._websocket.send(method, **params)
 
     async def open(self, url: str) -> None:
         """Navigate to a URL."""

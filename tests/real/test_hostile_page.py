@@ -100,17 +100,17 @@ def test_a_bad_server_ends_in_a_sentence_and_damage_does_not_end_at_all(chromium
     rng = random.Random(1)
     sent = [rng.randbytes(50) if n % 10 == 5 else payload for n, payload in enumerate(opus(250))]
 
-    async def damaged(line: web.WebSocketResponse) -> None:
+    async def damaged(websocket: web.WebSocketResponse) -> None:
         for item in (WELCOME, stream()):
-            await line.send_str(json.dumps(item))
+            await websocket.send_str(json.dumps(item))
         for packet in packets(sent):
-            await line.send_bytes(packet)
+            await websocket.send_bytes(packet)
             await asyncio.sleep(0.018)
 
     def saying(*script: Any) -> Any:
-        async def speak(line: web.WebSocketResponse) -> None:
+        async def speak(websocket: web.WebSocketResponse) -> None:
             for item in (WELCOME, *script, BYE):
-                await line.send_str(item if isinstance(item, str) else json.dumps(item))
+                await websocket.send_str(item if isinstance(item, str) else json.dumps(item))
 
         return speak
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from millrace.errors import MillraceError, PeerLost
-from millrace.io.client import ClientLine
+from millrace.io.client import ClientConnection
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.messages import MessageRunner
@@ -54,8 +54,8 @@ def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, ki
             writer.close()
 
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            line = ClientLine(make(), lambda now: None, ends.append)
-            await line.connect("127.0.0.1", server.sockets[0].getsockname()[1], "", None)
+            connection = ClientConnection(make(), lambda now: None, ends.append)
+            await connection.connect("127.0.0.1", server.sockets[0].getsockname()[1], "", None)
             error = await first(ends)
             assert isinstance(error, PeerLost) and "does not answer; it may be stopped" in str(error)
             await asyncio.wait_for(gone.wait(), 10)
@@ -79,7 +79,7 @@ def test_a_machine_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, k
     asyncio.run(test())
 
 
-class Line:
+class FakeSocket:
     """Stores what a listener writes, and the errors that end it."""
 
     def __init__(self) -> None:
@@ -90,13 +90,13 @@ class Line:
         self.written.append(message)
 
 
-def listening(test: Callable[[PeerClient, MessageRunner, Line], Any]) -> None:
+def listening(test: Callable[[PeerClient, MessageRunner, FakeSocket], Any]) -> None:
     async def run() -> None:
-        line, wire = Line(), PeerClient(Hello(), now_ns())
-        runner = MessageRunner(wire, line.write, line.ends.append)
+        sock, wire = FakeSocket(), PeerClient(Hello(), now_ns())
+        runner = MessageRunner(wire, sock.write, sock.ends.append)
         task = asyncio.create_task(runner.run())
         try:
-            await test(wire, runner, line)
+            await test(wire, runner, sock)
         finally:
             task.cancel()
 
@@ -106,15 +106,15 @@ def listening(test: Callable[[PeerClient, MessageRunner, Line], Any]) -> None:
 def test_a_listener_pings_by_itself_and_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.wire.peer.session.PING_NS", 20 * NS_PER_MS)
 
-    async def test(wire: PeerClient, runner: MessageRunner, line: Line) -> None:
+    async def test(wire: PeerClient, runner: MessageRunner, sock: FakeSocket) -> None:
         wire.receive(encode_message(Welcome(1, "g", "s", {})), now_ns())
         wire.receive(encode_message(Ping(7)), now_ns())
         runner.flush()
         async with asyncio.timeout(10):
-            while sum('"ping"' in text for text in line.written) < 3:
+            while sum('"ping"' in text for text in sock.written) < 3:
                 await asyncio.sleep(0.005)
-        assert '"hello"' in line.written[0] and not line.ends
-        assert any('"pong"' in text for text in line.written[:3])
+        assert '"hello"' in sock.written[0] and not sock.ends
+        assert any('"pong"' in text for text in sock.written[:3])
 
     listening(test)
 
@@ -122,10 +122,10 @@ def test_a_listener_pings_by_itself_and_answers_at_once(monkeypatch: pytest.Monk
 def test_a_daemon_that_says_no_welcome_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.wire.peer.session.HELLO_MAX_NS", PATIENCE_NS)
 
-    async def test(wire: PeerClient, runner: MessageRunner, line: Line) -> None:
-        error = await first(line.ends)
+    async def test(wire: PeerClient, runner: MessageRunner, sock: FakeSocket) -> None:
+        error = await first(sock.ends)
         assert isinstance(error, PeerLost) and str(error) == "no welcome"
         await asyncio.sleep(0.05)
-        assert len(line.ends) == 1
+        assert len(sock.ends) == 1
 
     listening(test)

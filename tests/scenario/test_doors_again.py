@@ -43,7 +43,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 0.3)
 
 
-class Line:
+class Connection:
     """One connection of a server."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -63,7 +63,7 @@ class Server(ABC):
 
     def __init__(self, password: str = "") -> None:
         self.password = password
-        self.lines: dict[int, Line] = {}
+        self.connections: dict[int, Connection] = {}
         self.logins = self.refused = 0
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -79,46 +79,46 @@ class Server(ABC):
         await asyncio.sleep(0)
 
     def end(self, in_order: bool, *kinds: int) -> None:
-        for kind in kinds or tuple(self.lines):
-            self.lines.pop(kind).end(in_order)
+        for kind in kinds or tuple(self.connections):
+            self.connections.pop(kind).end(in_order)
         # The client closes the others itself, and what counts from now on are its new ones.
-        self.lines.clear()
+        self.connections.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await self.serve(Line(reader, writer))
+            await self.serve(Connection(reader, writer))
         except (asyncio.IncompleteReadError, OSError):
             writer.close()
 
     @abstractmethod
-    async def serve(self, line: Line) -> None: ...
+    async def serve(self, connection: Connection) -> None: ...
 
 
 class Spice(Server):
     """Accepts every client that has the ticket, and sends no sound."""
 
-    async def serve(self, line: Line) -> None:
-        size = struct.unpack("<12xI", await line.reader.readexactly(16))[0]
-        kind = (await line.reader.readexactly(size))[4]
+    async def serve(self, connection: Connection) -> None:
+        size = struct.unpack("<12xI", await connection.reader.readexactly(16))[0]
+        kind = (await connection.reader.readexactly(size))[4]
         public = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         body = struct.pack("<I", 0) + public + struct.pack("<IIII", 1, 0, 178, 0b1011)
-        line.writer.write(b"REDQ" + struct.pack("<III", 2, 2, len(body)) + body)
-        ticket = (await line.reader.readexactly(132))[4:]
+        connection.writer.write(b"REDQ" + struct.pack("<III", 2, 2, len(body)) + body)
+        ticket = (await connection.reader.readexactly(132))[4:]
         secret = KEY.decrypt(ticket, padding.OAEP(padding.MGF1(SHA1()), SHA1(), None))
         if secret != self.password.encode() + b"\0":
             self.refused += 1
-            line.writer.write(struct.pack("<I", 7))
-            line.writer.close()
+            connection.writer.write(struct.pack("<I", 7))
+            connection.writer.close()
             return
-        line.writer.write(bytes(4))
-        self.lines[kind] = line
+        connection.writer.write(bytes(4))
+        self.connections[kind] = connection
         if kind == MAIN:
             self.logins += 1
-            line.writer.write(struct.pack("<HI", 103, 32) + struct.pack("<8I", 77, *[0] * 7))
-            await line.reader.readexactly(6)
+            connection.writer.write(struct.pack("<HI", 103, 32) + struct.pack("<8I", 77, *[0] * 7))
+            await connection.reader.readexactly(6)
             channels = struct.pack("<IBBBB", 2, PLAYBACK, 0, RECORD, 0)
-            line.writer.write(struct.pack("<HI", 104, len(channels)) + channels)
-        await line.reader.read()
+            connection.writer.write(struct.pack("<HI", 104, len(channels)) + channels)
+        await connection.reader.read()
 
 
 class Vnc(Server):
@@ -126,8 +126,8 @@ class Vnc(Server):
 
     exclusive = False
 
-    async def serve(self, line: Line) -> None:
-        write, read = line.writer.write, line.reader.readexactly
+    async def serve(self, connection: Connection) -> None:
+        write, read = connection.writer.write, connection.reader.readexactly
         write(b"RFB 003.008\n")
         await read(12)
         write(b"\1\2" if self.password else b"\1\1")
@@ -136,18 +136,18 @@ class Vnc(Server):
             write(bytes(16))
             if await read(16) != vnc_answer(bytes(16), self.password):
                 write(struct.pack(">II", 1, 6) + b"failed")
-                line.writer.close()
+                connection.writer.close()
                 return
         write(bytes(4))
         await read(1)
         if self.exclusive:
-            line.writer.close()
+            connection.writer.close()
             return
         write(struct.pack(">HH16xI", 640, 480, 9) + b"QEMU (vm)")
         write(struct.pack(">BxH", 0, 1) + struct.pack(">HHHHi", 0, 0, 640, 480, -259))
         self.logins += 1
-        self.lines[0] = line
-        await line.reader.read()
+        self.connections[0] = connection
+        await connection.reader.read()
 
 
 Test = Callable[[Daemon, Server, DoorSpec], Awaitable[None]]
@@ -174,7 +174,7 @@ async def becomes(door: AttachedMachine, state: str, *words: str) -> None:
 
 async def all_lines(server: Server) -> None:
     async with asyncio.timeout(5):
-        while len(server.lines) < 3:
+        while len(server.connections) < 3:
             await asyncio.sleep(0.005)
 
 

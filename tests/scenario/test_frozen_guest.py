@@ -37,7 +37,7 @@ STEP_NS = 5 * NS_PER_MS
 SOUND = np.random.default_rng(7).uniform(-0.4, 0.4, (96_000, 2)).astype(np.float32)
 
 
-class Line:
+class ClientStream:
     """A client's side of one stream, which survives whatever happens at the other side."""
 
     def __init__(self, told: dict[str, Any], fds: tuple[int, ...]) -> None:
@@ -96,11 +96,11 @@ class Scene:
         self.driver.attach(guest.graph)
         return guest
 
-    def _open(self, method: str, rate: int, at: str) -> Line:
+    def _open(self, method: str, rate: int, at: str) -> ClientStream:
         self.streams.methods[method][1](1, Open(name=method, rate=rate, at=at, latency_ms=60.0))
         answer = self.told.pop()
         assert isinstance(answer, Reply)
-        return Line(answer.value, self.fds)
+        return ClientStream(answer.value, self.fds)
 
     def guest(self, name: str, right: Right) -> Guest:
         return self.alice
@@ -142,8 +142,8 @@ class Scene:
 
     def close(self) -> None:
         self.streams.close()
-        for line in (self.playing, self.recording):
-            line.close()
+        for stream in (self.playing, self.recording):
+            stream.close()
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.network import SpiceMachine
 from millrace.io import crypto
-from millrace.io.client import GONE_S, UNREAD_MAX, ClientLine
+from millrace.io.client import GONE_S, UNREAD_MAX, ClientConnection
 from millrace.io.listeners import Joining, Listeners
 from millrace.wire.spice.channel import ChannelKind
 from millrace.wire.spice.main import SpiceMain
@@ -99,9 +99,11 @@ async def half_a_message(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 
 def waiting_bytes(machines: list[SpiceMachine]) -> int:
     """The bytes held for machines: unread output, and incomplete input."""
-    lines = [line for machine in machines for line in getattr(machine, "lines", ())]
-    unread = [line._transport.get_write_buffer_size() for line in lines if line._transport is not None]
-    return sum(unread) + sum(line._core.partial_bytes for line in lines)
+    connections = [connection for machine in machines for connection in getattr(machine, "connections", ())]
+    unread = [
+        connection._transport.get_write_buffer_size() for connection in connections if connection._transport is not None
+    ]
+    return sum(unread) + sum(connection._core.partial_bytes for connection in connections)
 
 
 @pytest.mark.parametrize("serve", [unread_pongs, half_a_message])
@@ -132,9 +134,9 @@ def test_what_machines_leave_unread_and_unfinished_is_paid_for_by_their_guest(tm
 
 
 def test_a_machine_that_does_not_read_is_told_apart_from_one_that_hangs_up() -> None:
-    line = ClientLine(SpiceMain("", lambda key, text: bytes(128), 0), lambda now: None, lambda why: None)
-    assert line.may_wait(UNREAD_MAX) and not line.may_wait(UNREAD_MAX + 1)
-    assert str(line._why) == f"the other side leaves {UNREAD_MAX + 1} bytes unread"
+    connection = ClientConnection(SpiceMain("", lambda key, text: bytes(128), 0), lambda now: None, lambda why: None)
+    assert connection.may_wait(UNREAD_MAX) and not connection.may_wait(UNREAD_MAX + 1)
+    assert str(connection._why) == f"the other side leaves {UNREAD_MAX + 1} bytes unread"
 
 
 # -- a host that is gone ---------------------------------------------------------------------------
@@ -152,17 +154,19 @@ def test_a_host_that_goes_without_a_word_is_noticed_on_both_sides() -> None:
 
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
-            line = ClientLine(SpiceMain("", lambda key, text: bytes(128), 0), lambda now: None, lambda why: None)
-            await line.connect("127.0.0.1", server.getsockname()[1], "", None)
-            assert line._transport is not None
-            assert kept_alive(line._transport.get_extra_info("socket")) == [GONE_S, GONE_S]
+            connection = ClientConnection(
+                SpiceMain("", lambda key, text: bytes(128), 0), lambda now: None, lambda why: None
+            )
+            await connection.connect("127.0.0.1", server.getsockname()[1], "", None)
+            assert connection._transport is not None
+            assert kept_alive(connection._transport.get_extra_info("socket")) == [GONE_S, GONE_S]
             accepted, _ = server.accept()
             with accepted.dup() as same:
                 joining = Joining(Listeners(), asyncio.Protocol, None)
                 accepted.setblocking(False)
                 await joining._join(accepted)
                 assert kept_alive(same) == [300, 300]
-            line.close()
+            connection.close()
 
     asyncio.run(main())
 

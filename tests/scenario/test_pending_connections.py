@@ -24,7 +24,7 @@ TOKEN = "a-token-of-some-length"
 KNOWN = {"Authorization": f"Bearer {TOKEN}"}
 
 
-class Line:
+class Connection:
     """A connection, as `PendingConnections` sees it."""
 
     def __init__(self) -> None:
@@ -38,27 +38,27 @@ class Line:
 
 
 def test_strangers_go_in_the_order_of_their_coming_and_who_rests_after_them() -> None:
-    door, lines = PendingConnections(), [Line() for _ in range(5)]
-    for n, line in enumerate(lines):
-        door.arrive(line, n * NS_PER_S)
-    door.enter(lines[1])
-    door.rest(lines[0], 5 * NS_PER_S)
-    door.arrive(lines[1], 6 * NS_PER_S)
+    door, connections = PendingConnections(), [Connection() for _ in range(5)]
+    for n, connection in enumerate(connections):
+        door.arrive(connection, n * NS_PER_S)
+    door.enter(connections[1])
+    door.rest(connections[0], 5 * NS_PER_S)
+    door.arrive(connections[1], 6 * NS_PER_S)
     assert door.next_timeout() == 2 * NS_PER_S + LOGIN_NS
     door.handle_timeout(2 * NS_PER_S + LOGIN_NS)
-    assert [line.gone for line in lines] == [False, False, True, False, False]
-    door.left(lines[3])
-    assert door.make_room() and lines[4].gone
-    assert door.make_room() and lines[0].gone
-    assert not door.make_room() and not lines[1].gone
-    door.rest(lines[1], 10 * NS_PER_S)
+    assert [connection.gone for connection in connections] == [False, False, True, False, False]
+    door.left(connections[3])
+    assert door.make_room() and connections[4].gone
+    assert door.make_room() and connections[0].gone
+    assert not door.make_room() and not connections[1].gone
+    door.rest(connections[1], 10 * NS_PER_S)
     assert door.next_timeout() == 10 * NS_PER_S + REST_NS
     door.handle_timeout(10 * NS_PER_S + REST_NS)
-    assert lines[1].gone and door.next_timeout() is None
+    assert connections[1].gone and door.next_timeout() is None
 
 
 def test_a_line_that_is_closing_makes_no_room() -> None:
-    door, gone, here = PendingConnections(), Line(), Line()
+    door, gone, here = PendingConnections(), Connection(), Connection()
     gone.abort()
     door.arrive(gone, 0)
     door.arrive(here, 0)
@@ -66,24 +66,24 @@ def test_a_line_that_is_closing_makes_no_room() -> None:
 
 
 def test_who_has_hung_up_is_forgotten() -> None:
-    door, lines = PendingConnections(), [Line() for _ in range(100)]
-    for line in lines:
-        door.rest(line, 0)
-        line.abort()
-    last = Line()
+    door, connections = PendingConnections(), [Connection() for _ in range(100)]
+    for connection in connections:
+        door.rest(connection, 0)
+        connection.abort()
+    last = Connection()
     door.rest(last, 2 * NS_PER_S)
     assert list(door.resting) == [last]
 
 
 def test_who_was_inside_and_has_gone_is_a_stranger_like_any_other() -> None:
-    door, line = PendingConnections(), Line()
-    door.arrive(line, 0)
-    door.enter(line)
-    door.arrive(line, 1)
+    door, connection = PendingConnections(), Connection()
+    door.arrive(connection, 0)
+    door.enter(connection)
+    door.arrive(connection, 1)
     assert not door.strangers
-    door.left(line)
-    door.arrive(line, 2)
-    assert list(door.strangers) == [line]
+    door.left(connection)
+    door.arrive(connection, 2)
+    assert list(door.strangers) == [connection]
 
 
 running = partial(bus.running, guests=(GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),), token=TOKEN)
@@ -166,12 +166,12 @@ def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         to_native.write(frame(Hello()))
         await pulse.read(1), await native.read(1)
         url = f"http://{daemon.serving.address}"
-        async with aiohttp.ClientSession(headers=KNOWN) as http, http.ws_connect(f"{url}/alice") as line:
-            await line.send_str('{"type": "hello"}')
+        async with aiohttp.ClientSession(headers=KNOWN) as http, http.ws_connect(f"{url}/alice") as connection:
+            await connection.send_str('{"type": "hello"}')
             async with http.get(f"{url}/api/v1/state") as answer:
                 assert answer.status == 200
             await asyncio.sleep(0.5)
-            assert not line.closed and daemon.worker.guests["alice"].sessions
+            assert not connection.closed and daemon.worker.guests["alice"].sessions
             to_native.write(frame(Call(1, "state", {})))
             assert len(await native.read(100_000)) > 50
             assert daemon.worker.guests["alice"].pulse.door.clients
@@ -230,8 +230,8 @@ def test_idle_connections_use_up_nothing_that_others_need(
 
 
 def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path) -> None:
-    def payers(lines: object) -> set[object]:
-        return {line.get_protocol().turns for line in lines}  # type: ignore[attr-defined]
+    def payers(connections: object) -> set[object]:
+        return {connection.get_protocol().turns for connection in connections}  # type: ignore[attr-defined]
 
     async def test(daemon: Daemon) -> None:
         pending, alice = daemon.listeners.pending, daemon.worker.guests["alice"]
@@ -244,7 +244,9 @@ def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path
                 await asyncio.sleep(0)
             assert payers(pending.resting) == {daemon.worker.turns}
             async with http.ws_connect(f"http://{daemon.serving.address}/alice"):
-                assert alice.turns in payers(line for line in pending._inside if hasattr(line, "get_protocol"))
+                assert alice.turns in payers(
+                    connection for connection in pending._inside if hasattr(connection, "get_protocol")
+                )
 
     running(tmp_path, test)
 

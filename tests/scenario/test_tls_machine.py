@@ -16,7 +16,7 @@ import uvloop
 
 from millrace.errors import PeerLost
 from millrace.guest.machines.address import parse_door
-from millrace.io.client import ClientLine
+from millrace.io.client import ClientConnection
 from millrace.units import HostNs
 from millrace.wire.contract import Untimed
 from tests.bus import daemon_in
@@ -55,13 +55,13 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def connected(serve: Serve) -> AsyncIterator[tuple[ClientLine, list[Exception]]]:
+async def connected(serve: Serve) -> AsyncIterator[tuple[ClientConnection, list[Exception]]]:
     ends: list[Exception] = []
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        line = ClientLine(Silent(), lambda now: None, ends.append)
-        await line.connect("127.0.0.1", server.sockets[0].getsockname()[1], "", None)
-        yield line, ends
-        line.close()
+        connection = ClientConnection(Silent(), lambda now: None, ends.append)
+        await connection.connect("127.0.0.1", server.sockets[0].getsockname()[1], "", None)
+        yield connection, ends
+        connection.close()
         await asyncio.sleep(0.02)
 
 
@@ -70,12 +70,12 @@ def test_a_machine_that_hangs_up_before_the_handshake() -> None:
         reset(writer)
 
     async def test() -> None:
-        async with connected(serve) as (line, ends):
+        async with connected(serve) as (connection, ends):
             async with asyncio.timeout(5):
                 while not ends:
                     await asyncio.sleep(0.005)
                 with pytest.raises(PeerLost, match="TLS: the connection ended before the handshake"):
-                    await line.start_tls(ssl.create_default_context(), "localhost")
+                    await connection.start_tls(ssl.create_default_context(), "localhost")
 
     run(test())
 
@@ -86,10 +86,10 @@ def test_a_machine_that_is_let_go_of_as_the_handshake_begins() -> None:
         writer.close()
 
     async def test() -> None:
-        async with connected(serve) as (line, _):
-            shaking = asyncio.create_task(line.start_tls(ssl.create_default_context(), "localhost"))
+        async with connected(serve) as (connection, _):
+            shaking = asyncio.create_task(connection.start_tls(ssl.create_default_context(), "localhost"))
             # In the round of the loop in which the task starts.
-            asyncio.get_running_loop().call_soon(line.close)
+            asyncio.get_running_loop().call_soon(connection.close)
             async with asyncio.timeout(2):
                 with pytest.raises(PeerLost, match="TLS"):
                     await shaking
@@ -107,20 +107,20 @@ def test_a_connection_is_given_up_as_it_is_made(caplog: pytest.LogCaptureFixture
     async def test() -> None:
         ends: list[Exception] = []
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            line = ClientLine(Silent(), lambda now: None, ends.append)
+            connection = ClientConnection(Silent(), lambda now: None, ends.append)
             port = server.sockets[0].getsockname()[1]
-            connecting = asyncio.create_task(line.connect("127.0.0.1", port, "", None))
-            made = line._runner.connection_made
+            connecting = asyncio.create_task(connection.connect("127.0.0.1", port, "", None))
+            made = connection._runner.connection_made
 
             def given_up(transport: asyncio.BaseTransport) -> None:
                 made(transport)
-                line._runner._park(b"bytes that wait for their turn")
+                connection._runner._park(b"bytes that wait for their turn")
                 connecting.cancel()
 
-            line._runner.connection_made = given_up  # type: ignore[method-assign]
+            connection._runner.connection_made = given_up  # type: ignore[method-assign]
             with pytest.raises(asyncio.CancelledError):
                 await connecting
-            line.close()
+            connection.close()
             await asyncio.sleep(0.02)
         assert [str(end) for end in ends] == ["the connection was given up"]
         assert not caplog.records

@@ -21,7 +21,7 @@ from millrace.doors.pulse.handlers import HANDLERS
 from millrace.doors.pulse.state import ClientState
 from millrace.graph.model import Stream
 from millrace.graph.share import HOPE_NS, LIGHT_NS, SHORT_NS, SLICE_NS, Lag, Share
-from millrace.io.client import ClientLine
+from millrace.io.client import ClientConnection
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
 from millrace.io.turns import Portion, Steps, Turns
 from millrace.observe.incidents import KEPT_OF_KIND, Incidents
@@ -38,7 +38,7 @@ from millrace.wire.pulse.tagstruct import Spec
 COST_NS = NS_PER_MS // 4
 
 
-class Line:
+class FakeTransport:
     """A transport that stores what is written, and whether reading is paused."""
 
     def __init__(self) -> None:
@@ -96,17 +96,17 @@ class Guest:
 
         return run
 
-    def connect(self) -> tuple[StreamRunner, Line, PulseClientSession]:
+    def connect(self) -> tuple[StreamRunner, FakeTransport, PulseClientSession]:
         """An authenticated connection."""
         handlers = {command: self._costly(handler) for command, handler in HANDLERS.items()}
         state = ClientState(self.rig.graph.ids.take(), Subject(ours=True))
         runner = StreamRunner(lambda _: PulseClient(self.rig.door, handlers, state), self.turns)
-        line, wire = Line(), PulseClientSession(PROTOCOL_VERSION)
-        runner.connection_made(cast(asyncio.Transport, line))
+        transport, wire = FakeTransport(), PulseClientSession(PROTOCOL_VERSION)
+        runner.connection_made(cast(asyncio.Transport, transport))
         wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
-        return runner, line, wire
+        return runner, transport, wire
 
-    async def idle(self, runner: StreamRunner, line: Line) -> int:
+    async def idle(self, runner: StreamRunner, transport: FakeTransport) -> int:
         """Let it finish; returns how many rounds that took, none of which may exceed a share and one command."""
         rounds = 0
         while self.turns.waiting:
@@ -114,7 +114,7 @@ class Guest:
             await asyncio.sleep(0)
             assert self.worked_ns - before <= SLICE_NS + COST_NS
             rounds += 1
-        assert line.reading
+        assert transport.reading
         return rounds
 
 
@@ -198,16 +198,16 @@ def test_a_machine_whose_bytes_are_costly_exceeds_its_share_by_little() -> None:
             return b""
 
     async def test() -> None:
-        runner = StreamRunner(lambda _: ClientLine(Costly(), lambda now: None, lambda why: None), guest.turns)
-        line = Line()
-        runner.connection_made(cast(asyncio.Transport, line))
+        runner = StreamRunner(lambda _: ClientConnection(Costly(), lambda now: None, lambda why: None), guest.turns)
+        transport = FakeTransport()
+        runner.connection_made(cast(asyncio.Transport, transport))
         deliver(runner, bytes(4000))
         longest = 0
         while guest.turns.waiting:
             before = guest.worked_ns
             await asyncio.sleep(0)
             longest = max(longest, guest.worked_ns - before)
-        assert guest.worked_ns == COST_NS * 4000 // 20 and line.reading
+        assert guest.worked_ns == COST_NS * 4000 // 20 and transport.reading
         assert longest <= SLICE_NS + 128 * COST_NS // 20
 
     guest = Guest()
@@ -217,14 +217,14 @@ def test_a_machine_whose_bytes_are_costly_exceeds_its_share_by_little() -> None:
 def test_a_flood_of_commands_is_served_a_share_at_a_time_whole_and_in_order() -> None:
     async def test() -> None:
         guest = Guest()
-        runner, line, wire = guest.connect()
+        runner, transport, wire = guest.connect()
         tags = [wire.send_request(Command.GET_SERVER_INFO, {}) for _ in range(500)]
         data = wire.data_to_send()
         assert len(data) < RECEIVE_BYTES
         deliver(runner, data)
-        assert guest.worked_ns <= SLICE_NS + COST_NS and not line.reading
-        assert await guest.idle(runner, line) > 30
-        wire.receive(bytes(line.written), 0)
+        assert guest.worked_ns <= SLICE_NS + COST_NS and not transport.reading
+        assert await guest.idle(runner, transport) > 30
+        wire.receive(bytes(transport.written), 0)
         replies = [event.tag for event in wire.events() if isinstance(event, Reply)]
         assert replies[-len(tags) :] == tags and guest.done == len(tags) + 1
 
@@ -249,17 +249,17 @@ def test_a_client_that_is_gone_is_gone_at_once() -> None:
 def test_connections_of_a_guest_share_one_share_and_are_read_in_small_pieces_meanwhile() -> None:
     async def test() -> None:
         guest = Guest()
-        lines = [guest.connect() for _ in range(20)]
+        clients = [guest.connect() for _ in range(20)]
         kept = 0
-        for runner, _, wire in lines:
+        for runner, _, wire in clients:
             for _ in range(100):
                 wire.send_request(Command.GET_SERVER_INFO, {})
             data = wire.data_to_send()[: len(runner.get_buffer(-1))]
             deliver(runner, data)
             kept = max(kept, len(runner.get_buffer(-1)))
         assert guest.worked_ns <= SLICE_NS + COST_NS
-        assert len(lines[-1][0].get_buffer(-1)) < RECEIVE_BYTES
-        await guest.idle(*lines[0][:2])
+        assert len(clients[-1][0].get_buffer(-1)) < RECEIVE_BYTES
+        await guest.idle(*clients[0][:2])
         assert guest.done == 20 * 101
 
     run(test)
@@ -270,11 +270,11 @@ def test_who_leaves_more_unread_than_the_guest_may_have_held_is_cut_off() -> Non
         guest = Guest()
         budget = guest.rig.graph.budget
         for unread, cut in ((MIB // 2, False), (2 * MIB, True)):
-            runner, line, wire = guest.connect()
+            runner, transport, wire = guest.connect()
             budget.limit = budget.held + 2 * MIB
-            line.unread = unread
+            transport.unread = unread
             deliver(runner, wire.data_to_send())
-            assert line.closed == cut
+            assert transport.closed == cut
             runner.connection_lost(None)
 
     run(test)
@@ -559,18 +559,18 @@ class Flooded:
 def test_messages_that_wait_on_many_websockets_are_read_a_share_at_a_time(kind: WSMsgType) -> None:
     async def test() -> None:
         guest = Guest()
-        lines = [Flooded(guest, 100, kind) for _ in range(10)]
+        websockets = [Flooded(guest, 100, kind) for _ in range(10)]
 
-        async def read(line: Flooded) -> int:
-            return len([message async for message in messages(cast(web.WebSocketResponse, line), guest.turns)])
+        async def read(websocket: Flooded) -> int:
+            return len([message async for message in messages(cast(web.WebSocketResponse, websocket), guest.turns)])
 
-        tasks = [asyncio.create_task(guest.turns.do(read(line))) for line in lines]
+        tasks = [asyncio.create_task(guest.turns.do(read(websocket))) for websocket in websockets]
         while not all(task.done() for task in tasks):
             before = guest.worked_ns
             await asyncio.sleep(0)
-            assert guest.worked_ns - before <= SLICE_NS + len(lines) * COST_NS
+            assert guest.worked_ns - before <= SLICE_NS + len(websockets) * COST_NS
         assert {task.result() for task in tasks} == {100 if kind is WSMsgType.TEXT else 0}
-        assert {line.answered for line in lines} == {100 if kind is WSMsgType.PING else 0}
+        assert {websocket.answered for websocket in websockets} == {100 if kind is WSMsgType.PING else 0}
 
     run(test)
 
@@ -588,19 +588,22 @@ def test_what_a_websocket_that_is_closed_has_still_sent_is_read_a_share_at_a_tim
 
     async def test() -> None:
         guest = Guest()
-        lines = []
+        websockets = []
         for _ in range(3):
-            line = WebSocket(guest.turns)
-            line._reader = cast(Any, Reader(guest))
-            line._writer, line._payload_writer = AsyncMock(), AsyncMock()
-            lines.append(line)
+            websocket = WebSocket(guest.turns)
+            websocket._reader = cast(Any, Reader(guest))
+            websocket._writer, websocket._payload_writer = AsyncMock(), AsyncMock()
+            websockets.append(websocket)
         # aiohttp closes some by itself, outside of the guest's turns.
-        tasks = [asyncio.create_task(guest.turns.do(line.close()) if charged else line.close()) for line in lines]
+        tasks = [
+            asyncio.create_task(guest.turns.do(websocket.close()) if charged else websocket.close())
+            for websocket in websockets
+        ]
         while not all(task.done() for task in tasks):
             before = guest.worked_ns
             await asyncio.sleep(0)
-            assert guest.worked_ns - before <= SLICE_NS + len(lines) * COST_NS
-        assert [line.close_code for line in lines] == [1000] * 3 and guest.worked_ns == 3 * 200 * COST_NS
+            assert guest.worked_ns - before <= SLICE_NS + len(websockets) * COST_NS
+        assert [websocket.close_code for websocket in websockets] == [1000] * 3 and guest.worked_ns == 3 * 200 * COST_NS
 
     run(test)
 
@@ -782,7 +785,7 @@ def test_bytes_that_arrive_while_earlier_ones_wait_are_taken_after_them() -> Non
     """The event loop may deliver what it had read before reading was paused."""
     taken = bytearray()
 
-    class Sips(ClientLine):
+    class Sips(ClientConnection):
         def receive(self, data: memoryview, now_ns: HostNs) -> int:
             taken.extend(data[:2])
             return min(2, len(data))
@@ -798,13 +801,13 @@ def test_bytes_that_arrive_while_earlier_ones_wait_are_taken_after_them() -> Non
     async def test() -> None:
         turns = Turns(lambda: 0)
         runner = StreamRunner(lambda _: Sips(Quiet(), lambda now: None, lambda why: None), turns)
-        line = Line()
-        runner.connection_made(cast(asyncio.Transport, line))
+        transport = FakeTransport()
+        runner.connection_made(cast(asyncio.Transport, transport))
         deliver(runner, b"abcd")
-        assert taken == b"ab" and not line.reading
+        assert taken == b"ab" and not transport.reading
         deliver(runner, b"efg")
         while turns.waiting:
             await asyncio.sleep(0)
-        assert taken == b"abcdefg" and line.reading
+        assert taken == b"abcdefg" and transport.reading
 
     run(test)

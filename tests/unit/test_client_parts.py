@@ -327,7 +327,7 @@ def test_who_records_again_hears_nothing_of_before() -> None:
 # -- when -----------------------------------------------------------------------------------------
 
 
-class Line:
+class FakeWebSocket:
     """A WebSocket that keeps what it is given."""
 
     def __init__(self) -> None:
@@ -342,15 +342,15 @@ class Line:
         self.sent.append(data)
 
 
-def spoken(test: Callable[[MicrophoneUplink, Source, Line, list[str]], Any]) -> None:
-    """A test with a microphone that is started, and a line that takes everything."""
+def spoken(test: Callable[[MicrophoneUplink, Source, FakeWebSocket, list[str]], Any]) -> None:
+    """A test with a started microphone, and a WebSocket that takes everything."""
 
     async def main() -> None:
-        source, line, said = Source(), Line(), list[str]()
+        source, websocket, said = Source(), FakeWebSocket(), list[str]()
         speech = MicrophoneUplink(source)
         speech.start()
         assert source.push is not None
-        await test(speech, source, line, said)
+        await test(speech, source, websocket, said)
         speech.stop()
         assert source.push is None
 
@@ -364,45 +364,45 @@ async def captured(source: Source, seconds: float) -> None:
     await asyncio.sleep(0)
 
 
-async def taken(speech: MicrophoneUplink, line: Line) -> list[type]:
+async def taken(speech: MicrophoneUplink, websocket: FakeWebSocket) -> list[type]:
     """Kinds of what has been sent by now."""
-    line.sent.clear()
-    sending = asyncio.create_task(speech.send_on(line))  # type: ignore[arg-type]
+    websocket.sent.clear()
+    sending = asyncio.create_task(speech.send_on(websocket))  # type: ignore[arg-type]
     for _ in range(WAITING_MAX * 3):
         await asyncio.sleep(0)
     sending.cancel()
-    return [type(one) for one in parts(line.sent)]
+    return [type(one) for one in parts(websocket.sent)]
 
 
 def test_a_microphone_is_sent_while_somebody_may_and_does_record() -> None:
-    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         await captured(source, 0.1)
-        assert await taken(speech, line) == []
+        assert await taken(speech, websocket) == []
         speech.told(Microphone(allowed=True, wanted=False), NOW, said.append)
         await captured(source, 0.1)
-        assert await taken(speech, line) == [] and said == []
+        assert await taken(speech, websocket) == [] and said == []
         for _ in range(2):
             speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         await captured(source, 0.02)
-        assert await taken(speech, line) == [FormatChanged, AudioPacket, AudioPacket]
+        assert await taken(speech, websocket) == [FormatChanged, AudioPacket, AudioPacket]
         for _ in range(2):
             speech.told(Microphone(allowed=True, wanted=False), NOW, said.append)
         await captured(source, 0.02)
-        assert await taken(speech, line) == [Silence]
+        assert await taken(speech, websocket) == [Silence]
         assert said == ["something in the guest is recording", "nothing in the guest is recording any more"]
 
     spoken(test)
 
 
 def test_a_microphone_that_is_not_allowed_is_not_sent_whoever_wants_it() -> None:
-    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         speech.told(Microphone(allowed=False, wanted=True), NOW, said.append)
         await captured(source, 0.1)
-        assert await taken(speech, line) == [] and said == ["this guest does not allow it"]
+        assert await taken(speech, websocket) == [] and said == ["this guest does not allow it"]
         speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         speech.told(Microphone(allowed=False, wanted=True), NOW, said.append)
         await captured(source, 0.1)
-        assert await taken(speech, line) == [FormatChanged, Silence]
+        assert await taken(speech, websocket) == [FormatChanged, Silence]
         assert said[1:] == [
             "something in the guest is recording",
             "this guest does not allow it",
@@ -413,27 +413,27 @@ def test_a_microphone_that_is_not_allowed_is_not_sent_whoever_wants_it() -> None
 
 
 def test_a_line_that_is_full_loses_packets_and_keeps_the_oldest() -> None:
-    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         await captured(source, 2.0)
-        kinds = await taken(speech, line)
+        kinds = await taken(speech, websocket)
         assert kinds == [FormatChanged] + [AudioPacket] * (WAITING_MAX - 1)
         await captured(source, 0.01)
-        assert await taken(speech, line) == [AudioPacket], "and has room again"
+        assert await taken(speech, websocket) == [AudioPacket], "and has room again"
 
     spoken(test)
 
 
 def test_a_line_that_has_gone_takes_what_waited_with_it() -> None:
-    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         await captured(source, 0.1)
         speech.hush()
         await captured(source, 0.1)
-        assert await taken(speech, line) == []
+        assert await taken(speech, websocket) == []
         speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         await captured(source, 0.01)
-        assert await taken(speech, line) == [FormatChanged, AudioPacket]
+        assert await taken(speech, websocket) == [FormatChanged, AudioPacket]
 
     spoken(test)
 
@@ -441,7 +441,7 @@ def test_a_line_that_has_gone_takes_what_waited_with_it() -> None:
 def test_what_a_device_brings_after_the_end_is_nobodys() -> None:
     pushes: list[Callable[[Samples], None]] = []
 
-    async def test(speech: MicrophoneUplink, source: Source, line: Line, said: list[str]) -> None:
+    async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         assert source.push is not None
         pushes.append(source.push)
 
@@ -478,12 +478,12 @@ class Seconds:
         self.now, self.sequence = NOW, 0
         self.out = np.zeros((480, 2), np.float32)
 
-    def run(self, ms: int, loop: bool = True, device: bool = True, line: bool = True) -> list[tuple[str, str]]:
+    def run(self, ms: int, loop: bool = True, device: bool = True, websocket: bool = True) -> list[tuple[str, str]]:
         """What it complains of meanwhile."""
         said: list[tuple[str, str]] = []
         for _ in range(ms // 10):
             self.now += 10 * MS
-            if line and self.now % (20 * MS) == 0:
+            if websocket and self.now % (20 * MS) == 0:
                 self.sequence += 1
                 self.complaints.blame.arrived(self.now, 20 * MS, self.sequence)
             if device:
@@ -538,15 +538,15 @@ def test_a_program_that_stood_played_something_else_if_it_played() -> None:
 def test_a_hole_while_nothing_comes_waits_for_what_comes_next() -> None:
     one = Seconds()
     one.run(1_000)
-    assert one.run(100, line=False) == []
+    assert one.run(100, websocket=False) == []
     one.playout.next = (1, 0)
-    assert one.run(100, line=False) == [], "it is not known yet whether packets were lost"
+    assert one.run(100, websocket=False) == [], "it is not known yet whether packets were lost"
     assert one.run(60) == [("network", "stalled")]
     # It is not waited for without end.
     one.run(2_000)
-    one.run(100, line=False)
+    one.run(100, websocket=False)
     one.playout.next = (1, 0)
-    said = one.run(UNSURE_NS // MS, line=False) + one.run(50, line=False)
+    said = one.run(UNSURE_NS // MS, websocket=False) + one.run(50, websocket=False)
     assert said == [("network", "stalled")]
 
 

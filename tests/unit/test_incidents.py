@@ -120,20 +120,20 @@ def test_an_incident_begins_when_it_began_on_the_wall_clock_too() -> None:
         made.record("moon", "full", 0)
 
 
-class Line:
+class Timeline:
     """A listener's seconds, in steps of 5 ms: ticks, pulls and packets, unless they are held up."""
 
     def __init__(self) -> None:
         self.blame, self.now, self.sent = Blame(50 * MS), 0, 0
 
-    def run(self, ms: int, loop: bool = True, device: bool = True, line: bool = True, lost: int = 0) -> None:
+    def run(self, ms: int, loop: bool = True, device: bool = True, network: bool = True, lost: int = 0) -> None:
         for _ in range(ms // 5):
             self.now += 5 * MS
             if loop and self.now % (50 * MS) == 0:
                 self.blame.ticked(self.now)
             if device:
                 self.blame.pulled(self.now, 5 * MS)
-            if line and self.now % (20 * MS) == 0:
+            if network and self.now % (20 * MS) == 0:
                 self.sent += lost + 1
                 self.blame.arrived(self.now, 20 * MS, self.sent)
                 if lost:
@@ -143,14 +143,14 @@ class Line:
 
 def test_who_is_to_blame() -> None:
     for held, stage, cause in (
-        ({"loop": False, "device": False, "line": False}, "listener", "not run"),
-        ({"loop": False, "line": False}, "listener", "not run"),
+        ({"loop": False, "device": False, "network": False}, "listener", "not run"),
+        ({"loop": False, "network": False}, "listener", "not run"),
         ({"device": False}, "device", "late"),
-        ({"line": False}, "network", "stalled"),
+        ({"network": False}, "network", "stalled"),
         ({"lost": 3}, "network", "packets lost"),
         ({}, "network", "late"),
     ):
-        one = Line()
+        one = Timeline()
         one.run(1_000)
         began = one.now
         one.run(300, **held)  # type: ignore[arg-type]
@@ -164,19 +164,19 @@ def test_who_is_to_blame() -> None:
 
 
 def test_a_pause_in_the_sound_is_no_stall_and_old_faults_are_forgiven() -> None:
-    one = Line()
+    one = Timeline()
     one.run(500)
     one.blame.silence()
-    one.run(2_000, line=False)
+    one.run(2_000, network=False)
     one.run(100)
     assert one.blame.hole(one.now).cause == "late"
-    one.run(300, line=False)
+    one.run(300, network=False)
     one.run(1_000)
     assert one.blame.hole(one.now).cause == "late"
 
 
 def test_a_device_that_has_gone_is_blamed_until_it_is_back_for_a_while() -> None:
-    one = Line()
+    one = Timeline()
     one.run(500)
     gone = one.blame.gone(one.now - 20 * MS)
     assert (gone.stage, gone.cause, gone.at_ns) == ("device", "lost", one.now - 20 * MS)

@@ -10,14 +10,14 @@ from unittest.mock import Mock
 import pytest
 
 from millrace.errors import PeerLost
-from millrace.io.client import ClientLine, _why_not
+from millrace.io.client import ClientConnection, _why_not
 from millrace.io.sockets import why_not_unix
 
 REFUSED = ConnectionRefusedError(111, "Connection refused")
 
 
-def line(ended: list[str]) -> ClientLine:
-    return ClientLine(Mock(), lambda now: None, lambda why: ended.append(str(why)))
+def connect(ended: list[str]) -> ClientConnection:
+    return ClientConnection(Mock(), lambda now: None, lambda why: ended.append(str(why)))
 
 
 def test_a_display_number_is_recognised() -> None:
@@ -30,7 +30,7 @@ def test_a_file_that_is_no_socket_is_named_as_one(tmp_path: Path) -> None:
     file.write_text("")
 
     async def tried() -> None:
-        await line([]).connect("", 0, str(file), None)
+        await connect([]).connect("", 0, str(file), None)
 
     with pytest.raises(PeerLost, match="it is not a socket"):
         asyncio.run(tried())
@@ -42,7 +42,7 @@ def test_a_file_that_is_no_socket_is_named_as_one(tmp_path: Path) -> None:
 def test_a_reset_before_the_first_byte_may_mean_tls() -> None:
     ended: list[str] = []
     for plain in (True, False):
-        one = line(ended)
+        one = connect(ended)
         one._plain = plain
         one.broke(ConnectionResetError(104, "Connection reset by peer"))
         one.closed()

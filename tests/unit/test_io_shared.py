@@ -78,7 +78,7 @@ def test_a_pipe_never_waits_and_is_no_childs() -> None:
     os.close(write)
 
 
-class Line:
+class BellPair:
     """A bell, and the other side's ends of its two pipes."""
 
     def __init__(self) -> None:
@@ -100,15 +100,15 @@ class Line:
             return b""
 
 
-def run(test: Callable[[Line], Awaitable[None]]) -> None:
+def run(test: Callable[[BellPair], Awaitable[None]]) -> None:
     async def main() -> None:
-        line = Line()
+        pair = BellPair()
         try:
             async with asyncio.timeout(20):
-                await test(line)
+                await test(pair)
         finally:
-            line.bell.close()
-            for fd in (line.hear, line.knock):
+            pair.bell.close()
+            for fd in (pair.hear, pair.knock):
                 if fd >= 0:
                     os.close(fd)
 
@@ -121,40 +121,40 @@ async def settle() -> None:
 
 
 def test_a_bell_wakes_the_other_side_and_is_woken_by_it() -> None:
-    async def test(line: Line) -> None:
-        line.bell.ring()
-        assert line.heard() == b"\1"
+    async def test(pair: BellPair) -> None:
+        pair.bell.ring()
+        assert pair.heard() == b"\1"
         await settle()
-        assert line.rung == 0, "it was not the one that was rung"
-        os.write(line.knock, b"\1\1\1")
+        assert pair.rung == 0, "it was not the one that was rung"
+        os.write(pair.knock, b"\1\1\1")
         await settle()
-        assert line.rung == 1, "however often it was rung meanwhile"
-        os.write(line.knock, b"\1")
+        assert pair.rung == 1, "however often it was rung meanwhile"
+        os.write(pair.knock, b"\1")
         await settle()
-        assert line.rung == 2
+        assert pair.rung == 2
 
     run(test)
 
 
 def test_a_side_that_does_not_listen_makes_nobody_wait() -> None:
-    async def test(line: Line) -> None:
+    async def test(pair: BellPair) -> None:
         for _ in range(SIZE + 100):
-            line.bell.ring()
-        assert len(line.heard()) == SIZE
-        os.close(line.hear)
-        line.hear = -1
-        line.bell.ring()
+            pair.bell.ring()
+        assert len(pair.heard()) == SIZE
+        os.close(pair.hear)
+        pair.hear = -1
+        pair.bell.ring()
 
     run(test)
 
 
 def test_a_side_that_is_gone_is_not_asked_again() -> None:
-    async def test(line: Line) -> None:
-        os.write(line.knock, b"\1")
-        os.close(line.knock)
-        line.knock = -1
+    async def test(pair: BellPair) -> None:
+        os.write(pair.knock, b"\1")
+        os.close(pair.knock)
+        pair.knock = -1
         await settle()
-        assert line.rung == 1
+        assert pair.rung == 1
         looked: list[int] = []
         read = os.read
 
@@ -166,15 +166,15 @@ def test_a_side_that_is_gone_is_not_asked_again() -> None:
             patch.setattr(shared.os, "read", counted)
             await settle()
         assert not looked, "a closed pipe is always readable: that would use all of the thread's time"
-        assert line.rung == 1
+        assert pair.rung == 1
 
     run(test)
 
 
 def test_a_bell_that_is_rung_for_nothing_says_nothing() -> None:
-    async def test(line: Line) -> None:
-        line.bell._heard()
-        assert line.rung == 0
+    async def test(pair: BellPair) -> None:
+        pair.bell._heard()
+        assert pair.rung == 0
 
     run(test)
 

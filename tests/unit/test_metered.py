@@ -28,8 +28,8 @@ class Parser(asyncio.Protocol):
         self.ended = True
 
 
-class Line:
-    """A transport whose other side has much to say."""
+class FakeTransport:
+    """A fake transport: its peer always has more to send."""
 
     def __init__(self) -> None:
         self.reading, self.protocol = True, cast(Metered, None)
@@ -56,28 +56,28 @@ class Line:
         self.protocol.buffer_updated(len(data))
 
 
-def connected() -> tuple[Line, Parser, Turns]:
-    """A line, what parses it, and at whose expense."""
-    line, parser = Line(), Parser()
+def connected() -> tuple[FakeTransport, Parser, Turns]:
+    """A transport, its parser, and the turns that it is charged to."""
+    transport, parser = FakeTransport(), Parser()
     turns = Turns(lambda: parser.worked_ns)
-    line.protocol = Metered(parser, turns)
-    line.protocol.connection_made(cast(asyncio.Transport, line))
-    return line, parser, turns
+    transport.protocol = Metered(parser, turns)
+    transport.protocol.connection_made(cast(asyncio.Transport, transport))
+    return transport, parser, turns
 
 
 def test_past_its_share_a_line_is_not_read_and_goes_on_in_order() -> None:
     async def main() -> None:
-        line, parser, turns = connected()
-        line.send(b"a")
-        assert line.reading and not turns.ready()
+        transport, parser, turns = connected()
+        transport.send(b"a")
+        assert transport.reading and not turns.ready()
         # What had been read when it was paused, as aiohttp's own resuming may let happen.
-        line.send(b"b")
-        line.send(b"c")
-        assert not line.reading and parser.got == b"a"
+        transport.send(b"b")
+        transport.send(b"c")
+        assert not transport.reading and parser.got == b"a"
         await asyncio.sleep(0)
-        assert line.reading and parser.got == b"abc"
-        line.send(b"d")
-        line.protocol.eof_received()
+        assert transport.reading and parser.got == b"abc"
+        transport.send(b"d")
+        transport.protocol.eof_received()
         assert parser.got == b"abcd" and parser.ended
 
     asyncio.run(main())
@@ -85,12 +85,12 @@ def test_past_its_share_a_line_is_not_read_and_goes_on_in_order() -> None:
 
 def test_who_is_known_pays_from_there_on() -> None:
     async def main() -> None:
-        line, parser, strangers = connected()
+        transport, parser, strangers = connected()
         own = Turns(lambda: parser.worked_ns)
-        line.send(b"a")
-        charge(cast(asyncio.Transport, line), own)
+        transport.send(b"a")
+        charge(cast(asyncio.Transport, transport), own)
         before = strangers.used_ns
-        line.send(b"b")
+        transport.send(b"b")
         assert parser.got == b"ab" and own.used_ns == SLICE_NS
         assert strangers.used_ns == before and not own.ready()
 

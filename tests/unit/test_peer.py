@@ -169,8 +169,8 @@ def test_pcm_codecs_are_exact(codec: str) -> None:
 # -- the outlet ---------------------------------------------------------------------------------
 
 
-class Line:
-    """What a listener is sent."""
+class FakeListener:
+    """A fake listener: what it is sent, and whether its queue has room."""
 
     def __init__(self) -> None:
         self.messages: list[str | bytes] = []
@@ -200,9 +200,9 @@ def playing(rig: Rig, signal: np.ndarray) -> None:
 def test_equal_settings_share_an_encoder_and_its_packets() -> None:
     rig, outlets = Rig(), None
     outlets = Subscribers(rig.graph)
-    a, b, c = Line(), Line(), Line()
-    for line, settings in ((a, {}), (b, {}), (c, {"bitrate": "32k"})):
-        outlets.join(line.outlet(rig, **settings), rig.sink)
+    a, b, c = FakeListener(), FakeListener(), FakeListener()
+    for listener, settings in ((a, {}), (b, {}), (c, {"bitrate": "32k"})):
+        outlets.join(listener.outlet(rig, **settings), rig.sink)
     playing(rig, sine(1.0))
     rig.run(2.0)
     assert [p.payload for p in a.packets] == [p.payload for p in b.packets]
@@ -214,21 +214,21 @@ def test_equal_settings_share_an_encoder_and_its_packets() -> None:
 
 def test_silence_is_said_once_and_costs_nothing() -> None:
     rig = Rig()
-    line = Line()
-    Subscribers(rig.graph).join(line.outlet(rig), rig.sink)
+    listener = FakeListener()
+    Subscribers(rig.graph).join(listener.outlet(rig), rig.sink)
     playing(rig, np.concatenate((sine(0.5), np.zeros((48_000 * 5, 2), np.float32), sine(0.5))))
     rig.run(10.0)
-    assert len(line.packets) < (1.0 + 2 * 0.3) * 50
-    silences = [m for m in line.texts if isinstance(m, Silence)]
+    assert len(listener.packets) < (1.0 + 2 * 0.3) * 50
+    silences = [m for m in listener.texts if isinstance(m, Silence)]
     assert len(silences) == 2
-    gaps = np.diff([p.position for p in line.packets])
+    gaps = np.diff([p.position for p in listener.packets])
     assert gaps.max() / 48_000 == pytest.approx(4.8, abs=0.1)
 
 
 def test_a_full_line_drops_the_oldest_media_and_keeps_messages() -> None:
     rig = Rig()
     outlets = Subscribers(rig.graph)
-    slow, fast = Line(), Line()
+    slow, fast = FakeListener(), FakeListener()
     stuck = slow.outlet(rig, codec="s16")
     outlets.join(stuck, rig.sink)
     outlets.join(fast.outlet(rig, codec="s16"), rig.sink)
@@ -245,17 +245,17 @@ def test_a_full_line_drops_the_oldest_media_and_keeps_messages() -> None:
 def test_settings_change_in_place_or_with_a_new_generation() -> None:
     rig = Rig()
     outlets = Subscribers(rig.graph)
-    line = Line()
-    outlet = line.outlet(rig)
+    listener = FakeListener()
+    outlet = listener.outlet(rig)
     outlets.join(outlet, rig.sink)
     playing(rig, sine(6.0))
     rig.run(1.0)
     outlets.configure(outlet, changed(outlet.settings, {"bitrate": "16k", "frame": "60ms"}))
     rig.run(1.0)
-    assert {p.generation for p in line.packets} == {1} and line.packets[-1].frames == 2880
+    assert {p.generation for p in listener.packets} == {1} and listener.packets[-1].frames == 2880
     outlets.configure(outlet, changed(outlet.settings, {"codec": "s24"}))
     rig.run(1.0)
-    assert line.packets[-1].generation == 2 and len(line.packets[-1].payload) == line.packets[-1].frames * 6
+    assert listener.packets[-1].generation == 2 and len(listener.packets[-1].payload) == listener.packets[-1].frames * 6
     outlets.leave(outlet)
     assert not rig.graph.taps
 
@@ -269,14 +269,14 @@ def blocks_of(group: SharedEncoder, at: int, count: int, frames: int = 480) -> i
     return at + count * frames
 
 
-def stamped_wrongly(line: Line) -> list[tuple[int, float]]:
-    firsts = [(p.position, 2**20 * float(decode_pcm("f32", p.payload, 2)[0, 0])) for p in line.packets]
+def stamped_wrongly(listener: FakeListener) -> list[tuple[int, float]]:
+    firsts = [(p.position, 2**20 * float(decode_pcm("f32", p.payload, 2)[0, 0])) for p in listener.packets]
     return [(position, first) for position, first in firsts if position != first]
 
 
 def test_shorter_packets_while_playing_lose_nothing_and_keep_their_positions() -> None:
-    rig, line = Rig(), Line()
-    outlets, outlet = Subscribers(rig.graph), line.outlet(rig, codec="f32", frame="60ms")
+    rig, listener = Rig(), FakeListener()
+    outlets, outlet = Subscribers(rig.graph), listener.outlet(rig, codec="f32", frame="60ms")
     outlets.join(outlet, rig.sink)
     group = outlet.group
     assert group is not None
@@ -284,32 +284,32 @@ def test_shorter_packets_while_playing_lose_nothing_and_keep_their_positions() -
     for frame, blocks in (("60ms", 8), ("2.5ms", 3), ("60ms", 11), ("5ms", 1), ("40ms", 5), ("20ms", 9)):
         outlets.configure(outlet, changed(outlet.settings, {"frame": frame}))
         at = blocks_of(group, at, blocks)
-    assert outlet.group is group and len({p.frames for p in line.packets}) == 5
-    assert stamped_wrongly(line) == []
-    ends = [p.position + p.frames for p in line.packets]
-    assert [p.position for p in line.packets] == [480, *ends[:-1]] and at - ends[-1] < 960
+    assert outlet.group is group and len({p.frames for p in listener.packets}) == 5
+    assert stamped_wrongly(listener) == []
+    ends = [p.position + p.frames for p in listener.packets]
+    assert [p.position for p in listener.packets] == [480, *ends[:-1]] and at - ends[-1] < 960
 
 
 @pytest.mark.parametrize("jump", [1, 480, 2400, 4700, 9600])
 def test_packets_after_a_jump_of_the_graphs_position_are_stamped_with_the_new_one(jump: int) -> None:
-    rig, line = Rig(), Line()
-    outlet = line.outlet(rig, codec="f32")
+    rig, listener = Rig(), FakeListener()
+    outlet = listener.outlet(rig, codec="f32")
     Subscribers(rig.graph).join(outlet, rig.sink)
     group = outlet.group
     assert group is not None
     at = blocks_of(group, 0, 7)
     blocks_of(group, at + jump, 7)
-    assert stamped_wrongly(line) == [] and line.packets[-1].position > at
+    assert stamped_wrongly(listener) == [] and listener.packets[-1].position > at
 
 
 def test_graphs_at_44100_are_resampled_for_opus() -> None:
     rig = Rig(rate=44_100)
-    line = Line()
-    Subscribers(rig.graph).join(line.outlet(rig), rig.sink)
+    listener = FakeListener()
+    Subscribers(rig.graph).join(listener.outlet(rig), rig.sink)
     playing(rig, sine(2.0, rate=44_100))
     rig.run(3.0)
     decoder = OpusDecoder(2)
-    sound = np.concatenate([decoder.decode(p.payload) for p in line.packets])
+    sound = np.concatenate([decoder.decode(p.payload) for p in listener.packets])
     assert abs(frequency_hz(sound[9600:72_000, 0], 48_000) - 997) < 0.1
 
 
@@ -459,8 +459,8 @@ def test_sound_and_picture_share_one_presentation_time() -> None:
 def test_an_encoder_is_given_back_as_soon_as_nobody_listens() -> None:
     rig = Rig()
     outlets = Subscribers(rig.graph)
-    line = Line()
-    outlet = line.outlet(rig)
+    listener = FakeListener()
+    outlet = listener.outlet(rig)
     outlets.join(outlet, rig.sink)
     group = outlet.group
     assert group is not None and group._encoder is not None

@@ -33,20 +33,20 @@ class Closed(PeerLost):
 
 
 class _Runner(StreamRunner):
-    """Reports to its `ClientLine` how the connection ended."""
+    """Reports to its `ClientConnection` how the connection ended."""
 
-    def __init__(self, line: ClientLine, turns: Turns | None, whose: str) -> None:
-        super().__init__(lambda transport: line, turns, whose=whose)
+    def __init__(self, connection: ClientConnection, turns: Turns | None, whose: str) -> None:
+        super().__init__(lambda transport: connection, turns, whose=whose)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         if exc is not None and self._core is not None:
-            cast(ClientLine, self._core).broke(exc)
+            cast(ClientConnection, self._core).broke(exc)
         super().connection_lost(exc)
 
 
 class Core(Session[Buffer, bytes], Protocol):
-    """The protocol that a `ClientLine` runs."""
+    """The protocol that a `ClientConnection` runs."""
 
     @property
     def partial_bytes(self) -> int:
@@ -81,7 +81,7 @@ def _free(size: int) -> None:
 
 # Everything that ends the connection leads to one call of `ended`. During a TLS handshake it is `start_tls` that
 # reports, by raising.
-class ClientLine:
+class ClientConnection:
     """Runs one core on one connection, as a `Connection` for the runner.
 
     `after` is called when bytes were taken or a deadline has passed; `ended` once, with the reason. All work is charged

@@ -108,24 +108,24 @@ def native_stopped(scene: Scene) -> int:
 
 
 def client_overflows(scene: Scene) -> int:
-    line, wire = greeted(scene.bus)
+    sock, wire = greeted(scene.bus)
     fields = playback_fields(Spec(3, 2, 48_000), (1, 2), maxlength=19200, tlength=9600, corked=True)
     wire.send_request(Command.CREATE_PLAYBACK_STREAM, fields)
-    line.sendall(wire.data_to_send())
+    sock.sendall(wire.data_to_send())
     time.sleep(0.3)
     wire.send_block(0, bytes(38400))
     at = now_ns()
-    line.sendall(wire.data_to_send())
+    sock.sendall(wire.data_to_send())
     time.sleep(0.3)
-    line.close()
+    sock.close()
     return at
 
 
 def garbage(path: Path) -> int:
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(str(path))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
         at = now_ns()
-        line.sendall(b"\xff" * 4096)
+        sock.sendall(b"\xff" * 4096)
         time.sleep(0.3)
     return at
 
@@ -192,13 +192,13 @@ def listener_killed(scene: Scene) -> int:
 
 def _websocket(scene: Scene) -> socket.socket:
     host, _, port = scene.bus.listen.rpartition(":")
-    line = socket.create_connection((host, int(port)))
+    sock = socket.create_connection((host, int(port)))
     key = "x3JJHMbDL1EzLkh9GBhXDw=="
     head = f"GET /default HTTP/1.1\r\nHost: {scene.bus.listen}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     head += f"Authorization: Bearer {scene.bus.key}\r\n"
-    line.sendall(f"{head}Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
-    line.recv(4096)
-    return line
+    sock.sendall(f"{head}Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+    sock.recv(4096)
+    return sock
 
 
 def _masked(text: bytes) -> bytes:
@@ -206,20 +206,20 @@ def _masked(text: bytes) -> bytes:
 
 
 def listener_reads_nothing(scene: Scene) -> int:
-    line = _websocket(scene)
+    sock = _websocket(scene)
     at = now_ns()
-    line.sendall(_masked(b'{"type":"hello","name":"lazy","settings":{"codec":"f32"}}'))
+    sock.sendall(_masked(b'{"type":"hello","name":"lazy","settings":{"codec":"f32"}}'))
     time.sleep(6)
-    line.close()
+    sock.close()
     return at
 
 
 def listener_garbage(scene: Scene) -> int:
-    line = _websocket(scene)
+    sock = _websocket(scene)
     at = now_ns()
-    line.sendall(_masked(b"nonsense"))
+    sock.sendall(_masked(b"nonsense"))
     time.sleep(0.3)
-    line.close()
+    sock.close()
     return at
 
 
@@ -263,10 +263,10 @@ def machine_killed(scene: Scene) -> int:
 
 def wrong_token(scene: Scene) -> int:
     at = now_ns()
-    line = http.client.HTTPConnection(scene.bus.listen, timeout=10)
-    line.request("GET", "/api/v1/state", headers={"Authorization": "Bearer wrong-wrong-wrong-wrong"})
-    assert line.getresponse().status == 401
-    line.close()
+    connection = http.client.HTTPConnection(scene.bus.listen, timeout=10)
+    connection.request("GET", "/api/v1/state", headers={"Authorization": "Bearer wrong-wrong-wrong-wrong"})
+    assert connection.getresponse().status == 401
+    connection.close()
     return at
 
 

@@ -85,10 +85,10 @@ class Scene:
         # A second holds whole periods of the tone, so that it can be repeated instead of computed again.
         self.tone = write_wav(folder / "tone.wav", np.tile(s16(sine(1.0)), (TONE_S, 1)))
         port = self.bus.listen.rpartition(":")[2]
-        self.line = self.bus.spawn(
-            sys.executable, str(HERE / "line.py"), port, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        self.proxy = self.bus.spawn(
+            sys.executable, str(HERE / "proxy.py"), port, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        assert self.line.stdout is not None
+        assert self.proxy.stdout is not None
         self.near = f"ws://127.0.0.1:{int(self.line.stdout.readline())}/default"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -215,10 +215,10 @@ class Scene:
 
     def fail(self, command: str) -> int:
         """Trigger a fault of the line; returns when it began."""
-        assert self.line.stdin is not None and self.line.stdout is not None
-        self.line.stdin.write(f"{command}\n".encode())
-        self.line.stdin.flush()
-        return int(self.line.stdout.readline())
+        assert self.proxy.stdin is not None and self.proxy.stdout is not None
+        self.proxy.stdin.write(f"{command}\n".encode())
+        self.proxy.stdin.flush()
+        return int(self.proxy.stdout.readline())
 
     def close(self) -> None:
         """Kill everything."""

@@ -20,7 +20,7 @@ from millrace.errors import PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine, Displaced
-from millrace.io.client import ClientLine, Closed, Core
+from millrace.io.client import ClientConnection, Closed, Core
 from millrace.io.clock import now_ns
 from millrace.io.crypto import spice_ticket, trusting, vnc_answer
 from millrace.units import NS_PER_S, HostNs
@@ -55,7 +55,7 @@ class NetworkMachine(AttachedMachine):
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.ready: asyncio.Future[None] = loop.create_future()
-        self.lines: list[ClientLine] = []
+        self.connections: list[ClientConnection] = []
         self.ends: list[Exception] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -104,16 +104,18 @@ class NetworkMachine(AttachedMachine):
 
         task.add_done_callback(done)
 
-    def _line(self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]) -> ClientLine:
+    def _new_connection(
+        self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]
+    ) -> ClientConnection:
         """A connection of the session, charged to the guest."""
-        return ClientLine(core, after, ended, self.guest.turns, self.label, self._may_wait(), self._partial())
+        return ClientConnection(core, after, ended, self.guest.turns, self.label, self._may_wait(), self._partial())
 
-    async def _open(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
-        self.lines.append(line)
-        await self._connect(line, tls)
+    async def _open(self, connection: ClientConnection, tls: ssl.SSLContext | None) -> None:
+        self.connections.append(connection)
+        await self._connect(connection, tls)
 
-    async def _connect(self, line: ClientLine, tls: ssl.SSLContext | None) -> None:
-        await line.connect(self.spec.host, self.spec.port, self.spec.address, tls, self.spec.below)
+    async def _connect(self, connection: ClientConnection, tls: ssl.SSLContext | None) -> None:
+        await connection.connect(self.spec.host, self.spec.port, self.spec.address, tls, self.spec.below)
 
     async def _until_ended(self) -> None:
         await asyncio.wait({self.ready, self.ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -124,9 +126,9 @@ class NetworkMachine(AttachedMachine):
     def _gone(self) -> None:
         for task in list(self.tasks):
             task.cancel()
-        for line in self.lines:
-            line.close()
-        self.lines.clear()
+        for connection in self.connections:
+            connection.close()
+        self.connections.clear()
         # Retrieve the exception: there may be nobody left to await it, and asyncio would log it as never retrieved.
         if not self.ended.cancel() and not self.ended.cancelled():
             self.ended.exception()
@@ -179,7 +181,7 @@ class SpiceMachine(NetworkMachine):
             main_end.append(why)
             self._end(why)
 
-        await self._open(self._line(main, after, main_ended), tls)
+        await self._open(self._new_connection(main, after, main_ended), tls)
         began = now_ns()
         try:
             await self._until_ended()
@@ -188,7 +190,7 @@ class SpiceMachine(NetworkMachine):
                 await asyncio.sleep(LAST_WORDS_S)
                 # Only the main channel must close cleanly: the others are reset if they had unread data.
                 closed = bool(main_end) and isinstance(main_end[0], Closed)
-                self._let_go = closed and len(self.ends) == len(self.lines)
+                self._let_go = closed and len(self.ends) == len(self.connections)
                 if now_ns() - began > self._hold_s * NS_PER_S:
                     self._hold_s = HOLD_FIRST_S
             raise
@@ -202,7 +204,7 @@ class SpiceMachine(NetworkMachine):
         until = now_ns() + round(hold_s * NS_PER_S)
         while now_ns() < until:
             # The probe sends nothing, so it displaces nobody. PeerLost if the server is gone.
-            probe = ClientLine(SpiceProbe(), lambda now: None, lambda why: None)
+            probe = ClientConnection(SpiceProbe(), lambda now: None, lambda why: None)
             await self._connect(probe, None)
             probe.close()
             self._show(
@@ -231,14 +233,14 @@ class SpiceMachine(NetworkMachine):
         channel = self._channel(ChannelKind.PLAYBACK, self._number, caps)
         door = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
         self.doors.append(door)
-        await self._open(self._line(channel, door.receive, self._end), tls)
+        await self._open(self._new_connection(channel, door.receive, self._end), tls)
 
     async def _record(self, tls: ssl.SSLContext | None) -> None:
         channel = self._channel(ChannelKind.RECORD, self._number, RECORD_CAPS)
-        door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: line.wake())
-        line = self._line(channel, door.receive, self._end)
+        door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: connection.wake())
+        connection = self._new_connection(channel, door.receive, self._end)
         self.doors.append(door)
-        await self._open(line, tls)
+        await self._open(connection, tls)
 
 
 class SpiceProbe(Untimed):
@@ -262,7 +264,7 @@ class VncMachine(NetworkMachine):
 
         def told(event: SessionEvent) -> None:
             if isinstance(event, TlsWanted):
-                self._later(partial(self._into_tls, wire, line))
+                self._later(partial(self._into_tls, wire, connection))
                 return
             self.machine = door.name
             if not self.ready.done():
@@ -270,8 +272,8 @@ class VncMachine(NetworkMachine):
 
         door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text)
         self.doors.append(door)
-        line = self._line(wire, door.receive, self._end)
-        await self._open(line, None)
+        connection = self._new_connection(wire, door.receive, self._end)
+        await self._open(connection, None)
         try:
             await self._until_ended()
         except Closed:
@@ -283,8 +285,8 @@ class VncMachine(NetworkMachine):
                 " viewer has exclusive access. retrying; close that viewer or make it share"
             ) from None
 
-    async def _into_tls(self, wire: VncClient, line: ClientLine) -> None:
+    async def _into_tls(self, wire: VncClient, connection: ClientConnection) -> None:
         context = await asyncio.to_thread(trusting, self.spec.ca_file)
         wire.tls_begins()
-        await line.start_tls(context, self.spec.host or "localhost")
+        await connection.start_tls(context, self.spec.host or "localhost")
         wire.tls_ready()

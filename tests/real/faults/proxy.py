@@ -1,4 +1,4 @@
-"""A proxy between a listener and a daemon that fails on command: python line.py DAEMON_PORT
+"""A proxy between a listener and a daemon that fails on command: python proxy.py DAEMON_PORT
 
 Prints its port. It answers each command on standard input (stall S, upstall S, thin S, drop N) with the time, in ns, at
 which the effect began.
@@ -80,7 +80,7 @@ def _frame(data: bytes) -> int:
     return 0 if len(data) < 2 + width else 2 + width + int.from_bytes(data[2 : 2 + width], "big")
 
 
-class Line:
+class Proxy:
     """The proxy, with all of its connections."""
 
     def __init__(self, port: int) -> None:
@@ -127,13 +127,13 @@ async def _pump(source: asyncio.StreamReader, way: Way) -> None:
 
 async def main(port: int) -> None:
     """Serve until standard input ends."""
-    line = Line(port)
-    server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
+    proxy = Proxy(port)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     while text := await commands.readline():
-        print(await line.command(text.decode().split()), flush=True)
+        print(await proxy.command(text.decode().split()), flush=True)
 
 
 if __name__ == "__main__":
