@@ -240,7 +240,7 @@ def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path
         elif how == "grant":
             alice.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
             for session in list(rig.daemon.worker.sessions):
-                session.end_forbidden(alice)
+                session.end_forbidden("alice")
         elif how == "refused":
             alice.graph.budget.limit = alice.graph.budget.held + 1000
             for _ in range(5):

@@ -533,11 +533,11 @@ def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
 
         for what in ("keep_ended", "keep_level", "add_token"):
             monkeypatch.setattr(store, what, slowly(what, getattr(store, what)))
-        found = daemon.plane.commands.find(OWNER, "sink/default", "alice", Right.CONTROL)
+        louder = {"target": "sink/default", "guest": "alice", "settings": {"volume": "50%"}}
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
                 tasks.create_task(daemon.worker.access.sign_out(daemon.worker.access.admit(session, "127.0.0.1")))
-                tasks.create_task(daemon.worker.set(found, {"volume": "50%"}))
+                tasks.create_task(daemon.plane.run(OWNER, "set", louder))
             await asyncio.sleep(0.05)
             assert "add_token" not in kept
             before = len(kept)

@@ -6,21 +6,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args, get_origin
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
 
-from millrace.control.commands import KEPT, KEY_MAX, PROGRAM_MAX, VALUE_MAX, Commands
+from millrace.control.commands import KEY_MAX, PROGRAM_MAX, VALUE_MAX, Commands
 from millrace.control.local import LocalPlane
 from millrace.control.plane import ControlPlane, Held, LocalGuests
+from millrace.control.plane import Session as Program
 from millrace.control.registry import Shown
 from millrace.control.results import Done, StateView
-from millrace.control.table import Command, Scope
 from millrace.control.worker import Worker
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.model import Stream
 from millrace.guest.config import GuestConfig
+from millrace.guest.guest import Guest
 from millrace.guest.machines.address import parse_places
 from millrace.guest.notfound import NotFound
 from millrace.io.clock import now_ns
@@ -411,7 +412,7 @@ def test_what_waits_for_the_disk_holds_up_who_asked_for_it_alone(tmp_path: Path)
             most.clear()
             await asyncio.gather(*several(name, **args))
             assert most == {"owner": 3, "certificate/five": 1, "all": 4}, name
-        assert set(hall.commands.table) > KEPT and not hall.worker.keeper._own, "nobody who is done is remembered"
+        assert not hall.worker.keeper._own, "nobody who is done is remembered"
 
     with_guests(tmp_path, test)
 
@@ -441,7 +442,7 @@ class Session:
     def claim_changed(self, name: str, have: bool) -> None:
         self.told.append((name, have))
 
-    def end_forbidden(self, guest: Any) -> None:
+    def end_forbidden(self, guest: str) -> None:
         """See `Session`."""
 
 
@@ -608,39 +609,6 @@ def test_whatever_the_description_refers_to_is_in_it(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-OBJECT_KEYS = {"target", "source", "door", "request"}
-
-
-def test_each_command_can_be_sent_where_its_scope_says(tmp_path: Path) -> None:
-    """What another plane, of several workers, has to know of the table."""
-
-    def merges(kind: Any) -> bool:
-        """Whether results of several workers can be put together: lists are joined, each item names its guest."""
-        if get_origin(kind) is list:
-            return "guest" in {field.name for field in msgspec.structs.fields(get_args(kind)[0])}
-        lists = [field.name for field in msgspec.structs.fields(kind) if get_origin(field.type) is list]
-        return lists == ["guests", "names"]
-
-    def check(command: Command) -> bool:
-        fields = {field.name: field for field in msgspec.structs.fields(command.takes)}
-        required = {name for name, field in fields.items() if field.required}
-        match command.scope:
-            case Scope.GUEST:
-                return "guest" in required and fields["guest"].type is str and "{guest}" in command.path
-            case Scope.OBJECT:
-                return len(required & OBJECT_KEYS) == 1 and "guest" not in required
-            case Scope.ALL:
-                return command.method == "GET" and not required and merges(command.returns)
-            case Scope.HOST:
-                return not required & OBJECT_KEYS
-
-    async def test(hall: Hall) -> None:
-        assert not [name for name, command in hall.plane.table.items() if not check(command)]
-        assert {command.scope for command in hall.plane.table.values()} == set(Scope)
-
-    with_guests(tmp_path, test)
-
-
 def test_a_plane_hands_out_nothing_of_its_worker(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         plane: ControlPlane = hall.plane
@@ -651,3 +619,12 @@ def test_a_plane_hands_out_nothing_of_its_worker(tmp_path: Path) -> None:
         assert {name for name in shown if id(getattr(plane, name)) in inner} == {"strangers"}, "a share of time"
 
     with_guests(tmp_path, test)
+
+
+def test_a_plane_and_its_connections_name_guests_by_value() -> None:
+    """Nothing that passes between them, either way, is an object of one process."""
+    for interface in (ControlPlane, Program):
+        for name in members_of(interface):
+            member = getattr(interface, name, None)
+            told = get_type_hints(member.fget if isinstance(member, property) else member) if member else {}
+            assert not {Guest, Worker, Stream} & {*told.values()}, name

@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from millrace.budget import MIB, Budget
 from millrace.control.requests import Nothing
-from millrace.control.table import Command, Scope
+from millrace.control.scopes import at_host, not_kept
+from millrace.control.table import Command
 from millrace.errors import BudgetError, ConfigError
 from millrace.rights.model import OWNER, Principal
 from millrace.server.http import api
@@ -29,7 +30,9 @@ class Commands:
         self.answer: Any = {"ok": True}
         self.budget = Budget("owner", MIB)
         rows = [("look", "GET", "/things"), ("change", "POST", "/things/{thing}"), ("end", "DELETE", "/things/{thing}")]
-        self.table = {name: Command(name, way, path, Nothing, Nothing, Scope.HOST, name) for name, way, path in rows}
+        self.table = {
+            name: Command(name, way, path, Nothing, Nothing, at_host, not_kept, name) for name, way, path in rows
+        }
 
     def budget_of(self, principal: Principal) -> Budget:
         return self.budget

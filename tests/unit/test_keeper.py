@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from functools import partial
 
 import pytest
 
@@ -18,13 +19,12 @@ def test_others_come_in_between_however_many_one_asks_for() -> None:
         keeper, order = StoreWriter(Store(IN_MEMORY)), []
 
         async def change(who: str) -> None:
-            async with keeper.turn_of(who):
-                await asyncio.sleep(0)
-                order.append(who)
+            await asyncio.sleep(0)
+            order.append(who)
 
         async with asyncio.TaskGroup() as tasks:
             for who in ("many",) * MANY + ("other", "third"):
-                tasks.create_task(change(who))
+                tasks.create_task(keeper.change(who, partial(change, who)))
         gc.collect()
         assert not keeper._own, "nothing is held of those who wait no more"
         keeper.close()
@@ -38,15 +38,17 @@ def test_one_change_at_a_time_and_the_next_after_one_that_fails_or_is_given_up()
     async def main() -> None:
         keeper, inside = StoreWriter(Store(IN_MEMORY)), 0
 
-        async def change(who: str, fails: bool = False) -> None:
+        async def make(fails: bool) -> None:
             nonlocal inside
-            async with keeper.turn_of(who):
-                inside += 1
-                assert inside == 1
-                await asyncio.sleep(0.001)
-                inside -= 1
-                if fails:
-                    raise ValueError
+            inside += 1
+            assert inside == 1
+            await asyncio.sleep(0.001)
+            inside -= 1
+            if fails:
+                raise ValueError
+
+        async def change(who: str, fails: bool = False) -> None:
+            await keeper.change(who, lambda: make(fails))
 
         made = [asyncio.create_task(change(who, fails)) for who in ("a", "b") for fails in (False, True, False)]
         given_up = asyncio.create_task(change("a"))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
 
 from millrace.control import requests as r
-from millrace.control import results, verbs
+from millrace.control import results, scopes, verbs
 from millrace.control.plane import Place
 from millrace.control.publish import grant_view
 from millrace.control.table import Command, Scope
@@ -20,7 +20,7 @@ from millrace.control.tokens import token_view
 from millrace.control.worker import Worker
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
-from millrace.guest.config import stream_table, table_of
+from millrace.guest.config import table_of
 from millrace.guest.find import split_key
 from millrace.guest.guest import Guest
 from millrace.guest.home import MachineView
@@ -46,13 +46,20 @@ KEY_MAX, VALUE_MAX = 200, 4096
 PROGRAM_MAX = 4096
 """A program may be given by its path (PATH_MAX)."""
 OK = results.Done()
-KEPT = frozenset({
-    "guest.add", "guest.remove", "sink.add", "sink.remove", "grant", "decide", "token.new", "token.rotate",
-    "token.revoke", "remember",
-})  # fmt: skip
-"""Commands that write to disk before they are answered."""
 Run = Callable[[Any, Principal], Awaitable[Any]]
 T = TypeVar("T")
+
+
+class _Row(NamedTuple):
+    """One command: see `Command`, which has the types of `run` in its place."""
+
+    name: str
+    method: str
+    path: str
+    scope: Callable[[Any], Scope]
+    run: Run
+    summary: str
+    kept: Callable[[Any], bool] = scopes.not_kept
 
 
 # Each command does four things in this order: convert its arguments (`requests`), find the object among those that
@@ -67,50 +74,59 @@ class Commands:
         self._worker, self._place = worker, place
         self.table: dict[str, Command] = {}
         self._runs: dict[str, Run] = {}
-        for name, method, path, scope, run, summary in self._rows():
+        for name, method, path, scope, run, summary, kept in self._rows():
             types = get_type_hints(run)
-            self.table[name] = Command(name, method, path, types["args"], types["return"], scope, summary)
+            self.table[name] = Command(name, method, path, types["args"], types["return"], scope, kept, summary)
             self._runs[name] = run
 
-    def _rows(self) -> list[tuple[str, str, str, Scope, Run, str]]:
+    def _rows(self) -> list[_Row]:
         guest = "/guests/{guest}"
-        guest_, object_, all_, host_ = Scope.GUEST, Scope.OBJECT, Scope.ALL, Scope.HOST
+        host, workers, guest_ = scopes.at_host, scopes.everywhere, scopes.in_guest
+        target, source, kept = scopes.on_target, scopes.on_source, scopes.kept
         return [
-            ("about", "GET", "/about", host_, self._about, "Return the version, the addresses, and the caller"),
-            ("page.link", "POST", "/page-links", host_, self._page_link, "Make a link for one browser"),
-            ("state", "GET", "/state", all_, self._state, "Return the state of all visible guests, or of one"),
-            ("set", "POST", "/set", object_, self._set, "Change volume, mute, or a listener's settings"),
-            ("move", "POST", "/move", object_, self._move, "Move a stream or a listener to another sink"),
-            ("link", "POST", "/links", object_, self._link, "Also link a stream or a sink to a sink"),
-            ("unlink", "DELETE", "/links", object_, self._unlink, "Remove a link"),
-            ("guest.add", "POST", "/guests", host_, self._guest_add, "Add a guest"),
-            ("guest.remove", "DELETE", guest, host_, self._guest_remove, "Remove a guest"),
-            ("attach", "POST", f"{guest}/doors", guest_, self._attach, "Attach a machine to a guest"),
-            ("detach", "DELETE", "/doors/{door}", object_, self._detach, "Detach a machine"),
-            ("sink.add", "POST", f"{guest}/sinks", guest_, self._sink_add, "Add a sink"),
-            ("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", guest_, self._sink_remove, "Remove a sink"),
-            ("grants", "GET", "/grants", all_, self._grants, "List the rules for programs"),
-            ("grant", "POST", f"{guest}/grants", guest_, self._grant, "Set or delete a rule for a program"),
-            ("requests", "GET", "/requests", all_, self._requests, "List pending requests"),
-            ("decide", "POST", "/requests/{request}", object_, self._decide, "Answer a pending request"),
-            ("latency", "GET", "/latency", object_, self._latency, "Break down a stream's latency"),
-            ("explain", "GET", "/explain", object_, self._explain, "Explain a stream's processing, stage by stage"),
-            (
-                "flight",
-                "GET",
-                f"{guest}/flight",
-                guest_,
-                self._flight,
+            _Row("about", "GET", "/about", host, self._about, "Return the version, the addresses, and the caller"),
+            _Row("page.link", "POST", "/page-links", host, self._page_link, "Make a link for one browser"),
+            _Row("state", "GET", "/state", workers, self._state, "Return the state of all visible guests, or of one"),
+            _Row(
+                "set", "POST", "/set", target, self._set, "Change volume, mute, or a listener's settings",
+                scopes.keeps_level,
+            ),
+            _Row("move", "POST", "/move", target, self._move, "Move a stream or a listener to another sink"),
+            _Row("link", "POST", "/links", source, self._link, "Also link a stream or a sink to a sink"),
+            _Row("unlink", "DELETE", "/links", source, self._unlink, "Remove a link"),
+            _Row("guest.add", "POST", "/guests", host, self._guest_add, "Add a guest", kept),
+            _Row("guest.remove", "DELETE", guest, host, self._guest_remove, "Remove a guest", kept),
+            _Row("attach", "POST", f"{guest}/doors", guest_, self._attach, "Attach a machine to a guest"),
+            _Row("detach", "DELETE", "/doors/{door}", scopes.on_door, self._detach, "Detach a machine"),
+            _Row("sink.add", "POST", f"{guest}/sinks", guest_, self._sink_add, "Add a sink", kept),
+            _Row("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", guest_, self._sink_remove, "Remove a sink", kept),
+            _Row("grants", "GET", "/grants", workers, self._grants, "List the rules for programs"),
+            _Row("grant", "POST", f"{guest}/grants", guest_, self._grant, "Set or delete a rule for a program", kept),
+            _Row("requests", "GET", "/requests", workers, self._requests, "List pending requests"),
+            _Row(
+                "decide", "POST", "/requests/{request}", scopes.on_request, self._decide, "Answer a pending request",
+                scopes.keeps_rule,
+            ),
+            _Row("latency", "GET", "/latency", target, self._latency, "Break down a stream's latency"),
+            _Row("explain", "GET", "/explain", target, self._explain, "Explain a stream's processing, stage by stage"),
+            _Row(
+                "flight", "GET", f"{guest}/flight", guest_, self._flight,
                 "Return the flight recorder of a guest's last minute",
             ),
-            ("incidents", "GET", "/incidents", all_, self._incidents, "List recent incidents"),
-            ("tokens", "GET", "/tokens", host_, self._tokens, "List tokens, without their secrets"),
-            ("token.new", "POST", "/tokens", host_, self._token_new, "Create a token; the secret is returned once"),
-            ("token.rotate", "POST", "/tokens/{token}/rotate", host_, self._token_rotate, "Rotate a token"),
-            ("token.revoke", "DELETE", "/tokens/{token}", host_, self._token_revoke, "Revoke a token"),
-            ("remember", "POST", "/memory", host_, self._remember, "Store a text under a key, or delete it"),
-            ("recall", "GET", "/memory", host_, self._recall, "Return stored texts by key prefix"),
-        ]
+            _Row("incidents", "GET", "/incidents", workers, self._incidents, "List recent incidents"),
+            _Row("tokens", "GET", "/tokens", host, self._tokens, "List tokens, without their secrets"),
+            _Row(
+                "token.new", "POST", "/tokens", host, self._token_new,
+                "Create a token; the secret is returned once", kept,
+            ),
+            _Row("token.rotate", "POST", "/tokens/{token}/rotate", host, self._token_rotate, "Rotate a token", kept),
+            _Row("token.revoke", "DELETE", "/tokens/{token}", host, self._token_revoke, "Revoke a token", kept),
+            _Row(
+                "remember", "POST", "/memory", scopes.on_text, self._remember,
+                "Store a text under a key, or delete it", kept,
+            ),
+            _Row("recall", "GET", "/memory", host, self._recall, "Return stored texts by key prefix"),
+        ]  # fmt: skip
 
     async def run(self, principal: Principal, name: str, args: Any) -> Any:
         """Run a command for `principal`. Refusals are raised as ConfigError, GraphError or RightsError."""
@@ -119,7 +135,7 @@ class Commands:
             raise ConfigError(f"there is no command {quoted(name)}; there are: {', '.join(self.table)}")
         parsed, run = r.parsed(command.takes, args), self._runs[name]
         principal = self._worker.current(principal)
-        if not _is_kept(name, parsed):
+        if not command.kept(parsed):
             return await run(parsed, principal)
         return await self._run_in_turn(principal, run, parsed)
 
@@ -171,7 +187,7 @@ class Commands:
     ) -> tuple[Guest, T]:
         """The first thing that `look` finds in the guests visible to `principal`, or only in guest `name`.
 
-        RightsError without `right` in that guest. A sink name may exist in several guests: the first one counts.
+        RightsError without `right` in that guest. Several guests may have it, by name: see `OnObject`.
         """
         for guest in self.visible(principal):
             thing = look(guest) if name in (None, guest.name) else None
@@ -267,7 +283,7 @@ class Commands:
         return self._worker.attach(guest, spec).view()
 
     async def _detach(self, args: r.Detach, principal: Principal) -> results.Done:
-        key = f"door/{args.door.removeprefix('door/')}"
+        key = scopes.door_key(args.door)
         _, machine = self._first(principal, key, lambda guest: verbs.machine_of(guest, key), Right.ADMIN)
         await machine.stop()
         return OK
@@ -293,7 +309,7 @@ class Commands:
         return [q.view() for q in self._worker.prompts if principal.may(Right.ADMIN, q.guest)]
 
     async def _decide(self, args: r.Decide, principal: Principal) -> results.Done:
-        key = f"request/{args.request.removeprefix('request/')}"
+        key = scopes.request_key(args.request)
         asked = self._worker.prompts.get(key)
         if asked is None or not principal.may(Right.SEE, asked.guest):
             raise missing(key, why=" that waits: it was answered, or its time is over")
@@ -377,10 +393,11 @@ class Commands:
         principal.demand(Right.ADMIN)
         if not 0 < len(args.key) <= KEY_MAX or len(args.value or "") > VALUE_MAX:
             raise ConfigError(f"a key has 1 to {KEY_MAX} characters, a value {VALUE_MAX} at most")
-        guest = next((g for g in self._worker.guests.values() if args.key.startswith(stream_table(g.name))), None)
+        name = table_of(args.key)
+        guest = self._worker.guests.get(name)
         if guest is not None:
             await self._worker.learn(guest, args.key, args.value)
-        elif args.value is not None and (name := table_of(args.key)):
+        elif name and args.value is not None:
             # A later guest of that name would load it.
             raise missing_guest(name, self._worker.guests)
         else:
@@ -390,13 +407,6 @@ class Commands:
     async def _recall(self, args: r.Recall, principal: Principal) -> dict[str, str]:
         principal.demand(Right.ADMIN)
         return await self._worker.keeper.write(self._worker.store.recall, args.prefix)
-
-
-def _is_kept(name: str, args: Any) -> bool:
-    """Whether a command writes to disk before it is answered."""
-    if isinstance(args, r.Decide) and not args.always:
-        return False
-    return name in KEPT or (isinstance(args, r.Set) and not args.target.startswith(("stream/", "listener/")))
 
 
 def _no_token(text: str) -> NotFound:

@@ -65,8 +65,8 @@ class Session(Watcher, Protocol):
         """See `Claimant`."""
         ...
 
-    def end_forbidden(self, guest: Guest) -> None:
-        """The grants have changed: end what they now forbid."""
+    def end_forbidden(self, guest: str) -> None:
+        """The grants of a guest have changed: end what they now forbid."""
         ...
 
 

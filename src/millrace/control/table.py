@@ -1,33 +1,58 @@
-"""The rows of the command table: what a command is called, what it takes and gives, and where it has to run."""
+"""The rows of the command table: what a command is called, what it takes and gives, and where it has to run.
+
+A host may have several workers, each with guests of its own. Which of them a command concerns is told by its arguments,
+so that a router can pass it on without knowing the command. One worker alone runs all commands.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 
-class Scope(Enum):
-    """Which workers of a host a command concerns, if there are several. One worker alone runs all commands."""
+@dataclass(frozen=True, slots=True)
+class InGuest:
+    """The worker that has this guest."""
 
-    GUEST = "guest"
-    """The worker that has the guest named by `guest` in the arguments."""
-    OBJECT = "object"
-    """The worker that has the object named in the arguments: each may be asked, and at most one has it."""
-    ALL = "all"
+    guest: str
+
+
+# Numbers are unique on a host, so at most one guest has the object of a key with a number. A sink or a source may also
+# be named by its name, which exists in many guests. Such a key means the first guest that has one, in the order of
+# `ControlPlane.names`, whatever the right in that guest is. This can't be left to the workers: the one that is asked
+# first may have a later guest than another one.
+@dataclass(frozen=True, slots=True)
+class OnObject:
+    """The worker of the first guest, of those that the principal may see, that has an object with this key."""
+
+    key: str
+
+
+class Whole(Enum):
+    """Not one guest's worker."""
+
+    WORKERS = "workers"
     """All workers. Their results are merged: lists are joined, as are the guests of a `StateView`."""
     HOST = "host"
-    """None of them: what is kept once for the host. Tokens, links, stored texts, and which guests there are."""
+    """No worker: what is kept once for the host. Tokens, links, stored texts, and which guests there are."""
+
+
+Scope = InGuest | OnObject | Whole
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, its HTTP method and path, its argument and result types, its scope, and a summary."""
+    """One command: its name, its HTTP method and path, its argument and result types, and a summary."""
 
     name: str
     method: str
     path: str
     takes: type[Any]
     returns: Any
-    scope: Scope
+    scope: Callable[[Any], Scope]
+    """Where it runs, with these arguments."""
+    kept: Callable[[Any], bool]
+    """Whether, with these arguments, it writes to disk before it is answered."""
     summary: str

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from millrace.control.livesessions import End, Leave, LiveSessions, Lose
 from millrace.control.results import TokenView
@@ -144,8 +145,10 @@ class Access:
             return
         self._sessions.end(secret, principal.session)
         self._live_sessions.end(_visit(principal.session), SIGNED_OUT)
-        async with self._keeper.turn_of(principal.key):
-            await self._keeper.write(self._keeper.store.keep_ended, secret, principal.session, list(self._standing))
+        keep = partial(
+            self._keeper.write, self._keeper.store.keep_ended, secret, principal.session, list(self._standing)
+        )
+        await self._keeper.change(principal.key, keep)
 
     def new_link(self) -> str:
         """A single-use code that signs a browser in as the owner."""

@@ -187,7 +187,7 @@ class Worker:
     @asynccontextmanager
     async def _turn(self, guest: Guest) -> AsyncIterator[None]:
         """Serialize a change to a guest; NotFound if the guest was removed while waiting."""
-        async with self.keeper.turn_of(f"guest/{guest.name}"):
+        async with self.keeper.turn:
             if self.guests.get(guest.name) is not guest:
                 raise NotFound(f"guest {guest.name} was removed")
             yield
@@ -366,7 +366,7 @@ class Worker:
             self._rules.publish(guest.name, guest.admission.grants)
         guest.admission.enforce()
         for session in list(self.sessions):
-            session.end_forbidden(guest)
+            session.end_forbidden(guest.name)
 
     # With `always` the rule comes first: if it can't be saved, nothing is decided, and the person sees the error
     # while the program still waits. Making the rule may already answer this request (`Admission.enforce`); deciding

@@ -2,16 +2,15 @@
 
 A change that can't be saved is not made, and one that can't be made is not saved: a refusal has no effect. Changes are
 serialized by `turn`, so that none refers to a guest, sink or token that another has just removed. Of several changes
-by the same principal only the first queues for `turn` (see `turn_of`).
+by the same principal only the first queues for `turn` (see `change`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -102,15 +101,6 @@ class StoreWriter:
         self._running: set[asyncio.Task[Any]] = set()
         self._thread = ThreadPoolExecutor(1, "millrace-store")
 
-    @asynccontextmanager
-    async def turn_of(self, who: str) -> AsyncIterator[None]:
-        """Hold `turn`, queueing at most one change of `who` for it, so that a flood of them can't starve others."""
-        if self.turn.mine:
-            yield
-            return
-        async with self._only(who), self.turn:
-            yield
-
     def _only(self, who: Hashable) -> asyncio.Lock:
         # The weak dictionary keeps the lock only while somebody waits for it or holds it.
         return self._own.setdefault(who, asyncio.Lock())
@@ -118,7 +108,10 @@ class StoreWriter:
     # A requester may go at any moment (an HTTP client that disconnects, a shutdown), and cancelling it would stop the
     # change between the disk and memory. So a change is a task of its own, which only waiting for the turn can prevent.
     async def change(self, who: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run all of `make` in a turn queued for like `turn_of`. Once begun it is completed, even if cancelled here."""
+        """Run all of `make` in a turn. At most one change of `who` queues for it, so that a flood can't starve others.
+
+        Once begun it is completed, even if cancelled here.
+        """
         if self.turn.mine:
             return await make()
         async with self._only(who):

@@ -377,15 +377,15 @@ class NativeStreams:
             self._notice(id_, "ended", why or "it was removed")
             self._forget(id_)
 
-    def end_forbidden(self, guest: Guest) -> None:
-        """The grants have changed: end recorders that are no longer allowed."""
-        if self._session.principal.may(Right.ADMIN, guest.name):
+    def end_forbidden(self, guest: str) -> None:
+        """The grants of a guest have changed: end recorders that are no longer allowed."""
+        if self._session.principal.may(Right.ADMIN, guest):
             return
         for id_, own in list(self._own.items()):
-            sink = own.record.node.sink if own.record is not None and own.guest is guest else None
+            sink = own.record.node.sink if own.record is not None and own.guest.name == guest else None
             if sink is None:
                 continue
-            if not guest.admission.allows(permission_of(sink), self._session.subject):
+            if not own.guest.admission.allows(permission_of(sink), self._session.subject):
                 self._notice(id_, "ended", "the grant was revoked")
                 self._forget(id_)
 

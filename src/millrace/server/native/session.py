@@ -131,7 +131,7 @@ class NativeSession:
         elif state.greeted:
             self._admit()
         if state.ready and self.server.guest is not None:
-            self.end_forbidden(self.server.guest)
+            self.end_forbidden(self.server.guest.name)
         self._after()
         self._work_soon()
 
@@ -187,7 +187,7 @@ class NativeSession:
         if self.state.ready and not guest.admission.allows(Permission.CONNECT, self.subject):
             self.end(f"{identity} has no grant to connect to guest {guest.name}", "rights")
         else:
-            self.streams.end_forbidden(guest)
+            self.streams.end_forbidden(guest.name)
 
     def is_closing(self) -> bool:
         """See `PendingConnection`."""
@@ -372,10 +372,11 @@ class NativeSession:
         """A guest was removed: a later one of the same name is a different guest."""
         self.state.principal = self.principal.without(guest)
 
-    def end_forbidden(self, guest: Guest) -> None:
-        """The grants have changed: end what they now forbid."""
-        own = self.server.guest is guest and not self.principal.may(Right.ADMIN, guest.name)
-        if own and guest.admission.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
+    def end_forbidden(self, guest: str) -> None:
+        """The grants of a guest have changed: end what they now forbid."""
+        own = self.server.guest
+        bound = own if own is not None and own.name == guest and not self.principal.may(Right.ADMIN, guest) else None
+        if bound is not None and bound.admission.verdict(Permission.CONNECT, self.subject) is Verdict.DENY:
             self.end("the grant to connect was revoked", "rights")
         else:
             self.streams.end_forbidden(guest)
@@ -408,9 +409,8 @@ class NativeSession:
             self.send(Fault(call.serial, "limit", f"arguments of {size} bytes; {ARGS_BYTES_MAX} at most"))
             return
         if not self.account.fits(("call", self.state.called), CALL_BYTES + size):
-            self.send(
-                Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes are already pending")
-            )
+            why = f"no room for this call: {self.account.held} bytes are already pending"
+            self.send(Fault(call.serial, "limit", why))
             return
         self.state.calls.append((self.state.called, call))
         self.state.called += 1
