@@ -46,7 +46,9 @@ class Firefox(Driven):
                 await asyncio.sleep(0.1)
         where = json.loads(told.read_text())
         self._http = aiohttp.ClientSession()
-        self._line = await self._http.ws_connect(f"ws://{where['ws_host']}:{where['ws_port']}/session", max_msg_size=0)
+        self._websocket = await self._http.ws_connect(
+            f"ws://{where['ws_host']}:{where['ws_port']}/session", max_msg_size=0
+        )
         self._reader = asyncio.create_task(self._read())
         await self.send("session.new", capabilities={})
         await self.send("session.subscribe", events=["log.entryAdded"])
@@ -63,7 +65,7 @@ class Firefox(Driven):
         await self._process.wait()
 
     async def _read(self) -> None:
-        async for message in self._line:
+        async for message in self._websocket:
             told = json.loads(message.data)
             if told.get("id") in self._waiting:
                 self._waiting.pop(told["id"]).set_result(told)
@@ -74,7 +76,7 @@ class Firefox(Driven):
         """Send one command of the protocol, and await its answer."""
         serial = next(self._serial)
         future = self._waiting[serial] = asyncio.get_running_loop().create_future()
-        await self._line.send_json({"id": serial, "method": method, "params": params})
+        await self._websocket.send_json({"id": serial, "method": method, "params": params})
         try:
             async with asyncio.timeout(60):
                 answer = await future

@@ -140,7 +140,7 @@ def test_a_bad_server_ends_in_a_sentence_and_damage_does_not_end_at_all(chromium
 UNREAD = """(async () => {
   const told = [], line = { readyState: 1, bufferedAmount: 0, sent: 0, send(data) { this.sent++; this.bufferedAmount += data.length; }, close() {} };
   Object.assign(globalThis, { WebSocket: Object.assign(function () { return line; }, { OPEN: 1 }), postMessage: (message) => told.push(message) });
-  await import('/page/line.js');
+  await import('/page/connection.js');
   onmessage({ data: { what: "begin", origin: 0, url: "", protocols: [], hello: {}, port: { postMessage() {} } } });
   while (!line.onmessage) await new Promise((resolve) => setTimeout(resolve, 10));
   const pings = (count) => { const before = line.sent; for (let n = 0; n < count; n++) line.onmessage({ data: '{"type":"ping","t":1}' }); return line.sent - before; };
@@ -152,10 +152,10 @@ UNREAD = """(async () => {
 
 @pytest.mark.beside
 def test_pings_of_a_server_that_reads_nothing_fill_no_memory_of_the_browsers(chromium: Chromium, bus: Bus) -> None:
-    """The real line.js with a WebSocket that sends nothing: it stops answering, and resumes when it can send again."""
+    """The real connection.js, on a WebSocket that does not send: it stops answering until it can send again."""
 
     async def test(page: Page) -> None:
-        # Open a page that does not start line.js by itself.
+        # Open a page that does not start connection.js by itself.
         await page.open(bus.link().partition("#")[0] + "page/style.css")
         told = await page.run(UNREAD)
         assert told["few"] == 10 and told["again"] == 1 and not told["ended"]
@@ -167,7 +167,7 @@ def test_pings_of_a_server_that_reads_nothing_fill_no_memory_of_the_browsers(chr
 FLOOD = """(async () => {
   const told = [], line = { readyState: 1, bufferedAmount: 0, closed: false, send() {}, close() { this.closed = true; } };
   Object.assign(globalThis, { WebSocket: Object.assign(function () { return line; }, { OPEN: 1 }), postMessage: (message) => told.push(message), close() {} });
-  await import('/page/line.js');
+  await import('/page/connection.js');
   onmessage({ data: { what: "begin", origin: 0, url: "", protocols: [], hello: { settings: {} }, port: { postMessage() {} } } });
   while (!line.onmessage) await new Promise((resolve) => setTimeout(resolve, 10));
   const say = (message, count) => { for (let n = 0; n < count && !line.closed; n++) line.onmessage({ data: JSON.stringify(message) }); };

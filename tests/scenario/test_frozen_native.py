@@ -195,9 +195,9 @@ def test_answers_that_nobody_has_read_go_along(tmp_path: Path) -> None:
             (session,) = server.sessions
             for n in range(3):
                 session.send(Reply(n, bytes([n]) * 400_000))
-            session.line.flush()
+            session.connection.flush()
             session.send(Reply(3))
-            assert session.line._out.begun
+            assert session.connection._out.begun
             budget = daemon.worker.guest("alice").graph.budget
             session = await moved(server, server)
             assert budget.shares()["connection"] > 3 * 200_000

@@ -111,7 +111,7 @@ def test_an_answer_that_just_fills_the_socket_leaves_room_for_the_fault_behind_i
             client = await at_door(daemon).greet()
             (session,) = server.sessions
             session.send(Reply(1, b"x" * size))
-            session.line.flush()
+            session.connection.flush()
             session.end("enough")
             *_, last = await client.rest()
             assert isinstance(last, Fault) and last.message == "enough", size
@@ -147,7 +147,7 @@ def test_whoever_never_reads_again_keeps_nothing_for_long(tmp_path: Path, monkey
         before = len(os.listdir("/proc/self/fd"))
         for session in list(server.sessions):
             session.send(Reply(1, b"x" * 900_000))
-            session.line.flush()
+            session.connection.flush()
             session.end("enough")
         assert len(server.sessions) == 5 and budget.shares()["connection"] > 5 * 500_000
         await until(lambda: not server.sessions)
@@ -166,7 +166,7 @@ def test_those_on_their_way_out_make_room_for_others(tmp_path: Path, monkeypatch
         slow = [await at_door(daemon).greet() for _ in range(2)]
         first = next(iter(server.sessions))
         first.send(Reply(1, b"x" * 900_000))
-        first.line.flush()
+        first.connection.flush()
         first.end("enough")
         await at_door(daemon).greet()
         assert len(server.sessions) == 2 and first not in server.sessions
@@ -183,7 +183,7 @@ def test_what_a_guest_has_no_room_for_is_not_kept_for_a_farewell(tmp_path: Path)
         other = budget.open("stream")
         other.hold("all", int(budget.limit * CONNECTIONS) - budget.held, CONNECTIONS)
         session.send(Reply(1, b"x" * 900_000))
-        session.line.flush()
+        session.connection.flush()
         assert not server.sessions and session.closed
         other.close()
         assert not budget.shares().get("connection")
@@ -199,7 +199,7 @@ def test_whose_right_was_taken_away_reads_no_more_than_it_had_begun(tmp_path: Pa
         for n in range(4):
             session.send(Reply(n, b"x" * 300_000))
         session.send_objects(native_frames([], [1], True))
-        session.line.flush()
+        session.connection.flush()
         session.end("the grant to connect was revoked", "rights")
         *replies, last = await client.rest()
         assert isinstance(last, Fault) and last.code == "rights"

@@ -176,7 +176,7 @@ def test_a_policy_that_the_daemon_sent_away_for_falling_behind_comes_back(tmp_pa
     async def test(daemon: Daemon) -> None:
         async with policy(daemon):
             holder = daemon.worker.claims.holder("policy")
-            holder.line._send_away(BudgetError("9556159 bytes were left unread"))
+            holder.connection._send_away(BudgetError("9556159 bytes were left unread"))
             await eventually(lambda: daemon.worker.claims.holder("policy") not in (None, holder))
 
     running(tmp_path, test)

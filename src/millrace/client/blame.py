@@ -114,7 +114,7 @@ class Blame:
 
     def __init__(self, tick_ns: HostNs) -> None:
         self._tick_ns = tick_ns
-        self._loop, self._device, self._line = _Gaps(), _Gaps(), _Gaps()
+        self._loop, self._device, self._network = _Gaps(), _Gaps(), _Gaps()
         self._packet_ns: HostNs = 20 * NS_PER_MS
         self._batch_ns: HostNs = 20 * NS_PER_MS
         """How much sound the last batch held: nothing more is due for that long."""
@@ -160,13 +160,13 @@ class Blame:
         if follows:
             self._batch_ns += length_ns
             return
-        self._line.mark(now_ns, self._batch_ns)
+        self._network.mark(now_ns, self._batch_ns)
         self._pace.mark(now_ns, self._batch_ns + (missing * length_ns if missing < MISSING_MAX else 0))
         self._packet_ns = self._batch_ns = length_ns
 
     def unsure(self, now_ns: HostNs) -> bool:
         """Whether the next packets are needed to tell a stalled connection from lost packets."""
-        return self._gap_open or self._line.open(now_ns, self._batch_ns) is not None
+        return self._gap_open or self._network.open(now_ns, self._batch_ns) is not None
 
     def lost(self, now_ns: HostNs, packets: int) -> Verdict | None:
         """This many packets are given up as lost; returns a verdict if the loss is audible."""
@@ -179,7 +179,7 @@ class Blame:
 
     def silence(self) -> None:
         """The daemon has stopped sending: expect no packet until the next one."""
-        self._line.rest()
+        self._network.rest()
         self._pace.rest()
         self._next, self._gap_open = None, False
 
@@ -188,18 +188,18 @@ class Blame:
         if self._gone_ns and (not self._back_ns or now_ns - self._back_ns < RECENT_NS):
             return Verdict("device", "lost", self._gone_ns, {})
         loop, device = self._loop.recent(now_ns), self._device.recent(now_ns)
-        line = self._line.open(now_ns, self._batch_ns) or self._line.recent(now_ns)
+        network = self._network.open(now_ns, self._batch_ns) or self._network.recent(now_ns)
         if loop is not None:
             too = {} if device is None else {"device_late_ms": device.ms}
-            at = began(loop, device if _meet(loop, device) else None, line if _meet(loop, line) else None)
+            at = began(loop, device if _meet(loop, device) else None, network if _meet(loop, network) else None)
             return Verdict("listener", "not run", at, {"late_ms": loop.ms} | too)
         if device is not None:
             return Verdict("device", "late", began(device), {"late_ms": device.ms})
         lost = [(at, n) for at, n in self._lost if now_ns - at < RECENT_NS]
         if lost:
             return Verdict("network", "packets lost", lost[0][0], {"packets": float(sum(n for _, n in lost))})
-        if line is not None:
-            return Verdict("network", "stalled", began(line), {"nothing_for_ms": line.ms})
+        if network is not None:
+            return Verdict("network", "stalled", began(network), {"nothing_for_ms": network.ms})
         timely_ns = min(now_ns, self._pace.timely_ns)
         late_ms = round((now_ns - timely_ns) / NS_PER_MS, 1)
         return Verdict("network", "late", timely_ns, {"late_for_ms": late_ms} if late_ms else {})

@@ -112,7 +112,7 @@ class Bus:
         self._calls: dict[int, _Waiting] = {}
         self._streams: dict[int, NativeStream] = {}
         self._watches: list[asyncio.Queue[Change]] = []
-        self._line: FdStream | None = None
+        self._connection: FdStream | None = None
         self._welcomed: asyncio.Future[Welcome] | None = None
         self._patience: asyncio.Timeout | None = None
         """The handshake's timeout. It is extended once, at the daemon's first `Wait`, and is None after that."""
@@ -171,7 +171,7 @@ class Bus:
     async def _greeted(self, sock: socket.socket) -> Welcome:
         self._welcomed = asyncio.get_running_loop().create_future()
         self._wire.send_message(Hello(name=self._name, token=self._token))
-        self._line = FdStream(sock, self._wire, self._after, self._ended, self._wire.receive_fds)
+        self._connection = FdStream(sock, self._wire, self._after, self._ended, self._wire.receive_fds)
         return await self._welcomed
 
     async def __aexit__(
@@ -181,8 +181,8 @@ class Bus:
 
     def close(self) -> None:
         """End the connection; its streams end with it."""
-        if self._line is not None:
-            self._line.close()
+        if self._connection is not None:
+            self._connection.close()
         self._ended(PeerLost("the connection was closed locally"))
 
     def _ended(self, why: Exception) -> None:
@@ -250,9 +250,9 @@ class Bus:
 
     def _give_back(self, value: Any) -> None:
         """Close a stream whose caller has stopped waiting for it, or the daemon would keep it."""
-        if self._line is not None:
+        if self._connection is not None:
             self._wire.send_message(Call(next(self._serials), "close", {"stream": begun(value).stream}))
-            self._line.flush_soon()
+            self._connection.flush_soon()
 
     def _noticed(self, notice: Notice) -> None:
         if notice.stream == 0:
@@ -280,12 +280,12 @@ class Bus:
         return await self._call(method, args, None, timeout_s)
 
     async def _call(self, method: str, args: dict[str, Any], on_fds: TakeFds | None, timeout_s: float | None) -> Any:
-        if self._lost is not None or self._line is None:
+        if self._lost is not None or self._connection is None:
             raise self._lost or PeerLost("not connected: use `async with`")
         serial = next(self._serials)
         waiting = self._calls[serial] = _Waiting(asyncio.get_running_loop().create_future(), on_fds)
         self._wire.send_message(Call(serial, method, args))
-        self._line.flush()
+        self._connection.flush()
         try:
             async with asyncio.timeout(timeout_s):
                 return await waiting.future

@@ -111,7 +111,7 @@ async def _sent_elsewhere(session: object, about: object, params: aiohttp.TraceR
 
 
 @asynccontextmanager
-async def parting(line: aiohttp.ClientWebSocketResponse) -> AsyncIterator[None]:
+async def parting(websocket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[None]:
     """Close the connection afterwards, within `CLOSE_S`. aiohttp's own timeout for the peer's Close frame starts again
     at every message, so a busy peer could hold it up."""
     try:
@@ -119,7 +119,7 @@ async def parting(line: aiohttp.ClientWebSocketResponse) -> AsyncIterator[None]:
     finally:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                await line.close()
+                await websocket.close()
 
 
 def untrusted(url: str, error: aiohttp.ClientConnectorCertificateError) -> RightsError:

@@ -12,6 +12,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -163,14 +164,14 @@ class Listener:
         async with endpoint.session(self.options, connector) as http:
             try:
                 async with asyncio.timeout(HANDSHAKE_S):
-                    line = await http.ws_connect(url, max_msg_size=MEDIA_MAX, ssl=tls, compress=0)
+                    websocket = await http.ws_connect(url, max_msg_size=MEDIA_MAX, ssl=tls, compress=0)
             except aiohttp.WSServerHandshakeError as error:
                 endpoint.demand_welcome(self.url, self.options, error)
                 raise
             except aiohttp.ClientConnectorCertificateError as error:
                 raise endpoint.untrusted(self.url, error) from None
-            async with endpoint.parting(line):
-                await self._talk(line)
+            async with endpoint.parting(websocket):
+                await self._talk(websocket)
 
     async def _way(self) -> tuple[str, aiohttp.BaseConnector | None]:
         """Where to connect: to this user's own daemon through its private socket, which needs no token."""
@@ -185,7 +186,7 @@ class Listener:
             raise PeerLost("the daemon has exited")
         return self.url, None
 
-    async def _talk(self, line: aiohttp.ClientWebSocketResponse) -> None:
+    async def _talk(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
         opts = self.options
         hello = Hello(
             name=opts.name,
@@ -196,13 +197,14 @@ class Listener:
         )
         wire = self._wire = PeerClient(hello, now_ns())
         lost = asyncio.Event()
-        runner = self._runner = MessageRunner(wire, lambda message: _write(line, message), lambda error: lost.set())
-        work = [runner.run(), self._reports(wire), self._pulse(), _closing(line, self._stopping), _closing(line, lost)]
+        runner = self._runner = MessageRunner(wire, partial(_write, websocket), lambda error: lost.set())
+        closing = [_closing(websocket, due) for due in (self._stopping, lost)]
+        work = [runner.run(), self._reports(wire), self._pulse(), *closing]
         if self._uplink is not None:
-            work.append(self._uplink.send_on(line))
+            work.append(self._uplink.send_on(websocket))
         tasks = [asyncio.create_task(one) for one in work]
         try:
-            async for message in line:
+            async for message in websocket:
                 if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                     break
                 now = now_ns()
@@ -431,15 +433,15 @@ class Listener:
         return player.played_frames / rate
 
 
-async def _write(line: aiohttp.ClientWebSocketResponse, message: str | bytes) -> None:
+async def _write(websocket: aiohttp.ClientWebSocketResponse, message: str | bytes) -> None:
     # The reading side notices that the connection has ended.
     with contextlib.suppress(ConnectionError):
-        await (line.send_str(message) if isinstance(message, str) else line.send_bytes(message))
+        await (websocket.send_str(message) if isinstance(message, str) else websocket.send_bytes(message))
 
 
-async def _closing(line: aiohttp.ClientWebSocketResponse, due: asyncio.Event) -> None:
+async def _closing(websocket: aiohttp.ClientWebSocketResponse, due: asyncio.Event) -> None:
     await due.wait()
-    await line.close()
+    await websocket.close()
 
 
 __all__ = ["NS_PER_S", "Listener", "ListenerOptions"]

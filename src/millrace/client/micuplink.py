@@ -66,11 +66,11 @@ class MicrophoneUplink:
         if not self._waiting.full():
             self._waiting.put_nowait(message)
 
-    async def send_on(self, line: aiohttp.ClientWebSocketResponse) -> None:
+    async def send_on(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
         """Send queued messages until cancelled."""
         while True:
             message = await self._waiting.get()
             if isinstance(message, str):
-                await line.send_str(message)
+                await websocket.send_str(message)
             else:
-                await line.send_bytes(message)
+                await websocket.send_bytes(message)

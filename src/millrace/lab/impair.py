@@ -122,16 +122,18 @@ def _kept(request: web.Request) -> dict[str, str]:
     return {k: v for k, v in request.headers.items() if k.lower() in _PASSED_ON}
 
 
-def _writer(line: web.WebSocketResponse | aiohttp.ClientWebSocketResponse) -> Callable[[Message], asyncio.Future[None]]:
+def _writer(
+    websocket: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
+) -> Callable[[Message], asyncio.Future[None]]:
     def write(message: Message) -> asyncio.Future[None]:
-        sent = line.send_str(message) if isinstance(message, str) else line.send_bytes(message)
+        sent = websocket.send_str(message) if isinstance(message, str) else websocket.send_bytes(message)
         return asyncio.ensure_future(sent)
 
     return write
 
 
-async def _read(line: web.WebSocketResponse | aiohttp.ClientWebSocketResponse, direction: Direction) -> None:
-    async for message in line:
+async def _read(websocket: web.WebSocketResponse | aiohttp.ClientWebSocketResponse, direction: Direction) -> None:
+    async for message in websocket:
         if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
             return
         direction.put(message.data)

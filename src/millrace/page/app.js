@@ -7,7 +7,7 @@ import { headers, keep, kept, protocols, watch } from "./session.js";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = 240, DRAW_EVERY_MS = 500;
-let drawn = 0, locked = false, line = null;
+let drawn = 0, locked = false, socket = null;
 let state = {}, chosen = "", player = null;
 const objects = new Objects();
 const history = { latency: [], targetDelay: [], spread: [], ppm: [], faults: [] };
@@ -15,7 +15,7 @@ globalThis.millrace = { get listener() { return player; }, get state() { return 
 
 /** A URL of the daemon, relative to this page: a proxy may serve it under any path. */
 const at = (path) => new URL(path, document.baseURI);
-function lineAt(path) {
+function socketUrl(path) {
   const url = at(path);
   url.protocol = url.protocol.replace("http", "ws");
   url.hash = "";
@@ -54,7 +54,7 @@ function lock(text) {
   locked = true;
   shut(true);
   say(text);
-  line?.close();
+  socket?.close();
   if (player) { player.stop(); player = null; stopped("You are signed out."); }
 }
 
@@ -160,15 +160,15 @@ function soon() {
 function follow() {
   if (locked) return;
   let lost = "the daemon answers, but the WebSocket that carries sound and changes does not open: a proxy must forward WebSockets; retrying";
-  line = new WebSocket(lineAt(WATCHED), protocols());
-  line.onopen = () => { lost = "the daemon does not answer; retrying"; say("connected"); measure(); };
-  line.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); soon(); };
-  line.onclose = () => { if (!locked) again(lost); };
+  socket = new WebSocket(socketUrl(WATCHED), protocols());
+  socket.onopen = () => { lost = "the daemon does not answer; retrying"; say("connected"); measure(); };
+  socket.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); soon(); };
+  socket.onclose = () => { if (!locked) again(lost); };
 }
 
 /** Subscribe to the shown guest's levels and latencies (once a second) while the page is visible. */
 function measure() {
-  if (line?.readyState === WebSocket.OPEN) line.send(JSON.stringify({ measure: document.hidden || !chosen ? null : chosen }));
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ measure: document.hidden || !chosen ? null : chosen }));
 }
 
 function again(text) {
@@ -327,7 +327,7 @@ async function toggle() {
     stopped("Browsers play sound only on secure pages: serve Millrace with TLS (--tls-cert), or open the page on localhost.");
     return;
   }
-  player = new Listener(lineAt(encodeURIComponent(chosen)), {
+  player = new Listener(socketUrl(encodeURIComponent(chosen)), {
     protocols: protocols(), name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
     wasm: new URLSearchParams(location.search).get("decoder") === "wasm", on: heard,
   });
@@ -372,7 +372,7 @@ function figures(s) {
   else if (since > 1000) rate = (s.bytes - bytesBefore[0]) * 8 / since;
   if (begins || since > 1000) bytesBefore = [s.bytes, now];
   const rows = { Latency: ms(s.latency), "Target delay": ms(s.targetDelay), "Off target": ms(s.late), Queued: ms(s.fill),
-    Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "measuring…", Line: rate === null ? "…" : `${rate.toFixed(0)} kb/s`,
+    Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "measuring…", "Bit rate": rate === null ? "…" : `${rate.toFixed(0)} kb/s`,
     "Round trip": ms(s.rtt), Jitter: ms(s.spread), Underruns: s.underruns, Lost: s.lost, Concealed: s.concealments - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
   $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
   const faults = s.concealments + s.lost, scaled = (ns) => (ns === null ? null : ns / 1e6);

@@ -38,7 +38,7 @@ function began(...spans) {
 export class Blame {
   constructor(tick) {
     this.tick = tick;
-    this.loop = new Gaps(); this.device = new Gaps(); this.line = new Gaps();
+    this.loop = new Gaps(); this.device = new Gaps(); this.network = new Gaps();
     this.packet = this.batch = 20 * NS_PER_MS; this.losses = []; this.next = null;
     this.gap = 0; this.gapOpen = false; this.due = 0; this.timely = 0;
     /** The jitter: the largest lateness since this was last reset to 0. */
@@ -53,15 +53,15 @@ export class Blame {
     if (missing >= WRAP / 2) this.gapOpen = false;
     else this.next = (sequence + 1) % WRAP;
     if (follows) { this.batch += length; return lost; }
-    this.line.mark(now, this.batch);
+    this.network.mark(now, this.batch);
     this.due = this.due ? Math.min(now, this.due + (this.batch + lost * length) * (1 + DRIFT_MAX)) : now;
     this.packet = this.batch = length;
     if (now - this.due < TIMELY) this.timely = now;
     this.worst = Math.max(this.worst, now - this.due);
     return lost;
   }
-  silence() { this.line.rest(); this.due = 0; this.next = null; this.gapOpen = false; }
-  unsure(now) { return this.gapOpen || this.line.open(now, this.batch) !== null; }
+  silence() { this.network.rest(); this.due = 0; this.next = null; this.gapOpen = false; }
+  unsure(now) { return this.gapOpen || this.network.open(now, this.batch) !== null; }
   /** `packets` packets are given up as lost. Returns a verdict if that is audible. */
   lost(now, packets) {
     this.gapOpen = false;
@@ -72,9 +72,9 @@ export class Blame {
   /** Sound was missing at `now`. Returns the cause. */
   hole(now) {
     const loop = this.loop.recent(now), device = this.device.recent(now);
-    const line = this.line.open(now, this.batch) ?? this.line.recent(now);
+    const network = this.network.open(now, this.batch) ?? this.network.recent(now);
     if (loop !== null) {
-      const at = began(loop, meet(loop, device) ? device : null, meet(loop, line) ? line : null);
+      const at = began(loop, meet(loop, device) ? device : null, meet(loop, network) ? network : null);
       const too = device === null ? {} : { device_late_ms: ms(device.ended - device.began) };
       return { stage: "listener", cause: "not run", at, evidence: { late_ms: ms(loop.ended - loop.began), ...too } };
     }
@@ -84,7 +84,7 @@ export class Blame {
       const packets = lost.reduce((sum, [, count]) => sum + count, 0);
       return { stage: "network", cause: "packets lost", at: lost[0][0], evidence: { packets } };
     }
-    if (line !== null) return { stage: "network", cause: "stalled", at: began(line), evidence: { nothing_for_ms: ms(line.ended - line.began) } };
+    if (network !== null) return { stage: "network", cause: "stalled", at: began(network), evidence: { nothing_for_ms: ms(network.ended - network.began) } };
     const timely = Math.min(now, this.timely), lateFor = ms(now - timely);
     return { stage: "network", cause: "late", at: timely, evidence: lateFor ? { late_for_ms: lateFor } : {} };
   }

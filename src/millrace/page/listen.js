@@ -30,7 +30,7 @@ export class Listener {
     this.node = new AudioWorkletNode(this.context, "millrace-player", options);
     this.node.port.postMessage({ what: "join", port: channel.port1 }, [channel.port1]);
     this.node.connect(this.context.destination);
-    this.worker = new Worker(new URL("./line.js", import.meta.url), { type: "module" });
+    this.worker = new Worker(new URL("./connection.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.told(data);
     this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker failed to start");
     const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };

@@ -22,7 +22,7 @@ class Player extends AudioWorkletProcessor {
   }
   /** The worker's port: packets and sound arrive on it, statistics are sent on it. */
   join({ port }) {
-    this.line = port;
+    this.worker = port;
     port.onmessage = ({ data }) => this[data.what](data);
   }
   format({ rate, channels, codec }) {
@@ -66,14 +66,14 @@ class Player extends AudioWorkletProcessor {
       }
     }
     const holes = this.link.tally.underruns + this.link.tally.concealments;
-    if (holes !== this.holes) { this.holes = holes; this.line?.postMessage({ hole: holes }); }
+    if (holes !== this.holes) { this.holes = holes; this.worker?.postMessage({ hole: holes }); }
     this.since += frames;
     if (this.since >= STATS_FRAMES) { this.since = 0; this.tell(now); }
     return true;
   }
   tell(now) {
     const { link, pace, voice } = this;
-    this.line?.postMessage({
+    this.worker?.postMessage({
       state: link.state, now, age: link.state === PLAYING ? now - link.head : null, late: link.late, targetDelay: pace.targetDelay,
       jitter: pace.jitter.targetDelay + pace.moved, pull: pace.pull, codec: pace.codec, fill: voice.fill * NS_PER_S / this.rate,
       ppm: (1 / pace.ratio - 1) * 1e6, locked: pace.locked, lag: pace.lag + this.device, mediaRate: pace.media.rate, path: pace.media.yAfter(now, now),
@@ -91,7 +91,7 @@ class Microphone extends AudioWorkletProcessor {
   constructor() {
     super();
     this.block = new Float32Array(BLOCK); this.have = 0;
-    this.port.onmessage = ({ data }) => { this.line = data.port; };
+    this.port.onmessage = ({ data }) => { this.worker = data.port; };
   }
   process([input]) {
     const plane = input[0];
@@ -99,7 +99,7 @@ class Microphone extends AudioWorkletProcessor {
     for (const value of plane) {
       this.block[this.have++] = value;
       if (this.have === BLOCK) {
-        this.line?.postMessage(this.block, [this.block.buffer]);
+        this.worker?.postMessage(this.block, [this.block.buffer]);
         this.block = new Float32Array(BLOCK); this.have = 0;
       }
     }

@@ -36,7 +36,7 @@ class Program:
     def __init__(self, path: Path, config: PolicyConfig, replace: bool = False) -> None:
         self._path, self._config, self._replace = path, config, replace
         self._notes: dict[str, Command] = {}
-        self._place = asyncio.Event()
+        self._in_charge = asyncio.Event()
         self._lost = asyncio.Event()
         self.commands = 0
 
@@ -65,12 +65,12 @@ class Program:
             raise PeerLost(f"the connection ended: {error}") from error
 
     async def _session(self, bus: Bus) -> None:
-        self._place.clear()
+        self._in_charge.clear()
         self._lost.clear()
         bus.on_claim = self._claimed
         if not await bus.claim(NAME, self._replace):
             log.warning("%s", await self._held(bus))
-            await self._in_line(bus)
+            await self._wait_for_claim(bus)
         policy = Policy(self._config)
         log.info("in charge")
         tasks = [asyncio.create_task(work) for work in (self._watch(bus, policy), self._keep(bus), self._guard())]
@@ -91,18 +91,18 @@ class Program:
         name = f"by {printable(holder['name'])} (process {holder['pid']})" if holder else "by another program"
         return f"the policy is held {name}; waiting until it ends. To take over, use --replace"
 
-    async def _in_line(self, bus: Bus) -> None:
+    async def _wait_for_claim(self, bus: Bus) -> None:
         """Wait until the role is ours or the daemon is gone."""
-        while not self._place.is_set():
+        while not self._in_charge.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
-                    await self._place.wait()
+                    await self._in_charge.wait()
             if bus.lost is not None:
                 raise bus.lost
 
     def _claimed(self, name: str, have: bool) -> None:
         if name == NAME:
-            (self._place if have else self._lost).set()
+            (self._in_charge if have else self._lost).set()
 
     async def _guard(self) -> None:
         await self._lost.wait()

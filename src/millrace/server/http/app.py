@@ -52,7 +52,7 @@ log = logging.getLogger("millrace.web")
 PROXIES_MAX = 16
 """Untrusted proxies that are reported."""
 REFUSALS = (400, 401, 403, 429)
-LINE_BYTES_MAX = 48 * 1024
+UNSENT_BYTES_MAX = 48 * 1024
 """Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
 SEND_BUFFER_BYTES = 32 * 1024
 """Kernel send buffer of a listener: small, so that a backlog builds up where it can be dropped."""
@@ -75,7 +75,7 @@ def _frame_header(size: int, opcode: int) -> bytes:
     return first + b"\x7f" + size.to_bytes(8, "big")
 
 
-class Line:
+class FrameWriter:
     """Writes whole WebSocket frames directly from the audio cycle, without a task.
 
     aiohttp's `send_bytes` is a coroutine, and waking a task for every packet of every listener costs more than the
@@ -100,7 +100,7 @@ class Line:
 
     def room(self) -> bool:
         """Whether more can be written without building up a backlog."""
-        return self._transport.get_write_buffer_size() < LINE_BYTES_MAX
+        return self._transport.get_write_buffer_size() < UNSENT_BYTES_MAX
 
 
 BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
@@ -110,7 +110,7 @@ BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
 class Attended(NamedTuple):
     """A listener's WebSocket, and a function that aborts its connection."""
 
-    line: web.WebSocketResponse
+    websocket: web.WebSocketResponse
     cut: Callable[[], None]
 
 
@@ -206,15 +206,15 @@ class Web:
     @web.middleware
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a connection as pending except while it serves an authenticated peer."""
-        listeners, line = self._listeners, request.transport
+        listeners, transport = self._listeners, request.transport
         try:
             _check_headers(request)
             return await handler(request)
         finally:
-            if line is not None and PRINCIPAL in request:
-                listeners.rest(line)
-            elif line is not None:
-                listeners.arrive(line)
+            if transport is not None and PRINCIPAL in request:
+                listeners.rest(transport)
+            elif transport is not None:
+                listeners.arrive(transport)
 
     async def _known(self, principal: Principal, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Serve an authenticated request, and charge it and those after it on this connection to the principal."""
@@ -302,7 +302,7 @@ class Web:
         turns = self._plane.turns_of(principal)
         # No compression: a compressor takes 260 KiB per watcher (zlib's manual, deflateInit2), and aiohttp compresses
         # large messages in a separate task, whose failure goes unnoticed if the watcher has left meanwhile.
-        line = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
+        websocket = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
         with closing(
             self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
         ) as account:
@@ -311,11 +311,11 @@ class Web:
                 watcher.cut = request.transport.abort
             leave = self._plane.enter(principal, watcher.end, watcher.lose)
             try:
-                await line.prepare(request)
-                await watcher.serve(line)
+                await websocket.prepare(request)
+                await watcher.serve(websocket)
             finally:
                 leave()
-        return line
+        return websocket
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         principal = principal_of(request)
@@ -339,23 +339,23 @@ class Web:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             way = f"millrace listen {self._plane.place.url}/{guest.name}"
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
-        socket_ = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
+        websocket = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
         transport = request.transport
         if transport is None:
             # The client disconnected while the request waited for its turn; nobody reads this response.
             raise web.HTTPBadRequest(text="the connection is gone\n")
         charge(transport, guest.turns)
-        line = Line(transport, socket_)
+        writer = FrameWriter(transport, websocket)
         address = request[ADDRESS]
         id_ = self._guests.take_id()
-        session = ListenerSession(guest, id_, address, line.write, line.room, now_ns(), principal)
+        session = ListenerSession(guest, id_, address, writer.write, writer.room, now_ns(), principal)
         try:
-            await socket_.prepare(request)
-            await self._attend(guest, session, Attended(socket_, transport.abort))
+            await websocket.prepare(request)
+            await self._attend(guest, session, Attended(websocket, transport.abort))
         finally:
             session.closed()
             session.outlet.forget()
-        return socket_
+        return websocket
 
     # Leaving undoes the steps of arriving in reverse order; `closed` may already have been called when the session
     # was ended from elsewhere.
@@ -386,9 +386,9 @@ class Web:
             session.closed()
 
     async def _serve(self, session: ListenerSession, attended: Attended, timer: TimerRunner) -> None:
-        socket_ = attended.line
+        websocket = attended.websocket
         timer.rearm()
-        async for message in messages(socket_, session.guest.turns):
+        async for message in messages(websocket, session.guest.turns):
             try:
                 session.receive(message.data, now_ns())
             except MillraceError as error:
@@ -400,7 +400,7 @@ class Web:
             timer.rearm()
             if session.closing:
                 break
-        if socket_.close_code in BROKEN_OFF and not session.closing:
+        if websocket.close_code in BROKEN_OFF and not session.closing:
             self._plane.report(Symptom("listener", "left", session.guest.name, session.outlet.key))
         await hang_up(*attended)
 

@@ -65,16 +65,16 @@ class WebSocket(web.WebSocketResponse):
         return await super().close(code=code, message=message, drain=drain)
 
 
-async def messages(line: web.WebSocketResponse, turns: Turns) -> AsyncIterator[WSMessage]:
+async def messages(websocket: web.WebSocketResponse, turns: Turns) -> AsyncIterator[WSMessage]:
     """Yield text and binary messages until anything else arrives; pings are answered.
 
     Each message takes a turn: aiohttp buffers a thousand of them, and its own loop would process them all without a
     pause.
     """
     while True:
-        message = await line.receive()
+        message = await websocket.receive()
         if message.type is WSMsgType.PING:
-            await line.pong(message.data)
+            await websocket.pong(message.data)
         elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
             yield message
         elif message.type is not WSMsgType.PONG:
@@ -83,12 +83,12 @@ async def messages(line: web.WebSocketResponse, turns: Turns) -> AsyncIterator[W
 
 
 async def hang_up(
-    line: web.WebSocketResponse, cut: Callable[[], None], code: WSCloseCode = WSCloseCode.OK, why: str = ""
+    websocket: web.WebSocketResponse, cut: Callable[[], None], code: WSCloseCode = WSCloseCode.OK, why: str = ""
 ) -> None:
     """Close a WebSocket with a handshake (RFC 6455, section 7.1.1), but cut it off if the peer does not read."""
     try:
         async with asyncio.timeout(FAREWELL_S):
-            await line.close(code=code, message=why.encode())
+            await websocket.close(code=code, message=why.encode())
     except TimeoutError:
         cut()
 
@@ -151,18 +151,18 @@ class EventStream:
         """A guest was removed: a later one of the same name is a different guest."""
         self.principal = self.principal.without(guest)
 
-    async def serve(self, line: web.WebSocketResponse) -> None:
+    async def serve(self, websocket: web.WebSocketResponse) -> None:
         """Serve the watcher until it leaves."""
-        sending = asyncio.create_task(self._turns.do(self._send(line)))
+        sending = asyncio.create_task(self._turns.do(self._send(websocket)))
         self._objects.watch(self)
         try:
-            async for message in messages(line, self._turns):
+            async for message in messages(websocket, self._turns):
                 if message.type is not WSMsgType.TEXT:
                     break
                 try:
                     asked = parsed(Measure, parse_json(message.data, "the message"))
                 except ConfigError:
-                    await hang_up(line, self.cut, WSCloseCode.INVALID_TEXT, UNKNOWN)
+                    await hang_up(websocket, self.cut, WSCloseCode.INVALID_TEXT, UNKNOWN)
                     break
                 self._objects.measure(self, asked.measure)
         finally:
@@ -170,16 +170,16 @@ class EventStream:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
-    async def _send(self, line: web.WebSocketResponse) -> None:
+    async def _send(self, websocket: web.WebSocketResponse) -> None:
         while True:
             await self._more.wait()
             self._more.clear()
             if self._ended:
-                await hang_up(line, self.cut, WSCloseCode.POLICY_VIOLATION, self._ended)
+                await hang_up(websocket, self.cut, WSCloseCode.POLICY_VIOLATION, self._ended)
                 return
             while self._waiting:
                 # The message being sent still counts against the budget: `send_str` may block until the peer reads.
-                await line.send_str(self._waiting[0].decode())
+                await websocket.send_str(self._waiting[0].decode())
                 if self._waiting:
                     self._size -= len(self._waiting.popleft())
                     self._account.hold("waiting", self._size, CONNECTIONS)

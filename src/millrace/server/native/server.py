@@ -73,5 +73,5 @@ class NativeServer(Entrance):
         self._acceptor.close()
         for session in list(self.sessions):
             session.end(why)
-            session.line.close()
+            session.connection.close()
         self._path.unlink(missing_ok=True)

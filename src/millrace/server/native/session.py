@@ -95,18 +95,18 @@ class NativeSession:
         server.sessions[self] = None
         server.guests.joined(self)
         self.server.listeners.arrive(self)
-        self.line = FdStream(
+        self.connection = FdStream(
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
             may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
             gone=self._gone, outgoing=state.outgoing,
         )  # fmt: skip
-        self.is_behind = self.line.is_behind
+        self.is_behind = self.connection.is_behind
         if self.subject.identity.unproven:
-            self.line.sender = SenderIdentity(sock.fileno(), self.subject.identity, self._identified)
+            self.connection.sender = SenderIdentity(sock.fileno(), self.subject.identity, self._identified)
         try:
             if not self.closed:
                 self._go_on()
-                self.line.flush()
+                self.connection.flush()
         except MillraceError as error:
             self.end(str(error), code_of(error))
 
@@ -153,7 +153,7 @@ class NativeSession:
             raise PeerLost("the connection ended before it was handed on")
         self.state.streams = self.streams.freeze()
         self.state.held = self._plane.held(self)
-        sock, self.state.outgoing = self.line.hand_on()
+        sock, self.state.outgoing = self.connection.hand_on()
         self.closed = True
         self._leave_all()
         self._forgotten()
@@ -196,7 +196,7 @@ class NativeSession:
     def abort(self) -> None:
         """See `PendingConnection`: its descriptor is needed for others."""
         self.end("no hello arrived, and others are waiting")
-        self.line.close()
+        self.connection.close()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class NativeSession:
                 os.close(fd)
             return
         self.wire.send_message(message, fds)
-        self.line.flush_soon()
+        self.connection.flush_soon()
 
     def reply(self, serial: int, value: Any = None) -> None:
         """Answer a call."""
@@ -221,7 +221,7 @@ class NativeSession:
         """See `Watcher`."""
         if not self.closed:
             self.wire.send_frame(made)
-            self.line.flush_soon()
+            self.connection.flush_soon()
 
     def end(self, why: str, code: str = "busy") -> None:
         """End the connection with a reason."""
@@ -229,9 +229,9 @@ class NativeSession:
             return
         if code == "rights":
             # Without rights, it must not receive the messages still queued for it.
-            self.line.forget()
+            self.connection.forget()
         self.wire.send_message(Fault(0, code, why))
-        self.line.finish()
+        self.connection.finish()
         self._cease()
 
     def _last_word(self, why: Exception) -> None:
@@ -366,7 +366,7 @@ class NativeSession:
         """Register the authenticated session under its principal."""
         principal = self.principal
         self._leave = self._plane.enter(principal, lambda why: self.end(why, "rights"), self._lose)
-        self.line.turns = self._plane.turns_of(principal)
+        self.connection.turns = self._plane.turns_of(principal)
 
     def _lose(self, guest: str) -> None:
         """A guest was removed: a later one of the same name is a different guest."""
@@ -425,7 +425,7 @@ class NativeSession:
         while self.state.calls and not self._freezing:
             number, call = self.state.calls.popleft()
             try:
-                await self.line.turns.do(self._do(number, call))
+                await self.connection.turns.do(self._do(number, call))
             except MillraceError as error:
                 self.refuse(call.serial, error)
             except Exception:

@@ -59,7 +59,7 @@ function planesOf(data) {
 // The connection may break and come back by itself at any time. The worklet keeps playing what it has, and keeps the sound card's clock;
 // only the daemon's clock is measured anew (`rejoined`), since it may be another machine's now. `stop`, a Bye for good, and a message
 // that is not understood are the only ends.
-class Line {
+class Connection {
   constructor({ url, protocols, hello, port, voice, wasm }) {
     Object.assign(this, { url, protocols, hello, port, wasm });
     this.blame = new Blame(PULSE_MS * NS_PER_MS); this.holes = []; this.lost = this.unclaimed = 0;
@@ -80,11 +80,11 @@ class Line {
   }
 
   connect() {
-    const line = this.line = new WebSocket(this.url, this.protocols);
-    line.binaryType = "arraybuffer";
-    line.onopen = () => { this.send(this.hello); this.send({ type: "ping", t: Math.round(nowNs()) }); };
-    line.onmessage = ({ data }) => this.heard(data);
-    line.onclose = () => this.broken();
+    const socket = this.socket = new WebSocket(this.url, this.protocols);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => { this.send(this.hello); this.send({ type: "ping", t: Math.round(nowNs()) }); };
+    socket.onmessage = ({ data }) => this.heard(data);
+    socket.onclose = () => this.broken();
   }
 
   // The random factor keeps the listeners of a daemon that restarts from all returning at the same moment.
@@ -98,17 +98,17 @@ class Line {
   }
 
   send(message) {
-    if (this.line?.readyState === WebSocket.OPEN) this.line.send(JSON.stringify(message));
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
   }
 
   /** Answer a ping, unless the server sends pings but does not read the answers. */
   answer(message) {
-    if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.send(message);
+    if (this.socket?.readyState === WebSocket.OPEN && this.socket.bufferedAmount < 65536) this.send(message);
   }
 
   /** Send a microphone packet, or drop it if the socket is backed up; the daemon conceals the loss. */
   packet(made) {
-    if (this.line?.readyState === WebSocket.OPEN && this.line.bufferedAmount < 65536) this.line.send(made);
+    if (this.socket?.readyState === WebSocket.OPEN && this.socket.bufferedAmount < 65536) this.socket.send(made);
   }
 
   /** Change quality while it plays. */
@@ -120,8 +120,8 @@ class Line {
 
   stop() {
     this.send({ type: "bye", reason: "stopped", again: false });
-    this.line.onclose = null;
-    this.line.close();
+    this.socket.onclose = null;
+    this.socket.close();
     close();
   }
 
@@ -328,7 +328,7 @@ function pcm(format, payload) {
 }
 
 const on = (what, detail) => postMessage({ what, detail });
-let line = null;
+let connection = null;
 onmessage = ({ data }) => {
-  if (data.what === "begin") { origin = data.origin; line = new Line(data); line.begin(); } else line?.[data.what](data);
+  if (data.what === "begin") { origin = data.origin; connection = new Connection(data); connection.begin(); } else connection?.[data.what](data);
 };
