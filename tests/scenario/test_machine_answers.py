@@ -40,6 +40,7 @@ def test_a_machine_for_which_there_is_no_room_is_looked_for_when_there_is(tmp_pa
             assert "memory" in machine.error or "room" in machine.error
             held.close()
             machine.retake(machine.spec)
+            assert machine.error == "", "whoever attaches it again is not told what was wrong before"
             await until(lambda: "No such file" in machine.error)
             await machine.stop()
             assert not guest.machines

@@ -122,6 +122,15 @@ def test_what_is_no_spice_is_told_apart(data: bytes) -> None:
         channel.receive(data, 0)
 
 
+@pytest.mark.parametrize(("said", "hint"), [(b"RFB 003.008\n", ": it is a VNC server"), (b"SSH-", ""), (b"RED!", "")])
+def test_another_server_is_recognized_by_its_first_bytes(said: bytes, hint: str) -> None:
+    channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128), 0)
+    channel.receive(b"", 0)
+    with pytest.raises(RemoteProtocolError) as told:
+        channel.receive(said, 0)
+    assert str(told.value) == f"this is not a SPICE server{hint}"
+
+
 def test_lengths_are_checked_before_anything_is_kept() -> None:
     with pytest.raises(RemoteProtocolError, match="at most"):
         opened().receive(struct.pack("<HI", 101, MESSAGE_MAX + 1), 0)

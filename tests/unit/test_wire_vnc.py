@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.errors import PasswordRefused, RemoteProtocolError
+from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.io.crypto import vnc_answer
 from millrace.units import NS_PER_S
 from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, TlsWanted, VncClient
@@ -128,6 +128,17 @@ def test_tls_begins_before_the_password_and_goes_on_inside() -> None:
     vnc.tls_ready()
     vnc.receive(bytes(16), 0)
     assert vnc.data_to_send() == b"geheim".ljust(16, b".")
+
+
+@pytest.mark.parametrize(("said", "hint"), [(b"", ", or this is not a VNC server"), (VERSION, "")])
+def test_a_silent_server_may_be_no_vnc_server_unless_it_has_begun_as_one(said: bytes, hint: str) -> None:
+    vnc = client()
+    vnc.receive(said, 0)
+    due = vnc.next_timeout()
+    assert due is not None
+    with pytest.raises(PeerLost) as told:
+        vnc.handle_timeout(due)
+    assert str(told.value) == f"the VNC server does not answer; it may be stopped{hint}"
 
 
 def test_a_server_without_sound_is_given_up_with_a_hint() -> None:

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from millrace.cli.columns import say_folded
-from millrace.cli.console import say
+from millrace.cli.console import show_json, warn
 from millrace.cli.group import App
 from millrace.cli.values import whole
 
 app = App(help="Attach a virtual machine's sound to a guest.")
+WAIT_S, LOOK_S = 2.0, 0.1
+"""How long a machine may take to answer before its door is shown as waiting, and the time between looks."""
 
 _GUEST = Annotated[str, typer.Option(help="The guest whose machine this is.")]
 _PASSWORD = Annotated[
@@ -22,22 +24,34 @@ _CA = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Trust this CA certificate (PEM) instead of the system's.")
 ]
 
+_JSON = Annotated[bool, typer.Option("--json", help="Print the door as JSON.")]
 
-def _attach(guest: str, body: dict[str, Any]) -> None:
-    """Attach the door, then wait up to a second to print its state."""
+
+def _attach(guest: str, body: dict[str, Any], as_json: bool) -> None:
+    """Attach the door, then wait a few seconds for the machine to answer, and print its state."""
     import time
 
     from millrace.cli.api import call, path_of
 
     door = call("POST", path_of("guests", guest, "doors"), body)
-    for _ in range(10):
-        time.sleep(0.1)
+    for _ in range(round(WAIT_S / LOOK_S)):
+        time.sleep(LOOK_S)
         door = next((d for d in _doors(guest) if d["id"] == door["id"]), door)
         if door["state"] == "attached" or door["error"]:
             break
+    _show(door, as_json)
+    # No failure: a machine may be attached before it runs. `mount -o bg` does the same for a server that is down.
+    if door["state"] != "attached":
+        warn(door["error"] or "no answer yet")
+        warn(f"Millrace keeps trying until the machine answers; `millrace detach {door['id']}` ends that")
+
+
+def _show(door: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(door)
+        return
     machine = f" ({door['machine']})" if door["machine"] else ""
-    why = f": {door['error']}; retrying (`millrace detach {door['id']}` ends it)" if door["error"] else ""
-    say_folded(f"{door['id']} {door['door']} {door['state']}{machine}{why}", 4)
+    say_folded(f"{door['id']} {door['door']} {door['state']}{machine}", 4)
 
 
 def _doors(guest: str) -> list[dict[str, Any]]:
@@ -58,6 +72,7 @@ def qemu(
     p2p: Annotated[int | None, whole("--p2p", 0, 1 << 20, "File descriptor connected to QEMU.")] = None,
     vm: Annotated[str, typer.Option(help="Name or UUID of the machine, if several share the bus.")] = "",
     guest: _GUEST = "default",
+    as_json: _JSON = False,
 ) -> None:
     """Attach QEMU by D-Bus: every card, playing and recording.
 
@@ -81,13 +96,13 @@ def qemu(
     if sum(one is not None for one in (qmp, dbus, p2p)) != 1:
         raise ConfigError("give one of --qmp SOCKET, --dbus ADDRESS, --p2p FD")
     if p2p is not None:
-        _give_descriptor(guest, p2p)
+        _show(_given_descriptor(guest, p2p), as_json)
         return
-    _attach(guest, {"door": f"qmp:{qmp.absolute()}" if qmp else f"dbus:{dbus}", "vm": vm})
+    _attach(guest, {"door": f"qmp:{qmp.absolute()}" if qmp else f"dbus:{dbus}", "vm": vm}, as_json)
 
 
-def _give_descriptor(guest: str, fd: int) -> None:
-    """Send the descriptor to the daemon over its private socket."""
+def _given_descriptor(guest: str, fd: int) -> dict[str, Any]:
+    """Send the descriptor to the daemon over its private socket; returns the door."""
     import json
     import socket
 
@@ -102,7 +117,7 @@ def _give_descriptor(guest: str, fd: int) -> None:
         try:
             sock.connect(str(where))
             socket.send_fds(sock, [json.dumps({"guest": guest}).encode() + b"\n"], [fd])
-            answer = json.loads(sock.recv(65536) or b'{"error": "the daemon gave no answer"}')
+            answer: dict[str, Any] = json.loads(sock.recv(65536) or b'{"error": "the daemon gave no answer"}')
         except (FileNotFoundError, ConnectionRefusedError):
             raise ConfigError(f"no daemon answers at {where}; start one with `millrace serve`") from None
         except TimeoutError:
@@ -111,7 +126,7 @@ def _give_descriptor(guest: str, fd: int) -> None:
             raise ConfigError(f"descriptor {fd}: {error.strerror}") from None
     if "error" in answer and not answer.get("id"):
         raise GraphError(answer["error"])
-    say(f"{answer['id']} {answer['door']} {answer['state']}")
+    return answer
 
 
 def _is_socket(fd: int) -> bool:
@@ -131,6 +146,7 @@ def spice(
     tls: Annotated[bool, typer.Option("--tls", help="HOST:PORT is the TLS port.")] = False,
     ca_file: _CA = None,
     guest: _GUEST = "default",
+    as_json: _JSON = False,
 ) -> None:
     """Attach a machine by SPICE: QEMU with -spice and -audiodev spice.
 
@@ -140,7 +156,7 @@ def spice(
 
       millrace attach spice vmhost:5931 --tls --ca-file ca.pem --guest win11
     """
-    _attach(guest, _network("spice", address, tls, password_file, ca_file))
+    _attach(guest, _network("spice", address, tls, password_file, ca_file), as_json)
 
 
 @app.command("vnc")
@@ -149,6 +165,7 @@ def vnc(
     password_file: _PASSWORD = None,
     ca_file: _CA = None,
     guest: _GUEST = "default",
+    as_json: _JSON = False,
 ) -> None:
     """Attach a machine by VNC: QEMU with -vnc and its audiodev option.
 
@@ -162,7 +179,7 @@ def vnc(
       millrace attach vnc localhost:5901 --password-file ~/vm.pass
       # qemu … -audiodev none,id=a -vnc :1,password=on,audiodev=a
     """
-    _attach(guest, _network("vnc", address, False, password_file, ca_file))
+    _attach(guest, _network("vnc", address, False, password_file, ca_file), as_json)
 
 
 def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Path | None) -> dict[str, Any]:

@@ -178,6 +178,8 @@ class AttachedMachine(ABC):
         if not (spec.password or spec.password_file):
             spec = replace(spec, password=before.password, password_file=before.password_file)
         self.spec = spec if spec.ca_file else replace(spec, ca_file=before.ca_file)
+        # What was wrong before says nothing about the attempt that begins now.
+        self._show("waiting", "")
         self._wanted.set()
         return True
 

@@ -102,12 +102,15 @@ class SpiceChannel:
         return part
 
     def _header(self) -> bool:
+        # Checked by the first bytes: a server of another protocol may send less than a header, and then wait.
+        began = bytes(self._buffer[:4])
+        if not MAGIC.startswith(began):
+            hint = ": it is a VNC server" if began == b"RFB " else ""
+            raise RemoteProtocolError(f"this is not a SPICE server{hint}")
         head = self._take(16)
         if head is None:
             return False
-        magic, major, _, size = struct.unpack("<4sIII", head)
-        if magic != MAGIC:
-            raise RemoteProtocolError("this is not a SPICE server")
+        major, _, size = struct.unpack("<4xIII", head)
         # 178 bytes hold the error, the key and the three counts that are read below.
         if major != 2 or not 178 <= size <= LINK_MAX:
             raise RemoteProtocolError(f"SPICE version {major} with a link reply of {size} bytes")

@@ -336,7 +336,10 @@ class VncClient:
         if self._deadline_ns is None or now_ns < self._deadline_ns:
             return
         if not self._waits:
-            raise PeerLost("the VNC server does not answer; it may be stopped")
+            # A VNC server speaks first, and others (SPICE, HTTP) wait for their client.
+            silent = self._step is VncClient._version and not self._buffer
+            other = ", or this is not a VNC server" if silent else ""
+            raise PeerLost(f"the VNC server does not answer; it may be stopped{other}")
         raise RemoteProtocolError(
             f"this VNC server does not report within {SOUND_NS // NS_PER_S} s that it has sound;"
             " QEMU has with -vnc …,audiodev=ID"
