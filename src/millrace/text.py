@@ -217,7 +217,8 @@ def parse_size(text: str, what: str, low: int, high: int, units: Collection[str]
     value = _scaled(bare.removesuffix(ending), _FACTORS, "")
     if value is None:
         raise ConfigError(
-            f"{what}: {quoted(text)} is not a number such as {show_size(high)}; use k, M, G, Ki, Mi or Gi"
+            f"{what}: {quoted(text)} is not a number, alone or with k, M, G, Ki, Mi or Gi;"
+            f" it is {show_size(low)} to {show_size(high)}"
         )
     return _within(value, text, what, low, high, show_size)
 

@@ -113,13 +113,14 @@ def test_an_address_that_is_taken_or_none_is_told_in_one_sentence() -> None:
             served(test, listen=listen)
 
 
-@pytest.mark.parametrize(("cert", "key"), [("c.pem", ""), ("", "k.pem")])
-def test_tls_takes_a_certificate_and_its_key(cert: str, key: str) -> None:
+@pytest.mark.parametrize("given", [{"tls_cert": "c"}, {"tls_key": "k"}, {"client_ca": "ca"}])
+def test_half_of_tls_is_refused_and_not_served_without_it(given: dict[str, str]) -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
-        with pytest.raises(ConfigError, match="both --tls-cert and --tls-key"):
+        with pytest.raises(ConfigError, match=r"both a certificate and its key: tls\.cert and tls\.key, or --tls-cert"):
             await made.listen(application())
+        assert not acceptors.served
 
-    served(test, listen="127.0.0.1:0", tls_cert=cert, tls_key=key)
+    served(test, listen="127.0.0.1:0", **given)
 
 
 def test_with_tls_all_is_told_as_such(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from millrace.errors import ConfigError
-from millrace.io.crypto import certificate_trouble, server_tls, tls_trouble, trusting_nobody, validity_trouble
+from millrace.io.crypto import (
+    certificate_trouble,
+    client_tls,
+    server_tls,
+    tls_trouble,
+    trusting_nobody,
+    validity_trouble,
+)
 
 DAEMON = """
 import ssl
@@ -65,6 +72,33 @@ def test_the_file_that_is_wrong_is_named(tmp_path: Path) -> None:
         server_tls(str(tmp_path / "none.pem"), key)
     with pytest.raises(ConfigError, match=r"can't read the TLS key \S+/none.key: No such file"):
         server_tls(cert, str(tmp_path / "none.key"))
+    with pytest.raises(ConfigError, match=r"the TLS certificate \S+/a.key has no CERTIFICATE in it: .* PEM"):
+        server_tls(key, key)
+    with pytest.raises(ConfigError, match=r"the TLS key \S+/a.pem has no PRIVATE KEY in it: .* PEM"):
+        server_tls(cert, cert)
+
+
+def openssl(*words: str) -> None:
+    subprocess.run(["openssl", *words], check=True, capture_output=True)
+
+
+def test_a_key_of_another_kind_or_with_a_passphrase_is_named(tmp_path: Path) -> None:
+    (cert, key), other, locked = pair(tmp_path, "a"), str(tmp_path / "other.key"), str(tmp_path / "locked.key")
+    openssl("genpkey", "-algorithm", "ED25519", "-out", other)
+    with pytest.raises(ConfigError, match=r"other.key does not belong to the certificate \S+/a.pem"):
+        server_tls(cert, other)
+    openssl("pkcs8", "-topk8", "-in", key, "-passout", "pass:word", "-out", locked)
+    with pytest.raises(ConfigError, match=r"the TLS key (\S+/locked.key) is encrypted; .* openssl pkey -in \1 -out"):
+        server_tls(cert, locked)
+
+
+def test_authorities_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    cert, key = pair(tmp_path, "a")
+    for given, why in ((key, "it contains no certificate in PEM format"), (f"{key}.none", "No such file or directory")):
+        for load in (client_tls, lambda path: server_tls(cert, key, path)):
+            with pytest.raises(ConfigError) as said:
+                load(given)
+            assert str(said.value) == f"CA file {given}: {why}"
 
 
 @pytest.mark.parametrize(("code", "said"), [

@@ -34,6 +34,12 @@ def test_a_value_of_another_type_is_named(value: Any, kind: type, told: str) -> 
     assert str(said.value) == told
 
 
+def test_a_path_may_begin_in_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    table = Table({"cert": "~/c.pem", "key": "k.pem"})
+    assert [table.path(key) for key in ("cert", "key", "none")] == ["/home/ann/c.pem", "k.pem", ""]
+
+
 def test_a_list_holds_strings_only() -> None:
     with pytest.raises(ConfigError, match=r"^key must be a list of strings"):
         Table({"key": ["a", 1]}).texts("key")

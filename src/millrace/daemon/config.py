@@ -12,7 +12,7 @@ from millrace.errors import ConfigError
 from millrace.guest.config import GuestConfig, checked_guest_name, graph_channels, graph_rate
 from millrace.guest.machines.address import DoorSpec, parse_door, parse_places
 from millrace.io.files import read_secret, read_toml
-from millrace.io.paths import config_path, expanded, is_there, runtime_dir, state_path
+from millrace.io.paths import config_path, is_there, runtime_dir, state_path
 from millrace.io.toml import Table, under
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
@@ -105,9 +105,9 @@ def _grants(table: Table) -> tuple[tuple[Permission, Verdict], ...]:
     """Rules such as microphone = "prompt"."""
     verdicts = {"allow": Verdict.ALLOW, "deny": Verdict.DENY, "prompt": Verdict.PROMPT}
     rules = table.rest()
-    for value in rules.values():
+    for key, value in rules.items():
         if not isinstance(value, str) or value not in verdicts:
-            raise ConfigError(f"{table.where}: {quoted(value)} is not one of {', '.join(verdicts)}")
+            raise ConfigError(f"{printable(table.name(key))}: {quoted(value)} is not one of {', '.join(verdicts)}")
     with under(table.where):
         return tuple((parse_permission(key), verdicts[value]) for key, value in rules.items())
 
@@ -119,12 +119,18 @@ def _doors(guest: Table) -> tuple[DoorSpec, ...]:
         raise ConfigError(f'{where} must be a list, such as ["qmp:/run/vm.qmp"]')
     out = []
     for item in listed:
-        table = Table({"door": item} if isinstance(item, str) else item if isinstance(item, dict) else {}, where)
-        door, vm, secret, ca_file = (table.text(key) for key in ("door", "vm", "password_file", "ca_file"))
+        if not isinstance(item, str | dict):
+            raise ConfigError(f"{where}: {quoted(item)} is neither an address in quotes nor a table with one")
+        table = Table({"door": item} if isinstance(item, str) else item, where)
+        door, vm, secret, ca_file = (
+            table.text("door"),
+            table.text("vm"),
+            table.path("password_file"),
+            table.path("ca_file"),
+        )
         table.end()
         with under(where):
-            spec = parse_door(door, vm, "", ca_file)
-        out.append(replace(spec, password_file=str(expanded(secret)) if secret else ""))
+            out.append(replace(parse_door(door, vm, "", ca_file), password_file=secret))
     return tuple(out)
 
 
@@ -161,7 +167,7 @@ def _parsed(data: dict[str, Any]) -> Config:
     table = Table(data)
     daemon, tls, guests = (table.table(key) for key in ("daemon", "tls", "guest"))
     table.end()
-    listen, token_file = daemon.text("listen") or DEFAULT_LISTEN, daemon.text("token_file")
+    listen, token_file = daemon.text("listen") or DEFAULT_LISTEN, daemon.path("token_file")
     public_url, allowed, proxies = (
         daemon.text("public_url"),
         daemon.texts("allowed_origins"),
@@ -169,7 +175,7 @@ def _parsed(data: dict[str, Any]) -> Config:
     )
     addresses = parse_addresses(public_url, allowed, proxies)
     daemon.end()
-    cert, key, client_ca = (tls.text(name) for name in ("cert", "key", "client_ca"))
+    cert, key, client_ca = (tls.path(name) for name in ("cert", "key", "client_ca"))
     certificates = tuple(_certificate(values) for values in tls.take("client", list, []))
     if certificates and not client_ca:
         raise ConfigError("tls.client needs tls.client_ca, the certificate of the CA that signs them")
@@ -177,7 +183,7 @@ def _parsed(data: dict[str, Any]) -> Config:
     parse_address(listen, "daemon.listen")
     made = tuple(_guest(name, values) for name, values in guests.rest().items()) or (GuestConfig("default"),)
     config = Config(listen, made, cert, key, client_ca, certificates, addresses)
-    return with_token(config, expanded(token_file) if token_file else None)
+    return with_token(config, Path(token_file) if token_file else None)
 
 
 def with_token(config: Config, path: Path | None) -> Config:

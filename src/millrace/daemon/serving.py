@@ -72,10 +72,12 @@ class Serving:
 
     def _tls(self) -> ssl.SSLContext | None:
         cert, key = self._config.tls_cert, self._config.tls_key
-        if not cert and not key:
+        if not cert and not key and not self._config.client_ca:
             return None
         if not (cert and key):
-            raise ConfigError("TLS needs both --tls-cert and --tls-key")
+            raise ConfigError(
+                "TLS needs both a certificate and its key: tls.cert and tls.key, or --tls-cert and --tls-key"
+            )
         context = server_tls(cert, key, self._config.client_ca)
         trouble = validity_trouble(cert, datetime.now(UTC))
         if trouble:

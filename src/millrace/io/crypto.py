@@ -15,6 +15,9 @@ from millrace.errors import ConfigError, RemoteProtocolError
 SPICE_KEY_BITS = 1024
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
 """OpenSSL's error reasons when the other side does not speak TLS."""
+MISMATCHES = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+"""OpenSSL's error reasons when a key belongs to another certificate; the second one if it is of another kind, too."""
+NO_CERTIFICATE = "NO_CERTIFICATE_OR_CRL_FOUND"
 NOT_YET_VALID, EXPIRED, OTHER_NAME, OTHER_ADDRESS = 9, 10, 62, 64
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH."""
 
@@ -66,8 +69,8 @@ def client_tls(ca_file: str, cert: str = "", key: str = "") -> ssl.SSLContext:
     """TLS that trusts `ca_file`, or else the system's authorities, and presents `cert`; ConfigError for a bad file."""
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"CA file {ca_file}: {error}") from None
+    except OSError as error:
+        raise _authority_trouble(ca_file, error) from None
     if ca_file:
         _take_private_authorities(context)
     if cert:
@@ -77,18 +80,31 @@ def client_tls(ca_file: str, cert: str = "", key: str = "") -> ssl.SSLContext:
 
 def _load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
     """Load a certificate chain with its key; ConfigError says which of the two is wrong."""
-    for what, path in (("certificate", cert), ("key", key)):
+    for what, path, block in (("certificate", cert, "CERTIFICATE"), ("key", key, "PRIVATE KEY")):
         try:
-            with open(path, "rb"):
-                pass
+            text = Path(path).read_bytes()
         except OSError as error:
             raise ConfigError(f"can't read the TLS {what} {path}: {error.strerror}") from None
+        if f"{block}-----".encode() not in text:
+            raise ConfigError(f"the TLS {what} {path} has no {block} in it: give a file in PEM format")
+
+    def passphrase() -> str:
+        # Without this function, OpenSSL would ask on the terminal, which a service does not have.
+        raise ConfigError(f"the TLS key {key} is encrypted; decrypt it: openssl pkey -in {key} -out FILE")
+
     try:
-        context.load_cert_chain(cert, key)
+        context.load_cert_chain(cert, key, passphrase)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in MISMATCHES:
             raise ConfigError(f"the TLS key {key} does not belong to the certificate {cert}") from None
         raise ConfigError(f"can't use the TLS certificate {cert} with the key {key}: {error.reason or error}") from None
+
+
+def _authority_trouble(path: str, error: OSError) -> ConfigError:
+    """Why the certificates of an authority can't be loaded."""
+    none = isinstance(error, ssl.SSLError) and error.reason == NO_CERTIFICATE
+    why = "it contains no certificate in PEM format" if none else error.strerror or str(error)
+    return ConfigError(f"CA file {path}: {why}")
 
 
 def validity_trouble(cert: str, now: datetime) -> str:
@@ -181,8 +197,8 @@ def server_tls(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
     if client_ca:
         try:
             context.load_verify_locations(client_ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"tls.client_ca {client_ca}: {error}") from None
+        except OSError as error:
+            raise _authority_trouble(client_ca, error) from None
         _take_private_authorities(context)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context

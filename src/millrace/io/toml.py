@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from millrace.errors import ConfigError
+from millrace.io.paths import expanded
 from millrace.text import printable, quoted
 
 NAMES = {str: "a string", bool: "true or false", list: "a list", dict: "a table"}
@@ -51,6 +52,11 @@ class Table:
         """A string; empty if there is none."""
         return str(self.take(key, str, ""))
 
+    def path(self, key: str) -> str:
+        """A file's path, which may begin with ~; empty if there is none."""
+        text = self.text(key)
+        return str(expanded(text)) if text else ""
+
     def texts(self, key: str, default: tuple[str, ...] = ()) -> list[str]:
         """A list of strings."""
         found: list[str] = self.take(key, list, list(default))
@@ -73,5 +79,5 @@ class Table:
             unknown, known = ", ".join(map(printable, sorted(self._left))), ", ".join(self._known)
             where = f"{self.where}: " if self.where else ""
             near = [hit for key in sorted(self._left) for hit in get_close_matches(key, self._known, 1)]
-            meant = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+            meant = f" (did you mean {', '.join(dict.fromkeys(near))}?)" if near else ""
             raise ConfigError(f"{where}unknown {unknown}{meant}; what there is: {known}")

@@ -69,7 +69,7 @@ def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
             out.append(ipaddress.ip_network(text, strict=False))
         except ValueError:
             raise ConfigError(
-                f"trusted_proxies: {quoted(text)} is not an address such as 10.0.0.1 or 10.0.0.0/24"
+                f"daemon.trusted_proxies: {quoted(text)} is not an address such as 10.0.0.1 or 10.0.0.0/24"
             ) from None
     return tuple(out)
 
@@ -129,13 +129,13 @@ def parse_addresses(public_url: str, allowed: Iterable[str], proxies: Iterable[s
         own = parse_origin(f"{parts.scheme}://{parts.netloc}")
         if own is None or parts.query or parts.fragment:
             raise ConfigError(
-                f"public_url: {quoted(public_url)} is not an address such as https://example.org/millrace/"
+                f"daemon.public_url: {quoted(public_url)} is not an address such as https://example.org/millrace/"
             )
         origins.add(own)
         public_url = public_url.rstrip("/")
     for text in allowed:
         origin = parse_origin(text.rstrip("/"))
         if origin is None:
-            raise ConfigError(f"allowed_origins: {quoted(text)} is not an origin such as https://example.org")
+            raise ConfigError(f"daemon.allowed_origins: {quoted(text)} is not an origin such as https://example.org")
         origins.add(origin)
     return Addresses(public_url, frozenset(origins), parse_networks(proxies))
