@@ -47,6 +47,14 @@ _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_S
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
 
 
+def _nobody() -> None:
+    """There is nobody to wake any more."""
+
+
+def _never() -> bool:
+    return False
+
+
 # A connection goes through these states. *Unknown*: only AUTH and EXIT are served. *Known*: its credentials or cookie
 # are right, so it is no longer subject to the login timeout. *Ready*: the guest lets it connect; it is registered
 # with the door and others see it. *Closing*: nothing more is parsed, and what is queued for it is still sent.
@@ -74,8 +82,8 @@ class PulseClient(ClientStreams):
         self.closing = False
         self.congested = False
         self.unread_since_ns: HostNs = 0
-        self.wake: Callable[[], None] = lambda: None
-        self.over: Callable[[], bool] = lambda: False
+        self.wake: Callable[[], None] = _nobody
+        self.over: Callable[[], bool] = _never
         self.now_ns: HostNs = 0
         self.subscription = Subscription(door.news, self.index, lambda: self.wake(), state.subscribed)
         self._handlers = handlers
@@ -83,13 +91,17 @@ class PulseClient(ClientStreams):
         self._partial_bytes = 0
         self._asking: Request | None = None
         self._begun: tuple[Request, Iterator[None]] | None = None
+        self._storing: dict[int, Request] = {}
         self._hold_partial()
         if state.ready:
             weigh_props(self.account, self.props)
             self._enter()
+            self.resume_streams(self)
+            door.end_forbidden_of(self)
         asked, state.asked = state.asked, {}
         for data in asked.values():
             self._request(self._wire.request_of(data))
+            self._go_on()
 
     # -- the sans-IO contract --------------------------------------------------------------
 
@@ -204,6 +216,33 @@ class PulseClient(ClientStreams):
             self.door.host.client_changed("remove", self)
         return True
 
+    # What is half done can't be put into a value, so it is finished here; what waits for others is begun again where
+    # the connection continues. Events that have yet to be distributed belong to the door, so that is done first.
+    def freeze(self, received: bytes = b"", unsent: bytes = b"") -> ClientState:
+        """Detach from the door; return the state, with which another connection continues. The client notices nothing.
+
+        From the runner come the bytes that were `received` and not passed on, and those that are still `unsent`.
+        """
+        state, wire = self.state, self.state.wire
+        self.wake, self.over = _nobody, _never
+        self._go_on()
+        for _ in self.door.news.spreading():
+            pass
+        storing, self._storing = self._storing, {}
+        state.asked |= {number: self._wire.encoded(request) for number, request in storing.items()}
+        if unsent:
+            wire.unsent.insert(0, unsent)
+            wire.unsent_bytes += len(unsent)
+        state.received = received
+        self.freeze_streams()
+        self.subscription.leave()
+        self.door.admission.prompts.forget(self.subject)
+        if self.door.clients.pop(self.index, None) is not None:
+            self.door.host.client_changed("remove", self)
+        self.account.close()
+        self.closing = True
+        return state
+
     # -- dispatch ----------------------------------------------------------------------------
 
     def _request(self, request: Request) -> None:
@@ -283,6 +322,22 @@ class PulseClient(ClientStreams):
             again(allow)
 
         return answered
+
+    def await_stored(self, request: Request, done: Callable[[], None]) -> Answer:
+        """The callback for whether a change was stored: it answers with `done` if it was, else with IO."""
+        number, self.state.next_asked = self.state.next_asked, self.state.next_asked + 1
+        self._storing[number] = request
+
+        def stored(kept: bool) -> None:
+            # Storing takes a while. The client may have left, or continue elsewhere, where the request is made again.
+            if self._storing.pop(number, None) is None or self.door.clients.get(self.index) is not self:
+                return
+            if kept:
+                done()
+            else:
+                self.fail(request, Err.IO)
+
+        return stored
 
     def answered(self, request: Request, allow: bool) -> None:
         """The decision that `request` waited for. If allowed, it is dispatched again, with all its checks."""

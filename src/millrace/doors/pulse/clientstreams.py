@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 from millrace.budget import Account
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.formats import CommandError
-from millrace.doors.pulse.playback import PlaybackStream
-from millrace.doors.pulse.record import RecordStream
+from millrace.doors.pulse.playback import Owner, PlaybackStream, drain_request
+from millrace.doors.pulse.record import RecordOwner, RecordStream
 from millrace.doors.pulse.samples import Upload
 from millrace.doors.pulse.state import ClientState
+from millrace.graph.model import NOTHING
 from millrace.wire.pulse.constants import Change, Command, Err
 from millrace.wire.pulse.session import Request
 
 STREAMS_PER_CLIENT_MAX = 256
+
+
+class StreamOwner(Owner, RecordOwner, Protocol):
+    """The connection, as its streams of both kinds see it."""
 
 
 # Notifications. A stream may end or move because its client asked for it, or because of a policy, the API, another
@@ -116,6 +121,53 @@ class ClientStreams(ABC):
         self.records.pop(record.channel, None)
         self._sinks.pop(record.node.id, None)
         record.remove()
+
+    # -- handing on ------------------------------------------------------------------------------
+
+    def freeze_streams(self) -> None:
+        """Put the states of its streams into its own. Their nodes stay in the graph, silent, until they continue."""
+        for stream in self.streams.values():
+            id_ = stream.node.id
+            self.state.playback[id_], stream.node.feed = stream.freeze(), NOTHING
+            del self.door.playback[id_]
+        for record in self.records.values():
+            id_ = record.node.id
+            self.state.records[id_], record.node.consumer = record.freeze(), NOTHING
+            del self.door.records[id_]
+        self.streams, self.records = {}, {}
+
+    # What the graph did in between no observer has seen, so it is looked for here.
+    def resume_streams(self, owner: StreamOwner) -> None:
+        """Continue the frozen streams; the client is told which have been moved or removed."""
+        door, state = self.door, self.state
+        (playback, state.playback), (records, state.records) = (state.playback, {}), (state.records, {})
+        for id_, frozen in playback.items():
+            node = door.graph.streams.get(id_)
+            if node is not None:
+                stream = PlaybackStream(owner, frozen, node, door.graph)
+                door.playback[id_] = self.streams[stream.channel] = node.feed = stream
+        for id_, kept in records.items():
+            tap = door.graph.taps.get(id_)
+            if tap is not None:
+                record = RecordStream(owner, kept, tap, door.graph)
+                door.records[id_] = self.records[record.channel] = tap.consumer = record
+        for id_, frozen in playback.items():
+            if id_ not in door.playback:
+                self._sinks.pop(id_, None)
+                self._join(frozen.sync_id)
+                if frozen.drain is not None:
+                    owner.fail(drain_request(frozen.drain), Err.NOENTITY)
+                self.notice(Command.PLAYBACK_STREAM_KILLED, channel=frozen.channel)
+        for id_, kept in records.items():
+            if id_ not in door.records:
+                self._sinks.pop(id_, None)
+                self.notice(Command.RECORD_STREAM_KILLED, channel=kept.channel)
+        for stream in list(self.streams.values()):
+            self.playback_changed(stream, Change.CHANGE)
+        for record in list(self.records.values()):
+            self.record_changed(record, Change.CHANGE)
+
+    # -- what others change ----------------------------------------------------------------------
 
     def playback_changed(self, stream: PlaybackStream, kind: Change) -> None:
         """The graph has changed a stream: if it is this client's and was moved or killed, notify the client."""

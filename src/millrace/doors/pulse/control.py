@@ -70,17 +70,7 @@ def _output(client: PulseClient, request: Request) -> RecordStream:
 
 def _answer(client: PulseClient, request: Request) -> Callable[[bool], None]:
     """Acknowledge a change once it is stored; IO if it could not be stored and was undone."""
-
-    def done(kept: bool) -> None:
-        # Storing takes a while: the client may have left.
-        if client.index not in client.door.clients:
-            return
-        if kept:
-            client.reply(request)
-        else:
-            client.fail(request, Err.IO)
-
-    return done
+    return client.await_stored(request, lambda: client.reply(request))
 
 
 # In the commands that set a device's level the order is: set it, so that it is heard at once; then store it, as read

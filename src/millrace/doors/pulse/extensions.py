@@ -85,17 +85,7 @@ def _subscribe(client: PulseClient, request: Request, reader: Reader) -> None:
 # a client that writes and then reads sees what it wrote.
 def _turn(client: PulseClient, request: Request, changes: Callable[[], Changes], done: Callable[[], None]) -> None:
     """Submit changes to the rules. `done` replies once they are stored; if that fails, the reply is IO."""
-
-    def told(kept: bool) -> None:
-        # Storing takes a while: the client may have left.
-        if client.index not in client.door.clients:
-            return
-        if kept:
-            done()
-        else:
-            client.fail(request, Err.IO)
-
-    client.door.rules.submit(RuleUpdate(changes, told))
+    client.door.rules.submit(RuleUpdate(changes, client.await_stored(request, done)))
 
 
 def _read(client: PulseClient, request: Request, reader: Reader) -> None:

@@ -58,7 +58,7 @@ class Owner(Protocol):
         ...
 
 
-def _drain(tag: int) -> Request:
+def drain_request(tag: int) -> Request:
     """The request with that tag, as far as its answer depends on it."""
     return Request(Command.DRAIN_PLAYBACK_STREAM, tag, {})
 
@@ -196,7 +196,7 @@ class PlaybackStream(PlaybackSettings, Ingress):
         """Acknowledge `request` when the last frame has been played."""
         state = self.state
         if state.drain is not None:
-            self.owner.fail(_drain(state.drain), Err.BADSTATE)
+            self.owner.fail(drain_request(state.drain), Err.BADSTATE)
         state.drain = request.tag
         state.prebuffering = False
         if self._empty():
@@ -217,7 +217,7 @@ class PlaybackStream(PlaybackSettings, Ingress):
         state = self.state
         if state.drain is not None:
             tag, state.drain = state.drain, None
-            self.owner.reply(_drain(tag))
+            self.owner.reply(drain_request(tag))
 
     def remove(self) -> None:
         """Remove the stream."""
@@ -231,7 +231,7 @@ class PlaybackStream(PlaybackSettings, Ingress):
         self._resampled.clear()
         if state.drain is not None:
             tag, state.drain = state.drain, None
-            self.owner.fail(_drain(tag), Err.NOENTITY)
+            self.owner.fail(drain_request(tag), Err.NOENTITY)
 
     # -- the graph's side ----------------------------------------------------------------
 

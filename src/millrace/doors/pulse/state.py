@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from millrace.budget import Account, size_of
+from millrace.doors.frozen import read_frozen
 from millrace.doors.pulse.attrs import PlaybackAttr, RecordAttr
 from millrace.doors.pulse.meter import MeterState
 from millrace.doors.pulse.queue import QueueState, capacity_for
@@ -19,6 +20,10 @@ from millrace.units import Frames, HostNs
 from millrace.wire.pulse.constants import NO_INDEX
 from millrace.wire.pulse.session import PulseState
 from millrace.wire.pulse.tagstruct import Props
+
+VERSION = 1
+VERSIONS = range(max(1, VERSION - 1), VERSION + 1)
+"""A connection continues from its own version and the one before. New fields have defaults."""
 
 
 def weigh_props(account: Account, props: Props) -> None:
@@ -119,13 +124,15 @@ def new_record(
 
 @dataclass(slots=True)
 class ClientState:
-    """A connection between two requests, without its streams, which belong to the graph.
+    """A connection between two requests. The nodes of its streams belong to the graph.
 
-    The guest assigns `index` once; it stays the same when the connection continues elsewhere.
+    The guest assigns `index` once; it stays the same when the connection continues elsewhere. `received`, `playback`
+    and `records` are set when it is frozen.
     """
 
     index: int
     subject: Subject
+    version: int = VERSION
     wire: PulseState = field(default_factory=PulseState)
     known: bool = False
     """Whether it has authenticated to this door."""
@@ -138,7 +145,18 @@ class ClientState:
     next_channel: int = 0
     next_asked: int = 1
     asked: dict[int, bytes] = field(default_factory=dict)
-    """Requests that wait for a permission, as on the wire. A connection that continues asks again."""
+    """Requests that wait for a permission or, when it is frozen, for the disk, as on the wire. A connection that
+    continues makes them again."""
     told_sinks: dict[int, int] = field(default_factory=dict)
     """The sink or source last reported to the client for each of its streams, by node."""
     uploads: dict[int, Upload] = field(default_factory=dict)
+    received: bytes = b""
+    """What has not been processed yet."""
+    playback: dict[int, PlaybackState] = field(default_factory=dict)
+    """Its playback streams, by node, in the order of their creation."""
+    records: dict[int, RecordState] = field(default_factory=dict)
+
+
+def read_client(data: bytes) -> ClientState:
+    """The state of a connection from its encoding; ConfigError if that is damaged or of an unknown version."""
+    return read_frozen(data, ClientState, VERSIONS, "connection")

@@ -90,6 +90,11 @@ class Subscription:
         self.set_mask(0)
         self._wake = _nobody
 
+    def leave(self) -> None:
+        """The connection continues elsewhere, from its state."""
+        self._news.subscriptions.pop(self._client, None)
+        self._wake = _nobody
+
     def note(self, news: Mapping[Event, int]) -> None:
         """Queue the events in the mask, each at most once."""
         state = self._state
