@@ -65,9 +65,9 @@ async def listening(page: Browser) -> None:
     await page.until(f"({STATS} || {{}}).state === 'playing'")
 
 
-PITCH_MAX = 2.5e-3
-"""How far the pitch may be off: the speed is corrected by up to 1e-3 (CORRECTION_MAX) for as long as the sound is early or
-late, on top of what the browser's clock is off."""
+PITCH_MAX = 2e-3
+"""How far the pitch may be off: the speed is corrected by up to 1e-3 (CORRECTION_MAX) for as long as the sound is early
+or late, on top of what the browser's clock is off."""
 
 
 async def judged(page: Browser, seconds: float = 1.5) -> None:
@@ -646,7 +646,8 @@ def _held(seconds: float) -> list[int]:
 def test_the_estimators_say_what_pythons_say(chromium: Chromium, bus: Bus) -> None:
     stood = [(x, y + (6_000_000_000 if n > 2_000 else 0)) for n, (x, y) in enumerate(trace(4, 60, 100, 1.0))]
     held = [(x, max(y, trace_y)) for (x, y), trace_y in zip(trace(5, 60, 0, 1.0), _held(60), strict=True)]
-    traces = [trace(1, 90, 300, 3.0), trace(2, 60, -150, 0.0), trace(3, 60, 0, 10.0), stood, held]
+    jumped = [(x, y + (30_000_000 if n > 100 else 0)) for n, (x, y) in enumerate(trace(6, 30, 50, 0.2))]
+    traces = [trace(1, 90, 300, 3.0), trace(2, 60, -150, 0.0), trace(3, 60, 0, 10.0), stood, held, jumped]
 
     async def test(page: Page) -> None:
         for pairs in traces:

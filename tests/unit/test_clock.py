@@ -105,6 +105,26 @@ def test_another_route_shifts_the_line_and_leaves_the_rate(step_ms: float) -> No
     assert rates[-1] == pytest.approx(100.0, abs=10)
 
 
+@pytest.mark.parametrize(
+    "jumps_ms", [(30.0,), (10.0,) * 3, (3.0,), (-30.0,), (-4.0,) * 20], ids=["one", "three", "small", "down", "falling"]
+)
+@pytest.mark.parametrize("first_s", [0.2, 1.0, 4.5])
+def test_a_jump_in_the_first_seconds_is_not_taken_for_a_rate(jumps_ms: tuple[float, ...], first_s: float) -> None:
+    late = np.random.default_rng(9).exponential(0.2e6, 1000)
+    for k, jump in enumerate(jumps_ms):
+        late[round(50 * (first_s + 0.4 * k)) :] += jump * NS_PER_MS
+    est = DriftEstimator()
+    observe(est, 20.0, 50.0, late)
+    assert est.state is Lock.LOCKED
+    assert abs(est.ppm - 50.0) < 30.0
+
+
+def test_a_rate_at_the_limit_is_not_trusted() -> None:
+    est = DriftEstimator()
+    observe(est, 30.0, 20_000.0, np.zeros(1))
+    assert est.state is Lock.ACQUIRE
+
+
 def test_a_pause_keeps_the_line_and_a_stall_does_not_bend_it() -> None:
     est = DriftEstimator()
     observe(est, 60, 250.0, np.zeros(1))

@@ -22,10 +22,13 @@ _WINDOW = 20.0 * NS_PER_S
 """Long enough that the ends of the line rest on rare good packets, short enough to follow a crystal's wander: a rate
 that changes by a per second bends the line by a·window²/8."""
 # A rate is measured over 1.5 s at least: over less, half a millisecond of noise would tilt the line by more than 300
-# ppm. It is trusted once two successive fits over 5 s or more agree within 25 ppm.
+# ppm. It is trusted once two successive fits over 5 s or more agree within 25 ppm, and the later half of the points has
+# about the same rate by itself. If that differs by much, the edge has jumped (a browser loses 10 ms of output while it
+# loads the page, a route changes), which is not a rate, and only the later half is kept.
 _SPAN_MIN = 1.5 * NS_PER_S
 _SPAN_LOCK = 5.0 * NS_PER_S
 _LOCK_WITHIN = 25e-6
+_HALVES_WITHIN, _HALVES_APART = 200e-6, 400e-6
 # What moves the edge as a whole. Downward it is believed at once, from 1 ms on: nothing makes a packet early, so one
 # good packet proves a shorter path. Upward it takes more than 2 ms in eight buckets in a row (4 s in lock), because a
 # packet that is late proves nothing.
@@ -187,9 +190,20 @@ class DriftEstimator:
 
     def _try_lock(self, u: float, slope: float) -> None:
         before, self._slope_before = self._slope_before, slope
-        long_enough = u - self._points[0][0] >= _SPAN_LOCK
-        if long_enough and before is not None and abs(slope - before) < _LOCK_WITHIN:
+        span = u - self._points[0][0]
+        if span < _SPAN_LOCK:
+            return
+        later = [point for point in self._points if point[0] >= u - span / 2]
+        apart = abs(line_below(later)[1] - slope)
+        if apart > _HALVES_APART:
+            self._points = later
+        # At the limit it is the limit that agrees with itself, and not the fits.
+        elif apart < _HALVES_WITHIN and abs(slope) < self._rate_max and self._agrees(slope, before):
             self.state, self._locked_at = Lock.LOCKED, u
+
+    @staticmethod
+    def _agrees(slope: float, before: float | None) -> bool:
+        return before is not None and abs(slope - before) < _LOCK_WITHIN
 
     def _stands_out(self, point: Point, best: float) -> bool:
         """Set a point far above the line aside, until enough of them show that the edge itself has jumped there.

@@ -39,7 +39,7 @@ export class Dll {
 export const LOST = "lost", ACQUIRE = "acquire", LOCKED = "locked";
 const RATE_MAX = 5e-3, STEADY_AFTER = 60 * NS_PER_S;
 const BUCKET_ACQUIRE = 0.1 * NS_PER_S, BUCKET_LOCKED = 0.5 * NS_PER_S, WINDOW = 20 * NS_PER_S;
-const SPAN_MIN = 1.5 * NS_PER_S, SPAN_LOCK = 5 * NS_PER_S, LOCK_WITHIN = 25e-6, STEP = NS_PER_MS, STEP_UP_BUCKETS = 8;
+const SPAN_MIN = 1.5 * NS_PER_S, SPAN_LOCK = 5 * NS_PER_S, LOCK_WITHIN = 25e-6, HALVES_WITHIN = 2e-4, HALVES_APART = 4e-4, STEP = NS_PER_MS, STEP_UP_BUCKETS = 8;
 const LOST_AFTER = 600 * NS_PER_S, BROKEN = 2 * NS_PER_S;
 const STALL = NS_PER_S, STALL_LATE_MAX = 60 * NS_PER_S, CATCH_UP = 0.1, CARD_JUMP = 0.25 * NS_PER_S;
 const clamp = (value, most) => Math.max(-most, Math.min(most, value));
@@ -108,14 +108,20 @@ export class DriftEstimator {
     if (this.state === ACQUIRE) {
       dll.update(measured, dt, 1);
       dll.rate = slope * NS_PER_S;
-      const before = this.slopeBefore;
-      this.slopeBefore = slope;
-      if (u - this.points[0][0] >= SPAN_LOCK && before !== null && Math.abs(slope - before) < LOCK_WITHIN) {
-        this.state = LOCKED; this.lockedAt = u;
-      }
+      this.tryLock(u, slope);
     } else dll.update(measured, dt, u - this.lockedAt > STEADY_AFTER ? 0.02 : 0.05);
     this.dllU = u; this.phase = dll.phase; this.lineU = u;
     this.rate = clamp(dll.rate / NS_PER_S, RATE_MAX);
+  }
+  tryLock(u, slope) {
+    const before = this.slopeBefore, span = u - this.points[0][0];
+    this.slopeBefore = slope;
+    if (span < SPAN_LOCK) return;
+    const later = this.points.filter(([at]) => at >= u - span / 2), apart = Math.abs(lineBelow(later)[1] - slope);
+    if (apart > HALVES_APART) this.points = later;
+    else if (apart < HALVES_WITHIN && before !== null && Math.abs(slope - before) < LOCK_WITHIN && Math.abs(slope) < RATE_MAX) {
+      this.state = LOCKED; this.lockedAt = u;
+    }
   }
   standsOut(point, best) {
     if (best < -STEP) this.shift(best);
