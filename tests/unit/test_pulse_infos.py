@@ -72,7 +72,7 @@ def test_a_sink_is_shown_with_its_own_level_and_its_monitor_with_the_one_it_is_r
     subset(
         sink, index=rig.sink.id, name="millrace", volume=(0x10000, 0x8000), mute=False, spec=F32, map=STEREO,
         monitor_index=rig.sink.id, monitor_name="millrace.monitor", module=rig.door.own_module.index,
-        base_volume=0x10000, steps=0x10001, ports=0, active_port=None, card=NO_INDEX, configured=40_000, latency=0,
+        base_volume=0x10000, steps=0x10001, ports=[], active_port=None, card=NO_INDEX, configured=40_000, latency=0,
         state=DeviceState.SUSPENDED,
     )  # fmt: skip
     assert [one.encoding for one in sink["formats"]] == [Encoding.PCM]

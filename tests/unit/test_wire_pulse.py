@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.errors import RemoteProtocolError
-from millrace.wire.pulse.client import PulseClientSession, playback_fields
+from millrace.wire.pulse.client import PulseClientSession, Reply, playback_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
-from millrace.wire.pulse.layouts import NOTICES, REPLIES, REQUESTS, Layout, read_fields, write_fields
+from millrace.wire.pulse.layouts import NOTICES, RECORDS, REPLIES, REQUESTS, Layout, read_fields, write_fields
 from millrace.wire.pulse.session import HEADER, Block, PulseSession, Refused, Request
 from millrace.wire.pulse.tagstruct import FormatInfo, Reader, Spec, Writer
 
@@ -24,15 +24,71 @@ SAMPLES: dict[str, Any] = {
 ALL = [(table, command) for table in (REQUESTS, REPLIES, NOTICES) for command in table]
 
 
+def sample(fields: Layout, version: int = 99) -> dict[str, Any]:
+    """A record of what exists in `version`; lists have two records."""
+    return {
+        f.name: [sample(RECORDS[f.type], version)] * 2 if f.type in RECORDS else SAMPLES[f.type]
+        for f in fields
+        if f.since <= version
+    }
+
+
 @pytest.mark.parametrize("version", range(13, 36))
 def test_every_layout_survives_a_round_trip_at_every_version(version: int) -> None:
     for table, command in ALL:
         fields: Layout = table[command]
-        values = {f.name: SAMPLES[f.type] for f in fields}
         writer = Writer()
-        write_fields(fields, values, writer, version)
+        write_fields(fields, sample(fields), writer, version)
         got = read_fields(fields, Reader(bytes(writer.data)), version)
-        assert got == {f.name: values[f.name] for f in fields if f.since <= version}, command
+        assert got == sample(fields, version), command
+
+
+def text(value: str) -> bytes:
+    return b"t" + value.encode() + b"\0"
+
+
+def number(value: int) -> bytes:
+    return b"L" + value.to_bytes(4, "big")
+
+
+def sink_with_ports(version: int) -> bytes:
+    """A sink as sink_fill_tagstruct of PulseAudio 16 writes it."""
+    newer = (number(2), text("legacy") + number(3)) if version >= 34 else (number(2),) if version >= 24 else ()
+    ports = b"".join(text(name) + text(name.title()) + number(9) + b"".join(newer) for name in ("speaker", "phones"))
+    return (
+        number(0) + text("card") + text("Card") + b"a" + bytes((3, 1)) + (48_000).to_bytes(4, "big") + b"m\1\0"
+        + number(7) + b"v\1" + bytes(4) + b"0" + number(1) + text("card.monitor") + b"U" + bytes(8) + text("alsa")
+        + number(0) + b"PN" + b"U" + bytes(8) + b"V" + bytes(4) + number(0) + number(1) + number(0)
+        + number(2) + ports + text("phones") + b"B\1f" + b"B\1PN"
+    )  # fmt: skip
+
+
+def answered(command: Command, body: bytes, version: int) -> list[dict[str, Any]]:
+    """The records that a client reads from this answer of a server."""
+    client = PulseClientSession(version)
+    tag = client.send_request(command)
+    whole = number(Command.REPLY) + number(tag) + body
+    client.receive(HEADER.pack(len(whole), NO_INDEX, 0, 0, 0) + whole)
+    (reply,) = client.events()
+    assert isinstance(reply, Reply)
+    return reply.records
+
+
+@pytest.mark.parametrize("version", [23, 24, 34, 35])
+def test_a_server_with_ports_is_read(version: int) -> None:
+    records = answered(Command.GET_SINK_INFO_LIST, sink_with_ports(version) * 2, version)
+    assert [(one["name"], one["active_port"]) for one in records] == [("card", "phones")] * 2
+    assert [(port["name"], port["priority"]) for port in records[0]["ports"]] == [("speaker", 9), ("phones", 9)]
+
+
+# Without a layout, reading the records of a list would never come to its end.
+def test_every_list_has_a_layout_for_its_records() -> None:
+    assert all(REPLIES[Command[c.name.removesuffix("_LIST")]] for c in REQUESTS if c.name.endswith("_LIST"))
+
+
+def test_a_list_longer_than_its_message_could_hold_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="a list of 4294967295 records"):
+        answered(Command.GET_CARD_INFO_LIST, number(0) + text("a") + number(0) + text("b") + number(0xFFFFFFFF), 35)
 
 
 def test_missing_and_trailing_fields_are_refused() -> None:

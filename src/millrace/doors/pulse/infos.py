@@ -57,7 +57,7 @@ def _device(door: PulseDoor, sink: Sink, used: Container[int]) -> Record:
     return {
         "index": sink.id, "spec": spec_of(fmt), "map": map_of(fmt), "module": module, "driver": DRIVER,
         "base_volume": VOLUME_NORM, "state": _device_state(sink, used), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
-        "ports": 0, "active_port": None, "formats": [FormatInfo(Encoding.PCM)],
+        "ports": [], "active_port": None, "formats": [FormatInfo(Encoding.PCM)],
         "configured": door.graph.quantum_ns // 1000,
     }  # fmt: skip
 

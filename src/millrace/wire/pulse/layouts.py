@@ -1,7 +1,7 @@
 """The fields of each command, by protocol version, as tables.
 
-Each command has its fields as `name:type` in order (types are those of tagstruct.READ); `@N` means
-that the fields after it exist from version N on. From pulsecore/protocol-native.c and
+Each command has its fields as `name:type` in order (types are those of tagstruct.READ and of RECORDS); `@N`
+means that the fields after it exist from version N on. From pulsecore/protocol-native.c and
 pulse/{context,stream,introspect,scache}.c of PulseAudio 16; both sides reject missing and
 trailing fields, so each layout is exact.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from millrace.wire.pulse.constants import Command
-from millrace.wire.pulse.tagstruct import READ, WRITE, Reader, Writer, bad
+from millrace.wire.pulse.tagstruct import PROPS_MAX, READ, WRITE, Reader, Writer, bad
 
 
 class Field(NamedTuple):
@@ -38,6 +38,18 @@ def layout(text: str) -> Layout:
             out.append(Field(name, kind, since))
     return tuple(out)
 
+
+RECORDS: dict[str, Layout] = {
+    kind: layout(text)
+    for kind, text in {
+        "ports": "name:s description:s priority:L @24 available:L @34 group:s kind:L",
+        "profiles": "name:s description:s sinks:L sources:L priority:L @29 available:L",
+        "card_ports": "name:s description:s priority:L available:L direction:B props:P profiles:profile_names"
+        " @27 latency_offset:r @34 group:s kind:L",
+        "profile_names": "name:s",
+    }.items()
+}
+"""The types whose values are lists of records: on the wire, a count and that many records."""
 
 _FLAGS = "no_remap:b no_remix:b fix_format:b fix_rate:b fix_channels:b no_move:b variable_rate:b"
 _CHANNEL = "channel:L"
@@ -166,14 +178,12 @@ REPLIES: dict[Command, Layout] = {
         _C.EXTENSION: "rest:*",
         _C.GET_MODULE_INFO: "index:L name:s argument:s users:L @15 props:P",
         _C.GET_CLIENT_INFO: "index:L name:s module:L driver:s @13 props:P",
-        # `ports` is a count, and the entries that would follow it are not described: sinks and sources here have none.
-        # Lists of a real server with ports can't be read with these layouts.
         _C.GET_SINK_INFO: "index:L name:s description:s spec:a map:m module:L volume:v mute:b"
         " monitor_index:L monitor_name:s latency:U driver:s flags:L @13 props:P configured:U"
-        " @15 base_volume:V state:L steps:L card:L @16 ports:L active_port:s @21 formats:F",
+        " @15 base_volume:V state:L steps:L card:L @16 ports:ports active_port:s @21 formats:F",
         _C.GET_SOURCE_INFO: "index:L name:s description:s spec:a map:m module:L volume:v mute:b"
         " monitor_of_index:L monitor_of_name:s latency:U driver:s flags:L @13 props:P configured:U"
-        " @15 base_volume:V state:L steps:L card:L @16 ports:L active_port:s @22 formats:F",
+        " @15 base_volume:V state:L steps:L card:L @16 ports:ports active_port:s @22 formats:F",
         _C.GET_SINK_INPUT_INFO: "index:L name:s module:L client:L sink:L spec:a map:m volume:v"
         " buffer_usec:U sink_usec:U resample_method:s driver:s @11 mute:b @13 props:P @19 corked:b"
         " @20 has_volume:b writable:b @21 format:f",
@@ -181,6 +191,8 @@ REPLIES: dict[Command, Layout] = {
         " buffer_usec:U source_usec:U resample_method:s driver:s @13 props:P @19 corked:b"
         " @22 volume:v mute:b has_volume:b writable:b format:f",
         _C.GET_SAMPLE_INFO: "index:L name:s volume:v duration:U spec:a map:m bytes:L lazy:b filename:s @13 props:P",
+        _C.GET_CARD_INFO: "index:L name:s module:L driver:s profiles:profiles active_profile:s props:P"
+        " @26 ports:card_ports",
     }.items()
 }
 _MOVED = "channel:L index:L name:s suspended:b @13 "
@@ -209,22 +221,44 @@ NOTICES: dict[Command, Layout] = {
 # nothing in the message can be trusted.
 def read_fields(fields: Layout, reader: Reader, version: int) -> dict[str, Any]:
     """Read the `fields` that exist in `version`; RemoteProtocolError for missing or trailing data."""
-    out = {f.name: READ[f.type](reader) for f in fields if f.since <= version}
+    out = _read_record(fields, reader, version)
     if not reader.at_end:
         raise bad("data after the last field")
     return out
-
-
-def write_fields(fields: Layout, values: Mapping[str, Any], writer: Writer, version: int) -> None:
-    """Write the `fields` that exist in `version`; each of them must be in `values`."""
-    for f in fields:
-        if f.since <= version:
-            WRITE[f.type](writer, values[f.name])
 
 
 def read_many(fields: Layout, reader: Reader, version: int) -> list[dict[str, Any]]:
     """Read the reply to a …_LIST command: consecutive records, up to the end."""
     out: list[dict[str, Any]] = []
     while not reader.at_end:
-        out.append({f.name: READ[f.type](reader) for f in fields if f.since <= version})
+        out.append(_read_record(fields, reader, version))
     return out
+
+
+def _read_record(fields: Layout, reader: Reader, version: int) -> dict[str, Any]:
+    return {f.name: _read_value(f.type, reader, version) for f in fields if f.since <= version}
+
+
+def _read_value(kind: str, reader: Reader, version: int) -> Any:
+    if kind not in RECORDS:
+        return READ[kind](reader)
+    count = reader.u32()
+    if count > PROPS_MAX:
+        raise bad(f"a list of {count} records")
+    return [_read_record(RECORDS[kind], reader, version) for _ in range(count)]
+
+
+def write_fields(fields: Layout, values: Mapping[str, Any], writer: Writer, version: int) -> None:
+    """Write the `fields` that exist in `version`; each of them must be in `values`."""
+    for f in fields:
+        if f.since <= version:
+            _write_value(f.type, values[f.name], writer, version)
+
+
+def _write_value(kind: str, value: Any, writer: Writer, version: int) -> None:
+    if kind not in RECORDS:
+        WRITE[kind](writer, value)
+        return
+    writer.u32(len(value))
+    for record in value:
+        write_fields(RECORDS[kind], record, writer, version)
