@@ -21,8 +21,7 @@ ANSWER_NS = 10 * NS_PER_S
 KEY_BYTES, TICKET_BYTES = 162, 128
 MAGIC = b"REDQ"
 _PERMISSION_DENIED = 7
-_COMMON_CAPS = 0b1011
-"""AUTH_SELECTION, AUTH_SPICE, MINI_HEADER."""
+_AUTH_SELECTION, _AUTH_SPICE, _MINI_HEADER = 1 << 0, 1 << 1, 1 << 3
 _SET_ACK, _PING = 3, 4
 _ACK_SYNC, _ACK, _PONG = 1, 2, 3
 LINK_ERRORS = {
@@ -77,7 +76,9 @@ class SpiceChannel:
         self._reply_bytes = 0
         self._window = self._left = 0
         self._events: list[SpiceMessage] = []
-        body = struct.pack("<IBBIII", session, kind, 0, 1, 1, 18) + struct.pack("<II", _COMMON_CAPS, caps)
+        body = struct.pack("<IBBIII", session, kind, 0, 1, 1, 18) + struct.pack(
+            "<II", _AUTH_SELECTION | _AUTH_SPICE | _MINI_HEADER, caps
+        )
         self._out = bytearray(MAGIC + struct.pack("<III", 2, 2, len(body)) + body)
 
     # -- in --------------------------------------------------------------------------------------
@@ -127,8 +128,12 @@ class SpiceChannel:
         if common + specific > 64 or offset + 4 * (common + specific) > len(reply):
             raise RemoteProtocolError("SPICE capabilities exceed their message")
         self.caps = struct.unpack_from(f"<{common + specific}I", reply, offset)
+        shared = self.caps[0] if common else 0
+        # Messages have the mini header only if both sides can read it; the long one is not implemented.
+        if not shared & _MINI_HEADER:
+            raise RemoteProtocolError("this SPICE server is too old: it has no mini headers; update spice-server")
         # With AUTH_SELECTION, the mechanism (1 is AUTH_SPICE) precedes the ticket.
-        if self.caps and common and self.caps[0] & 1:
+        if shared & _AUTH_SELECTION:
             self._out += struct.pack("<I", 1)
         ticket = self._encrypt(reply[4 : 4 + KEY_BYTES], self._password)
         assert len(ticket) == TICKET_BYTES
