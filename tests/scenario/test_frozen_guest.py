@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,8 @@ from millrace.doors.pulse.samples import Sample
 from millrace.dsp.convert import SampleFormat, Samples
 from millrace.errors import ConfigError
 from millrace.graph.driver import TimerDriver
-from millrace.graph.model import Ids
+from millrace.graph.graph import Graph
+from millrace.graph.model import Ids, NodeState
 from millrace.guest.config import GuestConfig
 from millrace.guest.guest import Common, Guest
 from millrace.guest.native import NativeStreams, NativeStreamState, Open
@@ -53,8 +54,8 @@ class ClientStream:
         if goal > self._done:
             self.ring.put(self._done, memoryview(SOUND[self._done : goal].tobytes()))
             self.ring.written = self._done = goal
-        if self.ring.reader_waits:
-            os.write(self._fds[2], b"x")
+            if self.ring.reader_waits:
+                os.write(self._fds[2], b"x")
 
     def read(self) -> None:
         """Take what there is."""
@@ -122,7 +123,7 @@ class Scene:
                 self.driver.handle_timeout(max(due, self.now_ns))
             self.recording.read()
 
-    def move(self) -> None:
+    def move(self, meanwhile: Callable[[Graph], None] = lambda graph: None) -> None:
         """Hand on the guest and the program's streams as bytes and descriptors, as one process does to another."""
         before, graph = self.alice, self.alice.graph
         held, nodes = graph.budget.held, [(node.key, node.name, node.state) for node in graph.nodes()]
@@ -136,9 +137,10 @@ class Scene:
                 os.close(fd)
             one.fds = (sent[0], sent[1], sent[2])
         self.alice, self.streams = self._guest(state), NativeStreams(self)
-        self.streams.resume(own, [self.alice])
         graph = self.alice.graph
         assert [(node.key, node.name, node.state) for node in graph.nodes()] == nodes and graph.budget.held == held
+        meanwhile(graph)
+        self.streams.resume(own, [self.alice])
 
     def close(self) -> None:
         self.streams.close()
@@ -177,6 +179,24 @@ def test_a_program_hears_no_difference(tmp_path: Path, rate: int) -> None:
         assert len(whole) == len(moved) and np.array_equal(whole, moved)
     else:
         assert np.abs(whole[:frames] - moved[:frames]).max() < 1e-4
+
+
+def test_a_stream_goes_on_whose_sink_was_resumed_before_it_was(tmp_path: Path) -> None:
+    def suspend(graph: Graph, on: bool) -> None:
+        graph.suspend(next(sink for sink in graph.sinks.values() if sink.name == "hall"), on)
+
+    async def test() -> bytes:
+        scene = Scene(tmp_path, 48_000)
+        suspend(scene.alice.graph, True)
+        await scene.run(3)
+        states = [node.state for node in scene.alice.graph.streams.values()]
+        scene.move(lambda graph: suspend(graph, False))
+        await scene.run(30)
+        assert states == [NodeState.SUSPENDED]
+        scene.close()
+        return scene.recording.heard
+
+    assert np.abs(np.frombuffer(asyncio.run(test()), np.float32)).max() > 0.1
 
 
 @pytest.mark.parametrize("version", [VERSIONS.start - 1, VERSIONS.stop])

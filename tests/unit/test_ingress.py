@@ -103,7 +103,7 @@ def native(rig: Rig) -> Case:
     def bring() -> None:
         ring.put(0, memoryview(BYTES))
         ring.written = capacity
-        made.rung()
+        made.resume()
 
     return Case(rig, node, bring)
 
@@ -240,7 +240,7 @@ def test_a_native_client_that_wrote_once_fell_silent_then_and_not_long_before(pa
     case.rig.run(1.0)
     case.rig.run(pause_s)
     feed.ring.written += 2_205
-    feed.rung()
+    feed.resume()
     feed.state.prebuffering = False
     feed.resume()
     began_ns = case.rig.now_ns

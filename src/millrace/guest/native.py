@@ -269,11 +269,12 @@ class NativeStreams:
         own = self._own[id_] = _Own(guest, Ring(memory, capacity, fmt.frame_bytes), memory, fd, bell)
         return own
 
-    def _plays(self, own: _Own, node: Stream, state: PlaybackState) -> None:
-        own.playback = own.guest.native.playback[node.id] = NativePlayback(
+    def _plays(self, own: _Own, node: Stream, state: PlaybackState) -> NativePlayback:
+        playback = own.playback = own.guest.native.playback[node.id] = NativePlayback(
             own.guest.graph, node, state, own.ring, own.bell.ring,
             lambda what, why: self._notice(node.id, what, why), lambda: self.removed(node.id),
         )  # fmt: skip
+        return playback
 
     def _records(self, own: _Own, node: Tap, state: RecordState) -> None:
         own.record = own.guest.native.records[node.id] = NativeRecord(
@@ -315,7 +316,7 @@ class NativeStreams:
         fd, hear, ring_fd = fds.give_all()
         own = self._own[id_] = _Own(guest, ring, memory, fd, Bell(hear, ring_fd, lambda: self._rung(id_)))
         if isinstance(node, Stream) and state.playback is not None:
-            self._plays(own, node, state.playback)
+            self._plays(own, node, state.playback).resume()
         if isinstance(node, Tap) and state.record is not None:
             self._records(own, node, state.record)
 
@@ -324,7 +325,7 @@ class NativeStreams:
     def _rung(self, id_: int) -> None:
         own = self._own.get(id_)
         if own is not None and own.playback is not None:
-            own.playback.rung()
+            own.playback.resume()
 
     def _notice(self, id_: int, what: str, why: str) -> None:
         self._session.send(Notice(id_, what, why))

@@ -100,25 +100,30 @@ class NativePlayback(Ingress):
 
     # -- the client's side -----------------------------------------------------------------------
 
-    def rung(self) -> None:
-        """The client has written while we were waiting."""
-        state, fill = self.state, self.fill
+    # Every way of waiting ends here, so that no stream waits for a client that waits for it. The word is set before the
+    # ring is looked at (see `Ring`): frames written before the client could see it came without a wake-up.
+    def resume(self) -> None:
+        """Look at the ring, and let the graph pull if there is something to play and nothing holds it back."""
+        state, node = self.state, self.node
+        if node.active or state.corked or not node.links or node.sink.suspended:
+            return
+        self.ring.reader_waits = True
+        fill = self.fill
         if self.broken:
             self.end("the ring's positions are impossible")
             return
-        if state.prebuffering and (fill >= state.target // 2 or state.draining):
+        if fill >= state.target // 2 or state.draining:
             state.prebuffering = False
-        self.resume()
-
-    def resume(self) -> None:
-        """Let the graph pull, if there is something to play and nothing holds it back."""
-        held = self.state.corked or self.state.prebuffering or self.broken or self.node.sink.suspended
-        if not held and (self.fill or self._resampled.pending):
-            if not self.node.active:
-                # The ring was not checked while the stream was inactive, so earlier times can't date what was written.
-                self.state.looked_ns = self.state.woken_ns = 0
+        if state.prebuffering:
+            return
+        inside = self._resampled.held_ns if state.draining else self._resampled.pending
+        if fill or inside or self.graph.ahead(node):
+            # The ring was not checked while the stream was inactive, so earlier times can't date what was written.
+            state.looked_ns = state.woken_ns = 0
             self.ring.reader_waits = False
-            self.graph.activate(self.node)
+            self.graph.activate(node)
+        elif state.draining:
+            self._drained()
 
     def cork(self, corked: bool) -> None:
         """Pause or resume."""
@@ -131,11 +136,8 @@ class NativePlayback(Ingress):
     def drain(self) -> None:
         """Play what is queued, then notify the client."""
         self.state.draining = True
-        self.state.prebuffering = False
         self._resampled.tail_done = False
         self.resume()
-        if not self.node.active and not self.state.corked:
-            self._drained()
 
     def flush(self) -> None:
         """Discard what is queued."""
@@ -143,16 +145,19 @@ class NativePlayback(Ingress):
         self._resampled.clear()
         self.state.taken += self.fill
         self.ring.read = self.state.taken
-        self.state.prebuffering = True
-        self.ring.reader_waits = True
         self.graph.deactivate(self.node, "flushed", keep=False)
         self._wake()
+        self._prebuffer()
+
+    def _prebuffer(self) -> None:
+        """Wait until the ring is half full again."""
+        self.state.prebuffering = True
+        self.resume()
 
     def _drained(self) -> None:
         self.state.draining = False
-        self.state.prebuffering = True
-        self.ring.reader_waits = True
         self._notice("drained", "")
+        self._prebuffer()
 
     def end(self, why: str, since_ns: HostNs = 0) -> None:
         """Remove the stream; `since_ns` is when the trouble began, if not just now."""
@@ -221,10 +226,6 @@ class NativePlayback(Ingress):
             return
         self.node.underruns += 1
         self.graph.troubled(self.node, "underrun", self.silent_since_ns)
-        self.state.prebuffering = True
-        self.ring.reader_waits = True
         self.graph.deactivate(self.node, "underrun")
         self._notice("underrun", "")
-        # Frames written between the last check and setting `reader_waits` came without a wake-up: without this check
-        # they would wait for ever.
-        self.rung()
+        self._prebuffer()
