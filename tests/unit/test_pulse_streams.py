@@ -150,6 +150,20 @@ def test_a_drain_is_answered_when_all_was_heard_and_fails_with_its_stream() -> N
     assert scene.caller.answers[tag] is Err.NOENTITY and not scene.graph.streams
 
 
+def test_a_drain_after_a_pause_plays_what_the_graph_had_already_taken() -> None:
+    scene = Scene()
+    heard = scene.capture()
+    channel = scene.play(loud(60), tlength=ms(400), prebuf=ms(20))
+    scene.run(0.005)
+    stream = scene.caller.streams[channel]
+    assert not stream.queue.length and scene.graph.ahead(stream.node)
+    for cork in (True, False):
+        scene.ask(C.CORK_PLAYBACK_STREAM, channel, cork=cork)
+    drain = scene.caller.send(C.DRAIN_PLAYBACK_STREAM, channel=channel)
+    scene.run(0.5)
+    assert scene.caller.answers[drain] == {} and np.count_nonzero(heard.sound[:, 0]) == 60 * 48
+
+
 def test_a_latency_is_what_is_pulled_and_mixed_and_what_lies_behind_the_sink() -> None:
     scene = Scene()
     scene.capture()

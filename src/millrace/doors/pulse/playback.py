@@ -136,7 +136,8 @@ class PlaybackStream(PlaybackSettings, Ingress):
             return
         held = self.held_back or self.removed
         tail = state.drain is not None and self._resampled.held_ns
-        has_sound = self.queue.length or state.attr.prebuf == 0 or tail
+        # What the graph had taken when the stream was paused counts: nothing else may come.
+        has_sound = self.queue.length or self.graph.ahead(self.node) or state.attr.prebuf == 0 or tail
         if not held and has_sound:
             self.graph.activate(self.node)
 
