@@ -8,7 +8,7 @@ const TOUCHES = ["pointerdown", "keydown"];
  * the device. On PulseAudio a query during the start of the device deadlocks: it holds a lock that the callback needs, and the start waits
  * for the callback. So it is read once, well after the start.
  */
-const GECKO = /Gecko\/\d/.test(navigator.userAgent), STARTED_MS = 3000;
+const GECKO = /Gecko\/\d/.test(navigator.userAgent), STARTED_MS = 10000;
 
 // Who owns what: the main thread has the audio context, its clock and the microphone's permission, because only it may; a worker has the
 // connection and the decoders; the worklet has the sound. They are joined by message ports, so a main thread that is busy delays neither
