@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from millrace.control import store as store_module
+from millrace.control.schema import MIGRATIONS
 from millrace.control.store import NotKept, Store
+from millrace.control.storefaults import mend_of
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
@@ -145,14 +147,14 @@ def test_each_version_is_brought_to_the_next_and_one_that_fails_changes_nothing(
     first.keep_sink("alice", "music", "Music")
     first.close()
     more = ("ALTER TABLE sinks ADD COLUMN rate INTEGER DEFAULT 7",)
-    monkeypatch.setattr(store_module, "MIGRATIONS", (*store_module.MIGRATIONS, (*more, "no statement")))
+    monkeypatch.setattr(store_module, "MIGRATIONS", (*MIGRATIONS, (*more, "no statement")))
     with pytest.raises(ConfigError, match="syntax error"):
         Store(path)
-    monkeypatch.setattr(store_module, "MIGRATIONS", (*store_module.MIGRATIONS[:-1], more))
+    monkeypatch.setattr(store_module, "MIGRATIONS", (*MIGRATIONS, more))
     Store(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT * FROM sinks").fetchall() == [("alice", "music", "Music", 7)]
-        assert db.execute("PRAGMA user_version").fetchone() == (len(store_module.MIGRATIONS),)
+        assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="newer"):
         Store(path)
@@ -278,6 +280,62 @@ def test_what_is_acknowledged_is_synchronised_to_the_disk_and_no_journal_is_left
     store.close()
 
 
+class Faulty:
+    """A connection whose COMMIT reports an error after `instead` was done, and which then reads the file again."""
+
+    def __init__(self, db: sqlite3.Connection, instead: str) -> None:
+        self.db, self.instead, self.again = db, instead, 0
+
+    def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        if statement == "PRAGMA data_version":
+            return self.db.execute(f"SELECT data_version + {self.again} FROM pragma_data_version")
+        if statement != "COMMIT":
+            return self.db.execute(statement, *values)  # type: ignore[arg-type]
+        self.db.execute(self.instead)
+        self.again += 2 if self.instead == "COMMIT" else 0
+        raise sqlite3.OperationalError("disk I/O error")
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.db.in_transaction
+
+    def close(self) -> None:
+        self.db.close()
+
+
+@pytest.mark.parametrize("instead", ["COMMIT", "ROLLBACK"])
+def test_a_change_is_refused_exactly_if_it_is_not_on_disk(instead: str, tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = Store(path)
+    store.keep_grant("alice", MONITOR, "before", Verdict.DENY)
+    store._db = faulty = Faulty(store._db, instead)  # type: ignore[assignment]
+    if instead == "ROLLBACK":
+        with pytest.raises(NotKept, match="disk I/O error"):
+            store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
+    else:
+        store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
+    faulty.instead = "COMMIT"
+    expected = {"before"} | ({"pacat"} if instead == "COMMIT" else set())
+    assert {program for _, program, _ in store.guest("alice").grants} == expected
+    store.keep_grant("alice", MONITOR, "after", Verdict.DENY)
+    assert not store.trouble
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("DELETE FROM grants WHERE program = 'after'")
+    with pytest.raises(NotKept, match=r"another program has .* changed it"):
+        store.keep_grant("alice", MONITOR, "lost", Verdict.DENY)
+    store.close()
+    again = Store(path)
+    assert {program for _, program, _ in again.guest("alice").grants} == expected
+    again.close()
+
+
+def test_the_advice_is_that_of_the_primary_error_and_there_is_none_for_errors_of_others() -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    assert not mend_of(error) and not mend_of(OSError("no"))
+    error.sqlite_errorcode = 1034  # SQLITE_IOERR_FSYNC
+    assert "the disk is failing" in mend_of(error)
+
+
 def test_a_file_that_may_not_be_written_refuses_the_start(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     before = healthy(path)
@@ -314,6 +372,7 @@ def test_a_store_has_one_daemon_at_a_time_and_a_crash_lets_go(tmp_path: Path) ->
     path = tmp_path / "s.db"
     holding = f"""
 from pathlib import Path; from millrace.control.store import NotKept, Store
+from millrace.control.storefaults import mend_of
 store = Store(Path({str(path)!r})); print("held", flush=True); input()
 """
     with subprocess.Popen(
@@ -395,6 +454,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from millrace.control.store import NotKept, Store
+from millrace.control.storefaults import mend_of
 from millrace.rights.grants import Permission, Verdict
 store = Store(Path(sys.argv[1]))
 for n in range(10**6):

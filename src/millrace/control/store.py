@@ -21,7 +21,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from millrace.control.schema import MIGRATIONS
 from millrace.control.sessions import ENDED_MAX
+from millrace.control.storefaults import OURS, mend_of
 from millrace.errors import ConfigError
 from millrace.guest.config import stream_table
 from millrace.io.locks import FileLock
@@ -47,42 +49,10 @@ class NotRead(NotKept):
     exit_code = 2
 
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        "CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE,"
-        " rights INTEGER, guests TEXT, created_s INTEGER, expires_s INTEGER)",
-        "CREATE TABLE IF NOT EXISTS guests (name TEXT PRIMARY KEY, options TEXT)",
-        "CREATE TABLE IF NOT EXISTS grants (guest TEXT, what TEXT, program TEXT, allow INTEGER,"
-        " PRIMARY KEY (guest, what, program))",
-        "CREATE TABLE IF NOT EXISTS levels (guest TEXT, kind TEXT, name TEXT, gains TEXT, mute INTEGER,"
-        " PRIMARY KEY (guest, kind, name))",
-        "CREATE TABLE IF NOT EXISTS sinks (guest TEXT, name TEXT, description TEXT, PRIMARY KEY (guest, name))",
-        "CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT)",
-    ),
-    ("CREATE TABLE IF NOT EXISTS ended (secret BLOB, number TEXT, PRIMARY KEY (secret, number))",),
-    ("CREATE TABLE IF NOT EXISTS defaults (guest TEXT, kind TEXT, name TEXT, PRIMARY KEY (guest, kind))",),
-)
-"""Statements that migrate a file from version n (its `user_version`) to n + 1. Append only: files rely on the order."""
 MEMORY_MAX = 20_000
 """Keys stored for session managers; beyond that the oldest are dropped."""
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
-_DAMAGED = (
-    "is damaged or is not a database: restore it from a backup."
-    " To start without its tokens, rules, guests and volumes, move it away; programs"
-    " that its rules deny are then let in until new rules are made"
-)
-_OURS = "make it readable and writable for this user, or set XDG_STATE_HOME to another directory"
-_MENDS = {
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_BUSY: "is locked: another program has it open for writing; close that program",
-    sqlite3.SQLITE_IOERR: "can't be read or written: the disk is failing or has become read-only; see the kernel log",
-    sqlite3.SQLITE_FULL: "can't grow: free some space on that disk",
-    sqlite3.SQLITE_READONLY: f"can't be written: {_OURS}",
-    sqlite3.SQLITE_CANTOPEN: f"can't be opened: {_OURS}",
-    sqlite3.SQLITE_PERM: f"can't be opened: {_OURS}",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +93,8 @@ class Store:
         self._lock = self._locked()
         try:
             self._db = self._opened()
+            # Kept open: closing any descriptor of the file would release SQLite's locks on it.
+            self._raw = None if path == IN_MEMORY else path.open("rb", buffering=0)
             self._file = self._identity()
         except BaseException:
             self._let_go()
@@ -168,7 +140,7 @@ class Store:
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         if self.path != IN_MEMORY and not os.access(self.path, os.W_OK):
-            raise ConfigError(f"{self.path} can't be written; {_OURS}")
+            raise ConfigError(f"{self.path} can't be written; {OURS}")
         # Millrace 0.1.0 used a write-ahead log; leaving WAL mode merges its latest changes into the file.
         db.execute("PRAGMA journal_mode=TRUNCATE")
         db.execute("PRAGMA synchronous=FULL")
@@ -188,12 +160,14 @@ class Store:
         (self._seen,) = db.execute("PRAGMA data_version").fetchone()
 
     def _sentence(self, error: Exception) -> str:
-        mend = _MENDS.get(_code(error)) if isinstance(error, sqlite3.Error) else ""
+        mend = mend_of(error)
         return f"{self.path} {mend} ({error})" if mend else f"{self.path}: {error}"
 
     def close(self) -> None:
         """Close the database and release the lock."""
         self._db.close()
+        if self._raw is not None:
+            self._raw.close()
         self._let_go()
 
     # -- transactions ------------------------------------------------------------------------------
@@ -219,14 +193,44 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One change, on disk when the block ends; on failure ConfigError, and nothing is changed."""
-        with self._told("kept", NotKept), _transaction(self._db) as db:
-            self._demand_same()
-            yield db
-            self._demand_same()
-        # The file may have been moved between the last check and the commit.
         with self._told("kept", NotKept):
+            before, trouble = None, ""
+            try:
+                with _transaction(self._db) as db:
+                    before = self._commits()
+                    self._demand_same()
+                    yield db
+                    self._demand_same()
+            except sqlite3.Error as error:
+                if before is None or self._reread() == before:
+                    raise
+                trouble = self._confirmed(error)
+            # The file may have been moved between the last check and the commit.
             self._demand_same()
-        self.trouble = ""
+            self.trouble = trouble
+
+    # A COMMIT that fails has usually changed nothing. But if its last step fails, synchronising a journal that is empty
+    # by then, the change is in the file and can't be taken back. The file's own count of commits tells which it was,
+    # once SQLite has read the file again and has undone what it finds half done. To the connection, that reading looks
+    # like a change by another program; nobody else could commit while this transaction had the file locked.
+    def _reread(self) -> int:
+        """Let SQLite undo what an error has left half done; returns the number of commits after that."""
+        (self._seen,) = self._db.execute("PRAGMA data_version").fetchone()
+        return self._commits()
+
+    def _commits(self) -> int:
+        """The file change counter in the header of the file (SQLite's file format, section 1.3.7)."""
+        return 0 if self._raw is None else int.from_bytes(os.pread(self._raw.fileno(), 4, 24), "big")
+
+    def _confirmed(self, error: sqlite3.Error) -> str:
+        """Synchronise once more, after an error; returns what still fails."""
+        log.error("%s", self._sentence(error))
+        try:
+            self._db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+            return ""
+        except sqlite3.Error as again:
+            self._reread()
+            return self._sentence(again)
 
     def _reading(self) -> contextlib.AbstractContextManager[None]:
         """ConfigError if stored data can't be read."""
@@ -437,9 +441,3 @@ def _understood(what: str) -> Iterator[None]:
 
 def _gains(text: str) -> tuple[float, ...]:
     return tuple(float(gain) for gain in json.loads(text))
-
-
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; -1 if the error is not SQLite's own."""
-    code: int = getattr(error, "sqlite_errorcode", -1)
-    return code & 0xFF if code >= 0 else -1
