@@ -43,11 +43,9 @@ class Line(RigClient):
             out = self.wire.data_to_send()
             for at in range(0, len(out), size := self._pieces.choice((1_000, 3_001, 70_000))):
                 self._arrives(out[at : at + size])
-            back = self.server.data_to_send()
             if self._freezing and self._freezes.random() < 0.05:
-                cut = self._freezes.randrange(len(back) + 1)
-                self.freeze(b"", back[cut:])
-                back = back[:cut] + self.server.data_to_send()
+                self.freeze()
+            back = self.server.data_to_send()
             self._told(back)
             if not out and not back:
                 return
@@ -57,17 +55,17 @@ class Line(RigClient):
         if self._freezing and self._freezes.random() < 0.15:
             cut = self._freezes.randrange(len(data) + 1)
             self.server.receive(data[:cut], self.rig.now_ns)
-            self.freeze(data[cut:], b"")
+            self.freeze(data[cut:])
         else:
             self.server.receive(data, self.rig.now_ns)
 
-    def freeze(self, received: bytes, unsent: bytes) -> None:
+    def freeze(self, received: bytes = b"") -> None:
         """Continue the connection from its bytes."""
         self.frozen += 1
         self.frozen_in_block += self.server._wire.state.left > 0
         held, door = self.server.account.held, self.rig.door
         streams = list(self.server.streams), list(self.server.records), list(door.clients)
-        frozen = msgspec.msgpack.encode(self.server.freeze(received, unsent))
+        frozen = msgspec.msgpack.encode(self.server.freeze(received))
         assert not (self.server.streams or self.server.account.held or self.server.index in door.clients)
         assert all(stream.owner is not self.server for stream in (*door.playback.values(), *door.records.values()))
         self.server = PulseClient(door, HANDLERS, state := read_client(frozen))

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from millrace.doors.ingress import Program
 from millrace.doors.programs import ProgramDoor
@@ -24,8 +24,8 @@ from millrace.errors import ConfigError, GraphError
 from millrace.graph.model import Sink
 from millrace.guest.home import Home
 from millrace.io.clock import wall_ns
-from millrace.io.listeners import Acceptor, Listeners, bind_tcp, bind_unix
-from millrace.io.runner import Connection
+from millrace.io.listeners import Acceptor, Listeners, Runners, bind_tcp, bind_unix
+from millrace.io.runner import Connection, Released
 from millrace.io.senderidentity import SenderIdentity
 from millrace.io.sockets import peer_subject
 from millrace.remembered.memory import Memory
@@ -57,6 +57,13 @@ def _user() -> str:
         return str(os.getuid())
 
 
+class Handed(NamedTuple):
+    """A connection that is handed on."""
+
+    state: ClientState
+    sock: socket.socket
+
+
 class PulseServer(ProgramDoor):
     """The PulseAudio server of one guest."""
 
@@ -65,6 +72,7 @@ class PulseServer(ProgramDoor):
     ) -> None:
         """`cookie` is None for a new one."""
         self._guest, self._name, self._listeners = guest, guest.name, listeners
+        self._whose = f"guest {guest.name}, PulseAudio"
         self.path, self.cookie_path = guest.directory / "pulse", guest.directory / "cookie"
         self.tcp: list[str] = []
         """Its TCP addresses, if any."""
@@ -72,6 +80,8 @@ class PulseServer(ProgramDoor):
         host = printable(f"{_user()}@{socket.gethostname()}")
         self.door = PulseDoor(guest.graph, guest.admission, self, cookie, host, wall_ns, memory)
         self.acceptors: list[Acceptor] = []
+        self._connections: Runners = {}
+        self._accepts = True
         self._files: list[Path] = []
         """Files to delete when the guest stops."""
 
@@ -110,6 +120,34 @@ class PulseServer(ProgramDoor):
         for path in self._files:
             path.unlink(missing_ok=True)
 
+    # -- handing on ------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """See `ProgramDoor`."""
+        self._accepts = False
+        for acceptor in self.acceptors:
+            acceptor.close()
+        await asyncio.gather(*(runner.settle() for runner in self._connections))
+
+    def freeze(self) -> list[Handed]:
+        """Release the settled connections. Those that are about to end, or whose clients do not read, end here."""
+        out: list[Handed] = []
+        for runner, core in list(self._connections.items()):
+            assert isinstance(core, PulseClient)
+            released = runner.hand_on()
+            if released is not None:
+                out.append(Handed(core.freeze(released.received), released.sock))
+        return out
+
+    def resume(self, handed: Handed) -> None:
+        """Continue a connection. Its streams continue before this returns, its traffic in turns."""
+        state, sock = handed
+        received, state.received = state.received, b""
+        client = PulseClient(self.door, HANDLERS, state)
+        self._listeners.resume_core(
+            Released(sock, received), self._guest.turns, client, self._watch, self._whose, self._connections
+        )
+
     # -- what the door needs: see `clients.Host` -----------------------------------------------
 
     def client_changed(self, change: str, client: Client) -> None:
@@ -132,9 +170,10 @@ class PulseServer(ProgramDoor):
 
     def _serve(self, sock: socket.socket, admits: Admits) -> None:
         """Serve a socket. Peers that it does not admit on kernel credentials need the cookie."""
-        guest = self._guest
-        whose, connect = f"guest {guest.name}, PulseAudio", partial(self._connect, admits)
-        self.acceptors.append(self._listeners.serve_cores(sock, guest.turns, connect, self._watch, whose))
+        turns, connect = self._guest.turns, partial(self._connect, admits)
+        self.acceptors.append(
+            self._listeners.serve_cores(sock, turns, connect, self._watch, self._whose, self._connections)
+        )
 
     def _write_cookie(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -146,6 +185,8 @@ class PulseServer(ProgramDoor):
             raise ConfigError(f"{self.cookie_path}: {error.strerror}") from None
 
     def _connect(self, admits: Admits, transport: asyncio.Transport) -> PulseClient | None:
+        if not self._accepts:
+            return None
         try:
             subject = peer_subject(transport.get_extra_info("socket"), admits)
             return PulseClient(self.door, HANDLERS, ClientState(self._guest.graph.ids.take(), subject))

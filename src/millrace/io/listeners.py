@@ -21,7 +21,7 @@ from typing import Any
 from millrace.errors import ConfigError
 from millrace.io.clock import now_ns
 from millrace.io.pending import PendingConnection, PendingConnections
-from millrace.io.runner import Connection, StreamRunner, Watch
+from millrace.io.runner import Connection, Released, StreamRunner, Watch
 from millrace.io.senderidentity import watch_writers
 from millrace.io.sockets import keep_alive
 from millrace.io.timer import TimerRunner
@@ -41,6 +41,7 @@ _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 Take = Callable[[socket.socket], None]
 Make = Callable[[asyncio.Transport], Connection | None]
 MakeProtocol = Callable[[], asyncio.BaseProtocol]
+Runners = dict[StreamRunner, Connection]
 
 
 def descriptors() -> int:
@@ -75,10 +76,21 @@ class Listeners:
         """Run a protocol on each connection, which is pending until it has logged in."""
         return Acceptor(sock, self.pending, turns, Joining(self, make, tls).take)
 
-    def serve_cores(self, sock: socket.socket, turns: Turns, make: Make, watch: Watch, whose: str) -> Acceptor:
+    def serve_cores(
+        self, sock: socket.socket, turns: Turns, make: Make, watch: Watch, whose: str, among: Runners
+    ) -> Acceptor:
         """Run a sans-IO core on each connection, which is pending until the core is `known`. `whose` is for the log."""
         entered, gone = self.pending.enter, self.pending.left
-        return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch, whose))
+        return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch, whose, among))
+
+    def resume_core(
+        self, released: Released, turns: Turns, core: Connection, watch: Watch, whose: str, among: Runners
+    ) -> None:
+        """The same for a connection that was handed on, with the core that continues it."""
+        runner = StreamRunner(
+            lambda transport: core, turns, self.pending.enter, self.pending.left, watch, whose, among, released.received
+        )
+        Joining(self, lambda: runner, None).take(released.sock)
 
     def stop(self) -> None:
         """The daemon is shutting down."""

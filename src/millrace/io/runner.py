@@ -13,6 +13,8 @@ The laws of a runner:
   to them, and reading is paused. asyncio may still deliver what it had read before the pause.
 - The end is a step as well: `closed` is called in turns until the core says that it is done, and nothing else after the
   first time.
+- A connection may be handed on to another runner, in another process: `settle`, then `hand_on`. What is on its way at
+  that time is in one of three places: the kernel, where it stays; `_rest`, which goes along; or the core.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
+import socket
 import sys
 import termios
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from millrace.errors import BudgetError, PeerLost, RemoteProtocolError
 from millrace.io.clock import now_ns
@@ -47,6 +51,8 @@ WEIGH_S = 1.0
 """How often the backlog is checked."""
 FAREWELL_S = 3.0
 """How long a connection that is being closed has to read its last messages."""
+SETTLE_S, SETTLE_STEP_S = 1.0, 0.005
+"""How long a connection that is to be handed on has to read what was written, and how often that is checked."""
 
 
 class Connection(Sender[bytes], Timed, Protocol):
@@ -114,8 +120,19 @@ Watch = Callable[[asyncio.Transport, Connection], SenderIdentity | None]
 """Makes what identifies the program that writes on a connection, if that matters."""
 
 
+class Released(NamedTuple):
+    """An open connection without a runner."""
+
+    sock: socket.socket
+    received: bytes
+    """What its core has not been given yet."""
+
+
 class StreamRunner(asyncio.BufferedProtocol):
-    """Runs one `Connection` on one socket. All runners share one receive buffer, so cores must copy what they keep."""
+    """Runs one `Connection` on one socket. All runners share one receive buffer, so cores must copy what they keep.
+
+    It is in `among` while the connection lasts. A connection that was handed on begins with what was `received`.
+    """
 
     first = False
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
@@ -128,17 +145,20 @@ class StreamRunner(asyncio.BufferedProtocol):
         gone: Callable[[asyncio.Transport], None] = lambda transport: None,
         watch: Watch = lambda transport, core: None,
         whose: str = "a connection",
+        among: dict[StreamRunner, Connection] | None = None,
+        received: bytes | None = None,
     ) -> None:
         self._watch, self._whose = watch, whose
+        self._among = {} if among is None else among
         self._sender: SenderIdentity | None = None
         self._make, self._entered, self._gone = make, entered, gone
         self._inside = False
         self._turns = turns or Turns()
         self._core: Connection | None = None
         self._transport: asyncio.Transport | None = None
-        self._rest = b""
+        self._handed, self._rest = received is not None, received or b""
         self._weighed = 0
-        self._paused = self._lost = False
+        self._paused = self._lost = self._settling = False
         self._due: asyncio.TimerHandle | None = None
         self._timer: TimerRunner | None = None
         """Made when the core first has a deadline; most never have one."""
@@ -155,10 +175,16 @@ class StreamRunner(asyncio.BufferedProtocol):
         if self._core is None:
             transport.abort()
             return
+        self._among[self] = self._core
         self._sender = self._watch(transport, self._core)
         self._core.wake = self._wake
         self._core.over = self._turns.over
         self._arm(self._core)
+        if self._handed:
+            # There may be something to process, and something to send.
+            self._turns.wait(self)
+            if self._core.known:
+                self._enter(transport)
 
     # The buffer is shared: between this call and `buffer_updated` nothing else of the event loop runs, and `_take` is
     # done with the view before it returns. What has to wait is copied.
@@ -179,6 +205,9 @@ class StreamRunner(asyncio.BufferedProtocol):
         if self._core is None or self._core.closing:
             return
         turns = self._turns
+        if self._settling:
+            self._rest += bytes(self._buffer[:nbytes])
+            return
         if self._rest or turns.left_ns <= 0:
             self._park(self._rest + bytes(self._buffer[:nbytes]))
             return
@@ -199,11 +228,14 @@ class StreamRunner(asyncio.BufferedProtocol):
         except Exception as error:
             self._failed(core, error)
         if not self._inside and core.known and self._transport is not None:
-            self._inside = True
-            self._entered(self._transport)
+            self._enter(self._transport)
         if not core.closing and (taken < len(data) or core.unfinished):
             self._park(bytes(data[taken:]))
         self._flush()
+
+    def _enter(self, transport: asyncio.Transport) -> None:
+        self._inside = True
+        self._entered(transport)
 
     def _failed(self, core: Connection, error: Exception) -> None:
         """An error ends the connection."""
@@ -260,9 +292,9 @@ class StreamRunner(asyncio.BufferedProtocol):
         if self._lost:
             if not core.closed():
                 return False
-            core.wake, core.over = _nobody, _never
-            self._core = self._transport = None
-            self._make = _nothing
+            self._forget(core)
+            return True
+        if self._settling:
             return True
         rest, self._rest = self._rest, b""
         if (rest or core.unfinished) and not core.closing:
@@ -273,6 +305,12 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._paused = False
             transport.resume_reading()
         return True
+
+    def _forget(self, core: Connection) -> None:
+        core.wake, core.over = _nobody, _never
+        self._core = self._transport = None
+        self._make = _nothing
+        self._among.pop(self, None)
 
     def eof_received(self) -> bool:
         """See asyncio, which reports the loss a round later: others would see the streams until then."""
@@ -298,14 +336,8 @@ class StreamRunner(asyncio.BufferedProtocol):
     # place among the connections that wait to log in. Only the cleaning up itself waits for turns.
     def _end(self) -> None:
         """Clean up, in turns: a thousand connections may end at once."""
-        self._lost, self._rest = True, b""
-        if self._due is not None:
-            self._due.cancel()
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
-        if self._transport is not None:
-            self._gone(self._transport)
+        self._rest = b""
+        self._cease()
         if self._turns.ready():
             with self._turns:
                 if not self.work():
@@ -313,12 +345,63 @@ class StreamRunner(asyncio.BufferedProtocol):
         else:
             self._turns.wait(self)
 
+    def _cease(self) -> None:
+        """Neither read nor keep deadlines any more."""
+        self._lost = True
+        if self._due is not None:
+            self._due.cancel()
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        if self._transport is not None:
+            self._gone(self._transport)
+
+    # -- handing on ------------------------------------------------------------------------------
+
+    # A transport gives nothing back that was written to it: what it has not sent would be sent later, or be lost. So
+    # from here on the output stays with the core, until the transport is empty.
+    async def settle(self) -> None:
+        """Take and send nothing more, and wait until what was written is sent, for `SETTLE_S` at most."""
+        loop, transport = asyncio.get_running_loop(), self._transport
+        if transport is None or self._core is None:
+            return
+        if self._core.closing:
+            # It does not go along, so this is its last word.
+            self._flush()
+        self._settling = True
+        if not self._paused and not transport.is_closing():
+            self._paused = True
+            transport.pause_reading()
+        deadline = loop.time() + SETTLE_S
+        while transport.get_write_buffer_size() and loop.time() < deadline:
+            await asyncio.sleep(SETTLE_STEP_S)
+
+    def hand_on(self) -> Released | None:
+        """Release a settled connection. None if it is over, or because its peer does not read: then it ends here."""
+        core, transport = self._core, self._transport
+        if core is None or transport is None:
+            return None
+        if core.closing or self._lost or transport.is_closing() or transport.get_write_buffer_size():
+            transport.abort()
+            if not self._lost:
+                self._cease()
+            while not self.work():
+                pass
+            return None
+        self._cease()
+        self._forget(core)
+        sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        transport.abort()
+        return Released(sock, self._rest)
+
+    # -- output ----------------------------------------------------------------------------------
+
     def _wake(self) -> None:
         self._turns.wait(self)
 
     def _flush(self) -> None:
         core, transport = self._core, self._transport
-        if core is None or transport is None or transport.is_closing():
+        if core is None or transport is None or transport.is_closing() or self._settling:
             return
         data = core.data_to_send()
         if data:

@@ -218,21 +218,18 @@ class PulseClient(ClientStreams):
 
     # What is half done can't be put into a value, so it is finished here; what waits for others is begun again where
     # the connection continues. Events that have yet to be distributed belong to the door, so that is done first.
-    def freeze(self, received: bytes = b"", unsent: bytes = b"") -> ClientState:
+    def freeze(self, received: bytes = b"") -> ClientState:
         """Detach from the door; return the state, with which another connection continues. The client notices nothing.
 
-        From the runner come the bytes that were `received` and not passed on, and those that are still `unsent`.
+        The runner has `received` these bytes and not passed them on.
         """
-        state, wire = self.state, self.state.wire
+        state = self.state
         self.wake, self.over = _nobody, _never
         self._go_on()
         for _ in self.door.news.spreading():
             pass
         storing, self._storing = self._storing, {}
         state.asked |= {number: self._wire.encoded(request) for number, request in storing.items()}
-        if unsent:
-            wire.unsent.insert(0, unsent)
-            wire.unsent_bytes += len(unsent)
         state.received = received
         self.freeze_streams()
         self.subscription.leave()
