@@ -337,11 +337,11 @@ def test_what_a_guest_may_have_is_counted() -> None:
     world = World()
     graph = world.guest("greedy", MIXES_MAX - 1)
     graph.add_source("microphone", "Microphone")
-    with pytest.raises(GraphError, match="sinks and sources already"):
+    with pytest.raises(GraphError, match=r"already has .* sinks and sources"):
         graph.add_sink("one more")
     source, *targets = graph.sinks.values()
     for target in targets[:LINKS_MAX]:
         graph.link(source, target)
-    with pytest.raises(GraphError, match="links already"):
+    with pytest.raises(GraphError, match=r"already has .* links"):
         graph.link(source, targets[LINKS_MAX])
     assert len(source.links) == LINKS_MAX

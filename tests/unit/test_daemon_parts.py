@@ -59,9 +59,9 @@ pulse_tcp = ["127.0.0.1:4713", "[::1]:4713"]
         ("[daemon]\nlisten = 'nowhere'", "HOST:PORT"),
         (
             "[daemon]\nspeed = 5",
-            "unknown speed; what there is: listen, token_file, public_url, allowed_origins, trusted_proxies$",
+            "unknown speed; known: listen, token_file, public_url, allowed_origins, trusted_proxies$",
         ),
-        ("[deamon]", r"unknown deamon \(did you mean daemon\?\); what there is: daemon, tls, guest$"),
+        ("[deamon]", r"unknown deamon \(did you mean daemon\?\); known: daemon, tls, guest$"),
         ("[guest.a]\nrate = 5", "8000"),
         ("[guest.a]\nchannels = 77", "1 to 8"),
         (

@@ -50,4 +50,4 @@ def test_an_unknown_key_is_named_beside_the_known_ones() -> None:
     table.text("a"), table.text("b")
     with pytest.raises(ConfigError) as said:
         table.end()
-    assert str(said.value) == r"outer: unknown colour, sp\x1beed; what there is: a, b"
+    assert str(said.value) == r"outer: unknown colour, sp\x1beed; known: a, b"

@@ -51,7 +51,7 @@ class NullOutput:
         except OutputLost as error:
             watch.output_ended(error)
         except Exception:
-            log.exception("%s ended by an internal error", self.name)
+            log.exception("%s ended because of an internal error", self.name)
             watch.output_ended(OutputLost(f"{self.name}: an internal error; see the log"))
 
     def _play(self, rate: int, channels: int, pull: Pull) -> bool:

@@ -135,7 +135,7 @@ def hindrance(options: ListenerOptions, url: str, error: Exception) -> str:
     if _no_daemon(options, error):
         return f"no daemon answers at {options.socket}; start one with `millrace serve`"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"there is no host {printable(error.host)}"
+        return f"host {printable(error.host)} not found"
     if isinstance(error, aiohttp.ClientSSLError) and getattr(error.os_error, "reason", "") in NOT_TLS:
         return f"{printable(error.host)}:{error.port} does not use TLS; connect with ws:// instead of wss://"
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
@@ -189,9 +189,7 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
 
 def _needed(options: ListenerOptions, status: int) -> str:
     if options.token and status == 401:
-        return (
-            "the token is wrong, or it has expired or was revoked or rotated; `millrace token list` shows those of now"
-        )
+        return "the token is wrong, or it has expired or was revoked or rotated; `millrace token list` lists valid ones"
     key = runtime_dir() / KEY_FILE
     here = f" (your own daemon's is in {key})" if key.exists() and not options.token else ""
     return f"give a token with --token-file or MILLRACE_TOKEN{here}"

@@ -64,16 +64,16 @@ class NativeStream:
     def began(self, made: Begun, fds: Descriptors) -> None:
         """The daemon has created the stream; raises RemoteProtocolError if its description is invalid."""
         if len(fds) != DESCRIPTORS:
-            raise RemoteProtocolError(f"a stream comes with {DESCRIPTORS} descriptors, not {len(fds)}")
+            raise RemoteProtocolError(f"a stream needs {DESCRIPTORS} descriptors, not {len(fds)}")
         sample = BY_NAME.get(made.format)
         if sample is None or made.bytes < ring_bytes(made.capacity, made.frame_bytes):
-            raise RemoteProtocolError(f"a stream of {made.bytes} bytes in {quoted(made.format)}, which is not possible")
+            raise RemoteProtocolError(f"invalid stream: {made.bytes} bytes in format {quoted(made.format)}")
         self.id, self.rate, self.channels = made.stream, made.rate, len(made.positions)
         self.capacity, self.target, self.format = made.capacity, made.target, sample
         try:
             self._memory = mapped(fds.give(), made.bytes)
         except (ValueError, OSError) as error:
-            raise RemoteProtocolError(f"a stream whose memory can't be used: {error}") from None
+            raise RemoteProtocolError(f"the stream's memory can't be used: {error}") from None
         self._ring = Ring(self._memory, self.capacity, made.frame_bytes)
         self._bell = Bell(fds.give(), fds.give(), self._woken.set)
 

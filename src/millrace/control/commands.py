@@ -312,7 +312,7 @@ class Commands:
         key = scopes.request_key(args.request)
         asked = self._worker.prompts.get(key)
         if asked is None or not principal.may(Right.SEE, asked.guest):
-            raise missing(key, why=" that waits: it was answered, or its time is over")
+            raise missing(key, why=": it was answered or has expired")
         principal.demand(Right.ADMIN, asked.guest)
         await self._worker.decide(asked, args.allow, args.always, principal.key)
         return OK

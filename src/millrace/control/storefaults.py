@@ -7,7 +7,7 @@ import sqlite3
 _DAMAGED = (
     "is damaged or is not a database: restore it from a backup."
     " To start without its tokens, rules, guests and volumes, move it away; programs"
-    " that its rules deny are then let in until new rules are made"
+    " that its rules deny are then allowed until new rules are set"
 )
 OURS = "make it readable and writable for this user, or set XDG_STATE_HOME to another directory"
 _MENDS = {

@@ -179,7 +179,7 @@ class Access:
         secret = self.secret_of(principal.key)
         found = None if secret is None else self.find(secret)
         if found is None:
-            raise RightsError(self._over(principal.key) or f"{principal.key} is let in no more")
+            raise RightsError(self._over(principal.key) or f"{principal.key} no longer has access")
         return found
 
     def current(self, principal: Principal) -> Principal:

@@ -144,7 +144,7 @@ def demand_sink_name(guest: Guest, name: str) -> None:
     """ConfigError or GraphError if a new sink can't have this name."""
     parse_name(name, "sink name")
     if guest.graph.name_taken(name):
-        raise GraphError(f"a sink named {name!r} exists already")
+        raise GraphError(f"a sink named {name!r} already exists")
 
 
 def removable(guest: Guest, name: str) -> Sink:

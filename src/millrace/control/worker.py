@@ -199,7 +199,7 @@ class Worker:
         made = {"rate": config.rate, "channels": config.channels}
         async with self.keeper.turn:
             if name in self.guests:
-                raise GraphError(f"guest {name} exists already")
+                raise GraphError(f"guest {name} already exists")
             if len(self.guests) >= GUESTS_MAX:
                 raise GraphError(f"there are {GUESTS_MAX} guests already, the maximum; remove one")
             guest = await self._start_guest(config)
@@ -215,7 +215,7 @@ class Worker:
         try:
             await self._start_guest(added_guest(name, options))
         except MillraceError as error:
-            log.error("guest %s is left out: %s", name, error)
+            log.error("guest %s could not be restored: %s", name, error)
             self.diagnosis.left_out(name, str(error))
 
     # A guest's state is restored before its sockets are opened: the first program that connects must meet the rules,
@@ -244,7 +244,7 @@ class Worker:
 
     async def _unmake(self, guest: Guest) -> None:
         self.guests.pop(guest.name, None)
-        await self._stop_guest(guest, "the guest was not made")
+        await self._stop_guest(guest, "the guest could not be started")
 
     @staticmethod
     def _restore(guest: Guest, kept: KeptGuest) -> None:
@@ -256,7 +256,7 @@ class Worker:
             try:
                 guest.graph.add_sink(name, description)
             except GraphError as error:
-                log.warning("guest %s: its sink %s of before is left out: %s", guest.name, name, error)
+                log.warning("guest %s: its sink %s could not be restored: %s", guest.name, name, error)
         rules = [(what, ANY, verdict) for what, verdict in guest.config.grants]
         for what, program, verdict in (*rules, *kept.grants):
             guest.admission.grants.set(what, program, verdict)

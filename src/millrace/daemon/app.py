@@ -89,7 +89,7 @@ class Daemon:
                 await self.worker.second()
             except Exception:
                 # A failure in one guest's view must not stop the watchdog heartbeat.
-                log.exception("the flight recorder left out a second")
+                log.exception("the flight recorder skipped a second")
 
     # The descriptor belongs to the handover, which closes it whatever happens here. The machine gets a copy, and from
     # the moment it is attached the copy is the machine's to close.

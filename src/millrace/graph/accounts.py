@@ -53,7 +53,7 @@ class NodeAccounts:
         limit, kind = self._limit(node)
         try:
             if others >= limit:
-                raise GraphError(f"guest {self._guest} has its {limit:.0f} {kind} already")
+                raise GraphError(f"guest {self._guest} already has {limit:.0f} {kind}, the maximum")
             node.account = self._budget.open(node.kind, node.asks | {"node": self.weight(node)}, node.reach)
         except GraphError:
             _turn_away(node)
@@ -112,6 +112,6 @@ def bytes_of(links: list[Link]) -> int:
 def set_links(source: Stream | Sink, links: list[Link]) -> None:
     """Replace the links of a node; if they are too many or too large, raise GraphError and keep the old ones."""
     if len(links) > LINKS_MAX:
-        raise GraphError(f"{source.key} has its {LINKS_MAX} links already")
+        raise GraphError(f"{source.key} already has {LINKS_MAX} links, the maximum")
     source.account.hold("links", bytes_of(links))
     source.links = links

@@ -69,7 +69,7 @@ class Nodes(ABC):
 
     def _demand_free(self, name: str, kind: str) -> None:
         if self.name_taken(name):
-            raise GraphError(f"a {kind} named {name!r} exists already")
+            raise GraphError(f"a {kind} named {name!r} already exists")
 
     def set_gains(self, node: Levelled, gains: tuple[float, ...]) -> None:
         """Set linear gains, one per channel (or one for all); the next cycle ramps to them."""

@@ -310,7 +310,7 @@ class Track:
         if self.ended:
             raise GraphError(f"track {self.info.key} has ended")
         if len(self._subscriptions) >= SUBSCRIBERS_MAX:
-            raise GraphError(f"track {self.info.key} has its {SUBSCRIBERS_MAX} subscribers already")
+            raise GraphError(f"track {self.info.key} already has {SUBSCRIBERS_MAX} subscribers, the maximum")
         cached = self._cache.packets()
         state = (item for item in (self.parameters, self.segment) if item is not None)
         # First, because it may raise BudgetError: nothing has changed yet.

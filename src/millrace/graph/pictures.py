@@ -157,7 +157,7 @@ def check_mode(mode: Mode, pixels: memoryview) -> None:
     if not (0 < mode.width <= SIDE_MAX and 0 < mode.height <= SIDE_MAX):
         raise GraphError(f"a screen of {mode.width} × {mode.height}; {SIDE_MAX} at most either way")
     if mode.format != "bgrx":
-        raise GraphError(f"a screen whose pixels are {mode.format!r}; bgrx is known")
+        raise GraphError(f"pixel format {mode.format!r} is not supported; use bgrx")
     if mode.stride < mode.width * PIXEL_BYTES or pixels.nbytes < mode.bytes:
         raise GraphError(f"a screen of {mode.width} × {mode.height} in {pixels.nbytes} bytes, {mode.stride} a row")
 

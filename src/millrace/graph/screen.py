@@ -168,7 +168,7 @@ class Reader:
 
     def wish_size(self, size: Size) -> None:
         """Ask for another size of the screen."""
-        self.screen.controlled(self.who, "its size").size_wish(size)
+        self.screen.controlled(self.who, "resizing").size_wish(size)
 
     def set_interval(self, interval_ns: HostNs) -> None:
         """Take pictures more or less often."""
@@ -308,7 +308,7 @@ class Screen:
         if self._ended:
             raise GraphError(f"{self.key} has ended")
         if len(self.readers) >= READERS_MAX:
-            raise GraphError(f"{self.key} has its {READERS_MAX} readers already")
+            raise GraphError(f"{self.key} already has {READERS_MAX} readers, the maximum")
         account = self._budget.open("reader", {"reader": READER_BYTES})
         reader = Reader(self, who, account, interval_ns, leave_out)
         if self.memory is not None:

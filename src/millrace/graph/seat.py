@@ -43,6 +43,4 @@ class Seat:
     def demand(self, who: Watcher, what: str) -> None:
         """RightsError unless `who` has it."""
         if self._who is not who:
-            raise RightsError(
-                f"{who.key} only watches guest {self._guest}: {what} is for who has the keyboard; take it"
-            )
+            raise RightsError(f"{who.key} only watches guest {self._guest}: {what} needs the keyboard; take it first")

@@ -207,7 +207,7 @@ class NativeStreams:
         """Serve or refuse a call that waited for a permission."""
         try:
             if not allow:
-                raise RightsError("there is no grant for it")
+                raise RightsError("no grant allows it")
             self._record(serial, args)
         except (GraphError, ConfigError, RightsError) as error:
             self._session.refuse(serial, error)

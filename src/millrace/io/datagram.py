@@ -51,7 +51,7 @@ class DatagramRunner(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         """See asyncio: a datagram could not be delivered. The error does not say to which address."""
-        log.debug("a datagram came back: %s", exc)
+        log.debug("a datagram could not be delivered: %s", exc)
 
     def pause_writing(self) -> None:
         """See asyncio: the send buffer is full."""
@@ -79,7 +79,7 @@ class DatagramRunner(asyncio.DatagramProtocol):
         except Exception as error:
             if not isinstance(error, MillraceError):
                 # A bug in the daemon must cost at most this session.
-                log.exception("a session of datagrams ended by an internal error")
+                log.exception("datagram session ended because of an internal error")
             self.close()
             self._ended(error)
         else:

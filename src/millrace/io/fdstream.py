@@ -164,7 +164,7 @@ class FdStream:
             self._send_away(error)
         except Exception as error:
             # A bug in the daemon must cost at most this connection.
-            log.exception("%s: connection ended by an internal error", self._whose)
+            log.exception("%s: connection ended because of an internal error", self._whose)
             self._send_away(error)
         else:
             self.flush()

@@ -88,7 +88,7 @@ class Handover:
             return {"error": str(error)}
         except Exception:
             # A bug in the daemon must cost at most this connection.
-            log.exception("a descriptor is refused by an internal error")
+            log.exception("a descriptor was refused because of an internal error")
             return {"error": "an internal error; the daemon's log has it"}
 
     def _drop(self, sock: socket.socket) -> None:

@@ -211,7 +211,7 @@ class Joining:
             )
         except OSError as error:
             # A client that can't do TLS, or has disconnected.
-            log.debug("a connection ended before it began: %s", error)
+            log.debug("a connection was lost before it was accepted: %s", error)
             sock.close()
             return
         finally:

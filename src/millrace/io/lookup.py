@@ -19,7 +19,7 @@ from millrace.io.mounts import are_known, is_proc, may_be_asked, mount_number
 
 LINKS_MAX = 40
 """The kernel's own limit, path_resolution(7)."""
-_NEVER = "some user's program answers for that file system (FUSE), and may never; put the socket on another"
+_NEVER = "a user's program serves that file system (FUSE) and may never answer; put the socket on another one"
 _LOOK = os.O_PATH | os.O_CLOEXEC
 TrustsLink = Callable[[os.stat_result], bool]
 

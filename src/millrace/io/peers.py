@@ -83,7 +83,7 @@ def _flatpak_info(pid: int) -> str:
     """
     with _opened(f"/proc/{pid}/root") as root:
         if not may_be_asked(root, pid):
-            raise OSError("a root that some program answers for")
+            raise OSError("the root file system is served by a program")
         with _opened(".flatpak-info", root) as info:
             if not may_be_asked(info, pid) or not stat.S_ISREG(os.fstat(info).st_mode):
                 raise OSError("no file")

@@ -248,7 +248,7 @@ class StreamRunner(asyncio.BufferedProtocol):
                 core.violated(error)
         else:
             # A bug in the daemon must cost at most this connection.
-            log.error("%s: connection ended by an internal error", self._whose, exc_info=error)
+            log.error("%s: connection ended because of an internal error", self._whose, exc_info=error)
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`: the core's deadline."""

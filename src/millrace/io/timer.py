@@ -86,7 +86,7 @@ class TimerRunner:
             self._core.handle_timeout(began)
         except Exception:
             # A bug must not stop the timer for good. The pause keeps it from spinning if the deadline stays the same.
-            log.exception("internal error when a timer ran out")
+            log.exception("internal error in a timer")
             if self._core is None:
                 # Stopped before it failed.
                 return

@@ -80,4 +80,4 @@ class Table:
             where = f"{self.where}: " if self.where else ""
             near = [hit for key in sorted(self._left) for hit in get_close_matches(key, self._known, 1)]
             meant = f" (did you mean {', '.join(dict.fromkeys(near))}?)" if near else ""
-            raise ConfigError(f"{where}unknown {unknown}{meant}; what there is: {known}")
+            raise ConfigError(f"{where}unknown {unknown}{meant}; known: {known}")

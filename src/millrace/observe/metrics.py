@@ -48,14 +48,14 @@ class Collected:
 
     def _of_daemon(self) -> Iterator[Metric]:
         counters = self._counters
-        yield CounterMetricFamily("millrace_cycles", "Times that a graph was run.", counters.cycles)
+        yield CounterMetricFamily("millrace_cycles", "Graph cycles run.", counters.cycles)
         yield CounterMetricFamily("millrace_refused", "Requests that were refused.", counters.refused)
         yield GaugeMetricFamily("millrace_objects", "Objects in the registry.", counters.objects)
         yield GaugeMetricFamily(
-            "millrace_requests_waiting", "Programs that wait for an answer.", counters.requests_waiting
+            "millrace_requests_waiting", "Permission requests that are pending.", counters.requests_waiting
         )
-        yield GaugeMetricFamily("millrace_policy_running", "Whether a session manager is there.", counters.policy)
-        yield GaugeMetricFamily("millrace_store_trouble", "Whether changes can't be kept.", counters.store_trouble)
+        yield GaugeMetricFamily("millrace_policy_running", "Whether a session manager is running.", counters.policy)
+        yield GaugeMetricFamily("millrace_store_trouble", "Whether changes can't be saved.", counters.store_trouble)
 
     def _of_guests(self) -> Iterator[Metric]:
         def family(kind: type[Metric], name: str, text: str, values: list[float]) -> Metric:
@@ -71,17 +71,22 @@ class Collected:
         yield family(gauge, "listeners", "Listeners.", [len(g.sessions) for g in guests])
         yield family(gauge, "quantum_seconds", "Length of a cycle.", [g.graph.quantum_ns / 1e9 for g in guests])
         budgets = [g.graph.budget for g in guests]
-        yield family(gauge, "held_bytes", "What it makes the daemon hold.", [b.held for b in budgets])
-        yield family(gauge, "held_bytes_max", "What it may make the daemon hold.", [b.limit for b in budgets])
-        yield family(counter, "no_memory", "What was refused for want of that.", [b.refusals for b in budgets])
+        yield family(gauge, "held_bytes", "Memory that the daemon holds on its behalf.", [b.held for b in budgets])
+        yield family(gauge, "held_bytes_max", "Its memory budget.", [b.limit for b in budgets])
         yield family(
-            gauge, "latency_seconds_max", "Its slowest listener's latency, from the mix to the ear.",
+            counter,
+            "no_memory",
+            "Requests refused because its memory budget was used up.",
+            [b.refusals for b in budgets],
+        )
+        yield family(
+            gauge, "latency_seconds_max", "Latency of its slowest listener, from mixing to playing.",
             [max((s.report.latency_ns for s in g.sessions), default=0) / 1e9 for g in guests],
         )  # fmt: skip
         yield family(
             gauge,
             "sent_bits_per_second",
-            "What its listeners are sent.",
+            "Bit rate sent to its listeners.",
             [sum(s.bitrate() for s in g.sessions) for g in guests],
         )
         yield family(counter, "late_cycles", "Cycles that ran late.", [g.graph.late_cycles for g in guests])
@@ -90,7 +95,7 @@ class Collected:
     def _incidents(self) -> Metric:
         made = CounterMetricFamily(
             "millrace_incidents",
-            "What could have been heard, by guest, stage and cause.",
+            "Incidents that could be heard, by guest, stage and cause.",
             labels=["guest", "stage", "cause"],
         )
         names = {guest.name for guest in self._guests}

@@ -75,7 +75,7 @@ class PulseClient(ClientStreams):
 
     def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], state: ClientState) -> None:
         if len(door.clients) >= CLIENTS_MAX:
-            raise GraphError(f"guest {door.graph.name} has its {CLIENTS_MAX} connections already")
+            raise GraphError(f"guest {door.graph.name} already has {CLIENTS_MAX} connections, the maximum")
         super().__init__(door, door.admission.account(CLIENT_BYTES), state)
         self.index, self.props, self.extensions = state.index, state.props, state.extensions
         self.subject = self.program = state.subject
@@ -357,7 +357,7 @@ class PulseClient(ClientStreams):
         """AUTH: check peer credentials or the cookie, then negotiate the version."""
         version = request.fields["version"]
         if version < VERSION_MIN:
-            raise CommandError(Err.VERSION, f"protocol {version}; {VERSION_MIN} at least is needed")
+            raise CommandError(Err.VERSION, f"protocol version {version}; at least {VERSION_MIN} is required")
         cookie: bytes = request.fields["cookie"]
         right = len(cookie) == COOKIE_BYTES and hmac.compare_digest(cookie, self.door.cookie)
         admission = self.door.admission

@@ -347,7 +347,7 @@ class PulseDoor:
         for stream in [stream for module in modules for stream in module.streams if stream.links]:
             sink = stream.sink
             if sink.suspended or (sink.capture and not listened_to(sink)):
-                self.graph.deactivate(stream, "nobody records it", keep=False)
+                self.graph.deactivate(stream, "not recorded", keep=False)
             else:
                 self.graph.activate(stream)
 

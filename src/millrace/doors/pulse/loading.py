@@ -48,7 +48,7 @@ class Loading:
         kind: str,
     ) -> Sink:  # fmt: skip
         if sum(1 for _ in self.door.graph.mixes()) >= MIXES_MAX:
-            raise wrong(f"this guest has {MIXES_MAX} sinks and sources already; modules can add no more")
+            raise wrong(f"this guest already has {MIXES_MAX} sinks and sources; modules can add no more")
         props = {"device.class": kind.encode(), **self.args.props(f"{what}_properties")}
         text = prop_text(props, "device.description") or description
         asked = self.args.text(f"{what}_name")

@@ -305,7 +305,7 @@ _CYCLE = "the quantum follows the stream with the lowest latency"
 _RESAMPLER = {"resample_method": "each stream's resampler is chosen by its latency"}
 _VOLUMES = {
     "use_volume_sharing": "it has its own volume, applied on top of its master's",
-    "force_flat_volume": "there are no flat volumes here",
+    "force_flat_volume": "flat volumes are not supported",
 }
 _OBSOLETE = "it has no effect in PulseAudio either"
 KINDS: dict[str, Kind] = {
@@ -375,7 +375,7 @@ KINDS: dict[str, Kind] = {
     ),
     "module-card-restore": Kind(
         "Switch card profiles automatically", (), _nothing,
-        {"restore_bluetooth_profile": "there are no cards"}, once=True,
+        {"restore_bluetooth_profile": "cards are not supported"}, once=True,
     ),
 }  # fmt: skip
 """The modules that can be loaded."""

@@ -103,7 +103,7 @@ class AttachedMachine(ABC):
                 raise
             except Exception as error:
                 # An internal error must end at most this session.
-                log.exception("%s: session ended by an internal error", self.label)
+                log.exception("%s: session ended because of an internal error", self.label)
                 self._lost(error)
             finally:
                 self._account.close()

@@ -441,7 +441,7 @@ class Web:
                 except Exception:
                     # An internal error must end at most this one session.
                     who = f"guest {session.guest.name}, listener {session.address}"
-                    log.exception("%s: ended by an internal error", who)
+                    log.exception("%s: ended because of an internal error", who)
                     if not session.closing:
                         self._end(session, attended)
         self._ticker = None

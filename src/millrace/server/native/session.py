@@ -293,7 +293,7 @@ class NativeSession:
 
     def _hello(self, hello: Hello) -> None:
         if self.state.greeted:
-            self.end("hello was sent already", "protocol")
+            self.end("hello was already sent", "protocol")
             return
         self.state.greeted = True
         self.server.listeners.pending.enter(self)

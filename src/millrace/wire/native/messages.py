@@ -167,7 +167,7 @@ def begun(value: Any) -> Begun:
     try:
         return msgspec.convert(value, Begun)
     except msgspec.ValidationError as error:
-        raise RemoteProtocolError(f"a stream that is not understood: {printable(error)}") from None
+        raise RemoteProtocolError(f"stream not understood: {printable(error)}") from None
 
 
 def packed(value: Any) -> msgspec.Raw:

@@ -193,7 +193,7 @@ class PeerServer(_Session):
         if self._answered(parsed, now_ns):
             return
         if isinstance(parsed, Hello) == self.greeted:
-            raise RemoteProtocolError("hello comes first, and once")
+            raise RemoteProtocolError("hello must come first, and only once")
         self.greeted = True
         if isinstance(parsed, Hello):
             self._hello_by_ns = None

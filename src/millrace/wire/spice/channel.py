@@ -201,7 +201,7 @@ class SpiceChannel:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """Raises PeerLost if the link has not been accepted in time."""
         if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
-            raise PeerLost(f"the SPICE server does not let the {self.kind.name.lower()} channel in")
+            raise PeerLost(f"the SPICE server does not accept the {self.kind.name.lower()} channel")
 
     # -- out -------------------------------------------------------------------------------------
 
